@@ -1,0 +1,233 @@
+"""The command line: `hf-mpwriter status | sync | verify | hub | demo`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from pathlib import Path
+from typing import NoReturn
+
+import click
+from tqdm import tqdm
+
+from hf_mpwriter import progress as progress_module
+from hf_mpwriter import roster
+from hf_mpwriter._version import __version__
+from hf_mpwriter.election import Election
+from hf_mpwriter.errors import HfMpWriterError
+from hf_mpwriter.identity import Process
+from hf_mpwriter.progress import Progress, Report, size_text
+from hf_mpwriter.settings import Destination, Environment, Settings
+from hf_mpwriter.snapshot import Survey
+from hf_mpwriter.spool import Spool
+
+FOREVER = 10 * 365 * 86400.0  # seconds
+
+logdir_argument = click.argument("logdir", type=click.Path(path_type=Path))
+
+
+class Failure(click.ClickException):
+    """An error of ours, told in one line."""
+
+
+def _fail(error: HfMpWriterError) -> NoReturn:
+    raise Failure(str(error)) from error
+
+
+def _existing(logdir: Path) -> Spool:
+    spool = Spool(os.path.abspath(logdir))
+    try:
+        spool.check_format()
+    except HfMpWriterError as error:
+        _fail(error)
+    if not spool.exists():
+        raise Failure(f"{logdir} is no run directory of hf_mpwriter. Give the logdir of a SummaryWriter.")
+    return spool
+
+
+def _destination(spool: Spool) -> Destination | None:
+    try:
+        return spool.destination()
+    except HfMpWriterError as error:
+        _fail(error)
+
+
+def _settings(members: list[roster.Member]) -> Settings:
+    """The newest settings that any worker has left."""
+    newest = max(members, key=lambda member: member.born, default=None)
+    return newest.settings if newest else Settings()
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def main() -> None:
+    """TensorBoard event files from many training processes, delivered to the Hugging Face Hub."""
+
+
+@main.command()
+@logdir_argument
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
+def status(logdir: Path, *, as_json: bool) -> None:
+    """Show what of LOGDIR is on the Hub, and what its uploader does."""
+    spool = _existing(logdir)
+    destination = _destination(spool)
+    members = roster.Roster(spool).members()
+    growing = {path for member in members for path in member.growing}
+    files = Survey(spool.run_dir).files(_settings(members).allows, lambda: growing)
+    view = Progress(spool)
+    book, report = view.ledger(), view.uploader()
+    held = {file.path: min(file.length, book.length(file.path)) if book else 0 for file in files}
+    summary = {
+        "logdir": spool.run_dir,
+        "destination": str(destination) if destination else None,
+        "uploader": {**dataclasses.asdict(report), "alive": view.seat_is_taken()},
+        "workers": sorted({member.name.worker for member in members if member.alive}),
+        "files": [{"path": f.path, "bytes": f.length, "on_hub": held[f.path], "growing": f.growing} for f in files],
+        "parked": book.parked if book else {},
+    }
+    if as_json:
+        click.echo(json.dumps(summary, indent=1))
+        return
+    click.echo(f"{spool.run_dir} -> {destination or 'local only'}")
+    click.echo(_uploader_line(report, alive=view.seat_is_taken()))
+    total, there = sum(file.length for file in files), sum(held.values())
+    for file in files:
+        mark = " (growing)" if file.growing else ""
+        click.echo(f"  {size_text(held[file.path]):>9} of {size_text(file.length):>9}  {file.path}{mark}")
+    click.echo(f"{size_text(there)} of {size_text(total)} in {len(files)} files are on the Hub.")
+    for path, reason in (book.parked if book else {}).items():
+        click.echo(f"refused: {path}: {reason}. To try again: hf-mpwriter sync {logdir}")
+
+
+def _uploader_line(report: Report, *, alive: bool) -> str:
+    state = f"uploader {report.pid} is {report.phase}" if alive else "no uploader runs"
+    trouble = f"; {report.failures} failures in a row: {report.reason} {report.hint}" if report.reason else ""
+    age = f", heard {max(0, time.time() - report.beat):.0f} s ago" if alive and report.beat else ""
+    return f"{state}{age}{trouble}".rstrip()
+
+
+@main.command()
+@logdir_argument
+@click.option("--repo-id", help="Destination of a run that was local so far.")
+@click.option("--repo-type", default="model", show_default=True)
+@click.option("--revision", default="main", show_default=True)
+@click.option("--path-in-repo", default="tensorboard", show_default=True, help="The name of LOGDIR is appended.")
+@click.option("--timeout", type=float, help="Seconds to wait; without it, until everything is on the Hub.")
+def sync(
+    logdir: Path, repo_id: str | None, repo_type: str, revision: str, path_in_repo: str, timeout: float | None
+) -> None:
+    """Upload what of LOGDIR is not on the Hub yet, and wait for it.
+
+    Works while training runs and after it has crashed, any number of times: what is there is not sent again.
+    """
+    spool = _existing(logdir)
+    destination = _destination(spool)
+    if repo_id is not None:
+        folder = "/".join(filter(None, [path_in_repo.strip("/"), Path(spool.run_dir).name]))
+        try:
+            wanted = Destination(Environment.read().endpoint, repo_id, repo_type, revision, folder)
+            spool.record_destination(wanted)
+        except HfMpWriterError as error:
+            _fail(error)
+        destination = wanted
+    if destination is None:
+        raise Failure(f"{logdir} has no destination yet. Give one: hf-mpwriter sync {logdir} --repo-id NAME")
+    members = roster.Roster(spool).members()
+    settings = _settings(members)
+    lengths = {file.path: file.length for file in Survey(spool.run_dir).files(settings.allows, tuple)}
+    card = roster.Card(spool, roster.OBSERVER, Process.current(), settings)
+    try:
+        card.write({"want": lengths})
+        missing = _wait_with_bar(spool, lengths, FOREVER if timeout is None else timeout)
+    finally:
+        card.leave(dropped=0)
+    if missing:
+        reason = Progress(spool).uploader().reason
+        raise Failure(f"{size_text(sum(missing.values()))} are not on the Hub yet. {reason}".rstrip())
+    click.echo(f"All {size_text(sum(lengths.values()))} of {spool.run_dir} are on the Hub: {destination}")
+
+
+def _wait_with_bar(spool: Spool, lengths: dict[str, int], timeout: float) -> dict[str, int]:
+    view, election = Progress(spool), Election(spool)
+    total = sum(lengths.values())
+    told = ""
+    with tqdm(total=total, unit="B", unit_scale=True, desc="on the Hub", initial=total) as bar:
+
+        def tell(missing: dict[str, int]) -> None:
+            nonlocal told
+            bar.n = total - sum(missing.values())
+            bar.refresh()
+            if (reason := view.uploader().reason) and reason != told and view.uploader().failures:
+                bar.write(f"not yet: {reason} {view.uploader().hint}".rstrip())
+                told = reason
+
+        tell(view.missing(lengths))
+        missing = progress_module.wait(view, lengths, timeout, election.look, tell)
+        bar.n = total - sum(missing.values())
+    return missing
+
+
+@main.command()
+@logdir_argument
+@click.option("--running", is_flag=True, help="The run is not over: what is not on the Hub yet is no fault.")
+def verify(logdir: Path, *, running: bool) -> None:
+    """Check LOGDIR against the Hub: whole-record prefixes, never shrunk, nothing missing."""
+    from hf_mpwriter.hub import Hub
+    from hf_mpwriter.testing import check
+
+    spool = _existing(logdir)
+    destination = _destination(spool)
+    if destination is None:
+        raise Failure(f"{logdir} has no destination.")
+    book = Progress(spool).ledger()
+    if book and book.repo_id:
+        destination = dataclasses.replace(destination, repo_id=book.repo_id)
+    report = check(spool.run_dir, Hub(destination), drained=not running)
+    for file in report.files.values():
+        sizes = f"{size_text(file.hub_bytes):>9} of {size_text(file.local_bytes):>9}"
+        click.echo(f"  {sizes} {file.hub_events:>8} of {file.local_events:>8} events  {file.path}")
+    for problem in report.problems:
+        click.echo(problem, err=True)
+    if report.problems:
+        raise Failure(f"{len(report.problems)} problems. To upload what is missing: hf-mpwriter sync {logdir}")
+    click.echo(f"{len(report.files)} files are whole on the Hub; nothing shrank over {report.commits} commits.")
+
+
+@main.command()
+@click.option("--root", type=click.Path(path_type=Path), required=True, help="Folder that keeps the Hub's data.")
+@click.option("--port", type=int, default=8765, show_default=True, help="0 picks a free one.")
+@click.option("--no-xet", is_flag=True, help="Offer plain LFS only.")
+def hub(root: Path, port: int, *, no_xet: bool) -> None:
+    """Serve a Hub on this machine: point HF_ENDPOINT at it and rehearse.
+
+    It answers the real huggingface_hub client on 127.0.0.1 only. A token in HF_MPWRITER_LOCALHUB_TOKEN is then
+    required of every request.
+    """
+    try:
+        from hf_mpwriter.localhub import serve
+    except ImportError as error:
+        raise Failure(f"The local Hub needs more packages: pip install 'hf-mpwriter[localhub]' ({error})") from error
+    serve(root, port, os.environ.get("HF_MPWRITER_LOCALHUB_TOKEN"), xet=not no_xet)
+
+
+@main.command()
+@click.option(
+    "--dir", "directory", type=click.Path(path_type=Path), help="Where to put everything; default: a new one."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Chooses the victims.")
+@click.option("--steps", type=int, default=400, show_default=True, help="Training steps of each worker.")
+def demo(directory: Path | None, seed: int, steps: int) -> None:
+    """Train in four processes against a local Hub, kill half-way, resume, and count what arrived.
+
+    Starts a Hub on this machine, trains a small network on scikit-learn's handwritten digits in four processes with
+    four learning rates, each logging scalars, histograms, images and text. Half-way it kills one worker and the
+    uploader with SIGKILL, starts the worker again, waits for the end, and checks every event against the Hub.
+    Nothing leaves this machine.
+    """
+    try:
+        from hf_mpwriter.demo import run
+    except ImportError as error:
+        raise Failure(f"The demo needs more packages: pip install 'hf-mpwriter[demo]' ({error})") from error
+    raise SystemExit(run(directory, seed, steps))

@@ -1,0 +1,55 @@
+"""A process that is nobody's child: it leaves the worker's tree, is modest, and writes a bounded log."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+import psutil
+
+from hf_mpwriter import disk
+
+LOG_LIMIT = 1 << 20  # bytes of the log before it is rotated to one older copy
+NICENESS = 10
+OOM_SCORE_ADJ = 500  # the kernel takes this process before it takes training
+
+
+def detach(keep: int) -> None:
+    """Fork once and let the first half end; close every descriptor above `keep`, forget directory and umask."""
+    if os.fork():
+        os._exit(0)
+    os.closerange(keep + 1, os.sysconf("SC_OPEN_MAX"))
+    os.chdir("/")
+    os.umask(0o077)
+
+
+def be_modest() -> None:
+    """Low priority for processor, disk and memory: training comes first."""
+    me = psutil.Process()
+    try:
+        if hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, range(os.cpu_count() or 1))
+        me.nice(max(NICENESS, me.nice()))
+        if psutil.LINUX:
+            me.ionice(psutil.IOPRIO_CLASS_IDLE)
+            with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+                file.write(str(OOM_SCORE_ADJ))
+    except (OSError, psutil.Error, ValueError) as error:
+        say(f"not as modest as wanted: {error}")
+
+
+def say(text: str) -> None:
+    """One line in the log."""
+    print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} [{os.getpid()}] {text}", file=sys.stderr, flush=True)
+
+
+def rotate_log(path: str) -> None:
+    """Keep the log and one older copy below the limit; the log is standard output and error of this process."""
+    if not disk.same_file(2, path) or os.fstat(2).st_size <= LOG_LIMIT:
+        return
+    disk.rename(path, f"{path}.1", "daemon.log")
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, disk.FILE_MODE)
+    os.dup2(fd, 1)
+    os.dup2(fd, 2)
+    os.close(fd)

@@ -1,0 +1,63 @@
+"""What the uploader does next: a pure function of its situation."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+LINGER = 600.0  # seconds that an uploader stays without workers while the Hub is down
+
+
+class Action(enum.Enum):
+    """What to do next."""
+
+    SNAPSHOT = enum.auto()  #: survey the event files, put what is new into the queue
+    PUSH = enum.auto()  #: start a push for the oldest entry
+    WAIT = enum.auto()  #: nothing to do, or nothing allowed yet
+    LEAVE = enum.auto()  #: nobody lives and nothing is left, or the Hub stays away too long
+
+
+@dataclass(frozen=True)
+class Situation:
+    """All that `decide` may know; times are monotonic seconds.
+
+    Attributes:
+        now: the time.
+        next_try: when a push is allowed again.
+        next_commit: when the commit interval is over.
+        fresh: whether the queue was filled after the last failure, so that its entries are up to date.
+        frozen: whether the entries must be sent as they are (a request without a parent may be under way; a refused
+            entry is being split).
+        queued: entries that wait.
+        urgent: somebody asked, died or closed, and is not served yet.
+        living: members who live.
+        abandoned_since: when the last member was seen alive.
+        terminating: SIGTERM was received.
+        tried: a push or an empty snapshot came after SIGTERM.
+    """
+
+    now: float
+    next_try: float
+    next_commit: float
+    fresh: bool
+    frozen: bool
+    queued: int
+    urgent: bool
+    living: int
+    abandoned_since: float
+    terminating: bool
+    tried: bool
+
+
+def decide(s: Situation) -> Action:
+    """The next action."""
+    if s.terminating and (s.tried or s.now < s.next_try):
+        return Action.LEAVE
+    wanted = s.queued > 0 or s.urgent or s.terminating or s.now >= s.next_commit
+    if wanted and s.now >= s.next_try:
+        if s.queued and (s.fresh or s.frozen):
+            return Action.PUSH
+        return Action.WAIT if s.frozen else Action.SNAPSHOT
+    if s.living == 0 and (not wanted or s.now - s.abandoned_since > LINGER):
+        return Action.LEAVE
+    return Action.WAIT

@@ -1,0 +1,148 @@
+"""The election: take the seat without waiting, hand it to a spawned uploader.
+
+    worker                                   uploader
+    try the lock of the seat, not waiting
+    posix_spawn, descriptor duplicated to 3  starts with the lock in its hands
+    close own copy                           is now the only holder; the kernel frees the seat when it ends
+
+There is no moment at which the seat is free between the two, so two workers never both start one. `subprocess` is
+not used: its error pipe can block when another thread forks at that moment.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from hf_mpwriter import disk, locks
+from hf_mpwriter.identity import host_id
+from hf_mpwriter.spool import Spool
+
+logger = logging.getLogger("hf_mpwriter")
+
+SEAT_FD = 3  # where the uploader finds the lock
+STARTS_LIMIT = 3  # starts within STARTS_WINDOW; after that looks back off
+STARTS_WINDOW = 60.0  # seconds
+FIRST_BACKOFF = 5.0  # seconds
+LONGEST_BACKOFF = 300.0  # seconds
+
+_BOOT = (
+    "import json,sys;sys.path[:]=json.loads(sys.argv[2]);from hf_mpwriter import uploader;uploader.main(sys.argv[1])"
+)
+
+
+def import_path() -> list[str]:
+    """The import path of this process, for a child that must see the same packages from any directory."""
+    return [os.path.abspath(entry) for entry in sys.path]
+
+
+def child_environment(environ: Mapping[str, str], token: str | None) -> dict[str, str]:
+    """The environment of the uploader: the user's, the token of the writer, nothing that would load more code."""
+    env = dict(environ)
+    env["HF_HUB_DISABLE_TELEMETRY"] = env.get("HF_HUB_DISABLE_TELEMETRY", "1")
+    for name in ("PYTHONSTARTUP", "PYTHONINSPECT", "PYTHONWARNINGS", "COVERAGE_PROCESS_START"):
+        env.pop(name, None)
+    if token is not None:
+        env["HF_TOKEN"] = token
+    return env
+
+
+def spawn(spool: Spool, seat: int, env: Mapping[str, str]) -> int:
+    """Start an uploader that holds `seat`; returns the pid of its first half, which ends at once.
+
+    Raises:
+        OSError: no interpreter, no memory, no log.
+    """
+    host = spool.host(host_id())
+    disk.make_dirs(host.root)
+    log_flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    actions = [
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_OPEN, 1, host.log, log_flags, disk.FILE_MODE),
+        (os.POSIX_SPAWN_DUP2, 1, 2),
+        (os.POSIX_SPAWN_DUP2, seat, SEAT_FD),
+    ]
+    argv = [sys.executable, "-c", _BOOT, spool.run_dir, json.dumps(import_path())]
+    defaults = set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP}
+    return os.posix_spawn(
+        sys.executable, argv, env, file_actions=actions, setsid=True, setsigmask=[], setsigdef=defaults
+    )
+
+
+@dataclass
+class Election:
+    """One worker's part in the election of one run directory.
+
+    Attributes:
+        spool: of the run directory.
+        token: for the uploader, None leaves it to the environment.
+        clock: monotonic seconds.
+    """
+
+    spool: Spool
+    token: str | None = None
+    clock: Callable[[], float] = time.monotonic
+    _starts: list[float] = field(default_factory=list)
+    _children: list[int] = field(default_factory=list)
+    _quiet_until: float = 0.0
+    _backoff: float = FIRST_BACKOFF
+
+    def look(self) -> bool:
+        """Start an uploader if the seat is free; never waits, never raises. True if one was started."""
+        self.reap()
+        if self.clock() < self._quiet_until:
+            return False
+        try:
+            seat = locks.try_exclusive(self.spool.seat)
+            if seat is None:
+                return False
+            try:
+                self._children.append(spawn(self.spool, seat, child_environment(os.environ, self.token)))
+            finally:
+                locks.release(seat)
+        except (OSError, ValueError) as error:
+            self._back_off(f"cannot start an uploader: {error}")
+            return False
+        self._count_start()
+        return True
+
+    def _count_start(self) -> None:
+        now = self.clock()
+        self._starts = [start for start in self._starts if now - start < STARTS_WINDOW] + [now]
+        if len(self._starts) > STARTS_LIMIT:
+            self._back_off(f"uploaders end soon after their start, see {self.spool.host(host_id()).log}")
+        elif len(self._starts) == 1:
+            self._backoff = FIRST_BACKOFF
+
+    def _back_off(self, reason: str) -> None:
+        if self._backoff == FIRST_BACKOFF:
+            logger.warning("%s: %s; events are kept on disk", self.spool.run_dir, reason)
+        self._quiet_until = self.clock() + self._backoff
+        self._backoff = min(LONGEST_BACKOFF, 2 * self._backoff)
+
+    @property
+    def has_children(self) -> bool:
+        """Whether a started process is still to be reaped."""
+        return bool(self._children)
+
+    def reap(self) -> None:
+        """Collect what this process started, without waiting."""
+        self._children = [pid for pid in self._children if not _is_over(pid)]
+
+    def forget(self) -> None:
+        """After fork: the children are the parent's."""
+        self._children.clear()
+        self._starts.clear()
+
+
+def _is_over(pid: int) -> bool:
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    except ChildProcessError:  # the user's own wait() took it
+        return True

@@ -1,0 +1,108 @@
+"""Every exception a user can meet, and the verdicts of a push.
+
+An exception carries a `hint`: what to do, naming a command where one helps. Nothing here is ever raised into a
+training loop; constructors and the command line raise, `add_*`, `flush` and `close` do not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+class HfMpWriterError(Exception):
+    """Something went wrong; the hint says what to do."""
+
+    def __init__(self, message: str = "", *, hint: str = "") -> None:
+        self.message = message or (self.__doc__ or "").strip()
+        self.hint = hint
+        super().__init__(self.message, hint)
+
+    def __str__(self) -> str:
+        """Message and hint in one line."""
+        return f"{self.message} {self.hint}".strip()
+
+
+class SettingsError(HfMpWriterError, ValueError):
+    """A setting is not valid."""
+
+
+class LogdirError(HfMpWriterError, OSError):
+    """The logdir cannot be used."""
+
+
+class SpoolFormatError(HfMpWriterError):
+    """The spool was written by another version of hf_mpwriter."""
+
+
+class DestinationError(HfMpWriterError, ValueError):
+    """The run directory already belongs to another destination."""
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What the Hub holds of one file after a push: `length` bytes with this sha256 (hex)."""
+
+    length: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Done:
+    """The Hub holds the whole entry.
+
+    `commit` is the head at which that is true, `own` whether this push made it, `repo_id` the full name of the
+    repository, `files` what is new about the Hub's copies (a length of 0: gone).
+    """
+
+    commit: str
+    own: bool
+    repo_id: str
+    files: dict[str, Sent]
+
+
+@dataclass(frozen=True)
+class Retry:
+    """Nothing was changed; try again, not before `after` seconds if that is given."""
+
+    reason: str
+    after: float | None = None
+
+
+@dataclass(frozen=True)
+class Moved:
+    """The branch moved under the commit every time (HTTP 412): nothing was changed."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """The request may or may not have been applied."""
+
+    reason: str
+    after: float | None = None
+
+
+@dataclass(frozen=True)
+class Split:
+    """The commit as a whole was refused; smaller entries will tell which file is to blame."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Refused:
+    """The destination is refused (token, permission, quota, repository); `hint` names what helps."""
+
+    reason: str
+    hint: str
+
+
+@dataclass(frozen=True)
+class Park:
+    """These paths are refused, each with its reason; the others may go on."""
+
+    paths: dict[str, str] = field(default_factory=dict)
+
+
+Verdict = Done | Retry | Moved | Unknown | Split | Refused | Park

@@ -1,0 +1,245 @@
+"""Event files: the append-only side. One `os.write` per record, no buffer, no thread.
+
+An `EventFile` is a series of segments in one directory, written by this process alone:
+
+    events.out.tfevents.1795233002...   sealed       file_version, [START, START,] records
+    events.out.tfevents.1795236610...   open         file_version, records ...            <- appended here
+
+Invariants:
+- When `append` returns, the record is with the kernel, or it waits in bounded memory because the disk refuses
+  writes, or it is counted in `dropped`. `append` never raises OSError and never waits.
+- A file never holds a torn record in its middle: a short write is cut back to the record boundary before the next.
+- A segment is opened `O_EXCL` at its first record and never by a process that did not create it. The next one is
+  opened only after the one before is sealed. Every segment is announced before it exists.
+- START is written twice, in the first segment only: TensorBoard's Python readers ignore the first START of a directory.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+from hf_mpwriter import disk, identity, records, spool
+
+logger = logging.getLogger("hf_mpwriter")
+
+SEGMENT_SHARE = 8  # a segment is sealed at one eighth of what was written, within the two limits below
+SEGMENT_MIN = 16 << 20  # bytes
+SEGMENT_MAX = 128 << 20  # bytes; TensorBoard's default reader keeps one descriptor per file, so: few files
+MEMORY_LIMIT = 16 << 20  # bytes of records that wait while the disk refuses writes
+RETRY_AFTER = 1.0  # seconds between two tries while it does
+
+_OPEN_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
+_FILE_MODE = 0o666  # as every other writer's; the umask decides
+
+
+class EventFile:
+    """The event files of one directory that this process writes.
+
+    Args:
+        locate: gives the directory when the first segment is opened; it may take a claim.
+        announce: called with ("open", path, 0) before a segment exists and ("seal", path, length) when it is complete.
+        suffix: the user's filename_suffix.
+        purge_step: step of the START that the first segment begins with, None for none.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        locate: Callable[[], str],
+        announce: Callable[[str, str, int], None],
+        suffix: str = "",
+        purge_step: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._locate = locate
+        self._announce = announce
+        self._suffix = suffix
+        self._purge_step = purge_step
+        self._clock = clock
+        self.dropped = 0
+        self.written = 0
+        self._start_fresh()
+
+    def _start_fresh(self) -> None:
+        self._lock = threading.RLock()  # re-entrant: a signal handler may log inside a write
+        self._busy = False
+        self._waiting: deque[bytes] = deque()
+        self._waiting_bytes = 0
+        self._refused_until = 0.0
+        self._refusing = False
+        self._fd = -1
+        self.path = ""
+        self._end = 0
+        self._limit = SEGMENT_MIN
+        self._mid_write = False
+        self._unsynced = False
+        self._name_unsynced = False
+
+    def append(self, payload: bytes) -> None:
+        """Keep one record."""
+        record = records.frame(payload)
+        with self._lock:
+            self._waiting.append(record)
+            self._waiting_bytes += len(record)
+            if not self._busy:  # else: logged inside another's write, which goes on with it
+                self._drain()
+
+    def _drain(self) -> None:
+        self._busy = True
+        try:
+            if self._refusing and self._clock() < self._refused_until:
+                self._bound_memory()
+                return
+            while self._waiting:
+                record = self._waiting.popleft()
+                self._waiting_bytes -= len(record)
+                if not self._write(record):
+                    self._waiting.appendleft(record)
+                    self._waiting_bytes += len(record)
+                    self._bound_memory()
+                    return
+            if self._refusing:
+                self._refusing = False
+                logger.warning("%s: the disk takes event records again", self.path)
+        finally:
+            self._busy = False
+
+    def _write(self, record: bytes) -> bool:
+        try:
+            if self._fd < 0:
+                self._open_segment()
+            elif self._mid_write:
+                self._cut_interrupted()
+            self._mid_write = True
+            if (count := os.write(self._fd, record)) != len(record):
+                os.ftruncate(self._fd, self._end)
+                self._mid_write = False
+                raise OSError(f"{count} of {len(record)} bytes written")
+            self._end += count
+        except OSError as error:
+            self._refuse(error)
+            return False
+        self._mid_write = False
+        self._unsynced = True
+        self.written += len(record)
+        if self._end >= self._limit:
+            self._seal()
+        return True
+
+    def _cut_interrupted(self) -> None:
+        """An exception of a signal handler came between a write and its bookkeeping: find the boundary again."""
+        fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self._end = records.whole_length(fd, self._end)
+        finally:
+            os.close(fd)
+        os.ftruncate(self._fd, self._end)
+
+    def _open_segment(self) -> None:
+        directory = self._locate()
+        os.makedirs(directory, exist_ok=True)
+        now = time.time()
+        name = spool.event_name(os.listdir(directory), now, identity.host_name(), os.getpid(), self._suffix)
+        path = os.path.join(directory, name)
+        self._announce("open", path, 0)
+        head = records.frame(records.version_event(now))
+        if self._purge_step is not None:
+            head += 2 * records.frame(records.session_start_event(now, self._purge_step))
+        fd = os.open(path, _OPEN_FLAGS, _FILE_MODE)
+        try:
+            disk.write_all(fd, head)
+        except OSError:
+            os.close(fd)
+            os.unlink(path)
+            raise
+        self._fd, self.path, self._end, self._mid_write = fd, path, len(head), False
+        self._purge_step = None
+        self._limit = min(SEGMENT_MAX, max(SEGMENT_MIN, self.written // SEGMENT_SHARE))
+        self._unsynced = self._name_unsynced = True
+
+    def _seal(self) -> None:
+        self._sync()
+        os.close(self._fd)
+        self._fd = -1
+        try:
+            self._announce("seal", self.path, self._end)
+        except OSError as error:  # the segment counts as growing until this process ends: safe, only slower
+            logger.debug("%s: not announced as sealed: %s", self.path, error)
+
+    def _sync(self) -> None:
+        if self._fd < 0 or not self._unsynced:
+            return
+        try:
+            os.fsync(self._fd)
+            self._unsynced = False
+            if self._name_unsynced:
+                disk.fsync_dir(os.path.dirname(self.path), "eventfile")
+                self._name_unsynced = False
+        except OSError as error:
+            logger.warning("%s: not safe against a power cut: %s", self.path, error)
+
+    def _refuse(self, error: OSError) -> None:
+        if not self._refusing:
+            self._refusing = True
+            logger.warning(
+                "%s: the disk refuses event records (%s); up to %d MiB wait in memory",
+                self.path or "the first event file",
+                error.strerror or error,
+                MEMORY_LIMIT >> 20,
+            )
+        self._refused_until = self._clock() + RETRY_AFTER
+
+    def _bound_memory(self) -> None:
+        while self._waiting_bytes > MEMORY_LIMIT:
+            self._waiting_bytes -= len(self._waiting.pop())
+            self.dropped += 1
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a segment to append to."""
+        return self._fd >= 0
+
+    @property
+    def length(self) -> int:
+        """Bytes of whole records in the open segment."""
+        return self._end
+
+    @property
+    def waiting(self) -> int:
+        """Records that the disk has refused so far."""
+        return len(self._waiting)
+
+    def flush(self) -> None:
+        """Make what was appended survive a power cut."""
+        with self._lock:
+            if not self._busy:
+                self._refused_until = 0.0
+                self._drain()
+                self._sync()
+
+    def check_exists(self) -> None:
+        """Open a new segment if somebody deleted the file under us."""
+        with self._lock:
+            if self._fd >= 0 and not self._busy and not disk.same_file(self._fd, self.path):
+                logger.warning("%s was removed while it was written; going on in a new file", self.path)
+                os.close(self._fd)
+                self._fd = -1
+
+    def close(self) -> None:
+        """Seal the segment; an `append` afterwards opens the next one."""
+        with self._lock:
+            self.flush()
+            if self._fd >= 0:
+                self._seal()
+
+    def abandon(self) -> None:
+        """Leave the file to the parent after fork: close the inherited descriptor, forget what waits."""
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._start_fresh()
+        self.dropped = self.written = 0

@@ -1,0 +1,322 @@
+"""The Hub: the only importer of huggingface_hub. Commit, head, sizes; every exception becomes a verdict.
+
+Facts behind this module (huggingface_hub 2.4.0):
+- `create_commit` never retries its POST and has no timeout; some calls pass `timeout=None` explicitly. A request hook
+  fills in what is missing, and the push's own deadline ends what no timeout reaches (hf_xet has its own network code).
+- A file object among the operations would switch Xet off for the whole commit: bytes and paths only.
+- `HfHubHTTPError` is an OSError: it is judged before disk errors are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, RepoFile, set_client_factory
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils._http import hf_request_event_hook
+
+from hf_mpwriter.errors import Moved, Refused, Retry, Sent, Split, Unknown, Verdict
+from hf_mpwriter.settings import Destination
+from hf_mpwriter.snapshot import LocalFile
+
+CONNECT_TIMEOUT = 15.0  # seconds
+REQUEST_TIMEOUT = 120.0  # seconds; the Hub itself cuts a commit at 60 s
+PATHS_PER_REQUEST = 500
+CHUNK = 1 << 20  # bytes hashed at once
+TAG = "hf-summary-writer"  # what huggingface_hub's HFSummaryWriter adds to the model card
+BUSY_WAIT = 3.0  # seconds, after "another commit operation is in progress"
+QUOTA_WAIT = 900.0  # seconds, when the text of a commit quota names no time
+
+_QUOTA_TIME = re.compile(r"in about (\d+|an?) (second|minute|hour)")
+_SECONDS = {"second": 1.0, "minute": 60.0, "hour": 3600.0}
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A file on the Hub: its size and the digests that the Hub tells.
+
+    Attributes:
+        size: bytes.
+        sha256: of LFS and Xet files, None for small regular ones.
+        blob_id: git's id of a regular file.
+    """
+
+    size: int
+    sha256: str | None
+    blob_id: str
+
+
+def _fill_timeouts(request: httpx2.Request) -> None:
+    limits = {"connect": CONNECT_TIMEOUT, "read": REQUEST_TIMEOUT, "write": REQUEST_TIMEOUT, "pool": CONNECT_TIMEOUT}
+    given = request.extensions.get("timeout") or {}
+    request.extensions["timeout"] = limits | {name: value for name, value in given.items() if value is not None}
+
+
+def _client() -> httpx2.Client:
+    hooks = {"request": [hf_request_event_hook, _fill_timeouts]}
+    return httpx2.Client(event_hooks=hooks, follow_redirects=True, timeout=REQUEST_TIMEOUT)
+
+
+class Hub:
+    """One destination on the Hub. The token comes from the environment, as huggingface_hub reads it."""
+
+    def __init__(self, destination: Destination) -> None:
+        set_client_factory(_client)
+        self._destination = destination
+        self._api = HfApi(endpoint=destination.endpoint)
+        self._where: dict[str, Any] = {"repo_id": destination.repo_id, "repo_type": destination.repo_type}
+
+    @property
+    def repo_id(self) -> str:
+        """The full name, once `create` or `head` was called."""
+        return str(self._where["repo_id"])
+
+    def create(self, *, private: bool | None) -> None:
+        """Create the repository and the branch where they are missing.
+
+        Raises:
+            Exception: whatever the client raises; `judge` tells what it means.
+        """
+        sdk = "static" if self._destination.repo_type == "space" else None
+        url = self._api.create_repo(**self._where, private=private, exist_ok=True, space_sdk=sdk)
+        self._where["repo_id"] = url.repo_id
+        if self._destination.revision != "main":
+            self._api.create_branch(**self._where, branch=self._destination.revision, exist_ok=True)
+
+    def is_private(self) -> bool | None:
+        """Whether the repository is private, None if the Hub does not tell."""
+        return self._api.repo_info(**self._where).private
+
+    def head(self) -> str | None:
+        """The commit at the head of the branch, None if the repository or the branch does not exist."""
+        try:
+            info = self._api.repo_info(**self._where, revision=self._destination.revision)
+        except (RepositoryNotFoundError, RevisionNotFoundError):
+            return None
+        self._where["repo_id"] = info.id or self._where["repo_id"]
+        return info.sha
+
+    def sizes(self, paths: Iterable[str], revision: str) -> dict[str, Remote]:
+        """What the Hub holds of paths of the run directory at one commit; missing ones are left out."""
+        wanted = {self._destination.path(path): path for path in paths}
+        found = {}
+        for chunk in _chunks(list(wanted), PATHS_PER_REQUEST):
+            for info in self._api.get_paths_info(**self._where, paths=chunk, revision=revision):
+                if isinstance(info, RepoFile) and info.path in wanted:
+                    found[wanted[info.path]] = _remote(info)
+        return found
+
+    def commit(
+        self, run_dir: str, files: Sequence[LocalFile], parent: str | None, *, tag_card: bool
+    ) -> tuple[str, dict[str, Sent]]:
+        """Commit these lengths of these files.
+
+        Args:
+            run_dir: where the files are.
+            files: paths and lengths.
+            parent: the head that the branch must have, None to commit whatever it is.
+            tag_card: add the tag to the model card in the same commit.
+
+        Returns:
+            The commit, and what it holds per path.
+        """
+        additions = {file.path: _addition(run_dir, file, self._destination.path(file.path)) for file in files}
+        operations = list(additions.values()) + (self._card_operation(parent) if tag_card else [])
+        info = self._api.create_commit(
+            **self._where,
+            operations=operations,
+            commit_message=f"Add TensorBoard events ({len(files)} file{'s' if len(files) > 1 else ''})",
+            revision=self._destination.revision,
+            parent_commit=parent,
+        )
+        for file in files:
+            _check_unchanged(run_dir, file)
+        sent = {file.path: Sent(file.length, _sha256_of(additions[file.path], run_dir, file)) for file in files}
+        return info.oid, sent
+
+    def squash(self) -> None:
+        """Squash the history of the branch."""
+        self._api.super_squash_history(**self._where, branch=self._destination.revision)
+
+    def _card_operation(self, revision: str | None) -> list[CommitOperationAdd]:
+        """The model card with our tag; nothing if it is there, or if the card cannot be read for certain."""
+        if self._destination.repo_type == "space" or self._destination.revision != "main":
+            return []
+        try:
+            path = self._api.hf_hub_download(**self._where, filename="README.md", revision=revision)
+            with open(path, encoding="utf-8", newline="") as file:
+                card = ModelCard(file.read(), ignore_metadata_errors=False)
+        except LocalEntryNotFoundError:  # an EntryNotFoundError that only says: could not ask
+            return []
+        except EntryNotFoundError:
+            card = ModelCard("")
+        except Exception:  # noqa: BLE001 - whatever is wrong with the user's card, it is left alone
+            return []
+        tags = card.data.get("tags") or []
+        if not isinstance(tags, list) or TAG in tags:
+            return []
+        card.data["tags"] = [*tags, TAG]
+        return [CommitOperationAdd(path_in_repo="README.md", path_or_fileobj=str(card).encode())]
+
+    # what the oracle asks
+
+    def commits(self) -> list[str]:
+        """The commits of the branch, newest first."""
+        return [c.commit_id for c in self._api.list_repo_commits(**self._where, revision=self._destination.revision)]
+
+    def tree(self, revision: str) -> dict[str, Remote]:
+        """All files below the destination's folder at one commit, by path relative to it."""
+        folder = self._destination.path_in_repo
+        try:
+            entries = self._api.list_repo_tree(**self._where, path_in_repo=folder, recursive=True, revision=revision)
+            found = [entry for entry in entries if isinstance(entry, RepoFile)]
+        except EntryNotFoundError:
+            return {}
+        return {entry.path[len(folder) :].lstrip("/"): _remote(entry) for entry in found}
+
+
+def _remote(info: RepoFile) -> Remote:
+    return Remote(info.size, info.lfs.sha256 if info.lfs else None, info.blob_id)
+
+
+def _chunks(items: Sequence[str], size: int) -> Iterator[list[str]]:
+    for start in range(0, len(items), size):
+        yield list(items[start : start + size])
+
+
+def _addition(run_dir: str, file: LocalFile, path_in_repo: str) -> CommitOperationAdd:
+    """A file that may still grow goes as bytes cut at the snapshot's length, a finished one as a path."""
+    path = os.path.join(run_dir, file.path)
+    if not file.growing and os.stat(path, follow_symlinks=False).st_size == file.length:
+        return CommitOperationAdd(path_in_repo=path_in_repo, path_or_fileobj=path)
+    with open(path, "rb") as opened:
+        data = opened.read(file.length)
+    if len(data) != file.length:
+        raise FileNotFoundError(f"{path} is shorter than its snapshot")
+    return CommitOperationAdd(path_in_repo=path_in_repo, path_or_fileobj=data)
+
+
+def _check_unchanged(run_dir: str, file: LocalFile) -> None:
+    if os.stat(os.path.join(run_dir, file.path), follow_symlinks=False).st_size < file.length:
+        raise FileNotFoundError(f"{file.path} became shorter while it was sent")
+
+
+def _sha256_of(addition: CommitOperationAdd, run_dir: str, file: LocalFile) -> str:
+    known = addition.upload_info.sha256
+    return known.hex() if known else digest(os.path.join(run_dir, file.path), file.length)
+
+
+def digest(path: str, length: int) -> str:
+    """sha256 of the first `length` bytes of a file, hex; of fewer if it is shorter."""
+    return _digest(path, length, b"", "sha256")
+
+
+def _digest(path: str, length: int, start: bytes, algorithm: str) -> str:
+    hasher = hashlib.new(algorithm, start)
+    with open(path, "rb") as file:
+        while length > 0 and (chunk := file.read(min(CHUNK, length))):
+            hasher.update(chunk)
+            length -= len(chunk)
+    return hasher.hexdigest()
+
+
+def same_content(path: str, remote: Remote) -> bool:
+    """Whether the Hub's copy is the local file's prefix of that size."""
+    if remote.sha256 is not None:
+        return digest(path, remote.size) == remote.sha256
+    return _digest(path, remote.size, b"blob %d\0" % remote.size, "sha1") == remote.blob_id
+
+
+def judge(error: BaseException) -> Verdict:
+    """What an exception of the client means; the table is in the project's facts about the Hub.
+
+    Errors that the client wraps (RuntimeError around an LFS upload, ValueError around its batch) are unwrapped.
+    """
+    text = _text(error)
+    chain = list(_chain(error))
+    for link in chain:
+        if isinstance(link, HfHubHTTPError) and link.response is not None:
+            return _judge_status(link.response.status_code, link, text)
+    if any(isinstance(link, OfflineModeIsEnabled) for link in chain):
+        return Refused("HF_HUB_OFFLINE is set", "Unset it to upload; until then everything is kept.")
+    if (
+        any(isinstance(link, LocalTokenNotFoundError) for link in chain)
+        or "(401" in text
+        or ("Xet" in text
+        and "Auth" in text)
+    ):
+        return Refused(text, "Run: hf auth login (or set HF_TOKEN).")
+    if any(isinstance(link, HFValidationError) for link in chain):
+        return Refused(text, "Use a valid repo_id.")
+    if any(isinstance(link, (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)) for link in chain):
+        return Retry(text)
+    if any(isinstance(link, (httpx2.HTTPError, TimeoutError, ConnectionError)) for link in chain):
+        return Unknown(text)
+    if any(isinstance(link, ValueError) for link in chain):
+        return Split(text)
+    if any(isinstance(link, (OSError, MemoryError)) for link in chain):
+        return Retry(text)
+    return Unknown(text)
+
+
+def _judge_status(status: int, error: HfHubHTTPError, text: str) -> Verdict:
+    after = _wished_wait(error, text)
+    if status == 412:
+        return Moved(text)
+    if status == 409:
+        return Retry(text, after if after is not None else BUSY_WAIT)
+    if status == 429:
+        return Retry(text, after if after is not None else QUOTA_WAIT)
+    if status in (408, 500, 502, 503, 504):
+        return Unknown(text, after)
+    if status in (401, 403):
+        return Refused(text, "Run: hf auth login, with a token that may write to the repository.")
+    if status == 402:
+        return Refused(text, "The account's storage quota is used up.")
+    if isinstance(error, (RepositoryNotFoundError, RevisionNotFoundError)):
+        return Retry(text)
+    if status in (404, 405, 501):
+        return Refused(text, "Is HF_ENDPOINT a Hugging Face Hub?")
+    return Split(text)
+
+
+def _wished_wait(error: HfHubHTTPError, text: str) -> float | None:
+    headers = error.response.headers
+    if (limit := re.search(r"r=0\s*;\s*t=(\d+)", headers.get("ratelimit", ""))) is not None:
+        return float(limit[1]) + 1
+    if (value := headers.get("retry-after", "")).isdecimal():
+        return float(value)
+    if (quota := _QUOTA_TIME.search(text)) is not None:
+        count = 1.0 if quota[1].startswith("a") else float(quota[1])
+        return count * _SECONDS[quota[2]]
+    return None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _text(error: BaseException) -> str:
+    """One line for people, without the token."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        if token := os.environ.get(name):
+            text = text.replace(token, "<token>")
+    return text[:500]

@@ -1,0 +1,213 @@
+"""Who a process is: its rank, its host, and an identity that is never used twice.
+
+The rank comes from the launcher's environment. A child (multiprocessing, fork) inherits that environment, but is not
+that rank: it counts as a rank only if it was given one of its own after its start, as `mp.spawn` scripts,
+`notebook_launcher` and torchelastic's function launcher do.
+
+A process is (host, boot id, pid namespace, pid, start ticks). Start ticks are field 22 of /proc/<pid>/stat, counted
+from the boot, so no clock change moves them; where there is no /proc they are 0 and the lock on the card decides.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import re
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+# One launcher each: torchrun and accelerate, Open MPI, MPICH and Intel, MVAPICH, PMIx, LSF's jsrun.
+RANK_VARIABLES = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK", "PMIX_RANK", "JSM_NAMESPACE_RANK")
+# SLURM sets SLURM_PROCID=0 in the batch script too, which is not a task of a step.
+SLURM_STEP_VARIABLES = ("SLURM_STEP_ID", "SLURM_STEPID")
+NOT_A_STEP = ("", "batch", "4294967291", "extern", "4294967292", "interactive", "4294967290")
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
+
+
+def rank_of(environ: Mapping[str, str]) -> int | None:
+    """The global rank that the launcher gave, None outside a launcher."""
+    for name in RANK_VARIABLES:
+        if environ.get(name, "").isdecimal():
+            return int(environ[name])
+    step = next((environ[name] for name in SLURM_STEP_VARIABLES if name in environ), "")
+    if step not in NOT_A_STEP and environ.get("SLURM_PROCID", "").isdecimal():
+        return int(environ["SLURM_PROCID"])
+    return None
+
+
+@dataclass(frozen=True)
+class Role:
+    """What a process is in its run: a rank, the lone main process, or a child of one of them.
+
+    Attributes:
+        rank: global rank; of a child, the rank it descends from.
+        child: the multiprocessing name of a child, "" for a fork without one, None for a rank or a lone process.
+    """
+
+    rank: int | None
+    child: str | None
+
+    @property
+    def worker(self) -> str:
+        """The wanted name of the worker; whoever finds it claimed takes the next free one."""
+        if self.child is None:
+            return "main" if not self.rank else f"rank_{self.rank:05d}"
+        name = safe_name(self.child) or "proc_00001"
+        if name == "main":
+            name = "proc_main"
+        return name if self.rank is None else f"rank_{self.rank:05d}_{name}"
+
+    @property
+    def waits(self) -> bool:
+        """Whether this process may wait for the Hub at its end; children never do."""
+        return self.child is None
+
+
+def role_of(environ: Mapping[str, str], inherited_rank: int | None, child: str | None) -> Role:
+    """Decide the role.
+
+    Args:
+        environ: the environment now.
+        inherited_rank: the rank in the environment that a child came with.
+        child: the multiprocessing name of a child process, None if this is not a child.
+    """
+    rank = rank_of(environ)
+    if child is not None and rank is not None and rank != inherited_rank:
+        return Role(rank, None)
+    return Role(rank, child)
+
+
+def safe_name(text: str) -> str:
+    """`text` as part of a file name: no separators, no dots, nothing that TensorBoard takes for an event file."""
+    return _UNSAFE.sub("_", text).replace("tfevents", "tf_events").strip("_")[:64]
+
+
+def host_name() -> str:
+    """The host name as event files carry it."""
+    return re.sub(r"[^A-Za-z0-9.-]+", "-", socket.gethostname()) or "localhost"
+
+
+@functools.cache
+def host_id() -> str:
+    """`<hostname>-<8 hex>`: the hex is a digest of the machine id, or of the boot id where there is none.
+
+    Cloned images share a host name more often than a machine id; machine ids are private, hence the digest.
+    """
+    machine = _read_line("/etc/machine-id") or boot_id()
+    digest = hashlib.sha256(f"hf_mpwriter {machine}".encode()).hexdigest()[:8]
+    return f"{safe_name(host_name().split('.')[0]) or 'localhost'}-{digest}"
+
+
+@functools.cache
+def boot_id() -> str:
+    """Changes with every boot of the machine; "" where the system has none."""
+    return _read_line("/proc/sys/kernel/random/boot_id")
+
+
+def start_ticks(pid: int) -> int:
+    """Start time of a process in clock ticks since boot; 0 if it is gone or there is no /proc."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def pid_namespace() -> int:
+    """Inode of this process's pid namespace, 0 where there is none."""
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return 0
+
+
+@dataclass(frozen=True)
+class Process:
+    """Exact identity of a process; two processes never have the same, whatever the clock does."""
+
+    host: str
+    boot: str
+    namespace: int
+    pid: int
+    ticks: int
+
+    @classmethod
+    def current(cls) -> Process:
+        """This process."""
+        pid = os.getpid()
+        return cls(host_id(), boot_id(), pid_namespace(), pid, start_ticks(pid))
+
+
+def initial_environment() -> dict[str, str]:
+    """The environment that this process was started with; {} where the system does not tell."""
+    try:
+        with open("/proc/self/environ", "rb") as file:
+            items = file.read().split(b"\0")
+    except OSError:
+        return {}
+    return {os.fsdecode(k): os.fsdecode(v) for k, _, v in (item.partition(b"=") for item in items) if k}
+
+
+_forked_from_rank: list[int | None] = []
+
+
+def _after_fork_in_child() -> None:
+    _forked_from_rank[:] = [rank_of(os.environ)]
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def current_role() -> Role:
+    """The role of this process.
+
+    multiprocessing is asked only if the program has loaded it: it knows the children that were spawned.
+    """
+    multiprocessing = sys.modules.get("multiprocessing")
+    parent = multiprocessing.parent_process() if multiprocessing else None
+    name = multiprocessing.current_process().name if multiprocessing and parent else ""
+    if _forked_from_rank:
+        return role_of(os.environ, _forked_from_rank[0], name)
+    if parent:
+        return role_of(os.environ, rank_of(initial_environment()), name)
+    return role_of(os.environ, None, None)
+
+
+def job_name(environ: Mapping[str, str], launched_at: float, host: str) -> str:
+    """Name of the default run directory: the same for all ranks of a job, and after a requeue where that is possible.
+
+    Args:
+        environ: the environment.
+        launched_at: unix time of the launcher's start for a rank, of now for a lone process.
+        host: host name.
+    """
+    if job := environ.get("SLURM_ARRAY_JOB_ID"):
+        return safe_name(f"slurm_{job}_{environ.get('SLURM_ARRAY_TASK_ID', '0')}")
+    if job := environ.get("SLURM_JOB_ID"):
+        return safe_name(f"slurm_{job}")
+    # torchrun without --rdzv-id calls every job "none"
+    if (job := environ.get("TORCHELASTIC_RUN_ID")) and job != "none":
+        return safe_name(f"torchrun_{job}")
+    return time.strftime("%b%d_%H-%M-%S", time.localtime(launched_at)) + f"_{host}"
+
+
+def launch_time(rank: int | None) -> float:
+    """When this job started: for a rank the start of its launcher, so that all ranks on a host say the same."""
+    if rank is None or not (ticks := start_ticks(os.getppid())):
+        return time.time()
+    since_boot = ticks / os.sysconf("SC_CLK_TCK")
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + since_boot
+
+
+def _read_line(path: str) -> str:
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:
+            return file.readline().strip()
+    except OSError:
+        return ""

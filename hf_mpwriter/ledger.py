@@ -1,0 +1,122 @@
+"""The ledger: what the Hub is known to hold.
+
+    hosts/<host>/ledger.json
+    {"destination": {...}, "repo_id": "me/run",
+     "files":  {"rank_00001/events.out...": {"length": 4711, "sha256": "...", "commit": "...", "time": 1795236610.0}},
+     "parked": {"events.out...": "reason"}}
+
+Invariants:
+- It claims only lengths that a successful commit carried.
+- Acknowledged lengths never decrease, except where a read-back of the Hub proved its copy shorter or gone.
+- It belongs to one destination; a ledger of another one is not read.
+- Each host's uploader writes its own; all are read, and per path the greatest length counts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from hf_mpwriter import disk
+from hf_mpwriter.errors import Sent
+from hf_mpwriter.settings import Destination
+from hf_mpwriter.spool import Spool
+
+
+@dataclass(frozen=True)
+class Held:
+    """What the Hub holds of one path.
+
+    Attributes:
+        length: bytes.
+        sha256: of these bytes, hex.
+        commit: a head at which this was so.
+        time: unix time of the acknowledgement.
+    """
+
+    length: int
+    sha256: str
+    commit: str
+    time: float
+
+    @classmethod
+    def from_json(cls, data: Any) -> Held:
+        """Check and read; raises ValueError, KeyError or TypeError for what is not one."""
+        return cls(int(data["length"]), str(data["sha256"]), str(data["commit"]), float(data["time"]))
+
+
+@dataclass
+class Ledger:
+    """The acknowledged lengths of a run, for one destination."""
+
+    destination: Destination
+    repo_id: str = ""
+    files: dict[str, Held] = field(default_factory=dict)
+    parked: dict[str, str] = field(default_factory=dict)
+
+    def length(self, path: str) -> int:
+        """Acknowledged bytes of a path, 0 if it is unknown."""
+        held = self.files.get(path)
+        return held.length if held else 0
+
+    def acknowledge(self, sent: dict[str, Sent], commit: str, now: float) -> None:
+        """Take over what a push found or made true of the Hub at `commit`; a length of 0 means gone."""
+        for path, file in sent.items():
+            if file.length:
+                self.files[path] = Held(file.length, file.sha256, commit, now)
+            else:
+                self.files.pop(path, None)
+            self.parked.pop(path, None)
+
+    def save(self, path: str) -> None:
+        """Replace the ledger on disk, durably."""
+        disk.replace(path, json.dumps(dataclasses.asdict(self)).encode(), "ledger.save")
+
+
+def _parse(data: bytes, destination: Destination) -> Ledger | None:
+    content = json.loads(data)
+    if content["destination"] != dataclasses.asdict(destination):
+        return None
+    files = {str(path): Held.from_json(held) for path, held in content["files"].items()}
+    parked = {str(path): str(reason) for path, reason in content["parked"].items()}
+    return Ledger(destination, str(content["repo_id"]), files, parked)
+
+
+def load(spool: Spool, destination: Destination) -> Ledger:
+    """The maximum over the ledgers of all hosts; one that cannot be read counts as empty."""
+    merged = Ledger(destination)
+    for host in spool.host_ids():
+        try:
+            ledger = _parse(disk.read(spool.host(host).ledger) or b"", destination)
+        except (ValueError, TypeError, KeyError, OSError):
+            continue
+        if ledger is None:
+            continue
+        merged.repo_id = merged.repo_id or ledger.repo_id
+        merged.parked |= ledger.parked
+        for path, held in ledger.files.items():
+            if held.length > merged.length(path):
+                merged.files[path] = held
+    return merged
+
+
+def set_aside(spool: Spool, host_id: str) -> str | None:
+    """Move a ledger of ours that cannot be read out of the way; lengths are read back from the Hub.
+
+    Returns:
+        The new name, None if the ledger is sound or there is none.
+    """
+    path = spool.host(host_id).ledger
+    try:
+        data = disk.read(path)
+        if data is not None:
+            content = json.loads(data)
+            _parse(data, Destination(**content["destination"]))
+    except (ValueError, TypeError, KeyError):
+        aside = f"{path}.unreadable-{int(time.time())}"
+        disk.rename(path, aside, "ledger.aside")
+        return aside
+    return None

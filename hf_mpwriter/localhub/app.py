@@ -1,0 +1,87 @@
+"""The Hub as one ASGI application: the table of routes.
+
+Order matters where ids may have one part or two: `/api/models/<id>` comes after everything with more behind the id.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from hf_mpwriter.localhub import cas, commits, content, lfs, repos
+from hf_mpwriter.localhub.requestlog import RequestLog
+from hf_mpwriter.localhub.routing import Route, Router
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from starlette.responses import Response
+    from starlette.types import ASGIApp
+
+    from hf_mpwriter.localhub.hub import Hub
+    from hf_mpwriter.localhub.routing import Auth, Call
+
+READY_PATH = "/-/ready"  # answers as soon as the Hub does; not logged
+
+_ID = r"(?P<id>[^/]+(?:/[^/]+)?)"
+_API = rf"/api/(?P<type>models|datasets|spaces)/{_ID}"
+_PAGE = rf"(?:/(?P<type>datasets|spaces))?/{_ID}"
+_REV = r"(?P<rev>[^/]+)"
+_CAS = r"/xet/(?P<store>[0-9a-f]{12})"
+_HASH = r"(?P<hash>[0-9a-f]{64})"
+
+
+def _route(
+    method: str, pattern: str, handler: Callable[[Call], Response], auth: Auth = "bearer", *, spool: bool = False
+) -> Route:
+    """Return one line of the table."""
+    return Route(method, re.compile(pattern), handler, auth, spool)
+
+
+ROUTES = (
+    _route("GET", READY_PATH, repos.ready, "none"),
+    _route("GET", "/api/agent-harnesses", repos.agent_harnesses, "none"),
+    _route("GET", "/api/whoami-v2", repos.whoami),
+    _route("POST", "/api/validate-yaml", repos.validate_yaml, "none"),
+    _route("POST", "/v1/telemetry", repos.telemetry, "none"),
+    _route("POST", "/api/repos/create", repos.create_repo),
+    _route("DELETE", "/api/repos/delete", repos.delete_repo),
+    _route("POST", rf"{_API}/preupload/{_REV}", commits.preupload),
+    _route("POST", rf"{_API}/commit/{_REV}", commits.commit),
+    _route("GET", rf"{_API}/xet-(?P<scope>read|write)-token/{_REV}", cas.token),
+    _route("GET", rf"{_API}/tree/{_REV}(?:/(?P<path>.*))?", content.tree),
+    _route("POST", rf"{_API}/paths-info/{_REV}", content.paths_info),
+    _route("GET", rf"{_API}/commits/{_REV}", repos.commits),
+    _route("GET", rf"{_API}/refs", repos.refs),
+    _route("POST", rf"{_API}/branch/{_REV}", repos.create_branch),
+    _route("DELETE", rf"{_API}/branch/{_REV}", repos.delete_branch),
+    _route("POST", rf"{_API}/super-squash/{_REV}", repos.super_squash),
+    _route("GET", rf"{_API}(?:/revision/{_REV})?", repos.repo_info),
+    _route("POST", rf"{_CAS}/v1/xorbs/[^/]+/{_HASH}", cas.post_xorb, "xet-write", spool=True),
+    _route("POST", rf"{_CAS}/v1/shards", cas.post_shard, "xet-write"),
+    _route("POST", rf"{_CAS}/v2/shards", cas.post_shard_v2, "xet-write"),
+    _route("GET", rf"{_CAS}/v1/chunks/[^/]+/{_HASH}", cas.find_chunk, "xet-read"),
+    _route("GET", rf"{_CAS}/v2/reconstructions/{_HASH}", cas.reconstruction, "xet-read"),
+    _route("GET", rf"{_CAS}/fetch/{_HASH}", cas.fetch_xorb, "none"),
+    _route("PUT", r"/lfs/(?P<oid>[0-9a-f]{64})", lfs.put_blob, "none", spool=True),
+    _route("PUT", r"/lfs/parts/(?P<upload>[0-9a-f]{24})/(?P<number>\d+)", lfs.put_part, "none", spool=True),
+    _route("POST", r"/lfs/complete/(?P<upload>[0-9a-f]{24})", lfs.complete, "none"),
+    _route("POST", rf"{_PAGE}\.git/info/lfs/objects/batch", lfs.batch),
+    _route("POST", rf"{_PAGE}\.git/info/lfs/objects/verify", lfs.verify),
+    _route("GET", rf"{_PAGE}/resolve/{_REV}/(?P<path>.+)", content.resolve),
+)
+
+
+def create_app(hub: Hub, wrap: Callable[[ASGIApp, Hub], ASGIApp] | None = None) -> ASGIApp:
+    """Return the application of a Hub.
+
+    Args:
+        hub: The state behind the endpoints.
+        wrap: A middleware between the log and the endpoints, such as one that injects faults: it sees the request
+            before its body is read, and the answer before it leaves. What must happen around the moment of a commit,
+            it can set as `hub.checkpoint`.
+    """
+    app: ASGIApp = Router(hub, ROUTES)
+    if wrap:
+        app = wrap(app, hub)
+    return RequestLog(app, hub, unlogged=READY_PATH)

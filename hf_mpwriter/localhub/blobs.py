@@ -1,0 +1,159 @@
+"""Content on disk, addressed by its digest, published whole or not at all.
+
+    ROOT/
+      tmp/                       what is being written; emptied when a server starts
+      blobs/sha256/ab/ab12...    LFS content, name = sha256
+      blobs/git/cd/cd34...       regular content, name = git's sha1 of the blob
+
+Invariants, at any time:
+
+1. A file under its final name must be complete and durable: it was written under `tmp/`, fsynced, renamed, and its
+   directory fsynced.
+2. A published blob is never changed, so readers need no lock and may keep it open.
+
+Nothing is ever collected: each version of a growing file stays as a blob of its own, squashed or not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+import shutil
+from typing import TYPE_CHECKING, BinaryIO
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+COPY_BYTES = 1 << 20  # one read of a copy or of a hash
+
+
+def git_oid(data: bytes) -> str:
+    """Return the sha1 by which git knows a blob of this content."""
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+
+
+def lfs_pointer(sha256: str, size: int) -> bytes:
+    """Return the pointer file that git stores in place of LFS content."""
+    return f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {size}\n".encode()
+
+
+def file_sha256(path: str) -> str:
+    """Return the sha256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync_dir(path: str) -> None:
+    """Make the names in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_dirs(path: str) -> None:
+    """Create a directory and its parents, durably."""
+    if os.path.isdir(path):
+        return
+    parent = os.path.dirname(path)
+    make_dirs(parent)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path)
+    sync_dir(parent)
+
+
+class Disk:
+    """The only writer of files under the root of a Hub."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self.tmp = os.path.join(root, "tmp")
+
+    def scratch(self) -> str:
+        """Return a new name under `tmp/`, for a file or a directory."""
+        make_dirs(self.tmp)
+        return os.path.join(self.tmp, secrets.token_hex(12))
+
+    def empty_scratch(self) -> None:
+        """Drop what a killed server left half written."""
+        shutil.rmtree(self.tmp, ignore_errors=True)
+
+    def publish(self, temporary: str, path: str) -> None:
+        """Give a finished file its final name, durably."""
+        descriptor = os.open(temporary, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        make_dirs(os.path.dirname(path))
+        os.replace(temporary, path)
+        sync_dir(os.path.dirname(path))
+
+    def write(self, path: str, data: bytes) -> None:
+        """Put a whole file in place, or leave what was there."""
+        temporary = self.scratch()
+        with open(temporary, "xb") as file:
+            file.write(data)
+        self.publish(temporary, path)
+
+    def remove(self, path: str) -> None:
+        """Remove a file, durably."""
+        os.unlink(path)
+        sync_dir(os.path.dirname(path))
+
+    def discard(self, path: str) -> None:
+        """Make a directory disappear in one step, then free its space."""
+        grave = self.scratch()
+        os.rename(path, grave)
+        sync_dir(os.path.dirname(path))
+        shutil.rmtree(grave, ignore_errors=True)
+
+
+class Blobs:
+    """Content-addressed blobs of one Hub."""
+
+    def __init__(self, disk: Disk) -> None:
+        self.disk = disk
+
+    def lfs_path(self, sha256: str) -> str:
+        """Return where LFS content of this digest is or will be."""
+        return os.path.join(self.disk.root, "blobs", "sha256", sha256[:2], sha256)
+
+    def git_path(self, oid: str) -> str:
+        """Return where regular content of this oid is or will be."""
+        return os.path.join(self.disk.root, "blobs", "git", oid[:2], oid)
+
+    def lfs_size(self, sha256: str) -> int | None:
+        """Return the size of LFS content, None if it is not here."""
+        try:
+            return os.stat(self.lfs_path(sha256)).st_size
+        except FileNotFoundError:
+            return None
+
+    def adopt_lfs(self, temporary: str, sha256: str, size: int) -> bool:
+        """Publish a file as LFS content if it is what it claims to be; otherwise drop it and return False."""
+        if os.stat(temporary).st_size != size or file_sha256(temporary) != sha256:
+            os.unlink(temporary)
+            return False
+        self.disk.publish(temporary, self.lfs_path(sha256))
+        return True
+
+    def put_git(self, data: bytes) -> str:
+        """Keep regular content and return its oid."""
+        oid = git_oid(data)
+        if not os.path.exists(self.git_path(oid)):
+            self.disk.write(self.git_path(oid), data)
+        return oid
+
+
+def read_range(file: BinaryIO, start: int, end: int) -> Iterator[bytes]:
+    """Yield the bytes [start, end) of an open file and close it."""
+    with file:
+        file.seek(start)
+        left = end - start
+        while left > 0 and (data := file.read(min(left, COPY_BYTES))):
+            left -= len(data)
+            yield data

@@ -1,0 +1,142 @@
+"""Endpoints of Xet: tokens, and the content-addressed store (CAS) that the Rust client speaks with.
+
+    upload      GET chunks (is it known?) -> POST xorbs -> POST shards
+    download    GET reconstructions -> GET xorbs, by byte range, at signed URLs without a token
+
+All but the tokens live under `/xet/<store>`, so that faults and counts can tell them from the Hub's own API. `<store>`
+is derived from the Hub's secret: clients remember per CAS address which chunks are there, and must not believe this of
+another store that comes to serve the same port.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from hf_mpwriter.localhub.blobs import read_range
+from hf_mpwriter.localhub.errors import NotFound, RangeNotSatisfiable, Refusal
+
+if TYPE_CHECKING:
+    from hf_mpwriter.localhub.routing import Call
+    from hf_mpwriter.localhub.shards import Term
+    from hf_mpwriter.localhub.xet import XetStore
+
+_RANGE = re.compile(r"bytes=(\d+)-(\d+)")
+
+
+def _xet(call: Call) -> XetStore:
+    """Return the Xet store, refusing if this Hub has none."""
+    if call.hub.xet is None:
+        raise NotFound("Xet is not enabled on this Hub")
+    if call.params.get("store", call.hub.cas_store) != call.hub.cas_store:
+        raise NotFound("This is the address of another store")
+    return call.hub.xet
+
+
+def _cas_url(call: Call) -> str:
+    """Return the address of the CAS."""
+    return f"{call.endpoint}/xet/{call.hub.cas_store}"
+
+
+def token(call: Call) -> Response:
+    """GET /api/Ts/{id}/xet-(read|write)-token/{rev}."""
+    _xet(call)
+    scope = call.params["scope"]
+    # A token for a new pull request has no revision yet: the client writes None.
+    if call.params["rev"] == "None":
+        call.hub.store.repo_info(*call.repo)
+    else:
+        call.hub.store.resolve(*call.repo, call.params["rev"])
+    access, ends = call.hub.xet_token(scope)
+    cas = _cas_url(call)
+    headers = {"X-Xet-Cas-Url": cas, "X-Xet-Access-Token": access, "X-Xet-Token-Expiration": str(ends)}
+    return JSONResponse({"casUrl": cas, "accessToken": access, "exp": ends}, headers=headers)
+
+
+def find_chunk(call: Call) -> Response:
+    """GET CAS/v1/chunks/{prefix}/{hash}: a shard that knows this chunk."""
+    shard = _xet(call).shard_with(call.params["hash"])
+    if shard is None:
+        raise NotFound("Unknown chunk")
+    return Response(shard, media_type="application/octet-stream")
+
+
+def post_xorb(call: Call) -> Response:
+    """POST CAS/v1/xorbs/{prefix}/{hash}."""
+    return JSONResponse({"was_inserted": _xet(call).add_xorb(call.params["hash"], call.spooled)})
+
+
+def post_shard(call: Call) -> Response:
+    """POST CAS/v1/shards."""
+    return JSONResponse({"result": int(_xet(call).add_shard(call.body))})
+
+
+def post_shard_v2(call: Call) -> Response:
+    """POST CAS/v2/shards: as above, but outcomes are lines of a stream that starts with 200."""
+    try:
+        _xet(call).add_shard(call.body)
+    except Refusal as refusal:
+        return JSONResponse({"type": "error", "message": refusal.message, "retryable": False})
+    return JSONResponse({"type": "result"}, media_type="application/x-ndjson")
+
+
+def reconstruction(call: Call) -> Response:
+    """GET CAS/v2/reconstructions/{hash}: which bytes of which xorbs make up a file, or a range of it."""
+    xet = _xet(call)
+    record = xet.file(call.params["hash"])
+    if record is None:
+        raise NotFound("Unknown file")
+    match = _RANGE.fullmatch(call.request.headers.get("range", ""))
+    start, end = (int(match[1]), int(match[2]) + 1) if match else (0, record.size)
+    if start >= record.size:
+        raise RangeNotSatisfiable
+    terms, offset = _terms_of(record.terms, start, end)
+    xorbs: dict[str, list[dict[str, Any]]] = {}
+    for term in terms:
+        entry = _fetch_entry(call, xet, term)
+        if entry not in xorbs.setdefault(term.xorb, []):
+            xorbs[term.xorb].append(entry)
+    shown = [
+        {"hash": term.xorb, "unpacked_length": term.size, "range": {"start": term.first, "end": term.end}}
+        for term in terms
+    ]
+    return JSONResponse({"offset_into_first_range": offset, "terms": shown, "xorbs": xorbs})
+
+
+def _terms_of(terms: tuple[Term, ...], start: int, end: int) -> tuple[list[Term], int]:
+    """Return the terms that cover the bytes [start, end) and how far into the first of them these begin."""
+    chosen: list[Term] = []
+    offset = position = 0
+    for term in terms:
+        if position < end and position + term.size > start:
+            if not chosen:
+                offset = start - position
+            chosen.append(term)
+        position += term.size
+    return chosen, offset
+
+
+def _fetch_entry(call: Call, xet: XetStore, term: Term) -> dict[str, Any]:
+    """Return where the chunks of one term can be fetched."""
+    offsets = xet.offsets(term.xorb)
+    first, last = offsets[term.first], offsets[term.end] - 1
+    signature = call.hub.sign("xorb", term.xorb)
+    url = f"{_cas_url(call)}/fetch/{term.xorb}?signature={signature}"
+    chunks = {"start": term.first, "end": term.end}
+    return {"url": url, "ranges": [{"chunks": chunks, "bytes": {"start": first, "end": last}}]}
+
+
+def fetch_xorb(call: Call) -> Response:
+    """GET CAS/fetch/{hash}: a byte range of a xorb."""
+    xorb = call.params["hash"]
+    call.hub.check_signature(call.arg("signature"), "xorb", xorb)
+    xet = _xet(call)
+    size = xet.offsets(xorb)[-1]
+    match = _RANGE.fullmatch(call.request.headers.get("range", ""))
+    if not match or not int(match[1]) <= int(match[2]) < size:
+        raise RangeNotSatisfiable
+    start, end = int(match[1]), int(match[2]) + 1
+    headers = {"Content-Length": str(end - start), "Content-Range": f"bytes {start}-{end - 1}/{size}"}
+    return StreamingResponse(read_range(open(xet.xorb_path(xorb), "rb"), start, end), 206, headers)

@@ -1,0 +1,172 @@
+"""Endpoints of a commit: preupload tells how each file should come, commit applies the operations.
+
+    {"key": "header", "value": {"summary", "description"[, "parentCommit"]}}
+    {"key": "file", "value": {"path", "content", "encoding": "base64"}}
+    {"key": "lfsFile", "value": {"path", "algo": "sha256", "oid", "size"}}
+    {"key": "deletedFile" | "deletedFolder", "value": {"path"}}
+
+All content is in the store before the branch moves: regular files arrive in the commit itself, LFS files must have
+been uploaded before, by LFS or by Xet. Xet content is rebuilt here, checked against sha256 and size, and kept as a
+blob like any other.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import fnmatch
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+from starlette.responses import JSONResponse, Response
+
+from hf_mpwriter.localhub.errors import BadRequest
+from hf_mpwriter.localhub.routing import get_field
+from hf_mpwriter.localhub.writing import Change, check_path
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from hf_mpwriter.localhub.routing import Call
+    from hf_mpwriter.localhub.store import Entry
+
+LFS_OVER = 10 << 20  # bytes; larger files are LFS whatever they contain
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def preupload(call: Call) -> Response:
+    """POST /api/Ts/{id}/preupload/{rev}."""
+    if call.flag("create_pr"):
+        raise BadRequest("Pull requests are not supported by this Hub")
+    store = call.hub.store
+    files = store.tree(*call.repo, call.params["rev"])
+    patterns = _lfs_patterns(call, files)
+    items = get_field(call.json(), "files", list)
+    return JSONResponse({"files": [_upload_mode(item, files, patterns) for item in items]})
+
+
+def _lfs_patterns(call: Call, files: Mapping[str, Entry]) -> list[str]:
+    """Return the patterns that the repository's .gitattributes sends to LFS."""
+    if ".gitattributes" not in files or files[".gitattributes"].lfs:
+        return []
+    with open(call.hub.store.blob_path(files[".gitattributes"]), "rb") as file:
+        lines = file.read().decode("utf-8", "replace").splitlines()
+    words = [line.split() for line in lines if line.strip() and not line.startswith("#")]
+    return [pattern for pattern, *attributes in words if "filter=lfs" in attributes]
+
+
+def _upload_mode(item: Any, files: Mapping[str, Entry], patterns: list[str]) -> dict[str, Any]:
+    """Return how one file should be uploaded, and what is in its place now."""
+    if not isinstance(item, dict):
+        raise BadRequest('"files" must hold objects')
+    path, size = get_field(item, "path", str), get_field(item, "size", int)
+    mode = "lfs" if size and (_matches(path, patterns) or size > LFS_OVER or _is_binary(item)) else "regular"
+    answer = {"path": path, "uploadMode": mode, "shouldIgnore": False}
+    if present := files.get(path):
+        answer["oid"] = present.sha256 if present.lfs else present.oid
+    return answer
+
+
+def _matches(path: str, patterns: list[str]) -> bool:
+    """Return whether a pattern of .gitattributes covers a path: without a slash it means the name alone."""
+    name = path.rpartition("/")[2]
+    return any(fnmatch.fnmatchcase(path if "/" in pattern else name, pattern) for pattern in patterns)
+
+
+def _is_binary(item: dict[str, Any]) -> bool:
+    """Return whether the first bytes of a file do not look like text."""
+    try:
+        sample = base64.b64decode(item.get("sample") or "", validate=True)
+    except (binascii.Error, TypeError):
+        raise BadRequest('"sample" must be base64') from None
+    # A cut through a character at the end of the sample does not make text binary.
+    text = sample.decode("utf-8", "replace").rstrip("\ufffd")
+    return "\ufffd" in text or "\0" in text
+
+
+def commit(call: Call) -> Response:
+    """POST /api/Ts/{id}/commit/{rev}."""
+    if call.flag("create_pr"):
+        raise BadRequest("Pull requests are not supported by this Hub")
+    store, branch = call.hub.store, call.params["rev"]
+    store.resolve(*call.repo, branch)
+    header: dict[str, Any] = {}
+    changes: list[Change] = []
+    for key, value in _operations(call.body):
+        if key == "header":
+            header = value
+        else:
+            changes.append(_change(call, key, value))
+    call.hub.checkpoint("before-apply", call.request.url.path)
+    new = store.apply(
+        *call.repo,
+        branch,
+        changes,
+        title=get_field(header, "summary", str),
+        message=str(header.get("description") or ""),
+        author=call.hub.user,
+        parent=header.get("parentCommit"),
+    )
+    call.hub.checkpoint("after-apply", call.request.url.path)
+    return JSONResponse(
+        {
+            "success": True,
+            "commitOid": new.oid,
+            "commitUrl": f"{call.repo_url}/commit/{new.oid}",
+            "hookOutput": "",
+        }
+    )
+
+
+def _operations(body: bytes) -> list[tuple[str, dict[str, Any]]]:
+    """Return the lines of a commit."""
+    operations = []
+    for line in body.splitlines():
+        if not line.strip():
+            continue
+        try:
+            item = json.loads(line)
+            operations.append((str(item["key"]), dict(item["value"])))
+        except (ValueError, TypeError, KeyError):
+            raise BadRequest("Invalid line in commit") from None
+    return operations
+
+
+def _change(call: Call, key: str, value: dict[str, Any]) -> Change:
+    """Return what one line of a commit changes, with its content in the store."""
+    path = get_field(value, "path", str)
+    if key == "file":
+        return Change("put", check_path(path), call.hub.store.put_regular(_content(value)))
+    if key == "lfsFile":
+        return Change("put", check_path(path), _lfs_entry(call, value))
+    if key == "deletedFile":
+        return Change("delete", path)
+    if key == "deletedFolder":
+        return Change("delete_folder", path)
+    raise BadRequest(f"Unknown operation: {key}")
+
+
+def _content(value: dict[str, Any]) -> bytes:
+    """Return the content that a commit carries itself."""
+    content = get_field(value, "content", str)
+    if value.get("encoding", "utf-8") != "base64":
+        return str(content).encode()
+    try:
+        return base64.b64decode(content, validate=True)
+    except binascii.Error:
+        raise BadRequest("Invalid base64 in commit") from None
+
+
+def _lfs_entry(call: Call, value: dict[str, Any]) -> Entry:
+    """Return the entry for uploaded content, refusing what never arrived."""
+    oid, size = get_field(value, "oid", str), value.get("size")
+    if not SHA256.fullmatch(oid):
+        raise BadRequest(f"Invalid LFS oid: {oid}")
+    blobs, xet = call.hub.store.blobs, call.hub.xet
+    if blobs.lfs_size(oid) is None and xet:
+        xet.materialise(oid)
+    found = blobs.lfs_size(oid)
+    if found is None or (size is not None and size != found):
+        raise BadRequest(f"LFS pointer pointed to a file that does not exist: {oid}")
+    return call.hub.store.lfs_entry(oid, found, xet.hash_of(oid) if xet else None)

@@ -1,0 +1,184 @@
+"""Endpoints that show content: tree, paths-info, resolve."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, quote, urlencode
+
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from hf_mpwriter.localhub.blobs import lfs_pointer, read_range
+from hf_mpwriter.localhub.errors import BadRequest, EntryNotFound, RangeNotSatisfiable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from hf_mpwriter.localhub.routing import Call
+    from hf_mpwriter.localhub.store import Commit, Entry
+
+FILES_PER_PAGE = 1000
+_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+
+
+def file_json(path: str, entry: Entry) -> dict[str, Any]:
+    """Return a file as the tree shows it."""
+    shown: dict[str, Any] = {"type": "file", "path": path, "size": entry.size, "oid": entry.oid}
+    if entry.lfs:
+        pointer = len(lfs_pointer(entry.sha256, entry.size))
+        shown["lfs"] = {"oid": entry.sha256, "size": entry.size, "pointerSize": pointer}
+    if entry.xet_hash:
+        shown["xetHash"] = entry.xet_hash
+    return shown
+
+
+def page(call: Call, items: list[dict[str, Any]], per_page: int) -> Response:
+    """Return one page of a list, with an absolute link to the next one."""
+    start = _number(call.arg("cursor", "0"))
+    limit = max(1, min(per_page, _number(call.arg("limit", str(per_page)))))
+    headers = {}
+    if start + limit < len(items):
+        query = {name: values[-1] for name, values in call.query.items()} | {"cursor": str(start + limit)}
+        raw = call.request.scope["raw_path"].split(b"?")[0].decode("latin-1")
+        headers["Link"] = f'<{call.endpoint}{raw}?{urlencode(query)}>; rel="next"'
+    return JSONResponse(items[start : start + limit], headers=headers)
+
+
+def _number(text: str) -> int:
+    """Return an argument as a number."""
+    if not text.isdecimal():
+        raise BadRequest(f"Invalid number: {text!r}")
+    return int(text)
+
+
+def tree(call: Call) -> Response:
+    """GET /api/Ts/{id}/tree/{rev}[/{path}]."""
+    head = call.hub.store.commit(*call.repo, call.params["rev"])
+    folder = call.params.get("path", "").strip("/")
+    items = _listing(head.tree, folder, recursive=call.flag("recursive"))
+    if folder and not items:
+        raise EntryNotFound(f"{folder} does not exist on {call.params['rev']}")
+    return page(call, _expanded(call, items) if call.flag("expand") else items, FILES_PER_PAGE)
+
+
+def _listing(files: Mapping[str, Entry], folder: str, *, recursive: bool) -> list[dict[str, Any]]:
+    """Return what is in a folder: files, and the directories between."""
+    prefix = folder + "/" if folder else ""
+    shown: dict[str, dict[str, Any]] = {}
+    for path, entry in files.items():
+        if not path.startswith(prefix):
+            continue
+        parts = path.removeprefix(prefix).split("/")
+        for depth in range(1, len(parts) if recursive else min(len(parts), 2)):
+            directory = prefix + "/".join(parts[:depth])
+            shown.setdefault(directory, _directory_json(directory, files))
+        if recursive or len(parts) == 1:
+            shown[path] = file_json(path, entry)
+    return [shown[path] for path in sorted(shown)]
+
+
+def _directory_json(path: str, files: Mapping[str, Entry]) -> dict[str, Any]:
+    """Return a directory as the tree shows it; its oid depends on all that is below, as git's does."""
+    inside = sorted((name, entry.oid) for name, entry in files.items() if name.startswith(path + "/"))
+    oid = hashlib.sha1(json.dumps(inside).encode(), usedforsecurity=False).hexdigest()
+    return {"type": "directory", "path": path, "size": 0, "oid": oid}
+
+
+def paths_info(call: Call) -> Response:
+    """POST /api/Ts/{id}/paths-info/{rev}, form-encoded or JSON; missing paths are left out."""
+    if "json" in call.request.headers.get("content-type", ""):
+        fields = call.json()
+        paths, expand = fields.get("paths"), bool(fields.get("expand"))
+    else:
+        form = parse_qs(call.body.decode(), keep_blank_values=True)
+        paths, expand = form.get("paths", []), form.get("expand", [""])[-1].lower() in ("1", "true")
+    if isinstance(paths, str):
+        paths = [paths]
+    if not isinstance(paths, list):
+        raise BadRequest('"paths" must be a list')
+    files = call.hub.store.tree(*call.repo, call.params["rev"])
+    items = []
+    for path in (str(path).strip("/") for path in paths):
+        if path in files:
+            items.append(file_json(path, files[path]))
+        elif any(name.startswith(path + "/") for name in files):
+            items.append(_directory_json(path, files))
+    return JSONResponse(_expanded(call, items) if expand else items)
+
+
+def _expanded(call: Call, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Add to each item the commit that changed it last."""
+    wanted = {item["path"]: item for item in items}
+    newer: Commit | None = None
+    for commit in call.hub.store.history(*call.repo, call.params["rev"]):
+        if newer:
+            for path in [path for path in wanted if _part(newer, path) != _part(commit, path)]:
+                wanted.pop(path)["lastCommit"] = {"id": newer.oid, "title": newer.title, "date": newer.date}
+        if not wanted:
+            break
+        newer = commit
+    if newer:
+        for item in wanted.values():
+            item["lastCommit"] = {"id": newer.oid, "title": newer.title, "date": newer.date}
+    return items
+
+
+def _part(commit: Commit, path: str) -> object:
+    """Return what a file or a directory is at a commit, for comparison."""
+    if path in commit.tree:
+        return commit.tree[path]
+    return {name: entry for name, entry in commit.tree.items() if name.startswith(path + "/")}
+
+
+def resolve(call: Call) -> Response:
+    """HEAD and GET [/Ts]/{id}/resolve/{rev}/{path}."""
+    store = call.hub.store
+    commit = store.commit(*call.repo, call.params["rev"])
+    entry = store.entry(*call.repo, call.params["path"], commit.oid)
+    headers = _content_headers(call, commit, entry)
+    if call.request.method == "HEAD":
+        return Response(headers=headers | {"Content-Length": str(entry.size)})
+    start, end = _byte_range(call.request.headers.get("range"), entry.size)
+    headers["Content-Length"] = str(end - start)
+    if (start, end) != (0, entry.size):
+        headers["Content-Range"] = f"bytes {start}-{end - 1}/{entry.size}"
+    status = 206 if "Content-Range" in headers else 200
+    return StreamingResponse(read_range(open(store.blob_path(entry), "rb"), start, end), status, headers)
+
+
+def _content_headers(call: Call, commit: Commit, entry: Entry) -> dict[str, str]:
+    """Return the headers by which the client knows what it gets."""
+    etag = f'"{entry.sha256 if entry.lfs else entry.oid}"'
+    headers = {
+        "X-Repo-Commit": commit.oid,
+        "ETag": etag,
+        "Accept-Ranges": "bytes",
+        "Content-Type": "application/octet-stream",
+        "Content-Disposition": f"inline; filename*=UTF-8''{quote(call.params['path'].rpartition('/')[2])}",
+    }
+    if entry.lfs:
+        headers |= {"X-Linked-Size": str(entry.size), "X-Linked-ETag": etag}
+    if call.hub.xet and entry.xet_hash:
+        repo_type, repo_id = call.repo
+        route = f"{call.endpoint}/api/{repo_type}s/{repo_id}/xet-read-token/{commit.oid}"
+        headers |= {
+            "X-Xet-Hash": entry.xet_hash,
+            "X-Xet-Refresh-Route": route,
+            "Link": f'<{route}>; rel="xet-auth"',
+        }
+    return headers
+
+
+def _byte_range(header: str | None, size: int) -> tuple[int, int]:
+    """Return the bytes [start, end) that a Range header asks for; what is not one plain range asks for all."""
+    match = _RANGE.fullmatch(header or "")
+    if not match or match.groups() == ("", ""):
+        return 0, size
+    first, last = match.groups()
+    start = int(first) if first else max(0, size - int(last))
+    end = min(size, int(last) + 1) if first and last else size
+    if start >= end:
+        raise RangeNotSatisfiable
+    return start, end

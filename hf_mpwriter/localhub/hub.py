@@ -1,0 +1,113 @@
+"""What all endpoints of one Hub share: its store, its secret, who it believes.
+
+    ROOT/secret           32 random bytes, mode 0600
+
+The secret signs upload URLs and Xet access tokens, so that those handed out before a crash are good after it.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import hmac
+import os
+import secrets
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from hf_mpwriter.localhub.errors import Forbidden, Unauthorized
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hf_mpwriter.localhub.writing import WritableStore
+    from hf_mpwriter.localhub.xet import XetStore
+
+DEFAULT_USER = "local-user"
+SELF_HEADER = "x-localhub-self"  # marks the requests that the Hub makes to itself
+MULTIPART_OVER = 10 << 20  # bytes; larger LFS objects go up in parts
+PART_BYTES = 5 << 20
+XET_TOKEN_SECONDS = 3600
+
+
+def load_secret(root: str) -> bytes:
+    """Return the secret of a Hub, making it at the first start."""
+    path = os.path.join(root, "secret")
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        pass
+    temporary = path + ".new"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with open(descriptor, "wb") as file:
+        file.write(secrets.token_bytes(32))
+        file.flush()
+        os.fsync(descriptor)
+    os.replace(temporary, path)
+    return load_secret(root)
+
+
+def _no_checkpoint(point: str, path: str) -> None:
+    """Do nothing at a checkpoint."""
+
+
+@dataclass
+class Hub:
+    """The state behind the endpoints."""
+
+    store: WritableStore
+    secret: bytes
+    token: str | None = None
+    user: str = DEFAULT_USER
+    xet: XetStore | None = None
+    multipart_over: int = MULTIPART_OVER
+    part_bytes: int = PART_BYTES
+    #: Called in the handler's thread around the moment a commit is applied ("before-apply", "after-apply") with the
+    #: path of the request: the place for faults that no middleware can inject.
+    checkpoint: Callable[[str, str], None] = field(default=_no_checkpoint)
+
+    def sign(self, *words: object) -> str:
+        """Return an unguessable signature over some words."""
+        text = "\n".join(map(str, words)).encode()
+        return hmac.new(self.secret, text, hashlib.sha256).hexdigest()
+
+    def check_signature(self, signature: str, *words: object) -> None:
+        """Refuse a signature that is not ours."""
+        if not hmac.compare_digest(signature.encode(), self.sign(*words).encode()):
+            raise Forbidden("Invalid signature")
+
+    def check_bearer(self, authorization: str | None) -> bool:
+        """Refuse a wrong or missing token; return whether the request carried one."""
+        if self.token is None:
+            return bool(authorization)
+        if authorization is None:
+            raise Unauthorized("Access to this resource requires a token")
+        if not hmac.compare_digest(authorization.encode(), f"Bearer {self.token}".encode()):
+            raise Unauthorized
+        return True
+
+    @functools.cached_property
+    def cas_store(self) -> str:
+        """The name of the Xet store in the address of the CAS."""
+        return self.sign("store")[:12]
+
+    def xet_token(self, scope: str) -> tuple[str, int]:
+        """Return an access token for the Xet store and the unix time at which it ends."""
+        ends = int(time.time()) + XET_TOKEN_SECONDS
+        return f"xet.{scope}.{ends}.{self.sign('xet', scope, ends)}", ends
+
+    def check_xet_token(self, authorization: str | None, scope: str) -> None:
+        """Refuse what is not an access token for this scope; who may write may read."""
+        parts = (authorization or "").removeprefix("Bearer ").split(".")
+        if parts[0] != "xet" or len(parts) != 4 or not parts[2].isdigit():  # the parts of xet_token
+            raise Unauthorized
+        if not hmac.compare_digest(parts[3].encode(), self.sign("xet", parts[1], parts[2]).encode()):
+            raise Unauthorized
+        if int(parts[2]) < time.time() or (scope == "write" and parts[1] != "write"):
+            raise Unauthorized
+
+    def self_key(self) -> str:
+        """Return what the Hub sends in SELF_HEADER, so that nobody else can pass for it."""
+        return self.sign("self")

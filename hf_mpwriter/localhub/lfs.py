@@ -1,0 +1,139 @@
+"""Endpoints of LFS: batch says what is missing, PUT brings it, verify asks whether it came.
+
+Upload URLs go without a token, as they do at the real Hub, whose URLs lead to another service; a signature in the
+query protects them. Large objects come in parts, kept in `tmp/parts/<upload>/<number>` until all are there.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import secrets
+import shutil
+from typing import TYPE_CHECKING, Any
+
+from starlette.responses import JSONResponse, Response
+
+from hf_mpwriter.localhub.blobs import COPY_BYTES, file_sha256, make_dirs
+from hf_mpwriter.localhub.commits import SHA256
+from hf_mpwriter.localhub.errors import BadRequest, NotFound
+from hf_mpwriter.localhub.routing import get_field
+
+if TYPE_CHECKING:
+    from hf_mpwriter.localhub.routing import Call
+
+LFS_JSON = "application/vnd.git-lfs+json"
+
+
+def batch(call: Call) -> Response:
+    """POST [/Ts]/{id}.git/info/lfs/objects/batch."""
+    call.hub.store.repo_info(*call.repo)
+    fields = call.json()
+    parts_allowed = "multipart" in (fields.get("transfers") or [])
+    objects = [_offer(call, item, parts_allowed=parts_allowed) for item in get_field(fields, "objects", list)]
+    in_parts = any("header" in item.get("actions", {}).get("upload", {}) for item in objects)
+    transfer = "multipart" if in_parts else "basic"
+    return JSONResponse({"transfer": transfer, "objects": objects}, media_type=LFS_JSON)
+
+
+def _offer(call: Call, item: Any, *, parts_allowed: bool) -> dict[str, Any]:
+    """Return what should happen with one object; no actions if it is here already."""
+    oid, size = get_field(item, "oid", str), get_field(item, "size", int)
+    answer: dict[str, Any] = {"oid": oid, "size": size}
+    if not SHA256.fullmatch(oid) or size < 0:
+        return answer | {"error": {"code": 422, "message": "Invalid object"}}
+    present = call.hub.store.blobs.lfs_size(oid)
+    if present == size:
+        return answer | {"authenticated": True}
+    if present is not None:
+        return answer | {"error": {"code": 422, "message": "Size differs from that of the stored object"}}
+    in_parts = parts_allowed and size > call.hub.multipart_over
+    upload = _parts_offer(call, oid, size) if in_parts else {"href": _blob_url(call, oid, size)}
+    verify = {"href": f"{call.repo_url}.git/info/lfs/objects/verify"}
+    return answer | {"authenticated": True, "actions": {"upload": upload, "verify": verify}}
+
+
+def _blob_url(call: Call, oid: str, size: int) -> str:
+    """Return where a whole object is to be put."""
+    return f"{call.endpoint}/lfs/{oid}?size={size}&signature={call.hub.sign('blob', oid, size)}"
+
+
+def _parts_offer(call: Call, oid: str, size: int) -> dict[str, Any]:
+    """Return where the parts of a large object are to be put, and where its end is to be told."""
+    hub, upload = call.hub, secrets.token_hex(12)
+    header = {"chunk_size": str(hub.part_bytes)}
+    for number in range(1, math.ceil(size / hub.part_bytes) + 1):
+        signature = hub.sign("part", upload, number)
+        header[f"{number:05d}"] = f"{call.endpoint}/lfs/parts/{upload}/{number}?signature={signature}"
+    signature = hub.sign("complete", upload, oid, size)
+    complete = f"{call.endpoint}/lfs/complete/{upload}?oid={oid}&size={size}&signature={signature}"
+    return {"href": complete, "header": header}
+
+
+def put_blob(call: Call) -> Response:
+    """PUT /lfs/{oid}: a whole object."""
+    oid, size = call.params["oid"], call.arg("size")
+    call.hub.check_signature(call.arg("signature"), "blob", oid, size)
+    _adopt(call, call.spooled, oid, int(size))
+    return Response(headers={"ETag": f'"{oid}"'})
+
+
+def _adopt(call: Call, temporary: str, oid: str, size: int) -> None:
+    """Keep an uploaded object, or refuse one that is not what was announced."""
+    if not call.hub.store.blobs.adopt_lfs(temporary, oid, size):
+        raise BadRequest(f"Content does not have the announced size and sha256: {oid}")
+
+
+def put_part(call: Call) -> Response:
+    """PUT /lfs/parts/{upload}/{number}: one part of a large object."""
+    upload, number = call.params["upload"], call.params["number"]
+    call.hub.check_signature(call.arg("signature"), "part", upload, number)
+    folder = _parts_dir(call, upload)
+    make_dirs(folder)
+    etag = file_sha256(call.spooled)
+    os.replace(call.spooled, os.path.join(folder, number))
+    return Response(headers={"ETag": f'"{etag}"'})
+
+
+def _parts_dir(call: Call, upload: str) -> str:
+    """Return where the parts of an upload are."""
+    return os.path.join(call.hub.store.disk.tmp, "parts", upload)
+
+
+def complete(call: Call) -> Response:
+    """POST /lfs/complete/{upload}: all parts are there."""
+    upload, oid, size = call.params["upload"], call.arg("oid"), call.arg("size")
+    call.hub.check_signature(call.arg("signature"), "complete", upload, oid, size)
+    parts = get_field(call.json(), "parts", list)
+    if len(parts) != math.ceil(int(size) / call.hub.part_bytes):
+        raise BadRequest("Number of parts differs from what was offered")
+    if call.hub.store.blobs.lfs_size(oid) == int(size):
+        return JSONResponse({"success": True})  # the answer to an earlier call was lost
+    folder = _parts_dir(call, upload)
+    joined = call.hub.store.disk.scratch()
+    with open(joined, "xb") as target:
+        for part in parts:
+            _append_part(folder, part, target)
+    _adopt(call, joined, oid, int(size))
+    shutil.rmtree(folder, ignore_errors=True)
+    return JSONResponse({"success": True})
+
+
+def _append_part(folder: str, part: Any, target: Any) -> None:
+    """Append one part, checked against its ETag."""
+    number, etag = get_field(part, "partNumber", int), get_field(part, "etag", str)
+    path = os.path.join(folder, str(number))
+    if not os.path.exists(path) or file_sha256(path) != etag.strip('"'):
+        raise BadRequest(f"Part {number} is missing or has another ETag")
+    with open(path, "rb") as source:
+        while data := source.read(COPY_BYTES):
+            target.write(data)
+
+
+def verify(call: Call) -> Response:
+    """POST [/Ts]/{id}.git/info/lfs/objects/verify."""
+    fields = call.json()
+    oid, size = get_field(fields, "oid", str), get_field(fields, "size", int)
+    if not SHA256.fullmatch(oid) or call.hub.store.blobs.lfs_size(oid) != size:
+        raise NotFound(f"Object was not uploaded: {oid}")
+    return JSONResponse({"success": True})

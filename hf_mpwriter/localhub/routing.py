@@ -1,0 +1,223 @@
+"""From a request to a handler: raw paths, whole bodies, the thread pool, refusals as answers.
+
+Branch names arrive as `exp%2F1`, so routes match the raw path and the parts are decoded afterwards. A handler is a
+plain function from `Call` to a response and runs in the thread pool; hashing and fsync never hold up the event loop.
+
+The body is read whole before anything is answered, refusals included: a client that is still sending would see a
+reset instead of the answer. Routes marked `spool` get it as a file under `tmp/`, all others as bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import traceback
+import uuid
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import parse_qs, unquote
+
+from anyio import CapacityLimiter, to_thread
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+
+from hf_mpwriter.localhub.errors import BadRequest, NotFound, Refusal
+from hf_mpwriter.localhub.hub import SELF_HEADER
+
+if TYPE_CHECKING:
+    import re
+    from collections.abc import Callable, Sequence
+
+    from starlette.types import Receive, Scope, Send
+
+    from hf_mpwriter.localhub.hub import Hub
+
+SPOOL_BUFFER = 1 << 20  # bytes collected before one trip to the thread pool
+API_THREADS = 32
+CAS_THREADS = 8  # of their own: commits that rebuild content wait for the Hub's own CAS requests
+
+Auth = Literal["bearer", "none", "xet-read", "xet-write"]
+
+
+@dataclass(frozen=True)
+class Route:
+    """One line of the table: method, pattern of the raw path, handler, who may pass."""
+
+    method: str
+    pattern: re.Pattern[str]
+    handler: Callable[[Call], Response]
+    auth: Auth = "bearer"
+    spool: bool = False
+
+    @property
+    def cas(self) -> bool:
+        """Whether the Hub itself may be waiting for this route."""
+        return self.pattern.pattern.startswith("/xet/")
+
+
+@dataclass
+class Call:
+    """A request as its handler sees it."""
+
+    hub: Hub
+    request: Request
+    params: dict[str, str]
+    body: bytes = b""
+    spooled: str = ""
+    query: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def endpoint(self) -> str:
+        """The Hub's address as this client knows it."""
+        return f"http://{self.request.headers.get('host', '127.0.0.1')}"
+
+    @property
+    def repo(self) -> tuple[str, str]:
+        """Type and full id of the repository in the path."""
+        repo_type = (self.params.get("type") or "models").removesuffix("s")
+        repo_id = self.params["id"]
+        return repo_type, repo_id if "/" in repo_id else f"{self.hub.user}/{repo_id}"
+
+    @property
+    def repo_url(self) -> str:
+        """The address of the page of the repository in the path."""
+        return repo_url(self.endpoint, *self.repo)
+
+    def json(self) -> dict[str, Any]:
+        """The body as a JSON object."""
+        try:
+            value = json.loads(self.body or b"{}")
+        except ValueError as error:
+            raise BadRequest(f"Invalid JSON: {error}") from None
+        if not isinstance(value, dict):
+            raise BadRequest("Invalid JSON: an object is expected")
+        return value
+
+    def arg(self, name: str, default: str = "") -> str:
+        """Return one argument of the query."""
+        return self.query.get(name, [default])[-1]
+
+    def flag(self, name: str) -> bool:
+        """Return one yes-or-no argument of the query."""
+        return self.arg(name).lower() in ("1", "true")
+
+
+def repo_url(endpoint: str, repo_type: str, repo_id: str) -> str:
+    """Return the address of the page of a repository."""
+    prefix = "" if repo_type == "model" else repo_type + "s/"
+    return f"{endpoint}/{prefix}{repo_id}"
+
+
+def get_field(fields: dict[str, Any], name: str, kind: type[Any]) -> Any:
+    """Return a field of a JSON object, refusing another type."""
+    value = fields.get(name)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise BadRequest(f'"{name}" must be {kind.__name__}')
+    return value
+
+
+def refusal_answer(refusal: Refusal) -> Response:
+    """Return the answer that a refusal becomes."""
+    message = refusal.message.encode("ascii", "replace").decode("ascii").replace("\r", " ").replace("\n", " ")
+    headers = {"X-Error-Message": message}
+    if refusal.code:
+        headers["X-Error-Code"] = refusal.code
+    return JSONResponse({"error": refusal.message, **refusal.extra}, refusal.status, headers)
+
+
+class Router:
+    """The ASGI application: finds the route, lets it pass or not, answers."""
+
+    def __init__(self, hub: Hub, routes: Sequence[Route]) -> None:
+        self.hub = hub
+        self.routes = routes
+        # Made with the event loop that runs them, as anyio wants it.
+        self._limits: dict[bool, CapacityLimiter] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            raise NotImplementedError(scope["type"])
+        request = Request(scope, receive)
+        try:
+            answer = await self._answer(request)
+        except ClientDisconnect:
+            return
+        answer.headers.setdefault("X-Request-Id", request.headers.get("x-amzn-trace-id") or str(uuid.uuid4()))
+        await answer(scope, receive, send)
+
+    async def _answer(self, request: Request) -> Response:
+        """Return the answer to a request, whatever happens."""
+        call: Call | None = None
+        try:
+            try:
+                route, call = self._find(request)
+                self._admit(route, request)
+            except Refusal:
+                async for _ in request.stream():
+                    pass
+                raise
+            await self._read_body(route, call)
+            limit = self._limit(cas=route.cas)
+            return await to_thread.run_sync(route.handler, call, limiter=limit)
+        except Refusal as refusal:
+            return refusal_answer(refusal)
+        except ClientDisconnect:
+            raise
+        except Exception:  # noqa: BLE001  # a defect of one handler is one answer, not the end of the Hub
+            traceback.print_exc(file=sys.stderr)
+            return JSONResponse({"error": "Internal Error - we're working hard to fix this as soon as possible!"}, 500)
+        finally:
+            if call and call.spooled:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(call.spooled)
+
+    def _find(self, request: Request) -> tuple[Route, Call]:
+        """Return the route of a request and the call it becomes."""
+        raw: bytes = request.scope.get("raw_path") or request.scope["path"].encode()
+        path = raw.split(b"?")[0].decode("latin-1")
+        method = "GET" if request.method == "HEAD" else request.method
+        for route in self.routes:
+            if route.method == method and (match := route.pattern.fullmatch(path)):
+                params = {name: unquote(value) for name, value in match.groupdict().items() if value is not None}
+                query = parse_qs(request.scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
+                return route, Call(self.hub, request, params, query=query)
+        raise NotFound("Sorry, we can't find the page you are looking for.")
+
+    def _admit(self, route: Route, request: Request) -> None:
+        """Refuse who may not pass; note for the log who was believed."""
+        authorization = request.headers.get("authorization")
+        if route.auth == "bearer":
+            request.scope["authenticated"] = self.hub.check_bearer(authorization)
+        elif route.auth != "none":
+            self.hub.check_xet_token(authorization, route.auth.removeprefix("xet-"))
+            request.scope["authenticated"] = True
+
+    async def _read_body(self, route: Route, call: Call) -> None:
+        """Read the body, into memory or into a file."""
+        if not route.spool:
+            call.body = await call.request.body()
+            return
+        call.spooled = await to_thread.run_sync(self.hub.store.disk.scratch)
+        with open(call.spooled, "xb") as file:  # noqa: ASYNC230  # opening is quick, writing goes to a thread
+            buffer = bytearray()
+            async for chunk in call.request.stream():
+                buffer += chunk
+                if len(buffer) >= SPOOL_BUFFER:
+                    await to_thread.run_sync(file.write, bytes(buffer))
+                    buffer.clear()
+            await to_thread.run_sync(file.write, bytes(buffer))
+
+    def _limit(self, *, cas: bool) -> CapacityLimiter:
+        """Return the limit of threads for this kind of request."""
+        if cas not in self._limits:
+            self._limits[cas] = CapacityLimiter(CAS_THREADS if cas else API_THREADS)
+        return self._limits[cas]
+
+
+def is_own(scope: Scope, hub: Hub) -> bool:
+    """Return whether the Hub itself made this request, to rebuild content from its Xet store."""
+    key = hub.self_key().encode()
+    return any(name == SELF_HEADER.encode() and value == key for name, value in scope["headers"])

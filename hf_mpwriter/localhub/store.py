@@ -1,0 +1,204 @@
+"""Repositories on disk: branches and commits with real history.
+
+    ROOT/
+      FORMAT                                  "hf-mpwriter localhub 1"
+      blobs/ ...                              content (blobs.py)
+      xet/ ...                                xorbs and shards (xet.py)
+      repos/<models|datasets|spaces>/<namespace>/<name>/
+        repo.json                             {"type", "id", "private", "created"}
+        commits/<40 hex>.json                 {"oid", "parent", "title", "message", "author", "date",
+                                               "tree": {path: {"size", "oid", "sha256", "lfs", "xet_hash"}}}
+        refs/<branch, percent-encoded>        the oid of its newest commit
+
+Invariants, at any time:
+
+1. A commit must be durable, and so must all content it names, before a branch points at it.
+2. A commit becomes visible only by the atomic replacement of its branch's ref. What a killed server leaves behind is
+   either in `tmp/` or unreachable.
+3. `repo.json` is what makes a directory a repository: it is written last, and a deleted repository leaves in one
+   rename.
+
+One server process writes a store, under one lock per repository. Anybody may read it at the same time, directly from
+disk, with a `Store` of their own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, BinaryIO
+from urllib.parse import quote, unquote
+
+from hf_mpwriter.localhub.blobs import Blobs, Disk
+from hf_mpwriter.localhub.errors import EntryNotFound, RepoNotFound, RevisionNotFound
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+REPO_TYPES = ("model", "dataset", "space")
+MAIN = "main"
+CACHED_COMMITS = 256
+
+_ID_PART = re.compile(r"[A-Za-z0-9_][\w.-]{0,95}", re.ASCII)
+_OID = re.compile(r"[0-9a-f]{40}")
+_BRANCH = re.compile(r"(?![./])(?!.*(\.\.|//|[\x00-\x20~^:?*\\\[\x7f]))[^\x00]{1,150}(?<![./])")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A file of a commit."""
+
+    size: int
+    oid: str  #: git's sha1: of the content, or of the LFS pointer
+    sha256: str  #: of the content, whichever way it is stored
+    lfs: bool = False
+    xet_hash: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """A commit: who, when, what, and the whole tree after it."""
+
+    oid: str
+    parent: str | None
+    title: str
+    message: str
+    author: str
+    date: str
+    tree: Mapping[str, Entry]
+
+
+@dataclass(frozen=True, slots=True)
+class Repo:
+    """What a repository is, apart from its content."""
+
+    type: str
+    id: str
+    private: bool
+    created: str
+
+
+class Store:
+    """The repositories under one folder."""
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.root = os.path.abspath(root)
+        self.disk = Disk(self.root)
+        self.blobs = Blobs(self.disk)
+
+    def repos(self) -> list[Repo]:
+        """Return all repositories."""
+        return sorted(self._repos(), key=lambda repo: (repo.type, repo.id))
+
+    def repo_info(self, repo_type: str, repo_id: str) -> Repo:
+        """Return a repository, or refuse if there is none."""
+        try:
+            with open(os.path.join(self._home(repo_type, repo_id), "repo.json"), encoding="utf-8") as file:
+                return Repo(**json.load(file))
+        except FileNotFoundError:
+            raise RepoNotFound(f"Repository Not Found: {repo_type} {repo_id}") from None
+
+    def branches(self, repo_type: str, repo_id: str) -> dict[str, str]:
+        """Return the branches and the commit each of them points at."""
+        self.repo_info(repo_type, repo_id)
+        folder = os.path.join(self._home(repo_type, repo_id), "refs")
+        with contextlib.suppress(FileNotFoundError):
+            return {unquote(name): self._ref(os.path.join(folder, name)) for name in sorted(os.listdir(folder))}
+        return {}
+
+    def resolve(self, repo_type: str, repo_id: str, revision: str = MAIN) -> str:
+        """Return the commit that a branch or a commit id names."""
+        self.repo_info(repo_type, repo_id)
+        home = self._home(repo_type, repo_id)
+        with contextlib.suppress(FileNotFoundError):
+            return self._ref(self._ref_path(home, revision.removeprefix("refs/heads/")))
+        if _OID.fullmatch(revision) and os.path.exists(os.path.join(home, "commits", revision + ".json")):
+            return revision
+        raise RevisionNotFound(f"Invalid rev id: {revision}")
+
+    def commit(self, repo_type: str, repo_id: str, revision: str = MAIN) -> Commit:
+        """Return the commit that a branch or a commit id names."""
+        oid = self.resolve(repo_type, repo_id, revision)
+        return _load_commit(os.path.join(self._home(repo_type, repo_id), "commits", oid + ".json"))
+
+    def commits(self, repo_type: str, repo_id: str, revision: str = MAIN) -> list[Commit]:
+        """Return the history of a revision, newest first."""
+        return list(self.history(repo_type, repo_id, revision))
+
+    def history(self, repo_type: str, repo_id: str, revision: str = MAIN) -> Iterator[Commit]:
+        """Yield the history of a revision, newest first."""
+        commit: Commit | None = self.commit(repo_type, repo_id, revision)
+        while commit:
+            yield commit
+            commit = self.commit(repo_type, repo_id, commit.parent) if commit.parent else None
+
+    def tree(self, repo_type: str, repo_id: str, revision: str = MAIN) -> Mapping[str, Entry]:
+        """Return the files of a revision."""
+        return self.commit(repo_type, repo_id, revision).tree
+
+    def entry(self, repo_type: str, repo_id: str, path: str, revision: str = MAIN) -> Entry:
+        """Return one file of a revision, or refuse if it is not there."""
+        try:
+            return self.tree(repo_type, repo_id, revision)[path]
+        except KeyError:
+            raise EntryNotFound(f"{path} does not exist in {repo_id} at {revision}") from None
+
+    def blob_path(self, entry: Entry) -> str:
+        """Return the file that holds an entry's content."""
+        return self.blobs.lfs_path(entry.sha256) if entry.lfs else self.blobs.git_path(entry.oid)
+
+    def open(self, repo_type: str, repo_id: str, path: str, revision: str = MAIN) -> BinaryIO:
+        """Open the content of one file of a revision."""
+        return open(self.blob_path(self.entry(repo_type, repo_id, path, revision)), "rb")
+
+    def read_blob(self, repo_type: str, repo_id: str, path: str, revision: str = MAIN) -> bytes:
+        """Return the content of one file of a revision."""
+        with self.open(repo_type, repo_id, path, revision) as file:
+            return file.read()
+
+    def _repos(self) -> Iterator[Repo]:
+        """Yield all repositories as the directories list them."""
+        for repo_type in REPO_TYPES:
+            for namespace in _listdir(os.path.join(self.root, "repos", repo_type + "s")):
+                for name in _listdir(os.path.join(self.root, "repos", repo_type + "s", namespace)):
+                    with contextlib.suppress(RepoNotFound):
+                        yield self.repo_info(repo_type, f"{namespace}/{name}")
+
+    def _home(self, repo_type: str, repo_id: str) -> str:
+        """Return the directory of a repository; its name cannot lead out of the store."""
+        parts = repo_id.split("/")
+        if repo_type not in REPO_TYPES or len(parts) != 2 or not all(map(_ID_PART.fullmatch, parts)):  # namespace and name
+            raise RepoNotFound(f"Repository Not Found: {repo_type} {repo_id}")
+        return os.path.join(self.root, "repos", repo_type + "s", *parts)
+
+    def _ref_path(self, home: str, branch: str) -> str:
+        """Return the file of a branch."""
+        if not _BRANCH.fullmatch(branch):
+            raise RevisionNotFound(f"Invalid rev id: {branch}")
+        return os.path.join(home, "refs", quote(branch, safe=""))
+
+    def _ref(self, path: str) -> str:
+        """Return the commit that a ref file names."""
+        with open(path, encoding="ascii") as file:
+            return file.read().strip()
+
+
+def _listdir(path: str) -> list[str]:
+    """Return the names in a directory, none if it is missing."""
+    try:
+        return os.listdir(path)
+    except FileNotFoundError:
+        return []
+
+
+@functools.lru_cache(maxsize=CACHED_COMMITS)
+def _load_commit(path: str) -> Commit:
+    """Read a commit; the name is a digest of the content, so what was read once stays true."""
+    with open(path, encoding="utf-8") as file:
+        fields = json.load(file)
+    fields["tree"] = {name: Entry(**entry) for name, entry in fields["tree"].items()}
+    return Commit(**fields)

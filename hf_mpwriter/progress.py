@@ -1,0 +1,170 @@
+"""Progress: how much of a run directory is on the Hub, read from the ledgers without asking anybody.
+
+Used by whoever waits: the end of a process, `scheduler.trigger()`, `hf-mpwriter sync` and `status`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from hf_mpwriter import disk, ledger, locks
+from hf_mpwriter.errors import SettingsError, SpoolFormatError
+from hf_mpwriter.identity import host_id
+from hf_mpwriter.settings import Destination
+from hf_mpwriter.spool import Spool
+
+POLL = 0.05  # seconds between two looks at the ledger while waiting
+LOOK_EVERY = 1.0  # seconds between two looks at the seat while waiting
+
+
+class Progress:
+    """A view of the ledgers of one run; they are parsed again when one of them changes."""
+
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
+        self._seen: list[tuple[str, int, int]] | None = None
+        self._ledger: ledger.Ledger | None = None
+
+    def ledger(self) -> ledger.Ledger | None:
+        """What the Hub is known to hold; None while the run has no destination."""
+        seen = [(host, *_stamp(self._spool.host(host).ledger)) for host in self._spool.host_ids()]
+        if seen != self._seen or self._ledger is None:
+            destination = self._destination()
+            self._ledger = ledger.load(self._spool, destination) if destination else None
+            self._seen = seen
+        return self._ledger
+
+    def _destination(self) -> Destination | None:
+        try:
+            return self._spool.destination()
+        except (SpoolFormatError, SettingsError, OSError):
+            return None
+
+    def missing(self, lengths: Mapping[str, int]) -> dict[str, int]:
+        """Bytes per path of `lengths` that the Hub does not have yet."""
+        book = self.ledger()
+        held = book.length if book else lambda _: 0
+        return {path: length - held(path) for path, length in lengths.items() if length > held(path)}
+
+    def uploader(self) -> Report:
+        """The latest report of this host's uploader."""
+        try:
+            data = json.loads(disk.read(self._spool.host(host_id()).status) or b"{}")
+            return Report.from_json(data)
+        except (ValueError, TypeError, KeyError, OSError):
+            return Report()
+
+    def seat_is_taken(self) -> bool:
+        """Whether an uploader lives."""
+        try:
+            return locks.is_held(self._spool.seat)
+        except OSError:
+            return False
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an uploader says of itself.
+
+    Attributes:
+        phase: idle, pushing, waiting or left.
+        beat: unix time of the report.
+        pid: process id, 0 if there was no uploader.
+        push: process id of the push that runs, 0 if none does.
+        queue: entries that wait.
+        commits: made by this uploader.
+        reason: why the last push failed, "" if it did not.
+        hint: what helps.
+        failures: in a row.
+        blocked_until: monotonic seconds; the Hub asked not to be asked before.
+        notices: what the user should know.
+    """
+
+    phase: str = ""
+    beat: float = 0.0
+    pid: int = 0
+    push: int = 0
+    queue: int = 0
+    commits: int = 0
+    reason: str = ""
+    hint: str = ""
+    failures: int = 0
+    blocked_until: float = 0.0
+    notices: tuple[str, ...] = field(default=())
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Report:
+        """From uploader.json."""
+        if not data:
+            return cls()
+        error = data["error"]
+        return cls(
+            phase=str(data["phase"]),
+            beat=float(data["beat"]),
+            pid=int(data["process"]["pid"]),
+            push=int(data["push"] or 0),
+            queue=int(data["queue"]),
+            commits=int(data["commits"]),
+            reason=str(error.get("reason", "")),
+            hint=str(error.get("hint", "")),
+            failures=int(error.get("attempts", 0)),
+            blocked_until=float(data["blocked_until"]),
+            notices=tuple(map(str, data["notices"])),
+        )
+
+
+def wait(
+    progress: Progress,
+    lengths: Mapping[str, int],
+    timeout: float,
+    look: Callable[[], object],
+    tell: Callable[[dict[str, int]], object] = lambda missing: None,
+    clock: Callable[[], float] = time.monotonic,
+) -> dict[str, int]:
+    """Wait until the Hub has these lengths.
+
+    Args:
+        progress: view of the run.
+        lengths: bytes per path.
+        timeout: seconds.
+        look: called every second, makes sure that an uploader lives.
+        tell: called at every poll with what is missing.
+        clock: monotonic seconds.
+
+    Returns:
+        What is missing at the end, {} if nothing is. The wait is not begun when the next allowed try lies beyond it.
+    """
+    end = clock() + timeout
+    next_look = 0.0
+    while missing := progress.missing(lengths):
+        now = clock()
+        if now >= end or progress.uploader().blocked_until > end:
+            break
+        if now >= next_look:
+            look()
+            next_look = now + LOOK_EVERY
+        tell(missing)
+        time.sleep(POLL)
+    return missing
+
+
+def size_text(count: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+def _stamp(path: str) -> tuple[int, int]:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return 0, 0
+    return status.st_ino, status.st_mtime_ns

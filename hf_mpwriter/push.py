@@ -1,0 +1,237 @@
+"""The push: one entry -> one verdict, in a fresh interpreter of its own.
+
+    uploader --inflight.json-->  push  --lines on stdout-->  uploader
+                                         {"notice": "..."}            what the user should know, before the first byte
+                                         {"verdict": "Done", ...}     the last line
+
+It dies with its uploader and by its own timer, so a hang of any kind ends as "outcome unknown". The same entry is
+tried again, which is harmless: the content is the same.
+
+Invariants:
+- A commit names its parent unless the job says otherwise, and at most one request of a push has an unknown outcome:
+  after it the push ends. Of two commits that name the same parent the Hub applies one, so whatever is still under
+  way is refused (412) as soon as the branch has moved.
+- If that parent is not this uploader's own last commit, sizes and digests are read back at that very parent, and a
+  file is sent only if the Hub's copy is a prefix of it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import json
+import os
+import random
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hf_mpwriter import disk, errors
+from hf_mpwriter.errors import Done, Moved, Park, Refused, Sent, Verdict
+from hf_mpwriter.queue import parse_files
+from hf_mpwriter.settings import Destination
+from hf_mpwriter.snapshot import LocalFile
+
+if TYPE_CHECKING:
+    from hf_mpwriter.hub import Hub, Remote
+
+DEADLINE_BASE = 300.0  # seconds for a push, however small
+DEADLINE_RATE = 250_000.0  # bytes per second that a slow line carries
+MOVED_TRIES = 3  # times that a push reads the head again after 412
+PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a push needs to know.
+
+    Attributes:
+        run_dir: absolute path.
+        destination: where to.
+        private: visibility for a repository that has to be created.
+        squash: whether to squash the history after a commit.
+        files: the entry.
+        known: what the ledger says the Hub holds, per path.
+        own_head: this uploader's last commit, None if it has none or it may have been overtaken.
+        fenced: whether commits name their parent.
+    """
+
+    run_dir: str
+    destination: Destination
+    private: bool | None
+    squash: bool
+    files: tuple[LocalFile, ...]
+    known: dict[str, Sent]
+    own_head: str | None
+    fenced: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """For inflight.json."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Job:
+        """From inflight.json."""
+        fields = dict(data)
+        fields["destination"] = Destination(**data["destination"])
+        fields["files"] = parse_files(data["files"])
+        fields["known"] = {path: Sent(**sent) for path, sent in data["known"].items()}
+        return cls(**fields)
+
+
+def deadline(job: Job) -> float:
+    """Seconds after which a push is given up."""
+    return DEADLINE_BASE + sum(file.length for file in job.files) / DEADLINE_RATE
+
+
+def carry(job: Job, hub: Hub, notify: Notify, rng: random.Random) -> Verdict:
+    """Bring the entry to the Hub."""
+    from hf_mpwriter.hub import judge
+
+    verdict: Verdict = Moved("not tried")
+    for attempt in range(MOVED_TRIES):
+        try:
+            verdict = _attempt(job, hub, notify, trust_own_head=attempt == 0)
+        except Exception as error:  # noqa: BLE001 - every error of the client has a verdict
+            verdict = judge(error)
+        if not isinstance(verdict, Moved):
+            break
+        time.sleep(rng.uniform(0.1, 1.0))
+    return verdict
+
+
+def _attempt(job: Job, hub: Hub, notify: Notify, *, trust_own_head: bool) -> Verdict:
+    found: dict[str, Sent] = {}
+    parent = job.own_head if trust_own_head else None
+    if parent is None:
+        parent = _head(job, hub, notify)
+        remote = hub.sizes({*job.known, *(file.path for file in job.files)}, parent)
+        found, differing = read_back(job, remote)
+        if differing:
+            return Park(differing)
+    held = {path: sent.length for path, sent in (job.known | found).items()}
+    to_send = [file for file in job.files if file.length > held.get(file.path, 0)]
+    if not to_send:
+        return Done(parent, own=False, repo_id=hub.repo_id, files=found)
+    first = not any(held.values())
+    if first and (private := hub.is_private()) is not None:
+        notify(f"{job.destination} is {'private' if private else 'PUBLIC: everybody can read it'}")
+    commit, sent = hub.commit(job.run_dir, to_send, parent if job.fenced else None, tag_card=first)
+    if job.squash:
+        commit = _squash(hub, notify) or commit
+    return Done(commit, own=True, repo_id=hub.repo_id, files=found | sent)
+
+
+def _head(job: Job, hub: Hub, notify: Notify) -> str:
+    if (head := hub.head()) is None:
+        hub.create(private=job.private)
+        if (head := hub.head()) is None:
+            raise OSError(f"{job.destination} has no branch {job.destination.revision!r} after it was created")
+        notify(f"created {job.destination}")
+    return head
+
+
+def _squash(hub: Hub, notify: Notify) -> str | None:
+    """Squash the history; the new head. The data is on the Hub already, so a failure is only told."""
+    try:
+        hub.squash()
+        return hub.head()
+    except Exception as error:  # noqa: BLE001 - every error of the client
+        notify(f"the history could not be squashed: {type(error).__name__}")
+        return None
+
+
+def read_back(job: Job, remote: dict[str, Remote]) -> tuple[dict[str, Sent], dict[str, str]]:
+    """Compare the Hub's copies with the local files.
+
+    Returns:
+        What the Hub holds now where that differs from what is known (length 0: gone), and the paths whose copy is
+        not a prefix of the local file, with the reason.
+    """
+    from hf_mpwriter.hub import same_content
+
+    found, differing = {}, {}
+    for path in {*job.known, *(file.path for file in job.files)}:
+        there = remote.get(path)
+        if there is None or there.size == 0:
+            if path in job.known:
+                found[path] = Sent(0, "")
+        elif _is_known(job.known.get(path), there):
+            continue
+        elif there.size > _local_size(job.run_dir, path) or same_content(os.path.join(job.run_dir, path), there):  # a restored backup: what the Hub has is more
+            found[path] = Sent(there.size, there.sha256 or "")
+        else:
+            differing[path] = f"the Hub's copy ({there.size} bytes) is not the beginning of the local file"
+    return found, differing
+
+
+def _is_known(known: Sent | None, there: Remote) -> bool:
+    return known is not None and known.length == there.size and known.sha256 == there.sha256
+
+
+def _local_size(run_dir: str, path: str) -> int:
+    try:
+        return os.stat(os.path.join(run_dir, path), follow_symlinks=False).st_size
+    except OSError:
+        return 0
+
+
+class Notify:
+    """Sends lines to the uploader."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def __call__(self, text: str) -> None:
+        """Tell the user something."""
+        self._line({"notice": text})
+
+    def verdict(self, verdict: Verdict) -> None:
+        """The last line."""
+        self._line({"verdict": type(verdict).__name__, **dataclasses.asdict(verdict)})
+
+    def _line(self, data: dict[str, Any]) -> None:
+        disk.write_all(self._fd, json.dumps(data).encode() + b"\n")
+
+
+def parse_verdict(line: bytes) -> Verdict | None:
+    """Read a verdict; None if there is none."""
+    try:
+        data = json.loads(line)
+        kind = getattr(errors, data.pop("verdict"))
+        if kind is Done:
+            data["files"] = {path: Sent(**sent) for path, sent in data["files"].items()}
+        verdict: Verdict = kind(**data)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+    return verdict
+
+
+def die_with_parent(parent: int) -> None:
+    """End this process when its parent ends, on Linux even by SIGKILL."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def main(inflight: str, parent: int) -> None:
+    """Entry point of the process: read the job, carry it, report."""
+    die_with_parent(parent)
+    notify = Notify(os.dup(1))
+    os.dup2(2, 1)  # whatever libraries print goes to the log
+    record = json.loads(disk.read(inflight) or b"")
+    job = Job.from_json(record["job"])
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, deadline(job))
+    # read by huggingface_hub when it is imported
+    os.environ |= {"HF_ENDPOINT": job.destination.endpoint, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    try:
+        from hf_mpwriter.hub import Hub
+    except ImportError as error:
+        notify.verdict(Refused(f"huggingface_hub cannot be used: {error}", "Run: pip install -U huggingface_hub"))
+        return
+    notify.verdict(carry(job, Hub(job.destination), notify, random.Random()))  # noqa: S311 - jitter, no secret

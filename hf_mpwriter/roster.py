@@ -1,0 +1,194 @@
+"""The roster: who writes in a run directory. Claims and cards.
+
+A claim is the right to write in a worker directory: the lock `claims/<worker>.lock`, held as long as the worker is
+joined. Who finds it taken takes the next free name, so no two live processes ever share a directory.
+
+A card is a worker's file in the spool, locked for the worker's life, made of lines; the last whole line of a kind
+counts, a torn last line is not there:
+
+    {"worker": ..., "process": {...}, "born": unix time, "settings": {...}}     first line: who it is
+    {"open": "rank_00001/events.out..."}                                        before the file exists
+    {"seal": "rank_00001/events.out..."}                                        complete, never grows again
+    {"want": {"rank_00001/events.out...": 4711}}                                push up to here
+    {"closed": {"dropped": 0}}                                                  left in good order
+
+An observer (`hf-mpwriter sync`) has a card and no claim: it only wants.
+
+Invariants:
+- A card has one writer, is born under a temporary name, locked, then renamed: whoever sees it sees it locked or over.
+- The name of a card is never used again, so removing a dead card never removes a live one.
+- A card of a dead worker is removed by the uploader, once all bytes of that worker are acknowledged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from hf_mpwriter import disk, locks
+from hf_mpwriter.errors import SettingsError
+from hf_mpwriter.identity import Process
+from hf_mpwriter.settings import Settings
+from hf_mpwriter.spool import CardName, Spool, candidates
+
+OBSERVER = "sync"  # the worker name on the card of an observer
+_cards_of_this_process = 0
+
+
+def claim(spool: Spool, wanted: str) -> tuple[str, int]:
+    """Take the wanted name or the next free one.
+
+    Returns:
+        The name, and the descriptor that holds the claim.
+
+    Raises:
+        OSError: the spool cannot be written, or the filesystem has no locks.
+    """
+    for name in candidates(wanted):
+        if (fd := locks.try_exclusive(spool.claim(name))) is not None:
+            return name, fd
+    raise OSError(f"no free worker name like {wanted!r} in {spool.run_dir}")
+
+
+class Card:
+    """The card of this process, held until `leave`."""
+
+    def __init__(self, spool: Spool, worker: str, process: Process, settings: Settings) -> None:
+        global _cards_of_this_process
+        _cards_of_this_process += 1
+        self.name = CardName.of(worker, process, _cards_of_this_process)
+        self.path = spool.card(self.name)
+        temporary = os.path.join(spool.workers, f".{self.name}.tmp")
+        fd = locks.try_exclusive(temporary)
+        if fd is None:
+            raise OSError(f"{temporary} is locked by another process")
+        self._fd = fd
+        try:
+            first = {"worker": worker, "process": dataclasses.asdict(process), "born": time.time()}
+            self.write({**first, "settings": settings.to_json()})
+            disk.rename(temporary, self.path, "roster.card")
+        except OSError:
+            locks.release(fd)
+            raise
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Append one line in one write."""
+        data = json.dumps(line).encode() + b"\n"
+        end = os.lseek(self._fd, 0, os.SEEK_END)
+        if os.write(self._fd, data) != len(data):
+            os.ftruncate(self._fd, end)
+            raise OSError(f"the disk refuses a line of {self.path}")
+
+    def is_there(self) -> bool:
+        """Whether the card is still the file at its path; false once somebody deleted the spool."""
+        return disk.same_file(self._fd, self.path)
+
+    def leave(self, dropped: int) -> None:
+        """Say goodbye; the lock is over, so the card counts as dead from here."""
+        with contextlib.suppress(OSError):  # a death without a word is as good
+            self.write({"closed": {"dropped": dropped}})
+        locks.release(self._fd)
+
+    def withdraw(self) -> None:
+        """Leave without a trace, where no uploader will come to clean up."""
+        with contextlib.suppress(OSError):
+            disk.remove(self.path, "roster.card")
+        locks.release(self._fd)
+
+
+@dataclass(frozen=True)
+class Member:
+    """What a card says, and whether its process lives.
+
+    Attributes:
+        name: from the file name.
+        alive: whether the lock is held.
+        born: unix time.
+        process: identity that the worker wrote down.
+        settings: how this worker wants to be uploaded.
+        growing: files it has open.
+        files: all files it ever opened, sealed ones included.
+        want: lengths it asked to be pushed.
+        closed: whether it left in good order.
+        dropped: records that the disk refused for good.
+    """
+
+    name: CardName
+    alive: bool
+    born: float
+    process: Process
+    settings: Settings
+    growing: frozenset[str] = frozenset()
+    files: frozenset[str] = frozenset()
+    want: dict[str, int] = field(default_factory=dict)
+    closed: bool = False
+    dropped: int = 0
+
+
+def parse(name: CardName, data: bytes, *, alive: bool) -> Member | None:
+    """Read a card; None if its first line is not whole or not valid."""
+    lines = data.split(b"\n")[:-1]
+    try:
+        first, *rest = map(json.loads, lines)
+        who = Process(**first["process"])
+        born, settings = float(first["born"]), Settings.from_json(first["settings"])
+        opened = {str(line["open"]) for line in rest if "open" in line}
+        sealed = {str(line["seal"]) for line in rest if "seal" in line}
+        want: dict[str, int] = {}
+        for line in rest:
+            want = {str(k): int(v) for k, v in line["want"].items()} if "want" in line else want
+        closed = [line["closed"] for line in rest if "closed" in line]
+        dropped = int(closed[-1]["dropped"]) if closed else 0
+    except (ValueError, TypeError, KeyError, AttributeError, SettingsError):
+        return None
+    growing = frozenset(opened - sealed) if alive else frozenset()
+    return Member(name, alive, born, who, settings, growing, frozenset(opened), want, bool(closed), dropped)
+
+
+class Roster:
+    """Reads the cards of a run directory again and again, cheaply: a card is parsed when its size changes."""
+
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
+        self._known: dict[str, tuple[int, Member]] = {}
+
+    def members(self) -> list[Member]:
+        """Everybody who has a card, dead or alive."""
+        names = [name for name in sorted(_listdir(self._spool.workers)) if not name.startswith(".")]
+        self._known = {name: known for name, known in self._known.items() if name in set(names)}
+        found = (self._member(name) for name in names)
+        return [member for member in found if member is not None]
+
+    def _member(self, file_name: str) -> Member | None:
+        name = CardName.parse(file_name)
+        if name is None:
+            return None
+        path = self._spool.card(name)
+        try:
+            alive = locks.is_held(path)  # before reading: a card that is dead now has said its last word
+            size = os.stat(path, follow_symlinks=False).st_size
+            known = self._known.get(file_name)
+            if known is None or known[0] != size or known[1].alive != alive:
+                member = parse(name, disk.read(path) or b"", alive=alive)
+                if member is None:
+                    return None
+                known = self._known[file_name] = (size, member)
+        except OSError:
+            return None
+        return known[1]
+
+    def remove(self, member: Member) -> None:
+        """Remove the card of a dead member whose bytes are all on the Hub."""
+        disk.remove(self._spool.card(member.name), "roster.card")
+
+
+def _listdir(path: str) -> list[str]:
+    try:
+        return os.listdir(path)
+    except FileNotFoundError:
+        return []

@@ -1,0 +1,170 @@
+"""What the user asked for: one frozen dataclass, one reader of the environment.
+
+`Destination` is where a run goes; it is written once into `run.json`. `Settings` is how it goes there; it travels on
+the cards of the workers, the newest live one wins.
+
+Environment:
+
+    HF_ENDPOINT                the Hub, https://huggingface.co if not set
+    HF_TOKEN, HF_HOME          read by huggingface_hub in the push
+    HF_MPWRITER_DISABLED       1: a writer is local only, nothing is uploaded
+    HF_MPWRITER_EXIT_TIMEOUT   seconds that the end of a process may wait for the Hub
+    HF_MPWRITER_FAILPOINT      faults for tests, see disk.py
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from hf_mpwriter.errors import SettingsError
+
+DEFAULT_ENDPOINT = "https://huggingface.co"
+DEFAULT_ALLOW_PATTERNS = ("*.tfevents.*",)
+DEFAULT_COMMIT_EVERY = 5.0  # minutes, as in huggingface_hub
+DEFAULT_EXIT_TIMEOUT = 60.0  # seconds
+REPO_TYPES = ("model", "dataset", "space")
+
+# The Hub's rule, huggingface_hub/utils/_validators.py; asked here so that no client is loaded into training.
+_REPO_ID = re.compile(r"(?:\b[\w.-]{1,96}\b/)?\b[\w.-]{1,96}\b", re.ASCII)
+
+
+def check_repo_id(repo_id: object) -> str:
+    """The repository id, or a SettingsError that says what is wrong with it."""
+    if not isinstance(repo_id, str):
+        raise SettingsError(f"repo_id is {repo_id!r}, but must be a string.", hint="Use 'name' or 'namespace/name'.")
+    if not _REPO_ID.fullmatch(repo_id) or "--" in repo_id or ".." in repo_id or repo_id.endswith(".git"):
+        raise SettingsError(
+            f"repo_id {repo_id!r} is not valid.",
+            hint="Use 'name' or 'namespace/name' of letters, digits, '-', '_' and '.', at most 96 characters, "
+            "without '--', '..' or '.git' at the end.",
+        )
+    return repo_id
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise SettingsError(f"{name} is {value!r}.", hint=f"Use one of {', '.join(choices)}.")
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where a run goes: one folder of one branch of one repository.
+
+    Attributes:
+        endpoint: URL of the Hub.
+        repo_id: repository, with or without a namespace.
+        repo_type: model, dataset or space.
+        revision: branch.
+        path_in_repo: folder in the repository, "" for its root.
+    """
+
+    endpoint: str
+    repo_id: str
+    repo_type: str = "model"
+    revision: str = "main"
+    path_in_repo: str = ""
+
+    def __post_init__(self) -> None:
+        check_repo_id(self.repo_id)
+        _check_choice("repo_type", self.repo_type, REPO_TYPES)
+        if not self.endpoint.startswith(("https://", "http://")):
+            raise SettingsError(f"HF_ENDPOINT is {self.endpoint!r}.", hint="It must begin with https:// or http://.")
+        if ".." in self.path_in_repo.split("/"):
+            raise SettingsError(f"path_in_repo {self.path_in_repo!r} leads out of the repository.")
+
+    def path(self, relative: str) -> str:
+        """Path in the repository of a file of the run directory."""
+        return f"{self.path_in_repo}/{relative}" if self.path_in_repo else relative
+
+    def __str__(self) -> str:
+        """`endpoint/[datasets/]repo@branch/folder`."""
+        kind = "" if self.repo_type == "model" else f"{self.repo_type}s/"
+        return f"{self.endpoint}/{kind}{self.repo_id}@{self.revision}/{self.path_in_repo}".rstrip("/")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a run is uploaded.
+
+    Attributes:
+        commit_every: minutes between two commits; fractions are allowed.
+        squash_history: whether to squash the branch after commits of ours.
+        private: visibility of a repository that has to be created; None leaves it to the Hub's default.
+        allow_patterns: shell patterns of the files to upload, None for all.
+        ignore_patterns: shell patterns of files to leave out.
+        exit_timeout: seconds that the end of a process may wait for the Hub.
+    """
+
+    commit_every: float = DEFAULT_COMMIT_EVERY
+    squash_history: bool = False
+    private: bool | None = None
+    allow_patterns: tuple[str, ...] | None = DEFAULT_ALLOW_PATTERNS
+    ignore_patterns: tuple[str, ...] = ()
+    exit_timeout: float = DEFAULT_EXIT_TIMEOUT
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.commit_every, (int, float)) and 0 < self.commit_every < math.inf):
+            raise SettingsError(f"commit_every is {self.commit_every!r}.", hint="It is a number of minutes above 0.")
+        if not (isinstance(self.exit_timeout, (int, float)) and 0 <= self.exit_timeout < math.inf):
+            raise SettingsError(f"exit_timeout is {self.exit_timeout!r}.", hint="It is a number of seconds, 0 or more.")
+
+    def allows(self, relative: str) -> bool:
+        """Whether a file of the run directory is to be uploaded (huggingface_hub's rule for patterns)."""
+        if any(fnmatch.fnmatch(relative, pattern) for pattern in self.ignore_patterns):
+            return False
+        return self.allow_patterns is None or any(fnmatch.fnmatch(relative, p) for p in self.allow_patterns)
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands on a card."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Any) -> Self:
+        """From a card; what is unknown or of the wrong type is refused with SettingsError."""
+        try:
+            fields = {field.name: data[field.name] for field in dataclasses.fields(cls)}
+            for name in ("allow_patterns", "ignore_patterns"):
+                fields[name] = None if fields[name] is None else patterns(fields[name])
+            return cls(**fields)
+        except (TypeError, KeyError) as error:
+            raise SettingsError(f"The settings on a card are not valid: {error!r}.") from error
+
+
+def patterns(value: str | list[str] | tuple[str, ...] | None) -> tuple[str, ...]:
+    """Patterns as huggingface_hub takes them: one or several, a trailing slash means everything below."""
+    items = [value] if isinstance(value, str) else list(value or ())
+    if not all(isinstance(item, str) for item in items):
+        raise SettingsError(f"Patterns are strings, not {items!r}.")
+    return tuple(item + "*" if item.endswith("/") else item for item in items)
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What the environment says about us, read in one place."""
+
+    endpoint: str
+    disabled: bool
+    exit_timeout: float | None
+
+    @classmethod
+    def read(cls, environ: Mapping[str, str] = os.environ) -> Self:
+        """Read and check; raises SettingsError for what is not a value."""
+        timeout = environ.get("HF_MPWRITER_EXIT_TIMEOUT")
+        try:
+            exit_timeout = None if timeout is None else float(timeout)
+        except ValueError:
+            raise SettingsError(
+                f"HF_MPWRITER_EXIT_TIMEOUT is {timeout!r}.", hint="It is a number of seconds, 0 or more."
+            ) from None
+        return cls(
+            endpoint=(environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/"),
+            disabled=environ.get("HF_MPWRITER_DISABLED", "").strip().lower() in ("1", "true", "yes", "on"),
+            exit_timeout=exit_timeout,
+        )

@@ -1,0 +1,158 @@
+"""Snapshots: event files with a length each, cut at whole records.
+
+    run directory  --survey-->  LocalFile(path, length, growing)
+                   --pending->  what the ledger does not cover yet, in the order in which it may be published
+                   --bounded->  groups that fit into one entry each
+
+Invariants:
+- A length is always the end of a whole record whose checksums hold; `st_size` is not (a record under way).
+- Of the event files in one directory, one is published only when all earlier ones are complete on the Hub or complete
+  in the same snapshot: TensorBoard's default reader drops points of a newer file when an older one grows.
+- Symbolic links are not followed; the spool is never looked into.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+
+from hf_mpwriter import records, spool
+
+ENTRY_FILES = 100  # files in one entry
+ENTRY_GROWING = 64 << 20  # bytes of files that may still grow: the push holds them in memory
+ENTRY_BYTES = 512 << 20  # bytes in one entry
+
+
+@dataclass(frozen=True)
+class LocalFile:
+    """An event file as it is on disk.
+
+    Attributes:
+        path: relative to the run directory, with slashes.
+        length: end of the last whole record.
+        growing: whether its writer may append more.
+    """
+
+    path: str
+    length: int
+    growing: bool
+
+
+class Survey:
+    """Looks at the event files of a run directory; remembers where it has parsed to."""
+
+    def __init__(self, run_dir: str) -> None:
+        self._run_dir = run_dir
+        self._parsed: dict[str, tuple[int, int, int]] = {}  # path -> inode, size, end of the last whole record
+
+    def files(self, allows: Callable[[str], bool], growing: Callable[[], Collection[str]]) -> list[LocalFile]:
+        """All event files with whole records, sorted by path.
+
+        Args:
+            allows: the user's patterns, on the relative path.
+            growing: tells the paths that a live writer has open; asked after the listing. A path stands on a card
+                before the file exists, so a file that was listed and is not on a live card never grows again.
+        """
+        found, parsed = [], {}
+        listed = sorted(filter(allows, _walk(self._run_dir)))
+        open_now = growing()
+        for relative in listed:
+            try:
+                state = self._parse(relative)
+            except OSError:  # removed between listing and opening
+                continue
+            parsed[relative] = state
+            if state[2]:
+                found.append(LocalFile(relative, state[2], relative in open_now))
+        self._parsed = parsed
+        return found
+
+    def _parse(self, relative: str) -> tuple[int, int, int]:
+        path = os.path.join(self._run_dir, relative)
+        status = os.stat(path, follow_symlinks=False)
+        inode, size, end = self._parsed.get(relative, (status.st_ino, 0, 0))
+        if inode != status.st_ino or status.st_size < end:  # replaced or cut by somebody: parse from the beginning
+            size = end = 0
+        if size == status.st_size:
+            return status.st_ino, size, end
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            return status.st_ino, status.st_size, records.whole_length(fd, end, status.st_size)
+        finally:
+            os.close(fd)
+
+
+def _walk(run_dir: str) -> Iterator[str]:
+    pending = [""]
+    while pending:
+        directory = pending.pop()
+        try:
+            entries = list(os.scandir(os.path.join(run_dir, directory)))
+        except OSError:  # removed meanwhile, or not ours to read
+            continue
+        for entry in entries:
+            relative = f"{directory}/{entry.name}" if directory else entry.name
+            if entry.is_dir(follow_symlinks=False):
+                if entry.name != spool.SPOOL_NAME:
+                    pending.append(relative)
+            elif entry.is_file(follow_symlinks=False) and spool.is_event_file(entry.name):
+                yield relative
+
+
+def pending(files: Iterable[LocalFile], acknowledged: Callable[[str], int], parked: Collection[str]) -> list[LocalFile]:
+    """What is to be sent, in an order in which any prefix may be published.
+
+    Args:
+        files: the survey.
+        acknowledged: length that the ledger has for a path.
+        parked: paths that are refused; later files of the same directory wait for them.
+    """
+    waiting: list[LocalFile] = []
+    for _, group in groupby(sorted(files, key=_directory_then_name), key=lambda file: os.path.dirname(file.path)):
+        waiting.extend(_publishable(group, acknowledged, parked))
+    return waiting
+
+
+def _directory_then_name(file: LocalFile) -> tuple[str, str]:
+    return os.path.split(file.path)
+
+
+def _publishable(
+    group: Iterable[LocalFile], acknowledged: Callable[[str], int], parked: Collection[str]
+) -> Iterator[LocalFile]:
+    blocked: set[str] = set()  # writers whose later segments have to wait
+    for file in group:
+        writer = _writer(file.path)
+        if writer in blocked:
+            continue
+        if file.path in parked:
+            blocked.add(writer)
+            continue
+        if file.length > acknowledged(file.path):
+            yield file
+        if file.growing:
+            blocked.add(writer)
+
+
+def _writer(path: str) -> str:
+    """Files of ours in one directory follow each other; a file of others stands alone."""
+    return "ours" if spool.event_second(os.path.basename(path)) else path
+
+
+def bounded(files: Iterable[LocalFile]) -> list[list[LocalFile]]:
+    """Split into groups of the size of an entry, keeping the order."""
+    groups: list[list[LocalFile]] = []
+    growing = total = 0
+    for file in files:
+        grows = file.length if file.growing else 0
+        full = groups and (
+            len(groups[-1]) >= ENTRY_FILES or growing + grows > ENTRY_GROWING or total + file.length > ENTRY_BYTES
+        )
+        if not groups or full:
+            groups.append([])
+            growing = total = 0
+        groups[-1].append(file)
+        growing, total = growing + grows, total + file.length
+    return groups

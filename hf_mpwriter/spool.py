@@ -1,0 +1,270 @@
+"""Every path and every name on disk, both ways.
+
+    runs/exp1/                                        run directory
+      events.out.tfevents.1795233002.<host>.<pid>.<8 hex><suffix>
+      rank_00001/events.out.tfevents....
+      .hf_mpwriter/                                   spool, mode 0700                   written by
+        FORMAT                                        "hf_mpwriter 1"                    the first worker
+        run.json                                      destination and a random run id    the first with a destination
+        uploader.lock                                 the seat                           nobody (empty)
+        claims/<worker>.lock                          claims                             nobody (empty)
+        workers/<worker>.<host>.<pid>.<ticks>-<n>     card: lines, appended              that worker
+        hosts/<host>/uploader.json                    heartbeat, phase, last error       that host's uploader
+        hosts/<host>/uploader.log                     rotating log                       that host's uploader
+        hosts/<host>/queue/00000042.json              entries                            that host's uploader
+        hosts/<host>/inflight.json                    what is being sent                 that host's uploader
+        hosts/<host>/ledger.json                      ledger                             that host's uploader
+
+Invariants:
+- Every file has one writing process. Lock files are never unlinked.
+- FORMAT and run.json are published whole: of many racing workers one wins, the others read.
+- Names of event files sort in time order within their directory: the ten-digit second is strictly greater than that
+  of every event file already there, whatever the clock does.
+- No name in the spool contains `tfevents`: TensorBoard would open it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from hf_mpwriter import disk
+from hf_mpwriter.errors import DestinationError, LogdirError, SettingsError, SpoolFormatError
+from hf_mpwriter.identity import Process
+from hf_mpwriter.settings import Destination
+
+SPOOL_NAME = ".hf_mpwriter"
+FORMAT = "hf_mpwriter 1"
+MAIN_WORKER = "main"
+EVENT_MARK = "tfevents"
+
+_EVENT_NAME = re.compile(r"events\.out\.tfevents\.(?P<second>\d{10})\.")
+_CARD_NAME = re.compile(r"(?P<worker>[\w~-]+)\.(?P<host>[\w-]+)\.(?P<pid>\d+)\.(?P<ticks>\d+)-(?P<n>\d+)")
+
+
+def is_event_file(name: str) -> bool:
+    """Whether TensorBoard takes a file of this base name for an event file."""
+    return EVENT_MARK in name
+
+
+def event_second(name: str) -> int:
+    """The second in the name of an event file, 0 if the name has none."""
+    match = _EVENT_NAME.match(name)
+    return int(match["second"]) if match else 0
+
+
+def event_name(existing: Iterable[str], now: float, host: str, pid: int, suffix: str) -> str:
+    """A new name that sorts after every event file in `existing`.
+
+    Args:
+        existing: names in the directory.
+        now: unix time.
+        host: host name.
+        pid: process id.
+        suffix: the user's filename_suffix.
+    """
+    second = max(int(now), 1 + max(map(event_second, existing), default=0))
+    return f"events.out.tfevents.{second:010d}.{host}.{pid}.{os.urandom(4).hex()}{suffix}"
+
+
+def worker_dir(worker: str) -> str:
+    """Directory of a worker, relative to the run directory; "" is the run directory itself."""
+    return "" if worker == MAIN_WORKER else worker
+
+
+def candidates(worker: str) -> Iterable[str]:
+    """The names a worker may take, best first: the wanted one, then the next free ones, without end."""
+    yield worker
+    if worker == MAIN_WORKER or re.fullmatch(r"proc_\d{5}", worker):
+        yield from (name for n in range(1, 10**5) if (name := f"proc_{n:05d}") != worker)
+    else:
+        yield from (f"{worker}~{n}" for n in range(2, 10**5))
+
+
+@dataclass(frozen=True)
+class CardName:
+    """What the name of a card says: who wrote it."""
+
+    worker: str
+    host: str
+    pid: int
+    ticks: int
+    n: int
+
+    def __str__(self) -> str:
+        """The file name."""
+        return f"{self.worker}.{self.host}.{self.pid}.{self.ticks}-{self.n}"
+
+    @classmethod
+    def parse(cls, name: str) -> CardName | None:
+        """Read a file name; None if it is not a card's."""
+        match = _CARD_NAME.fullmatch(name)
+        if match is None:
+            return None
+        return cls(match["worker"], match["host"], int(match["pid"]), int(match["ticks"]), int(match["n"]))
+
+    @classmethod
+    def of(cls, worker: str, process: Process, n: int) -> CardName:
+        """The n-th card of a process."""
+        return cls(worker, process.host, process.pid, process.ticks, n)
+
+
+@dataclass(frozen=True)
+class HostSpool:
+    """What the uploader of one host writes."""
+
+    root: str
+
+    @property
+    def status(self) -> str:
+        """Heartbeat, phase, last error."""
+        return os.path.join(self.root, "uploader.json")
+
+    @property
+    def log(self) -> str:
+        """Log of the uploader and its pushes."""
+        return os.path.join(self.root, "uploader.log")
+
+    @property
+    def queue(self) -> str:
+        """Directory of the entries."""
+        return os.path.join(self.root, "queue")
+
+    @property
+    def inflight(self) -> str:
+        """What is being sent."""
+        return os.path.join(self.root, "inflight.json")
+
+    @property
+    def ledger(self) -> str:
+        """What the Hub is known to hold."""
+        return os.path.join(self.root, "ledger.json")
+
+
+@dataclass(frozen=True)
+class Spool:
+    """The spool of one run directory, given by its absolute path."""
+
+    run_dir: str
+
+    @property
+    def root(self) -> str:
+        """The spool itself."""
+        return os.path.join(self.run_dir, SPOOL_NAME)
+
+    @property
+    def seat(self) -> str:
+        """The lock of the uploader."""
+        return os.path.join(self.root, "uploader.lock")
+
+    @property
+    def workers(self) -> str:
+        """Directory of the cards."""
+        return os.path.join(self.root, "workers")
+
+    @property
+    def hosts(self) -> str:
+        """Directory of the hosts."""
+        return os.path.join(self.root, "hosts")
+
+    def claim(self, worker: str) -> str:
+        """The lock of a worker's name."""
+        return os.path.join(self.root, "claims", f"{worker}.lock")
+
+    def card(self, name: CardName) -> str:
+        """Path of a card."""
+        return os.path.join(self.workers, str(name))
+
+    def host(self, host_id: str) -> HostSpool:
+        """Files of one host's uploader."""
+        return HostSpool(os.path.join(self.hosts, host_id))
+
+    def host_ids(self) -> list[str]:
+        """The hosts whose uploader was here."""
+        return sorted(os.listdir(self.hosts)) if os.path.isdir(self.hosts) else []
+
+    def exists(self) -> bool:
+        """Whether a worker was here."""
+        return os.path.exists(os.path.join(self.root, "FORMAT"))
+
+    def is_unfinished(self) -> bool:
+        """Whether there are cards: those of the living, and of the dead whose data is not all on the Hub."""
+        try:
+            return os.path.exists(self._run_json) and any(map(CardName.parse, os.listdir(self.workers)))
+        except OSError:
+            return False
+
+    def create(self) -> None:
+        """Make sure that the spool is there and of our format; any number of processes may do so at once.
+
+        Raises:
+            LogdirError: the run directory cannot be created or written.
+            SpoolFormatError: the spool belongs to another version.
+        """
+        self.check_format()
+        try:
+            os.makedirs(self.run_dir, exist_ok=True)
+            for directory in (self.root, os.path.join(self.root, "claims"), self.workers, self.hosts):
+                disk.make_dirs(directory)
+            disk.publish(os.path.join(self.root, "FORMAT"), f"{FORMAT}\n".encode(), "spool.format")
+        except (FileExistsError, NotADirectoryError) as error:
+            raise LogdirError(
+                f"The logdir {self.run_dir!r} cannot be a directory: {error.filename!r} is a file.",
+                hint="Give another logdir, or move that file away.",
+            ) from error
+        except OSError as error:
+            raise LogdirError(
+                f"The logdir {self.run_dir!r} cannot be written: {error.strerror}.", hint="Give another logdir."
+            ) from error
+        self.check_format()
+
+    def check_format(self) -> None:
+        """Refuse a spool that another version wrote; nothing is changed."""
+        try:
+            found = disk.read(os.path.join(self.root, "FORMAT"))
+        except OSError:  # a file where a directory should be: create() says it better
+            return
+        if found is not None and found.decode(errors="replace").strip() != FORMAT:
+            raise SpoolFormatError(
+                f"{self.root} has the format {found[:40].decode(errors='replace').strip()!r}, not {FORMAT!r}.",
+                hint="Use the version of hf_mpwriter that wrote it, or another logdir.",
+            )
+
+    def record_destination(self, destination: Destination) -> None:
+        """Write the destination into run.json, or check that it is the recorded one.
+
+        Raises:
+            DestinationError: the run directory belongs to another destination.
+        """
+        run = {"run": os.urandom(8).hex(), "destination": dataclasses.asdict(destination)}
+        disk.publish(self._run_json, json.dumps(run, indent=1).encode(), "spool.run")
+        recorded = self.destination()
+        if recorded != destination:
+            raise DestinationError(
+                f"{self.run_dir} is recorded for {recorded}, not for {destination}.",
+                hint="Use another logdir for another destination, or the recorded one: hf-mpwriter status LOGDIR.",
+            )
+
+    @property
+    def _run_json(self) -> str:
+        return os.path.join(self.root, "run.json")
+
+    def destination(self) -> Destination | None:
+        """The recorded destination, None for a local run.
+
+        Raises:
+            SpoolFormatError: run.json cannot be understood.
+        """
+        data = disk.read(self._run_json)
+        if data is None:
+            return None
+        try:
+            return Destination(**json.loads(data)["destination"])
+        except (ValueError, TypeError, KeyError, SettingsError) as error:
+            raise SpoolFormatError(
+                f"{self._run_json} is damaged: {error}.", hint="Remove that file; the next start writes it again."
+            ) from error

@@ -1,0 +1,181 @@
+"""The oracle: one function that judges a run directory against the Hub.
+
+For each event file:
+- every version of the Hub's copy, over the commit history, is a whole-record prefix of the local file;
+- it never shrank and never vanished;
+- after a drain it equals the local file up to its last whole record.
+
+For each record whose `add_*` call had returned (told by journals): it is on the Hub exactly once. No path was written
+by two processes.
+
+Used by the crash tests, `hf-mpwriter verify` and the demo. It asks the Hub for sizes and digests only: a digest that
+equals that of the local prefix proves the content.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from tensorboardX.proto import event_pb2
+
+from hf_mpwriter import records, snapshot
+from hf_mpwriter.testing.journal import Returned
+
+
+class Copy(Protocol):
+    """A file on the Hub at one commit."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+
+    @property
+    def sha256(self) -> str | None:
+        """Of the content, hex; None where the Hub does not tell."""
+
+
+class HubView(Protocol):
+    """What the oracle asks of the Hub; paths are relative to the run's folder."""
+
+    def commits(self) -> list[str]:
+        """The commits of the branch, newest first."""
+
+    def tree(self, revision: str) -> Mapping[str, Copy]:
+        """All files of the run's folder at one commit."""
+
+
+@dataclass
+class FileReport:
+    """What was found of one event file.
+
+    Attributes:
+        path: relative to the run directory.
+        local_bytes: up to the last whole record.
+        hub_bytes: of the Hub's copy at the head.
+        local_events: records with a summary, in the local file.
+        hub_events: records with a summary, in the Hub's copy.
+        commits: that changed it.
+    """
+
+    path: str
+    local_bytes: int = 0
+    hub_bytes: int = 0
+    local_events: int = 0
+    hub_events: int = 0
+    commits: int = 0
+
+
+@dataclass
+class Report:
+    """The judgement.
+
+    Attributes:
+        files: per path.
+        commits: of the branch.
+        returned: calls that had returned, 0 without journals.
+        lost: returned records that are not on the Hub.
+        duplicated: returned records that are there more than once.
+        problems: broken promises, each as a sentence; empty if all hold.
+    """
+
+    files: dict[str, FileReport] = field(default_factory=dict)
+    commits: int = 0
+    returned: int = 0
+    lost: int = 0
+    duplicated: int = 0
+    problems: list[str] = field(default_factory=list)
+
+
+def check(run_dir: str, hub: HubView, returned: Iterable[Returned] = (), *, drained: bool = True) -> Report:
+    """Judge a run directory.
+
+    Args:
+        run_dir: the run directory.
+        hub: the Hub's side.
+        returned: what the journals say.
+        drained: whether everything should be on the Hub by now.
+    """
+    report = Report()
+    history = [hub.tree(commit) for commit in reversed(hub.commits())]
+    report.commits = len(history)
+    local = {file.path: file.length for file in snapshot.Survey(run_dir).files(lambda _: True, tuple)}
+    for path in sorted({*local, *(path for tree in history for path in tree if "tfevents" in path)}):
+        versions = [tree[path] if path in tree else None for tree in history]
+        report.files[path] = _check_file(report, run_dir, path, local.get(path, 0), versions, drained=drained)
+    _check_records(report, run_dir, list(returned))
+    return report
+
+
+def _check_file(
+    report: Report, run_dir: str, path: str, local: int, versions: list[Copy | None], *, drained: bool
+) -> FileReport:
+    found = FileReport(path, local_bytes=local)
+    before: Copy | None = None
+    for copy in versions:
+        if copy is None:
+            if before is not None:
+                report.problems.append(f"{path}: vanished from the Hub")
+        elif before is None or (copy.size, copy.sha256) != (before.size, before.sha256):
+            found.commits += 1
+            if before is not None and copy.size < before.size:
+                report.problems.append(f"{path}: shrank on the Hub from {before.size} to {copy.size} bytes")
+            if reason := _not_a_prefix(os.path.join(run_dir, path), copy):
+                report.problems.append(f"{path}: the Hub's copy of {copy.size} bytes {reason}")
+        before = copy
+    found.hub_bytes = before.size if before else 0
+    if drained and found.hub_bytes != local:
+        report.problems.append(f"{path}: {found.hub_bytes} of {local} bytes are on the Hub")
+    return found
+
+
+def _not_a_prefix(path: str, copy: Copy) -> str:
+    try:
+        with open(path, "rb") as file:
+            data = file.read(copy.size)
+            whole = records.whole_length(file.fileno(), 0, copy.size)
+    except FileNotFoundError:
+        return "has no local file"
+    if len(data) != copy.size:
+        return "is longer than the local file"
+    if copy.sha256 is not None and hashlib.sha256(data).hexdigest() != copy.sha256:
+        return "is not the beginning of the local file"
+    return "" if whole == copy.size else f"is cut inside a record (the last one ends at {whole})"
+
+
+def _check_records(report: Report, run_dir: str, returned: list[Returned]) -> None:
+    on_hub: Counter[tuple[str, str, int]] = Counter()
+    for found in report.files.values():
+        found.local_events = sum(_keys(run_dir, found.path, found.local_bytes).values())
+        keys = _keys(run_dir, found.path, min(found.hub_bytes, found.local_bytes))
+        found.hub_events = sum(keys.values())
+        on_hub.update({(found.path, tag, step): count for (tag, step), count in keys.items()})
+    report.returned = len(returned)
+    writers: dict[str, set[int]] = {}
+    for key, calls in Counter((note.path, note.tag, note.step) for note in returned).items():
+        report.lost += max(0, calls - on_hub[key])
+        report.duplicated += max(0, on_hub[key] - calls)
+    for note in returned:
+        writers.setdefault(note.path, set()).add(note.pid)
+    if report.lost:
+        report.problems.append(f"{report.lost} returned records are not on the Hub")
+    if report.duplicated:
+        report.problems.append(f"{report.duplicated} returned records are on the Hub more than once")
+    report.problems.extend(
+        f"{path}: written by {len(pids)} processes" for path, pids in writers.items() if len(pids) > 1
+    )
+
+
+def _keys(run_dir: str, path: str, length: int) -> Counter[tuple[str, int]]:
+    """How often each (tag, step) stands in the first bytes of a file."""
+    keys: Counter[tuple[str, int]] = Counter()
+    if not length:
+        return keys
+    for payload in records.payloads(os.path.join(run_dir, path), length):
+        event = event_pb2.Event.FromString(payload)
+        keys.update((value.tag, event.step) for value in event.summary.value)
+    return keys

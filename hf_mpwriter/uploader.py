@@ -1,0 +1,416 @@
+"""The uploader: the process on the seat. It looks, decides with a pure function, acts, sleeps.
+
+    recover -> look -> decide -> SNAPSHOT   survey the event files, put what is new into the queue
+                              -> PUSH       start a push for the oldest entry; its verdict is taken in at a later look
+                              -> WAIT
+                              -> LEAVE
+
+Order of writes: fsync(event files) -> put entry -> drop superseded entries -> inflight -> push -> ledger -> drop
+inflight and entry. Whatever is interrupted, the next uploader derives the rest again from "file longer than
+acknowledged".
+
+Invariants:
+- It holds the seat for its whole life; on every tick the lock is checked to be the file at the path.
+- It imports the standard library, psutil and filelock; the network client lives in the push only.
+- While a request without a parent may still be under way, nothing longer than it carried is sent for SETTLE_TIME.
+  A request that names its parent needs no such wait: once the branch has moved, the Hub refuses it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import random
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from hf_mpwriter import disk, election, ledger, locks, retry, snapshot
+from hf_mpwriter.daemon import be_modest, detach, rotate_log, say
+from hf_mpwriter.decision import LINGER, Action, Situation, decide
+from hf_mpwriter.errors import Done, Moved, Park, Retry, Sent, Split, Unknown, Verdict
+from hf_mpwriter.identity import Process
+from hf_mpwriter.push import Job, parse_verdict
+from hf_mpwriter.queue import Entry, Queue
+from hf_mpwriter.roster import OBSERVER, Member, Roster
+from hf_mpwriter.settings import Destination, Settings
+from hf_mpwriter.spool import Spool
+
+TICK = 1.0  # seconds between two looks
+PUSH_TICK = 0.2  # seconds, while a push runs
+BEAT_EVERY = 10.0  # seconds between two heartbeats
+FIRST_DELAY = 2.0  # seconds after the start until the first snapshot, if nobody asks for one
+SETTLE_TIME = 120.0  # seconds; the Hub ends a request in 60, a proxy may take as long
+NOTICES = 5  # the last ones are kept in uploader.json
+
+_PUSH = (
+    "import json,sys;sys.path[:]=json.loads(sys.argv[3]);"
+    "from hf_mpwriter import push;push.main(sys.argv[1],int(sys.argv[2]))"
+)
+
+
+class Uploader:
+    """The state between two ticks.
+
+    Args:
+        spool: of the run directory.
+        seat: descriptor that holds the seat.
+        clock: monotonic seconds.
+        rng: source of the jitter.
+    """
+
+    def __init__(self, spool: Spool, seat: int, clock: Callable[[], float], rng: random.Random) -> None:
+        self._spool, self._seat, self._clock, self._rng = spool, seat, clock, rng
+        self._process = Process.current()
+        self._host = spool.host(self._process.host)
+        self._roster, self._survey = Roster(spool), snapshot.Survey(spool.run_dir)
+        self._settings = Settings()
+        self._started = time.time()
+        # the push that runs
+        self._push: subprocess.Popen[bytes] | None = None
+        self._entry: Entry | None = None
+        self._fenced = True
+        self._output = b""
+        # what the Hub said
+        self._own_head: str | None = None
+        self._moved = self._attempts = self._commits = 0
+        self._error: dict[str, Any] = {}
+        self._notices: list[str] = []
+        # when
+        self._next_try = self._last_try = self._beat_at = self._frozen_until = 0.0
+        self._next_commit = clock() + FIRST_DELAY
+        self._abandoned_since = clock()
+        self._patient = True
+        # what is under way
+        self._fresh = self._splitting = self._terminating = self._tried = False
+        self._wants_seen: dict[str, int] = {}
+        self._served: dict[str, int] = {}  # card -> the want it had when nothing was left to send
+        self._last_status: dict[str, Any] = {}
+        self._recover()
+
+    def _recover(self) -> None:
+        destination = self._spool.destination()
+        if destination is None:
+            raise SystemExit("no destination is recorded: nothing to upload")
+        self._destination: Destination = destination
+        if aside := ledger.set_aside(self._spool, self._process.host):
+            say(f"the ledger could not be read, it is now {aside}; lengths are read back from the Hub")
+        self._ledger = ledger.load(self._spool, destination)
+        self._ledger.parked.clear()  # a new start tries refused paths again
+        self._queue = Queue(self._host, self._spool.run_dir)
+        if (interrupted := self._queue.interrupted()) is not None:
+            say(f"the push of entry {interrupted.entry} was interrupted, its outcome is unknown")
+            if not interrupted.fenced:
+                self._frozen_until = self._clock() + SETTLE_TIME
+        for entry in list(self._queue.entries):
+            if self._covered(entry):
+                self._queue.remove(entry)
+
+    def _covered(self, entry: Entry) -> bool:
+        return all(self._ledger.length(file.path) >= file.length for file in entry.files)
+
+    # look
+
+    def tick(self) -> bool:
+        """One round; False when it is time to end."""
+        if not disk.same_file(self._seat, self._spool.seat):
+            say("the spool was removed")
+            return False
+        members = self._roster.members()
+        self._note(members)
+        if self._push is not None:
+            self._listen()
+        if self._push is None:
+            if self._hears_better_token(members):
+                say("a newer worker may have a better token; leaving the seat to it")
+                self._report("left")
+                return False
+            action = decide(self._situation(members))
+            if action is Action.LEAVE:
+                return not self._leave()
+            if action is Action.SNAPSHOT:
+                self._snapshot(members)
+            elif action is Action.PUSH:
+                self._start_push(self._queue.entries[0])
+        self._report()
+        self._sleep()
+        return True
+
+    def _note(self, members: list[Member]) -> None:
+        living = [member for member in members if member.alive]
+        if living:
+            self._abandoned_since = self._clock()
+        newest = max(living or members, key=lambda member: member.born, default=None)
+        if newest is not None:
+            self._settings = newest.settings
+        for member in members:
+            want = sum(member.want.values())
+            if want > self._wants_seen.get(str(member.name), 0):
+                self._wants_seen[str(member.name)] = want
+                if member.name.worker == OBSERVER:  # `hf-mpwriter sync` also tries refused paths again
+                    self._ledger.parked.clear()
+                if self._patient:  # a request ends a wait of ours, not one that the Hub asked for
+                    self._next_try = min(self._next_try, self._last_try + retry.FIRST_WAIT)
+
+    def _hears_better_token(self, members: list[Member]) -> bool:
+        refused = self._error.get("kind") == "Refused"
+        return refused and any(member.alive and member.born > self._started for member in members)
+
+    def _situation(self, members: list[Member]) -> Situation:
+        now = self._clock()
+        return Situation(
+            now=now,
+            next_try=self._next_try,
+            next_commit=self._next_commit,
+            fresh=self._fresh,
+            frozen=self._splitting or now < self._frozen_until,
+            queued=len(self._queue.entries),
+            urgent=any(map(self._is_urgent, members)),
+            living=sum(member.alive for member in members),
+            abandoned_since=self._abandoned_since,
+            terminating=self._terminating,
+            tried=self._tried,
+        )
+
+    def _is_urgent(self, member: Member) -> bool:
+        served = self._served.get(str(member.name), -1)
+        if not member.alive:
+            return served < 0
+        if sum(member.want.values()) <= served:
+            return False
+        return any(
+            length > self._ledger.length(path) and path not in self._ledger.parked and self._settings.allows(path)
+            for path, length in member.want.items()
+        )
+
+    # snapshot
+
+    def _snapshot(self, members: list[Member]) -> None:
+        files = self._survey.files(self._settings.allows, self._growing)
+        waiting = snapshot.pending(files, self._ledger.length, self._ledger.parked)
+        self._next_commit = self._clock() + 60 * self._settings.commit_every
+        try:
+            self._queue.put(snapshot.bounded(waiting))
+        except OSError as error:
+            say(f"cannot take a snapshot: {error}")
+            self._next_try = self._clock() + retry.FIRST_WAIT
+            return
+        if self._queue.trouble:
+            say(self._queue.trouble)
+        self._fresh = True
+        if not waiting:
+            self._tried = self._terminating
+            self._serve(members, {file.path: file.length for file in files})
+
+    def _growing(self) -> set[str]:
+        return {path for member in self._roster.members() for path in member.growing}
+
+    def _serve(self, members: list[Member], lengths: dict[str, int]) -> None:
+        """Nothing is left to send of what these members had; cards of the dead go, unless a file is refused."""
+        for member in members:
+            self._served[str(member.name)] = sum(member.want.values())
+            of_member = [path for path in member.files if path in lengths]
+            if not member.alive and all(lengths[path] <= self._ledger.length(path) for path in of_member):
+                self._roster.remove(member)
+
+    # push
+
+    def _start_push(self, entry: Entry) -> None:
+        self._fenced = self._moved < retry.MOVED_LIMIT
+        job = Job(
+            run_dir=self._spool.run_dir,
+            destination=self._destination,
+            private=self._settings.private,
+            squash=self._settings.squash_history,
+            files=entry.files,
+            known={path: Sent(held.length, held.sha256) for path, held in self._ledger.files.items()},
+            own_head=self._own_head,
+            fenced=self._fenced,
+        )
+        self._entry, self._output = entry, b""
+        self._last_try, self._tried = self._clock(), self._terminating
+        settled = self._last_try >= self._frozen_until
+        try:
+            path = self._queue.take_off(entry, job.to_json(), fenced=self._fenced and settled)
+            argv = [sys.executable, "-c", _PUSH, path, str(os.getpid()), json.dumps(election.import_path())]
+            self._push = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, bufsize=0)
+        except OSError as error:
+            self._settle(Retry(f"cannot start a push: {error}"))
+        else:
+            os.set_blocking(_stdout(self._push).fileno(), False)
+
+    def _listen(self) -> None:
+        """Take in what the push says; settle when it has ended."""
+        push = self._push
+        assert push is not None  # noqa: S101 - for the type checker; tick() has looked
+        ended = push.poll() is not None
+        while chunk := _stdout(push).read(1 << 16):
+            self._output += chunk
+        *lines, self._output = self._output.split(b"\n")
+        for line in lines:
+            message = json.loads(line)
+            if "notice" in message:
+                self._notices = [*self._notices, message["notice"]][-NOTICES:]
+                say(message["notice"])
+            else:
+                self._output = line + b"\n"
+        if not ended:
+            return
+        _stdout(push).close()
+        self._push = None
+        how = f"signal {-push.returncode}" if push.returncode < 0 else f"exit code {push.returncode}"
+        self._settle(parse_verdict(self._output) or Unknown(f"the push ended by {how}"))
+
+    def _settle(self, verdict: Verdict) -> None:
+        """Take in the verdict on the entry that was in flight."""
+        entry, now = self._entry, self._clock()
+        assert entry is not None  # noqa: S101 - for the type checker; a push always has an entry
+        self._entry, self._fresh = None, False
+        if isinstance(verdict, Done):
+            self._acknowledge(verdict, entry)
+            return
+        self._attempts += 1
+        self._own_head = None
+        self._moved += isinstance(verdict, Moved)
+        if not isinstance(verdict, Unknown):
+            self._landed()
+        elif not self._fenced:
+            self._frozen_until = now + SETTLE_TIME
+        if isinstance(verdict, Park):
+            self._park(verdict.paths, entry)
+        elif isinstance(verdict, Split):
+            self._split(entry, verdict.reason)
+        step = retry.next_step(verdict, self._attempts, self._rng)
+        self._next_try, self._patient = now + step.wait, step.patient
+        self._complain(verdict)
+
+    def _acknowledge(self, verdict: Done, entry: Entry) -> None:
+        self._ledger.repo_id = verdict.repo_id
+        self._ledger.acknowledge(verdict.files, verdict.commit, time.time())
+        self._save_ledger()
+        self._landed()
+        if self._covered(entry):
+            self._queue.remove(entry)
+        self._own_head = verdict.commit
+        self._commits += verdict.own
+        self._moved = self._attempts = 0
+        self._next_try, self._patient = 0.0, True
+        self._fresh = bool(self._queue.entries)
+        self._splitting = self._splitting and self._fresh
+        if self._error:
+            say("the outage is over")
+            self._error = {}
+
+    def _save_ledger(self) -> None:
+        try:
+            self._ledger.save(self._host.ledger)
+        except OSError as error:  # nothing is lost: where the ledger is behind, the Hub is read back
+            say(f"the ledger cannot be written: {error}")
+
+    def _landed(self) -> None:
+        try:
+            self._queue.landed()
+        except OSError as error:
+            say(f"{self._host.inflight} cannot be removed: {error}")
+
+    def _park(self, paths: dict[str, str], entry: Entry) -> None:
+        for path, reason in paths.items():
+            say(f"{path} is refused: {reason}")
+        self._ledger.parked |= paths
+        self._save_ledger()
+        self._queue.remove(entry)
+        self._splitting = self._splitting and bool(self._queue.entries)
+
+    def _split(self, entry: Entry, reason: str) -> None:
+        if len(entry.files) == 1:
+            self._park({entry.files[0].path: reason}, entry)
+            return
+        middle = len(entry.files) // 2
+        rest = [other.files for other in self._queue.entries if other is not entry]
+        self._queue.put([entry.files[:middle], entry.files[middle:], *rest])
+        self._splitting = True
+
+    def _complain(self, verdict: Verdict) -> None:
+        """One line in the log when an outage begins; the latest reason goes into the report."""
+        reason, hint = getattr(verdict, "reason", ""), getattr(verdict, "hint", "")
+        kind = type(verdict).__name__
+        if not reason:
+            return
+        if self._error.get("kind") != kind:
+            say(f"{kind}: {reason} {hint}".strip())
+        since = self._error.get("since", time.time())
+        self._error = {"kind": kind, "reason": reason, "hint": hint, "since": since, "attempts": self._attempts}
+
+    # report, sleep, leave
+
+    def _report(self, phase: str | None = None) -> None:
+        waiting = "waiting" if self._queue.entries else "idle"
+        status = {
+            "process": dataclasses.asdict(self._process),
+            "phase": phase or ("pushing" if self._push else waiting),
+            "started": self._started,
+            "repo_id": self._ledger.repo_id,
+            "queue": len(self._queue.entries),
+            "push": self._push.pid if self._push else None,
+            "commits": self._commits,
+            "error": self._error,
+            "notices": self._notices,
+            "blocked_until": 0.0 if self._patient else self._next_try,
+        }
+        if status == self._last_status and self._clock() - self._beat_at < BEAT_EVERY:
+            return
+        self._last_status, self._beat_at = status, self._clock()
+        try:
+            data = json.dumps({**status, "beat": time.time()}).encode()
+            disk.replace(self._host.status, data, "uploader.status", durable=False)
+            rotate_log(self._host.log)
+        except OSError as error:
+            say(f"cannot report: {error}")
+
+    def _sleep(self) -> None:
+        if self._push is not None:
+            select.select([_stdout(self._push)], [], [], PUSH_TICK)
+            return
+        due_in = self._next_try - self._clock() if self._queue.entries else TICK
+        time.sleep(min(TICK, max(0.0, due_in)))
+
+    def _leave(self) -> bool:
+        """Give up the seat, look once more, take it back if something came in between; True if it is over."""
+        self._report("left")
+        locks.release(self._seat)
+        if self._terminating or self._clock() - self._abandoned_since > LINGER:
+            return True
+        if not any(member.alive or str(member.name) not in self._served for member in self._roster.members()):
+            return True
+        seat = locks.try_exclusive(self._spool.seat)
+        if seat is None:
+            return True
+        self._seat = seat
+        return False
+
+    def terminate(self) -> None:
+        """SIGTERM: one last snapshot and push, then leave."""
+        self._terminating = True
+
+
+def _stdout(push: subprocess.Popen[bytes]) -> Any:
+    """The pipe that the push writes to."""
+    return push.stdout
+
+
+def main(run_dir: str) -> None:
+    """Entry point of the process: leave the worker's process tree, then upload until nothing is left."""
+    detach(keep=election.SEAT_FD)
+    be_modest()
+    locks.adopt(election.SEAT_FD)
+    uploader = Uploader(Spool(run_dir), election.SEAT_FD, time.monotonic, random.Random())  # noqa: S311 - jitter
+    signal.signal(signal.SIGTERM, lambda *_: uploader.terminate())
+    say(f"took the seat of {run_dir}")
+    while uploader.tick():
+        pass
+    say("left the seat")

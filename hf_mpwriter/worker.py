@@ -1,0 +1,350 @@
+"""The worker: this process as a member of a run directory. It joins, appends, makes sure an uploader lives, leaves.
+
+One `Worker` per run directory and process, shared by all writers on it. It has no thread. What it does beside
+appending happens at a look: a few system calls, every few seconds, as part of an `add_*` call.
+
+    built       spool created, destination recorded, bad input refused       nothing claimed yet
+    joined      at the first event: claim, card, event file, first look
+    left        at the last close: files sealed, card over, claim free, one more look
+    forked      the child of a joined process is `built` again: it joins for itself at its first event
+
+Invariants:
+- A child never touches what it inherited: descriptors are closed, records that wait stay with the parent.
+- Nothing here raises into training: what the disk refuses is kept and told, not thrown.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+
+from hf_mpwriter import identity, locks, roster
+from hf_mpwriter import progress as progress_module
+from hf_mpwriter.election import Election
+from hf_mpwriter.eventfile import EventFile
+from hf_mpwriter.identity import Process, Role
+from hf_mpwriter.progress import Progress, size_text
+from hf_mpwriter.settings import Destination, Settings
+from hf_mpwriter.snapshot import Survey
+from hf_mpwriter.spool import Spool, worker_dir
+
+logger = logging.getLogger("hf_mpwriter")
+
+LOOK_EVERY = 3.0  # seconds between two looks
+REAP_EVERY = 0.2  # seconds until the next look, while a started process is to be reaped
+QUIET_WAIT = 2.0  # seconds; a longer wait is announced
+SIBLINGS_LIMIT = 200  # run directories beside this one that a start looks at
+
+_workers: dict[str, Worker] = {}
+_registry_lock = threading.RLock()
+
+
+def enter(spool: Spool, destination: Destination | None, settings: Settings, token: str | None) -> Worker:
+    """The worker of this process for a run directory; one more writer uses it now.
+
+    Raises:
+        LogdirError, SpoolFormatError, DestinationError: see `Spool`.
+    """
+    spool.create()
+    if destination is not None:
+        spool.record_destination(destination)
+    with _registry_lock:
+        if not _workers:
+            atexit.register(_at_exit)
+        worker = _workers.setdefault(spool.run_dir, Worker(spool))
+        worker.configure(destination, settings, token)
+        worker.users += 1
+        return worker
+
+
+class Worker:
+    """This process in one run directory."""
+
+    def __init__(self, spool: Spool, clock: Callable[[], float] = time.monotonic) -> None:
+        self.spool = spool
+        self.users = 0
+        self.stopped = False
+        self._clock = clock
+        self._destination: Destination | None = None
+        self._settings = Settings()
+        self._purged: set[str] = set()
+        self._looked_at_siblings = False
+        self._waited_for: dict[str, int] = {}
+        self.election = Election(spool)
+        self._start_fresh()
+
+    def _start_fresh(self) -> None:
+        self._lock = threading.RLock()
+        self._looking = False
+        self.next_look = 0.0
+        self.role: Role = identity.current_role()
+        self.name = ""
+        self._claim = -1
+        self._card: roster.Card | None = None
+        self._files: dict[tuple[str, str], EventFile] = {}
+        self._lengths: dict[str, int] = {}  # of sealed segments
+
+    def configure(self, destination: Destination | None, settings: Settings, token: str | None) -> None:
+        """Take over what the newest writer wants."""
+        self._destination = destination or self._destination
+        self._settings = settings
+        if token is not None:
+            self.election.token = token
+
+    # join
+
+    def directory(self) -> str:
+        """Absolute path of the worker directory; joins if that has not happened yet.
+
+        Raises:
+            OSError: the spool cannot be written.
+        """
+        with self._lock:
+            if self._card is None:
+                self._join()
+            return os.path.join(self.spool.run_dir, worker_dir(self.name))
+
+    def _join(self) -> None:
+        self.role = identity.current_role()
+        name, claim = roster.claim(self.spool, self.role.worker)
+        try:
+            self._card = roster.Card(self.spool, name, Process.current(), self._settings)
+        except OSError:
+            locks.release(claim)
+            raise
+        self.name, self._claim = name, claim
+
+    def open(self, sub: str, suffix: str, purge_step: int | None) -> EventFile:
+        """The event file of a directory below the worker directory; writers with the same suffix share it.
+
+        Args:
+            sub: relative directory, "" for the worker directory itself.
+            suffix: the user's filename_suffix.
+            purge_step: see `EventFile`; it is heeded once per directory and process.
+        """
+        with self._lock:
+            file = self._files.get((sub, suffix))
+            if file is None:
+                purge = None if sub in self._purged else purge_step
+                if purge is not None:
+                    self._purged.add(sub)
+                file = EventFile(lambda: os.path.join(self.directory(), sub), self._announce, suffix, purge)
+                self._files[sub, suffix] = file
+            return file
+
+    def _announce(self, kind: str, path: str, length: int) -> None:
+        relative = os.path.relpath(path, self.spool.run_dir).replace(os.sep, "/")
+        if kind == "seal":
+            self._lengths[relative] = length
+        if self._card is not None:
+            self._card.write({kind: relative})
+
+    def lengths(self) -> dict[str, int]:
+        """Bytes that this process has written, per path relative to the run directory."""
+        with self._lock:
+            opened = {
+                os.path.relpath(file.path, self.spool.run_dir).replace(os.sep, "/"): file.length
+                for file in self._files.values()
+                if file.is_open
+            }
+            return {path: n for path, n in {**self._lengths, **opened}.items() if self._settings.allows(path)}
+
+    # look
+
+    def touch(self) -> None:
+        """Called after every record: looks when it is time to."""
+        if self._clock() >= self.next_look:
+            self.look()
+
+    def look(self) -> None:
+        """See that our files are still there and that an uploader lives; never waits, never raises."""
+        if self._looking:  # a signal handler logs while we look
+            return
+        self._looking = True
+        try:
+            self.next_look = self._clock() + LOOK_EVERY
+            for file in list(self._files.values()):
+                file.check_exists()
+            self._check_card()
+            if self._destination is not None and not self.stopped:
+                self._elect()
+        except OSError as error:
+            logger.warning("%s: %s", self.spool.run_dir, error)
+        finally:
+            self._looking = False
+
+    def _check_card(self) -> None:
+        """Join again if somebody deleted the spool."""
+        if self._card is None or self._card.is_there():
+            return
+        logger.warning("%s was removed while it was in use; making it anew", self.spool.root)
+        self._let_go(dropped=0)
+        self.spool.create()
+        if self._destination is not None:
+            self.spool.record_destination(self._destination)
+        self._join()
+        for file in self._files.values():
+            if file.is_open:
+                self._announce("open", file.path, 0)
+
+    def _elect(self) -> None:
+        self.election.look()
+        if self.election.has_children:
+            self.next_look = self._clock() + REAP_EVERY
+        if not self._looked_at_siblings and self.role.waits:
+            self._looked_at_siblings = True
+            self._look_at_siblings()
+
+    def _look_at_siblings(self) -> None:
+        """An earlier run beside this one that has unsent data gets an uploader too."""
+        parent = os.path.dirname(self.spool.run_dir)
+        for name in sorted(os.listdir(parent))[-SIBLINGS_LIMIT:]:
+            sibling = Spool(os.path.join(parent, name))
+            if sibling.run_dir != self.spool.run_dir and sibling.is_unfinished():
+                Election(sibling).look()
+
+    # ask, leave, wait
+
+    def ask(self) -> dict[str, int]:
+        """Ask for a push of what was logged so far; returns the lengths asked for."""
+        wanted = self.lengths()
+        try:
+            if self._card is not None and wanted:
+                self._card.write({"want": wanted})
+        except OSError as error:
+            logger.debug("%s: request not written: %s", self.spool.run_dir, error)
+        self.look()
+        return wanted
+
+    def flush(self) -> None:
+        """Make everything logged so far survive a power cut."""
+        for file in list(self._files.values()):
+            file.flush()
+        self.touch()
+
+    @property
+    def dropped(self) -> int:
+        """Records that the disk refused for good."""
+        return sum(file.dropped for file in self._files.values())
+
+    def leave(self) -> None:
+        """One writer less; the last one seals the files and gives up claim and card."""
+        with _registry_lock:
+            self.users = max(0, self.users - 1)
+            if self.users:
+                return
+        with self._lock:
+            for file in self._files.values():
+                file.close()
+            if lost := self.dropped + sum(file.waiting for file in self._files.values()):
+                logger.warning("%s: %d records were lost, the disk refused them", self.spool.run_dir, lost)
+            self._files.clear()
+            self._let_go(lost)
+        self.look()
+
+    def _let_go(self, dropped: int) -> None:
+        if self._card is not None:
+            if self._destination is None:
+                self._card.withdraw()
+            else:
+                self._card.leave(dropped)
+            locks.release(self._claim)
+            self._card, self._claim = None, -1
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait, bounded, until the Hub has what this process is responsible for; one message if it does not.
+
+        A rank answers for its own files, a lone main process for all that no other live worker has open.
+        """
+        if self._destination is None or self.stopped or not self.role.waits:
+            return
+        timeout = self._settings.exit_timeout if timeout is None else timeout
+        view, began = Progress(self.spool), self._clock()
+        told = False
+
+        def tell(missing: dict[str, int]) -> None:
+            nonlocal told
+            if not told and self.speaks and self._clock() - began > QUIET_WAIT:
+                told = True
+                size = size_text(sum(missing.values()))
+                logger.warning("waiting up to %.0f s until %s of events are on the Hub", timeout, size)
+
+        wanted = self._responsible_for()
+        if wanted == self._waited_for:
+            return
+        self._waited_for = wanted
+        try:
+            missing = progress_module.wait(view, wanted, timeout, self.look, tell, self._clock)
+        except KeyboardInterrupt:
+            self._report_missing(view, view.missing(wanted))
+            raise
+        self._report_missing(view, missing)
+
+    @property
+    def speaks(self) -> bool:
+        """Whether this process tells the user about the run: rank 0 or the lone process."""
+        return self.role.waits and not self.role.rank
+
+    def _responsible_for(self) -> dict[str, int]:
+        if self.role.rank is not None:
+            return self.lengths()
+        others = roster.Roster(self.spool)
+        files = Survey(self.spool.run_dir).files(
+            self._settings.allows, lambda: {path for member in others.members() for path in member.growing}
+        )
+        return {file.path: file.length for file in files if not file.growing} | self.lengths()
+
+    def _report_missing(self, view: Progress, missing: dict[str, int]) -> None:
+        if not missing or not self.speaks:
+            return
+        report = view.uploader()
+        logger.warning(
+            "%s of events in %d file%s of %s are not on the Hub yet%s. They are safe on disk%s; to finish: "
+            "hf-mpwriter sync %s",
+            size_text(sum(missing.values())),
+            len(missing),
+            "s" if len(missing) > 1 else "",
+            self.spool.run_dir,
+            f" ({report.reason} {report.hint})".replace(" )", ")") if report.reason else "",
+            " and an uploader goes on trying" if view.seat_is_taken() else "",
+            self.spool.run_dir,
+        )
+
+    def after_fork(self) -> None:
+        """In the child: forget everything that is the parent's."""
+        for file in self._files.values():
+            file.abandon()
+        self.election.forget()
+        files = self._files
+        self._start_fresh()
+        self._files = files  # writers hold these; each opens a file of the child's own at its next record
+
+
+def _at_exit() -> None:
+    """The end of the interpreter: leave, then wait."""
+    with _registry_lock:
+        everyone = list(_workers.values())
+    for worker in everyone:
+        if worker.role.waits:
+            worker.users = min(worker.users, 1)
+            if worker.users:
+                worker.leave()
+    for worker in everyone:
+        try:
+            worker.wait()
+        except KeyboardInterrupt:
+            return
+
+
+def _after_fork_in_child() -> None:
+    global _registry_lock
+    _registry_lock = threading.RLock()
+    for worker in _workers.values():
+        worker.after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
