@@ -115,21 +115,24 @@ class EventFile:
                 self._open_segment()
             elif self._mid_write:
                 self._cut_interrupted()
-            self._mid_write = True
-            if (count := os.write(self._fd, record)) != len(record):
-                os.ftruncate(self._fd, self._end)
-                self._mid_write = False
-                raise OSError(f"{count} of {len(record)} bytes written")
-            self._end += count
+            self._write_whole(record)
         except OSError as error:
             self._refuse(error)
             return False
-        self._mid_write = False
         self._unsynced = True
         self.written += len(record)
         if self._end >= self._limit:
             self._seal()
         return True
+
+    def _write_whole(self, record: bytes) -> None:
+        """All of the record or nothing of it."""
+        self._mid_write = True
+        if (count := os.write(self._fd, record)) != len(record):
+            os.ftruncate(self._fd, self._end)
+            raise OSError(f"{count} of {len(record)} bytes written")
+        self._end += count
+        self._mid_write = False
 
     def _cut_interrupted(self) -> None:
         """An exception of a signal handler came between a write and its bookkeeping: find the boundary again."""
@@ -175,7 +178,7 @@ class EventFile:
         if self._fd < 0 or not self._unsynced:
             return
         try:
-            os.fsync(self._fd)
+            disk.fsync(self._fd, "eventfile")
             self._unsynced = False
             if self._name_unsynced:
                 disk.fsync_dir(os.path.dirname(self.path), "eventfile")

@@ -257,8 +257,7 @@ def judge(error: BaseException) -> Verdict:
     if (
         any(isinstance(link, LocalTokenNotFoundError) for link in chain)
         or "(401" in text
-        or ("Xet" in text
-        and "Auth" in text)
+        or ("Xet" in text and "Auth" in text)
     ):
         return Refused(text, "Run: hf auth login (or set HF_TOKEN).")
     if any(isinstance(link, HFValidationError) for link in chain):

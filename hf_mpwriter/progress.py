@@ -123,7 +123,7 @@ def wait(
     lengths: Mapping[str, int],
     timeout: float,
     look: Callable[[], object],
-    tell: Callable[[dict[str, int]], object] = lambda missing: None,
+    tell: Callable[[dict[str, int]], object] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> dict[str, int]:
     """Wait until the Hub has these lengths.
@@ -133,7 +133,7 @@ def wait(
         lengths: bytes per path.
         timeout: seconds.
         look: called every second, makes sure that an uploader lives.
-        tell: called at every poll with what is missing.
+        tell: called at every poll with what is missing; what it raises ends the wait.
         clock: monotonic seconds.
 
     Returns:
@@ -148,7 +148,8 @@ def wait(
         if now >= next_look:
             look()
             next_look = now + LOOK_EVERY
-        tell(missing)
+        if tell is not None:
+            tell(missing)
         time.sleep(POLL)
     return missing
 

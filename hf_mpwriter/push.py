@@ -160,7 +160,7 @@ def read_back(job: Job, remote: dict[str, Remote]) -> tuple[dict[str, Sent], dic
                 found[path] = Sent(0, "")
         elif _is_known(job.known.get(path), there):
             continue
-        elif there.size > _local_size(job.run_dir, path) or same_content(os.path.join(job.run_dir, path), there):  # a restored backup: what the Hub has is more
+        elif _has_more(job.run_dir, path, there) or same_content(os.path.join(job.run_dir, path), there):
             found[path] = Sent(there.size, there.sha256 or "")
         else:
             differing[path] = f"the Hub's copy ({there.size} bytes) is not the beginning of the local file"
@@ -171,11 +171,12 @@ def _is_known(known: Sent | None, there: Remote) -> bool:
     return known is not None and known.length == there.size and known.sha256 == there.sha256
 
 
-def _local_size(run_dir: str, path: str) -> int:
+def _has_more(run_dir: str, path: str, there: Remote) -> bool:
+    """Whether the Hub's copy is longer than the local file: that is gone, or a backup was restored."""
     try:
-        return os.stat(os.path.join(run_dir, path), follow_symlinks=False).st_size
+        return there.size > os.stat(os.path.join(run_dir, path), follow_symlinks=False).st_size
     except OSError:
-        return 0
+        return True
 
 
 class Notify:

@@ -40,9 +40,8 @@ def parse_files(items: Any) -> tuple[LocalFile, ...]:
     files = []
     for item in items:
         path, length, growing = item["path"], item["length"], item["growing"]
-        if not (isinstance(path, str) and isinstance(length, int) and isinstance(growing, bool)):
-            raise ValueError(f"not a file of an entry: {item!r}")
-        if length < 0 or path.startswith("/") or not path or ".." in path.split("/"):
+        typed = isinstance(path, str) and isinstance(length, int) and isinstance(growing, bool)
+        if not typed or length < 0 or not path or path.startswith("/") or ".." in path.split("/"):
             raise ValueError(f"not a file of a run directory: {item!r}")
         files.append(LocalFile(path, length, growing))
     return tuple(files)

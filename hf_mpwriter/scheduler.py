@@ -10,7 +10,7 @@ import threading
 import time
 from concurrent.futures import Future
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from hf_mpwriter.errors import HfMpWriterError
 from hf_mpwriter.progress import Progress, wait
@@ -138,7 +138,7 @@ class Scheduler:
         """This process asks for no more pushes, starts no uploader and does not wait at its end."""
         self._worker.stopped = True
 
-    def __enter__(self) -> Scheduler:
+    def __enter__(self) -> Self:
         """Nothing to start."""
         return self
 

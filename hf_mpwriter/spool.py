@@ -4,7 +4,7 @@
       events.out.tfevents.1795233002.<host>.<pid>.<8 hex><suffix>
       rank_00001/events.out.tfevents....
       .hf_mpwriter/                                   spool, mode 0700                   written by
-        FORMAT                                        "hf_mpwriter 1"                    the first worker
+        FORMAT                                        "hf-mpwriter 1"                    the first worker
         run.json                                      destination and a random run id    the first with a destination
         uploader.lock                                 the seat                           nobody (empty)
         claims/<worker>.lock                          claims                             nobody (empty)
@@ -38,7 +38,7 @@ from hf_mpwriter.identity import Process
 from hf_mpwriter.settings import Destination
 
 SPOOL_NAME = ".hf_mpwriter"
-FORMAT = "hf_mpwriter 1"
+FORMAT = "hf-mpwriter 1"
 MAIN_WORKER = "main"
 EVENT_MARK = "tfevents"
 

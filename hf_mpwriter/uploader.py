@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import random
 import select
@@ -87,8 +88,8 @@ class Uploader:
         self._abandoned_since = clock()
         self._patient = True
         # what is under way
-        self._fresh = self._splitting = self._terminating = self._tried = False
-        self._wants_seen: dict[str, int] = {}
+        self._fresh = self._surveyed = self._splitting = self._terminating = self._tried = False
+        self._heard: dict[str, tuple[int, bool]] = {}  # card -> its want, and whether it was over, at the last look
         self._served: dict[str, int] = {}  # card -> the want it had when nothing was left to send
         self._last_status: dict[str, Any] = {}
         self._recover()
@@ -149,29 +150,35 @@ class Uploader:
         if newest is not None:
             self._settings = newest.settings
         for member in members:
-            want = sum(member.want.values())
-            if want > self._wants_seen.get(str(member.name), 0):
-                self._wants_seen[str(member.name)] = want
-                if member.name.worker == OBSERVER:  # `hf-mpwriter sync` also tries refused paths again
-                    self._ledger.parked.clear()
-                if self._patient:  # a request ends a wait of ours, not one that the Hub asked for
-                    self._next_try = min(self._next_try, self._last_try + retry.FIRST_WAIT)
+            self._hear(member)
+
+    def _hear(self, member: Member) -> None:
+        """A request or an end is news: it ends a wait of ours, not one that the Hub asked for."""
+        news = (sum(member.want.values()), not member.alive)
+        if news <= self._heard.get(str(member.name), (0, False)):
+            return
+        self._heard[str(member.name)] = news
+        if member.name.worker == OBSERVER:  # `hf-mpwriter sync` also tries refused paths again
+            self._ledger.parked.clear()
+        if self._patient:
+            self._next_try = min(self._next_try, self._last_try + retry.FIRST_WAIT)
 
     def _hears_better_token(self, members: list[Member]) -> bool:
         refused = self._error.get("kind") == "Refused"
         return refused and any(member.alive and member.born > self._started for member in members)
 
     def _situation(self, members: list[Member]) -> Situation:
-        now = self._clock()
+        now, living = self._clock(), sum(member.alive for member in members)
+        unseen = not living and not self._surveyed  # nobody to wait for, but perhaps something was left behind
         return Situation(
             now=now,
             next_try=self._next_try,
-            next_commit=self._next_commit,
+            next_commit=self._next_commit if living else math.inf,
             fresh=self._fresh,
             frozen=self._splitting or now < self._frozen_until,
             queued=len(self._queue.entries),
-            urgent=any(map(self._is_urgent, members)),
-            living=sum(member.alive for member in members),
+            urgent=unseen or any(map(self._is_urgent, members)),
+            living=living,
             abandoned_since=self._abandoned_since,
             terminating=self._terminating,
             tried=self._tried,
@@ -202,7 +209,7 @@ class Uploader:
             return
         if self._queue.trouble:
             say(self._queue.trouble)
-        self._fresh = True
+        self._fresh = self._surveyed = True
         if not waiting:
             self._tried = self._terminating
             self._serve(members, {file.path: file.length for file in files})

@@ -83,6 +83,8 @@ class SummaryWriter(tensorboardX.SummaryWriter):
     """
 
     _worker: worker.Worker | None = None
+    file_writer: Any
+    all_writers: Any
 
     def __init__(
         self,

@@ -171,7 +171,9 @@ class Store:
     def _home(self, repo_type: str, repo_id: str) -> str:
         """Return the directory of a repository; its name cannot lead out of the store."""
         parts = repo_id.split("/")
-        if repo_type not in REPO_TYPES or len(parts) != 2 or not all(map(_ID_PART.fullmatch, parts)):  # namespace and name
+        if (
+            repo_type not in REPO_TYPES or len(parts) != 2 or not all(map(_ID_PART.fullmatch, parts))
+        ):  # namespace and name
             raise RepoNotFound(f"Repository Not Found: {repo_type} {repo_id}")
         return os.path.join(self.root, "repos", repo_type + "s", *parts)
 

@@ -42,7 +42,7 @@ class Journal:
 
     def note(self, writer: Any, tag: str, step: int) -> None:
         """The call that logged `tag` at `step` through `writer` has returned."""
-        event_file = os.path.relpath(writer.file_writer.event_writer._ev_writer._file_name, writer.logdir)
+        event_file = os.path.relpath(writer.file_writer.event_writer.file.path, writer.logdir)
         os.write(self._fd, json.dumps({"tag": tag, "step": step, "path": event_file}).encode() + b"\n")
 
 

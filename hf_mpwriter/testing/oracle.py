@@ -105,7 +105,7 @@ def check(run_dir: str, hub: HubView, returned: Iterable[Returned] = (), *, drai
     report.commits = len(history)
     local = {file.path: file.length for file in snapshot.Survey(run_dir).files(lambda _: True, tuple)}
     for path in sorted({*local, *(path for tree in history for path in tree if "tfevents" in path)}):
-        versions = [tree[path] if path in tree else None for tree in history]
+        versions = [tree.get(path) for tree in history]
         report.files[path] = _check_file(report, run_dir, path, local.get(path, 0), versions, drained=drained)
     _check_records(report, run_dir, list(returned))
     return report

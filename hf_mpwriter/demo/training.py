@@ -1,0 +1,143 @@
+"""One rank of the demo: real training of a small network on scikit-learn's handwritten digits.
+
+    RANK=2 LOCAL_RANK=2 WORLD_SIZE=4 python -m hf_mpwriter.demo.training DIRECTORY STEPS PACE
+
+Every rank has another learning rate. It leaves a checkpoint now and then; started again, it goes on from there, so the
+steps between the checkpoint and a kill are logged twice: `purge_step` makes TensorBoard show the second time only.
+Each call that returned is noted in the journal, from which the oracle learns what must be on the Hub.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.datasets import load_digits
+
+from hf_mpwriter import HFSummaryWriter
+from hf_mpwriter.demo.place import REPO, Place
+from hf_mpwriter.testing import Journal
+
+LEARNING_RATES = (0.003, 0.01, 0.05, 0.2)  # of rank 0, 1, 2, 3
+COMMIT_EVERY = 0.1  # minutes
+EXIT_TIMEOUT = 30.0  # seconds
+CHECKPOINT_EVERY = 25  # steps
+EVALUATE_EVERY = 10  # steps
+PICTURE_EVERY = 40  # steps between two images, histograms and texts
+HIDDEN = 32
+BATCH = 64
+HELD_OUT = 360  # images for the evaluation
+
+Array = NDArray[Any]
+
+
+class Network:
+    """64 pixels -> 32 tanh units -> 10 digits, trained by gradient descent."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.weights = [rng.normal(0, 0.1, (64, HIDDEN)), np.zeros(HIDDEN), rng.normal(0, 0.1, (HIDDEN, 10)), np.zeros(10)]
+
+    def forward(self, images: Array) -> tuple[Array, Array]:
+        """What the hidden units say, and the probability of each digit."""
+        first, first_bias, second, second_bias = self.weights
+        hidden = np.tanh(images @ first + first_bias)
+        logits = hidden @ second + second_bias
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return hidden, powers / powers.sum(axis=1, keepdims=True)
+
+    def train(self, images: Array, digits: Array, rate: float) -> tuple[float, float]:
+        """One step; returns loss and accuracy on the batch."""
+        hidden, chances = self.forward(images)
+        rows = np.arange(len(digits))
+        loss = float(-np.log(chances[rows, digits] + 1e-12).mean())
+        accuracy = float((chances.argmax(axis=1) == digits).mean())
+        error = chances.copy()
+        error[rows, digits] -= 1
+        error /= len(digits)
+        back = (error @ self.weights[2].T) * (1 - hidden**2)
+        gradients = [images.T @ back, back.sum(axis=0), hidden.T @ error, error.sum(axis=0)]
+        self.weights = [weight - rate * gradient for weight, gradient in zip(self.weights, gradients, strict=True)]
+        return loss, accuracy
+
+    def save(self, path: str, step: int) -> None:
+        """Leave a checkpoint, whole or not at all."""
+        with open(path + ".new", "wb") as file:
+            np.savez(file, *self.weights, step=step)
+        os.replace(path + ".new", path)
+
+    def resume(self, path: str) -> int:
+        """Go on from the checkpoint; returns the next step, 0 if there is none."""
+        if not os.path.exists(path):
+            return 0
+        with np.load(path) as saved:
+            self.weights = [saved[f"arr_{index}"] for index in range(len(self.weights))]
+            return int(saved["step"])
+
+
+class Log:
+    """A writer and the journal that follows it."""
+
+    def __init__(self, writer: HFSummaryWriter, journal: Journal) -> None:
+        self._writer, self._journal = writer, journal
+
+    def scalar(self, tag: str, value: float, step: int) -> None:
+        """Log a scalar."""
+        self._writer.add_scalar(tag, value, step)
+        self._journal.note(self._writer, tag, step)
+
+    def pictures(self, network: Network, images: Array, digits: Array, step: int) -> None:
+        """Log what the hidden units look for, how large the weights are, and the mistakes."""
+        first = network.weights[0]
+        tiles = (first - first.min()) / (np.ptp(first) + 1e-12)
+        grid = tiles.T.reshape(4, 8, 8, 8).swapaxes(1, 2).reshape(32, 64)  # 4 x 8 units of 8 x 8 pixels
+        self._writer.add_image("hidden units", grid, step, dataformats="HW")
+        self._journal.note(self._writer, "hidden units", step)
+        self._writer.add_histogram("first layer", first, step)
+        self._journal.note(self._writer, "first layer", step)
+        self._writer.add_text("mistakes", _mistakes(network, images, digits), step)
+        self._journal.note(self._writer, "mistakes/text_summary", step)
+
+
+def _mistakes(network: Network, images: Array, digits: Array) -> str:
+    answers = network.forward(images)[1].argmax(axis=1)
+    wrong = np.flatnonzero(answers != digits)
+    examples = ", ".join(f"a {digits[i]} taken for a {answers[i]}" for i in wrong[:5])
+    return f"{len(wrong)} of {len(digits)} wrong" + (f": {examples}" if examples else "")
+
+
+def train(place: Place, rank: int, steps: int, pace: float) -> None:
+    """Train from the checkpoint to the end, and wait until it is on the Hub."""
+    images, digits = load_digits(return_X_y=True)
+    images = images / 16.0
+    rate, network = LEARNING_RATES[rank], Network(np.random.default_rng(rank))
+    begin = network.resume(place.checkpoint(rank))
+    print(f"begins at step {begin}", flush=True)
+    parent = os.getppid()
+    with HFSummaryWriter(
+        REPO, logdir=place.run_dir, commit_every=COMMIT_EVERY, purge_step=begin or None, exit_timeout=EXIT_TIMEOUT
+    ) as writer:
+        log = Log(writer, Journal(place.journals))
+        for step in range(begin, steps):
+            if os.getppid() != parent:  # the demo was killed: nobody is there to look
+                os._exit(1)
+            batch = np.random.default_rng([rank, step]).integers(HELD_OUT, len(images), BATCH)
+            loss, accuracy = network.train(images[batch], digits[batch], rate)
+            log.scalar("train/loss", loss, step)
+            log.scalar("train/accuracy", accuracy, step)
+            if step % EVALUATE_EVERY == 0 or step == steps - 1:
+                answers = network.forward(images[:HELD_OUT])[1].argmax(axis=1)
+                log.scalar("test/accuracy", float((answers == digits[:HELD_OUT]).mean()), step)
+            if step % PICTURE_EVERY == 0:
+                log.pictures(network, images[:HELD_OUT], digits[:HELD_OUT], step)
+            if (step + 1) % CHECKPOINT_EVERY == 0:
+                network.save(place.checkpoint(rank), step + 1)
+            print(f"step {step + 1} loss {loss:.2f} accuracy {accuracy:.2f}", flush=True)
+            time.sleep(pace)
+
+
+if __name__ == "__main__":
+    train(Place(sys.argv[1]), int(os.environ["RANK"]), int(sys.argv[2]), float(sys.argv[3]))
