@@ -126,14 +126,10 @@ class Election:
         self._quiet_until = self.clock() + self._backoff
         self._backoff = min(LONGEST_BACKOFF, 2 * self._backoff)
 
-    @property
-    def has_children(self) -> bool:
-        """Whether a started process is still to be reaped."""
-        return bool(self._children)
-
-    def reap(self) -> None:
-        """Collect what this process started, without waiting."""
+    def reap(self) -> bool:
+        """Collect what this process started, without waiting; whether something is still to be collected."""
         self._children = [pid for pid in self._children if not _is_over(pid)]
+        return bool(self._children)
 
     def forget(self) -> None:
         """After fork: the children are the parent's."""

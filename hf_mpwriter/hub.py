@@ -176,8 +176,12 @@ class Hub:
     # what the oracle asks
 
     def commits(self) -> list[str]:
-        """The commits of the branch, newest first."""
-        return [c.commit_id for c in self._api.list_repo_commits(**self._where, revision=self._destination.revision)]
+        """The commits of the branch, newest first; none if there is no repository or branch."""
+        try:
+            commits = self._api.list_repo_commits(**self._where, revision=self._destination.revision)
+        except (RepositoryNotFoundError, RevisionNotFoundError):
+            return []
+        return [commit.commit_id for commit in commits]
 
     def tree(self, revision: str) -> dict[str, Remote]:
         """All files below the destination's folder at one commit, by path relative to it."""

@@ -7,8 +7,8 @@ Invariants:
 - Every lock descriptor of ours is in one table under one mutex. The mutex is held across `fork`, so a child knows
   every descriptor that it inherited, and closes it: closed, never unlocked, because an unlock through an inherited
   descriptor would free the parent's lock.
-- Lock files are never unlinked. After locking, the descriptor and the path are the same file, else the lock is
-  worthless and is given back.
+- Lock files that others may open are never unlinked. After locking, the descriptor and the path are the same file,
+  else the lock is worthless and is given back.
 """
 
 from __future__ import annotations
@@ -56,6 +56,22 @@ def try_exclusive(path: str) -> int | None:
             raise
         _close(fd)
         return None
+
+
+def work_in(directory: str) -> bool:
+    """Whether the filesystem of a directory has locks (Lustre without `-o flock` and some FUSE ones have none)."""
+    path = os.path.join(directory, f".lock-probe.{os.getpid()}.{os.urandom(4).hex()}")
+    with _mutex:
+        fd = _open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        else:
+            return True
+        finally:
+            _close(fd)
+            os.unlink(path)
 
 
 def adopt(fd: int) -> None:

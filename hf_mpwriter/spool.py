@@ -194,8 +194,9 @@ class Spool:
     def is_unfinished(self) -> bool:
         """Whether there are cards: those of the living, and of the dead whose data is not all on the Hub."""
         try:
+            self.check_format()
             return os.path.exists(self._run_json) and any(map(CardName.parse, os.listdir(self.workers)))
-        except OSError:
+        except (OSError, SpoolFormatError):
             return False
 
     def create(self) -> None:

@@ -25,6 +25,7 @@ from collections.abc import Callable
 from hf_mpwriter import identity, locks, roster
 from hf_mpwriter import progress as progress_module
 from hf_mpwriter.election import Election
+from hf_mpwriter.errors import LogdirError
 from hf_mpwriter.eventfile import EventFile
 from hf_mpwriter.identity import Process, Role
 from hf_mpwriter.progress import Progress, size_text
@@ -35,6 +36,7 @@ from hf_mpwriter.spool import Spool, worker_dir
 logger = logging.getLogger("hf_mpwriter")
 
 LOOK_EVERY = 3.0  # seconds between two looks
+ASK_EVERY = 1.0  # seconds between two requests on a card
 REAP_EVERY = 0.2  # seconds until the next look, while a started process is to be reaped
 QUIET_WAIT = 2.0  # seconds; a longer wait is announced
 SIBLINGS_LIMIT = 200  # run directories beside this one that a start looks at
@@ -50,6 +52,11 @@ def enter(spool: Spool, destination: Destination | None, settings: Settings, tok
         LogdirError, SpoolFormatError, DestinationError: see `Spool`.
     """
     spool.create()
+    if not locks.work_in(spool.root):
+        raise LogdirError(
+            f"The filesystem of {spool.run_dir!r} has no file locks.",
+            hint="Use another one (Lustre: mount with flock).",
+        )
     if destination is not None:
         spool.record_destination(destination)
     with _registry_lock:
@@ -72,15 +79,17 @@ class Worker:
         self._destination: Destination | None = None
         self._settings = Settings()
         self._purged: set[str] = set()
-        self._looked_at_siblings = False
+        self._siblings: list[Election] | None = None
+        self._told_notices = False
+        self._began = time.time()
         self._waited_for: dict[str, int] = {}
         self.election = Election(spool)
         self._start_fresh()
 
     def _start_fresh(self) -> None:
         self._lock = threading.RLock()
-        self._looking = False
-        self.next_look = 0.0
+        self._looking = self._asking = False
+        self.next_look = self._next_ask = 0.0
         self.role: Role = identity.current_role()
         self.name = ""
         self._claim = -1
@@ -170,8 +179,11 @@ class Worker:
             for file in list(self._files.values()):
                 file.check_exists()
             self._check_card()
+            self._write_request()
             if self._destination is not None and not self.stopped:
                 self._elect()
+                if self.speaks and not self._told_notices:
+                    self._tell_notices()
         except OSError as error:
             logger.warning("%s: %s", self.spool.run_dir, error)
         finally:
@@ -193,32 +205,42 @@ class Worker:
 
     def _elect(self) -> None:
         self.election.look()
-        if self.election.has_children:
+        if self._siblings is None:
+            self._siblings = self._unfinished_siblings() if self.role.waits else []
+            for sibling in self._siblings:
+                sibling.look()
+        self._siblings = [sibling for sibling in self._siblings if sibling.reap()]
+        if self.election.reap() or self._siblings:
             self.next_look = self._clock() + REAP_EVERY
-        if not self._looked_at_siblings and self.role.waits:
-            self._looked_at_siblings = True
-            self._look_at_siblings()
 
-    def _look_at_siblings(self) -> None:
-        """An earlier run beside this one that has unsent data gets an uploader too."""
+    def _unfinished_siblings(self) -> list[Election]:
+        """An earlier run beside this one that has unsent data gets an uploader too, with the token of the machine."""
         parent = os.path.dirname(self.spool.run_dir)
-        for name in sorted(os.listdir(parent))[-SIBLINGS_LIMIT:]:
-            sibling = Spool(os.path.join(parent, name))
-            if sibling.run_dir != self.spool.run_dir and sibling.is_unfinished():
-                Election(sibling).look()
+        others = (Spool(os.path.join(parent, name)) for name in sorted(os.listdir(parent))[-SIBLINGS_LIMIT:])
+        return [Election(other) for other in others if other.run_dir != self.spool.run_dir and other.is_unfinished()]
+
+    def _tell_notices(self) -> None:
+        """Say once what this run's uploader found out, such as that the repository is public."""
+        report = Progress(self.spool).uploader()
+        if report.beat > self._began and report.notices and not self._told_notices:
+            self._told_notices = True
+            for notice in report.notices:
+                logger.warning("%s", notice)
 
     # ask, leave, wait
 
     def ask(self) -> dict[str, int]:
         """Ask for a push of what was logged so far; returns the lengths asked for."""
-        wanted = self.lengths()
-        try:
-            if self._card is not None and wanted:
-                self._card.write({"want": wanted})
-        except OSError as error:
-            logger.debug("%s: request not written: %s", self.spool.run_dir, error)
+        self._asking = True
         self.look()
-        return wanted
+        return self.lengths()
+
+    def _write_request(self) -> None:
+        """At most one line in ASK_EVERY: a script that asks at every step must not fill the disk."""
+        if not self._asking or self._card is None or self._clock() < self._next_ask:
+            return
+        self._asking, self._next_ask = False, self._clock() + ASK_EVERY
+        self._card.write({"want": self.lengths()})
 
     def flush(self) -> None:
         """Make everything logged so far survive a power cut."""

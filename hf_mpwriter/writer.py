@@ -133,6 +133,7 @@ class SummaryWriter(tensorboardX.SummaryWriter):
         self._token = token
         self._uploads = destination is not None and not environment.disabled
         self._tags: dict[str, bytes] = {}
+        self._closed = False
         if write_to_disk:
             self._worker = self._enter(run_dir)
         super().__init__(
@@ -157,8 +158,9 @@ class SummaryWriter(tensorboardX.SummaryWriter):
                 self.all_writers = {self.logdir: self.file_writer}
             return self.file_writer
         if self.file_writer is None:
-            if self.all_writers is None and getattr(self, "scalar_dict", None) is not None:
-                self._enter(self.logdir)  # closed and used again
+            if self._closed:
+                self._enter(self.logdir)
+                self._closed = False
             self.file_writer = FileWriter(self._worker, "", self._filename_suffix, self.purge_step)
             self.all_writers = {self.logdir: self.file_writer}
         return self.file_writer
@@ -288,7 +290,8 @@ class SummaryWriter(tensorboardX.SummaryWriter):
         Args:
             wait: whether to wait, for at most `exit_timeout` seconds, until everything is on the Hub.
         """
-        if self.all_writers is not None:
+        if not self._closed:
+            self._closed = True
             self.all_writers = self.file_writer = None
             if self._worker is not None:
                 self._worker.leave()
@@ -315,7 +318,7 @@ class SummaryWriter(tensorboardX.SummaryWriter):
     def __reduce__(self) -> tuple[Any, ...]:
         """A writer travels as its settings and opens its own file on arrival."""
         state = {name: value for name, value in self.__dict__.items() if name not in ("_worker", "_tags", "scheduler")}
-        state |= {"file_writer": None, "all_writers": None}
+        state |= {"file_writer": None, "all_writers": None, "_closed": False}
         if not _spawning():
             state["_token"] = None  # a token is never in a file
         return _arrive, (type(self), state)

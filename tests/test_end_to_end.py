@@ -46,9 +46,11 @@ class StoreView:
         self._store, self._where, self._branch, self._folder = hub.store, (kind, repo), branch, folder
 
     def commits(self):
+        """Newest first."""
         return [commit.oid for commit in self._store.commits(*self._where, self._branch)]
 
     def tree(self, revision):
+        """Files of the run at one commit."""
         prefix = f"{self._folder}/" if self._folder else ""
         tree = self._store.tree(*self._where, revision)
         return {path[len(prefix) :]: entry for path, entry in tree.items() if path.startswith(prefix)}
@@ -158,7 +160,8 @@ with open(sys.argv[2], "w") as file:  # another run keeps the seat busy: the upl
     file.write("done")
 """
     watcher = subprocess.Popen(
-        [sys.executable, "-c", LOG_FOR_EVER, str(run_dir), str(run_dir.parent / "journals")], env=os.environ | {"RANK": "1"}
+        [sys.executable, "-c", LOG_FOR_EVER, str(run_dir), str(run_dir.parent / "journals")],
+        env=os.environ | {"RANK": "1"},
     )
     try:
         wait_for(lambda: uploader_pid(run_dir), "an uploader")

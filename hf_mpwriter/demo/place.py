@@ -1,13 +1,13 @@
 """Every path of the demo's folder, and the environment of its processes.
 
-    DIRECTORY/
-      runs/digits/              the run directory
-      hub/                      data of the local Hub
-      from_hub/                 what the real client downloads from it at the end
-      journals/                 what each process knows to have logged, written by itself
-      checkpoints/rank_2.npz    weights and step of a rank
-      logs/rank_2.log           what a rank prints
-      hf_home/                  HF_HOME of everything here: no cache and no token of the user's is touched
+DIRECTORY/
+  runs/digits/              the run directory
+  hub/                      data of the local Hub
+  from_hub/                 what the real client downloads from it at the end
+  journals/                 what each process knows to have logged, written by itself
+  checkpoints/rank_2.npz    weights and step of a rank
+  logs/rank_2.log           what a rank prints
+  hf_home/                  HF_HOME of everything here: no cache and no token of the user's is touched
 """
 
 from __future__ import annotations

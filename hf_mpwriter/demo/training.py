@@ -1,6 +1,6 @@
 """One rank of the demo: real training of a small network on scikit-learn's handwritten digits.
 
-    RANK=2 LOCAL_RANK=2 WORLD_SIZE=4 python -m hf_mpwriter.demo.training DIRECTORY STEPS PACE
+    RANK=2 LOCAL_RANK=2 WORLD_SIZE=4 python -m hf_mpwriter.demo.training DIRECTORY STEPS PACE PARENT
 
 Every rank has another learning rate. It leaves a checkpoint now and then; started again, it goes on from there, so the
 steps between the checkpoint and a kill are logged twice: `purge_step` makes TensorBoard show the second time only.
@@ -22,7 +22,7 @@ from hf_mpwriter import HFSummaryWriter
 from hf_mpwriter.demo.place import REPO, Place
 from hf_mpwriter.testing import Journal
 
-LEARNING_RATES = (0.003, 0.01, 0.05, 0.2)  # of rank 0, 1, 2, 3
+LEARNING_RATES = (0.02, 0.1, 0.5, 1.0)  # of rank 0, 1, 2, 3
 COMMIT_EVERY = 0.1  # minutes
 EXIT_TIMEOUT = 30.0  # seconds
 CHECKPOINT_EVERY = 25  # steps
@@ -39,7 +39,12 @@ class Network:
     """64 pixels -> 32 tanh units -> 10 digits, trained by gradient descent."""
 
     def __init__(self, rng: np.random.Generator) -> None:
-        self.weights = [rng.normal(0, 0.1, (64, HIDDEN)), np.zeros(HIDDEN), rng.normal(0, 0.1, (HIDDEN, 10)), np.zeros(10)]
+        self.weights = [
+            rng.normal(0, 0.1, (64, HIDDEN)),
+            np.zeros(HIDDEN),
+            rng.normal(0, 0.1, (HIDDEN, 10)),
+            np.zeros(10),
+        ]
 
     def forward(self, images: Array) -> tuple[Array, Array]:
         """What the hidden units say, and the probability of each digit."""
@@ -94,10 +99,10 @@ class Log:
         first = network.weights[0]
         tiles = (first - first.min()) / (np.ptp(first) + 1e-12)
         grid = tiles.T.reshape(4, 8, 8, 8).swapaxes(1, 2).reshape(32, 64)  # 4 x 8 units of 8 x 8 pixels
-        self._writer.add_image("hidden units", grid, step, dataformats="HW")
-        self._journal.note(self._writer, "hidden units", step)
-        self._writer.add_histogram("first layer", first, step)
-        self._journal.note(self._writer, "first layer", step)
+        self._writer.add_image("hidden_units", grid, step, dataformats="HW")
+        self._journal.note(self._writer, "hidden_units", step)
+        self._writer.add_histogram("first_layer", first, step)
+        self._journal.note(self._writer, "first_layer", step)
         self._writer.add_text("mistakes", _mistakes(network, images, digits), step)
         self._journal.note(self._writer, "mistakes/text_summary", step)
 
@@ -109,14 +114,13 @@ def _mistakes(network: Network, images: Array, digits: Array) -> str:
     return f"{len(wrong)} of {len(digits)} wrong" + (f": {examples}" if examples else "")
 
 
-def train(place: Place, rank: int, steps: int, pace: float) -> None:
+def train(place: Place, rank: int, steps: int, pace: float, parent: int) -> None:
     """Train from the checkpoint to the end, and wait until it is on the Hub."""
     images, digits = load_digits(return_X_y=True)
     images = images / 16.0
     rate, network = LEARNING_RATES[rank], Network(np.random.default_rng(rank))
     begin = network.resume(place.checkpoint(rank))
     print(f"begins at step {begin}", flush=True)
-    parent = os.getppid()
     with HFSummaryWriter(
         REPO, logdir=place.run_dir, commit_every=COMMIT_EVERY, purge_step=begin or None, exit_timeout=EXIT_TIMEOUT
     ) as writer:
@@ -140,4 +144,4 @@ def train(place: Place, rank: int, steps: int, pace: float) -> None:
 
 
 if __name__ == "__main__":
-    train(Place(sys.argv[1]), int(os.environ["RANK"]), int(sys.argv[2]), float(sys.argv[3]))
+    train(Place(sys.argv[1]), int(os.environ["RANK"]), int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]))

@@ -1,0 +1,76 @@
+"""What the user sees while the demo works: bars that are updated in place on a terminal, now and then a line elsewhere.
+
+What happens is told on stdout, how far it is on stderr.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import NoReturn
+
+from tqdm import tqdm
+
+from hf_mpwriter.demo.stage import Stage
+from hf_mpwriter.demo.training import LEARNING_RATES
+from hf_mpwriter.progress import size_text
+
+LINE_EVERY = 5.0  # seconds between two lines where there is no terminal
+REFRESH_EVERY = 0.2  # seconds between two looks at the Hub's share, which walks the run directory
+
+
+class Display:
+    """Bars for the ranks and for the Hub."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self._next_line = self._next_refresh = 0.0
+        self._began = time.monotonic()
+        self._bars = [_bar(stage.steps) for _ in LEARNING_RATES] if sys.stderr.isatty() else []
+        self._bars += [_bar(0)] if self._bars else []
+
+    def say(self, text: str) -> None:
+        """Tell what has happened."""
+        stamped = f"[{time.monotonic() - self._began:4.0f} s] {text}"
+        if self._bars:
+            tqdm.write(stamped)
+        else:
+            print(stamped, flush=True)
+
+    def update(self) -> None:
+        """Show how far it is; cheap enough to be called often."""
+        now = time.monotonic()
+        if self._bars and now >= self._next_refresh:
+            self._next_refresh = now + REFRESH_EVERY
+            self._draw()
+        elif not self._bars and now >= self._next_line:
+            self._next_line = now + LINE_EVERY
+            self._line()
+
+    def _draw(self) -> None:
+        *bars, hub = self._bars
+        for bar, rank, rate in zip(bars, self._stage.ranks, LEARNING_RATES, strict=True):
+            bar.n, training = rank.progress()
+            state = ("killed" if rank.has_failed else "ended") if rank.is_over else f"{bar.n}/{bar.total}"
+            bar.set_description_str(f"rank {rank.rank}  rate {rate:<4}  {training:<23} {state:>9}")
+        hub.n, hub.total = self._stage.bytes()
+        share = f"{size_text(hub.n)} of {size_text(hub.total)}"
+        hub.set_description_str(f"on the Hub {share:>41}")
+
+    def _line(self) -> None:
+        steps = ", ".join(str(rank.progress()[0]) for rank in self._stage.ranks)
+        there, size = self._stage.bytes()
+        line = f"steps {steps} of {self._stage.steps}; {size_text(there)} of {size_text(size)} on the Hub"
+        print(f"[{time.monotonic() - self._began:4.0f} s]   {line}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Leave the bars as they are."""
+        if self._bars:
+            self._draw()
+        for bar in self._bars:
+            bar.close()
+        self._bars = []
+
+
+def _bar(total: int) -> tqdm[NoReturn]:
+    return tqdm(total=total, bar_format="{desc} |{bar}| {percentage:3.0f}%", dynamic_ncols=True)

@@ -1,0 +1,181 @@
+"""The end of the demo: download everything from the Hub, ask the oracle, print a table, say how to look.
+
+    python -m hf_mpwriter.demo.verdict DIRECTORY
+
+It knows nothing but the folder and the Hub that the run went to, and asks that Hub with the real client. The exit code
+is 1 if anything is missing.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import functools
+import itertools
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from hf_mpwriter.demo.place import RANKS, Place
+from hf_mpwriter.hub import Hub
+from hf_mpwriter.settings import Destination
+from hf_mpwriter.spool import Spool
+from hf_mpwriter.testing import Report, check, read_journals
+from hf_mpwriter.testing.journal import Returned
+from hf_mpwriter.testing.oracle import Copy
+
+COLUMNS = ("worker", "processes", "events logged", "events on the Hub", "bytes", "commits", "lost")
+DOWNLOAD_LIMIT = 40.0  # seconds
+
+
+class Remembering:
+    """The oracle's view of the Hub, asked once per commit: the oracle is called once for each rank."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self.commits = functools.cache(hub.commits)
+        self.tree = functools.cache(self._tree)
+
+    def _tree(self, revision: str) -> Mapping[str, Copy]:
+        return self._hub.tree(revision)
+
+    def changes(self) -> list[set[str]]:
+        """Per commit, the paths that it changed."""
+        trees = [{}, *(self.tree(commit) for commit in reversed(self.commits()))]
+        return [
+            {path for path in {*old, *new} if old.get(path) != new.get(path)} for old, new in itertools.pairwise(trees)
+        ]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What became of one worker's events, in the order of COLUMNS."""
+
+    worker: str
+    processes: int
+    logged: int
+    on_hub: int
+    size: int
+    commits: int
+    lost: int
+
+    def cells(self) -> list[str]:
+        """As text."""
+        numbers = (self.processes, self.logged, self.on_hub, self.size, self.commits, self.lost)
+        return [self.worker, *(f"{number:,}" for number in numbers)]
+
+
+def rank_of(path: str) -> int:
+    """The rank that an event file belongs to; rank 0 writes into the run directory itself."""
+    match = re.match(r"rank_(\d+)", path)
+    return int(match[1]) if match else 0
+
+
+def judge(place: Place, view: Remembering) -> tuple[list[Row], list[str]]:
+    """The rows of the table, and what is wrong."""
+    returned = list(read_journals(place.journals))
+    report = check(place.run_dir, view, returned)
+    problems = list(report.problems)
+    rows = []
+    for rank in range(RANKS):
+        notes = [note for note in returned if rank_of(note.path) == rank]
+        rows.append(_row(f"rank {rank}", place, view, report, notes, {p for p in report.files if rank_of(p) == rank}))
+        if not notes:
+            problems.append(f"rank {rank} has logged nothing")
+    rows.append(_row("total", place, view, report, returned, set(report.files)))
+    return rows, problems
+
+
+def _row(name: str, place: Place, view: Remembering, report: Report, notes: Sequence[Returned], paths: set[str]) -> Row:
+    files = [report.files[path] for path in paths]
+    return Row(
+        worker=name,
+        processes=len({note.pid for note in notes}),
+        logged=sum(file.local_events for file in files),
+        on_hub=sum(file.hub_events for file in files),
+        size=sum(file.hub_bytes for file in files),
+        commits=sum(bool(changed & paths) for changed in view.changes()),
+        lost=check(place.run_dir, view, notes).lost,
+    )
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Names to the left, numbers to the right, the total below a line."""
+    cells = [list(COLUMNS), *(row.cells() for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if index else cell.ljust(width)
+            for index, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in cells
+    ]
+    rule = "-" * len(lines[0])
+    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+
+
+def download(place: Place, destination: Destination) -> list[str]:
+    """Fetch the run with the real client; what differs from the local event files."""
+    command = [sys.executable, "-m", "huggingface_hub.cli.hf", "download", destination.repo_id]
+    done = subprocess.run(
+        [*command, "--local-dir", place.from_hub], capture_output=True, text=True, timeout=DOWNLOAD_LIMIT, check=False
+    )
+    if done.returncode:
+        return [f"the download from the Hub failed: {done.stderr.strip()}"]
+    copy = os.path.join(place.from_hub, destination.path_in_repo)
+    local = sorted(
+        os.path.relpath(os.path.join(folder, name), place.run_dir)
+        for folder, _, names in os.walk(place.run_dir)
+        for name in names
+        if "tfevents" in name
+    )
+    _, different, absent = filecmp.cmpfiles(place.run_dir, copy, local, shallow=False)
+    return [f"{path}: what was downloaded from the Hub is not the local file" for path in different + absent]
+
+
+def how_to_look(place: Place, destination: Destination) -> str:
+    """Commands for the user, to be typed as they are."""
+    port = urlsplit(destination.endpoint).port
+    returned = os.path.join(place.from_hub, os.path.dirname(destination.path_in_repo))
+    return f"""Look at what the ranks wrote, or at what came back from the Hub:
+  {_command("tensorboard")} --logdir {shlex.quote(place.run_dir)}
+  {_command("tensorboard")} --logdir {shlex.quote(returned)}
+Start that Hub again, and download from it elsewhere:
+  {_command("hf-mpwriter")} hub --root {shlex.quote(place.hub)} --port {port}
+  HF_ENDPOINT={destination.endpoint} {_command("hf")} download {destination.repo_id} --local-dir digits"""
+
+
+def _command(name: str) -> str:
+    """A command as the user can type it: by name if that finds ours, else by path."""
+    ours = os.path.join(os.path.dirname(sys.executable), name)
+    if shutil.which(name) == ours or not os.path.exists(ours):
+        return name
+    relative = os.path.relpath(ours)
+    return shlex.quote(ours if relative.startswith("..") else relative)
+
+
+def main(directory: str) -> int:
+    """Print the verdict; the exit code."""
+    place = Place(directory)
+    destination = Spool(place.run_dir).destination()
+    if destination is None:
+        print("The run has no destination.", file=sys.stderr)
+        return 1
+    rows, problems = judge(place, Remembering(Hub(destination)))
+    problems += download(place, destination)
+    print(f"\n{table(rows)}\n", flush=True)
+    if problems:
+        print("\n".join(["This should not be:", *(f"  {problem}" for problem in problems)]), file=sys.stderr)
+    else:
+        print("Every event is on the Hub, once; nothing shrank on the way; the download equals the local files.")
+    print(how_to_look(place, destination))
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
