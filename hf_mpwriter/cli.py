@@ -192,7 +192,9 @@ def verify(logdir: Path, *, running: bool) -> None:
         click.echo(problem, err=True)
     if report.problems:
         raise Failure(f"{len(report.problems)} problems. To upload what is missing: hf-mpwriter sync {logdir}")
-    click.echo(f"{len(report.files)} files are whole on the Hub; nothing shrank over {report.commits} commits.")
+    click.echo(
+        f"Whole on the Hub: {len(report.files)} of {len(report.files)} files; none shrank in {report.commits} commits."
+    )
 
 
 @main.command()

@@ -97,15 +97,16 @@ class Scheduler:
         every: minutes between two commits.
         lock: for code that held CommitScheduler's lock while it wrote files; nothing of ours waits for it.
         last_future: of the last `trigger`.
+        repo_type, revision: as they were given, None for the defaults.
     """
 
     def __init__(self, worker: Worker, destination: Destination, settings: Settings, token: str | None) -> None:
         self._worker = worker
         self._destination = destination
+        self.repo_type: str | None = None
+        self.revision: str | None = None
         self.folder_path = Path(worker.spool.run_dir)
         self.path_in_repo = destination.path_in_repo
-        self.repo_type = destination.repo_type
-        self.revision = destination.revision
         self.every = settings.commit_every
         self.squash_history = settings.squash_history
         self.allow_patterns = settings.allow_patterns

@@ -90,7 +90,8 @@ class Uploader:
         # what is under way
         self._fresh = self._surveyed = self._splitting = self._terminating = self._tried = False
         self._heard: dict[str, tuple[int, bool]] = {}  # card -> its want, and whether it was over, at the last look
-        self._served: dict[str, int] = {}  # card -> the want it had when nothing was left to send
+        self._served: dict[str, int] = {}  # card -> the want it had when nothing of it was left to send
+        self._seen: tuple[list[Member], dict[str, int]] = ([], {})  # members and lengths at the last snapshot
         self._last_status: dict[str, Any] = {}
         self._recover()
 
@@ -210,19 +211,26 @@ class Uploader:
         if self._queue.trouble:
             say(self._queue.trouble)
         self._fresh = self._surveyed = True
-        if not waiting:
-            self._tried = self._terminating
-            self._serve(members, {file.path: file.length for file in files})
+        self._tried = self._terminating and not waiting
+        self._seen = members, {file.path: file.length for file in files}
+        self._serve()
 
     def _growing(self) -> set[str]:
         return {path for member in self._roster.members() for path in member.growing}
 
-    def _serve(self, members: list[Member], lengths: dict[str, int]) -> None:
-        """Nothing is left to send of what these members had; cards of the dead go, unless a file is refused."""
+    def _serve(self) -> None:
+        """Note who, of those that the last snapshot saw, has nothing left in the queue.
+
+        Cards of the dead go, unless a file of theirs is refused.
+        """
+        members, lengths = self._seen
+        queued = {file.path for entry in self._queue.entries for file in entry.files}
         for member in members:
+            if member.files & queued:
+                continue
             self._served[str(member.name)] = sum(member.want.values())
-            of_member = [path for path in member.files if path in lengths]
-            if not member.alive and all(lengths[path] <= self._ledger.length(path) for path in of_member):
+            held = (lengths[path] <= self._ledger.length(path) for path in member.files if path in lengths)
+            if not member.alive and all(held):
                 self._roster.remove(member)
 
     # push
@@ -303,6 +311,7 @@ class Uploader:
         self._landed()
         if self._covered(entry):
             self._queue.remove(entry)
+        self._serve()
         self._own_head = verdict.commit
         self._commits += verdict.own
         self._moved = self._attempts = 0

@@ -375,6 +375,7 @@ class HFSummaryWriter(SummaryWriter):
     def _make_scheduler(self) -> None:
         if self._destination is not None and self._worker is not None:
             self.scheduler = Scheduler(self._worker, self._destination, self._settings, self._token)
+            self.scheduler.repo_type, self.scheduler.revision = self.repo_type, self.repo_revision
             if not self._uploads:
                 self.scheduler.stop()
 

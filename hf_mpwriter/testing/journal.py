@@ -41,7 +41,11 @@ class Journal:
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
     def note(self, writer: Any, tag: str, step: int) -> None:
-        """The call that logged `tag` at `step` through `writer` has returned."""
+        """The call that logged `tag` at `step` through `writer` has returned.
+
+        `tag` as it stands in the event file: tensorboardX turns spaces into underscores, and `add_text` appends
+        `/text_summary`.
+        """
         event_file = os.path.relpath(writer.file_writer.event_writer.file.path, writer.logdir)
         os.write(self._fd, json.dumps({"tag": tag, "step": step, "path": event_file}).encode() + b"\n")
 

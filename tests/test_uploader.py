@@ -1,0 +1,150 @@
+"""The uploader against a Hub that others change too: deleted, rewritten, moved on; and its own leaving."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from conftest import wait_for
+from test_end_to_end import LOG_AND_EXIT, LOG_FOR_EVER, event_paths, judge, no_uploader, uploader_pid
+
+from hf_mpwriter import ledger
+from hf_mpwriter.progress import Progress
+from hf_mpwriter.spool import Spool
+
+
+@pytest.fixture
+def api(hub):
+    """The real client, as another user of the repository."""
+    from huggingface_hub import HfApi
+
+    return HfApi(endpoint=hub.endpoint)
+
+
+def finished(run_dir) -> bool:
+    """Whether everything is sent and the uploader has left."""
+    return no_uploader(run_dir) and not os.listdir(Spool(str(run_dir)).workers)
+
+
+def acknowledged(run_dir) -> int:
+    """Bytes that the ledger has."""
+    book = Progress(Spool(str(run_dir))).ledger()
+    return sum(held.length for held in book.files.values()) if book else 0
+
+
+def test_what_others_deleted_on_the_hub_is_sent_again(hub, run_dir, start, api):
+    """The folder is deleted between two starts: the next push notices that the head moved and sends all again."""
+    start(LOG_AND_EXIT, run_dir, 20).succeed()
+    wait_for(lambda: finished(run_dir), "the first run is over")
+    api.delete_folder("tensorboard", "me/run")
+    assert not [path for path in api.list_repo_files("me/run") if "tfevents" in path]
+    start(LOG_AND_EXIT, run_dir, 20).succeed()
+    wait_for(lambda: finished(run_dir), "the second run is over")
+    assert sorted(path for path in api.list_repo_files("me/run") if "tfevents" in path) == event_paths(run_dir)
+
+
+def test_a_repository_that_was_deleted_is_created_again(hub, run_dir, start, api):
+    """The repository goes away between two starts; everything arrives in the new one."""
+    start(LOG_AND_EXIT, run_dir, 20).succeed()
+    wait_for(lambda: finished(run_dir), "the first run is over")
+    api.delete_repo("me/run")
+    start(LOG_AND_EXIT, run_dir, 20).succeed()
+    wait_for(lambda: finished(run_dir), "the second run is over")
+    assert len(judge(run_dir, hub).files) == 2
+
+
+def test_a_copy_that_somebody_rewrote_is_not_overwritten(hub, run_dir, tmp_path, start, api):
+    """The Hub's copy is no prefix of the local file any more: the path is parked with a reason, never overwritten."""
+    worker = start(LOG_FOR_EVER, run_dir, tmp_path / "journals")
+    wait_for(lambda: acknowledged(run_dir), "a commit")
+    (path,) = event_paths(run_dir)
+    api.upload_file(path_or_fileobj=b"mine", path_in_repo=path, repo_id="me/run")
+
+    def parked():
+        return Progress(Spool(str(run_dir))).ledger().parked
+
+    wait_for(parked, "the path is parked")
+    assert list(parked().values()) == ["the Hub's copy (4 bytes) is not the beginning of the local file"]
+    os.kill(worker.pid, signal.SIGKILL)
+    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
+    assert hub.store.read_blob("model", "me/run", path, "main") == b"mine"
+
+
+def test_another_committer_on_the_same_branch_does_no_harm(hub, run_dir, tmp_path, start, api):
+    """Commits of others between ours: ours are made on the new head, theirs are kept."""
+    worker = start(LOG_FOR_EVER, run_dir, tmp_path / "journals")
+    for number in range(4):
+        before = acknowledged(run_dir)
+        wait_for(lambda before=before: acknowledged(run_dir) > before, "a commit of ours")
+        api.upload_file(path_or_fileobj=b"%d" % number, path_in_repo=f"other/{number}.txt", repo_id="me/run")
+    os.kill(worker.pid, signal.SIGKILL)
+    wait_for(lambda: finished(run_dir), "the end")
+    judge(run_dir, hub, tmp_path / "journals")
+    assert [path for path in api.list_repo_files("me/run") if path.startswith("other/")] == [
+        f"other/{number}.txt" for number in range(4)
+    ]
+
+
+def test_an_unreadable_ledger_is_moved_aside_and_read_back_from_the_hub(hub, run_dir, start):
+    """Garbage in ledger.json: nothing is sent twice, the lengths come from the Hub."""
+    start(LOG_AND_EXIT, run_dir, 20).succeed()
+    wait_for(lambda: finished(run_dir), "the first run is over")
+    path = next(Path(run_dir).glob(".hf_mpwriter/hosts/*/ledger.json"))
+    path.write_text("not json")
+    start(LOG_AND_EXIT, run_dir, 20).succeed()
+    wait_for(lambda: finished(run_dir), "the second run is over")
+    report = judge(run_dir, hub)
+    assert [file.commits for file in report.files.values()] == [1, 1]
+    assert list(path.parent.glob("ledger.json.unreadable-*"))
+    spool = Spool(str(run_dir))
+    assert sorted(ledger.load(spool, spool.destination()).files) == sorted(report.files)
+
+
+def test_a_removed_spool_is_made_anew(hub, run_dir, tmp_path, start):
+    """The user deletes `.hf_mpwriter` while training runs: the uploader leaves, the worker joins again, all arrives."""
+    worker = start(LOG_FOR_EVER, run_dir, tmp_path / "journals")
+    first = wait_for(lambda: uploader_pid(run_dir), "an uploader")
+    wait_for(lambda: acknowledged(run_dir), "a commit")
+    os.rename(run_dir / ".hf_mpwriter", tmp_path / "removed")
+    wait_for(lambda: uploader_pid(run_dir) not in (0, first), "a new uploader on a new spool")
+    os.kill(worker.pid, signal.SIGKILL)
+    wait_for(lambda: finished(run_dir), "the end")
+    judge(run_dir, hub, tmp_path / "journals")
+
+
+def test_the_death_of_one_worker_does_not_make_the_others_push_at_once(hub, run_dir, tmp_path, start):
+    """commit_every holds for those who live: a closed worker costs a commit, not one per tick."""
+    source = LOG_FOR_EVER.replace("commit_every=0.01", "commit_every=5")
+    worker = start(source, run_dir, tmp_path / "journals", env={"RANK": "0"})
+    start(LOG_AND_EXIT, run_dir, 20, env={"RANK": "1"}).succeed()
+    wait_for(lambda: len(os.listdir(Spool(str(run_dir)).workers)) == 1, "the card of the dead is removed")
+    view = Progress(Spool(str(run_dir)))
+    commits, beat = view.uploader().commits, view.uploader().beat
+    wait_for(lambda: view.uploader().beat > beat + 1, "the uploader goes on ticking")
+    assert view.uploader().commits == commits
+    os.kill(worker.pid, signal.SIGKILL)
+    wait_for(lambda: finished(run_dir), "the end")
+    judge(run_dir, hub, tmp_path / "journals")
+
+
+def test_sigterm_makes_the_uploader_push_once_more_and_leave(hub, run_dir, tmp_path, start):
+    """The uploader gets SIGTERM: what was logged before is on the Hub when it has left."""
+    source = LOG_FOR_EVER.replace("commit_every=0.01", "commit_every=60").replace("time.sleep(0.002)", "break")
+    worker = start(source + "\nprint('logged', flush=True); time.sleep(100)", run_dir, tmp_path / "journals")
+    pid = wait_for(lambda: uploader_pid(run_dir), "an uploader")
+    os.kill(pid, signal.SIGTERM)
+    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
+    judge(run_dir, hub, tmp_path / "journals")
+    worker.process.kill()
+
+
+def test_the_history_is_squashed_only_when_asked(hub, run_dir, start):
+    """squash_history=True: after commits of ours the branch has one commit, with everything in it."""
+    source = LOG_AND_EXIT.replace("logdir=", "squash_history=True, logdir=")
+    start(source, run_dir, 20).succeed()
+    wait_for(lambda: finished(run_dir), "the first run is over")
+    start(source, run_dir, 20).succeed()
+    wait_for(lambda: finished(run_dir), "the second run is over")
+    assert judge(run_dir, hub).commits == 1

@@ -1,0 +1,188 @@
+"""The writers: the interface of tensorboardX, torch and huggingface_hub, and what stands in the files."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorboardX
+from tensorboardX.proto import event_pb2
+
+from hf_mpwriter import HFSummaryWriter, SummaryWriter, records
+from hf_mpwriter.errors import LogdirError, SettingsError
+
+
+def events(directory) -> list[event_pb2.Event]:
+    """All events of a directory, in the order in which TensorBoard reads its files."""
+    files = sorted(path for path in Path(directory).iterdir() if "tfevents" in path.name)
+    return [event_pb2.Event.FromString(payload) for path in files for payload in records.payloads(str(path))]
+
+
+def values(directory) -> list[tuple[str, int, float]]:
+    """Tag, step and value of the scalars of a directory."""
+    return [(value.tag, event.step, value.simple_value) for event in events(directory) for value in event.summary.value]
+
+
+def test_the_signature_is_that_of_huggingface_hub():
+    """A drop-in takes the same arguments with the same defaults."""
+    import huggingface_hub
+
+    theirs = inspect.signature(huggingface_hub.HFSummaryWriter.__init__).parameters
+    ours = inspect.signature(HFSummaryWriter.__init__).parameters
+    assert [(p.name, p.kind, p.default) for p in ours.values()] == [
+        (p.name, p.kind, p.default) for p in theirs.values()
+    ]
+
+
+def test_the_attributes_are_those_of_huggingface_hub(run_dir, monkeypatch):
+    """`logdir`, `repo_id`, `repo_type`, `repo_revision` and the scheduler's; the constructor asks nothing."""
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    writer = HFSummaryWriter("me/run", logdir=str(run_dir), commit_every=15, path_in_repo="logs/", exit_timeout=0)
+    scheduler = writer.scheduler
+    assert isinstance(writer, tensorboardX.SummaryWriter)
+    assert (writer.logdir, writer.repo_id, writer.repo_type, writer.repo_revision) == (
+        str(run_dir),
+        "me/run",
+        None,
+        None,
+    )
+    assert (scheduler.path_in_repo, scheduler.folder_path, scheduler.every) == ("logs/exp1", run_dir, 15)
+    assert (scheduler.token, scheduler.last_future, scheduler.repo_type) == (None, None, None)
+    with scheduler.lock:
+        pass
+    scheduler.stop()
+    assert scheduler.trigger().result() is None, "a stopped scheduler pushes nothing"
+    writer.close()
+
+
+@pytest.mark.parametrize("value", [0.1, 3, True, np.float32(0.3), np.int64(5), np.array(1.5), np.array([2.5]), [3.5]])
+@pytest.mark.parametrize("step", [None, 0, 5, 127, 128, 70_000, -3, np.int64(9), 2.0])
+def test_a_scalar_is_byte_identical_to_tensorboardx(tmp_path, monkeypatch, value, step):
+    """The hand-encoded record equals the protobuf's, whatever number is logged."""
+    monkeypatch.setattr("time.time", lambda: 1_700_000_000.25)
+    for kind, name in ((SummaryWriter, "ours"), (tensorboardX.SummaryWriter, "theirs")):
+        with kind(str(tmp_path / name)) as writer:
+            writer.add_scalar("train/löss rate", value, step)
+    ours, theirs = events(tmp_path / "ours"), events(tmp_path / "theirs")
+    assert [event.SerializeToString() for event in ours] == [event.SerializeToString() for event in theirs]
+
+
+def test_every_kind_of_summary_goes_through_our_event_files(tmp_path):
+    """Histogram, image, text, custom scalars, pr curve, mesh: one file, readable, no thread."""
+    import threading
+
+    with SummaryWriter(str(tmp_path)) as writer:
+        writer.add_histogram("h", np.arange(10.0), 1)
+        writer.add_image("i", np.zeros((3, 4, 4), dtype=np.uint8), 2)
+        writer.add_text("t", "hello", 3)
+        writer.add_pr_curve("p", np.array([0, 1]), np.array([0.1, 0.9]), 4)
+        writer.add_mesh("m", np.zeros((1, 3, 3), dtype=np.float32), global_step=5)
+        writer.add_custom_scalars({"c": {"x": ["Multiline", ["a"]]}})
+        with writer.use_metadata(global_step=42):
+            writer.add_scalar("s", 1.0)
+        assert threading.active_count() == 1
+    found = events(tmp_path)
+    assert len([path for path in tmp_path.iterdir() if "tfevents" in path.name]) == 1
+    assert {event.step for event in found if event.summary.value} == {0, 1, 2, 3, 4, 5, 42}
+
+
+def test_sub_writers_go_where_tensorboardx_puts_them(tmp_path):
+    """`add_scalars` and `add_hparams` write runs of their own below the worker directory."""
+    with SummaryWriter(str(tmp_path)) as writer:
+        writer.add_scalars("loss", {"train": 1.0, "test": 2.0}, 7)
+        writer.add_hparams({"lr": 0.1}, {"accuracy": 0.5}, name="trial")
+    assert values(tmp_path / "loss" / "train") == [("loss", 7, 1.0)]
+    assert values(tmp_path / "loss" / "test") == [("loss", 7, 2.0)]
+    assert len(events(tmp_path / "trial")) == 5, "the version, three for hparams, one metric"
+
+
+def test_closing_and_logging_again_opens_a_new_file_and_purges_once(tmp_path):
+    """What came before close() stays; purge_step is not applied a second time."""
+    writer = SummaryWriter(str(tmp_path), purge_step=5)
+    writer.add_scalar("a", 1.0, 5)
+    writer.close()
+    writer.close()
+    writer.add_scalar("a", 2.0, 6)
+    writer.close()
+    assert values(tmp_path) == [("a", 5, 1.0), ("a", 6, 2.0)]
+    assert [event.step for event in events(tmp_path) if event.HasField("session_log")] == [5, 5]
+
+
+def test_two_writers_of_one_process_share_an_event_file(tmp_path):
+    """The same directory and suffix: one file, complete after both have closed; another suffix: another file."""
+    first, second = SummaryWriter(str(tmp_path)), SummaryWriter(str(tmp_path))
+    first.add_scalar("a", 1.0, 1)
+    second.add_scalar("b", 2.0, 2)
+    first.close()
+    second.add_scalar("b", 3.0, 3)
+    other = SummaryWriter(str(tmp_path), filename_suffix=".eval")
+    other.add_scalar("c", 4.0, 4)
+    other.close()
+    second.close()
+    names = sorted(path.name for path in tmp_path.iterdir() if "tfevents" in path.name)
+    assert len(names) == 2
+    assert names[1].endswith(".eval")
+    assert values(tmp_path) == [("a", 1, 1.0), ("b", 2, 2.0), ("b", 3, 3.0), ("c", 4, 4.0)]
+
+
+def test_a_writer_that_logs_nothing_leaves_no_event_file(tmp_path):
+    """The file is made at the first event."""
+    SummaryWriter(str(tmp_path)).close()
+    assert [path.name for path in tmp_path.iterdir()] == [".hf_mpwriter"]
+
+
+def test_a_writer_that_may_not_write_writes_nothing(tmp_path):
+    """`write_to_disk=False`."""
+    with SummaryWriter(str(tmp_path / "run"), write_to_disk=False) as writer:
+        writer.add_scalar("a", 1.0, 1)
+        writer.add_scalars("b", {"c": 1.0}, 1)
+        writer.add_text("t", "x")
+        writer.flush()
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_default_logdir_is_the_same_for_all_ranks_of_a_job(tmp_path, monkeypatch):
+    """The launcher's job id names the run directory, also after a requeue; torch's `log_dir` is taken too."""
+    monkeypatch.chdir(tmp_path)
+    for rank in ("0", "1"):
+        for name, value in {"SLURM_JOB_ID": "77", "SLURM_STEP_ID": "0", "SLURM_PROCID": rank}.items():
+            monkeypatch.setenv(name, value)
+        writer = SummaryWriter(comment="_x")
+        assert writer.logdir == str(tmp_path / "runs" / "slurm_77_x")
+        writer.close()
+    assert SummaryWriter(log_dir=tmp_path / "other").log_dir == str(tmp_path / "other")
+
+
+def test_what_cannot_be_done_is_said(tmp_path):
+    """A URL as logdir, Comet, an unknown argument."""
+    with pytest.raises(LogdirError, match="is a URL"):
+        SummaryWriter("s3://bucket/run")
+    with pytest.raises(SettingsError, match="Comet"):
+        SummaryWriter(str(tmp_path), comet_config={"disabled": False})
+    with pytest.raises(TypeError, match="colour"):
+        SummaryWriter(str(tmp_path), colour="red")
+
+
+def test_forked_children_write_files_of_their_own(tmp_path, start):
+    """Multiprocessing and plain os.fork: the child joins at its first event; nothing is doubled or lost."""
+    source = """
+import multiprocessing, os, sys
+from hf_mpwriter import SummaryWriter
+writer = SummaryWriter(sys.argv[1])
+writer.add_scalar("a", 0.0, 0)
+def child(): [writer.add_scalar("a", 1.0, step) for step in range(100)]
+process = multiprocessing.get_context("fork").Process(target=child, name="Reader-1")
+process.start()
+if (pid := os.fork()) == 0:
+    writer.add_scalar("a", 2.0, 7)
+    sys.exit(0)
+os.waitpid(pid, 0)
+process.join()
+writer.add_scalar("a", 3.0, 1)
+"""
+    start(source, tmp_path).succeed()
+    assert values(tmp_path) == [("a", 0, 0.0), ("a", 1, 3.0)]
+    assert values(tmp_path / "Reader-1") == [("a", step, 1.0) for step in range(100)]
+    assert values(tmp_path / "proc_00001") == [("a", 7, 2.0)]
