@@ -47,6 +47,7 @@ PUSH_TICK = 0.2  # seconds, while a push runs
 BEAT_EVERY = 10.0  # seconds between two heartbeats
 FIRST_DELAY = 2.0  # seconds after the start until the first snapshot, if nobody asks for one
 SETTLE_TIME = 120.0  # seconds; the Hub ends a request in 60, a proxy may take as long
+NO_NEWS = (0, False)
 NOTICES = 5  # the last ones are kept in uploader.json
 
 _PUSH = (
@@ -89,8 +90,8 @@ class Uploader:
         self._patient = True
         # what is under way
         self._fresh = self._surveyed = self._splitting = self._terminating = self._tried = False
-        self._heard: dict[str, tuple[int, bool]] = {}  # card -> its want, and whether it was over, at the last look
-        self._served: dict[str, int] = {}  # card -> the want it had when nothing of it was left to send
+        self._heard: dict[str, tuple[int, bool]] = {}  # card -> its news at the last look
+        self._served: dict[str, tuple[int, bool]] = {}  # card -> its news when nothing of it was left to send
         self._seen: tuple[list[Member], dict[str, int]] = ([], {})  # members and lengths at the last snapshot
         self._last_status: dict[str, Any] = {}
         self._recover()
@@ -155,10 +156,9 @@ class Uploader:
 
     def _hear(self, member: Member) -> None:
         """A request or an end is news: it ends a wait of ours, not one that the Hub asked for."""
-        news = (sum(member.want.values()), not member.alive)
-        if news <= self._heard.get(str(member.name), (0, False)):
+        if _news(member) <= self._heard.get(str(member.name), NO_NEWS):
             return
-        self._heard[str(member.name)] = news
+        self._heard[str(member.name)] = _news(member)
         if member.name.worker == OBSERVER:  # `hf-mpwriter sync` also tries refused paths again
             self._ledger.parked.clear()
         if self._patient:
@@ -186,15 +186,15 @@ class Uploader:
         )
 
     def _is_urgent(self, member: Member) -> bool:
-        served = self._served.get(str(member.name), -1)
-        if not member.alive:
-            return served < 0
-        if sum(member.want.values()) <= served:
+        if self._is_served(member):
             return False
-        return any(
+        return not member.alive or any(
             length > self._ledger.length(path) and path not in self._ledger.parked and self._settings.allows(path)
             for path, length in member.want.items()
         )
+
+    def _is_served(self, member: Member) -> bool:
+        return _news(member) <= self._served.get(str(member.name), NO_NEWS)
 
     # snapshot
 
@@ -228,7 +228,7 @@ class Uploader:
         for member in members:
             if member.files & queued:
                 continue
-            self._served[str(member.name)] = sum(member.want.values())
+            self._served[str(member.name)] = _news(member)
             held = (lengths[path] <= self._ledger.length(path) for path in member.files if path in lengths)
             if not member.alive and all(held):
                 self._roster.remove(member)
@@ -401,7 +401,7 @@ class Uploader:
         locks.release(self._seat)
         if self._terminating or self._clock() - self._abandoned_since > LINGER:
             return True
-        if not any(member.alive or str(member.name) not in self._served for member in self._roster.members()):
+        if not any(member.alive or not self._is_served(member) for member in self._roster.members()):
             return True
         seat = locks.try_exclusive(self._spool.seat)
         if seat is None:
@@ -412,6 +412,11 @@ class Uploader:
     def terminate(self) -> None:
         """SIGTERM: one last snapshot and push, then leave."""
         self._terminating = True
+
+
+def _news(member: Member) -> tuple[int, bool]:
+    """What a card says that may make a push urgent; it only ever grows: how much is wanted, and whether it is over."""
+    return sum(member.want.values()), not member.alive
 
 
 def _stdout(push: subprocess.Popen[bytes]) -> Any:
