@@ -11,15 +11,20 @@ from typing import TYPE_CHECKING, Any
 from hf_mpwriter._version import __version__
 
 if TYPE_CHECKING:
-    from hf_mpwriter.writer import HFSummaryWriter, SummaryWriter
+    from hf_mpwriter.hfwriter import HFSummaryWriter
+    from hf_mpwriter.writer import SummaryWriter
 
 __all__ = ["HFSummaryWriter", "SummaryWriter", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
     """Resolve the writers on first use."""
-    if name in ("HFSummaryWriter", "SummaryWriter"):
-        from hf_mpwriter import writer
+    if name == "HFSummaryWriter":
+        from hf_mpwriter.hfwriter import HFSummaryWriter
 
-        return getattr(writer, name)
+        return HFSummaryWriter
+    if name == "SummaryWriter":
+        from hf_mpwriter.writer import SummaryWriter
+
+        return SummaryWriter
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

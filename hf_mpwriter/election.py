@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from hf_mpwriter import disk, locks
-from hf_mpwriter.identity import host_id
+from hf_mpwriter.identity import host_id, import_path
 from hf_mpwriter.spool import Spool
 
 logger = logging.getLogger("hf_mpwriter")
@@ -35,11 +35,6 @@ LONGEST_BACKOFF = 300.0  # seconds
 _BOOT = (
     "import json,sys;sys.path[:]=json.loads(sys.argv[2]);from hf_mpwriter import uploader;uploader.main(sys.argv[1])"
 )
-
-
-def import_path() -> list[str]:
-    """The import path of this process, for a child that must see the same packages from any directory."""
-    return [os.path.abspath(entry) for entry in sys.path]
 
 
 def child_environment(environ: Mapping[str, str], token: str | None) -> dict[str, str]:

@@ -143,6 +143,11 @@ class Process:
         return cls(host_id(), boot_id(), pid_namespace(), pid, start_ticks(pid))
 
 
+def import_path() -> list[str]:
+    """The import path of this process, for a child that must see the same packages from any directory."""
+    return [os.path.abspath(entry) for entry in sys.path]
+
+
 def initial_environment() -> dict[str, str]:
     """The environment that this process was started with; {} where the system does not tell."""
     try:

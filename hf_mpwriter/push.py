@@ -22,14 +22,17 @@ import dataclasses
 import json
 import os
 import random
+import select
 import signal
+import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hf_mpwriter import disk, errors
-from hf_mpwriter.errors import Done, Moved, Park, Refused, Sent, Verdict
+from hf_mpwriter.errors import Done, Moved, Park, Refused, Sent, Unknown, Verdict
+from hf_mpwriter.identity import import_path
 from hf_mpwriter.queue import parse_files
 from hf_mpwriter.settings import Destination
 from hf_mpwriter.snapshot import LocalFile
@@ -41,6 +44,11 @@ DEADLINE_BASE = 300.0  # seconds for a push, however small
 DEADLINE_RATE = 250_000.0  # bytes per second that a slow line carries
 MOVED_TRIES = 3  # times that a push reads the head again after 412
 PR_SET_PDEATHSIG = 1
+
+_BOOT = (
+    "import json,sys;sys.path[:]=json.loads(sys.argv[3]);"
+    "from hf_mpwriter import push;push.main(sys.argv[1],int(sys.argv[2]))"
+)
 
 
 @dataclass(frozen=True)
@@ -197,10 +205,57 @@ class Notify:
         disk.write_all(self._fd, json.dumps(data).encode() + b"\n")
 
 
-def parse_verdict(line: bytes) -> Verdict | None:
-    """Read a verdict; None if there is none."""
+class PushProcess:
+    """A push, seen from the uploader.
+
+    Args:
+        inflight: path of the record that holds the job.
+
+    Raises:
+        OSError: the process cannot be started.
+    """
+
+    def __init__(self, inflight: str) -> None:
+        argv = [sys.executable, "-c", _BOOT, inflight, str(os.getpid()), json.dumps(import_path())]
+        self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, bufsize=0)
+        stdout: Any = self._process.stdout  # never None: PIPE was asked for
+        os.set_blocking(stdout.fileno(), False)
+        self._pipe = stdout
+        self._heard = b""
+        self._verdict: Verdict | None = None
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self._process.pid
+
+    def listen(self) -> tuple[list[str], Verdict | None]:
+        """What the push has said since the last time, and its verdict once it has ended; never waits."""
+        ended = self._process.poll() is not None
+        while chunk := self._pipe.read(1 << 16):
+            self._heard += chunk
+        *lines, self._heard = self._heard.split(b"\n")
+        notices = []
+        for message in map(json.loads, lines):
+            if "notice" in message:
+                notices.append(str(message["notice"]))
+            else:
+                self._verdict = parse_verdict(message)
+        if not ended:
+            return notices, None
+        self._pipe.close()
+        code = self._process.returncode
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        return notices, self._verdict or Unknown(f"the push ended by {how}")
+
+    def wait(self, timeout: float) -> None:
+        """Return when the push says something, or after `timeout` seconds."""
+        select.select([self._pipe], [], [], timeout)
+
+
+def parse_verdict(data: dict[str, Any]) -> Verdict | None:
+    """The verdict of a message; None if it cannot be read."""
     try:
-        data = json.loads(line)
         kind = getattr(errors, data.pop("verdict"))
         if kind is Done:
             data["files"] = {path: Sent(**sent) for path, sent in data["files"].items()}

@@ -21,12 +21,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import random
-import select
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -36,7 +32,7 @@ from hf_mpwriter.daemon import be_modest, detach, rotate_log, say
 from hf_mpwriter.decision import LINGER, Action, Situation, decide
 from hf_mpwriter.errors import Done, Moved, Park, Retry, Sent, Split, Unknown, Verdict
 from hf_mpwriter.identity import Process
-from hf_mpwriter.push import Job, parse_verdict
+from hf_mpwriter.push import Job, PushProcess
 from hf_mpwriter.queue import Entry, Queue
 from hf_mpwriter.roster import OBSERVER, Member, Roster
 from hf_mpwriter.settings import Destination, Settings
@@ -49,11 +45,6 @@ FIRST_DELAY = 2.0  # seconds after the start until the first snapshot, if nobody
 SETTLE_TIME = 120.0  # seconds; the Hub ends a request in 60, a proxy may take as long
 NO_NEWS = (0, False)
 NOTICES = 5  # the last ones are kept in uploader.json
-
-_PUSH = (
-    "import json,sys;sys.path[:]=json.loads(sys.argv[3]);"
-    "from hf_mpwriter import push;push.main(sys.argv[1],int(sys.argv[2]))"
-)
 
 
 class Uploader:
@@ -74,10 +65,9 @@ class Uploader:
         self._settings = Settings()
         self._started = time.time()
         # the push that runs
-        self._push: subprocess.Popen[bytes] | None = None
+        self._push: PushProcess | None = None
         self._entry: Entry | None = None
         self._fenced = True
-        self._output = b""
         # what the Hub said
         self._own_head: str | None = None
         self._moved = self._attempts = self._commits = 0
@@ -127,7 +117,7 @@ class Uploader:
         members = self._roster.members()
         self._note(members)
         if self._push is not None:
-            self._listen()
+            self._listen(self._push)
         if self._push is None:
             if self._hears_better_token(members):
                 say("a newer worker may have a better token; leaving the seat to it")
@@ -247,39 +237,23 @@ class Uploader:
             own_head=self._own_head,
             fenced=self._fenced,
         )
-        self._entry, self._output = entry, b""
+        self._entry = entry
         self._last_try, self._tried = self._clock(), self._terminating
         settled = self._last_try >= self._frozen_until
         try:
-            path = self._queue.take_off(entry, job.to_json(), fenced=self._fenced and settled)
-            argv = [sys.executable, "-c", _PUSH, path, str(os.getpid()), json.dumps(election.import_path())]
-            self._push = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, bufsize=0)
+            self._push = PushProcess(self._queue.take_off(entry, job.to_json(), fenced=self._fenced and settled))
         except OSError as error:
             self._settle(Retry(f"cannot start a push: {error}"))
-        else:
-            os.set_blocking(_stdout(self._push).fileno(), False)
 
-    def _listen(self) -> None:
+    def _listen(self, push: PushProcess) -> None:
         """Take in what the push says; settle when it has ended."""
-        push = self._push
-        assert push is not None  # noqa: S101 - for the type checker; tick() has looked
-        ended = push.poll() is not None
-        while chunk := _stdout(push).read(1 << 16):
-            self._output += chunk
-        *lines, self._output = self._output.split(b"\n")
-        for line in lines:
-            message = json.loads(line)
-            if "notice" in message:
-                self._notices = [*self._notices, message["notice"]][-NOTICES:]
-                say(message["notice"])
-            else:
-                self._output = line + b"\n"
-        if not ended:
-            return
-        _stdout(push).close()
-        self._push = None
-        how = f"signal {-push.returncode}" if push.returncode < 0 else f"exit code {push.returncode}"
-        self._settle(parse_verdict(self._output) or Unknown(f"the push ended by {how}"))
+        notices, verdict = push.listen()
+        for notice in notices:
+            say(notice)
+        self._notices = [*self._notices, *notices][-NOTICES:]
+        if verdict is not None:
+            self._push = None
+            self._settle(verdict)
 
     def _settle(self, verdict: Verdict) -> None:
         """Take in the verdict on the entry that was in flight."""
@@ -390,7 +364,7 @@ class Uploader:
 
     def _sleep(self) -> None:
         if self._push is not None:
-            select.select([_stdout(self._push)], [], [], PUSH_TICK)
+            self._push.wait(PUSH_TICK)
             return
         due_in = self._next_try - self._clock() if self._queue.entries else TICK
         time.sleep(min(TICK, max(0.0, due_in)))
@@ -417,11 +391,6 @@ class Uploader:
 def _news(member: Member) -> tuple[int, bool]:
     """What a card says that may make a push urgent; it only ever grows: how much is wanted, and whether it is over."""
     return sum(member.want.values()), not member.alive
-
-
-def _stdout(push: subprocess.Popen[bytes]) -> Any:
-    """The pipe that the push writes to."""
-    return push.stdout
 
 
 def main(run_dir: str) -> None:

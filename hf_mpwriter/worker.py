@@ -22,15 +22,13 @@ import threading
 import time
 from collections.abc import Callable
 
-from hf_mpwriter import identity, locks, roster
-from hf_mpwriter import progress as progress_module
+from hf_mpwriter import ending, identity, locks, roster
 from hf_mpwriter.election import Election
 from hf_mpwriter.errors import LogdirError
 from hf_mpwriter.eventfile import EventFile
 from hf_mpwriter.identity import Process, Role
-from hf_mpwriter.progress import Progress, size_text
+from hf_mpwriter.progress import Progress
 from hf_mpwriter.settings import Destination, Settings
-from hf_mpwriter.snapshot import Survey
 from hf_mpwriter.spool import Spool, worker_dir
 
 logger = logging.getLogger("hf_mpwriter")
@@ -38,7 +36,6 @@ logger = logging.getLogger("hf_mpwriter")
 LOOK_EVERY = 3.0  # seconds between two looks
 ASK_EVERY = 1.0  # seconds between two requests on a card
 REAP_EVERY = 0.2  # seconds until the next look, while a started process is to be reaped
-QUIET_WAIT = 2.0  # seconds; a longer wait is announced
 SIBLINGS_LIMIT = 200  # run directories beside this one that a start looks at
 
 _workers: dict[str, Worker] = {}
@@ -88,6 +85,7 @@ class Worker:
 
     def _start_fresh(self) -> None:
         self._lock = threading.RLock()
+        self._lost = 0
         self._looking = self._asking = False
         self.next_look = self._next_ask = 0.0
         self.role: Role = identity.current_role()
@@ -182,7 +180,7 @@ class Worker:
             self._write_request()
             if self._destination is not None and not self.stopped:
                 self._elect()
-                if self.speaks and not self._told_notices:
+                if ending.speaks(self.role) and not self._told_notices:
                     self._tell_notices()
         except OSError as error:
             logger.warning("%s: %s", self.spool.run_dir, error)
@@ -251,7 +249,7 @@ class Worker:
     @property
     def dropped(self) -> int:
         """Records that the disk refused for good."""
-        return sum(file.dropped for file in self._files.values())
+        return self._lost + sum(file.dropped for file in self._files.values())
 
     def leave(self) -> None:
         """One writer less; the last one seals the files and gives up claim and card."""
@@ -262,10 +260,11 @@ class Worker:
         with self._lock:
             for file in self._files.values():
                 file.close()
-            if lost := self.dropped + sum(file.waiting for file in self._files.values()):
-                logger.warning("%s: %d records were lost, the disk refused them", self.spool.run_dir, lost)
+            self._lost = self.dropped + sum(file.waiting for file in self._files.values())
+            if self._lost:
+                logger.warning("%s: %d records were lost, the disk refused them", self.spool.run_dir, self._lost)
             self._files.clear()
-            self._let_go(lost)
+            self._let_go(self._lost)
         self.look()
 
     def _let_go(self, dropped: int) -> None:
@@ -277,64 +276,14 @@ class Worker:
             locks.release(self._claim)
             self._card, self._claim = None, -1
 
-    def wait(self, timeout: float | None = None) -> None:
-        """Wait, bounded, until the Hub has what this process is responsible for; one message if it does not.
-
-        A rank answers for its own files, a lone main process for all that no other live worker has open.
-        """
+    def wait(self) -> None:
+        """Wait, bounded, until the Hub has what this process answers for; see `ending`."""
         if self._destination is None or self.stopped or not self.role.waits:
             return
-        timeout = self._settings.exit_timeout if timeout is None else timeout
-        view, began = Progress(self.spool), self._clock()
-        told = False
-
-        def tell(missing: dict[str, int]) -> None:
-            nonlocal told
-            if not told and self.speaks and self._clock() - began > QUIET_WAIT:
-                told = True
-                size = size_text(sum(missing.values()))
-                logger.warning("waiting up to %.0f s until %s of events are on the Hub", timeout, size)
-
-        wanted = self._responsible_for()
-        if wanted == self._waited_for:
-            return
-        self._waited_for = wanted
-        try:
-            missing = progress_module.wait(view, wanted, timeout, self.look, tell, self._clock)
-        except KeyboardInterrupt:
-            self._report_missing(view, view.missing(wanted))
-            raise
-        self._report_missing(view, missing)
-
-    @property
-    def speaks(self) -> bool:
-        """Whether this process tells the user about the run: rank 0 or the lone process."""
-        return self.role.waits and not self.role.rank
-
-    def _responsible_for(self) -> dict[str, int]:
-        if self.role.rank is not None:
-            return self.lengths()
-        others = roster.Roster(self.spool)
-        files = Survey(self.spool.run_dir).files(
-            self._settings.allows, lambda: {path for member in others.members() for path in member.growing}
-        )
-        return {file.path: file.length for file in files if not file.growing} | self.lengths()
-
-    def _report_missing(self, view: Progress, missing: dict[str, int]) -> None:
-        if not missing or not self.speaks:
-            return
-        report = view.uploader()
-        logger.warning(
-            "%s of events in %d file%s of %s are not on the Hub yet%s. They are safe on disk%s; to finish: "
-            "hf-mpwriter sync %s",
-            size_text(sum(missing.values())),
-            len(missing),
-            "s" if len(missing) > 1 else "",
-            self.spool.run_dir,
-            f" ({report.reason} {report.hint})".replace(" )", ")") if report.reason else "",
-            " and an uploader goes on trying" if view.seat_is_taken() else "",
-            self.spool.run_dir,
-        )
+        lengths = ending.answers_for(self.spool, self._settings, self.role, self.lengths())
+        if lengths != self._waited_for:  # the end of a with block has waited already
+            self._waited_for = lengths
+            ending.wait(self.spool, lengths, self._settings.exit_timeout, self.role, self.look)
 
     def after_fork(self) -> None:
         """In the child: forget everything that is the parent's."""

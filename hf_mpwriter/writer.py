@@ -1,7 +1,6 @@
-"""The writers: what a training script imports.
+"""`SummaryWriter`: a `tensorboardX.SummaryWriter` that loses nothing and may have a destination on the Hub.
 
-`SummaryWriter` is a `tensorboardX.SummaryWriter` that loses nothing and may have a destination on the Hub;
-`HFSummaryWriter` has the signature of huggingface_hub's. Every record is one write by the calling thread.
+Every record is one write by the calling thread.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ from tensorboardX.writer import DummyFileWriter
 from hf_mpwriter import identity, records, worker
 from hf_mpwriter.errors import LogdirError, SettingsError
 from hf_mpwriter.filewriter import FileWriter
-from hf_mpwriter.scheduler import Scheduler
 from hf_mpwriter.settings import (
     DEFAULT_COMMIT_EVERY,
     DEFAULT_EXIT_TIMEOUT,
@@ -315,6 +313,9 @@ class SummaryWriter(tensorboardX.SummaryWriter):
         """Records that the disk refused for good."""
         return self._worker.dropped if self._worker else 0
 
+    def _arrived(self) -> None:
+        """Called where a pickled writer has come to life again."""
+
     def __reduce__(self) -> tuple[Any, ...]:
         """A writer travels as its settings and opens its own file on arrival."""
         state = {name: value for name, value in self.__dict__.items() if name not in ("_worker", "_tags", "scheduler")}
@@ -324,67 +325,6 @@ class SummaryWriter(tensorboardX.SummaryWriter):
         return _arrive, (type(self), state)
 
 
-class HFSummaryWriter(SummaryWriter):
-    """huggingface_hub's HFSummaryWriter for many processes: the same arguments, the same attributes.
-
-    The event files are written at once, and delivered by a process that outlives crashes; the constructor asks
-    nothing of the network. Arguments are those of `SummaryWriter`.
-
-    Attributes:
-        logdir: the run directory, absolute.
-        repo_id: the repository; its full name once the first push has resolved it.
-        repo_type: model, dataset or space, None if it was not given.
-        repo_revision: branch, None if it was not given.
-        scheduler: what huggingface_hub's CommitScheduler offers.
-    """
-
-    def __init__(
-        self,
-        repo_id: str,
-        *,
-        logdir: str | None = None,
-        commit_every: float = DEFAULT_COMMIT_EVERY,
-        squash_history: bool = False,
-        repo_type: str | None = None,
-        repo_revision: str | None = None,
-        repo_private: bool | None = None,
-        path_in_repo: str | None = "tensorboard",
-        repo_allow_patterns: list[str] | str | None = "*.tfevents.*",
-        repo_ignore_patterns: list[str] | str | None = None,
-        token: str | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(
-            logdir=logdir,
-            repo_id=check_repo_id(repo_id),
-            commit_every=commit_every,
-            squash_history=squash_history,
-            repo_type=repo_type,
-            repo_revision=repo_revision,
-            repo_private=repo_private,
-            path_in_repo=path_in_repo,
-            repo_allow_patterns=repo_allow_patterns,
-            repo_ignore_patterns=repo_ignore_patterns,
-            token=token,
-            **kwargs,
-        )
-        self.repo_type = repo_type
-        self.repo_revision = repo_revision
-        self._make_scheduler()
-
-    def _make_scheduler(self) -> None:
-        if self._destination is not None and self._worker is not None:
-            self.scheduler = Scheduler(self._worker, self._destination, self._settings, self._token)
-            self.scheduler.repo_type, self.scheduler.revision = self.repo_type, self.repo_revision
-            if not self._uploads:
-                self.scheduler.stop()
-
-    @property
-    def repo_id(self) -> str:
-        """The repository; its full name once the first push has resolved it."""
-        return self.scheduler.repo_id
-
-
 def _arrive(cls: type[SummaryWriter], state: dict[str, Any]) -> SummaryWriter:
     writer = cls.__new__(cls)
     writer.__dict__.update(state)
@@ -392,8 +332,7 @@ def _arrive(cls: type[SummaryWriter], state: dict[str, Any]) -> SummaryWriter:
     if writer._write_to_disk:
         writer._worker = writer._enter(writer.logdir)
     writer.all_writers = {}
-    if isinstance(writer, HFSummaryWriter):
-        writer._make_scheduler()
+    writer._arrived()
     return writer
 
 

@@ -1,0 +1,91 @@
+"""The end of a process: what it answers for, the bounded wait for it, and the one message if something is missing.
+
+A rank answers for its own files; a lone main process for all that no other live worker has open, its children's
+included. Children never wait. Rank 0 and the lone process speak, the others are silent.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from hf_mpwriter import progress
+from hf_mpwriter.identity import Role
+from hf_mpwriter.progress import Progress, size_text
+from hf_mpwriter.roster import Roster
+from hf_mpwriter.settings import Settings
+from hf_mpwriter.snapshot import Survey
+from hf_mpwriter.spool import Spool
+
+logger = logging.getLogger("hf_mpwriter")
+
+QUIET_WAIT = 2.0  # seconds; a longer wait is announced
+
+
+def speaks(role: Role) -> bool:
+    """Whether a process tells the user about the run."""
+    return role.waits and not role.rank
+
+
+def answers_for(spool: Spool, settings: Settings, role: Role, own: dict[str, int]) -> dict[str, int]:
+    """Bytes per path that this process must see on the Hub before it ends.
+
+    Args:
+        spool: of the run directory.
+        settings: which files are uploaded.
+        role: of this process.
+        own: what it has written itself.
+    """
+    if role.rank is not None:
+        return own
+    roster = Roster(spool)
+    growing = {path for member in roster.members() for path in member.growing}
+    files = Survey(spool.run_dir).files(settings.allows, lambda: growing)
+    return {file.path: file.length for file in files if not file.growing} | own
+
+
+def wait(spool: Spool, lengths: dict[str, int], timeout: float, role: Role, look: Callable[[], object]) -> None:
+    """Wait until the Hub has these lengths; tell what it does not have.
+
+    Args:
+        spool: of the run directory.
+        lengths: bytes per path.
+        timeout: seconds.
+        role: decides who speaks.
+        look: makes sure that an uploader lives.
+
+    Raises:
+        KeyboardInterrupt: the user ended the wait; the message has been given.
+    """
+    view, began = Progress(spool), time.monotonic()
+    announced = not speaks(role)
+
+    def tell(missing: dict[str, int]) -> None:
+        nonlocal announced
+        if not announced and time.monotonic() - began > QUIET_WAIT:
+            announced = True
+            size = size_text(sum(missing.values()))
+            logger.warning("waiting up to %.0f s until %s of events are on the Hub", timeout, size)
+
+    try:
+        progress.wait(view, lengths, timeout, look, tell)
+    finally:
+        if (missing := view.missing(lengths)) and speaks(role):
+            _report(spool, view, missing)
+
+
+def _report(spool: Spool, view: Progress, missing: dict[str, int]) -> None:
+    report = view.uploader()
+    reason = f" ({f'{report.reason} {report.hint}'.strip()})" if report.reason else ""
+    logger.warning(
+        "%s of events in %d file%s of %s are not on the Hub yet%s. They are safe on disk%s; to finish: "
+        "hf-mpwriter sync %s",
+        size_text(sum(missing.values())),
+        len(missing),
+        "s" if len(missing) > 1 else "",
+        spool.run_dir,
+        reason,
+        " and an uploader goes on trying" if view.seat_is_taken() else "",
+        spool.run_dir,
+    )
