@@ -1,0 +1,88 @@
+"""The command line: every command is documented, errors say what to do."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from test_end_to_end import LOG_AND_EXIT, judge, no_uploader, wait_for
+
+from hf_mpwriter.cli import main
+from hf_mpwriter.spool import Spool
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def run(*arguments):
+    """Run a command in this process."""
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.mark.parametrize("name", sorted(main.commands))
+def test_every_command_is_documented(name):
+    """It has help, and the README shows it."""
+    assert main.commands[name].help
+    assert f"hf-mpwriter {name}" in README or f"scripts/{name}" in README
+
+
+def test_every_command_of_the_readme_exists():
+    """No claim about a command that is not there."""
+    for name in re.findall(r"hf-mpwriter ([a-z]+)", README):
+        assert name in main.commands
+
+
+@pytest.mark.parametrize("name", ["status", "sync", "verify"])
+def test_a_directory_that_is_no_run_is_refused(name, tmp_path):
+    """One line, exit code 1, nothing made."""
+    result = run(name, tmp_path)
+    assert result.exit_code == 1
+    assert "no run directory of hf_mpwriter" in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_without_destination_asks_for_one(tmp_path):
+    """The message names the option."""
+    Spool(str(tmp_path)).create()
+    assert "--repo-id NAME" in run("sync", tmp_path).output
+    assert "no destination" in run("verify", tmp_path).output
+    assert "local only" in run("status", tmp_path).output
+
+
+def test_a_local_run_can_be_given_a_destination_later(hub, run_dir, start):
+    """`sync --repo-id` uploads what a SummaryWriter without destination has written; status and verify agree."""
+    start(
+        "import sys\nfrom hf_mpwriter import SummaryWriter\nSummaryWriter(sys.argv[1]).add_scalar('a', 1, 1)", run_dir
+    )
+    wait_for(lambda: list(run_dir.glob("*tfevents*")), "the event file")
+    result = run("sync", run_dir, "--repo-id", "me/run", "--timeout", "60")
+    assert result.exit_code == 0, result.output
+    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
+    assert len(judge(run_dir, hub).files) == 1
+    status = json.loads(run("status", run_dir, "--json").output)
+    assert status["files"][0]["bytes"] == status["files"][0]["on_hub"] > 0
+    assert run("verify", run_dir).exit_code == 0
+    assert "recorded for" in run("sync", run_dir, "--repo-id", "me/other").output
+
+
+def test_verify_fails_when_something_is_missing(hub, run_dir, start):
+    """A record behind the acknowledged length: verify says which file, and what to do."""
+    start(LOG_AND_EXIT, run_dir, 10).succeed()
+    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
+    (path,) = run_dir.glob("*tfevents*")
+    path.write_bytes(path.read_bytes() * 2)
+    result = run("verify", run_dir)
+    assert result.exit_code == 1
+    assert "hf-mpwriter sync" in result.output
+    assert run("verify", run_dir, "--running").exit_code == 0
+
+
+def test_sync_gives_up_after_its_timeout_and_says_why(run_dir, start, monkeypatch):
+    """The Hub is down: exit code 1, the reason, nothing lost."""
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    start(LOG_AND_EXIT, run_dir, 10, env={"HF_MPWRITER_EXIT_TIMEOUT": "0"}).succeed()
+    result = run("sync", run_dir, "--timeout", "2")
+    assert result.exit_code == 1
+    assert "are not on the Hub yet" in result.output

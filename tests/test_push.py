@@ -1,0 +1,173 @@
+"""The push: what it reads back, and how it ends."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from conftest import wait_for
+
+from hf_mpwriter import disk, push
+from hf_mpwriter.errors import Done, Park, Refused, Retry, Sent, Unknown
+from hf_mpwriter.hub import Remote
+from hf_mpwriter.push import Job
+from hf_mpwriter.settings import Destination
+from hf_mpwriter.snapshot import LocalFile
+
+
+def remote(content: bytes) -> Remote:
+    """An LFS file on the Hub."""
+    return Remote(len(content), hashlib.sha256(content).hexdigest(), "")
+
+
+def job(run_dir, known=(), files=("a",), endpoint="http://127.0.0.1:9") -> Job:
+    """A job whose entry wants five bytes of each file."""
+    return Job(
+        run_dir=str(run_dir),
+        destination=Destination(endpoint, "me/run"),
+        private=None,
+        squash=False,
+        files=tuple(LocalFile(path, 5, growing=True) for path in files),
+        known=dict(known),
+        own_head=None,
+        fenced=True,
+    )
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    """A run directory with one file of six bytes."""
+    (tmp_path / "a").write_bytes(b"abcdef")
+    return tmp_path
+
+
+def test_a_prefix_on_the_hub_is_taken_over(run_dir):
+    """The ledger knows nothing, the Hub has three bytes of ours: they count, whoever sent them."""
+    assert push.read_back(job(run_dir), {"a": remote(b"abc")}) == ({"a": Sent(3, remote(b"abc").sha256)}, {})
+
+
+def test_a_small_regular_file_is_compared_by_its_git_id(run_dir):
+    """Without LFS the Hub tells git's blob id only."""
+    blob = hashlib.sha1(b"blob 3\0abc").hexdigest()  # noqa: S324 - git's own digest
+    assert push.read_back(job(run_dir), {"a": Remote(3, None, blob)})[0] == {"a": Sent(3, "")}
+    assert push.read_back(job(run_dir), {"a": Remote(3, None, "0" * 40)})[1].keys() == {"a"}
+
+
+def test_what_is_gone_from_the_hub_counts_as_gone(run_dir):
+    """The ledger claims a length that the Hub does not have any more: it is dropped."""
+    known = {"a": Sent(3, remote(b"abc").sha256), "other": Sent(7, "00")}
+    assert push.read_back(job(run_dir, known), {}) == ({"a": Sent(0, ""), "other": Sent(0, "")}, {})
+
+
+def test_what_the_ledger_says_is_not_hashed_again(run_dir):
+    """Size and digest as known: nothing to say, nothing to read."""
+    known = {"missing": Sent(3, remote(b"abc").sha256)}
+    assert push.read_back(job(run_dir, known, files=()), {"missing": remote(b"abc")}) == ({}, {})
+
+
+def test_another_content_is_never_overwritten(run_dir):
+    """Same path, not a prefix: differing."""
+    found, differing = push.read_back(job(run_dir), {"a": remote(b"xyz")})
+    assert (found, list(differing)) == ({}, ["a"])
+
+
+def test_a_local_file_that_is_shorter_than_the_hubs_is_left_alone(run_dir):
+    """A restored backup, or a file that is gone: what the Hub has is more, and counts as held."""
+    there = {"a": remote(b"abcdefgh"), "gone": remote(b"x")}
+    found, differing = push.read_back(job(run_dir, files=("a", "gone")), there)
+    assert found == {"a": Sent(8, there["a"].sha256), "gone": Sent(1, there["gone"].sha256)}
+    assert differing == {}
+
+
+@pytest.mark.parametrize(
+    "verdict",
+    [
+        Done("c" * 40, own=True, repo_id="me/run", files={"a": Sent(5, "00")}),
+        Retry("why", 3.0),
+        Unknown("why"),
+        Refused("why", "what to do"),
+        Park({"a": "why"}),
+    ],
+)
+def test_a_verdict_survives_the_pipe(verdict):
+    """What the push writes is what the uploader reads."""
+    read, write = os.pipe()
+    push.Notify(write).verdict(verdict)
+    assert push.parse_verdict(json.loads(os.read(read, 10_000))) == verdict
+    os.close(read)
+    os.close(write)
+
+
+def test_garbage_is_no_verdict():
+    """A verdict that cannot be read is none; the uploader then takes the outcome as unknown."""
+    assert push.parse_verdict({"verdict": "Sent", "length": 1, "sha256": "", "x": 1}) is None
+    assert push.parse_verdict({"verdict": "nonsense"}) is None
+    assert push.parse_verdict({"verdict": "Done"}) is None
+
+
+def test_a_push_that_is_killed_has_an_unknown_outcome(run_dir):
+    """SIGKILL: no verdict, so unknown, with the signal in the reason."""
+    inflight = str(run_dir / "inflight.json")
+    disk.publish(inflight, json.dumps({"job": job(run_dir).to_json()}).encode(), "test")
+    process = push.PushProcess(inflight)
+    os.kill(process.pid, signal.SIGKILL)
+    verdict = wait_for(lambda: process.listen()[1], "the end")
+    assert verdict == Unknown("the push ended by signal 9")
+
+
+def test_a_push_against_nobody_says_so(run_dir):
+    """Connection refused: nothing was changed, try again."""
+    inflight = str(run_dir / "inflight.json")
+    disk.publish(inflight, json.dumps({"job": job(run_dir).to_json()}).encode(), "test")
+    process = push.PushProcess(inflight)
+    verdict = wait_for(lambda: process.listen()[1], "the end")
+    assert isinstance(verdict, Retry)
+    assert "refused" in verdict.reason
+
+
+def test_a_push_dies_with_its_uploader(run_dir):
+    """The parent is killed while its push hangs: the push is gone too."""
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, never answers
+        inflight = str(run_dir / "inflight.json")
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        disk.publish(inflight, json.dumps({"job": job(run_dir, endpoint=endpoint).to_json()}).encode(), "test")
+        source = "import sys,time\nfrom hf_mpwriter.push import PushProcess\np = PushProcess(sys.argv[1])\n"
+        source += "print(p.pid, flush=True)\ntime.sleep(100)"
+        parent = subprocess.Popen([sys.executable, "-c", source, inflight], stdout=subprocess.PIPE, text=True)
+        pid = int(parent.stdout.readline())
+        connection, _ = silent.accept()
+        parent.kill()
+        parent.wait()
+        wait_for(lambda: not os.path.exists(f"/proc/{pid}") or zombie(pid), "the push is gone")
+        connection.close()
+
+
+def zombie(pid: int) -> bool:
+    """Whether a process has ended and only waits to be collected."""
+    import psutil
+
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def test_a_push_that_hangs_ends_by_its_own_timer(run_dir, monkeypatch):
+    """A server that accepts and never answers: the timer's signal ends the push whatever its threads do."""
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        inflight = str(run_dir / "inflight.json")
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        disk.publish(inflight, json.dumps({"job": job(run_dir, endpoint=endpoint).to_json()}).encode(), "test")
+        monkeypatch.setattr(push, "_BOOT", push._BOOT.replace("push.main", "push.DEADLINE_BASE=1.0;push.main"))
+        process = push.PushProcess(inflight)
+        verdict = wait_for(lambda: process.listen()[1], "the end")
+    assert verdict == Unknown(f"the push ended by signal {signal.SIGALRM.value}")
