@@ -1,0 +1,154 @@
+"""The ledger: claims only what a commit carried, for one destination, whole at any kill."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+
+import pytest
+from hypothesis import HealthCheck, example, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from support import KILLED, dump, failing, in_child
+from test_settings import JSON
+
+from hf_mpwriter import ledger
+from hf_mpwriter.errors import Sent
+from hf_mpwriter.ledger import Held, Ledger
+from hf_mpwriter.settings import Destination
+from hf_mpwriter.spool import Spool
+
+HERE = Destination("https://hub", "me/run", path_in_repo="logs")
+SAVE = [f"ledger.save.{step}" for step in ("open", "write", "fsync", "rename", "dirsync")]
+VALID = {"destination": dataclasses.asdict(HERE), "repo_id": "me/run", "files": {}, "parked": {}}
+
+
+@pytest.fixture
+def place(tmp_path) -> Spool:
+    """A spool with two hosts."""
+    made = Spool(str(tmp_path / "exp1"))
+    for host in ("h1", "h2"):
+        os.makedirs(made.host(host).root)
+    return made
+
+
+def book(**lengths: int) -> Ledger:
+    """A ledger with these lengths."""
+    made = Ledger(HERE, "me/run")
+    made.acknowledge({path: Sent(length, f"sha{length}") for path, length in lengths.items()}, "c1", 5.0)
+    return made
+
+
+def test_a_ledger_is_what_was_acknowledged():
+    """Lengths with digest, commit and time; unknown paths have none; gone ones are forgotten."""
+    made = book(a=10)
+    assert (made.length("a"), made.length("b")) == (10, 0)
+    assert made.files["a"] == Held(10, "sha10", "c1", 5.0)
+    made.parked["a"] = "refused"
+    made.acknowledge({"a": Sent(12, "x"), "b": Sent(3, "y")}, "c2", 6.0)
+    assert (made.length("a"), made.length("b"), made.parked) == (12, 3, {})
+    made.acknowledge({"a": Sent(0, "")}, "c3", 7.0)
+    assert "a" not in made.files
+
+
+def test_a_saved_ledger_is_loaded_unchanged(place):
+    """Every field survives."""
+    made = book(a=10, b=20)
+    made.parked["c"] = "why"
+    made.save(place.host("h1").ledger)
+    assert ledger.load(place, HERE) == made
+    assert ledger.set_aside(place, "h1") is None
+
+
+@pytest.mark.parametrize("point", SAVE)
+def test_a_kill_while_a_ledger_is_saved_leaves_the_old_or_the_new(place, point):
+    """Whole at any kill, and no length decreases."""
+    book(a=10).save(place.host("h1").ledger)
+    assert in_child(lambda: book(a=20).save(place.host("h1").ledger), f"{point}=kill") == KILLED
+    assert ledger.load(place, HERE).length("a") == (20 if "dirsync" in point else 10)
+    assert ledger.set_aside(place, "h1") is None
+    book(a=30).save(place.host("h1").ledger)
+    assert ledger.load(place, HERE).length("a") == 30
+
+
+@pytest.mark.parametrize("fault", ["enospc", "eio"])
+@pytest.mark.parametrize("point", SAVE)
+def test_a_disk_that_refuses_a_ledger_is_told_and_leaves_a_whole_one(place, point, fault):
+    """The caller gets the OSError; the older ledger stays readable."""
+    book(a=10).save(place.host("h1").ledger)
+    with failing(f"{point}={fault}"), pytest.raises(OSError, match="failpoint"):
+        book(a=20).save(place.host("h1").ledger)
+    assert ledger.load(place, HERE).length("a") in (10, 20)
+    assert os.listdir(place.host("h1").root) == ["ledger.json"]
+
+
+def test_of_several_hosts_the_greatest_length_counts(place):
+    """All hosts' ledgers are read; per path the maximum, with its own digest."""
+    book(a=10, b=20).save(place.host("h1").ledger)
+    book(a=30, c=5).save(place.host("h2").ledger)
+    merged = ledger.load(place, HERE)
+    assert {path: held.length for path, held in merged.files.items()} == {"a": 30, "b": 20, "c": 5}
+    assert merged.files["a"].sha256 == "sha30"
+
+
+def test_a_ledger_of_another_destination_is_not_read(place):
+    """What was sent elsewhere was not sent here; nor is it damaged."""
+    made = book(a=10)
+    made.destination = dataclasses.replace(HERE, repo_id="me/other")
+    made.save(place.host("h1").ledger)
+    assert ledger.load(place, HERE).files == {}
+    assert ledger.set_aside(place, "h1") is None
+
+
+@given(st.binary(max_size=20) | JSON.map(lambda value: json.dumps(value).encode()))
+@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_ledger_that_cannot_be_read_counts_as_empty_and_is_set_aside(place, data):
+    """Any bytes: loading goes on with the other hosts, setting aside makes room for a new one."""
+    book(a=10).save(place.host("h2").ledger)
+    path = place.host("h1").ledger
+    with open(path, "wb") as file:
+        file.write(data)
+    assert {p: held.length for p, held in ledger.load(place, HERE).files.items()} == {"a": 10}
+    aside = ledger.set_aside(place, "h1")
+    assert aside is not None
+    with open(aside, "rb") as file:
+        assert file.read() == data
+    assert not os.path.exists(path)
+    os.unlink(aside)
+
+
+@given(st.sampled_from(sorted(VALID)), JSON)
+@example("files", [])
+@example("files", {"a": {"length": float("inf"), "sha256": "", "commit": "", "time": 1}})
+@example("parked", [])
+@example("destination", {**VALID["destination"], "endpoint": 5})
+@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_ledger_with_one_damaged_field_stops_nobody(place, field, value):
+    """An uploader that cannot start because of its ledger would never upload again."""
+    path = place.host("h1").ledger
+    dump(path, {**VALID, field: value})
+    ledger.load(place, HERE)
+    if aside := ledger.set_aside(place, "h1"):
+        os.unlink(aside)
+
+
+def test_a_ledger_that_is_no_file_is_set_aside(place):
+    """A link or a directory in its place does not keep the uploader from starting."""
+    path = place.host("h1").ledger
+    os.symlink("elsewhere", path)
+    assert ledger.load(place, HERE).files == {}
+    assert ledger.set_aside(place, "h1") is not None
+    os.mkdir(path)
+    assert ledger.load(place, HERE).files == {}
+    ledger.set_aside(place, "h1")
+    book(a=1).save(path)
+    assert ledger.load(place, HERE).length("a") == 1
+
+
+def test_a_negative_length_is_damage(place):
+    """A ledger claims lengths; what is none makes the ledger unreadable."""
+    held = {"length": -5, "sha256": "", "commit": "", "time": 1.0}
+    dump(place.host("h1").ledger, {**VALID, "files": {"a": held}})
+    assert ledger.load(place, HERE).length("a") == 0
+    assert ledger.load(place, HERE).files == {}

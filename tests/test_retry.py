@@ -1,0 +1,62 @@
+"""When to try again: bounded, jittered, and the Hub's own wish counts."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import support  # noqa: F401 - sets hypothesis up
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hf_mpwriter import retry
+from hf_mpwriter.errors import Done, Moved, Park, Refused, Retry, Split, Unknown
+
+ATTEMPTS = st.integers(1, 10**9)
+SEEDS = st.integers(0, 2**32).map(random.Random)
+AFTER = st.none() | st.floats(0, 1e9)
+
+
+@given(st.sampled_from([Retry, Unknown]), ATTEMPTS, AFTER, SEEDS)
+def test_a_failure_is_tried_again_between_the_shortest_and_the_longest_wait(kind, attempts, after, rng):
+    """Never at once (it would hammer), never later than the ceiling or what the Hub asked for, up to a cap."""
+    step = retry.next_step(kind("why", after), attempts, rng)
+    assert step.wait >= retry.SHORTEST_WAIT
+    if after is None:
+        assert step.wait <= min(retry.LONGEST_WAIT, retry.FIRST_WAIT * 2 ** min(attempts - 1, 20))
+        assert step.patient
+    else:
+        assert min(after, retry.LONGEST_WISH) <= step.wait <= max(retry.LONGEST_WAIT, min(after, retry.LONGEST_WISH))
+        assert not step.patient, "nobody may be impatient with a wait that the Hub asked for"
+
+
+@given(ATTEMPTS, SEEDS)
+def test_a_refused_destination_is_tried_slowly(attempts, rng):
+    """Minutes, up to an hour, growing; a request may end the wait."""
+    step = retry.next_step(Refused("why", "hint"), attempts, rng)
+    assert retry.REFUSED_WAIT <= step.wait <= retry.LONGEST_REFUSED_WAIT
+    assert step.patient
+    assert retry.next_step(Refused("why", "hint"), attempts + 1, rng).wait >= step.wait
+
+
+@given(ATTEMPTS, SEEDS)
+def test_a_moved_branch_is_tried_again_within_seconds(attempts, rng):
+    """With jitter, so that two that race do not race in step."""
+    assert retry.SHORTEST_WAIT <= retry.next_step(Moved("412"), attempts, rng).wait <= retry.MOVED_WAIT
+
+
+@pytest.mark.parametrize("verdict", [Done("c", own=True, repo_id="r", files={}), Split("why"), Park({"a": "why"})])
+def test_what_changed_the_queue_goes_on_at_once(verdict):
+    """Nothing was wrong with the Hub."""
+    assert retry.next_step(verdict, 5, random.Random(1)).wait == 0.0
+
+
+def test_the_ceiling_doubles_and_the_waits_are_spread():
+    """Full jitter: many uploaders that fail together do not come back together."""
+    rng = random.Random(3)
+    print("seed 3")
+    for attempts, ceiling in ((1, 5.0), (2, 10.0), (4, 40.0), (7, 300.0), (50, 300.0)):
+        waits = [retry.next_step(Retry("why"), attempts, rng).wait for _ in range(500)]
+        assert max(waits) > 0.9 * ceiling
+        assert min(waits) < 0.1 * ceiling + retry.SHORTEST_WAIT
+        assert len(set(waits)) > 490

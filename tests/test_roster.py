@@ -1,0 +1,302 @@
+"""Claims and cards: no two in one directory, and a card is seen locked or over."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import os
+import signal
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from support import KILLED, failing, fork, in_child, kill, limit_files, living, open_descriptors, reap, wait_until
+from test_settings import JSON
+
+from hf_mpwriter import locks, roster
+from hf_mpwriter.identity import Process
+from hf_mpwriter.roster import Card, Roster
+from hf_mpwriter.settings import Settings
+from hf_mpwriter.spool import CardName, Spool
+
+NAME = CardName("main", "h-1", 1, 2, 3)
+ME = Process.current()
+FIRST = {"process": dataclasses.asdict(ME), "born": 5.0, "settings": Settings().to_json()}
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A spool."""
+    made = Spool(str(tmp_path / "exp1"))
+    made.create()
+    yield made
+    for fd in list(locks._table):
+        locks.release(fd)
+
+
+def card(place: Spool, worker: str = "main") -> Card:
+    """A card of this process."""
+    return Card(place, worker, Process.current(), Settings())
+
+
+def lines(*contents: object) -> bytes:
+    """A card's content."""
+    return b"".join(json.dumps(content).encode() + b"\n" for content in contents)
+
+
+# claims
+
+
+def test_no_two_processes_get_the_same_name(place):
+    """Sixteen racing processes that all want one name get sixteen different ones, one of them the wanted."""
+    wait, let_go = os.pipe()
+    told, tell = os.pipe()
+
+    def child() -> None:
+        os.close(let_go)
+        name, _ = roster.claim(place, "rank_00003")
+        os.write(tell, f"{name}\n".encode())
+        os.read(wait, 1)
+
+    children = [fork(child) for _ in range(16)]
+    os.close(tell)
+    names: list[str] = []
+    data = b""
+    while data.count(b"\n") < 16:
+        data += os.read(told, 1000)
+    names = data.decode().split()
+    os.close(let_go)
+    assert [reap(pid) for pid in children] == [0] * 16
+    assert sorted(names, key=lambda name: (len(name), name)) == [
+        "rank_00003",
+        *(f"rank_00003~{n}" for n in range(2, 17)),
+    ]
+    os.close(told)
+    os.close(wait)
+
+
+def test_the_name_of_a_killed_worker_is_free_again(place):
+    """A restart takes the same directory."""
+    with living(lambda: roster.claim(place, "main")) as pid:
+        assert roster.claim(place, "main")[0] == "proc_00001"
+        kill(pid)
+        assert roster.claim(place, "main")[0] == "main"
+
+
+def test_a_claim_whose_file_was_just_deleted_is_not_worthless(place, monkeypatch):
+    """Whoever holds a claim holds the lock of the file at its path."""
+    name, fd = roster.claim(place, "main")
+    os.unlink(place.claim(name))
+    other, new = roster.claim(place, "main")
+    assert other == "main"
+    assert os.path.samestat(os.fstat(new), os.stat(place.claim("main")))
+    assert not os.path.samestat(os.fstat(fd), os.fstat(new))
+
+
+# birth and life of a card
+
+
+def test_a_card_is_seen_locked_or_not_at_all(place):
+    """While cards are born and withdrawn all the time, an observer never sees a dead one."""
+
+    def bear() -> None:
+        observer = Roster(place)
+        for _ in itertools.count():
+            mine = card(place)
+            observer.members()
+            observer.members()
+            os.unlink(mine.path)  # as withdraw does, but for the slow fsync
+            locks.release(mine._fd)
+
+    pid = fork(bear)
+    try:
+        seen, dead = [], []
+        observer = Roster(place)
+
+        def look() -> bool:
+            members = [member for _ in range(50) for member in observer.members()]
+            seen.extend(members)
+            # withdrawn between listing and probing: then the path is gone as well
+            dead.extend(m for m in members if not m.alive and os.path.exists(place.card(m.name)))
+            return len(seen) > 300
+
+        wait_until(look, "the child bears cards")
+    finally:
+        kill(pid)
+    assert dead == []
+
+
+@pytest.mark.parametrize("fault", ["kill", "enospc", "eio"])
+def test_a_card_that_is_not_born_is_not_seen(place, fault):
+    """Killed or refused before the rename: no member, and the next birth succeeds."""
+    code = in_child(lambda: card(place), f"roster.card.rename={fault}")
+    assert code == (KILLED if fault == "kill" else 1)
+    assert Roster(place).members() == []
+    born = card(place)
+    assert [(member.name, member.alive) for member in Roster(place).members()] == [(born.name, True)]
+
+
+@pytest.mark.parametrize("fault", ["enospc", "eio"])
+def test_births_that_the_disk_refuses_leave_nothing_behind(place, fault):
+    """A worker tries every second while the disk is full: neither files nor descriptors may add up (promise 11)."""
+    before = open_descriptors()
+    for _ in range(5):
+        with failing(f"roster.card.rename={fault}"), pytest.raises(OSError, match="failpoint"):
+            card(place)
+    assert open_descriptors() == before
+    assert os.listdir(place.workers) == []
+
+
+def test_a_full_disk_leaves_neither_a_card_nor_half_of_one(place):
+    """The first line does not fit: no member, nothing left in the spool."""
+
+    def child() -> None:
+        limit_files(20)
+        with pytest.raises(OSError, match=r"refuses|large"):
+            card(place)
+
+    assert in_child(child) == 0
+    assert Roster(place).members() == []
+    assert os.listdir(place.workers) == []
+
+
+def test_a_line_that_does_not_fit_is_taken_back(place):
+    """The disk is full in the middle of a line: it is an OSError, the card stays readable, later lines count."""
+
+    def child() -> None:
+        mine = card(place)
+        limit_files(os.path.getsize(mine.path) + 30)
+        with pytest.raises(OSError, match=r"refuses|large"):
+            mine.write({"want": {"a" * 50: 1}})
+        mine.write({"open": "b"})
+        (member,) = Roster(place).members()
+        assert member.growing == {"b"}
+        assert member.want == {}
+
+    assert in_child(child) == 0
+
+
+def test_a_card_says_who_writes_what_and_what_it_wants(place):
+    """Open files, sealed ones, the last want; after the goodbye it is dead and nothing of it grows."""
+    mine = Card(place, "rank_00001", ME, Settings(commit_every=2.5))
+    observer = Roster(place)
+    mine.write({"open": "a"})
+    mine.write({"open": "b"})
+    mine.write({"seal": "a"})
+    mine.write({"want": {"a": 10, "b": 5}})
+    (member,) = observer.members()
+    assert (member.alive, member.growing, member.files) == (True, {"b"}, {"a", "b"})
+    mine.write({"want": {"b": 7}})
+    (member,) = observer.members()
+    assert member.want == {"b": 7}
+    assert (member.process, member.settings.commit_every, member.closed) == (ME, 2.5, False)
+    mine.leave(dropped=3)
+    (member,) = observer.members()
+    assert (member.alive, member.closed, member.dropped, member.growing) == (False, True, 3, frozenset())
+    assert member.files == {"a", "b"}
+    observer.remove(member)
+    assert observer.members() == []
+
+
+def test_a_killed_worker_is_dead_and_nothing_of_it_grows(place):
+    """The lock tells at once; its files are known still."""
+
+    def child() -> None:
+        card(place).write({"open": "a"})
+
+    with living(child) as pid:
+        observer = Roster(place)
+        (member,) = observer.members()
+        assert (member.alive, member.growing) == (True, {"a"})
+        kill(pid)
+        (member,) = observer.members()
+        assert (member.alive, member.closed, member.growing, member.files) == (False, False, frozenset(), {"a"})
+
+
+def test_a_stopped_worker_lives(place):
+    """SIGSTOP is no death."""
+    with living(lambda: card(place)) as pid:
+        os.kill(pid, signal.SIGSTOP)
+        assert [member.alive for member in Roster(place).members()] == [True]
+        os.kill(pid, signal.SIGCONT)
+
+
+def test_a_child_of_fork_does_not_keep_its_parents_card_alive(place):
+    """The parent dies, the child lives on: the card is dead; and a child's end does not end the parent's card."""
+    assert in_child(lambda: None) == 0
+    mine = card(place)
+    with living(lambda: None):
+        assert [member.alive for member in Roster(place).members()] == [True]
+        locks.release(mine._fd)
+        assert [member.alive for member in Roster(place).members()] == [False]
+
+
+def test_the_name_of_a_card_is_never_used_again(place):
+    """Each card of a process and of its children has another name."""
+    names = [str(card(place).name) for _ in range(3)]
+    told, tell = os.pipe()
+    assert in_child(lambda: os.write(tell, str(card(place).name).encode())) == 0
+    names.append(os.read(told, 1000).decode())
+    assert len(set(names)) == 4
+    os.close(told)
+    os.close(tell)
+
+
+def test_a_worker_notices_that_the_spool_was_deleted(place):
+    """`is_there` is false once the card is not the file at its path."""
+    mine = card(place)
+    assert mine.is_there()
+    os.unlink(mine.path)
+    assert not mine.is_there()
+
+
+# reading cards
+
+
+def test_a_torn_last_line_is_not_there():
+    """Cut at every byte: the whole lines count, nothing raises."""
+    data = lines(FIRST, {"open": "a"}, {"want": {"a": 5}}, {"seal": "a"}, {"closed": {"dropped": 1}})
+    ends = [n + 1 for n, byte in enumerate(data) if byte == 10]
+    for cut in range(len(data) + 1):
+        member = roster.parse(NAME, data[:cut], alive=True)
+        whole = sum(end <= cut for end in ends)
+        assert (member is not None) == (whole > 0)
+        if member is not None:
+            assert member.files == ({"a"} if whole > 1 else frozenset())
+            assert member.want == ({"a": 5} if whole > 2 else {})
+            assert member.growing == ({"a"} if 1 < whole < 4 else frozenset())
+            assert member.closed == (whole > 4)
+
+
+@given(st.lists(st.binary(max_size=30) | JSON.map(lambda value: json.dumps(value).encode()), max_size=4))
+@example([b'{"want": {"a": Infinity}}'])
+@example([b'{"closed": {"dropped": 1e999}}'])
+def test_no_content_of_a_card_makes_parsing_raise(garbage):
+    """Whatever a damaged disk shows, as first line or later: a member or None."""
+    for content in (garbage, [json.dumps(FIRST).encode(), *garbage]):
+        roster.parse(NAME, b"\n".join(content) + b"\n", alive=True)
+
+
+@pytest.mark.parametrize("bad", [b"garbage", b'{"want": {"a": "x"}}', b'{"op{"open": "b"}', b"5", b'{"closed": 3}'])
+def test_one_damaged_line_does_not_make_a_living_worker_disappear(bad):
+    """Otherwise its open file would count as complete, and it as dead; only the first line makes a card."""
+    data = lines(FIRST, {"open": "a"}) + bad + b"\n" + lines({"open": "c"})
+    member = roster.parse(NAME, data, alive=True)
+    assert member is not None
+    assert {"a", "c"} <= member.growing
+
+
+def test_strangers_in_the_spool_do_not_disturb(place):
+    """Temporary names, editors' copies, directories and unreadable cards are passed over."""
+    mine = card(place)
+    for name in ("README", ".x.tmp", f"{mine.name}~", "main.h-1.1.2-9"):
+        with open(os.path.join(place.workers, name), "wb") as file:
+            file.write(b"\xff\n")
+    os.mkdir(os.path.join(place.workers, "main.h-1.1.2-8"))
+    assert [member.name for member in Roster(place).members()] == [mine.name]
+
+
+def test_no_spool_has_no_members(tmp_path):
+    """A run directory without a spool is an empty roster."""
+    assert Roster(Spool(str(tmp_path))).members() == []
