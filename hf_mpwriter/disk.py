@@ -110,6 +110,8 @@ def _write_temporary(path: str, data: bytes, word: str, *, durable: bool) -> str
 
 def publish(path: str, data: bytes, word: str) -> bool:
     """Create `path` with `data` unless it exists; True if this call created it."""
+    if os.path.lexists(path):  # a restart on a full disk must not fail over what is there already
+        return False
     temporary = _write_temporary(path, data, word, durable=True)
     try:
         failpoint(f"{word}.link")
@@ -166,8 +168,11 @@ def read(path: str) -> bytes | None:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
         return None
-    with open(fd, "rb") as file:
-        return file.read()
+    try:
+        with open(fd, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(fd)
 
 
 def same_file(fd: int, path: str) -> bool:

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+# What reading damaged JSON of ours may raise; whoever reads a file of the spool expects all of them.
+DAMAGED = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
+
 
 class HfMpWriterError(Exception):
     """Something went wrong; the hint says what to do."""

@@ -16,6 +16,7 @@ Invariants:
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -70,15 +71,17 @@ class EventFile:
         self._busy = False
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
+        self._unannounced: deque[tuple[str, int]] = deque()  # sealed segments that the card does not know of yet
         self._refused_until = 0.0
         self._refusing = False
         self._fd = -1
         self.path = ""
-        self._end = 0
+        # the end of the open segment, and the record that ends there: one assignment, so that an exception of a
+        # signal handler never comes between the two
+        self._committed: tuple[int, bytes] = (0, b"")
         self._limit = SEGMENT_MIN
         self._mid_write = False
-        self._unsynced = False
-        self._name_unsynced = False
+        self._unsynced = self._name_unsynced = False
 
     def append(self, payload: bytes) -> None:
         """Keep one record."""
@@ -90,100 +93,118 @@ class EventFile:
                 self._drain()
 
     def _drain(self) -> None:
-        self._busy = True
+        """Write what waits, each record exactly once, whatever interrupts in between."""
         try:
+            self._busy = True
             if self._refusing and self._clock() < self._refused_until:
                 self._bound_memory()
                 return
             while self._waiting:
-                record = self._waiting.popleft()
-                self._waiting_bytes -= len(record)
-                if not self._write(record):
-                    self._waiting.appendleft(record)
-                    self._waiting_bytes += len(record)
+                record = self._waiting[0]
+                if record is not self._committed[1] and not self._write(record):
                     self._bound_memory()
                     return
-            if self._refusing:
-                self._refusing = False
-                logger.warning("%s: the disk takes event records again", self.path)
+                self._waiting.popleft()
+                self._waiting_bytes -= len(record)
+                if self._refusing:
+                    self._refusing = False
+                    logger.warning("%s: the disk takes event records again", self.path)
+            self._waiting_bytes = 0
         finally:
             self._busy = False
 
     def _write(self, record: bytes) -> bool:
         try:
+            if self._fd >= 0 and self.length >= self._limit:
+                self._seal()
             if self._fd < 0:
                 self._open_segment()
-            elif self._mid_write:
-                self._cut_interrupted()
             self._write_whole(record)
         except OSError as error:
             self._refuse(error)
             return False
         self._unsynced = True
         self.written += len(record)
-        if self._end >= self._limit:
-            self._seal()
         return True
 
     def _write_whole(self, record: bytes) -> None:
         """All of the record or nothing of it."""
+        end = self.length
+        if self._mid_write:  # an exception came between a write and its bookkeeping: undo it
+            os.ftruncate(self._fd, end)
         self._mid_write = True
         if (count := os.write(self._fd, record)) != len(record):
-            os.ftruncate(self._fd, self._end)
+            os.ftruncate(self._fd, end)
             raise OSError(f"{count} of {len(record)} bytes written")
-        self._end += count
+        self._committed = (end + count, record)
         self._mid_write = False
-
-    def _cut_interrupted(self) -> None:
-        """An exception of a signal handler came between a write and its bookkeeping: find the boundary again."""
-        fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            self._end = records.whole_length(fd, self._end)
-        finally:
-            os.close(fd)
-        os.ftruncate(self._fd, self._end)
 
     def _open_segment(self) -> None:
         directory = self._locate()
+        self._announce_seals()
         os.makedirs(directory, exist_ok=True)
         now = time.time()
         name = spool.event_name(os.listdir(directory), now, identity.host_name(), os.getpid(), self._suffix)
         path = os.path.join(directory, name)
-        self._announce("open", path, 0)
         head = records.frame(records.version_event(now))
         if self._purge_step is not None:
             head += 2 * records.frame(records.session_start_event(now, self._purge_step))
+        try:
+            self._announce("open", path, 0)
+            self._create(path, head)
+        except BaseException:  # also an exception of a signal handler: the card must not call it open for ever
+            self._unannounced.append((path, 0))
+            raise
+        self._limit = min(SEGMENT_MAX, max(SEGMENT_MIN, self.written // SEGMENT_SHARE))
+        self._purge_step = None
+
+    def _create(self, path: str, head: bytes) -> None:
         fd = os.open(path, _OPEN_FLAGS, _FILE_MODE)
         try:
             disk.write_all(fd, head)
-        except OSError:
+        except BaseException:
             os.close(fd)
             os.unlink(path)
             raise
-        self._fd, self.path, self._end, self._mid_write = fd, path, len(head), False
-        self._purge_step = None
-        self._limit = min(SEGMENT_MAX, max(SEGMENT_MIN, self.written // SEGMENT_SHARE))
+        self.path, self._committed, self._mid_write = path, (len(head), b""), False
         self._unsynced = self._name_unsynced = True
+        self._fd = fd
 
     def _seal(self) -> None:
         self._sync()
-        os.close(self._fd)
-        self._fd = -1
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Write no more to the open segment; the next record opens another one."""
+        fd, self._fd = self._fd, -1
+        self._unannounced.append((self.path, self.length))
         try:
-            self._announce("seal", self.path, self._end)
-        except OSError as error:  # the segment counts as growing until this process ends: safe, only slower
-            logger.debug("%s: not announced as sealed: %s", self.path, error)
+            os.close(fd)
+        except OSError as error:  # a network filesystem tells here what it could not keep
+            logger.warning("%s: %s", self.path, error)
+        self._announce_seals()
+
+    def _announce_seals(self) -> None:
+        """Tell the card which segments are complete; what it cannot take now is told later."""
+        while self._unannounced:
+            try:
+                self._announce("seal", *self._unannounced[0])
+            except OSError as error:
+                logger.debug("%s: not announced as sealed: %s", self._unannounced[0][0], error)
+                return
+            self._unannounced.popleft()
 
     def _sync(self) -> None:
         if self._fd < 0 or not self._unsynced:
             return
         try:
+            self._unsynced = False  # first: what is appended during the fsync is unsynced again
             disk.fsync(self._fd, "eventfile")
-            self._unsynced = False
             if self._name_unsynced:
                 disk.fsync_dir(os.path.dirname(self.path), "eventfile")
                 self._name_unsynced = False
         except OSError as error:
+            self._unsynced = True
             logger.warning("%s: not safe against a power cut: %s", self.path, error)
 
     def _refuse(self, error: OSError) -> None:
@@ -198,7 +219,7 @@ class EventFile:
         self._refused_until = self._clock() + RETRY_AFTER
 
     def _bound_memory(self) -> None:
-        while self._waiting_bytes > MEMORY_LIMIT:
+        while self._waiting_bytes > MEMORY_LIMIT and self._waiting:
             self._waiting_bytes -= len(self._waiting.pop())
             self.dropped += 1
 
@@ -210,7 +231,7 @@ class EventFile:
     @property
     def length(self) -> int:
         """Bytes of whole records in the open segment."""
-        return self._end
+        return self._committed[0]
 
     @property
     def waiting(self) -> int:
@@ -226,12 +247,14 @@ class EventFile:
                 self._sync()
 
     def check_exists(self) -> None:
-        """Open a new segment if somebody deleted the file under us."""
+        """Open a new segment if somebody deleted the file under us; tell the card what it has not heard yet."""
         with self._lock:
-            if self._fd >= 0 and not self._busy and not disk.same_file(self._fd, self.path):
+            if self._busy:
+                return
+            self._announce_seals()
+            if self._fd >= 0 and not disk.same_file(self._fd, self.path):
                 logger.warning("%s was removed while it was written; going on in a new file", self.path)
-                os.close(self._fd)
-                self._fd = -1
+                self._let_go()
 
     def close(self) -> None:
         """Seal the segment; an `append` afterwards opens the next one."""
@@ -242,7 +265,9 @@ class EventFile:
 
     def abandon(self) -> None:
         """Leave the file to the parent after fork: close the inherited descriptor, forget what waits."""
-        if self._fd >= 0:
-            os.close(self._fd)
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            with contextlib.suppress(OSError):
+                os.close(fd)
         self._start_fresh()
         self.dropped = self.written = 0

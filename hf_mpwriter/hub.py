@@ -43,6 +43,7 @@ BUSY_WAIT = 3.0  # seconds, after "another commit operation is in progress"
 QUOTA_WAIT = 900.0  # seconds, when the text of a commit quota names no time
 
 _QUOTA_TIME = re.compile(r"in about (\d+|an?) (second|minute|hour)")
+_UNAUTHORIZED = re.compile(r"Xet.*Auth|\(401[ )]")
 _SECONDS = {"second": 1.0, "minute": 60.0, "hour": 3600.0}
 
 
@@ -251,18 +252,14 @@ def judge(error: BaseException) -> Verdict:
 
     Errors that the client wraps (RuntimeError around an LFS upload, ValueError around its batch) are unwrapped.
     """
-    text = _text(error)
     chain = list(_chain(error))
+    text, texts = _text(error), " ".join(map(_text, chain))
     for link in chain:
         if isinstance(link, HfHubHTTPError) and link.response is not None:
             return _judge_status(link.response.status_code, link, text)
     if any(isinstance(link, OfflineModeIsEnabled) for link in chain):
         return Refused("HF_HUB_OFFLINE is set", "Unset it to upload; until then everything is kept.")
-    if (
-        any(isinstance(link, LocalTokenNotFoundError) for link in chain)
-        or "(401" in text
-        or ("Xet" in text and "Auth" in text)
-    ):
+    if any(isinstance(link, LocalTokenNotFoundError) for link in chain) or _UNAUTHORIZED.search(texts):
         return Refused(text, "Run: hf auth login (or set HF_TOKEN).")
     if any(isinstance(link, HFValidationError) for link in chain):
         return Refused(text, "Use a valid repo_id.")
@@ -285,7 +282,7 @@ def _judge_status(status: int, error: HfHubHTTPError, text: str) -> Verdict:
         return Retry(text, after if after is not None else BUSY_WAIT)
     if status == 429:
         return Retry(text, after if after is not None else QUOTA_WAIT)
-    if status in (408, 500, 502, 503, 504):
+    if status == 408 or (status >= 500 and status != 501):
         return Unknown(text, after)
     if status in (401, 403):
         return Refused(text, "Run: hf auth login, with a token that may write to the repository.")
@@ -293,9 +290,9 @@ def _judge_status(status: int, error: HfHubHTTPError, text: str) -> Verdict:
         return Refused(text, "The account's storage quota is used up.")
     if isinstance(error, (RepositoryNotFoundError, RevisionNotFoundError)):
         return Retry(text)
-    if status in (404, 405, 501):
-        return Refused(text, "Is HF_ENDPOINT a Hugging Face Hub?")
-    return Split(text)
+    if status in (400, 413, 422):
+        return Split(text)
+    return Refused(text, "Is HF_ENDPOINT a Hugging Face Hub, and is a proxy in between?")
 
 
 def _wished_wait(error: HfHubHTTPError, text: str) -> float | None:
@@ -311,7 +308,9 @@ def _wished_wait(error: HfHubHTTPError, text: str) -> float | None:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
         yield error
         error = error.__cause__ or error.__context__
 
@@ -320,6 +319,6 @@ def _text(error: BaseException) -> str:
     """One line for people, without the token."""
     text = " ".join(f"{type(error).__name__}: {error}".split())
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-        if token := os.environ.get(name):
+        if token := os.environ.get(name, "").strip():
             text = text.replace(token, "<token>")
     return text[:500]

@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
 from hf_mpwriter import disk
-from hf_mpwriter.errors import Sent
+from hf_mpwriter.errors import DAMAGED, Sent
 from hf_mpwriter.settings import Destination
 from hf_mpwriter.spool import Spool
 
@@ -91,7 +92,7 @@ def load(spool: Spool, destination: Destination) -> Ledger:
     for host in spool.host_ids():
         try:
             ledger = _parse(disk.read(spool.host(host).ledger) or b"", destination)
-        except (ValueError, TypeError, KeyError, OSError):
+        except (*DAMAGED, OSError):
             continue
         if ledger is None:
             continue
@@ -115,8 +116,8 @@ def set_aside(spool: Spool, host_id: str) -> str | None:
         if data is not None:
             content = json.loads(data)
             _parse(data, Destination(**content["destination"]))
-    except (ValueError, TypeError, KeyError):
-        aside = f"{path}.unreadable-{int(time.time())}"
+    except (*DAMAGED, OSError):
+        aside = f"{path}.unreadable-{int(time.time())}-{os.urandom(2).hex()}"
         disk.rename(path, aside, "ledger.aside")
         return aside
     return None

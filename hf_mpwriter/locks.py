@@ -13,11 +13,14 @@ Invariants:
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import threading
 
 from hf_mpwriter import disk
+
+PROBE_TRIES = 20  # an observer's probe holds a shared lock for some microseconds: that is not "taken"
 
 _mutex = threading.RLock()  # re-entrant: a signal handler may log while we hold it
 _table: set[int] = set()
@@ -49,8 +52,12 @@ def try_exclusive(path: str) -> int | None:
     with _mutex:
         fd = _open(path, os.O_RDWR | os.O_CREAT)
         try:
-            if lock_descriptor(fd, blocking=False) and disk.same_file(fd, path):
-                return fd
+            for _ in range(PROBE_TRIES):
+                if lock_descriptor(fd, blocking=False):
+                    if disk.same_file(fd, path):
+                        return fd
+                    break
+                os.sched_yield()
         except BaseException:
             _close(fd)
             raise
@@ -119,7 +126,8 @@ def _after_fork_in_parent() -> None:
 def _after_fork_in_child() -> None:
     global _mutex
     for fd in _table:
-        os.close(fd)
+        with contextlib.suppress(OSError):  # closed behind our back: then it holds nothing
+            os.close(fd)
     _table.clear()
     _mutex = threading.RLock()
 

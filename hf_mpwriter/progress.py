@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hf_mpwriter import disk, ledger, locks
-from hf_mpwriter.errors import SettingsError, SpoolFormatError
+from hf_mpwriter.errors import DAMAGED, SettingsError, SpoolFormatError
 from hf_mpwriter.identity import host_id
 from hf_mpwriter.settings import Destination
 from hf_mpwriter.spool import Spool
@@ -56,7 +56,7 @@ class Progress:
         try:
             data = json.loads(disk.read(self._spool.host(host_id()).status) or b"{}")
             return Report.from_json(data)
-        except (ValueError, TypeError, KeyError, OSError):
+        except (*DAMAGED, OSError):
             return Report()
 
     def seat_is_taken(self) -> bool:

@@ -15,6 +15,7 @@ Invariants:
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -23,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hf_mpwriter import disk
+from hf_mpwriter.errors import DAMAGED
 from hf_mpwriter.snapshot import LocalFile
 from hf_mpwriter.spool import HostSpool
 
@@ -66,12 +68,23 @@ class Queue:
     def __init__(self, host: HostSpool, run_dir: str) -> None:
         self._host = host
         self._run_dir = run_dir
-        self.trouble = ""  # why the queue is not on disk, "" while it is
+        self._highest = 0
+        self.trouble = ""  # why the queue is not on disk as it is in memory, "" while it is
         disk.make_dirs(host.queue)
+        self._sweep()
         self.entries = self._read_all()
+        self._on_disk = list(self.entries)
 
     def _path(self, number: int) -> str:
         return os.path.join(self._host.queue, f"{number:08d}.json")
+
+    def _sweep(self) -> None:
+        """Remove the temporaries of a writer that was killed; with the seat, nobody else writes here."""
+        for directory in (self._host.root, self._host.queue):
+            for name in os.listdir(directory):
+                if name.startswith(".") and name.endswith(".tmp"):
+                    with contextlib.suppress(OSError):
+                        os.unlink(os.path.join(directory, name))
 
     def _read_all(self) -> list[Entry]:
         found = []
@@ -79,42 +92,57 @@ class Queue:
             stem, extension = os.path.splitext(name)
             if extension != ".json" or not stem.isdecimal():
                 continue
+            self._highest = max(self._highest, int(stem))
             try:
                 data = json.loads(disk.read(os.path.join(self._host.queue, name)) or b"")
                 found.append(Entry(int(stem), parse_files(data["files"])))
-            except (ValueError, TypeError, KeyError, OSError):  # derived again from the event files
-                disk.remove(os.path.join(self._host.queue, name), "queue.garbage")
+            except (*DAMAGED, OSError):  # derived again from the event files
+                with contextlib.suppress(OSError):
+                    disk.remove(os.path.join(self._host.queue, name), "queue.garbage")
         return found
 
     def put(self, groups: Sequence[Sequence[LocalFile]]) -> None:
-        """Make snapshots durable, then drop the older entries that they supersede."""
-        superseded = list(self.entries)
-        number = max((entry.number for entry in self.entries), default=0)
+        """Make snapshots durable, then drop the older entries that they supersede.
+
+        Raises:
+            OSError: event files cannot be made durable; the queue is as it was.
+        """
         for group in groups:
-            number += 1
-            entry = Entry(number, tuple(group))
+            self._make_durable(group)
+        self.trouble = ""
+        entries = []
+        for group in groups:
+            self._highest += 1
+            entries.append(Entry(self._highest, tuple(group)))
+        self.entries = entries
+        for entry in entries:
             self._write(entry)
-            self.entries.append(entry)
-        for entry in superseded:
-            self.remove(entry)
+        if not self.trouble:  # else the older ones stay on disk: they are all that a successor would find
+            for entry in [other for other in self._on_disk if other not in entries]:
+                self.remove(entry)
+
+    def _make_durable(self, group: Sequence[LocalFile]) -> None:
+        for file in group:
+            disk.fsync_path(os.path.join(self._run_dir, file.path), "queue.data")
+        for directory in {os.path.dirname(file.path) for file in group}:
+            disk.fsync_dir(os.path.join(self._run_dir, directory), "queue.data")
 
     def _write(self, entry: Entry) -> None:
-        for file in entry.files:
-            disk.fsync_path(os.path.join(self._run_dir, file.path), "queue.data")
-        for directory in {os.path.dirname(file.path) for file in entry.files}:
-            disk.fsync_dir(os.path.join(self._run_dir, directory), "queue.data")
         data = json.dumps({"files": [dataclasses.asdict(file) for file in entry.files]}).encode()
+        self._on_disk.append(entry)  # even if it fails: the name may be there, only not durable
         try:
             disk.replace(self._path(entry.number), data, "queue.put")
-            self.trouble = ""
         except OSError as error:
             self.trouble = f"the queue is only in memory: {error}"
 
     def remove(self, entry: Entry) -> None:
         """Drop an entry that the ledger or a newer entry covers."""
         self.entries = [other for other in self.entries if other is not entry]
+        if entry not in self._on_disk:
+            return
         try:
             disk.remove(self._path(entry.number), "queue.drop")
+            self._on_disk.remove(entry)
         except OSError as error:  # dropped at the next start, when the ledger is seen to cover it
             self.trouble = f"entry {entry.number} cannot be removed: {error}"
 
@@ -134,11 +162,11 @@ class Queue:
 
     def interrupted(self) -> Inflight | None:
         """What a push was carrying when its uploader ended; a record that cannot be read counts as the worst case."""
-        data = disk.read(self._host.inflight)
-        if data is None:
-            return None
         try:
+            data = disk.read(self._host.inflight)
+            if data is None:
+                return None
             record = json.loads(data)
             return Inflight(int(record["entry"]), fenced=record["fenced"] is True)
-        except (ValueError, TypeError, KeyError):
+        except (*DAMAGED, OSError):
             return Inflight(0, fenced=False)

@@ -31,12 +31,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hf_mpwriter import disk, locks
-from hf_mpwriter.errors import SettingsError
+from hf_mpwriter.errors import DAMAGED, SettingsError
 from hf_mpwriter.identity import Process
 from hf_mpwriter.settings import Settings
 from hf_mpwriter.spool import CardName, Spool, candidates
 
-OBSERVER = "sync"  # the worker name on the card of an observer
+OBSERVER = "~sync"  # the worker name on the card of an observer; no process can be called that
 _cards_of_this_process = 0
 
 
@@ -72,8 +72,10 @@ class Card:
             first = {"worker": worker, "process": dataclasses.asdict(process), "born": time.time()}
             self.write({**first, "settings": settings.to_json()})
             disk.rename(temporary, self.path, "roster.card")
-        except OSError:
+        except BaseException:
             locks.release(fd)
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
             raise
 
     def write(self, line: dict[str, Any]) -> None:
@@ -131,23 +133,31 @@ class Member:
 
 
 def parse(name: CardName, data: bytes, *, alive: bool) -> Member | None:
-    """Read a card; None if its first line is not whole or not valid."""
+    """Read a card; None if its first line is not whole or not valid. A later line that is damaged is not there."""
     lines = data.split(b"\n")[:-1]
     try:
-        first, *rest = map(json.loads, lines)
-        who = Process(**first["process"])
-        born, settings = float(first["born"]), Settings.from_json(first["settings"])
-        opened = {str(line["open"]) for line in rest if "open" in line}
-        sealed = {str(line["seal"]) for line in rest if "seal" in line}
-        want: dict[str, int] = {}
-        for line in rest:
-            want = {str(k): int(v) for k, v in line["want"].items()} if "want" in line else want
-        closed = [line["closed"] for line in rest if "closed" in line]
-        dropped = int(closed[-1]["dropped"]) if closed else 0
-    except (ValueError, TypeError, KeyError, AttributeError, SettingsError):
+        first = json.loads(lines[0])
+        who, born = Process(**first["process"]), float(first["born"])
+        settings = Settings.from_json(first["settings"])
+    except (*DAMAGED, IndexError, SettingsError):
         return None
+    opened: set[str] = set()
+    sealed: set[str] = set()
+    want: dict[str, int] = {}
+    closed, dropped = False, 0
+    for line in lines[1:]:
+        with contextlib.suppress(*DAMAGED):
+            (kind, value), *_ = json.loads(line).items()
+            if kind == "open":
+                opened.add(str(value))
+            elif kind == "seal":
+                sealed.add(str(value))
+            elif kind == "want":
+                want = {str(path): int(length) for path, length in value.items()}
+            elif kind == "closed":
+                closed, dropped = True, int(value["dropped"])
     growing = frozenset(opened - sealed) if alive else frozenset()
-    return Member(name, alive, born, who, settings, growing, frozenset(opened), want, bool(closed), dropped)
+    return Member(name, alive, born, who, settings, growing, frozenset(opened), want, closed, dropped)
 
 
 class Roster:
@@ -160,7 +170,7 @@ class Roster:
     def members(self) -> list[Member]:
         """Everybody who has a card, dead or alive."""
         names = [name for name in sorted(_listdir(self._spool.workers)) if not name.startswith(".")]
-        self._known = {name: known for name, known in self._known.items() if name in set(names)}
+        self._known = {name: self._known[name] for name in names if name in self._known}
         found = (self._member(name) for name in names)
         return [member for member in found if member is not None]
 

@@ -72,6 +72,9 @@ class Destination:
     path_in_repo: str = ""
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if not isinstance(getattr(self, field.name), str):
+                raise SettingsError(f"{field.name} is {getattr(self, field.name)!r}, but must be a string.")
         check_repo_id(self.repo_id)
         _check_choice("repo_type", self.repo_type, REPO_TYPES)
         if not self.endpoint.startswith(("https://", "http://")):
@@ -112,6 +115,8 @@ class Settings:
     def __post_init__(self) -> None:
         if not (isinstance(self.commit_every, (int, float)) and 0 < self.commit_every < math.inf):
             raise SettingsError(f"commit_every is {self.commit_every!r}.", hint="It is a number of minutes above 0.")
+        if not isinstance(self.squash_history, bool) or self.private not in (None, True, False):
+            raise SettingsError("squash_history is True or False, and repo_private True, False or None.")
         if not (isinstance(self.exit_timeout, (int, float)) and 0 <= self.exit_timeout < math.inf):
             raise SettingsError(f"exit_timeout is {self.exit_timeout!r}.", hint="It is a number of seconds, 0 or more.")
 
@@ -129,10 +134,12 @@ class Settings:
     def from_json(cls, data: Any) -> Self:
         """From a card; what is unknown or of the wrong type is refused with SettingsError."""
         try:
-            fields = {field.name: data[field.name] for field in dataclasses.fields(cls)}
-            for name in ("allow_patterns", "ignore_patterns"):
-                fields[name] = None if fields[name] is None else patterns(fields[name])
-            return cls(**fields)
+            allow = data["allow_patterns"]
+            lists = {
+                "allow_patterns": None if allow is None else patterns(allow),
+                "ignore_patterns": patterns(data["ignore_patterns"]),
+            }
+            return cls(**{**data, **lists})
         except (TypeError, KeyError) as error:
             raise SettingsError(f"The settings on a card are not valid: {error!r}.") from error
 

@@ -22,6 +22,7 @@ from hf_mpwriter import records, spool
 
 ENTRY_FILES = 100  # files in one entry
 ENTRY_GROWING = 64 << 20  # bytes of files that may still grow: the push holds them in memory
+LAST_BYTES = 64  # bytes before the end of the last whole record by which a file is known again
 ENTRY_BYTES = 512 << 20  # bytes in one entry
 
 
@@ -32,7 +33,7 @@ class LocalFile:
     Attributes:
         path: relative to the run directory, with slashes.
         length: end of the last whole record.
-        growing: whether its writer may append more.
+        growing: whether its writer may append more; of files of others nobody knows, so they count as growing.
     """
 
     path: str
@@ -45,7 +46,7 @@ class Survey:
 
     def __init__(self, run_dir: str) -> None:
         self._run_dir = run_dir
-        self._parsed: dict[str, tuple[int, int, int]] = {}  # path -> inode, size, end of the last whole record
+        self._parsed: dict[str, _Parsed] = {}
 
     def files(self, allows: Callable[[str], bool], growing: Callable[[], Collection[str]]) -> list[LocalFile]:
         """All event files with whole records, sorted by path.
@@ -64,24 +65,42 @@ class Survey:
             except OSError:  # removed between listing and opening
                 continue
             parsed[relative] = state
-            if state[2]:
-                found.append(LocalFile(relative, state[2], relative in open_now))
+            if state.end:
+                grows = relative in open_now or not spool.is_ours(os.path.basename(relative))
+                found.append(LocalFile(relative, state.end, grows))
         self._parsed = parsed
         return found
 
-    def _parse(self, relative: str) -> tuple[int, int, int]:
+    def _parse(self, relative: str) -> _Parsed:
         path = os.path.join(self._run_dir, relative)
         status = os.stat(path, follow_symlinks=False)
-        inode, size, end = self._parsed.get(relative, (status.st_ino, 0, 0))
-        if inode != status.st_ino or status.st_size < end:  # replaced or cut by somebody: parse from the beginning
-            size = end = 0
-        if size == status.st_size:
-            return status.st_ino, size, end
+        known = self._parsed.get(relative, _Parsed(status.st_ino, 0, 0, b""))
+        if (known.inode, known.size) == (status.st_ino, status.st_size):
+            return known
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
-            return status.st_ino, status.st_size, records.whole_length(fd, end, status.st_size)
+            same = known.inode == status.st_ino and _last_bytes(fd, known.end) == known.last
+            end = records.whole_length(fd, known.end if same else 0, status.st_size)
+            return _Parsed(status.st_ino, status.st_size, end, _last_bytes(fd, end))
         finally:
             os.close(fd)
+
+
+@dataclass(frozen=True)
+class _Parsed:
+    """How far a file was parsed: its end of the last whole record, and the bytes before it.
+
+    These tell a file that has grown from one that somebody has rewritten in place.
+    """
+
+    inode: int
+    size: int
+    end: int
+    last: bytes
+
+
+def _last_bytes(fd: int, end: int) -> bytes:
+    return os.pread(fd, min(end, LAST_BYTES), end - min(end, LAST_BYTES))
 
 
 def _walk(run_dir: str) -> Iterator[str]:
@@ -137,8 +156,9 @@ def _publishable(
 
 
 def _writer(path: str) -> str:
-    """Files of ours in one directory follow each other; a file of others stands alone."""
-    return "ours" if spool.event_second(os.path.basename(path)) else path
+    """Files of ours with one suffix follow each other in a directory; a file of others stands alone."""
+    name = os.path.basename(path)
+    return spool.event_suffix(name) if spool.is_ours(name) else path
 
 
 def bounded(files: Iterable[LocalFile]) -> list[list[LocalFile]]:

@@ -33,7 +33,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from hf_mpwriter import disk
-from hf_mpwriter.errors import DestinationError, LogdirError, SettingsError, SpoolFormatError
+from hf_mpwriter.errors import DAMAGED, DestinationError, LogdirError, SettingsError, SpoolFormatError
 from hf_mpwriter.identity import Process
 from hf_mpwriter.settings import Destination
 
@@ -43,6 +43,7 @@ MAIN_WORKER = "main"
 EVENT_MARK = "tfevents"
 
 _EVENT_NAME = re.compile(r"events\.out\.tfevents\.(?P<second>\d{10})\.")
+_OUR_EVENT_NAME = re.compile(_EVENT_NAME.pattern + r"[A-Za-z0-9.-]+\.\d+\.[0-9a-f]{8}(?P<suffix>.*)", re.DOTALL)
 _CARD_NAME = re.compile(r"(?P<worker>[\w~-]+)\.(?P<host>[\w-]+)\.(?P<pid>\d+)\.(?P<ticks>\d+)-(?P<n>\d+)")
 
 
@@ -55,6 +56,17 @@ def event_second(name: str) -> int:
     """The second in the name of an event file, 0 if the name has none."""
     match = _EVENT_NAME.match(name)
     return int(match["second"]) if match else 0
+
+
+def is_ours(name: str) -> bool:
+    """Whether an event file has the name of one of ours, not of another writer's."""
+    return _OUR_EVENT_NAME.fullmatch(name) is not None
+
+
+def event_suffix(name: str) -> str:
+    """The user's filename_suffix in the name of one of our event files."""
+    match = _OUR_EVENT_NAME.fullmatch(name)
+    return match["suffix"] if match else ""
 
 
 def event_name(existing: Iterable[str], now: float, host: str, pid: int, suffix: str) -> str:
@@ -265,7 +277,7 @@ class Spool:
             return None
         try:
             return Destination(**json.loads(data)["destination"])
-        except (ValueError, TypeError, KeyError, SettingsError) as error:
+        except (*DAMAGED, SettingsError) as error:
             raise SpoolFormatError(
                 f"{self._run_json} is damaged: {error}.", hint="Remove that file; the next start writes it again."
             ) from error

@@ -189,10 +189,14 @@ class Worker:
 
     def _check_card(self) -> None:
         """Join again if somebody deleted the spool."""
-        if self._card is None or self._card.is_there():
+        if self._card is None:
+            if not any(file.is_open for file in self._files.values()):
+                return
+        elif self._card.is_there():
             return
-        logger.warning("%s was removed while it was in use; making it anew", self.spool.root)
-        self._let_go(dropped=0)
+        else:
+            logger.warning("%s was removed while it was in use; making it anew", self.spool.root)
+            self._let_go(dropped=0)
         self.spool.create()
         if self._destination is not None:
             self.spool.record_destination(self._destination)

@@ -600,7 +600,8 @@ def test_a_signal_handler_that_logs_inside_a_write_loses_nothing(place):
         signal.setitimer(signal.ITIMER_REAL, 0)
         assert file.waiting == 0
         found = keys(file.path)
-        assert [s for tag, s in found if tag == "signal"] == logged
+        # a handler may be interrupted by the next one before its record is queued: each once, in any order
+        assert sorted(s for tag, s in found if tag == "signal") == logged
         assert [s for tag, s in found if tag == "main"] == list(range(1, step + 1))
 
     assert in_child(child) == 0
@@ -773,20 +774,24 @@ def test_real_interrupts_never_duplicate_or_tear(place, small_segments):
     def child() -> None:
         rng = random.Random(seed)
         file = place.file()
-        returned, interrupts = [], 0
+        returned, interrupts, armed = [], 0, []
 
         def handler(*_: object) -> None:
-            raise Interrupted
+            if armed:  # not on the way from one try to the next
+                raise Interrupted
 
         signal.signal(signal.SIGALRM, handler)
         step = 0
         while interrupts < 250:
             step += 1
             try:
+                armed.append(True)
                 signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-6, 2e-4))
                 file.append(scalar(step))
                 returned.append(step)
+                armed.clear()
             except Interrupted:
+                armed.clear()
                 interrupts += 1
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, signal.SIG_IGN)
@@ -799,14 +804,14 @@ def test_real_interrupts_never_duplicate_or_tear(place, small_segments):
 
 
 def test_a_file_left_mid_write_is_cut_at_its_last_whole_record(place):
-    """A short write whose bookkeeping was interrupted: the torn part goes, the whole part stays."""
+    """A write whose bookkeeping was interrupted is undone, whole or torn: its record is written again, or never was."""
     file = place.file()
     file.append(scalar(1))
     whole = records.frame(scalar(2))
     os.write(file._fd, whole + records.frame(scalar(3))[:-5])
     file._mid_write = True
     file.append(scalar(4))
-    assert place.steps() == [1, 2, 4]
+    assert place.steps() == [1, 4]
     assert os.path.getsize(file.path) == file.length
 
 

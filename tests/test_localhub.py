@@ -18,8 +18,8 @@ import pytest
 from hf_mpwriter.localhub import LocalHub
 
 CLIENT_SECONDS = 60
-ANY_TOKEN = "hf_any"  # noqa: S105  # a Hub without a token believes any
-WRONG_TOKEN = "hf_wrong"  # noqa: S105  # to be refused
+ANY_TOKEN = "hf_any"  # a Hub without a token believes any
+WRONG_TOKEN = "hf_wrong"  # to be refused
 
 PRELUDE = """
 import hashlib, json, os, random, sys

@@ -107,7 +107,7 @@ def check(run_dir: str, hub: HubView, returned: Iterable[Returned] = (), *, drai
     for path in sorted({*local, *(path for tree in history for path in tree if "tfevents" in path)}):
         versions = [tree.get(path) for tree in history]
         report.files[path] = _check_file(report, run_dir, path, local.get(path, 0), versions, drained=drained)
-    _check_records(report, run_dir, list(returned))
+    _check_records(report, run_dir, list(returned), drained=drained)
     return report
 
 
@@ -147,12 +147,14 @@ def _not_a_prefix(path: str, copy: Copy) -> str:
     return "" if whole == copy.size else f"is cut inside a record (the last one ends at {whole})"
 
 
-def _check_records(report: Report, run_dir: str, returned: list[Returned]) -> None:
+def _check_records(report: Report, run_dir: str, returned: list[Returned], *, drained: bool) -> None:
+    """Count the returned records: on the Hub after a drain, before it in the local files."""
     on_hub: Counter[tuple[str, str, int]] = Counter()
     for found in report.files.values():
         found.local_events = sum(_keys(run_dir, found.path, found.local_bytes).values())
         keys = _keys(run_dir, found.path, min(found.hub_bytes, found.local_bytes))
         found.hub_events = sum(keys.values())
+        keys = keys if drained else _keys(run_dir, found.path, found.local_bytes)
         on_hub.update({(found.path, tag, step): count for (tag, step), count in keys.items()})
     report.returned = len(returned)
     writers: dict[str, set[int]] = {}
