@@ -18,6 +18,8 @@ import fcntl
 import os
 import threading
 
+from filelock import lock_descriptor
+
 from hf_mpwriter import disk
 
 PROBE_TRIES = 20  # an observer's probe holds a shared lock for some microseconds: that is not "taken"
@@ -47,8 +49,6 @@ def try_exclusive(path: str) -> int | None:
     Raises:
         OSError: the file cannot be opened, or the filesystem has no locks (ENOSYS, ENOLCK).
     """
-    from filelock import lock_descriptor  # lazy: importing filelock takes 28 ms
-
     with _mutex:
         fd = _open(path, os.O_RDWR | os.O_CREAT)
         try:

@@ -3,10 +3,10 @@
 One `Worker` per run directory and process, shared by all writers on it. It has no thread. What it does beside
 appending happens at a look: a few system calls, every few seconds, as part of an `add_*` call.
 
-    built       spool created, destination recorded, bad input refused       nothing claimed yet
-    joined      at the first event: claim, card, event file, first look
+    joined      when a writer is built: spool, destination, claim, card; bad input is refused here
+    logging     at the first event: event file, first look
     left        at the last close: files sealed, card over, claim free, one more look
-    forked      the child of a joined process is `built` again: it joins for itself at its first event
+    forked      the child of a joined process has nothing of it: it joins for itself at its first event
 
 Invariants:
 - A child never touches what it inherited: descriptors are closed, records that wait stay with the parent.
@@ -62,6 +62,7 @@ def enter(spool: Spool, destination: Destination | None, settings: Settings, tok
         worker = _workers.setdefault(spool.run_dir, Worker(spool))
         worker.configure(destination, settings, token)
         worker.users += 1
+        worker.try_to_join()
         return worker
 
 
@@ -86,6 +87,7 @@ class Worker:
     def _start_fresh(self) -> None:
         self._lock = threading.RLock()
         self._lost = 0
+        self._has_logged = False
         self._looking = self._asking = False
         self.next_look = self._next_ask = 0.0
         self.role: Role = identity.current_role()
@@ -114,6 +116,13 @@ class Worker:
             if self._card is None:
                 self._join()
             return os.path.join(self.spool.run_dir, worker_dir(self.name))
+
+    def try_to_join(self) -> None:
+        """Take a name now, so that whoever starts at the same time takes another; else at the first event."""
+        try:
+            self.directory()
+        except OSError as error:
+            logger.warning("%s: cannot join yet: %s", self.spool.run_dir, error)
 
     def _join(self) -> None:
         self.role = identity.current_role()
@@ -145,6 +154,7 @@ class Worker:
 
     def _announce(self, kind: str, path: str, length: int) -> None:
         relative = os.path.relpath(path, self.spool.run_dir).replace(os.sep, "/")
+        self._has_logged = True
         if kind == "seal":
             self._lengths[relative] = length
         if self._card is not None:
@@ -269,11 +279,12 @@ class Worker:
                 logger.warning("%s: %d records were lost, the disk refused them", self.spool.run_dir, self._lost)
             self._files.clear()
             self._let_go(self._lost)
-        self.look()
+        if self._has_logged or self.spool.is_unfinished():
+            self.look()
 
     def _let_go(self, dropped: int) -> None:
         if self._card is not None:
-            if self._destination is None:
+            if self._destination is None or not self._has_logged:
                 self._card.withdraw()
             else:
                 self._card.leave(dropped)
