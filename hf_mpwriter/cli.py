@@ -54,10 +54,11 @@ def _destination(spool: Spool) -> Destination | None:
         _fail(error)
 
 
-def _settings(members: list[roster.Member]) -> Settings:
-    """The newest settings that any worker has left."""
+def _settings(members: list[roster.Member], view: Progress) -> Settings:
+    """The newest settings that any worker has left: on its card, or what the ledger remembers of it."""
     newest = max(members, key=lambda member: member.born, default=None)
-    return newest.settings if newest else Settings()
+    book = view.ledger()
+    return newest.settings if newest else (book and book.settings) or Settings()
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -73,10 +74,9 @@ def status(logdir: Path, *, as_json: bool) -> None:
     """Show what of LOGDIR is on the Hub, and what its uploader does."""
     spool = _existing(logdir)
     destination = _destination(spool)
-    members = roster.Roster(spool).members()
-    growing = {path for member in members for path in member.growing}
-    files = Survey(spool.run_dir).files(_settings(members).allows, lambda: growing)
-    view = Progress(spool)
+    everybody, view = roster.Roster(spool), Progress(spool)
+    members = everybody.members()
+    files = Survey(spool.run_dir).files(_settings(members, view).allows, everybody.growing)
     book, report = view.ledger(), view.uploader()
     held = {file.path: min(file.length, book.length(file.path)) if book else 0 for file in files}
     summary = {
@@ -134,8 +134,7 @@ def sync(
         destination = wanted
     if destination is None:
         raise Failure(f"{logdir} has no destination yet. Give one: hf-mpwriter sync {logdir} --repo-id NAME")
-    members = roster.Roster(spool).members()
-    settings = _settings(members)
+    settings = _settings(roster.Roster(spool).members(), Progress(spool))
     lengths = {file.path: file.length for file in Survey(spool.run_dir).files(settings.allows, tuple)}
     card = roster.Card(spool, roster.OBSERVER, Process.current(), settings)
     try:
@@ -144,7 +143,8 @@ def sync(
     finally:
         card.leave(dropped=0)
     if missing:
-        reason = Progress(spool).uploader().reason
+        view = Progress(spool)
+        reason = "; ".join(view.refused(missing).values()) or view.uploader().reason
         raise Failure(f"{size_text(sum(missing.values()))} are not on the Hub yet. {reason}".rstrip())
     click.echo(f"All {size_text(sum(lengths.values()))} of {spool.run_dir} are on the Hub: {destination}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-LINGER = 600.0  # seconds that an uploader stays without workers while the Hub is down
+LINGER = 600.0  # seconds that an uploader stays without workers and without any progress
 
 
 class Action(enum.Enum):
@@ -31,7 +31,8 @@ class Situation:
         queued: entries that wait.
         urgent: somebody asked, died or closed, and is not served yet.
         living: members who live.
-        abandoned_since: when the last member was seen alive.
+        abandoned_since: when a member was last seen alive, or the Hub last took something.
+        settling: whether a request without a parent may still be under way.
         terminating: SIGTERM was received.
         tried: a push or an empty snapshot came after SIGTERM.
     """
@@ -45,6 +46,7 @@ class Situation:
     urgent: bool
     living: int
     abandoned_since: float
+    settling: bool
     terminating: bool
     tried: bool
 
@@ -53,11 +55,13 @@ def decide(s: Situation) -> Action:
     """The next action."""
     if s.terminating and (s.tried or s.now < s.next_try):
         return Action.LEAVE
+    if s.living == 0 and s.now - s.abandoned_since > LINGER:
+        return Action.LEAVE
     wanted = s.queued > 0 or s.urgent or s.terminating or s.now >= s.next_commit
     if wanted and s.now >= s.next_try:
         if s.queued and (s.fresh or s.frozen):
             return Action.PUSH
         return Action.WAIT if s.frozen else Action.SNAPSHOT
-    if s.living == 0 and (not wanted or s.now - s.abandoned_since > LINGER):
+    if s.living == 0 and not wanted and not s.settling:
         return Action.LEAVE
     return Action.WAIT

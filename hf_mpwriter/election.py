@@ -45,6 +45,7 @@ def child_environment(environ: Mapping[str, str], token: str | None) -> dict[str
         env.pop(name, None)
     if token is not None:
         env["HF_TOKEN"] = token
+        env.pop("HF_HUB_DISABLE_IMPLICIT_TOKEN", None)
     return env
 
 
@@ -56,14 +57,14 @@ def spawn(spool: Spool, seat: int, env: Mapping[str, str]) -> int:
     """
     host = spool.host(host_id())
     disk.make_dirs(host.root)
-    log_flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    log_flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
     actions = [
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
         (os.POSIX_SPAWN_OPEN, 1, host.log, log_flags, disk.FILE_MODE),
         (os.POSIX_SPAWN_DUP2, 1, 2),
         (os.POSIX_SPAWN_DUP2, seat, SEAT_FD),
     ]
-    argv = [sys.executable, "-c", _BOOT, spool.run_dir, json.dumps(import_path())]
+    argv = [sys.executable, "-P", "-c", _BOOT, spool.run_dir, json.dumps(import_path())]
     defaults = set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP}
     return os.posix_spawn(
         sys.executable, argv, env, file_actions=actions, setsid=True, setsigmask=[], setsigdef=defaults

@@ -37,11 +37,10 @@ def answers_for(spool: Spool, settings: Settings, role: Role, own: dict[str, int
         role: of this process.
         own: what it has written itself.
     """
-    if role.rank is not None:
+    if role.rank is not None or not settings.exit_timeout:
         return own
     roster = Roster(spool)
-    growing = {path for member in roster.members() for path in member.growing}
-    files = Survey(spool.run_dir).files(settings.allows, lambda: growing)
+    files = Survey(spool.run_dir).files(settings.allows, roster.growing)
     return {file.path: file.length for file in files if not file.growing} | own
 
 

@@ -153,7 +153,8 @@ class EventFile:
             self._announce("open", path, 0)
             self._create(path, head)
         except BaseException:  # also an exception of a signal handler: the card must not call it open for ever
-            self._unannounced.append((path, 0))
+            if self.path != path:
+                self._unannounced.append((path, 0))
             raise
         self._limit = min(SEGMENT_MAX, max(SEGMENT_MIN, self.written // SEGMENT_SHARE))
         self._purge_step = None

@@ -14,6 +14,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from json import JSONDecodeError
 from typing import Any
 
 import httpx2
@@ -265,7 +266,7 @@ def judge(error: BaseException) -> Verdict:
         return Refused(text, "Use a valid repo_id.")
     if any(isinstance(link, (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)) for link in chain):
         return Retry(text)
-    if any(isinstance(link, (httpx2.HTTPError, TimeoutError, ConnectionError)) for link in chain):
+    if any(isinstance(link, (httpx2.HTTPError, TimeoutError, ConnectionError, JSONDecodeError)) for link in chain):
         return Unknown(text)
     if any(isinstance(link, ValueError) for link in chain):
         return Split(text)

@@ -145,7 +145,7 @@ class Process:
 
 def import_path() -> list[str]:
     """The import path of this process, for a child that must see the same packages from any directory."""
-    return [os.path.abspath(entry) for entry in sys.path]
+    return [os.path.abspath(entry) for entry in sys.path if isinstance(entry, str)]
 
 
 def initial_environment() -> dict[str, str]:

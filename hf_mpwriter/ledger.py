@@ -1,7 +1,7 @@
 """The ledger: what the Hub is known to hold.
 
     hosts/<host>/ledger.json
-    {"destination": {...}, "repo_id": "me/run",
+    {"destination": {...}, "repo_id": "me/run", "settings": {...},
      "files":  {"rank_00001/events.out...": {"length": 4711, "sha256": "...", "commit": "...", "time": 1795236610.0}},
      "parked": {"events.out...": "reason"}}
 
@@ -9,7 +9,9 @@ Invariants:
 - It claims only lengths that a successful commit carried.
 - Acknowledged lengths never decrease, except where a read-back of the Hub proved its copy shorter or gone.
 - It belongs to one destination; a ledger of another one is not read.
-- Each host's uploader writes its own; all are read, and per path the greatest length counts.
+- Each host's uploader writes its own; all are read, and per path the newest record counts. A length of 0 is a record
+  too: the Hub was seen not to have the file. Where clocks disagree the older record may win: then the Hub is read back.
+- It remembers the settings of the last worker, so that `sync` uploads what that worker wanted uploaded.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from typing import Any
 
 from hf_mpwriter import disk
 from hf_mpwriter.errors import DAMAGED, Sent
-from hf_mpwriter.settings import Destination
+from hf_mpwriter.settings import Destination, Settings
 from hf_mpwriter.spool import Spool
 
 
@@ -46,6 +48,8 @@ class Held:
     @classmethod
     def from_json(cls, data: Any) -> Held:
         """Check and read; raises ValueError, KeyError or TypeError for what is not one."""
+        if int(data["length"]) < 0:
+            raise ValueError(f"a length of {data['length']}")
         return cls(int(data["length"]), str(data["sha256"]), str(data["commit"]), float(data["time"]))
 
 
@@ -57,6 +61,7 @@ class Ledger:
     repo_id: str = ""
     files: dict[str, Held] = field(default_factory=dict)
     parked: dict[str, str] = field(default_factory=dict)
+    settings: Settings | None = None
 
     def length(self, path: str) -> int:
         """Acknowledged bytes of a path, 0 if it is unknown."""
@@ -66,10 +71,7 @@ class Ledger:
     def acknowledge(self, sent: dict[str, Sent], commit: str, now: float) -> None:
         """Take over what a push found or made true of the Hub at `commit`; a length of 0 means gone."""
         for path, file in sent.items():
-            if file.length:
-                self.files[path] = Held(file.length, file.sha256, commit, now)
-            else:
-                self.files.pop(path, None)
+            self.files[path] = Held(file.length, file.sha256, commit, now)
             self.parked.pop(path, None)
 
     def save(self, path: str) -> None:
@@ -83,11 +85,14 @@ def _parse(data: bytes, destination: Destination) -> Ledger | None:
         return None
     files = {str(path): Held.from_json(held) for path, held in content["files"].items()}
     parked = {str(path): str(reason) for path, reason in content["parked"].items()}
-    return Ledger(destination, str(content["repo_id"]), files, parked)
+    settings = content.get("settings")
+    return Ledger(
+        destination, str(content["repo_id"]), files, parked, None if settings is None else Settings.from_json(settings)
+    )
 
 
 def load(spool: Spool, destination: Destination) -> Ledger:
-    """The maximum over the ledgers of all hosts; one that cannot be read counts as empty."""
+    """The newest records of the ledgers of all hosts; a ledger that cannot be read counts as empty."""
     merged = Ledger(destination)
     for host in spool.host_ids():
         try:
@@ -98,8 +103,10 @@ def load(spool: Spool, destination: Destination) -> Ledger:
             continue
         merged.repo_id = merged.repo_id or ledger.repo_id
         merged.parked |= ledger.parked
+        merged.settings = merged.settings or ledger.settings
         for path, held in ledger.files.items():
-            if held.length > merged.length(path):
+            known = merged.files.get(path)
+            if known is None or (held.time, held.length) > (known.time, known.length):
                 merged.files[path] = held
     return merged
 

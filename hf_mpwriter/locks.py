@@ -52,12 +52,8 @@ def try_exclusive(path: str) -> int | None:
     with _mutex:
         fd = _open(path, os.O_RDWR | os.O_CREAT)
         try:
-            for _ in range(PROBE_TRIES):
-                if lock_descriptor(fd, blocking=False):
-                    if disk.same_file(fd, path):
-                        return fd
-                    break
-                os.sched_yield()
+            if _take(fd) and disk.same_file(fd, path):
+                return _above_standard(fd)
         except BaseException:
             _close(fd)
             raise
@@ -93,6 +89,24 @@ def release(fd: int) -> None:
     with _mutex:
         if fd in _table:
             _close(fd)
+
+
+def _take(fd: int) -> bool:
+    for _ in range(PROBE_TRIES):
+        if lock_descriptor(fd, blocking=False):
+            return True
+        os.sched_yield()
+    return False
+
+
+def _above_standard(fd: int) -> int:
+    """The same lock on a descriptor above 2: a program without standard output would lose it to a redirection."""
+    if fd > 2:
+        return fd
+    higher = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+    _table.add(higher)
+    _close(fd)
+    return higher
 
 
 def is_held(path: str) -> bool:

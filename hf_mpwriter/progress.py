@@ -51,6 +51,20 @@ class Progress:
         held = book.length if book else lambda _: 0
         return {path: length - held(path) for path, length in lengths.items() if length > held(path)}
 
+    def refused(self, missing: Mapping[str, int]) -> dict[str, str]:
+        """Of what is missing, the paths that will not come by themselves, with the reason.
+
+        These are parked ones, and the later files of their directories, which wait for them.
+        """
+        book = self.ledger()
+        parked = book.parked if book else {}
+        found = {}
+        for path in missing:
+            before = [other for other in parked if os.path.dirname(other) == os.path.dirname(path) and other <= path]
+            if before:
+                found[path] = f"{before[0]}: {parked[before[0]]}"
+        return found
+
     def uploader(self) -> Report:
         """The latest report of this host's uploader."""
         try:
@@ -81,6 +95,7 @@ class Report:
         reason: why the last push failed, "" if it did not.
         hint: what helps.
         failures: in a row.
+        failed_at: unix time of the last one.
         blocked_until: monotonic seconds; the Hub asked not to be asked before.
         notices: what the user should know.
     """
@@ -94,6 +109,7 @@ class Report:
     reason: str = ""
     hint: str = ""
     failures: int = 0
+    failed_at: float = 0.0
     blocked_until: float = 0.0
     notices: tuple[str, ...] = field(default=())
 
@@ -113,6 +129,7 @@ class Report:
             reason=str(error.get("reason", "")),
             hint=str(error.get("hint", "")),
             failures=int(error.get("attempts", 0)),
+            failed_at=float(error.get("at", 0.0)),
             blocked_until=float(data["blocked_until"]),
             notices=tuple(map(str, data["notices"])),
         )
@@ -137,13 +154,14 @@ def wait(
         clock: monotonic seconds.
 
     Returns:
-        What is missing at the end, {} if nothing is. The wait is not begun when the next allowed try lies beyond it.
+        What is missing at the end, {} if nothing is. The wait is not begun when the next allowed try lies beyond it,
+        and not gone on with when all that is missing is refused.
     """
     end = clock() + timeout
     next_look = 0.0
     while missing := progress.missing(lengths):
         now = clock()
-        if now >= end or progress.uploader().blocked_until > end:
+        if now >= end or progress.uploader().blocked_until > end or len(progress.refused(missing)) == len(missing):
             break
         if now >= next_look:
             look()

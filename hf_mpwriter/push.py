@@ -11,8 +11,8 @@ Invariants:
 - A commit names its parent unless the job says otherwise, and at most one request of a push has an unknown outcome:
   after it the push ends. Of two commits that name the same parent the Hub applies one, so whatever is still under
   way is refused (412) as soon as the branch has moved.
-- If that parent is not this uploader's own last commit, sizes and digests are read back at that very parent, and a
-  file is sent only if the Hub's copy is a prefix of it.
+- A file is sent only if the Hub's copy at that very parent is a prefix of it: sizes and digests are read back there,
+  of all files unless the parent is this uploader's own last commit, and of files that the ledger does not know always.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hf_mpwriter import disk, errors
-from hf_mpwriter.errors import Done, Moved, Park, Refused, Sent, Unknown, Verdict
+from hf_mpwriter.errors import Done, Moved, Park, Refused, Sent, Split, Unknown, Verdict
 from hf_mpwriter.identity import import_path
 from hf_mpwriter.queue import parse_files
 from hf_mpwriter.settings import Destination
@@ -111,14 +111,14 @@ def carry(job: Job, hub: Hub, notify: Notify, rng: random.Random) -> Verdict:
 
 
 def _attempt(job: Job, hub: Hub, notify: Notify, *, trust_own_head: bool) -> Verdict:
-    found: dict[str, Sent] = {}
+    unsure = {file.path for file in job.files if file.path not in job.known}
     parent = job.own_head if trust_own_head else None
     if parent is None:
         parent = _head(job, hub, notify)
-        remote = hub.sizes({*job.known, *(file.path for file in job.files)}, parent)
-        found, differing = read_back(job, remote)
-        if differing:
-            return Park(differing)
+        unsure |= set(job.known)
+    found, differing = read_back(job, unsure, hub.sizes(unsure, parent) if unsure else {})
+    if differing:
+        return Park(differing)
     held = {path: sent.length for path, sent in (job.known | found).items()}
     to_send = [file for file in job.files if file.length > held.get(file.path, 0)]
     if not to_send:
@@ -126,7 +126,7 @@ def _attempt(job: Job, hub: Hub, notify: Notify, *, trust_own_head: bool) -> Ver
     first = not any(held.values())
     if first and (private := hub.is_private()) is not None:
         notify(f"{job.destination} is {'private' if private else 'PUBLIC: everybody can read it'}")
-    commit, sent = hub.commit(job.run_dir, to_send, parent if job.fenced else None, tag_card=first)
+    commit, sent = _commit(job, hub, to_send, parent, tag_card=first)
     if job.squash:
         commit = _squash(hub, notify) or commit
     return Done(commit, own=True, repo_id=hub.repo_id, files=found | sent)
@@ -141,6 +141,19 @@ def _head(job: Job, hub: Hub, notify: Notify) -> str:
     return head
 
 
+def _commit(job: Job, hub: Hub, files: list[LocalFile], parent: str, *, tag_card: bool) -> tuple[str, dict[str, Sent]]:
+    """Commit; if the commit is refused together with the model card, the events go without it."""
+    from hf_mpwriter.hub import judge
+
+    named = parent if job.fenced else None
+    try:
+        return hub.commit(job.run_dir, files, named, tag_card=tag_card)
+    except Exception as error:
+        if not tag_card or not isinstance(judge(error), Split):
+            raise
+        return hub.commit(job.run_dir, files, named, tag_card=False)
+
+
 def _squash(hub: Hub, notify: Notify) -> str | None:
     """Squash the history; the new head. The data is on the Hub already, so a failure is only told."""
     try:
@@ -151,8 +164,13 @@ def _squash(hub: Hub, notify: Notify) -> str | None:
         return None
 
 
-def read_back(job: Job, remote: dict[str, Remote]) -> tuple[dict[str, Sent], dict[str, str]]:
+def read_back(job: Job, paths: set[str], remote: dict[str, Remote]) -> tuple[dict[str, Sent], dict[str, str]]:
     """Compare the Hub's copies with the local files.
+
+    Args:
+        job: what is known.
+        paths: which to compare.
+        remote: what the Hub has of them.
 
     Returns:
         What the Hub holds now where that differs from what is known (length 0: gone), and the paths whose copy is
@@ -161,14 +179,14 @@ def read_back(job: Job, remote: dict[str, Remote]) -> tuple[dict[str, Sent], dic
     from hf_mpwriter.hub import same_content
 
     found, differing = {}, {}
-    for path in {*job.known, *(file.path for file in job.files)}:
+    for path in paths:
         there = remote.get(path)
         if there is None or there.size == 0:
             if path in job.known:
                 found[path] = Sent(0, "")
         elif _is_known(job.known.get(path), there):
             continue
-        elif _has_more(job.run_dir, path, there) or same_content(os.path.join(job.run_dir, path), there):
+        elif _has_more(job, path, there) or same_content(os.path.join(job.run_dir, path), there):
             found[path] = Sent(there.size, there.sha256 or "")
         else:
             differing[path] = f"the Hub's copy ({there.size} bytes) is not the beginning of the local file"
@@ -179,12 +197,13 @@ def _is_known(known: Sent | None, there: Remote) -> bool:
     return known is not None and known.length == there.size and known.sha256 == there.sha256
 
 
-def _has_more(run_dir: str, path: str, there: Remote) -> bool:
-    """Whether the Hub's copy is longer than the local file: that is gone, or a backup was restored."""
+def _has_more(job: Job, path: str, there: Remote) -> bool:
+    """Whether the Hub has more of a file of ours than this disk: it is gone here, or a backup was restored."""
     try:
-        return there.size > os.stat(os.path.join(run_dir, path), follow_symlinks=False).st_size
+        local = os.stat(os.path.join(job.run_dir, path), follow_symlinks=False).st_size
     except OSError:
         return True
+    return path in job.known and there.size > local
 
 
 class Notify:
@@ -216,7 +235,7 @@ class PushProcess:
     """
 
     def __init__(self, inflight: str) -> None:
-        argv = [sys.executable, "-c", _BOOT, inflight, str(os.getpid()), json.dumps(import_path())]
+        argv = [sys.executable, "-P", "-c", _BOOT, inflight, str(os.getpid()), json.dumps(import_path())]
         self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, bufsize=0)
         stdout: Any = self._process.stdout  # never None: PIPE was asked for
         os.set_blocking(stdout.fileno(), False)

@@ -161,12 +161,17 @@ class Queue:
         disk.remove(self._host.inflight, "queue.landed")
 
     def interrupted(self) -> Inflight | None:
-        """What a push was carrying when its uploader ended; a record that cannot be read counts as the worst case."""
-        try:
-            data = disk.read(self._host.inflight)
-            if data is None:
-                return None
-            record = json.loads(data)
-            return Inflight(int(record["entry"]), fenced=record["fenced"] is True)
-        except (*DAMAGED, OSError):
-            return Inflight(0, fenced=False)
+        """What a push of this host was carrying when its uploader ended."""
+        return interrupted(self._host)
+
+
+def interrupted(host: HostSpool) -> Inflight | None:
+    """What a push of a host was carrying; a record that cannot be read counts as the worst case."""
+    try:
+        data = disk.read(host.inflight)
+        if data is None:
+            return None
+        record = json.loads(data)
+        return Inflight(int(record["entry"]), fenced=record["fenced"] is True)
+    except (*DAMAGED, OSError):
+        return Inflight(0, fenced=False)

@@ -3,7 +3,7 @@
 Done                      now, if more is waiting
 Moved                     seconds; after several in a row without a parent (a busy repository, a stale head)
 Retry, Unknown            full jitter under a ceiling that doubles from 5 s to 5 min; the Hub's own wish counts
-Split                     at once, in smaller entries
+Split                     soon, in smaller entries
 Park                      at once, without those paths
 Refused                   slowly: 5 min, doubling to an hour; a new token or a request ends the wait
 """
@@ -46,8 +46,10 @@ def next_step(verdict: Verdict, attempts: int, rng: random.Random) -> Step:
         attempts: verdicts in a row, this one included, that were not Done.
         rng: source of the jitter.
     """
-    if isinstance(verdict, (Done, Split, Park)):
+    if isinstance(verdict, (Done, Park)):
         return Step(0.0)
+    if isinstance(verdict, Split):
+        return Step(rng.uniform(SHORTEST_WAIT, FIRST_WAIT))
     if isinstance(verdict, Refused):
         return Step(min(LONGEST_REFUSED_WAIT, REFUSED_WAIT * 2 ** min(attempts - 1, 10)))
     if isinstance(verdict, Moved):

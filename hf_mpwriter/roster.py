@@ -192,6 +192,10 @@ class Roster:
             return None
         return known[1]
 
+    def growing(self) -> set[str]:
+        """Files that a live member has open."""
+        return {path for member in self.members() for path in member.growing}
+
     def remove(self, member: Member) -> None:
         """Remove the card of a dead member whose bytes are all on the Hub."""
         disk.remove(self._spool.card(member.name), "roster.card")

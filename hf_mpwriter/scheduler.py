@@ -43,7 +43,7 @@ class PushFuture(Future[str | None]):
 
         def tell(_: dict[str, int]) -> None:
             report = self._view.uploader()
-            if report.reason and report.beat > self._asked and report.failures:
+            if report.reason and report.failed_at > self._asked:
                 failed.append(f"{report.reason} {report.hint}".strip())
 
         def enough(missing: dict[str, int]) -> None:
@@ -58,6 +58,8 @@ class PushFuture(Future[str | None]):
             return
         if not missing:
             self.set_result(self._commit())
+        elif refused := self._view.refused(missing):
+            self.set_exception(UploadError("; ".join(refused.values())))
 
     def _commit(self) -> str | None:
         book = self._view.ledger()

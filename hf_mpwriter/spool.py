@@ -29,6 +29,7 @@ import dataclasses
 import json
 import os
 import re
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -203,13 +204,24 @@ class Spool:
         """Whether a worker was here."""
         return os.path.exists(os.path.join(self.root, "FORMAT"))
 
-    def is_unfinished(self) -> bool:
-        """Whether there are cards: those of the living, and of the dead whose data is not all on the Hub."""
+    def is_unfinished(self, endpoint: str) -> bool:
+        """Whether this run for that Hub has cards: of the living, and of the dead whose data is not all there."""
         try:
             self.check_format()
-            return os.path.exists(self._run_json) and any(map(CardName.parse, os.listdir(self.workers)))
-        except (OSError, SpoolFormatError):
+            destination = self.destination()
+            ours = destination is not None and destination.endpoint == endpoint
+            return ours and any(map(CardName.parse, os.listdir(self.workers)))
+        except (OSError, SpoolFormatError, SettingsError):
             return False
+
+    def is_private(self) -> bool:
+        """Whether run directory and spool belong to this user, and nobody else may write into the spool."""
+        try:
+            places = [os.lstat(self.run_dir), os.lstat(self.root)]
+        except OSError:
+            return False
+        owned = all(place.st_uid == os.geteuid() and stat.S_ISDIR(place.st_mode) for place in places)
+        return owned and not places[1].st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
     def create(self) -> None:
         """Make sure that the spool is there and of our format; any number of processes may do so at once.

@@ -27,7 +27,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from hf_mpwriter import disk, election, ledger, locks, retry, snapshot
+from hf_mpwriter import disk, election, ledger, locks, queue, retry, snapshot
 from hf_mpwriter.daemon import be_modest, detach, rotate_log, say
 from hf_mpwriter.decision import LINGER, Action, Situation, decide
 from hf_mpwriter.errors import Done, Moved, Park, Retry, Sent, Split, Unknown, Verdict
@@ -43,6 +43,7 @@ PUSH_TICK = 0.2  # seconds, while a push runs
 BEAT_EVERY = 10.0  # seconds between two heartbeats
 FIRST_DELAY = 2.0  # seconds after the start until the first snapshot, if nobody asks for one
 SETTLE_TIME = 120.0  # seconds; the Hub ends a request in 60, a proxy may take as long
+REFUSALS = 3  # times that the Hub must refuse a file alone before it is parked
 NO_NEWS = (0, False)
 NOTICES = 5  # the last ones are kept in uploader.json
 
@@ -73,6 +74,7 @@ class Uploader:
         self._moved = self._attempts = self._commits = 0
         self._error: dict[str, Any] = {}
         self._notices: list[str] = []
+        self._refusals: dict[str, int] = {}  # path -> times that the Hub refused it alone, in a row
         # when
         self._next_try = self._last_try = self._beat_at = self._frozen_until = 0.0
         self._next_commit = clock() + FIRST_DELAY
@@ -96,10 +98,12 @@ class Uploader:
         self._ledger = ledger.load(self._spool, destination)
         self._ledger.parked.clear()  # a new start tries refused paths again
         self._queue = Queue(self._host, self._spool.run_dir)
-        if (interrupted := self._queue.interrupted()) is not None:
-            say(f"the push of entry {interrupted.entry} was interrupted, its outcome is unknown")
-            if not interrupted.fenced:
-                self._frozen_until = self._clock() + SETTLE_TIME
+        self._settings = self._ledger.settings or self._settings
+        for host in self._spool.host_ids():
+            if (lost := queue.interrupted(self._spool.host(host))) is not None:
+                say(f"the push of entry {lost.entry} of {host} was interrupted, its outcome is unknown")
+                if not lost.fenced:
+                    self._frozen_until = self._clock() + SETTLE_TIME
         for entry in list(self._queue.entries):
             if self._covered(entry):
                 self._queue.remove(entry)
@@ -123,6 +127,7 @@ class Uploader:
                 say("a newer worker may have a better token; leaving the seat to it")
                 self._report("left")
                 return False
+            self._unfreeze()
             action = decide(self._situation(members))
             if action is Action.LEAVE:
                 return not self._leave()
@@ -134,13 +139,19 @@ class Uploader:
         self._sleep()
         return True
 
+    def _unfreeze(self) -> None:
+        """The settle time is over: the record goes, and what the Hub has is read back."""
+        if 0.0 < self._frozen_until <= self._clock():
+            self._frozen_until, self._own_head = 0.0, None
+            self._landed()
+
     def _note(self, members: list[Member]) -> None:
         living = [member for member in members if member.alive]
         if living:
             self._abandoned_since = self._clock()
         newest = max(living or members, key=lambda member: member.born, default=None)
         if newest is not None:
-            self._settings = newest.settings
+            self._settings = self._ledger.settings = newest.settings
         for member in members:
             self._hear(member)
 
@@ -166,11 +177,12 @@ class Uploader:
             next_try=self._next_try,
             next_commit=self._next_commit if living else math.inf,
             fresh=self._fresh,
-            frozen=self._splitting or now < self._frozen_until,
+            frozen=self._splitting or self._frozen_until > 0.0,
             queued=len(self._queue.entries),
             urgent=unseen or any(map(self._is_urgent, members)),
             living=living,
             abandoned_since=self._abandoned_since,
+            settling=self._frozen_until > 0.0,
             terminating=self._terminating,
             tried=self._tried,
         )
@@ -189,7 +201,7 @@ class Uploader:
     # snapshot
 
     def _snapshot(self, members: list[Member]) -> None:
-        files = self._survey.files(self._settings.allows, self._growing)
+        files = self._survey.files(self._settings.allows, self._roster.growing)
         waiting = snapshot.pending(files, self._ledger.length, self._ledger.parked)
         self._next_commit = self._clock() + 60 * self._settings.commit_every
         try:
@@ -204,9 +216,6 @@ class Uploader:
         self._tried = self._terminating and not waiting
         self._seen = members, {file.path: file.length for file in files}
         self._serve()
-
-    def _growing(self) -> set[str]:
-        return {path for member in self._roster.members() for path in member.growing}
 
     def _serve(self) -> None:
         """Note who, of those that the last snapshot saw, has nothing left in the queue.
@@ -233,13 +242,17 @@ class Uploader:
             private=self._settings.private,
             squash=self._settings.squash_history,
             files=entry.files,
-            known={path: Sent(held.length, held.sha256) for path, held in self._ledger.files.items()},
+            known={
+                path: Sent(held.length, held.sha256)
+                for path, held in self._ledger.files.items()
+                if held.length and path not in self._ledger.parked
+            },
             own_head=self._own_head,
             fenced=self._fenced,
         )
         self._entry = entry
         self._last_try, self._tried = self._clock(), self._terminating
-        settled = self._last_try >= self._frozen_until
+        settled = not self._frozen_until
         try:
             self._push = PushProcess(self._queue.take_off(entry, job.to_json(), fenced=self._fenced and settled))
         except OSError as error:
@@ -249,8 +262,9 @@ class Uploader:
         """Take in what the push says; settle when it has ended."""
         notices, verdict = push.listen()
         for notice in notices:
-            say(notice)
-        self._notices = [*self._notices, *notices][-NOTICES:]
+            if notice not in self._notices:
+                say(notice)
+                self._notices = [*self._notices, notice][-NOTICES:]
         if verdict is not None:
             self._push = None
             self._settle(verdict)
@@ -266,10 +280,12 @@ class Uploader:
         self._attempts += 1
         self._own_head = None
         self._moved += isinstance(verdict, Moved)
-        if not isinstance(verdict, Unknown):
-            self._landed()
-        elif not self._fenced:
+        if isinstance(verdict, Unknown) and not self._fenced:
             self._frozen_until = now + SETTLE_TIME
+        elif not isinstance(verdict, Unknown):
+            self._landed()
+        if not isinstance(verdict, (Park, Split)):
+            self._splitting = False
         if isinstance(verdict, Park):
             self._park(verdict.paths, entry)
         elif isinstance(verdict, Split):
@@ -280,14 +296,18 @@ class Uploader:
 
     def _acknowledge(self, verdict: Done, entry: Entry) -> None:
         self._ledger.repo_id = verdict.repo_id
+        if any(sent.length < self._ledger.length(path) for path, sent in verdict.files.items()):
+            self._start_over("the Hub has less than it had: what is missing is sent again")
         self._ledger.acknowledge(verdict.files, verdict.commit, time.time())
         self._save_ledger()
         self._landed()
         if self._covered(entry):
             self._queue.remove(entry)
         self._serve()
-        self._own_head = verdict.commit
+        self._own_head = None if self._settings.squash_history else verdict.commit
+        self._refusals.clear()
         self._commits += verdict.own
+        self._abandoned_since = self._clock()  # progress is as good a reason to stay as a worker
         self._moved = self._attempts = 0
         self._next_try, self._patient = 0.0, True
         self._fresh = bool(self._queue.entries)
@@ -302,7 +322,16 @@ class Uploader:
         except OSError as error:  # nothing is lost: where the ledger is behind, the Hub is read back
             say(f"the ledger cannot be written: {error}")
 
+    def _start_over(self, why: str) -> None:
+        """Look at everything again, whoever was served before."""
+        say(why)
+        self._surveyed, self._next_commit = False, self._clock()
+        self._served.clear()
+        self._seen = ([], {})
+
     def _landed(self) -> None:
+        if self._frozen_until:  # the record of a request that may still be under way outlives this uploader
+            return
         try:
             self._queue.landed()
         except OSError as error:
@@ -318,23 +347,30 @@ class Uploader:
 
     def _split(self, entry: Entry, reason: str) -> None:
         if len(entry.files) == 1:
-            self._park({entry.files[0].path: reason}, entry)
+            path = entry.files[0].path
+            self._refusals[path] = self._refusals.get(path, 0) + 1
+            if self._refusals[path] >= REFUSALS:
+                self._park({path: reason}, entry)
             return
         middle = len(entry.files) // 2
         rest = [other.files for other in self._queue.entries if other is not entry]
-        self._queue.put([entry.files[:middle], entry.files[middle:], *rest])
-        self._splitting = True
+        try:
+            self._queue.put([entry.files[:middle], entry.files[middle:], *rest])
+            self._splitting = True
+        except OSError as error:  # a file is gone: the next snapshot knows
+            say(f"cannot split entry {entry.number}: {error}")
 
     def _complain(self, verdict: Verdict) -> None:
         """One line in the log when an outage begins; the latest reason goes into the report."""
         reason, hint = getattr(verdict, "reason", ""), getattr(verdict, "hint", "")
+        if isinstance(verdict, Park):
+            reason = "; ".join(f"{path}: {why}" for path, why in verdict.paths.items())
         kind = type(verdict).__name__
-        if not reason:
-            return
         if self._error.get("kind") != kind:
             say(f"{kind}: {reason} {hint}".strip())
         since = self._error.get("since", time.time())
         self._error = {"kind": kind, "reason": reason, "hint": hint, "since": since, "attempts": self._attempts}
+        self._error["at"] = time.time()
 
     # report, sleep, leave
 

@@ -16,6 +16,7 @@ Invariants:
 from __future__ import annotations
 
 import atexit
+import itertools
 import logging
 import os
 import threading
@@ -36,14 +37,24 @@ logger = logging.getLogger("hf_mpwriter")
 LOOK_EVERY = 3.0  # seconds between two looks
 ASK_EVERY = 1.0  # seconds between two requests on a card
 REAP_EVERY = 0.2  # seconds until the next look, while a started process is to be reaped
+SIBLINGS_SERVED = 4  # of these, so many get an uploader
 SIBLINGS_LIMIT = 200  # run directories beside this one that a start looks at
 
 _workers: dict[str, Worker] = {}
 _registry_lock = threading.RLock()
 
 
-def enter(spool: Spool, destination: Destination | None, settings: Settings, token: str | None) -> Worker:
+def enter(
+    spool: Spool, destination: Destination | None, settings: Settings, token: str | None, *, join: bool = True
+) -> Worker:
     """The worker of this process for a run directory; one more writer uses it now.
+
+    Args:
+        spool: of the run directory.
+        destination: None for a local run.
+        settings: how it is uploaded.
+        token: for the Hub, None leaves it to the environment.
+        join: whether to take a name now rather than at the first event.
 
     Raises:
         LogdirError, SpoolFormatError, DestinationError: see `Spool`.
@@ -62,7 +73,8 @@ def enter(spool: Spool, destination: Destination | None, settings: Settings, tok
         worker = _workers.setdefault(spool.run_dir, Worker(spool))
         worker.configure(destination, settings, token)
         worker.users += 1
-        worker.try_to_join()
+        if join:
+            worker.try_to_join()
         return worker
 
 
@@ -88,6 +100,7 @@ class Worker:
         self._lock = threading.RLock()
         self._lost = 0
         self._has_logged = False
+        self._last_trouble = ""
         self._looking = self._asking = False
         self.next_look = self._next_ask = 0.0
         self.role: Role = identity.current_role()
@@ -192,8 +205,10 @@ class Worker:
                 self._elect()
                 if ending.speaks(self.role) and not self._told_notices:
                     self._tell_notices()
-        except OSError as error:
-            logger.warning("%s: %s", self.spool.run_dir, error)
+        except Exception as error:  # noqa: BLE001 - nothing of ours ever raises into training
+            if str(error) != self._last_trouble:
+                self._last_trouble = str(error)
+                logger.warning("%s: %s", self.spool.run_dir, error)
         finally:
             self._looking = False
 
@@ -226,10 +241,20 @@ class Worker:
             self.next_look = self._clock() + REAP_EVERY
 
     def _unfinished_siblings(self) -> list[Election]:
-        """An earlier run beside this one that has unsent data gets an uploader too, with the token of the machine."""
-        parent = os.path.dirname(self.spool.run_dir)
+        """Earlier runs beside this one that have unsent data get an uploader too.
+
+        Only our own runs for the same Hub: an uploader carries the user's token to the endpoint in `run.json`.
+        """
+        if self._destination is None:
+            return []
+        parent, endpoint = os.path.dirname(self.spool.run_dir), self._destination.endpoint
         others = (Spool(os.path.join(parent, name)) for name in sorted(os.listdir(parent))[-SIBLINGS_LIMIT:])
-        return [Election(other) for other in others if other.run_dir != self.spool.run_dir and other.is_unfinished()]
+        ours = (
+            Election(other)
+            for other in others
+            if other.run_dir != self.spool.run_dir and other.is_unfinished(endpoint) and other.is_private()
+        )
+        return list(itertools.islice(ours, SIBLINGS_SERVED))
 
     def _tell_notices(self) -> None:
         """Say once what this run's uploader found out, such as that the repository is public."""
@@ -272,14 +297,16 @@ class Worker:
             if self.users:
                 return
         with self._lock:
-            for file in self._files.values():
-                file.close()
+            files = list(self._files.values())
+        for file in files:  # not under the lock: a thread in `append` holds the file's lock and may want ours
+            file.close()
+        with self._lock:
             self._lost = self.dropped + sum(file.waiting for file in self._files.values())
             if self._lost:
                 logger.warning("%s: %d records were lost, the disk refused them", self.spool.run_dir, self._lost)
             self._files.clear()
             self._let_go(self._lost)
-        if self._has_logged or self.spool.is_unfinished():
+        if self._destination is not None and (self._has_logged or self.spool.is_unfinished(self._destination.endpoint)):
             self.look()
 
     def _let_go(self, dropped: int) -> None:

@@ -128,6 +128,8 @@ class SummaryWriter(tensorboardX.SummaryWriter):
             destination = Destination(endpoint, check_repo_id(repo_id), kind, branch, folder)
         self._destination = destination
         self._settings = settings
+        if token is not None and not isinstance(token, str):
+            raise SettingsError("token must be a string.", hint="None takes the one of `hf auth login` or HF_TOKEN.")
         self._token = token
         self._uploads = destination is not None and not environment.disabled
         self._tags: dict[str, bytes] = {}
@@ -144,9 +146,9 @@ class SummaryWriter(tensorboardX.SummaryWriter):
             write_to_disk=write_to_disk,
         )
 
-    def _enter(self, run_dir: str) -> worker.Worker:
+    def _enter(self, run_dir: str, *, join: bool = True) -> worker.Worker:
         destination = self._destination if self._uploads else None
-        return worker.enter(Spool(run_dir), destination, self._settings, self._token)
+        return worker.enter(Spool(run_dir), destination, self._settings, self._token, join=join)
 
     def _get_file_writer(self) -> Any:
         """The default FileWriter; after `close` a new one, on a new event file."""
@@ -330,7 +332,8 @@ def _arrive(cls: type[SummaryWriter], state: dict[str, Any]) -> SummaryWriter:
     writer.__dict__.update(state)
     writer._tags = {}
     if writer._write_to_disk:
-        writer._worker = writer._enter(writer.logdir)
+        # a spawned child does not know its own name yet while it unpickles: it joins at its first event
+        writer._worker = writer._enter(writer.logdir, join=False)
     writer.all_writers = {}
     writer._arrived()
     return writer

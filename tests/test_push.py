@@ -20,6 +20,11 @@ from hf_mpwriter.settings import Destination
 from hf_mpwriter.snapshot import LocalFile
 
 
+def read_back(one: Job, there: dict[str, Remote]):
+    """Compare everything that is known or to be sent."""
+    return push.read_back(one, {*one.known, *(file.path for file in one.files)}, there)
+
+
 def remote(content: bytes) -> Remote:
     """An LFS file on the Hub."""
     return Remote(len(content), hashlib.sha256(content).hexdigest(), "")
@@ -48,40 +53,47 @@ def run_dir(tmp_path):
 
 def test_a_prefix_on_the_hub_is_taken_over(run_dir):
     """The ledger knows nothing, the Hub has three bytes of ours: they count, whoever sent them."""
-    assert push.read_back(job(run_dir), {"a": remote(b"abc")}) == ({"a": Sent(3, remote(b"abc").sha256)}, {})
+    assert read_back(job(run_dir), {"a": remote(b"abc")}) == ({"a": Sent(3, remote(b"abc").sha256)}, {})
 
 
 def test_a_small_regular_file_is_compared_by_its_git_id(run_dir):
     """Without LFS the Hub tells git's blob id only."""
     blob = hashlib.sha1(b"blob 3\0abc").hexdigest()  # noqa: S324 - git's own digest
-    assert push.read_back(job(run_dir), {"a": Remote(3, None, blob)})[0] == {"a": Sent(3, "")}
-    assert push.read_back(job(run_dir), {"a": Remote(3, None, "0" * 40)})[1].keys() == {"a"}
+    assert read_back(job(run_dir), {"a": Remote(3, None, blob)})[0] == {"a": Sent(3, "")}
+    assert read_back(job(run_dir), {"a": Remote(3, None, "0" * 40)})[1].keys() == {"a"}
 
 
 def test_what_is_gone_from_the_hub_counts_as_gone(run_dir):
     """The ledger claims a length that the Hub does not have any more: it is dropped."""
     known = {"a": Sent(3, remote(b"abc").sha256), "other": Sent(7, "00")}
-    assert push.read_back(job(run_dir, known), {}) == ({"a": Sent(0, ""), "other": Sent(0, "")}, {})
+    assert read_back(job(run_dir, known), {}) == ({"a": Sent(0, ""), "other": Sent(0, "")}, {})
 
 
 def test_what_the_ledger_says_is_not_hashed_again(run_dir):
     """Size and digest as known: nothing to say, nothing to read."""
     known = {"missing": Sent(3, remote(b"abc").sha256)}
-    assert push.read_back(job(run_dir, known, files=()), {"missing": remote(b"abc")}) == ({}, {})
+    assert read_back(job(run_dir, known, files=()), {"missing": remote(b"abc")}) == ({}, {})
 
 
 def test_another_content_is_never_overwritten(run_dir):
     """Same path, not a prefix: differing."""
-    found, differing = push.read_back(job(run_dir), {"a": remote(b"xyz")})
+    found, differing = read_back(job(run_dir), {"a": remote(b"xyz")})
     assert (found, list(differing)) == ({}, ["a"])
 
 
 def test_a_local_file_that_is_shorter_than_the_hubs_is_left_alone(run_dir):
     """A restored backup, or a file that is gone: what the Hub has is more, and counts as held."""
     there = {"a": remote(b"abcdefgh"), "gone": remote(b"x")}
-    found, differing = push.read_back(job(run_dir, files=("a", "gone")), there)
+    known = {"a": Sent(7, "00")}
+    found, differing = read_back(job(run_dir, known, files=("a", "gone")), there)
     assert found == {"a": Sent(8, there["a"].sha256), "gone": Sent(1, there["gone"].sha256)}
     assert differing == {}
+
+
+def test_a_longer_copy_that_was_never_ours_is_not_believed(run_dir):
+    """Nobody has ever sent this path from here, and the Hub has more under its name: parked, not acknowledged."""
+    found, differing = read_back(job(run_dir), {"a": remote(b"xxxxxxxx")})
+    assert (found, list(differing)) == ({}, ["a"])
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_mpwriter import retry
-from hf_mpwriter.errors import Done, Moved, Park, Refused, Retry, Split, Unknown
+from hf_mpwriter.errors import Done, Moved, Park, Refused, Retry, Unknown
 
 ATTEMPTS = st.integers(1, 10**9)
 SEEDS = st.integers(0, 2**32).map(random.Random)
@@ -45,7 +45,7 @@ def test_a_moved_branch_is_tried_again_within_seconds(attempts, rng):
     assert retry.SHORTEST_WAIT <= retry.next_step(Moved("412"), attempts, rng).wait <= retry.MOVED_WAIT
 
 
-@pytest.mark.parametrize("verdict", [Done("c", own=True, repo_id="r", files={}), Split("why"), Park({"a": "why"})])
+@pytest.mark.parametrize("verdict", [Done("c", own=True, repo_id="r", files={}), Park({"a": "why"})])
 def test_what_changed_the_queue_goes_on_at_once(verdict):
     """Nothing was wrong with the Hub."""
     assert retry.next_step(verdict, 5, random.Random(1)).wait == 0.0

@@ -203,15 +203,28 @@ def test_a_torn_run_json_is_a_spool_format_error(place, data):
 
 def test_unfinished_means_a_destination_and_a_card(place):
     """What a start asks of its sibling run directories."""
-    assert not place.is_unfinished()
+    assert not place.is_unfinished(HERE.endpoint)
     place.create()
     place.record_destination(HERE)
-    assert not place.is_unfinished()
+    assert not place.is_unfinished(HERE.endpoint)
     card = CardName("main", "h-1", 1, 2, 3)
     with open(os.path.join(place.workers, f".{card}.tmp"), "wb"):
         pass
-    assert not place.is_unfinished(), "a card that was never born is none"
+    assert not place.is_unfinished(HERE.endpoint), "a card that was never born is none"
     with open(place.card(card), "wb"):
         pass
-    assert place.is_unfinished()
+    assert place.is_unfinished(HERE.endpoint)
+    assert not place.is_unfinished("https://elsewhere"), "the token of this Hub is not for another one"
     assert json.dumps(place.host_ids()) == "[]"
+
+
+def test_a_run_directory_of_somebody_else_is_not_private(place):
+    """An uploader carries the user's token: it is started only where nobody else can write."""
+    place.create()
+    assert place.is_private()
+    os.chmod(place.root, 0o770)  # noqa: S103 - that is what must be noticed
+    assert not place.is_private()
+    os.chmod(place.root, 0o700)
+    if os.geteuid() == 0:
+        os.chown(place.root, 65534, 65534)
+        assert not place.is_private()
