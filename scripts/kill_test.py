@@ -36,18 +36,17 @@ EVENTS = 1500  # of each rank, at least
 STOP = "stop"  # the file in the directory of the journals that ends the ranks
 PAUSE = 0.002  # seconds between two events
 DEADLINE = 120.0  # seconds for anything to happen
-FOUND = 3  # exit code when a promise was broken
+FOUND = 3  # exit code when the oracle has found a broken promise
 
 SABOTAGED = "KILL_TEST_SABOTAGED"  # set in the environment of a sabotaged build: one finding is enough
 PACKAGE = Path(__file__).resolve().parent.parent / "hf_mpwriter"
 HOARD = """\
         self._hoard = getattr(self, "_hoard", b"") + record
         if len(self._hoard) < 8192:
-            self._end += len(record)
-            self._mid_write = False
+            self._committed, self._mid_write = (end, record), False
             return
-        self._end += len(record) - len(self._hoard)
-        record, self._hoard = self._hoard, b""
+        end += os.write(self._fd, self._hoard[: -len(record)])
+        self._hoard = b""
 """
 ACKNOWLEDGE = """\
         early = {file.path: Sent(file.length, "0" * 64) for file in entry.files}
@@ -239,7 +238,8 @@ def main() -> int:
     root = Path(tempfile.mkdtemp(prefix="kill_test_"))
     from hf_mpwriter.localhub import LocalHub
 
-    problems: list[str] = []
+    problems: list[str] = []  # what the oracle found
+    troubles: list[str] = []  # what kept it from judging
     kills: Counter[str] = Counter()
     began = time.monotonic()
     print(f"seed {options.seed}", flush=True)
@@ -253,22 +253,21 @@ def main() -> int:
             repetition = Repetition(root, number, options.seed, kills)
             try:
                 repetition.run()
-                found = repetition.judge()
+                problems += [f"repetition {number}: {problem}" for problem in repetition.judge()]
             except (TimeoutError, RuntimeError) as error:
-                found = [str(error)]
+                troubles.append(f"repetition {number}: {error}")
             for process in repetition.ranks.values():
                 if process.is_alive():
                     process.kill()
-            problems += [f"repetition {number}: {problem}" for problem in found]
             sys.stdout.flush()
             if problems and SABOTAGED in os.environ:
                 break
     print(f"{options.repetitions} repetitions in {time.monotonic() - began:.0f} s; kills: {dict(kills)}")
-    for problem in problems:
+    for problem in problems + troubles:
         print(problem)
-    if problems:
-        print(f"{len(problems)} problems; seed {options.seed}; everything is kept in {root}")
-        return FOUND
+    if problems or troubles:
+        print(f"{len(problems + troubles)} problems; seed {options.seed}; everything is kept in {root}")
+        return FOUND if problems else 1
     shutil.rmtree(root)
     print("0 lost, 0 duplicated, every copy a whole-record prefix")
     return 0

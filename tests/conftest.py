@@ -14,9 +14,18 @@ import pytest
 DEADLINE = 60.0  # seconds that any condition may take on a slow machine
 
 
+@pytest.fixture(scope="session")
+def without_torch(tmp_path_factory) -> str:
+    """A directory in which torch cannot be imported: tensorboardX would, for more than a second in each process."""
+    directory = tmp_path_factory.mktemp("without_torch")
+    (directory / "torch.py").write_text("raise ImportError('hidden from this test')")
+    return str(directory)
+
+
 @pytest.fixture(autouse=True)
-def clean_environment(monkeypatch, tmp_path):
+def clean_environment(monkeypatch, tmp_path, without_torch):
     """No variable of the developer's shell, launcher or Hub account reaches a test."""
+    monkeypatch.setenv("PYTHONPATH", without_torch)
     for name in list(os.environ):
         if name.startswith(("HF_", "HUGGING_FACE_", "SLURM_", "OMPI_", "PMI", "TORCHELASTIC_", "MV2_", "JSM_")):
             monkeypatch.delenv(name)
