@@ -148,3 +148,101 @@ def test_the_history_is_squashed_only_when_asked(hub, run_dir, start):
     start(source, run_dir, 20).succeed()
     wait_for(lambda: finished(run_dir), "the second run is over")
     assert judge(run_dir, hub).commits == 1
+
+
+def test_settings_outlive_the_cards(hub, run_dir, start, api):
+    """Private, with ignored files: after the run is over and the repository is gone, `sync` makes it the same again."""
+    import subprocess
+    import sys
+
+    (run_dir / "secret").mkdir(parents=True)
+    options = "repo_private=True, repo_ignore_patterns='secret/*', logdir="
+    start(LOG_AND_EXIT.replace("logdir=", options), run_dir, 20).succeed()
+    start("import sys, tensorboardX\ntensorboardX.SummaryWriter(sys.argv[1]).close()", run_dir / "secret").succeed()
+    wait_for(lambda: finished(run_dir), "the run is over")
+    api.delete_repo("me/run")
+    start(LOG_AND_EXIT.replace("logdir=", options), run_dir, 20).succeed()
+    subprocess.run([sys.executable, "-m", "hf_mpwriter", "sync", str(run_dir)], check=True, timeout=60)
+    assert api.model_info("me/run").private
+    assert not [path for path in api.list_repo_files("me/run") if "secret" in path]
+
+
+def test_a_refused_path_does_not_hold_back_the_others(hub, run_dir, start, api):
+    """One copy was rewritten on the Hub: the others' files go on, and the uploader leaves."""
+    import subprocess
+    import sys
+
+    start(LOG_AND_EXIT, run_dir, 20).succeed()
+    wait_for(lambda: finished(run_dir), "the run is over")
+    (path,) = event_paths(run_dir)
+    api.upload_file(path_or_fileobj=b"mine", path_in_repo=path, repo_id="me/run")
+    start(LOG_AND_EXIT, run_dir, 20, env={"RANK": "1"}).succeed()
+    wait_for(lambda: no_uploader(run_dir), "the uploader leaves although a path is refused")
+    assert [p for p in api.list_repo_files("me/run") if "rank_00001" in p]
+    spool = Spool(str(run_dir))
+    refused = Progress(spool).refused({Path(path).name: 1})
+    assert "is not the beginning of the local file" in next(iter(refused.values()))
+    command = [sys.executable, "-m", "hf_mpwriter", "sync", str(run_dir)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (result.returncode, result.stderr.count("Traceback")) == (0, 0), (
+        "the ledger holds those bytes: nothing is asked"
+    )
+
+
+def test_a_foreign_file_under_our_name_is_not_overwritten(hub, run_dir, tmp_path, start, api):
+    """The uploader trusts its own head, but not for a path that it has never sent: it asks, and parks."""
+    worker = start(LOG_FOR_EVER, run_dir, tmp_path / "journals")
+    wait_for(lambda: acknowledged(run_dir), "a commit")
+    name = "events.out.tfevents.1000000000.there.1.0123abcd"
+    theirs = b"theirs " * 100
+    api.upload_file(path_or_fileobj=theirs, path_in_repo=f"tensorboard/exp1/sub/{name}", repo_id="me/run")
+    before = acknowledged(run_dir)
+    wait_for(lambda: acknowledged(run_dir) > before, "a commit on the new head")
+    (run_dir / "sub").mkdir()
+    source = next(run_dir.glob("*tfevents*")).read_bytes()[:200]
+    (run_dir / "sub" / name).write_bytes(source)
+    wait_for(lambda: Progress(Spool(str(run_dir))).ledger().parked, "the path is parked")
+    os.kill(worker.pid, signal.SIGKILL)
+    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
+    assert hub.store.read_blob("model", "me/run", f"tensorboard/exp1/sub/{name}", "main") == theirs
+
+
+def test_the_settle_time_outlives_the_uploader(tmp_path):
+    """A request without a parent may still be under way: the record of it stays until the time is over.
+
+    A later success of the same entry does not end it, and a successor waits for it too.
+    """
+    import random
+
+    from hf_mpwriter import locks, records
+    from hf_mpwriter.decision import Action, decide
+    from hf_mpwriter.errors import Done, Sent, Unknown
+    from hf_mpwriter.settings import Destination
+    from hf_mpwriter.uploader import SETTLE_TIME, Uploader
+
+    spool = Spool(str(tmp_path / "run"))
+    spool.create()
+    spool.record_destination(Destination("http://127.0.0.1:9", "me/run"))
+    name = "events.out.tfevents.1700000000.here.1.0123abcd"
+    (tmp_path / "run" / name).write_bytes(records.frame(records.version_event(1.0)))
+    seat, now = locks.try_exclusive(spool.seat), [1000.0]
+
+    def successor() -> Uploader:
+        return Uploader(spool, seat, lambda: now[0], random.Random(1))
+
+    one = successor()
+    one._snapshot([])
+    entry = one._queue.entries[0]
+    one._fenced = False
+    one._queue.take_off(entry, {}, fenced=False)
+    one._entry = entry
+    one._settle(Unknown("504"))
+    one._entry = entry
+    one._settle(Done("c" * 40, own=True, repo_id="me/run", files={name: Sent(entry.files[0].length, "00")}))
+    assert decide(one._situation([])) is Action.WAIT, "it does not leave before the time is over"
+    two = successor()
+    assert decide(two._situation([])) is Action.WAIT, "its successor takes no snapshot either"
+    now[0] += SETTLE_TIME
+    two._unfreeze()
+    assert decide(two._situation([])) is Action.SNAPSHOT
+    assert two._queue.interrupted() is None
