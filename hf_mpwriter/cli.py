@@ -120,7 +120,8 @@ def sync(
 ) -> None:
     """Upload what of LOGDIR is not on the Hub yet, and wait for it.
 
-    Works while training runs and after it has crashed, any number of times: what is there is not sent again.
+    Asks the Hub what it has. Works while training runs and after it has crashed, any number of times: what is there
+    is not sent again.
     """
     spool = _existing(logdir)
     destination = _destination(spool)
@@ -136,10 +137,11 @@ def sync(
         raise Failure(f"{logdir} has no destination yet. Give one: hf-mpwriter sync {logdir} --repo-id NAME")
     settings = _settings(roster.Roster(spool).members(), Progress(spool))
     lengths = {file.path: file.length for file in Survey(spool.run_dir).files(settings.allows, tuple)}
+    asked = time.time()
     card = roster.Card(spool, roster.OBSERVER, Process.current(), settings)
     try:
         card.write({"want": lengths})
-        missing = _wait_with_bar(spool, lengths, FOREVER if timeout is None else timeout)
+        missing = _wait_with_bar(spool, lengths, FOREVER if timeout is None else timeout, asked)
     finally:
         card.leave(dropped=0)
     if missing:
@@ -149,7 +151,7 @@ def sync(
     click.echo(f"All {size_text(sum(lengths.values()))} of {spool.run_dir} are on the Hub: {destination}")
 
 
-def _wait_with_bar(spool: Spool, lengths: dict[str, int], timeout: float) -> dict[str, int]:
+def _wait_with_bar(spool: Spool, lengths: dict[str, int], timeout: float, asked: float) -> dict[str, int]:
     view, election = Progress(spool), Election(spool)
     total = sum(lengths.values())
     told = ""
@@ -164,7 +166,7 @@ def _wait_with_bar(spool: Spool, lengths: dict[str, int], timeout: float) -> dic
                 told = reason
 
         tell(view.missing(lengths))
-        missing = progress_module.wait(view, lengths, timeout, election.look, tell)
+        missing = progress_module.wait(view, lengths, timeout, election.look, tell, since=asked)
         bar.n = total - sum(missing.values())
     return missing
 

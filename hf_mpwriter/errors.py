@@ -54,13 +54,15 @@ class Done:
     """The Hub holds the whole entry.
 
     `commit` is the head at which that is true, `own` whether this push made it, `repo_id` the full name of the
-    repository, `files` what is new about the Hub's copies (a length of 0: gone).
+    repository, `files` what is new about the Hub's copies (a length of 0: gone), `checked` whether all known copies
+    were read back.
     """
 
     commit: str
     own: bool
     repo_id: str
     files: dict[str, Sent]
+    checked: bool = False
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
     hosts/<host>/ledger.json
     {"destination": {...}, "repo_id": "me/run", "settings": {...},
      "files":  {"rank_00001/events.out...": {"length": 4711, "sha256": "...", "commit": "...", "time": 1795236610.0}},
-     "parked": {"events.out...": "reason"}}
+     "parked": {"events.out...": "reason"},
+     "checked": 1795236610.0}                                    when all copies were last compared with the Hub's
 
 Invariants:
 - It claims only lengths that a successful commit carried.
@@ -62,6 +63,7 @@ class Ledger:
     files: dict[str, Held] = field(default_factory=dict)
     parked: dict[str, str] = field(default_factory=dict)
     settings: Settings | None = None
+    checked: float = 0.0
 
     def length(self, path: str) -> int:
         """Acknowledged bytes of a path, 0 if it is unknown."""
@@ -86,9 +88,8 @@ def _parse(data: bytes, destination: Destination) -> Ledger | None:
     files = {str(path): Held.from_json(held) for path, held in content["files"].items()}
     parked = {str(path): str(reason) for path, reason in content["parked"].items()}
     settings = content.get("settings")
-    return Ledger(
-        destination, str(content["repo_id"]), files, parked, None if settings is None else Settings.from_json(settings)
-    )
+    wanted = None if settings is None else Settings.from_json(settings)
+    return Ledger(destination, str(content["repo_id"]), files, parked, wanted, float(content.get("checked", 0.0)))
 
 
 def load(spool: Spool, destination: Destination) -> Ledger:
@@ -104,6 +105,7 @@ def load(spool: Spool, destination: Destination) -> Ledger:
         merged.repo_id = merged.repo_id or ledger.repo_id
         merged.parked |= ledger.parked
         merged.settings = merged.settings or ledger.settings
+        merged.checked = max(merged.checked, ledger.checked)
         for path, held in ledger.files.items():
             known = merged.files.get(path)
             if known is None or (held.time, held.length) > (known.time, known.length):

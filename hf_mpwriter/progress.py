@@ -45,11 +45,17 @@ class Progress:
         except (SpoolFormatError, SettingsError, OSError):
             return None
 
-    def missing(self, lengths: Mapping[str, int]) -> dict[str, int]:
-        """Bytes per path of `lengths` that the Hub does not have yet."""
+    def missing(self, lengths: Mapping[str, int], since: float = 0.0) -> dict[str, int]:
+        """Bytes per path of `lengths` that the Hub does not have yet.
+
+        Args:
+            lengths: bytes per path.
+            since: unix time; a ledger that was not compared with the Hub after it is not believed.
+        """
         book = self.ledger()
-        held = book.length if book else lambda _: 0
-        return {path: length - held(path) for path, length in lengths.items() if length > held(path)}
+        if book is None or book.checked < since:
+            return {path: length for path, length in lengths.items() if length}
+        return {path: length - book.length(path) for path, length in lengths.items() if length > book.length(path)}
 
     def refused(self, missing: Mapping[str, int]) -> dict[str, str]:
         """Of what is missing, the paths that will not come by themselves, with the reason.
@@ -142,6 +148,7 @@ def wait(
     look: Callable[[], object],
     tell: Callable[[dict[str, int]], object] | None = None,
     clock: Callable[[], float] = time.monotonic,
+    since: float = 0.0,
 ) -> dict[str, int]:
     """Wait until the Hub has these lengths.
 
@@ -152,6 +159,7 @@ def wait(
         look: called every second, makes sure that an uploader lives.
         tell: called at every poll with what is missing; what it raises ends the wait.
         clock: monotonic seconds.
+        since: see `Progress.missing`.
 
     Returns:
         What is missing at the end, {} if nothing is. The wait is not begun when the next allowed try lies beyond it,
@@ -159,7 +167,7 @@ def wait(
     """
     end = clock() + timeout
     next_look = 0.0
-    while missing := progress.missing(lengths):
+    while missing := progress.missing(lengths, since):
         now = clock()
         if now >= end or progress.uploader().blocked_until > end or len(progress.refused(missing)) == len(missing):
             break

@@ -113,6 +113,7 @@ def carry(job: Job, hub: Hub, notify: Notify, rng: random.Random) -> Verdict:
 def _attempt(job: Job, hub: Hub, notify: Notify, *, trust_own_head: bool) -> Verdict:
     unsure = {file.path for file in job.files if file.path not in job.known}
     parent = job.own_head if trust_own_head else None
+    checked = parent is None
     if parent is None:
         parent = _head(job, hub, notify)
         unsure |= set(job.known)
@@ -122,14 +123,14 @@ def _attempt(job: Job, hub: Hub, notify: Notify, *, trust_own_head: bool) -> Ver
     held = {path: sent.length for path, sent in (job.known | found).items()}
     to_send = [file for file in job.files if file.length > held.get(file.path, 0)]
     if not to_send:
-        return Done(parent, own=False, repo_id=hub.repo_id, files=found)
+        return Done(parent, own=False, repo_id=hub.repo_id, files=found, checked=checked)
     first = not any(held.values())
     if first and (private := hub.is_private()) is not None:
         notify(f"{job.destination} is {'private' if private else 'PUBLIC: everybody can read it'}")
     commit, sent = _commit(job, hub, to_send, parent, tag_card=first)
     if job.squash:
         commit = _squash(hub, notify) or commit
-    return Done(commit, own=True, repo_id=hub.repo_id, files=found | sent)
+    return Done(commit, own=True, repo_id=hub.repo_id, files=found | sent, checked=checked)
 
 
 def _head(job: Job, hub: Hub, notify: Notify) -> str:

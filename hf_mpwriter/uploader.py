@@ -81,7 +81,7 @@ class Uploader:
         self._abandoned_since = clock()
         self._patient = True
         # what is under way
-        self._fresh = self._surveyed = self._splitting = self._terminating = self._tried = False
+        self._fresh = self._surveyed = self._splitting = self._terminating = self._tried = self._audit = False
         self._heard: dict[str, tuple[int, bool]] = {}  # card -> its news at the last look
         self._served: dict[str, tuple[int, bool]] = {}  # card -> its news when nothing of it was left to send
         self._seen: tuple[list[Member], dict[str, int]] = ([], {})  # members and lengths at the last snapshot
@@ -160,8 +160,9 @@ class Uploader:
         if _news(member) <= self._heard.get(str(member.name), NO_NEWS):
             return
         self._heard[str(member.name)] = _news(member)
-        if member.name.worker == OBSERVER:  # `hf-mpwriter sync` also tries refused paths again
+        if member.name.worker == OBSERVER and member.alive:  # `sync` trusts no ledger and tries refused paths again
             self._ledger.parked.clear()
+            self._own_head, self._audit = None, True
         if self._patient:
             self._next_try = min(self._next_try, self._last_try + retry.FIRST_WAIT)
 
@@ -179,7 +180,7 @@ class Uploader:
             fresh=self._fresh,
             frozen=self._splitting or self._frozen_until > 0.0,
             queued=len(self._queue.entries),
-            urgent=unseen or any(map(self._is_urgent, members)),
+            urgent=unseen or self._audit or any(map(self._is_urgent, members)),
             living=living,
             abandoned_since=self._abandoned_since,
             settling=self._frozen_until > 0.0,
@@ -216,6 +217,8 @@ class Uploader:
         self._tried = self._terminating and not waiting
         self._seen = members, {file.path: file.length for file in files}
         self._serve()
+        if self._audit and not waiting:  # nothing to send, but somebody wants to know what the Hub really has
+            self._start_push(Entry(0, ()))
 
     def _serve(self) -> None:
         """Note who, of those that the last snapshot saw, has nothing left in the queue.
@@ -299,6 +302,8 @@ class Uploader:
         if any(sent.length < self._ledger.length(path) for path, sent in verdict.files.items()):
             self._start_over("the Hub has less than it had: what is missing is sent again")
         self._ledger.acknowledge(verdict.files, verdict.commit, time.time())
+        if verdict.checked:
+            self._audit, self._ledger.checked = False, time.time()
         self._save_ledger()
         self._landed()
         if self._covered(entry):
