@@ -155,17 +155,17 @@ def _wait_with_bar(spool: Spool, lengths: dict[str, int], timeout: float, asked:
     view, election = Progress(spool), Election(spool)
     total = sum(lengths.values())
     told = ""
-    with tqdm(total=total, unit="B", unit_scale=True, desc="on the Hub", initial=total) as bar:
+    there = total - sum(view.missing(lengths).values())
+    with tqdm(total=total, unit="B", unit_scale=True, desc="on the Hub", initial=there) as bar:
 
         def tell(missing: dict[str, int]) -> None:
             nonlocal told
-            bar.n = total - sum(missing.values())
+            bar.n = max(bar.n, total - sum(missing.values()))
             bar.refresh()
             if (reason := view.uploader().reason) and reason != told and view.uploader().failures:
                 bar.write(f"not yet: {reason} {view.uploader().hint}".rstrip())
                 told = reason
 
-        tell(view.missing(lengths))
         missing = progress_module.wait(view, lengths, timeout, election.look, tell, since=asked)
         bar.n = total - sum(missing.values())
     return missing

@@ -45,6 +45,7 @@ QUOTA_WAIT = 900.0  # seconds, when the text of a commit quota names no time
 
 _QUOTA_TIME = re.compile(r"in about (\d+|an?) (second|minute|hour)")
 _UNAUTHORIZED = re.compile(r"Xet.*Auth|\(401[ )]")
+_QUERY = re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\"]+")
 _SECONDS = {"second": 1.0, "minute": 60.0, "hour": 3600.0}
 
 
@@ -317,9 +318,9 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _text(error: BaseException) -> str:
-    """One line for people, without the token."""
+    """One line for people, without the token and without what signs a URL."""
     text = " ".join(f"{type(error).__name__}: {error}".split())
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         if token := os.environ.get(name, "").strip():
             text = text.replace(token, "<token>")
-    return text[:500]
+    return _QUERY.sub(r"\1?...", text)[:500]

@@ -14,7 +14,7 @@ from typing import Any
 
 from hf_mpwriter import disk, ledger, locks
 from hf_mpwriter.errors import DAMAGED, SettingsError, SpoolFormatError
-from hf_mpwriter.identity import host_id
+from hf_mpwriter.identity import boot_id, host_id
 from hf_mpwriter.settings import Destination
 from hf_mpwriter.spool import Spool
 
@@ -125,6 +125,7 @@ class Report:
         if not data:
             return cls()
         error = data["error"]
+        same_boot = data["process"]["boot"] == boot_id()  # else its monotonic times mean nothing
         return cls(
             phase=str(data["phase"]),
             beat=float(data["beat"]),
@@ -136,7 +137,7 @@ class Report:
             hint=str(error.get("hint", "")),
             failures=int(error.get("attempts", 0)),
             failed_at=float(error.get("at", 0.0)),
-            blocked_until=float(data["blocked_until"]),
+            blocked_until=float(data["blocked_until"]) if same_boot else 0.0,
             notices=tuple(map(str, data["notices"])),
         )
 

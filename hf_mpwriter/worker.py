@@ -101,7 +101,8 @@ class Worker:
         self._lost = 0
         self._has_logged = False
         self._last_trouble = ""
-        self._looking = self._asking = False
+        self._look_lock = threading.Lock()
+        self._asking = False
         self.next_look = self._next_ask = 0.0
         self.role: Role = identity.current_role()
         self.name = ""
@@ -192,9 +193,8 @@ class Worker:
 
     def look(self) -> None:
         """See that our files are still there and that an uploader lives; never waits, never raises."""
-        if self._looking:  # a signal handler logs while we look
+        if not self._look_lock.acquire(blocking=False):  # another thread looks, or a signal handler logs while we do
             return
-        self._looking = True
         try:
             self.next_look = self._clock() + LOOK_EVERY
             for file in list(self._files.values()):
@@ -210,7 +210,7 @@ class Worker:
                 self._last_trouble = str(error)
                 logger.warning("%s: %s", self.spool.run_dir, error)
         finally:
-            self._looking = False
+            self._look_lock.release()
 
     def _check_card(self) -> None:
         """Join again if somebody deleted the spool."""
