@@ -18,19 +18,17 @@ Invariants:
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import math
 import random
 import signal
 import time
 from collections.abc import Callable
-from typing import Any
 
 from hf_mpwriter import disk, election, ledger, locks, queue, retry, snapshot
-from hf_mpwriter.daemon import be_modest, detach, rotate_log, say
+from hf_mpwriter.bulletin import Bulletin
+from hf_mpwriter.daemon import be_modest, detach, say
 from hf_mpwriter.decision import LINGER, Action, Situation, decide
-from hf_mpwriter.errors import Done, Moved, Park, Retry, Sent, Split, Unknown, Verdict
+from hf_mpwriter.errors import Done, Moved, Park, Refused, Retry, Sent, Split, Unknown, Verdict
 from hf_mpwriter.identity import Process
 from hf_mpwriter.push import Job, PushProcess
 from hf_mpwriter.queue import Entry, Queue
@@ -40,12 +38,10 @@ from hf_mpwriter.spool import Spool
 
 TICK = 1.0  # seconds between two looks
 PUSH_TICK = 0.2  # seconds, while a push runs
-BEAT_EVERY = 10.0  # seconds between two heartbeats
 FIRST_DELAY = 2.0  # seconds after the start until the first snapshot, if nobody asks for one
 SETTLE_TIME = 120.0  # seconds; the Hub ends a request in 60, a proxy may take as long
 REFUSALS = 3  # times that the Hub must refuse a file alone before it is parked
 NO_NEWS = (0, False)
-NOTICES = 5  # the last ones are kept in uploader.json
 
 
 class Uploader:
@@ -62,9 +58,9 @@ class Uploader:
         self._spool, self._seat, self._clock, self._rng = spool, seat, clock, rng
         self._process = Process.current()
         self._host = spool.host(self._process.host)
+        self._bulletin = Bulletin(self._host, self._process, clock)
         self._roster, self._survey = Roster(spool), snapshot.Survey(spool.run_dir)
         self._settings = Settings()
-        self._started = time.time()
         # the push that runs
         self._push: PushProcess | None = None
         self._entry: Entry | None = None
@@ -72,11 +68,9 @@ class Uploader:
         # what the Hub said
         self._own_head: str | None = None
         self._moved = self._attempts = self._commits = 0
-        self._error: dict[str, Any] = {}
-        self._notices: list[str] = []
         self._refusals: dict[str, int] = {}  # path -> times that the Hub refused it alone, in a row
         # when
-        self._next_try = self._last_try = self._beat_at = self._frozen_until = 0.0
+        self._next_try = self._last_try = self._frozen_until = 0.0
         self._next_commit = clock() + FIRST_DELAY
         self._abandoned_since = clock()
         self._patient = True
@@ -85,7 +79,6 @@ class Uploader:
         self._heard: dict[str, tuple[int, bool]] = {}  # card -> its news at the last look
         self._served: dict[str, tuple[int, bool]] = {}  # card -> its news when nothing of it was left to send
         self._seen: tuple[list[Member], dict[str, int]] = ([], {})  # members and lengths at the last snapshot
-        self._last_status: dict[str, Any] = {}
         self._recover()
 
     def _recover(self) -> None:
@@ -167,8 +160,8 @@ class Uploader:
             self._next_try = min(self._next_try, self._last_try + retry.FIRST_WAIT)
 
     def _hears_better_token(self, members: list[Member]) -> bool:
-        refused = self._error.get("kind") == "Refused"
-        return refused and any(member.alive and member.born > self._started for member in members)
+        refused = self._bulletin.trouble == Refused.__name__
+        return refused and any(member.alive and member.born > self._bulletin.started for member in members)
 
     def _situation(self, members: list[Member]) -> Situation:
         now, living = self._clock(), sum(member.alive for member in members)
@@ -264,10 +257,7 @@ class Uploader:
     def _listen(self, push: PushProcess) -> None:
         """Take in what the push says; settle when it has ended."""
         notices, verdict = push.listen()
-        for notice in notices:
-            if notice not in self._notices:
-                say(notice)
-                self._notices = [*self._notices, notice][-NOTICES:]
+        self._bulletin.notice(notices)
         if verdict is not None:
             self._push = None
             self._settle(verdict)
@@ -295,7 +285,7 @@ class Uploader:
             self._split(entry, verdict.reason)
         step = retry.next_step(verdict, self._attempts, self._rng)
         self._next_try, self._patient = now + step.wait, step.patient
-        self._complain(verdict)
+        self._bulletin.complain(verdict, self._attempts)
 
     def _acknowledge(self, verdict: Done, entry: Entry) -> None:
         self._ledger.repo_id = verdict.repo_id
@@ -317,9 +307,7 @@ class Uploader:
         self._next_try, self._patient = 0.0, True
         self._fresh = bool(self._queue.entries)
         self._splitting = self._splitting and self._fresh
-        if self._error:
-            say("the outage is over")
-            self._error = {}
+        self._bulletin.recover()
 
     def _save_ledger(self) -> None:
         try:
@@ -365,43 +353,18 @@ class Uploader:
         except OSError as error:  # a file is gone: the next snapshot knows
             say(f"cannot split entry {entry.number}: {error}")
 
-    def _complain(self, verdict: Verdict) -> None:
-        """One line in the log when an outage begins; the latest reason goes into the report."""
-        reason, hint = getattr(verdict, "reason", ""), getattr(verdict, "hint", "")
-        if isinstance(verdict, Park):
-            reason = "; ".join(f"{path}: {why}" for path, why in verdict.paths.items())
-        kind = type(verdict).__name__
-        if self._error.get("kind") != kind:
-            say(f"{kind}: {reason} {hint}".strip())
-        since = self._error.get("since", time.time())
-        self._error = {"kind": kind, "reason": reason, "hint": hint, "since": since, "attempts": self._attempts}
-        self._error["at"] = time.time()
-
     # report, sleep, leave
 
     def _report(self, phase: str | None = None) -> None:
         waiting = "waiting" if self._queue.entries else "idle"
-        status = {
-            "process": dataclasses.asdict(self._process),
-            "phase": phase or ("pushing" if self._push else waiting),
-            "started": self._started,
-            "repo_id": self._ledger.repo_id,
-            "queue": len(self._queue.entries),
-            "push": self._push.pid if self._push else None,
-            "commits": self._commits,
-            "error": self._error,
-            "notices": self._notices,
-            "blocked_until": 0.0 if self._patient else self._next_try,
-        }
-        if status == self._last_status and self._clock() - self._beat_at < BEAT_EVERY:
-            return
-        self._last_status, self._beat_at = status, self._clock()
-        try:
-            data = json.dumps({**status, "beat": time.time()}).encode()
-            disk.replace(self._host.status, data, "uploader.status", durable=False)
-            rotate_log(self._host.log)
-        except OSError as error:
-            say(f"cannot report: {error}")
+        self._bulletin.publish(
+            phase=phase or ("pushing" if self._push else waiting),
+            repo_id=self._ledger.repo_id,
+            queue=len(self._queue.entries),
+            push=self._push.pid if self._push else None,
+            commits=self._commits,
+            blocked_until=0.0 if self._patient else self._next_try,
+        )
 
     def _sleep(self) -> None:
         if self._push is not None:

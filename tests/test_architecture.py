@@ -16,7 +16,7 @@ PACKAGE = Path(hf_mpwriter.__file__).parent
 LAYERS = {
     0: {"errors", "disk", "locks", "settings"},
     1: {"records", "identity", "spool", "retry", "decision", "daemon", "eventfile"},
-    2: {"roster", "snapshot", "queue", "ledger", "progress"},
+    2: {"roster", "snapshot", "queue", "ledger", "progress", "bulletin"},
     3: {"hub"},
     4: {"push", "election", "uploader", "ending", "worker", "filewriter", "scheduler"},
     5: {"writer", "hfwriter", "cli", "demo"},
