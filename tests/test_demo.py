@@ -33,7 +33,19 @@ def start_demo(directory: Path) -> subprocess.Popen[str]:
         "--steps",
         str(STEPS),
     ]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=directory.parent)
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=directory.parent,
+        preexec_fn=_listen_to_ctrl_c,  # noqa: PLW1509 - it makes one system call
+    )
+
+
+def _listen_to_ctrl_c() -> None:
+    """A shell that runs the tests in the background has them ignore SIGINT, and the demo would inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.fixture
