@@ -19,8 +19,8 @@ def run(*options):
 
 @pytest.mark.timeout(300)
 def test_kills_of_workers_uploaders_and_pushes_lose_nothing():
-    """The oracle holds over two repetitions with kills of each kind, victims seen at their work."""
-    result = run("--repetitions", "2", "--seed", "7")
+    """The oracle holds with kills of each kind, victims seen at their work; fifty repetitions are for the script."""
+    result = run("--repetitions", "1", "--seed", "7")
     assert result.returncode == 0, result.stdout + result.stderr
     assert "0 lost, 0 duplicated" in result.stdout
 
