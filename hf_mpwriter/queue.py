@@ -160,10 +160,6 @@ class Queue:
         """The outcome of the push is known."""
         disk.remove(self._host.inflight, "queue.landed")
 
-    def interrupted(self) -> Inflight | None:
-        """What a push of this host was carrying when its uploader ended."""
-        return interrupted(self._host)
-
 
 def interrupted(host: HostSpool) -> Inflight | None:
     """What a push of a host was carrying; a record that cannot be read counts as the worst case."""

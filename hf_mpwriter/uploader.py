@@ -248,9 +248,9 @@ class Uploader:
         )
         self._entry = entry
         self._last_try, self._tried = self._clock(), self._terminating
-        settled = not self._frozen_until
+        settled = self._fenced and not self._frozen_until
         try:
-            self._push = PushProcess(self._queue.take_off(entry, job.to_json(), fenced=self._fenced and settled))
+            self._push = PushProcess(self._queue.take_off(entry, job.to_json(), fenced=settled))
         except OSError as error:
             self._settle(Retry(f"cannot start a push: {error}"))
 

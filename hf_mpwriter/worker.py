@@ -70,7 +70,9 @@ def enter(
     with _registry_lock:
         if not _workers:
             atexit.register(_at_exit)
-        worker = _workers.setdefault(spool.run_dir, Worker(spool))
+        worker = _workers.get(spool.run_dir)
+        if worker is None:
+            worker = _workers[spool.run_dir] = Worker(spool)
         worker.configure(destination, settings, token)
         worker.users += 1
         if join:
@@ -167,21 +169,20 @@ class Worker:
             return file
 
     def _announce(self, kind: str, path: str, length: int) -> None:
-        relative = os.path.relpath(path, self.spool.run_dir).replace(os.sep, "/")
+        relative = self._relative(path)
         self._has_logged = True
         if kind == "seal":
             self._lengths[relative] = length
         if self._card is not None:
             self._card.write({kind: relative})
 
+    def _relative(self, path: str) -> str:
+        return os.path.relpath(path, self.spool.run_dir).replace(os.sep, "/")
+
     def lengths(self) -> dict[str, int]:
         """Bytes that this process has written, per path relative to the run directory."""
         with self._lock:
-            opened = {
-                os.path.relpath(file.path, self.spool.run_dir).replace(os.sep, "/"): file.length
-                for file in self._files.values()
-                if file.is_open
-            }
+            opened = {self._relative(file.path): file.length for file in self._files.values() if file.is_open}
             return {path: n for path, n in {**self._lengths, **opened}.items() if self._settings.allows(path)}
 
     # look
@@ -259,7 +260,7 @@ class Worker:
     def _tell_notices(self) -> None:
         """Say once what this run's uploader found out, such as that the repository is public."""
         report = Progress(self.spool).uploader()
-        if report.beat > self._began and report.notices and not self._told_notices:
+        if report.beat > self._began and report.notices:
             self._told_notices = True
             for notice in report.notices:
                 logger.warning("%s", notice)

@@ -15,7 +15,7 @@ from support import KILLED, dump, event_file, failing, in_child
 from test_settings import JSON
 
 from hf_mpwriter import disk
-from hf_mpwriter.queue import Entry, Inflight, Queue, parse_files
+from hf_mpwriter.queue import Entry, Inflight, Queue, interrupted, parse_files
 from hf_mpwriter.snapshot import LocalFile
 from hf_mpwriter.spool import HostSpool
 
@@ -47,6 +47,12 @@ class Run:
     def leftovers(self) -> list[str]:
         """What is in the folder beside entries."""
         return [name for name in os.listdir(self.host.queue) if not name.endswith(".json")]
+
+
+def after_restart(run: Run) -> Inflight | None:
+    """What a new uploader finds: it opens the queue, then asks for the record."""
+    run.queue()
+    return interrupted(run.host)
 
 
 @pytest.fixture
@@ -195,10 +201,10 @@ def test_a_push_starts_only_after_its_record_is_durable(run, step, fault):
     code = in_child(lambda: queue.take_off(entry, {"n": 2}, fenced=True), f"queue.inflight.{step}={fault}")
     assert code == (KILLED if fault == "kill" else 1)
     after = [Inflight(7, fenced=True)] if step == "dirsync" else [Inflight(1, fenced=False)]
-    assert run.queue().interrupted() in after
+    assert after_restart(run) in after
     path = queue.take_off(entry, {"n": 3}, fenced=True)
     assert json.loads(disk.read(path))["job"] == {"n": 3}
-    assert run.queue().interrupted() == Inflight(7, fenced=True)
+    assert after_restart(run) == Inflight(7, fenced=True)
 
 
 @pytest.mark.parametrize("fault", ["kill", "enospc", "eio"])
@@ -208,10 +214,10 @@ def test_a_landing_that_is_interrupted_can_be_repeated(run, step, fault):
     queue = run.queue()
     queue.take_off(Entry(3, (OLD,)), {}, fenced=True)
     assert in_child(queue.landed, f"queue.landed.{step}={fault}") == (KILLED if fault == "kill" else 1)
-    assert run.queue().interrupted() == (Inflight(3, fenced=True) if step == "unlink" else None)
+    assert after_restart(run) == (Inflight(3, fenced=True) if step == "unlink" else None)
     queue.landed()
     queue.landed()
-    assert run.queue().interrupted() is None
+    assert after_restart(run) is None
 
 
 @given(st.binary(max_size=20) | JSON.map(lambda value: json.dumps(value).encode()))
@@ -220,19 +226,19 @@ def test_a_landing_that_is_interrupted_can_be_repeated(run, step, fault):
 @hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_record_in_flight_that_cannot_be_read_counts_as_the_worst_case(run, data):
     """Anything may have been under way: without a fence."""
-    queue = run.queue()
+    run.queue()
     with open(run.host.inflight, "wb") as file:
         file.write(data)
-    found = queue.interrupted()
+    found = interrupted(run.host)
     assert found is not None
     assert not found.fenced
 
 
 def test_a_record_in_flight_that_is_no_file_counts_as_the_worst_case(run):
     """The disk refuses to read it: that is no reason not to start."""
-    queue = run.queue()
+    run.queue()
     os.symlink("elsewhere", run.host.inflight)
-    assert queue.interrupted() == Inflight(0, fenced=False)
+    assert interrupted(run.host) == Inflight(0, fenced=False)
 
 
 # leftovers

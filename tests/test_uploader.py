@@ -213,7 +213,7 @@ def test_the_settle_time_outlives_the_uploader(tmp_path):
     """
     import random
 
-    from hf_mpwriter import locks, records
+    from hf_mpwriter import locks, queue, records
     from hf_mpwriter.decision import Action, decide
     from hf_mpwriter.errors import Done, Sent, Unknown
     from hf_mpwriter.settings import Destination
@@ -244,4 +244,4 @@ def test_the_settle_time_outlives_the_uploader(tmp_path):
     now[0] += SETTLE_TIME
     two._unfreeze()
     assert decide(two._situation([])) is Action.SNAPSHOT
-    assert two._queue.interrupted() is None
+    assert queue.interrupted(two._host) is None
