@@ -175,11 +175,15 @@ def read(path: str) -> bytes | None:
         os.close(fd)
 
 
+def inode(file: int | str) -> tuple[int, int]:
+    """What tells one file from another as long as it is there; a symbolic link counts for itself."""
+    status = os.fstat(file) if isinstance(file, int) else os.stat(file, follow_symlinks=False)
+    return status.st_ino, status.st_dev
+
+
 def same_file(fd: int, path: str) -> bool:
     """Whether the descriptor and the path are the same file: false once somebody deleted or replaced the path."""
     try:
-        there = os.stat(path, follow_symlinks=False)
+        return inode(path) == inode(fd)
     except OSError:
         return False
-    here = os.fstat(fd)
-    return (here.st_ino, here.st_dev) == (there.st_ino, there.st_dev)

@@ -2,51 +2,58 @@
 
 An `EventFile` is a series of segments in one directory, written by this process alone:
 
-    events.out.tfevents.1795233002...   sealed       file_version, [START, START,] records
-    events.out.tfevents.1795236610...   open         file_version, records ...            <- appended here
+    events.out.tfevents.1795233002...   sealed
+    events.out.tfevents.1795236610...   open        <- appended here
+
+A record takes the short way: lock, write, count. Whatever is not as usual (no segment yet, a full one, a disk that
+refuses, an interrupted write, a record logged inside another's write) sends it the long way, through the waiting line.
 
 Invariants:
 - When `append` returns, the record is with the kernel, or it waits in bounded memory because the disk refuses
   writes, or it is counted in `dropped`. `append` never raises OSError and never waits.
-- A file never holds a torn record in its middle: a short write is cut back to the record boundary before the next.
+- A file never holds a torn record in its middle.
 - A segment is opened `O_EXCL` at its first record and never by a process that did not create it. The next one is
   opened only after the one before is sealed. Every segment is announced before it exists.
-- START is written twice, in the first segment only: TensorBoard's Python readers ignore the first START of a directory.
+- START is written twice: TensorBoard's Python readers ignore the first START of a directory.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
+import math
 import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 
-from hf_mpwriter import disk, identity, records, spool
+from hf_mpwriter import identity, records, spool
+from hf_mpwriter.limits import Limits
+from hf_mpwriter.segment import Item, Segment
 
 logger = logging.getLogger("hf_mpwriter")
 
 SEGMENT_SHARE = 8  # a segment is sealed at one eighth of what was written, within the two limits below
 SEGMENT_MIN = 16 << 20  # bytes
 SEGMENT_MAX = 128 << 20  # bytes; TensorBoard's default reader keeps one descriptor per file, so: few files
-MEMORY_LIMIT = 16 << 20  # bytes of records that wait while the disk refuses writes
-RETRY_AFTER = 1.0  # seconds between two tries while it does
-
-_OPEN_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
-_FILE_MODE = 0o666  # as every other writer's; the umask decides
+RETRY_FIRST = 1.0  # seconds from a refusal to the next try; doubled with every further one
+RETRY_LAST = 16.0  # seconds, the longest
 
 
 class EventFile:
     """The event files of one directory that this process writes.
 
     Args:
-        locate: gives the directory when the first segment is opened; it may take a claim.
+        locate: gives the directory when a segment is opened; it may take a claim.
         announce: called with ("open", path, 0) before a segment exists and ("seal", path, length) when it is complete.
         suffix: the user's filename_suffix.
-        purge_step: step of the START that the first segment begins with, None for none.
+        limits: shared by the event files of a process.
+        may_rest: whether the descriptor may be given back while the segment is open.
         clock: monotonic seconds.
+
+    Attributes:
+        path: of the last segment, "" before the first.
+        dropped: records that the disk refused for good.
     """
 
     def __init__(
@@ -54,41 +61,61 @@ class EventFile:
         locate: Callable[[], str],
         announce: Callable[[str, str, int], None],
         suffix: str = "",
-        purge_step: int | None = None,
+        limits: Limits | None = None,
+        *,
+        may_rest: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._locate = locate
         self._announce = announce
         self._suffix = suffix
-        self._purge_step = purge_step
+        self._may_rest = may_rest
         self._clock = clock
-        self.dropped = 0
-        self.written = 0
-        self._start_fresh()
+        self._start_fresh(limits or Limits())
 
-    def _start_fresh(self) -> None:
+    def _start_fresh(self, limits: Limits) -> None:
+        self._limits = limits
         self._lock = threading.RLock()  # re-entrant: a signal handler may log inside a write
         self._busy = False
-        self._waiting: deque[bytes] = deque()
+        self._waiting: deque[Item] = deque()
         self._waiting_bytes = 0
         self._unannounced: deque[tuple[str, int]] = deque()  # sealed segments that the card does not know of yet
-        self._refused_until = 0.0
-        self._refusing = False
-        self._fd = -1
+        self._refused_until = self._retry_after = 0.0
+        self._purge: tuple[int, float] | None = None
+        self._sealed_bytes = self.dropped = 0
         self.path = ""
-        # the end of the open segment, and the record that ends there: one assignment, so that an exception of a
-        # signal handler never comes between the two
-        self._committed: tuple[int, bytes] = (0, b"")
-        self._limit = SEGMENT_MIN
-        self._mid_write = False
-        self._unsynced = self._name_unsynced = False
+        self._segment: Segment | None = None
+        self._limit = 0  # bytes at which the segment is sealed
+        self._usual: Segment | None = None  # the segment while all is as usual, None: records go the long way
+
+    # append
 
     def append(self, payload: bytes) -> None:
-        """Keep one record."""
-        record = records.frame(payload)
+        """Keep one record, given by its payload."""
+        self.append_record(records.frame(payload))
+
+    def append_record(self, record: bytes) -> None:
+        """Keep one record, framed."""
+        item = (record,)
         with self._lock:
-            self._waiting.append(record)
-            self._waiting_bytes += len(record)
+            segment = self._usual
+            if segment is not None and segment.under_way is None and segment.committed[0] < self._limit:
+                try:
+                    self._busy = True
+                    segment.under_way = item
+                    count = os.write(segment.fd, record)
+                    if count == len(record):
+                        segment.committed = (segment.committed[0] + count, item)
+                        segment.under_way = None
+                        if not self._waiting:  # else: a signal handler has logged meanwhile
+                            return
+                except OSError:  # the long way meets it again, and tells
+                    pass
+                finally:
+                    self._busy = False
+            if segment is None or segment.committed[1] is not item:
+                self._waiting.append(item)
+                self._waiting_bytes += len(record)
             if not self._busy:  # else: logged inside another's write, which goes on with it
                 self._drain()
 
@@ -96,93 +123,105 @@ class EventFile:
         """Write what waits, each record exactly once, whatever interrupts in between."""
         try:
             self._busy = True
-            if self._refusing and self._clock() < self._refused_until:
+            self._usual = None
+            if self._clock() < self._refused_until or not self._write_waiting():
                 self._bound_memory()
                 return
-            while self._waiting:
-                record = self._waiting[0]
-                if record is not self._committed[1] and not self._write(record):
-                    self._bound_memory()
-                    return
-                self._waiting.popleft()
-                self._waiting_bytes -= len(record)
-                if self._refusing:
-                    self._refusing = False
-                    logger.warning("%s: the disk takes event records again", self.path)
             self._waiting_bytes = 0
+            self._limits.waits(self, 0)
+            self._usual = self._segment
         finally:
             self._busy = False
 
-    def _write(self, record: bytes) -> bool:
+    def _write_waiting(self) -> bool:
         try:
-            if self._fd >= 0 and self.length >= self._limit:
-                self._seal()
-            if self._fd < 0:
-                self._open_segment()
-            self._write_whole(record)
+            if self._segment is not None:
+                self._segment.mend()
+            while self._waiting:
+                item = self._waiting[0]
+                if self._segment is None or item is not self._segment.committed[1]:
+                    self._writable_segment().write(item)
+                self._waiting.popleft()
+                self._waiting_bytes -= len(item[0])
+                if self._retry_after:
+                    self._refused_until = self._retry_after = 0.0
+                    logger.warning("%s: the disk takes event records again", self.path)
         except OSError as error:
             self._refuse(error)
             return False
-        self._unsynced = True
-        self.written += len(record)
         return True
 
-    def _write_whole(self, record: bytes) -> None:
-        """All of the record or nothing of it."""
-        end = self.length
-        if self._mid_write:  # an exception came between a write and its bookkeeping: undo it
-            os.ftruncate(self._fd, end)
-        self._mid_write = True
-        if (count := os.write(self._fd, record)) != len(record):
-            os.ftruncate(self._fd, end)
-            raise OSError(f"{count} of {len(record)} bytes written")
-        self._committed = (end + count, record)
-        self._mid_write = False
+    def _refuse(self, error: OSError) -> None:
+        if not self._retry_after:
+            logger.warning(
+                "%s: the disk refuses event records (%s); up to %.1f MiB wait in memory",
+                self.path or "the first event file",
+                error.strerror or error,
+                self._limits.memory / (1 << 20),
+            )
+        self._usual = None
+        self._retry_after = min(RETRY_LAST, 2 * self._retry_after or RETRY_FIRST)
+        self._refused_until = self._clock() + self._retry_after
 
-    def _open_segment(self) -> None:
+    def _bound_memory(self) -> None:
+        while not self._limits.waits(self, self._waiting_bytes) and self._waiting:
+            self._waiting_bytes -= len(self._waiting.pop()[0])
+            self.dropped += 1
+
+    # segments
+
+    def _writable_segment(self) -> Segment:
+        segment = self._segment
+        if segment is not None and segment.end >= self._limit:
+            segment.sync()
+            self._let_go(segment)
+        elif segment is not None and segment.fd < 0:
+            if segment.wake():
+                self._limits.opened(self)
+            else:
+                logger.warning("%s was removed or rewritten by somebody; going on in a new file", segment.path)
+                self._let_go(segment)
+        return self._segment or self._open_segment()
+
+    def _open_segment(self) -> Segment:
         directory = self._locate()
         self._announce_seals()
         os.makedirs(directory, exist_ok=True)
         now = time.time()
-        name = spool.event_name(os.listdir(directory), now, identity.host_name(), os.getpid(), self._suffix)
+        existing = os.listdir(directory)
+        name = spool.event_name(existing, now, identity.host_name(), os.getpid(), self._suffix)
         path = os.path.join(directory, name)
-        head = records.frame(records.version_event(now))
-        if self._purge_step is not None:
-            head += 2 * records.frame(records.session_start_event(now, self._purge_step))
+        head = records.frame(records.version_event(now)) + self._start_of_purge(existing, now)
         try:
             self._announce("open", path, 0)
-            self._create(path, head)
+            self._segment = Segment(path, head)
         except BaseException:  # also an exception of a signal handler: the card must not call it open for ever
-            if self.path != path:
+            if self._segment is None:
                 self._unannounced.append((path, 0))
             raise
-        self._limit = min(SEGMENT_MAX, max(SEGMENT_MIN, self.written // SEGMENT_SHARE))
-        self._purge_step = None
+        self.path = path
+        self._limit = min(SEGMENT_MAX, max(SEGMENT_MIN, self._sealed_bytes // SEGMENT_SHARE))
+        self._purge = None
+        if self._may_rest:
+            self._limits.opened(self)
+        return self._segment
 
-    def _create(self, path: str, head: bytes) -> None:
-        fd = os.open(path, _OPEN_FLAGS, _FILE_MODE)
-        try:
-            disk.write_all(fd, head)
-        except BaseException:
-            os.close(fd)
-            os.unlink(path)
-            raise
-        self.path, self._committed, self._mid_write = path, (len(head), b""), False
-        self._unsynced = self._name_unsynced = True
-        self._fd = fd
+    def _start_of_purge(self, existing: list[str], now: float) -> bytes:
+        if self._purge is None:
+            return b""
+        step, unless_since = self._purge
+        if any(spool.event_second(name) >= unless_since for name in existing):
+            return b""
+        return 2 * records.frame(records.session_start_event(now, step))
 
-    def _seal(self) -> None:
-        self._sync()
-        self._let_go()
-
-    def _let_go(self) -> None:
-        """Write no more to the open segment; the next record opens another one."""
-        fd, self._fd = self._fd, -1
-        self._unannounced.append((self.path, self.length))
-        try:
-            os.close(fd)
-        except OSError as error:  # a network filesystem tells here what it could not keep
-            logger.warning("%s: %s", self.path, error)
+    def _let_go(self, segment: Segment) -> None:
+        """Write no more to the segment; the next record opens another one."""
+        end = segment.end
+        self._segment = self._usual = None
+        self._unannounced.append((segment.path, end))
+        self._sealed_bytes += end
+        self._limits.closed(self)
+        segment.close()
         self._announce_seals()
 
     def _announce_seals(self) -> None:
@@ -195,80 +234,98 @@ class EventFile:
                 return
             self._unannounced.popleft()
 
-    def _sync(self) -> None:
-        if self._fd < 0 or not self._unsynced:
-            return
+    def rest(self) -> bool:
+        """Give the descriptor back until the next record, unless it is in use; whether that was done."""
+        if not self._lock.acquire(blocking=False):
+            return False
         try:
-            self._unsynced = False  # first: what is appended during the fsync is unsynced again
-            disk.fsync(self._fd, "eventfile")
-            if self._name_unsynced:
-                disk.fsync_dir(os.path.dirname(self.path), "eventfile")
-                self._name_unsynced = False
-        except OSError as error:
-            self._unsynced = True
-            logger.warning("%s: not safe against a power cut: %s", self.path, error)
+            if self._busy or self._segment is None or not self._segment.rest():
+                return False
+            self._usual = None
+            return True
+        finally:
+            self._lock.release()
 
-    def _refuse(self, error: OSError) -> None:
-        if not self._refusing:
-            self._refusing = True
-            logger.warning(
-                "%s: the disk refuses event records (%s); up to %d MiB wait in memory",
-                self.path or "the first event file",
-                error.strerror or error,
-                MEMORY_LIMIT >> 20,
-            )
-        self._refused_until = self._clock() + RETRY_AFTER
-
-    def _bound_memory(self) -> None:
-        while self._waiting_bytes > MEMORY_LIMIT and self._waiting:
-            self._waiting_bytes -= len(self._waiting.pop())
-            self.dropped += 1
+    # state
 
     @property
     def is_open(self) -> bool:
         """Whether there is a segment to append to."""
-        return self._fd >= 0
+        return self._segment is not None
 
     @property
     def length(self) -> int:
         """Bytes of whole records in the open segment."""
-        return self._committed[0]
+        segment = self._segment
+        return segment.end if segment else 0
 
     @property
     def waiting(self) -> int:
         """Records that the disk has refused so far."""
         return len(self._waiting)
 
+    def purge(self, step: int, unless_since: float = math.inf) -> None:
+        """TensorBoard is to hide what was logged until now in this directory at this step and later.
+
+        Args:
+            step: global step.
+            unless_since: unix time; not if the directory has an event file made at that time or later. A child that
+                takes over the directory of an earlier one must not hide what that one has logged in this attempt.
+        """
+        with self._lock:
+            if self._segment is None:
+                self._purge = step, unless_since
+                return
+        start = records.session_start_event(time.time(), step)
+        self.append(start)
+        self.append(start)
+
+    def begin(self) -> None:
+        """Open a segment although nothing is logged yet: for the START in it."""
+        with self._lock:
+            if self._segment is None and not self._busy:
+                try:
+                    self._open_segment()
+                except OSError as error:
+                    logger.warning("older event files are not purged, no new one can be opened: %s", error)
+
     def flush(self) -> None:
         """Make what was appended survive a power cut."""
         with self._lock:
             if not self._busy:
                 self._refused_until = 0.0
-                self._drain()
-                self._sync()
+                self.check()
+                if self._segment is not None:
+                    self._segment.sync()
 
-    def check_exists(self) -> None:
-        """Open a new segment if somebody deleted the file under us; tell the card what it has not heard yet."""
+    def check(self) -> None:
+        """Go on in a new segment if somebody deleted the file under us; try again what disk or card have refused."""
         with self._lock:
             if self._busy:
                 return
             self._announce_seals()
-            if self._fd >= 0 and not disk.same_file(self._fd, self.path):
-                logger.warning("%s was removed while it was written; going on in a new file", self.path)
-                self._let_go()
+            if self._segment is not None and not self._segment.is_there():
+                self._replace_removed(self._segment)
+            if self._waiting or (self._segment is not None and self._segment.under_way is not None):
+                self._drain()
+
+    def _replace_removed(self, segment: Segment) -> None:
+        logger.warning("%s was removed while it was written; going on in a new file", segment.path)
+        saved = segment.written_since_removal()
+        self._let_go(segment)
+        if saved:
+            self._waiting.appendleft((saved,))
+            self._waiting_bytes += len(saved)
 
     def close(self) -> None:
         """Seal the segment; an `append` afterwards opens the next one."""
         with self._lock:
             self.flush()
-            if self._fd >= 0:
-                self._seal()
+            if self._segment is not None and not self._busy:
+                self._let_go(self._segment)
 
-    def abandon(self) -> None:
+    def abandon(self, limits: Limits) -> None:
         """Leave the file to the parent after fork: close the inherited descriptor, forget what waits."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            with contextlib.suppress(OSError):
-                os.close(fd)
-        self._start_fresh()
-        self.dropped = self.written = 0
+        if self._segment is not None:
+            self._segment.close()
+        self._start_fresh(limits)

@@ -1,12 +1,17 @@
 """tensorboardX's FileWriter and EventFileWriter, put onto our event files.
 
-Everything that a tensorboardX or torch `SummaryWriter` writes goes through `FileWriter.add_event`. These two classes
-keep that interface, and the private names that frameworks and tests touch, without the queue and the thread behind it.
+    add_summary -> add_event -> EventFileWriter.add_event -> _event_queue.put -> EventFile.append
+
+Everything that a tensorboardX or torch `SummaryWriter` writes takes this way, only the plain scalar takes a shorter
+one. The two classes keep the interface, and the private names that frameworks and tests touch, without the queue and
+the thread behind it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from typing import Any
 
 from tensorboardX.event_file_writer import EventFileWriter as _EventFileWriter
@@ -16,13 +21,21 @@ from tensorboardX.writer import FileWriter as _FileWriter
 from hf_mpwriter.eventfile import EventFile
 from hf_mpwriter.worker import Worker
 
+_ADD_EVENT = _EventFileWriter.add_event
+
+
+def is_intercepted() -> bool:
+    """Whether a test or a tool has put itself into the way of all events, so that none may take a shorter one."""
+    return _EventFileWriter.add_event is not _ADD_EVENT
+
 
 class EventFileWriter(_EventFileWriter):
     """Appends events to an event file of this worker."""
 
     def __init__(self, worker: Worker, sub: str, suffix: str, purge_step: int | None) -> None:
-        self._worker, self._sub, self._suffix, self._purge_step = worker, sub, suffix, purge_step
+        self._worker, self._sub = worker, sub
         self._closed = False
+        self._event_queue = self  # add_event puts into it
         self.file: EventFile = worker.open(sub, suffix, purge_step)
 
     def get_logdir(self) -> str:
@@ -35,15 +48,18 @@ class EventFileWriter(_EventFileWriter):
 
     @property
     def _file_name(self) -> str:
+        """Whoever asks is going to read the file: it is made if nothing was logged yet."""
+        self.file.begin()
         return self.file.path
 
-    def add_event(self, event: Any) -> None:
-        """Append an event; one of another library's protobuf classes is taken over."""
-        self.append(event.SerializeToString())
+    def put(self, event: Any) -> None:
+        """Append an event."""
+        self.file.append(event.SerializeToString())
+        self._worker.touch()
 
-    def append(self, payload: bytes) -> None:
-        """Append a serialized event."""
-        self.file.append(payload)
+    def append_record(self, record: bytes) -> None:
+        """Append a framed record."""
+        self.file.append_record(record)
         self._worker.touch()
 
     def flush(self) -> None:
@@ -52,12 +68,10 @@ class EventFileWriter(_EventFileWriter):
 
     def close(self) -> None:
         """Nothing to drain; the worker seals its files when the last writer leaves."""
-        self._closed = True
+        self.flush()
 
     def reopen(self) -> None:
-        """Go on in a new file."""
-        self._closed = False
-        self.file = self._worker.open(self._sub, self._suffix, self._purge_step)
+        """Nothing was closed: events are taken at any time."""
 
 
 class FileWriter(_FileWriter):
@@ -78,3 +92,12 @@ class FileWriter(_FileWriter):
         if not isinstance(summary, summary_pb2.Summary):
             summary = summary_pb2.Summary.FromString(summary.SerializeToString())
         super().add_summary(summary, global_step, walltime)
+
+    @contextlib.contextmanager
+    def use_metadata(self, *, global_step: Any = None, walltime: float | None = None) -> Iterator[FileWriter]:
+        """Step and wall time for what is added in the block without one; over also when the block raises."""
+        with super().use_metadata(global_step=global_step, walltime=walltime):
+            try:
+                yield self
+            finally:
+                self._default_metadata = {}

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 # One launcher each: torchrun and accelerate, Open MPI, MPICH and Intel, MVAPICH, PMIx, LSF's jsrun.
 RANK_VARIABLES = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK", "PMIX_RANK", "JSM_NAMESPACE_RANK")
+WORLD_SIZE_VARIABLES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_NTASKS")
 # SLURM sets SLURM_PROCID=0 in the batch script too, which is not a task of a step.
 SLURM_STEP_VARIABLES = ("SLURM_STEP_ID", "SLURM_STEPID")
 NOT_A_STEP = ("", "batch", "4294967291", "extern", "4294967292", "interactive", "4294967290")
@@ -38,6 +39,11 @@ def rank_of(environ: Mapping[str, str]) -> int | None:
     if step not in NOT_A_STEP and environ.get("SLURM_PROCID", "").isdecimal():
         return int(environ["SLURM_PROCID"])
     return None
+
+
+def world_size_of(environ: Mapping[str, str]) -> int | None:
+    """How many ranks the launcher started, None if it does not say."""
+    return next((int(environ[name]) for name in WORLD_SIZE_VARIABLES if environ.get(name, "").isdecimal()), None)
 
 
 @dataclass(frozen=True)
@@ -172,11 +178,15 @@ if hasattr(os, "register_at_fork"):
 def current_role() -> Role:
     """The role of this process.
 
-    multiprocessing is asked only if the program has loaded it: it knows the children that were spawned.
+    multiprocessing is asked only if the program has loaded it: it knows the children that were spawned. So is torch's
+    DataLoader: its workers have new process names in every epoch, their ids come again.
     """
     multiprocessing = sys.modules.get("multiprocessing")
     parent = multiprocessing.parent_process() if multiprocessing else None
     name = multiprocessing.current_process().name if multiprocessing and parent else ""
+    loader = sys.modules.get("torch.utils.data")
+    if parent and loader is not None and (info := loader.get_worker_info()) is not None:
+        name = f"DataLoader-{info.id}"
     if _forked_from_rank:
         return role_of(os.environ, _forked_from_rank[0], name)
     if parent:

@@ -142,6 +142,27 @@ class Report:
         )
 
 
+@dataclass(frozen=True)
+class Status:
+    """What a process has logged, and how much of it is on the Hub.
+
+    Attributes:
+        destination: where it goes, "" for a local run.
+        logged: bytes of event files of this process that are to be uploaded.
+        on_hub: of these, bytes that the Hub is known to hold.
+        waiting: of these, bytes that it does not hold yet; 0 for a local run.
+        dropped: records that the disk refused for good.
+        error: why the last push failed, with what helps; "" if it did not.
+    """
+
+    destination: str = ""
+    logged: int = 0
+    on_hub: int = 0
+    waiting: int = 0
+    dropped: int = 0
+    error: str = ""
+
+
 def wait(
     progress: Progress,
     lengths: Mapping[str, int],

@@ -26,6 +26,7 @@ Invariants:
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import re
@@ -42,9 +43,13 @@ SPOOL_NAME = ".hf_mpwriter"
 FORMAT = "hf-mpwriter 1"
 MAIN_WORKER = "main"
 EVENT_MARK = "tfevents"
+LONGEST_NAME = 200  # bytes; file systems allow 255
 
 _EVENT_NAME = re.compile(r"events\.out\.tfevents\.(?P<second>\d{10})\.")
-_OUR_EVENT_NAME = re.compile(_EVENT_NAME.pattern + r"[A-Za-z0-9.-]+\.\d+\.[0-9a-f]{8}(?P<suffix>.*)", re.DOTALL)
+_OUR_EVENT_NAME = re.compile(
+    _EVENT_NAME.pattern + r"[A-Za-z0-9.-]+\.(?P<pid>\d+)\.[0-9a-f]{8}(?P<suffix>.*)", re.DOTALL
+)
+_RANK_DIRECTORY = re.compile(r"rank_(?P<rank>\d{5})(?!\d)")
 _CARD_NAME = re.compile(r"(?P<worker>[\w~-]+)\.(?P<host>[\w-]+)\.(?P<pid>\d+)\.(?P<ticks>\d+)-(?P<n>\d+)")
 
 
@@ -70,6 +75,12 @@ def event_suffix(name: str) -> str:
     return match["suffix"] if match else ""
 
 
+def event_pid(name: str) -> int:
+    """The process in the name of one of our event files, 0 if it is not ours."""
+    match = _OUR_EVENT_NAME.fullmatch(name)
+    return int(match["pid"]) if match else 0
+
+
 def event_name(existing: Iterable[str], now: float, host: str, pid: int, suffix: str) -> str:
     """A new name that sorts after every event file in `existing`.
 
@@ -87,6 +98,37 @@ def event_name(existing: Iterable[str], now: float, host: str, pid: int, suffix:
 def worker_dir(worker: str) -> str:
     """Directory of a worker, relative to the run directory; "" is the run directory itself."""
     return "" if worker == MAIN_WORKER else worker
+
+
+def rank_of_directory(name: str) -> int | None:
+    """The rank whose worker directory, or whose child's, has this name; None for any other directory."""
+    match = _RANK_DIRECTORY.match(name)
+    return int(match["rank"]) if match else None
+
+
+def event_directories(top: str) -> list[str]:
+    """The directories from `top` downwards that hold event files."""
+    return [directory for directory, _, names in os.walk(top) if any(map(is_event_file, names))]
+
+
+def sub_directory(*names: str) -> str:
+    """Relative directory of a sub-writer: tensorboardX's, but never outside the worker directory or in the spool.
+
+    Args:
+        names: parts, which may contain separators: the tags of `add_scalars`, the name of `add_hparams`.
+    """
+    parts = "/".join(names).replace("\0", "_").split("/")
+    return "/".join(_harmless(part) for part in parts if part not in ("", "."))
+
+
+def _harmless(part: str) -> str:
+    if part in ("..", SPOOL_NAME):
+        return part.replace(".", "_")
+    data = part.encode(errors="replace")
+    if len(data) <= LONGEST_NAME:
+        return data.decode()
+    digest = hashlib.sha256(data).hexdigest()[:8]
+    return data[: LONGEST_NAME - 9].decode(errors="ignore") + "~" + digest
 
 
 def candidates(worker: str) -> Iterable[str]:

@@ -16,6 +16,7 @@ Invariants:
 from __future__ import annotations
 
 import atexit
+import functools
 import itertools
 import logging
 import os
@@ -23,14 +24,15 @@ import threading
 import time
 from collections.abc import Callable
 
-from hf_mpwriter import ending, identity, locks, roster
+from hf_mpwriter import ending, identity, locks, progress, roster
 from hf_mpwriter.election import Election
 from hf_mpwriter.errors import LogdirError
 from hf_mpwriter.eventfile import EventFile
 from hf_mpwriter.identity import Process, Role
-from hf_mpwriter.progress import Progress
+from hf_mpwriter.limits import MEMORY_LIMIT, Limits
+from hf_mpwriter.progress import Progress, Status
 from hf_mpwriter.settings import Destination, Settings
-from hf_mpwriter.spool import Spool, worker_dir
+from hf_mpwriter.spool import Spool, event_directories, rank_of_directory, worker_dir
 
 logger = logging.getLogger("hf_mpwriter")
 
@@ -45,7 +47,13 @@ _registry_lock = threading.RLock()
 
 
 def enter(
-    spool: Spool, destination: Destination | None, settings: Settings, token: str | None, *, join: bool = True
+    spool: Spool,
+    destination: Destination | None,
+    settings: Settings,
+    token: str | None,
+    memory_limit: int = MEMORY_LIMIT,
+    *,
+    join: bool = True,
 ) -> Worker:
     """The worker of this process for a run directory; one more writer uses it now.
 
@@ -54,6 +62,7 @@ def enter(
         destination: None for a local run.
         settings: how it is uploaded.
         token: for the Hub, None leaves it to the environment.
+        memory_limit: bytes of records that may wait in memory while the disk refuses them.
         join: whether to take a name now rather than at the first event.
 
     Raises:
@@ -73,7 +82,7 @@ def enter(
         worker = _workers.get(spool.run_dir)
         if worker is None:
             worker = _workers[spool.run_dir] = Worker(spool)
-        worker.configure(destination, settings, token)
+        worker.configure(destination, settings, token, memory_limit)
         worker.users += 1
         if join:
             worker.try_to_join()
@@ -90,7 +99,8 @@ class Worker:
         self._clock = clock
         self._destination: Destination | None = None
         self._settings = Settings()
-        self._purged: set[str] = set()
+        self._memory_limit = MEMORY_LIMIT
+        self._purged: dict[str, int] = {}
         self._siblings: list[Election] | None = None
         self._told_notices = False
         self._began = time.time()
@@ -100,6 +110,7 @@ class Worker:
 
     def _start_fresh(self) -> None:
         self._lock = threading.RLock()
+        self._limits = Limits(self._memory_limit)
         self._lost = 0
         self._has_logged = False
         self._last_trouble = ""
@@ -113,10 +124,13 @@ class Worker:
         self._files: dict[tuple[str, str], EventFile] = {}
         self._lengths: dict[str, int] = {}  # of sealed segments
 
-    def configure(self, destination: Destination | None, settings: Settings, token: str | None) -> None:
+    def configure(
+        self, destination: Destination | None, settings: Settings, token: str | None, memory_limit: int
+    ) -> None:
         """Take over what the newest writer wants."""
         self._destination = destination or self._destination
         self._settings = settings
+        self._memory_limit = self._limits.memory = memory_limit
         if token is not None:
             self.election.token = token
 
@@ -156,17 +170,43 @@ class Worker:
         Args:
             sub: relative directory, "" for the worker directory itself.
             suffix: the user's filename_suffix.
-            purge_step: see `EventFile`; it is heeded once per directory and process.
+            purge_step: TensorBoard is to hide what was logged there at this step and later; heeded once per
+                directory, step and process.
         """
         with self._lock:
             file = self._files.get((sub, suffix))
             if file is None:
-                purge = None if sub in self._purged else purge_step
-                if purge is not None:
-                    self._purged.add(sub)
-                file = EventFile(lambda: os.path.join(self.directory(), sub), self._announce, suffix, purge)
-                self._files[sub, suffix] = file
-            return file
+                file = self._files[sub, suffix] = EventFile(
+                    lambda: os.path.join(self.directory(), sub),
+                    self._announce,
+                    suffix,
+                    self._limits,
+                    may_rest=bool(sub),
+                )
+        if purge_step is not None and self._purged.get(sub) != purge_step:
+            self._purged[sub] = purge_step
+            file.purge(purge_step)
+            if not sub:
+                self._purge_abandoned_ranks(purge_step)
+        return file
+
+    def _purge_abandoned_ranks(self, step: int) -> None:
+        """Rank 0 of a smaller world than before speaks for the ranks that are no more."""
+        world = identity.world_size_of(os.environ)
+        if self.role.rank != 0 or self.role.child is not None or world is None:
+            return
+        for name in sorted(os.listdir(self.spool.run_dir)):
+            rank = rank_of_directory(name)
+            if rank is None or rank < world or (claim := locks.try_exclusive(self.spool.claim(name))) is None:
+                continue  # a rank of a crashed launcher may live on
+            try:
+                for directory in event_directories(os.path.join(self.spool.run_dir, name)):
+                    file = EventFile(functools.partial(str, directory), self._announce)
+                    file.purge(step)
+                    file.begin()
+                    file.close()
+            finally:
+                locks.release(claim)
 
     def _announce(self, kind: str, path: str, length: int) -> None:
         relative = self._relative(path)
@@ -199,7 +239,7 @@ class Worker:
         try:
             self.next_look = self._clock() + LOOK_EVERY
             for file in list(self._files.values()):
-                file.check_exists()
+                file.check()
             self._check_card()
             self._write_request()
             if self._destination is not None and not self.stopped:
@@ -280,6 +320,30 @@ class Worker:
         self._asking, self._next_ask = False, self._clock() + ASK_EVERY
         self._card.write({"want": self.lengths()})
 
+    def push(self, wait: float) -> bool:
+        """Ask for a push, wait for it for at most `wait` seconds; whether all that was logged is on the Hub."""
+        if self._destination is None or self.stopped:
+            return False
+        return not progress.wait(Progress(self.spool), self.ask(), wait, self.look)
+
+    def status(self) -> Status:
+        """How much of what this process has logged is on the Hub."""
+        lengths, view = self.lengths(), Progress(self.spool)
+        logged, report = sum(lengths.values()), view.uploader()
+        waiting = sum(view.missing(lengths).values()) if self._destination else 0
+        return Status(
+            destination=str(self._destination or ""),
+            logged=logged,
+            on_hub=logged - waiting if self._destination else 0,
+            waiting=waiting,
+            dropped=self.dropped,
+            error=f"{report.reason} {report.hint}".strip() if self._destination else "",
+        )
+
+    def lose(self, count: int) -> None:
+        """So many things that are no records could not be written."""
+        self._lost += count
+
     def flush(self) -> None:
         """Make everything logged so far survive a power cut."""
         for file in list(self._files.values()):
@@ -289,7 +353,7 @@ class Worker:
     @property
     def dropped(self) -> int:
         """Records that the disk refused for good."""
-        return self._lost + sum(file.dropped for file in self._files.values())
+        return self._lost + sum(file.dropped for file in list(self._files.values()))
 
     def leave(self) -> None:
         """One writer less; the last one seals the files and gives up claim and card."""
@@ -330,12 +394,14 @@ class Worker:
 
     def after_fork(self) -> None:
         """In the child: forget everything that is the parent's."""
-        for file in self._files.values():
-            file.abandon()
-        self.election.forget()
         files = self._files
+        self.election.forget()
         self._start_fresh()
         self._files = files  # writers hold these; each opens a file of the child's own at its next record
+        for (sub, _), file in files.items():
+            file.abandon(self._limits)
+            if sub in self._purged:
+                file.purge(self._purged[sub], unless_since=int(self._began))
 
 
 def _at_exit() -> None:

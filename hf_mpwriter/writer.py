@@ -1,23 +1,22 @@
 """`SummaryWriter`: a `tensorboardX.SummaryWriter` that loses nothing and may have a destination on the Hub.
 
-Every record is one write by the calling thread.
+This is the life of a writer: built, closed, used again, pickled. What it can log is in `adders`.
 """
 
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-import tensorboardX
-from tensorboardX.summary import _clean_tag, hparams, scalar
 from tensorboardX.writer import DummyFileWriter
 
-from hf_mpwriter import identity, records, worker
+from hf_mpwriter import identity, worker
+from hf_mpwriter.adders import Adders
 from hf_mpwriter.errors import LogdirError, SettingsError
 from hf_mpwriter.filewriter import FileWriter
+from hf_mpwriter.limits import MEMORY_LIMIT
+from hf_mpwriter.progress import Status
 from hf_mpwriter.settings import (
     DEFAULT_COMMIT_EVERY,
     DEFAULT_EXIT_TIMEOUT,
@@ -29,7 +28,7 @@ from hf_mpwriter.settings import (
 )
 from hf_mpwriter.spool import Spool
 
-TAGS_KEPT = 4096  # encoded tags that a writer remembers
+_PROCESS_STATE = ("_worker", "_encoders", "_groups", "_exported", "scheduler")  # what does not travel in a pickle
 
 
 def default_logdir(comment: str) -> str:
@@ -46,7 +45,7 @@ def _absolute(logdir: str | os.PathLike[str]) -> str:
     return os.path.abspath(os.path.expanduser(text))
 
 
-class SummaryWriter(tensorboardX.SummaryWriter):
+class SummaryWriter(Adders):
     """Writes events for TensorBoard, in any number of processes; with `repo_id`, delivers them to the Hub.
 
     Args:
@@ -72,6 +71,8 @@ class SummaryWriter(tensorboardX.SummaryWriter):
         repo_ignore_patterns: patterns of files to leave out.
         token: for the Hub; None takes the one of the environment or of `hf auth login`.
         exit_timeout: seconds that the end of the process may wait for the Hub.
+        memory_limit: bytes of records that this process keeps in memory while the disk refuses them; what is beyond
+            is dropped and counted.
 
     Raises:
         SettingsError: a value is not valid.
@@ -79,10 +80,6 @@ class SummaryWriter(tensorboardX.SummaryWriter):
         SpoolFormatError: another version of hf_mpwriter wrote into this logdir.
         DestinationError: the run directory is recorded for another destination.
     """
-
-    _worker: worker.Worker | None = None
-    file_writer: Any
-    all_writers: Any
 
     def __init__(
         self,
@@ -107,6 +104,7 @@ class SummaryWriter(tensorboardX.SummaryWriter):
         repo_ignore_patterns: list[str] | str | None = None,
         token: str | None = None,
         exit_timeout: float | None = None,
+        memory_limit: int = MEMORY_LIMIT,
     ) -> None:
         if not (comet_config or {"disabled": True}).get("disabled"):
             raise SettingsError("comet_config asks for Comet.", hint="hf_mpwriter does not log to Comet.")
@@ -132,7 +130,10 @@ class SummaryWriter(tensorboardX.SummaryWriter):
             raise SettingsError("token must be a string.", hint="None takes the one of `hf auth login` or HF_TOKEN.")
         self._token = token
         self._uploads = destination is not None and not environment.disabled
-        self._tags: dict[str, bytes] = {}
+        if not isinstance(memory_limit, int) or memory_limit < 0:
+            raise SettingsError(f"memory_limit is {memory_limit!r}.", hint="It is a number of bytes, 0 or more.")
+        self._memory_limit = memory_limit
+        self._start_adding()
         self._closed = False
         if write_to_disk:
             self._worker = self._enter(run_dir)
@@ -148,7 +149,7 @@ class SummaryWriter(tensorboardX.SummaryWriter):
 
     def _enter(self, run_dir: str, *, join: bool = True) -> worker.Worker:
         destination = self._destination if self._uploads else None
-        return worker.enter(Spool(run_dir), destination, self._settings, self._token, join=join)
+        return worker.enter(Spool(run_dir), destination, self._settings, self._token, self._memory_limit, join=join)
 
     def _get_file_writer(self) -> Any:
         """The default FileWriter; after `close` a new one, on a new event file."""
@@ -165,117 +166,48 @@ class SummaryWriter(tensorboardX.SummaryWriter):
             self.all_writers = {self.logdir: self.file_writer}
         return self.file_writer
 
-    def _sub_writer(self, sub: str) -> Any:
-        """The FileWriter of a directory below the worker directory."""
-        self._get_file_writer()
-        key = os.path.join(self.logdir, sub)
-        if key not in self.all_writers:
-            if self._worker is None:
-                self.all_writers[key] = DummyFileWriter(logdir=key)
-            else:
-                self.all_writers[key] = FileWriter(self._worker, sub, self._filename_suffix, self.purge_step)
-        return self.all_writers[key]
-
     # torch's names
 
     @property
     def log_dir(self) -> str:
-        """The run directory, by torch's name."""
+        """The run directory."""
         return str(self.logdir)
+
+    @property
+    def max_queue(self) -> Any:
+        """As it was given; nothing is queued."""
+        return self._max_queue
+
+    @property
+    def flush_secs(self) -> Any:
+        """As it was given; every record is written at once."""
+        return self._flush_secs
+
+    @property
+    def filename_suffix(self) -> str:
+        """Appended to the names of event files."""
+        return str(self._filename_suffix)
 
     def get_logdir(self) -> str:
         """The run directory."""
         return str(self.logdir)
 
-    # add_*
+    # to the Hub
 
-    def add_scalar(
-        self,
-        tag: str,
-        scalar_value: Any,
-        global_step: Any = None,
-        walltime: float | None = None,
-        display_name: str | bool = "",
-        summary_description: str = "",
-        *,
-        new_style: bool = False,
-        double_precision: bool = False,
-    ) -> None:
-        """Add a scalar.
+    def push(self, wait: float = 0.0) -> bool:
+        """Ask for a push of what this process has logged so far.
 
         Args:
-            tag: its name.
-            scalar_value: a number, a numpy scalar, a tensor or an array of one element.
-            global_step: step.
-            walltime: unix time in seconds, None for now.
-            display_name: title of the plot; a bool is torch's `new_style`.
-            summary_description: text behind the information icon of the plot.
-            new_style: accepted; the classic form is what every reader knows.
-            double_precision: accepted; a classic scalar is a float32.
+            wait: seconds to wait for it.
+
+        Returns:
+            Whether all of it is on the Hub.
         """
-        file_writer = self.file_writer or self._get_file_writer()
-        title = "" if isinstance(display_name, bool) else display_name
-        value = _number(scalar_value)
-        if self._worker is None or value is None or title or summary_description or file_writer._default_metadata:
-            file_writer.add_summary(scalar(tag, scalar_value, title, summary_description), global_step, walltime)
-            return
-        step = global_step if global_step is None or type(global_step) is int else int(global_step)
-        encoded = self._tags.get(tag) or self._encode_tag(tag)
-        now = time.time() if walltime is None else walltime
-        file_writer.event_writer.append(records.scalar_event(now, step, encoded, value))
+        return self._worker is not None and self._worker.push(wait)
 
-    def _encode_tag(self, tag: str) -> bytes:
-        if len(self._tags) >= TAGS_KEPT:
-            self._tags.clear()
-        encoded = self._tags[tag] = records.tag_field(_clean_tag(tag))
-        return encoded
-
-    def add_scalars(
-        self,
-        main_tag: str,
-        tag_scalar_dict: dict[str, Any],
-        global_step: Any = None,
-        walltime: float | None = None,
-    ) -> None:
-        """Add several scalars to one plot, each in a run of its own at `<main_tag>/<tag>/`.
-
-        Args:
-            main_tag: name of the plot.
-            tag_scalar_dict: value per tag.
-            global_step: step.
-            walltime: unix time in seconds, None for now.
-        """
-        walltime = time.time() if walltime is None else walltime
-        for tag, value in tag_scalar_dict.items():
-            self._sub_writer(os.path.join(main_tag, tag)).add_summary(scalar(main_tag, value), global_step, walltime)
-
-    def add_hparams(
-        self,
-        hparam_dict: dict[str, Any],
-        metric_dict: dict[str, Any],
-        name: str | None = None,
-        global_step: Any = None,
-        *,
-        hparam_domain_discrete: dict[str, list[Any]] | None = None,
-        run_name: str | None = None,
-    ) -> None:
-        """Add hyperparameters and metrics, in a run of their own.
-
-        Args:
-            hparam_dict: values of the hyperparameters.
-            metric_dict: values of the metrics.
-            name: directory below this worker's, default the time.
-            global_step: step of the metrics.
-            hparam_domain_discrete: accepted; tensorboardX has no domains.
-            run_name: torch's name for `name`.
-        """
-        if type(hparam_dict) is not dict or type(metric_dict) is not dict:
-            raise TypeError("hparam_dict and metric_dict should be dictionary.")
-        sub = self._sub_writer(name or run_name or str(time.time()))
-        for summary in hparams(hparam_dict, metric_dict):
-            sub.add_summary(summary)
-        for tag, value in metric_dict.items():
-            sub.add_summary(scalar(tag, value), global_step)
+    def status(self) -> Status:
+        """How much of what this process has logged is on the Hub, and what went wrong last."""
+        return self._worker.status() if self._worker else Status()
 
     # end
 
@@ -320,7 +252,7 @@ class SummaryWriter(tensorboardX.SummaryWriter):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A writer travels as its settings and opens its own file on arrival."""
-        state = {name: value for name, value in self.__dict__.items() if name not in ("_worker", "_tags", "scheduler")}
+        state = {name: value for name, value in self.__dict__.items() if name not in _PROCESS_STATE}
         state |= {"file_writer": None, "all_writers": None, "_closed": False}
         if not _spawning():
             state["_token"] = None  # a token is never in a file
@@ -330,7 +262,7 @@ class SummaryWriter(tensorboardX.SummaryWriter):
 def _arrive(cls: type[SummaryWriter], state: dict[str, Any]) -> SummaryWriter:
     writer = cls.__new__(cls)
     writer.__dict__.update(state)
-    writer._tags = {}
+    writer._start_adding()
     if writer._write_to_disk:
         # a spawned child does not know its own name yet while it unpickles: it joins at its first event
         writer._worker = writer._enter(writer.logdir, join=False)
@@ -344,15 +276,3 @@ def _spawning() -> bool:
     from multiprocessing import context
 
     return context.get_spawning_popen() is not None
-
-
-def _number(value: Any) -> float | None:
-    """The value as a float if it is plainly one; None leaves it to tensorboardX."""
-    if type(value) is float:
-        return value
-    if isinstance(value, (int, np.number)) or getattr(value, "ndim", None) == 0:
-        try:
-            return float(value)
-        except (TypeError, ValueError, OverflowError):
-            return None
-    return None

@@ -143,7 +143,7 @@ def unlimit_files() -> None:
 
 def scalar(step: int, tag: str = "loss", value: float = 0.5) -> bytes:
     """Payload of one scalar."""
-    return records.scalar_event(1.0, step, records.tag_field(tag), value)
+    return records.ScalarEncoder(tag).record(1.0, step, value)[records.HEADER_SIZE : -records.FOOTER_SIZE]
 
 
 def events(path: str | os.PathLike) -> list[event_pb2.Event]:

@@ -40,7 +40,7 @@ def boundaries(payloads: list[bytes]) -> list[int]:
 
 @given(
     wall_time=st.floats(allow_nan=False).filter(bool),
-    step=st.none() | st.integers(-(2**63), 2**63 - 1) | st.integers(-2, 300),
+    step=st.none() | st.integers(-(2**63), 2**63 - 1) | st.integers(-2, 300) | st.integers(2**14 - 2, 2**21 + 2),
     tag=st.text(st.characters(exclude_categories=["Cs"])) | st.text("ü", min_size=50, max_size=140),
     value=st.floats(width=32) | st.floats(-1e38, 1e38) | st.sampled_from([0.0, -0.0, 5e-324, 3.4028235e38]),
 )
@@ -49,18 +49,22 @@ def boundaries(payloads: list[bytes]) -> list[int]:
 @example(wall_time=1.0, step=1, tag="t" * 119, value=0.5)
 @example(wall_time=1.0, step=1, tag="t" * 120, value=math.nan)
 @example(wall_time=1.0, step=1, tag="", value=math.inf)
-@hypothesis_settings(max_examples=400)
+@example(wall_time=1.0, step=2**14 - 1, tag="t", value=1.0)
+@example(wall_time=1.0, step=2**14, tag="t", value=1.0)
+@example(wall_time=1.0, step=2**21 - 1, tag="t", value=1.0)
+@example(wall_time=1.0, step=2**21, tag="t", value=1.0)
+@hypothesis_settings(max_examples=600)
 def test_a_hand_encoded_scalar_is_what_protobuf_writes(wall_time, step, tag, value):
     """Byte for byte, over tags, steps, signs and special values."""
     event = event_pb2.Event(wall_time=wall_time, step=step)
     event.summary.value.add(tag=tag, simple_value=value)
-    assert records.scalar_event(wall_time, step, records.tag_field(tag), value) == event.SerializeToString()
+    assert records.ScalarEncoder(tag).record(wall_time, step, value) == records.frame(event.SerializeToString())
 
 
 @pytest.mark.parametrize(("value", "becomes"), [(1e39, math.inf), (-1e300, -math.inf), (3.4028236e38, math.inf)])
 def test_a_value_too_large_for_float32_becomes_infinite(value, becomes):
     """Nothing is raised into training."""
-    event = event_pb2.Event.FromString(records.scalar_event(1.0, 1, records.tag_field("t"), value))
+    event = event_pb2.Event.FromString(records.ScalarEncoder("t").record(1.0, 1, value)[12:-4])
     assert event.summary.value[0].simple_value in (becomes, 3.4028234663852886e38)
 
 
@@ -68,7 +72,7 @@ def test_a_value_too_large_for_float32_becomes_infinite(value, becomes):
 def test_a_step_beyond_64_bits_is_a_value_error(step):
     """As with the protobuf classes."""
     with pytest.raises(ValueError, match="64 bits"):
-        records.scalar_event(1.0, step, b"", 1.0)
+        records.ScalarEncoder("").record(1.0, step, 1.0)
 
 
 @given(st.floats(allow_nan=False).filter(bool), st.integers(-(2**63), 2**63 - 1))

@@ -1,0 +1,69 @@
+"""Values: what users hand to `add_*`, as numbers and arrays that tensorboardX can encode.
+
+torch's writer takes more than tensorboardX's: bfloat16 and the 8-bit floats, which numpy does not know, Decimals,
+numbers in strings, integers beyond 64 bits. Here they are brought to a form that both take. torch is never imported:
+whoever has a tensor has loaded it.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+import sys
+from typing import Any
+
+import numpy as np
+
+
+def as_number(value: Any) -> float | None:
+    """The value as a float; None if it is not plainly one number, which leaves the complaint to tensorboardX.
+
+    Args:
+        value: a Python or numpy number, a Decimal, a number in a string, a tensor or an array of one element.
+
+    Raises:
+        ValueError: a string that is no number.
+    """
+    if isinstance(value, (int, np.number, numbers.Number, str)) and not isinstance(value, complex):
+        try:
+            return float(value)  # type: ignore[arg-type]
+        except OverflowError:
+            return math.copysign(math.inf, value)  # type: ignore[arg-type]
+    if _is_meta(value):
+        return math.nan
+    if (item := getattr(value, "item", None)) is not None:
+        try:
+            return float(item())
+        except (TypeError, ValueError, RuntimeError):
+            return None
+    return None
+
+
+def as_python(value: Any) -> Any:
+    """A numpy or tensor scalar as a Python one, anything else as it is: hyperparameters keep their type."""
+    if isinstance(value, np.generic) or (_is_tensor(value) and value.numel() == 1):
+        return value.item()
+    return value
+
+
+def plain(value: Any) -> Any:
+    """A tensor of a type that numpy does not know as float32, lists of them likewise; anything else as it is."""
+    if isinstance(value, list):
+        return [plain(one) for one in value] if any(map(_is_tensor, value)) else value
+    if not _is_tensor(value):
+        return value
+    torch = sys.modules["torch"]
+    if value.dtype == torch.bfloat16 or (value.dtype.is_floating_point and value.dtype.itemsize == 1):
+        return value.detach().to(torch.float32)
+    return value
+
+
+def _is_tensor(value: Any) -> bool:
+    torch = sys.modules.get("torch")
+    tensor = getattr(torch, "Tensor", None)
+    return tensor is not None and isinstance(value, tensor)
+
+
+def _is_meta(value: Any) -> bool:
+    """Whether a tensor has a shape and no content, as in a dry run."""
+    return getattr(getattr(value, "device", None), "type", "") == "meta"
