@@ -102,10 +102,10 @@ class Adders(tensorboardX.SummaryWriter):
         Raises:
             ValueError: the step does not fit into 64 bits, or a string is no number.
         """
-        file_writer = self.file_writer or self._get_file_writer()
+        file_writer, worker = self.file_writer or self._get_file_writer(), self._worker
         value = scalar_value if type(scalar_value) is float else as_number(scalar_value)
-        special = display_name or summary_description or new_style or self._worker is None or walltime == 0
-        if special or value is None or file_writer._default_metadata or filewriter.is_intercepted():
+        special = display_name or summary_description or new_style or walltime == 0 or filewriter.is_intercepted()
+        if special or value is None or worker is None or file_writer._default_metadata:
             summary = self._special_scalar(
                 tag,
                 scalar_value if value is None else value,
@@ -119,7 +119,9 @@ class Adders(tensorboardX.SummaryWriter):
         encoder = self._encoders.get(tag) or self._encoder(tag)
         step = global_step if global_step is None or type(global_step) is int else int(global_step)
         now = time.time() if walltime is None else walltime
-        file_writer.event_writer.append_record(encoder.record(now, step, value))
+        file_writer.event_writer.file.append_record(encoder.record(now, step, value))
+        if time.monotonic() >= worker.next_look:
+            worker.look()
 
     def _special_scalar(
         self,

@@ -28,7 +28,7 @@ def as_number(value: Any) -> float | None:
         try:
             return float(value)  # type: ignore[arg-type]
         except OverflowError:
-            return math.copysign(math.inf, value)  # type: ignore[arg-type]
+            return -math.inf if value < 0 else math.inf  # type: ignore[operator]
     if _is_meta(value):
         return math.nan
     if (item := getattr(value, "item", None)) is not None:
@@ -41,9 +41,9 @@ def as_number(value: Any) -> float | None:
 
 def as_python(value: Any) -> Any:
     """A numpy or tensor scalar as a Python one, anything else as it is: hyperparameters keep their type."""
-    if isinstance(value, np.generic) or (_is_tensor(value) and value.numel() == 1):
-        return value.item()
-    return value
+    if _is_meta(value):
+        return math.nan
+    return value.item() if isinstance(value, np.generic) or (_is_tensor(value) and value.numel() == 1) else value
 
 
 def plain(value: Any) -> Any:

@@ -111,3 +111,9 @@ def start() -> Iterator[Callable[..., Program]]:
 def run_dir(tmp_path) -> Path:
     """A run directory that does not exist yet."""
     return tmp_path / "runs" / "exp1"
+
+
+@pytest.fixture
+def frozen(monkeypatch):
+    """A clock that stands still."""
+    monkeypatch.setattr(time, "time", lambda: 1795233002.25)
