@@ -30,7 +30,7 @@ from hf_mpwriter import exported, filewriter, summaries
 from hf_mpwriter.filewriter import FileWriter
 from hf_mpwriter.records import ScalarEncoder
 from hf_mpwriter.spool import sub_directory
-from hf_mpwriter.values import as_number, as_python, plain
+from hf_mpwriter.values import as_number, as_python, plain, square
 from hf_mpwriter.worker import Worker
 
 logger = logging.getLogger("hf_mpwriter")
@@ -333,13 +333,13 @@ class Adders(tensorboardX.SummaryWriter):
         Args:
             mat: shape (N, D): N points of dimension D.
             metadata: N labels.
-            label_img: shape (N, C, H, H): a picture of each point.
+            label_img: shape (N, C, H, W): a picture of each point; TensorBoard wants squares, so others are filled up.
             global_step: step.
             tag: name of the embedding.
             metadata_header: names of the columns, if each label is a list.
         """
         try:
-            super().add_embedding(plain(mat), metadata, plain(label_img), global_step, tag, metadata_header)
+            super().add_embedding(plain(mat), metadata, square(plain(label_img)), global_step, tag, metadata_header)
         except OSError as error:
             logger.warning("%s: the disk refuses an embedding: %s", self.logdir, error.strerror or error)
             if self._worker is not None:

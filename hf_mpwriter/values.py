@@ -58,6 +58,15 @@ def plain(value: Any) -> Any:
     return value
 
 
+def square(images: Any) -> Any:
+    """Images of shape (N, C, H, W), filled up with black to the larger of H and W; None and squares as they are."""
+    if images is None or len(images.shape) != 4 or images.shape[2] == images.shape[3]:
+        return images
+    array = np.asarray(images.detach().cpu() if _is_tensor(images) else images)
+    missing = [max(array.shape[2:]) - size for size in array.shape[2:]]
+    return np.pad(array, [(0, 0), (0, 0), (0, missing[0]), (0, missing[1])])
+
+
 def _is_tensor(value: Any) -> bool:
     torch = sys.modules.get("torch")
     tensor = getattr(torch, "Tensor", None)

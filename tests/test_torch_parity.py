@@ -170,6 +170,7 @@ def test_a_scalar_may_be_a_tensor_of_any_type(tmp_path, caplog, value, stored):
     with SummaryWriter(tmp_path) as writer:
         writer.add_scalar("a", value, torch.tensor(5))
         writer.add_scalars("group", {"a": value}, 5)
+        assert caplog.records == []
         writer.add_hparams({"v": value}, {"acc": value}, name="trial")
     found = [
         value.simple_value
@@ -179,7 +180,6 @@ def test_a_scalar_may_be_a_tensor_of_any_type(tmp_path, caplog, value, stored):
         if value.HasField("simple_value")
     ]
     assert found == pytest.approx([stored] * 3, nan_ok=True)
-    assert caplog.records == []
 
 
 def test_a_tensor_of_several_elements_is_no_scalar(tmp_path):
