@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +19,7 @@ from tensorboardX.event_file_writer import EventFileWriter as _EventFileWriter
 from tensorboardX.proto import event_pb2, summary_pb2
 from tensorboardX.writer import FileWriter as _FileWriter
 
+from hf_mpwriter import records
 from hf_mpwriter.eventfile import EventFile
 from hf_mpwriter.worker import Worker
 
@@ -88,10 +90,20 @@ class FileWriter(_FileWriter):
         super().add_event(event, step, walltime)
 
     def add_summary(self, summary: Any, global_step: Any = None, walltime: float | None = None) -> None:
-        """Add a summary; `tensorboard.compat` summaries are accepted."""
-        if not isinstance(summary, summary_pb2.Summary):
-            summary = summary_pb2.Summary.FromString(summary.SerializeToString())
-        super().add_summary(summary, global_step, walltime)
+        """Add a summary; `tensorboard.compat` summaries are accepted.
+
+        It is put into the event as bytes: as a message it would be copied, pictures and all.
+        """
+        if is_intercepted():
+            super().add_summary(summary_pb2.Summary.FromString(summary.SerializeToString()), global_step, walltime)
+            return
+        defaults = self._default_metadata
+        step = defaults.get("global_step") if global_step is None else global_step
+        if walltime is None:
+            walltime = defaults["walltime"] if defaults else time.time()
+        data = summary.SerializeToString()
+        payload = records.summary_event(walltime, None if step is None else int(step), data)
+        self.event_writer.append_record(records.frame(payload))
 
     @contextlib.contextmanager
     def use_metadata(self, *, global_step: Any = None, walltime: float | None = None) -> Iterator[FileWriter]:

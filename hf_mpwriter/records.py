@@ -127,6 +127,21 @@ class ScalarEncoder:
         return b"\x09" + _DOUBLE.pack(wall_time) + _step_field(step) + self._middle + _FLOAT.pack(value)
 
 
+def summary_event(wall_time: float | None, step: int | None, summary: bytes) -> bytes:
+    """Payload of `Event(wall_time, step, summary)`.
+
+    Args:
+        wall_time: unix time in seconds, None for none.
+        step: global step, None for none.
+        summary: serialized.
+
+    Raises:
+        ValueError: the step does not fit into 64 bits.
+    """
+    when = b"" if not wall_time else b"\x09" + _DOUBLE.pack(wall_time)  # proto3 leaves out a zero
+    return b"".join((when, _step_field(step), b"\x2a", varint(len(summary)), summary))
+
+
 def version_event(wall_time: float) -> bytes:
     """Payload of the first record of every file."""
     return b"\x09" + _DOUBLE.pack(wall_time) + b"\x1a\x0dbrain.Event:2"

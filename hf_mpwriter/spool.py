@@ -275,8 +275,9 @@ class Spool:
         self.check_format()
         try:
             os.makedirs(self.run_dir, exist_ok=True)
-            for directory in (self.root, os.path.join(self.root, "claims"), self.workers, self.hosts):
-                disk.make_dirs(directory)
+            disk.make_dirs(self.root)
+            for directory in (os.path.join(self.root, "claims"), self.workers, self.hosts):
+                os.makedirs(directory, mode=disk.DIR_MODE, exist_ok=True)  # durable together with FORMAT
             disk.publish(os.path.join(self.root, "FORMAT"), f"{FORMAT}\n".encode(), "spool.format")
         except (FileExistsError, NotADirectoryError) as error:
             raise LogdirError(
