@@ -41,12 +41,12 @@ FOUND = 3  # exit code when the oracle has found a broken promise
 SABOTAGED = "KILL_TEST_SABOTAGED"  # set in the environment of a sabotaged build: one finding is enough
 PACKAGE = Path(__file__).resolve().parent.parent / "hf_mpwriter"
 HOARD = """\
-        self._hoard = getattr(self, "_hoard", b"") + record
-        if len(self._hoard) < 8192:
-            self._committed, self._mid_write = (end, record), False
-            return
-        end += os.write(self._fd, self._hoard[: -len(record)])
-        self._hoard = b""
+                    self._hoard = getattr(self, "_hoard", b"") + record
+                    if len(self._hoard) < 8192:
+                        segment.under_way = None
+                        return
+                    held = os.write(segment.fd, self._hoard[: -len(record)])
+                    segment.committed, self._hoard = (segment.committed[0] + held, item), b""
 """
 ACKNOWLEDGE = """\
         early = {file.path: Sent(file.length, "0" * 64) for file in entry.files}
@@ -55,7 +55,7 @@ ACKNOWLEDGE = """\
 """
 # name -> file, the line to break, what to put before it
 SABOTAGES = {
-    "buffered": ("eventfile.py", "        if (count := os.write(self._fd, record)) != len(record):\n", HOARD),
+    "buffered": ("eventfile.py", "                    count = os.write(segment.fd, record)\n", HOARD),
     "early-ack": ("uploader.py", "        self._entry = entry\n", ACKNOWLEDGE),
 }
 
