@@ -259,6 +259,49 @@ writer.close(wait=True)
     assert sorted(map(os.path.dirname, judge(run_dir, hub, repo="local-user/run").files)) == ["", "Reader-1"]
 
 
+def test_a_push_waits_and_the_status_tells_what_is_where(hub, run_dir, start):
+    """`writer.push(wait=...)` is true when all that was logged so far is on the Hub, sub-writers included."""
+    source = """
+import sys
+from hf_mpwriter import HFSummaryWriter
+writer = HFSummaryWriter("me/run", logdir=sys.argv[1])
+assert writer.status().logged == 0 and writer.push(), "nothing is missing yet"
+for step in range(100):
+    writer.add_scalar("loss", 1.0, step)
+    writer.add_scalars("group", {"a": 1.0, "b": 2.0}, step)
+before = writer.status()
+assert before.waiting == before.logged > 3 * 100 * 30 and before.on_hub == 0, before
+assert before.destination.endswith("me/run@main/tensorboard/exp1"), before
+assert writer.push(wait=30)
+after = writer.status()
+assert (after.logged, after.on_hub, after.waiting, after.error) == (before.logged, before.logged, 0, ""), after
+"""
+    start(source, run_dir).succeed()
+    assert len(judge(run_dir, hub).files) == 3
+
+
+def test_a_push_to_a_hub_that_is_down_is_false_and_the_status_says_why(run_dir, start, monkeypatch):
+    """Nothing is raised, nothing waits longer than it was asked to; a local run has nothing to push."""
+    source = """
+import sys, time
+from hf_mpwriter import HFSummaryWriter, SummaryWriter
+writer = HFSummaryWriter("me/run", logdir=sys.argv[1])
+writer.add_scalar("loss", 1.0, 1)
+assert not writer.push()
+deadline = time.monotonic() + 30
+while not writer.status().error and time.monotonic() < deadline:
+    assert not writer.push(wait=0.2)
+status = writer.status()
+assert status.error and status.waiting == status.logged > 0, status
+with SummaryWriter(sys.argv[1] + "-local") as local:
+    local.add_scalar("loss", 1.0, 1)
+    assert not local.push(wait=30)
+    assert local.status().logged > 0 and local.status().waiting == 0
+"""
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    start(source, run_dir, env={"HF_MPWRITER_EXIT_TIMEOUT": "0"}).succeed()
+
+
 def test_a_disabled_writer_is_local_only(hub, run_dir, start):
     """HF_MPWRITER_DISABLED=1: the event file is written, nothing is started or sent."""
     start(LOG_AND_EXIT, run_dir, 10, env={"HF_MPWRITER_DISABLED": "1"}).succeed()
