@@ -109,8 +109,7 @@ class Adders(tensorboardX.SummaryWriter):
             summary = self._special_scalar(
                 tag,
                 scalar_value if value is None else value,
-                display_name,
-                summary_description,
+                (display_name, summary_description),
                 new_style=new_style or display_name is True,
                 double_precision=double_precision or summary_description is True,
             )
@@ -127,17 +126,16 @@ class Adders(tensorboardX.SummaryWriter):
         self,
         tag: str,
         value: Any,
-        display_name: str | bool,
-        summary_description: str | bool,
+        texts: tuple[str | bool, str | bool],
         *,
         new_style: bool,
         double_precision: bool,
     ) -> Any:
+        if (number := as_number(value)) is None:
+            number = scalar(tag, value).value[0].simple_value
         if new_style:
-            number = float(scalar(tag, value).value[0].simple_value) if as_number(value) is None else value
             return summaries.scalar_tensor(tag, number, double_precision=double_precision)
-        texts = (one if isinstance(one, str) else "" for one in (display_name, summary_description))
-        return scalar(tag, value, *texts)
+        return summaries.scalar(tag, number, *(text if isinstance(text, str) else "" for text in texts))
 
     def _encoder(self, tag: str) -> ScalarEncoder:
         if len(self._encoders) >= TAGS_KEPT:
@@ -171,7 +169,8 @@ class Adders(tensorboardX.SummaryWriter):
     def _add_to_sub(self, sub_writer: Any, tag: str, value: Any, step: Any, walltime: float) -> None:
         number = as_number(value)
         if number is None or not walltime or self._worker is None or filewriter.is_intercepted():
-            sub_writer.add_summary(scalar(tag, value if number is None else number), step, walltime)
+            summary = scalar(tag, value) if number is None else summaries.scalar(tag, number)
+            sub_writer.add_summary(summary, step, walltime)
             return
         encoder = self._encoders.get(tag) or self._encoder(tag)
         record = encoder.record(walltime, None if step is None else int(step), number)

@@ -130,6 +130,12 @@ class EventFile:
             self._waiting_bytes = 0
             self._limits.waits(self, 0)
             self._usual = self._segment
+            if self._retry_after:
+                self._refused_until = self._retry_after = 0.0
+                if self._limits.is_calm:
+                    logger.warning("%s: the disk takes event records again", self.path)
+                if self._waiting:  # a program that logs its warnings as records has just done so
+                    self._write_waiting()
         finally:
             self._busy = False
 
@@ -143,16 +149,13 @@ class EventFile:
                     self._writable_segment().write(item)
                 self._waiting.popleft()
                 self._waiting_bytes -= len(item[0])
-                if self._retry_after:
-                    self._refused_until = self._retry_after = 0.0
-                    logger.warning("%s: the disk takes event records again", self.path)
         except OSError as error:
             self._refuse(error)
             return False
         return True
 
     def _refuse(self, error: OSError) -> None:
-        if not self._retry_after:
+        if not self._retry_after and self._limits.is_calm:  # one warning, however many files it meets
             logger.warning(
                 "%s: the disk refuses event records (%s); up to %.1f MiB wait in memory",
                 self.path or "the first event file",
@@ -191,7 +194,7 @@ class EventFile:
         existing = os.listdir(directory)
         name = spool.event_name(existing, now, identity.host_name(), os.getpid(), self._suffix)
         path = os.path.join(directory, name)
-        head = records.frame(records.version_event(now)) + self._start_of_purge(existing, now)
+        head = records.frame(records.version_event(now)) + self._start_of_purge(directory, existing, now)
         try:
             self._announce("open", path, 0)
             self._segment = Segment(path, head)
@@ -206,11 +209,12 @@ class EventFile:
             self._limits.opened(self)
         return self._segment
 
-    def _start_of_purge(self, existing: list[str], now: float) -> bytes:
+    def _start_of_purge(self, directory: str, names: list[str], now: float) -> bytes:
         if self._purge is None:
             return b""
         step, unless_since = self._purge
-        if any(spool.event_second(name) >= unless_since for name in existing):
+        existing = filter(spool.is_event_file, names)
+        if any(_modified(os.path.join(directory, name)) >= unless_since for name in existing):
             return b""
         return 2 * records.frame(records.session_start_event(now, step))
 
@@ -269,8 +273,8 @@ class EventFile:
 
         Args:
             step: global step.
-            unless_since: unix time; not if the directory has an event file made at that time or later. A child that
-                takes over the directory of an earlier one must not hide what that one has logged in this attempt.
+            unless_since: unix time; not if the directory has an event file written at that time or later. A child
+                that takes over the directory of an earlier one must not hide what that one has logged in this attempt.
         """
         with self._lock:
             if self._segment is None:
@@ -329,3 +333,10 @@ class EventFile:
         if self._segment is not None:
             self._segment.close()
         self._start_fresh(limits)
+
+
+def _modified(path: str) -> float:
+    try:
+        return os.stat(path).st_mtime
+    except OSError:
+        return 0.0

@@ -45,6 +45,11 @@ class Limits:
         self._waiting[file] = count
         return sum(list(self._waiting.values())) <= self.memory
 
+    @property
+    def is_calm(self) -> bool:
+        """Whether no record of any file waits."""
+        return not self._waiting
+
     def opened(self, file: Restable) -> None:
         """A file has opened its descriptor: those open longest rest, as many as are too many."""
         self._open.pop(file, None)

@@ -10,7 +10,8 @@ counts, a torn last line is not there:
     {"open": "rank_00001/events.out..."}                                        before the file exists
     {"seal": "rank_00001/events.out..."}                                        complete, never grows again
     {"want": {"rank_00001/events.out...": 4711}}                                push up to here
-    {"closed": {"dropped": 0}}                                                  left in good order
+    {"dropped": 3}                                                              records that the disk refused for good
+    {"closed": {"dropped": 3}}                                                  left in good order
 
 An observer (`hf-mpwriter sync`) has a card and no claim: it only wants.
 
@@ -154,6 +155,8 @@ def parse(name: CardName, data: bytes, *, alive: bool) -> Member | None:
                 sealed.add(str(value))
             elif kind == "want":
                 want = {str(path): int(length) for path, length in value.items()}
+            elif kind == "dropped":
+                dropped = int(value)
             elif kind == "closed":
                 closed, dropped = True, int(value["dropped"])
     growing = frozenset(opened - sealed) if alive else frozenset()

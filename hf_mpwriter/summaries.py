@@ -1,6 +1,7 @@
 """Summaries that torch's writer makes and tensorboardX's does not, of tensorboardX's protobuf classes.
 
-They are those of `add_scalar(new_style=True)`, `add_tensor` and `add_hparams(hparam_domain_discrete=...)`.
+They are those of `add_scalar(new_style=True)`, `add_tensor` and `add_hparams(hparam_domain_discrete=...)`; and the
+classic scalar, without the warning that tensorboardX logs for every NaN.
 """
 
 from __future__ import annotations
@@ -39,6 +40,21 @@ _FIELDS = {
 def _summary(tag: str, tensor: Any, plugin: str) -> Any:
     metadata = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name=plugin))
     return Summary(value=[Summary.Value(tag=_clean_tag(tag), tensor=tensor, metadata=metadata)])
+
+
+def scalar(tag: str, value: float, display_name: str = "", summary_description: str = "") -> Any:
+    """A classic scalar; unlike tensorboardX's function this logs no warning for NaN, which may come at every step.
+
+    Args:
+        tag: its name.
+        value: the number.
+        display_name: title of the plot.
+        summary_description: text behind the information icon of the plot.
+    """
+    if not display_name and not summary_description:
+        return Summary(value=[Summary.Value(tag=_clean_tag(tag), simple_value=value)])
+    metadata = SummaryMetadata(display_name=display_name, summary_description=summary_description)
+    return Summary(value=[Summary.Value(tag=_clean_tag(tag), simple_value=value, metadata=metadata)])
 
 
 def scalar_tensor(tag: str, value: float, *, double_precision: bool) -> Any:

@@ -16,7 +16,7 @@ Invariants:
 from __future__ import annotations
 
 import atexit
-import functools
+import errno
 import itertools
 import logging
 import os
@@ -24,21 +24,22 @@ import threading
 import time
 from collections.abc import Callable
 
-from hf_mpwriter import ending, identity, locks, progress, roster
+from hf_mpwriter import ending, identity, locks, progress, purge, roster
 from hf_mpwriter.election import Election
-from hf_mpwriter.errors import LogdirError
+from hf_mpwriter.errors import HfMpWriterError, LogdirError
 from hf_mpwriter.eventfile import EventFile
 from hf_mpwriter.identity import Process, Role
 from hf_mpwriter.limits import MEMORY_LIMIT, Limits
 from hf_mpwriter.progress import Progress, Status
 from hf_mpwriter.settings import Destination, Settings
-from hf_mpwriter.spool import Spool, event_directories, rank_of_directory, worker_dir
+from hf_mpwriter.spool import Spool, worker_dir
 
 logger = logging.getLogger("hf_mpwriter")
 
 LOOK_EVERY = 3.0  # seconds between two looks
 ASK_EVERY = 1.0  # seconds between two requests on a card
 REAP_EVERY = 0.2  # seconds until the next look, while a started process is to be reaped
+MTIME_LAG = 0.02  # seconds that the kernel's clock for modification times may be behind
 SIBLINGS_SERVED = 4  # of these, so many get an uploader
 SIBLINGS_LIMIT = 200  # run directories beside this one that a start looks at
 
@@ -69,11 +70,7 @@ def enter(
         LogdirError, SpoolFormatError, DestinationError: see `Spool`.
     """
     spool.create()
-    if not locks.work_in(spool.root):
-        raise LogdirError(
-            f"The filesystem of {spool.run_dir!r} has no file locks.",
-            hint="Use another one (Lustre: mount with flock).",
-        )
+    _check_locks(spool)
     if destination is not None:
         spool.record_destination(destination)
     with _registry_lock:
@@ -87,6 +84,22 @@ def enter(
         if join:
             worker.try_to_join()
         return worker
+
+
+def _check_locks(spool: Spool) -> None:
+    try:
+        if locks.work_in(spool.root):
+            return
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+            return  # a full disk, no free descriptor: that passes, and the first event tries again
+        raise LogdirError(
+            f"The logdir {spool.run_dir!r} cannot be written: {error.strerror}.", hint="Give another logdir."
+        ) from error
+    raise LogdirError(
+        f"The filesystem of {spool.run_dir!r} has no file locks.",
+        hint="Use another one (Lustre: mount with flock).",
+    )
 
 
 class Worker:
@@ -111,7 +124,7 @@ class Worker:
     def _start_fresh(self) -> None:
         self._lock = threading.RLock()
         self._limits = Limits(self._memory_limit)
-        self._lost = 0
+        self._lost = self._told_dropped = 0
         self._has_logged = False
         self._last_trouble = ""
         self._look_lock = threading.Lock()
@@ -134,6 +147,13 @@ class Worker:
         if token is not None:
             self.election.token = token
 
+    def enter_again(self) -> None:
+        """A writer that was closed logs again: what may be wrong with the disk now is found by its event file."""
+        with _registry_lock:
+            _workers.setdefault(self.spool.run_dir, self)
+            self.users += 1
+        self.try_to_join()
+
     # join
 
     def directory(self) -> str:
@@ -155,6 +175,8 @@ class Worker:
             logger.warning("%s: cannot join yet: %s", self.spool.run_dir, error)
 
     def _join(self) -> None:
+        if not self.spool.exists():
+            self._make_spool()
         self.role = identity.current_role()
         name, claim = roster.claim(self.spool, self.role.worker)
         try:
@@ -163,6 +185,15 @@ class Worker:
             locks.release(claim)
             raise
         self.name, self._claim = name, claim
+
+    def _make_spool(self) -> None:
+        """Somebody has deleted it."""
+        try:
+            self.spool.create()
+            if self._destination is not None:
+                self.spool.record_destination(self._destination)
+        except HfMpWriterError as error:
+            raise OSError(str(error)) from error
 
     def open(self, sub: str, suffix: str, purge_step: int | None) -> EventFile:
         """The event file of a directory below the worker directory; writers with the same suffix share it.
@@ -186,27 +217,15 @@ class Worker:
         if purge_step is not None and self._purged.get(sub) != purge_step:
             self._purged[sub] = purge_step
             file.purge(purge_step)
-            if not sub:
-                self._purge_abandoned_ranks(purge_step)
+            if not sub and self.role.rank == 0 and self.role.child is None:
+                self._purge_ranks_beyond(purge_step)
         return file
 
-    def _purge_abandoned_ranks(self, step: int) -> None:
-        """Rank 0 of a smaller world than before speaks for the ranks that are no more."""
-        world = identity.world_size_of(os.environ)
-        if self.role.rank != 0 or self.role.child is not None or world is None:
-            return
-        for name in sorted(os.listdir(self.spool.run_dir)):
-            rank = rank_of_directory(name)
-            if rank is None or rank < world or (claim := locks.try_exclusive(self.spool.claim(name))) is None:
-                continue  # a rank of a crashed launcher may live on
-            try:
-                for directory in event_directories(os.path.join(self.spool.run_dir, name)):
-                    file = EventFile(functools.partial(str, directory), self._announce)
-                    file.purge(step)
-                    file.begin()
-                    file.close()
-            finally:
-                locks.release(claim)
+    def _purge_ranks_beyond(self, step: int) -> None:
+        try:
+            purge.ranks_beyond(identity.world_size_of(os.environ), self.spool, step, self._announce)
+        except OSError as error:
+            logger.warning("%s: ranks that are no more are not purged: %s", self.spool.run_dir, error)
 
     def _announce(self, kind: str, path: str, length: int) -> None:
         relative = self._relative(path)
@@ -241,6 +260,7 @@ class Worker:
             for file in list(self._files.values()):
                 file.check()
             self._check_card()
+            self._tell_dropped()
             self._write_request()
             if self._destination is not None and not self.stopped:
                 self._elect()
@@ -263,13 +283,15 @@ class Worker:
         else:
             logger.warning("%s was removed while it was in use; making it anew", self.spool.root)
             self._let_go(dropped=0)
-        self.spool.create()
-        if self._destination is not None:
-            self.spool.record_destination(self._destination)
         self._join()
         for file in self._files.values():
             if file.is_open:
                 self._announce("open", file.path, 0)
+
+    def _tell_dropped(self) -> None:
+        if self._card is not None and self.dropped > self._told_dropped:
+            self._card.write({"dropped": self.dropped})
+            self._told_dropped = self.dropped
 
     def _elect(self) -> None:
         self.election.look()
@@ -401,7 +423,7 @@ class Worker:
         for (sub, _), file in files.items():
             file.abandon(self._limits)
             if sub in self._purged:
-                file.purge(self._purged[sub], unless_since=int(self._began))
+                file.purge(self._purged[sub], unless_since=self._began - MTIME_LAG)
 
 
 def _at_exit() -> None:

@@ -160,7 +160,7 @@ class SummaryWriter(Adders):
             return self.file_writer
         if self.file_writer is None:
             if self._closed:
-                self._enter(self.logdir)
+                self._worker.enter_again()
                 self._closed = False
             self.file_writer = FileWriter(self._worker, "", self._filename_suffix, self.purge_step)
             self.all_writers = {self.logdir: self.file_writer}

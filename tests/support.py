@@ -28,6 +28,7 @@ hypothesis.settings.load_profile("repeatable")
 DEADLINE = 60.0  # seconds that any condition may take on a slow machine
 KILLED = -signal.SIGKILL
 PR_SET_PDEATHSIG = 1
+GO_ON = b"."
 
 
 def wait_until(condition: Callable[[], object], what: str) -> None:
@@ -180,3 +181,36 @@ def dump(path: str | os.PathLike, content: object) -> None:
     """Write JSON."""
     with open(path, "w", encoding="utf-8") as file:
         json.dump(content, file)
+
+
+class Staged:
+    """A child made by fork that runs a generator and stops at each `yield` until it is told to go on."""
+
+    def __init__(self, stages: Iterator[object]) -> None:
+        self._told, tell = os.pipe()
+        wait, self._let_go = os.pipe()
+
+        def body() -> None:
+            os.close(self._let_go)
+            waits = True
+            for _ in stages:
+                if waits:
+                    os.write(tell, b".")
+                    waits = os.read(wait, 1) == GO_ON
+
+        self.pid = fork(body)
+        os.close(tell)
+        os.close(wait)
+        assert os.read(self._told, 1) == b".", "the child failed"
+
+    def go_on(self) -> None:
+        """Let the child run to its next `yield`."""
+        os.write(self._let_go, GO_ON)
+        assert os.read(self._told, 1) == b".", "the child failed"
+
+    def finish(self) -> int:
+        """Let the child run to its end; its exit code."""
+        os.write(self._let_go, b"e")  # not only a closed pipe: children that were forked later hold it open
+        os.close(self._let_go)
+        os.close(self._told)
+        return reap(self.pid)
