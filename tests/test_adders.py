@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorboardX
-from support import events
+from support import events, succeed
 
 from hf_mpwriter import SummaryWriter, adders, records
 
@@ -339,3 +339,24 @@ def test_the_file_that_tensorboardx_names_can_be_read_at_once(tmp_path):
         writer.add_scalar("a", 1.0, 1)
         assert len(records.payloads(name)) == 2
     assert writer.file_writer is None
+
+
+def test_memory_stays_flat_while_scalars_are_logged(tmp_path):
+    """Nothing that is logged is kept: neither by add_scalar, nor by add_scalars, of which tensorboardX keeps all."""
+    source = """
+import os, sys
+from hf_mpwriter import SummaryWriter
+page = os.sysconf("SC_PAGE_SIZE")
+def resident():
+    with open("/proc/self/statm") as file: return int(file.read().split()[1]) * page
+writer = SummaryWriter(sys.argv[1])
+def log(count):
+    for step in range(count):
+        writer.add_scalar("loss", 0.5, step)
+        if step % 10 == 0: writer.add_scalars("group", {"a": 1.0, "b": 2.0}, step)
+log(20_000)
+before = resident()
+log(200_000)
+print(resident() - before)
+"""
+    assert int(succeed(source, tmp_path)) < 1 << 20

@@ -120,3 +120,28 @@ for attempt in range(30):
     for thread in threads: thread.join()
 """
     start(source, tmp_path / "runs").succeed(deadline=60)
+
+
+def test_what_is_dropped_stands_on_the_card_while_the_worker_lives(run_dir):
+    """Whoever looks after the run sees it without asking the process; `writer.dropped` says the same."""
+    from hf_mpwriter import SummaryWriter
+    from hf_mpwriter.roster import Roster
+    from hf_mpwriter.spool import Spool
+
+    writer = SummaryWriter(run_dir, memory_limit=0)
+    file = writer.file_writer.event_writer.file
+
+    def refuse() -> str:
+        raise OSError("refused")
+
+    file._locate, locate = refuse, file._locate
+    for step in range(3):
+        writer.add_scalar("a", 1.0, step)
+    file._locate = locate
+    writer._worker.look()
+    (member,) = Roster(Spool(str(run_dir))).members()
+    assert (member.alive, member.dropped, writer.dropped) == (True, 3, 3)
+    writer.flush()
+    writer.add_scalar("a", 1.0, 3)
+    writer.close()
+    assert writer.dropped == 3
