@@ -230,11 +230,15 @@ class Adders(tensorboardX.SummaryWriter):
         experiment, *others = hparams(python, metric_dict)
         if hparam_domain_discrete:
             experiment = summaries.with_domains(experiment, python, hparam_domain_discrete)
-        sub_writer = self._sub_writer(sub_directory(name or run_name or str(time.time())))
+        sub = sub_directory(name or run_name or str(time.time()))
+        sub_writer = self._sub_writer(sub)
         for summary in (experiment, *others):
             sub_writer.add_summary(summary)
         for tag, value in metric_dict.items():
             self._add_to_sub(sub_writer, tag, value, global_step, time.time())
+        self.all_writers.pop(os.path.join(self.logdir, sub), None)  # a search makes thousands of them
+        if self._worker is not None:
+            self._worker.finish(sub, self._filename_suffix)
 
     # everything else
 

@@ -11,6 +11,7 @@ not used: its error pipe can block when another thread forks at that moment.
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -22,6 +23,7 @@ from dataclasses import dataclass, field
 
 from hf_mpwriter import disk, locks
 from hf_mpwriter.identity import host_id, import_path
+from hf_mpwriter.settings import Destination
 from hf_mpwriter.spool import Spool
 
 logger = logging.getLogger("hf_mpwriter")
@@ -31,6 +33,8 @@ STARTS_LIMIT = 3  # starts within STARTS_WINDOW; after that looks back off
 STARTS_WINDOW = 60.0  # seconds
 FIRST_BACKOFF = 5.0  # seconds
 LONGEST_BACKOFF = 300.0  # seconds
+SIBLINGS_LIMIT = 200  # run directories beside one that a start looks at
+SIBLINGS_SERVED = 4  # of these, so many get an uploader
 
 _BOOT = (
     "import json,sys;sys.path[:]=json.loads(sys.argv[2]);from hf_mpwriter import uploader;uploader.main(sys.argv[1])"
@@ -138,3 +142,20 @@ def _is_over(pid: int) -> bool:
         return os.waitpid(pid, os.WNOHANG)[0] == pid
     except ChildProcessError:  # the user's own wait() took it
         return True
+
+
+def unfinished_siblings(spool: Spool, destination: Destination | None) -> list[Election]:
+    """Elections for earlier runs beside this one that have unsent data.
+
+    Only our own runs for the same Hub: an uploader carries the user's token to the endpoint in `run.json`.
+    """
+    if destination is None:
+        return []
+    parent, endpoint = os.path.dirname(spool.run_dir), destination.endpoint
+    others = (Spool(os.path.join(parent, name)) for name in sorted(os.listdir(parent))[-SIBLINGS_LIMIT:])
+    ours = (
+        Election(other)
+        for other in others
+        if other.run_dir != spool.run_dir and other.is_unfinished(endpoint) and other.is_private()
+    )
+    return list(itertools.islice(ours, SIBLINGS_SERVED))

@@ -163,6 +163,24 @@ class Status:
     error: str = ""
 
 
+def status(view: Progress, destination: Destination | None, lengths: Mapping[str, int], dropped: int) -> Status:
+    """What of these bytes per path is on the Hub.
+
+    Args:
+        view: of the run.
+        destination: None for a local run.
+        lengths: bytes per path.
+        dropped: see `Status`.
+    """
+    logged = sum(lengths.values())
+    if destination is None:
+        return Status(logged=logged, dropped=dropped)
+    waiting, report = sum(view.missing(lengths).values()), view.uploader()
+    return Status(
+        str(destination), logged, logged - waiting, waiting, dropped, f"{report.reason} {report.hint}".strip()
+    )
+
+
 def wait(
     progress: Progress,
     lengths: Mapping[str, int],

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import atexit
 import errno
-import itertools
 import logging
 import os
 import threading
@@ -25,7 +24,7 @@ import time
 from collections.abc import Callable
 
 from hf_mpwriter import ending, identity, locks, progress, purge, roster
-from hf_mpwriter.election import Election
+from hf_mpwriter.election import Election, unfinished_siblings
 from hf_mpwriter.errors import HfMpWriterError, LogdirError
 from hf_mpwriter.eventfile import EventFile
 from hf_mpwriter.identity import Process, Role
@@ -40,8 +39,6 @@ LOOK_EVERY = 3.0  # seconds between two looks
 ASK_EVERY = 1.0  # seconds between two requests on a card
 REAP_EVERY = 0.2  # seconds until the next look, while a started process is to be reaped
 MTIME_LAG = 0.02  # seconds that the kernel's clock for modification times may be behind
-SIBLINGS_SERVED = 4  # of these, so many get an uploader
-SIBLINGS_LIMIT = 200  # run directories beside this one that a start looks at
 
 _workers: dict[str, Worker] = {}
 _registry_lock = threading.RLock()
@@ -221,6 +218,15 @@ class Worker:
                 self._purge_ranks_beyond(purge_step)
         return file
 
+    def finish(self, sub: str, suffix: str) -> None:
+        """Nothing more is expected in a directory: its event file is sealed, and forgotten unless the disk refuses."""
+        file = self._files.get((sub, suffix))
+        if file is not None:
+            file.close()
+            if not file.waiting:
+                self._lost += file.dropped
+                self._files.pop((sub, suffix), None)
+
     def _purge_ranks_beyond(self, step: int) -> None:
         try:
             purge.ranks_beyond(identity.world_size_of(os.environ), self.spool, step, self._announce)
@@ -296,28 +302,12 @@ class Worker:
     def _elect(self) -> None:
         self.election.look()
         if self._siblings is None:
-            self._siblings = self._unfinished_siblings() if self.role.waits else []
+            self._siblings = unfinished_siblings(self.spool, self._destination) if self.role.waits else []
             for sibling in self._siblings:
                 sibling.look()
         self._siblings = [sibling for sibling in self._siblings if sibling.reap()]
         if self.election.reap() or self._siblings:
             self.next_look = self._clock() + REAP_EVERY
-
-    def _unfinished_siblings(self) -> list[Election]:
-        """Earlier runs beside this one that have unsent data get an uploader too.
-
-        Only our own runs for the same Hub: an uploader carries the user's token to the endpoint in `run.json`.
-        """
-        if self._destination is None:
-            return []
-        parent, endpoint = os.path.dirname(self.spool.run_dir), self._destination.endpoint
-        others = (Spool(os.path.join(parent, name)) for name in sorted(os.listdir(parent))[-SIBLINGS_LIMIT:])
-        ours = (
-            Election(other)
-            for other in others
-            if other.run_dir != self.spool.run_dir and other.is_unfinished(endpoint) and other.is_private()
-        )
-        return list(itertools.islice(ours, SIBLINGS_SERVED))
 
     def _tell_notices(self) -> None:
         """Say once what this run's uploader found out, such as that the repository is public."""
@@ -350,17 +340,7 @@ class Worker:
 
     def status(self) -> Status:
         """How much of what this process has logged is on the Hub."""
-        lengths, view = self.lengths(), Progress(self.spool)
-        logged, report = sum(lengths.values()), view.uploader()
-        waiting = sum(view.missing(lengths).values()) if self._destination else 0
-        return Status(
-            destination=str(self._destination or ""),
-            logged=logged,
-            on_hub=logged - waiting if self._destination else 0,
-            waiting=waiting,
-            dropped=self.dropped,
-            error=f"{report.reason} {report.hint}".strip() if self._destination else "",
-        )
+        return progress.status(Progress(self.spool), self._destination, self.lengths(), self.dropped)
 
     def lose(self, count: int) -> None:
         """So many things that are no records could not be written."""

@@ -341,6 +341,19 @@ def test_the_file_that_tensorboardx_names_can_be_read_at_once(tmp_path):
     assert writer.file_writer is None
 
 
+def test_a_thousand_trials_keep_no_file_open(tmp_path):
+    """Each call of add_hparams has a directory of its own; what is logged there later goes into the next file."""
+    with SummaryWriter(tmp_path) as writer:
+        before = len(os.listdir("/proc/self/fd"))
+        for trial in range(20):
+            writer.add_hparams({"lr": trial}, {"acc": 0.5}, f"trial{trial % 10}")
+        assert len(os.listdir("/proc/self/fd")) == before
+        assert len(writer.all_writers) == 1
+        assert len(writer._worker._files) == 1
+    assert len(list(tmp_path.rglob("*tfevents*"))) == 20
+    assert sum(len(events(path)) for path in tmp_path.rglob("*tfevents*")) == 20 * 5
+
+
 def test_memory_stays_flat_while_scalars_are_logged(tmp_path):
     """Nothing that is logged is kept: neither by add_scalar, nor by add_scalars, of which tensorboardX keeps all."""
     source = """
