@@ -12,15 +12,16 @@ from typing import NoReturn
 import click
 from tqdm import tqdm
 
+from hf_mpwriter import attachment, roster
 from hf_mpwriter import progress as progress_module
-from hf_mpwriter import roster
 from hf_mpwriter._version import __version__
 from hf_mpwriter.election import Election
 from hf_mpwriter.errors import HfMpWriterError
 from hf_mpwriter.identity import Process
+from hf_mpwriter.ledger import Ledger
 from hf_mpwriter.progress import Progress, Report, size_text
 from hf_mpwriter.settings import Destination, Environment, Settings
-from hf_mpwriter.snapshot import Survey
+from hf_mpwriter.snapshot import LocalFile, Survey
 from hf_mpwriter.spool import Spool
 
 FOREVER = 10 * 365 * 86400.0  # seconds
@@ -76,16 +77,19 @@ def status(logdir: Path, *, as_json: bool) -> None:
     destination = _destination(spool)
     everybody, view = roster.Roster(spool), Progress(spool)
     members = everybody.members()
-    files = Survey(spool.run_dir).files(_settings(members, view).allows, everybody.growing)
+    allows = _settings(members, view).allows
+    attached = attachment.Attachments(spool.run_dir).look(allows)
+    files = Survey(spool.run_dir).files(allows, everybody.growing) + attached.files
     book, report = view.ledger(), view.uploader()
-    held = {file.path: min(file.length, book.length(file.path)) if book else 0 for file in files}
+    held = {file.path: _on_hub(file, book) for file in files}
+    parked = attached.refused | (book.parked if book else {})
     summary = {
         "logdir": spool.run_dir,
         "destination": str(destination) if destination else None,
         "uploader": {**dataclasses.asdict(report), "alive": view.seat_is_taken()},
         "workers": sorted({member.name.worker for member in members if member.alive}),
         "files": [{"path": f.path, "bytes": f.length, "on_hub": held[f.path], "growing": f.growing} for f in files],
-        "parked": book.parked if book else {},
+        "parked": parked,
     }
     if as_json:
         click.echo(json.dumps(summary, indent=1))
@@ -97,8 +101,15 @@ def status(logdir: Path, *, as_json: bool) -> None:
         mark = " (growing)" if file.growing else ""
         click.echo(f"  {size_text(held[file.path]):>9} of {size_text(file.length):>9}  {file.path}{mark}")
     click.echo(f"{size_text(there)} of {size_text(total)} in {len(files)} files are on the Hub.")
-    for path, reason in (book.parked if book else {}).items():
+    for path, reason in parked.items():
         click.echo(f"refused: {path}: {reason}. To try again: hf-mpwriter sync {logdir}")
+
+
+def _on_hub(file: LocalFile, book: Ledger | None) -> int:
+    """Bytes of a file that the Hub has; of an attachment all or none."""
+    if book is None or (file.sha256 and not book.covers(file)):
+        return 0
+    return min(file.length, book.length(file.path))
 
 
 def _uploader_line(report: Report, *, alive: bool) -> str:
@@ -137,6 +148,7 @@ def sync(
         raise Failure(f"{logdir} has no destination yet. Give one: hf-mpwriter sync {logdir} --repo-id NAME")
     settings = _settings(roster.Roster(spool).members(), Progress(spool))
     lengths = {file.path: file.length for file in Survey(spool.run_dir).files(settings.allows, tuple)}
+    lengths |= attachment.sizes(spool.run_dir, settings.allows)
     asked = time.time()
     card = roster.Card(spool, roster.OBSERVER, Process.current(), settings)
     try:
@@ -175,7 +187,7 @@ def _wait_with_bar(spool: Spool, lengths: dict[str, int], timeout: float, asked:
 @logdir_argument
 @click.option("--running", is_flag=True, help="The run is not over: what is not on the Hub yet is no fault.")
 def verify(logdir: Path, *, running: bool) -> None:
-    """Check LOGDIR against the Hub: whole-record prefixes, never shrunk, nothing missing."""
+    """Check LOGDIR against the Hub: whole-record prefixes, never shrunk, nothing missing, attachments equal."""
     from hf_mpwriter.hub import Hub
     from hf_mpwriter.testing import check
 
@@ -183,20 +195,22 @@ def verify(logdir: Path, *, running: bool) -> None:
     destination = _destination(spool)
     if destination is None:
         raise Failure(f"{logdir} has no destination.")
-    book = Progress(spool).ledger()
+    view = Progress(spool)
+    book = view.ledger()
     if book and book.repo_id:
         destination = dataclasses.replace(destination, repo_id=book.repo_id)
-    report = check(spool.run_dir, Hub(destination), drained=not running)
-    for file in report.files.values():
+    allows = _settings(roster.Roster(spool).members(), view).allows
+    report = check(spool.run_dir, Hub(destination), drained=not running, attachments=allows)
+    for file in [*report.files.values(), *report.attachments.values()]:
         sizes = f"{size_text(file.hub_bytes):>9} of {size_text(file.local_bytes):>9}"
-        click.echo(f"  {sizes} {file.hub_events:>8} of {file.local_events:>8} events  {file.path}")
+        events = f"{file.hub_events:>8} of {file.local_events:>8} events"
+        click.echo(f"  {sizes} {events if file.path in report.files else ' ' * len(events)}  {file.path}")
     for problem in report.problems:
         click.echo(problem, err=True)
     if report.problems:
         raise Failure(f"{len(report.problems)} problems. To upload what is missing: hf-mpwriter sync {logdir}")
-    click.echo(
-        f"Whole on the Hub: {len(report.files)} of {len(report.files)} files; none shrank in {report.commits} commits."
-    )
+    count = len(report.files) + len(report.attachments)
+    click.echo(f"Whole on the Hub: {count} of {count} files; no event file shrank in {report.commits} commits.")
 
 
 @main.command()

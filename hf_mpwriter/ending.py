@@ -1,7 +1,8 @@
 """The end of a process: what it answers for, the bounded wait for it, and the one message if something is missing.
 
 A rank answers for its own files; a lone main process for all that no other live worker has open, its children's
-included. Children never wait. Rank 0 and the lone process speak, the others are silent.
+included. Children never wait. Rank 0 and the lone process speak, the others are silent. Who speaks answers for the
+attachments too, which belong to nobody: as they are when the wait begins, or as they have become since.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from hf_mpwriter import progress
+from hf_mpwriter import attachment, progress
 from hf_mpwriter.identity import Role
 from hf_mpwriter.progress import Progress, size_text
 from hf_mpwriter.roster import Roster
@@ -37,11 +38,14 @@ def answers_for(spool: Spool, settings: Settings, role: Role, own: dict[str, int
         role: of this process.
         own: what it has written itself.
     """
-    if role.rank is not None or not settings.exit_timeout:
+    if not settings.exit_timeout or not speaks(role):
         return own
+    answers = attachment.sizes(spool.run_dir, settings.allows) | own
+    if role.rank is not None:
+        return answers
     roster = Roster(spool)
     files = Survey(spool.run_dir).files(settings.allows, roster.growing)
-    return {file.path: file.length for file in files if not file.growing} | own
+    return {file.path: file.length for file in files if not file.growing} | answers
 
 
 def wait(spool: Spool, lengths: dict[str, int], timeout: float, role: Role, look: Callable[[], object]) -> None:
@@ -57,7 +61,7 @@ def wait(spool: Spool, lengths: dict[str, int], timeout: float, role: Role, look
     Raises:
         KeyboardInterrupt: the user ended the wait; the message has been given.
     """
-    view, began = Progress(spool), time.monotonic()
+    view, began, asked = Progress(spool), time.monotonic(), time.time()
     announced = not speaks(role)
 
     def tell(missing: dict[str, int]) -> None:
@@ -65,12 +69,12 @@ def wait(spool: Spool, lengths: dict[str, int], timeout: float, role: Role, look
         if not announced and time.monotonic() - began > QUIET_WAIT:
             announced = True
             size = size_text(sum(missing.values()))
-            logger.warning("waiting up to %.0f s until %s of events are on the Hub", timeout, size)
+            logger.warning("waiting up to %.0f s until %s are on the Hub", timeout, size)
 
     try:
         progress.wait(view, lengths, timeout, look, tell)
     finally:
-        if (missing := view.missing(lengths)) and speaks(role):
+        if (missing := view.missing(lengths, asked=asked)) and speaks(role):
             _report(spool, view, missing)
 
 
@@ -78,8 +82,7 @@ def _report(spool: Spool, view: Progress, missing: dict[str, int]) -> None:
     report = view.uploader()
     reason = f" ({f'{report.reason} {report.hint}'.strip()})" if report.reason else ""
     logger.warning(
-        "%s of events in %d file%s of %s are not on the Hub yet%s. They are safe on disk%s; to finish: "
-        "hf-mpwriter sync %s",
+        "%s in %d file%s of %s are not on the Hub yet%s. They are safe on disk%s; to finish: hf-mpwriter sync %s",
         size_text(sum(missing.values())),
         len(missing),
         "s" if len(missing) > 1 else "",

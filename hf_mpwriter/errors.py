@@ -43,10 +43,22 @@ class DestinationError(HfMpWriterError, ValueError):
 
 @dataclass(frozen=True)
 class Sent:
-    """What the Hub holds of one file after a push: `length` bytes with this sha256 (hex)."""
+    """What the Hub holds of one file: so many bytes.
+
+    Attributes:
+        length: bytes.
+        sha256: of these bytes, hex; "" where the Hub does not tell it.
+        blob_id: git's id of these bytes, by which the Hub knows small regular files; "" where nobody asks for it.
+    """
 
     length: int
     sha256: str
+    blob_id: str = ""
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the Hub was seen not to have the file; an attachment may be there and empty."""
+        return not self.length and not self.sha256
 
 
 @dataclass(frozen=True)

@@ -56,12 +56,12 @@ class Remote:
     Attributes:
         size: bytes.
         sha256: of LFS and Xet files, None for small regular ones.
-        blob_id: git's id of a regular file.
+        oid: git's id: of the content of a regular file, else of the pointer to it.
     """
 
     size: int
     sha256: str | None
-    blob_id: str
+    oid: str
 
 
 def _fill_timeouts(request: httpx2.Request) -> None:
@@ -125,31 +125,33 @@ class Hub:
         return found
 
     def commit(
-        self, run_dir: str, files: Sequence[LocalFile], parent: str | None, *, tag_card: bool
+        self, sources: Sequence[tuple[LocalFile, str]], parent: str | None, *, tag_card: bool
     ) -> tuple[str, dict[str, Sent]]:
         """Commit these lengths of these files.
 
         Args:
-            run_dir: where the files are.
-            files: paths and lengths.
+            sources: files, and where the content of each is.
             parent: the head that the branch must have, None to commit whatever it is.
             tag_card: add the tag to the model card in the same commit.
 
         Returns:
-            The commit, and what it holds per path.
+            The commit, and what it holds per path; not in it are paths that the repository's .gitignore leaves out.
         """
-        additions = {file.path: _addition(run_dir, file, self._destination.path(file.path)) for file in files}
-        operations = list(additions.values()) + (self._card_operation(parent) if tag_card else [])
+        additions = [_addition(file, source, self._destination.path(file.path)) for file, source in sources]
+        operations = additions + (self._card_operation(parent) if tag_card else [])
+        what = "attachments" if all(file.sha256 for file, _ in sources) else "TensorBoard events"
         info = self._api.create_commit(
             **self._where,
             operations=operations,
-            commit_message=f"Add TensorBoard events ({len(files)} file{'s' if len(files) > 1 else ''})",
+            commit_message=f"Add {what} ({len(sources)} file{'s' if len(sources) > 1 else ''})",
             revision=self._destination.revision,
             parent_commit=parent,
         )
-        for file in files:
-            _check_unchanged(run_dir, file)
-        sent = {file.path: Sent(file.length, _sha256_of(additions[file.path], run_dir, file)) for file in files}
+        sent = {}
+        for (file, source), addition in zip(sources, additions, strict=True):
+            _check_unchanged(file, source)
+            if not getattr(addition, "_should_ignore", False):
+                sent[file.path] = file.content if file.sha256 else Sent(file.length, _sha256_of(addition, file, source))
         return info.oid, sent
 
     def squash(self) -> None:
@@ -198,7 +200,7 @@ class Hub:
 
 
 def _remote(info: RepoFile) -> Remote:
-    return Remote(info.size, info.lfs.sha256 if info.lfs else None, info.blob_id)
+    return Remote(info.size, info.lfs.sha256 if info.lfs else None, oid=info.blob_id)
 
 
 def _chunks(items: Sequence[str], size: int) -> Iterator[list[str]]:
@@ -206,26 +208,28 @@ def _chunks(items: Sequence[str], size: int) -> Iterator[list[str]]:
         yield list(items[start : start + size])
 
 
-def _addition(run_dir: str, file: LocalFile, path_in_repo: str) -> CommitOperationAdd:
-    """A file that may still grow goes as bytes cut at the snapshot's length, a finished one as a path."""
-    path = os.path.join(run_dir, file.path)
-    if not file.growing and os.stat(path, follow_symlinks=False).st_size == file.length:
-        return CommitOperationAdd(path_in_repo=path_in_repo, path_or_fileobj=path)
-    with open(path, "rb") as opened:
+def _addition(file: LocalFile, source: str, path_in_repo: str) -> CommitOperationAdd:
+    """A file that may still grow goes as bytes cut at the snapshot's length, a finished one or a copy as a path."""
+    size = os.stat(source, follow_symlinks=False).st_size
+    if file.sha256 and (size != file.length or digest(source, size) != file.sha256):
+        raise OSError(f"the copy of {file.path} is damaged")
+    if not file.growing and size == file.length:
+        return CommitOperationAdd(path_in_repo=path_in_repo, path_or_fileobj=source)
+    with open(source, "rb") as opened:
         data = opened.read(file.length)
     if len(data) != file.length:
-        raise FileNotFoundError(f"{path} is shorter than its snapshot")
+        raise FileNotFoundError(f"{source} is shorter than its snapshot")
     return CommitOperationAdd(path_in_repo=path_in_repo, path_or_fileobj=data)
 
 
-def _check_unchanged(run_dir: str, file: LocalFile) -> None:
-    if os.stat(os.path.join(run_dir, file.path), follow_symlinks=False).st_size < file.length:
+def _check_unchanged(file: LocalFile, source: str) -> None:
+    if os.stat(source, follow_symlinks=False).st_size < file.length:
         raise FileNotFoundError(f"{file.path} became shorter while it was sent")
 
 
-def _sha256_of(addition: CommitOperationAdd, run_dir: str, file: LocalFile) -> str:
+def _sha256_of(addition: CommitOperationAdd, file: LocalFile, source: str) -> str:
     known = addition.upload_info.sha256
-    return known.hex() if known else digest(os.path.join(run_dir, file.path), file.length)
+    return known.hex() if known else digest(source, file.length)
 
 
 def digest(path: str, length: int) -> str:
@@ -246,7 +250,7 @@ def same_content(path: str, remote: Remote) -> bool:
     """Whether the Hub's copy is the local file's prefix of that size."""
     if remote.sha256 is not None:
         return digest(path, remote.size) == remote.sha256
-    return _digest(path, remote.size, b"blob %d\0" % remote.size, "sha1") == remote.blob_id
+    return _digest(path, remote.size, b"blob %d\0" % remote.size, "sha1") == remote.oid
 
 
 def judge(error: BaseException) -> Verdict:

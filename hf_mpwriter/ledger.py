@@ -2,13 +2,19 @@
 
     hosts/<host>/ledger.json
     {"destination": {...}, "repo_id": "me/run", "settings": {...},
-     "files":  {"rank_00001/events.out...": {"length": 4711, "sha256": "...", "commit": "...", "time": 1795236610.0}},
+     "files":  {"rank_00001/events.out...": {"length": 4711, "sha256": "...", "blob_id": "", "commit": "...",
+                                             "time": 1795236610.0}},
+     "offered": {"metadata.tsv": [{"length": ..., "sha256": "...", "blob_id": "..."}]},     outcome unknown
      "parked": {"events.out...": "reason"},
-     "checked": 1795236610.0}                                    when all copies were last compared with the Hub's
+     "checked": 1795236610.0,                                    when all copies were last compared with the Hub's
+     "drained": 1795236600.0}                                    when the newest snapshot began of which all is there
 
 Invariants:
-- It claims only lengths that a successful commit carried.
-- Acknowledged lengths never decrease, except where a read-back of the Hub proved its copy shorter or gone.
+- It claims only what a successful commit carried, or what the Hub was seen to hold.
+- Acknowledged lengths of event files never decrease, except where a read-back of the Hub proved its copy shorter or
+  gone.
+- Of an attachment it knows every content that the Hub may have from us: what is at its path on the Hub is ours to
+  replace only then. What a push has offered without a known outcome is written down before the next push starts.
 - It belongs to one destination; a ledger of another one is not read.
 - Each host's uploader writes its own; all are read, and per path the newest record counts. A length of 0 is a record
   too: the Hub was seen not to have the file. Where clocks disagree the older record may win: then the Hub is read back.
@@ -21,13 +27,17 @@ import dataclasses
 import json
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from hf_mpwriter import disk
+from hf_mpwriter import disk, spool
 from hf_mpwriter.errors import DAMAGED, Sent
 from hf_mpwriter.settings import Destination, Settings
+from hf_mpwriter.snapshot import LocalFile
 from hf_mpwriter.spool import Spool
+
+OFFERS = 64  # contents per attachment whose outcome is unknown; older ones are forgotten
 
 
 @dataclass(frozen=True)
@@ -39,24 +49,36 @@ class Held:
         sha256: of these bytes, hex.
         commit: a head at which this was so.
         time: unix time of the acknowledgement.
+        blob_id: of an attachment, git's id of these bytes.
     """
 
     length: int
     sha256: str
     commit: str
     time: float
+    blob_id: str = ""
 
     @classmethod
     def from_json(cls, data: Any) -> Held:
         """Check and read; raises ValueError, KeyError or TypeError for what is not one."""
-        if int(data["length"]) < 0:
-            raise ValueError(f"a length of {data['length']}")
-        return cls(int(data["length"]), str(data["sha256"]), str(data["commit"]), float(data["time"]))
+        sent = _sent(data)
+        return cls(sent.length, sent.sha256, str(data["commit"]), float(data["time"]), sent.blob_id)
+
+    @property
+    def sent(self) -> Sent:
+        """Without when and where."""
+        return Sent(self.length, self.sha256, self.blob_id)
+
+
+def _sent(data: Any) -> Sent:
+    if int(data["length"]) < 0:
+        raise ValueError(f"a length of {data['length']}")
+    return Sent(int(data["length"]), str(data["sha256"]), str(data["blob_id"]))
 
 
 @dataclass
 class Ledger:
-    """The acknowledged lengths of a run, for one destination."""
+    """What the Hub is known to hold of a run, for one destination."""
 
     destination: Destination
     repo_id: str = ""
@@ -64,17 +86,48 @@ class Ledger:
     parked: dict[str, str] = field(default_factory=dict)
     settings: Settings | None = None
     checked: float = 0.0
+    offered: dict[str, list[Sent]] = field(default_factory=dict)
+    drained: float = 0.0
 
     def length(self, path: str) -> int:
         """Acknowledged bytes of a path, 0 if it is unknown."""
         held = self.files.get(path)
         return held.length if held else 0
 
+    def covers(self, file: LocalFile) -> bool:
+        """Whether the Hub is known to hold what a local file has."""
+        held = self.files.get(file.path)
+        return held is not None and file.is_covered(held.sent)
+
+    def known(self) -> dict[str, Sent]:
+        """What the Hub holds of all paths that are not parked and not gone."""
+        held = {path: held.sent for path, held in self.files.items() if path not in self.parked}
+        return {path: sent for path, sent in held.items() if not sent.is_gone}
+
+    def is_ahead(self, path: str, sent: Sent) -> bool:
+        """Whether it claims more than the Hub was seen to hold: a longer event file, another attachment."""
+        held = self.files.get(path)
+        if held is None:
+            return False
+        return sent.sha256 != held.sha256 if spool.is_attachment(path) else sent.length < held.length
+
     def acknowledge(self, sent: dict[str, Sent], commit: str, now: float) -> None:
-        """Take over what a push found or made true of the Hub at `commit`; a length of 0 means gone."""
+        """Take over what a push found or made true of the Hub at `commit`, what is gone included."""
         for path, file in sent.items():
-            self.files[path] = Held(file.length, file.sha256, commit, now)
+            self.files[path] = Held(file.length, file.sha256, commit, now, file.blob_id)
             self.parked.pop(path, None)
+            if not file.is_gone:
+                self.offered.pop(path, None)
+
+    def offer(self, files: Iterable[LocalFile]) -> bool:
+        """Note the attachments of a push that may have arrived, or may arrive yet; True if that is news."""
+        news = False
+        for file in files:
+            offers = self.offered.get(file.path, [])
+            if file.sha256 and file.content not in offers:
+                self.offered[file.path] = [*offers, file.content][-OFFERS:]
+                news = True
+        return news
 
     def save(self, path: str) -> None:
         """Replace the ledger on disk, durably."""
@@ -89,7 +142,9 @@ def _parse(data: bytes, destination: Destination) -> Ledger | None:
     parked = {str(path): str(reason) for path, reason in content["parked"].items()}
     settings = content.get("settings")
     wanted = None if settings is None else Settings.from_json(settings)
-    return Ledger(destination, str(content["repo_id"]), files, parked, wanted, float(content.get("checked", 0.0)))
+    offered = {str(path): [_sent(one) for one in offers] for path, offers in content["offered"].items()}
+    checked, drained = float(content["checked"]), float(content["drained"])
+    return Ledger(destination, str(content["repo_id"]), files, parked, wanted, checked, offered, drained)
 
 
 def load(spool: Spool, destination: Destination) -> Ledger:
@@ -106,6 +161,9 @@ def load(spool: Spool, destination: Destination) -> Ledger:
         merged.parked |= ledger.parked
         merged.settings = merged.settings or ledger.settings
         merged.checked = max(merged.checked, ledger.checked)
+        merged.drained = max(merged.drained, ledger.drained)
+        for path, offers in ledger.offered.items():
+            merged.offered[path] = merged.offered.get(path, []) + offers
         for path, held in ledger.files.items():
             known = merged.files.get(path)
             if known is None or (held.time, held.length) > (known.time, known.length):

@@ -6,17 +6,19 @@ Used by whoever waits: the end of a process, `scheduler.trigger()`, `hf-mpwriter
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from hf_mpwriter import disk, ledger, locks
+from hf_mpwriter import disk, locks
 from hf_mpwriter.errors import DAMAGED, SettingsError, SpoolFormatError
 from hf_mpwriter.identity import boot_id, host_id
+from hf_mpwriter.ledger import Ledger, load
 from hf_mpwriter.settings import Destination
-from hf_mpwriter.spool import Spool
+from hf_mpwriter.spool import Spool, is_attachment
 
 POLL = 0.05  # seconds between two looks at the ledger while waiting
 LOOK_EVERY = 1.0  # seconds between two looks at the seat while waiting
@@ -28,14 +30,14 @@ class Progress:
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
         self._seen: list[tuple[str, int, int]] | None = None
-        self._ledger: ledger.Ledger | None = None
+        self._ledger: Ledger | None = None
 
-    def ledger(self) -> ledger.Ledger | None:
+    def ledger(self) -> Ledger | None:
         """What the Hub is known to hold; None while the run has no destination."""
         seen = [(host, *_stamp(self._spool.host(host).ledger)) for host in self._spool.host_ids()]
         if seen != self._seen or self._ledger is None:
             destination = self._destination()
-            self._ledger = ledger.load(self._spool, destination) if destination else None
+            self._ledger = load(self._spool, destination) if destination else None
             self._seen = seen
         return self._ledger
 
@@ -45,31 +47,59 @@ class Progress:
         except (SpoolFormatError, SettingsError, OSError):
             return None
 
-    def missing(self, lengths: Mapping[str, int], since: float = 0.0) -> dict[str, int]:
+    def missing(self, lengths: Mapping[str, int], since: float = 0.0, asked: float = math.inf) -> dict[str, int]:
         """Bytes per path of `lengths` that the Hub does not have yet.
 
         Args:
-            lengths: bytes per path.
+            lengths: bytes per path; of an attachment all are missing, or none.
             since: unix time; a ledger that was not compared with the Hub after it is not believed.
+            asked: unix time; an attachment need not be there as it has become after it.
         """
         book = self.ledger()
         if book is None or book.checked < since:
-            return {path: length for path, length in lengths.items() if length}
-        return {path: length - book.length(path) for path, length in lengths.items() if length > book.length(path)}
+            return {path: length for path, length in lengths.items() if length or is_attachment(path)}
+        missing = {}
+        for path, length in lengths.items():
+            if is_attachment(path):
+                if not self._has_arrived(book, path, asked):
+                    missing[path] = length
+            elif length > book.length(path):
+                missing[path] = length - book.length(path)
+        return missing
+
+    def _has_arrived(self, book: Ledger, path: str, asked: float) -> bool:
+        """Whether all of a snapshot is there that began after an attachment has changed last, or after `asked`.
+
+        So nobody who waits has to read it. What has been removed is not waited for.
+        """
+        try:
+            changed = os.stat(os.path.join(self._spool.run_dir, path), follow_symlinks=False).st_ctime
+        except FileNotFoundError:
+            return True
+        except OSError:
+            changed = math.inf
+        held = book.files.get(path)
+        there = held is not None and not held.sent.is_gone and path not in book.parked
+        return there and book.drained > min(changed, asked)
 
     def refused(self, missing: Mapping[str, int]) -> dict[str, str]:
         """Of what is missing, the paths that will not come by themselves, with the reason.
 
-        These are parked ones, and the later files of their directories, which wait for them.
+        These are parked ones, and the later event files of their directories, which wait for them.
         """
         book = self.ledger()
         parked = book.parked if book else {}
         found = {}
         for path in missing:
-            before = [other for other in parked if os.path.dirname(other) == os.path.dirname(path) and other <= path]
+            before = [other for other in parked if other == path or _blocks(other, path)]
             if before:
                 found[path] = f"{before[0]}: {parked[before[0]]}"
         return found
+
+    def is_hopeless(self, missing: Mapping[str, int], since: float = 0.0) -> bool:
+        """Whether all that is missing is refused; a refusal of before `since` is tried again."""
+        book = self.ledger()
+        return book is not None and book.checked >= since and len(self.refused(missing)) == len(missing)
 
     def uploader(self) -> Report:
         """The latest report of this host's uploader."""
@@ -190,7 +220,7 @@ def wait(
     clock: Callable[[], float] = time.monotonic,
     since: float = 0.0,
 ) -> dict[str, int]:
-    """Wait until the Hub has these lengths.
+    """Wait until the Hub has these lengths, and these attachments as they are now or were later.
 
     Args:
         progress: view of the run.
@@ -206,10 +236,10 @@ def wait(
         and not gone on with when all that is missing is refused.
     """
     end = clock() + timeout
-    next_look = 0.0
-    while missing := progress.missing(lengths, since):
+    next_look, asked = 0.0, since or time.time()
+    while missing := progress.missing(lengths, since, asked):
         now = clock()
-        if now >= end or progress.uploader().blocked_until > end or len(progress.refused(missing)) == len(missing):
+        if now >= end or progress.uploader().blocked_until > end or progress.is_hopeless(missing, since):
             break
         if now >= next_look:
             look()
@@ -218,6 +248,13 @@ def wait(
             tell(missing)
         time.sleep(POLL)
     return missing
+
+
+def _blocks(parked: str, path: str) -> bool:
+    """Whether a parked path keeps another one from going: only event files wait for each other."""
+    if is_attachment(parked) or is_attachment(path):
+        return False
+    return os.path.dirname(parked) == os.path.dirname(path) and parked < path
 
 
 def size_text(count: float) -> str:

@@ -11,8 +11,9 @@ Invariants:
 - A commit names its parent unless the job says otherwise, and at most one request of a push has an unknown outcome:
   after it the push ends. Of two commits that name the same parent the Hub applies one, so whatever is still under
   way is refused (412) as soon as the branch has moved.
-- A file is sent only if the Hub's copy at that very parent is a prefix of it: sizes and digests are read back there,
-  of all files unless the parent is this uploader's own last commit, and of files that the ledger does not know always.
+- A file is sent only if the Hub's copy at that very parent is a prefix of it, or, of an attachment, a content that this
+  run has sent: sizes and digests are read back there, of all files unless the parent is this uploader's own last
+  commit, and of files that the ledger does not know always.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hf_mpwriter import disk, errors
+from hf_mpwriter import attachment, disk, errors, spool
 from hf_mpwriter.errors import Done, Moved, Park, Refused, Sent, Split, Unknown, Verdict
 from hf_mpwriter.identity import import_path
 from hf_mpwriter.queue import parse_files
@@ -44,6 +45,8 @@ DEADLINE_BASE = 300.0  # seconds for a push, however small
 DEADLINE_RATE = 250_000.0  # bytes per second that a slow line carries
 MOVED_TRIES = 3  # times that a push reads the head again after 412
 PR_SET_PDEATHSIG = 1
+NOTHING = Sent(0, "")  # what the Hub holds of a path that it does not have
+FOREIGN = "the Hub has a file there that this run has not sent; remove it there, or choose another path_in_repo"
 
 _BOOT = (
     "import json,sys;sys.path[:]=json.loads(sys.argv[3]);"
@@ -57,21 +60,25 @@ class Job:
 
     Attributes:
         run_dir: absolute path.
+        copies: where the copies of attachments are, absolute path.
         destination: where to.
         private: visibility for a repository that has to be created.
         squash: whether to squash the history after a commit.
         files: the entry.
         known: what the ledger says the Hub holds, per path.
+        offered: what else it may hold of ours, per path of an attachment.
         own_head: this uploader's last commit, None if it has none or it may have been overtaken.
         fenced: whether commits name their parent.
     """
 
     run_dir: str
+    copies: str
     destination: Destination
     private: bool | None
     squash: bool
     files: tuple[LocalFile, ...]
     known: dict[str, Sent]
+    offered: dict[str, list[Sent]]
     own_head: str | None
     fenced: bool
 
@@ -86,7 +93,12 @@ class Job:
         fields["destination"] = Destination(**data["destination"])
         fields["files"] = parse_files(data["files"])
         fields["known"] = {path: Sent(**sent) for path, sent in data["known"].items()}
+        fields["offered"] = {path: [Sent(**one) for one in offers] for path, offers in data["offered"].items()}
         return cls(**fields)
+
+    def source(self, file: LocalFile) -> str:
+        """Where the content of a file is."""
+        return attachment.place(self.copies, file) if file.sha256 else os.path.join(self.run_dir, file.path)
 
 
 def deadline(job: Job) -> float:
@@ -120,14 +132,16 @@ def _attempt(job: Job, hub: Hub, notify: Notify, *, trust_own_head: bool) -> Ver
     found, differing = read_back(job, unsure, hub.sizes(unsure, parent) if unsure else {})
     if differing:
         return Park(differing)
-    held = {path: sent.length for path, sent in (job.known | found).items()}
-    to_send = [file for file in job.files if file.length > held.get(file.path, 0)]
+    held = job.known | found
+    to_send = [file for file in job.files if not file.is_covered(held.get(file.path, NOTHING))]
     if not to_send:
         return Done(parent, own=False, repo_id=hub.repo_id, files=found, checked=checked)
-    first = not any(held.values())
+    first = all(sent.is_gone for sent in held.values())
     if first and (private := hub.is_private()) is not None:
         notify(f"{job.destination} is {'private' if private else 'PUBLIC: everybody can read it'}")
     commit, sent = _commit(job, hub, to_send, parent, tag_card=first)
+    if ignored := [file.path for file in to_send if file.path not in sent]:
+        return Park(dict.fromkeys(ignored, "the repository's .gitignore leaves it out"))
     if job.squash:
         commit = _squash(hub, notify) or commit
     return Done(commit, own=True, repo_id=hub.repo_id, files=found | sent, checked=checked)
@@ -147,12 +161,13 @@ def _commit(job: Job, hub: Hub, files: list[LocalFile], parent: str, *, tag_card
     from hf_mpwriter.hub import judge
 
     named = parent if job.fenced else None
+    sources = [(file, job.source(file)) for file in files]
     try:
-        return hub.commit(job.run_dir, files, named, tag_card=tag_card)
+        return hub.commit(sources, named, tag_card=tag_card)
     except Exception as error:
         if not tag_card or not isinstance(judge(error), Split):
             raise
-        return hub.commit(job.run_dir, files, named, tag_card=False)
+        return hub.commit(sources, named, tag_card=False)
 
 
 def _squash(hub: Hub, notify: Notify) -> str | None:
@@ -175,27 +190,40 @@ def read_back(job: Job, paths: set[str], remote: dict[str, Remote]) -> tuple[dic
 
     Returns:
         What the Hub holds now where that differs from what is known (length 0: gone), and the paths whose copy is
-        not a prefix of the local file, with the reason.
+        not ours to replace, with the reason: no prefix of the local file, no content that this run has sent.
     """
-    from hf_mpwriter.hub import same_content
-
     found, differing = {}, {}
+    wanted = {file.path: file.content for file in job.files}
     for path in paths:
-        there = remote.get(path)
-        if there is None or there.size == 0:
-            if path in job.known:
-                found[path] = Sent(0, "")
-        elif _is_known(job.known.get(path), there):
+        there, known = remote.get(path), job.known.get(path)
+        contents = [*job.offered.get(path, ()), wanted.get(path, NOTHING)] if spool.is_attachment(path) else None
+        if there is None or (there.size == 0 and contents is None):
+            if known is not None:
+                found[path] = NOTHING
+        elif known is not None and _is(known, there):
             continue
-        elif _has_more(job, path, there) or same_content(os.path.join(job.run_dir, path), there):
-            found[path] = Sent(there.size, there.sha256 or "")
+        elif contents is None:
+            if _is_beginning(job, path, there):
+                found[path] = Sent(there.size, there.sha256 or "")
+            else:
+                differing[path] = f"the Hub's copy ({there.size} bytes) is not the beginning of the local file"
+        elif ours := next((content for content in contents if _is(content, there)), None):
+            found[path] = ours
         else:
-            differing[path] = f"the Hub's copy ({there.size} bytes) is not the beginning of the local file"
+            differing[path] = FOREIGN
     return found, differing
 
 
-def _is_known(known: Sent | None, there: Remote) -> bool:
-    return known is not None and known.length == there.size and known.sha256 == there.sha256
+def _is(content: Sent, there: Remote) -> bool:
+    if there.sha256 is not None:
+        return (content.length, content.sha256) == (there.size, there.sha256)
+    return (content.length, content.blob_id) == (there.size, there.oid)
+
+
+def _is_beginning(job: Job, path: str, there: Remote) -> bool:
+    from hf_mpwriter.hub import same_content
+
+    return _has_more(job, path, there) or same_content(os.path.join(job.run_dir, path), there)
 
 
 def _has_more(job: Job, path: str, there: Remote) -> bool:

@@ -100,7 +100,7 @@ class Settings:
         commit_every: minutes between two commits; fractions are allowed.
         squash_history: whether to squash the branch after commits of ours.
         private: visibility of a repository that has to be created; None leaves it to the Hub's default.
-        allow_patterns: shell patterns of the files to upload, None for all.
+        allow_patterns: shell patterns of the files to upload, None for all, be they event files or not.
         ignore_patterns: shell patterns of files to leave out.
         exit_timeout: seconds that the end of a process may wait for the Hub.
     """

@@ -1,11 +1,12 @@
-"""Snapshots: event files with a length each, cut at whole records.
+"""Snapshots: event files with a length each, cut at whole records; attachments (`attachment.py`) with their content.
 
     run directory  --survey-->  LocalFile(path, length, growing)
                    --pending->  what the ledger does not cover yet, in the order in which it may be published
-                   --bounded->  groups that fit into one entry each
+                   --bounded->  groups that fit into one entry each, event files before attachments
 
 Invariants:
-- A length is always the end of a whole record whose checksums hold; `st_size` is not (a record under way).
+- The length of an event file is always the end of a whole record whose checksums hold; `st_size` is not (a record
+  under way).
 - Of the event files in one directory, one is published only when all earlier ones are complete on the Hub or complete
   in the same snapshot: TensorBoard's default reader drops points of a newer file when an older one grows.
 - Symbolic links are not followed; the spool is never looked into.
@@ -19,26 +20,51 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from hf_mpwriter import records, spool
+from hf_mpwriter.errors import Sent
 
 ENTRY_FILES = 100  # files in one entry
-ENTRY_GROWING = 64 << 20  # bytes of files that may still grow: the push holds them in memory
+ENTRY_IN_MEMORY = 64 << 20  # bytes of files that the push holds in memory
+ENTRY_BYTES = 512 << 20  # bytes in one entry; the copies of a snapshot's attachments take no more on this disk
+REGULAR_BYTES = 10 << 20  # up to this size the Hub may want the content of an attachment within the commit itself
 LAST_BYTES = 64  # bytes before the end of the last whole record by which a file is known again
-ENTRY_BYTES = 512 << 20  # bytes in one entry
 
 
 @dataclass(frozen=True)
 class LocalFile:
-    """An event file as it is on disk.
+    """A file of the run directory as it is on disk.
 
     Attributes:
         path: relative to the run directory, with slashes.
-        length: end of the last whole record.
+        length: end of the last whole record; of an attachment, its size.
         growing: whether its writer may append more; of files of others nobody knows, so they count as growing.
+        sha256: of an attachment's whole content, hex; "" of an event file.
+        blob_id: git's id of an attachment's content, by which the Hub knows small text files; "" of an event file.
     """
 
     path: str
     length: int
     growing: bool
+    sha256: str = ""
+    blob_id: str = ""
+
+    def is_covered(self, held: Sent) -> bool:
+        """Whether nothing is left to send when the Hub holds this of the path.
+
+        An event file only grows, so its length tells; an attachment may change in any way, so its content does.
+        """
+        if self.sha256:
+            return (held.length, held.sha256) == (self.length, self.sha256)
+        return held.length >= self.length
+
+    @property
+    def content(self) -> Sent:
+        """What the Hub holds once it has this attachment."""
+        return Sent(self.length, self.sha256, self.blob_id)
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether a push holds the content in memory: cut at the snapshot's length, or part of the commit itself."""
+        return self.growing or (bool(self.sha256) and self.length <= REGULAR_BYTES)
 
 
 class Survey:
@@ -57,7 +83,7 @@ class Survey:
                 before the file exists, so a file that was listed and is not on a live card never grows again.
         """
         found, parsed = [], {}
-        listed = sorted(filter(allows, _walk(self._run_dir)))
+        listed = sorted(path for path in walk(self._run_dir) if not spool.is_attachment(path) and allows(path))
         open_now = growing()
         for relative in listed:
             try:
@@ -103,7 +129,8 @@ def _last_bytes(fd: int, end: int) -> bytes:
     return os.pread(fd, min(end, LAST_BYTES), end - min(end, LAST_BYTES))
 
 
-def _walk(run_dir: str) -> Iterator[str]:
+def walk(run_dir: str) -> Iterator[str]:
+    """Relative paths of all regular files outside the spool."""
     pending = [""]
     while pending:
         directory = pending.pop()
@@ -116,30 +143,32 @@ def _walk(run_dir: str) -> Iterator[str]:
             if entry.is_dir(follow_symlinks=False):
                 if entry.name != spool.SPOOL_NAME:
                     pending.append(relative)
-            elif entry.is_file(follow_symlinks=False) and spool.is_event_file(entry.name):
+            elif entry.is_file(follow_symlinks=False):
                 yield relative
 
 
-def pending(files: Iterable[LocalFile], acknowledged: Callable[[str], int], parked: Collection[str]) -> list[LocalFile]:
-    """What is to be sent, in an order in which any prefix may be published.
+def pending(
+    files: Iterable[LocalFile], covers: Callable[[LocalFile], bool], parked: Collection[str]
+) -> list[LocalFile]:
+    """What is to be sent, in an order in which any prefix may be published; attachments come last.
 
     Args:
-        files: the survey.
-        acknowledged: length that the ledger has for a path.
-        parked: paths that are refused; later files of the same directory wait for them.
+        files: what is there.
+        covers: whether the Hub is known to hold what a file has.
+        parked: paths that are refused; later event files of the same directory wait for them.
     """
     waiting: list[LocalFile] = []
-    for _, group in groupby(sorted(files, key=_directory_then_name), key=lambda file: os.path.dirname(file.path)):
-        waiting.extend(_publishable(group, acknowledged, parked))
+    for _, group in groupby(sorted(files, key=_publishing_order), key=lambda file: os.path.dirname(file.path)):
+        waiting.extend(_publishable(group, covers, parked))
     return waiting
 
 
-def _directory_then_name(file: LocalFile) -> tuple[str, str]:
-    return os.path.split(file.path)
+def _publishing_order(file: LocalFile) -> tuple[bool, str, str]:
+    return bool(file.sha256), *os.path.split(file.path)
 
 
 def _publishable(
-    group: Iterable[LocalFile], acknowledged: Callable[[str], int], parked: Collection[str]
+    group: Iterable[LocalFile], covers: Callable[[LocalFile], bool], parked: Collection[str]
 ) -> Iterator[LocalFile]:
     blocked: set[str] = set()  # writers whose later segments have to wait
     for file in group:
@@ -149,7 +178,7 @@ def _publishable(
         if file.path in parked:
             blocked.add(writer)
             continue
-        if file.length > acknowledged(file.path):
+        if not covers(file):
             yield file
         if file.growing:
             blocked.add(writer)
@@ -162,17 +191,23 @@ def _writer(path: str) -> str:
 
 
 def bounded(files: Iterable[LocalFile]) -> list[list[LocalFile]]:
-    """Split into groups of the size of an entry, keeping the order."""
+    """Split into groups of the size of an entry, keeping the order; none has both event files and attachments.
+
+    So no attachment delays or spoils a commit of events. And of attachments, which are copied, only one group is
+    taken: the rest is left to the next snapshot, and the spool never holds more than that.
+    """
     groups: list[list[LocalFile]] = []
-    growing = total = 0
+    memory = total = 0
     for file in files:
-        grows = file.length if file.growing else 0
+        held = file.length if file.in_memory else 0
         full = groups and (
-            len(groups[-1]) >= ENTRY_FILES or growing + grows > ENTRY_GROWING or total + file.length > ENTRY_BYTES
+            len(groups[-1]) >= ENTRY_FILES or memory + held > ENTRY_IN_MEMORY or total + file.length > ENTRY_BYTES
         )
-        if not groups or full:
+        if full and file.sha256 and groups[-1][-1].sha256:
+            break
+        if not groups or full or (file.sha256 and not groups[-1][-1].sha256):
             groups.append([])
-            growing = total = 0
+            memory = total = 0
         groups[-1].append(file)
-        growing, total = growing + grows, total + file.length
+        memory, total = memory + held, total + file.length
     return groups

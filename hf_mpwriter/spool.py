@@ -12,6 +12,7 @@
         hosts/<host>/uploader.json                    heartbeat, phase, last error       that host's uploader
         hosts/<host>/uploader.log                     rotating log                       that host's uploader
         hosts/<host>/queue/00000042.json              entries                            that host's uploader
+        hosts/<host>/queue/copies/<sha256>            attachments on their way           that host's uploader
         hosts/<host>/inflight.json                    what is being sent                 that host's uploader
         hosts/<host>/ledger.json                      ledger                             that host's uploader
 
@@ -56,6 +57,11 @@ _CARD_NAME = re.compile(r"(?P<worker>[\w~-]+)\.(?P<host>[\w-]+)\.(?P<pid>\d+)\.(
 def is_event_file(name: str) -> bool:
     """Whether TensorBoard takes a file of this base name for an event file."""
     return EVENT_MARK in name
+
+
+def is_attachment(path: str) -> bool:
+    """Whether a file of the run directory is no event file: what counts of it is its whole content."""
+    return not is_event_file(os.path.basename(path))
 
 
 def event_second(name: str) -> int:
@@ -188,6 +194,11 @@ class HostSpool:
     def queue(self) -> str:
         """Directory of the entries."""
         return os.path.join(self.root, "queue")
+
+    @property
+    def copies(self) -> str:
+        """Directory of the attachments that are on their way."""
+        return os.path.join(self.queue, "copies")
 
     @property
     def inflight(self) -> str:

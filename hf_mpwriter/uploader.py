@@ -1,18 +1,18 @@
 """The uploader: the process on the seat. It looks, decides with a pure function, acts, sleeps.
 
-    recover -> look -> decide -> SNAPSHOT   survey the event files, put what is new into the queue
+    recover -> look -> decide -> SNAPSHOT   survey event files and attachments, put what is new into the queue
                               -> PUSH       start a push for the oldest entry; its verdict is taken in at a later look
                               -> WAIT
                               -> LEAVE
 
-Order of writes: fsync(event files) -> put entry -> drop superseded entries -> inflight -> push -> ledger -> drop
-inflight and entry. Whatever is interrupted, the next uploader derives the rest again from "file longer than
-acknowledged".
+Order of writes: fsync(event files), copy attachments -> put entry -> drop superseded entries -> inflight -> push ->
+ledger -> drop inflight and entry. Whatever is interrupted, the next uploader derives the rest again from what the
+ledger does not cover.
 
 Invariants:
 - It holds the seat for its whole life; on every tick the lock is checked to be the file at the path.
 - It imports the standard library, psutil and filelock; the network client lives in the push only.
-- While a request without a parent may still be under way, nothing longer than it carried is sent for SETTLE_TIME.
+- While a request without a parent may still be under way, nothing newer than it carried is sent for SETTLE_TIME.
   A request that names its parent needs no such wait: once the branch has moved, the Hub refuses it.
 """
 
@@ -24,16 +24,17 @@ import signal
 import time
 from collections.abc import Callable
 
-from hf_mpwriter import disk, election, ledger, locks, queue, retry, snapshot
+from hf_mpwriter import attachment, disk, election, ledger, locks, queue, retry, snapshot
 from hf_mpwriter.bulletin import Bulletin
 from hf_mpwriter.daemon import be_modest, detach, say
 from hf_mpwriter.decision import LINGER, Action, Situation, decide
-from hf_mpwriter.errors import Done, Moved, Park, Refused, Retry, Sent, Split, Unknown, Verdict
+from hf_mpwriter.errors import Done, Moved, Park, Refused, Retry, Split, Unknown, Verdict
 from hf_mpwriter.identity import Process
 from hf_mpwriter.push import Job, PushProcess
 from hf_mpwriter.queue import Entry, Queue
 from hf_mpwriter.roster import OBSERVER, Member, Roster
 from hf_mpwriter.settings import Destination, Settings
+from hf_mpwriter.snapshot import LocalFile
 from hf_mpwriter.spool import Spool
 
 TICK = 1.0  # seconds between two looks
@@ -60,6 +61,7 @@ class Uploader:
         self._host = spool.host(self._process.host)
         self._bulletin = Bulletin(self._host, self._process, clock)
         self._roster, self._survey = Roster(spool), snapshot.Survey(spool.run_dir)
+        self._attachments = attachment.Attachments(spool.run_dir)
         self._settings = Settings()
         # the push that runs
         self._push: PushProcess | None = None
@@ -78,7 +80,9 @@ class Uploader:
         self._fresh = self._surveyed = self._splitting = self._terminating = self._tried = self._audit = False
         self._heard: dict[str, tuple[int, bool]] = {}  # card -> its news at the last look
         self._served: dict[str, tuple[int, bool]] = {}  # card -> its news when nothing of it was left to send
-        self._seen: tuple[list[Member], dict[str, int]] = ([], {})  # members and lengths at the last snapshot
+        self._seen: tuple[list[Member], dict[str, LocalFile]] = ([], {})  # members and files at the last snapshot
+        self._began = 0.0  # unix time of the last snapshot, 0 if it left something to the next one
+        self._left_out: dict[str, str] = {}  # attachments that this disk does not give or take, with the reason
         self._recover()
 
     def _recover(self) -> None:
@@ -97,12 +101,14 @@ class Uploader:
                 say(f"the push of entry {lost.entry} of {host} was interrupted, its outcome is unknown")
                 if not lost.fenced:
                     self._frozen_until = self._clock() + SETTLE_TIME
+                if self._ledger.offer(lost.files):
+                    self._save_ledger()
         for entry in list(self._queue.entries):
             if self._covered(entry):
                 self._queue.remove(entry)
 
     def _covered(self, entry: Entry) -> bool:
-        return all(self._ledger.length(file.path) >= file.length for file in entry.files)
+        return all(map(self._ledger.covers, entry.files))
 
     # look
 
@@ -195,36 +201,58 @@ class Uploader:
     # snapshot
 
     def _snapshot(self, members: list[Member]) -> None:
+        began = time.time()
         files = self._survey.files(self._settings.allows, self._roster.growing)
-        waiting = snapshot.pending(files, self._ledger.length, self._ledger.parked)
-        self._next_commit = self._clock() + 60 * self._settings.commit_every
+        attached = self._attachments.look(self._settings.allows)
+        parked = {path for path, why in self._ledger.parked.items() if self._left_out.get(path) != why}
+        waiting = snapshot.pending(files + attached.files, self._ledger.covers, parked)
+        groups = snapshot.bounded(waiting)
+        self._next_commit, self._began = self._clock() + 60 * self._settings.commit_every, 0.0
         try:
-            self._queue.put(snapshot.bounded(waiting))
+            left_out = self._queue.put(groups)
         except OSError as error:
             say(f"cannot take a snapshot: {error}")
             self._next_try = self._clock() + retry.FIRST_WAIT
             return
         if self._queue.trouble:
             say(self._queue.trouble)
-        self._fresh = self._surveyed = True
-        self._tried = self._terminating and not waiting
-        self._seen = members, {file.path: file.length for file in files}
+        self._leave_out(attached.refused | left_out)
+        self._fresh, self._surveyed, self._began = True, True, began
+        if not left_out and sum(map(len, groups)) < len(waiting):
+            self._look_again()
+        self._seen = members, {file.path: file for file in files}
         self._serve()
-        if self._audit and not waiting:  # nothing to send, but somebody wants to know what the Hub really has
-            self._start_push(Entry(0, ()))
+        self._tried = self._terminating and not self._queue.entries
+        if not self._queue.entries:
+            self._ledger.drained = max(self._ledger.drained, self._began)
+            if attached.files:  # somebody may wait for them
+                self._save_ledger()
+            if self._audit:  # nothing to send, but somebody wants to know what the Hub really has
+                self._start_push(Entry(0, ()))
+
+    def _leave_out(self, left_out: dict[str, str]) -> None:
+        """Park the attachments that this disk does not give or take, for as long as that is so."""
+        for path, why in left_out.items():
+            if self._left_out.get(path) != why:
+                say(f"{path} is left out: {why}")
+        others = {path: why for path, why in self._ledger.parked.items() if self._left_out.get(path) != why}
+        self._left_out, before = left_out, self._ledger.parked
+        self._ledger.parked = others | left_out
+        if self._ledger.parked != before:
+            self._save_ledger()
 
     def _serve(self) -> None:
         """Note who, of those that the last snapshot saw, has nothing left in the queue.
 
         Cards of the dead go, unless a file of theirs is refused.
         """
-        members, lengths = self._seen
+        members, files = self._seen
         queued = {file.path for entry in self._queue.entries for file in entry.files}
         for member in members:
             if member.files & queued:
                 continue
             self._served[str(member.name)] = _news(member)
-            held = (lengths[path] <= self._ledger.length(path) for path in member.files if path in lengths)
+            held = (self._ledger.covers(files[path]) for path in member.files if path in files)
             if not member.alive and all(held):
                 self._roster.remove(member)
 
@@ -234,20 +262,18 @@ class Uploader:
         self._fenced = self._moved < retry.MOVED_LIMIT
         job = Job(
             run_dir=self._spool.run_dir,
+            copies=self._host.copies,
             destination=self._destination,
             private=self._settings.private,
             squash=self._settings.squash_history,
             files=entry.files,
-            known={
-                path: Sent(held.length, held.sha256)
-                for path, held in self._ledger.files.items()
-                if held.length and path not in self._ledger.parked
-            },
+            known=self._ledger.known(),
+            offered=self._ledger.offered,
             own_head=self._own_head,
             fenced=self._fenced,
         )
         self._entry = entry
-        self._last_try, self._tried = self._clock(), self._terminating
+        self._last_try, self._tried = self._clock(), self._terminating and len(self._queue.entries) <= 1
         settled = self._fenced and not self._frozen_until
         try:
             self._push = PushProcess(self._queue.take_off(entry, job.to_json(), fenced=settled))
@@ -272,6 +298,8 @@ class Uploader:
             return
         self._attempts += 1
         self._own_head = None
+        if isinstance(verdict, (Unknown, Park)) and self._ledger.offer(entry.files):
+            self._save_ledger()
         self._moved += isinstance(verdict, Moved)
         if isinstance(verdict, Unknown) and not self._fenced:
             self._frozen_until = now + SETTLE_TIME
@@ -289,11 +317,14 @@ class Uploader:
 
     def _acknowledge(self, verdict: Done, entry: Entry) -> None:
         self._ledger.repo_id = verdict.repo_id
-        if any(sent.length < self._ledger.length(path) for path, sent in verdict.files.items()):
+        carried = {file.path for file in entry.files if file.sha256}
+        if any(self._ledger.is_ahead(path, sent) for path, sent in verdict.files.items() if path not in carried):
             self._start_over("the Hub has less than it had: what is missing is sent again")
         self._ledger.acknowledge(verdict.files, verdict.commit, time.time())
         if verdict.checked:
             self._audit, self._ledger.checked = False, time.time()
+        if all(map(self._covered, self._queue.entries)):
+            self._ledger.drained = max(self._ledger.drained, self._began)
         self._save_ledger()
         self._landed()
         if self._covered(entry):
@@ -318,9 +349,14 @@ class Uploader:
     def _start_over(self, why: str) -> None:
         """Look at everything again, whoever was served before."""
         say(why)
-        self._surveyed, self._next_commit = False, self._clock()
+        self._look_again()
+        self._ledger.drained = 0.0
         self._served.clear()
         self._seen = ([], {})
+
+    def _look_again(self) -> None:
+        """Take the next snapshot soon: of the last one, something is not sent."""
+        self._surveyed, self._next_commit, self._began = False, self._clock(), 0.0
 
     def _landed(self) -> None:
         if self._frozen_until:  # the record of a request that may still be under way outlives this uploader
@@ -336,6 +372,7 @@ class Uploader:
         self._ledger.parked |= paths
         self._save_ledger()
         self._queue.remove(entry)
+        self._look_again()
         self._splitting = self._splitting and bool(self._queue.entries)
 
     def _split(self, entry: Entry, reason: str) -> None:
@@ -394,7 +431,7 @@ class Uploader:
 
 def _news(member: Member) -> tuple[int, bool]:
     """What a card says that may make a push urgent; it only ever grows: how much is wanted, and whether it is over."""
-    return sum(member.want.values()), not member.alive
+    return sum(member.want.values()) + len(member.want), not member.alive
 
 
 def main(run_dir: str) -> None:

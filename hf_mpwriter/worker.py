@@ -23,7 +23,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from hf_mpwriter import ending, identity, locks, progress, purge, roster
+from hf_mpwriter import attachment, ending, identity, locks, progress, purge, roster
 from hf_mpwriter.election import Election, unfinished_siblings
 from hf_mpwriter.errors import HfMpWriterError, LogdirError
 from hf_mpwriter.eventfile import EventFile
@@ -373,12 +373,20 @@ class Worker:
                 logger.warning("%s: %d records were lost, the disk refused them", self.spool.run_dir, self._lost)
             self._files.clear()
             self._let_go(self._lost)
-        if self._destination is not None and (self._has_logged or self.spool.is_unfinished(self._destination.endpoint)):
+        if self._destination is not None and (
+            self._has_something() or self.spool.is_unfinished(self._destination.endpoint)
+        ):
             self.look()
+
+    def _has_something(self) -> bool:
+        """Whether an uploader has to come for this worker: it has logged, or it speaks for attachments."""
+        if self._has_logged:
+            return True
+        return ending.speaks(self.role) and bool(attachment.sizes(self.spool.run_dir, self._settings.allows))
 
     def _let_go(self, dropped: int) -> None:
         if self._card is not None:
-            if self._destination is None or not self._has_logged:
+            if self._destination is None or not self._has_something():
                 self._card.withdraw()
             else:
                 self._card.leave(dropped)

@@ -67,7 +67,8 @@ class SummaryWriter(Adders):
         repo_private: visibility of a repository that has to be created; None leaves it to the Hub: public, unless
             the organization's default is private.
         path_in_repo: folder in the repository; the name of the run directory is appended.
-        repo_allow_patterns: patterns of the files to upload, None for all event files.
+        repo_allow_patterns: patterns of the files of the run directory to upload, None for all; the default is event
+            files only.
         repo_ignore_patterns: patterns of files to leave out.
         token: for the Hub; None takes the one of the environment or of `hf auth login`.
         exit_timeout: seconds that the end of the process may wait for the Hub.

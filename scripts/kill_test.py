@@ -49,6 +49,8 @@ HOARD = """\
                     segment.committed, self._hoard = (segment.committed[0] + held, item), b""
 """
 ACKNOWLEDGE = """\
+        from hf_mpwriter.errors import Sent
+
         early = {file.path: Sent(file.length, "0" * 64) for file in entry.files}
         self._ledger.acknowledge(early, "early", 0.0)
         self._save_ledger()

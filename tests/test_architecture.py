@@ -29,7 +29,7 @@ LAYERS = {
         "summaries",
         "values",
     },
-    2: {"purge", "roster", "snapshot", "queue", "ledger", "progress", "bulletin"},
+    2: {"purge", "roster", "snapshot", "attachment", "queue", "ledger", "progress", "bulletin"},
     3: {"hub"},
     4: {"push", "election", "uploader", "ending", "worker", "filewriter", "scheduler"},
     5: {"adders", "writer", "hfwriter", "cli", "demo"},

@@ -17,11 +17,20 @@ from hf_mpwriter import ledger
 from hf_mpwriter.errors import Sent
 from hf_mpwriter.ledger import Held, Ledger
 from hf_mpwriter.settings import Destination
+from hf_mpwriter.snapshot import LocalFile
 from hf_mpwriter.spool import Spool
 
 HERE = Destination("https://hub", "me/run", path_in_repo="logs")
 SAVE = [f"ledger.save.{step}" for step in ("open", "write", "fsync", "rename", "dirsync")]
-VALID = {"destination": dataclasses.asdict(HERE), "repo_id": "me/run", "files": {}, "parked": {}}
+VALID = {
+    "destination": dataclasses.asdict(HERE),
+    "repo_id": "me/run",
+    "files": {},
+    "parked": {},
+    "offered": {},
+    "checked": 1.0,
+    "drained": 1.0,
+}
 
 
 @pytest.fixture
@@ -120,7 +129,7 @@ def test_a_ledger_that_cannot_be_read_counts_as_empty_and_is_set_aside(place, da
 
 @given(st.sampled_from(sorted(VALID)), JSON)
 @example("files", [])
-@example("files", {"a": {"length": float("inf"), "sha256": "", "commit": "", "time": 1}})
+@example("files", {"a": {"length": float("inf"), "sha256": "", "blob_id": "", "commit": "", "time": 1}})
 @example("parked", [])
 @example("destination", {**VALID["destination"], "endpoint": 5})
 @hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -148,7 +157,59 @@ def test_a_ledger_that_is_no_file_is_set_aside(place):
 
 def test_a_negative_length_is_damage(place):
     """A ledger claims lengths; what is none makes the ledger unreadable."""
-    held = {"length": -5, "sha256": "", "commit": "", "time": 1.0}
+    held = {"length": -5, "sha256": "", "blob_id": "", "commit": "", "time": 1.0}
     dump(place.host("h1").ledger, {**VALID, "files": {"a": held}})
     assert ledger.load(place, HERE).length("a") == 0
     assert ledger.load(place, HERE).files == {}
+
+
+# attachments
+
+OLD = LocalFile("a.tsv", 4, growing=False, sha256="1" * 64, blob_id="2" * 40)
+NEW = LocalFile("a.tsv", 3, growing=False, sha256="3" * 64, blob_id="4" * 40)
+
+
+def test_an_attachment_is_covered_when_the_hub_holds_exactly_its_content():
+    """Not when it holds more bytes; an empty one is not one that is gone."""
+    made = Ledger(HERE)
+    made.acknowledge({"a.tsv": OLD.content}, "c1", 5.0)
+    assert (made.covers(OLD), made.covers(NEW)) == (True, False)
+    empty = LocalFile("e.tsv", 0, growing=False, sha256="5" * 64, blob_id="6" * 40)
+    made.acknowledge({"a.tsv": NEW.content, "e.tsv": empty.content}, "c2", 6.0)
+    assert (made.covers(OLD), made.covers(NEW), made.covers(empty)) == (False, True, True)
+    assert made.known() == {"a.tsv": NEW.content, "e.tsv": empty.content}
+    made.acknowledge({"e.tsv": Sent(0, "")}, "c3", 7.0)
+    made.parked["a.tsv"] = "refused"
+    assert (made.covers(empty), made.known()) == (False, {})
+
+
+def test_contents_of_unknown_outcome_are_remembered_until_one_is_known(place, monkeypatch):
+    """Of all hosts, bounded; event files need none; what is gone says nothing about what is still under way."""
+    made, other = Ledger(HERE), Ledger(HERE)
+    assert made.offer([OLD, LocalFile("a.tfevents", 5, growing=True)])
+    assert not made.offer([OLD]), "no news"
+    other.offer([NEW])
+    made.save(place.host("h1").ledger)
+    other.save(place.host("h2").ledger)
+    merged = ledger.load(place, HERE)
+    assert merged.offered == {"a.tsv": [OLD.content, NEW.content]}
+    merged.acknowledge({"a.tsv": Sent(0, "")}, "c1", 5.0)
+    assert merged.offered
+    merged.acknowledge({"a.tsv": NEW.content}, "c2", 6.0)
+    assert merged.offered == {}
+    monkeypatch.setattr(ledger, "OFFERS", 3)
+    for length in range(9):
+        made.offer([dataclasses.replace(OLD, length=length)])
+    assert [one.length for one in made.offered["a.tsv"]] == [6, 7, 8]
+
+
+def test_a_ledger_is_ahead_of_a_hub_that_has_lost_something():
+    """A shorter event file, another attachment; a shorter attachment that is the same is none."""
+    made = Ledger(HERE)
+    made.acknowledge({"a.tsv": OLD.content, "a.tfevents": Sent(5, "7" * 64)}, "c1", 5.0)
+    assert not made.is_ahead("a.tsv", OLD.content)
+    assert made.is_ahead("a.tsv", NEW.content)
+    assert made.is_ahead("a.tsv", Sent(0, ""))
+    assert not made.is_ahead("a.tfevents", Sent(6, "8" * 64))
+    assert made.is_ahead("a.tfevents", Sent(4, "8" * 64))
+    assert not made.is_ahead("unknown.tsv", OLD.content)

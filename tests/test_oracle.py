@@ -25,6 +25,7 @@ class Copy:
 
     size: int
     sha256: str | None
+    oid: str = ""
 
 
 class FakeHub:
@@ -166,3 +167,34 @@ def test_a_journal_says_what_returned_and_forked_children_have_their_own(tmp_pat
     assert {note.path for note in notes} == {"a/x.tfevents"}
     assert json.dumps([note.tag for note in notes]) == '["loss", "loss"]'
     os.close(mine._fd)
+
+
+def test_attachments_are_expected_only_by_whoever_names_them(run):
+    """Equal after a drain; they may have shrunk and changed before; by default none is expected."""
+    text = b"the last content"
+    with open(os.path.join(run.dir, "a.tsv"), "wb") as file:
+        file.write(text)
+    full = {PATH: run.data, RANK: run.other}
+    assert problems(run, full) == []
+
+    def judge(*trees, drained=True) -> list[str]:
+        hub = FakeHub(*trees)
+        return check(run.dir, hub, drained=drained, attachments=lambda path: path.endswith(".tsv")).problems
+
+    assert judge({**full, "a.tsv": text * 2}, {**full, "a.tsv": text}) == []
+    assert judge(full) == ["a.tsv: not on the Hub"]
+    assert judge({**full, "a.tsv": text[:-1]}) == ["a.tsv: another content is on the Hub"]
+    assert judge({**full, "a.tsv": text}, full) == ["a.tsv: not on the Hub"]
+    assert judge(full, drained=False) == []
+
+
+def test_an_attachment_without_sha256_is_compared_by_its_git_id(run):
+    """Small regular files on the Hub have no other."""
+    with open(os.path.join(run.dir, "a.tsv"), "wb") as file:
+        file.write(b"text")
+    git = hashlib.sha1(b"blob 4\0text").hexdigest()  # noqa: S324 - git's own digest
+    for oid, wrong in ((git, []), ("0" * 40, ["a.tsv: another content is on the Hub"])):
+        hub = FakeHub({PATH: run.data, RANK: run.other})
+        tree = hub.tree("0") | {"a.tsv": SimpleNamespace(size=4, sha256=None, oid=oid)}
+        hub.tree = lambda _, tree=tree: tree
+        assert check(run.dir, hub, attachments=lambda path: path == "a.tsv").problems == wrong

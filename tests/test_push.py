@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -30,15 +31,17 @@ def remote(content: bytes) -> Remote:
     return Remote(len(content), hashlib.sha256(content).hexdigest(), "")
 
 
-def job(run_dir, known=(), files=("a",), endpoint="http://127.0.0.1:9") -> Job:
+def job(run_dir, known=(), files=("a.tfevents",), endpoint="http://127.0.0.1:9") -> Job:
     """A job whose entry wants five bytes of each file."""
     return Job(
         run_dir=str(run_dir),
+        copies=str(run_dir / "copies"),
         destination=Destination(endpoint, "me/run"),
         private=None,
         squash=False,
         files=tuple(LocalFile(path, 5, growing=True) for path in files),
         known=dict(known),
+        offered={},
         own_head=None,
         fenced=True,
     )
@@ -47,63 +50,69 @@ def job(run_dir, known=(), files=("a",), endpoint="http://127.0.0.1:9") -> Job:
 @pytest.fixture
 def run_dir(tmp_path):
     """A run directory with one file of six bytes."""
-    (tmp_path / "a").write_bytes(b"abcdef")
+    (tmp_path / "a.tfevents").write_bytes(b"abcdef")
     return tmp_path
 
 
 def test_a_prefix_on_the_hub_is_taken_over(run_dir):
     """The ledger knows nothing, the Hub has three bytes of ours: they count, whoever sent them."""
-    assert read_back(job(run_dir), {"a": remote(b"abc")}) == ({"a": Sent(3, remote(b"abc").sha256)}, {})
+    assert read_back(job(run_dir), {"a.tfevents": remote(b"abc")}) == (
+        {"a.tfevents": Sent(3, remote(b"abc").sha256)},
+        {},
+    )
 
 
 def test_a_small_regular_file_is_compared_by_its_git_id(run_dir):
     """Without LFS the Hub tells git's blob id only."""
     blob = hashlib.sha1(b"blob 3\0abc").hexdigest()  # noqa: S324 - git's own digest
-    assert read_back(job(run_dir), {"a": Remote(3, None, blob)})[0] == {"a": Sent(3, "")}
-    assert read_back(job(run_dir), {"a": Remote(3, None, "0" * 40)})[1].keys() == {"a"}
+    assert read_back(job(run_dir), {"a.tfevents": Remote(3, None, blob)})[0] == {"a.tfevents": Sent(3, "")}
+    assert read_back(job(run_dir), {"a.tfevents": Remote(3, None, "0" * 40)})[1].keys() == {"a.tfevents"}
 
 
 def test_what_is_gone_from_the_hub_counts_as_gone(run_dir):
     """The ledger claims a length that the Hub does not have any more: it is dropped."""
-    known = {"a": Sent(3, remote(b"abc").sha256), "other": Sent(7, "00")}
-    assert read_back(job(run_dir, known), {}) == ({"a": Sent(0, ""), "other": Sent(0, "")}, {})
+    known = {"a.tfevents": Sent(3, remote(b"abc").sha256), "other.tfevents": Sent(7, "00")}
+    assert read_back(job(run_dir, known), {}) == ({"a.tfevents": Sent(0, ""), "other.tfevents": Sent(0, "")}, {})
 
 
 def test_what_the_ledger_says_is_not_hashed_again(run_dir):
     """Size and digest as known: nothing to say, nothing to read."""
-    known = {"missing": Sent(3, remote(b"abc").sha256)}
-    assert read_back(job(run_dir, known, files=()), {"missing": remote(b"abc")}) == ({}, {})
+    known = {"missing.tfevents": Sent(3, remote(b"abc").sha256)}
+    assert read_back(job(run_dir, known, files=()), {"missing.tfevents": remote(b"abc")}) == ({}, {})
 
 
 def test_another_content_is_never_overwritten(run_dir):
     """Same path, not a prefix: differing."""
-    found, differing = read_back(job(run_dir), {"a": remote(b"xyz")})
-    assert (found, list(differing)) == ({}, ["a"])
+    found, differing = read_back(job(run_dir), {"a.tfevents": remote(b"xyz")})
+    assert (found, list(differing)) == ({}, ["a.tfevents"])
 
 
 def test_a_local_file_that_is_shorter_than_the_hubs_is_left_alone(run_dir):
     """A restored backup, or a file that is gone: what the Hub has is more, and counts as held."""
-    there = {"a": remote(b"abcdefgh"), "gone": remote(b"x")}
-    known = {"a": Sent(7, "00")}
-    found, differing = read_back(job(run_dir, known, files=("a", "gone")), there)
-    assert found == {"a": Sent(8, there["a"].sha256), "gone": Sent(1, there["gone"].sha256)}
+    there = {"a.tfevents": remote(b"abcdefgh"), "gone.tfevents": remote(b"x")}
+    known = {"a.tfevents": Sent(7, "00")}
+    found, differing = read_back(job(run_dir, known, files=("a.tfevents", "gone.tfevents")), there)
+    assert found == {
+        "a.tfevents": Sent(8, there["a.tfevents"].sha256),
+        "gone.tfevents": Sent(1, there["gone.tfevents"].sha256),
+    }
     assert differing == {}
 
 
 def test_a_longer_copy_that_was_never_ours_is_not_believed(run_dir):
     """Nobody has ever sent this path from here, and the Hub has more under its name: parked, not acknowledged."""
-    found, differing = read_back(job(run_dir), {"a": remote(b"xxxxxxxx")})
-    assert (found, list(differing)) == ({}, ["a"])
+    found, differing = read_back(job(run_dir), {"a.tfevents": remote(b"xxxxxxxx")})
+    assert (found, list(differing)) == ({}, ["a.tfevents"])
 
 
 @pytest.mark.parametrize(
     "verdict",
     [
-        Done("c" * 40, own=True, repo_id="me/run", files={"a": Sent(5, "00")}),
+        Done("c" * 40, own=True, repo_id="me/run", files={"a.tfevents": Sent(5, "00")}),
         Retry("why", 3.0),
         Unknown("why"),
         Refused("why", "what to do"),
-        Park({"a": "why"}),
+        Park({"a.tfevents": "why"}),
     ],
 )
 def test_a_verdict_survives_the_pipe(verdict):
@@ -183,3 +192,61 @@ def test_a_push_that_hangs_ends_by_its_own_timer(run_dir, monkeypatch):
         process = push.PushProcess(inflight)
         verdict = wait_for(lambda: process.listen()[1], "the end")
     assert verdict == Unknown(f"the push ended by signal {signal.SIGALRM.value}")
+
+
+# attachments
+
+ONE, TWO = (
+    LocalFile("a.tsv", len(data), False, hashlib.sha256(data).hexdigest(), hashlib.sha1(data).hexdigest())  # noqa: S324
+    for data in (b"one", b"two2")
+)
+
+
+def lfs(file: LocalFile) -> Remote:
+    """An attachment on the Hub, as LFS keeps it."""
+    return Remote(file.length, file.sha256, oid="0" * 40)
+
+
+def regular(file: LocalFile) -> Remote:
+    """An attachment on the Hub, as a small text is kept."""
+    return Remote(file.length, None, oid=file.blob_id)
+
+
+@pytest.mark.parametrize("kind", [lfs, regular])
+def test_an_attachment_replaces_only_what_this_run_has_sent(run_dir, kind):
+    """Known by the ledger, or offered with an unknown outcome: ours. Anything else is parked with what to do."""
+    wants_two = dataclasses.replace(job(run_dir), files=(TWO,))
+    assert read_back(dataclasses.replace(wants_two, known={"a.tsv": ONE.content}), {"a.tsv": kind(ONE)}) == ({}, {})
+    offered = dataclasses.replace(wants_two, offered={"a.tsv": [ONE.content]})
+    assert read_back(offered, {"a.tsv": kind(ONE)}) == ({"a.tsv": ONE.content}, {})
+    found, differing = read_back(wants_two, {"a.tsv": kind(ONE)})
+    assert found == {}
+    assert "remove it there" in differing["a.tsv"]
+
+
+@pytest.mark.parametrize("kind", [lfs, regular])
+def test_an_attachment_that_is_there_already_is_acknowledged(run_dir, kind):
+    """Whoever has sent it."""
+    wants_two = dataclasses.replace(job(run_dir), files=(TWO,))
+    assert read_back(wants_two, {"a.tsv": kind(TWO)}) == ({"a.tsv": TWO.content}, {})
+
+
+def test_an_attachment_that_is_gone_or_rewritten_is_noticed_though_nothing_is_to_be_sent(run_dir):
+    """A moved head: all that is known is read back. A shorter copy is no beginning of anything."""
+    known = dataclasses.replace(job(run_dir, files=()), known={"a.tsv": TWO.content})
+    assert read_back(known, {}) == ({"a.tsv": Sent(0, "")}, {})
+    assert list(read_back(known, {"a.tsv": lfs(ONE)})[1]) == ["a.tsv"]
+    assert read_back(known, {"a.tsv": lfs(TWO)}) == ({}, {})
+
+
+def test_a_job_survives_its_way_to_the_push(run_dir):
+    """What the uploader writes is what the push reads; a digest that is none is refused."""
+    one = dataclasses.replace(
+        job(run_dir), files=(TWO,), known={"a.tsv": ONE.content}, offered={"a.tsv": [ONE.content, TWO.content]}
+    )
+    data = json.loads(json.dumps(one.to_json()))
+    assert Job.from_json(data) == one
+    assert one.source(TWO) == str(run_dir / "copies" / TWO.sha256)
+    data["files"][0]["sha256"] = "../../etc/passwd"
+    with pytest.raises(ValueError, match="not the digests"):
+        Job.from_json(data)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from support import event_file, scalar
 
 from hf_mpwriter import records, snapshot, spool
+from hf_mpwriter.errors import Sent
 from hf_mpwriter.snapshot import LocalFile, Survey, bounded, pending
 
 
@@ -46,7 +47,7 @@ def test_any_prefix_of_what_is_pending_may_be_published(run):
     """Of ours in one directory, none gets new bytes on the Hub before all earlier ones are complete there."""
     files, acknowledged, parked = run
     held = dict(acknowledged)
-    order = pending(files, lambda path: acknowledged.get(path, 0), parked)
+    order = pending(files, lambda file: file.length <= acknowledged.get(file.path, 0), parked)
     assert len({file.path for file in order}) == len(order)
     for file in order:
         assert file.length > held[file.path], "it would shrink or repeat the Hub's copy"
@@ -66,7 +67,7 @@ def test_any_prefix_of_what_is_pending_may_be_published(run):
 def test_what_is_free_to_go_is_pending(run):
     """Nothing is left out but what is acknowledged, parked, or behind a file of ours that grows or is parked."""
     files, acknowledged, parked = run
-    order = {file.path for file in pending(files, lambda path: acknowledged.get(path, 0), parked)}
+    order = {file.path for file in pending(files, lambda file: file.length <= acknowledged.get(file.path, 0), parked)}
     for file in files:
         directory, base = os.path.split(file.path)
         blocked = spool.event_second(base) and any(
@@ -84,8 +85,8 @@ def test_what_is_free_to_go_is_pending(run):
 @given(st.lists(st.tuples(st.integers(1, 12), st.booleans()), max_size=30))
 def test_entries_are_bounded_and_keep_the_order(sizes):
     """At most so many files, bytes that may still grow, and bytes; or one file that is larger alone."""
-    limits = snapshot.ENTRY_FILES, snapshot.ENTRY_GROWING, snapshot.ENTRY_BYTES
-    snapshot.ENTRY_FILES, snapshot.ENTRY_GROWING, snapshot.ENTRY_BYTES = 5, 9, 20
+    limits = snapshot.ENTRY_FILES, snapshot.ENTRY_IN_MEMORY, snapshot.ENTRY_BYTES
+    snapshot.ENTRY_FILES, snapshot.ENTRY_IN_MEMORY, snapshot.ENTRY_BYTES = 5, 9, 20
     try:
         files = [LocalFile(str(n), size, grows) for n, (size, grows) in enumerate(sizes)]
         groups = bounded(files)
@@ -104,7 +105,7 @@ def test_entries_are_bounded_and_keep_the_order(sizes):
                 or sum(file.length for file in both) > 20
             ), "split without need"
     finally:
-        snapshot.ENTRY_FILES, snapshot.ENTRY_GROWING, snapshot.ENTRY_BYTES = limits
+        snapshot.ENTRY_FILES, snapshot.ENTRY_IN_MEMORY, snapshot.ENTRY_BYTES = limits
 
 
 def test_a_length_is_the_end_of_a_whole_record_at_every_size(tmp_path):
@@ -200,4 +201,46 @@ def test_a_run_directory_that_is_gone_has_no_files(tmp_path):
 def test_a_second_open_writer_in_a_directory_is_not_held_back_for_the_whole_run():
     """Two writers with different suffixes log into one directory (promise 8): both are pending while both grow."""
     files = [LocalFile(name(1), 100, True), LocalFile(name(2, ".eval"), 100, True)]
-    assert pending(files, lambda _: 0, ()) == files
+    assert pending(files, lambda _: False, ()) == files
+
+
+def attached(path: str, length: int = 1) -> LocalFile:
+    """An attachment."""
+    return LocalFile(path, length, growing=False, sha256="5" * 64, blob_id="6" * 40)
+
+
+def test_event_files_go_before_attachments_and_in_entries_of_their_own():
+    """No attachment delays or spoils a commit of events."""
+    events = [LocalFile(name(1), 5, growing=True), LocalFile(f"z/{name(1)}", 5, growing=False)]
+    files = [attached("a.tsv"), events[0], attached("b/a.tsv"), events[1]]
+    order = pending(files, lambda _: False, ())
+    assert order == [*events, attached("a.tsv"), attached("b/a.tsv")]
+    assert bounded(order) == [events, [attached("a.tsv"), attached("b/a.tsv")]]
+
+
+def test_a_parked_attachment_holds_back_nobody():
+    """Nor is it sent itself; an attachment of ours waits for no event file either."""
+    files = [attached("a.tsv"), attached("b.tsv"), LocalFile(name(1), 5, growing=True)]
+    assert [file.path for file in pending(files, lambda _: False, {"a.tsv"})] == [name(1), "b.tsv"]
+    assert [file.path for file in pending(files, lambda _: False, {name(1)})] == ["a.tsv", "b.tsv"]
+
+
+def test_an_attachment_is_covered_by_its_content_alone():
+    """Not by a length: it may shrink, or change and stay as long."""
+    file = attached("a.tsv", 4)
+    assert file.is_covered(file.content)
+    assert not file.is_covered(Sent(4, "7" * 64))
+    assert not file.is_covered(Sent(5, "5" * 64))
+    assert not attached("a.tsv", 0).is_covered(Sent(0, ""))
+    assert LocalFile(name(1), 4, growing=False).is_covered(Sent(5, "7" * 64))
+
+
+def test_of_attachments_one_entry_is_taken_at_a_time(monkeypatch):
+    """So that is all that the copies take on this disk, and what the push holds in memory is bounded too."""
+    monkeypatch.setattr(snapshot, "ENTRY_BYTES", 20)
+    monkeypatch.setattr(snapshot, "ENTRY_IN_MEMORY", 15)
+    monkeypatch.setattr(snapshot, "REGULAR_BYTES", 6)
+    events = [LocalFile(name(n), 10, growing=True) for n in (1, 2)]
+    large, small = [attached(f"{n}.bin", 9) for n in range(5)], [attached(f"{n}.txt", 6) for n in range(5)]
+    assert bounded([*events, *large]) == [[events[0]], [events[1]], large[:2]]
+    assert bounded(small) == [small[:2]]

@@ -41,35 +41,35 @@ def preupload(call: Call) -> Response:
         raise BadRequest("Pull requests are not supported by this Hub")
     store = call.hub.store
     files = store.tree(*call.repo, call.params["rev"])
-    patterns = _lfs_patterns(call, files)
+    lfs = [pattern for pattern, *words in _lines(call, files, ".gitattributes") if "filter=lfs" in words]
+    ignored = [pattern for pattern, *_ in _lines(call, files, ".gitignore")]
     items = get_field(call.json(), "files", list)
-    return JSONResponse({"files": [_upload_mode(item, files, patterns) for item in items]})
+    return JSONResponse({"files": [_upload_mode(item, files, lfs, ignored) for item in items]})
 
 
-def _lfs_patterns(call: Call, files: Mapping[str, Entry]) -> list[str]:
-    """Return the patterns that the repository's .gitattributes sends to LFS."""
-    if ".gitattributes" not in files or files[".gitattributes"].lfs:
+def _lines(call: Call, files: Mapping[str, Entry], path: str) -> list[list[str]]:
+    """Return the words of each line of a file of patterns, without comments."""
+    if path not in files or files[path].lfs:
         return []
-    with open(call.hub.store.blob_path(files[".gitattributes"]), "rb") as file:
+    with open(call.hub.store.blob_path(files[path]), "rb") as file:
         lines = file.read().decode("utf-8", "replace").splitlines()
-    words = [line.split() for line in lines if line.strip() and not line.startswith("#")]
-    return [pattern for pattern, *attributes in words if "filter=lfs" in attributes]
+    return [line.split() for line in lines if line.strip() and not line.startswith("#")]
 
 
-def _upload_mode(item: Any, files: Mapping[str, Entry], patterns: list[str]) -> dict[str, Any]:
+def _upload_mode(item: Any, files: Mapping[str, Entry], patterns: list[str], ignored: list[str]) -> dict[str, Any]:
     """Return how one file should be uploaded, and what is in its place now."""
     if not isinstance(item, dict):
         raise BadRequest('"files" must hold objects')
     path, size = get_field(item, "path", str), get_field(item, "size", int)
     mode = "lfs" if size and (_matches(path, patterns) or size > LFS_OVER or _is_binary(item)) else "regular"
-    answer = {"path": path, "uploadMode": mode, "shouldIgnore": False}
+    answer = {"path": path, "uploadMode": mode, "shouldIgnore": _matches(path, ignored)}
     if present := files.get(path):
         answer["oid"] = present.sha256 if present.lfs else present.oid
     return answer
 
 
 def _matches(path: str, patterns: list[str]) -> bool:
-    """Return whether a pattern of .gitattributes covers a path: without a slash it means the name alone."""
+    """Return whether one of git's patterns covers a path: without a slash it means the name alone."""
     name = path.rpartition("/")[2]
     return any(fnmatch.fnmatchcase(path if "/" in pattern else name, pattern) for pattern in patterns)
 

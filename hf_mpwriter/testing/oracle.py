@@ -5,6 +5,9 @@ For each event file:
 - it never shrank and never vanished;
 - after a drain it equals the local file up to its last whole record.
 
+For each attachment that the user's patterns allow: after a drain the Hub's copy has the content of the local file. It
+may have had any other before.
+
 For each record whose `add_*` call had returned (told by journals): it is on the Hub exactly once. No path was written
 by two processes.
 
@@ -15,15 +18,16 @@ equals that of the local prefix proves the content.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from tensorboardX.proto import event_pb2
 
-from hf_mpwriter import records, snapshot
+from hf_mpwriter import attachment, records, snapshot
 from hf_mpwriter.testing.journal import Returned
 
 
@@ -37,6 +41,10 @@ class Copy(Protocol):
     @property
     def sha256(self) -> str | None:
         """Of the content, hex; None where the Hub does not tell."""
+
+    @property
+    def oid(self) -> str:
+        """Git's id; of the content where there is no sha256."""
 
 
 class HubView(Protocol):
@@ -76,6 +84,7 @@ class Report:
 
     Attributes:
         files: per path.
+        attachments: per path, those that are expected.
         commits: of the branch.
         returned: calls that had returned, 0 without journals.
         lost: returned records that are not on the Hub.
@@ -84,6 +93,7 @@ class Report:
     """
 
     files: dict[str, FileReport] = field(default_factory=dict)
+    attachments: dict[str, FileReport] = field(default_factory=dict)
     commits: int = 0
     returned: int = 0
     lost: int = 0
@@ -91,7 +101,14 @@ class Report:
     problems: list[str] = field(default_factory=list)
 
 
-def check(run_dir: str, hub: HubView, returned: Iterable[Returned] = (), *, drained: bool = True) -> Report:
+def check(
+    run_dir: str,
+    hub: HubView,
+    returned: Iterable[Returned] = (),
+    *,
+    drained: bool = True,
+    attachments: Callable[[str], bool] | None = None,
+) -> Report:
     """Judge a run directory.
 
     Args:
@@ -99,6 +116,7 @@ def check(run_dir: str, hub: HubView, returned: Iterable[Returned] = (), *, drai
         hub: the Hub's side.
         returned: what the journals say.
         drained: whether everything should be on the Hub by now.
+        attachments: which files are uploaded that are no event files; by default none is expected.
     """
     report = Report()
     history = [hub.tree(commit) for commit in reversed(hub.commits())]
@@ -107,6 +125,10 @@ def check(run_dir: str, hub: HubView, returned: Iterable[Returned] = (), *, drai
     for path in sorted({*local, *(path for tree in history for path in tree if "tfevents" in path)}):
         versions = [tree.get(path) for tree in history]
         report.files[path] = _check_file(report, run_dir, path, local.get(path, 0), versions, drained=drained)
+    for path in sorted(attachment.sizes(run_dir, attachments)) if attachments else ():
+        report.attachments[path] = _check_attachment(
+            report, run_dir, path, [tree.get(path) for tree in history], drained=drained
+        )
     _check_records(report, run_dir, list(returned), drained=drained)
     return report
 
@@ -131,6 +153,27 @@ def _check_file(
     if drained and found.hub_bytes != local:
         report.problems.append(f"{path}: {found.hub_bytes} of {local} bytes are on the Hub")
     return found
+
+
+def _check_attachment(
+    report: Report, run_dir: str, path: str, versions: list[Copy | None], *, drained: bool
+) -> FileReport:
+    with open(os.path.join(run_dir, path), "rb") as file:
+        data = file.read()
+    told = [(copy.size, copy.sha256, copy.oid) if copy else None for copy in versions]
+    found = FileReport(path, local_bytes=len(data))
+    found.commits = sum(copy is not None and copy != before for before, copy in itertools.pairwise([None, *told]))
+    head = versions[-1] if versions else None
+    found.hub_bytes = head.size if head else 0
+    if drained and (head is None or not _is_content(data, head)):
+        report.problems.append(f"{path}: {'not on the Hub' if head is None else 'another content is on the Hub'}")
+    return found
+
+
+def _is_content(data: bytes, copy: Copy) -> bool:
+    if copy.sha256 is not None:
+        return hashlib.sha256(data).hexdigest() == copy.sha256
+    return hashlib.sha1(b"blob %d\0%b" % (len(data), data), usedforsecurity=False).hexdigest() == copy.oid
 
 
 def _not_a_prefix(path: str, copy: Copy) -> str:
