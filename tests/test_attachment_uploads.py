@@ -31,7 +31,6 @@ with HFSummaryWriter("me/run", logdir=sys.argv[1], repo_allow_patterns=patterns,
     for step in range(3):
         images = numpy.random.default_rng(step).random((9, 3, 8, 8))
         labels = [f"label {n}" for n in range(9)]
-        writer.add_scalar("loss", 1 / (step + 1), step)
         writer.add_embedding(numpy.random.default_rng(step).random((9, 4)), labels, images, step, "layer")
 """
 ON_AND_ON = """
