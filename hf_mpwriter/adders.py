@@ -308,6 +308,17 @@ class Adders(tensorboardX.SummaryWriter):
         """
         self._get_file_writer().add_summary(summaries.tensor(tag, tensor), global_step, walltime)
 
+    def add_text(self, tag: str, text_string: str, global_step: Any = None, walltime: float | None = None) -> None:
+        """Add a text.
+
+        Args:
+            tag: its name.
+            text_string: Markdown.
+            global_step: step.
+            walltime: unix time in seconds, None for now.
+        """
+        self._get_file_writer().add_summary(summaries.text(tag, text_string), global_step, walltime)
+
     def add_onnx_graph(
         self, onnx_model_file: str | os.PathLike[str] | None = None, *, prototxt: str | os.PathLike[str] | None = None
     ) -> None:

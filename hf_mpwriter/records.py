@@ -57,6 +57,10 @@ def frame(payload: bytes) -> bytes:
 
 def varint(value: int) -> bytes:
     """Protobuf's varint of a non-negative integer."""
+    if value < 0x80:
+        return bytes((value,))
+    if value < 0x4000:
+        return bytes((value & 0x7F | 0x80, value >> 7))
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)

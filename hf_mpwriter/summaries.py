@@ -1,7 +1,8 @@
 """Summaries that torch's writer makes and tensorboardX's does not, of tensorboardX's protobuf classes.
 
-They are those of `add_scalar(new_style=True)`, `add_tensor` and `add_hparams(hparam_domain_discrete=...)`; and the
-classic scalar, without the warning that tensorboardX logs for every NaN.
+They are those of `add_scalar(new_style=True)`, `add_tensor` and `add_hparams(hparam_domain_discrete=...)`. Two more are
+made here although tensorboardX makes them too: the classic scalar, without the warning for every NaN, and the text, in
+a fifth of the time.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from tensorboardX.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboardX.proto.tensor_pb2 import TensorProto
 from tensorboardX.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboardX.summary import _clean_tag
+from tensorboardX.summary import text as _text
 
 from hf_mpwriter.values import plain
 
@@ -37,6 +39,9 @@ _FIELDS = {
 }
 
 
+_TEXT = _text("", "")
+
+
 def _summary(tag: str, tensor: Any, plugin: str) -> Any:
     metadata = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name=plugin))
     return Summary(value=[Summary.Value(tag=_clean_tag(tag), tensor=tensor, metadata=metadata)])
@@ -55,6 +60,21 @@ def scalar(tag: str, value: float, display_name: str = "", summary_description: 
         return Summary(value=[Summary.Value(tag=_clean_tag(tag), simple_value=value)])
     metadata = SummaryMetadata(display_name=display_name, summary_description=summary_description)
     return Summary(value=[Summary.Value(tag=_clean_tag(tag), simple_value=value, metadata=metadata)])
+
+
+def text(tag: str, string: str) -> Any:
+    """A text: what is the same in all of them is copied.
+
+    Args:
+        tag: its name.
+        string: Markdown.
+    """
+    summary = Summary()
+    summary.CopyFrom(_TEXT)
+    (value,) = summary.value
+    value.tag = tag + "/text_summary"
+    value.tensor.string_val[0] = string.encode()
+    return summary
 
 
 def scalar_tensor(tag: str, value: float, *, double_precision: bool) -> Any:
