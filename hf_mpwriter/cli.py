@@ -90,6 +90,7 @@ def status(logdir: Path, *, as_json: bool) -> None:
         "workers": sorted({member.name.worker for member in members if member.alive}),
         "files": [{"path": f.path, "bytes": f.length, "on_hub": held[f.path], "growing": f.growing} for f in files],
         "parked": parked,
+        "dropped": {member.name.worker: member.dropped for member in members if member.dropped},
     }
     if as_json:
         click.echo(json.dumps(summary, indent=1))
@@ -103,6 +104,9 @@ def status(logdir: Path, *, as_json: bool) -> None:
     click.echo(f"{size_text(there)} of {size_text(total)} in {len(files)} files are on the Hub.")
     for path, reason in parked.items():
         click.echo(f"refused: {path}: {reason}. To try again: hf-mpwriter sync {logdir}")
+    for member in members:
+        if member.dropped:
+            click.echo(f"lost: {member.dropped} records of {member.name.worker}, the disk refused them")
 
 
 def _on_hub(file: LocalFile, book: Ledger | None) -> int:

@@ -7,6 +7,7 @@ import socket
 
 import pytest
 from conftest import wait_for
+from test_cli import run
 
 from hf_mpwriter.errors import SettingsError
 from hf_mpwriter.identity import Process
@@ -141,6 +142,7 @@ def test_what_is_dropped_stands_on_the_card_while_the_worker_lives(run_dir):
     writer._worker.look()
     (member,) = Roster(Spool(str(run_dir))).members()
     assert (member.alive, member.dropped, writer.dropped) == (True, 3, 3)
+    assert "lost: 3 records of main" in run("status", run_dir).stdout
     writer.flush()
     writer.add_scalar("a", 1.0, 3)
     writer.close()
