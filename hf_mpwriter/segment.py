@@ -73,11 +73,12 @@ class Segment:
     def write(self, item: Item) -> None:
         """Append all of a record or nothing of it; OSError if the disk refuses."""
         self.under_way = item
-        count = os.write(self.fd, item[0])
-        if count != len(item[0]):
+        try:
+            disk.write_all(self.fd, item[0])  # after a short write the next one says why
+        except OSError:
             self.mend()
-            raise OSError(f"{count} of {len(item[0])} bytes written")
-        self.committed = (self.committed[0] + count, item)
+            raise
+        self.committed = (self.committed[0] + len(item[0]), item)
         self.under_way = None
 
     def mend(self) -> None:
