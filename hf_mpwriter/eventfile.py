@@ -83,6 +83,9 @@ class EventFile:
         self._refused_until = self._retry_after = 0.0
         self._purge: tuple[int, float] | None = None
         self._sealed_bytes = self.dropped = 0
+        self._closing = False
+        self._warnings: deque[tuple[str, tuple[object, ...]]] = deque()
+        self._next_path = ""  # announced, and not made yet
         self.path = ""
         self._segment: Segment | None = None
         self._limit = 0  # bytes at which the segment is sealed
@@ -100,24 +103,23 @@ class EventFile:
         with self._lock:
             segment = self._usual
             if segment is not None and segment.under_way is None and segment.committed[0] < self._limit:
+                segment.under_way = item
                 try:
-                    self._busy = True
-                    segment.under_way = item
-                    count = os.write(segment.fd, record)
-                    if count == len(record):
-                        segment.committed = (segment.committed[0] + count, item)
-                        segment.under_way = None
-                        if not self._waiting:  # else: a signal handler has logged meanwhile
-                            return
+                    written = os.write(segment.fd, record) == len(record)
                 except OSError:  # the long way meets it again, and tells
-                    pass
-                finally:
-                    self._busy = False
-            if segment is None or segment.committed[1] is not item:
-                self._waiting.append(item)
-                self._waiting_bytes += len(record)
-            if not self._busy:  # else: logged inside another's write, which goes on with it
+                    written = False
+                if written:
+                    if segment.under_way is item:
+                        segment.committed = (segment.committed[0] + len(record), item)
+                        segment.under_way = None
+                    else:  # a signal handler has logged meanwhile
+                        segment.count(item)
+                    return
+            self._waiting.append(item)
+            self._waiting_bytes += len(record)
+            if not self._busy:  # else: logged by a signal handler inside `_drain`, which goes on with it
                 self._drain()
+        self._speak()
 
     def _drain(self) -> None:
         """Write what waits, each record exactly once, whatever interrupts in between."""
@@ -127,28 +129,28 @@ class EventFile:
             if self._clock() < self._refused_until or not self._write_waiting():
                 self._bound_memory()
                 return
-            self._waiting_bytes = 0
             self._limits.waits(self, 0)
             self._usual = self._segment
             if self._retry_after:
                 self._refused_until = self._retry_after = 0.0
                 if self._limits.is_calm:
-                    logger.warning("%s: the disk takes event records again", self.path)
-                if self._waiting:  # a program that logs its warnings as records has just done so
-                    self._write_waiting()
+                    self._warn("%s: the disk takes event records again", self.path)
         finally:
             self._busy = False
+        if self._closing:
+            self._close()
 
     def _write_waiting(self) -> bool:
+        waiting = self._waiting  # of this process: a signal handler may fork, and the child begins with none
         try:
             if self._segment is not None:
                 self._segment.mend()
-            while self._waiting:
-                item = self._waiting[0]
+            while waiting:
+                item = waiting[0]
                 if self._segment is None or item is not self._segment.committed[1]:
                     self._writable_segment().write(item)
-                self._waiting.popleft()
-                self._waiting_bytes -= len(item[0])
+                waiting.popleft()
+                self._waiting_bytes = self._waiting_bytes - len(item[0]) if waiting else 0
         except OSError as error:
             self._refuse(error)
             return False
@@ -156,7 +158,7 @@ class EventFile:
 
     def _refuse(self, error: OSError) -> None:
         if not self._retry_after and self._limits.is_calm:  # one warning, however many files it meets
-            logger.warning(
+            self._warn(
                 "%s: the disk refuses event records (%s); up to %.1f MiB wait in memory",
                 self.path or "the first event file",
                 error.strerror or error,
@@ -171,6 +173,15 @@ class EventFile:
             self._waiting_bytes -= len(self._waiting.pop()[0])
             self.dropped += 1
 
+    def _warn(self, text: str, *arguments: object) -> None:
+        """Told when the lock is released: whoever handles log messages may log events in turn."""
+        self._warnings.append((text, arguments))
+
+    def _speak(self) -> None:
+        while self._warnings:
+            text, arguments = self._warnings.popleft()
+            logger.warning(text, *arguments)
+
     # segments
 
     def _writable_segment(self) -> Segment:
@@ -182,7 +193,7 @@ class EventFile:
             if segment.wake():
                 self._limits.opened(self)
             else:
-                logger.warning("%s was removed or rewritten by somebody; going on in a new file", segment.path)
+                self._warn("%s was removed or rewritten by somebody; going on in a new file", segment.path)
                 self._let_go(segment)
         return self._segment or self._open_segment()
 
@@ -190,24 +201,28 @@ class EventFile:
         directory = self._locate()
         self._announce_seals()
         os.makedirs(directory, exist_ok=True)
-        now = time.time()
-        existing = os.listdir(directory)
-        name = spool.event_name(existing, now, identity.host_name(), os.getpid(), self._suffix)
-        path = os.path.join(directory, name)
+        now, existing = time.time(), os.listdir(directory)
         head = records.frame(records.version_event(now)) + self._start_of_purge(directory, existing, now)
-        try:
+        path = self._next_path
+        if os.path.dirname(path) != directory or os.path.basename(path) in existing:
+            self._give_up_next()
+            name = spool.event_name(existing, now, identity.host_name(), os.getpid(), self._suffix)
+            path = os.path.join(directory, name)
             self._announce("open", path, 0)
-            self._segment = Segment(path, head)
-        except BaseException:  # also an exception of a signal handler: the card must not call it open for ever
-            if self._segment is None:
-                self._unannounced.append((path, 0))
-            raise
-        self.path = path
+            self._next_path = path
+        segment = self._segment = Segment(path, head, self._warn)
+        self.path, self._next_path = path, ""
         self._limit = min(SEGMENT_MAX, max(SEGMENT_MIN, self._sealed_bytes // SEGMENT_SHARE))
         self._purge = None
         if self._may_rest:
             self._limits.opened(self)
-        return self._segment
+        return segment
+
+    def _give_up_next(self) -> None:
+        """A name that was announced is not used: the card must not call it open for ever."""
+        path, self._next_path = self._next_path, ""
+        if path:
+            self._unannounced.append((path, 0))
 
     def _start_of_purge(self, directory: str, names: list[str], now: float) -> bytes:
         if self._purge is None:
@@ -285,36 +300,44 @@ class EventFile:
         self.append(start)
 
     def begin(self) -> None:
-        """Open a segment although nothing is logged yet: for the START in it."""
+        """Open a segment although nothing is logged yet: for the START in it, or for whoever asks for its name."""
         with self._lock:
             if self._segment is None and not self._busy:
                 try:
                     self._open_segment()
                 except OSError as error:
-                    logger.warning("older event files are not purged, no new one can be opened: %s", error)
+                    self._warn("no event file can be opened yet: %s", error)
+        self._speak()
 
     def flush(self) -> None:
         """Make what was appended survive a power cut."""
         with self._lock:
             if not self._busy:
-                self._refused_until = 0.0
-                self.check()
-                if self._segment is not None:
-                    self._segment.sync()
+                self._flush()
+        self._speak()
+
+    def _flush(self) -> None:
+        self._refused_until = 0.0
+        self._check()
+        if self._segment is not None:
+            self._segment.sync()
 
     def check(self) -> None:
         """Go on in a new segment if somebody deleted the file under us; try again what disk or card have refused."""
         with self._lock:
-            if self._busy:
-                return
-            self._announce_seals()
-            if self._segment is not None and not self._segment.is_there():
-                self._replace_removed(self._segment)
-            if self._waiting or (self._segment is not None and self._segment.under_way is not None):
-                self._drain()
+            if not self._busy:
+                self._check()
+        self._speak()
+
+    def _check(self) -> None:
+        self._announce_seals()
+        if self._segment is not None and not self._segment.is_there():
+            self._replace_removed(self._segment)
+        if self._waiting or (self._segment is not None and self._segment.under_way is not None):
+            self._drain()
 
     def _replace_removed(self, segment: Segment) -> None:
-        logger.warning("%s was removed while it was written; going on in a new file", segment.path)
+        self._warn("%s was removed while it was written; going on in a new file", segment.path)
         saved = segment.written_since_removal()
         self._let_go(segment)
         if saved:
@@ -324,9 +347,38 @@ class EventFile:
     def close(self) -> None:
         """Seal the segment; an `append` afterwards opens the next one."""
         with self._lock:
-            self.flush()
-            if self._segment is not None and not self._busy:
-                self._let_go(self._segment)
+            if self._busy:  # a signal handler closes inside `_drain`, which does it at its end
+                self._closing = True
+            else:
+                self._close()
+        self._speak()
+
+    def _close(self) -> None:
+        self._closing = False
+        self._flush()
+        self._give_up_next()
+        if self._segment is not None:
+            self._let_go(self._segment)
+        self._announce_seals()
+
+    def give_up(self) -> int:
+        """Forget what the disk has refused until now, for good; how many records that are."""
+        with self._lock:
+            if self._busy or not self._retry_after:
+                return 0
+            lost = len(self._waiting)
+            self._waiting.clear()
+            self._waiting_bytes = 0
+            self._limits.waits(self, 0)
+            self.dropped += lost
+            return lost
+
+    def announce_again(self) -> None:
+        """The card is a new one: it has to be told of the segment."""
+        with self._lock:
+            self._next_path = ""
+            if self._segment is not None:
+                self._announce("open", self._segment.path, 0)
 
     def abandon(self, limits: Limits) -> None:
         """Leave the file to the parent after fork: close the inherited descriptor, forget what waits."""

@@ -15,12 +15,10 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
+from collections.abc import Callable
 
 from hf_mpwriter import disk, records
-
-logger = logging.getLogger("hf_mpwriter")
 
 Item = tuple[bytes]  # a record in a tuple of its own, known again by its identity
 NOTHING: Item = (b"",)
@@ -36,6 +34,7 @@ class Segment:
     Args:
         path: of the file, which must not exist.
         head: its first records, framed.
+        warn: tells the user; called while the event file is locked.
 
     Attributes:
         path: of the file.
@@ -48,10 +47,11 @@ class Segment:
         OSError: the disk refuses; there is no file then.
     """
 
-    __slots__ = ("_inode", "_name_synced", "_seen", "_synced", "committed", "fd", "path", "under_way")
+    __slots__ = ("_inode", "_name_synced", "_seen", "_synced", "_warn", "committed", "fd", "path", "under_way")
 
-    def __init__(self, path: str, head: bytes) -> None:
+    def __init__(self, path: str, head: bytes, warn: Callable[..., object]) -> None:
         self.path = path
+        self._warn = warn
         self.fd = os.open(path, _CREATE, _FILE_MODE)
         try:
             disk.write_all(self.fd, head)
@@ -78,8 +78,15 @@ class Segment:
         except OSError:
             self.mend()
             raise
-        self.committed = (self.committed[0] + len(item[0]), item)
-        self.under_way = None
+        self.count(item)
+
+    def count(self, item: Item) -> None:
+        """The record is in the file; a signal handler that logged since has perhaps counted it already."""
+        if self.under_way is item:
+            self.committed = (self.committed[0] + len(item[0]), item)
+            self.under_way = None
+        elif self.fd >= 0:
+            self.committed = (os.fstat(self.fd).st_size, item)
 
     def mend(self) -> None:
         """After a write whose outcome is not known: count the record if it is whole, else cut it off."""
@@ -144,7 +151,7 @@ class Segment:
                 disk.fsync_dir(os.path.dirname(self.path), "eventfile")
                 self._name_synced = True
         except OSError as error:
-            logger.warning("%s: not safe against a power cut: %s", self.path, error)
+            self._warn("%s: not safe against a power cut: %s", self.path, error)
 
     def close(self) -> None:
         """Give the descriptor back."""
@@ -154,7 +161,7 @@ class Segment:
         try:
             os.close(fd)
         except OSError as error:  # a network filesystem tells here what it could not keep
-            logger.warning("%s: %s", self.path, error)
+            self._warn("%s: %s", self.path, error)
 
 
 def _whole_length(path: str) -> int:
