@@ -9,7 +9,7 @@ argument tells which one is meant.
 
 Invariants:
 - A plain scalar is encoded by hand, byte-identical to the protobuf; everything else is encoded by tensorboardX.
-- Nothing of what is logged stays in memory, but for the encoders of TAGS_KEPT tags.
+- Nothing of what is logged stays in memory: only the encoders of TAGS_KEPT tags, and what is known of each directory.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from hf_mpwriter import exported, filewriter, summaries
 from hf_mpwriter.filewriter import FileWriter
 from hf_mpwriter.records import ScalarEncoder
 from hf_mpwriter.spool import sub_directory
-from hf_mpwriter.values import as_number, as_python, plain, square
+from hf_mpwriter.values import as_number, as_python, plain, sound, square
 from hf_mpwriter.worker import Worker
 
 logger = logging.getLogger("hf_mpwriter")
@@ -52,26 +52,41 @@ class Adders(tensorboardX.SummaryWriter):
     """What can be logged. The constructor and the life of a writer are in `SummaryWriter`."""
 
     _worker: Worker | None = None
+    _purges = False
     file_writer: Any
     all_writers: Any
 
     def _start_adding(self) -> None:
         """Forget what belongs to one process."""
+        self._user = object()  # stands for this writer where its worker counts its users
         self._encoders: dict[str, ScalarEncoder] = {}
         self._groups: set[str] = set()  # directories of add_scalars
         self._exported: dict[str, int] = {}
+        self._purged: set[str] = set()  # directories
 
-    def _sub_writer(self, *names: str) -> Any:
+    def _purge_of(self, sub: str) -> int | None:
+        """The step from which a directory is to be purged: once for each writer that was constructed."""
+        if not self._purges or sub in self._purged:
+            return None
+        self._purged.add(sub)
+        step: int = self.purge_step
+        return step
+
+    def _sub_writer(self, sub: str) -> Any:
         """The FileWriter of a directory below the worker directory."""
-        self._get_file_writer()
-        sub = sub_directory(*names)
+        main = self._get_file_writer()
+        writers = self.all_writers
+        if not sub or writers is None:  # another thread closes at this moment
+            return main if not sub else self._new_sub_writer(sub)
         key = os.path.join(self.logdir, sub)
-        if key not in self.all_writers:
-            if self._worker is None:
-                self.all_writers[key] = DummyFileWriter(logdir=key)
-            else:
-                self.all_writers[key] = FileWriter(self._worker, sub, self._filename_suffix, self.purge_step)
-        return self.all_writers[key]
+        if key not in writers:
+            writers[key] = self._new_sub_writer(sub)
+        return writers[key]
+
+    def _new_sub_writer(self, sub: str) -> Any:
+        if self._worker is None:
+            return DummyFileWriter(logdir=os.path.join(self.logdir, sub))
+        return FileWriter(self._worker, sub, self._filename_suffix, self._purge_of(sub))
 
     # scalars
 
@@ -110,8 +125,9 @@ class Adders(tensorboardX.SummaryWriter):
                 tag,
                 scalar_value if value is None else value,
                 (display_name, summary_description),
-                new_style=new_style or display_name is True,
-                double_precision=double_precision or summary_description is True,
+                new_style=new_style or bool(display_name and not isinstance(display_name, str)),
+                double_precision=double_precision
+                or bool(summary_description and not isinstance(summary_description, str)),
             )
             file_writer.add_summary(summary, global_step, walltime)
             return
@@ -140,7 +156,7 @@ class Adders(tensorboardX.SummaryWriter):
     def _encoder(self, tag: str) -> ScalarEncoder:
         if len(self._encoders) >= TAGS_KEPT:
             self._encoders.clear()
-        encoder = self._encoders[tag] = ScalarEncoder(_clean_tag(tag))
+        encoder = self._encoders[tag] = ScalarEncoder(_clean_tag(tag) or "")
         return encoder
 
     def add_scalars(
@@ -186,9 +202,10 @@ class Adders(tensorboardX.SummaryWriter):
             path: of the JSON file.
         """
         found: dict[str, list[list[float]]] = {}
-        for sub in sorted(self._groups) if self._worker else ():
-            directory = os.path.join(self._get_file_writer().get_logdir(), sub)
-            found[directory] = exported.scalars(directory, os.getpid(), self._exported)
+        if (worker := self._worker) is not None:
+            for sub in sorted(self._groups):
+                directory = os.path.join(worker.directory(), sub)
+                found[directory] = exported.scalars(worker.segments(sub), self._exported)
         with open(path, "w", encoding="utf-8") as file:
             json.dump(found, file)
 
@@ -219,26 +236,32 @@ class Adders(tensorboardX.SummaryWriter):
         """
         if type(hparam_dict) is not dict or type(metric_dict) is not dict:
             raise TypeError("hparam_dict and metric_dict should be dictionary.")
-        for value in args:
-            if isinstance(value, dict):
-                hparam_domain_discrete = value
-            elif isinstance(value, str):
-                name = value
-            elif value is not None:
-                global_step = value
+        by_type = {type(value): value for value in args}
+        hparam_domain_discrete = by_type.pop(dict, hparam_domain_discrete)
+        given = by_type.pop(str, None) or name or run_name
+        by_type.pop(type(None), None)
+        global_step = next(iter(by_type.values()), global_step)
         python = {key: as_python(value) for key, value in hparam_dict.items()}
         experiment, *others = hparams(python, metric_dict)
         if hparam_domain_discrete:
             experiment = summaries.with_domains(experiment, python, hparam_domain_discrete)
-        sub = sub_directory(name or run_name or str(time.time()))
+        sub = self._directory_of_trial(given) if given else str(time.time())
         sub_writer = self._sub_writer(sub)
         for summary in (experiment, *others):
             sub_writer.add_summary(summary)
         for tag, value in metric_dict.items():
             self._add_to_sub(sub_writer, tag, value, global_step, time.time())
-        self.all_writers.pop(os.path.join(self.logdir, sub), None)  # a search makes thousands of them
-        if self._worker is not None:
-            self._worker.finish(sub, self._filename_suffix)
+        if not given:  # a search makes thousands of them, each under a name that nobody else has
+            (self.all_writers or {}).pop(os.path.join(self.logdir, sub), None)
+        if self._worker is not None and sub:
+            self._worker.finish(sub, self._filename_suffix, forget=not given)
+
+    def _directory_of_trial(self, name: str) -> str:
+        """Relative; an absolute path inside the run directory, such as `log_dir`, is meant as it is."""
+        run_dir = str(self.logdir)
+        if os.path.isabs(name) and os.path.commonpath([name, run_dir]) == run_dir:
+            name = os.path.relpath(name, run_dir)
+        return sub_directory(name)
 
     # everything else
 
@@ -247,7 +270,6 @@ class Adders(tensorboardX.SummaryWriter):
     add_image = _takes_any_tensor(tensorboardX.SummaryWriter.add_image)
     add_images = _takes_any_tensor(tensorboardX.SummaryWriter.add_images)
     add_video = _takes_any_tensor(tensorboardX.SummaryWriter.add_video)
-    add_audio = _takes_any_tensor(tensorboardX.SummaryWriter.add_audio)
     add_pr_curve = _takes_any_tensor(tensorboardX.SummaryWriter.add_pr_curve)
     add_pr_curve_raw = _takes_any_tensor(tensorboardX.SummaryWriter.add_pr_curve_raw)
     add_mesh = _takes_any_tensor(tensorboardX.SummaryWriter.add_mesh)
@@ -319,6 +341,25 @@ class Adders(tensorboardX.SummaryWriter):
         """
         self._get_file_writer().add_summary(summaries.text(tag, text_string), global_step, walltime)
 
+    def add_audio(
+        self,
+        tag: str,
+        snd_tensor: Any,
+        global_step: Any = None,
+        sample_rate: int = 44100,
+        walltime: float | None = None,
+    ) -> None:
+        """Add a sound.
+
+        Args:
+            tag: its name.
+            snd_tensor: shape (L, C) with one or two channels, or torch's (1, L); values between -1 and 1.
+            global_step: step.
+            sample_rate: in Hz.
+            walltime: unix time in seconds, None for now.
+        """
+        super().add_audio(tag, sound(plain(snd_tensor)), global_step, sample_rate, walltime)
+
     def add_onnx_graph(
         self, onnx_model_file: str | os.PathLike[str] | None = None, *, prototxt: str | os.PathLike[str] | None = None
     ) -> None:
@@ -358,3 +399,6 @@ class Adders(tensorboardX.SummaryWriter):
             logger.warning("%s: the disk refuses an embedding: %s", self.logdir, error.strerror or error)
             if self._worker is not None:
                 self._worker.lose(1)
+        else:
+            if self._worker is not None:
+                self._worker.logged()

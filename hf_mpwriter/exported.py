@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Iterable
 
 import numpy as np
 from tensorboardX.proto import event_pb2
 
-from hf_mpwriter import records, spool
+from hf_mpwriter import records
 
 
-def scalars(directory: str, pid: int, seen: dict[str, int]) -> list[list[float]]:
-    """The scalars that one process has written into a directory, each as [wall time, step, value].
+def scalars(paths: Iterable[str], seen: dict[str, int]) -> list[list[float]]:
+    """The scalars of some event files, each as [wall time, step, value].
 
     Args:
-        directory: of a sub-writer.
-        pid: of the process.
+        paths: of the files; one that is gone has none.
         seen: events per path that are not wanted again; updated.
     """
     found: list[list[float]] = []
-    names = os.listdir(directory) if os.path.isdir(directory) else []
-    for name in sorted(name for name in names if spool.is_ours(name) and spool.event_pid(name) == pid):
-        path = os.path.join(directory, name)
-        payloads = records.payloads(path)
+    for path in paths:
+        try:
+            payloads = records.payloads(path)
+        except FileNotFoundError:
+            continue
         for event in map(event_pb2.Event.FromString, payloads[seen.get(path, 0) :]):
             found.extend([event.wall_time, event.step, _shortest(value.simple_value)] for value in event.summary.value)
         seen[path] = len(payloads)

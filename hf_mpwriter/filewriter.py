@@ -45,6 +45,10 @@ class EventFileWriter(_EventFileWriter):
         return os.path.join(self._worker.directory(), self._sub).rstrip(os.sep)
 
     @property
+    def _logdir(self) -> str:
+        return self.get_logdir()
+
+    @property
     def _ev_writer(self) -> EventFileWriter:
         return self
 

@@ -214,7 +214,12 @@ def job_name(environ: Mapping[str, str], launched_at: float, host: str) -> str:
 
 def launch_time(rank: int | None) -> float:
     """When this job started: for a rank the start of its launcher, so that all ranks on a host say the same."""
-    if rank is None or not (ticks := start_ticks(os.getppid())):
+    return time.time() if rank is None else parent_began()
+
+
+def parent_began() -> float:
+    """When the parent process started, in unix time; now where the system does not tell."""
+    if not (ticks := start_ticks(os.getppid())):
         return time.time()
     since_boot = ticks / os.sysconf("SC_CLK_TCK")
     return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + since_boot

@@ -47,9 +47,7 @@ EVENT_MARK = "tfevents"
 LONGEST_NAME = 200  # bytes; file systems allow 255
 
 _EVENT_NAME = re.compile(r"events\.out\.tfevents\.(?P<second>\d{10})\.")
-_OUR_EVENT_NAME = re.compile(
-    _EVENT_NAME.pattern + r"[A-Za-z0-9.-]+\.(?P<pid>\d+)\.[0-9a-f]{8}(?P<suffix>.*)", re.DOTALL
-)
+_OUR_EVENT_NAME = re.compile(_EVENT_NAME.pattern + r"[A-Za-z0-9.-]+\.\d+\.[0-9a-f]{8}(?P<suffix>.*)", re.DOTALL)
 _RANK_DIRECTORY = re.compile(r"rank_(?P<rank>\d{5})(?!\d)")
 _CARD_NAME = re.compile(r"(?P<worker>[\w~-]+)\.(?P<host>[\w-]+)\.(?P<pid>\d+)\.(?P<ticks>\d+)-(?P<n>\d+)")
 
@@ -79,12 +77,6 @@ def event_suffix(name: str) -> str:
     """The user's filename_suffix in the name of one of our event files."""
     match = _OUR_EVENT_NAME.fullmatch(name)
     return match["suffix"] if match else ""
-
-
-def event_pid(name: str) -> int:
-    """The process in the name of one of our event files, 0 if it is not ours."""
-    match = _OUR_EVENT_NAME.fullmatch(name)
-    return int(match["pid"]) if match else 0
 
 
 def event_name(existing: Iterable[str], now: float, host: str, pid: int, suffix: str) -> str:

@@ -58,6 +58,15 @@ def plain(value: Any) -> Any:
     return value
 
 
+def sound(samples: Any) -> Any:
+    """Samples of shape (L, C): torch's (1, L), and whatever has more dimensions of size 1, as one channel."""
+    shape = tuple(getattr(samples, "shape", ()))
+    if len(shape) < 2 or (len(shape) == 2 and shape[1] in (1, 2)):
+        return samples
+    array = np.asarray(samples.detach().cpu() if _is_tensor(samples) else samples).squeeze()
+    return array.reshape(-1, 1) if array.ndim == 1 else array
+
+
 def square(images: Any) -> Any:
     """Images of shape (N, C, H, W), filled up with black to the larger of H and W; None and squares as they are."""
     if images is None or len(images.shape) != 4 or images.shape[2] == images.shape[3]:

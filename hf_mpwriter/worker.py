@@ -15,9 +15,8 @@ Invariants:
 
 from __future__ import annotations
 
-import atexit
-import errno
 import logging
+import math
 import os
 import threading
 import time
@@ -25,10 +24,10 @@ from collections.abc import Callable
 
 from hf_mpwriter import attachment, ending, identity, locks, progress, purge, roster
 from hf_mpwriter.election import Election, unfinished_siblings
-from hf_mpwriter.errors import HfMpWriterError, LogdirError
+from hf_mpwriter.errors import HfMpWriterError
 from hf_mpwriter.eventfile import EventFile
 from hf_mpwriter.identity import Process, Role
-from hf_mpwriter.limits import MEMORY_LIMIT, Limits
+from hf_mpwriter.limits import Limits
 from hf_mpwriter.progress import Progress, Status
 from hf_mpwriter.settings import Destination, Settings
 from hf_mpwriter.spool import Spool, worker_dir
@@ -37,94 +36,53 @@ logger = logging.getLogger("hf_mpwriter")
 
 LOOK_EVERY = 3.0  # seconds between two looks
 ASK_EVERY = 1.0  # seconds between two requests on a card
+STUCK_AFTER = 60.0  # seconds; no look takes so long
 REAP_EVERY = 0.2  # seconds until the next look, while a started process is to be reaped
 MTIME_LAG = 0.02  # seconds that the kernel's clock for modification times may be behind
 
-_workers: dict[str, Worker] = {}
-_registry_lock = threading.RLock()
 
-
-def enter(
-    spool: Spool,
-    destination: Destination | None,
-    settings: Settings,
-    token: str | None,
-    memory_limit: int = MEMORY_LIMIT,
-    *,
-    join: bool = True,
-) -> Worker:
-    """The worker of this process for a run directory; one more writer uses it now.
+class Worker:
+    """This process in one run directory.
 
     Args:
         spool: of the run directory.
-        destination: None for a local run.
-        settings: how it is uploaded.
-        token: for the Hub, None leaves it to the environment.
-        memory_limit: bytes of records that may wait in memory while the disk refuses them.
-        join: whether to take a name now rather than at the first event.
-
-    Raises:
-        LogdirError, SpoolFormatError, DestinationError: see `Spool`.
+        limits: shared by all event files of the process.
+        began: unix time when the attempt began, if another process knows it.
+        clock: monotonic seconds.
     """
-    spool.create()
-    _check_locks(spool)
-    if destination is not None:
-        spool.record_destination(destination)
-    with _registry_lock:
-        if not _workers:
-            atexit.register(_at_exit)
-        worker = _workers.get(spool.run_dir)
-        if worker is None:
-            worker = _workers[spool.run_dir] = Worker(spool)
-        worker.configure(destination, settings, token, memory_limit)
-        worker.users += 1
-        if join:
-            worker.try_to_join()
-        return worker
 
-
-def _check_locks(spool: Spool) -> None:
-    try:
-        if locks.work_in(spool.root):
-            return
-    except OSError as error:
-        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
-            return  # a full disk, no free descriptor: that passes, and the first event tries again
-        raise LogdirError(
-            f"The logdir {spool.run_dir!r} cannot be written: {error.strerror}.", hint="Give another logdir."
-        ) from error
-    raise LogdirError(
-        f"The filesystem of {spool.run_dir!r} has no file locks.",
-        hint="Use another one (Lustre: mount with flock).",
-    )
-
-
-class Worker:
-    """This process in one run directory."""
-
-    def __init__(self, spool: Spool, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        spool: Spool,
+        limits: Limits,
+        began: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.spool = spool
-        self.users = 0
+        self.users: set[object] = set()
         self.stopped = False
         self._clock = clock
         self._destination: Destination | None = None
         self._settings = Settings()
-        self._memory_limit = MEMORY_LIMIT
+        self._purge_step: int | None = None
         self._purged: dict[str, int] = {}
         self._siblings: list[Election] | None = None
         self._told_notices = False
-        self._began = time.time()
+        self._entered = time.time()
+        if began is None and identity.current_role().child is not None:
+            began = identity.parent_began()
+        self._began = began  # of the attempt, where this process is not the one that began it
         self._waited_for: dict[str, int] = {}
         self.election = Election(spool)
-        self._start_fresh()
+        self._start_fresh(limits)
 
-    def _start_fresh(self) -> None:
+    def _start_fresh(self, limits: Limits) -> None:
+        self._limits = limits
         self._lock = threading.RLock()
-        self._limits = Limits(self._memory_limit)
-        self._lost = self._told_dropped = 0
+        self._lost = self._told_dropped = self._told_lost = 0
         self._has_logged = False
         self._last_trouble = ""
-        self._look_lock = threading.Lock()
+        self._look_lock, self._look_began = threading.Lock(), 0.0
         self._asking = False
         self.next_look = self._next_ask = 0.0
         self.role: Role = identity.current_role()
@@ -134,22 +92,27 @@ class Worker:
         self._files: dict[tuple[str, str], EventFile] = {}
         self._lengths: dict[str, int] = {}  # of sealed segments
 
-    def configure(
-        self, destination: Destination | None, settings: Settings, token: str | None, memory_limit: int
-    ) -> None:
-        """Take over what the newest writer wants."""
-        self._destination = destination or self._destination
-        self._settings = settings
-        self._memory_limit = self._limits.memory = memory_limit
+    def configure(self, destination: Destination | None, settings: Settings, token: str | None) -> None:
+        """Take over what the newest writer wants; a local one has no say in how others are uploaded."""
+        if destination is not None or self._destination is None:
+            self._destination, self._settings = destination, settings
         if token is not None:
             self.election.token = token
 
-    def enter_again(self) -> None:
+    @property
+    def began(self) -> float:
+        """Unix time when this attempt began, for other processes."""
+        return self._entered if self._began is None else self._began
+
+    def enter_again(self, user: object) -> None:
         """A writer that was closed logs again: what may be wrong with the disk now is found by its event file."""
-        with _registry_lock:
-            _workers.setdefault(self.spool.run_dir, self)
-            self.users += 1
+        self.users.add(user)
         self.try_to_join()
+
+    def check_files(self) -> None:
+        """See that our files are still where they were."""
+        for file in list(self._files.values()):
+            file.check()
 
     # join
 
@@ -198,8 +161,7 @@ class Worker:
         Args:
             sub: relative directory, "" for the worker directory itself.
             suffix: the user's filename_suffix.
-            purge_step: TensorBoard is to hide what was logged there at this step and later; heeded once per
-                directory, step and process.
+            purge_step: TensorBoard is to hide what was logged there until now at this step and later.
         """
         with self._lock:
             file = self._files.get((sub, suffix))
@@ -211,32 +173,50 @@ class Worker:
                     self._limits,
                     may_rest=bool(sub),
                 )
-        if purge_step is not None and self._purged.get(sub) != purge_step:
+        if purge_step is not None:
             self._purged[sub] = purge_step
-            file.purge(purge_step)
-            if not sub and self.role.rank == 0 and self.role.child is None:
-                self._purge_ranks_beyond(purge_step)
+            file.purge(purge_step, self._purge_unless_since())
+            if any(other.is_open for (where, _), other in list(self._files.items()) if where == sub):
+                file.begin()  # now: what goes into the other file from here on is not meant
         return file
 
-    def finish(self, sub: str, suffix: str) -> None:
-        """Nothing more is expected in a directory: its event file is sealed, and forgotten unless the disk refuses."""
+    def _purge_unless_since(self) -> float:
+        return math.inf if self._began is None else self._began - MTIME_LAG
+
+    def accepts_purge(self, step: int) -> bool:
+        """Whether a new writer's purge_step is heeded; not if another one that is still open has asked for the same.
+
+        It is heeded in the directories of ranks that a smaller world lacks, too.
+        """
+        if len(self.users) > 1 and self._purge_step == step:
+            return False
+        self._purge_step = step
+        if self.role.rank == 0 and self.role.child is None:
+            try:
+                purge.ranks_beyond(identity.world_size_of(os.environ), self.spool, step, self._announce)
+            except OSError as error:
+                logger.warning("%s: ranks that are no more are not purged: %s", self.spool.run_dir, error)
+        return True
+
+    def finish(self, sub: str, suffix: str, *, forget: bool) -> None:
+        """Nothing more is expected in a directory: its event file is sealed; forgotten if nobody else can have it."""
         file = self._files.get((sub, suffix))
         if file is not None:
             file.close()
-            if not file.waiting:
+            if forget and not file.waiting:
                 self._lost += file.dropped
                 self._files.pop((sub, suffix), None)
 
-    def _purge_ranks_beyond(self, step: int) -> None:
-        try:
-            purge.ranks_beyond(identity.world_size_of(os.environ), self.spool, step, self._announce)
-        except OSError as error:
-            logger.warning("%s: ranks that are no more are not purged: %s", self.spool.run_dir, error)
+    def segments(self, sub: str) -> list[str]:
+        """Absolute paths of the event files that this process has written in a directory, in order."""
+        prefix = self._relative(os.path.join(self.directory(), sub))
+        paths = sorted(path for path in self._written() if os.path.dirname(path) == ("" if prefix == "." else prefix))
+        return [os.path.join(self.spool.run_dir, path) for path in paths]
 
     def _announce(self, kind: str, path: str, length: int) -> None:
         relative = self._relative(path)
         self._has_logged = True
-        if kind == "seal":
+        if kind == "seal" and length:
             self._lengths[relative] = length
         if self._card is not None:
             self._card.write({kind: relative})
@@ -246,9 +226,12 @@ class Worker:
 
     def lengths(self) -> dict[str, int]:
         """Bytes that this process has written, per path relative to the run directory."""
+        return {path: length for path, length in self._written().items() if self._settings.allows(path)}
+
+    def _written(self) -> dict[str, int]:
         with self._lock:
             opened = {self._relative(file.path): file.length for file in self._files.values() if file.is_open}
-            return {path: n for path, n in {**self._lengths, **opened}.items() if self._settings.allows(path)}
+            return {**self._lengths, **opened}
 
     # look
 
@@ -260,11 +243,13 @@ class Worker:
     def look(self) -> None:
         """See that our files are still there and that an uploader lives; never waits, never raises."""
         if not self._look_lock.acquire(blocking=False):  # another thread looks, or a signal handler logs while we do
+            if self._clock() > self._look_began + STUCK_AFTER:  # or it was interrupted before it could let go
+                self._look_lock = threading.Lock()
             return
         try:
-            self.next_look = self._clock() + LOOK_EVERY
-            for file in list(self._files.values()):
-                file.check()
+            self._look_began = self._clock()
+            self.next_look = self._look_began + LOOK_EVERY
+            self.check_files()
             self._check_card()
             self._tell_dropped()
             self._write_request()
@@ -289,10 +274,13 @@ class Worker:
         else:
             logger.warning("%s was removed while it was in use; making it anew", self.spool.root)
             self._let_go(dropped=0)
+        before = self.name
         self._join()
-        for file in self._files.values():
-            if file.is_open:
-                self._announce("open", file.path, 0)
+        for file in list(self._files.values()):
+            if before and self.name != before:  # the old directory may be another's by now
+                file.close()
+            else:
+                file.announce_again()
 
     def _tell_dropped(self) -> None:
         if self._card is not None and self.dropped > self._told_dropped:
@@ -312,7 +300,7 @@ class Worker:
     def _tell_notices(self) -> None:
         """Say once what this run's uploader found out, such as that the repository is public."""
         report = Progress(self.spool).uploader()
-        if report.beat > self._began and report.notices:
+        if report.beat > self._entered and report.notices:
             self._told_notices = True
             for notice in report.notices:
                 logger.warning("%s", notice)
@@ -357,26 +345,41 @@ class Worker:
         """Records that the disk refused for good."""
         return self._lost + sum(file.dropped for file in list(self._files.values()))
 
-    def leave(self) -> None:
+    def leave(self, user: object) -> None:
         """One writer less; the last one seals the files and gives up claim and card."""
-        with _registry_lock:
-            self.users = max(0, self.users - 1)
-            if self.users:
-                return
-        with self._lock:
-            files = list(self._files.values())
+        self.users.discard(user)
+        if self.users:
+            self.check_files()
+        else:
+            self.leave_all()
+
+    def leave_all(self) -> None:
+        """Seal the files, give up claim and card; whoever logs again joins again."""
+        files = list(self._files.values())
         for file in files:  # not under the lock: a thread in `append` holds the file's lock and may want ours
             file.close()
+            file.give_up()
         with self._lock:
-            self._lost = self.dropped + sum(file.waiting for file in self._files.values())
-            if self._lost:
-                logger.warning("%s: %d records were lost, the disk refused them", self.spool.run_dir, self._lost)
-            self._files.clear()
-            self._let_go(self._lost)
+            if (lost := self.dropped) > self._told_lost:
+                logger.warning(
+                    "%s: %d records were lost, the disk refused them", self.spool.run_dir, lost - self._told_lost
+                )
+                self._told_lost = lost
+            self._let_go(lost)
         if self._destination is not None and (
             self._has_something() or self.spool.is_unfinished(self._destination.endpoint)
         ):
             self.look()
+
+    @property
+    def is_active(self) -> bool:
+        """Whether there is something to leave."""
+        return bool(self._card) or any(file.is_open or file.waiting for file in list(self._files.values()))
+
+    def logged(self) -> None:
+        """Something that is no record was logged: an uploader has to come for it."""
+        self._has_logged = True
+        self.touch()
 
     def _has_something(self) -> bool:
         """Whether an uploader has to come for this worker: it has logged, or it speaks for attachments."""
@@ -402,39 +405,14 @@ class Worker:
             self._waited_for = lengths
             ending.wait(self.spool, lengths, self._settings.exit_timeout, self.role, self.look)
 
-    def after_fork(self) -> None:
+    def after_fork(self, limits: Limits) -> None:
         """In the child: forget everything that is the parent's."""
         files = self._files
         self.election.forget()
-        self._start_fresh()
+        self._began = self.began
+        self._start_fresh(limits)
         self._files = files  # writers hold these; each opens a file of the child's own at its next record
         for (sub, _), file in files.items():
-            file.abandon(self._limits)
+            file.abandon(limits)
             if sub in self._purged:
-                file.purge(self._purged[sub], unless_since=self._began - MTIME_LAG)
-
-
-def _at_exit() -> None:
-    """The end of the interpreter: leave, then wait."""
-    with _registry_lock:
-        everyone = list(_workers.values())
-    for worker in everyone:
-        if worker.role.waits:
-            worker.users = min(worker.users, 1)
-            if worker.users:
-                worker.leave()
-    for worker in everyone:
-        try:
-            worker.wait()
-        except KeyboardInterrupt:
-            return
-
-
-def _after_fork_in_child() -> None:
-    global _registry_lock
-    _registry_lock = threading.RLock()
-    for worker in _workers.values():
-        worker.after_fork()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
+                file.purge(self._purged[sub], self._purge_unless_since())

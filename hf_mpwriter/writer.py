@@ -11,11 +11,10 @@ from typing import Any, Self
 
 from tensorboardX.writer import DummyFileWriter
 
-from hf_mpwriter import identity, worker
+from hf_mpwriter import identity, workers
 from hf_mpwriter.adders import Adders
 from hf_mpwriter.errors import LogdirError, SettingsError
 from hf_mpwriter.filewriter import FileWriter
-from hf_mpwriter.limits import MEMORY_LIMIT
 from hf_mpwriter.progress import Status
 from hf_mpwriter.settings import (
     DEFAULT_COMMIT_EVERY,
@@ -27,8 +26,17 @@ from hf_mpwriter.settings import (
     patterns,
 )
 from hf_mpwriter.spool import Spool
+from hf_mpwriter.worker import Worker
 
-_PROCESS_STATE = ("_worker", "_encoders", "_groups", "_exported", "scheduler")  # what does not travel in a pickle
+_PROCESS_STATE = (
+    "_worker",
+    "_user",
+    "_encoders",
+    "_groups",
+    "_exported",
+    "_purged",
+    "scheduler",
+)  # what does not travel in a pickle
 
 
 def default_logdir(comment: str) -> str:
@@ -43,6 +51,16 @@ def _absolute(logdir: str | os.PathLike[str]) -> str:
     if "://" in text:
         raise LogdirError(f"The logdir {text!r} is a URL.", hint="Use a directory; repo_id= sends it to the Hub.")
     return os.path.abspath(os.path.expanduser(text))
+
+
+def _step(purge_step: Any) -> int | None:
+    """As an int: a numpy number and a tensor are taken too."""
+    if purge_step is None:
+        return None
+    step = int(purge_step)
+    if isinstance(purge_step, str) or not -(1 << 63) <= step < 1 << 63:
+        raise SettingsError(f"purge_step is {purge_step!r}.", hint="It is a global step, an integer of 64 bits.")
+    return step
 
 
 class SummaryWriter(Adders):
@@ -72,8 +90,8 @@ class SummaryWriter(Adders):
         repo_ignore_patterns: patterns of files to leave out.
         token: for the Hub; None takes the one of the environment or of `hf auth login`.
         exit_timeout: seconds that the end of the process may wait for the Hub.
-        memory_limit: bytes of records that this process keeps in memory while the disk refuses them; what is beyond
-            is dropped and counted.
+        memory_limit: bytes of records that this process keeps in memory while the disk refuses them, for all its
+            writers together; what is beyond is dropped and counted. Default: 16 MiB.
 
     Raises:
         SettingsError: a value is not valid.
@@ -105,7 +123,7 @@ class SummaryWriter(Adders):
         repo_ignore_patterns: list[str] | str | None = None,
         token: str | None = None,
         exit_timeout: float | None = None,
-        memory_limit: int = MEMORY_LIMIT,
+        memory_limit: int | None = None,
     ) -> None:
         if not (comet_config or {"disabled": True}).get("disabled"):
             raise SettingsError("comet_config asks for Comet.", hint="hf_mpwriter does not log to Comet.")
@@ -131,13 +149,16 @@ class SummaryWriter(Adders):
             raise SettingsError("token must be a string.", hint="None takes the one of `hf auth login` or HF_TOKEN.")
         self._token = token
         self._uploads = destination is not None and not environment.disabled
-        if not isinstance(memory_limit, int) or memory_limit < 0:
+        if memory_limit is not None and (not isinstance(memory_limit, int) or memory_limit < 0):
             raise SettingsError(f"memory_limit is {memory_limit!r}.", hint="It is a number of bytes, 0 or more.")
         self._memory_limit = memory_limit
+        purge_step = _step(purge_step)
         self._start_adding()
         self._closed = False
+        self._purges = False
         if write_to_disk:
             self._worker = self._enter(run_dir)
+            self._purges = purge_step is not None and self._worker.accepts_purge(purge_step)
         super().__init__(
             logdir=run_dir,
             comment=comment,
@@ -148,9 +169,10 @@ class SummaryWriter(Adders):
             write_to_disk=write_to_disk,
         )
 
-    def _enter(self, run_dir: str, *, join: bool = True) -> worker.Worker:
+    def _enter(self, run_dir: str, began: float | None = None) -> Worker:
         destination = self._destination if self._uploads else None
-        return worker.enter(Spool(run_dir), destination, self._settings, self._token, self._memory_limit, join=join)
+        limit = self._memory_limit
+        return workers.enter(self._user, Spool(run_dir), destination, self._settings, self._token, limit, began=began)
 
     def _get_file_writer(self) -> Any:
         """The default FileWriter; after `close` a new one, on a new event file."""
@@ -161,10 +183,12 @@ class SummaryWriter(Adders):
             return self.file_writer
         if self.file_writer is None:
             if self._closed:
-                self._worker.enter_again()
+                self._worker.enter_again(self._user)
                 self._closed = False
-            self.file_writer = FileWriter(self._worker, "", self._filename_suffix, self.purge_step)
-            self.all_writers = {self.logdir: self.file_writer}
+            file_writer = FileWriter(self._worker, "", self._filename_suffix, self._purge_of(""))
+            self.all_writers = {self.logdir: file_writer}
+            self.file_writer = file_writer
+            return file_writer  # another thread may close at this moment
         return self.file_writer
 
     # torch's names
@@ -227,7 +251,7 @@ class SummaryWriter(Adders):
             self._closed = True
             self.all_writers = self.file_writer = None
             if self._worker is not None:
-                self._worker.leave()
+                self._worker.leave(self._user)
         if wait and self._worker is not None:
             self._worker.wait()
 
@@ -255,6 +279,7 @@ class SummaryWriter(Adders):
         """A writer travels as its settings and opens its own file on arrival."""
         state = {name: value for name, value in self.__dict__.items() if name not in _PROCESS_STATE}
         state |= {"file_writer": None, "all_writers": None, "_closed": False}
+        state["_attempt_began"] = self._worker.began if self._worker else None
         if not _spawning():
             state["_token"] = None  # a token is never in a file
         return _arrive, (type(self), state)
@@ -265,8 +290,7 @@ def _arrive(cls: type[SummaryWriter], state: dict[str, Any]) -> SummaryWriter:
     writer.__dict__.update(state)
     writer._start_adding()
     if writer._write_to_disk:
-        # a spawned child does not know its own name yet while it unpickles: it joins at its first event
-        writer._worker = writer._enter(writer.logdir, join=False)
+        writer._worker = writer._enter(writer.logdir, began=writer._attempt_began)
     writer.all_writers = {}
     writer._arrived()
     return writer

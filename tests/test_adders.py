@@ -341,17 +341,29 @@ def test_the_file_that_tensorboardx_names_can_be_read_at_once(tmp_path):
     assert writer.file_writer is None
 
 
-def test_a_thousand_trials_keep_no_file_open(tmp_path):
-    """Each call of add_hparams has a directory of its own; what is logged there later goes into the next file."""
+def test_trials_keep_no_file_open_and_nameless_ones_leave_nothing_behind(tmp_path):
+    """A search makes thousands of them; what is logged under a name again goes into the next file."""
     with SummaryWriter(tmp_path) as writer:
         before = len(os.listdir("/proc/self/fd"))
         for trial in range(20):
-            writer.add_hparams({"lr": trial}, {"acc": 0.5}, f"trial{trial % 10}")
+            writer.add_hparams({"lr": trial}, {"acc": 0.5}, f"trial{trial % 2}")
+            writer.add_hparams({"lr": trial}, {"acc": 0.5})
         assert len(os.listdir("/proc/self/fd")) == before
-        assert len(writer.all_writers) == 1
-        assert len(writer._worker._files) == 1
-    assert len(list(tmp_path.rglob("*tfevents*"))) == 20
-    assert sum(len(events(path)) for path in tmp_path.rglob("*tfevents*")) == 20 * 5
+        assert len(writer.all_writers) == len(writer._worker._files) == 3
+    assert len(list(tmp_path.rglob("*tfevents*"))) == 40
+    assert sum(len(events(path)) for path in tmp_path.rglob("*tfevents*")) == 40 * 5
+
+
+@pytest.mark.parametrize("name", [".", "./", ""])
+def test_a_trial_in_the_run_directory_itself_shares_its_event_file(tmp_path, name):
+    """Users of torch give `run_name=writer.log_dir` or "." to have the trial in the run that it belongs to."""
+    with SummaryWriter(tmp_path) as writer:
+        writer.add_scalar("loss", 1.0, 1)
+        writer.add_hparams({"lr": 1}, {"acc": 0.5}, run_name=name or writer.log_dir)
+        writer.add_scalar("loss", 1.0, 2)
+        assert writer.status().logged == sum(path.stat().st_size for path in tmp_path.glob("*tfevents*"))
+    (path,) = tmp_path.rglob("*tfevents*")
+    assert len(events(path)) == 1 + 1 + 4 + 1
 
 
 def test_memory_stays_flat_while_scalars_are_logged(tmp_path):
