@@ -198,7 +198,7 @@ class EventFile:
         return self._segment or self._open_segment()
 
     def _open_segment(self) -> Segment:
-        directory = self._locate()
+        directory = os.path.normpath(self._locate())
         self._announce_seals()
         os.makedirs(directory, exist_ok=True)
         now, existing = time.time(), os.listdir(directory)
