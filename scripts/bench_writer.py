@@ -8,6 +8,9 @@ until the queue is empty. Paced calls come one millisecond after another; in bet
 training does (`busy`), and then the threads of the others compete with it. Every figure is the median of the rounds;
 where a round has less than 1000 calls, its p999 is the slowest one.
 
+The writers are local. What HFSummaryWriter adds is a look every few seconds, part of an `add_*` call, and one start of
+an uploader: that call takes some milliseconds.
+
     scripts/bench_writer.py                       all calls, then the constructor
     scripts/bench_writer.py --quick --calls       short, the calls only
     scripts/bench_writer.py --profile             where the time of our scalar goes
@@ -457,30 +460,30 @@ def profile(directory: Path, options: argparse.Namespace) -> None:
     """Where the time of our scalar goes: each part alone in a loop, without the loop itself."""
     from crc32c import crc32c
 
-    from hf_mpwriter import SummaryWriter, records
+    from hf_mpwriter import SummaryWriter
+    from hf_mpwriter.records import ScalarEncoder
 
     writer, step, value, lock = SummaryWriter(directory / "profile"), 123_456, 0.5, threading.RLock()
     record = records_of(directory / "scratch", Case("", "add_scalar", [value], (1, 1), (1, 1)), step, 1)[0]
-    payload, tag = record[HEADER:-FOOTER], b"\x0a" + bytes([len(TAGS[0])]) + TAGS[0].encode()
+    payload = record[HEADER:-FOOTER]
     fd = os.open(directory / "bare", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
     def locked() -> None:
         with lock:
             pass
 
-    parts: dict[str, tuple[Callable[..., Any] | None, tuple[Any, ...]]] = {
+    parts: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
         "add_scalar, the whole call": (writer.add_scalar, (TAGS[0], value, step)),
         "time.time": (time.time, ()),
-        "records.scalar_event: encode": (getattr(records, "scalar_event", None), (1.7e9, step, tag, value)),
-        "records.frame: header and crc": (getattr(records, "frame", None), (payload,)),
+        "ScalarEncoder.record: encode, frame, crc": (ScalarEncoder(TAGS[0]).record, (1.7e9, step, value)),
         "os.write to an O_APPEND file": (os.write, (fd, record)),
         "time.monotonic": (time.monotonic, ()),
-        "  crc32c of the payload (in frame)": (crc32c, (payload,)),
+        "  crc32c of the payload (in record)": (crc32c, (payload,)),
         "  a lock and its call (for scale)": (locked, ()),
         "  an empty call (for scale)": (lambda _tag, _value, _step: None, (TAGS[0], value, step)),
     }
     rounds = 5 if options.quick else 21
-    costs = {name: cost(call, arguments, rounds) for name, (call, arguments) in parts.items() if call is not None}
+    costs = {name: cost(call, arguments, rounds) for name, (call, arguments) in parts.items()}
     whole, *rest = (costs[name] for name in costs if not name.startswith(" "))
     costs["what is left: Python between the parts"] = whole - sum(rest)
     for name, nanoseconds in costs.items():
