@@ -10,7 +10,8 @@ refuses, an interrupted write, a record logged inside another's write) sends it 
 
 Invariants:
 - When `append` returns, the record is with the kernel, or it waits in bounded memory because the disk refuses
-  writes, or it is counted in `dropped`. `append` never raises OSError and never waits.
+  writes, or it is counted in `dropped`. `append` never raises OSError and never waits. One exception: a record that a
+  signal handler logs while the interrupted call opens or mends a segment is written by that call.
 - A file never holds a torn record in its middle.
 - A segment is opened `O_EXCL` at its first record and never by a process that did not create it. The next one is
   opened only after the one before is sealed. Every segment is announced before it exists.
@@ -122,14 +123,22 @@ class EventFile:
         self._speak()
 
     def _drain(self) -> None:
-        """Write what waits, each record exactly once, whatever interrupts in between."""
+        """Write what waits, also what a signal handler logs meanwhile."""
+        self._drain_once()
+        while self._waiting and not self._retry_after:
+            self._drain_once()
+        if self._closing:
+            self._close()
+
+    def _drain_once(self) -> None:
+        """Each record exactly once, whatever interrupts in between."""
         try:
             self._busy = True
             self._usual = None
             if self._clock() < self._refused_until or not self._write_waiting():
                 self._bound_memory()
                 return
-            self._limits.waits(self, 0)
+            self._limits.waits_no_more(self)
             self._usual = self._segment
             if self._retry_after:
                 self._refused_until = self._retry_after = 0.0
@@ -137,8 +146,6 @@ class EventFile:
                     self._warn("%s: the disk takes event records again", self.path)
         finally:
             self._busy = False
-        if self._closing:
-            self._close()
 
     def _write_waiting(self) -> bool:
         waiting = self._waiting  # of this process: a signal handler may fork, and the child begins with none
@@ -369,7 +376,7 @@ class EventFile:
             lost = len(self._waiting)
             self._waiting.clear()
             self._waiting_bytes = 0
-            self._limits.waits(self, 0)
+            self._limits.waits_no_more(self)
             self.dropped += lost
             return lost
 

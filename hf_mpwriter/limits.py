@@ -38,16 +38,17 @@ class Limits:
         self._open: dict[Restable, None] = {}  # the longest open first
 
     def waits(self, file: Restable, count: int) -> bool:
-        """So many bytes of a file wait now; whether memory allows that."""
-        if not count:
-            self._waiting.pop(file, None)
-            return True
+        """The disk refuses a file, and so many bytes of it wait now; whether memory allows that."""
         self._waiting[file] = count
         return sum(list(self._waiting.values())) <= self.memory
 
+    def waits_no_more(self, file: Restable) -> None:
+        """The disk takes the records of a file again."""
+        self._waiting.pop(file, None)
+
     @property
     def is_calm(self) -> bool:
-        """Whether no record of any file waits."""
+        """Whether the disk refuses no file."""
         return not self._waiting
 
     def opened(self, file: Restable) -> None:

@@ -1255,7 +1255,7 @@ assert codes == [0] * 64, codes
     "end", ["os._exit(0)", "writer.close(); os._exit(0)", "sys.exit(0)", "writer.flush(); os._exit(0)"]
 )
 def test_a_record_of_a_signal_handler_is_kept_although_the_process_ends_in_it(tmp_path, end):
-    """A preemption handler logs a last value and ends, wherever it has interrupted the training."""
+    """A preemption handler logs a last value and ends, wherever it has interrupted a training that logs."""
     source = f"""
 writer = SummaryWriter(sys.argv[1])
 for number in range(15):
@@ -1263,6 +1263,7 @@ for number in range(15):
         def handler(*_):
             writer.add_scalar("last", 1.0, number)
             {end}
+        log(writer, 0, 1)
         signal.signal(signal.SIGALRM, handler)
         signal.setitimer(signal.ITIMER_REAL, 0.01 + number * 0.0007)
         step = 0
