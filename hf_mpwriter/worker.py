@@ -15,6 +15,7 @@ Invariants:
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import os
@@ -83,7 +84,7 @@ class Worker:
         self._has_logged = False
         self._last_trouble = ""
         self._look_lock, self._look_began = threading.Lock(), 0.0
-        self._asking = False
+        self._asking = self._joining = False
         self.next_look = self._next_ask = 0.0
         self.role: Role = identity.current_role()
         self.name = ""
@@ -135,16 +136,22 @@ class Worker:
             logger.warning("%s: cannot join yet: %s", self.spool.run_dir, error)
 
     def _join(self) -> None:
-        if not self.spool.exists():
-            self._make_spool()
-        self.role = identity.current_role()
-        name, claim = roster.claim(self.spool, self.role.worker)
+        if self._joining:  # a signal handler logs while we join: it must not take a second name
+            raise OSError(errno.EBUSY, "this process is joining the run at the moment")
         try:
-            self._card = roster.Card(self.spool, name, Process.current(), self._settings)
-        except OSError:
-            locks.release(claim)
-            raise
-        self.name, self._claim = name, claim
+            self._joining = True
+            if not self.spool.exists():
+                self._make_spool()
+            self.role = identity.current_role()
+            name, claim = roster.claim(self.spool, self.role.worker)
+            try:
+                self._card = roster.Card(self.spool, name, Process.current(), self._settings)
+            except OSError:
+                locks.release(claim)
+                raise
+            self.name, self._claim = name, claim
+        finally:
+            self._joining = False
 
     def _make_spool(self) -> None:
         """Somebody has deleted it."""
