@@ -100,10 +100,10 @@ def status(logdir: Path, *, as_json: bool) -> None:
     total, there = sum(file.length for file in files), sum(held.values())
     for file in files:
         mark = " (growing)" if file.growing else ""
-        click.echo(f"  {size_text(held[file.path]):>9} of {size_text(file.length):>9}  {file.path}{mark}")
+        click.echo(f"  {size_text(held[file.path]):>9} of {size_text(file.length):>9}  {_printable(file.path)}{mark}")
     click.echo(f"{size_text(there)} of {size_text(total)} in {len(files)} files are on the Hub.")
     for path, reason in parked.items():
-        click.echo(f"refused: {path}: {reason}. To try again: hf-mpwriter sync {logdir}")
+        click.echo(f"refused: {_printable(path)}: {reason}. To try again: hf-mpwriter sync {logdir}")
     for member in members:
         if member.dropped:
             click.echo(f"lost: {member.dropped} records of {member.name.worker}, the disk refused them")
@@ -111,9 +111,14 @@ def status(logdir: Path, *, as_json: bool) -> None:
 
 def _on_hub(file: LocalFile, book: Ledger | None) -> int:
     """Bytes of a file that the Hub has; of an attachment all or none."""
-    if book is None or (file.sha256 and not book.covers(file)):
+    if book is None or (file.sha256 and (file.path in book.parked or not book.covers(file))):
         return 0
     return min(file.length, book.length(file.path))
+
+
+def _printable(path: str) -> str:
+    """A name that may be no text, for people."""
+    return path.encode(errors="backslashreplace").decode()
 
 
 def _uploader_line(report: Report, *, alive: bool) -> str:

@@ -13,6 +13,7 @@ class Action(enum.Enum):
 
     SNAPSHOT = enum.auto()  #: survey the event files, put what is new into the queue
     PUSH = enum.auto()  #: start a push for the oldest entry
+    ATTACH = enum.auto()  #: look at attachments, or push what was found of them
     WAIT = enum.auto()  #: nothing to do, or nothing allowed yet
     LEAVE = enum.auto()  #: nobody lives and nothing is left, or the Hub stays away too long
 
@@ -35,6 +36,8 @@ class Situation:
         settling: whether a request without a parent may still be under way.
         terminating: SIGTERM was received.
         tried: a push or an empty snapshot came after SIGTERM.
+        attachable: attachments may be looked at or sent.
+        attached: nothing is left to look at or to send of the attachments of those who have gone.
     """
 
     now: float
@@ -49,9 +52,11 @@ class Situation:
     settling: bool
     terminating: bool
     tried: bool
+    attachable: bool = False
+    attached: bool = True
 
 
-def decide(s: Situation) -> Action:
+def decide(s: Situation) -> Action:  # noqa: PLR0911 - one return per action
     """The next action."""
     if s.terminating and (s.tried or s.now < s.next_try):
         return Action.LEAVE
@@ -62,6 +67,9 @@ def decide(s: Situation) -> Action:
         if s.queued and (s.fresh or s.frozen):
             return Action.PUSH
         return Action.WAIT if s.frozen else Action.SNAPSHOT
-    if s.living == 0 and not wanted and not s.settling:
-        return Action.LEAVE
-    return Action.WAIT
+    if wanted:
+        return Action.WAIT
+    if s.attachable and not s.frozen and s.now >= s.next_try:
+        return Action.ATTACH
+    over = s.living == 0 and not s.settling and s.attached
+    return Action.LEAVE if over else Action.WAIT

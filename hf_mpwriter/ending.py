@@ -61,7 +61,8 @@ def wait(spool: Spool, lengths: dict[str, int], timeout: float, role: Role, look
     Raises:
         KeyboardInterrupt: the user ended the wait; the message has been given.
     """
-    view, began, asked = Progress(spool), time.monotonic(), time.time()
+    view, began = Progress(spool), time.monotonic()
+    asked = view.changes(lengths)
     announced = not speaks(role)
 
     def tell(missing: dict[str, int]) -> None:
@@ -72,7 +73,7 @@ def wait(spool: Spool, lengths: dict[str, int], timeout: float, role: Role, look
             logger.warning("waiting up to %.0f s until %s are on the Hub", timeout, size)
 
     try:
-        progress.wait(view, lengths, timeout, look, tell)
+        progress.wait(view, lengths, timeout, look, tell, asked=asked)
     finally:
         if (missing := view.missing(lengths, asked=asked)) and speaks(role):
             _report(spool, view, missing)

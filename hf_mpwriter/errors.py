@@ -49,11 +49,13 @@ class Sent:
         length: bytes.
         sha256: of these bytes, hex; "" where the Hub does not tell it.
         blob_id: git's id of these bytes, by which the Hub knows small regular files; "" where nobody asks for it.
+        adopted: others have sent these bytes: an attachment that is theirs is not replaced.
     """
 
     length: int
     sha256: str
     blob_id: str = ""
+    adopted: bool = False
 
     @property
     def is_gone(self) -> bool:
@@ -117,9 +119,10 @@ class Refused:
 
 @dataclass(frozen=True)
 class Park:
-    """These paths are refused, each with its reason; the others may go on."""
+    """These paths are refused, each with its reason; the others may go on, or are there already if it `committed`."""
 
     paths: dict[str, str] = field(default_factory=dict)
+    committed: bool = False
 
 
 Verdict = Done | Retry | Moved | Unknown | Split | Refused | Park

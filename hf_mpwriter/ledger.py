@@ -2,22 +2,25 @@
 
     hosts/<host>/ledger.json
     {"destination": {...}, "repo_id": "me/run", "settings": {...},
-     "files":  {"rank_00001/events.out...": {"length": 4711, "sha256": "...", "blob_id": "", "commit": "...",
-                                             "time": 1795236610.0}},
+     "files":  {"rank_00001/events.out...": {"length": 4711, "sha256": "...", "blob_id": "", "adopted": false,
+                                             "commit": "...", "time": 1795236610.0, "stamp": []}},
      "offered": {"metadata.tsv": [{"length": ..., "sha256": "...", "blob_id": "..."}]},     outcome unknown
      "parked": {"events.out...": "reason"},
-     "checked": 1795236610.0,                                    when all copies were last compared with the Hub's
-     "drained": 1795236600.0}                                    when the newest snapshot began of which all is there
+     "checked": 1795236610.0}                                    when all copies were last compared with the Hub's
 
 Invariants:
 - It claims only what a successful commit carried, or what the Hub was seen to hold.
 - Acknowledged lengths of event files never decrease, except where a read-back of the Hub proved its copy shorter or
   gone.
 - Of an attachment it knows every content that the Hub may have from us: what is at its path on the Hub is ours to
-  replace only then. What a push has offered without a known outcome is written down before the next push starts.
+  replace only then. What a push has offered without a known outcome is written down before the next push starts; until
+  a read-back has told the outcome, the path is not covered. What others have sent is never ours, even if it is equal
+  to what this run has (`adopted`).
+- Of an attachment it knows the stamp of the local file that had the content, so that whoever waits need not read it.
 - It belongs to one destination; a ledger of another one is not read.
 - Each host's uploader writes its own; all are read, and per path the newest record counts. A length of 0 is a record
-  too: the Hub was seen not to have the file. Where clocks disagree the older record may win: then the Hub is read back.
+  too: the Hub was seen not to have the file. Where clocks disagree the older record may win: so an attachment that a
+  losing record holds counts as offered, and is read back.
 - It remembers the settings of the last worker, so that `sync` uploads what that worker wanted uploaded.
 """
 
@@ -50,6 +53,8 @@ class Held:
         commit: a head at which this was so.
         time: unix time of the acknowledgement.
         blob_id: of an attachment, git's id of these bytes.
+        adopted: others have sent these bytes.
+        stamp: inode, size, mtime and ctime (ns) of the attachment that was last seen to have them.
     """
 
     length: int
@@ -57,23 +62,28 @@ class Held:
     commit: str
     time: float
     blob_id: str = ""
+    adopted: bool = False
+    stamp: tuple[int, ...] = ()
 
     @classmethod
     def from_json(cls, data: Any) -> Held:
         """Check and read; raises ValueError, KeyError or TypeError for what is not one."""
         sent = _sent(data)
-        return cls(sent.length, sent.sha256, str(data["commit"]), float(data["time"]), sent.blob_id)
+        stamp = tuple(map(int, data.get("stamp", ())))
+        return cls(
+            sent.length, sent.sha256, str(data["commit"]), float(data["time"]), sent.blob_id, sent.adopted, stamp
+        )
 
     @property
     def sent(self) -> Sent:
         """Without when and where."""
-        return Sent(self.length, self.sha256, self.blob_id)
+        return Sent(self.length, self.sha256, self.blob_id, self.adopted)
 
 
 def _sent(data: Any) -> Sent:
     if int(data["length"]) < 0:
         raise ValueError(f"a length of {data['length']}")
-    return Sent(int(data["length"]), str(data["sha256"]), str(data["blob_id"]))
+    return Sent(int(data["length"]), str(data["sha256"]), str(data["blob_id"]), data.get("adopted") is True)
 
 
 @dataclass
@@ -87,7 +97,6 @@ class Ledger:
     settings: Settings | None = None
     checked: float = 0.0
     offered: dict[str, list[Sent]] = field(default_factory=dict)
-    drained: float = 0.0
 
     def length(self, path: str) -> int:
         """Acknowledged bytes of a path, 0 if it is unknown."""
@@ -97,7 +106,7 @@ class Ledger:
     def covers(self, file: LocalFile) -> bool:
         """Whether the Hub is known to hold what a local file has."""
         held = self.files.get(file.path)
-        return held is not None and file.is_covered(held.sent)
+        return held is not None and file.is_covered(held.sent) and file.path not in self.offered
 
     def known(self) -> dict[str, Sent]:
         """What the Hub holds of all paths that are not parked and not gone."""
@@ -114,20 +123,55 @@ class Ledger:
     def acknowledge(self, sent: dict[str, Sent], commit: str, now: float) -> None:
         """Take over what a push found or made true of the Hub at `commit`, what is gone included."""
         for path, file in sent.items():
-            self.files[path] = Held(file.length, file.sha256, commit, now, file.blob_id)
+            before = self.files.get(path)
+            stamp = before.stamp if before and before.sent == file else ()
+            self.files[path] = Held(file.length, file.sha256, commit, now, file.blob_id, file.adopted, stamp)
             self.parked.pop(path, None)
             if not file.is_gone:
                 self.offered.pop(path, None)
 
-    def offer(self, files: Iterable[LocalFile]) -> bool:
-        """Note the attachments of a push that may have arrived, or may arrive yet; True if that is news."""
+    def see(self, files: Iterable[LocalFile]) -> bool:
+        """Note that these files were seen to have what the Hub holds; True if that is news."""
         news = False
         for file in files:
-            offers = self.offered.get(file.path, [])
-            if file.sha256 and file.content not in offers:
-                self.offered[file.path] = [*offers, file.content][-OFFERS:]
+            held = self.files.get(file.path)
+            if held is not None and file.stamp and self.covers(file) and held.stamp != file.stamp:
+                self.files[file.path] = dataclasses.replace(held, stamp=file.stamp)
                 news = True
         return news
+
+    def offer(self, files: Iterable[LocalFile]) -> bool:
+        """Note the attachments of a push that may have arrived, or may arrive yet; True if that is news.
+
+        Where others have a file, none of ours was sent.
+        """
+        news = False
+        for file in files:
+            offers, held = self.offered.get(file.path, []), self.files.get(file.path)
+            theirs = held is not None and held.adopted
+            if file.sha256 and not theirs and file.content not in offers:
+                self._add_offers(file.path, [file.content])
+                news = True
+        return news
+
+    def _add_offers(self, path: str, offers: Iterable[Sent]) -> None:
+        self.offered[path] = list(dict.fromkeys([*self.offered.get(path, ()), *offers]))[-OFFERS:]
+
+    def merge(self, other: Ledger) -> None:
+        """Take over what another host's ledger knows."""
+        self.repo_id = self.repo_id or other.repo_id
+        self.parked |= other.parked
+        self.settings = self.settings or other.settings
+        self.checked = max(self.checked, other.checked)
+        for path, offers in other.offered.items():
+            self._add_offers(path, offers)
+        for path, held in other.files.items():
+            known = self.files.setdefault(path, held)
+            newer, older = (held, known) if (held.time, held.length) > (known.time, known.length) else (known, held)
+            self.files[path] = newer
+            differs = (newer.length, newer.sha256) != (older.length, older.sha256)
+            if spool.is_attachment(path) and differs and not older.sent.is_gone and not older.adopted:
+                self._add_offers(path, [older.sent])
 
     def save(self, path: str) -> None:
         """Replace the ledger on disk, durably."""
@@ -143,8 +187,7 @@ def _parse(data: bytes, destination: Destination) -> Ledger | None:
     settings = content.get("settings")
     wanted = None if settings is None else Settings.from_json(settings)
     offered = {str(path): [_sent(one) for one in offers] for path, offers in content["offered"].items()}
-    checked, drained = float(content["checked"]), float(content["drained"])
-    return Ledger(destination, str(content["repo_id"]), files, parked, wanted, checked, offered, drained)
+    return Ledger(destination, str(content["repo_id"]), files, parked, wanted, float(content["checked"]), offered)
 
 
 def load(spool: Spool, destination: Destination) -> Ledger:
@@ -155,19 +198,8 @@ def load(spool: Spool, destination: Destination) -> Ledger:
             ledger = _parse(disk.read(spool.host(host).ledger) or b"", destination)
         except (*DAMAGED, OSError):
             continue
-        if ledger is None:
-            continue
-        merged.repo_id = merged.repo_id or ledger.repo_id
-        merged.parked |= ledger.parked
-        merged.settings = merged.settings or ledger.settings
-        merged.checked = max(merged.checked, ledger.checked)
-        merged.drained = max(merged.drained, ledger.drained)
-        for path, offers in ledger.offered.items():
-            merged.offered[path] = merged.offered.get(path, []) + offers
-        for path, held in ledger.files.items():
-            known = merged.files.get(path)
-            if known is None or (held.time, held.length) > (known.time, known.length):
-                merged.files[path] = held
+        if ledger is not None:
+            merged.merge(ledger)
     return merged
 
 

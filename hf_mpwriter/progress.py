@@ -5,15 +5,16 @@ Used by whoever waits: the end of a process, `scheduler.trigger()`, `hf-mpwriter
 
 from __future__ import annotations
 
+import contextlib
 import json
-import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from hf_mpwriter import disk, locks
+from hf_mpwriter.attachment import stamp_of
 from hf_mpwriter.errors import DAMAGED, SettingsError, SpoolFormatError
 from hf_mpwriter.identity import boot_id, host_id
 from hf_mpwriter.ledger import Ledger, load
@@ -47,13 +48,23 @@ class Progress:
         except (SpoolFormatError, SettingsError, OSError):
             return None
 
-    def missing(self, lengths: Mapping[str, int], since: float = 0.0, asked: float = math.inf) -> dict[str, int]:
+    def changes(self, paths: Iterable[str]) -> dict[str, int]:
+        """The ctime (ns) of each attachment, as the filesystem tells it; those that are not there are left out."""
+        found = {}
+        for path in filter(is_attachment, paths):
+            with contextlib.suppress(OSError):
+                found[path] = os.stat(os.path.join(self._spool.run_dir, path), follow_symlinks=False).st_ctime_ns
+        return found
+
+    def missing(
+        self, lengths: Mapping[str, int], since: float = 0.0, asked: Mapping[str, int] | None = None
+    ) -> dict[str, int]:
         """Bytes per path of `lengths` that the Hub does not have yet.
 
         Args:
             lengths: bytes per path; of an attachment all are missing, or none.
             since: unix time; a ledger that was not compared with the Hub after it is not believed.
-            asked: unix time; an attachment need not be there as it has become after it.
+            asked: from `changes`; an attachment need not be there as it has become after that.
         """
         book = self.ledger()
         if book is None or book.checked < since:
@@ -61,26 +72,28 @@ class Progress:
         missing = {}
         for path, length in lengths.items():
             if is_attachment(path):
-                if not self._has_arrived(book, path, asked):
+                if not self._has_arrived(book, path, (asked or {}).get(path)):
                     missing[path] = length
             elif length > book.length(path):
                 missing[path] = length - book.length(path)
         return missing
 
-    def _has_arrived(self, book: Ledger, path: str, asked: float) -> bool:
-        """Whether all of a snapshot is there that began after an attachment has changed last, or after `asked`.
+    def _has_arrived(self, book: Ledger, path: str, asked: int | None) -> bool:
+        """Whether the Hub has an attachment as it is now, or as it became after `asked`.
 
-        So nobody who waits has to read it. What has been removed is not waited for.
+        The file that was sent is known by its stamp, so nobody who waits has to read it, and times are compared only
+        with times of the same file. What has been removed is not waited for.
         """
+        held = book.files.get(path)
         try:
-            changed = os.stat(os.path.join(self._spool.run_dir, path), follow_symlinks=False).st_ctime
+            status = os.stat(os.path.join(self._spool.run_dir, path), follow_symlinks=False)
         except FileNotFoundError:
             return True
         except OSError:
-            changed = math.inf
-        held = book.files.get(path)
-        there = held is not None and not held.sent.is_gone and path not in book.parked
-        return there and book.drained > min(changed, asked)
+            return False
+        if held is None or not held.stamp or held.sent.is_gone or path in book.parked or path in book.offered:
+            return False
+        return held.stamp == stamp_of(status) or (asked is not None and held.stamp[-1] >= asked)
 
     def refused(self, missing: Mapping[str, int]) -> dict[str, str]:
         """Of what is missing, the paths that will not come by themselves, with the reason.
@@ -89,11 +102,17 @@ class Progress:
         """
         book = self.ledger()
         parked = book.parked if book else {}
+        first: dict[str, str] = {}  # directory -> its first parked event file, which the later ones wait for
+        for path in sorted(parked):
+            if not is_attachment(path):
+                first.setdefault(os.path.dirname(path), path)
         found = {}
         for path in missing:
-            before = [other for other in parked if other == path or _blocks(other, path)]
-            if before:
-                found[path] = f"{before[0]}: {parked[before[0]]}"
+            before = path
+            if path not in parked and not is_attachment(path):
+                before = first.get(os.path.dirname(path), path)
+            if before in parked and before <= path:
+                found[path] = f"{before}: {parked[before]}"
         return found
 
     def is_hopeless(self, missing: Mapping[str, int], since: float = 0.0) -> bool:
@@ -219,6 +238,7 @@ def wait(
     tell: Callable[[dict[str, int]], object] | None = None,
     clock: Callable[[], float] = time.monotonic,
     since: float = 0.0,
+    asked: Mapping[str, int] | None = None,
 ) -> dict[str, int]:
     """Wait until the Hub has these lengths, and these attachments as they are now or were later.
 
@@ -230,13 +250,14 @@ def wait(
         tell: called at every poll with what is missing; what it raises ends the wait.
         clock: monotonic seconds.
         since: see `Progress.missing`.
+        asked: likewise; by default the attachments have to be there as they are now.
 
     Returns:
         What is missing at the end, {} if nothing is. The wait is not begun when the next allowed try lies beyond it,
         and not gone on with when all that is missing is refused.
     """
     end = clock() + timeout
-    next_look, asked = 0.0, since or time.time()
+    next_look, asked = 0.0, progress.changes(lengths) if asked is None else asked
     while missing := progress.missing(lengths, since, asked):
         now = clock()
         if now >= end or progress.uploader().blocked_until > end or progress.is_hopeless(missing, since):
@@ -248,13 +269,6 @@ def wait(
             tell(missing)
         time.sleep(POLL)
     return missing
-
-
-def _blocks(parked: str, path: str) -> bool:
-    """Whether a parked path keeps another one from going: only event files wait for each other."""
-    if is_attachment(parked) or is_attachment(path):
-        return False
-    return os.path.dirname(parked) == os.path.dirname(path) and parked < path
 
 
 def size_text(count: float) -> str:

@@ -13,7 +13,7 @@ Invariants:
   way is refused (412) as soon as the branch has moved.
 - A file is sent only if the Hub's copy at that very parent is a prefix of it, or, of an attachment, a content that this
   run has sent: sizes and digests are read back there, of all files unless the parent is this uploader's own last
-  commit, and of files that the ledger does not know always.
+  commit, and always of files that the ledger does not know or that were offered with an unknown outcome.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hf_mpwriter import attachment, disk, errors, spool
-from hf_mpwriter.errors import Done, Moved, Park, Refused, Sent, Split, Unknown, Verdict
+from hf_mpwriter.errors import Done, Moved, Park, Refused, Retry, Sent, Split, Unknown, Verdict
 from hf_mpwriter.identity import import_path
 from hf_mpwriter.queue import parse_files
 from hf_mpwriter.settings import Destination
@@ -111,37 +111,43 @@ def carry(job: Job, hub: Hub, notify: Notify, rng: random.Random) -> Verdict:
     from hf_mpwriter.hub import judge
 
     verdict: Verdict = Moved("not tried")
+    begun: list[str] = []
     for attempt in range(MOVED_TRIES):
         try:
-            verdict = _attempt(job, hub, notify, trust_own_head=attempt == 0)
+            verdict = _attempt(job, hub, notify, begun, trust_own_head=attempt == 0)
         except Exception as error:  # noqa: BLE001 - every error of the client has a verdict
             verdict = judge(error)
+        if isinstance(verdict, Unknown) and not begun:  # it was only read: no content of ours can be there
+            verdict = Retry(verdict.reason, verdict.after)
         if not isinstance(verdict, Moved):
             break
         time.sleep(rng.uniform(0.1, 1.0))
     return verdict
 
 
-def _attempt(job: Job, hub: Hub, notify: Notify, *, trust_own_head: bool) -> Verdict:
-    unsure = {file.path for file in job.files if file.path not in job.known}
+def _attempt(job: Job, hub: Hub, notify: Notify, begun: list[str], *, trust_own_head: bool) -> Verdict:
+    """Read back and commit; the parent is appended to `begun` before the commit."""
+    unsure = {file.path for file in job.files if file.path not in job.known or file.path in job.offered}
     parent = job.own_head if trust_own_head else None
     checked = parent is None
     if parent is None:
         parent = _head(job, hub, notify)
         unsure |= set(job.known)
     found, differing = read_back(job, unsure, hub.sizes(unsure, parent) if unsure else {})
-    if differing:
-        return Park(differing)
     held = job.known | found
     to_send = [file for file in job.files if not file.is_covered(held.get(file.path, NOTHING))]
+    differing |= {file.path: FOREIGN for file in to_send if file.sha256 and held.get(file.path, NOTHING).adopted}
+    if differing:
+        return Park(differing)
     if not to_send:
         return Done(parent, own=False, repo_id=hub.repo_id, files=found, checked=checked)
     first = all(sent.is_gone for sent in held.values())
     if first and (private := hub.is_private()) is not None:
         notify(f"{job.destination} is {'private' if private else 'PUBLIC: everybody can read it'}")
+    begun.append(parent)
     commit, sent = _commit(job, hub, to_send, parent, tag_card=first)
     if ignored := [file.path for file in to_send if file.path not in sent]:
-        return Park(dict.fromkeys(ignored, "the repository's .gitignore leaves it out"))
+        return Park(dict.fromkeys(ignored, "the repository's .gitignore leaves it out"), committed=True)
     if job.squash:
         commit = _squash(hub, notify) or commit
     return Done(commit, own=True, repo_id=hub.repo_id, files=found | sent, checked=checked)
@@ -189,19 +195,21 @@ def read_back(job: Job, paths: set[str], remote: dict[str, Remote]) -> tuple[dic
         remote: what the Hub has of them.
 
     Returns:
-        What the Hub holds now where that differs from what is known (length 0: gone), and the paths whose copy is
-        not ours to replace, with the reason: no prefix of the local file, no content that this run has sent.
+        What the Hub holds now where that differs from what is known (length 0: gone) or where the outcome of an offer
+        was open, and the paths whose copy is not ours to replace, with the reason: no prefix of the local file, no
+        content that this run has sent.
     """
     found, differing = {}, {}
-    wanted = {file.path: file.content for file in job.files}
+    adoptable = {file.path: dataclasses.replace(file.content, adopted=True) for file in job.files}
     for path in paths:
         there, known = remote.get(path), job.known.get(path)
-        contents = [*job.offered.get(path, ()), wanted.get(path, NOTHING)] if spool.is_attachment(path) else None
+        contents = [*job.offered.get(path, ()), adoptable.get(path, NOTHING)] if spool.is_attachment(path) else None
         if there is None or (there.size == 0 and contents is None):
             if known is not None:
                 found[path] = NOTHING
         elif known is not None and _is(known, there):
-            continue
+            if path in job.offered:
+                found[path] = known
         elif contents is None:
             if _is_beginning(job, path, there):
                 found[path] = Sent(there.size, there.sha256 or "")
@@ -295,6 +303,10 @@ class PushProcess:
         code = self._process.returncode
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         return notices, self._verdict or Unknown(f"the push ended by {how}")
+
+    def kill(self) -> None:
+        """End it; whether what it has sent arrives is then unknown."""
+        self._process.kill()
 
     def wait(self, timeout: float) -> None:
         """Return when the push says something, or after `timeout` seconds."""

@@ -4,13 +4,11 @@
     hosts/<host>/inflight.json         {"entry": 42, "fenced": true, "job": {...}}   while a push carries entry 42
 
 The queue holds intentions and can always be derived again from what the ledger does not cover; the files of the run
-directory are the truth. So if the disk refuses an entry, the uploader goes on from memory and says so. An entry of
-attachments is in memory only, as its copies are this uploader's only: which content is the newest, the next one learns
-from the files, never from an entry.
+directory are the truth. So if the disk refuses an entry, the uploader goes on from memory and says so. Attachments are
+not queued: whoever sends them keeps their entries in memory (`attaching.py`).
 
 Invariants:
-- An entry refers only to bytes that are durable in event files, which `put` syncs first, or to copies of attachments.
-- A copy that no entry refers to is removed.
+- An entry refers only to bytes that are durable in event files, which `put` syncs first.
 - An entry is written once. A newer one is durable before an older one is removed; an entry is removed only after the
   ledger covers it or a newer entry does.
 - `inflight.json` is durable before a push starts and removed after its outcome is known.
@@ -28,7 +26,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from hf_mpwriter import disk
-from hf_mpwriter.attachment import Copies, reason_of
 from hf_mpwriter.errors import DAMAGED
 from hf_mpwriter.snapshot import LocalFile
 from hf_mpwriter.spool import HostSpool
@@ -40,6 +37,11 @@ class Entry:
 
     number: int
     files: tuple[LocalFile, ...]
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether it carries attachments; then it carries nothing else."""
+        return bool(self.files) and bool(self.files[0].sha256)
 
 
 def parse_files(items: Any) -> tuple[LocalFile, ...]:
@@ -82,7 +84,6 @@ class Queue:
         self.trouble = ""  # why the queue is not on disk as it is in memory, "" while it is
         disk.make_dirs(host.queue)
         self._sweep()
-        self._copies = Copies(host.copies, run_dir)
         self.entries = self._read_all()
         self._on_disk = list(self.entries)
 
@@ -112,34 +113,25 @@ class Queue:
                     disk.remove(os.path.join(self._host.queue, name), "queue.garbage")
         return found
 
-    def put(self, groups: Sequence[Sequence[LocalFile]]) -> dict[str, str]:
+    def put(self, groups: Sequence[Sequence[LocalFile]]) -> None:
         """Make snapshots durable, then drop the older entries that they supersede.
-
-        Returns:
-            The attachments that could not be copied and are in no entry, with the reason.
 
         Raises:
             OSError: event files cannot be made durable; the queue is as it was.
         """
         for group in groups:
-            self._make_durable([file for file in group if not file.sha256])
-        self._copies.keep(file for group in groups for file in group)  # first, so that there is room for new ones
+            self._make_durable(group)
         self.trouble = ""
         entries: list[Entry] = []
-        left_out: dict[str, str] = {}
         for group in groups:
-            files, refused = self._copied(group)
-            left_out |= refused
-            if files:
-                self._highest += 1
-                entries.append(Entry(self._highest, files))
+            self._highest += 1
+            entries.append(Entry(self._highest, tuple(group)))
         self.entries = entries
         for entry in entries:
             self._write(entry)
         if not self.trouble:  # else the older ones stay on disk: they are all that a successor would find
             for old in [other for other in self._on_disk if other not in entries]:
                 self.remove(old)
-        return left_out
 
     def _make_durable(self, group: Sequence[LocalFile]) -> None:
         for file in group:
@@ -147,21 +139,7 @@ class Queue:
         for directory in {os.path.dirname(file.path) for file in group}:
             disk.fsync_dir(os.path.join(self._run_dir, directory), "queue.data")
 
-    def _copied(self, group: Sequence[LocalFile]) -> tuple[tuple[LocalFile, ...], dict[str, str]]:
-        """A group as it can be sent: attachments with the content of their copies, without those that have none."""
-        files, left_out = [], {}
-        for file in group:
-            try:
-                files.append(self._copies.take(file) if file.sha256 else file)
-            except FileNotFoundError:  # removed since it was looked at: nothing is left to send
-                continue
-            except OSError as error:
-                left_out[file.path] = reason_of(error)
-        return tuple(files), left_out
-
     def _write(self, entry: Entry) -> None:
-        if any(file.sha256 for file in entry.files):
-            return
         data = json.dumps({"files": [dataclasses.asdict(file) for file in entry.files]}).encode()
         self._on_disk.append(entry)  # even if it fails: the name may be there, only not durable
         try:
@@ -172,7 +150,6 @@ class Queue:
     def remove(self, entry: Entry) -> None:
         """Drop an entry that the ledger or a newer entry covers."""
         self.entries = [other for other in self.entries if other is not entry]
-        self._copies.keep(file for other in self.entries for file in other.files)
         if entry not in self._on_disk:
             return
         try:

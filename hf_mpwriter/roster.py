@@ -37,6 +37,7 @@ from hf_mpwriter.identity import Process
 from hf_mpwriter.settings import Settings
 from hf_mpwriter.spool import CardName, Spool, candidates
 
+NO_NEWS = (0, False)  # of a card that has asked for nothing yet
 OBSERVER = "~sync"  # the worker name on the card of an observer; no process can be called that
 _cards_of_this_process = 0
 
@@ -131,6 +132,11 @@ class Member:
     want: dict[str, int] = field(default_factory=dict)
     closed: bool = False
     dropped: int = 0
+
+    @property
+    def news(self) -> tuple[int, bool]:
+        """What may make a push urgent; it only ever grows: how much is wanted, and whether it is over."""
+        return sum(self.want.values()) + len(self.want), not self.alive
 
 
 def parse(name: CardName, data: bytes, *, alive: bool) -> Member | None:

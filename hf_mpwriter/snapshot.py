@@ -1,8 +1,10 @@
-"""Snapshots: event files with a length each, cut at whole records; attachments (`attachment.py`) with their content.
+"""Snapshots: event files with a length each, cut at whole records.
 
     run directory  --survey-->  LocalFile(path, length, growing)
                    --pending->  what the ledger does not cover yet, in the order in which it may be published
-                   --bounded->  groups that fit into one entry each, event files before attachments
+                   --bounded->  groups that fit into one entry each
+
+Attachments are in no snapshot: they take the time that event files leave (`attaching.py`).
 
 Invariants:
 - The length of an event file is always the end of a whole record whose checksums hold; `st_size` is not (a record
@@ -16,7 +18,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 
 from hf_mpwriter import records, spool
@@ -24,7 +26,7 @@ from hf_mpwriter.errors import Sent
 
 ENTRY_FILES = 100  # files in one entry
 ENTRY_IN_MEMORY = 64 << 20  # bytes of files that the push holds in memory
-ENTRY_BYTES = 512 << 20  # bytes in one entry; the copies of a snapshot's attachments take no more on this disk
+ENTRY_BYTES = 512 << 20  # bytes in one entry
 REGULAR_BYTES = 10 << 20  # up to this size the Hub may want the content of an attachment within the commit itself
 LAST_BYTES = 64  # bytes before the end of the last whole record by which a file is known again
 
@@ -39,6 +41,7 @@ class LocalFile:
         growing: whether its writer may append more; of files of others nobody knows, so they count as growing.
         sha256: of an attachment's whole content, hex; "" of an event file.
         blob_id: git's id of an attachment's content, by which the Hub knows small text files; "" of an event file.
+        stamp: inode, size, mtime and ctime (ns) of an attachment while it had this content; () if it changed meanwhile.
     """
 
     path: str
@@ -46,6 +49,7 @@ class LocalFile:
     growing: bool
     sha256: str = ""
     blob_id: str = ""
+    stamp: tuple[int, ...] = field(default=(), compare=False)
 
     def is_covered(self, held: Sent) -> bool:
         """Whether nothing is left to send when the Hub holds this of the path.
@@ -150,12 +154,12 @@ def walk(run_dir: str) -> Iterator[str]:
 def pending(
     files: Iterable[LocalFile], covers: Callable[[LocalFile], bool], parked: Collection[str]
 ) -> list[LocalFile]:
-    """What is to be sent, in an order in which any prefix may be published; attachments come last.
+    """What is to be sent, in an order in which any prefix may be published.
 
     Args:
         files: what is there.
         covers: whether the Hub is known to hold what a file has.
-        parked: paths that are refused; later event files of the same directory wait for them.
+        parked: paths that are refused; later files of the same directory wait for them.
     """
     waiting: list[LocalFile] = []
     for _, group in groupby(sorted(files, key=_publishing_order), key=lambda file: os.path.dirname(file.path)):
@@ -163,8 +167,8 @@ def pending(
     return waiting
 
 
-def _publishing_order(file: LocalFile) -> tuple[bool, str, str]:
-    return bool(file.sha256), *os.path.split(file.path)
+def _publishing_order(file: LocalFile) -> tuple[str, str]:
+    return os.path.split(file.path)
 
 
 def _publishable(
@@ -191,11 +195,7 @@ def _writer(path: str) -> str:
 
 
 def bounded(files: Iterable[LocalFile]) -> list[list[LocalFile]]:
-    """Split into groups of the size of an entry, keeping the order; none has both event files and attachments.
-
-    So no attachment delays or spoils a commit of events. And of attachments, which are copied, only one group is
-    taken: the rest is left to the next snapshot, and the spool never holds more than that.
-    """
+    """Split into groups of the size of an entry, keeping the order."""
     groups: list[list[LocalFile]] = []
     memory = total = 0
     for file in files:
@@ -203,9 +203,7 @@ def bounded(files: Iterable[LocalFile]) -> list[list[LocalFile]]:
         full = groups and (
             len(groups[-1]) >= ENTRY_FILES or memory + held > ENTRY_IN_MEMORY or total + file.length > ENTRY_BYTES
         )
-        if full and file.sha256 and groups[-1][-1].sha256:
-            break
-        if not groups or full or (file.sha256 and not groups[-1][-1].sha256):
+        if not groups or full:
             groups.append([])
             memory = total = 0
         groups[-1].append(file)

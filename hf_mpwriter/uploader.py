@@ -1,13 +1,14 @@
 """The uploader: the process on the seat. It looks, decides with a pure function, acts, sleeps.
 
-    recover -> look -> decide -> SNAPSHOT   survey event files and attachments, put what is new into the queue
+    recover -> look -> decide -> SNAPSHOT   survey event files, put what is new into the queue
                               -> PUSH       start a push for the oldest entry; its verdict is taken in at a later look
+                              -> ATTACH     while no event file is due: look at attachments, push what is new
                               -> WAIT
                               -> LEAVE
 
-Order of writes: fsync(event files), copy attachments -> put entry -> drop superseded entries -> inflight -> push ->
-ledger -> drop inflight and entry. Whatever is interrupted, the next uploader derives the rest again from what the
-ledger does not cover.
+Order of writes: fsync(event files) -> put entry -> drop superseded entries -> inflight -> push -> ledger -> drop
+inflight and entry (of attachments: copies -> inflight -> push -> ledger -> drop inflight, copies). If interrupted, the
+next uploader derives the rest again from what the ledger does not cover.
 
 Invariants:
 - It holds the seat for its whole life; on every tick the lock is checked to be the file at the path.
@@ -24,7 +25,7 @@ import signal
 import time
 from collections.abc import Callable
 
-from hf_mpwriter import attachment, disk, election, ledger, locks, queue, retry, snapshot
+from hf_mpwriter import attaching, disk, election, ledger, locks, queue, retry, snapshot
 from hf_mpwriter.bulletin import Bulletin
 from hf_mpwriter.daemon import be_modest, detach, say
 from hf_mpwriter.decision import LINGER, Action, Situation, decide
@@ -32,17 +33,15 @@ from hf_mpwriter.errors import Done, Moved, Park, Refused, Retry, Split, Unknown
 from hf_mpwriter.identity import Process
 from hf_mpwriter.push import Job, PushProcess
 from hf_mpwriter.queue import Entry, Queue
-from hf_mpwriter.roster import OBSERVER, Member, Roster
+from hf_mpwriter.roster import NO_NEWS, OBSERVER, Member, Roster
 from hf_mpwriter.settings import Destination, Settings
 from hf_mpwriter.snapshot import LocalFile
-from hf_mpwriter.spool import Spool
+from hf_mpwriter.spool import Spool, is_attachment
 
 TICK = 1.0  # seconds between two looks
 PUSH_TICK = 0.2  # seconds, while a push runs
 FIRST_DELAY = 2.0  # seconds after the start until the first snapshot, if nobody asks for one
 SETTLE_TIME = 120.0  # seconds; the Hub ends a request in 60, a proxy may take as long
-REFUSALS = 3  # times that the Hub must refuse a file alone before it is parked
-NO_NEWS = (0, False)
 
 
 class Uploader:
@@ -61,7 +60,6 @@ class Uploader:
         self._host = spool.host(self._process.host)
         self._bulletin = Bulletin(self._host, self._process, clock)
         self._roster, self._survey = Roster(spool), snapshot.Survey(spool.run_dir)
-        self._attachments = attachment.Attachments(spool.run_dir)
         self._settings = Settings()
         # the push that runs
         self._push: PushProcess | None = None
@@ -81,8 +79,6 @@ class Uploader:
         self._heard: dict[str, tuple[int, bool]] = {}  # card -> its news at the last look
         self._served: dict[str, tuple[int, bool]] = {}  # card -> its news when nothing of it was left to send
         self._seen: tuple[list[Member], dict[str, LocalFile]] = ([], {})  # members and files at the last snapshot
-        self._began = 0.0  # unix time of the last snapshot, 0 if it left something to the next one
-        self._left_out: dict[str, str] = {}  # attachments that this disk does not give or take, with the reason
         self._recover()
 
     def _recover(self) -> None:
@@ -95,20 +91,18 @@ class Uploader:
         self._ledger = ledger.load(self._spool, destination)
         self._ledger.parked.clear()  # a new start tries refused paths again
         self._queue = Queue(self._host, self._spool.run_dir)
+        self._attaching = attaching.Attaching(self._spool, self._host.copies, self._clock, self._rng, self._next_commit)
         self._settings = self._ledger.settings or self._settings
         for host in self._spool.host_ids():
             if (lost := queue.interrupted(self._spool.host(host))) is not None:
-                say(f"the push of entry {lost.entry} of {host} was interrupted, its outcome is unknown")
+                say(f"a push of {host} (entry {lost.entry}) was interrupted, its outcome is unknown")
                 if not lost.fenced:
                     self._frozen_until = self._clock() + SETTLE_TIME
                 if self._ledger.offer(lost.files):
                     self._save_ledger()
         for entry in list(self._queue.entries):
-            if self._covered(entry):
+            if all(map(self._ledger.covers, entry.files)):
                 self._queue.remove(entry)
-
-    def _covered(self, entry: Entry) -> bool:
-        return all(map(self._ledger.covers, entry.files))
 
     # look
 
@@ -120,10 +114,11 @@ class Uploader:
         members = self._roster.members()
         self._note(members)
         if self._push is not None:
-            self._listen(self._push)
+            self._listen(self._push, members)
         if self._push is None:
             if self._hears_better_token(members):
                 say("a newer worker may have a better token; leaving the seat to it")
+                self._attaching.close()
                 self._report("left")
                 return False
             self._unfreeze()
@@ -134,6 +129,11 @@ class Uploader:
                 self._snapshot(members)
             elif action is Action.PUSH:
                 self._start_push(self._queue.entries[0])
+            elif action is Action.ATTACH:
+                self._attach(alone=not any(member.alive for member in members))
+                if self._push is None:  # there may be more, or it is time to leave
+                    self._report()
+                    return True
         self._report()
         self._sleep()
         return True
@@ -156,9 +156,10 @@ class Uploader:
 
     def _hear(self, member: Member) -> None:
         """A request or an end is news: it ends a wait of ours, not one that the Hub asked for."""
-        if _news(member) <= self._heard.get(str(member.name), NO_NEWS):
+        if member.news <= self._heard.get(str(member.name), NO_NEWS):
             return
-        self._heard[str(member.name)] = _news(member)
+        self._heard[str(member.name)] = member.news
+        self._attaching.ask()
         if member.name.worker == OBSERVER and member.alive:  # `sync` trusts no ledger and tries refused paths again
             self._ledger.parked.clear()
             self._own_head, self._audit = None, True
@@ -185,6 +186,8 @@ class Uploader:
             settling=self._frozen_until > 0.0,
             terminating=self._terminating,
             tried=self._tried,
+            attachable=self._attaching.is_due(living),
+            attached=self._attaching.is_over(living),
         )
 
     def _is_urgent(self, member: Member) -> bool:
@@ -193,53 +196,32 @@ class Uploader:
         return not member.alive or any(
             length > self._ledger.length(path) and path not in self._ledger.parked and self._settings.allows(path)
             for path, length in member.want.items()
+            if not is_attachment(path)
         )
 
     def _is_served(self, member: Member) -> bool:
-        return _news(member) <= self._served.get(str(member.name), NO_NEWS)
+        return member.news <= self._served.get(str(member.name), NO_NEWS)
 
     # snapshot
 
     def _snapshot(self, members: list[Member]) -> None:
-        began = time.time()
         files = self._survey.files(self._settings.allows, self._roster.growing)
-        attached = self._attachments.look(self._settings.allows)
-        parked = {path for path, why in self._ledger.parked.items() if self._left_out.get(path) != why}
-        waiting = snapshot.pending(files + attached.files, self._ledger.covers, parked)
-        groups = snapshot.bounded(waiting)
-        self._next_commit, self._began = self._clock() + 60 * self._settings.commit_every, 0.0
+        groups = snapshot.bounded(snapshot.pending(files, self._ledger.covers, self._ledger.parked))
+        self._next_commit = self._clock() + 60 * self._settings.commit_every
         try:
-            left_out = self._queue.put(groups)
+            self._queue.put(groups)
         except OSError as error:
             say(f"cannot take a snapshot: {error}")
             self._next_try = self._clock() + retry.FIRST_WAIT
             return
         if self._queue.trouble:
             say(self._queue.trouble)
-        self._leave_out(attached.refused | left_out)
-        self._fresh, self._surveyed, self._began = True, True, began
-        if not left_out and sum(map(len, groups)) < len(waiting):
-            self._look_again()
+        self._fresh = self._surveyed = True
         self._seen = members, {file.path: file for file in files}
         self._serve()
         self._tried = self._terminating and not self._queue.entries
-        if not self._queue.entries:
-            self._ledger.drained = max(self._ledger.drained, self._began)
-            if attached.files:  # somebody may wait for them
-                self._save_ledger()
-            if self._audit:  # nothing to send, but somebody wants to know what the Hub really has
-                self._start_push(Entry(0, ()))
-
-    def _leave_out(self, left_out: dict[str, str]) -> None:
-        """Park the attachments that this disk does not give or take, for as long as that is so."""
-        for path, why in left_out.items():
-            if self._left_out.get(path) != why:
-                say(f"{path} is left out: {why}")
-        others = {path: why for path, why in self._ledger.parked.items() if self._left_out.get(path) != why}
-        self._left_out, before = left_out, self._ledger.parked
-        self._ledger.parked = others | left_out
-        if self._ledger.parked != before:
-            self._save_ledger()
+        if self._audit and not self._queue.entries:  # nothing to send, but somebody asks what the Hub really has
+            self._start_push(Entry(0, ()))
 
     def _serve(self) -> None:
         """Note who, of those that the last snapshot saw, has nothing left in the queue.
@@ -251,7 +233,7 @@ class Uploader:
         for member in members:
             if member.files & queued:
                 continue
-            self._served[str(member.name)] = _news(member)
+            self._served[str(member.name)] = member.news
             held = (self._ledger.covers(files[path]) for path in member.files if path in files)
             if not member.alive and all(held):
                 self._roster.remove(member)
@@ -259,7 +241,7 @@ class Uploader:
     # push
 
     def _start_push(self, entry: Entry) -> None:
-        self._fenced = self._moved < retry.MOVED_LIMIT
+        self._fenced = entry.is_attached or self._moved < retry.MOVED_LIMIT
         job = Job(
             run_dir=self._spool.run_dir,
             copies=self._host.copies,
@@ -280,8 +262,17 @@ class Uploader:
         except OSError as error:
             self._settle(Retry(f"cannot start a push: {error}"))
 
-    def _listen(self, push: PushProcess) -> None:
-        """Take in what the push says; settle when it has ended."""
+    def _attach(self, *, alone: bool) -> None:
+        """Look at attachments while no event file is due; push what the Hub does not have."""
+        if not self._attaching.entries and self._attaching.look(self._ledger, self._settings, alone=alone):
+            self._save_ledger()
+        if self._attaching.entries:
+            self._start_push(self._attaching.take_off())
+
+    def _listen(self, push: PushProcess, members: list[Member]) -> None:
+        """Take in what the push says; settle when it has ended. One of attachments is ended if it is in the way."""
+        if self._entry and self._entry.is_attached and self._attaching.must_yield(self._situation(members)):
+            push.kill()
         notices, verdict = push.listen()
         self._bulletin.notice(notices)
         if verdict is not None:
@@ -296,10 +287,11 @@ class Uploader:
         if isinstance(verdict, Done):
             self._acknowledge(verdict, entry)
             return
-        self._attempts += 1
         self._own_head = None
-        if isinstance(verdict, (Unknown, Park)) and self._ledger.offer(entry.files):
-            self._save_ledger()
+        if entry.is_attached:
+            self._settle_attached(verdict, entry)
+            return
+        self._attempts += 1
         self._moved += isinstance(verdict, Moved)
         if isinstance(verdict, Unknown) and not self._fenced:
             self._frozen_until = now + SETTLE_TIME
@@ -317,17 +309,18 @@ class Uploader:
 
     def _acknowledge(self, verdict: Done, entry: Entry) -> None:
         self._ledger.repo_id = verdict.repo_id
-        carried = {file.path for file in entry.files if file.sha256}
+        carried = {file.path for file in entry.files if entry.is_attached}
         if any(self._ledger.is_ahead(path, sent) for path, sent in verdict.files.items() if path not in carried):
             self._start_over("the Hub has less than it had: what is missing is sent again")
         self._ledger.acknowledge(verdict.files, verdict.commit, time.time())
         if verdict.checked:
             self._audit, self._ledger.checked = False, time.time()
-        if all(map(self._covered, self._queue.entries)):
-            self._ledger.drained = max(self._ledger.drained, self._began)
+        self._ledger.see(entry.files)
         self._save_ledger()
         self._landed()
-        if self._covered(entry):
+        if entry.is_attached:
+            self._attaching.landed(entry, self._settings, own=verdict.own)
+        elif all(map(self._ledger.covers, entry.files)):
             self._queue.remove(entry)
         self._serve()
         self._own_head = None if self._settings.squash_history else verdict.commit
@@ -340,6 +333,19 @@ class Uploader:
         self._splitting = self._splitting and self._fresh
         self._bulletin.recover()
 
+    def _settle_attached(self, verdict: Verdict, entry: Entry) -> None:
+        """Take in that attachments were not taken: event files wait only if the Hub refuses us or wishes it."""
+        step = self._attaching.failed(verdict, entry, self._ledger)
+        self._save_ledger()
+        if not isinstance(verdict, Unknown):
+            self._landed()
+        if isinstance(verdict, Park):
+            self._look_again()
+        if isinstance(verdict, Refused) or not step.patient:
+            self._next_try, self._patient = self._clock() + step.wait, step.patient
+        if not self._attaching.yielded:
+            self._bulletin.complain(verdict, self._attaching.attempts)
+
     def _save_ledger(self) -> None:
         try:
             self._ledger.save(self._host.ledger)
@@ -350,13 +356,13 @@ class Uploader:
         """Look at everything again, whoever was served before."""
         say(why)
         self._look_again()
-        self._ledger.drained = 0.0
+        self._attaching.restart()
         self._served.clear()
         self._seen = ([], {})
 
     def _look_again(self) -> None:
         """Take the next snapshot soon: of the last one, something is not sent."""
-        self._surveyed, self._next_commit, self._began = False, self._clock(), 0.0
+        self._surveyed, self._next_commit = False, self._clock()
 
     def _landed(self) -> None:
         if self._frozen_until:  # the record of a request that may still be under way outlives this uploader
@@ -379,7 +385,7 @@ class Uploader:
         if len(entry.files) == 1:
             path = entry.files[0].path
             self._refusals[path] = self._refusals.get(path, 0) + 1
-            if self._refusals[path] >= REFUSALS:
+            if self._refusals[path] >= attaching.REFUSALS:
                 self._park({path: reason}, entry)
             return
         middle = len(entry.files) // 2
@@ -397,7 +403,7 @@ class Uploader:
         self._bulletin.publish(
             phase=phase or ("pushing" if self._push else waiting),
             repo_id=self._ledger.repo_id,
-            queue=len(self._queue.entries),
+            queue=len(self._queue.entries) + len(self._attaching.entries),
             push=self._push.pid if self._push else None,
             commits=self._commits,
             blocked_until=0.0 if self._patient else self._next_try,
@@ -413,6 +419,7 @@ class Uploader:
     def _leave(self) -> bool:
         """Give up the seat, look once more, take it back if something came in between; True if it is over."""
         self._report("left")
+        self._attaching.close()
         locks.release(self._seat)
         if self._terminating or self._clock() - self._abandoned_since > LINGER:
             return True
@@ -427,11 +434,6 @@ class Uploader:
     def terminate(self) -> None:
         """SIGTERM: one last snapshot and push, then leave."""
         self._terminating = True
-
-
-def _news(member: Member) -> tuple[int, bool]:
-    """What a card says that may make a push urgent; it only ever grows: how much is wanted, and whether it is over."""
-    return sum(member.want.values()) + len(member.want), not member.alive
 
 
 def main(run_dir: str) -> None:

@@ -31,7 +31,7 @@ LAYERS = {
     },
     2: {"purge", "roster", "snapshot", "attachment", "queue", "ledger", "progress", "bulletin"},
     3: {"hub"},
-    4: {"push", "election", "uploader", "ending", "worker", "workers", "filewriter", "scheduler"},
+    4: {"push", "attaching", "election", "uploader", "ending", "worker", "workers", "filewriter", "scheduler"},
     5: {"adders", "writer", "hfwriter", "cli", "demo"},
 }
 LAYER = {module: layer for layer, modules in LAYERS.items() for module in modules}

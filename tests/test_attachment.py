@@ -234,3 +234,62 @@ def test_copies_that_nobody_wants_are_removed(copies, tmp_path):
     copies.take(one)
     Copies(str(tmp_path / "copies"), str(tmp_path / "run"))
     assert os.listdir(tmp_path / "copies") == []
+
+
+def test_a_file_whose_name_is_no_text_is_refused(tmp_path):
+    """The Hub's client fails on it, and with it the whole commit."""
+    (tmp_path / os.fsdecode(b"caf\xe9.txt")).write_bytes(b"x")
+    (tmp_path / "caf\u00e9.txt").write_bytes(b"y")
+    found = Attachments(str(tmp_path)).look(everything)
+    assert [file.path for file in found.files] == ["caf\u00e9.txt"]
+    assert list(found.refused.values()) == ["its name is not UTF-8, so the Hub cannot take it"]
+
+
+def test_a_copy_is_refused_when_too_little_room_would_be_left(copies, tmp_path, monkeypatch):
+    """The events need it more."""
+    monkeypatch.setattr(attachment, "RESERVE", 1 << 60)
+    with pytest.raises(OSError, match="too little room"):
+        copies.take(content("a.txt", b"one"))
+    assert os.listdir(tmp_path / "copies") == []
+
+
+def test_a_content_that_was_never_whole_is_not_copied_though_two_readings_agree(copies, tmp_path, monkeypatch):
+    """A writer that goes back and forth in step with the readings: only the stamp tells."""
+    path, read = tmp_path / "run" / "a.txt", os.read
+
+    def torn(fd: int, size: int) -> bytes:
+        chunk = read(fd, size)
+        if chunk:
+            path.write_bytes(b"two")
+            os.utime(path, ns=(0, time.time_ns()))
+            path.write_bytes(b"one")
+        return chunk
+
+    monkeypatch.setattr(attachment.os, "read", torn)
+    with pytest.raises(ChangedError):
+        copies.take(content("a.txt", b"one"))
+    assert os.listdir(tmp_path / "copies") == []
+
+
+def test_a_copy_that_cannot_be_removed_keeps_no_others(copies, tmp_path):
+    """Each is tried."""
+    copies.take(content("a.txt", b"one"))
+    for name in ("0" * 64, "f" * 64):
+        (tmp_path / "copies" / name).mkdir()
+    copies.keep(())
+    assert sorted(os.listdir(tmp_path / "copies")) == ["0" * 64, "f" * 64]
+
+
+def test_tokens_are_never_uploaded(tmp_path, monkeypatch):
+    """Neither the files of huggingface_hub nor a hard link to one, whatever the patterns say; nobody waits for them."""
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.delenv("HF_TOKEN_PATH", raising=False)
+    for name in ("token", "stored_tokens", "mine"):
+        (tmp_path / name).write_bytes(b"hf_secret of " + name.encode())
+    os.link(tmp_path / "token", tmp_path / "notes.txt")
+    (tmp_path / "harmless.txt").write_bytes(b"x")
+    monkeypatch.setenv("HF_TOKEN_PATH", str(tmp_path / "mine"))
+    found = Attachments(str(tmp_path)).look(everything)
+    assert [file.path for file in found.files] == ["harmless.txt"]
+    assert found.refused == dict.fromkeys(("mine", "notes.txt", "stored_tokens", "token"), "it holds a token")
+    assert sizes(str(tmp_path), everything) == {"harmless.txt": 1}

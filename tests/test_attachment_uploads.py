@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 from conftest import wait_for
+from support import event_file
 from test_cli import run
 from test_end_to_end import LOG_AND_EXIT, StoreView, no_uploader, uploader_pid
 
-from hf_mpwriter import attachment, locks, testing
+from hf_mpwriter import attachment, locks, testing, uploader
 from hf_mpwriter.decision import Action, decide
-from hf_mpwriter.errors import Done, Sent
+from hf_mpwriter.errors import Done, Refused, Sent, Unknown
 from hf_mpwriter.progress import Progress
 from hf_mpwriter.queue import Entry
 from hf_mpwriter.settings import Destination, Settings, patterns
@@ -280,12 +281,21 @@ def one(run_dir) -> Uploader:
     return made
 
 
+def looked(one: Uploader) -> list[str]:
+    """What a look puts into an entry."""
+    if one._attaching.look(one._ledger, one._settings, alone=True):
+        one._save_ledger()
+    return [file.path for entry in one._attaching.entries for file in entry.files]
+
+
 def test_what_the_hub_has_lost_is_looked_at_again_at_once(one, run_dir):
     """Nobody lives and nothing waits, but a read-back has found a file gone: it is not left to the next start."""
     path = write(run_dir, "gone.txt", b"one")
     (file,) = attachment.Attachments(str(run_dir)).look(lambda _: True).files
     one._ledger.acknowledge({path.name: file.content}, "c", 1.0)
     one._snapshot([])
+    assert decide(one._situation([])) is Action.ATTACH
+    one._attach(alone=True)
     assert decide(one._situation([])) is Action.LEAVE
     assert Progress(Spool(str(run_dir))).missing({path.name: 3}) == {}
     one._entry = Entry(0, ())
@@ -293,7 +303,9 @@ def test_what_the_hub_has_lost_is_looked_at_again_at_once(one, run_dir):
     assert decide(one._situation([])) is Action.SNAPSHOT
     assert Progress(Spool(str(run_dir))).missing({path.name: 3}) == {path.name: 3}
     one._snapshot([])
-    assert one._queue.entries[0].files == (file,)
+    one._attach(alone=True)
+    assert one._attaching.entries[0].files == (file,)
+    one._push.kill()
 
 
 def test_a_file_above_the_limit_is_parked_with_what_to_do(one, run_dir, monkeypatch):
@@ -301,13 +313,12 @@ def test_a_file_above_the_limit_is_parked_with_what_to_do(one, run_dir, monkeypa
     monkeypatch.setattr(attachment, "LIMIT", 5)
     write(run_dir, "big.bin", b"too much")
     write(run_dir, "small.txt", b"fits")
-    one._snapshot([])
-    assert [[file.path for file in entry.files] for entry in one._queue.entries] == [["small.txt"]]
+    assert looked(one) == ["small.txt"]
     assert "hf upload" in parked(run_dir)["big.bin"]
     assert len(copies(run_dir)) == 1
     write(run_dir, "big.bin", b"less")
-    one._snapshot([])
-    assert [[file.path for file in entry.files] for entry in one._queue.entries] == [["big.bin", "small.txt"]]
+    one._attaching.landed(one._attaching.take_off(), one._settings, own=True)
+    assert looked(one) == ["big.bin", "small.txt"]
     assert parked(run_dir) == {}
 
 
@@ -321,3 +332,79 @@ def test_sync_ends_although_a_file_never_stops_changing(hub, run_dir, start):
     assert on_hub(hub, "state.txt")
     os.kill(worker.pid, signal.SIGKILL)
     wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
+
+
+class Slow:
+    """A push that never ends by itself."""
+
+    pid = 1
+
+    def __init__(self) -> None:
+        self.killed = False
+
+    def kill(self) -> None:
+        """End it."""
+        self.killed = True
+
+    def listen(self):
+        """What it says."""
+        return [], Unknown("the push ended by signal 9") if self.killed else None
+
+    def wait(self, timeout: float) -> None:
+        """Nothing to wait for."""
+
+
+@pytest.fixture
+def pushes(monkeypatch) -> list[Slow]:
+    """The pushes that are started."""
+    made: list[Slow] = []
+
+    def start(_: str) -> Slow:
+        made.append(Slow())
+        return made[-1]
+
+    monkeypatch.setattr(uploader, "PushProcess", start)
+    return made
+
+
+def test_a_push_of_attachments_ends_at_once_on_sigterm_and_events_go_first(one, run_dir, pushes):
+    """Its outcome is unknown, so it is offered; then the events are looked at and pushed, and nothing else."""
+    write(run_dir, "slow.bin", b"slow")
+    one._attach(alone=True)
+    event_file(run_dir / "events.out.tfevents.0000000001.h.1.aa", 3)
+    assert one.tick()
+    assert not pushes[0].killed
+    one.terminate()
+    assert one.tick()
+    assert (pushes[0].killed, list(one._ledger.offered), copies(run_dir)) == (True, ["slow.bin"], [])
+    assert one.tick()
+    assert [file.path for file in one._entry.files] == ["events.out.tfevents.0000000001.h.1.aa"]
+
+
+def test_attachments_name_their_parent_however_busy_the_branch_is(one, run_dir, pushes):
+    """Without it they might replace what somebody has just put there; event files only grow."""
+    one._moved = 100
+    write(run_dir, "a.txt", b"one")
+    one._attach(alone=True)
+    assert one._fenced
+    assert '"fenced": true' in Path(one._host.inflight).read_text()
+    one._entry = None
+    one._start_push(Entry(1, ()))
+    assert not one._fenced
+
+
+def test_attachments_that_fail_do_not_hold_back_events(one, run_dir, pushes):
+    """The Hub has trouble with them alone: events are looked at as before, and may be pushed."""
+    write(run_dir, "a.txt", b"one")
+    for _ in range(9):
+        one._attach(alone=True)
+        one._settle(Unknown("502"))
+        one._push = None
+    assert one._next_try <= one._clock()
+    event_file(run_dir / "events.out.tfevents.0000000001.h.1.aa", 3)
+    assert decide(one._situation([])) is Action.SNAPSHOT
+    one._snapshot([])
+    assert decide(one._situation([])) is Action.PUSH
+    one._attach(alone=True)
+    one._settle(Refused("403", "a token"))
+    assert one._next_try > one._clock(), "then nobody is taken"

@@ -29,7 +29,6 @@ VALID = {
     "parked": {},
     "offered": {},
     "checked": 1.0,
-    "drained": 1.0,
 }
 
 
@@ -195,12 +194,55 @@ def test_contents_of_unknown_outcome_are_remembered_until_one_is_known(place, mo
     assert merged.offered == {"a.tsv": [OLD.content, NEW.content]}
     merged.acknowledge({"a.tsv": Sent(0, "")}, "c1", 5.0)
     assert merged.offered
+    merged.acknowledge({"b.tsv": dataclasses.replace(OLD.content, adopted=True)}, "c1", 5.0)
+    assert not merged.offer([dataclasses.replace(OLD, path="b.tsv")]), "others have a file there"
     merged.acknowledge({"a.tsv": NEW.content}, "c2", 6.0)
     assert merged.offered == {}
     monkeypatch.setattr(ledger, "OFFERS", 3)
     for length in range(9):
         made.offer([dataclasses.replace(OLD, length=length)])
     assert [one.length for one in made.offered["a.tsv"]] == [6, 7, 8]
+
+
+def test_offers_do_not_grow_with_the_number_of_hosts(place):
+    """Each host's uploader saves what it has merged; the same content is one offer."""
+    made = Ledger(HERE)
+    made.offer([OLD])
+    for host in ("h1", "h2"):
+        made.save(place.host(host).ledger)
+        made = ledger.load(place, HERE)
+    assert ledger.load(place, HERE).offered == {"a.tsv": [OLD.content]}
+
+
+def test_what_loses_a_merge_is_still_known_as_ours(place):
+    """Clocks may disagree: the path is not covered until the Hub is read back. What others sent stays theirs."""
+    for host, file, when in (("h1", OLD, 5.0), ("h2", NEW, 6.0)):
+        made = Ledger(HERE)
+        theirs = Sent(file.length, "9" * 64, "8" * 40, adopted=True)
+        made.acknowledge({"a.tsv": file.content, "b.tsv": dataclasses.replace(theirs, length=int(when))}, "c", when)
+        made.save(place.host(host).ledger)
+    merged = ledger.load(place, HERE)
+    assert merged.files["a.tsv"].sent == NEW.content
+    assert merged.files["b.tsv"].adopted
+    assert merged.offered == {"a.tsv": [OLD.content]}
+    assert not merged.covers(NEW)
+    merged.acknowledge({"a.tsv": NEW.content}, "c", 7.0)
+    assert merged.covers(NEW)
+
+
+def test_the_stamp_of_what_the_hub_has_is_noted_once(place):
+    """Whoever waits compares it with the file; it survives saving and an acknowledgement of the same content."""
+    made, seen = Ledger(HERE), dataclasses.replace(OLD, stamp=(1, 2, 3, 4))
+    assert not made.see([seen]), "the Hub has nothing"
+    made.acknowledge({"a.tsv": OLD.content}, "c1", 5.0)
+    assert made.see([seen])
+    assert not made.see([seen])
+    assert not made.see([dataclasses.replace(NEW, stamp=(5, 6, 7, 8))]), "another content"
+    made.acknowledge({"a.tsv": OLD.content}, "c2", 6.0)
+    made.save(place.host("h1").ledger)
+    assert ledger.load(place, HERE).files["a.tsv"].stamp == (1, 2, 3, 4)
+    made.acknowledge({"a.tsv": NEW.content}, "c3", 7.0)
+    assert made.files["a.tsv"].stamp == ()
 
 
 def test_a_ledger_is_ahead_of_a_hub_that_has_lost_something():

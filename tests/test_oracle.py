@@ -12,7 +12,7 @@ import pytest
 from support import event_file, in_child
 
 from hf_mpwriter import records
-from hf_mpwriter.testing import Journal, check, read_journals
+from hf_mpwriter.testing import Journal, check, oracle, read_journals
 from hf_mpwriter.testing.journal import Returned
 
 PATH = "events.out.tfevents.0000000001.h.1.aa"
@@ -198,3 +198,17 @@ def test_an_attachment_without_sha256_is_compared_by_its_git_id(run):
         tree = hub.tree("0") | {"a.tsv": SimpleNamespace(size=4, sha256=None, oid=oid)}
         hub.tree = lambda _, tree=tree: tree
         assert check(run.dir, hub, attachments=lambda path: path == "a.tsv").problems == wrong
+
+
+def test_an_attachment_that_cannot_be_read_is_a_problem_not_an_error(run, monkeypatch):
+    """The rest of the report is given."""
+
+    def refuse(path: str) -> tuple[int, str, str]:
+        raise PermissionError(13, "Permission denied", path)
+
+    with open(os.path.join(run.dir, "a.tsv"), "wb") as file:
+        file.write(b"four")
+    monkeypatch.setattr(oracle, "_digests", refuse)
+    found = check(run.dir, FakeHub({PATH: run.data}), attachments=lambda path: path == "a.tsv")
+    assert "a.tsv: cannot be read: Permission denied" in found.problems
+    assert PATH in found.files

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -226,9 +227,46 @@ def test_an_attachment_replaces_only_what_this_run_has_sent(run_dir, kind):
 
 @pytest.mark.parametrize("kind", [lfs, regular])
 def test_an_attachment_that_is_there_already_is_acknowledged(run_dir, kind):
-    """Whoever has sent it."""
+    """Whoever has sent it; if it was not this run, it is adopted."""
     wants_two = dataclasses.replace(job(run_dir), files=(TWO,))
-    assert read_back(wants_two, {"a.tsv": kind(TWO)}) == ({"a.tsv": TWO.content}, {})
+    theirs = dataclasses.replace(TWO.content, adopted=True)
+    assert read_back(wants_two, {"a.tsv": kind(TWO)}) == ({"a.tsv": theirs}, {})
+    offered = dataclasses.replace(wants_two, offered={"a.tsv": [TWO.content]})
+    assert read_back(offered, {"a.tsv": kind(TWO)}) == ({"a.tsv": TWO.content}, {})
+
+
+def test_what_is_known_is_told_again_while_an_offer_is_open(run_dir):
+    """So the outcome of the offer is known, and nobody asks again."""
+    known = dataclasses.replace(job(run_dir), files=(TWO,), known={"a.tsv": TWO.content})
+    assert read_back(known, {"a.tsv": lfs(TWO)}) == ({}, {})
+    offered = dataclasses.replace(known, offered={"a.tsv": [ONE.content]})
+    assert read_back(offered, {"a.tsv": lfs(TWO)}) == ({"a.tsv": TWO.content}, {})
+
+
+class HubOfOne:
+    """A Hub with one attachment; nobody may commit."""
+
+    repo_id = "me/run"
+
+    def __init__(self, there: Remote) -> None:
+        self.there = there
+
+    def head(self) -> str:
+        """The head."""
+        return "c" * 40
+
+    def sizes(self, paths, _) -> dict[str, Remote]:
+        """What is there."""
+        return dict.fromkeys(paths, self.there)
+
+
+def test_what_others_have_sent_is_not_replaced_when_ours_changes(run_dir):
+    """It was equal, so it counted as there; nothing of ours is offered by the refusal."""
+    theirs = dataclasses.replace(ONE.content, adopted=True)
+    wants = dataclasses.replace(job(run_dir), files=(TWO,), known={"a.tsv": theirs})
+    verdict = push.carry(wants, HubOfOne(lfs(ONE)), lambda _: None, random.Random(1))
+    assert isinstance(verdict, Park)
+    assert (list(verdict.paths), verdict.committed) == (["a.tsv"], False)
 
 
 def test_an_attachment_that_is_gone_or_rewritten_is_noticed_though_nothing_is_to_be_sent(run_dir):
@@ -250,3 +288,22 @@ def test_a_job_survives_its_way_to_the_push(run_dir):
     data["files"][0]["sha256"] = "../../etc/passwd"
     with pytest.raises(ValueError, match="not the digests"):
         Job.from_json(data)
+
+
+@pytest.mark.parametrize("when", ["read", "commit"])
+def test_an_outcome_is_unknown_only_after_the_commit_has_begun(run_dir, when):
+    """A read-back that fails has offered nothing: what is on the Hub does not become ours by it."""
+    one = HubOfOne(lfs(ONE))
+    if when == "read":
+        one.sizes = lambda *_: timeout()
+    one.is_private = lambda: None
+    one.commit = lambda *_, **__: timeout()
+    verdict = push.carry(
+        dataclasses.replace(job(run_dir), files=(TWO,), known={"a.tsv": ONE.content}), one, str, random.Random(1)
+    )
+    assert type(verdict) is (Retry if when == "read" else Unknown)
+
+
+def timeout() -> None:
+    """The Hub does not answer."""
+    raise TimeoutError

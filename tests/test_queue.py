@@ -318,59 +318,11 @@ def attach(run: Run, path: str, data: bytes) -> LocalFile:
     return found
 
 
-def copied(run: Run) -> list[str]:
-    """The copies in the spool."""
-    return sorted(os.listdir(run.host.copies)) if os.path.isdir(run.host.copies) else []
-
-
-def test_copies_are_there_as_long_as_an_entry_wants_them(run):
-    """Made by `put`, kept by a newer entry with the same content, removed with the last entry."""
-    queue, one, two = run.queue(), attach(run, "one.tsv", b"one"), attach(run, "two.tsv", b"two")
-    assert queue.put([[OLD], [one, two]]) == {}
-    assert copied(run) == sorted([one.sha256, two.sha256])
-    queue.put([[NEW], [two]])
-    assert copied(run) == [two.sha256]
-    queue.remove(queue.entries[0])
-    assert copied(run) == [two.sha256]
-    queue.remove(queue.entries[0])
-    assert copied(run) == []
-
-
-@pytest.mark.parametrize("fault", ["copies.open=enospc", "copies.write=eio", "copies.rename=eio"])
-def test_a_copy_that_fails_holds_back_nobody(run, fault):
-    """The attachment is left out with the reason; the event files and the other attachments are in entries."""
-    one, two = attach(run, "one.tsv", b"one"), attach(run, "two.tsv", b"two")
-    queue = run.queue()
-    with failing(fault):
-        assert list(queue.put([[NEW], [one, two]])) == ["one.tsv"]
-    assert [entry.files for entry in queue.entries] == [(NEW,), (two,)]
-    assert run.found() == [(NEW,)]
-
-
-def test_an_attachment_that_is_gone_before_it_is_copied_is_nobodys_trouble(run):
-    """There is nothing left to send, and nothing to say; an entry without files is none."""
-    one, queue = attach(run, "one.tsv", b"one"), run.queue()
-    os.unlink(os.path.join(run.run_dir, "one.tsv"))
-    assert queue.put([[NEW], [one]]) == {}
-    assert [entry.files for entry in queue.entries] == [(NEW,)]
-
-
-def test_a_successor_finds_no_attachments_and_no_copies(run):
-    """An entry of before may be older than what the Hub has by now: only the files say which content is the newest."""
-    one = attach(run, "one.tsv", b"one")
-    with failing("queue.drop.unlink=eio"):
-        run.queue().put([[OLD], [one]])
-    assert copied(run) == [one.sha256]
-    assert run.found() == [(OLD,)]
-    assert copied(run) == []
-
-
 def test_what_was_in_flight_tells_what_it_carried(run):
     """The next uploader must know that these contents may be on the Hub."""
     one, queue = attach(run, "one.tsv", b"one"), run.queue()
-    queue.put([[one]])
-    queue.take_off(queue.entries[0], {"files": [dataclasses.asdict(one)]}, fenced=True)
-    assert after_restart(run) == Inflight(queue.entries[0].number, fenced=True, files=(one,))
+    queue.take_off(Entry(0, (one,)), {"files": [dataclasses.asdict(one)]}, fenced=True)
+    assert after_restart(run) == Inflight(0, fenced=True, files=(one,))
 
 
 @pytest.mark.parametrize(

@@ -209,22 +209,6 @@ def attached(path: str, length: int = 1) -> LocalFile:
     return LocalFile(path, length, growing=False, sha256="5" * 64, blob_id="6" * 40)
 
 
-def test_event_files_go_before_attachments_and_in_entries_of_their_own():
-    """No attachment delays or spoils a commit of events."""
-    events = [LocalFile(name(1), 5, growing=True), LocalFile(f"z/{name(1)}", 5, growing=False)]
-    files = [attached("a.tsv"), events[0], attached("b/a.tsv"), events[1]]
-    order = pending(files, lambda _: False, ())
-    assert order == [*events, attached("a.tsv"), attached("b/a.tsv")]
-    assert bounded(order) == [events, [attached("a.tsv"), attached("b/a.tsv")]]
-
-
-def test_a_parked_attachment_holds_back_nobody():
-    """Nor is it sent itself; an attachment of ours waits for no event file either."""
-    files = [attached("a.tsv"), attached("b.tsv"), LocalFile(name(1), 5, growing=True)]
-    assert [file.path for file in pending(files, lambda _: False, {"a.tsv"})] == [name(1), "b.tsv"]
-    assert [file.path for file in pending(files, lambda _: False, {name(1)})] == ["a.tsv", "b.tsv"]
-
-
 def test_an_attachment_is_covered_by_its_content_alone():
     """Not by a length: it may shrink, or change and stay as long."""
     file = attached("a.tsv", 4)
@@ -233,14 +217,3 @@ def test_an_attachment_is_covered_by_its_content_alone():
     assert not file.is_covered(Sent(5, "5" * 64))
     assert not attached("a.tsv", 0).is_covered(Sent(0, ""))
     assert LocalFile(name(1), 4, growing=False).is_covered(Sent(5, "7" * 64))
-
-
-def test_of_attachments_one_entry_is_taken_at_a_time(monkeypatch):
-    """So that is all that the copies take on this disk, and what the push holds in memory is bounded too."""
-    monkeypatch.setattr(snapshot, "ENTRY_BYTES", 20)
-    monkeypatch.setattr(snapshot, "ENTRY_IN_MEMORY", 15)
-    monkeypatch.setattr(snapshot, "REGULAR_BYTES", 6)
-    events = [LocalFile(name(n), 10, growing=True) for n in (1, 2)]
-    large, small = [attached(f"{n}.bin", 9) for n in range(5)], [attached(f"{n}.txt", 6) for n in range(5)]
-    assert bounded([*events, *large]) == [[events[0]], [events[1]], large[:2]]
-    assert bounded(small) == [small[:2]]

@@ -30,6 +30,8 @@ from tensorboardX.proto import event_pb2
 from hf_mpwriter import attachment, records, snapshot
 from hf_mpwriter.testing.journal import Returned
 
+CHUNK = 1 << 20  # bytes read at once
+
 
 class Copy(Protocol):
     """A file on the Hub at one commit."""
@@ -158,22 +160,31 @@ def _check_file(
 def _check_attachment(
     report: Report, run_dir: str, path: str, versions: list[Copy | None], *, drained: bool
 ) -> FileReport:
-    with open(os.path.join(run_dir, path), "rb") as file:
-        data = file.read()
     told = [(copy.size, copy.sha256, copy.oid) if copy else None for copy in versions]
-    found = FileReport(path, local_bytes=len(data))
+    found = FileReport(path)
     found.commits = sum(copy is not None and copy != before for before, copy in itertools.pairwise([None, *told]))
     head = versions[-1] if versions else None
     found.hub_bytes = head.size if head else 0
-    if drained and (head is None or not _is_content(data, head)):
+    try:
+        found.local_bytes, sha256, oid = _digests(os.path.join(run_dir, path))
+    except OSError as error:
+        report.problems.append(f"{path}: cannot be read: {error.strerror or error}")
+        return found
+    if drained and (head is None or (head.oid != oid if head.sha256 is None else head.sha256 != sha256)):
         report.problems.append(f"{path}: {'not on the Hub' if head is None else 'another content is on the Hub'}")
     return found
 
 
-def _is_content(data: bytes, copy: Copy) -> bool:
-    if copy.sha256 is not None:
-        return hashlib.sha256(data).hexdigest() == copy.sha256
-    return hashlib.sha1(b"blob %d\0%b" % (len(data), data), usedforsecurity=False).hexdigest() == copy.oid
+def _digests(path: str) -> tuple[int, str, str]:
+    """Bytes of a file, their sha256, and git's id of them."""
+    with open(path, "rb") as file:
+        left = size = os.fstat(file.fileno()).st_size
+        sha256, blob = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+        while left and (chunk := file.read(min(left, CHUNK))):
+            sha256.update(chunk)
+            blob.update(chunk)
+            left -= len(chunk)
+    return size, sha256.hexdigest(), blob.hexdigest()
 
 
 def _not_a_prefix(path: str, copy: Copy) -> str:
