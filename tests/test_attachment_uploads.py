@@ -45,7 +45,7 @@ while True:
         with open(os.path.join(sys.argv[1], name), "r+b") as file:
             file.write(b"%010d" % step * 500)
     step += 1
-    time.sleep(0.01)
+    time.sleep(0.05)
 """
 
 
@@ -116,7 +116,7 @@ def test_the_files_of_add_embedding_arrive_whole(hub, run_dir, start):
 
 
 def test_a_file_that_changes_in_place_ends_with_its_last_content(hub, run_dir, start):
-    """Text and binary, rewritten a hundred times a second: each version on the Hub is one that the file had."""
+    """Text and binary, rewritten many times a second: each version on the Hub is one that the file had."""
     write(run_dir, "state.txt", b"0000000000" * 500)
     write(run_dir, "state.bin", b"0000000000" * 500 + bytes(range(256)))
     worker = start(ON_AND_ON, run_dir, "state.txt", "state.bin")
