@@ -73,14 +73,12 @@ def run_file(directory: Path, source: str, *arguments: object, env: dict[str, st
     """Run a program from a file, as spawn and forkserver want it; its output. It must end well."""
     program = directory / "program.py"
     program.write_text(source)
-    result = subprocess.run(
-        [sys.executable, program, *map(str, arguments)],
-        env=os.environ | (env or {}),
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-        check=False,
-    )
+    return end_well([sys.executable, program, *map(str, arguments)], os.environ | (env or {}))
+
+
+def end_well(command: list[object], env: dict[str, str] | None = None) -> str:
+    """The output of a command that must end well."""
+    result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=DEADLINE, check=False)
     assert result.returncode == 0, result.stderr
     return result.stdout
 
@@ -570,15 +568,7 @@ mkdir "$copy" && cp -r "$disk"/run* "$copy"
 exit $code
 """
     command = [sys.executable, "-c", source, str(tmp_path / "disk"), *map(str, arguments)]
-    result = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", script, "sh", tmp_path / "disk", tmp_path / "copy", *command],
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stdout
+    return end_well(["unshare", "--mount", "sh", "-c", script, "sh", tmp_path / "disk", tmp_path / "copy", *command])
 
 
 # full() leaves no room, room() makes it again. The limit of the file size is a full disk without a mount.
