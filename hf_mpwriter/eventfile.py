@@ -100,24 +100,24 @@ class EventFile:
 
     def append_record(self, record: bytes) -> None:
         """Keep one record, framed."""
-        item = (record,)
+        item, size = (record,), len(record)
         with self._lock:
             segment = self._usual
             if segment is not None and segment.under_way is None and segment.committed[0] < self._limit:
                 segment.under_way = item
                 try:
-                    written = os.write(segment.fd, record) == len(record)
+                    written = os.write(segment.fd, record) == size
                 except OSError:  # the long way meets it again, and tells
                     written = False
                 if written:
-                    if segment.under_way is item:
-                        segment.committed = (segment.committed[0] + len(record), item)
+                    if segment.under_way is item:  # no call before all is counted: signal handlers run at calls
+                        segment.committed = (segment.committed[0] + size, item)
                         segment.under_way = None
                     else:  # a signal handler has logged meanwhile
                         segment.count(item)
                     return
             self._waiting.append(item)
-            self._waiting_bytes += len(record)
+            self._waiting_bytes += size
             if not self._busy:  # else: logged by a signal handler inside `_drain`, which goes on with it
                 self._drain()
         self._speak()
@@ -242,8 +242,8 @@ class EventFile:
 
     def _let_go(self, segment: Segment) -> None:
         """Write no more to the segment; the next record opens another one."""
-        end = segment.end
         self._segment = self._usual = None
+        end = segment.end  # from here on nothing can make it longer, not even a signal handler
         self._unannounced.append((segment.path, end))
         self._sealed_bytes += end
         self._limits.closed(self)
@@ -253,12 +253,14 @@ class EventFile:
     def _announce_seals(self) -> None:
         """Tell the card which segments are complete; what it cannot take now is told later."""
         while self._unannounced:
+            seal = self._unannounced[0]
             try:
-                self._announce("seal", *self._unannounced[0])
+                self._announce("seal", *seal)
             except OSError as error:
-                logger.debug("%s: not announced as sealed: %s", self._unannounced[0][0], error)
+                logger.debug("%s: not announced as sealed: %s", seal[0], error)
                 return
-            self._unannounced.popleft()
+            if self._unannounced and self._unannounced[0] is seal:  # else a signal handler has announced it, too
+                self._unannounced.popleft()
 
     def rest(self) -> bool:
         """Give the descriptor back until the next record, unless it is in use; whether that was done."""

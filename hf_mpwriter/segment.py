@@ -82,11 +82,16 @@ class Segment:
 
     def count(self, item: Item) -> None:
         """The record is in the file; a signal handler that logged since has perhaps counted it already."""
+        size = len(item[0])  # no call between the condition and what follows from it: handlers run at calls
         if self.under_way is item:
-            self.committed = (self.committed[0] + len(item[0]), item)
+            self.committed = (self.committed[0] + size, item)
             self.under_way = None
-        elif self.fd >= 0:
-            self.committed = (os.fstat(self.fd).st_size, item)
+            return
+        before = None
+        while self.fd >= 0 and before is not self.committed:  # a handler may log between the two, too
+            before, size = self.committed, os.fstat(self.fd).st_size
+            if before is self.committed:
+                before = self.committed = (size, item)
 
     def mend(self) -> None:
         """After a write whose outcome is not known: count the record if it is whole, else cut it off."""

@@ -57,7 +57,7 @@ ACKNOWLEDGE = """\
 """
 # name -> file, the line to break, what to put before it
 SABOTAGES = {
-    "buffered": ("eventfile.py", "                    written = os.write(segment.fd, record) == len(record)\n", HOARD),
+    "buffered": ("eventfile.py", "                    written = os.write(segment.fd, record) == size\n", HOARD),
     "early-ack": ("uploader.py", "        self._entry = entry\n", ACKNOWLEDGE),
 }
 

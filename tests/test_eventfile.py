@@ -656,15 +656,20 @@ class Interrupted(BaseException):
     """What a signal handler raises."""
 
 
+def raise_interrupted() -> None:
+    """A signal handler that raises."""
+    raise Interrupted
+
+
 SOURCES = {eventfile.__file__, segment.__file__, disk.__file__, records.__file__}
 
 
-def interrupted(n: int, action) -> bool:
-    """Run `action`; behind its n-th call within our modules, where a signal handler may run, one raises.
+def interrupted(n: int, action, handler=raise_interrupted) -> bool:
+    """Run `action`; behind its n-th call within our modules, where a signal handler may run, one does.
 
     Returns whether it was interrupted.
     """
-    passed, last = itertools.count(1), {}
+    passed, last, ran = itertools.count(1), {}, []
 
     def trace(frame, event, _):
         if frame.f_code.co_filename not in SOURCES:
@@ -674,17 +679,49 @@ def interrupted(n: int, action) -> bool:
             before = last.get(frame)
             last[frame] = frame.f_lasti
             if before is not None and dis.opname[frame.f_code.co_code[before]].startswith("CALL") and next(passed) == n:
-                raise Interrupted
+                ran.append(n)
+                handler()
         return trace
 
     sys.settrace(trace)
     try:
         action()
     except Interrupted:
-        return True
+        pass
     finally:
         sys.settrace(None)
-    return False
+    return bool(ran)
+
+
+@pytest.mark.parametrize("work", ["append", "flush", "close", "check"])
+def test_what_a_signal_handler_logs_behind_any_call_is_kept_and_tears_nothing(place, work):
+    """It logs behind every single call: each record is there once, and our length of the file is the true one."""
+    payload = scalar(4)
+    for n in itertools.count(1):
+        file = place.file()
+        for step in (1, 2, 3):
+            file.append(scalar(step))
+
+        def handler(file=file):
+            file.append(scalar(10))
+            file.append(scalar(11, "a longer tag"))
+
+        again = interrupted(
+            n, lambda file=file: file.append(payload) if work == "append" else getattr(file, work)(), handler
+        )
+        assert not file.path or not file.length or file.length == os.path.getsize(file.path), f"behind call {n}"
+        interrupted(1, lambda file=file: file.append(scalar(5)), lambda file=file: file.append(scalar(12)))
+        file.append(scalar(6))
+        file.close()
+        expected = [1, 2, 3, *[4] * (work == "append"), 5, 6, *[10, 11] * again, 12]
+        assert sorted(place.steps()) == sorted(expected), f"a handler behind call {n}"
+        sealed = {path: length for kind, path, length in place.announced if kind == "seal"}
+        assert all(sealed[path] == os.path.getsize(path) for path in place.paths()), f"behind call {n}"
+        for path in place.paths():
+            os.unlink(path)
+        if not again:
+            assert n > 1
+            return
 
 
 def test_an_exception_of_a_signal_handler_never_duplicates_tears_or_loses_a_returned_record(place):
