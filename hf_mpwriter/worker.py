@@ -273,17 +273,19 @@ class Worker:
 
     def _check_card(self) -> None:
         """Join again if somebody deleted the spool."""
-        if self._card is None:
-            if not any(file.is_open for file in self._files.values()):
+        with self._lock:  # another thread may be leaving
+            before, removed = self.name, self._card is not None
+            if self._card is None:
+                if not any(file.is_open for file in self._files.values()):
+                    return
+            elif self._card.is_there():
                 return
-        elif self._card.is_there():
-            return
-        else:
-            logger.warning("%s was removed while it was in use; making it anew", self.spool.root)
-            self._let_go(dropped=0)
-        before = self.name
-        self._join()
-        for file in list(self._files.values()):
+            else:
+                self._let_go(dropped=0)
+            self._join()
+        if removed:
+            logger.warning("%s was removed while it was in use; it was made anew", self.spool.root)
+        for file in list(self._files.values()):  # not under the lock: see `leave_all`
             if before and self.name != before:  # the old directory may be another's by now
                 file.close()
             else:
