@@ -3,8 +3,9 @@
     round:  all allowed paths -> identify -> copy what the Hub does not have -> entry -> push -> go on -> over
 
 Invariants:
-- Attachments are looked at and sent only while no event file is due, and never in the same commit.
-- Nothing here moves the time of the next event commit; a push of attachments that is in the way is ended and repeated.
+- Attachments are looked at and sent only while no event file is due, and never in the same commit. Where commits of
+  event files take all the time there is, attachments get a turn PATIENCE after theirs was due.
+- A push of attachments that is in the way of event files is ended after PATIENCE, and repeated with less.
 - While somebody lives there is one commit of attachments per `commit_every`; whoever asks or ends gets the rest sooner,
   after the first commits not faster than DISTANCE.
 - One look reads LOOK_BYTES, then the uploader does something else. One entry has copies at a time, and it is bounded;
@@ -35,7 +36,7 @@ ENTRY_BYTES = 128 << 20  # bytes of attachments in one entry
 LOOK_BYTES = 256 << 20  # bytes that one look reads, about a second
 DISTANCE = 10.0  # seconds between two commits of attachments for which somebody waits ...
 FREE_COMMITS = 2  # ... after so many
-PATIENCE = 20.0  # seconds that event files are due before a push of attachments is ended
+PATIENCE = 20.0  # seconds that one kind is due before the other gives way
 REFUSALS = 3  # times that the Hub must refuse a file alone before it is parked
 
 
@@ -67,7 +68,7 @@ class Attaching:
         self._asked = self._answering = False  # whether somebody has asked since it began, or before
         self._alone = self._over = False  # whether it began, or the last one ended, with nobody alive
         # when
-        self._next_round = first
+        self._next_round = self._last_turn = first
         self._not_before = 0.0
         self._patient = True
         self._last_commit, self._commits = -math.inf, 0
@@ -94,12 +95,17 @@ class Attaching:
             return self._commits < FREE_COMMITS or now >= self._last_commit + DISTANCE
         return now >= self._next_round
 
+    def is_starved(self, settings: Settings) -> bool:
+        """Whether event files have left no time for so long that attachments get a turn before the next of them."""
+        return self._clock() - self._last_turn > 60 * settings.commit_every + PATIENCE
+
     def look(self, book: Ledger, settings: Settings, *, alone: bool) -> bool:
         """Look at some attachments; if the Hub lacks some of them, they are an entry afterwards.
 
         Returns:
             Whether the ledger has changed.
         """
+        self._last_turn = self._clock()
         if self._left is None:
             self._begin(book, settings, alone=alone)
         left: list[str] = self._left or []
@@ -171,7 +177,7 @@ class Attaching:
 
     def take_off(self) -> Entry:
         """The entry whose push starts now."""
-        self.yielded, self._due_since = False, math.inf
+        self.yielded, self._due_since, self._last_turn = False, math.inf, self._clock()
         return self.entries[0]
 
     def landed(self, entry: Entry, settings: Settings, *, own: bool) -> None:

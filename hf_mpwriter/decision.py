@@ -37,6 +37,7 @@ class Situation:
         terminating: SIGTERM was received.
         tried: a push or an empty snapshot came after SIGTERM.
         attachable: attachments may be looked at or sent.
+        starved: they have been due for so long that commits must be taking all the time there is.
         attached: nothing is left to look at or to send of the attachments of those who have gone.
     """
 
@@ -53,6 +54,7 @@ class Situation:
     terminating: bool
     tried: bool
     attachable: bool = False
+    starved: bool = False
     attached: bool = True
 
 
@@ -62,7 +64,8 @@ def decide(s: Situation) -> Action:  # noqa: PLR0911 - one return per action
         return Action.LEAVE
     if s.living == 0 and s.now - s.abandoned_since > LINGER:
         return Action.LEAVE
-    wanted = s.queued > 0 or s.urgent or s.terminating or s.now >= s.next_commit
+    their_turn = s.attachable and s.starved and not s.frozen
+    wanted = s.queued > 0 or s.urgent or s.terminating or (s.now >= s.next_commit and not their_turn)
     if wanted and s.now >= s.next_try:
         if s.queued and (s.fresh or s.frozen):
             return Action.PUSH

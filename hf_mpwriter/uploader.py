@@ -187,6 +187,7 @@ class Uploader:
             terminating=self._terminating,
             tried=self._tried,
             attachable=self._attaching.is_due(living),
+            starved=self._attaching.is_starved(self._settings),
             attached=self._attaching.is_over(living),
         )
 

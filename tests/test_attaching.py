@@ -251,6 +251,18 @@ def test_a_push_makes_way_for_event_files_that_are_due(run):
     assert run.one.must_yield(later)
 
 
+def test_attachments_starve_only_after_their_interval_and_some_patience(run):
+    """From the last look or push on; then they get one turn, and the time runs anew."""
+    allowed = 60 * SETTINGS.commit_every + attaching.PATIENCE
+    for turn in (run.look, run.one.take_off):
+        turn()
+        assert not run.one.is_starved(SETTINGS)
+        run.now += allowed
+        assert not run.one.is_starved(SETTINGS)
+        run.now += 1
+        assert run.one.is_starved(SETTINGS)
+
+
 def test_no_copy_outlives_its_uploader(run):
     """It removes them when it leaves; a successor removes those of one that was killed, on any host."""
     run.look()

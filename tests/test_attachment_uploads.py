@@ -37,7 +37,7 @@ with HFSummaryWriter("me/run", logdir=sys.argv[1], repo_allow_patterns=patterns,
 ON_AND_ON = """
 import os, sys, time
 from hf_mpwriter import HFSummaryWriter
-writer = HFSummaryWriter("me/run", logdir=sys.argv[1], repo_allow_patterns="*", commit_every=0.01)
+writer = HFSummaryWriter("me/run", logdir=sys.argv[1], repo_allow_patterns="*", commit_every=0.05)
 step = 0
 while True:
     writer.add_scalar("loss", 1 / (step + 1), step)
