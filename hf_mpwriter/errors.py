@@ -81,10 +81,14 @@ class Done:
 
 @dataclass(frozen=True)
 class Retry:
-    """Nothing was changed; try again, not before `after` seconds if that is given."""
+    """Nothing was changed; try again, not before `after` seconds if that is given.
+
+    `xet` tells whether the storage of the content is to blame: it is "failing", or "missing" where a Hub has none.
+    """
 
     reason: str
     after: float | None = None
+    xet: str = ""
 
 
 @dataclass(frozen=True)

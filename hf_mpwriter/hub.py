@@ -1,52 +1,34 @@
-"""The Hub: the only importer of huggingface_hub. Commit, head, sizes; every exception becomes a verdict.
+"""The Hub: commit, head, sizes. What goes wrong is raised as the client raises it; `judge` tells what it means.
 
 Facts behind this module (huggingface_hub 2.4.0):
-- `create_commit` never retries its POST and has no timeout; some calls pass `timeout=None` explicitly. A request hook
-  fills in what is missing, and the push's own deadline ends what no timeout reaches (hf_xet has its own network code).
+- `create_commit` never retries its POST.
 - A file object among the operations would switch Xet off for the whole commit: bytes and paths only.
-- `HfHubHTTPError` is an OSError: it is judged before disk errors are.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from json import JSONDecodeError
 from typing import Any
 
-import httpx2
-from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, RepoFile, set_client_factory
+from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, RepoFile
 from huggingface_hub.errors import (
     EntryNotFoundError,
-    HfHubHTTPError,
-    HFValidationError,
     LocalEntryNotFoundError,
-    LocalTokenNotFoundError,
-    OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils._http import hf_request_event_hook
 
-from hf_mpwriter.errors import Moved, Refused, Retry, Sent, Split, Unknown, Verdict
+from hf_mpwriter.errors import Sent
 from hf_mpwriter.settings import Destination
 from hf_mpwriter.snapshot import LocalFile
+from hf_mpwriter.transport import Transport
 
-CONNECT_TIMEOUT = 15.0  # seconds
-REQUEST_TIMEOUT = 120.0  # seconds; the Hub itself cuts a commit at 60 s
 PATHS_PER_REQUEST = 500
 CHUNK = 1 << 20  # bytes hashed at once
 TAG = "hf-summary-writer"  # what huggingface_hub's HFSummaryWriter adds to the model card
-BUSY_WAIT = 3.0  # seconds, after "another commit operation is in progress"
-QUOTA_WAIT = 900.0  # seconds, when the text of a commit quota names no time
-
-_QUOTA_TIME = re.compile(r"in about (\d+|an?) (second|minute|hour)")
-_UNAUTHORIZED = re.compile(r"Xet.*Auth|\(401[ )]")
-_QUERY = re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\"]+")
-_SECONDS = {"second": 1.0, "minute": 60.0, "hour": 3600.0}
 
 
 @dataclass(frozen=True)
@@ -64,22 +46,11 @@ class Remote:
     oid: str
 
 
-def _fill_timeouts(request: httpx2.Request) -> None:
-    limits = {"connect": CONNECT_TIMEOUT, "read": REQUEST_TIMEOUT, "write": REQUEST_TIMEOUT, "pool": CONNECT_TIMEOUT}
-    given = request.extensions.get("timeout") or {}
-    request.extensions["timeout"] = limits | {name: value for name, value in given.items() if value is not None}
-
-
-def _client() -> httpx2.Client:
-    hooks = {"request": [hf_request_event_hook, _fill_timeouts]}
-    return httpx2.Client(event_hooks=hooks, follow_redirects=True, timeout=REQUEST_TIMEOUT)
-
-
 class Hub:
     """One destination on the Hub. The token comes from the environment, as huggingface_hub reads it."""
 
     def __init__(self, destination: Destination) -> None:
-        set_client_factory(_client)
+        self._transport = Transport()
         self._destination = destination
         self._api = HfApi(endpoint=destination.endpoint)
         self._where: dict[str, Any] = {"repo_id": destination.repo_id, "repo_type": destination.repo_type}
@@ -88,6 +59,11 @@ class Hub:
     def repo_id(self) -> str:
         """The full name, once `create` or `head` was called."""
         return str(self._where["repo_id"])
+
+    @property
+    def commits_sent(self) -> int:
+        """Requests for a commit that have left: only such a one can have an unknown outcome."""
+        return self._transport.commits_sent
 
     def create(self, *, private: bool | None) -> None:
         """Create the repository and the branch where they are missing.
@@ -159,8 +135,11 @@ class Hub:
         self._api.super_squash_history(**self._where, branch=self._destination.revision)
 
     def _card_operation(self, revision: str | None) -> list[CommitOperationAdd]:
-        """The model card with our tag; nothing if it is there, or if the card cannot be read for certain."""
-        if self._destination.repo_type == "space" or self._destination.revision != "main":
+        """The model card with our tag; nothing if it is there, or if the card cannot be read for certain.
+
+        Only on the main branch, and a Space without a card gets none: its card is its configuration.
+        """
+        if self._destination.revision != "main":
             return []
         try:
             path = self._api.hf_hub_download(**self._where, filename="README.md", revision=revision)
@@ -169,6 +148,8 @@ class Hub:
         except LocalEntryNotFoundError:  # an EntryNotFoundError that only says: could not ask
             return []
         except EntryNotFoundError:
+            if self._destination.repo_type == "space":
+                return []
             card = ModelCard("")
         except Exception:  # noqa: BLE001 - whatever is wrong with the user's card, it is left alone
             return []
@@ -251,80 +232,3 @@ def same_content(path: str, remote: Remote) -> bool:
     if remote.sha256 is not None:
         return digest(path, remote.size) == remote.sha256
     return _digest(path, remote.size, b"blob %d\0" % remote.size, "sha1") == remote.oid
-
-
-def judge(error: BaseException) -> Verdict:
-    """What an exception of the client means; the table is in the project's facts about the Hub.
-
-    Errors that the client wraps (RuntimeError around an LFS upload, ValueError around its batch) are unwrapped.
-    """
-    chain = list(_chain(error))
-    text, texts = _text(error), " ".join(map(_text, chain))
-    for link in chain:
-        if isinstance(link, HfHubHTTPError) and link.response is not None:
-            return _judge_status(link.response.status_code, link, text)
-    if any(isinstance(link, OfflineModeIsEnabled) for link in chain):
-        return Refused("HF_HUB_OFFLINE is set", "Unset it to upload; until then everything is kept.")
-    if any(isinstance(link, LocalTokenNotFoundError) for link in chain) or _UNAUTHORIZED.search(texts):
-        return Refused(text, "Run: hf auth login (or set HF_TOKEN).")
-    if any(isinstance(link, HFValidationError) for link in chain):
-        return Refused(text, "Use a valid repo_id.")
-    if any(isinstance(link, (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)) for link in chain):
-        return Retry(text)
-    if any(isinstance(link, (httpx2.HTTPError, TimeoutError, ConnectionError, JSONDecodeError)) for link in chain):
-        return Unknown(text)
-    if any(isinstance(link, ValueError) for link in chain):
-        return Split(text)
-    if any(isinstance(link, (OSError, MemoryError)) for link in chain):
-        return Retry(text)
-    return Unknown(text)
-
-
-def _judge_status(status: int, error: HfHubHTTPError, text: str) -> Verdict:
-    after = _wished_wait(error, text)
-    if status == 412:
-        return Moved(text)
-    if status == 409:
-        return Retry(text, after if after is not None else BUSY_WAIT)
-    if status == 429:
-        return Retry(text, after if after is not None else QUOTA_WAIT)
-    if status == 408 or (status >= 500 and status != 501):
-        return Unknown(text, after)
-    if status in (401, 403):
-        return Refused(text, "Run: hf auth login, with a token that may write to the repository.")
-    if status == 402:
-        return Refused(text, "The account's storage quota is used up.")
-    if isinstance(error, (RepositoryNotFoundError, RevisionNotFoundError)):
-        return Retry(text)
-    if status in (400, 413, 422):
-        return Split(text)
-    return Refused(text, "Is HF_ENDPOINT a Hugging Face Hub, and is a proxy in between?")
-
-
-def _wished_wait(error: HfHubHTTPError, text: str) -> float | None:
-    headers = error.response.headers
-    if (limit := re.search(r"r=0\s*;\s*t=(\d+)", headers.get("ratelimit", ""))) is not None:
-        return float(limit[1]) + 1
-    if (value := headers.get("retry-after", "")).isdecimal():
-        return float(value)
-    if (quota := _QUOTA_TIME.search(text)) is not None:
-        count = 1.0 if quota[1].startswith("a") else float(quota[1])
-        return count * _SECONDS[quota[2]]
-    return None
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _text(error: BaseException) -> str:
-    """One line for people, without the token and without what signs a URL."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-        if token := os.environ.get(name, "").strip():
-            text = text.replace(token, "<token>")
-    return _QUERY.sub(r"\1?...", text)[:500]

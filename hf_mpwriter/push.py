@@ -44,7 +44,13 @@ if TYPE_CHECKING:
 DEADLINE_BASE = 300.0  # seconds for a push, however small
 DEADLINE_RATE = 250_000.0  # bytes per second that a slow line carries
 MOVED_TRIES = 3  # times that a push reads the head again after 412
+GRACE = 10.0  # seconds after which the uploader ends a push that its own timer has not ended: one that is stopped
 PR_SET_PDEATHSIG = 1
+DEFAULTS = {  # what the user has not set; hf_xet would try for minutes, and the uploader tries again anyway
+    "HF_HUB_VERBOSITY": "error",
+    "HF_XET_CLIENT_READ_TIMEOUT": "60s",
+    "HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "3",
+}
 NOTHING = Sent(0, "")  # what the Hub holds of a path that it does not have
 FOREIGN = "the Hub has a file there that this run has not sent; remove it there, or choose another path_in_repo"
 
@@ -69,6 +75,7 @@ class Job:
         offered: what else it may hold of ours, per path of an attachment.
         own_head: this uploader's last commit, None if it has none or it may have been overtaken.
         fenced: whether commits name their parent.
+        xet: whether content may go to the Xet storage; else by LFS.
     """
 
     run_dir: str
@@ -81,6 +88,7 @@ class Job:
     offered: dict[str, list[Sent]]
     own_head: str | None
     fenced: bool
+    xet: bool
 
     def to_json(self) -> dict[str, Any]:
         """For inflight.json."""
@@ -108,16 +116,16 @@ def deadline(job: Job) -> float:
 
 def carry(job: Job, hub: Hub, notify: Notify, rng: random.Random) -> Verdict:
     """Bring the entry to the Hub."""
-    from hf_mpwriter.hub import judge
+    from hf_mpwriter.judge import judge
 
     verdict: Verdict = Moved("not tried")
-    begun: list[str] = []
     for attempt in range(MOVED_TRIES):
+        before = hub.commits_sent
         try:
-            verdict = _attempt(job, hub, notify, begun, trust_own_head=attempt == 0)
+            verdict = _attempt(job, hub, notify, trust_own_head=attempt == 0)
         except Exception as error:  # noqa: BLE001 - every error of the client has a verdict
             verdict = judge(error)
-        if isinstance(verdict, Unknown) and not begun:  # it was only read: no content of ours can be there
+        if isinstance(verdict, Unknown) and hub.commits_sent == before:  # no content of ours can be there
             verdict = Retry(verdict.reason, verdict.after)
         if not isinstance(verdict, Moved):
             break
@@ -125,8 +133,8 @@ def carry(job: Job, hub: Hub, notify: Notify, rng: random.Random) -> Verdict:
     return verdict
 
 
-def _attempt(job: Job, hub: Hub, notify: Notify, begun: list[str], *, trust_own_head: bool) -> Verdict:
-    """Read back and commit; the parent is appended to `begun` before the commit."""
+def _attempt(job: Job, hub: Hub, notify: Notify, *, trust_own_head: bool) -> Verdict:
+    """Read back and commit."""
     unsure = {file.path for file in job.files if file.path not in job.known or file.path in job.offered}
     parent = job.own_head if trust_own_head else None
     checked = parent is None
@@ -144,7 +152,6 @@ def _attempt(job: Job, hub: Hub, notify: Notify, begun: list[str], *, trust_own_
     first = all(sent.is_gone for sent in held.values())
     if first and (private := hub.is_private()) is not None:
         notify(f"{job.destination} is {'private' if private else 'PUBLIC: everybody can read it'}")
-    begun.append(parent)
     commit, sent = _commit(job, hub, to_send, parent, tag_card=first)
     if ignored := [file.path for file in to_send if file.path not in sent]:
         return Park(dict.fromkeys(ignored, "the repository's .gitignore leaves it out"), committed=True)
@@ -164,7 +171,7 @@ def _head(job: Job, hub: Hub, notify: Notify) -> str:
 
 def _commit(job: Job, hub: Hub, files: list[LocalFile], parent: str, *, tag_card: bool) -> tuple[str, dict[str, Sent]]:
     """Commit; if the commit is refused together with the model card, the events go without it."""
-    from hf_mpwriter.hub import judge
+    from hf_mpwriter.judge import judge
 
     named = parent if job.fenced else None
     sources = [(file, job.source(file)) for file in files]
@@ -266,17 +273,19 @@ class PushProcess:
 
     Args:
         inflight: path of the record that holds the job.
+        limit: seconds after which it has to be over.
 
     Raises:
         OSError: the process cannot be started.
     """
 
-    def __init__(self, inflight: str) -> None:
+    def __init__(self, inflight: str, limit: float) -> None:
         argv = [sys.executable, "-P", "-c", _BOOT, inflight, str(os.getpid()), json.dumps(import_path())]
         self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, bufsize=0)
         stdout: Any = self._process.stdout  # never None: PIPE was asked for
         os.set_blocking(stdout.fileno(), False)
         self._pipe = stdout
+        self._limit, self._end = limit, time.monotonic() + limit + GRACE
         self._heard = b""
         self._verdict: Verdict | None = None
 
@@ -288,6 +297,8 @@ class PushProcess:
     def listen(self) -> tuple[list[str], Verdict | None]:
         """What the push has said since the last time, and its verdict once it has ended; never waits."""
         ended = self._process.poll() is not None
+        if not ended and time.monotonic() > self._end:
+            self.kill()
         while chunk := self._pipe.read(1 << 16):
             self._heard += chunk
         *lines, self._heard = self._heard.split(b"\n")
@@ -300,9 +311,12 @@ class PushProcess:
         if not ended:
             return notices, None
         self._pipe.close()
-        code = self._process.returncode
-        how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        return notices, self._verdict or Unknown(f"the push ended by {how}")
+        return notices, self._verdict or Unknown(self._how_it_ended(self._process.returncode))
+
+    def _how_it_ended(self, code: int) -> str:
+        if code == -signal.SIGALRM or time.monotonic() > self._end:
+            return f"the push hung and was ended after {self._limit:.0f} s"
+        return f"the push ended by signal {-code}" if code < 0 else f"the push ended by exit code {code}"
 
     def kill(self) -> None:
         """End it; whether what it has sent arrives is then unknown."""
@@ -344,7 +358,10 @@ def main(inflight: str, parent: int) -> None:
     signal.setitimer(signal.ITIMER_REAL, deadline(job))
     # read by huggingface_hub when it is imported
     os.environ |= {"HF_ENDPOINT": job.destination.endpoint, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    for name, value in DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    if not job.xet:
+        os.environ["HF_HUB_DISABLE_XET"] = "1"
     try:
         from hf_mpwriter.hub import Hub
     except ImportError as error:

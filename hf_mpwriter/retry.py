@@ -1,7 +1,8 @@
 """Verdict x attempts -> when to try again: a pure decision, with time and randomness as arguments.
 
 Done                      now, if more is waiting
-Moved                     seconds; after several in a row without a parent (a busy repository, a stale head)
+Moved                     seconds; after several in a row without a parent (a busy repository, a stale head), and if
+                          even that does not help, as Retry
 Retry, Unknown            full jitter under a ceiling that doubles from 5 s to 5 min; the Hub's own wish counts
 Split                     soon, in smaller entries
 Park                      at once, without those paths
@@ -53,9 +54,11 @@ def next_step(verdict: Verdict, attempts: int, rng: random.Random) -> Step:
     if isinstance(verdict, Refused):
         return Step(min(LONGEST_REFUSED_WAIT, REFUSED_WAIT * 2 ** min(attempts - 1, 10)))
     if isinstance(verdict, Moved):
-        return Step(rng.uniform(SHORTEST_WAIT, MOVED_WAIT))
+        if attempts <= MOVED_LIMIT:
+            return Step(rng.uniform(SHORTEST_WAIT, MOVED_WAIT))
+        attempts -= MOVED_LIMIT
     ceiling = min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(attempts - 1, 10))
     wait = rng.uniform(SHORTEST_WAIT, ceiling)
-    if verdict.after is not None:
+    if not isinstance(verdict, Moved) and verdict.after is not None:
         return Step(max(wait, min(verdict.after, LONGEST_WISH)), patient=False)
     return Step(wait)

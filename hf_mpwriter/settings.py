@@ -9,6 +9,7 @@ Environment:
     HF_TOKEN, HF_HOME          read by huggingface_hub in the push
     HF_MPWRITER_DISABLED       1: a writer is local only, nothing is uploaded
     HF_MPWRITER_EXIT_TIMEOUT   seconds that the end of a process may wait for the Hub
+    HF_MPWRITER_COMMITS_PER_HOUR  to one repository, by all runs of a user on a host; 100 if not set
     HF_MPWRITER_FAILPOINT      faults for tests, see disk.py
 """
 
@@ -29,6 +30,7 @@ DEFAULT_ENDPOINT = "https://huggingface.co"
 DEFAULT_ALLOW_PATTERNS = ("*.tfevents.*",)
 DEFAULT_COMMIT_EVERY = 5.0  # minutes, as in huggingface_hub
 DEFAULT_EXIT_TIMEOUT = 60.0  # seconds
+DEFAULT_COMMITS_PER_HOUR = 100.0  # the Hub was seen to refuse more than 128 per repository
 REPO_TYPES = ("model", "dataset", "space")
 
 # The Hub's rule, huggingface_hub/utils/_validators.py; asked here so that no client is loaded into training.
@@ -159,19 +161,27 @@ class Environment:
     endpoint: str
     disabled: bool
     exit_timeout: float | None
+    commits_per_hour: float = DEFAULT_COMMITS_PER_HOUR
 
     @classmethod
     def read(cls, environ: Mapping[str, str] = os.environ) -> Self:
         """Read and check; raises SettingsError for what is not a value."""
-        timeout = environ.get("HF_MPWRITER_EXIT_TIMEOUT")
-        try:
-            exit_timeout = None if timeout is None else float(timeout)
-        except ValueError:
-            raise SettingsError(
-                f"HF_MPWRITER_EXIT_TIMEOUT is {timeout!r}.", hint="It is a number of seconds, 0 or more."
-            ) from None
+        exit_timeout = _number(environ, "HF_MPWRITER_EXIT_TIMEOUT", "It is a number of seconds, 0 or more.")
+        hint = "It is a number of commits, 2 or more."
+        commits = _number(environ, "HF_MPWRITER_COMMITS_PER_HOUR", hint)
+        if commits is not None and not 2 <= commits < math.inf:
+            raise SettingsError(f"HF_MPWRITER_COMMITS_PER_HOUR is {commits}.", hint=hint)
         return cls(
             endpoint=(environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/"),
             disabled=environ.get("HF_MPWRITER_DISABLED", "").strip().lower() in ("1", "true", "yes", "on"),
             exit_timeout=exit_timeout,
+            commits_per_hour=DEFAULT_COMMITS_PER_HOUR if commits is None else commits,
         )
+
+
+def _number(environ: Mapping[str, str], name: str, hint: str) -> float | None:
+    value = environ.get(name)
+    try:
+        return None if value is None else float(value)
+    except ValueError:
+        raise SettingsError(f"{name} is {value!r}.", hint=hint) from None

@@ -20,28 +20,33 @@ Invariants:
 from __future__ import annotations
 
 import math
+import os
 import random
 import signal
 import time
 from collections.abc import Callable
 
 from hf_mpwriter import attaching, disk, election, ledger, locks, queue, retry, snapshot
+from hf_mpwriter.audience import Audience
+from hf_mpwriter.budget import Budget, folders
 from hf_mpwriter.bulletin import Bulletin
 from hf_mpwriter.daemon import be_modest, detach, say
 from hf_mpwriter.decision import LINGER, Action, Situation, decide
-from hf_mpwriter.errors import Done, Moved, Park, Refused, Retry, Split, Unknown, Verdict
+from hf_mpwriter.errors import Done, Park, Refused, Retry, Split, Unknown, Verdict
 from hf_mpwriter.identity import Process
-from hf_mpwriter.push import Job, PushProcess
+from hf_mpwriter.pace import Pace
+from hf_mpwriter.push import Job, PushProcess, deadline
 from hf_mpwriter.queue import Entry, Queue
-from hf_mpwriter.roster import NO_NEWS, OBSERVER, Member, Roster
-from hf_mpwriter.settings import Destination, Settings
-from hf_mpwriter.snapshot import LocalFile
-from hf_mpwriter.spool import Spool, is_attachment
+from hf_mpwriter.retry import Step
+from hf_mpwriter.roster import OBSERVER, Member, Roster
+from hf_mpwriter.settings import Destination, Environment, Settings
+from hf_mpwriter.spool import Spool
 
 TICK = 1.0  # seconds between two looks
 PUSH_TICK = 0.2  # seconds, while a push runs
 FIRST_DELAY = 2.0  # seconds after the start until the first snapshot, if nobody asks for one
 SETTLE_TIME = 120.0  # seconds; the Hub ends a request in 60, a proxy may take as long
+USED_UP = "the commits that this repository gets per hour are used up (HF_MPWRITER_COMMITS_PER_HOUR): they come slower"
 
 
 class Uploader:
@@ -67,18 +72,14 @@ class Uploader:
         self._fenced = True
         # what the Hub said
         self._own_head: str | None = None
-        self._moved = self._attempts = self._commits = 0
+        self._commits = 0
         self._refusals: dict[str, int] = {}  # path -> times that the Hub refused it alone, in a row
         # when
-        self._next_try = self._last_try = self._frozen_until = 0.0
-        self._next_commit = clock() + FIRST_DELAY
+        self._frozen_until = 0.0
         self._abandoned_since = clock()
-        self._patient = True
         # what is under way
         self._fresh = self._surveyed = self._splitting = self._terminating = self._tried = self._audit = False
-        self._heard: dict[str, tuple[int, bool]] = {}  # card -> its news at the last look
-        self._served: dict[str, tuple[int, bool]] = {}  # card -> its news when nothing of it was left to send
-        self._seen: tuple[list[Member], dict[str, LocalFile]] = ([], {})  # members and files at the last snapshot
+        self._audience = Audience()
         self._recover()
 
     def _recover(self) -> None:
@@ -91,7 +92,11 @@ class Uploader:
         self._ledger = ledger.load(self._spool, destination)
         self._ledger.parked.clear()  # a new start tries refused paths again
         self._queue = Queue(self._host, self._spool.run_dir)
-        self._attaching = attaching.Attaching(self._spool, self._host.copies, self._clock, self._rng, self._next_commit)
+        first = self._clock() + FIRST_DELAY
+        limit = Environment.read().commits_per_hour
+        budget = Budget(destination, limit, folders(os.environ, self._spool.root))
+        self._pace = Pace(self._clock, self._rng, budget, first)
+        self._attaching = attaching.Attaching(self._spool, self._host.copies, self._clock, self._rng, first)
         self._settings = self._ledger.settings or self._settings
         for host in self._spool.host_ids():
             if (lost := queue.interrupted(self._spool.host(host))) is not None:
@@ -122,15 +127,16 @@ class Uploader:
                 self._report("left")
                 return False
             self._unfreeze()
-            action = decide(self._situation(members))
+            now = self._situation(members)
+            action = decide(now)
             if action is Action.LEAVE:
                 return not self._leave()
             if action is Action.SNAPSHOT:
-                self._snapshot(members)
+                self._snapshot(members, now)
             elif action is Action.PUSH:
-                self._start_push(self._queue.entries[0])
+                self._start_push(self._queue.entries[0], now)
             elif action is Action.ATTACH:
-                self._attach(alone=not any(member.alive for member in members))
+                self._attach(now)
                 if self._push is None:  # there may be more, or it is time to leave
                     self._report()
                     return True
@@ -156,15 +162,13 @@ class Uploader:
 
     def _hear(self, member: Member) -> None:
         """A request or an end is news: it ends a wait of ours, not one that the Hub asked for."""
-        if member.news <= self._heard.get(str(member.name), NO_NEWS):
+        if not self._audience.hear(member):
             return
-        self._heard[str(member.name)] = member.news
         self._attaching.ask()
         if member.name.worker == OBSERVER and member.alive:  # `sync` trusts no ledger and tries refused paths again
             self._ledger.parked.clear()
             self._own_head, self._audit = None, True
-        if self._patient:
-            self._next_try = min(self._next_try, self._last_try + retry.FIRST_WAIT)
+        self._pace.hurry()
 
     def _hears_better_token(self, members: list[Member]) -> bool:
         refused = self._bulletin.trouble == Refused.__name__
@@ -175,8 +179,8 @@ class Uploader:
         unseen = not living and not self._surveyed  # nobody to wait for, but perhaps something was left behind
         return Situation(
             now=now,
-            next_try=self._next_try,
-            next_commit=self._next_commit if living else math.inf,
+            next_try=self._pace.next_try,
+            next_commit=self._pace.next_commit if living else math.inf,
             fresh=self._fresh,
             frozen=self._splitting or self._frozen_until > 0.0,
             queued=len(self._queue.entries),
@@ -192,83 +196,69 @@ class Uploader:
         )
 
     def _is_urgent(self, member: Member) -> bool:
-        if self._is_served(member):
-            return False
-        return not member.alive or any(
-            length > self._ledger.length(path) and path not in self._ledger.parked and self._settings.allows(path)
-            for path, length in member.want.items()
-            if not is_attachment(path)
-        )
-
-    def _is_served(self, member: Member) -> bool:
-        return member.news <= self._served.get(str(member.name), NO_NEWS)
+        return self._audience.is_urgent(member, self._ledger, self._settings)
 
     # snapshot
 
-    def _snapshot(self, members: list[Member]) -> None:
+    def _snapshot(self, members: list[Member], now: Situation) -> None:
         files = self._survey.files(self._settings.allows, self._roster.growing)
         groups = snapshot.bounded(snapshot.pending(files, self._ledger.covers, self._ledger.parked))
-        self._next_commit = self._clock() + 60 * self._settings.commit_every
+        self._pace.surveyed(self._settings.commit_every)
         try:
             self._queue.put(groups)
         except OSError as error:
             say(f"cannot take a snapshot: {error}")
-            self._next_try = self._clock() + retry.FIRST_WAIT
+            self._pace.hold(Step(retry.FIRST_WAIT))
             return
         if self._queue.trouble:
             say(self._queue.trouble)
         self._fresh = self._surveyed = True
-        self._seen = members, {file.path: file for file in files}
+        self._audience.see(members, files)
         self._serve()
         self._tried = self._terminating and not self._queue.entries
         if self._audit and not self._queue.entries:  # nothing to send, but somebody asks what the Hub really has
-            self._start_push(Entry(0, ()))
+            self._start_push(Entry(0, ()), now)
 
     def _serve(self) -> None:
-        """Note who, of those that the last snapshot saw, has nothing left in the queue.
-
-        Cards of the dead go, unless a file of theirs is refused.
-        """
-        members, files = self._seen
-        queued = {file.path for entry in self._queue.entries for file in entry.files}
-        for member in members:
-            if member.files & queued:
-                continue
-            self._served[str(member.name)] = member.news
-            held = (self._ledger.covers(files[path]) for path in member.files if path in files)
-            if not member.alive and all(held):
-                self._roster.remove(member)
+        self._audience.serve(self._queue.entries, self._ledger, self._roster)
 
     # push
 
-    def _start_push(self, entry: Entry) -> None:
-        self._fenced = entry.is_attached or self._moved < retry.MOVED_LIMIT
+    def _start_push(self, entry: Entry, now: Situation) -> None:
+        """Start a push if the budget allows it; what asks for nothing but a read-back needs none."""
+        last = now.terminating or not now.living
+        if entry.files and not self._pace.take(urgent=last or now.urgent):
+            self._bulletin.notice([USED_UP])
+            self._fresh = False
+            return
+        self._fenced = entry.is_attached or self._pace.fenced
+        squash = self._settings.squash_history and (last or self._pace.may_squash(self._settings.commit_every))
         job = Job(
             run_dir=self._spool.run_dir,
             copies=self._host.copies,
             destination=self._destination,
             private=self._settings.private,
-            squash=self._settings.squash_history,
+            squash=squash,
             files=entry.files,
             known=self._ledger.known(),
             offered=self._ledger.offered,
             own_head=self._own_head,
             fenced=self._fenced,
+            xet=self._pace.xet,
         )
-        self._entry = entry
-        self._last_try, self._tried = self._clock(), self._terminating and len(self._queue.entries) <= 1
+        self._entry, self._tried = entry, self._terminating and len(self._queue.entries) <= 1
         settled = self._fenced and not self._frozen_until
         try:
-            self._push = PushProcess(self._queue.take_off(entry, job.to_json(), fenced=settled))
+            self._push = PushProcess(self._queue.take_off(entry, job.to_json(), fenced=settled), deadline(job))
         except OSError as error:
             self._settle(Retry(f"cannot start a push: {error}"))
 
-    def _attach(self, *, alone: bool) -> None:
+    def _attach(self, now: Situation) -> None:
         """Look at attachments while no event file is due; push what the Hub does not have."""
-        if not self._attaching.entries and self._attaching.look(self._ledger, self._settings, alone=alone):
+        if not self._attaching.entries and self._attaching.look(self._ledger, self._settings, alone=not now.living):
             self._save_ledger()
         if self._attaching.entries:
-            self._start_push(self._attaching.take_off())
+            self._start_push(self._attaching.take_off(), now)
 
     def _listen(self, push: PushProcess, members: list[Member]) -> None:
         """Take in what the push says; settle when it has ended. One of attachments is ended if it is in the way."""
@@ -282,20 +272,19 @@ class Uploader:
 
     def _settle(self, verdict: Verdict) -> None:
         """Take in the verdict on the entry that was in flight."""
-        entry, now = self._entry, self._clock()
+        entry = self._entry
         assert entry is not None  # noqa: S101 - for the type checker; a push always has an entry
         self._entry, self._fresh = None, False
         if isinstance(verdict, Done):
             self._acknowledge(verdict, entry)
             return
         self._own_head = None
+        self._pace.learn(verdict)
         if entry.is_attached:
             self._settle_attached(verdict, entry)
             return
-        self._attempts += 1
-        self._moved += isinstance(verdict, Moved)
         if isinstance(verdict, Unknown) and not self._fenced:
-            self._frozen_until = now + SETTLE_TIME
+            self._frozen_until = self._clock() + SETTLE_TIME
         elif not isinstance(verdict, Unknown):
             self._landed()
         if not isinstance(verdict, (Park, Split)):
@@ -304,9 +293,8 @@ class Uploader:
             self._park(verdict.paths, entry)
         elif isinstance(verdict, Split):
             self._split(entry, verdict.reason)
-        step = retry.next_step(verdict, self._attempts, self._rng)
-        self._next_try, self._patient = now + step.wait, step.patient
-        self._bulletin.complain(verdict, self._attempts)
+        self._pace.failed(verdict)
+        self._bulletin.complain(verdict, self._pace.attempts)
 
     def _acknowledge(self, verdict: Done, entry: Entry) -> None:
         self._ledger.repo_id = verdict.repo_id
@@ -328,8 +316,7 @@ class Uploader:
         self._refusals.clear()
         self._commits += verdict.own
         self._abandoned_since = self._clock()  # progress is as good a reason to stay as a worker
-        self._moved = self._attempts = 0
-        self._next_try, self._patient = 0.0, True
+        self._pace.done(committed=verdict.own)
         self._fresh = bool(self._queue.entries)
         self._splitting = self._splitting and self._fresh
         self._bulletin.recover()
@@ -343,7 +330,7 @@ class Uploader:
         if isinstance(verdict, Park):
             self._look_again()
         if isinstance(verdict, Refused) or not step.patient:
-            self._next_try, self._patient = self._clock() + step.wait, step.patient
+            self._pace.hold(step)
         if not self._attaching.yielded:
             self._bulletin.complain(verdict, self._attaching.attempts)
 
@@ -358,12 +345,12 @@ class Uploader:
         say(why)
         self._look_again()
         self._attaching.restart()
-        self._served.clear()
-        self._seen = ([], {})
+        self._audience.forget()
 
     def _look_again(self) -> None:
         """Take the next snapshot soon: of the last one, something is not sent."""
-        self._surveyed, self._next_commit = False, self._clock()
+        self._surveyed = False
+        self._pace.soon()
 
     def _landed(self) -> None:
         if self._frozen_until:  # the record of a request that may still be under way outlives this uploader
@@ -407,14 +394,14 @@ class Uploader:
             queue=len(self._queue.entries) + len(self._attaching.entries),
             push=self._push.pid if self._push else None,
             commits=self._commits,
-            blocked_until=0.0 if self._patient else self._next_try,
+            blocked_until=0.0 if self._pace.patient else self._pace.next_try,
         )
 
     def _sleep(self) -> None:
         if self._push is not None:
             self._push.wait(PUSH_TICK)
             return
-        due_in = self._next_try - self._clock() if self._queue.entries else TICK
+        due_in = self._pace.next_try - self._clock() if self._queue.entries else TICK
         time.sleep(min(TICK, max(0.0, due_in)))
 
     def _leave(self) -> bool:
@@ -424,7 +411,7 @@ class Uploader:
         locks.release(self._seat)
         if self._terminating or self._clock() - self._abandoned_since > LINGER:
             return True
-        if not any(member.alive or not self._is_served(member) for member in self._roster.members()):
+        if not any(member.alive or not self._audience.is_served(member) for member in self._roster.members()):
             return True
         seat = locks.try_exclusive(self._spool.seat)
         if seat is None:

@@ -9,9 +9,9 @@ from huggingface_hub import errors as hf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_mpwriter import hub
+from hf_mpwriter import judge as judging
 from hf_mpwriter.errors import Moved, Refused, Retry, Split, Unknown
-from hf_mpwriter.hub import judge
+from hf_mpwriter.judge import judge
 
 
 def http(status: int, text: str = "", kind: type = hf.HfHubHTTPError, **headers: str) -> Exception:
@@ -107,15 +107,15 @@ def test_a_missing_repository_is_created_by_the_next_push():
     ("status", "text", "headers", "after"),
     [
         (429, "", {"ratelimit": '"api";r=0;t=55'}, 56.0),
-        (429, "", {"ratelimit": '"api";r=120;t=55'}, hub.QUOTA_WAIT),
+        (429, "", {"ratelimit": '"api";r=120;t=55'}, judging.QUOTA_WAIT),
         (429, "", {"retry_after": "7"}, 7.0),
         (503, "", {"retry_after": "30"}, 30.0),
         (503, "", {}, None),
         (503, "", {"retry_after": "Wed, 21 Oct 2026 07:28:00 GMT"}, None),
         (429, "rate limit for repository commits (128 per hour). Retry in about 10 minutes", {}, 600.0),
         (429, "you can retry this action in about an hour", {}, 3600.0),
-        (429, "hourly quotas exceeded", {}, hub.QUOTA_WAIT),
-        (409, "another commit operation is in progress", {}, hub.BUSY_WAIT),
+        (429, "hourly quotas exceeded", {}, judging.QUOTA_WAIT),
+        (409, "another commit operation is in progress", {}, judging.BUSY_WAIT),
     ],
 )
 def test_the_hubs_wish_is_heard(status, text, headers, after):
@@ -151,7 +151,7 @@ def test_an_error_that_is_its_own_cause_is_judged():
     """`raise error from error` makes a circle; a verdict comes all the same."""
     source = (
         "import signal\n"
-        "from hf_mpwriter.hub import judge\n"
+        "from hf_mpwriter.judge import judge\n"
         "signal.setitimer(signal.ITIMER_VIRTUAL, 1)\n"
         "error = RuntimeError('x'); error.__cause__ = error\n"
         "print(type(judge(error)).__name__)\n"

@@ -45,6 +45,7 @@ def job(run_dir, known=(), files=("a.tfevents",), endpoint="http://127.0.0.1:9")
         offered={},
         own_head=None,
         fenced=True,
+        xet=True,
     )
 
 
@@ -136,7 +137,7 @@ def test_a_push_that_is_killed_has_an_unknown_outcome(run_dir):
     """SIGKILL: no verdict, so unknown, with the signal in the reason."""
     inflight = str(run_dir / "inflight.json")
     disk.publish(inflight, json.dumps({"job": job(run_dir).to_json()}).encode(), "test")
-    process = push.PushProcess(inflight)
+    process = push.PushProcess(inflight, 300.0)
     os.kill(process.pid, signal.SIGKILL)
     verdict = wait_for(lambda: process.listen()[1], "the end")
     assert verdict == Unknown("the push ended by signal 9")
@@ -146,7 +147,7 @@ def test_a_push_against_nobody_says_so(run_dir):
     """Connection refused: nothing was changed, try again."""
     inflight = str(run_dir / "inflight.json")
     disk.publish(inflight, json.dumps({"job": job(run_dir).to_json()}).encode(), "test")
-    process = push.PushProcess(inflight)
+    process = push.PushProcess(inflight, 300.0)
     verdict = wait_for(lambda: process.listen()[1], "the end")
     assert isinstance(verdict, Retry)
     assert "refused" in verdict.reason
@@ -160,7 +161,7 @@ def test_a_push_dies_with_its_uploader(run_dir):
         inflight = str(run_dir / "inflight.json")
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
         disk.publish(inflight, json.dumps({"job": job(run_dir, endpoint=endpoint).to_json()}).encode(), "test")
-        source = "import sys,time\nfrom hf_mpwriter.push import PushProcess\np = PushProcess(sys.argv[1])\n"
+        source = "import sys,time\nfrom hf_mpwriter.push import PushProcess\np = PushProcess(sys.argv[1], 300.0)\n"
         source += "print(p.pid, flush=True)\ntime.sleep(100)"
         parent = subprocess.Popen([sys.executable, "-c", source, inflight], stdout=subprocess.PIPE, text=True)
         pid = int(parent.stdout.readline())
@@ -190,9 +191,20 @@ def test_a_push_that_hangs_ends_by_its_own_timer(run_dir, monkeypatch):
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
         disk.publish(inflight, json.dumps({"job": job(run_dir, endpoint=endpoint).to_json()}).encode(), "test")
         monkeypatch.setattr(push, "_BOOT", push._BOOT.replace("push.main", "push.DEADLINE_BASE=1.0;push.main"))
-        process = push.PushProcess(inflight)
+        process = push.PushProcess(inflight, 300.0)
         verdict = wait_for(lambda: process.listen()[1], "the end")
-    assert verdict == Unknown(f"the push ended by signal {signal.SIGALRM.value}")
+    assert verdict == Unknown("the push hung and was ended after 300 s")
+
+
+def test_a_push_that_is_stopped_is_ended_by_the_uploader(run_dir, monkeypatch):
+    """SIGSTOP: its own timer cannot end it, so the uploader does when its time and some grace are over."""
+    monkeypatch.setattr(push, "GRACE", 0.1)
+    inflight = str(run_dir / "inflight.json")
+    disk.publish(inflight, json.dumps({"job": job(run_dir).to_json()}).encode(), "test")
+    process = push.PushProcess(inflight, 0.1)
+    os.kill(process.pid, signal.SIGSTOP)
+    verdict = wait_for(lambda: process.listen()[1], "the end")
+    assert verdict == Unknown("the push hung and was ended after 0 s")
 
 
 # attachments
@@ -247,6 +259,7 @@ class HubOfOne:
     """A Hub with one attachment; nobody may commit."""
 
     repo_id = "me/run"
+    commits_sent = 0
 
     def __init__(self, there: Remote) -> None:
         self.there = there
@@ -297,7 +310,12 @@ def test_an_outcome_is_unknown_only_after_the_commit_has_begun(run_dir, when):
     if when == "read":
         one.sizes = lambda *_: timeout()
     one.is_private = lambda: None
-    one.commit = lambda *_, **__: timeout()
+
+    def commit(*_, **__):
+        one.commits_sent += 1
+        timeout()
+
+    one.commit = commit
     verdict = push.carry(
         dataclasses.replace(job(run_dir), files=(TWO,), known={"a.tsv": ONE.content}), one, str, random.Random(1)
     )

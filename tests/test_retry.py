@@ -39,10 +39,19 @@ def test_a_refused_destination_is_tried_slowly(attempts, rng):
     assert retry.next_step(Refused("why", "hint"), attempts + 1, rng).wait >= step.wait
 
 
-@given(ATTEMPTS, SEEDS)
+@given(st.integers(1, retry.MOVED_LIMIT), SEEDS)
 def test_a_moved_branch_is_tried_again_within_seconds(attempts, rng):
     """With jitter, so that two that race do not race in step."""
     assert retry.SHORTEST_WAIT <= retry.next_step(Moved("412"), attempts, rng).wait <= retry.MOVED_WAIT
+
+
+def test_a_branch_that_moves_for_ever_is_left_alone_for_longer_and_longer():
+    """A token that may only open pull requests gets nothing but 412, with a parent or without."""
+    rng = random.Random(5)
+    print("seed 5")
+    for attempts, ceiling in ((retry.MOVED_LIMIT + 1, 5.0), (retry.MOVED_LIMIT + 4, 40.0), (1000, 300.0)):
+        waits = [retry.next_step(Moved("412"), attempts, rng).wait for _ in range(500)]
+        assert 0.9 * ceiling < max(waits) <= ceiling
 
 
 @pytest.mark.parametrize("verdict", [Done("c", own=True, repo_id="r", files={}), Park({"a": "why"})])

@@ -230,7 +230,7 @@ def test_the_settle_time_outlives_the_uploader(tmp_path):
         return Uploader(spool, seat, lambda: now[0], random.Random(1))
 
     one = successor()
-    one._snapshot([])
+    one._snapshot([], one._situation([]))
     entry = one._queue.entries[0]
     one._fenced = False
     one._queue.take_off(entry, {}, fenced=False)

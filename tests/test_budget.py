@@ -1,0 +1,171 @@
+"""The budget: in no hour more commits than the limit, whoever makes them, and the last tokens for the last pushes."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import support  # noqa: F401 - sets hypothesis up
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hf_mpwriter import budget
+from hf_mpwriter.budget import HOUR, Bucket, Budget, Rule
+from hf_mpwriter.settings import Destination
+
+HERE = Destination("https://hub", "me/run")
+
+
+class Host:
+    """A host with a clock that the test moves."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folders, self.now = [str(folder / "cache"), str(folder / "spool")], 1_000_000.0
+
+    def budget(self, limit: float = 100.0, destination: Destination = HERE) -> Budget:
+        """The budget as one uploader sees it."""
+        return Budget(destination, limit, list(self.folders), lambda: self.now)
+
+
+@pytest.fixture
+def host(tmp_path) -> Host:
+    """A host whose cache folder can be written."""
+    return Host(tmp_path)
+
+
+@given(
+    st.floats(2, 1000),
+    st.lists(st.tuples(st.floats(0, 600), st.booleans()), max_size=300),
+)
+def test_in_no_hour_there_are_more_commits_than_the_limit(limit, tries):
+    """However the tries fall; a full bucket and an hour's refill together are the limit."""
+    rule, bucket, now, taken = Rule(limit), Bucket(1e9, 0.0), 0.0, []
+    for pause, urgent in tries:
+        now += pause
+        bucket, wait = rule.spend(bucket, now, urgent=urgent)
+        if not wait:
+            taken.append(now)
+    for first in range(len(taken)):
+        within = sum(1 for moment in taken[first:] if moment < taken[first] + HOUR)
+        assert within <= limit + 1e-3
+
+
+def test_of_a_hasty_uploader_commits_come_at_the_limit_and_no_slower():
+    """Asked all the time, as told by the wait: a burst, then an even pace; a whole day uses what there is."""
+    rule, bucket, now, taken = Rule(100.0), Bucket(20.0, 0.0), 0.0, 0
+    while now < 24 * HOUR:
+        bucket, wait = rule.spend(bucket, now, urgent=True)
+        taken += not wait
+        now += wait or 0.001
+    assert 24 * 80 <= taken <= 24 * 80 + 20
+
+
+def test_the_last_tokens_are_for_those_who_cannot_wait(host):
+    """Periodic commits stop a quarter of the burst before the end; a request still goes."""
+    one = host.budget()
+    periodic = sum(1 for _ in itertools.takewhile(lambda _: not one.take(urgent=False), range(1000)))
+    urgent = sum(1 for _ in itertools.takewhile(lambda _: not one.take(urgent=True), range(1000)))
+    assert (periodic, urgent) == (15, 5)
+    wait = one.take(urgent=True)
+    assert wait == pytest.approx(HOUR / 80)
+    host.now += wait
+    assert not one.take(urgent=True)
+
+
+def test_all_runs_that_go_to_one_repository_share_it_and_others_do_not(host):
+    """Another folder or branch of the repository is the same repository; another endpoint or type is not."""
+    one = host.budget()
+    other_folder = host.budget(destination=Destination("https://hub", "me/run", revision="b", path_in_repo="x"))
+    while not one.take(urgent=True):
+        pass
+    assert other_folder.take(urgent=True)
+    for elsewhere in (Destination("https://hub", "me/run", "dataset"), Destination("http://hub", "me/run")):
+        assert not host.budget(destination=elsewhere).take(urgent=True)
+
+
+def test_what_led_to_no_commit_is_given_back(host):
+    """A failure costs nothing, and a bucket is never more than full."""
+    one = host.budget()
+    for _ in range(1000):
+        assert not one.take(urgent=False)
+        one.give_back()
+    one.give_back()
+    assert sum(1 for _ in itertools.takewhile(lambda _: not one.take(urgent=True), range(1000))) == 20
+
+
+@pytest.mark.parametrize(
+    "garbage", [b"", b"[]", b'{"tokens": NaN, "at": NaN}', b'{"tokens": "x"}', b"\xff", b"9" * 5000]
+)
+def test_garbage_in_a_bucket_stops_nobody_for_long(host, garbage):
+    """Nor does it allow more than a full bucket."""
+    one = host.budget()
+    one.take(urgent=True)
+    (bucket,) = Path(host.folders[0]).glob("*.json")
+    bucket.write_bytes(garbage)
+    taken = sum(1 for _ in itertools.takewhile(lambda _: not one.take(urgent=True), range(1000)))
+    assert taken in (0, 20)
+    host.now += HOUR
+    assert not one.take(urgent=True)
+
+
+def test_a_clock_that_is_set_back_stops_nobody(host):
+    """The bucket was written in what is now the future: time counts from now on."""
+    one = host.budget()
+    while not one.take(urgent=True):
+        pass
+    host.now -= 100 * HOUR
+    wait = one.take(urgent=True)
+    assert wait <= HOUR / 80
+    host.now += wait
+    assert not one.take(urgent=True)
+
+
+def test_without_a_cache_folder_the_spool_has_the_bucket(host, tmp_path):
+    """A home that cannot be written is no obstacle, and no place at all neither."""
+    (tmp_path / "cache").write_text("a file")
+    one = host.budget()
+    assert not one.take(urgent=True)
+    assert list((tmp_path / "spool").glob("*.json"))
+    nowhere = Budget(HERE, 100.0, ["/dev/null/x"], lambda: host.now)
+    assert not any(nowhere.take(urgent=True) for _ in range(200))
+
+
+def test_buckets_that_are_full_again_are_forgotten(host):
+    """Many repositories over many weeks leave no heap of files."""
+    for number in range(20):
+        host.budget(destination=Destination("https://hub", f"me/run{number}")).take(urgent=True)
+    folder = Path(host.folders[0])
+    for bucket in folder.glob("*.json"):
+        os.utime(bucket, (host.now, host.now))
+    host.now += HOUR + 1
+    host.budget().take(urgent=True)
+    (left,) = folder.glob("*.json")
+    assert json.loads(left.read_text())["tokens"] == 19.0
+
+
+def test_many_processes_that_take_at_once_take_no_token_twice(tmp_path):
+    """Eight processes, one bucket of twenty."""
+    source = """
+import random, sys, time
+from hf_mpwriter.budget import BUSY_WAIT, Budget
+from hf_mpwriter.settings import Destination
+one, taken = Budget(Destination("https://hub", "me/run"), 100.0, [sys.argv[1]], lambda: 1000.0), 0
+while (wait := one.take(urgent=True)) in (0.0, BUSY_WAIT):
+    taken += not wait
+print(taken)
+"""
+    programs = [
+        subprocess.Popen([sys.executable, "-c", source, tmp_path], stdout=subprocess.PIPE, text=True) for _ in range(8)
+    ]
+    assert sum(int(program.communicate()[0]) for program in programs) == 20
+
+
+def test_the_folders_are_the_users_cache_and_then_the_spool():
+    """As other programs find the cache folder."""
+    assert budget.folders({"XDG_CACHE_HOME": "/c"}, "/s") == ["/c/hf_mpwriter/budget", "/s/budget"]
+    assert budget.folders({}, "/s")[0].endswith("/.cache/hf_mpwriter/budget")

@@ -1,0 +1,112 @@
+"""The pace: when the next push may start, and by which way."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from hf_mpwriter import pace, retry
+from hf_mpwriter.budget import Budget
+from hf_mpwriter.errors import Moved, Refused, Retry, Split, Unknown
+from hf_mpwriter.pace import Pace
+from hf_mpwriter.settings import Destination
+
+
+class Time:
+    """A pace with a clock that the test moves and a budget of four commits at once."""
+
+    def __init__(self, folder) -> None:
+        self.now = 1000.0
+        budget = Budget(Destination("https://hub", "me/run"), 20.0, [str(folder)], lambda: self.now)
+        self.pace = Pace(lambda: self.now, random.Random(1), budget, self.now + 2)
+
+    def fail(self, verdict) -> None:
+        """A push of event files ends like this."""
+        assert self.pace.take(urgent=True)
+        self.pace.learn(verdict)
+        self.pace.failed(verdict)
+
+
+@pytest.fixture
+def time(tmp_path) -> Time:
+    """At rest."""
+    return Time(tmp_path)
+
+
+def test_a_used_up_budget_puts_off_the_next_try_and_a_request_may_ask_sooner(time):
+    """The periodic pushes leave a token for whoever asks."""
+    while time.pace.take(urgent=False):
+        pass
+    assert time.now < time.pace.next_try <= time.now + 2 * 3600 / 16
+    assert time.pace.patient
+    time.pace.hurry()
+    assert time.pace.next_try == time.now + retry.FIRST_WAIT
+    assert time.pace.take(urgent=True)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "tokens"), [(Retry("x"), 4), (Moved("x"), 4), (Unknown("x"), 3), (Split("x"), 3), (Refused("x", ""), 3)]
+)
+def test_only_what_surely_made_no_commit_is_given_back(time, verdict, tokens):
+    """The Hub counts what it was asked, so whatever it looked at is paid for."""
+    time.fail(verdict)
+    left = 0
+    while time.pace.take(urgent=True):
+        left += 1
+    assert left == tokens
+
+
+def test_a_push_that_needed_no_commit_is_given_back(time):
+    """The Hub had it all."""
+    for _ in range(10):
+        assert time.pace.take(urgent=True)
+        time.pace.done(committed=False)
+
+
+def test_after_failures_of_xet_in_a_row_content_goes_by_lfs_for_an_hour(time):
+    """A success in between counts; after the hour Xet is tried again."""
+    for _ in range(pace.XET_LIMIT - 1):
+        time.fail(Retry("x", xet="failing"))
+    time.pace.done(committed=True)
+    for _ in range(pace.XET_LIMIT - 1):
+        time.fail(Retry("x", xet="failing"))
+        assert time.pace.xet
+    time.fail(Retry("x", xet="failing"))
+    assert not time.pace.xet
+    time.now += pace.XET_PAUSE
+    assert time.pace.xet
+
+
+def test_a_hub_without_xet_gets_lfs_at_once(time):
+    """404 of the token route needs no second opinion."""
+    time.fail(Retry("x", xet="missing"))
+    assert not time.pace.xet
+
+
+def test_after_nothing_but_412_a_push_goes_without_a_parent(time):
+    """And after a success with one again."""
+    for _ in range(retry.MOVED_LIMIT):
+        assert time.pace.fenced
+        time.fail(Moved("412"))
+    assert not time.pace.fenced
+    time.pace.take(urgent=True)
+    time.pace.done(committed=True)
+    assert time.pace.fenced
+
+
+def test_a_wish_of_the_hub_outlasts_every_hurry(time):
+    """A request ends a wait of ours only."""
+    time.fail(Retry("429", after=500.0))
+    before = time.pace.next_try
+    assert before >= time.now + 500
+    time.pace.hurry()
+    assert time.pace.next_try == before
+
+
+def test_the_history_is_squashed_once_per_interval(time):
+    """However many commits there are in it."""
+    assert time.pace.may_squash(5)
+    assert not time.pace.may_squash(5)
+    time.now += 301
+    assert time.pace.may_squash(5)
