@@ -15,7 +15,7 @@ from typing import Any
 
 from hf_mpwriter import disk, locks
 from hf_mpwriter.attachment import stamp_of
-from hf_mpwriter.errors import DAMAGED, SettingsError, SpoolFormatError
+from hf_mpwriter.errors import DAMAGED, Refused, SettingsError, SpoolFormatError
 from hf_mpwriter.identity import boot_id, host_id
 from hf_mpwriter.ledger import Ledger, load
 from hf_mpwriter.settings import Destination
@@ -151,6 +151,7 @@ class Report:
         hint: what helps.
         failures: in a row.
         failed_at: unix time of the last one.
+        refused: whether the destination is (token, permission, quota): it is tried again slowly.
         blocked_until: monotonic seconds; the Hub asked not to be asked before.
         notices: what the user should know.
     """
@@ -165,6 +166,7 @@ class Report:
     hint: str = ""
     failures: int = 0
     failed_at: float = 0.0
+    refused: bool = False
     blocked_until: float = 0.0
     notices: tuple[str, ...] = field(default=())
 
@@ -186,6 +188,7 @@ class Report:
             hint=str(error.get("hint", "")),
             failures=int(error.get("attempts", 0)),
             failed_at=float(error.get("at", 0.0)),
+            refused=error.get("kind") == Refused.__name__,
             blocked_until=float(data["blocked_until"]) if same_boot else 0.0,
             notices=tuple(map(str, data["notices"])),
         )
@@ -254,13 +257,15 @@ def wait(
 
     Returns:
         What is missing at the end, {} if nothing is. The wait is not begun when the next allowed try lies beyond it,
-        and not gone on with when all that is missing is refused.
+        and not gone on with when all that is missing, or the destination, was refused since it began.
     """
-    end = clock() + timeout
+    end, began = clock() + timeout, time.time()
     next_look, asked = 0.0, progress.changes(lengths) if asked is None else asked
     while missing := progress.missing(lengths, since, asked):
-        now = clock()
-        if now >= end or progress.uploader().blocked_until > end or progress.is_hopeless(missing, since):
+        now, report = clock(), progress.uploader()
+        if now >= end or report.blocked_until > end or progress.is_hopeless(missing, since):
+            break
+        if report.refused and report.failed_at >= began:
             break
         if now >= next_look:
             look()
