@@ -19,6 +19,7 @@ from hf_mpwriter.election import Election
 from hf_mpwriter.errors import HfMpWriterError
 from hf_mpwriter.identity import Process
 from hf_mpwriter.ledger import Ledger
+from hf_mpwriter.localhub.faults import GRAMMAR, FaultError, parse
 from hf_mpwriter.progress import Progress, Report, size_text
 from hf_mpwriter.settings import Destination, Environment, Settings
 from hf_mpwriter.snapshot import LocalFile, Survey
@@ -222,11 +223,12 @@ def verify(logdir: Path, *, running: bool) -> None:
     click.echo(f"Whole on the Hub: {count} of {count} files; no event file shrank in {report.commits} commits.")
 
 
-@main.command()
+@main.command(epilog=f"\b\n{GRAMMAR}")
 @click.option("--root", type=click.Path(path_type=Path), required=True, help="Folder that keeps the Hub's data.")
 @click.option("--port", type=int, default=8765, show_default=True, help="0 picks a free one.")
 @click.option("--no-xet", is_flag=True, help="Offer plain LFS only.")
-def hub(root: Path, port: int, *, no_xet: bool) -> None:
+@click.option("--fault", "faults", multiple=True, metavar="FAULT", help="What goes wrong; any number, see below.")
+def hub(root: Path, port: int, faults: tuple[str, ...], *, no_xet: bool) -> None:
     """Serve a Hub on this machine: point HF_ENDPOINT at it and rehearse.
 
     It answers the real huggingface_hub client on 127.0.0.1 only. A token in HF_MPWRITER_LOCALHUB_TOKEN is then
@@ -236,7 +238,11 @@ def hub(root: Path, port: int, *, no_xet: bool) -> None:
         from hf_mpwriter.localhub import serve
     except ImportError as error:
         raise Failure(f"The local Hub needs more packages: pip install 'hf-mpwriter[localhub]' ({error})") from error
-    serve(root, port, os.environ.get("HF_MPWRITER_LOCALHUB_TOKEN"), xet=not no_xet)
+    try:
+        parsed = [parse(fault) for fault in faults]
+    except FaultError as error:
+        raise Failure(str(error)) from error
+    serve(root, port, os.environ.get("HF_MPWRITER_LOCALHUB_TOKEN"), xet=not no_xet, faults=parsed)
 
 
 @main.command()

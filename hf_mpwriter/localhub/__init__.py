@@ -12,6 +12,8 @@ with a content-addressed store of its own, and answers that carry the headers an
 | `server.py` | the Hub as a child process: start, stop, kill, start again |
 | `serving.py` | bind to loopback, claim the root, serve |
 | `app.py` | the table of routes; who may pass |
+| `faults.py`, `faulting.py` | what may go wrong, and how it does |
+| `control.py` | the endpoints that steer a running Hub |
 | `repos.py`, `commits.py`, `content.py`, `lfs.py`, `cas.py` | the endpoints, by subject |
 | `routing.py` | raw paths, whole bodies, the thread pool, errors as answers |
 | `requestlog.py` | one line per request |

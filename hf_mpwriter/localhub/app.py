@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from hf_mpwriter.localhub import cas, commits, content, lfs, repos
+from hf_mpwriter.localhub import cas, commits, content, control, lfs, repos
 from hf_mpwriter.localhub.requestlog import RequestLog
-from hf_mpwriter.localhub.routing import Route, Router
+from hf_mpwriter.localhub.routing import CONTROL, Route, Router
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from hf_mpwriter.localhub.hub import Hub
     from hf_mpwriter.localhub.routing import Auth, Call
 
-READY_PATH = "/-/ready"  # answers as soon as the Hub does; not logged
+READY_PATH = CONTROL + "ready"  # answers as soon as the Hub does
+FAULTS_PATH = CONTROL + "faults"
 
 _ID = r"(?P<id>[^/]+(?:/[^/]+)?)"
 _API = rf"/api/(?P<type>models|datasets|spaces)/{_ID}"
@@ -39,7 +40,10 @@ def _route(
 
 
 ROUTES = (
-    _route("GET", READY_PATH, repos.ready, "none"),
+    _route("GET", READY_PATH, control.ready, "none"),
+    _route("GET", FAULTS_PATH, control.list_faults),
+    _route("POST", FAULTS_PATH, control.add_fault),
+    _route("DELETE", FAULTS_PATH, control.clear_faults),
     _route("GET", "/api/agent-harnesses", repos.agent_harnesses, "none"),
     _route("GET", "/api/whoami-v2", repos.whoami),
     _route("POST", "/api/validate-yaml", repos.validate_yaml, "none"),
@@ -72,16 +76,6 @@ ROUTES = (
 )
 
 
-def create_app(hub: Hub, wrap: Callable[[ASGIApp, Hub], ASGIApp] | None = None) -> ASGIApp:
-    """Return the application of a Hub.
-
-    Args:
-        hub: The state behind the endpoints.
-        wrap: A middleware between the log and the endpoints, such as one that injects faults: it sees the request
-            before its body is read, and the answer before it leaves. What must happen around the moment of a commit,
-            it can set as `hub.checkpoint`.
-    """
-    app: ASGIApp = Router(hub, ROUTES)
-    if wrap:
-        app = wrap(app, hub)
-    return RequestLog(app, hub, unlogged=READY_PATH)
+def create_app(hub: Hub) -> ASGIApp:
+    """Return the application of a Hub."""
+    return RequestLog(Router(hub, ROUTES), hub)

@@ -98,7 +98,6 @@ def commit(call: Call) -> Response:
             header = value
         else:
             changes.append(_change(call, key, value))
-    call.hub.checkpoint("before-apply", call.request.url.path)
     new = store.apply(
         *call.repo,
         branch,
@@ -108,7 +107,6 @@ def commit(call: Call) -> Response:
         author=call.hub.user,
         parent=header.get("parentCommit"),
     )
-    call.hub.checkpoint("after-apply", call.request.url.path)
     return JSONResponse(
         {
             "success": True,

@@ -17,10 +17,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from hf_mpwriter.localhub.errors import Forbidden, Unauthorized
+from hf_mpwriter.localhub.faulting import Faults
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from hf_mpwriter.localhub.writing import WritableStore
     from hf_mpwriter.localhub.xet import XetStore
 
@@ -49,10 +48,6 @@ def load_secret(root: str) -> bytes:
     return load_secret(root)
 
 
-def _no_checkpoint(point: str, path: str) -> None:
-    """Do nothing at a checkpoint."""
-
-
 @dataclass
 class Hub:
     """The state behind the endpoints."""
@@ -64,9 +59,7 @@ class Hub:
     xet: XetStore | None = None
     multipart_over: int = MULTIPART_OVER
     part_bytes: int = PART_BYTES
-    #: Called in the handler's thread around the moment a commit is applied ("before-apply", "after-apply") with the
-    #: path of the request: the place for faults that no middleware can inject.
-    checkpoint: Callable[[str, str], None] = field(default=_no_checkpoint)
+    faults: Faults = field(default_factory=Faults)
 
     def sign(self, *words: object) -> str:
         """Return an unguessable signature over some words."""

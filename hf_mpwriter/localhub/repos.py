@@ -41,11 +41,6 @@ def agent_harnesses(_: Call) -> Response:
     return JSONResponse({"error": "Not found"}, 404)
 
 
-def ready(_: Call) -> Response:
-    """GET /-/ready: the server answers."""
-    return Response(status_code=204)
-
-
 def telemetry(_: Call) -> Response:
     """POST /v1/telemetry, from the Xet client: taken and forgotten."""
     return Response(status_code=204)

@@ -6,7 +6,7 @@
 `t` is the monotonic clock at the start of the request, `in` and `out` are bytes of bodies, `status` is null if no
 answer left the Hub. The path is the raw one without its query, which may hold a signature; the token is never
 written. At LOG_BYTES the file moves to `.1`, so both together stay below twice that. Requests of the Hub to itself are
-left out, and so is the question whether it is ready.
+left out, and so are those that steer it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from hf_mpwriter.localhub.routing import is_own
+from hf_mpwriter.localhub.routing import CONTROL, is_own
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -29,17 +29,16 @@ LOG_BYTES = 16 << 20
 class RequestLog:
     """ASGI middleware that appends to the log."""
 
-    def __init__(self, app: ASGIApp, hub: Hub, unlogged: str = "", limit: int = LOG_BYTES) -> None:
+    def __init__(self, app: ASGIApp, hub: Hub, limit: int = LOG_BYTES) -> None:
         self.app = app
         self.hub = hub
-        self.unlogged = unlogged
         self.limit = limit
         self.path = os.path.join(hub.store.root, "requests.jsonl")
         self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115  # open as long as the server lives
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request and log it."""
-        if scope["type"] != "http" or scope["path"] == self.unlogged or is_own(scope, self.hub):
+        if scope["type"] != "http" or scope["path"].startswith(CONTROL) or is_own(scope, self.hub):
             await self.app(scope, receive, send)
             return
         started = time.monotonic()

@@ -24,17 +24,20 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from hf_mpwriter.localhub.errors import BadRequest, NotFound, Refusal
+from hf_mpwriter.localhub.faulting import answer_of, slow_receive
 from hf_mpwriter.localhub.hub import SELF_HEADER
 
 if TYPE_CHECKING:
     import re
     from collections.abc import Callable, Sequence
 
-    from starlette.types import Receive, Scope, Send
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
+    from hf_mpwriter.localhub.faults import Fault, When
     from hf_mpwriter.localhub.hub import Hub
 
 SPOOL_BUFFER = 1 << 20  # bytes collected before one trip to the thread pool
+CONTROL = "/-/"  # what steers the Hub is below, and knows neither log nor faults
 API_THREADS = 32
 CAS_THREADS = 8  # of their own: commits that rebuild content wait for the Hub's own CAS requests
 
@@ -140,15 +143,26 @@ class Router:
         """Serve one request."""
         if scope["type"] != "http":
             raise NotImplementedError(scope["type"])
-        request = Request(scope, receive)
+        fault = await self._strike("arrive", scope)
+        if fault and fault.kind == "slow":
+            receive, fault = slow_receive(fault, scope, receive), None
         try:
-            answer = await self._answer(request)
+            answer = answer_of(fault) if fault else await self._answer(Request(scope, receive))
         except ClientDisconnect:
             return
-        answer.headers.setdefault("X-Request-Id", request.headers.get("x-amzn-trace-id") or str(uuid.uuid4()))
+        if isinstance(answer, Response):
+            trace = Request(scope).headers.get("x-amzn-trace-id")
+            answer.headers.setdefault("X-Request-Id", trace or str(uuid.uuid4()))
         await answer(scope, receive, send)
 
-    async def _answer(self, request: Request) -> Response:
+    async def _strike(self, when: When, scope: Scope) -> Fault | None:
+        """Return the fault that changes the course of a request at this moment."""
+        path = _raw_path(scope)
+        if path.startswith(CONTROL) or is_own(scope, self.hub):
+            return None
+        return await self.hub.faults.strike(when, scope["method"], path)
+
+    async def _answer(self, request: Request) -> ASGIApp:
         """Return the answer to a request, whatever happens."""
         call: Call | None = None
         try:
@@ -160,8 +174,7 @@ class Router:
                     pass
                 raise
             await self._read_body(route, call)
-            limit = self._limit(cas=route.cas)
-            return await to_thread.run_sync(route.handler, call, limiter=limit)
+            return await self._handle(route, call)
         except Refusal as refusal:
             return refusal_answer(refusal)
         except ClientDisconnect:
@@ -174,10 +187,19 @@ class Router:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(call.spooled)
 
+    async def _handle(self, route: Route, call: Call) -> ASGIApp:
+        """Run the handler, between the faults that come before it and after it."""
+        scope = call.request.scope
+        if fault := await self._strike("before", scope):
+            return answer_of(fault)
+        answer = await to_thread.run_sync(route.handler, call, limiter=self._limit(cas=route.cas))
+        if answer.status_code < 400 and (fault := await self._strike("after", scope)):
+            return answer_of(fault, answer)
+        return answer
+
     def _find(self, request: Request) -> tuple[Route, Call]:
         """Return the route of a request and the call it becomes."""
-        raw: bytes = request.scope.get("raw_path") or request.scope["path"].encode()
-        path = raw.split(b"?")[0].decode("latin-1")
+        path = _raw_path(request.scope)
         method = "GET" if request.method == "HEAD" else request.method
         for route in self.routes:
             if route.method == method and (match := route.pattern.fullmatch(path)):
@@ -215,6 +237,12 @@ class Router:
         if cas not in self._limits:
             self._limits[cas] = CapacityLimiter(CAS_THREADS if cas else API_THREADS)
         return self._limits[cas]
+
+
+def _raw_path(scope: Scope) -> str:
+    """Return the path of a request as it came, without its query."""
+    raw: bytes = scope.get("raw_path") or scope["path"].encode()
+    return raw.split(b"?")[0].decode("latin-1")
 
 
 def is_own(scope: Scope, hub: Hub) -> bool:

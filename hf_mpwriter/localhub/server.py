@@ -8,15 +8,19 @@ that ends (`serving.end_with`).
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import http.client
+import json
 import os
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
+from hf_mpwriter.localhub.faults import Fault, Standing, from_json, parse
 from hf_mpwriter.localhub.hub import DEFAULT_USER, MULTIPART_OVER
-from hf_mpwriter.localhub.serving import HOST, READY_PATH, TOKEN_VARIABLE, ServerError, listen, serve
+from hf_mpwriter.localhub.serving import FAULTS_PATH, HOST, READY_PATH, TOKEN_VARIABLE, ServerError, listen, serve
 from hf_mpwriter.localhub.store import Store
 
 if TYPE_CHECKING:
@@ -129,6 +133,38 @@ class LocalHub:
         with open(os.path.join(self.root, "server.log"), "rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - LOG_TAIL))
             return file.read().decode("utf-8", "replace")
+
+    def fault(self, fault: str | Fault) -> None:
+        """Let something go wrong from now on, until `clear_faults` or the end of the server.
+
+        Args:
+            fault: A fault, or the line of text that means one (`faults.GRAMMAR`), such as "POST /commit/ 503 times=3".
+
+        Raises:
+            FaultError: if the text means no fault.
+        """
+        fault = parse(fault) if isinstance(fault, str) else fault
+        self._control("POST", FAULTS_PATH, dataclasses.asdict(fault))
+
+    def faults(self) -> list[Standing]:
+        """Return all faults since the last clearing, in their order, and what they have done."""
+        return [Standing(**item | {"fault": from_json(item["fault"])}) for item in self._control("GET", FAULTS_PATH)]
+
+    def clear_faults(self) -> None:
+        """Let nothing go wrong any more; requests that hang go on."""
+        self._control("DELETE", FAULTS_PATH)
+
+    def _control(self, method: str, path: str, body: Any = None) -> Any:
+        """Steer the server and return what it answers."""
+        headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+        connection = http.client.HTTPConnection(HOST, self.port, timeout=START_DEADLINE)
+        with contextlib.closing(connection):
+            connection.request(method, path, json.dumps(body), headers)
+            response = connection.getresponse()
+            answer = response.read().decode()
+        if response.status >= 400:
+            raise ServerError(f"The local Hub refused {method} {path}: {answer}")
+        return json.loads(answer or "null")
 
     def stop(self, deadline: float = STOP_DEADLINE) -> None:
         """Let the server finish its answers and end it."""

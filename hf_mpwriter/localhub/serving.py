@@ -21,19 +21,29 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import uvicorn
 
-from hf_mpwriter.localhub.app import READY_PATH, create_app
+from hf_mpwriter.localhub.app import FAULTS_PATH, READY_PATH, create_app
+from hf_mpwriter.localhub.faulting import Protocol
 from hf_mpwriter.localhub.hub import DEFAULT_USER, MULTIPART_OVER, SELF_HEADER, Hub, load_secret
 from hf_mpwriter.localhub.writing import WritableStore
 from hf_mpwriter.localhub.xet import XetStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterable
 
-    from starlette.types import ASGIApp
-
+    from hf_mpwriter.localhub.faults import Fault
     from hf_mpwriter.localhub.xet import Access
 
-__all__ = ["HOST", "READY_PATH", "TOKEN_VARIABLE", "ServerError", "check_host", "end_with", "listen", "serve"]
+__all__ = [
+    "FAULTS_PATH",
+    "HOST",
+    "READY_PATH",
+    "TOKEN_VARIABLE",
+    "ServerError",
+    "check_host",
+    "end_with",
+    "listen",
+    "serve",
+]
 
 HOST = "127.0.0.1"
 TOKEN_VARIABLE = "HF_MPWRITER_LOCALHUB_TOKEN"  # noqa: S105  # the name of a variable
@@ -101,7 +111,7 @@ def serve(
     user: str = DEFAULT_USER,
     multipart_over: int = MULTIPART_OVER,
     sock: socket.socket | None = None,
-    wrap: Callable[[ASGIApp, Hub], ASGIApp] | None = None,
+    faults: Iterable[Fault] = (),
 ) -> None:
     """Serve a Hub until SIGTERM or SIGINT.
 
@@ -113,7 +123,7 @@ def serve(
         user: The name that whoami tells, and the namespace of ids without one.
         multipart_over: Size in bytes above which LFS objects come in parts.
         sock: A listening socket in place of a port.
-        wrap: A middleware around the endpoints (see `create_app`).
+        faults: What goes wrong from the start on.
     """
     if xet and importlib.util.find_spec("hf_xet") is None:
         raise ServerError("Xet needs the package hf_xet; install it or switch Xet off (--no-xet)")
@@ -125,8 +135,11 @@ def serve(
     hub = Hub(store, load_secret(store.root), token, user, multipart_over=multipart_over)
     if xet:
         _add_xet(hub, port)
+    for fault in faults:
+        hub.faults.add(fault)
     config = uvicorn.Config(
-        create_app(hub, wrap),
+        create_app(hub),
+        http=Protocol,
         lifespan="off",
         log_level="warning",
         access_log=False,
@@ -136,7 +149,20 @@ def serve(
     )
     print(f"local Hub at http://{HOST}:{port}, data in {store.root}", flush=True)
     with lock, sock:
-        uvicorn.Server(config).run(sockets=[sock])
+        _Server(config, hub).run(sockets=[sock])
+
+
+class _Server(uvicorn.Server):
+    """A server that does not wait for what hangs when it is told to stop."""
+
+    def __init__(self, config: uvicorn.Config, hub: Hub) -> None:
+        super().__init__(config)
+        self._hub = hub
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Break off what hangs, then let the rest finish."""
+        self._hub.faults.end()
+        await super().shutdown(sockets)
 
 
 def _lock_root(root: str, deadline: float = TAKEOVER) -> BinaryIO:
