@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -99,6 +100,14 @@ class Hub:
                 if isinstance(info, RepoFile) and info.path in wanted:
                     found[wanted[info.path]] = _remote(info)
         return found
+
+    def begins_with(self, path: str, local: str, revision: str) -> bool:
+        """Whether the Hub's copy of a path of the run directory begins with the whole local file; it is fetched."""
+        with tempfile.TemporaryDirectory() as folder:
+            where: dict[str, Any] = {**self._where, "filename": self._destination.path(path), "revision": revision}
+            copy = self._api.hf_hub_download(**where, local_dir=folder)
+            size = os.stat(local).st_size
+            return size <= os.stat(copy).st_size and digest(copy, size) == digest(local, size)
 
     def commit(
         self, sources: Sequence[tuple[LocalFile, str]], parent: str | None, *, tag_card: bool

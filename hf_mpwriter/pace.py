@@ -3,7 +3,8 @@
     commit_every ──> next_commit         when living workers' events are due
     verdicts     ──> next_try            nothing is sent before; a request of the user ends the wait if it is `patient`
     budget       ──> take                a token before each push; without one, next_try
-    412          ──> fenced              after MOVED_LIMIT pushes with nothing else, one goes without a parent
+    412          ──> fenced              after MOVED_LIMIT pushes with nothing else, one goes without a parent; after
+                                         that every second one may
     Xet trouble  ──> xet                 after XET_LIMIT failures in a row LFS is used for an hour
 
 Times are monotonic seconds.
@@ -43,7 +44,7 @@ class Pace:
     def __init__(self, clock: Callable[[], float], rng: random.Random, budget: Budget, first: float) -> None:
         self._clock, self._rng, self._budget = clock, rng, budget
         self.next_commit, self.next_try, self.patient = first, 0.0, True
-        self.attempts = self._moved = self._xet_failures = 0
+        self.attempts = self._moved = self._failures = self._xet_failures = 0
         self._last_try = self._lfs_until = 0.0
         self._last_squash = -math.inf
 
@@ -94,7 +95,8 @@ class Pace:
 
     def done(self, *, committed: bool) -> None:
         """The Hub has an entry; `committed` if that took a commit."""
-        self.attempts = self._moved = self._xet_failures = 0
+        self._moved = 0 if self.fenced else retry.MOVED_LIMIT - 1  # a busy branch stays busy: one try is enough
+        self.attempts = self._failures = self._xet_failures = 0
         self.next_try, self.patient = 0.0, True
         if not committed:
             self._budget.give_back()
@@ -102,8 +104,12 @@ class Pace:
     def failed(self, verdict: Verdict) -> None:
         """A push of event files has failed."""
         self.attempts += 1
-        self._moved += isinstance(verdict, Moved)
-        self.hold(retry.next_step(verdict, self.attempts, self._rng))
+        if isinstance(verdict, Moved):
+            self._moved += 1
+        else:
+            self._failures += 1
+        in_a_row = self._moved if isinstance(verdict, Moved) else self._failures
+        self.hold(retry.next_step(verdict, in_a_row, self._rng))
 
     def learn(self, verdict: Verdict) -> None:
         """Whatever a push carried: what its failure tells about the way and the budget."""

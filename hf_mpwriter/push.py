@@ -18,6 +18,7 @@ Invariants:
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
 import json
@@ -141,7 +142,12 @@ def _attempt(job: Job, hub: Hub, notify: Notify, *, trust_own_head: bool) -> Ver
     if parent is None:
         parent = _head(job, hub, notify)
         unsure |= set(job.known)
-    found, differing = read_back(job, unsure, hub.sizes(unsure, parent) if unsure else {})
+    there = hub.sizes(unsure, parent) if unsure else {}
+    found, differing = read_back(job, unsure, there)
+    for path in [path for path in differing if _is_shorter(job, path, there[path])]:
+        if hub.begins_with(path, os.path.join(job.run_dir, path), parent):  # a backup was restored, without its ledger
+            found[path] = Sent(there[path].size, there[path].sha256 or "")
+            del differing[path]
     held = job.known | found
     to_send = [file for file in job.files if not file.is_covered(held.get(file.path, NOTHING))]
     differing |= {file.path: FOREIGN for file in to_send if file.sha256 and held.get(file.path, NOTHING).adopted}
@@ -238,16 +244,19 @@ def _is(content: Sent, there: Remote) -> bool:
 def _is_beginning(job: Job, path: str, there: Remote) -> bool:
     from hf_mpwriter.hub import same_content
 
-    return _has_more(job, path, there) or same_content(os.path.join(job.run_dir, path), there)
+    local = os.path.join(job.run_dir, path)
+    if not os.path.lexists(local) or (path in job.known and _is_shorter(job, path, there)):
+        return True  # the Hub has more of a file of ours than this disk: it is gone here, or a backup was restored
+    return same_content(local, there)
 
 
-def _has_more(job: Job, path: str, there: Remote) -> bool:
-    """Whether the Hub has more of a file of ours than this disk: it is gone here, or a backup was restored."""
-    try:
-        local = os.stat(os.path.join(job.run_dir, path), follow_symlinks=False).st_size
-    except OSError:
-        return True
-    return path in job.known and there.size > local
+def _is_shorter(job: Job, path: str, there: Remote) -> bool:
+    """Whether an event file has become shorter here than the Hub's copy."""
+    if spool.is_attachment(path):
+        return False
+    with contextlib.suppress(OSError):
+        return os.stat(os.path.join(job.run_dir, path), follow_symlinks=False).st_size < there.size
+    return False
 
 
 class Notify:

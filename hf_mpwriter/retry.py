@@ -44,7 +44,7 @@ def next_step(verdict: Verdict, attempts: int, rng: random.Random) -> Step:
 
     Args:
         verdict: of the push.
-        attempts: verdicts in a row, this one included, that were not Done.
+        attempts: verdicts of this sort (Moved, or any other but Done) in a row, this one included.
         rng: source of the jitter.
     """
     if isinstance(verdict, (Done, Park)):

@@ -85,14 +85,29 @@ def test_a_hub_without_xet_gets_lfs_at_once(time):
 
 
 def test_after_nothing_but_412_a_push_goes_without_a_parent(time):
-    """And after a success with one again."""
+    """After that one with a parent is tried once; if the branch is not busy any more, all is as before."""
     for _ in range(retry.MOVED_LIMIT):
         assert time.pace.fenced
         time.fail(Moved("412"))
     assert not time.pace.fenced
-    time.pace.take(urgent=True)
-    time.pace.done(committed=True)
+    time.pace.done(committed=False)
     assert time.pace.fenced
+    time.fail(Moved("412"))
+    assert not time.pace.fenced
+    time.pace.done(committed=False)
+    time.pace.done(committed=False)
+    for _ in range(retry.MOVED_LIMIT):
+        assert time.pace.fenced
+        time.fail(Moved("412"))
+
+
+def test_a_busy_branch_is_no_reason_to_be_slow_after_a_failure(time):
+    """Each sort of trouble has a wait of its own."""
+    for _ in range(retry.MOVED_LIMIT):
+        time.fail(Moved("412"))
+    time.fail(Retry("503"))
+    assert time.pace.attempts == retry.MOVED_LIMIT + 1
+    assert time.pace.next_try <= time.now + retry.FIRST_WAIT
 
 
 def test_a_wish_of_the_hub_outlasts_every_hurry(time):
