@@ -19,7 +19,9 @@ from hf_mpwriter.election import Election
 from hf_mpwriter.errors import HfMpWriterError
 from hf_mpwriter.identity import Process
 from hf_mpwriter.ledger import Ledger
+from hf_mpwriter.localhub.accounts import Tokens
 from hf_mpwriter.localhub.faults import GRAMMAR, FaultError, parse
+from hf_mpwriter.localhub.limits import Limits
 from hf_mpwriter.progress import Progress, Report, size_text
 from hf_mpwriter.settings import Destination, Environment, Settings
 from hf_mpwriter.snapshot import LocalFile, Survey
@@ -227,12 +229,24 @@ def verify(logdir: Path, *, running: bool) -> None:
 @click.option("--root", type=click.Path(path_type=Path), required=True, help="Folder that keeps the Hub's data.")
 @click.option("--port", type=int, default=8765, show_default=True, help="0 picks a free one.")
 @click.option("--no-xet", is_flag=True, help="Offer plain LFS only.")
+@click.option("--commits-per-hour", type=int, default=0, help="Per repository; 0: any number.")
+@click.option("--requests-per-5min", type=int, default=0, help="Requests to the API; 0: any number.")
+@click.option("--busy", is_flag=True, help="Refuse a commit (409) while another to its repository is under way.")
 @click.option("--fault", "faults", multiple=True, metavar="FAULT", help="What goes wrong; any number, see below.")
-def hub(root: Path, port: int, faults: tuple[str, ...], *, no_xet: bool) -> None:
+def hub(
+    root: Path,
+    port: int,
+    commits_per_hour: int,
+    requests_per_5min: int,
+    faults: tuple[str, ...],
+    *,
+    no_xet: bool,
+    busy: bool,
+) -> None:
     """Serve a Hub on this machine: point HF_ENDPOINT at it and rehearse.
 
     It answers the real huggingface_hub client on 127.0.0.1 only. A token in HF_MPWRITER_LOCALHUB_TOKEN is then
-    required of every request.
+    required of every request; one in HF_MPWRITER_LOCALHUB_READ_TOKEN may only read.
     """
     try:
         from hf_mpwriter.localhub import serve
@@ -242,7 +256,8 @@ def hub(root: Path, port: int, faults: tuple[str, ...], *, no_xet: bool) -> None
         parsed = [parse(fault) for fault in faults]
     except FaultError as error:
         raise Failure(str(error)) from error
-    serve(root, port, os.environ.get("HF_MPWRITER_LOCALHUB_TOKEN"), xet=not no_xet, faults=parsed)
+    limits = Limits(commits_per_hour, requests_per_5min, busy)
+    serve(root, port, tokens=Tokens.take(os.environ), limits=limits, xet=not no_xet, faults=parsed)
 
 
 @main.command()

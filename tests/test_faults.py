@@ -21,6 +21,7 @@ from test_localhub_server import REPO, ask, commit, file, offer
 
 from hf_mpwriter.cli import main
 from hf_mpwriter.localhub import LocalHub
+from hf_mpwriter.localhub.accounts import Tokens
 from hf_mpwriter.localhub.faults import GRAMMAR, Fault, FaultError, from_json, parse
 from hf_mpwriter.localhub.routing import API_THREADS
 from hf_mpwriter.localhub.server import ServerError
@@ -285,7 +286,7 @@ def test_only_the_token_steers_a_hub_and_steering_is_not_logged(tmp_path):
             assert ask(hub, method, "/-/faults", body)[0] == 401
         (standing,) = hub.faults()
         assert standing.hits == 0, "steering is not struck"
-        hub.token = "hf_wrong"
+        hub.tokens = Tokens("hf_wrong")
         with pytest.raises(ServerError, match="refused"):
             hub.clear_faults()
         assert requests_of(hub) == []

@@ -11,13 +11,14 @@ with a content-addressed store of its own, and answers that carry the headers an
 |---|---|
 | `server.py` | the Hub as a child process: start, stop, kill, start again |
 | `serving.py` | bind to loopback, claim the root, serve |
-| `app.py` | the table of routes; who may pass |
+| `app.py` | the table of routes |
+| `accounts.py`, `limits.py` | who may pass, and how often |
 | `faults.py`, `faulting.py` | what may go wrong, and how it does |
 | `control.py` | the endpoints that steer a running Hub |
 | `repos.py`, `commits.py`, `content.py`, `lfs.py`, `cas.py` | the endpoints, by subject |
 | `routing.py` | raw paths, whole bodies, the thread pool, errors as answers |
 | `requestlog.py` | one line per request |
-| `hub.py` | what all endpoints share: store, secret, token |
+| `hub.py` | what all endpoints share: store, secret, tokens, limits, faults |
 | `xet.py`, `shards.py` | uploaded xorbs and shards, and the way back from a sha256 to content |
 | `store.py`, `writing.py`, `blobs.py` | repositories and content on disk; they need neither server nor starlette |
 | `errors.py` | refusals, with the status and code of the real Hub |

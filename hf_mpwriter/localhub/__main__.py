@@ -10,8 +10,10 @@ import os
 import socket
 import sys
 
+from hf_mpwriter.localhub.accounts import READ_TOKEN_VARIABLE, TOKEN_VARIABLE, Tokens
 from hf_mpwriter.localhub.hub import DEFAULT_USER, MULTIPART_OVER
-from hf_mpwriter.localhub.serving import HOST, TOKEN_VARIABLE, ServerError, check_host, end_with, serve
+from hf_mpwriter.localhub.limits import Limits
+from hf_mpwriter.localhub.serving import HOST, ServerError, check_host, end_with, serve
 
 
 def parser() -> argparse.ArgumentParser:
@@ -19,7 +21,7 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
         prog="python -m hf_mpwriter.localhub",
         description="Serve a Hugging Face Hub on loopback from a folder.",
-        epilog=f"A token, if requests must carry one, is read from {TOKEN_VARIABLE}.",
+        epilog=f"Tokens, if requests must carry one, are read from {TOKEN_VARIABLE} and {READ_TOKEN_VARIABLE}.",
     )
     result.add_argument("--root", required=True, help="the folder with all data")
     result.add_argument("--host", default=HOST, help="nothing but %(default)s is accepted")
@@ -27,6 +29,9 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--user", default=DEFAULT_USER, help="the name that whoami tells")
     result.add_argument("--no-xet", action="store_true", help="LFS only")
     result.add_argument("--multipart-over", type=int, default=MULTIPART_OVER, help="bytes; larger LFS objects in parts")
+    result.add_argument("--commits-per-hour", type=int, default=0, help="per repository; 0: any number")
+    result.add_argument("--requests-per-5min", type=int, default=0, help="to the API; 0: any number")
+    result.add_argument("--busy", action="store_true", help="refuse a commit while another is under way")
     result.add_argument("--socket", type=int, help=argparse.SUPPRESS)
     result.add_argument("--parent", type=int, help=argparse.SUPPRESS)
     return result
@@ -42,7 +47,8 @@ def main() -> int:
         serve(
             args.root,
             args.port,
-            os.environ.pop(TOKEN_VARIABLE, None) or None,
+            tokens=Tokens.take(os.environ),
+            limits=Limits(args.commits_per_hour, args.requests_per_5min, args.busy),
             xet=not args.no_xet,
             user=args.user,
             multipart_over=args.multipart_over,

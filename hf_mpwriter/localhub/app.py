@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
     from hf_mpwriter.localhub.hub import Hub
-    from hf_mpwriter.localhub.routing import Auth, Call
+    from hf_mpwriter.localhub.routing import Auth, Call, Guard
 
 READY_PATH = CONTROL + "ready"  # answers as soon as the Hub does
 FAULTS_PATH = CONTROL + "faults"
+TOKENS_PATH = CONTROL + "tokens"
 
 _ID = r"(?P<id>[^/]+(?:/[^/]+)?)"
 _API = rf"/api/(?P<type>models|datasets|spaces)/{_ID}"
@@ -33,33 +34,41 @@ _HASH = r"(?P<hash>[0-9a-f]{64})"
 
 
 def _route(
-    method: str, pattern: str, handler: Callable[[Call], Response], auth: Auth = "bearer", *, spool: bool = False
+    method: str,
+    pattern: str,
+    handler: Callable[[Call], Response],
+    auth: Auth = "read",
+    *,
+    spool: bool = False,
+    guard: Guard | None = None,
 ) -> Route:
     """Return one line of the table."""
-    return Route(method, re.compile(pattern), handler, auth, spool)
+    return Route(method, re.compile(pattern), handler, auth, spool, guard)
 
 
 ROUTES = (
     _route("GET", READY_PATH, control.ready, "none"),
-    _route("GET", FAULTS_PATH, control.list_faults),
-    _route("POST", FAULTS_PATH, control.add_fault),
-    _route("DELETE", FAULTS_PATH, control.clear_faults),
+    _route("GET", FAULTS_PATH, control.list_faults, "write"),
+    _route("POST", FAULTS_PATH, control.add_fault, "write"),
+    _route("DELETE", FAULTS_PATH, control.clear_faults, "write"),
+    _route("PUT", TOKENS_PATH, control.set_tokens, "write"),
     _route("GET", "/api/agent-harnesses", repos.agent_harnesses, "none"),
     _route("GET", "/api/whoami-v2", repos.whoami),
     _route("POST", "/api/validate-yaml", repos.validate_yaml, "none"),
     _route("POST", "/v1/telemetry", repos.telemetry, "none"),
     _route("POST", "/api/repos/create", repos.create_repo),
-    _route("DELETE", "/api/repos/delete", repos.delete_repo),
-    _route("POST", rf"{_API}/preupload/{_REV}", commits.preupload),
-    _route("POST", rf"{_API}/commit/{_REV}", commits.commit),
-    _route("GET", rf"{_API}/xet-(?P<scope>read|write)-token/{_REV}", cas.token),
+    _route("DELETE", "/api/repos/delete", repos.delete_repo, "write"),
+    _route("POST", rf"{_API}/preupload/{_REV}", commits.preupload, "write"),
+    _route("POST", rf"{_API}/commit/{_REV}", commits.commit, "write", guard=commits.turn),
+    _route("GET", rf"{_API}/xet-(?P<scope>read)-token/{_REV}", cas.token),
+    _route("GET", rf"{_API}/xet-(?P<scope>write)-token/{_REV}", cas.token, "write"),
     _route("GET", rf"{_API}/tree/{_REV}(?:/(?P<path>.*))?", content.tree),
     _route("POST", rf"{_API}/paths-info/{_REV}", content.paths_info),
     _route("GET", rf"{_API}/commits/{_REV}", repos.commits),
     _route("GET", rf"{_API}/refs", repos.refs),
-    _route("POST", rf"{_API}/branch/{_REV}", repos.create_branch),
-    _route("DELETE", rf"{_API}/branch/{_REV}", repos.delete_branch),
-    _route("POST", rf"{_API}/super-squash/{_REV}", repos.super_squash),
+    _route("POST", rf"{_API}/branch/{_REV}", repos.create_branch, "write"),
+    _route("DELETE", rf"{_API}/branch/{_REV}", repos.delete_branch, "write"),
+    _route("POST", rf"{_API}/super-squash/{_REV}", repos.super_squash, "write"),
     _route("GET", rf"{_API}(?:/revision/{_REV})?", repos.repo_info),
     _route("POST", rf"{_CAS}/v1/xorbs/[^/]+/{_HASH}", cas.post_xorb, "xet-write", spool=True),
     _route("POST", rf"{_CAS}/v1/shards", cas.post_shard, "xet-write"),
@@ -70,8 +79,8 @@ ROUTES = (
     _route("PUT", r"/lfs/(?P<oid>[0-9a-f]{64})", lfs.put_blob, "none", spool=True),
     _route("PUT", r"/lfs/parts/(?P<upload>[0-9a-f]{24})/(?P<number>\d+)", lfs.put_part, "none", spool=True),
     _route("POST", r"/lfs/complete/(?P<upload>[0-9a-f]{24})", lfs.complete, "none"),
-    _route("POST", rf"{_PAGE}\.git/info/lfs/objects/batch", lfs.batch),
-    _route("POST", rf"{_PAGE}\.git/info/lfs/objects/verify", lfs.verify),
+    _route("POST", rf"{_PAGE}\.git/info/lfs/objects/batch", lfs.batch, "write"),
+    _route("POST", rf"{_PAGE}\.git/info/lfs/objects/verify", lfs.verify, "write"),
     _route("GET", rf"{_PAGE}/resolve/{_REV}/(?P<path>.+)", content.resolve),
 )
 

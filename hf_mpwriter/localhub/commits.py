@@ -17,6 +17,7 @@ import binascii
 import fnmatch
 import json
 import re
+import time
 from typing import TYPE_CHECKING, Any
 
 from starlette.responses import JSONResponse, Response
@@ -27,6 +28,7 @@ from hf_mpwriter.localhub.writing import Change, check_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from contextlib import AbstractContextManager
 
     from hf_mpwriter.localhub.routing import Call
     from hf_mpwriter.localhub.store import Entry
@@ -85,6 +87,11 @@ def _is_binary(item: dict[str, Any]) -> bool:
     return "\ufffd" in text or "\0" in text
 
 
+def turn(call: Call) -> AbstractContextManager[None]:
+    """Hold the repository while a commit is under way."""
+    return call.hub.usage.turn(call.repo)
+
+
 def commit(call: Call) -> Response:
     """POST /api/Ts/{id}/commit/{rev}."""
     if call.flag("create_pr"):
@@ -98,15 +105,16 @@ def commit(call: Call) -> Response:
             header = value
         else:
             changes.append(_change(call, key, value))
-    new = store.apply(
-        *call.repo,
-        branch,
-        changes,
-        title=get_field(header, "summary", str),
-        message=str(header.get("description") or ""),
-        author=call.hub.user,
-        parent=header.get("parentCommit"),
-    )
+    with call.hub.usage.commit(call.repo, time.monotonic()):
+        new = store.apply(
+            *call.repo,
+            branch,
+            changes,
+            title=get_field(header, "summary", str),
+            message=str(header.get("description") or ""),
+            author=call.hub.user,
+            parent=header.get("parentCommit"),
+        )
     return JSONResponse(
         {
             "success": True,

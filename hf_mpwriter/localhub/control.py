@@ -1,4 +1,4 @@
-"""Endpoints that steer a running Hub, for tests and rehearsals: `/-/faults`. They are not logged and know no faults."""
+"""Endpoints that steer a running Hub, for tests and rehearsals: not logged, and beyond faults and limits."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 from anyio import from_thread
 from starlette.responses import JSONResponse, Response
 
+from hf_mpwriter.localhub.accounts import Tokens
 from hf_mpwriter.localhub.errors import BadRequest
 from hf_mpwriter.localhub.faults import Fault, FaultError, from_json, parse
 from hf_mpwriter.localhub.routing import Call
@@ -40,6 +41,13 @@ def _fault(text: str) -> Fault:
         return from_json(json.loads(text))
     except ValueError as error:
         raise BadRequest(str(error)) from None
+
+
+def set_tokens(call: Call) -> Response:
+    """PUT /-/tokens: from now on these are believed, and all others have expired."""
+    fields = call.json()
+    call.hub.tokens = Tokens(fields.get("write"), fields.get("read"))
+    return Response(status_code=204)
 
 
 def clear_faults(call: Call) -> Response:

@@ -6,6 +6,8 @@ place that sends it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import ClassVar
 
 
@@ -14,6 +16,7 @@ class Refusal(Exception):  # noqa: N818  # the Hub did not fail, it said no
 
     status: ClassVar[int] = 400
     code: ClassVar[str | None] = None
+    headers: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, message: str | None = None, **extra: str) -> None:
         super().__init__(message or self.__doc__)
@@ -26,9 +29,20 @@ class BadRequest(Refusal):
 
 
 class Unauthorized(Refusal):
-    """Invalid credentials in Authorization header."""
+    """Invalid credentials in Authorization header"""  # noqa: D415  # the client compares this text
 
     status = 401
+    headers = MappingProxyType({"WWW-Authenticate": 'Bearer realm="Authentication required", charset="UTF-8"'})
+
+
+class Stranger(Unauthorized):
+    """Invalid username or password."""
+
+
+class HiddenRepo(Stranger):
+    """Invalid username or password."""
+
+    code = "RepoNotFound"
 
 
 class Forbidden(Refusal):
@@ -70,10 +84,26 @@ class Exists(Refusal):
     status = 409
 
 
+class CommitUnderway(Refusal):
+    """Another commit operation is in progress for this repository. Please try again later."""
+
+    status = 409
+
+
 class StaleParent(Refusal):
     """A commit has happened since. Please refresh and try again."""
 
     status = 412
+
+
+class RateLimited(Refusal):
+    """Too Many Requests: the rate limit is reached."""
+
+    status = 429
+
+    def __init__(self, message: str | None = None, *, headers: Mapping[str, str] = MappingProxyType({})) -> None:
+        super().__init__(message)
+        self.headers = headers
 
 
 class RangeNotSatisfiable(Refusal):

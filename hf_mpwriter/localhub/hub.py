@@ -16,8 +16,10 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from hf_mpwriter.localhub.accounts import Tokens
 from hf_mpwriter.localhub.errors import Forbidden, Unauthorized
 from hf_mpwriter.localhub.faulting import Faults
+from hf_mpwriter.localhub.limits import Limits, Usage
 
 if TYPE_CHECKING:
     from hf_mpwriter.localhub.writing import WritableStore
@@ -54,11 +56,12 @@ class Hub:
 
     store: WritableStore
     secret: bytes
-    token: str | None = None
+    tokens: Tokens = field(default_factory=Tokens)
     user: str = DEFAULT_USER
     xet: XetStore | None = None
     multipart_over: int = MULTIPART_OVER
     part_bytes: int = PART_BYTES
+    usage: Usage = field(default_factory=lambda: Usage(Limits()))
     faults: Faults = field(default_factory=Faults)
 
     def sign(self, *words: object) -> str:
@@ -70,16 +73,6 @@ class Hub:
         """Refuse a signature that is not ours."""
         if not hmac.compare_digest(signature.encode(), self.sign(*words).encode()):
             raise Forbidden("Invalid signature")
-
-    def check_bearer(self, authorization: str | None) -> bool:
-        """Refuse a wrong or missing token; return whether the request carried one."""
-        if self.token is None:
-            return bool(authorization)
-        if authorization is None:
-            raise Unauthorized("Access to this resource requires a token")
-        if not hmac.compare_digest(authorization.encode(), f"Bearer {self.token}".encode()):
-            raise Unauthorized
-        return True
 
     @functools.cached_property
     def cas_store(self) -> str:

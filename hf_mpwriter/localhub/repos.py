@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.responses import JSONResponse, Response
 
 from hf_mpwriter.localhub.content import file_json, page
-from hf_mpwriter.localhub.errors import BadRequest, Exists
+from hf_mpwriter.localhub.errors import BadRequest, Exists, Forbidden
 from hf_mpwriter.localhub.routing import get_field, repo_url
 from hf_mpwriter.localhub.store import MAIN, REPO_TYPES
 
@@ -27,7 +27,7 @@ GITATTRIBUTES = "".join(
 def whoami(call: Call) -> Response:
     """GET /api/whoami-v2."""
     user = call.hub.user
-    auth = {"type": "access_token", "accessToken": {"displayName": "local", "role": "write"}}
+    auth = {"type": "access_token", "accessToken": {"displayName": "local", "role": call.role}}
     return JSONResponse({"type": "user", "id": _hex_id(user), "name": user, "fullname": user, "orgs": [], "auth": auth})
 
 
@@ -59,6 +59,9 @@ def _named_repo(call: Call) -> tuple[str, str]:
 def create_repo(call: Call) -> Response:
     """POST /api/repos/create."""
     repo_type, repo_id = _named_repo(call)
+    if call.role != "write":
+        namespace = repo_id.rpartition("/")[0]
+        raise Forbidden(f'You don\'t have the rights to create a {repo_type} under the namespace "{namespace}"')
     fields = call.json()
     private = fields.get("visibility") == "private" or bool(fields.get("private"))
     files = {} if repo_type == "space" else {".gitattributes": GITATTRIBUTES}

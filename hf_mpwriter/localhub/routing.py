@@ -12,7 +12,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import sys
+import time
 import traceback
 import uuid
 from dataclasses import dataclass, field
@@ -23,36 +25,41 @@ from anyio import CapacityLimiter, to_thread
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from hf_mpwriter.localhub.errors import BadRequest, NotFound, Refusal
+from hf_mpwriter.localhub.errors import BadRequest, Forbidden, HiddenRepo, NotFound, Refusal, Stranger
 from hf_mpwriter.localhub.faulting import answer_of, slow_receive
 from hf_mpwriter.localhub.hub import SELF_HEADER
 
 if TYPE_CHECKING:
-    import re
     from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
+    from hf_mpwriter.localhub.accounts import Role
     from hf_mpwriter.localhub.faults import Fault, When
     from hf_mpwriter.localhub.hub import Hub
+
+    Guard = Callable[["Call"], AbstractContextManager[None]]
 
 SPOOL_BUFFER = 1 << 20  # bytes collected before one trip to the thread pool
 CONTROL = "/-/"  # what steers the Hub is below, and knows neither log nor faults
 API_THREADS = 32
 CAS_THREADS = 8  # of their own: commits that rebuild content wait for the Hub's own CAS requests
 
-Auth = Literal["bearer", "none", "xet-read", "xet-write"]
+Auth = Literal["read", "write", "none", "xet-read", "xet-write"]
+_LOOPBACK = re.compile(r"(127\.0\.0\.1|localhost)(:\d+)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Route:
-    """One line of the table: method, pattern of the raw path, handler, who may pass."""
+    """One line of the table: method, pattern of the raw path, handler, who may pass, what is held meanwhile."""
 
     method: str
     pattern: re.Pattern[str]
     handler: Callable[[Call], Response]
-    auth: Auth = "bearer"
-    spool: bool = False
+    auth: Auth
+    spool: bool
+    guard: Guard | None
 
     @property
     def cas(self) -> bool:
@@ -87,6 +94,12 @@ class Call:
     def repo_url(self) -> str:
         """The address of the page of the repository in the path."""
         return repo_url(self.endpoint, *self.repo)
+
+    @property
+    def role(self) -> Role:
+        """What the sender may do."""
+        role: Role = self.request.scope["role"]
+        return role
 
     def json(self) -> dict[str, Any]:
         """The body as a JSON object."""
@@ -124,7 +137,7 @@ def get_field(fields: dict[str, Any], name: str, kind: type[Any]) -> Any:
 def refusal_answer(refusal: Refusal) -> Response:
     """Return the answer that a refusal becomes."""
     message = refusal.message.encode("ascii", "replace").decode("ascii").replace("\r", " ").replace("\n", " ")
-    headers = {"X-Error-Message": message}
+    headers = {"X-Error-Message": message, **refusal.headers}
     if refusal.code:
         headers["X-Error-Code"] = refusal.code
     return JSONResponse({"error": refusal.message, **refusal.extra}, refusal.status, headers)
@@ -150,9 +163,6 @@ class Router:
             answer = answer_of(fault) if fault else await self._answer(Request(scope, receive))
         except ClientDisconnect:
             return
-        if isinstance(answer, Response):
-            trace = Request(scope).headers.get("x-amzn-trace-id")
-            answer.headers.setdefault("X-Request-Id", trace or str(uuid.uuid4()))
         await answer(scope, receive, send)
 
     async def _strike(self, when: When, scope: Scope) -> Fault | None:
@@ -168,7 +178,7 @@ class Router:
         try:
             try:
                 route, call = self._find(request)
-                self._admit(route, request)
+                self._admit(route, call)
             except Refusal:
                 async for _ in request.stream():
                     pass
@@ -176,7 +186,7 @@ class Router:
             await self._read_body(route, call)
             return await self._handle(route, call)
         except Refusal as refusal:
-            return refusal_answer(refusal)
+            return _marked(refusal_answer(refusal), request)
         except ClientDisconnect:
             raise
         except Exception:  # noqa: BLE001  # a defect of one handler is one answer, not the end of the Hub
@@ -190,15 +200,20 @@ class Router:
     async def _handle(self, route: Route, call: Call) -> ASGIApp:
         """Run the handler, between the faults that come before it and after it."""
         scope = call.request.scope
-        if fault := await self._strike("before", scope):
-            return answer_of(fault)
-        answer = await to_thread.run_sync(route.handler, call, limiter=self._limit(cas=route.cas))
+        with route.guard(call) if route.guard else contextlib.nullcontext():
+            if fault := await self._strike("before", scope):
+                return answer_of(fault)
+            answer = await to_thread.run_sync(route.handler, call, limiter=self._limit(cas=route.cas))
+        _marked(answer, call.request)
         if answer.status_code < 400 and (fault := await self._strike("after", scope)):
             return answer_of(fault, answer)
         return answer
 
     def _find(self, request: Request) -> tuple[Route, Call]:
         """Return the route of a request and the call it becomes."""
+        if not _LOOPBACK.fullmatch(request.headers.get("host", "")):
+            # The name of a web site that leads here: DNS rebinding, by a page in the user's browser.
+            raise Forbidden("This Hub answers to 127.0.0.1 and localhost only")
         path = _raw_path(request.scope)
         method = "GET" if request.method == "HEAD" else request.method
         for route in self.routes:
@@ -208,14 +223,22 @@ class Router:
                 return route, Call(self.hub, request, params, query=query)
         raise NotFound("Sorry, we can't find the page you are looking for.")
 
-    def _admit(self, route: Route, request: Request) -> None:
-        """Refuse who may not pass; note for the log who was believed."""
-        authorization = request.headers.get("authorization")
-        if route.auth == "bearer":
-            request.scope["authenticated"] = self.hub.check_bearer(authorization)
-        elif route.auth != "none":
+    def _admit(self, route: Route, call: Call) -> None:
+        """Refuse who may not pass; note for the log who was believed, and for the answer what is left to him."""
+        scope, authorization = call.request.scope, call.request.headers.get("authorization")
+        if route.auth == "none":
+            return
+        if route.auth in ("read", "write"):
+            scope["role"] = role = self.hub.tokens.role(authorization)
+            if role == "stranger":
+                raise HiddenRepo if "id" in call.params else Stranger
+            if route.auth == "write" and role != "write":
+                raise Forbidden("You must use a write token to upload to a repository.")
+        else:
             self.hub.check_xet_token(authorization, route.auth.removeprefix("xet-"))
-            request.scope["authenticated"] = True
+        scope["authenticated"] = authorization is not None
+        if _raw_path(scope).startswith("/api/"):
+            scope["usage"] = self.hub.usage.request(time.monotonic())
 
     async def _read_body(self, route: Route, call: Call) -> None:
         """Read the body, into memory or into a file."""
@@ -237,6 +260,13 @@ class Router:
         if cas not in self._limits:
             self._limits[cas] = CapacityLimiter(CAS_THREADS if cas else API_THREADS)
         return self._limits[cas]
+
+
+def _marked(answer: Response, request: Request) -> Response:
+    """Return an answer with the headers that all have."""
+    answer.headers.setdefault("X-Request-Id", request.headers.get("x-amzn-trace-id") or str(uuid.uuid4()))
+    answer.headers.update(request.scope.get("usage", {}))
+    return answer
 
 
 def _raw_path(scope: Scope) -> str:

@@ -18,9 +18,11 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, Self
 
+from hf_mpwriter.localhub.accounts import Tokens
 from hf_mpwriter.localhub.faults import Fault, Standing, from_json, parse
 from hf_mpwriter.localhub.hub import DEFAULT_USER, MULTIPART_OVER
-from hf_mpwriter.localhub.serving import FAULTS_PATH, HOST, READY_PATH, TOKEN_VARIABLE, ServerError, listen, serve
+from hf_mpwriter.localhub.limits import Limits
+from hf_mpwriter.localhub.serving import FAULTS_PATH, HOST, READY_PATH, TOKENS_PATH, ServerError, listen, serve
 from hf_mpwriter.localhub.store import Store
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LocalHub", "ServerError", "serve"]
 
+UNLIMITED = Limits()
 START_DEADLINE = 20.0  # seconds
 STOP_DEADLINE = 10.0  # seconds
 RETRY_EVERY = 0.02  # seconds between looks at a server that is starting
@@ -40,6 +43,8 @@ class LocalHub:
     Args:
         root: The folder with all data; made if it is missing.
         token: What requests must carry; None believes everybody.
+        read_token: A token that may only read.
+        limits: What the Hub allows.
         xet: Whether clients may upload by Xet.
         port: The port on 127.0.0.1; 0 picks a free one, kept for every later start.
         user: The name that whoami tells.
@@ -51,6 +56,8 @@ class LocalHub:
         root: str | os.PathLike[str],
         *,
         token: str | None = None,
+        read_token: str | None = None,
+        limits: Limits = UNLIMITED,
         xet: bool = True,
         port: int = 0,
         user: str = DEFAULT_USER,
@@ -58,7 +65,8 @@ class LocalHub:
     ) -> None:
         self.store = Store(root)
         self.root = self.store.root
-        self.token = token
+        self.tokens = Tokens(token, read_token)
+        self.limits = limits
         self.xet = xet
         self.port = port
         self.user = user
@@ -104,12 +112,16 @@ class LocalHub:
         """Return how the child is started."""
         command = [sys.executable, "-m", "hf_mpwriter.localhub", "--root", self.root, "--socket", str(descriptor)]
         command += ["--parent", str(os.getpid()), "--user", self.user, "--multipart-over", str(self.multipart_over)]
+        command += ["--commits-per-hour", str(self.limits.commits_per_hour)]
+        command += ["--requests-per-5min", str(self.limits.requests_per_5min)]
+        command += ["--busy"] if self.limits.busy else []
         return command if self.xet else [*command, "--no-xet"]
 
     def _environment(self) -> dict[str, str]:
-        """Return the child's environment: the token travels there, and never in an argument."""
-        environment = {name: value for name, value in os.environ.items() if name != TOKEN_VARIABLE}
-        return environment if self.token is None else environment | {TOKEN_VARIABLE: self.token}
+        """Return the child's environment: tokens travel there, and never in an argument."""
+        environment = dict(os.environ)
+        Tokens.take(environment)
+        return environment | self.tokens.environ()
 
     def _wait_for_answer(self, deadline: float) -> None:
         """Wait until the server answers; it listens already, so one request waits for it."""
@@ -154,9 +166,15 @@ class LocalHub:
         """Let nothing go wrong any more; requests that hang go on."""
         self._control("DELETE", FAULTS_PATH)
 
+    def set_token(self, token: str | None, *, read_token: str | None = None) -> None:
+        """Believe these tokens from now on, after a new start too; those of before have expired."""
+        tokens = Tokens(token, read_token)
+        self._control("PUT", TOKENS_PATH, dataclasses.asdict(tokens))
+        self.tokens = tokens
+
     def _control(self, method: str, path: str, body: Any = None) -> Any:
         """Steer the server and return what it answers."""
-        headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+        headers = {"Authorization": f"Bearer {self.tokens.write}"} if self.tokens.write else {}
         connection = http.client.HTTPConnection(HOST, self.port, timeout=START_DEADLINE)
         with contextlib.closing(connection):
             connection.request(method, path, json.dumps(body), headers)

@@ -21,15 +21,17 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import uvicorn
 
-from hf_mpwriter.localhub.app import FAULTS_PATH, READY_PATH, create_app
+from hf_mpwriter.localhub.app import FAULTS_PATH, READY_PATH, TOKENS_PATH, create_app
 from hf_mpwriter.localhub.faulting import Protocol
 from hf_mpwriter.localhub.hub import DEFAULT_USER, MULTIPART_OVER, SELF_HEADER, Hub, load_secret
+from hf_mpwriter.localhub.limits import Limits, Usage
 from hf_mpwriter.localhub.writing import WritableStore
 from hf_mpwriter.localhub.xet import XetStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from hf_mpwriter.localhub.accounts import Tokens
     from hf_mpwriter.localhub.faults import Fault
     from hf_mpwriter.localhub.xet import Access
 
@@ -37,7 +39,7 @@ __all__ = [
     "FAULTS_PATH",
     "HOST",
     "READY_PATH",
-    "TOKEN_VARIABLE",
+    "TOKENS_PATH",
     "ServerError",
     "check_host",
     "end_with",
@@ -46,7 +48,6 @@ __all__ = [
 ]
 
 HOST = "127.0.0.1"
-TOKEN_VARIABLE = "HF_MPWRITER_LOCALHUB_TOKEN"  # noqa: S105  # the name of a variable
 BACKLOG = 2048
 KEEP_ALIVE = 75  # seconds; longer than clients keep idle connections, so that they close first
 GRACE = 3  # seconds for answers under way when the server is told to stop
@@ -105,8 +106,9 @@ def _listen_until(port: int, deadline: float) -> socket.socket:
 def serve(
     root: str | os.PathLike[str],
     port: int = 0,
-    token: str | None = None,
     *,
+    tokens: Tokens,
+    limits: Limits,
     xet: bool = True,
     user: str = DEFAULT_USER,
     multipart_over: int = MULTIPART_OVER,
@@ -118,7 +120,8 @@ def serve(
     Args:
         root: The folder with all data; made if it is missing.
         port: The port on 127.0.0.1; 0 picks a free one.
-        token: What requests must carry; None believes everybody.
+        tokens: What requests must carry.
+        limits: What the Hub allows.
         xet: Whether clients may upload by Xet.
         user: The name that whoami tells, and the namespace of ids without one.
         multipart_over: Size in bytes above which LFS objects come in parts.
@@ -132,7 +135,7 @@ def serve(
     store.prepare()
     sock = sock or listen(port)
     port = sock.getsockname()[1]
-    hub = Hub(store, load_secret(store.root), token, user, multipart_over=multipart_over)
+    hub = Hub(store, load_secret(store.root), tokens, user, multipart_over=multipart_over, usage=Usage(limits))
     if xet:
         _add_xet(hub, port)
     for fault in faults:

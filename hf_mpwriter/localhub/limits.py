@@ -1,0 +1,127 @@
+"""What a Hub allows: requests per five minutes, commits per hour, one commit at a time.
+
+Nothing is limited unless it is asked for. The real Hub counts requests in fixed windows and tells in the header
+`ratelimit` how many are left. How it counts commits is known from its refusals only: here per repository, over the
+last hour, and a commit that is refused costs nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import threading
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from hf_mpwriter.localhub.errors import CommitUnderway, RateLimited, Refusal
+
+HOUR = 3600.0  # seconds
+WINDOW = 300.0  # seconds
+
+Name = tuple[str, str]  # type and id of a repository
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a Hub allows.
+
+    Attributes:
+        commits_per_hour: Per repository, 0 for any number.
+        requests_per_5min: To `/api/`, 0 for any number.
+        busy: Refuse a commit (409) while another one to the repository is under way, in place of serving them in turn.
+    """
+
+    commits_per_hour: int = 0
+    requests_per_5min: int = 0
+    busy: bool = False
+
+
+class Usage:
+    """How much of the limits is used."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._guard = threading.Lock()
+        self._commits: dict[Name, list[float]] = defaultdict(list)  # times of the last hour
+        self._underway: set[Name] = set()
+        self._window_ends = 0.0
+        self._requests = 0
+
+    def request(self, now: float) -> dict[str, str]:
+        """Count a request and return the headers that tell what is left.
+
+        Args:
+            now: Seconds of a monotonic clock.
+
+        Raises:
+            RateLimited: if nothing is.
+        """
+        if not (limit := self._limits.requests_per_5min):
+            return {}
+        if now >= self._window_ends:
+            self._window_ends, self._requests = now + WINDOW, 0
+        self._requests += 1
+        left, seconds = max(0, limit - self._requests), math.ceil(self._window_ends - now)
+        headers = {
+            "ratelimit": f'"api";r={left};t={seconds}',
+            "ratelimit-policy": f'"fixed window";"api";q={limit};w={WINDOW:.0f}',
+        }
+        if self._requests > limit:
+            raise RateLimited(headers=headers)
+        return headers
+
+    @contextlib.contextmanager
+    def turn(self, repo: Name) -> Iterator[None]:
+        """Hold a repository for one commit; the event loop alone calls this.
+
+        Raises:
+            CommitUnderway: if another commit holds it and this Hub refuses overlapping ones.
+        """
+        if not self._limits.busy:
+            yield
+            return
+        if repo in self._underway:
+            raise CommitUnderway
+        self._underway.add(repo)
+        try:
+            yield
+        finally:
+            self._underway.remove(repo)
+
+    @contextlib.contextmanager
+    def commit(self, repo: Name, now: float) -> Iterator[None]:
+        """Count a commit; one that is refused does not count.
+
+        Args:
+            repo: Type and id of the repository.
+            now: Seconds of a monotonic clock.
+
+        Raises:
+            RateLimited: if the quota of the repository is used up.
+        """
+        if not (limit := self._limits.commits_per_hour):
+            yield
+            return
+        with self._guard:
+            times = self._commits[repo] = [then for then in self._commits[repo] if now - then < HOUR]
+            if len(times) >= limit:
+                raise RateLimited(quota_text(limit, times[0] + HOUR - now))
+            times.append(now)
+        try:
+            yield
+        except Refusal:
+            with self._guard:
+                self._commits[repo].remove(now)
+            raise
+
+
+def quota_text(limit: int, seconds: float) -> str:
+    """Return how the Hub refuses a commit above the quota."""
+    minutes = max(1, math.ceil(seconds / 60))
+    count, unit = (minutes // 60, "hour") if minutes >= 60 else (minutes, "minute")
+    wait = f"{count} {unit}{'s' if count > 1 else ''}"
+    return (
+        f"You have exceeded the rate limit for repository commits ({limit} per hour). "
+        f"You can retry this action in about {wait}."
+    )
