@@ -124,9 +124,7 @@ class _Broken:
         transport: asyncio.Transport = scope["state"]["transport"]
         if self.reset:
             transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-            transport.abort()
-        else:
-            transport.close()
+        transport.close()
         while (await receive())["type"] != "http.disconnect":
             pass
 

@@ -25,6 +25,7 @@ A fault is: [METHOD] PATTERN KIND [NAME=VALUE ...]
             slow seconds=N: the answer takes N seconds; with when=arrive, reading the request does
   when=     arrive: before the body is read | before: before anything is done (default) | after: when all is done
   times=N   requests that are struck, 0: all (default 1)        skip=N    requests that pass first (default 0)
+            of several faults the first one that is due strikes; those behind it do not count the request
   of a status: message=TEXT  code=X-ERROR-CODE  body=TEXT  header=NAME:VALUE (any number)
 Examples: 'POST /commit/ 503 times=3'   '/commit/ hang when=after seconds=30'   '/lfs/ reset skip=1'
           '/commit/ 429 header=Retry-After:2 message="Too many"'   '/preupload/ slow seconds=5'"""

@@ -1,4 +1,4 @@
-"""What all endpoints of one Hub share: its store, its secret, who it believes.
+"""What all endpoints of one Hub share: its store, its secret, who it believes, what it allows, what goes wrong.
 
     ROOT/secret           32 random bytes, mode 0600
 

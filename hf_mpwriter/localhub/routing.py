@@ -205,7 +205,7 @@ class Router:
                 return answer_of(fault)
             answer = await to_thread.run_sync(route.handler, call, limiter=self._limit(cas=route.cas))
         _marked(answer, call.request)
-        if answer.status_code < 400 and (fault := await self._strike("after", scope)):
+        if fault := await self._strike("after", scope):
             return answer_of(fault, answer)
         return answer
 

@@ -44,7 +44,7 @@ class LocalHub:
         root: The folder with all data; made if it is missing.
         token: What requests must carry; None believes everybody.
         read_token: A token that may only read.
-        limits: What the Hub allows.
+        limits: What the Hub allows; everything without it.
         xet: Whether clients may upload by Xet.
         port: The port on 127.0.0.1; 0 picks a free one, kept for every later start.
         user: The name that whoami tells.
