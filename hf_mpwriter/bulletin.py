@@ -1,11 +1,12 @@
 """The bulletin: what an uploader tells the world about itself, in its log and in `uploader.json`.
 
     hosts/<host>/uploader.json
-    {"process": {...}, "started": ..., "beat": ..., "phase": "idle", "repo_id": "me/run", "queue": 0, "push": null,
-     "commits": 3, "blocked_until": 0.0, "notices": ["..."],
+    {"process": {...}, "started": ..., "born": ..., "beat": ..., "phase": "idle", "repo_id": "me/run", "queue": 0,
+     "push": null, "commits": 3, "blocked_until": 0.0, "notices": ["..."],
      "error": {"kind": "Retry", "reason": "...", "hint": "", "since": ..., "at": ..., "attempts": 2}}
 
-It is a report only: nothing is decided by it, it may be older after a power cut, and `progress.Report` reads it.
+It is a report only, which `progress.Report` reads, and may be older after a power cut. All that is decided by it is
+who may start the next uploader how soon, see `election.py`.
 One line in the log when an outage begins, and one when it is over.
 """
 
@@ -34,11 +35,12 @@ class Bulletin:
         host: where to publish it.
         process: the uploader.
         clock: monotonic seconds.
+        born: unix time of the worker that brought the token.
     """
 
-    def __init__(self, host: HostSpool, process: Process, clock: Callable[[], float]) -> None:
+    def __init__(self, host: HostSpool, process: Process, clock: Callable[[], float], born: float) -> None:
         self._host, self._process, self._clock = host, process, clock
-        self.started = time.time()
+        self.born, self._started = born, time.time()
         self._error: dict[str, Any] = {}
         self._notices: list[str] = []
         self._published: dict[str, Any] = {}
@@ -76,7 +78,7 @@ class Bulletin:
 
     def publish(self, **state: Any) -> None:
         """Write uploader.json if something has changed or the heartbeat is due."""
-        told = {"process": dataclasses.asdict(self._process), "started": self.started}
+        told = {"process": dataclasses.asdict(self._process), "started": self._started, "born": self.born}
         bulletin = {**told, "error": self._error, "notices": self._notices, **state}
         if bulletin == self._published and self._clock() - self._beat_at < BEAT_EVERY:
             return

@@ -89,7 +89,7 @@ def status(logdir: Path, *, as_json: bool) -> None:
     summary = {
         "logdir": spool.run_dir,
         "destination": str(destination) if destination else None,
-        "uploader": {**dataclasses.asdict(report), "alive": view.seat_is_taken()},
+        "uploader": {**dataclasses.asdict(report), "pid": report.pid, "alive": view.seat_is_taken()},
         "workers": sorted({member.name.worker for member in members if member.alive}),
         "files": [{"path": f.path, "bytes": f.length, "on_hub": held[f.path], "growing": f.growing} for f in files],
         "parked": parked,
@@ -126,9 +126,10 @@ def _printable(path: str) -> str:
 
 def _uploader_line(report: Report, *, alive: bool) -> str:
     state = f"uploader {report.pid} is {report.phase}" if alive else "no uploader runs"
+    still = f"; {text}" if alive and (text := report.stillness(time.time())) else ""
     trouble = f"; {report.failures} failures in a row: {report.reason} {report.hint}" if report.reason else ""
     age = f", heard {max(0, time.time() - report.beat):.0f} s ago" if alive and report.beat else ""
-    return f"{state}{age}{trouble}".rstrip()
+    return f"{state}{age}{still}{trouble}".rstrip()
 
 
 @main.command()

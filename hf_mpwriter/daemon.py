@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
-
-import psutil
+from collections.abc import Callable
 
 from hf_mpwriter import disk
 
 LOG_LIMIT = 1 << 20  # bytes of the log before it is rotated to one older copy
 NICENESS = 10
 OOM_SCORE_ADJ = 500  # the kernel takes this process before it takes training
+GRACE = 25.0  # seconds between SIGTERM and the end; SLURM and Kubernetes kill after 30
 
 
 def detach(keep: int) -> None:
-    """Fork once and let the first half end; close every descriptor above `keep`, forget directory and umask."""
+    """Fork once and let the first half end; close every descriptor above `keep`, forget directory and umask.
+
+    It comes first, and this module imports little: until then the process is the worker's child.
+    """
     if os.fork():
         os._exit(0)
     os.closerange(keep + 1, os.sysconf("SC_OPEN_MAX"))
@@ -26,17 +30,37 @@ def detach(keep: int) -> None:
 
 def be_modest() -> None:
     """Low priority for processor, disk and memory: training comes first."""
+    import psutil
+
     me = psutil.Process()
-    try:
-        if hasattr(os, "sched_setaffinity"):
-            os.sched_setaffinity(0, range(os.cpu_count() or 1))
-        me.nice(max(NICENESS, me.nice()))
-        if psutil.LINUX:
-            me.ionice(psutil.IOPRIO_CLASS_IDLE)
-            with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-                file.write(str(OOM_SCORE_ADJ))
-    except (OSError, psutil.Error, ValueError) as error:
-        say(f"not as modest as wanted: {error}")
+    steps: list[Callable[[], object]] = [_use_all_processors, lambda: me.nice(max(NICENESS, me.nice()))]
+    if psutil.LINUX:
+        steps += [_be_expendable, lambda: me.ionice(psutil.IOPRIO_CLASS_IDLE)]
+    for step in steps:  # what one of them is refused says nothing about the others
+        try:
+            step()
+        except (OSError, psutil.Error, ValueError) as error:
+            say(f"not as modest as wanted: {error}")
+
+
+def _be_expendable() -> None:
+    """Never less than it was: containers of low priority start with a higher score."""
+    with open("/proc/self/oom_score_adj", "r+", encoding="ascii") as file:
+        score = max(OOM_SCORE_ADJ, int(file.read()))
+        file.seek(0)
+        file.write(str(score))
+
+
+def _use_all_processors() -> None:
+    """The worker may have been bound to some, which are its own."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, range(os.cpu_count() or 1))
+
+
+def end_within(seconds: float) -> None:
+    """Whatever this process does then, it ends after so many seconds, and its push with it."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 def say(text: str) -> None:

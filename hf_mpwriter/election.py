@@ -7,6 +7,9 @@
 
 There is no moment at which the seat is free between the two, so two workers never both start one. `subprocess` is
 not used: its error pipe can block when another thread forks at that moment.
+
+A token is as old as the worker that brought it. Where the Hub refuses it, the uploader leaves the seat to younger
+workers, and those who are no younger leave it to them too.
 """
 
 from __future__ import annotations
@@ -22,22 +25,26 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from hf_mpwriter import disk, locks
+from hf_mpwriter.errors import SpoolFormatError
 from hf_mpwriter.identity import host_id, import_path
+from hf_mpwriter.progress import Progress, Report
 from hf_mpwriter.settings import Destination
 from hf_mpwriter.spool import Spool
 
 logger = logging.getLogger("hf_mpwriter")
 
 SEAT_FD = 3  # where the uploader finds the lock
-STARTS_LIMIT = 3  # starts within STARTS_WINDOW; after that looks back off
-STARTS_WINDOW = 60.0  # seconds
+STARTS_LIMIT = 3  # starts within STARTS_WINDOW of uploaders that did not end well; after that looks back off
+STARTS_WINDOW = 60.0  # seconds; an uploader that lives so long is sound
 FIRST_BACKOFF = 5.0  # seconds
 LONGEST_BACKOFF = 300.0  # seconds
 SIBLINGS_LIMIT = 200  # run directories beside one that a start looks at
 SIBLINGS_SERVED = 4  # of these, so many get an uploader
 
 _BOOT = (
-    "import json,sys;sys.path[:]=json.loads(sys.argv[2]);from hf_mpwriter import uploader;uploader.main(sys.argv[1])"
+    "import json,sys;sys.path[:]=json.loads(sys.argv[3]);"
+    f"from hf_mpwriter import daemon;daemon.detach({SEAT_FD});"  # before anything that takes time
+    "from hf_mpwriter import uploader;uploader.main(sys.argv[1],float(sys.argv[2]))"
 )
 
 
@@ -53,8 +60,14 @@ def child_environment(environ: Mapping[str, str], token: str | None) -> dict[str
     return env
 
 
-def spawn(spool: Spool, seat: int, env: Mapping[str, str]) -> int:
+def spawn(spool: Spool, seat: int, env: Mapping[str, str], born: float) -> int:
     """Start an uploader that holds `seat`; returns the pid of its first half, which ends at once.
+
+    Args:
+        spool: of the run directory.
+        seat: descriptor of its lock.
+        env: environment of the uploader.
+        born: unix time of the worker that brings the token.
 
     Raises:
         OSError: no interpreter, no memory, no log.
@@ -68,7 +81,7 @@ def spawn(spool: Spool, seat: int, env: Mapping[str, str]) -> int:
         (os.POSIX_SPAWN_DUP2, 1, 2),
         (os.POSIX_SPAWN_DUP2, seat, SEAT_FD),
     ]
-    argv = [sys.executable, "-P", "-c", _BOOT, spool.run_dir, json.dumps(import_path())]
+    argv = [sys.executable, "-P", "-c", _BOOT, spool.run_dir, str(born), json.dumps(import_path())]
     defaults = set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP}
     return os.posix_spawn(
         sys.executable, argv, env, file_actions=actions, setsid=True, setsigmask=[], setsigdef=defaults
@@ -83,13 +96,17 @@ class Election:
         spool: of the run directory.
         token: for the uploader, None leaves it to the environment.
         clock: monotonic seconds.
+        born: unix time of the worker that brings the token.
     """
 
     spool: Spool
     token: str | None = None
     clock: Callable[[], float] = time.monotonic
+    born: float = field(default_factory=time.time)
     _starts: list[float] = field(default_factory=list)
     _children: list[int] = field(default_factory=list)
+    _last_try: float = 0.0
+    _last_report: float = 0.0  # `Report.started` of the uploader before the one that was started last
     _quiet_until: float = 0.0
     _backoff: float = FIRST_BACKOFF
 
@@ -101,24 +118,50 @@ class Election:
         try:
             seat = locks.try_exclusive(self.spool.seat)
             if seat is None:
+                self._note_life()
                 return False
             try:
-                self._children.append(spawn(self.spool, seat, child_environment(os.environ, self.token)))
+                return self._start(seat, Progress(self.spool).uploader())
             finally:
                 locks.release(seat)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError, SpoolFormatError) as error:  # TypeError: an embedded sys.executable
+            self._last_try = self.clock()
             self._back_off(f"cannot start an uploader: {error}")
             return False
+
+    def _start(self, seat: int, before: Report) -> bool:
+        """Start an uploader on our seat, unless younger workers are to do it.
+
+        Args:
+            seat: descriptor of its lock.
+            before: what the uploader before it said last.
+        """
+        if before.is_over and before.started != self._last_report:  # the one that we have started, or a later one
+            self._recover()
+        if self.born <= before.left_to_younger_than and abs(time.time() - before.beat) < LONGEST_BACKOFF:
+            return False
+        self.spool.check_format()
+        self._children.append(spawn(self.spool, seat, child_environment(os.environ, self.token), self.born))
+        self._last_report = before.started
         self._count_start()
         return True
 
     def _count_start(self) -> None:
-        now = self.clock()
-        self._starts = [start for start in self._starts if now - start < STARTS_WINDOW] + [now]
+        now = self._last_try = self.clock()
+        if self._backoff == FIRST_BACKOFF:  # in trouble there is no long while without a start that tells anything
+            self._starts = [start for start in self._starts if now - start < STARTS_WINDOW]
+        self._starts = [*self._starts[-STARTS_LIMIT:], now]
         if len(self._starts) > STARTS_LIMIT:
             self._back_off(f"uploaders end soon after their start, see {self.spool.host(host_id()).log}")
-        elif len(self._starts) == 1:
-            self._backoff = FIRST_BACKOFF
+
+    def _note_life(self) -> None:
+        """The seat is taken: the trouble is over if that has lasted."""
+        if self.clock() - self._last_try >= STARTS_WINDOW:
+            self._recover()
+
+    def _recover(self) -> None:
+        self._starts.clear()
+        self._backoff = FIRST_BACKOFF
 
     def _back_off(self, reason: str) -> None:
         if self._backoff == FIRST_BACKOFF:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from hf_mpwriter import attachment, progress
 from hf_mpwriter.identity import Role
-from hf_mpwriter.progress import Progress, size_text
+from hf_mpwriter.progress import Progress, Report, size_text
 from hf_mpwriter.roster import Roster
 from hf_mpwriter.settings import Settings
 from hf_mpwriter.snapshot import Survey
@@ -89,6 +89,12 @@ def _report(spool: Spool, view: Progress, missing: dict[str, int]) -> None:
         "s" if len(missing) > 1 else "",
         spool.run_dir,
         reason,
-        " and an uploader goes on trying" if view.seat_is_taken() else "",
+        _outlook(report) if view.seat_is_taken() else "",
         spool.run_dir,
     )
+
+
+def _outlook(report: Report) -> str:
+    """What is to be expected of an uploader that lives."""
+    still = report.stillness(time.time())
+    return f", but the uploader does not work: {still}" if still else " and an uploader goes on trying"

@@ -118,10 +118,15 @@ def boot_id() -> str:
 def start_ticks(pid: int) -> int:
     """Start time of a process in clock ticks since boot; 0 if it is gone or there is no /proc."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return int(file.read().rpartition(b")")[2].split()[19])
+        return int(_stat(pid)[19])
     except (OSError, ValueError, IndexError):
         return 0
+
+
+def _stat(pid: int) -> list[bytes]:
+    """The fields of /proc/<pid>/stat behind the name, which may hold anything."""
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        return file.read().rpartition(b")")[2].split()
 
 
 def pid_namespace() -> int:
@@ -147,6 +152,16 @@ class Process:
         """This process."""
         pid = os.getpid()
         return cls(host_id(), boot_id(), pid_namespace(), pid, start_ticks(pid))
+
+    def is_stopped(self) -> bool:
+        """Whether it exists and SIGSTOP or a debugger holds it; False where that cannot be told from here."""
+        if (self.host, self.boot, self.namespace) != (host_id(), boot_id(), pid_namespace()):
+            return False
+        try:
+            fields = _stat(self.pid)
+            return fields[0] in (b"T", b"t") and int(fields[19]) == self.ticks
+        except (OSError, ValueError, IndexError):
+            return False
 
 
 def import_path() -> list[str]:

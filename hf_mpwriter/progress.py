@@ -16,13 +16,14 @@ from typing import Any
 from hf_mpwriter import disk, locks
 from hf_mpwriter.attachment import stamp_of
 from hf_mpwriter.errors import DAMAGED, Refused, SettingsError, SpoolFormatError
-from hf_mpwriter.identity import boot_id, host_id
+from hf_mpwriter.identity import Process, boot_id, host_id
 from hf_mpwriter.ledger import Ledger, load
 from hf_mpwriter.settings import Destination
 from hf_mpwriter.spool import Spool, is_attachment
 
 POLL = 0.05  # seconds between two looks at the ledger while waiting
 LOOK_EVERY = 1.0  # seconds between two looks at the seat while waiting
+SILENCE = 60.0  # seconds; an uploader at work reports every ten
 
 
 class Progress:
@@ -143,52 +144,81 @@ class Report:
     Attributes:
         phase: idle, pushing, waiting or left.
         beat: unix time of the report.
-        pid: process id, 0 if there was no uploader.
+        started: unix time when the uploader began.
+        born: unix time of the worker that brought its token.
+        process: the uploader, None if there was none.
         push: process id of the push that runs, 0 if none does.
         queue: entries that wait.
         commits: made by this uploader.
-        reason: why the last push failed, "" if it did not.
+        kind: of the verdict on the last push, "" if it did not fail.
+        reason: why it failed, likewise.
         hint: what helps.
         failures: in a row.
         failed_at: unix time of the last one.
-        refused: whether the destination is (token, permission, quota): it is tried again slowly.
         blocked_until: monotonic seconds; the Hub asked not to be asked before.
         notices: what the user should know.
     """
 
     phase: str = ""
     beat: float = 0.0
-    pid: int = 0
+    started: float = 0.0
+    born: float = 0.0
+    process: Process | None = None
     push: int = 0
     queue: int = 0
     commits: int = 0
+    kind: str = ""
     reason: str = ""
     hint: str = ""
     failures: int = 0
     failed_at: float = 0.0
-    refused: bool = False
     blocked_until: float = 0.0
     notices: tuple[str, ...] = field(default=())
+
+    @property
+    def pid(self) -> int:
+        """Process id of the uploader, 0 if there was none."""
+        return self.process.pid if self.process else 0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the uploader left in good order."""
+        return self.phase == "left"
+
+    @property
+    def left_to_younger_than(self) -> float:
+        """Unix time; workers born later may have a better token than the refused one that the uploader had."""
+        return self.born if self.is_over and self.kind == Refused.__name__ else 0.0
+
+    def stillness(self, now: float) -> str:
+        """What keeps an uploader that lives from its work, "" if nothing is known; `now` is the unix time."""
+        if not self.is_over and self.process and self.process.is_stopped():
+            return f"process {self.pid} is stopped; to let it go on: kill -CONT {self.pid}"
+        if self.beat and now - self.beat > SILENCE:
+            return f"process {self.pid} has said nothing for {now - self.beat:.0f} s"
+        return ""
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Report:
         """From uploader.json."""
         if not data:
             return cls()
-        error = data["error"]
-        same_boot = data["process"]["boot"] == boot_id()  # else its monotonic times mean nothing
+        error, process = data["error"], Process(**data["process"])
+        same_boot = process.boot == boot_id()  # else its monotonic times mean nothing
         return cls(
             phase=str(data["phase"]),
             beat=float(data["beat"]),
-            pid=int(data["process"]["pid"]),
+            started=float(data["started"]),
+            born=float(data["born"]),
+            process=process,
             push=int(data["push"] or 0),
             queue=int(data["queue"]),
             commits=int(data["commits"]),
+            kind=str(error.get("kind", "")),
             reason=str(error.get("reason", "")),
             hint=str(error.get("hint", "")),
             failures=int(error.get("attempts", 0)),
             failed_at=float(error.get("at", 0.0)),
-            refused=error.get("kind") == Refused.__name__,
             blocked_until=float(data["blocked_until"]) if same_boot else 0.0,
             notices=tuple(map(str, data["notices"])),
         )
@@ -265,7 +295,7 @@ def wait(
         now, report = clock(), progress.uploader()
         if now >= end or report.blocked_until > end or progress.is_hopeless(missing, since):
             break
-        if report.refused and report.failed_at >= began:
+        if report.kind == Refused.__name__ and report.failed_at >= began:
             break
         if now >= next_look:
             look()

@@ -30,7 +30,7 @@ from hf_mpwriter import attaching, disk, election, ledger, locks, queue, retry, 
 from hf_mpwriter.audience import Audience
 from hf_mpwriter.budget import Budget, folders
 from hf_mpwriter.bulletin import Bulletin
-from hf_mpwriter.daemon import be_modest, detach, say
+from hf_mpwriter.daemon import GRACE, be_modest, end_within, say
 from hf_mpwriter.decision import LINGER, Action, Situation, decide
 from hf_mpwriter.errors import Done, Park, Refused, Retry, Split, Unknown, Verdict
 from hf_mpwriter.identity import Process
@@ -57,13 +57,16 @@ class Uploader:
         seat: descriptor that holds the seat.
         clock: monotonic seconds.
         rng: source of the jitter.
+        born: unix time of the worker that brought the token.
     """
 
-    def __init__(self, spool: Spool, seat: int, clock: Callable[[], float], rng: random.Random) -> None:
+    def __init__(
+        self, spool: Spool, seat: int, clock: Callable[[], float], rng: random.Random, born: float = 0
+    ) -> None:
         self._spool, self._seat, self._clock, self._rng = spool, seat, clock, rng
         self._process = Process.current()
         self._host = spool.host(self._process.host)
-        self._bulletin = Bulletin(self._host, self._process, clock)
+        self._bulletin = Bulletin(self._host, self._process, clock, born)
         self._roster, self._survey = Roster(spool), snapshot.Survey(spool.run_dir)
         self._settings = Settings()
         # the push that runs
@@ -154,9 +157,8 @@ class Uploader:
         living = [member for member in members if member.alive]
         if living:
             self._abandoned_since = self._clock()
-        newest = max(living or members, key=lambda member: member.born, default=None)
-        if newest is not None:
-            self._settings = self._ledger.settings = newest.settings
+        if members:
+            self._settings = self._ledger.settings = max(living or members, key=lambda member: member.born).settings
         for member in members:
             self._hear(member)
 
@@ -172,7 +174,7 @@ class Uploader:
 
     def _hears_better_token(self, members: list[Member]) -> bool:
         refused = self._bulletin.trouble == Refused.__name__
-        return refused and any(member.alive and member.born > self._bulletin.started for member in members)
+        return refused and any(member.alive and member.born > self._bulletin.born for member in members)
 
     def _situation(self, members: list[Member]) -> Situation:
         now, living = self._clock(), sum(member.alive for member in members)
@@ -413,23 +415,22 @@ class Uploader:
             return True
         if not any(member.alive or not self._audience.is_served(member) for member in self._roster.members()):
             return True
-        seat = locks.try_exclusive(self._spool.seat)
-        if seat is None:
-            return True
-        self._seat = seat
-        return False
+        if (seat := locks.try_exclusive(self._spool.seat)) is not None:
+            self._seat = seat
+        return seat is None
 
     def terminate(self) -> None:
         """SIGTERM: one last snapshot and push, then leave."""
         self._terminating = True
+        end_within(GRACE)
 
 
-def main(run_dir: str) -> None:
-    """Entry point of the process: leave the worker's process tree, then upload until nothing is left."""
-    detach(keep=election.SEAT_FD)
+def main(run_dir: str, born: float) -> None:
+    """Entry point of the process, see `election`: upload until nothing is left."""
     be_modest()
     locks.adopt(election.SEAT_FD)
-    uploader = Uploader(Spool(run_dir), election.SEAT_FD, time.monotonic, random.Random())  # noqa: S311 - jitter
+    spool, rng = Spool(run_dir), random.Random()  # noqa: S311 - jitter
+    uploader = Uploader(spool, election.SEAT_FD, time.monotonic, rng, born)
     signal.signal(signal.SIGTERM, lambda *_: uploader.terminate())
     say(f"took the seat of {run_dir}")
     while uploader.tick():

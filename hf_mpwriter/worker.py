@@ -150,6 +150,7 @@ class Worker:
                 locks.release(claim)
                 raise
             self.name, self._claim = name, claim
+            self.election.born = time.time()
         finally:
             self._joining = False
 

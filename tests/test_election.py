@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 from conftest import wait_for
+from support import run_python
 
 from hf_mpwriter import election, locks
 from hf_mpwriter.election import Election
+from hf_mpwriter.errors import Refused, Retry
+from hf_mpwriter.identity import host_id
 from hf_mpwriter.settings import Destination
 from hf_mpwriter.spool import Spool
 
@@ -114,21 +120,100 @@ def test_an_uploader_that_cannot_start_is_told_once_and_tried_again_later(spool,
     assert len(caplog.records) == 1
     assert tries <= 10, "5 s, 10 s, 20 s ... up to 5 min"
     assert not locks.is_held(spool.seat)
+    monkeypatch.undo()
+    now[0] += election.LONGEST_BACKOFF
+    assert one.look(), "the cause is gone"
+    wait_for(lambda: not one.reap() and not locks.is_held(spool.seat), "it finds nobody and leaves")
+    monkeypatch.setattr(sys, "executable", None)  # as in a program that embeds Python
+    assert not one.look()
+    assert len(caplog.records) == 2, "another trouble is told again"
 
 
 def test_uploaders_that_die_at_once_are_not_started_for_ever(spool, monkeypatch, caplog):
-    """Three starts in a minute, then a pause: an interpreter that always fails is no fork bomb."""
+    """Three starts in a minute, then longer and longer pauses: an interpreter that always fails is no fork bomb."""
     monkeypatch.setattr(election, "_BOOT", "raise SystemExit(1)")
     now = [1000.0]
     one = Election(spool, clock=lambda: now[0])
     starts = 0
     with caplog.at_level(logging.WARNING):
-        for _ in range(30):
+        for _ in range(1200):
             starts += one.look()
             wait_for(lambda: not one.reap(), "it ends")
             now[0] += 1.0
-    assert starts <= election.STARTS_LIMIT + 4
+    assert starts <= election.STARTS_LIMIT + 10, "5 s, 10 s, 20 s ... up to 5 min"
     assert len(caplog.records) == 1
+
+
+def test_uploaders_that_do_their_work_and_leave_are_started_as_often_as_needed(spool, caplog):
+    """Many short runs one after the other: an uploader that left in good order is no trouble."""
+    one = Election(spool)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(election.STARTS_LIMIT + 2):
+            assert one.look()
+            wait_for(lambda: not one.reap() and not locks.is_held(spool.seat), "it finds nobody and leaves")
+    assert caplog.records == []
+
+
+WITHOUT_PROCESSES = """
+import logging, os, resource, sys
+from hf_mpwriter.election import Election
+from hf_mpwriter.identity import host_id
+from hf_mpwriter.spool import Spool
+host_id()  # nobody may import what is still missing
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+logging.basicConfig()
+one = Election(Spool(sys.argv[1]))
+print([one.look() for _ in range(3)])
+"""
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else, and root has no limit")
+def test_a_user_without_processes_to_spare_goes_on():
+    """`ulimit -u` is reached: one warning, no exception, no lock kept."""
+    with tempfile.TemporaryDirectory() as place:  # pytest's own are for root only
+        spool = Spool(os.path.join(place, "run"))
+        spool.create()
+        for directory, _, names in os.walk(place):
+            for path in [directory, *(os.path.join(directory, name) for name in names)]:
+                os.chown(path, 65534, 65534)
+        result = run_python(WITHOUT_PROCESSES, spool.run_dir)
+        assert (result.returncode, result.stdout) == (0, "[False, False, False]\n"), result.stderr
+        assert result.stderr.count("cannot start an uploader: [Errno 11]") == result.stderr.count("\n") == 1
+        assert not locks.is_held(spool.seat)
+
+
+@pytest.mark.parametrize(
+    ("phase", "kind", "age", "starts"),
+    [
+        ("left", "Refused", 0.0, False),
+        ("left", "Refused", election.LONGEST_BACKOFF, True),  # nobody younger has come: try again
+        ("left", "Refused", -3600.0, True),  # the clock was set
+        ("left", "Retry", 0.0, True),
+        ("waiting", "Refused", 0.0, True),  # it was killed
+    ],
+)
+def test_who_is_no_younger_than_a_refused_token_leaves_the_seat_to_others(spool, phase, kind, age, starts):
+    """Known from the last report; a younger worker starts one at once."""
+    from hf_mpwriter.bulletin import Bulletin
+    from hf_mpwriter.identity import Process
+
+    host = spool.host(host_id())
+    os.makedirs(host.root)
+    teller = Bulletin(host, Process.current(), lambda: 0.0, born=1000.0)
+    teller.complain({"Refused": Refused("no", ""), "Retry": Retry("no")}[kind], 1)
+    teller.publish(phase=phase, repo_id="", queue=0, push=None, commits=0, blocked_until=0.0)
+    report = json.loads(Path(host.status).read_text())
+    Path(host.status).write_text(json.dumps(report | {"beat": report["beat"] - age}))
+    for born, expected in ((1000.0, starts), (1000.5, True)):
+        one = Election(spool, born=born)
+        assert one.look() is expected
+        if not expected:
+            assert not locks.is_held(spool.seat)
+        else:
+            wait_for(lambda one=one: not one.reap() and not locks.is_held(spool.seat), "it finds nobody and leaves")
+            return
 
 
 def test_the_token_reaches_the_uploader_by_environment_only(spool):
