@@ -73,7 +73,7 @@ class Worker:
         if began is None and identity.current_role().child is not None:
             began = identity.parent_began()
         self._began = began  # of the attempt, where this process is not the one that began it
-        self._waited_for: dict[str, int] = {}
+        self._waited_for: tuple[dict[str, int], dict[str, int]] = {}, {}  # lengths and changes, see `Progress`
         self.election = Election(spool)
         self._start_fresh(limits)
 
@@ -406,14 +406,21 @@ class Worker:
             locks.release(self._claim)
             self._card, self._claim = None, -1
 
-    def wait(self) -> None:
-        """Wait, bounded, until the Hub has what this process answers for; see `ending`."""
+    def wait(self, spent: float = 0.0) -> None:
+        """Wait, bounded, until the Hub has what this process answers for; see `ending`.
+
+        Args:
+            spent: seconds of the time that is allowed which other run directories have taken.
+        """
         if self._destination is None or self.stopped or not self.role.waits:
             return
-        lengths = ending.answers_for(self.spool, self._settings, self.role, self.lengths())
-        if lengths != self._waited_for:  # the end of a with block has waited already
-            self._waited_for = lengths
-            ending.wait(self.spool, lengths, self._settings.exit_timeout, self.role, self.look)
+        lengths, view = ending.answers_for(self.spool, self._settings, self.role, self.lengths()), Progress(self.spool)
+        before, self._waited_for = self._waited_for, (lengths, view.changes(lengths))
+        if before == self._waited_for:  # the end of a with block has waited already
+            return
+        in_vain = view.missing(before[0], asked=before[1])  # once is enough until the Hub is back
+        timeout = 0.0 if in_vain else max(0.0, self._settings.exit_timeout - spent)
+        ending.wait(self.spool, lengths, timeout, self.role, self.look)
 
     def after_fork(self, limits: Limits) -> None:
         """In the child: forget everything that is the parent's."""

@@ -11,6 +11,7 @@ import atexit
 import errno
 import os
 import threading
+import time
 from multiprocessing import parent_process, util
 
 from hf_mpwriter import locks
@@ -96,9 +97,10 @@ def _at_exit() -> None:
         if worker.users if worker.role.waits else worker.is_active:
             worker.users.clear()
             worker.leave_all()
+    began = time.monotonic()
     for worker in everyone:
         try:
-            worker.wait()
+            worker.wait(time.monotonic() - began)
         except KeyboardInterrupt:
             return
 

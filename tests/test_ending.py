@@ -1,0 +1,160 @@
+"""The end of a process: who waits, how long in all, who speaks, and what ends the wait."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+from conftest import wait_for
+from test_end_to_end import judge
+from test_uploader import finished
+
+from hf_mpwriter.localhub import LocalHub
+
+NOBODY = "http://127.0.0.1:9"
+ANNOUNCED = "waiting up to"
+TOLD = "hf-mpwriter sync"
+
+
+@pytest.fixture
+def nobody(monkeypatch):
+    """A Hub that is down."""
+    monkeypatch.setenv("HF_ENDPOINT", NOBODY)
+
+
+THREE_BLOCKS = """
+import os, sys, time
+from hf_mpwriter import HFSummaryWriter
+def block(steps):
+    with HFSummaryWriter("me/run", logdir=sys.argv[1], exit_timeout=2.5) as writer:
+        for step in range(steps):
+            writer.add_scalar("loss", 1.0, step)
+    return writer
+block(10)
+writer = block(10)
+print("down", flush=True)
+while not writer.push(wait=1):
+    time.sleep(0.01)
+writer = block(10)
+assert writer.status().waiting == 0, writer.status()
+"""
+
+
+def test_a_wait_in_vain_is_not_repeated_until_the_hub_is_back(tmp_path, run_dir, start, monkeypatch):
+    """Of two blocks while it is down one waits and both tell; then a block waits as before, and nothing is missing."""
+    hub = LocalHub(tmp_path / "hub").start()
+    hub.stop()
+    monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+    program = start(THREE_BLOCKS, run_dir)
+    assert program.process.stdout.readline() == "down\n"
+    with hub:
+        code, _, said = program.finish()
+        assert code == 0, said
+        assert (said.count(ANNOUNCED), said.count(TOLD)) == (1, 2), said
+        wait_for(lambda: finished(run_dir), "the uploader leaves")
+        judge(run_dir, hub)
+
+
+def test_several_run_directories_share_the_time_at_the_end(nobody, tmp_path, start):
+    """The end of the interpreter is bounded for the process, not for each of its writers; each is told of."""
+    source = """
+import sys
+from hf_mpwriter import HFSummaryWriter
+writers = [HFSummaryWriter("me/run", logdir=f"{sys.argv[1]}/{n}", exit_timeout=2.5) for n in range(3)]
+for writer in writers:
+    writer.add_scalar("loss", 1.0, 1)
+"""
+    code, _, said = start(source, tmp_path / "runs").finish()
+    assert (code, said.count(ANNOUNCED), said.count(TOLD)) == (0, 1, 3), said
+
+
+def test_children_never_wait(nobody, run_dir, start):
+    """Forked, daemonic, spawned or ended by `sys.exit`, by a with block or by asking for it: they end at once."""
+    source = """
+import multiprocessing, os, sys
+from hf_mpwriter import HFSummaryWriter
+def child(wait):
+    with HFSummaryWriter("me/run", logdir=sys.argv[1], exit_timeout=1000) as writer:
+        writer.add_scalar("loss", 1.0, 1)
+    writer.close(wait=wait)
+    HFSummaryWriter("me/run", logdir=sys.argv[1], exit_timeout=1000).add_scalar("loss", 1.0, 1)
+writer = HFSummaryWriter("me/run", logdir=sys.argv[1], exit_timeout=1000)
+writer.add_scalar("loss", 1.0, 1)
+for daemon in (False, True):
+    process = multiprocessing.get_context("fork").Process(target=child, args=(True,), daemon=daemon)
+    process.start(); process.join()
+    assert process.exitcode == 0
+if not (pid := os.fork()):
+    child(True)
+    sys.exit(7)
+assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+print("ended")
+os._exit(0)
+"""
+    code, out, said = start(source, run_dir).finish()
+    assert (code, out) == (0, "ended\n"), said
+    assert ANNOUNCED not in said
+    assert TOLD not in said
+
+
+def test_rank_0_speaks_for_all(nobody, run_dir, start):
+    """Both wait; one line when it takes longer than two seconds, one message with the command."""
+    source = """
+import sys
+from hf_mpwriter import HFSummaryWriter
+with HFSummaryWriter("me/run", logdir=sys.argv[1], exit_timeout=2.5) as writer:
+    writer.add_scalar("loss", 1.0, 1)
+"""
+    ranks = [start(source, run_dir, env={"RANK": str(rank), "WORLD_SIZE": "2"}) for rank in range(2)]
+    (code, _, said), (other_code, _, silent) = [rank.finish() for rank in ranks]
+    assert (code, other_code) == (0, 0)
+    assert (said.count(ANNOUNCED), said.count(TOLD)) == (1, 1), said
+    assert ANNOUNCED not in silent
+    assert TOLD not in silent
+
+
+INTERRUPTED = """
+import logging, os, signal, sys
+from hf_mpwriter import HFSummaryWriter
+class Impatient(logging.StreamHandler):
+    def emit(self, record):
+        super().emit(record)
+        if "waiting up to" in record.getMessage():
+            os.kill(os.getpid(), signal.SIGINT)
+logging.getLogger().addHandler(Impatient())
+writer = HFSummaryWriter("me/run", logdir=sys.argv[1], exit_timeout=1000)
+writer.add_scalar("loss", 1.0, 1)
+{}
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "error"),
+    [
+        ("with writer: pass", -signal.SIGINT, "KeyboardInterrupt"),
+        ("with writer: raise ValueError('mine')", 1, "ValueError: mine"),
+        ("with writer: sys.exit(7)", 7, ""),
+        ("writer.close(wait=True)", -signal.SIGINT, "KeyboardInterrupt"),
+        ("", 0, ""),
+    ],
+)
+def test_an_interrupt_ends_the_wait_and_replaces_nothing(nobody, run_dir, start, body, code, error):
+    """Control-C: no second wait, the message is given once, and an end of the user's own stays what it was."""
+    ended, _, said = start(INTERRUPTED.format(body), run_dir).finish()
+    assert ended == code, said
+    assert (said.count(f"{ANNOUNCED} 1000 s"), said.count(TOLD)) == (1, 1), said
+    assert error in said
+    assert ("Traceback" in said) == bool(error), said
+    assert ("KeyboardInterrupt" in said) == (error == "KeyboardInterrupt"), said
+
+
+@pytest.fixture(autouse=True)
+def nobody_stays(run_dir, tmp_path):
+    """Uploaders for a Hub that is down would stay for minutes."""
+    yield
+    from test_life import uploaders
+
+    for place in [run_dir, *(tmp_path / "runs").glob("*")]:
+        for pid in uploaders(place):
+            os.kill(pid, signal.SIGKILL)
