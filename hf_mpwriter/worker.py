@@ -418,7 +418,8 @@ class Worker:
         before, self._waited_for = self._waited_for, (lengths, view.changes(lengths))
         if before == self._waited_for:  # the end of a with block has waited already
             return
-        in_vain = view.missing(before[0], asked=before[1])  # once is enough until the Hub is back
+        still = view.missing(before[0], asked=before[1])
+        in_vain = still and not view.is_hopeless(still)  # once is enough until the Hub is back
         timeout = 0.0 if in_vain else max(0.0, self._settings.exit_timeout - spent)
         ending.wait(self.spool, lengths, timeout, self.role, self.look)
 

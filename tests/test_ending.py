@@ -26,17 +26,17 @@ def nobody(monkeypatch):
 THREE_BLOCKS = """
 import os, sys, time
 from hf_mpwriter import HFSummaryWriter
-def block(steps):
-    with HFSummaryWriter("me/run", logdir=sys.argv[1], exit_timeout=2.5) as writer:
-        for step in range(steps):
+def block(timeout):
+    with HFSummaryWriter("me/run", logdir=sys.argv[1], exit_timeout=timeout) as writer:
+        for step in range(10):
             writer.add_scalar("loss", 1.0, step)
     return writer
-block(10)
-writer = block(10)
+block(2.5)
+writer = block(2.5)
 print("down", flush=True)
 while not writer.push(wait=1):
     time.sleep(0.01)
-writer = block(10)
+writer = block(60)
 assert writer.status().waiting == 0, writer.status()
 """
 
@@ -51,9 +51,38 @@ def test_a_wait_in_vain_is_not_repeated_until_the_hub_is_back(tmp_path, run_dir,
     with hub:
         code, _, said = program.finish()
         assert code == 0, said
-        assert (said.count(ANNOUNCED), said.count(TOLD)) == (1, 2), said
+        assert (said.count(f"{ANNOUNCED} 2 s"), said.count(TOLD)) == (1, 2), said
         wait_for(lambda: finished(run_dir), "the uploader leaves")
         judge(run_dir, hub)
+
+
+REFUSED = """
+import os, sys
+from huggingface_hub import HfApi
+from hf_mpwriter import HFSummaryWriter, records
+def block():
+    with HFSummaryWriter("me/run", logdir=sys.argv[1], exit_timeout=60) as writer:
+        for step in range(10):
+            writer.add_scalar("loss", 1.0, step)
+    assert writer.status().waiting == 0, writer.status()
+name = "events.out.tfevents.1000000000.there.1.0123abcd"  # of another writer, in a directory of its own
+def others():
+    with open(f"{sys.argv[1]}/sub/{name}", "ab") as file:
+        file.write(records.frame(records.version_event(1.0)))
+os.makedirs(f"{sys.argv[1]}/sub")
+others()
+block()
+HfApi().upload_file(path_or_fileobj=b"mine", path_in_repo=f"tensorboard/exp1/sub/{name}", repo_id="me/run")
+others()
+block()
+block()
+"""
+
+
+def test_a_file_that_the_hub_refuses_keeps_nobody_from_waiting_for_the_others(hub, run_dir, start):
+    """It stays missing, and is told; the blocks that come wait for their own data as before."""
+    code, _, said = start(REFUSED, run_dir).finish()
+    assert (code, said.count(TOLD)) == (0, 2), said
 
 
 def test_several_run_directories_share_the_time_at_the_end(nobody, tmp_path, start):
