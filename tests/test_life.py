@@ -192,16 +192,15 @@ def test_a_deleted_seat_makes_way_for_one_new_uploader(hub, run_dir, tmp_path, s
     judge(run_dir, hub, tmp_path / "journals")
 
 
-@pytest.mark.parametrize("found", ["hf-mpwriter 0", "hf-mpwriter 2"])
-def test_a_spool_that_another_version_has_taken_over_is_left_alone(hub, run_dir, tmp_path, start, found):
+def test_a_spool_that_another_version_has_taken_over_is_left_alone(hub, run_dir, tmp_path, start):
     """One warning, training logs on, no uploader is started; when the format is ours again, everything arrives."""
-    worker = start(HURRIED + "\n", run_dir, tmp_path / "journals", env={"PYTHONUNBUFFERED": "1"})
+    worker = start(HURRIED, run_dir, tmp_path / "journals")
     first = wait_for(lambda: uploader_pid(run_dir), "an uploader")
     wait_for(lambda: acknowledged(run_dir), "a commit")
     spool = Spool(str(run_dir))
     mark = Path(spool.root, "FORMAT")
     before = mark.read_text()
-    mark.write_text(f"{found}\n")
+    mark.write_text("hf-mpwriter 2\n")
     os.kill(first, signal.SIGKILL)
     wait_for(lambda: no_uploader(run_dir), "it is gone")
     state = {path: path.read_bytes() for path in Path(spool.hosts).rglob("*.json")}
@@ -210,11 +209,11 @@ def test_a_spool_that_another_version_has_taken_over_is_left_alone(hub, run_dir,
     assert uploaders(run_dir) == set()
     assert {path: path.read_bytes() for path in Path(spool.hosts).rglob("*.json")} == state
     code, _, said = start(LOG_AND_EXIT, run_dir, 1).finish()
-    assert (code, f"the format '{found}'" in said) == (1, True), "a start is refused, before training"
+    assert (code, "the format 'hf-mpwriter 2'" in said) == (1, True), "a start is refused, before training"
     mark.write_text(before)
     os.kill(worker.pid, signal.SIGKILL)
     _, _, said = worker.finish()
-    assert said.count("cannot start an uploader") == said.count(f"has the format '{found}'") == 1, said
+    assert said.count("cannot start an uploader") == said.count("has the format 'hf-mpwriter 2'") == 1, said
     start(LOG_AND_EXIT, run_dir, 1).succeed()
     wait_for(lambda: finished(run_dir), "everything arrives")
     judge(run_dir, hub, tmp_path / "journals")
@@ -234,7 +233,7 @@ writer.add_scalar("loss", 1.0, 1)
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_the_uploader_outlives_a_worker_that_is_killed_right_after_the_start(hub, run_dir, start, number):
     """As launchers do it: the signal goes to the whole process group, before the uploader has done anything."""
     code, _, _ = start(KILLED_AT_THE_START, run_dir, int(number)).finish()
@@ -279,10 +278,10 @@ def come(number):
         writer.close()
         os._exit(0)
     return pid
-pids, end = [come(0)], time.monotonic() + float(sys.argv[3])
-while time.monotonic() < end:
+pids, seen, end = [come(0)], 0.0, time.monotonic() + float(sys.argv[3])
+while time.monotonic() < end or not seen:
     report = view.uploader()
-    if report.phase == "left" and report.started != seen if pids[1:] else report.phase == "left":
+    if report.is_over and report.started != seen:
         seen = report.started
         for _ in range(rng.choice([1, 2])):
             time.sleep(rng.choice([0, 0, rng.uniform(0, 0.01)]))
@@ -297,7 +296,7 @@ def test_workers_that_come_while_the_uploader_leaves_are_served(hub, run_dir, st
 
     Each of them looks once, at its end: either the seat is free by then, or the uploader looks once more.
     """
-    count = int(start(LEAVE_AND_COME, run_dir, 1, 6).succeed())
+    count = int(start(LEAVE_AND_COME, run_dir, 1, 4).succeed())
     assert count > 1
     wait_for(lambda: finished(run_dir), "all of them are served")
     report = judge(run_dir, hub)
