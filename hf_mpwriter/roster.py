@@ -18,6 +18,7 @@ An observer (`hf-mpwriter sync`) has a card and no claim: it only wants.
 Invariants:
 - A card has one writer, is born under a temporary name, locked, then renamed: whoever sees it sees it locked or over.
 - The name of a card is never used again, so removing a dead card never removes a live one.
+- Death is final: the lock of a card is never taken again, so a dead card is not looked at twice.
 - A card of a dead worker is removed by the uploader, once all bytes of that worker are acknowledged.
 """
 
@@ -170,36 +171,42 @@ def parse(name: CardName, data: bytes, *, alive: bool) -> Member | None:
 
 
 class Roster:
-    """Reads the cards of a run directory again and again, cheaply: a card is parsed when its size changes."""
+    """Reads the cards of a run directory again and again, cheaply.
+
+    A card is parsed when its size changes, and the last time when its worker is dead: thousands of short-lived children
+    may leave one each while the Hub is down.
+    """
 
     def __init__(self, spool: Spool) -> None:
-        self._spool = spool
+        self._directory = spool.workers
         self._known: dict[str, tuple[int, Member]] = {}
 
     def members(self) -> list[Member]:
         """Everybody who has a card, dead or alive."""
-        names = [name for name in sorted(_listdir(self._spool.workers)) if not name.startswith(".")]
-        self._known = {name: self._known[name] for name in names if name in self._known}
-        found = (self._member(name) for name in names)
-        return [member for member in found if member is not None]
+        before, self._known, found = self._known, {}, []
+        for name in sorted(_listdir(self._directory)):
+            known = before.get(name)
+            if known is None or known[1].alive:
+                known = self._look(name, known)
+            if known is not None:
+                self._known[name] = known
+                found.append(known[1])
+        return found
 
-    def _member(self, file_name: str) -> Member | None:
-        name = CardName.parse(file_name)
+    def _look(self, file_name: str, known: tuple[int, Member] | None) -> tuple[int, Member] | None:
+        name = known[1].name if known else CardName.parse(file_name)
         if name is None:
             return None
-        path = self._spool.card(name)
+        path = os.path.join(self._directory, file_name)
         try:
             alive = locks.is_held(path)  # before reading: a card that is dead now has said its last word
             size = os.stat(path, follow_symlinks=False).st_size
-            known = self._known.get(file_name)
-            if known is None or known[0] != size or known[1].alive != alive:
-                member = parse(name, disk.read(path) or b"", alive=alive)
-                if member is None:
-                    return None
-                known = self._known[file_name] = (size, member)
+            if known is not None and known[0] == size and known[1].alive == alive:
+                return known
+            member = parse(name, disk.read(path) or b"", alive=alive)
         except OSError:
             return None
-        return known[1]
+        return None if member is None else (size, member)
 
     def growing(self) -> set[str]:
         """Files that a live member has open."""
@@ -207,7 +214,7 @@ class Roster:
 
     def remove(self, member: Member) -> None:
         """Remove the card of a dead member whose bytes are all on the Hub."""
-        disk.remove(self._spool.card(member.name), "roster.card")
+        disk.remove(os.path.join(self._directory, str(member.name)), "roster.card")
 
 
 def _listdir(path: str) -> list[str]:

@@ -214,6 +214,20 @@ def test_a_killed_worker_is_dead_and_nothing_of_it_grows(place):
         assert (member.alive, member.closed, member.growing, member.files) == (False, False, frozenset(), {"a"})
 
 
+def test_death_is_final(place):
+    """Who was seen dead is not looked at again, whatever becomes of the card, until it is gone; others are."""
+    dead, alive = card(place, "rank_00001"), card(place, "rank_00002")
+    observer = Roster(place)
+    dead.leave(dropped=0)
+    assert [member.alive for member in observer.members()] == [False, True]
+    lock = locks.try_exclusive(dead.path)
+    assert lock is not None
+    alive.leave(dropped=0)
+    assert [member.alive for member in observer.members()] == [False, False]
+    os.unlink(dead.path)
+    assert [member.name for member in observer.members()] == [alive.name]
+
+
 def test_a_stopped_worker_lives(place):
     """SIGSTOP is no death."""
     with living(lambda: card(place)) as pid:
