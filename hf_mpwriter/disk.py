@@ -144,14 +144,15 @@ def rename(old: str, new: str, word: str) -> None:
     os.rename(old, new)
 
 
-def remove(path: str, word: str) -> None:
-    """Remove `path` durably; it may be gone already."""
+def remove(path: str, word: str, *, durable: bool = True) -> None:
+    """Remove `path`, which may be gone already; `durable=False` for what may be there again after a power cut."""
     failpoint(f"{word}.unlink")
     try:
         os.unlink(path)
     except FileNotFoundError:
         return
-    fsync_dir(os.path.dirname(path), word)
+    if durable:
+        fsync_dir(os.path.dirname(path), word)
 
 
 def make_dirs(path: str, mode: int = DIR_MODE) -> None:
