@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 from hf_mpwriter.ledger import Ledger
 from hf_mpwriter.queue import Entry
-from hf_mpwriter.roster import NO_NEWS, Member, Roster
+from hf_mpwriter.roster import Member, News, Roster
 from hf_mpwriter.settings import Settings
 from hf_mpwriter.snapshot import LocalFile
 from hf_mpwriter.spool import is_attachment
@@ -23,20 +23,25 @@ class Audience:
     """What the members of one run directory want, and what they have got."""
 
     def __init__(self) -> None:
-        self._heard: dict[str, tuple[int, bool]] = {}
-        self._served: dict[str, tuple[int, bool]] = {}
+        self._heard = News()
+        self._served = News()
         self._seen: tuple[list[Member], dict[str, LocalFile]] = ([], {})  # at the last snapshot
 
     def hear(self, member: Member) -> bool:
         """Whether there is news of a member since the last time."""
-        if member.news <= self._heard.get(str(member.name), NO_NEWS):
+        if self._heard.has(member):
             return False
-        self._heard[str(member.name)] = member.news
+        self._heard.note(member)
         return True
+
+    def keep(self, members: list[Member]) -> None:
+        """Forget those who have no card any more."""
+        self._heard.keep(members)
+        self._served.keep(members)
 
     def is_served(self, member: Member) -> bool:
         """Whether nothing of it was left to send after its last news."""
-        return member.news <= self._served.get(str(member.name), NO_NEWS)
+        return self._served.has(member)
 
     def is_urgent(self, member: Member, book: Ledger, settings: Settings) -> bool:
         """Whether its event files should go at once."""
@@ -62,7 +67,7 @@ class Audience:
         for member in members:
             if member.files & queued:
                 continue
-            self._served[str(member.name)] = member.news
+            self._served.note(member)
             held = (book.covers(files[path]) for path in member.files if path in files)
             if not member.alive and all(held):
                 roster.remove(member)

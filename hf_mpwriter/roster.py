@@ -29,6 +29,7 @@ import dataclasses
 import json
 import os
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -138,6 +139,31 @@ class Member:
     def news(self) -> tuple[int, bool]:
         """What may make a push urgent; it only ever grows: how much is wanted, and whether it is over."""
         return sum(self.want.values()) + len(self.want), not self.alive
+
+
+class News:
+    """The news of members as it was when somebody took note of it."""
+
+    def __init__(self) -> None:
+        self._noted: dict[CardName, tuple[int, bool]] = {}
+
+    def note(self, member: Member) -> None:
+        """Take note of what a member has to say now."""
+        self._noted[member.name] = member.news
+
+    def has(self, member: Member) -> bool:
+        """Whether a member has nothing to say beyond what was noted."""
+        return member.news <= self._noted.get(member.name, NO_NEWS)
+
+    def keep(self, members: Collection[Member]) -> None:
+        """Forget those who have no card any more: thousands may come and go."""
+        if len(self._noted) > len(members):
+            names = {member.name for member in members}
+            self._noted = {name: news for name, news in self._noted.items() if name in names}
+
+    def clear(self) -> None:
+        """Forget everybody."""
+        self._noted.clear()
 
 
 def parse(name: CardName, data: bytes, *, alive: bool) -> Member | None:

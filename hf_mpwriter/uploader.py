@@ -161,6 +161,7 @@ class Uploader:
             self._settings = self._ledger.settings = max(living or members, key=lambda member: member.born).settings
         for member in members:
             self._hear(member)
+        self._audience.keep(members)
 
     def _hear(self, member: Member) -> None:
         """A request or an end is news: it ends a wait of ours, not one that the Hub asked for."""

@@ -16,7 +16,7 @@ from test_settings import JSON
 
 from hf_mpwriter import locks, roster
 from hf_mpwriter.identity import Process
-from hf_mpwriter.roster import Card, Roster
+from hf_mpwriter.roster import Card, News, Roster
 from hf_mpwriter.settings import Settings
 from hf_mpwriter.spool import CardName, Spool
 
@@ -226,6 +226,39 @@ def test_death_is_final(place):
     assert [member.alive for member in observer.members()] == [False, False]
     os.unlink(dead.path)
     assert [member.name for member in observer.members()] == [alive.name]
+
+
+def test_what_was_noted_of_those_who_are_gone_is_forgotten(place):
+    """Children come and go by the thousands, a look each; what is remembered is bounded by the cards (promise 11)."""
+    noted, observer = News(), Roster(place)
+    mine = card(place)
+    mine.write({"want": {"a": 1}})
+    for _ in range(5):
+        other = card(place, "child")
+        other.leave(dropped=0)
+        for member in observer.members():
+            noted.note(member)
+        assert len(noted._noted) == 2
+        os.unlink(other.path)
+        noted.keep(observer.members())
+        assert list(noted._noted) == [mine.name]
+
+
+def test_news_is_a_new_wish_or_the_end(place):
+    """What was noted is no news again; a larger wish and death are."""
+    noted, observer, mine = News(), Roster(place), card(place)
+    (member,) = observer.members()
+    assert noted.has(member)
+    for change in (
+        lambda: mine.write({"want": {"a": 1}}),
+        lambda: mine.write({"want": {"a": 2}}),
+        lambda: mine.leave(0),
+    ):
+        change()
+        (member,) = observer.members()
+        assert not noted.has(member)
+        noted.note(member)
+        assert noted.has(member)
 
 
 def test_a_stopped_worker_lives(place):
