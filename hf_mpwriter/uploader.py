@@ -42,8 +42,7 @@ from hf_mpwriter.roster import OBSERVER, Member, Roster
 from hf_mpwriter.settings import Destination, Environment, Settings
 from hf_mpwriter.spool import Spool
 
-TICK = 1.0  # seconds between two looks
-PUSH_TICK = 0.2  # seconds, while a push runs
+TICK = 1.0  # seconds between two looks; the end of a push is heard at once
 FIRST_DELAY = 2.0  # seconds after the start until the first snapshot, if nobody asks for one
 SETTLE_TIME = 120.0  # seconds; the Hub ends a request in 60, a proxy may take as long
 USED_UP = "the commits that this repository gets per hour are used up (HF_MPWRITER_COMMITS_PER_HOUR): they come slower"
@@ -402,7 +401,7 @@ class Uploader:
 
     def _sleep(self) -> None:
         if self._push is not None:
-            self._push.wait(PUSH_TICK)
+            self._push.wait(TICK)
             return
         due_in = self._pace.next_try - self._clock() if self._queue.entries else TICK
         time.sleep(min(TICK, max(0.0, due_in)))
