@@ -92,11 +92,23 @@ def release(fd: int) -> None:
 
 
 def _take(fd: int) -> bool:
+    """Take the lock, past observers that hold it for a moment; an owner, who shares it with nobody, is no moment's."""
     for _ in range(PROBE_TRIES):
         if lock_descriptor(fd, blocking=False):
             return True
+        if not _can_share(fd):
+            return False
+        fcntl.flock(fd, fcntl.LOCK_UN)
         os.sched_yield()
     return False
+
+
+def _can_share(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _above_standard(fd: int) -> int:
@@ -120,11 +132,7 @@ def is_held(path: str) -> bool:
         except FileNotFoundError:
             return False
         try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        else:
-            return False
+            return not _can_share(fd)
         finally:
             _close(fd)
 

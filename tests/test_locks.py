@@ -286,6 +286,25 @@ def test_observers_do_not_keep_a_free_lock_from_being_taken(path):
             kill(pid)
 
 
+def test_who_finds_a_lock_taken_does_not_wait_at_all(path, monkeypatch):
+    """A worker's look finds the seat taken every few seconds: it gives the processor away only for an observer."""
+    yields = []
+    monkeypatch.setattr(os, "sched_yield", lambda: yields.append(1))
+
+    def own() -> None:
+        assert locks.try_exclusive(path) is not None
+
+    with living(own):
+        assert locks.try_exclusive(path) is None
+    assert not yields
+    observer = os.open(path, os.O_RDONLY)
+    fcntl.flock(observer, fcntl.LOCK_SH)
+    assert locks.try_exclusive(path) is None
+    os.close(observer)
+    assert len(yields) == locks.PROBE_TRIES
+    assert locks.try_exclusive(path) is not None
+
+
 def test_a_probe_does_not_block_and_creates_nothing(path):
     """A probe of a held lock answers at once; one of a missing file says that nobody lives and leaves it missing."""
     assert not locks.is_held(path)
