@@ -151,6 +151,7 @@ class Impatient(logging.StreamHandler):
         super().emit(record)
         if "waiting up to" in record.getMessage():
             os.kill(os.getpid(), signal.SIGINT)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored in the background of a shell
 logging.getLogger().addHandler(Impatient())
 writer = HFSummaryWriter("me/run", logdir=sys.argv[1], exit_timeout=1000)
 writer.add_scalar("loss", 1.0, 1)
