@@ -133,13 +133,13 @@ def push_of(run_dir) -> int:
     return Progress(Spool(str(run_dir))).uploader().push
 
 
-def test_the_kernel_takes_uploader_and_push_before_training(run_dir, start, monkeypatch):
+def test_the_kernel_takes_uploader_and_push_before_training(tmp_path, start, monkeypatch):
     """Out of memory, processors or disk: both come after training; an even higher score is left as it is."""
     with silent_hub() as listener:
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{listener.getsockname()[1]}")
         higher = "open('/proc/self/oom_score_adj', 'w').write('800')\n"
         for attempt, (before, score) in enumerate([("", daemon.OOM_SCORE_ADJ), (higher, 800)]):
-            place = run_dir / str(attempt)
+            place = tmp_path / str(attempt) / "run"  # side by side, the second would go on with the first
             start(before + LOG_AND_EXIT, place, 5, env={"HF_MPWRITER_EXIT_TIMEOUT": "0"}).succeed()
             push = wait_for(lambda place=place: push_of(place), "a push")
             pid = uploader_pid(place)
