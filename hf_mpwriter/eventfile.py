@@ -28,7 +28,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from hf_mpwriter import identity, records, spool
+from hf_mpwriter import disk, identity, records, spool
 from hf_mpwriter.limits import Limits
 from hf_mpwriter.segment import Item, Segment
 
@@ -207,7 +207,7 @@ class EventFile:
     def _open_segment(self) -> Segment:
         directory = os.path.normpath(self._locate())
         self._announce_seals()
-        os.makedirs(directory, exist_ok=True)
+        disk.make_dirs(directory, 0o777, durable=False)
         now, existing = time.time(), os.listdir(directory)
         head = records.frame(records.version_event(now)) + self._start_of_purge(directory, existing, now)
         path = self._next_path

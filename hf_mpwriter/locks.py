@@ -30,7 +30,7 @@ _table: set[int] = set()
 
 def _open(path: str, flags: int) -> int:
     """Open a lock file under the mutex, so that no fork comes between opening and registering."""
-    fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, disk.FILE_MODE)
+    fd = disk.open_ours(path, flags)
     _table.add(fd)
     return fd
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from hf_mpwriter import records, spool
+from hf_mpwriter import disk, records, spool
 from hf_mpwriter.errors import Sent
 
 ENTRY_FILES = 100  # files in one entry
@@ -102,12 +102,11 @@ class Survey:
         return found
 
     def _parse(self, relative: str) -> _Parsed:
-        path = os.path.join(self._run_dir, relative)
-        status = os.stat(path, follow_symlinks=False)
+        status = os.stat(os.path.join(self._run_dir, relative), follow_symlinks=False)
         known = self._parsed.get(relative, _Parsed(status.st_ino, 0, 0, b""))
         if (known.inode, known.size) == (status.st_ino, status.st_size):
             return known
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = disk.open_beneath(self._run_dir, relative)
         try:
             same = known.inode == status.st_ino and _last_bytes(fd, known.end) == known.last
             end = records.whole_length(fd, known.end if same else 0, status.st_size)
