@@ -22,12 +22,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from hf_mpwriter import disk, snapshot, spool
+from hf_mpwriter import disk, hfhome, snapshot, spool
 from hf_mpwriter.snapshot import LocalFile
 
 LIMIT = 128 << 20  # bytes of one attachment
@@ -36,7 +35,6 @@ RESERVE_SHARE = 0.05  # ... or this share of it, if that is more
 TRUST_AFTER = 2.0  # seconds; the coarsest clock of a filesystem: a change sooner after another may not be seen in mtime
 READINGS = 4  # of a file that changes, until two in a row agree
 CHUNK = 1 << 20  # bytes read at once
-TOKENS = ("token", "stored_tokens")  # names of huggingface_hub's files
 FORBIDDEN = frozenset({".git", ".cache"})  # names in a path that the Hub's client refuses to commit
 
 
@@ -157,8 +155,7 @@ class Copies:
 
     def _copy(self, file: LocalFile, temporary: str) -> LocalFile:
         disk.failpoint("copies.open")
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-        fd = os.open(temporary, flags, disk.FILE_MODE)
+        fd = disk.open_ours(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         try:
             disk.failpoint("copies.write")
             found = _read(self._run_dir, file.path, lambda chunk: disk.write_all(fd, chunk))
@@ -218,13 +215,10 @@ def _is_utf8(name: str) -> bool:
 
 def _secrets() -> set[tuple[int, int]]:
     """The files in which huggingface_hub keeps tokens, by device and inode."""
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    home = os.environ.get("HF_HOME") or os.path.join(cache, "huggingface")
-    token = os.environ.get("HF_TOKEN_PATH") or os.path.join(home, "token")
     found = set()
-    for path in (token, *(os.path.join(place, name) for place in (home, os.path.dirname(token)) for name in TOKENS)):
+    for path in hfhome.token_files(os.environ):
         with contextlib.suppress(OSError):
-            status = os.stat(os.path.expandvars(os.path.expanduser(path)))
+            status = os.stat(path)
             found.add((status.st_dev, status.st_ino))
     return found
 
@@ -240,10 +234,10 @@ def _read(run_dir: str, relative: str, keep: Callable[[bytes], object] | None = 
 
     Its stamp is () if it changed meanwhile.
     """
-    fd = os.open(os.path.join(run_dir, relative), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    fd = disk.open_beneath(run_dir, relative)
     try:
         status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode) or status.st_size > LIMIT:  # it was another file when it was looked at
+        if status.st_size > LIMIT:  # it was another file when it was looked at
             raise ChangedError
         if (status.st_dev, status.st_ino) in _secrets():
             raise OSError("it holds a token")

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from hf_mpwriter import disk
+from hf_mpwriter import disk, redaction
 from hf_mpwriter.daemon import rotate_log, say
 from hf_mpwriter.errors import Park, Verdict
 from hf_mpwriter.identity import Process
@@ -53,7 +54,7 @@ class Bulletin:
 
     def notice(self, notices: Iterable[str]) -> None:
         """Tell what a push found out, each thing once."""
-        for text in notices:
+        for text in map(_redacted, notices):
             if text not in self._notices:
                 say(text)
                 self._notices = [*self._notices, text][-NOTICES:]
@@ -63,6 +64,7 @@ class Bulletin:
         reason, hint = getattr(verdict, "reason", ""), getattr(verdict, "hint", "")
         if isinstance(verdict, Park):
             reason = "; ".join(f"{path}: {why}" for path, why in verdict.paths.items())
+        reason, hint = _redacted(reason), _redacted(hint)
         kind = type(verdict).__name__
         if self.trouble != kind:
             say(f"{kind}: {reason} {hint}".strip())
@@ -89,3 +91,7 @@ class Bulletin:
             rotate_log(self._host.log)
         except OSError as error:
             say(f"cannot report: {error}")
+
+
+def _redacted(text: str) -> str:
+    return redaction.redact(text, redaction.known(os.environ))

@@ -12,12 +12,12 @@ from typing import NoReturn
 import click
 from tqdm import tqdm
 
-from hf_mpwriter import attachment, roster
+from hf_mpwriter import attachment, hfhome, redaction, roster
 from hf_mpwriter import progress as progress_module
 from hf_mpwriter._version import __version__
 from hf_mpwriter.election import Election
 from hf_mpwriter.errors import HfMpWriterError
-from hf_mpwriter.identity import Process
+from hf_mpwriter.identity import Process, host_id
 from hf_mpwriter.ledger import Ledger
 from hf_mpwriter.localhub.accounts import Tokens
 from hf_mpwriter.localhub.faults import GRAMMAR, FaultError, parse
@@ -26,6 +26,7 @@ from hf_mpwriter.progress import Progress, Report, size_text
 from hf_mpwriter.settings import Destination, Environment, Settings
 from hf_mpwriter.snapshot import LocalFile, Survey
 from hf_mpwriter.spool import Spool
+from hf_mpwriter.trust import check_trust
 
 FOREVER = 10 * 365 * 86400.0  # seconds
 
@@ -43,6 +44,7 @@ def _fail(error: HfMpWriterError) -> NoReturn:
 def _existing(logdir: Path) -> Spool:
     spool = Spool(os.path.abspath(logdir))
     try:
+        check_trust(spool.root)
         spool.check_format()
     except HfMpWriterError as error:
         _fail(error)
@@ -69,6 +71,7 @@ def _settings(members: list[roster.Member], view: Progress) -> Settings:
 @click.version_option(__version__)
 def main() -> None:
     """TensorBoard event files from many training processes, delivered to the Hugging Face Hub."""
+    redaction.guard()
 
 
 @main.command()
@@ -201,11 +204,12 @@ def _wait_with_bar(spool: Spool, lengths: dict[str, int], timeout: float, asked:
 @click.option("--running", is_flag=True, help="The run is not over: what is not on the Hub yet is no fault.")
 def verify(logdir: Path, *, running: bool) -> None:
     """Check LOGDIR against the Hub: whole-record prefixes, never shrunk, nothing missing, attachments equal."""
+    spool = _existing(logdir)
+    destination = _destination(spool)
+    os.environ |= hfhome.writable_caches(os.environ, spool.host(host_id()).cache)  # read when the client is imported
     from hf_mpwriter.hub import Hub
     from hf_mpwriter.testing import check
 
-    spool = _existing(logdir)
-    destination = _destination(spool)
     if destination is None:
         raise Failure(f"{logdir} has no destination.")
     view = Progress(spool)

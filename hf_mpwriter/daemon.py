@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from hf_mpwriter import disk
+from hf_mpwriter import disk, redaction
 
 LOG_LIMIT = 1 << 20  # bytes of the log before it is rotated to one older copy
 NICENESS = 10
@@ -19,13 +19,15 @@ GRACE = 25.0  # seconds between SIGTERM and the end; SLURM and Kubernetes kill a
 def detach(keep: int) -> None:
     """Fork once and let the first half end; close every descriptor above `keep`, forget directory and umask.
 
-    It comes first, and this module imports little: until then the process is the worker's child.
+    It comes first, and this module imports little: until then the process is the worker's child. What is printed from
+    here on is redacted.
     """
     if os.fork():
         os._exit(0)
     os.closerange(keep + 1, os.sysconf("SC_OPEN_MAX"))
     os.chdir("/")
     os.umask(0o077)
+    redaction.guard()
 
 
 def be_modest() -> None:
@@ -73,7 +75,7 @@ def rotate_log(path: str) -> None:
     if not disk.same_file(2, path) or os.fstat(2).st_size <= LOG_LIMIT:
         return
     disk.rename(path, f"{path}.1", "daemon.log")
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, disk.FILE_MODE)
+    fd = disk.open_ours(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(fd, 1)
     os.dup2(fd, 2)
     os.close(fd)

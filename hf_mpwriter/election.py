@@ -74,10 +74,11 @@ def spawn(spool: Spool, seat: int, env: Mapping[str, str], born: float) -> int:
     """
     host = spool.host(host_id())
     disk.make_dirs(host.root)
-    log_flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+    log_flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    os.close(disk.open_anew(host.log, log_flags))  # with the right mode, and no pipe that nobody reads
     actions = [
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-        (os.POSIX_SPAWN_OPEN, 1, host.log, log_flags, disk.FILE_MODE),
+        (os.POSIX_SPAWN_OPEN, 1, host.log, log_flags | os.O_NOFOLLOW | os.O_NONBLOCK, disk.FILE_MODE),
         (os.POSIX_SPAWN_DUP2, 1, 2),
         (os.POSIX_SPAWN_DUP2, seat, SEAT_FD),
     ]
@@ -100,7 +101,7 @@ class Election:
     """
 
     spool: Spool
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
     clock: Callable[[], float] = time.monotonic
     born: float = field(default_factory=time.time)
     _starts: list[float] = field(default_factory=list)

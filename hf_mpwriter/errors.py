@@ -6,7 +6,10 @@ training loop; constructors and the command line raise, `add_*`, `flush` and `cl
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
+
+from hf_mpwriter.redaction import given, redact
 
 # What reading damaged JSON of ours may raise; whoever reads a file of the spool expects all of them.
 DAMAGED = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
@@ -16,9 +19,10 @@ class HfMpWriterError(Exception):
     """Something went wrong; the hint says what to do."""
 
     def __init__(self, message: str = "", *, hint: str = "") -> None:
-        self.message = message or (self.__doc__ or "").strip()
-        self.hint = hint
-        super().__init__(self.message, hint)
+        secrets = given(os.environ)
+        self.message = redact(message or (self.__doc__ or "").strip(), secrets)
+        self.hint = redact(hint, secrets)
+        super().__init__(self.message, self.hint)
 
     def __str__(self) -> str:
         """Message and hint in one line."""
@@ -31,6 +35,10 @@ class SettingsError(HfMpWriterError, ValueError):
 
 class LogdirError(HfMpWriterError, OSError):
     """The logdir cannot be used."""
+
+
+class ForeignSpoolError(LogdirError):
+    """The spool is not this user's own, or others may write into it."""
 
 
 class SpoolFormatError(HfMpWriterError):

@@ -115,7 +115,7 @@ class Hub:
         """Commit these lengths of these files.
 
         Args:
-            sources: files, and where the content of each is.
+            sources: files, and where the content of each is: a path that leads to one file, whatever becomes of names.
             parent: the head that the branch must have, None to commit whatever it is.
             tag_card: add the tag to the model card in the same commit.
 
@@ -200,7 +200,7 @@ def _chunks(items: Sequence[str], size: int) -> Iterator[list[str]]:
 
 def _addition(file: LocalFile, source: str, path_in_repo: str) -> CommitOperationAdd:
     """A file that may still grow goes as bytes cut at the snapshot's length, a finished one or a copy as a path."""
-    size = os.stat(source, follow_symlinks=False).st_size
+    size = os.stat(source).st_size
     if file.sha256 and (size != file.length or digest(source, size) != file.sha256):
         raise OSError(f"the copy of {file.path} is damaged")
     if not file.growing and size == file.length:
@@ -208,12 +208,12 @@ def _addition(file: LocalFile, source: str, path_in_repo: str) -> CommitOperatio
     with open(source, "rb") as opened:
         data = opened.read(file.length)
     if len(data) != file.length:
-        raise FileNotFoundError(f"{source} is shorter than its snapshot")
+        raise FileNotFoundError(f"{file.path} is shorter than its snapshot")
     return CommitOperationAdd(path_in_repo=path_in_repo, path_or_fileobj=data)
 
 
 def _check_unchanged(file: LocalFile, source: str) -> None:
-    if os.stat(source, follow_symlinks=False).st_size < file.length:
+    if os.stat(source).st_size < file.length:
         raise FileNotFoundError(f"{file.path} became shorter while it was sent")
 
 

@@ -27,14 +27,15 @@ from huggingface_hub.errors import (
 )
 
 from hf_mpwriter.errors import Moved, Refused, Retry, Split, Unknown, Verdict
+from hf_mpwriter.redaction import known, redact
 
 BUSY_WAIT = 3.0  # seconds, after "another commit operation is in progress"
+TEXT_LIMIT = 8192  # characters of an error that are looked at; a proxy may answer with a whole page
 QUOTA_WAIT = 900.0  # seconds, when the text of a commit quota names no time
 
 _QUOTA_TIME = re.compile(r"in about (\d+|an?) (second|minute|hour)")
 _XET_STATUS = re.compile(r"\((4\d\d)[ )]")
 _XET_AUTH = re.compile(r"Xet.*Auth")
-_QUERY = re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\"]+")
 _SECONDS = {"second": 1.0, "minute": 60.0, "hour": 3600.0}
 
 LOGIN = "Run: hf auth login, with a token that may write to the repository (or set HF_TOKEN)."
@@ -149,9 +150,6 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def text_of(error: BaseException) -> str:
-    """One line for people, without the token and without what signs a URL."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-        if token := os.environ.get(name, "").strip():
-            text = text.replace(token, "<token>")
-    return _QUERY.sub(r"\1?...", text)[:500]
+    """One line for people, without secrets; these go first: half of one would not be known again."""
+    text = " ".join(f"{type(error).__name__}: {error}"[:TEXT_LIMIT].split())
+    return redact(text, known(os.environ))[:500]

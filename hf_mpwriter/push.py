@@ -29,11 +29,24 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hf_mpwriter import attachment, disk, errors, spool
-from hf_mpwriter.errors import Done, Moved, Park, Refused, Retry, Sent, Split, Unknown, Verdict
+from hf_mpwriter import disk, errors, hfhome, redaction, spool
+from hf_mpwriter.errors import (
+    DAMAGED,
+    Done,
+    Moved,
+    Park,
+    Refused,
+    Retry,
+    Sent,
+    SettingsError,
+    Split,
+    Unknown,
+    Verdict,
+)
 from hf_mpwriter.identity import import_path
 from hf_mpwriter.queue import parse_files
 from hf_mpwriter.settings import Destination
@@ -52,6 +65,7 @@ DEFAULTS = {  # what the user has not set; hf_xet would try for minutes, and the
     "HF_XET_CLIENT_READ_TIMEOUT": "60s",
     "HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "3",
 }
+FDS = os.path.isdir("/proc/self/fd")  # whether there are paths that lead to descriptors
 NOTHING = Sent(0, "")  # what the Hub holds of a path that it does not have
 FOREIGN = "the Hub has a file there that this run has not sent; remove it there, or choose another path_in_repo"
 
@@ -105,9 +119,20 @@ class Job:
         fields["offered"] = {path: [Sent(**one) for one in offers] for path, offers in data["offered"].items()}
         return cls(**fields)
 
-    def source(self, file: LocalFile) -> str:
-        """Where the content of a file is."""
-        return attachment.place(self.copies, file) if file.sha256 else os.path.join(self.run_dir, file.path)
+    @contextlib.contextmanager
+    def sources(self, files: list[LocalFile]) -> Iterator[list[tuple[LocalFile, str]]]:
+        """Where the content of each file is: a path that leads to the very file that was opened.
+
+        No part of the way below the run directory is a link then, and what becomes of names afterwards does not matter.
+        """
+        with contextlib.ExitStack() as stack:
+            found = []
+            for file in files:
+                top, relative = (self.copies, file.sha256) if file.sha256 else (self.run_dir, file.path)
+                fd = disk.open_beneath(top, relative)
+                stack.callback(os.close, fd)
+                found.append((file, f"/proc/self/fd/{fd}" if FDS else os.path.join(top, relative)))
+            yield found
 
 
 def deadline(job: Job) -> float:
@@ -180,13 +205,13 @@ def _commit(job: Job, hub: Hub, files: list[LocalFile], parent: str, *, tag_card
     from hf_mpwriter.judge import judge
 
     named = parent if job.fenced else None
-    sources = [(file, job.source(file)) for file in files]
-    try:
-        return hub.commit(sources, named, tag_card=tag_card)
-    except Exception as error:
-        if not tag_card or not isinstance(judge(error), Split):
-            raise
-        return hub.commit(sources, named, tag_card=False)
+    with job.sources(files) as sources:
+        try:
+            return hub.commit(sources, named, tag_card=tag_card)
+        except Exception as error:
+            if not tag_card or not isinstance(judge(error), Split):
+                raise
+            return hub.commit(sources, named, tag_card=False)
 
 
 def _squash(hub: Hub, notify: Notify) -> str | None:
@@ -361,8 +386,12 @@ def main(inflight: str, parent: int) -> None:
     die_with_parent(parent)
     notify = Notify(os.dup(1))
     os.dup2(2, 1)  # whatever libraries print goes to the log
-    record = json.loads(disk.read(inflight) or b"")
-    job = Job.from_json(record["job"])
+    redaction.guard()
+    try:
+        job = Job.from_json(json.loads(disk.read(inflight) or b"")["job"])
+    except (*DAMAGED, OSError, SettingsError) as error:
+        notify.verdict(Retry(f"{inflight} cannot be read: {error}"))
+        return
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, deadline(job))
     # read by huggingface_hub when it is imported
@@ -371,6 +400,7 @@ def main(inflight: str, parent: int) -> None:
         os.environ.setdefault(name, value)
     if not job.xet:
         os.environ["HF_HUB_DISABLE_XET"] = "1"
+    os.environ |= hfhome.writable_caches(os.environ, spool.HostSpool(os.path.dirname(inflight)).cache)
     try:
         from hf_mpwriter.hub import Hub
     except ImportError as error:

@@ -10,6 +10,8 @@ Environment:
     HF_MPWRITER_DISABLED       1: a writer is local only, nothing is uploaded
     HF_MPWRITER_EXIT_TIMEOUT   seconds that the end of a process may wait for the Hub
     HF_MPWRITER_COMMITS_PER_HOUR  to one repository, by all runs of a user on a host; 100 if not set
+    HF_MPWRITER_GROUP          1: a spool of this user is made for the group of its run directory, and one that a
+                               colleague in that group has made so is trusted
     HF_MPWRITER_FAILPOINT      faults for tests, see disk.py
 """
 
@@ -81,6 +83,8 @@ class Destination:
         _check_choice("repo_type", self.repo_type, REPO_TYPES)
         if not self.endpoint.startswith(("https://", "http://")):
             raise SettingsError(f"HF_ENDPOINT is {self.endpoint!r}.", hint="It must begin with https:// or http://.")
+        if "@" in self.endpoint or "?" in self.endpoint:  # it would stand in run.json, and no token would be sent
+            raise SettingsError("HF_ENDPOINT holds a password or a query.", hint="Give the token in HF_TOKEN.")
         if ".." in self.path_in_repo.split("/"):
             raise SettingsError(f"path_in_repo {self.path_in_repo!r} leads out of the repository.")
 
@@ -173,7 +177,7 @@ class Environment:
             raise SettingsError(f"HF_MPWRITER_COMMITS_PER_HOUR is {commits}.", hint=hint)
         return cls(
             endpoint=(environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/"),
-            disabled=environ.get("HF_MPWRITER_DISABLED", "").strip().lower() in ("1", "true", "yes", "on"),
+            disabled=_is_on(environ.get("HF_MPWRITER_DISABLED", "")),
             exit_timeout=exit_timeout,
             commits_per_hour=DEFAULT_COMMITS_PER_HOUR if commits is None else commits,
         )
@@ -185,3 +189,12 @@ def _number(environ: Mapping[str, str], name: str, hint: str) -> float | None:
         return None if value is None else float(value)
     except ValueError:
         raise SettingsError(f"{name} is {value!r}.", hint=hint) from None
+
+
+def group_access(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether the spool is shared with the group; asked wherever a spool is used, in every process."""
+    return _is_on(environ.get("HF_MPWRITER_GROUP", ""))
+
+
+def _is_on(text: str) -> bool:
+    return text.strip().lower() in ("1", "true", "yes", "on")

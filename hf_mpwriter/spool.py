@@ -15,8 +15,12 @@
         hosts/<host>/queue/copies/<sha256>            attachments on their way           that host's uploader
         hosts/<host>/inflight.json                    what is being sent                 that host's uploader
         hosts/<host>/ledger.json                      ledger                             that host's uploader
+        hosts/<host>/cache/                           of the Hub's client, if its own    the pushes
+                                                      cannot be written
 
 Invariants:
+- Whoever follows a spool sends a token to the endpoint in its `run.json`. So it is followed only if nobody but this
+  user may write into it, or, with HF_MPWRITER_GROUP=1 on both sides, nobody but this user's group.
 - Every file has one writing process. Lock files are never unlinked.
 - FORMAT and run.json are published whole: of many racing workers one wins, the others read.
 - Names of event files sort in time order within their directory: the ten-digit second is strictly greater than that
@@ -26,25 +30,35 @@ Invariants:
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import re
 import stat
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from hf_mpwriter import disk
-from hf_mpwriter.errors import DAMAGED, DestinationError, LogdirError, SettingsError, SpoolFormatError
+from hf_mpwriter.errors import (
+    DAMAGED,
+    DestinationError,
+    LogdirError,
+    SettingsError,
+    SpoolFormatError,
+)
 from hf_mpwriter.identity import Process
-from hf_mpwriter.settings import Destination
+from hf_mpwriter.settings import Destination, group_access
+from hf_mpwriter.trust import check_trust
 
 SPOOL_NAME = ".hf_mpwriter"
 FORMAT = "hf-mpwriter 1"
 MAIN_WORKER = "main"
 EVENT_MARK = "tfevents"
 LONGEST_NAME = 200  # bytes; file systems allow 255
+LONGEST_PATH = 4096  # characters; PATH_MAX of Linux
 
 _EVENT_NAME = re.compile(r"events\.out\.tfevents\.(?P<second>\d{10})\.")
 _OUR_EVENT_NAME = re.compile(_EVENT_NAME.pattern + r"[A-Za-z0-9.-]+\.\d+\.[0-9a-f]{8}(?P<suffix>.*)", re.DOTALL)
@@ -60,6 +74,13 @@ def is_event_file(name: str) -> bool:
 def is_attachment(path: str) -> bool:
     """Whether a file of the run directory is no event file: what counts of it is its whole content."""
     return not is_event_file(os.path.basename(path))
+
+
+def is_run_path(path: object) -> bool:
+    """Whether this may be the path of a file in a run directory: relative, not upwards, not in the spool."""
+    if not isinstance(path, str) or len(path) > LONGEST_PATH or "\0" in path:
+        return False
+    return not {"", ".", "..", SPOOL_NAME} & set(path.split("/"))
 
 
 def event_second(name: str) -> int:
@@ -193,6 +214,11 @@ class HostSpool:
         return os.path.join(self.queue, "copies")
 
     @property
+    def cache(self) -> str:
+        """Where the Hub's client keeps what it cannot keep in the user's home."""
+        return os.path.join(self.root, "cache")
+
+    @property
     def inflight(self) -> str:
         """What is being sent."""
         return os.path.join(self.root, "inflight.json")
@@ -205,14 +231,27 @@ class HostSpool:
 
 @dataclass(frozen=True)
 class Spool:
-    """The spool of one run directory, given by its absolute path."""
+    """The spool of one run directory.
+
+    Attributes:
+        run_dir: absolute path.
+        place: where the spool is if it cannot be in the run directory.
+    """
 
     run_dir: str
+    place: str = ""
 
     @property
     def root(self) -> str:
         """The spool itself."""
-        return os.path.join(self.run_dir, SPOOL_NAME)
+        return self.place or os.path.join(self.run_dir, SPOOL_NAME)
+
+    def aside(self) -> Spool:
+        """A spool of this user's own for the same run directory, on this host; it knows nothing of a destination."""
+        own = os.path.join(tempfile.gettempdir(), f"{SPOOL_NAME.lstrip('.')}-{os.geteuid()}")
+        disk.make_dirs(own)
+        check_trust(own)
+        return Spool(self.run_dir, os.path.join(own, hashlib.sha256(os.fsencode(self.run_dir)).hexdigest()[:16]))
 
     @property
     def seat(self) -> str:
@@ -273,15 +312,19 @@ class Spool:
 
         Raises:
             LogdirError: the run directory cannot be created or written.
+            ForeignSpoolError: see `check_trust`.
             SpoolFormatError: the spool belongs to another version.
         """
+        check_trust(self.root)
         self.check_format()
         try:
             os.makedirs(self.run_dir, exist_ok=True)
             disk.make_dirs(self.root)
             for directory in (os.path.join(self.root, "claims"), self.workers, self.hosts):
-                os.makedirs(directory, mode=disk.DIR_MODE, exist_ok=True)  # durable together with FORMAT
+                disk.make_dirs(directory, durable=False)  # they are together with FORMAT
             disk.publish(os.path.join(self.root, "FORMAT"), f"{FORMAT}\n".encode(), "spool.format")
+            if group_access() and not disk.is_shared(os.stat(self.root)):
+                self._open_to_group()
         except (FileExistsError, NotADirectoryError) as error:
             raise LogdirError(
                 f"The logdir {self.run_dir!r} cannot be a directory: {error.filename!r} is a file.",
@@ -292,6 +335,13 @@ class Spool:
                 f"The logdir {self.run_dir!r} cannot be written: {error.strerror}.", hint="Give another logdir."
             ) from error
         self.check_format()
+
+    def _open_to_group(self) -> None:
+        """Let colleagues log here, elect, and upload; the group is that of the run directory."""
+        top = os.stat(self.run_dir)
+        with contextlib.suppress(PermissionError):  # not ours: its owner has decided
+            os.chmod(self.run_dir, stat.S_IMODE(top.st_mode) | disk.SHARED_DIR)
+        disk.open_tree(self.root, top.st_gid)
 
     def check_format(self) -> None:
         """Refuse a spool that another version wrote; nothing is changed."""
@@ -328,14 +378,14 @@ class Spool:
         """The recorded destination, None for a local run.
 
         Raises:
+            ForeignSpoolError: see `check_trust`.
             SpoolFormatError: run.json cannot be understood.
         """
-        data = disk.read(self._run_json)
-        if data is None:
-            return None
+        check_trust(self.root)
         try:
-            return Destination(**json.loads(data)["destination"])
-        except (*DAMAGED, SettingsError) as error:
+            data = disk.read(self._run_json)
+            return None if data is None else Destination(**json.loads(data)["destination"])
+        except (*DAMAGED, OSError, SettingsError) as error:
             raise SpoolFormatError(
                 f"{self._run_json} is damaged: {error}.", hint="Remove that file; the next start writes it again."
             ) from error

@@ -32,6 +32,7 @@ from hf_mpwriter.limits import Limits
 from hf_mpwriter.progress import Progress, Status
 from hf_mpwriter.settings import Destination, Settings
 from hf_mpwriter.spool import Spool, worker_dir
+from hf_mpwriter.trust import check_trust
 
 logger = logging.getLogger("hf_mpwriter")
 
@@ -140,6 +141,7 @@ class Worker:
             raise OSError(errno.EBUSY, "this process is joining the run at the moment")
         try:
             self._joining = True
+            check_trust(self.spool.root)  # somebody may have put another one there since
             if not self.spool.exists():
                 self._make_spool()
             self.role = identity.current_role()

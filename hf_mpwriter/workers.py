@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import atexit
 import errno
+import logging
 import os
 import threading
 import time
 from multiprocessing import parent_process, util
 
 from hf_mpwriter import locks
-from hf_mpwriter.errors import LogdirError
+from hf_mpwriter.errors import ForeignSpoolError, LogdirError
 from hf_mpwriter.limits import Limits
 from hf_mpwriter.settings import Destination, Settings
 from hf_mpwriter.spool import Spool
 from hf_mpwriter.worker import Worker
+
+logger = logging.getLogger("hf_mpwriter")
 
 _workers: dict[str, Worker] = {}
 _registry_lock = threading.RLock()
@@ -51,10 +54,12 @@ def enter(
             because a spawned child does not know its own while it unpickles.
 
     Raises:
-        LogdirError, SpoolFormatError, DestinationError: see `Spool`.
+        LogdirError, SpoolFormatError, DestinationError: see `Spool`. A spool that is not this user's own is no error:
+            what is logged is kept in the run directory and not uploaded.
     """
-    spool.create()
+    spool, stopped = _usable(spool)
     _check_locks(spool)
+    destination = None if stopped else destination
     if destination is not None:
         spool.record_destination(destination)
     with _registry_lock:
@@ -64,6 +69,7 @@ def enter(
         if worker is None:
             worker = _workers[spool.run_dir] = Worker(spool, _limits, began)
         worker.configure(destination, settings, token)
+        worker.stopped = worker.stopped or stopped
         worker.users.add(user)
         if memory_limit is not None:
             _limits.memory = memory_limit
@@ -71,6 +77,21 @@ def enter(
     if began is None:
         worker.try_to_join()
     return worker
+
+
+def _usable(spool: Spool) -> tuple[Spool, bool]:
+    """A spool that is made, and whether nothing may be uploaded: it is not the one in the run directory then."""
+    try:
+        spool.create()
+    except ForeignSpoolError as error:
+        if not os.access(spool.run_dir, os.W_OK | os.X_OK):
+            raise
+        if spool.run_dir not in _workers:
+            logger.warning("%s What is logged is kept in %s and not uploaded.", error, spool.run_dir)
+        spool = spool.aside()
+        spool.create()
+        return spool, True
+    return spool, False
 
 
 def _check_locks(spool: Spool) -> None:

@@ -1,0 +1,59 @@
+"""Where huggingface_hub keeps what it writes for a user: token files and caches; asked without importing it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+
+BLOCK = 4096  # bytes that a cache must take: a full disk or quota refuses them, an empty file it does not
+
+
+def _expanded(path: str) -> str:
+    return os.path.expandvars(os.path.expanduser(path))
+
+
+def home(environ: Mapping[str, str]) -> str:
+    """The directory of its caches."""
+    cache = environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return _expanded(environ.get("HF_HOME") or os.path.join(cache, "huggingface"))
+
+
+def token_files(environ: Mapping[str, str]) -> list[str]:
+    """The files in which tokens may be, the one that is used first; they need not exist."""
+    token = _expanded(environ.get("HF_TOKEN_PATH") or os.path.join(home(environ), "token"))
+    places = (home(environ), os.path.dirname(token))
+    return list(dict.fromkeys([token, *(os.path.join(p, name) for p in places for name in ("token", "stored_tokens"))]))
+
+
+def writable_caches(environ: Mapping[str, str], instead: str) -> dict[str, str]:
+    """What the environment lacks where the user's caches cannot be written; {} where they can.
+
+    Args:
+        environ: the environment; it is not changed.
+        instead: a directory for caches that can be written; it need not exist.
+    """
+    top, token = home(environ), token_files(environ)[0]
+    hub = environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE") or os.path.join(top, "hub")
+    xet = environ.get("HF_XET_CACHE") or os.path.join(top, "xet")
+    wanted = {"HF_HOME": top, "HF_HUB_CACHE": _expanded(hub), "HF_XET_CACHE": xet}
+    others = {
+        "HF_HOME": instead,
+        "HF_HUB_CACHE": os.path.join(instead, "hub"),
+        "HF_XET_CACHE": os.path.join(instead, "xet"),
+    }
+    change = {name: others[name] for name, place in wanted.items() if not _takes_files(place)}
+    if "HF_HOME" in change:  # a home that can only be read may still hold the token; one that is no directory raises
+        readable = os.path.isfile(token) and os.access(token, os.R_OK)
+        change["HF_TOKEN_PATH"] = token if readable else os.path.join(instead, "token")
+    return change
+
+
+def _takes_files(directory: str) -> bool:
+    try:
+        os.makedirs(directory, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory) as file:
+            file.write(bytes(BLOCK))
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,278 @@
+"""No secret leaves in a text: the shapes, the places, and whole runs whose every trace on disk is searched."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import wait_for
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from support import succeed
+from test_end_to_end import judge, no_uploader
+
+from hf_mpwriter import redaction
+from hf_mpwriter.bulletin import Bulletin
+from hf_mpwriter.errors import LogdirError, Park, Refused, SettingsError
+from hf_mpwriter.identity import Process
+from hf_mpwriter.localhub import LocalHub
+from hf_mpwriter.redaction import known, redact
+from hf_mpwriter.settings import Destination
+from hf_mpwriter.spool import Spool
+
+SHAPED = "hf_" + "AbCdEfGhIjKlMnOpQrSt" + "UvWxYz0123"
+ODD = "odd-secret/of+no#shape"  # known by value only
+PLAIN = st.text("abc _.:/'\"\\{}\n", max_size=12)
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        (f"token {SHAPED} refused", "token <token> refused"),
+        (f"Authorization: Bearer {ODD}", "Authorization: Bearer <token>"),
+        ("{'authorization': 'bearer abc.def'}", "{'authorization': 'bearer <token>'}"),
+        ("Proxy-Authorization: Basic dXNlcjpwYXNz", "Proxy-Authorization: Basic <token>"),
+        ("via http://user:pa@ss@proxy:3128 now", "via http://...@proxy:3128 now"),
+        ("PUT https://s3/x?X-Amz-Signature=abc&y=1 403", "PUT https://s3/x?... 403"),
+        ("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2ln ended", "<token> ended"),
+        ("/runs/.hf_mpwriter/hosts/a: hf_mpwriter failed", "/runs/.hf_mpwriter/hosts/a: hf_mpwriter failed"),
+        ("me@example.org asks: what?", "me@example.org asks: what?"),
+    ],
+)
+def test_what_looks_like_a_secret_is_redacted_and_nothing_else(text, clean):
+    """Wherever it comes from: no source has to be known for these."""
+    assert redact(text) == clean
+    assert redact(clean) == clean
+
+
+@given(
+    PLAIN, PLAIN, st.sampled_from(["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"]), st.text("ab#+/=%-", min_size=4, max_size=9)
+)
+def test_a_known_token_is_nowhere_in_what_is_left(before, after, name, token):
+    """Of any shape, with blanks around it, beside any text."""
+    assert token not in redact(f"{before}{token}{after}", redaction.given({name: f" {token}\n"}))
+
+
+@given(st.recursive(st.sampled_from([SHAPED, f"Bearer {ODD}", "http://a/?b=\\", "http://u:p@h/", '"', "\\"]), st.lists))
+@hypothesis_settings(max_examples=30)
+def test_redacted_json_is_json(value):
+    """A secret ends before a quote and an escape, so what machines read can still be read."""
+    json.loads(redact(json.dumps(value)))
+
+
+@pytest.mark.parametrize("where", ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH", "HF_HOME", "stored", "XDG"])
+def test_every_place_that_a_token_can_come_from_is_known(tmp_path, where):
+    """As huggingface_hub looks for it."""
+    environ = {"HF_HOME": str(tmp_path)}
+    if where.startswith("HF_TOKEN_PATH"):
+        environ["HF_TOKEN_PATH"] = str(tmp_path / "mine")
+        (tmp_path / "mine").write_text(f"{ODD}\n")
+    elif where == "HF_HOME":
+        (tmp_path / "token").write_text(f"{ODD}\n")
+    elif where == "stored":
+        (tmp_path / "stored_tokens").write_text(f"[me]\nhf_token = {ODD}\nrefresh_token = {ODD[::-1]}\n")
+        assert ODD[::-1] in known(environ)
+    elif where == "XDG":
+        environ = {"XDG_CACHE_HOME": str(tmp_path)}
+        (tmp_path / "huggingface").mkdir()
+        (tmp_path / "huggingface" / "token").write_text(ODD)
+    else:
+        environ[where] = ODD
+    assert ODD in known(environ)
+
+
+def test_a_token_file_that_cannot_be_read_stops_nobody(tmp_path):
+    """No file, a directory, a pipe that nobody writes, no text."""
+    (tmp_path / "token").mkdir()
+    os.mkfifo(tmp_path / "stored_tokens")
+    assert known({"HF_HOME": str(tmp_path)}) == set()
+    assert known({"HF_HOME": "/dev/null/x"}) == set()
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00" * 5)
+    assert known({"HF_HOME": "/dev/null/x", "HF_TOKEN_PATH": str(tmp_path / "bytes")})
+
+
+def test_what_is_printed_logged_and_raised_is_redacted(tmp_path):
+    """A guarded process: print, an uncaught traceback, a warning of a library."""
+    source = """
+import os, sys, warnings, logging
+from hf_mpwriter import redaction
+redaction.guard()
+print("out", os.environ["HF_TOKEN"])
+warnings.warn("warned " + os.environ["HF_TOKEN"])
+logging.getLogger("lib").warning("logged %s", os.environ["HF_TOKEN"])
+raise RuntimeError(os.environ["HF_TOKEN"])
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", source],
+        env=os.environ | {"HF_TOKEN": ODD},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ODD not in result.stdout + result.stderr
+    assert result.stdout == "out <token>\n"
+    for line in ("warned <token>", "logged <token>", "RuntimeError: <token>"):
+        assert line in result.stderr
+
+
+def test_the_report_of_an_uploader_has_no_secret(tmp_path, monkeypatch, capsys):
+    """uploader.json: notices, reasons, hints, and the reasons of parked paths."""
+    monkeypatch.setenv("HF_TOKEN", ODD)
+    host = Spool(str(tmp_path)).host("h")
+    os.makedirs(host.root)
+    for verdict in (Refused(f"no {ODD}", f"try {SHAPED}"), Park({"a": f"not {ODD}"})):
+        bulletin = Bulletin(host, Process.current(), time.monotonic)
+        bulletin.notice([f"seen {ODD}"])
+        bulletin.complain(verdict, 1)
+        bulletin.publish(phase="idle")
+        told = Path(host.status).read_text()
+        assert "<token>" in told
+        assert ODD not in told + capsys.readouterr().err
+        assert SHAPED not in told
+
+
+def test_exceptions_and_warnings_of_ours_have_no_secret(monkeypatch, caplog):
+    """What a user sees of a worker."""
+    monkeypatch.setenv("HF_TOKEN", ODD)
+    error = LogdirError(f"{ODD} is no directory", hint=f"not {ODD}")
+    assert ODD not in f"{error} {error!r} {error.message} {error.hint}"
+    with caplog.at_level(logging.WARNING):
+        logging.getLogger("hf_mpwriter").warning("cannot: %s", RuntimeError(ODD))
+    assert caplog.messages == ["cannot: <token>"]
+
+
+@pytest.mark.parametrize("endpoint", ["http://me:password@hub", "https://hub?token=password"])
+def test_an_endpoint_with_a_secret_is_refused(endpoint):
+    """It would stand in run.json; and the client would send it in the place of the token."""
+    with pytest.raises(SettingsError) as caught:
+        Destination(endpoint, "me/run")
+    assert "password@" not in str(caught.value)
+    assert "=password" not in str(caught.value)
+
+
+# whole runs
+
+TRAITOR = """
+import os
+raise {error}("cannot work with " + os.environ.get("HF_TOKEN", "") + " Bearer " + os.environ.get("HF_TOKEN", ""))
+"""
+
+
+def traces(*tops: Path) -> dict[str, bytes]:
+    """The content of every file below some directories."""
+    found = {}
+    for top in tops:
+        for path in top.rglob("*"):
+            if path.is_file():
+                found[str(path)] = path.read_bytes()
+    return found
+
+
+def command_lines(run_dir) -> set[str]:
+    """Of all processes that work for a run directory."""
+    found = set()
+    for pid in filter(str.isdecimal, os.listdir("/proc")):
+        try:
+            line = Path("/proc", pid, "cmdline").read_text(errors="replace")
+        except OSError:
+            continue
+        if str(run_dir) in line:
+            found.add(line)
+    return found
+
+
+UNTIL_REFUSED = """
+import sys, time
+from hf_mpwriter import HFSummaryWriter
+writer = HFSummaryWriter("me/run", logdir=sys.argv[1], token=None, exit_timeout=0)
+writer.add_scalar("loss", 1.0, 1)
+end = time.monotonic() + 50
+while not writer.status().error and time.monotonic() < end:
+    writer.push(wait=0.2)
+print(writer.status())
+writer.close()
+"""
+UNTIL_THERE = UNTIL_REFUSED.replace("while not writer.status().error and", "while not writer.push(wait=1) and")
+
+
+def test_a_run_leaves_its_token_nowhere(tmp_path, run_dir, start, monkeypatch):
+    """A wrong token in a file is refused, the right one is an argument: neither is on disk or in a command line."""
+    home, wrong, right = tmp_path / "home", "wrong-" + ODD, SHAPED
+    (home / "hf").mkdir(parents=True)
+    (home / "hf" / "token").write_text(wrong)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("HF_HOME", str(home / "hf"))
+    seen: set[str] = set()
+
+    def over(process: subprocess.Popen) -> bool:
+        seen.update(command_lines(run_dir))
+        return process.poll() is not None
+
+    with LocalHub(tmp_path / "hub", token=right) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        with_token = UNTIL_THERE.replace("token=None", "token=__import__('os').environ['MINE']")
+        for source in (UNTIL_REFUSED, with_token):
+            worker = start(source, run_dir, env={"MINE": right})
+            wait_for(lambda worker=worker: over(worker.process), "the worker ends")
+            code, out, err = worker.finish()
+            assert code == 0, err
+            seen |= {out, err}
+            if source is UNTIL_REFUSED:
+                seen.add(status_of(run_dir))
+        judge(run_dir, hub)
+        wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
+    (home / "hf" / "token").unlink()
+    said = "".join(seen)
+    assert "401" in said, "the wrong token was refused"
+    assert "uploader.main" in said, "the search has seen an uploader"
+    assert "push.main" in said, "and a push"
+    for token in (wrong, right):
+        assert token not in said
+        assert [path for path, data in traces(run_dir, home).items() if token.encode() in data] == []
+
+
+def status_of(run_dir) -> str:
+    """What `hf-mpwriter status` prints, in both forms."""
+    command = [sys.executable, "-m", "hf_mpwriter", "status", str(run_dir)]
+    return "".join(
+        subprocess.run([*command, *more], capture_output=True, text=True, check=True).stdout
+        for more in ([], ["--json"])
+    )
+
+
+@pytest.mark.parametrize("error", ["ImportError", "RuntimeError"])
+def test_a_push_that_dies_with_the_token_in_its_last_words_does_not_tell_it(
+    tmp_path, run_dir, start, error, monkeypatch
+):
+    """A library that puts the token into an exception: a verdict of it, and an uncaught traceback in the log."""
+    library = tmp_path / "library" / "huggingface_hub"
+    library.mkdir(parents=True)
+    (library / "__init__.py").write_text(TRAITOR.format(error=error))
+    monkeypatch.setenv("PYTHONPATH", f"{library.parent}:{os.environ['PYTHONPATH']}")
+    env = {"HF_TOKEN": ODD, "HF_ENDPOINT": "http://127.0.0.1:9"}
+    code, out, err = start(UNTIL_REFUSED, run_dir, env=env).finish()
+    assert code == 0, err
+    found = traces(run_dir)
+    log = next(data.decode() for path, data in found.items() if path.endswith("uploader.log"))
+    assert "cannot work with <token> Bearer <token>" in log
+    assert [path for path, data in found.items() if ODD.encode() in data] == []
+    assert ODD not in out + err + status_of(run_dir)
+    from hf_mpwriter.progress import Progress
+
+    os.kill(Progress(Spool(str(run_dir))).uploader().pid, 15)
+    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
+
+
+def test_a_token_is_not_in_the_text_of_an_election():
+    """Whoever prints a worker's parts for debugging."""
+    assert "hf_secret" not in succeed(
+        "from hf_mpwriter.election import Election; from hf_mpwriter.spool import Spool\n"
+        "print(Election(Spool('/x'), 'hf_secret'))"
+    )
