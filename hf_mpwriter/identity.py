@@ -18,7 +18,8 @@ import socket
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from typing import Any
 
 # One launcher each: torchrun and accelerate, Open MPI, MPICH and Intel, MVAPICH, PMIx, LSF's jsrun.
 RANK_VARIABLES = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK", "PMIX_RANK", "JSM_NAMESPACE_RANK")
@@ -146,6 +147,16 @@ class Process:
     namespace: int
     pid: int
     ticks: int
+
+    @classmethod
+    def from_json(cls, data: Any) -> Process:
+        """Check and read; raises TypeError for what is not one."""
+        process = cls(**data)
+        if not all(
+            isinstance(value, type(zero)) for value, zero in zip(astuple(process), ("", "", 0, 0, 0), strict=True)
+        ):
+            raise TypeError(f"not a process: {data!r}")
+        return process
 
     @classmethod
     def current(cls) -> Process:

@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import time
 from collections.abc import Iterable
@@ -71,7 +72,7 @@ class Held:
         sent = _sent(data)
         stamp = tuple(map(int, data.get("stamp", ())))
         return cls(
-            sent.length, sent.sha256, str(data["commit"]), float(data["time"]), sent.blob_id, sent.adopted, stamp
+            sent.length, sent.sha256, str(data["commit"]), _time(data["time"]), sent.blob_id, sent.adopted, stamp
         )
 
     @property
@@ -81,9 +82,15 @@ class Held:
 
 
 def _sent(data: Any) -> Sent:
-    if int(data["length"]) < 0:
+    if not 0 <= int(data["length"]) < 1 << 63:
         raise ValueError(f"a length of {data['length']}")
     return Sent(int(data["length"]), str(data["sha256"]), str(data["blob_id"]), data.get("adopted") is True)
+
+
+def _time(data: Any) -> float:
+    if not math.isfinite(time := float(data)):
+        raise ValueError(f"a time of {time}")
+    return time
 
 
 @dataclass
@@ -182,12 +189,15 @@ def _parse(data: bytes, destination: Destination) -> Ledger | None:
     content = json.loads(data)
     if content["destination"] != dataclasses.asdict(destination):
         return None
-    files = {str(path): Held.from_json(held) for path, held in content["files"].items()}
-    parked = {str(path): str(reason) for path, reason in content["parked"].items()}
+    for path in (*content["files"], *content["parked"], *content["offered"]):
+        if not spool.is_run_path(path):
+            raise ValueError(f"not a path of a run directory: {path!r}")
+    files = {path: Held.from_json(held) for path, held in content["files"].items()}
+    parked = {path: str(reason) for path, reason in content["parked"].items()}
     settings = content.get("settings")
     wanted = None if settings is None else Settings.from_json(settings)
-    offered = {str(path): [_sent(one) for one in offers] for path, offers in content["offered"].items()}
-    return Ledger(destination, str(content["repo_id"]), files, parked, wanted, float(content["checked"]), offered)
+    offered = {path: [_sent(one) for one in offers] for path, offers in content["offered"].items()}
+    return Ledger(destination, str(content["repo_id"]), files, parked, wanted, _time(content["checked"]), offered)
 
 
 def load(spool: Spool, destination: Destination) -> Ledger:

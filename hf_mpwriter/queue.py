@@ -28,7 +28,9 @@ from typing import Any
 from hf_mpwriter import disk
 from hf_mpwriter.errors import DAMAGED
 from hf_mpwriter.snapshot import LocalFile
-from hf_mpwriter.spool import HostSpool
+from hf_mpwriter.spool import HostSpool, is_attachment, is_run_path
+
+LONGEST = (1 << 63) - 1  # bytes of a file, as the kernel counts
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,11 @@ def parse_files(items: Any) -> tuple[LocalFile, ...]:
     for item in items:
         path, length, growing = item["path"], item["length"], item["growing"]
         digests = item["sha256"], item["blob_id"]
-        typed = isinstance(path, str) and isinstance(length, int) and isinstance(growing, bool)
-        if not typed or length < 0 or not path or path.startswith("/") or ".." in path.split("/"):
+        typed = type(length) is int and isinstance(growing, bool)
+        if not (typed and is_run_path(path) and 0 <= length <= LONGEST):
             raise ValueError(f"not a file of a run directory: {item!r}")
-        if digests != ("", "") and not all(map(re.fullmatch, ("[0-9a-f]{64}", "[0-9a-f]{40}"), digests)):
+        patterns = ("[0-9a-f]{64}", "[0-9a-f]{40}") if is_attachment(path) else ("", "")
+        if not all(map(re.fullmatch, patterns, digests)):
             raise ValueError(f"not the digests of an attachment: {item!r}")
         files.append(LocalFile(path, length, growing, *digests))
     return tuple(files)
@@ -108,7 +111,10 @@ class Queue:
             try:
                 data = json.loads(disk.read(os.path.join(self._host.queue, name)) or b"")
                 found.append(Entry(int(stem), parse_files(data["files"])))
-            except (*DAMAGED, OSError):  # derived again from the event files
+            except (*DAMAGED, OSError) as error:  # derived again from the event files
+                from hf_mpwriter.daemon import say  # here: a push has no use for it
+
+                say(f"entry {name} cannot be read and is dropped: {error}")
                 with contextlib.suppress(OSError):
                     disk.remove(os.path.join(self._host.queue, name), "queue.garbage")
         return found

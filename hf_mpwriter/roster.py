@@ -27,6 +27,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import time
 from collections.abc import Collection
@@ -37,9 +38,10 @@ from hf_mpwriter import disk, locks
 from hf_mpwriter.errors import DAMAGED, SettingsError
 from hf_mpwriter.identity import Process
 from hf_mpwriter.settings import Settings
-from hf_mpwriter.spool import CardName, Spool, candidates
+from hf_mpwriter.spool import CardName, Spool, candidates, is_run_path
 
 NO_NEWS = (0, False)  # of a card that has asked for nothing yet
+CARD_LIMIT = 8 << 20  # bytes; of a longer card the first and the last lines count
 OBSERVER = "~sync"  # the worker name on the card of an observer; no process can be called that
 _cards_of_this_process = 0
 
@@ -54,8 +56,12 @@ def claim(spool: Spool, wanted: str) -> tuple[str, int]:
         OSError: the spool cannot be written, or the filesystem has no locks.
     """
     for name in candidates(wanted):
-        if (fd := locks.try_exclusive(spool.claim(name))) is not None:
-            return name, fd
+        try:
+            if (fd := locks.try_exclusive(spool.claim(name))) is not None:
+                return name, fd
+        except OSError as error:
+            if error.errno not in disk.NO_FILE:  # garbage in its place: nobody can have it
+                raise
     raise OSError(f"no free worker name like {wanted!r} in {spool.run_dir}")
 
 
@@ -171,8 +177,10 @@ def parse(name: CardName, data: bytes, *, alive: bool) -> Member | None:
     lines = data.split(b"\n")[:-1]
     try:
         first = json.loads(lines[0])
-        who, born = Process(**first["process"]), float(first["born"])
+        who, born = Process.from_json(first["process"]), float(first["born"])
         settings = Settings.from_json(first["settings"])
+        if not math.isfinite(born):
+            return None
     except (*DAMAGED, IndexError, SettingsError):
         return None
     opened: set[str] = set()
@@ -183,17 +191,23 @@ def parse(name: CardName, data: bytes, *, alive: bool) -> Member | None:
         with contextlib.suppress(*DAMAGED):
             (kind, value), *_ = json.loads(line).items()
             if kind == "open":
-                opened.add(str(value))
+                opened.add(_path(value))
             elif kind == "seal":
-                sealed.add(str(value))
+                sealed.add(_path(value))
             elif kind == "want":
-                want = {str(path): int(length) for path, length in value.items()}
+                want = {_path(path): int(length) for path, length in value.items()}
             elif kind == "dropped":
                 dropped = int(value)
             elif kind == "closed":
                 closed, dropped = True, int(value["dropped"])
     growing = frozenset(opened - sealed) if alive else frozenset()
     return Member(name, alive, born, who, settings, growing, frozenset(opened), want, closed, dropped)
+
+
+def _path(value: Any) -> str:
+    if not is_run_path(value):
+        raise ValueError(f"not a path of a run directory: {value!r}")
+    return str(value)
 
 
 class Roster:
@@ -229,7 +243,7 @@ class Roster:
             size = os.stat(path, follow_symlinks=False).st_size
             if known is not None and known[0] == size and known[1].alive == alive:
                 return known
-            member = parse(name, disk.read(path) or b"", alive=alive)
+            member = parse(name, disk.read_ends(path, CARD_LIMIT), alive=alive)
         except OSError:
             return None
         return None if member is None else (size, member)
