@@ -200,9 +200,11 @@ def put_garbage(path: Path, kind: str, elsewhere: Path) -> None:
         )
         if kind == "huge":
             os.truncate(new, 1 << 30)
-    if kind == "directory":
-        path.unlink()
-    os.rename(new, path)
+    while os.path.lexists(new):
+        try:
+            os.rename(new, path)
+        except NotADirectoryError:  # no directory takes the place of a file, and that may be written again meanwhile
+            path.unlink(missing_ok=True)
 
 
 def test_garbage_in_the_place_of_every_file_of_ours_hurts_nobody(hub, tmp_path, run_dir, start):
