@@ -122,7 +122,7 @@ class Budget:
         return 0.0
 
     def _update_in(self, folder: str, change: Callable[[Bucket, float], tuple[Bucket, float]]) -> float:
-        os.makedirs(folder, exist_ok=True)
+        disk.make_dirs(folder, durable=False)
         lock = locks.try_exclusive(os.path.join(folder, "lock"))
         if lock is None:
             return BUSY_WAIT

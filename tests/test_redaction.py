@@ -128,7 +128,7 @@ def test_the_report_of_an_uploader_has_no_secret(tmp_path, monkeypatch, capsys):
     host = Spool(str(tmp_path)).host("h")
     os.makedirs(host.root)
     for verdict in (Refused(f"no {ODD}", f"try {SHAPED}"), Park({"a": f"not {ODD}"})):
-        bulletin = Bulletin(host, Process.current(), time.monotonic)
+        bulletin = Bulletin(host, Process.current(), time.monotonic, 0.0)
         bulletin.notice([f"seen {ODD}"])
         bulletin.complain(verdict, 1)
         bulletin.publish(phase="idle")
