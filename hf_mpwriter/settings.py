@@ -7,6 +7,7 @@ Environment:
 
     HF_ENDPOINT                the Hub, https://huggingface.co if not set
     HF_TOKEN, HF_HOME          read by huggingface_hub in the push
+    HF_HUB_OFFLINE             likewise: nothing is sent; nobody waits for the Hub either
     HF_MPWRITER_DISABLED       1: a writer is local only, nothing is uploaded
     HF_MPWRITER_EXIT_TIMEOUT   seconds that the end of a process may wait for the Hub
     HF_MPWRITER_COMMITS_PER_HOUR  to one repository, by all runs of a user on a host; 100 if not set
@@ -33,6 +34,7 @@ DEFAULT_ALLOW_PATTERNS = ("*.tfevents.*",)
 DEFAULT_COMMIT_EVERY = 5.0  # minutes, as in huggingface_hub
 DEFAULT_EXIT_TIMEOUT = 60.0  # seconds
 DEFAULT_COMMITS_PER_HOUR = 100.0  # the Hub was seen to refuse more than 128 per repository
+OFFLINE = "HF_HUB_OFFLINE is set"
 REPO_TYPES = ("model", "dataset", "space")
 
 # The Hub's rule, huggingface_hub/utils/_validators.py; asked here so that no client is loaded into training.
@@ -181,6 +183,12 @@ class Environment:
             exit_timeout=exit_timeout,
             commits_per_hour=DEFAULT_COMMITS_PER_HOUR if commits is None else commits,
         )
+
+
+def is_offline(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether the user wants huggingface_hub to stay away from the network; by its own rule."""
+    value = environ.get("HF_HUB_OFFLINE") or environ.get("TRANSFORMERS_OFFLINE") or ""
+    return value.upper() in ("1", "ON", "YES", "TRUE")
 
 
 def _number(environ: Mapping[str, str], name: str, hint: str) -> float | None:

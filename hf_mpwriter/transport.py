@@ -13,10 +13,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import httpx2
-from huggingface_hub import set_client_factory
+from huggingface_hub import get_session, set_client_factory
+from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._http import hf_raise_for_status, hf_request_event_hook
 
-from hf_mpwriter.judge import BusyError, wished_wait
+from hf_mpwriter.judge import BusyError, ClientError, wished_wait
 
 CONNECT_TIMEOUT = 15.0  # seconds
 REQUEST_TIMEOUT = 120.0  # seconds; the Hub itself cuts a commit at 60 s
@@ -41,7 +42,16 @@ class Transport:
             "request": [hf_request_event_hook, self._leaving],
             "response": [_refuse_to_sleep],
         }
-        return httpx2.Client(event_hooks=hooks, follow_redirects=True, timeout=REQUEST_TIMEOUT)
+        try:
+            return httpx2.Client(event_hooks=hooks, follow_redirects=True, timeout=httpx2.Timeout(**_LIMITS))
+        except Exception as error:  # of many types: what proxies and certificates the environment names
+            raise ClientError(f"{type(error).__name__}: {error}") from error
+
+    def read(self, url: str, timeout: float) -> bytes:
+        """What is at a URL of the Hub, asked for once."""
+        response = get_session().get(url, headers=build_hf_headers(), timeout=timeout)
+        hf_raise_for_status(response)
+        return response.content
 
     def _leaving(self, request: httpx2.Request) -> None:
         given = request.extensions.get("timeout") or {}

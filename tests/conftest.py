@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.register_assert_rewrite("pushing")  # a plugin of some tests, and imported by them
+
 DEADLINE = 60.0  # seconds that any condition may take on a slow machine
 
 
