@@ -2,6 +2,9 @@
 
 Facts behind this module (huggingface_hub 2.4.0):
 - `create_commit` never retries its POST.
+- `hf_hub_download` asks for a file that does not come for minutes, and its exception for "could not ask" is one of "is
+  not there". The model card is asked for once instead, and believed only if it has the digest that the Hub tells: what
+  a proxy or a portal answers must not be committed in its place.
 - A file object among the operations would switch Xet off for the whole commit: bytes and paths only.
 """
 
@@ -14,10 +17,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, RepoFile
+from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, RepoFile, hf_hub_url
 from huggingface_hub.errors import (
     EntryNotFoundError,
-    LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -29,6 +31,7 @@ from hf_mpwriter.transport import Transport
 
 PATHS_PER_REQUEST = 500
 CHUNK = 1 << 20  # bytes hashed at once
+CARD_TIMEOUT = 15.0  # seconds; the events do not wait longer for a model card
 TAG = "hf-summary-writer"  # what huggingface_hub's HFSummaryWriter adds to the model card
 
 
@@ -117,13 +120,14 @@ class Hub:
         Args:
             sources: files, and where the content of each is: a path that leads to one file, whatever becomes of names.
             parent: the head that the branch must have, None to commit whatever it is.
-            tag_card: add the tag to the model card in the same commit.
+            tag_card: add the tag to the model card in the same commit, if that names a parent: else it could undo what
+                somebody has just written there.
 
         Returns:
             The commit, and what it holds per path; not in it are paths that the repository's .gitignore leaves out.
         """
         additions = [_addition(file, source, self._destination.path(file.path)) for file, source in sources]
-        operations = additions + (self._card_operation(parent) if tag_card else [])
+        operations = additions + (self._card_operation(parent) if tag_card and parent else [])
         what = "attachments" if all(file.sha256 for file, _ in sources) else "TensorBoard events"
         info = self._api.create_commit(
             **self._where,
@@ -143,7 +147,7 @@ class Hub:
         """Squash the history of the branch."""
         self._api.super_squash_history(**self._where, branch=self._destination.revision)
 
-    def _card_operation(self, revision: str | None) -> list[CommitOperationAdd]:
+    def _card_operation(self, revision: str) -> list[CommitOperationAdd]:
         """The model card with our tag; nothing if it is there, or if the card cannot be read for certain.
 
         Only on the main branch, and a Space without a card gets none: its card is its configuration.
@@ -151,22 +155,28 @@ class Hub:
         if self._destination.revision != "main":
             return []
         try:
-            path = self._api.hf_hub_download(**self._where, filename="README.md", revision=revision)
-            with open(path, encoding="utf-8", newline="") as file:
-                card = ModelCard(file.read(), ignore_metadata_errors=False)
-        except LocalEntryNotFoundError:  # an EntryNotFoundError that only says: could not ask
-            return []
-        except EntryNotFoundError:
-            if self._destination.repo_type == "space":
-                return []
-            card = ModelCard("")
+            text = self._read("README.md", revision)
+            card = ModelCard(text or "", ignore_metadata_errors=False)
         except Exception:  # noqa: BLE001 - whatever is wrong with the user's card, it is left alone
+            return []
+        if text is None and self._destination.repo_type == "space":
             return []
         tags = card.data.get("tags") or []
         if not isinstance(tags, list) or TAG in tags:
             return []
         card.data["tags"] = [*tags, TAG]
         return [CommitOperationAdd(path_in_repo="README.md", path_or_fileobj=str(card).encode())]
+
+    def _read(self, path: str, revision: str) -> str | None:
+        """A small regular file as it surely is, None if it surely is not there."""
+        found = self._api.get_paths_info(**self._where, paths=[path], revision=revision)
+        if not found:
+            return None
+        url = hf_hub_url(**self._where, filename=path, revision=revision, endpoint=self._api.endpoint)
+        data = self._transport.read(url, CARD_TIMEOUT)
+        if not isinstance(found[0], RepoFile) or _git_id(data) != found[0].blob_id:
+            raise ValueError(f"{path} cannot be read")
+        return data.decode()
 
     # what the oracle asks
 
@@ -225,6 +235,10 @@ def _sha256_of(addition: CommitOperationAdd, file: LocalFile, source: str) -> st
 def digest(path: str, length: int) -> str:
     """sha256 of the first `length` bytes of a file, hex; of fewer if it is shorter."""
     return _digest(path, length, b"", "sha256")
+
+
+def _git_id(data: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()  # noqa: S324 - git's own digest
 
 
 def _digest(path: str, length: int, start: bytes, algorithm: str) -> str:
