@@ -108,10 +108,11 @@ class Moved:
 
 @dataclass(frozen=True)
 class Unknown:
-    """The request may or may not have been applied."""
+    """The request may or may not have been applied; `xet` as in `Retry`."""
 
     reason: str
     after: float | None = None
+    xet: str = ""
 
 
 @dataclass(frozen=True)

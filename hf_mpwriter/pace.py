@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 from hf_mpwriter import retry
 from hf_mpwriter.budget import Budget
-from hf_mpwriter.errors import Moved, Retry, Verdict
+from hf_mpwriter.errors import Moved, Retry, Unknown, Verdict
 from hf_mpwriter.retry import Step
 
 XET_LIMIT = 3  # failures of the Xet storage in a row, before content goes by LFS
@@ -115,7 +115,7 @@ class Pace:
         """Whatever a push carried: what its failure tells about the way and the budget."""
         if isinstance(verdict, (Retry, Moved)):
             self._budget.give_back()
-        if isinstance(verdict, Retry) and verdict.xet:
+        if isinstance(verdict, (Retry, Unknown)) and verdict.xet:
             self._xet_failures += 1
             if verdict.xet == "missing" or self._xet_failures >= XET_LIMIT:
                 self._xet_failures, self._lfs_until = 0, self._clock() + XET_PAUSE

@@ -67,6 +67,7 @@ DEFAULTS = {  # what the user has not set; hf_xet would try for minutes, and the
 }
 FDS = os.path.isdir("/proc/self/fd")  # whether there are paths that lead to descriptors
 NOTHING = Sent(0, "")  # what the Hub holds of a path that it does not have
+UNUSABLE = "Check HF_ENDPOINT and the other HF_* variables, or run: pip install -U huggingface_hub"
 FOREIGN = "the Hub has a file there that this run has not sent; remove it there, or choose another path_in_repo"
 
 _BOOT = (
@@ -211,7 +212,7 @@ def _commit(job: Job, hub: Hub, files: list[LocalFile], parent: str, *, tag_card
         except Exception as error:
             if not tag_card or not isinstance(judge(error), Split):
                 raise
-            return hub.commit(sources, named, tag_card=False)
+        return hub.commit(sources, named, tag_card=False)  # not above: it has nothing to do with the first one's error
 
 
 def _squash(hub: Hub, notify: Notify) -> str | None:
@@ -345,12 +346,12 @@ class PushProcess:
         if not ended:
             return notices, None
         self._pipe.close()
-        return notices, self._verdict or Unknown(self._how_it_ended(self._process.returncode))
+        return notices, self._verdict or self._how_it_ended(self._process.returncode)
 
-    def _how_it_ended(self, code: int) -> str:
-        if code == -signal.SIGALRM or time.monotonic() > self._end:
-            return f"the push hung and was ended after {self._limit:.0f} s"
-        return f"the push ended by signal {-code}" if code < 0 else f"the push ended by exit code {code}"
+    def _how_it_ended(self, code: int) -> Unknown:
+        if code == -signal.SIGALRM or time.monotonic() > self._end:  # HTTP has timeouts of its own
+            return Unknown(f"the push hung and was ended after {self._limit:.0f} s", xet="failing")
+        return Unknown(f"the push ended by signal {-code}" if code < 0 else f"the push ended by exit code {code}")
 
     def kill(self) -> None:
         """End it; whether what it has sent arrives is then unknown."""
@@ -403,7 +404,7 @@ def main(inflight: str, parent: int) -> None:
     os.environ |= hfhome.writable_caches(os.environ, spool.HostSpool(os.path.dirname(inflight)).cache)
     try:
         from hf_mpwriter.hub import Hub
-    except ImportError as error:
-        notify.verdict(Refused(f"huggingface_hub cannot be used: {error}", "Run: pip install -U huggingface_hub"))
+    except Exception as error:  # noqa: BLE001 - it reads the environment when it is imported
+        notify.verdict(Refused(f"huggingface_hub cannot be used: {error}", UNUSABLE))
         return
     notify.verdict(carry(job, Hub(job.destination), notify, random.Random()))  # noqa: S311 - jitter, no secret

@@ -78,6 +78,14 @@ def test_after_failures_of_xet_in_a_row_content_goes_by_lfs_for_an_hour(time):
     assert time.pace.xet
 
 
+def test_a_push_that_hangs_is_a_failure_of_xet_too(time):
+    """Its timeouts do not reach everything; with LFS every request has one."""
+    for _ in range(pace.XET_LIMIT):
+        assert time.pace.xet
+        time.fail(Unknown("the push hung", xet="failing"))
+    assert not time.pace.xet
+
+
 def test_a_hub_without_xet_gets_lfs_at_once(time):
     """404 of the token route needs no second opinion."""
     time.fail(Retry("x", xet="missing"))
