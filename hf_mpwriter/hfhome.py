@@ -26,6 +26,15 @@ def token_files(environ: Mapping[str, str]) -> list[str]:
     return list(dict.fromkeys([token, *(os.path.join(p, name) for p in places for name in ("token", "stored_tokens"))]))
 
 
+def token_stamp(environ: Mapping[str, str]) -> tuple[int, int]:
+    """What changes when the user logs in or out; (0, 0) while there is no token file."""
+    try:
+        status = os.stat(token_files(environ)[0])
+    except OSError:
+        return 0, 0
+    return status.st_ino, status.st_mtime_ns
+
+
 def writable_caches(environ: Mapping[str, str], instead: str) -> dict[str, str]:
     """What the environment lacks where the user's caches cannot be written; {} where they can.
 

@@ -26,13 +26,13 @@ import signal
 import time
 from collections.abc import Callable
 
-from hf_mpwriter import attaching, disk, election, ledger, locks, queue, retry, snapshot
+from hf_mpwriter import attaching, disk, election, hfhome, ledger, locks, queue, retry, snapshot
 from hf_mpwriter.audience import Audience
 from hf_mpwriter.budget import Budget, folders
 from hf_mpwriter.bulletin import Bulletin
 from hf_mpwriter.daemon import GRACE, be_modest, end_within, say
 from hf_mpwriter.decision import LINGER, Action, Situation, decide
-from hf_mpwriter.errors import Done, Park, Refused, Retry, Split, Unknown, Verdict
+from hf_mpwriter.errors import Done, HfMpWriterError, Park, Refused, Retry, Split, Unknown, Verdict
 from hf_mpwriter.identity import Process
 from hf_mpwriter.pace import Pace
 from hf_mpwriter.push import Job, PushProcess, deadline
@@ -74,6 +74,7 @@ class Uploader:
         self._fenced = True
         # what the Hub said
         self._own_head: str | None = None
+        self._token_stamp = hfhome.token_stamp(os.environ)
         self._commits = 0
         self._refusals: dict[str, int] = {}  # path -> times that the Hub refused it alone, in a row
         # when
@@ -173,8 +174,14 @@ class Uploader:
         self._pace.hurry()
 
     def _hears_better_token(self, members: list[Member]) -> bool:
-        refused = self._bulletin.trouble == Refused.__name__
-        return refused and any(member.alive and member.born > self._bulletin.born for member in members)
+        """Whether a younger worker may have one; it may have closed already and wait for its data."""
+        if self._bulletin.trouble != Refused.__name__:
+            return False
+        if (stamp := hfhome.token_stamp(os.environ)) != self._token_stamp:  # `hf auth login`: the next push reads it
+            self._token_stamp = stamp
+            self._pace.hold(Step(0.0))
+        younger = (member for member in members if member.born > self._bulletin.born)
+        return any(member.alive or not self._audience.is_served(member) for member in younger)
 
     def _situation(self, members: list[Member]) -> Situation:
         now, living = self._clock(), sum(member.alive for member in members)
@@ -430,7 +437,10 @@ def main(run_dir: str, born: float) -> None:
     be_modest()
     locks.adopt(election.SEAT_FD)
     spool, rng = Spool(run_dir), random.Random()  # noqa: S311 - jitter
-    uploader = Uploader(spool, election.SEAT_FD, time.monotonic, rng, born)
+    try:
+        uploader = Uploader(spool, election.SEAT_FD, time.monotonic, rng, born)
+    except HfMpWriterError as error:
+        raise SystemExit(f"no upload: {error}") from None
     signal.signal(signal.SIGTERM, lambda *_: uploader.terminate())
     say(f"took the seat of {run_dir}")
     while uploader.tick():

@@ -502,6 +502,33 @@ def test_a_worker_with_a_good_token_brings_it_into_use(tmp_path, run_dir, start,
             assert not path.is_file() or b"hf_good" not in path.read_bytes()
 
 
+def test_a_login_ends_the_wait_after_a_refused_token(tmp_path, run_dir, start, monkeypatch):
+    """`hf auth login` while training runs: the same uploader goes on at once, not minutes later."""
+    token = tmp_path / "token"
+    token.write_text("hf_expired")
+    monkeypatch.setenv("HF_TOKEN_PATH", str(token))
+    with LocalHub(tmp_path / "hub", token="hf_good") as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        worker = start(LOG_FOR_EVER, run_dir, tmp_path / "journals")
+        view = Progress(Spool(str(run_dir)))
+        wait_for(lambda: view.uploader().kind == "Refused", "the token is refused")
+        token.write_text("hf_good")
+        wait_for(lambda: acknowledged(run_dir), "a commit")
+        assert lives(run_dir) == 1
+        end(worker, run_dir)
+
+
+def test_a_short_start_with_a_good_token_ends_with_its_data_on_the_hub(tmp_path, run_dir, start, monkeypatch):
+    """It closes before the uploader with the refused token has seen it alive, and waits: the seat is left to it."""
+    with LocalHub(tmp_path / "hub", token="hf_good") as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        old = start(LOG_FOR_EVER, run_dir, tmp_path / "journals", env={"RANK": "1", "HF_TOKEN": "hf_expired"})
+        wait_for(lambda: Progress(Spool(str(run_dir))).uploader().kind == "Refused", "the token is refused")
+        start(LOG_AND_EXIT, run_dir, 5, env={"RANK": "0", "HF_TOKEN": "hf_good"}).succeed()
+        assert [path for path in hub.store.tree("model", "me/run") if "rank_00001" not in path and "tfevents" in path]
+        os.kill(old.pid, signal.SIGKILL)
+
+
 def test_after_a_reboot_everybody_is_dead_and_the_spool_goes_on(hub, run_dir, tmp_path, start):
     """Cards, a heartbeat, and a push in flight of another boot: none of them lives, holds up or loses anything."""
     hub.stop()
