@@ -19,6 +19,7 @@ from hf_mpwriter.errors import DAMAGED, Refused, SettingsError, SpoolFormatError
 from hf_mpwriter.identity import Process, boot_id, host_id
 from hf_mpwriter.ledger import Ledger, load
 from hf_mpwriter.settings import Destination
+from hf_mpwriter.snapshot import writer_of
 from hf_mpwriter.spool import Spool, is_attachment
 
 POLL = 0.05  # seconds between two looks at the ledger while waiting
@@ -99,19 +100,19 @@ class Progress:
     def refused(self, missing: Mapping[str, int]) -> dict[str, str]:
         """Of what is missing, the paths that will not come by themselves, with the reason.
 
-        These are parked ones, and the later event files of their directories, which wait for them.
+        These are parked ones, and the later event files of their writers, which wait for them.
         """
         book = self.ledger()
         parked = book.parked if book else {}
-        first: dict[str, str] = {}  # directory -> its first parked event file, which the later ones wait for
+        first: dict[tuple[str, str], str] = {}  # what follows each other -> its first parked file: later ones wait
         for path in sorted(parked):
             if not is_attachment(path):
-                first.setdefault(os.path.dirname(path), path)
+                first.setdefault(_sequence(path), path)
         found = {}
         for path in missing:
             before = path
             if path not in parked and not is_attachment(path):
-                before = first.get(os.path.dirname(path), path)
+                before = first.get(_sequence(path), path)
             if before in parked and before <= path:
                 found[path] = f"{before}: {parked[before]}"
         return found
@@ -313,6 +314,10 @@ def size_text(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} GB"
+
+
+def _sequence(path: str) -> tuple[str, str]:
+    return os.path.dirname(path), writer_of(path)
 
 
 def _stamp(path: str) -> tuple[int, int]:

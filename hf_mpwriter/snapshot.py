@@ -175,7 +175,7 @@ def _publishable(
 ) -> Iterator[LocalFile]:
     blocked: set[str] = set()  # writers whose later segments have to wait
     for file in group:
-        writer = _writer(file.path)
+        writer = writer_of(file.path)
         if writer in blocked:
             continue
         if file.path in parked:
@@ -187,8 +187,11 @@ def _publishable(
             blocked.add(writer)
 
 
-def _writer(path: str) -> str:
-    """Files of ours with one suffix follow each other in a directory; a file of others stands alone."""
+def writer_of(path: str) -> str:
+    """What the event files of one directory that follow each other have in common.
+
+    Files of ours with one suffix follow each other in a directory; a file of others stands alone.
+    """
     name = os.path.basename(path)
     return spool.event_suffix(name) if spool.is_ours(name) else path
 
