@@ -115,7 +115,8 @@ class Pace:
         """Whatever a push carried: what its failure tells about the way and the budget."""
         if isinstance(verdict, (Retry, Moved)):
             self._budget.give_back()
-        if isinstance(verdict, (Retry, Unknown)) and verdict.xet:
+        if isinstance(verdict, (Retry, Unknown)) and verdict.xet and self.xet:
             self._xet_failures += 1
             if verdict.xet == "missing" or self._xet_failures >= XET_LIMIT:
                 self._xet_failures, self._lfs_until = 0, self._clock() + XET_PAUSE
+                self.attempts = 0  # the other way is tried soon

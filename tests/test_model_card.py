@@ -10,7 +10,7 @@ import pytest
 from pushing import NAME, hits, is_as
 from test_localhub_server import ask
 
-from hf_mpwriter.errors import Done
+from hf_mpwriter.errors import Done, Unknown
 from hf_mpwriter.hub import TAG
 
 pytest_plugins = ("pushing",)
@@ -82,6 +82,13 @@ def test_a_card_that_the_hub_refuses_does_not_hold_back_events(hub, new):
     assert is_as(new.push(), Done, own=True)
     assert card(hub, new.destination) is None
     assert new.is_there(hub)
+
+
+def test_a_refused_card_is_not_blamed_for_what_happens_to_the_events(hub, new):
+    """The commit without it is answered by nobody: its outcome is unknown, and no file of ours is refused."""
+    hub.fault("POST /api/validate-yaml 400 times=0")
+    hub.fault("POST /commit/ close times=0")
+    assert is_as(new.push(), Unknown)
 
 
 @pytest.mark.parametrize("kind", ["model", "dataset", "space"])

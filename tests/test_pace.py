@@ -74,6 +74,7 @@ def test_after_failures_of_xet_in_a_row_content_goes_by_lfs_for_an_hour(time):
         assert time.pace.xet
     time.fail(Retry("x", xet="failing"))
     assert not time.pace.xet
+    assert time.pace.next_try <= time.now + retry.FIRST_WAIT, "LFS is tried soon"
     time.now += pace.XET_PAUSE
     assert time.pace.xet
 
