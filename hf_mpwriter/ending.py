@@ -15,7 +15,7 @@ from hf_mpwriter import attachment, progress
 from hf_mpwriter.identity import Role
 from hf_mpwriter.progress import Progress, Report, size_text
 from hf_mpwriter.roster import Roster
-from hf_mpwriter.settings import Settings
+from hf_mpwriter.settings import OFFLINE, Settings, is_offline
 from hf_mpwriter.snapshot import Survey
 from hf_mpwriter.spool import Spool
 
@@ -54,14 +54,14 @@ def wait(spool: Spool, lengths: dict[str, int], timeout: float, role: Role, look
     Args:
         spool: of the run directory.
         lengths: bytes per path.
-        timeout: seconds.
+        timeout: seconds; offline nobody waits.
         role: decides who speaks.
         look: makes sure that an uploader lives.
 
     Raises:
         KeyboardInterrupt: the user ended the wait; the message has been given.
     """
-    view, began = Progress(spool), time.monotonic()
+    view, began, timeout = Progress(spool), time.monotonic(), 0.0 if is_offline() else timeout
     asked = view.changes(lengths)
     announced = not speaks(role)
 
@@ -81,14 +81,14 @@ def wait(spool: Spool, lengths: dict[str, int], timeout: float, role: Role, look
 
 def _report(spool: Spool, view: Progress, missing: dict[str, int]) -> None:
     report = view.uploader()
-    reason = f" ({f'{report.reason} {report.hint}'.strip()})" if report.reason else ""
+    reason = OFFLINE if is_offline() else f"{report.reason} {report.hint}".strip()
     logger.warning(
         "%s in %d file%s of %s are not on the Hub yet%s. They are safe on disk%s; to finish: hf-mpwriter sync %s",
         size_text(sum(missing.values())),
         len(missing),
         "s" if len(missing) > 1 else "",
         spool.run_dir,
-        reason,
+        f" ({reason})" if reason else "",
         _outlook(report) if view.seat_is_taken() else "",
         spool.run_dir,
     )
@@ -96,5 +96,7 @@ def _report(spool: Spool, view: Progress, missing: dict[str, int]) -> None:
 
 def _outlook(report: Report) -> str:
     """What is to be expected of an uploader that lives."""
+    if is_offline():
+        return ""
     still = report.stillness(time.time())
     return f", but the uploader does not work: {still}" if still else " and an uploader goes on trying"

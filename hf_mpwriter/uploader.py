@@ -255,7 +255,8 @@ class Uploader:
             fenced=self._fenced,
             xet=self._pace.xet,
         )
-        self._entry, self._tried = entry, self._terminating and len(self._queue.entries) <= 1
+        self._entry = entry
+        self._tried = self._terminating and len(self._queue.entries) <= 1
         settled = self._fenced and not self._frozen_until
         try:
             self._push = PushProcess(self._queue.take_off(entry, job.to_json(), fenced=settled), deadline(job))

@@ -293,17 +293,17 @@ def test_what_the_hub_has_lost_is_looked_at_again_at_once(one, run_dir):
     path = write(run_dir, "gone.txt", b"one")
     (file,) = attachment.Attachments(str(run_dir)).look(lambda _: True).files
     one._ledger.acknowledge({path.name: file.content}, "c", 1.0)
-    one._snapshot([])
+    one._snapshot([], one._situation([]))
     assert decide(one._situation([])) is Action.ATTACH
-    one._attach(alone=True)
+    one._attach(one._situation([]))
     assert decide(one._situation([])) is Action.LEAVE
     assert Progress(Spool(str(run_dir))).missing({path.name: 3}) == {}
     one._entry = Entry(0, ())
     one._settle(Done("c" * 40, own=False, repo_id="me/run", files={path.name: Sent(0, "")}, checked=True))
     assert decide(one._situation([])) is Action.SNAPSHOT
     assert Progress(Spool(str(run_dir))).missing({path.name: 3}) == {path.name: 3}
-    one._snapshot([])
-    one._attach(alone=True)
+    one._snapshot([], one._situation([]))
+    one._attach(one._situation([]))
     assert one._attaching.entries[0].files == (file,)
     one._push.kill()
 
@@ -370,7 +370,7 @@ def pushes(monkeypatch) -> list[Slow]:
 def test_a_push_of_attachments_ends_at_once_on_sigterm_and_events_go_first(one, run_dir, pushes):
     """Its outcome is unknown, so it is offered; then the events are looked at and pushed, and nothing else."""
     write(run_dir, "slow.bin", b"slow")
-    one._attach(alone=True)
+    one._attach(one._situation([]))
     event_file(run_dir / "events.out.tfevents.0000000001.h.1.aa", 3)
     assert one.tick()
     assert not pushes[0].killed
@@ -383,13 +383,13 @@ def test_a_push_of_attachments_ends_at_once_on_sigterm_and_events_go_first(one, 
 
 def test_attachments_name_their_parent_however_busy_the_branch_is(one, run_dir, pushes):
     """Without it they might replace what somebody has just put there; event files only grow."""
-    one._moved = 100
+    one._pace._moved = 100
     write(run_dir, "a.txt", b"one")
-    one._attach(alone=True)
+    one._attach(one._situation([]))
     assert one._fenced
     assert '"fenced": true' in Path(one._host.inflight).read_text()
     one._entry = None
-    one._start_push(Entry(1, ()))
+    one._start_push(Entry(1, ()), one._situation([]))
     assert not one._fenced
 
 
@@ -397,14 +397,14 @@ def test_attachments_that_fail_do_not_hold_back_events(one, run_dir, pushes):
     """The Hub has trouble with them alone: events are looked at as before, and may be pushed."""
     write(run_dir, "a.txt", b"one")
     for _ in range(9):
-        one._attach(alone=True)
+        one._attach(one._situation([]))
         one._settle(Unknown("502"))
         one._push = None
-    assert one._next_try <= one._clock()
+    assert one._pace.next_try <= one._clock()
     event_file(run_dir / "events.out.tfevents.0000000001.h.1.aa", 3)
     assert decide(one._situation([])) is Action.SNAPSHOT
-    one._snapshot([])
+    one._snapshot([], one._situation([]))
     assert decide(one._situation([])) is Action.PUSH
-    one._attach(alone=True)
+    one._attach(one._situation([]))
     one._settle(Refused("403", "a token"))
-    assert one._next_try > one._clock(), "then nobody is taken"
+    assert one._pace.next_try > one._clock(), "then nobody is taken"
