@@ -46,7 +46,7 @@ from hf_mpwriter import records, snapshot, worker
 from hf_mpwriter.identity import host_id
 from hf_mpwriter.ledger import Ledger
 from hf_mpwriter.localhub import LocalHub
-from hf_mpwriter.push import Job, PushProcess
+from hf_mpwriter.push import Job, PushProcess, deadline
 from hf_mpwriter.queue import Entry, Queue
 from hf_mpwriter.roster import Roster
 from hf_mpwriter.settings import Destination, Settings
@@ -338,9 +338,9 @@ class Bench:
         file = LocalFile("events.out.tfevents.1700000000.host.1.0123abcd", self._scale.pushed, growing=True)
         (run_dir / file.path).write_bytes(self._rng.randbytes(file.length))
         destination = Destination(self._hub.endpoint, f"bench/push{way}", path_in_repo="tensorboard/push")
-        job = Job(str(run_dir), "", destination, None, False, (file,), {}, {}, None, fenced=True)
+        job = Job(str(run_dir), "", destination, None, False, (file,), {}, {}, None, fenced=True, xet=True)
         queue = Queue(Run(run_dir, "", None).spool.host("bench"), str(run_dir))
-        push = PushProcess(queue.take_off(Entry(1, (file,)), job.to_json(), fenced=True))
+        push = PushProcess(queue.take_off(Entry(1, (file,)), job.to_json(), fenced=True), deadline(job))
         peak, verdict = Memory(), None
         while verdict is None:
             peak = max(peak, Memory.of(push.pid), key=lambda memory: memory.pss)
@@ -381,6 +381,7 @@ def main() -> int:
         print(f"what is said of 5 min is extrapolated from {scale.watched:g} s")
     os.environ |= {"HF_HOME": str(directory / "home"), "HF_HUB_DISABLE_TELEMETRY": "1"}
     os.environ |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "NO_PROXY": "127.0.0.1"}
+    os.environ |= {"XDG_CACHE_HOME": str(directory / "cache"), "HF_MPWRITER_COMMITS_PER_HOUR": "100000"}
     logging.getLogger("hf_mpwriter").setLevel(logging.ERROR)
     try:
         with LocalHub(directory / "hub") as hub:

@@ -247,6 +247,7 @@ def main() -> int:
     print(f"seed {options.seed}", flush=True)
     with LocalHub(root / "hub") as hub:
         os.environ |= {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(root / "home"), "HF_HUB_DISABLE_TELEMETRY": "1"}
+        os.environ |= {"XDG_CACHE_HOME": str(root / "cache"), "HF_MPWRITER_COMMITS_PER_HOUR": "100000"}
         import hf_mpwriter.writer  # noqa: F401 - before the first fork, for the ranks
         from hf_mpwriter.hub import Hub  # noqa: F401 - before the first fork, for judge()
 

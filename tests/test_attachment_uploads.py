@@ -359,7 +359,7 @@ def pushes(monkeypatch) -> list[Slow]:
     """The pushes that are started."""
     made: list[Slow] = []
 
-    def start(_: str) -> Slow:
+    def start(*_: object) -> Slow:
         made.append(Slow())
         return made[-1]
 

@@ -34,7 +34,7 @@ PARTS = {
 @pytest.mark.parametrize("parts", PARTS, ids=" ".join)
 def test_every_part_of_the_benchmark_shows_its_figures_and_leaves_nothing(tmp_path, parts):
     """A row per figure, with a value, its target, and whether it is met; no process and no file is left behind."""
-    command = [sys.executable, str(SCRIPT), "--tiny", "--seed", "7", "--dir", str(tmp_path), *parts]
+    command = [sys.executable, str(SCRIPT), "--tiny", "--seed", "7", "--dir", str(tmp_path / "bench"), *parts]
     result = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     rows = result.stdout.splitlines()
@@ -43,6 +43,6 @@ def test_every_part_of_the_benchmark_shows_its_figures_and_leaves_nothing(tmp_pa
         assert float(row[0]) >= 0
         assert " ".join(row[1:]).startswith(target)
         assert not target or row[-1] in ("met", "MISSED")
-    assert not list(tmp_path.iterdir())
+    assert not list((tmp_path / "bench").iterdir())
     commands = (process.info["cmdline"] or () for process in psutil.process_iter(["cmdline"]))
     assert not [command for command in commands if str(tmp_path) in " ".join(command)]
