@@ -21,9 +21,11 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
+import errno
 import json
 import os
 import random
+import resource
 import select
 import signal
 import subprocess
@@ -143,7 +145,7 @@ def deadline(job: Job) -> float:
 
 def carry(job: Job, hub: Hub, notify: Notify, rng: random.Random) -> Verdict:
     """Bring the entry to the Hub."""
-    from hf_mpwriter.judge import judge
+    from hf_mpwriter.judge import judge, text_of
 
     verdict: Verdict = Moved("not tried")
     for attempt in range(MOVED_TRIES):
@@ -152,6 +154,8 @@ def carry(job: Job, hub: Hub, notify: Notify, rng: random.Random) -> Verdict:
             verdict = _attempt(job, hub, notify, trust_own_head=attempt == 0)
         except Exception as error:  # noqa: BLE001 - every error of the client has a verdict
             verdict = judge(error)
+            if len(job.files) > 1 and isinstance(error, OSError) and error.errno == errno.EMFILE:
+                verdict = Split(text_of(error))
         if isinstance(verdict, Unknown) and hub.commits_sent == before:  # no content of ours can be there
             verdict = Retry(verdict.reason, verdict.after)
         if not isinstance(verdict, Moved):
@@ -395,6 +399,8 @@ def main(inflight: str, parent: int) -> None:
         return
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, deadline(job))
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # what it sends it holds open
     # read by huggingface_hub when it is imported
     os.environ |= {"HF_ENDPOINT": job.destination.endpoint, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     for name, value in DEFAULTS.items():
