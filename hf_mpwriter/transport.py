@@ -43,7 +43,7 @@ class Transport:
             "response": [_refuse_to_sleep],
         }
         try:
-            return httpx2.Client(event_hooks=hooks, follow_redirects=True, timeout=httpx2.Timeout(**_LIMITS))
+            return httpx2.Client(event_hooks=hooks, follow_redirects=True, timeout=None)
         except Exception as error:  # of many types: what proxies and certificates the environment names
             raise ClientError(f"{type(error).__name__}: {error}") from error
 
