@@ -119,4 +119,4 @@ class Pace:
             self._xet_failures += 1
             if verdict.xet == "missing" or self._xet_failures >= XET_LIMIT:
                 self._xet_failures, self._lfs_until = 0, self._clock() + XET_PAUSE
-                self.attempts = 0  # the other way is tried soon
+                self.attempts = self._failures = 0  # the other way is tried soon
