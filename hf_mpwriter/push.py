@@ -31,7 +31,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -304,7 +304,7 @@ class Notify:
         self._line({"verdict": type(verdict).__name__, **dataclasses.asdict(verdict)})
 
     def _line(self, data: dict[str, Any]) -> None:
-        disk.write_all(self._fd, json.dumps(data).encode() + b"\n")
+        disk.write_all(self._fd, b"\n%s\n" % json.dumps(data).encode())
 
 
 class PushProcess:
@@ -342,7 +342,7 @@ class PushProcess:
             self._heard += chunk
         *lines, self._heard = self._heard.split(b"\n")
         notices = []
-        for message in map(json.loads, lines):
+        for message in _messages(lines):
             if "notice" in message:
                 notices.append(str(message["notice"]))
             else:
@@ -364,6 +364,14 @@ class PushProcess:
     def wait(self, timeout: float) -> None:
         """Return when the push says something, or after `timeout` seconds."""
         select.select([self._pipe], [], [], timeout)
+
+
+def _messages(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    """What is ours of these lines; what a start of Python prints (`sitecustomize`, a .pth file) comes the same way."""
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            if isinstance(message := json.loads(line), dict):
+                yield message
 
 
 def parse_verdict(data: dict[str, Any]) -> Verdict | None:

@@ -143,6 +143,17 @@ def test_a_push_that_is_killed_has_an_unknown_outcome(run_dir):
     assert verdict == Unknown("the push ended by signal 9")
 
 
+@pytest.mark.parametrize("text", ["a line\n", "no end of line", "5\n"])
+def test_what_the_start_of_python_prints_is_no_message_of_the_push(run_dir, tmp_path, monkeypatch, text):
+    """A `sitecustomize` that greets on standard output ends no uploader, and no verdict is lost in its line."""
+    (tmp_path / "sitecustomize.py").write_text(f"print({text!r}, end='', flush=True)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    inflight = str(run_dir / "inflight.json")
+    disk.publish(inflight, json.dumps({"job": job(run_dir).to_json()}).encode(), "test")
+    process = push.PushProcess(inflight, 300.0)
+    assert isinstance(wait_for(lambda: process.listen()[1], "the end"), Retry)
+
+
 def test_a_push_against_nobody_says_so(run_dir):
     """Connection refused: nothing was changed, try again."""
     inflight = str(run_dir / "inflight.json")
