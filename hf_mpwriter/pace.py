@@ -47,6 +47,7 @@ class Pace:
         self.attempts = self._moved = self._failures = self._xet_failures = 0
         self._last_try = self._lfs_until = 0.0
         self._last_squash = -math.inf
+        self._holds_token = False
 
     @property
     def fenced(self) -> bool:
@@ -67,7 +68,14 @@ class Pace:
         self._last_try = self._clock()
         if wait := self._budget.take(urgent=urgent):
             self.hold(Step(wait))
+        self._holds_token = not wait
         return not wait
+
+    def _spend(self, *, committed: bool) -> None:
+        """The push is over: its token goes back if there was no commit; a mere read-back never had one."""
+        if self._holds_token and not committed:
+            self._budget.give_back()
+        self._holds_token = False
 
     def hold(self, step: Step) -> None:
         """Nothing is sent for a while."""
@@ -98,8 +106,7 @@ class Pace:
         self._moved = 0 if self.fenced else retry.MOVED_LIMIT - 1  # a busy branch stays busy: one try is enough
         self.attempts = self._failures = self._xet_failures = 0
         self.next_try, self.patient = 0.0, True
-        if not committed:
-            self._budget.give_back()
+        self._spend(committed=committed)
 
     def failed(self, verdict: Verdict) -> None:
         """A push of event files has failed."""
@@ -113,8 +120,7 @@ class Pace:
 
     def learn(self, verdict: Verdict) -> None:
         """Whatever a push carried: what its failure tells about the way and the budget."""
-        if isinstance(verdict, (Retry, Moved)):
-            self._budget.give_back()
+        self._spend(committed=not isinstance(verdict, (Retry, Moved)))
         if isinstance(verdict, (Retry, Unknown)) and verdict.xet and self.xet:
             self._xet_failures += 1
             if verdict.xet == "missing" or self._xet_failures >= XET_LIMIT:

@@ -64,6 +64,18 @@ def test_a_push_that_needed_no_commit_is_given_back(time):
         time.pace.done(committed=False)
 
 
+@pytest.mark.parametrize("verdict", [None, Retry("x")])
+def test_a_push_that_only_reads_back_gives_back_no_token_that_it_never_took(time, verdict):
+    """`sync` asks what the Hub has, without anything to send: that makes no room for more commits."""
+    while time.pace.take(urgent=True):
+        pass
+    if verdict is None:
+        time.pace.done(committed=False)
+    else:
+        time.pace.learn(verdict)
+    assert not time.pace.take(urgent=True)
+
+
 def test_after_failures_of_xet_in_a_row_content_goes_by_lfs_for_an_hour(time):
     """A success in between counts; after the hour Xet is tried again."""
     for _ in range(pace.XET_LIMIT - 1):
