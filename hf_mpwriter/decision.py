@@ -64,8 +64,8 @@ def decide(s: Situation) -> Action:  # noqa: PLR0911 - one return per action
         return Action.LEAVE
     if s.living == 0 and s.now - s.abandoned_since > LINGER:
         return Action.LEAVE
-    their_turn = s.attachable and s.starved and not s.frozen
-    wanted = s.queued > 0 or s.urgent or s.terminating or (s.now >= s.next_commit and not their_turn)
+    their_turn = s.attachable and s.starved and s.living > 0 and not s.frozen
+    wanted = s.queued > 0 or s.terminating or ((s.urgent or s.now >= s.next_commit) and not their_turn)
     if wanted and s.now >= s.next_try:
         if s.queued and (s.fresh or s.frozen):
             return Action.PUSH
