@@ -5,7 +5,8 @@
     budget       ──> take                a token before each push; without one, next_try
     412          ──> fenced              after MOVED_LIMIT pushes with nothing else, one goes without a parent; after
                                          that every second one may
-    Xet trouble  ──> xet                 after XET_LIMIT failures in a row LFS is used for an hour
+    Xet trouble  ──> xet                 after XET_LIMIT failures in a row LFS is used for an hour; after that one is
+                                         enough, until a commit by Xet has worked
 
 Times are monotonic seconds.
 """
@@ -104,7 +105,9 @@ class Pace:
     def done(self, *, committed: bool) -> None:
         """The Hub has an entry; `committed` if that took a commit."""
         self._moved = 0 if self.fenced else retry.MOVED_LIMIT - 1  # a busy branch stays busy: one try is enough
-        self.attempts = self._failures = self._xet_failures = 0
+        self.attempts = self._failures = 0
+        if committed and self.xet:
+            self._xet_failures = 0
         self.next_try, self.patient = 0.0, True
         self._spend(committed=committed)
 
@@ -124,5 +127,5 @@ class Pace:
         if isinstance(verdict, (Retry, Unknown)) and verdict.xet and self.xet:
             self._xet_failures += 1
             if verdict.xet == "missing" or self._xet_failures >= XET_LIMIT:
-                self._xet_failures, self._lfs_until = 0, self._clock() + XET_PAUSE
+                self._xet_failures, self._lfs_until = XET_LIMIT - 1, self._clock() + XET_PAUSE
                 self.attempts = self._failures = 0  # the other way is tried soon

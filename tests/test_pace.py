@@ -91,6 +91,21 @@ def test_after_failures_of_xet_in_a_row_content_goes_by_lfs_for_an_hour(time):
     assert time.pace.xet
 
 
+def test_a_xet_storage_that_is_still_broken_after_an_hour_costs_one_push_and_not_three(time):
+    """A hang takes minutes each time. Commits by LFS and read-backs say nothing of Xet, a commit by it does."""
+    for _ in range(pace.XET_LIMIT):
+        time.fail(Unknown("the push hung", xet="failing"))
+    time.pace.done(committed=True)
+    time.now += pace.XET_PAUSE
+    time.pace.done(committed=False)
+    time.fail(Unknown("the push hung", xet="failing"))
+    assert not time.pace.xet
+    time.now += pace.XET_PAUSE
+    time.pace.done(committed=True)
+    time.fail(Retry("x", xet="failing"))
+    assert time.pace.xet
+
+
 def test_a_push_that_hangs_is_a_failure_of_xet_too(time):
     """Its timeouts do not reach everything; with LFS every request has one."""
     for _ in range(pace.XET_LIMIT):
