@@ -10,7 +10,8 @@ folder, or the spool where that cannot be written; then each run directory has a
 Invariants:
 - In no hour are there more commits than the limit: a full bucket and an hour's refill are the limit together.
 - The last tokens are for those who cannot wait: what somebody asked for, and the last events of a run.
-- Nobody waits for the lock. What is wrong with a bucket (garbage, a clock that was set back) costs no more than a full
+- Nobody waits for the lock, and whoever is stopped while it holds it stops nobody for long: a run directory goes on
+  with a budget of its own. What is wrong with a bucket (garbage, a clock that was set back) costs no more than a full
   bucket.
 """
 
@@ -32,6 +33,7 @@ from hf_mpwriter.settings import Destination
 LARGEST_BURST = 20.0  # commits that a rested repository may get at once
 RESERVE = 0.25  # of the burst, for those who cannot wait
 BUSY_WAIT = 0.2  # seconds, when another uploader looks at its bucket
+BUSY_LIMIT = 10.0  # seconds, until that one must be stopped
 HOUR = 3600.0
 ROUNDING = 1e-6  # tokens; whoever has waited as long as was said finds one
 
@@ -103,6 +105,7 @@ class Budget:
         repository = f"{destination.endpoint} {destination.repo_type} {destination.repo_id}"
         self._name = f"{hashlib.sha256(repository.encode()).hexdigest()[:24]}.json"
         self._folders = folders
+        self._busy_since: float | None = None
 
     def take(self, *, urgent: bool) -> float:
         """Take a token; seconds until it is worth to try again if there is none, 0 if one was taken."""
@@ -125,7 +128,8 @@ class Budget:
         disk.make_dirs(folder, durable=False)
         lock = locks.try_exclusive(os.path.join(folder, "lock"))
         if lock is None:
-            return BUSY_WAIT
+            return self._wait_for_lock(self._clock())
+        self._busy_since = None
         try:
             now, path = self._clock(), os.path.join(folder, self._name)
             bucket, wait = change(self._read(path, now), now)
@@ -134,6 +138,12 @@ class Budget:
             return wait
         finally:
             locks.release(lock)
+
+    def _wait_for_lock(self, now: float) -> float:
+        self._busy_since = now if self._busy_since is None else self._busy_since
+        if now - self._busy_since > BUSY_LIMIT:
+            raise OSError("whoever holds the lock is stopped")
+        return BUSY_WAIT
 
     def _read(self, path: str, now: float) -> Bucket:
         try:

@@ -18,7 +18,7 @@ import random
 from collections.abc import Callable
 
 from hf_mpwriter import retry
-from hf_mpwriter.budget import Budget
+from hf_mpwriter.budget import BUSY_WAIT, Budget
 from hf_mpwriter.errors import Moved, Retry, Unknown, Verdict
 from hf_mpwriter.retry import Step
 
@@ -40,6 +40,7 @@ class Pace:
         next_commit: when the commit interval is over.
         next_try: when a push is allowed again.
         patient: whether a request may end the wait until `next_try`; the Hub did not wish it then.
+        used_up: whether the last push found no token, rather than others at the bucket.
     """
 
     def __init__(self, clock: Callable[[], float], rng: random.Random, budget: Budget, first: float) -> None:
@@ -48,7 +49,7 @@ class Pace:
         self.attempts = self._moved = self._failures = self._xet_failures = 0
         self._last_try = self._lfs_until = 0.0
         self._last_squash = -math.inf
-        self._holds_token = False
+        self._holds_token = self.used_up = False
 
     @property
     def fenced(self) -> bool:
@@ -69,7 +70,7 @@ class Pace:
         self._last_try = self._clock()
         if wait := self._budget.take(urgent=urgent):
             self.hold(Step(wait))
-        self._holds_token = not wait
+        self._holds_token, self.used_up = not wait, wait > BUSY_WAIT
         return not wait
 
     def _spend(self, *, committed: bool) -> None:

@@ -237,8 +237,9 @@ class Uploader:
         """Start a push if the budget allows it; what asks for nothing but a read-back needs none."""
         last = now.terminating or not now.living
         if entry.files and not self._pace.take(urgent=last or now.urgent):
-            self._bulletin.notice([USED_UP])
-            self._fresh = False
+            if self._pace.used_up:
+                self._bulletin.notice([USED_UP])
+                self._fresh = False
             return
         self._fenced = entry.is_attached or self._pace.fenced
         squash = self._settings.squash_history and (last or self._pace.may_squash(self._settings.commit_every))

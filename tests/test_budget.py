@@ -14,7 +14,7 @@ import support  # noqa: F401 - sets hypothesis up
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_mpwriter import budget
+from hf_mpwriter import budget, locks
 from hf_mpwriter.budget import HOUR, Bucket, Budget, Rule
 from hf_mpwriter.settings import Destination
 
@@ -133,6 +133,34 @@ def test_without_a_cache_folder_the_spool_has_the_bucket(host, tmp_path):
     assert list((tmp_path / "spool").glob("*.json"))
     nowhere = Budget(HERE, 100.0, ["/dev/null/x"], lambda: host.now)
     assert not any(nowhere.take(urgent=True) for _ in range(200))
+
+
+def test_who_is_stopped_while_it_holds_the_lock_stops_nobody_for_long(host):
+    """Others come again at once; in the end each run directory goes on with a budget of its own."""
+    assert not host.budget().take(urgent=True)
+    holder = locks.try_exclusive(os.path.join(host.folders[0], "lock"))
+    try:
+        one, began = host.budget(), host.now
+        while wait := one.take(urgent=True):
+            assert wait == budget.BUSY_WAIT
+            host.now += wait
+    finally:
+        locks.release(holder)
+    assert budget.BUSY_LIMIT < host.now - began < 2 * budget.BUSY_LIMIT
+    assert len(list(Path(host.folders[1]).glob("*.json"))) == 1
+
+
+def test_others_at_the_bucket_are_waited_for_without_giving_up(host):
+    """Who finds it taken now and then goes on sharing it."""
+    one = host.budget()
+    assert not one.take(urgent=True)
+    for _ in range(10):
+        holder = locks.try_exclusive(os.path.join(host.folders[0], "lock"))
+        assert one.take(urgent=True) == budget.BUSY_WAIT
+        locks.release(holder)
+        host.now += budget.BUSY_LIMIT - 1
+        assert not one.take(urgent=True)
+    assert not Path(host.folders[1]).exists()
 
 
 def test_buckets_that_are_full_again_are_forgotten(host):

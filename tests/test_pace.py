@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from hf_mpwriter import pace, retry
+from hf_mpwriter import budget, locks, pace, retry
 from hf_mpwriter.budget import Budget
 from hf_mpwriter.errors import Moved, Refused, Retry, Split, Unknown
 from hf_mpwriter.pace import Pace
@@ -18,8 +18,8 @@ class Time:
 
     def __init__(self, folder) -> None:
         self.now = 1000.0
-        budget = Budget(Destination("https://hub", "me/run"), 20.0, [str(folder)], lambda: self.now)
-        self.pace = Pace(lambda: self.now, random.Random(1), budget, self.now + 2)
+        shared = Budget(Destination("https://hub", "me/run"), 20.0, [str(folder)], lambda: self.now)
+        self.pace = Pace(lambda: self.now, random.Random(1), shared, self.now + 2)
 
     def fail(self, verdict) -> None:
         """A push of event files ends like this."""
@@ -43,6 +43,18 @@ def test_a_used_up_budget_puts_off_the_next_try_and_a_request_may_ask_sooner(tim
     time.pace.hurry()
     assert time.pace.next_try == time.now + retry.FIRST_WAIT
     assert time.pace.take(urgent=True)
+
+
+def test_others_at_the_bucket_are_no_used_up_budget(time, tmp_path):
+    """The user is not told that commits come slower, and the entry is not made anew."""
+    assert time.pace.take(urgent=True)
+    holder = locks.try_exclusive(str(tmp_path / "lock"))
+    assert not time.pace.take(urgent=True)
+    locks.release(holder)
+    assert (time.pace.used_up, time.pace.next_try) == (False, time.now + budget.BUSY_WAIT)
+    while time.pace.take(urgent=True):
+        pass
+    assert time.pace.used_up
 
 
 @pytest.mark.parametrize(
