@@ -214,8 +214,7 @@ def verify(logdir: Path, *, running: bool) -> None:
         raise Failure(f"{logdir} has no destination.")
     view = Progress(spool)
     book = view.ledger()
-    if book and book.repo_id:
-        destination = dataclasses.replace(destination, repo_id=book.repo_id)
+    destination = book.resolved if book else destination
     allows = _settings(roster.Roster(spool).members(), view).allows
     report = check(spool.run_dir, Hub(destination), drained=not running, attachments=allows)
     for file in [*report.files.values(), *report.attachments.values()]:

@@ -105,6 +105,11 @@ class Ledger:
     checked: float = 0.0
     offered: dict[str, list[Sent]] = field(default_factory=dict)
 
+    @property
+    def resolved(self) -> Destination:
+        """The destination with the full name of the repository, once a push has told it."""
+        return dataclasses.replace(self.destination, repo_id=self.repo_id or self.destination.repo_id)
+
     def length(self, path: str) -> int:
         """Acknowledged bytes of a path, 0 if it is unknown."""
         held = self.files.get(path)

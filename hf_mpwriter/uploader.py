@@ -39,7 +39,7 @@ from hf_mpwriter.push import Job, PushProcess, deadline
 from hf_mpwriter.queue import Entry, Queue
 from hf_mpwriter.retry import Step
 from hf_mpwriter.roster import OBSERVER, Member, Roster
-from hf_mpwriter.settings import Destination, Environment, Settings
+from hf_mpwriter.settings import Environment, Settings
 from hf_mpwriter.spool import Spool
 
 TICK = 1.0  # seconds between two looks; the end of a push is heard at once
@@ -89,7 +89,6 @@ class Uploader:
         destination = self._spool.destination()
         if destination is None:
             raise SystemExit("no destination is recorded: nothing to upload")
-        self._destination: Destination = destination
         if aside := ledger.set_aside(self._spool, self._process.host):
             say(f"the ledger could not be read, it is now {aside}; lengths are read back from the Hub")
         self._ledger = ledger.load(self._spool, destination)
@@ -246,7 +245,7 @@ class Uploader:
         job = Job(
             run_dir=self._spool.run_dir,
             copies=self._host.copies,
-            destination=self._destination,
+            destination=self._ledger.resolved,
             private=self._settings.private,
             squash=squash,
             files=entry.files,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -245,3 +246,25 @@ def test_the_settle_time_outlives_the_uploader(tmp_path):
     two._unfreeze()
     assert decide(two._situation([])) is Action.SNAPSHOT
     assert queue.interrupted(two._host) is None
+
+
+def test_a_repository_without_a_namespace_keeps_the_name_that_the_first_push_has_found(hub, run_dir, tmp_path, start):
+    """Nobody knows that the short one leads to the same repository: no later request has it, in no later start."""
+    worker = start(LOG_FOR_EVER.replace('"me/run"', '"run"'), run_dir, tmp_path / "journals")
+    wait_for(lambda: acknowledged(run_dir), "the first commit")
+    known, first, before = len(short_names(hub)), uploader_pid(run_dir), acknowledged(run_dir)
+    wait_for(lambda: acknowledged(run_dir) > before, "one more")
+    os.kill(first, signal.SIGKILL)
+    wait_for(lambda: uploader_pid(run_dir) not in (0, first), "another uploader")
+    before = acknowledged(run_dir)
+    wait_for(lambda: acknowledged(run_dir) > before, "one more")
+    os.kill(worker.pid, signal.SIGKILL)
+    wait_for(lambda: finished(run_dir), "the end")
+    assert short_names(hub)[known:] == []
+    judge(run_dir, hub, tmp_path / "journals", repo="local-user/run")
+
+
+def short_names(hub) -> list[str]:
+    """Paths of the requests that name the repository without its namespace."""
+    lines = map(json.loads, Path(hub.root, "requests.jsonl").read_text().splitlines())
+    return [line["path"] for line in lines if line["path"].startswith(("/api/models/run", "/run"))]
