@@ -10,7 +10,7 @@ Without the fsync of the file, xfs shows a zero-length file after a power cut; w
 1 of 15 (ext4) to 4 of 15 (xfs) power cuts brought the older file back.
 
 What is made in a directory that is open to its group (setgid, and the group may write) is open to that group too,
-whatever the umask says; everything else of ours is for its owner only.
+whatever the umask says; everything else of ours is for its owner only. The spool itself does not follow its parent.
 
 No file of ours is read through a link, and none that is no regular file or is larger than READ_LIMIT: what stands in
 its place may be a pipe that nobody writes, or as long as the disk.
@@ -204,8 +204,11 @@ def open_tree(top: str, group: int) -> None:
                 os.chmod(path, stat.S_IMODE(mode) | (SHARED_DIR if stat.S_ISDIR(mode) else SHARED_FILE))
 
 
-def make_dirs(path: str, mode: int = DIR_MODE, *, durable: bool = True) -> None:
-    """Create `path` and its parents as needed, durably if wanted; racing processes all succeed."""
+def make_dirs(path: str, mode: int = DIR_MODE, *, durable: bool = True, private: bool = False) -> None:
+    """Create `path` and its parents as needed, durably if wanted; racing processes all succeed.
+
+    A private directory stays so in a parent that is open to its group.
+    """
     if os.path.isdir(path):
         return
     parent = os.path.dirname(path)
@@ -215,7 +218,8 @@ def make_dirs(path: str, mode: int = DIR_MODE, *, durable: bool = True) -> None:
     except FileExistsError:
         if not os.path.isdir(path):
             raise
-    share(path, path)
+    if not private:
+        share(path, path)
     if durable:
         fsync_dir(parent, "dirs")
 

@@ -249,7 +249,7 @@ class Spool:
     def aside(self) -> Spool:
         """A spool of this user's own for the same run directory, on this host; it knows nothing of a destination."""
         own = os.path.join(tempfile.gettempdir(), f"{SPOOL_NAME.lstrip('.')}-{os.geteuid()}")
-        disk.make_dirs(own)
+        disk.make_dirs(own, private=True)
         check_trust(own)
         return Spool(self.run_dir, os.path.join(own, hashlib.sha256(os.fsencode(self.run_dir)).hexdigest()[:16]))
 
@@ -319,7 +319,7 @@ class Spool:
         self.check_format()
         try:
             os.makedirs(self.run_dir, exist_ok=True)
-            disk.make_dirs(self.root)
+            disk.make_dirs(self.root, private=True)  # the directories of projects are often setgid
             for directory in (os.path.join(self.root, "claims"), self.workers, self.hosts):
                 disk.make_dirs(directory, durable=False)  # they are together with FORMAT
             disk.publish(os.path.join(self.root, "FORMAT"), f"{FORMAT}\n".encode(), "spool.format")

@@ -213,6 +213,20 @@ def test_two_users_of_a_group_share_a_run(hub, open_place, start):
     assert "cannot be written" in refused[2] or "belongs to" in refused[2]
 
 
+def test_a_project_directory_that_is_open_to_its_group_does_not_open_the_spool(tmp_path, monkeypatch):
+    """2775, as administrators make them: who may log there may not send this user's token elsewhere, unless asked."""
+    run_dir = tmp_path / "exp1"
+    run_dir.mkdir()
+    run_dir.chmod(0o2775)
+    place = Spool(str(run_dir))
+    place.create()
+    disk.make_dirs(place.host("h").queue)
+    assert {mode & 0o077 for mode in modes(place.root).values()} == {0}
+    monkeypatch.setenv("HF_MPWRITER_GROUP", "1")
+    place.create()
+    assert set(modes(place.root).values()) == {0o2770, 0o660}
+
+
 def test_a_private_spool_is_opened_by_the_next_start_of_its_owner(place, monkeypatch):
     """All that is in it already, too; and not by a start without the variable."""
     disk.make_dirs(place.host("h").queue)
