@@ -198,10 +198,15 @@ def open_tree(top: str, group: int) -> None:
     """Open a directory and all below it to a group; the top comes last, so that it tells that all is done."""
     for directory, _, names in os.walk(top, topdown=False):
         for path in [os.path.join(directory, name) for name in names] + [directory]:
-            mode = os.lstat(path).st_mode
-            if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
-                os.chown(path, -1, group, follow_symlinks=False)
-                os.chmod(path, stat.S_IMODE(mode) | (SHARED_DIR if stat.S_ISDIR(mode) else SHARED_FILE))
+            with contextlib.suppress(FileNotFoundError):  # a temporary file of somebody who starts, too
+                _open_one(path, group)
+
+
+def _open_one(path: str, group: int) -> None:
+    mode = os.lstat(path).st_mode
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        os.chown(path, -1, group, follow_symlinks=False)
+        os.chmod(path, stat.S_IMODE(mode) | (SHARED_DIR if stat.S_ISDIR(mode) else SHARED_FILE))
 
 
 def make_dirs(path: str, mode: int = DIR_MODE, *, durable: bool = True, private: bool = False) -> None:

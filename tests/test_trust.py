@@ -227,6 +227,21 @@ def test_a_project_directory_that_is_open_to_its_group_does_not_open_the_spool(t
     assert set(modes(place.root).values()) == {0o2770, 0o660}
 
 
+def test_a_spool_is_opened_to_the_group_while_files_come_and_go_in_it(place, monkeypatch):
+    """Ranks that start at once have temporary files there: no start fails because one of them has gone."""
+    real = os.lstat
+    temporary = Path(place.root, ".FORMAT.1.tmp")
+    temporary.touch()
+
+    def lstat(path):
+        temporary.unlink(missing_ok=True)
+        return real(path)
+
+    monkeypatch.setattr(os, "lstat", lstat)
+    disk.open_tree(place.root, os.getegid())
+    assert set(modes(place.root).values()) == {0o2770, 0o660}
+
+
 def test_a_private_spool_is_opened_by_the_next_start_of_its_owner(place, monkeypatch):
     """All that is in it already, too; and not by a start without the variable."""
     disk.make_dirs(place.host("h").queue)
