@@ -25,7 +25,7 @@ from collections.abc import Callable
 
 from hf_mpwriter import attachment, ending, identity, locks, progress, purge, roster
 from hf_mpwriter.election import Election, unfinished_siblings
-from hf_mpwriter.errors import HfMpWriterError
+from hf_mpwriter.errors import ForeignSpoolError, HfMpWriterError
 from hf_mpwriter.eventfile import EventFile
 from hf_mpwriter.identity import Process, Role
 from hf_mpwriter.limits import Limits
@@ -141,7 +141,7 @@ class Worker:
             raise OSError(errno.EBUSY, "this process is joining the run at the moment")
         try:
             self._joining = True
-            check_trust(self.spool.root)  # somebody may have put another one there since
+            self._avoid_strangers()
             if not self.spool.exists():
                 self._make_spool()
             self.role = identity.current_role()
@@ -155,6 +155,14 @@ class Worker:
             self.election.born = time.time()
         finally:
             self._joining = False
+
+    def _avoid_strangers(self) -> None:
+        """Somebody may have put another spool there since, or opened ours: what is logged is kept all the same."""
+        try:
+            check_trust(self.spool.root)
+        except ForeignSpoolError as error:
+            logger.warning("%s What is logged is kept in %s and not uploaded.", error, self.spool.run_dir)
+            self.spool, self.stopped, self._destination = self.spool.aside(), True, None
 
     def _make_spool(self) -> None:
         """Somebody has deleted it."""

@@ -152,6 +152,36 @@ def test_a_strange_spool_does_not_break_training_and_gets_no_token(place, tmp_pa
     assert set(modes(str(own)).values()) == {0o700, 0o600}
 
 
+OPENED = """
+import os, sys
+from hf_mpwriter import HFSummaryWriter
+writer = HFSummaryWriter("me/run", logdir=sys.argv[1], exit_timeout=0)
+writer.add_scalar("loss", 1.0, 1)
+os.chmod(f"{sys.argv[1]}/.hf_mpwriter", 0o770)
+if not (pid := os.fork()):
+    writer.add_scalar("loss", 1.0, 2)
+    writer.close()
+    os._exit(writer.dropped)
+assert os.waitpid(pid, 0)[1] == 0
+writer.close()
+writer.add_scalar("loss", 1.0, 3)
+writer.close()
+assert writer.dropped == 0
+"""
+
+
+def test_a_spool_that_is_opened_while_training_runs_costs_no_record(hub, run_dir, tmp_path, start, monkeypatch):
+    """`chmod -R g+w` on the logs: children that are forked then and writers that are used again keep what they log."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    code, _, err = start(OPENED, run_dir).finish()
+    assert (code, err.count("not uploaded")) == (0, 2), err
+    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
+    spool = Spool(str(run_dir))
+    os.chmod(spool.root, 0o700)
+    start(LOG_AND_EXIT, run_dir, 1).succeed()
+    assert sum(file.hub_events for file in judge(run_dir, hub).files.values()) == 4
+
+
 def test_an_uploader_does_not_follow_a_strange_spool(place, start):
     """Whoever starts one: it looks itself before it reads where to upload."""
     place.record_destination(Destination("http://127.0.0.1:9", "me/other"))
