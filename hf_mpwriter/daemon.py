@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -66,8 +67,9 @@ def end_within(seconds: float) -> None:
 
 
 def say(text: str) -> None:
-    """One line in the log."""
-    print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} [{os.getpid()}] {text}", file=sys.stderr, flush=True)
+    """One line in the log; a full disk takes none, and is no reason to end."""
+    with contextlib.suppress(OSError):
+        print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} [{os.getpid()}] {text}", file=sys.stderr, flush=True)
 
 
 def rotate_log(path: str) -> None:

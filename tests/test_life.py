@@ -346,6 +346,15 @@ def test_a_worker_that_lives_between_the_decision_to_leave_and_the_leaving_is_se
     assert sorted(file.hub_events for file in judge(run_dir, hub).files.values()) == [5, 7]
 
 
+def test_a_log_that_cannot_be_written_is_no_reason_to_end(hub, run_dir, start):
+    """The disk is full from its first line on: the uploader works all the same."""
+    Spool(str(run_dir)).create()
+    log_without_uploader(start, run_dir, 5)
+    start(TAKES_THE_SEAT.format("os.dup2(os.open('/dev/full', os.O_WRONLY), 2)"), run_dir).finish()
+    assert finished(run_dir)
+    assert [file.hub_events for file in judge(run_dir, hub).files.values()] == [5]
+
+
 CHILDREN = (
     HURRY
     + """
