@@ -35,15 +35,18 @@ def be_modest() -> None:
     """Low priority for processor, disk and memory: training comes first."""
     import psutil
 
-    me = psutil.Process()
-    steps: list[Callable[[], object]] = [_use_all_processors, lambda: me.nice(max(NICENESS, me.nice()))]
+    steps: list[Callable[[], object]] = [_use_all_processors, _be_nice]
     if psutil.LINUX:
-        steps += [_be_expendable, lambda: me.ionice(psutil.IOPRIO_CLASS_IDLE)]
+        steps += [_be_expendable, lambda: psutil.Process().ionice(psutil.IOPRIO_CLASS_IDLE)]
     for step in steps:  # what one of them is refused says nothing about the others
         try:
             step()
         except (OSError, psutil.Error, ValueError) as error:
             say(f"not as modest as wanted: {error}")
+
+
+def _be_nice() -> None:
+    os.setpriority(os.PRIO_PROCESS, 0, max(NICENESS, os.getpriority(os.PRIO_PROCESS, 0)))
 
 
 def _be_expendable() -> None:

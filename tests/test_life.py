@@ -355,6 +355,27 @@ def test_a_log_that_cannot_be_written_is_no_reason_to_end(hub, run_dir, start):
     assert [file.hub_events for file in judge(run_dir, hub).files.values()] == [5]
 
 
+def test_an_uploader_needs_no_proc(hub, run_dir, start):
+    """A container may have none: whatever modesty cannot be had then, it uploads, and it is nice all the same."""
+    Spool(str(run_dir)).create()
+    log_without_uploader(start, run_dir, 5)
+    without = "import psutil; psutil.PROCFS_PATH = '/nowhere'"
+    code, _, said = start(TAKES_THE_SEAT.format(without), run_dir).finish()
+    assert (code, "not as modest" in said) == (0, True), said
+    assert finished(run_dir)
+
+
+@pytest.mark.parametrize("words", ["print('Welcome to the cluster!')", "print('no line', end='')"])
+def test_what_the_start_of_an_interpreter_prints_disturbs_nobody(hub, run_dir, tmp_path, start, monkeypatch, words):
+    """A sitecustomize that greets: the uploader does not take it for the words of its push."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(f"import sys\nif '-P' in sys.orig_argv: {words}")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'site'}:{os.environ['PYTHONPATH']}")
+    _, _, said = start(LOG_AND_EXIT, run_dir, 5).finish()
+    wait_for(lambda: finished(run_dir), "the uploader leaves")
+    assert "hf-mpwriter sync" not in said
+
+
 CHILDREN = (
     HURRY
     + """
