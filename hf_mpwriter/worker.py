@@ -148,7 +148,7 @@ class Worker:
             name, claim = roster.claim(self.spool, self.role.worker)
             try:
                 self._card = roster.Card(self.spool, name, Process.current(), self._settings)
-            except OSError:
+            except BaseException:  # an interrupt, too
                 locks.release(claim)
                 raise
             self.name, self._claim = name, claim
@@ -260,7 +260,8 @@ class Worker:
 
     def look(self) -> None:
         """See that our files are still there and that an uploader lives; never waits, never raises."""
-        if not self._look_lock.acquire(blocking=False):  # another thread looks, or a signal handler logs while we do
+        lock = self._look_lock
+        if not lock.acquire(blocking=False):  # another thread looks, or a signal handler logs while we do
             if self._clock() > self._look_began + STUCK_AFTER:  # or it was interrupted before it could let go
                 self._look_lock = threading.Lock()
             return
@@ -280,7 +281,7 @@ class Worker:
                 self._last_trouble = str(error)
                 logger.warning("%s: %s", self.spool.run_dir, error)
         finally:
-            self._look_lock.release()
+            lock.release()  # it may be another one by now
 
     def _check_card(self) -> None:
         """Join again if somebody deleted the spool."""

@@ -7,6 +7,7 @@ import socket
 
 import pytest
 from conftest import wait_for
+from support import succeed
 from test_cli import run
 
 from hf_mpwriter.errors import SettingsError
@@ -147,3 +148,52 @@ def test_what_is_dropped_stands_on_the_card_while_the_worker_lives(run_dir):
     writer.add_scalar("a", 1.0, 3)
     writer.close()
     assert writer.dropped == 3
+
+
+LONG_HANDLER = """
+import os, signal, sys
+from hf_mpwriter import SummaryWriter, worker
+worker.LOOK_EVERY = worker.STUCK_AFTER = 0.0  # the handler takes longer than any look
+writer = SummaryWriter(sys.argv[1])
+def handle(*_):
+    for step in range(3):
+        writer.add_scalar("handled", 1.0, step)
+signal.signal(signal.SIGUSR1, handle)
+check = worker.Worker._check_card
+def interrupted(self):
+    worker.Worker._check_card = check
+    os.kill(os.getpid(), signal.SIGUSR1)
+    check(self)
+worker.Worker._check_card = interrupted
+writer.add_scalar("loss", 1.0, 1)
+print(worker.Worker._check_card is check)
+"""
+
+
+def test_a_look_that_is_interrupted_for_long_raises_nothing(tmp_path):
+    """A handler saves a checkpoint for minutes and logs: others look meanwhile, the interrupted look ends well."""
+    assert succeed(LONG_HANDLER, tmp_path / "run") == "True\n"
+
+
+INTERRUPTED = """
+import os, signal, sys
+from hf_mpwriter import SummaryWriter, disk
+signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored in the background of a shell
+rename = disk.rename
+def interrupted(*arguments):
+    disk.rename = rename
+    os.kill(os.getpid(), signal.SIGINT)
+    rename(*arguments)
+disk.rename = interrupted
+try:
+    SummaryWriter(sys.argv[1])
+except KeyboardInterrupt:
+    SummaryWriter(sys.argv[1]).add_scalar("loss", 1.0, 1)
+print(*(name for name in os.listdir(sys.argv[1]) if not name.startswith(".")))
+"""
+
+
+def test_an_interrupt_while_a_process_joins_costs_no_name(tmp_path):
+    """Control-C in a notebook, and the cell again: what is logged goes where it would have gone."""
+    (name,) = succeed(INTERRUPTED, tmp_path / "run").split()
+    assert "tfevents" in name
