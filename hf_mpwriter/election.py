@@ -196,7 +196,11 @@ def unfinished_siblings(spool: Spool, destination: Destination | None) -> list[E
     if destination is None:
         return []
     parent, endpoint = os.path.dirname(spool.run_dir), destination.endpoint
-    others = (Spool(os.path.join(parent, name)) for name in sorted(os.listdir(parent))[-SIBLINGS_LIMIT:])
+    try:
+        names = sorted(os.listdir(parent))[-SIBLINGS_LIMIT:]
+    except OSError:  # a directory through which one may only pass, as on scratch disks
+        return []
+    others = (Spool(os.path.join(parent, name)) for name in names)
     ours = (
         Election(other)
         for other in others

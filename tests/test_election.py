@@ -15,7 +15,7 @@ from conftest import wait_for
 from support import run_python
 
 from hf_mpwriter import election, locks
-from hf_mpwriter.election import Election
+from hf_mpwriter.election import Election, unfinished_siblings
 from hf_mpwriter.errors import Refused, Retry
 from hf_mpwriter.identity import host_id
 from hf_mpwriter.settings import Destination
@@ -182,6 +182,11 @@ def test_a_user_without_processes_to_spare_goes_on():
         assert (result.returncode, result.stdout) == (0, "[False, False, False]\n"), result.stderr
         assert result.stderr.count("cannot start an uploader: [Errno 11]") == result.stderr.count("\n") == 1
         assert not locks.is_held(spool.seat)
+
+
+def test_a_parent_that_cannot_be_listed_has_no_runs():
+    """Else each look would end there, before the user is told what the uploader has to say."""
+    assert unfinished_siblings(Spool("/nowhere/run"), Destination("http://hub", "me/run")) == []
 
 
 @pytest.mark.parametrize(
