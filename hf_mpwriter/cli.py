@@ -165,11 +165,12 @@ def sync(
     settings = _settings(roster.Roster(spool).members(), Progress(spool))
     lengths = {file.path: file.length for file in Survey(spool.run_dir).files(settings.allows, tuple)}
     lengths |= attachment.sizes(spool.run_dir, settings.allows)
-    asked = time.time()
+    book = Progress(spool).ledger()
+    checked = book.checked if book else 0.0
     card = roster.Card(spool, roster.OBSERVER, Process.current(), settings)
     try:
         card.write({"want": lengths})
-        missing = _wait_with_bar(spool, lengths, FOREVER if timeout is None else timeout, asked)
+        missing = _wait_with_bar(spool, lengths, FOREVER if timeout is None else timeout, checked)
     finally:
         card.leave(dropped=0)
     if missing:
@@ -179,7 +180,7 @@ def sync(
     click.echo(f"All {size_text(sum(lengths.values()))} of {spool.run_dir} are on the Hub: {destination}")
 
 
-def _wait_with_bar(spool: Spool, lengths: dict[str, int], timeout: float, asked: float) -> dict[str, int]:
+def _wait_with_bar(spool: Spool, lengths: dict[str, int], timeout: float, checked: float) -> dict[str, int]:
     view, election = Progress(spool), Election(spool)
     total = sum(lengths.values())
     told = ""
@@ -194,7 +195,7 @@ def _wait_with_bar(spool: Spool, lengths: dict[str, int], timeout: float, asked:
                 bar.write(f"not yet: {reason} {view.uploader().hint}".rstrip())
                 told = reason
 
-        missing = progress_module.wait(view, lengths, timeout, election.look, tell, since=asked)
+        missing = progress_module.wait(view, lengths, timeout, election.look, tell, since=checked)
         bar.n = total - sum(missing.values())
     return missing
 

@@ -110,6 +110,10 @@ class Ledger:
         """The destination with the full name of the repository, once a push has told it."""
         return dataclasses.replace(self.destination, repo_id=self.repo_id or self.destination.repo_id)
 
+    def check(self, now: float) -> None:
+        """All copies were compared with the Hub's; who waits for that sees a later time, whatever the clock does."""
+        self.checked = max(now, math.nextafter(self.checked, math.inf))
+
     def length(self, path: str) -> int:
         """Acknowledged bytes of a path, 0 if it is unknown."""
         held = self.files.get(path)

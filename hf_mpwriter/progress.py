@@ -24,6 +24,7 @@ from hf_mpwriter.spool import Spool, is_attachment
 
 POLL = 0.05  # seconds between two looks at the ledger while waiting
 LOOK_EVERY = 1.0  # seconds between two looks at the seat while waiting
+NEVER = -1.0  # unix time; every ledger is believed
 SILENCE = 60.0  # seconds; an uploader at work reports every ten
 
 
@@ -59,17 +60,17 @@ class Progress:
         return found
 
     def missing(
-        self, lengths: Mapping[str, int], since: float = 0.0, asked: Mapping[str, int] | None = None
+        self, lengths: Mapping[str, int], since: float = NEVER, asked: Mapping[str, int] | None = None
     ) -> dict[str, int]:
         """Bytes per path of `lengths` that the Hub does not have yet.
 
         Args:
             lengths: bytes per path; of an attachment all are missing, or none.
-            since: unix time; a ledger that was not compared with the Hub after it is not believed.
+            since: a ledger that was not compared with the Hub again after it was at this time is not believed.
             asked: from `changes`; an attachment need not be there as it has become after that.
         """
         book = self.ledger()
-        if book is None or book.checked < since:
+        if book is None or book.checked <= since:
             return {path: length for path, length in lengths.items() if length or is_attachment(path)}
         missing = {}
         for path, length in lengths.items():
@@ -117,10 +118,10 @@ class Progress:
                 found[path] = f"{before}: {parked[before]}"
         return found
 
-    def is_hopeless(self, missing: Mapping[str, int], since: float = 0.0) -> bool:
-        """Whether all that is missing is refused; a refusal of before `since` is tried again."""
+    def is_hopeless(self, missing: Mapping[str, int], since: float = NEVER) -> bool:
+        """Whether all that is missing is refused; a refusal of `since` is tried again."""
         book = self.ledger()
-        return book is not None and book.checked >= since and len(self.refused(missing)) == len(missing)
+        return book is not None and book.checked > since and len(self.refused(missing)) == len(missing)
 
     def uploader(self) -> Report:
         """The latest report of this host's uploader."""
@@ -271,7 +272,7 @@ def wait(
     look: Callable[[], object],
     tell: Callable[[dict[str, int]], object] | None = None,
     clock: Callable[[], float] = time.monotonic,
-    since: float = 0.0,
+    since: float = NEVER,
     asked: Mapping[str, int] | None = None,
 ) -> dict[str, int]:
     """Wait until the Hub has these lengths, and these attachments as they are now or were later.

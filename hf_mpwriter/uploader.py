@@ -313,7 +313,8 @@ class Uploader:
             self._start_over("the Hub has less than it had: what is missing is sent again")
         self._ledger.acknowledge(verdict.files, verdict.commit, time.time())
         if verdict.checked:
-            self._audit, self._ledger.checked = False, time.time()
+            self._audit = False
+            self._ledger.check(time.time())
         self._ledger.see(entry.files)
         self._save_ledger()
         self._landed()

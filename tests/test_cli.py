@@ -86,3 +86,21 @@ def test_sync_gives_up_after_its_timeout_and_says_why(run_dir, start, monkeypatc
     result = run("sync", run_dir, "--timeout", "2")
     assert result.exit_code == 1
     assert "are not on the Hub yet" in result.output
+
+
+SKEWED = """
+import sys, time
+real = time.time
+time.time = lambda: real() + 1000
+from hf_mpwriter.cli import main
+main(["sync", sys.argv[1], "--timeout", "30"])
+"""
+
+
+def test_sync_ends_although_clocks_differ(hub, run_dir, start):
+    """Another host's clock, or one that was set meanwhile: what counts is that the Hub was asked again."""
+    start(LOG_AND_EXIT, run_dir, 5).succeed()
+    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
+    code, out, err = start(SKEWED, run_dir).finish()
+    assert (code, "are on the Hub" in out) == (0, True), err
+    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
