@@ -25,10 +25,23 @@ def detach(keep: int) -> None:
     """
     if os.fork():
         os._exit(0)
-    os.closerange(keep + 1, os.sysconf("SC_OPEN_MAX"))
+    _close_above(keep)
     os.chdir("/")
     os.umask(0o077)
     redaction.guard()
+
+
+def _close_above(keep: int) -> None:
+    """By what is open, where that can be told: a limit may have been lowered since, or be a thousand million."""
+    try:
+        found = [int(name) for name in os.listdir("/proc/self/fd")]
+    except OSError:
+        os.closerange(keep + 1, os.sysconf("SC_OPEN_MAX"))
+        return
+    for fd in found:
+        if fd > keep:
+            with contextlib.suppress(OSError):  # that of the listing itself
+                os.close(fd)
 
 
 def be_modest() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import resource
 import signal
 import sys
 import tempfile
@@ -83,8 +84,10 @@ def test_the_seat_is_taken_from_the_moment_of_the_look(spool):
 
 def test_the_uploader_inherits_only_the_seat(spool, tmp_path):
     """A descriptor without close-on-exec does not live on in the uploader; it is nobody's child, in its own session."""
-    leak = os.open(tmp_path / "leak", os.O_WRONLY | os.O_CREAT)
-    os.set_inheritable(leak, True)
+    low = os.open(tmp_path / "leak", os.O_WRONLY | os.O_CREAT)
+    leak, limits = os.dup2(low, 500), resource.getrlimit(resource.RLIMIT_NOFILE)
+    os.set_inheritable(low, True)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (400, limits[1]))  # one may be above what is allowed since
     from hf_mpwriter.identity import Process
     from hf_mpwriter.progress import Progress
     from hf_mpwriter.roster import Card
@@ -101,6 +104,8 @@ def test_the_uploader_inherits_only_the_seat(spool, tmp_path):
         assert os.readlink(f"/proc/{pid}/cwd") == "/"
         os.kill(pid, signal.SIGKILL)
     finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        os.close(low)
         os.close(leak)
         card.withdraw()
 
