@@ -43,8 +43,14 @@ def answers_for(spool: Spool, settings: Settings, role: Role, own: dict[str, int
     answers = attachment.sizes(spool.run_dir, settings.allows) | own
     if role.rank is not None:
         return answers
-    roster = Roster(spool)
-    files = Survey(spool.run_dir).files(settings.allows, roster.growing)
+    book = Progress(spool).ledger()
+    # what is there already, or written by this process, is not read again: that may take minutes
+    survey = Survey(spool.run_dir, lambda path: max(own.get(path, 0), book.length(path) if book else 0))
+    try:
+        files = survey.files(settings.allows, Roster(spool).growing)
+    except OSError as error:
+        logger.warning("%s: it cannot be told what others have written: %s", spool.run_dir, error)
+        return answers
     return {file.path: file.length for file in files if not file.growing} | answers
 
 

@@ -72,10 +72,16 @@ class LocalFile:
 
 
 class Survey:
-    """Looks at the event files of a run directory; remembers where it has parsed to."""
+    """Looks at the event files of a run directory; remembers where it has parsed to.
 
-    def __init__(self, run_dir: str) -> None:
+    Args:
+        run_dir: absolute path.
+        known: the end of a whole record, per path: what is before it is not read.
+    """
+
+    def __init__(self, run_dir: str, known: Callable[[str], int] = lambda _: 0) -> None:
         self._run_dir = run_dir
+        self._known = known
         self._parsed: dict[str, _Parsed] = {}
 
     def files(self, allows: Callable[[str], bool], growing: Callable[[], Collection[str]]) -> list[LocalFile]:
@@ -103,13 +109,14 @@ class Survey:
 
     def _parse(self, relative: str) -> _Parsed:
         status = os.stat(os.path.join(self._run_dir, relative), follow_symlinks=False)
-        known = self._parsed.get(relative, _Parsed(status.st_ino, 0, 0, b""))
+        known = self._parsed.get(relative) or _Parsed(status.st_ino, 0, 0, b"")
         if (known.inode, known.size) == (status.st_ino, status.st_size):
             return known
         fd = disk.open_beneath(self._run_dir, relative)
         try:
             same = known.inode == status.st_ino and _last_bytes(fd, known.end) == known.last
-            end = records.whole_length(fd, known.end if same else 0, status.st_size)
+            start = known.end if relative in self._parsed else min(self._known(relative), status.st_size)
+            end = records.whole_length(fd, start if same else 0, status.st_size)
             return _Parsed(status.st_ino, status.st_size, end, _last_bytes(fd, end))
         finally:
             os.close(fd)

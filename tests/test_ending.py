@@ -7,10 +7,16 @@ import signal
 
 import pytest
 from conftest import wait_for
+from support import event_file
 from test_end_to_end import judge
 from test_uploader import finished
 
+from hf_mpwriter.ending import answers_for
+from hf_mpwriter.identity import Role
 from hf_mpwriter.localhub import LocalHub
+from hf_mpwriter.settings import Settings
+from hf_mpwriter.snapshot import Survey
+from hf_mpwriter.spool import Spool
 
 NOBODY = "http://127.0.0.1:9"
 ANNOUNCED = "waiting up to"
@@ -96,6 +102,38 @@ for writer in writers:
 """
     code, _, said = start(source, tmp_path / "runs").finish()
     assert (code, said.count(ANNOUNCED), said.count(TOLD)) == (0, 1, 3), said
+
+
+@pytest.mark.parametrize("what", ["open(cards, 'w').close()", "os.symlink(cards, cards)"])
+def test_a_damaged_spool_does_not_break_the_end(nobody, run_dir, start, what):
+    """Garbage in the place of the cards: training ends well, the message is given."""
+    source = f"""
+import os, shutil, sys
+from hf_mpwriter import HFSummaryWriter
+with HFSummaryWriter("me/run", logdir=sys.argv[1], exit_timeout=0.5) as writer:
+    writer.add_scalar("loss", 1.0, 1)
+    cards = sys.argv[1] + "/.hf_mpwriter/workers"
+    shutil.rmtree(cards)
+    {what}
+"""
+    code, _, said = start(source, run_dir).finish()
+    assert (code, said.count(TOLD)) == (0, 1), said
+
+
+def test_what_is_known_is_not_read_again_at_the_end(run_dir):
+    """Gigabytes would take minutes, before the wait that is bounded: only what comes after it is parsed."""
+    path = run_dir / "events.out.tfevents.1000000000.there.1.0123abcd"
+    length = event_file(path, 20)
+    with open(path, "r+b") as file:
+        file.write(bytes(100))  # whoever reads the beginning, stops there
+    spool, own = Spool(str(run_dir)), {path.name: length - 50}
+    assert answers_for(spool, Settings(), Role(None, None), own) == own
+    half = event_file(run_dir / "half" / path.name, 10)
+    assert answers_for(spool, Settings(), Role(None, None), {path.name: half}) == {
+        path.name: half,
+        f"half/{path.name}": half,
+    }
+    assert Survey(str(run_dir), lambda _: half).files(lambda _: True, set)[0].length == length
 
 
 def test_children_never_wait(nobody, run_dir, start):
