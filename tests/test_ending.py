@@ -156,7 +156,7 @@ if not (pid := os.fork()):
     child(True)
     sys.exit(7)
 assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
-print("ended")
+print("ended", flush=True)
 os._exit(0)
 """
     code, out, said = start(source, run_dir).finish()

@@ -439,7 +439,7 @@ def reopen():
     for number in range(10**6):
         writer = HFSummaryWriter("me/run", logdir=sys.argv[1], commit_every=0.01)
         writer.add_scalar("forks", 1.0, number)
-        time.sleep(0.02)
+        time.sleep(0.1)
         writer.close()
 threading.Thread(target=fork, daemon=True).start()
 threading.Thread(target=reopen, daemon=True).start()
