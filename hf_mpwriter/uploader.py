@@ -236,12 +236,12 @@ class Uploader:
         """Start a push if the budget allows it; what asks for nothing but a read-back needs none."""
         last = now.terminating or not now.living
         if entry.files and not self._pace.take(urgent=last or now.urgent):
-            if self._pace.used_up:
-                self._bulletin.notice([USED_UP])
-                self._fresh = False
+            self._bulletin.notice([USED_UP] if self._pace.used_up else [])
+            self._fresh = self._fresh and not self._pace.used_up
             return
         self._fenced = entry.is_attached or self._pace.fenced
-        squash = self._settings.squash_history and (last or self._pace.may_squash(self._settings.commit_every))
+        final = last and not entry.is_attached and len(self._queue.entries) <= 1
+        squash = self._settings.squash_history and self._pace.may_squash(0 if final else self._settings.commit_every)
         job = Job(
             run_dir=self._spool.run_dir,
             copies=self._host.copies,
