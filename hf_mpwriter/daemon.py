@@ -48,7 +48,7 @@ def be_modest() -> None:
     """Low priority for processor, disk and memory: training comes first."""
     import psutil
 
-    steps: list[Callable[[], object]] = [_use_all_processors, _be_nice]
+    steps: list[Callable[[], object]] = [_use_all_processors, _be_nice, _interrupt_nobody]
     if psutil.LINUX:
         steps += [_be_expendable, lambda: psutil.Process().ionice(psutil.IOPRIO_CLASS_IDLE)]
     for step in steps:  # what one of them is refused says nothing about the others
@@ -60,6 +60,12 @@ def be_modest() -> None:
 
 def _be_nice() -> None:
     os.setpriority(os.PRIO_PROCESS, 0, max(NICENESS, os.getpriority(os.PRIO_PROCESS, 0)))
+
+
+def _interrupt_nobody() -> None:
+    """Whoever wakes up with this policy waits for a processor; else it would take one from a training step."""
+    if hasattr(os, "SCHED_BATCH"):
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def _be_expendable() -> None:

@@ -147,6 +147,7 @@ def test_the_kernel_takes_uploader_and_push_before_training(tmp_path, start, mon
                 assert Path("/proc", str(process.pid), "oom_score_adj").read_text().strip() == str(score)
                 assert process.nice() >= daemon.NICENESS
                 assert process.ionice().ioclass == psutil.IOPRIO_CLASS_IDLE
+                assert os.sched_getscheduler(process.pid) == os.SCHED_BATCH
             os.kill(pid, signal.SIGKILL)
 
 
