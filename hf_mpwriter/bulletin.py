@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -54,7 +53,7 @@ class Bulletin:
 
     def notice(self, notices: Iterable[str]) -> None:
         """Tell what a push found out, each thing once."""
-        for text in map(_redacted, notices):
+        for text in map(redaction.redact_known, notices):
             if text not in self._notices:
                 say(text)
                 self._notices = [*self._notices, text][-NOTICES:]
@@ -64,7 +63,7 @@ class Bulletin:
         reason, hint = getattr(verdict, "reason", ""), getattr(verdict, "hint", "")
         if isinstance(verdict, Park):
             reason = "; ".join(f"{path}: {why}" for path, why in verdict.paths.items())
-        reason, hint = _redacted(reason), _redacted(hint)
+        reason, hint = redaction.redact_known(reason), redaction.redact_known(hint)
         kind = type(verdict).__name__
         if self.trouble != kind:
             say(f"{kind}: {reason} {hint}".strip())
@@ -91,7 +90,3 @@ class Bulletin:
             rotate_log(self._host.log)
         except OSError as error:
             say(f"cannot report: {error}")
-
-
-def _redacted(text: str) -> str:
-    return redaction.redact(text, redaction.known(os.environ))

@@ -148,13 +148,17 @@ def replace(path: str, data: bytes, word: str, *, durable: bool = True) -> None:
         try:
             os.rename(temporary, path)
         except IsADirectoryError:
-            os.rename(path, f"{path}.aside-{os.urandom(4).hex()}")
+            _move_aside(path)
             os.rename(temporary, path)
     except BaseException:
         os.unlink(temporary)
         raise
     if durable:
         fsync_dir(os.path.dirname(path), word)
+
+
+def _move_aside(path: str) -> None:
+    os.rename(path, f"{path}.aside-{os.urandom(4).hex()}")
 
 
 def rename(old: str, new: str, word: str) -> None:
@@ -249,7 +253,7 @@ def open_anew(path: str, flags: int) -> int:
     except OSError as error:
         if error.errno not in NO_FILE:
             raise
-        os.rename(path, f"{path}.aside-{os.urandom(4).hex()}")
+        _move_aside(path)
         return open_ours(path, flags)
 
 

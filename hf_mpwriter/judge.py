@@ -13,7 +13,6 @@ Facts behind this module (huggingface_hub 2.4.0, hf_xet 1.8.0):
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from email.utils import parsedate_to_datetime
@@ -30,7 +29,7 @@ from huggingface_hub.errors import (
 )
 
 from hf_mpwriter.errors import Moved, Refused, Retry, Split, Unknown, Verdict
-from hf_mpwriter.redaction import known, redact
+from hf_mpwriter.redaction import redact_known
 from hf_mpwriter.settings import OFFLINE
 
 BUSY_WAIT = 3.0  # seconds, after "another commit operation is in progress"
@@ -201,4 +200,4 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 def text_of(error: BaseException) -> str:
     """One line for people, without secrets; these go first: half of one would not be known again."""
     text = " ".join(f"{type(error).__name__}: {error}"[:TEXT_LIMIT].split())
-    return redact(text, known(os.environ))[:500]
+    return redact_known(text)[:500]

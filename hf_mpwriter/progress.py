@@ -108,12 +108,12 @@ class Progress:
         first: dict[tuple[str, str], str] = {}  # what follows each other -> its first parked file: later ones wait
         for path in sorted(parked):
             if not is_attachment(path):
-                first.setdefault(_sequence(path), path)
+                first.setdefault(writer_of(path), path)
         found = {}
         for path in missing:
             before = path
             if path not in parked and not is_attachment(path):
-                before = first.get(_sequence(path), path)
+                before = first.get(writer_of(path), path)
             if before in parked and before <= path:
                 found[path] = f"{before}: {parked[before]}"
         return found
@@ -315,10 +315,6 @@ def size_text(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} GB"
-
-
-def _sequence(path: str) -> tuple[str, str]:
-    return os.path.dirname(path), writer_of(path)
 
 
 def _stamp(path: str) -> tuple[int, int]:

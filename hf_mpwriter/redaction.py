@@ -61,6 +61,11 @@ def known(environ: Mapping[str, str]) -> set[str]:
     return given(environ) | _tokens([*texts, *stored])
 
 
+def redact_known(text: str) -> str:
+    """The text without any secret that this process knows, now: a token file may change while it runs."""
+    return redact(text, known(os.environ))
+
+
 def _tokens(texts: Iterable[str]) -> set[str]:
     cleaned = (text.replace("\r", "").replace("\n", "").strip() for text in texts)  # as the client does
     return {text for text in cleaned if len(text) >= SHORTEST}
@@ -84,7 +89,7 @@ class _Redacting:
 
     def write(self, text: str) -> int:
         """Write; the count is that of what was given."""
-        self._stream.write(redact(text, known(os.environ)))
+        self._stream.write(redact_known(text))
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:

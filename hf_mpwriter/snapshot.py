@@ -180,7 +180,7 @@ def _publishing_order(file: LocalFile) -> tuple[str, str]:
 def _publishable(
     group: Iterable[LocalFile], covers: Callable[[LocalFile], bool], parked: Collection[str]
 ) -> Iterator[LocalFile]:
-    blocked: set[str] = set()  # writers whose later segments have to wait
+    blocked: set[tuple[str, str]] = set()  # writers whose later segments have to wait
     for file in group:
         writer = writer_of(file.path)
         if writer in blocked:
@@ -194,13 +194,13 @@ def _publishable(
             blocked.add(writer)
 
 
-def writer_of(path: str) -> str:
-    """What the event files of one directory that follow each other have in common.
+def writer_of(path: str) -> tuple[str, str]:
+    """What event files that follow each other have in common.
 
     Files of ours with one suffix follow each other in a directory; a file of others stands alone.
     """
-    name = os.path.basename(path)
-    return spool.event_suffix(name) if spool.is_ours(name) else path
+    directory, name = os.path.split(path)
+    return directory, spool.event_suffix(name) if spool.is_ours(name) else path
 
 
 def bounded(files: Iterable[LocalFile]) -> list[list[LocalFile]]:
