@@ -23,7 +23,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -31,52 +30,15 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import sabotage
+
+from hf_mpwriter.testing import processes
+
 RANKS = 4
 EVENTS = 1500  # of each rank, at least
 STOP = "stop"  # the file in the directory of the journals that ends the ranks
 PAUSE = 0.002  # seconds between two events
 DEADLINE = 120.0  # seconds for anything to happen
-FOUND = 3  # exit code when the oracle has found a broken promise
-
-SABOTAGED = "KILL_TEST_SABOTAGED"  # set in the environment of a sabotaged build: one finding is enough
-PACKAGE = Path(__file__).resolve().parent.parent / "hf_mpwriter"
-HOARD = """\
-                    self._hoard = getattr(self, "_hoard", b"") + record
-                    if len(self._hoard) < 8192:
-                        segment.under_way = None
-                        return
-                    held = os.write(segment.fd, self._hoard[: -len(record)])
-                    segment.committed, self._hoard = (segment.committed[0] + held, item), b""
-"""
-ACKNOWLEDGE = """\
-        from hf_mpwriter.errors import Sent
-
-        early = {file.path: Sent(file.length, "0" * 64) for file in entry.files}
-        self._ledger.acknowledge(early, "early", 0.0)
-        self._save_ledger()
-"""
-# name -> file, the line to break, what to put before it
-SABOTAGES = {
-    "buffered": ("eventfile.py", "                    written = os.write(segment.fd, record) == size\n", HOARD),
-    "early-ack": ("uploader.py", "        self._entry = entry\n", ACKNOWLEDGE),
-}
-
-
-def sabotage(name: str) -> None:
-    """Run this script again with a copy of the package that is broken in one place."""
-    file, line, broken = SABOTAGES[name]
-    with tempfile.TemporaryDirectory() as directory:
-        shutil.copytree(PACKAGE, Path(directory) / "hf_mpwriter", ignore=shutil.ignore_patterns("__pycache__"))
-        path = Path(directory) / "hf_mpwriter" / file
-        source = path.read_text()
-        if source.count(line) != 1:
-            raise SystemExit(f"the sabotage {name!r} does not fit to {file} any more")
-        path.write_text(source.replace(line, broken + line))
-        arguments = [argument for argument in sys.argv[1:] if argument not in ("--sabotage", name)]
-        environment = os.environ | {"PYTHONPATH": directory, "HF_MPWRITER_EXIT_TIMEOUT": "5", SABOTAGED: "1"}
-        code = subprocess.run([sys.executable, __file__, *arguments], env=environment, check=False).returncode
-    print(f"sabotage {name}: {'found by the oracle' if code == FOUND else 'NOT FOUND'}")
-    raise SystemExit(0 if code == FOUND else 1)
 
 
 def work(rank: int, run_dir: str, journals: str, seed: int) -> None:
@@ -146,23 +108,11 @@ class Repetition:
 
     def kill_uploader(self) -> None:
         """Kill the uploader that holds the seat."""
-        self._kill(lambda: self._pid("uploader"), "uploader")
+        self._kill(lambda: processes.uploader(self.run_dir), "uploader")
 
     def kill_push(self) -> None:
         """Kill a push that carries an entry, somewhere within its life."""
-        self._kill(lambda: self._pid("push"), "push", delay=self.rng.uniform(0.0, 0.5))
-
-    def _pid(self, kind: str) -> int:
-        import psutil
-
-        report = self.progress.uploader()
-        pid = report.push if kind == "push" else report.pid
-        if not pid or report.phase == "left":
-            return 0
-        with contextlib.suppress(psutil.Error):
-            line = " ".join(psutil.Process(pid).cmdline())
-            return pid if f"import {kind}" in line and self.run_dir in line else 0
-        return 0
+        self._kill(lambda: processes.push(self.run_dir), "push", delay=self.rng.uniform(0.0, 0.5))
 
     def _kill(self, find: Callable[[], int], kind: str, delay: float = 0.0) -> None:
         for _ in range(20):  # a push may end between being seen and being killed
@@ -196,7 +146,7 @@ class Repetition:
         """Start, kill, wait for rest."""
         for rank in range(RANKS):
             self.start(rank)
-        wait_for(lambda: self._pid("uploader"), "the first uploader")
+        wait_for(lambda: processes.uploader(self.run_dir), "the first uploader")
         actions = [self.kill_worker, self.kill_uploader, self.kill_push]
         self.rng.shuffle(actions)
         for action in actions:
@@ -233,10 +183,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=50)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
-    parser.add_argument("--sabotage", choices=sorted(SABOTAGES))
+    parser.add_argument("--sabotage", choices=("buffered", "early-ack"))
     options = parser.parse_args()
     if options.sabotage:
-        sabotage(options.sabotage)
+        return sabotage.run(options.sabotage)
     root = Path(tempfile.mkdtemp(prefix="kill_test_"))
     from hf_mpwriter.localhub import LocalHub
 
@@ -263,14 +213,14 @@ def main() -> int:
                 if process.is_alive():
                     process.kill()
             sys.stdout.flush()
-            if problems and SABOTAGED in os.environ:
+            if problems and sabotage.is_sabotaged():
                 break
     print(f"{options.repetitions} repetitions in {time.monotonic() - began:.0f} s; kills: {dict(kills)}")
     for problem in problems + troubles:
         print(problem)
     if problems or troubles:
         print(f"{len(problems + troubles)} problems; seed {options.seed}; everything is kept in {root}")
-        return FOUND if problems else 1
+        return sabotage.FOUND if problems else 1
     shutil.rmtree(root)
     print("0 lost, 0 duplicated, every copy a whole-record prefix")
     return 0

@@ -167,7 +167,7 @@ def test_only_the_remote_layer_imports_the_network_client():
 
 def test_only_locks_imports_file_locks():
     """Filelock and fcntl have one caller; the table of descriptors would not be complete otherwise."""
-    assert without(importers("filelock", "fcntl"), "localhub", "demo") == {"locks"}
+    assert without(importers("filelock", "fcntl"), "localhub", "demo", "testing") == {"locks"}
 
 
 def test_only_the_uploader_and_its_daemon_import_psutil():
@@ -191,7 +191,7 @@ def test_only_disk_syncs_links_and_renames():
     assert set(without(set(users), "localhub", "demo")) == {"disk"}
     names = {
         n
-        for m in without(set(FILES), "localhub", "demo")
+        for m in without(set(FILES), "localhub", "demo", "testing")
         for n in imported(FILES[m])
         if n.startswith(("os.", "shutil"))
     }

@@ -1,9 +1,11 @@
 """The side channel of a test: what a process knows to have returned, told by itself after each call.
 
     <directory>/journal.<pid>.<8 hex>    one line per returned add_* call: {"tag": ..., "step": ..., "path": ...}
+                                         one per returned flush: {"flushed": true}
 
 A line is one `os.write` behind the call, so a SIGKILL between the two leaves a record that is in the event file and
-not in the journal: allowed. The other way round would be a lost record.
+not in the journal: allowed. The other way round would be a lost record. What was noted before a flush outlives a power
+cut too (keep journals on a disk that has none).
 """
 
 from __future__ import annotations
@@ -24,12 +26,14 @@ class Returned:
         path: the event file that the record went to, relative to the run directory.
         tag: tag of the summary.
         step: global step.
+        flushed: whether a flush came after it.
     """
 
     pid: int
     path: str
     tag: str
     step: int
+    flushed: bool = False
 
 
 class Journal:
@@ -47,15 +51,31 @@ class Journal:
         `/text_summary`.
         """
         event_file = os.path.relpath(writer.file_writer.event_writer.file.path, writer.logdir)
-        os.write(self._fd, json.dumps({"tag": tag, "step": step, "path": event_file}).encode() + b"\n")
+        self._line({"tag": tag, "step": step, "path": event_file})
+
+    def flushed(self) -> None:
+        """`writer.flush()` has returned."""
+        self._line({"flushed": True})
+
+    def _line(self, data: dict[str, Any]) -> None:
+        os.write(self._fd, json.dumps(data).encode() + b"\n")
 
 
 def read_journals(directory: str) -> Iterator[Returned]:
     """Everything that any process has noted; a torn last line is not there."""
     for name in sorted(os.listdir(directory)):
-        if not name.startswith("journal."):
-            continue
-        with open(os.path.join(directory, name), "rb") as file:
-            for line in file.read().split(b"\n")[:-1]:
-                note = json.loads(line)
-                yield Returned(int(name.split(".")[1]), note["path"], note["tag"], note["step"])
+        if name.startswith("journal."):
+            yield from read_journal(os.path.join(directory, name))
+
+
+def read_journal(path: str) -> list[Returned]:
+    """Everything that one process has noted."""
+    pid = int(os.path.basename(path).split(".")[1])
+    with open(path, "rb") as file:
+        lines = [json.loads(line) for line in file.read().split(b"\n")[:-1]]
+    last_flush = max((number for number, line in enumerate(lines) if "flushed" in line), default=-1)
+    return [
+        Returned(pid, line["path"], line["tag"], line["step"], flushed=number < last_flush)
+        for number, line in enumerate(lines)
+        if "flushed" not in line
+    ]

@@ -205,11 +205,12 @@ def _check_records(report: Report, run_dir: str, returned: list[Returned], *, dr
     """Count the returned records: on the Hub after a drain, before it in the local files."""
     on_hub: Counter[tuple[str, str, int]] = Counter()
     for found in report.files.values():
-        found.local_events = sum(_keys(run_dir, found.path, found.local_bytes).values())
-        keys = _keys(run_dir, found.path, min(found.hub_bytes, found.local_bytes))
-        found.hub_events = sum(keys.values())
-        keys = keys if drained else _keys(run_dir, found.path, found.local_bytes)
-        on_hub.update({(found.path, tag, step): count for (tag, step), count in keys.items()})
+        path = os.path.join(run_dir, found.path)
+        local = keys(path, found.local_bytes)
+        there = keys(path, min(found.hub_bytes, found.local_bytes))
+        found.local_events, found.hub_events = sum(local.values()), sum(there.values())
+        counts = there if drained else local
+        on_hub.update({(found.path, tag, step): count for (tag, step), count in counts.items()})
     report.returned = len(returned)
     writers: dict[str, set[int]] = {}
     for key, calls in Counter((note.path, note.tag, note.step) for note in returned).items():
@@ -226,12 +227,12 @@ def _check_records(report: Report, run_dir: str, returned: list[Returned], *, dr
     )
 
 
-def _keys(run_dir: str, path: str, length: int) -> Counter[tuple[str, int]]:
-    """How often each (tag, step) stands in the first bytes of a file."""
-    keys: Counter[tuple[str, int]] = Counter()
-    if not length:
-        return keys
-    for payload in records.payloads(os.path.join(run_dir, path), length):
+def keys(path: str, end: int | None = None) -> Counter[tuple[str, int]]:
+    """How often each (tag, step) stands in an event file, or in its first `end` bytes; in none if there is no file."""
+    found: Counter[tuple[str, int]] = Counter()
+    if end == 0 or not os.path.exists(path):
+        return found
+    for payload in records.payloads(path, end):
         event = event_pb2.Event.FromString(payload)
-        keys.update((value.tag, event.step) for value in event.summary.value)
-    return keys
+        found.update((value.tag, event.step) for value in event.summary.value)
+    return found

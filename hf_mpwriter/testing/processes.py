@@ -1,0 +1,47 @@
+"""The processes of a run: whom to kill, to stop, to wait for.
+
+Pids are told by the run directory, as they stand there, and compared with the process that has the pid now: so nobody
+else is hit. Between being told and being hit a process may end all the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import psutil
+
+from hf_mpwriter.progress import Progress
+from hf_mpwriter.roster import Roster
+from hf_mpwriter.spool import Spool
+
+
+def uploader(run_dir: str) -> int:
+    """Pid of this host's uploader, 0 if there is none."""
+    report = Progress(Spool(run_dir)).uploader()
+    return report.pid if not report.is_over and _is("uploader", report.pid, run_dir) else 0
+
+
+def push(run_dir: str) -> int:
+    """Pid of the push that runs, 0 if none does."""
+    pid = Progress(Spool(run_dir)).uploader().push
+    return pid if _is("push", pid, run_dir) else 0
+
+
+def workers(run_dir: str) -> list[int]:
+    """Pids of the processes that log, those of other hosts excepted."""
+    return [member.process.pid for member in Roster(Spool(run_dir)).members() if member.alive]
+
+
+def left_behind(run_dir: str) -> list[int]:
+    """Pids of all uploaders and pushes of a run that are alive, zombies excepted."""
+    pids = [process.pid for process in psutil.process_iter()]
+    return [pid for pid in pids if _is("uploader", pid, run_dir) or _is("push", pid, run_dir)]
+
+
+def _is(kind: str, pid: int, run_dir: str) -> bool:
+    """Whether this is an uploader or a push of the run; a zombie has no command line."""
+    with contextlib.suppress(psutil.Error):
+        arguments = psutil.Process(pid).cmdline() if pid else []
+        there = any(argument == run_dir or argument.startswith(f"{run_dir}/") for argument in arguments)
+        return there and any(f"import {kind}" in argument for argument in arguments)
+    return False

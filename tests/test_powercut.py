@@ -1,0 +1,51 @@
+"""Disks whose power can be cut: they take what was not synced, and nothing else."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from hf_mpwriter import SummaryWriter, disk
+from hf_mpwriter.testing import Journal, LoopDisk, forget_lost, read_journals
+from hf_mpwriter.testing.powercut import why_not
+
+KINDS = [
+    pytest.param(kind, marks=[pytest.mark.root, pytest.mark.skipif(bool(why_not(kind)), reason=why_not(kind) or "-")])
+    for kind in ("ext4", "xfs")
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_power_cut_takes_what_was_not_synced(tmp_path, kind):
+    """Else no test with such a disk could fail."""
+    with LoopDisk(str(tmp_path), kind) as drive:
+        kept, lost = os.path.join(drive.path, "kept"), os.path.join(drive.path, "lost")
+        disk.replace(kept, b"x" * 5000, "test")
+        disk.replace(lost, b"x" * 5000, "test", durable=False)
+        drive.cut()
+        with pytest.raises(OSError, match=r".*"):
+            disk.replace(kept, b"later", "test")
+        drive.restart()
+        assert disk.read(kept) == b"x" * 5000
+        assert not disk.read(lost)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_was_flushed_outlives_a_power_cut(tmp_path, kind):
+    """The journal knows which records may be gone; those that were flushed are not."""
+    journals = str(tmp_path / "journals")
+    with LoopDisk(str(tmp_path), kind) as drive:
+        run_dir = os.path.join(drive.path, "run")
+        journal, writer = Journal(journals), SummaryWriter(run_dir)
+        for step in range(40):
+            writer.add_scalar("loss", 0.5, step)
+            journal.note(writer, "loss", step)
+            if step == 20:
+                writer.flush()
+                journal.flushed()
+        drive.cut()
+        writer.close()
+        drive.restart()
+        assert forget_lost(journals, run_dir) > 0, "the cut took nothing"
+        assert {note.step for note in read_journals(journals)} >= set(range(21))
