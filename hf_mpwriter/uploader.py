@@ -13,8 +13,8 @@ next uploader derives the rest again from what the ledger does not cover.
 Invariants:
 - It holds the seat for its whole life; on every tick the lock is checked to be the file at the path.
 - It imports the standard library, psutil and filelock; the network client lives in the push only.
-- While a request without a parent may still be under way, nothing newer than it carried is sent for SETTLE_TIME.
-  A request that names its parent needs no such wait: once the branch has moved, the Hub refuses it.
+- While a request without a parent may still be under way, for SETTLE_TIME, all that is sent names its parent and is
+  nothing newer. A request that names its parent needs no such wait: once the branch has moved, the Hub refuses it.
 """
 
 from __future__ import annotations
@@ -239,7 +239,7 @@ class Uploader:
             self._bulletin.notice([USED_UP] if self._pace.used_up else [])
             self._fresh = self._fresh and not self._pace.used_up
             return
-        self._fenced = entry.is_attached or self._pace.fenced
+        self._fenced = entry.is_attached or self._pace.fenced or self._frozen_until > 0.0
         final = last and not entry.is_attached and len(self._queue.entries) <= 1
         squash = self._settings.squash_history and self._pace.may_squash(0 if final else self._settings.commit_every)
         job = Job(

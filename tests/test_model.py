@@ -1,0 +1,79 @@
+"""The models of the fence and of leaving: what is promised holds in every order of events, and each rule is needed.
+
+Spin goes through all states. A model is the code as it is; a variant leaves out one rule, and must then fail, which
+shows that the model would notice. The heads of the models say what they mirror and what they leave out.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+MODELS = Path(__file__).parent / "model"
+SMALL = ("-DKILLS=1", "-DFAULTS=1")
+SAFETY = "-DSAFETY"  # assertions and deadlocks
+CYCLES = "-DNP"  # no state comes back: there is an end
+HOLDS = [
+    ("fence", ("-DKILLS=1",), SAFETY),
+    ("fence", ("-DALWAYS_PARENT", "-DNO_SETTLE", "-DKILLS=1"), SAFETY),
+    ("fence", ("-DALWAYS_PARENT", "-DTWO_AT_ONCE", "-DKILLS=0", "-DFAULTS=1"), SAFETY),
+    ("fence", SMALL, CYCLES),
+    ("leaving", ("-DNO_DEATH",), SAFETY),
+    ("leaving", ("-DONE_RECORD",), SAFETY),
+    ("leaving", ("-DNO_DEATH", "-DONE_RECORD"), CYCLES),
+]
+WHOLE = [("fence", ("-DKILLS=1",)), ("leaving", ("-DONE_RECORD",))]  # in these, every statement must be reached
+FAILS = {
+    "fence": [
+        "NO_SETTLE",
+        "NO_SETTLE_AFTER_KILL",
+        "LATE_RECORD",
+        "EARLY_FORGET",
+        "SNAPSHOT_WHILE_SETTLING",
+        "NO_PARENT_WHILE_SETTLING",
+        "NO_READ_BACK",
+        "EARLY_LEDGER",
+        "TWO_AT_ONCE",
+    ],
+    "leaving": ["NO_SECOND_LOOK", "SECOND_LOOK_FIRST", "NO_LAST_LOOK", "FILES_BEFORE_CARDS", "TWO_STEPS"],
+}
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(not (shutil.which("spin") and shutil.which("gcc")), reason="needs Debian's spin and gcc"),
+]
+
+
+def verify(directory: Path, model: str, variant: tuple[str, ...], search: str) -> str:
+    """What Spin says about a variant of a model."""
+    for command in (
+        ["spin", "-a", *variant, str(MODELS / f"{model}.pml")],
+        ["gcc", "-w", "-O1" if (model, variant) in WHOLE else "-O0", search, "-o", "pan", "pan.c"],
+        ["./pan", "-m100000", "-w22", *(["-l"] if search == CYCLES else [])],
+    ):
+        result = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+@pytest.mark.parametrize(("model", "variant", "search"), HOLDS)
+def test_what_is_promised_holds_in_every_order_of_events(tmp_path, model, variant, search):
+    """The search is complete: all states were seen, to any depth."""
+    said = verify(tmp_path, model, variant, search)
+    assert "errors: 0" in said, said
+    assert "Search not completed" not in said
+    assert "max search depth too small" not in said
+    if (model, variant) in WHOLE:
+        unreached = re.findall(r'state \d+, "(.*)"', said)
+        assert set(unreached) <= {"-end-"}, "nothing holds because something cannot happen in the model"
+
+
+@pytest.mark.parametrize(("model", "variant"), [(model, variant) for model in FAILS for variant in FAILS[model]])
+def test_without_one_of_the_rules_the_promise_is_broken(tmp_path, model, variant):
+    """So the rule is needed, and the model notices."""
+    said = verify(tmp_path, model, (f"-D{variant}", "-DKILLS=1"), SAFETY)
+    assert re.search(r"errors: [1-9]", said), said
