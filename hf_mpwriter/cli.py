@@ -234,6 +234,7 @@ def verify(logdir: Path, *, running: bool) -> None:
 @click.option("--root", type=click.Path(path_type=Path), required=True, help="Folder that keeps the Hub's data.")
 @click.option("--port", type=int, default=8765, show_default=True, help="0 picks a free one.")
 @click.option("--no-xet", is_flag=True, help="Offer plain LFS only.")
+@click.option("--discard", is_flag=True, help="Check what is uploaded and forget it, to measure for long.")
 @click.option("--commits-per-hour", type=int, default=0, help="Per repository; 0: any number.")
 @click.option("--requests-per-5min", type=int, default=0, help="Requests to the API; 0: any number.")
 @click.option("--busy", is_flag=True, help="Refuse a commit (409) while another to its repository is under way.")
@@ -246,6 +247,7 @@ def hub(
     faults: tuple[str, ...],
     *,
     no_xet: bool,
+    discard: bool,
     busy: bool,
 ) -> None:
     """Serve a Hub on this machine: point HF_ENDPOINT at it and rehearse.
@@ -262,7 +264,7 @@ def hub(
     except FaultError as error:
         raise Failure(str(error)) from error
     limits = Limits(commits_per_hour, requests_per_5min, busy)
-    serve(root, port, tokens=Tokens.take(os.environ), limits=limits, xet=not no_xet, faults=parsed)
+    serve(root, port, tokens=Tokens.take(os.environ), limits=limits, xet=not no_xet, discard=discard, faults=parsed)
 
 
 @main.command()

@@ -286,6 +286,32 @@ def test_a_file_that_grows_by_xet_is_the_local_one_after_each_commit_and_sends_l
     assert any("/fetch/" in line["path"] for line in log), "the client downloads by Xet too"
 
 
+@pytest.mark.parametrize("xet", [False, True], ids=["LFS", "Xet"])
+def test_a_hub_that_discards_answers_as_any_other_and_keeps_no_content(tmp_path, xet):
+    """A growing file is committed and read back by size and digest, and its versions take no space on disk."""
+    with LocalHub(tmp_path / "hub", discard=True) as hub:
+        seen = client(
+            hub,
+            tmp_path / "home",
+            """
+            api.create_repo("grown")
+            data, where = b"", {"repo_id": "local-user/grown", "path_in_repo": "x.tfevents.1"}
+            for _ in range(3):
+                data += random.Random(4).randbytes(200_000)
+                api.upload_file(path_or_fileobj=data, **where)
+            api.upload_file(path_or_fileobj=data, **where)
+            (there,) = api.get_paths_info("local-user/grown", "x.tfevents.1")
+            seen["told"] = [there.size, there.lfs.sha256]
+            seen["true"] = [len(data), hashlib.sha256(data).hexdigest()]
+            """,
+            xet=xet,
+        )
+        assert seen["told"] == seen["true"]
+        assert len(hub.store.commits("model", "local-user/grown")) == 4
+        blobs = [path.stat() for path in (tmp_path / "hub" / "blobs" / "sha256").rglob("*") if path.is_file()]
+        assert sorted((blob.st_size, blob.st_blocks) for blob in blobs) == [(200_000, 0), (400_000, 0), (600_000, 0)]
+
+
 def test_several_clients_upload_by_xet_at_once_and_share_their_chunks(hub, tmp_path):
     """Uploads of several processes do not disturb each other; common content is found across homes."""
     code = """

@@ -29,6 +29,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--user", default=DEFAULT_USER, help="the name that whoami tells")
     result.add_argument("--no-xet", action="store_true", help="LFS only")
     result.add_argument("--multipart-over", type=int, default=MULTIPART_OVER, help="bytes; larger LFS objects in parts")
+    result.add_argument("--discard", action="store_true", help="check LFS content and forget it")
     result.add_argument("--commits-per-hour", type=int, default=0, help="per repository; 0: any number")
     result.add_argument("--requests-per-5min", type=int, default=0, help="to the API; 0: any number")
     result.add_argument("--busy", action="store_true", help="refuse a commit while another is under way")
@@ -52,6 +53,7 @@ def main() -> int:
             xet=not args.no_xet,
             user=args.user,
             multipart_over=args.multipart_over,
+            discard=args.discard,
             sock=socket.socket(fileno=args.socket) if args.socket is not None else None,
         )
     except KeyboardInterrupt:

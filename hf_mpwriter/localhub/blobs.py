@@ -11,7 +11,9 @@ Invariants, at any time:
    directory fsynced.
 2. A published blob is never changed, so readers need no lock and may keep it open.
 
-Nothing is ever collected: each version of a growing file stays as a blob of its own, squashed or not.
+Nothing is ever collected: each version of a growing file stays as a blob of its own, squashed or not. A Hub that
+discards keeps size and digest of LFS content and forgets the bytes: its blobs are holes of the right size, and what
+is downloaded is zeros.
 """
 
 from __future__ import annotations
@@ -113,10 +115,16 @@ class Disk:
 
 
 class Blobs:
-    """Content-addressed blobs of one Hub."""
+    """Content-addressed blobs of one Hub.
 
-    def __init__(self, disk: Disk) -> None:
+    Args:
+        disk: Where they are.
+        discard: Whether to forget LFS content as soon as its size and digest were checked.
+    """
+
+    def __init__(self, disk: Disk, *, discard: bool = False) -> None:
         self.disk = disk
+        self._discard = discard
 
     def lfs_path(self, sha256: str) -> str:
         """Return where LFS content of this digest is or will be."""
@@ -138,6 +146,9 @@ class Blobs:
         if os.stat(temporary).st_size != size or file_sha256(temporary) != sha256:
             os.unlink(temporary)
             return False
+        if self._discard:
+            os.truncate(temporary, 0)
+            os.truncate(temporary, size)
         self.disk.publish(temporary, self.lfs_path(sha256))
         return True
 

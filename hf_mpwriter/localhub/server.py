@@ -49,6 +49,7 @@ class LocalHub:
         port: The port on 127.0.0.1; 0 picks a free one, kept for every later start.
         user: The name that whoami tells.
         multipart_over: Size in bytes above which LFS objects come in parts.
+        discard: Whether LFS content is forgotten once its size and digest were checked.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class LocalHub:
         port: int = 0,
         user: str = DEFAULT_USER,
         multipart_over: int = MULTIPART_OVER,
+        discard: bool = False,
     ) -> None:
         self.store = Store(root)
         self.root = self.store.root
@@ -71,6 +73,7 @@ class LocalHub:
         self.port = port
         self.user = user
         self.multipart_over = multipart_over
+        self.discard = discard
         self._child: subprocess.Popen[bytes] | None = None
 
     @property
@@ -115,6 +118,7 @@ class LocalHub:
         command += ["--commits-per-hour", str(self.limits.commits_per_hour)]
         command += ["--requests-per-5min", str(self.limits.requests_per_5min)]
         command += ["--busy"] if self.limits.busy else []
+        command += ["--discard"] if self.discard else []
         return command if self.xet else [*command, "--no-xet"]
 
     def _environment(self) -> dict[str, str]:

@@ -112,6 +112,7 @@ def serve(
     xet: bool = True,
     user: str = DEFAULT_USER,
     multipart_over: int = MULTIPART_OVER,
+    discard: bool = False,
     sock: socket.socket | None = None,
     faults: Iterable[Fault] = (),
 ) -> None:
@@ -125,12 +126,13 @@ def serve(
         xet: Whether clients may upload by Xet.
         user: The name that whoami tells, and the namespace of ids without one.
         multipart_over: Size in bytes above which LFS objects come in parts.
+        discard: Whether LFS content is forgotten once its size and digest were checked.
         sock: A listening socket in place of a port.
         faults: What goes wrong from the start on.
     """
     if xet and importlib.util.find_spec("hf_xet") is None:
         raise ServerError("Xet needs the package hf_xet; install it or switch Xet off (--no-xet)")
-    store = WritableStore(root)
+    store = WritableStore(root, discard=discard)
     lock = _lock_root(store.root)
     store.prepare()
     sock = sock or listen(port)

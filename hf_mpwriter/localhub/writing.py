@@ -14,7 +14,7 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from hf_mpwriter.localhub.blobs import git_oid, lfs_pointer, make_dirs
+from hf_mpwriter.localhub.blobs import Blobs, git_oid, lfs_pointer, make_dirs
 from hf_mpwriter.localhub.errors import BadRequest, EntryNotFound, Exists, Forbidden, RevisionNotFound, StaleParent
 from hf_mpwriter.localhub.store import MAIN, Commit, Entry, Repo, Store
 
@@ -47,10 +47,16 @@ def check_path(path: str) -> str:
 
 
 class WritableStore(Store):
-    """The repositories under one folder, for the server that owns it."""
+    """The repositories under one folder, for the server that owns it.
 
-    def __init__(self, root: str | os.PathLike[str]) -> None:
+    Args:
+        root: The folder.
+        discard: Whether LFS content is forgotten once it was checked.
+    """
+
+    def __init__(self, root: str | os.PathLike[str], *, discard: bool = False) -> None:
         super().__init__(root)
+        self.blobs = Blobs(self.disk, discard=discard)
         self._guard = threading.Lock()
         self._locks: dict[str, threading.Lock] = {}
 
