@@ -32,6 +32,7 @@ import argparse
 import contextlib
 import ctypes
 import json
+import logging
 import math
 import os
 import random
@@ -116,9 +117,9 @@ class Cost:
         """The row."""
         upload = self.cpu - self.start - self.logging
         return (
-            f"{self.commits:9}{self.logged / MB:10.2f}{self.sent / MB:10.2f}{self.sent / self.logged:10.2f}"
-            f"{self.read / self.logged:10.2f}{self.cpu:10.2f}{self.start:10.2f}{self.logging:10.2f}{upload:10.2f}"
-            f"{self.requests:10}{self.wall:10.1f}"
+            f"{self.commits:9}{self.logged / MB:11.2f}{self.sent / MB:11.2f}{self.sent / self.logged:11.2f}"
+            f"{self.read / self.logged:11.2f}{self.cpu:11.2f}{self.start:11.2f}{self.logging:11.2f}{upload:11.2f}"
+            f"{self.requests:11}{self.wall:11.1f}"
         )
 
 
@@ -134,6 +135,7 @@ def work(library: str, logdir: str, unit: int, rank: int) -> None:
         unit: bytes of events that are logged at once.
         rank: of this worker, its seed.
     """
+    logging.getLogger("hf_mpwriter").setLevel(logging.ERROR)
     sys.modules["torch"] = None  # type: ignore[assignment]  # tensorboardX would import it, for a second and more
     import numpy as np
 
@@ -141,7 +143,7 @@ def work(library: str, logdir: str, unit: int, rank: int) -> None:
         from hf_mpwriter import HFSummaryWriter
     else:
         from huggingface_hub import HFSummaryWriter
-    start, logging = time.process_time(), 0.0
+    start, logged = time.process_time(), 0.0
     rng, noise, side = random.Random(rank), np.random.default_rng(rank), int(math.sqrt(unit / 2 / 3))
     scalars, step = unit // 2 // SCALAR_BYTES, 0
     writer: Any
@@ -155,11 +157,11 @@ def work(library: str, logdir: str, unit: int, rank: int) -> None:
                     step += 1
                 writer.add_image("noise", noise.integers(0, 256, (3, side, side), dtype=np.uint8), step)
                 writer.flush()
-                logging += time.process_time() - began
+                logged += time.process_time() - began
             else:
                 writer.scheduler.trigger().result()
             _reply()
-    _reply({"start": start, "logging": logging})
+    _reply({"start": start, "logging": logged})
 
 
 def _reply(data: dict[str, float] | None = None) -> None:
@@ -302,7 +304,7 @@ def show(case: Case, cost: Cost) -> None:
 
 def show_formula(case: Case) -> None:
     """What whole files make of so many commits."""
-    print(f"{case}{case.commits:9}{'sent/log, by formula:':>26} {(case.commits + 1) / 2:.1f}", flush=True)
+    print(f"{case}{case.commits:9}{'sent/log, by formula:':>31} {(case.commits + 1) / 2:.1f}", flush=True)
 
 
 def parse() -> argparse.Namespace:
@@ -331,7 +333,8 @@ def main() -> int:
         return 0
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)  # uploaders become children of this process
     os.environ |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "NO_PROXY": "127.0.0.1"}
-    os.environ |= {"HF_HUB_DISABLE_EXPERIMENTAL_WARNING": "1", "HF_MPWRITER_COMMITS_PER_HOUR": "100000"}
+    os.environ |= {"HF_HUB_VERBOSITY": "error", "HF_MPWRITER_COMMITS_PER_HOUR": "100000"}
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # a push would compile all modules again, as after no installation
     alone = [
         Case(library, way, 1, options.commits, options.unit) for way in options.ways for library in options.libraries
     ]
@@ -340,16 +343,18 @@ def main() -> int:
         for ranks in options.ranks
         for library in options.libraries
     ]
-    print(f"{'':16}{'by':4}{'ranks':>6}{HEAD[0]:>9}" + "".join(f"{name:>10}" for name in HEAD[1:]), flush=True)
-    for case in [*alone, *shared]:
-        if case.library == THEIRS and case.commits == WEEK:
-            show_formula(case)
-            continue
-        directory = Path(tempfile.mkdtemp(prefix="bench_upload_", dir=options.dir))
-        try:
-            show(case, measure(case, directory))
-        finally:
-            shutil.rmtree(directory, ignore_errors=True)
+    directory = Path(tempfile.mkdtemp(prefix="bench_upload_", dir=options.dir))
+    os.environ["PYTHONPYCACHEPREFIX"] = str(directory / "modules")
+    print(f"{'':16}{'by':4}{'ranks':>6}{HEAD[0]:>9}" + "".join(f"{name:>11}" for name in HEAD[1:]), flush=True)
+    try:
+        for case in [*alone, *shared]:
+            if case.library == THEIRS and case.commits == WEEK:
+                show_formula(case)
+            else:
+                show(case, measure(case, directory / "row"))
+                shutil.rmtree(directory / "row")
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
     return 0
 
 
