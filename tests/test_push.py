@@ -13,6 +13,7 @@ import sys
 
 import pytest
 from conftest import wait_for
+from support import run_python
 
 from hf_mpwriter import disk, push
 from hf_mpwriter.errors import Done, Park, Refused, Retry, Sent, Unknown
@@ -162,6 +163,20 @@ def test_a_push_against_nobody_says_so(run_dir):
     verdict = wait_for(lambda: process.listen()[1], "the end")
     assert isinstance(verdict, Retry)
     assert "refused" in verdict.reason
+
+
+def test_a_push_ends_at_once_and_what_libraries_have_printed_is_in_the_log():
+    """Buffered text goes out; what Python would do at the end of an interpreter is not waited for."""
+    program = """
+import atexit, sys
+from hf_mpwriter import push
+atexit.register(print, "taken apart")
+print("out", flush=False)
+print("err", end="", file=sys.stderr, flush=False)
+push.end()
+"""
+    ended = run_python(program, env={"PYTHONUNBUFFERED": ""})
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "out\n", "err")
 
 
 def test_a_push_dies_with_its_uploader(run_dir):
