@@ -9,6 +9,7 @@ Whoever is not served is urgent if it has gone, or if the ledger has less than i
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 
 from hf_mpwriter.ledger import Ledger
@@ -43,6 +44,10 @@ class Audience:
         """Whether nothing of it was left to send after its last news."""
         return self._served.has(member)
 
+    def is_one_urgent(self, members: Iterable[Member], book: Ledger, settings: Settings) -> bool:
+        """Whether event files of one of them should go at once."""
+        return any(self.is_urgent(member, book, settings) for member in members)
+
     def is_urgent(self, member: Member, book: Ledger, settings: Settings) -> bool:
         """Whether its event files should go at once."""
         if self.is_served(member):
@@ -70,7 +75,8 @@ class Audience:
             self._served.note(member)
             held = (book.covers(files[path]) for path in member.files if path in files)
             if not member.alive and all(held):
-                roster.remove(member)
+                with contextlib.suppress(OSError):  # the next uploader looks at it again
+                    roster.remove(member)
 
     def forget(self) -> None:
         """Nobody is served any more."""

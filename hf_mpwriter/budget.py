@@ -155,10 +155,14 @@ class Budget:
 
     @staticmethod
     def _forget_rested(folder: str, now: float) -> None:
-        """A bucket that nobody has touched for an hour is full, which is what no bucket is, too."""
+        """A bucket that nobody has touched for an hour is full, which is what no bucket is, too.
+
+        A temporary file is that of a process that was killed: who has the lock is alone.
+        """
         for entry in os.scandir(folder):
             with contextlib.suppress(OSError):
-                if entry.name.endswith(".json") and entry.stat().st_mtime < now - HOUR:
+                rested = entry.name.endswith(".json") and entry.stat().st_mtime < now - HOUR
+                if rested or entry.name.endswith(".tmp"):
                     os.unlink(entry.path)
 
 

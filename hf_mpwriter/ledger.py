@@ -226,7 +226,7 @@ def set_aside(spool: Spool, host_id: str) -> str | None:
     """Move a ledger of ours that cannot be read out of the way; lengths are read back from the Hub.
 
     Returns:
-        The new name, None if the ledger is sound or there is none.
+        Where it is now, None if it is sound or there is none.
     """
     path = spool.host(host_id).ledger
     try:
@@ -236,6 +236,9 @@ def set_aside(spool: Spool, host_id: str) -> str | None:
             _parse(data, Destination(**content["destination"]))
     except (*DAMAGED, OSError):
         aside = f"{path}.unreadable-{int(time.time())}-{os.urandom(2).hex()}"
-        disk.rename(path, aside, "ledger.aside")
+        try:
+            disk.rename(path, aside, "ledger.aside")
+        except OSError:  # the next one that is saved takes its place
+            return path
         return aside
     return None

@@ -139,6 +139,16 @@ class Queue:
             for old in [other for other in self._on_disk if other not in entries]:
                 self.remove(old)
 
+    def split(self, entry: Entry) -> None:
+        """Put two halves of an entry in its place, first of all.
+
+        Raises:
+            OSError: as `put`.
+        """
+        middle = len(entry.files) // 2
+        rest = [other.files for other in self.entries if other is not entry]
+        self.put([entry.files[:middle], entry.files[middle:], *rest])
+
     def _make_durable(self, group: Sequence[LocalFile]) -> None:
         for file in group:
             disk.fsync_path(os.path.join(self._run_dir, file.path), "queue.data")

@@ -82,6 +82,7 @@ class Uploader:
         self._abandoned_since = clock()
         # what is under way
         self._fresh = self._surveyed = self._splitting = self._terminating = self._tried = self._audit = False
+        self._behind = False  # whether the ledger in memory knows more than the one on disk
         self._audience = Audience()
         self._recover()
 
@@ -95,8 +96,7 @@ class Uploader:
         self._ledger.parked.clear()  # a new start tries refused paths again
         self._queue = Queue(self._host, self._spool.run_dir)
         first = self._clock() + FIRST_DELAY
-        limit = Environment.read().commits_per_hour
-        budget = Budget(destination, limit, folders(os.environ, self._spool.root))
+        budget = Budget(destination, Environment.read().commits_per_hour, folders(os.environ, self._spool.root))
         self._pace = Pace(self._clock, self._rng, budget, first)
         self._attaching = attaching.Attaching(self._spool, self._host.copies, self._clock, self._rng, first)
         self._settings = self._ledger.settings or self._settings
@@ -107,6 +107,7 @@ class Uploader:
                     self._frozen_until = self._clock() + SETTLE_TIME
                 if self._ledger.offer(lost.files):
                     self._save_ledger()
+        self._landed()  # what our predecessor knew is in the ledger
         for entry in list(self._queue.entries):
             if all(map(self._ledger.covers, entry.files)):
                 self._queue.remove(entry)
@@ -128,7 +129,7 @@ class Uploader:
                 self._attaching.close()
                 self._report("left")
                 return False
-            self._unfreeze()
+            self._catch_up()
             now = self._situation(members)
             action = decide(now)
             if action is Action.LEAVE:
@@ -146,8 +147,11 @@ class Uploader:
         self._sleep()
         return True
 
-    def _unfreeze(self) -> None:
-        """The settle time is over: the record goes, and what the Hub has is read back."""
+    def _catch_up(self) -> None:
+        """A ledger that the disk refused is saved. After the settle time the record goes, and the Hub is read back."""
+        if self._behind:
+            self._save_ledger()
+            self._landed()
         if 0.0 < self._frozen_until <= self._clock():
             self._frozen_until, self._own_head = 0.0, None
             self._landed()
@@ -192,7 +196,7 @@ class Uploader:
             fresh=self._fresh,
             frozen=self._splitting or self._frozen_until > 0.0,
             queued=len(self._queue.entries),
-            urgent=unseen or self._audit or any(map(self._is_urgent, members)),
+            urgent=unseen or self._audit or self._audience.is_one_urgent(members, self._ledger, self._settings),
             living=living,
             abandoned_since=self._abandoned_since,
             settling=self._frozen_until > 0.0,
@@ -202,9 +206,6 @@ class Uploader:
             starved=self._attaching.is_starved(self._settings),
             attached=self._attaching.is_over(living),
         )
-
-    def _is_urgent(self, member: Member) -> bool:
-        return self._audience.is_urgent(member, self._ledger, self._settings)
 
     # snapshot
 
@@ -222,13 +223,10 @@ class Uploader:
             say(self._queue.trouble)
         self._fresh = self._surveyed = True
         self._audience.see(members, files)
-        self._serve()
+        self._audience.serve(self._queue.entries, self._ledger, self._roster)
         self._tried = self._terminating and not self._queue.entries
         if self._audit and not self._queue.entries:  # nothing to send, but somebody asks what the Hub really has
             self._start_push(Entry(0, ()), now)
-
-    def _serve(self) -> None:
-        self._audience.serve(self._queue.entries, self._ledger, self._roster)
 
     # push
 
@@ -322,7 +320,7 @@ class Uploader:
             self._attaching.landed(entry, self._settings, own=verdict.own)
         elif all(map(self._ledger.covers, entry.files)):
             self._queue.remove(entry)
-        self._serve()
+        self._audience.serve(self._queue.entries, self._ledger, self._roster)
         self._own_head = None if self._settings.squash_history else verdict.commit
         self._refusals.clear()
         self._commits += verdict.own
@@ -346,10 +344,14 @@ class Uploader:
             self._bulletin.complain(verdict, self._attaching.attempts)
 
     def _save_ledger(self) -> None:
+        """Save what is known; where that fails, at the next tick. Until then the record of the push stays, too."""
         try:
             self._ledger.save(self._host.ledger)
+            self._behind = False
         except OSError as error:  # nothing is lost: where the ledger is behind, the Hub is read back
-            say(f"the ledger cannot be written: {error}")
+            if not self._behind:
+                say(f"the ledger cannot be written: {error}")
+            self._behind = True
 
     def _start_over(self, why: str) -> None:
         """Look at everything again, whoever was served before."""
@@ -364,7 +366,7 @@ class Uploader:
         self._pace.soon()
 
     def _landed(self) -> None:
-        if self._frozen_until:  # the record of a request that may still be under way outlives this uploader
+        if self._frozen_until or self._behind:  # a request may still be under way, or its outcome is not on disk
             return
         try:
             self._queue.landed()
@@ -387,10 +389,8 @@ class Uploader:
             if self._refusals[path] >= attaching.REFUSALS:
                 self._park({path: reason}, entry)
             return
-        middle = len(entry.files) // 2
-        rest = [other.files for other in self._queue.entries if other is not entry]
         try:
-            self._queue.put([entry.files[:middle], entry.files[middle:], *rest])
+            self._queue.split(entry)
             self._splitting = True
         except OSError as error:  # a file is gone: the next snapshot knows
             say(f"cannot split entry {entry.number}: {error}")

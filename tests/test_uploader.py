@@ -243,7 +243,7 @@ def test_the_settle_time_outlives_the_uploader(tmp_path):
     two = successor()
     assert decide(two._situation([])) is Action.WAIT, "its successor takes no snapshot either"
     now[0] += SETTLE_TIME
-    two._unfreeze()
+    two._catch_up()
     assert decide(two._situation([])) is Action.SNAPSHOT
     assert queue.interrupted(two._host) is None
 
