@@ -1,0 +1,435 @@
+"""A real uploader whose lives end at any point, and successors that bring everything to an end.
+
+A trial, made by a process that has loaded everything and never used it (`serve`):
+
+    story      two workers log, seal, die and close; each step when the Hub is known to have what was logged before
+    life       fork -> take the seat -> uploader.main, with pushes that are forks of it, until it leaves or is struck
+    harm       strikes one life: a failpoint of disk.py, or strace at the n-th system call of a name, of the uploader or
+               of one of its pushes; the lives after it are unharmed
+    judgement  the oracle, and that nothing is left: no temporary file, no entry, no card, no process
+
+Nobody waits: the clock of an uploader runs while it sleeps, and each sleep asks for the next step of the story. So two
+lives without harm make the same system calls in the same order, and the n-th call of one is the n-th of the other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+import functools
+import gc
+import json
+import os
+import random
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NoReturn
+
+from test_end_to_end import StoreView
+
+from hf_mpwriter import disk, ledger, locks, records, roster, testing
+from hf_mpwriter.identity import Process, host_id
+from hf_mpwriter.localhub import Store
+from hf_mpwriter.settings import Destination, Settings
+from hf_mpwriter.spool import HostSpool, Spool
+
+DEADLINE = 60.0  # seconds that a life may take on a slow machine
+LIVES = 6  # until everything is on the Hub and nobody is left
+PR_SET_CHILD_SUBREAPER = 36
+MESSAGE = 1 << 20  # bytes
+KILLED = -signal.SIGKILL
+FOLDER = "tensorboard/run"
+EVENT_FILE = "events.out.tfevents.170000000{}.here.1.0123abcd"
+ATTACHMENT = "notes.tsv"
+LOG_LIMIT = 500  # bytes, so that the log is rotated
+UPLOADER = 0  # in the place of the number of a push
+RECORDING = ("-y", "-e", "trace=%file,%desc,%network,%process")
+
+
+@dataclasses.dataclass(frozen=True)
+class Harm:
+    """What strikes one life.
+
+    Attributes:
+        point: a failpoint such as `queue.put.rename`, or the name of a system call.
+        action: kill, eio or enospc.
+        passage: at which passage, from 1 on.
+        push: which push is struck at a system call of its own, from 1 on; or UPLOADER.
+    """
+
+    point: str
+    action: str
+    passage: int
+    push: int = UPLOADER
+
+    @property
+    def is_failpoint(self) -> bool:
+        """Whether disk.py strikes, not strace."""
+        return "." in self.point
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Of strace."""
+        what = "signal=KILL" if self.action == "kill" else f"error={self.action.upper()}"
+        return "-e", f"trace={self.point}", "-e", f"inject={self.point}:{what}:when={self.passage}"
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What came of a trial.
+
+    Attributes:
+        ended: exit codes of the lives.
+        struck: for each harm, whether it struck.
+        passed: how often the first life passed each failpoint, if it was not killed.
+        problems: broken promises, and what kept us from finding any.
+    """
+
+    ended: list[int] = dataclasses.field(default_factory=list)
+    struck: list[bool] = dataclasses.field(default_factory=list)
+    passed: dict[str, int] = dataclasses.field(default_factory=dict)
+    problems: list[str] = dataclasses.field(default_factory=list)
+
+
+# within a life
+
+
+class Clock:
+    """Stands for the module `time` in an uploader: its clock runs while it sleeps, and each sleep is told."""
+
+    def __init__(self, told: Callable[[], object]) -> None:
+        self._now, self._told, self.time = 0.0, told, time.time
+
+    def monotonic(self) -> float:
+        """Seconds."""
+        return self._now
+
+    def sleep(self, seconds: float) -> None:
+        """Let the others act."""
+        self._now += seconds
+        self._told()
+
+
+class ForkedPush:
+    """Stands for `Popen` in an uploader: the push is a fork of this process, which has loaded the client."""
+
+    def __init__(self, argv: list[str], ask: Callable[..., object], **_: object) -> None:
+        output, inner = os.pipe()
+        waits, go_on = socket.socketpair()
+        self.returncode: int | None = None
+        self.pid = os.fork()
+        if not self.pid:
+            os.dup2(inner, 1)
+            go_on.close()
+            run_and_end(functools.partial(self._push, argv[4], os.getppid(), waits))
+        os.close(inner)
+        waits.close()
+        ask(push=self.pid)
+        go_on.close()
+        self.stdout = open(output, "rb", buffering=0)  # noqa: SIM115 - its owner closes it
+
+    @staticmethod
+    def _push(inflight: str, parent: int, waits: socket.socket) -> None:
+        from hf_mpwriter import push
+
+        sleep = time.sleep
+        time.sleep = lambda seconds: sleep(min(seconds, 0.01))  # the client's waits between its retries
+        waits.recv(1)
+        push.main(inflight, parent)
+
+    def poll(self) -> int | None:
+        """Exit code, None while it lives."""
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        return self.returncode
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        os.kill(self.pid, signal.SIGKILL)
+
+
+def run_and_end(action: Callable[[], object]) -> NoReturn:
+    """All that a fork does; nothing climbs up into the frames of the process that it is a copy of."""
+    code = 1
+    try:
+        action()
+        code = 0
+    except BaseException:  # noqa: BLE001 - likewise
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def live(spool: Spool, harm: Harm | None, theirs: socket.socket, cache: str) -> None:
+    """One life, in a fork."""
+    from hf_mpwriter import daemon, election, push, uploader
+
+    def ask(**message: Any) -> None:
+        theirs.send(json.dumps(message).encode())
+        theirs.recv(1)
+
+    passed: Counter[str] = Counter()
+    failpoint = disk.failpoint
+    disk.failpoint = lambda name: (passed.update([name]), failpoint(name))
+    if harm and harm.is_failpoint:
+        disk._failpoints[harm.point] = harm.action, harm.passage
+    os.environ["XDG_CACHE_HOME"] = cache
+    log = os.open(spool.host(host_id()).log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    daemon.LOG_LIMIT = LOG_LIMIT
+    uploader.time, uploader.be_modest = Clock(ask), lambda: None
+    uploader.random = SimpleNamespace(Random=functools.partial(random.Random, 1))
+    push.subprocess = SimpleNamespace(Popen=functools.partial(ForkedPush, ask=ask), DEVNULL=0, PIPE=0)
+    ask(begins=True)
+    try:
+        election.SEAT_FD = locks.try_exclusive(spool.seat)
+        uploader.main(spool.run_dir, 0.0)
+    finally:
+        ask(passed=passed)
+
+
+# beside it
+
+
+class Story:
+    """What two workers do in a run directory, and what a predecessor of the first uploader has left there."""
+
+    def __init__(self, spool: Spool, destination: Destination) -> None:
+        self.spool, self.destination = spool, destination
+        self.returned: list[testing.journal.Returned] = []
+        self.is_over = False
+        self._lengths: dict[str, int] = {}
+        self._steps = self._tell()
+        next(self._steps)
+
+    def go_on(self) -> None:
+        """The next step, if the Hub is known to have all that was logged."""
+        book = ledger.load(self.spool, self.destination)
+        if all(book.length(path) >= length for path, length in self._lengths.items()):
+            self.is_over = next(self._steps, True)
+
+    def _tell(self) -> Iterator[bool]:
+        self.spool.create()
+        self.spool.record_destination(self.destination)
+        settings = Settings(commit_every=0.01, allow_patterns=("*.tfevents.*", ATTACHMENT))
+        rank0, rank1 = (roster.Card(self.spool, name, Process.current(), settings) for name in ("main", "rank_00001"))
+        first, second, other = EVENT_FILE.format(0), EVENT_FILE.format(1), f"rank_00001/{EVENT_FILE.format(0)}"
+        rank0.write({"open": first})
+        self._log(first)
+        self._predecessor(first)
+        self._log(first)
+        rank0.write({"seal": first})
+        rank1.write({"open": other})
+        self._log(other)
+        yield False
+        rank0.write({"open": second})
+        self._log(second)
+        self._log(other)
+        Path(self.spool.run_dir, ATTACHMENT).write_text(f"of {self.destination}\n")
+        rank1.write({"want": self._lengths})
+        yield False
+        self._log(second)
+        self._log(other)
+        rank0.leave(0)
+        locks.release(rank1._fd)  # it dies
+        yield True
+
+    def _log(self, path: str) -> None:
+        where, tag = os.path.join(self.spool.run_dir, path), self.destination.repo_id
+        begun = self._lengths.get(path, 0)
+        first = sum(note.path == path for note in self.returned)
+        encoder, steps = records.ScalarEncoder(tag), range(first, first + 5)
+        data = b"" if begun else records.frame(records.version_event(1.0))
+        data += b"".join(encoder.record(1.0, step, 0.5) for step in steps)
+        os.makedirs(os.path.dirname(where), exist_ok=True)
+        with open(where, "ab") as file:
+            file.write(data)
+        self._lengths[path] = begun + len(data)
+        self.returned += [testing.journal.Returned(0, path, tag, step) for step in steps]
+
+    def _predecessor(self, path: str) -> None:
+        """It was killed while it pushed, and somebody has put garbage into the place of other files of its."""
+        host = self.spool.host(host_id())
+        disk.make_dirs(host.queue)
+        files = [{"path": path, "length": self._lengths[path], "growing": True, "sha256": "", "blob_id": ""}]
+        Path(host.queue, "00000001.json").write_text("garbage")
+        Path(host.queue, "00000002.json").write_text(json.dumps({"files": files}))
+        Path(host.inflight).write_text(json.dumps({"entry": 2, "fenced": True, "job": {"files": files}}))
+        Path(host.ledger).write_text("garbage")
+
+
+class Life:
+    """A life, seen from beside it.
+
+    Args:
+        story: is told to it.
+        harm: strikes it.
+        directory: for the log of strace and the cache of the uploader.
+        record: whether strace is to write down the system calls of the uploader and of each push.
+    """
+
+    def __init__(self, story: Story, harm: Harm | None, directory: str, *, record: bool) -> None:
+        self._story, self._harm, self._directory, self._record = story, harm, directory, record
+        self._straces: list[subprocess.Popen[bytes]] = []
+        self._pushes, self._code = 0, 0
+        self.passed: dict[str, int] = {}
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._pid = os.fork()
+        if not self._pid:
+            self._socket.close()
+            run_and_end(functools.partial(live, story.spool, harm, theirs, os.path.join(directory, "cache")))
+        theirs.close()
+
+    def end(self) -> int:
+        """Tell the story until it ends; its exit code."""
+        deadline = time.monotonic() + DEADLINE
+        with self._socket:
+            while message := self._hear(deadline):
+                self._answer(json.loads(message))
+                with contextlib.suppress(BrokenPipeError):
+                    self._socket.send(b".")
+        self._code = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+        for strace in self._straces:
+            strace.communicate()
+        return self._code
+
+    def was_struck(self) -> bool:
+        """Whether the harm has struck."""
+        if self._harm is None:
+            return False
+        if self._harm.is_failpoint:
+            return self._code == KILLED or self.passed.get(self._harm.point, 0) >= self._harm.passage
+        with contextlib.suppress(FileNotFoundError):
+            log = Path(self._log(self._harm.push)).read_text()
+            return "killed by SIGKILL" in log or "(INJECTED)" in log
+        return False
+
+    def _hear(self, deadline: float) -> bytes:
+        """What it says; nothing once it has ended."""
+        if not select.select([self._socket], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            os.kill(self._pid, signal.SIGKILL)
+            raise TimeoutError(f"a life took longer than {DEADLINE:.0f} s")
+        with contextlib.suppress(ConnectionResetError):
+            return self._socket.recv(MESSAGE)
+        return b""
+
+    def _answer(self, message: dict[str, Any]) -> None:
+        if "begins" in message:
+            self._attach(self._pid, UPLOADER)
+        elif "push" in message:
+            self._pushes += 1
+            self._attach(message["push"], self._pushes)
+        elif "passed" in message:
+            self.passed = message["passed"]
+        else:
+            self._story.go_on()
+
+    def _log(self, push: int) -> str:
+        return os.path.join(self._directory, f"strace.{push}")
+
+    def _attach(self, pid: int, push: int) -> None:
+        """Let strace trace a process that waits for us, if this is the one."""
+        harm = self._harm
+        if not self._record and (harm is None or harm.is_failpoint or harm.push != push):
+            return
+        options = harm.options if harm else RECORDING
+        command = ["strace", *options, "-o", self._log(push), "-p", str(pid)]
+        strace = subprocess.Popen(command, stderr=subprocess.PIPE)
+        self._straces.append(strace)
+        said = strace.stderr.readline() if strace.stderr else b""
+        if b"attached" not in said:
+            raise OSError(f"strace: {said.decode()}")
+
+
+# all of it
+
+
+def trial(directory: str, store: Store, destination: Destination, harms: list[Harm], *, record: bool) -> Outcome:
+    """All lives of one run directory, one harm for each of the first, and the judgement."""
+    spool, outcome = Spool(os.path.join(directory, "run")), Outcome()
+    story = Story(spool, destination)
+    try:
+        while not _is_over(outcome, story, harms, directory):
+            harm = harms[len(outcome.ended)] if len(outcome.ended) < len(harms) else None
+            life = Life(story, harm, directory, record=record and harm is None)
+            outcome.ended.append(life.end())
+            outcome.struck += [life.was_struck()] if harm else []
+            outcome.passed = outcome.passed or life.passed
+    except (TimeoutError, OSError) as error:
+        outcome.problems.append(str(error))
+    outcome.problems += left_behind()
+    if not outcome.problems:
+        outcome.problems += judge(spool, store, destination, story.returned)
+        outcome.problems += left_over(spool.host(host_id()), directory)
+    return outcome
+
+
+def _is_over(outcome: Outcome, story: Story, harms: list[Harm], directory: str) -> bool:
+    """Whether the last uploader has left in good order; what the disk refused to remove is left to one more."""
+    if not (story.is_over and outcome.ended and outcome.ended[-1] == 0):
+        if len(outcome.ended) == LIVES:
+            raise TimeoutError(f"{LIVES} lives were not enough")
+        return False
+    refused = any(harm.action != "kill" for harm in harms) and len(outcome.ended) <= len(harms)
+    return not (refused and left_over(story.spool.host(host_id()), directory))
+
+
+def judge(spool: Spool, store: Store, destination: Destination, returned: list[testing.journal.Returned]) -> list[str]:
+    """What the oracle finds."""
+    view = StoreView(SimpleNamespace(store=store), destination.repo_id, FOLDER)
+    return testing.check(spool.run_dir, view, returned, attachments=ATTACHMENT.__eq__).problems
+
+
+def left_over(host: HostSpool, directory: str) -> list[str]:
+    """Files that should not be there when nobody is at work."""
+    everything = {str(path) for path in Path(directory).rglob("*") if path.is_file()}
+    temporary = {path for path in everything if path.endswith((".tmp", "/taking"))}
+    cards = {path for path in everything if path.startswith(os.path.join(directory, "run", ".hf_mpwriter", "workers/"))}
+    queued = {path for path in everything if path == host.inflight or path.startswith(host.queue)}
+    return [f"left over: {os.path.relpath(path, directory)}" for path in sorted(temporary | cards | queued)]
+
+
+def left_behind() -> list[str]:
+    """Whoever is still a child of this process when all lives are over; pushes of the dead become that."""
+    deadline = time.monotonic() + 10
+    with contextlib.suppress(ChildProcessError):
+        while time.monotonic() < deadline:
+            if os.waitpid(-1, os.WNOHANG)[0] == 0:
+                time.sleep(0.001)
+        pids = [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        return [f"processes left behind: {pids}"]
+    return []
+
+
+def serve(hub_root: str) -> None:
+    """Make the trials that are asked for on standard input."""
+    from hf_mpwriter import hub, push, uploader  # noqa: F401 - what forks need is loaded once
+
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+    gc.freeze()  # else each fork copies what the collector touches
+    store = Store(hub_root)
+    for line in sys.stdin:
+        order = json.loads(line)
+        harms = [Harm(**harm) for harm in order.pop("harms")]
+        destination = Destination(os.environ["HF_ENDPOINT"], order.pop("repo"), path_in_repo=FOLDER)
+        outcome = trial(store=store, destination=destination, harms=harms, **order)
+        print(json.dumps(dataclasses.asdict(outcome)), flush=True)
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1])

@@ -1,0 +1,112 @@
+"""Where an uploader can be struck, found by a life that nothing strikes; and trials of such harms."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from crashing import UPLOADER, Harm, Outcome
+
+# What makes the state on disk, in the locks or among the processes another one; the rest reads.
+CHANGES = re.compile(
+    r"(rename|link|symlink|unlink|mkdir|rmdir|fsync|fdatasync|p?write|ftruncate|f?chmod|clone|fork|exit)\w*\("
+    r"|openat\(.*O_(CREAT|TRUNC)|flock\(.*LOCK_EX"
+)
+TALKS = re.compile(r"(connect|sendto|sendmsg|recvfrom|recvmsg|poll)\(")
+NAME = re.compile(r"\w+(?=\()")
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """A system call of a life that nothing strikes.
+
+    Attributes:
+        name: of the call.
+        passage: which one of its name.
+        line: as strace has written it.
+        push: whose, UPLOADER or the number of a push.
+    """
+
+    name: str
+    passage: int
+    line: str
+    push: int
+
+    @property
+    def changes(self) -> bool:
+        """Whether the state before it and the state after it differ, or, in a push, the one that the Hub sees."""
+        return bool(CHANGES.match(self.line) or (self.push != UPLOADER and TALKS.match(self.line)))
+
+    def harm(self, action: str) -> Harm:
+        """What strikes here."""
+        return Harm(self.name, action, self.passage, self.push)
+
+
+def calls(directory: str) -> Iterator[Call]:
+    """The calls that a trial has recorded."""
+    for path in sorted(Path(directory).glob("strace.*")):
+        passages: Counter[str] = Counter()
+        for line in path.read_text(errors="replace").splitlines():
+            if name := NAME.match(line):
+                passages[name[0]] += 1
+                yield Call(name[0], passages[name[0]], line, int(path.suffix[1:]))
+
+
+class Trials:
+    """Makes trials, one after the other, in a process of its own.
+
+    Args:
+        endpoint: of the Hub.
+        hub_root: its folder.
+        directory: for the run directories; those without a problem are removed.
+
+    Attributes:
+        last: the directory of the last trial.
+    """
+
+    def __init__(self, endpoint: str, hub_root: str, directory: str) -> None:
+        self._directory, self._numbers = directory, itertools.count()
+        self.last = ""
+        env = {"HF_ENDPOINT": endpoint, "HF_HOME": os.path.join(directory, "home"), "HF_HUB_DISABLE_XET": "1"}
+        env |= {"NO_PROXY": "127.0.0.1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_MPWRITER_COMMITS_PER_HOUR": "100000"}
+        command = [sys.executable, os.path.join(os.path.dirname(__file__), "crashing.py"), hub_root]
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, env=os.environ | env, text=True)
+
+    def make(self, *harms: Harm) -> Outcome:
+        """One trial."""
+        outcome = self._order(harms)
+        if not outcome.problems:
+            shutil.rmtree(self.last)
+        return outcome
+
+    def record(self) -> list[Call]:
+        """The system calls of a life that nothing strikes."""
+        outcome = self._order((), record=True)
+        if outcome.problems or outcome.ended != [0]:
+            raise RuntimeError(f"without any harm: {outcome}")
+        return list(calls(self.last))
+
+    def _order(self, harms: tuple[Harm, ...], *, record: bool = False) -> Outcome:
+        number = next(self._numbers)
+        self.last = os.path.join(self._directory, str(number))
+        os.makedirs(self.last)
+        repo = f"crash/{os.path.basename(self._directory)}-{number}"
+        order = {"directory": self.last, "repo": repo, "record": record, "harms": list(map(dataclasses.asdict, harms))}
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        return Outcome(**json.loads(self._process.stdout.readline()))
+
+    def end(self) -> None:
+        """No more."""
+        self._process.stdin.close()
+        self._process.wait()

@@ -1,0 +1,76 @@
+"""A real uploader is struck at any point; it or a successor brings everything to the Hub, and nothing is left."""
+
+from __future__ import annotations
+
+import ast
+import os
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+from crashing import KILLED, UPLOADER, Harm
+from crashpoints import Trials
+
+import hf_mpwriter
+from hf_mpwriter.localhub import LocalHub
+
+SAMPLE = 16  # of the system calls, from each group
+WITHOUT_STRACE = "needs strace, and the right to trace" * (os.geteuid() != 0 or not shutil.which("strace"))
+ELSEWHERE = {
+    "spool.format": "a worker's: tests/test_spool.py",
+    "spool.run": "a worker's: tests/test_spool.py",
+    "eventfile": "a worker's: tests/test_eventfile.py, scripts/crash_writer.py",
+}
+
+
+@pytest.fixture(scope="module")
+def trials(tmp_path_factory):
+    """Where trials are made."""
+    root = tmp_path_factory.mktemp("crashes")
+    with LocalHub(root / "hub") as hub:
+        made = Trials(hub.endpoint, str(root / "hub"), str(root / "trials"))
+        yield made
+        made.end()
+
+
+@pytest.fixture(scope="module")
+def passed(trials) -> dict[str, int]:
+    """How often a life that nothing strikes passes each failpoint."""
+    return trials.make().passed
+
+
+def words() -> set[str]:
+    """The words that the package gives to disk.py."""
+    found = set()
+    for path in Path(hf_mpwriter.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).startswith(("disk.", "failpoint", "fsync")):
+                texts = [a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+                found |= {text.removesuffix(".open").removesuffix(".write") for text in texts}
+    return found
+
+
+def test_every_failpoint_is_passed(passed):
+    """A new word for disk.py is struck here, or it is named with the place where it is."""
+    assert words() - {name.rpartition(".")[0] for name in passed} == set(ELSEWHERE)
+
+
+def test_a_kill_at_any_failpoint_loses_nothing(trials, passed):
+    """Each is passed once more by nobody, or by the successor, who finds whatever stands there."""
+    for name in passed:
+        outcome = trials.make(Harm(name, "kill", 1))
+        assert (outcome.problems, outcome.ended, outcome.struck) == ([], [KILLED, 0], [True]), name
+
+
+@pytest.mark.root
+@pytest.mark.skipif(bool(WITHOUT_STRACE), reason=WITHOUT_STRACE)
+def test_a_kill_at_a_system_call_loses_nothing(trials):
+    """A sample of the calls that change something, in the uploader and in its pushes; all are for the script."""
+    calls = trials.record()
+    changing = [call for call in calls if call.changes]
+    rng = random.Random(20261121)
+    for whose in (lambda call: call.push == UPLOADER, lambda call: call.push != UPLOADER):
+        for call in rng.sample(list(filter(whose, changing)), SAMPLE):
+            outcome = trials.make(call.harm("kill"))
+            assert not outcome.problems, call
