@@ -253,8 +253,9 @@ class Roster:
         return {path for member in self.members() for path in member.growing}
 
     def remove(self, member: Member) -> None:
-        """Remove the card of a dead member whose bytes are all on the Hub; after a power cut it may be there again."""
-        disk.remove(os.path.join(self._directory, str(member.name)), "roster.card", durable=False)
+        """Remove the card of a dead member whose bytes are all on the Hub; if the disk refuses, the next start does."""
+        with contextlib.suppress(OSError):
+            disk.remove(os.path.join(self._directory, str(member.name)), "roster.card", durable=False)
 
 
 def _listdir(path: str) -> list[str]:

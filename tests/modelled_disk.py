@@ -1,0 +1,229 @@
+"""A modelled disk: a real directory whose changes are recorded, so that a power cut can leave any state that it may.
+
+What happens in the block of `Disk.recorded` goes through `os` as always, and the disk notes what is not durable yet:
+
+    bytes that were appended after the last fsync of a file      any beginning of them survives, or zeros in their place
+    names that changed after the last fsync of their directory   any subset of these changes survives, each as a whole
+
+That is more than one file system does: a name may outlive the content behind it, and a later change an earlier one.
+Directories survive. After EIO at fsync nothing is durable, and the next fsync does what it says.
+
+A kill loses nothing, but what the process would do afterwards (`finally`) does not happen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from unittest import mock
+
+REAL = {name: getattr(os, name) for name in ("open", "close", "write", "fsync", "rename", "link", "unlink", "mkdir")}
+ERRORS = {"enospc": errno.ENOSPC, "eio": errno.EIO}
+GROWS = ("open", "write", "rename", "link", "mkdir")  # what a full disk refuses
+
+
+class Dead(BaseException):
+    """The process is no more."""
+
+
+@dataclass(eq=False)
+class Node:
+    """What is behind a name: its content, and how much of that is durable."""
+
+    data: bytes = b""
+    synced: int = 0
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change of names in one directory: `old` goes, `new` is the node."""
+
+    old: str
+    new: str
+    node: Node | None
+
+
+@dataclass
+class Disk:
+    """The files below one directory.
+
+    Attributes:
+        root: absolute path.
+        watch: called with the path before a name goes.
+        struck: how often each kind of fault has struck.
+        dead: whether the process was killed, or the power cut.
+    """
+
+    root: str
+    watch: Callable[[str], object] = lambda _: None
+    struck: Counter[str] = field(default_factory=Counter)
+    dead: bool = False
+    _names: dict[str, Node] = field(default_factory=dict)
+    _durable: dict[str, Node] = field(default_factory=dict)
+    _pending: dict[str, list[Change]] = field(default_factory=lambda: defaultdict(list))
+    _fds: dict[int, Node | str] = field(default_factory=dict)
+    _armed: tuple[str, int] | None = None
+
+    def adopt(self) -> None:
+        """What is there already is durable."""
+        for directory, _, names in os.walk(self.root):
+            for path in (os.path.join(directory, name) for name in names):
+                with open(path, "rb") as file:
+                    data = file.read()
+                self._names[path] = self._durable[path] = Node(data, len(data))
+
+    # what is there
+
+    def content(self, path: str) -> bytes | None:
+        """What a process reads."""
+        node = self._names.get(path)
+        return None if node is None else node.data
+
+    def durable(self, path: str) -> bytes | None:
+        """What is there after any power cut; None if there may be nothing, or something older."""
+        node = self._durable.get(path)
+        changed = any(path in (change.old, change.new) for change in self._pending[os.path.dirname(path)])
+        return None if node is None or changed else node.data[: node.synced]
+
+    def paths(self) -> list[str]:
+        """All names that a process sees."""
+        return sorted(self._names)
+
+    # faults
+
+    @contextlib.contextmanager
+    def recorded(self, fault: str = "", after: int = 0) -> Iterator[None]:
+        """Record what happens in this block; the fault strikes instead of the change after so many others."""
+        self._armed = (fault, after) if fault else None
+        replaced = {name: getattr(self, f"_{name}") for name in REAL}
+        try:
+            with mock.patch.multiple(os, **replaced):
+                yield
+        finally:
+            self._armed = None
+
+    def _step(self, call: str) -> None:
+        if self.dead:
+            raise Dead
+        if self._armed is None:
+            return
+        fault, after = self._armed
+        if fault == "enospc" and call not in GROWS:
+            return
+        self._armed = (fault, after - 1)
+        if after == 0:
+            self.struck[fault] += 1
+            self._armed = None
+            if fault in ERRORS:
+                raise OSError(ERRORS[fault], f"modelled, at {call}")
+            self.dead = True
+            raise Dead
+
+    def revive(self) -> None:
+        """Another process begins."""
+        self.dead = False
+
+    def power_cut(self, rng: random.Random) -> None:
+        """Everybody is dead; the files are in one of the states that are allowed."""
+        kept, whole = rng.choice((0.0, 0.5, 1.0)), rng.choice((0.0, 0.5, 1.0))
+        names = dict(self._durable)
+        for changes in self._pending.values():
+            for change in changes:
+                if rng.random() < kept:
+                    self._apply(change, names)
+        for path in self._names:
+            REAL["unlink"](path)
+        survived = {id(node): _survivor(node, whole, rng) for node in names.values()}
+        self._names = {path: survived[id(node)] for path, node in names.items()}
+        for path, node in self._names.items():
+            with open(path, "wb") as file:
+                file.write(node.data)
+        self._durable, self.dead = dict(self._names), True
+        self._pending.clear()
+        self._fds.clear()
+
+    @staticmethod
+    def _apply(change: Change, names: dict[str, Node]) -> None:
+        names.pop(change.old, None)
+        if change.node is not None:
+            names[change.new] = change.node
+
+    def _change(self, old: str, new: str, node: Node | None) -> None:
+        change = Change(old, new, node)
+        self._apply(change, self._names)
+        self._pending[os.path.dirname(new or old)].append(change)
+
+    def _is_below(self, path: object) -> bool:
+        return isinstance(path, str) and path.startswith(self.root + os.sep)
+
+    # the calls
+
+    def _open(self, path, flags, mode=0o777, *, dir_fd=None):
+        below = dir_fd is None and (self._is_below(path) or path == self.root)
+        if below and flags & os.O_CREAT and path not in self._names:
+            self._step("open")
+        fd = REAL["open"](path, flags, mode, dir_fd=dir_fd)
+        self._fds.pop(fd, None)
+        if below and os.path.isdir(path):
+            self._fds[fd] = path
+        elif below:
+            if path not in self._names:
+                self._change("", path, Node())
+            self._fds[fd] = self._names[path]
+        return fd
+
+    def _close(self, fd):
+        self._fds.pop(fd, None)
+        REAL["close"](fd)
+
+    def _write(self, fd, data):
+        node = self._fds.get(fd)
+        if not isinstance(node, Node):
+            return REAL["write"](fd, data)
+        self._step("write")
+        node.data += bytes(data)
+        return REAL["write"](fd, data)
+
+    def _fsync(self, fd):
+        node = self._fds[fd]
+        self._step("fsync")
+        if isinstance(node, Node):
+            node.synced = len(node.data)
+        else:
+            for change in self._pending.pop(node, ()):
+                self._apply(change, self._durable)
+
+    def _rename(self, old, new):
+        self._step("rename")
+        REAL["rename"](old, new)
+        self._change(old, new, self._names[old])
+
+    def _link(self, old, new):
+        self._step("link")
+        REAL["link"](old, new)
+        self._change("", new, self._names[old])
+
+    def _unlink(self, path):
+        if path in self._names:
+            self.watch(path)
+            self._step("unlink")
+            self._change(path, "", None)
+        REAL["unlink"](path)
+
+    def _mkdir(self, path, mode=0o777):
+        self._step("mkdir")
+        REAL["mkdir"](path, mode)
+
+
+def _survivor(node: Node, whole: float, rng: random.Random) -> Node:
+    """What a power cut leaves of a content."""
+    end = len(node.data)
+    cut = end if rng.random() < whole else rng.randint(node.synced, end)
+    zeros = rng.randint(0, end - cut) if rng.random() < 0.3 else 0  # the length was written, the blocks were not
+    data = node.data[:cut] + bytes(zeros)
+    return Node(data, len(data))

@@ -1,0 +1,628 @@
+"""Whatever happens to the uploader, its disk and its requests, at any moment: the invariants hold, and all arrives.
+
+A state machine of hypothesis drives the real uploader, with its queue, its ledgers and its recovery, and the real push
+on a modelled disk against a modelled branch. Each change on disk may be the last one of a process, or the last one
+before a power cut, or be refused; requests are lost, lose their answer or arrive later; the next uploader may be on
+another host of a shared filesystem. `scripts/crash_states.py` does the same at length.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import random
+import shutil
+import tempfile
+from collections import Counter
+from types import SimpleNamespace
+from typing import ClassVar
+from unittest import mock
+
+import httpx2
+import hypothesis
+import pytest
+from huggingface_hub.errors import HfHubHTTPError
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from modelled_disk import ERRORS, Dead, Disk
+from support import failing, scalar
+
+from hf_mpwriter import disk, ledger, locks, push, queue, records, retry, roster, spool, uploader
+from hf_mpwriter.errors import DAMAGED, Sent
+from hf_mpwriter.hub import Remote, digest
+from hf_mpwriter.identity import Process
+from hf_mpwriter.roster import Card
+from hf_mpwriter.settings import Destination, Settings
+from hf_mpwriter.spool import Spool
+
+DESTINATION = Destination("http://127.0.0.1:1", "me/run")
+SETTINGS = Settings(commit_every=0.1)
+HOSTS = ("one", "two")
+ARRIVAL = uploader.SETTLE_TIME  # seconds that a request may be under way, whatever a sabotaged uploader believes
+KILLS = ("kill", "power cut")
+FAULTS = ["", *KILLS, "enospc", "eio"]
+FATES = ["applied", "applied", "answer lost", "late", "never", "unavailable", "busy", "overtaken"]
+DRAIN = 400  # rounds
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """A commit that is under way."""
+
+    files: dict[str, bytes]
+    parent: int | None
+    end: float
+
+
+class Branch:
+    """The Hub's branch: it holds what was committed, and knows what ours may not do."""
+
+    def __init__(self) -> None:
+        self.head = 1
+        self.files: dict[str, bytes] = {}
+        self.under_way: list[Request] = []
+        self.problems: list[str] = []
+
+    def apply(self, request: Request) -> bool:
+        """Commit, unless the branch has another head than the request names."""
+        if request.parent not in (None, self.head):
+            return False
+        for path, content in request.files.items():
+            if not content.startswith(self.files.get(path, b"")):
+                self.problems.append(f"{path} shrank from {len(self.files[path])} to {len(content)} bytes")
+        self.files |= request.files
+        self.head += 1
+        return True
+
+    def arrive(self, now: float) -> None:
+        """What is under way until now arrives at the last moment."""
+        late = [request for request in self.under_way if request.end <= now]
+        self.under_way = [request for request in self.under_way if request.end > now]
+        for request in late:
+            self.apply(request)
+
+
+class Client:
+    """What a push uses of `hub.Hub`; `fate` is that of its commit."""
+
+    repo_id = DESTINATION.repo_id
+
+    def __init__(self, branch: Branch, fate: str, now: float) -> None:
+        self._branch, self._fate, self._now = branch, fate, now
+        self.commits_sent = 0
+
+    def head(self) -> str:
+        """As a string."""
+        return str(self._branch.head)
+
+    def is_private(self) -> None:
+        """Nobody tells."""
+
+    def sizes(self, paths, _revision: str) -> dict[str, Remote]:
+        """At the head, which does not move meanwhile."""
+        files = {path: self._branch.files[path] for path in paths if path in self._branch.files}
+        return {path: Remote(len(data), _sha256(data), "") for path, data in files.items()}
+
+    def commit(self, sources, parent: str | None, **_) -> tuple[str, dict[str, Sent]]:
+        """What becomes of it is its fate."""
+        branch, fate = self._branch, self._fate
+        contents = {}
+        for file, source in sources:
+            with open(source, "rb") as opened:
+                contents[file.path] = opened.read(file.length)
+            if len(contents[file.path]) != file.length:
+                raise FileNotFoundError(file.path)
+        request = Request(contents, None if parent is None else int(parent), self._now + ARRIVAL)
+        if fate == "unavailable":
+            raise httpx2.ConnectError("modelled")
+        self.commits_sent += 1
+        if fate == "overtaken":
+            branch.arrive(request.end)
+        if fate == "busy":
+            branch.head += 1
+        if fate == "late":
+            branch.under_way.append(request)
+        if fate in ("late", "never"):
+            raise TimeoutError("modelled")
+        if not branch.apply(request):
+            asked = httpx2.Request("POST", f"{DESTINATION.endpoint}/api/models/me/run/commit/main")
+            raise HfHubHTTPError("modelled", response=httpx2.Response(412, request=asked))
+        if fate == "answer lost":
+            raise TimeoutError("modelled")
+        return str(branch.head), {path: Sent(len(data), _sha256(data)) for path, data in contents.items()}
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+class AtOnce(random.Random):
+    """No jitter: nobody sleeps."""
+
+    def uniform(self, *_: float) -> float:
+        """Nothing."""
+        return 0.0
+
+
+class Push:
+    """A push that runs when the machine lets it."""
+
+    pid = 1
+
+    def __init__(self, machine: Durability, inflight: str) -> None:
+        self._machine = machine
+        self.record = json.loads(disk.read(inflight))
+        self.verdict = None
+        machine.starts(self, inflight)
+
+    def run(self, fate: str) -> None:
+        """Carry the entry."""
+        client = Client(self._machine.branch, fate, self._machine.now)
+        self.verdict = push.carry(push.Job.from_json(self.record["job"]), client, lambda _: None, AtOnce())
+
+    def listen(self):
+        """It says nothing but its verdict."""
+        return [], self.verdict
+
+    def wait(self, timeout: float) -> None:
+        """The machine waits."""
+
+
+class Worker:
+    """A process that logs."""
+
+    def __init__(self, run: Spool, number: int) -> None:
+        self._card = Card(run, f"rank_{number % 3:05d}", Process.current(), SETTINGS)
+        directory = os.path.join(run.run_dir, f"rank_{number % 3:05d}")
+        os.makedirs(directory, exist_ok=True)
+        name = f"events.out.tfevents.{1700000000 + number:010d}.here.1.{number:08x}"
+        self._path = f"{os.path.basename(directory)}/{name}"
+        self._card.write({"open": self._path})
+        self.card = self._card._fd
+        self._fd = os.open(os.path.join(directory, name), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        self.log(records.version_event(1.0))
+
+    def log(self, payload: bytes, torn: int = 0) -> None:
+        """Append a record; a torn one lacks its end."""
+        data = records.frame(payload)
+        os.write(self._fd, data[: len(data) - torn])
+
+    def want(self) -> None:
+        """Ask for a push."""
+        self._card.write({"want": {self._path: os.fstat(self._fd).st_size}})
+
+    def end(self, *, closes: bool) -> None:
+        """Close, or be killed."""
+        if closes:
+            self._card.write({"seal": self._path})
+            self._card.leave(0)
+        self.vanish()
+
+    def vanish(self) -> None:
+        """Without a word."""
+        locks.release(self.card)
+        os.close(self._fd)
+
+
+class Durability(RuleBasedStateMachine):
+    """The machine."""
+
+    made: ClassVar[Counter[str]] = Counter()  # what has happened, in all examples
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._folder = tempfile.mkdtemp()
+        self.now, self.branch, self.workers, self.born = 1000.0, Branch(), [], 0
+        self.spool = Spool(os.path.join(self._folder, "run"))
+        self.spool.create()
+        self.spool.record_destination(DESTINATION)
+        for host in map(self.spool.host, HOSTS):
+            disk.make_dirs(host.queue)
+        self.disk = Disk(self.spool.run_dir, watch=self.goes)
+        self.disk.adopt()
+        self.uploader: uploader.Uploader | None = None
+        self.push, self.host, self.fault = None, HOSTS[0], ""
+        self.rng, self.fates, self.faults = random.Random(0), ["applied"], [""]
+        self.acknowledged: dict[str, int] = {}
+        clock = SimpleNamespace(time=lambda: self.now, sleep=self._pass, monotonic=lambda: self.now)
+        me = SimpleNamespace(current=lambda: dataclasses.replace(Process.current(), host=self.host))
+        self._patches = contextlib.ExitStack()
+        for change in (
+            mock.patch.object(uploader, "time", clock),
+            mock.patch.object(uploader, "Process", me),
+            mock.patch.object(uploader, "folders", return_value=[]),
+            mock.patch.object(uploader, "PushProcess", lambda inflight, _: Push(self, inflight)),
+            mock.patch.object(retry, "MOVED_LIMIT", 1),
+            mock.patch.object(roster, "_cards_of_this_process", 0),  # cards sort by it
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            self._patches.enter_context(change)
+
+    # what happens
+
+    @initialize(seed=st.integers(0, 2**32))
+    def begin(self, seed):
+        """Each example has its own few fates and faults, which then are frequent in it."""
+        self.rng = random.Random(seed)
+        self.fates = self.rng.choices(FATES, k=4)
+        self.faults = self.rng.choices(FAULTS, k=3)
+
+    @rule()
+    def log(self):
+        """Workers append, with or without asking for a push; there is one if there was none."""
+        with self.disk.recorded():
+            if not self.workers:
+                self._join()
+            for worker in self.workers:
+                for _ in range(self.rng.randint(1, 3)):
+                    worker.log(scalar(7))
+                if self.rng.random() < 0.5:
+                    worker.want()
+
+    @precondition(lambda self: len(self.workers) < 3)
+    @rule()
+    def join(self):
+        """One more worker, or the next segment."""
+        with self.disk.recorded():
+            self._join()
+
+    def _join(self):
+        self.born += 1
+        self.workers.append(Worker(self.spool, self.born))
+
+    @precondition(lambda self: self.workers)
+    @rule()
+    def one_ends(self):
+        """A worker closes, or dies, perhaps in the midst of a record."""
+        worker, closes = self.workers.pop(0), self.rng.random() < 0.5
+        with self.disk.recorded():
+            if not closes:
+                worker.log(scalar(1), torn=self.rng.randint(0, 9))
+            worker.end(closes=closes)
+
+    @rule()
+    def work(self):
+        """The uploader looks a few times, its pushes run; a fault may strike at any change on disk."""
+        self.fault, host = self.rng.choice(self.faults), self.rng.choice(HOSTS)
+        try:
+            with self.disk.recorded("kill" if self.fault in KILLS else self.fault, self.rng.randint(0, 40)):
+                for _ in range(self.rng.randint(1, 12)):
+                    self._look(host, self.rng.choice(self.fates))
+        except Dead:
+            self._die(power_cut=self.fault == "power cut")
+        except OSError:  # the disk lets no uploader start; what stops one that has started is a bug
+            if self.uploader is not None or self.fault not in ERRORS:
+                raise
+            self._die(power_cut=False)
+
+    @rule()
+    def log_and_work(self):
+        """What happens most."""
+        self.log()
+        self.work()
+
+    def _look(self, host, fate):
+        """One round of an uploader; if there is none, one starts."""
+        self._pass(1.0)
+        if self.push and self.push.verdict is None:
+            self.made[fate] += 1
+            self.push.run(fate)
+        if self.uploader is None:
+            self._start(host)
+        elif not self.uploader.tick():
+            self._end()
+
+    def _start(self, host):
+        self.host = host
+        seat = locks.try_exclusive(self.spool.seat)
+        assert seat is not None
+        self.uploader = uploader.Uploader(self.spool, seat, lambda: self.now, AtOnce())
+
+    def _end(self):
+        locks.release(self.uploader._seat)
+        self.uploader = self.push = None
+
+    @precondition(lambda self: self.uploader)
+    @rule()
+    def dies(self):
+        """The uploader is killed, its push with it; or the machine loses its power."""
+        self._die(power_cut=self.rng.random() < 0.5)
+
+    def _die(self, *, power_cut):
+        self.made["power cut" if power_cut else "kill"] += 1
+        if self.push and self.push.verdict is None:
+            self.push.run(self.rng.choice(self.fates))
+        for fd in locks._table - {worker.card for worker in self.workers}:
+            locks.release(fd)
+        self.uploader = self.push = None
+        if power_cut:
+            for worker in self.workers:
+                worker.vanish()
+            self.workers.clear()
+            self.disk.power_cut(self.rng)
+        self.disk.revive()
+
+    @rule(seconds=st.sampled_from([10.0, 30.0, 130.0]))
+    def wait(self, seconds):
+        """Time passes."""
+        self._pass(seconds)
+
+    def _pass(self, seconds):
+        self.now += seconds
+        self.branch.arrive(self.now)
+
+    @rule()
+    def others_commit(self):
+        """Another user of the repository."""
+        self.branch.head += 1
+
+    @precondition(lambda self: self.branch.under_way)
+    @rule(lost=st.booleans())
+    def a_late_request(self, lost):
+        """One arrives, or never does."""
+        request = self.branch.under_way.pop(0)
+        if not lost:
+            self.branch.apply(request)
+
+    # what must hold
+
+    def starts(self, started, inflight):
+        """A push starts: its record is durable (invariant 8)."""
+        self.push = started
+        durable = json.loads(self.disk.durable(inflight) or b"{}")
+        assert durable == started.record, "a push starts, and its record is not durable"
+
+    def goes(self, path):
+        """A name is about to be removed (invariants 3 and 8)."""
+        directory, name = os.path.split(path)
+        if self.disk.dead or not name.endswith(".json") or name.startswith("."):
+            return
+        if name == "inflight.json":
+            risky = [request for request in self.branch.under_way if request.parent is None]
+            assert not risky, "the record goes while a request without a parent is under way"
+            if self.push and self.push.verdict and not self.fault:
+                for file, sent in getattr(self.push.verdict, "files", {}).items():
+                    assert self._lengths(durable=True).get(file, 0) >= sent.length, "the record goes before the ledger"
+        elif os.path.basename(directory) == "queue":
+            self._entry_goes(path)
+
+    def _entry_goes(self, path):
+        there = [
+            other for other in self.disk.paths() if other != path and os.path.dirname(other) == os.path.dirname(path)
+        ]
+        newer = [self._files(self.disk.durable(other)) for other in there]
+        held = self._lengths(durable=False)
+        for file, length in self._files(self.disk.content(path)).items():
+            covered = self.uploader and self.uploader._ledger.length(file) >= length
+            assert covered or held.get(file, 0) >= length or any(one.get(file, 0) >= length for one in newer), (
+                "an entry goes, and neither a ledger nor a durable entry covers it"
+            )
+
+    @staticmethod
+    def _files(data):
+        """The lengths of an entry; of garbage, none."""
+        try:
+            return {file.path: file.length for file in queue.parse_files(json.loads(data)["files"])}
+        except DAMAGED:
+            return {}
+
+    def _lengths(self, *, durable):
+        """What the ledgers on disk claim, the most of all hosts."""
+        lengths = Counter()
+        for host in map(self.spool.host, HOSTS):
+            data = self.disk.durable(host.ledger) if durable else self.disk.content(host.ledger)
+            with contextlib.suppress(*DAMAGED):
+                book = ledger._parse(data, DESTINATION)
+                lengths |= Counter({path: held.length for path, held in book.files.items()})
+        return lengths
+
+    @invariant()
+    def the_hub_has_a_beginning_of_each_file(self):
+        """Promise 5: nothing has shrunk, and nothing is there that a power cut could take from this disk."""
+        assert self.branch.problems == []
+        for path, data in self.branch.files.items():
+            here = self.disk.content(os.path.join(self.spool.run_dir, path))
+            assert here is not None, f"{path} is on the Hub and not on this disk any more"
+            assert here.startswith(data), f"{path} has {len(data)} bytes on the Hub, {len(here)} here"
+
+    @invariant()
+    def entries_refer_to_what_is_durable(self):
+        """Invariant 1."""
+        for host in map(self.spool.host, HOSTS):
+            for path in self.disk.paths():
+                if os.path.dirname(path) == host.queue:
+                    for file, length in self._files(self.disk.content(path)).items():
+                        durable = self.disk.durable(os.path.join(self.spool.run_dir, file)) or b""
+                        assert len(durable) >= length, "an entry refers to what is not durable"
+
+    @invariant()
+    def ledgers_claim_what_the_hub_has(self):
+        """Invariants 2 and 4: not more, and never less than before."""
+        for path, length in self._lengths(durable=False).items():
+            assert length <= len(self.branch.files.get(path, b"")), "a ledger claims more than the Hub has"
+        durable = self._lengths(durable=True)
+        for path, length in self.acknowledged.items():
+            assert durable[path] >= length, "a ledger claims less than before"
+        self.acknowledged = dict(durable)
+
+    def teardown(self):
+        """Faults stop, everybody has ended: all arrives, and the uploader leaves."""
+        try:
+            self.branch.arrive(self.now + ARRIVAL)
+            self._drain()
+        finally:
+            self.made.update({f"{fault} at a change": count for fault, count in self.disk.struck.items()})
+            self._patches.close()
+            for worker in self.workers:
+                worker.end(closes=False)
+            if self.uploader:
+                locks.release(self.uploader._seat)
+            shutil.rmtree(self._folder)
+
+    def _drain(self):
+        if self.branch.problems:
+            return
+        with self.disk.recorded():
+            while self.workers:
+                self.workers.pop().end(closes=True)
+            for _ in range(DRAIN):
+                self._look(HOSTS[0], "applied")
+                if self.uploader is None:
+                    break
+        assert self.uploader is None, "the uploader does not come to an end"
+        for name in spool.event_directories(self.spool.run_dir):
+            for path in (os.path.join(name, one) for one in os.listdir(name)):
+                relative = os.path.relpath(path, self.spool.run_dir)
+                with open(path, "rb") as file:
+                    length = records.whole_length(file.fileno())
+                there = self.branch.files.get(relative, b"")
+                assert len(there) == length, f"{relative}: {len(there)} of {length} bytes have arrived"
+                assert digest(path, length) == _sha256(there)
+        for check in (
+            self.the_hub_has_a_beginning_of_each_file,
+            self.entries_refer_to_what_is_durable,
+            self.ledgers_claim_what_the_hub_has,
+        ):
+            check()
+
+
+QUICK = hypothesis.settings(
+    max_examples=40,
+    stateful_step_count=40,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(hypothesis.HealthCheck),
+)
+FIND = hypothesis.settings(QUICK, max_examples=200, phases=[hypothesis.Phase.generate], report_multiple_bugs=False)
+
+
+def test_whatever_happens_all_arrives_and_nothing_shrinks():
+    """All invariants, with faults at any change on disk and any fate of any request."""
+    run_state_machine_as_test(Durability, settings=QUICK)
+
+
+def _early_ledger(start):
+    def start_push(self, entry, now):
+        """Acknowledge, then commit."""
+        sent = {file.path: Sent(file.length, "0" * 64) for file in entry.files}
+        self._ledger.acknowledge(sent, "early", 0.0)
+        self._save_ledger()
+        start(self, entry, now)
+
+    return start_push
+
+
+def _early_landed(acknowledge):
+    def early(self, verdict, entry):
+        """Drop the record, then save the ledger."""
+        self._landed()
+        acknowledge(self, verdict, entry)
+
+    return early
+
+
+def _remove_first(put):
+    def early(self, groups):
+        """Drop the older entries, then write the newer ones."""
+        for entry in list(self.entries):
+            self.remove(entry)
+        put(self, groups)
+
+    return early
+
+
+def _no_record(self, entry, job, *, fenced):
+    data = json.dumps({"entry": entry.number, "fenced": fenced, "job": job}).encode()
+    disk.replace(self._host.inflight, data, "queue.inflight", durable=False)
+    return self._host.inflight
+
+
+SABOTAGES = {
+    "no fsync before the entry": (queue.Queue, "_make_durable", lambda *_: None),
+    "no fsync of files of ours": (disk, "fsync", lambda *_: None),
+    "no fsync of directories": (disk, "fsync_dir", lambda *_: None),
+    "older entries dropped first": (queue.Queue, "put", _remove_first(queue.Queue.put)),
+    "no record before a push": (queue.Queue, "take_off", _no_record),
+    "ledger before commit": (uploader.Uploader, "_start_push", _early_ledger(uploader.Uploader._start_push)),
+    "record dropped before ledger": (
+        uploader.Uploader,
+        "_acknowledge",
+        _early_landed(uploader.Uploader._acknowledge),
+    ),
+    "no settle time": (uploader, "SETTLE_TIME", 0.0),
+}
+
+
+@pytest.mark.parametrize("name", SABOTAGES)
+def test_the_machine_finds_each_rule_that_is_broken(name):
+    """Without one of them, an invariant or the drain fails."""
+    with mock.patch.object(*SABOTAGES[name]), pytest.raises(AssertionError):
+        run_state_machine_as_test(Durability, settings=FIND)
+
+
+@pytest.fixture
+def machine():
+    """One that the test drives, and that drains at the end."""
+    made = Durability()
+    yield made
+    made.teardown()
+
+
+def until_a_push(machine: Durability, host: str, fate: str = "applied") -> dict:
+    """The uploader works until a push has not run yet; the job of that."""
+    with machine.disk.recorded():
+        for _ in range(DRAIN):
+            if machine.push and machine.push.verdict is None:
+                return machine.push.record["job"]
+            machine._look(host, fate)
+    pytest.fail("no push has started")
+
+
+def run(machine: Durability, fate: str) -> None:
+    """The push has this fate, and the uploader takes in its verdict."""
+    with machine.disk.recorded():
+        machine._look(machine.host, fate)
+
+
+def test_while_a_request_without_a_parent_may_be_under_way_all_others_have_one(machine):
+    """The successor on another host has an older entry in its queue, and finds the branch as busy."""
+    machine.log()
+    until_a_push(machine, "two")
+    machine.fates = ["never"]
+    machine._die(power_cut=False)
+    machine.log()
+    until_a_push(machine, "one")
+    run(machine, "busy")
+    assert not until_a_push(machine, "one")["fenced"]
+    machine.fates = ["late"]
+    machine._die(power_cut=False)
+    older = until_a_push(machine, "two")
+    run(machine, "busy")
+    again = until_a_push(machine, "two")
+    assert again["files"] == older["files"]
+    assert again["fenced"]
+    run(machine, "overtaken")
+    assert machine.branch.problems == []
+
+
+def test_a_card_that_the_disk_keeps_does_not_end_the_uploader(machine):
+    """Whose data is there has a card which cannot be removed: the uploader goes on."""
+    machine.log()
+    machine.one_ends()
+    until_a_push(machine, "one")
+    with failing("roster.card.unlink=eio"):
+        run(machine, "applied")
+        assert not disk._failpoints["roster.card.unlink"][1], "nothing was to be removed"
+    assert machine.uploader
