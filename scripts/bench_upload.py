@@ -38,6 +38,7 @@ import os
 import random
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -214,8 +215,13 @@ def measure(case: Case, directory: Path) -> Cost:
     env["HF_HUB_DISABLE_XET"] = str(int(case.way == LFS))
     with LocalHub(directory / "hub", multipart_over=sys.maxsize, discard=True) as hub:
         began, cpu, read = time.monotonic(), _cpu_of_children(), _bytes_read()
-        told = run(case, logdir, env | {"HF_ENDPOINT": hub.endpoint})
-        wait_for(lambda: _is_only_child(hub.pid), "everybody has ended")
+        try:
+            told = run(case, logdir, env | {"HF_ENDPOINT": hub.endpoint})
+            wait_for(lambda: not _others_than(hub), "everybody has ended")
+        except BaseException:
+            while left := _others_than(hub):
+                os.kill(left[0], signal.SIGKILL)
+            raise
         cpu, read, wall = _cpu_of_children() - cpu, _bytes_read() - read, time.monotonic() - began
         check(hub, logdir)
     requests = list(_requests(Path(hub.root)))
@@ -235,7 +241,7 @@ def measure(case: Case, directory: Path) -> Cost:
 def run(case: Case, logdir: Path, env: dict[str, str]) -> list[dict[str, float]]:
     """Log and push as often as the case says; what the workers tell at their end."""
     workers = []
-    for rank in range(case.ranks):  # one after the other: constructors of HFSummaryWriter fail in a race
+    for rank in range(case.ranks):  # one after the other: constructors of HFSummaryWriter race for the model card
         workers.append(Worker(case, rank, logdir, env))
         workers[-1].hear()
     for _ in range(case.commits):
@@ -284,12 +290,13 @@ def _bytes_read() -> int:
     return next(int(value) for name, value in rows if name == "rchar")
 
 
-def _is_only_child(pid: int | None) -> bool:
-    """Whether nobody else is left; whoever has ended is waited for."""
+def _others_than(hub: LocalHub) -> list[int]:
+    """The living children of this process beside the Hub; those who have ended are waited for."""
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
-    return Path(f"/proc/self/task/{os.getpid()}/children").read_text().split() == [str(pid)]
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    return [pid for pid in map(int, children) if pid != hub.pid]
 
 
 # the table
@@ -340,6 +347,7 @@ def main() -> int:
         library, logdir, unit, rank = options.worker
         work(library, logdir, int(unit), int(rank))
         return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to end"))
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)  # uploaders become children of this process
     os.environ |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "NO_PROXY": "127.0.0.1"}
     os.environ |= {"HF_HUB_VERBOSITY": "error", "HF_HUB_DISABLE_EXPERIMENTAL_WARNING": "1"}
