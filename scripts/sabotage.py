@@ -53,7 +53,9 @@ _EARLY = """\
 SABOTAGES = {
     "buffered": Sabotage("eventfile.py", _APPEND, _BUFFERED + _APPEND),  # records wait in memory
     "early-ack": Sabotage("uploader.py", _START, _EARLY + _START),  # acknowledged before the commit
-    "unsynced": Sabotage("queue.py", "            self._make_durable(group)\n", ""),  # no fsync before the entry
+    "unsynced": Sabotage(
+        "queue.py", "            self._make_durable(group)\n", "            pass\n"
+    ),  # no fsync before the entry
     "unfenced": Sabotage("push.py", "parent if job.fenced else None\n", "None\n"),  # no parent, and no settle rule
 }
 

@@ -118,6 +118,15 @@ def why_not(kind: str) -> str:
     return "" if os.path.exists("/dev/loop-control") else "the kernel has no loop devices"
 
 
+def has_power(path: str) -> bool:
+    """Whether the disk with this file or directory still works; what had returned before this call was then in time."""
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
+
+
 def forget_lost(journals: str, run_dir: str) -> int:
     """Strike from the journals what a power cut was allowed to take: not flushed, and not in the event files.
 
@@ -136,7 +145,9 @@ def forget_lost(journals: str, run_dir: str) -> int:
         path = os.path.join(journals, name)
         kept = []
         for note in read_journal(path):
-            found = there.setdefault(note.path, keys(os.path.join(run_dir, note.path)))
+            if note.path not in there:
+                there[note.path] = keys(os.path.join(run_dir, note.path))
+            found = there[note.path]
             if note.flushed or found[note.tag, note.step]:
                 found[note.tag, note.step] -= 1
                 kept.append({"path": note.path, "tag": note.tag, "step": note.step})
