@@ -301,9 +301,10 @@ def main() -> int:
     for kind in ("ext4", "xfs") if options.kind == "both" else (options.kind,):
         for cut, count in ((cut_steps, options.steps), (cut_runs, options.cuts)):
             with contextlib.closing(cut(root, kind, count, options.seed, done)) as found:
-                problems += itertools.islice(found, 1 if sabotage.is_sabotaged() else None)
+                for problem in itertools.islice(found, 1 if sabotage.is_sabotaged() else None):
+                    print(problem, flush=True)
+                    problems.append(problem)
     print(f"{time.monotonic() - began:.0f} s; cuts: {dict(done)}")
-    print(*problems, sep="\n")
     if problems:
         print(f"{len(problems)} problems; seed {options.seed}; everything is kept in {root}")
         return sabotage.FOUND

@@ -8,7 +8,7 @@ import pytest
 
 from hf_mpwriter import SummaryWriter, disk
 from hf_mpwriter.testing import Journal, LoopDisk, forget_lost, read_journals
-from hf_mpwriter.testing.powercut import why_not
+from hf_mpwriter.testing.powercut import has_power, why_not
 
 KINDS = [
     pytest.param(kind, marks=[pytest.mark.root, pytest.mark.skipif(bool(why_not(kind)), reason=why_not(kind) or "-")])
@@ -23,9 +23,11 @@ def test_a_power_cut_takes_what_was_not_synced(tmp_path, kind):
         kept, lost = os.path.join(drive.path, "kept"), os.path.join(drive.path, "lost")
         disk.replace(kept, b"x" * 5000, "test")
         disk.replace(lost, b"x" * 5000, "test", durable=False)
+        assert has_power(drive.path)
         drive.cut()
         with pytest.raises(OSError, match=r".*"):
             disk.replace(kept, b"later", "test")
+        assert not has_power(drive.path)
         drive.restart()
         assert disk.read(kept) == b"x" * 5000
         assert not disk.read(lost)
