@@ -9,6 +9,7 @@ Invariants:
 - A copy is a content that the file really had: its inode, size and times were the same before and after the reading
   (on one descriptor), and the reading before found the same bytes (a filesystem's clock may be coarse). What is written
   through a memory map shows up in the times late; the next look sees it.
+- What a copy holds is durable in the file itself: what a power cut leaves of that is sent next, and replaces it.
 - A copy leaves room on the disk: the events come first.
 - A copy belongs to the uploader that made it, which removes it when it leaves. A successor removes what is left and
   looks at the files again: they are the truth, so a copy need not survive a power cut and is not synced.
@@ -230,12 +231,15 @@ def _allowed(run_dir: str, allows: Callable[[str], bool]) -> Iterator[str]:
 
 
 def _read(run_dir: str, relative: str, keep: Callable[[bytes], object] | None = None) -> LocalFile:
-    """The content of an attachment, known by its digests; each chunk is also given to `keep`.
+    """The content of an attachment, known by its digests; each chunk is also given to `keep`,
+    and is safe here against a power cut then.
 
     Its stamp is () if it changed meanwhile.
     """
     fd = disk.open_beneath(run_dir, relative)
     try:
+        if keep is not None:
+            disk.fsync(fd, "copies.data")
         status = os.fstat(fd)
         if status.st_size > LIMIT:  # it was another file when it was looked at
             raise ChangedError

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from test_powercut import KINDS
+
+from hf_mpwriter import attachment
+from hf_mpwriter.testing import LoopDisk
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "power_cut.py"
 
@@ -41,3 +45,19 @@ def test_an_entry_before_its_bytes_are_durable_is_found(kind):
     """A build that does not sync event files before it refers to them."""
     result = run("--steps", 100, "--cuts", 20, "--kind", kind, "--seed", 1, "--sabotage", "unsynced")
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_sent_of_an_attachment_outlives_a_power_cut(tmp_path, monkeypatch, kind):
+    """Else what the cut has left of it, perhaps nothing, would take the place of the Hub's copy."""
+    monkeypatch.setattr(attachment, "RESERVE", 0)
+    with LoopDisk(str(tmp_path), kind) as drive:
+        run_dir, copies = os.path.join(drive.path, "run"), os.path.join(drive.path, "copies")
+        os.mkdir(run_dir)
+        path = Path(run_dir, "metadata.tsv")
+        path.write_bytes(b"x" * 5000)
+        file = attachment.Attachments(run_dir).identify(path.name)
+        attachment.Copies(copies, run_dir).take(file)
+        drive.cut()
+        drive.restart()
+        assert path.read_bytes() == b"x" * 5000
