@@ -34,6 +34,7 @@ DIR_MODE = 0o700
 SHARED_FILE = 0o060  # what is added where the directory is open to its group
 SHARED_DIR = 0o2070
 NO_FILE = (errno.EISDIR, errno.EINVAL, errno.ELOOP, errno.ENXIO)  # opening a directory, a link, a pipe of nobody's
+CHUNK = 1 << 20  # bytes written again at once
 READ_LIMIT = 64 << 20  # bytes of a file of ours; a ledger of 100,000 paths has half of that
 
 _ERRORS = {"enospc": errno.ENOSPC, "eio": errno.EIO}
@@ -77,6 +78,19 @@ def fsync_path(path: str, word: str) -> None:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         fsync(fd, word)
+    finally:
+        os.close(fd)
+
+
+def write_again(path: str, start: int, end: int) -> None:
+    """Write the bytes of a file that this process writes once more, in their place.
+
+    After an fsync that has failed the kernel takes them for written, and the next fsync succeeds without them.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)  # not to append
+    try:
+        while start < end and (chunk := os.pread(fd, min(CHUNK, end - start), start)):
+            start += os.pwrite(fd, chunk, start)
     finally:
         os.close(fd)
 

@@ -47,7 +47,18 @@ class Segment:
         OSError: the disk refuses; there is no file then.
     """
 
-    __slots__ = ("_inode", "_name_synced", "_seen", "_synced", "_warn", "committed", "fd", "path", "under_way")
+    __slots__ = (
+        "_doubtful",
+        "_inode",
+        "_name_synced",
+        "_seen",
+        "_synced",
+        "_warn",
+        "committed",
+        "fd",
+        "path",
+        "under_way",
+    )
 
     def __init__(self, path: str, head: bytes, warn: Callable[..., object]) -> None:
         self.path = path
@@ -63,6 +74,7 @@ class Segment:
         self.committed = (len(head), NOTHING)
         self.under_way: Item | None = None
         self._synced, self._name_synced = 0, False  # bytes that survive a power cut, and whether the name does
+        self._doubtful = False  # whether what is behind these bytes was to be synced, and that has failed
         self._seen = len(head)  # length when the file was last seen at its path
 
     @property
@@ -147,6 +159,9 @@ class Segment:
         if self._synced == end and self._name_synced:
             return
         try:
+            if self._doubtful:
+                disk.write_again(self.path, self._synced, end)
+            self._doubtful = True
             if self.fd < 0:
                 disk.fsync_path(self.path, "eventfile")
             else:
@@ -155,6 +170,7 @@ class Segment:
             if not self._name_synced:
                 disk.fsync_dir(os.path.dirname(self.path), "eventfile")
                 self._name_synced = True
+            self._doubtful = False
         except OSError as error:
             self._warn("%s: not safe against a power cut: %s", self.path, error)
 
