@@ -150,6 +150,11 @@ class Queue:
         self.put([entry.files[:middle], entry.files[middle:], *rest])
 
     def _make_durable(self, group: Sequence[LocalFile]) -> None:
+        """Sync what the entry will refer to.
+
+        After a sync that has failed the next one may succeed without the bytes, which only their writer may write
+        again. They are believed all the same: then the Hub gets what this disk loses, and is never made shorter.
+        """
         for file in group:
             disk.fsync_path(os.path.join(self._run_dir, file.path), "queue.data")
         for directory in {os.path.dirname(file.path) for file in group}:

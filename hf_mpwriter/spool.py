@@ -331,10 +331,13 @@ class Spool:
                 hint="Give another logdir, or move that file away.",
             ) from error
         except OSError as error:
-            raise LogdirError(
-                f"The logdir {self.run_dir!r} cannot be written: {error.strerror}.", hint="Give another logdir."
-            ) from error
+            raise self._cannot_be_written(error) from error
         self.check_format()
+
+    def _cannot_be_written(self, error: OSError) -> LogdirError:
+        return LogdirError(
+            f"The logdir {self.run_dir!r} cannot be written: {error.strerror}.", hint="Give another logdir."
+        )
 
     def _open_to_group(self) -> None:
         """Let colleagues log here, elect, and upload; the group is that of the run directory."""
@@ -359,10 +362,14 @@ class Spool:
         """Write the destination into run.json, or check that it is the recorded one.
 
         Raises:
+            LogdirError: the disk refuses it.
             DestinationError: the run directory belongs to another destination.
         """
         run = {"run": os.urandom(8).hex(), "destination": dataclasses.asdict(destination)}
-        disk.publish(self._run_json, json.dumps(run, indent=1).encode(), "spool.run")
+        try:
+            disk.publish(self._run_json, json.dumps(run, indent=1).encode(), "spool.run")
+        except OSError as error:
+            raise self._cannot_be_written(error) from error
         recorded = self.destination()
         if recorded != destination:
             raise DestinationError(

@@ -41,7 +41,7 @@ from kill_test import DEADLINE, STOP, wait_for
 from power_cut_steps import cut_steps
 
 from hf_mpwriter import HFSummaryWriter, election, eventfile, identity, snapshot, spool, worker
-from hf_mpwriter.errors import LogdirError
+from hf_mpwriter.errors import HfMpWriterError
 from hf_mpwriter.ledger import load, set_aside
 from hf_mpwriter.localhub import LocalHub
 from hf_mpwriter.localhub.errors import Refusal
@@ -78,7 +78,7 @@ def work(rank: int, repo: str, run_dir: str, journals: str, seed: str) -> None:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(RANKS)}
     try:
         log(f"rank{rank}", repo, run_dir, journals, random.Random(seed))
-    except LogdirError:
+    except HfMpWriterError:  # the run directory is gone, or cannot be read
         if has_power(os.path.dirname(run_dir)):
             raise
 

@@ -111,6 +111,16 @@ def test_a_disk_that_refuses_a_new_spool_is_a_logdir_error(place, step, fault):
     place.create()
 
 
+@pytest.mark.parametrize("fault", ["enospc", "eio"])
+@pytest.mark.parametrize("step", STEPS)
+def test_a_disk_that_refuses_the_destination_is_a_logdir_error(place, step, fault):
+    """No bare OSError in a constructor that promises what it raises; afterwards it can be tried again."""
+    place.create()
+    with failing(f"spool.run.{step}={fault}"), pytest.raises(LogdirError, match="cannot be written"):
+        place.record_destination(HERE)
+    place.record_destination(HERE)
+
+
 def test_a_full_disk_does_not_refuse_a_spool_that_is_there(place):
     """A restart on a full disk joins the run: everything that it needs exists already (promise 3)."""
     place.create()
