@@ -50,8 +50,11 @@ class Journal:
         `tag` as it stands in the event file: tensorboardX turns spaces into underscores, and `add_text` appends
         `/text_summary`.
         """
-        event_file = os.path.relpath(writer.file_writer.event_writer.file.path, writer.logdir)
-        self._line({"tag": tag, "step": step, "path": event_file})
+        self.note_at(os.path.relpath(writer.file_writer.event_writer.file.path, writer.logdir), tag, step)
+
+    def note_at(self, path: str, tag: str, step: int) -> None:
+        """A record is in the event file at `path`, relative to the run directory: a sub-writer's, or a late one."""
+        self._line({"tag": tag, "step": step, "path": path})
 
     def flushed(self) -> None:
         """`writer.flush()` has returned."""

@@ -32,10 +32,15 @@ def workers(run_dir: str) -> list[int]:
     return [member.process.pid for member in Roster(Spool(run_dir)).members() if member.alive]
 
 
-def left_behind(run_dir: str) -> list[int]:
-    """Pids of all uploaders and pushes of a run that are alive, zombies excepted."""
+def left_behind(run_dir: str, *kinds: str) -> list[int]:
+    """Pids of all uploaders and pushes of a run that are alive, zombies excepted.
+
+    Args:
+        run_dir: the run directory.
+        kinds: `uploader` or `push`; both if not given.
+    """
     pids = [process.pid for process in psutil.process_iter()]
-    return [pid for pid in pids if _is("uploader", pid, run_dir) or _is("push", pid, run_dir)]
+    return [pid for pid in pids if any(_is(kind, pid, run_dir) for kind in kinds or ("uploader", "push"))]
 
 
 def _is(kind: str, pid: int, run_dir: str) -> bool:

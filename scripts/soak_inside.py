@@ -1,0 +1,242 @@
+"""The soak inside the processes under test: a rank that logs, waits that are shorter, a disk that fails by chance.
+
+    rank (forked by soak.py)  --posix_spawn-->  uploader  --subprocess-->  push
+
+Each of them calls `install`. Time is compressed: what the product waits for in seconds or minutes, it waits for here in
+tenths or seconds, in the same proportions, so that half an hour shows what a day of trouble would.
+
+    <control>/chance      "0.05 eio": each failpoint strikes with this chance; no file: none does
+    <control>/struck      one line per strike: action, failpoint, pid
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib
+import itertools
+import logging
+import os
+import random
+import signal
+import sys
+import time
+from types import FrameType
+from typing import Any
+
+CONTROL = "HF_MPWRITER_SOAK"  # the directory through which the harness steers these processes
+REPO = "soak/run"
+PR_SET_PDEATHSIG = 1
+PAUSE = 0.008  # seconds between two events of a rank
+ENDING = 20.0  # seconds that the end of a rank may wait for the Hub
+BEGINNING = 0.2  # seconds until a rank tries again to begin in a directory that refuses it
+
+# What is changed in which process; the tests of each module see the true values.
+HASTE: dict[str, dict[str, dict[str, float]]] = {
+    "rank": {
+        "worker": {"LOOK_EVERY": 0.6, "ASK_EVERY": 0.3},
+        "election": {"FIRST_BACKOFF": 0.5, "LONGEST_BACKOFF": 3.0, "STARTS_LIMIT": 1000},
+        "eventfile": {"SEGMENT_MIN": 24 << 10, "SEGMENT_MAX": 96 << 10, "RETRY_FIRST": 0.1, "RETRY_LAST": 1.0},
+    },
+    "uploader": {
+        "retry": {"FIRST_WAIT": 0.6, "LONGEST_WAIT": 3.0, "REFUSED_WAIT": 1.5, "LONGEST_REFUSED_WAIT": 4.0},
+        "uploader": {"TICK": 0.3, "FIRST_DELAY": 1.0, "SETTLE_TIME": 12.0},
+        "pace": {"XET_PAUSE": 10.0},
+        "bulletin": {"BEAT_EVERY": 2.0},
+    },
+    "push": {
+        "push": {"MOVED_TRIES": 1},
+        "judge": {"BUSY_WAIT": 0.5, "RATE_WAIT": 1.0, "QUOTA_WAIT": 1.0},
+    },
+}
+MOVED_LIMIT = 2  # pushes with nothing but 412, before one goes without a parent
+
+
+class Chance:
+    """Takes the place of `disk.failpoint`."""
+
+    def __init__(self, control: str) -> None:
+        self._chance, self._struck = os.path.join(control, "chance"), os.path.join(control, "struck")
+        self._rng = random.Random()
+
+    def __call__(self, name: str) -> None:
+        """Fail or die here, by chance."""
+        from hf_mpwriter import disk
+
+        try:
+            with open(self._chance, encoding="ascii") as file:
+                chance, action = file.read().split()
+        except (OSError, ValueError):
+            return
+        if self._rng.random() < float(chance):
+            fd = os.open(self._struck, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            os.write(fd, f"{action} {name} {os.getpid()}\n".encode())
+            os.close(fd)
+            disk._fail(name, action)  # noqa: SLF001 - as the failpoint itself would
+
+
+def install(kind: str) -> None:
+    """Prepare this process, and what it starts."""
+    for module, constants in HASTE[kind].items():
+        loaded = importlib.import_module(f"hf_mpwriter.{module}")
+        for name, value in constants.items():
+            if not hasattr(loaded, name):
+                raise AttributeError(f"{module}.{name} is no more")
+            setattr(loaded, name, value)
+    from hf_mpwriter import disk, election, push, retry
+
+    retry.MOVED_LIMIT = MOVED_LIMIT
+    disk.failpoint = Chance(os.environ[CONTROL])  # type: ignore[assignment]
+    if kind == "rank":
+        election._BOOT = _with_us(election._BOOT, "uploader")  # noqa: SLF001 - the way into the processes under test
+    elif kind == "uploader":
+        push._BOOT = _with_us(push._BOOT, "push")  # noqa: SLF001 - likewise
+
+
+def _with_us(boot: str, kind: str) -> str:
+    ours = f"import {kind};import soak_inside;soak_inside.install({kind!r});"
+    if boot.count(f"import {kind};") != 1:
+        raise AttributeError(f"the {kind} starts in another way now")
+    return boot.replace(f"import {kind};", ours)
+
+
+def die_with_parent() -> None:
+    """Nobody is left behind by a harness that was killed itself."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+class Unsynced(logging.Handler):
+    """Hears that a flush has not kept its promise: what came before it is not noted as flushed."""
+
+    heard = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Count."""
+        self.heard += "not safe against a power cut" in record.getMessage()
+
+
+class Rank:
+    """One rank, or a child of it: logs events with tags of its own and notes what has returned.
+
+    Records that wait in memory because the disk refuses them are noted when they are on disk: until then they die
+    with their process, by contract.
+    """
+
+    def __init__(self, writer: Any, run_dir: str, journals: str, tag: str) -> None:
+        from hf_mpwriter.testing import Journal
+
+        self.writer, self.run_dir, self.tag = writer, run_dir, tag
+        self._journals, self._journal = journals, Journal(journals)
+        self._waiting: list[tuple[str, int]] = []
+        self._since = time.time() - 2
+        self._rng = random.Random(tag)
+        self._unsynced = Unsynced()
+        logging.getLogger("hf_mpwriter").addHandler(self._unsynced)
+
+    def log(self, step: int) -> None:
+        """One event of a random kind."""
+        kind = self._rng.random()
+        if kind < 0.9:
+            self.writer.add_scalar(self.tag, kind, step)
+            self._returned(self.tag, step)
+        elif kind < 0.94:
+            self.writer.add_histogram(f"{self.tag}-histogram", [kind, 1.0, 2.0, step], step)
+            self._returned(f"{self.tag}-histogram", step)
+        elif kind < 0.97:
+            self.writer.add_text(f"{self.tag}-text", f"step {step}", step)
+            self._returned(f"{self.tag}-text/text_summary", step)
+        elif kind < 0.985:
+            self._log_parts(f"{self.tag}-parts", step)
+        elif kind < 0.995:
+            self._flush()
+        else:
+            self.writer.push(wait=0)
+
+    def _log_parts(self, tag: str, step: int) -> None:
+        self.writer.add_scalars(tag, {"a": 1.0, "b": 2.0}, step)
+        for place, sub_writer in list(self.writer.all_writers.items()):
+            file = sub_writer.event_writer.file
+            if place.endswith((f"{tag}/a", f"{tag}/b")) and not file.waiting:
+                self._journal.note_at(os.path.relpath(file.path, self.run_dir), tag, step)
+
+    def _returned(self, tag: str, step: int) -> None:
+        file = self.writer.file_writer.event_writer.file
+        self._waiting.append((tag, step))
+        if not file.waiting:
+            where = self._find() if len(self._waiting) > 1 else {}
+            for key in self._waiting:
+                self._journal.note_at(os.path.relpath(where.get(key, file.path), self.run_dir), *key)
+            self._waiting.clear()
+
+    def _find(self) -> dict[tuple[str, int], str]:
+        """Where the records are that have waited."""
+        from hf_mpwriter.testing.oracle import keys
+
+        newest = [path for path in self.writer._worker.segments("") if os.path.getmtime(path) >= self._since]  # noqa: SLF001
+        return {key: path for path in newest for key in keys(path)}
+
+    def _flush(self) -> None:
+        """What the disk has not refused survives a power cut."""
+        before = self._unsynced.heard
+        self.writer.flush()
+        if not self._waiting and self._unsynced.heard == before:
+            self._journal.flushed()
+
+    def fork(self) -> int:
+        """A child that logs a little through the inherited writer; its pid."""
+        if pid := os.fork():
+            return pid
+        code = 1
+        try:
+            die_with_parent()
+            child = Rank(self.writer, self.run_dir, self._journals, f"{self.tag}-{os.getpid()}")
+            for step in range(30):
+                child.log(step)
+                time.sleep(PAUSE)
+            self.writer.close()
+            code = 0
+        finally:
+            os._exit(code)
+
+
+def live(rank: int, ranks: int, run_dir: str, journals: str, stop: str, purge_step: int | None) -> None:
+    """The life of a rank, from its fork to the stop."""
+    die_with_parent()
+    log = os.open(os.path.join(os.environ[CONTROL], "ranks.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(ranks), "HF_MPWRITER_EXIT_TIMEOUT": str(ENDING)}
+    install("rank")
+    signal.signal(signal.SIGTERM, _leave if rank % 2 else signal.SIG_DFL)
+    tag = f"rank{rank}-{os.getpid()}-{os.urandom(3).hex()}"
+    with _begin(run_dir, purge_step) as writer:
+        me, children = Rank(writer, run_dir, journals, tag), []
+        for step in itertools.count():
+            if os.path.exists(stop):
+                break
+            me.log(step)
+            if step % 400 == 100 + 20 * rank:
+                children.append(me.fork())
+            time.sleep(PAUSE)
+    for pid in children:
+        with contextlib.suppress(ChildProcessError):
+            code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            if code not in (0, -signal.SIGKILL):
+                raise RuntimeError(f"a forked child ended with {code}")
+
+
+def _leave(_: int, __: FrameType | None) -> None:
+    sys.exit(0)
+
+
+def _begin(run_dir: str, purge_step: int | None) -> Any:
+    """A writer; a directory that cannot be written is refused at the start, and tried again here."""
+    from hf_mpwriter import HFSummaryWriter
+    from hf_mpwriter.errors import LogdirError
+
+    while True:
+        try:
+            return HFSummaryWriter(REPO, logdir=run_dir, commit_every=0.02, purge_step=purge_step)
+        except LogdirError as error:
+            print(f"refused at the start: {error}", flush=True)
+            time.sleep(BEGINNING)

@@ -1,0 +1,272 @@
+"""One run of the soak: a run directory, its ranks, its Hub, its journals; how it comes to rest and is judged.
+
+<place>/at<n>/run<number>/      the run directory; it moves from at<n> to at<n + 1> when a run is continued elsewhere
+<root>/hub<number>/             its Hub
+<root>/control<number>/         journals, the rank's output, the way into the processes, see soak_inside.py
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import psutil
+import soak_inside
+
+from hf_mpwriter.localhub import LocalHub
+from hf_mpwriter.progress import Progress
+from hf_mpwriter.spool import Spool
+from hf_mpwriter.testing import check, processes, read_journals
+from hf_mpwriter.testing.oracle import Copy
+
+RANKS = 8
+PATIENCE = 240.0  # seconds for anything to come to its end
+REPO = ("model", soak_inside.REPO)
+
+
+class View:
+    """The oracle's view of the local Hub, straight from its folder."""
+
+    def __init__(self, hub: LocalHub, name: str) -> None:
+        self._store, self._prefix = hub.store, f"tensorboard/{name}/"
+
+    def commits(self) -> list[str]:
+        """Newest first."""
+        return [commit.oid for commit in self._store.commits(*REPO, "main")]
+
+    def tree(self, revision: str) -> Mapping[str, Copy]:
+        """Files of the run at one commit."""
+        tree = self._store.tree(*REPO, revision)
+        return {path.removeprefix(self._prefix): entry for path, entry in tree.items() if path.startswith(self._prefix)}
+
+
+def wait_for(condition: Callable[[], object], patience: float = PATIENCE) -> bool:
+    """Whether a condition comes true in time."""
+    end = time.monotonic() + patience
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+class Run:
+    """What the harness knows of one run.
+
+    Args:
+        place: where the run directory is to be.
+        root: where everything else is.
+        number: of the run.
+        rng: decides what is left open.
+
+    Attributes:
+        findings: broken promises.
+        harmed: pids of ranks that were killed, or asked to end.
+    """
+
+    def __init__(self, place: str, root: Path, number: int, rng: random.Random) -> None:
+        self.place, self.number, self._rng = place, number, rng
+        self.name, self._moves = f"run{number}", 0
+        self.control = root / f"control{number}"
+        self.journals, self._stop = str(self.control / "journals"), self.control / "stop"
+        os.makedirs(self.journals)
+        self.hub = LocalHub(root / f"hub{number}", xet=rng.random() < 0.6)
+        self.ranks: dict[int, multiprocessing.process.BaseProcess] = {}
+        self.findings: list[str] = []
+        self.harmed: set[int] = set()
+        self.theirs: set[str] = set()  # what other users have committed
+        self.records = 0
+
+    @property
+    def run_dir(self) -> str:
+        """Where the run directory is now."""
+        return os.path.join(self.place, f"at{self._moves}", self.name)
+
+    @property
+    def spool(self) -> Spool:
+        """The spool there."""
+        return Spool(self.run_dir)
+
+    def start(self) -> None:
+        """Start the Hub and all ranks."""
+        self.hub.start()
+        os.environ |= {"HF_ENDPOINT": self.hub.endpoint, soak_inside.CONTROL: str(self.control)}
+        self.revive()
+
+    # ranks
+
+    def revive(self) -> None:
+        """Start the ranks that are not there; judge how those have ended that were."""
+        for rank in range(RANKS):
+            process = self.ranks.get(rank)
+            if process is None or not process.is_alive():
+                if process is not None:
+                    self._judge_end(rank, process)
+                self._start(rank)
+
+    def _start(self, rank: int) -> None:
+        purge_step = self._rng.choice([None, None, None, self._rng.randrange(10**6)])
+        arguments = (rank, RANKS, self.run_dir, self.journals, str(self._stop), purge_step)
+        self.ranks[rank] = multiprocessing.get_context("fork").Process(target=soak_inside.live, args=arguments)
+        self.ranks[rank].start()
+
+    def _judge_end(self, rank: int, process: multiprocessing.process.BaseProcess) -> None:
+        """An exit code that nobody has caused is a broken promise."""
+        struck = {strike.split()[2] for strike in self.strikes() if strike.startswith("kill ")}
+        unharmed = process.pid not in self.harmed and str(process.pid) not in struck
+        if unharmed and (process.exitcode or not self._stop.exists()):
+            self.findings.append(f"rank {rank} ({process.pid}) ended by itself with {process.exitcode}")
+
+    def strikes(self) -> list[str]:
+        """What chance has done inside the processes: action, failpoint, pid."""
+        with contextlib.suppress(FileNotFoundError):
+            return (self.control / "struck").read_text().splitlines()
+        return []
+
+    def chance(self, probability: float = 0.0, action: str = "") -> None:
+        """From now on, every failpoint strikes with this chance."""
+        text, temporary = f"{probability} {action}" if probability else "", self.control / "chance.new"
+        temporary.write_text(text)
+        os.replace(temporary, self.control / "chance")
+
+    # processes of ours
+
+    def end_all(self) -> Counter[str]:
+        """SIGKILL all processes of the run; how many there were, per kind."""
+        killed: Counter[str] = Counter()
+        for process in self.ranks.values():
+            if process.is_alive():
+                self.harmed.add(process.pid or 0)
+                process.kill()
+                killed["worker"] += 1
+        for process in self.ranks.values():
+            process.join()
+        if not wait_for(lambda: self._end_others(killed), 30.0):
+            raise RuntimeError(f"processes of {self.run_dir} do not end")
+        self.ranks.clear()
+        return killed
+
+    def _end_others(self, killed: Counter[str]) -> bool:
+        """SIGKILL what the run directory names; whether nothing was left."""
+        kinds = {
+            "uploader": processes.left_behind(self.run_dir, "uploader"),
+            "push": processes.left_behind(self.run_dir, "push"),
+            "child": [pid for pid in processes.workers(self.run_dir) if pid != os.getpid()],
+        }
+        for kind, pids in kinds.items():
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                    killed[kind] += 1
+        return not any(kinds.values()) and not Progress(self.spool).seat_is_taken()
+
+    def move(self, *, from_another_machine: bool) -> None:
+        """While nothing runs: copy the run directory, throw away the old one, go on in the copy."""
+        old = self.run_dir
+        self._moves += 1
+        shutil.copytree(old, self.run_dir, symlinks=True)
+        shutil.rmtree(old)
+        if from_another_machine:
+            for host in self.spool.host_ids():
+                os.rename(self.spool.host(host).root, self.spool.host(f"other{self._moves}-0123abcd").root)
+                break
+
+    # rest
+
+    def drain(self) -> None:
+        """Let the ranks end, and the uploader upload what is left; what does not come to an end is a finding."""
+        self.revive()
+        self._stop.touch()
+        self._end_of_ranks()
+        if not wait_for(lambda: not processes.workers(self.run_dir)):
+            self.findings.append("a child did not end")
+        if not wait_for(lambda: not Progress(self.spool).seat_is_taken()):
+            self.findings.append(f"the uploader did not leave: {Progress(self.spool).uploader()}")
+            return
+        missing = self.missing()
+        if missing and len(Progress(self.spool).refused(missing)) == len(missing):
+            self._sync()
+        elif missing:
+            self.findings.append(f"the uploader left although {len(missing)} files are not known to be on the Hub")
+
+    def _end_of_ranks(self) -> None:
+        end = time.monotonic() + soak_inside.ENDING + PATIENCE
+        for rank, process in self.ranks.items():
+            process.join(max(0.0, end - time.monotonic()))
+            if process.is_alive():
+                self.findings.append(f"rank {rank} ({process.pid}) did not end")
+                process.kill()
+                process.join()
+            self._judge_end(rank, process)
+        self.ranks.clear()
+        os.unlink(self._stop)
+
+    def missing(self) -> dict[str, int]:
+        """Bytes per path that the ledgers do not know on the Hub."""
+        from hf_mpwriter.snapshot import Survey
+
+        files = Survey(self.run_dir).files(lambda _: True, tuple)
+        return Progress(self.spool).missing({file.path: file.length for file in files})
+
+    def _sync(self) -> None:
+        """What the Hub has refused goes by command."""
+        process = multiprocessing.get_context("fork").Process(target=_sync, args=(self.run_dir,))
+        process.start()
+        process.join(PATIENCE)
+        if process.exitcode:
+            self.findings.append(f"sync ended with {process.exitcode}")
+        if process.is_alive():
+            self.findings.append("sync did not end")
+            process.kill()
+            process.join()
+        if not wait_for(lambda: not Progress(self.spool).seat_is_taken()):
+            self.findings.append("the uploader that sync has started did not leave")
+
+    # judge
+
+    def judge(self) -> str:
+        """Let the oracle judge; a line for the table of runs."""
+        report = check(self.run_dir, View(self.hub, self.name), read_journals(self.journals))
+        self.records += report.returned
+        self.findings += report.problems
+        self.findings += [f"left behind: process {pid}" for pid in processes.left_behind(self.run_dir)]
+        self.findings += [f"left in the spool: {path}" for path in self._rests()]
+        there = set(self.hub.store.tree(*REPO, "main"))
+        self.findings += [f"what others have committed is gone: {path}" for path in sorted(self.theirs - there)]
+        return (
+            f"{report.returned} returned, {report.lost} lost, {report.duplicated} duplicated, "
+            f"{len(report.files)} files, {report.commits} commits"
+        )
+
+    def _rests(self) -> Iterable[str]:
+        """Temporary files, entries, records of pushes, cards: nothing of that outlives a run that is all on the Hub."""
+        for directory, _, names in os.walk(self.spool.root):
+            kind = os.path.basename(directory)
+            for name in names:
+                if name.endswith(".tmp") or name == "inflight.json" or kind in ("queue", "copies", "workers"):
+                    yield os.path.relpath(os.path.join(directory, name), self.run_dir)
+
+
+def _sync(run_dir: str) -> None:
+    from hf_mpwriter import cli
+
+    soak_inside.die_with_parent()
+    soak_inside.install("rank")
+    cli.main(["sync", run_dir, "--timeout", "120"])
+
+
+def signal_to(pid: int, number: int) -> bool:
+    """Send a signal; whether there was a process to hear it."""
+    with contextlib.suppress(ProcessLookupError):
+        if pid and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+            os.kill(pid, number)
+            return True
+    return False
