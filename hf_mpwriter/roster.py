@@ -19,7 +19,8 @@ Invariants:
 - A card has one writer, is born under a temporary name, locked, then renamed: whoever sees it sees it locked or over.
 - The name of a card is never used again, so removing a dead card never removes a live one.
 - Death is final: the lock of a card is never taken again, so a dead card is not looked at twice.
-- A card of a dead worker is removed by the uploader, once all bytes of that worker are acknowledged.
+- A card of a dead worker is removed by the uploader, once all bytes of that worker are acknowledged; one that cannot
+  be read, when the next uploader begins.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ import os
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from hf_mpwriter import disk, locks
 from hf_mpwriter.errors import DAMAGED, SettingsError
@@ -221,6 +222,20 @@ class Roster:
         self._directory = spool.workers
         self._known: dict[str, tuple[int, Member]] = {}
 
+    @classmethod
+    def swept(cls, spool: Spool) -> Self:
+        """For an uploader that begins: ruins of cards go first, as a power cut or a kill in the midst of a join leaves.
+
+        The event files of their workers are found without them.
+        """
+        roster = cls(spool)
+        for name in _listdir(spool.workers):
+            path = os.path.join(spool.workers, name)
+            with contextlib.suppress(OSError):
+                if _is_ruin(name, path):
+                    disk.remove(path, "roster.card", durable=False)
+        return roster
+
     def members(self) -> list[Member]:
         """Everybody who has a card, dead or alive."""
         before, self._known, found = self._known, {}, []
@@ -256,6 +271,15 @@ class Roster:
         """Remove the card of a dead member whose bytes are all on the Hub; if the disk refuses, the next start does."""
         with contextlib.suppress(OSError):
             disk.remove(os.path.join(self._directory, str(member.name)), "roster.card", durable=False)
+
+
+def _is_ruin(file_name: str, path: str) -> bool:
+    """Whether this is the card of a dead worker that cannot be read, or never became one."""
+    unborn = file_name.startswith(".") and file_name.endswith(".tmp")
+    name = CardName.parse(file_name[1:-4] if unborn else file_name)
+    if name is None or locks.is_held(path):
+        return False
+    return unborn or parse(name, disk.read_ends(path, CARD_LIMIT), alive=False) is None
 
 
 def _listdir(path: str) -> list[str]:

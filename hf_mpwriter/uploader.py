@@ -66,7 +66,7 @@ class Uploader:
         self._process = Process.current()
         self._host = spool.host(self._process.host)
         self._bulletin = Bulletin(self._host, self._process, clock, born)
-        self._roster, self._survey = Roster(spool), snapshot.Survey(spool.run_dir)
+        self._roster, self._survey = Roster.swept(spool), snapshot.Survey(spool.run_dir)
         self._settings = Settings()
         # the push that runs
         self._push: PushProcess | None = None

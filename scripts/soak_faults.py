@@ -31,19 +31,21 @@ from hf_mpwriter.testing import LoopDisk, forget_lost, processes
 BETWEEN = (0.05, 0.4)  # seconds between two cards
 STOPPED = (0.3, 3.0)  # seconds that a process is stopped; with what the Hub holds, less than the settle time
 STANDING = 12  # faults on the wire that wait for a request, at most
-CHANCES = (0.02, 0.3)  # of a failpoint to strike
+CHANCES = (0.05, 0.5)  # of a failpoint to strike
 REQUESTS = {  # on the wire: which requests; those of the other users take another way, see `_commit_of_others`
     "commit": ("POST", "/commit/main$"),
     "preupload": ("POST", "/preupload/"),
     "info": ("", "/revision/|/paths-info/"),
     "LFS": ("", "/objects/batch$|/objects/verify$|^/lfs/"),
     "Xet": ("", "^/xet/|/xet-write-token/"),
+    "any": ("", "/(?!-)[^%]*$"),
 }
 STATUSES = (400, 401, 403, 404, 409, 412, 413, 429, 500, 502, 503, 504)
+SECONDS = {"hang": (0.2, 3.0), "slow": (0.1, 0.5)}
 BREAKS: tuple[Kind, ...] = ("close", "reset", "hang", "slow")
 GARBAGE = (b"", b"\0" * 4096, b"[]", b"null", b'{"files": [{"path": "../x"}]}', b'{"files"', b"\xff\xfe\x00garbage\n")
-WEIGHTS = {"SIGKILL worker": 6, "SIGKILL uploader": 5, "SIGKILL push": 6, "SIGKILL Hub": 2, "power cut": 2}
-WIRE_WEIGHT = 3
+WEIGHTS = {"SIGKILL worker": 4, "SIGKILL uploader": 2, "SIGKILL push": 3, "failpoints eio": 4, "failpoints enospc": 4}
+WIRE_WEIGHT = 4  # a push that is killed meets nothing on the wire any more
 COUNTED_BELOW = ("wire", "SIGKILL", "failpoints")  # where they strike, not where they are prepared
 SPOILT = ("ledger.json", "inflight.json", "uploader.json", "entry", "card")
 
@@ -231,8 +233,8 @@ class Chaos:
                     kind,
                     method,
                     self._rng.choice(when),
-                    times=self._rng.randint(1, 3),
-                    seconds=round(self._rng.uniform(0.2, 3.0), 1) if kind in ("hang", "slow") else 0.0,
+                    times=self._rng.randint(10, 40) if kind == "slow" else self._rng.randint(1, 5),
+                    seconds=round(self._rng.uniform(*SECONDS[kind]), 1) if kind in SECONDS else 0.0,
                     status=status,
                     headers=(("Retry-After", "1"),) if status == 429 else (),
                     code=self._rng.choice(["", "RepoNotFound"]) if status == 404 else "",
@@ -311,8 +313,8 @@ class Chaos:
 
     def _failpoints(self, action: str) -> bool:
         chance = self._rng.uniform(*CHANCES)
-        self._run.chance(chance / 4 if action == "kill" else chance, action)
-        self._in(self._rng.uniform(0.5, 4.0), self._run.chance)
+        self._run.chance(chance / 8 if action == "kill" else chance, action)
+        self._in(self._rng.uniform(1.0, 6.0), self._run.chance)
         return True
 
     def _count_strikes(self) -> None:
@@ -376,7 +378,7 @@ class Chaos:
     # the spool
 
     def _spoil(self, what: str) -> bool:
-        """Put garbage in the place of a file; half of the time the uploader has to read it at its next start."""
+        """Put garbage in the place of a file; a new uploader has to read it, or the old one overwrites it."""
         places = [self._run.spool.host(host).root for host in self._run.spool.host_ids()]
         if what == "card":
             places, mine = [self._run.spool.workers], self._is_dead_card
@@ -388,7 +390,7 @@ class Chaos:
         for path in found[:1]:
             with contextlib.suppress(OSError), open(path, "wb") as file:
                 file.write(self._rng.choice(GARBAGE))
-            if what != "card" and self._rng.random() < 0.5:
+            if what == "card" or self._rng.random() < 0.5:
                 self._kill("uploader")
         return bool(found)
 

@@ -27,7 +27,7 @@ from typing import Any
 CONTROL = "HF_MPWRITER_SOAK"  # the directory through which the harness steers these processes
 REPO = "soak/run"
 PR_SET_PDEATHSIG = 1
-PAUSE = 0.008  # seconds between two events of a rank
+PAUSE = 0.02  # seconds between two events of a rank
 ENDING = 20.0  # seconds that the end of a rank may wait for the Hub
 BEGINNING = 0.2  # seconds until a rank tries again to begin in a directory that refuses it
 
@@ -90,6 +90,7 @@ def install(kind: str) -> None:
     if kind == "rank":
         election._BOOT = _with_us(election._BOOT, "uploader")  # noqa: SLF001 - the way into the processes under test
     elif kind == "uploader":
+        importlib.import_module("hf_mpwriter.uploader").be_modest = _be_busy
         push._BOOT = _with_us(push._BOOT, "push")  # noqa: SLF001 - likewise
 
 
@@ -98,6 +99,10 @@ def _with_us(boot: str, kind: str) -> str:
     if boot.count(f"import {kind};") != 1:
         raise AttributeError(f"the {kind} starts in another way now")
     return boot.replace(f"import {kind};", ours)
+
+
+def _be_busy() -> None:
+    """An uploader that waits for a processor gets none beside eight ranks and a soak."""
 
 
 def die_with_parent() -> None:
@@ -215,7 +220,7 @@ def live(rank: int, ranks: int, run_dir: str, journals: str, stop: str, purge_st
             if os.path.exists(stop):
                 break
             me.log(step)
-            if step % 400 == 100 + 20 * rank:
+            if step % 300 == 50 + 20 * rank:
                 children.append(me.fork())
             time.sleep(PAUSE)
     for pid in children:

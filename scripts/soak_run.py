@@ -21,6 +21,7 @@ from pathlib import Path
 import psutil
 import soak_inside
 
+from hf_mpwriter.identity import host_id
 from hf_mpwriter.localhub import LocalHub
 from hf_mpwriter.progress import Progress
 from hf_mpwriter.spool import Spool
@@ -173,11 +174,12 @@ class Run:
         old = self.run_dir
         self._moves += 1
         shutil.copytree(old, self.run_dir, symlinks=True)
+        os.sync()  # what is on its way to the disk at a power cut is the copier's loss, not ours
         shutil.rmtree(old)
         if from_another_machine:
             for host in self.spool.host_ids():
-                os.rename(self.spool.host(host).root, self.spool.host(f"other{self._moves}-0123abcd").root)
-                break
+                if host == host_id():
+                    os.rename(self.spool.host(host).root, self.spool.host(f"other{self._moves}-0123abcd").root)
 
     # rest
 
@@ -247,10 +249,13 @@ class Run:
         )
 
     def _rests(self) -> Iterable[str]:
-        """Temporary files, entries, records of pushes, cards: nothing of that outlives a run that is all on the Hub."""
+        """Temporary files, entries, records of pushes, cards: nothing of that outlives a run that is all on the Hub.
+
+        What another machine has left is for that one to clear up.
+        """
         for directory, _, names in os.walk(self.spool.root):
             kind = os.path.basename(directory)
-            for name in names:
+            for name in names if "other" not in directory else ():
                 if name.endswith(".tmp") or name == "inflight.json" or kind in ("queue", "copies", "workers"):
                     yield os.path.relpath(os.path.join(directory, name), self.run_dir)
 
@@ -265,7 +270,7 @@ def _sync(run_dir: str) -> None:
 
 def signal_to(pid: int, number: int) -> bool:
     """Send a signal; whether there was a process to hear it."""
-    with contextlib.suppress(ProcessLookupError):
+    with contextlib.suppress(ProcessLookupError, psutil.Error):
         if pid and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
             os.kill(pid, number)
             return True

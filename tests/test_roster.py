@@ -347,3 +347,22 @@ def test_strangers_in_the_spool_do_not_disturb(place):
 def test_no_spool_has_no_members(tmp_path):
     """A run directory without a spool is an empty roster."""
     assert Roster(Spool(str(tmp_path))).members() == []
+
+
+def test_a_new_uploader_removes_what_is_no_card_and_never_will_be(place):
+    """What a power cut leaves of the cards of the dead, and a kill in the midst of a join; the living keep theirs."""
+
+    def join() -> Card:
+        return Card(place, "rank_00001", Process.current(), Settings())
+
+    living = join()
+    assert in_child(join, "roster.card.rename=kill") == KILLED
+    for number, content in enumerate([b"", b"\0" * 600, b'{"worker": "rank_00002"']):
+        place_of = place.card(CardName("rank_00002", "host-0", 1, 2, number))
+        with open(place_of, "wb") as file:
+            file.write(content)
+    with open(os.path.join(place.workers, "notes"), "wb") as file:
+        file.write(b"of somebody")
+    assert len(os.listdir(place.workers)) == 6
+    assert [member.name for member in Roster.swept(place).members()] == [living.name]
+    assert sorted(os.listdir(place.workers)) == ["notes", str(living.name)]

@@ -1,0 +1,34 @@
+"""The soak in small: one run through a storm of faults, and a build that is broken on purpose."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parent.parent / "scripts" / "soak.py"
+FOUND = 3
+
+
+def run(*options):
+    """Run the script with one lane; its seed and its findings are in the output that a failure shows."""
+    command = [sys.executable, str(SCRIPT), "--lanes", "1", *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+
+
+@pytest.mark.timeout(400)
+def test_a_storm_of_faults_breaks_no_promise():
+    """Nothing lost, doubled, shrunk, hung or left behind, whatever meets whatever; half an hour is for the script."""
+    result = run("--minutes", "0.2", "--seed", "7")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "0 lost, 0 duplicated, 0 shrunk, 0 hung, nothing left behind" in result.stdout
+
+
+@pytest.mark.timeout(400)
+def test_the_soak_finds_a_sabotaged_build():
+    """An acknowledgement before the commit: the same soak fails, and says so by its exit code."""
+    result = run("--minutes", "2", "--seed", "1", "--sabotage", "early-ack")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "broken promise" in result.stdout or "findings" in result.stdout
