@@ -74,7 +74,9 @@ def run(name: str) -> int:
         source = path.read_text()
         if source.count(sabotage.sound) != 1:
             raise SystemExit(f"the sabotage {name!r} does not fit to {sabotage.file} any more")
-        path.write_text(source.replace(sabotage.sound, sabotage.broken))
+        broken = source.replace(sabotage.sound, sabotage.broken)
+        compile(broken, path, "exec")  # what cannot even start is found by everything
+        path.write_text(broken)
         arguments = [argument for argument in sys.argv[1:] if argument not in ("--sabotage", name)]
         environment = os.environ | {"PYTHONPATH": directory, "HF_MPWRITER_EXIT_TIMEOUT": "5", ENVIRONMENT: "1"}
         command = [sys.executable, os.path.abspath(sys.argv[0]), *arguments]

@@ -136,9 +136,10 @@ class Lane:
                 shutil.rmtree(path)
         else:
             kept = str(self._root / f"kept-{run.name}")
-            shutil.copytree(run.run_dir, kept, symlinks=True)
+            with contextlib.suppress(FileNotFoundError):  # nothing was ever written
+                shutil.copytree(run.run_dir, kept, symlinks=True)
             self._tell(f"{run.name} is kept in {kept}, its journals in {run.control}, its Hub in {run.hub.root}")
-        shutil.rmtree(run.run_dir)
+        shutil.rmtree(run.run_dir, ignore_errors=True)
 
     def _tell(self, text: str) -> None:
         print(f"lane {self._number}: {text}", flush=True)

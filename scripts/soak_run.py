@@ -184,20 +184,42 @@ class Run:
     # rest
 
     def drain(self) -> None:
-        """Let the ranks end, and the uploader upload what is left; what does not come to an end is a finding."""
+        """Let the ranks end, and the uploader upload what is left; what does not come to an end is a finding.
+
+        Half of the time the uploader is killed once more, on its last way: who waits replaces it, and what nobody waits
+        for is found by the next start.
+        """
+        killed = self._end(last_blow=self._rng.random() < 0.5)
+        if killed and self._is_missing():
+            self._end(last_blow=False)
+        missing = self.missing()
+        if missing and self._is_missing():
+            self.findings.append(f"the uploader left although {len(missing)} files are not known to be on the Hub")
+        elif missing:
+            self._sync()
+
+    def _is_missing(self) -> bool:
+        """Whether something is not known to be on the Hub that was not refused."""
+        missing = self.missing()
+        return len(Progress(self.spool).refused(missing)) < len(missing)
+
+    def _end(self, *, last_blow: bool) -> bool:
+        """All ranks begin if they are not there, and end; whether the uploader was killed meanwhile."""
         self.revive()
+        if not wait_for(lambda: Progress(self.spool).seat_is_taken()):
+            self.findings.append("no uploader came")
         self._stop.touch()
+        killed = last_blow and self._kill_uploader_at_work()
         self._end_of_ranks()
         if not wait_for(lambda: not processes.workers(self.run_dir)):
             self.findings.append("a child did not end")
         if not wait_for(lambda: not Progress(self.spool).seat_is_taken()):
             self.findings.append(f"the uploader did not leave: {Progress(self.spool).uploader()}")
-            return
-        missing = self.missing()
-        if missing and len(Progress(self.spool).refused(missing)) == len(missing):
-            self._sync()
-        elif missing:
-            self.findings.append(f"the uploader left although {len(missing)} files are not known to be on the Hub")
+        return killed
+
+    def _kill_uploader_at_work(self) -> bool:
+        wait_for(lambda: processes.push(self.run_dir), 5.0)
+        return signal_to(processes.uploader(self.run_dir), signal.SIGKILL)
 
     def _end_of_ranks(self) -> None:
         end = time.monotonic() + soak_inside.ENDING + PATIENCE
