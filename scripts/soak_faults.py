@@ -29,7 +29,8 @@ from hf_mpwriter.localhub.faults import Fault, Kind, When
 from hf_mpwriter.testing import LoopDisk, forget_lost, processes
 
 BETWEEN = (0.05, 0.4)  # seconds between two cards
-STOPPED = (0.3, 3.0)  # seconds that a process is stopped; with what the Hub holds, less than the settle time
+STOPPED = (0.3, 3.0)  # seconds that a process is stopped
+LATEST = 8.0  # seconds that a commit is late, at most: with a Hub that is stopped, less than the settle time
 STANDING = 12  # faults on the wire that wait for a request, at most
 CHANCES = (0.05, 0.5)  # of a failpoint to strike
 REQUESTS = {  # on the wire: which requests; those of the other users take another way, see `_commit_of_others`
@@ -263,16 +264,24 @@ class Chaos:
         self._run.hub.clear_faults()
 
     def _late_commit(self) -> bool:
-        """A commit is held, its push is killed, and the request is applied later."""
+        """A commit is held, its push is killed, and it is let go when another one has come, if one may come."""
         if not self._hub_answers():
             return False
         method, where = REQUESTS["commit"]
-        self._run.hub.fault(Fault(where, "hang", method, "before", seconds=round(self._rng.uniform(1.5, 3.0), 1)))
-        held = wait_for(self._holds_commit, 5.0)
+        self._do_what_is_due(float("inf"))
+        self._clear_wire()
+        self._run.hub.fault(Fault(where, "hang", method, "before", seconds=LATEST))
+        held = wait_for(self._holds_commit, LATEST)
         if held and signal_to(processes.push(self._run.run_dir), signal.SIGKILL):
             self.tally["SIGKILL push"] += 1
             self.tally["wire late commit"] += 1
+            before = self._head()
+            wait_for(lambda: self._head() != before, LATEST)
+        self._clear_wire()
         return held
+
+    def _head(self) -> str:
+        return self._run.hub.store.resolve("model", REPO, "main")
 
     def _holds_commit(self) -> bool:
         return any(

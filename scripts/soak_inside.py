@@ -40,7 +40,7 @@ HASTE: dict[str, dict[str, dict[str, float]]] = {
     },
     "uploader": {
         "retry": {"FIRST_WAIT": 0.6, "LONGEST_WAIT": 3.0, "REFUSED_WAIT": 1.5, "LONGEST_REFUSED_WAIT": 4.0},
-        "uploader": {"TICK": 0.3, "FIRST_DELAY": 1.0, "SETTLE_TIME": 12.0},
+        "uploader": {"TICK": 0.3, "FIRST_DELAY": 1.0, "SETTLE_TIME": 20.0},
         "pace": {"XET_PAUSE": 10.0},
         "bulletin": {"BEAT_EVERY": 2.0},
     },
