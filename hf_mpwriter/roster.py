@@ -37,7 +37,7 @@ from typing import Any, Self
 
 from hf_mpwriter import disk, locks
 from hf_mpwriter.errors import DAMAGED, SettingsError
-from hf_mpwriter.identity import Process
+from hf_mpwriter.identity import Process, host_id, start_ticks
 from hf_mpwriter.settings import Settings
 from hf_mpwriter.spool import CardName, Spool, candidates, is_run_path
 
@@ -279,7 +279,9 @@ def _is_ruin(file_name: str, path: str) -> bool:
     name = CardName.parse(file_name[1:-4] if unborn else file_name)
     if name is None or locks.is_held(path):
         return False
-    return unborn or parse(name, disk.read_ends(path, CARD_LIMIT), alive=False) is None
+    if unborn:  # it is not locked yet for a moment after it was made
+        return name.host == host_id() and start_ticks(name.pid) != name.ticks
+    return parse(name, disk.read_ends(path, CARD_LIMIT), alive=False) is None
 
 
 def _listdir(path: str) -> list[str]:

@@ -366,3 +366,12 @@ def test_a_new_uploader_removes_what_is_no_card_and_never_will_be(place):
     assert len(os.listdir(place.workers)) == 6
     assert [member.name for member in Roster.swept(place).members()] == [living.name]
     assert sorted(os.listdir(place.workers)) == ["notes", str(living.name)]
+
+
+def test_a_new_uploader_leaves_a_card_that_is_being_made(place):
+    """It is not locked yet for a moment; its process lives."""
+    name = CardName.of("rank_00001", Process.current(), 7)
+    with open(os.path.join(place.workers, f".{name}.tmp"), "wb"):
+        pass
+    Roster.swept(place)
+    assert os.listdir(place.workers) == [f".{name}.tmp"]

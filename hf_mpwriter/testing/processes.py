@@ -10,6 +10,7 @@ import contextlib
 
 import psutil
 
+from hf_mpwriter.identity import host_id
 from hf_mpwriter.progress import Progress
 from hf_mpwriter.roster import Roster
 from hf_mpwriter.spool import Spool
@@ -29,7 +30,8 @@ def push(run_dir: str) -> int:
 
 def workers(run_dir: str) -> list[int]:
     """Pids of the processes that log, those of other hosts excepted."""
-    return [member.process.pid for member in Roster(Spool(run_dir)).members() if member.alive]
+    members = Roster(Spool(run_dir)).members()
+    return [member.process.pid for member in members if member.alive and member.name.host == host_id()]
 
 
 def left_behind(run_dir: str, *kinds: str) -> list[int]:
