@@ -22,7 +22,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from unittest import mock
 
-REAL = {name: getattr(os, name) for name in ("open", "close", "write", "fsync", "rename", "link", "unlink", "mkdir")}
+CALLS = ("open", "close", "write", "fsync", "rename", "link", "unlink", "mkdir", "listdir")
+REAL = {name: getattr(os, name) for name in CALLS}
 ERRORS = {"enospc": errno.ENOSPC, "eio": errno.EIO}
 GROWS = ("open", "write", "rename", "link", "mkdir")  # what a full disk refuses
 
@@ -218,6 +219,10 @@ class Disk:
     def _mkdir(self, path, mode=0o777):
         self._step("mkdir")
         REAL["mkdir"](path, mode)
+
+    def _listdir(self, path="."):
+        """In one order: the same choices lead to the same states again."""
+        return sorted(REAL["listdir"](path))
 
 
 def _survivor(node: Node, whole: float, rng: random.Random) -> Node:
