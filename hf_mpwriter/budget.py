@@ -34,6 +34,7 @@ LARGEST_BURST = 20.0  # commits that a rested repository may get at once
 RESERVE = 0.25  # of the burst, for those who cannot wait
 BUSY_WAIT = 0.2  # seconds, when another uploader looks at its bucket
 BUSY_LIMIT = 10.0  # seconds, until that one must be stopped
+USED_UP = "the commits that this repository gets per hour are used up (HF_MPWRITER_COMMITS_PER_HOUR): they come slower"
 HOUR = 3600.0
 ROUNDING = 1e-6  # tokens; whoever has waited as long as was said finds one
 

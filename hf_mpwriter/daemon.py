@@ -14,6 +14,7 @@ from hf_mpwriter import disk, redaction
 LOG_LIMIT = 1 << 20  # bytes of the log before it is rotated to one older copy
 NICENESS = 10
 OOM_SCORE_ADJ = 500  # the kernel takes this process before it takes training
+REFUSALS = 60  # steps in a row that may fail for the disk
 GRACE = 25.0  # seconds between SIGTERM and the end; SLURM and Kubernetes kill after 30
 
 
@@ -86,6 +87,26 @@ def end_within(seconds: float) -> None:
     """Whatever this process does then, it ends after so many seconds, and its push with it."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+def keep_on(step: Callable[[], bool], pause: float) -> None:
+    """Repeat a step until it returns false, `pause` seconds after it has failed for the disk.
+
+    Raises:
+        OSError: it has failed REFUSALS times in a row, and once more.
+    """
+    refused = 0
+    while True:
+        try:
+            if not step():
+                return
+            refused = 0
+        except OSError as error:
+            refused += 1
+            if refused > REFUSALS:
+                raise
+            say(f"the disk refuses something: {error}")
+            time.sleep(pause)
 
 
 def say(text: str) -> None:

@@ -255,6 +255,8 @@ def open_ours(path: str, flags: int) -> int:
         if flags & os.O_CREAT:
             share(fd, path)
     except BaseException:
+        if flags & os.O_EXCL:
+            os.unlink(path)
         os.close(fd)
         raise
     return fd
@@ -334,8 +336,13 @@ def inode(file: int | str) -> tuple[int, int]:
 
 
 def same_file(fd: int, path: str) -> bool:
-    """Whether the descriptor and the path are the same file: false once somebody deleted or replaced the path."""
+    """Whether the descriptor and the path are the same file: false once somebody deleted or replaced the path.
+
+    A disk that refuses to tell has deleted nothing.
+    """
     try:
         return inode(path) == inode(fd)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
+    except OSError as error:
+        return error.errno not in (errno.EBADF, errno.ELOOP)

@@ -259,8 +259,10 @@ class Roster:
             if known is not None and known[0] == size and known[1].alive == alive:
                 return known
             member = parse(name, disk.read_ends(path, CARD_LIMIT), alive=alive)
-        except OSError:
+        except FileNotFoundError:
             return None
+        except OSError:  # that passes, and nobody dies of it
+            return known
         return None if member is None else (size, member)
 
     def growing(self) -> set[str]:

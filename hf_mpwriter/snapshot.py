@@ -28,6 +28,7 @@ ENTRY_FILES = 100  # files in one entry
 ENTRY_IN_MEMORY = 64 << 20  # bytes of files that the push holds in memory
 ENTRY_BYTES = 512 << 20  # bytes in one entry
 REGULAR_BYTES = 10 << 20  # up to this size the Hub may want the content of an attachment within the commit itself
+GONE = (FileNotFoundError, NotADirectoryError, PermissionError)
 LAST_BYTES = 64  # bytes before the end of the last whole record by which a file is known again
 
 
@@ -77,11 +78,13 @@ class Survey:
     Args:
         run_dir: absolute path.
         known: the end of a whole record, per path: what is before it is not read.
+        patience: looks in a row that fail for what is there and cannot be read, before it is left out.
     """
 
-    def __init__(self, run_dir: str, known: Callable[[str], int] = lambda _: 0) -> None:
+    def __init__(self, run_dir: str, known: Callable[[str], int] = lambda _: 0, patience: int = 0) -> None:
         self._run_dir = run_dir
         self._known = known
+        self._patience, self._blind = patience, 0
         self._parsed: dict[str, _Parsed] = {}
 
     def files(self, allows: Callable[[str], bool], growing: Callable[[], Collection[str]]) -> list[LocalFile]:
@@ -91,21 +94,34 @@ class Survey:
             allows: the user's patterns, on the relative path.
             growing: tells the paths that a live writer has open; asked after the listing. A path stands on a card
                 before the file exists, so a file that was listed and is not on a live card never grows again.
+
+        Raises:
+            OSError: a file or a directory cannot be read; see `patience`.
         """
-        found, parsed = [], {}
-        listed = sorted(path for path in walk(self._run_dir) if not spool.is_attachment(path) and allows(path))
+        found, parsed, unread = [], {}, list[OSError]()
+        paths = walk(self._run_dir, unread.append)
+        listed = sorted(path for path in paths if not spool.is_attachment(path) and allows(path))
         open_now = growing()
         for relative in listed:
             try:
                 state = self._parse(relative)
-            except OSError:  # removed between listing and opening
+            except OSError as error:
+                unread.append(error)
                 continue
             parsed[relative] = state
             if state.end:
                 grows = relative in open_now or not spool.is_ours(os.path.basename(relative))
                 found.append(LocalFile(relative, state.end, grows))
         self._parsed = parsed
+        self._bear(unread)
         return found
+
+    def _bear(self, unread: list[OSError]) -> None:
+        """What was removed since it was listed, or is not ours to read, is no event file; all else may pass."""
+        lasting = [error for error in unread if not isinstance(error, GONE) and error.errno not in disk.NO_FILE]
+        self._blind = self._blind + 1 if lasting else 0
+        if 0 < self._blind <= self._patience:
+            raise lasting[0]
 
     def _parse(self, relative: str) -> _Parsed:
         status = os.stat(os.path.join(self._run_dir, relative), follow_symlinks=False)
@@ -139,14 +155,15 @@ def _last_bytes(fd: int, end: int) -> bytes:
     return os.pread(fd, min(end, LAST_BYTES), end - min(end, LAST_BYTES))
 
 
-def walk(run_dir: str) -> Iterator[str]:
-    """Relative paths of all regular files outside the spool."""
+def walk(run_dir: str, unread: Callable[[OSError], object] = lambda _: None) -> Iterator[str]:
+    """Relative paths of all regular files outside the spool; `unread` is told why a directory cannot be listed."""
     pending = [""]
     while pending:
         directory = pending.pop()
         try:
             entries = list(os.scandir(os.path.join(run_dir, directory)))
-        except OSError:  # removed meanwhile, or not ours to read
+        except OSError as error:
+            unread(error)
             continue
         for entry in entries:
             relative = f"{directory}/{entry.name}" if directory else entry.name

@@ -28,9 +28,9 @@ from collections.abc import Callable
 
 from hf_mpwriter import attaching, disk, election, hfhome, ledger, locks, queue, retry, snapshot
 from hf_mpwriter.audience import Audience
-from hf_mpwriter.budget import Budget, folders
+from hf_mpwriter.budget import USED_UP, Budget, folders
 from hf_mpwriter.bulletin import Bulletin
-from hf_mpwriter.daemon import GRACE, be_modest, end_within, say
+from hf_mpwriter.daemon import GRACE, be_modest, end_within, keep_on, say
 from hf_mpwriter.decision import LINGER, Action, Situation, decide
 from hf_mpwriter.errors import Done, HfMpWriterError, Park, Refused, Retry, Split, Unknown, Verdict
 from hf_mpwriter.identity import Process
@@ -44,8 +44,8 @@ from hf_mpwriter.spool import Spool
 
 TICK = 1.0  # seconds between two looks; the end of a push is heard at once
 FIRST_DELAY = 2.0  # seconds after the start until the first snapshot, if nobody asks for one
+BLIND_LOOKS = 12  # snapshots in a row that fail for a file that cannot be read, before it is left out
 SETTLE_TIME = 120.0  # seconds; the Hub ends a request in 60, a proxy may take as long
-USED_UP = "the commits that this repository gets per hour are used up (HF_MPWRITER_COMMITS_PER_HOUR): they come slower"
 
 
 class Uploader:
@@ -66,7 +66,8 @@ class Uploader:
         self._process = Process.current()
         self._host = spool.host(self._process.host)
         self._bulletin = Bulletin(self._host, self._process, clock, born)
-        self._roster, self._survey = Roster.swept(spool), snapshot.Survey(spool.run_dir)
+        self._roster = Roster.swept(spool)
+        self._survey = snapshot.Survey(spool.run_dir, patience=BLIND_LOOKS)
         self._settings = Settings()
         # the push that runs
         self._push: PushProcess | None = None
@@ -210,15 +211,15 @@ class Uploader:
     # snapshot
 
     def _snapshot(self, members: list[Member], now: Situation) -> None:
-        files = self._survey.files(self._settings.allows, self._roster.growing)
-        groups = snapshot.bounded(snapshot.pending(files, self._ledger.covers, self._ledger.parked))
-        self._pace.surveyed(self._settings.commit_every)
         try:
-            self._queue.put(groups)
+            files = self._survey.files(self._settings.allows, self._roster.growing)
+            waiting = snapshot.pending(files, self._ledger.covers, self._ledger.parked)
+            self._queue.put(snapshot.bounded(waiting))
         except OSError as error:
             say(f"cannot take a snapshot: {error}")
             self._pace.hold(Step(retry.FIRST_WAIT))
             return
+        self._pace.surveyed(self._settings.commit_every)
         if self._queue.trouble:
             say(self._queue.trouble)
         self._fresh = self._surveyed = True
@@ -445,6 +446,5 @@ def main(run_dir: str, born: float) -> None:
         raise SystemExit(f"no upload: {error}") from None
     signal.signal(signal.SIGTERM, lambda *_: uploader.terminate())
     say(f"took the seat of {run_dir}")
-    while uploader.tick():
-        pass
+    keep_on(uploader.tick, TICK)
     say("left the seat")

@@ -35,6 +35,7 @@ from crashing import UPLOADER, Harm
 from crashpoints import Call, Trials
 
 ERRORS = ("eio", "enospc")
+READS_EVERY = 4  # many calls that read are alike
 
 
 @dataclass
@@ -56,7 +57,7 @@ def at_failpoints(passed: dict[str, int]) -> Iterator[tuple[Harm, ...]]:
 
 
 def at_calls(calls: list[Call], rng: random.Random) -> Iterator[tuple[Harm, ...]]:
-    """Kills at all that change something, once more in the second life; errors at those of the uploader."""
+    """Kills at all that change something, and once more in the second life; errors at the uploader's calls."""
     changing = [call for call in calls if call.changes]
     ours = [call for call in changing if call.push == UPLOADER]
     for call in changing:
@@ -66,6 +67,8 @@ def at_calls(calls: list[Call], rng: random.Random) -> Iterator[tuple[Harm, ...]
     for call in ours:
         if not call.name.startswith(("exit", "clone", "fork")):
             yield from ((call.harm(action),) for action in ERRORS)
+    reading = [call for call in calls if call.reads and call.push == UPLOADER]
+    yield from ((call.harm("eio"),) for call in rng.sample(reading, len(reading) // READS_EVERY))
 
 
 def row_of(harm: Harm) -> str:

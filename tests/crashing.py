@@ -108,7 +108,7 @@ class Clock:
     """Stands for the module `time` in an uploader: its clock runs while it sleeps, and each sleep is told."""
 
     def __init__(self, told: Callable[[], object]) -> None:
-        self._now, self._told, self.time = 0.0, told, time.time
+        self._now, self._told, self.time, self.strftime = 0.0, told, time.time, time.strftime
 
     def monotonic(self) -> float:
         """Seconds."""
@@ -189,7 +189,8 @@ def live(spool: Spool, harm: Harm | None, theirs: socket.socket, cache: str) -> 
     os.dup2(log, 1)
     os.dup2(log, 2)
     daemon.LOG_LIMIT = LOG_LIMIT
-    uploader.time, uploader.be_modest = Clock(ask), lambda: None
+    daemon.time = uploader.time = Clock(ask)
+    uploader.be_modest = lambda: None
     uploader.random = SimpleNamespace(Random=functools.partial(random.Random, 1))
     push.subprocess = SimpleNamespace(Popen=functools.partial(ForkedPush, ask=ask), DEVNULL=0, PIPE=0)
     ask(begins=True)
@@ -237,14 +238,19 @@ class Story:
         rank0.write({"open": second})
         self._log(second)
         self._log(other)
-        Path(self.spool.run_dir, ATTACHMENT).write_text(f"of {self.destination}\n")
+        self._note("first")
         rank1.write({"want": self._lengths})
         yield False
         self._log(second)
         self._log(other)
+        self._note("second, longer")
         rank0.leave(0)
         locks.release(rank1._fd)  # it dies
         yield True
+
+    def _note(self, text: str) -> None:
+        """Change the attachment."""
+        self._lengths[ATTACHMENT] = Path(self.spool.run_dir, ATTACHMENT).write_text(f"{text} {self.destination}\n")
 
     def _log(self, path: str) -> None:
         where, tag = os.path.join(self.spool.run_dir, path), self.destination.repo_id

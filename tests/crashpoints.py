@@ -21,6 +21,7 @@ CHANGES = re.compile(
     r"(rename|link|symlink|unlink|mkdir|rmdir|fsync|fdatasync|p?write|ftruncate|f?chmod|clone|fork|exit)\w*\("
     r"|openat\(.*O_(CREAT|TRUNC)|flock\(.*LOCK_EX"
 )
+READS = re.compile(r"(openat|getdents64|p?read64|read|newfstatat)\(.*(/run/|/cache/)")
 TALKS = re.compile(r"(connect|sendto|sendmsg|recvfrom|recvmsg|poll)\(")
 NAME = re.compile(r"\w+(?=\()")
 
@@ -45,6 +46,11 @@ class Call:
     def changes(self) -> bool:
         """Whether the state before it and the state after it differ, or, in a push, the one that the Hub sees."""
         return bool(CHANGES.match(self.line) or (self.push != UPLOADER and TALKS.match(self.line)))
+
+    @property
+    def reads(self) -> bool:
+        """Whether it looks at what is in the run directory or in the cache."""
+        return bool(READS.match(self.line)) and not self.changes
 
     def harm(self, action: str) -> Harm:
         """What strikes here."""

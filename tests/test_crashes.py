@@ -15,6 +15,7 @@ from crashpoints import Trials
 import hf_mpwriter
 from hf_mpwriter.localhub import LocalHub
 
+pytestmark = pytest.mark.timeout(900)  # dozens of lives in one test; each has a deadline of its own
 SAMPLE = 16  # of the system calls, from each group
 WITHOUT_STRACE = "needs strace, and the right to trace" * (os.geteuid() != 0 or not shutil.which("strace"))
 ELSEWHERE = {
