@@ -383,13 +383,14 @@ def trial(directory: str, store: Store, destination: Destination, harms: list[Ha
 
 
 def _is_over(outcome: Outcome, story: Story, harms: list[Harm], directory: str) -> bool:
-    """Whether the last uploader has left in good order; what the disk refused to remove is left to one more."""
+    """Whether the last uploader has left in good order; what the disk refused to remove or read is left to one more."""
     if not (story.is_over and outcome.ended and outcome.ended[-1] == 0):
         if len(outcome.ended) == LIVES:
             raise TimeoutError(f"{LIVES} lives were not enough")
         return False
     refused = any(harm.action != "kill" for harm in harms) and len(outcome.ended) <= len(harms)
-    return not (refused and left_over(story.spool.host(host_id()), directory))
+    left_out = ledger.load(story.spool, story.destination).parked
+    return not (refused and (left_out or left_over(story.spool.host(host_id()), directory)))
 
 
 def judge(spool: Spool, store: Store, destination: Destination, returned: list[testing.journal.Returned]) -> list[str]:

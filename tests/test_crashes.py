@@ -13,6 +13,7 @@ from crashing import KILLED, UPLOADER, Harm
 from crashpoints import Trials
 
 import hf_mpwriter
+from hf_mpwriter import daemon
 from hf_mpwriter.localhub import LocalHub
 
 pytestmark = pytest.mark.timeout(900)  # dozens of lives in one test; each has a deadline of its own
@@ -62,6 +63,32 @@ def test_a_kill_at_any_failpoint_loses_nothing(trials, passed):
     for name in passed:
         outcome = trials.make(Harm(name, "kill", 1))
         assert (outcome.problems, outcome.ended, outcome.struck) == ([], [KILLED, 0], [True]), name
+
+
+@pytest.mark.parametrize("action", ["eio", "enospc"])
+def test_a_disk_that_refuses_once_ends_no_uploader(trials, passed, action):
+    """What was refused is tried again, so the same uploader brings everything to the Hub."""
+    known = {"ledger.aside.rename", "ledger.save.fsync", "queue.garbage.unlink", "roster.card.unlink"}  # it ended here
+    for name in sorted(known | set(random.Random(action).sample(sorted(passed), 4)) - {"dirs.dirsync"}):
+        outcome = trials.make(Harm(name, action, 1))
+        assert (outcome.problems, set(outcome.ended), outcome.struck) == ([], {0}, [True]), name
+
+
+def test_a_step_that_the_disk_refuses_is_repeated_but_not_for_ever():
+    """A minute of refusals in a row is the end; one success, and they are counted anew."""
+    steps = iter([OSError("once"), True] * daemon.REFUSALS + [False])
+
+    def step() -> bool:
+        if isinstance(what := next(steps), OSError):
+            raise what
+        return what
+
+    daemon.keep_on(step, 0.0)
+    assert next(steps, None) is None
+    steps = iter([OSError("always")] * (daemon.REFUSALS + 5))
+    with pytest.raises(OSError, match="always"):
+        daemon.keep_on(step, 0.0)
+    assert len(list(steps)) == 4
 
 
 @pytest.mark.root

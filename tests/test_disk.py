@@ -203,3 +203,16 @@ def test_a_deleted_or_replaced_path_is_another_file(tmp_path):
         assert disk.same_file(fd, path)
     finally:
         os.close(fd)
+
+
+def test_a_disk_that_refuses_to_tell_has_deleted_nothing(tmp_path, monkeypatch):
+    """A lock is given up when its file was deleted or replaced, and for no other reason."""
+    path = str(tmp_path / "lock")
+    fd = disk.open_ours(path, os.O_RDWR | os.O_CREAT)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", lambda *_, **__: (_ for _ in ()).throw(OSError(errno.EIO, "refused")))
+        assert disk.same_file(fd, path)
+    assert disk.same_file(fd, path)
+    os.unlink(path)
+    assert not disk.same_file(fd, path)
+    os.close(fd)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import event_file, scalar
 
-from hf_mpwriter import records, snapshot, spool
+from hf_mpwriter import disk, records, snapshot, spool
 from hf_mpwriter.errors import Sent
 from hf_mpwriter.snapshot import LocalFile, Survey, bounded, pending
 
@@ -217,3 +218,23 @@ def test_an_attachment_is_covered_by_its_content_alone():
     assert not file.is_covered(Sent(5, "5" * 64))
     assert not attached("a.tsv", 0).is_covered(Sent(0, ""))
     assert LocalFile(name(1), 4, growing=False).is_covered(Sent(5, "7" * 64))
+
+
+def test_a_file_that_cannot_be_read_is_not_gone(tmp_path, monkeypatch):
+    """A look fails for it, so that nobody takes it for sent; one that never can be read holds up the others a while."""
+    event_file(tmp_path / name(1), 3)
+    event_file(tmp_path / name(2), 3)
+    beneath = disk.open_beneath
+
+    def refusing(top: str, path: str) -> int:
+        if path == name(2):
+            raise OSError(errno.EIO, "refused")
+        return beneath(top, path)
+
+    monkeypatch.setattr(disk, "open_beneath", refusing)
+    patient = Survey(str(tmp_path), patience=2)
+    for _ in range(2):
+        with pytest.raises(OSError, match="refused"):
+            patient.files(lambda _: True, tuple)
+    assert [file.path for file in patient.files(lambda _: True, tuple)] == [name(1)]
+    assert list(survey(tmp_path)) == [name(1)], "who looks once gets what there is"
