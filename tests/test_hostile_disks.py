@@ -92,8 +92,8 @@ def read_only(run_dir: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def immutable(run_dir: Path) -> Iterator[None]:
-    """No directory of the run takes a new name, and no event file a record."""
-    places = [place for place in run_dir.rglob("*") if place.is_dir() or "tfevents" in place.name]
+    """No directory of the run takes a new name."""
+    places = [run_dir, *filter(Path.is_dir, run_dir.rglob("*"))]
     shell("chattr", "+i", *places)
     try:
         yield
