@@ -41,7 +41,7 @@ from soak_run import Run
 from hf_mpwriter.testing import LoopDisk
 from hf_mpwriter.testing.powercut import why_not
 
-STORM = (20.0, 45.0)  # seconds during which things go wrong in a run
+STORM = (10.0, 40.0)  # seconds during which things go wrong in a run
 DISKS = ("ext4", "xfs")  # of the lanes
 
 
