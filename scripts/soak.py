@@ -205,6 +205,8 @@ def main() -> int:
         print(problem)
     if total.findings or total.troubles:
         print(f"{len(total.findings)} findings; seed {options.seed}; everything is kept in {root}")
+        if sabotage.is_sabotaged():  # nobody wants to know more
+            shutil.rmtree(root)
         return sabotage.FOUND if total.findings else 1
     shutil.rmtree(root)
     print("0 lost, 0 duplicated, 0 shrunk, 0 hung, nothing left behind")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import dataclasses
 import http.client
 import json
 import os
@@ -19,7 +20,6 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from soak_inside import REPO
 from soak_run import RANKS, Run, signal_to, wait_for
@@ -32,7 +32,7 @@ BETWEEN = (0.05, 0.4)  # seconds between two cards
 STOPPED = (0.3, 3.0)  # seconds that a process is stopped
 LATEST = 8.0  # seconds that a commit is late, at most: with a Hub that is stopped, less than the settle time
 STANDING = 12  # faults on the wire that wait for a request, at most
-CHANCES = (0.05, 0.5)  # of a failpoint to strike
+CHANCES = (0.05, 0.4)  # of a failpoint to strike
 REQUESTS = {  # on the wire: which requests; those of the other users take another way, see `_commit_of_others`
     "commit": ("POST", "/commit/main$"),
     "preupload": ("POST", "/preupload/"),
@@ -42,16 +42,16 @@ REQUESTS = {  # on the wire: which requests; those of the other users take anoth
     "any": ("", "/(?!-)[^%]*$"),
 }
 STATUSES = (400, 401, 403, 404, 409, 412, 413, 429, 500, 502, 503, 504)
-SECONDS = {"hang": (0.2, 3.0), "slow": (0.1, 0.5)}
+SECONDS = {"hang": (0.2, 3.0), "slow": (0.02, 0.2)}
 BREAKS: tuple[Kind, ...] = ("close", "reset", "hang", "slow")
 GARBAGE = (b"", b"\0" * 4096, b"[]", b"null", b'{"files": [{"path": "../x"}]}', b'{"files"', b"\xff\xfe\x00garbage\n")
-WEIGHTS = {"SIGKILL worker": 4, "SIGKILL uploader": 2, "SIGKILL push": 3, "failpoints eio": 4, "failpoints enospc": 4}
+WEIGHTS = {"SIGKILL worker": 4, "SIGKILL uploader": 2, "SIGKILL push": 3, "failpoints eio": 2, "failpoints enospc": 2}
 WIRE_WEIGHT = 4  # a push that is killed meets nothing on the wire any more
 COUNTED_BELOW = ("wire", "SIGKILL", "failpoints")  # where they strike, not where they are prepared
 SPOILT = ("ledger.json", "inflight.json", "uploader.json", "entry", "card")
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Card:
     """One thing to do.
 
@@ -187,15 +187,17 @@ class Chaos:
     def _kill_hub(self) -> bool:
         if self._hub_stopped or self._run.hub.pid is None:
             return False
-        self._clear_wire()  # a Hub that is killed tells no more what it has struck
+        left = self._clear_wire()  # a Hub that is killed tells no more what it has struck
         self._run.hub.kill()
-        self._in(self._rng.uniform(0.2, 2.0), self._start_hub)
+        self._in(self._rng.uniform(0.2, 2.0), lambda: self._start_hub(left))
         self.tally["SIGKILL Hub"] += 1
         return True
 
-    def _start_hub(self) -> None:
+    def _start_hub(self, faults: list[Fault]) -> None:
         if self._run.hub.pid is None:
             self._run.hub.start()
+            for fault in faults:
+                self._run.hub.fault(fault)
 
     def _stop(self, who: str) -> bool:
         pid = (self._run.hub.pid or 0) if who == "Hub" else self._find(who)
@@ -251,17 +253,21 @@ class Chaos:
     def _standing(self) -> int:
         return sum(standing.hits < standing.fault.times for standing in self._run.hub.faults())
 
-    def _clear_wire(self) -> None:
-        """Count what the wire has struck, and let go on what it holds."""
+    def _clear_wire(self) -> list[Fault]:
+        """Count what the wire has struck, and let go on what it holds; the faults that still waited for requests."""
         if not self._hub_answers():
-            return
+            return []
+        left = []
         for standing in self._run.hub.faults():
             fault = standing.fault
             what = next(name for name, (_, where) in REQUESTS.items() if where == fault.where)
             self.tally[f"wire {fault.status or fault.kind}"] += standing.hits
             self.tally[f"of these on {what}"] += standing.hits
             self.tally[f"of these {fault.when}"] += standing.hits
+            if standing.hits < fault.times:
+                left.append(dataclasses.replace(fault, times=fault.times - standing.hits))
         self._run.hub.clear_faults()
+        return left
 
     def _late_commit(self) -> bool:
         """A commit is held, its push is killed, and it is let go when another one has come, if one may come."""
@@ -269,7 +275,7 @@ class Chaos:
             return False
         method, where = REQUESTS["commit"]
         self._do_what_is_due(float("inf"))
-        self._clear_wire()
+        left = self._clear_wire()
         self._run.hub.fault(Fault(where, "hang", method, "before", seconds=LATEST))
         held = wait_for(self._holds_commit, LATEST)
         if held and signal_to(processes.push(self._run.run_dir), signal.SIGKILL):
@@ -278,6 +284,8 @@ class Chaos:
             before = self._head()
             wait_for(lambda: self._head() != before, LATEST)
         self._clear_wire()
+        for fault in left:
+            self._run.hub.fault(fault)
         return held
 
     def _head(self) -> str:
