@@ -45,7 +45,14 @@ STATUSES = (400, 401, 403, 404, 409, 412, 413, 429, 500, 502, 503, 504)
 SECONDS = {"hang": (0.2, 3.0), "slow": (0.02, 0.2)}
 BREAKS: tuple[Kind, ...] = ("close", "reset", "hang", "slow")
 GARBAGE = (b"", b"\0" * 4096, b"[]", b"null", b'{"files": [{"path": "../x"}]}', b'{"files"', b"\xff\xfe\x00garbage\n")
-WEIGHTS = {"SIGKILL worker": 4, "SIGKILL uploader": 2, "SIGKILL push": 3, "failpoints eio": 2, "failpoints enospc": 2}
+WEIGHTS = {  # of what is not 1; a late commit takes as long as ten other cards
+    "SIGKILL worker": 4,
+    "SIGKILL uploader": 2,
+    "SIGKILL push": 3,
+    "failpoints eio": 2,
+    "failpoints enospc": 2,
+    "wire late commit": 1,
+}
 WIRE_WEIGHT = 4  # a push that is killed meets nothing on the wire any more
 COUNTED_BELOW = ("wire", "SIGKILL", "failpoints")  # where they strike, not where they are prepared
 SPOILT = ("ledger.json", "inflight.json", "uploader.json", "entry", "card")
@@ -237,7 +244,7 @@ class Chaos:
                     method,
                     self._rng.choice(when),
                     times=self._rng.randint(10, 40) if kind == "slow" else self._rng.randint(1, 5),
-                    seconds=round(self._rng.uniform(*SECONDS[kind]), 1) if kind in SECONDS else 0.0,
+                    seconds=round(self._rng.uniform(*SECONDS[kind]), 2) if kind in SECONDS else 0.0,
                     status=status,
                     headers=(("Retry-After", "1"),) if status == 429 else (),
                     code=self._rng.choice(["", "RepoNotFound"]) if status == 404 else "",
@@ -448,7 +455,7 @@ def _remount(path: str, mode: str) -> None:
 
 
 def _weight(name: str) -> int:
-    return WIRE_WEIGHT if name.startswith("wire") else WEIGHTS.get(name, 1)
+    return WEIGHTS.get(name, WIRE_WEIGHT if name.startswith("wire") else 1)
 
 
 def _listdir(path: str) -> list[str]:
