@@ -31,7 +31,7 @@ from hf_mpwriter.testing import LoopDisk, forget_lost, processes
 BETWEEN = (0.05, 0.4)  # seconds between two cards
 STOPPED = (0.3, 3.0)  # seconds that a process is stopped
 LATEST = 8.0  # seconds that a commit is late, at most: with a Hub that is stopped, less than the settle time
-STANDING = 12  # faults on the wire that wait for a request, at most
+STANDING = 20  # faults on the wire that wait for a request, at most
 CHANCES = (0.05, 0.4)  # of a failpoint to strike
 REQUESTS = {  # on the wire: which requests; those of the other users take another way, see `_commit_of_others`
     "commit": ("POST", "/commit/main$"),
@@ -236,7 +236,8 @@ class Chaos:
                 when.remove("before")
             if status and status < 500:  # what was done is not refused afterwards
                 when.remove("after")
-            method, where = REQUESTS[self._rng.choice(list(REQUESTS))]
+            unused = "LFS" if self._run.hub.xet else "Xet"
+            method, where = REQUESTS[self._rng.choice([name for name in REQUESTS if name != unused])]
             self._run.hub.fault(
                 Fault(
                     where,
