@@ -10,7 +10,7 @@ Two kinds of cuts, each on real file systems (`hf_mpwriter.testing.powercut`):
     --steps N    one process: files, queue and ledger in seeded order, the power is cut at a named failpoint, that is
                  between any two steps of a write. What had returned must be there, and nothing may be torn.
 
-    scripts/power_cut.py --cuts 50 --steps 300 --seed 1
+    scripts/power_cut.py --cuts 50 --steps 300 --seed 1      (these numbers are the default)
     scripts/power_cut.py --sabotage unsynced       a build that is broken on purpose: it must be found
 
 N is for each kind of file system (--kind). It needs root and mkfs.ext4, mkfs.xfs. Exit code 0 if all promises held
@@ -147,7 +147,7 @@ class Run:
         """Wait until something is seen to happen, then a part of its time."""
         files = self.files()
         look: Callable[[], int] = {
-            "logging": lambda: len(os.listdir(self.journals)),
+            "logging": lambda: sum(file.stat().st_size for file in os.scandir(self.journals)),
             "rotation": lambda: self.files() > files + RANKS,
             "put": lambda: _version(self.host.queue),
             "inflight": lambda: _version(self.host.inflight),
@@ -275,11 +275,18 @@ def cut_runs(root: Path, kind: str, cuts: int, seed: int, done: Counter[str]) ->
                     run.end_all()
 
 
+def cut_all(root: Path, options: argparse.Namespace, done: Counter[str]) -> Iterator[str]:
+    """Cuts of both kinds, on all kinds of file systems; yields problems."""
+    for kind in ("ext4", "xfs") if options.kind == "both" else (options.kind,):
+        yield from cut_steps(root, kind, options.steps, options.seed, done)
+        yield from cut_runs(root, kind, options.cuts, options.seed, done)
+
+
 def main() -> int:
     """Cut; print what was done and what was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cuts", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=0)
+    parser.add_argument("--cuts", type=int, default=50)
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--kind", choices=("ext4", "xfs", "both"), default="both")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     parser.add_argument("--sabotage", choices=("unsynced",))
@@ -298,12 +305,10 @@ def main() -> int:
     done: Counter[str] = Counter()
     problems: list[str] = []
     began = time.monotonic()
-    for kind in ("ext4", "xfs") if options.kind == "both" else (options.kind,):
-        for cut, count in ((cut_steps, options.steps), (cut_runs, options.cuts)):
-            with contextlib.closing(cut(root, kind, count, options.seed, done)) as found:
-                for problem in itertools.islice(found, 1 if sabotage.is_sabotaged() else None):
-                    print(problem, flush=True)
-                    problems.append(problem)
+    with contextlib.closing(cut_all(root, options, done)) as found:
+        for problem in itertools.islice(found, 1 if sabotage.is_sabotaged() else None):
+            print(problem, flush=True)
+            problems.append(problem)
     print(f"{time.monotonic() - began:.0f} s; cuts: {dict(done)}")
     if problems:
         print(f"{len(problems)} problems; seed {options.seed}; everything is kept in {root}")
