@@ -97,11 +97,11 @@ def make(trials: Trials, harms: Iterator[tuple[Harm, ...]], tally: Tally, lock: 
 
 def show(tally: Tally) -> None:
     """The table."""
-    print(f"{'':32}{'kills':>8}{'errors':>8}{'ended by an error':>20}")
+    print(f"{'':36}{'kills':>8}{'errors':>8}{'ended by an error':>20}")
     for row in sorted({row for row, _ in tally.struck}):
         errors = sum(tally.struck[row, action] for action in ERRORS)
         ended = sum(tally.ended[row, action] for action in ERRORS)
-        print(f"{row:32}{tally.struck[row, 'kill']:8}{errors:8}{ended or '':>20}")
+        print(f"{row:36}{tally.struck[row, 'kill']:8}{errors:8}{ended or '':>20}")
     kills = sum(times for (_, action), times in tally.struck.items() if action == "kill")
     print(f"{kills} kills, {sum(tally.struck.values()) - kills} errors, {tally.missed} not reached")
 
