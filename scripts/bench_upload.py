@@ -4,10 +4,11 @@
     scripts/bench_upload.py                     48 commits of 1 MB of new events, by Xet and by LFS; then shared logdirs
     scripts/bench_upload.py --day               288 commits, what a commit every five minutes makes of a day
     scripts/bench_upload.py --week              2016 commits: ours by Xet in an hour or two, the rest by formula
+    scripts/bench_upload.py --images 0          scalars only
     scripts/bench_upload.py --commits 5 --unit 64000 --ways LFS
 
 A worker is a fresh interpreter that runs the same lines with either library: log, `flush()`, `scheduler.trigger()`,
-`result()`. One in two bytes that it logs is a scalar's, the other one an image of noise, which nothing can compress. So
+`result()`. What it logs are scalars, and for `--images` of the bytes images of noise, which nothing can compress. So
 many commits need no clock: each follows the one before, and HF_MPWRITER_COMMITS_PER_HOUR leaves ours all it needs.
 Every row has a repository, a Hub and caches of its own.
 
@@ -77,7 +78,8 @@ class Case:
         way: how content is uploaded.
         ranks: processes that share a logdir.
         commits: how often every rank asks for a push.
-        unit: bytes of events that each rank logs in between.
+        unit: bytes of events that all ranks together log in between.
+        images: share of these that images have.
     """
 
     library: str
@@ -85,6 +87,7 @@ class Case:
     ranks: int
     commits: int
     unit: int
+    images: float
 
     def __str__(self) -> str:
         """The head of the row."""
@@ -128,13 +131,14 @@ class Cost:
 # the worker
 
 
-def work(library: str, logdir: str, unit: int, rank: int) -> None:
+def work(library: str, logdir: str, unit: int, images: float, rank: int) -> None:
     """Do what is asked for line by line, to the end of standard input; then tell the seconds of processor.
 
     Args:
         library: whose writer.
         logdir: shared by all ranks.
         unit: bytes of events that are logged at once.
+        images: share of these that images have.
         rank: of this worker, its seed.
     """
     logging.getLogger("hf_mpwriter").setLevel(logging.ERROR)
@@ -146,8 +150,8 @@ def work(library: str, logdir: str, unit: int, rank: int) -> None:
     else:
         from huggingface_hub import HFSummaryWriter
     start, logged = time.process_time(), 0.0
-    rng, noise, side = random.Random(rank), np.random.default_rng(rank), int(math.sqrt(unit / 2 / 3))
-    scalars, step = unit // 2 // SCALAR_BYTES, 0
+    rng, noise, side = random.Random(rank), np.random.default_rng(rank), int(math.sqrt(unit * images / 3))
+    scalars, step = int(unit * (1 - images)) // SCALAR_BYTES, 0
     writer: Any
     with HFSummaryWriter(REPO, logdir=logdir, commit_every=NEVER, repo_private=True) as writer:
         _reply()
@@ -157,7 +161,8 @@ def work(library: str, logdir: str, unit: int, rank: int) -> None:
                 for _ in range(scalars):
                     writer.add_scalar("train/loss", rng.random(), step)
                     step += 1
-                writer.add_image("noise", noise.integers(0, 256, (3, side, side), dtype=np.uint8), step)
+                if side:
+                    writer.add_image("noise", noise.integers(0, 256, (3, side, side), dtype=np.uint8), step)
                 writer.flush()
                 logged += time.process_time() - began
             else:
@@ -175,7 +180,8 @@ class Worker:
 
     def __init__(self, case: Case, rank: int, logdir: Path, env: dict[str, str]) -> None:
         unit = case.unit // case.ranks
-        command = [sys.executable, __file__, "--worker", case.library, str(logdir), str(unit), str(rank)]
+        options = [case.library, str(logdir), str(unit), str(case.images), str(rank)]
+        command = [sys.executable, __file__, "--worker", *options]
         launched = {"RANK": str(rank), "WORLD_SIZE": str(case.ranks)} if case.ranks > 1 else {}
         self._process = subprocess.Popen(
             command, env=env | launched, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -331,12 +337,13 @@ def parse() -> argparse.Namespace:
     size.add_argument("--day", dest="commits", action="store_const", const=DAY)
     size.add_argument("--week", dest="commits", action="store_const", const=WEEK)
     parser.add_argument("--unit", type=int, default=MB, help="bytes of new events for a commit (default: %(default)s)")
+    parser.add_argument("--images", type=float, default=0.5, help="share of these bytes (default: %(default)s)")
     parser.add_argument("--ways", nargs="+", choices=(XET, LFS), default=(XET, LFS))
     parser.add_argument("--libraries", nargs="+", choices=(OURS, THEIRS), default=(OURS, THEIRS))
     parser.add_argument("--ranks", nargs="*", type=int, default=RANKS, help="that share a logdir (default: 1 4 16)")
     parser.add_argument("--rounds", type=int, default=4, help="commits of those who share (default: %(default)s)")
     parser.add_argument("--dir", help="where to log (default: the directory for temporary files)")
-    parser.add_argument("--worker", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--worker", nargs=5, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -344,8 +351,8 @@ def main() -> int:
     """Measure what was asked for."""
     options = parse()
     if options.worker:
-        library, logdir, unit, rank = options.worker
-        work(library, logdir, int(unit), int(rank))
+        library, logdir, unit, images, rank = options.worker
+        work(library, logdir, int(unit), float(images), int(rank))
         return 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to end"))
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)  # uploaders become children of this process
@@ -354,10 +361,12 @@ def main() -> int:
     os.environ["HF_MPWRITER_COMMITS_PER_HOUR"] = "100000"
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # a push would compile all modules again, as after no installation
     alone = [
-        Case(library, way, 1, options.commits, options.unit) for way in options.ways for library in options.libraries
+        Case(library, way, 1, options.commits, options.unit, options.images)
+        for way in options.ways
+        for library in options.libraries
     ]
     shared = [
-        Case(library, LFS, ranks, options.rounds, options.unit)
+        Case(library, LFS, ranks, options.rounds, options.unit, options.images)
         for ranks in options.ranks
         for library in options.libraries
     ]
