@@ -25,6 +25,7 @@ from soak_inside import REPO
 from soak_run import RANKS, Run, signal_to, wait_for
 
 from hf_mpwriter.localhub import server as localhub
+from hf_mpwriter.localhub.errors import RepoNotFound
 from hf_mpwriter.localhub.faults import Fault, Kind, When
 from hf_mpwriter.testing import LoopDisk, forget_lost, processes
 
@@ -51,6 +52,7 @@ WEIGHTS = {  # of what is not 1; a late commit takes as long as ten other cards
     "SIGKILL push": 3,
     "failpoints eio": 2,
     "failpoints enospc": 2,
+    "power cut": 2,
     "wire late commit": 1,
 }
 WIRE_WEIGHT = 4  # a push that is killed meets nothing on the wire any more
@@ -289,15 +291,20 @@ class Chaos:
         if held and signal_to(processes.push(self._run.run_dir), signal.SIGKILL):
             self.tally["SIGKILL push"] += 1
             self.tally["wire late commit"] += 1
-            before = self._head()
-            wait_for(lambda: self._head() != before, LATEST)
+            self._wait_for_commit()
         self._clear_wire()
         for fault in left:
             self._run.hub.fault(fault)
         return held
 
+    def _wait_for_commit(self) -> None:
+        before = self._head()
+        wait_for(lambda: self._head() != before, LATEST)
+
     def _head(self) -> str:
-        return self._run.hub.store.resolve("model", REPO, "main")
+        with contextlib.suppress(RepoNotFound):
+            return self._run.hub.store.resolve("model", REPO, "main")
+        return ""
 
     def _holds_commit(self) -> bool:
         return any(
@@ -391,8 +398,13 @@ class Chaos:
             _remount(self._disk.path, "rw")
 
     def _cut(self) -> bool:
-        """The power fails for all processes at once: they are killed, and what they have not synced is gone."""
+        """The power fails for all processes at once: they are killed, and what they have not synced is gone.
+
+        Best just after a commit: what the Hub has must be on the disk.
+        """
         assert self._disk is not None  # noqa: S101 - as above
+        self._do_what_is_due(float("inf"))
+        self._wait_for_commit()
         self._end_all()
         self._disk.cut()
         self._disk.restart()
