@@ -37,7 +37,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import sabotage
-from kill_test import DEADLINE, STOP, wait_for
+from bench_processes import DEADLINE, wait_for
 from power_cut_steps import cut_steps
 
 from hf_mpwriter import HFSummaryWriter, election, eventfile, identity, snapshot, spool, worker
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 RANKS = 3
 CUTS = 5  # of one run directory
 PAUSE = 0.002  # seconds between two events
+STOP = "stop"  # the file in the directory of the journals that ends the ranks
 FLUSHES, REQUESTS = 0.01, 0.01  # share of the events that are followed by a flush, or by a request for a push
 SEGMENT = 16 << 10  # bytes of a segment: ranks rotate all the time
 WORST = Inflight(0, fenced=False)  # what an unreadable record counts as
