@@ -381,6 +381,10 @@ class Spool:
     def _run_json(self) -> str:
         return os.path.join(self.root, "run.json")
 
+    def has_destination(self) -> bool:
+        """Whether one is recorded, sound or not."""
+        return os.path.lexists(self._run_json)
+
     def destination(self) -> Destination | None:
         """The recorded destination, None for a local run.
 

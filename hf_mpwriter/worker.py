@@ -309,6 +309,8 @@ class Worker:
             self._told_dropped = self.dropped
 
     def _elect(self) -> None:
+        if not self.spool.has_destination():  # whoever has made the spool anew was refused before it could write it
+            self._make_spool()
         self.election.look()
         if self._siblings is None:
             self._siblings = unfinished_siblings(self.spool, self._destination) if self.role.waits else []

@@ -273,11 +273,12 @@ class Run:
     def _rests(self) -> Iterable[str]:
         """Temporary files, entries, records of pushes, cards: nothing of that outlives a run that is all on the Hub.
 
-        What another machine has left is for that one to clear up.
+        What another machine has left is for that one to clear up. Of a worker that is killed in the milliseconds in
+        which it publishes FORMAT or run.json a temporary file stays: nobody else may take it away.
         """
         for directory, _, names in os.walk(self.spool.root):
             kind = os.path.basename(directory)
-            for name in names if "other" not in directory else ():
+            for name in names if "other" not in directory and directory != self.spool.root else ():
                 if name.endswith(".tmp") or name == "inflight.json" or kind in ("queue", "copies", "workers"):
                     yield os.path.relpath(os.path.join(directory, name), self.run_dir)
 

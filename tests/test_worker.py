@@ -197,3 +197,20 @@ def test_an_interrupt_while_a_process_joins_costs_no_name(tmp_path):
     """Control-C in a notebook, and the cell again: what is logged goes where it would have gone."""
     (name,) = succeed(INTERRUPTED, tmp_path / "run").split()
     assert "tfevents" in name
+
+
+def test_a_destination_that_could_not_be_written_again_is_written_later(hub, run_dir, start):
+    """The spool is removed, and the disk refuses run.json when it is made anew: without it no uploader would stay."""
+    after = """
+import os, shutil
+from hf_mpwriter import disk
+spool = writer._worker.spool
+shutil.rmtree(spool.root)
+disk._failpoints["spool.run.write"] = ("enospc", 1)
+writer._worker.look()
+assert spool.exists() and not spool.has_destination()
+writer._worker.look()
+assert spool.has_destination()
+"""
+    start(LOG.format(before="", after=after), run_dir).succeed()
+    wait_for(lambda: not os.listdir(Spool(str(run_dir)).workers), "everything is on the Hub, the card removed")
