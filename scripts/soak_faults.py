@@ -50,8 +50,8 @@ WEIGHTS = {  # of what is not 1; a late commit takes as long as ten other cards
     "SIGKILL worker": 4,
     "SIGKILL uploader": 2,
     "SIGKILL push": 3,
-    "failpoints eio": 2,
-    "failpoints enospc": 2,
+    "failpoints eio": 4,
+    "failpoints enospc": 4,
     "power cut": 2,
     "wire late commit": 1,
 }
