@@ -6,7 +6,7 @@ local Hub, and an uploader that leaves in the end; see tests/crashing.py. It is 
 life where that is asked for. Then it, or a successor, must bring everything to the Hub and leave nothing behind.
 
     scripts/crash_uploader.py                           everything: about 2,000 faults
-    scripts/crash_uploader.py --failpoints              kill, EIO and ENOSPC at each failpoint, 1st and 2nd passage
+    scripts/crash_uploader.py --failpoints              kill, EIO and ENOSPC at each failpoint, 1st, 2nd and last passage
     scripts/crash_uploader.py --syscalls --every 10     of the system calls every tenth (needs strace)
     scripts/crash_uploader.py --sabotage early-ack      a build that is broken on purpose: it must be found
 
@@ -49,9 +49,9 @@ class Tally:
 
 
 def at_failpoints(passed: dict[str, int]) -> Iterator[tuple[Harm, ...]]:
-    """Each at its first and its second passage."""
+    """Each at its first, its second and its last passage."""
     for name, times in passed.items():
-        for passage in range(1, min(times, 2) + 1):
+        for passage in sorted({1, min(times, 2), times}):
             for action in ("kill", *ERRORS):
                 yield (Harm(name, action, passage),)
 

@@ -6,6 +6,8 @@ import ast
 import os
 import random
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,8 @@ from hf_mpwriter import daemon
 from hf_mpwriter.localhub import LocalHub
 
 pytestmark = pytest.mark.timeout(900)  # dozens of lives in one test; each has a deadline of its own
-SAMPLE = 16  # of the system calls, from each group
+SCRIPT = Path(__file__).parent.parent / "scripts" / "crash_uploader.py"
+SAMPLE = 8  # of the system calls, from each group
 WITHOUT_STRACE = "needs strace, and the right to trace" * (os.geteuid() != 0 or not shutil.which("strace"))
 ELSEWHERE = {
     "spool.format": "a worker's: tests/test_spool.py",
@@ -102,3 +105,10 @@ def test_a_kill_at_a_system_call_loses_nothing(trials):
         for call in rng.sample(list(filter(whose, changing)), SAMPLE):
             outcome = trials.make(call.harm("kill"))
             assert not outcome.problems, call
+
+
+def test_a_sabotaged_build_is_found():
+    """An acknowledgement before the commit: the same trials fail, by the exit code that says so."""
+    command = [sys.executable, str(SCRIPT), "--failpoints", "--every", "9", "--seed", "1", "--sabotage", "early-ack"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr

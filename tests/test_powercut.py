@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 
 import pytest
 
@@ -51,3 +52,15 @@ def test_what_was_flushed_outlives_a_power_cut(tmp_path, kind):
         drive.restart()
         assert forget_lost(journals, run_dir) > 0, "the cut took nothing"
         assert {note.step for note in read_journals(journals)} >= set(range(21))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_disk_that_another_mount_namespace_keeps_is_waited_for(tmp_path, kind):
+    """Without power it would be mounted again as it is."""
+    with LoopDisk(str(tmp_path), kind) as drive:
+        keeper = subprocess.Popen(["unshare", "--mount", "sh", "-c", "echo; sleep 1"], stdout=subprocess.PIPE)
+        keeper.stdout.readline()
+        drive.cut()
+        drive.restart()
+        disk.replace(os.path.join(drive.path, "later"), b"x", "test")
+        keeper.communicate()

@@ -23,12 +23,3 @@ def test_a_storm_of_faults_breaks_no_promise():
     result = run("--minutes", "0.2", "--seed", "7")
     assert result.returncode == 0, result.stdout + result.stderr
     assert "0 lost, 0 duplicated, 0 shrunk, 0 hung, nothing left behind" in result.stdout
-
-
-@pytest.mark.timeout(400)
-@pytest.mark.parametrize("name", ["buffered", "early-ack"])
-def test_the_soak_finds_a_sabotaged_build(name):
-    """Records in a buffer, or an acknowledgement before the commit: the same soak fails, and says what is broken."""
-    result = run("--minutes", "3", "--seed", "1", "--sabotage", name)
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert "returned records are not on the Hub" in result.stdout

@@ -29,6 +29,8 @@ from hf_mpwriter.testing.oracle import keys
 SHUTDOWN = 0x8004587D  # ioctl FS_IOC_SHUTDOWN, the same for ext4 and xfs
 NO_LOG_FLUSH = 2
 SIZES = {"ext4": 64 << 20, "xfs": 320 << 20}  # bytes of an image, sparse; xfs makes none below 300 MB
+TOOLS = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"  # where mkfs is, whatever the PATH of a service says
+POLL = 0.02  # seconds between two tries
 PATIENCE = 20.0  # seconds until a disk is no longer busy: processes that were killed may still be ending
 
 
@@ -82,10 +84,26 @@ class LoopDisk:
             except OSError:
                 if time.monotonic() > end:
                     raise
-                time.sleep(0.02)
+                time.sleep(POLL)
 
     def restart(self) -> None:
-        """The power is back."""
+        """The power is back.
+
+        A mount namespace that somebody has made meanwhile (`unshare`, a container) keeps the disk without power until
+        it ends.
+
+        Raises:
+            OSError: files are still open there, or the disk is kept for too long.
+        """
+        end = time.monotonic() + PATIENCE
+        self._turn_on()
+        while not has_power(self.path):
+            if time.monotonic() > end:
+                raise OSError(f"{self._image} is still mounted in another mount namespace")
+            time.sleep(POLL)
+            self._turn_on()
+
+    def _turn_on(self) -> None:
         self.stop()
         self.start()
 
@@ -106,7 +124,8 @@ class LoopDisk:
         os.unlink(self._image)
 
 
-def _run(*command: str) -> None:
+def _run(tool: str, *arguments: str) -> None:
+    command = [shutil.which(tool, path=TOOLS) or tool, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise OSError(f"{' '.join(command)}: {done.stderr.strip()}")
@@ -119,7 +138,7 @@ def why_not(kind: str) -> str:
     if os.geteuid() != 0:
         return "mounting a disk needs root"
     for tool in (f"mkfs.{kind}", "mount", "umount"):
-        if shutil.which(tool) is None:
+        if shutil.which(tool, path=TOOLS) is None:
             return f"{tool} is not installed"
     return "" if os.path.exists("/dev/loop-control") else "the kernel has no loop devices"
 
