@@ -309,7 +309,7 @@ class Worker:
             self._told_dropped = self.dropped
 
     def _elect(self) -> None:
-        if not self.spool.has_destination():  # whoever has made the spool anew was refused before it could write it
+        if self.spool.exists() and not self.spool.has_destination():  # who made it anew was refused in between
             self._make_spool()
         self.election.look()
         if self._siblings is None:

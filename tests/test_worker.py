@@ -214,3 +214,19 @@ assert spool.has_destination()
 """
     start(LOG.format(before="", after=after), run_dir).succeed()
     wait_for(lambda: not os.listdir(Spool(str(run_dir)).workers), "everything is on the Hub, the card removed")
+
+
+REMOVED = """
+import shutil, sys
+from hf_mpwriter import HFSummaryWriter
+writer = HFSummaryWriter("me/run", logdir=sys.argv[1])
+writer.close()
+shutil.rmtree(sys.argv[1])
+writer._worker.look()
+"""
+
+
+def test_a_run_directory_that_was_removed_stays_so(tmp_path):
+    """A temporary directory is over before the process is: the look at its end must not bring it back."""
+    succeed(REMOVED, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
