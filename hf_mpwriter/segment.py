@@ -117,11 +117,16 @@ class Segment:
         self.under_way = None
 
     def is_there(self) -> bool:
-        """Whether the file is still at its path; what is written from here on was written after that."""
+        """Whether the file is still at its path; what is written from here on was written after that.
+
+        A disk that refuses to tell has removed nothing.
+        """
         try:
             there = disk.inode(self.path) == self._inode
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
+        except OSError:
+            return True
         if there:
             self._seen = self.end
         return there

@@ -461,6 +461,18 @@ def test_a_file_removed_under_the_writer_is_replaced_by_a_new_one(place, caplog)
     assert sum("removed" in record.message for record in caplog.records) == 1
 
 
+def test_a_flush_of_a_file_that_cannot_be_seen_syncs_it(place, monkeypatch):
+    """A disk that refuses to tell whether the file is there: it is not given up, and what was logged is durable."""
+    file = place.file()
+    file.append(scalar(1))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", lambda *_, **__: (_ for _ in ()).throw(OSError(errno.EIO, "refused")))
+        file.flush()
+    assert file._segment._synced == file.length
+    file.append(scalar(2))
+    assert (len(place.paths()), place.steps()) == (1, [1, 2])
+
+
 def test_a_file_replaced_under_the_writer_does_not_count_as_growing_for_ever(place):
     """A restored copy stands at the old path: it must be announced as complete, or it holds back all later segments."""
     file = place.file()
