@@ -255,9 +255,9 @@ def open_ours(path: str, flags: int) -> int:
         if flags & os.O_CREAT:
             share(fd, path)
     except BaseException:
+        os.close(fd)
         if flags & os.O_EXCL:
             os.unlink(path)
-        os.close(fd)
         raise
     return fd
 
@@ -345,4 +345,4 @@ def same_file(fd: int, path: str) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
-        return error.errno not in (errno.EBADF, errno.ELOOP)
+        return error.errno not in (errno.EBADF, errno.ELOOP, errno.ESTALE)  # removed by another host

@@ -205,6 +205,29 @@ def test_a_deleted_or_replaced_path_is_another_file(tmp_path):
         os.close(fd)
 
 
+def test_a_file_that_another_host_has_removed_is_gone(tmp_path, monkeypatch):
+    """A network filesystem says so of the descriptor; the path may be a new file by then."""
+    path = str(tmp_path / "lock")
+    disk.replace(path, OLD, "w")
+    fd = os.open(path, os.O_RDONLY)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fstat", lambda _: (_ for _ in ()).throw(OSError(errno.ESTALE, "stale")))
+        assert not disk.same_file(fd, path)
+    os.close(fd)
+
+
+def test_a_file_that_cannot_be_opened_as_ours_leaves_nothing(tmp_path, monkeypatch):
+    """Neither a file nor a descriptor, even if the disk does not let go of the file."""
+    before = open_descriptors()
+    for name in ("share", "unlink"):
+        of = disk if name == "share" else os
+        monkeypatch.setattr(of, name, lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "refused")))
+        with pytest.raises(OSError, match="refused"):
+            disk.open_ours(str(tmp_path / name), os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    assert open_descriptors() == before
+    assert os.listdir(tmp_path) == ["unlink"]
+
+
 def test_a_disk_that_refuses_to_tell_has_deleted_nothing(tmp_path, monkeypatch):
     """A lock is given up when its file was deleted or replaced, and for no other reason."""
     path = str(tmp_path / "lock")
