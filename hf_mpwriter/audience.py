@@ -9,7 +9,6 @@ Whoever is not served is urgent if it has gone, or if the ledger has less than i
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable
 
 from hf_mpwriter.ledger import Ledger
@@ -75,8 +74,7 @@ class Audience:
             self._served.note(member)
             held = (book.covers(files[path]) for path in member.files if path in files)
             if not member.alive and all(held):
-                with contextlib.suppress(OSError):  # the next uploader looks at it again
-                    roster.remove(member)
+                roster.remove(member)
 
     def forget(self) -> None:
         """Nobody is served any more."""

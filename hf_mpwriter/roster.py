@@ -259,10 +259,10 @@ class Roster:
             if known is not None and known[0] == size and known[1].alive == alive:
                 return known
             member = parse(name, disk.read_ends(path, CARD_LIMIT), alive=alive)
-        except FileNotFoundError:
+        except (FileNotFoundError, PermissionError):
             return None
-        except OSError:  # that passes, and nobody dies of it
-            return known
+        except OSError as error:  # garbage in its place stays; all else passes, and nobody dies of it
+            return None if error.errno in disk.NO_FILE else known
         return None if member is None else (size, member)
 
     def growing(self) -> set[str]:

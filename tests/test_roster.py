@@ -298,6 +298,15 @@ def test_a_worker_notices_that_the_spool_was_deleted(place):
     assert not mine.is_there()
 
 
+def test_a_worker_whose_card_was_replaced_by_garbage_does_not_live_for_ever(place):
+    """What cannot be read for a moment is waited for; a link in its place never passes."""
+    mine, seen = card(place), Roster(place)
+    assert [member.alive for member in seen.members()] == [True]
+    os.unlink(mine.path)
+    os.symlink("elsewhere", mine.path)
+    assert seen.members() == []
+
+
 # reading cards
 
 
