@@ -555,26 +555,33 @@ def _no_record(self, entry, job, *, fenced):
     return self._host.inflight
 
 
-SABOTAGES = {
-    "no fsync before the entry": (queue.Queue, "_make_durable", lambda *_: None),
-    "no fsync of files of ours": (disk, "fsync", lambda *_: None),
-    "no fsync of directories": (disk, "fsync_dir", lambda *_: None),
-    "older entries dropped first": (queue.Queue, "put", _remove_first(queue.Queue.put)),
-    "no record before a push": (queue.Queue, "take_off", _no_record),
-    "ledger before commit": (uploader.Uploader, "_start_push", _early_ledger(uploader.Uploader._start_push)),
+SABOTAGES = {  # what to break, and how it is found
+    "no fsync before the entry": (queue.Queue, "_make_durable", lambda *_: None, "an entry refers to what is not"),
+    "no fsync of files of ours": (disk, "fsync", lambda *_: None, "its record is not durable"),
+    "no fsync of directories": (disk, "fsync_dir", lambda *_: None, "its record is not durable"),
+    "older entries dropped first": (queue.Queue, "put", _remove_first(queue.Queue.put), "nor a durable entry covers"),
+    "no record before a push": (queue.Queue, "take_off", _no_record, "its record is not durable"),
+    "ledger before commit": (
+        uploader.Uploader,
+        "_start_push",
+        _early_ledger(uploader.Uploader._start_push),
+        "bytes have arrived|claims more than the Hub",
+    ),
     "record dropped before ledger": (
         uploader.Uploader,
         "_acknowledge",
         _early_landed(uploader.Uploader._acknowledge),
+        "the record goes before the ledger",
     ),
-    "no settle time": (uploader, "SETTLE_TIME", 0.0),
+    "no settle time": (uploader, "SETTLE_TIME", 0.0, "shrank|while a request without a parent is under way"),
 }
 
 
 @pytest.mark.parametrize("name", SABOTAGES)
 def test_the_machine_finds_each_rule_that_is_broken(name):
-    """Without one of them, an invariant or the drain fails."""
-    with mock.patch.object(*SABOTAGES[name]), pytest.raises(AssertionError):
+    """Without one of them, the invariant fails that it is for, or the drain."""
+    *change, found = SABOTAGES[name]
+    with mock.patch.object(*change), pytest.raises(AssertionError, match=found):
         run_state_machine_as_test(Durability, settings=FIND)
 
 

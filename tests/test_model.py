@@ -76,4 +76,4 @@ def test_what_is_promised_holds_in_every_order_of_events(tmp_path, model, varian
 def test_without_one_of_the_rules_the_promise_is_broken(tmp_path, model, variant):
     """So the rule is needed, and the model notices."""
     said = verify(tmp_path, model, (f"-D{variant}", "-DKILLS=1"), SAFETY)
-    assert re.search(r"errors: [1-9]", said), said
+    assert "assertion violated" in said, said
