@@ -311,12 +311,7 @@ def main() -> int:
             print(problem, flush=True)
             problems.append(problem)
     print(f"{time.monotonic() - began:.0f} s; cuts: {dict(done)}")
-    if problems:
-        print(f"{len(problems)} problems; seed {options.seed}; everything is kept in {root}")
-        return sabotage.FOUND
-    shutil.rmtree(root)
-    print("no promise was broken")
-    return 0
+    return sabotage.conclude(problems, root, options.seed, "no promise was broken")
 
 
 if __name__ == "__main__":

@@ -65,6 +65,27 @@ def is_sabotaged() -> bool:
     return ENVIRONMENT in os.environ
 
 
+def conclude(problems: list[str], root: Path, seed: int, well: str) -> int:
+    """Say how it went, and throw away what nobody wants to see any more.
+
+    Args:
+        problems: what was found, told already.
+        root: all that the script has made.
+        seed: of the script.
+        well: what to say if nothing was found.
+
+    Returns:
+        The exit code of the script.
+    """
+    kept = problems and not is_sabotaged()
+    print(
+        f"{len(problems)} problems; seed {seed}" if problems else well, f"; all is kept in {root}" * bool(kept), sep=""
+    )
+    if not kept:
+        shutil.rmtree(root)
+    return FOUND if problems else 0
+
+
 def run(name: str) -> int:
     """Run this script again with a broken copy of the package; 0 if it found the sabotage."""
     sabotage = SABOTAGES[name]
