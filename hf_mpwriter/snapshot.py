@@ -78,22 +78,24 @@ class Survey:
     Args:
         run_dir: absolute path.
         known: the end of a whole record, per path: what is before it is not read.
-        patience: looks in a row that fail for what is there and cannot be read, before it is left out.
     """
 
-    def __init__(self, run_dir: str, known: Callable[[str], int] = lambda _: 0, patience: int = 0) -> None:
+    def __init__(self, run_dir: str, known: Callable[[str], int] = lambda _: 0) -> None:
         self._run_dir = run_dir
         self._known = known
-        self._patience, self._blind = patience, 0
+        self._blind = 0  # looks in a row that met what cannot be read
         self._parsed: dict[str, _Parsed] = {}
 
-    def files(self, allows: Callable[[str], bool], growing: Callable[[], Collection[str]]) -> list[LocalFile]:
+    def files(
+        self, allows: Callable[[str], bool], growing: Callable[[], Collection[str]], patience: int = 0
+    ) -> list[LocalFile]:
         """All event files with whole records, sorted by path.
 
         Args:
             allows: the user's patterns, on the relative path.
             growing: tells the paths that a live writer has open; asked after the listing. A path stands on a card
                 before the file exists, so a file that was listed and is not on a live card never grows again.
+            patience: looks in a row that fail for what is there and cannot be read, before it is left out.
 
         Raises:
             OSError: a file or a directory cannot be read; see `patience`.
@@ -113,14 +115,14 @@ class Survey:
                 grows = relative in open_now or not spool.is_ours(os.path.basename(relative))
                 found.append(LocalFile(relative, state.end, grows))
         self._parsed = parsed
-        self._bear(unread)
+        self._bear(unread, patience)
         return found
 
-    def _bear(self, unread: list[OSError]) -> None:
+    def _bear(self, unread: list[OSError], patience: int) -> None:
         """What was removed since it was listed, or is not ours to read, is no event file; all else may pass."""
         lasting = [error for error in unread if not isinstance(error, GONE) and error.errno not in disk.NO_FILE]
         self._blind = self._blind + 1 if lasting else 0
-        if 0 < self._blind <= self._patience:
+        if 0 < self._blind <= patience:
             raise lasting[0]
 
     def _parse(self, relative: str) -> _Parsed:

@@ -66,9 +66,8 @@ class Uploader:
         self._process = Process.current()
         self._host = spool.host(self._process.host)
         self._bulletin = Bulletin(self._host, self._process, clock, born)
-        self._roster = Roster.swept(spool)
-        self._survey = snapshot.Survey(spool.run_dir, patience=BLIND_LOOKS)
-        self._settings = Settings()
+        self._roster, self._survey = Roster.swept(spool), snapshot.Survey(spool.run_dir)
+        self._settings, self._audience = Settings(), Audience()
         # the push that runs
         self._push: PushProcess | None = None
         self._entry: Entry | None = None
@@ -80,11 +79,10 @@ class Uploader:
         self._refusals: dict[str, int] = {}  # path -> times that the Hub refused it alone, in a row
         # when
         self._frozen_until = 0.0
-        self._abandoned_since = clock()
+        self._abandoned_since, self._patience = clock(), BLIND_LOOKS
         # what is under way
         self._fresh = self._surveyed = self._splitting = self._terminating = self._tried = self._audit = False
         self._behind = False  # whether the ledger in memory knows more than the one on disk
-        self._audience = Audience()
         self._recover()
 
     def _recover(self) -> None:
@@ -212,7 +210,7 @@ class Uploader:
 
     def _snapshot(self, members: list[Member], now: Situation) -> None:
         try:
-            files = self._survey.files(self._settings.allows, self._roster.growing)
+            files = self._survey.files(self._settings.allows, self._roster.growing, self._patience)
             waiting = snapshot.pending(files, self._ledger.covers, self._ledger.parked)
             self._queue.put(snapshot.bounded(waiting))
         except OSError as error:
@@ -431,7 +429,9 @@ class Uploader:
 
     def terminate(self) -> None:
         """SIGTERM: one last snapshot and push, then leave."""
-        self._terminating = True
+        self._terminating, self._patience = True, 0
+        if not self._pace.attempts:  # a wait that is not the Hub's: for the disk, or for a token
+            self._pace.hurry()
         end_within(GRACE)
 
 

@@ -232,9 +232,9 @@ def test_a_file_that_cannot_be_read_is_not_gone(tmp_path, monkeypatch):
         return beneath(top, path)
 
     monkeypatch.setattr(disk, "open_beneath", refusing)
-    patient = Survey(str(tmp_path), patience=2)
+    patient = Survey(str(tmp_path))
     for _ in range(2):
         with pytest.raises(OSError, match="refused"):
-            patient.files(lambda _: True, tuple)
-    assert [file.path for file in patient.files(lambda _: True, tuple)] == [name(1)]
+            patient.files(lambda _: True, tuple, 2)
+    assert [file.path for file in patient.files(lambda _: True, tuple, 2)] == [name(1)]
     assert list(survey(tmp_path)) == [name(1)], "who looks once gets what there is"

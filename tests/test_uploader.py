@@ -15,6 +15,8 @@ from hf_mpwriter import ledger
 from hf_mpwriter.progress import Progress
 from hf_mpwriter.spool import Spool
 
+DEEP = "d" * 250  # name of a directory
+
 
 @pytest.fixture
 def api(hub):
@@ -130,15 +132,33 @@ def test_the_death_of_one_worker_does_not_make_the_others_push_at_once(hub, run_
     judge(run_dir, hub, tmp_path / "journals")
 
 
-def test_sigterm_makes_the_uploader_push_once_more_and_leave(hub, run_dir, tmp_path, start):
-    """The uploader gets SIGTERM: what was logged before is on the Hub when it has left."""
+@pytest.mark.parametrize("readable", [True, False])
+def test_sigterm_makes_the_uploader_push_once_more_and_leave(hub, run_dir, tmp_path, start, readable):
+    """The uploader gets SIGTERM: what was logged before is on the Hub when it has left.
+
+    Also if it waits for something in the run directory that cannot be read, which may pass.
+    """
+    if not readable:
+        bury(run_dir, tmp_path)
     source = LOG_FOR_EVER.replace("commit_every=0.01", "commit_every=60").replace("time.sleep(0.002)", "break")
     worker = start(source + "\nprint('logged', flush=True); time.sleep(100)", run_dir, tmp_path / "journals")
     pid = wait_for(lambda: uploader_pid(run_dir), "an uploader")
+    if not readable:
+        log = next(run_dir.glob(".hf_mpwriter/hosts/*/uploader.log"))
+        wait_for(lambda: "cannot take a snapshot" in log.read_text(), "the uploader meets it")
     os.kill(pid, signal.SIGTERM)
     wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
     judge(run_dir, hub, tmp_path / "journals")
     worker.process.kill()
+
+
+def bury(run_dir, tmp_path) -> None:
+    """Make directories in the run directory of which the innermost is too deep for any path."""
+    run_dir.mkdir(parents=True)
+    for _ in range(os.pathconf("/", "PC_PATH_MAX") // len(DEEP) + 1):
+        os.rename(run_dir, tmp_path / DEEP)
+        run_dir.mkdir()
+        os.rename(tmp_path / DEEP, run_dir / DEEP)
 
 
 def test_the_history_is_squashed_only_when_asked(hub, run_dir, start):
