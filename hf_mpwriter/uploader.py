@@ -66,7 +66,7 @@ class Uploader:
         self._process = Process.current()
         self._host = spool.host(self._process.host)
         self._bulletin = Bulletin(self._host, self._process, clock, born)
-        self._roster, self._survey = Roster.swept(spool), snapshot.Survey(spool.run_dir)
+        self._survey = snapshot.Survey(spool.run_dir)
         self._settings, self._audience = Settings(), Audience()
         # the push that runs
         self._push: PushProcess | None = None
@@ -93,7 +93,7 @@ class Uploader:
             say(f"the ledger could not be read, it is now {aside}; lengths are read back from the Hub")
         self._ledger = ledger.load(self._spool, destination)
         self._ledger.parked.clear()  # a new start tries refused paths again
-        self._queue = Queue(self._host, self._spool.run_dir)
+        self._roster, self._queue = Roster.swept(self._spool), Queue(self._host, self._spool.run_dir)
         first = self._clock() + FIRST_DELAY
         budget = Budget(destination, Environment.read().commits_per_hour, folders(os.environ, self._spool.root))
         self._pace = Pace(self._clock, self._rng, budget, first)

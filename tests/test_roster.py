@@ -19,6 +19,7 @@ from hf_mpwriter.identity import Process
 from hf_mpwriter.roster import Card, News, Roster
 from hf_mpwriter.settings import Settings
 from hf_mpwriter.spool import CardName, Spool
+from hf_mpwriter.testing import processes
 
 NAME = CardName("main", "h-1", 1, 2, 3)
 ME = Process.current()
@@ -296,6 +297,16 @@ def test_a_worker_notices_that_the_spool_was_deleted(place):
     assert mine.is_there()
     os.unlink(mine.path)
     assert not mine.is_there()
+
+
+def test_pids_to_kill_are_those_of_processes_that_log_here(place):
+    """In another container the same number is somebody else's."""
+    strange = Card(place, "rank_00001", dataclasses.replace(Process.current(), ticks=1), Settings())
+    assert processes.workers(place.run_dir) == []
+    mine = card(place)
+    assert processes.workers(place.run_dir) == [os.getpid()]
+    for one in (strange, mine):
+        one.withdraw()
 
 
 def test_a_worker_whose_card_was_replaced_by_garbage_does_not_live_for_ever(place):

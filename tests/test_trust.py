@@ -19,7 +19,7 @@ from test_end_to_end import LOG_AND_EXIT, judge, no_uploader
 from hf_mpwriter import disk
 from hf_mpwriter.errors import ForeignSpoolError
 from hf_mpwriter.settings import Destination
-from hf_mpwriter.spool import Spool
+from hf_mpwriter.spool import CardName, Spool
 from hf_mpwriter.trust import check_trust
 
 GROUP = 54321
@@ -183,7 +183,9 @@ def test_a_spool_that_is_opened_while_training_runs_costs_no_record(hub, run_dir
 
 
 def test_an_uploader_does_not_follow_a_strange_spool(place, start):
-    """Whoever starts one: it looks itself before it reads where to upload."""
+    """Whoever starts one: it looks itself before it reads where to upload, or removes what is a ruin."""
+    ruin = Path(place.card(CardName("main", "host-0", 1, 2, 3)))
+    ruin.touch()
     place.record_destination(Destination("http://127.0.0.1:9", "me/other"))
     os.chmod(place.root, 0o777)  # noqa: S103 - that is what must be noticed
     source = """
@@ -196,6 +198,7 @@ Uploader(Spool(sys.argv[1]), 0, time.monotonic, random.Random(1))
     code, _, err = start(source, place.run_dir).finish()
     assert code == 1
     assert "ForeignSpoolError" in err
+    assert ruin.exists()
     for command in ("status", "sync", "verify"):
         result = subprocess.run(
             [sys.executable, "-m", "hf_mpwriter", command, place.run_dir], capture_output=True, text=True, check=False

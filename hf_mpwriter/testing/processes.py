@@ -10,7 +10,7 @@ import contextlib
 
 import psutil
 
-from hf_mpwriter.identity import host_id
+from hf_mpwriter.identity import host_id, start_ticks
 from hf_mpwriter.progress import Progress
 from hf_mpwriter.roster import Roster
 from hf_mpwriter.spool import Spool
@@ -29,9 +29,9 @@ def push(run_dir: str) -> int:
 
 
 def workers(run_dir: str) -> list[int]:
-    """Pids of the processes that log, those of other hosts excepted."""
-    members = Roster(Spool(run_dir)).members()
-    return [member.process.pid for member in members if member.alive and member.name.host == host_id()]
+    """Pids of the processes that log, those of other hosts and containers excepted."""
+    names = [member.name for member in Roster(Spool(run_dir)).members() if member.alive]
+    return [name.pid for name in names if name.host == host_id() and name.ticks == start_ticks(name.pid)]
 
 
 def left_behind(run_dir: str, *kinds: str) -> list[int]:
