@@ -91,6 +91,13 @@ class Disk:
         changed = any(path in (change.old, change.new) for change in self._pending[os.path.dirname(path)])
         return None if node is None or changed else node.data[: node.synced]
 
+    def possible(self, path: str) -> list[bytes]:
+        """What may be there after a power cut, oldest first: nothing is empty."""
+        nodes = [self._durable.get(path)]
+        for change in self._pending[os.path.dirname(path)]:
+            nodes += [change.node] * (change.new == path) + [None] * (change.old == path)
+        return [b"" if node is None else node.data[: node.synced] for node in nodes]
+
     def paths(self) -> list[str]:
         """All names that a process sees."""
         return sorted(self._names)

@@ -424,14 +424,24 @@ class Durability(RuleBasedStateMachine):
             return {}
 
     def _lengths(self, *, durable):
-        """What the ledgers on disk claim, the most of all hosts."""
+        """What the ledgers on disk claim, the most of all hosts; or what they claim after any power cut."""
         lengths = Counter()
         for host in map(self.spool.host, HOSTS):
-            data = self.disk.durable(host.ledger) if durable else self.disk.content(host.ledger)
-            with contextlib.suppress(*DAMAGED):
-                book = ledger._parse(data, DESTINATION)
-                lengths |= Counter({path: held.length for path, held in book.files.items()})
+            there = self.disk.possible(host.ledger) if durable else [self.disk.content(host.ledger)]
+            least, *others = map(self._claims, there)
+            for other in others:
+                least &= other
+            lengths |= least
         return lengths
+
+    @staticmethod
+    def _claims(data):
+        """The lengths of a ledger; of garbage, none."""
+        try:
+            book = ledger._parse(data, DESTINATION)
+        except DAMAGED:
+            return Counter()
+        return Counter({path: held.length for path, held in book.files.items()})
 
     @invariant()
     def the_hub_has_a_beginning_of_each_file(self):
