@@ -89,6 +89,7 @@ class EventFile:
         self._next_path = ""  # announced, and not made yet
         self.path = ""
         self._segment: Segment | None = None
+        self._unsynced: set[Segment] = set()  # sealed while the disk refused to sync them
         self._limit = 0  # bytes at which the segment is sealed
         self._usual: Segment | None = None  # the segment while all is as usual, None: records go the long way
 
@@ -248,6 +249,8 @@ class EventFile:
         self._sealed_bytes += end
         self._limits.closed(self)
         segment.close()
+        if not segment.is_durable:
+            self._unsynced.add(segment)
         self._announce_seals()
 
     def _announce_seals(self) -> None:
@@ -328,6 +331,11 @@ class EventFile:
     def _flush(self) -> None:
         self._refused_until = 0.0
         self._check()
+        for segment in list(self._unsynced):
+            if segment.is_there():
+                segment.sync()
+            if segment.is_durable or not segment.is_there():
+                self._unsynced.discard(segment)
         if self._segment is not None:
             self._segment.sync()
 

@@ -158,10 +158,15 @@ class Segment:
         self.fd = fd
         return True
 
+    @property
+    def is_durable(self) -> bool:
+        """Whether all of it survives a power cut."""
+        return self._synced == self.end and self._name_synced
+
     def sync(self) -> None:
         """Make it survive a power cut; what the disk refuses is told."""
         end = self.end
-        if self._synced == end and self._name_synced:
+        if self.is_durable:
             return
         try:
             if self._doubtful:

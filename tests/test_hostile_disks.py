@@ -23,7 +23,7 @@ from test_hostile import WORKER
 from test_life import OTHER_BOOT, silent_hub
 from test_uploader import acknowledged, finished
 
-from hf_mpwriter import identity, ledger, queue
+from hf_mpwriter import eventfile, identity, ledger, queue
 from hf_mpwriter.errors import Sent
 from hf_mpwriter.eventfile import EventFile
 from hf_mpwriter.progress import Progress
@@ -183,6 +183,25 @@ def test_a_flush_after_a_failed_one_does_not_believe_the_kernel(tmp_path, monkey
     assert calls[2:] == [("fsync",)]
     file.close()
     assert [event.step for event in events(file.path)[1:]] == [1, 2, 3, 4]
+
+
+def test_a_flush_syncs_a_segment_that_was_sealed_while_the_disk_refused_to(tmp_path, monkeypatch):
+    """What was appended before a flush survives a power cut after it, in whichever segment it is."""
+    monkeypatch.setattr(eventfile, "SEGMENT_MIN", 1)
+    file = EventFile(lambda: str(tmp_path), lambda *_: None)
+    file.append(scalar(1))
+    first = os.stat(file.path).st_ino
+    with failing("eventfile.fsync=eio"):
+        file.append(scalar(2))
+    assert os.stat(file.path).st_ino != first
+    synced, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(os.fstat(fd).st_ino), fsync(fd)))
+    file.flush()
+    assert {first, os.stat(file.path).st_ino} <= set(synced)
+    synced.clear()
+    file.flush()
+    assert not synced, "it was done"
+    file.close()
 
 
 # damage
