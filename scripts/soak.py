@@ -26,6 +26,7 @@ import multiprocessing
 import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -36,6 +37,7 @@ from pathlib import Path
 
 import sabotage
 from soak_faults import Chaos
+from soak_inside import die_with_parent
 from soak_run import Run
 
 from hf_mpwriter.testing import LoopDisk
@@ -94,6 +96,8 @@ class Lane:
 
     def go(self) -> None:
         """Until the time is over or something was found; what was done is told in a file, whatever happens."""
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # also in the background
+        die_with_parent(by=signal.SIGINT)
         try:
             with contextlib.ExitStack() as stack:
                 disk = None if why_not(self._kind) else stack.enter_context(LoopDisk(str(self._root), self._kind))
@@ -122,9 +126,11 @@ class Lane:
                 self.outcome.runs += 1
                 again = self._rng.random() < 0.5 and time.monotonic() < self._ends
         finally:
-            chaos.calm()
-            run.end_all()
-            run.hub.stop()
+            try:
+                chaos.calm()
+            finally:
+                run.end_all()
+                run.hub.stop()
             self.outcome.records += run.records
             self.outcome.findings += [f"lane {self._number}, {run.name}: {finding}" for finding in run.findings]
             self._clear_up(run)
@@ -171,9 +177,12 @@ def table(total: Outcome) -> list[str]:
     kills = sum(count for name, count in total.tally.items() if name.startswith("SIGKILL"))
     kills += total.tally["failpoints kill"]
     wire = sum(count for name, count in total.tally.items() if name.startswith("wire "))
-    disk = sum(count for name, count in total.tally.items() if name.startswith(("failpoints ", "disk ", "power cut")))
+    wire -= total.tally["wire late commit"]  # each is a `wire hang` too
+    disk = sum(count for name, count in total.tally.items() if name.startswith(("failpoints e", "disk ", "power cut")))
     rows = [f"{total.tally[name]:8}  {name}" for name in names]
-    return [*rows, f"{kills} process kills, {wire} faults on the wire, {disk} of the disk"]
+    slow, never = total.tally["wire slow"], [name for name in names if not total.tally[name]]
+    rows += [f"{kills} process kills, {wire} faults on the wire ({slow} slow answers), {disk} of the disk"]
+    return [*rows, f"never: {', '.join(never)}" if never else "every kind at least once"]
 
 
 def main() -> int:

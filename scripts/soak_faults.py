@@ -187,9 +187,8 @@ class Chaos:
         if who == "Hub":
             return self._kill_hub()
         pid = self._find(who)
-        if who == "worker":
-            self._run.harmed.add(pid)
         if hit := signal_to(pid, signal.SIGKILL):
+            self._run.harmed.add((pid, -signal.SIGKILL))
             self.tally[f"SIGKILL {who}"] += 1
         return hit
 
@@ -223,9 +222,9 @@ class Chaos:
 
     def _terminate(self, who: str) -> bool:
         pid = self._find(who)
-        if who == "worker":
-            self._run.harmed.add(pid)
-        return signal_to(pid, signal.SIGTERM)
+        if hit := signal_to(pid, signal.SIGTERM):
+            self._run.harmed |= {(pid, -signal.SIGTERM), (pid, 0)}
+        return hit
 
     # the wire
 
@@ -406,6 +405,7 @@ class Chaos:
         self._do_what_is_due(float("inf"))
         self._wait_for_commit()
         self._end_all()
+        self._run.judge_meanwhile()  # what is not there now was not taken by the cut
         self._disk.cut()
         self._disk.restart()
         self._empty()

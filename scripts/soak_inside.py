@@ -105,9 +105,9 @@ def _be_busy() -> None:
     """An uploader that waits for a processor gets none beside eight ranks and a soak."""
 
 
-def die_with_parent() -> None:
+def die_with_parent(by: signal.Signals = signal.SIGKILL) -> None:
     """Nobody is left behind by a harness that was killed itself."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, by)
 
 
 class Unsynced(logging.Handler):

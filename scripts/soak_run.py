@@ -23,10 +23,12 @@ import soak_inside
 
 from hf_mpwriter.identity import host_id
 from hf_mpwriter.localhub import LocalHub
+from hf_mpwriter.localhub.errors import RepoNotFound
 from hf_mpwriter.progress import Progress
+from hf_mpwriter.snapshot import LocalFile, Survey
 from hf_mpwriter.spool import Spool
 from hf_mpwriter.testing import check, processes, read_journals
-from hf_mpwriter.testing.oracle import Copy
+from hf_mpwriter.testing.oracle import Copy, keys
 
 RANKS = 8
 PATIENCE = 240.0  # seconds for anything to come to its end
@@ -41,7 +43,9 @@ class View:
 
     def commits(self) -> list[str]:
         """Newest first."""
-        return [commit.oid for commit in self._store.commits(*REPO, "main")]
+        with contextlib.suppress(RepoNotFound):
+            return [commit.oid for commit in self._store.commits(*REPO, "main")]
+        return []
 
     def tree(self, revision: str) -> Mapping[str, Copy]:
         """Files of the run at one commit."""
@@ -70,7 +74,7 @@ class Run:
 
     Attributes:
         findings: broken promises.
-        harmed: pids of ranks that were killed, or asked to end.
+        harmed: pids of ranks that were killed, or asked to end, each with the exit codes that are no wonder.
     """
 
     def __init__(self, place: str, root: Path, number: int, rng: random.Random) -> None:
@@ -82,7 +86,7 @@ class Run:
         self.hub = LocalHub(root / f"hub{number}", xet=rng.random() < 0.6)
         self.ranks: dict[int, multiprocessing.process.BaseProcess] = {}
         self.findings: list[str] = []
-        self.harmed: set[int] = set()
+        self.harmed: set[tuple[int, int]] = set()
         self.theirs: set[str] = set()  # what other users have committed
         self.records = 0
 
@@ -121,9 +125,9 @@ class Run:
 
     def _judge_end(self, rank: int, process: multiprocessing.process.BaseProcess) -> None:
         """An exit code that nobody has caused is a broken promise."""
-        struck = {strike.split()[2] for strike in self.strikes() if strike.startswith("kill ")}
-        unharmed = process.pid not in self.harmed and str(process.pid) not in struck
-        if unharmed and (process.exitcode or not self._stop.exists()):
+        struck = {(int(strike.split()[2]), -signal.SIGKILL) for strike in self.strikes() if strike.startswith("kill ")}
+        no_wonder = (process.pid, process.exitcode) in self.harmed | struck
+        if not no_wonder and (process.exitcode or not self._stop.exists()):
             self.findings.append(f"rank {rank} ({process.pid}) ended by itself with {process.exitcode}")
 
     def strikes(self) -> list[str]:
@@ -142,21 +146,20 @@ class Run:
 
     def end_all(self) -> Counter[str]:
         """SIGKILL all processes of the run; how many there were, per kind."""
-        killed: Counter[str] = Counter()
+        killed: dict[int, str] = {}
         for process in self.ranks.values():
             if process.is_alive():
-                self.harmed.add(process.pid or 0)
                 process.kill()
-                killed["worker"] += 1
+                killed[process.pid or 0] = "worker"
         for process in self.ranks.values():
             process.join()
         if not wait_for(lambda: self._end_others(killed), 30.0):
             raise RuntimeError(f"processes of {self.run_dir} do not end")
         self.ranks.clear()
-        return killed
+        return Counter(killed.values())
 
-    def _end_others(self, killed: Counter[str]) -> bool:
-        """SIGKILL what the run directory names; whether nothing was left."""
+    def _end_others(self, killed: dict[int, str]) -> bool:
+        """SIGKILL what the run directory names; whether nothing was left. Who dies slowly is met again."""
         kinds = {
             "uploader": processes.left_behind(self.run_dir, "uploader"),
             "push": processes.left_behind(self.run_dir, "push"),
@@ -166,7 +169,7 @@ class Run:
             for pid in pids:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-                    killed[kind] += 1
+                    killed[pid] = kind
         return not any(kinds.values()) and not Progress(self.spool).seat_is_taken()
 
     def move(self, *, from_another_machine: bool) -> None:
@@ -235,10 +238,10 @@ class Run:
 
     def missing(self) -> dict[str, int]:
         """Bytes per path that the ledgers do not know on the Hub."""
-        from hf_mpwriter.snapshot import Survey
+        return Progress(self.spool).missing({file.path: file.length for file in self._files()})
 
-        files = Survey(self.run_dir).files(lambda _: True, tuple)
-        return Progress(self.spool).missing({file.path: file.length for file in files})
+    def _files(self) -> Iterable[LocalFile]:
+        return Survey(self.run_dir).files(lambda _: True, tuple)
 
     def _sync(self) -> None:
         """What the Hub has refused goes by command."""
@@ -261,6 +264,8 @@ class Run:
         report = check(self.run_dir, View(self.hub, self.name), read_journals(self.journals))
         self.records += report.returned
         self.findings += report.problems
+        self.findings += [f"in two files: {key}" for key in self._doubled()]
+        wait_for(lambda: not processes.left_behind(self.run_dir), 60.0)  # who has left the seat is about to end
         self.findings += [f"left behind: process {pid}" for pid in processes.left_behind(self.run_dir)]
         self.findings += [f"left in the spool: {path}" for path in self._rests()]
         there = set(self.hub.store.tree(*REPO, "main"))
@@ -270,6 +275,18 @@ class Run:
             f"{len(report.files)} files, {report.commits} commits"
         )
 
+    def judge_meanwhile(self) -> None:
+        """Let the oracle judge what must hold at any time; nobody is at work."""
+        report = check(self.run_dir, View(self.hub, self.name), read_journals(self.journals), drained=False)
+        self.findings += [f"before the end: {problem}" for problem in report.problems]
+
+    def _doubled(self) -> Iterable[tuple[str, int]]:
+        """Records that were written again into another file, which the oracle takes for another record."""
+        found: Counter[tuple[str, int]] = Counter()
+        for file in self._files():
+            found += keys(os.path.join(self.run_dir, file.path), file.length)
+        return [key for key, count in found.items() if count > (2 if key[0].endswith("-parts") else 1)]
+
     def _rests(self) -> Iterable[str]:
         """Temporary files, entries, records of pushes, cards: nothing of that outlives a run that is all on the Hub.
 
@@ -277,8 +294,8 @@ class Run:
         which it publishes FORMAT or run.json a temporary file stays: nobody else may take it away.
         """
         for directory, _, names in os.walk(self.spool.root):
-            kind = os.path.basename(directory)
-            for name in names if "other" not in directory and directory != self.spool.root else ():
+            place, kind = os.path.relpath(directory, self.spool.root), os.path.basename(directory)
+            for name in names if place != "." and not place.startswith("hosts/other") else ():
                 if name.endswith(".tmp") or name == "inflight.json" or kind in ("queue", "copies", "workers"):
                     yield os.path.relpath(os.path.join(directory, name), self.run_dir)
 
