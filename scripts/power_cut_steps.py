@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import shutil
@@ -57,9 +56,13 @@ class Trial:
     def work(self) -> None:
         """Write until the cut."""
         actions = (self.log, self.put, self.take_off, self.land, self.save, self.replace, self.remove, self.publish)
-        with mock.patch.object(disk, "failpoint", self.pass_failpoint), contextlib.suppress(PowerCutError, OSError):
-            while True:
-                self.rng.choice(actions)()
+        with mock.patch.object(disk, "failpoint", self.pass_failpoint):
+            try:
+                while True:
+                    self.rng.choice(actions)()
+            except (PowerCutError, OSError):
+                if not self.cut_at:
+                    raise
 
     def pass_failpoint(self, name: str) -> None:
         """A failpoint is passed: the power is cut there when the trial's time has come."""

@@ -28,6 +28,7 @@ from hf_mpwriter.testing.oracle import keys
 
 SHUTDOWN = 0x8004587D  # ioctl FS_IOC_SHUTDOWN, the same for ext4 and xfs
 NO_LOG_FLUSH = 2
+SYS_ADMIN = 1 << 21  # CAP_SYS_ADMIN
 SIZES = {"ext4": 64 << 20, "xfs": 320 << 20}  # bytes of an image, sparse; xfs makes none below 300 MB
 TOOLS = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"  # where mkfs is, whatever the PATH of a service says
 POLL = 0.02  # seconds between two tries
@@ -135,12 +136,19 @@ def why_not(kind: str) -> str:
     """Why no disk of this kind can be made here, "" if it can."""
     if sys.platform != "linux":
         return "loop devices need Linux"
-    if os.geteuid() != 0:
-        return "mounting a disk needs root"
+    if os.geteuid() != 0 or not _may_mount():
+        return "mounting a disk needs root, outside of an unprivileged container"
     for tool in (f"mkfs.{kind}", "mount", "umount"):
         if shutil.which(tool, path=TOOLS) is None:
             return f"{tool} is not installed"
     return "" if os.path.exists("/dev/loop-control") else "the kernel has no loop devices"
+
+
+def _may_mount() -> bool:
+    """Whether this process has CAP_SYS_ADMIN."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        capabilities = next(line.split()[1] for line in file if line.startswith("CapEff:"))
+    return bool(int(capabilities, 16) & SYS_ADMIN)
 
 
 def has_power(path: str) -> bool:
