@@ -26,6 +26,7 @@ NOTHING: Item = (b"",)
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
 _REOPEN = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
 _FILE_MODE = 0o666  # as every other writer's; the umask decides
+MOST_SKIPS = 63  # syncs in a row that are not tried, of a disk that refuses all of them
 
 
 class Segment:
@@ -48,10 +49,11 @@ class Segment:
     """
 
     __slots__ = (
-        "_doubtful",
         "_inode",
         "_name_synced",
+        "_refusals",
         "_seen",
+        "_skips",
         "_synced",
         "_warn",
         "committed",
@@ -74,7 +76,8 @@ class Segment:
         self.committed = (len(head), NOTHING)
         self.under_way: Item | None = None
         self._synced, self._name_synced = 0, False  # bytes that survive a power cut, and whether the name does
-        self._doubtful = False  # whether what is behind these bytes was to be synced, and that has failed
+        self._refusals = 0  # syncs in a row that have failed, or are under way
+        self._skips = 0  # syncs that are not tried
         self._seen = len(head)  # length when the file was last seen at its path
 
     @property
@@ -164,14 +167,22 @@ class Segment:
         return self._synced == self.end and self._name_synced
 
     def sync(self) -> None:
-        """Make it survive a power cut; what the disk refuses is told."""
-        end = self.end
+        """Make it survive a power cut; what the disk refuses is told.
+
+        After a sync that has failed the kernel takes the bytes for written, so they are written again before the next
+        one; the more of these fail in a row, the rarer that is done: training does not pay for such a disk.
+        """
         if self.is_durable:
             return
+        if self._skips:
+            self._skips -= 1
+            self._warn("%s: not safe against a power cut: the disk has refused that", self.path)
+            return
+        end, refusals = self.end, self._refusals
+        self._refusals += 1
         try:
-            if self._doubtful:
+            if refusals:
                 disk.write_again(self.path, self._synced, end)
-            self._doubtful = True
             if self.fd < 0:
                 disk.fsync_path(self.path, "eventfile")
             else:
@@ -180,8 +191,9 @@ class Segment:
             if not self._name_synced:
                 disk.fsync_dir(os.path.dirname(self.path), "eventfile")
                 self._name_synced = True
-            self._doubtful = False
+            self._refusals = 0
         except OSError as error:
+            self._skips = min(2**refusals - 1, MOST_SKIPS)
             self._warn("%s: not safe against a power cut: %s", self.path, error)
 
     def close(self) -> None:

@@ -188,6 +188,27 @@ def test_a_refused_fsync_is_told_not_raised(place, caplog):
     assert file._segment._synced == file.length
 
 
+def test_a_disk_that_refuses_every_fsync_is_asked_ever_more_rarely_and_each_flush_tells(place, monkeypatch, caplog):
+    """Before each try all that is not durable is written again, which training must not pay at every flush."""
+    tries = []
+
+    def refuse(_: int) -> None:
+        tries.append(1)
+        raise OSError(errno.EIO, "as ever")
+
+    file = place.file()
+    with monkeypatch.context() as patch:
+        patch.setattr(disk.os, "fsync", refuse)
+        for step in range(200):
+            file.append(scalar(step))
+            file.flush()
+    assert len(tries) < 12
+    assert caplog.text.count("power cut") == 200
+    for _ in range(64):
+        file.flush()
+    assert file._segment.is_durable
+
+
 # a disk that refuses
 
 
