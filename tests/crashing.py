@@ -410,7 +410,7 @@ def left_over(host: HostSpool, directory: str) -> list[str]:
 
 def left_behind() -> list[str]:
     """Whoever is still a child of this process when all lives are over; pushes of the dead become that."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + DEADLINE
     with contextlib.suppress(ChildProcessError):
         while time.monotonic() < deadline:
             if os.waitpid(-1, os.WNOHANG)[0] == 0:
