@@ -4,7 +4,7 @@
 This is the state machine of `tests/test_durability.py`, at length: kills and power cuts at any change on disk, changes
 that the disk refuses, requests that get lost, lose their answer or arrive late.
 
-    scripts/crash_states.py --examples 1000 --seed 1      about 10,000 faults
+    scripts/crash_states.py --examples 1500 --seed 1      more than 10,000 faults
 
 Exit code 0 if all promises held; else the steps that lead to the failure are shown.
 """
@@ -40,7 +40,7 @@ def report(began: float) -> None:
 def main() -> int:
     """Run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--examples", type=int, default=1000, help="runs of up to 40 steps")
+    parser.add_argument("--examples", type=int, default=1500, help="runs of up to 40 steps")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     phases = [hypothesis.Phase.generate, hypothesis.Phase.shrink]
