@@ -224,6 +224,7 @@ class Chaos:
         pid = self._find(who)
         if hit := signal_to(pid, signal.SIGTERM):
             self._run.harmed |= {(pid, -signal.SIGTERM), (pid, 0)}
+            self._run.told_to_leave |= who == "uploader"
         return hit
 
     # the wire

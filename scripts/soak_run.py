@@ -88,6 +88,7 @@ class Run:
         self.findings: list[str] = []
         self.harmed: set[tuple[int, int]] = set()
         self.theirs: set[str] = set()  # what other users have committed
+        self.told_to_leave = False  # whether an uploader was, since the last drain
         self.records = 0
 
     @property
@@ -190,11 +191,12 @@ class Run:
         """Let the ranks end, and the uploader upload what is left; what does not come to an end is a finding.
 
         Half of the time the uploader is killed once more, on its last way: who waits replaces it, and what nobody waits
-        for is found by the next start.
+        for is found by the next start. So it is if the uploader is on its way out because it was told to leave.
         """
         killed = self._end(last_blow=self._rng.random() < 0.5)
-        if killed and self._is_missing():
+        if (killed or self.told_to_leave) and self._is_missing():
             self._end(last_blow=False)
+        self.told_to_leave = False
         missing = self.missing()
         if missing and self._is_missing():
             self.findings.append(f"the uploader left although {len(missing)} files are not known to be on the Hub")
