@@ -21,7 +21,7 @@ README = Path(__file__).parent.parent / "README.md"
 def test_the_torchrun_example_of_the_readme_runs(hub, tmp_path, monkeypatch):
     """Two ranks with gloo: both arrive, one uploader, rank 0 in the run directory, rank 1 below it."""
     monkeypatch.delenv("PYTHONPATH")  # with the real torch
-    section = README.read_text().split("## torchrun")[1]
+    section = README.read_text().split("## torchrun")[1].split("\n## ")[0]
     (program,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     (command,) = re.findall(r"^    (torchrun .*)$", section, re.MULTILINE)
     (tmp_path / "train.py").write_text(program)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from hf_mpwriter.localhub.faults import When
 
 PIECES = 20  # a slow answer leaves in about so many
+HALF_OPEN = 5.0  # seconds that a client may need to see that nothing will come
 BROKEN_OFF = Fault(".", "close")  # what happens to a request that hangs when the Hub stops
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing drops what is unsent and sends RST
 
@@ -124,7 +125,15 @@ class _Broken:
         transport: asyncio.Transport = scope["state"]["transport"]
         if self.reset:
             transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        else:  # to close while a part of the request is unread would be a reset, too
+            transport.write_eof()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._end_of(receive), HALF_OPEN)
         transport.close()
+        await self._end_of(receive)
+
+    @staticmethod
+    async def _end_of(receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
 
