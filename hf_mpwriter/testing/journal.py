@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
+
+_FLUSHED = {"flushed": True}
 
 
 @dataclass(frozen=True)
@@ -54,21 +56,29 @@ class Journal:
 
     def note_at(self, path: str, tag: str, step: int) -> None:
         """A record is in the event file at `path`, relative to the run directory: a sub-writer's, or a late one."""
-        self._line({"tag": tag, "step": step, "path": path})
+        self._line(_note(path, tag, step))
 
     def flushed(self) -> None:
         """`writer.flush()` has returned."""
-        self._line({"flushed": True})
+        self._line(_FLUSHED)
 
     def _line(self, data: dict[str, Any]) -> None:
         os.write(self._fd, json.dumps(data).encode() + b"\n")
 
 
+def _note(path: str, tag: str, step: int) -> dict[str, Any]:
+    return {"tag": tag, "step": step, "path": path}
+
+
+def journals(directory: str) -> list[str]:
+    """The paths of all journals in a directory."""
+    return [os.path.join(directory, name) for name in sorted(os.listdir(directory)) if name.startswith("journal.")]
+
+
 def read_journals(directory: str) -> Iterator[Returned]:
     """Everything that any process has noted; a torn last line is not there."""
-    for name in sorted(os.listdir(directory)):
-        if name.startswith("journal."):
-            yield from read_journal(os.path.join(directory, name))
+    for path in journals(directory):
+        yield from read_journal(path)
 
 
 def read_journal(path: str) -> list[Returned]:
@@ -82,3 +92,10 @@ def read_journal(path: str) -> list[Returned]:
         for number, line in enumerate(lines)
         if "flushed" not in line
     ]
+
+
+def rewrite(path: str, notes: Iterable[Returned]) -> None:
+    """Put these notes in the place of what one process has noted; all of them are on disk."""
+    lines = [*(_note(note.path, note.tag, note.step) for note in notes), _FLUSHED]
+    with open(path, "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(line) + "\n" for line in lines)

@@ -11,7 +11,6 @@ Linux, root and `mkfs.ext4` or `mkfs.xfs` are needed.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shutil
 import struct
@@ -23,7 +22,7 @@ from types import TracebackType
 from typing import Self
 
 from hf_mpwriter import disk
-from hf_mpwriter.testing.journal import read_journal
+from hf_mpwriter.testing import journal
 from hf_mpwriter.testing.oracle import keys
 
 SHUTDOWN = 0x8004587D  # ioctl FS_IOC_SHUTDOWN, the same for ext4 and xfs
@@ -175,20 +174,16 @@ def forget_lost(journals: str, run_dir: str) -> int:
     """
     there: dict[str, Counter[tuple[str, int]]] = {}
     forgotten = 0
-    for name in sorted(os.listdir(journals)):
-        if not name.startswith("journal."):
-            continue
-        path = os.path.join(journals, name)
+    for path in journal.journals(journals):
         kept = []
-        for note in read_journal(path):
+        for note in journal.read_journal(path):
             if note.path not in there:
                 there[note.path] = keys(os.path.join(run_dir, note.path))
             found = there[note.path]
             if note.flushed or found[note.tag, note.step]:
                 found[note.tag, note.step] -= 1
-                kept.append({"path": note.path, "tag": note.tag, "step": note.step})
+                kept.append(note)
             else:
                 forgotten += 1
-        with open(path, "w", encoding="utf-8") as file:
-            file.writelines(json.dumps(line) + "\n" for line in [*kept, {"flushed": True}])
+        journal.rewrite(path, kept)
     return forgotten
