@@ -6,25 +6,28 @@ so the uploader, which needs none of them, stays small.
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from hf_mpwriter._version import __version__
 
 if TYPE_CHECKING:
     from hf_mpwriter.hfwriter import HFSummaryWriter
+    from hf_mpwriter.integrations.patching import patch, unpatch
     from hf_mpwriter.writer import SummaryWriter
 
-__all__ = ["HFSummaryWriter", "SummaryWriter", "__version__"]
+__all__ = ["HFSummaryWriter", "SummaryWriter", "__version__", "patch", "unpatch"]
+
+_HOMES = {
+    "HFSummaryWriter": "hfwriter",
+    "SummaryWriter": "writer",
+    "patch": "integrations.patching",
+    "unpatch": "integrations.patching",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Resolve the writers on first use."""
-    if name == "HFSummaryWriter":
-        from hf_mpwriter.hfwriter import HFSummaryWriter
-
-        return HFSummaryWriter
-    if name == "SummaryWriter":
-        from hf_mpwriter.writer import SummaryWriter
-
-        return SummaryWriter
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    """Resolve the exported names on first use."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"hf_mpwriter.{_HOMES[name]}"), name)

@@ -22,9 +22,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import tensorboardX
 from tensorboardX.summary import _clean_tag, hparams, scalar
 from tensorboardX.writer import DummyFileWriter
+from tensorboardX.writer import SummaryWriter as _SummaryWriter
 
 from hf_mpwriter import exported, filewriter, summaries
 from hf_mpwriter.filewriter import FileWriter
@@ -48,7 +48,7 @@ def _takes_any_tensor(method: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-class Adders(tensorboardX.SummaryWriter):
+class Adders(_SummaryWriter):
     """What can be logged. The constructor and the life of a writer are in `SummaryWriter`."""
 
     _worker: Worker | None = None
@@ -265,14 +265,14 @@ class Adders(tensorboardX.SummaryWriter):
 
     # everything else
 
-    add_histogram = _takes_any_tensor(tensorboardX.SummaryWriter.add_histogram)
-    add_histogram_raw = _takes_any_tensor(tensorboardX.SummaryWriter.add_histogram_raw)
-    add_image = _takes_any_tensor(tensorboardX.SummaryWriter.add_image)
-    add_images = _takes_any_tensor(tensorboardX.SummaryWriter.add_images)
-    add_video = _takes_any_tensor(tensorboardX.SummaryWriter.add_video)
-    add_pr_curve = _takes_any_tensor(tensorboardX.SummaryWriter.add_pr_curve)
-    add_pr_curve_raw = _takes_any_tensor(tensorboardX.SummaryWriter.add_pr_curve_raw)
-    add_mesh = _takes_any_tensor(tensorboardX.SummaryWriter.add_mesh)
+    add_histogram = _takes_any_tensor(_SummaryWriter.add_histogram)
+    add_histogram_raw = _takes_any_tensor(_SummaryWriter.add_histogram_raw)
+    add_image = _takes_any_tensor(_SummaryWriter.add_image)
+    add_images = _takes_any_tensor(_SummaryWriter.add_images)
+    add_video = _takes_any_tensor(_SummaryWriter.add_video)
+    add_pr_curve = _takes_any_tensor(_SummaryWriter.add_pr_curve)
+    add_pr_curve_raw = _takes_any_tensor(_SummaryWriter.add_pr_curve_raw)
+    add_mesh = _takes_any_tensor(_SummaryWriter.add_mesh)
 
     def add_image_with_boxes(
         self,

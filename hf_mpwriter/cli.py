@@ -1,4 +1,4 @@
-"""The command line: `hf-mpwriter status | sync | verify | hub | demo`."""
+"""The command line: `hf-mpwriter status | sync | verify | run | hub | demo`."""
 
 from __future__ import annotations
 
@@ -265,6 +265,27 @@ def hub(
         raise Failure(str(error)) from error
     limits = Limits(commits_per_hour, requests_per_5min, busy)
     serve(root, port, tokens=Tokens.take(os.environ), limits=limits, xet=not no_xet, discard=discard, faults=parsed)
+
+
+@main.command(context_settings={"allow_interspersed_args": False})
+@click.option("--patch", is_flag=True, help="Put our writers in place of those that the programs construct.")
+@click.option("--repo-id", help="Where to, for writers that are not told; the same as HF_MPWRITER_REPO_ID.")
+@click.argument("command", nargs=-1, required=True)
+def run(*, patch: bool, repo_id: str | None, command: tuple[str, ...]) -> None:
+    """Run a command: hf-mpwriter run --patch -- python train.py.
+
+    With --patch, torch's, tensorboardX's and huggingface_hub's writers are ours in all Python programs that it starts.
+    A Python that ignores PYTHONPATH (python -I, -E) is not reached.
+    """
+    if repo_id:
+        os.environ["HF_MPWRITER_REPO_ID"] = repo_id
+    if patch:
+        site = os.path.join(os.path.dirname(__file__), "integrations", "site")
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [site, os.environ.get("PYTHONPATH")]))
+    try:
+        os.execvp(command[0], command)  # noqa: S606 - it is the user's own command
+    except OSError as error:
+        raise Failure(f"{command[0]}: {error.strerror}") from error
 
 
 @main.command()

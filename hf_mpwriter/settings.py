@@ -179,7 +179,7 @@ class Environment:
             raise SettingsError(f"HF_MPWRITER_COMMITS_PER_HOUR is {commits}.", hint=hint)
         return cls(
             endpoint=(environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/"),
-            disabled=_is_on(environ.get("HF_MPWRITER_DISABLED", "")),
+            disabled=is_on(environ.get("HF_MPWRITER_DISABLED", "")),
             exit_timeout=exit_timeout,
             commits_per_hour=DEFAULT_COMMITS_PER_HOUR if commits is None else commits,
         )
@@ -201,8 +201,9 @@ def _number(environ: Mapping[str, str], name: str, hint: str) -> float | None:
 
 def group_access(environ: Mapping[str, str] = os.environ) -> bool:
     """Whether the spool is shared with the group; asked wherever a spool is used, in every process."""
-    return _is_on(environ.get("HF_MPWRITER_GROUP", ""))
+    return is_on(environ.get("HF_MPWRITER_GROUP", ""))
 
 
-def _is_on(text: str) -> bool:
+def is_on(text: str) -> bool:
+    """Whether a variable of the environment says yes."""
     return text.strip().lower() in ("1", "true", "yes", "on")

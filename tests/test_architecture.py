@@ -45,7 +45,7 @@ LAYERS = {
         "filewriter",
         "scheduler",
     },
-    5: {"adders", "writer", "hfwriter", "cli", "demo"},
+    5: {"adders", "writer", "hfwriter", "cli", "demo", "integrations"},
 }
 LAYER = {module: layer for layer, modules in LAYERS.items() for module in modules}
 APART = {"localhub": set(), "testing": {0, 1, 2}}  # the layers that they may use
