@@ -1,0 +1,103 @@
+"""Lightning: a logger for the Trainer and for Fabric.
+
+    trainer = Trainer(logger=HubTensorBoardLogger("runs", name="digits", repo_id="me/run"))
+
+It is Lightning's own TensorBoard logger but for the writer, so it logs the same tags, steps and values. The run
+directory is `<save_dir>/<name>/<version>`, as theirs; on the Hub it is `tensorboard/<name>/<version>`. Whoever resumes
+names the version: `Trainer.fit(ckpt_path=...)` then hides what came after the checkpoint (`purge_step`). With Fabric,
+pass `purge_step` yourself.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from hf_mpwriter.integrations import require
+
+require("lightning")
+
+from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from hf_mpwriter.integrations.fromenv import with_destination
+from hf_mpwriter.writer import SummaryWriter
+
+
+class HubTensorBoardLogger(TensorBoardLogger):
+    """Lightning's TensorBoard logger on our writer.
+
+    Args:
+        save_dir: where the run directories are.
+        name: of the experiment.
+        version: of the run; by default the next free number.
+        log_graph: whether to log the graph of a model that has an `example_input_array`.
+        default_hp_metric: whether hyper-parameters without a metric get one.
+        prefix: of all metrics.
+        sub_dir: below the directory of the version.
+        **kwargs: arguments of `SummaryWriter`, such as `repo_id`; without that one the destination is in the
+            environment, see `fromenv`.
+
+    Raises:
+        SettingsError: nothing names a repository.
+    """
+
+    def __init__(
+        self,
+        save_dir: str | os.PathLike[str],
+        name: str | None = "lightning_logs",
+        version: int | str | None = None,
+        log_graph: bool = False,
+        default_hp_metric: bool = True,
+        prefix: str = "",
+        sub_dir: str | os.PathLike[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        options = with_destination(kwargs)
+        self._experiment: SummaryWriter | None
+        super().__init__(save_dir, name, version, log_graph, default_hp_metric, prefix, sub_dir, **options)
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> SummaryWriter:
+        """The writer; on other ranks than the first one something that does nothing."""
+        if self._experiment is None:
+            self._experiment = self._writer()
+        return self._experiment
+
+    def _writer(self, **options: Any) -> SummaryWriter:
+        above = Path(os.path.relpath(self.log_dir, self.save_dir)).parent
+        return SummaryWriter(
+            self.log_dir, **{"path_in_repo": Path("tensorboard", above).as_posix()} | self._kwargs | options
+        )
+
+    @rank_zero_only
+    def log_graph(self, model: Any, input_array: Any = None) -> None:
+        """Log the graph. The Trainer calls this before it trains, whatever is logged: the time to meet it."""
+        trainer = getattr(model, "_trainer", None)
+        if trainer is not None and trainer.state.fn == "fit":
+            trainer.callbacks.insert(0, _Resume(self))
+        super().log_graph(model, input_array)
+
+    def purge(self, step: int) -> None:
+        """Hide what has been logged in this run directory at this step and later."""
+        self.experiment.close()
+        self._experiment = self._writer(purge_step=step)
+
+
+class _Resume(Callback):
+    """Tells the logger where a fit goes on, when the checkpoint is restored and before others log."""
+
+    def __init__(self, logger: HubTensorBoardLogger) -> None:
+        self._logger: HubTensorBoardLogger | None = logger
+
+    @rank_zero_only
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Purge, once: the Trainer keeps its callbacks for the next fit."""
+        logger, self._logger = self._logger, None
+        if logger is not None and trainer.ckpt_path:
+            # with several optimizers global_step counts faster than the step that is logged
+            logger.purge(getattr(trainer.fit_loop.epoch_loop, "_batches_that_stepped", trainer.global_step))
