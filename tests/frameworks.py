@@ -1,0 +1,83 @@
+"""What the tests of frameworks share: programs that train, and what was logged, as events and as TensorBoard sees it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support import events
+
+EXAMPLES = Path(__file__).parent.parent / "scripts" / "examples"
+
+
+def needs(*packages: str) -> list[pytest.MarkDecorator]:
+    """The marks of a module whose tests need these; none is imported here."""
+    missing = [name for name in ("torch", *packages) if importlib.util.find_spec(name) is None]
+    reason = f"{', '.join(missing)} not installed"
+    return [pytest.mark.torch, pytest.mark.skipif(bool(missing), reason=reason), pytest.mark.timeout(300)]
+
+
+@pytest.fixture
+def frameworks(monkeypatch, hub):
+    """The local Hub, in an environment in which programs can train, on one core each."""
+    monkeypatch.setenv("PYTHONPATH", str(EXAMPLES))  # with the real torch, and `digits`
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
+    return hub
+
+
+def command(program: str | Path, *arguments: object, ranks: int = 1) -> list[str]:
+    """The command line of a program (its path or its source), on several ranks by torchrun."""
+    script = [str(program)] if isinstance(program, Path) else ["-c", program]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
+    return [sys.executable, *torchrun, *script, *map(str, arguments)]
+
+
+def train(program: str | Path, *arguments: object, cwd: Path, ranks: int = 1, env: dict[str, str] | None = None) -> str:
+    """Run a program to its end, which must be a good one; what it printed."""
+    result = subprocess.run(
+        command(program, *arguments, ranks=ranks),
+        cwd=cwd,
+        env=os.environ | (env or {}),
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
+    return result.stdout
+
+
+def logged(logdir: str | Path) -> list[tuple[str, int, str, object]]:
+    """Everything in the event files below a directory, in the order of writing: subdirectory, step, tag, value.
+
+    A scalar's value is a number; anything else is compared by its bytes. Wall times are left out.
+    """
+    top = Path(logdir)
+    found = []
+    for path in sorted(top.rglob("*tfevents*"), key=lambda path: (str(path.parent), path.name)):
+        found += [(str(path.parent.relative_to(top)), *value) for value in _values(path)]
+    return found
+
+
+def _values(path: Path) -> Iterator[tuple[int, str, object]]:
+    for event in events(path):
+        for value in event.summary.value:
+            scalar = value.WhichOneof("value") == "simple_value"
+            yield event.step, value.tag, value.simple_value if scalar else value.SerializeToString(deterministic=True)
+
+
+def shown(logdir: str | Path) -> dict[str, dict[str, list[tuple[int, float]]]]:
+    """The points that TensorBoard's Python reader shows, purged ones left out: run -> tag -> (step, value)."""
+    from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
+
+    reader = EventMultiplexer(size_guidance={"scalars": 0}).AddRunsFromDirectory(str(logdir)).Reload()
+    return {
+        run: {tag: [(point.step, point.value) for point in reader.Scalars(run, tag)] for tag in tags["scalars"]}
+        for run, tags in reader.Runs().items()
+    }
