@@ -1,4 +1,4 @@
-"""What the tests of frameworks share: programs that train, and what was logged, as events and as TensorBoard sees it."""
+"""What tests of frameworks share: programs that train, and what was logged, as events and as TensorBoard sees it."""
 
 from __future__ import annotations
 

@@ -32,28 +32,35 @@ def main() -> None:
     optimizer = torch.optim.SGD(network.parameters(), 0.1)
     accelerator = Accelerator(log_with="hf_mpwriter", project_dir=options.output, cpu=True)  # <- this name
     network, optimizer, batches = accelerator.prepare(network, optimizer, DataLoader(train, 16))
-    checkpoint = os.path.join(options.output, "checkpoint")
-    epochs = range(options.epochs)
-    if os.path.isfile(os.path.join(checkpoint, "epoch")):
-        accelerator.load_state(checkpoint)
-        with open(os.path.join(checkpoint, "epoch"), encoding="utf-8") as file:
-            epochs = range(int(file.read()), options.epochs)
-    steps = len(batches)
-    settings = {"repo_id": options.repo_id, "purge_step": epochs.start * steps if epochs.start else None}
+    first = 0
+    while os.path.isdir(checkpoint(options.output, first + 1)):
+        first += 1
+    if first:
+        accelerator.load_state(checkpoint(options.output, first))
+    settings = {"repo_id": options.repo_id, "purge_step": first * len(batches) if first else None}
     accelerator.init_trackers("run", {"rate": 0.1}, {"hf_mpwriter": settings})  # <- and its arguments
-    for epoch in epochs:
+    for epoch in range(first, options.epochs):
         for number, batch in enumerate(batches):
             loss = network(**batch)["loss"]
             accelerator.backward(loss)
             optimizer.step()
             optimizer.zero_grad()
-            accelerator.log({"loss": loss.item()}, step=epoch * steps + number)
-        accelerator.wait_for_everyone()
-        accelerator.save_state(checkpoint)
-        if accelerator.is_main_process:
-            with open(os.path.join(checkpoint, "epoch"), "w", encoding="utf-8") as file:
-                file.write(str(epoch + 1))
+            accelerator.log({"loss": loss.item()}, step=epoch * len(batches) + number)
+        save(accelerator, checkpoint(options.output, epoch + 1))
     accelerator.end_training()
+
+
+def checkpoint(output: str, epochs: int) -> str:
+    """Where the state after so many epochs is."""
+    return os.path.join(output, f"after-{epochs}")
+
+
+def save(accelerator: Accelerator, directory: str) -> None:
+    """Make a checkpoint that is whole or not there."""
+    accelerator.save_state(directory + ".part")
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        os.rename(directory + ".part", directory)
 
 
 if __name__ == "__main__":

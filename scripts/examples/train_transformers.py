@@ -25,7 +25,6 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--all-ranks", action="store_true")
     options = parser.parse_args()
-    os.makedirs(options.output, exist_ok=True)
     set_seed(1)
     train, test = digits()
     arguments = TrainingArguments(
@@ -46,7 +45,8 @@ def main() -> None:
         eval_dataset=test,
         callbacks=[HubTensorBoardCallback(options.repo_id, all_ranks=options.all_ranks)],  # <- this line
     )
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(options.output))
+    checkpoint = get_last_checkpoint(options.output) if os.path.isdir(options.output) else None
+    trainer.train(resume_from_checkpoint=checkpoint)
     trainer.evaluate()
 
 
