@@ -27,16 +27,18 @@ class Example:
     Attributes:
         framework: names the script and the output directory.
         runs: pattern of the run directory.
+        folder: where run directories are on the Hub.
         checkpoints: pattern of what is there of whole checkpoints; the last number tells how far it is.
-        unit: steps, or None if checkpoints count epochs.
         tag: of the loss.
         first: step that is logged first.
         every: steps from one log to the next.
-        launcher: whether torchrun starts the ranks, not the script.
+        counts_epochs: whether that number is of epochs, not of steps.
+        by_torchrun: whether torchrun starts the ranks, not the script.
     """
 
     framework: str
     runs: str
+    folder: str
     checkpoints: str
     tag: str
     first: int
@@ -58,6 +60,10 @@ class Example:
         """How many torchrun starts."""
         return ranks if self.by_torchrun else 1
 
+    def steps(self, end: int) -> list[int]:
+        """That are logged of so many: whoever counts from 1 logs the last one too."""
+        return [step for step in range(self.first, end + 1, self.every) if step < end or self.first == self.every]
+
     def saved(self, output: Path, ranks: int) -> int:
         """Steps that the last whole checkpoint has behind it, 0 without any."""
         numbers = [int(re.findall(r"\d+", str(path.relative_to(output)))[-1]) for path in output.glob(self.checkpoints)]
@@ -65,9 +71,9 @@ class Example:
 
 
 LIST = [
-    Example("transformers", "_tensorboard/*", "checkpoint-*/trainer_state.json", "train/loss", 5, 5),
-    Example("accelerate", "run", "after-*[0-9]", "loss", 0, 1, counts_epochs=True),
-    Example("lightning", "runs/1", "checkpoints/epoch=*.ckpt", "loss", 4, 5, by_torchrun=False),
+    Example("transformers", "_tensorboard/*", "tensorboard", "checkpoint-*/trainer_state.json", "train/loss", 5, 5),
+    Example("accelerate", "run", "tensorboard", "after-*[0-9]", "loss", 0, 1, counts_epochs=True),
+    Example("lightning", "runs/1", "tensorboard/runs", "checkpoints/epoch=*.ckpt", "loss", 4, 5, by_torchrun=False),
 ]
 
 
@@ -129,10 +135,9 @@ def test_an_example_goes_on_after_a_kill(example, ranks, frameworks, tmp_path):
     epochs = saved // batches(ranks) + 2
     train(example.script, *example.arguments(epochs, ranks), cwd=tmp_path, ranks=example.ranks(ranks))
     (run_dir,) = output.glob(example.runs)
-    folder = f"tensorboard/{run_dir.relative_to(output).as_posix()}" if example.framework == "lightning" else None
-    report = judge(run_dir, frameworks, repo="me/digits", folder=folder or f"tensorboard/{run_dir.name}")
+    report = judge(run_dir, frameworks, repo="me/digits", folder=f"{example.folder}/{run_dir.name}")
     assert len([path for path in report.files if "/" not in path]) >= 2, "one event file of each attempt"
-    expected = list(range(example.first, epochs * batches(ranks) + (example.first == example.every), example.every))
+    expected = example.steps(epochs * batches(ranks))
     runs = {".", "rank_00001"} if ranks == 2 and example.framework == "transformers" else {"."}
     assert points(run_dir, example.tag) == dict.fromkeys(runs, expected)
     with tensorboard(run_dir) as ask:
