@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 
 import pytest
@@ -36,12 +37,49 @@ def test_our_writers_load_whoever_comes_first():
         assert succeed(source + "print(issubclass(tensorboardX.SummaryWriter, hf_mpwriter.SummaryWriter))") == "True\n"
 
 
-def test_torch_hands_out_ours_too(monkeypatch):
-    """`from torch.utils.tensorboard import SummaryWriter`, in a program that is not changed."""
-    pytest.importorskip("torch", reason="torch is not installed")
+WITH_TORCH = """
+import hf_mpwriter
+from torch.utils.tensorboard import SummaryWriter as Theirs
+
+theirs = Theirs("theirs")
+hf_mpwriter.patch()
+from torch.utils import tensorboard
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.writer import SummaryWriter as from_its_home
+
+print(SummaryWriter.__module__, from_its_home is SummaryWriter, isinstance(theirs, SummaryWriter))
+theirs.add_hparams({"rate": 0.1}, {"loss": 1.0}, run_name="trial")  # constructs a writer by the name in their module
+theirs.close()
+hf_mpwriter.unpatch()
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.writer import SummaryWriter as from_its_home
+
+print(SummaryWriter is Theirs, from_its_home is Theirs)
+"""
+
+
+@pytest.mark.torch
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
+def test_torch_hands_out_ours_and_its_own_writers_go_on(monkeypatch, tmp_path):
+    """By both names that programs import; a writer of theirs that was made before stays one in all it does."""
     monkeypatch.delenv("PYTHONPATH")
-    source = "import hf_mpwriter\nhf_mpwriter.patch()\nfrom torch.utils.tensorboard import SummaryWriter\n"
-    assert succeed(source + "print(SummaryWriter.__module__)") == "hf_mpwriter.integrations.fromenv\n"
+    monkeypatch.chdir(tmp_path)
+    assert succeed(WITH_TORCH).splitlines() == ["hf_mpwriter.integrations.fromenv True False", "True True"]
+    assert not list(tmp_path.rglob(".hf_mpwriter")), "theirs has called its own writer"
+    assert len(list(tmp_path.rglob("trial/*tfevents*"))) == 1
+
+
+def test_whoever_replaces_the_name_too_has_the_last_word():
+    """Another tool that patches is not undone by `unpatch`, and finds what it has put there."""
+    source = """
+import hf_mpwriter, tensorboardX
+hf_mpwriter.patch()
+tensorboardX.SummaryWriter = "another"
+print(tensorboardX.SummaryWriter)
+hf_mpwriter.unpatch()
+print(tensorboardX.SummaryWriter)
+"""
+    assert succeed(source).split() == ["another", "another"]
 
 
 PROGRAM = """
