@@ -23,7 +23,7 @@ from hf_mpwriter.localhub.accounts import Tokens
 from hf_mpwriter.localhub.faults import GRAMMAR, FaultError, parse
 from hf_mpwriter.localhub.limits import Limits
 from hf_mpwriter.progress import Progress, Report, size_text
-from hf_mpwriter.settings import Destination, Environment, Settings
+from hf_mpwriter.settings import Destination, Environment, Settings, check_repo_id
 from hf_mpwriter.snapshot import LocalFile, Survey
 from hf_mpwriter.spool import Spool
 from hf_mpwriter.trust import check_trust
@@ -277,9 +277,16 @@ def run(*, patch: bool, repo_id: str | None, command: tuple[str, ...]) -> None:
     With --patch, torch's, tensorboardX's and huggingface_hub's writers are ours in all Python programs that it starts.
     A Python that ignores PYTHONPATH (python -I, -E) is not reached.
     """
-    if repo_id:
-        os.environ["HF_MPWRITER_REPO_ID"] = repo_id
+    if repo_id is not None:
+        try:
+            os.environ["HF_MPWRITER_REPO_ID"] = check_repo_id(repo_id)
+        except HfMpWriterError as error:
+            _fail(error)
     if patch:
+        if not os.environ.get("HF_MPWRITER_REPO_ID"):
+            click.echo(
+                "No --repo-id and no HF_MPWRITER_REPO_ID: what names no repository itself stays local.", err=True
+            )
         site = os.path.join(os.path.dirname(__file__), "integrations", "site")
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [site, os.environ.get("PYTHONPATH")]))
     try:

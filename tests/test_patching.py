@@ -111,10 +111,20 @@ def test_a_sitecustomize_of_the_users_runs_as_well(tmp_path, monkeypatch):
     assert result.stdout == "True True\n", result.stderr
 
 
-def test_a_command_that_is_not_there_is_told(tmp_path):
-    """In one line."""
-    command = ["run", "--", str(tmp_path / "nothing")]
-    result = run_python(f"from hf_mpwriter.cli import main\nmain({command!r})")
+@pytest.mark.parametrize(
+    ("arguments", "told"), [(["--", "./nothing"], "No such file"), (["--repo-id", "a b", "--", "true"], "'a b'")]
+)
+def test_what_cannot_be_run_is_told_in_one_line(arguments, told, tmp_path, monkeypatch):
+    """Before anything starts."""
+    monkeypatch.chdir(tmp_path)
+    result = run_python(f"from hf_mpwriter.cli import main\nmain({['run', *arguments]!r})")
     assert result.returncode == 1
-    assert "No such file" in result.stderr
+    assert told in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_whoever_names_no_repository_is_told():
+    """The run would stay on this disk; a program that names one itself is as good."""
+    result = run_python("from hf_mpwriter.cli import main\nmain(['run', '--patch', '--', 'true'])")
+    assert result.returncode == 0
+    assert "HF_MPWRITER_REPO_ID" in result.stderr
