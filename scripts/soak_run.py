@@ -15,42 +15,22 @@ import shutil
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import psutil
 import soak_inside
 
 from hf_mpwriter.identity import host_id
-from hf_mpwriter.localhub import LocalHub
-from hf_mpwriter.localhub.errors import RepoNotFound
+from hf_mpwriter.localhub import LocalHub, View
 from hf_mpwriter.progress import Progress
 from hf_mpwriter.snapshot import LocalFile, Survey
 from hf_mpwriter.spool import Spool
 from hf_mpwriter.testing import check, processes, read_journals
-from hf_mpwriter.testing.oracle import Copy, keys
+from hf_mpwriter.testing.oracle import keys
 
 RANKS = 8
 PATIENCE = 240.0  # seconds for anything to come to its end
-REPO = ("model", soak_inside.REPO)
-
-
-class View:
-    """The oracle's view of the local Hub, straight from its folder."""
-
-    def __init__(self, hub: LocalHub, name: str) -> None:
-        self._store, self._prefix = hub.store, f"tensorboard/{name}/"
-
-    def commits(self) -> list[str]:
-        """Newest first."""
-        with contextlib.suppress(RepoNotFound):
-            return [commit.oid for commit in self._store.commits(*REPO, "main")]
-        return []
-
-    def tree(self, revision: str) -> Mapping[str, Copy]:
-        """Files of the run at one commit."""
-        tree = self._store.tree(*REPO, revision)
-        return {path.removeprefix(self._prefix): entry for path, entry in tree.items() if path.startswith(self._prefix)}
 
 
 def wait_for(condition: Callable[[], object], patience: float = PATIENCE) -> bool:
@@ -263,14 +243,14 @@ class Run:
 
     def judge(self) -> str:
         """Let the oracle judge; a line for the table of runs."""
-        report = check(self.run_dir, View(self.hub, self.name), read_journals(self.journals))
+        report = check(self.run_dir, self._view(), read_journals(self.journals))
         self.records += report.returned
         self.findings += report.problems
         self.findings += [f"in two files: {key}" for key in self._doubled()]
         wait_for(lambda: not processes.left_behind(self.run_dir), 60.0)  # who has left the seat is about to end
         self.findings += [f"left behind: process {pid}" for pid in processes.left_behind(self.run_dir)]
         self.findings += [f"left in the spool: {path}" for path in self._rests()]
-        there = set(self.hub.store.tree(*REPO, "main"))
+        there = set(self.hub.store.tree("model", soak_inside.REPO, "main"))
         self.findings += [f"what others have committed is gone: {path}" for path in sorted(self.theirs - there)]
         return (
             f"{report.returned} returned, {report.lost} lost, {report.duplicated} duplicated, "
@@ -279,8 +259,11 @@ class Run:
 
     def judge_meanwhile(self) -> None:
         """Let the oracle judge what must hold at any time; nobody is at work."""
-        report = check(self.run_dir, View(self.hub, self.name), read_journals(self.journals), drained=False)
+        report = check(self.run_dir, self._view(), read_journals(self.journals), drained=False)
         self.findings += [f"before the end: {problem}" for problem in report.problems]
+
+    def _view(self) -> View:
+        return View(self.hub.store, soak_inside.REPO, f"tensorboard/{self.name}")
 
     def _doubled(self) -> Iterable[tuple[str, int]]:
         """Records that were written again into another file, which the oracle takes for another record."""

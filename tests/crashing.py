@@ -35,11 +35,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
-from test_end_to_end import StoreView
-
 from hf_mpwriter import disk, ledger, locks, records, roster, testing
 from hf_mpwriter.identity import Process, host_id
-from hf_mpwriter.localhub import Store
+from hf_mpwriter.localhub import Store, View
 from hf_mpwriter.settings import Destination, Settings
 from hf_mpwriter.spool import HostSpool, Spool
 
@@ -395,7 +393,7 @@ def _is_over(outcome: Outcome, story: Story, harms: list[Harm], directory: str) 
 
 def judge(spool: Spool, store: Store, destination: Destination, returned: list[testing.journal.Returned]) -> list[str]:
     """What the oracle finds."""
-    view = StoreView(SimpleNamespace(store=store), destination.repo_id, FOLDER)
+    view = View(store, destination.repo_id, FOLDER)
     return testing.check(spool.run_dir, view, returned, attachments=ATTACHMENT.__eq__).problems
 
 

@@ -11,7 +11,7 @@ import pytest
 from conftest import wait_for
 from support import event_file
 from test_cli import run
-from test_end_to_end import LOG_AND_EXIT, StoreView, no_uploader, uploader_pid
+from test_end_to_end import LOG_AND_EXIT, hub_view, no_uploader, uploader_pid
 
 from hf_mpwriter import attachment, locks, testing, uploader
 from hf_mpwriter.decision import Action, decide
@@ -75,7 +75,7 @@ def judge(run_dir, hub, allowed="*"):
     """The oracle's report, attachments included."""
     allows = patterns(allowed)
     report = testing.check(
-        str(run_dir), StoreView(hub), attachments=lambda path: any(Path(path).match(one) for one in allows)
+        str(run_dir), hub_view(hub), attachments=lambda path: any(Path(path).match(one) for one in allows)
     )
     assert report.problems == []
     return report
@@ -109,7 +109,7 @@ def test_the_files_of_add_embedding_arrive_whole(hub, run_dir, start):
     assert config.count(b"embeddings {") == 3
     report = judge(run_dir, hub, ["*.tsv", "*.pbtxt", "*.png"])
     assert len(report.attachments) == 10
-    kinds = {path.rpartition(".")[2]: entry.lfs for path, entry in StoreView(hub).tree("main").items()}
+    kinds = {path.rpartition(".")[2]: entry.lfs for path, entry in hub_view(hub).tree("main").items()}
     assert (kinds["tsv"], kinds["png"]) == (False, True), "both kinds of storage on the Hub"
     wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
     assert copies(run_dir) == []

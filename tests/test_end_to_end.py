@@ -14,6 +14,7 @@ from conftest import wait_for
 
 from hf_mpwriter import ledger, testing
 from hf_mpwriter.errors import SettingsError
+from hf_mpwriter.localhub import View
 from hf_mpwriter.progress import Progress
 from hf_mpwriter.settings import Destination
 from hf_mpwriter.spool import Spool
@@ -39,27 +40,15 @@ while True:
 """
 
 
-class StoreView:
-    """The oracle's view of the local Hub, straight from its folder."""
-
-    def __init__(self, hub, repo="me/run", folder="tensorboard/exp1", branch="main", kind="model"):
-        self._store, self._where, self._branch, self._folder = hub.store, (kind, repo), branch, folder
-
-    def commits(self):
-        """Newest first."""
-        return [commit.oid for commit in self._store.commits(*self._where, self._branch)]
-
-    def tree(self, revision):
-        """Files of the run at one commit."""
-        prefix = f"{self._folder}/" if self._folder else ""
-        tree = self._store.tree(*self._where, revision)
-        return {path[len(prefix) :]: entry for path, entry in tree.items() if path.startswith(prefix)}
+def hub_view(hub, repo="me/run", folder="tensorboard/exp1", branch="main", kind="model"):
+    """What the oracle sees of the local Hub."""
+    return View(hub.store, repo, folder, kind, branch)
 
 
 def judge(run_dir, hub, journals=None, **where):
     """The oracle's report; its problems are the failure message."""
     returned = testing.read_journals(str(journals)) if journals else ()
-    report = testing.check(str(run_dir), StoreView(hub, **where), returned)
+    report = testing.check(str(run_dir), hub_view(hub, **where), returned)
     assert report.problems == []
     return report
 

@@ -19,9 +19,9 @@ from conftest import wait_for
 from test_end_to_end import (
     LOG_AND_EXIT,
     LOG_FOR_EVER,
-    StoreView,
     all_acknowledged,
     event_paths,
+    hub_view,
     judge,
     no_uploader,
     uploader_pid,
@@ -126,7 +126,7 @@ def test_a_late_request_without_a_parent_finds_nothing_longer(hub, run_dir, tmp_
     view, since, applied = Progress(Spool(str(run_dir))), time.time(), answers(hub, 200)
     wait_for(lambda: view.uploader().beat > since + SETTLE / 2, "time to send more")
     assert growing(run_dir) > sum(lengths.values())
-    there = StoreView(hub).tree("main")
+    there = hub_view(hub).tree("main")
     assert all(there[path].size <= length for path, length in lengths.items()), "the same once more, and no more"
     hub.clear_faults()
     wait_for(lambda: answers(hub, 200) > applied, "the late request is applied")
@@ -201,7 +201,7 @@ def test_a_head_that_is_read_stale_does_not_keep_us_out(hub, run_dir, tmp_path, 
     """The Hub goes on telling an old head (a cache): after nothing but 412 the push goes without a parent."""
     worker = start(IMPATIENT + LOG_FOR_EVER, run_dir, tmp_path / "journals")
     wait_for(lambda: acknowledged(run_dir), "a commit")
-    stale = StoreView(hub).commits()[0]
+    stale = hub_view(hub).commits()[0]
     hub.fault(Fault("/revision/main$", "status", "GET", times=0, status=200, body=f'{{"id":"me/run","sha":"{stale}"}}'))
     api.upload_file(path_or_fileobj=b"theirs", path_in_repo="theirs.txt", repo_id="me/run")
     refused = answers(hub, 412)
@@ -250,7 +250,7 @@ def test_what_others_do_to_the_destination_during_the_run_costs_nothing(hub, run
     kill(worker)
     wait_for(lambda: finished(run_dir), "the end")
     report = testing.check(
-        str(run_dir), StoreView(hub, branch=branch), testing.read_journals(str(tmp_path / "journals"))
+        str(run_dir), hub_view(hub, branch=branch), testing.read_journals(str(tmp_path / "journals"))
     )
     gone = [problem for problem in report.problems if problem.endswith("vanished from the Hub")]
     assert report.problems == (gone if change is delete_folder else []), "the history tells what they did"

@@ -21,6 +21,7 @@ with a content-addressed store of its own, and answers that carry the headers an
 | `hub.py` | what all endpoints share: store, secret, tokens, limits, faults |
 | `xet.py`, `shards.py` | uploaded xorbs and shards, and the way back from a sha256 to content |
 | `store.py`, `writing.py`, `blobs.py` | repositories and content on disk; they need neither server nor starlette |
+| `view.py` | a run as the oracle wants to see it |
 | `errors.py` | refusals, with the status and code of the real Hub |
 
 Names resolve on first use: whoever only reads a store does not load the server.
@@ -34,10 +35,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hf_mpwriter.localhub.server import LocalHub, serve
     from hf_mpwriter.localhub.store import Store
+    from hf_mpwriter.localhub.view import View
 
-__all__ = ["LocalHub", "Store", "serve"]
+__all__ = ["LocalHub", "Store", "View", "serve"]
 
-_HOMES = {"LocalHub": "server", "Store": "store", "serve": "server"}
+_HOMES = {"LocalHub": "server", "Store": "store", "View": "view", "serve": "server"}
 
 
 def __getattr__(name: str) -> Any:
