@@ -47,6 +47,10 @@ class Audience:
         """Whether event files of one of them should go at once."""
         return any(self.is_urgent(member, book, settings) for member in members)
 
+    def is_one_orphaned(self, members: Iterable[Member]) -> bool:
+        """Whether one of them has gone, and nobody else will ask for what it logged last."""
+        return any(not member.alive and not self.is_served(member) for member in members)
+
     def is_urgent(self, member: Member, book: Ledger, settings: Settings) -> bool:
         """Whether its event files should go at once."""
         if self.is_served(member):

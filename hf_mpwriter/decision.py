@@ -36,6 +36,7 @@ class Situation:
         settling: whether a request without a parent may still be under way.
         terminating: SIGTERM was received.
         tried: a push or an empty snapshot came after SIGTERM.
+        orphaned: a member has gone, and what it logged last may not be sent.
         attachable: attachments may be looked at or sent.
         starved: they have been due for so long that commits must be taking all the time there is.
         attached: nothing is left to look at or to send of the attachments of those who have gone.
@@ -53,6 +54,7 @@ class Situation:
     settling: bool
     terminating: bool
     tried: bool
+    orphaned: bool = False
     attachable: bool = False
     starved: bool = False
     attached: bool = True
@@ -60,7 +62,7 @@ class Situation:
 
 def decide(s: Situation) -> Action:  # noqa: PLR0911 - one return per action
     """The next action."""
-    if s.terminating and (s.tried or s.now < s.next_try):
+    if s.terminating and (s.now < s.next_try or (s.tried and (s.frozen or not s.orphaned))):
         return Action.LEAVE
     if s.living == 0 and s.now - s.abandoned_since > LINGER:
         return Action.LEAVE

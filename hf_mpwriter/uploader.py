@@ -201,6 +201,7 @@ class Uploader:
             settling=self._frozen_until > 0.0,
             terminating=self._terminating,
             tried=self._tried,
+            orphaned=self._audience.is_one_orphaned(members),
             attachable=self._attaching.is_due(living),
             starved=self._attaching.is_starved(self._settings),
             attached=self._attaching.is_over(living),
@@ -419,16 +420,15 @@ class Uploader:
         self._report("left")
         self._attaching.close()
         locks.release(self._seat)
-        if self._terminating or self._clock() - self._abandoned_since > LINGER:
-            return True
-        if not any(member.alive or not self._audience.is_served(member) for member in self._roster.members()):
+        over = self._terminating or self._clock() - self._abandoned_since > LINGER
+        if over or not any(member.alive or not self._audience.is_served(member) for member in self._roster.members()):
             return True
         if (seat := locks.try_exclusive(self._spool.seat)) is not None:
             self._seat = seat
         return seat is None
 
     def terminate(self) -> None:
-        """SIGTERM: one last snapshot and push, then leave."""
+        """SIGTERM: one last snapshot and push, and what those who have gone left behind, then leave."""
         self._terminating, self._patience = True, 0
         if not self._pace.attempts:  # a wait that is not the Hub's: for the disk, or for a token
             self._pace.hurry()

@@ -125,7 +125,11 @@ def test_what_is_wanted_and_allowed_is_done():
 
 
 def test_a_terminating_uploader_tries_once():
-    """After SIGTERM: at most one more try, then it leaves."""
+    """After SIGTERM: at most one more try, then it leaves, unless somebody has gone whose last events are not sent."""
     for s in ALL:
         if s.terminating and s.tried:
             assert decide(s) is Action.LEAVE
+            abandoned = s.living == 0 and s.now - s.abandoned_since > LINGER
+            stays = s.now >= s.next_try and not s.frozen and not abandoned
+            expected = (Action.PUSH if s.queued and s.fresh else Action.SNAPSHOT) if stays else Action.LEAVE
+            assert decide(replace(s, orphaned=True)) is expected

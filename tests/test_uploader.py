@@ -152,6 +152,50 @@ def test_sigterm_makes_the_uploader_push_once_more_and_leave(hub, run_dir, tmp_p
     worker.process.kill()
 
 
+CHILD_WHEN_TOLD = """
+import multiprocessing, os, sys, time
+from hf_mpwriter import HFSummaryWriter
+writer = HFSummaryWriter("me/run", logdir=sys.argv[1], commit_every=60)
+def log_when_told(step):
+    while not os.path.exists(f"{sys.argv[2]}{step}"):
+        time.sleep(0.02)
+    writer.add_scalar("loss", 1.0, step)
+    print("logged", flush=True)
+log_when_told(1)
+log_when_told(2)
+def log():
+    log_when_told(3)
+    writer.close()
+child = multiprocessing.get_context("fork").Process(target=log)
+child.start()
+child.join()
+print("closed", flush=True)
+time.sleep(100)
+"""
+
+
+def test_an_uploader_that_is_told_to_leave_serves_whoever_goes_meanwhile(hub, run_dir, tmp_path, start):
+    """A child logs and ends while the last push is under way: nobody else would ask for its events."""
+    worker = start(CHILD_WHEN_TOLD, run_dir, tmp_path / "step")
+
+    def log(step):
+        (tmp_path / f"step{step}").touch()
+        assert worker.process.stdout.readline() == "logged\n"
+
+    log(1)
+    wait_for(lambda: acknowledged(run_dir), "the first commit")
+    hub.fault("POST /commit/ hang")
+    log(2)
+    os.kill(uploader_pid(run_dir), signal.SIGTERM)
+    wait_for(lambda: hub.faults()[0].held, "the last push is under way")
+    log(3)
+    assert worker.process.stdout.readline() == "closed\n"
+    hub.clear_faults()
+    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
+    assert sorted(file.hub_events for file in judge(run_dir, hub).files.values()) == [1, 2]
+    worker.process.kill()
+
+
 def bury(run_dir, tmp_path) -> None:
     """Make directories in the run directory of which the innermost is too deep for any path."""
     run_dir.mkdir(parents=True)
