@@ -5,11 +5,11 @@
 It is the Trainer's own TensorBoard callback but for the writer, so it logs the same tags, steps and values.
 
     <output_dir>/_tensorboard/<job, or date and host>/              run directory
-                                            trial_0/                one of a hyper-parameter search
+                              <job, or date and host>_trial_0/      that of a trial of a hyper-parameter search
     <output_dir>/checkpoint-500/trainer_state.json                  {..., "hf_mpwriter": {"run": <its name>}}
 
-- It takes the place of the one that `report_to="tensorboard"` brings: one writer, no event twice.
-- `evaluate()` and `predict()` after `train()` go on in the same run.
+- The one that `report_to="tensorboard"` brings makes no writer beside it: no event twice.
+- `evaluate()` and `predict()` after `train()` go on in the same run; theirs logs nothing of `predict()`.
 - The Trainer uploads nothing that begins with `_`, so no event file is sent twice, or cut in the midst of a record.
 - Whoever resumes from a checkpoint goes on in its run, and what came after the checkpoint is hidden (`purge_step`).
 """
@@ -17,9 +17,11 @@ It is the Trainer's own TensorBoard callback but for the writer, so it logs the 
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -70,7 +72,9 @@ class HubTensorBoardCallback(TensorBoardCallback):
         super().__init__()
         self._options = {"repo_id": repo_id, **options}
         self._all_ranks = all_ranks
-        self._given = self.logging_dir if logdir is None else os.path.expanduser(logdir)
+        given = logdir or self.logging_dir
+        self._given = os.path.abspath(os.path.expanduser(given)) if given else None
+        self.logging_dir = None
         self._run: str | None = None
         self._trials = 0
         self._purge_step: int | None = None
@@ -78,7 +82,6 @@ class HubTensorBoardCallback(TensorBoardCallback):
     def on_init_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """The Trainer is complete: what cannot work is told now."""
         with_destination(self._of(args))
-        _take_over(self)
         if args.push_to_hub and self._given is not None and _pushed_by_the_trainer(args.output_dir, self._given):
             logger.warning(
                 "The Trainer pushes %s too, as a part of %s; a logdir elsewhere, or none, avoids that.",
@@ -88,7 +91,6 @@ class HubTensorBoardCallback(TensorBoardCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Construct the writer; what the arguments and the model are is logged as text."""
-        _take_over(self)
         trial = _trial(state, self._trials)
         self._trials += trial is not None
         self._purge_step = state.global_step + 1 if state.global_step else None
@@ -105,6 +107,10 @@ class HubTensorBoardCallback(TensorBoardCallback):
             self.logging_dir = self._logging_dir(args, state, None)
         super().on_log(args, self._seen(state), control, logs=logs, **kwargs)
 
+    def on_predict(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
+        """Log what `predict()` has measured, as the Trainer does after `evaluate()` only."""
+        self.on_log(args, state, control, logs=metrics, **kwargs)
+
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Ask for a push; what `evaluate()` logs later goes on in the same run."""
         if self.tb_writer is not None:
@@ -118,16 +124,20 @@ class HubTensorBoardCallback(TensorBoardCallback):
         return seen
 
     def _logging_dir(self, args: Any, state: Any, trial: str | None) -> str:
+        return self._run_dir(args, state) + (f"_{trial}" if trial else "")
+
+    def _run_dir(self, args: Any, state: Any) -> str:
         if self._given is not None:
-            return os.path.join(self._given, trial or "")
+            return self._given
         top = Path(args.output_dir, FOLDER)
         saved = state.stateful_callbacks.get(KEY, {}).get("run")
         if saved and (top / saved).is_dir():
             self._run = saved
+            _runs.add(saved)
         elif self._run is None:
-            self._run = _new_run(top)
+            self._run = _new_run()
         state.stateful_callbacks[KEY] = {"run": self._run}
-        return str(top / self._run / (trial or ""))
+        return str(top / self._run)
 
     def _init_summary_writer(self, args: Any) -> None:
         self.tb_writer = SummaryWriter(
@@ -144,21 +154,22 @@ class HubTensorBoardCallback(TensorBoardCallback):
 
 
 def _trial(state: Any, number: int) -> str | None:
-    return (state.trial_name or f"trial_{number}") if state.is_hyper_param_search else None
+    """A trial's name. Its run directory stands beside the others: within one it would be uploaded with that one too."""
+    return (state.trial_name or f"trial_{number}").replace(os.sep, "_") if state.is_hyper_param_search else None
 
 
-_runs: list[Path] = []
+_runs: set[str] = set()
 
 
-def _new_run(top: Path) -> str:
-    """A name that no other callback of this process has; ranks that train one after the other say the same."""
-    first = path = top.absolute() / Path(default_logdir("")).name
+def _new_run() -> str:
+    """A name that no other callback of this process has, as it is one on the Hub too; all ranks count alike."""
+    first = name = Path(default_logdir("")).name
     number = 1
-    while path in _runs:
+    while name in _runs:
         number += 1
-        path = first.with_name(f"{first.name}_{number}")
-    _runs.append(path)
-    return path.name
+        name = f"{first}_{number}"
+    _runs.add(name)
+    return name
 
 
 def _pushed_by_the_trainer(output_dir: str, logdir: str) -> bool:
@@ -166,28 +177,28 @@ def _pushed_by_the_trainer(output_dir: str, logdir: str) -> bool:
     return not relative.startswith(("..", "_"))
 
 
-class _Replaced(TrainerCallback):
-    """In the place of the callback that `report_to="tensorboard"` has brought."""
+def _unless_ours_is_there(theirs: Callable[..., None]) -> Callable[..., None]:
+    """Their callback makes no writer in a Trainer that has ours. One that it was given by the user, it has."""
+
+    @functools.wraps(theirs)
+    def init(callback: TensorBoardCallback, *args: Any) -> None:
+        ours = (isinstance(other, HubTensorBoardCallback) for other in _listeners())
+        if type(callback) is not TensorBoardCallback or not any(ours):
+            theirs(callback, *args)
+
+    return init
 
 
-def _take_over(callback: TrainerCallback) -> None:
-    """Put a callback that does nothing in the place of the Trainer's own; other writers are the user's business.
-
-    The list is being walked through, so its length stays.
-    """
-    handler = _sender()
-    if handler is not None and callback in handler.callbacks:
-        own = [type(other) is TensorBoardCallback and other.tb_writer is None for other in handler.callbacks]
-        handler.callbacks[:] = [
-            _Replaced() if theirs else other for theirs, other in zip(own, handler.callbacks, strict=True)
-        ]
-
-
-def _sender() -> CallbackHandler | None:
-    """Who sends this event. Events do not tell, hence the look at the callers."""
+def _listeners() -> list[TrainerCallback]:
+    """The callbacks of the Trainer that sends this event. Events do not tell, hence the look at the callers."""
     frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - as documented, and faster than inspect.stack
     while frame is not None:
         if isinstance(handler := frame.f_locals.get("self"), CallbackHandler):
-            return handler
+            return list(handler.callbacks)
         frame = frame.f_back
-    return None
+    return []
+
+
+TensorBoardCallback._init_summary_writer = _unless_ours_is_there(  # noqa: SLF001 - ours overrides it too
+    TensorBoardCallback._init_summary_writer  # noqa: SLF001 - likewise
+)
