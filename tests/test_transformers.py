@@ -190,8 +190,9 @@ def test_whoever_resumes_goes_on_in_the_run_of_the_checkpoint(frameworks, tmp_pa
     After a kill, although a Trainer that only evaluated has made another run meanwhile; in the same process; with
     states of callbacks restored. A checkpoint that was made without us begins a run.
     """
-    result = subprocess.run(command(PROGRAM + INTERRUPTED), cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert result.returncode == -signal.SIGKILL, result.stderr
+    interrupted = command(PROGRAM + INTERRUPTED)
+    result = subprocess.run(interrupted, cwd=tmp_path, capture_output=True, timeout=280, check=False)
+    assert result.returncode == -signal.SIGKILL, result.stderr.decode()
     (killed,) = runs(tmp_path / "out")
     (whole,) = runs(tmp_path / "whole")
     assert max(step for _, step, _, _ in logged(killed)) == 15
@@ -209,14 +210,17 @@ def test_whoever_resumes_goes_on_in_the_run_of_the_checkpoint(frameworks, tmp_pa
         assert [step for step, _ in points] == ([10, 20] if tag == "eval/loss" else [*range(1, 21)]), tag
         assert shown(resumed)["."][tag] == shown(whole)["."][tag] == points, tag
         assert shown(foreign)["."][tag] == [(step, value) for step, value in points if step > 10], tag
+    again = [value for _, step, tag, value in logged(whole) if (step, tag) == (15, "train/loss")]
+    assert again == again[:1] * 3, "without a break, resumed in the same process, in another one"
 
 
 RUNS = """
-it = trainer("out", HubTensorBoardCallback("me/run"))
+ours = HubTensorBoardCallback("me/run")
+it = trainer("out", ours)
 it.train()
 it.evaluate()
 it.predict(TESTS)
-trainer("out", HubTensorBoardCallback("me/run")).evaluate()
+trainer("out", ours).evaluate()
 
 it = trainer("search", HubTensorBoardCallback("me/run"), max_steps=3)
 space = lambda trial: {"learning_rate": trial.suggest_float("learning_rate", 1e-3, 1e-1)}
@@ -224,19 +228,21 @@ it.hyperparameter_search(space, n_trials=2, backend="optuna")
 it.hyperparameter_search(space, n_trials=1, backend="optuna", hp_name=lambda trial: f"rate/{trial.number}")
 it.train()
 """
-TRIALS = ("trial_0", "trial_1", "rate_0")
 
 
-def test_each_training_and_each_trial_has_a_run_and_what_is_measured_after_it_is_there_too(frameworks, tmp_path):
+def test_each_training_and_each_trial_has_a_run_and_what_is_measured_later_is_in_it(frameworks, tmp_path):
     """`evaluate()` and `predict()` go on in the run of `train()`; the next Trainer has one of its own, as have trials.
 
-    None lies within another one, or it would be uploaded twice, and no two are in one folder on the Hub.
+    Also with the same callback. None lies within another one, or it would be uploaded twice, and no two have one folder
+    on the Hub.
     """
-    train(PROGRAM + RUNS, cwd=tmp_path)
+    train(PROGRAM + RUNS, cwd=tmp_path, env={"SLURM_JOB_ID": "7"})  # else the names tell the second
     trained, evaluated = runs(tmp_path / "out")
     searched = runs(tmp_path / "search")
-    (base,) = [run.name for run in searched if not run.name.endswith(TRIALS)]
-    assert [run.name for run in searched] == [*(f"{base}_{name}" for name in TRIALS), base]
+    assert [run.name for run in searched] == [
+        *(f"slurm_7_3_{name}" for name in ("trial_0", "trial_1", "rate_0")),
+        "slurm_7_3",
+    ]
     for run in (trained, evaluated, *searched):
         report = judged(frameworks, run)
         assert all("/" not in path for path in report.files)

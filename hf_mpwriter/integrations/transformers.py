@@ -80,8 +80,10 @@ class HubTensorBoardCallback(TensorBoardCallback):
         self._purge_step: int | None = None
 
     def on_init_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """The Trainer is complete: what cannot work is told now."""
+        """The Trainer is complete: it has a run of its own, and what cannot work is told now."""
         with_destination(self._of(args))
+        self.on_train_end(args, state, control)
+        self.tb_writer = self.logging_dir = self._run = None
         if args.push_to_hub and self._given is not None and _pushed_by_the_trainer(args.output_dir, self._given):
             logger.warning(
                 "The Trainer pushes %s too, as a part of %s; a logdir elsewhere, or none, avoids that.",
