@@ -6,8 +6,9 @@ import re
 import signal
 import subprocess
 
+from conftest import wait_for
 from frameworks import command, frameworks, logged, needs, shown, train
-from test_end_to_end import judge
+from test_end_to_end import judge, no_uploader
 
 pytestmark = needs("transformers", "optuna", "sklearn", "tensorboard")
 __all__ = ["frameworks"]  # a fixture
@@ -110,6 +111,21 @@ def test_it_logs_what_theirs_logs_and_theirs_logs_nothing_beside_it(frameworks, 
         assert not (tmp_path / name / "out" / "runs").exists(), name
 
 
+RUNS = """
+ours = HubTensorBoardCallback("me/run")
+it = trainer("out", ours)
+it.train()
+it.evaluate()
+it.predict(TESTS)
+trainer("out", ours).evaluate()
+
+it = trainer("search", HubTensorBoardCallback("me/run"), max_steps=3)
+space = lambda trial: {"learning_rate": trial.suggest_float("learning_rate", 1e-3, 1e-1)}
+it.hyperparameter_search(space, n_trials=2, backend="optuna")
+it.hyperparameter_search(space, n_trials=1, backend="optuna", hp_name=lambda trial: f"rate/{trial.number}")
+it.train()
+"""
+TRIALS = ("trial_0", "trial_1", "rate_0")
 USES = """
 from hf_mpwriter import HFSummaryWriter
 
@@ -121,7 +137,7 @@ class Extra(TrainerCallback):
 
 with HFSummaryWriter("me/run", logdir="beside") as writer:
     os.environ["TENSORBOARD_LOGGING_DIR"] = "beside"
-    it = trainer("out", Extra(writer), report_to="tensorboard")
+    it = trainer("other", Extra(writer), report_to="tensorboard")
     it.train()
     for name, parameter in it.model.named_parameters():
         writer.add_histogram(f"parameters/{name}", parameter, it.state.global_step)
@@ -132,31 +148,60 @@ with HFSummaryWriter("me/run", logdir="beside") as writer:
     del os.environ["TENSORBOARD_LOGGING_DIR"]
 
 writer = HFSummaryWriter("me/run", logdir="passed")
-it = trainer("out", TensorBoardCallback(tb_writer=writer), Extra(writer))
+it = trainer("other", TensorBoardCallback(tb_writer=writer), Extra(writer))
 it.train()
 for name, value in it.evaluate().items():
     writer.add_scalar(f"last/{name}", value, it.state.global_step)
 """
 
 
-def test_what_people_write_today_works_with_our_writer(frameworks, tmp_path):
+def test_each_training_has_a_run_and_what_people_write_today_works_with_our_writer(frameworks, tmp_path):
+    """Which run it is that events land in, and writers that the user has constructed."""
+    train(PROGRAM + RUNS + USES, cwd=tmp_path, env={"SLURM_JOB_ID": "7"})  # else the names of runs tell the second
+    check_runs(frameworks, tmp_path)
+    check_uses(frameworks, tmp_path)
+
+
+def check_runs(hub, top):
+    """`evaluate()` and `predict()` go on in the run of `train()`; the next Trainer has one of its own, as have trials.
+
+    Also with the same callback. None lies within another one, or it would be uploaded twice, and no two have one folder
+    on the Hub.
+    """
+    trained, evaluated = runs(top / "out")
+    searched = runs(top / "search")
+    assert {run.name for run in searched} == {"slurm_7_3", *(f"slurm_7_3_{name}" for name in TRIALS)}
+    for run in (trained, evaluated, *searched):
+        report = judged(hub, run)
+        assert all("/" not in path for path in report.files)
+    seen = shown(trained)["."]
+    assert [step for step, _ in seen["train/loss"]] == [*range(1, 21)]
+    assert [step for step, _ in seen["eval/loss"]] == [10, 20, 20]
+    assert [step for step, _ in seen["test/loss"]] == [20]
+    assert [step for step, _ in shown(evaluated)["."]["eval/loss"]] == [0]
+    points = [shown(run)["."] for run in searched]
+    assert all([step for step, _ in tags["train/loss"]] == [1, 2, 3] for tags in points)
+    assert len({tags["train/learning_rate"][0] for tags in points}) == 3, "in the end, those of the last trial"
+
+
+def check_uses(hub, top):
     """A writer beside `report_to="tensorboard"` in one directory, or passed to their callback; used after `train()`.
 
     Histograms of all parameters, the log replayed, `evaluate()`: all of it is on the Hub, theirs' files too.
     """
-    train(PROGRAM + USES, cwd=tmp_path)
+    wait_for(lambda: no_uploader(top / "beside"), "no end of a process waits for what others write")
     steps = [*range(1, 21)]
-    report = judged(frameworks, tmp_path / "beside")
+    report = judged(hub, top / "beside")
     assert len(report.files) == 3, "of our writer, of theirs, and of theirs after training"
-    seen = shown(tmp_path / "beside")["."]
+    seen = shown(top / "beside")["."]
     for tag in ("extra", "train/loss", "again/loss"):
         assert [step for step, _ in seen[tag]] == steps, tag
     assert seen["again/loss"] == seen["train/loss"]
     assert [step for step, _ in seen["eval/loss"]] == [10, 20, 20]
-    histograms = {tag for _, _, tag, _ in logged(tmp_path / "beside") if tag.startswith("parameters/")}
+    histograms = {tag for _, _, tag, _ in logged(top / "beside") if tag.startswith("parameters/")}
     assert histograms == {f"parameters/body.{layer}.{kind}" for layer in (0, 2) for kind in ("weight", "bias")}
-    judged(frameworks, tmp_path / "passed")
-    seen = shown(tmp_path / "passed")["."]
+    judged(hub, top / "passed")
+    seen = shown(top / "passed")["."]
     for tag in ("extra", "train/loss"):
         assert [step for step, _ in seen[tag]] == steps, tag
     assert [step for step, _ in seen["last/eval_loss"]] == [20]
@@ -212,48 +257,6 @@ def test_whoever_resumes_goes_on_in_the_run_of_the_checkpoint(frameworks, tmp_pa
         assert shown(foreign)["."][tag] == [(step, value) for step, value in points if step > 10], tag
     again = [value for _, step, tag, value in logged(whole) if (step, tag) == (15, "train/loss")]
     assert again == again[:1] * 3, "without a break, resumed in the same process, in another one"
-
-
-RUNS = """
-ours = HubTensorBoardCallback("me/run")
-it = trainer("out", ours)
-it.train()
-it.evaluate()
-it.predict(TESTS)
-trainer("out", ours).evaluate()
-
-it = trainer("search", HubTensorBoardCallback("me/run"), max_steps=3)
-space = lambda trial: {"learning_rate": trial.suggest_float("learning_rate", 1e-3, 1e-1)}
-it.hyperparameter_search(space, n_trials=2, backend="optuna")
-it.hyperparameter_search(space, n_trials=1, backend="optuna", hp_name=lambda trial: f"rate/{trial.number}")
-it.train()
-"""
-
-
-def test_each_training_and_each_trial_has_a_run_and_what_is_measured_later_is_in_it(frameworks, tmp_path):
-    """`evaluate()` and `predict()` go on in the run of `train()`; the next Trainer has one of its own, as have trials.
-
-    Also with the same callback. None lies within another one, or it would be uploaded twice, and no two have one folder
-    on the Hub.
-    """
-    train(PROGRAM + RUNS, cwd=tmp_path, env={"SLURM_JOB_ID": "7"})  # else the names tell the second
-    trained, evaluated = runs(tmp_path / "out")
-    searched = runs(tmp_path / "search")
-    assert [run.name for run in searched] == [
-        *(f"slurm_7_3_{name}" for name in ("trial_0", "trial_1", "rate_0")),
-        "slurm_7_3",
-    ]
-    for run in (trained, evaluated, *searched):
-        report = judged(frameworks, run)
-        assert all("/" not in path for path in report.files)
-    seen = shown(trained)["."]
-    assert [step for step, _ in seen["train/loss"]] == [*range(1, 21)]
-    assert [step for step, _ in seen["eval/loss"]] == [10, 20, 20]
-    assert [step for step, _ in seen["test/loss"]] == [20]
-    assert [step for step, _ in shown(evaluated)["."]["eval/loss"]] == [0]
-    points = [shown(run)["."] for run in searched]
-    assert all([step for step, _ in tags["train/loss"]] == [1, 2, 3] for tags in points)
-    assert len({tags["train/learning_rate"][0] for tags in points}) == 3, "the last trial's settings remain"
 
 
 ADDRESSED = """
