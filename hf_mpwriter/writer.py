@@ -46,7 +46,12 @@ def default_logdir(comment: str) -> str:
     return os.path.join("runs", name + comment)
 
 
-def _absolute(logdir: str | os.PathLike[str]) -> str:
+def absolute(logdir: str | os.PathLike[str]) -> str:
+    """A logdir as it is used.
+
+    Raises:
+        LogdirError: it is a URL.
+    """
     text = os.fspath(logdir)
     if "://" in text:
         raise LogdirError(f"The logdir {text!r} is a URL.", hint="Use a directory; repo_id= sends it to the Hub.")
@@ -128,7 +133,7 @@ class SummaryWriter(Adders):
         if not (comet_config or {"disabled": True}).get("disabled"):
             raise SettingsError("comet_config asks for Comet.", hint="hf_mpwriter does not log to Comet.")
         environment = Environment.read()
-        run_dir = _absolute(logdir or log_dir or default_logdir(comment or ""))
+        run_dir = absolute(logdir or log_dir or default_logdir(comment or ""))
         waits = environment.exit_timeout if exit_timeout is None else exit_timeout
         settings = Settings(
             commit_every=commit_every,

@@ -5,15 +5,17 @@
 It is Lightning's own TensorBoard logger but for the writer, so it logs the same tags, steps and values. The run
 directory is `<save_dir>/<name>/<version>`, as theirs; on the Hub it is `tensorboard/<name>/<version>`. Whoever resumes
 names the version: `Trainer.fit(ckpt_path=...)` then hides what came after the checkpoint (`purge_step`). With Fabric,
-pass `purge_step` yourself.
+and with `Trainer(enable_autolog_hparams=False)`, pass `purge_step` yourself.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from pathlib import Path
 from typing import Any
 
+from hf_mpwriter.identity import initial_environment
 from hf_mpwriter.integrations import require
 
 require("lightning")
@@ -24,7 +26,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from hf_mpwriter.integrations.fromenv import with_destination
-from hf_mpwriter.writer import SummaryWriter
+from hf_mpwriter.writer import SummaryWriter, absolute
 
 
 class HubTensorBoardLogger(TensorBoardLogger):
@@ -43,6 +45,7 @@ class HubTensorBoardLogger(TensorBoardLogger):
 
     Raises:
         SettingsError: nothing names a repository.
+        LogdirError: save_dir is a URL.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class HubTensorBoardLogger(TensorBoardLogger):
         sub_dir: str | os.PathLike[str] | None = None,
         **kwargs: Any,
     ) -> None:
+        absolute(save_dir)
         options = with_destination(kwargs)
         self._experiment: SummaryWriter | None
         super().__init__(save_dir, name, version, log_graph, default_hp_metric, prefix, sub_dir, **options)
@@ -65,14 +69,23 @@ class HubTensorBoardLogger(TensorBoardLogger):
     def experiment(self) -> SummaryWriter:
         """The writer; on other ranks than the first one something that does nothing."""
         if self._experiment is None:
+            _take_the_first_rank()
             self._experiment = self._writer()
         return self._experiment
 
     def _writer(self, **options: Any) -> SummaryWriter:
-        above = Path(os.path.relpath(self.log_dir, self.save_dir)).parent
+        top = absolute(os.path.expandvars(self.save_dir))
+        above = Path(os.path.relpath(self.log_dir, top)).parent
         return SummaryWriter(
             self.log_dir, **{"path_in_repo": Path("tensorboard", above).as_posix()} | self._kwargs | options
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a process that will train in the place of this one: it takes over the run directory, too."""
+        if self._experiment is not None:
+            self._experiment.close()
+        state: dict[str, Any] = super().__getstate__()
+        return state
 
     @rank_zero_only
     def log_graph(self, model: Any, input_array: Any = None) -> None:
@@ -88,6 +101,13 @@ class HubTensorBoardLogger(TensorBoardLogger):
         self._experiment = self._writer(purge_step=step)
 
 
+def _take_the_first_rank() -> None:
+    """Ranks that Lightning has spawned (`ddp_spawn`) are told a local rank only, and would count as children."""
+    given = os.environ.get("LOCAL_RANK") != initial_environment().get("LOCAL_RANK")
+    if given and multiprocessing.parent_process() is not None:
+        os.environ.setdefault("RANK", "0")
+
+
 class _Resume(Callback):
     """Tells the logger where a fit goes on, when the checkpoint is restored and before others log."""
 
@@ -99,5 +119,14 @@ class _Resume(Callback):
         """Purge, once: the Trainer keeps its callbacks for the next fit."""
         logger, self._logger = self._logger, None
         if logger is not None and trainer.ckpt_path:
-            # with several optimizers global_step counts faster than the step that is logged
-            logger.purge(getattr(trainer.fit_loop.epoch_loop, "_batches_that_stepped", trainer.global_step))
+            logger.purge(_next_step(trainer, pl_module))
+
+
+def _next_step(trainer: Any, module: Any) -> int:
+    """The first step that will be logged again.
+
+    With manual optimization global_step counts every optimizer; batches are logged. `_batches_that_stepped` is not what
+    it was when the checkpoint was written: Lightning puts that right later.
+    """
+    done = trainer.fit_loop.epoch_loop.batch_progress.total.processed
+    return int(trainer.global_step if module.automatic_optimization else done)
