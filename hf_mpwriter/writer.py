@@ -285,7 +285,7 @@ class SummaryWriter(Adders):
         state = {name: value for name, value in self.__dict__.items() if name not in _PROCESS_STATE}
         state |= {"file_writer": None, "all_writers": None, "_closed": False}
         state["_attempt_began"] = self._worker.began if self._worker else None
-        if not _spawning():
+        if not spawning():
             state["_token"] = None  # a token is never in a file
         return _arrive, (type(self), state)
 
@@ -301,7 +301,7 @@ def _arrive(cls: type[SummaryWriter], state: dict[str, Any]) -> SummaryWriter:
     return writer
 
 
-def _spawning() -> bool:
+def spawning() -> bool:
     """Whether a process is being started right now, so that a pickle goes to it and nowhere else."""
     from multiprocessing import context
 

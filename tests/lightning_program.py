@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pickle
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -193,6 +194,13 @@ def refusals() -> None:
             print(json.dumps(["refusals", type(error).__name__, str(error)]))
 
 
+def pickled() -> None:
+    """What becomes of a token."""
+    logger = HubTensorBoardLogger("runs", repo_id="me/run", token="hf_secret", commit_every=2.0)
+    kept = pickle.dumps(logger)
+    print(json.dumps(["pickled", b"hf_secret" in kept, pickle.loads(kept)._kwargs]))  # noqa: S301 - our own
+
+
 class Started(Callback):
     """Logs where a fit starts."""
 
@@ -277,7 +285,7 @@ def ddp_spawn() -> None:
     logger.log_metrics({"later": 1.0}, 100)
 
 
-SCENARIOS = {equal, fabric, folders, refusals, first, second, without_checkpoint, ddp, ddp_fork, ddp_spawn}
+SCENARIOS = {equal, fabric, folders, refusals, pickled, first, second, without_checkpoint, ddp, ddp_fork, ddp_spawn}
 
 if __name__ == "__main__":
     for argument in sys.argv[1:]:

@@ -29,7 +29,7 @@ def run(hub, cwd, *scenarios):
 @pytest.fixture
 def trained(frameworks, tmp_path):  # noqa: F811 - the fixture that is imported
     """One process, many runs."""
-    scenarios = ("equal", "fabric", "folders", "refusals", "first", "without_checkpoint", "ddp_fork")
+    scenarios = ("equal", "fabric", "folders", "refusals", "pickled", "first", "without_checkpoint", "ddp_fork")
     return run(frameworks, tmp_path, *scenarios)
 
 
@@ -105,6 +105,11 @@ def test_what_is_wrong_is_told_when_the_logger_is_constructed(trained):
     assert "colour" in unknown[1]
     assert url[0] == "LogdirError"
     assert "s3://bucket/runs" in url[1]
+
+
+def test_no_token_is_in_a_pickle_of_a_logger(trained):
+    """All else that it was given is."""
+    assert ["pickled", False, {"repo_id": "me/run", "token": None, "commit_every": 2.0}] in trained[2]
 
 
 def test_fabric_logs_to_two_loggers_and_goes_on_where_it_is_told(trained):

@@ -8,12 +8,15 @@
     accelerator = Accelerator(log_with=HubTensorBoardTracker("exp1", "runs", repo_id="me/run"))     # or so
 
 It is Accelerate's own TensorBoard tracker but for the writer, so it logs the same tags, steps and values, and like that
-one on the main process only. Whoever resumes passes `purge_step`, the first step that will be logged again.
+one on the main process only; truth values of the configuration stay what they are, where torch writes 0 and 1. The run
+directory is `<project_dir>/<run_name>`, as theirs; on the Hub it is `tensorboard/<run_name>`. Whoever resumes passes
+`purge_step`, the first step that will be logged again.
 """
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 from hf_mpwriter.integrations import require
@@ -49,7 +52,8 @@ class HubTensorBoardTracker(TensorBoardTracker):
     def start(self) -> None:
         """Construct the writer."""
         self.logging_dir = os.path.join(self.logging_dir_param, self.run_name)
-        self.writer = SummaryWriter(self.logging_dir, **self.init_kwargs)
+        folder = Path("tensorboard", Path(self.run_name).parent).as_posix()
+        self.writer = SummaryWriter(self.logging_dir, **{"path_in_repo": folder} | self.init_kwargs)
 
 
 register_tracker_class(HubTensorBoardTracker)

@@ -26,7 +26,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from hf_mpwriter.integrations.fromenv import with_destination
-from hf_mpwriter.writer import SummaryWriter, absolute
+from hf_mpwriter.writer import SummaryWriter, absolute, spawning
 
 
 class HubTensorBoardLogger(TensorBoardLogger):
@@ -85,6 +85,8 @@ class HubTensorBoardLogger(TensorBoardLogger):
         if self._experiment is not None:
             self._experiment.close()
         state: dict[str, Any] = super().__getstate__()
+        if not spawning():
+            state["_kwargs"] = {**self._kwargs, "token": None}  # a token is never in a file
         return state
 
     @rank_zero_only
