@@ -2,10 +2,11 @@
 
     trainer = Trainer(logger=HubTensorBoardLogger("runs", name="digits", repo_id="me/run"))
 
-It is Lightning's own TensorBoard logger but for the writer, so it logs the same tags, steps and values. The run
-directory is `<save_dir>/<name>/<version>`, as theirs; on the Hub it is `tensorboard/<name>/<version>`. Whoever resumes
-names the version: `Trainer.fit(ckpt_path=...)` then hides what came after the checkpoint (`purge_step`). With Fabric,
-and with `Trainer(enable_autolog_hparams=False)`, pass `purge_step` yourself.
+It is Lightning's own TensorBoard logger but for the writer, so it logs the same tags, steps and values; only the runs of
+a dictionary are `many/a`, as tensorboardX names them, where torch has `many_a`. The run directory is
+`<save_dir>/<name>/<version>`, as theirs; on the Hub it is `tensorboard/<name>/<version>`. Whoever resumes names the
+version: `Trainer.fit(ckpt_path=...)` then hides what came after the checkpoint (`purge_step`). With Fabric, and with
+`Trainer(enable_autolog_hparams=False)`, pass `purge_step` yourself.
 """
 
 from __future__ import annotations
