@@ -8,6 +8,7 @@ attachments too, which belong to nobody: as they are when the wait begins, or as
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable
 
@@ -68,6 +69,7 @@ def wait(spool: Spool, lengths: dict[str, int], timeout: float, role: Role, look
         KeyboardInterrupt: the user ended the wait; the message has been given.
     """
     view, began, timeout = Progress(spool), time.monotonic(), 0.0 if is_offline() else timeout
+    lengths = _without_removed(spool, view, lengths, role)
     asked = view.changes(lengths)
     announced = not speaks(role)
 
@@ -83,6 +85,29 @@ def wait(spool: Spool, lengths: dict[str, int], timeout: float, role: Role, look
     finally:
         if (missing := view.missing(lengths, asked=asked)) and speaks(role):
             _report(spool, view, missing)
+
+
+def _without_removed(spool: Spool, view: Progress, lengths: dict[str, int], role: Role) -> dict[str, int]:
+    """Nobody can bring to the Hub what was removed, such as a temporary directory that is over: that is told."""
+    missing = view.missing(lengths)
+    gone = {path: missing[path] for path in missing if _is_gone(os.path.join(spool.run_dir, path))}
+    if gone and speaks(role):
+        logger.warning(
+            "%s in %d file%s of %s were removed before they were known to be on the Hub",
+            size_text(sum(gone.values())),
+            len(gone),
+            "s" if len(gone) > 1 else "",
+            spool.run_dir,
+        )
+    return {path: length for path, length in lengths.items() if path not in gone}
+
+
+def _is_gone(path: str) -> bool:
+    try:
+        os.lstat(path)
+    except OSError as error:
+        return isinstance(error, FileNotFoundError)
+    return False
 
 
 def _report(spool: Spool, view: Progress, missing: dict[str, int]) -> None:

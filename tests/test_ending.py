@@ -104,6 +104,21 @@ for writer in writers:
     assert (code, said.count(ANNOUNCED), said.count(TOLD)) == (0, 1, 3), said
 
 
+def test_nobody_waits_for_what_was_removed(nobody, run_dir, start):
+    """A temporary directory that is over before the Hub had it: told in one line, and the end is not held up."""
+    source = """
+import shutil, sys
+from hf_mpwriter import HFSummaryWriter
+writer = HFSummaryWriter("me/run", logdir=sys.argv[1])
+writer.add_scalar("loss", 1.0, 1)
+writer.close()
+shutil.rmtree(sys.argv[1], ignore_errors=True)  # the uploader may be about to write there
+shutil.rmtree(sys.argv[1], ignore_errors=True)
+"""
+    code, _, said = start(source, run_dir).finish()
+    assert (code, said.count("were removed"), said.count(ANNOUNCED), said.count(TOLD)) == (0, 1, 0, 0), said
+
+
 @pytest.mark.parametrize("what", ["open(cards, 'w').close()", "os.symlink(cards, cards)"])
 def test_a_damaged_spool_does_not_break_the_end(nobody, run_dir, start, what):
     """Garbage in the place of the cards: training ends well, the message is given."""

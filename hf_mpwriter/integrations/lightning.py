@@ -41,8 +41,8 @@ class HubTensorBoardLogger(TensorBoardLogger):
         default_hp_metric: whether hyper-parameters without a metric get one.
         prefix: of all metrics.
         sub_dir: below the directory of the version.
-        **kwargs: arguments of `SummaryWriter`, such as `repo_id`; without that one the destination is in the
-            environment, see `fromenv`.
+        repo_id: repository; without it the destination is in the environment, see `fromenv`.
+        **kwargs: other arguments of `SummaryWriter`.
 
     Raises:
         SettingsError: nothing names a repository.
@@ -58,12 +58,13 @@ class HubTensorBoardLogger(TensorBoardLogger):
         default_hp_metric: bool = True,
         prefix: str = "",
         sub_dir: str | os.PathLike[str] | None = None,
+        repo_id: str | None = None,
         **kwargs: Any,
     ) -> None:
         absolute(save_dir)
-        options = with_destination(kwargs)
         self._experiment: SummaryWriter | None
-        super().__init__(save_dir, name, version, log_graph, default_hp_metric, prefix, sub_dir, **options)
+        kwargs = with_destination({"repo_id": repo_id, **kwargs})  # by this name LightningCLI knows what may be given
+        super().__init__(save_dir, name, version, log_graph, default_hp_metric, prefix, sub_dir, **kwargs)
 
     @property
     @rank_zero_experiment
