@@ -53,4 +53,5 @@ class EnvironmentWriter(SummaryWriter):
     """A `SummaryWriter` whose destination is in the environment; without one it is local."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **_merged(kwargs, os.environ))
+        kwargs = _merged(kwargs, os.environ)  # by this name LightningCLI knows what may be given
+        super().__init__(*args, **kwargs)

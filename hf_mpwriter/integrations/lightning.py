@@ -21,9 +21,11 @@ from hf_mpwriter.integrations import require
 
 require("lightning")
 
+from lightning.fabric.loggers import TensorBoardLogger as FabricLogger
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.core.module import _jit_is_scripting
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from hf_mpwriter.integrations.fromenv import with_destination
@@ -95,7 +97,11 @@ class HubTensorBoardLogger(TensorBoardLogger):
     def log_graph(self, model: Any, input_array: Any = None) -> None:
         """Log the graph. The Trainer calls this before it trains, whatever is logged: the time to meet it."""
         trainer = getattr(model, "_trainer", None)
-        if trainer is not None and trainer.state.fn == "fit":
+        if trainer is None:  # Fabric calls nothing by itself: somebody wants the graph, of any module
+            with _jit_is_scripting():  # a LightningModule can be traced without its Trainer, then
+                FabricLogger.log_graph(self, model, input_array)
+            return
+        if trainer.state.fn == "fit":
             trainer.callbacks.insert(0, _Resume(self))
         super().log_graph(model, input_array)
 
