@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from filelock import FileLock
 from support import events
+
+from hf_mpwriter.localhub import LocalHub, Store
 
 EXAMPLES = Path(__file__).parent.parent / "scripts" / "examples"
 
@@ -51,6 +56,27 @@ def train(program: str | Path, *arguments: object, cwd: Path, ranks: int = 1, en
     )
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
     return result.stdout
+
+
+@pytest.fixture(scope="session")
+def common(tmp_path_factory) -> Path:
+    """A directory of all processes that run tests, for what takes long and is made once."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+def train_once(program: Path, *scenarios: str, cwd: Path) -> tuple[SimpleNamespace, Path, list[list]]:
+    """Run scenarios of a program, unless another test has: the Hub's store, the directory, what was said in JSON."""
+    place = cwd / program.stem
+    place.mkdir(exist_ok=True)
+    root, said = place / f"hub_{scenarios[0]}", place / f"said_{scenarios[0]}"
+    with FileLock(f"{said}.lock"):
+        if not said.exists():
+            with LocalHub(root) as hub:
+                told = train(program, *scenarios, cwd=place, env={"HF_ENDPOINT": hub.endpoint})
+            said.write_text(told)
+    lines = [json.loads(line) for line in said.read_text().splitlines() if line.startswith("[")]
+    return SimpleNamespace(store=Store(root)), place, lines
 
 
 def logged(logdir: str | Path) -> list[tuple[str, int, str, object]]:

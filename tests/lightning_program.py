@@ -263,12 +263,6 @@ def without_checkpoint() -> None:
             fit(HubTensorBoardLogger("resumed", "", "anew", repo_id="me/resumed"), attempt=number, max_epochs=1)
 
 
-def ddp() -> None:
-    """Two processes: Lightning starts this program again."""
-    trainer = fit(HubTensorBoardLogger("ranks", "", "ddp", repo_id="me/ddp"), strategy="ddp", devices=2)
-    trainer.test(trainer.lightning_module, loaders()[1], verbose=False)
-
-
 def ddp_fork() -> None:
     """Two processes that are forked, and two others for the test."""
     with without_hub():
@@ -285,7 +279,7 @@ def ddp_spawn() -> None:
     logger.log_metrics({"later": 1.0}, 100)
 
 
-SCENARIOS = {equal, fabric, folders, refusals, pickled, first, second, without_checkpoint, ddp, ddp_fork, ddp_spawn}
+SCENARIOS = {equal, fabric, folders, refusals, pickled, first, second, without_checkpoint, ddp_fork, ddp_spawn}
 
 if __name__ == "__main__":
     for argument in sys.argv[1:]:

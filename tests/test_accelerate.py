@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 import pytest
-from frameworks import frameworks, logged, needs, shown, train  # noqa: F401 - a fixture is among them
+from frameworks import common, frameworks, logged, needs, shown, train, train_once  # noqa: F401 - fixtures among them
 from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 from tensorboardX.proto.summary_pb2 import Summary
 from test_end_to_end import judge
@@ -16,16 +15,12 @@ pytestmark = needs("accelerate", "sklearn", "tensorboard")
 
 PROGRAM = Path(__file__).parent / "accelerate_program.py"
 RUN = "group/run"
-_trained: list[tuple] = []
 
 
 @pytest.fixture
-def trained(frameworks, tmp_path):  # noqa: F811 - the fixture that is imported
-    """One process for all tests of this one: hub, directory, what was said."""
-    if not _trained:
-        said = train(PROGRAM, "equal", "others", "refusals", "first", cwd=tmp_path).splitlines()
-        _trained.append((frameworks, tmp_path, [json.loads(line) for line in said if line.startswith("[")]))
-    return _trained[0]
+def trained(frameworks, common):  # noqa: F811 - a fixture that is imported
+    """One process for all tests of this module: hub, directory, what was said."""
+    return train_once(PROGRAM, "equal", "others", "refusals", "first", cwd=common)
 
 
 def named(found):
@@ -85,10 +80,10 @@ def test_what_is_wrong_is_told_when_the_trackers_are_made(trained):
     assert "colour" in unknown[1]
 
 
-def test_two_processes_that_go_on_with_a_run_show_every_step_once(trained, frameworks):  # noqa: F811 - imported
-    """By purge_step, in the run itself and in those of its dictionaries; the main one logs, and the other nothing."""
+def test_whoever_goes_on_with_a_run_shows_every_step_once(trained, frameworks):  # noqa: F811 - imported
+    """By purge_step, in the run itself and in those of its dictionaries."""
     _, top, _ = trained
-    train(PROGRAM, "second", cwd=top, ranks=2)
+    train(PROGRAM, "second", cwd=top)
     run_dir = top / "resumed" / RUN
     found = shown(run_dir)
     points = [(step, 0.0 if step < 3 else 3.0) for step in range(9)]

@@ -106,11 +106,13 @@ def kill_amid_training(process: subprocess.Popen, example: Example, output: Path
 
     def killed() -> int:
         assert process.poll() is None, (output.parent / "log").read_text()[-3000:]
+        if not example.saved(output, ranks):
+            return 0
         with standing(process) as family:
             saved = example.saved(output, ranks)
-            runs = list(output.glob(example.runs)) if saved else []
-            logged = max((steps[-1] for run in runs for steps in points(run, example.tag).values()), default=0)
-            if saved and logged >= saved + example.every:
+            runs = [points(run, example.tag) for run in output.glob(example.runs)]
+            logged = max((steps[-1] for run in runs for steps in run.values()), default=0)
+            if logged >= saved + example.every:
                 for member in family:
                     member.kill()
                 return saved
@@ -140,6 +142,7 @@ def test_an_example_goes_on_after_a_kill(example, ranks, frameworks, tmp_path):
     expected = example.steps(epochs * batches(ranks))
     runs = {".", "rank_00001"} if ranks == 2 and example.framework == "transformers" else {"."}
     assert points(run_dir, example.tag) == dict.fromkeys(runs, expected)
+    assert {path.name for path in run_dir.glob("*_0*")} == runs - {"."}, "no other process has left anything"
     with tensorboard(run_dir) as ask:
         for run in runs:
             shows = lambda run=run: ask("plugin/scalars/scalars", run=run, tag=example.tag) or []  # noqa: E731 - short

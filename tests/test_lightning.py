@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import csv
-import json
 from pathlib import Path
 
 import pytest
-from frameworks import frameworks, logged, needs, shown, train  # noqa: F401 - a fixture is among them
+from frameworks import common, frameworks, logged, needs, shown, train, train_once  # noqa: F401 - fixtures among them
 from support import events
 from test_end_to_end import judge
 
@@ -15,28 +14,19 @@ pytestmark = needs("lightning", "pytorch_lightning", "sklearn", "tensorboard")
 
 PROGRAM = Path(__file__).parent / "lightning_program.py"
 RUN = "digits/version_0"
-_trained: dict[str, tuple] = {}
-
-
-def run(hub, cwd, *scenarios):
-    """Once for all tests of this process, for an import of Lightning takes its time: hub, directory, what was said."""
-    if scenarios[0] not in _trained:
-        said = train(PROGRAM, *scenarios, cwd=cwd)
-        _trained[scenarios[0]] = hub, cwd, [json.loads(line) for line in said.splitlines() if line.startswith("[")]
-    return _trained[scenarios[0]]
 
 
 @pytest.fixture
-def trained(frameworks, tmp_path):  # noqa: F811 - the fixture that is imported
+def trained(frameworks, common):  # noqa: F811 - a fixture that is imported
     """One process, many runs."""
     scenarios = ("equal", "fabric", "folders", "refusals", "pickled", "first", "without_checkpoint", "ddp_fork")
-    return run(frameworks, tmp_path, *scenarios)
+    return train_once(PROGRAM, *scenarios, cwd=common)
 
 
 @pytest.fixture
-def resumed(trained, frameworks):  # noqa: F811 - the fixture that is imported
+def resumed(trained, common):  # noqa: F811 - a fixture that is imported
     """Another process, which goes on with what the first has begun."""
-    return run(frameworks, trained[1], "second", "ddp_spawn")
+    return train_once(PROGRAM, "second", "ddp_spawn", cwd=common)
 
 
 def as_theirs(found):
@@ -171,15 +161,8 @@ def only_the_run_itself(run_dir, steps):
     return found["."]
 
 
-def test_of_two_processes_the_first_logs(frameworks, tmp_path):  # noqa: F811 - the fixture that is imported
-    """Under the strategy ddp; the other leaves nothing."""
-    train(PROGRAM, "ddp", cwd=tmp_path)
-    assert "test" in only_the_run_itself(tmp_path / "ranks" / "ddp", 6)
-    judge(tmp_path / "ranks" / "ddp", frameworks, repo="me/ddp", folder="tensorboard/ddp")
-
-
 def test_of_two_processes_that_are_forked_the_first_logs(trained):
-    """As in a notebook; those that test come after those that train, into the same run."""
+    """As in a notebook; those that test come after those that train, into the same run. test_examples has the rest."""
     assert "test" in only_the_run_itself(trained[1] / "ranks" / "ddp_fork", 6)
 
 

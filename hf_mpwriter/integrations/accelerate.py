@@ -10,8 +10,8 @@
 It is Accelerate's own TensorBoard tracker but for the writer, so it logs the same tags, steps and values, and like that
 one on the main process only. As with tensorboardX, the runs of a dictionary are `many/a`, where torch has `many_a`, and
 truth values of the configuration stay what they are, where torch writes 0 and 1. The run directory is
-`<project_dir>/<run_name>`, as theirs; on the Hub it is `tensorboard/<run_name>`. Whoever resumes passes `purge_step`, the
-first step that will be logged again.
+`<project_dir>/<run_name>`, as theirs; on the Hub it is `tensorboard/<run_name>`. Whoever resumes passes `purge_step`,
+the first step that will be logged again.
 """
 
 from __future__ import annotations

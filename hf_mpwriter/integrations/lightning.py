@@ -2,8 +2,8 @@
 
     trainer = Trainer(logger=HubTensorBoardLogger("runs", name="digits", repo_id="me/run"))
 
-It is Lightning's own TensorBoard logger but for the writer, so it logs the same tags, steps and values; only the runs of
-a dictionary are `many/a`, as tensorboardX names them, where torch has `many_a`. The run directory is
+It is Lightning's own TensorBoard logger but for the writer, so it logs the same tags, steps and values; only the runs
+of a dictionary are `many/a`, as tensorboardX names them, where torch has `many_a`. The run directory is
 `<save_dir>/<name>/<version>`, as theirs; on the Hub it is `tensorboard/<name>/<version>`. Whoever resumes names the
 version: `Trainer.fit(ckpt_path=...)` then hides what came after the checkpoint (`purge_step`). With Fabric, and with
 `Trainer(enable_autolog_hparams=False)`, pass `purge_step` yourself.
@@ -25,7 +25,6 @@ from lightning.fabric.loggers import TensorBoardLogger as FabricLogger
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.core.module import _jit_is_scripting
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from hf_mpwriter.integrations.fromenv import with_destination
@@ -98,6 +97,8 @@ class HubTensorBoardLogger(TensorBoardLogger):
         """Log the graph. The Trainer calls this before it trains, whatever is logged: the time to meet it."""
         trainer = getattr(model, "_trainer", None)
         if trainer is None:  # Fabric calls nothing by itself: somebody wants the graph, of any module
+            from lightning.pytorch.core.module import _jit_is_scripting
+
             with _jit_is_scripting():  # a LightningModule can be traced without its Trainer, then
                 FabricLogger.log_graph(self, model, input_array)
             return
