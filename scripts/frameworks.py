@@ -8,14 +8,14 @@
 
     scripts/frameworks.py --own-tests lightning fabric                  some of them
     scripts/frameworks.py --own-tests accelerate --source accelerate=DIR    sources that are there already
-    scripts/frameworks.py --matrix --keep DIR                           the environments are kept, and used again
+    scripts/frameworks.py --matrix --keep DIR                           work there; environments are used again
 
 --own-tests clones the tag of the installed version from github.com. What their tests need and is not installed fails
 with theirs, too: `pip install 'jsonargparse[signatures]' omegaconf pandas` is for Lightning's. --matrix needs a package
 index, and 2 GB of disk for each environment.
 
 Exit code 0 if every test that passes with theirs passes with ours, but those in EXPECTED, everything that these tests
-logged is on the (local) Hub, and the tests of the matrix pass; 3 if not: the logs are kept. 1: it could not be run.
+logged is on the (local) Hub, and the tests of the matrix pass; 1 if not: the logs are kept. 2: it could not be run.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from pathlib import Path
 import frameworks_tests as tests
 from frameworks_matrix import TroubleError, matrix
 from frameworks_tests import COLUMNS, SUITES
-from sabotage import FOUND
 
 
 def own_tests(names: list[str], given: dict[str, Path], directory: Path) -> list[str]:
@@ -59,7 +58,12 @@ def parse() -> argparse.Namespace:
     kinds = parser.add_mutually_exclusive_group(required=True)
     kinds.add_argument("--own-tests", nargs="*", choices=SUITES, help="run the frameworks' own tests (of all)")
     kinds.add_argument("--matrix", action="store_true", help="run our tests with other versions")
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="where the environments are, before and after")
+    parser.add_argument(
+        "--keep",
+        type=lambda path: Path(path).absolute(),
+        metavar="DIR",
+        help="where to work; what is there is used again",
+    )
     parser.add_argument("--source", type=named_directory, action="append", default=[], metavar="NAME=DIR")
     return parser.parse_args()
 
@@ -67,20 +71,22 @@ def parse() -> argparse.Namespace:
 def main() -> int:
     """Run what was asked for, print the tables, tell what must not be."""
     options = parse()
-    directory = Path(tempfile.mkdtemp(prefix="frameworks_"))
+    directory = options.keep or Path(tempfile.mkdtemp(prefix="frameworks_"))
+    directory.mkdir(parents=True, exist_ok=True)
     try:
         if options.matrix:
-            problems = matrix(options.keep or directory)
+            problems = matrix(directory)
         else:
             problems = own_tests(options.own_tests, dict(options.source), directory)
     except TroubleError as trouble:
         print(f"{trouble}\nLogs: {directory}", file=sys.stderr)
-        return 1
+        return 2
     print("", *problems, sep="\n")
     if problems:
         print(f"{len(problems)} problems; logs: {directory}")
-        return FOUND
-    shutil.rmtree(directory)
+        return 1
+    if not options.keep:
+        shutil.rmtree(directory)
     return 0
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -115,6 +116,7 @@ class Bench:
             TroubleError: nothing was run, or not with the writers that it is about.
         """
         place = self._directory / self._name / column
+        shutil.rmtree(place, ignore_errors=True)
         (place / "home").mkdir(parents=True)
         with LocalHub(place / "hub") as hub, open(place / "log", "wb") as log:
             subprocess.run(

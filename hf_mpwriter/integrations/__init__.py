@@ -13,7 +13,7 @@ No framework is imported before its module is.
 
 from __future__ import annotations
 
-MINIMUM = {"accelerate": "1.15", "lightning": "2.4", "transformers": "5.18"}  # the oldest that work; as in setup.cfg
+MINIMUM = {"accelerate": "1.15", "lightning": "2.6", "transformers": "5.18"}  # the oldest that work; as in setup.cfg
 
 
 def require(package: str) -> None:
