@@ -27,11 +27,18 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3)
     options = parser.parse_args()
     set_seed(1)
-    train, _ = digits()
+    accelerator = Accelerator(log_with="hf_mpwriter", project_dir=options.output, cpu=True)  # <- this name
+    train(accelerator, options)
+    accelerator.free_memory()  # the model first: it must not be the last to hold the process group, or torch may hang
+    accelerator.end_training()
+
+
+def train(accelerator: Accelerator, options: argparse.Namespace) -> None:
+    """Some epochs, with a checkpoint after each."""
+    rows, _ = digits()
     network = Network()
     optimizer = torch.optim.SGD(network.parameters(), 0.1)
-    accelerator = Accelerator(log_with="hf_mpwriter", project_dir=options.output, cpu=True)  # <- this name
-    network, optimizer, batches = accelerator.prepare(network, optimizer, DataLoader(train, 16))
+    network, optimizer, batches = accelerator.prepare(network, optimizer, DataLoader(rows, 16))
     first = 0
     while os.path.isdir(checkpoint(options.output, first + 1)):
         first += 1
@@ -47,7 +54,6 @@ def main() -> None:
             optimizer.zero_grad()
             accelerator.log({"loss": loss.item()}, step=epoch * len(batches) + number)
         save(accelerator, checkpoint(options.output, epoch + 1))
-    accelerator.end_training()
 
 
 def checkpoint(output: str, epochs: int) -> str:
