@@ -8,9 +8,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 from filelock import FileLock
 from support import events
@@ -33,6 +35,7 @@ def frameworks(monkeypatch, hub):
     monkeypatch.setenv("PYTHONPATH", str(EXAMPLES))  # with the real torch, and `digits`
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
+    monkeypatch.setenv("HF_MPWRITER_EXIT_TIMEOUT", "240")  # tests judge what is on the Hub then, on a busy machine too
     return hub
 
 
@@ -43,19 +46,33 @@ def command(program: str | Path, *arguments: object, ranks: int = 1) -> list[str
     return [sys.executable, *torchrun, *script, *map(str, arguments)]
 
 
+@contextmanager
+def running(command: list[str], **options: object) -> Iterator[subprocess.Popen]:
+    """A program that leaves no process behind, however its test ends."""
+    with subprocess.Popen(command, **options) as process:
+        try:
+            yield process
+        finally:
+            kill(process)
+
+
+def kill(process: subprocess.Popen) -> None:
+    """Kill a program, if it has not ended, and all that it has started; an uploader is nobody's child."""
+    if process.poll() is None:
+        parent = psutil.Process(process.pid)
+        parent.suspend()  # it starts no other
+        for member in (*parent.children(recursive=True), parent):
+            with suppress(psutil.NoSuchProcess):
+                member.kill()
+
+
 def train(program: str | Path, *arguments: object, cwd: Path, ranks: int = 1, env: dict[str, str] | None = None) -> str:
     """Run a program to its end, which must be a good one; what it printed."""
-    result = subprocess.run(
-        command(program, *arguments, ranks=ranks),
-        cwd=cwd,
-        env=os.environ | (env or {}),
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
-    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
-    return result.stdout
+    started, pipe = command(program, *arguments, ranks=ranks), subprocess.PIPE
+    with running(started, cwd=cwd, env=os.environ | (env or {}), stdout=pipe, stderr=pipe, text=True) as process:
+        told, errors = process.communicate(timeout=280)
+    assert process.returncode == 0, told[-2000:] + errors[-4000:]
+    return told
 
 
 @pytest.fixture(scope="session")
@@ -71,10 +88,11 @@ def train_once(program: Path, *scenarios: str, cwd: Path) -> tuple[SimpleNamespa
     place.mkdir(exist_ok=True)
     root, said = place / f"hub_{scenarios[0]}", place / f"said_{scenarios[0]}"
     with FileLock(f"{said}.lock"):
-        if not said.exists():
+        if not root.exists():
             with LocalHub(root) as hub:
                 told = train(program, *scenarios, cwd=place, env={"HF_ENDPOINT": hub.endpoint})
             said.write_text(told)
+    assert said.exists(), "it has failed in the test that was the first to need it"
     lines = [json.loads(line) for line in said.read_text().splitlines() if line.startswith("[")]
     return SimpleNamespace(store=Store(root)), place, lines
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
 from conftest import wait_for
-from frameworks import EXAMPLES, command, frameworks, needs, shown, train
+from frameworks import EXAMPLES, command, frameworks, kill, needs, running, shown, train
 from test_end_to_end import judge
 from test_readers import tensorboard
 
@@ -88,17 +88,20 @@ def points(run_dir: Path, tag: str) -> dict[str, list[int]]:
 
 
 @contextmanager
-def standing(process: subprocess.Popen) -> Iterator[list[psutil.Process]]:
-    """A launcher and its ranks, stopped for a moment."""
+def standing(process: subprocess.Popen) -> Iterator[None]:
+    """A launcher and its ranks are stopped for a moment."""
     parent = psutil.Process(process.pid)
     parent.suspend()
-    family = [parent, *parent.children(recursive=True)]
-    for member in family[1:]:
-        member.suspend()
-    yield family
-    for member in family:
-        if member.is_running():
-            member.resume()
+    family = [*parent.children(recursive=True), parent]
+    try:
+        for member in family:
+            with suppress(psutil.NoSuchProcess):
+                member.suspend()
+        yield
+    finally:
+        for member in family:
+            with suppress(psutil.NoSuchProcess):
+                member.resume()
 
 
 def kill_amid_training(process: subprocess.Popen, example: Example, output: Path, ranks: int) -> int:
@@ -108,19 +111,16 @@ def kill_amid_training(process: subprocess.Popen, example: Example, output: Path
         assert process.poll() is None, (output.parent / "log").read_text()[-3000:]
         if not example.saved(output, ranks):
             return 0
-        with standing(process) as family:
+        with standing(process):
             saved = example.saved(output, ranks)
             runs = [points(run, example.tag) for run in output.glob(example.runs)]
             logged = max((steps[-1] for run in runs for steps in run.values()), default=0)
             if logged >= saved + example.every:
-                for member in family:
-                    member.kill()
+                kill(process)
                 return saved
         return 0
 
-    saved = wait_for(killed, "events behind a checkpoint", 200)
-    process.wait()
-    return saved
+    return wait_for(killed, "events behind a checkpoint", 200)
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
@@ -129,10 +129,7 @@ def test_an_example_goes_on_after_a_kill(example, ranks, frameworks, tmp_path):
     """Every process is killed amid training and started again: all steps are shown, once, and all is on the Hub."""
     output = tmp_path / "out"
     first = command(example.script, *example.arguments(1000, ranks), ranks=example.ranks(ranks))
-    with (
-        open(tmp_path / "log", "wb") as log,
-        subprocess.Popen(first, cwd=tmp_path, stdout=log, stderr=log) as process,
-    ):
+    with open(tmp_path / "log", "wb") as log, running(first, cwd=tmp_path, stdout=log, stderr=log) as process:
         saved = kill_amid_training(process, example, output, ranks)
     epochs = saved // batches(ranks) + 2
     train(example.script, *example.arguments(epochs, ranks), cwd=tmp_path, ranks=example.ranks(ranks))

@@ -7,7 +7,7 @@ import signal
 import subprocess
 
 from conftest import wait_for
-from frameworks import command, frameworks, logged, needs, shown, train
+from frameworks import command, frameworks, logged, needs, running, shown, train
 from test_end_to_end import judge, no_uploader
 
 pytestmark = needs("transformers", "optuna", "sklearn", "tensorboard")
@@ -236,8 +236,9 @@ def test_whoever_resumes_goes_on_in_the_run_of_the_checkpoint(frameworks, tmp_pa
     states of callbacks restored. A checkpoint that was made without us begins a run.
     """
     interrupted = command(PROGRAM + INTERRUPTED)
-    result = subprocess.run(interrupted, cwd=tmp_path, capture_output=True, timeout=280, check=False)
-    assert result.returncode == -signal.SIGKILL, result.stderr.decode()
+    with running(interrupted, cwd=tmp_path, stderr=subprocess.PIPE) as process:
+        _, errors = process.communicate(timeout=280)
+    assert process.returncode == -signal.SIGKILL, errors.decode()
     (killed,) = runs(tmp_path / "out")
     (whole,) = runs(tmp_path / "whole")
     assert max(step for _, step, _, _ in logged(killed)) == 15
