@@ -138,7 +138,7 @@ def equal() -> None:
 
 
 def fabric() -> None:
-    """Two loggers beside each other; then a resume, whose step Fabric's user knows."""
+    """Two loggers beside each other, a resume, whose step Fabric's user knows, and graphs of two kinds of modules."""
     for first in (0, 3):
         beside = CSVLogger("csv", "digits", first, flush_logs_every_n_steps=1)
         options: dict[str, Any] = {"sub_dir": "a/b", "purge_step": first or None, "repo_id": "me/fabric"}
@@ -149,6 +149,9 @@ def fabric() -> None:
             using.log_dict({"first": first, "half": 0.5}, step)
         for logger in using.loggers:
             logger.finalize("success")
+    with without_hub():
+        for model in (Digits(1, 1), Network().body):
+            HubTensorBoardLogger("graphs", repo_id="me/graphs").log_graph(model, torch.zeros(1, 64))
 
 
 def folders() -> None:

@@ -114,6 +114,12 @@ def test_fabric_logs_to_two_loggers_and_goes_on_where_it_is_told(trained):
         assert [float(row["loss"]) for row in csv.DictReader(file) if row["loss"]] == [step + 0.5 for step in range(6)]
 
 
+def test_fabric_logs_the_graph_of_any_module_that_is_asked_for(trained):
+    """A LightningModule without a Trainer, and a module that is none."""
+    found = [graphs(trained[1] / "graphs" / "lightning_logs" / f"version_{number}") for number in (0, 1)]
+    assert [len(of) for of in found] == [1, 1]
+
+
 @pytest.mark.parametrize(("name", "next_step"), [("middle", 4), ("epoch", 6), ("between", 6), ("two", 4)])
 def test_a_fit_that_goes_on_from_a_checkpoint_shows_every_step_once(resumed, name, next_step):
     """What came after the checkpoint is from the second attempt, all before it from the first.
