@@ -91,11 +91,15 @@ with SummaryWriter(sys.argv[1]) as writer:
 """
 
 
+LAUNCHER = "import subprocess, sys; sys.exit(subprocess.call([sys.executable, *sys.argv[1:]]))"
+
+
 def test_a_command_logs_to_the_hub_that_knows_nothing_of_us(hub, tmp_path):
-    """The destination is in the environment, and an exit code is what it was."""
+    """Also what it starts, as torchrun does; the destination is in the environment, an exit code is what it was."""
     program = tmp_path / "train.py"
     program.write_text(PROGRAM + "sys.exit(7)\n")
-    command = ["run", "--patch", "--repo-id", "me/run", "--", sys.executable, str(program), str(tmp_path / "exp")]
+    command = ["run", "--patch", "--repo-id", "me/run", "--", sys.executable, "-c", LAUNCHER]
+    command += [str(program), str(tmp_path / "exp")]
     result = run_python(f"from hf_mpwriter.cli import main\nmain({command!r})")
     assert result.returncode == 7, result.stderr
     assert any("tensorboard/exp/events" in path for path in hub.store.tree("model", "me/run", "main"))
