@@ -51,6 +51,8 @@ def judged(hub, run, repo="me/run"):
 EQUAL = """
 from torch.utils.tensorboard import SummaryWriter
 
+os.environ["HF_MPWRITER_DISABLED"] = "1"
+
 @contextlib.contextmanager
 def into(name):
     os.makedirs(name)
@@ -63,7 +65,7 @@ def rest(it):
 
 with into("theirs"):
     rest(trainer("out", report_to="tensorboard"))
-with into("beside"):
+with into("both"):
     rest(trainer("out", HubTensorBoardCallback(), report_to="tensorboard"))
 with into("added"):
     it = trainer("out", report_to="tensorboard")
@@ -86,29 +88,6 @@ RUN_TIMES = re.compile(r"(runtime|_per_second|_time)$")
 def steady(events):
     """What does not depend on the time that something took."""
     return [event for event in events if not RUN_TIMES.search(event[2])]
-
-
-def test_it_logs_what_theirs_logs_and_theirs_logs_nothing_beside_it(frameworks, tmp_path):
-    """The same events in the same order, by the bytes: all but run times. One run, whoever came first.
-
-    A writer that the user gave to their callback gets all of the training; Trainers without ours are as they were.
-    """
-    train(PROGRAM + EQUAL, cwd=tmp_path, env={"HF_MPWRITER_DISABLED": "1"})
-    (run,) = (tmp_path / "theirs" / "out" / "runs").iterdir()
-    theirs = steady(logged(run))
-    assert {tag for _, _, tag, _ in theirs} > {"args/text_summary", "train/loss", "train/train_loss", "eval/loss"}
-    assert len(theirs) > 4 * 20
-    for name in ("beside", "added", "given"):
-        (run,) = runs(tmp_path / name / "out")
-        assert steady(logged(run)) == theirs, name
-    given = steady(logged(tmp_path / "given" / "given"))
-    assert given == theirs[: len(given)]
-    assert given[-1][1:3] == (20, "train/epoch")
-    (run,) = (tmp_path / "apart" / "out" / "runs").iterdir()
-    assert steady(logged(run)) == theirs
-    assert len(runs(tmp_path / "evaluated" / "out")) == 1
-    for name in ("beside", "added", "given", "evaluated"):
-        assert not (tmp_path / name / "out" / "runs").exists(), name
 
 
 RUNS = """
@@ -155,11 +134,13 @@ for name, value in it.evaluate().items():
 """
 
 
-def test_each_training_has_a_run_and_what_people_write_today_works_with_our_writer(frameworks, tmp_path):
-    """Which run it is that events land in, and writers that the user has constructed."""
-    train(PROGRAM + RUNS + USES, cwd=tmp_path, env={"SLURM_JOB_ID": "7"})  # else the names of runs tell the second
+def test_it_logs_what_theirs_logs_into_a_run_for_each_training_and_beside_writers_of_the_user(frameworks, tmp_path):
+    """Equal events, the run that they land in, and what people write today."""
+    env = {"SLURM_JOB_ID": "7"}  # else the names of runs tell the second
+    train(PROGRAM + RUNS + USES + EQUAL, cwd=tmp_path, env=env)
     check_runs(frameworks, tmp_path)
     check_uses(frameworks, tmp_path)
+    check_equal(tmp_path)
 
 
 def check_runs(hub, top):
@@ -182,6 +163,29 @@ def check_runs(hub, top):
     points = [shown(run)["."] for run in searched]
     assert all([step for step, _ in tags["train/loss"]] == [1, 2, 3] for tags in points)
     assert len({tags["train/learning_rate"][0] for tags in points}) == 3, "in the end, those of the last trial"
+
+
+def check_equal(top):
+    """The same events in the same order, by the bytes: all but run times. One run, whoever came first.
+
+    Theirs logs nothing beside it. A writer that the user gave to their callback gets all of the training; Trainers
+    without ours are as they were.
+    """
+    (run,) = (top / "theirs" / "out" / "runs").iterdir()
+    theirs = steady(logged(run))
+    assert {tag for _, _, tag, _ in theirs} > {"args/text_summary", "train/loss", "train/train_loss", "eval/loss"}
+    assert len(theirs) > 4 * 20
+    for name in ("both", "added", "given"):
+        (run,) = runs(top / name / "out")
+        assert steady(logged(run)) == theirs, name
+    given = steady(logged(top / "given" / "given"))
+    assert given == theirs[: len(given)]
+    assert given[-1][1:3] == (20, "train/epoch")
+    (run,) = (top / "apart" / "out" / "runs").iterdir()
+    assert steady(logged(run)) == theirs
+    assert len(runs(top / "evaluated" / "out")) == 1
+    for name in ("both", "added", "given", "evaluated"):
+        assert not (top / name / "out" / "runs").exists(), name
 
 
 def check_uses(hub, top):
