@@ -14,6 +14,9 @@ import pytest
 pytest.register_assert_rewrite("pushing")  # a plugin of some tests, and imported by them
 
 DEADLINE = 60.0  # seconds that any condition may take on a slow machine
+LAUNCHERS = ("SLURM_", "OMPI_", "PMI", "TORCHELASTIC_", "MV2_", "JSM_", "MASTER_")
+PREFIXES = (*LAUNCHERS, "HF_", "HUGGING_FACE_", "ACCELERATE_", "TENSORBOARD_")
+SUFFIXES = ("RANK", "WORLD_SIZE", "http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")
 
 
 @pytest.fixture(scope="session")
@@ -29,10 +32,8 @@ def clean_environment(monkeypatch, tmp_path, without_torch):
     """No variable of the developer's shell, launcher or Hub account reaches a test."""
     monkeypatch.setenv("PYTHONPATH", without_torch)
     for name in list(os.environ):
-        if name.startswith(("HF_", "HUGGING_FACE_", "SLURM_", "OMPI_", "PMI", "TORCHELASTIC_", "MV2_", "JSM_")):
+        if name.startswith(PREFIXES) or name.endswith(SUFFIXES):
             monkeypatch.delenv(name)
-    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
-        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf_home"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_MPWRITER_COMMITS_PER_HOUR", "100000")  # tests have no hour
