@@ -44,7 +44,7 @@ def train(accelerator: Accelerator, options: argparse.Namespace) -> None:
         first += 1
     if first:
         accelerator.load_state(checkpoint(options.output, first))
-    settings = {"repo_id": options.repo_id, "purge_step": first * len(batches) if first else None}
+    settings = {"repo_id": options.repo_id, "purge_step": first * len(batches) if first else None}  # <- this
     accelerator.init_trackers("run", {"rate": 0.1}, {"hf_mpwriter": settings})  # <- and its arguments
     for epoch in range(first, options.epochs):
         for number, batch in enumerate(batches):
