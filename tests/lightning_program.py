@@ -207,8 +207,14 @@ def pickled() -> None:
 class Started(Callback):
     """Logs where a fit starts."""
 
+    def __init__(self) -> None:
+        self.calls = 0
+
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """At the step of the checkpoint."""
+        """At the step of the checkpoint; whoever asks for a graph here is not called again and again."""
+        self.calls += 1
+        assert self.calls == 1
+        trainer.logger.log_graph(pl_module)
         if pl_module.automatic_optimization:
             trainer.logger.experiment.add_scalar("started", trainer.global_step, trainer.global_step)
 

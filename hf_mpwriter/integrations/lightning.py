@@ -103,7 +103,7 @@ class HubTensorBoardLogger(TensorBoardLogger):
                 FabricLogger.log_graph(self, model, input_array)
             return
         if trainer.state.fn == "fit":
-            trainer.callbacks.insert(0, _Resume(self))
+            trainer.callbacks = [_Resume(self), *trainer.callbacks]  # a callback that asks for the graph is amid a loop
         super().log_graph(model, input_array)
 
     def purge(self, step: int) -> None:
