@@ -82,6 +82,40 @@ print(tensorboardX.SummaryWriter)
     assert succeed(source).split() == ["another", "another"]
 
 
+def test_what_else_finds_and_loads_modules_goes_on(tmp_path):
+    """A finder of old times, that knows no specs; the loader of a zip file, which is one for all that is in it."""
+    source = """
+import sys, zipfile
+import hf_mpwriter
+
+class Old:
+    def find_module(self, name, path=None):
+        return None
+
+archive = sys.argv[1]
+with zipfile.ZipFile(archive, "w") as file:
+    file.writestr("tensorboardX/__init__.py", "SummaryWriter = None")
+    file.writestr("zipped.py", "")
+sys.path.insert(0, archive)
+sys.meta_path.insert(0, Old())
+hf_mpwriter.patch()
+import tensorboardX, zipped
+print(tensorboardX.__file__.startswith(archive), type(tensorboardX) is type(sys), type(zipped) is type(sys))
+"""
+    assert succeed(source, tmp_path / "app.zip").split() == ["True", "False", "True"]
+
+
+def test_a_patched_module_travels_as_any_other():
+    """By its name: functions that use it go to other processes with cloudpickle, which knows modules by their class."""
+    source = """
+import hf_mpwriter, pickle
+hf_mpwriter.patch()
+import huggingface_hub
+print(pickle.loads(pickle.dumps(huggingface_hub)) is huggingface_hub)
+"""
+    assert succeed(source).strip() == "True"
+
+
 PROGRAM = """
 import sys
 from tensorboardX import SummaryWriter

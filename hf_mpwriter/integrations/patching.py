@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.abc
 import importlib.machinery
 import sys
@@ -77,7 +78,11 @@ def _put_in_place(module: ModuleType, name: str) -> None:
         restore()  # somebody else replaces it: theirs is what is wanted
         setattr(module, name, value)
 
-    module.__class__ = type(before.__name__, (before,), {name: property(lambda _: _ours(name), assign)})
+    def travel(_: ModuleType) -> Any:
+        return importlib.import_module, (module.__name__,)  # picklers know modules by their exact class
+
+    namespace = {name: property(lambda _: _ours(name), assign), "__reduce__": travel}
+    module.__class__ = type(before.__name__, (before,), namespace)
     _undo.append(restore)
 
 
@@ -90,7 +95,7 @@ class _Finder(importlib.abc.MetaPathFinder):
         """The spec of a module that is to be patched."""
         if name not in NAMES:
             return None
-        others = (finder for finder in sys.meta_path if finder is not self)
+        others = (finder for finder in sys.meta_path if finder is not self and hasattr(finder, "find_spec"))
         spec = next(filter(None, (finder.find_spec(name, path, target) for finder in others)), None)
         if spec is not None and spec.loader is not None:
             _patch_when_loaded(spec.loader)
@@ -102,7 +107,7 @@ def _patch_when_loaded(loader: Any) -> None:
 
     def exec_module(module: ModuleType) -> None:
         load(module)
-        if _undo:
+        if _undo and module.__name__ in NAMES:  # a loader may load others as well: that of a zip file does
             _replace(module.__name__)
 
     loader.exec_module = exec_module
