@@ -2,7 +2,7 @@
 
 The rank comes from the launcher's environment. A child (multiprocessing, fork) inherits that environment, but is not
 that rank: it counts as a rank only if it was given one of its own after its start, as `mp.spawn` scripts,
-`notebook_launcher` and torchelastic's function launcher do.
+`notebook_launcher` and torchelastic's function launcher do, or if a framework trains in it as the first of its ranks.
 
 A process is (host, boot id, pid namespace, pid, start ticks). Start ticks are field 22 of /proc/<pid>/stat, counted
 from the boot, so no clock change moves them; where there is no /proc they are 0 and the lock on the card decides.
@@ -191,6 +191,7 @@ def initial_environment() -> dict[str, str]:
 
 
 _forked_from_rank: list[int | None] = []
+_first_rank_pid: list[int] = []  # a fork of it is a child again
 
 
 def _after_fork_in_child() -> None:
@@ -199,6 +200,11 @@ def _after_fork_in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def take_first_rank() -> None:
+    """A framework trains here, as the first of its ranks: a child is that rank, unless its launcher gave it another."""
+    _first_rank_pid[:] = [os.getpid()]
 
 
 def current_role() -> Role:
@@ -213,6 +219,8 @@ def current_role() -> Role:
     loader = sys.modules.get("torch.utils.data")
     if parent and loader is not None and (info := loader.get_worker_info()) is not None:
         name = f"DataLoader-{info.id}"
+    elif (_forked_from_rank or parent) and _first_rank_pid == [os.getpid()] and not rank_of(os.environ):
+        return Role(0, None)
     if _forked_from_rank:
         return role_of(os.environ, _forked_from_rank[0], name)
     if parent:

@@ -155,6 +155,27 @@ def _exit_if_child_of_rank_2() -> None:
     os._exit(10 if identity.current_role() == Role(2, "loader") else 1)
 
 
+@pytest.mark.parametrize(("rank", "role"), [(None, Role(0, None)), (0, Role(0, None)), (2, Role(2, ""))])
+def test_a_child_that_trains_is_the_first_rank_and_its_children_are_children(rank, role, monkeypatch):
+    """A framework's word counts where no launcher gave a rank; a program that trains itself is what it was before."""
+    for name in identity.RANK_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    if rank is not None:
+        monkeypatch.setenv("RANK", str(rank))
+    monkeypatch.setattr(identity, "_first_rank_pid", [])
+    before = identity.current_role()
+    identity.take_first_rank()
+    assert identity.current_role() == before == Role(rank, None)
+
+    def child() -> None:
+        assert identity.current_role() == Role(rank, "")
+        identity.take_first_rank()
+        assert identity.current_role() == role
+        assert in_child(lambda: os._exit(0 if identity.current_role() == Role(rank, "") else 1)) == 0
+
+    assert in_child(child) == 0
+
+
 SPAWNING = """
 import multiprocessing, os
 from hf_mpwriter import identity

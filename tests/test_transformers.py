@@ -212,12 +212,23 @@ def check_uses(hub, top):
 
 
 INTERRUPTED = """
+import multiprocessing
+
 class Kill(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.global_step == 15:
             os.kill(os.getpid(), signal.SIGKILL)
 
 saves = {"save_strategy": "steps", "save_steps": 10}
+
+def in_a_child(*callbacks, **how):
+    train = lambda: trainer("child", HubTensorBoardCallback("me/run"), *callbacks, **saves).train(**how)
+    child = multiprocessing.get_context("fork").Process(target=train)
+    child.start()
+    child.join()
+
+in_a_child(Kill())
+in_a_child(resume_from_checkpoint=True)
 whole = trainer("whole", HubTensorBoardCallback("me/run"), **saves)
 whole.train()
 whole.train(resume_from_checkpoint="whole/checkpoint-10")
@@ -236,8 +247,8 @@ for output, more in ("foreign", {}), ("whole", {"restore_callback_states_from_ch
 def test_whoever_resumes_goes_on_in_the_run_of_the_checkpoint(frameworks, tmp_path):
     """The steps after the checkpoint are hidden, and logged again with the same values.
 
-    After a kill, although a Trainer that only evaluated has made another run meanwhile; in the same process; with
-    states of callbacks restored. A checkpoint that was made without us begins a run.
+    After a kill, although a Trainer that only evaluated has made another run meanwhile; in the same process; in
+    children of one program; with states of callbacks restored. A checkpoint that was made without us begins a run.
     """
     interrupted = command(PROGRAM + INTERRUPTED)
     with running(interrupted, cwd=tmp_path, stderr=subprocess.PIPE) as process:
@@ -253,12 +264,13 @@ def test_whoever_resumes_goes_on_in_the_run_of_the_checkpoint(frameworks, tmp_pa
     assert [step for step, _ in shown(evaluated)["."]["eval/loss"]] == [0]
     assert runs(tmp_path / "whole") == [whole]
     (foreign,) = runs(tmp_path / "foreign")
-    for run in (resumed, evaluated, whole, foreign):
+    (child,) = runs(tmp_path / "child")
+    for run in (resumed, evaluated, whole, foreign, child):
         judged(frameworks, run)
     for tag in ("train/loss", "train/grad_norm", "train/learning_rate", "eval/loss"):
         points = first["."][tag]
         assert [step for step, _ in points] == ([10, 20] if tag == "eval/loss" else [*range(1, 21)]), tag
-        assert shown(resumed)["."][tag] == shown(whole)["."][tag] == points, tag
+        assert shown(resumed)["."][tag] == shown(whole)["."][tag] == shown(child)["."][tag] == points, tag
         assert shown(foreign)["."][tag] == [(step, value) for step, value in points if step > 10], tag
     again = [value for _, step, tag, value in logged(whole) if (step, tag) == (15, "train/loss")]
     assert again == again[:1] * 3, "without a break, resumed in the same process, in another one"

@@ -20,6 +20,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from hf_mpwriter.identity import take_first_rank
 from hf_mpwriter.integrations import require
 
 require("accelerate")
@@ -52,6 +53,7 @@ class HubTensorBoardTracker(TensorBoardTracker):
     @on_main_process
     def start(self) -> None:
         """Construct the writer."""
+        take_first_rank()
         self.logging_dir = os.path.join(self.logging_dir_param, self.run_name)
         folder = Path("tensorboard", Path(self.run_name).parent).as_posix()
         self.writer = SummaryWriter(self.logging_dir, **{"path_in_repo": folder} | self.init_kwargs)

@@ -11,12 +11,11 @@ version: `Trainer.fit(ckpt_path=...)` then hides what came after the checkpoint 
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from pathlib import Path
 from typing import Any
 
-from hf_mpwriter.identity import initial_environment
+from hf_mpwriter.identity import take_first_rank
 from hf_mpwriter.integrations import require
 
 require("lightning")
@@ -72,7 +71,7 @@ class HubTensorBoardLogger(TensorBoardLogger):
     def experiment(self) -> SummaryWriter:
         """The writer; on other ranks than the first one something that does nothing."""
         if self._experiment is None:
-            _take_the_first_rank()
+            take_first_rank()
             self._experiment = self._writer()
         return self._experiment
 
@@ -110,13 +109,6 @@ class HubTensorBoardLogger(TensorBoardLogger):
         """Hide what has been logged in this run directory at this step and later."""
         self.experiment.close()
         self._experiment = self._writer(purge_step=step)
-
-
-def _take_the_first_rank() -> None:
-    """Ranks that Lightning has spawned (`ddp_spawn`) are told a local rank only, and would count as children."""
-    given = os.environ.get("LOCAL_RANK") != initial_environment().get("LOCAL_RANK")
-    if given and multiprocessing.parent_process() is not None:
-        os.environ.setdefault("RANK", "0")
 
 
 class _Resume(Callback):

@@ -26,6 +26,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from hf_mpwriter.identity import take_first_rank
 from hf_mpwriter.integrations import require
 
 require("transformers")
@@ -142,6 +143,8 @@ class HubTensorBoardCallback(TensorBoardCallback):
         return str(top / self._run)
 
     def _init_summary_writer(self, args: Any) -> None:
+        if args.process_index == 0:
+            take_first_rank()
         self.tb_writer = SummaryWriter(
             self.logging_dir, purge_step=self._purge_step, **with_destination(self._of(args))
         )
