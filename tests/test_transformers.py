@@ -221,14 +221,18 @@ class Kill(TrainerCallback):
 
 saves = {"save_strategy": "steps", "save_steps": 10}
 
-def in_a_child(*callbacks, **how):
-    train = lambda: trainer("child", HubTensorBoardCallback("me/run"), *callbacks, **saves).train(**how)
+def in_a_child(output, *callbacks, **how):
+    train = lambda: trainer(output, HubTensorBoardCallback("me/run"), *callbacks, **saves).train(**how)
     child = multiprocessing.get_context("fork").Process(target=train)
     child.start()
     child.join()
 
-in_a_child(Kill())
-in_a_child(resume_from_checkpoint=True)
+in_a_child("child", Kill())
+in_a_child("child", resume_from_checkpoint=True)
+os.environ["SLURM_JOB_ID"] = "7"
+in_a_child("anew", Kill())
+in_a_child("anew")
+del os.environ["SLURM_JOB_ID"]
 whole = trainer("whole", HubTensorBoardCallback("me/run"), **saves)
 whole.train()
 whole.train(resume_from_checkpoint="whole/checkpoint-10")
@@ -248,7 +252,8 @@ def test_whoever_resumes_goes_on_in_the_run_of_the_checkpoint(frameworks, tmp_pa
     """The steps after the checkpoint are hidden, and logged again with the same values.
 
     After a kill, although a Trainer that only evaluated has made another run meanwhile; in the same process; in
-    children of one program; with states of callbacks restored. A checkpoint that was made without us begins a run.
+    children of one program; with states of callbacks restored. A checkpoint that was made without us begins a run. A
+    job that is requeued and begins anew hides all that it has logged.
     """
     interrupted = command(PROGRAM + INTERRUPTED)
     with running(interrupted, cwd=tmp_path, stderr=subprocess.PIPE) as process:
@@ -264,13 +269,14 @@ def test_whoever_resumes_goes_on_in_the_run_of_the_checkpoint(frameworks, tmp_pa
     assert [step for step, _ in shown(evaluated)["."]["eval/loss"]] == [0]
     assert runs(tmp_path / "whole") == [whole]
     (foreign,) = runs(tmp_path / "foreign")
-    (child,) = runs(tmp_path / "child")
-    for run in (resumed, evaluated, whole, foreign, child):
+    (child,), (anew,) = runs(tmp_path / "child"), runs(tmp_path / "anew")
+    for run in (resumed, evaluated, whole, foreign, child, anew):
         judged(frameworks, run)
     for tag in ("train/loss", "train/grad_norm", "train/learning_rate", "eval/loss"):
         points = first["."][tag]
         assert [step for step, _ in points] == ([10, 20] if tag == "eval/loss" else [*range(1, 21)]), tag
-        assert shown(resumed)["."][tag] == shown(whole)["."][tag] == shown(child)["."][tag] == points, tag
+        for run in (resumed, whole, child, anew):
+            assert shown(run)["."][tag] == points, (run, tag)
         assert shown(foreign)["."][tag] == [(step, value) for step, value in points if step > 10], tag
     again = [value for _, step, tag, value in logged(whole) if (step, tag) == (15, "train/loss")]
     assert again == again[:1] * 3, "without a break, resumed in the same process, in another one"
@@ -314,6 +320,11 @@ os.environ["HF_MPWRITER_DISABLED"] = "1"
 os.environ["TENSORBOARD_LOGGING_DIR"] = "from_environment"
 trainer("out", HubTensorBoardCallback("me/run"), max_steps=1).train()
 trainer("out", HubTensorBoardCallback("me/run", logdir="given")).evaluate()
+saves = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1, "eval_strategy": "no"}
+ours = HubTensorBoardCallback("me/run", logdir="shared")
+for checkpoint in None, "out/checkpoint-1":
+    trainer("out", ours, **saves).train(resume_from_checkpoint=checkpoint)
+trainer("out", ours).evaluate()
 logging.basicConfig(stream=sys.stdout)
 for logdir in ("third/runs", "third/_runs", "elsewhere"):
     trainer("third", HubTensorBoardCallback(logdir=logdir), push_to_hub=True, hub_token=sys.argv[1])
@@ -328,6 +339,8 @@ def test_the_arguments_say_where_to_and_the_trainer_pushes_there_itself(framewor
     check_pushes(frameworks, tmp_path)
     assert "No repository is named." in said
     assert [len(list((tmp_path / logdir).glob("*tfevents*"))) for logdir in ("from_environment", "given")] == [1, 1]
+    steps = {tag: [step for step, _ in points] for tag, points in shown(tmp_path / "shared")["."].items()}
+    assert (steps["train/loss"], steps["eval/loss"]) == ([1, 2], [0]), "who evaluates hides nothing"
     assert not (tmp_path / "out").joinpath("_tensorboard").exists()
     assert re.findall(r"The Trainer pushes (\S+) too", said) == [str(tmp_path / "third" / "runs")]
 

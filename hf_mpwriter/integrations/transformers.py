@@ -11,7 +11,8 @@ It is the Trainer's own TensorBoard callback but for the writer, so it logs the 
 - The one that `report_to="tensorboard"` brings makes no writer beside it: no event twice.
 - `evaluate()` and `predict()` after `train()` go on in the same run; theirs logs nothing of `predict()`.
 - The Trainer uploads nothing that begins with `_`, so no event file is sent twice, or cut in the midst of a record.
-- Whoever resumes from a checkpoint goes on in its run, and what came after the checkpoint is hidden (`purge_step`).
+- Whoever resumes from a checkpoint goes on in its run, and what came after the checkpoint is hidden (`purge_step`). So
+  is all that a job has logged whose next attempt begins anew; not in a `logdir` of the user's.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ class HubTensorBoardCallback(TensorBoardCallback):
         """The Trainer is complete: it has a run of its own, and what cannot work is told now."""
         with_destination(self._of(args))
         self.on_train_end(args, state, control)
-        self.tb_writer = self.logging_dir = self._run = None
+        self.tb_writer = self.logging_dir = self._run = self._purge_step = None
         if args.push_to_hub and self._given is not None and _pushed_by_the_trainer(args.output_dir, self._given):
             logger.warning(
                 "The Trainer pushes %s too, as a part of %s; a logdir elsewhere, or none, avoids that.",
@@ -96,9 +97,10 @@ class HubTensorBoardCallback(TensorBoardCallback):
         """Construct the writer; what the arguments and the model are is logged as text."""
         trial = _trial(state, self._trials)
         self._trials += trial is not None
-        self._purge_step = state.global_step + 1 if state.global_step else None
+        # a run of our own that is begun anew was begun by a job that was requeued before its first checkpoint
+        self._purge_step = state.global_step + 1 if state.global_step or self._given is None else None
         logging_dir = self._logging_dir(args, state, trial)
-        if self.tb_writer is not None and (self._purge_step or logging_dir != self.logging_dir):
+        if self.tb_writer is not None and (state.global_step or logging_dir != self.logging_dir):
             self.tb_writer.close()
             self.tb_writer = None
         self.logging_dir = logging_dir
