@@ -17,6 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from frameworks_matrix import TroubleError
+from frameworks_plugin import WORD
 
 from hf_mpwriter.localhub import LocalHub, View
 from hf_mpwriter.localhub.store import Entry
@@ -26,7 +27,6 @@ from hf_mpwriter.spool import SPOOL_NAME, Spool
 from hf_mpwriter.testing import check
 
 ROOT = Path(__file__).resolve().parent.parent
-WORD = "tensorboard"  # as in frameworks_plugin.py
 COLUMNS = ("theirs", "ours", "patched")
 OURS = COLUMNS[1:]
 WORST_LAST = ("passed", "skipped", "failed", "error")
