@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 from conftest import wait_for
-from frameworks import EXAMPLES, command, frameworks, kill, needs, running, shown, train
+from frameworks import EXAMPLES, LIMIT, command, frameworks, kill, needs, running, shown, train
 from test_end_to_end import judge
 from test_readers import tensorboard
 
@@ -120,7 +120,7 @@ def kill_amid_training(process: subprocess.Popen, example: Example, output: Path
                 return saved
         return 0
 
-    return wait_for(killed, "events behind a checkpoint", 200)
+    return wait_for(killed, "events behind a checkpoint", LIMIT)
 
 
 @pytest.mark.parametrize("ranks", [1, 2])

@@ -257,7 +257,7 @@ def test_whoever_resumes_goes_on_in_the_run_of_the_checkpoint(frameworks, tmp_pa
     """
     interrupted = command(PROGRAM + INTERRUPTED)
     with running(interrupted, cwd=tmp_path, stderr=subprocess.PIPE) as process:
-        _, errors = process.communicate(timeout=280)
+        _, errors = process.communicate()
     assert process.returncode == -signal.SIGKILL, errors.decode()
     (killed,) = runs(tmp_path / "out")
     (whole,) = runs(tmp_path / "whole")
