@@ -83,6 +83,13 @@ def test_a_run_without_a_destination_is_refused():
         with_destination({}, {})
 
 
+@pytest.mark.parametrize(("options", "environ"), [({"repo_id": "a/b/c"}, {}), ({}, {"HF_MPWRITER_REPO_ID": "a/b/c"})])
+def test_a_name_that_no_repository_can_have_is_refused_at_once(options, environ):
+    """Wherever it comes from."""
+    with pytest.raises(SettingsError, match="a/b/c"):
+        with_destination(options, environ)
+
+
 def test_an_option_of_no_writer_is_refused_at_once():
     """Not when the first rank logs, minutes later."""
     with pytest.raises(TypeError, match="repo_ip"):

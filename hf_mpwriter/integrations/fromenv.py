@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hf_mpwriter.errors import SettingsError
-from hf_mpwriter.settings import is_on
+from hf_mpwriter.settings import check_repo_id, is_on
 from hf_mpwriter.writer import SummaryWriter
 
 
@@ -25,12 +25,14 @@ def with_destination(options: Mapping[str, Any], environ: Mapping[str, str] = os
         environ: the environment.
 
     Raises:
-        SettingsError: nothing names a repository.
+        SettingsError: nothing names a repository, or its name cannot be.
         TypeError: one of the options is none of `SummaryWriter`.
     """
     inspect.signature(SummaryWriter).bind_partial(**options)
     found = _merged(options, environ)
-    if "repo_id" not in found and not is_on(environ.get("HF_MPWRITER_DISABLED", "")):
+    if "repo_id" in found:
+        check_repo_id(found["repo_id"])
+    elif not is_on(environ.get("HF_MPWRITER_DISABLED", "")):
         raise SettingsError("No repository is named.", hint="Pass repo_id='me/run', or set HF_MPWRITER_REPO_ID.")
     return found
 
