@@ -92,13 +92,7 @@ def _without_removed(spool: Spool, view: Progress, lengths: dict[str, int], role
     missing = view.missing(lengths)
     gone = {path: missing[path] for path in missing if _is_gone(os.path.join(spool.run_dir, path))}
     if gone and speaks(role):
-        logger.warning(
-            "%s in %d file%s of %s were removed before they were known to be on the Hub",
-            size_text(sum(gone.values())),
-            len(gone),
-            "s" if len(gone) > 1 else "",
-            spool.run_dir,
-        )
+        logger.warning("%s were removed before they were known to be on the Hub", _amount(gone, spool))
     return {path: length for path, length in lengths.items() if path not in gone}
 
 
@@ -114,15 +108,16 @@ def _report(spool: Spool, view: Progress, missing: dict[str, int]) -> None:
     report = view.uploader()
     reason = OFFLINE if is_offline() else f"{report.reason} {report.hint}".strip()
     logger.warning(
-        "%s in %d file%s of %s are not on the Hub yet%s. They are safe on disk%s; to finish: hf-mpwriter sync %s",
-        size_text(sum(missing.values())),
-        len(missing),
-        "s" if len(missing) > 1 else "",
-        spool.run_dir,
+        "%s are not on the Hub yet%s. They are safe on disk%s; to finish: hf-mpwriter sync %s",
+        _amount(missing, spool),
         f" ({reason})" if reason else "",
         _outlook(report) if view.seat_is_taken() else "",
         spool.run_dir,
     )
+
+
+def _amount(missing: dict[str, int], spool: Spool) -> str:
+    return f"{size_text(sum(missing.values()))} in {len(missing)} file{'s' * (len(missing) > 1)} of {spool.run_dir}"
 
 
 def _outlook(report: Report) -> str:
