@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hf_mpwriter.errors import SettingsError
-from hf_mpwriter.settings import check_repo_id, is_on
+from hf_mpwriter.settings import Environment, check_repo_id, is_on
 from hf_mpwriter.writer import SummaryWriter
 
 
@@ -32,7 +32,7 @@ def with_destination(options: Mapping[str, Any], environ: Mapping[str, str] = os
     found = _merged(options, environ)
     if "repo_id" in found:
         check_repo_id(found["repo_id"])
-    elif not is_on(environ.get("HF_MPWRITER_DISABLED", "")):
+    elif not Environment.read(environ).disabled:
         raise SettingsError("No repository is named.", hint="Pass repo_id='me/run', or set HF_MPWRITER_REPO_ID.")
     return found
 
