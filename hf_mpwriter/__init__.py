@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 from hf_mpwriter._version import __version__
 
 if TYPE_CHECKING:
-    from hf_mpwriter.hfwriter import HFSummaryWriter
     from hf_mpwriter.integrations.patching import patch, unpatch
-    from hf_mpwriter.writer import SummaryWriter
+    from hf_mpwriter.writer.hf_summary_writer import HFSummaryWriter
+    from hf_mpwriter.writer.summary_writer import SummaryWriter
 
 __all__ = ["HFSummaryWriter", "SummaryWriter", "__version__", "patch", "unpatch"]
 
 _HOMES = {
-    "HFSummaryWriter": "hfwriter",
-    "SummaryWriter": "writer",
+    "HFSummaryWriter": "writer.hf_summary_writer",
+    "SummaryWriter": "writer.summary_writer",
     "patch": "integrations.patching",
     "unpatch": "integrations.patching",
 }

@@ -1,5 +1,5 @@
 """`python -m hf_mpwriter`: the command line."""
 
-from hf_mpwriter.cli import main
+from hf_mpwriter.cli.main import main
 
 main()

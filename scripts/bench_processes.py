@@ -23,9 +23,10 @@ import psutil
 from hf_mpwriter import HFSummaryWriter, SummaryWriter
 from hf_mpwriter.localhub import LocalHub
 from hf_mpwriter.localhub.errors import Refusal
-from hf_mpwriter.progress import Progress, Report
-from hf_mpwriter.roster import Member, Roster
-from hf_mpwriter.spool import Spool
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.members import Member, Members
+from hf_mpwriter.spool.progress import Progress
+from hf_mpwriter.spool.status import UploaderStatus
 
 DEADLINE = 300.0  # seconds for anything to happen
 POLL = 0.005  # seconds between two looks at a condition
@@ -195,7 +196,7 @@ class Run:
         self.path, self.repo, self._hub = directory / name, f"bench/{name}", hub
         self.spool = Spool(str(self.path))
         self._progress = Progress(self.spool)
-        self._roster = Roster(self.spool)
+        self._roster = Members(self.spool)
         self._workers: list[Worker] = []
 
     def writer(self) -> Any:
@@ -210,7 +211,7 @@ class Run:
         self._workers.append(worker)
         return worker
 
-    def report(self) -> Report:
+    def report(self) -> UploaderStatus:
         """What the uploader says of itself."""
         return self._progress.uploader()
 

@@ -51,7 +51,7 @@ from typing import Any
 
 from bench_processes import wait_for
 
-from hf_mpwriter.eventfile import SEGMENT_MAX, SEGMENT_MIN, SEGMENT_SHARE
+from hf_mpwriter.events.event_file import SEGMENT_MAX, SEGMENT_MIN, SEGMENT_SHARE
 from hf_mpwriter.localhub import LocalHub
 from hf_mpwriter.localhub.blobs import file_sha256
 

@@ -42,15 +42,19 @@ from pathlib import Path
 import bench_processes as processes
 from bench_processes import MIB, Memory, Run, cpu, stopped, wait_for
 
-from hf_mpwriter import records, snapshot, worker
-from hf_mpwriter.identity import host_id
-from hf_mpwriter.ledger import Ledger
+from hf_mpwriter.base.files import LocalFile
+from hf_mpwriter.base.settings import Destination, Settings
+from hf_mpwriter.events import framing
 from hf_mpwriter.localhub import LocalHub
-from hf_mpwriter.push import Job, PushProcess, deadline
-from hf_mpwriter.queue import Entry, Queue
-from hf_mpwriter.roster import Roster
-from hf_mpwriter.settings import Destination, Settings
-from hf_mpwriter.snapshot import LocalFile, Survey
+from hf_mpwriter.push.handle import PushHandle
+from hf_mpwriter.push.job import Job, deadline
+from hf_mpwriter.snapshot import event_files
+from hf_mpwriter.snapshot.event_files import EventFileScan
+from hf_mpwriter.spool.ledger import Ledger
+from hf_mpwriter.spool.members import Members
+from hf_mpwriter.spool.outbox import Batch, Outbox
+from hf_mpwriter.system.process import host_id
+from hf_mpwriter.worker import worker
 
 FIVE_MINUTES = 300.0  # seconds
 SAMPLE = 0.02  # seconds between two looks at the memory of a push
@@ -159,7 +163,7 @@ class Bench:
         victim.kill()
         began = time.monotonic()
         file = run.newest_file(f"rank_{rank:05d}" if rank else "")
-        written = len(records.payloads(str(file))) - 1
+        written = len(framing.payloads(str(file))) - 1
         if written <= victim.step:
             raise RuntimeError(f"{victim.step + 1} events had returned, {written} are in the file")
         wait_for(lambda: run.bytes_on_hub(file) >= file.stat().st_size, "the events on the Hub")
@@ -253,10 +257,10 @@ class Bench:
 
     def _upload_files(self, run: Run) -> None:
         """Finished files of 100 directories, and a ledger that says truly that the Hub has them."""
-        from hf_mpwriter.hub import Hub
+        from hf_mpwriter.push.client import Hub
 
-        payloads = [records.version_event(1.0), *(records.summary_event(1.0, step, b"") for step in range(20))]
-        content = b"".join(map(records.frame, payloads))
+        payloads = [framing.version_event(1.0), *(framing.summary_event(1.0, step, b"") for step in range(20))]
+        content = b"".join(map(framing.frame, payloads))
         for number in range(self._scale.files):
             name = f"events.out.tfevents.{1_700_000_000 + number:010d}.host.1.{number:08x}"
             path = run.path / f"earlier_{number % 100:05d}" / name
@@ -279,11 +283,11 @@ class Bench:
 
     def _snapshots(self, run: Run, book: Ledger) -> list[tuple[float, list[LocalFile]]]:
         """Look at all files twice, as an uploader does: seconds, and what is there."""
-        survey, roster, looks = Survey(str(run.path)), Roster(run.spool), []
+        survey, roster, looks = EventFileScan(str(run.path)), Members(run.spool), []
         for _ in range(2):
             began = time.perf_counter()
             files = survey.files(Settings().allows, roster.growing)
-            snapshot.bounded(snapshot.pending(files, book.covers, ()))
+            event_files.bounded(event_files.pending(files, book.covers, ()))
             looks.append((time.perf_counter() - began, files))
         return looks
 
@@ -339,8 +343,8 @@ class Bench:
         (run_dir / file.path).write_bytes(self._rng.randbytes(file.length))
         destination = Destination(self._hub.endpoint, f"bench/push{way}", path_in_repo="tensorboard/push")
         job = Job(str(run_dir), "", destination, None, False, (file,), {}, {}, None, fenced=True, xet=True)
-        queue = Queue(Run(run_dir, "", None).spool.host("bench"), str(run_dir))
-        push = PushProcess(queue.take_off(Entry(1, (file,)), job.to_json(), fenced=True), deadline(job))
+        queue = Outbox(Run(run_dir, "", None).spool.host("bench"), str(run_dir))
+        push = PushHandle(queue.take_off(Batch(1, (file,)), job.to_json(), fenced=True), deadline(job))
         peak, verdict = Memory(), None
         while verdict is None:
             peak = max(peak, Memory.of(push.pid), key=lambda memory: memory.pss)

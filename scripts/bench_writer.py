@@ -182,14 +182,15 @@ class BareWrite:
 
 def records_of(directory: Path, case: Case, first_step: int, count: int) -> list[bytes]:
     """The framed records that our writer makes of some calls."""
-    from hf_mpwriter import SummaryWriter, records
+    from hf_mpwriter import SummaryWriter
+    from hf_mpwriter.events import framing
 
     with SummaryWriter(directory) as writer:
         for arguments in case.arguments(first_step, count):
             getattr(writer, case.method)(*arguments)
     (path,) = directory.glob("*tfevents*")
     data, found, position = path.read_bytes(), [], 0
-    for payload in records.payloads(str(path)):
+    for payload in framing.payloads(str(path)):
         end = position + HEADER + len(payload) + FOOTER
         found.append(data[position:end])
         position = end
@@ -461,7 +462,7 @@ def profile(directory: Path, options: argparse.Namespace) -> None:
     from crc32c import crc32c
 
     from hf_mpwriter import SummaryWriter
-    from hf_mpwriter.records import ScalarEncoder
+    from hf_mpwriter.events.framing import ScalarEncoder
 
     writer, step, value, lock = SummaryWriter(directory / "profile"), 123_456, 0.5, threading.RLock()
     record = records_of(directory / "scratch", Case("", "add_scalar", [value], (1, 1), (1, 1)), step, 1)[0]

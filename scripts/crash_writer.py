@@ -266,12 +266,12 @@ class Repetition:
         """How often each step of each kind is in the files of a process."""
         from tensorboardX.proto import event_pb2
 
-        from hf_mpwriter import records
+        from hf_mpwriter.events import framing
 
         found: dict[str, Counter[int]] = {kind: Counter() for kind in KINDS}
         for path in self.files(rank):
             self.sizes[path] = os.stat(path).st_size
-            events = [event_pb2.Event.FromString(payload) for payload in records.payloads(path)]
+            events = [event_pb2.Event.FromString(payload) for payload in framing.payloads(path)]
             if events and events[0].file_version != "brain.Event:2":
                 self.blame(tally, rank, f"{path} does not begin with its version")
             for event in events[1:]:
@@ -306,9 +306,9 @@ def few(steps: Any) -> str:
 
 def whole_bytes(path: str) -> int:
     """Size of the whole records of a file."""
-    from hf_mpwriter import records
+    from hf_mpwriter.events import framing
 
-    return sum(HEADER + len(payload) + FOOTER for payload in records.payloads(path))
+    return sum(HEADER + len(payload) + FOOTER for payload in framing.payloads(path))
 
 
 def damaged(path: str) -> str:
@@ -373,7 +373,7 @@ def main() -> int:
     options = parse()
     root = Path(tempfile.mkdtemp(prefix="crash_writer_", dir=options.dir))
     print(f"seed {options.seed}", flush=True)
-    import hf_mpwriter.writer  # noqa: F401 - before the first fork, as all that the processes need
+    import hf_mpwriter.writer.summary_writer  # noqa: F401 - before the first fork, as all that the processes need
 
     tallies: dict[str, Tally] = {}
     values, began, stuck = make_values(), time.monotonic(), ""

@@ -71,7 +71,7 @@ class _Recorder:
 
     def pytest_unconfigure(self) -> None:
         """All tests have ended: how many run directories our writers had in this process."""
-        workers = sys.modules.get("hf_mpwriter.workers")
+        workers = sys.modules.get("hf_mpwriter.worker.registry")
         self._tell({"runs": len(workers._workers) if workers else 0})  # noqa: SLF001 - nobody else needs to know
 
     def _tell(self, line: dict[str, object]) -> None:

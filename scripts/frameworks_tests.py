@@ -19,11 +19,12 @@ from pathlib import Path
 from frameworks_matrix import TroubleError
 from frameworks_plugin import WORD
 
+from hf_mpwriter.base.names import SPOOL_NAME
+from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.localhub import LocalHub, View
 from hf_mpwriter.localhub.store import Entry
-from hf_mpwriter.progress import Progress
-from hf_mpwriter.settings import Destination
-from hf_mpwriter.spool import SPOOL_NAME, Spool
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.testing import check
 
 ROOT = Path(__file__).resolve().parent.parent

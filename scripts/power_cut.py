@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Cut the power of the disk that a run is on, at its worst moments, many times over, and let the oracle judge.
 
-Two kinds of cuts, each on real file systems (`hf_mpwriter.testing.powercut`):
+Two kinds of cuts, each on real file systems (`hf_mpwriter.testing.power_cut`):
 
     --cuts N     the whole system: ranks log, flush, rotate segments and ask for pushes, the real uploader and its
                  pushes work for the local Hub, which is on another disk. When a state is seen (an entry is put, a push
@@ -40,18 +40,23 @@ import sabotage
 from bench_processes import DEADLINE, wait_for
 from power_cut_steps import cut_steps
 
-from hf_mpwriter import HFSummaryWriter, election, eventfile, identity, snapshot, spool, worker
-from hf_mpwriter.errors import HfMpWriterError
-from hf_mpwriter.ledger import load, set_aside
+from hf_mpwriter import HFSummaryWriter
+from hf_mpwriter.events import event_file
+from hf_mpwriter.snapshot import event_files
+from hf_mpwriter.spool import layout
+from hf_mpwriter.system import process as process_module
+from hf_mpwriter.worker import election, worker
+from hf_mpwriter.base.errors import HfMpWriterError
+from hf_mpwriter.spool.ledger import load, set_aside
 from hf_mpwriter.localhub import LocalHub
 from hf_mpwriter.localhub.errors import Refusal
-from hf_mpwriter.queue import Inflight, Queue, interrupted
-from hf_mpwriter.settings import Destination
+from hf_mpwriter.spool.outbox import InFlightRecord, Outbox, interrupted
+from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.testing import Journal, LoopDisk, check, forget_lost, processes, read_journals
-from hf_mpwriter.testing.powercut import has_power
+from hf_mpwriter.testing.power_cut import has_power
 
 if TYPE_CHECKING:
-    from hf_mpwriter.hub import Hub
+    from hf_mpwriter.push.client import Hub
 
 RANKS = 3
 CUTS = 5  # of one run directory
@@ -59,7 +64,7 @@ PAUSE = 0.002  # seconds between two events
 STOP = "stop"  # the file in the directory of the journals that ends the ranks
 FLUSHES, REQUESTS = 0.01, 0.01  # share of the events that are followed by a flush, or by a request for a push
 SEGMENT = 16 << 10  # bytes of a segment: ranks rotate all the time
-WORST = Inflight(0, fenced=False)  # what an unreadable record counts as
+WORST = InFlightRecord(0, fenced=False)  # what an unreadable record counts as
 MOMENTS = {  # what to wait for -> how many seconds after it the power is cut, at most
     "logging": 1.5,
     "rotation": 0.01,
@@ -74,7 +79,7 @@ MOMENTS = {  # what to wait for -> how many seconds after it the power is cut, a
 
 def work(rank: int, repo: str, run_dir: str, journals: str, seed: str) -> None:
     """The life of one rank, until the harness says stop."""
-    eventfile.SEGMENT_MIN = eventfile.SEGMENT_MAX = SEGMENT
+    event_file.SEGMENT_MIN = event_file.SEGMENT_MAX = SEGMENT
     worker.LOOK_EVERY, election.LONGEST_BACKOFF = 0.2, 0.5
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(RANKS)}
     try:
@@ -120,8 +125,8 @@ class Run:
         self.repo = f"cut/{root.name}"
         self.run_dir, self.journals = os.path.join(drive.path, "run"), str(root / "journals")
         os.makedirs(self.journals)
-        self.spool = spool.Spool(self.run_dir)
-        self.host = self.spool.host(identity.host_id())
+        self.spool = layout.Spool(self.run_dir)
+        self.host = self.spool.host(process_module.host_id())
         self.rng = random.Random(seed)
         self.ranks: list[multiprocessing.process.BaseProcess] = []
 
@@ -142,7 +147,7 @@ class Run:
 
     def files(self) -> int:
         """How many files are in the run directory."""
-        return sum(1 for _ in snapshot.walk(self.run_dir))
+        return sum(1 for _ in event_files.walk(self.run_dir))
 
     def await_moment(self, moment: str) -> None:
         """Wait until something is seen to happen, then a part of its time."""
@@ -202,7 +207,7 @@ class Run:
 
     def judge(self, *, drained: bool) -> list[str]:
         """What the oracle says, and what is recorded without being there."""
-        from hf_mpwriter.hub import Hub
+        from hf_mpwriter.push.client import Hub
 
         destination = self.spool.destination()
         if destination is None:
@@ -219,12 +224,12 @@ class Run:
 
     def torn(self) -> Iterator[str]:
         """Records that are neither whole nor gone."""
-        if set_aside(self.spool, identity.host_id()):
+        if set_aside(self.spool, process_module.host_id()):
             yield "the ledger is torn"
         if interrupted(self.host) == WORST:
             yield "the record in flight is torn"
         entries = len(list(Path(self.host.queue).glob("*.json")))
-        if len(Queue(self.host, self.run_dir).entries) != entries:  # it drops what it cannot read
+        if len(Outbox(self.host, self.run_dir).entries) != entries:  # it drops what it cannot read
             yield "an entry is torn"
 
     def untrue_claims(self, hub: Hub, destination: Destination) -> Iterator[str]:
@@ -237,8 +242,8 @@ class Run:
 
     def hollow_entries(self) -> Iterator[str]:
         """Entries that refer to bytes that are not there."""
-        local = {file.path: file.length for file in snapshot.Survey(self.run_dir).files(lambda _: True, tuple)}
-        for entry in Queue(self.host, self.run_dir).entries:
+        local = {file.path: file.length for file in event_files.EventFileScan(self.run_dir).files(lambda _: True, tuple)}
+        for entry in Outbox(self.host, self.run_dir).entries:
             for file in entry.files:
                 if local.get(file.path, 0) < file.length:
                     yield f"{file.path}: an entry refers to {file.length} bytes, {local.get(file.path, 0)} are there"
@@ -262,7 +267,7 @@ def cut_runs(root: Path, kind: str, cuts: int, seed: int, done: Counter[str]) ->
     """Cut the power of so many runs of the whole system as are needed; yields problems."""
     with LocalHub(root / "hub") as hub:
         os.environ["HF_ENDPOINT"] = hub.endpoint
-        from hf_mpwriter.hub import Hub  # noqa: F401 - before the first fork, for judge()
+        from hf_mpwriter.push.client import Hub()
 
         for first in range(0, cuts, CUTS):
             place = root / f"{kind}{first}"

@@ -10,12 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
-from hf_mpwriter import disk, ledger, records
-from hf_mpwriter.errors import Sent
-from hf_mpwriter.queue import Inflight, Queue, interrupted
-from hf_mpwriter.settings import Destination
-from hf_mpwriter.snapshot import LocalFile
-from hf_mpwriter.spool import Spool
+from hf_mpwriter.base.files import LocalFile
+from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.base.verdicts import Sent
+from hf_mpwriter.events import framing
+from hf_mpwriter.spool import ledger
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.outbox import InFlightRecord, Outbox, interrupted
+from hf_mpwriter.system import disk
 from hf_mpwriter.testing import LoopDisk
 
 HERE = Destination("https://hub", "me/run")
@@ -48,10 +50,10 @@ class Trial:
         for name in NAMES:
             path = os.path.join(self.run_dir, name)
             disk.make_dirs(os.path.dirname(path))
-            Path(path).write_bytes(records.frame(records.version_event(1.0)))
+            Path(path).write_bytes(framing.frame(framing.version_event(1.0)))
         self.spool.create()
         disk.make_dirs(self.host.root)
-        self.queue = Queue(self.host, self.run_dir)
+        self.queue = Outbox(self.host, self.run_dir)
 
     def work(self) -> None:
         """Write until the cut."""
@@ -77,7 +79,7 @@ class Trial:
         for name in NAMES:
             with open(os.path.join(self.run_dir, name), "ab") as file:
                 file.writelines(
-                    records.ScalarEncoder("loss").record(1.0, 1, 0.5) for _ in range(self.rng.randrange(1, 200))
+                    framing.ScalarEncoder("loss").record(1.0, 1, 0.5) for _ in range(self.rng.randrange(1, 200))
                 )
 
     def put(self) -> None:
@@ -156,21 +158,21 @@ class Trial:
             yield "the ledger is torn"
         if ledger.load(self.spool, HERE).length(NAMES[0]) not in self.lengths:
             yield "the ledger is neither the old nor the new one"
-        if (interrupted(self.host) or Inflight(0, fenced=True)) not in {
-            Inflight(n, fenced=True) for n in self.inflight
+        if (interrupted(self.host) or InFlightRecord(0, fenced=True)) not in {
+            InFlightRecord(n, fenced=True) for n in self.inflight
         }:
             yield "the record in flight is neither the old nor the new one"
         yield from self._judge_queue()
 
     def _judge_queue(self) -> Iterator[str]:
-        found = [entry.files for entry in Queue(self.host, self.run_dir).entries]
+        found = [entry.files for entry in Outbox(self.host, self.run_dir).entries]
         if not any(set(entries) <= set(found) for entries in self.entries):
             yield "the queue has neither all old entries nor all new ones"
         if not set(found) <= {entry for entries in self.entries for entry in entries}:
             yield "the queue has entries that were dropped"
         for file in {file for files in found for file in files}:
             with open(os.path.join(self.run_dir, file.path), "rb") as event_file:
-                if records.whole_length(event_file.fileno(), 0, file.length) != file.length:
+                if framing.whole_length(event_file.fileno(), 0, file.length) != file.length:
                     yield f"an entry refers to bytes of {file.path} that are gone"
 
 

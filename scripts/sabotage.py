@@ -44,7 +44,7 @@ _BUFFERED = """\
 """
 _START = "        self._entry = entry\n"
 _EARLY = """\
-        from hf_mpwriter.errors import Sent
+        from hf_mpwriter.base.verdicts import Sent
 
         early = {file.path: Sent(file.length, "0" * 64) for file in entry.files}
         self._ledger.acknowledge(early, "early", 0.0)

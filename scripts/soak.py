@@ -41,7 +41,7 @@ from soak_inside import die_with_parent
 from soak_run import Run
 
 from hf_mpwriter.testing import LoopDisk
-from hf_mpwriter.testing.powercut import why_not
+from hf_mpwriter.testing.power_cut import why_not
 
 STORM = (10.0, 40.0)  # seconds during which things go wrong in a run
 DISKS = ("ext4", "xfs")  # of the lanes
@@ -202,7 +202,7 @@ def main() -> int:
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
     os.environ |= {"HF_MPWRITER_COMMITS_PER_HOUR": "1000000", "NO_PROXY": "127.0.0.1"}
-    import hf_mpwriter.hfwriter  # noqa: F401 - before the first fork, for the ranks
+    import hf_mpwriter.writer.hf_summary_writer  # noqa: F401 - before the first fork, for the ranks
 
     logging.getLogger("hf_mpwriter").setLevel(logging.WARNING)
     began = time.monotonic()

@@ -61,7 +61,7 @@ class Chance:
 
     def __call__(self, name: str) -> None:
         """Fail or die here, by chance."""
-        from hf_mpwriter import disk
+        from hf_mpwriter.system import disk
 
         try:
             with open(self._chance, encoding="ascii") as file:
@@ -83,15 +83,16 @@ def install(kind: str) -> None:
             if not hasattr(loaded, name):
                 raise AttributeError(f"{module}.{name} is no more")
             setattr(loaded, name, value)
-    from hf_mpwriter import disk, election, push, retry
+    from hf_mpwriter.system import disk, launch
+    from hf_mpwriter.uploader import backoff
 
-    retry.MOVED_LIMIT = MOVED_LIMIT
+    backoff.MOVED_LIMIT = MOVED_LIMIT
     disk.failpoint = Chance(os.environ[CONTROL])  # type: ignore[assignment]
     if kind == "rank":
-        election._BOOT = _with_us(election._BOOT, "uploader")  # noqa: SLF001 - the way into the processes under test
+        launch.UPLOADER_BOOT = _with_us(launch.UPLOADER_BOOT, "uploader")  # noqa: SLF001 - the way into the processes under test
     elif kind == "uploader":
-        importlib.import_module("hf_mpwriter.uploader").be_modest = _be_busy
-        push._BOOT = _with_us(push._BOOT, "push")  # noqa: SLF001 - likewise
+        importlib.import_module("hf_mpwriter.uploader.loop").be_modest = _be_busy
+        launch.PUSH_BOOT = _with_us(launch.PUSH_BOOT, "push")  # noqa: SLF001 - likewise
 
 
 def _with_us(boot: str, kind: str) -> str:
@@ -237,7 +238,7 @@ def _leave(_: int, __: FrameType | None) -> None:
 def _begin(run_dir: str, purge_step: int | None) -> Any:
     """A writer; a directory that cannot be written is refused at the start, and tried again here."""
     from hf_mpwriter import HFSummaryWriter
-    from hf_mpwriter.errors import LogdirError
+    from hf_mpwriter.base.errors import LogdirError
 
     while True:
         try:

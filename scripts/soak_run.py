@@ -21,11 +21,12 @@ from pathlib import Path
 import psutil
 import soak_inside
 
-from hf_mpwriter.identity import host_id
+from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.localhub import LocalHub, View
-from hf_mpwriter.progress import Progress
-from hf_mpwriter.snapshot import LocalFile, Survey
-from hf_mpwriter.spool import Spool
+from hf_mpwriter.snapshot.event_files import EventFileScan
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.progress import Progress
+from hf_mpwriter.system.process import host_id
 from hf_mpwriter.testing import check, processes, read_journals
 from hf_mpwriter.testing.oracle import keys
 
@@ -223,7 +224,7 @@ class Run:
         return Progress(self.spool).missing({file.path: file.length for file in self._files()})
 
     def _files(self) -> Iterable[LocalFile]:
-        return Survey(self.run_dir).files(lambda _: True, tuple)
+        return EventFileScan(self.run_dir).files(lambda _: True, tuple)
 
     def _sync(self) -> None:
         """What the Hub has refused goes by command."""
@@ -286,11 +287,11 @@ class Run:
 
 
 def _sync(run_dir: str) -> None:
-    from hf_mpwriter import cli
+    from hf_mpwriter.cli import main
 
     soak_inside.die_with_parent()
     soak_inside.install("rank")
-    cli.main(["sync", run_dir, "--timeout", "120"])
+    main.main(["sync", run_dir, "--timeout", "120"])
 
 
 def signal_to(pid: int, number: int) -> bool:

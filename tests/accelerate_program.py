@@ -19,7 +19,7 @@ from digits import Network, digits
 from torch.utils.data import DataLoader
 
 from hf_mpwriter import SummaryWriter
-from hf_mpwriter.errors import HfMpWriterError
+from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.integrations.accelerate import HubTensorBoardTracker
 
 STEPS = 6

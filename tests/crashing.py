@@ -3,7 +3,7 @@
 A trial, made by a process that has loaded everything and never used it (`serve`):
 
     story      two workers log, seal, die and close; each step when the Hub is known to have what was logged before
-    life       fork -> take the seat -> uploader.main, with pushes that are forks of it, until it leaves or is struck
+    life       fork -> take the seat -> loop.main, with pushes that are forks of it, until it leaves or is struck
     harm       strikes one life: a failpoint of disk.py, or strace at the n-th system call of a name, of the uploader or
                of one of its pushes; the lives after it are unharmed
     judgement  the oracle, and that nothing is left: no temporary file, no entry, no card, no process
@@ -35,11 +35,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
-from hf_mpwriter import disk, ledger, locks, records, roster, testing
-from hf_mpwriter.identity import Process, host_id
+from hf_mpwriter import testing
+from hf_mpwriter.base.settings import Destination, Settings
+from hf_mpwriter.events import framing
 from hf_mpwriter.localhub import Store, View
-from hf_mpwriter.settings import Destination, Settings
-from hf_mpwriter.spool import HostSpool, Spool
+from hf_mpwriter.spool import ledger, members
+from hf_mpwriter.spool.layout import HostSpool, Spool
+from hf_mpwriter.system import disk, locks
+from hf_mpwriter.system.process import Process, host_id
 
 DEADLINE = 60.0  # seconds that a life may take on a slow machine
 LIVES = 6  # until everything is on the Hub and nobody is left
@@ -138,12 +141,12 @@ class ForkedPush:
 
     @staticmethod
     def _push(inflight: str, parent: int, waits: socket.socket) -> None:
-        from hf_mpwriter import push
+        from hf_mpwriter.push import process
 
         sleep = time.sleep
         time.sleep = lambda seconds: sleep(min(seconds, 0.01))  # the client's waits between its retries
         waits.recv(1)
-        push.main(inflight, parent)
+        process.main(inflight, parent)
 
     def poll(self) -> int | None:
         """Exit code, None while it lives."""
@@ -171,7 +174,9 @@ def run_and_end(action: Callable[[], object]) -> NoReturn:
 
 def live(spool: Spool, harm: Harm | None, theirs: socket.socket, cache: str) -> None:
     """One life, in a fork."""
-    from hf_mpwriter import daemon, election, push, uploader
+    from hf_mpwriter.push import process
+    from hf_mpwriter.system import daemon, launch
+    from hf_mpwriter.uploader import loop
 
     def ask(**message: Any) -> None:
         theirs.send(json.dumps(message).encode())
@@ -187,14 +192,14 @@ def live(spool: Spool, harm: Harm | None, theirs: socket.socket, cache: str) -> 
     os.dup2(log, 1)
     os.dup2(log, 2)
     daemon.LOG_LIMIT = LOG_LIMIT
-    daemon.time = uploader.time = Clock(ask)
-    uploader.be_modest = lambda: None
-    uploader.random = SimpleNamespace(Random=functools.partial(random.Random, 1))
-    push.subprocess = SimpleNamespace(Popen=functools.partial(ForkedPush, ask=ask), DEVNULL=0, PIPE=0)
+    daemon.time = loop.time = Clock(ask)
+    loop.be_modest = lambda: None
+    loop.random = SimpleNamespace(Random=functools.partial(random.Random, 1))
+    process.subprocess = SimpleNamespace(Popen=functools.partial(ForkedPush, ask=ask), DEVNULL=0, PIPE=0)
     ask(begins=True)
     try:
-        election.SEAT_FD = locks.try_exclusive(spool.seat)
-        uploader.main(spool.run_dir, 0.0)
+        launch.UPLOADER_LOCK_FD = locks.try_exclusive(spool.seat)
+        loop.main(spool.run_dir, 0.0)
     finally:
         ask(passed=passed)
 
@@ -223,7 +228,9 @@ class Story:
         self.spool.create()
         self.spool.record_destination(self.destination)
         settings = Settings(commit_every=0.01, allow_patterns=("*.tfevents.*", ATTACHMENT))
-        rank0, rank1 = (roster.Card(self.spool, name, Process.current(), settings) for name in ("main", "rank_00001"))
+        rank0, rank1 = (
+            members.MemberFile(self.spool, name, Process.current(), settings) for name in ("main", "rank_00001")
+        )
         first, second, other = EVENT_FILE.format(0), EVENT_FILE.format(1), f"rank_00001/{EVENT_FILE.format(0)}"
         rank0.write({"open": first})
         self._log(first)
@@ -254,8 +261,8 @@ class Story:
         where, tag = os.path.join(self.spool.run_dir, path), self.destination.repo_id
         begun = self._lengths.get(path, 0)
         first = sum(note.path == path for note in self.returned)
-        encoder, steps = records.ScalarEncoder(tag), range(first, first + 5)
-        data = b"" if begun else records.frame(records.version_event(1.0))
+        encoder, steps = framing.ScalarEncoder(tag), range(first, first + 5)
+        data = b"" if begun else framing.frame(framing.version_event(1.0))
         data += b"".join(encoder.record(1.0, step, 0.5) for step in steps)
         os.makedirs(os.path.dirname(where), exist_ok=True)
         with open(where, "ab") as file:
@@ -423,7 +430,6 @@ def left_behind() -> list[str]:
 
 def serve(hub_root: str) -> None:
     """Make the trials that are asked for on standard input."""
-    from hf_mpwriter import hub, push, uploader  # noqa: F401 - what forks need is loaded once
 
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
     gc.freeze()  # else each fork copies what the collector touches

@@ -23,7 +23,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.data import DataLoader
 
-from hf_mpwriter.errors import HfMpWriterError
+from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.integrations.lightning import HubTensorBoardLogger
 
 EPOCH = 6  # batches

@@ -20,23 +20,25 @@ from conftest import wait_for
 from support import event_file
 from test_localhub_server import ask
 
-from hf_mpwriter import disk, push
-from hf_mpwriter.errors import Done, Verdict
+from hf_mpwriter.base.files import LocalFile
+from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.base.verdicts import Done, Verdict
 from hf_mpwriter.localhub import LocalHub
-from hf_mpwriter.settings import Destination
-from hf_mpwriter.snapshot import LocalFile
+from hf_mpwriter.push import handle
+from hf_mpwriter.push import job as job_module
+from hf_mpwriter.system import disk
 
 NAME = "events.out.tfevents.1700000000.here.1.0123abcd"
 SHORT_SLEEPS = "import time\nsleep = time.sleep\ntime.sleep = lambda seconds: sleep(min(seconds, 0.01))\n"
 FORKS = """
 import json, os, sys
-from hf_mpwriter import hub, push
+from hf_mpwriter.push import client, process
 for line in sys.stdin:
     inflight, output = json.loads(line)
     pid = os.fork()
     if not pid:
         os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
-        push.main(inflight, os.getppid())
+        process.main(inflight, os.getppid())
         os._exit(0)
     print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 """
@@ -68,7 +70,7 @@ class Pushes:
         code = int(self.process.stdout.readline())
         assert code == 0
         with open(output, encoding="utf-8") as file:
-            return push.parse_verdict(json.loads(file.readlines()[-1]))
+            return handle.parse_verdict(json.loads(file.readlines()[-1]))
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +124,7 @@ class Run:
             "fenced": True,
             "xet": False,
         }
-        job = push.Job(**fields | changes)
+        job = job_module.Job(**fields | changes)
         path = str(self.root / "inflight.json")
         disk.replace(path, json.dumps({"job": job.to_json()}).encode(), "test")
         return path
@@ -136,7 +138,7 @@ class Run:
         with pytest.MonkeyPatch.context() as patch:
             for name, value in env.items():
                 patch.setenv(name, value)
-            process = push.PushProcess(self.job(changes), 60.0)
+            process = handle.PushHandle(self.job(changes), 60.0)
         return wait_for(lambda: process.listen()[1], "the verdict")
 
     def arrives(self, hub: LocalHub, **changes: Any) -> None:

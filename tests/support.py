@@ -19,7 +19,8 @@ import hypothesis
 import pytest
 from tensorboardX.proto import event_pb2
 
-from hf_mpwriter import disk, records
+from hf_mpwriter.events import framing
+from hf_mpwriter.system import disk
 
 # The same examples in every run, no clock in any verdict, nothing left in the working directory.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, database=None, print_blob=True)
@@ -144,7 +145,7 @@ def unlimit_files() -> None:
 
 def scalar(step: int, tag: str = "loss", value: float = 0.5) -> bytes:
     """Payload of one scalar."""
-    return records.ScalarEncoder(tag).record(1.0, step, value)[records.HEADER_SIZE : -records.FOOTER_SIZE]
+    return framing.ScalarEncoder(tag).record(1.0, step, value)[framing.HEADER_SIZE : -framing.FOOTER_SIZE]
 
 
 def events(path: str | os.PathLike) -> list[event_pb2.Event]:
@@ -152,10 +153,10 @@ def events(path: str | os.PathLike) -> list[event_pb2.Event]:
     path = os.fspath(path)
     fd = os.open(path, os.O_RDONLY)
     try:
-        assert records.whole_length(fd) == os.path.getsize(path), f"{path} is torn"
+        assert framing.whole_length(fd) == os.path.getsize(path), f"{path} is torn"
     finally:
         os.close(fd)
-    return [event_pb2.Event.FromString(payload) for payload in records.payloads(path)]
+    return [event_pb2.Event.FromString(payload) for payload in framing.payloads(path)]
 
 
 def keys(path: str | os.PathLike) -> list[tuple[str, int]]:
@@ -165,7 +166,7 @@ def keys(path: str | os.PathLike) -> list[tuple[str, int]]:
 
 def event_file(path: str | os.PathLike, count: int, tag: str = "loss") -> int:
     """Write an event file of `count` scalars; its length."""
-    data = records.frame(records.version_event(1.0)) + b"".join(records.frame(scalar(n, tag)) for n in range(count))
+    data = framing.frame(framing.version_event(1.0)) + b"".join(framing.frame(scalar(n, tag)) for n in range(count))
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path, "wb") as file:
         file.write(data)

@@ -14,7 +14,9 @@ import pytest
 import tensorboardX
 from support import events, succeed
 
-from hf_mpwriter import SummaryWriter, adders, records
+from hf_mpwriter import SummaryWriter
+from hf_mpwriter.events import framing
+from hf_mpwriter.writer import add_methods
 
 RANDOM = np.random.default_rng(7)
 IMAGE = RANDOM.random((3, 16, 16), dtype=np.float32)
@@ -108,7 +110,7 @@ def logged(logdir: Path) -> dict[str, list[bytes]]:
         if ".hf_mpwriter" in path.parts or path.is_dir():
             continue
         if "tfevents" in path.name:
-            payloads = (payload for payload in records.payloads(str(path)) if b"brain.Event:2" not in payload)
+            payloads = (payload for payload in framing.payloads(str(path)) if b"brain.Event:2" not in payload)
             found.setdefault(directory, []).extend(payloads)
         else:
             found[str(path.relative_to(logdir))] = [path.read_bytes()]
@@ -322,7 +324,7 @@ def test_default_metadata_is_over_after_an_exception(tmp_path):
 
 def test_the_encoders_of_many_tags_are_bounded(tmp_path, monkeypatch):
     """A new tag at every call is no growth."""
-    monkeypatch.setattr(adders, "TAGS_KEPT", 10)
+    monkeypatch.setattr(add_methods, "TAGS_KEPT", 10)
     with SummaryWriter(tmp_path) as writer:
         for n in range(100):
             writer.add_scalar(f"tag{n}", n, n)
@@ -337,7 +339,7 @@ def test_the_file_that_tensorboardx_names_can_be_read_at_once(tmp_path):
         name = writer.file_writer.event_writer._ev_writer._file_name
         assert os.path.exists(name)
         writer.add_scalar("a", 1.0, 1)
-        assert len(records.payloads(name)) == 2
+        assert len(framing.payloads(name)) == 2
     assert writer.file_writer is None
 
 

@@ -10,13 +10,14 @@ from dataclasses import replace
 import pytest
 from test_decision import QUIET
 
-from hf_mpwriter import attaching, attachment
-from hf_mpwriter.attaching import Attaching
-from hf_mpwriter.errors import Moved, Park, Retry, Split, Unknown
-from hf_mpwriter.ledger import Ledger
-from hf_mpwriter.queue import Entry
-from hf_mpwriter.settings import Destination, Settings
-from hf_mpwriter.spool import Spool
+from hf_mpwriter.base.settings import Destination, Settings
+from hf_mpwriter.base.verdicts import Moved, Quarantine, Retry, Split, Unknown
+from hf_mpwriter.snapshot import attachments
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.ledger import Ledger
+from hf_mpwriter.spool.outbox import Batch
+from hf_mpwriter.uploader import attachment_lane
+from hf_mpwriter.uploader.attachment_lane import AttachmentLane
 
 SETTINGS = Settings(allow_patterns=None, commit_every=5)
 
@@ -31,10 +32,10 @@ class Run:
             self.write(f"{number}.txt", b"%d" % number)
         self.one = self.made()
 
-    def made(self) -> Attaching:
+    def made(self) -> AttachmentLane:
         """A new one, as a new uploader makes it."""
         host = self.spool.host("h")
-        return Attaching(self.spool, host.copies, lambda: self.now, random.Random(1), self.now)
+        return AttachmentLane(self.spool, host.copies, lambda: self.now, random.Random(1), self.now)
 
     def write(self, path: str, data: bytes) -> None:
         """An attachment."""
@@ -71,7 +72,7 @@ def run(tmp_path) -> Run:
 
 def test_an_entry_is_small_and_the_rest_follows(run, monkeypatch):
     """One entry has copies at a time; when all are sent the round is over, and nothing stays behind."""
-    monkeypatch.setattr(attaching, "ENTRY_FILES", 2)
+    monkeypatch.setattr(attachment_lane, "ENTRY_FILES", 2)
     sent = []
     while not run.one.is_over(living=0):
         assert run.one.is_due(living=0)
@@ -85,7 +86,7 @@ def test_an_entry_is_small_and_the_rest_follows(run, monkeypatch):
 
 def test_the_bytes_of_an_entry_are_those_of_the_copies(run, monkeypatch):
     """A file that grows after it was looked at goes into the next entry."""
-    monkeypatch.setattr(attaching, "ENTRY_BYTES", 4)
+    monkeypatch.setattr(attachment_lane, "BATCH_BYTES_ATTACHED", 4)
     run.one = run.made()
     identify = run.one._looking.identify
 
@@ -104,7 +105,7 @@ def test_the_bytes_of_an_entry_are_those_of_the_copies(run, monkeypatch):
 
 def test_one_look_reads_no_more_than_its_share(run, monkeypatch):
     """The next one goes on where it ended, without an entry in between."""
-    monkeypatch.setattr(attaching, "LOOK_BYTES", 2)
+    monkeypatch.setattr(attachment_lane, "LOOK_BYTES", 2)
     run.book.acknowledge({file.path: file.content for file in run.one._looking.look(lambda _: True).files}, "c", 1.0)
     run.one = run.made()
     looks = 0
@@ -118,7 +119,7 @@ def test_one_look_reads_no_more_than_its_share(run, monkeypatch):
 
 def test_while_somebody_lives_there_is_one_commit_per_interval(run, monkeypatch):
     """Who asks gets the rest sooner: two commits at once, then one in ten seconds; nobody alive: at once."""
-    monkeypatch.setattr(attaching, "ENTRY_FILES", 1)
+    monkeypatch.setattr(attachment_lane, "ENTRY_FILES", 1)
     assert run.look(alone=False) == ["0.txt"]
     run.land()
     assert not run.one.is_due(living=1)
@@ -128,7 +129,7 @@ def test_while_somebody_lives_there_is_one_commit_per_interval(run, monkeypatch)
     run.land()
     assert not run.one.is_due(living=1)
     run.one.ask()
-    run.now += attaching.DISTANCE - 1
+    run.now += attachment_lane.DISTANCE - 1
     assert not run.one.is_due(living=1)
     assert run.one.is_due(living=0)
     run.now += 1
@@ -137,18 +138,18 @@ def test_while_somebody_lives_there_is_one_commit_per_interval(run, monkeypatch)
 
 def test_whoever_asks_is_answered_by_a_round_that_begins_afterwards(run, monkeypatch):
     """What the round under way has looked at already may have changed."""
-    monkeypatch.setattr(attaching, "ENTRY_FILES", 3)
+    monkeypatch.setattr(attachment_lane, "ENTRY_FILES", 3)
     run.look(alone=False)
     run.one.ask()
     run.write("0.txt", b"new")
     run.land()
     assert run.look(alone=False) == ["3.txt", "4.txt"]
     run.land()
-    run.now += attaching.DISTANCE
+    run.now += attachment_lane.DISTANCE
     assert run.one.is_due(living=1)
     assert run.look(alone=False) == ["0.txt"]
     run.land()
-    run.now += attaching.DISTANCE
+    run.now += attachment_lane.DISTANCE
     assert not run.one.is_due(living=1)
     assert not run.one.is_over(living=0), "it began while somebody lived"
 
@@ -196,23 +197,23 @@ def test_a_refused_entry_is_split_until_the_file_is_found(run):
 def test_a_park_offers_nothing_unless_it_was_found_after_the_commit(run):
     """A read-back refuses before anything is sent; what the .gitignore leaves out is known afterwards."""
     run.look()
-    run.fail(Park({"1.txt": "foreign"}))
+    run.fail(Quarantine({"1.txt": "foreign"}))
     assert run.book.offered == {}
     assert run.look() == ["0.txt", "2.txt", "3.txt", "4.txt"]
-    run.fail(Park({"2.txt": "ignored"}, committed=True))
+    run.fail(Quarantine({"2.txt": "ignored"}, committed=True))
     assert sorted(run.book.offered) == ["0.txt", "2.txt", "3.txt", "4.txt"]
     assert run.look() == ["0.txt", "3.txt", "4.txt"], "not covered until the Hub was read back"
 
 
 def test_files_that_cannot_be_copied_hold_back_no_others(run, monkeypatch):
     """They are named, tried once per round, and let in when it works."""
-    monkeypatch.setattr(attaching, "ENTRY_FILES", 2)
+    monkeypatch.setattr(attachment_lane, "ENTRY_FILES", 2)
     take, tried = run.one._copies.take, []
 
     def refuse(file):
         tried.append(file.path)
         if file.path in ("0.txt", "1.txt"):
-            raise attachment.ChangedError
+            raise attachments.ChangedError
         return take(file)
 
     monkeypatch.setattr(run.one._copies, "take", refuse)
@@ -235,7 +236,7 @@ def test_a_push_makes_way_for_event_files_that_are_due(run):
     run.look()
     run.one.take_off()
     due = replace(QUIET, next_commit=1000.0, now=1000.0)
-    later = replace(due, now=1001.0 + attaching.PATIENCE)
+    later = replace(due, now=1001.0 + attachment_lane.PATIENCE)
     quiet = replace(later, next_commit=math.inf)
     assert not run.one.must_yield(due)
     assert not run.one.must_yield(quiet)
@@ -253,7 +254,7 @@ def test_a_push_makes_way_for_event_files_that_are_due(run):
 
 def test_attachments_starve_only_after_their_interval_and_some_patience(run):
     """From the last look or push on; then they get one turn, and the time runs anew."""
-    allowed = 60 * SETTINGS.commit_every + attaching.PATIENCE
+    allowed = 60 * SETTINGS.commit_every + attachment_lane.PATIENCE
     for turn in (run.look, run.one.take_off):
         turn()
         assert not run.one.is_starved(SETTINGS)
@@ -294,4 +295,4 @@ def test_an_entry_carries_attachments_or_event_files(run):
     """The empty one, which only asks the Hub, carries none."""
     run.look()
     assert run.one.entries[0].is_attached
-    assert not Entry(0, ()).is_attached
+    assert not Batch(0, ()).is_attached

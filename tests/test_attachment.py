@@ -10,9 +10,9 @@ import time
 import pytest
 from support import event_file, failing, fork, kill
 
-from hf_mpwriter import attachment
-from hf_mpwriter.attachment import Attachments, ChangedError, Copies, place, sizes
-from hf_mpwriter.snapshot import LocalFile
+from hf_mpwriter.base.files import LocalFile
+from hf_mpwriter.snapshot import attachments
+from hf_mpwriter.snapshot.attachments import Attachments, ChangedError, Copies, place, sizes
 
 BLOCK = 1 << 16
 
@@ -76,7 +76,7 @@ def test_what_the_patterns_leave_out_is_not_even_asked_for_its_size(tmp_path, to
     """By default that is every attachment: it costs its name in a listing."""
     (tmp_path / "model.bin").write_bytes(b"x")
     touched.clear()
-    assert Attachments(str(tmp_path)).look(lambda _: False) == attachment.Found()
+    assert Attachments(str(tmp_path)).look(lambda _: False) == attachments.Found()
     assert sizes(str(tmp_path), lambda _: False) == {}
     assert "model.bin" not in touched
 
@@ -116,7 +116,7 @@ def test_a_change_that_keeps_size_and_mtime_is_seen(tmp_path):
 
 def test_a_file_above_the_limit_is_refused_unread_with_what_to_do(tmp_path, monkeypatch, touched):
     """It is named with a way out; once it is small enough it is found."""
-    monkeypatch.setattr(attachment, "LIMIT", 3)
+    monkeypatch.setattr(attachments, "LIMIT", 3)
     path = tmp_path / "big.bin"
     path.write_bytes(b"four")
     touched.clear()
@@ -247,7 +247,7 @@ def test_a_file_whose_name_is_no_text_is_refused(tmp_path):
 
 def test_a_copy_is_refused_when_too_little_room_would_be_left(copies, tmp_path, monkeypatch):
     """The events need it more."""
-    monkeypatch.setattr(attachment, "RESERVE", 1 << 60)
+    monkeypatch.setattr(attachments, "RESERVE", 1 << 60)
     with pytest.raises(OSError, match="too little room"):
         copies.take(content("a.txt", b"one"))
     assert os.listdir(tmp_path / "copies") == []
@@ -265,7 +265,7 @@ def test_a_content_that_was_never_whole_is_not_copied_though_two_readings_agree(
             path.write_bytes(b"one")
         return chunk
 
-    monkeypatch.setattr(attachment.os, "read", torn)
+    monkeypatch.setattr(attachments.os, "read", torn)
     with pytest.raises(ChangedError):
         copies.take(content("a.txt", b"one"))
     assert os.listdir(tmp_path / "copies") == []

@@ -13,14 +13,17 @@ from support import event_file
 from test_cli import run
 from test_end_to_end import LOG_AND_EXIT, hub_view, no_uploader, uploader_pid
 
-from hf_mpwriter import attachment, locks, testing, uploader
-from hf_mpwriter.decision import Action, decide
-from hf_mpwriter.errors import Done, Refused, Sent, Unknown
-from hf_mpwriter.progress import Progress
-from hf_mpwriter.queue import Entry
-from hf_mpwriter.settings import Destination, Settings, patterns
-from hf_mpwriter.spool import Spool
-from hf_mpwriter.uploader import Uploader
+from hf_mpwriter import testing
+from hf_mpwriter.base.settings import Destination, Settings, patterns
+from hf_mpwriter.base.verdicts import Done, Refused, Sent, Unknown
+from hf_mpwriter.snapshot import attachments
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.outbox import Batch
+from hf_mpwriter.spool.progress import Progress
+from hf_mpwriter.system import locks
+from hf_mpwriter.uploader import loop
+from hf_mpwriter.uploader.decision import Action, decide
+from hf_mpwriter.uploader.loop import Uploader
 
 EVERYTHING = LOG_AND_EXIT.replace("logdir=", "repo_allow_patterns=None, logdir=")
 EMBED = """
@@ -291,14 +294,14 @@ def looked(one: Uploader) -> list[str]:
 def test_what_the_hub_has_lost_is_looked_at_again_at_once(one, run_dir):
     """Nobody lives and nothing waits, but a read-back has found a file gone: it is not left to the next start."""
     path = write(run_dir, "gone.txt", b"one")
-    (file,) = attachment.Attachments(str(run_dir)).look(lambda _: True).files
+    (file,) = attachments.Attachments(str(run_dir)).look(lambda _: True).files
     one._ledger.acknowledge({path.name: file.content}, "c", 1.0)
     one._snapshot([], one._situation([]))
     assert decide(one._situation([])) is Action.ATTACH
     one._attach(one._situation([]))
     assert decide(one._situation([])) is Action.LEAVE
     assert Progress(Spool(str(run_dir))).missing({path.name: 3}) == {}
-    one._entry = Entry(0, ())
+    one._entry = Batch(0, ())
     one._settle(Done("c" * 40, own=False, repo_id="me/run", files={path.name: Sent(0, "")}, checked=True))
     assert decide(one._situation([])) is Action.SNAPSHOT
     assert Progress(Spool(str(run_dir))).missing({path.name: 3}) == {path.name: 3}
@@ -310,7 +313,7 @@ def test_what_the_hub_has_lost_is_looked_at_again_at_once(one, run_dir):
 
 def test_a_file_above_the_limit_is_parked_with_what_to_do(one, run_dir, monkeypatch):
     """It is named in the ledger and neither read nor copied; what is beside it goes on; small enough, it goes too."""
-    monkeypatch.setattr(attachment, "LIMIT", 5)
+    monkeypatch.setattr(attachments, "LIMIT", 5)
     write(run_dir, "big.bin", b"too much")
     write(run_dir, "small.txt", b"fits")
     assert looked(one) == ["small.txt"]
@@ -363,7 +366,7 @@ def pushes(monkeypatch) -> list[Slow]:
         made.append(Slow())
         return made[-1]
 
-    monkeypatch.setattr(uploader, "PushProcess", start)
+    monkeypatch.setattr(loop, "PushProcess", start)
     return made
 
 
@@ -389,7 +392,7 @@ def test_attachments_name_their_parent_however_busy_the_branch_is(one, run_dir, 
     assert one._fenced
     assert '"fenced": true' in Path(one._host.inflight).read_text()
     one._entry = None
-    one._start_push(Entry(1, ()), one._situation([]))
+    one._start_push(Batch(1, ()), one._situation([]))
     assert not one._fenced
 
 

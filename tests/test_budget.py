@@ -14,9 +14,10 @@ import support  # noqa: F401 - sets hypothesis up
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_mpwriter import budget, locks
-from hf_mpwriter.budget import HOUR, Bucket, Budget, Rule
-from hf_mpwriter.settings import Destination
+from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.system import locks
+from hf_mpwriter.uploader import rate_limit
+from hf_mpwriter.uploader.rate_limit import HOUR, Bucket, RateLimit, Rule
 
 HERE = Destination("https://hub", "me/run")
 
@@ -27,9 +28,9 @@ class Host:
     def __init__(self, folder: Path) -> None:
         self.folders, self.now = [str(folder / "cache"), str(folder / "spool")], 1_000_000.0
 
-    def budget(self, limit: float = 100.0, destination: Destination = HERE) -> Budget:
+    def budget(self, limit: float = 100.0, destination: Destination = HERE) -> RateLimit:
         """The budget as one uploader sees it."""
-        return Budget(destination, limit, list(self.folders), lambda: self.now)
+        return RateLimit(destination, limit, list(self.folders), lambda: self.now)
 
 
 @pytest.fixture
@@ -131,7 +132,7 @@ def test_without_a_cache_folder_the_spool_has_the_bucket(host, tmp_path):
     one = host.budget()
     assert not one.take(urgent=True)
     assert list((tmp_path / "spool").glob("*.json"))
-    nowhere = Budget(HERE, 100.0, ["/dev/null/x"], lambda: host.now)
+    nowhere = RateLimit(HERE, 100.0, ["/dev/null/x"], lambda: host.now)
     assert not any(nowhere.take(urgent=True) for _ in range(200))
 
 
@@ -142,11 +143,11 @@ def test_who_is_stopped_while_it_holds_the_lock_stops_nobody_for_long(host):
     try:
         one, began = host.budget(), host.now
         while wait := one.take(urgent=True):
-            assert wait == budget.BUSY_WAIT
+            assert wait == rate_limit.BUSY_WAIT
             host.now += wait
     finally:
         locks.release(holder)
-    assert budget.BUSY_LIMIT < host.now - began < 2 * budget.BUSY_LIMIT
+    assert rate_limit.BUSY_LIMIT < host.now - began < 2 * rate_limit.BUSY_LIMIT
     assert len(list(Path(host.folders[1]).glob("*.json"))) == 1
 
 
@@ -156,9 +157,9 @@ def test_others_at_the_bucket_are_waited_for_without_giving_up(host):
     assert not one.take(urgent=True)
     for _ in range(10):
         holder = locks.try_exclusive(os.path.join(host.folders[0], "lock"))
-        assert one.take(urgent=True) == budget.BUSY_WAIT
+        assert one.take(urgent=True) == rate_limit.BUSY_WAIT
         locks.release(holder)
-        host.now += budget.BUSY_LIMIT - 1
+        host.now += rate_limit.BUSY_LIMIT - 1
         assert not one.take(urgent=True)
     assert not Path(host.folders[1]).exists()
 
@@ -180,9 +181,9 @@ def test_many_processes_that_take_at_once_take_no_token_twice(tmp_path):
     """Eight processes, one bucket of twenty."""
     source = """
 import random, sys, time
-from hf_mpwriter.budget import BUSY_WAIT, Budget
-from hf_mpwriter.settings import Destination
-one, taken = Budget(Destination("https://hub", "me/run"), 100.0, [sys.argv[1]], lambda: 1000.0), 0
+from hf_mpwriter.uploader.rate_limit import BUSY_WAIT, RateLimit
+from hf_mpwriter.base.settings import Destination
+one, taken = RateLimit(Destination("https://hub", "me/run"), 100.0, [sys.argv[1]], lambda: 1000.0), 0
 while (wait := one.take(urgent=True)) in (0.0, BUSY_WAIT):
     taken += not wait
 print(taken)
@@ -195,5 +196,5 @@ print(taken)
 
 def test_the_folders_are_the_users_cache_and_then_the_spool():
     """As other programs find the cache folder."""
-    assert budget.folders({"XDG_CACHE_HOME": "/c"}, "/s") == ["/c/hf_mpwriter/budget", "/s/budget"]
-    assert budget.folders({}, "/s")[0].endswith("/.cache/hf_mpwriter/budget")
+    assert rate_limit.folders({"XDG_CACHE_HOME": "/c"}, "/s") == ["/c/hf_mpwriter/budget", "/s/budget"]
+    assert rate_limit.folders({}, "/s")[0].endswith("/.cache/hf_mpwriter/budget")

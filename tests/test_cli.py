@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner
 from test_end_to_end import LOG_AND_EXIT, judge, no_uploader, wait_for
 
-from hf_mpwriter.cli import main
-from hf_mpwriter.spool import Spool
+from hf_mpwriter.cli.main import main
+from hf_mpwriter.spool.layout import Spool
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
@@ -92,7 +92,7 @@ SKEWED = """
 import sys, time
 real = time.time
 time.time = lambda: real() + 1000
-from hf_mpwriter.cli import main
+from hf_mpwriter.cli.main import main
 main(["sync", sys.argv[1], "--timeout", "30"])
 """
 

@@ -15,8 +15,8 @@ from crashing import KILLED, UPLOADER, Harm
 from crashpoints import Trials
 
 import hf_mpwriter
-from hf_mpwriter import daemon
 from hf_mpwriter.localhub import LocalHub
+from hf_mpwriter.system import daemon
 
 pytestmark = pytest.mark.timeout(900)  # dozens of lives in one test; each has a deadline of its own
 SCRIPT = Path(__file__).parent.parent / "scripts" / "crash_uploader.py"

@@ -7,7 +7,7 @@ from itertools import product
 
 import pytest
 
-from hf_mpwriter.decision import LINGER, Action, Situation, decide
+from hf_mpwriter.uploader.decision import LINGER, Action, Situation, decide
 
 NOW = 1000.0
 QUIET = Situation(

@@ -103,7 +103,7 @@ def forged_verdict(directory: Path) -> subprocess.CompletedProcess[str]:
     """The verdict once more, on the same Hub, with a journal that claims one record more than was written."""
     from hf_mpwriter.demo.place import Place
     from hf_mpwriter.localhub import LocalHub
-    from hf_mpwriter.spool import Spool
+    from hf_mpwriter.spool.layout import Spool
 
     place = Place(str(directory))
     note = next(read_journals(place.journals))

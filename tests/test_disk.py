@@ -9,7 +9,7 @@ import stat
 import pytest
 from support import KILLED, failing, fork, in_child, limit_files, open_descriptors, reap, run_python
 
-from hf_mpwriter import disk
+from hf_mpwriter.system import disk
 
 PUBLISH = ("open", "write", "fsync", "link", "dirsync")
 REPLACE = ("open", "write", "fsync", "rename", "dirsync")
@@ -118,7 +118,7 @@ def test_a_removal_is_durable_at_return(tmp_path, monkeypatch):
 def test_failpoints_come_from_the_environment():
     """Several points with commas; each acts at its n-th passage and only there."""
     source = (
-        "from hf_mpwriter import disk\n"
+        "from hf_mpwriter.system import disk\n"
         "for n in range(4):\n"
         "    for name in 'ab':\n"
         "        try: disk.failpoint(name)\n"

@@ -37,18 +37,26 @@ from hypothesis.stateful import (
 from modelled_disk import ERRORS, Dead, Disk
 from support import failing, scalar
 
-from hf_mpwriter import disk, ledger, locks, push, queue, records, retry, roster, spool, uploader
-from hf_mpwriter.errors import DAMAGED, Sent
-from hf_mpwriter.hub import Remote, digest
-from hf_mpwriter.identity import Process
-from hf_mpwriter.roster import Card
-from hf_mpwriter.settings import Destination, Settings
-from hf_mpwriter.spool import Spool
+from hf_mpwriter.base import files as files_module
+from hf_mpwriter.base.errors import DAMAGED
+from hf_mpwriter.base.settings import Destination, Settings
+from hf_mpwriter.base.verdicts import Sent
+from hf_mpwriter.events import framing
+from hf_mpwriter.push import commit as commit_module
+from hf_mpwriter.push import job as job_module
+from hf_mpwriter.push.client import Remote, digest
+from hf_mpwriter.spool import ledger, members, outbox
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.members import MemberFile
+from hf_mpwriter.system import disk, locks
+from hf_mpwriter.system.process import Process
+from hf_mpwriter.uploader import backoff, loop
+from hf_mpwriter.worker import files as files_module
 
 DESTINATION = Destination("http://127.0.0.1:1", "me/run")
 SETTINGS = Settings(commit_every=0.1)
 HOSTS = ("one", "two")
-ARRIVAL = uploader.SETTLE_TIME  # seconds that a request may be under way, whatever a sabotaged uploader believes
+ARRIVAL = loop.SETTLE_TIME  # seconds that a request may be under way, whatever a sabotaged uploader believes
 KILLS = ("kill", "power cut")
 FAULTS = ["", *KILLS, "enospc", "eio"]
 FATES = ["applied", "applied", "answer lost", "late", "never", "unavailable", "busy", "overtaken"]
@@ -168,7 +176,9 @@ class Push:
     def run(self, fate: str) -> None:
         """Carry the entry."""
         client = Client(self._machine.branch, fate, self._machine.now)
-        self.verdict = push.carry(push.Job.from_json(self.record["job"]), client, lambda _: None, AtOnce())
+        self.verdict = commit_module.carry(
+            job_module.Job.from_json(self.record["job"]), client, lambda _: None, AtOnce()
+        )
 
     def listen(self):
         """It says nothing but its verdict."""
@@ -182,7 +192,7 @@ class Worker:
     """A process that logs."""
 
     def __init__(self, run: Spool, number: int) -> None:
-        self._card = Card(run, f"rank_{number % 3:05d}", Process.current(), SETTINGS)
+        self._card = MemberFile(run, f"rank_{number % 3:05d}", Process.current(), SETTINGS)
         directory = os.path.join(run.run_dir, f"rank_{number % 3:05d}")
         os.makedirs(directory, exist_ok=True)
         name = f"events.out.tfevents.{1700000000 + number:010d}.here.1.{number:08x}"
@@ -190,11 +200,11 @@ class Worker:
         self._card.write({"open": self._path})
         self.card = self._card._fd
         self._fd = os.open(os.path.join(directory, name), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        self.log(records.version_event(1.0))
+        self.log(framing.version_event(1.0))
 
     def log(self, payload: bytes, torn: int = 0) -> None:
         """Append a record; a torn one lacks its end."""
-        data = records.frame(payload)
+        data = framing.frame(payload)
         os.write(self._fd, data[: len(data) - torn])
 
     def want(self) -> None:
@@ -230,7 +240,7 @@ class Durability(RuleBasedStateMachine):
             disk.make_dirs(host.queue)
         self.disk = Disk(self.spool.run_dir, watch=self.goes)
         self.disk.adopt()
-        self.uploader: uploader.Uploader | None = None
+        self.uploader: loop.Uploader | None = None
         self.push, self.host, self.fault = None, HOSTS[0], ""
         self.rng, self.fates, self.faults = random.Random(0), ["applied"], [""]
         self.acknowledged: dict[str, int] = {}
@@ -238,12 +248,12 @@ class Durability(RuleBasedStateMachine):
         me = SimpleNamespace(current=lambda: dataclasses.replace(Process.current(), host=self.host))
         self._patches = contextlib.ExitStack()
         for change in (
-            mock.patch.object(uploader, "time", clock),
-            mock.patch.object(uploader, "Process", me),
-            mock.patch.object(uploader, "folders", return_value=[]),
-            mock.patch.object(uploader, "PushProcess", lambda inflight, _: Push(self, inflight)),
-            mock.patch.object(retry, "MOVED_LIMIT", 1),
-            mock.patch.object(roster, "_cards_of_this_process", 0),  # these two: the same names in every run
+            mock.patch.object(loop, "time", clock),
+            mock.patch.object(loop, "Process", me),
+            mock.patch.object(loop, "folders", return_value=[]),
+            mock.patch.object(loop, "PushProcess", lambda inflight, _: Push(self, inflight)),
+            mock.patch.object(backoff, "MOVED_LIMIT", 1),
+            mock.patch.object(members, "_files_of_this_process", 0),  # these two: the same names in every run
             mock.patch.object(disk, "_temporary", self._temporary),
             contextlib.redirect_stderr(io.StringIO()),
         ):
@@ -333,7 +343,7 @@ class Durability(RuleBasedStateMachine):
         self.host = host
         seat = locks.try_exclusive(self.spool.seat)
         assert seat is not None
-        self.uploader = uploader.Uploader(self.spool, seat, lambda: self.now, AtOnce())
+        self.uploader = loop.Uploader(self.spool, seat, lambda: self.now, AtOnce())
 
     def _end(self):
         locks.release(self.uploader._seat)
@@ -419,7 +429,7 @@ class Durability(RuleBasedStateMachine):
     def _files(data):
         """The lengths of an entry; of garbage, none."""
         try:
-            return {file.path: file.length for file in queue.parse_files(json.loads(data)["files"])}
+            return {file.path: file.length for file in files_module.parse_files(json.loads(data)["files"])}
         except DAMAGED:
             return {}
 
@@ -497,11 +507,11 @@ class Durability(RuleBasedStateMachine):
                 if self.uploader is None:
                     break
         assert self.uploader is None, "the uploader does not come to an end"
-        for name in spool.event_directories(self.spool.run_dir):
+        for name in files_module.event_directories(self.spool.run_dir):
             for path in (os.path.join(name, one) for one in os.listdir(name)):
                 relative = os.path.relpath(path, self.spool.run_dir)
                 with open(path, "rb") as file:
-                    length = records.whole_length(file.fileno())
+                    length = framing.whole_length(file.fileno())
                 there = self.branch.files.get(relative, b"")
                 assert len(there) == length, f"{relative}: {len(there)} of {length} bytes have arrived"
                 assert digest(path, length) == _sha256(there)
@@ -566,21 +576,26 @@ def _no_record(self, entry, job, *, fenced):
 
 
 SABOTAGES = {  # what to break, and how it is found
-    "no fsync before the entry": (queue.Queue, "_make_durable", lambda *_: None, "an entry refers to what is not"),
+    "no fsync before the entry": (outbox.Outbox, "_make_durable", lambda *_: None, "an entry refers to what is not"),
     "no fsync of files of ours": (disk, "fsync", lambda *_: None, "its record is not durable"),
     "no fsync of directories": (disk, "fsync_dir", lambda *_: None, "its record is not durable"),
-    "older entries dropped first": (queue.Queue, "put", _remove_first(queue.Queue.put), "nor a durable entry covers"),
-    "no record before a push": (queue.Queue, "take_off", _no_record, "its record is not durable"),
+    "older entries dropped first": (
+        outbox.Outbox,
+        "put",
+        _remove_first(outbox.Outbox.put),
+        "nor a durable entry covers",
+    ),
+    "no record before a push": (outbox.Outbox, "take_off", _no_record, "its record is not durable"),
     "ledger before commit": (
-        uploader.Uploader,
+        loop.Uploader,
         "_start_push",
-        _early_ledger(uploader.Uploader._start_push),
+        _early_ledger(loop.Uploader._start_push),
         "bytes have arrived|claims more than the Hub",
     ),
     "record dropped before ledger": (
-        uploader.Uploader,
+        loop.Uploader,
         "_acknowledge",
-        _early_landed(uploader.Uploader._acknowledge),
+        _early_landed(loop.Uploader._acknowledge),
         "the record goes before the ledger",
     ),
     "no settle time": (uploader, "SETTLE_TIME", 0.0, "shrank|while a request without a parent is under way"),

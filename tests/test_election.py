@@ -15,12 +15,13 @@ import pytest
 from conftest import wait_for
 from support import run_python
 
-from hf_mpwriter import election, locks
-from hf_mpwriter.election import Election, unfinished_siblings
-from hf_mpwriter.errors import Refused, Retry
-from hf_mpwriter.identity import host_id
-from hf_mpwriter.settings import Destination
-from hf_mpwriter.spool import Spool
+from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.base.verdicts import Refused, Retry
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.system import launch, locks
+from hf_mpwriter.system.process import host_id
+from hf_mpwriter.worker import election
+from hf_mpwriter.worker.election import Election, unfinished_siblings
 
 
 @pytest.fixture
@@ -34,8 +35,8 @@ def spool(tmp_path):
 
 CONTEND = """
 import os, sys
-from hf_mpwriter.election import Election
-from hf_mpwriter.spool import Spool
+from hf_mpwriter.worker.election import Election
+from hf_mpwriter.spool.layout import Spool
 one = Election(Spool(sys.argv[1]))
 print("ready", flush=True)
 sys.stdin.readline()
@@ -58,11 +59,11 @@ def test_of_many_contenders_one_starts_an_uploader(spool):
     for contender in contenders:
         assert contender.stdout.readline() == "ready\n"
     # a member keeps the uploader in its seat while the others look
-    from hf_mpwriter.identity import Process
-    from hf_mpwriter.roster import Card
-    from hf_mpwriter.settings import Settings
+    from hf_mpwriter.base.settings import Settings
+    from hf_mpwriter.spool.members import MemberFile
+    from hf_mpwriter.system.process import Process
 
-    card = Card(spool, "main", Process.current(), Settings())
+    card = MemberFile(spool, "main", Process.current(), Settings())
     for contender in contenders:
         contender.stdin.write("go\n")
         contender.stdin.flush()
@@ -88,12 +89,12 @@ def test_the_uploader_inherits_only_the_seat(spool, tmp_path):
     leak, limits = os.dup2(low, 500), resource.getrlimit(resource.RLIMIT_NOFILE)
     os.set_inheritable(low, True)
     resource.setrlimit(resource.RLIMIT_NOFILE, (400, limits[1]))  # one may be above what is allowed since
-    from hf_mpwriter.identity import Process
-    from hf_mpwriter.progress import Progress
-    from hf_mpwriter.roster import Card
-    from hf_mpwriter.settings import Settings
+    from hf_mpwriter.base.settings import Settings
+    from hf_mpwriter.spool.members import MemberFile
+    from hf_mpwriter.spool.progress import Progress
+    from hf_mpwriter.system.process import Process
 
-    card = Card(spool, "main", Process.current(), Settings())
+    card = MemberFile(spool, "main", Process.current(), Settings())
     try:
         assert Election(spool).look()
         pid = wait_for(lambda: Progress(spool).uploader().pid, "its first report")
@@ -136,7 +137,7 @@ def test_an_uploader_that_cannot_start_is_told_once_and_tried_again_later(spool,
 
 def test_uploaders_that_die_at_once_are_not_started_for_ever(spool, monkeypatch, caplog):
     """Three starts in a minute, then longer and longer pauses: an interpreter that always fails is no fork bomb."""
-    monkeypatch.setattr(election, "_BOOT", "raise SystemExit(1)")
+    monkeypatch.setattr(launch, "UPLOADER_BOOT", "raise SystemExit(1)")
     now = [1000.0]
     one = Election(spool, clock=lambda: now[0])
     starts = 0
@@ -161,9 +162,9 @@ def test_uploaders_that_do_their_work_and_leave_are_started_as_often_as_needed(s
 
 WITHOUT_PROCESSES = """
 import logging, os, resource, sys
-from hf_mpwriter.election import Election
-from hf_mpwriter.identity import host_id
-from hf_mpwriter.spool import Spool
+from hf_mpwriter.worker.election import Election
+from hf_mpwriter.system.process import host_id
+from hf_mpwriter.spool.layout import Spool
 host_id()  # nobody may import what is still missing
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
@@ -206,12 +207,12 @@ def test_a_parent_that_cannot_be_listed_has_no_runs():
 )
 def test_who_is_no_younger_than_a_refused_token_leaves_the_seat_to_others(spool, phase, kind, age, starts):
     """Known from the last report; a younger worker starts one at once."""
-    from hf_mpwriter.bulletin import Bulletin
-    from hf_mpwriter.identity import Process
+    from hf_mpwriter.spool.status import StatusFile
+    from hf_mpwriter.system.process import Process
 
     host = spool.host(host_id())
     os.makedirs(host.root)
-    teller = Bulletin(host, Process.current(), lambda: 0.0, born=1000.0)
+    teller = StatusFile(host, Process.current(), lambda: 0.0, born=1000.0)
     teller.complain({"Refused": Refused("no", ""), "Retry": Retry("no")}[kind], 1)
     teller.publish(phase=phase, repo_id="", queue=0, push=None, commits=0, blocked_until=0.0)
     report = json.loads(Path(host.status).read_text())

@@ -12,12 +12,13 @@ import psutil
 import pytest
 from conftest import wait_for
 
-from hf_mpwriter import ledger, testing
-from hf_mpwriter.errors import SettingsError
+from hf_mpwriter import testing
+from hf_mpwriter.base.errors import SettingsError
+from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.localhub import View
-from hf_mpwriter.progress import Progress
-from hf_mpwriter.settings import Destination
-from hf_mpwriter.spool import Spool
+from hf_mpwriter.spool import ledger
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.progress import Progress
 
 LOG_AND_EXIT = """
 import sys
@@ -350,7 +351,7 @@ def test_the_recorded_destination_is_kept(run_dir):
     Spool(str(run_dir)).create()
     Spool(str(run_dir)).record_destination(Destination("https://hub", "me/one"))
     from hf_mpwriter import HFSummaryWriter
-    from hf_mpwriter.errors import DestinationError
+    from hf_mpwriter.base.errors import DestinationError
 
     with pytest.raises(DestinationError, match="recorded for https://hub/me/one@main, not for"):
         HFSummaryWriter("me/two", logdir=str(run_dir))
@@ -359,7 +360,7 @@ def test_the_recorded_destination_is_kept(run_dir):
 def test_a_logdir_that_is_a_file_and_a_foreign_spool_are_refused(tmp_path):
     """Errors that say what to do, before training."""
     from hf_mpwriter import SummaryWriter
-    from hf_mpwriter.errors import LogdirError, SpoolFormatError
+    from hf_mpwriter.base.errors import LogdirError, SpoolFormatError
 
     (tmp_path / "file").write_text("x")
     with pytest.raises(LogdirError, match="is a file"):

@@ -11,12 +11,12 @@ from support import event_file
 from test_end_to_end import judge
 from test_uploader import finished
 
-from hf_mpwriter.ending import answers_for
-from hf_mpwriter.identity import Role
+from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.localhub import LocalHub
-from hf_mpwriter.settings import Settings
-from hf_mpwriter.snapshot import Survey
-from hf_mpwriter.spool import Spool
+from hf_mpwriter.snapshot.event_files import EventFileScan
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.worker.role import Role
+from hf_mpwriter.worker.shutdown import answers_for
 
 NOBODY = "http://127.0.0.1:9"
 ANNOUNCED = "waiting up to"
@@ -65,7 +65,8 @@ def test_a_wait_in_vain_is_not_repeated_until_the_hub_is_back(tmp_path, run_dir,
 REFUSED = """
 import os, sys
 from huggingface_hub import HfApi
-from hf_mpwriter import HFSummaryWriter, records
+from hf_mpwriter import HFSummaryWriter
+from hf_mpwriter.events import framing
 def block():
     with HFSummaryWriter("me/run", logdir=sys.argv[1], exit_timeout=60) as writer:
         for step in range(10):
@@ -74,7 +75,7 @@ def block():
 name = "events.out.tfevents.1000000000.there.1.0123abcd"  # of another writer, in a directory of its own
 def others():
     with open(f"{sys.argv[1]}/sub/{name}", "ab") as file:
-        file.write(records.frame(records.version_event(1.0)))
+        file.write(framing.frame(framing.version_event(1.0)))
 os.makedirs(f"{sys.argv[1]}/sub")
 others()
 block()
@@ -148,7 +149,7 @@ def test_what_is_known_is_not_read_again_at_the_end(run_dir):
         path.name: half,
         f"half/{path.name}": half,
     }
-    assert Survey(str(run_dir), lambda _: half).files(lambda _: True, set)[0].length == length
+    assert EventFileScan(str(run_dir), lambda _: half).files(lambda _: True, set)[0].length == length
 
 
 def test_children_never_wait(nobody, run_dir, start):

@@ -17,12 +17,12 @@ from support import event_file
 from test_end_to_end import LOG_AND_EXIT, judge, no_uploader, sync
 from test_localhub import requests_of
 
-from hf_mpwriter import ending
-from hf_mpwriter.cli import main
-from hf_mpwriter.identity import Role
+from hf_mpwriter.base.settings import OFFLINE
+from hf_mpwriter.cli.main import main
 from hf_mpwriter.localhub import LocalHub
-from hf_mpwriter.settings import OFFLINE
-from hf_mpwriter.spool import Spool
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.worker import shutdown
+from hf_mpwriter.worker.role import Role
 
 XET_FAILS_FAST = {"HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "1", "HF_XET_CLIENT_RETRY_BASE_DELAY": "10ms"}
 XET_FAILS_FAST |= {"HF_MPWRITER_EXIT_TIMEOUT": "100"}
@@ -93,7 +93,7 @@ def test_offline_nobody_waits_for_the_hub(tmp_path, monkeypatch, name):
     monkeypatch.setenv(name, "on")
     spool = Spool(str(tmp_path / "run"))
     spool.create()
-    ending.wait(spool, {"a": 1}, 86400.0, Role(None, None), lambda: pytest.fail("it waits"))
+    shutdown.wait(spool, {"a": 1}, 86400.0, Role(None, None), lambda: pytest.fail("it waits"))
 
 
 def test_where_xet_fails_content_goes_by_lfs(hub, run_dir, start):

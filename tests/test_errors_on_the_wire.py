@@ -12,9 +12,9 @@ import pytest
 from conftest import wait_for
 from pushing import NAME, Pushes, hits, is_as
 
-from hf_mpwriter import judge, push
-from hf_mpwriter.errors import Done, Moved, Refused, Retry, Split, Unknown
-from hf_mpwriter.settings import OFFLINE
+from hf_mpwriter.base.settings import OFFLINE
+from hf_mpwriter.base.verdicts import Done, Moved, Refused, Retry, Split, Unknown
+from hf_mpwriter.push import classify, commit
 
 pytest_plugins = ("pushing",)
 
@@ -30,25 +30,25 @@ TO_A_COMMIT = [  # the answer, the verdict, how often the commit is sent
     ("reset", Unknown, {}, 1),
     ("200 body=<html>Welcome</html>", Unknown, {}, 1),
     ("200 message={}", Unknown, {}, 1),
-    ("401 code=RepoNotFound", Refused, {"hint": judge.LOGIN}, 1),
-    ("401 message='Invalid credentials in Authorization header'", Refused, {"hint": judge.LOGIN}, 1),
-    ("402", Refused, {"hint": judge.QUOTA}, 1),
-    ("403 message='You have read access only'", Refused, {"hint": judge.LOGIN}, 1),
-    ("403 message='Private repository storage limit reached, please upgrade'", Refused, {"hint": judge.QUOTA}, 1),
-    ("404", Refused, {"hint": judge.ENDPOINT}, 1),
-    ("405", Refused, {"hint": judge.ENDPOINT}, 1),
-    ("501", Refused, {"hint": judge.ENDPOINT}, 1),
+    ("401 code=RepoNotFound", Refused, {"hint": classify.LOGIN}, 1),
+    ("401 message='Invalid credentials in Authorization header'", Refused, {"hint": classify.LOGIN}, 1),
+    ("402", Refused, {"hint": classify.QUOTA}, 1),
+    ("403 message='You have read access only'", Refused, {"hint": classify.LOGIN}, 1),
+    ("403 message='Private repository storage limit reached, please upgrade'", Refused, {"hint": classify.QUOTA}, 1),
+    ("404", Refused, {"hint": classify.ENDPOINT}, 1),
+    ("405", Refused, {"hint": classify.ENDPOINT}, 1),
+    ("501", Refused, {"hint": classify.ENDPOINT}, 1),
     ("404 code=RepoNotFound", Retry, {"after": None}, 1),
     ("404 code=RevisionNotFound", Retry, {"after": None}, 1),
     ("409 message='Another commit operation is in progress for this repository.'", Retry, {"after": 3.0}, 1),
-    ("412", Moved, {}, push.MOVED_TRIES),
+    ("412", Moved, {}, commit.MOVED_TRIES),
     (
         "429 message='rate limit for repository commits (128 per hour). Retry in about 1 hour.'",
         Retry,
         {"after": 3600.0},
         1,
     ),
-    ("429 message='You have exceeded our hourly quotas for action: commit'", Retry, {"after": judge.QUOTA_WAIT}, 1),
+    ("429 message='You have exceeded our hourly quotas for action: commit'", Retry, {"after": classify.QUOTA_WAIT}, 1),
     ("400", Split, {}, 2),  # the second time without the model card
     ("413", Split, {}, 2),
     ("422", Split, {}, 2),
@@ -75,9 +75,9 @@ def refused_object(message: str) -> str:
 BEFORE_A_COMMIT = [
     ("GET /revision/ 503", Retry, {}, 1),
     ("GET /revision/ close", Retry, {}, 1),
-    ("GET /revision/ 401", Refused, {"hint": judge.LOGIN}, 1),
-    ("GET /revision/ 403", Refused, {"hint": judge.LOGIN}, 1),
-    ("GET /revision/ 404", Refused, {"hint": judge.ENDPOINT}, 1),
+    ("GET /revision/ 401", Refused, {"hint": classify.LOGIN}, 1),
+    ("GET /revision/ 403", Refused, {"hint": classify.LOGIN}, 1),
+    ("GET /revision/ 404", Refused, {"hint": classify.ENDPOINT}, 1),
     ("GET /revision/ 200 body=<html>Welcome</html>", Retry, {}, 1),
     ("GET /revision/ 200 message=portal", Retry, {}, 1),
     ("GET /revision/ 302 header=Location:/api/models/me/run/revision/main", Retry, {}, 21),
@@ -91,7 +91,7 @@ BEFORE_A_COMMIT = [
     ("POST /preupload/ 422", Split, {}, 2),
     ("objects/batch 200 message=portal", Retry, {}, 1),
     (f"objects/batch 200 'body={refused_object('Invalid object')}'", Split, {}, 2),
-    (f"objects/batch 200 'body={refused_object('storage limit reached')}'", Refused, {"hint": judge.QUOTA}, 1),
+    (f"objects/batch 200 'body={refused_object('storage limit reached')}'", Refused, {"hint": classify.QUOTA}, 1),
     ("PUT /lfs/ 403", Retry, {}, 1),  # an upload URL that is too old; no token could help
     ("PUT /lfs/ 400", Retry, {}, 1),
     ("PUT /lfs/ 500", Retry, {}, 6),
@@ -122,11 +122,11 @@ def test_a_date_in_retry_after_is_a_wish_too(hub, run):
 
 
 CREATING = [
-    (f"409 message='{NEVER_BUSY}'", Retry, {"after": judge.BUSY_WAIT}),
-    ("400", Refused, {"hint": judge.REPO}),
-    ("401", Refused, {"hint": judge.LOGIN}),
-    ("402", Refused, {"hint": judge.QUOTA}),
-    ("403", Refused, {"hint": judge.LOGIN}),
+    (f"409 message='{NEVER_BUSY}'", Retry, {"after": classify.BUSY_WAIT}),
+    ("400", Refused, {"hint": classify.REPO}),
+    ("401", Refused, {"hint": classify.LOGIN}),
+    ("402", Refused, {"hint": classify.QUOTA}),
+    ("403", Refused, {"hint": classify.LOGIN}),
     ("503", Retry, {}),
     ("409", Retry, {}),  # without the address of what is there already
 ]
@@ -171,7 +171,7 @@ def test_a_file_that_vanished_or_shrank_since_its_snapshot_is_looked_at_again(hu
 @pytest.fixture(scope="module")
 def hasty(running):
     """Pushes whose requests wait for a second only."""
-    made = Pushes(running.endpoint, "from hf_mpwriter import transport\ntransport._LIMITS['read'] = 1.0\n")
+    made = Pushes(running.endpoint, "from hf_mpwriter.push import transport\ntransport._LIMITS['read'] = 1.0\n")
     yield made
     made.end()
 
@@ -214,15 +214,15 @@ def by_xet(running):
 
 
 XET = [
-    ("xet-write-token 401", Refused, {"hint": judge.LOGIN}),
-    ("xet-write-token 403", Refused, {"hint": judge.LOGIN}),
+    ("xet-write-token 401", Refused, {"hint": classify.LOGIN}),
+    ("xet-write-token 403", Refused, {"hint": classify.LOGIN}),
     ("xet-write-token 404", Retry, {"xet": "missing"}),
-    ("xet-write-token 429", Retry, {"xet": "", "after": judge.RATE_WAIT}),
+    ("xet-write-token 429", Retry, {"xet": "", "after": classify.RATE_WAIT}),
     ("xet-write-token 503", Retry, {"xet": "failing"}),
     ("xet-write-token hang", Retry, {"xet": "failing"}),
     ("xet-write-token 200 body=<html/>", Retry, {"xet": "failing"}),
     ("/v1/xorbs close", Retry, {"xet": "failing"}),
-    ("/v1/xorbs 403", Refused, {"hint": judge.LOGIN}),
+    ("/v1/xorbs 403", Refused, {"hint": classify.LOGIN}),
     ("/shards 500", Retry, {"xet": "failing"}),
     ("/shards hang", Retry, {"xet": "failing"}),
 ]
@@ -244,11 +244,11 @@ def test_what_fails_in_the_xet_storage_is_known_as_such_and_lfs_works(hub, run, 
 ENVIRONMENTS = [
     ({"HF_HUB_OFFLINE": "1"}, Refused, {"reason": OFFLINE}),
     ({"TRANSFORMERS_OFFLINE": "1"}, Refused, {"reason": OFFLINE}),
-    ({"HF_TOKEN": "hf_\u201cpasted\u201d"}, Refused, {"hint": judge.LOGIN}),
+    ({"HF_TOKEN": "hf_\u201cpasted\u201d"}, Refused, {"hint": classify.LOGIN}),
     ({"HTTP_PROXY": "http://127.0.0.1:9", "NO_PROXY": ""}, Retry, {}),
-    ({"HTTP_PROXY": "gopher://127.0.0.1:9", "NO_PROXY": ""}, Refused, {"hint": judge.CLIENT}),
-    ({"SSL_CERT_FILE": "/nonexistent/ca.pem"}, Refused, {"hint": judge.CLIENT}),
-    ({"SSL_CERT_FILE": __file__}, Refused, {"hint": judge.CLIENT}),
+    ({"HTTP_PROXY": "gopher://127.0.0.1:9", "NO_PROXY": ""}, Refused, {"hint": classify.CLIENT}),
+    ({"SSL_CERT_FILE": "/nonexistent/ca.pem"}, Refused, {"hint": classify.CLIENT}),
+    ({"SSL_CERT_FILE": __file__}, Refused, {"hint": classify.CLIENT}),
 ]
 
 

@@ -17,9 +17,11 @@ import pytest
 from support import events, failing, fork, in_child, keys, limit_files, reap, scalar, unlimit_files
 from tensorboardX.proto import event_pb2
 
-from hf_mpwriter import disk, eventfile, records, segment, spool
-from hf_mpwriter.eventfile import EventFile
-from hf_mpwriter.limits import Limits
+from hf_mpwriter.base import names as names_module
+from hf_mpwriter.events import event_file, framing, segment
+from hf_mpwriter.events.event_file import EventFile
+from hf_mpwriter.events.limits import Limits
+from hf_mpwriter.system import disk
 
 START = 1  # SessionLog.START
 
@@ -71,8 +73,8 @@ def place(tmp_path) -> Place:
 @pytest.fixture
 def small_segments(monkeypatch):
     """Segments are sealed after some records."""
-    monkeypatch.setattr(eventfile, "SEGMENT_MIN", 300)
-    monkeypatch.setattr(eventfile, "SEGMENT_MAX", 2000)
+    monkeypatch.setattr(event_file, "SEGMENT_MIN", 300)
+    monkeypatch.setattr(event_file, "SEGMENT_MAX", 2000)
 
 
 # returned means kept
@@ -130,7 +132,7 @@ def test_what_returned_is_kept_under_sigkill(place):
 
 def whole_keys(path: str) -> list[tuple[str, int]]:
     """(tag, step) of the whole records of a file that may have a torn tail."""
-    found = map(event_pb2.Event.FromString, records.payloads(path))
+    found = map(event_pb2.Event.FromString, framing.payloads(path))
     return [(value.tag, event.step) for event in found for value in event.summary.value]
 
 
@@ -222,7 +224,7 @@ def test_a_short_write_is_cut_back_and_the_writer_goes_on_when_there_is_room(pla
         for step in range(2, 30):
             file.append(scalar(step, "tag" * 10))
             events(file.path)
-            place.now += eventfile.RETRY_LAST
+            place.now += event_file.RETRY_LAST
         assert file.waiting > 10
         assert os.path.getsize(file.path) == file.length
         unlimit_files()
@@ -313,7 +315,7 @@ def test_while_the_disk_refuses_it_is_tried_only_now_and_then(place):
     for step in range(50):
         file.append(scalar(step))
     assert len(tries) == 1
-    place.now += eventfile.RETRY_FIRST
+    place.now += event_file.RETRY_FIRST
     file.append(scalar(50))
     assert len(tries) == 2
     file.flush()
@@ -349,10 +351,10 @@ def test_a_descriptor_that_fails_to_close_raises_nothing_and_is_not_written_to_a
         if fd == first:
             raise OSError(errno.EDQUOT, "quota")
 
-    monkeypatch.setattr(eventfile.os, "close", close)
+    monkeypatch.setattr(event_file.os, "close", close)
     for step in range(2, 12):
         file.append(scalar(step))
-    monkeypatch.setattr(eventfile.os, "close", real)
+    monkeypatch.setattr(event_file.os, "close", real)
     file.close()
     assert place.steps() == list(range(1, 12))
 
@@ -397,7 +399,7 @@ def test_a_segment_is_announced_before_it_exists_and_when_it_is_complete(place, 
 def test_names_increase_when_the_clock_goes_back(place, small_segments, monkeypatch):
     """Segments sort in the order in which they were written, whatever the wall clock says."""
     clock = itertools.cycle([2e9, 1e9, 5.0, -3.0, 2.5e9, 1.0])
-    monkeypatch.setattr(eventfile.time, "time", lambda: next(clock))
+    monkeypatch.setattr(event_file.time, "time", lambda: next(clock))
     file = place.file()
     for step in range(1, 80):
         file.append(scalar(step))
@@ -407,8 +409,8 @@ def test_names_increase_when_the_clock_goes_back(place, small_segments, monkeypa
 
 def test_segments_grow_with_the_run_within_their_limits(place, monkeypatch):
     """A segment is an eighth of what was written, not below the one limit nor above the other."""
-    monkeypatch.setattr(eventfile, "SEGMENT_MIN", 1000)
-    monkeypatch.setattr(eventfile, "SEGMENT_MAX", 5000)
+    monkeypatch.setattr(event_file, "SEGMENT_MIN", 1000)
+    monkeypatch.setattr(event_file, "SEGMENT_MAX", 5000)
     file = place.file()
     for step in range(1, 2500):
         file.append(scalar(step))
@@ -454,7 +456,7 @@ def test_an_append_after_close_opens_the_next_segment(place):
 def test_a_file_that_exists_is_never_opened(place, monkeypatch):
     """O_EXCL: on a clash of names the record waits and another name is taken; the other file is not touched."""
     names = iter(["events.out.tfevents.0000000001.a", "events.out.tfevents.0000000002.a"])
-    monkeypatch.setattr(spool, "event_name", lambda *_: next(names))
+    monkeypatch.setattr(names_module, "event_name", lambda *_: next(names))
     theirs = os.path.join(place.directory, "events.out.tfevents.0000000001.a")
     with open(theirs, "wb") as other:
         other.write(b"theirs")
@@ -624,7 +626,7 @@ def test_an_append_of_one_thread_returns_only_when_its_record_is_written(place, 
         waiting.append(file.waiting)
         returned.set()
 
-    monkeypatch.setattr(eventfile.os, "write", slow)
+    monkeypatch.setattr(event_file.os, "write", slow)
     thread = threading.Thread(target=second)
     thread.start()
     file.append(scalar(2))
@@ -672,15 +674,15 @@ def test_a_record_logged_by_a_log_handler_is_written_before_append_returns(place
             file.append(scalar(record.lineno, "warning"))
 
     handler = Handler()
-    eventfile.logger.addHandler(handler)
+    event_file.logger.addHandler(handler)
     try:
         place.refuse = True
         file.append(scalar(1))
         place.refuse = False
-        place.now += eventfile.RETRY_FIRST
+        place.now += event_file.RETRY_FIRST
         file.append(scalar(2))
     finally:
-        eventfile.logger.removeHandler(handler)
+        event_file.logger.removeHandler(handler)
     assert file.waiting == 0
     assert [tag for path in place.paths() for tag, _ in keys(path)].count("warning") == 2
 
@@ -801,7 +803,7 @@ def test_an_exception_while_a_segment_is_opened_holds_nothing_back(place):
 
 def test_an_exception_while_a_segment_is_sealed_spoils_neither_our_files_nor_anybody_elses(place, monkeypatch):
     """Interrupted behind every call of the append that rotates: nothing raises later, no foreign file is touched."""
-    monkeypatch.setattr(eventfile, "SEGMENT_MIN", 150)  # the third record is the last
+    monkeypatch.setattr(event_file, "SEGMENT_MIN", 150)  # the third record is the last
     payload = scalar(3)
     problems = []
     for n in itertools.count(1):
@@ -843,7 +845,7 @@ def test_an_exception_while_waiting_records_are_written_loses_none_of_them(place
         for step in (2, 3, 4):
             file.append(scalar(step))
         assert file.waiting == 3
-        place.now += eventfile.RETRY_FIRST
+        place.now += event_file.RETRY_FIRST
         again = interrupted(n, file.flush)
         file.append(scalar(5))
         file.close()
@@ -898,7 +900,7 @@ def test_after_an_interrupted_write_a_torn_record_is_cut_off_and_a_whole_one_sta
     """An uploader may have seen a whole record: it is never taken back, although its call did not return."""
     file = place.file()
     file.append(scalar(1))
-    record = records.frame(scalar(2))
+    record = framing.frame(scalar(2))
     os.write(file._segment.fd, record[: len(record) + size])
     file._segment.under_way = (record,)
     file.append(scalar(3))

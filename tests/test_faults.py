@@ -19,7 +19,7 @@ from conftest import wait_for
 from test_localhub import client, popen_client, requests_of
 from test_localhub_server import REPO, ask, commit, file, offer
 
-from hf_mpwriter.cli import main
+from hf_mpwriter.cli.main import main
 from hf_mpwriter.localhub import LocalHub
 from hf_mpwriter.localhub.accounts import Tokens
 from hf_mpwriter.localhub.faults import GRAMMAR, Fault, FaultError, from_json, parse

@@ -28,21 +28,27 @@ from test_end_to_end import (
 )
 from test_uploader import acknowledged, finished
 
-from hf_mpwriter import queue, records, retry, testing
+from hf_mpwriter import testing
+from hf_mpwriter.events import framing
 from hf_mpwriter.localhub.faults import Fault
-from hf_mpwriter.progress import Progress
-from hf_mpwriter.spool import Spool
+from hf_mpwriter.spool import outbox
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.progress import Progress
+from hf_mpwriter.uploader import backoff
 
 SETTLE = 6.0  # seconds, in place of two minutes
 QUICK = f"""
-from hf_mpwriter import bulletin, push, retry
-bulletin.BEAT_EVERY, retry.MOVED_WAIT, retry.FIRST_WAIT, uploader.SETTLE_TIME = 0.5, 0.6, 1.0, {SETTLE}
-push._BOOT = push._BOOT.replace("push.main", "push.MOVED_TRIES=1;push.main")
+from hf_mpwriter.push import process
+from hf_mpwriter.spool import status
+from hf_mpwriter.system import launch
+from hf_mpwriter.uploader import backoff
+status.BEAT_EVERY, backoff.MOVED_WAIT, backoff.FIRST_WAIT, uploader.SETTLE_TIME = 0.5, 0.6, 1.0, {SETTLE}
+launch.PUSH_BOOT = launch.PUSH_BOOT.replace("push.main", "push.MOVED_TRIES=1;process.main")
 """
 HASTE = f"exec({QUICK!r});uploader.main"
 IMPATIENT = f"""
-from hf_mpwriter import election
-election._BOOT = election._BOOT.replace("uploader.main", {HASTE!r})
+from hf_mpwriter.system import launch
+launch.UPLOADER_BOOT = launch.UPLOADER_BOOT.replace("uploader.main", {HASTE!r})
 """
 
 
@@ -115,7 +121,7 @@ def test_a_late_request_without_a_parent_finds_nothing_longer(hub, run_dir, tmp_
     journals = tmp_path / "journals"
     worker = start(IMPATIENT + LOG_FOR_EVER, run_dir, journals)
     wait_for(lambda: acknowledged(run_dir), "a commit")
-    hub.fault(f"POST /commit/ 412 times={retry.MOVED_LIMIT}")
+    hub.fault(f"POST /commit/ 412 times={backoff.MOVED_LIMIT}")
     hub.fault("POST /commit/ hang")
     wait_for(lambda: held(hub), "a commit is held")
     assert _unfenced(run_dir), "it has no parent"
@@ -136,11 +142,11 @@ def test_a_late_request_without_a_parent_finds_nothing_longer(hub, run_dir, tmp_
     judge(run_dir, hub, journals)
 
 
-def _unfenced(run_dir) -> queue.Inflight | None:
+def _unfenced(run_dir) -> outbox.InFlightRecord | None:
     """What a push carries that does not name its parent, None if there is none."""
     spool = Spool(str(run_dir))
     for host in spool.host_ids():
-        found = queue.interrupted(spool.host(host))
+        found = outbox.interrupted(spool.host(host))
         if found is not None and not found.fenced:
             return found
     return None
@@ -205,7 +211,7 @@ def test_a_head_that_is_read_stale_does_not_keep_us_out(hub, run_dir, tmp_path, 
     hub.fault(Fault("/revision/main$", "status", "GET", times=0, status=200, body=f'{{"id":"me/run","sha":"{stale}"}}'))
     api.upload_file(path_or_fileobj=b"theirs", path_in_repo="theirs.txt", repo_id="me/run")
     refused = answers(hub, 412)
-    wait_for(lambda: answers(hub, 412) >= refused + retry.MOVED_LIMIT, "it is refused again and again")
+    wait_for(lambda: answers(hub, 412) >= refused + backoff.MOVED_LIMIT, "it is refused again and again")
     before = acknowledged(run_dir)
     wait_for(lambda: acknowledged(run_dir) > before, "a commit of ours")
     hub.clear_faults()
@@ -266,7 +272,7 @@ def test_a_local_file_that_a_backup_made_shorter_does_not_shrink_the_hubs(hub, r
     (path,) = Path(run_dir).glob("*tfevents*")
     whole = Path(path).read_bytes()
     with open(path, "rb") as file:
-        cut = records.whole_length(file.fileno(), end=len(whole) // 2)
+        cut = framing.whole_length(file.fileno(), end=len(whole) // 2)
     os.truncate(path, cut)
     if not remembers:
         next(Path(run_dir).glob(".hf_mpwriter/hosts/*/ledger.json")).unlink()

@@ -11,9 +11,10 @@ from support import event_file
 from test_end_to_end import LOG_AND_EXIT, judge, no_uploader, sync
 from test_localhub import log_end, requests_of
 
-from hf_mpwriter.errors import Done, Split
+from hf_mpwriter.base.files import LocalFile
+from hf_mpwriter.base.verdicts import Done, Split
 from hf_mpwriter.localhub import LocalHub
-from hf_mpwriter.snapshot import LocalFile, Survey
+from hf_mpwriter.snapshot.event_files import EventFileScan
 
 pytest_plugins = ("pushing",)
 
@@ -150,7 +151,7 @@ def test_17_a_file_that_grows_is_not_sent_again_as_a_whole(run, hub):
 def test_18_a_change_that_leaves_the_mtime_as_it_is_is_seen(tmp_path):
     """Theirs looks at nothing else."""
     path = tmp_path / NAME
-    survey = Survey(str(tmp_path))
+    survey = EventFileScan(str(tmp_path))
     event_file(path, 5)
     before = os.stat(path)
     (first,) = survey.files(lambda _: True, tuple)

@@ -18,14 +18,19 @@ from test_end_to_end import LOG_AND_EXIT, all_acknowledged, judge, no_uploader
 from test_push import job
 from test_redaction import status_of
 
-from hf_mpwriter import disk, hfhome, ledger, queue, roster
-from hf_mpwriter.identity import Process
-from hf_mpwriter.progress import Progress, Report
-from hf_mpwriter.queue import Queue
-from hf_mpwriter.roster import Card, Roster
-from hf_mpwriter.settings import Destination, Settings
-from hf_mpwriter.snapshot import LocalFile, Survey
-from hf_mpwriter.spool import SPOOL_NAME, CardName, Spool, is_run_path
+from hf_mpwriter.base import files as files_module
+from hf_mpwriter.base.files import LocalFile
+from hf_mpwriter.base.names import SPOOL_NAME, is_run_path
+from hf_mpwriter.base.settings import Destination, Settings
+from hf_mpwriter.snapshot.event_files import EventFileScan
+from hf_mpwriter.spool import ledger, members, outbox
+from hf_mpwriter.spool.layout import MemberName, Spool
+from hf_mpwriter.spool.members import MemberFile, Members
+from hf_mpwriter.spool.outbox import Outbox
+from hf_mpwriter.spool.progress import Progress
+from hf_mpwriter.spool.status import UploaderStatus
+from hf_mpwriter.system import disk, hf_home
+from hf_mpwriter.system.process import Process
 
 HERE = Destination("https://hub", "me/run")
 NAME = "events.out.tfevents.1795233002.h.1.00000000"
@@ -60,7 +65,7 @@ def test_what_became_a_link_after_the_snapshot_is_not_sent(tmp_path, what):
     length = event_file(run / "rank_00001" / NAME, 3)
     event_file(outside / NAME, 5)
     file = LocalFile(f"rank_00001/{NAME}", length, growing=False)
-    survey = Survey(str(run))
+    survey = EventFileScan(str(run))
     assert [found.path for found in survey.files(lambda _: True, set)] == [file.path]
     with job(run).sources([file]) as ((_, place),):
         os.rename(run / what, run / "away")
@@ -92,7 +97,7 @@ BAD_PATHS = ["/etc/passwd", "../x.tfevents", f"{SPOOL_NAME}/x.tfevents", "a\0.tf
 def test_no_record_leads_out_of_the_run_directory(tmp_path, path):
     """Entries, the ledger and cards."""
     with pytest.raises(ValueError, match="not a file"):
-        queue.parse_files([{"path": path, "length": 1, "growing": False, "sha256": "", "blob_id": ""}])
+        files_module.parse_files([{"path": path, "length": 1, "growing": False, "sha256": "", "blob_id": ""}])
     spool = Spool(str(tmp_path / "run"))
     spool.create()
     os.makedirs(spool.host("h").root)
@@ -102,10 +107,10 @@ def test_no_record_leads_out_of_the_run_directory(tmp_path, path):
         dump(spool.host("h").ledger, book)
         if isinstance(path, str):
             assert ledger.set_aside(spool, "h")
-    card = Card(spool, "main", Process.current(), Settings())
+    card = MemberFile(spool, "main", Process.current(), Settings())
     card.write({"open": path})
     card.write({"want": {path: 5} if path is not None else 5})
-    (member,) = Roster(spool).members()
+    (member,) = Members(spool).members()
     card.withdraw()
     assert not member.files | set(member.want) - {"7"}
 
@@ -114,27 +119,27 @@ def test_no_record_leads_out_of_the_run_directory(tmp_path, path):
 def test_a_length_is_one_that_a_file_can_have(length):
     """Anything else would be an endless read or an overflow in a push."""
     with pytest.raises(ValueError, match="not a file"):
-        queue.parse_files([{"path": NAME, "length": length, "growing": False, "sha256": "", "blob_id": ""}])
+        files_module.parse_files([{"path": NAME, "length": length, "growing": False, "sha256": "", "blob_id": ""}])
 
 
 def test_an_entry_of_event_files_names_event_files_only():
     """Other files are sent as copies, known by their digests."""
     with pytest.raises(ValueError, match="not the digests"):
-        queue.parse_files([{"path": "id_rsa", "length": 1, "growing": False, "sha256": "", "blob_id": ""}])
+        files_module.parse_files([{"path": "id_rsa", "length": 1, "growing": False, "sha256": "", "blob_id": ""}])
 
 
 def test_a_card_that_is_endless_is_read_at_its_ends(tmp_path, monkeypatch):
     """Who it is stands first and what it wants last; neither is lost, and it is never in memory as a whole."""
-    monkeypatch.setattr(roster, "CARD_LIMIT", 4096)
+    monkeypatch.setattr(members, "MEMBER_FILE_LIMIT", 4096)
     spool = Spool(str(tmp_path / "run"))
     spool.create()
-    card = Card(spool, "main", Process.current(), Settings())
+    card = MemberFile(spool, "main", Process.current(), Settings())
     card.write({"open": NAME})
     for length in range(1000):
         card.write({"want": {NAME: length}})
-    (member,) = Roster(spool).members()
+    (member,) = Members(spool).members()
     assert (member.alive, set(member.growing), member.want) == (True, {NAME}, {NAME: 999})
-    assert len(disk.read_ends(card.path, roster.CARD_LIMIT)) <= roster.CARD_LIMIT + 1
+    assert len(disk.read_ends(card.path, members.MEMBER_FILE_LIMIT)) <= members.MEMBER_FILE_LIMIT + 1
     card.withdraw()
 
 
@@ -144,7 +149,7 @@ def test_giants_are_not_read_into_memory(tmp_path):
     spool.create()
     host = spool.host("h")
     os.makedirs(host.queue)
-    name = CardName("main", "h", 1, 2, 3)
+    name = MemberName("main", "h", 1, 2, 3)
     queued = os.path.join(host.queue, "00000001.json")
     for path in (host.ledger, host.inflight, host.status, queued, spool.card(name)):
         with open(path, "wb") as file:
@@ -153,11 +158,11 @@ def test_giants_are_not_read_into_memory(tmp_path):
     def read_all() -> None:
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + (256 << 20),) * 2)
-        assert Roster(spool).members() == []
-        assert queue.interrupted(host) == queue.Inflight(0, fenced=False)
+        assert Members(spool).members() == []
+        assert outbox.interrupted(host) == outbox.InFlightRecord(0, fenced=False)
         assert ledger.load(spool, HERE).files == {}
         assert ledger.set_aside(spool, "h")
-        assert Queue(host, spool.run_dir).entries == []
+        assert Outbox(host, spool.run_dir).entries == []
         with pytest.raises(OSError, match="large"):
             disk.read(host.status)
 
@@ -171,7 +176,8 @@ KINDS = ("empty", "bytes", "deep", "wrong", "huge", "directory", "link", "pipe")
 
 WORKER = """
 import sys, time
-from hf_mpwriter import HFSummaryWriter, election, worker
+from hf_mpwriter import HFSummaryWriter
+from hf_mpwriter.worker import election, worker
 from hf_mpwriter.testing import Journal
 worker.LOOK_EVERY, election.LONGEST_BACKOFF = 0.1, 0.5
 writer, journal, step = HFSummaryWriter("me/run", logdir=sys.argv[1], commit_every=0.01), Journal(sys.argv[2]), 0
@@ -227,14 +233,14 @@ def test_garbage_in_the_place_of_every_file_of_ours_hurts_nobody(hub, tmp_path, 
                 with contextlib.suppress(FileNotFoundError):  # the uploader was faster
                     put_garbage(path, KINDS[(number + 2 * turn) % len(KINDS)], elsewhere)
         before = written()
-        wait_for(lambda: any(member.alive for member in Roster(spool).members()), "the worker has joined again")
+        wait_for(lambda: any(member.alive for member in Members(spool).members()), "the worker has joined again")
         wait_for(lambda before=before: written() > before + 2000, "it logs on")
-        assert isinstance(view.uploader(), Report)
+        assert isinstance(view.uploader(), UploaderStatus)
         assert view.ledger() is not None
     assert "Traceback" not in status_of(run_dir)
     assert worker.process.poll() is None
     os.rename(spool.root, tmp_path / "garbage")
-    wait_for(lambda: any(member.alive for member in Roster(spool).members()), "the worker has made a new spool")
+    wait_for(lambda: any(member.alive for member in Members(spool).members()), "the worker has made a new spool")
     end.touch()
     code, _, err = worker.finish()
     assert code == 0, err
@@ -288,15 +294,15 @@ def test_a_home_that_cannot_be_written_is_no_obstacle(hub, run_dir, start, monke
 def test_caches_move_only_where_the_users_cannot_be_written(tmp_path):
     """One by one; and a token that can be read stays in use."""
     instead = str(tmp_path / "instead")
-    assert hfhome.writable_caches({"HF_HOME": str(tmp_path / "home")}, instead) == {}
-    xet = hfhome.writable_caches({"HF_HOME": str(tmp_path / "home"), "HF_XET_CACHE": "/dev/null/x"}, instead)
+    assert hf_home.writable_caches({"HF_HOME": str(tmp_path / "home")}, instead) == {}
+    xet = hf_home.writable_caches({"HF_HOME": str(tmp_path / "home"), "HF_XET_CACHE": "/dev/null/x"}, instead)
     assert xet == {"HF_XET_CACHE": f"{instead}/xet"}
     (tmp_path / "token").write_text("hf_x")
-    everything = hfhome.writable_caches({"HF_HOME": "/dev/null/x", "HF_TOKEN_PATH": str(tmp_path / "token")}, instead)
+    everything = hf_home.writable_caches({"HF_HOME": "/dev/null/x", "HF_TOKEN_PATH": str(tmp_path / "token")}, instead)
     assert everything == {
         "HF_HOME": instead,
         "HF_HUB_CACHE": f"{instead}/hub",
         "HF_XET_CACHE": f"{instead}/xet",
         "HF_TOKEN_PATH": str(tmp_path / "token"),
     }
-    assert hfhome.writable_caches({"HF_HOME": "/dev/null/x"}, instead)["HF_TOKEN_PATH"] == f"{instead}/token"
+    assert hf_home.writable_caches({"HF_HOME": "/dev/null/x"}, instead)["HF_TOKEN_PATH"] == f"{instead}/token"

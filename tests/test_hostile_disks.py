@@ -23,19 +23,21 @@ from test_hostile import WORKER
 from test_life import OTHER_BOOT, silent_hub
 from test_uploader import acknowledged, finished
 
-from hf_mpwriter import eventfile, identity, ledger, queue
-from hf_mpwriter.errors import Sent
-from hf_mpwriter.eventfile import EventFile
-from hf_mpwriter.progress import Progress
-from hf_mpwriter.queue import Inflight, Queue
-from hf_mpwriter.settings import Destination
-from hf_mpwriter.snapshot import LocalFile
-from hf_mpwriter.spool import Spool
+from hf_mpwriter.base.files import LocalFile
+from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.base.verdicts import Sent
+from hf_mpwriter.events import event_file
+from hf_mpwriter.events.event_file import EventFile
+from hf_mpwriter.spool import ledger, outbox
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.outbox import InFlightRecord, Outbox
+from hf_mpwriter.spool.progress import Progress
+from hf_mpwriter.system import process
 from hf_mpwriter.testing import processes, read_journals
 
 HERE = Destination("https://hub", "me/run")
-SMALL_SEGMENTS = "from hf_mpwriter import eventfile\neventfile.SEGMENT_MIN = eventfile.SEGMENT_MAX = 20000\n"
-IMPATIENT = SMALL_SEGMENTS + "eventfile.RETRY_LAST = eventfile.RETRY_FIRST = 0.1\n" + WORKER
+SMALL_SEGMENTS = "from hf_mpwriter.events import event_file\neventfile.SEGMENT_MIN = event_file.SEGMENT_MAX = 20000\n"
+IMPATIENT = SMALL_SEGMENTS + "eventfile.RETRY_LAST = event_file.RETRY_FIRST = 0.1\n" + WORKER
 
 
 # a disk that refuses for a while
@@ -187,7 +189,7 @@ def test_a_flush_after_a_failed_one_does_not_believe_the_kernel(tmp_path, monkey
 
 def test_a_flush_syncs_a_segment_that_was_sealed_while_the_disk_refused_to(tmp_path, monkeypatch):
     """What was appended before a flush survives a power cut after it, in whichever segment it is."""
-    monkeypatch.setattr(eventfile, "SEGMENT_MIN", 1)
+    monkeypatch.setattr(event_file, "SEGMENT_MIN", 1)
     file = EventFile(lambda: str(tmp_path), lambda *_: None)
     file.append(scalar(1))
     first = os.stat(file.path).st_ino
@@ -214,7 +216,7 @@ def records_on_disk(tmp_path) -> dict[str, Path]:
     spool = Spool(str(run_dir))
     spool.create()
     host = spool.host("h")
-    made = Queue(host, str(run_dir))
+    made = Outbox(host, str(run_dir))
     made.put([[LocalFile("a.tfevents", length, growing=True)]])
     made.take_off(made.entries[0], {"files": [dataclasses.asdict(file) for file in made.entries[0].files]}, fenced=True)
     book = ledger.Ledger(HERE, "me/run")
@@ -235,10 +237,10 @@ def test_a_record_that_is_cut_anywhere_is_known_to_be_damaged(tmp_path):
         assert ledger.set_aside(spool, "h")
     for cut in range(len(whole["inflight"])):
         paths["inflight"].write_bytes(whole["inflight"][:cut])
-        assert queue.interrupted(host) == Inflight(0, fenced=False)
+        assert outbox.interrupted(host) == InFlightRecord(0, fenced=False)
     for cut in range(len(whole["entry"])):
         paths["entry"].write_bytes(whole["entry"][:cut])
-        assert Queue(host, spool.run_dir).entries == []
+        assert Outbox(host, spool.run_dir).entries == []
         assert not paths["entry"].exists()
 
 
@@ -252,8 +254,8 @@ def test_a_record_with_any_byte_changed_stops_nobody(tmp_path):
             path.write_bytes(whole[:place] + bytes([rng.randrange(256)]) + whole[place + 1 :])
             ledger.set_aside(spool, "h")
             ledger.load(spool, HERE)
-            queue.interrupted(spool.host("h"))
-            Queue(spool.host("h"), spool.run_dir)
+            outbox.interrupted(spool.host("h"))
+            Outbox(spool.host("h"), spool.run_dir)
             path.write_bytes(whole)
 
 
@@ -261,7 +263,7 @@ def test_a_ledger_that_claims_too_much_is_corrected_by_the_hub(hub, run_dir, sta
     """A flipped bit, a restored backup: what the Hub really has is read back, and what it lacks is sent."""
     start(LOG_AND_EXIT, run_dir, 20).succeed()
     wait_for(lambda: finished(run_dir), "the first run is over")
-    path = Path(Spool(str(run_dir)).host(identity.host_id()).ledger)
+    path = Path(Spool(str(run_dir)).host(process.host_id()).ledger)
     book = json.loads(path.read_text())
     for held in book["files"].values():
         held |= {"length": held["length"] + 10_000, "sha256": "5" * 64}
@@ -291,8 +293,8 @@ def test_a_run_that_was_copied_from_another_machine_goes_on_here(hub, run_dir, t
     hub.start()
     move_to_another_machine(run_dir)
     spool = Spool(str(run_dir))
-    assert queue.interrupted(spool.host("elsewhere-01234567")) is not None
-    assert not os.path.exists(spool.host(identity.host_id()).root)
+    assert outbox.interrupted(spool.host("elsewhere-01234567")) is not None
+    assert not os.path.exists(spool.host(process.host_id()).root)
     start(LOG_AND_EXIT, run_dir, 20).succeed()
     wait_for(lambda: finished(run_dir), "everything arrives")
     report = judge(run_dir, hub, journals)
@@ -304,6 +306,6 @@ def move_to_another_machine(run_dir) -> None:
     root = Path(run_dir, ".hf_mpwriter")
     for path in sorted(root.rglob("*"), reverse=True):  # what is in a directory comes before it
         if path.is_file():
-            data = path.read_bytes().replace(identity.boot_id().encode(), OTHER_BOOT.encode())
-            path.write_bytes(data.replace(identity.host_id().encode(), b"elsewhere-01234567"))
-        path.rename(path.with_name(path.name.replace(identity.host_id(), "elsewhere-01234567")))
+            data = path.read_bytes().replace(process.boot_id().encode(), OTHER_BOOT.encode())
+            path.write_bytes(data.replace(process.host_id().encode(), b"elsewhere-01234567"))
+        path.rename(path.with_name(path.name.replace(process.host_id(), "elsewhere-01234567")))

@@ -12,9 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import fork, in_child, reap, succeed
 
-from hf_mpwriter import identity
-from hf_mpwriter.identity import Process, Role, rank_of, role_of, safe_name
-from hf_mpwriter.spool import CardName, is_event_file
+from hf_mpwriter.base.names import is_event_file
+from hf_mpwriter.spool.layout import MemberName
+from hf_mpwriter.system import process as process_module
+from hf_mpwriter.system.process import Process, safe_name
+from hf_mpwriter.worker import role as role_module
+from hf_mpwriter.worker.role import Role, rank_of, role_of
 
 
 @pytest.mark.parametrize(
@@ -82,13 +85,13 @@ def test_any_name_of_a_child_makes_a_worker_whose_card_can_be_read(text, rank):
     """Whatever multiprocessing calls a child, its worker is a plain directory name that a card's name carries."""
     worker = Role(rank, text).worker
     assert worker not in ("", "main", ".", "..")
-    name = CardName(worker, identity.host_id(), 1, 2, 3)
-    assert CardName.parse(str(name)) == name
+    name = MemberName(worker, process_module.host_id(), 1, 2, 3)
+    assert MemberName.parse(str(name)) == name
 
 
 def test_a_child_named_like_the_observer_is_no_observer():
     """A multiprocessing child called "sync" is a worker like any other."""
-    from hf_mpwriter.roster import OBSERVER
+    from hf_mpwriter.spool.members import OBSERVER
 
     assert Role(None, OBSERVER).worker != OBSERVER
 
@@ -104,13 +107,13 @@ def test_a_process_has_one_identity_and_another_has_another():
         other = Process.current()
         assert other != mine
         assert (other.host, other.boot, other.namespace) == (mine.host, mine.boot, mine.namespace)
-        os.write(tell, str(identity.start_ticks(os.getpid())).encode())
+        os.write(tell, str(process_module.start_ticks(os.getpid())).encode())
 
     pid = fork(child)
     ticks = int(os.read(told, 20))
     assert ticks >= mine.ticks
     assert reap(pid) == 0
-    assert identity.start_ticks(pid) == 0
+    assert process_module.start_ticks(pid) == 0
     os.close(told)
     os.close(tell)
 
@@ -121,7 +124,7 @@ def test_start_ticks_survive_any_name_of_a_program(tmp_path):
     link.symlink_to("/bin/sleep")
     pid = os.posix_spawn(str(link), ["x", "60"], {})
     try:
-        assert identity.start_ticks(pid) >= identity.start_ticks(os.getpid())
+        assert process_module.start_ticks(pid) >= process_module.start_ticks(os.getpid())
     finally:
         os.kill(pid, 9)
         reap(pid)
@@ -129,20 +132,22 @@ def test_start_ticks_survive_any_name_of_a_program(tmp_path):
 
 def test_the_host_id_is_stable_and_fits_into_a_card_name():
     """The same in every process of the machine, with nothing that a file name could not carry."""
-    assert re.fullmatch(r"[A-Za-z0-9_-]+-[0-9a-f]{8}", identity.host_id())
-    assert succeed("from hf_mpwriter import identity; print(identity.host_id())").strip() == identity.host_id()
+    assert re.fullmatch(r"[A-Za-z0-9_-]+-[0-9a-f]{8}", process_module.host_id())
+    assert (
+        succeed("from hf_mpwriter.system import process; print(process.host_id())").strip() == process_module.host_id()
+    )
 
 
 def test_a_forked_child_knows_that_it_is_one(monkeypatch):
     """os.fork and multiprocessing's fork make children; a rank given in the child makes it a rank."""
     monkeypatch.setenv("RANK", "2")
-    assert identity.current_role() == Role(2, None)
+    assert role_module.current_role() == Role(2, None)
 
     def child() -> None:
-        assert identity.current_role() == Role(2, "")
+        assert role_module.current_role() == Role(2, "")
         os.environ["RANK"] = "5"
-        assert identity.current_role() == Role(5, None)
-        assert in_child(lambda: os._exit(0 if identity.current_role() == Role(5, "") else 1)) == 0
+        assert role_module.current_role() == Role(5, None)
+        assert in_child(lambda: os._exit(0 if role_module.current_role() == Role(5, "") else 1)) == 0
 
     assert in_child(child) == 0
     process = multiprocessing.get_context("fork").Process(target=_exit_if_child_of_rank_2, name="loader")
@@ -152,38 +157,38 @@ def test_a_forked_child_knows_that_it_is_one(monkeypatch):
 
 
 def _exit_if_child_of_rank_2() -> None:
-    os._exit(10 if identity.current_role() == Role(2, "loader") else 1)
+    os._exit(10 if role_module.current_role() == Role(2, "loader") else 1)
 
 
 @pytest.mark.parametrize(("rank", "role"), [(None, Role(0, None)), (0, Role(0, None)), (2, Role(2, ""))])
 def test_a_child_that_trains_is_the_first_rank_and_its_children_are_children(rank, role, monkeypatch):
     """A framework's word counts where no launcher gave a rank; a program that trains itself is what it was before."""
-    for name in identity.RANK_VARIABLES:
+    for name in role_module.RANK_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     if rank is not None:
         monkeypatch.setenv("RANK", str(rank))
-    monkeypatch.setattr(identity, "_first_rank_pid", [])
-    before = identity.current_role()
-    identity.take_first_rank()
-    assert identity.current_role() == before == Role(rank, None)
+    monkeypatch.setattr(role_module, "_first_rank_pid", [])
+    before = role_module.current_role()
+    role_module.take_first_rank()
+    assert role_module.current_role() == before == Role(rank, None)
 
     def child() -> None:
-        assert identity.current_role() == Role(rank, "")
-        identity.take_first_rank()
-        assert identity.current_role() == role
-        assert in_child(lambda: os._exit(0 if identity.current_role() == Role(rank, "") else 1)) == 0
+        assert role_module.current_role() == Role(rank, "")
+        role_module.take_first_rank()
+        assert role_module.current_role() == role
+        assert in_child(lambda: os._exit(0 if role_module.current_role() == Role(rank, "") else 1)) == 0
 
     assert in_child(child) == 0
 
 
 SPAWNING = """
 import multiprocessing, os
-from hf_mpwriter import identity
+from hf_mpwriter.worker import role
 
 def show(rank=None):
     if rank is not None:
         os.environ["RANK"] = str(rank)
-    print(identity.current_role(), flush=True)
+    print(role.current_role(), flush=True)
 
 if __name__ == "__main__":
     show()
@@ -215,13 +220,13 @@ def test_a_spawned_child_knows_that_it_is_one(tmp_path):
 )
 def test_a_job_has_one_name_for_all_ranks_and_requeues(environ, name):
     """The launcher's stable id names the default run directory, whenever and wherever a rank starts."""
-    assert identity.job_name(environ, 1.0, "a") == identity.job_name(environ, 2e9, "b") == name
+    assert role_module.job_name(environ, 1.0, "a") == role_module.job_name(environ, 2e9, "b") == name
 
 
 def test_a_job_without_an_id_is_named_by_its_start():
     """Torchrun's "none" is no id; all ranks of one launcher say the same second."""
-    assert identity.job_name({"TORCHELASTIC_RUN_ID": "none"}, 0.0, "h") == identity.job_name({}, 0.0, "h")
-    assert identity.job_name({}, 0.0, "h") != identity.job_name({}, 100.0, "h")
-    first, second = identity.launch_time(0), identity.launch_time(1)
+    assert role_module.job_name({"TORCHELASTIC_RUN_ID": "none"}, 0.0, "h") == role_module.job_name({}, 0.0, "h")
+    assert role_module.job_name({}, 0.0, "h") != role_module.job_name({}, 100.0, "h")
+    first, second = role_module.launch_time(0), role_module.launch_time(1)
     assert abs(first - second) < 1.0
-    assert abs(identity.launch_time(None) - time.time()) < 60.0
+    assert abs(role_module.launch_time(None) - time.time()) < 60.0

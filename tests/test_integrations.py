@@ -10,8 +10,8 @@ from support import run_python, succeed
 
 import hf_mpwriter
 from hf_mpwriter import integrations
-from hf_mpwriter.errors import SettingsError
-from hf_mpwriter.integrations.fromenv import EnvironmentWriter, with_destination
+from hf_mpwriter.base.errors import SettingsError
+from hf_mpwriter.integrations.from_environment import EnvironmentWriter, with_destination
 
 FRAMEWORKS = sorted(integrations.MINIMUM)
 
@@ -49,7 +49,7 @@ def test_a_framework_that_is_missing_is_told_with_the_extra_that_brings_it():
 def test_no_framework_is_imported_by_what_is_not_its_integration():
     """A writer, `patch()` and the command line cost no framework."""
     source = """
-import sys, hf_mpwriter, hf_mpwriter.cli, hf_mpwriter.integrations.fromenv
+import sys, hf_mpwriter, hf_mpwriter.cli.main, hf_mpwriter.integrations.from_environment
 hf_mpwriter.patch()
 from hf_mpwriter import HFSummaryWriter, SummaryWriter
 print(*{"accelerate", "lightning", "pytorch_lightning", "transformers", "torch"} & {*sys.modules})

@@ -9,9 +9,9 @@ from huggingface_hub import errors as hf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_mpwriter import judge as judging
-from hf_mpwriter.errors import Moved, Refused, Retry, Split, Unknown
-from hf_mpwriter.judge import judge
+from hf_mpwriter.base.verdicts import Moved, Refused, Retry, Split, Unknown
+from hf_mpwriter.push import classify
+from hf_mpwriter.push.classify import classify
 
 
 def http(status: int, text: str = "", kind: type = hf.HfHubHTTPError, **headers: str) -> Exception:
@@ -51,15 +51,15 @@ def wrapped(outer: Exception, inner: BaseException) -> Exception:
 )
 def test_each_status_has_its_verdict(status, verdict):
     """Also if the client wrapped the error (RuntimeError around an LFS upload, ValueError around its batch)."""
-    assert type(judge(http(status))) is verdict
+    assert type(classify(http(status))) is verdict
     for outer in (RuntimeError("Error while uploading"), ValueError("batch"), OSError("x")):
-        assert type(judge(wrapped(outer, http(status)))) is verdict
+        assert type(classify(wrapped(outer, http(status)))) is verdict
 
 
 @given(st.integers(400, 599))
 def test_every_status_has_a_verdict_that_is_not_too_sure(status):
     """Of a server error nothing is known, and never that the destination or a file is to blame."""
-    verdict = judge(http(status))
+    verdict = classify(http(status))
     if status >= 500 and status != 501:
         assert isinstance(verdict, (Unknown, Retry))
 
@@ -91,42 +91,42 @@ def test_every_status_has_a_verdict_that_is_not_too_sure(status):
 )
 def test_each_exception_has_its_verdict(error, verdict):
     """What may have been applied is unknown; what never left is a retry; what will never work is refused or split."""
-    assert type(judge(error)) is verdict
+    assert type(classify(error)) is verdict
     if not isinstance(error, (ValueError, MemoryError)):
-        assert type(judge(wrapped(RuntimeError("Error while uploading 'x'"), error))) in (verdict, Refused, Split)
+        assert type(classify(wrapped(RuntimeError("Error while uploading 'x'"), error))) in (verdict, Refused, Split)
 
 
 def test_a_missing_repository_is_created_by_the_next_push():
     """404 with the Hub's own code is a retry (the next push creates it), 401 for the same means the token."""
     for kind in (hf.RepositoryNotFoundError, hf.RevisionNotFoundError):
-        assert isinstance(judge(http(404, kind=kind)), Retry)
-        assert isinstance(judge(http(401, kind=kind)), Refused)
+        assert isinstance(classify(http(404, kind=kind)), Retry)
+        assert isinstance(classify(http(401, kind=kind)), Refused)
 
 
 @pytest.mark.parametrize(
     ("status", "text", "headers", "after"),
     [
         (429, "", {"ratelimit": '"api";r=0;t=55'}, 56.0),
-        (429, "", {"ratelimit": '"api";r=120;t=55'}, judging.QUOTA_WAIT),
+        (429, "", {"ratelimit": '"api";r=120;t=55'}, classify.QUOTA_WAIT),
         (429, "", {"retry_after": "7"}, 7.0),
         (503, "", {"retry_after": "30"}, 30.0),
         (503, "", {}, None),
         (503, "", {"retry_after": "Wed, 21 Oct 2026 07:28:00 GMT"}, None),
         (429, "rate limit for repository commits (128 per hour). Retry in about 10 minutes", {}, 600.0),
         (429, "you can retry this action in about an hour", {}, 3600.0),
-        (429, "hourly quotas exceeded", {}, judging.QUOTA_WAIT),
-        (409, "another commit operation is in progress", {}, judging.BUSY_WAIT),
+        (429, "hourly quotas exceeded", {}, classify.QUOTA_WAIT),
+        (409, "another commit operation is in progress", {}, classify.BUSY_WAIT),
     ],
 )
 def test_the_hubs_wish_is_heard(status, text, headers, after):
     """Headers first, then the text of a quota, then what experience says."""
-    assert judge(http(status, text, **headers)).after == after
+    assert classify(http(status, text, **headers)).after == after
 
 
 def test_a_number_is_not_taken_for_a_status():
     """401 as the beginning of a byte count says nothing about the token."""
-    assert not isinstance(judge(OSError("short read (40123 of 50000 bytes)")), Refused)
-    assert not isinstance(judge(RuntimeError("upload of a.tfevents (401234 bytes) failed")), Refused)
+    assert not isinstance(classify(OSError("short read (40123 of 50000 bytes)")), Refused)
+    assert not isinstance(classify(RuntimeError("upload of a.tfevents (401234 bytes) failed")), Refused)
 
 
 @pytest.mark.parametrize("name", ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"])
@@ -135,14 +135,14 @@ def test_a_token_is_never_in_a_reason(monkeypatch, name, form):
     """Also if the variable has blanks around it, which the client strips before it uses the token."""
     token = "hf_" + "x" * 20
     monkeypatch.setenv(name, form.format(token))
-    verdict = judge(RuntimeError(f"Authorization: Bearer {token} was refused"))
+    verdict = classify(RuntimeError(f"Authorization: Bearer {token} was refused"))
     assert token not in verdict.reason
 
 
 @given(st.text())
 def test_a_reason_is_one_bounded_line(text):
     """It goes into logs and reports."""
-    reason = judge(RuntimeError(text)).reason
+    reason = classify(RuntimeError(text)).reason
     assert len(reason) <= 500
     assert len(reason.splitlines()) == 1
 
@@ -151,7 +151,7 @@ def test_an_error_that_is_its_own_cause_is_judged():
     """`raise error from error` makes a circle; a verdict comes all the same."""
     source = (
         "import signal\n"
-        "from hf_mpwriter.judge import judge\n"
+        "from hf_mpwriter.push.classify import classify\n"
         "signal.setitimer(signal.ITIMER_VIRTUAL, 1)\n"
         "error = RuntimeError('x'); error.__cause__ = error\n"
         "print(type(judge(error)).__name__)\n"

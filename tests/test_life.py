@@ -19,13 +19,15 @@ from test_cli import run
 from test_end_to_end import LOG_AND_EXIT, LOG_FOR_EVER, judge, no_uploader, uploader_pid
 from test_uploader import acknowledged, finished
 
-from hf_mpwriter import daemon, identity, locks
 from hf_mpwriter.localhub import LocalHub
-from hf_mpwriter.progress import Progress
-from hf_mpwriter.roster import Roster
-from hf_mpwriter.spool import Spool
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.members import Members
+from hf_mpwriter.spool.progress import Progress
+from hf_mpwriter.system import locks
+from hf_mpwriter.system import process as process_module
+from hf_mpwriter.uploader import priority
 
-HURRY = "import hf_mpwriter.worker\nhf_mpwriter.worker.LOOK_EVERY = 0.05\n"  # seconds between two looks
+HURRY = "import hf_mpwriter.worker.worker\nhf_mpwriter.worker.worker.LOOK_EVERY = 0.05\n"  # seconds between two looks
 HURRIED = HURRY + LOG_FOR_EVER
 SLOWER = HURRIED.replace("LOOK_EVERY = 0.05", "LOOK_EVERY = 0.5")  # loses every race against one in a hurry
 OTHER_BOOT = "00000000-0000-4000-8000-000000000000"
@@ -76,7 +78,7 @@ SIXTY_FOUR = (
     + """
 import os, sys
 from hf_mpwriter import HFSummaryWriter
-import hf_mpwriter.workers, tensorboardX
+import hf_mpwriter.worker.registry, tensorboardX
 ready, go = os.pipe()
 pids = []
 for rank in range(64):
@@ -138,14 +140,14 @@ def test_the_kernel_takes_uploader_and_push_before_training(tmp_path, start, mon
     with silent_hub() as listener:
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{listener.getsockname()[1]}")
         higher = "open('/proc/self/oom_score_adj', 'w').write('800')\n"
-        for attempt, (before, score) in enumerate([("", daemon.OOM_SCORE_ADJ), (higher, 800)]):
+        for attempt, (before, score) in enumerate([("", priority.OOM_SCORE_ADJ), (higher, 800)]):
             place = tmp_path / str(attempt) / "run"  # side by side, the second would go on with the first
             start(before + LOG_AND_EXIT, place, 5, env={"HF_MPWRITER_EXIT_TIMEOUT": "0"}).succeed()
             push = wait_for(lambda place=place: push_of(place), "a push")
             pid = uploader_pid(place)
             for process in map(psutil.Process, (pid, push)):
                 assert Path("/proc", str(process.pid), "oom_score_adj").read_text().strip() == str(score)
-                assert process.nice() >= daemon.NICENESS
+                assert process.nice() >= priority.NICENESS
                 assert process.ionice().ioclass == psutil.IOPRIO_CLASS_IDLE
                 assert os.sched_getscheduler(process.pid) == os.SCHED_BATCH
             os.kill(pid, signal.SIGKILL)
@@ -160,7 +162,7 @@ def test_a_push_inherits_neither_seat_nor_anything_else(run_dir, start, monkeypa
         wait_for(lambda: any("socket" in link for link in descriptors(push)), "it speaks to the Hub")
         spool = Spool(str(run_dir))
         ours = {link for link in descriptors(push) if link.startswith(spool.root)}
-        assert ours == {spool.host(identity.host_id()).log}
+        assert ours == {spool.host(process_module.host_id()).log}
         assert sum("pipe" in link for link in descriptors(push)) == 1, "one pipe: the way of the verdict"
         os.kill(uploader_pid(run_dir), signal.SIGKILL)
         wait_for(lambda: not psutil.pid_exists(push), "the push dies with its uploader")
@@ -223,12 +225,13 @@ def test_a_spool_that_another_version_has_taken_over_is_left_alone(hub, run_dir,
 KILLED_AT_THE_START = """
 import os, signal, sys
 os.setsid()
-from hf_mpwriter import HFSummaryWriter, election
-real = election.spawn
+from hf_mpwriter import HFSummaryWriter
+from hf_mpwriter.system import launch
+real = launch.start_uploader
 def spawn(*arguments):
     real(*arguments)
     os.killpg(0, int(sys.argv[2]))
-election.spawn = spawn
+launch.start_uploader = spawn
 writer = HFSummaryWriter("me/run", logdir=sys.argv[1])
 writer.add_scalar("loss", 1.0, 1)
 """
@@ -266,9 +269,9 @@ print(loaded)
 LEAVE_AND_COME = """
 import os, random, sys, time
 from hf_mpwriter import HFSummaryWriter
-import hf_mpwriter.workers, tensorboardX
-from hf_mpwriter.progress import Progress
-from hf_mpwriter.spool import Spool
+import hf_mpwriter.worker.registry, tensorboardX
+from hf_mpwriter.spool.progress import Progress
+from hf_mpwriter.spool.layout import Spool
 rng, view = random.Random(sys.argv[2]), Progress(Spool(sys.argv[1]))
 def come(number):
     pid = os.fork()
@@ -306,9 +309,9 @@ def test_workers_that_come_while_the_uploader_leaves_are_served(hub, run_dir, st
 
 TAKES_THE_SEAT = """
 import os, sys, time
-import hf_mpwriter.uploader as uploader
-from hf_mpwriter import locks
-from hf_mpwriter.spool import Spool
+import hf_mpwriter.uploader.loop as uploader
+from hf_mpwriter.system import locks
+from hf_mpwriter.spool.layout import Spool
 os.dup2(locks.try_exclusive(Spool(sys.argv[1]).seat), 3)
 os.closerange(4, 100)
 {}
@@ -465,7 +468,7 @@ def test_a_thread_that_forks_all_the_time_disturbs_nobody(hub, run_dir, start):
         os.kill(worker.pid, signal.SIGKILL)
         worker.process.wait()
         assert any(child.is_running() for child in children), "they outlive it"
-        assert not any(member.alive for member in Roster(Spool(str(run_dir))).members())
+        assert not any(member.alive for member in Members(Spool(str(run_dir))).members())
         wait_for(lambda: finished(run_dir), "all of it arrives")
         assert any(child.is_running() for child in children)
     finally:
@@ -572,15 +575,15 @@ def test_after_a_reboot_everybody_is_dead_and_the_spool_goes_on(hub, run_dir, tm
         worker.process.wait()
         wait_for(lambda: no_uploader(run_dir), "they are dead")
     spool = Spool(str(run_dir))
-    host = spool.host(identity.host_id())
+    host = spool.host(process_module.host_id())
     assert os.path.exists(host.inflight)
     for path in (path for path in Path(spool.root).rglob("*") if path.is_file()):
-        path.write_text(path.read_text().replace(identity.boot_id(), OTHER_BOOT))
+        path.write_text(path.read_text().replace(process_module.boot_id(), OTHER_BOOT))
     report = json.loads(Path(host.status).read_text())
     assert report["process"]["boot"] == OTHER_BOOT
-    report["process"] |= {"pid": os.getpid(), "ticks": identity.start_ticks(os.getpid())}  # used again since
+    report["process"] |= {"pid": os.getpid(), "ticks": process_module.start_ticks(os.getpid())}  # used again since
     Path(host.status).write_text(json.dumps(report | {"blocked_until": time.monotonic() + 1e6, "phase": "waiting"}))
-    assert not any(member.alive for member in Roster(spool).members())
+    assert not any(member.alive for member in Members(spool).members())
     assert "no uploader runs" in run("status", run_dir).output
     hub.start()
     code, _, said = start(LOG_AND_EXIT, run_dir, 20).finish()
@@ -593,7 +596,7 @@ def test_a_ledger_that_is_older_or_missing_or_of_another_host_costs_nothing(hub,
     """What it lacks is read back from the Hub: nothing is sent twice, nothing is lost."""
     start(LOG_AND_EXIT, run_dir, 20).succeed()
     wait_for(lambda: finished(run_dir), "the first run is over")
-    host = Path(Spool(str(run_dir)).host(identity.host_id()).root)
+    host = Path(Spool(str(run_dir)).host(process_module.host_id()).root)
     (host / "ledger.json").rename(run_dir.parent / "older.json")
     start(LOG_AND_EXIT, run_dir, 20).succeed()  # missing
     wait_for(lambda: finished(run_dir), "the second run is over")

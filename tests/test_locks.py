@@ -14,7 +14,7 @@ import pytest
 from conftest import wait_for
 from support import fork, in_child, kill, living, open_descriptors, succeed
 
-from hf_mpwriter import disk, locks
+from hf_mpwriter.system import disk, locks
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_a_living_child_of_fork_does_not_keep_its_parents_lock(path):
 
 FORKING = """
 import os, signal, sys, threading
-from hf_mpwriter import locks
+from hf_mpwriter.system import locks
 directory, wait, let_go = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 os.close(let_go)
 stop = threading.Event()
@@ -171,7 +171,7 @@ def test_forking_while_locks_are_taken_leaks_none_into_a_child(tmp_path):
 
 FORKED_WHILE_OPENING = """
 import os, sys, threading
-from hf_mpwriter import locks
+from hf_mpwriter.system import locks
 path, opened, forked = sys.argv[1], threading.Event(), threading.Event()
 real = os.open
 def slow(name, *arguments):
@@ -216,7 +216,7 @@ def test_a_descriptor_closed_behind_our_back_does_not_spoil_the_next_fork(tmp_pa
     """A program that closes all descriptors (daemons do) still forks children that keep none of our locks."""
     source = """
 import os, sys, threading
-from hf_mpwriter import locks
+from hf_mpwriter.system import locks
 fds = [locks.try_exclusive(f"{sys.argv[1]}/{n}.lock") for n in range(8)]
 os.close(min(locks._table))
 pid = os.fork()

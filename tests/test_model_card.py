@@ -10,8 +10,8 @@ import pytest
 from pushing import NAME, hits, is_as
 from test_localhub_server import ask
 
-from hf_mpwriter.errors import Done, Unknown
-from hf_mpwriter.hub import TAG
+from hf_mpwriter.base.verdicts import Done, Unknown
+from hf_mpwriter.push.client import TAG
 
 pytest_plugins = ("pushing",)
 

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from support import event_file, in_child
 
-from hf_mpwriter import records
+from hf_mpwriter.events import framing
 from hf_mpwriter.testing import Journal, check, oracle, read_journals
 from hf_mpwriter.testing.journal import Returned
 
@@ -52,8 +52,8 @@ def run(tmp_path) -> SimpleNamespace:
         event_file(tmp_path / path, 5, os.path.dirname(path) or "main")
     data = (tmp_path / PATH).read_bytes()
     ends = [0]
-    for payload in records.payloads(str(tmp_path / PATH)):
-        ends.append(ends[-1] + len(records.frame(payload)))
+    for payload in framing.payloads(str(tmp_path / PATH)):
+        ends.append(ends[-1] + len(framing.frame(payload)))
     return SimpleNamespace(dir=str(tmp_path), data=data, other=(tmp_path / RANK).read_bytes(), ends=ends)
 
 

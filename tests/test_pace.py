@@ -6,11 +6,12 @@ import random
 
 import pytest
 
-from hf_mpwriter import budget, locks, pace, retry
-from hf_mpwriter.budget import Budget
-from hf_mpwriter.errors import Moved, Refused, Retry, Split, Unknown
-from hf_mpwriter.pace import Pace
-from hf_mpwriter.settings import Destination
+from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.base.verdicts import Moved, Refused, Retry, Split, Unknown
+from hf_mpwriter.system import locks
+from hf_mpwriter.uploader import backoff, pacing, rate_limit
+from hf_mpwriter.uploader.pacing import Pacing
+from hf_mpwriter.uploader.rate_limit import RateLimit
 
 
 class Time:
@@ -18,8 +19,8 @@ class Time:
 
     def __init__(self, folder) -> None:
         self.now = 1000.0
-        shared = Budget(Destination("https://hub", "me/run"), 20.0, [str(folder)], lambda: self.now)
-        self.pace = Pace(lambda: self.now, random.Random(1), shared, self.now + 2)
+        shared = RateLimit(Destination("https://hub", "me/run"), 20.0, [str(folder)], lambda: self.now)
+        self.pace = Pacing(lambda: self.now, random.Random(1), shared, self.now + 2)
 
     def fail(self, verdict) -> None:
         """A push of event files ends like this."""
@@ -41,7 +42,7 @@ def test_a_used_up_budget_puts_off_the_next_try_and_a_request_may_ask_sooner(tim
     assert time.now < time.pace.next_try <= time.now + 2 * 3600 / 16
     assert time.pace.patient
     time.pace.hurry()
-    assert time.pace.next_try == time.now + retry.FIRST_WAIT
+    assert time.pace.next_try == time.now + backoff.FIRST_WAIT
     assert time.pace.take(urgent=True)
 
 
@@ -51,7 +52,7 @@ def test_others_at_the_bucket_are_no_used_up_budget(time, tmp_path):
     holder = locks.try_exclusive(str(tmp_path / "lock"))
     assert not time.pace.take(urgent=True)
     locks.release(holder)
-    assert (time.pace.used_up, time.pace.next_try) == (False, time.now + budget.BUSY_WAIT)
+    assert (time.pace.used_up, time.pace.next_try) == (False, time.now + rate_limit.BUSY_WAIT)
     while time.pace.take(urgent=True):
         pass
     assert time.pace.used_up
@@ -90,29 +91,29 @@ def test_a_push_that_only_reads_back_gives_back_no_token_that_it_never_took(time
 
 def test_after_failures_of_xet_in_a_row_content_goes_by_lfs_for_an_hour(time):
     """A success in between counts; after the hour Xet is tried again."""
-    for _ in range(pace.XET_LIMIT - 1):
+    for _ in range(pacing.XET_LIMIT - 1):
         time.fail(Retry("x", xet="failing"))
     time.pace.done(committed=True)
-    for _ in range(pace.XET_LIMIT - 1):
+    for _ in range(pacing.XET_LIMIT - 1):
         time.fail(Retry("x", xet="failing"))
         assert time.pace.xet
     time.fail(Retry("x", xet="failing"))
     assert not time.pace.xet
-    assert time.pace.next_try <= time.now + retry.FIRST_WAIT, "LFS is tried soon"
-    time.now += pace.XET_PAUSE
+    assert time.pace.next_try <= time.now + backoff.FIRST_WAIT, "LFS is tried soon"
+    time.now += pacing.XET_PAUSE
     assert time.pace.xet
 
 
 def test_a_xet_storage_that_is_still_broken_after_an_hour_costs_one_push_and_not_three(time):
     """A hang takes minutes each time. Commits by LFS and read-backs say nothing of Xet, a commit by it does."""
-    for _ in range(pace.XET_LIMIT):
+    for _ in range(pacing.XET_LIMIT):
         time.fail(Unknown("the push hung", xet="failing"))
     time.pace.done(committed=True)
-    time.now += pace.XET_PAUSE
+    time.now += pacing.XET_PAUSE
     time.pace.done(committed=False)
     time.fail(Unknown("the push hung", xet="failing"))
     assert not time.pace.xet
-    time.now += pace.XET_PAUSE
+    time.now += pacing.XET_PAUSE
     time.pace.done(committed=True)
     time.fail(Retry("x", xet="failing"))
     assert time.pace.xet
@@ -120,7 +121,7 @@ def test_a_xet_storage_that_is_still_broken_after_an_hour_costs_one_push_and_not
 
 def test_a_push_that_hangs_is_a_failure_of_xet_too(time):
     """Its timeouts do not reach everything; with LFS every request has one."""
-    for _ in range(pace.XET_LIMIT):
+    for _ in range(pacing.XET_LIMIT):
         assert time.pace.xet
         time.fail(Unknown("the push hung", xet="failing"))
     assert not time.pace.xet
@@ -134,7 +135,7 @@ def test_a_hub_without_xet_gets_lfs_at_once(time):
 
 def test_after_nothing_but_412_a_push_goes_without_a_parent(time):
     """After that one with a parent is tried once; if the branch is not busy any more, all is as before."""
-    for _ in range(retry.MOVED_LIMIT):
+    for _ in range(backoff.MOVED_LIMIT):
         assert time.pace.fenced
         time.fail(Moved("412"))
     assert not time.pace.fenced
@@ -144,18 +145,18 @@ def test_after_nothing_but_412_a_push_goes_without_a_parent(time):
     assert not time.pace.fenced
     time.pace.done(committed=False)
     time.pace.done(committed=False)
-    for _ in range(retry.MOVED_LIMIT):
+    for _ in range(backoff.MOVED_LIMIT):
         assert time.pace.fenced
         time.fail(Moved("412"))
 
 
 def test_a_busy_branch_is_no_reason_to_be_slow_after_a_failure(time):
     """Each sort of trouble has a wait of its own."""
-    for _ in range(retry.MOVED_LIMIT):
+    for _ in range(backoff.MOVED_LIMIT):
         time.fail(Moved("412"))
     time.fail(Retry("503"))
-    assert time.pace.attempts == retry.MOVED_LIMIT + 1
-    assert time.pace.next_try <= time.now + retry.FIRST_WAIT
+    assert time.pace.attempts == backoff.MOVED_LIMIT + 1
+    assert time.pace.next_try <= time.now + backoff.FIRST_WAIT
 
 
 def test_a_wish_of_the_hub_outlasts_every_hurry(time):

@@ -13,7 +13,7 @@ KINDS = """
 def kinds():
     return tensorboardX.SummaryWriter.__module__, huggingface_hub.HFSummaryWriter.__module__
 """
-OURS = "hf_mpwriter.integrations.fromenv hf_mpwriter.hfwriter"
+OURS = "hf_mpwriter.integrations.from_environment hf_mpwriter.writer.hf_summary_writer"
 ORIGINAL = "tensorboardX.writer huggingface_hub._tensorboard_logger"
 
 
@@ -64,7 +64,7 @@ def test_torch_hands_out_ours_and_its_own_writers_go_on(monkeypatch, tmp_path):
     """By both names that programs import; a writer of theirs that was made before stays one in all it does."""
     monkeypatch.delenv("PYTHONPATH")
     monkeypatch.chdir(tmp_path)
-    assert succeed(WITH_TORCH).splitlines() == ["hf_mpwriter.integrations.fromenv True False", "True True"]
+    assert succeed(WITH_TORCH).splitlines() == ["hf_mpwriter.integrations.from_environment True False", "True True"]
     assert not list(tmp_path.rglob(".hf_mpwriter")), "theirs has called its own writer"
     assert len(list(tmp_path.rglob("trial/*tfevents*"))) == 1
 
@@ -134,7 +134,7 @@ def test_a_command_logs_to_the_hub_that_knows_nothing_of_us(hub, tmp_path):
     program.write_text(PROGRAM + "sys.exit(7)\n")
     command = ["run", "--patch", "--repo-id", "me/run", "--", sys.executable, "-c", LAUNCHER]
     command += [str(program), str(tmp_path / "exp")]
-    result = run_python(f"from hf_mpwriter.cli import main\nmain({command!r})")
+    result = run_python(f"from hf_mpwriter.cli.main import main\nmain({command!r})")
     assert result.returncode == 7, result.stderr
     assert any("tensorboard/exp/events" in path for path in hub.store.tree("model", "me/run", "main"))
 
@@ -145,7 +145,7 @@ def test_a_sitecustomize_of_the_users_runs_as_well(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
     program = "import builtins, sitecustomize\nprint(builtins.theirs, 'patching' in str(__import__('sys').modules))"
     command = ["run", "--patch", "--", sys.executable, "-c", program]
-    result = run_python(f"from hf_mpwriter.cli import main\nmain({command!r})")
+    result = run_python(f"from hf_mpwriter.cli.main import main\nmain({command!r})")
     assert result.stdout == "True True\n", result.stderr
 
 
@@ -155,7 +155,7 @@ def test_a_sitecustomize_of_the_users_runs_as_well(tmp_path, monkeypatch):
 def test_what_cannot_be_run_is_told_in_one_line(arguments, told, tmp_path, monkeypatch):
     """Before anything starts."""
     monkeypatch.chdir(tmp_path)
-    result = run_python(f"from hf_mpwriter.cli import main\nmain({['run', *arguments]!r})")
+    result = run_python(f"from hf_mpwriter.cli.main import main\nmain({['run', *arguments]!r})")
     assert result.returncode == 1
     assert told in result.stderr
     assert "Traceback" not in result.stderr
@@ -163,6 +163,6 @@ def test_what_cannot_be_run_is_told_in_one_line(arguments, told, tmp_path, monke
 
 def test_whoever_names_no_repository_is_told():
     """The run would stay on this disk; a program that names one itself is as good."""
-    result = run_python("from hf_mpwriter.cli import main\nmain(['run', '--patch', '--', 'true'])")
+    result = run_python("from hf_mpwriter.cli.main import main\nmain(['run', '--patch', '--', 'true'])")
     assert result.returncode == 0
     assert "HF_MPWRITER_REPO_ID" in result.stderr

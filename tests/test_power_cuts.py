@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from test_powercut import KINDS
 
-from hf_mpwriter import attachment
+from hf_mpwriter.snapshot import attachments
 from hf_mpwriter.testing import LoopDisk
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "power_cut.py"
@@ -51,14 +51,14 @@ def test_an_entry_before_its_bytes_are_durable_is_found(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_sent_of_an_attachment_outlives_a_power_cut(tmp_path, monkeypatch, kind):
     """Else what the cut has left of it, perhaps nothing, would take the place of the Hub's copy."""
-    monkeypatch.setattr(attachment, "RESERVE", 0)
+    monkeypatch.setattr(attachments, "RESERVE", 0)
     with LoopDisk(str(tmp_path), kind) as drive:
         run_dir, copies = os.path.join(drive.path, "run"), os.path.join(drive.path, "copies")
         os.mkdir(run_dir)
         path = Path(run_dir, "metadata.tsv")
         path.write_bytes(b"x" * 5000)
-        file = attachment.Attachments(run_dir).identify(path.name)
-        attachment.Copies(copies, run_dir).take(file)
+        file = attachments.Attachments(run_dir).identify(path.name)
+        attachments.Copies(copies, run_dir).take(file)
         drive.cut()
         drive.restart()
         assert path.read_bytes() == b"x" * 5000

@@ -7,9 +7,10 @@ import subprocess
 
 import pytest
 
-from hf_mpwriter import SummaryWriter, disk
+from hf_mpwriter import SummaryWriter
+from hf_mpwriter.system import disk
 from hf_mpwriter.testing import Journal, LoopDisk, forget_lost, read_journals
-from hf_mpwriter.testing.powercut import has_power, why_not
+from hf_mpwriter.testing.power_cut import has_power, why_not
 
 KINDS = [
     pytest.param(kind, marks=[pytest.mark.root, pytest.mark.skipif(bool(why_not(kind)), reason=why_not(kind) or "-")])

@@ -7,12 +7,12 @@ import os
 
 import pytest
 
-from hf_mpwriter.attachment import stamp_of
-from hf_mpwriter.errors import Sent
-from hf_mpwriter.ledger import Ledger
-from hf_mpwriter.progress import Progress
-from hf_mpwriter.settings import Destination
-from hf_mpwriter.spool import Spool
+from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.base.verdicts import Sent
+from hf_mpwriter.snapshot.attachments import stamp_of
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.ledger import Ledger
+from hf_mpwriter.spool.progress import Progress
 
 HERE = Destination("https://hub", "me/run")
 FOUR = Sent(4, "5" * 64, "6" * 40)

@@ -15,17 +15,20 @@ import pytest
 from conftest import wait_for
 from support import run_python
 
-from hf_mpwriter import disk, push
-from hf_mpwriter.errors import Done, Park, Refused, Retry, Sent, Unknown
-from hf_mpwriter.hub import Remote
-from hf_mpwriter.push import Job
-from hf_mpwriter.settings import Destination
-from hf_mpwriter.snapshot import LocalFile
+from hf_mpwriter.base.files import LocalFile
+from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.base.verdicts import Done, Quarantine, Refused, Retry, Sent, Unknown
+from hf_mpwriter.push import commit as commit_module
+from hf_mpwriter.push import handle
+from hf_mpwriter.push import process as process_module
+from hf_mpwriter.push.client import Remote
+from hf_mpwriter.push.job import Job
+from hf_mpwriter.system import disk, launch
 
 
 def read_back(one: Job, there: dict[str, Remote]):
     """Compare everything that is known or to be sent."""
-    return push.read_back(one, {*one.known, *(file.path for file in one.files)}, there)
+    return commit_module.read_back(one, {*one.known, *(file.path for file in one.files)}, there)
 
 
 def remote(content: bytes) -> Remote:
@@ -115,30 +118,30 @@ def test_a_longer_copy_that_was_never_ours_is_not_believed(run_dir):
         Retry("why", 3.0),
         Unknown("why"),
         Refused("why", "what to do"),
-        Park({"a.tfevents": "why"}),
+        Quarantine({"a.tfevents": "why"}),
     ],
 )
 def test_a_verdict_survives_the_pipe(verdict):
     """What the push writes is what the uploader reads."""
     read, write = os.pipe()
-    push.Notify(write).verdict(verdict)
-    assert push.parse_verdict(json.loads(os.read(read, 10_000))) == verdict
+    process_module.Notify(write).verdict(verdict)
+    assert handle.parse_verdict(json.loads(os.read(read, 10_000))) == verdict
     os.close(read)
     os.close(write)
 
 
 def test_garbage_is_no_verdict():
     """A verdict that cannot be read is none; the uploader then takes the outcome as unknown."""
-    assert push.parse_verdict({"verdict": "Sent", "length": 1, "sha256": "", "x": 1}) is None
-    assert push.parse_verdict({"verdict": "nonsense"}) is None
-    assert push.parse_verdict({"verdict": "Done"}) is None
+    assert handle.parse_verdict({"verdict": "Sent", "length": 1, "sha256": "", "x": 1}) is None
+    assert handle.parse_verdict({"verdict": "nonsense"}) is None
+    assert handle.parse_verdict({"verdict": "Done"}) is None
 
 
 def test_a_push_that_is_killed_has_an_unknown_outcome(run_dir):
     """SIGKILL: no verdict, so unknown, with the signal in the reason."""
     inflight = str(run_dir / "inflight.json")
     disk.publish(inflight, json.dumps({"job": job(run_dir).to_json()}).encode(), "test")
-    process = push.PushProcess(inflight, 300.0)
+    process = handle.PushHandle(inflight, 300.0)
     os.kill(process.pid, signal.SIGKILL)
     verdict = wait_for(lambda: process.listen()[1], "the end")
     assert verdict == Unknown("the push ended by signal 9")
@@ -151,7 +154,7 @@ def test_what_the_start_of_python_prints_is_no_message_of_the_push(run_dir, tmp_
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     inflight = str(run_dir / "inflight.json")
     disk.publish(inflight, json.dumps({"job": job(run_dir).to_json()}).encode(), "test")
-    process = push.PushProcess(inflight, 300.0)
+    process = handle.PushHandle(inflight, 300.0)
     assert isinstance(wait_for(lambda: process.listen()[1], "the end"), Retry)
 
 
@@ -159,7 +162,7 @@ def test_a_push_against_nobody_says_so(run_dir):
     """Connection refused: nothing was changed, try again."""
     inflight = str(run_dir / "inflight.json")
     disk.publish(inflight, json.dumps({"job": job(run_dir).to_json()}).encode(), "test")
-    process = push.PushProcess(inflight, 300.0)
+    process = handle.PushHandle(inflight, 300.0)
     verdict = wait_for(lambda: process.listen()[1], "the end")
     assert isinstance(verdict, Retry)
     assert "refused" in verdict.reason
@@ -169,11 +172,11 @@ def test_a_push_ends_at_once_and_what_libraries_have_printed_is_in_the_log():
     """Buffered text goes out; what Python would do at the end of an interpreter is not waited for."""
     program = """
 import atexit, sys
-from hf_mpwriter import push
+from hf_mpwriter.push import process
 atexit.register(print, "taken apart")
 print("out", flush=False)
 print("err", end="", file=sys.stderr, flush=False)
-push.end()
+process.end()
 """
     ended = run_python(program, env={"PYTHONUNBUFFERED": ""})
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "out\n", "err")
@@ -187,7 +190,7 @@ def test_a_push_dies_with_its_uploader(run_dir):
         inflight = str(run_dir / "inflight.json")
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
         disk.publish(inflight, json.dumps({"job": job(run_dir, endpoint=endpoint).to_json()}).encode(), "test")
-        source = "import sys,time\nfrom hf_mpwriter.push import PushProcess\np = PushProcess(sys.argv[1], 300.0)\n"
+        source = "import sys,time\nfrom hf_mpwriter.push.handle import PushHandle\np = PushHandle(sys.argv[1], 300.0)\n"
         source += "print(p.pid, flush=True)\ntime.sleep(100)"
         parent = subprocess.Popen([sys.executable, "-c", source, inflight], stdout=subprocess.PIPE, text=True)
         pid = int(parent.stdout.readline())
@@ -216,18 +219,20 @@ def test_a_push_that_hangs_ends_by_its_own_timer(run_dir, monkeypatch):
         inflight = str(run_dir / "inflight.json")
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
         disk.publish(inflight, json.dumps({"job": job(run_dir, endpoint=endpoint).to_json()}).encode(), "test")
-        monkeypatch.setattr(push, "_BOOT", push._BOOT.replace("push.main", "push.DEADLINE_BASE=1.0;push.main"))
-        process = push.PushProcess(inflight, 300.0)
+        monkeypatch.setattr(
+            launch, "PUSH_BOOT", launch.PUSH_BOOT.replace("push.main", "push.DEADLINE_BASE=1.0;process.main")
+        )
+        process = handle.PushHandle(inflight, 300.0)
         verdict = wait_for(lambda: process.listen()[1], "the end")
     assert verdict == Unknown("the push hung and was ended after 300 s", xet="failing")
 
 
 def test_a_push_that_is_stopped_is_ended_by_the_uploader(run_dir, monkeypatch):
     """SIGSTOP: its own timer cannot end it, so the uploader does when its time and some grace are over."""
-    monkeypatch.setattr(push, "GRACE", 0.1)
+    monkeypatch.setattr(handle, "GRACE", 0.1)
     inflight = str(run_dir / "inflight.json")
     disk.publish(inflight, json.dumps({"job": job(run_dir).to_json()}).encode(), "test")
-    process = push.PushProcess(inflight, 0.1)
+    process = handle.PushHandle(inflight, 0.1)
     os.kill(process.pid, signal.SIGSTOP)
     verdict = wait_for(lambda: process.listen()[1], "the end")
     assert verdict == Unknown("the push hung and was ended after 0 s", xet="failing")
@@ -303,8 +308,8 @@ def test_what_others_have_sent_is_not_replaced_when_ours_changes(run_dir):
     """It was equal, so it counted as there; nothing of ours is offered by the refusal."""
     theirs = dataclasses.replace(ONE.content, adopted=True)
     wants = dataclasses.replace(job(run_dir), files=(TWO,), known={"a.tsv": theirs})
-    verdict = push.carry(wants, HubOfOne(lfs(ONE)), lambda _: None, random.Random(1))
-    assert isinstance(verdict, Park)
+    verdict = commit_module.carry(wants, HubOfOne(lfs(ONE)), lambda _: None, random.Random(1))
+    assert isinstance(verdict, Quarantine)
     assert (list(verdict.paths), verdict.committed) == (["a.tsv"], False)
 
 
@@ -343,7 +348,7 @@ def test_an_outcome_is_unknown_only_after_the_commit_has_begun(run_dir, when):
     one.commit = commit
     (run_dir / "copies").mkdir(parents=True)
     (run_dir / "copies" / TWO.sha256).touch()
-    verdict = push.carry(
+    verdict = commit_module.carry(
         dataclasses.replace(job(run_dir), files=(TWO,), known={"a.tsv": ONE.content}), one, str, random.Random(1)
     )
     assert type(verdict) is (Retry if when == "read" else Unknown)

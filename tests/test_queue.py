@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from support import KILLED, dump, event_file, failing, in_child
 from test_settings import JSON
 
-from hf_mpwriter import disk
-from hf_mpwriter.attachment import Attachments
-from hf_mpwriter.queue import Entry, Inflight, Queue, interrupted, parse_files
-from hf_mpwriter.snapshot import LocalFile
-from hf_mpwriter.spool import HostSpool
+from hf_mpwriter.base.files import LocalFile, parse_files
+from hf_mpwriter.snapshot.attachments import Attachments
+from hf_mpwriter.spool.layout import HostSpool
+from hf_mpwriter.spool.outbox import Batch, InFlightRecord, Outbox, interrupted
+from hf_mpwriter.system import disk
 
 PUT = [f"queue.put.{step}" for step in ("open", "write", "fsync", "rename", "dirsync")]
 DATA = ["queue.data.fsync", "queue.data.dirsync"]
@@ -37,9 +37,9 @@ class Run:
         for path in (OLD.path, MORE.path):
             event_file(os.path.join(self.run_dir, path), 3)
 
-    def queue(self) -> Queue:
+    def queue(self) -> Outbox:
         """As a new uploader finds it."""
-        return Queue(self.host, self.run_dir)
+        return Outbox(self.host, self.run_dir)
 
     def found(self) -> list[tuple[LocalFile, ...]]:
         """The files of the entries that a new uploader finds."""
@@ -50,7 +50,7 @@ class Run:
         return [name for name in os.listdir(self.host.queue) if not name.endswith(".json")]
 
 
-def after_restart(run: Run) -> Inflight | None:
+def after_restart(run: Run) -> InFlightRecord | None:
     """What a new uploader finds: it opens the queue, then asks for the record."""
     run.queue()
     return interrupted(run.host)
@@ -66,7 +66,7 @@ def test_entries_are_found_again_oldest_first(run):
     """What was put is what the next uploader reads."""
     queue = run.queue()
     queue.put([[OLD], [MORE]])
-    assert queue.entries == run.queue().entries == [Entry(1, (OLD,)), Entry(2, (MORE,))]
+    assert queue.entries == run.queue().entries == [Batch(1, (OLD,)), Batch(2, (MORE,))]
     assert run.leftovers() == []
 
 
@@ -75,7 +75,7 @@ def test_a_newer_snapshot_supersedes_the_older_ones(run):
     queue = run.queue()
     queue.put([[OLD], [MORE]])
     queue.put([[NEW]])
-    assert queue.entries == run.queue().entries == [Entry(3, (NEW,))]
+    assert queue.entries == run.queue().entries == [Batch(3, (NEW,))]
     queue.put([])
     assert queue.entries == run.queue().entries == []
 
@@ -198,14 +198,14 @@ def test_a_push_starts_only_after_its_record_is_durable(run, step, fault):
     queue = run.queue()
     queue.put([[OLD]])
     queue.take_off(queue.entries[0], {"n": 1}, fenced=False)
-    entry = Entry(7, (NEW,))
+    entry = Batch(7, (NEW,))
     code = in_child(lambda: queue.take_off(entry, {"n": 2}, fenced=True), f"queue.inflight.{step}={fault}")
     assert code == (KILLED if fault == "kill" else 1)
-    after = [Inflight(7, fenced=True)] if step == "dirsync" else [Inflight(1, fenced=False)]
+    after = [InFlightRecord(7, fenced=True)] if step == "dirsync" else [InFlightRecord(1, fenced=False)]
     assert after_restart(run) in after
     path = queue.take_off(entry, {"n": 3}, fenced=True)
     assert json.loads(disk.read(path))["job"] == {"n": 3}
-    assert after_restart(run) == Inflight(7, fenced=True)
+    assert after_restart(run) == InFlightRecord(7, fenced=True)
 
 
 @pytest.mark.parametrize("fault", ["kill", "enospc", "eio"])
@@ -213,9 +213,9 @@ def test_a_push_starts_only_after_its_record_is_durable(run, step, fault):
 def test_a_landing_that_is_interrupted_can_be_repeated(run, step, fault):
     """The record is whole or gone; removing it again is no error."""
     queue = run.queue()
-    queue.take_off(Entry(3, (OLD,)), {}, fenced=True)
+    queue.take_off(Batch(3, (OLD,)), {}, fenced=True)
     assert in_child(queue.landed, f"queue.landed.{step}={fault}") == (KILLED if fault == "kill" else 1)
-    assert after_restart(run) == (Inflight(3, fenced=True) if step == "unlink" else None)
+    assert after_restart(run) == (InFlightRecord(3, fenced=True) if step == "unlink" else None)
     queue.landed()
     queue.landed()
     assert after_restart(run) is None
@@ -239,7 +239,7 @@ def test_a_record_in_flight_that_is_no_file_counts_as_the_worst_case(run):
     """The disk refuses to read it: that is no reason not to start."""
     run.queue()
     os.symlink("elsewhere", run.host.inflight)
-    assert interrupted(run.host) == Inflight(0, fenced=False)
+    assert interrupted(run.host) == InFlightRecord(0, fenced=False)
 
 
 # leftovers
@@ -321,8 +321,8 @@ def attach(run: Run, path: str, data: bytes) -> LocalFile:
 def test_what_was_in_flight_tells_what_it_carried(run):
     """The next uploader must know that these contents may be on the Hub."""
     one, queue = attach(run, "one.tsv", b"one"), run.queue()
-    queue.take_off(Entry(0, (one,)), {"files": [dataclasses.asdict(one)]}, fenced=True)
-    assert after_restart(run) == Inflight(0, fenced=True, files=(one,))
+    queue.take_off(Batch(0, (one,)), {"files": [dataclasses.asdict(one)]}, fenced=True)
+    assert after_restart(run) == InFlightRecord(0, fenced=True, files=(one,))
 
 
 @pytest.mark.parametrize(

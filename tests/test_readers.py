@@ -19,7 +19,9 @@ import pytest
 from conftest import wait_for
 from support import Staged, in_child, scalar
 
-from hf_mpwriter import SummaryWriter, eventfile, records, spool
+from hf_mpwriter import SummaryWriter
+from hf_mpwriter.base import names
+from hf_mpwriter.events import event_file, framing
 
 WRITE_WHEN_TOLD = """
 import sys
@@ -115,7 +117,7 @@ def stop_clock(at: float) -> None:
 def rotated(run: Path) -> Iterator[None]:
     """A writer seals many segments, also while TensorBoard watches."""
     be_rank(0)
-    eventfile.SEGMENT_MIN = 500
+    event_file.SEGMENT_MIN = 500
     with SummaryWriter(str(run)) as writer:
         for step in range(60):
             writer.add_scalar("loss", 0.0, step)
@@ -145,7 +147,7 @@ def torn(run: Path) -> Iterator[None]:
     attempt(run, 0, 80, value=1.0)
     (path,) = event_files(run)
     with open(path, "ab") as file:
-        file.write(records.frame(scalar(80))[:-7])
+        file.write(framing.frame(scalar(80))[:-7])
     left = path.read_bytes()
     yield
     attempt(run, 50, 100, 50, value=2.0)
@@ -174,7 +176,7 @@ def restarted_in_the_same_second(run: Path) -> Iterator[None]:
     yield
     attempt(run, 10, 20)
     attempt(run, 20, 30)
-    seconds = [spool.event_second(path.name) for path in event_files(run)]
+    seconds = [names.event_second(path.name) for path in event_files(run)]
     assert len(seconds) == 3
     assert sorted(set(seconds)) == seconds, "the order of names must not depend on process ids"
 

@@ -15,17 +15,17 @@ from support import scalar
 from tensorboardX.proto import event_pb2
 from tensorboardX.record_writer import RecordWriter
 
-from hf_mpwriter import records
+from hf_mpwriter.events import framing
 
 PAYLOADS = st.lists(st.binary(max_size=30), max_size=6)
 
 
 def whole_length(data: bytes, start: int = 0, end: int | None = None) -> int:
-    """`records.whole_length` of a file with this content."""
+    """`framing.whole_length` of a file with this content."""
     fd = os.memfd_create("events")
     try:
         os.write(fd, data)
-        return records.whole_length(fd, start, end)
+        return framing.whole_length(fd, start, end)
     finally:
         os.close(fd)
 
@@ -34,7 +34,7 @@ def boundaries(payloads: list[bytes]) -> list[int]:
     """Where records end, 0 included."""
     ends = [0]
     for payload in payloads:
-        ends.append(ends[-1] + len(records.frame(payload)))
+        ends.append(ends[-1] + len(framing.frame(payload)))
     return ends
 
 
@@ -58,13 +58,13 @@ def test_a_hand_encoded_scalar_is_what_protobuf_writes(wall_time, step, tag, val
     """Byte for byte, over tags, steps, signs and special values."""
     event = event_pb2.Event(wall_time=wall_time, step=step)
     event.summary.value.add(tag=tag, simple_value=value)
-    assert records.ScalarEncoder(tag).record(wall_time, step, value) == records.frame(event.SerializeToString())
+    assert framing.ScalarEncoder(tag).record(wall_time, step, value) == framing.frame(event.SerializeToString())
 
 
 @pytest.mark.parametrize(("value", "becomes"), [(1e39, math.inf), (-1e300, -math.inf), (3.4028236e38, math.inf)])
 def test_a_value_too_large_for_float32_becomes_infinite(value, becomes):
     """Nothing is raised into training."""
-    event = event_pb2.Event.FromString(records.ScalarEncoder("t").record(1.0, 1, value)[12:-4])
+    event = event_pb2.Event.FromString(framing.ScalarEncoder("t").record(1.0, 1, value)[12:-4])
     assert event.summary.value[0].simple_value in (becomes, 3.4028234663852886e38)
 
 
@@ -72,17 +72,17 @@ def test_a_value_too_large_for_float32_becomes_infinite(value, becomes):
 def test_a_step_beyond_64_bits_is_a_value_error(step):
     """As with the protobuf classes."""
     with pytest.raises(ValueError, match="64 bits"):
-        records.ScalarEncoder("").record(1.0, step, 1.0)
+        framing.ScalarEncoder("").record(1.0, step, 1.0)
 
 
 @given(st.floats(allow_nan=False).filter(bool), st.integers(-(2**63), 2**63 - 1))
 def test_version_and_start_are_what_protobuf_writes(wall_time, step):
     """The first records of a file, byte for byte."""
     version = event_pb2.Event(wall_time=wall_time, file_version="brain.Event:2")
-    assert records.version_event(wall_time) == version.SerializeToString()
+    assert framing.version_event(wall_time) == version.SerializeToString()
     log = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
     start = event_pb2.Event(wall_time=wall_time, step=step, session_log=log)
-    assert records.session_start_event(wall_time, step) == start.SerializeToString()
+    assert framing.session_start_event(wall_time, step) == start.SerializeToString()
 
 
 @given(st.integers(0, 2**64 - 1))
@@ -90,7 +90,7 @@ def test_a_varint_is_protobufs(value):
     """Seven bits a byte, least first."""
     from google.protobuf.internal import encoder
 
-    assert records.varint(value) == encoder._VarintBytes(value)
+    assert framing.varint(value) == encoder._VarintBytes(value)
 
 
 @given(PAYLOADS)
@@ -102,14 +102,14 @@ def test_the_framing_is_tensorboardx(tmp_path_factory, payloads):
         writer.write(payload)
     writer.close()
     with open(path, "rb") as file:
-        assert b"".join(map(records.frame, payloads)) == file.read()
-    assert records.payloads(path) == payloads
+        assert b"".join(map(framing.frame, payloads)) == file.read()
+    assert framing.payloads(path) == payloads
 
 
 def test_a_file_cut_at_any_byte_ends_at_its_last_whole_record():
     """Every byte of a small file, from the beginning and from every known boundary, with and without a limit."""
-    payloads = [records.version_event(1.0), *(scalar(n, "t" * n) for n in range(5)), b"", bytes(40)]
-    data, ends = b"".join(map(records.frame, payloads)), boundaries(payloads)
+    payloads = [framing.version_event(1.0), *(scalar(n, "t" * n) for n in range(5)), b"", bytes(40)]
+    data, ends = b"".join(map(framing.frame, payloads)), boundaries(payloads)
     for cut in range(len(data) + 1):
         right = max(end for end in ends if end <= cut)
         assert whole_length(data[:cut]) == right
@@ -122,7 +122,7 @@ def test_a_file_cut_at_any_byte_ends_at_its_last_whole_record():
 @given(PAYLOADS.filter(bool), st.data())
 def test_a_flipped_bit_ends_the_file_before_its_record(payloads, data):
     """Wherever the damage is (length, checksum, payload), what is published ends before it."""
-    content, ends = bytearray(b"".join(map(records.frame, payloads))), boundaries(payloads)
+    content, ends = bytearray(b"".join(map(framing.frame, payloads))), boundaries(payloads)
     bit = data.draw(st.integers(0, 8 * len(content) - 1))
     content[bit // 8] ^= 1 << bit % 8
     assert whole_length(bytes(content)) == max(end for end in ends if end <= bit // 8)
@@ -131,7 +131,7 @@ def test_a_flipped_bit_ends_the_file_before_its_record(payloads, data):
 @given(PAYLOADS, st.binary(max_size=60) | st.integers(0, 80).map(bytes))
 def test_garbage_behind_whole_records_is_not_counted(payloads, garbage):
     """Zeros after a power cut, anything else: the end stays a boundary and nothing before it is lost."""
-    data = b"".join(map(records.frame, payloads))
+    data = b"".join(map(framing.frame, payloads))
     found = whole_length(data + garbage)
     assert found >= len(data)
     assert whole_length((data + garbage)[:found]) == found
@@ -139,26 +139,26 @@ def test_garbage_behind_whole_records_is_not_counted(payloads, garbage):
         assert found == len(data)
 
 
-@given(PAYLOADS, st.integers(records.HEADER_SIZE, 40), st.data())
+@given(PAYLOADS, st.integers(framing.HEADER_SIZE, 40), st.data())
 def test_the_size_of_the_reads_does_not_matter(payloads, chunk, data):
     """Records longer than a chunk, chunks that end within a header: the same end."""
-    content = b"".join(map(records.frame, payloads))
+    content = b"".join(map(framing.frame, payloads))
     cut = data.draw(st.integers(0, len(content)))
     expected = whole_length(content[:cut])
-    before = records.CHUNK
-    records.CHUNK = chunk
+    before = framing.CHUNK
+    framing.CHUNK = chunk
     try:
         assert whole_length(content[:cut]) == expected
         assert whole_length(content, 0, cut) == expected
     finally:
-        records.CHUNK = before
+        framing.CHUNK = before
 
 
 def test_records_longer_than_a_chunk_are_found():
     """A 3 MiB image between small records, whole and torn."""
     rng = random.Random(1)
     payloads = [b"a", rng.randbytes(3 << 20), b"b"]
-    data, ends = b"".join(map(records.frame, payloads)), boundaries(payloads)
+    data, ends = b"".join(map(framing.frame, payloads)), boundaries(payloads)
     assert whole_length(data) == ends[3]
     assert whole_length(data[: ends[2] - 1]) == ends[1]
     assert whole_length(data, 0, ends[2]) == ends[2]
@@ -168,8 +168,8 @@ def test_records_longer_than_a_chunk_are_found():
 def test_a_record_that_claims_more_than_its_file_costs_no_memory():
     """A sound header of a length of exabytes: nothing is read for it."""
     packed = struct.pack("<Q", 1 << 60)
-    header = packed + struct.pack("<I", records.masked_crc(packed))
-    sound = records.frame(b"x")
+    header = packed + struct.pack("<I", framing.masked_crc(packed))
+    sound = framing.frame(b"x")
     assert whole_length(sound + header + b"y" * 50) == len(sound)
 
 
@@ -177,8 +177,8 @@ def test_payloads_stop_at_the_end_that_is_asked_for(tmp_path):
     """Reading up to a length gives the records that are whole within it."""
     path = tmp_path / "file"
     payloads = [b"a", b"bb", b"ccc"]
-    path.write_bytes(b"".join(map(records.frame, payloads)) + b"torn")
+    path.write_bytes(b"".join(map(framing.frame, payloads)) + b"torn")
     ends = boundaries(payloads)
-    assert records.payloads(str(path)) == payloads
-    assert records.payloads(str(path), ends[2]) == payloads[:2]
-    assert records.payloads(str(path), ends[2] - 1) == payloads[:1]
+    assert framing.payloads(str(path)) == payloads
+    assert framing.payloads(str(path), ends[2]) == payloads[:2]
+    assert framing.payloads(str(path), ends[2] - 1) == payloads[:1]

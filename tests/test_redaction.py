@@ -18,14 +18,15 @@ from hypothesis import strategies as st
 from support import succeed
 from test_end_to_end import judge, no_uploader
 
-from hf_mpwriter import redaction
-from hf_mpwriter.bulletin import Bulletin
-from hf_mpwriter.errors import LogdirError, Park, Refused, SettingsError
-from hf_mpwriter.identity import Process
+from hf_mpwriter.base.errors import LogdirError, SettingsError
+from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.base.verdicts import Quarantine, Refused
 from hf_mpwriter.localhub import LocalHub
-from hf_mpwriter.redaction import known, redact
-from hf_mpwriter.settings import Destination
-from hf_mpwriter.spool import Spool
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.status import StatusFile
+from hf_mpwriter.system import redaction
+from hf_mpwriter.system.process import Process
+from hf_mpwriter.system.redaction import known, redact
 
 SHAPED = "hf_" + "AbCdEfGhIjKlMnOpQrSt" + "UvWxYz0123"
 ODD = "odd-secret/of+no#shape"  # known by value only
@@ -102,7 +103,7 @@ def test_what_is_printed_logged_and_raised_is_redacted(tmp_path):
     """A guarded process: print, an uncaught traceback, a warning of a library."""
     source = """
 import os, sys, warnings, logging
-from hf_mpwriter import redaction
+from hf_mpwriter.system import redaction
 redaction.guard()
 print("out", os.environ["HF_TOKEN"])
 warnings.warn("warned " + os.environ["HF_TOKEN"])
@@ -127,8 +128,8 @@ def test_the_report_of_an_uploader_has_no_secret(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HF_TOKEN", ODD)
     host = Spool(str(tmp_path)).host("h")
     os.makedirs(host.root)
-    for verdict in (Refused(f"no {ODD}", f"try {SHAPED}"), Park({"a": f"not {ODD}"})):
-        bulletin = Bulletin(host, Process.current(), time.monotonic, 0.0)
+    for verdict in (Refused(f"no {ODD}", f"try {SHAPED}"), Quarantine({"a": f"not {ODD}"})):
+        bulletin = StatusFile(host, Process.current(), time.monotonic, 0.0)
         bulletin.notice([f"seen {ODD}"])
         bulletin.complain(verdict, 1)
         bulletin.publish(phase="idle")
@@ -264,7 +265,7 @@ def test_a_push_that_dies_with_the_token_in_its_last_words_does_not_tell_it(
     assert "cannot work with <token> Bearer <token>" in log
     assert [path for path, data in found.items() if ODD.encode() in data] == []
     assert ODD not in out + err + status_of(run_dir)
-    from hf_mpwriter.progress import Progress
+    from hf_mpwriter.spool.progress import Progress
 
     os.kill(Progress(Spool(str(run_dir))).uploader().pid, 15)
     wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
@@ -273,6 +274,6 @@ def test_a_push_that_dies_with_the_token_in_its_last_words_does_not_tell_it(
 def test_a_token_is_not_in_the_text_of_an_election():
     """Whoever prints a worker's parts for debugging."""
     assert "hf_secret" not in succeed(
-        "from hf_mpwriter.election import Election; from hf_mpwriter.spool import Spool\n"
+        "from hf_mpwriter.worker.election import Election; from hf_mpwriter.spool.layout import Spool\n"
         "print(Election(Spool('/x'), 'hf_secret'))"
     )

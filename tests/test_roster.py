@@ -14,14 +14,15 @@ from hypothesis import strategies as st
 from support import KILLED, failing, fork, in_child, kill, limit_files, living, open_descriptors, reap, wait_until
 from test_settings import JSON
 
-from hf_mpwriter import locks, roster
-from hf_mpwriter.identity import Process
-from hf_mpwriter.roster import Card, News, Roster
-from hf_mpwriter.settings import Settings
-from hf_mpwriter.spool import CardName, Spool
+from hf_mpwriter.base.settings import Settings
+from hf_mpwriter.spool import members as members_module
+from hf_mpwriter.spool.layout import MemberName, Spool
+from hf_mpwriter.spool.members import MemberFile, Members, News
+from hf_mpwriter.system import locks
+from hf_mpwriter.system.process import Process
 from hf_mpwriter.testing import processes
 
-NAME = CardName("main", "h-1", 1, 2, 3)
+NAME = MemberName("main", "h-1", 1, 2, 3)
 ME = Process.current()
 FIRST = {"process": dataclasses.asdict(ME), "born": 5.0, "settings": Settings().to_json()}
 
@@ -36,9 +37,9 @@ def place(tmp_path):
         locks.release(fd)
 
 
-def card(place: Spool, worker: str = "main") -> Card:
+def card(place: Spool, worker: str = "main") -> MemberFile:
     """A card of this process."""
-    return Card(place, worker, Process.current(), Settings())
+    return MemberFile(place, worker, Process.current(), Settings())
 
 
 def lines(*contents: object) -> bytes:
@@ -56,7 +57,7 @@ def test_no_two_processes_get_the_same_name(place):
 
     def child() -> None:
         os.close(let_go)
-        name, _ = roster.claim(place, "rank_00003")
+        name, _ = members_module.claim(place, "rank_00003")
         os.write(tell, f"{name}\n".encode())
         os.read(wait, 1)
 
@@ -79,17 +80,17 @@ def test_no_two_processes_get_the_same_name(place):
 
 def test_the_name_of_a_killed_worker_is_free_again(place):
     """A restart takes the same directory."""
-    with living(lambda: roster.claim(place, "main")) as pid:
-        assert roster.claim(place, "main")[0] == "proc_00001"
+    with living(lambda: members_module.claim(place, "main")) as pid:
+        assert members_module.claim(place, "main")[0] == "proc_00001"
         kill(pid)
-        assert roster.claim(place, "main")[0] == "main"
+        assert members_module.claim(place, "main")[0] == "main"
 
 
 def test_a_claim_whose_file_was_just_deleted_is_not_worthless(place, monkeypatch):
     """Whoever holds a claim holds the lock of the file at its path."""
-    name, fd = roster.claim(place, "main")
+    name, fd = members_module.claim(place, "main")
     os.unlink(place.claim(name))
-    other, new = roster.claim(place, "main")
+    other, new = members_module.claim(place, "main")
     assert other == "main"
     assert os.path.samestat(os.fstat(new), os.stat(place.claim("main")))
     assert not os.path.samestat(os.fstat(fd), os.fstat(new))
@@ -102,7 +103,7 @@ def test_a_card_is_seen_locked_or_not_at_all(place):
     """While cards are born and withdrawn all the time, an observer never sees a dead one."""
 
     def bear() -> None:
-        observer = Roster(place)
+        observer = Members(place)
         for _ in itertools.count():
             mine = card(place)
             observer.members()
@@ -113,7 +114,7 @@ def test_a_card_is_seen_locked_or_not_at_all(place):
     pid = fork(bear)
     try:
         seen, dead = [], []
-        observer = Roster(place)
+        observer = Members(place)
 
         def look() -> bool:
             members = [member for _ in range(50) for member in observer.members()]
@@ -133,9 +134,9 @@ def test_a_card_that_is_not_born_is_not_seen(place, fault):
     """Killed or refused before the rename: no member, and the next birth succeeds."""
     code = in_child(lambda: card(place), f"roster.card.rename={fault}")
     assert code == (KILLED if fault == "kill" else 1)
-    assert Roster(place).members() == []
+    assert Members(place).members() == []
     born = card(place)
-    assert [(member.name, member.alive) for member in Roster(place).members()] == [(born.name, True)]
+    assert [(member.name, member.alive) for member in Members(place).members()] == [(born.name, True)]
 
 
 @pytest.mark.parametrize("fault", ["enospc", "eio"])
@@ -158,7 +159,7 @@ def test_a_full_disk_leaves_neither_a_card_nor_half_of_one(place):
             card(place)
 
     assert in_child(child) == 0
-    assert Roster(place).members() == []
+    assert Members(place).members() == []
     assert os.listdir(place.workers) == []
 
 
@@ -171,7 +172,7 @@ def test_a_line_that_does_not_fit_is_taken_back(place):
         with pytest.raises(OSError, match=r"refuses|large"):
             mine.write({"want": {"a" * 50: 1}})
         mine.write({"open": "b"})
-        (member,) = Roster(place).members()
+        (member,) = Members(place).members()
         assert member.growing == {"b"}
         assert member.want == {}
 
@@ -180,8 +181,8 @@ def test_a_line_that_does_not_fit_is_taken_back(place):
 
 def test_a_card_says_who_writes_what_and_what_it_wants(place):
     """Open files, sealed ones, the last want; after the goodbye it is dead and nothing of it grows."""
-    mine = Card(place, "rank_00001", ME, Settings(commit_every=2.5))
-    observer = Roster(place)
+    mine = MemberFile(place, "rank_00001", ME, Settings(commit_every=2.5))
+    observer = Members(place)
     mine.write({"open": "a"})
     mine.write({"open": "b"})
     mine.write({"seal": "a"})
@@ -207,7 +208,7 @@ def test_a_killed_worker_is_dead_and_nothing_of_it_grows(place):
         card(place).write({"open": "a"})
 
     with living(child) as pid:
-        observer = Roster(place)
+        observer = Members(place)
         (member,) = observer.members()
         assert (member.alive, member.growing) == (True, {"a"})
         kill(pid)
@@ -218,7 +219,7 @@ def test_a_killed_worker_is_dead_and_nothing_of_it_grows(place):
 def test_death_is_final(place):
     """Who was seen dead is not looked at again, whatever becomes of the card, until it is gone; others are."""
     dead, alive = card(place, "rank_00001"), card(place, "rank_00002")
-    observer = Roster(place)
+    observer = Members(place)
     dead.leave(dropped=0)
     assert [member.alive for member in observer.members()] == [False, True]
     lock = locks.try_exclusive(dead.path)
@@ -231,7 +232,7 @@ def test_death_is_final(place):
 
 def test_what_was_noted_of_those_who_are_gone_is_forgotten(place):
     """Children come and go by the thousands, a look each; what is remembered is bounded by the cards (promise 11)."""
-    noted, observer = News(), Roster(place)
+    noted, observer = News(), Members(place)
     mine = card(place)
     mine.write({"want": {"a": 1}})
     for _ in range(5):
@@ -247,7 +248,7 @@ def test_what_was_noted_of_those_who_are_gone_is_forgotten(place):
 
 def test_news_is_a_new_wish_or_the_end(place):
     """What was noted is no news again; a larger wish and death are."""
-    noted, observer, mine = News(), Roster(place), card(place)
+    noted, observer, mine = News(), Members(place), card(place)
     (member,) = observer.members()
     assert noted.has(member)
     for change in (
@@ -266,7 +267,7 @@ def test_a_stopped_worker_lives(place):
     """SIGSTOP is no death."""
     with living(lambda: card(place)) as pid:
         os.kill(pid, signal.SIGSTOP)
-        assert [member.alive for member in Roster(place).members()] == [True]
+        assert [member.alive for member in Members(place).members()] == [True]
         os.kill(pid, signal.SIGCONT)
 
 
@@ -275,9 +276,9 @@ def test_a_child_of_fork_does_not_keep_its_parents_card_alive(place):
     assert in_child(lambda: None) == 0
     mine = card(place)
     with living(lambda: None):
-        assert [member.alive for member in Roster(place).members()] == [True]
+        assert [member.alive for member in Members(place).members()] == [True]
         locks.release(mine._fd)
-        assert [member.alive for member in Roster(place).members()] == [False]
+        assert [member.alive for member in Members(place).members()] == [False]
 
 
 def test_the_name_of_a_card_is_never_used_again(place):
@@ -301,7 +302,7 @@ def test_a_worker_notices_that_the_spool_was_deleted(place):
 
 def test_pids_to_kill_are_those_of_processes_that_log_here(place):
     """In another container the same number is somebody else's."""
-    strange = Card(place, "rank_00001", dataclasses.replace(Process.current(), ticks=1), Settings())
+    strange = MemberFile(place, "rank_00001", dataclasses.replace(Process.current(), ticks=1), Settings())
     assert processes.workers(place.run_dir) == []
     mine = card(place)
     assert processes.workers(place.run_dir) == [os.getpid()]
@@ -311,7 +312,7 @@ def test_pids_to_kill_are_those_of_processes_that_log_here(place):
 
 def test_a_worker_whose_card_was_replaced_by_garbage_does_not_live_for_ever(place):
     """What cannot be read for a moment is waited for; a link in its place never passes."""
-    mine, seen = card(place), Roster(place)
+    mine, seen = card(place), Members(place)
     assert [member.alive for member in seen.members()] == [True]
     os.unlink(mine.path)
     os.symlink("elsewhere", mine.path)
@@ -326,7 +327,7 @@ def test_a_torn_last_line_is_not_there():
     data = lines(FIRST, {"open": "a"}, {"want": {"a": 5}}, {"seal": "a"}, {"closed": {"dropped": 1}})
     ends = [n + 1 for n, byte in enumerate(data) if byte == 10]
     for cut in range(len(data) + 1):
-        member = roster.parse(NAME, data[:cut], alive=True)
+        member = members_module.parse(NAME, data[:cut], alive=True)
         whole = sum(end <= cut for end in ends)
         assert (member is not None) == (whole > 0)
         if member is not None:
@@ -342,14 +343,14 @@ def test_a_torn_last_line_is_not_there():
 def test_no_content_of_a_card_makes_parsing_raise(garbage):
     """Whatever a damaged disk shows, as first line or later: a member or None."""
     for content in (garbage, [json.dumps(FIRST).encode(), *garbage]):
-        roster.parse(NAME, b"\n".join(content) + b"\n", alive=True)
+        members_module.parse(NAME, b"\n".join(content) + b"\n", alive=True)
 
 
 @pytest.mark.parametrize("bad", [b"garbage", b'{"want": {"a": "x"}}', b'{"op{"open": "b"}', b"5", b'{"closed": 3}'])
 def test_one_damaged_line_does_not_make_a_living_worker_disappear(bad):
     """Otherwise its open file would count as complete, and it as dead; only the first line makes a card."""
     data = lines(FIRST, {"open": "a"}) + bad + b"\n" + lines({"open": "c"})
-    member = roster.parse(NAME, data, alive=True)
+    member = members_module.parse(NAME, data, alive=True)
     assert member is not None
     assert {"a", "c"} <= member.growing
 
@@ -361,37 +362,37 @@ def test_strangers_in_the_spool_do_not_disturb(place):
         with open(os.path.join(place.workers, name), "wb") as file:
             file.write(b"\xff\n")
     os.mkdir(os.path.join(place.workers, "main.h-1.1.2-8"))
-    assert [member.name for member in Roster(place).members()] == [mine.name]
+    assert [member.name for member in Members(place).members()] == [mine.name]
 
 
 def test_no_spool_has_no_members(tmp_path):
     """A run directory without a spool is an empty roster."""
-    assert Roster(Spool(str(tmp_path))).members() == []
+    assert Members(Spool(str(tmp_path))).members() == []
 
 
 def test_a_new_uploader_removes_what_is_no_card_and_never_will_be(place):
     """What a power cut leaves of the cards of the dead, and a kill in the midst of a join; the living keep theirs."""
 
-    def join() -> Card:
-        return Card(place, "rank_00001", Process.current(), Settings())
+    def join() -> MemberFile:
+        return MemberFile(place, "rank_00001", Process.current(), Settings())
 
     living = join()
     assert in_child(join, "roster.card.rename=kill") == KILLED
     for number, content in enumerate([b"", b"\0" * 600, b'{"worker": "rank_00002"']):
-        place_of = place.card(CardName("rank_00002", "host-0", 1, 2, number))
+        place_of = place.card(MemberName("rank_00002", "host-0", 1, 2, number))
         with open(place_of, "wb") as file:
             file.write(content)
     with open(os.path.join(place.workers, "notes"), "wb") as file:
         file.write(b"of somebody")
     assert len(os.listdir(place.workers)) == 6
-    assert [member.name for member in Roster.swept(place).members()] == [living.name]
+    assert [member.name for member in Members.swept(place).members()] == [living.name]
     assert sorted(os.listdir(place.workers)) == ["notes", str(living.name)]
 
 
 def test_a_new_uploader_leaves_a_card_that_is_being_made(place):
     """It is not locked yet for a moment; its process lives."""
-    name = CardName.of("rank_00001", Process.current(), 7)
+    name = MemberName.of("rank_00001", Process.current(), 7)
     with open(os.path.join(place.workers, f".{name}.tmp"), "wb"):
         pass
-    Roster.swept(place)
+    Members.swept(place)
     assert os.listdir(place.workers) == [f".{name}.tmp"]

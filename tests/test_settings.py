@@ -10,8 +10,8 @@ import support  # noqa: F401 - sets hypothesis up
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_mpwriter.errors import HfMpWriterError, SettingsError
-from hf_mpwriter.settings import DEFAULT_ENDPOINT, Destination, Environment, Settings, check_repo_id, patterns
+from hf_mpwriter.base.errors import HfMpWriterError, SettingsError
+from hf_mpwriter.base.settings import DEFAULT_ENDPOINT, Destination, Environment, Settings, check_repo_id, patterns
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),

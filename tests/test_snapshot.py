@@ -11,9 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import event_file, scalar
 
-from hf_mpwriter import disk, records, snapshot, spool
-from hf_mpwriter.errors import Sent
-from hf_mpwriter.snapshot import LocalFile, Survey, bounded, pending
+from hf_mpwriter.base import files as files_module
+from hf_mpwriter.base import names
+from hf_mpwriter.base.files import LocalFile
+from hf_mpwriter.base.verdicts import Sent
+from hf_mpwriter.events import framing
+from hf_mpwriter.snapshot.event_files import EventFileScan, bounded, pending
+from hf_mpwriter.system import disk
 
 
 def name(second: int, suffix: str = "") -> str:
@@ -23,7 +27,7 @@ def name(second: int, suffix: str = "") -> str:
 
 def survey(run_dir, growing=()) -> dict[str, tuple[int, bool]]:
     """Path -> length, growing."""
-    return {f.path: (f.length, f.growing) for f in Survey(str(run_dir)).files(lambda _: True, lambda: growing)}
+    return {f.path: (f.length, f.growing) for f in EventFileScan(str(run_dir)).files(lambda _: True, lambda: growing)}
 
 
 @st.composite
@@ -54,10 +58,10 @@ def test_any_prefix_of_what_is_pending_may_be_published(run):
         assert file.length > held[file.path], "it would shrink or repeat the Hub's copy"
         assert file.path not in parked
         directory, base = os.path.split(file.path)
-        if spool.event_second(base):
+        if names.event_second(base):
             for other in files:
                 there, earlier = os.path.split(other.path)
-                if there == directory and earlier < base and spool.event_second(earlier):
+                if there == directory and earlier < base and names.event_second(earlier):
                     assert held[other.path] == other.length, f"{other.path} is not complete"
                     assert not other.growing
                     assert other.path not in parked
@@ -71,10 +75,10 @@ def test_what_is_free_to_go_is_pending(run):
     order = {file.path for file in pending(files, lambda file: file.length <= acknowledged.get(file.path, 0), parked)}
     for file in files:
         directory, base = os.path.split(file.path)
-        blocked = spool.event_second(base) and any(
+        blocked = names.event_second(base) and any(
             (other.growing or other.path in parked)
             and os.path.dirname(other.path) == directory
-            and spool.event_second(os.path.basename(other.path))
+            and names.event_second(os.path.basename(other.path))
             and os.path.basename(other.path) < base
             for other in files
         )
@@ -86,8 +90,8 @@ def test_what_is_free_to_go_is_pending(run):
 @given(st.lists(st.tuples(st.integers(1, 12), st.booleans()), max_size=30))
 def test_entries_are_bounded_and_keep_the_order(sizes):
     """At most so many files, bytes that may still grow, and bytes; or one file that is larger alone."""
-    limits = snapshot.ENTRY_FILES, snapshot.ENTRY_IN_MEMORY, snapshot.ENTRY_BYTES
-    snapshot.ENTRY_FILES, snapshot.ENTRY_IN_MEMORY, snapshot.ENTRY_BYTES = 5, 9, 20
+    limits = files_module.BATCH_FILES, files_module.BATCH_IN_MEMORY, files_module.BATCH_BYTES
+    files_module.BATCH_FILES, files_module.BATCH_IN_MEMORY, files_module.BATCH_BYTES = 5, 9, 20
     try:
         files = [LocalFile(str(n), size, grows) for n, (size, grows) in enumerate(sizes)]
         groups = bounded(files)
@@ -106,17 +110,17 @@ def test_entries_are_bounded_and_keep_the_order(sizes):
                 or sum(file.length for file in both) > 20
             ), "split without need"
     finally:
-        snapshot.ENTRY_FILES, snapshot.ENTRY_IN_MEMORY, snapshot.ENTRY_BYTES = limits
+        files_module.BATCH_FILES, files_module.BATCH_IN_MEMORY, files_module.BATCH_BYTES = limits
 
 
 def test_a_length_is_the_end_of_a_whole_record_at_every_size(tmp_path):
     """The file grows byte by byte; the survey, which remembers, always says a boundary and the latest one."""
-    data = b"".join(map(records.frame, [records.version_event(1.0), *map(scalar, range(4))]))
+    data = b"".join(map(framing.frame, [framing.version_event(1.0), *map(scalar, range(4))]))
     ends = [0]
-    for payload in [records.version_event(1.0), *map(scalar, range(4))]:
-        ends.append(ends[-1] + len(records.frame(payload)))
+    for payload in [framing.version_event(1.0), *map(scalar, range(4))]:
+        ends.append(ends[-1] + len(framing.frame(payload)))
     path = tmp_path / name(1)
-    looking = Survey(str(tmp_path))
+    looking = EventFileScan(str(tmp_path))
     with open(path, "wb", buffering=0) as file:
         for size in range(1, len(data) + 1):
             file.write(data[size - 1 : size])
@@ -130,7 +134,7 @@ def test_a_file_that_was_changed_by_somebody_is_parsed_anew(tmp_path, how):
     """A restored backup, an editor, rsync --inplace: the length is still the end of a whole record of what is there."""
     path = tmp_path / name(1)
     event_file(path, 20)
-    looking = Survey(str(tmp_path))
+    looking = EventFileScan(str(tmp_path))
     looking.files(lambda _: True, tuple)
     if how == "truncated":
         os.truncate(path, os.path.getsize(path) - 3)
@@ -141,7 +145,7 @@ def test_a_file_that_was_changed_by_somebody_is_parsed_anew(tmp_path, how):
         os.rename(tmp_path / "new", path)
     (found,) = looking.files(lambda _: True, tuple)
     assert found.length in whole_ends(path.read_bytes())
-    (fresh,) = Survey(str(tmp_path)).files(lambda _: True, tuple)
+    (fresh,) = EventFileScan(str(tmp_path)).files(lambda _: True, tuple)
     assert found == fresh
 
 
@@ -149,7 +153,7 @@ def whole_ends(data: bytes) -> list[int]:
     """All ends of whole records."""
     ends, used = [], 0
     while used < len(data):
-        length = int.from_bytes(data[used : used + 8], "little") + records.HEADER_SIZE + records.FOOTER_SIZE
+        length = int.from_bytes(data[used : used + 8], "little") + framing.HEADER_SIZE + framing.FOOTER_SIZE
         if used + length > len(data):
             break
         used += length
@@ -182,7 +186,7 @@ def test_who_grows_is_asked_after_the_listing(tmp_path):
         event_file(tmp_path / name(2), 1)
         return {name(1), name(2)}
 
-    found = Survey(str(tmp_path)).files(lambda _: True, growing)
+    found = EventFileScan(str(tmp_path)).files(lambda _: True, growing)
     assert [(file.path, file.growing) for file in found] == [(name(1), True)]
 
 
@@ -190,7 +194,7 @@ def test_patterns_leave_files_out(tmp_path):
     """What the user's patterns do not allow is not in the survey."""
     for path in ("a.tfevents", "b.tfevents"):
         event_file(tmp_path / path, 1)
-    found = Survey(str(tmp_path)).files(lambda path: path != "a.tfevents", tuple)
+    found = EventFileScan(str(tmp_path)).files(lambda path: path != "a.tfevents", tuple)
     assert [file.path for file in found] == ["b.tfevents"]
 
 
@@ -232,7 +236,7 @@ def test_a_file_that_cannot_be_read_is_not_gone(tmp_path, monkeypatch):
         return beneath(top, path)
 
     monkeypatch.setattr(disk, "open_beneath", refusing)
-    patient = Survey(str(tmp_path))
+    patient = EventFileScan(str(tmp_path))
     for _ in range(2):
         with pytest.raises(OSError, match="refused"):
             patient.files(lambda _: True, tuple, 2)

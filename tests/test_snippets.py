@@ -14,8 +14,8 @@ from conftest import wait_for
 from test_end_to_end import judge, no_uploader
 
 import hf_mpwriter
-from hf_mpwriter.progress import Progress
-from hf_mpwriter.spool import Spool
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.progress import Progress
 
 try:
     import torch

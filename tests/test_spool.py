@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from support import KILLED, dump, failing, fork, in_child, reap
 from test_settings import JSON
 
-from hf_mpwriter import spool
-from hf_mpwriter.errors import DestinationError, HfMpWriterError, LogdirError, SpoolFormatError
-from hf_mpwriter.settings import Destination
-from hf_mpwriter.spool import CardName, Spool
+from hf_mpwriter.base import names as names_module
+from hf_mpwriter.base.errors import DestinationError, HfMpWriterError, LogdirError, SpoolFormatError
+from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.spool.layout import MemberName, Spool
 
 HERE = Destination("https://hub", "me/run", path_in_repo="logs")
 STEPS = ("open", "write", "fsync", "link", "dirsync")
@@ -36,39 +36,39 @@ def test_names_sort_in_time_order_whatever_the_clock_does(clock, suffixes):
     """Each new name sorts behind all that are there, also when the clock goes back; the seconds grow strictly."""
     names: list[str] = []
     for now, suffix in zip(clock, itertools.cycle(suffixes), strict=False):
-        names.append(spool.event_name(reversed(names), now, "host", 9, suffix))
+        names.append(names_module.event_name(reversed(names), now, "host", 9, suffix))
     assert names == sorted(names)
-    seconds = [spool.event_second(name) for name in names]
+    seconds = [names_module.event_second(name) for name in names]
     assert seconds == sorted(set(seconds))
-    assert all(spool.is_event_file(name) for name in names)
+    assert all(names_module.is_event_file(name) for name in names)
 
 
 def test_a_new_name_sorts_behind_files_of_other_writers():
     """Torch's and tensorboardX's names count; files without a second do not disturb."""
     there = ["events.out.tfevents.1900000000.host.12.0", "events.out.tfevents.1900000001.host", "x.tfevents.json", "a"]
-    assert spool.event_second(spool.event_name(there, 1.0, "h", 1, "")) == 1900000002
-    assert spool.event_second("events.out.tfevents.12345678901.h") == 0
+    assert names_module.event_second(names_module.event_name(there, 1.0, "h", 1, "")) == 1900000002
+    assert names_module.event_second("events.out.tfevents.12345678901.h") == 0
 
 
 @given(WORDS, WORDS, st.integers(0, 2**22), st.integers(0, 2**63), st.integers(0, 999))
 def test_a_card_name_can_be_read_back(worker, host, pid, ticks, n):
     """Formatting and parsing are inverse, also for names that had to give way."""
     for name in (worker, f"{worker}~2"):
-        card = CardName(name, host, pid, ticks, n)
-        assert CardName.parse(str(card)) == card
+        card = MemberName(name, host, pid, ticks, n)
+        assert MemberName.parse(str(card)) == card
 
 
 @given(st.text())
 def test_what_is_no_card_is_not_taken_for_one(name):
     """Any other file name gives None, or a card that has this very name."""
-    card = CardName.parse(name)
+    card = MemberName.parse(name)
     assert card is None or os.fspath(str(card)) == name or not name.isascii() or "0" in name
 
 
 @pytest.mark.parametrize("worker", ["main", "rank_00003", "proc_00001", "proc_00007", "Process-1"])
 def test_there_is_always_another_name(worker):
     """The wanted one first, then names that differ from it and from each other and are no one else's directory."""
-    names = list(itertools.islice(spool.candidates(worker), 1000))
+    names = list(itertools.islice(names_module.candidates(worker), 1000))
     assert names[0] == worker
     assert len(set(names)) == 1000
     assert "main" not in names[1:]
@@ -77,9 +77,9 @@ def test_there_is_always_another_name(worker):
 def test_no_name_in_the_spool_looks_like_an_event_file(place):
     """TensorBoard opens whatever contains `tfevents`."""
     host = place.host("host-1")
-    paths = [place.root, place.seat, place.claim("main"), place.card(CardName("main", "h", 1, 2, 3)), host.status]
+    paths = [place.root, place.seat, place.claim("main"), place.card(MemberName("main", "h", 1, 2, 3)), host.status]
     paths += [host.log, host.queue, host.inflight, host.ledger]
-    assert not any(spool.is_event_file(os.path.relpath(path, place.run_dir)) for path in paths)
+    assert not any(names_module.is_event_file(os.path.relpath(path, place.run_dir)) for path in paths)
 
 
 def test_racing_workers_make_one_spool(place):
@@ -88,7 +88,7 @@ def test_racing_workers_make_one_spool(place):
     assert [reap(pid) for pid in children] == [0] * 8
     assert sorted(os.listdir(place.root)) == ["FORMAT", "claims", "hosts", "workers"]
     with open(os.path.join(place.root, "FORMAT"), encoding="ascii") as file:
-        assert file.read() == f"{spool.FORMAT}\n"
+        assert file.read() == f"{layout.FORMAT}\n"
     assert os.stat(place.root).st_mode & 0o777 == 0o700
 
 
@@ -217,7 +217,7 @@ def test_unfinished_means_a_destination_and_a_card(place):
     place.create()
     place.record_destination(HERE)
     assert not place.is_unfinished(HERE.endpoint)
-    card = CardName("main", "h-1", 1, 2, 3)
+    card = MemberName("main", "h-1", 1, 2, 3)
     with open(os.path.join(place.workers, f".{card}.tmp"), "wb"):
         pass
     assert not place.is_unfinished(HERE.endpoint), "a card that was never born is none"

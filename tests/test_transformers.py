@@ -284,7 +284,7 @@ def test_whoever_resumes_goes_on_in_the_run_of_the_checkpoint(frameworks, tmp_pa
 
 ADDRESSED = """
 import json, logging
-from hf_mpwriter.errors import SettingsError
+from hf_mpwriter.base.errors import SettingsError
 
 def measured(output, *arguments, **options):
     it = trainer(output, HubTensorBoardCallback(*arguments), hub_token=sys.argv[1], **options)

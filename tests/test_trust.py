@@ -16,11 +16,11 @@ from conftest import wait_for
 from support import in_child, succeed
 from test_end_to_end import LOG_AND_EXIT, judge, no_uploader
 
-from hf_mpwriter import disk
-from hf_mpwriter.errors import ForeignSpoolError
-from hf_mpwriter.settings import Destination
-from hf_mpwriter.spool import CardName, Spool
-from hf_mpwriter.trust import check_trust
+from hf_mpwriter.base.errors import ForeignSpoolError
+from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.spool.layout import MemberName, Spool
+from hf_mpwriter.spool.ownership import check_ownership
+from hf_mpwriter.system import disk
 
 GROUP = 54321
 ONE, TWO, STRANGER = 54301, 54302, 54303  # users; the first two are in the group
@@ -103,12 +103,12 @@ def test_the_spool_of_another_user_is_refused(open_place, monkeypatch, mode, gro
     os.chown(place.root, ONE, GROUP)
     os.chmod(place.root, mode)
     with pytest.raises(ForeignSpoolError, match=f"belongs to user {ONE}"):
-        check_trust(place.root)
+        check_ownership(place.root)
 
     def as_colleague() -> None:
         os.setgroups([GROUP])
         os.setuid(TWO)
-        check_trust(place.root)
+        check_ownership(place.root)
 
     assert in_child(as_colleague) == (0 if group_access and mode == 0o2770 else 1)
 
@@ -184,14 +184,14 @@ def test_a_spool_that_is_opened_while_training_runs_costs_no_record(hub, run_dir
 
 def test_an_uploader_does_not_follow_a_strange_spool(place, start):
     """Whoever starts one: it looks itself before it reads where to upload, or removes what is a ruin."""
-    ruin = Path(place.card(CardName("main", "host-0", 1, 2, 3)))
+    ruin = Path(place.card(MemberName("main", "host-0", 1, 2, 3)))
     ruin.touch()
     place.record_destination(Destination("http://127.0.0.1:9", "me/other"))
     os.chmod(place.root, 0o777)  # noqa: S103 - that is what must be noticed
     source = """
 import sys
-from hf_mpwriter.spool import Spool
-from hf_mpwriter.uploader import Uploader
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.uploader.loop import Uploader
 import random, time
 Uploader(Spool(sys.argv[1]), 0, time.monotonic, random.Random(1))
 """

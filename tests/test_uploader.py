@@ -11,9 +11,9 @@ import pytest
 from conftest import wait_for
 from test_end_to_end import LOG_AND_EXIT, LOG_FOR_EVER, event_paths, judge, no_uploader, uploader_pid
 
-from hf_mpwriter import ledger
-from hf_mpwriter.progress import Progress
-from hf_mpwriter.spool import Spool
+from hf_mpwriter.spool import ledger
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.progress import Progress
 
 DEEP = "d" * 250  # name of a directory
 
@@ -278,17 +278,19 @@ def test_the_settle_time_outlives_the_uploader(tmp_path):
     """
     import random
 
-    from hf_mpwriter import locks, queue, records
-    from hf_mpwriter.decision import Action, decide
-    from hf_mpwriter.errors import Done, Sent, Unknown
-    from hf_mpwriter.settings import Destination
-    from hf_mpwriter.uploader import SETTLE_TIME, Uploader
+    from hf_mpwriter.base.settings import Destination
+    from hf_mpwriter.base.verdicts import Done, Sent, Unknown
+    from hf_mpwriter.events import framing
+    from hf_mpwriter.spool import outbox
+    from hf_mpwriter.system import locks
+    from hf_mpwriter.uploader.decision import Action, decide
+    from hf_mpwriter.uploader.loop import SETTLE_TIME, Uploader
 
     spool = Spool(str(tmp_path / "run"))
     spool.create()
     spool.record_destination(Destination("http://127.0.0.1:9", "me/run"))
     name = "events.out.tfevents.1700000000.here.1.0123abcd"
-    (tmp_path / "run" / name).write_bytes(records.frame(records.version_event(1.0)))
+    (tmp_path / "run" / name).write_bytes(framing.frame(framing.version_event(1.0)))
     seat, now = locks.try_exclusive(spool.seat), [1000.0]
 
     def successor() -> Uploader:
@@ -309,7 +311,7 @@ def test_the_settle_time_outlives_the_uploader(tmp_path):
     now[0] += SETTLE_TIME
     two._catch_up()
     assert decide(two._situation([])) is Action.SNAPSHOT
-    assert queue.interrupted(two._host) is None
+    assert outbox.interrupted(two._host) is None
 
 
 def test_a_repository_without_a_namespace_keeps_the_name_that_the_first_push_has_found(hub, run_dir, tmp_path, start):

@@ -10,11 +10,11 @@ from conftest import wait_for
 from support import succeed
 from test_cli import run
 
-from hf_mpwriter.errors import SettingsError
-from hf_mpwriter.identity import Process
-from hf_mpwriter.roster import Card
-from hf_mpwriter.settings import Destination, Settings
-from hf_mpwriter.spool import Spool
+from hf_mpwriter.base.errors import SettingsError
+from hf_mpwriter.base.settings import Destination, Settings
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.members import MemberFile
+from hf_mpwriter.system.process import Process
 
 LOG = """
 import sys
@@ -33,7 +33,7 @@ def unfinished(path, endpoint) -> Spool:
     spool = Spool(str(path))
     spool.create()
     spool.record_destination(Destination(endpoint, "me/other"))
-    Card(spool, "main", Process.current(), Settings()).leave(0)
+    MemberFile(spool, "main", Process.current(), Settings()).leave(0)
     return spool
 
 
@@ -95,13 +95,13 @@ def test_a_token_that_is_no_string_is_refused(tmp_path):
         "sys.executable = '/nonexistent'",
         "import shutil; shutil.rmtree(sys.argv[1] + '/.hf_mpwriter')",
         "import shutil; shutil.rmtree(sys.argv[1] + '/.hf_mpwriter'); open(sys.argv[1] + '/.hf_mpwriter', 'w')",
-        "from hf_mpwriter import election; election.spawn = None",
+        "from hf_mpwriter.system import launch; launch.start_uploader = None",
     ],
 )
 def test_no_trouble_of_ours_is_raised_into_training(tmp_path, start, monkeypatch, trouble):
     """Whatever happens to interpreter, path, spool or election: training goes on and ends well."""
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    hurry = "import hf_mpwriter.worker as worker; worker.LOOK_EVERY = 0.0\n"
+    hurry = "import hf_mpwriter.worker.worker as worker; worker.LOOK_EVERY = 0.0\n"
     assert "trained" in start(LOG.format(before=hurry, after=trouble), tmp_path / "run").succeed()
 
 
@@ -127,8 +127,8 @@ for attempt in range(30):
 def test_what_is_dropped_stands_on_the_card_while_the_worker_lives(run_dir):
     """Whoever looks after the run sees it without asking the process; `writer.dropped` says the same."""
     from hf_mpwriter import SummaryWriter
-    from hf_mpwriter.roster import Roster
-    from hf_mpwriter.spool import Spool
+    from hf_mpwriter.spool.layout import Spool
+    from hf_mpwriter.spool.members import Members
 
     writer = SummaryWriter(run_dir, memory_limit=0)
     file = writer.file_writer.event_writer.file
@@ -141,7 +141,7 @@ def test_what_is_dropped_stands_on_the_card_while_the_worker_lives(run_dir):
         writer.add_scalar("a", 1.0, step)
     file._locate = locate
     writer._worker.look()
-    (member,) = Roster(Spool(str(run_dir))).members()
+    (member,) = Members(Spool(str(run_dir))).members()
     assert (member.alive, member.dropped, writer.dropped) == (True, 3, 3)
     assert "lost: 3 records of main" in run("status", run_dir).stdout
     writer.flush()
@@ -152,7 +152,8 @@ def test_what_is_dropped_stands_on_the_card_while_the_worker_lives(run_dir):
 
 LONG_HANDLER = """
 import os, signal, sys
-from hf_mpwriter import SummaryWriter, worker
+from hf_mpwriter import SummaryWriter
+from hf_mpwriter.worker import worker
 worker.LOOK_EVERY = worker.STUCK_AFTER = 0.0  # the handler takes longer than any look
 writer = SummaryWriter(sys.argv[1])
 def handle(*_):
@@ -177,7 +178,8 @@ def test_a_look_that_is_interrupted_for_long_raises_nothing(tmp_path):
 
 INTERRUPTED = """
 import os, signal, sys
-from hf_mpwriter import SummaryWriter, disk
+from hf_mpwriter import SummaryWriter
+from hf_mpwriter.system import disk
 signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored in the background of a shell
 rename = disk.rename
 def interrupted(*arguments):
@@ -203,7 +205,7 @@ def test_a_destination_that_could_not_be_written_again_is_written_later(hub, run
     """The spool is removed, and the disk refuses run.json when it is made anew: without it no uploader would stay."""
     after = """
 import os, shutil
-from hf_mpwriter import disk
+from hf_mpwriter.system import disk
 spool = writer._worker.spool
 shutil.rmtree(spool.root)
 disk._failpoints["spool.run.write"] = ("enospc", 1)

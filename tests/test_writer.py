@@ -10,14 +10,15 @@ import pytest
 import tensorboardX
 from tensorboardX.proto import event_pb2
 
-from hf_mpwriter import HFSummaryWriter, SummaryWriter, records
-from hf_mpwriter.errors import LogdirError, SettingsError
+from hf_mpwriter import HFSummaryWriter, SummaryWriter
+from hf_mpwriter.base.errors import LogdirError, SettingsError
+from hf_mpwriter.events import framing
 
 
 def events(directory) -> list[event_pb2.Event]:
     """All events of a directory, in the order in which TensorBoard reads its files."""
     files = sorted(path for path in Path(directory).iterdir() if "tfevents" in path.name)
-    return [event_pb2.Event.FromString(payload) for path in files for payload in records.payloads(str(path))]
+    return [event_pb2.Event.FromString(payload) for path in files for payload in framing.payloads(str(path))]
 
 
 def values(directory) -> list[tuple[str, int, float]]:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from hf_mpwriter.demo.stage import Stage
 from hf_mpwriter.demo.training import LEARNING_RATES
-from hf_mpwriter.progress import size_text
+from hf_mpwriter.spool.progress import size_text
 
 LINE_EVERY = 5.0  # seconds between two lines where there is no terminal
 REFRESH_EVERY = 0.2  # seconds between two looks at the Hub's share, which walks the run directory

@@ -20,8 +20,8 @@ import psutil
 
 from hf_mpwriter.demo.place import RANKS, Place
 from hf_mpwriter.localhub import LocalHub
-from hf_mpwriter.progress import Progress
-from hf_mpwriter.spool import Spool
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.progress import Progress
 
 UPLOADER_PATIENCE = 10.0  # seconds that the uploader may take to leave
 TAIL = 400  # bytes at the end of a log that hold the last line

@@ -21,10 +21,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.demo.place import RANKS, Place
-from hf_mpwriter.hub import Hub
-from hf_mpwriter.settings import Destination
-from hf_mpwriter.spool import Spool
+from hf_mpwriter.push.client import Hub
+from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.testing import Report, check, read_journals
 from hf_mpwriter.testing.journal import Returned
 from hf_mpwriter.testing.oracle import Copy

@@ -20,15 +20,15 @@ import os
 from pathlib import Path
 from typing import Any
 
-from hf_mpwriter.identity import take_first_rank
 from hf_mpwriter.integrations import require
+from hf_mpwriter.worker.role import take_first_rank
 
 require("accelerate")
 
 from accelerate.tracking import TensorBoardTracker, on_main_process, register_tracker_class
 
-from hf_mpwriter.integrations.fromenv import with_destination
-from hf_mpwriter.writer import SummaryWriter
+from hf_mpwriter.integrations.from_environment import with_destination
+from hf_mpwriter.writer.summary_writer import SummaryWriter
 
 
 class HubTensorBoardTracker(TensorBoardTracker):

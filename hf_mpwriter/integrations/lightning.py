@@ -15,8 +15,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from hf_mpwriter.identity import take_first_rank
 from hf_mpwriter.integrations import require
+from hf_mpwriter.worker.role import take_first_rank
 
 require("lightning")
 
@@ -26,8 +26,8 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from hf_mpwriter.integrations.fromenv import with_destination
-from hf_mpwriter.writer import SummaryWriter, absolute, spawning
+from hf_mpwriter.integrations.from_environment import with_destination
+from hf_mpwriter.writer.summary_writer import SummaryWriter, absolute, spawning
 
 
 class HubTensorBoardLogger(TensorBoardLogger):

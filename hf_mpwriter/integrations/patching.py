@@ -54,10 +54,10 @@ def unpatch() -> None:
 
 def _ours(name: str) -> Any:
     if name == "HFSummaryWriter":
-        from hf_mpwriter.hfwriter import HFSummaryWriter
+        from hf_mpwriter.writer.hf_summary_writer import HFSummaryWriter
 
         return HFSummaryWriter
-    from hf_mpwriter.integrations.fromenv import EnvironmentWriter
+    from hf_mpwriter.integrations.from_environment import EnvironmentWriter
 
     return EnvironmentWriter
 

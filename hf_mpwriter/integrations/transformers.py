@@ -27,8 +27,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from hf_mpwriter.identity import take_first_rank
 from hf_mpwriter.integrations import require
+from hf_mpwriter.worker.role import take_first_rank
 
 require("transformers")
 
@@ -36,8 +36,8 @@ from transformers import TrainerCallback
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import CallbackHandler
 
-from hf_mpwriter.integrations.fromenv import with_destination
-from hf_mpwriter.writer import SummaryWriter, default_logdir
+from hf_mpwriter.integrations.from_environment import with_destination
+from hf_mpwriter.writer.summary_writer import SummaryWriter, default_logdir
 
 FOLDER = "_tensorboard"
 KEY = "hf_mpwriter"  # among the states of callbacks that a checkpoint holds

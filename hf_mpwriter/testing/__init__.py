@@ -13,7 +13,7 @@ Faults on the wire come from `hf_mpwriter.localhub`.
 from hf_mpwriter.testing import processes
 from hf_mpwriter.testing.journal import Journal, read_journals
 from hf_mpwriter.testing.oracle import FileReport, HubView, Report, check
-from hf_mpwriter.testing.powercut import LoopDisk, forget_lost
+from hf_mpwriter.testing.power_cut import LoopDisk, forget_lost
 
 __all__ = [
     "FileReport",

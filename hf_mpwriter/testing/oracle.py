@@ -27,7 +27,9 @@ from typing import Protocol
 
 from tensorboardX.proto import event_pb2
 
-from hf_mpwriter import attachment, records, snapshot
+from hf_mpwriter.events import framing
+from hf_mpwriter.snapshot import attachments as attachments_module
+from hf_mpwriter.snapshot import event_files
 from hf_mpwriter.testing.journal import Returned
 
 CHUNK = 1 << 20  # bytes read at once
@@ -123,11 +125,11 @@ def check(
     report = Report()
     history = [hub.tree(commit) for commit in reversed(hub.commits())]
     report.commits = len(history)
-    local = {file.path: file.length for file in snapshot.Survey(run_dir).files(lambda _: True, tuple)}
+    local = {file.path: file.length for file in event_files.EventFileScan(run_dir).files(lambda _: True, tuple)}
     for path in sorted({*local, *(path for tree in history for path in tree if "tfevents" in path)}):
         versions = [tree.get(path) for tree in history]
         report.files[path] = _check_file(report, run_dir, path, local.get(path, 0), versions, drained=drained)
-    for path in sorted(attachment.sizes(run_dir, attachments)) if attachments else ():
+    for path in sorted(attachments_module.sizes(run_dir, attachments)) if attachments else ():
         report.attachments[path] = _check_attachment(
             report, run_dir, path, [tree.get(path) for tree in history], drained=drained
         )
@@ -191,7 +193,7 @@ def _not_a_prefix(path: str, copy: Copy) -> str:
     try:
         with open(path, "rb") as file:
             data = file.read(copy.size)
-            whole = records.whole_length(file.fileno(), 0, copy.size)
+            whole = framing.whole_length(file.fileno(), 0, copy.size)
     except FileNotFoundError:
         return "has no local file"
     if len(data) != copy.size:
@@ -232,7 +234,7 @@ def keys(path: str, end: int | None = None) -> Counter[tuple[str, int]]:
     found: Counter[tuple[str, int]] = Counter()
     if end == 0 or not os.path.exists(path):
         return found
-    for payload in records.payloads(path, end):
+    for payload in framing.payloads(path, end):
         event = event_pb2.Event.FromString(payload)
         found.update((value.tag, event.step) for value in event.summary.value)
     return found

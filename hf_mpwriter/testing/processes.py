@@ -10,10 +10,11 @@ import contextlib
 
 import psutil
 
-from hf_mpwriter.identity import host_id, start_ticks
-from hf_mpwriter.progress import Progress
-from hf_mpwriter.roster import Roster
-from hf_mpwriter.spool import Spool
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.members import Members
+from hf_mpwriter.spool.progress import Progress
+from hf_mpwriter.system.launch import is_command_of
+from hf_mpwriter.system.process import host_id, start_ticks
 
 
 def uploader(run_dir: str) -> int:
@@ -30,7 +31,7 @@ def push(run_dir: str) -> int:
 
 def workers(run_dir: str) -> list[int]:
     """Pids of the processes that log, those of other hosts and containers excepted."""
-    names = [member.name for member in Roster(Spool(run_dir)).members() if member.alive]
+    names = [member.name for member in Members(Spool(run_dir)).members() if member.alive]
     return [name.pid for name in names if name.host == host_id() and name.ticks == start_ticks(name.pid)]
 
 
@@ -49,6 +50,5 @@ def _is(kind: str, pid: int, run_dir: str) -> bool:
     """Whether this is an uploader or a push of the run; a zombie has no command line."""
     with contextlib.suppress(psutil.Error):
         arguments = psutil.Process(pid).cmdline() if pid else []
-        there = any(argument == run_dir or argument.startswith(f"{run_dir}/") for argument in arguments)
-        return there and any(f"import {kind}" in argument for argument in arguments)
+        return is_command_of(kind, arguments, run_dir)
     return False

@@ -1,0 +1,48 @@
+"""Every exception a user can meet, and the verdicts of a push.
+
+An exception carries a `hint`: what to do, naming a command where one helps. Nothing here is ever raised into a
+training loop; constructors and the command line raise, `add_*`, `flush` and `close` do not.
+"""
+
+from __future__ import annotations
+
+import os
+
+from hf_mpwriter.system.redaction import given, redact
+
+# What reading damaged JSON of ours may raise; whoever reads a file of the spool expects all of them.
+DAMAGED = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
+
+
+class HfMpWriterError(Exception):
+    """Something went wrong; the hint says what to do."""
+
+    def __init__(self, message: str = "", *, hint: str = "") -> None:
+        secrets = given(os.environ)
+        self.message = redact(message or (self.__doc__ or "").strip(), secrets)
+        self.hint = redact(hint, secrets)
+        super().__init__(self.message, self.hint)
+
+    def __str__(self) -> str:
+        """Message and hint in one line."""
+        return f"{self.message} {self.hint}".strip()
+
+
+class SettingsError(HfMpWriterError, ValueError):
+    """A setting is not valid."""
+
+
+class LogdirError(HfMpWriterError, OSError):
+    """The logdir cannot be used."""
+
+
+class ForeignSpoolError(LogdirError):
+    """The spool is not this user's own, or others may write into it."""
+
+
+class SpoolFormatError(HfMpWriterError):
+    """The spool was written by another version of hf_mpwriter."""
+
+
+class DestinationError(HfMpWriterError, ValueError):
+    """The run directory already belongs to another destination."""

@@ -1,0 +1,106 @@
+"""TODO base.names."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable
+
+SPOOL_NAME = ".hf_mpwriter"
+MAIN_WORKER = "main"
+EVENT_MARK = "tfevents"
+LONGEST_NAME = 200  # bytes; file systems allow 255
+LONGEST_PATH = 4096  # characters; PATH_MAX of Linux
+
+_EVENT_NAME = re.compile(r"events\.out\.tfevents\.(?P<second>\d{10})\.")
+_OUR_EVENT_NAME = re.compile(_EVENT_NAME.pattern + r"[A-Za-z0-9.-]+\.\d+\.[0-9a-f]{8}(?P<suffix>.*)", re.DOTALL)
+_RANK_DIRECTORY = re.compile(r"rank_(?P<rank>\d{5})(?!\d)")
+
+
+def is_event_file(name: str) -> bool:
+    """Whether TensorBoard takes a file of this base name for an event file."""
+    return EVENT_MARK in name
+
+
+def is_attachment(path: str) -> bool:
+    """Whether a file of the run directory is no event file: what counts of it is its whole content."""
+    return not is_event_file(os.path.basename(path))
+
+
+def is_run_path(path: object) -> bool:
+    """Whether this may be the path of a file in a run directory: relative, not upwards, not in the spool."""
+    if not isinstance(path, str) or len(path) > LONGEST_PATH or "\0" in path:
+        return False
+    return not {"", ".", "..", SPOOL_NAME} & set(path.split("/"))
+
+
+def event_second(name: str) -> int:
+    """The second in the name of an event file, 0 if the name has none."""
+    match = _EVENT_NAME.match(name)
+    return int(match["second"]) if match else 0
+
+
+def is_ours(name: str) -> bool:
+    """Whether an event file has the name of one of ours, not of another writer's."""
+    return _OUR_EVENT_NAME.fullmatch(name) is not None
+
+
+def event_suffix(name: str) -> str:
+    """The user's filename_suffix in the name of one of our event files."""
+    match = _OUR_EVENT_NAME.fullmatch(name)
+    return match["suffix"] if match else ""
+
+
+def event_name(existing: Iterable[str], now: float, host: str, pid: int, suffix: str) -> str:
+    """A new name that sorts after every event file in `existing`.
+
+    Args:
+        existing: names in the directory.
+        now: unix time.
+        host: host name.
+        pid: process id.
+        suffix: the user's filename_suffix.
+    """
+    second = max(int(now), 1 + max(map(event_second, existing), default=0))
+    return f"events.out.tfevents.{second:010d}.{host}.{pid}.{os.urandom(4).hex()}{suffix}"
+
+
+def worker_dir(worker: str) -> str:
+    """Directory of a worker, relative to the run directory; "" is the run directory itself."""
+    return "" if worker == MAIN_WORKER else worker
+
+
+def rank_of_directory(name: str) -> int | None:
+    """The rank whose worker directory, or whose child's, has this name; None for any other directory."""
+    match = _RANK_DIRECTORY.match(name)
+    return int(match["rank"]) if match else None
+
+
+def sub_directory(*names: str) -> str:
+    """Relative directory of a sub-writer: tensorboardX's, but never outside the worker directory or in the spool.
+
+    Args:
+        names: parts, which may contain separators: the tags of `add_scalars`, the name of `add_hparams`.
+    """
+    parts = "/".join(names).replace("\0", "_").split("/")
+    return "/".join(_harmless(part) for part in parts if part not in ("", "."))
+
+
+def _harmless(part: str) -> str:
+    if part in ("..", SPOOL_NAME):
+        return part.replace(".", "_")
+    data = part.encode(errors="replace")
+    if len(data) <= LONGEST_NAME:
+        return data.decode()
+    digest = hashlib.sha256(data).hexdigest()[:8]
+    return data[: LONGEST_NAME - 9].decode(errors="ignore") + "~" + digest
+
+
+def candidates(worker: str) -> Iterable[str]:
+    """The names a worker may take, best first: the wanted one, then the next free ones, without end."""
+    yield worker
+    if worker == MAIN_WORKER or re.fullmatch(r"proc_\d{5}", worker):
+        yield from (name for n in range(1, 10**5) if (name := f"proc_{n:05d}") != worker)
+    else:
+        yield from (f"{worker}~{n}" for n in range(2, 10**5))

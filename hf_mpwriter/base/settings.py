@@ -1,0 +1,209 @@
+"""What the user asked for: one frozen dataclass, one reader of the environment.
+
+`Destination` is where a run goes; it is written once into `run.json`. `Settings` is how it goes there; it travels on
+the cards of the workers, the newest live one wins.
+
+Environment:
+
+    HF_ENDPOINT                the Hub, https://huggingface.co if not set
+    HF_TOKEN, HF_HOME          read by huggingface_hub in the push
+    HF_HUB_OFFLINE             likewise: nothing is sent; nobody waits for the Hub either
+    HF_MPWRITER_DISABLED       1: a writer is local only, nothing is uploaded
+    HF_MPWRITER_EXIT_TIMEOUT   seconds that the end of a process may wait for the Hub
+    HF_MPWRITER_COMMITS_PER_HOUR  to one repository, by all runs of a user on a host; 100 if not set
+    HF_MPWRITER_GROUP          1: a spool of this user is made for the group of its run directory, and one that a
+                               colleague in that group has made so is trusted
+    HF_MPWRITER_FAILPOINT      faults for tests, see disk.py
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from hf_mpwriter.base.errors import SettingsError
+
+DEFAULT_ENDPOINT = "https://huggingface.co"
+DEFAULT_ALLOW_PATTERNS = ("*.tfevents.*",)
+DEFAULT_COMMIT_EVERY = 5.0  # minutes, as in huggingface_hub
+DEFAULT_EXIT_TIMEOUT = 60.0  # seconds
+DEFAULT_COMMITS_PER_HOUR = 100.0  # the Hub was seen to refuse more than 128 per repository
+OFFLINE = "HF_HUB_OFFLINE is set"
+REPO_TYPES = ("model", "dataset", "space")
+
+# The Hub's rule, huggingface_hub/utils/_validators.py; asked here so that no client is loaded into training.
+_REPO_ID = re.compile(r"(?:\b[\w.-]{1,96}\b/)?\b[\w.-]{1,96}\b", re.ASCII)
+
+
+def check_repo_id(repo_id: object) -> str:
+    """The repository id, or a SettingsError that says what is wrong with it."""
+    if not isinstance(repo_id, str):
+        raise SettingsError(f"repo_id is {repo_id!r}, but must be a string.", hint="Use 'name' or 'namespace/name'.")
+    if not _REPO_ID.fullmatch(repo_id) or "--" in repo_id or ".." in repo_id or repo_id.endswith(".git"):
+        raise SettingsError(
+            f"repo_id {repo_id!r} is not valid.",
+            hint="Use 'name' or 'namespace/name' of letters, digits, '-', '_' and '.', at most 96 characters, "
+            "without '--', '..' or '.git' at the end.",
+        )
+    return repo_id
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise SettingsError(f"{name} is {value!r}.", hint=f"Use one of {', '.join(choices)}.")
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where a run goes: one folder of one branch of one repository.
+
+    Attributes:
+        endpoint: URL of the Hub.
+        repo_id: repository, with or without a namespace.
+        repo_type: model, dataset or space.
+        revision: branch.
+        path_in_repo: folder in the repository, "" for its root.
+    """
+
+    endpoint: str
+    repo_id: str
+    repo_type: str = "model"
+    revision: str = "main"
+    path_in_repo: str = ""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if not isinstance(getattr(self, field.name), str):
+                raise SettingsError(f"{field.name} is {getattr(self, field.name)!r}, but must be a string.")
+        check_repo_id(self.repo_id)
+        _check_choice("repo_type", self.repo_type, REPO_TYPES)
+        if not self.endpoint.startswith(("https://", "http://")):
+            raise SettingsError(f"HF_ENDPOINT is {self.endpoint!r}.", hint="It must begin with https:// or http://.")
+        if "@" in self.endpoint or "?" in self.endpoint:  # it would stand in run.json, and no token would be sent
+            raise SettingsError("HF_ENDPOINT holds a password or a query.", hint="Give the token in HF_TOKEN.")
+        if ".." in self.path_in_repo.split("/"):
+            raise SettingsError(f"path_in_repo {self.path_in_repo!r} leads out of the repository.")
+
+    def path(self, relative: str) -> str:
+        """Path in the repository of a file of the run directory."""
+        return f"{self.path_in_repo}/{relative}" if self.path_in_repo else relative
+
+    def __str__(self) -> str:
+        """`endpoint/[datasets/]repo@branch/folder`."""
+        kind = "" if self.repo_type == "model" else f"{self.repo_type}s/"
+        return f"{self.endpoint}/{kind}{self.repo_id}@{self.revision}/{self.path_in_repo}".rstrip("/")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a run is uploaded.
+
+    Attributes:
+        commit_every: minutes between two commits; fractions are allowed.
+        squash_history: whether to squash the branch after commits of ours.
+        private: visibility of a repository that has to be created; None leaves it to the Hub's default.
+        allow_patterns: shell patterns of the files to upload, None for all, be they event files or not.
+        ignore_patterns: shell patterns of files to leave out.
+        exit_timeout: seconds that the end of a process may wait for the Hub.
+    """
+
+    commit_every: float = DEFAULT_COMMIT_EVERY
+    squash_history: bool = False
+    private: bool | None = None
+    allow_patterns: tuple[str, ...] | None = DEFAULT_ALLOW_PATTERNS
+    ignore_patterns: tuple[str, ...] = ()
+    exit_timeout: float = DEFAULT_EXIT_TIMEOUT
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.commit_every, (int, float)) and 0 < self.commit_every < math.inf):
+            raise SettingsError(f"commit_every is {self.commit_every!r}.", hint="It is a number of minutes above 0.")
+        if not isinstance(self.squash_history, bool) or self.private not in (None, True, False):
+            raise SettingsError("squash_history is True or False, and repo_private True, False or None.")
+        if not (isinstance(self.exit_timeout, (int, float)) and 0 <= self.exit_timeout < math.inf):
+            raise SettingsError(f"exit_timeout is {self.exit_timeout!r}.", hint="It is a number of seconds, 0 or more.")
+
+    def allows(self, relative: str) -> bool:
+        """Whether a file of the run directory is to be uploaded (huggingface_hub's rule for patterns)."""
+        if any(fnmatch.fnmatch(relative, pattern) for pattern in self.ignore_patterns):
+            return False
+        return self.allow_patterns is None or any(fnmatch.fnmatch(relative, p) for p in self.allow_patterns)
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands on a card."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Any) -> Self:
+        """From a card; what is unknown or of the wrong type is refused with SettingsError."""
+        try:
+            allow = data["allow_patterns"]
+            lists = {
+                "allow_patterns": None if allow is None else patterns(allow),
+                "ignore_patterns": patterns(data["ignore_patterns"]),
+            }
+            return cls(**{**data, **lists})
+        except (TypeError, KeyError) as error:
+            raise SettingsError(f"The settings on a card are not valid: {error!r}.") from error
+
+
+def patterns(value: str | list[str] | tuple[str, ...] | None) -> tuple[str, ...]:
+    """Patterns as huggingface_hub takes them: one or several, a trailing slash means everything below."""
+    items = [value] if isinstance(value, str) else list(value or ())
+    if not all(isinstance(item, str) for item in items):
+        raise SettingsError(f"Patterns are strings, not {items!r}.")
+    return tuple(item + "*" if item.endswith("/") else item for item in items)
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What the environment says about us, read in one place."""
+
+    endpoint: str
+    disabled: bool
+    exit_timeout: float | None
+    commits_per_hour: float = DEFAULT_COMMITS_PER_HOUR
+
+    @classmethod
+    def read(cls, environ: Mapping[str, str] = os.environ) -> Self:
+        """Read and check; raises SettingsError for what is not a value."""
+        exit_timeout = _number(environ, "HF_MPWRITER_EXIT_TIMEOUT", "It is a number of seconds, 0 or more.")
+        hint = "It is a number of commits, 2 or more."
+        commits = _number(environ, "HF_MPWRITER_COMMITS_PER_HOUR", hint)
+        if commits is not None and not 2 <= commits < math.inf:
+            raise SettingsError(f"HF_MPWRITER_COMMITS_PER_HOUR is {commits}.", hint=hint)
+        return cls(
+            endpoint=(environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/"),
+            disabled=is_on(environ.get("HF_MPWRITER_DISABLED", "")),
+            exit_timeout=exit_timeout,
+            commits_per_hour=DEFAULT_COMMITS_PER_HOUR if commits is None else commits,
+        )
+
+
+def is_offline(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether the user wants huggingface_hub to stay away from the network; by its own rule."""
+    value = environ.get("HF_HUB_OFFLINE") or environ.get("TRANSFORMERS_OFFLINE") or ""
+    return value.upper() in ("1", "ON", "YES", "TRUE")
+
+
+def _number(environ: Mapping[str, str], name: str, hint: str) -> float | None:
+    value = environ.get(name)
+    try:
+        return None if value is None else float(value)
+    except ValueError:
+        raise SettingsError(f"{name} is {value!r}.", hint=hint) from None
+
+
+def group_access(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether the spool is shared with the group; asked wherever a spool is used, in every process."""
+    return is_on(environ.get("HF_MPWRITER_GROUP", ""))
+
+
+def is_on(text: str) -> bool:
+    """Whether a variable of the environment says yes."""
+    return text.strip().lower() in ("1", "true", "yes", "on")

@@ -1,0 +1,224 @@
+"""Records: their framing, the hand-encoded scalar, and the end of the last whole record.
+
+A tfevents file is a sequence of records, each one protobuf `Event`:
+
+    length   uint64, little endian
+    crc      uint32, masked crc32c of the length
+    payload  `length` bytes
+    crc      uint32, masked crc32c of the payload
+
+The first record of a file says `file_version: "brain.Event:2"`. A reader stops at a torn or damaged record and never
+comes back to that file, so only whole records may be published.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import struct
+
+from crc32c import crc32c
+
+os.environ.setdefault("CRC32C_SW_MODE", "auto")  # as tensorboardX does: no warning on a CPU without the instruction
+
+CHUNK = 1 << 20  # bytes read at once when records are parsed
+HEADER_SIZE = 12  # bytes: length and its crc
+FOOTER_SIZE = 4  # bytes: crc of the payload
+_CACHED_LENGTHS = 4096  # framing headers kept, one for each payload length below this
+
+_U64 = struct.Struct("<Q")
+_U32 = struct.Struct("<I")
+_DOUBLE = struct.Struct("<d")
+_FLOAT = struct.Struct("<f")
+_PACK_U32 = _U32.pack
+_headers: dict[int, bytes] = {}
+
+
+def masked_crc(data: bytes | memoryview) -> int:
+    """crc32c, rotated and offset as the record format wants it."""
+    crc: int = crc32c(data)
+    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def _header(length: int) -> bytes:
+    packed = _U64.pack(length)
+    header = packed + _U32.pack(masked_crc(packed))
+    if length < _CACHED_LENGTHS:
+        _headers[length] = header
+    return header
+
+
+def frame(payload: bytes) -> bytes:
+    """One record, ready for one write."""
+    header = _headers.get(len(payload)) or _header(len(payload))
+    crc = crc32c(payload)
+    return header + payload + _U32.pack((((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
+
+
+def varint(value: int) -> bytes:
+    """Protobuf's varint of a non-negative integer."""
+    if value < 0x80:
+        return bytes((value,))
+    if value < 0x4000:
+        return bytes((value & 0x7F | 0x80, value >> 7))
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _step_field(step: int | None) -> bytes:
+    if not step:  # proto3 leaves out a zero
+        return b""
+    if not -(1 << 63) <= step < 1 << 63:
+        raise ValueError(f"global_step {step} does not fit into 64 bits")
+    return b"\x10" + varint(step & 0xFFFFFFFFFFFFFFFF)
+
+
+class ScalarEncoder:
+    """Records of `Event(wall_time, step, summary=[Value(tag, simple_value)])`, byte-identical to the protobuf's.
+
+    What follows the step is the same in all records of a tag but for the value, so it is made once. A step below
+    2 ** 21 (a varint of up to three bytes) is packed together with everything else in one call.
+
+    Args:
+        tag: as it goes into the file.
+    """
+
+    __slots__ = ("_header", "_middle", "_one", "_three", "_two")
+
+    def __init__(self, tag: str) -> None:
+        data = tag.encode()
+        field = b"\x0a" + varint(len(data)) + data if data else b""  # proto3 leaves out an empty one
+        value = b"\x0a" + varint(len(field) + 5) + field + b"\x15"
+        middle = self._middle = b"\x2a" + varint(len(value) + 4) + value
+        self._one = struct.Struct(f"<BdBB{len(middle)}sf").pack
+        self._two = struct.Struct(f"<BdBBB{len(middle)}sf").pack
+        self._three = struct.Struct(f"<BdBBBB{len(middle)}sf").pack
+        size = struct.calcsize(f"<BdB{len(middle)}sf")
+        self._header = [_header(size + length) for length in range(4)]  # by the length of the step
+
+    def record(self, wall_time: float, step: int | None, value: float) -> bytes:
+        """One record, framed.
+
+        Args:
+            wall_time: unix time in seconds, not 0.0 (proto3 would leave it out).
+            step: global step; None and 0 are left out, as proto3 does.
+            value: becomes a float32; what is too large becomes infinite.
+
+        Raises:
+            ValueError: the step does not fit into 64 bits.
+        """
+        try:
+            if step is None or step <= 0 or step >= 0x200000:
+                return frame(self._payload(wall_time, step, value))
+            if step < 0x80:
+                payload, length = self._one(9, wall_time, 16, step, self._middle, value), 1
+            elif step < 0x4000:
+                payload = self._two(9, wall_time, 16, step & 0x7F | 0x80, step >> 7, self._middle, value)
+                length = 2
+            else:
+                low, high = step & 0x7F | 0x80, step >> 7 & 0x7F | 0x80
+                payload, length = self._three(9, wall_time, 16, low, high, step >> 14, self._middle, value), 3
+        except OverflowError:
+            return self.record(wall_time, step, math.copysign(math.inf, value))
+        crc = crc32c(payload)
+        return self._header[length] + payload + _PACK_U32((((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
+
+    def _payload(self, wall_time: float, step: int | None, value: float) -> bytes:
+        return b"\x09" + _DOUBLE.pack(wall_time) + _step_field(step) + self._middle + _FLOAT.pack(value)
+
+
+def summary_event(wall_time: float | None, step: int | None, summary: bytes) -> bytes:
+    """Payload of `Event(wall_time, step, summary)`.
+
+    Args:
+        wall_time: unix time in seconds, None for none.
+        step: global step, None for none.
+        summary: serialized.
+
+    Raises:
+        ValueError: the step does not fit into 64 bits.
+    """
+    when = b"" if not wall_time else b"\x09" + _DOUBLE.pack(wall_time)  # proto3 leaves out a zero
+    return b"".join((when, _step_field(step), b"\x2a", varint(len(summary)), summary))
+
+
+def version_event(wall_time: float) -> bytes:
+    """Payload of the first record of every file."""
+    return b"\x09" + _DOUBLE.pack(wall_time) + b"\x1a\x0dbrain.Event:2"
+
+
+def session_start_event(wall_time: float, step: int) -> bytes:
+    """Payload of SessionLog START: TensorBoard's Python readers drop what they read before at `step` and later."""
+    return b"\x09" + _DOUBLE.pack(wall_time) + _step_field(step) + b"\x3a\x02\x08\x01"
+
+
+def whole_length(fd: int, start: int = 0, end: int | None = None) -> int:
+    """Where the last whole record ends.
+
+    Args:
+        fd: an open event file.
+        start: a known end of a record; what is before it is not read again.
+        end: look no further than this offset.
+
+    Returns:
+        The offset behind the last record that is complete and whose two checksums hold.
+    """
+    position = start
+    while True:
+        want = CHUNK if end is None else min(CHUNK, end - position)
+        chunk = os.pread(fd, want, position)
+        used, needed = _whole_records(chunk)
+        if used == 0 and needed > len(chunk) and (end is None or position + needed <= end):
+            chunk = _read_exactly(fd, needed, position)
+            used, _ = _whole_records(chunk)
+        if used == 0:
+            return position
+        position += used
+
+
+def _read_exactly(fd: int, size: int, position: int) -> bytes:
+    """Up to `size` bytes; nothing is read of a record that says it is longer than its file."""
+    if position + size > os.fstat(fd).st_size:
+        return b""
+    parts = []
+    while size > 0 and (part := os.pread(fd, min(size, 64 * CHUNK), position)):
+        parts.append(part)
+        position += len(part)
+        size -= len(part)
+    return b"".join(parts)
+
+
+def _whole_records(chunk: bytes) -> tuple[int, int]:
+    """Bytes of whole records at the beginning of `chunk`, and the size of the first record that does not fit."""
+    view = memoryview(chunk)
+    position, size = 0, len(chunk)
+    while position + HEADER_SIZE <= size:
+        (length,) = _U64.unpack_from(chunk, position)
+        (crc,) = _U32.unpack_from(chunk, position + 8)
+        if crc != masked_crc(view[position : position + 8]):
+            return position, 0
+        end = position + HEADER_SIZE + length + FOOTER_SIZE
+        if end > size:
+            return position, end - position
+        (crc,) = _U32.unpack_from(chunk, end - FOOTER_SIZE)
+        if crc != masked_crc(view[position + HEADER_SIZE : end - FOOTER_SIZE]):
+            return position, 0
+        position = end
+    return position, 0
+
+
+def payloads(path: str, end: int | None = None) -> list[bytes]:
+    """The payloads of all whole records of a file, up to `end` if given."""
+    with open(path, "rb") as file:
+        data = file.read() if end is None else file.read(end)
+    used, _ = _whole_records(data)
+    found, position = [], 0
+    while position < used:
+        (length,) = _U64.unpack_from(data, position)
+        found.append(data[position + HEADER_SIZE : position + HEADER_SIZE + length])
+        position += HEADER_SIZE + length + FOOTER_SIZE
+    return found

@@ -1,0 +1,203 @@
+"""The judge: every exception of the client becomes a verdict.
+
+Facts behind this module (huggingface_hub 2.4.0, hf_xet 1.8.0):
+- The client wraps: RuntimeError around an LFS upload, ValueError around an LFS batch. Errors of hf_xet are builtins,
+  and their status is only in the text. What is wrapped is unwrapped, and the status decides.
+- `HfHubHTTPError` is an OSError: it is judged before disk errors are.
+- 409 on a commit means that another one is being applied. 412 means that the branch has moved.
+- The text of a commit quota names the time, headers do not.
+- A refusal of PUT is one of the storage behind LFS: its URLs expire, and know no token.
+- 400 and 422 blame the content only where content was sent; elsewhere they blame the destination.
+- What is no answer of a Hub (a captive portal, a proxy) is raised as a ValueError, as a mistake of the caller is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from email.utils import parsedate_to_datetime
+from json import JSONDecodeError
+
+import httpx2
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from hf_mpwriter.base.settings import OFFLINE
+from hf_mpwriter.base.verdicts import Moved, Refused, Retry, Split, Unknown, Verdict
+from hf_mpwriter.system.redaction import redact_known
+
+BUSY_WAIT = 3.0  # seconds, after "another commit operation is in progress"
+RATE_WAIT = 60.0  # seconds, when hf_xet is told that there were too many requests; it does not tell until when
+TEXT_LIMIT = 8192  # characters of an error that are looked at; a proxy may answer with a whole page
+QUOTA_WAIT = 900.0  # seconds, when the text of a commit quota names no time
+
+_QUOTA_TIME = re.compile(r"in about (\d+|an?) (second|minute|hour)")
+_XET_STATUS = re.compile(r"\((4\d\d)[ )]")
+_XET_AUTH = re.compile(r"Xet.*Auth")
+_CONTENT = re.compile(r"/(?:commit|preupload|paths-info)/|/objects/batch$|/validate-yaml$")
+_NO_ANSWER = re.compile(r"improperly formatted|[Mm]alformed|Invalid (?:etag|server response)|not a valid commit OID")
+_SECONDS = {"second": 1.0, "minute": 60.0, "hour": 3600.0}
+
+LOGIN = "Run: hf auth login, with a token that may write to the repository (or set HF_TOKEN)."
+REPO = "Check repo_id, repo_type and repo_revision."
+CLIENT = "Check HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, SSL_CERT_FILE and SSL_CERT_DIR."
+ENDPOINT = "Is HF_ENDPOINT a Hugging Face Hub, and is a proxy in between?"
+QUOTA = "The account has used up its storage, or it has to pay: see https://huggingface.co/settings/billing"
+
+
+class ClientError(Exception):
+    """The network client cannot even be made as the environment wants it."""
+
+
+class BusyError(Exception):
+    """The Hub does something else for this account; the client would ask again at once and for ever."""
+
+
+_BY_TYPE: tuple[tuple[tuple[type[BaseException], ...], Callable[[str], Verdict]], ...] = (
+    ((BusyError,), lambda text: Retry(text, BUSY_WAIT)),
+    ((ClientError,), lambda text: Refused(text, CLIENT)),
+    ((OfflineModeIsEnabled,), lambda _: Refused(OFFLINE, "Unset it to upload; until then everything is kept.")),
+    ((HFValidationError,), lambda text: Refused(text, REPO)),
+    ((LocalTokenNotFoundError,), lambda text: Refused(text, LOGIN)),
+    ((httpx2.InvalidURL, httpx2.UnsupportedProtocol), lambda text: Refused(text, ENDPOINT)),
+    ((httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout), Retry),
+)
+
+
+def classify(error: BaseException) -> Verdict:
+    """What an exception of the client means."""
+    if isinstance(error, RuntimeError) and error.__cause__ is not None:  # it only says which file
+        error = error.__cause__
+    chain = list(_chain(error))
+    text = text_of(error)
+    for link in chain:
+        if isinstance(link, HfHubHTTPError) and link.response is not None:
+            return _classify_status(link.response, link, text_of(link))
+    for types, verdict in _BY_TYPE:
+        if any(isinstance(link, types) for link in chain):
+            return verdict(text)
+    return _classify_xet(chain, text) or _classify_rest(chain, text)
+
+
+def _classify_xet(chain: list[BaseException], text: str) -> Verdict | None:
+    """None if it has nothing to do with the Xet storage."""
+    texts = " ".join(map(text_of, chain))
+    found = _XET_STATUS.search(texts)
+    status = found[1] if found else ""
+    if status in ("401", "403") or _XET_AUTH.search(texts):
+        return Refused(text, LOGIN)
+    if not any(map(_is_of_xet, chain)):
+        return None
+    if status == "429":
+        return Retry(text, RATE_WAIT)
+    return Retry(text, xet="missing" if status == "404" else "failing")  # nothing is committed yet
+
+
+def _classify_rest(chain: list[BaseException], text: str) -> Verdict:
+    if any(isinstance(link, UnicodeEncodeError) and link.encoding == "ascii" for link in chain):  # in a header
+        return Refused("the token has characters that no token has", LOGIN)
+    if any(isinstance(link, (JSONDecodeError, UnicodeDecodeError)) for link in chain) or _NO_ANSWER.search(text):
+        return Unknown(f"the answer is none of a Hub. {ENDPOINT} ({text})")
+    if any(isinstance(link, (httpx2.HTTPError, TimeoutError, ConnectionError)) for link in chain):
+        return Unknown(text)
+    if any(isinstance(link, ValueError) for link in chain):
+        return Refused(text, QUOTA) if _is_quota(text) else Split(text)
+    if any(isinstance(link, (OSError, MemoryError)) for link in chain):
+        return Retry(text)
+    return Unknown(text)
+
+
+def _classify_status(response: httpx2.Response, error: HfHubHTTPError, text: str) -> Verdict:
+    status, after = response.status_code, wished_wait(response.headers, text)
+    if status == 412:
+        return Moved(text)
+    if status == 409:
+        return Retry(text, after if after is not None else BUSY_WAIT)
+    if status == 429:
+        return Retry(text, after if after is not None else QUOTA_WAIT)
+    if status == 408 or (status >= 500 and status != 501):
+        return Unknown(text, after)
+    return _classify_content(status, response.request, text) or _classify_destination(status, error, text)
+
+
+def _classify_content(status: int, request: httpx2.Request, text: str) -> Verdict | None:
+    """None if it has nothing to do with what is sent."""
+    path = request.url.path
+    if status == 413:
+        return Split(text)
+    if request.method == "PUT" or (status == 404 and path.endswith("/objects/verify")):
+        return Retry(text)
+    if "LFS pointer pointed" in text:  # hf_xet would go on believing that the content is there
+        return Retry(text, xet="failing")
+    return Split(text) if status in (400, 422) and _CONTENT.search(path) else None
+
+
+def _classify_destination(status: int, error: HfHubHTTPError, text: str) -> Verdict:
+    if status == 402 or (status == 403 and _is_quota(text)):
+        return Refused(text, QUOTA)
+    if status in (401, 403):
+        return Refused(text, LOGIN)
+    if isinstance(error, (RepositoryNotFoundError, RevisionNotFoundError)):
+        return Retry(text)
+    return Refused(text, REPO if status in (400, 422) else ENDPOINT)
+
+
+def _is_quota(text: str) -> bool:
+    return "storage" in text.lower() or "quota" in text.lower()
+
+
+def wished_wait(headers: Mapping[str, str], text: str = "") -> float | None:
+    """Seconds that the Hub wishes to be left alone, None if it does not say.
+
+    Args:
+        headers: of the answer; `ratelimit` counts before `Retry-After`.
+        text: of the error; quotas name the time there.
+    """
+    if (limit := re.search(r"r=0\s*;\s*t=(\d+)", headers.get("ratelimit", ""))) is not None:
+        return float(limit[1]) + 1
+    if (value := headers.get("retry-after", "")).isdecimal():
+        return float(value)
+    if value and (until := _between(headers.get("date", ""), value)) is not None:
+        return until
+    if (quota := _QUOTA_TIME.search(text)) is not None:
+        count = 1.0 if quota[1].startswith("a") else float(quota[1])
+        return count * _SECONDS[quota[2]]
+    return None
+
+
+def _between(now: str, then: str) -> float | None:
+    """Seconds between two dates of the same server, so that our clock does not matter."""
+    try:
+        return max(0.0, (parsedate_to_datetime(then) - parsedate_to_datetime(now)).total_seconds())
+    except (ValueError, TypeError):
+        return None
+
+
+def _is_of_xet(error: BaseException) -> bool:
+    """Whether it was raised while content went to the Xet storage: its errors are builtins like any other's."""
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_name == "_upload_xet_files":
+            return True
+        trace = trace.tb_next
+    return False
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def text_of(error: BaseException) -> str:
+    """One line for people, without secrets; these go first: half of one would not be known again."""
+    text = " ".join(f"{type(error).__name__}: {error}"[:TEXT_LIMIT].split())
+    return redact_known(text)[:500]

@@ -1,0 +1,266 @@
+"""Attachments: files of the run directory that are no event files, such as those of `add_embedding`.
+
+    run directory  --identify-->  LocalFile(path, length, sha256, blob_id)    what is there, known by its content
+                   --take------>  hosts/<host>/queue/copies/<sha256>          what is sent, whatever becomes of the file
+
+They may change in place, shrink and vanish, so nothing of them is ever sent but a copy.
+
+Invariants:
+- A copy is a content that the file really had: its inode, size and times were the same before and after the reading
+  (on one descriptor), and the reading before found the same bytes (a filesystem's clock may be coarse). What is written
+  through a memory map shows up in the times late; the next look sees it.
+- What a copy holds is durable in the file itself: what a power cut leaves of that is sent next, and replaces it.
+- A copy leaves room on the disk: the events come first.
+- A copy belongs to the uploader that made it, which removes it when it leaves. A successor removes what is left and
+  looks at the files again: they are the truth, so a copy need not survive a power cut and is not synced.
+- A file that the patterns leave out is not even asked for its size; one above LIMIT is neither read nor copied.
+- The files in which huggingface_hub keeps tokens are never read, whatever link or pattern leads there.
+- Symbolic links are not followed; the spool is never looked into.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from hf_mpwriter.base import names as names_module
+from hf_mpwriter.base.files import LocalFile
+from hf_mpwriter.snapshot import event_files
+from hf_mpwriter.system import disk, hf_home
+
+LIMIT = 128 << 20  # bytes of one attachment
+RESERVE = 1 << 30  # bytes that stay free on the disk when a copy is made ...
+RESERVE_SHARE = 0.05  # ... or this share of it, if that is more
+TRUST_AFTER = 2.0  # seconds; the coarsest clock of a filesystem: a change sooner after another may not be seen in mtime
+READINGS = 4  # of a file that changes, until two in a row agree
+CHUNK = 1 << 20  # bytes read at once
+FORBIDDEN = frozenset({".git", ".cache"})  # names in a path that the Hub's client refuses to commit
+
+
+class ChangedError(OSError):
+    """It changes all the time; it is tried again at the next look."""
+
+    def __init__(self) -> None:
+        super().__init__(self.__doc__)
+
+
+@dataclass
+class Found:
+    """What a look has found.
+
+    Attributes:
+        files: attachments with their content.
+        refused: those that cannot be sent, with the reason.
+    """
+
+    files: list[LocalFile] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+
+
+class Attachments:
+    """Looks at the attachments of a run directory; what has not changed is not read again."""
+
+    def __init__(self, run_dir: str) -> None:
+        self._run_dir = run_dir
+        self._known: dict[str, LocalFile] = {}
+        self.read = 0  # bytes that were read
+
+    def paths(self, allows: Callable[[str], bool]) -> list[str]:
+        """All attachments that the user's patterns allow, sorted."""
+        found = sorted(_allowed(self._run_dir, allows))
+        self._known = {path: self._known[path] for path in found if path in self._known}
+        return found
+
+    def look(self, allows: Callable[[str], bool]) -> Found:
+        """All attachments that the user's patterns allow, with their content, sorted by path."""
+        found = Found()
+        for relative in self.paths(allows):
+            try:
+                found.files.append(self.identify(relative))
+            except FileNotFoundError:  # removed between listing and reading
+                continue
+            except OSError as error:
+                found.refused[relative] = reason_of(error)
+        return found
+
+    def identify(self, relative: str) -> LocalFile:
+        """What an attachment has now; while it changes, what was read of it.
+
+        Raises:
+            OSError: it is gone, or it cannot be sent; `reason_of` tells why.
+        """
+        if not _is_utf8(relative):
+            raise OSError("its name is not UTF-8, so the Hub cannot take it")
+        status, now = os.stat(os.path.join(self._run_dir, relative), follow_symlinks=False), time.time()
+        known = self._known.pop(relative, None)
+        if known is None or known.stamp != stamp_of(status):
+            if status.st_size > LIMIT:
+                limit = f"{LIMIT >> 20} MiB"
+                raise OSError(
+                    f"it is larger than {limit}; upload it with `hf upload`, or name it in repo_ignore_patterns"
+                )
+            known = _read(self._run_dir, relative)
+            self.read += known.length
+        if known.stamp and now - status.st_mtime > TRUST_AFTER:
+            self._known[relative] = known
+        return known
+
+
+def stamp_of(status: os.stat_result) -> tuple[int, ...]:
+    """By what a file is seen to have changed; the ctime, which is the last, notices also who sets the mtime back."""
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+class Copies:
+    """The copies of one uploader; whatever an earlier one has left is removed.
+
+    Args:
+        directory: where they are.
+        run_dir: where the attachments are.
+    """
+
+    def __init__(self, directory: str, run_dir: str) -> None:
+        self._directory, self._run_dir = directory, run_dir
+        self.read = 0  # bytes that were read
+        self.keep(())
+
+    def take(self, file: LocalFile) -> LocalFile:
+        """Copy an attachment; what the copy holds, which is what the file has now.
+
+        Raises:
+            OSError: the file has gone, keeps changing or cannot be read, or the disk refuses the copy or has too little
+                room for it.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            if os.stat(place(self._directory, file)).st_size == file.length:
+                return file
+        disk.make_dirs(self._directory)
+        temporary = os.path.join(self._directory, "taking")
+        try:
+            self._check_room(file)
+            for _ in range(READINGS):
+                before = file
+                try:
+                    file = self._copy(file, temporary)
+                except ChangedError:
+                    continue
+                if file.stamp and file == before:
+                    disk.rename(temporary, place(self._directory, file), "copies")
+                    return file
+            raise ChangedError
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+
+    def _copy(self, file: LocalFile, temporary: str) -> LocalFile:
+        disk.failpoint("copies.open")
+        fd = disk.open_ours(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        try:
+            disk.failpoint("copies.write")
+            found = _read(self._run_dir, file.path, lambda chunk: disk.write_all(fd, chunk))
+            self.read += found.length
+            return found
+        finally:
+            os.close(fd)
+
+    def _check_room(self, file: LocalFile) -> None:
+        room = os.statvfs(self._directory)
+        reserve = max(RESERVE, RESERVE_SHARE * room.f_blocks * room.f_frsize)
+        size = max(file.length, os.stat(os.path.join(self._run_dir, file.path), follow_symlinks=False).st_size)
+        if room.f_bavail * room.f_frsize - size < reserve:
+            raise OSError("too little room is left on this disk for a copy")
+
+    def keep(self, files: Iterable[LocalFile]) -> None:
+        """Remove all copies but those of these files."""
+        wanted = {file.sha256 for file in files}
+        try:
+            names = os.listdir(self._directory)
+        except OSError:  # there are none
+            return
+        for name in names:
+            if name not in wanted:
+                with contextlib.suppress(OSError):  # what stays is removed at the next occasion
+                    os.unlink(os.path.join(self._directory, name))
+
+
+def place(directory: str, file: LocalFile) -> str:
+    """Where the copy of an attachment is."""
+    return os.path.join(directory, file.sha256)
+
+
+def sizes(run_dir: str, allows: Callable[[str], bool]) -> dict[str, int]:
+    """Bytes per path of the attachments that are there; they are not read."""
+    found, secrets = {}, _secrets()
+    for relative in _allowed(run_dir, allows):
+        with contextlib.suppress(OSError):
+            status = os.stat(os.path.join(run_dir, relative), follow_symlinks=False)
+            if (status.st_dev, status.st_ino) not in secrets:
+                found[relative] = status.st_size
+    return found
+
+
+def reason_of(error: OSError) -> str:
+    """Why an attachment is left out, without its path."""
+    return error.strerror or str(error)
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _secrets() -> set[tuple[int, int]]:
+    """The files in which huggingface_hub keeps tokens, by device and inode."""
+    found = set()
+    for path in hf_home.token_files(os.environ):
+        with contextlib.suppress(OSError):
+            status = os.stat(path)
+            found.add((status.st_dev, status.st_ino))
+    return found
+
+
+def _allowed(run_dir: str, allows: Callable[[str], bool]) -> Iterator[str]:
+    for relative in event_files.walk(run_dir):
+        if names_module.is_attachment(relative) and allows(relative) and FORBIDDEN.isdisjoint(relative.split("/")):
+            yield relative
+
+
+def _read(run_dir: str, relative: str, keep: Callable[[bytes], object] | None = None) -> LocalFile:
+    """The content of an attachment, known by its digests; each chunk is also given to `keep`,
+    and is safe here against a power cut then.
+
+    Its stamp is () if it changed meanwhile.
+    """
+    fd = disk.open_beneath(run_dir, relative)
+    try:
+        if keep is not None:
+            disk.fsync(fd, "copies.data")
+        status = os.fstat(fd)
+        if status.st_size > LIMIT:  # it was another file when it was looked at
+            raise ChangedError
+        if (status.st_dev, status.st_ino) in _secrets():
+            raise OSError("it holds a token")
+        sha256 = hashlib.sha256()
+        blob = hashlib.sha1(b"blob %d\0" % status.st_size, usedforsecurity=False)
+        left = status.st_size
+        while left and (chunk := os.read(fd, min(CHUNK, left))):
+            left -= len(chunk)
+            sha256.update(chunk)
+            blob.update(chunk)
+            if keep is not None:
+                keep(chunk)
+        if left:
+            raise ChangedError
+        stamp = stamp_of(status)
+        if stamp != stamp_of(os.fstat(fd)):
+            stamp = ()
+        return LocalFile(relative, status.st_size, False, sha256.hexdigest(), blob.hexdigest(), stamp)
+    finally:
+        os.close(fd)

@@ -1,0 +1,294 @@
+"""Every path and every name on disk, both ways.
+
+    runs/exp1/                                        run directory
+      events.out.tfevents.1795233002.<host>.<pid>.<8 hex><suffix>
+      rank_00001/events.out.tfevents....
+      .hf_mpwriter/                                   spool, mode 0700                   written by
+        FORMAT                                        "hf-mpwriter 1"                    the first worker
+        run.json                                      destination and a random run id    the first with a destination
+        uploader.lock                                 the seat                           nobody (empty)
+        claims/<worker>.lock                          claims                             nobody (empty)
+        workers/<worker>.<host>.<pid>.<ticks>-<n>     card: lines, appended              that worker
+        hosts/<host>/uploader.json                    heartbeat, phase, last error       that host's uploader
+        hosts/<host>/uploader.log                     rotating log                       that host's uploader
+        hosts/<host>/queue/00000042.json              entries                            that host's uploader
+        hosts/<host>/queue/copies/<sha256>            attachments on their way           that host's uploader
+        hosts/<host>/inflight.json                    what is being sent                 that host's uploader
+        hosts/<host>/ledger.json                      ledger                             that host's uploader
+        hosts/<host>/cache/                           of the Hub's client, if its own    the pushes
+                                                      cannot be written
+
+Invariants:
+- Whoever follows a spool sends a token to the endpoint in its `run.json`. So it is followed only if nobody but this
+  user may write into it, or, with HF_MPWRITER_GROUP=1 on both sides, nobody but this user's group.
+- Every file has one writing process. Lock files are never unlinked.
+- FORMAT and run.json are published whole: of many racing workers one wins, the others read.
+- Names of event files sort in time order within their directory: the ten-digit second is strictly greater than that
+  of every event file already there, whatever the clock does.
+- No name in the spool contains `tfevents`: TensorBoard would open it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import stat
+import tempfile
+from dataclasses import dataclass
+
+from hf_mpwriter.base.errors import DAMAGED, DestinationError, LogdirError, SettingsError, SpoolFormatError
+from hf_mpwriter.base.names import SPOOL_NAME
+from hf_mpwriter.base.settings import Destination, group_access
+from hf_mpwriter.spool.ownership import check_ownership
+from hf_mpwriter.system import disk
+from hf_mpwriter.system.process import Process
+
+FORMAT = "hf-mpwriter 1"
+_MEMBER_NAME = re.compile(r"(?P<worker>[\w~-]+)\.(?P<host>[\w-]+)\.(?P<pid>\d+)\.(?P<ticks>\d+)-(?P<n>\d+)")
+
+
+@dataclass(frozen=True)
+class MemberName:
+    """What the name of a card says: who wrote it."""
+
+    worker: str
+    host: str
+    pid: int
+    ticks: int
+    n: int
+
+    def __str__(self) -> str:
+        """The file name."""
+        return f"{self.worker}.{self.host}.{self.pid}.{self.ticks}-{self.n}"
+
+    @classmethod
+    def parse(cls, name: str) -> MemberName | None:
+        """Read a file name; None if it is not a card's."""
+        match = _MEMBER_NAME.fullmatch(name)
+        if match is None:
+            return None
+        return cls(match["worker"], match["host"], int(match["pid"]), int(match["ticks"]), int(match["n"]))
+
+    @classmethod
+    def of(cls, worker: str, process: Process, n: int) -> MemberName:
+        """The n-th card of a process."""
+        return cls(worker, process.host, process.pid, process.ticks, n)
+
+
+@dataclass(frozen=True)
+class HostSpool:
+    """What the uploader of one host writes."""
+
+    root: str
+
+    @property
+    def status(self) -> str:
+        """Heartbeat, phase, last error."""
+        return os.path.join(self.root, "uploader.json")
+
+    @property
+    def log(self) -> str:
+        """Log of the uploader and its pushes."""
+        return os.path.join(self.root, "uploader.log")
+
+    @property
+    def queue(self) -> str:
+        """Directory of the entries."""
+        return os.path.join(self.root, "queue")
+
+    @property
+    def copies(self) -> str:
+        """Directory of the attachments that are on their way."""
+        return os.path.join(self.queue, "copies")
+
+    @property
+    def cache(self) -> str:
+        """Where the Hub's client keeps what it cannot keep in the user's home."""
+        return os.path.join(self.root, "cache")
+
+    @property
+    def inflight(self) -> str:
+        """What is being sent."""
+        return os.path.join(self.root, "inflight.json")
+
+    @property
+    def ledger(self) -> str:
+        """What the Hub is known to hold."""
+        return os.path.join(self.root, "ledger.json")
+
+
+@dataclass(frozen=True)
+class Spool:
+    """The spool of one run directory.
+
+    Attributes:
+        run_dir: absolute path.
+        place: where the spool is if it cannot be in the run directory.
+    """
+
+    run_dir: str
+    place: str = ""
+
+    @property
+    def root(self) -> str:
+        """The spool itself."""
+        return self.place or os.path.join(self.run_dir, SPOOL_NAME)
+
+    def aside(self) -> Spool:
+        """A spool of this user's own for the same run directory, on this host; it knows nothing of a destination."""
+        own = os.path.join(tempfile.gettempdir(), f"{SPOOL_NAME.lstrip('.')}-{os.geteuid()}")
+        disk.make_dirs(own, private=True)
+        check_ownership(own)
+        return Spool(self.run_dir, os.path.join(own, hashlib.sha256(os.fsencode(self.run_dir)).hexdigest()[:16]))
+
+    @property
+    def seat(self) -> str:
+        """The lock of the uploader."""
+        return os.path.join(self.root, "uploader.lock")
+
+    @property
+    def workers(self) -> str:
+        """Directory of the cards."""
+        return os.path.join(self.root, "workers")
+
+    @property
+    def hosts(self) -> str:
+        """Directory of the hosts."""
+        return os.path.join(self.root, "hosts")
+
+    def claim(self, worker: str) -> str:
+        """The lock of a worker's name."""
+        return os.path.join(self.root, "claims", f"{worker}.lock")
+
+    def card(self, name: MemberName) -> str:
+        """Path of a card."""
+        return os.path.join(self.workers, str(name))
+
+    def host(self, host_id: str) -> HostSpool:
+        """Files of one host's uploader."""
+        return HostSpool(os.path.join(self.hosts, host_id))
+
+    def host_ids(self) -> list[str]:
+        """The hosts whose uploader was here."""
+        return sorted(os.listdir(self.hosts)) if os.path.isdir(self.hosts) else []
+
+    def exists(self) -> bool:
+        """Whether a worker was here."""
+        return os.path.exists(os.path.join(self.root, "FORMAT"))
+
+    def is_unfinished(self, endpoint: str) -> bool:
+        """Whether this run for that Hub has cards: of the living, and of the dead whose data is not all there."""
+        try:
+            self.check_format()
+            destination = self.destination()
+            ours = destination is not None and destination.endpoint == endpoint
+            return ours and any(map(MemberName.parse, os.listdir(self.workers)))
+        except (OSError, SpoolFormatError, SettingsError):
+            return False
+
+    def is_private(self) -> bool:
+        """Whether run directory and spool belong to this user, and nobody else may write into the spool."""
+        try:
+            places = [os.lstat(self.run_dir), os.lstat(self.root)]
+        except OSError:
+            return False
+        owned = all(place.st_uid == os.geteuid() and stat.S_ISDIR(place.st_mode) for place in places)
+        return owned and not places[1].st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+    def create(self) -> None:
+        """Make sure that the spool is there and of our format; any number of processes may do so at once.
+
+        Raises:
+            LogdirError: the run directory cannot be created or written.
+            ForeignSpoolError: see `check_trust`.
+            SpoolFormatError: the spool belongs to another version.
+        """
+        check_ownership(self.root)
+        self.check_format()
+        try:
+            os.makedirs(self.run_dir, exist_ok=True)
+            disk.make_dirs(self.root, private=True)  # the directories of projects are often setgid
+            for directory in (os.path.join(self.root, "claims"), self.workers, self.hosts):
+                disk.make_dirs(directory, durable=False)  # they are together with FORMAT
+            disk.publish(os.path.join(self.root, "FORMAT"), f"{FORMAT}\n".encode(), "spool.format")
+            if group_access() and not disk.is_shared(os.stat(self.root)):
+                self._open_to_group()
+        except (FileExistsError, NotADirectoryError) as error:
+            raise LogdirError(
+                f"The logdir {self.run_dir!r} cannot be a directory: {error.filename!r} is a file.",
+                hint="Give another logdir, or move that file away.",
+            ) from error
+        except OSError as error:
+            raise self._cannot_be_written(error) from error
+        self.check_format()
+
+    def _cannot_be_written(self, error: OSError) -> LogdirError:
+        return LogdirError(
+            f"The logdir {self.run_dir!r} cannot be written: {error.strerror}.", hint="Give another logdir."
+        )
+
+    def _open_to_group(self) -> None:
+        """Let colleagues log here, elect, and upload; the group is that of the run directory."""
+        top = os.stat(self.run_dir)
+        with contextlib.suppress(PermissionError):  # not ours: its owner has decided
+            os.chmod(self.run_dir, stat.S_IMODE(top.st_mode) | disk.SHARED_DIR)
+        disk.open_tree(self.root, top.st_gid)
+
+    def check_format(self) -> None:
+        """Refuse a spool that another version wrote; nothing is changed."""
+        try:
+            found = disk.read(os.path.join(self.root, "FORMAT"))
+        except OSError:  # a file where a directory should be: create() says it better
+            return
+        if found is not None and found.decode(errors="replace").strip() != FORMAT:
+            raise SpoolFormatError(
+                f"{self.root} has the format {found[:40].decode(errors='replace').strip()!r}, not {FORMAT!r}.",
+                hint="Use the version of hf_mpwriter that wrote it, or another logdir.",
+            )
+
+    def record_destination(self, destination: Destination) -> None:
+        """Write the destination into run.json, or check that it is the recorded one.
+
+        Raises:
+            LogdirError: the disk refuses it.
+            DestinationError: the run directory belongs to another destination.
+        """
+        run = {"run": os.urandom(8).hex(), "destination": dataclasses.asdict(destination)}
+        try:
+            disk.publish(self._run_json, json.dumps(run, indent=1).encode(), "spool.run")
+        except OSError as error:
+            raise self._cannot_be_written(error) from error
+        recorded = self.destination()
+        if recorded != destination:
+            raise DestinationError(
+                f"{self.run_dir} is recorded for {recorded}, not for {destination}.",
+                hint="Use another logdir for another destination, or the recorded one: hf-mpwriter status LOGDIR.",
+            )
+
+    @property
+    def _run_json(self) -> str:
+        return os.path.join(self.root, "run.json")
+
+    def has_destination(self) -> bool:
+        """Whether one is recorded, sound or not."""
+        return os.path.lexists(self._run_json)
+
+    def destination(self) -> Destination | None:
+        """The recorded destination, None for a local run.
+
+        Raises:
+            ForeignSpoolError: see `check_trust`.
+            SpoolFormatError: run.json cannot be understood.
+        """
+        check_ownership(self.root)
+        try:
+            data = disk.read(self._run_json)
+            return None if data is None else Destination(**json.loads(data)["destination"])
+        except (*DAMAGED, OSError, SettingsError) as error:
+            raise SpoolFormatError(
+                f"{self._run_json} is damaged: {error}.", hint="Remove that file; the next start writes it again."
+            ) from error

@@ -1,0 +1,157 @@
+"""The only caller of filelock: the table of lock descriptors of this process.
+
+A lock is a whole-file `flock` on an open file description. It is freed by the kernel when the last descriptor of
+that description is closed, however the process ends, so a lock held for life is the exact answer to "who lives?".
+
+Invariants:
+- Every lock descriptor of ours is in one table under one mutex. The mutex is held across `fork`, so a child knows
+  every descriptor that it inherited, and closes it: closed, never unlocked, because an unlock through an inherited
+  descriptor would free the parent's lock.
+- Lock files that others may open are never unlinked. After locking, the descriptor and the path are the same file,
+  else the lock is worthless and is given back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import threading
+
+from filelock import lock_descriptor
+
+from hf_mpwriter.system import disk
+
+PROBE_TRIES = 20  # an observer's probe holds a shared lock for some microseconds: that is not "taken"
+
+_mutex = threading.RLock()  # re-entrant: a signal handler may log while we hold it
+_table: set[int] = set()
+
+
+def _open(path: str, flags: int) -> int:
+    """Open a lock file under the mutex, so that no fork comes between opening and registering."""
+    fd = disk.open_ours(path, flags)
+    _table.add(fd)
+    return fd
+
+
+def _close(fd: int) -> None:
+    _table.discard(fd)
+    os.close(fd)
+
+
+def try_exclusive(path: str) -> int | None:
+    """Take the lock at `path` without waiting.
+
+    Returns:
+        The descriptor that holds it, or None if somebody else does.
+
+    Raises:
+        OSError: the file cannot be opened, or the filesystem has no locks (ENOSYS, ENOLCK).
+    """
+    with _mutex:
+        fd = _open(path, os.O_RDWR | os.O_CREAT)
+        try:
+            if _take(fd) and disk.same_file(fd, path):
+                return _above_standard(fd)
+        except BaseException:
+            _close(fd)
+            raise
+        _close(fd)
+        return None
+
+
+def work_in(directory: str) -> bool:
+    """Whether the filesystem of a directory has locks (Lustre without `-o flock` and some FUSE ones have none)."""
+    path = os.path.join(directory, f".lock-probe.{os.getpid()}.{os.urandom(4).hex()}")
+    with _mutex:
+        fd = _open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        else:
+            return True
+        finally:
+            _close(fd)
+            os.unlink(path)
+
+
+def adopt(fd: int) -> None:
+    """Enter a descriptor that came with a lock from the process that started this one."""
+    with _mutex:
+        os.set_inheritable(fd, False)
+        _table.add(fd)
+
+
+def release(fd: int) -> None:
+    """Give a lock back by closing its descriptor; a duplicate elsewhere keeps the lock alive."""
+    with _mutex:
+        if fd in _table:
+            _close(fd)
+
+
+def _take(fd: int) -> bool:
+    """Take the lock, past observers that hold it for a moment; an owner, who shares it with nobody, is no moment's."""
+    for _ in range(PROBE_TRIES):
+        if lock_descriptor(fd, blocking=False):
+            return True
+        if not _can_share(fd):
+            return False
+        fcntl.flock(fd, fcntl.LOCK_UN)
+        os.sched_yield()
+    return False
+
+
+def _can_share(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _above_standard(fd: int) -> int:
+    """The same lock on a descriptor above 2: a program without standard output would lose it to a redirection."""
+    if fd > 2:
+        return fd
+    higher = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+    _table.add(higher)
+    _close(fd)
+    return higher
+
+
+def is_held(path: str) -> bool:
+    """Whether some process holds the lock at `path`.
+
+    The probe asks for a shared lock: two observers at once never mistake each other for the owner.
+    """
+    with _mutex:
+        try:
+            fd = _open(path, os.O_RDONLY)
+        except FileNotFoundError:
+            return False
+        try:
+            return not _can_share(fd)
+        finally:
+            _close(fd)
+
+
+def _before_fork() -> None:
+    _mutex.acquire()
+
+
+def _after_fork_in_parent() -> None:
+    _mutex.release()
+
+
+def _after_fork_in_child() -> None:
+    global _mutex
+    for fd in _table:
+        with contextlib.suppress(OSError):  # closed behind our back: then it holds nothing
+            os.close(fd)
+    _table.clear()
+    _mutex = threading.RLock()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -1,0 +1,140 @@
+"""Who a process is: its rank, its host, and an identity that is never used twice.
+
+The rank comes from the launcher's environment. A child (multiprocessing, fork) inherits that environment, but is not
+that rank: it counts as a rank only if it was given one of its own after its start, as `mp.spawn` scripts,
+`notebook_launcher` and torchelastic's function launcher do, or if a framework trains in it as the first of its ranks.
+
+A process is (host, boot id, pid namespace, pid, start ticks). Start ticks are field 22 of /proc/<pid>/stat, counted
+from the boot, so no clock change moves them; where there is no /proc they are 0 and the lock on the card decides.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import re
+import socket
+import sys
+import time
+from dataclasses import astuple, dataclass
+from typing import Any
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
+
+
+def safe_name(text: str) -> str:
+    """`text` as part of a file name: no separators, no dots, nothing that TensorBoard takes for an event file."""
+    return _UNSAFE.sub("_", text).replace("tfevents", "tf_events").strip("_")[:64]
+
+
+def host_name() -> str:
+    """The host name as event files carry it."""
+    return re.sub(r"[^A-Za-z0-9.-]+", "-", socket.gethostname()) or "localhost"
+
+
+@functools.cache
+def host_id() -> str:
+    """`<hostname>-<8 hex>`: the hex is a digest of the machine id, or of the boot id where there is none.
+
+    Cloned images share a host name more often than a machine id; machine ids are private, hence the digest.
+    """
+    machine = _read_line("/etc/machine-id") or boot_id()
+    digest = hashlib.sha256(f"hf_mpwriter {machine}".encode()).hexdigest()[:8]
+    return f"{safe_name(host_name().split('.')[0]) or 'localhost'}-{digest}"
+
+
+@functools.cache
+def boot_id() -> str:
+    """Changes with every boot of the machine; "" where the system has none."""
+    return _read_line("/proc/sys/kernel/random/boot_id")
+
+
+def start_ticks(pid: int) -> int:
+    """Start time of a process in clock ticks since boot; 0 if it is gone or there is no /proc."""
+    try:
+        return int(_stat(pid)[19])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def _stat(pid: int) -> list[bytes]:
+    """The fields of /proc/<pid>/stat behind the name, which may hold anything."""
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        return file.read().rpartition(b")")[2].split()
+
+
+def pid_namespace() -> int:
+    """Inode of this process's pid namespace, 0 where there is none."""
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return 0
+
+
+@dataclass(frozen=True)
+class Process:
+    """Exact identity of a process; two processes never have the same, whatever the clock does."""
+
+    host: str
+    boot: str
+    namespace: int
+    pid: int
+    ticks: int
+
+    @classmethod
+    def from_json(cls, data: Any) -> Process:
+        """Check and read; raises TypeError for what is not one."""
+        process = cls(**data)
+        if not all(
+            isinstance(value, type(zero)) for value, zero in zip(astuple(process), ("", "", 0, 0, 0), strict=True)
+        ):
+            raise TypeError(f"not a process: {data!r}")
+        return process
+
+    @classmethod
+    def current(cls) -> Process:
+        """This process."""
+        pid = os.getpid()
+        return cls(host_id(), boot_id(), pid_namespace(), pid, start_ticks(pid))
+
+    def is_stopped(self) -> bool:
+        """Whether it exists and SIGSTOP or a debugger holds it; False where that cannot be told from here."""
+        if (self.host, self.boot, self.namespace) != (host_id(), boot_id(), pid_namespace()):
+            return False
+        try:
+            fields = _stat(self.pid)
+            return fields[0] in (b"T", b"t") and int(fields[19]) == self.ticks
+        except (OSError, ValueError, IndexError):
+            return False
+
+
+def import_path() -> list[str]:
+    """The import path of this process, for a child that must see the same packages from any directory."""
+    return [os.path.abspath(entry) for entry in sys.path if isinstance(entry, str)]
+
+
+def initial_environment() -> dict[str, str]:
+    """The environment that this process was started with; {} where the system does not tell."""
+    try:
+        with open("/proc/self/environ", "rb") as file:
+            items = file.read().split(b"\0")
+    except OSError:
+        return {}
+    return {os.fsdecode(k): os.fsdecode(v) for k, _, v in (item.partition(b"=") for item in items) if k}
+
+
+def parent_began() -> float:
+    """When the parent process started, in unix time; now where the system does not tell."""
+    if not (ticks := start_ticks(os.getppid())):
+        return time.time()
+    since_boot = ticks / os.sysconf("SC_CLK_TCK")
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + since_boot
+
+
+def _read_line(path: str) -> str:
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:
+            return file.readline().strip()
+    except OSError:
+        return ""

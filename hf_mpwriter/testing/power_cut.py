@@ -1,0 +1,189 @@
+"""Power cuts: a disk whose power can be cut, and what a power cut may take.
+
+    <directory>/disk.img     the disk: an image with a file system of its own, mounted by a loop device
+    <directory>/disk/        where it is mounted
+
+The cut is the kernel's own: FS_IOC_SHUTDOWN without a flush of the log. What was not synced is gone; whoever still has
+files open gets EIO, so end all processes, then start the disk again: its journal is replayed as after a real one.
+Linux, root and `mkfs.ext4` or `mkfs.xfs` are needed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import time
+from collections import Counter
+from types import TracebackType
+from typing import Self
+
+from hf_mpwriter.system import disk
+from hf_mpwriter.testing import journal
+from hf_mpwriter.testing.oracle import keys
+
+SHUTDOWN = 0x8004587D  # ioctl FS_IOC_SHUTDOWN, the same for ext4 and xfs
+NO_LOG_FLUSH = 2
+SYS_ADMIN = 1 << 21  # CAP_SYS_ADMIN
+SIZES = {"ext4": 64 << 20, "xfs": 320 << 20}  # bytes of an image, sparse; xfs makes none below 300 MB
+TOOLS = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"  # where mkfs is, whatever the PATH of a service says
+POLL = 0.02  # seconds between two tries
+PATIENCE = 20.0  # seconds until a disk is no longer busy: processes that were killed may still be ending
+
+
+class LoopDisk:
+    """A disk in a file; a context manager.
+
+    Args:
+        directory: where to put it.
+        kind: `ext4` or `xfs`.
+        size: bytes; what its kind needs if not given.
+
+    Attributes:
+        path: where it is mounted.
+
+    Raises:
+        OSError: it cannot be made here, see `why_not`.
+    """
+
+    def __init__(self, directory: str, kind: str = "ext4", size: int = 0) -> None:
+        if reason := why_not(kind):
+            raise OSError(reason)
+        self._image, self.path = os.path.join(directory, "disk.img"), os.path.join(directory, "disk")
+        os.makedirs(self.path)
+        with open(self._image, "wb") as file:
+            file.truncate(size or SIZES[kind])
+        _run(f"mkfs.{kind}", "-q", self._image)
+        self.start()
+
+    def start(self) -> None:
+        """Mount it."""
+        _run("mount", "-o", "loop", self._image, self.path)
+
+    def cut(self) -> None:
+        """Cut the power. From now on all that is done there fails; see `restart`."""
+        fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.ioctl(fd, SHUTDOWN, struct.pack("I", NO_LOG_FLUSH))
+        finally:
+            os.close(fd)
+
+    def stop(self) -> None:
+        """Unmount it; nobody may have files open there.
+
+        Raises:
+            OSError: somebody still has.
+        """
+        end = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return _run("umount", self.path)
+            except OSError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(POLL)
+
+    def restart(self) -> None:
+        """The power is back.
+
+        A mount namespace that somebody has made meanwhile (`unshare`, a container) keeps the disk without power until
+        it ends.
+
+        Raises:
+            OSError: files are still open there, or the disk is kept for too long.
+        """
+        end = time.monotonic() + PATIENCE
+        self._turn_on()
+        while not has_power(self.path):
+            if time.monotonic() > end:
+                raise OSError(f"{self._image} is still mounted in another mount namespace")
+            time.sleep(POLL)
+            self._turn_on()
+
+    def _turn_on(self) -> None:
+        self.stop()
+        self.start()
+
+    def __enter__(self) -> Self:
+        """The disk, mounted."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Unmount it for good; after an error even if somebody has files open there."""
+        try:
+            self.stop()
+        except OSError:
+            if error is None:
+                raise
+            _run("umount", "--lazy", self.path)
+        os.unlink(self._image)
+
+
+def _run(tool: str, *arguments: str) -> None:
+    command = [shutil.which(tool, path=TOOLS) or tool, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise OSError(f"{' '.join(command)}: {done.stderr.strip()}")
+
+
+def why_not(kind: str) -> str:
+    """Why no disk of this kind can be made here, "" if it can."""
+    if sys.platform != "linux":
+        return "loop devices need Linux"
+    if os.geteuid() != 0 or not _may_mount():
+        return "mounting a disk needs root, outside of an unprivileged container"
+    for tool in (f"mkfs.{kind}", "mount", "umount"):
+        if shutil.which(tool, path=TOOLS) is None:
+            return f"{tool} is not installed"
+    return "" if os.path.exists("/dev/loop-control") else "the kernel has no loop devices"
+
+
+def _may_mount() -> bool:
+    """Whether this process has CAP_SYS_ADMIN."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        capabilities = next(line.split()[1] for line in file if line.startswith("CapEff:"))
+    return bool(int(capabilities, 16) & SYS_ADMIN)
+
+
+def has_power(path: str) -> bool:
+    """Whether the disk with this file or directory still works; what had returned before this call was then in time.
+
+    It syncs what is there: ext4 opens a directory without power.
+    """
+    try:
+        disk.fsync_path(path, "power")
+    except OSError:
+        return False
+    return True
+
+
+def forget_lost(journals: str, run_dir: str) -> int:
+    """Strike from the journals what a power cut was allowed to take: not flushed, and not in the event files.
+
+    Args:
+        journals: their directory.
+        run_dir: as it is after the cut, before anybody logs again.
+
+    Returns:
+        How many records were lost so.
+    """
+    there: dict[str, Counter[tuple[str, int]]] = {}
+    forgotten = 0
+    for path in journal.journals(journals):
+        kept = []
+        for note in journal.read_journal(path):
+            if note.path not in there:
+                there[note.path] = keys(os.path.join(run_dir, note.path))
+            found = there[note.path]
+            if note.flushed or found[note.tag, note.step]:
+                found[note.tag, note.step] -= 1
+                kept.append(note)
+            else:
+                forgotten += 1
+        journal.rewrite(path, kept)
+    return forgotten

@@ -1,0 +1,173 @@
+"""The budget: how many commits a repository gets, whoever makes them on this host.
+
+    <cache>/hf_mpwriter/budget/lock                  held while a bucket is read and written
+    <cache>/hf_mpwriter/budget/<24 hex>.json         {"tokens": 17.25, "at": 1795236610.0}   one per repository
+
+The Hub allows a repository some commits per hour (128 were seen) and refuses all others, those of people included. So
+all uploaders of a user on this host take a token from one bucket before each commit. `<cache>` is the user's cache
+folder, or the spool where that cannot be written; then each run directory has a budget of its own.
+
+Invariants:
+- In no hour are there more commits than the limit: a full bucket and an hour's refill are the limit together.
+- The last tokens are for those who cannot wait: what somebody asked for, and the last events of a run.
+- Nobody waits for the lock, and whoever is stopped while it holds it stops nobody for long: a run directory goes on
+  with a budget of its own. What is wrong with a bucket (garbage, a clock that was set back) costs no more than a full
+  bucket.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+
+from hf_mpwriter.base.errors import DAMAGED
+from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.system import disk, locks
+
+LARGEST_BURST = 20.0  # commits that a rested repository may get at once
+RESERVE = 0.25  # of the burst, for those who cannot wait
+BUSY_WAIT = 0.2  # seconds, when another uploader looks at its bucket
+BUSY_LIMIT = 10.0  # seconds, until that one must be stopped
+USED_UP = "the commits that this repository gets per hour are used up (HF_MPWRITER_COMMITS_PER_HOUR): they come slower"
+HOUR = 3600.0
+ROUNDING = 1e-6  # tokens; whoever has waited as long as was said finds one
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Tokens, at a time.
+
+    Attributes:
+        tokens: commits that may start.
+        at: unix time.
+    """
+
+    tokens: float
+    at: float
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a limit of so many commits per hour means.
+
+    Attributes:
+        limit: commits per hour, at least 2.
+    """
+
+    limit: float
+
+    @property
+    def burst(self) -> float:
+        """Tokens of a full bucket."""
+        return max(1.0, min(LARGEST_BURST, self.limit / 5))
+
+    @property
+    def rate(self) -> float:
+        """Tokens per second that come back."""
+        return (self.limit - self.burst) / HOUR
+
+    def spend(self, bucket: Bucket, now: float, *, urgent: bool) -> tuple[Bucket, float]:
+        """Take a token.
+
+        Returns:
+            The bucket afterwards, and the seconds until there is a token: 0 if one was taken.
+        """
+        tokens = min(self.burst, max(0.0, bucket.tokens) + max(0.0, now - bucket.at) * self.rate)
+        needed = 1.0 if urgent else min(self.burst, 1.0 + RESERVE * self.burst)
+        if tokens > needed - ROUNDING:
+            return Bucket(tokens - 1.0, now), 0.0
+        return Bucket(tokens, now), (needed - tokens) / self.rate
+
+    def give_back(self, bucket: Bucket) -> Bucket:
+        """A token was taken, and no commit was made."""
+        return Bucket(min(self.burst, bucket.tokens + 1.0), bucket.at)
+
+
+class RateLimit:
+    """The bucket of one repository.
+
+    Args:
+        destination: whose repository.
+        limit: commits per hour.
+        folders: where buckets may be, the first one that can be written is taken.
+        clock: unix time; several processes share a bucket.
+    """
+
+    def __init__(
+        self, destination: Destination, limit: float, folders: list[str], clock: Callable[[], float] = time.time
+    ) -> None:
+        self._rule, self._clock = Rule(limit), clock
+        repository = f"{destination.endpoint} {destination.repo_type} {destination.repo_id}"
+        self._name = f"{hashlib.sha256(repository.encode()).hexdigest()[:24]}.json"
+        self._folders = folders
+        self._busy_since: float | None = None
+
+    def take(self, *, urgent: bool) -> float:
+        """Take a token; seconds until it is worth to try again if there is none, 0 if one was taken."""
+        return self._update(lambda bucket, now: self._rule.spend(bucket, now, urgent=urgent))
+
+    def give_back(self) -> None:
+        """No commit was made."""
+        self._update(lambda bucket, _: (self._rule.give_back(bucket), 0.0))
+
+    def _update(self, change: Callable[[Bucket, float], tuple[Bucket, float]]) -> float:
+        """Change the bucket; without any place for it the budget is not kept, which the Hub will tell."""
+        while self._folders:
+            try:
+                return self._update_in(self._folders[0], change)
+            except OSError:
+                self._folders = self._folders[1:]
+        return 0.0
+
+    def _update_in(self, folder: str, change: Callable[[Bucket, float], tuple[Bucket, float]]) -> float:
+        disk.make_dirs(folder, durable=False)
+        lock = locks.try_exclusive(os.path.join(folder, "lock"))
+        if lock is None:
+            return self._wait_for_lock(self._clock())
+        self._busy_since = None
+        try:
+            now, path = self._clock(), os.path.join(folder, self._name)
+            bucket, wait = change(self._read(path, now), now)
+            disk.replace(path, json.dumps(asdict(bucket)).encode(), "budget", durable=False)
+            self._forget_rested(folder, now)
+            return wait
+        finally:
+            locks.release(lock)
+
+    def _wait_for_lock(self, now: float) -> float:
+        self._busy_since = now if self._busy_since is None else self._busy_since
+        if now - self._busy_since > BUSY_LIMIT:
+            raise OSError("whoever holds the lock is stopped")
+        return BUSY_WAIT
+
+    def _read(self, path: str, now: float) -> Bucket:
+        try:
+            data = json.loads(disk.read(path) or b"")
+            tokens, at = float(data["tokens"]), float(data["at"])
+        except DAMAGED:
+            return Bucket(self._rule.burst, now)
+        return Bucket(tokens if math.isfinite(tokens) else 0.0, min(now, at))
+
+    @staticmethod
+    def _forget_rested(folder: str, now: float) -> None:
+        """A bucket that nobody has touched for an hour is full, which is what no bucket is, too.
+
+        A temporary file is that of a process that was killed: who has the lock is alone.
+        """
+        for entry in os.scandir(folder):
+            with contextlib.suppress(OSError):
+                rested = entry.name.endswith(".json") and entry.stat().st_mtime < now - HOUR
+                if rested or entry.name.endswith(".tmp"):
+                    os.unlink(entry.path)
+
+
+def folders(environ: Mapping[str, str], spool: str) -> list[str]:
+    """Where buckets may be: the user's cache folder, else the spool."""
+    cache = environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return [os.path.join(cache, "hf_mpwriter", "budget"), os.path.join(spool, "budget")]

@@ -1,0 +1,73 @@
+"""`HFSummaryWriter`: huggingface_hub's signature and attributes on our `SummaryWriter`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hf_mpwriter.base.settings import DEFAULT_COMMIT_EVERY, check_repo_id
+from hf_mpwriter.writer.commit_scheduler import CommitScheduler
+from hf_mpwriter.writer.summary_writer import SummaryWriter
+
+
+class HFSummaryWriter(SummaryWriter):
+    """huggingface_hub's HFSummaryWriter for many processes: the same arguments, the same attributes.
+
+    The event files are written at once, and delivered by a process that outlives crashes; the constructor asks
+    nothing of the network. Arguments are those of `SummaryWriter`.
+
+    Attributes:
+        logdir: the run directory, absolute.
+        repo_id: the repository; its full name once the first push has resolved it.
+        repo_type: model, dataset or space, None if it was not given.
+        repo_revision: branch, None if it was not given.
+        scheduler: what huggingface_hub's CommitScheduler offers.
+    """
+
+    def __init__(
+        self,
+        repo_id: str,
+        *,
+        logdir: str | None = None,
+        commit_every: float = DEFAULT_COMMIT_EVERY,
+        squash_history: bool = False,
+        repo_type: str | None = None,
+        repo_revision: str | None = None,
+        repo_private: bool | None = None,
+        path_in_repo: str | None = "tensorboard",
+        repo_allow_patterns: list[str] | str | None = "*.tfevents.*",
+        repo_ignore_patterns: list[str] | str | None = None,
+        token: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            logdir=logdir,
+            repo_id=check_repo_id(repo_id),
+            commit_every=commit_every,
+            squash_history=squash_history,
+            repo_type=repo_type,
+            repo_revision=repo_revision,
+            repo_private=repo_private,
+            path_in_repo=path_in_repo,
+            repo_allow_patterns=repo_allow_patterns,
+            repo_ignore_patterns=repo_ignore_patterns,
+            token=token,
+            **kwargs,
+        )
+        self.repo_type = repo_type
+        self.repo_revision = repo_revision
+        self._make_scheduler()
+
+    def _arrived(self) -> None:
+        self._make_scheduler()
+
+    def _make_scheduler(self) -> None:
+        if self._destination is not None and self._worker is not None:
+            self.scheduler = CommitScheduler(self._worker, self._destination, self._settings, self._token)
+            self.scheduler.repo_type, self.scheduler.revision = self.repo_type, self.repo_revision
+            if not self._uploads:
+                self.scheduler.stop()
+
+    @property
+    def repo_id(self) -> str:
+        """The repository; its full name once the first push has resolved it."""
+        return self.scheduler.repo_id

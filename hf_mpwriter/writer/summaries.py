@@ -1,0 +1,169 @@
+"""Summaries that torch's writer makes and tensorboardX's does not, of tensorboardX's protobuf classes.
+
+They are those of `add_scalar(new_style=True)`, `add_tensor` and `add_hparams(hparam_domain_discrete=...)`. Two more are
+made here although tensorboardX makes them too: the classic scalar, without the warning for every NaN, and the text, in
+a fifth of the time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from google.protobuf import struct_pb2
+from tensorboardX.proto import event_pb2, plugin_hparams_pb2
+from tensorboardX.proto.summary_pb2 import Summary, SummaryMetadata
+from tensorboardX.proto.tensor_pb2 import TensorProto
+from tensorboardX.proto.tensor_shape_pb2 import TensorShapeProto
+from tensorboardX.summary import _clean_tag
+from tensorboardX.summary import text as _text
+
+from hf_mpwriter.events import framing
+from hf_mpwriter.writer.values import plain
+
+
+def read_scalars(paths: Iterable[str], seen: dict[str, int]) -> list[list[float]]:
+    """The read_scalars of some event files, each as [wall time, step, value].
+
+    Args:
+        paths: of the files; one that is gone has none.
+        seen: events per path that are not wanted again; updated.
+    """
+    found: list[list[float]] = []
+    for path in paths:
+        try:
+            payloads = framing.payloads(path)
+        except FileNotFoundError:
+            continue
+        for event in map(event_pb2.Event.FromString, payloads[seen.get(path, 0) :]):
+            found.extend([event.wall_time, event.step, _shortest(value.simple_value)] for value in event.summary.value)
+        seen[path] = len(payloads)
+    return found
+
+
+def _shortest(value: float) -> float:
+    """The shortest number that is this float32: 0.1, not 0.10000000149."""
+    return float(str(np.float32(value)))
+
+
+MAX_BYTES = 1 << 31  # a protobuf message is not larger
+
+# numpy's name -> protobuf's type and field; half_val holds the 16 bits, see tensor.proto of TensorFlow
+_FIELDS = {
+    "float16": ("DT_HALF", "half_val"),
+    "float32": ("DT_FLOAT", "float_val"),
+    "float64": ("DT_DOUBLE", "double_val"),
+    "int8": ("DT_INT8", "int_val"),
+    "uint8": ("DT_UINT8", "int_val"),
+    "int16": ("DT_INT16", "int_val"),
+    "uint16": ("DT_UINT16", "int_val"),
+    "int32": ("DT_INT32", "int_val"),
+    "int64": ("DT_INT64", "int64_val"),
+    "bool": ("DT_BOOL", "bool_val"),
+    "complex64": ("DT_COMPLEX64", "scomplex_val"),
+    "complex128": ("DT_COMPLEX128", "dcomplex_val"),
+}
+
+
+_TEXT = _text("", "")
+
+
+def _summary(tag: str, tensor: Any, plugin: str) -> Any:
+    metadata = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name=plugin))
+    return Summary(value=[Summary.Value(tag=_clean_tag(tag), tensor=tensor, metadata=metadata)])
+
+
+def scalar(tag: str, value: float, display_name: str = "", summary_description: str = "") -> Any:
+    """A classic scalar; unlike tensorboardX's function this logs no warning for NaN, which may come at every step.
+
+    Args:
+        tag: its name.
+        value: the number.
+        display_name: title of the plot.
+        summary_description: text behind the information icon of the plot.
+    """
+    if not display_name and not summary_description:
+        return Summary(value=[Summary.Value(tag=_clean_tag(tag), simple_value=value)])
+    metadata = SummaryMetadata(display_name=display_name, summary_description=summary_description)
+    return Summary(value=[Summary.Value(tag=_clean_tag(tag), simple_value=value, metadata=metadata)])
+
+
+def text(tag: str, string: str) -> Any:
+    """A text: what is the same in all of them is copied.
+
+    Args:
+        tag: its name.
+        string: Markdown.
+    """
+    summary = Summary()
+    summary.CopyFrom(_TEXT)
+    (value,) = summary.value
+    value.tag = tag + "/text_summary"
+    value.tensor.string_val[0] = string.encode()
+    return summary
+
+
+def scalar_tensor(tag: str, value: float, *, double_precision: bool) -> Any:
+    """A scalar in the tensor field, as TensorFlow 2 writes it.
+
+    Args:
+        tag: its name.
+        value: the number.
+        double_precision: float64 instead of float32.
+    """
+    if double_precision:
+        return _summary(tag, TensorProto(double_val=[value], dtype="DT_DOUBLE"), "scalars")
+    return _summary(tag, TensorProto(float_val=[value], dtype="DT_FLOAT"), "scalars")
+
+
+def tensor(tag: str, value: Any) -> Any:
+    """A whole tensor or array.
+
+    Args:
+        tag: its name.
+        value: a tensor, an array or what numpy makes one of; bfloat16 becomes float32.
+
+    Raises:
+        ValueError: it has 2 GiB or more, or a type that cannot be stored.
+    """
+    value = plain(value)
+    array = np.asarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value)
+    if array.nbytes >= MAX_BYTES:
+        raise ValueError(f"{tag} has {array.nbytes} bytes; a tensor must have less than 2 GiB")
+    if array.dtype.name not in _FIELDS:
+        raise ValueError(f"{tag} has unsupported tensor dtype {array.dtype}")
+    dtype, field = _FIELDS[array.dtype.name]
+    flat = array.reshape(-1)
+    if field == "half_val":
+        flat = flat.view(np.uint16)
+    elif field.endswith("complex_val"):
+        flat = flat.view(flat.real.dtype)
+    shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=size) for size in array.shape])
+    return _summary(tag, TensorProto(dtype=dtype, tensor_shape=shape, **{field: flat.tolist()}), "tensor")
+
+
+def with_domains(experiment: Any, hparams: dict[str, Any], domains: dict[str, list[Any]]) -> Any:
+    """The summary of an experiment with the values that its hyperparameters can have.
+
+    Args:
+        experiment: as `tensorboardX.summary.hparams` makes it.
+        hparams: values of the hyperparameters.
+        domains: the values that each can have, of its type.
+
+    Raises:
+        TypeError: a domain is not a list of values of its hyperparameter's type.
+    """
+    for name, domain in domains.items():
+        kind = type(hparams.get(name))
+        if name not in hparams or not isinstance(domain, list) or not all(isinstance(one, kind) for one in domain):
+            raise TypeError(f"hparam_domain_discrete[{name!r}] should be a list of the type of hparam_dict[{name!r}].")
+    metadata = experiment.value[0].metadata
+    content = plugin_hparams_pb2.HParamsPluginData.FromString(metadata.plugin_data.content)
+    for info in content.experiment.hparam_infos:
+        if info.name in domains:
+            values = struct_pb2.ListValue()
+            values.extend(domains[info.name])
+            info.domain_discrete.CopyFrom(values)
+    metadata.plugin_data.content = content.SerializeToString()
+    return experiment
