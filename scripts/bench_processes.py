@@ -216,10 +216,10 @@ class Run:
         return self._progress.uploader()
 
     def uploader(self) -> int:
-        """Process id of the uploader that holds the seat, 0 if there is none."""
+        """Process id of the uploader that holds the uploader lock, 0 if there is none."""
         pid = self.report().pid
         with contextlib.suppress(psutil.Error):
-            if pid and str(self.path) in psutil.Process(pid).cmdline() and self._progress.seat_is_taken():
+            if pid and str(self.path) in psutil.Process(pid).cmdline() and self._progress.uploader_is_alive():
                 return pid
         return 0
 
@@ -230,7 +230,7 @@ class Run:
     def is_at_rest(self) -> bool:
         """Whether the Hub has something of every worker, and nothing is under way."""
         book, report = self._progress.ledger(), self.report()
-        if book is None or report.phase != "idle" or report.queue:
+        if book is None or report.phase != "idle" or report.waiting:
             return False
         paths = [path for member in self.members() for path in member.files]
         return bool(paths) and all(map(book.length, paths)) and all(member.alive for member in self.members())
@@ -257,7 +257,7 @@ class Run:
         if pid := self.uploader():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        return not self._progress.seat_is_taken()
+        return not self._progress.uploader_is_alive()
 
 
 @contextlib.contextmanager

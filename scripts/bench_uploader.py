@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measure what the uploader costs and how fast it reacts, with real processes and the real client on a local Hub.
 
-    --takeover     the uploader is killed while two workers log: seconds until another one holds the seat
+    --takeover     the uploader is killed while two workers log: seconds until another one holds the uploader lock
     --latency      a worker is killed: seconds until all it had logged is on the Hub; beside another worker, and alone
     --hang         the Hub accepts and never answers: p99.9 of add_scalar, beside a run that has no Hub
     --rest         64 living workers that log nothing: memory and processor of the uploader
@@ -140,7 +140,7 @@ class Bench:
                 began = time.monotonic()
                 wait_for(lambda run=run, old=old: run.uploader() not in (0, old), "another uploader")
                 took.append(time.monotonic() - began)
-        show_times("takeover: another uploader holds the seat", took, 8.0)
+        show_times("takeover: another uploader holds the uploader lock", took, 8.0)
 
     def latency(self) -> None:
         """Kill workers."""
@@ -344,7 +344,7 @@ class Bench:
         destination = Destination(self._hub.endpoint, f"bench/push{way}", path_in_repo="tensorboard/push")
         job = Job(str(run_dir), "", destination, None, False, (file,), {}, {}, None, fenced=True, xet=True)
         queue = Outbox(Run(run_dir, "", None).spool.host("bench"), str(run_dir))
-        push = PushHandle(queue.take_off(Batch(1, (file,)), job.to_json(), fenced=True), deadline(job))
+        push = PushHandle(queue.mark_in_flight(Batch(1, (file,)), job.to_json(), fenced=True), deadline(job))
         peak, verdict = Memory(), None
         while verdict is None:
             peak = max(peak, Memory.of(push.pid), key=lambda memory: memory.pss)

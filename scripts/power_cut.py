@@ -69,7 +69,7 @@ MOMENTS = {  # what to wait for -> how many seconds after it the power is cut, a
     "logging": 1.5,
     "rotation": 0.01,
     "put": 0.05,
-    "inflight": 0.1,
+    "in_flight": 0.1,
     "push": 1.5,
     "commit": 0.2,
     "ledger": 0.05,
@@ -155,8 +155,8 @@ class Run:
         look: Callable[[], int] = {
             "logging": lambda: sum(file.stat().st_size for file in os.scandir(self.journals)),
             "rotation": lambda: self.files() > files + RANKS,
-            "put": lambda: _version(self.host.queue),
-            "inflight": lambda: _version(self.host.inflight),
+            "put": lambda: _version(self.host.outbox),
+            "in_flight": lambda: _version(self.host.in_flight),
             "push": lambda: processes.push(self.run_dir),
             "commit": self.commits,
             "ledger": lambda: _version(self.host.ledger),
@@ -228,7 +228,7 @@ class Run:
             yield "the ledger is torn"
         if interrupted(self.host) == WORST:
             yield "the record in flight is torn"
-        entries = len(list(Path(self.host.queue).glob("*.json")))
+        entries = len(list(Path(self.host.outbox).glob("*.json")))
         if len(Outbox(self.host, self.run_dir).entries) != entries:  # it drops what it cannot read
             yield "an entry is torn"
 

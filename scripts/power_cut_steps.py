@@ -43,7 +43,7 @@ class Trial:
         self.host = self.spool.host("h")
         self.files: dict[str, set[bytes]] = {name: {GONE} for name in ("published", "replaced")}
         self.lengths: set[int] = {0}  # of the first file, as the ledger has it
-        self.inflight: set[int] = {0}  # number of the entry, 0: none
+        self.in_flight: set[int] = {0}  # number of the entry, 0: none
         self.entries: set[tuple[tuple[LocalFile, ...], ...]] = {()}
         self.book = ledger.Ledger(HERE, "me/run")
         self.left, self.cut_at = rng.randrange(1, LONGEST), ""
@@ -98,19 +98,19 @@ class Trial:
         if self.left <= 0:
             raise PowerCutError
 
-    def take_off(self) -> None:
+    def mark_in_flight(self) -> None:
         """A push of the oldest entry starts."""
         if self.queue.entries:
             number = self.queue.entries[0].number
-            self.inflight |= {number}
-            self.queue.take_off(self.queue.entries[0], {"files": []}, fenced=True)
-            self.inflight = {number}
+            self.in_flight |= {number}
+            self.queue.mark_in_flight(self.queue.entries[0], {"files": []}, fenced=True)
+            self.in_flight = {number}
 
     def land(self) -> None:
         """Its outcome is known, and the entry is dropped."""
-        self.inflight |= {0}
-        self.queue.landed()
-        self.inflight = {0}
+        self.in_flight |= {0}
+        self.queue.clear_in_flight()
+        self.in_flight = {0}
         if self.queue.entries:
             (before,) = self.entries
             self.entries |= {before[1:]}
@@ -159,7 +159,7 @@ class Trial:
         if ledger.load(self.spool, HERE).length(NAMES[0]) not in self.lengths:
             yield "the ledger is neither the old nor the new one"
         if (interrupted(self.host) or InFlightRecord(0, fenced=True)) not in {
-            InFlightRecord(n, fenced=True) for n in self.inflight
+            InFlightRecord(n, fenced=True) for n in self.in_flight
         }:
             yield "the record in flight is neither the old nor the new one"
         yield from self._judge_queue()

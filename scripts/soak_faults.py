@@ -57,7 +57,7 @@ WEIGHTS = {  # of what is not 1; a late commit takes as long as ten other cards
 }
 WIRE_WEIGHT = 4  # a push that is killed meets nothing on the wire any more
 COUNTED_BELOW = ("wire", "SIGKILL", "failpoints")  # where they strike, not where they are prepared
-SPOILT = ("ledger.json", "inflight.json", "uploader.json", "entry", "card")
+SPOILT = ("ledger.json", "in_flight.json", "status.json", "entry", "card")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -419,9 +419,9 @@ class Chaos:
         """Put garbage in the place of a file; a new uploader has to read it, or the old one overwrites it."""
         places = [self._run.spool.host(host).root for host in self._run.spool.host_ids()]
         if what == "card":
-            places, mine = [self._run.spool.workers], self._is_dead_card
+            places, mine = [self._run.spool.members], self._is_dead_card
         elif what == "entry":
-            places, mine = [os.path.join(place, "queue") for place in places], lambda name: name.endswith(".json")
+            places, mine = [os.path.join(place, "outbox") for place in places], lambda name: name.endswith(".json")
         else:
             mine = what.__eq__
         found = [os.path.join(place, name) for place in places for name in _listdir(place) if mine(name)]

@@ -152,7 +152,7 @@ class Run:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
                     killed[pid] = kind
-        return not any(kinds.values()) and not Progress(self.spool).seat_is_taken()
+        return not any(kinds.values()) and not Progress(self.spool).uploader_is_alive()
 
     def move(self, *, from_another_machine: bool) -> None:
         """While nothing runs: copy the run directory, throw away the old one, go on in the copy."""
@@ -192,14 +192,14 @@ class Run:
     def _end(self, *, last_blow: bool) -> bool:
         """All ranks begin if they are not there, and end; whether the uploader was killed meanwhile."""
         self.revive()
-        if not wait_for(lambda: Progress(self.spool).seat_is_taken()):
+        if not wait_for(lambda: Progress(self.spool).uploader_is_alive()):
             self.findings.append("no uploader came")
         self._stop.touch()
         killed = last_blow and self._kill_uploader_at_work()
         self._end_of_ranks()
         if not wait_for(lambda: not processes.workers(self.run_dir)):
             self.findings.append("a child did not end")
-        if not wait_for(lambda: not Progress(self.spool).seat_is_taken()):
+        if not wait_for(lambda: not Progress(self.spool).uploader_is_alive()):
             self.findings.append(f"the uploader did not leave: {Progress(self.spool).uploader()}")
         return killed
 
@@ -237,7 +237,7 @@ class Run:
             self.findings.append("sync did not end")
             process.kill()
             process.join()
-        if not wait_for(lambda: not Progress(self.spool).seat_is_taken()):
+        if not wait_for(lambda: not Progress(self.spool).uploader_is_alive()):
             self.findings.append("the uploader that sync has started did not leave")
 
     # judge
@@ -248,7 +248,7 @@ class Run:
         self.records += report.returned
         self.findings += report.problems
         self.findings += [f"in two files: {key}" for key in self._doubled()]
-        wait_for(lambda: not processes.left_behind(self.run_dir), 60.0)  # who has left the seat is about to end
+        wait_for(lambda: not processes.left_behind(self.run_dir), 60.0)  # who has left the uploader lock is about to end
         self.findings += [f"left behind: process {pid}" for pid in processes.left_behind(self.run_dir)]
         self.findings += [f"left in the spool: {path}" for path in self._rests()]
         there = set(self.hub.store.tree("model", soak_inside.REPO, "main"))
@@ -282,7 +282,7 @@ class Run:
         for directory, _, names in os.walk(self.spool.root):
             place, kind = os.path.relpath(directory, self.spool.root), os.path.basename(directory)
             for name in names if place != "." and not place.startswith("hosts/other") else ():
-                if name.endswith(".tmp") or name == "inflight.json" or kind in ("queue", "copies", "workers"):
+                if name.endswith(".tmp") or name == "in_flight.json" or kind in ("outbox", "copies", "members"):
                     yield os.path.relpath(os.path.join(directory, name), self.run_dir)
 
 

@@ -3,7 +3,7 @@
 A trial, made by a process that has loaded everything and never used it (`serve`):
 
     story      two workers log, seal, die and close; each step when the Hub is known to have what was logged before
-    life       fork -> take the seat -> loop.main, with pushes that are forks of it, until it leaves or is struck
+    life       fork -> take the uploader lock -> loop.main, with pushes that are forks of it, until it leaves or is struck
     harm       strikes one life: a failpoint of disk.py, or strace at the n-th system call of a name, of the uploader or
                of one of its pushes; the lives after it are unharmed
     judgement  the oracle, and that nothing is left: no temporary file, no entry, no card, no process
@@ -140,13 +140,13 @@ class ForkedPush:
         self.stdout = open(output, "rb", buffering=0)  # noqa: SIM115 - its owner closes it
 
     @staticmethod
-    def _push(inflight: str, parent: int, waits: socket.socket) -> None:
+    def _push(in_flight: str, parent: int, waits: socket.socket) -> None:
         from hf_mpwriter.push import process
 
         sleep = time.sleep
         time.sleep = lambda seconds: sleep(min(seconds, 0.01))  # the client's waits between its retries
         waits.recv(1)
-        process.main(inflight, parent)
+        process.main(in_flight, parent)
 
     def poll(self) -> int | None:
         """Exit code, None while it lives."""
@@ -198,7 +198,7 @@ def live(spool: Spool, harm: Harm | None, theirs: socket.socket, cache: str) -> 
     process.subprocess = SimpleNamespace(Popen=functools.partial(ForkedPush, ask=ask), DEVNULL=0, PIPE=0)
     ask(begins=True)
     try:
-        launch.UPLOADER_LOCK_FD = locks.try_exclusive(spool.seat)
+        launch.UPLOADER_LOCK_FD = locks.try_exclusive(spool.uploader_lock)
         loop.main(spool.run_dir, 0.0)
     finally:
         ask(passed=passed)
@@ -273,11 +273,11 @@ class Story:
     def _predecessor(self, path: str) -> None:
         """It was killed while it pushed, and somebody has put garbage into the place of other files of its."""
         host = self.spool.host(host_id())
-        disk.make_dirs(host.queue)
+        disk.make_dirs(host.outbox)
         files = [{"path": path, "length": self._lengths[path], "growing": True, "sha256": "", "blob_id": ""}]
-        Path(host.queue, "00000001.json").write_text("garbage")
-        Path(host.queue, "00000002.json").write_text(json.dumps({"files": files}))
-        Path(host.inflight).write_text(json.dumps({"entry": 2, "fenced": True, "job": {"files": files}}))
+        Path(host.outbox, "00000001.json").write_text("garbage")
+        Path(host.outbox, "00000002.json").write_text(json.dumps({"files": files}))
+        Path(host.in_flight).write_text(json.dumps({"entry": 2, "fenced": True, "job": {"files": files}}))
         Path(host.ledger).write_text("garbage")
 
 
@@ -394,7 +394,7 @@ def _is_over(outcome: Outcome, story: Story, harms: list[Harm], directory: str) 
             raise TimeoutError(f"{LIVES} lives were not enough")
         return False
     refused = any(harm.action != "kill" for harm in harms) and len(outcome.ended) <= len(harms)
-    left_out = ledger.load(story.spool, story.destination).parked
+    left_out = ledger.load(story.spool, story.destination).quarantined
     return not (refused and (left_out or left_over(story.spool.host(host_id()), directory)))
 
 
@@ -409,7 +409,7 @@ def left_over(host: HostSpool, directory: str) -> list[str]:
     everything = {str(path) for path in Path(directory).rglob("*") if path.is_file()}
     temporary = {path for path in everything if path.endswith((".tmp", "/taking"))}
     cards = {path for path in everything if path.startswith(os.path.join(directory, "run", ".hf_mpwriter", "workers/"))}
-    queued = {path for path in everything if path == host.inflight or path.startswith(host.queue)}
+    queued = {path for path in everything if path == host.in_flight or path.startswith(host.outbox)}
     return [f"left over: {os.path.relpath(path, directory)}" for path in sorted(temporary | cards | queued)]
 
 

@@ -34,11 +34,11 @@ FORKS = """
 import json, os, sys
 from hf_mpwriter.push import client, process
 for line in sys.stdin:
-    inflight, output = json.loads(line)
+    in_flight, output = json.loads(line)
     pid = os.fork()
     if not pid:
         os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
-        process.main(inflight, os.getppid())
+        process.main(in_flight, os.getppid())
         os._exit(0)
     print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 """
@@ -62,10 +62,10 @@ class Pushes:
         self.process.stdin.close()
         self.process.wait()
 
-    def verdict(self, inflight: str) -> Verdict:
+    def verdict(self, in_flight: str) -> Verdict:
         """Make one and wait for its end."""
-        output = f"{inflight}.out"
-        self.process.stdin.write(json.dumps([inflight, output]) + "\n")
+        output = f"{in_flight}.out"
+        self.process.stdin.write(json.dumps([in_flight, output]) + "\n")
         self.process.stdin.flush()
         code = int(self.process.stdout.readline())
         assert code == 0
@@ -119,13 +119,13 @@ class Run:
             "squash": False,
             "files": (LocalFile(NAME, self.length, growing=True),),
             "known": {},
-            "offered": {},
+            "uncertain": {},
             "own_head": None,
             "fenced": True,
             "xet": False,
         }
         job = job_module.Job(**fields | changes)
-        path = str(self.root / "inflight.json")
+        path = str(self.root / "in_flight.json")
         disk.replace(path, json.dumps({"job": job.to_json()}).encode(), "test")
         return path
 

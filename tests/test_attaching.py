@@ -49,14 +49,14 @@ class Run:
 
     def land(self) -> None:
         """The Hub takes the entry that comes next."""
-        entry = self.one.take_off()
+        entry = self.one.mark_in_flight()
         self.book.acknowledge({file.path: file.content for file in entry.files}, "c", self.now)
         self.book.see(entry.files)
-        self.one.landed(entry, SETTINGS, own=True)
+        self.one.clear_in_flight(entry, SETTINGS, own=True)
 
     def fail(self, verdict) -> None:
         """The push of the entry that comes next ends like this."""
-        self.one.failed(verdict, self.one.take_off(), self.book)
+        self.one.failed(verdict, self.one.mark_in_flight(), self.book)
 
     def copies(self) -> int:
         """How many there are."""
@@ -166,20 +166,20 @@ def test_while_pushes_fail_no_copy_takes_room(run, verdict):
     assert not run.one.is_over(living=0)
     run.now += 1000
     assert run.look() == before
-    assert bool(run.book.offered) == isinstance(verdict, Unknown)
+    assert bool(run.book.uncertain) == isinstance(verdict, Unknown)
 
 
 def test_a_moved_branch_keeps_the_entry(run):
-    """It is repeated as it is, once; nothing of it is offered."""
+    """It is repeated as it is, once; nothing of it is uncertain."""
     run.look()
     entries = run.one.entries
     run.fail(Moved("412"))
     assert run.one.entries == entries
-    assert run.book.offered == {}
+    assert run.book.uncertain == {}
 
 
 def test_a_refused_entry_is_split_until_the_file_is_found(run):
-    """It is parked after three refusals alone; the others are sent."""
+    """It is quarantined after three refusals alone; the others are sent."""
     bad = "3.txt"
     for _ in range(30):
         if not run.one.entries and not run.look():
@@ -188,7 +188,7 @@ def test_a_refused_entry_is_split_until_the_file_is_found(run):
             run.fail(Split("bad"))
         else:
             run.land()
-    assert run.book.parked == {bad: "bad"}
+    assert run.book.quarantined == {bad: "bad"}
     assert sorted(run.book.files) == ["0.txt", "1.txt", "2.txt", "4.txt"]
     assert run.one.is_over(living=0)
     assert run.copies() == 0
@@ -198,10 +198,10 @@ def test_a_park_offers_nothing_unless_it_was_found_after_the_commit(run):
     """A read-back refuses before anything is sent; what the .gitignore leaves out is known afterwards."""
     run.look()
     run.fail(Quarantine({"1.txt": "foreign"}))
-    assert run.book.offered == {}
+    assert run.book.uncertain == {}
     assert run.look() == ["0.txt", "2.txt", "3.txt", "4.txt"]
     run.fail(Quarantine({"2.txt": "ignored"}, committed=True))
-    assert sorted(run.book.offered) == ["0.txt", "2.txt", "3.txt", "4.txt"]
+    assert sorted(run.book.uncertain) == ["0.txt", "2.txt", "3.txt", "4.txt"]
     assert run.look() == ["0.txt", "3.txt", "4.txt"], "not covered until the Hub was read back"
 
 
@@ -223,18 +223,18 @@ def test_files_that_cannot_be_copied_hold_back_no_others(run, monkeypatch):
     run.land()
     assert run.one.is_over(living=0)
     assert tried == [f"{number}.txt" for number in range(5)]
-    assert list(run.book.parked) == ["0.txt", "1.txt"]
+    assert list(run.book.quarantined) == ["0.txt", "1.txt"]
     monkeypatch.setattr(run.one._copies, "take", take)
     os.unlink(os.path.join(run.spool.run_dir, "1.txt"))
     run.one.ask()
     assert run.look() == ["0.txt"]
-    assert run.book.parked == {}
+    assert run.book.quarantined == {}
 
 
 def test_a_push_makes_way_for_event_files_that_are_due(run):
     """After a while, or at once on SIGTERM; only once; the next entry carries less and there is no copy meanwhile."""
     run.look()
-    run.one.take_off()
+    run.one.mark_in_flight()
     due = replace(QUIET, next_commit=1000.0, now=1000.0)
     later = replace(due, now=1001.0 + attachment_lane.PATIENCE)
     quiet = replace(later, next_commit=math.inf)
@@ -247,7 +247,7 @@ def test_a_push_makes_way_for_event_files_that_are_due(run):
     assert run.copies() == 0
     run.now += 1000
     run.look()
-    run.one.take_off()
+    run.one.mark_in_flight()
     assert not run.one.must_yield(due)
     assert run.one.must_yield(later)
 

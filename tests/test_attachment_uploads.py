@@ -84,15 +84,15 @@ def judge(run_dir, hub, allowed="*"):
     return report
 
 
-def parked(run_dir) -> dict[str, str]:
+def quarantined(run_dir) -> dict[str, str]:
     """What the ledger says about refused paths."""
     book = Progress(Spool(str(run_dir))).ledger()
-    return book.parked if book else {}
+    return book.quarantined if book else {}
 
 
 def copies(run_dir) -> list[Path]:
     """The copies in the spool."""
-    return list(Path(run_dir).glob(".hf_mpwriter/hosts/*/queue/copies/*"))
+    return list(Path(run_dir).glob(".hf_mpwriter/hosts/*/outbox/copies/*"))
 
 
 def write(run_dir, name: str, content: bytes) -> Path:
@@ -131,7 +131,7 @@ def test_a_file_that_changes_in_place_ends_with_its_last_content(hub, run_dir, s
     for content in [*versions(hub, "state.txt"), *versions(hub, "state.bin")]:
         assert len(content) in (5000, 5256)
         assert len({content[n : n + 10] for n in range(0, 5000, 10)}) == 1, "a torn copy"
-    assert parked(run_dir) == {}
+    assert quarantined(run_dir) == {}
 
 
 def repo_exists(hub) -> bool:
@@ -140,7 +140,7 @@ def repo_exists(hub) -> bool:
 
 
 def test_a_foreign_file_on_the_hub_is_never_overwritten(hub, run_dir, start, api):
-    """Of both kinds: the path is parked with a reason, the other files go on; removed there, `sync` sends it."""
+    """Of both kinds: the path is quarantined with a reason, the other files go on; removed there, `sync` sends it."""
     theirs = {"notes.txt": b"theirs\n", "notes.bin": bytes(range(256))}
     api.create_repo("me/run")
     for name, content in theirs.items():
@@ -153,8 +153,8 @@ def test_a_foreign_file_on_the_hub_is_never_overwritten(hub, run_dir, start, api
     wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
     assert {name: on_hub(hub, name) for name in theirs} == theirs
     assert on_hub(hub, "zebra.txt") == b"arrives"
-    assert parked(run_dir).keys() == theirs.keys()
-    assert all("remove it there" in why for why in parked(run_dir).values())
+    assert quarantined(run_dir).keys() == theirs.keys()
+    assert all("remove it there" in why for why in quarantined(run_dir).values())
     judge(run_dir, hub, "*.tfevents.*")
     for name in theirs:
         api.delete_file(f"tensorboard/exp1/{name}", "me/run")
@@ -184,13 +184,13 @@ def test_a_file_that_changed_between_two_starts_replaces_our_own_copy(hub, run_d
     (log,) = run_dir.glob(".hf_mpwriter/hosts/*/uploader.log")
     assert "less than it had" not in log.read_text(), "a shorter content is no loss"
     assert set(versions(hub, "notes.txt")) == {b"a long first content\n", b""}
-    assert parked(run_dir) == {}
+    assert quarantined(run_dir) == {}
 
 
 def test_an_uploader_killed_between_copy_and_push_loses_nothing(hub, run_dir, start):
     """It dies with the copy made; the next start sends the file and leaves no copy behind."""
     write(run_dir, "notes.txt", b"precious")
-    kill = {"HF_MPWRITER_FAILPOINT": "queue.inflight.rename=kill:2", "HF_MPWRITER_EXIT_TIMEOUT": "0"}
+    kill = {"HF_MPWRITER_FAILPOINT": "queue.in_flight.rename=kill:2", "HF_MPWRITER_EXIT_TIMEOUT": "0"}
     start(EVERYTHING, run_dir, 5, env=kill).succeed()
     wait_for(lambda: copies(run_dir) and no_uploader(run_dir), "the uploader is dead, the copy is there")
     assert on_hub(hub, "notes.txt") is None
@@ -212,7 +212,7 @@ def test_a_push_whose_outcome_nobody_heard_does_not_make_its_content_foreign(hub
     write(run_dir, "notes.txt", b"second")
     start(EVERYTHING, run_dir, 5).succeed()
     wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
-    assert (on_hub(hub, "notes.txt"), parked(run_dir)) == (b"second", {})
+    assert (on_hub(hub, "notes.txt"), quarantined(run_dir)) == (b"second", {})
 
 
 def test_a_disk_that_refuses_copies_does_not_hold_back_events(hub, run_dir, start):
@@ -221,11 +221,11 @@ def test_a_disk_that_refuses_copies_does_not_hold_back_events(hub, run_dir, star
     full = {"HF_MPWRITER_FAILPOINT": "copies.write=enospc,copies.open=enospc:2"}
     start(EVERYTHING, run_dir, 5, env=full).succeed()
     judge(run_dir, hub, "*.tfevents.*")
-    assert "failpoint" in parked(run_dir)["notes.txt"]
+    assert "failpoint" in quarantined(run_dir)["notes.txt"]
     wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
     start(EVERYTHING, run_dir, 5).succeed()
     judge(run_dir, hub)
-    assert parked(run_dir) == {}
+    assert quarantined(run_dir) == {}
 
 
 def test_by_default_attachments_are_not_looked_at(hub, run_dir, start):
@@ -234,8 +234,8 @@ def test_by_default_attachments_are_not_looked_at(hub, run_dir, start):
     start(LOG_AND_EXIT, run_dir, 5).succeed()
     wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
     assert on_hub(hub, "notes.txt") is None
-    assert not list(Path(run_dir).glob(".hf_mpwriter/hosts/*/queue/copies"))
-    assert parked(run_dir) == {}
+    assert not list(Path(run_dir).glob(".hf_mpwriter/hosts/*/outbox/copies"))
+    assert quarantined(run_dir) == {}
     assert "notes.txt" not in run("verify", run_dir).output
 
 
@@ -261,7 +261,7 @@ def test_a_file_that_the_repository_ignores_is_parked_not_claimed(hub, run_dir, 
     start(EVERYTHING, run_dir, 5).succeed()
     wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
     assert (on_hub(hub, "a.log"), on_hub(hub, "b.txt")) == (None, b"taken")
-    assert parked(run_dir) == {"a.log": "the repository's .gitignore leaves it out"}
+    assert quarantined(run_dir) == {"a.log": "the repository's .gitignore leaves it out"}
 
 
 def test_more_than_one_entry_of_attachments_all_arrive(hub, run_dir, start):
@@ -279,7 +279,7 @@ def one(run_dir) -> Uploader:
     spool = Spool(str(run_dir))
     spool.create()
     spool.record_destination(Destination("http://127.0.0.1:9", "me/run"))
-    made = Uploader(spool, locks.try_exclusive(spool.seat), lambda: 1000.0, random.Random(1))
+    made = Uploader(spool, locks.try_exclusive(spool.uploader_lock), lambda: 1000.0, random.Random(1))
     made._settings = Settings(allow_patterns=None)
     return made
 
@@ -317,12 +317,12 @@ def test_a_file_above_the_limit_is_parked_with_what_to_do(one, run_dir, monkeypa
     write(run_dir, "big.bin", b"too much")
     write(run_dir, "small.txt", b"fits")
     assert looked(one) == ["small.txt"]
-    assert "hf upload" in parked(run_dir)["big.bin"]
+    assert "hf upload" in quarantined(run_dir)["big.bin"]
     assert len(copies(run_dir)) == 1
     write(run_dir, "big.bin", b"less")
-    one._attaching.landed(one._attaching.take_off(), one._settings, own=True)
+    one._attaching.clear_in_flight(one._attaching.mark_in_flight(), one._settings, own=True)
     assert looked(one) == ["big.bin", "small.txt"]
-    assert parked(run_dir) == {}
+    assert quarantined(run_dir) == {}
 
 
 def test_sync_ends_although_a_file_never_stops_changing(hub, run_dir, start):
@@ -366,12 +366,12 @@ def pushes(monkeypatch) -> list[Slow]:
         made.append(Slow())
         return made[-1]
 
-    monkeypatch.setattr(loop, "PushProcess", start)
+    monkeypatch.setattr(loop, "PushHandle", start)
     return made
 
 
 def test_a_push_of_attachments_ends_at_once_on_sigterm_and_events_go_first(one, run_dir, pushes):
-    """Its outcome is unknown, so it is offered; then the events are looked at and pushed, and nothing else."""
+    """Its outcome is unknown, so it is uncertain; then the events are looked at and pushed, and nothing else."""
     write(run_dir, "slow.bin", b"slow")
     one._attach(one._situation([]))
     event_file(run_dir / "events.out.tfevents.0000000001.h.1.aa", 3)
@@ -379,7 +379,7 @@ def test_a_push_of_attachments_ends_at_once_on_sigterm_and_events_go_first(one, 
     assert not pushes[0].killed
     one.terminate()
     assert one.tick()
-    assert (pushes[0].killed, list(one._ledger.offered), copies(run_dir)) == (True, ["slow.bin"], [])
+    assert (pushes[0].killed, list(one._ledger.uncertain), copies(run_dir)) == (True, ["slow.bin"], [])
     assert one.tick()
     assert [file.path for file in one._entry.files] == ["events.out.tfevents.0000000001.h.1.aa"]
 
@@ -390,7 +390,7 @@ def test_attachments_name_their_parent_however_busy_the_branch_is(one, run_dir, 
     write(run_dir, "a.txt", b"one")
     one._attach(one._situation([]))
     assert one._fenced
-    assert '"fenced": true' in Path(one._host.inflight).read_text()
+    assert '"fenced": true' in Path(one._host.in_flight).read_text()
     one._entry = None
     one._start_push(Batch(1, ()), one._situation([]))
     assert not one._fenced

@@ -71,7 +71,7 @@ def test_a_kill_at_any_failpoint_loses_nothing(trials, passed):
 @pytest.mark.parametrize("action", ["eio", "enospc"])
 def test_a_disk_that_refuses_once_ends_no_uploader(trials, passed, action):
     """What was refused is tried again, so the same uploader brings everything to the Hub."""
-    known = {"ledger.aside.rename", "ledger.save.fsync", "queue.garbage.unlink", "roster.card.unlink"}  # it ended here
+    known = {"ledger.aside.rename", "ledger.save.fsync", "outbox.garbage.unlink", "members.file.unlink"}  # it ended here
     for name in sorted(known | set(random.Random(action).sample(sorted(passed), 4)) - {"dirs.dirsync"}):
         outcome = trials.make(Harm(name, action, 1))
         assert (outcome.problems, set(outcome.ended), outcome.struck) == ([], {0}, [True]), name

@@ -90,7 +90,7 @@ def test_the_demo_loses_nothing_although_a_rank_and_the_uploader_are_killed(demo
     rank, pid = re.search(r"killed rank (\d) \(pid (\d+)\)", out).groups()
     uploader = re.search(r"killed the uploader \(pid (\d+)\)", out)[1]
     assert int(re.search(rf"rank {rank} resumed at step (\d+)", out)[1]) <= STEPS
-    assert re.search(r"uploader (\d+) has taken the seat", out)[1] != uploader
+    assert re.search(r"uploader (\d+) has taken the uploader lock", out)[1] != uploader
     assert int(pid) in {note.pid for note in read_journals(str(directory / "journals"))}, "it was killed at its work"
     assert f"--logdir {directory}/runs/digits" in out
     assert processes_of(directory) == []

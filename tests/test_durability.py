@@ -167,11 +167,11 @@ class Push:
 
     pid = 1
 
-    def __init__(self, machine: Durability, inflight: str) -> None:
+    def __init__(self, machine: Durability, in_flight: str) -> None:
         self._machine = machine
-        self.record = json.loads(disk.read(inflight))
+        self.record = json.loads(disk.read(in_flight))
         self.verdict = None
-        machine.starts(self, inflight)
+        machine.starts(self, in_flight)
 
     def run(self, fate: str) -> None:
         """Carry the entry."""
@@ -237,7 +237,7 @@ class Durability(RuleBasedStateMachine):
         self.spool.create()
         self.spool.record_destination(DESTINATION)
         for host in map(self.spool.host, HOSTS):
-            disk.make_dirs(host.queue)
+            disk.make_dirs(host.outbox)
         self.disk = Disk(self.spool.run_dir, watch=self.goes)
         self.disk.adopt()
         self.uploader: loop.Uploader | None = None
@@ -251,7 +251,7 @@ class Durability(RuleBasedStateMachine):
             mock.patch.object(loop, "time", clock),
             mock.patch.object(loop, "Process", me),
             mock.patch.object(loop, "folders", return_value=[]),
-            mock.patch.object(loop, "PushProcess", lambda inflight, _: Push(self, inflight)),
+            mock.patch.object(loop, "PushHandle", lambda in_flight, _: Push(self, in_flight)),
             mock.patch.object(backoff, "MOVED_LIMIT", 1),
             mock.patch.object(members, "_files_of_this_process", 0),  # these two: the same names in every run
             mock.patch.object(disk, "_temporary", self._temporary),
@@ -341,7 +341,7 @@ class Durability(RuleBasedStateMachine):
 
     def _start(self, host):
         self.host = host
-        seat = locks.try_exclusive(self.spool.seat)
+        seat = locks.try_exclusive(self.spool.uploader_lock)
         assert seat is not None
         self.uploader = loop.Uploader(self.spool, seat, lambda: self.now, AtOnce())
 
@@ -393,10 +393,10 @@ class Durability(RuleBasedStateMachine):
 
     # what must hold
 
-    def starts(self, started, inflight):
+    def starts(self, started, in_flight):
         """A push starts: its record is durable (invariant 8)."""
         self.push = started
-        durable = json.loads(self.disk.durable(inflight) or b"{}")
+        durable = json.loads(self.disk.durable(in_flight) or b"{}")
         assert durable == started.record, "a push starts, and its record is not durable"
 
     def goes(self, path):
@@ -404,13 +404,13 @@ class Durability(RuleBasedStateMachine):
         directory, name = os.path.split(path)
         if self.disk.dead or not name.endswith(".json") or name.startswith("."):
             return
-        if name == "inflight.json":
+        if name == "in_flight.json":
             risky = [request for request in self.branch.under_way if request.parent is None]
             assert not risky, "the record goes while a request without a parent is under way"
             if self.push and self.push.verdict and not self.fault:
                 for file, sent in getattr(self.push.verdict, "files", {}).items():
                     assert self._lengths(durable=True).get(file, 0) >= sent.length, "the record goes before the ledger"
-        elif os.path.basename(directory) == "queue":
+        elif os.path.basename(directory) == "outbox":
             self._entry_goes(path)
 
     def _entry_goes(self, path):
@@ -467,7 +467,7 @@ class Durability(RuleBasedStateMachine):
         """Invariant 1."""
         for host in map(self.spool.host, HOSTS):
             for path in self.disk.paths():
-                if os.path.dirname(path) == host.queue:
+                if os.path.dirname(path) == host.outbox:
                     for file, length in self._files(self.disk.content(path)).items():
                         durable = self.disk.durable(os.path.join(self.spool.run_dir, file)) or b""
                         assert len(durable) >= length, "an entry refers to what is not durable"
@@ -553,7 +553,7 @@ def _early_ledger(start):
 def _early_landed(acknowledge):
     def early(self, verdict, entry):
         """Drop the record, then save the ledger."""
-        self._landed()
+        self._clear_in_flight()
         acknowledge(self, verdict, entry)
 
     return early
@@ -571,8 +571,8 @@ def _remove_first(put):
 
 def _no_record(self, entry, job, *, fenced):
     data = json.dumps({"entry": entry.number, "fenced": fenced, "job": job}).encode()
-    disk.replace(self._host.inflight, data, "queue.inflight", durable=False)
-    return self._host.inflight
+    disk.replace(self._host.in_flight, data, "queue.in_flight", durable=False)
+    return self._host.in_flight
 
 
 SABOTAGES = {  # what to break, and how it is found
@@ -660,7 +660,7 @@ def test_a_card_that_the_disk_keeps_does_not_end_the_uploader(machine):
     machine.log()
     machine.one_ends()
     until_a_push(machine, "one")
-    with failing("roster.card.unlink=eio"):
+    with failing("members.file.unlink=eio"):
         run(machine, "applied")
-        assert not disk._failpoints["roster.card.unlink"][1], "nothing was to be removed"
+        assert not disk._failpoints["members.file.unlink"][1], "nothing was to be removed"
     assert machine.uploader

@@ -58,7 +58,7 @@ def test_of_many_contenders_one_starts_an_uploader(spool):
     ]
     for contender in contenders:
         assert contender.stdout.readline() == "ready\n"
-    # a member keeps the uploader in its seat while the others look
+    # a member keeps the uploader in its uploader lock while the others look
     from hf_mpwriter.base.settings import Settings
     from hf_mpwriter.spool.members import MemberFile
     from hf_mpwriter.system.process import Process
@@ -70,17 +70,17 @@ def test_of_many_contenders_one_starts_an_uploader(spool):
     answers = [contender.communicate(timeout=60)[0].strip() for contender in contenders]
     assert sorted(answers) == ["False"] * 31 + ["True"]
     card.leave(0)
-    wait_for(lambda: not locks.is_held(spool.seat), "the uploader leaves")
+    wait_for(lambda: not locks.is_held(spool.uploader_lock), "the uploader leaves")
 
 
 def test_the_seat_is_taken_from_the_moment_of_the_look(spool):
-    """No gap between the worker's lock and the uploader's: the seat is held when `look` returns."""
+    """No gap between the worker's lock and the uploader's: the uploader lock is held when `look` returns."""
     one = Election(spool)
     assert one.look()
-    assert locks.is_held(spool.seat)
+    assert locks.is_held(spool.uploader_lock)
     assert not one.look()
     wait_for(lambda: not one.reap(), "the first half ends and is collected")
-    wait_for(lambda: not locks.is_held(spool.seat), "the uploader finds nobody and leaves")
+    wait_for(lambda: not locks.is_held(spool.uploader_lock), "the uploader finds nobody and leaves")
 
 
 def test_the_uploader_inherits_only_the_seat(spool, tmp_path):
@@ -100,7 +100,7 @@ def test_the_uploader_inherits_only_the_seat(spool, tmp_path):
         pid = wait_for(lambda: Progress(spool).uploader().pid, "its first report")
         paths = {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
         log = spool.host(next(iter(spool.host_ids()))).log
-        assert paths - {"/dev/null", log, spool.seat, spool.workers} == set()
+        assert paths - {"/dev/null", log, spool.uploader_lock, spool.members} == set()
         assert os.getsid(pid) != os.getsid(0)
         assert os.readlink(f"/proc/{pid}/cwd") == "/"
         os.kill(pid, signal.SIGKILL)
@@ -125,11 +125,11 @@ def test_an_uploader_that_cannot_start_is_told_once_and_tried_again_later(spool,
             now[0] += 1.0
     assert len(caplog.records) == 1
     assert tries <= 10, "5 s, 10 s, 20 s ... up to 5 min"
-    assert not locks.is_held(spool.seat)
+    assert not locks.is_held(spool.uploader_lock)
     monkeypatch.undo()
     now[0] += election.LONGEST_BACKOFF
     assert one.look(), "the cause is gone"
-    wait_for(lambda: not one.reap() and not locks.is_held(spool.seat), "it finds nobody and leaves")
+    wait_for(lambda: not one.reap() and not locks.is_held(spool.uploader_lock), "it finds nobody and leaves")
     monkeypatch.setattr(sys, "executable", None)  # as in a program that embeds Python
     assert not one.look()
     assert len(caplog.records) == 2, "another trouble is told again"
@@ -156,7 +156,7 @@ def test_uploaders_that_do_their_work_and_leave_are_started_as_often_as_needed(s
     with caplog.at_level(logging.WARNING):
         for _ in range(election.STARTS_LIMIT + 2):
             assert one.look()
-            wait_for(lambda: not one.reap() and not locks.is_held(spool.seat), "it finds nobody and leaves")
+            wait_for(lambda: not one.reap() and not locks.is_held(spool.uploader_lock), "it finds nobody and leaves")
     assert caplog.records == []
 
 
@@ -187,7 +187,7 @@ def test_a_user_without_processes_to_spare_goes_on():
         result = run_python(WITHOUT_PROCESSES, spool.run_dir)
         assert (result.returncode, result.stdout) == (0, "[False, False, False]\n"), result.stderr
         assert result.stderr.count("cannot start an uploader: [Errno 11]") == result.stderr.count("\n") == 1
-        assert not locks.is_held(spool.seat)
+        assert not locks.is_held(spool.uploader_lock)
 
 
 def test_a_parent_that_cannot_be_listed_has_no_runs():
@@ -212,18 +212,18 @@ def test_who_is_no_younger_than_a_refused_token_leaves_the_seat_to_others(spool,
 
     host = spool.host(host_id())
     os.makedirs(host.root)
-    teller = StatusFile(host, Process.current(), lambda: 0.0, born=1000.0)
+    teller = StatusFile(host, Process.current(), lambda: 0.0, token_issued_at=1000.0)
     teller.complain({"Refused": Refused("no", ""), "Retry": Retry("no")}[kind], 1)
     teller.publish(phase=phase, repo_id="", queue=0, push=None, commits=0, blocked_until=0.0)
     report = json.loads(Path(host.status).read_text())
     Path(host.status).write_text(json.dumps(report | {"beat": report["beat"] - age}))
     for born, expected in ((1000.0, starts), (1000.5, True)):
-        one = Election(spool, born=born)
+        one = Election(spool, token_issued_at=born)
         assert one.look() is expected
         if not expected:
-            assert not locks.is_held(spool.seat)
+            assert not locks.is_held(spool.uploader_lock)
         else:
-            wait_for(lambda one=one: not one.reap() and not locks.is_held(spool.seat), "it finds nobody and leaves")
+            wait_for(lambda one=one: not one.reap() and not locks.is_held(spool.uploader_lock), "it finds nobody and leaves")
             return
 
 

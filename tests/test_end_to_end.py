@@ -62,8 +62,8 @@ def uploader_pid(run_dir) -> int:
 
 
 def no_uploader(run_dir) -> bool:
-    """Whether the seat is free."""
-    return not Progress(Spool(str(run_dir))).seat_is_taken()
+    """Whether the uploader lock is free."""
+    return not Progress(Spool(str(run_dir))).uploader_is_alive()
 
 
 def all_acknowledged(run_dir) -> bool:
@@ -78,7 +78,7 @@ def test_a_context_exit_ends_with_the_data_on_the_hub(hub, run_dir, start):
     report = judge(run_dir, hub)
     assert [file.hub_events for file in report.files.values()] == [500]
     wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
-    assert not os.listdir(Spool(str(run_dir)).workers), "the card of the dead worker is removed"
+    assert not os.listdir(Spool(str(run_dir)).members), "the card of the dead worker is removed"
 
 
 def test_the_model_card_carries_the_tag_in_the_commit_of_the_data(hub, run_dir, start):
@@ -103,7 +103,7 @@ def test_ranks_write_into_directories_of_their_own_and_one_uploader_serves_them(
     assert sorted({os.path.dirname(path) for path in report.files}) == ["", "rank_00001", "rank_00002", "rank_00003"]
     wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
     log = next(Path(run_dir).glob(".hf_mpwriter/hosts/*/uploader.log")).read_text()
-    seats = [line for line in log.splitlines() if "took the seat" in line]
+    seats = [line for line in log.splitlines() if "took the uploader lock" in line]
     lives = len({line.split("[")[1].split("]")[0] for line in seats})
     assert lives <= 2, f"at most one more after an early leave:\n{log}"
 
@@ -146,7 +146,7 @@ print(len(children), [child.status() for child in children])
 import multiprocessing
 forked = multiprocessing.get_context("fork").Process(target=time.sleep, args=(0,))
 forked.start(); forked.join()
-with open(sys.argv[2], "w") as file:  # another run keeps the seat busy: the uploader must outlive us
+with open(sys.argv[2], "w") as file:  # another run keeps the uploader lock busy: the uploader must outlive us
     file.write("done")
 """
     watcher = subprocess.Popen(
@@ -296,7 +296,7 @@ def test_a_disabled_writer_is_local_only(hub, run_dir, start):
     """HF_MPWRITER_DISABLED=1: the event file is written, nothing is started or sent."""
     start(LOG_AND_EXIT, run_dir, 10, env={"HF_MPWRITER_DISABLED": "1"}).succeed()
     assert len(list(run_dir.glob("*tfevents*"))) == 1
-    assert not os.path.exists(Spool(str(run_dir)).seat)
+    assert not os.path.exists(Spool(str(run_dir)).uploader_lock)
     assert list(hub.store.repos()) == []
 
 

@@ -128,7 +128,7 @@ import os, shutil, sys
 from hf_mpwriter import HFSummaryWriter
 with HFSummaryWriter("me/run", logdir=sys.argv[1], exit_timeout=0.5) as writer:
     writer.add_scalar("loss", 1.0, 1)
-    cards = sys.argv[1] + "/.hf_mpwriter/workers"
+    cards = sys.argv[1] + "/.hf_mpwriter/members"
     shutil.rmtree(cards)
     {what}
 """

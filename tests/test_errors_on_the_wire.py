@@ -156,7 +156,7 @@ def test_what_exists_already_is_created_all_the_same(hub, run):
 
 
 def test_a_file_that_vanished_or_shrank_since_its_snapshot_is_looked_at_again(hub, run):
-    """Nothing is sent, nothing is parked: the next snapshot knows."""
+    """Nothing is sent, nothing is quarantined: the next snapshot knows."""
     hub.fault("POST /commit/ 500 times=0")
     os.truncate(run.root / NAME, run.length - 1)
     assert isinstance(run.push(), Retry)

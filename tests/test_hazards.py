@@ -1395,7 +1395,7 @@ log(writer, 0, 1)
 for _ in range(200): writer.flush()
 os.open = real
 writer.flush()
-(card,) = (entry for entry in os.scandir(sys.argv[1] + "/.hf_mpwriter/workers"))
+(card,) = (entry for entry in os.scandir(sys.argv[1] + "/.hf_mpwriter/members"))
 print(card.stat().st_size)
 """
     assert int(succeed(PRELUDE + source, run_dir)) < 2000

@@ -101,9 +101,9 @@ def test_no_record_leads_out_of_the_run_directory(tmp_path, path):
     spool = Spool(str(tmp_path / "run"))
     spool.create()
     os.makedirs(spool.host("h").root)
-    for key in ("files", "parked", "offered"):
+    for key in ("files", "quarantined", "uncertain"):
         book = json.loads(json.dumps(ledger.dataclasses.asdict(ledger.Ledger(HERE))))
-        book[key] = {str(path) if path is not None else "": {"files": {}, "parked": "why", "offered": []}[key]}
+        book[key] = {str(path) if path is not None else "": {"files": {}, "quarantined": "why", "uncertain": []}[key]}
         dump(spool.host("h").ledger, book)
         if isinstance(path, str):
             assert ledger.set_aside(spool, "h")
@@ -148,10 +148,10 @@ def test_giants_are_not_read_into_memory(tmp_path):
     spool = Spool(str(tmp_path / "run"))
     spool.create()
     host = spool.host("h")
-    os.makedirs(host.queue)
+    os.makedirs(host.outbox)
     name = MemberName("main", "h", 1, 2, 3)
-    queued = os.path.join(host.queue, "00000001.json")
-    for path in (host.ledger, host.inflight, host.status, queued, spool.card(name)):
+    queued = os.path.join(host.outbox, "00000001.json")
+    for path in (host.ledger, host.in_flight, host.status, queued, spool.member_file(name)):
         with open(path, "wb") as file:
             file.truncate(1 << 30)
 
@@ -266,7 +266,7 @@ def test_garbage_in_the_place_of_the_log_keeps_no_uploader_from_starting(tmp_pat
 @pytest.mark.parametrize("kind", ["directory", "link", "pipe"])
 def test_garbage_in_the_place_of_a_record_is_replaced(tmp_path, kind):
     """So that an uploader does not try for ever what the garbage refuses."""
-    path = tmp_path / "inflight.json"
+    path = tmp_path / "in_flight.json"
     path.touch()
     put_garbage(path, kind, tmp_path / "elsewhere")
     disk.replace(str(path), b"ours", "w")

@@ -137,7 +137,7 @@ def test_a_disk_that_refuses_for_a_while_delays_the_upload_and_costs_nothing(hub
 # a disk that fails to sync
 
 
-WORDS = ("queue.data", "queue.put", "queue.inflight", "ledger.save")
+WORDS = ("outbox.data", "outbox.put", "queue.in_flight", "ledger.save")
 FAILING = [f"{word}.{step}" for word in WORDS for step in ("fsync", "dirsync")]
 
 
@@ -218,11 +218,11 @@ def records_on_disk(tmp_path) -> dict[str, Path]:
     host = spool.host("h")
     made = Outbox(host, str(run_dir))
     made.put([[LocalFile("a.tfevents", length, growing=True)]])
-    made.take_off(made.entries[0], {"files": [dataclasses.asdict(file) for file in made.entries[0].files]}, fenced=True)
+    made.mark_in_flight(made.entries[0], {"files": [dataclasses.asdict(file) for file in made.entries[0].files]}, fenced=True)
     book = ledger.Ledger(HERE, "me/run")
     book.acknowledge({"a.tfevents": Sent(length, "5" * 64)}, "c" * 40, 1.0)
     book.save(host.ledger)
-    return {"ledger": Path(host.ledger), "entry": Path(host.queue, "00000001.json"), "inflight": Path(host.inflight)}
+    return {"ledger": Path(host.ledger), "entry": Path(host.outbox, "00000001.json"), "in_flight": Path(host.in_flight)}
 
 
 def test_a_record_that_is_cut_anywhere_is_known_to_be_damaged(tmp_path):
@@ -235,8 +235,8 @@ def test_a_record_that_is_cut_anywhere_is_known_to_be_damaged(tmp_path):
         paths["ledger"].write_bytes(whole["ledger"][:cut])
         assert ledger.load(spool, HERE).files == {}
         assert ledger.set_aside(spool, "h")
-    for cut in range(len(whole["inflight"])):
-        paths["inflight"].write_bytes(whole["inflight"][:cut])
+    for cut in range(len(whole["in_flight"])):
+        paths["in_flight"].write_bytes(whole["in_flight"][:cut])
         assert outbox.interrupted(host) == InFlightRecord(0, fenced=False)
     for cut in range(len(whole["entry"])):
         paths["entry"].write_bytes(whole["entry"][:cut])

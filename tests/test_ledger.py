@@ -26,8 +26,8 @@ VALID = {
     "destination": dataclasses.asdict(HERE),
     "repo_id": "me/run",
     "files": {},
-    "parked": {},
-    "offered": {},
+    "quarantined": {},
+    "uncertain": {},
     "checked": 1.0,
 }
 
@@ -53,9 +53,9 @@ def test_a_ledger_is_what_was_acknowledged():
     made = book(a=10)
     assert (made.length("a"), made.length("b")) == (10, 0)
     assert made.files["a"] == Held(10, "sha10", "c1", 5.0)
-    made.parked["a"] = "refused"
+    made.quarantined["a"] = "refused"
     made.acknowledge({"a": Sent(12, "x"), "b": Sent(3, "y")}, "c2", 6.0)
-    assert (made.length("a"), made.length("b"), made.parked) == (12, 3, {})
+    assert (made.length("a"), made.length("b"), made.quarantined) == (12, 3, {})
     made.acknowledge({"a": Sent(0, "")}, "c3", 7.0)
     assert made.length("a") == 0
 
@@ -63,7 +63,7 @@ def test_a_ledger_is_what_was_acknowledged():
 def test_a_saved_ledger_is_loaded_unchanged(place):
     """Every field survives."""
     made = book(a=10, b=20)
-    made.parked["c"] = "why"
+    made.quarantined["c"] = "why"
     made.save(place.host("h1").ledger)
     assert ledger.load(place, HERE) == made
     assert ledger.set_aside(place, "h1") is None
@@ -129,7 +129,7 @@ def test_a_ledger_that_cannot_be_read_counts_as_empty_and_is_set_aside(place, da
 @given(st.sampled_from(sorted(VALID)), JSON)
 @example("files", [])
 @example("files", {"a": {"length": float("inf"), "sha256": "", "blob_id": "", "commit": "", "time": 1}})
-@example("parked", [])
+@example("quarantined", [])
 @example("destination", {**VALID["destination"], "endpoint": 5})
 @hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_ledger_with_one_damaged_field_stops_nobody(place, field, value):
@@ -178,53 +178,53 @@ def test_an_attachment_is_covered_when_the_hub_holds_exactly_its_content():
     assert (made.covers(OLD), made.covers(NEW), made.covers(empty)) == (False, True, True)
     assert made.known() == {"a.tsv": NEW.content, "e.tsv": empty.content}
     made.acknowledge({"e.tsv": Sent(0, "")}, "c3", 7.0)
-    made.parked["a.tsv"] = "refused"
+    made.quarantined["a.tsv"] = "refused"
     assert (made.covers(empty), made.known()) == (False, {})
 
 
 def test_contents_of_unknown_outcome_are_remembered_until_one_is_known(place, monkeypatch):
     """Of all hosts, bounded; event files need none; what is gone says nothing about what is still under way."""
     made, other = Ledger(HERE), Ledger(HERE)
-    assert made.offer([OLD, LocalFile("a.tfevents", 5, growing=True)])
-    assert not made.offer([OLD]), "no news"
-    other.offer([NEW])
+    assert made.mark_uncertain([OLD, LocalFile("a.tfevents", 5, growing=True)])
+    assert not made.mark_uncertain([OLD]), "no news"
+    other.mark_uncertain([NEW])
     made.save(place.host("h1").ledger)
     other.save(place.host("h2").ledger)
     merged = ledger.load(place, HERE)
-    assert merged.offered == {"a.tsv": [OLD.content, NEW.content]}
+    assert merged.uncertain == {"a.tsv": [OLD.content, NEW.content]}
     merged.acknowledge({"a.tsv": Sent(0, "")}, "c1", 5.0)
-    assert merged.offered
-    merged.acknowledge({"b.tsv": dataclasses.replace(OLD.content, adopted=True)}, "c1", 5.0)
-    assert not merged.offer([dataclasses.replace(OLD, path="b.tsv")]), "others have a file there"
+    assert merged.uncertain
+    merged.acknowledge({"b.tsv": dataclasses.replace(OLD.content, foreign=True)}, "c1", 5.0)
+    assert not merged.mark_uncertain([dataclasses.replace(OLD, path="b.tsv")]), "others have a file there"
     merged.acknowledge({"a.tsv": NEW.content}, "c2", 6.0)
-    assert merged.offered == {}
-    monkeypatch.setattr(ledger, "OFFERS", 3)
+    assert merged.uncertain == {}
+    monkeypatch.setattr(ledger, "UNCERTAIN_LIMIT", 3)
     for length in range(9):
-        made.offer([dataclasses.replace(OLD, length=length)])
-    assert [one.length for one in made.offered["a.tsv"]] == [6, 7, 8]
+        made.mark_uncertain([dataclasses.replace(OLD, length=length)])
+    assert [one.length for one in made.uncertain["a.tsv"]] == [6, 7, 8]
 
 
 def test_offers_do_not_grow_with_the_number_of_hosts(place):
     """Each host's uploader saves what it has merged; the same content is one offer."""
     made = Ledger(HERE)
-    made.offer([OLD])
+    made.mark_uncertain([OLD])
     for host in ("h1", "h2"):
         made.save(place.host(host).ledger)
         made = ledger.load(place, HERE)
-    assert ledger.load(place, HERE).offered == {"a.tsv": [OLD.content]}
+    assert ledger.load(place, HERE).uncertain == {"a.tsv": [OLD.content]}
 
 
 def test_what_loses_a_merge_is_still_known_as_ours(place):
     """Clocks may disagree: the path is not covered until the Hub is read back. What others sent stays theirs."""
     for host, file, when in (("h1", OLD, 5.0), ("h2", NEW, 6.0)):
         made = Ledger(HERE)
-        theirs = Sent(file.length, "9" * 64, "8" * 40, adopted=True)
+        theirs = Sent(file.length, "9" * 64, "8" * 40, foreign=True)
         made.acknowledge({"a.tsv": file.content, "b.tsv": dataclasses.replace(theirs, length=int(when))}, "c", when)
         made.save(place.host(host).ledger)
     merged = ledger.load(place, HERE)
     assert merged.files["a.tsv"].sent == NEW.content
-    assert merged.files["b.tsv"].adopted
-    assert merged.offered == {"a.tsv": [OLD.content]}
+    assert merged.files["b.tsv"].foreign
+    assert merged.uncertain == {"a.tsv": [OLD.content]}
     assert not merged.covers(NEW)
     merged.acknowledge({"a.tsv": NEW.content}, "c", 7.0)
     assert merged.covers(NEW)

@@ -34,9 +34,9 @@ OTHER_BOOT = "00000000-0000-4000-8000-000000000000"
 
 
 def lives(run_dir) -> int:
-    """How many uploaders have been on the seat."""
+    """How many uploaders have been on the uploader lock."""
     log = next(Path(run_dir).glob(".hf_mpwriter/hosts/*/uploader.log")).read_text()
-    return len(re.findall(r"took the seat", log))
+    return len(re.findall(r"took the uploader lock", log))
 
 
 def uploaders(run_dir) -> set[int]:
@@ -186,8 +186,8 @@ def test_a_deleted_seat_makes_way_for_one_new_uploader(hub, run_dir, tmp_path, s
     first = wait_for(lambda: uploader_pid(run_dir), "an uploader")
     wait_for(lambda: acknowledged(run_dir), "a commit")
     wait_for(lambda: not zombies(first), "it collects its pushes")
-    os.unlink(Spool(str(run_dir)).seat)
-    wait_for(lambda: not psutil.pid_exists(first), "the one without a seat leaves")
+    os.unlink(Spool(str(run_dir)).uploader_lock)
+    wait_for(lambda: not psutil.pid_exists(first), "the one without a uploader lock leaves")
     wait_for(lambda: uploader_pid(run_dir) not in (0, first), "another one comes")
     wait_for(grown(run_dir, acknowledged(run_dir)), "it works")
     assert uploaders(run_dir) - {push_of(run_dir)} == {uploader_pid(run_dir)}
@@ -285,8 +285,8 @@ def come(number):
 pids, seen, end = [come(0)], 0.0, time.monotonic() + float(sys.argv[3])
 while time.monotonic() < end or not seen:
     report = view.uploader()
-    if report.is_over and report.started != seen:
-        seen = report.started
+    if report.is_over and report.started_at != seen:
+        seen = report.started_at
         for _ in range(rng.choice([1, 2])):
             time.sleep(rng.choice([0, 0, rng.uniform(0, 0.01)]))
             pids.append(come(len(pids)))
@@ -296,9 +296,9 @@ print(len(pids))
 
 
 def test_workers_that_come_while_the_uploader_leaves_are_served(hub, run_dir, start):
-    """They log and end at the very moment at which it gives up the seat: nothing stays behind, and nobody else comes.
+    """They log and end at the very moment at which it gives up the uploader lock: nothing stays behind, and nobody else comes.
 
-    Each of them looks once, at its end: either the seat is free by then, or the uploader looks once more.
+    Each of them looks once, at its end: either the uploader lock is free by then, or the uploader looks once more.
     """
     count = int(start(LEAVE_AND_COME, run_dir, 1, 4).succeed())
     assert count > 1
@@ -307,17 +307,17 @@ def test_workers_that_come_while_the_uploader_leaves_are_served(hub, run_dir, st
     assert [(file.hub_events, file.commits) for file in report.files.values()] == [(1, 1)] * count
 
 
-TAKES_THE_SEAT = """
+TAKES_THE_LOCK = """
 import os, sys, time
 import hf_mpwriter.uploader.loop as uploader
 from hf_mpwriter.system import locks
 from hf_mpwriter.spool.layout import Spool
-os.dup2(locks.try_exclusive(Spool(sys.argv[1]).seat), 3)
+os.dup2(locks.try_exclusive(Spool(sys.argv[1]).uploader_lock), 3)
 os.closerange(4, 100)
 {}
 uploader.main(sys.argv[1], 0.0)
 """
-HESITATES = TAKES_THE_SEAT.format("""
+HESITATES = TAKES_THE_LOCK.format("""
 release = locks.release
 def hesitate(fd):
     locks.release = release
@@ -330,15 +330,15 @@ locks.release = hesitate
 
 
 def log_without_uploader(start, run_dir, count: int) -> None:
-    """A worker that finds the seat taken, ends and does not wait."""
-    seat = locks.try_exclusive(Spool(str(run_dir)).seat)
+    """A worker that finds the uploader lock taken, ends and does not wait."""
+    seat = locks.try_exclusive(Spool(str(run_dir)).uploader_lock)
     start(LOG_AND_EXIT, run_dir, count, env={"HF_MPWRITER_EXIT_TIMEOUT": "0"}).succeed()
     if seat is not None:
         locks.release(seat)
 
 
 def test_a_worker_that_lives_between_the_decision_to_leave_and_the_leaving_is_served(hub, run_dir, tmp_path, start):
-    """It finds the seat taken at its only look: the uploader looks once more when it has given the seat up."""
+    """It finds the uploader lock taken at its only look: the uploader looks once more when it has given the uploader lock up."""
     Spool(str(run_dir)).create()
     log_without_uploader(start, run_dir, 5)
     uploader = start(HESITATES, run_dir, tmp_path / "go on")
@@ -354,7 +354,7 @@ def test_a_log_that_cannot_be_written_is_no_reason_to_end(hub, run_dir, start):
     """The disk is full from its first line on: the uploader works all the same."""
     Spool(str(run_dir)).create()
     log_without_uploader(start, run_dir, 5)
-    start(TAKES_THE_SEAT.format("os.dup2(os.open('/dev/full', os.O_WRONLY), 2)"), run_dir).finish()
+    start(TAKES_THE_LOCK.format("os.dup2(os.open('/dev/full', os.O_WRONLY), 2)"), run_dir).finish()
     assert finished(run_dir)
     assert [file.hub_events for file in judge(run_dir, hub).files.values()] == [5]
 
@@ -364,7 +364,7 @@ def test_an_uploader_needs_no_proc(hub, run_dir, start):
     Spool(str(run_dir)).create()
     log_without_uploader(start, run_dir, 5)
     without = "import psutil; psutil.PROCFS_PATH = '/nowhere'"
-    code, _, said = start(TAKES_THE_SEAT.format(without), run_dir).finish()
+    code, _, said = start(TAKES_THE_LOCK.format(without), run_dir).finish()
     assert (code, "not as modest" in said) == (0, True), said
     assert finished(run_dir)
 
@@ -553,7 +553,7 @@ def test_a_login_ends_the_wait_after_a_refused_token(tmp_path, run_dir, start, m
 
 
 def test_a_short_start_with_a_good_token_ends_with_its_data_on_the_hub(tmp_path, run_dir, start, monkeypatch):
-    """It closes before the uploader with the refused token has seen it alive, and waits: the seat is left to it."""
+    """It closes before the uploader with the refused token has seen it alive, and waits: the uploader lock is left to it."""
     with LocalHub(tmp_path / "hub", token="hf_good") as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
         old = start(LOG_FOR_EVER, run_dir, tmp_path / "journals", env={"RANK": "1", "HF_TOKEN": "hf_expired"})
@@ -576,7 +576,7 @@ def test_after_a_reboot_everybody_is_dead_and_the_spool_goes_on(hub, run_dir, tm
         wait_for(lambda: no_uploader(run_dir), "they are dead")
     spool = Spool(str(run_dir))
     host = spool.host(process_module.host_id())
-    assert os.path.exists(host.inflight)
+    assert os.path.exists(host.in_flight)
     for path in (path for path in Path(spool.root).rglob("*") if path.is_file()):
         path.write_text(path.read_text().replace(process_module.boot_id(), OTHER_BOOT))
     report = json.loads(Path(host.status).read_text())
@@ -612,12 +612,12 @@ def test_a_ledger_that_is_older_or_missing_or_of_another_host_costs_nothing(hub,
 
 
 def test_sigterm_ends_an_uploader_although_the_hub_hangs(run_dir, start, monkeypatch):
-    """It tries once more, but not for ever: its grace over, it ends, its push too, and the seat is free."""
+    """It tries once more, but not for ever: its grace over, it ends, its push too, and the uploader lock is free."""
     with silent_hub() as listener:
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{listener.getsockname()[1]}")
         Spool(str(run_dir)).create()
         log_without_uploader(start, run_dir, 5)
-        uploader = start(TAKES_THE_SEAT.format("uploader.GRACE = 0.5"), run_dir)
+        uploader = start(TAKES_THE_LOCK.format("uploader.GRACE = 0.5"), run_dir)
         push = wait_for(lambda: push_of(run_dir), "a push")
         uploader.process.terminate()
         assert uploader.finish()[0] == -signal.SIGALRM

@@ -269,7 +269,7 @@ def test_two_observers_at_once_never_see_life(path):
 
 
 def test_observers_do_not_keep_a_free_lock_from_being_taken(path):
-    """Whoever tries a free lock gets it soon, however often others look at it meanwhile (the seat)."""
+    """Whoever tries a free lock gets it soon, however often others look at it meanwhile (the uploader lock)."""
     locks.release(take(path))
 
     def observe() -> None:
@@ -287,7 +287,7 @@ def test_observers_do_not_keep_a_free_lock_from_being_taken(path):
 
 
 def test_who_finds_a_lock_taken_does_not_wait_at_all(path, monkeypatch):
-    """A worker's look finds the seat taken every few seconds: it gives the processor away only for an observer."""
+    """A worker's look finds the uploader lock taken every few seconds: it gives the processor away only for an observer."""
     yields = []
     monkeypatch.setattr(os, "sched_yield", lambda: yields.append(1))
 

@@ -37,19 +37,19 @@ def stamp(spool: Spool) -> tuple[int, ...]:
 
 
 def view(
-    spool: Spool, seen: tuple[int, ...] = (), sent: Sent = FOUR, parked: tuple[str, ...] = (), checked: float = 0.0
+    spool: Spool, seen: tuple[int, ...] = (), sent: Sent = FOUR, quarantined: tuple[str, ...] = (), checked: float = 0.0
 ) -> Progress:
     """A view of a ledger that holds the attachment, which had that stamp."""
     book = Ledger(HERE, checked=checked)
     book.acknowledge({"a.tsv": sent, EVENTS: Sent(10, "7" * 64)}, "c", 1.0)
     book.files["a.tsv"] = dataclasses.replace(book.files["a.tsv"], stamp=seen)
-    book.parked |= dict.fromkeys(parked, "why")
+    book.quarantined |= dict.fromkeys(quarantined, "why")
     book.save(spool.host("h").ledger)
     return Progress(spool)
 
 
 def test_an_attachment_has_arrived_when_it_has_the_stamp_of_what_was_sent(spool):
-    """Nobody has to read it. Not what has changed, is gone on the Hub, is parked, or was sent before the question."""
+    """Nobody has to read it. Not what has changed, is gone on the Hub, is quarantined, or was sent before the question."""
     wanted, now = {"a.tsv": 4}, stamp(spool)
     assert view(spool, now).missing(wanted) == {}
     for changed in range(4):
@@ -57,7 +57,7 @@ def test_an_attachment_has_arrived_when_it_has_the_stamp_of_what_was_sent(spool)
         assert view(spool, other).missing(wanted) == wanted
     assert view(spool).missing(wanted) == wanted
     assert view(spool, now, sent=Sent(0, "")).missing(wanted) == wanted
-    assert view(spool, now, parked=("a.tsv",)).missing(wanted) == wanted
+    assert view(spool, now, quarantined=("a.tsv",)).missing(wanted) == wanted
     assert view(spool, now).missing(wanted, since=1.0) == wanted
 
 
@@ -73,17 +73,17 @@ def test_what_an_attachment_becomes_after_the_question_is_not_waited_for(spool):
 
 
 def test_an_attachment_that_is_parked_holds_back_nobody(spool):
-    """Only later event files of a directory wait for a parked event file."""
+    """Only later event files of a directory wait for a quarantined event file."""
     missing = {"a.tsv": 4, "b.tsv": 4, EVENTS: 20}
-    assert view(spool, parked=("a.tsv",)).refused(missing).keys() == {"a.tsv"}
-    assert view(spool, parked=(EVENTS,)).refused(missing).keys() == {EVENTS}
+    assert view(spool, quarantined=("a.tsv",)).refused(missing).keys() == {"a.tsv"}
+    assert view(spool, quarantined=(EVENTS,)).refused(missing).keys() == {EVENTS}
     later = EVENTS.replace("17", "18")
-    assert view(spool, parked=(EVENTS,)).refused({later: 1}).keys() == {later}
+    assert view(spool, quarantined=(EVENTS,)).refused({later: 1}).keys() == {later}
 
 
 def test_a_refusal_of_before_the_question_is_tried_again(spool):
     """Whoever asks anew, as `sync` does, does not give up on what the ledger says of the past."""
-    refused = view(spool, parked=("a.tsv",), checked=50.0)
+    refused = view(spool, quarantined=("a.tsv",), checked=50.0)
     assert refused.is_hopeless({"a.tsv": 4})
     assert refused.is_hopeless({"a.tsv": 4}, since=49.0)
     assert not refused.is_hopeless({"a.tsv": 4}, since=51.0)
@@ -91,7 +91,7 @@ def test_a_refusal_of_before_the_question_is_tried_again(spool):
 
 
 def test_many_refused_attachments_are_told_from_many_others_at_once(spool):
-    """Of a directory the first parked event file counts; the work does not grow with the product."""
+    """Of a directory the first quarantined event file counts; the work does not grow with the product."""
     paths = [f"{number}.tsv" for number in range(20_000)]
-    refused = view(spool, parked=(*paths[::2], EVENTS)).refused(dict.fromkeys([*paths, EVENTS.replace("17", "18")], 1))
+    refused = view(spool, quarantined=(*paths[::2], EVENTS)).refused(dict.fromkeys([*paths, EVENTS.replace("17", "18")], 1))
     assert len(refused) == 10_001

@@ -46,7 +46,7 @@ def job(run_dir, known=(), files=("a.tfevents",), endpoint="http://127.0.0.1:9")
         squash=False,
         files=tuple(LocalFile(path, 5, growing=True) for path in files),
         known=dict(known),
-        offered={},
+        uncertain={},
         own_head=None,
         fenced=True,
         xet=True,
@@ -106,7 +106,7 @@ def test_a_local_file_that_is_shorter_than_the_hubs_is_left_alone(run_dir):
 
 
 def test_a_longer_copy_that_was_never_ours_is_not_believed(run_dir):
-    """Nobody has ever sent this path from here, and the Hub has more under its name: parked, not acknowledged."""
+    """Nobody has ever sent this path from here, and the Hub has more under its name: quarantined, not acknowledged."""
     found, differing = read_back(job(run_dir), {"a.tfevents": remote(b"xxxxxxxx")})
     assert (found, list(differing)) == ({}, ["a.tfevents"])
 
@@ -139,9 +139,9 @@ def test_garbage_is_no_verdict():
 
 def test_a_push_that_is_killed_has_an_unknown_outcome(run_dir):
     """SIGKILL: no verdict, so unknown, with the signal in the reason."""
-    inflight = str(run_dir / "inflight.json")
-    disk.publish(inflight, json.dumps({"job": job(run_dir).to_json()}).encode(), "test")
-    process = handle.PushHandle(inflight, 300.0)
+    in_flight = str(run_dir / "in_flight.json")
+    disk.publish(in_flight, json.dumps({"job": job(run_dir).to_json()}).encode(), "test")
+    process = handle.PushHandle(in_flight, 300.0)
     os.kill(process.pid, signal.SIGKILL)
     verdict = wait_for(lambda: process.listen()[1], "the end")
     assert verdict == Unknown("the push ended by signal 9")
@@ -152,17 +152,17 @@ def test_what_the_start_of_python_prints_is_no_message_of_the_push(run_dir, tmp_
     """A `sitecustomize` that greets on standard output ends no uploader, and no verdict is lost in its line."""
     (tmp_path / "sitecustomize.py").write_text(f"print({text!r}, end='', flush=True)")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    inflight = str(run_dir / "inflight.json")
-    disk.publish(inflight, json.dumps({"job": job(run_dir).to_json()}).encode(), "test")
-    process = handle.PushHandle(inflight, 300.0)
+    in_flight = str(run_dir / "in_flight.json")
+    disk.publish(in_flight, json.dumps({"job": job(run_dir).to_json()}).encode(), "test")
+    process = handle.PushHandle(in_flight, 300.0)
     assert isinstance(wait_for(lambda: process.listen()[1], "the end"), Retry)
 
 
 def test_a_push_against_nobody_says_so(run_dir):
     """Connection refused: nothing was changed, try again."""
-    inflight = str(run_dir / "inflight.json")
-    disk.publish(inflight, json.dumps({"job": job(run_dir).to_json()}).encode(), "test")
-    process = handle.PushHandle(inflight, 300.0)
+    in_flight = str(run_dir / "in_flight.json")
+    disk.publish(in_flight, json.dumps({"job": job(run_dir).to_json()}).encode(), "test")
+    process = handle.PushHandle(in_flight, 300.0)
     verdict = wait_for(lambda: process.listen()[1], "the end")
     assert isinstance(verdict, Retry)
     assert "refused" in verdict.reason
@@ -187,12 +187,12 @@ def test_a_push_dies_with_its_uploader(run_dir):
     import socket
 
     with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, never answers
-        inflight = str(run_dir / "inflight.json")
+        in_flight = str(run_dir / "in_flight.json")
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        disk.publish(inflight, json.dumps({"job": job(run_dir, endpoint=endpoint).to_json()}).encode(), "test")
+        disk.publish(in_flight, json.dumps({"job": job(run_dir, endpoint=endpoint).to_json()}).encode(), "test")
         source = "import sys,time\nfrom hf_mpwriter.push.handle import PushHandle\np = PushHandle(sys.argv[1], 300.0)\n"
         source += "print(p.pid, flush=True)\ntime.sleep(100)"
-        parent = subprocess.Popen([sys.executable, "-c", source, inflight], stdout=subprocess.PIPE, text=True)
+        parent = subprocess.Popen([sys.executable, "-c", source, in_flight], stdout=subprocess.PIPE, text=True)
         pid = int(parent.stdout.readline())
         connection, _ = silent.accept()
         parent.kill()
@@ -216,13 +216,13 @@ def test_a_push_that_hangs_ends_by_its_own_timer(run_dir, monkeypatch):
     import socket
 
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        inflight = str(run_dir / "inflight.json")
+        in_flight = str(run_dir / "in_flight.json")
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        disk.publish(inflight, json.dumps({"job": job(run_dir, endpoint=endpoint).to_json()}).encode(), "test")
+        disk.publish(in_flight, json.dumps({"job": job(run_dir, endpoint=endpoint).to_json()}).encode(), "test")
         monkeypatch.setattr(
             launch, "PUSH_BOOT", launch.PUSH_BOOT.replace("push.main", "push.DEADLINE_BASE=1.0;process.main")
         )
-        process = handle.PushHandle(inflight, 300.0)
+        process = handle.PushHandle(in_flight, 300.0)
         verdict = wait_for(lambda: process.listen()[1], "the end")
     assert verdict == Unknown("the push hung and was ended after 300 s", xet="failing")
 
@@ -230,9 +230,9 @@ def test_a_push_that_hangs_ends_by_its_own_timer(run_dir, monkeypatch):
 def test_a_push_that_is_stopped_is_ended_by_the_uploader(run_dir, monkeypatch):
     """SIGSTOP: its own timer cannot end it, so the uploader does when its time and some grace are over."""
     monkeypatch.setattr(handle, "GRACE", 0.1)
-    inflight = str(run_dir / "inflight.json")
-    disk.publish(inflight, json.dumps({"job": job(run_dir).to_json()}).encode(), "test")
-    process = handle.PushHandle(inflight, 0.1)
+    in_flight = str(run_dir / "in_flight.json")
+    disk.publish(in_flight, json.dumps({"job": job(run_dir).to_json()}).encode(), "test")
+    process = handle.PushHandle(in_flight, 0.1)
     os.kill(process.pid, signal.SIGSTOP)
     verdict = wait_for(lambda: process.listen()[1], "the end")
     assert verdict == Unknown("the push hung and was ended after 0 s", xet="failing")
@@ -258,11 +258,11 @@ def regular(file: LocalFile) -> Remote:
 
 @pytest.mark.parametrize("kind", [lfs, regular])
 def test_an_attachment_replaces_only_what_this_run_has_sent(run_dir, kind):
-    """Known by the ledger, or offered with an unknown outcome: ours. Anything else is parked with what to do."""
+    """Known by the ledger, or uncertain with an unknown outcome: ours. Anything else is quarantined with what to do."""
     wants_two = dataclasses.replace(job(run_dir), files=(TWO,))
     assert read_back(dataclasses.replace(wants_two, known={"a.tsv": ONE.content}), {"a.tsv": kind(ONE)}) == ({}, {})
-    offered = dataclasses.replace(wants_two, offered={"a.tsv": [ONE.content]})
-    assert read_back(offered, {"a.tsv": kind(ONE)}) == ({"a.tsv": ONE.content}, {})
+    uncertain = dataclasses.replace(wants_two, uncertain={"a.tsv": [ONE.content]})
+    assert read_back(uncertain, {"a.tsv": kind(ONE)}) == ({"a.tsv": ONE.content}, {})
     found, differing = read_back(wants_two, {"a.tsv": kind(ONE)})
     assert found == {}
     assert "remove it there" in differing["a.tsv"]
@@ -270,20 +270,20 @@ def test_an_attachment_replaces_only_what_this_run_has_sent(run_dir, kind):
 
 @pytest.mark.parametrize("kind", [lfs, regular])
 def test_an_attachment_that_is_there_already_is_acknowledged(run_dir, kind):
-    """Whoever has sent it; if it was not this run, it is adopted."""
+    """Whoever has sent it; if it was not this run, it is foreign."""
     wants_two = dataclasses.replace(job(run_dir), files=(TWO,))
-    theirs = dataclasses.replace(TWO.content, adopted=True)
+    theirs = dataclasses.replace(TWO.content, foreign=True)
     assert read_back(wants_two, {"a.tsv": kind(TWO)}) == ({"a.tsv": theirs}, {})
-    offered = dataclasses.replace(wants_two, offered={"a.tsv": [TWO.content]})
-    assert read_back(offered, {"a.tsv": kind(TWO)}) == ({"a.tsv": TWO.content}, {})
+    uncertain = dataclasses.replace(wants_two, uncertain={"a.tsv": [TWO.content]})
+    assert read_back(uncertain, {"a.tsv": kind(TWO)}) == ({"a.tsv": TWO.content}, {})
 
 
 def test_what_is_known_is_told_again_while_an_offer_is_open(run_dir):
     """So the outcome of the offer is known, and nobody asks again."""
     known = dataclasses.replace(job(run_dir), files=(TWO,), known={"a.tsv": TWO.content})
     assert read_back(known, {"a.tsv": lfs(TWO)}) == ({}, {})
-    offered = dataclasses.replace(known, offered={"a.tsv": [ONE.content]})
-    assert read_back(offered, {"a.tsv": lfs(TWO)}) == ({"a.tsv": TWO.content}, {})
+    uncertain = dataclasses.replace(known, uncertain={"a.tsv": [ONE.content]})
+    assert read_back(uncertain, {"a.tsv": lfs(TWO)}) == ({"a.tsv": TWO.content}, {})
 
 
 class HubOfOne:
@@ -305,8 +305,8 @@ class HubOfOne:
 
 
 def test_what_others_have_sent_is_not_replaced_when_ours_changes(run_dir):
-    """It was equal, so it counted as there; nothing of ours is offered by the refusal."""
-    theirs = dataclasses.replace(ONE.content, adopted=True)
+    """It was equal, so it counted as there; nothing of ours is uncertain by the refusal."""
+    theirs = dataclasses.replace(ONE.content, foreign=True)
     wants = dataclasses.replace(job(run_dir), files=(TWO,), known={"a.tsv": theirs})
     verdict = commit_module.carry(wants, HubOfOne(lfs(ONE)), lambda _: None, random.Random(1))
     assert isinstance(verdict, Quarantine)
@@ -324,7 +324,7 @@ def test_an_attachment_that_is_gone_or_rewritten_is_noticed_though_nothing_is_to
 def test_a_job_survives_its_way_to_the_push(run_dir):
     """What the uploader writes is what the push reads; a digest that is none is refused."""
     one = dataclasses.replace(
-        job(run_dir), files=(TWO,), known={"a.tsv": ONE.content}, offered={"a.tsv": [ONE.content, TWO.content]}
+        job(run_dir), files=(TWO,), known={"a.tsv": ONE.content}, uncertain={"a.tsv": [ONE.content, TWO.content]}
     )
     data = json.loads(json.dumps(one.to_json()))
     assert Job.from_json(data) == one
@@ -335,7 +335,7 @@ def test_a_job_survives_its_way_to_the_push(run_dir):
 
 @pytest.mark.parametrize("when", ["read", "commit"])
 def test_an_outcome_is_unknown_only_after_the_commit_has_begun(run_dir, when):
-    """A read-back that fails has offered nothing: what is on the Hub does not become ours by it."""
+    """A read-back that fails has uncertain nothing: what is on the Hub does not become ours by it."""
     one = HubOfOne(lfs(ONE))
     if when == "read":
         one.sizes = lambda *_: timeout()

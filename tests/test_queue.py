@@ -20,9 +20,9 @@ from hf_mpwriter.spool.layout import HostSpool
 from hf_mpwriter.spool.outbox import Batch, InFlightRecord, Outbox, interrupted
 from hf_mpwriter.system import disk
 
-PUT = [f"queue.put.{step}" for step in ("open", "write", "fsync", "rename", "dirsync")]
-DATA = ["queue.data.fsync", "queue.data.dirsync"]
-DROP = ["queue.drop.unlink", "queue.drop.dirsync"]
+PUT = [f"outbox.put.{step}" for step in ("open", "write", "fsync", "rename", "dirsync")]
+DATA = ["outbox.data.fsync", "outbox.data.dirsync"]
+DROP = ["outbox.drop.unlink", "outbox.drop.dirsync"]
 OLD = LocalFile("a.tfevents", 10, True)
 NEW = LocalFile("a.tfevents", 20, True)
 MORE = LocalFile("b/b.tfevents", 30, False)
@@ -47,7 +47,7 @@ class Run:
 
     def leftovers(self) -> list[str]:
         """What is in the folder beside entries."""
-        return [name for name in os.listdir(self.host.queue) if not name.endswith(".json")]
+        return [name for name in os.listdir(self.host.outbox) if not name.endswith(".json")]
 
 
 def after_restart(run: Run) -> InFlightRecord | None:
@@ -126,7 +126,7 @@ def test_an_older_entry_stays_on_disk_until_a_newer_one_is_durable(run, point, f
 def test_trouble_is_told_until_every_entry_is_on_disk(run):
     """Of two entries the first is refused and the second is not: the queue is still partly in memory."""
     queue = run.queue()
-    with failing("queue.put.write=enospc"):
+    with failing("outbox.put.write=enospc"):
         queue.put([[NEW], [MORE]])
     assert run.found() == [(MORE,)]
     assert queue.trouble
@@ -148,7 +148,7 @@ def test_event_files_and_their_names_are_synced_before_the_entry_exists(run, mon
 
     def fsync(fd: int) -> None:
         status = os.fstat(fd)
-        synced.append((status.st_ino, os.listdir(run.host.queue)))
+        synced.append((status.st_ino, os.listdir(run.host.outbox)))
 
     queue = run.queue()
     monkeypatch.setattr(disk.os, "fsync", fsync)
@@ -197,13 +197,13 @@ def test_a_push_starts_only_after_its_record_is_durable(run, step, fault):
     """`take_off` returns only if the record is on disk; a kill leaves the record of before or the new one, whole."""
     queue = run.queue()
     queue.put([[OLD]])
-    queue.take_off(queue.entries[0], {"n": 1}, fenced=False)
+    queue.mark_in_flight(queue.entries[0], {"n": 1}, fenced=False)
     entry = Batch(7, (NEW,))
-    code = in_child(lambda: queue.take_off(entry, {"n": 2}, fenced=True), f"queue.inflight.{step}={fault}")
+    code = in_child(lambda: queue.mark_in_flight(entry, {"n": 2}, fenced=True), f"queue.in_flight.{step}={fault}")
     assert code == (KILLED if fault == "kill" else 1)
     after = [InFlightRecord(7, fenced=True)] if step == "dirsync" else [InFlightRecord(1, fenced=False)]
     assert after_restart(run) in after
-    path = queue.take_off(entry, {"n": 3}, fenced=True)
+    path = queue.mark_in_flight(entry, {"n": 3}, fenced=True)
     assert json.loads(disk.read(path))["job"] == {"n": 3}
     assert after_restart(run) == InFlightRecord(7, fenced=True)
 
@@ -213,11 +213,11 @@ def test_a_push_starts_only_after_its_record_is_durable(run, step, fault):
 def test_a_landing_that_is_interrupted_can_be_repeated(run, step, fault):
     """The record is whole or gone; removing it again is no error."""
     queue = run.queue()
-    queue.take_off(Batch(3, (OLD,)), {}, fenced=True)
-    assert in_child(queue.landed, f"queue.landed.{step}={fault}") == (KILLED if fault == "kill" else 1)
+    queue.mark_in_flight(Batch(3, (OLD,)), {}, fenced=True)
+    assert in_child(outbox.in_flight, f"outbox.in_flight.{step}={fault}") == (KILLED if fault == "kill" else 1)
     assert after_restart(run) == (InFlightRecord(3, fenced=True) if step == "unlink" else None)
-    queue.landed()
-    queue.landed()
+    queue.clear_in_flight()
+    queue.clear_in_flight()
     assert after_restart(run) is None
 
 
@@ -228,7 +228,7 @@ def test_a_landing_that_is_interrupted_can_be_repeated(run, step, fault):
 def test_a_record_in_flight_that_cannot_be_read_counts_as_the_worst_case(run, data):
     """Anything may have been under way: without a fence."""
     run.queue()
-    with open(run.host.inflight, "wb") as file:
+    with open(run.host.in_flight, "wb") as file:
         file.write(data)
     found = interrupted(run.host)
     assert found is not None
@@ -238,7 +238,7 @@ def test_a_record_in_flight_that_cannot_be_read_counts_as_the_worst_case(run, da
 def test_a_record_in_flight_that_is_no_file_counts_as_the_worst_case(run):
     """The disk refuses to read it: that is no reason not to start."""
     run.queue()
-    os.symlink("elsewhere", run.host.inflight)
+    os.symlink("elsewhere", run.host.in_flight)
     assert interrupted(run.host) == InFlightRecord(0, fenced=False)
 
 
@@ -251,7 +251,7 @@ def test_an_entry_that_cannot_be_understood_is_dropped(run, data):
     """Half a file after a power cut on a bad disk, any bytes: the queue opens, without it, and can be used."""
     run.queue().put([])
     run.queue().put([[OLD]])
-    with open(os.path.join(run.host.queue, "00000009.json"), "wb") as file:
+    with open(os.path.join(run.host.outbox, "00000009.json"), "wb") as file:
         file.write(data if isinstance(data, bytes) else data.encode())
     queue = run.queue()
     assert (OLD,) in [entry.files for entry in queue.entries]
@@ -262,17 +262,17 @@ def test_an_entry_that_cannot_be_understood_is_dropped(run, data):
 def test_something_else_in_the_place_of_an_entry_does_not_keep_the_queue_shut(run):
     """A directory or a link named like an entry, a name of another form."""
     run.queue().put([[OLD]])
-    os.mkdir(os.path.join(run.host.queue, "00000008.json"))
-    os.symlink("elsewhere", os.path.join(run.host.queue, "00000007.json"))
+    os.mkdir(os.path.join(run.host.outbox, "00000008.json"))
+    os.symlink("elsewhere", os.path.join(run.host.outbox, "00000007.json"))
     for name in ("x.json", "note.txt"):
-        dump(os.path.join(run.host.queue, name), {"files": []})
+        dump(os.path.join(run.host.outbox, name), {"files": []})
     assert run.found() == [(OLD,)]
 
 
 def test_leftovers_of_killed_writers_do_not_add_up(run):
     """An uploader that is killed again and again in the middle of a write leaves a bounded spool (promise 11)."""
     for _ in range(3):
-        assert in_child(lambda: run.queue().put([[NEW]]), "queue.put.rename=kill") == KILLED
+        assert in_child(lambda: run.queue().put([[NEW]]), "outbox.put.rename=kill") == KILLED
     run.queue()
     assert len(run.leftovers()) <= 1
 
@@ -321,7 +321,7 @@ def attach(run: Run, path: str, data: bytes) -> LocalFile:
 def test_what_was_in_flight_tells_what_it_carried(run):
     """The next uploader must know that these contents may be on the Hub."""
     one, queue = attach(run, "one.tsv", b"one"), run.queue()
-    queue.take_off(Batch(0, (one,)), {"files": [dataclasses.asdict(one)]}, fenced=True)
+    queue.mark_in_flight(Batch(0, (one,)), {"files": [dataclasses.asdict(one)]}, fenced=True)
     assert after_restart(run) == InFlightRecord(0, fenced=True, files=(one,))
 
 

@@ -124,7 +124,7 @@ raise RuntimeError(os.environ["HF_TOKEN"])
 
 
 def test_the_report_of_an_uploader_has_no_secret(tmp_path, monkeypatch, capsys):
-    """uploader.json: notices, reasons, hints, and the reasons of parked paths."""
+    """status.json: notices, reasons, hints, and the reasons of quarantined paths."""
     monkeypatch.setenv("HF_TOKEN", ODD)
     host = Spool(str(tmp_path)).host("h")
     os.makedirs(host.root)
@@ -132,7 +132,7 @@ def test_the_report_of_an_uploader_has_no_secret(tmp_path, monkeypatch, capsys):
         bulletin = StatusFile(host, Process.current(), time.monotonic, 0.0)
         bulletin.notice([f"seen {ODD}"])
         bulletin.complain(verdict, 1)
-        bulletin.publish(phase="idle")
+        status.publish(phase="idle")
         told = Path(host.status).read_text()
         assert "<token>" in told
         assert ODD not in told + capsys.readouterr().err

@@ -24,7 +24,7 @@ from hf_mpwriter.testing import processes
 
 NAME = MemberName("main", "h-1", 1, 2, 3)
 ME = Process.current()
-FIRST = {"process": dataclasses.asdict(ME), "born": 5.0, "settings": Settings().to_json()}
+FIRST = {"process": dataclasses.asdict(ME), "started_at": 5.0, "settings": Settings().to_json()}
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def test_a_card_is_seen_locked_or_not_at_all(place):
             members = [member for _ in range(50) for member in observer.members()]
             seen.extend(members)
             # withdrawn between listing and probing: then the path is gone as well
-            dead.extend(m for m in members if not m.alive and os.path.exists(place.card(m.name)))
+            dead.extend(m for m in members if not m.alive and os.path.exists(place.member_file(m.name)))
             return len(seen) > 300
 
         wait_until(look, "the child bears cards")
@@ -132,7 +132,7 @@ def test_a_card_is_seen_locked_or_not_at_all(place):
 @pytest.mark.parametrize("fault", ["kill", "enospc", "eio"])
 def test_a_card_that_is_not_born_is_not_seen(place, fault):
     """Killed or refused before the rename: no member, and the next birth succeeds."""
-    code = in_child(lambda: card(place), f"roster.card.rename={fault}")
+    code = in_child(lambda: card(place), f"members.file.rename={fault}")
     assert code == (KILLED if fault == "kill" else 1)
     assert Members(place).members() == []
     born = card(place)
@@ -144,10 +144,10 @@ def test_births_that_the_disk_refuses_leave_nothing_behind(place, fault):
     """A worker tries every second while the disk is full: neither files nor descriptors may add up (promise 11)."""
     before = open_descriptors()
     for _ in range(5):
-        with failing(f"roster.card.rename={fault}"), pytest.raises(OSError, match="failpoint"):
+        with failing(f"members.file.rename={fault}"), pytest.raises(OSError, match="failpoint"):
             card(place)
     assert open_descriptors() == before
-    assert os.listdir(place.workers) == []
+    assert os.listdir(place.members) == []
 
 
 def test_a_full_disk_leaves_neither_a_card_nor_half_of_one(place):
@@ -160,7 +160,7 @@ def test_a_full_disk_leaves_neither_a_card_nor_half_of_one(place):
 
     assert in_child(child) == 0
     assert Members(place).members() == []
-    assert os.listdir(place.workers) == []
+    assert os.listdir(place.members) == []
 
 
 def test_a_line_that_does_not_fit_is_taken_back(place):
@@ -359,9 +359,9 @@ def test_strangers_in_the_spool_do_not_disturb(place):
     """Temporary names, editors' copies, directories and unreadable cards are passed over."""
     mine = card(place)
     for name in ("README", ".x.tmp", f"{mine.name}~", "main.h-1.1.2-9"):
-        with open(os.path.join(place.workers, name), "wb") as file:
+        with open(os.path.join(place.members, name), "wb") as file:
             file.write(b"\xff\n")
-    os.mkdir(os.path.join(place.workers, "main.h-1.1.2-8"))
+    os.mkdir(os.path.join(place.members, "main.h-1.1.2-8"))
     assert [member.name for member in Members(place).members()] == [mine.name]
 
 
@@ -377,22 +377,22 @@ def test_a_new_uploader_removes_what_is_no_card_and_never_will_be(place):
         return MemberFile(place, "rank_00001", Process.current(), Settings())
 
     living = join()
-    assert in_child(join, "roster.card.rename=kill") == KILLED
+    assert in_child(join, "members.file.rename=kill") == KILLED
     for number, content in enumerate([b"", b"\0" * 600, b'{"worker": "rank_00002"']):
-        place_of = place.card(MemberName("rank_00002", "host-0", 1, 2, number))
+        place_of = place.member_file(MemberName("rank_00002", "host-0", 1, 2, number))
         with open(place_of, "wb") as file:
             file.write(content)
-    with open(os.path.join(place.workers, "notes"), "wb") as file:
+    with open(os.path.join(place.members, "notes"), "wb") as file:
         file.write(b"of somebody")
-    assert len(os.listdir(place.workers)) == 6
+    assert len(os.listdir(place.members)) == 6
     assert [member.name for member in Members.swept(place).members()] == [living.name]
-    assert sorted(os.listdir(place.workers)) == ["notes", str(living.name)]
+    assert sorted(os.listdir(place.members)) == ["notes", str(living.name)]
 
 
 def test_a_new_uploader_leaves_a_card_that_is_being_made(place):
     """It is not locked yet for a moment; its process lives."""
     name = MemberName.of("rank_00001", Process.current(), 7)
-    with open(os.path.join(place.workers, f".{name}.tmp"), "wb"):
+    with open(os.path.join(place.members, f".{name}.tmp"), "wb"):
         pass
     Members.swept(place)
-    assert os.listdir(place.workers) == [f".{name}.tmp"]
+    assert os.listdir(place.members) == [f".{name}.tmp"]

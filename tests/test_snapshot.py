@@ -32,8 +32,8 @@ def survey(run_dir, growing=()) -> dict[str, tuple[int, bool]]:
 
 @st.composite
 def runs(draw) -> tuple[list[LocalFile], dict[str, int], set[str]]:
-    """Event files of some directories, what is acknowledged, what is parked."""
-    files, acknowledged, parked = [], {}, set()
+    """Event files of some directories, what is acknowledged, what is quarantined."""
+    files, acknowledged, quarantined = [], {}, set()
     for directory in draw(st.lists(st.sampled_from(["", "rank_00001", "rank_00001/sub", "z"]), unique=True)):
         for second in range(draw(st.integers(0, 5))):
             theirs = draw(st.integers(0, 4)) == 0
@@ -43,20 +43,20 @@ def runs(draw) -> tuple[list[LocalFile], dict[str, int], set[str]]:
             files.append(LocalFile(path, length, draw(st.booleans())))
             acknowledged[path] = draw(st.integers(0, length))
             if draw(st.integers(0, 5)) == 0:
-                parked.add(path)
-    return draw(st.permutations(files)), acknowledged, parked
+                quarantined.add(path)
+    return draw(st.permutations(files)), acknowledged, quarantined
 
 
 @given(runs())
 def test_any_prefix_of_what_is_pending_may_be_published(run):
     """Of ours in one directory, none gets new bytes on the Hub before all earlier ones are complete there."""
-    files, acknowledged, parked = run
+    files, acknowledged, quarantined = run
     held = dict(acknowledged)
-    order = pending(files, lambda file: file.length <= acknowledged.get(file.path, 0), parked)
+    order = pending(files, lambda file: file.length <= acknowledged.get(file.path, 0), quarantined)
     assert len({file.path for file in order}) == len(order)
     for file in order:
         assert file.length > held[file.path], "it would shrink or repeat the Hub's copy"
-        assert file.path not in parked
+        assert file.path not in quarantined
         directory, base = os.path.split(file.path)
         if names.event_second(base):
             for other in files:
@@ -64,26 +64,26 @@ def test_any_prefix_of_what_is_pending_may_be_published(run):
                 if there == directory and earlier < base and names.event_second(earlier):
                     assert held[other.path] == other.length, f"{other.path} is not complete"
                     assert not other.growing
-                    assert other.path not in parked
+                    assert other.path not in quarantined
         held[file.path] = file.length
 
 
 @given(runs())
 def test_what_is_free_to_go_is_pending(run):
-    """Nothing is left out but what is acknowledged, parked, or behind a file of ours that grows or is parked."""
-    files, acknowledged, parked = run
-    order = {file.path for file in pending(files, lambda file: file.length <= acknowledged.get(file.path, 0), parked)}
+    """Nothing is left out but what is acknowledged, quarantined, or behind a file of ours that grows or is quarantined."""
+    files, acknowledged, quarantined = run
+    order = {file.path for file in pending(files, lambda file: file.length <= acknowledged.get(file.path, 0), quarantined)}
     for file in files:
         directory, base = os.path.split(file.path)
         blocked = names.event_second(base) and any(
-            (other.growing or other.path in parked)
+            (other.growing or other.path in quarantined)
             and os.path.dirname(other.path) == directory
             and names.event_second(os.path.basename(other.path))
             and os.path.basename(other.path) < base
             for other in files
         )
         assert (file.path in order) == (
-            file.length > acknowledged[file.path] and file.path not in parked and not blocked
+            file.length > acknowledged[file.path] and file.path not in quarantined and not blocked
         )
 
 

@@ -77,8 +77,8 @@ def test_there_is_always_another_name(worker):
 def test_no_name_in_the_spool_looks_like_an_event_file(place):
     """TensorBoard opens whatever contains `tfevents`."""
     host = place.host("host-1")
-    paths = [place.root, place.seat, place.claim("main"), place.card(MemberName("main", "h", 1, 2, 3)), host.status]
-    paths += [host.log, host.queue, host.inflight, host.ledger]
+    paths = [place.root, place.uploader_lock, place.claim("main"), place.member_file(MemberName("main", "h", 1, 2, 3)), host.status]
+    paths += [host.log, host.outbox, host.in_flight, host.ledger]
     assert not any(names_module.is_event_file(os.path.relpath(path, place.run_dir)) for path in paths)
 
 
@@ -86,7 +86,7 @@ def test_racing_workers_make_one_spool(place):
     """All succeed, one FORMAT results, nothing temporary is left."""
     children = [fork(place.create) for _ in range(8)]
     assert [reap(pid) for pid in children] == [0] * 8
-    assert sorted(os.listdir(place.root)) == ["FORMAT", "claims", "hosts", "workers"]
+    assert sorted(os.listdir(place.root)) == ["FORMAT", "claims", "hosts", "members"]
     with open(os.path.join(place.root, "FORMAT"), encoding="ascii") as file:
         assert file.read() == f"{layout.FORMAT}\n"
     assert os.stat(place.root).st_mode & 0o777 == 0o700
@@ -131,7 +131,7 @@ def test_a_full_disk_does_not_refuse_a_spool_that_is_there(place):
         place.record_destination(HERE)
 
 
-@pytest.mark.parametrize("where", [".", ".hf_mpwriter", ".hf_mpwriter/workers"])
+@pytest.mark.parametrize("where", [".", ".hf_mpwriter", ".hf_mpwriter/members"])
 def test_a_file_where_a_directory_should_be_is_a_logdir_error(place, where):
     """Told before training starts, naming the file."""
     path = os.path.normpath(os.path.join(place.run_dir, where))
@@ -218,10 +218,10 @@ def test_unfinished_means_a_destination_and_a_card(place):
     place.record_destination(HERE)
     assert not place.is_unfinished(HERE.endpoint)
     card = MemberName("main", "h-1", 1, 2, 3)
-    with open(os.path.join(place.workers, f".{card}.tmp"), "wb"):
+    with open(os.path.join(place.members, f".{card}.tmp"), "wb"):
         pass
     assert not place.is_unfinished(HERE.endpoint), "a card that was never born is none"
-    with open(place.card(card), "wb"):
+    with open(place.member_file(card), "wb"):
         pass
     assert place.is_unfinished(HERE.endpoint)
     assert not place.is_unfinished("https://elsewhere"), "the token of this Hub is not for another one"

@@ -184,7 +184,7 @@ def test_a_spool_that_is_opened_while_training_runs_costs_no_record(hub, run_dir
 
 def test_an_uploader_does_not_follow_a_strange_spool(place, start):
     """Whoever starts one: it looks itself before it reads where to upload, or removes what is a ruin."""
-    ruin = Path(place.card(MemberName("main", "host-0", 1, 2, 3)))
+    ruin = Path(place.member_file(MemberName("main", "host-0", 1, 2, 3)))
     ruin.touch()
     place.record_destination(Destination("http://127.0.0.1:9", "me/other"))
     os.chmod(place.root, 0o777)  # noqa: S103 - that is what must be noticed
@@ -253,7 +253,7 @@ def test_a_project_directory_that_is_open_to_its_group_does_not_open_the_spool(t
     run_dir.chmod(0o2775)
     place = Spool(str(run_dir))
     place.create()
-    disk.make_dirs(place.host("h").queue)
+    disk.make_dirs(place.host("h").outbox)
     assert {mode & 0o077 for mode in modes(place.root).values()} == {0}
     monkeypatch.setenv("HF_MPWRITER_GROUP", "1")
     place.create()
@@ -277,7 +277,7 @@ def test_a_spool_is_opened_to_the_group_while_files_come_and_go_in_it(place, mon
 
 def test_a_private_spool_is_opened_by_the_next_start_of_its_owner(place, monkeypatch):
     """All that is in it already, too; and not by a start without the variable."""
-    disk.make_dirs(place.host("h").queue)
+    disk.make_dirs(place.host("h").outbox)
     place.record_destination(Destination("http://hub", "me/run"))
     place.create()
     assert set(modes(place.root).values()) == {0o700, 0o600}

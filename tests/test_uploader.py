@@ -28,7 +28,7 @@ def api(hub):
 
 def finished(run_dir) -> bool:
     """Whether everything is sent and the uploader has left."""
-    return no_uploader(run_dir) and not os.listdir(Spool(str(run_dir)).workers)
+    return no_uploader(run_dir) and not os.listdir(Spool(str(run_dir)).members)
 
 
 def acknowledged(run_dir) -> int:
@@ -59,17 +59,17 @@ def test_a_repository_that_was_deleted_is_created_again(hub, run_dir, start, api
 
 
 def test_a_copy_that_somebody_rewrote_is_not_overwritten(hub, run_dir, tmp_path, start, api):
-    """The Hub's copy is no prefix of the local file any more: the path is parked with a reason, never overwritten."""
+    """The Hub's copy is no prefix of the local file any more: the path is quarantined with a reason, never overwritten."""
     worker = start(LOG_FOR_EVER, run_dir, tmp_path / "journals")
     wait_for(lambda: acknowledged(run_dir), "a commit")
     (path,) = event_paths(run_dir)
     api.upload_file(path_or_fileobj=b"mine", path_in_repo=path, repo_id="me/run")
 
-    def parked():
-        return Progress(Spool(str(run_dir))).ledger().parked
+    def quarantined():
+        return Progress(Spool(str(run_dir))).ledger().quarantined
 
-    wait_for(parked, "the path is parked")
-    assert list(parked().values()) == ["the Hub's copy (4 bytes) is not the beginning of the local file"]
+    wait_for(quarantined, "the path is quarantined")
+    assert list(quarantined().values()) == ["the Hub's copy (4 bytes) is not the beginning of the local file"]
     os.kill(worker.pid, signal.SIGKILL)
     wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
     assert hub.store.read_blob("model", "me/run", path, "main") == b"mine"
@@ -122,7 +122,7 @@ def test_the_death_of_one_worker_does_not_make_the_others_push_at_once(hub, run_
     source = LOG_FOR_EVER.replace("commit_every=0.01", "commit_every=5")
     worker = start(source, run_dir, tmp_path / "journals", env={"RANK": "0"})
     start(LOG_AND_EXIT, run_dir, 20, env={"RANK": "1"}).succeed()
-    wait_for(lambda: len(os.listdir(Spool(str(run_dir)).workers)) == 1, "the card of the dead is removed")
+    wait_for(lambda: len(os.listdir(Spool(str(run_dir)).members)) == 1, "the card of the dead is removed")
     view = Progress(Spool(str(run_dir)))
     commits, beat = view.uploader().commits, view.uploader().beat
     wait_for(lambda: view.uploader().beat > beat + 1, "the uploader goes on ticking")
@@ -254,7 +254,7 @@ def test_a_refused_path_does_not_hold_back_the_others(hub, run_dir, start, api):
 
 
 def test_a_foreign_file_under_our_name_is_not_overwritten(hub, run_dir, tmp_path, start, api):
-    """The uploader trusts its own head, but not for a path that it has never sent: it asks, and parks."""
+    """The uploader trusts its own head, but not for a path that it has never sent: it asks, and quarantines."""
     worker = start(LOG_FOR_EVER, run_dir, tmp_path / "journals")
     wait_for(lambda: acknowledged(run_dir), "a commit")
     name = "events.out.tfevents.1000000000.there.1.0123abcd"
@@ -265,7 +265,7 @@ def test_a_foreign_file_under_our_name_is_not_overwritten(hub, run_dir, tmp_path
     (run_dir / "sub").mkdir()
     source = next(run_dir.glob("*tfevents*")).read_bytes()[:200]
     (run_dir / "sub" / name).write_bytes(source)
-    wait_for(lambda: Progress(Spool(str(run_dir))).ledger().parked, "the path is parked")
+    wait_for(lambda: Progress(Spool(str(run_dir))).ledger().quarantined, "the path is quarantined")
     os.kill(worker.pid, signal.SIGKILL)
     wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
     assert hub.store.read_blob("model", "me/run", f"tensorboard/exp1/sub/{name}", "main") == theirs
@@ -291,7 +291,7 @@ def test_the_settle_time_outlives_the_uploader(tmp_path):
     spool.record_destination(Destination("http://127.0.0.1:9", "me/run"))
     name = "events.out.tfevents.1700000000.here.1.0123abcd"
     (tmp_path / "run" / name).write_bytes(framing.frame(framing.version_event(1.0)))
-    seat, now = locks.try_exclusive(spool.seat), [1000.0]
+    seat, now = locks.try_exclusive(spool.uploader_lock), [1000.0]
 
     def successor() -> Uploader:
         return Uploader(spool, seat, lambda: now[0], random.Random(1))
@@ -300,7 +300,7 @@ def test_the_settle_time_outlives_the_uploader(tmp_path):
     one._snapshot([], one._situation([]))
     entry = one._queue.entries[0]
     one._fenced = False
-    one._queue.take_off(entry, {}, fenced=False)
+    one._queue.mark_in_flight(entry, {}, fenced=False)
     one._entry = entry
     one._settle(Unknown("504"))
     one._entry = entry

@@ -52,7 +52,7 @@ def test_an_uploader_for_a_strange_run_beside_ours_is_not_started(tmp_path, star
         elif whose == "open to others":
             os.chmod(other.root, 0o777)  # noqa: S103 - that is what must be noticed
         start(LOG.format(before="", after=""), tmp_path / "runs" / "a").succeed()
-        assert not os.path.exists(other.seat)
+        assert not os.path.exists(other.uploader_lock)
         assert other.host_ids() == []
 
 
@@ -67,7 +67,7 @@ def test_an_unfinished_run_of_ours_beside_it_is_finished(hub, tmp_path, start):
     if not other.is_unfinished(hub.endpoint):
         pytest.skip("its uploader was faster than the kill")
     start(LOG.format(before="", after=""), tmp_path / "runs" / "next").succeed()
-    wait_for(lambda: not os.listdir(other.workers), "the card of the dead is served")
+    wait_for(lambda: not os.listdir(other.members), "the card of the dead is served")
 
 
 def holds(pid: int, run_dir: str) -> bool:
@@ -215,7 +215,7 @@ writer._worker.look()
 assert spool.has_destination()
 """
     start(LOG.format(before="", after=after), run_dir).succeed()
-    wait_for(lambda: not os.listdir(Spool(str(run_dir)).workers), "everything is on the Hub, the card removed")
+    wait_for(lambda: not os.listdir(Spool(str(run_dir)).members), "everything is on the Hub, the card removed")
 
 
 REMOVED = """

@@ -13,13 +13,13 @@ class Sent:
         length: bytes.
         sha256: of these bytes, hex; "" where the Hub does not tell it.
         blob_id: git's id of these bytes, by which the Hub knows small regular files; "" where nobody asks for it.
-        adopted: others have sent these bytes: an attachment that is theirs is not replaced.
+        foreign: others have sent these bytes: an attachment that is theirs is not replaced.
     """
 
     length: int
     sha256: str
     blob_id: str = ""
-    adopted: bool = False
+    foreign: bool = False
 
     @property
     def is_gone(self) -> bool:

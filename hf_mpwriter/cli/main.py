@@ -66,7 +66,7 @@ def _destination(spool: Spool) -> Destination | None:
 
 def _settings(members: list[members_module.Member], view: Progress) -> Settings:
     """The newest settings that any worker has left: on its card, or what the ledger remembers of it."""
-    newest = max(members, key=lambda member: member.born, default=None)
+    newest = max(members, key=lambda member: member.started_at, default=None)
     book = view.ledger()
     return newest.settings if newest else (book and book.settings) or Settings()
 
@@ -92,27 +92,27 @@ def status(logdir: Path, *, as_json: bool) -> None:
     files = EventFileScan(spool.run_dir).files(allows, everybody.growing) + attached.files
     book, report = view.ledger(), view.uploader()
     held = {file.path: _on_hub(file, book) for file in files}
-    parked = attached.refused | (book.parked if book else {})
+    quarantined = attached.refused | (book.quarantined if book else {})
     summary = {
         "logdir": spool.run_dir,
         "destination": str(destination) if destination else None,
-        "uploader": {**dataclasses.asdict(report), "pid": report.pid, "alive": view.seat_is_taken()},
+        "uploader": {**dataclasses.asdict(report), "pid": report.pid, "alive": view.uploader_is_alive()},
         "workers": sorted({member.name.worker for member in members if member.alive}),
         "files": [{"path": f.path, "bytes": f.length, "on_hub": held[f.path], "growing": f.growing} for f in files],
-        "parked": parked,
+        "quarantined": quarantined,
         "dropped": {member.name.worker: member.dropped for member in members if member.dropped},
     }
     if as_json:
         click.echo(json.dumps(summary, indent=1))
         return
     click.echo(f"{spool.run_dir} -> {destination or 'local only'}")
-    click.echo(_uploader_line(report, alive=view.seat_is_taken()))
+    click.echo(_uploader_line(report, alive=view.uploader_is_alive()))
     total, there = sum(file.length for file in files), sum(held.values())
     for file in files:
         mark = " (growing)" if file.growing else ""
         click.echo(f"  {size_text(held[file.path]):>9} of {size_text(file.length):>9}  {_printable(file.path)}{mark}")
     click.echo(f"{size_text(there)} of {size_text(total)} in {len(files)} files are on the Hub.")
-    for path, reason in parked.items():
+    for path, reason in quarantined.items():
         click.echo(f"refused: {_printable(path)}: {reason}. To try again: hf-mpwriter sync {logdir}")
     for member in members:
         if member.dropped:
@@ -121,7 +121,7 @@ def status(logdir: Path, *, as_json: bool) -> None:
 
 def _on_hub(file: LocalFile, book: Ledger | None) -> int:
     """Bytes of a file that the Hub has; of an attachment all or none."""
-    if book is None or (file.sha256 and (file.path in book.parked or not book.covers(file))):
+    if book is None or (file.sha256 and (file.path in book.quarantined or not book.covers(file))):
         return 0
     return min(file.length, book.length(file.path))
 

@@ -2,7 +2,7 @@
 
 the Hub starts, four ranks train, one of them starts the uploader
 half-way one rank gets SIGKILL; its death makes the uploader push at once, and in the middle of that it is killed too
-the rank starts again from its checkpoint; another rank finds the seat empty and starts a new uploader
+the rank starts again from its checkpoint; another rank finds the uploader lock empty and starts a new uploader
 every rank ends when its events are on the Hub, the uploader leaves, the oracle counts
 """
 
@@ -34,7 +34,7 @@ POLL = 0.05  # seconds between two looks at what goes on
 START_LIMIT = 40.0  # seconds until the first rank trains and an uploader is there
 PUSH_LIMIT = 10.0  # seconds to wait for a push to kill
 LATEST_KILL = 1.0  # seconds into that push
-SEAT_LIMIT = 30.0  # seconds until a new uploader has the seat
+TAKEOVER_LIMIT = 30.0  # seconds until a new uploader has the uploader lock
 END_LIMIT = 45.0  # seconds from the last step until everything is over
 VERDICT_LIMIT = 60.0  # seconds
 
@@ -159,13 +159,13 @@ class _Scene:
         return False
 
     def resume(self, victim: Rank, dead: int) -> None:
-        """Start the rank again, and see a new uploader on the seat."""
+        """Start the rank again, and see a new uploader on the uploader lock."""
         lives = len(victim.begins())
         victim.start()
         self.until(lambda: len(victim.begins()) > lives, START_LIMIT, f"rank {victim.rank} to resume")
         self._display.say(f"rank {victim.rank} resumed at step {victim.begins()[-1]} (pid {victim.process.pid})")
-        self.until(lambda: self._stage.uploader() not in (0, dead), SEAT_LIMIT, "a new uploader")
-        self._display.say(f"uploader {self._stage.uploader()} has taken the seat")
+        self.until(lambda: self._stage.uploader() not in (0, dead), TAKEOVER_LIMIT, "a new uploader")
+        self._display.say(f"uploader {self._stage.uploader()} has taken the uploader lock")
 
     def finish(self) -> None:
         """Wait until every rank has ended, which is when its events are on the Hub, and the uploader has left."""
@@ -174,7 +174,7 @@ class _Scene:
         self.until(trained, self.training_limit, "the end of training")
         self._display.say("all ranks have trained; each ends when its events are on the Hub")
         self.until(lambda: all(rank.is_over for rank in ranks), END_LIMIT, "the end of all ranks")
-        self.until(lambda: not self._stage.view.seat_is_taken(), END_LIMIT, "the uploader to leave")
+        self.until(lambda: not self._stage.view.uploader_is_alive(), END_LIMIT, "the uploader to leave")
         self._display.say("all ranks have ended, the uploader has left")
 
 

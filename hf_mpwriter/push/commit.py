@@ -48,7 +48,7 @@ def carry(job: Job, hub: Hub, notify: Callable[[str], object], rng: random.Rando
 
 def _attempt(job: Job, hub: Hub, notify: Callable[[str], object], *, trust_own_head: bool) -> Verdict:
     """Read back and commit."""
-    unsure = {file.path for file in job.files if file.path not in job.known or file.path in job.offered}
+    unsure = {file.path for file in job.files if file.path not in job.known or file.path in job.uncertain}
     parent = job.own_head if trust_own_head else None
     checked = parent is None
     if parent is None:
@@ -62,7 +62,7 @@ def _attempt(job: Job, hub: Hub, notify: Callable[[str], object], *, trust_own_h
             del differing[path]
     held = job.known | found
     to_send = [file for file in job.files if not file.is_covered(held.get(file.path, NOTHING))]
-    differing |= {file.path: FOREIGN for file in to_send if file.sha256 and held.get(file.path, NOTHING).adopted}
+    differing |= {file.path: FOREIGN for file in to_send if file.sha256 and held.get(file.path, NOTHING).foreign}
     if differing:
         return Quarantine(differing)
     if not to_send:
@@ -125,15 +125,15 @@ def read_back(job: Job, paths: set[str], remote: dict[str, Remote]) -> tuple[dic
         content that this run has sent.
     """
     found, differing = {}, {}
-    adoptable = {file.path: dataclasses.replace(file.content, adopted=True) for file in job.files}
+    adoptable = {file.path: dataclasses.replace(file.content, foreign=True) for file in job.files}
     for path in paths:
         there, known = remote.get(path), job.known.get(path)
-        contents = [*job.offered.get(path, ()), adoptable.get(path, NOTHING)] if names.is_attachment(path) else None
+        contents = [*job.uncertain.get(path, ()), adoptable.get(path, NOTHING)] if names.is_attachment(path) else None
         if there is None or (there.size == 0 and contents is None):
             if known is not None:
                 found[path] = NOTHING
         elif known is not None and _is(known, there):
-            if path in job.offered:
+            if path in job.uncertain:
                 found[path] = known
         elif contents is None:
             if _is_beginning(job, path, there):

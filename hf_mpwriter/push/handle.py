@@ -27,15 +27,15 @@ class PushHandle:
     """A push, seen from the uploader.
 
     Args:
-        inflight: path of the record that holds the job.
+        in_flight: path of the record that holds the job.
         limit: seconds after which it has to be over.
 
     Raises:
         OSError: the process cannot be started.
     """
 
-    def __init__(self, inflight: str, limit: float) -> None:
-        command = launch.push_command(inflight)
+    def __init__(self, in_flight: str, limit: float) -> None:
+        command = launch.push_command(in_flight)
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, bufsize=0)
         stdout: Any = self._process.stdout  # never None: PIPE was asked for
         os.set_blocking(stdout.fileno(), False)

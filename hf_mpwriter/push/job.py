@@ -35,7 +35,7 @@ class Job:
         squash: whether to squash the history after a commit.
         files: the entry.
         known: what the ledger says the Hub holds, per path.
-        offered: what else it may hold of ours, per path of an attachment.
+        uncertain: what else it may hold of ours, per path of an attachment.
         own_head: this uploader's last commit, None if it has none or it may have been overtaken.
         fenced: whether commits name their parent.
         xet: whether content may go to the Xet storage; else by LFS.
@@ -48,23 +48,23 @@ class Job:
     squash: bool
     files: tuple[LocalFile, ...]
     known: dict[str, Sent]
-    offered: dict[str, list[Sent]]
+    uncertain: dict[str, list[Sent]]
     own_head: str | None
     fenced: bool
     xet: bool
 
     def to_json(self) -> dict[str, Any]:
-        """For inflight.json."""
+        """For in_flight.json."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Job:
-        """From inflight.json."""
+        """From in_flight.json."""
         fields = dict(data)
         fields["destination"] = Destination(**data["destination"])
         fields["files"] = parse_files(data["files"])
         fields["known"] = {path: Sent(**sent) for path, sent in data["known"].items()}
-        fields["offered"] = {path: [Sent(**one) for one in offers] for path, offers in data["offered"].items()}
+        fields["uncertain"] = {path: [Sent(**one) for one in offers] for path, offers in data["uncertain"].items()}
         return cls(**fields)
 
     @contextlib.contextmanager

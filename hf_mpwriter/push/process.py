@@ -1,6 +1,6 @@
 """The push: one entry -> one verdict, in a fresh interpreter of its own.
 
-    uploader --inflight.json-->  push  --lines on stdout-->  uploader
+    uploader --in_flight.json-->  push  --lines on stdout-->  uploader
                                          {"notice": "..."}            what the user should know, before the first byte
                                          {"verdict": "Done", ...}     the last line
 
@@ -13,7 +13,7 @@ Invariants:
   way is refused (412) as soon as the branch has moved.
 - A file is sent only if the Hub's copy at that very parent is a prefix of it, or, of an attachment, a content that this
   run has sent: sizes and digests are read back there, of all files unless the parent is this uploader's own last
-  commit, and always of files that the ledger does not know or that were offered with an unknown outcome.
+  commit, and always of files that the ledger does not know or that were uncertain with an unknown outcome.
 """
 
 from __future__ import annotations
@@ -76,16 +76,16 @@ def die_with_parent(parent: int) -> None:
         os._exit(1)
 
 
-def main(inflight: str, parent: int) -> None:
+def main(in_flight: str, parent: int) -> None:
     """Entry point of the process: read the job, carry it, report."""
     die_with_parent(parent)
     notify = Notify(os.dup(1))
     os.dup2(2, 1)  # whatever libraries print goes to the log
     redaction.guard()
     try:
-        job = Job.from_json(json.loads(disk.read(inflight) or b"")["job"])
+        job = Job.from_json(json.loads(disk.read(in_flight) or b"")["job"])
     except (*DAMAGED, OSError, SettingsError) as error:
-        notify.verdict(Retry(f"{inflight} cannot be read: {error}"))
+        notify.verdict(Retry(f"{in_flight} cannot be read: {error}"))
         return
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, deadline(job))
@@ -97,7 +97,7 @@ def main(inflight: str, parent: int) -> None:
         os.environ.setdefault(name, value)
     if not job.xet:
         os.environ["HF_HUB_DISABLE_XET"] = "1"
-    os.environ |= hf_home.writable_caches(os.environ, layout.HostSpool(os.path.dirname(inflight)).cache)
+    os.environ |= hf_home.writable_caches(os.environ, layout.HostSpool(os.path.dirname(in_flight)).cache)
     try:
         from hf_mpwriter.push.client import Hub
     except Exception as error:  # noqa: BLE001 - it reads the environment when it is imported

@@ -1,7 +1,7 @@
 """Attachments: files of the run directory that are no event files, such as those of `add_embedding`.
 
     run directory  --identify-->  LocalFile(path, length, sha256, blob_id)    what is there, known by its content
-                   --take------>  hosts/<host>/queue/copies/<sha256>          what is sent, whatever becomes of the file
+                   --take------>  hosts/<host>/outbox/copies/<sha256>          what is sent, whatever becomes of the file
 
 They may change in place, shrink and vanish, so nothing of them is ever sent but a copy.
 

@@ -135,18 +135,18 @@ def walk(run_dir: str, unread: Callable[[OSError], object] = lambda _: None) -> 
 
 
 def pending(
-    files: Iterable[LocalFile], covers: Callable[[LocalFile], bool], parked: Collection[str]
+    files: Iterable[LocalFile], covers: Callable[[LocalFile], bool], quarantined: Collection[str]
 ) -> list[LocalFile]:
     """What is to be sent, in an order in which any prefix may be published.
 
     Args:
         files: what is there.
         covers: whether the Hub is known to hold what a file has.
-        parked: paths that are refused; later files of the same directory wait for them.
+        quarantined: paths that are refused; later files of the same directory wait for them.
     """
     waiting: list[LocalFile] = []
     for _, group in groupby(sorted(files, key=_publishing_order), key=lambda file: os.path.dirname(file.path)):
-        waiting.extend(_publishable(group, covers, parked))
+        waiting.extend(_publishable(group, covers, quarantined))
     return waiting
 
 
@@ -155,14 +155,14 @@ def _publishing_order(file: LocalFile) -> tuple[str, str]:
 
 
 def _publishable(
-    group: Iterable[LocalFile], covers: Callable[[LocalFile], bool], parked: Collection[str]
+    group: Iterable[LocalFile], covers: Callable[[LocalFile], bool], quarantined: Collection[str]
 ) -> Iterator[LocalFile]:
     blocked: set[tuple[str, str]] = set()  # writers whose later segments have to wait
     for file in group:
         writer = writer_of(file.path)
         if writer in blocked:
             continue
-        if file.path in parked:
+        if file.path in quarantined:
             blocked.add(writer)
             continue
         if not covers(file):

@@ -4,16 +4,16 @@
       events.out.tfevents.1795233002.<host>.<pid>.<8 hex><suffix>
       rank_00001/events.out.tfevents....
       .hf_mpwriter/                                   spool, mode 0700                   written by
-        FORMAT                                        "hf-mpwriter 1"                    the first worker
+        FORMAT                                        "hf-mpwriter 2"                    the first worker
         run.json                                      destination and a random run id    the first with a destination
-        uploader.lock                                 the seat                           nobody (empty)
+        uploader.lock                                 the uploader lock                           nobody (empty)
         claims/<worker>.lock                          claims                             nobody (empty)
-        workers/<worker>.<host>.<pid>.<ticks>-<n>     card: lines, appended              that worker
-        hosts/<host>/uploader.json                    heartbeat, phase, last error       that host's uploader
+        members/<worker>.<host>.<pid>.<ticks>-<n>     card: lines, appended              that worker
+        hosts/<host>/status.json                    heartbeat, phase, last error       that host's uploader
         hosts/<host>/uploader.log                     rotating log                       that host's uploader
-        hosts/<host>/queue/00000042.json              entries                            that host's uploader
-        hosts/<host>/queue/copies/<sha256>            attachments on their way           that host's uploader
-        hosts/<host>/inflight.json                    what is being sent                 that host's uploader
+        hosts/<host>/outbox/00000042.json             batches                            that host's uploader
+        hosts/<host>/outbox/copies/<sha256>           attachments on their way           that host's uploader
+        hosts/<host>/in_flight.json                    what is being sent                 that host's uploader
         hosts/<host>/ledger.json                      ledger                             that host's uploader
         hosts/<host>/cache/                           of the Hub's client, if its own    the pushes
                                                       cannot be written
@@ -47,7 +47,7 @@ from hf_mpwriter.spool.ownership import check_ownership
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.process import Process
 
-FORMAT = "hf-mpwriter 1"
+FORMAT = "hf-mpwriter 2"
 _MEMBER_NAME = re.compile(r"(?P<worker>[\w~-]+)\.(?P<host>[\w-]+)\.(?P<pid>\d+)\.(?P<ticks>\d+)-(?P<n>\d+)")
 
 
@@ -88,7 +88,7 @@ class HostSpool:
     @property
     def status(self) -> str:
         """Heartbeat, phase, last error."""
-        return os.path.join(self.root, "uploader.json")
+        return os.path.join(self.root, "status.json")
 
     @property
     def log(self) -> str:
@@ -96,14 +96,14 @@ class HostSpool:
         return os.path.join(self.root, "uploader.log")
 
     @property
-    def queue(self) -> str:
+    def outbox(self) -> str:
         """Directory of the entries."""
-        return os.path.join(self.root, "queue")
+        return os.path.join(self.root, "outbox")
 
     @property
     def copies(self) -> str:
         """Directory of the attachments that are on their way."""
-        return os.path.join(self.queue, "copies")
+        return os.path.join(self.outbox, "copies")
 
     @property
     def cache(self) -> str:
@@ -111,9 +111,9 @@ class HostSpool:
         return os.path.join(self.root, "cache")
 
     @property
-    def inflight(self) -> str:
+    def in_flight(self) -> str:
         """What is being sent."""
-        return os.path.join(self.root, "inflight.json")
+        return os.path.join(self.root, "in_flight.json")
 
     @property
     def ledger(self) -> str:
@@ -146,14 +146,14 @@ class Spool:
         return Spool(self.run_dir, os.path.join(own, hashlib.sha256(os.fsencode(self.run_dir)).hexdigest()[:16]))
 
     @property
-    def seat(self) -> str:
+    def uploader_lock(self) -> str:
         """The lock of the uploader."""
         return os.path.join(self.root, "uploader.lock")
 
     @property
-    def workers(self) -> str:
+    def members(self) -> str:
         """Directory of the cards."""
-        return os.path.join(self.root, "workers")
+        return os.path.join(self.root, "members")
 
     @property
     def hosts(self) -> str:
@@ -164,9 +164,9 @@ class Spool:
         """The lock of a worker's name."""
         return os.path.join(self.root, "claims", f"{worker}.lock")
 
-    def card(self, name: MemberName) -> str:
+    def member_file(self, name: MemberName) -> str:
         """Path of a card."""
-        return os.path.join(self.workers, str(name))
+        return os.path.join(self.members, str(name))
 
     def host(self, host_id: str) -> HostSpool:
         """Files of one host's uploader."""
@@ -186,7 +186,7 @@ class Spool:
             self.check_format()
             destination = self.destination()
             ours = destination is not None and destination.endpoint == endpoint
-            return ours and any(map(MemberName.parse, os.listdir(self.workers)))
+            return ours and any(map(MemberName.parse, os.listdir(self.members)))
         except (OSError, SpoolFormatError, SettingsError):
             return False
 
@@ -212,7 +212,7 @@ class Spool:
         try:
             os.makedirs(self.run_dir, exist_ok=True)
             disk.make_dirs(self.root, private=True)  # the directories of projects are often setgid
-            for directory in (os.path.join(self.root, "claims"), self.workers, self.hosts):
+            for directory in (os.path.join(self.root, "claims"), self.members, self.hosts):
                 disk.make_dirs(directory, durable=False)  # they are together with FORMAT
             disk.publish(os.path.join(self.root, "FORMAT"), f"{FORMAT}\n".encode(), "spool.format")
             if group_access() and not disk.is_shared(os.stat(self.root)):

@@ -6,7 +6,7 @@ joined. Who finds it taken takes the next free name, so no two live processes ev
 A card is a worker's file in the spool, locked for the worker's life, made of lines; the last whole line of a kind
 counts, a torn last line is not there:
 
-    {"worker": ..., "process": {...}, "born": unix time, "settings": {...}}     first line: who it is
+    {"worker": ..., "process": {...}, "started_at": unix time, "settings": {...}}     first line: who it is
     {"open": "rank_00001/events.out..."}                                        before the file exists
     {"seal": "rank_00001/events.out..."}                                        complete, never grows again
     {"want": {"rank_00001/events.out...": 4711}}                                push up to here
@@ -16,7 +16,7 @@ counts, a torn last line is not there:
 An observer (`hf-mpwriter sync`) has a card and no claim: it only wants.
 
 Invariants:
-- A card has one writer, is born under a temporary name, locked, then renamed: whoever sees it sees it locked or over.
+- A card has one writer, is made under a temporary name, locked, then renamed: whoever sees it sees it locked or over.
 - The name of a card is never used again, so removing a dead card never removes a live one.
 - Death is final: the lock of a card is never taken again, so a dead card is not looked at twice.
 - A card of a dead worker is removed by the uploader, once all bytes of that worker are acknowledged; one that cannot
@@ -74,16 +74,16 @@ class MemberFile:
         global _files_of_this_process
         _files_of_this_process += 1
         self.name = MemberName.of(worker, process, _files_of_this_process)
-        self.path = spool.card(self.name)
-        temporary = os.path.join(spool.workers, f".{self.name}.tmp")
+        self.path = spool.member_file(self.name)
+        temporary = os.path.join(spool.members, f".{self.name}.tmp")
         fd = locks.try_exclusive(temporary)
         if fd is None:
             raise OSError(f"{temporary} is locked by another process")
         self._fd = fd
         try:
-            first = {"worker": worker, "process": dataclasses.asdict(process), "born": time.time()}
+            first = {"worker": worker, "process": dataclasses.asdict(process), "started_at": time.time()}
             self.write({**first, "settings": settings.to_json()})
-            disk.rename(temporary, self.path, "roster.card")
+            disk.rename(temporary, self.path, "members.file")
         except BaseException:
             locks.release(fd)
             with contextlib.suppress(OSError):
@@ -111,7 +111,7 @@ class MemberFile:
     def withdraw(self) -> None:
         """Leave without a trace, where no uploader will come to clean up."""
         with contextlib.suppress(OSError):
-            disk.remove(self.path, "roster.card")
+            disk.remove(self.path, "members.file")
         locks.release(self._fd)
 
 
@@ -122,7 +122,7 @@ class Member:
     Attributes:
         name: from the file name.
         alive: whether the lock is held.
-        born: unix time.
+        started_at: unix time.
         process: identity that the worker wrote down.
         settings: how this worker wants to be uploaded.
         growing: files it has open.
@@ -134,7 +134,7 @@ class Member:
 
     name: MemberName
     alive: bool
-    born: float
+    started_at: float
     process: Process
     settings: Settings
     growing: frozenset[str] = frozenset()
@@ -179,9 +179,9 @@ def parse(name: MemberName, data: bytes, *, alive: bool) -> Member | None:
     lines = data.split(b"\n")[:-1]
     try:
         first = json.loads(lines[0])
-        who, born = Process.from_json(first["process"]), float(first["born"])
+        who, started_at = Process.from_json(first["process"]), float(first["started_at"])
         settings = Settings.from_json(first["settings"])
-        if not math.isfinite(born):
+        if not math.isfinite(started_at):
             return None
     except (*DAMAGED, IndexError, SettingsError):
         return None
@@ -203,7 +203,7 @@ def parse(name: MemberName, data: bytes, *, alive: bool) -> Member | None:
             elif kind == "closed":
                 closed, dropped = True, int(value["dropped"])
     growing = frozenset(opened - sealed) if alive else frozenset()
-    return Member(name, alive, born, who, settings, growing, frozenset(opened), want, closed, dropped)
+    return Member(name, alive, started_at, who, settings, growing, frozenset(opened), want, closed, dropped)
 
 
 def _path(value: Any) -> str:
@@ -220,7 +220,7 @@ class Members:
     """
 
     def __init__(self, spool: Spool) -> None:
-        self._directory = spool.workers
+        self._directory = spool.members
         self._known: dict[str, tuple[int, Member]] = {}
 
     @classmethod
@@ -230,11 +230,11 @@ class Members:
         The event files of their workers are found without them.
         """
         roster = cls(spool)
-        for name in _listdir(spool.workers):
-            path = os.path.join(spool.workers, name)
+        for name in _listdir(spool.members):
+            path = os.path.join(spool.members, name)
             with contextlib.suppress(OSError):
                 if _is_ruin(name, path):
-                    disk.remove(path, "roster.card", durable=False)
+                    disk.remove(path, "members.file", durable=False)
         return roster
 
     def members(self) -> list[Member]:
@@ -273,7 +273,7 @@ class Members:
     def remove(self, member: Member) -> None:
         """Remove the card of a dead member whose bytes are all on the Hub; if the disk refuses, the next start does."""
         with contextlib.suppress(OSError):
-            disk.remove(os.path.join(self._directory, str(member.name)), "roster.card", durable=False)
+            disk.remove(os.path.join(self._directory, str(member.name)), "members.file", durable=False)
 
 
 def _is_ruin(file_name: str, path: str) -> bool:

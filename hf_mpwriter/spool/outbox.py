@@ -1,7 +1,7 @@
 """The queue: entries, and what is in flight.
 
     hosts/<host>/queue/00000042.json   {"files": [{"path": ..., "length": ..., "growing": false, ...}, ...]}
-    hosts/<host>/inflight.json         {"entry": 42, "fenced": true, "job": {...}}   while a push carries entry 42
+    hosts/<host>/in_flight.json         {"entry": 42, "fenced": true, "job": {...}}   while a push carries entry 42
 
 The queue holds intentions and can always be derived again from what the ledger does not cover; the files of the run
 directory are the truth. So if the disk refuses an entry, the uploader goes on from memory and says so. Attachments are
@@ -11,7 +11,7 @@ Invariants:
 - An entry refers only to bytes that are durable in event files, which `put` syncs first.
 - An entry is written once. A newer one is durable before an older one is removed; an entry is removed only after the
   ledger covers it or a newer entry does.
-- `inflight.json` is durable before a push starts and removed after its outcome is known.
+- `in_flight.json` is durable before a push starts and removed after its outcome is known.
 """
 
 from __future__ import annotations
@@ -66,17 +66,17 @@ class Outbox:
         self._run_dir = run_dir
         self._highest = 0
         self.trouble = ""  # why the queue is not on disk as it is in memory, "" while it is
-        disk.make_dirs(host.queue)
+        disk.make_dirs(host.outbox)
         self._sweep()
         self.entries = self._read_all()
         self._on_disk = list(self.entries)
 
     def _path(self, number: int) -> str:
-        return os.path.join(self._host.queue, f"{number:08d}.json")
+        return os.path.join(self._host.outbox, f"{number:08d}.json")
 
     def _sweep(self) -> None:
-        """Remove the temporaries of a writer that was killed; with the seat, nobody else writes here."""
-        for directory in (self._host.root, self._host.queue):
+        """Remove the temporaries of a writer that was killed; with the uploader lock, nobody else writes here."""
+        for directory in (self._host.root, self._host.outbox):
             for name in os.listdir(directory):
                 if name.startswith(".") and name.endswith(".tmp"):
                     with contextlib.suppress(OSError):
@@ -84,20 +84,20 @@ class Outbox:
 
     def _read_all(self) -> list[Batch]:
         found = []
-        for name in sorted(os.listdir(self._host.queue)):
+        for name in sorted(os.listdir(self._host.outbox)):
             stem, extension = os.path.splitext(name)
             if extension != ".json" or not stem.isdecimal():
                 continue
             self._highest = max(self._highest, int(stem))
             try:
-                data = json.loads(disk.read(os.path.join(self._host.queue, name)) or b"")
+                data = json.loads(disk.read(os.path.join(self._host.outbox, name)) or b"")
                 found.append(Batch(int(stem), parse_files(data["files"])))
             except (*DAMAGED, OSError) as error:  # derived again from the event files
                 from hf_mpwriter.system.daemon import say
 
                 say(f"entry {name} cannot be read and is dropped: {error}")
                 with contextlib.suppress(OSError):
-                    disk.remove(os.path.join(self._host.queue, name), "queue.garbage")
+                    disk.remove(os.path.join(self._host.outbox, name), "outbox.garbage")
         return found
 
     def put(self, groups: Sequence[Sequence[LocalFile]]) -> None:
@@ -137,15 +137,15 @@ class Outbox:
         again. They are believed all the same: then the Hub gets what this disk loses, and is never made shorter.
         """
         for file in group:
-            disk.fsync_path(os.path.join(self._run_dir, file.path), "queue.data")
+            disk.fsync_path(os.path.join(self._run_dir, file.path), "outbox.data")
         for directory in {os.path.dirname(file.path) for file in group}:
-            disk.fsync_dir(os.path.join(self._run_dir, directory), "queue.data")
+            disk.fsync_dir(os.path.join(self._run_dir, directory), "outbox.data")
 
     def _write(self, entry: Batch) -> None:
         data = json.dumps({"files": [dataclasses.asdict(file) for file in entry.files]}).encode()
         self._on_disk.append(entry)  # even if it fails: the name may be there, only not durable
         try:
-            disk.replace(self._path(entry.number), data, "queue.put")
+            disk.replace(self._path(entry.number), data, "outbox.put")
         except OSError as error:
             self.trouble = f"the queue is only in memory: {error}"
 
@@ -155,30 +155,30 @@ class Outbox:
         if entry not in self._on_disk:
             return
         try:
-            disk.remove(self._path(entry.number), "queue.drop")
+            disk.remove(self._path(entry.number), "outbox.drop")
             self._on_disk.remove(entry)
         except OSError as error:  # dropped at the next start, when the ledger is seen to cover it
             self.trouble = f"entry {entry.number} cannot be removed: {error}"
 
-    def take_off(self, entry: Batch, job: dict[str, Any], *, fenced: bool) -> str:
+    def mark_in_flight(self, entry: Batch, job: dict[str, Any], *, fenced: bool) -> str:
         """Record durably that a push of this entry starts; returns the path that the push reads its job from.
 
         Raises:
             OSError: the disk refuses; without this record no push may start.
         """
         data = json.dumps({"entry": entry.number, "fenced": fenced, "job": job}).encode()
-        disk.replace(self._host.inflight, data, "queue.inflight")
-        return self._host.inflight
+        disk.replace(self._host.in_flight, data, "queue.in_flight")
+        return self._host.in_flight
 
-    def landed(self) -> None:
+    def clear_in_flight(self) -> None:
         """The outcome of the push is known."""
-        disk.remove(self._host.inflight, "queue.landed")
+        disk.remove(self._host.in_flight, "outbox.in_flight")
 
 
 def interrupted(host: HostSpool) -> InFlightRecord | None:
     """What a push of a host was carrying; a record that cannot be read counts as the worst case."""
     try:
-        data = disk.read(host.inflight)
+        data = disk.read(host.in_flight)
         if data is None:
             return None
         record = json.loads(data)

@@ -25,7 +25,7 @@ from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.process import host_id
 
 POLL = 0.05  # seconds between two looks at the ledger while waiting
-LOOK_EVERY = 1.0  # seconds between two looks at the seat while waiting
+LOOK_EVERY = 1.0  # seconds between two looks at the uploader lock while waiting
 NEVER = -1.0  # unix time; every ledger is believed
 
 
@@ -95,28 +95,28 @@ class Progress:
             return True
         except OSError:
             return False
-        if held is None or not held.stamp or held.sent.is_gone or path in book.parked or path in book.offered:
+        if held is None or not held.stamp or held.sent.is_gone or path in book.quarantined or path in book.uncertain:
             return False
         return held.stamp == stamp_of(status) or (asked is not None and held.stamp[-1] >= asked)
 
     def refused(self, missing: Mapping[str, int]) -> dict[str, str]:
         """Of what is missing, the paths that will not come by themselves, with the reason.
 
-        These are parked ones, and the later event files of their writers, which wait for them.
+        These are quarantined ones, and the later event files of their writers, which wait for them.
         """
         book = self.ledger()
-        parked = book.parked if book else {}
-        first: dict[tuple[str, str], str] = {}  # what follows each other -> its first parked file: later ones wait
-        for path in sorted(parked):
+        quarantined = book.quarantined if book else {}
+        first: dict[tuple[str, str], str] = {}  # what follows each other -> its first quarantined file: later ones wait
+        for path in sorted(quarantined):
             if not is_attachment(path):
                 first.setdefault(writer_of(path), path)
         found = {}
         for path in missing:
             before = path
-            if path not in parked and not is_attachment(path):
+            if path not in quarantined and not is_attachment(path):
                 before = first.get(writer_of(path), path)
-            if before in parked and before <= path:
-                found[path] = f"{before}: {parked[before]}"
+            if before in quarantined and before <= path:
+                found[path] = f"{before}: {quarantined[before]}"
         return found
 
     def is_hopeless(self, missing: Mapping[str, int], since: float = NEVER) -> bool:
@@ -132,10 +132,10 @@ class Progress:
         except (*DAMAGED, OSError):
             return UploaderStatus()
 
-    def seat_is_taken(self) -> bool:
+    def uploader_is_alive(self) -> bool:
         """Whether an uploader lives."""
         try:
-            return locks.is_held(self._spool.seat)
+            return locks.is_held(self._spool.uploader_lock)
         except OSError:
             return False
 

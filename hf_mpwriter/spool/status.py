@@ -1,7 +1,7 @@
-"""The bulletin: what an uploader tells the world about itself, in its log and in `uploader.json`.
+"""The bulletin: what an uploader tells the world about itself, in its log and in `status.json`.
 
-    hosts/<host>/uploader.json
-    {"process": {...}, "started": ..., "born": ..., "beat": ..., "phase": "idle", "repo_id": "me/run", "queue": 0,
+    hosts/<host>/status.json
+    {"process": {...}, "started_at": ..., "token_issued_at": ..., "beat": ..., "phase": "idle", "repo_id": "me/run", "waiting": 0,
      "push": null, "commits": 3, "blocked_until": 0.0, "notices": ["..."],
      "error": {"kind": "Retry", "reason": "...", "hint": "", "since": ..., "at": ..., "attempts": 2}}
 
@@ -36,12 +36,12 @@ class StatusFile:
         host: where to publish it.
         process: the uploader.
         clock: monotonic seconds.
-        born: unix time of the worker that brought the token.
+        token_issued_at: unix time of the worker that brought the token.
     """
 
-    def __init__(self, host: HostSpool, process: Process, clock: Callable[[], float], born: float) -> None:
+    def __init__(self, host: HostSpool, process: Process, clock: Callable[[], float], token_issued_at: float) -> None:
         self._host, self._process, self._clock = host, process, clock
-        self.born, self._started = born, time.time()
+        self.token_issued_at, self._started_at = token_issued_at, time.time()
         self._error: dict[str, Any] = {}
         self._notices: list[str] = []
         self._published: dict[str, Any] = {}
@@ -79,15 +79,19 @@ class StatusFile:
             self._error = {}
 
     def publish(self, **state: Any) -> None:
-        """Write uploader.json if something has changed or the heartbeat is due."""
-        told = {"process": dataclasses.asdict(self._process), "started": self._started, "born": self.born}
+        """Write status.json if something has changed or the heartbeat is due."""
+        told = {
+            "process": dataclasses.asdict(self._process),
+            "started_at": self._started_at,
+            "token_issued_at": self.token_issued_at,
+        }
         bulletin = {**told, "error": self._error, "notices": self._notices, **state}
         if bulletin == self._published and self._clock() - self._beat_at < BEAT_EVERY:
             return
         self._published, self._beat_at = bulletin, self._clock()
         try:
             data = json.dumps({**bulletin, "beat": time.time()}).encode()
-            disk.replace(self._host.status, data, "bulletin.publish", durable=False)
+            disk.replace(self._host.status, data, "status.publish", durable=False)
             rotate_log(self._host.log)
         except OSError as error:
             say(f"cannot report: {error}")
@@ -103,11 +107,11 @@ class UploaderStatus:
     Attributes:
         phase: idle, pushing, waiting or left.
         beat: unix time of the report.
-        started: unix time when the uploader began.
-        born: unix time of the worker that brought its token.
+        started_at: unix time when the uploader began.
+        token_issued_at: unix time of the worker that brought its token.
         process: the uploader, None if there was none.
         push: process id of the push that runs, 0 if none does.
-        queue: entries that wait.
+        waiting: batches that wait.
         commits: made by this uploader.
         kind: of the verdict on the last push, "" if it did not fail.
         reason: why it failed, likewise.
@@ -120,11 +124,11 @@ class UploaderStatus:
 
     phase: str = ""
     beat: float = 0.0
-    started: float = 0.0
-    born: float = 0.0
+    started_at: float = 0.0
+    token_issued_at: float = 0.0
     process: Process | None = None
     push: int = 0
-    queue: int = 0
+    waiting: int = 0
     commits: int = 0
     kind: str = ""
     reason: str = ""
@@ -146,8 +150,8 @@ class UploaderStatus:
 
     @property
     def left_to_younger_than(self) -> float:
-        """Unix time; workers born later may have a better token than the refused one that the uploader had."""
-        return self.born if self.is_over and self.kind == Refused.__name__ else 0.0
+        """Unix time; workers token_issued_at later may have a better token than the refused one that the uploader had."""
+        return self.token_issued_at if self.is_over and self.kind == Refused.__name__ else 0.0
 
     def stillness(self, now: float) -> str:
         """What keeps an uploader that lives from its work, "" if nothing is known; `now` is the unix time."""
@@ -159,7 +163,7 @@ class UploaderStatus:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> UploaderStatus:
-        """From uploader.json."""
+        """From status.json."""
         if not data:
             return cls()
         error, process = data["error"], Process(**data["process"])
@@ -167,11 +171,11 @@ class UploaderStatus:
         return cls(
             phase=str(data["phase"]),
             beat=float(data["beat"]),
-            started=float(data["started"]),
-            born=float(data["born"]),
+            started_at=float(data["started_at"]),
+            token_issued_at=float(data["token_issued_at"]),
             process=process,
             push=int(data["push"] or 0),
-            queue=int(data["queue"]),
+            waiting=int(data["waiting"]),
             commits=int(data["commits"]),
             kind=str(error.get("kind", "")),
             reason=str(error.get("reason", "")),

@@ -3,7 +3,7 @@
     what leaves                                                  where it is redacted
     what the uploader, a push or the command line print,         `guard`
         uncaught tracebacks and what libraries log included
-    uploader.json, which status and workers read                 `Bulletin`
+    status.json, which status and workers read                 `Bulletin`
     why a push failed: verdicts, the ledger                      `hub`, before it is cut to its length
     messages of exceptions                                       `HfMpWriterError`
     warnings of workers                                          the filter of our logger, below

@@ -38,7 +38,7 @@ LOOK_BYTES = 256 << 20  # bytes that one look reads, about a second
 DISTANCE = 10.0  # seconds between two commits of attachments for which somebody waits ...
 FREE_COMMITS = 2  # ... after so many
 PATIENCE = 20.0  # seconds that one kind is due before the other gives way
-REFUSALS = 3  # times that the Hub must refuse a file alone before it is parked
+REFUSALS = 3  # times that the Hub must refuse a file alone before it is quarantined
 
 
 class AttachmentLane:
@@ -53,7 +53,7 @@ class AttachmentLane:
     """
 
     def __init__(self, spool: Spool, copies: str, clock: Callable[[], float], rng: random.Random, first: float) -> None:
-        for host in spool.host_ids():  # whoever had the seat before and was killed
+        for host in spool.host_ids():  # whoever had the uploader lock before and was killed
             Copies(spool.host(host).copies, spool.run_dir).keep(())
         self._looking, self._copies = Attachments(spool.run_dir), Copies(copies, spool.run_dir)
         self._clock, self._rng = clock, rng
@@ -110,11 +110,11 @@ class AttachmentLane:
         if self._left is None:
             self._begin(book, settings, alone=alone)
         left: list[str] = self._left or []
-        parked, seen, files = dict(book.parked), list[LocalFile](), list[LocalFile]()
+        quarantined, seen, files = dict(book.quarantined), list[LocalFile](), list[LocalFile]()
         enough = self._read + LOOK_BYTES
         while left and self._read < enough:
             path = left.pop()
-            if path in book.parked and book.parked[path] != self._left_out.get(path):  # the Hub refuses it
+            if path in book.quarantined and book.quarantined[path] != self._left_out.get(path):  # the Hub refuses it
                 continue
             try:
                 file = self._taken(path, book, files)
@@ -134,7 +134,7 @@ class AttachmentLane:
             self.entries = [Batch(0, tuple(files))]
         elif not left:
             self._end(settings)
-        return news or book.parked != parked
+        return news or book.quarantined != quarantined
 
     @property
     def _read(self) -> int:
@@ -166,22 +166,22 @@ class AttachmentLane:
         )
 
     def _leave_out(self, path: str, why: str, book: Ledger) -> None:
-        """Park what this disk does not give or take, for as long as that is so."""
+        """Quarantine what this disk does not give or take, for as long as that is so."""
         if self._left_out.get(path) != why:
             say(f"{path} is left out: {why}")
-        self._left_out[path] = book.parked[path] = why
+        self._left_out[path] = book.quarantined[path] = why
 
     def _let_in(self, path: str, book: Ledger) -> None:
         why = self._left_out.pop(path, None)
-        if why is not None and book.parked.get(path) == why:
-            del book.parked[path]
+        if why is not None and book.quarantined.get(path) == why:
+            del book.quarantined[path]
 
-    def take_off(self) -> Batch:
+    def mark_in_flight(self) -> Batch:
         """The entry whose push starts now."""
         self.yielded, self._due_since, self._last_turn = False, math.inf, self._clock()
         return self.entries[0]
 
-    def landed(self, entry: Batch, settings: Settings, *, own: bool) -> None:
+    def clear_in_flight(self, entry: Batch, settings: Settings, *, own: bool) -> None:
         """The Hub has an entry; `own` if it took a commit."""
         now = self._clock()
         self._drop(entry)
@@ -207,14 +207,14 @@ class AttachmentLane:
         """A push of an entry has failed; when to try again."""
         self.attempts += 1
         if isinstance(verdict, Unknown) or (isinstance(verdict, Quarantine) and verdict.committed):
-            book.offer(entry.files)
+            book.mark_uncertain(entry.files)
         if isinstance(verdict, Split):
             verdict = self._split(entry, verdict)
         if isinstance(verdict, Quarantine):
             for path, reason in verdict.paths.items():
                 say(f"{path} is refused: {reason}")
                 self._refusals.pop(path, None)
-            book.parked |= verdict.paths
+            book.quarantined |= verdict.paths
         if isinstance(verdict, Quarantine) or (not isinstance(verdict, Split) and (self.attempts > 1 or self.yielded)):
             self._drop(entry)
             self._left = [*(self._left or ()), *(file.path for file in reversed(entry.files))]
@@ -223,7 +223,7 @@ class AttachmentLane:
         return step
 
     def _split(self, entry: Batch, verdict: Split) -> Verdict:
-        """Two halves in the place of a refused entry; a file that is refused alone is parked in the end."""
+        """Two halves in the place of a refused entry; a file that is refused alone is quarantined in the end."""
         middle = len(entry.files) // 2
         if middle:
             halves = [Batch(0, entry.files[:middle]), Batch(0, entry.files[middle:])]

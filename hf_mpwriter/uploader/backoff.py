@@ -5,7 +5,7 @@ Moved                     seconds; after several in a row without a parent (a bu
                           even that does not help, as Retry
 Retry, Unknown            full jitter under a ceiling that doubles from 5 s to 5 min; the Hub's own wish counts
 Split                     soon, in smaller entries
-Park                      at once, without those paths
+Quarantine                      at once, without those paths
 Refused                   slowly: 5 min, doubling to an hour; a new token or a request ends the wait
 """
 

@@ -1,4 +1,4 @@
-"""The uploader: the process on the seat. It looks, decides with a pure function, acts, sleeps.
+"""The uploader: the process on the uploader lock. It looks, decides with a pure function, acts, sleeps.
 
     recover -> look -> decide -> SNAPSHOT   survey event files, put what is new into the queue
                               -> PUSH       start a push for the oldest entry; its verdict is taken in at a later look
@@ -6,12 +6,12 @@
                               -> WAIT
                               -> LEAVE
 
-Order of writes: fsync(event files) -> put entry -> drop superseded entries -> inflight -> push -> ledger -> drop
-inflight and entry (of attachments: copies -> inflight -> push -> ledger -> drop inflight, copies). If interrupted, the
+Order of writes: fsync(event files) -> put entry -> drop superseded entries -> in_flight -> push -> ledger -> drop
+in_flight and entry (of attachments: copies -> in_flight -> push -> ledger -> drop in_flight, copies). If interrupted, the
 next uploader derives the rest again from what the ledger does not cover.
 
 Invariants:
-- It holds the seat for its whole life; on every tick the lock is checked to be the file at the path.
+- It holds the uploader lock for its whole life; on every tick the lock is checked to be the file at the path.
 - It imports the standard library, psutil and filelock; the network client lives in the push only.
 - While a request without a parent may still be under way, for SETTLE_TIME, all that is sent names its parent and is
   nothing newer. A request that names its parent needs no such wait: once the branch has moved, the Hub refuses it.
@@ -59,19 +59,19 @@ class Uploader:
 
     Args:
         spool: of the run directory.
-        seat: descriptor that holds the seat.
+        lock: descriptor that holds the uploader lock.
         clock: monotonic seconds.
         rng: source of the jitter.
-        born: unix time of the worker that brought the token.
+        token_issued_at: unix time of the worker that brought the token.
     """
 
     def __init__(
-        self, spool: Spool, seat: int, clock: Callable[[], float], rng: random.Random, born: float = 0
+        self, spool: Spool, lock: int, clock: Callable[[], float], rng: random.Random, token_issued_at: float = 0
     ) -> None:
-        self._spool, self._seat, self._clock, self._rng = spool, seat, clock, rng
+        self._spool, self._lock, self._clock, self._rng = spool, lock, clock, rng
         self._process = Process.current()
         self._host = spool.host(self._process.host)
-        self._bulletin = StatusFile(self._host, self._process, clock, born)
+        self._bulletin = StatusFile(self._host, self._process, clock, token_issued_at)
         self._survey = event_files.EventFileScan(spool.run_dir)
         self._settings, self._audience = Settings(), Requests()
         # the push that runs
@@ -98,7 +98,7 @@ class Uploader:
         if aside := ledger.set_aside(self._spool, self._process.host):
             say(f"the ledger could not be read, it is now {aside}; lengths are read back from the Hub")
         self._ledger = ledger.load(self._spool, destination)
-        self._ledger.parked.clear()  # a new start tries refused paths again
+        self._ledger.quarantined.clear()  # a new start tries refused paths again
         self._roster, self._queue = Members.swept(self._spool), Outbox(self._host, self._spool.run_dir)
         first = self._clock() + FIRST_DELAY
         budget = RateLimit(destination, Environment.read().commits_per_hour, folders(os.environ, self._spool.root))
@@ -110,9 +110,9 @@ class Uploader:
                 say(f"a push of {host} (entry {lost.entry}) was interrupted, its outcome is unknown")
                 if not lost.fenced:
                     self._frozen_until = self._clock() + SETTLE_TIME
-                if self._ledger.offer(lost.files):
+                if self._ledger.mark_uncertain(lost.files):
                     self._save_ledger()
-        self._landed()  # what our predecessor knew is in the ledger
+        self._clear_in_flight()  # what our predecessor knew is in the ledger
         for entry in list(self._queue.entries):
             if all(map(self._ledger.covers, entry.files)):
                 self._queue.remove(entry)
@@ -121,7 +121,7 @@ class Uploader:
 
     def tick(self) -> bool:
         """One round; False when it is time to end."""
-        if not disk.same_file(self._seat, self._spool.seat):
+        if not disk.same_file(self._lock, self._spool.uploader_lock):
             say("the spool was removed")
             return False
         members = self._roster.members()
@@ -130,7 +130,7 @@ class Uploader:
             self._listen(self._push, members)
         if self._push is None:
             if self._hears_better_token(members):
-                say("a newer worker may have a better token; leaving the seat to it")
+                say("a newer worker may have a better token; leaving the uploader lock to it")
                 self._attaching.close()
                 self._report("left")
                 return False
@@ -156,17 +156,19 @@ class Uploader:
         """A ledger that the disk refused is saved. After the settle time the record goes, and the Hub is read back."""
         if self._behind:
             self._save_ledger()
-            self._landed()
+            self._clear_in_flight()
         if 0.0 < self._frozen_until <= self._clock():
             self._frozen_until, self._own_head = 0.0, None
-            self._landed()
+            self._clear_in_flight()
 
     def _note(self, members: list[Member]) -> None:
         living = [member for member in members if member.alive]
         if living:
             self._abandoned_since = self._clock()
         if members:
-            self._settings = self._ledger.settings = max(living or members, key=lambda member: member.born).settings
+            self._settings = self._ledger.settings = max(
+                living or members, key=lambda member: member.started_at
+            ).settings
         for member in members:
             self._hear(member)
         self._audience.keep(members)
@@ -177,7 +179,7 @@ class Uploader:
             return
         self._attaching.ask()
         if member.name.worker == OBSERVER and member.alive:  # `sync` trusts no ledger and tries refused paths again
-            self._ledger.parked.clear()
+            self._ledger.quarantined.clear()
             self._own_head, self._audit = None, True
         self._pace.hurry()
 
@@ -188,7 +190,7 @@ class Uploader:
         if (stamp := hf_home.token_stamp(os.environ)) != self._token_stamp:  # `hf auth login`: the next push reads it
             self._token_stamp = stamp
             self._pace.hold(Step(0.0))
-        younger = (member for member in members if member.born > self._bulletin.born)
+        younger = (member for member in members if member.started_at > self._bulletin.token_issued_at)
         return any(member.alive or not self._audience.is_served(member) for member in younger)
 
     def _situation(self, members: list[Member]) -> Situation:
@@ -218,7 +220,7 @@ class Uploader:
     def _snapshot(self, members: list[Member], now: Situation) -> None:
         try:
             files = self._survey.files(self._settings.allows, self._roster.growing, self._patience)
-            waiting = event_files.pending(files, self._ledger.covers, self._ledger.parked)
+            waiting = event_files.pending(files, self._ledger.covers, self._ledger.quarantined)
             self._queue.put(event_files.bounded(waiting))
         except OSError as error:
             say(f"cannot take a snapshot: {error}")
@@ -254,7 +256,7 @@ class Uploader:
             squash=squash,
             files=entry.files,
             known=self._ledger.known(),
-            offered=self._ledger.offered,
+            uncertain=self._ledger.uncertain,
             own_head=self._own_head,
             fenced=self._fenced,
             xet=self._pace.xet,
@@ -263,7 +265,7 @@ class Uploader:
         self._tried = self._terminating and len(self._queue.entries) <= 1
         settled = self._fenced and not self._frozen_until
         try:
-            self._push = PushHandle(self._queue.take_off(entry, job.to_json(), fenced=settled), deadline(job))
+            self._push = PushHandle(self._queue.mark_in_flight(entry, job.to_json(), fenced=settled), deadline(job))
         except OSError as error:
             self._settle(Retry(f"cannot start a push: {error}"))
 
@@ -272,7 +274,7 @@ class Uploader:
         if not self._attaching.entries and self._attaching.look(self._ledger, self._settings, alone=not now.living):
             self._save_ledger()
         if self._attaching.entries:
-            self._start_push(self._attaching.take_off(), now)
+            self._start_push(self._attaching.mark_in_flight(), now)
 
     def _listen(self, push: PushHandle, members: list[Member]) -> None:
         """Take in what the push says; settle when it has ended. One of attachments is ended if it is in the way."""
@@ -300,11 +302,11 @@ class Uploader:
         if isinstance(verdict, Unknown) and not self._fenced:
             self._frozen_until = self._clock() + SETTLE_TIME
         elif not isinstance(verdict, Unknown):
-            self._landed()
+            self._clear_in_flight()
         if not isinstance(verdict, (Quarantine, Split)):
             self._splitting = False
         if isinstance(verdict, Quarantine):
-            self._park(verdict.paths, entry)
+            self._quarantine(verdict.paths, entry)
         elif isinstance(verdict, Split):
             self._split(entry, verdict.reason)
         self._pace.failed(verdict)
@@ -321,9 +323,9 @@ class Uploader:
             self._ledger.check(time.time())
         self._ledger.see(entry.files)
         self._save_ledger()
-        self._landed()
+        self._clear_in_flight()
         if entry.is_attached:
-            self._attaching.landed(entry, self._settings, own=verdict.own)
+            self._attaching.clear_in_flight(entry, self._settings, own=verdict.own)
         elif all(map(self._ledger.covers, entry.files)):
             self._queue.remove(entry)
         self._audience.serve(self._queue.entries, self._ledger, self._roster)
@@ -341,7 +343,7 @@ class Uploader:
         step = self._attaching.failed(verdict, entry, self._ledger)
         self._save_ledger()
         if not isinstance(verdict, Unknown):
-            self._landed()
+            self._clear_in_flight()
         if isinstance(verdict, Quarantine):
             self._look_again()
         if isinstance(verdict, Refused) or not step.patient:
@@ -371,18 +373,18 @@ class Uploader:
         self._surveyed = False
         self._pace.soon()
 
-    def _landed(self) -> None:
+    def _clear_in_flight(self) -> None:
         if self._frozen_until or self._behind:  # a request may still be under way, or its outcome is not on disk
             return
         try:
-            self._queue.landed()
+            self._queue.clear_in_flight()
         except OSError as error:
-            say(f"{self._host.inflight} cannot be removed: {error}")
+            say(f"{self._host.in_flight} cannot be removed: {error}")
 
-    def _park(self, paths: dict[str, str], entry: Batch) -> None:
+    def _quarantine(self, paths: dict[str, str], entry: Batch) -> None:
         for path, reason in paths.items():
             say(f"{path} is refused: {reason}")
-        self._ledger.parked |= paths
+        self._ledger.quarantined |= paths
         self._save_ledger()
         self._queue.remove(entry)
         self._look_again()
@@ -393,7 +395,7 @@ class Uploader:
             path = entry.files[0].path
             self._refusals[path] = self._refusals.get(path, 0) + 1
             if self._refusals[path] >= attachment_lane.REFUSALS:
-                self._park({path: reason}, entry)
+                self._quarantine({path: reason}, entry)
             return
         try:
             self._queue.split(entry)
@@ -408,7 +410,7 @@ class Uploader:
         self._bulletin.publish(
             phase=phase or ("pushing" if self._push else waiting),
             repo_id=self._ledger.repo_id,
-            queue=len(self._queue.entries) + len(self._attaching.entries),
+            waiting=len(self._queue.entries) + len(self._attaching.entries),
             push=self._push.pid if self._push else None,
             commits=self._commits,
             blocked_until=0.0 if self._pace.patient else self._pace.next_try,
@@ -422,16 +424,16 @@ class Uploader:
         time.sleep(min(TICK, max(0.0, due_in)))
 
     def _leave(self) -> bool:
-        """Give up the seat, look once more, take it back if something came in between; True if it is over."""
+        """Give up the uploader lock, look once more, take it back if something came in between; True if it is over."""
         self._report("left")
         self._attaching.close()
-        locks.release(self._seat)
+        locks.release(self._lock)
         over = self._terminating or self._clock() - self._abandoned_since > LINGER
         if over or not any(member.alive or not self._audience.is_served(member) for member in self._roster.members()):
             return True
-        if (seat := locks.try_exclusive(self._spool.seat)) is not None:
-            self._seat = seat
-        return seat is None
+        if (lock := locks.try_exclusive(self._spool.uploader_lock)) is not None:
+            self._lock = lock
+        return lock is None
 
     def terminate(self) -> None:
         """SIGTERM: one last snapshot and push, and what those who have gone left behind, then leave."""
@@ -441,16 +443,16 @@ class Uploader:
         end_within(GRACE)
 
 
-def main(run_dir: str, born: float) -> None:
+def main(run_dir: str, token_issued_at: float) -> None:
     """Entry point of the process, see `election`: upload until nothing is left."""
     lower()
     locks.adopt(launch.UPLOADER_LOCK_FD)
     spool, rng = Spool(run_dir), random.Random()  # noqa: S311 - jitter
     try:
-        uploader = Uploader(spool, launch.UPLOADER_LOCK_FD, time.monotonic, rng, born)
+        uploader = Uploader(spool, launch.UPLOADER_LOCK_FD, time.monotonic, rng, token_issued_at)
     except HfMpWriterError as error:
         raise SystemExit(f"no upload: {error}") from None
     signal.signal(signal.SIGTERM, lambda *_: uploader.terminate())
-    say(f"took the seat of {run_dir}")
+    say(f"took the uploader lock of {run_dir}")
     keep_on(uploader.tick, TICK)
-    say("left the seat")
+    say("left the uploader lock")

@@ -56,7 +56,7 @@ class Requests:
         if self.is_served(member):
             return False
         return not member.alive or any(
-            length > book.length(path) and path not in book.parked and settings.allows(path)
+            length > book.length(path) and path not in book.quarantined and settings.allows(path)
             for path, length in member.want.items()
             if not is_attachment(path)
         )

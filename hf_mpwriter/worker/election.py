@@ -1,14 +1,14 @@
-"""The election: take the seat without waiting, hand it to a spawned uploader.
+"""The election: take the uploader lock without waiting, hand it to a spawned uploader.
 
     worker                                   uploader
-    try the lock of the seat, not waiting
+    try the lock of the uploader lock, not waiting
     posix_spawn, descriptor duplicated to 3  starts with the lock in its hands
-    close own copy                           is now the only holder; the kernel frees the seat when it ends
+    close own copy                           is now the only holder; the kernel frees the uploader lock when it ends
 
-There is no moment at which the seat is free between the two, so two workers never both start one. `subprocess` is
+There is no moment at which the uploader lock is free between the two, so two workers never both start one. `subprocess` is
 not used: its error pipe can block when another thread forks at that moment.
 
-A token is as old as the worker that brought it. Where the Hub refuses it, the uploader leaves the seat to younger
+A token is as old as the worker that brought it. Where the Hub refuses it, the uploader leaves the uploader lock to younger
 workers, and those who are no younger leave it to them too.
 """
 
@@ -58,55 +58,55 @@ class Election:
         spool: of the run directory.
         token: for the uploader, None leaves it to the environment.
         clock: monotonic seconds.
-        born: unix time of the worker that brings the token.
+        token_issued_at: unix time of the worker that brings the token.
     """
 
     spool: Spool
     token: str | None = field(default=None, repr=False)
     clock: Callable[[], float] = time.monotonic
-    born: float = field(default_factory=time.time)
+    token_issued_at: float = field(default_factory=time.time)
     _starts: list[float] = field(default_factory=list)
     _children: list[int] = field(default_factory=list)
     _last_try: float = 0.0
-    _last_report: float = 0.0  # `UploaderStatus.started` of the uploader before the one that was started last
+    _last_report: float = 0.0  # `UploaderStatus.started_at` of the uploader before the one that was started last
     _quiet_until: float = 0.0
     _backoff: float = FIRST_BACKOFF
 
     def look(self) -> bool:
-        """Start an uploader if the seat is free; never waits, never raises. True if one was started."""
+        """Start an uploader if the uploader lock is free; never waits, never raises. True if one was started."""
         self.reap()
         if self.clock() < self._quiet_until:
             return False
         try:
-            seat = locks.try_exclusive(self.spool.seat)
-            if seat is None:
+            lock = locks.try_exclusive(self.spool.uploader_lock)
+            if lock is None:
                 self._note_life()
                 return False
             try:
-                return self._start(seat, Progress(self.spool).uploader())
+                return self._start(lock, Progress(self.spool).uploader())
             finally:
-                locks.release(seat)
+                locks.release(lock)
         except (OSError, ValueError, TypeError, SpoolFormatError) as error:  # TypeError: an embedded sys.executable
             self._last_try = self.clock()
             self._back_off(f"cannot start an uploader: {error}")
             return False
 
-    def _start(self, seat: int, before: UploaderStatus) -> bool:
-        """Start an uploader on our seat, unless younger workers are to do it.
+    def _start(self, lock: int, before: UploaderStatus) -> bool:
+        """Start an uploader on our uploader lock, unless younger workers are to do it.
 
         Args:
-            seat: descriptor of its lock.
+            lock: descriptor of its lock.
             before: what the uploader before it said last.
         """
-        if before.is_over and before.started != self._last_report:  # the one that we have started, or a later one
+        if before.is_over and before.started_at != self._last_report:  # the one that we have started, or a later one
             self._recover()
-        if self.born <= before.left_to_younger_than and abs(time.time() - before.beat) < LONGEST_BACKOFF:
+        if self.token_issued_at <= before.left_to_younger_than and abs(time.time() - before.beat) < LONGEST_BACKOFF:
             return False
         self.spool.check_format()
         host, env = self.spool.host(host_id()), child_environment(os.environ, self.token)
         disk.make_dirs(host.root)
-        self._children.append(launch.start_uploader(self.spool.run_dir, seat, host.log, env, self.born))
-        self._last_report = before.started
+        self._children.append(launch.start_uploader(self.spool.run_dir, lock, host.log, env, self.token_issued_at))
+        self._last_report = before.started_at
         self._count_start()
         return True
 
@@ -119,7 +119,7 @@ class Election:
             self._back_off(f"uploaders end soon after their start, see {self.spool.host(host_id()).log}")
 
     def _note_life(self) -> None:
-        """The seat is taken: the trouble is over if that has lasted."""
+        """The lock is taken: the trouble is over if that has lasted."""
         if self.clock() - self._last_try >= STARTS_WINDOW:
             self._recover()
 

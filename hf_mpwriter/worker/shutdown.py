@@ -113,7 +113,7 @@ def _report(spool: Spool, view: Progress, missing: dict[str, int]) -> None:
         "%s are not on the Hub yet%s. They are safe on disk%s; to finish: hf-mpwriter sync %s",
         _amount(missing, spool),
         f" ({reason})" if reason else "",
-        _outlook(report) if view.seat_is_taken() else "",
+        _outlook(report) if view.uploader_is_alive() else "",
         spool.run_dir,
     )
 

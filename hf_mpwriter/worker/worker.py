@@ -158,7 +158,7 @@ class Worker:
                 locks.release(claim)
                 raise
             self.name, self._claim = name, claim
-            self.election.born = time.time()
+            self.election.token_issued_at = time.time()
         finally:
             self._joining = False
 
