@@ -33,13 +33,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hf_mpwriter.localhub.server import LocalHub, serve
-    from hf_mpwriter.localhub.store import Store
-    from hf_mpwriter.localhub.view import View
+    from hf_mpwriter.localhub.server.server import LocalHub
+    from hf_mpwriter.localhub.server.serving import serve
+    from hf_mpwriter.localhub.storage.store import Store
+    from hf_mpwriter.localhub.storage.view import View
 
 __all__ = ["LocalHub", "Store", "View", "serve"]
 
-_HOMES = {"LocalHub": "server", "Store": "store", "View": "view", "serve": "server"}
+_HOMES = {"LocalHub": "server.server", "Store": "storage.store", "View": "storage.view", "serve": "server.serving"}
 
 
 def __getattr__(name: str) -> Any:

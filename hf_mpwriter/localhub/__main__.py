@@ -10,10 +10,10 @@ import os
 import socket
 import sys
 
-from hf_mpwriter.localhub.accounts import READ_TOKEN_VARIABLE, TOKEN_VARIABLE, Tokens
-from hf_mpwriter.localhub.hub import DEFAULT_USER, MULTIPART_OVER
-from hf_mpwriter.localhub.limits import Limits
-from hf_mpwriter.localhub.serving import HOST, ServerError, check_host, end_with, serve
+from hf_mpwriter.localhub.server.accounts import READ_TOKEN_VARIABLE, TOKEN_VARIABLE, Tokens
+from hf_mpwriter.localhub.server.limits import HubLimits
+from hf_mpwriter.localhub.server.serving import HOST, ServerError, check_host, end_with, serve
+from hf_mpwriter.localhub.server.state import DEFAULT_USER, MULTIPART_OVER
 
 
 def parser() -> argparse.ArgumentParser:
@@ -49,7 +49,7 @@ def main() -> int:
             args.root,
             args.port,
             tokens=Tokens.take(os.environ),
-            limits=Limits(args.commits_per_hour, args.requests_per_5min, args.busy),
+            limits=HubLimits(args.commits_per_hour, args.requests_per_5min, args.busy),
             xet=not args.no_xet,
             user=args.user,
             multipart_over=args.multipart_over,

@@ -10,20 +10,20 @@ from urllib.parse import parse_qs, quote, urlencode
 
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from hf_mpwriter.localhub.blobs import lfs_pointer, read_range
 from hf_mpwriter.localhub.errors import BadRequest, EntryNotFound, RangeNotSatisfiable
+from hf_mpwriter.localhub.storage.blobs import lfs_pointer, read_range
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from hf_mpwriter.localhub.routing import Call
-    from hf_mpwriter.localhub.store import Commit, Entry
+    from hf_mpwriter.localhub.endpoints.routing import Call
+    from hf_mpwriter.localhub.storage.store import Commit, TreeEntry
 
 FILES_PER_PAGE = 1000
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
 
-def file_json(path: str, entry: Entry) -> dict[str, Any]:
+def file_json(path: str, entry: TreeEntry) -> dict[str, Any]:
     """Return a file as the tree shows it."""
     shown: dict[str, Any] = {"type": "file", "path": path, "size": entry.size, "oid": entry.oid}
     if entry.lfs:
@@ -63,7 +63,7 @@ def tree(call: Call) -> Response:
     return page(call, _expanded(call, items) if call.flag("expand") else items, FILES_PER_PAGE)
 
 
-def _listing(files: Mapping[str, Entry], folder: str, *, recursive: bool) -> list[dict[str, Any]]:
+def _listing(files: Mapping[str, TreeEntry], folder: str, *, recursive: bool) -> list[dict[str, Any]]:
     """Return what is in a folder: files, and the directories between."""
     prefix = folder + "/" if folder else ""
     shown: dict[str, dict[str, Any]] = {}
@@ -79,7 +79,7 @@ def _listing(files: Mapping[str, Entry], folder: str, *, recursive: bool) -> lis
     return [shown[path] for path in sorted(shown)]
 
 
-def _directory_json(path: str, files: Mapping[str, Entry]) -> dict[str, Any]:
+def _directory_json(path: str, files: Mapping[str, TreeEntry]) -> dict[str, Any]:
     """Return a directory as the tree shows it; its oid depends on all that is below, as git's does."""
     inside = sorted((name, entry.oid) for name, entry in files.items() if name.startswith(path + "/"))
     oid = hashlib.sha1(json.dumps(inside).encode(), usedforsecurity=False).hexdigest()
@@ -148,7 +148,7 @@ def resolve(call: Call) -> Response:
     return StreamingResponse(read_range(open(store.blob_path(entry), "rb"), start, end), status, headers)
 
 
-def _content_headers(call: Call, commit: Commit, entry: Entry) -> dict[str, str]:
+def _content_headers(call: Call, commit: Commit, entry: TreeEntry) -> dict[str, str]:
     """Return the headers by which the client knows what it gets."""
     etag = f'"{entry.sha256 if entry.lfs else entry.oid}"'
     headers = {

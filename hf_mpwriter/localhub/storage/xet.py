@@ -23,14 +23,14 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from hf_mpwriter.localhub.blobs import make_dirs
 from hf_mpwriter.localhub.errors import BadRequest
-from hf_mpwriter.localhub.shards import FileRecord, Shard, chunk_offsets, parse_shard, with_footer
+from hf_mpwriter.localhub.storage.blobs import make_dirs
+from hf_mpwriter.localhub.storage.shards import FileRecord, Shard, chunk_offsets, parse_shard, with_footer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hf_mpwriter.localhub.writing import WritableStore
+    from hf_mpwriter.localhub.storage.writing import WritableStore
 
 REBUILDS = 2  # at a time; each holds a thread of the API while it waits
 CACHED_XORBS = 512

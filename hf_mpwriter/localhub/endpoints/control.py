@@ -8,10 +8,10 @@ import json
 from anyio import from_thread
 from starlette.responses import JSONResponse, Response
 
-from hf_mpwriter.localhub.accounts import Tokens
+from hf_mpwriter.localhub.endpoints.routing import Call
 from hf_mpwriter.localhub.errors import BadRequest
-from hf_mpwriter.localhub.faults import Fault, FaultError, from_json, parse
-from hf_mpwriter.localhub.routing import Call
+from hf_mpwriter.localhub.server.accounts import Tokens
+from hf_mpwriter.localhub.server.faults import Fault, FaultError, from_json, parse
 
 
 def ready(_: Call) -> Response:

@@ -16,14 +16,14 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from hf_mpwriter.localhub.accounts import Tokens
 from hf_mpwriter.localhub.errors import Forbidden, Unauthorized
-from hf_mpwriter.localhub.faulting import Faults
-from hf_mpwriter.localhub.limits import Limits, Usage
+from hf_mpwriter.localhub.server.accounts import Tokens
+from hf_mpwriter.localhub.server.faulting import Faults
+from hf_mpwriter.localhub.server.limits import HubLimits, Usage
 
 if TYPE_CHECKING:
-    from hf_mpwriter.localhub.writing import WritableStore
-    from hf_mpwriter.localhub.xet import XetStore
+    from hf_mpwriter.localhub.storage.writing import WritableStore
+    from hf_mpwriter.localhub.storage.xet import XetStore
 
 DEFAULT_USER = "local-user"
 SELF_HEADER = "x-localhub-self"  # marks the requests that the Hub makes to itself
@@ -51,7 +51,7 @@ def load_secret(root: str) -> bytes:
 
 
 @dataclass
-class Hub:
+class HubState:
     """The state behind the endpoints."""
 
     store: WritableStore
@@ -61,7 +61,7 @@ class Hub:
     xet: XetStore | None = None
     multipart_over: int = MULTIPART_OVER
     part_bytes: int = PART_BYTES
-    usage: Usage = field(default_factory=lambda: Usage(Limits()))
+    usage: Usage = field(default_factory=lambda: Usage(HubLimits()))
     faults: Faults = field(default_factory=Faults)
 
     def sign(self, *words: object) -> str:

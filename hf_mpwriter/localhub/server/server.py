@@ -18,19 +18,19 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, Self
 
-from hf_mpwriter.localhub.accounts import Tokens
-from hf_mpwriter.localhub.faults import Fault, Standing, from_json, parse
-from hf_mpwriter.localhub.hub import DEFAULT_USER, MULTIPART_OVER
-from hf_mpwriter.localhub.limits import Limits
-from hf_mpwriter.localhub.serving import FAULTS_PATH, HOST, READY_PATH, TOKENS_PATH, ServerError, listen, serve
-from hf_mpwriter.localhub.store import Store
+from hf_mpwriter.localhub.server.accounts import Tokens
+from hf_mpwriter.localhub.server.faults import Fault, Standing, from_json, parse
+from hf_mpwriter.localhub.server.limits import HubLimits
+from hf_mpwriter.localhub.server.serving import FAULTS_PATH, HOST, READY_PATH, TOKENS_PATH, ServerError, listen, serve
+from hf_mpwriter.localhub.server.state import DEFAULT_USER, MULTIPART_OVER
+from hf_mpwriter.localhub.storage.store import Store
 
 if TYPE_CHECKING:
     from types import TracebackType
 
 __all__ = ["LocalHub", "ServerError", "serve"]
 
-UNLIMITED = Limits()
+UNLIMITED = HubLimits()
 START_DEADLINE = 20.0  # seconds
 STOP_DEADLINE = 10.0  # seconds
 RETRY_EVERY = 0.02  # seconds between looks at a server that is starting
@@ -58,7 +58,7 @@ class LocalHub:
         *,
         token: str | None = None,
         read_token: str | None = None,
-        limits: Limits = UNLIMITED,
+        limits: HubLimits = UNLIMITED,
         xet: bool = True,
         port: int = 0,
         user: str = DEFAULT_USER,

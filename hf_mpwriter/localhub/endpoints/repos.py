@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.responses import JSONResponse, Response
 
-from hf_mpwriter.localhub.content import file_json, page
+from hf_mpwriter.localhub.endpoints.content import file_json, page
+from hf_mpwriter.localhub.endpoints.routing import get_field, repo_url
 from hf_mpwriter.localhub.errors import BadRequest, Exists, Forbidden
-from hf_mpwriter.localhub.routing import get_field, repo_url
-from hf_mpwriter.localhub.store import MAIN, REPO_TYPES
+from hf_mpwriter.localhub.storage.store import MAIN, REPO_TYPES
 
 if TYPE_CHECKING:
-    from hf_mpwriter.localhub.routing import Call
-    from hf_mpwriter.localhub.store import Commit
+    from hf_mpwriter.localhub.endpoints.routing import Call
+    from hf_mpwriter.localhub.storage.store import Commit
 
 COMMITS_PER_PAGE = 100
 #: What the Hub puts into a new model or dataset repository, as far as it matters here.

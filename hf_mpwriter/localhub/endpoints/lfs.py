@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.responses import JSONResponse, Response
 
-from hf_mpwriter.localhub.blobs import COPY_BYTES, file_sha256, make_dirs
-from hf_mpwriter.localhub.commits import SHA256
+from hf_mpwriter.localhub.endpoints.commits import SHA256
+from hf_mpwriter.localhub.endpoints.routing import get_field
 from hf_mpwriter.localhub.errors import BadRequest, NotFound
-from hf_mpwriter.localhub.routing import get_field
+from hf_mpwriter.localhub.storage.blobs import COPY_BYTES, file_sha256, make_dirs
 
 if TYPE_CHECKING:
-    from hf_mpwriter.localhub.routing import Call
+    from hf_mpwriter.localhub.endpoints.routing import Call
 
 LFS_JSON = "application/vnd.git-lfs+json"
 

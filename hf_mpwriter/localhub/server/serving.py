@@ -21,19 +21,19 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import uvicorn
 
-from hf_mpwriter.localhub.app import FAULTS_PATH, READY_PATH, TOKENS_PATH, create_app
-from hf_mpwriter.localhub.faulting import Protocol
-from hf_mpwriter.localhub.hub import DEFAULT_USER, MULTIPART_OVER, SELF_HEADER, Hub, load_secret
-from hf_mpwriter.localhub.limits import Limits, Usage
-from hf_mpwriter.localhub.writing import WritableStore
-from hf_mpwriter.localhub.xet import XetStore
+from hf_mpwriter.localhub.endpoints.app import FAULTS_PATH, READY_PATH, TOKENS_PATH, create_app
+from hf_mpwriter.localhub.server.faulting import Protocol
+from hf_mpwriter.localhub.server.limits import HubLimits, Usage
+from hf_mpwriter.localhub.server.state import DEFAULT_USER, MULTIPART_OVER, SELF_HEADER, HubState, load_secret
+from hf_mpwriter.localhub.storage.writing import WritableStore
+from hf_mpwriter.localhub.storage.xet import XetStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from hf_mpwriter.localhub.accounts import Tokens
-    from hf_mpwriter.localhub.faults import Fault
-    from hf_mpwriter.localhub.xet import Access
+    from hf_mpwriter.localhub.server.accounts import Tokens
+    from hf_mpwriter.localhub.server.faults import Fault
+    from hf_mpwriter.localhub.storage.xet import Access
 
 __all__ = [
     "FAULTS_PATH",
@@ -108,7 +108,7 @@ def serve(
     port: int = 0,
     *,
     tokens: Tokens,
-    limits: Limits,
+    limits: HubLimits,
     xet: bool = True,
     user: str = DEFAULT_USER,
     multipart_over: int = MULTIPART_OVER,
@@ -137,7 +137,7 @@ def serve(
     store.prepare()
     sock = sock or listen(port)
     port = sock.getsockname()[1]
-    hub = Hub(store, load_secret(store.root), tokens, user, multipart_over=multipart_over, usage=Usage(limits))
+    hub = HubState(store, load_secret(store.root), tokens, user, multipart_over=multipart_over, usage=Usage(limits))
     if xet:
         _add_xet(hub, port)
     for fault in faults:
@@ -160,7 +160,7 @@ def serve(
 class _Server(uvicorn.Server):
     """A server that does not wait for what hangs when it is told to stop."""
 
-    def __init__(self, config: uvicorn.Config, hub: Hub) -> None:
+    def __init__(self, config: uvicorn.Config, hub: HubState) -> None:
         super().__init__(config)
         self._hub = hub
 
@@ -188,7 +188,7 @@ def _lock_root(root: str, deadline: float = TAKEOVER) -> BinaryIO:
             return file
 
 
-def _add_xet(hub: Hub, port: int) -> None:
+def _add_xet(hub: HubState, port: int) -> None:
     """Give a Hub its Xet store and the Xet client that rebuilds content a way back to this very server."""
 
     def access() -> Access:

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 from starlette.responses import JSONResponse, Response
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from hf_mpwriter.localhub.faults import Fault, Standing
+from hf_mpwriter.localhub.server.faults import Fault, Standing
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from hf_mpwriter.localhub.faults import When
+    from hf_mpwriter.localhub.server.faults import When
 
 PIECES = 20  # a slow answer leaves in about so many
 HALF_OPEN = 5.0  # seconds that a client may need to see that nothing will come

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from hf_mpwriter.localhub.errors import RepoNotFound
-from hf_mpwriter.localhub.store import MAIN, Entry, Store
+from hf_mpwriter.localhub.storage.store import MAIN, Store, TreeEntry
 
 
 class View:
@@ -30,7 +30,7 @@ class View:
         except RepoNotFound:
             return []
 
-    def tree(self, revision: str) -> Mapping[str, Entry]:
+    def tree(self, revision: str) -> Mapping[str, TreeEntry]:
         """All files of the run's folder at one commit."""
         tree = self._store.tree(*self._repo, revision)
         return {path.removeprefix(self._prefix): entry for path, entry in tree.items() if path.startswith(self._prefix)}

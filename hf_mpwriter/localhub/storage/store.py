@@ -33,8 +33,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import quote, unquote
 
-from hf_mpwriter.localhub.blobs import Blobs, Disk
 from hf_mpwriter.localhub.errors import EntryNotFound, RepoNotFound, RevisionNotFound
+from hf_mpwriter.localhub.storage.blobs import Blobs, Disk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -49,7 +49,7 @@ _BRANCH = re.compile(r"(?![./])(?!.*(\.\.|//|[\x00-\x20~^:?*\\\[\x7f]))[^\x00]{1
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class TreeEntry:
     """A file of a commit."""
 
     size: int
@@ -69,7 +69,7 @@ class Commit:
     message: str
     author: str
     date: str
-    tree: Mapping[str, Entry]
+    tree: Mapping[str, TreeEntry]
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,18 +136,18 @@ class Store:
             yield commit
             commit = self.commit(repo_type, repo_id, commit.parent) if commit.parent else None
 
-    def tree(self, repo_type: str, repo_id: str, revision: str = MAIN) -> Mapping[str, Entry]:
+    def tree(self, repo_type: str, repo_id: str, revision: str = MAIN) -> Mapping[str, TreeEntry]:
         """Return the files of a revision."""
         return self.commit(repo_type, repo_id, revision).tree
 
-    def entry(self, repo_type: str, repo_id: str, path: str, revision: str = MAIN) -> Entry:
+    def entry(self, repo_type: str, repo_id: str, path: str, revision: str = MAIN) -> TreeEntry:
         """Return one file of a revision, or refuse if it is not there."""
         try:
             return self.tree(repo_type, repo_id, revision)[path]
         except KeyError:
             raise EntryNotFound(f"{path} does not exist in {repo_id} at {revision}") from None
 
-    def blob_path(self, entry: Entry) -> str:
+    def blob_path(self, entry: TreeEntry) -> str:
         """Return the file that holds an entry's content."""
         return self.blobs.lfs_path(entry.sha256) if entry.lfs else self.blobs.git_path(entry.oid)
 
@@ -202,5 +202,5 @@ def _load_commit(path: str) -> Commit:
     """Read a commit; the name is a digest of the content, so what was read once stays true."""
     with open(path, encoding="utf-8") as file:
         fields = json.load(file)
-    fields["tree"] = {name: Entry(**entry) for name, entry in fields["tree"].items()}
+    fields["tree"] = {name: TreeEntry(**entry) for name, entry in fields["tree"].items()}
     return Commit(**fields)

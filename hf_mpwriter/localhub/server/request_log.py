@@ -16,12 +16,12 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from hf_mpwriter.localhub.routing import CONTROL, is_own
+from hf_mpwriter.localhub.endpoints.routing import CONTROL, is_own
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from hf_mpwriter.localhub.hub import Hub
+    from hf_mpwriter.localhub.server.state import HubState
 
 LOG_BYTES = 16 << 20
 
@@ -29,7 +29,7 @@ LOG_BYTES = 16 << 20
 class RequestLog:
     """ASGI middleware that appends to the log."""
 
-    def __init__(self, app: ASGIApp, hub: Hub, limit: int = LOG_BYTES) -> None:
+    def __init__(self, app: ASGIApp, hub: HubState, limit: int = LOG_BYTES) -> None:
         self.app = app
         self.hub = hub
         self.limit = limit

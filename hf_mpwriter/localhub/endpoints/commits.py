@@ -22,16 +22,16 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.responses import JSONResponse, Response
 
+from hf_mpwriter.localhub.endpoints.routing import get_field
 from hf_mpwriter.localhub.errors import BadRequest
-from hf_mpwriter.localhub.routing import get_field
-from hf_mpwriter.localhub.writing import Change, check_path
+from hf_mpwriter.localhub.storage.writing import Change, check_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from contextlib import AbstractContextManager
 
-    from hf_mpwriter.localhub.routing import Call
-    from hf_mpwriter.localhub.store import Entry
+    from hf_mpwriter.localhub.endpoints.routing import Call
+    from hf_mpwriter.localhub.storage.store import TreeEntry
 
 LFS_OVER = 10 << 20  # bytes; larger files are LFS whatever they contain
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -49,7 +49,7 @@ def preupload(call: Call) -> Response:
     return JSONResponse({"files": [_upload_mode(item, files, lfs, ignored) for item in items]})
 
 
-def _lines(call: Call, files: Mapping[str, Entry], path: str) -> list[list[str]]:
+def _lines(call: Call, files: Mapping[str, TreeEntry], path: str) -> list[list[str]]:
     """Return the words of each line of a file of patterns, without comments."""
     if path not in files or files[path].lfs:
         return []
@@ -58,7 +58,7 @@ def _lines(call: Call, files: Mapping[str, Entry], path: str) -> list[list[str]]
     return [line.split() for line in lines if line.strip() and not line.startswith("#")]
 
 
-def _upload_mode(item: Any, files: Mapping[str, Entry], patterns: list[str], ignored: list[str]) -> dict[str, Any]:
+def _upload_mode(item: Any, files: Mapping[str, TreeEntry], patterns: list[str], ignored: list[str]) -> dict[str, Any]:
     """Return how one file should be uploaded, and what is in its place now."""
     if not isinstance(item, dict):
         raise BadRequest('"files" must hold objects')
@@ -164,7 +164,7 @@ def _content(value: dict[str, Any]) -> bytes:
         raise BadRequest("Invalid base64 in commit") from None
 
 
-def _lfs_entry(call: Call, value: dict[str, Any]) -> Entry:
+def _lfs_entry(call: Call, value: dict[str, Any]) -> TreeEntry:
     """Return the entry for uploaded content, refusing what never arrived."""
     oid, size = get_field(value, "oid", str), value.get("size")
     if not SHA256.fullmatch(oid):

@@ -23,7 +23,7 @@ Name = tuple[str, str]  # type and id of a repository
 
 
 @dataclass(frozen=True)
-class Limits:
+class HubLimits:
     """What a Hub allows.
 
     Attributes:
@@ -40,7 +40,7 @@ class Limits:
 class Usage:
     """How much of the limits is used."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: HubLimits) -> None:
         self._limits = limits
         self._guard = threading.Lock()
         self._commits: dict[Name, list[float]] = defaultdict(list)  # times of the last hour

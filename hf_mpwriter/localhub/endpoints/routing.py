@@ -26,8 +26,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from hf_mpwriter.localhub.errors import BadRequest, Forbidden, HiddenRepo, NotFound, Refusal, Stranger
-from hf_mpwriter.localhub.faulting import answer_of, slow_receive
-from hf_mpwriter.localhub.hub import SELF_HEADER
+from hf_mpwriter.localhub.server.faulting import answer_of, slow_receive
+from hf_mpwriter.localhub.server.state import SELF_HEADER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from hf_mpwriter.localhub.accounts import Role
-    from hf_mpwriter.localhub.faults import Fault, When
-    from hf_mpwriter.localhub.hub import Hub
+    from hf_mpwriter.localhub.server.accounts import Role
+    from hf_mpwriter.localhub.server.faults import Fault, When
+    from hf_mpwriter.localhub.server.state import HubState
 
     Guard = Callable[["Call"], AbstractContextManager[None]]
 
@@ -71,7 +71,7 @@ class Route:
 class Call:
     """A request as its handler sees it."""
 
-    hub: Hub
+    hub: HubState
     request: Request
     params: dict[str, str]
     body: bytes = b""
@@ -146,7 +146,7 @@ def refusal_answer(refusal: Refusal) -> Response:
 class Router:
     """The ASGI application: finds the route, lets it pass or not, answers."""
 
-    def __init__(self, hub: Hub, routes: Sequence[Route]) -> None:
+    def __init__(self, hub: HubState, routes: Sequence[Route]) -> None:
         self.hub = hub
         self.routes = routes
         # Made with the event loop that runs them, as anyio wants it.
@@ -275,7 +275,7 @@ def _raw_path(scope: Scope) -> str:
     return raw.split(b"?")[0].decode("latin-1")
 
 
-def is_own(scope: Scope, hub: Hub) -> bool:
+def is_own(scope: Scope, hub: HubState) -> bool:
     """Return whether the Hub itself made this request, to rebuild content from its Xet store."""
     key = hub.self_key().encode()
     return any(name == SELF_HEADER.encode() and value == key for name, value in scope["headers"])

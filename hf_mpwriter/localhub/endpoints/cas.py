@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from hf_mpwriter.localhub.blobs import read_range
 from hf_mpwriter.localhub.errors import NotFound, RangeNotSatisfiable, Refusal
+from hf_mpwriter.localhub.storage.blobs import read_range
 
 if TYPE_CHECKING:
-    from hf_mpwriter.localhub.routing import Call
-    from hf_mpwriter.localhub.shards import Term
-    from hf_mpwriter.localhub.xet import XetStore
+    from hf_mpwriter.localhub.endpoints.routing import Call
+    from hf_mpwriter.localhub.storage.shards import Term
+    from hf_mpwriter.localhub.storage.xet import XetStore
 
 _RANGE = re.compile(r"bytes=(\d+)-(\d+)")
 

@@ -14,9 +14,9 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from hf_mpwriter.localhub.blobs import Blobs, git_oid, lfs_pointer, make_dirs
 from hf_mpwriter.localhub.errors import BadRequest, EntryNotFound, Exists, Forbidden, RevisionNotFound, StaleParent
-from hf_mpwriter.localhub.store import MAIN, Commit, Entry, Repo, Store
+from hf_mpwriter.localhub.storage.blobs import Blobs, git_oid, lfs_pointer, make_dirs
+from hf_mpwriter.localhub.storage.store import MAIN, Commit, Repo, Store, TreeEntry
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -31,7 +31,7 @@ class Change:
 
     kind: Literal["put", "delete", "delete_folder"]
     path: str
-    entry: Entry | None = None
+    entry: TreeEntry | None = None
 
 
 def now_iso() -> str:
@@ -96,13 +96,13 @@ class WritableStore(Store):
             self.repo_info(repo_type, repo_id)
             self.disk.discard(home)
 
-    def put_regular(self, data: bytes) -> Entry:
+    def put_regular(self, data: bytes) -> TreeEntry:
         """Keep regular content and return the entry for it."""
-        return Entry(len(data), self.blobs.put_git(data), hashlib.sha256(data).hexdigest())
+        return TreeEntry(len(data), self.blobs.put_git(data), hashlib.sha256(data).hexdigest())
 
-    def lfs_entry(self, sha256: str, size: int, xet_hash: str | None = None) -> Entry:
+    def lfs_entry(self, sha256: str, size: int, xet_hash: str | None = None) -> TreeEntry:
         """Return the entry for LFS content, which must be here already."""
-        return Entry(size, git_oid(lfs_pointer(sha256, size)), sha256, lfs=True, xet_hash=xet_hash)
+        return TreeEntry(size, git_oid(lfs_pointer(sha256, size)), sha256, lfs=True, xet_hash=xet_hash)
 
     def apply(
         self,
@@ -168,7 +168,7 @@ class WritableStore(Store):
         self,
         home: str,
         parent: str | None,
-        tree: Mapping[str, Entry],
+        tree: Mapping[str, TreeEntry],
         *,
         title: str,
         message: str = "",
@@ -186,7 +186,7 @@ class WritableStore(Store):
         self.disk.write(self._ref_path(home, branch), commit.oid.encode("ascii"))
 
 
-def _changed(tree: Mapping[str, Entry], changes: Iterable[Change]) -> dict[str, Entry]:
+def _changed(tree: Mapping[str, TreeEntry], changes: Iterable[Change]) -> dict[str, TreeEntry]:
     """Return a tree after some changes."""
     new = dict(tree)
     for change in changes:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from hf_mpwriter.localhub import cas, commits, content, control, lfs, repos
-from hf_mpwriter.localhub.requestlog import RequestLog
-from hf_mpwriter.localhub.routing import CONTROL, Route, Router
+from hf_mpwriter.localhub.endpoints import cas, commits, content, control, lfs, repos
+from hf_mpwriter.localhub.endpoints.routing import CONTROL, Route, Router
+from hf_mpwriter.localhub.server.request_log import RequestLog
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from starlette.responses import Response
     from starlette.types import ASGIApp
 
-    from hf_mpwriter.localhub.hub import Hub
-    from hf_mpwriter.localhub.routing import Auth, Call, Guard
+    from hf_mpwriter.localhub.endpoints.routing import Auth, Call, Guard
+    from hf_mpwriter.localhub.server.state import HubState
 
 READY_PATH = CONTROL + "ready"  # answers as soon as the Hub does
 FAULTS_PATH = CONTROL + "faults"
@@ -85,6 +85,6 @@ ROUTES = (
 )
 
 
-def create_app(hub: Hub) -> ASGIApp:
+def create_app(hub: HubState) -> ASGIApp:
     """Return the application of a Hub."""
     return RequestLog(Router(hub, ROUTES), hub)
