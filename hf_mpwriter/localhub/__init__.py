@@ -1,7 +1,7 @@
-"""A Hugging Face Hub on loopback, kept in a folder, that the real client cannot tell from the real one.
+"""A Hugging Face Hub on loopback, kept in a folder, that the real client cannot tell from the real Hub.
 
-It is the Hub of the tests and of the demo: repositories with real commit history, LFS in one or many parts, Xet
-with a content-addressed store of its own, and answers that carry the headers and codes the client looks for.
+The tests and the demo upload to it. It serves repositories with commit history, LFS in one or many parts, and Xet
+with its own content-addressed store. Its answers carry the headers and error codes that the client looks for.
 
     with LocalHub("hub-data") as hub:
         HfApi(endpoint=hub.endpoint).create_repo("me/run")
@@ -9,22 +9,22 @@ with a content-addressed store of its own, and answers that carry the headers an
 
 | module | responsibility |
 |---|---|
-| `server.py` | the Hub as a child process: start, stop, kill, start again |
-| `serving.py` | bind to loopback, claim the root, serve |
-| `app.py` | the table of routes |
-| `accounts.py`, `limits.py` | who may pass, and how often |
-| `faults.py`, `faulting.py` | what may go wrong, and how it does |
-| `control.py` | the endpoints that steer a running Hub |
-| `repos.py`, `commits.py`, `content.py`, `lfs.py`, `cas.py` | the endpoints, by subject |
-| `routing.py` | raw paths, whole bodies, the thread pool, errors as answers |
-| `requestlog.py` | one line per request |
-| `hub.py` | what all endpoints share: store, secret, tokens, limits, faults |
-| `xet.py`, `shards.py` | uploaded xorbs and shards, and the way back from a sha256 to content |
-| `store.py`, `writing.py`, `blobs.py` | repositories and content on disk; they need neither server nor starlette |
-| `view.py` | a run as the oracle wants to see it |
-| `errors.py` | refusals, with the status and code of the real Hub |
+| `server/server` | the Hub as a child process: start, stop, kill, restart |
+| `server/serving` | bind to loopback, claim the root, serve |
+| `server/state` | what all endpoints share: store, secret, tokens, limits, faults |
+| `server/accounts`, `server/limits` | who may send requests, and how many |
+| `server/faults`, `server/faulting` | which requests fail, and how they fail |
+| `server/request_log` | one line per request |
+| `endpoints/app` | the route table |
+| `endpoints/routing` | raw paths, whole bodies, the thread pool, refusals as responses |
+| `endpoints/repos`, `commits`, `content`, `lfs`, `cas` | the Hub's API, by subject |
+| `endpoints/control` | faults and tokens of a running Hub |
+| `storage/store`, `writing`, `blobs` | repositories and content on disk, without starlette |
+| `storage/xet`, `storage/shards` | uploaded xorbs and shards; from a sha256 back to content |
+| `storage/view` | one run, as the oracle reads it |
+| `errors` | refusals, with the status and code of the real Hub |
 
-Names resolve on first use: whoever only reads a store does not load the server.
+Names resolve on first use: reading a store does not load the server.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _HOMES = {"LocalHub": "server.server", "Store": "storage.store", "View": "storag
 
 
 def __getattr__(name: str) -> Any:
-    """Resolve the exported names on first use."""
+    """Import an exported name on first use."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

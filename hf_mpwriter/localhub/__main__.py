@@ -1,6 +1,6 @@
 """`python -m hf_mpwriter.localhub --root DIR --port N [--no-xet]`: serve a Hub until it is interrupted.
 
-A token is taken from the environment, where other users of the machine do not see it.
+Tokens come from the environment, which other users of the machine cannot read.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from hf_mpwriter.localhub.server.state import DEFAULT_USER, MULTIPART_OVER
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
+    """Return the command line parser."""
     result = argparse.ArgumentParser(
         prog="python -m hf_mpwriter.localhub",
         description="Serve a Hugging Face Hub on loopback from a folder.",
-        epilog=f"Tokens, if requests must carry one, are read from {TOKEN_VARIABLE} and {READ_TOKEN_VARIABLE}.",
+        epilog=f"To require a token from clients, set {TOKEN_VARIABLE} and {READ_TOKEN_VARIABLE}.",
     )
-    result.add_argument("--root", required=True, help="the folder with all data")
-    result.add_argument("--host", default=HOST, help="nothing but %(default)s is accepted")
-    result.add_argument("--port", type=int, default=0, help="0 picks a free one")
-    result.add_argument("--user", default=DEFAULT_USER, help="the name that whoami tells")
-    result.add_argument("--no-xet", action="store_true", help="LFS only")
+    result.add_argument("--root", required=True, help="folder for all data")
+    result.add_argument("--host", default=HOST, help="only %(default)s is accepted")
+    result.add_argument("--port", type=int, default=0, help="0 picks a free port")
+    result.add_argument("--user", default=DEFAULT_USER, help="user name that whoami returns")
+    result.add_argument("--no-xet", action="store_true", help="serve LFS only")
     result.add_argument("--multipart-over", type=int, default=MULTIPART_OVER, help="bytes; larger LFS objects in parts")
-    result.add_argument("--discard", action="store_true", help="check LFS content and forget it")
-    result.add_argument("--commits-per-hour", type=int, default=0, help="per repository; 0: any number")
-    result.add_argument("--requests-per-5min", type=int, default=0, help="to the API; 0: any number")
-    result.add_argument("--busy", action="store_true", help="refuse a commit while another is under way")
+    result.add_argument("--discard", action="store_true", help="verify LFS content, then drop it")
+    result.add_argument("--commits-per-hour", type=int, default=0, help="per repository; 0: unlimited")
+    result.add_argument("--requests-per-5min", type=int, default=0, help="to the API; 0: unlimited")
+    result.add_argument("--busy", action="store_true", help="refuse a commit while another one is in progress")
     result.add_argument("--socket", type=int, help=argparse.SUPPRESS)
     result.add_argument("--parent", type=int, help=argparse.SUPPRESS)
     return result
 
 
 def main() -> int:
-    """Serve as the command line says."""
+    """Run the server that the command line describes."""
     args = parser().parse_args()
     if args.parent:
         end_with(args.parent)

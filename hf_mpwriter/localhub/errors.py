@@ -1,7 +1,6 @@
-"""Refusals: every way in which this Hub says no, with the status and the code that the real one uses.
+"""Refusals: every error response of this Hub, with the status and code that the real Hub uses.
 
-The client decides by `X-Error-Code` which exception it raises, so the code belongs to the refusal and not to the
-place that sends it.
+The client chooses the exception it raises by `X-Error-Code`, so the code belongs to the refusal, not to the endpoint.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from types import MappingProxyType
 from typing import ClassVar
 
 
-class Refusal(Exception):  # noqa: N818  # the Hub did not fail, it said no
+class Refusal(Exception):  # noqa: N818  # an answer, not a failure
     """The Hub refused a request."""
 
     status: ClassVar[int] = 400
@@ -21,7 +20,7 @@ class Refusal(Exception):  # noqa: N818  # the Hub did not fail, it said no
     def __init__(self, message: str | None = None, **extra: str) -> None:
         super().__init__(message or self.__doc__)
         self.message = str(self.args[0])
-        self.extra = extra  # further fields of the JSON body, such as the url of what exists already
+        self.extra = extra  # further fields of the JSON body, such as the URL of the existing repository
 
 
 class BadRequest(Refusal):
@@ -46,7 +45,7 @@ class HiddenRepo(Stranger):
 
 
 class Forbidden(Refusal):
-    """You may not do this here."""
+    """This token has no permission for this action."""
 
     status = 403
 
@@ -79,7 +78,7 @@ class NotFound(Refusal):
 
 
 class Exists(Refusal):
-    """There is one of that name already."""
+    """This name already exists."""
 
     status = 409
 
@@ -107,6 +106,6 @@ class RateLimited(Refusal):
 
 
 class RangeNotSatisfiable(Refusal):
-    """The requested range lies outside the content."""
+    """The requested range is outside the content."""
 
     status = 416

@@ -1,6 +1,6 @@
-"""The Hub as one ASGI application: the table of routes.
+"""The Hub as one ASGI application: the route table.
 
-Order matters where ids may have one part or two: `/api/models/<id>` comes after everything with more behind the id.
+Order matters, because an id has one part or two: `/api/models/<id>` comes after all routes with a longer path.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ import re
 from typing import TYPE_CHECKING
 
 from hf_mpwriter.localhub.endpoints import cas, commits, content, control, lfs, repos
-from hf_mpwriter.localhub.endpoints.routing import CONTROL, Route, Router
+from hf_mpwriter.localhub.endpoints.routing import Route, Router
 from hf_mpwriter.localhub.server.request_log import RequestLog
+from hf_mpwriter.localhub.server.state import FAULTS_PATH, READY_PATH, TOKENS_PATH
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,10 +21,6 @@ if TYPE_CHECKING:
 
     from hf_mpwriter.localhub.endpoints.routing import Auth, Call, Guard
     from hf_mpwriter.localhub.server.state import HubState
-
-READY_PATH = CONTROL + "ready"  # answers as soon as the Hub does
-FAULTS_PATH = CONTROL + "faults"
-TOKENS_PATH = CONTROL + "tokens"
 
 _ID = r"(?P<id>[^/]+(?:/[^/]+)?)"
 _API = rf"/api/(?P<type>models|datasets|spaces)/{_ID}"
@@ -42,7 +39,7 @@ def _route(
     spool: bool = False,
     guard: Guard | None = None,
 ) -> Route:
-    """Return one line of the table."""
+    """Return one row of the route table."""
     return Route(method, re.compile(pattern), handler, auth, spool, guard)
 
 

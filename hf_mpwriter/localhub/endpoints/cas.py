@@ -1,11 +1,11 @@
-"""Endpoints of Xet: tokens, and the content-addressed store (CAS) that the Rust client speaks with.
+"""Endpoints of Xet: access tokens, and the content-addressed store (CAS) that the Rust client uses.
 
     upload      GET chunks (is it known?) -> POST xorbs -> POST shards
     download    GET reconstructions -> GET xorbs, by byte range, at signed URLs without a token
 
-All but the tokens live under `/xet/<store>`, so that faults and counts can tell them from the Hub's own API. `<store>`
-is derived from the Hub's secret: clients remember per CAS address which chunks are there, and must not believe this of
-another store that comes to serve the same port.
+All of them but the tokens are below `/xet/<store>`, which separates them from the Hub's API in fault patterns and in
+the request log. `<store>` is derived from the Hub's secret. Clients cache per CAS address which chunks are stored, and
+that cache must not apply to another store that is served on the same port later.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _RANGE = re.compile(r"bytes=(\d+)-(\d+)")
 
 
 def _xet(call: Call) -> XetStore:
-    """Return the Xet store, refusing if this Hub has none."""
+    """Return the Xet store, or refuse if Xet is off."""
     if call.hub.xet is None:
         raise NotFound("Xet is not enabled on this Hub")
     if call.params.get("store", call.hub.cas_store) != call.hub.cas_store:
-        raise NotFound("This is the address of another store")
+        raise NotFound("This address belongs to another store")
     return call.hub.xet
 
 
@@ -44,7 +44,7 @@ def token(call: Call) -> Response:
     """GET /api/Ts/{id}/xet-(read|write)-token/{rev}."""
     _xet(call)
     scope = call.params["scope"]
-    # A token for a new pull request has no revision yet: the client writes None.
+    # For a new pull request, which has no revision yet, the client sends None.
     if call.params["rev"] == "None":
         call.hub.store.repo_info(*call.repo)
     else:
@@ -56,7 +56,7 @@ def token(call: Call) -> Response:
 
 
 def find_chunk(call: Call) -> Response:
-    """GET CAS/v1/chunks/{prefix}/{hash}: a shard that knows this chunk."""
+    """GET CAS/v1/chunks/{prefix}/{hash}: a shard that lists this chunk."""
     shard = _xet(call).shard_with(call.params["hash"])
     if shard is None:
         raise NotFound("Unknown chunk")
@@ -74,7 +74,7 @@ def post_shard(call: Call) -> Response:
 
 
 def post_shard_v2(call: Call) -> Response:
-    """POST CAS/v2/shards: as above, but outcomes are lines of a stream that starts with 200."""
+    """POST CAS/v2/shards: as v1, but the status is always 200 and the outcome is a line of the body."""
     try:
         _xet(call).add_shard(call.body)
     except Refusal as refusal:
@@ -83,7 +83,7 @@ def post_shard_v2(call: Call) -> Response:
 
 
 def reconstruction(call: Call) -> Response:
-    """GET CAS/v2/reconstructions/{hash}: which bytes of which xorbs make up a file, or a range of it."""
+    """GET CAS/v2/reconstructions/{hash}: the xorb ranges that make up a file or a byte range of it."""
     xet = _xet(call)
     record = xet.file(call.params["hash"])
     if record is None:
@@ -106,7 +106,7 @@ def reconstruction(call: Call) -> Response:
 
 
 def _terms_of(terms: tuple[Term, ...], start: int, end: int) -> tuple[list[Term], int]:
-    """Return the terms that cover the bytes [start, end) and how far into the first of them these begin."""
+    """Return the terms that cover the bytes [start, end), and the offset of `start` in the first of them."""
     chosen: list[Term] = []
     offset = position = 0
     for term in terms:
@@ -119,7 +119,7 @@ def _terms_of(terms: tuple[Term, ...], start: int, end: int) -> tuple[list[Term]
 
 
 def _fetch_entry(call: Call, xet: XetStore, term: Term) -> dict[str, Any]:
-    """Return where the chunks of one term can be fetched."""
+    """Return the URL and the byte range of the chunks of one term."""
     offsets = xet.offsets(term.xorb)
     first, last = offsets[term.first], offsets[term.end] - 1
     signature = call.hub.sign("xorb", term.xorb)

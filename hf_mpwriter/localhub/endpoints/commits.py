@@ -1,13 +1,13 @@
-"""Endpoints of a commit: preupload tells how each file should come, commit applies the operations.
+"""Endpoints of a commit: preupload chooses how each file is uploaded, commit applies the operations.
 
     {"key": "header", "value": {"summary", "description"[, "parentCommit"]}}
     {"key": "file", "value": {"path", "content", "encoding": "base64"}}
     {"key": "lfsFile", "value": {"path", "algo": "sha256", "oid", "size"}}
     {"key": "deletedFile" | "deletedFolder", "value": {"path"}}
 
-All content is in the store before the branch moves: regular files arrive in the commit itself, LFS files must have
-been uploaded before, by LFS or by Xet. Xet content is rebuilt here, checked against sha256 and size, and kept as a
-blob like any other.
+All content is stored before the branch moves. Regular files arrive in the commit itself. LFS files must have been
+uploaded before, by LFS or by Xet. Xet content is rebuilt here, verified against its sha256 and size, and stored as an
+LFS blob.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from hf_mpwriter.localhub.endpoints.routing import Call
     from hf_mpwriter.localhub.storage.store import TreeEntry
 
-LFS_OVER = 10 << 20  # bytes; larger files are LFS whatever they contain
+LFS_OVER = 10 << 20  # bytes; larger files are always LFS
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -50,7 +50,7 @@ def preupload(call: Call) -> Response:
 
 
 def _lines(call: Call, files: Mapping[str, TreeEntry], path: str) -> list[list[str]]:
-    """Return the words of each line of a file of patterns, without comments."""
+    """Return the words of each line of a pattern file, without comments."""
     if path not in files or files[path].lfs:
         return []
     with open(call.hub.store.blob_path(files[path]), "rb") as file:
@@ -59,7 +59,7 @@ def _lines(call: Call, files: Mapping[str, TreeEntry], path: str) -> list[list[s
 
 
 def _upload_mode(item: Any, files: Mapping[str, TreeEntry], patterns: list[str], ignored: list[str]) -> dict[str, Any]:
-    """Return how one file should be uploaded, and what is in its place now."""
+    """Return how one file is to be uploaded, and the oid of the file that it replaces."""
     if not isinstance(item, dict):
         raise BadRequest('"files" must hold objects')
     path, size = get_field(item, "path", str), get_field(item, "size", int)
@@ -71,24 +71,24 @@ def _upload_mode(item: Any, files: Mapping[str, TreeEntry], patterns: list[str],
 
 
 def _matches(path: str, patterns: list[str]) -> bool:
-    """Return whether one of git's patterns covers a path: without a slash it means the name alone."""
+    """Return whether one of git's patterns matches a path; a pattern without a slash matches the file name."""
     name = path.rpartition("/")[2]
     return any(fnmatch.fnmatchcase(path if "/" in pattern else name, pattern) for pattern in patterns)
 
 
 def _is_binary(item: dict[str, Any]) -> bool:
-    """Return whether the first bytes of a file do not look like text."""
+    """Return whether the sample of a file's first bytes is not text."""
     try:
         sample = base64.b64decode(item.get("sample") or "", validate=True)
     except (binascii.Error, TypeError):
         raise BadRequest('"sample" must be base64') from None
-    # A cut through a character at the end of the sample does not make text binary.
+    # The sample may end inside a multi-byte character; that alone does not make it binary.
     text = sample.decode("utf-8", "replace").rstrip("\ufffd")
     return "\ufffd" in text or "\0" in text
 
 
 def turn(call: Call) -> AbstractContextManager[None]:
-    """Hold the repository while a commit is under way."""
+    """Hold the repository while its commit is in progress."""
     return call.hub.usage.turn(call.repo)
 
 
@@ -126,7 +126,7 @@ def commit(call: Call) -> Response:
 
 
 def _operations(body: bytes) -> list[tuple[str, dict[str, Any]]]:
-    """Return the lines of a commit."""
+    """Return the operations in the body of a commit."""
     operations = []
     for line in body.splitlines():
         if not line.strip():
@@ -140,7 +140,7 @@ def _operations(body: bytes) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _change(call: Call, key: str, value: dict[str, Any]) -> Change:
-    """Return what one line of a commit changes, with its content in the store."""
+    """Store the content of one operation and return the change that it makes."""
     path = get_field(value, "path", str)
     if key == "file":
         return Change("put", check_path(path), call.hub.store.put_regular(_content(value)))
@@ -154,7 +154,7 @@ def _change(call: Call, key: str, value: dict[str, Any]) -> Change:
 
 
 def _content(value: dict[str, Any]) -> bytes:
-    """Return the content that a commit carries itself."""
+    """Return the content of a regular file in a commit."""
     content = get_field(value, "content", str)
     if value.get("encoding", "utf-8") != "base64":
         return str(content).encode()
@@ -165,7 +165,7 @@ def _content(value: dict[str, Any]) -> bytes:
 
 
 def _lfs_entry(call: Call, value: dict[str, Any]) -> TreeEntry:
-    """Return the entry for uploaded content, refusing what never arrived."""
+    """Return the entry for uploaded LFS content, or refuse if it is missing."""
     oid, size = get_field(value, "oid", str), value.get("size")
     if not SHA256.fullmatch(oid):
         raise BadRequest(f"Invalid LFS oid: {oid}")

@@ -1,4 +1,4 @@
-"""Endpoints that show content: tree, paths-info, resolve."""
+"""Endpoints that return content: tree, paths-info, resolve."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from urllib.parse import parse_qs, quote, urlencode
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from hf_mpwriter.localhub.errors import BadRequest, EntryNotFound, RangeNotSatisfiable
+from hf_mpwriter.localhub.server.request_log import raw_path
 from hf_mpwriter.localhub.storage.blobs import lfs_pointer, read_range
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
 
 def file_json(path: str, entry: TreeEntry) -> dict[str, Any]:
-    """Return a file as the tree shows it."""
+    """Return a file as the tree endpoint lists it."""
     shown: dict[str, Any] = {"type": "file", "path": path, "size": entry.size, "oid": entry.oid}
     if entry.lfs:
         pointer = len(lfs_pointer(entry.sha256, entry.size))
@@ -35,19 +36,18 @@ def file_json(path: str, entry: TreeEntry) -> dict[str, Any]:
 
 
 def page(call: Call, items: list[dict[str, Any]], per_page: int) -> Response:
-    """Return one page of a list, with an absolute link to the next one."""
+    """Return one page of a list, with an absolute link to the next page."""
     start = _number(call.arg("cursor", "0"))
     limit = max(1, min(per_page, _number(call.arg("limit", str(per_page)))))
     headers = {}
     if start + limit < len(items):
         query = {name: values[-1] for name, values in call.query.items()} | {"cursor": str(start + limit)}
-        raw = call.request.scope["raw_path"].split(b"?")[0].decode("latin-1")
-        headers["Link"] = f'<{call.endpoint}{raw}?{urlencode(query)}>; rel="next"'
+        headers["Link"] = f'<{call.endpoint}{raw_path(call.request.scope)}?{urlencode(query)}>; rel="next"'
     return JSONResponse(items[start : start + limit], headers=headers)
 
 
 def _number(text: str) -> int:
-    """Return an argument as a number."""
+    """Return a query argument as a number."""
     if not text.isdecimal():
         raise BadRequest(f"Invalid number: {text!r}")
     return int(text)
@@ -64,7 +64,7 @@ def tree(call: Call) -> Response:
 
 
 def _listing(files: Mapping[str, TreeEntry], folder: str, *, recursive: bool) -> list[dict[str, Any]]:
-    """Return what is in a folder: files, and the directories between."""
+    """Return the files of a folder and the directories between."""
     prefix = folder + "/" if folder else ""
     shown: dict[str, dict[str, Any]] = {}
     for path, entry in files.items():
@@ -80,14 +80,14 @@ def _listing(files: Mapping[str, TreeEntry], folder: str, *, recursive: bool) ->
 
 
 def _directory_json(path: str, files: Mapping[str, TreeEntry]) -> dict[str, Any]:
-    """Return a directory as the tree shows it; its oid depends on all that is below, as git's does."""
+    """Return a directory as the tree endpoint lists it; like git's, its oid depends on everything below it."""
     inside = sorted((name, entry.oid) for name, entry in files.items() if name.startswith(path + "/"))
     oid = hashlib.sha1(json.dumps(inside).encode(), usedforsecurity=False).hexdigest()
     return {"type": "directory", "path": path, "size": 0, "oid": oid}
 
 
 def paths_info(call: Call) -> Response:
-    """POST /api/Ts/{id}/paths-info/{rev}, form-encoded or JSON; missing paths are left out."""
+    """POST /api/Ts/{id}/paths-info/{rev}, form-encoded or JSON; missing paths are omitted."""
     if "json" in call.request.headers.get("content-type", ""):
         fields = call.json()
         paths, expand = fields.get("paths"), bool(fields.get("expand"))
@@ -109,7 +109,7 @@ def paths_info(call: Call) -> Response:
 
 
 def _expanded(call: Call, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Add to each item the commit that changed it last."""
+    """Add the last commit that changed it to each item."""
     wanted = {item["path"]: item for item in items}
     newer: Commit | None = None
     for commit in call.hub.store.history(*call.repo, call.params["rev"]):
@@ -126,7 +126,7 @@ def _expanded(call: Call, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _part(commit: Commit, path: str) -> object:
-    """Return what a file or a directory is at a commit, for comparison."""
+    """Return the content of a file or directory at a commit, for comparison."""
     if path in commit.tree:
         return commit.tree[path]
     return {name: entry for name, entry in commit.tree.items() if name.startswith(path + "/")}
@@ -149,7 +149,7 @@ def resolve(call: Call) -> Response:
 
 
 def _content_headers(call: Call, commit: Commit, entry: TreeEntry) -> dict[str, str]:
-    """Return the headers by which the client knows what it gets."""
+    """Return the headers that identify a file's content to the client."""
     etag = f'"{entry.sha256 if entry.lfs else entry.oid}"'
     headers = {
         "X-Repo-Commit": commit.oid,
@@ -172,7 +172,7 @@ def _content_headers(call: Call, commit: Commit, entry: TreeEntry) -> dict[str, 
 
 
 def _byte_range(header: str | None, size: int) -> tuple[int, int]:
-    """Return the bytes [start, end) that a Range header asks for; what is not one plain range asks for all."""
+    """Return the bytes [start, end) of a Range header; anything but one plain range means the whole file."""
     match = _RANGE.fullmatch(header or "")
     if not match or match.groups() == ("", ""):
         return 0, size

@@ -1,4 +1,4 @@
-"""Endpoints that steer a running Hub, for tests and rehearsals: not logged, and beyond faults and limits."""
+"""Endpoints that control a running Hub, for tests and rehearsals: not logged, and exempt from faults and limits."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from hf_mpwriter.localhub.server.faults import Fault, FaultError, from_json, par
 
 
 def ready(_: Call) -> Response:
-    """GET /-/ready: the server answers."""
+    """GET /-/ready: the server is up."""
     return Response(status_code=204)
 
 
 def list_faults(call: Call) -> Response:
-    """GET /-/faults: all since the last clearing, and what they have done."""
+    """GET /-/faults: all faults since the last clear, with their counts."""
     return JSONResponse([dataclasses.asdict(standing) for standing in call.hub.faults.list()])
 
 
 def add_fault(call: Call) -> Response:
-    """POST /-/faults: a fault as a line of text, or as JSON."""
+    """POST /-/faults: add a fault, given as a line of text or as JSON."""
     try:
         from_thread.run_sync(call.hub.faults.add, _fault(call.body.decode("utf-8", "replace").strip()))
     except FaultError as error:
@@ -34,7 +34,7 @@ def add_fault(call: Call) -> Response:
 
 
 def _fault(text: str) -> Fault:
-    """Return the fault in the body of a request."""
+    """Return the fault in a request body."""
     if not text.startswith("{"):
         return parse(text)
     try:
@@ -44,13 +44,13 @@ def _fault(text: str) -> Fault:
 
 
 def set_tokens(call: Call) -> Response:
-    """PUT /-/tokens: from now on these are believed, and all others have expired."""
+    """PUT /-/tokens: replace the accepted tokens; earlier ones expire."""
     fields = call.json()
     call.hub.tokens = Tokens(fields.get("write"), fields.get("read"))
     return Response(status_code=204)
 
 
 def clear_faults(call: Call) -> Response:
-    """DELETE /-/faults: what they hold goes on."""
+    """DELETE /-/faults: remove all faults and resume the requests that they hold."""
     from_thread.run_sync(call.hub.faults.clear)
     return Response(status_code=204)

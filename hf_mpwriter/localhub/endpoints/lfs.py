@@ -1,7 +1,7 @@
-"""Endpoints of LFS: batch says what is missing, PUT brings it, verify asks whether it came.
+"""Endpoints of LFS: batch lists what is missing, PUT uploads it, verify checks that it arrived.
 
-Upload URLs go without a token, as they do at the real Hub, whose URLs lead to another service; a signature in the
-query protects them. Large objects come in parts, kept in `tmp/parts/<upload>/<number>` until all are there.
+Upload URLs need no token: at the real Hub they lead to another service. A signature in the query protects them. Large
+objects arrive in parts, which stay in `tmp/parts/<upload>/<number>` until the upload is complete.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def batch(call: Call) -> Response:
 
 
 def _offer(call: Call, item: Any, *, parts_allowed: bool) -> dict[str, Any]:
-    """Return what should happen with one object; no actions if it is here already."""
+    """Return the batch entry of one object, without actions if it is stored already."""
     oid, size = get_field(item, "oid", str), get_field(item, "size", int)
     answer: dict[str, Any] = {"oid": oid, "size": size}
     if not SHA256.fullmatch(oid) or size < 0:
@@ -54,12 +54,12 @@ def _offer(call: Call, item: Any, *, parts_allowed: bool) -> dict[str, Any]:
 
 
 def _blob_url(call: Call, oid: str, size: int) -> str:
-    """Return where a whole object is to be put."""
+    """Return the upload URL of an object in one part."""
     return f"{call.endpoint}/lfs/{oid}?size={size}&signature={call.hub.sign('blob', oid, size)}"
 
 
 def _parts_offer(call: Call, oid: str, size: int) -> dict[str, Any]:
-    """Return where the parts of a large object are to be put, and where its end is to be told."""
+    """Return the upload URLs of an object's parts, and the URL that completes the upload."""
     hub, upload = call.hub, secrets.token_hex(12)
     header = {"chunk_size": str(hub.part_bytes)}
     for number in range(1, math.ceil(size / hub.part_bytes) + 1):
@@ -71,7 +71,7 @@ def _parts_offer(call: Call, oid: str, size: int) -> dict[str, Any]:
 
 
 def put_blob(call: Call) -> Response:
-    """PUT /lfs/{oid}: a whole object."""
+    """PUT /lfs/{oid}: upload an object in one part."""
     oid, size = call.params["oid"], call.arg("size")
     call.hub.check_signature(call.arg("signature"), "blob", oid, size)
     _adopt(call, call.spooled, oid, int(size))
@@ -79,13 +79,13 @@ def put_blob(call: Call) -> Response:
 
 
 def _adopt(call: Call, temporary: str, oid: str, size: int) -> None:
-    """Keep an uploaded object, or refuse one that is not what was announced."""
+    """Store an uploaded object, or refuse it if size or sha256 differ from the announced ones."""
     if not call.hub.store.blobs.adopt_lfs(temporary, oid, size):
         raise BadRequest(f"Content does not have the announced size and sha256: {oid}")
 
 
 def put_part(call: Call) -> Response:
-    """PUT /lfs/parts/{upload}/{number}: one part of a large object."""
+    """PUT /lfs/parts/{upload}/{number}: upload one part of a large object."""
     upload, number = call.params["upload"], call.params["number"]
     call.hub.check_signature(call.arg("signature"), "part", upload, number)
     folder = _parts_dir(call, upload)
@@ -96,19 +96,19 @@ def put_part(call: Call) -> Response:
 
 
 def _parts_dir(call: Call, upload: str) -> str:
-    """Return where the parts of an upload are."""
+    """Return the directory of an upload's parts."""
     return os.path.join(call.hub.store.disk.tmp, "parts", upload)
 
 
 def complete(call: Call) -> Response:
-    """POST /lfs/complete/{upload}: all parts are there."""
+    """POST /lfs/complete/{upload}: join the parts and store the object."""
     upload, oid, size = call.params["upload"], call.arg("oid"), call.arg("size")
     call.hub.check_signature(call.arg("signature"), "complete", upload, oid, size)
     parts = get_field(call.json(), "parts", list)
     if len(parts) != math.ceil(int(size) / call.hub.part_bytes):
         raise BadRequest("Number of parts differs from what was offered")
     if call.hub.store.blobs.lfs_size(oid) == int(size):
-        return JSONResponse({"success": True})  # the answer to an earlier call was lost
+        return JSONResponse({"success": True})  # repeated because the first response was lost
     folder = _parts_dir(call, upload)
     joined = call.hub.store.disk.scratch()
     with open(joined, "xb") as target:
@@ -120,11 +120,11 @@ def complete(call: Call) -> Response:
 
 
 def _append_part(folder: str, part: Any, target: Any) -> None:
-    """Append one part, checked against its ETag."""
+    """Verify one part against its ETag and append it."""
     number, etag = get_field(part, "partNumber", int), get_field(part, "etag", str)
     path = os.path.join(folder, str(number))
     if not os.path.exists(path) or file_sha256(path) != etag.strip('"'):
-        raise BadRequest(f"Part {number} is missing or has another ETag")
+        raise BadRequest(f"Part {number} is missing or has a different ETag")
     with open(path, "rb") as source:
         while data := source.read(COPY_BYTES):
             target.write(data)

@@ -1,4 +1,4 @@
-"""Endpoints about repositories: who am I, create, delete, info, branches, history, squash."""
+"""Endpoints of the account and of repositories: whoami, create, delete, info, branches, history, squash."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hf_mpwriter.localhub.storage.store import Commit
 
 COMMITS_PER_PAGE = 100
-#: What the Hub puts into a new model or dataset repository, as far as it matters here.
+#: The part of the real Hub's file in new model and dataset repositories that decides about uploads of this package.
 GITATTRIBUTES = "".join(
     f"{pattern} filter=lfs diff=lfs merge=lfs -text\n"
     for pattern in ("*.bin", "*.gz", "*.npy", "*.npz", "*.pt", "*.pth", "*.safetensors", "*.zip", "*tfevents*")
@@ -32,22 +32,22 @@ def whoami(call: Call) -> Response:
 
 
 def validate_yaml(_: Call) -> Response:
-    """POST /api/validate-yaml: any card will do."""
+    """POST /api/validate-yaml: accept any model card."""
     return JSONResponse({"errors": [], "warnings": []})
 
 
 def agent_harnesses(_: Call) -> Response:
-    """GET /api/agent-harnesses: nothing that the client needs."""
+    """GET /api/agent-harnesses: not found; the client does not need it."""
     return JSONResponse({"error": "Not found"}, 404)
 
 
 def telemetry(_: Call) -> Response:
-    """POST /v1/telemetry, from the Xet client: taken and forgotten."""
+    """POST /v1/telemetry, from the Xet client: accept and ignore."""
     return Response(status_code=204)
 
 
 def _named_repo(call: Call) -> tuple[str, str]:
-    """Return type and id of the repository that a JSON body names."""
+    """Return the type and id of the repository that a JSON body names."""
     fields = call.json()
     repo_type = fields.get("type") or "model"
     if repo_type not in REPO_TYPES:
@@ -106,7 +106,7 @@ def repo_info(call: Call) -> Response:
 
 
 def _sibling(call: Call, head: Commit, path: str) -> dict[str, Any]:
-    """Return one file of repo_info, with sizes if they were asked for."""
+    """Return one file of `repo_info`, with sizes if the query asks for them."""
     if not call.flag("blobs"):
         return {"rfilename": path}
     described = file_json(path, head.tree[path])
@@ -122,7 +122,7 @@ def commits(call: Call) -> Response:
 
 
 def _commit_json(commit: Commit) -> dict[str, Any]:
-    """Return a commit as the API shows it."""
+    """Return a commit as the API lists it."""
     return {
         "id": commit.oid,
         "title": commit.title,
@@ -164,5 +164,5 @@ def super_squash(call: Call) -> Response:
 
 
 def _hex_id(text: str) -> str:
-    """Return the 24 hex digits by which the Hub's database would know something."""
+    """Return a stable id of 24 hex digits, the format of the real Hub's database ids."""
     return hashlib.sha256(text.encode()).hexdigest()[:24]

@@ -1,10 +1,10 @@
-"""From a request to a handler: raw paths, whole bodies, the thread pool, refusals as answers.
+"""From a request to its handler: raw paths, whole bodies, the thread pool, refusals as responses.
 
-Branch names arrive as `exp%2F1`, so routes match the raw path and the parts are decoded afterwards. A handler is a
-plain function from `Call` to a response and runs in the thread pool; hashing and fsync never hold up the event loop.
+Branch names arrive as `exp%2F1`, so routes match the raw path and decode its parts afterwards. A handler is a plain
+function from `Call` to a response. It runs in the thread pool, so that hashing and fsync never block the event loop.
 
-The body is read whole before anything is answered, refusals included: a client that is still sending would see a
-reset instead of the answer. Routes marked `spool` get it as a file under `tmp/`, all others as bytes.
+The whole body is read before any response is sent, refusals included: a client that is still sending would see a
+reset instead of the response. Routes marked `spool` get the body as a file under `tmp/`, all others as bytes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from starlette.responses import JSONResponse, Response
 
 from hf_mpwriter.localhub.errors import BadRequest, Forbidden, HiddenRepo, NotFound, Refusal, Stranger
 from hf_mpwriter.localhub.server.faulting import answer_of, slow_receive
-from hf_mpwriter.localhub.server.state import SELF_HEADER
+from hf_mpwriter.localhub.server.request_log import raw_path
+from hf_mpwriter.localhub.server.state import CONTROL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -41,10 +42,9 @@ if TYPE_CHECKING:
 
     Guard = Callable[["Call"], AbstractContextManager[None]]
 
-SPOOL_BUFFER = 1 << 20  # bytes collected before one trip to the thread pool
-CONTROL = "/-/"  # what steers the Hub is below, and knows neither log nor faults
+SPOOL_BUFFER = 1 << 20  # bytes per write in the thread pool
 API_THREADS = 32
-CAS_THREADS = 8  # of their own: commits that rebuild content wait for the Hub's own CAS requests
+CAS_THREADS = 8  # a separate pool: a commit that rebuilds content waits for the Hub's own CAS requests
 
 Auth = Literal["read", "write", "none", "xet-read", "xet-write"]
 _LOOPBACK = re.compile(r"(127\.0\.0\.1|localhost)(:\d+)?", re.IGNORECASE)
@@ -52,7 +52,16 @@ _LOOPBACK = re.compile(r"(127\.0\.0\.1|localhost)(:\d+)?", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Route:
-    """One line of the table: method, pattern of the raw path, handler, who may pass, what is held meanwhile."""
+    """One row of the route table.
+
+    Attributes:
+        method: The HTTP method; GET covers HEAD.
+        pattern: The pattern of the raw path.
+        handler: Returns the response.
+        auth: What the request must be authorized for.
+        spool: Whether the body goes to a file.
+        guard: Returns a context that is held while the handler runs.
+    """
 
     method: str
     pattern: re.Pattern[str]
@@ -69,7 +78,7 @@ class Route:
 
 @dataclass
 class Call:
-    """A request as its handler sees it."""
+    """A request with its body, as handlers receive it."""
 
     hub: HubState
     request: Request
@@ -80,24 +89,24 @@ class Call:
 
     @property
     def endpoint(self) -> str:
-        """The Hub's address as this client knows it."""
+        """The Hub's address as the client wrote it."""
         return f"http://{self.request.headers.get('host', '127.0.0.1')}"
 
     @property
     def repo(self) -> tuple[str, str]:
-        """Type and full id of the repository in the path."""
+        """The type and full id of the repository in the path."""
         repo_type = (self.params.get("type") or "models").removesuffix("s")
         repo_id = self.params["id"]
         return repo_type, repo_id if "/" in repo_id else f"{self.hub.user}/{repo_id}"
 
     @property
     def repo_url(self) -> str:
-        """The address of the page of the repository in the path."""
+        """The URL of the repository in the path."""
         return repo_url(self.endpoint, *self.repo)
 
     @property
     def role(self) -> Role:
-        """What the sender may do."""
+        """The role of the sender."""
         role: Role = self.request.scope["role"]
         return role
 
@@ -112,22 +121,22 @@ class Call:
         return value
 
     def arg(self, name: str, default: str = "") -> str:
-        """Return one argument of the query."""
+        """Return a query argument."""
         return self.query.get(name, [default])[-1]
 
     def flag(self, name: str) -> bool:
-        """Return one yes-or-no argument of the query."""
+        """Return a boolean query argument."""
         return self.arg(name).lower() in ("1", "true")
 
 
 def repo_url(endpoint: str, repo_type: str, repo_id: str) -> str:
-    """Return the address of the page of a repository."""
+    """Return the URL of a repository."""
     prefix = "" if repo_type == "model" else repo_type + "s/"
     return f"{endpoint}/{prefix}{repo_id}"
 
 
 def get_field(fields: dict[str, Any], name: str, kind: type[Any]) -> Any:
-    """Return a field of a JSON object, refusing another type."""
+    """Return a field of a JSON object, or refuse if its type differs."""
     value = fields.get(name)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise BadRequest(f'"{name}" must be {kind.__name__}')
@@ -135,7 +144,7 @@ def get_field(fields: dict[str, Any], name: str, kind: type[Any]) -> Any:
 
 
 def refusal_answer(refusal: Refusal) -> Response:
-    """Return the answer that a refusal becomes."""
+    """Return the response to a refused request."""
     message = refusal.message.encode("ascii", "replace").decode("ascii").replace("\r", " ").replace("\n", " ")
     headers = {"X-Error-Message": message, **refusal.headers}
     if refusal.code:
@@ -144,12 +153,12 @@ def refusal_answer(refusal: Refusal) -> Response:
 
 
 class Router:
-    """The ASGI application: finds the route, lets it pass or not, answers."""
+    """The ASGI application: find the route, authorize, run the handler."""
 
     def __init__(self, hub: HubState, routes: Sequence[Route]) -> None:
         self.hub = hub
         self.routes = routes
-        # Made with the event loop that runs them, as anyio wants it.
+        # Filled on first use: anyio wants limiters created inside the event loop.
         self._limits: dict[bool, CapacityLimiter] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -166,14 +175,14 @@ class Router:
         await answer(scope, receive, send)
 
     async def _strike(self, when: When, scope: Scope) -> Fault | None:
-        """Return the fault that changes the course of a request at this moment."""
-        path = _raw_path(scope)
-        if path.startswith(CONTROL) or is_own(scope, self.hub):
+        """Return the fault that strikes a request at this moment, if any."""
+        path = raw_path(scope)
+        if path.startswith(CONTROL) or self.hub.is_own(scope["headers"]):
             return None
         return await self.hub.faults.strike(when, scope["method"], path)
 
     async def _answer(self, request: Request) -> ASGIApp:
-        """Return the answer to a request, whatever happens."""
+        """Return the response to a request; errors become responses, too."""
         call: Call | None = None
         try:
             try:
@@ -189,7 +198,7 @@ class Router:
             return _marked(refusal_answer(refusal), request)
         except ClientDisconnect:
             raise
-        except Exception:  # noqa: BLE001  # a defect of one handler is one answer, not the end of the Hub
+        except Exception:  # noqa: BLE001  # a bug in one handler must not stop the Hub
             traceback.print_exc(file=sys.stderr)
             return JSONResponse({"error": "Internal Error - we're working hard to fix this as soon as possible!"}, 500)
         finally:
@@ -198,7 +207,7 @@ class Router:
                     os.unlink(call.spooled)
 
     async def _handle(self, route: Route, call: Call) -> ASGIApp:
-        """Run the handler, between the faults that come before it and after it."""
+        """Run the handler, and the faults before and after it."""
         scope = call.request.scope
         with route.guard(call) if route.guard else contextlib.nullcontext():
             if fault := await self._strike("before", scope):
@@ -210,11 +219,11 @@ class Router:
         return answer
 
     def _find(self, request: Request) -> tuple[Route, Call]:
-        """Return the route of a request and the call it becomes."""
+        """Return the route and the call of a request."""
         if not _LOOPBACK.fullmatch(request.headers.get("host", "")):
-            # The name of a web site that leads here: DNS rebinding, by a page in the user's browser.
+            # DNS rebinding: a page in the user's browser may resolve its own host name to 127.0.0.1.
             raise Forbidden("This Hub answers to 127.0.0.1 and localhost only")
-        path = _raw_path(request.scope)
+        path = raw_path(request.scope)
         method = "GET" if request.method == "HEAD" else request.method
         for route in self.routes:
             if route.method == method and (match := route.pattern.fullmatch(path)):
@@ -224,7 +233,7 @@ class Router:
         raise NotFound("Sorry, we can't find the page you are looking for.")
 
     def _admit(self, route: Route, call: Call) -> None:
-        """Refuse who may not pass; note for the log who was believed, and for the answer what is left to him."""
+        """Authorize a request; record in the scope its role for handlers and log, and its quota for the response."""
         scope, authorization = call.request.scope, call.request.headers.get("authorization")
         if route.auth == "none":
             return
@@ -237,11 +246,11 @@ class Router:
         else:
             self.hub.check_xet_token(authorization, route.auth.removeprefix("xet-"))
         scope["authenticated"] = authorization is not None
-        if _raw_path(scope).startswith("/api/"):
+        if raw_path(scope).startswith("/api/"):
             scope["usage"] = self.hub.usage.request(time.monotonic())
 
     async def _read_body(self, route: Route, call: Call) -> None:
-        """Read the body, into memory or into a file."""
+        """Read the body into memory or into a file."""
         if not route.spool:
             call.body = await call.request.body()
             return
@@ -256,26 +265,14 @@ class Router:
             await to_thread.run_sync(file.write, bytes(buffer))
 
     def _limit(self, *, cas: bool) -> CapacityLimiter:
-        """Return the limit of threads for this kind of request."""
+        """Return the thread limiter for CAS routes or for all others."""
         if cas not in self._limits:
             self._limits[cas] = CapacityLimiter(CAS_THREADS if cas else API_THREADS)
         return self._limits[cas]
 
 
 def _marked(answer: Response, request: Request) -> Response:
-    """Return an answer with the headers that all have."""
+    """Return a response with the headers that all responses carry."""
     answer.headers.setdefault("X-Request-Id", request.headers.get("x-amzn-trace-id") or str(uuid.uuid4()))
     answer.headers.update(request.scope.get("usage", {}))
     return answer
-
-
-def _raw_path(scope: Scope) -> str:
-    """Return the path of a request as it came, without its query."""
-    raw: bytes = scope.get("raw_path") or scope["path"].encode()
-    return raw.split(b"?")[0].decode("latin-1")
-
-
-def is_own(scope: Scope, hub: HubState) -> bool:
-    """Return whether the Hub itself made this request, to rebuild content from its Xet store."""
-    key = hub.self_key().encode()
-    return any(name == SELF_HEADER.encode() and value == key for name, value in scope["headers"])

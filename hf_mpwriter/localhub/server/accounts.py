@@ -1,7 +1,7 @@
-"""Who a request comes from: the one account of this Hub, by its token, or by a token that may only read.
+"""Authentication: one account, identified by a write token or by a read-only token.
 
-Without a token the Hub believes everybody. With one, whoever brings none sees what the real Hub shows to strangers:
-no repository at all, and so no difference between a private one and one that does not exist.
+A Hub without a write token accepts every request. A Hub with one hides all repositories from requests without a token,
+as the real Hub hides private ones: a private repository and a missing one look the same.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from typing import Literal, Self
 
 from hf_mpwriter.localhub.errors import Unauthorized
 
-TOKEN_VARIABLE = "HF_MPWRITER_LOCALHUB_TOKEN"  # noqa: S105  # the name of a variable
-READ_TOKEN_VARIABLE = "HF_MPWRITER_LOCALHUB_READ_TOKEN"  # noqa: S105  # likewise
+TOKEN_VARIABLE = "HF_MPWRITER_LOCALHUB_TOKEN"  # noqa: S105  # a variable's name
+READ_TOKEN_VARIABLE = "HF_MPWRITER_LOCALHUB_READ_TOKEN"  # noqa: S105  # a variable's name
 
 Role = Literal["stranger", "read", "write"]
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """The tokens that requests may carry.
+    """The tokens that the Hub accepts.
 
     Attributes:
-        write: May do all; None believes everybody.
-        read: May read, private repositories included; None is nobody's.
+        write: Grants everything; None grants everything to every request.
+        read: Grants reading, private repositories included; None disables it.
     """
 
     write: str | None = field(default=None, repr=False)
@@ -33,19 +33,19 @@ class Tokens:
 
     @classmethod
     def take(cls, environ: MutableMapping[str, str]) -> Self:
-        """Return the tokens of an environment and remove them from it: other users do not see them there."""
+        """Return the tokens of an environment and remove them from it, so that child processes do not inherit them."""
         return cls(environ.pop(TOKEN_VARIABLE, None) or None, environ.pop(READ_TOKEN_VARIABLE, None) or None)
 
     def environ(self) -> dict[str, str]:
-        """Return the variables that `take` reads."""
+        """Return the environment variables that `take` reads."""
         named = {TOKEN_VARIABLE: self.write, READ_TOKEN_VARIABLE: self.read}
         return {name: token for name, token in named.items() if token}
 
     def role(self, authorization: str | None) -> Role:
-        """Return what the sender of a request may do.
+        """Return the role that an Authorization header grants.
 
         Raises:
-            Unauthorized: if it carries a token that is none of ours, such as one that has expired.
+            Unauthorized: if the header carries an unknown token, for example an expired one.
         """
         if self.read and _carries(authorization, self.read):
             return "read"
@@ -57,5 +57,5 @@ class Tokens:
 
 
 def _carries(authorization: str | None, token: str) -> bool:
-    """Return whether a header carries a token."""
+    """Return whether an Authorization header carries a token."""
     return hmac.compare_digest((authorization or "").encode(), f"Bearer {token}".encode())

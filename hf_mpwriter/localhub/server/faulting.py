@@ -1,8 +1,8 @@
-"""Faults at work: which of them strikes a request, and what the client then sees.
+"""Faults in action: choose the fault that strikes a request, and produce what the client sees.
 
-Everything here runs in the event loop. A request that hangs holds no thread, so any number of them leaves the others
-alone; and uvicorn does not cancel a request whose client has gone, so a commit that hangs `before` is applied when it
-goes on: the late request of a client that was killed.
+Everything here runs in the event loop. A hanging request holds no thread, so hanging requests never delay others.
+uvicorn does not cancel a request when its client disconnects. A commit that hangs `before` is therefore applied when
+it resumes, like the late request of a killed client.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
     from hf_mpwriter.localhub.server.faults import When
 
-PIECES = 20  # a slow answer leaves in about so many
-HALF_OPEN = 5.0  # seconds that a client may need to see that nothing will come
-BROKEN_OFF = Fault(".", "close")  # what happens to a request that hangs when the Hub stops
-_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing drops what is unsent and sends RST
+PIECES = 20  # approximate number of pieces of a slow response
+HALF_OPEN = 5.0  # seconds for the client to close its side
+BROKEN_OFF = Fault(".", "close")  # strikes requests that hang while the Hub stops
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close drops unsent bytes and sends RST
 
 
 class Faults:
-    """The faults of a running Hub; the first one that fits and is due strikes."""
+    """The faults of a running Hub; the first one that matches and is due strikes."""
 
     def __init__(self) -> None:
         self._standing: list[Standing] = []
@@ -38,26 +38,26 @@ class Faults:
         self._ending = False
 
     def add(self, fault: Fault) -> None:
-        """Let a fault strike from now on."""
+        """Add a fault; it applies from now on."""
         self._standing.append(Standing(fault))
 
     def list(self) -> list[Standing]:
-        """Return all faults since the last clearing, those that will not strike any more included."""
+        """Return all faults since the last clear, used-up ones included."""
         return list(self._standing)
 
     def clear(self) -> None:
-        """Forget all faults and let go on what they hold."""
+        """Remove all faults and resume the requests that they hold."""
         self._standing.clear()
         self._released.set()
         self._released = asyncio.Event()
 
     def end(self) -> None:
-        """Break off what hangs: a Hub that stops does not do it late."""
+        """Remove all faults and abort the requests that hang; a stopping Hub must not carry them out."""
         self._ending = True
         self.clear()
 
     async def strike(self, when: When, method: str, path: str) -> Fault | None:
-        """Return the fault that changes the course of a request; None, after a hang too, if it goes on."""
+        """Return the fault that strikes a request; None if it may go on, possibly after a hang."""
         standing = self._next(when, method, path)
         if standing is None:
             return None
@@ -68,7 +68,7 @@ class Faults:
         return BROKEN_OFF if self._ending else None
 
     def _next(self, when: When, method: str, path: str) -> Standing | None:
-        """Return the fault that strikes, counting the request for all that it passes."""
+        """Return the next fault for a request, and count the request for every fault that it passes."""
         for standing in self._standing:
             if standing.fault.when == when and standing.fault.matches(method, path):
                 standing.seen += 1
@@ -77,7 +77,7 @@ class Faults:
         return None
 
     async def _hold(self, standing: Standing) -> None:
-        """Wait until the faults are cleared or the seconds are over."""
+        """Wait until the faults are cleared or the fault's time is over."""
         standing.held += 1
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._released.wait(), standing.fault.seconds or None)
@@ -85,16 +85,16 @@ class Faults:
 
 
 class Protocol(H11Protocol):
-    """Tells every request of its connection, so that a fault can break it."""
+    """HTTP/1.1 whose requests know their connection, so that a fault can break it."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in the base class
-        """Note the connection where each request finds it."""
+        """Put the transport into the state of every request."""
         self.app_state = self.app_state | {"transport": transport}
         super().connection_made(transport)
 
 
 def answer_of(fault: Fault, answer: ASGIApp | None = None) -> ASGIApp:
-    """Return what the client gets in place of an answer."""
+    """Return the ASGI application that a fault puts in place of a response."""
     if fault.kind == "status":
         return _status_answer(fault)
     if fault.kind == "slow" and answer:
@@ -103,7 +103,7 @@ def answer_of(fault: Fault, answer: ASGIApp | None = None) -> ASGIApp:
 
 
 def _status_answer(fault: Fault) -> Response:
-    """Return the answer that a fault describes."""
+    """Return the response that a fault describes."""
     message = fault.message or f"Fault of the local Hub: {fault.status}"
     headers = {"X-Error-Message": message.encode("ascii", "replace").decode("ascii")}
     if fault.code:
@@ -115,17 +115,17 @@ def _status_answer(fault: Fault) -> Response:
 
 
 class _Broken:
-    """The connection ends without an answer."""
+    """Close or reset the connection without a response."""
 
     def __init__(self, *, reset: bool) -> None:
         self.reset = reset
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  # ASGI
-        """Break the connection and wait until it is gone."""
+        """Break the connection and wait for its end."""
         transport: asyncio.Transport = scope["state"]["transport"]
         if self.reset:
             transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        else:  # to close while a part of the request is unread would be a reset, too
+        else:  # closing with unread bytes of the request would send a reset
             transport.write_eof()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._end_of(receive), HALF_OPEN)
@@ -139,34 +139,34 @@ class _Broken:
 
 
 class _Pace:
-    """Spreads a body over some seconds."""
+    """Spread the bytes of a body over a number of seconds."""
 
     def __init__(self, seconds: float, headers: list[tuple[bytes, bytes]]) -> None:
         self.total = next((int(value) for name, value in headers if name.lower() == b"content-length"), 0)
         self.seconds = seconds
         self.done = 0
-        self.began = asyncio.get_running_loop().time()
+        self.started_at = asyncio.get_running_loop().time()
 
     async def wait(self, size: int) -> None:
-        """Wait until so many bytes more may have passed."""
+        """Wait until the next `size` bytes are due."""
         self.done += size
         share = min(1.0, self.done / self.total) if self.total else 1.0
-        await asyncio.sleep(self.began + self.seconds * share - asyncio.get_running_loop().time())
+        await asyncio.sleep(self.started_at + self.seconds * share - asyncio.get_running_loop().time())
 
 
 class _Slowed:
-    """An answer whose body takes its time."""
+    """A response whose body is sent slowly."""
 
     def __init__(self, answer: ASGIApp, seconds: float) -> None:
         self.answer = answer
         self.seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer slowly."""
+        """Send the response slowly."""
         pace = _Pace(self.seconds, [])
 
         async def slow_send(message: Message) -> None:
-            """Send a body in pieces."""
+            """Send a body in pieces, each when it is due."""
             nonlocal pace
             if message["type"] == "http.response.start":
                 pace = _Pace(self.seconds, message["headers"])
@@ -184,11 +184,11 @@ class _Slowed:
 
 
 def slow_receive(fault: Fault, scope: Scope, receive: Receive) -> Receive:
-    """Return a way to read the body of a request that takes the seconds of a fault."""
+    """Return a `receive` that spreads the request body over the seconds of a fault."""
     pace = _Pace(fault.seconds, scope["headers"])
 
     async def receive_slowly() -> Message:
-        """Read a piece, then wait for its time to be over."""
+        """Read a piece, then wait until it is due."""
         message = await receive()
         await pace.wait(len(message.get("body", b"")))
         return message

@@ -1,12 +1,12 @@
-"""Faults: what goes wrong with which requests, when, and how often; as a dataclass, as JSON, as a line of text.
+"""Faults as data: which requests fail, how, when and how often. As a dataclass, as JSON, or as a line of text.
 
-A fault strikes at one of three moments of a request:
+A fault strikes a request at one of three moments:
 
-    arrive    the head of the request is here, its body is not read, nobody has asked who sends it
-    before    the body is here, the sender may pass, nothing is done yet
-    after     it is done (the commit is applied, the content stored), the answer has not left
+    arrive    the head has arrived; the body is not read, the sender not authenticated
+    before    the body has arrived and the sender is authorized; nothing is done yet
+    after     the work is done (the commit applied, the content stored); the response is not sent yet
 
-A fault `after` strikes only requests that succeeded, so a hit means: the Hub has it, and the client does not know.
+A fault `after` strikes only requests that succeeded: the Hub has stored the data, and the client does not know it.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from typing import Any, Literal, get_args
 
 GRAMMAR = """\
 A fault is: [METHOD] PATTERN KIND [NAME=VALUE ...]
-  PATTERN   regular expression, searched in the path of the request: /commit/ /preupload/ /lfs/ objects/batch /v1/xorbs
-  KIND      200 to 599: this status in place of the answer | close: no answer | reset: TCP reset
-            hang: no answer until the faults are cleared, or for seconds=N; then it goes on, also without its client
-            slow seconds=N: the answer takes N seconds; with when=arrive, reading the request does
-  when=     arrive: before the body is read | before: before anything is done (default) | after: when all is done
-  times=N   requests that are struck, 0: all (default 1)        skip=N    requests that pass first (default 0)
-            of several faults the first one that is due strikes; those behind it do not count the request
-  of a status: message=TEXT  code=X-ERROR-CODE  body=TEXT  header=NAME:VALUE (any number)
+  PATTERN   regular expression, searched in the request path: /commit/ /preupload/ /lfs/ objects/batch /v1/xorbs
+  KIND      200 to 599: respond with this status | close: close without a response | reset: TCP reset
+            hang: wait until the faults are cleared, or for seconds=N; then go on, even if the client is gone
+            slow seconds=N: send the response over N seconds; with when=arrive, read the request over N seconds
+  when=     arrive: before the body is read | before: before any work (default) | after: when the work is done
+  times=N   strike N requests, 0: all (default 1)        skip=N    let N requests pass first (default 0)
+            of several faults the first one that is due strikes; the faults after it do not count the request
+  with a status: message=TEXT  code=X-ERROR-CODE  body=TEXT  header=NAME:VALUE (repeatable)
 Examples: 'POST /commit/ 503 times=3'   '/commit/ hang when=after seconds=30'   '/lfs/ reset skip=1'
           '/commit/ 429 header=Retry-After:2 message="Too many"'   '/preupload/ slow seconds=5'"""
 
@@ -38,7 +38,7 @@ _TEXTS = {"when", "message", "code", "body"}
 
 
 class FaultError(ValueError):
-    """What was given is no fault; the message shows the grammar."""
+    """A fault is invalid; the message shows the grammar."""
 
     def __init__(self, why: str) -> None:
         super().__init__(f"{why}\n{GRAMMAR}")
@@ -46,24 +46,24 @@ class FaultError(ValueError):
 
 @dataclass(frozen=True)
 class Fault:
-    """What goes wrong, with which requests, when, how often.
+    """Which requests fail, how, when and how often.
 
     Attributes:
         where: A regular expression, searched in the raw path without its query.
-        kind: What happens.
-        method: The method of the requests, empty for any.
-        when: The moment; empty means `before`, and `after` for a slow answer.
-        times: How many requests are struck, 0 for all.
-        skip: How many requests pass first.
-        seconds: How long a hang or a slow transfer lasts; a hang of 0 lasts until the faults are cleared.
-        status: The status of the answer, of the kind `status` only.
-        headers: Further headers of that answer.
-        message: What it says, as JSON and as X-Error-Message.
+        kind: How they fail.
+        method: The HTTP method, empty for any.
+        when: The moment; empty means `before`, or `after` for the kind `slow`.
+        times: The number of requests to strike, 0 for all.
+        skip: The number of requests to let pass first.
+        seconds: The duration of a hang or a slow transfer; a hang of 0 lasts until the faults are cleared.
+        status: The response status, for the kind `status` only.
+        headers: Further headers of that response.
+        message: Its error message, as JSON and as X-Error-Message.
         code: Its X-Error-Code.
-        body: Its body, in place of JSON: what a proxy sends.
+        body: Its body in place of JSON, as a proxy would send it.
 
     Raises:
-        FaultError: if the parts do not fit together.
+        FaultError: if the attributes contradict each other.
     """
 
     where: str
@@ -86,19 +86,19 @@ class Fault:
             raise FaultError(why)
 
     def matches(self, method: str, path: str) -> bool:
-        """Return whether a request is one of those meant."""
+        """Return whether the fault applies to a request."""
         return self.method in ("", method) and re.search(self.where, path) is not None
 
 
 @dataclass
 class Standing:
-    """A fault and what it has done.
+    """A fault of a running Hub and its counts.
 
     Attributes:
-        fault: What goes wrong.
-        seen: Requests that reached it, skipped ones included.
+        fault: The fault.
+        seen: Matching requests, skipped ones included.
         hits: Requests that it struck.
-        held: Requests that it holds now.
+        held: Requests that hang now.
     """
 
     fault: Fault
@@ -108,30 +108,30 @@ class Standing:
 
     @property
     def due(self) -> bool:
-        """Whether it strikes the request that was seen last."""
+        """Whether it strikes the request that it has just counted."""
         return self.seen > self.fault.skip and (self.fault.times == 0 or self.hits < self.fault.times)
 
 
 def _flaw(fault: Fault) -> str:
-    """Return what is wrong with a fault, nothing if it is one."""
+    """Return why a fault is invalid, or an empty text."""
     answers = any((fault.headers, fault.message, fault.code, fault.body))
     flaws = {
         f"Unknown kind of fault: {fault.kind}": fault.kind not in get_args(Kind),
-        f"A fault cannot happen at {fault.when!r}": fault.when not in get_args(When),
-        f"Not a method: {fault.method!r}": bool(fault.method) and not _METHOD.fullmatch(fault.method),
+        f"Unknown value of when: {fault.when!r}": fault.when not in get_args(When),
+        f"Not an HTTP method: {fault.method!r}": bool(fault.method) and not _METHOD.fullmatch(fault.method),
         "Numbers must not be negative": min(fault.times, fault.skip, fault.seconds) < 0,
-        f"Not a status of an answer: {fault.status}": fault.kind == "status" and not 200 <= fault.status <= 599,
-        "Only a status has a header, message, code or body": fault.kind != "status" and (answers or fault.status > 0),
+        f"Not an HTTP status: {fault.status}": fault.kind == "status" and not 200 <= fault.status <= 599,
+        "Only a status takes a header, message, code or body": fault.kind != "status" and (answers or fault.status > 0),
         "Only hang and slow take seconds": fault.seconds > 0 and fault.kind not in ("hang", "slow"),
         "slow needs seconds=N": fault.kind == "slow" and not fault.seconds > 0,
-        "slow is when=arrive or when=after": fault.kind == "slow" and fault.when == "before",
+        "slow takes when=arrive or when=after": fault.kind == "slow" and fault.when == "before",
         f"Not a regular expression: {fault.where!r}": not _is_pattern(fault.where),
     }
     return next((why for why, wrong in flaws.items() if wrong), "")
 
 
 def _is_pattern(text: str) -> bool:
-    """Return whether a text is a regular expression."""
+    """Return whether a text is a non-empty regular expression."""
     try:
         return bool(text and re.compile(text))
     except re.error:
@@ -139,15 +139,15 @@ def _is_pattern(text: str) -> bool:
 
 
 def parse(text: str) -> Fault:
-    """Return the fault that a line of text means; the grammar is GRAMMAR.
+    """Parse a line of text; GRAMMAR describes it.
 
     Raises:
-        FaultError: if it means none.
+        FaultError: if the line is not a valid fault.
     """
     words = _words(text)
     method = words.pop(0) if words and _METHOD.fullmatch(words[0]) else ""
     if len(words) < 2:
-        raise FaultError(f"Pattern or kind is missing: {text!r}")
+        raise FaultError(f"Missing pattern or kind: {text!r}")
     where, kind, *options = words
     fields: dict[str, Any] = {"where": where, "method": method}
     fields |= {"kind": "status", "status": int(kind)} if kind.isdecimal() else {"kind": kind}
@@ -161,12 +161,12 @@ def parse(text: str) -> Fault:
         elif equals and name in _NUMBERS:
             fields[name] = _number(name, value)
         else:
-            raise FaultError(f"Not an option of a fault: {option!r}")
+            raise FaultError(f"Unknown option: {option!r}")
     return Fault(**fields)
 
 
 def _words(text: str) -> list[str]:
-    """Return the words of a line; quotes hold blanks, and backslashes belong to the regular expression."""
+    """Split a line into words; quotes protect blanks, backslashes are kept for the regular expression."""
     lexer = shlex.shlex(text, posix=True, punctuation_chars=False)
     lexer.whitespace_split, lexer.escape, lexer.commenters = True, "", ""
     try:
@@ -176,7 +176,7 @@ def _words(text: str) -> list[str]:
 
 
 def _number(name: str, value: str) -> float:
-    """Return the value of an option that is a number."""
+    """Return the value of a numeric option."""
     try:
         return _NUMBERS[name](value)
     except ValueError:
@@ -184,10 +184,10 @@ def _number(name: str, value: str) -> float:
 
 
 def from_json(fields: Any) -> Fault:
-    """Return the fault that a JSON object (`dataclasses.asdict` of one) means.
+    """Return the fault of a JSON object, as `dataclasses.asdict` of a Fault makes it.
 
     Raises:
-        FaultError: if it means none.
+        FaultError: if the object is not a valid fault.
     """
     try:
         headers = tuple((str(name), str(value)) for name, value in fields.get("headers", ()))
@@ -195,4 +195,4 @@ def from_json(fields: Any) -> Fault:
     except FaultError:
         raise
     except (TypeError, ValueError, AttributeError) as error:
-        raise FaultError(f"Not a fault in JSON: {error}") from None
+        raise FaultError(f"Invalid fault in JSON: {error}") from None

@@ -1,8 +1,8 @@
-"""What a Hub allows: requests per five minutes, commits per hour, one commit at a time.
+"""Rate limits: requests per five minutes, commits per hour, one commit at a time. All are off by default.
 
-Nothing is limited unless it is asked for. The real Hub counts requests in fixed windows and tells in the header
-`ratelimit` how many are left. How it counts commits is known from its refusals only: here per repository, over the
-last hour, and a commit that is refused costs nothing.
+The real Hub counts requests in fixed windows and returns the remaining number in the header `ratelimit`. How it counts
+commits is known only from its refusals. This Hub counts them per repository over the last hour; a refused commit does
+not count.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ Name = tuple[str, str]  # type and id of a repository
 
 @dataclass(frozen=True)
 class HubLimits:
-    """What a Hub allows.
+    """The limits of a Hub.
 
     Attributes:
-        commits_per_hour: Per repository, 0 for any number.
-        requests_per_5min: To `/api/`, 0 for any number.
-        busy: Refuse a commit (409) while another one to the repository is under way, in place of serving them in turn.
+        commits_per_hour: Per repository, 0 for unlimited.
+        requests_per_5min: To `/api/`, 0 for unlimited.
+        busy: Refuse a commit with 409 while another one to the same repository is in progress, instead of queueing it.
     """
 
     commits_per_hour: int = 0
@@ -38,7 +38,7 @@ class HubLimits:
 
 
 class Usage:
-    """How much of the limits is used."""
+    """The used part of the limits."""
 
     def __init__(self, limits: HubLimits) -> None:
         self._limits = limits
@@ -49,13 +49,13 @@ class Usage:
         self._requests = 0
 
     def request(self, now: float) -> dict[str, str]:
-        """Count a request and return the headers that tell what is left.
+        """Count a request and return the headers with the remaining quota.
 
         Args:
             now: Seconds of a monotonic clock.
 
         Raises:
-            RateLimited: if nothing is.
+            RateLimited: if the quota of this window is used up.
         """
         if not (limit := self._limits.requests_per_5min):
             return {}
@@ -73,10 +73,10 @@ class Usage:
 
     @contextlib.contextmanager
     def turn(self, repo: Name) -> Iterator[None]:
-        """Hold a repository for one commit; the event loop alone calls this.
+        """Hold a repository for one commit. Call this in the event loop only; it takes no lock.
 
         Raises:
-            CommitUnderway: if another commit holds it and this Hub refuses overlapping ones.
+            CommitUnderway: if another commit holds it and `busy` is set.
         """
         if not self._limits.busy:
             yield
@@ -91,7 +91,7 @@ class Usage:
 
     @contextlib.contextmanager
     def commit(self, repo: Name, now: float) -> Iterator[None]:
-        """Count a commit; one that is refused does not count.
+        """Count a commit, unless it is refused.
 
         Args:
             repo: Type and id of the repository.
@@ -117,7 +117,7 @@ class Usage:
 
 
 def quota_text(limit: int, seconds: float) -> str:
-    """Return how the Hub refuses a commit above the quota."""
+    """Return the message with which the real Hub refuses a commit above the quota."""
     minutes = max(1, math.ceil(seconds / 60))
     count, unit = (minutes // 60, "hour") if minutes >= 60 else (minutes, "minute")
     wait = f"{count} {unit}{'s' if count > 1 else ''}"

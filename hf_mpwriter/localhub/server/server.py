@@ -1,9 +1,9 @@
-"""A Hub in a child process: start, stop, kill, start again on the same port with the same data.
+"""A Hub in a child process: start, stop, kill, and restart on the same port with the same data.
 
-    ROOT/server.log       what the child prints
+    ROOT/server.log       output of the child
 
-The child inherits its listening socket, so a port that was free stays ours, and it ends when its parent does, however
-that ends (`serving.end_with`).
+The child inherits its listening socket, so no other process can take the port in between. It ends when its parent
+ends, even by SIGKILL (`serving.end_with`).
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from typing import TYPE_CHECKING, Any, Self
 from hf_mpwriter.localhub.server.accounts import Tokens
 from hf_mpwriter.localhub.server.faults import Fault, Standing, from_json, parse
 from hf_mpwriter.localhub.server.limits import HubLimits
-from hf_mpwriter.localhub.server.serving import FAULTS_PATH, HOST, READY_PATH, TOKENS_PATH, ServerError, listen, serve
-from hf_mpwriter.localhub.server.state import DEFAULT_USER, MULTIPART_OVER
+from hf_mpwriter.localhub.server.serving import HOST, ServerError, listen
+from hf_mpwriter.localhub.server.state import DEFAULT_USER, FAULTS_PATH, MULTIPART_OVER, READY_PATH, TOKENS_PATH
 from hf_mpwriter.localhub.storage.store import Store
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["LocalHub", "ServerError", "serve"]
+__all__ = ["HOST", "LocalHub", "ServerError"]
 
 UNLIMITED = HubLimits()
 START_DEADLINE = 20.0  # seconds
 STOP_DEADLINE = 10.0  # seconds
-RETRY_EVERY = 0.02  # seconds between looks at a server that is starting
+RETRY_EVERY = 0.02  # seconds between requests to a starting server
 LOG_TAIL = 2000  # bytes of server.log in an error message
 
 
@@ -41,15 +41,15 @@ class LocalHub:
     """A Hub in a child process.
 
     Args:
-        root: The folder with all data; made if it is missing.
-        token: What requests must carry; None believes everybody.
-        read_token: A token that may only read.
-        limits: What the Hub allows; everything without it.
+        root: The folder for all data; created if it is missing.
+        token: The token that requests must carry; None accepts every request.
+        read_token: A token that grants reading only.
+        limits: Rate limits; unlimited by default.
         xet: Whether clients may upload by Xet.
-        port: The port on 127.0.0.1; 0 picks a free one, kept for every later start.
-        user: The name that whoami tells.
-        multipart_over: Size in bytes above which LFS objects come in parts.
-        discard: Whether LFS content is forgotten once its size and digest were checked.
+        port: The port on 127.0.0.1; 0 picks a free port and keeps it for later starts.
+        user: The user name that whoami returns.
+        multipart_over: Size in bytes above which LFS objects are uploaded in parts.
+        discard: Whether to drop LFS content once its size and digest are verified.
     """
 
     def __init__(
@@ -78,20 +78,31 @@ class LocalHub:
 
     @property
     def endpoint(self) -> str:
-        """The address of the Hub; it is known from the first start on."""
+        """The URL of the Hub; known after the first start.
+
+        Raises:
+            ServerError: if the Hub was never started.
+        """
         if not self.port:
             raise ServerError("The local Hub was never started")
         return f"http://{HOST}:{self.port}"
 
     @property
     def pid(self) -> int | None:
-        """The process id of the server, None if it does not run."""
+        """The process id of the server, None if it is not running."""
         return self._child.pid if self._child and self._child.poll() is None else None
 
     def start(self, deadline: float = START_DEADLINE) -> Self:
-        """Start the server and wait until it answers."""
+        """Start the server and wait until it responds.
+
+        Args:
+            deadline: Seconds to wait.
+
+        Raises:
+            ServerError: if it is running already or does not respond in time.
+        """
         if self.pid is not None:
-            raise ServerError(f"The local Hub already runs (pid {self.pid})")
+            raise ServerError(f"The local Hub is already running (pid {self.pid})")
         os.makedirs(self.root, exist_ok=True)
         with listen(self.port) as sock, open(os.path.join(self.root, "server.log"), "ab") as log:
             self.port = sock.getsockname()[1]
@@ -112,7 +123,7 @@ class LocalHub:
         return self
 
     def _command(self, descriptor: int) -> list[str]:
-        """Return how the child is started."""
+        """Return the command that starts the child."""
         command = [sys.executable, "-m", "hf_mpwriter.localhub", "--root", self.root, "--socket", str(descriptor)]
         command += ["--parent", str(os.getpid()), "--user", self.user, "--multipart-over", str(self.multipart_over)]
         command += ["--commits-per-hour", str(self.limits.commits_per_hour)]
@@ -122,13 +133,13 @@ class LocalHub:
         return command if self.xet else [*command, "--no-xet"]
 
     def _environment(self) -> dict[str, str]:
-        """Return the child's environment: tokens travel there, and never in an argument."""
+        """Return the child's environment, which holds the tokens: arguments are visible to other users."""
         environment = dict(os.environ)
         Tokens.take(environment)
         return environment | self.tokens.environ()
 
     def _wait_for_answer(self, deadline: float) -> None:
-        """Wait until the server answers; it listens already, so one request waits for it."""
+        """Wait until the server responds; the socket listens already, so one request usually suffices."""
         ends = time.monotonic() + deadline
         while True:
             connection = http.client.HTTPConnection(HOST, self.port, timeout=max(0.1, ends - time.monotonic()))
@@ -145,39 +156,39 @@ class LocalHub:
                 connection.close()
 
     def _log_tail(self) -> str:
-        """Return the end of what the child printed."""
+        """Return the end of the child's output."""
         with open(os.path.join(self.root, "server.log"), "rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - LOG_TAIL))
             return file.read().decode("utf-8", "replace")
 
     def fault(self, fault: str | Fault) -> None:
-        """Let something go wrong from now on, until `clear_faults` or the end of the server.
+        """Add a fault; it applies until `clear_faults` or the end of the server.
 
         Args:
-            fault: A fault, or the line of text that means one (`faults.GRAMMAR`), such as "POST /commit/ 503 times=3".
+            fault: A fault, or a line of text such as "POST /commit/ 503 times=3" (see `faults.GRAMMAR`).
 
         Raises:
-            FaultError: if the text means no fault.
+            FaultError: if the text is not a valid fault.
         """
         fault = parse(fault) if isinstance(fault, str) else fault
         self._control("POST", FAULTS_PATH, dataclasses.asdict(fault))
 
     def faults(self) -> list[Standing]:
-        """Return all faults since the last clearing, in their order, and what they have done."""
+        """Return all faults since the last clear, in order, with their counts."""
         return [Standing(**item | {"fault": from_json(item["fault"])}) for item in self._control("GET", FAULTS_PATH)]
 
     def clear_faults(self) -> None:
-        """Let nothing go wrong any more; requests that hang go on."""
+        """Remove all faults; requests that hang resume."""
         self._control("DELETE", FAULTS_PATH)
 
     def set_token(self, token: str | None, *, read_token: str | None = None) -> None:
-        """Believe these tokens from now on, after a new start too; those of before have expired."""
+        """Replace the accepted tokens, also for later starts; earlier tokens expire."""
         tokens = Tokens(token, read_token)
         self._control("PUT", TOKENS_PATH, dataclasses.asdict(tokens))
         self.tokens = tokens
 
     def _control(self, method: str, path: str, body: Any = None) -> Any:
-        """Steer the server and return what it answers."""
+        """Send a control request and return the response."""
         headers = {"Authorization": f"Bearer {self.tokens.write}"} if self.tokens.write else {}
         connection = http.client.HTTPConnection(HOST, self.port, timeout=START_DEADLINE)
         with contextlib.closing(connection):
@@ -189,7 +200,11 @@ class LocalHub:
         return json.loads(answer or "null")
 
     def stop(self, deadline: float = STOP_DEADLINE) -> None:
-        """Let the server finish its answers and end it."""
+        """Let the server finish its responses, then end it.
+
+        Args:
+            deadline: Seconds to wait before the server is killed.
+        """
         if self._child is None:
             return
         self._child.terminate()
@@ -200,7 +215,7 @@ class LocalHub:
         self._child = None
 
     def kill(self) -> None:
-        """End the server as a crash would."""
+        """Kill the server with SIGKILL, like a crash."""
         if self._child is None:
             return
         self._child.kill()
@@ -214,5 +229,5 @@ class LocalHub:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
-        """Stop the server; its data stay."""
+        """Stop the server; its data stays."""
         self.stop()

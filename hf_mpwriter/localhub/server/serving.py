@@ -1,8 +1,8 @@
-"""Serving a root: bind to loopback, claim the root, run until told to stop.
+"""The server process: bind to loopback, claim the root, serve until a signal.
 
-    ROOT/server.lock      held by the one server of this root
+    ROOT/server.lock      held by the only server of this root
 
-The process that holds a root empties its `tmp/` at the start, so a second one must not get that far.
+A server empties the root's `tmp/` when it starts, so it must hold the lock before that.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import uvicorn
 
-from hf_mpwriter.localhub.endpoints.app import FAULTS_PATH, READY_PATH, TOKENS_PATH, create_app
+from hf_mpwriter.localhub.endpoints.app import create_app
 from hf_mpwriter.localhub.server.faulting import Protocol
 from hf_mpwriter.localhub.server.limits import HubLimits, Usage
 from hf_mpwriter.localhub.server.state import DEFAULT_USER, MULTIPART_OVER, SELF_HEADER, HubState, load_secret
@@ -35,26 +35,15 @@ if TYPE_CHECKING:
     from hf_mpwriter.localhub.server.faults import Fault
     from hf_mpwriter.localhub.storage.xet import Access
 
-__all__ = [
-    "FAULTS_PATH",
-    "HOST",
-    "READY_PATH",
-    "TOKENS_PATH",
-    "ServerError",
-    "check_host",
-    "end_with",
-    "listen",
-    "serve",
-]
 
 HOST = "127.0.0.1"
 BACKLOG = 2048
-KEEP_ALIVE = 75  # seconds; longer than clients keep idle connections, so that they close first
-GRACE = 3  # seconds for answers under way when the server is told to stop
+KEEP_ALIVE = 75  # seconds; longer than clients keep idle connections, so that clients close first
+GRACE = 3  # seconds for responses in progress when the server stops
 TAKEOVER = 10.0  # seconds to wait for a port or a root that a dying server still holds
-RETRY_EVERY = 0.02  # seconds between tries
-ORPHAN_CHECK = 0.2  # seconds between looks at the parent where there is no pidfd
-PORTS = range(20000, 32000)  # below the ports that outgoing connections get
+RETRY_EVERY = 0.02  # seconds
+ORPHAN_CHECK = 0.2  # seconds between checks of the parent where there is no pidfd
+PORTS = range(20000, 32000)  # below the ephemeral ports of outgoing connections
 PORT_TRIES = 200
 
 
@@ -63,13 +52,18 @@ class ServerError(Exception):
 
 
 def check_host(host: str) -> None:
-    """Refuse any address but loopback: without a token this Hub believes everybody."""
+    """Refuse any address but loopback: without a token this Hub accepts every request."""
     if host not in (HOST, "localhost"):
         raise ServerError(f"The local Hub listens on {HOST} only, not on {host!r}")
 
 
 def listen(port: int = 0, *, deadline: float = TAKEOVER) -> socket.socket:
-    """Return a listening socket on loopback; port 0 picks a free one that stays free after a kill."""
+    """Return a listening socket on loopback.
+
+    Args:
+        port: The port; 0 picks a free one outside the ephemeral range, so that it is still free after a kill.
+        deadline: Seconds to wait for a given port.
+    """
     if port:
         return _listen_until(port, deadline)
     for candidate in random.sample(PORTS, PORT_TRIES):
@@ -92,7 +86,7 @@ def _listen(port: int) -> socket.socket:
 
 
 def _listen_until(port: int, deadline: float) -> socket.socket:
-    """Return a listening socket on a port that a killed server may still hold for a moment."""
+    """Return a listening socket, waiting for a port that a killed server still holds."""
     ends = time.monotonic() + deadline
     while True:
         try:
@@ -119,16 +113,19 @@ def serve(
     """Serve a Hub until SIGTERM or SIGINT.
 
     Args:
-        root: The folder with all data; made if it is missing.
+        root: The folder for all data; created if it is missing.
         port: The port on 127.0.0.1; 0 picks a free one.
-        tokens: What requests must carry.
-        limits: What the Hub allows.
+        tokens: The tokens that requests must carry.
+        limits: Rate limits.
         xet: Whether clients may upload by Xet.
-        user: The name that whoami tells, and the namespace of ids without one.
-        multipart_over: Size in bytes above which LFS objects come in parts.
-        discard: Whether LFS content is forgotten once its size and digest were checked.
-        sock: A listening socket in place of a port.
-        faults: What goes wrong from the start on.
+        user: The user name that whoami returns, and the namespace of ids without one.
+        multipart_over: Size in bytes above which LFS objects are uploaded in parts.
+        discard: Whether to drop LFS content once its size and digest are verified.
+        sock: A listening socket, used instead of `port`.
+        faults: Faults that apply from the start.
+
+    Raises:
+        ServerError: if the port or the root is taken, or Xet is wanted without hf_xet.
     """
     if xet and importlib.util.find_spec("hf_xet") is None:
         raise ServerError("Xet needs the package hf_xet; install it or switch Xet off (--no-xet)")
@@ -158,28 +155,28 @@ def serve(
 
 
 class _Server(uvicorn.Server):
-    """A server that does not wait for what hangs when it is told to stop."""
+    """A uvicorn server that aborts hanging requests when it stops."""
 
     def __init__(self, config: uvicorn.Config, hub: HubState) -> None:
         super().__init__(config)
         self._hub = hub
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Break off what hangs, then let the rest finish."""
+        """Abort hanging requests, then let the others finish."""
         self._hub.faults.end()
         await super().shutdown(sockets)
 
 
 def _lock_root(root: str, deadline: float = TAKEOVER) -> BinaryIO:
-    """Claim a root for this process: two servers would not see each other's locks."""
+    """Claim a root for this process: the locks of repositories do not reach across processes."""
     os.makedirs(root, exist_ok=True)
-    file = open(os.path.join(root, "server.lock"), "ab")  # noqa: SIM115  # the lock is held as long as it is open
+    file = open(os.path.join(root, "server.lock"), "ab")  # noqa: SIM115  # open for as long as the lock is held
     ends = time.monotonic() + deadline
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            # A server that was told to stop may still be finishing.
+            # A stopping server may still be finishing its responses.
             if time.monotonic() > ends:
                 file.close()
                 raise ServerError(f"Another local Hub serves {root}") from None
@@ -189,15 +186,14 @@ def _lock_root(root: str, deadline: float = TAKEOVER) -> BinaryIO:
 
 
 def _add_xet(hub: HubState, port: int) -> None:
-    """Give a Hub its Xet store and the Xet client that rebuilds content a way back to this very server."""
+    """Add the Xet store to a Hub; the Xet client inside it downloads from this same server."""
 
     def access() -> Access:
-        """Return how the Hub reaches its own CAS."""
+        """Return the address and credentials of the Hub's own CAS."""
         token, ends = hub.xet_token("read")
         return f"http://{HOST}:{port}/xet/{hub.cas_store}", token, ends, {SELF_HEADER: hub.self_key()}
 
-    # The client reads these when it is loaded, which happens in this process only. What the user set for uploading
-    # clients is not for it.
+    # hf_xet reads the environment when it is imported. The user's HF_XET_* settings are meant for uploading clients.
     for name in [name for name in os.environ if name.startswith("HF_XET_")]:
         del os.environ[name]
     os.environ["HF_HOME"] = os.environ["HF_XET_CACHE"] = os.path.join(hub.store.root, "xet", "cache")
@@ -208,15 +204,15 @@ def _add_xet(hub: HubState, port: int) -> None:
 
 
 def end_with(parent: int) -> None:
-    """End this process as soon as its parent has ended.
+    """End this process as soon as its parent ends.
 
-    PR_SET_PDEATHSIG would also fire when the thread that started this process ends; a pidfd tells of the process.
+    PR_SET_PDEATHSIG would also fire when the parent's starting thread ends; a pidfd watches the whole process.
     """
     try:
         descriptor = os.pidfd_open(parent) if hasattr(os, "pidfd_open") else None
     except ProcessLookupError:
         os._exit(1)
-    # The pid may have been used again before the pidfd was opened; then we have been adopted by somebody else.
+    # The pid may have been reused before the pidfd was opened; then this process has another parent by now.
     if os.getppid() != parent:
         os._exit(1)
 

@@ -1,8 +1,8 @@
-"""What all endpoints of one Hub share: its store, its secret, who it believes, what it allows, what goes wrong.
+"""The state that all endpoints of a Hub share: store, secret, accounts, limits, faults.
 
     ROOT/secret           32 random bytes, mode 0600
 
-The secret signs upload URLs and Xet access tokens, so that those handed out before a crash are good after it.
+The secret signs upload URLs and Xet access tokens. It is on disk so that they stay valid after a crash.
 """
 
 from __future__ import annotations
@@ -22,18 +22,24 @@ from hf_mpwriter.localhub.server.faulting import Faults
 from hf_mpwriter.localhub.server.limits import HubLimits, Usage
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from hf_mpwriter.localhub.storage.writing import WritableStore
     from hf_mpwriter.localhub.storage.xet import XetStore
 
 DEFAULT_USER = "local-user"
-SELF_HEADER = "x-localhub-self"  # marks the requests that the Hub makes to itself
-MULTIPART_OVER = 10 << 20  # bytes; larger LFS objects go up in parts
+CONTROL = "/-/"  # prefix of the control endpoints, which are exempt from log, faults and limits
+READY_PATH = CONTROL + "ready"
+FAULTS_PATH = CONTROL + "faults"
+TOKENS_PATH = CONTROL + "tokens"
+SELF_HEADER = "x-localhub-self"  # marks the Hub's requests to itself
+MULTIPART_OVER = 10 << 20  # bytes; larger LFS objects are uploaded in parts
 PART_BYTES = 5 << 20
 XET_TOKEN_SECONDS = 3600
 
 
 def load_secret(root: str) -> bytes:
-    """Return the secret of a Hub, making it at the first start."""
+    """Return the secret of a Hub; the first call creates it."""
     path = os.path.join(root, "secret")
     try:
         with open(path, "rb") as file:
@@ -52,7 +58,7 @@ def load_secret(root: str) -> bytes:
 
 @dataclass
 class HubState:
-    """The state behind the endpoints."""
+    """What handlers read and change; one per server process."""
 
     store: WritableStore
     secret: bytes
@@ -65,35 +71,40 @@ class HubState:
     faults: Faults = field(default_factory=Faults)
 
     def sign(self, *words: object) -> str:
-        """Return an unguessable signature over some words."""
+        """Return a signature over some words."""
         text = "\n".join(map(str, words)).encode()
         return hmac.new(self.secret, text, hashlib.sha256).hexdigest()
 
     def check_signature(self, signature: str, *words: object) -> None:
-        """Refuse a signature that is not ours."""
+        """Raise Forbidden unless a signature is valid."""
         if not hmac.compare_digest(signature.encode(), self.sign(*words).encode()):
             raise Forbidden("Invalid signature")
 
     @functools.cached_property
     def cas_store(self) -> str:
-        """The name of the Xet store in the address of the CAS."""
+        """The name of the Xet store in the CAS address."""
         return self.sign("store")[:12]
 
     def xet_token(self, scope: str) -> tuple[str, int]:
-        """Return an access token for the Xet store and the unix time at which it ends."""
+        """Return an access token for the Xet store and the Unix time at which it expires."""
         ends = int(time.time()) + XET_TOKEN_SECONDS
         return f"xet.{scope}.{ends}.{self.sign('xet', scope, ends)}", ends
 
     def check_xet_token(self, authorization: str | None, scope: str) -> None:
-        """Refuse what is not an access token for this scope; who may write may read."""
+        """Raise Unauthorized unless a header carries a Xet token for this scope; a write token may also read."""
         parts = (authorization or "").removeprefix("Bearer ").split(".")
-        if parts[0] != "xet" or len(parts) != 4 or not parts[2].isdigit():  # the parts of xet_token
+        if parts[0] != "xet" or len(parts) != 4 or not parts[2].isdigit():  # see xet_token
             raise Unauthorized
         if not hmac.compare_digest(parts[3].encode(), self.sign("xet", parts[1], parts[2]).encode()):
             raise Unauthorized
         if int(parts[2]) < time.time() or (scope == "write" and parts[1] != "write"):
             raise Unauthorized
 
+    def is_own(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
+        """Return whether the headers are those of the Hub's own request, made to rebuild content from its Xet store."""
+        key = self.self_key().encode()
+        return any(name == SELF_HEADER.encode() and value == key for name, value in headers)
+
     def self_key(self) -> str:
-        """Return what the Hub sends in SELF_HEADER, so that nobody else can pass for it."""
+        """Return the value of SELF_HEADER, which only the Hub can compute."""
         return self.sign("self")

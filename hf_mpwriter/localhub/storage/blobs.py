@@ -1,19 +1,18 @@
-"""Content on disk, addressed by its digest, published whole or not at all.
+"""Content-addressed files on disk, published whole or not at all.
 
     ROOT/
-      tmp/                       what is being written; emptied when a server starts
+      tmp/                       unfinished files; emptied when a server starts
       blobs/sha256/ab/ab12...    LFS content, name = sha256
       blobs/git/cd/cd34...       regular content, name = git's sha1 of the blob
 
 Invariants, at any time:
 
-1. A file under its final name must be complete and durable: it was written under `tmp/`, fsynced, renamed, and its
-   directory fsynced.
-2. A published blob is never changed, so readers need no lock and may keep it open.
+1. A file under its final name must be complete and durable: write it under `tmp/`, fsync it, rename it, fsync its
+   directory.
+2. A published blob never changes, so readers need no lock and may keep it open.
 
-Nothing is ever collected: each version of a growing file stays as a blob of its own, squashed or not. A Hub that
-discards keeps size and digest of LFS content and forgets the bytes: its blobs are holes of the right size, and what
-is downloaded is zeros.
+There is no garbage collection: every version of a growing file stays, even after a squash. With `discard`, LFS blobs
+are sparse files of the right size: the name keeps the digest, and downloads return zeros.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ COPY_BYTES = 1 << 20  # one read of a copy or of a hash
 
 
 def git_oid(data: bytes) -> str:
-    """Return the sha1 by which git knows a blob of this content."""
+    """Return git's sha1 of a blob with this content."""
     return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
 
 
@@ -80,11 +79,11 @@ class Disk:
         return os.path.join(self.tmp, secrets.token_hex(12))
 
     def empty_scratch(self) -> None:
-        """Drop what a killed server left half written."""
+        """Remove the unfinished files of a killed server."""
         shutil.rmtree(self.tmp, ignore_errors=True)
 
     def publish(self, temporary: str, path: str) -> None:
-        """Give a finished file its final name, durably."""
+        """Move a finished file to its final name, durably."""
         descriptor = os.open(temporary, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -95,7 +94,7 @@ class Disk:
         sync_dir(os.path.dirname(path))
 
     def write(self, path: str, data: bytes) -> None:
-        """Put a whole file in place, or leave what was there."""
+        """Create or replace a file atomically and durably."""
         temporary = self.scratch()
         with open(temporary, "xb") as file:
             file.write(data)
@@ -107,7 +106,7 @@ class Disk:
         sync_dir(os.path.dirname(path))
 
     def discard(self, path: str) -> None:
-        """Make a directory disappear in one step, then free its space."""
+        """Remove a directory: rename it away in one step, then free its space."""
         grave = self.scratch()
         os.rename(path, grave)
         sync_dir(os.path.dirname(path))
@@ -115,11 +114,11 @@ class Disk:
 
 
 class Blobs:
-    """Content-addressed blobs of one Hub.
+    """The content-addressed blobs of a Hub.
 
     Args:
-        disk: Where they are.
-        discard: Whether to forget LFS content as soon as its size and digest were checked.
+        disk: The disk that holds them.
+        discard: Whether to drop LFS content once its size and digest are verified.
     """
 
     def __init__(self, disk: Disk, *, discard: bool = False) -> None:
@@ -127,22 +126,22 @@ class Blobs:
         self._discard = discard
 
     def lfs_path(self, sha256: str) -> str:
-        """Return where LFS content of this digest is or will be."""
+        """Return the path of LFS content, present or not."""
         return os.path.join(self.disk.root, "blobs", "sha256", sha256[:2], sha256)
 
     def git_path(self, oid: str) -> str:
-        """Return where regular content of this oid is or will be."""
+        """Return the path of regular content, present or not."""
         return os.path.join(self.disk.root, "blobs", "git", oid[:2], oid)
 
     def lfs_size(self, sha256: str) -> int | None:
-        """Return the size of LFS content, None if it is not here."""
+        """Return the size of LFS content, None if it is missing."""
         try:
             return os.stat(self.lfs_path(sha256)).st_size
         except FileNotFoundError:
             return None
 
     def adopt_lfs(self, temporary: str, sha256: str, size: int) -> bool:
-        """Publish a file as LFS content if it is what it claims to be; otherwise drop it and return False."""
+        """Publish a file as LFS content if its size and sha256 match; otherwise remove it and return False."""
         if os.stat(temporary).st_size != size or file_sha256(temporary) != sha256:
             os.unlink(temporary)
             return False
@@ -153,7 +152,7 @@ class Blobs:
         return True
 
     def put_git(self, data: bytes) -> str:
-        """Keep regular content and return its oid."""
+        """Store regular content and return its oid."""
         oid = git_oid(data)
         if not os.path.exists(self.git_path(oid)):
             self.disk.write(self.git_path(oid), data)
@@ -161,7 +160,7 @@ class Blobs:
 
 
 def read_range(file: BinaryIO, start: int, end: int) -> Iterator[bytes]:
-    """Yield the bytes [start, end) of an open file and close it."""
+    """Yield the bytes [start, end) of an open file, then close it."""
     with file:
         file.seek(start)
         left = end - start

@@ -1,26 +1,27 @@
-"""The two formats in which the Xet client uploads, as far as a server must read them.
+"""The two upload formats of the Xet client: the parts that a server must read.
 
-A xorb is compressed chunks, one after the other; a footer may follow:
+A xorb is a sequence of compressed chunks; a footer may follow:
 
     version u8 | compressed length u24 | scheme u8 | uncompressed length u24 | compressed bytes
 
-A shard is a header of 48 bytes and then records of 48 bytes, little-endian, each a hash and four u32:
+A shard is a header of 48 bytes followed by records of 48 bytes, little-endian, each a hash and four u32:
 
     file     hash of the file  | flags | number of terms | - | -
-    term     hash of a xorb    | flags | uncompressed bytes | first chunk | chunk after the last    (as many as told)
-    proof    range hash        | - | - | - | -                             (as many as terms, if flags say so)
-    sha256   of the file       | - | - | - | -                             (if flags say so)
+    term     hash of a xorb    | flags | uncompressed bytes | first chunk | chunk after the last    (one per term)
+    proof    range hash        | - | - | - | -                             (one per term, if WITH_PROOFS is set)
+    sha256   of the file       | - | - | - | -                             (if WITH_SHA256 is set)
     ...
     bookend  all ones
     xorb     hash of a xorb    | flags | number of chunks | uncompressed bytes | bytes on disk
-    chunk    hash of a chunk   | offset | uncompressed bytes | flags | -                            (as many as told)
+    chunk    hash of a chunk   | offset | uncompressed bytes | flags | -                            (one per chunk)
     ...
     bookend  all ones
 
-What the server hands out ends with a footer of 200 bytes: version u64, where files, xorbs and three lookup tables (all
-empty) begin and how long those are, a key of 32 bytes (none), created, valid until, 9 more u64, its own place.
+A shard that the server returns ends with a footer of 200 bytes: version u64; the offsets of files and xorbs; offset
+and length of three lookup tables (all empty); a key of 32 bytes (none); creation and expiry time; nine more u64; the
+offset of the footer itself.
 
-A hash is written as text in four groups of eight bytes, each turned round; that holds for the sha256 too.
+The text form of a hash, the sha256 included, is four groups of eight bytes, each in reverse byte order.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class FileRecord:
-    """How a file is put together, and the sha256 that its uploader claims for it."""
+    """The terms of a file, and the sha256 that its uploader claims."""
 
     file_hash: str
     terms: tuple[Term, ...]
@@ -66,25 +67,29 @@ class FileRecord:
 
     @property
     def size(self) -> int:
-        """The size of the file."""
+        """The size of the file in bytes."""
         return sum(term.size for term in self.terms)
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """The content of a shard: files, and the chunks by which others may find what is here."""
+    """The content of a shard: files, and the chunks that other uploads may look up."""
 
     files: tuple[FileRecord, ...]
     chunks: tuple[str, ...]
 
 
 def hash_text(raw: bytes) -> str:
-    """Return a hash as the client writes it."""
+    """Return the text form of a hash."""
     return "".join(f"{group:016x}" for group in struct.unpack("<4Q", raw))
 
 
 def parse_shard(data: bytes) -> Shard:
-    """Read a shard; raise ValueError if it is not one."""
+    """Parse a shard.
+
+    Raises:
+        ValueError: if the data is not a complete shard.
+    """
     if not data.startswith(TAG):
         raise ValueError("not a shard")
     try:
@@ -112,7 +117,7 @@ def _files(records: Iterator[tuple[bytes, int, int, int, int]]) -> Iterator[File
 
 
 def _chunks(records: Iterator[tuple[bytes, int, int, int, int]]) -> Iterator[str]:
-    """Yield the chunks that other uploads may ask for: marked ones, and the first of each xorb."""
+    """Yield the chunks that other uploads may look up: marked ones, and the first of each xorb."""
     for raw, _, count, _, _ in records:
         if raw == _BOOKEND:
             return
@@ -123,7 +128,7 @@ def _chunks(records: Iterator[tuple[bytes, int, int, int, int]]) -> Iterator[str
 
 
 def with_footer(data: bytes, now: int) -> bytes:
-    """Return an uploaded shard, which has no footer, with the one that a client needs to read it."""
+    """Return an uploaded shard with a footer: uploads have none, but clients need it to read a shard."""
     files_end = HEADER_BYTES
     for raw, *_ in _RECORD.iter_unpack(data[HEADER_BYTES:]):
         files_end += _RECORD.size
@@ -136,7 +141,11 @@ def with_footer(data: bytes, now: int) -> bytes:
 
 
 def chunk_offsets(path: str) -> list[int]:
-    """Return where each chunk of a xorb begins and the last one ends; raise ValueError if it is not one."""
+    """Return the offset of each chunk of a xorb, and the end of the last one.
+
+    Raises:
+        ValueError: if the file is not a complete xorb.
+    """
     offsets = [0]
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size

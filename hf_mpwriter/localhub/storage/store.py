@@ -12,14 +12,13 @@
 
 Invariants, at any time:
 
-1. A commit must be durable, and so must all content it names, before a branch points at it.
-2. A commit becomes visible only by the atomic replacement of its branch's ref. What a killed server leaves behind is
-   either in `tmp/` or unreachable.
-3. `repo.json` is what makes a directory a repository: it is written last, and a deleted repository leaves in one
-   rename.
+1. A commit and all content that it names must be durable before a branch points at it.
+2. A commit becomes visible only when its branch's ref is replaced atomically. What a killed server leaves behind is in
+   `tmp/` or unreachable.
+3. `repo.json` makes a directory a repository: it is written last. A repository is deleted by one rename.
 
-One server process writes a store, under one lock per repository. Anybody may read it at the same time, directly from
-disk, with a `Store` of their own.
+One server process writes a store, under one lock per repository (`writing`). Any process may read it from disk at the
+same time with a `Store`.
 """
 
 from __future__ import annotations
@@ -53,15 +52,15 @@ class TreeEntry:
     """A file of a commit."""
 
     size: int
-    oid: str  #: git's sha1: of the content, or of the LFS pointer
-    sha256: str  #: of the content, whichever way it is stored
+    oid: str  #: git's sha1 of the content, or of the LFS pointer
+    sha256: str  #: of the content, regular or LFS
     lfs: bool = False
     xet_hash: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """A commit: who, when, what, and the whole tree after it."""
+    """A commit with its complete tree."""
 
     oid: str
     parent: str | None
@@ -74,7 +73,7 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class Repo:
-    """What a repository is, apart from its content."""
+    """A repository without its content."""
 
     type: str
     id: str
@@ -83,7 +82,11 @@ class Repo:
 
 
 class Store:
-    """The repositories under one folder."""
+    """The repositories under one folder, read-only.
+
+    Args:
+        root: The folder.
+    """
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = os.path.abspath(root)
@@ -95,7 +98,11 @@ class Store:
         return sorted(self._repos(), key=lambda repo: (repo.type, repo.id))
 
     def repo_info(self, repo_type: str, repo_id: str) -> Repo:
-        """Return a repository, or refuse if there is none."""
+        """Return a repository.
+
+        Raises:
+            RepoNotFound: if there is none.
+        """
         try:
             with open(os.path.join(self._home(repo_type, repo_id), "repo.json"), encoding="utf-8") as file:
                 return Repo(**json.load(file))
@@ -103,7 +110,7 @@ class Store:
             raise RepoNotFound(f"Repository Not Found: {repo_type} {repo_id}") from None
 
     def branches(self, repo_type: str, repo_id: str) -> dict[str, str]:
-        """Return the branches and the commit each of them points at."""
+        """Return the branches, each with the id of its newest commit."""
         self.repo_info(repo_type, repo_id)
         folder = os.path.join(self._home(repo_type, repo_id), "refs")
         with contextlib.suppress(FileNotFoundError):
@@ -111,7 +118,11 @@ class Store:
         return {}
 
     def resolve(self, repo_type: str, repo_id: str, revision: str = MAIN) -> str:
-        """Return the commit that a branch or a commit id names."""
+        """Return the commit id of a branch or a commit id.
+
+        Raises:
+            RevisionNotFound: if it is neither.
+        """
         self.repo_info(repo_type, repo_id)
         home = self._home(repo_type, repo_id)
         with contextlib.suppress(FileNotFoundError):
@@ -121,7 +132,7 @@ class Store:
         raise RevisionNotFound(f"Invalid rev id: {revision}")
 
     def commit(self, repo_type: str, repo_id: str, revision: str = MAIN) -> Commit:
-        """Return the commit that a branch or a commit id names."""
+        """Return the commit of a branch or a commit id."""
         oid = self.resolve(repo_type, repo_id, revision)
         return _load_commit(os.path.join(self._home(repo_type, repo_id), "commits", oid + ".json"))
 
@@ -141,14 +152,18 @@ class Store:
         return self.commit(repo_type, repo_id, revision).tree
 
     def entry(self, repo_type: str, repo_id: str, path: str, revision: str = MAIN) -> TreeEntry:
-        """Return one file of a revision, or refuse if it is not there."""
+        """Return one file of a revision.
+
+        Raises:
+            EntryNotFound: if there is no file at this path.
+        """
         try:
             return self.tree(repo_type, repo_id, revision)[path]
         except KeyError:
             raise EntryNotFound(f"{path} does not exist in {repo_id} at {revision}") from None
 
     def blob_path(self, entry: TreeEntry) -> str:
-        """Return the file that holds an entry's content."""
+        """Return the path on disk of an entry's content."""
         return self.blobs.lfs_path(entry.sha256) if entry.lfs else self.blobs.git_path(entry.oid)
 
     def open(self, repo_type: str, repo_id: str, path: str, revision: str = MAIN) -> BinaryIO:
@@ -161,7 +176,7 @@ class Store:
             return file.read()
 
     def _repos(self) -> Iterator[Repo]:
-        """Yield all repositories as the directories list them."""
+        """Yield all repositories, unsorted."""
         for repo_type in REPO_TYPES:
             for namespace in _listdir(os.path.join(self.root, "repos", repo_type + "s")):
                 for name in _listdir(os.path.join(self.root, "repos", repo_type + "s", namespace)):
@@ -169,28 +184,27 @@ class Store:
                         yield self.repo_info(repo_type, f"{namespace}/{name}")
 
     def _home(self, repo_type: str, repo_id: str) -> str:
-        """Return the directory of a repository; its name cannot lead out of the store."""
+        """Return the directory of a repository; the id is checked so that it cannot escape the store."""
         parts = repo_id.split("/")
-        if (
-            repo_type not in REPO_TYPES or len(parts) != 2 or not all(map(_ID_PART.fullmatch, parts))
-        ):  # namespace and name
+        is_id = len(parts) == 2 and all(map(_ID_PART.fullmatch, parts))  # namespace and name
+        if repo_type not in REPO_TYPES or not is_id:
             raise RepoNotFound(f"Repository Not Found: {repo_type} {repo_id}")
         return os.path.join(self.root, "repos", repo_type + "s", *parts)
 
     def _ref_path(self, home: str, branch: str) -> str:
-        """Return the file of a branch."""
+        """Return the path of a branch's ref file."""
         if not _BRANCH.fullmatch(branch):
             raise RevisionNotFound(f"Invalid rev id: {branch}")
         return os.path.join(home, "refs", quote(branch, safe=""))
 
     def _ref(self, path: str) -> str:
-        """Return the commit that a ref file names."""
+        """Return the commit id in a ref file."""
         with open(path, encoding="ascii") as file:
             return file.read().strip()
 
 
 def _listdir(path: str) -> list[str]:
-    """Return the names in a directory, none if it is missing."""
+    """Return the names in a directory, or none if it is missing."""
     try:
         return os.listdir(path)
     except FileNotFoundError:
@@ -199,7 +213,7 @@ def _listdir(path: str) -> list[str]:
 
 @functools.lru_cache(maxsize=CACHED_COMMITS)
 def _load_commit(path: str) -> Commit:
-    """Read a commit; the name is a digest of the content, so what was read once stays true."""
+    """Read a commit; its name is a digest of its content, so the cache never goes stale."""
     with open(path, encoding="utf-8") as file:
         fields = json.load(file)
     fields["tree"] = {name: TreeEntry(**entry) for name, entry in fields["tree"].items()}

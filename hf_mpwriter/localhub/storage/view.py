@@ -1,4 +1,4 @@
-"""A run on the local Hub as the oracle wants to see it, straight from the folder of the store."""
+"""A run on the local Hub, read from the store on disk for the oracle."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from hf_mpwriter.localhub.storage.store import MAIN, Store, TreeEntry
 
 
 class View:
-    """What `hf_mpwriter.testing.check` asks of the Hub.
+    """One run of a Hub, in the form that `hf_mpwriter.testing.check` reads.
 
     Args:
-        store: of the Hub, `LocalHub(...).store`.
-        repo_id: repository.
-        folder: of the run in it, such as "tensorboard/exp1"; "" for its root.
-        repo_type: model, dataset or space.
-        revision: branch.
+        store: The Hub's store, `LocalHub(...).store`.
+        repo_id: The repository.
+        folder: The run's folder in the repository, such as "tensorboard/exp1"; "" for the root.
+        repo_type: "model", "dataset" or "space".
+        revision: The branch.
     """
 
     def __init__(self, store: Store, repo_id: str, folder: str, repo_type: str = "model", revision: str = MAIN) -> None:
@@ -24,13 +24,13 @@ class View:
         self._prefix = f"{folder}/" if folder else ""
 
     def commits(self) -> list[str]:
-        """The commits of the branch, newest first; none before there is a repository."""
+        """Return the commits of the branch, newest first; empty if there is no repository yet."""
         try:
             return [commit.oid for commit in self._store.commits(*self._repo, self._revision)]
         except RepoNotFound:
             return []
 
     def tree(self, revision: str) -> Mapping[str, TreeEntry]:
-        """All files of the run's folder at one commit."""
+        """Return the files of the run's folder at one commit, by their path in the folder."""
         tree = self._store.tree(*self._repo, revision)
         return {path.removeprefix(self._prefix): entry for path, entry in tree.items() if path.startswith(self._prefix)}

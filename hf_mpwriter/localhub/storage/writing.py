@@ -1,6 +1,6 @@
-"""Writing repositories: by the one server of a root, under one lock per repository.
+"""Changes of repositories, made by the only server of a root under one lock per repository.
 
-The order of writes follows from the invariants at the head of `store.py`: content, then the commit, then the ref.
+The invariants of `store` determine the order of writes: content, then the commit, then the ref.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 FORMAT = "hf-mpwriter localhub 1\n"
-MIN_OID_PREFIX = 7  # hex digits by which a client may name a parent commit
+MIN_OID_PREFIX = 7  # hex digits; a client may shorten the id of a parent commit to this
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,23 +35,23 @@ class Change:
 
 
 def now_iso() -> str:
-    """Return the time as the Hub writes it."""
+    """Return the current time in the Hub's format."""
     return dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
 
 
 def check_path(path: str) -> str:
-    """Return a path of a repository, or refuse it."""
+    """Return a path in a repository, or refuse it if it is invalid."""
     if not path or "\0" in path or any(part in ("", ".", "..", ".git") for part in path.split("/")):
         raise BadRequest(f"Invalid path in repository: {path!r}")
     return path
 
 
 class WritableStore(Store):
-    """The repositories under one folder, for the server that owns it.
+    """The repositories under one folder, writable by the server that owns it.
 
     Args:
         root: The folder.
-        discard: Whether LFS content is forgotten once it was checked.
+        discard: Whether to drop LFS content once its size and digest are verified.
     """
 
     def __init__(self, root: str | os.PathLike[str], *, discard: bool = False) -> None:
@@ -61,7 +61,11 @@ class WritableStore(Store):
         self._locks: dict[str, threading.Lock] = {}
 
     def prepare(self) -> None:
-        """Claim an empty folder, or check that it is a store of ours; drop what was half written."""
+        """Initialize an empty folder, or check the format of an existing store; remove unfinished files.
+
+        Raises:
+            ValueError: if the folder holds a store of another format.
+        """
         make_dirs(self.root)
         path = os.path.join(self.root, "FORMAT")
         try:
@@ -77,7 +81,11 @@ class WritableStore(Store):
     def create_repo(
         self, repo_type: str, repo_id: str, *, private: bool, author: str, files: Mapping[str, bytes]
     ) -> Repo:
-        """Create a repository whose first commit holds some files."""
+        """Create a repository with an initial commit of some files.
+
+        Raises:
+            Exists: if there is one of this type and id.
+        """
         home = self._home(repo_type, repo_id)
         with self._lock(home):
             if os.path.exists(os.path.join(home, "repo.json")):
@@ -90,18 +98,18 @@ class WritableStore(Store):
             return repo
 
     def delete_repo(self, repo_type: str, repo_id: str) -> None:
-        """Delete a repository with all its history."""
+        """Delete a repository with its history; blobs stay."""
         home = self._home(repo_type, repo_id)
         with self._lock(home):
             self.repo_info(repo_type, repo_id)
             self.disk.discard(home)
 
     def put_regular(self, data: bytes) -> TreeEntry:
-        """Keep regular content and return the entry for it."""
+        """Store regular content and return its entry."""
         return TreeEntry(len(data), self.blobs.put_git(data), hashlib.sha256(data).hexdigest())
 
     def lfs_entry(self, sha256: str, size: int, xet_hash: str | None = None) -> TreeEntry:
-        """Return the entry for LFS content, which must be here already."""
+        """Return the entry of LFS content that is stored already."""
         return TreeEntry(size, git_oid(lfs_pointer(sha256, size)), sha256, lfs=True, xet_hash=xet_hash)
 
     def apply(
@@ -116,7 +124,23 @@ class WritableStore(Store):
         author: str,
         parent: str | None = None,
     ) -> Commit:
-        """Add a commit to a branch; with a parent, only if that is still the newest."""
+        """Add a commit to a branch.
+
+        Args:
+            repo_type: "model", "dataset" or "space".
+            repo_id: The repository.
+            branch: The branch.
+            changes: The operations, applied in order.
+            title: The first line of the commit message.
+            message: The rest of the commit message.
+            author: The user name of the author.
+            parent: The id, or a prefix of it, that the branch must still point at; None for any.
+
+        Raises:
+            StaleParent: if the branch points at another commit.
+            RevisionNotFound: if there is no such branch.
+            EntryNotFound: if a deleted path does not exist.
+        """
         home = self._home(repo_type, repo_id)
         with self._lock(home):
             head = self._branch_head(repo_type, repo_id, branch)
@@ -128,7 +152,7 @@ class WritableStore(Store):
             return commit
 
     def squash(self, repo_type: str, repo_id: str, branch: str, *, message: str, author: str) -> Commit:
-        """Replace the history of a branch by one commit with the same tree."""
+        """Replace the history of a branch with one commit of the same tree."""
         home = self._home(repo_type, repo_id)
         with self._lock(home):
             head = self._branch_head(repo_type, repo_id, branch)
@@ -145,7 +169,11 @@ class WritableStore(Store):
             self._move(home, branch, self.commit(repo_type, repo_id, start))
 
     def delete_branch(self, repo_type: str, repo_id: str, branch: str) -> None:
-        """Delete a branch; the main one stays."""
+        """Delete a branch.
+
+        Raises:
+            Forbidden: if it is the main branch.
+        """
         home = self._home(repo_type, repo_id)
         with self._lock(home):
             self._branch_head(repo_type, repo_id, branch)
@@ -159,7 +187,7 @@ class WritableStore(Store):
             return self._locks.setdefault(home, threading.Lock())
 
     def _branch_head(self, repo_type: str, repo_id: str, branch: str) -> Commit:
-        """Return the newest commit of a branch; commit ids are no branches."""
+        """Return the newest commit of a branch; a commit id is not accepted."""
         if branch not in self.branches(repo_type, repo_id):
             raise RevisionNotFound(f"Invalid rev id: {branch}")
         return self.commit(repo_type, repo_id, branch)
@@ -174,7 +202,7 @@ class WritableStore(Store):
         message: str = "",
         author: str,
     ) -> Commit:
-        """Write a commit that no branch shows yet."""
+        """Write a commit to which no branch points yet."""
         commit = Commit("", parent, title, message, author, now_iso(), dict(sorted(tree.items())))
         oid = hashlib.sha1(_json(dataclasses.asdict(commit)), usedforsecurity=False).hexdigest()
         commit = dataclasses.replace(commit, oid=oid)
@@ -182,12 +210,12 @@ class WritableStore(Store):
         return commit
 
     def _move(self, home: str, branch: str, commit: Commit) -> None:
-        """Let a branch point at a commit: the moment at which it becomes visible."""
+        """Point a branch at a commit, which makes the commit visible."""
         self.disk.write(self._ref_path(home, branch), commit.oid.encode("ascii"))
 
 
 def _changed(tree: Mapping[str, TreeEntry], changes: Iterable[Change]) -> dict[str, TreeEntry]:
-    """Return a tree after some changes."""
+    """Return a copy of a tree with changes applied."""
     new = dict(tree)
     for change in changes:
         if change.entry is not None:

@@ -1,16 +1,16 @@
-"""The Xet store: what clients uploaded as xorbs and shards, and the way from a sha256 back to content.
+"""The Xet store: uploaded xorbs and shards, and how a sha256 becomes content again.
 
     ROOT/xet/
-      xorbs/ab/ab12...        xorbs as uploaded, name = their hash (checked in form only)
-      shards/<sha256>         shards as uploaded, name = sha256 of the bytes; the index below is read from them
-      cache/                  what the Xet client of the server itself keeps; may be deleted
+      xorbs/ab/ab12...        xorbs as uploaded, name = their hash (only its form is checked)
+      shards/<sha256>         shards as uploaded, name = sha256 of the bytes; the in-memory index is built from them
+      cache/                  cache of the server's own Xet client; may be deleted
 
-A commit names content by sha256 and size only. The shard that the client uploaded just before says which file hash
-and which runs of chunks belong to that sha256. The real Xet client, run inside this server against this server's own
-CAS endpoints, puts the file together; it becomes a blob only if size and sha256 are right.
+A commit names content by sha256 and size only. The shard that the client uploaded before maps that sha256 to a file
+hash and its runs of chunks. The real Xet client, inside this server and against this server's own CAS endpoints,
+rebuilds the file. The file becomes a blob only if its size and sha256 match.
 
-The client can also be told to use a folder in place of a CAS (`local://`). This Hub does not: such a folder is locked
-by one process at a time, so a second uploader fails at once, and no byte of it can be counted or disturbed.
+The client can also use a folder instead of a CAS (`local://`). This Hub does not offer one: only one process at a time
+can lock such a folder, so a second uploader would fail, and its bytes could neither be counted nor hit by faults.
 """
 
 from __future__ import annotations
@@ -32,15 +32,20 @@ if TYPE_CHECKING:
 
     from hf_mpwriter.localhub.storage.writing import WritableStore
 
-REBUILDS = 2  # at a time; each holds a thread of the API while it waits
+REBUILDS = 2  # concurrent downloads; each holds an API thread while it waits
 CACHED_XORBS = 512
 
-#: endpoint, token, unix time of its end, headers
+#: endpoint, token, its expiry as Unix time, headers
 Access = tuple[str, str, int, dict[str, str]]
 
 
 class XetStore:
-    """Xorbs, shards and the index of both."""
+    """Xorbs, shards and an index of their content.
+
+    Args:
+        store: The store that keeps rebuilt content.
+        access: Returns the address and credentials of this server's CAS.
+    """
 
     def __init__(self, store: WritableStore, access: Callable[[], Access]) -> None:
         self.root = os.path.join(store.root, "xet")
@@ -62,11 +67,11 @@ class XetStore:
                 self._index(name, parse_shard(file.read()))
 
     def xorb_path(self, xorb: str) -> str:
-        """Return where a xorb is or will be."""
+        """Return the path of a xorb, present or not."""
         return os.path.join(self.root, "xorbs", xorb[:2], xorb)
 
     def add_xorb(self, xorb: str, temporary: str) -> bool:
-        """Keep an uploaded xorb; return False if it was here already."""
+        """Store an uploaded xorb; return False if it was stored already."""
         try:
             chunk_offsets(temporary)
         except ValueError as error:
@@ -77,7 +82,7 @@ class XetStore:
         return True
 
     def add_shard(self, data: bytes) -> bool:
-        """Keep an uploaded shard whose xorbs are all here; return False if it was here already."""
+        """Store an uploaded shard whose xorbs are all stored; return False if it was stored already."""
         try:
             shard = parse_shard(data)
         except ValueError as error:
@@ -94,7 +99,7 @@ class XetStore:
         return is_new
 
     def _check_term(self, xorb: str, first: int, end: int) -> None:
-        """Refuse a run of chunks that is not here."""
+        """Refuse a run of chunks that is not stored."""
         try:
             offsets = self.offsets(xorb)
         except FileNotFoundError:
@@ -103,7 +108,7 @@ class XetStore:
             raise BadRequest(f"Shard refers to chunks that xorb {xorb} does not have")
 
     def _index(self, name: str, shard: Shard) -> None:
-        """Make the content of a shard findable."""
+        """Add a shard to the index."""
         with self._guard:
             for record in shard.files:
                 self._files[record.file_hash] = record
@@ -113,19 +118,19 @@ class XetStore:
                 self._by_chunk.setdefault(chunk, name)
 
     def file(self, file_hash: str) -> FileRecord | None:
-        """Return how a file is put together."""
+        """Return the record of a file, None if no shard has it."""
         return self._files.get(file_hash)
 
     def hash_of(self, sha256: str) -> str | None:
-        """Return the Xet hash of content, None if it never came by Xet."""
+        """Return the Xet hash of content, None if it was not uploaded by Xet."""
         return self._by_sha256.get(sha256)
 
     def offsets(self, xorb: str) -> list[int]:
-        """Return where each chunk of a xorb begins and the last one ends."""
+        """Return the offset of each chunk of a xorb, and the end of the last one."""
         return _cached_offsets(self.xorb_path(xorb))
 
     def shard_with(self, chunk: str) -> bytes | None:
-        """Return a shard that knows a chunk, so that a client need not upload it again."""
+        """Return a shard that lists a chunk, so that clients do not upload it again; None if there is none."""
         name = self._by_chunk.get(chunk)
         if name is None:
             return None
@@ -133,7 +138,7 @@ class XetStore:
             return with_footer(file.read(), int(time.time()))
 
     def materialise(self, sha256: str) -> None:
-        """Make content that came by Xet a blob, if it is here and is what it claims to be."""
+        """Rebuild content that was uploaded by Xet and publish it as a blob if its size and sha256 match."""
         file_hash = self.hash_of(sha256)
         record = self.file(file_hash) if file_hash else None
         if record is None:
@@ -148,8 +153,8 @@ class XetStore:
                 os.unlink(target)
 
     def _download(self, record: FileRecord, target: str) -> None:
-        """Put a file together with the real Xet client."""
-        import hf_xet  # it reads the environment when loaded, and only a Hub with Xet needs it
+        """Rebuild a file with the real Xet client."""
+        import hf_xet  # late: it reads the environment on import, and only a Hub with Xet needs it
 
         with self._guard:
             self._session = self._session or hf_xet.XetSession()
@@ -163,5 +168,5 @@ class XetStore:
 
 @functools.lru_cache(maxsize=CACHED_XORBS)
 def _cached_offsets(path: str) -> list[int]:
-    """Read the chunk headers of a xorb; published xorbs never change."""
+    """Read the chunk headers of a xorb; published xorbs never change, so the cache never goes stale."""
     return chunk_offsets(path)
