@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from programs import Program
 
-pytest.register_assert_rewrite("pushing")  # a plugin of some tests, and imported by them
+from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.spool.layout import Spool
 
-DEADLINE = 60.0  # seconds that any condition may take on a slow machine
+pytest.register_assert_rewrite("durability", "hub_clients", "modelled_branch", "pushing", "runs")  # helpers that assert
+
 LAUNCHERS = ("SLURM_", "OMPI_", "PMI", "TORCHELASTIC_", "MV2_", "JSM_", "MASTER_")
 PREFIXES = (*LAUNCHERS, "HF_", "HUGGING_FACE_", "ACCELERATE_", "TENSORBOARD_")
 SUFFIXES = ("RANK", "WORLD_SIZE", "http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")
@@ -51,51 +54,6 @@ def hub(tmp_path, monkeypatch) -> Iterator:
         yield server
 
 
-def wait_for(condition: Callable[[], object], what: str, deadline: float = DEADLINE) -> object:
-    """Wait until `condition` is true and return its value."""
-    end = time.monotonic() + deadline
-    while not (value := condition()):
-        if time.monotonic() > end:
-            pytest.fail(f"waited {deadline:.0f} s in vain: {what}")
-        time.sleep(0.02)
-    return value
-
-
-class Program:
-    """A Python program in a process of its own, started by argument list."""
-
-    def __init__(self, source: str, *arguments: object, env: dict[str, str] | None = None) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", source, *map(str, arguments)],
-            env=os.environ | (env or {}),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    @property
-    def pid(self) -> int:
-        """Process id."""
-        return self.process.pid
-
-    def finish(self, deadline: float = DEADLINE) -> tuple[int, str, str]:
-        """Wait for the end; exit code, output, errors."""
-        try:
-            out, err = self.process.communicate(timeout=deadline)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            out, err = self.process.communicate()
-            pytest.fail(f"the program did not end within {deadline:.0f} s; it said:\n{out}\n{err}")
-        return self.process.returncode, out, err
-
-    def succeed(self, deadline: float = DEADLINE) -> str:
-        """Wait for the end, which must be a good one; the output."""
-        code, out, err = self.finish(deadline)
-        assert code == 0, err
-        return out
-
-
 @pytest.fixture
 def start() -> Iterator[Callable[..., Program]]:
     """Start programs; what still runs at the end of the test is killed."""
@@ -113,6 +71,14 @@ def start() -> Iterator[Callable[..., Program]]:
 
 
 @pytest.fixture
+def api(hub):
+    """The real client, as another user of the repository."""
+    from huggingface_hub import HfApi
+
+    return HfApi(endpoint=hub.endpoint)
+
+
+@pytest.fixture
 def run_dir(tmp_path) -> Path:
     """A run directory that does not exist yet."""
     return tmp_path / "runs" / "exp1"
@@ -122,3 +88,29 @@ def run_dir(tmp_path) -> Path:
 def frozen(monkeypatch):
     """A clock that stands still."""
     monkeypatch.setattr(time, "time", lambda: 1795233002.25)
+
+
+@pytest.fixture
+def spool(tmp_path):
+    """A spool with a destination where nobody listens."""
+    spool = Spool(str(tmp_path / "run"))
+    spool.create()
+    spool.record_destination(Destination("http://127.0.0.1:9", "me/run"))
+    return spool
+
+
+@pytest.fixture
+def own_spool(tmp_path):
+    """A spool of this user."""
+    spool = Spool(str(tmp_path / "exp1"))
+    spool.create()
+    return spool
+
+
+@pytest.fixture
+def open_place():
+    """A directory that other users can reach; pytest's are root's own."""
+    top = Path(tempfile.mkdtemp())
+    top.chmod(0o755)
+    yield top
+    shutil.rmtree(top)

@@ -16,9 +16,9 @@ from hf_mpwriter._version import __version__
 from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.base.settings import Destination, Environment, Settings, check_repo_id
-from hf_mpwriter.localhub.accounts import Tokens
-from hf_mpwriter.localhub.faults import GRAMMAR, FaultError, parse
-from hf_mpwriter.localhub.limits import Limits
+from hf_mpwriter.localhub.server.accounts import Tokens
+from hf_mpwriter.localhub.server.faults import GRAMMAR, FaultError, parse
+from hf_mpwriter.localhub.server.limits import HubLimits
 from hf_mpwriter.snapshot import attachments
 from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool import members as members_module
@@ -267,7 +267,7 @@ def hub(
         parsed = [parse(fault) for fault in faults]
     except FaultError as error:
         raise Failure(str(error)) from error
-    limits = Limits(commits_per_hour, requests_per_5min, busy)
+    limits = HubLimits(commits_per_hour, requests_per_5min, busy)
     serve(root, port, tokens=Tokens.take(os.environ), limits=limits, xet=not no_xet, discard=discard, faults=parsed)
 
 

@@ -1,0 +1,1 @@
+"""What the scripts of bench/, proof/ and frameworks/ share; nothing here can be run."""

@@ -1,0 +1,421 @@
+"""A state machine of hypothesis that drives real uploaders on a modelled disk against a modelled branch."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import random
+import shutil
+import tempfile
+from collections import Counter
+from types import SimpleNamespace
+from typing import ClassVar
+from unittest import mock
+
+import hypothesis
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from modelled_branch import ARRIVAL, DESTINATION, Branch, Client, sha256
+from modelled_disk import ERRORS, Dead, Disk
+from support import scalar
+
+from hf_mpwriter.base import files
+from hf_mpwriter.base.errors import DAMAGED
+from hf_mpwriter.base.settings import Settings
+from hf_mpwriter.events import framing
+from hf_mpwriter.push import commit, job
+from hf_mpwriter.push.client import digest
+from hf_mpwriter.spool import ledger, members
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.members import MemberFile
+from hf_mpwriter.system import disk, locks
+from hf_mpwriter.system.process import Process
+from hf_mpwriter.uploader import backoff, loop
+from hf_mpwriter.worker import files
+
+SETTINGS = Settings(commit_every=0.1)
+HOSTS = ("one", "two")
+KILLS = ("kill", "power cut")
+FAULTS = ["", *KILLS, "enospc", "eio"]
+FATES = ["applied", "applied", "answer lost", "late", "never", "unavailable", "busy", "overtaken"]
+DRAIN = 400  # rounds
+
+
+class AtOnce(random.Random):
+    """No jitter: nobody sleeps."""
+
+    def uniform(self, *_: float) -> float:
+        """Nothing."""
+        return 0.0
+
+
+class Push:
+    """A push that runs when the machine lets it."""
+
+    pid = 1
+
+    def __init__(self, machine: Durability, in_flight: str) -> None:
+        self._machine = machine
+        self.record = json.loads(disk.read(in_flight))
+        self.verdict = None
+        machine.starts(self, in_flight)
+
+    def run(self, fate: str) -> None:
+        """Carry the entry."""
+        client = Client(self._machine.branch, fate, self._machine.now)
+        self.verdict = commit.carry(job.Job.from_json(self.record["job"]), client, lambda _: None, AtOnce())
+
+    def listen(self):
+        """It says nothing but its verdict."""
+        return [], self.verdict
+
+    def wait(self, timeout: float) -> None:
+        """The machine waits."""
+
+
+class Worker:
+    """A process that logs."""
+
+    def __init__(self, run: Spool, number: int) -> None:
+        self._card = MemberFile(run, f"rank_{number % 3:05d}", Process.current(), SETTINGS)
+        directory = os.path.join(run.run_dir, f"rank_{number % 3:05d}")
+        os.makedirs(directory, exist_ok=True)
+        name = f"events.out.tfevents.{1700000000 + number:010d}.here.1.{number:08x}"
+        self._path = f"{os.path.basename(directory)}/{name}"
+        self._card.write({"open": self._path})
+        self.card = self._card._fd
+        self._fd = os.open(os.path.join(directory, name), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        self.log(framing.version_event(1.0))
+
+    def log(self, payload: bytes, torn: int = 0) -> None:
+        """Append a record; a torn one lacks its end."""
+        data = framing.frame(payload)
+        os.write(self._fd, data[: len(data) - torn])
+
+    def want(self) -> None:
+        """Ask for a push."""
+        self._card.write({"want": {self._path: os.fstat(self._fd).st_size}})
+
+    def end(self, *, closes: bool) -> None:
+        """Close, or be killed."""
+        if closes:
+            self._card.write({"seal": self._path})
+            self._card.leave(0)
+        self.vanish()
+
+    def vanish(self) -> None:
+        """Without a word."""
+        locks.release(self.card)
+        os.close(self._fd)
+
+
+class Durability(RuleBasedStateMachine):
+    """The machine."""
+
+    made: ClassVar[Counter[str]] = Counter()  # what has happened, in all examples
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._folder = tempfile.mkdtemp()
+        self.now, self.branch, self.workers, self.born, self.temporaries = 1000.0, Branch(), [], 0, 0
+        self.spool = Spool(os.path.join(self._folder, "run"))
+        self.spool.create()
+        self.spool.record_destination(DESTINATION)
+        for host in map(self.spool.host, HOSTS):
+            disk.make_dirs(host.outbox)
+        self.disk = Disk(self.spool.run_dir, watch=self.goes)
+        self.disk.adopt()
+        self.uploader: loop.Uploader | None = None
+        self.push, self.host, self.fault = None, HOSTS[0], ""
+        self.rng, self.fates, self.faults = random.Random(0), ["applied"], [""]
+        self.acknowledged: dict[str, int] = {}
+        clock = SimpleNamespace(time=lambda: self.now, sleep=self._pass, monotonic=lambda: self.now)
+        me = SimpleNamespace(current=lambda: dataclasses.replace(Process.current(), host=self.host))
+        self._patches = contextlib.ExitStack()
+        for change in (
+            mock.patch.object(loop, "time", clock),
+            mock.patch.object(loop, "Process", me),
+            mock.patch.object(loop, "folders", return_value=[]),
+            mock.patch.object(loop, "PushHandle", lambda in_flight, _: Push(self, in_flight)),
+            mock.patch.object(backoff, "MOVED_LIMIT", 1),
+            mock.patch.object(members, "_files_of_this_process", 0),  # these two: the same names in every run
+            mock.patch.object(disk, "_temporary", self._temporary),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            self._patches.enter_context(change)
+
+    def _temporary(self, path):
+        self.temporaries += 1
+        directory, name = os.path.split(path)
+        return os.path.join(directory, f".{name}.{self.temporaries}.tmp")
+
+    # what happens
+
+    @initialize(seed=st.integers(0, 2**32))
+    def begin(self, seed):
+        """Each example has its own few fates and faults, which then are frequent in it."""
+        self.rng = random.Random(seed)
+        self.fates = self.rng.choices(FATES, k=4)
+        self.faults = self.rng.choices(FAULTS, k=3)
+
+    @rule()
+    def log(self):
+        """Workers append, with or without asking for a push; there is one if there was none."""
+        with self.disk.recorded():
+            if not self.workers:
+                self._join()
+            for worker in self.workers:
+                for _ in range(self.rng.randint(1, 3)):
+                    worker.log(scalar(7))
+                if self.rng.random() < 0.5:
+                    worker.want()
+
+    @rule()
+    def join(self):
+        """One more worker, or the next segment."""
+        if len(self.workers) < 3:
+            with self.disk.recorded():
+                self._join()
+
+    def _join(self):
+        self.born += 1
+        self.workers.append(Worker(self.spool, self.born))
+
+    @rule()
+    def one_ends(self):
+        """A worker closes, or dies, perhaps in the midst of a record."""
+        if not self.workers:
+            return
+        worker, closes = self.workers.pop(0), self.rng.random() < 0.5
+        with self.disk.recorded():
+            if not closes:
+                worker.log(scalar(1), torn=self.rng.randint(0, 9))
+            worker.end(closes=closes)
+
+    @rule()
+    def work(self):
+        """The uploader looks a few times, its pushes run; a fault may strike at any change on disk."""
+        self.fault, host = self.rng.choice(self.faults), self.rng.choice(HOSTS)
+        try:
+            with self.disk.recorded("kill" if self.fault in KILLS else self.fault, self.rng.randint(0, 40)):
+                for _ in range(self.rng.randint(1, 12)):
+                    self._look(host, self.rng.choice(self.fates))
+        except Dead:
+            self._die(power_cut=self.fault == "power cut")
+        except OSError:  # the disk lets no uploader start; what stops one that has started is a bug
+            if self.uploader is not None or self.fault not in ERRORS:
+                raise
+            self._die(power_cut=False)
+
+    @rule()
+    def log_and_work(self):
+        """What happens most."""
+        self.log()
+        self.work()
+
+    def _look(self, host, fate):
+        """One round of an uploader; if there is none, one starts."""
+        self._pass(1.0)
+        if self.push and self.push.verdict is None:
+            self.made[fate] += 1
+            self.push.run(fate)
+        if self.uploader is None:
+            self._start(host)
+        elif not self.uploader.tick():
+            self._end()
+
+    def _start(self, host):
+        self.host = host
+        seat = locks.try_exclusive(self.spool.uploader_lock)
+        assert seat is not None
+        self.uploader = loop.Uploader(self.spool, seat, lambda: self.now, AtOnce())
+
+    def _end(self):
+        locks.release(self.uploader._seat)
+        self.uploader = self.push = None
+
+    @rule()
+    def dies(self):
+        """The uploader is killed, its push with it; or the machine loses its power."""
+        if self.uploader is not None:
+            self._die(power_cut=self.rng.random() < 0.5)
+
+    def _die(self, *, power_cut):
+        self.made["power cut" if power_cut else "kill"] += 1
+        if self.push and self.push.verdict is None:
+            self.push.run(self.rng.choice(self.fates))
+        for fd in locks._table - {worker.card for worker in self.workers}:
+            locks.release(fd)
+        self.uploader = self.push = None
+        if power_cut:
+            for worker in self.workers:
+                worker.vanish()
+            self.workers.clear()
+            self.disk.power_cut(self.rng)
+        self.disk.revive()
+
+    @rule(seconds=st.sampled_from([10.0, 30.0, 130.0]))
+    def wait(self, seconds):
+        """Time passes."""
+        self._pass(seconds)
+
+    def _pass(self, seconds):
+        self.now += seconds
+        self.branch.arrive(self.now)
+
+    @rule()
+    def others_commit(self):
+        """Another user of the repository."""
+        self.branch.head += 1
+
+    @rule(lost=st.booleans())
+    def a_late_request(self, lost):
+        """One arrives, or never does."""
+        if self.branch.under_way:
+            request = self.branch.under_way.pop(0)
+            if not lost:
+                self.branch.apply(request)
+
+    # what must hold
+
+    def starts(self, started, in_flight):
+        """A push starts: its record is durable (invariant 8)."""
+        self.push = started
+        durable = json.loads(self.disk.durable(in_flight) or b"{}")
+        assert durable == started.record, "a push starts, and its record is not durable"
+
+    def goes(self, path):
+        """A name is about to be removed (invariants 3 and 8)."""
+        directory, name = os.path.split(path)
+        if self.disk.dead or not name.endswith(".json") or name.startswith("."):
+            return
+        if name == "in_flight.json":
+            risky = [request for request in self.branch.under_way if request.parent is None]
+            assert not risky, "the record goes while a request without a parent is under way"
+            if self.push and self.push.verdict and not self.fault:
+                for file, sent in getattr(self.push.verdict, "files", {}).items():
+                    assert self._lengths(durable=True).get(file, 0) >= sent.length, "the record goes before the ledger"
+        elif os.path.basename(directory) == "outbox":
+            self._entry_goes(path)
+
+    def _entry_goes(self, path):
+        there = [
+            other for other in self.disk.paths() if other != path and os.path.dirname(other) == os.path.dirname(path)
+        ]
+        newer = [self._files(self.disk.durable(other)) for other in there]
+        held = self._lengths(durable=False)
+        for file, length in self._files(self.disk.content(path)).items():
+            covered = self.uploader and self.uploader._ledger.length(file) >= length
+            assert covered or held.get(file, 0) >= length or any(one.get(file, 0) >= length for one in newer), (
+                "an entry goes, and neither a ledger nor a durable entry covers it"
+            )
+
+    @staticmethod
+    def _files(data):
+        """The lengths of an entry; of garbage, none."""
+        try:
+            return {file.path: file.length for file in files.parse_files(json.loads(data)["files"])}
+        except DAMAGED:
+            return {}
+
+    def _lengths(self, *, durable):
+        """What the ledgers on disk claim, the most of all hosts; or what they claim after any power cut."""
+        lengths = Counter()
+        for host in map(self.spool.host, HOSTS):
+            there = self.disk.possible(host.ledger) if durable else [self.disk.content(host.ledger)]
+            least, *others = map(self._claims, there)
+            for other in others:
+                least &= other
+            lengths |= least
+        return lengths
+
+    @staticmethod
+    def _claims(data):
+        """The lengths of a ledger; of garbage, none."""
+        try:
+            book = ledger._parse(data, DESTINATION)
+        except DAMAGED:
+            return Counter()
+        return Counter({path: held.length for path, held in book.files.items()})
+
+    @invariant()
+    def the_hub_has_a_beginning_of_each_file(self):
+        """Promise 5: nothing has shrunk, and nothing is there that a power cut could take from this disk."""
+        assert self.branch.problems == []
+        for path, data in self.branch.files.items():
+            here = self.disk.content(os.path.join(self.spool.run_dir, path))
+            assert here is not None, f"{path} is on the Hub and not on this disk any more"
+            assert here.startswith(data), f"{path} has {len(data)} bytes on the Hub, {len(here)} here"
+
+    @invariant()
+    def entries_refer_to_what_is_durable(self):
+        """Invariant 1."""
+        for host in map(self.spool.host, HOSTS):
+            for path in self.disk.paths():
+                if os.path.dirname(path) == host.outbox:
+                    for file, length in self._files(self.disk.content(path)).items():
+                        durable = self.disk.durable(os.path.join(self.spool.run_dir, file)) or b""
+                        assert len(durable) >= length, "an entry refers to what is not durable"
+
+    @invariant()
+    def ledgers_claim_what_the_hub_has(self):
+        """Invariants 2 and 4: not more, and never less than before."""
+        for path, length in self._lengths(durable=False).items():
+            assert length <= len(self.branch.files.get(path, b"")), "a ledger claims more than the Hub has"
+        durable = self._lengths(durable=True)
+        for path, length in self.acknowledged.items():
+            assert durable[path] >= length, "a ledger claims less than before"
+        self.acknowledged = dict(durable)
+
+    def teardown(self):
+        """Faults stop, everybody has ended: all arrives, and the uploader leaves."""
+        try:
+            self.branch.arrive(self.now + ARRIVAL)
+            self._drain()
+        finally:
+            self.made.update({f"{fault} at a change": count for fault, count in self.disk.struck.items()})
+            self._patches.close()
+            for worker in self.workers:
+                worker.end(closes=False)
+            if self.uploader:
+                locks.release(self.uploader._seat)
+            shutil.rmtree(self._folder)
+
+    def _drain(self):
+        if self.branch.problems:
+            return
+        with self.disk.recorded():
+            while self.workers:
+                self.workers.pop().end(closes=True)
+            for _ in range(DRAIN):
+                self._look(HOSTS[0], "applied")
+                if self.uploader is None:
+                    break
+        assert self.uploader is None, "the uploader does not come to an end"
+        for name in files.event_directories(self.spool.run_dir):
+            for path in (os.path.join(name, one) for one in os.listdir(name)):
+                relative = os.path.relpath(path, self.spool.run_dir)
+                with open(path, "rb") as file:
+                    length = framing.whole_length(file.fileno())
+                there = self.branch.files.get(relative, b"")
+                assert len(there) == length, f"{relative}: {len(there)} of {length} bytes have arrived"
+                assert digest(path, length) == sha256(there)
+        for check in (
+            self.the_hub_has_a_beginning_of_each_file,
+            self.entries_refer_to_what_is_durable,
+            self.ledgers_claim_what_the_hub_has,
+        ):
+            check()
+
+
+QUICK = hypothesis.settings(
+    max_examples=40,
+    stateful_step_count=40,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(hypothesis.HealthCheck),
+)

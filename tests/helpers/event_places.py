@@ -1,0 +1,50 @@
+"""Worker directories with event files."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from support import keys
+
+from hf_mpwriter.events.event_file import EventFile
+from hf_mpwriter.events.limits import Limits
+
+START = 1  # SessionLog.START
+
+
+class Place:
+    """A worker directory, and what was announced about it."""
+
+    def __init__(self, directory) -> None:
+        self.directory = str(directory)
+        self.announced: list[tuple[str, str, int]] = []
+        self.existed: list[bool] = []
+        self.refuse = False
+        self.now = 100.0
+
+    def locate(self) -> str:
+        """The directory, unless the disk refuses."""
+        if self.refuse:
+            raise OSError(errno.ENOSPC, "refused")
+        return self.directory
+
+    def announce(self, kind: str, path: str, length: int) -> None:
+        """Remember."""
+        self.existed.append(os.path.exists(path))
+        self.announced.append((kind, path, length))
+
+    def file(self, memory: int = 16 << 20, purge: int | None = None, **arguments) -> EventFile:
+        """An event file here, with a clock that the test moves."""
+        file = EventFile(self.locate, self.announce, limits=Limits(memory), clock=lambda: self.now, **arguments)
+        if purge is not None:
+            file.purge(purge)
+        return file
+
+    def paths(self) -> list[str]:
+        """The event files, in the order of their names."""
+        return [os.path.join(self.directory, name) for name in sorted(os.listdir(self.directory))]
+
+    def steps(self) -> list[int]:
+        """The steps of all scalars, in the order in which TensorBoard reads them."""
+        return [step for path in self.paths() for _, step in keys(path)]

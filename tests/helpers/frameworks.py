@@ -1,0 +1,128 @@
+"""What tests of frameworks share: programs that train, and what was logged, as events and as TensorBoard sees it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+from filelock import FileLock
+from repository import EXAMPLES
+from support import events
+
+from hf_mpwriter.localhub import LocalHub, Store
+
+LIMIT = 900  # seconds for a test: where much else runs, the imports of two ranks alone were seen to take three minutes
+
+
+def needs(*packages: str) -> list[pytest.MarkDecorator]:
+    """The marks of a module whose tests need these; none is imported here."""
+    missing = [name for name in ("torch", *packages) if importlib.util.find_spec(name) is None]
+    reason = f"{', '.join(missing)} not installed"
+    return [pytest.mark.torch, pytest.mark.skipif(bool(missing), reason=reason), pytest.mark.timeout(LIMIT)]
+
+
+@pytest.fixture
+def frameworks(monkeypatch, hub):
+    """The local Hub, in an environment in which programs can train, on one core each."""
+    monkeypatch.setenv("PYTHONPATH", str(EXAMPLES))  # with the real torch, and `digits`
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
+    monkeypatch.setenv("HF_MPWRITER_EXIT_TIMEOUT", "240")  # tests judge what is on the Hub then, on a busy machine too
+    return hub
+
+
+def command(program: str | Path, *arguments: object, ranks: int = 1) -> list[str]:
+    """The command line of a program (its path or its source), on several ranks by torchrun."""
+    script = [str(program)] if isinstance(program, Path) else ["-c", program]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
+    return [sys.executable, *torchrun, *script, *map(str, arguments)]
+
+
+@contextmanager
+def running(command: list[str], **options: object) -> Iterator[subprocess.Popen]:
+    """A program that leaves no process behind, however its test ends."""
+    with subprocess.Popen(command, **options) as process:
+        try:
+            yield process
+        finally:
+            kill(process)
+
+
+def kill(process: subprocess.Popen) -> None:
+    """Kill a program, if it has not ended, and all that it has started; an uploader is nobody's child."""
+    if process.poll() is None:
+        parent = psutil.Process(process.pid)
+        parent.suspend()  # it starts no other
+        for member in (*parent.children(recursive=True), parent):
+            with suppress(psutil.NoSuchProcess):
+                member.kill()
+
+
+def train(program: str | Path, *arguments: object, cwd: Path, ranks: int = 1, env: dict[str, str] | None = None) -> str:
+    """Run a program to its end, which must be a good one; what it printed."""
+    started, pipe = command(program, *arguments, ranks=ranks), subprocess.PIPE
+    with running(started, cwd=cwd, env=os.environ | (env or {}), stdout=pipe, stderr=pipe, text=True) as process:
+        told, errors = process.communicate()
+    assert process.returncode == 0, told[-2000:] + errors[-4000:]
+    return told
+
+
+@pytest.fixture(scope="session")
+def common(tmp_path_factory) -> Path:
+    """A directory of all processes that run tests, for what takes long and is made once."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+def train_once(program: Path, *scenarios: str, cwd: Path) -> tuple[SimpleNamespace, Path, list[list]]:
+    """Run scenarios of a program, unless another test has: the Hub's store, the directory, what was said in JSON."""
+    place = cwd / program.stem
+    place.mkdir(exist_ok=True)
+    root, said = place / f"hub_{scenarios[0]}", place / f"said_{scenarios[0]}"
+    with FileLock(f"{said}.lock"):
+        if not root.exists():
+            with LocalHub(root) as hub:
+                told = train(program, *scenarios, cwd=place, env={"HF_ENDPOINT": hub.endpoint})
+            said.write_text(told)
+    assert said.exists(), "it has failed in the test that was the first to need it"
+    lines = [json.loads(line) for line in said.read_text().splitlines() if line.startswith("[")]
+    return SimpleNamespace(store=Store(root)), place, lines
+
+
+def logged(logdir: str | Path) -> list[tuple[str, int, str, object]]:
+    """Everything in the event files below a directory, in the order of writing: subdirectory, step, tag, value.
+
+    A scalar's value is a number; anything else is compared by its bytes. Wall times are left out.
+    """
+    top = Path(logdir)
+    found = []
+    for path in sorted(top.rglob("*tfevents*"), key=lambda path: (str(path.parent), path.name)):
+        found += [(str(path.parent.relative_to(top)), *value) for value in _values(path)]
+    return found
+
+
+def _values(path: Path) -> Iterator[tuple[int, str, object]]:
+    for event in events(path):
+        for value in event.summary.value:
+            scalar = value.WhichOneof("value") == "simple_value"
+            yield event.step, value.tag, value.simple_value if scalar else value.SerializeToString(deterministic=True)
+
+
+def shown(logdir: str | Path) -> dict[str, dict[str, list[tuple[int, float]]]]:
+    """The points that TensorBoard's Python reader shows, purged ones left out: run -> tag -> (step, value)."""
+    from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
+
+    reader = EventMultiplexer(size_guidance={"scalars": 0}).AddRunsFromDirectory(str(logdir)).Reload()
+    return {
+        run: {tag: [(point.step, point.value) for point in reader.Scalars(run, tag)] for tag in tags["scalars"]}
+        for run, tags in reader.Runs().items()
+    }

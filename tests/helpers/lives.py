@@ -1,0 +1,60 @@
+"""Programs that keep house often, and the lives of their uploaders."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from pathlib import Path
+
+from programs import wait_for
+from runs import LOG_AND_EXIT, LOG_FOR_EVER, acknowledged, finished
+
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.progress import Progress
+from hf_mpwriter.system import locks
+
+HURRY = "import hf_mpwriter.worker.worker\nhf_mpwriter.worker.worker.LOOK_EVERY = 0.05\n"  # seconds between two looks
+HURRIED = HURRY + LOG_FOR_EVER
+
+
+def lives(run_dir) -> int:
+    """How many uploaders have been on the uploader lock."""
+    log = next(Path(run_dir).glob(".hf_mpwriter/hosts/*/uploader.log")).read_text()
+    return len(re.findall(r"took the uploader lock", log))
+
+
+def grown(run_dir, before: int):
+    """A condition: the Hub has more than it had."""
+    return lambda: acknowledged(run_dir) > before
+
+
+def end(worker, run_dir) -> None:
+    """Kill the worker and wait until the rest of its data has arrived."""
+    os.kill(worker.pid, signal.SIGKILL)
+    wait_for(lambda: finished(run_dir), "the rest arrives")
+
+
+def push_of(run_dir) -> int:
+    """Process id of the push, 0 if none runs."""
+    return Progress(Spool(str(run_dir))).uploader().push
+
+
+TAKES_THE_LOCK = """
+import os, sys, time
+import hf_mpwriter.uploader.loop as uploader
+from hf_mpwriter.system import locks
+from hf_mpwriter.spool.layout import Spool
+os.dup2(locks.try_exclusive(Spool(sys.argv[1]).uploader_lock), 3)
+os.closerange(4, 100)
+{}
+uploader.main(sys.argv[1], 0.0)
+"""
+
+
+def log_without_uploader(start, run_dir, count: int) -> None:
+    """A worker that finds the uploader lock taken, ends and does not wait."""
+    seat = locks.try_exclusive(Spool(str(run_dir)).uploader_lock)
+    start(LOG_AND_EXIT, run_dir, count, env={"HF_MPWRITER_EXIT_TIMEOUT": "0"}).succeed()
+    if seat is not None:
+        locks.release(seat)

@@ -1,0 +1,184 @@
+"""Real pushes of one event file to a local Hub: a plugin for tests that make many of them (`pytest_plugins`).
+
+One Hub and one repository serve a module; each run has a folder and a content of its own. The client's own waits
+between its retries are cut short, nothing else is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hub_clients import ask
+from programs import wait_for
+from support import event_file
+
+from hf_mpwriter.base.files import LocalFile
+from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.base.verdicts import Done, Verdict
+from hf_mpwriter.localhub import LocalHub
+from hf_mpwriter.push import handle
+from hf_mpwriter.push import job as job_module
+from hf_mpwriter.system import disk
+
+NAME = "events.out.tfevents.1700000000.here.1.0123abcd"
+SHORT_SLEEPS = "import time\nsleep = time.sleep\ntime.sleep = lambda seconds: sleep(min(seconds, 0.01))\n"
+FORKS = """
+import json, os, sys
+from hf_mpwriter.push import client, process
+for line in sys.stdin:
+    in_flight, output = json.loads(line)
+    pid = os.fork()
+    if not pid:
+        os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
+        process.main(in_flight, os.getppid())
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+numbers = itertools.count()
+
+
+class Pushes:
+    """Makes pushes by fork from a process that has loaded the client and never used it: loading takes a second."""
+
+    def __init__(self, endpoint: str, prelude: str = "", env: dict[str, str] | None = None) -> None:
+        env = (
+            os.environ
+            | {"HF_ENDPOINT": endpoint, "NO_PROXY": "127.0.0.1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+            | (env or {"HF_HUB_DISABLE_XET": "1"})
+        )
+        command = [sys.executable, "-c", SHORT_SLEEPS + prelude + FORKS]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env, text=True)
+
+    def end(self) -> None:
+        """No more."""
+        self.process.stdin.close()
+        self.process.wait()
+
+    def verdict(self, in_flight: str) -> Verdict:
+        """Make one and wait for its end."""
+        output = f"{in_flight}.out"
+        self.process.stdin.write(json.dumps([in_flight, output]) + "\n")
+        self.process.stdin.flush()
+        code = int(self.process.stdout.readline())
+        assert code == 0
+        with open(output, encoding="utf-8") as file:
+            return handle.parse_verdict(json.loads(file.readlines()[-1]))
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory):
+    """A Hub with a repository."""
+    with LocalHub(tmp_path_factory.mktemp("hub")) as server:
+        ask(server, "POST", "/api/repos/create", {"name": "run", "organization": "me"})
+        yield server
+
+
+@pytest.fixture(scope="module")
+def pushes(running):
+    """Where pushes come from."""
+    made = Pushes(running.endpoint)
+    yield made
+    made.end()
+
+
+@pytest.fixture
+def hub(running):
+    """The Hub without faults."""
+    running.clear_faults()
+    return running
+
+
+@dataclasses.dataclass
+class Run:
+    """A run directory with one event file that nobody has sent yet, and where it goes."""
+
+    root: Path
+    destination: Destination
+    pushes: Pushes
+    length: int = 0
+
+    def log(self) -> None:
+        """Write the event file; its content is like no other's."""
+        self.length = event_file(self.root / NAME, 5, tag=f"{self.root}{next(numbers)}")
+
+    def job(self, changes: dict[str, Any]) -> str:
+        """Record what a push has to carry."""
+        fields = {
+            "run_dir": str(self.root),
+            "copies": str(self.root / "copies"),
+            "destination": self.destination,
+            "private": None,
+            "squash": False,
+            "files": (LocalFile(NAME, self.length, growing=True),),
+            "known": {},
+            "uncertain": {},
+            "own_head": None,
+            "fenced": True,
+            "xet": False,
+        }
+        job = job_module.Job(**fields | changes)
+        path = str(self.root / "in_flight.json")
+        disk.replace(path, json.dumps({"job": job.to_json()}).encode(), "test")
+        return path
+
+    def push(self, **changes: Any) -> Verdict:
+        """Let a push carry the file."""
+        return self.pushes.verdict(self.job(changes))
+
+    def push_from_scratch(self, env: dict[str, str], **changes: Any) -> Verdict:
+        """Let a push carry the file whose client reads another environment."""
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in env.items():
+                patch.setenv(name, value)
+            process = handle.PushHandle(self.job(changes), 60.0)
+        return wait_for(lambda: process.listen()[1], "the verdict")
+
+    def arrives(self, hub: LocalHub, **changes: Any) -> None:
+        """The fault is over: the same push again ends with the whole file on the Hub."""
+        hub.clear_faults()
+        assert isinstance(self.push(**changes), Done)
+        assert self.on_hub(hub) == (self.root / NAME).read_bytes()
+
+    def is_there(self, hub: LocalHub) -> bool:
+        """Whether the Hub has the file."""
+        where = self.destination
+        return where.path(NAME) in hub.store.tree(where.repo_type, where.repo_id, where.revision)
+
+    def on_hub(self, hub: LocalHub) -> bytes:
+        """What the Hub has of the file."""
+        where = self.destination
+        return hub.store.read_blob(where.repo_type, where.repo_id, where.path(NAME), where.revision)
+
+
+@pytest.fixture
+def run(hub, pushes, tmp_path) -> Run:
+    """An event file, to be sent to a folder of its own."""
+    folder = f"tensorboard/{next(numbers)}"
+    one = Run(tmp_path, Destination(hub.endpoint, "me/run", path_in_repo=folder), pushes)
+    one.log()
+    return one
+
+
+@pytest.fixture
+def new(run) -> Run:
+    """The same, to a repository that does not exist."""
+    where = dataclasses.replace(run.destination, repo_id=f"me/new{next(numbers)}")
+    return dataclasses.replace(run, destination=where)
+
+
+def hits(hub: LocalHub) -> list[int]:
+    """How many requests each fault has struck."""
+    return [standing.hits for standing in hub.faults()]
+
+
+def is_as(verdict: Verdict, kind: type, **fields: object) -> bool:
+    """Whether a verdict is of a kind and has these fields."""
+    return type(verdict) is kind and fields.items() <= dataclasses.asdict(verdict).items()

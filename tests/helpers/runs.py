@@ -1,0 +1,142 @@
+"""Runs with real processes: programs that log, and what has become of what they logged."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+from click.testing import CliRunner
+
+from hf_mpwriter import testing
+from hf_mpwriter.cli.main import main
+from hf_mpwriter.localhub import View
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.progress import Progress
+
+LOG_AND_EXIT = """
+import sys
+from hf_mpwriter import HFSummaryWriter
+with HFSummaryWriter("me/run", logdir=sys.argv[1]) as writer:
+    for step in range(int(sys.argv[2])):
+        writer.add_scalar("loss", 1 / (step + 1), step)
+"""
+
+LOG_FOR_EVER = """
+import sys, time
+from hf_mpwriter import HFSummaryWriter
+from hf_mpwriter.testing import Journal
+writer, journal, step = HFSummaryWriter("me/run", logdir=sys.argv[1], commit_every=0.01), Journal(sys.argv[2]), 0
+while True:
+    writer.add_scalar("loss", 1 / (step + 1), step)
+    journal.note(writer, "loss", step)
+    step += 1
+    time.sleep(0.002)
+"""
+
+
+def hub_view(hub, repo="me/run", folder="tensorboard/exp1", branch="main", kind="model"):
+    """What the oracle sees of the local Hub."""
+    return View(hub.store, repo, folder, kind, branch)
+
+
+def judge(run_dir, hub, journals=None, **where):
+    """The oracle's report; its problems are the failure message."""
+    returned = testing.read_journals(str(journals)) if journals else ()
+    report = testing.check(str(run_dir), hub_view(hub, **where), returned)
+    assert report.problems == []
+    return report
+
+
+def uploader_pid(run_dir) -> int:
+    """Pid of the living uploader, 0 if there is none."""
+    view = Progress(Spool(str(run_dir)))
+    report = view.uploader()
+    return report.pid if report.pid and report.phase != "left" and psutil.pid_exists(report.pid) else 0
+
+
+def no_uploader(run_dir) -> bool:
+    """Whether the uploader lock is free."""
+    return not Progress(Spool(str(run_dir))).uploader_is_alive()
+
+
+def all_acknowledged(run_dir) -> bool:
+    """Whether the ledger covers every event file."""
+    files = {str(p.relative_to(run_dir)): p.stat().st_size for p in Path(run_dir).rglob("*tfevents*")}
+    return not Progress(Spool(str(run_dir))).missing(files)
+
+
+def event_paths(run_dir):
+    """Paths in the repository of the event files of a run directory."""
+    return sorted(f"tensorboard/exp1/{path.relative_to(run_dir)}" for path in Path(run_dir).rglob("*tfevents*"))
+
+
+def sync(run_dir, *options):
+    """Run `hf-mpwriter sync`."""
+    command = [sys.executable, "-m", "hf_mpwriter", "sync", str(run_dir), *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def finished(run_dir) -> bool:
+    """Whether everything is sent and the uploader has left."""
+    return no_uploader(run_dir) and not os.listdir(Spool(str(run_dir)).members)
+
+
+def acknowledged(run_dir) -> int:
+    """Bytes that the ledger has."""
+    book = Progress(Spool(str(run_dir))).ledger()
+    return sum(held.length for held in book.files.values()) if book else 0
+
+
+OTHER_BOOT = "00000000-0000-4000-8000-000000000000"
+
+
+def uploaders(run_dir) -> set[int]:
+    """The processes that are uploaders of a run directory, by their command lines."""
+    found = set()
+    for pid in filter(str.isdecimal, os.listdir("/proc")):
+        try:
+            words = Path("/proc", pid, "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if os.fsencode(run_dir) in words and any(b"uploader.main" in word for word in words):
+            found.add(int(pid))
+    return found
+
+
+def silent_hub(port: int = 0) -> socket.socket:
+    """A Hub that takes connections and never says a word."""
+    return socket.create_server(("127.0.0.1", port))
+
+
+WORKER = """
+import sys, time
+from hf_mpwriter import HFSummaryWriter
+from hf_mpwriter.worker import election, worker
+from hf_mpwriter.testing import Journal
+worker.LOOK_EVERY, election.LONGEST_BACKOFF = 0.1, 0.5
+writer, journal, step = HFSummaryWriter("me/run", logdir=sys.argv[1], commit_every=0.01), Journal(sys.argv[2]), 0
+while not __import__("os").path.exists(sys.argv[3]):
+    writer.add_scalar("loss", 1 / (step + 1), step)
+    journal.note(writer, "loss", step)
+    step += 1
+    time.sleep(0.002)
+writer.close(wait=True)
+"""
+
+
+def status_of(run_dir) -> str:
+    """What `hf-mpwriter status` prints, in both forms."""
+    command = [sys.executable, "-m", "hf_mpwriter", "status", str(run_dir)]
+    return "".join(
+        subprocess.run([*command, *more], capture_output=True, text=True, check=True).stdout
+        for more in ([], ["--json"])
+    )
+
+
+def run(*arguments):
+    """Run a command in this process."""
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])

@@ -1,0 +1,249 @@
+"""Attachments on the whole path, with real processes and the local Hub."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from attached import copies, quarantined, write
+from programs import wait_for
+from runs import LOG_AND_EXIT, hub_view, no_uploader, run, uploader_pid
+
+from hf_mpwriter import testing
+from hf_mpwriter.base.settings import patterns
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.progress import Progress
+
+EVERYTHING = LOG_AND_EXIT.replace("logdir=", "repo_allow_patterns=None, logdir=")
+EMBED = """
+import sys
+import numpy
+from hf_mpwriter import HFSummaryWriter
+patterns = ["*.tfevents.*", "*.tsv", "*.pbtxt", "*.png"]
+with HFSummaryWriter("me/run", logdir=sys.argv[1], repo_allow_patterns=patterns, commit_every=0.01) as writer:
+    for step in range(3):
+        images = numpy.random.default_rng(step).random((9, 3, 8, 8))
+        labels = [f"label {n}" for n in range(9)]
+        writer.add_embedding(numpy.random.default_rng(step).random((9, 4)), labels, images, step, "layer")
+"""
+ON_AND_ON = """
+import os, sys, time
+from hf_mpwriter import HFSummaryWriter
+writer = HFSummaryWriter("me/run", logdir=sys.argv[1], repo_allow_patterns="*", commit_every=0.05)
+step = 0
+while True:
+    writer.add_scalar("loss", 1 / (step + 1), step)
+    for name in sys.argv[2:]:
+        with open(os.path.join(sys.argv[1], name), "r+b") as file:
+            file.write(b"%010d" % step * 500)
+    step += 1
+    time.sleep(0.05)
+"""
+
+
+def on_hub(hub, name: str) -> bytes | None:
+    """The content of a file of the run on the Hub, None if it is not there."""
+    path = f"tensorboard/exp1/{name}"
+    there = path in hub.store.tree("model", "me/run")
+    return hub.store.read_blob("model", "me/run", path) if there else None
+
+
+def versions(hub, name: str) -> list[bytes]:
+    """All contents of a file over the history of the branch."""
+    path = f"tensorboard/exp1/{name}"
+    entries = [commit.tree[path] for commit in hub.store.commits("model", "me/run") if path in commit.tree]
+    return [Path(hub.store.blob_path(entry)).read_bytes() for entry in entries]
+
+
+def judge(run_dir, hub, allowed="*"):
+    """The oracle's report, attachments included."""
+    allows = patterns(allowed)
+    report = testing.check(
+        str(run_dir), hub_view(hub), attachments=lambda path: any(Path(path).match(one) for one in allows)
+    )
+    assert report.problems == []
+    return report
+
+
+def test_the_files_of_add_embedding_arrive_whole(hub, run_dir, start):
+    """When the with block is left, all files are there, the last state of the growing configuration included."""
+    pytest.importorskip("PIL")
+    start(EMBED, run_dir).succeed()
+    config = on_hub(hub, "projector_config.pbtxt")
+    assert config == (run_dir / "projector_config.pbtxt").read_bytes()
+    assert config.count(b"embeddings {") == 3
+    report = judge(run_dir, hub, ["*.tsv", "*.pbtxt", "*.png"])
+    assert len(report.attachments) == 10
+    kinds = {path.rpartition(".")[2]: entry.lfs for path, entry in hub_view(hub).tree("main").items()}
+    assert (kinds["tsv"], kinds["png"]) == (False, True), "both kinds of storage on the Hub"
+    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
+    assert copies(run_dir) == []
+
+
+def test_a_file_that_changes_in_place_ends_with_its_last_content(hub, run_dir, start):
+    """Text and binary, rewritten many times a second: each version on the Hub is one that the file had."""
+    write(run_dir, "state.txt", b"0000000000" * 500)
+    write(run_dir, "state.bin", b"0000000000" * 500 + bytes(range(256)))
+    worker = start(ON_AND_ON, run_dir, "state.txt", "state.bin")
+    for name in ("state.txt", "state.bin"):
+        wait_for(lambda name=name: len(set(versions(hub, name))) > 1 if repo_exists(hub) else False, "versions")
+    os.kill(worker.pid, signal.SIGKILL)
+    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
+    judge(run_dir, hub)
+    for content in [*versions(hub, "state.txt"), *versions(hub, "state.bin")]:
+        assert len(content) in (5000, 5256)
+        assert len({content[n : n + 10] for n in range(0, 5000, 10)}) == 1, "a torn copy"
+    assert quarantined(run_dir) == {}
+
+
+def repo_exists(hub) -> bool:
+    """Whether the repository has been made."""
+    return any(repo.id == "me/run" for repo in hub.store.repos())
+
+
+def test_a_foreign_file_on_the_hub_is_never_overwritten(hub, run_dir, start, api):
+    """Of both kinds: the path is quarantined with a reason, the other files go on; removed there, `sync` sends it."""
+    theirs = {"notes.txt": b"theirs\n", "notes.bin": bytes(range(256))}
+    api.create_repo("me/run")
+    for name, content in theirs.items():
+        write(run_dir, name, b"ours, " + content)
+        api.upload_file(path_or_fileobj=content, path_in_repo=f"tensorboard/exp1/{name}", repo_id="me/run")
+    write(run_dir, "zebra.txt", b"arrives")
+    write(run_dir, "same.txt", b"the same")
+    api.upload_file(path_or_fileobj=b"the same", path_in_repo="tensorboard/exp1/same.txt", repo_id="me/run")
+    start(EVERYTHING, run_dir, 20).succeed()
+    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
+    assert {name: on_hub(hub, name) for name in theirs} == theirs
+    assert on_hub(hub, "zebra.txt") == b"arrives"
+    assert quarantined(run_dir).keys() == theirs.keys()
+    assert all("remove it there" in why for why in quarantined(run_dir).values())
+    judge(run_dir, hub, "*.tfevents.*")
+    for name in theirs:
+        api.delete_file(f"tensorboard/exp1/{name}", "me/run")
+    assert run("sync", run_dir).exit_code == 0
+    judge(run_dir, hub)
+
+
+def test_what_others_removed_is_sent_again(hub, run_dir, start, api):
+    """Between two starts a file goes away on the Hub; the second one finds out although nothing of it has changed."""
+    write(run_dir, "gone.txt", b"one")
+    start(EVERYTHING, run_dir, 5).succeed()
+    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
+    api.delete_file("tensorboard/exp1/gone.txt", "me/run")
+    start(EVERYTHING, run_dir, 5).succeed()
+    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
+    judge(run_dir, hub)
+
+
+def test_a_file_that_changed_between_two_starts_replaces_our_own_copy(hub, run_dir, start):
+    """The ledger knows what this run has sent, of both kinds; shorter ones and empty ones replace longer ones."""
+    for content in (b"a long first content\n", b""):
+        write(run_dir, "notes.txt", content)
+        write(run_dir, "notes.bin", content + b"\0\xff")
+        start(EVERYTHING, run_dir, 5).succeed()
+        wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
+        judge(run_dir, hub)
+    (log,) = run_dir.glob(".hf_mpwriter/hosts/*/uploader.log")
+    assert "less than it had" not in log.read_text(), "a shorter content is no loss"
+    assert set(versions(hub, "notes.txt")) == {b"a long first content\n", b""}
+    assert quarantined(run_dir) == {}
+
+
+def test_an_uploader_killed_between_copy_and_push_loses_nothing(hub, run_dir, start):
+    """It dies with the copy made; the next start sends the file and leaves no copy behind."""
+    write(run_dir, "notes.txt", b"precious")
+    kill = {"HF_MPWRITER_FAILPOINT": "queue.in_flight.rename=kill:2", "HF_MPWRITER_EXIT_TIMEOUT": "0"}
+    start(EVERYTHING, run_dir, 5, env=kill).succeed()
+    wait_for(lambda: copies(run_dir) and no_uploader(run_dir), "the uploader is dead, the copy is there")
+    assert on_hub(hub, "notes.txt") is None
+    write(run_dir, "notes.txt", b"precious, and newer")
+    start(EVERYTHING, run_dir, 5).succeed()
+    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
+    judge(run_dir, hub)
+    assert copies(run_dir) == []
+
+
+def test_a_push_whose_outcome_nobody_heard_does_not_make_its_content_foreign(hub, run_dir, start):
+    """Killed between commit and ledger, then the file changes: the Hub's copy is known as ours and replaced."""
+    write(run_dir, "notes.txt", b"first")
+    kill = {"HF_MPWRITER_FAILPOINT": "ledger.save.rename=kill:2", "HF_MPWRITER_EXIT_TIMEOUT": "0"}
+    start(EVERYTHING, run_dir, 5, env=kill).succeed()
+    wait_for(lambda: repo_exists(hub) and no_uploader(run_dir), "the uploader is dead")
+    assert on_hub(hub, "notes.txt") == b"first"
+    assert not Progress(Spool(str(run_dir))).ledger().files.get("notes.txt"), "the ledger has not heard of it"
+    write(run_dir, "notes.txt", b"second")
+    start(EVERYTHING, run_dir, 5).succeed()
+    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
+    assert (on_hub(hub, "notes.txt"), quarantined(run_dir)) == (b"second", {})
+
+
+def test_a_disk_that_refuses_copies_does_not_hold_back_events(hub, run_dir, start):
+    """ENOSPC while a file is copied: the events arrive, the file is left out and named, the next start sends it."""
+    write(run_dir, "notes.txt", b"later")
+    full = {"HF_MPWRITER_FAILPOINT": "copies.write=enospc,copies.open=enospc:2"}
+    start(EVERYTHING, run_dir, 5, env=full).succeed()
+    judge(run_dir, hub, "*.tfevents.*")
+    assert "failpoint" in quarantined(run_dir)["notes.txt"]
+    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
+    start(EVERYTHING, run_dir, 5).succeed()
+    judge(run_dir, hub)
+    assert quarantined(run_dir) == {}
+
+
+def test_by_default_attachments_are_not_looked_at(hub, run_dir, start):
+    """Default patterns: nothing but event files is sent, copied or missed; `verify` expects nothing else."""
+    write(run_dir, "notes.txt", b"mine")
+    start(LOG_AND_EXIT, run_dir, 5).succeed()
+    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
+    assert on_hub(hub, "notes.txt") is None
+    assert not list(Path(run_dir).glob(".hf_mpwriter/hosts/*/outbox/copies"))
+    assert quarantined(run_dir) == {}
+    assert "notes.txt" not in run("verify", run_dir).output
+
+
+def test_status_and_verify_count_attachments(hub, run_dir, start):
+    """What is on the Hub counts as there when its content is; `verify` finds one that differs."""
+    write(run_dir, "notes.txt", b"mine")
+    start(EVERYTHING, run_dir, 5).succeed()
+    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
+    assert "4 B of       4 B  notes.txt" in run("status", run_dir).output
+    assert run("verify", run_dir).exit_code == 0
+    write(run_dir, "notes.txt", b"ours")
+    assert "0 B of       4 B  notes.txt" in run("status", run_dir).output
+    result = run("verify", run_dir)
+    assert (result.exit_code, "notes.txt: another content is on the Hub" in result.output) == (1, True)
+
+
+def test_a_file_that_the_repository_ignores_is_parked_not_claimed(hub, run_dir, start, api):
+    """The client drops what the repository's .gitignore names without a word; the ledger must not claim it."""
+    api.create_repo("me/run")
+    api.upload_file(path_or_fileobj=b"*.log\n", path_in_repo=".gitignore", repo_id="me/run")
+    write(run_dir, "a.log", b"ignored")
+    write(run_dir, "b.txt", b"taken")
+    start(EVERYTHING, run_dir, 5).succeed()
+    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
+    assert (on_hub(hub, "a.log"), on_hub(hub, "b.txt")) == (None, b"taken")
+    assert quarantined(run_dir) == {"a.log": "the repository's .gitignore leaves it out"}
+
+
+def test_more_than_one_entry_of_attachments_all_arrive(hub, run_dir, start):
+    """More files than one entry takes: the next snapshots bring the rest, also when nobody lives any more."""
+    for number in range(120):
+        write(run_dir, f"many/{number:03}.txt", b"%d" % number)
+    start(EVERYTHING, run_dir, 5, env={"HF_MPWRITER_EXIT_TIMEOUT": "0"}).succeed()
+    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
+    assert len(judge(run_dir, hub).attachments) == 120
+
+
+def test_sync_ends_although_a_file_never_stops_changing(hub, run_dir, start):
+    """It waits for what was there when it was asked, or for what the file has become since."""
+    write(run_dir, "state.txt", b"0000000000" * 500)
+    worker = start(ON_AND_ON, run_dir, "state.txt")
+    wait_for(lambda: uploader_pid(run_dir), "an uploader")
+    done = run("sync", run_dir)
+    assert done.exit_code == 0, done.output
+    assert on_hub(hub, "state.txt")
+    os.kill(worker.pid, signal.SIGKILL)
+    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")

@@ -1,0 +1,274 @@
+"""The uploader against a Hub that others change too: deleted, rewritten, moved on; and its own leaving."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from programs import wait_for
+from runs import LOG_AND_EXIT, LOG_FOR_EVER, acknowledged, event_paths, finished, judge, no_uploader, uploader_pid
+
+from hf_mpwriter.spool import ledger
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.progress import Progress
+
+DEEP = "d" * 250  # name of a directory
+
+
+def test_what_others_deleted_on_the_hub_is_sent_again(hub, run_dir, start, api):
+    """The folder is deleted between two starts: the next push notices that the head moved and sends all again."""
+    start(LOG_AND_EXIT, run_dir, 20).succeed()
+    wait_for(lambda: finished(run_dir), "the first run is over")
+    api.delete_folder("tensorboard", "me/run")
+    assert not [path for path in api.list_repo_files("me/run") if "tfevents" in path]
+    start(LOG_AND_EXIT, run_dir, 20).succeed()
+    wait_for(lambda: finished(run_dir), "the second run is over")
+    assert sorted(path for path in api.list_repo_files("me/run") if "tfevents" in path) == event_paths(run_dir)
+
+
+def test_a_repository_that_was_deleted_is_created_again(hub, run_dir, start, api):
+    """The repository goes away between two starts; everything arrives in the new one."""
+    start(LOG_AND_EXIT, run_dir, 20).succeed()
+    wait_for(lambda: finished(run_dir), "the first run is over")
+    api.delete_repo("me/run")
+    start(LOG_AND_EXIT, run_dir, 20).succeed()
+    wait_for(lambda: finished(run_dir), "the second run is over")
+    assert len(judge(run_dir, hub).files) == 2
+
+
+def test_a_copy_that_somebody_rewrote_is_not_overwritten(hub, run_dir, tmp_path, start, api):
+    """The Hub's copy is no prefix of the local file any more: the path is quarantined with a reason, never overwritten."""
+    worker = start(LOG_FOR_EVER, run_dir, tmp_path / "journals")
+    wait_for(lambda: acknowledged(run_dir), "a commit")
+    (path,) = event_paths(run_dir)
+    api.upload_file(path_or_fileobj=b"mine", path_in_repo=path, repo_id="me/run")
+
+    def quarantined():
+        return Progress(Spool(str(run_dir))).ledger().quarantined
+
+    wait_for(quarantined, "the path is quarantined")
+    assert list(quarantined().values()) == ["the Hub's copy (4 bytes) is not the beginning of the local file"]
+    os.kill(worker.pid, signal.SIGKILL)
+    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
+    assert hub.store.read_blob("model", "me/run", path, "main") == b"mine"
+
+
+def test_another_committer_on_the_same_branch_does_no_harm(hub, run_dir, tmp_path, start, api):
+    """Commits of others between ours: ours are made on the new head, theirs are kept."""
+    worker = start(LOG_FOR_EVER, run_dir, tmp_path / "journals")
+    for number in range(4):
+        before = acknowledged(run_dir)
+        wait_for(lambda before=before: acknowledged(run_dir) > before, "a commit of ours")
+        api.upload_file(path_or_fileobj=b"%d" % number, path_in_repo=f"other/{number}.txt", repo_id="me/run")
+    os.kill(worker.pid, signal.SIGKILL)
+    wait_for(lambda: finished(run_dir), "the end")
+    judge(run_dir, hub, tmp_path / "journals")
+    assert [path for path in api.list_repo_files("me/run") if path.startswith("other/")] == [
+        f"other/{number}.txt" for number in range(4)
+    ]
+
+
+def test_an_unreadable_ledger_is_moved_aside_and_read_back_from_the_hub(hub, run_dir, start):
+    """Garbage in ledger.json: nothing is sent twice, the lengths come from the Hub."""
+    start(LOG_AND_EXIT, run_dir, 20).succeed()
+    wait_for(lambda: finished(run_dir), "the first run is over")
+    path = next(Path(run_dir).glob(".hf_mpwriter/hosts/*/ledger.json"))
+    path.write_text("not json")
+    start(LOG_AND_EXIT, run_dir, 20).succeed()
+    wait_for(lambda: finished(run_dir), "the second run is over")
+    report = judge(run_dir, hub)
+    assert [file.commits for file in report.files.values()] == [1, 1]
+    assert list(path.parent.glob("ledger.json.unreadable-*"))
+    spool = Spool(str(run_dir))
+    assert sorted(ledger.load(spool, spool.destination()).files) == sorted(report.files)
+
+
+def test_a_removed_spool_is_made_anew(hub, run_dir, tmp_path, start):
+    """The user deletes `.hf_mpwriter` while training runs: the uploader leaves, the worker joins again, all arrives."""
+    worker = start(LOG_FOR_EVER, run_dir, tmp_path / "journals")
+    first = wait_for(lambda: uploader_pid(run_dir), "an uploader")
+    wait_for(lambda: acknowledged(run_dir), "a commit")
+    os.rename(run_dir / ".hf_mpwriter", tmp_path / "removed")
+    wait_for(lambda: uploader_pid(run_dir) not in (0, first), "a new uploader on a new spool")
+    os.kill(worker.pid, signal.SIGKILL)
+    wait_for(lambda: finished(run_dir), "the end")
+    judge(run_dir, hub, tmp_path / "journals")
+
+
+def test_the_death_of_one_worker_does_not_make_the_others_push_at_once(hub, run_dir, tmp_path, start):
+    """commit_every holds for those who live: a closed worker costs a commit, not one per tick."""
+    source = LOG_FOR_EVER.replace("commit_every=0.01", "commit_every=5")
+    worker = start(source, run_dir, tmp_path / "journals", env={"RANK": "0"})
+    start(LOG_AND_EXIT, run_dir, 20, env={"RANK": "1"}).succeed()
+    wait_for(lambda: len(os.listdir(Spool(str(run_dir)).members)) == 1, "the card of the dead is removed")
+    view = Progress(Spool(str(run_dir)))
+    commits, beat = view.uploader().commits, view.uploader().beat
+    wait_for(lambda: view.uploader().beat > beat + 1, "the uploader goes on ticking")
+    assert view.uploader().commits == commits
+    os.kill(worker.pid, signal.SIGKILL)
+    wait_for(lambda: finished(run_dir), "the end")
+    judge(run_dir, hub, tmp_path / "journals")
+
+
+@pytest.mark.parametrize("readable", [True, False])
+def test_sigterm_makes_the_uploader_push_once_more_and_leave(hub, run_dir, tmp_path, start, readable):
+    """The uploader gets SIGTERM: what was logged before is on the Hub when it has left.
+
+    Also if it waits for something in the run directory that cannot be read, which may pass.
+    """
+    if not readable:
+        bury(run_dir, tmp_path)
+    source = LOG_FOR_EVER.replace("commit_every=0.01", "commit_every=60").replace("time.sleep(0.002)", "break")
+    worker = start(source + "\nprint('logged', flush=True); time.sleep(100)", run_dir, tmp_path / "journals")
+    pid = wait_for(lambda: uploader_pid(run_dir), "an uploader")
+    if not readable:
+        log = next(run_dir.glob(".hf_mpwriter/hosts/*/uploader.log"))
+        wait_for(lambda: "cannot take a snapshot" in log.read_text(), "the uploader meets it")
+    os.kill(pid, signal.SIGTERM)
+    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
+    judge(run_dir, hub, tmp_path / "journals")
+    worker.process.kill()
+
+
+CHILD_WHEN_TOLD = """
+import multiprocessing, os, sys, time
+from hf_mpwriter import HFSummaryWriter
+writer = HFSummaryWriter("me/run", logdir=sys.argv[1], commit_every=60)
+def log_when_told(step):
+    while not os.path.exists(f"{sys.argv[2]}{step}"):
+        time.sleep(0.02)
+    writer.add_scalar("loss", 1.0, step)
+    print("logged", flush=True)
+log_when_told(1)
+log_when_told(2)
+def log():
+    log_when_told(3)
+    writer.close()
+child = multiprocessing.get_context("fork").Process(target=log)
+child.start()
+child.join()
+print("closed", flush=True)
+time.sleep(100)
+"""
+
+
+def test_an_uploader_that_is_told_to_leave_serves_whoever_goes_meanwhile(hub, run_dir, tmp_path, start):
+    """A child logs and ends while the last push is under way: nobody else would ask for its events."""
+    worker = start(CHILD_WHEN_TOLD, run_dir, tmp_path / "step")
+
+    def log(step):
+        (tmp_path / f"step{step}").touch()
+        assert worker.process.stdout.readline() == "logged\n"
+
+    log(1)
+    wait_for(lambda: acknowledged(run_dir), "the first commit")
+    hub.fault("POST /commit/ hang")
+    log(2)
+    os.kill(uploader_pid(run_dir), signal.SIGTERM)
+    wait_for(lambda: hub.faults()[0].held, "the last push is under way")
+    log(3)
+    assert worker.process.stdout.readline() == "closed\n"
+    hub.clear_faults()
+    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
+    assert sorted(file.hub_events for file in judge(run_dir, hub).files.values()) == [1, 2]
+    worker.process.kill()
+
+
+def bury(run_dir, tmp_path) -> None:
+    """Make directories in the run directory of which the innermost is too deep for any path."""
+    run_dir.mkdir(parents=True)
+    for _ in range(os.pathconf("/", "PC_PATH_MAX") // len(DEEP) + 1):
+        os.rename(run_dir, tmp_path / DEEP)
+        run_dir.mkdir()
+        os.rename(tmp_path / DEEP, run_dir / DEEP)
+
+
+def test_the_history_is_squashed_only_when_asked(hub, run_dir, start):
+    """squash_history=True: after commits of ours the branch has one commit, with everything in it."""
+    source = LOG_AND_EXIT.replace("logdir=", "squash_history=True, logdir=")
+    start(source, run_dir, 20).succeed()
+    wait_for(lambda: finished(run_dir), "the first run is over")
+    start(source, run_dir, 20).succeed()
+    wait_for(lambda: finished(run_dir), "the second run is over")
+    assert judge(run_dir, hub).commits == 1
+
+
+def test_settings_outlive_the_cards(hub, run_dir, start, api):
+    """Private, with ignored files: after the run is over and the repository is gone, `sync` makes it the same again."""
+    import subprocess
+    import sys
+
+    (run_dir / "secret").mkdir(parents=True)
+    options = "repo_private=True, repo_ignore_patterns='secret/*', logdir="
+    start(LOG_AND_EXIT.replace("logdir=", options), run_dir, 20).succeed()
+    start("import sys, tensorboardX\ntensorboardX.SummaryWriter(sys.argv[1]).close()", run_dir / "secret").succeed()
+    wait_for(lambda: finished(run_dir), "the run is over")
+    api.delete_repo("me/run")
+    subprocess.run([sys.executable, "-m", "hf_mpwriter", "sync", str(run_dir)], check=True, timeout=60)
+    assert api.model_info("me/run").private
+    assert not [path for path in api.list_repo_files("me/run") if "secret" in path]
+
+
+def test_a_refused_path_does_not_hold_back_the_others(hub, run_dir, start, api):
+    """One copy was rewritten on the Hub: the others' files go on, and the uploader leaves."""
+    import subprocess
+    import sys
+
+    start(LOG_AND_EXIT, run_dir, 20).succeed()
+    wait_for(lambda: finished(run_dir), "the run is over")
+    (path,) = event_paths(run_dir)
+    api.upload_file(path_or_fileobj=b"mine", path_in_repo=path, repo_id="me/run")
+    start(LOG_AND_EXIT, run_dir, 20, env={"RANK": "1"}).succeed()
+    wait_for(lambda: no_uploader(run_dir), "the uploader leaves although a path is refused")
+    assert [p for p in api.list_repo_files("me/run") if "rank_00001" in p]
+    spool = Spool(str(run_dir))
+    refused = Progress(spool).refused({Path(path).name: 1})
+    assert "is not the beginning of the local file" in next(iter(refused.values()))
+    command = [sys.executable, "-m", "hf_mpwriter", "sync", str(run_dir)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (result.returncode, result.stderr.count("Traceback")) == (0, 0), (
+        "the ledger holds those bytes: nothing is asked"
+    )
+
+
+def test_a_foreign_file_under_our_name_is_not_overwritten(hub, run_dir, tmp_path, start, api):
+    """The uploader trusts its own head, but not for a path that it has never sent: it asks, and quarantines."""
+    worker = start(LOG_FOR_EVER, run_dir, tmp_path / "journals")
+    wait_for(lambda: acknowledged(run_dir), "a commit")
+    name = "events.out.tfevents.1000000000.there.1.0123abcd"
+    theirs = b"theirs " * 100
+    api.upload_file(path_or_fileobj=theirs, path_in_repo=f"tensorboard/exp1/sub/{name}", repo_id="me/run")
+    before = acknowledged(run_dir)
+    wait_for(lambda: acknowledged(run_dir) > before, "a commit on the new head")
+    (run_dir / "sub").mkdir()
+    source = next(run_dir.glob("*tfevents*")).read_bytes()[:200]
+    (run_dir / "sub" / name).write_bytes(source)
+    wait_for(lambda: Progress(Spool(str(run_dir))).ledger().quarantined, "the path is quarantined")
+    os.kill(worker.pid, signal.SIGKILL)
+    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
+    assert hub.store.read_blob("model", "me/run", f"tensorboard/exp1/sub/{name}", "main") == theirs
+
+
+def test_a_repository_without_a_namespace_keeps_the_name_that_the_first_push_has_found(hub, run_dir, tmp_path, start):
+    """Nobody knows that the short one leads to the same repository: no later request has it, in no later start."""
+    worker = start(LOG_FOR_EVER.replace('"me/run"', '"run"'), run_dir, tmp_path / "journals")
+    wait_for(lambda: acknowledged(run_dir), "the first commit")
+    known, first, before = len(short_names(hub)), uploader_pid(run_dir), acknowledged(run_dir)
+    wait_for(lambda: acknowledged(run_dir) > before, "one more")
+    os.kill(first, signal.SIGKILL)
+    wait_for(lambda: uploader_pid(run_dir) not in (0, first), "another uploader")
+    before = acknowledged(run_dir)
+    wait_for(lambda: acknowledged(run_dir) > before, "one more")
+    os.kill(worker.pid, signal.SIGKILL)
+    wait_for(lambda: finished(run_dir), "the end")
+    assert short_names(hub)[known:] == []
+    judge(run_dir, hub, tmp_path / "journals", repo="local-user/run")
+
+
+def short_names(hub) -> list[str]:
+    """Paths of the requests that name the repository without its namespace."""
+    lines = map(json.loads, Path(hub.root, "requests.jsonl").read_text().splitlines())
+    return [line["path"] for line in lines if line["path"].startswith(("/api/models/run", "/run"))]

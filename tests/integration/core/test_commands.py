@@ -1,0 +1,63 @@
+"""The commands on real runs: status, sync, verify."""
+
+from __future__ import annotations
+
+import json
+
+from programs import wait_for
+from runs import LOG_AND_EXIT, judge, no_uploader, run
+
+
+def test_a_local_run_can_be_given_a_destination_later(hub, run_dir, start):
+    """`sync --repo-id` uploads what a SummaryWriter without destination has written; status and verify agree."""
+    start(
+        "import sys\nfrom hf_mpwriter import SummaryWriter\nSummaryWriter(sys.argv[1]).add_scalar('a', 1, 1)", run_dir
+    )
+    wait_for(lambda: list(run_dir.glob("*tfevents*")), "the event file")
+    result = run("sync", run_dir, "--repo-id", "me/run", "--timeout", "60")
+    assert result.exit_code == 0, result.output
+    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
+    assert len(judge(run_dir, hub).files) == 1
+    status = json.loads(run("status", run_dir, "--json").output)
+    assert status["files"][0]["bytes"] == status["files"][0]["on_hub"] > 0
+    assert run("verify", run_dir).exit_code == 0
+    assert "recorded for" in run("sync", run_dir, "--repo-id", "me/other").output
+
+
+def test_verify_fails_when_something_is_missing(hub, run_dir, start):
+    """A record behind the acknowledged length: verify says which file, and what to do."""
+    start(LOG_AND_EXIT, run_dir, 10).succeed()
+    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
+    (path,) = run_dir.glob("*tfevents*")
+    path.write_bytes(path.read_bytes() * 2)
+    result = run("verify", run_dir)
+    assert result.exit_code == 1
+    assert "hf-mpwriter sync" in result.output
+    assert run("verify", run_dir, "--running").exit_code == 0
+
+
+def test_sync_gives_up_after_its_timeout_and_says_why(run_dir, start, monkeypatch):
+    """The Hub is down: exit code 1, the reason, nothing lost."""
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    start(LOG_AND_EXIT, run_dir, 10, env={"HF_MPWRITER_EXIT_TIMEOUT": "0"}).succeed()
+    result = run("sync", run_dir, "--timeout", "2")
+    assert result.exit_code == 1
+    assert "are not on the Hub yet" in result.output
+
+
+SKEWED = """
+import sys, time
+real = time.time
+time.time = lambda: real() + 1000
+from hf_mpwriter.cli.main import main
+main(["sync", sys.argv[1], "--timeout", "30"])
+"""
+
+
+def test_sync_ends_although_clocks_differ(hub, run_dir, start):
+    """Another host's clock, or one that was set meanwhile: what counts is that the Hub was asked again."""
+    start(LOG_AND_EXIT, run_dir, 5).succeed()
+    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
+    code, out, err = start(SKEWED, run_dir).finish()
+    assert (code, "are on the Hub" in out) == (0, True), err
+    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")

@@ -1,0 +1,85 @@
+"""Launchers: the example of the README under a real torchrun, and the environment of others."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from programs import wait_for
+from repository import README
+from runs import judge, no_uploader
+
+
+@pytest.mark.torch
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
+def test_the_torchrun_example_of_the_readme_runs(hub, tmp_path, monkeypatch):
+    """Two ranks with gloo: both arrive, one uploader, rank 0 in the run directory, rank 1 below it."""
+    monkeypatch.delenv("PYTHONPATH")  # with the real torch
+    section = README.read_text().split("## torchrun")[1].split("\n## ")[0]
+    (program,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    (command,) = re.findall(r"^    (torchrun .*)$", section, re.MULTILINE)
+    (tmp_path / "train.py").write_text(program)
+    arguments = [sys.executable, "-m", "torch.distributed.run", "--standalone", *command.split()[1:]]
+    subprocess.run(arguments, cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, timeout=100)
+    run_dir = tmp_path / "runs" / "exp1"
+    report = judge(run_dir, hub)
+    assert [(os.path.dirname(path), file.hub_events) for path, file in sorted(report.files.items())] == [
+        ("", 100),
+        ("rank_00001", 100),
+    ]
+    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
+    log = next(run_dir.glob(".hf_mpwriter/hosts/*/uploader.log")).read_text()
+    assert log.count("left the uploader lock") == log.count("took the uploader lock"), (
+        "one after the other, never two at once"
+    )
+
+
+def test_ranks_that_multiprocessing_starts_are_ranks(hub, run_dir, start):
+    """A script that sets RANK in each child of its own gets rank directories; its DataLoader-like child does not."""
+    source = """
+import multiprocessing, os, sys
+from hf_mpwriter import HFSummaryWriter
+def reader(writer):
+    writer.add_scalar("read", 1.0, 1)
+def rank(number):
+    os.environ["RANK"] = str(number)
+    with HFSummaryWriter("me/run", logdir=sys.argv[1]) as writer:
+        writer.add_scalar("loss", 1.0, 1)
+        if number == 1:
+            child = multiprocessing.get_context("fork").Process(target=reader, args=(writer,), name="Reader-1")
+            child.start(); child.join()
+            assert child.exitcode == 0
+ranks = [multiprocessing.get_context("fork").Process(target=rank, args=(number,)) for number in range(2)]
+for process in ranks: process.start()
+for process in ranks: process.join()
+assert [process.exitcode for process in ranks] == [0, 0]
+"""
+    start(source, run_dir).succeed()
+    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
+    directories = sorted(map(os.path.dirname, judge(run_dir, hub).files))
+    assert directories == ["", "rank_00001", "rank_00001_Reader-1"]
+
+
+def test_a_writer_travels_to_a_spawned_child(hub, run_dir, start, tmp_path):
+    """Spawn pickles the writer: it arrives as its settings, opens a file of its own; a plain pickle has no token."""
+    program = tmp_path / "program.py"
+    program.write_text("""
+import multiprocessing, pickle, sys
+from hf_mpwriter import HFSummaryWriter
+def log(writer):
+    writer.add_scalar("loss", 2.0, 2)
+if __name__ == "__main__":
+    with HFSummaryWriter("me/run", logdir=sys.argv[1], token="hf_secret") as writer:
+        writer.add_scalar("loss", 1.0, 1)
+        child = multiprocessing.get_context("spawn").Process(target=log, args=(writer,))
+        child.start(); child.join()
+        assert child.exitcode == 0
+        assert b"hf_secret" not in pickle.dumps(writer)
+""")
+    subprocess.run([sys.executable, program, run_dir], check=True, timeout=60)
+    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
+    assert sorted(map(os.path.dirname, judge(run_dir, hub).files)) == ["", "SpawnProcess-1"]

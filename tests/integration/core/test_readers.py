@@ -1,0 +1,263 @@
+"""TensorBoard's readers on what we write: the default one (data server) and both Python ones."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from forks import Staged, in_child
+from programs import wait_for
+from support import scalar
+from tensorboard_server import tensorboard
+
+from hf_mpwriter import SummaryWriter
+from hf_mpwriter.base import names
+from hf_mpwriter.events import event_file, framing
+
+WRITE_WHEN_TOLD = """
+import sys
+from hf_mpwriter import SummaryWriter
+writer = SummaryWriter(sys.argv[1])
+print("ready", flush=True)
+sys.stdin.readline()
+for step in range(500):
+    writer.add_scalar("loss", step, step)
+"""
+
+
+def test_eight_processes_in_the_same_second_are_eight_whole_runs(tmp_path):
+    """No rank anywhere, one logdir that does not exist yet: 8 files, 8 runs, all points in the default reader."""
+    logdir = tmp_path / "runs" / "new"
+    programs = [
+        subprocess.Popen(
+            [sys.executable, "-c", WRITE_WHEN_TOLD, str(logdir)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        for _ in range(8)
+    ]
+    for program in programs:
+        assert program.stdout.readline() == b"ready\n"
+    for program in programs:
+        program.stdin.write(b"go\n")
+        program.stdin.flush()
+    for program in programs:
+        program.communicate(timeout=60)
+        assert program.returncode == 0
+    assert len(list(logdir.rglob("*tfevents*"))) == 8
+    with tensorboard(logdir) as ask:
+        wait_for(lambda: len(ask("runs") or []) == 8, "eight runs")
+        for run in ask("runs"):
+            found = wait_for(lambda run=run: ask("plugin/scalars/scalars", run=run, tag="loss"), f"points of {run}")
+            assert [point[1] for point in found] == list(range(500))
+
+
+# Scenarios: what launchers, crashes and clocks do to one run directory. Each is a generator that runs in a process of
+# its own and yields once: TensorBoard has read what was there then before it goes on.
+
+
+def be_rank(number: int, world: int = 1) -> None:
+    """Make this process what a launcher's rank is."""
+    os.environ |= {"RANK": str(number), "WORLD_SIZE": str(world)}
+
+
+def attempt(run: Path, first: int, last: int, purge_step: int | None = None, value: float = 0.0) -> None:
+    """One start of a training of one process: it logs `value` at each of these steps."""
+
+    def train() -> None:
+        be_rank(0)
+        with SummaryWriter(str(run), purge_step=purge_step) as writer:
+            for step in range(first, last):
+                writer.add_scalar("loss", value, step)
+                writer.add_scalars("sub", {"run": value}, step)
+
+    assert in_child(train) == 0
+
+
+def stop_clock(at: float) -> None:
+    """Let the wall clock of this process and of its children stand still."""
+    time.time = lambda: at
+
+
+def rotated(run: Path) -> Iterator[None]:
+    """A writer seals many segments, also while TensorBoard watches."""
+    be_rank(0)
+    event_file.SEGMENT_MIN = 500
+    with SummaryWriter(str(run)) as writer:
+        for step in range(60):
+            writer.add_scalar("loss", 0.0, step)
+        yield
+        for step in range(60, 120):
+            writer.add_scalar("loss", 0.0, step)
+    assert len(event_files(run)) > 6
+
+
+def resumed(run: Path) -> Iterator[None]:
+    """A second attempt goes on at step 50 with purge_step, a third one at 90."""
+    attempt(run, 0, 80, value=1.0)
+    yield
+    attempt(run, 50, 100, 50, value=2.0)
+    attempt(run, 90, 120, 90, value=3.0)
+
+
+def resumed_without_purge_step(run: Path) -> Iterator[None]:
+    """The same, but nobody tells the writer."""
+    attempt(run, 0, 80, value=1.0)
+    yield
+    attempt(run, 50, 100, value=2.0)
+
+
+def torn(run: Path) -> Iterator[None]:
+    """The first attempt was cut off in the middle of a record (power cut); the second one leaves its file alone."""
+    attempt(run, 0, 80, value=1.0)
+    (path,) = event_files(run)
+    with open(path, "ab") as file:
+        file.write(framing.frame(scalar(80))[:-7])
+    left = path.read_bytes()
+    yield
+    attempt(run, 50, 100, 50, value=2.0)
+    assert path.read_bytes() == left
+    assert len(event_files(run)) == 2
+
+
+def evaluated_before_the_crash(run: Path) -> Iterator[None]:
+    """A tag that only the first attempt has written, at steps that the second one has not reached again."""
+
+    def evaluate() -> None:
+        be_rank(0)
+        with SummaryWriter(str(run)) as writer:
+            for step in (20, 40, 60):
+                writer.add_scalar("eval", 1.0, step)
+
+    assert in_child(evaluate) == 0
+    yield
+    attempt(run, 50, 55, 50)
+
+
+def restarted_in_the_same_second(run: Path) -> Iterator[None]:
+    """Three starts while the clock shows one second: no file is opened twice, and names sort in the order of starts."""
+    stop_clock(time.time())
+    attempt(run, 0, 10)
+    yield
+    attempt(run, 10, 20)
+    attempt(run, 20, 30)
+    seconds = [names.event_second(path.name) for path in event_files(run)]
+    assert len(seconds) == 3
+    assert sorted(set(seconds)) == seconds, "the order of names must not depend on process ids"
+
+
+def clock_went_back(run: Path) -> Iterator[None]:
+    """The second attempt runs an hour earlier than the first."""
+    now = time.time()
+    stop_clock(now)
+    attempt(run, 0, 80, value=1.0)
+    yield
+    stop_clock(now - 3600)
+    attempt(run, 50, 100, 50, value=2.0)
+
+
+def two_ranks(run: Path) -> Iterator[None]:
+    """Two ranks log the same tags at the same time."""
+
+    def rank(number: int) -> Iterator[None]:
+        be_rank(number, 2)
+        with SummaryWriter(str(run)) as writer:
+            for step in range(50):
+                writer.add_scalar("loss", number, step)
+            yield
+            for step in range(50, 100):
+                writer.add_scalar("loss", number, step)
+
+    ranks = [Staged(rank(number)) for number in range(2)]
+    yield
+    assert [child.finish() for child in ranks] == [0, 0]
+
+
+def closed_and_logged_again(run: Path) -> Iterator[None]:
+    """A writer with purge_step is closed after each part: START is not written again (h12)."""
+    be_rank(0)
+    writer = SummaryWriter(str(run), purge_step=0)
+    for step in range(120):
+        writer.add_scalar("loss", 0.0, step)
+        if step % 40 == 39:
+            writer.close()
+        if step == 60:
+            yield
+
+
+def points(*parts: tuple[int, int, float]) -> list[tuple[int, float]]:
+    """(step, value) of each point, for ranges of steps with one value."""
+    return [(step, value) for first, last, value in parts for step in range(first, last)]
+
+
+Curves = dict[tuple[str, str], list[tuple[int, float]]]
+RESUMED = points((0, 50, 1.0), (50, 100, 2.0))
+RESUMED_TWICE = points((0, 50, 1.0), (50, 90, 2.0), (90, 120, 3.0))
+# scenario -> (run below its directory, tag) -> points, the same in each reader
+SCENARIOS: dict[Callable[[Path], Iterator[None]], Curves] = {
+    rotated: {("", "loss"): points((0, 120, 0.0))},
+    resumed: {("", "loss"): RESUMED_TWICE, ("/sub/run", "sub"): RESUMED_TWICE},
+    resumed_without_purge_step: {("", "loss"): RESUMED},
+    torn: {("", "loss"): RESUMED, ("/sub/run", "sub"): RESUMED},
+    evaluated_before_the_crash: {("", "loss"): points((50, 55, 0.0)), ("", "eval"): [(20, 1.0), (40, 1.0)]},
+    restarted_in_the_same_second: {("", "loss"): points((0, 30, 0.0)), ("/sub/run", "sub"): points((0, 30, 0.0))},
+    clock_went_back: {("", "loss"): RESUMED, ("/sub/run", "sub"): RESUMED},
+    two_ranks: {("", "loss"): points((0, 100, 0.0)), ("/rank_00001", "loss"): points((0, 100, 1.0))},
+    closed_and_logged_again: {("", "loss"): points((0, 120, 0.0))},
+}
+# The default reader knows nothing of purge_step: a later point replaces older ones of its own tag, and no others.
+DEFAULT_ONLY: dict[Callable[[Path], Iterator[None]], Curves] = {
+    evaluated_before_the_crash: {("", "eval"): [(20, 1.0), (40, 1.0), (60, 1.0)]},
+}
+# The others replace nothing unless they are told to.
+PYTHON_ONLY: dict[Callable[[Path], Iterator[None]], Curves] = {
+    resumed_without_purge_step: {("", "loss"): points((0, 80, 1.0), (50, 100, 2.0))},
+}
+READERS = {
+    "default": ([], DEFAULT_ONLY),
+    "watch": (["--load_fast", "false"], PYTHON_ONLY),
+    "multi": (["--load_fast", "false", "--reload_multifile", "true"], PYTHON_ONLY),
+}
+
+
+def event_files(directory: Path) -> list[Path]:
+    """The event files of one directory, in the order in which TensorBoard reads them."""
+    return sorted(path for path in directory.iterdir() if "tfevents" in path.name)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_every_reader_shows_every_point_of_crashed_resumed_rotated_and_parallel_runs(tmp_path, reader):
+    """All scenarios under one TensorBoard: in runs that are complete when it starts, and in such that go on then."""
+    options, special = READERS[reader]
+    for scenario in SCENARIOS:
+        assert in_child(lambda scenario=scenario: list(scenario(tmp_path / "complete" / scenario.__name__))) == 0
+    growing = [Staged(scenario(tmp_path / "growing" / scenario.__name__)) for scenario in SCENARIOS]
+    halves = {str(path.parent.relative_to(tmp_path)) for path in (tmp_path / "growing").rglob("*tfevents*")}
+
+    def wrong(place: str) -> list[str]:
+        """What this TensorBoard does not show as it should."""
+        found = []
+        for scenario, curves in SCENARIOS.items():
+            for (below, tag), expected in (curves | special.get(scenario, {})).items():
+                run = f"{place}/{scenario.__name__}{below}"
+                answer = ask("plugin/scalars/scalars", run=run, tag=tag) or []
+                if [(step, value) for _, step, value in answer] != expected:
+                    found.append(f"{run} {tag}: {[(step, value) for _, step, value in answer]}")
+        return found
+
+    def both_right() -> bool:
+        """Whether everything is shown; remembers what is not."""
+        missing[:] = wrong("complete") + wrong("growing")
+        return not missing
+
+    missing: list[str] = []
+    with tensorboard(tmp_path, *options) as ask:
+        wait_for(lambda: halves <= set(ask("plugin/scalars/tags") or ()), "first halves", deadline=45)
+        assert [child.finish() for child in growing] == [0] * len(growing)
+        try:
+            wait_for(both_right, "all points", deadline=45)
+        except pytest.fail.Exception:
+            pytest.fail("\n".join(missing))

@@ -1,0 +1,171 @@
+"""Spools of one user and of a group, under real workers and uploaders."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from programs import wait_for
+from runs import LOG_AND_EXIT, judge, no_uploader
+from shared_spools import GROUP, ONE, STRANGER, TWO, modes, root_only
+
+from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.spool.layout import MemberName, Spool
+
+
+def test_all_of_a_spool_is_for_its_owner_only(hub, run_dir, start):
+    """Directories 0700, files 0600, whatever the umask; event files are as the umask says."""
+    before = os.umask(0)
+    try:
+        start(LOG_AND_EXIT, run_dir, 5).succeed()
+    finally:
+        os.umask(before)
+    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
+    found = modes(Spool(str(run_dir)).root)
+    assert {mode for path, mode in found.items() if os.path.isdir(os.path.join(run_dir, ".hf_mpwriter", path))} == {
+        0o700
+    }
+    assert set(found.values()) == {0o700, 0o600}
+    assert "hosts" in found
+    (event_file,) = run_dir.glob("*tfevents*")
+    assert stat.S_IMODE(event_file.stat().st_mode) == 0o666
+
+
+FOREIGN = """
+import sys
+from hf_mpwriter import HFSummaryWriter
+with HFSummaryWriter("me/run", logdir=sys.argv[1], exit_timeout=30) as writer:
+    writer.add_scalar("loss", 1.0, 1)
+    assert writer.scheduler.trigger().result(30) is None
+    assert not writer.push(wait=30)
+    writer.add_scalar("loss", 2.0, 2)
+with HFSummaryWriter("me/run", logdir=sys.argv[1]) as writer:
+    writer.add_scalar("loss", 3.0, 3)
+print("trained")
+"""
+
+
+@pytest.mark.parametrize("how", ["link", "open", "theirs"])
+def test_a_strange_spool_does_not_break_training_and_gets_no_token(own_spool, tmp_path, start, monkeypatch, how):
+    """It names another Hub: nothing is asked there, what is logged stays here, one warning says what to do."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    own_spool.record_destination(Destination("http://127.0.0.1:9", "me/other"))
+    if how == "link":
+        os.rename(own_spool.root, tmp_path / "elsewhere")
+        os.symlink(tmp_path / "elsewhere", own_spool.root)
+    elif how == "open":
+        os.chmod(own_spool.root, 0o777)  # noqa: S103 - that is what must be noticed
+    else:
+        if os.geteuid():
+            pytest.skip("only root can give a directory away")
+        os.chown(own_spool.root, ONE, GROUP)
+    before = modes(own_spool.root)
+    code, out, err = start(FOREIGN, own_spool.run_dir, env={"HF_TOKEN": "hf_secret"}).finish()
+    assert (code, out) == (0, "trained\n"), err
+    assert err.count("not uploaded") == 1, err
+    assert err.count(own_spool.root) == 1 + (how == "open"), "and what helps"
+    assert modes(own_spool.root) == before, "nothing was written there"
+    assert len(list(Path(own_spool.run_dir).glob("*tfevents*"))) == 2
+    (own,) = tmp_path.glob("hf_mpwriter-*")
+    assert set(modes(str(own)).values()) == {0o700, 0o600}
+
+
+OPENED = """
+import os, sys
+from hf_mpwriter import HFSummaryWriter
+writer = HFSummaryWriter("me/run", logdir=sys.argv[1], exit_timeout=0)
+writer.add_scalar("loss", 1.0, 1)
+os.chmod(f"{sys.argv[1]}/.hf_mpwriter", 0o770)
+if not (pid := os.fork()):
+    writer.add_scalar("loss", 1.0, 2)
+    writer.close()
+    os._exit(writer.dropped)
+assert os.waitpid(pid, 0)[1] == 0
+writer.close()
+writer.add_scalar("loss", 1.0, 3)
+writer.close()
+assert writer.dropped == 0
+"""
+
+
+def test_a_spool_that_is_opened_while_training_runs_costs_no_record(hub, run_dir, tmp_path, start, monkeypatch):
+    """`chmod -R g+w` on the logs: children that are forked then and writers that are used again keep what they log."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    code, _, err = start(OPENED, run_dir).finish()
+    assert (code, err.count("not uploaded")) == (0, 2), err
+    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
+    spool = Spool(str(run_dir))
+    os.chmod(spool.root, 0o700)
+    start(LOG_AND_EXIT, run_dir, 1).succeed()
+    assert sum(file.hub_events for file in judge(run_dir, hub).files.values()) == 4
+
+
+def test_an_uploader_does_not_follow_a_strange_spool(own_spool, start):
+    """Whoever starts one: it looks itself before it reads where to upload, or removes what is a ruin."""
+    ruin = Path(own_spool.card(MemberName("main", "host-0", 1, 2, 3)))
+    ruin.touch()
+    own_spool.record_destination(Destination("http://127.0.0.1:9", "me/other"))
+    os.chmod(own_spool.root, 0o777)  # noqa: S103 - that is what must be noticed
+    source = """
+import sys
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.uploader.loop import Uploader
+import random, time
+Uploader(Spool(sys.argv[1]), 0, time.monotonic, random.Random(1))
+"""
+    code, _, err = start(source, own_spool.run_dir).finish()
+    assert code == 1
+    assert "ForeignSpoolError" in err
+    assert ruin.exists()
+    for command in ("status", "sync", "verify"):
+        result = subprocess.run(
+            [sys.executable, "-m", "hf_mpwriter", command, own_spool.run_dir],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == 1
+        assert f"Run: chmod o-w {own_spool.root}" in result.stderr
+
+
+# The interpreter may be where only root can read: the right to read everything is kept, no right to write is.
+AS_USER = """
+import ctypes, os, sys
+user, *groups = map(int, sys.argv.pop(1).split(","))
+libc, READ, KEEP_CAPABILITIES, AMBIENT, RAISE = ctypes.CDLL(None), 2, 8, 47, 2
+libc.prctl(KEEP_CAPABILITIES, 1)
+os.setgroups(groups); os.setgid(user); os.setuid(user)
+libc.capset((ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)(1 << READ, 1 << READ, 1 << READ, 0, 0, 0))
+assert libc.prctl(AMBIENT, RAISE, READ, 0, 0) == 0
+os.umask(0o022)
+os.environ["HOME"] = sys.argv.pop(1); os.environ["HF_HOME"] = os.environ["HOME"] + "/hf"
+"""
+
+
+@root_only
+@pytest.mark.root
+def test_two_users_of_a_group_share_a_run(hub, open_place, start):
+    """Both log, each elects and uploads what both have logged, ranks take over each other's directories."""
+    run_dir = open_place / "exp1"
+    run_dir.mkdir()
+    os.chown(run_dir, ONE, GROUP)
+    for user, rank in ((ONE, "1"), (TWO, "1"), (ONE, "0")):
+        home = open_place / f"home{user}"
+        home.mkdir(exist_ok=True)
+        os.chown(home, user, user)
+        env = {"HF_MPWRITER_GROUP": "1", "RANK": rank, "WORLD_SIZE": "2", "PYTHONDONTWRITEBYTECODE": "1"}
+        start(AS_USER + LOG_AND_EXIT, f"{user},{GROUP}", home, run_dir, 20, env=env).succeed()
+        wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
+        judge(run_dir, hub)
+    events = list(run_dir.rglob("*tfevents*"))
+    assert sorted(path.stat().st_uid for path in events) == [ONE, ONE, TWO]
+    found = modes(str(run_dir / ".hf_mpwriter"))
+    assert set(found.values()) == {0o2770, 0o660}, found
+    assert {os.lstat(run_dir / ".hf_mpwriter" / path).st_gid for path in found} == {GROUP}
+    refused = start(AS_USER + LOG_AND_EXIT, f"{STRANGER}", open_place, run_dir, 1).finish()
+    assert refused[0] == 1
+    assert "cannot be written" in refused[2] or "belongs to" in refused[2]

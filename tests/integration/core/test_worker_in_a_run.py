@@ -1,0 +1,111 @@
+"""What a worker makes of troubles, of unfinished runs beside its own, and of a destination that comes late."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import pytest
+from programs import wait_for
+
+from hf_mpwriter.base.settings import Destination, Settings
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.members import MemberFile
+from hf_mpwriter.system.process import Process
+
+LOG = """
+import sys
+from hf_mpwriter import HFSummaryWriter
+{before}
+writer = HFSummaryWriter("me/run", logdir=sys.argv[1], exit_timeout=0)
+writer.add_scalar("loss", 1.0, 1)
+{after}
+writer.add_scalar("loss", 2.0, 2)
+print("trained")
+"""
+
+
+def unfinished(path, endpoint) -> Spool:
+    """A run directory with a card of somebody who is dead."""
+    spool = Spool(str(path))
+    spool.create()
+    spool.record_destination(Destination(endpoint, "me/other"))
+    MemberFile(spool, "main", Process.current(), Settings()).leave(0)
+    return spool
+
+
+@pytest.mark.parametrize("whose", ["for another Hub", "of another user", "open to others"])
+def test_an_uploader_for_a_strange_run_beside_ours_is_not_started(tmp_path, start, monkeypatch, whose):
+    """It would carry the user's token to an endpoint that somebody else has written down."""
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        strange = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        other = unfinished(tmp_path / "runs" / "b", strange if whose == "for another Hub" else "http://127.0.0.1:9")
+        if whose == "of another user":
+            if os.geteuid():
+                pytest.skip("only root can give a directory away")
+            os.chown(other.root, 65534, 65534)
+        elif whose == "open to others":
+            os.chmod(other.root, 0o777)  # noqa: S103 - that is what must be noticed
+        start(LOG.format(before="", after=""), tmp_path / "runs" / "a").succeed()
+        assert not os.path.exists(other.uploader_lock)
+        assert other.host_ids() == []
+
+
+def test_an_unfinished_run_of_ours_beside_it_is_finished(hub, tmp_path, start):
+    """A run that crashed under another name: the next start in the same folder uploads it."""
+    dead = start(LOG.format(before="", after="import os; os._exit(1)"), tmp_path / "runs" / "dead")
+    dead.finish()
+    other = Spool(str(tmp_path / "runs" / "dead"))
+    for pid in [pid for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))) if holds(pid, other.run_dir)]:
+        os.kill(pid, 9)
+    wait_for(lambda: not any(holds(int(p), other.run_dir) for p in os.listdir("/proc") if p.isdecimal()), "it is dead")
+    if not other.is_unfinished(hub.endpoint):
+        pytest.skip("its uploader was faster than the kill")
+    start(LOG.format(before="", after=""), tmp_path / "runs" / "next").succeed()
+    wait_for(lambda: not os.listdir(other.members), "the card of the dead is served")
+
+
+def holds(pid: int, run_dir: str) -> bool:
+    """Whether a process is the uploader of a run directory."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            line = file.read()
+    except OSError:
+        return False
+    return b"uploader.main" in line and os.fsencode(run_dir) in line
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        "sys.path.append(None)",
+        "sys.executable = '/nonexistent'",
+        "import shutil; shutil.rmtree(sys.argv[1] + '/.hf_mpwriter')",
+        "import shutil; shutil.rmtree(sys.argv[1] + '/.hf_mpwriter'); open(sys.argv[1] + '/.hf_mpwriter', 'w')",
+        "from hf_mpwriter.system import launch; launch.start_uploader = None",
+    ],
+)
+def test_no_trouble_of_ours_is_raised_into_training(tmp_path, start, monkeypatch, trouble):
+    """Whatever happens to interpreter, path, spool or election: training goes on and ends well."""
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    hurry = "import hf_mpwriter.worker.worker as worker; worker.LOOK_EVERY = 0.0\n"
+    assert "trained" in start(LOG.format(before=hurry, after=trouble), tmp_path / "run").succeed()
+
+
+def test_a_destination_that_could_not_be_written_again_is_written_later(hub, run_dir, start):
+    """The spool is removed, and the disk refuses run.json when it is made anew: without it no uploader would stay."""
+    after = """
+import os, shutil
+from hf_mpwriter.system import disk
+spool = writer._worker.spool
+shutil.rmtree(spool.root)
+disk._failpoints["spool.run.write"] = ("enospc", 1)
+writer._worker.look()
+assert spool.exists() and not spool.has_destination()
+writer._worker.look()
+assert spool.has_destination()
+"""
+    start(LOG.format(before="", after=after), run_dir).succeed()
+    wait_for(lambda: not os.listdir(Spool(str(run_dir)).members), "everything is on the Hub, the card removed")

@@ -1,0 +1,140 @@
+"""The demo, as a user runs it: with real processes, real kills and the real client."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from programs import wait_for
+
+from hf_mpwriter.testing import read_journals
+
+STEPS = 80
+
+
+def start_demo(directory: Path) -> subprocess.Popen[str]:
+    """Start the demo in a directory."""
+    command = [
+        sys.executable,
+        "-m",
+        "hf_mpwriter",
+        "demo",
+        "--dir",
+        str(directory),
+        "--seed",
+        "7",
+        "--steps",
+        str(STEPS),
+    ]
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=directory.parent,
+        preexec_fn=_listen_to_ctrl_c,  # noqa: PLW1509 - it makes one system call
+    )
+
+
+def _listen_to_ctrl_c() -> None:
+    """A shell that runs the tests in the background has them ignore SIGINT, and the demo would inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@pytest.fixture
+def demo(tmp_path):
+    """A demo that has begun, and its directory; it does not outlive the test."""
+    directory = tmp_path / "demo"
+    process = start_demo(directory)
+    yield process, directory
+    if process.poll() is None:
+        process.terminate()
+        process.communicate(timeout=30)
+
+
+def lost(output: str) -> dict[str, int]:
+    """The last column of the table, per row."""
+    return {row[1]: int(row[2]) for row in re.finditer(r"^(rank \d|total) .* (\d+)$", output, re.MULTILINE)}
+
+
+def processes_of(directory: Path) -> list[psutil.Process]:
+    """What runs in a demo's directory: ranks, uploader, push, Hub."""
+    return [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if any(str(directory) in word for word in process.info["cmdline"] or ()) and process.pid != os.getpid()
+    ]
+
+
+def journals_of(directory: Path) -> list[Path]:
+    """The journals so far."""
+    return list(directory.glob("journals/journal.*"))
+
+
+def test_the_demo_loses_nothing_although_a_rank_and_the_uploader_are_killed(demo):
+    """Exit code 0, a table without losses, two kills, a resume and a new uploader, and nothing is left running.
+
+    The same verdict fails when one record more is claimed than was written.
+    """
+    process, directory = demo
+    out, err = process.communicate(timeout=85)
+    assert process.returncode == 0, out + err
+    assert lost(out) == {"rank 0": 0, "rank 1": 0, "rank 2": 0, "rank 3": 0, "total": 0}
+    rank, pid = re.search(r"killed rank (\d) \(pid (\d+)\)", out).groups()
+    uploader = re.search(r"killed the uploader \(pid (\d+)\)", out)[1]
+    assert int(re.search(rf"rank {rank} resumed at step (\d+)", out)[1]) <= STEPS
+    assert re.search(r"uploader (\d+) has taken the uploader lock", out)[1] != uploader
+    assert int(pid) in {note.pid for note in read_journals(str(directory / "journals"))}, "it was killed at its work"
+    assert f"--logdir {directory}/runs/digits" in out
+    assert processes_of(directory) == []
+    forged = forged_verdict(directory)
+    assert (forged.returncode, lost(forged.stdout)["total"]) == (1, 1)
+    assert "1 returned records are not on the Hub" in forged.stderr
+
+
+def forged_verdict(directory: Path) -> subprocess.CompletedProcess[str]:
+    """The verdict once more, on the same Hub, with a journal that claims one record more than was written."""
+    from hf_mpwriter.demo.place import Place
+    from hf_mpwriter.localhub import LocalHub
+    from hf_mpwriter.spool.layout import Spool
+
+    place = Place(str(directory))
+    note = next(read_journals(place.journals))
+    claim = {"tag": note.tag, "step": STEPS + 1000, "path": note.path}
+    (directory / "journals" / f"journal.{note.pid}.forged").write_text(json.dumps(claim) + "\n")
+    endpoint = Spool(place.run_dir).destination().endpoint
+    command = [sys.executable, "-m", "hf_mpwriter.demo.verdict", str(directory)]
+    with LocalHub(directory / "hub", port=int(endpoint.rpartition(":")[2])):
+        return subprocess.run(
+            command, env=place.environment(endpoint), capture_output=True, text=True, timeout=60, check=False
+        )
+
+
+def test_an_interrupted_demo_leaves_no_process_behind(demo):
+    """SIGINT half-way ends the ranks, the uploader and the Hub."""
+    process, directory = demo
+    wait_for(lambda: len(journals_of(directory)) == 4, "all ranks log")
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Interrupted" in err
+    assert "Traceback" not in err
+    assert processes_of(directory) == []
+
+
+def test_a_demo_never_mixes_with_what_is_in_a_directory_already(tmp_path):
+    """A directory that is not empty is refused, and nothing in it is touched."""
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "mine").write_text("x")
+    process = start_demo(tmp_path / "demo")
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "is not empty; give another directory" in err
+    assert os.listdir(tmp_path / "demo") == ["mine"]

@@ -1,0 +1,207 @@
+"""What a run makes of errors: it keeps everything, tells the user once what helps, and delivers when they are over."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from hub_clients import requests_of
+from programs import wait_for
+from runs import LOG_AND_EXIT, judge, no_uploader, sync
+from support import event_file
+
+from hf_mpwriter.base.settings import OFFLINE
+from hf_mpwriter.cli.main import main
+from hf_mpwriter.localhub import LocalHub
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.worker import shutdown
+from hf_mpwriter.worker.role import Role
+
+XET_FAILS_FAST = {"HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "1", "HF_XET_CLIENT_RETRY_BASE_DELAY": "10ms"}
+XET_FAILS_FAST |= {"HF_MPWRITER_EXIT_TIMEOUT": "100"}
+PATIENCE = 110.0  # seconds: three failures, with their waits
+
+
+def log_of(run_dir: Path) -> str:
+    """The log of the uploader."""
+    return next(run_dir.glob(".hf_mpwriter/hosts/*/uploader.log")).read_text()
+
+
+def status(run_dir: Path) -> str:
+    """What `hf-mpwriter status` prints."""
+    return CliRunner().invoke(main, ["status", str(run_dir)]).output
+
+
+def folders_put(hub: LocalHub) -> set[str]:
+    """By which ways content came: `lfs`, `xet`."""
+    found = {request["path"].split("/")[1] for request in requests_of(hub) if request["method"] in ("PUT", "POST")}
+    return found & {"lfs", "xet"}
+
+
+ONLY_A_PERSON_HELPS = [
+    ("401", "hf auth login"),
+    ("402", "settings/billing"),
+    ("403 message='You have read access only'", "hf auth login"),
+]
+
+
+@pytest.mark.parametrize(("answer", "what_helps"), ONLY_A_PERSON_HELPS)
+def test_where_a_person_must_act_it_is_told_once_with_what_helps(hub, run_dir, start, answer, what_helps):
+    """Training ends well, with one message: the reason, what helps, and the command that finishes it; then it does."""
+    hub.fault(f"/api/(models|repos)/ {answer} times=0")
+    code, _, errors = start(LOG_AND_EXIT, run_dir, 50).finish()
+    assert (code, errors.count(what_helps), errors.count("hf-mpwriter sync")) == (0, 1, 1), errors
+    assert log_of(run_dir).count("Refused: ") == 1
+    hub.clear_faults()
+    done = sync(run_dir)
+    assert done.returncode == 0, done.stderr
+    judge(run_dir, hub)
+
+
+def test_without_a_token_it_is_said_and_with_one_all_arrives(tmp_path, run_dir, start, monkeypatch):
+    """A Hub that knows nobody without a token."""
+    with LocalHub(tmp_path / "hub", token="hf_right") as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
+        code, _, errors = start(LOG_AND_EXIT, run_dir, 50).finish()
+        assert (code, errors.count("hf auth login")) == (0, 1), errors
+        monkeypatch.setenv("HF_TOKEN", "hf_right")
+        assert sync(run_dir).returncode == 0
+        judge(run_dir, server)
+
+
+def test_offline_everything_is_kept_nothing_is_asked_and_it_is_told(hub, run_dir, start):
+    """The message at the end and the status tell why; online, `sync` finishes it."""
+    code, _, errors = start(LOG_AND_EXIT, run_dir, 50, env={"HF_HUB_OFFLINE": "1"}).finish()
+    assert (code, errors.count(OFFLINE), errors.count("hf-mpwriter sync")) == (0, 1, 1), errors
+    assert "goes on trying" not in errors
+    wait_for(lambda: OFFLINE in status(run_dir), "the status tells why")
+    assert requests_of(hub) == []
+    assert sync(run_dir).returncode == 0
+    judge(run_dir, hub)
+
+
+@pytest.mark.parametrize("name", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
+def test_offline_nobody_waits_for_the_hub(tmp_path, monkeypatch, name):
+    """The wait of a whole day is not even begun."""
+    monkeypatch.setenv(name, "on")
+    spool = Spool(str(tmp_path / "run"))
+    spool.create()
+    shutdown.wait(spool, {"a": 1}, 86400.0, Role(None, None), lambda: pytest.fail("it waits"))
+
+
+def test_where_xet_fails_content_goes_by_lfs(hub, run_dir, start):
+    """Three failures in a row, and nobody has to do anything."""
+    hub.fault("/(xet/|.*xet-write-token) 500 times=0")
+    start(LOG_AND_EXIT, run_dir, 50, env=XET_FAILS_FAST).succeed(PATIENCE)
+    judge(run_dir, hub)
+    assert folders_put(hub) == {"lfs"}
+    assert [standing.hits for standing in hub.faults()] != [0]
+
+
+def test_a_hub_without_xet_gets_lfs_at_once(tmp_path, run_dir, start, monkeypatch):
+    """Its token route is not there; the second push knows."""
+    with LocalHub(tmp_path / "hub", xet=False) as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
+        start(LOG_AND_EXIT, run_dir, 50).succeed()
+        judge(run_dir, server)
+        asked = [request for request in requests_of(server) if "xet-write-token" in request["path"]]
+        assert len(asked) == 1
+
+
+def test_a_file_that_the_hub_refuses_is_found_and_named_and_the_others_arrive(hub, run_dir, monkeypatch):
+    """413 for the first of two: the entry is split, the file is quarantined, the other goes on; later `sync` sends it."""
+    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+    names = [f"events.out.tfevents.170000000{number}.other" for number in range(2)]
+    for name in names:
+        event_file(run_dir / name, 3, tag=name)
+    bad = hashlib.sha256((run_dir / names[0]).read_bytes()).hexdigest()
+    Spool(str(run_dir)).create()
+    hub.fault(f"PUT /lfs/{bad} 413 times=0")
+    done = sync(run_dir, "--repo-id", "me/run", "--path-in-repo", "tensorboard")
+    assert done.returncode == 1
+    assert "413" in done.stderr
+    assert f"refused: {names[0]}" in status(run_dir)
+    there = hub.store.tree("model", "me/run", "main")
+    assert [f"tensorboard/exp1/{name}" in there for name in names] == [False, True]
+    hub.clear_faults()
+    assert sync(run_dir).returncode == 0
+    judge(run_dir, hub)
+
+
+def test_a_repository_that_cannot_be_created_now_is_not_hammered(hub, run_dir, start):
+    """The client itself would ask thousands of times; ours comes again after seconds, and then it works."""
+    hub.fault("POST /api/repos/create 409 message='Cannot create repo: another conflicting operation is in progress'")
+    start(LOG_AND_EXIT, run_dir, 50).succeed()
+    judge(run_dir, hub)
+    created = [request["t"] for request in requests_of(hub) if request["path"] == "/api/repos/create"]
+    assert len(created) == 2
+    assert created[1] - created[0] > 2.0
+
+
+# proxies
+
+
+class Proxy(BaseHTTPRequestHandler):
+    """Forwards to the host in the request line, and notes what passes."""
+
+    seen: list[tuple[str, str]]
+
+    def forward(self) -> None:
+        """One request."""
+        type(self).seen.append((self.path, self.headers.get("user-agent", "")))
+        host, _, path = self.path.removeprefix("http://").partition("/")
+        body = self.rfile.read(int(self.headers.get("content-length", 0)))
+        connection = http.client.HTTPConnection(host, timeout=30)
+        with contextlib.closing(connection):
+            connection.request(self.command, f"/{path}", body, dict(self.headers))
+            answer = connection.getresponse()
+            content = answer.read()
+        self.send_response(answer.status)
+        for name, value in answer.getheaders():
+            if name.lower() not in ("date", "server", "content-length"):
+                self.send_header(name, value)
+        self.send_header("content-length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_GET = do_POST = do_PUT = do_HEAD = forward  # noqa: N815 - the base class asks for these names
+
+    def log_message(self, *_: object) -> None:
+        """Not on stderr."""
+
+
+@contextlib.contextmanager
+def proxy() -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """A proxy: its address, and what it has seen."""
+    seen: list[tuple[str, str]] = []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Noting", (Proxy,), {"seen": seen}))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}", seen
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.mark.parametrize("way", ["lfs", "xet"])
+def test_proxies_and_the_variables_of_huggingface_hub_reach_the_push(hub, run_dir, start, way):
+    """Everything goes through the proxy of the training process' environment, and its HF_* variables hold."""
+    with proxy() as (address, seen):
+        env = {"HTTP_PROXY": address, "NO_PROXY": "", "HF_HUB_USER_AGENT_ORIGIN": "our-cluster"}
+        env |= {"HF_HUB_DISABLE_XET": "1"} if way == "lfs" else {}
+        start(LOG_AND_EXIT, run_dir, 50, env=env).succeed()
+        wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
+    judge(run_dir, hub)
+    assert len(seen) == len(requests_of(hub))
+    assert folders_put(hub) == {way}
+    (agent,) = {agent for path, agent in seen if "/commit/" in path}
+    assert "origin/our-cluster" in agent

@@ -1,0 +1,278 @@
+"""Every error of the Hub, of the network and of the environment, in real pushes: its verdict, and that it passes."""
+
+from __future__ import annotations
+
+import dataclasses
+import email.utils
+import json
+import os
+import time
+
+import pytest
+from programs import wait_for
+from pushing import NAME, Pushes, hits, is_as
+
+from hf_mpwriter.base.settings import OFFLINE
+from hf_mpwriter.base.verdicts import Done, Moved, Refused, Retry, Split, Unknown
+from hf_mpwriter.push import classify, commit
+
+pytest_plugins = ("pushing",)
+
+NEVER_BUSY = "Cannot create repo: another conflicting operation is in progress"
+
+TO_A_COMMIT = [  # the answer, the verdict, how often the commit is sent
+    ("408", Unknown, {}, 1),
+    ("500", Unknown, {}, 1),
+    ("502 body=<html/>", Unknown, {}, 1),
+    ("503 header=Retry-After:7", Unknown, {"after": 7.0}, 1),
+    ("504", Unknown, {}, 1),
+    ("close", Unknown, {}, 1),
+    ("reset", Unknown, {}, 1),
+    ("200 body=<html>Welcome</html>", Unknown, {}, 1),
+    ("200 message={}", Unknown, {}, 1),
+    ("401 code=RepoNotFound", Refused, {"hint": classify.LOGIN}, 1),
+    ("401 message='Invalid credentials in Authorization header'", Refused, {"hint": classify.LOGIN}, 1),
+    ("402", Refused, {"hint": classify.QUOTA}, 1),
+    ("403 message='You have read access only'", Refused, {"hint": classify.LOGIN}, 1),
+    ("403 message='Private repository storage limit reached, please upgrade'", Refused, {"hint": classify.QUOTA}, 1),
+    ("404", Refused, {"hint": classify.ENDPOINT}, 1),
+    ("405", Refused, {"hint": classify.ENDPOINT}, 1),
+    ("501", Refused, {"hint": classify.ENDPOINT}, 1),
+    ("404 code=RepoNotFound", Retry, {"after": None}, 1),
+    ("404 code=RevisionNotFound", Retry, {"after": None}, 1),
+    ("409 message='Another commit operation is in progress for this repository.'", Retry, {"after": 3.0}, 1),
+    ("412", Moved, {}, commit.MOVED_TRIES),
+    (
+        "429 message='rate limit for repository commits (128 per hour). Retry in about 1 hour.'",
+        Retry,
+        {"after": 3600.0},
+        1,
+    ),
+    ("429 message='You have exceeded our hourly quotas for action: commit'", Retry, {"after": classify.QUOTA_WAIT}, 1),
+    ("400", Split, {}, 2),  # the second time without the model card
+    ("413", Split, {}, 2),
+    ("422", Split, {}, 2),
+    ("400 message='LFS pointer pointed to a file that does not exist'", Retry, {"xet": "failing"}, 1),
+]
+
+
+@pytest.mark.parametrize(("answer", "kind", "fields", "sent"), TO_A_COMMIT, ids=lambda value: str(value)[:40])
+def test_each_answer_to_a_commit_has_its_verdict_is_not_hammered_and_passes(hub, run, answer, kind, fields, sent):
+    """As the real client raises it; when the fault is over, the same entry arrives."""
+    hub.fault(f"POST /commit/ {answer} times=0")
+    verdict = run.push()
+    assert is_as(verdict, kind, **fields), verdict
+    assert hits(hub) == [sent]
+    run.arrives(hub)
+
+
+def refused_object(message: str) -> str:
+    """The answer of an LFS batch that refuses an object."""
+    error = {"code": 422, "message": message}
+    return json.dumps({"objects": [{"oid": "0" * 64, "size": 1, "error": error}]})
+
+
+BEFORE_A_COMMIT = [
+    ("GET /revision/ 503", Retry, {}, 1),
+    ("GET /revision/ close", Retry, {}, 1),
+    ("GET /revision/ 401", Refused, {"hint": classify.LOGIN}, 1),
+    ("GET /revision/ 403", Refused, {"hint": classify.LOGIN}, 1),
+    ("GET /revision/ 404", Refused, {"hint": classify.ENDPOINT}, 1),
+    ("GET /revision/ 200 body=<html>Welcome</html>", Retry, {}, 1),
+    ("GET /revision/ 200 message=portal", Retry, {}, 1),
+    ("GET /revision/ 302 header=Location:/api/models/me/run/revision/main", Retry, {}, 21),
+    ("POST /paths-info/ 500", Retry, {}, 1),
+    ("POST /preupload/ 503", Retry, {}, 6),
+    ("POST /preupload/ 503 header=Retry-After:3600", Retry, {"after": 3600.0}, 1),
+    ("POST /preupload/ 429 header=Retry-After:3600", Retry, {"after": 3600.0}, 1),
+    ("POST /preupload/ 429 'header=ratelimit:\"api\";r=0;t=300'", Retry, {"after": 301.0}, 1),
+    ("POST /preupload/ 200 body=<html>Welcome</html>", Retry, {}, 1),
+    ("POST /preupload/ 200 message=portal", Retry, {}, 1),
+    ("POST /preupload/ 422", Split, {}, 2),
+    ("objects/batch 200 message=portal", Retry, {}, 1),
+    (f"objects/batch 200 'body={refused_object('Invalid object')}'", Split, {}, 2),
+    (f"objects/batch 200 'body={refused_object('storage limit reached')}'", Refused, {"hint": classify.QUOTA}, 1),
+    ("PUT /lfs/ 403", Retry, {}, 1),  # an upload URL that is too old; no token could help
+    ("PUT /lfs/ 400", Retry, {}, 1),
+    ("PUT /lfs/ 500", Retry, {}, 6),
+    ("PUT /lfs/ reset", Retry, {}, 6),
+    ("PUT /lfs/ 413", Split, {}, 2),
+    ("objects/verify 404", Retry, {}, 1),
+    ("objects/verify 503", Retry, {}, 6),
+]
+
+
+@pytest.mark.parametrize(("fault", "kind", "fields", "asked"), BEFORE_A_COMMIT, ids=lambda value: str(value)[:40])
+def test_whatever_fails_before_the_commit_has_a_known_outcome_and_passes(hub, run, fault, kind, fields, asked):
+    """No content of ours can be on the Hub; the reason names the failure although the client wraps it."""
+    hub.fault(f"{fault} times=0")
+    verdict = run.push()
+    assert is_as(verdict, kind, **fields), verdict
+    assert "Error while uploading" not in verdict.reason
+    assert hits(hub) == [asked]
+    run.arrives(hub)
+
+
+def test_a_date_in_retry_after_is_a_wish_too(hub, run):
+    """By the server's own clock."""
+    then = email.utils.formatdate(time.time() + 1800, usegmt=True)
+    hub.fault(f"POST /preupload/ 429 'header=Retry-After:{then}' times=0")
+    assert run.push().after == pytest.approx(1800, abs=30)
+    assert hits(hub) == [1]
+
+
+CREATING = [
+    (f"409 message='{NEVER_BUSY}'", Retry, {"after": classify.BUSY_WAIT}),
+    ("400", Refused, {"hint": classify.REPO}),
+    ("401", Refused, {"hint": classify.LOGIN}),
+    ("402", Refused, {"hint": classify.QUOTA}),
+    ("403", Refused, {"hint": classify.LOGIN}),
+    ("503", Retry, {}),
+    ("409", Retry, {}),  # without the address of what is there already
+]
+
+
+@pytest.mark.parametrize(("answer", "kind", "fields"), CREATING, ids=lambda value: str(value)[:40])
+def test_a_repository_that_cannot_be_created_is_asked_for_once_and_created_later(hub, new, answer, kind, fields):
+    """Also where the client would ask at once and for ever; nothing of it is a fault of the files."""
+    hub.fault(f"POST /api/repos/create {answer} times=0")
+    verdict = new.push()
+    assert is_as(verdict, kind, **fields), verdict
+    assert hits(hub) == [1]
+    new.arrives(hub)
+
+
+def test_what_exists_already_is_created_all_the_same(hub, run):
+    """409 of the repository and of the branch: the head was not seen at the first look (a cache, a race)."""
+    where = dataclasses.replace(run.destination, revision="exp/1")
+    assert isinstance(run.push(destination=where), Done)
+    run.log()
+    hub.fault("GET /revision/ 404 code=RevisionNotFound")
+    assert isinstance(run.push(destination=dataclasses.replace(where, path_in_repo="other")), Done)
+    assert hits(hub) == [1]
+
+
+# local
+
+
+def test_a_file_that_vanished_or_shrank_since_its_snapshot_is_looked_at_again(hub, run):
+    """Nothing is sent, nothing is quarantined: the next snapshot knows."""
+    hub.fault("POST /commit/ 500 times=0")
+    os.truncate(run.root / NAME, run.length - 1)
+    assert isinstance(run.push(), Retry)
+    os.unlink(run.root / NAME)
+    assert isinstance(run.push(), Retry)
+    assert hits(hub) == [0]
+
+
+# hangs
+
+
+@pytest.fixture(scope="module")
+def hasty(running):
+    """Pushes whose requests wait for a second only."""
+    made = Pushes(running.endpoint, "from hf_mpwriter.push import transport\ntransport._LIMITS['read'] = 1.0\n")
+    yield made
+    made.end()
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_commit_that_hangs_is_ended_and_found_or_sent_again(hub, run, hasty, when):
+    """Its outcome is unknown; whether it was applied is read back, and what was is not sent twice."""
+    hub.fault(f"POST /commit/ hang when={when} times=0")
+    assert is_as(hasty.verdict(run.job({})), Unknown)
+    if when == "before":
+        hub.clear_faults()
+    wait_for(lambda: run.is_there(hub), "the late commit")
+    hub.clear_faults()
+    assert is_as(run.push(), Done, own=False)
+
+
+@pytest.mark.parametrize("where", ["GET /revision/", "POST /paths-info/", "POST /api/repos/create"])
+def test_a_request_without_a_timeout_of_its_own_is_ended(hub, new, hasty, where):
+    """The client passes None for some of them; nothing has been sent yet."""
+    if "create" not in where:
+        new.arrives(hub)
+        new.log()
+    hub.fault(f"{where} hang times=0")
+    changes = {"destination": dataclasses.replace(new.destination, path_in_repo="other")}
+    assert is_as(hasty.verdict(new.job(changes)), Retry)
+    assert hits(hub) == [1]
+
+
+# Xet
+
+
+@pytest.fixture(scope="module")
+def by_xet(running):
+    """Pushes by Xet that do not try for long."""
+    env = {"HF_HUB_DISABLE_XET": "0", "HF_XET_CLIENT_READ_TIMEOUT": "1s"}
+    env |= {"HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "1", "HF_XET_CLIENT_RETRY_BASE_DELAY": "10ms"}
+    made = Pushes(running.endpoint, env=env)
+    yield made
+    made.end()
+
+
+XET = [
+    ("xet-write-token 401", Refused, {"hint": classify.LOGIN}),
+    ("xet-write-token 403", Refused, {"hint": classify.LOGIN}),
+    ("xet-write-token 404", Retry, {"xet": "missing"}),
+    ("xet-write-token 429", Retry, {"xet": "", "after": classify.RATE_WAIT}),
+    ("xet-write-token 503", Retry, {"xet": "failing"}),
+    ("xet-write-token hang", Retry, {"xet": "failing"}),
+    ("xet-write-token 200 body=<html/>", Retry, {"xet": "failing"}),
+    ("/v1/xorbs close", Retry, {"xet": "failing"}),
+    ("/v1/xorbs 403", Refused, {"hint": classify.LOGIN}),
+    ("/shards 500", Retry, {"xet": "failing"}),
+    ("/shards hang", Retry, {"xet": "failing"}),
+]
+
+
+@pytest.mark.parametrize(("fault", "kind", "fields"), XET)
+def test_what_fails_in_the_xet_storage_is_known_as_such_and_lfs_works(hub, run, by_xet, fault, kind, fields):
+    """Its errors are builtins of Python; the status is only in the text. Nothing is committed yet."""
+    hub.fault(f"{fault} times=0")
+    verdict = by_xet.verdict(run.job({"xet": True}))
+    assert is_as(verdict, kind, **fields), verdict
+    assert is_as(run.push(), Done), "by LFS, while Xet still fails"
+    assert run.on_hub(hub) == (run.root / NAME).read_bytes()
+
+
+# the environment of a push
+
+
+ENVIRONMENTS = [
+    ({"HF_HUB_OFFLINE": "1"}, Refused, {"reason": OFFLINE}),
+    ({"TRANSFORMERS_OFFLINE": "1"}, Refused, {"reason": OFFLINE}),
+    ({"HF_TOKEN": "hf_\u201cpasted\u201d"}, Refused, {"hint": classify.LOGIN}),
+    ({"HTTP_PROXY": "http://127.0.0.1:9", "NO_PROXY": ""}, Retry, {}),
+    ({"HTTP_PROXY": "gopher://127.0.0.1:9", "NO_PROXY": ""}, Refused, {"hint": classify.CLIENT}),
+    ({"SSL_CERT_FILE": "/nonexistent/ca.pem"}, Refused, {"hint": classify.CLIENT}),
+    ({"SSL_CERT_FILE": __file__}, Refused, {"hint": classify.CLIENT}),
+]
+
+
+@pytest.mark.parametrize(("env", "kind", "fields"), ENVIRONMENTS, ids=str)
+def test_an_environment_in_which_nobody_can_push_blames_no_file_and_reaches_no_hub(hub, run, env, kind, fields):
+    """Offline by choice, a token that was pasted with its quotes, proxies and certificates that are none."""
+    hub.fault("/ 500 times=0")
+    verdict = run.push_from_scratch(env)
+    assert is_as(verdict, kind, **fields), verdict
+    assert hits(hub) == [0]
+
+
+ENDPOINTS = [
+    ("http://127.0.0.1:9", Retry),
+    ("http://nonexistent.invalid", Retry),
+    ("https://127.0.0.1:{port}", Retry),  # TLS with somebody who does not speak it
+    ("http://127.0.0.1:99999", Refused),
+    ("http://", Refused),
+]
+
+
+@pytest.mark.parametrize(("endpoint", "kind"), ENDPOINTS)
+def test_an_endpoint_that_nobody_answers_at_is_tried_again_and_one_that_cannot_be_is_refused(hub, run, endpoint, kind):
+    """Refused, unknown, no TLS, no address."""
+    where = dataclasses.replace(run.destination, endpoint=endpoint.format(port=hub.port))
+    verdict = run.push_from_scratch({}, destination=where)
+    assert is_as(verdict, kind), verdict

@@ -1,0 +1,322 @@
+"""Hostile disks under a running system: full, without inodes, read-only, lying about syncs, damaged, from elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from programs import wait_for
+from runs import (
+    LOG_AND_EXIT,
+    LOG_FOR_EVER,
+    OTHER_BOOT,
+    WORKER,
+    acknowledged,
+    all_acknowledged,
+    finished,
+    judge,
+    no_uploader,
+    silent_hub,
+    uploader_pid,
+)
+from support import event_file, events, failing, keys, scalar
+
+from hf_mpwriter.base.files import LocalFile
+from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.base.verdicts import Sent
+from hf_mpwriter.events import event_file
+from hf_mpwriter.events.event_file import EventFile
+from hf_mpwriter.spool import ledger, outbox
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.outbox import InFlightRecord, Outbox
+from hf_mpwriter.spool.progress import Progress
+from hf_mpwriter.system import process
+from hf_mpwriter.testing import processes, read_journals
+
+HERE = Destination("https://hub", "me/run")
+SMALL_SEGMENTS = "from hf_mpwriter.events import event_file\neventfile.SEGMENT_MIN = event_file.SEGMENT_MAX = 20000\n"
+IMPATIENT = SMALL_SEGMENTS + "eventfile.RETRY_LAST = event_file.RETRY_FIRST = 0.1\n" + WORKER
+
+
+# a disk that refuses for a while
+
+
+def shell(*command: object) -> None:
+    """Run a tool of the system, which must end well."""
+    subprocess.run([*map(str, command)], check=True, capture_output=True)
+
+
+@contextlib.contextmanager
+def mounted(place: Path, *options: str) -> Iterator[None]:
+    """Something mounted for a while."""
+    try:
+        shell("mount", *options, place)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"nothing can be mounted here: {error}")
+    try:
+        yield
+    finally:
+        shell("umount", "--lazy", place)
+
+
+@contextlib.contextmanager
+def full(run_dir: Path) -> Iterator[None]:
+    """No block is free, not even for a record."""
+    filler = run_dir.parent / "filler"
+    with open(filler, "wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    yield
+    filler.unlink()
+
+
+@contextlib.contextmanager
+def without_inodes(run_dir: Path) -> Iterator[None]:
+    """No file can be made; records fit into those that are there, until a segment is full."""
+    fillers = run_dir.parent / "fillers"
+    fillers.mkdir()
+    with contextlib.suppress(OSError):
+        for number in itertools.count():
+            (fillers / str(number)).touch()
+    yield
+    shutil.rmtree(fillers)
+
+
+@contextlib.contextmanager
+def read_only(run_dir: Path) -> Iterator[None]:
+    """The run directory and the spool in it take nothing that is opened from now on."""
+    with mounted(run_dir, "--bind", str(run_dir)):
+        shell("mount", "-o", "remount,bind,ro", run_dir)
+        yield
+
+
+@contextlib.contextmanager
+def immutable(run_dir: Path) -> Iterator[None]:
+    """No directory of the run takes a new name."""
+    places = [run_dir, *filter(Path.is_dir, run_dir.rglob("*"))]
+    shell("chattr", "+i", *places)
+    try:
+        yield
+    finally:
+        shell("chattr", "-i", *places)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("refusing", [full, without_inodes, read_only, immutable])
+def test_a_disk_that_refuses_for_a_while_delays_the_upload_and_costs_nothing(hub, tmp_path, start, refusing):
+    """Training logs on, whoever dies meanwhile; when the disk takes writes again everything arrives, exactly once."""
+    if os.geteuid():
+        pytest.skip("only root may mount and change attributes")
+    small, end, journals = tmp_path / "small", tmp_path / "end", tmp_path / "journals"
+    small.mkdir()
+    with mounted(small, "-t", "tmpfs", "-o", "size=4m,nr_inodes=120", "small"):
+        run_dir = small / "exp1"
+        worker = start(IMPATIENT, run_dir, journals, end)
+        wait_for(lambda: acknowledged(run_dir), "a commit")
+        with refusing(run_dir):
+            before = sum(path.stat().st_size for path in journals.iterdir())
+            wait_for(lambda: sum(path.stat().st_size for path in journals.iterdir()) > before + 50_000, "it logs on")
+            if pid := uploader_pid(run_dir):
+                os.kill(pid, signal.SIGKILL)
+                wait_for(lambda: uploader_pid(run_dir) != pid, "it is dead")
+            had = acknowledged(run_dir)
+            assert worker.process.poll() is None
+        wait_for(lambda: acknowledged(run_dir) > had, "it is uploaded again")
+        end.touch()
+        code, _, said = worker.finish()
+        assert (code, "Traceback" in said) == (0, False), said
+        wait_for(lambda: all_acknowledged(run_dir), "all arrives")
+        wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
+        judge(run_dir, hub)
+        found = Counter(key for path in run_dir.glob("*tfevents*") for key in keys(path))
+        assert found == {(note.tag, note.step): 1 for note in read_journals(str(journals))}, "in whatever file"
+
+
+# a disk that fails to sync
+
+
+WORDS = ("outbox.data", "outbox.put", "queue.in_flight", "ledger.save")
+FAILING = [f"{word}.{step}" for word in WORDS for step in ("fsync", "dirsync")]
+
+
+def test_syncs_that_fail_in_between_cost_nothing(hub, run_dir, tmp_path, start):
+    """EIO once at each fsync of the uploader's: what is not durable is not relied on, tried again, and arrives."""
+    env = {"HF_MPWRITER_FAILPOINT": ",".join(f"{point}=eio" for point in FAILING)}
+    worker = start(LOG_FOR_EVER, run_dir, tmp_path / "journals", env=env)
+    view = Progress(Spool(str(run_dir)))
+    wait_for(lambda: view.uploader().commits > 1, "two commits")
+    os.kill(worker.pid, signal.SIGKILL)
+    wait_for(lambda: finished(run_dir), "the end")
+    judge(run_dir, hub, tmp_path / "journals")
+    log = next(run_dir.glob(".hf_mpwriter/hosts/*/uploader.log")).read_text()
+    assert [point for point in FAILING if point.endswith(".fsync") and f"failpoint {point}" not in log] == []
+
+
+def test_a_flush_after_a_failed_one_does_not_believe_the_kernel(tmp_path, monkeypatch):
+    """The kernel takes the bytes of a failed fsync for written: they are written once more before the next fsync."""
+    file = EventFile(lambda: str(tmp_path), lambda *_: None)
+    file.append(scalar(1))
+    file.flush()
+    calls, synced = [], file.length
+
+    def watch(name) -> None:
+        real = getattr(os, name)
+
+        def call(fd, *arguments):
+            if os.fstat(fd).st_ino == os.stat(file.path).st_ino:
+                calls.append((name, *arguments))
+            return real(fd, *arguments)
+
+        monkeypatch.setattr(os, name, call)
+
+    watch("pwrite")
+    watch("fsync")
+    file.append(scalar(2))
+    with failing("eventfile.fsync=eio"):
+        file.flush()
+    assert calls == []
+    file.append(scalar(3))
+    file.flush()
+    assert calls == [("pwrite", Path(file.path).read_bytes()[synced:], synced), ("fsync",)]
+    file.append(scalar(4))
+    file.flush()
+    assert calls[2:] == [("fsync",)]
+    file.close()
+    assert [event.step for event in events(file.path)[1:]] == [1, 2, 3, 4]
+
+
+def test_a_flush_syncs_a_segment_that_was_sealed_while_the_disk_refused_to(tmp_path, monkeypatch):
+    """What was appended before a flush survives a power cut after it, in whichever segment it is."""
+    monkeypatch.setattr(event_file, "SEGMENT_MIN", 1)
+    file = EventFile(lambda: str(tmp_path), lambda *_: None)
+    file.append(scalar(1))
+    first = os.stat(file.path).st_ino
+    with failing("eventfile.fsync=eio"):
+        file.append(scalar(2))
+    assert os.stat(file.path).st_ino != first
+    synced, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(os.fstat(fd).st_ino), fsync(fd)))
+    file.flush()
+    assert {first, os.stat(file.path).st_ino} <= set(synced)
+    synced.clear()
+    file.flush()
+    assert not synced, "it was done"
+    file.close()
+
+
+# damage
+
+
+def records_on_disk(tmp_path) -> dict[str, Path]:
+    """A ledger, an entry and a record in flight, as they really are."""
+    run_dir = tmp_path / "run"
+    length = event_file(run_dir / "a.tfevents", 3)
+    spool = Spool(str(run_dir))
+    spool.create()
+    host = spool.host("h")
+    made = Outbox(host, str(run_dir))
+    made.put([[LocalFile("a.tfevents", length, growing=True)]])
+    made.mark_in_flight(
+        made.entries[0], {"files": [dataclasses.asdict(file) for file in made.entries[0].files]}, fenced=True
+    )
+    book = ledger.Ledger(HERE, "me/run")
+    book.acknowledge({"a.tfevents": Sent(length, "5" * 64)}, "c" * 40, 1.0)
+    book.save(host.ledger)
+    return {"ledger": Path(host.ledger), "entry": Path(host.outbox, "00000001.json"), "in_flight": Path(host.in_flight)}
+
+
+def test_a_record_that_is_cut_anywhere_is_known_to_be_damaged(tmp_path):
+    """Each truncation of a ledger, an entry and a record in flight: never half of it is believed."""
+    paths = records_on_disk(tmp_path)
+    spool = Spool(str(tmp_path / "run"))
+    host = spool.host("h")
+    whole = {name: path.read_bytes() for name, path in paths.items()}
+    for cut in range(len(whole["ledger"])):
+        paths["ledger"].write_bytes(whole["ledger"][:cut])
+        assert ledger.load(spool, HERE).files == {}
+        assert ledger.set_aside(spool, "h")
+    for cut in range(len(whole["in_flight"])):
+        paths["in_flight"].write_bytes(whole["in_flight"][:cut])
+        assert outbox.interrupted(host) == InFlightRecord(0, fenced=False)
+    for cut in range(len(whole["entry"])):
+        paths["entry"].write_bytes(whole["entry"][:cut])
+        assert Outbox(host, spool.run_dir).entries == []
+        assert not paths["entry"].exists()
+
+
+def test_a_record_with_any_byte_changed_stops_nobody(tmp_path):
+    """It is damaged, or it claims something else; then the Hub is asked. Nothing is raised."""
+    paths = records_on_disk(tmp_path)
+    spool, rng = Spool(str(tmp_path / "run")), random.Random(1)
+    for path in paths.values():
+        whole = path.read_bytes()
+        for place in range(0, len(whole), 3):
+            path.write_bytes(whole[:place] + bytes([rng.randrange(256)]) + whole[place + 1 :])
+            ledger.set_aside(spool, "h")
+            ledger.load(spool, HERE)
+            outbox.interrupted(spool.host("h"))
+            Outbox(spool.host("h"), spool.run_dir)
+            path.write_bytes(whole)
+
+
+def test_a_ledger_that_claims_too_much_is_corrected_by_the_hub(hub, run_dir, start):
+    """A flipped bit, a restored backup: what the Hub really has is read back, and what it lacks is sent."""
+    start(LOG_AND_EXIT, run_dir, 20).succeed()
+    wait_for(lambda: finished(run_dir), "the first run is over")
+    path = Path(Spool(str(run_dir)).host(process.host_id()).ledger)
+    book = json.loads(path.read_text())
+    for held in book["files"].values():
+        held |= {"length": held["length"] + 10_000, "sha256": "5" * 64}
+    path.write_text(json.dumps(book))
+    start(LOG_AND_EXIT, run_dir, 20, env={"RANK": "1"}).succeed()
+    wait_for(lambda: finished(run_dir), "the second run is over")
+    report = judge(run_dir, hub)
+    lengths = {file: held.length for file, held in Progress(Spool(str(run_dir))).ledger().files.items()}
+    assert lengths == {file.path: file.hub_bytes for file in report.files.values()}
+
+
+# a spool from elsewhere
+
+
+def test_a_run_that_was_copied_from_another_machine_goes_on_here(hub, run_dir, tmp_path, start):
+    """Its cards, its queue, its ledger, and a push that was in flight there: all is delivered, nothing twice."""
+    journals = tmp_path / "journals"
+    worker = start(LOG_FOR_EVER, run_dir, journals)
+    wait_for(lambda: acknowledged(run_dir), "a commit")
+    hub.stop()
+    with silent_hub(hub.port):
+        wait_for(lambda: processes.push(str(run_dir)), "a push that hangs")
+        os.kill(worker.pid, signal.SIGKILL)
+        os.kill(uploader_pid(run_dir), signal.SIGKILL)
+        worker.process.wait()
+        wait_for(lambda: no_uploader(run_dir), "they are dead")
+    hub.start()
+    move_to_another_machine(run_dir)
+    spool = Spool(str(run_dir))
+    assert outbox.interrupted(spool.host("elsewhere-01234567")) is not None
+    assert not os.path.exists(spool.host(process.host_id()).root)
+    start(LOG_AND_EXIT, run_dir, 20).succeed()
+    wait_for(lambda: finished(run_dir), "everything arrives")
+    report = judge(run_dir, hub, journals)
+    assert len(report.files) == 2
+
+
+def move_to_another_machine(run_dir) -> None:
+    """Rewrite the spool as if it came from a machine of another name, machine id and boot."""
+    root = Path(run_dir, ".hf_mpwriter")
+    for path in sorted(root.rglob("*"), reverse=True):  # what is in a directory comes before it
+        if path.is_file():
+            data = path.read_bytes().replace(process.boot_id().encode(), OTHER_BOOT.encode())
+            path.write_bytes(data.replace(process.host_id().encode(), b"elsewhere-01234567"))
+        path.rename(path.with_name(path.name.replace(process.host_id(), "elsewhere-01234567")))

@@ -1,0 +1,293 @@
+"""Hostile input: links that lead out, garbage in the place of every file of ours, a home that cannot be written."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import stat
+from pathlib import Path
+
+import pytest
+from forks import in_child
+from hypothesis import given
+from hypothesis import strategies as st
+from jobs import job
+from programs import wait_for
+from runs import LOG_AND_EXIT, WORKER, all_acknowledged, judge, no_uploader, status_of
+from support import dump, event_file
+
+from hf_mpwriter.base import files as files_module
+from hf_mpwriter.base.files import LocalFile
+from hf_mpwriter.base.names import SPOOL_NAME, is_run_path
+from hf_mpwriter.base.settings import Destination, Settings
+from hf_mpwriter.snapshot.event_files import EventFileScan
+from hf_mpwriter.spool import ledger, members, outbox
+from hf_mpwriter.spool.layout import MemberName, Spool
+from hf_mpwriter.spool.members import MemberFile, Members
+from hf_mpwriter.spool.outbox import Outbox
+from hf_mpwriter.spool.progress import Progress
+from hf_mpwriter.spool.status import UploaderStatus
+from hf_mpwriter.system import disk, hf_home
+from hf_mpwriter.system.process import Process
+
+HERE = Destination("https://hub", "me/run")
+NAME = "events.out.tfevents.1795233002.h.1.00000000"
+
+
+# links
+
+
+def test_no_link_on_the_way_is_followed(tmp_path):
+    """The file, a directory on the way, a pipe; what is above the run directory is the user's own."""
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / NAME).write_text("secret")
+    run = tmp_path / "run"
+    (run / "sub").mkdir(parents=True)
+    (run / "sub" / NAME).write_text("ours")
+    (run / "link").symlink_to(tmp_path / "outside")
+    (run / NAME).symlink_to(tmp_path / "outside" / NAME)
+    (tmp_path / "way").symlink_to(run)
+    os.mkfifo(run / "pipe")
+    for relative in (NAME, f"link/{NAME}", "pipe", "sub", "nothing"):
+        with pytest.raises(OSError, match=r"symbolic|regular|directory"):
+            disk.open_beneath(str(run), relative)
+    fd = disk.open_beneath(str(tmp_path / "way"), f"sub/{NAME}")
+    assert os.read(fd, 10) == b"ours"
+    os.close(fd)
+
+
+@pytest.mark.parametrize("what", [f"rank_00001/{NAME}", "rank_00001"])
+def test_what_became_a_link_after_the_snapshot_is_not_sent(tmp_path, what):
+    """Neither by the next survey, nor by a push that has the old entry; nor a link that comes while it is sent."""
+    run, outside = tmp_path / "run", tmp_path / "outside"
+    length = event_file(run / "rank_00001" / NAME, 3)
+    event_file(outside / NAME, 5)
+    file = LocalFile(f"rank_00001/{NAME}", length, growing=False)
+    survey = EventFileScan(str(run))
+    assert [found.path for found in survey.files(lambda _: True, set)] == [file.path]
+    with job(run).sources([file]) as ((_, place),):
+        os.rename(run / what, run / "away")
+        (run / what).symlink_to(outside / NAME if what.endswith(NAME) else outside)
+        assert os.stat(place).st_size == length
+    assert file.path not in [found.path for found in survey.files(lambda _: True, set)]
+    with pytest.raises(OSError, match=r"symbolic|Not a directory"), job(run).sources([file]):
+        pass
+
+
+# parsers
+
+
+@given(
+    st.text("a./\0", max_size=9) | st.sampled_from([f"{SPOOL_NAME}/x", f"a/{SPOOL_NAME}", "a" * 5000, None, 5, ["a"]])
+)
+def test_only_paths_of_a_run_directory_are_taken_for_such(path):
+    """What is accepted stays below the run directory under the very name, and outside of the spool."""
+    if is_run_path(path):
+        assert os.path.normpath(os.path.join("/run", path)) == f"/run/{path}"
+        assert not f"/{path}/".count(f"/{SPOOL_NAME}/")
+        assert "\0" not in path
+
+
+BAD_PATHS = ["/etc/passwd", "../x.tfevents", f"{SPOOL_NAME}/x.tfevents", "a\0.tfevents", "", "a//b.tfevents", 7, None]
+
+
+@pytest.mark.parametrize("path", BAD_PATHS)
+def test_no_record_leads_out_of_the_run_directory(tmp_path, path):
+    """Entries, the ledger and cards."""
+    with pytest.raises(ValueError, match="not a file"):
+        files_module.parse_files([{"path": path, "length": 1, "growing": False, "sha256": "", "blob_id": ""}])
+    spool = Spool(str(tmp_path / "run"))
+    spool.create()
+    os.makedirs(spool.host("h").root)
+    for key in ("files", "quarantined", "uncertain"):
+        book = json.loads(json.dumps(ledger.dataclasses.asdict(ledger.Ledger(HERE))))
+        book[key] = {str(path) if path is not None else "": {"files": {}, "quarantined": "why", "uncertain": []}[key]}
+        dump(spool.host("h").ledger, book)
+        if isinstance(path, str):
+            assert ledger.set_aside(spool, "h")
+    card = MemberFile(spool, "main", Process.current(), Settings())
+    card.write({"open": path})
+    card.write({"want": {path: 5} if path is not None else 5})
+    (member,) = Members(spool).members()
+    card.withdraw()
+    assert not member.files | set(member.want) - {"7"}
+
+
+@pytest.mark.parametrize("length", [-1, 1 << 63, True, 1.5, "1", None])
+def test_a_length_is_one_that_a_file_can_have(length):
+    """Anything else would be an endless read or an overflow in a push."""
+    with pytest.raises(ValueError, match="not a file"):
+        files_module.parse_files([{"path": NAME, "length": length, "growing": False, "sha256": "", "blob_id": ""}])
+
+
+def test_an_entry_of_event_files_names_event_files_only():
+    """Other files are sent as copies, known by their digests."""
+    with pytest.raises(ValueError, match="not the digests"):
+        files_module.parse_files([{"path": "id_rsa", "length": 1, "growing": False, "sha256": "", "blob_id": ""}])
+
+
+def test_a_card_that_is_endless_is_read_at_its_ends(tmp_path, monkeypatch):
+    """Who it is stands first and what it wants last; neither is lost, and it is never in memory as a whole."""
+    monkeypatch.setattr(members, "MEMBER_FILE_LIMIT", 4096)
+    spool = Spool(str(tmp_path / "run"))
+    spool.create()
+    card = MemberFile(spool, "main", Process.current(), Settings())
+    card.write({"open": NAME})
+    for length in range(1000):
+        card.write({"want": {NAME: length}})
+    (member,) = Members(spool).members()
+    assert (member.alive, set(member.growing), member.want) == (True, {NAME}, {NAME: 999})
+    assert len(disk.read_ends(card.path, members.MEMBER_FILE_LIMIT)) <= members.MEMBER_FILE_LIMIT + 1
+    card.withdraw()
+
+
+def test_giants_are_not_read_into_memory(tmp_path):
+    """1 GiB in the place of each file: within a quarter of that memory all of them are refused or ignored."""
+    spool = Spool(str(tmp_path / "run"))
+    spool.create()
+    host = spool.host("h")
+    os.makedirs(host.outbox)
+    name = MemberName("main", "h", 1, 2, 3)
+    queued = os.path.join(host.outbox, "00000001.json")
+    for path in (host.ledger, host.in_flight, host.status, queued, spool.member_file(name)):
+        with open(path, "wb") as file:
+            file.truncate(1 << 30)
+
+    def read_all() -> None:
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + (256 << 20),) * 2)
+        assert Members(spool).members() == []
+        assert outbox.interrupted(host) == outbox.InFlightRecord(0, fenced=False)
+        assert ledger.load(spool, HERE).files == {}
+        assert ledger.set_aside(spool, "h")
+        assert Outbox(host, spool.run_dir).entries == []
+        with pytest.raises(OSError, match="large"):
+            disk.read(host.status)
+
+    assert in_child(read_all) == 0
+
+
+# garbage under a real uploader
+
+DEEP = b"[" * 100_000
+KINDS = ("empty", "bytes", "deep", "wrong", "huge", "directory", "link", "pipe")
+
+
+def put_garbage(path: Path, kind: str, elsewhere: Path) -> None:
+    """Replace a file."""
+    new = path.with_name("new-garbage")
+    if kind == "directory":
+        new.mkdir()
+        (new / "file").touch()
+    elif kind == "link":
+        new.symlink_to(elsewhere)
+    elif kind == "pipe":
+        os.mkfifo(new)
+    else:
+        new.write_bytes(
+            {"bytes": b"\xff\x00{" * 99, "deep": DEEP, "wrong": b'{"files": [], "push": {}}\n'}.get(kind, b"")
+        )
+        if kind == "huge":
+            os.truncate(new, 1 << 30)
+    while os.path.lexists(new):
+        try:
+            os.rename(new, path)
+        except NotADirectoryError:  # no directory takes the place of a file, and that may be written again meanwhile
+            path.unlink(missing_ok=True)
+
+
+def test_garbage_in_the_place_of_every_file_of_ours_hurts_nobody(hub, tmp_path, run_dir, start):
+    """Each file gets each second kind: the worker logs on, nothing goes through a link, all arrives in the end."""
+    elsewhere, end, spool = tmp_path / "elsewhere", tmp_path / "end", Spool(str(run_dir))
+    elsewhere.write_text("theirs")
+    journals = tmp_path / "journals"
+    worker = start(WORKER, run_dir, journals, end)
+    view = Progress(spool)
+    wait_for(lambda: view.uploader().commits, "a commit")
+
+    def written() -> int:
+        return sum(path.stat().st_size for path in journals.glob("*"))
+
+    for turn in range(4):
+        everything = (Path(top, name) for top, _, names in os.walk(spool.root) for name in names)
+        files = sorted(path for path in everything if path.is_file() and not path.is_symlink())
+        for number, path in enumerate(files):
+            if path.name not in ("run.json", "FORMAT") and not path.name.startswith("."):
+                with contextlib.suppress(FileNotFoundError):  # the uploader was faster
+                    put_garbage(path, KINDS[(number + 2 * turn) % len(KINDS)], elsewhere)
+        before = written()
+        wait_for(lambda: any(member.alive for member in Members(spool).members()), "the worker has joined again")
+        wait_for(lambda before=before: written() > before + 2000, "it logs on")
+        assert isinstance(view.uploader(), UploaderStatus)
+        assert view.ledger() is not None
+    assert "Traceback" not in status_of(run_dir)
+    assert worker.process.poll() is None
+    os.rename(spool.root, tmp_path / "garbage")
+    wait_for(lambda: any(member.alive for member in Members(spool).members()), "the worker has made a new spool")
+    end.touch()
+    code, _, err = worker.finish()
+    assert code == 0, err
+    assert "Traceback" not in err
+    wait_for(lambda: all_acknowledged(run_dir), "all arrives")
+    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
+    judge(run_dir, hub, journals)
+    assert elsewhere.read_text() == "theirs"
+
+
+@pytest.mark.parametrize("kind", ["directory", "link", "pipe"])
+def test_garbage_in_the_place_of_the_log_keeps_no_uploader_from_starting(tmp_path, kind):
+    """It is moved aside; opening it for writing would fail, follow it, or wait for a reader."""
+    path = tmp_path / "uploader.log"
+    path.touch()
+    put_garbage(path, kind, tmp_path / "elsewhere")
+    os.close(disk.open_anew(str(path), os.O_WRONLY | os.O_CREAT | os.O_APPEND))
+    assert stat.S_ISREG(os.lstat(path).st_mode)
+    assert len(list(tmp_path.glob("uploader.log.aside-*"))) == 1
+    assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("kind", ["directory", "link", "pipe"])
+def test_garbage_in_the_place_of_a_record_is_replaced(tmp_path, kind):
+    """So that an uploader does not try for ever what the garbage refuses."""
+    path = tmp_path / "in_flight.json"
+    path.touch()
+    put_garbage(path, kind, tmp_path / "elsewhere")
+    disk.replace(str(path), b"ours", "w")
+    assert disk.read(str(path)) == b"ours"
+    assert not (tmp_path / "elsewhere").exists()
+
+
+# home
+
+
+@pytest.mark.parametrize("home", [{"HOME": "/dev/null/x"}, {"HF_HOME": "/proc/nonexistent/x", "HOME": "/proc/x"}])
+def test_a_home_that_cannot_be_written_is_no_obstacle(hub, run_dir, start, monkeypatch, home):
+    """The client's caches move into the spool; what needs them, the tag of the model card, is there too."""
+    monkeypatch.delenv("HF_HOME")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    start(LOG_AND_EXIT, run_dir, 5, env=home).succeed()
+    judge(run_dir, hub)
+    assert b"hf-summary-writer" in hub.store.read_blob("model", "me/run", "README.md", "main")
+    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
+    (cache,) = run_dir.glob(f"{SPOOL_NAME}/hosts/*/cache")
+    assert {stat.S_IMODE(path.stat().st_mode) & 0o077 for path in [cache, *cache.rglob("*")]} == {0}
+    assert len(judge(run_dir, hub).files) == 1, "caches are not uploaded"
+
+
+def test_caches_move_only_where_the_users_cannot_be_written(tmp_path):
+    """One by one; and a token that can be read stays in use."""
+    instead = str(tmp_path / "instead")
+    assert hf_home.writable_caches({"HF_HOME": str(tmp_path / "home")}, instead) == {}
+    xet = hf_home.writable_caches({"HF_HOME": str(tmp_path / "home"), "HF_XET_CACHE": "/dev/null/x"}, instead)
+    assert xet == {"HF_XET_CACHE": f"{instead}/xet"}
+    (tmp_path / "token").write_text("hf_x")
+    everything = hf_home.writable_caches({"HF_HOME": "/dev/null/x", "HF_TOKEN_PATH": str(tmp_path / "token")}, instead)
+    assert everything == {
+        "HF_HOME": instead,
+        "HF_HUB_CACHE": f"{instead}/hub",
+        "HF_XET_CACHE": f"{instead}/xet",
+        "HF_TOKEN_PATH": str(tmp_path / "token"),
+    }
+    assert hf_home.writable_caches({"HF_HOME": "/dev/null/x"}, instead)["HF_TOKEN_PATH"] == f"{instead}/token"

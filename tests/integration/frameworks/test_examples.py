@@ -1,0 +1,147 @@
+"""The examples of the frameworks on one and on two ranks, killed and resumed, against a local Hub."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+from frameworks import LIMIT, command, frameworks, kill, needs, running, shown, train
+from programs import wait_for
+from repository import EXAMPLES
+from runs import judge
+from tensorboard_server import tensorboard
+
+pytestmark = needs("accelerate", "lightning", "transformers")
+__all__ = ["frameworks"]  # a fixture
+
+
+@dataclass(frozen=True)
+class Example:
+    """What its test must know.
+
+    Attributes:
+        framework: names the script and the output directory.
+        runs: pattern of the run directory.
+        folder: where run directories are on the Hub.
+        checkpoints: pattern of what is there of whole checkpoints; the last number tells how far it is.
+        tag: of the loss.
+        first: step that is logged first.
+        every: steps from one log to the next.
+        counts_epochs: whether that number is of epochs, not of steps.
+        by_torchrun: whether torchrun starts the ranks, not the script.
+    """
+
+    framework: str
+    runs: str
+    folder: str
+    checkpoints: str
+    tag: str
+    first: int
+    every: int
+    counts_epochs: bool = False
+    by_torchrun: bool = True
+
+    @property
+    def script(self) -> Path:
+        """Its path."""
+        return EXAMPLES / f"train_{self.framework}.py"
+
+    def arguments(self, epochs: int, ranks: int) -> list[object]:
+        """Of the script."""
+        more = {"transformers": ["--all-ranks"], "lightning": ["--devices", ranks]}.get(self.framework, [])
+        return ["--repo-id", "me/digits", "--output", "out", "--epochs", epochs, *more]
+
+    def ranks(self, ranks: int) -> int:
+        """How many torchrun starts."""
+        return ranks if self.by_torchrun else 1
+
+    def steps(self, end: int) -> list[int]:
+        """That are logged of so many: whoever counts from 1 logs the last one too."""
+        return [step for step in range(self.first, end + 1, self.every) if step < end or self.first == self.every]
+
+    def saved(self, output: Path, ranks: int) -> int:
+        """Steps that the last whole checkpoint has behind it, 0 without any."""
+        numbers = [int(re.findall(r"\d+", str(path.relative_to(output)))[-1]) for path in output.glob(self.checkpoints)]
+        return max(numbers, default=0) * (batches(ranks) if self.counts_epochs else 1)
+
+
+LIST = [
+    Example("transformers", "_tensorboard/*", "tensorboard", "checkpoint-*/trainer_state.json", "train/loss", 5, 5),
+    Example("accelerate", "run", "tensorboard", "after-*[0-9]", "loss", 0, 1, counts_epochs=True),
+    Example("lightning", "runs/1", "tensorboard/runs", "checkpoints/epoch=*.ckpt", "loss", 4, 5, by_torchrun=False),
+]
+
+
+def batches(ranks: int) -> int:
+    """Per epoch and rank: 1500 digits, 16 at once."""
+    return -(-1500 // (16 * ranks))
+
+
+def points(run_dir: Path, tag: str) -> dict[str, list[int]]:
+    """The steps that TensorBoard's Python reader shows, per run."""
+    return {run: [step for step, _ in tags[tag]] for run, tags in shown(run_dir).items() if tag in tags}
+
+
+@contextmanager
+def standing(process: subprocess.Popen) -> Iterator[None]:
+    """A launcher and its ranks are stopped for a moment."""
+    parent = psutil.Process(process.pid)
+    parent.suspend()
+    family = [*parent.children(recursive=True), parent]
+    try:
+        for member in family:
+            with suppress(psutil.NoSuchProcess):
+                member.suspend()
+        yield
+    finally:
+        for member in family:
+            with suppress(psutil.NoSuchProcess):
+                member.resume()
+
+
+def kill_amid_training(process: subprocess.Popen, example: Example, output: Path, ranks: int) -> int:
+    """Kill launcher and ranks when events follow a whole checkpoint; the steps that this one has behind it."""
+
+    def killed() -> int:
+        assert process.poll() is None, (output.parent / "log").read_text()[-3000:]
+        if not example.saved(output, ranks):
+            return 0
+        with standing(process):
+            saved = example.saved(output, ranks)
+            runs = [points(run, example.tag) for run in output.glob(example.runs)]
+            logged = max((steps[-1] for run in runs for steps in run.values()), default=0)
+            if logged >= saved + example.every:
+                kill(process)
+                return saved
+        return 0
+
+    return wait_for(killed, "events behind a checkpoint", LIMIT)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("example", LIST, ids=[example.framework for example in LIST])
+def test_an_example_goes_on_after_a_kill(example, ranks, frameworks, tmp_path):
+    """Every process is killed amid training and started again: all steps are shown, once, and all is on the Hub."""
+    output = tmp_path / "out"
+    first = command(example.script, *example.arguments(1000, ranks), ranks=example.ranks(ranks))
+    with open(tmp_path / "log", "wb") as log, running(first, cwd=tmp_path, stdout=log, stderr=log) as process:
+        saved = kill_amid_training(process, example, output, ranks)
+    epochs = saved // batches(ranks) + 2
+    train(example.script, *example.arguments(epochs, ranks), cwd=tmp_path, ranks=example.ranks(ranks))
+    (run_dir,) = output.glob(example.runs)
+    report = judge(run_dir, frameworks, repo="me/digits", folder=f"{example.folder}/{run_dir.name}")
+    assert len([path for path in report.files if "/" not in path]) >= 2, "one event file of each attempt"
+    expected = example.steps(epochs * batches(ranks))
+    runs = {".", "rank_00001"} if ranks == 2 and example.framework == "transformers" else {"."}
+    assert points(run_dir, example.tag) == dict.fromkeys(runs, expected)
+    assert {path.name for path in run_dir.glob("*_0*")} == runs - {"."}, "no other process has left anything"
+    with tensorboard(run_dir) as ask:
+        for run in runs:
+            shows = lambda run=run: ask("plugin/scalars/scalars", run=run, tag=example.tag) or []  # noqa: E731 - short
+            wait_for(lambda shows=shows: [point[1] for point in shows()] == expected, f"TensorBoard shows {run}")

@@ -1,0 +1,152 @@
+"""Hazards of many processes and many writers: the same second, names, restarts, a world of ranks.
+
+The rows h01 ... h16 are those of the hazards that were measured in tensorboardX and torch.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from forks import Staged
+from hazards import PRELUDE, run_file, runs, steps
+from programs import succeed
+
+from hf_mpwriter import SummaryWriter
+
+SAME_SECOND = (
+    PRELUDE
+    + """
+def work(barrier, logdir):
+    signal.alarm(50)
+    time.time = lambda: 1_800_000_000.5
+    barrier.wait()
+    with SummaryWriter(logdir) as writer:
+        log(writer, 0, 100)
+        barrier.wait()  # a name is free again when its owner is gone
+
+if __name__ == "__main__":
+    method, logdir = sys.argv[1:]
+    context = multiprocessing.get_context(method)
+    barrier = context.Barrier(5)
+    processes = [context.Process(target=work, args=(barrier, logdir), name="work") for _ in range(5)]
+    for process in processes: process.start()
+    good(*processes)
+"""
+)
+
+
+@pytest.mark.parametrize(
+    ("method", "exists"), [("fork", False), ("fork", True), ("spawn", False), ("forkserver", False)]
+)
+def test_processes_of_one_name_that_start_in_the_same_second_each_have_a_whole_file(tmp_path, run_dir, method, exists):
+    """h01: nobody dies of a directory that another one makes, and nobody truncates another's file."""
+    if exists:
+        run_dir.mkdir(parents=True)
+    run_file(tmp_path, SAME_SECOND, method, run_dir)
+    assert runs(run_dir) == {name: steps(0, 100) for name in ("work", *(f"work~{n}" for n in range(2, 6)))}
+
+
+def test_three_writers_on_three_run_directories_work_in_one_process(tmp_path):
+    """Interleaved, one closed early, with a child that logs into all of them, never closed otherwise."""
+    source = """
+writers = [SummaryWriter(f"{sys.argv[1]}/{name}") for name in "xyz"]
+for step in range(50):
+    for writer in writers: log(writer, step, step + 1)
+writers[1].close()
+def child():
+    for writer in writers: log(writer, 0, 10)
+process = named(child, "child")
+log(writers[0], 50, 100)
+log(writers[2], 50, 100)
+good(process)
+"""
+    succeed(PRELUDE + source, tmp_path)
+    assert runs(tmp_path) == {
+        "x": steps(0, 100),
+        "y": steps(0, 50),
+        "z": steps(0, 100),
+        "x/child": steps(0, 10),
+        "y/child": steps(0, 10),
+        "z/child": steps(0, 10),
+    }
+
+
+def test_children_have_directories_of_their_names_over_restarts_and_never_share_one(run_dir):
+    """Two living children of one name are in two directories; the next ones of that name use these again."""
+    source = """
+first, last = int(sys.argv[2]), int(sys.argv[3])
+writer = SummaryWriter(sys.argv[1])
+context = multiprocessing.get_context("fork")
+logged, over = context.Semaphore(0), context.Event()
+def child():
+    signal.alarm(50)
+    log(writer, first, last)
+    logged.release()
+    over.wait()
+processes = []
+for name in ("Reader-1", "Reader-1", "Reader-2"):
+    processes.append(named(child, name))
+    logged.acquire()
+over.set()
+good(*processes)
+good(named(lambda: log(writer, first, last), "Reader-1"))
+"""
+    succeed(PRELUDE + source, run_dir, 0, 10)
+    succeed(PRELUDE + source, run_dir, 10, 20)
+    assert runs(run_dir) == {
+        "Reader-1": steps(0, 10) * 2 + steps(10, 20) * 2,
+        "Reader-1~2": steps(0, 20),
+        "Reader-2": steps(0, 20),
+    }
+
+
+def test_ranks_that_outlive_their_launcher_keep_their_directories(run_dir):
+    """The job is started again while ranks of the first start still log: new ones take other names, the third none."""
+
+    def rank(number: int, first: int):
+        os.environ |= {"RANK": str(number), "WORLD_SIZE": "2"}
+        writer = SummaryWriter(str(run_dir))
+        writer.add_scalar("a", 0.5, first)
+        yield
+        writer.add_scalar("a", 0.5, first + 1)
+        yield
+        writer.close()
+
+    old = [Staged(rank(number, 0)) for number in range(2)]
+    new = [Staged(rank(number, 10)) for number in range(2)]
+    for child in (*old, *new):
+        child.go_on()
+    assert runs(run_dir) == {
+        ".": steps(0, 2),
+        "rank_00001": steps(0, 2),
+        "proc_00001": steps(10, 12),
+        "rank_00001~2": steps(10, 12),
+    }
+    assert [child.finish() for child in (*old, *new)] == [0] * 4
+    third = [Staged(rank(number, 20)) for number in range(2)]
+    assert [child.finish() for child in third] == [0, 0]
+    found = runs(run_dir)
+    assert found["."] == found["rank_00001"] == [*steps(0, 2), *steps(20, 22)]
+    assert len(found) == 4
+
+
+def test_sixty_four_ranks_at_once_on_one_run_directory(run_dir):
+    """All start at one moment in a directory that is not there: 64 files, every record once, every exit code 0."""
+    source = """
+wait, let_go = os.pipe()
+def work(rank):
+    os.close(let_go)
+    os.read(wait, 1)  # until the parent closes its end
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "64"}
+    writer = SummaryWriter(sys.argv[1])
+    log(writer, 0, 200)
+    if rank % 2: writer.close()
+pids = [forked(lambda rank=rank: work(rank)) for rank in range(64)]
+os.close(let_go)
+codes = [code(pid) for pid in pids]
+assert codes == [0] * 64, codes
+"""
+    succeed(PRELUDE + source, run_dir)
+    assert runs(run_dir) == {name: steps(0, 200) for name in (".", *(f"rank_{number:05d}" for number in range(1, 64)))}
+    assert len(list(run_dir.rglob("*tfevents*"))) == 64

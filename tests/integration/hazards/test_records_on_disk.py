@@ -1,0 +1,248 @@
+"""Hazards of what is on disk, and when: signals, exits, threads.
+
+The rows h01 ... h16 are those of the hazards that were measured in tensorboardX and torch.
+"""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+from hazards import PRELUDE, WITH_TORCH, needs_torch, numbers, run_file, runs, steps
+from programs import run_python, succeed
+
+from hf_mpwriter import SummaryWriter
+
+
+@pytest.mark.parametrize("count", [5, 100, 1000])
+def test_everything_is_in_the_file_after_each_call_and_after_flush(tmp_path, count):
+    """h05: nothing waits in a queue of ours; flush adds durability, not data."""
+    writer = SummaryWriter(str(tmp_path))
+    for step in range(count):
+        writer.add_scalar("a", 0.5, step)
+    assert runs(tmp_path) == {".": steps(0, count)}
+    writer.add_text("text", "hello", count)
+    writer.flush()
+    assert runs(tmp_path) == {".": [*steps(0, count), ("text/text_summary", count)]}
+    writer.close()
+
+
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", "SIGABRT"])
+def test_a_deadly_signal_right_after_the_last_call_loses_nothing(run_dir, name):
+    """h06: every record whose call returned is there, in whole records, in the sub-runs too."""
+    source = """
+writer = SummaryWriter(sys.argv[1])
+log(writer, 0, 1000)
+writer.add_image("image", np.zeros((3, 64, 64), dtype=np.uint8), 1)
+writer.add_scalars("sub", {"run": 1.0}, 7)
+os.kill(os.getpid(), getattr(signal, sys.argv[2]))
+"""
+    assert run_python(PRELUDE + source, run_dir, name).returncode == -signal.Signals[name]
+    assert runs(run_dir) == {".": [*steps(0, 1000), ("image", 1)], "sub/run": [("sub", 7)]}
+
+
+@pytest.mark.parametrize(
+    ("end", "code"),
+    [("pass", 0), ("sys.exit(3)", 3), ("raise ValueError", 1), ("os._exit(4)", 4), ("del writer", 0)],
+)
+def test_no_end_of_a_program_loses_a_record_of_a_writer_that_was_never_closed(run_dir, end, code):
+    """h07: return, exit, exception, hard exit, a writer that nobody holds any more."""
+    source = f"""
+writer = SummaryWriter(sys.argv[1])
+log(writer, 0, 507)
+{end}
+"""
+    assert run_python(PRELUDE + source, run_dir).returncode == code
+    assert runs(run_dir) == {".": steps(0, 507)}
+
+
+def test_no_end_of_a_child_loses_a_record(tmp_path, run_dir):
+    """h07: every method of multiprocessing with every kind of end, terminate() included; no close anywhere."""
+    source = """
+def work(logdir, end, told):
+    signal.alarm(50)
+    writer = SummaryWriter(logdir)
+    log(writer, 0, 507)
+    if end == "exit": sys.exit(0)
+    if end == "raise": raise ValueError
+    if end == "hard": os._exit(0)
+    if end == "terminate":
+        told.set()
+        signal.pause()
+
+if __name__ == "__main__":
+    processes = []
+    for method in ("fork", "spawn", "forkserver"):
+        context = multiprocessing.get_context(method)
+        for end in ("return", "exit", "raise", "hard", "terminate"):
+            told = context.Event()
+            process = context.Process(target=work, args=(sys.argv[1], end, told), name=f"{method}_{end}")
+            process.daemon = end == "terminate"
+            process.start()
+            processes.append((process, told))
+    for process, told in processes:
+        if process.daemon:
+            assert told.wait(50)
+            process.terminate()
+    for process, _ in processes:
+        process.join()
+        expected = -signal.SIGTERM if process.daemon else int(process.name.endswith("raise"))
+        assert process.exitcode == expected, (process.name, process.exitcode)
+"""
+    run_file(tmp_path, PRELUDE + source, run_dir)
+    ends = ("return", "exit", "raise", "hard", "terminate")
+    assert runs(run_dir) == {
+        f"{method}_{end}": steps(0, 507) for method in ("fork", "spawn", "forkserver") for end in ends
+    }
+
+
+def test_what_hooks_and_threads_log_while_the_interpreter_ends_is_kept(run_dir):
+    """h07: hooks that run before and after ours, a thread that is waited for; one that is not disturbs nothing."""
+    source = """
+def late(): log(writer, 300, 310)
+atexit.register(late)  # registered first, so it runs last: after the package's own hook
+writer = SummaryWriter(sys.argv[1])
+def early(): log(writer, 200, 210)
+atexit.register(early)
+log(writer, 0, 100)
+def waited_for():
+    main.join()
+    log(writer, 100, 110)
+main = threading.main_thread()
+threading.Thread(target=waited_for).start()
+noise = SummaryWriter(sys.argv[2])
+def never_ends():
+    for step in range(10**9): noise.add_scalar("noise", 1.0, step)
+threading.Thread(target=never_ends, daemon=True).start()
+"""
+    noise = run_dir.with_name("noise")
+    result = run_python(PRELUDE + source, run_dir, noise)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert runs(run_dir) == {".": [*steps(0, 110), *steps(200, 210), *steps(300, 310)]}
+    for found in runs(noise).values():
+        assert [step for _, step in found] == list(range(len(found)))
+
+
+LOADERS = (
+    PRELUDE
+    + """
+import torch
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+
+class Logged(Dataset):
+    def __init__(self, writer): self.writer = writer
+    def __len__(self): return 40
+    def __getitem__(self, index):
+        self.writer.add_scalar("read", get_worker_info().id, index)
+        return index
+
+def read(run, method, how):
+    writer = SummaryWriter(run)
+    log(writer, 0, 1)
+    persistent = how == "persistent"
+    loader = DataLoader(Logged(writer), num_workers=2, multiprocessing_context=method, persistent_workers=persistent)
+    for epoch in range(2):
+        for index in loader:
+            if how == "break" and index >= 9: break
+    log(writer, 1, 2)
+
+if __name__ == "__main__":
+    for how in sys.argv[3:]: read(f"{sys.argv[1]}/{how}", sys.argv[2], how)
+"""
+)
+
+
+@pytest.mark.torch
+@needs_torch
+@pytest.mark.parametrize(
+    ("method", "hows"),
+    [("fork", ["exhausted", "persistent", "break"]), ("spawn", ["persistent"])],
+    ids=["fork", "spawn"],
+)
+def test_workers_of_a_data_loader_lose_nothing_however_they_end(tmp_path, method, hows):
+    """h07: all that was read is logged, once per epoch, in one directory per worker id; epochs make no new ones."""
+    run_file(tmp_path, LOADERS, tmp_path / "runs", method, *hows, env=WITH_TORCH)
+    for how in hows:
+        found = runs(tmp_path / "runs" / how)
+        assert found.pop(".") == steps(0, 2)
+        assert set(found) == {"DataLoader-0", "DataLoader-1"}
+        for worker in range(2):
+            values = {value for _, _, value in numbers(tmp_path / "runs" / how / f"DataLoader-{worker}")}
+            assert values == {worker}, "each worker has a directory of its own"
+        logged = sorted(step for read in found.values() for _, step in read)
+        if how == "break":  # workers read ahead, and are stopped somewhere
+            assert {step: min(logged.count(step), 2) for step in range(10)} == dict.fromkeys(range(10), 2)
+        else:
+            assert logged == sorted([*range(40)] * 2)
+
+
+def test_threads_and_a_signal_handler_log_through_one_writer_and_lose_nothing(run_dir):
+    """Four threads and a timer, scalars, sub-runs, histograms and flush: each record once, each thread in order."""
+    source = """
+sys.setswitchinterval(1e-5)
+writer, second = SummaryWriter(sys.argv[1]), SummaryWriter(sys.argv[1])
+logged = 0
+def handler(*_):
+    global logged
+    writer.add_scalar("signal", 1.0, logged)
+    second.add_scalars("by", {"signal": 1.0}, logged)
+    logged += 1
+    if logged < 200: signal.setitimer(signal.ITIMER_REAL, 0.0003)
+signal.signal(signal.SIGALRM, handler)
+signal.setitimer(signal.ITIMER_REAL, 0.0003)
+def work(number):
+    for step in range(300):
+        writer.add_scalar(f"t{number}", 1.0, step)
+        second.add_scalars("by", {f"t{number}": 1.0}, step)
+        if step % 10 == 0: writer.add_histogram(f"h{number}", np.arange(3.0), step)
+        if step % 100 == 0: second.flush()
+threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
+for thread in threads: thread.start()
+work(3)
+for thread in threads: thread.join()
+step = 300
+while logged < 200:
+    writer.add_scalar("t3", 1.0, step)
+    step += 1
+print(step)
+"""
+    last = int(succeed(PRELUDE + source, run_dir))
+    found = runs(run_dir)
+    assert [key for key in found["."] if key[0] == "signal"] == steps(0, 200, "signal")
+    assert found["by/signal"] == steps(0, 200, "by")
+    for number in range(4):
+        mine = steps(0, last if number == 3 else 300, f"t{number}")
+        assert [key for key in found["."] if key[0] == f"t{number}"] == mine
+        assert found[f"by/t{number}"] == steps(0, 300, "by")
+        assert [key for key in found["."] if key[0] == f"h{number}"] == [(f"h{number}", n) for n in range(0, 300, 10)]
+
+
+def test_a_signal_handler_that_logs_while_the_first_event_opens_the_file_loses_nothing(tmp_path):
+    """The timer strikes while a worker joins and opens: one worker directory, every record once."""
+    source = """
+current = None
+logged = 0
+def handler(*_):
+    global logged
+    if current is not None:
+        current.add_scalar("signal", 1.0, logged)
+        logged += 1
+    signal.setitimer(signal.ITIMER_REAL, 0.0001)
+signal.signal(signal.SIGALRM, handler)
+signal.setitimer(signal.ITIMER_REAL, 0.0001)
+counts = []
+for number in range(25):
+    logged = 0
+    current = writer = SummaryWriter(f"{sys.argv[1]}/{number}")
+    log(writer, 0, 20)
+    current = None
+    writer.close()
+    counts.append(logged)
+signal.signal(signal.SIGALRM, signal.SIG_IGN)
+print(*counts)
+"""
+    counts = [int(word) for word in succeed(PRELUDE + source, tmp_path).split()]
+    assert sum(counts) > 25
+    for number, count in enumerate(counts):
+        (found,) = runs(tmp_path / str(number)).values()
+        assert sorted(found) == sorted([*steps(0, 20), *steps(0, count, "signal")])

@@ -1,0 +1,152 @@
+"""Restarts: better tokens, a reboot, an old ledger, SIGTERM."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import psutil
+from lives import HURRIED, TAKES_THE_LOCK, end, grown, lives, log_without_uploader, push_of
+from programs import wait_for
+from runs import (
+    LOG_AND_EXIT,
+    LOG_FOR_EVER,
+    OTHER_BOOT,
+    acknowledged,
+    finished,
+    judge,
+    no_uploader,
+    run,
+    silent_hub,
+    uploader_pid,
+)
+
+from hf_mpwriter.localhub import LocalHub
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.members import Members
+from hf_mpwriter.spool.progress import Progress
+from hf_mpwriter.system import process
+
+SLOWER = HURRIED.replace("LOOK_EVERY = 0.05", "LOOK_EVERY = 0.5")  # loses every race against one in a hurry
+
+
+def test_a_worker_with_a_good_token_brings_it_into_use(tmp_path, run_dir, start, monkeypatch):
+    """The uploader's token is refused: it leaves to a younger worker, and those with the old token let that one start.
+
+    The same when the uploader dies and a worker with the old token is the first to see it.
+    """
+    with LocalHub(tmp_path / "hub", token="hf_good") as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        view = Progress(Spool(str(run_dir)))
+        old = start(HURRIED, run_dir, tmp_path / "journals", env={"RANK": "0", "HF_TOKEN": "hf_expired"})
+        wait_for(lambda: view.uploader().kind == "Refused", "the token is refused")
+        first = view.uploader().pid
+        new = start(SLOWER, run_dir, tmp_path / "journals", env={"RANK": "1", "HF_TOKEN": "hf_good"})
+        wait_for(lambda: acknowledged(run_dir), "a commit")
+        second = uploader_pid(run_dir)
+        assert second not in (0, first)
+        os.kill(new.pid, signal.SIGSTOP)
+        os.kill(second, signal.SIGKILL)
+        wait_for(lambda: view.uploader().kind == "Refused", "the old token is refused once more")
+        wait_for(lambda: no_uploader(run_dir), "it makes way although nobody has come since")
+        before = acknowledged(run_dir)
+        os.kill(new.pid, signal.SIGCONT)
+        wait_for(grown(run_dir, before), "a commit with the good token")
+        os.kill(old.pid, signal.SIGKILL)
+        end(new, run_dir)
+        judge(run_dir, hub, tmp_path / "journals")
+        for path in Path(run_dir, ".hf_mpwriter").rglob("*"):
+            assert not path.is_file() or b"hf_good" not in path.read_bytes()
+
+
+def test_a_login_ends_the_wait_after_a_refused_token(tmp_path, run_dir, start, monkeypatch):
+    """`hf auth login` while training runs: the same uploader goes on at once, not minutes later."""
+    token = tmp_path / "token"
+    token.write_text("hf_expired")
+    monkeypatch.setenv("HF_TOKEN_PATH", str(token))
+    with LocalHub(tmp_path / "hub", token="hf_good") as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        worker = start(LOG_FOR_EVER, run_dir, tmp_path / "journals")
+        view = Progress(Spool(str(run_dir)))
+        wait_for(lambda: view.uploader().kind == "Refused", "the token is refused")
+        token.write_text("hf_good")
+        wait_for(lambda: acknowledged(run_dir), "a commit")
+        assert lives(run_dir) == 1
+        end(worker, run_dir)
+
+
+def test_a_short_start_with_a_good_token_ends_with_its_data_on_the_hub(tmp_path, run_dir, start, monkeypatch):
+    """It closes before the uploader with the refused token has seen it alive, and waits: the uploader lock is left to it."""
+    with LocalHub(tmp_path / "hub", token="hf_good") as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        old = start(LOG_FOR_EVER, run_dir, tmp_path / "journals", env={"RANK": "1", "HF_TOKEN": "hf_expired"})
+        wait_for(lambda: Progress(Spool(str(run_dir))).uploader().kind == "Refused", "the token is refused")
+        start(LOG_AND_EXIT, run_dir, 5, env={"RANK": "0", "HF_TOKEN": "hf_good"}).succeed()
+        assert [path for path in hub.store.tree("model", "me/run") if "rank_00001" not in path and "tfevents" in path]
+        os.kill(old.pid, signal.SIGKILL)
+
+
+def test_after_a_reboot_everybody_is_dead_and_the_spool_goes_on(hub, run_dir, tmp_path, start):
+    """Cards, a heartbeat, and a push in flight of another boot: none of them lives, holds up or loses anything."""
+    hub.stop()
+    with silent_hub(hub.port):
+        worker = start(LOG_FOR_EVER, run_dir, tmp_path / "journals")
+        wait_for(lambda: push_of(run_dir), "a push")
+        pids = uploader_pid(run_dir), worker.pid
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        worker.process.wait()
+        wait_for(lambda: no_uploader(run_dir), "they are dead")
+    spool = Spool(str(run_dir))
+    host = spool.host(process.host_id())
+    assert os.path.exists(host.in_flight)
+    for path in (path for path in Path(spool.root).rglob("*") if path.is_file()):
+        path.write_text(path.read_text().replace(process.boot_id(), OTHER_BOOT))
+    report = json.loads(Path(host.status).read_text())
+    assert report["process"]["boot"] == OTHER_BOOT
+    report["process"] |= {"pid": os.getpid(), "ticks": process.start_ticks(os.getpid())}  # used again since
+    Path(host.status).write_text(json.dumps(report | {"blocked_until": time.monotonic() + 1e6, "phase": "waiting"}))
+    assert not any(member.alive for member in Members(spool).members())
+    assert "no uploader runs" in run("status", run_dir).output
+    hub.start()
+    code, _, said = start(LOG_AND_EXIT, run_dir, 20).finish()
+    assert (code, "hf-mpwriter sync" in said) == (0, False), "what was told before the reboot is not believed"
+    wait_for(lambda: finished(run_dir), "everything arrives")
+    assert len(judge(run_dir, hub, tmp_path / "journals").files) == 2
+
+
+def test_a_ledger_that_is_older_or_missing_or_of_another_host_costs_nothing(hub, run_dir, start):
+    """What it lacks is read back from the Hub: nothing is sent twice, nothing is lost."""
+    start(LOG_AND_EXIT, run_dir, 20).succeed()
+    wait_for(lambda: finished(run_dir), "the first run is over")
+    host = Path(Spool(str(run_dir)).host(process.host_id()).root)
+    (host / "ledger.json").rename(run_dir.parent / "older.json")
+    start(LOG_AND_EXIT, run_dir, 20).succeed()  # missing
+    wait_for(lambda: finished(run_dir), "the second run is over")
+    shutil.copy(run_dir.parent / "older.json", host / "ledger.json")
+    start(LOG_AND_EXIT, run_dir, 20).succeed()  # older
+    wait_for(lambda: finished(run_dir), "the third run is over")
+    host.rename(host.parent / "elsewhere-01234567")
+    start(LOG_AND_EXIT, run_dir, 20).succeed()  # of another host
+    wait_for(lambda: finished(run_dir), "the fourth run is over")
+    report = judge(run_dir, hub)
+    assert [(file.hub_events, file.commits) for file in report.files.values()] == [(20, 1)] * 4
+    assert (host / "ledger.json").exists()
+
+
+def test_sigterm_ends_an_uploader_although_the_hub_hangs(run_dir, start, monkeypatch):
+    """It tries once more, but not for ever: its grace over, it ends, its push too, and the uploader lock is free."""
+    with silent_hub() as listener:
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{listener.getsockname()[1]}")
+        Spool(str(run_dir)).create()
+        log_without_uploader(start, run_dir, 5)
+        uploader = start(TAKES_THE_LOCK.format("uploader.GRACE = 0.5"), run_dir)
+        push = wait_for(lambda: push_of(run_dir), "a push")
+        uploader.process.terminate()
+        assert uploader.finish()[0] == -signal.SIGALRM
+        wait_for(lambda: not psutil.pid_exists(push), "the push ends too")
+        assert no_uploader(run_dir)

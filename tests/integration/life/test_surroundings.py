@@ -1,0 +1,173 @@
+"""The uploader and what surrounds it: logs, /proc, interpreters that print, processes that fork."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+
+import psutil
+import pytest
+from lives import HURRY, TAKES_THE_LOCK, grown, log_without_uploader, push_of
+from programs import wait_for
+from runs import LOG_AND_EXIT, acknowledged, finished, judge, uploader_pid, uploaders
+
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.members import Members
+
+
+def test_a_log_that_cannot_be_written_is_no_reason_to_end(hub, run_dir, start):
+    """The disk is full from its first line on: the uploader works all the same."""
+    Spool(str(run_dir)).create()
+    log_without_uploader(start, run_dir, 5)
+    start(TAKES_THE_LOCK.format("os.dup2(os.open('/dev/full', os.O_WRONLY), 2)"), run_dir).finish()
+    assert finished(run_dir)
+    assert [file.hub_events for file in judge(run_dir, hub).files.values()] == [5]
+
+
+def test_an_uploader_needs_no_proc(hub, run_dir, start):
+    """A container may have none: whatever modesty cannot be had then, it uploads, and it is nice all the same."""
+    Spool(str(run_dir)).create()
+    log_without_uploader(start, run_dir, 5)
+    without = "import psutil; psutil.PROCFS_PATH = '/nowhere'"
+    code, _, said = start(TAKES_THE_LOCK.format(without), run_dir).finish()
+    assert (code, "not as modest" in said) == (0, True), said
+    assert finished(run_dir)
+
+
+@pytest.mark.parametrize("words", ["print('Welcome to the cluster!')", "print('no line', end='')"])
+def test_what_the_start_of_an_interpreter_prints_disturbs_nobody(hub, run_dir, tmp_path, start, monkeypatch, words):
+    """A sitecustomize that greets: the uploader does not take it for the words of its push."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(f"import sys\nif '-P' in sys.orig_argv: {words}")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'site'}:{os.environ['PYTHONPATH']}")
+    _, _, said = start(LOG_AND_EXIT, run_dir, 5).finish()
+    wait_for(lambda: finished(run_dir), "the uploader leaves")
+    assert "hf-mpwriter sync" not in said
+
+
+CHILDREN = (
+    HURRY
+    + """
+import contextlib, os, signal, subprocess, sys, threading, time
+import psutil
+from hf_mpwriter import HFSummaryWriter
+def reap(*_):
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+def wait_for_ever():
+    while True:
+        try:
+            os.wait()
+        except ChildProcessError:
+            time.sleep(0.001)
+how = sys.argv[2]
+if how == "ignored":
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+elif how == "handled":
+    signal.signal(signal.SIGCHLD, reap)
+elif how == "waited for":
+    threading.Thread(target=wait_for_ever, daemon=True).start()
+with HFSummaryWriter("me/run", logdir=sys.argv[1], commit_every=0.01) as writer:
+    step, end = 0, time.monotonic() + 60
+    while time.monotonic() < end and not (writer.status().on_hub and not psutil.Process().children()):
+        writer.add_scalar("loss", 1.0, step)
+        step += 1
+        time.sleep(0.01)
+print(psutil.Process().children())
+"""
+)
+
+
+def test_the_users_own_ways_with_children_are_no_problem(hub, tmp_path, start):
+    """A wait for any child, a handler, SIGCHLD ignored or nothing at all: no zombie, no error, all arrives."""
+    places = {how: tmp_path / "runs" / how for how in ("ignored", "handled", "waited for", "left to us")}
+    programs = [start(CHILDREN, place, how) for how, place in places.items()]
+    for code, out, said in [program.finish() for program in programs]:
+        assert (code, out) == (0, "[]\n")
+        assert "child process" not in said
+    for place in places.values():
+        wait_for(lambda place=place: finished(place), "the uploader leaves")
+
+
+FORKS = (
+    HURRY
+    + """
+import contextlib, os, sys, threading, time
+from hf_mpwriter import HFSummaryWriter
+def fork():
+    for number in range(10**6):
+        if not os.fork():
+            time.sleep(0 if number % 10 else 60)  # longer than its parent lives
+            os._exit(0)
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        time.sleep(0.005)
+def reopen():
+    for number in range(10**6):
+        writer = HFSummaryWriter("me/run", logdir=sys.argv[1], commit_every=0.01)
+        writer.add_scalar("forks", 1.0, number)
+        time.sleep(0.1)
+        writer.close()
+threading.Thread(target=fork, daemon=True).start()
+threading.Thread(target=reopen, daemon=True).start()
+reopen()
+"""
+)
+
+
+def test_a_thread_that_forks_all_the_time_disturbs_nobody(hub, run_dir, start):
+    """Cards, claims and seats are taken and given back meanwhile: no deadlock, one uploader, no child keeps a lock."""
+    worker = start(FORKS, run_dir)
+    children: list[psutil.Process] = []
+    try:
+        for _ in range(2):
+            pid = wait_for(lambda: uploader_pid(run_dir), "an uploader")
+            wait_for(grown(run_dir, acknowledged(run_dir)), "a commit")
+            os.kill(pid, signal.SIGKILL)
+            wait_for(lambda pid=pid: uploader_pid(run_dir) not in (0, pid), "another one")
+        assert len(uploaders(run_dir) - {push_of(run_dir)}) == 1
+        os.kill(worker.pid, signal.SIGSTOP)
+        children = psutil.Process(worker.pid).children()
+        os.kill(worker.pid, signal.SIGKILL)
+        worker.process.wait()
+        assert any(child.is_running() for child in children), "they outlive it"
+        assert not any(member.alive for member in Members(Spool(str(run_dir))).members())
+        wait_for(lambda: finished(run_dir), "all of it arrives")
+        assert any(child.is_running() for child in children)
+    finally:
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+    judge(run_dir, hub)
+
+
+HUNDREDS = (
+    HURRY
+    + """
+import os, sys
+from hf_mpwriter import HFSummaryWriter
+with HFSummaryWriter("me/run", logdir=sys.argv[1], commit_every=0.01) as writer:
+    for generation in range(25):
+        pids = []
+        for _ in range(8):
+            pids.append(os.fork())
+            if not pids[-1]:
+                writer.add_scalar("loss", 1.0, generation)
+                writer.close()
+                os._exit(0)
+        writer.add_scalar("loss", 1.0, generation)
+        assert all(os.waitpid(pid, 0)[1] == 0 for pid in pids)
+"""
+)
+
+
+def test_hundreds_of_short_lived_children_leave_no_more_cards_than_live(hub, run_dir, start):
+    """200 children of a process: no card stays, and no more claims than lived at once."""
+    start(HUNDREDS, run_dir).succeed()
+    wait_for(lambda: finished(run_dir), "all are served")
+    spool = Spool(str(run_dir))
+    assert len(os.listdir(os.path.join(spool.root, "claims"))) <= 1 + 8
+    assert sum(file.hub_events for file in judge(run_dir, hub).files.values()) == 25 * 9

@@ -1,0 +1,276 @@
+"""The life of the uploader: whatever dies, freezes, forks or is deleted around it, all that was logged arrives."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+from lives import HURRIED, HURRY, TAKES_THE_LOCK, end, grown, lives, log_without_uploader, push_of
+from programs import wait_for
+from runs import LOG_AND_EXIT, acknowledged, finished, judge, no_uploader, run, silent_hub, uploader_pid, uploaders
+
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.system import process as process_module
+from hf_mpwriter.uploader import priority
+
+
+def zombies(pid: int) -> list[psutil.Process]:
+    """Children that have ended and that nobody has collected."""
+    return [child for child in psutil.Process(pid).children() if child.status() == psutil.STATUS_ZOMBIE]
+
+
+SIXTY_FOUR = (
+    HURRY
+    + """
+import os, sys
+from hf_mpwriter import HFSummaryWriter
+import hf_mpwriter.worker.registry, tensorboardX
+ready, go = os.pipe()
+pids = []
+for rank in range(64):
+    pids.append(os.fork())
+    if not pids[-1]:
+        os.environ |= {"RANK": str(rank), "WORLD_SIZE": "64"}
+        os.close(go)
+        os.read(ready, 1)  # all at once, when the parent closes its end
+        writer = HFSummaryWriter("me/run", logdir=sys.argv[1], exit_timeout=0)
+        for step in range(20):
+            writer.add_scalar("loss", 1.0, step)
+        writer.close()
+        os._exit(0)
+os.close(go)
+assert all(os.waitpid(pid, 0)[1] == 0 for pid in pids)
+"""
+)
+
+
+def test_sixty_four_workers_that_start_at_once_have_one_uploader(hub, run_dir, start):
+    """Ranks that log in the same moment: all of it arrives, and nobody starts a second uploader beside the first."""
+    start(SIXTY_FOUR, run_dir).succeed()
+    wait_for(lambda: finished(run_dir), "all of it arrives")
+    report = judge(run_dir, hub)
+    assert [file.hub_events for file in report.files.values()] == [20] * 64
+    assert lives(run_dir) <= 3, "on a slow machine one may leave before the last rank has begun"
+
+
+def test_an_uploader_that_is_stopped_is_told_and_not_replaced(hub, run_dir, tmp_path, start):
+    """SIGSTOP: training goes on and its end says what helps, so does `status`; after SIGCONT everything arrives."""
+    worker = start(HURRIED, run_dir, tmp_path / "journals")
+    pid = wait_for(lambda: uploader_pid(run_dir), "an uploader")
+    wait_for(lambda: acknowledged(run_dir), "a commit")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        code, _, said = start(LOG_AND_EXIT, run_dir, 50, env={"HF_MPWRITER_EXIT_TIMEOUT": "0.5"}).finish()
+        assert code == 0
+        assert said.count(f"the uploader does not work: process {pid} is stopped") == 1, said
+        assert said.count(f"kill -CONT {pid}") == said.count("hf-mpwriter sync") == 1, said
+        assert f"process {pid} is stopped" in run("status", run_dir).output
+        assert worker.process.poll() is None
+        assert uploaders(run_dir) - {push_of(run_dir)} == {pid}
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    wait_for(grown(run_dir, acknowledged(run_dir)), "it goes on")
+    assert uploader_pid(run_dir) == pid
+    assert "is stopped" not in run("status", run_dir).output
+    end(worker, run_dir)
+    judge(run_dir, hub, tmp_path / "journals")
+
+
+def test_the_kernel_takes_uploader_and_push_before_training(tmp_path, start, monkeypatch):
+    """Out of memory, processors or disk: both come after training; an even higher score is left as it is."""
+    with silent_hub() as listener:
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{listener.getsockname()[1]}")
+        higher = "open('/proc/self/oom_score_adj', 'w').write('800')\n"
+        for attempt, (before, score) in enumerate([("", priority.OOM_SCORE_ADJ), (higher, 800)]):
+            place = tmp_path / str(attempt) / "run"  # side by side, the second would go on with the first
+            start(before + LOG_AND_EXIT, place, 5, env={"HF_MPWRITER_EXIT_TIMEOUT": "0"}).succeed()
+            push = wait_for(lambda place=place: push_of(place), "a push")
+            pid = uploader_pid(place)
+            for process in map(psutil.Process, (pid, push)):
+                assert Path("/proc", str(process.pid), "oom_score_adj").read_text().strip() == str(score)
+                assert process.nice() >= priority.NICENESS
+                assert process.ionice().ioclass == psutil.IOPRIO_CLASS_IDLE
+                assert os.sched_getscheduler(process.pid) == os.SCHED_BATCH
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_a_push_inherits_neither_seat_nor_anything_else(run_dir, start, monkeypatch):
+    """While a push hangs, it has standard streams and what it has opened for itself, nothing of the spool's locks."""
+    with silent_hub() as listener:
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{listener.getsockname()[1]}")
+        start(LOG_AND_EXIT, run_dir, 5, env={"HF_MPWRITER_EXIT_TIMEOUT": "0"}).succeed()
+        push = wait_for(lambda: push_of(run_dir), "a push")
+        wait_for(lambda: any("socket" in link for link in descriptors(push)), "it speaks to the Hub")
+        spool = Spool(str(run_dir))
+        ours = {link for link in descriptors(push) if link.startswith(spool.root)}
+        assert ours == {spool.host(process_module.host_id()).log}
+        assert sum("pipe" in link for link in descriptors(push)) == 1, "one pipe: the way of the verdict"
+        os.kill(uploader_pid(run_dir), signal.SIGKILL)
+        wait_for(lambda: not psutil.pid_exists(push), "the push dies with its uploader")
+
+
+def descriptors(pid: int) -> list[str]:
+    """What the open descriptors of a process lead to; pipes once per pipe."""
+    found = {}
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            link = os.readlink(f"/proc/{pid}/fd/{name}")
+        except OSError:
+            continue
+        found.setdefault(link, name)
+    return list(found)
+
+
+def test_a_deleted_seat_makes_way_for_one_new_uploader(hub, run_dir, tmp_path, start):
+    """The user deletes uploader.lock: the uploader leaves, another takes the new file, everything arrives."""
+    worker = start(HURRIED, run_dir, tmp_path / "journals")
+    first = wait_for(lambda: uploader_pid(run_dir), "an uploader")
+    wait_for(lambda: acknowledged(run_dir), "a commit")
+    wait_for(lambda: not zombies(first), "it collects its pushes")
+    os.unlink(Spool(str(run_dir)).uploader_lock)
+    wait_for(lambda: not psutil.pid_exists(first), "the one without a uploader lock leaves")
+    wait_for(lambda: uploader_pid(run_dir) not in (0, first), "another one comes")
+    wait_for(grown(run_dir, acknowledged(run_dir)), "it works")
+    assert uploaders(run_dir) - {push_of(run_dir)} == {uploader_pid(run_dir)}
+    end(worker, run_dir)
+    judge(run_dir, hub, tmp_path / "journals")
+
+
+def test_a_spool_that_another_version_has_taken_over_is_left_alone(hub, run_dir, tmp_path, start):
+    """One warning, training logs on, no uploader is started; when the format is ours again, everything arrives."""
+    worker = start(HURRIED, run_dir, tmp_path / "journals")
+    first = wait_for(lambda: uploader_pid(run_dir), "an uploader")
+    wait_for(lambda: acknowledged(run_dir), "a commit")
+    spool = Spool(str(run_dir))
+    mark = Path(spool.root, "FORMAT")
+    before = mark.read_text()
+    mark.write_text("hf-mpwriter 2\n")
+    os.kill(first, signal.SIGKILL)
+    wait_for(lambda: no_uploader(run_dir), "it is gone")
+    state = {path: path.read_bytes() for path in Path(spool.hosts).rglob("*.json")}
+    logged = sum(path.stat().st_size for path in run_dir.glob("*tfevents*"))
+    wait_for(lambda: sum(p.stat().st_size for p in run_dir.glob("*tfevents*")) > logged + 1000, "training logs on")
+    assert uploaders(run_dir) == set()
+    assert {path: path.read_bytes() for path in Path(spool.hosts).rglob("*.json")} == state
+    code, _, said = start(LOG_AND_EXIT, run_dir, 1).finish()
+    assert (code, "the format 'hf-mpwriter 2'" in said) == (1, True), "a start is refused, before training"
+    mark.write_text(before)
+    os.kill(worker.pid, signal.SIGKILL)
+    _, _, said = worker.finish()
+    assert said.count("cannot start an uploader") == said.count("has the format 'hf-mpwriter 2'") == 1, said
+    start(LOG_AND_EXIT, run_dir, 1).succeed()
+    wait_for(lambda: finished(run_dir), "everything arrives")
+    judge(run_dir, hub, tmp_path / "journals")
+
+
+KILLED_AT_THE_START = """
+import os, signal, sys
+os.setsid()
+from hf_mpwriter import HFSummaryWriter
+from hf_mpwriter.system import launch
+real = launch.start_uploader
+def spawn(*arguments):
+    real(*arguments)
+    os.killpg(0, int(sys.argv[2]))
+launch.start_uploader = spawn
+writer = HFSummaryWriter("me/run", logdir=sys.argv[1])
+writer.add_scalar("loss", 1.0, 1)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_the_uploader_outlives_a_worker_that_is_killed_right_after_the_start(hub, run_dir, start, number):
+    """As launchers do it: the signal goes to the whole process group, before the uploader has done anything."""
+    code, _, _ = start(KILLED_AT_THE_START, run_dir, int(number)).finish()
+    assert code == -number
+    wait_for(lambda: finished(run_dir), "the uploader sends what it finds and leaves")
+    assert [file.hub_events for file in judge(run_dir, hub).files.values()] == [1]
+
+
+def test_a_worker_is_no_parent_of_what_takes_time(run_dir, start, monkeypatch):
+    """Who kills the tree of a worker must not meet the uploader in it: its first half ends before it loads anything."""
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    source = """
+import os, sys, time
+from hf_mpwriter import HFSummaryWriter
+writer = HFSummaryWriter("me/run", logdir=sys.argv[1], exit_timeout=0)
+writer.add_scalar("loss", 1.0, 1)
+(pid,) = writer._worker.election._children
+loaded = "no"
+while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+    with open(f"/proc/{pid}/maps") as file:
+        if "psutil" in file.read():
+            loaded = "psutil"
+print(loaded)
+"""
+    assert start(source, run_dir).succeed() == "no\n"
+    os.kill(wait_for(lambda: uploader_pid(run_dir), "the uploader"), signal.SIGKILL)
+
+
+LEAVE_AND_COME = """
+import os, random, sys, time
+from hf_mpwriter import HFSummaryWriter
+import hf_mpwriter.worker.registry, tensorboardX
+from hf_mpwriter.spool.progress import Progress
+from hf_mpwriter.spool.layout import Spool
+rng, view = random.Random(sys.argv[2]), Progress(Spool(sys.argv[1]))
+def come(number):
+    pid = os.fork()
+    if not pid:
+        os.environ |= {"RANK": str(number), "WORLD_SIZE": "100"}
+        writer = HFSummaryWriter("me/run", logdir=sys.argv[1], exit_timeout=0)
+        writer.add_scalar("loss", 1.0, 1)
+        writer.close()
+        os._exit(0)
+    return pid
+pids, seen, end = [come(0)], 0.0, time.monotonic() + float(sys.argv[3])
+while time.monotonic() < end or not seen:
+    report = view.uploader()
+    if report.is_over and report.started_at != seen:
+        seen = report.started_at
+        for _ in range(rng.choice([1, 2])):
+            time.sleep(rng.choice([0, 0, rng.uniform(0, 0.01)]))
+            pids.append(come(len(pids)))
+assert all(os.waitpid(pid, 0)[1] == 0 for pid in pids)
+print(len(pids))
+"""
+
+
+def test_workers_that_come_while_the_uploader_leaves_are_served(hub, run_dir, start):
+    """They log and end at the very moment at which it gives up the uploader lock: nothing stays behind, and nobody else comes.
+
+    Each of them looks once, at its end: either the uploader lock is free by then, or the uploader looks once more.
+    """
+    count = int(start(LEAVE_AND_COME, run_dir, 1, 4).succeed())
+    assert count > 1
+    wait_for(lambda: finished(run_dir), "all of them are served")
+    report = judge(run_dir, hub)
+    assert [(file.hub_events, file.commits) for file in report.files.values()] == [(1, 1)] * count
+
+
+HESITATES = TAKES_THE_LOCK.format("""
+release = locks.release
+def hesitate(fd):
+    locks.release = release
+    print("leaving", flush=True)
+    while not os.path.exists(sys.argv[2]):
+        time.sleep(0.001)
+    release(fd)
+locks.release = hesitate
+""")
+
+
+def test_a_worker_that_lives_between_the_decision_to_leave_and_the_leaving_is_served(hub, run_dir, tmp_path, start):
+    """It finds the uploader lock taken at its only look: the uploader looks once more when it has given the uploader lock up."""
+    Spool(str(run_dir)).create()
+    log_without_uploader(start, run_dir, 5)
+    uploader = start(HESITATES, run_dir, tmp_path / "go on")
+    assert uploader.process.stdout.readline() == "leaving\n"
+    log_without_uploader(start, run_dir, 7)
+    (tmp_path / "go on").touch()
+    assert uploader.finish()[0] == 0
+    assert finished(run_dir)
+    assert sorted(file.hub_events for file in judge(run_dir, hub).files.values()) == [5, 7]

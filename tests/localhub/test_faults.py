@@ -1,0 +1,307 @@
+"""Faults of the local Hub: what a client sees, what the Hub has done by then, and that nobody else suffers."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from click.testing import CliRunner
+from hub_clients import REPO, SECONDS, ask, client, commit, file, offer, popen_client, requests_of
+from programs import wait_for
+
+from hf_mpwriter.cli.main import main
+from hf_mpwriter.localhub import LocalHub
+from hf_mpwriter.localhub.endpoints.routing import API_THREADS
+from hf_mpwriter.localhub.server.accounts import Tokens
+from hf_mpwriter.localhub.server.faults import GRAMMAR, Fault, FaultError, from_json, parse
+from hf_mpwriter.localhub.server.server import ServerError
+
+WHOAMI = "/api/whoami-v2"
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory):
+    """A Hub without Xet, with one repository."""
+    with LocalHub(tmp_path_factory.mktemp("hub"), xet=False) as server:
+        assert ask(server, "POST", "/api/repos/create", {"name": "r"})[0] == 200
+        yield server
+
+
+@pytest.fixture
+def hub(running):
+    """The same, without faults."""
+    running.clear_faults()
+    return running
+
+
+def begin(hub: LocalHub, path: str = WHOAMI) -> socket.socket:
+    """Send a request whose answer is not waited for."""
+    sock = socket.create_connection(("127.0.0.1", hub.port), timeout=SECONDS)
+    sock.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+    return sock
+
+
+def held(hub: LocalHub) -> int:
+    """How many requests the faults hold."""
+    return sum(standing.held for standing in hub.faults())
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("POST /commit/ 503 times=3", Fault("/commit/", "status", "POST", "before", 3, status=503)),
+        ("/commit/ hang when=after", Fault("/commit/", "hang", when="after")),
+        ("/lfs/ reset skip=1", Fault("/lfs/", "reset", skip=1)),
+        (r"/lfs/\d+$ close times=0", Fault(r"/lfs/\d+$", "close", times=0)),
+        ("/preupload/ slow seconds=0.5", Fault("/preupload/", "slow", when="after", seconds=0.5)),
+        (
+            "/commit/ 429 header=Retry-After:2 'header=X: y:z' message=\"too many\" code=C body=<b/>",
+            Fault(
+                "/commit/",
+                "status",
+                status=429,
+                headers=(("Retry-After", "2"), ("X", "y:z")),
+                message="too many",
+                code="C",
+                body="<b/>",
+            ),
+        ),
+    ],
+)
+def test_a_line_of_text_and_json_mean_the_same_fault(text, fault):
+    """Every option can be written in one line; a fault survives JSON; the grammar's own examples are faults."""
+    assert parse(text) == fault
+    assert from_json(json.loads(json.dumps(dataclasses.asdict(fault)))) == fault
+    examples = [line.split("'")[1::2] for line in GRAMMAR.splitlines()[-2:]]
+    assert all(parse(example) for line in examples for example in line)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "POST 503",
+        "/commit/ explode",
+        "/commit/ 99",
+        "/commit/ 503 times=x",
+        "/commit/ 503 times=-1",
+        "/commit/ 503 time=1",
+        "/commit/ 503 when=later",
+        "/commit/ 503 header=x",
+        "/commit/ 503 seconds=1",
+        "/commit/ close message=x",
+        "/commit/ slow",
+        "/commit/ slow seconds=1 when=before",
+        "/commit( 503",
+        "/commit/ 503 message='open",
+    ],
+)
+def test_what_is_no_fault_is_refused_and_the_message_shows_the_grammar(hub, text):
+    """A typo never becomes a fault that does not strike: not in the process, not over the wire, not on the line."""
+    with pytest.raises(FaultError, match="A fault is:"):
+        hub.fault(text)
+    status, _, answer = ask(hub, "POST", "/-/faults", text.encode())
+    assert status == 400
+    assert "A fault is:" in json.loads(answer)["error"]
+    assert hub.faults() == []
+
+
+def test_the_command_line_refuses_a_bad_fault_and_serves_a_good_one(tmp_path):
+    """`hf-mpwriter hub --fault` ends with the grammar, or the fault strikes from the first request on."""
+    refused = CliRunner().invoke(main, ["hub", "--root", str(tmp_path), "--fault", "/commit/"])
+    assert refused.exit_code == 1
+    assert GRAMMAR in refused.output
+    assert GRAMMAR.splitlines()[-1].strip() in CliRunner().invoke(main, ["hub", "--help"]).output
+    command = [sys.executable, "-m", "hf_mpwriter", "hub", "--root", str(tmp_path), "--port", "0", "--no-xet"]
+    with subprocess.Popen([*command, "--fault", f"GET {WHOAMI} 418"], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            url = process.stdout.readline().split(",")[0].split()[-1]
+            served = LocalHub(tmp_path, port=int(url.rpartition(":")[2]))
+            assert [ask(served, "GET", WHOAMI)[0] for _ in range(2)] == [418, 200]
+        finally:
+            process.terminate()
+            process.wait(SECONDS)
+
+
+def test_a_fault_skips_strikes_and_is_over(hub):
+    """`skip` requests pass, `times` are struck, the rest pass; other paths and methods are left alone."""
+    hub.fault(f"GET {WHOAMI} 503 skip=1 times=2")
+    hub.fault(Fault(WHOAMI, "status", status=500, times=0))
+    assert ask(hub, "GET", "/api/models/local-user/r")[0] == 200
+    assert ask(hub, "POST", WHOAMI, {})[0] == 404
+    assert [ask(hub, "GET", WHOAMI)[0] for _ in range(4)] == [500, 503, 503, 500]
+    assert [(standing.seen, standing.hits) for standing in hub.faults()] == [(4, 2), (2, 2)]
+    hub.clear_faults()
+    assert hub.faults() == []
+    assert ask(hub, "GET", WHOAMI)[0] == 200
+
+
+def test_a_status_says_what_it_was_told_to(hub):
+    """Headers, message, code and a body that is no JSON reach the client."""
+    hub.fault(f"{WHOAMI} 429 header=Retry-After:2 message='too many' code=Enough")
+    status, headers, body = ask(hub, "GET", WHOAMI)
+    assert (status, json.loads(body)) == (429, {"error": "too many"})
+    assert [headers[name] for name in ("Retry-After", "X-Error-Message", "X-Error-Code")] == ["2", "too many", "Enough"]
+    hub.fault(f"{WHOAMI} 502 when=arrive body='<h1>Bad Gateway</h1>'")
+    status, headers, body = ask(hub, "GET", WHOAMI)
+    assert (status, body) == (502, b"<h1>Bad Gateway</h1>")
+
+
+@pytest.mark.parametrize("kind", ["503", "close", "reset"])
+@pytest.mark.parametrize("when", ["arrive", "before", "after"])
+def test_the_hub_has_a_change_if_and_only_if_the_fault_came_after_it(hub, when, kind):
+    """A commit is applied before a fault `after`, and not at all before the others; the client sees the same."""
+    before = hub.store.resolve(*REPO)
+    hub.fault(f"POST /commit/ {kind} when={when}")
+    if kind == "503":
+        assert commit(hub, file("x", f"{when}{kind}".encode()))[0] == 503
+    else:
+        wanted = ConnectionResetError if kind == "reset" else http.client.RemoteDisconnected
+        with pytest.raises(wanted) as seen:
+            commit(hub, file("x", f"{when}{kind}".encode()))
+        assert seen.type is wanted
+    assert (hub.store.resolve(*REPO) != before) is (when == "after")
+    assert [standing.hits for standing in hub.faults()] == [1]
+
+
+def test_an_upload_that_was_stored_and_not_acknowledged_is_known(hub):
+    """A fault after a PUT: the content is there, and a second batch asks for nothing."""
+    _, actions = offer(hub, b"stored")
+    hub.fault("PUT /lfs/ close when=after")
+    with pytest.raises(http.client.RemoteDisconnected):
+        ask(hub, "PUT", actions["upload"]["href"], b"stored")
+    assert offer(hub, b"stored")[1] is None
+
+
+def test_a_fault_after_strikes_no_request_that_was_refused(hub):
+    """A hit `after` means that the Hub has it: a stale commit gets its 412 and is not counted."""
+    hub.fault("POST /commit/ 500 when=after")
+    assert commit(hub, file("x", b"stale"), parent="0" * 40)[0] == 412
+    assert hub.faults()[0].hits == 0
+    assert commit(hub, file("x", b"fresh"))[0] == 500
+
+
+def test_a_commit_that_hangs_is_applied_when_it_goes_on_though_its_client_was_killed(hub, tmp_path):
+    """The late request: released long after its client is dead, the real client's commit still becomes history."""
+    before = hub.store.resolve(*REPO)
+    hub.fault("POST /commit/ hang")
+    process = popen_client(
+        hub, tmp_path, 'api.upload_file(path_or_fileobj=b"late", path_in_repo="late", repo_id="local-user/r")'
+    )
+    wait_for(lambda: held(hub), "the commit hangs")
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert hub.store.resolve(*REPO) == before
+    assert commit(hub, file("newer", b"newer"))[0] == 200
+    hub.clear_faults()
+    wait_for(lambda: "late" in hub.store.tree(*REPO), "the late commit")
+    assert hub.store.read_blob(*REPO, "newer") == b"newer"
+
+
+def test_a_hang_ends_by_itself_after_its_seconds(hub):
+    """`seconds` delays what comes next: before the commit is applied, or before its answer leaves."""
+    for when in ("before", "after"):
+        hub.fault(f"/commit/ hang seconds=0.3 when={when}")
+        began = time.monotonic()
+        assert commit(hub, file("x", when.encode()))[0] == 200
+        assert time.monotonic() - began >= 0.3
+    assert hub.store.read_blob(*REPO, "x") == b"after"
+
+
+def test_requests_that_hang_leave_the_others_alone(hub):
+    """More hang than the Hub has threads, at each moment; another request is answered, and all go on together."""
+    for when in ("arrive", "before", "after"):
+        hub.fault(f"{WHOAMI} hang when={when} times={API_THREADS}")
+    with contextlib.ExitStack() as stack:
+        socks = [stack.enter_context(begin(hub)) for _ in range(3 * API_THREADS)]
+        wait_for(lambda: held(hub) == len(socks), "all hang")
+        assert ask(hub, "GET", "/api/models/local-user/r")[0] == 200
+        hub.clear_faults()
+        assert all(sock.recv(64).startswith(b"HTTP/1.1 200") for sock in socks)
+
+
+def test_a_slow_answer_comes_in_pieces_and_a_slow_request_is_read_in_pieces(hub):
+    """Both take their seconds, whole and unchanged."""
+    content = os.urandom(400_000)
+    hub.fault("PUT /lfs/ slow when=arrive seconds=0.4")
+    oid, actions = offer(hub, content)
+    began = time.monotonic()
+    assert ask(hub, "PUT", actions["upload"]["href"], content)[0] == 200
+    assert time.monotonic() - began >= 0.4
+    lfs_file = ("lfsFile", {"path": "slow.bin", "algo": "sha256", "oid": oid, "size": len(content)})
+    assert commit(hub, lfs_file)[0] == 200
+    for path, wanted in (("/local-user/r/resolve/main/slow.bin", content), (WHOAMI, None)):
+        hub.fault(f"{path} slow seconds=0.4")
+        connection = http.client.HTTPConnection("127.0.0.1", hub.port, timeout=SECONDS)
+        with contextlib.closing(connection):
+            connection.request("GET", path)
+            response = connection.getresponse()
+            began = time.monotonic()
+            pieces = list(iter(lambda response=response: response.read1(1 << 20), b""))
+        assert time.monotonic() - began > 0.2, "the head is there at once, the body is not"
+        assert len(pieces) > 3
+        assert wanted in (None, b"".join(pieces))
+
+
+def test_a_hub_that_stops_breaks_off_what_hangs_and_forgets_its_faults(tmp_path):
+    """Stopping waits for nothing that hangs and does not apply it; the next start has no faults."""
+    hub = LocalHub(tmp_path, xet=False).start()
+    ask(hub, "POST", "/api/repos/create", {"name": "r"})
+    before = hub.store.resolve(*REPO)
+    hub.fault("/commit/ hang")
+    hub.fault(f"{WHOAMI} 500 times=0")
+    connection = http.client.HTTPConnection("127.0.0.1", hub.port, timeout=SECONDS)
+    with contextlib.closing(connection):
+        line = json.dumps({"key": "header", "value": {"summary": "s"}})
+        connection.request("POST", "/api/models/local-user/r/commit/main", line)
+        wait_for(lambda: held(hub), "the commit hangs")
+        hub.stop()
+        with pytest.raises(http.client.RemoteDisconnected):
+            connection.getresponse()
+    assert hub.store.resolve(*REPO) == before
+    hub.start()
+    assert hub.faults() == []
+    assert ask(hub, "GET", WHOAMI)[0] == 200
+    hub.kill()
+    with open(os.path.join(tmp_path, "server.log"), encoding="utf-8") as log:
+        assert "Traceback" not in log.read()
+
+
+def test_only_the_token_steers_a_hub_and_steering_is_not_logged(tmp_path):
+    """With a token, faults can neither be read nor made without it; the request log knows nothing of them."""
+    with LocalHub(tmp_path, token="hf_right", xet=False) as hub:
+        hub.fault("/-/|/api/ 500 times=0")
+        for method, body in (("POST", b"/commit/ 503"), ("GET", None), ("DELETE", None)):
+            assert ask(hub, method, "/-/faults", body)[0] == 401
+        (standing,) = hub.faults()
+        assert standing.hits == 0, "steering is not struck"
+        hub.tokens = Tokens("hf_wrong")
+        with pytest.raises(ServerError, match="refused"):
+            hub.clear_faults()
+        assert requests_of(hub) == []
+
+
+def test_the_real_client_finds_its_commit_when_the_answer_was_lost(hub, tmp_path):
+    """A 504 after the commit was applied: the same call again adds no commit and returns the one that is there."""
+    hub.fault("POST /commit/ 504 when=after")
+    seen = client(
+        hub,
+        tmp_path,
+        """
+        def push():
+            return api.create_commit("local-user/r", [Add("run.tfevents.1", b"events" * 99)], commit_message="m").oid
+        seen["lost"] = refused(HfHubHTTPError, push)
+        seen["again"] = push()
+        """,
+    )
+    assert seen == {"lost": 504, "again": hub.store.resolve(*REPO)}
+    assert [item.title for item in hub.store.commits(*REPO)].count("m") == 1

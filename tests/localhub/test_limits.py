@@ -1,0 +1,271 @@
+"""Accounts and limits of the local Hub, as the real client and as raw requests meet them."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from hub_clients import REPO, ask, client, client_result, commit, file, offer, popen_client, requests_of
+from programs import wait_for
+
+from hf_mpwriter.localhub import LocalHub
+from hf_mpwriter.localhub.errors import RateLimited, StaleParent, Unauthorized
+from hf_mpwriter.localhub.server.accounts import Tokens
+from hf_mpwriter.localhub.server.limits import HOUR, HubLimits, Usage
+
+WRITE, READ = "hf_write", "hf_read"  # tokens
+WHOAMI = "/api/whoami-v2"
+
+
+def bearer(token: str) -> dict[str, str]:
+    """The header that carries a token."""
+    return {"Authorization": f"Bearer {token}"}
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory):
+    """A Hub with both tokens and a private repository."""
+    with LocalHub(tmp_path_factory.mktemp("hub"), xet=False, token=WRITE, read_token=READ) as hub:
+        body = {"name": "r", "visibility": "private"}
+        assert ask(hub, "POST", "/api/repos/create", body, bearer(WRITE))[0] == 200
+        yield hub
+
+
+def test_a_token_of_ours_has_a_role_and_any_other_is_refused():
+    """Without a token to write everybody is believed, but the token to read never writes."""
+    both, one, none = Tokens(WRITE, READ), Tokens(WRITE), Tokens()
+    assert [both.role(f"Bearer {token}") for token in (WRITE, READ)] == ["write", "read"]
+    assert [tokens.role(None) for tokens in (both, one, none, Tokens(None, READ))] == [
+        "stranger",
+        "stranger",
+        "write",
+        "write",
+    ]
+    assert [tokens.role(f"Bearer {READ}") for tokens in (none, Tokens(None, READ))] == ["write", "read"]
+    for authorization in ("Bearer hf_wrong", "Bearer ", "", WRITE):
+        with pytest.raises(Unauthorized):
+            both.role(authorization)
+    assert WRITE not in repr(both)
+    environment = both.environ() | {"OTHER": "x"}
+    assert Tokens.take(environment) == both
+    assert environment == {"OTHER": "x"}
+
+
+def test_a_stranger_cannot_tell_a_private_repository_from_one_that_does_not_exist(guarded, tmp_path):
+    """No token: 401 and RepositoryNotFoundError for both; a wrong one: 401 that says so; the right one sees it."""
+    for path in ("/api/models/local-user/r", "/api/models/local-user/none", "/local-user/r/resolve/main/README.md"):
+        status, headers, body = ask(guarded, "GET", path)
+        assert (status, headers["X-Error-Code"]) == (401, "RepoNotFound")
+        assert json.loads(body) == {"error": "Invalid username or password."}
+        assert headers["WWW-Authenticate"].startswith("Bearer ")
+        status, headers, _ = ask(guarded, "GET", path, headers=bearer("hf_wrong"))
+        assert (status, headers["X-Error-Message"]) == (401, "Invalid credentials in Authorization header")
+    code = """
+    seen["info"] = refused(RepositoryNotFoundError, api.repo_info, "local-user/r")
+    seen["whoami"] = refused(HfHubHTTPError, HfApi(token="hf_x").whoami)
+    """
+    assert client(guarded, tmp_path, code, token=None) == {"info": 401, "whoami": 401}
+    assert client(guarded, tmp_path, 'seen["private"] = api.repo_info("local-user/r").private', token=READ)["private"]
+
+
+def test_only_what_the_real_client_sends_without_a_token_passes_without_one(guarded):
+    """Every route of the table refuses a stranger, but those that carry a signature or tell nothing."""
+    from hf_mpwriter.localhub.endpoints.app import ROUTES
+
+    known = {"harness": ("GET", "/api/agent-harnesses", 404), "yaml": ("POST", "/api/validate-yaml", 200)}
+    for method, path, status in known.values():
+        assert ask(guarded, method, path, {} if method == "POST" else None)[0] == status
+    open_routes = {route.pattern.pattern for route in ROUTES if route.auth == "none"}
+    signed = {path for path in open_routes if "/lfs/" in path or "/fetch/" in path}
+    assert len(signed) == 4
+    assert open_routes - signed == {"/-/ready", "/api/agent-harnesses", "/api/validate-yaml", "/v1/telemetry"}
+
+
+def test_a_token_to_read_reads_and_changes_nothing(guarded, tmp_path):
+    """The real client reads a private repository with it; creating, committing and branching get 403 and its text."""
+    before = guarded.store.resolve(*REPO)
+    seen = client(
+        guarded,
+        tmp_path,
+        """
+        repo = "local-user/r"
+        seen["files"] = api.list_repo_files(repo)
+        seen["role"] = api.whoami()["auth"]["accessToken"]["role"]
+        seen["exists"] = str(api.create_repo(repo, exist_ok=True))
+        def text(call, *args, **kwargs):
+            try:
+                call(*args, **kwargs)
+            except HfHubHTTPError as error:
+                return [error.response.status_code, error.server_message]
+        seen["refused"] = [
+            text(api.create_repo, "other"),
+            text(api.upload_file, path_or_fileobj=b"x", path_in_repo="x", repo_id=repo),
+            text(api.create_branch, repo, branch="b"),
+            text(api.super_squash_history, repo),
+            text(api.delete_repo, repo),
+        ]
+        """,
+        token=READ,
+    )
+    assert seen["files"] == [".gitattributes"]
+    assert seen["role"] == "read"
+    assert seen["exists"].endswith("/local-user/r")
+    assert seen["refused"][0] == [403, 'You don\'t have the rights to create a model under the namespace "local-user"']
+    assert seen["refused"][1:] == [[403, "You must use a write token to upload to a repository."]] * 4
+    for path in ("commit/main", "preupload/main"):
+        assert ask(guarded, "POST", f"/api/models/local-user/r/{path}", b"", bearer(READ))[0] == 403
+    assert ask(guarded, "GET", "/api/models/local-user/r/xet-write-token/main", headers=bearer(READ))[0] == 403
+    assert ask(guarded, "POST", "/local-user/r.git/info/lfs/objects/batch", b"", bearer(READ))[0] == 403
+    assert guarded.store.resolve(*REPO) == before
+    assert [ask(guarded, "GET", "/-/faults", headers=bearer(token))[0] for token in (READ, WRITE)] == [403, 200]
+
+
+def test_a_token_can_expire_while_the_hub_runs(tmp_path):
+    """From one request to the next the old one is refused and the new one believed, after a new start too."""
+    with LocalHub(tmp_path, xet=False, token=WRITE) as hub:
+        assert ask(hub, "GET", WHOAMI, headers=bearer(WRITE))[0] == 200
+        hub.set_token("hf_new", read_token=READ)
+        for _ in range(2):
+            tokens = (WRITE, READ, "hf_new")
+            assert [ask(hub, "GET", WHOAMI, headers=bearer(token))[0] for token in tokens] == [401, 200, 200]
+            hub.kill()
+            hub.start()
+        assert "hf_new" not in json.dumps(requests_of(hub))
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1:8765", 200),
+        ("localhost:1", 200),
+        ("LOCALHOST", 200),
+        ("evil.example:8765", 403),
+        ("127.0.0.1.evil.example", 403),
+        ("localhost:80@evil.example", 403),
+        ("10.0.0.1", 403),
+        ("", 403),
+    ],
+)
+def test_a_request_that_was_sent_to_another_name_is_refused(guarded, host, status):
+    """A page of a web site whose name leads to loopback (DNS rebinding) gets nothing, token or not."""
+    assert ask(guarded, "GET", WHOAMI, headers={"Host": host, **bearer(WRITE)})[0] == status
+
+
+def test_overlapping_commits_are_served_or_the_second_is_refused(tmp_path):
+    """A busy Hub answers 409 to the real client while another real commit is under way, and takes it afterwards."""
+    code = """
+    def push():
+        return api.upload_file(path_or_fileobj=b"{0}", path_in_repo="{0}", repo_id="local-user/r").oid
+    """
+    with LocalHub(tmp_path / "hub", xet=False, limits=HubLimits(busy=True)) as hub:
+        for name in ("r", "other"):
+            assert ask(hub, "POST", "/api/repos/create", {"name": name})[0] == 200
+        hub.fault("POST /r/commit/ hang")
+        first = popen_client(hub, tmp_path, code.format("first") + 'seen["oid"] = push()')
+        wait_for(lambda: hub.faults()[0].held, "the first commit is under way")
+        seen = client(hub, tmp_path, code.format("second") + 'seen["busy"] = refused(HfHubHTTPError, push)')
+        assert seen == {"busy": 409}
+        status, answer = commit(hub, file("x", b"x"))
+        assert (status, answer["error"].split(".")[0]) == (
+            409,
+            "Another commit operation is in progress for this repository",
+        )
+        assert ask(hub, "POST", "/api/models/local-user/other/commit/main", other_commit())[0] == 200
+        hub.clear_faults()
+        assert client_result(first)["oid"] == hub.store.resolve(*REPO)
+        assert commit(hub, file("x", b"x"))[0] == 200
+
+
+def other_commit() -> bytes:
+    """The body of a commit without changes."""
+    return json.dumps({"key": "header", "value": {"summary": "s"}}).encode()
+
+
+def test_commits_above_the_quota_get_the_text_of_the_real_hub(tmp_path):
+    """Two an hour: the third is refused and not applied; what was refused for another reason does not count."""
+    with LocalHub(tmp_path / "hub", xet=False, limits=HubLimits(commits_per_hour=2)) as hub:
+        assert ask(hub, "POST", "/api/repos/create", {"name": "r"})[0] == 200
+        assert commit(hub, file("x", b"stale"), parent="0" * 40)[0] == 412
+        assert [commit(hub, file("x", content))[0] for content in (b"1", b"2")] == [200, 200]
+        seen = client(
+            hub,
+            tmp_path / "home",
+            """
+            try:
+                api.upload_file(path_or_fileobj=b"3", path_in_repo="x", repo_id="local-user/r")
+            except HfHubHTTPError as error:
+                seen["answer"] = [error.response.status_code, error.server_message]
+            """,
+        )
+        text = (
+            "You have exceeded the rate limit for repository commits (2 per hour). "
+            "You can retry this action in about 1 hour."
+        )
+        assert seen["answer"] == [429, text]
+        assert hub.store.read_blob(*REPO, "x") == b"2"
+
+
+def test_the_quota_is_that_of_the_last_hour():
+    """The wait is until the oldest commit is an hour old; another repository has a quota of its own."""
+    usage = Usage(HubLimits(commits_per_hour=2))
+    repo, other = ("model", "a/r"), ("dataset", "a/r")
+
+    def spend(name: tuple[str, str], now: float) -> str:
+        """Commit, and say what the Hub says."""
+        try:
+            with usage.commit(name, now):
+                return ""
+        except RateLimited as refusal:
+            return re.search("in about (.*)\\.", refusal.message)[1]
+
+    assert [spend(repo, now) for now in (0.0, 100.0)] == ["", ""]
+    assert [spend(repo, now) for now in (100.0, HOUR - 600, HOUR - 30, HOUR - 0.1)] == [
+        "59 minutes",
+        "10 minutes",
+        "1 minute",
+        "1 minute",
+    ]
+    assert spend(other, 100.0) == ""
+    assert [spend(repo, now) for now in (HOUR, HOUR + 1)] == ["", "2 minutes"]
+    with pytest.raises(StaleParent), usage.commit(other, 200.0):
+        raise StaleParent
+    assert spend(other, 300.0) == ""
+
+
+def test_requests_to_the_api_are_counted_in_windows_and_the_client_reads_the_headers(tmp_path):
+    """Every answer tells what is left; then 429 with the seconds, as the real client shows; a new window is full."""
+    with LocalHub(tmp_path / "hub", xet=False, limits=HubLimits(requests_per_5min=3)) as hub:
+        assert offer_count(hub) == 3, "what is not below /api/ costs nothing"
+        status, headers, _ = ask(hub, "GET", "/api/models/local-user/none")
+        assert (status, headers["ratelimit"][:10]) == (404, '"api";r=1;')
+        code = """
+        from huggingface_hub.utils import parse_ratelimit_headers
+        api.whoami()
+        try:
+            api.repo_info("local-user/r")
+        except HfHubHTTPError as error:
+            info = parse_ratelimit_headers(error.response.headers)
+            seen["answer"] = [error.response.status_code, info.remaining, info.limit, info.window_seconds]
+            seen["wait"] = info.reset_in_seconds
+        """
+        seen = client(hub, tmp_path / "home", code)
+        assert seen["answer"] == [429, 0, 3, 300]
+        assert 0 < seen["wait"] <= 300
+    usage = Usage(HubLimits(requests_per_5min=1))
+    assert usage.request(10.0)["ratelimit"] == '"api";r=0;t=300'
+    with pytest.raises(RateLimited) as refused:
+        usage.request(309.5)
+    assert refused.value.headers["ratelimit"] == '"api";r=0;t=1'
+    assert usage.request(310.0)["ratelimit"] == '"api";r=0;t=300'
+
+
+def offer_count(hub: LocalHub) -> int:
+    """Create the repository (one request to the API), and three LFS batches, which are none."""
+    assert ask(hub, "POST", "/api/repos/create", {"name": "r"})[1]["ratelimit"][:10] == '"api";r=2;'
+    return sum(offer(hub, b"%d" % k)[1] is not None for k in range(3))
+
+
+def test_a_hub_without_limits_tells_of_none(guarded):
+    """No header, no refusal."""
+    assert "ratelimit" not in ask(guarded, "GET", WHOAMI, headers=bearer(WRITE))[1]

@@ -1,0 +1,157 @@
+"""Whatever happens to the uploader, its disk and its requests, at any moment: the invariants hold, and all arrives.
+
+A state machine of hypothesis drives the real uploader, with its queue, its ledgers and its recovery, and the real push
+on a modelled disk against a modelled branch. Each change on disk may be the last one of a process, or the last one
+before a power cut, or be refused; requests are lost, lose their answer or arrive later; the next uploader may be on
+another host of a shared filesystem. `scripts/crash_states.py` does the same at length.
+"""
+
+from __future__ import annotations
+
+import json
+from unittest import mock
+
+import hypothesis
+import pytest
+from durability import DRAIN, QUICK, Durability
+from hypothesis.stateful import run_state_machine_as_test
+from support import failing
+
+from hf_mpwriter.base.verdicts import Sent
+from hf_mpwriter.spool import outbox
+from hf_mpwriter.system import disk
+from hf_mpwriter.uploader import loop
+
+FIND = hypothesis.settings(QUICK, max_examples=200, phases=[hypothesis.Phase.generate], report_multiple_bugs=False)
+
+
+def test_whatever_happens_all_arrives_and_nothing_shrinks():
+    """All invariants, with faults at any change on disk and any fate of any request."""
+    run_state_machine_as_test(Durability, settings=QUICK)
+
+
+def _early_ledger(start):
+    def start_push(self, entry, now):
+        """Acknowledge, then commit."""
+        sent = {file.path: Sent(file.length, "0" * 64) for file in entry.files}
+        self._ledger.acknowledge(sent, "early", 0.0)
+        self._save_ledger()
+        start(self, entry, now)
+
+    return start_push
+
+
+def _early_landed(acknowledge):
+    def early(self, verdict, entry):
+        """Drop the record, then save the ledger."""
+        self._clear_in_flight()
+        acknowledge(self, verdict, entry)
+
+    return early
+
+
+def _remove_first(put):
+    def early(self, groups):
+        """Drop the older entries, then write the newer ones."""
+        for entry in list(self.entries):
+            self.remove(entry)
+        put(self, groups)
+
+    return early
+
+
+def _no_record(self, entry, job, *, fenced):
+    data = json.dumps({"entry": entry.number, "fenced": fenced, "job": job}).encode()
+    disk.replace(self._host.in_flight, data, "queue.in_flight", durable=False)
+    return self._host.in_flight
+
+
+SABOTAGES = {  # what to break, and how it is found
+    "no fsync before the entry": (outbox.Outbox, "_make_durable", lambda *_: None, "an entry refers to what is not"),
+    "no fsync of files of ours": (disk, "fsync", lambda *_: None, "its record is not durable"),
+    "no fsync of directories": (disk, "fsync_dir", lambda *_: None, "its record is not durable"),
+    "older entries dropped first": (
+        outbox.Outbox,
+        "put",
+        _remove_first(outbox.Outbox.put),
+        "nor a durable entry covers",
+    ),
+    "no record before a push": (outbox.Outbox, "take_off", _no_record, "its record is not durable"),
+    "ledger before commit": (
+        loop.Uploader,
+        "_start_push",
+        _early_ledger(loop.Uploader._start_push),
+        "bytes have arrived|claims more than the Hub",
+    ),
+    "record dropped before ledger": (
+        loop.Uploader,
+        "_acknowledge",
+        _early_landed(loop.Uploader._acknowledge),
+        "the record goes before the ledger",
+    ),
+    "no settle time": (uploader, "SETTLE_TIME", 0.0, "shrank|while a request without a parent is under way"),
+}
+
+
+@pytest.mark.parametrize("name", SABOTAGES)
+def test_the_machine_finds_each_rule_that_is_broken(name):
+    """Without one of them, the invariant fails that it is for, or the drain."""
+    *change, found = SABOTAGES[name]
+    with mock.patch.object(*change), pytest.raises(AssertionError, match=found):
+        run_state_machine_as_test(Durability, settings=FIND)
+
+
+@pytest.fixture
+def machine():
+    """One that the test drives, and that drains at the end."""
+    made = Durability()
+    yield made
+    made.teardown()
+
+
+def until_a_push(machine: Durability, host: str, fate: str = "applied") -> dict:
+    """The uploader works until a push has not run yet; the job of that."""
+    with machine.disk.recorded():
+        for _ in range(DRAIN):
+            if machine.push and machine.push.verdict is None:
+                return machine.push.record["job"]
+            machine._look(host, fate)
+    pytest.fail("no push has started")
+
+
+def run(machine: Durability, fate: str) -> None:
+    """The push has this fate, and the uploader takes in its verdict."""
+    with machine.disk.recorded():
+        machine._look(machine.host, fate)
+
+
+def test_while_a_request_without_a_parent_may_be_under_way_all_others_have_one(machine):
+    """The successor on another host has an older entry in its queue, and finds the branch as busy."""
+    machine.log()
+    until_a_push(machine, "two")
+    machine.fates = ["never"]
+    machine._die(power_cut=False)
+    machine.log()
+    until_a_push(machine, "one")
+    run(machine, "busy")
+    assert not until_a_push(machine, "one")["fenced"]
+    machine.fates = ["late"]
+    machine._die(power_cut=False)
+    older = until_a_push(machine, "two")
+    run(machine, "busy")
+    again = until_a_push(machine, "two")
+    assert again["files"] == older["files"]
+    assert again["fenced"]
+    run(machine, "overtaken")
+    assert machine.branch.problems == []
+
+
+def test_a_card_that_the_disk_keeps_does_not_end_the_uploader(machine):
+    """Whose data is there has a card which cannot be removed: the uploader goes on."""
+    machine.log()
+    machine.one_ends()
+    until_a_push(machine, "one")
+    with failing("members.file.unlink=eio"):
+        run(machine, "applied")
+        assert not disk._failpoints["members.file.unlink"][1], "nothing was to be removed"
+    assert machine.uploader

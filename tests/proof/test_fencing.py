@@ -1,0 +1,278 @@
+"""Fencing: whatever becomes of a push and of its request, no commit of ours shrinks a file or sends it twice.
+
+Late requests are real: the local Hub holds a commit whose client is then killed, and applies it later.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from programs import wait_for
+from runs import (
+    LOG_AND_EXIT,
+    LOG_FOR_EVER,
+    acknowledged,
+    all_acknowledged,
+    event_paths,
+    finished,
+    hub_view,
+    judge,
+    no_uploader,
+    uploader_pid,
+)
+
+from hf_mpwriter import testing
+from hf_mpwriter.events import framing
+from hf_mpwriter.localhub.server.faults import Fault
+from hf_mpwriter.spool import outbox
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.progress import Progress
+from hf_mpwriter.uploader import backoff
+
+SETTLE = 6.0  # seconds, in place of two minutes
+QUICK = f"""
+from hf_mpwriter.push import process
+from hf_mpwriter.spool import status
+from hf_mpwriter.system import launch
+from hf_mpwriter.uploader import backoff
+status.BEAT_EVERY, backoff.MOVED_WAIT, backoff.FIRST_WAIT, uploader.SETTLE_TIME = 0.5, 0.6, 1.0, {SETTLE}
+launch.PUSH_BOOT = launch.PUSH_BOOT.replace("push.main", "push.MOVED_TRIES=1;process.main")
+"""
+HASTE = f"exec({QUICK!r});uploader.main"
+IMPATIENT = f"""
+from hf_mpwriter.system import launch
+launch.UPLOADER_BOOT = launch.UPLOADER_BOOT.replace("uploader.main", {HASTE!r})
+"""
+
+
+def held(hub) -> int:
+    """How many requests the Hub holds."""
+    return sum(standing.held for standing in hub.faults())
+
+
+def hits(hub) -> int:
+    """How many requests a fault has struck."""
+    return sum(standing.hits for standing in hub.faults())
+
+
+def answers(hub, status: int) -> int:
+    """How many commits the Hub has answered with this status."""
+    lines = Path(hub.root, "requests.jsonl").read_text().splitlines()
+    return sum(1 for line in map(json.loads, lines) if "/commit/" in line["path"] and line["status"] == status)
+
+
+def push_pid(run_dir) -> int:
+    """Pid of the push that runs."""
+    return Progress(Spool(str(run_dir))).uploader().push
+
+
+def kill(worker) -> None:
+    """As the scheduler does."""
+    os.kill(worker.pid, signal.SIGKILL)
+
+
+def growing(run_dir) -> int:
+    """Bytes of all event files."""
+    return sum(path.stat().st_size for path in Path(run_dir).rglob("*tfevents*"))
+
+
+@pytest.mark.parametrize("victim", ["push", "uploader", "uploader, spool"])
+def test_a_late_request_of_a_killed_push_is_refused_once_the_branch_has_moved(hub, run_dir, tmp_path, start, victim):
+    """Its successor sends more at once; one that knows nothing of it (its part of the spool is gone) as well."""
+    journals = tmp_path / "journals"
+    worker = start(LOG_FOR_EVER, run_dir, journals)
+    wait_for(lambda: acknowledged(run_dir), "a commit")
+    hub.fault("POST /commit/ hang")
+    wait_for(lambda: held(hub), "a commit is held")
+    first = uploader_pid(run_dir)
+    os.kill(wait_for(lambda: push_pid(run_dir), "a push") if victim == "push" else first, signal.SIGKILL)
+    if victim == "uploader, spool":
+        wait_for(lambda: no_uploader(run_dir), "it has ended")
+        shutil.rmtree(next(Path(run_dir).glob(".hf_mpwriter/hosts/*")), ignore_errors=True)
+    before = acknowledged(run_dir)
+    wait_for(lambda: acknowledged(run_dir) > before, "the successor sends more")
+    assert held(hub) == 1, "the request is still under way"
+    refused = answers(hub, 412)
+    hub.clear_faults()
+    wait_for(lambda: answers(hub, 412) > refused, "the late request is refused")
+    kill(worker)
+    wait_for(lambda: finished(run_dir), "the end")
+    judge(run_dir, hub, journals)
+
+
+@pytest.mark.parametrize("victim", ["push", "uploader"])
+def test_a_late_request_without_a_parent_finds_nothing_longer(hub, run_dir, tmp_path, start, victim):
+    """A busy branch has forced a push to go without a parent; it is killed, and nothing longer goes for a while."""
+    journals = tmp_path / "journals"
+    worker = start(IMPATIENT + LOG_FOR_EVER, run_dir, journals)
+    wait_for(lambda: acknowledged(run_dir), "a commit")
+    hub.fault(f"POST /commit/ 412 times={backoff.MOVED_LIMIT}")
+    hub.fault("POST /commit/ hang")
+    wait_for(lambda: held(hub), "a commit is held")
+    assert _unfenced(run_dir), "it has no parent"
+    before, first = acknowledged(run_dir), uploader_pid(run_dir)
+    os.kill(push_pid(run_dir) if victim == "push" else first, signal.SIGKILL)
+    lengths = {file.path: file.length for file in _unfenced(run_dir).files}
+    wait_for(lambda: victim == "push" or uploader_pid(run_dir) not in (0, first), "a successor")
+    view, since, applied = Progress(Spool(str(run_dir))), time.time(), answers(hub, 200)
+    wait_for(lambda: view.uploader().beat > since + SETTLE / 2, "time to send more")
+    assert growing(run_dir) > sum(lengths.values())
+    there = hub_view(hub).tree("main")
+    assert all(there[path].size <= length for path, length in lengths.items()), "the same once more, and no more"
+    hub.clear_faults()
+    wait_for(lambda: answers(hub, 200) > applied, "the late request is applied")
+    wait_for(lambda: acknowledged(run_dir) > before, "it goes on")
+    kill(worker)
+    wait_for(lambda: finished(run_dir), "the end")
+    judge(run_dir, hub, journals)
+
+
+def _unfenced(run_dir) -> outbox.InFlightRecord | None:
+    """What a push carries that does not name its parent, None if there is none."""
+    spool = Spool(str(run_dir))
+    for host in spool.host_ids():
+        found = outbox.interrupted(spool.host(host))
+        if found is not None and not found.fenced:
+            return found
+    return None
+
+
+@pytest.mark.parametrize("fault", ["503 when=after", "504 when=after", "close when=after", "reset when=after"])
+def test_a_commit_whose_answer_is_lost_is_not_made_twice(hub, run_dir, start, fault):
+    """The Hub has it, the client does not know: it reads back, and every file has been committed once."""
+    hub.fault(f"POST /commit/ {fault}")
+    start(LOG_AND_EXIT, run_dir, 100).succeed()
+    wait_for(lambda: finished(run_dir), "the end")
+    assert hits(hub) == 1
+    assert [file.commits for file in judge(run_dir, hub).files.values()] == [1]
+
+
+def test_an_answer_that_never_comes_is_not_waited_for(hub, run_dir, tmp_path, start):
+    """The commit is applied and its push killed: the next one finds the Hub ahead of the ledger and goes on there."""
+    worker = start(LOG_FOR_EVER, run_dir, tmp_path / "journals")
+    wait_for(lambda: acknowledged(run_dir), "a commit")
+    hub.fault("POST /commit/ hang when=after")
+    wait_for(lambda: held(hub), "an answer is held")
+    before = acknowledged(run_dir)
+    os.kill(push_pid(run_dir), signal.SIGKILL)
+    wait_for(lambda: acknowledged(run_dir) > before, "it goes on")
+    kill(worker)
+    wait_for(lambda: finished(run_dir), "the end")
+    judge(run_dir, hub, tmp_path / "journals")
+
+
+def test_a_busy_committer_does_not_keep_us_out(hub, run_dir, tmp_path, start, api):
+    """Somebody commits without a pause: our events arrive, theirs are kept."""
+    worker = start(LOG_FOR_EVER, run_dir, tmp_path / "journals")
+    wait_for(lambda: acknowledged(run_dir), "a commit")
+    over, theirs = threading.Event(), []
+
+    def commit() -> None:
+        for number in itertools.count():
+            if over.is_set():
+                return
+            api.upload_file(path_or_fileobj=b"%d" % number, path_in_repo=f"other/{number}", repo_id="me/run")
+            theirs.append(f"other/{number}")
+
+    thread = threading.Thread(target=commit)
+    thread.start()
+    try:
+        before = acknowledged(run_dir)
+        wait_for(lambda: acknowledged(run_dir) > before, "a commit of ours")
+    finally:
+        over.set()
+        thread.join()
+    kill(worker)
+    wait_for(lambda: finished(run_dir), "the end")
+    judge(run_dir, hub, tmp_path / "journals")
+    assert set(theirs) <= set(api.list_repo_files("me/run"))
+
+
+def test_a_head_that_is_read_stale_does_not_keep_us_out(hub, run_dir, tmp_path, start, api):
+    """The Hub goes on telling an old head (a cache): after nothing but 412 the push goes without a parent."""
+    worker = start(IMPATIENT + LOG_FOR_EVER, run_dir, tmp_path / "journals")
+    wait_for(lambda: acknowledged(run_dir), "a commit")
+    stale = hub_view(hub).commits()[0]
+    hub.fault(Fault("/revision/main$", "status", "GET", times=0, status=200, body=f'{{"id":"me/run","sha":"{stale}"}}'))
+    api.upload_file(path_or_fileobj=b"theirs", path_in_repo="theirs.txt", repo_id="me/run")
+    refused = answers(hub, 412)
+    wait_for(lambda: answers(hub, 412) >= refused + backoff.MOVED_LIMIT, "it is refused again and again")
+    before = acknowledged(run_dir)
+    wait_for(lambda: acknowledged(run_dir) > before, "a commit of ours")
+    hub.clear_faults()
+    kill(worker)
+    wait_for(lambda: finished(run_dir), "the end")
+    judge(run_dir, hub, tmp_path / "journals")
+    assert hub.store.read_blob("model", "me/run", "theirs.txt") == b"theirs"
+
+
+def delete_repository(api) -> None:
+    """All of it."""
+    api.delete_repo("me/run")
+
+
+def delete_folder(api) -> None:
+    """The run's."""
+    api.delete_folder("tensorboard", "me/run")
+
+
+def squash(api) -> None:
+    """All commits become one."""
+    api.super_squash_history("me/run")
+
+
+def delete_branch(api) -> None:
+    """And nobody makes it anew."""
+    api.delete_branch("me/run", branch="exp")
+
+
+@pytest.mark.parametrize("change", [delete_repository, delete_folder, squash, delete_branch])
+def test_what_others_do_to_the_destination_during_the_run_costs_nothing(hub, run_dir, tmp_path, start, api, change):
+    """What they deleted is there again, what they rewrote goes on, in the same uploader."""
+    branch = "exp" if change is delete_branch else "main"
+    source = LOG_FOR_EVER.replace('"me/run",', f'"me/run", repo_revision="{branch}",')
+    worker = start(source, run_dir, tmp_path / "journals")
+    wait_for(lambda: acknowledged(run_dir), "a commit")
+    pid = uploader_pid(run_dir)
+    change(api)
+    changed = growing(run_dir)
+    wait_for(lambda: acknowledged(run_dir) > changed, "it goes on")
+    assert uploader_pid(run_dir) == pid
+    kill(worker)
+    wait_for(lambda: finished(run_dir), "the end")
+    report = testing.check(
+        str(run_dir), hub_view(hub, branch=branch), testing.read_journals(str(tmp_path / "journals"))
+    )
+    gone = [problem for problem in report.problems if problem.endswith("vanished from the Hub")]
+    assert report.problems == (gone if change is delete_folder else []), "the history tells what they did"
+    there = hub.store.tree("model", "me/run", branch)
+    assert sorted(path for path in there if "tfevents" in path) == event_paths(run_dir)
+
+
+@pytest.mark.parametrize("remembers", [True, False], ids=["ledger", "no ledger"])
+def test_a_local_file_that_a_backup_made_shorter_does_not_shrink_the_hubs(hub, run_dir, start, remembers):
+    """A prefix of it comes back after a restore, with its ledger or without: the Hub keeps all, the new file goes."""
+    start(LOG_AND_EXIT, run_dir, 50).succeed()
+    wait_for(lambda: finished(run_dir), "the first run is over")
+    (path,) = Path(run_dir).glob("*tfevents*")
+    whole = Path(path).read_bytes()
+    with open(path, "rb") as file:
+        cut = framing.whole_length(file.fileno(), end=len(whole) // 2)
+    os.truncate(path, cut)
+    if not remembers:
+        next(Path(run_dir).glob(".hf_mpwriter/hosts/*/ledger.json")).unlink()
+    start(LOG_AND_EXIT, run_dir, 70).succeed()
+    wait_for(lambda: no_uploader(run_dir), "the second run is over")
+    old = f"tensorboard/exp1/{path.name}"
+    assert hub.store.read_blob("model", "me/run", old) == whole
+    path.write_bytes(whole)
+    judge(run_dir, hub)
+    assert all_acknowledged(run_dir)

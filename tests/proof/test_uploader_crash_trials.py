@@ -1,0 +1,122 @@
+"""A real uploader is struck at any point; it or a successor brings everything to the Hub, and nothing is left."""
+
+from __future__ import annotations
+
+import ast
+import os
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from crashing import KILLED, UPLOADER, Harm
+from crashpoints import Trials
+from repository import PROOF
+
+import hf_mpwriter
+from hf_mpwriter.localhub import LocalHub
+from hf_mpwriter.system import daemon
+
+pytestmark = pytest.mark.timeout(900)  # dozens of lives in one test; each has a deadline of its own
+SCRIPT = PROOF / "crash_uploader.py"
+SAMPLE = 8  # of the system calls, from each group
+WITHOUT_STRACE = "needs strace, and the right to trace" * (os.geteuid() != 0 or not shutil.which("strace"))
+ELSEWHERE = {
+    "spool.format": "a worker's: tests/unit/spool/test_layout.py",
+    "spool.run": "a worker's: tests/unit/spool/test_layout.py",
+    "eventfile": "a worker's: tests/unit/events, scripts/crash_writer.py",
+}
+
+
+@pytest.fixture(scope="module")
+def trials(tmp_path_factory):
+    """Where trials are made."""
+    root = tmp_path_factory.mktemp("crashes")
+    with LocalHub(root / "hub") as hub:
+        made = Trials(hub.endpoint, str(root / "hub"), str(root / "trials"))
+        yield made
+        made.end()
+
+
+@pytest.fixture(scope="module")
+def passed(trials) -> dict[str, int]:
+    """How often a life that nothing strikes passes each failpoint."""
+    return trials.make().passed
+
+
+def words() -> set[str]:
+    """The words that the package gives to disk.py."""
+    found = set()
+    for path in Path(hf_mpwriter.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).startswith(("disk.", "failpoint", "fsync")):
+                texts = [a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+                found |= {text.removesuffix(".open").removesuffix(".write") for text in texts}
+    return found
+
+
+def test_every_failpoint_is_passed(passed):
+    """A new word for disk.py is struck here, or it is named with the place where it is."""
+    assert words() - {name.rpartition(".")[0] for name in passed} == set(ELSEWHERE)
+
+
+def test_a_kill_at_any_failpoint_loses_nothing(trials, passed):
+    """Each is passed once more by nobody, or by the successor, who finds whatever stands there."""
+    for name in passed:
+        outcome = trials.make(Harm(name, "kill", 1))
+        assert (outcome.problems, outcome.ended, outcome.struck) == ([], [KILLED, 0], [True]), name
+
+
+@pytest.mark.parametrize("action", ["eio", "enospc"])
+def test_a_disk_that_refuses_once_ends_no_uploader(trials, passed, action):
+    """What was refused is tried again, so the same uploader brings everything to the Hub."""
+    known = {
+        "ledger.aside.rename",
+        "ledger.save.fsync",
+        "outbox.garbage.unlink",
+        "members.file.unlink",
+    }  # it ended here
+    for name in sorted(known | set(random.Random(action).sample(sorted(passed), 4)) - {"dirs.dirsync"}):
+        outcome = trials.make(Harm(name, action, 1))
+        assert (outcome.problems, set(outcome.ended), outcome.struck) == ([], {0}, [True]), name
+
+
+def test_a_step_that_the_disk_refuses_is_repeated_but_not_for_ever():
+    """A minute of refusals in a row is the end; one success, and they are counted anew."""
+    steps = iter([OSError("once"), True] * daemon.REFUSALS + [False])
+
+    def step() -> bool:
+        if isinstance(what := next(steps), OSError):
+            raise what
+        return what
+
+    daemon.keep_on(step, 0.0)
+    assert next(steps, None) is None
+    steps = iter([OSError("always")] * (daemon.REFUSALS + 5))
+    with pytest.raises(OSError, match="always"):
+        daemon.keep_on(step, 0.0)
+    assert len(list(steps)) == 4
+
+
+@pytest.mark.root
+@pytest.mark.skipif(bool(WITHOUT_STRACE), reason=WITHOUT_STRACE)
+def test_a_kill_at_a_system_call_loses_nothing(trials):
+    """A sample of the calls that change something, in the uploader and in its pushes; all are for the script."""
+    calls = trials.record()
+    changing = [call for call in calls if call.changes]
+    rng, struck = random.Random(20261121), 0
+    for whose in (lambda call: call.push == UPLOADER, lambda call: call.push != UPLOADER):
+        for call in rng.sample(list(filter(whose, changing)), SAMPLE):
+            outcome = trials.make(call.harm("kill"))
+            assert not outcome.problems, call
+            struck += sum(outcome.struck)
+    assert struck > SAMPLE, "most calls were never reached: nothing is shown"
+
+
+def test_a_sabotaged_build_is_found():
+    """An acknowledgement before the commit: the same trials fail, by the exit code that says so."""
+    command = [sys.executable, str(SCRIPT), "--failpoints", "--seed", "1", "--sabotage", "early-ack"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr

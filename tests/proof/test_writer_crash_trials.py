@@ -1,0 +1,33 @@
+"""The crash test of the writer in small: a dozen seeded kills, and a writer that is broken on purpose."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from repository import PROOF
+
+SCRIPT = PROOF / "crash_writer.py"
+
+
+def run(directory, *options):
+    """Run the script on our writer; its seed is in the output that a failure shows."""
+    command = [sys.executable, str(SCRIPT), "--writer", "ours", "--dir", str(directory), *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+
+
+def test_processes_killed_inside_a_call_lose_nothing_that_returned(tmp_path):
+    """Scalars, histograms and images of up to eight processes: hundreds of kills are for the script."""
+    result = run(tmp_path, "--kills", "12", "--seed", "7")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "ours: 0 of " in result.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_writer_that_holds_records_back_is_found(tmp_path):
+    """With calls that return before anything is written, the same test fails, names its seed and keeps the files."""
+    result = run(tmp_path, "--kills", "6", "--seed", "7", "--sabotage", "buffered")
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert "events lost" in result.stdout
+    assert "seed 7; kept in" in result.stdout
+    assert list(tmp_path.glob("crash_writer_*/*/**/*tfevents*"))

@@ -1,0 +1,157 @@
+"""What the user asked for: refused when it is wrong, unchanged when it travels."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import support  # noqa: F401 - sets hypothesis up
+from hypothesis import given
+from hypothesis import strategies as st
+from support import JSON
+
+from hf_mpwriter.base.errors import HfMpWriterError, SettingsError
+from hf_mpwriter.base.settings import DEFAULT_ENDPOINT, Destination, Environment, Settings, check_repo_id, patterns
+
+GLOBS = st.lists(st.text("abc*?[]!/.", max_size=6), max_size=3)
+SETTINGS = st.builds(
+    Settings,
+    commit_every=st.floats(0.001, 1e6),
+    squash_history=st.booleans(),
+    private=st.none() | st.booleans(),
+    allow_patterns=st.none() | GLOBS.map(patterns),
+    ignore_patterns=GLOBS.map(patterns),
+    exit_timeout=st.floats(0, 1e6),
+)
+
+
+@given(st.text("ab9-_./ \nü", max_size=12) | st.text("a", min_size=90, max_size=100))
+def test_a_repo_id_is_valid_if_huggingface_hub_says_so(repo_id):
+    """The rule is the client's, asked without loading it."""
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError:
+        with pytest.raises(SettingsError):
+            check_repo_id(repo_id)
+    else:
+        assert check_repo_id(repo_id) == repo_id
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"repo_id": None},
+        {"repo_id": "a/b/c"},
+        {"repo_type": "models"},
+        {"endpoint": "huggingface.co"},
+        {"endpoint": ""},
+        {"path_in_repo": "a/../b"},
+        {"path_in_repo": ".."},
+    ],
+)
+def test_a_wrong_destination_is_refused_with_a_hint(bad):
+    """SettingsError, which is a ValueError and one of ours, before anything is written."""
+    with pytest.raises(SettingsError) as caught:
+        Destination(**{"endpoint": DEFAULT_ENDPOINT, "repo_id": "me/run", **bad})
+    assert isinstance(caught.value, (ValueError, HfMpWriterError))
+    assert str(caught.value)
+
+
+def test_a_destination_says_where_a_file_goes():
+    """The folder comes first if there is one."""
+    assert Destination("https://x", "me/run").path("a/b") == "a/b"
+    there = Destination("https://x", "me/run", "dataset", "dev", "logs/exp1")
+    assert there.path("a/b") == "logs/exp1/a/b"
+    assert str(there) == "https://x/datasets/me/run@dev/logs/exp1"
+
+
+@pytest.mark.parametrize("value", [0, -1, math.inf, math.nan, "5", None])
+def test_an_interval_is_a_positive_number_of_minutes(value):
+    """Anything else is refused at once, not by an uploader that never commits."""
+    with pytest.raises(SettingsError, match="commit_every"):
+        Settings(commit_every=value)
+
+
+@pytest.mark.parametrize("value", [-1, math.inf, math.nan, "5", None])
+def test_a_bounded_wait_is_a_finite_number_of_seconds(value):
+    """Zero is allowed, forever is not: the end of a process must come."""
+    with pytest.raises(SettingsError, match="exit_timeout"):
+        Settings(exit_timeout=value)
+    assert Settings(exit_timeout=0).exit_timeout == 0
+
+
+@given(SETTINGS)
+def test_settings_travel_on_a_card_unchanged(settings):
+    """To JSON and back they are equal."""
+    assert Settings.from_json(json.loads(json.dumps(settings.to_json()))) == settings
+
+
+@given(JSON)
+def test_what_is_no_settings_is_refused(data):
+    """Whatever JSON a damaged card holds: SettingsError, nothing else."""
+    with pytest.raises(SettingsError):
+        Settings.from_json(data)
+
+
+@given(SETTINGS, st.sampled_from(sorted(Settings().to_json())), JSON)
+def test_one_damaged_value_is_refused_or_harmless(settings, name, value):
+    """What `from_json` lets through can be used: `allows` answers, switches are switches."""
+    try:
+        found = Settings.from_json({**settings.to_json(), name: value})
+    except SettingsError:
+        return
+    assert found.allows("events.out.tfevents.1") in (True, False)
+    assert found.private in (None, True, False)
+    assert found.squash_history in (True, False)
+    assert all(isinstance(pattern, str) for pattern in found.ignore_patterns)
+
+
+def test_an_unknown_setting_on_a_card_is_refused():
+    """A card of another version is not half understood, as the docstring of from_json says."""
+    with pytest.raises(SettingsError):
+        Settings.from_json({**Settings().to_json(), "colour": "red"})
+
+
+@given(
+    st.lists(st.text("abc/.", min_size=1, max_size=6), max_size=4),
+    st.none() | st.lists(st.text("abc*?/.", max_size=5), max_size=3),
+    st.lists(st.text("abc*?/.", max_size=5), max_size=3),
+)
+def test_patterns_select_what_huggingface_hub_selects(paths, allow, ignore):
+    """The same files as upload_folder with the same patterns."""
+    from huggingface_hub.utils import filter_repo_objects
+
+    wanted = list(filter_repo_objects(paths, allow_patterns=allow, ignore_patterns=ignore))
+    ours = Settings(allow_patterns=None if allow is None else patterns(allow), ignore_patterns=patterns(ignore))
+    assert [path for path in paths if ours.allows(path)] == wanted
+
+
+def test_patterns_are_strings():
+    """One, several or none; anything else is refused."""
+    assert patterns(None) == ()
+    assert patterns("a/") == ("a/*",)
+    assert patterns(["a", "b/"]) == ("a", "b/*")
+    with pytest.raises(SettingsError):
+        patterns(["a", 3])
+
+
+@pytest.mark.parametrize("text", ["soon", "", "1 min"])
+def test_an_exit_timeout_of_the_environment_that_is_no_time_is_refused(text):
+    """The message names the variable: the user did not write `exit_timeout` anywhere."""
+    with pytest.raises(SettingsError, match="HF_MPWRITER_EXIT_TIMEOUT"):
+        Environment.read({"HF_MPWRITER_EXIT_TIMEOUT": text})
+
+
+def test_the_environment_is_read_in_one_place():
+    """Defaults, an endpoint without its slash, and what counts as switched off."""
+    assert Environment.read({}) == Environment(DEFAULT_ENDPOINT, disabled=False, exit_timeout=None)
+    assert Environment.read({"HF_ENDPOINT": ""}).endpoint == DEFAULT_ENDPOINT
+    assert Environment.read({"HF_ENDPOINT": "http://x/"}).endpoint == "http://x"
+    assert Environment.read({"HF_MPWRITER_EXIT_TIMEOUT": "2.5"}).exit_timeout == 2.5
+    for text in ("1", "true", " ON ", "Yes"):
+        assert Environment.read({"HF_MPWRITER_DISABLED": text}).disabled
+    for text in ("", "0", "no", "false"):
+        assert not Environment.read({"HF_MPWRITER_DISABLED": text}).disabled

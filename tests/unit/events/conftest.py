@@ -1,0 +1,22 @@
+"""Fixtures of event files."""
+
+from __future__ import annotations
+
+import pytest
+from event_places import Place
+
+from hf_mpwriter.events import event_file
+
+
+@pytest.fixture
+def place(tmp_path) -> Place:
+    """An empty worker directory."""
+    (tmp_path / "worker").mkdir()
+    return Place(tmp_path / "worker")
+
+
+@pytest.fixture
+def small_segments(monkeypatch):
+    """Segments are sealed after some records."""
+    monkeypatch.setattr(event_file, "SEGMENT_MIN", 300)
+    monkeypatch.setattr(event_file, "SEGMENT_MAX", 2000)

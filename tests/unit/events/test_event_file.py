@@ -1,0 +1,147 @@
+"""Event files: what returned is kept, nothing is torn, and training never hears of a disk in trouble."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import random
+import signal
+
+from forks import fork, reap
+from support import events, failing, scalar
+from tensorboardX.proto import event_pb2
+
+from hf_mpwriter.events import framing
+from hf_mpwriter.system import disk
+
+
+def test_a_writer_that_logs_nothing_leaves_nothing(place):
+    """No file is made before the first record, also not by flush and close."""
+    file = place.file()
+    file.flush()
+    file.close()
+    assert place.paths() == []
+    assert place.announced == []
+
+
+def test_a_file_begins_with_its_version(place):
+    """The first record of a segment says `brain.Event:2`."""
+    file = place.file()
+    file.append(scalar(1))
+    assert events(file.path)[0].file_version == "brain.Event:2"
+    assert place.steps() == [1]
+
+
+def test_what_returned_is_kept_under_sigkill(place):
+    """A child tells each returned step through a pipe and is killed at any moment: all of them are in whole records."""
+    seed = 7
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    for _ in range(6):
+        told, tell = os.pipe()
+
+        def child(tell: int = tell) -> None:
+            file = place.file()
+            for step in itertools.count(1):
+                file.append(scalar(step, "x" * (step % 300)))
+                os.write(tell, b"%d\n" % step)
+
+        before = set(place.paths())
+        pid = fork(child)
+        os.close(tell)
+        got = b""
+        limit = rng.randrange(1, 30_000)
+        while len(got) < limit:
+            got += os.read(told, limit - len(got))
+        os.kill(pid, signal.SIGKILL)
+        assert reap(pid) == -signal.SIGKILL
+        while chunk := os.read(told, 1 << 16):
+            got += chunk
+        os.close(told)
+        returned = int(got.rpartition(b"\n")[0].rpartition(b"\n")[2])
+        (path,) = set(place.paths()) - before
+        steps = [records_step for _, records_step in whole_keys(path)]
+        assert steps == list(range(1, len(steps) + 1))
+        assert returned <= len(steps) <= returned + 1
+
+
+def whole_keys(path: str) -> list[tuple[str, int]]:
+    """(tag, step) of the whole records of a file that may have a torn tail."""
+    found = map(event_pb2.Event.FromString, framing.payloads(path))
+    return [(value.tag, event.step) for event in found for value in event.summary.value]
+
+
+def test_a_returned_record_is_in_the_file_at_once(place):
+    """No buffer of ours: another process sees it before anything else is called."""
+    file = place.file()
+    for step in range(1, 20):
+        file.append(scalar(step))
+        assert place.steps() == list(range(1, step + 1))
+        assert os.path.getsize(file.path) == file.length
+
+
+def test_flush_makes_file_and_name_durable(place, monkeypatch):
+    """The file is synced when something is new, the directory once per segment."""
+    synced = []
+    monkeypatch.setattr(disk.os, "fsync", lambda fd: synced.append(os.fstat(fd).st_ino))
+    file = place.file()
+    file.append(scalar(1))
+    file.flush()
+    assert synced == [os.stat(file.path).st_ino, os.stat(place.directory).st_ino]
+    file.flush()
+    assert len(synced) == 2
+    file.append(scalar(2))
+    file.flush()
+    assert synced[2:] == [os.stat(file.path).st_ino]
+
+
+def test_a_record_logged_during_flush_is_synced_by_the_next(place, monkeypatch):
+    """A signal handler logs while flush is in fsync: the next flush does not take that record for durable."""
+    file = place.file()
+    file.append(scalar(1))
+    synced = []
+
+    def fsync(fd: int) -> None:
+        if os.fstat(fd).st_ino == os.stat(file.path).st_ino:
+            synced.append(os.fstat(fd).st_size)
+        if len(synced) == 1 and len(place.steps()) == 1:
+            file.append(scalar(2))
+
+    monkeypatch.setattr(disk.os, "fsync", fsync)
+    file.flush()
+    file.flush()
+    assert max(synced) == os.path.getsize(file.path)
+
+
+def test_a_refused_fsync_is_told_not_raised(place, caplog):
+    """Flush does not raise into training; the next one tries again."""
+    file = place.file()
+    file.append(scalar(1))
+    with failing("eventfile.fsync=eio"):
+        file.flush()
+    assert "power cut" in caplog.text
+    assert file._segment._synced < file.length
+    file.flush()
+    assert file._segment._synced == file.length
+
+
+def test_a_disk_that_refuses_every_fsync_is_asked_ever_more_rarely_and_each_flush_tells(place, monkeypatch, caplog):
+    """Before each try all that is not durable is written again, which training must not pay at every flush."""
+    tries = []
+
+    def refuse(_: int) -> None:
+        tries.append(1)
+        raise OSError(errno.EIO, "as ever")
+
+    file = place.file()
+    with monkeypatch.context() as patch:
+        patch.setattr(disk.os, "fsync", refuse)
+        for step in range(200):
+            file.append(scalar(step))
+            file.flush()
+    assert len(tries) < 12
+    assert caplog.text.count("power cut") == 200
+    for _ in range(64):
+        file.flush()
+    assert file._segment.is_durable

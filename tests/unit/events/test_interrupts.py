@@ -1,0 +1,256 @@
+"""Event files when a signal handler logs or raises behind any call."""
+
+from __future__ import annotations
+
+import dis
+import itertools
+import os
+import random
+import signal
+import sys
+
+import pytest
+from forks import in_child
+from support import scalar
+
+from hf_mpwriter.events import event_file, framing, segment
+from hf_mpwriter.system import disk
+
+
+class Interrupted(BaseException):
+    """What a signal handler raises."""
+
+
+def raise_interrupted() -> None:
+    """A signal handler that raises."""
+    raise Interrupted
+
+
+SOURCES = {eventfile.__file__, segment.__file__, disk.__file__, records.__file__}
+
+
+def interrupted(n: int, action, handler=raise_interrupted) -> bool:
+    """Run `action`; behind its n-th call within our modules, where a signal handler may run, one does.
+
+    Returns whether it was interrupted.
+    """
+    passed, last, ran = itertools.count(1), {}, []
+
+    def trace(frame, event, _):
+        if frame.f_code.co_filename not in SOURCES:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            before = last.get(frame)
+            last[frame] = frame.f_lasti
+            if before is not None and dis.opname[frame.f_code.co_code[before]].startswith("CALL") and next(passed) == n:
+                ran.append(n)
+                handler()
+        return trace
+
+    sys.settrace(trace)
+    try:
+        action()
+    except Interrupted:
+        pass
+    finally:
+        sys.settrace(None)
+    return bool(ran)
+
+
+@pytest.mark.parametrize("work", ["append", "flush", "close", "check"])
+def test_what_a_signal_handler_logs_behind_any_call_is_kept_and_tears_nothing(place, work):
+    """It logs behind every single call: each record is there once, and our length of the file is the true one."""
+    payload = scalar(4)
+    for n in itertools.count(1):
+        file = place.file()
+        for step in (1, 2, 3):
+            file.append(scalar(step))
+
+        def handler(file=file):
+            file.append(scalar(10))
+            file.append(scalar(11, "a longer tag"))
+
+        again = interrupted(
+            n, lambda file=file: file.append(payload) if work == "append" else getattr(file, work)(), handler
+        )
+        assert not file.path or not file.length or file.length == os.path.getsize(file.path), f"behind call {n}"
+        interrupted(1, lambda file=file: file.append(scalar(5)), lambda file=file: file.append(scalar(12)))
+        file.append(scalar(6))
+        file.close()
+        expected = [1, 2, 3, *[4] * (work == "append"), 5, 6, *[10, 11] * again, 12]
+        assert sorted(place.steps()) == sorted(expected), f"a handler behind call {n}"
+        sealed = {path: length for kind, path, length in place.announced if kind == "seal"}
+        assert all(sealed[path] == os.path.getsize(path) for path in place.paths()), f"behind call {n}"
+        for path in place.paths():
+            os.unlink(path)
+        if not again:
+            assert n > 1
+            return
+
+
+def test_an_exception_of_a_signal_handler_never_duplicates_tears_or_loses_a_returned_record(place):
+    """Raised behind every single call inside `append`: at most the record of that very append is missing."""
+    payload = scalar(4)
+    for n in itertools.count(1):
+        file = place.file()
+        for step in (1, 2, 3):
+            file.append(scalar(step))
+        again = interrupted(n, lambda file=file: file.append(payload))
+        file.append(scalar(5))
+        file.append(scalar(6))
+        file.close()
+        steps = place.steps()
+        assert steps in ([1, 2, 3, 4, 5, 6], [1, 2, 3, 5, 6]), f"interrupted behind call {n}"
+        assert not file._busy
+        for path in place.paths():
+            os.unlink(path)
+        if not again:
+            break
+    assert n > 5
+
+
+def test_an_exception_while_a_segment_is_opened_holds_nothing_back(place):
+    """Interrupted behind every call of the first append: later records are kept, and no file counts as growing."""
+    payload = scalar(1)
+    for n in itertools.count(1):
+        place.announced.clear()
+        file = place.file(purge=3)
+        again = interrupted(n, lambda file=file: file.append(payload))
+        file.append(scalar(2))
+        file.close()
+        assert place.steps() in ([1, 2], [2]), f"interrupted behind call {n}"
+        opened = {path for kind, path, _ in place.announced if kind == "open"}
+        sealed = {path for kind, path, _ in place.announced if kind == "seal"}
+        left_open = [path for path in opened - sealed if os.path.exists(path)]
+        assert left_open == [], f"interrupted behind call {n}: {left_open} count as growing until the process ends"
+        for path in place.paths():
+            os.unlink(path)
+        if not again:
+            break
+    assert n > 7
+
+
+def test_an_exception_while_a_segment_is_sealed_spoils_neither_our_files_nor_anybody_elses(place, monkeypatch):
+    """Interrupted behind every call of the append that rotates: nothing raises later, no foreign file is touched."""
+    monkeypatch.setattr(event_file, "SEGMENT_MIN", 150)  # the third record is the last
+    payload = scalar(3)
+    problems = []
+    for n in itertools.count(1):
+        file = place.file()
+        file.append(scalar(1))
+        file.append(scalar(2))
+        again = interrupted(n, lambda file=file: file.append(payload))
+        stranger = os.open(place.directory + f"/../stranger{n}", os.O_RDWR | os.O_CREAT)
+        try:
+            for step in (4, 5, 6, 7):
+                file.append(scalar(step))
+            file.close()
+        except OSError as error:
+            problems.append(f"behind call {n}: {error!r} is raised into training")
+        try:
+            size = os.fstat(stranger).st_size
+            os.close(stranger)
+        except OSError:
+            problems.append(f"behind call {n}: the descriptor of a foreign file was closed")
+        else:
+            if size:
+                problems.append(f"behind call {n}: records went into a foreign file")
+        if place.steps() not in ([1, 2, 3, 4, 5, 6, 7], [1, 2, 4, 5, 6, 7]):
+            problems.append(f"behind call {n}: {place.steps()}")
+        for path in place.paths():
+            os.unlink(path)
+        if not again:
+            break
+    assert n > 7
+    assert problems == []
+
+
+def test_an_exception_while_waiting_records_are_written_loses_none_of_them(place):
+    """The disk refused them, their calls had returned: a Ctrl-C while they are written is no loss."""
+    for n in itertools.count(1):
+        file = place.file()
+        file.append(scalar(1))
+        file._refuse(OSError("refused"))
+        for step in (2, 3, 4):
+            file.append(scalar(step))
+        assert file.waiting == 3
+        place.now += event_file.RETRY_FIRST
+        again = interrupted(n, file.flush)
+        file.append(scalar(5))
+        file.close()
+        assert place.steps() == [1, 2, 3, 4, 5], f"interrupted behind call {n}"
+        assert file._waiting_bytes == 0
+        for path in place.paths():
+            os.unlink(path)
+        if not again:
+            break
+    assert n > 7
+
+
+def test_real_interrupts_never_duplicate_or_tear(place, small_segments):
+    """A timer whose handler raises at random moments, over rotations: each record at most once, returned ones all."""
+    seed = 11
+    print(f"seed {seed}")
+
+    def child() -> None:
+        rng = random.Random(seed)
+        file = place.file()
+        returned, interrupts, armed = [], 0, []
+
+        def handler(*_: object) -> None:
+            if armed:  # not on the way from one try to the next
+                raise Interrupted
+
+        signal.signal(signal.SIGALRM, handler)
+        step = 0
+        while interrupts < 250:
+            step += 1
+            try:
+                armed.append(True)
+                signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-6, 2e-4))
+                file.append(scalar(step))
+                returned.append(step)
+                armed.clear()
+            except Interrupted:
+                armed.clear()
+                interrupts += 1
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
+        file.close()
+        steps = place.steps()
+        assert steps == sorted(set(steps)), "duplicated or out of order"
+        assert set(returned) - set(steps) == set(), "lost"
+
+    assert in_child(child) == 0
+
+
+@pytest.mark.parametrize("size", [-5, 0])
+def test_after_an_interrupted_write_a_torn_record_is_cut_off_and_a_whole_one_stays(place, size):
+    """An uploader may have seen a whole record: it is never taken back, although its call did not return."""
+    file = place.file()
+    file.append(scalar(1))
+    record = framing.frame(scalar(2))
+    os.write(file._segment.fd, record[: len(record) + size])
+    file._segment.under_way = (record,)
+    file.append(scalar(3))
+    assert place.steps() == ([1, 3] if size else [1, 2, 3])
+    assert os.path.getsize(file.path) == file.length
+
+
+def test_the_memory_bound_holds_after_an_interruption(place):
+    """Bookkeeping that was interrupted does not make a later append raise from an empty queue."""
+    payload = scalar(1, "x" * 500)
+    for n in itertools.count(1):
+        file = place.file(memory=100)
+        again = interrupted(n, lambda file=file: file.append(payload))
+        place.refuse = True
+        file._refuse(OSError("refused"))
+        file.append(scalar(2))
+        place.refuse = False
+        file.close()
+        for path in place.paths():
+            os.unlink(path)
+        if not again:
+            break
+    assert n > 7

@@ -1,0 +1,177 @@
+"""Event files on a disk that refuses: nothing is raised, and what is lost is counted."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+from event_places import START, Place
+from forks import in_child
+from support import events, limit_files, scalar, unlimit_files
+
+from hf_mpwriter.events import event_file
+from hf_mpwriter.events.event_file import EventFile
+from hf_mpwriter.events.limits import Limits
+
+
+def test_a_short_write_is_cut_back_and_the_writer_goes_on_when_there_is_room(place):
+    """The limit of the file size cuts a write in its middle; nothing torn stays, nothing is lost, order is kept."""
+
+    def child() -> None:
+        file = place.file()
+        file.append(scalar(1))
+        limit_files(os.path.getsize(file.path) + 200)
+        for step in range(2, 30):
+            file.append(scalar(step, "tag" * 10))
+            events(file.path)
+            place.now += event_file.RETRY_LAST
+        assert file.waiting > 10
+        assert os.path.getsize(file.path) == file.length
+        unlimit_files()
+        file.append(scalar(30))
+        assert file.waiting == 0
+        assert file.dropped == 0
+        assert place.steps() == list(range(1, 31))
+        file.close()
+
+    assert in_child(child) == 0
+
+
+@pytest.mark.parametrize("room", range(0, 60, 7))
+def test_a_disk_that_is_full_from_the_start_leaves_no_half_beginning(place, room):
+    """A segment whose first records do not fit is not left behind; records wait for the next one."""
+
+    def child() -> None:
+        file = place.file(purge=5)
+        limit_files(room)
+        for step in range(1, 4):
+            file.append(scalar(step))
+            file.flush()
+        assert file.waiting == 3
+        assert place.paths() == []
+        unlimit_files()
+        file.flush()
+        assert file.waiting == 0
+        assert place.steps() == [1, 2, 3]
+        assert [event.session_log.status for event in events(file.path)[1:3]] == [START, START]
+
+    assert in_child(child) == 0
+
+
+def test_memory_is_bounded_and_what_is_dropped_is_counted(place, caplog):
+    """While the disk refuses, the oldest records wait up to the limit; the rest is counted; one warning is given."""
+    file = place.file(memory=1000)
+    place.refuse = True
+    for step in range(1, 101):
+        file.append(scalar(step))
+        place.now += 0.3
+        assert sum(len(item[0]) for item in file._waiting) == file._waiting_bytes <= 1000
+    assert file.waiting + file.dropped == 100
+    assert file.waiting > 10
+    assert sum("refuses" in record.message for record in caplog.records) == 1
+    place.refuse = False
+    kept = file.waiting
+    file.flush()
+    assert place.steps() == list(range(1, kept + 1))
+    assert sum("again" in record.message for record in caplog.records) == 1
+
+
+def test_the_memory_is_shared_by_all_files_of_a_process(place, tmp_path):
+    """A hundred sub-writers on a full disk take no more memory than one; what one gets rid of, another may have."""
+    limits = Limits(memory=1000)
+    (tmp_path / "other").mkdir()
+    other = Place(tmp_path / "other")
+    mine, its = (EventFile(one.locate, one.announce, limits=limits, clock=lambda: 0.0) for one in (place, other))
+    place.refuse = other.refuse = True
+    for step in range(1, 101):
+        mine.append(scalar(step))
+        its.append(scalar(step))
+        assert mine._waiting_bytes + its._waiting_bytes <= 1000
+    assert mine.dropped + its.dropped + mine.waiting + its.waiting == 200
+    dropped, place.refuse = its.dropped, False
+    mine.flush()
+    its.append(scalar(101))
+    assert its.dropped == dropped
+
+
+def test_a_record_larger_than_the_memory_is_dropped_and_counted(place):
+    """It does not push out others, and the next ones are kept."""
+    file = place.file(memory=1000)
+    place.refuse = True
+    file.append(scalar(1))
+    file.append(bytes(2000))
+    file.append(scalar(2))
+    assert (file.waiting, file.dropped) == (2, 1)
+    place.refuse = False
+    file.flush()
+    assert place.steps() == [1, 2]
+
+
+def test_while_the_disk_refuses_it_is_tried_only_now_and_then(place):
+    """Between two tries an append costs nothing but memory; flush tries at once."""
+    tries = []
+    file = EventFile(lambda: tries.append(1) or place.locate(), place.announce, clock=lambda: place.now)
+    place.refuse = True
+    for step in range(50):
+        file.append(scalar(step))
+    assert len(tries) == 1
+    place.now += event_file.RETRY_FIRST
+    file.append(scalar(50))
+    assert len(tries) == 2
+    file.flush()
+    assert len(tries) == 3
+
+
+def test_an_announcement_that_is_refused_makes_no_file(place):
+    """A card on a full disk: the record waits, and no file exists that no card names."""
+    file = EventFile(place.locate, failing_announcement, clock=lambda: place.now)
+    file.append(scalar(1))
+    assert file.waiting == 1
+    assert place.paths() == []
+    file._announce = place.announce
+    file.flush()
+    assert place.steps() == [1]
+
+
+def failing_announcement(kind: str, path: str, length: int) -> None:
+    """Refuse."""
+    raise OSError(errno.ENOSPC, "refused")
+
+
+def test_a_descriptor_that_fails_to_close_raises_nothing_and_is_not_written_to_again(
+    place, small_segments, monkeypatch
+):
+    """close() may report a late write error (NFS, quota); the number may be anybody's file afterwards."""
+    file = place.file()
+    file.append(scalar(1))
+    real, first = os.close, file._segment.fd
+
+    def close(fd: int) -> None:
+        real(fd)
+        if fd == first:
+            raise OSError(errno.EDQUOT, "quota")
+
+    monkeypatch.setattr(event_file.os, "close", close)
+    for step in range(2, 12):
+        file.append(scalar(step))
+    monkeypatch.setattr(event_file.os, "close", real)
+    file.close()
+    assert place.steps() == list(range(1, 12))
+
+
+def test_a_seal_that_is_refused_once_is_announced_later(place, small_segments):
+    """A segment that is never announced as sealed holds back all later ones until the process ends (promise 8)."""
+    refused = []
+
+    def announce(kind: str, path: str, length: int) -> None:
+        if kind == "seal" and not refused:
+            refused.append(path)
+            raise OSError(errno.ENOSPC, "refused")
+        place.announce(kind, path, length)
+
+    file = EventFile(place.locate, announce, clock=lambda: place.now)
+    for step in range(1, 60):
+        file.append(scalar(step))
+    assert place.steps() == list(range(1, 60))
+    assert refused[0] in [path for kind, path, _ in place.announced if kind == "seal"]

@@ -1,0 +1,144 @@
+"""Segments: their names, their sizes, their beginnings and their ends."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+
+from event_places import START
+from support import events, scalar
+
+from hf_mpwriter.base import names as names_module
+from hf_mpwriter.events import event_file
+
+
+def test_a_segment_is_announced_before_it_exists_and_when_it_is_complete(place, small_segments):
+    """Open, then the file; seal with its final length; the next is opened only then; no two are open at once."""
+    file = place.file()
+    for step in range(1, 100):
+        file.append(scalar(step))
+    file.close()
+    kinds = [kind for kind, _, _ in place.announced]
+    assert kinds == ["open", "seal"] * (len(kinds) // 2)
+    assert len(kinds) > 6
+    for (kind, path, length), existed in zip(place.announced, place.existed, strict=True):
+        assert existed == (kind == "seal")
+        assert kind == "open" or length == os.path.getsize(path)
+    opened = [path for kind, path, _ in place.announced if kind == "open"]
+    assert opened == sorted(opened) == place.paths()
+    assert place.steps() == list(range(1, 100))
+
+
+def test_names_increase_when_the_clock_goes_back(place, small_segments, monkeypatch):
+    """Segments sort in the order in which they were written, whatever the wall clock says."""
+    clock = itertools.cycle([2e9, 1e9, 5.0, -3.0, 2.5e9, 1.0])
+    monkeypatch.setattr(event_file.time, "time", lambda: next(clock))
+    file = place.file()
+    for step in range(1, 80):
+        file.append(scalar(step))
+    assert len(place.paths()) > 5
+    assert place.steps() == list(range(1, 80))
+
+
+def test_segments_grow_with_the_run_within_their_limits(place, monkeypatch):
+    """A segment is an eighth of what was written, not below the one limit nor above the other."""
+    monkeypatch.setattr(event_file, "SEGMENT_MIN", 1000)
+    monkeypatch.setattr(event_file, "SEGMENT_MAX", 5000)
+    file = place.file()
+    for step in range(1, 2500):
+        file.append(scalar(step))
+    sizes = [os.path.getsize(path) for path in place.paths()[:-1]]
+    assert all(1000 <= size < 5100 for size in sizes)
+    assert sizes[0] < 1100
+    assert sizes[-1] >= 5000
+    assert len(sizes) < 40
+
+
+def test_start_is_written_twice_and_only_in_the_first_segment(place, small_segments):
+    """After the version, before any record; never again after a rotation or a close (h12)."""
+    file = place.file(purge=7)
+    for step in range(1, 40):
+        file.append(scalar(step))
+    file.close()
+    file.append(scalar(40))
+    starts = [
+        (n, i, e.step) for n, p in enumerate(place.paths()) for i, e in enumerate(events(p)) if e.session_log.status
+    ]
+    assert starts == [(0, 1, 7), (0, 2, 7)]
+    assert len(place.paths()) > 3
+
+
+def test_purge_step_zero_is_a_start_at_zero(place):
+    """0 is a step, not "none"."""
+    file = place.file(purge=0)
+    file.append(scalar(1))
+    assert [(e.session_log.status, e.step) for e in events(file.path)[1:3]] == [(START, 0), (START, 0)]
+
+
+def test_an_append_after_close_opens_the_next_segment(place):
+    """Nothing that was closed is appended to or truncated (h11)."""
+    file = place.file(suffix=".x")
+    for step in (1, 2, 3):
+        file.append(scalar(step))
+        file.close()
+    assert len(place.paths()) == 3
+    assert all(path.endswith(".x") for path in place.paths())
+    assert place.steps() == [1, 2, 3]
+
+
+def test_a_file_that_exists_is_never_opened(place, monkeypatch):
+    """O_EXCL: on a clash of names the record waits and another name is taken; the other file is not touched."""
+    names = iter(["events.out.tfevents.0000000001.a", "events.out.tfevents.0000000002.a"])
+    monkeypatch.setattr(names_module, "event_name", lambda *_: next(names))
+    theirs = os.path.join(place.directory, "events.out.tfevents.0000000001.a")
+    with open(theirs, "wb") as other:
+        other.write(b"theirs")
+    file = place.file()
+    file.append(scalar(1))
+    assert file.waiting == 1
+    file.flush()
+    assert file.path.endswith("2.a")
+    with open(theirs, "rb") as other:
+        assert other.read() == b"theirs"
+
+
+def test_a_file_removed_under_the_writer_is_replaced_by_a_new_one(place, caplog):
+    """The look notices, says so once, and what comes next is kept; the old one is announced as over."""
+    file = place.file()
+    file.append(scalar(1))
+    removed = file.path
+    file.check()
+    assert file.is_open
+    os.unlink(removed)
+    file.check()
+    file.check()
+    file.append(scalar(2))
+    assert place.steps() == [2]
+    assert sum("removed" in record.message for record in caplog.records) == 1
+
+
+def test_a_flush_of_a_file_that_cannot_be_seen_syncs_it(place, monkeypatch):
+    """A disk that refuses to tell whether the file is there: it is not given up, and what was logged is durable."""
+    file = place.file()
+    file.append(scalar(1))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", lambda *_, **__: (_ for _ in ()).throw(OSError(errno.EIO, "refused")))
+        file.flush()
+    assert file._segment._synced == file.length
+    file.append(scalar(2))
+    assert (len(place.paths()), place.steps()) == (1, [1, 2])
+
+
+def test_a_file_replaced_under_the_writer_does_not_count_as_growing_for_ever(place):
+    """A restored copy stands at the old path: it must be announced as complete, or it holds back all later segments."""
+    file = place.file()
+    file.append(scalar(1))
+    path = file.path
+    with open(path, "rb") as source, open(f"{path}.copy", "wb") as copy:
+        copy.write(source.read())
+    os.rename(f"{path}.copy", path)
+    file.check()
+    file.append(scalar(2))
+    assert place.steps() == [1, 2]
+    assert path in [sealed for kind, sealed, _ in place.announced if kind == "seal"]

@@ -1,0 +1,109 @@
+"""What the integrations share: which versions, which destination, and that nothing is imported unless it is used."""
+
+from __future__ import annotations
+
+import configparser
+from pathlib import Path
+
+import pytest
+from programs import run_python, succeed
+
+import hf_mpwriter
+from hf_mpwriter import integrations
+from hf_mpwriter.base.errors import SettingsError
+from hf_mpwriter.integrations.from_environment import EnvironmentWriter, with_destination
+
+FRAMEWORKS = sorted(integrations.MINIMUM)
+
+
+def test_the_minimum_versions_are_those_of_the_extras():
+    """Whoever installs an extra gets a version that is accepted."""
+    parser = configparser.ConfigParser()
+    parser.read(Path(hf_mpwriter.__file__).parent.parent / "setup.cfg")
+    extras = parser["options.extras_require"]
+    for framework, minimum in integrations.MINIMUM.items():
+        assert f"{framework} >= {minimum}" in extras[framework].splitlines()
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_framework_that_is_too_old_is_refused_with_the_version_that_is_needed(framework, tmp_path, monkeypatch):
+    """Before it is imported, by what it says of itself on disk."""
+    metadata = tmp_path / f"{framework}-0.1.dist-info" / "METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text(f"Metadata-Version: 2.1\nName: {framework}\nVersion: 0.1\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    result = run_python(f"import hf_mpwriter.integrations.{framework}")
+    assert result.returncode == 1
+    minimum = integrations.MINIMUM[framework]
+    (told,) = [line for line in result.stderr.splitlines() if line.startswith("ImportError")]
+    assert f"{framework} 0.1 is too old, {minimum} is needed" in told
+    assert f"pip install -U 'hf-mpwriter[{framework}]'" in told
+
+
+def test_a_framework_that_is_missing_is_told_with_the_extra_that_brings_it():
+    """A name that is not on disk."""
+    with pytest.raises(ImportError, match=r"no_such is not installed. Run: pip install -U 'hf-mpwriter\[no_such\]'"):
+        integrations.require("no_such")
+
+
+def test_no_framework_is_imported_by_what_is_not_its_integration():
+    """A writer, `patch()` and the command line cost no framework."""
+    source = """
+import sys, hf_mpwriter, hf_mpwriter.cli.main, hf_mpwriter.integrations.from_environment
+hf_mpwriter.patch()
+from hf_mpwriter import HFSummaryWriter, SummaryWriter
+print(*{"accelerate", "lightning", "pytorch_lightning", "transformers", "torch"} & {*sys.modules})
+"""
+    assert succeed(source).strip() == ""
+
+
+NAMED = {"HF_MPWRITER_REPO_ID": "me/env", "HF_MPWRITER_REPO_TYPE": "dataset", "HF_MPWRITER_REPO_PRIVATE": "1"}
+
+
+@pytest.mark.parametrize(
+    ("options", "environ", "expected"),
+    [
+        ({"repo_id": "me/run"}, NAMED, {"repo_id": "me/run"}),
+        ({"commit_every": 1}, NAMED, {"commit_every": 1, "repo_id": "me/env", "repo_type": "dataset"}),
+        ({"repo_id": None, "repo_private": False}, NAMED, {"repo_id": "me/env", "repo_private": False}),
+        ({}, {"HF_MPWRITER_REPO_ID": "me/env"}, {"repo_id": "me/env", "repo_type": None}),
+        ({"commit_every": 1}, {"HF_MPWRITER_DISABLED": "1"}, {"commit_every": 1}),
+    ],
+)
+def test_what_is_given_comes_before_the_environment(options, environ, expected):
+    """A repository of one's own leaves out all that the environment says of another."""
+    found = with_destination(options, environ)
+    assert found.items() >= expected.items()
+    assert ("repo_private" in found) == ("repo_private" in expected or found.get("repo_type") == "dataset")
+
+
+def test_a_run_without_a_destination_is_refused():
+    """It would stay on this disk, and nobody would know; HF_MPWRITER_DISABLED asks for that."""
+    with pytest.raises(SettingsError, match=r"No repository is named.*HF_MPWRITER_REPO_ID"):
+        with_destination({}, {})
+
+
+@pytest.mark.parametrize(("options", "environ"), [({"repo_id": "a/b/c"}, {}), ({}, {"HF_MPWRITER_REPO_ID": "a/b/c"})])
+def test_a_name_that_no_repository_can_have_is_refused_at_once(options, environ):
+    """Wherever it comes from."""
+    with pytest.raises(SettingsError, match="a/b/c"):
+        with_destination(options, environ)
+
+
+def test_an_option_of_no_writer_is_refused_at_once():
+    """Not when the first rank logs, minutes later."""
+    with pytest.raises(TypeError, match="repo_ip"):
+        with_destination({"repo_ip": "me/run"}, {})
+
+
+def test_the_writer_of_the_environment_takes_what_torch_s_and_tensorboardx_s_take(tmp_path, hub, monkeypatch):
+    """By position and by name; its destination is in the environment, or there is none."""
+    local = EnvironmentWriter(str(tmp_path / "local"), "", None, filename_suffix=".x")
+    local.add_scalar("loss", 1.0, 1)
+    local.close()
+    monkeypatch.setenv("HF_MPWRITER_REPO_ID", "me/run")
+    with EnvironmentWriter(log_dir=str(tmp_path / "exp")) as writer:
+        writer.add_scalar("loss", 1.0, 1)
+    tree = hub.store.tree("model", "me/run", "main")
+    assert [path.rpartition("/")[0] for path in tree if "tfevents" in path] == ["tensorboard/exp"]
+    assert len(list((tmp_path / "local").glob("*.tfevents.*.x"))) == 1

@@ -1,0 +1,168 @@
+"""`patch()` and `hf-mpwriter run --patch`: code that cannot be changed gets our writers, and theirs back."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+
+import pytest
+from programs import run_python, succeed
+
+THEIRS = "import tensorboardX, huggingface_hub\n"
+KINDS = """
+def kinds():
+    return tensorboardX.SummaryWriter.__module__, huggingface_hub.HFSummaryWriter.__module__
+"""
+OURS = "hf_mpwriter.integrations.from_environment hf_mpwriter.writer.hf_summary_writer"
+ORIGINAL = "tensorboardX.writer huggingface_hub._tensorboard_logger"
+
+
+@pytest.mark.parametrize("order", [THEIRS + "hf_mpwriter.patch()", "hf_mpwriter.patch()\n" + THEIRS])
+def test_the_names_are_ours_until_unpatch(order):
+    """Whether the modules were there before or come later; patching twice is as patching once."""
+    source = f"import hf_mpwriter\n{order}\n{KINDS}print(*kinds())\nhf_mpwriter.patch()\nhf_mpwriter.unpatch()\n"
+    assert succeed(source + "print(*kinds())").splitlines() == [OURS, ORIGINAL]
+
+
+def test_patching_imports_nothing():
+    """A program that uses none of them pays nothing."""
+    source = "import sys, hf_mpwriter\nhf_mpwriter.patch()\nprint({'torch', 'tensorboardX', 'numpy'} & {*sys.modules})"
+    assert succeed(source).strip() == "set()"
+
+
+def test_our_writers_load_whoever_comes_first():
+    """They are built on tensorboardX, whose name is resolved to them."""
+    for first in ("from hf_mpwriter import SummaryWriter", "from tensorboardX import SummaryWriter"):
+        source = f"import hf_mpwriter\nhf_mpwriter.patch()\n{first}\nimport tensorboardX\n"
+        assert succeed(source + "print(issubclass(tensorboardX.SummaryWriter, hf_mpwriter.SummaryWriter))") == "True\n"
+
+
+WITH_TORCH = """
+import hf_mpwriter
+from torch.utils.tensorboard import SummaryWriter as Theirs
+
+theirs = Theirs("theirs")
+hf_mpwriter.patch()
+from torch.utils import tensorboard
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.writer import SummaryWriter as from_its_home
+
+print(SummaryWriter.__module__, from_its_home is SummaryWriter, isinstance(theirs, SummaryWriter))
+theirs.add_hparams({"rate": 0.1}, {"loss": 1.0}, run_name="trial")  # constructs a writer by the name in their module
+theirs.close()
+hf_mpwriter.unpatch()
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.writer import SummaryWriter as from_its_home
+
+print(SummaryWriter is Theirs, from_its_home is Theirs)
+"""
+
+
+@pytest.mark.torch
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
+def test_torch_hands_out_ours_and_its_own_writers_go_on(monkeypatch, tmp_path):
+    """By both names that programs import; a writer of theirs that was made before stays one in all it does."""
+    monkeypatch.delenv("PYTHONPATH")
+    monkeypatch.chdir(tmp_path)
+    assert succeed(WITH_TORCH).splitlines() == ["hf_mpwriter.integrations.from_environment True False", "True True"]
+    assert not list(tmp_path.rglob(".hf_mpwriter")), "theirs has called its own writer"
+    assert len(list(tmp_path.rglob("trial/*tfevents*"))) == 1
+
+
+def test_whoever_replaces_the_name_too_has_the_last_word():
+    """Another tool that patches is not undone by `unpatch`, and finds what it has put there."""
+    source = """
+import hf_mpwriter, tensorboardX
+hf_mpwriter.patch()
+tensorboardX.SummaryWriter = "another"
+print(tensorboardX.SummaryWriter)
+hf_mpwriter.unpatch()
+print(tensorboardX.SummaryWriter)
+"""
+    assert succeed(source).split() == ["another", "another"]
+
+
+def test_what_else_finds_and_loads_modules_goes_on(tmp_path):
+    """A finder of old times, that knows no specs; the loader of a zip file, which is one for all that is in it."""
+    source = """
+import sys, zipfile
+import hf_mpwriter
+
+class Old:
+    def find_module(self, name, path=None):
+        return None
+
+archive = sys.argv[1]
+with zipfile.ZipFile(archive, "w") as file:
+    file.writestr("tensorboardX/__init__.py", "SummaryWriter = None")
+    file.writestr("zipped.py", "")
+sys.path.insert(0, archive)
+sys.meta_path.insert(0, Old())
+hf_mpwriter.patch()
+import tensorboardX, zipped
+print(tensorboardX.__file__.startswith(archive), type(tensorboardX) is type(sys), type(zipped) is type(sys))
+"""
+    assert succeed(source, tmp_path / "app.zip").split() == ["True", "False", "True"]
+
+
+def test_a_patched_module_travels_as_any_other():
+    """By its name: functions that use it go to other processes with cloudpickle, which knows modules by their class."""
+    source = """
+import hf_mpwriter, pickle
+hf_mpwriter.patch()
+import huggingface_hub
+print(pickle.loads(pickle.dumps(huggingface_hub)) is huggingface_hub)
+"""
+    assert succeed(source).strip() == "True"
+
+
+PROGRAM = """
+import sys
+from tensorboardX import SummaryWriter
+
+with SummaryWriter(sys.argv[1]) as writer:
+    writer.add_scalar("loss", 0.5, 1)
+"""
+
+
+LAUNCHER = "import subprocess, sys; sys.exit(subprocess.call([sys.executable, *sys.argv[1:]]))"
+
+
+def test_a_command_logs_to_the_hub_that_knows_nothing_of_us(hub, tmp_path):
+    """Also what it starts, as torchrun does; the destination is in the environment, an exit code is what it was."""
+    program = tmp_path / "train.py"
+    program.write_text(PROGRAM + "sys.exit(7)\n")
+    command = ["run", "--patch", "--repo-id", "me/run", "--", sys.executable, "-c", LAUNCHER]
+    command += [str(program), str(tmp_path / "exp")]
+    result = run_python(f"from hf_mpwriter.cli.main import main\nmain({command!r})")
+    assert result.returncode == 7, result.stderr
+    assert any("tensorboard/exp/events" in path for path in hub.store.tree("model", "me/run", "main"))
+
+
+def test_a_sitecustomize_of_the_users_runs_as_well(tmp_path, monkeypatch):
+    """Ours stands before it, and hands on."""
+    (tmp_path / "sitecustomize.py").write_text("import builtins\nbuiltins.theirs = True\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    program = "import builtins, sitecustomize\nprint(builtins.theirs, 'patching' in str(__import__('sys').modules))"
+    command = ["run", "--patch", "--", sys.executable, "-c", program]
+    result = run_python(f"from hf_mpwriter.cli.main import main\nmain({command!r})")
+    assert result.stdout == "True True\n", result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"), [(["--", "./nothing"], "No such file"), (["--repo-id", "a b", "--", "true"], "'a b'")]
+)
+def test_what_cannot_be_run_is_told_in_one_line(arguments, told, tmp_path, monkeypatch):
+    """Before anything starts."""
+    monkeypatch.chdir(tmp_path)
+    result = run_python(f"from hf_mpwriter.cli.main import main\nmain({['run', *arguments]!r})")
+    assert result.returncode == 1
+    assert told in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_whoever_names_no_repository_is_told():
+    """The run would stay on this disk; a program that names one itself is as good."""
+    result = run_python("from hf_mpwriter.cli.main import main\nmain(['run', '--patch', '--', 'true'])")
+    assert result.returncode == 0
+    assert "HF_MPWRITER_REPO_ID" in result.stderr

@@ -1,0 +1,246 @@
+"""Snapshots: whole records only, and in an order in which any prefix may be published."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support import event_file, scalar
+
+from hf_mpwriter.base import files as files_module
+from hf_mpwriter.base import names
+from hf_mpwriter.base.files import LocalFile
+from hf_mpwriter.base.verdicts import Sent
+from hf_mpwriter.events import framing
+from hf_mpwriter.snapshot.event_files import EventFileScan, bounded, pending
+from hf_mpwriter.system import disk
+
+
+def name(second: int, suffix: str = "") -> str:
+    """Name of an event file of ours."""
+    return f"events.out.tfevents.{second:010d}.host.1.aabbccdd{suffix}"
+
+
+def survey(run_dir, growing=()) -> dict[str, tuple[int, bool]]:
+    """Path -> length, growing."""
+    return {f.path: (f.length, f.growing) for f in EventFileScan(str(run_dir)).files(lambda _: True, lambda: growing)}
+
+
+@st.composite
+def runs(draw) -> tuple[list[LocalFile], dict[str, int], set[str]]:
+    """Event files of some directories, what is acknowledged, what is quarantined."""
+    files, acknowledged, quarantined = [], {}, set()
+    for directory in draw(st.lists(st.sampled_from(["", "rank_00001", "rank_00001/sub", "z"]), unique=True)):
+        for second in range(draw(st.integers(0, 5))):
+            theirs = draw(st.integers(0, 4)) == 0
+            base = f"custom{second}.tfevents" if theirs else name(second + 1)
+            path = f"{directory}/{base}" if directory else base
+            length = draw(st.integers(1, 5))
+            files.append(LocalFile(path, length, draw(st.booleans())))
+            acknowledged[path] = draw(st.integers(0, length))
+            if draw(st.integers(0, 5)) == 0:
+                quarantined.add(path)
+    return draw(st.permutations(files)), acknowledged, quarantined
+
+
+@given(runs())
+def test_any_prefix_of_what_is_pending_may_be_published(run):
+    """Of ours in one directory, none gets new bytes on the Hub before all earlier ones are complete there."""
+    files, acknowledged, quarantined = run
+    held = dict(acknowledged)
+    order = pending(files, lambda file: file.length <= acknowledged.get(file.path, 0), quarantined)
+    assert len({file.path for file in order}) == len(order)
+    for file in order:
+        assert file.length > held[file.path], "it would shrink or repeat the Hub's copy"
+        assert file.path not in quarantined
+        directory, base = os.path.split(file.path)
+        if names.event_second(base):
+            for other in files:
+                there, earlier = os.path.split(other.path)
+                if there == directory and earlier < base and names.event_second(earlier):
+                    assert held[other.path] == other.length, f"{other.path} is not complete"
+                    assert not other.growing
+                    assert other.path not in quarantined
+        held[file.path] = file.length
+
+
+@given(runs())
+def test_what_is_free_to_go_is_pending(run):
+    """Nothing is left out but what is acknowledged, quarantined, or behind a file of ours that grows or is quarantined."""
+    files, acknowledged, quarantined = run
+    order = {
+        file.path for file in pending(files, lambda file: file.length <= acknowledged.get(file.path, 0), quarantined)
+    }
+    for file in files:
+        directory, base = os.path.split(file.path)
+        blocked = names.event_second(base) and any(
+            (other.growing or other.path in quarantined)
+            and os.path.dirname(other.path) == directory
+            and names.event_second(os.path.basename(other.path))
+            and os.path.basename(other.path) < base
+            for other in files
+        )
+        assert (file.path in order) == (
+            file.length > acknowledged[file.path] and file.path not in quarantined and not blocked
+        )
+
+
+@given(st.lists(st.tuples(st.integers(1, 12), st.booleans()), max_size=30))
+def test_entries_are_bounded_and_keep_the_order(sizes):
+    """At most so many files, bytes that may still grow, and bytes; or one file that is larger alone."""
+    limits = files_module.BATCH_FILES, files_module.BATCH_IN_MEMORY, files_module.BATCH_BYTES
+    files_module.BATCH_FILES, files_module.BATCH_IN_MEMORY, files_module.BATCH_BYTES = 5, 9, 20
+    try:
+        files = [LocalFile(str(n), size, grows) for n, (size, grows) in enumerate(sizes)]
+        groups = bounded(files)
+        assert [file for group in groups for file in group] == files
+        assert all(groups)
+        for group in groups:
+            growing = [file.length for file in group if file.growing]
+            assert len(group) <= 5
+            assert sum(growing) <= 9 or len(growing) == 1
+            assert sum(file.length for file in group) <= 20 or len(group) == 1
+        for group, following in itertools.pairwise(groups):
+            both = [*group, following[0]]
+            assert (
+                len(both) > 5
+                or sum(file.length for file in both if file.growing) > 9
+                or sum(file.length for file in both) > 20
+            ), "split without need"
+    finally:
+        files_module.BATCH_FILES, files_module.BATCH_IN_MEMORY, files_module.BATCH_BYTES = limits
+
+
+def test_a_length_is_the_end_of_a_whole_record_at_every_size(tmp_path):
+    """The file grows byte by byte; the survey, which remembers, always says a boundary and the latest one."""
+    data = b"".join(map(framing.frame, [framing.version_event(1.0), *map(scalar, range(4))]))
+    ends = [0]
+    for payload in [framing.version_event(1.0), *map(scalar, range(4))]:
+        ends.append(ends[-1] + len(framing.frame(payload)))
+    path = tmp_path / name(1)
+    looking = EventFileScan(str(tmp_path))
+    with open(path, "wb", buffering=0) as file:
+        for size in range(1, len(data) + 1):
+            file.write(data[size - 1 : size])
+            found = looking.files(lambda _: True, tuple)
+            expected = max(end for end in ends if end <= size)
+            assert [f.length for f in found] == ([expected] if expected else [])
+
+
+@pytest.mark.parametrize("how", ["replaced by a shorter", "replaced by a longer", "truncated", "rewritten longer"])
+def test_a_file_that_was_changed_by_somebody_is_parsed_anew(tmp_path, how):
+    """A restored backup, an editor, rsync --inplace: the length is still the end of a whole record of what is there."""
+    path = tmp_path / name(1)
+    event_file(path, 20)
+    looking = EventFileScan(str(tmp_path))
+    looking.files(lambda _: True, tuple)
+    if how == "truncated":
+        os.truncate(path, os.path.getsize(path) - 3)
+    elif how == "rewritten longer":
+        event_file(path, 40, "another tag")
+    else:
+        event_file(tmp_path / "new", 5 if "shorter" in how else 50, "another tag")
+        os.rename(tmp_path / "new", path)
+    (found,) = looking.files(lambda _: True, tuple)
+    assert found.length in whole_ends(path.read_bytes())
+    (fresh,) = EventFileScan(str(tmp_path)).files(lambda _: True, tuple)
+    assert found == fresh
+
+
+def whole_ends(data: bytes) -> list[int]:
+    """All ends of whole records."""
+    ends, used = [], 0
+    while used < len(data):
+        length = int.from_bytes(data[used : used + 8], "little") + framing.HEADER_SIZE + framing.FOOTER_SIZE
+        if used + length > len(data):
+            break
+        used += length
+        ends.append(used)
+    return ends
+
+
+def test_only_event_files_outside_the_spool_are_seen_and_links_are_not_followed(tmp_path):
+    """Whatever contains `tfevents` in its base name, at any depth; not the spool's, not what a link leads to."""
+    run_dir = tmp_path / "run"
+    for path in (name(1), f"rank_00001/{name(2)}", f"a/b/{name(3)}", "x.tfevents", "model.bin"):
+        event_file(run_dir / path, 1)
+    event_file(run_dir / ".hf_mpwriter" / name(4), 1)
+    event_file(run_dir / "a" / ".hf_mpwriter" / name(5), 1)
+    event_file(tmp_path / "outside" / name(6), 1)
+    (run_dir / name(7)).symlink_to(tmp_path / "outside" / name(6))
+    (run_dir / "link").symlink_to(tmp_path / "outside")
+    os.mkfifo(run_dir / name(8))
+    (run_dir / name(9)).mkdir()
+    (run_dir / name(10)).touch()
+    (run_dir / name(11)).write_bytes(b"garbage")
+    assert sorted(survey(run_dir)) == sorted([name(1), f"rank_00001/{name(2)}", f"a/b/{name(3)}", "x.tfevents"])
+
+
+def test_who_grows_is_asked_after_the_listing(tmp_path):
+    """A file that was listed and stands on no live card afterwards never grows again; one made later is not listed."""
+    event_file(tmp_path / name(1), 1)
+
+    def growing() -> set[str]:
+        event_file(tmp_path / name(2), 1)
+        return {name(1), name(2)}
+
+    found = EventFileScan(str(tmp_path)).files(lambda _: True, growing)
+    assert [(file.path, file.growing) for file in found] == [(name(1), True)]
+
+
+def test_patterns_leave_files_out(tmp_path):
+    """What the user's patterns do not allow is not in the survey."""
+    for path in ("a.tfevents", "b.tfevents"):
+        event_file(tmp_path / path, 1)
+    found = EventFileScan(str(tmp_path)).files(lambda path: path != "a.tfevents", tuple)
+    assert [file.path for file in found] == ["b.tfevents"]
+
+
+def test_a_run_directory_that_is_gone_has_no_files(tmp_path):
+    """Deleted meanwhile: nothing to send, nothing raised."""
+    assert survey(tmp_path / "gone") == {}
+
+
+def test_a_second_open_writer_in_a_directory_is_not_held_back_for_the_whole_run():
+    """Two writers with different suffixes log into one directory (promise 8): both are pending while both grow."""
+    files = [LocalFile(name(1), 100, True), LocalFile(name(2, ".eval"), 100, True)]
+    assert pending(files, lambda _: False, ()) == files
+
+
+def attached(path: str, length: int = 1) -> LocalFile:
+    """An attachment."""
+    return LocalFile(path, length, growing=False, sha256="5" * 64, blob_id="6" * 40)
+
+
+def test_an_attachment_is_covered_by_its_content_alone():
+    """Not by a length: it may shrink, or change and stay as long."""
+    file = attached("a.tsv", 4)
+    assert file.is_covered(file.content)
+    assert not file.is_covered(Sent(4, "7" * 64))
+    assert not file.is_covered(Sent(5, "5" * 64))
+    assert not attached("a.tsv", 0).is_covered(Sent(0, ""))
+    assert LocalFile(name(1), 4, growing=False).is_covered(Sent(5, "7" * 64))
+
+
+def test_a_file_that_cannot_be_read_is_not_gone(tmp_path, monkeypatch):
+    """A look fails for it, so that nobody takes it for sent; one that never can be read holds up the others a while."""
+    event_file(tmp_path / name(1), 3)
+    event_file(tmp_path / name(2), 3)
+    beneath = disk.open_beneath
+
+    def refusing(top: str, path: str) -> int:
+        if path == name(2):
+            raise OSError(errno.EIO, "refused")
+        return beneath(top, path)
+
+    monkeypatch.setattr(disk, "open_beneath", refusing)
+    patient = EventFileScan(str(tmp_path))
+    for _ in range(2):
+        with pytest.raises(OSError, match="refused"):
+            patient.files(lambda _: True, tuple, 2)
+    assert [file.path for file in patient.files(lambda _: True, tuple, 2)] == [name(1)]
+    assert list(survey(tmp_path)) == [name(1)], "who looks once gets what there is"

@@ -1,0 +1,246 @@
+"""Names and places on disk: both ways, in time order, and whole under races and kills."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import os
+
+import pytest
+from forks import KILLED, fork, in_child, reap
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from support import JSON, dump, failing
+
+from hf_mpwriter.base import names as names_module
+from hf_mpwriter.base.errors import DestinationError, HfMpWriterError, LogdirError, SpoolFormatError
+from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.spool.layout import MemberName, Spool
+
+HERE = Destination("https://hub", "me/run", path_in_repo="logs")
+STEPS = ("open", "write", "fsync", "link", "dirsync")
+WORDS = st.from_regex(r"[A-Za-z0-9_-]{1,20}", fullmatch=True)
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A spool that does not exist yet."""
+    return Spool(str(tmp_path / "exp1"))
+
+
+@given(st.lists(st.floats(-1e9, 4e9), min_size=2, max_size=20), st.lists(WORDS, min_size=1, max_size=3))
+def test_names_sort_in_time_order_whatever_the_clock_does(clock, suffixes):
+    """Each new name sorts behind all that are there, also when the clock goes back; the seconds grow strictly."""
+    names: list[str] = []
+    for now, suffix in zip(clock, itertools.cycle(suffixes), strict=False):
+        names.append(names_module.event_name(reversed(names), now, "host", 9, suffix))
+    assert names == sorted(names)
+    seconds = [names_module.event_second(name) for name in names]
+    assert seconds == sorted(set(seconds))
+    assert all(names_module.is_event_file(name) for name in names)
+
+
+def test_a_new_name_sorts_behind_files_of_other_writers():
+    """Torch's and tensorboardX's names count; files without a second do not disturb."""
+    there = ["events.out.tfevents.1900000000.host.12.0", "events.out.tfevents.1900000001.host", "x.tfevents.json", "a"]
+    assert names_module.event_second(names_module.event_name(there, 1.0, "h", 1, "")) == 1900000002
+    assert names_module.event_second("events.out.tfevents.12345678901.h") == 0
+
+
+@given(WORDS, WORDS, st.integers(0, 2**22), st.integers(0, 2**63), st.integers(0, 999))
+def test_a_card_name_can_be_read_back(worker, host, pid, ticks, n):
+    """Formatting and parsing are inverse, also for names that had to give way."""
+    for name in (worker, f"{worker}~2"):
+        card = MemberName(name, host, pid, ticks, n)
+        assert MemberName.parse(str(card)) == card
+
+
+@given(st.text())
+def test_what_is_no_card_is_not_taken_for_one(name):
+    """Any other file name gives None, or a card that has this very name."""
+    card = MemberName.parse(name)
+    assert card is None or os.fspath(str(card)) == name or not name.isascii() or "0" in name
+
+
+@pytest.mark.parametrize("worker", ["main", "rank_00003", "proc_00001", "proc_00007", "Process-1"])
+def test_there_is_always_another_name(worker):
+    """The wanted one first, then names that differ from it and from each other and are no one else's directory."""
+    names = list(itertools.islice(names_module.candidates(worker), 1000))
+    assert names[0] == worker
+    assert len(set(names)) == 1000
+    assert "main" not in names[1:]
+
+
+def test_no_name_in_the_spool_looks_like_an_event_file(place):
+    """TensorBoard opens whatever contains `tfevents`."""
+    host = place.host("host-1")
+    paths = [
+        place.root,
+        place.uploader_lock,
+        place.claim("main"),
+        place.member_file(MemberName("main", "h", 1, 2, 3)),
+        host.status,
+    ]
+    paths += [host.log, host.outbox, host.in_flight, host.ledger]
+    assert not any(names_module.is_event_file(os.path.relpath(path, place.run_dir)) for path in paths)
+
+
+def test_racing_workers_make_one_spool(place):
+    """All succeed, one FORMAT results, nothing temporary is left."""
+    children = [fork(place.create) for _ in range(8)]
+    assert [reap(pid) for pid in children] == [0] * 8
+    assert sorted(os.listdir(place.root)) == ["FORMAT", "claims", "hosts", "members"]
+    with open(os.path.join(place.root, "FORMAT"), encoding="ascii") as file:
+        assert file.read() == f"{layout.FORMAT}\n"
+    assert os.stat(place.root).st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("point", [f"spool.format.{step}" for step in STEPS] + ["dirs.dirsync"])
+def test_a_kill_while_the_spool_is_made_leaves_one_that_can_be_finished(place, point):
+    """Whatever is there after the kill, the next worker makes the rest."""
+    assert in_child(place.create, f"{point}=kill") == KILLED
+    place.create()
+    assert place.exists()
+    place.check_format()
+
+
+@pytest.mark.parametrize("fault", ["enospc", "eio"])
+@pytest.mark.parametrize("step", [step for step in STEPS if step != "link"])
+def test_a_disk_that_refuses_a_new_spool_is_a_logdir_error(place, step, fault):
+    """The constructor says what is wrong, with a hint; afterwards it can be tried again."""
+    with failing(f"spool.format.{step}={fault}"), pytest.raises(LogdirError) as caught:
+        place.create()
+    assert caught.value.hint
+    place.create()
+
+
+@pytest.mark.parametrize("fault", ["enospc", "eio"])
+@pytest.mark.parametrize("step", STEPS)
+def test_a_disk_that_refuses_the_destination_is_a_logdir_error(place, step, fault):
+    """No bare OSError in a constructor that promises what it raises; afterwards it can be tried again."""
+    place.create()
+    with failing(f"spool.run.{step}={fault}"), pytest.raises(LogdirError, match="cannot be written"):
+        place.record_destination(HERE)
+    place.record_destination(HERE)
+
+
+def test_a_full_disk_does_not_refuse_a_spool_that_is_there(place):
+    """A restart on a full disk joins the run: everything that it needs exists already (promise 3)."""
+    place.create()
+    place.record_destination(HERE)
+    points = ",".join(f"spool.{word}.{step}=enospc" for word in ("format", "run") for step in ("open", "write"))
+    with failing(points):
+        place.create()
+        place.record_destination(HERE)
+
+
+@pytest.mark.parametrize("where", [".", ".hf_mpwriter", ".hf_mpwriter/members"])
+def test_a_file_where_a_directory_should_be_is_a_logdir_error(place, where):
+    """Told before training starts, naming the file."""
+    path = os.path.normpath(os.path.join(place.run_dir, where))
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "w", encoding="ascii"):
+        pass
+    with pytest.raises(LogdirError, match="file"):
+        place.create()
+
+
+def test_the_spool_of_another_version_is_refused_and_left_as_it_is(place):
+    """No directory and no file is added to it."""
+    os.makedirs(place.root)
+    with open(os.path.join(place.root, "FORMAT"), "w", encoding="ascii") as file:
+        file.write("hf_mpwriter 2\n")
+    with pytest.raises(SpoolFormatError, match="hf_mpwriter 2"):
+        place.create()
+    assert os.listdir(place.root) == ["FORMAT"]
+
+
+def test_of_racing_destinations_one_wins_and_the_others_are_told(place):
+    """Eight workers with eight repositories: one is recorded, seven get a DestinationError."""
+    place.create()
+
+    def join(n: int) -> None:
+        try:
+            place.record_destination(dataclasses.replace(HERE, repo_id=f"me/run{n}"))
+        except DestinationError:
+            os._exit(10)
+
+    children = [fork(lambda n=n: join(n)) for n in range(8)]
+    codes = [reap(pid) for pid in children]
+    assert sorted(codes) == [0] + [10] * 7
+    assert place.destination().repo_id == f"me/run{codes.index(0)}"
+    place.record_destination(place.destination())
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_kill_while_the_destination_is_recorded_leaves_none_or_the_whole(place, step):
+    """run.json is published whole."""
+    place.create()
+    assert in_child(lambda: place.record_destination(HERE), f"spool.run.{step}=kill") == KILLED
+    assert place.destination() in (None, HERE)
+    place.record_destination(HERE)
+    assert place.destination() == HERE
+
+
+@given(JSON | st.fixed_dictionaries({"destination": JSON | st.fixed_dictionaries({"endpoint": JSON, "repo_id": JSON})}))
+@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_damaged_run_json_is_a_spool_format_error(place, content):
+    """Whatever JSON stands there: a destination, or an exception of ours with a hint."""
+    os.makedirs(place.root, exist_ok=True)
+    dump(os.path.join(place.root, "run.json"), content)
+    with contextlib.suppress(SpoolFormatError):
+        assert place.destination() is None or isinstance(place.destination(), Destination)
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Destination)])
+@pytest.mark.parametrize("value", [None, 5, [], {}])
+def test_a_run_json_with_a_value_of_the_wrong_type_is_a_spool_format_error(place, field, value):
+    """Each field is checked when it is read."""
+    place.create()
+    dump(os.path.join(place.root, "run.json"), {"destination": {**dataclasses.asdict(HERE), field: value}})
+    with pytest.raises(SpoolFormatError):
+        place.destination()
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe", b'{"destination": {}}', b"null"])
+def test_a_torn_run_json_is_a_spool_format_error(place, data):
+    """No bytes make anything but an exception of ours."""
+    place.create()
+    with open(os.path.join(place.root, "run.json"), "wb") as file:
+        file.write(data)
+    with pytest.raises(SpoolFormatError):
+        place.destination()
+    with pytest.raises(HfMpWriterError):
+        place.record_destination(HERE)
+
+
+def test_unfinished_means_a_destination_and_a_card(place):
+    """What a start asks of its sibling run directories."""
+    assert not place.is_unfinished(HERE.endpoint)
+    place.create()
+    place.record_destination(HERE)
+    assert not place.is_unfinished(HERE.endpoint)
+    card = MemberName("main", "h-1", 1, 2, 3)
+    with open(os.path.join(place.members, f".{card}.tmp"), "wb"):
+        pass
+    assert not place.is_unfinished(HERE.endpoint), "a card that was never born is none"
+    with open(place.member_file(card), "wb"):
+        pass
+    assert place.is_unfinished(HERE.endpoint)
+    assert not place.is_unfinished("https://elsewhere"), "the token of this Hub is not for another one"
+    assert json.dumps(place.host_ids()) == "[]"
+
+
+def test_a_run_directory_of_somebody_else_is_not_private(place):
+    """An uploader carries the user's token: it is started only where nobody else can write."""
+    place.create()
+    assert place.is_private()
+    os.chmod(place.root, 0o770)  # noqa: S103 - that is what must be noticed
+    assert not place.is_private()
+    os.chmod(place.root, 0o700)
+    if os.geteuid() == 0:
+        os.chown(place.root, 65534, 65534)
+        assert not place.is_private()

@@ -1,0 +1,257 @@
+"""The ledger: claims only what a commit carried, for one destination, whole at any kill."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+
+import pytest
+from forks import KILLED, in_child
+from hypothesis import HealthCheck, example, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from support import JSON, dump, failing
+
+from hf_mpwriter.base.files import LocalFile
+from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.base.verdicts import Sent
+from hf_mpwriter.spool import ledger
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.ledger import Held, Ledger
+
+HERE = Destination("https://hub", "me/run", path_in_repo="logs")
+SAVE = [f"ledger.save.{step}" for step in ("open", "write", "fsync", "rename", "dirsync")]
+VALID = {
+    "destination": dataclasses.asdict(HERE),
+    "repo_id": "me/run",
+    "files": {},
+    "quarantined": {},
+    "uncertain": {},
+    "checked": 1.0,
+}
+
+
+@pytest.fixture
+def place(tmp_path) -> Spool:
+    """A spool with two hosts."""
+    made = Spool(str(tmp_path / "exp1"))
+    for host in ("h1", "h2"):
+        os.makedirs(made.host(host).root)
+    return made
+
+
+def book(**lengths: int) -> Ledger:
+    """A ledger with these lengths."""
+    made = Ledger(HERE, "me/run")
+    made.acknowledge({path: Sent(length, f"sha{length}") for path, length in lengths.items()}, "c1", 5.0)
+    return made
+
+
+def test_a_ledger_is_what_was_acknowledged():
+    """Lengths with digest, commit and time; unknown paths have none; gone ones are forgotten."""
+    made = book(a=10)
+    assert (made.length("a"), made.length("b")) == (10, 0)
+    assert made.files["a"] == Held(10, "sha10", "c1", 5.0)
+    made.quarantined["a"] = "refused"
+    made.acknowledge({"a": Sent(12, "x"), "b": Sent(3, "y")}, "c2", 6.0)
+    assert (made.length("a"), made.length("b"), made.quarantined) == (12, 3, {})
+    made.acknowledge({"a": Sent(0, "")}, "c3", 7.0)
+    assert made.length("a") == 0
+
+
+def test_a_saved_ledger_is_loaded_unchanged(place):
+    """Every field survives."""
+    made = book(a=10, b=20)
+    made.quarantined["c"] = "why"
+    made.save(place.host("h1").ledger)
+    assert ledger.load(place, HERE) == made
+    assert ledger.set_aside(place, "h1") is None
+
+
+@pytest.mark.parametrize("point", SAVE)
+def test_a_kill_while_a_ledger_is_saved_leaves_the_old_or_the_new(place, point):
+    """Whole at any kill, and no length decreases."""
+    book(a=10).save(place.host("h1").ledger)
+    assert in_child(lambda: book(a=20).save(place.host("h1").ledger), f"{point}=kill") == KILLED
+    assert ledger.load(place, HERE).length("a") == (20 if "dirsync" in point else 10)
+    assert ledger.set_aside(place, "h1") is None
+    book(a=30).save(place.host("h1").ledger)
+    assert ledger.load(place, HERE).length("a") == 30
+
+
+@pytest.mark.parametrize("fault", ["enospc", "eio"])
+@pytest.mark.parametrize("point", SAVE)
+def test_a_disk_that_refuses_a_ledger_is_told_and_leaves_a_whole_one(place, point, fault):
+    """The caller gets the OSError; the older ledger stays readable."""
+    book(a=10).save(place.host("h1").ledger)
+    with failing(f"{point}={fault}"), pytest.raises(OSError, match="failpoint"):
+        book(a=20).save(place.host("h1").ledger)
+    assert ledger.load(place, HERE).length("a") in (10, 20)
+    assert os.listdir(place.host("h1").root) == ["ledger.json"]
+
+
+def test_of_several_hosts_the_greatest_length_counts(place):
+    """All hosts' ledgers are read; per path the maximum, with its own digest."""
+    book(a=10, b=20).save(place.host("h1").ledger)
+    book(a=30, c=5).save(place.host("h2").ledger)
+    merged = ledger.load(place, HERE)
+    assert {path: held.length for path, held in merged.files.items()} == {"a": 30, "b": 20, "c": 5}
+    assert merged.files["a"].sha256 == "sha30"
+
+
+def test_a_ledger_of_another_destination_is_not_read(place):
+    """What was sent elsewhere was not sent here; nor is it damaged."""
+    made = book(a=10)
+    made.destination = dataclasses.replace(HERE, repo_id="me/other")
+    made.save(place.host("h1").ledger)
+    assert ledger.load(place, HERE).files == {}
+    assert ledger.set_aside(place, "h1") is None
+
+
+@given(st.binary(max_size=20) | JSON.map(lambda value: json.dumps(value).encode()))
+@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_ledger_that_cannot_be_read_counts_as_empty_and_is_set_aside(place, data):
+    """Any bytes: loading goes on with the other hosts, setting aside makes room for a new one."""
+    book(a=10).save(place.host("h2").ledger)
+    path = place.host("h1").ledger
+    with open(path, "wb") as file:
+        file.write(data)
+    assert {p: held.length for p, held in ledger.load(place, HERE).files.items()} == {"a": 10}
+    aside = ledger.set_aside(place, "h1")
+    assert aside is not None
+    with open(aside, "rb") as file:
+        assert file.read() == data
+    assert not os.path.exists(path)
+    os.unlink(aside)
+
+
+@given(st.sampled_from(sorted(VALID)), JSON)
+@example("files", [])
+@example("files", {"a": {"length": float("inf"), "sha256": "", "blob_id": "", "commit": "", "time": 1}})
+@example("quarantined", [])
+@example("destination", {**VALID["destination"], "endpoint": 5})
+@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_ledger_with_one_damaged_field_stops_nobody(place, field, value):
+    """An uploader that cannot start because of its ledger would never upload again."""
+    path = place.host("h1").ledger
+    dump(path, {**VALID, field: value})
+    ledger.load(place, HERE)
+    if aside := ledger.set_aside(place, "h1"):
+        os.unlink(aside)
+
+
+def test_a_ledger_that_is_no_file_is_set_aside(place):
+    """A link or a directory in its place does not keep the uploader from starting."""
+    path = place.host("h1").ledger
+    os.symlink("elsewhere", path)
+    assert ledger.load(place, HERE).files == {}
+    assert ledger.set_aside(place, "h1") is not None
+    os.mkdir(path)
+    assert ledger.load(place, HERE).files == {}
+    ledger.set_aside(place, "h1")
+    book(a=1).save(path)
+    assert ledger.load(place, HERE).length("a") == 1
+
+
+def test_a_negative_length_is_damage(place):
+    """A ledger claims lengths; what is none makes the ledger unreadable."""
+    held = {"length": -5, "sha256": "", "blob_id": "", "commit": "", "time": 1.0}
+    dump(place.host("h1").ledger, {**VALID, "files": {"a": held}})
+    assert ledger.load(place, HERE).length("a") == 0
+    assert ledger.load(place, HERE).files == {}
+
+
+# attachments
+
+OLD = LocalFile("a.tsv", 4, growing=False, sha256="1" * 64, blob_id="2" * 40)
+NEW = LocalFile("a.tsv", 3, growing=False, sha256="3" * 64, blob_id="4" * 40)
+
+
+def test_an_attachment_is_covered_when_the_hub_holds_exactly_its_content():
+    """Not when it holds more bytes; an empty one is not one that is gone."""
+    made = Ledger(HERE)
+    made.acknowledge({"a.tsv": OLD.content}, "c1", 5.0)
+    assert (made.covers(OLD), made.covers(NEW)) == (True, False)
+    empty = LocalFile("e.tsv", 0, growing=False, sha256="5" * 64, blob_id="6" * 40)
+    made.acknowledge({"a.tsv": NEW.content, "e.tsv": empty.content}, "c2", 6.0)
+    assert (made.covers(OLD), made.covers(NEW), made.covers(empty)) == (False, True, True)
+    assert made.known() == {"a.tsv": NEW.content, "e.tsv": empty.content}
+    made.acknowledge({"e.tsv": Sent(0, "")}, "c3", 7.0)
+    made.quarantined["a.tsv"] = "refused"
+    assert (made.covers(empty), made.known()) == (False, {})
+
+
+def test_contents_of_unknown_outcome_are_remembered_until_one_is_known(place, monkeypatch):
+    """Of all hosts, bounded; event files need none; what is gone says nothing about what is still under way."""
+    made, other = Ledger(HERE), Ledger(HERE)
+    assert made.mark_uncertain([OLD, LocalFile("a.tfevents", 5, growing=True)])
+    assert not made.mark_uncertain([OLD]), "no news"
+    other.mark_uncertain([NEW])
+    made.save(place.host("h1").ledger)
+    other.save(place.host("h2").ledger)
+    merged = ledger.load(place, HERE)
+    assert merged.uncertain == {"a.tsv": [OLD.content, NEW.content]}
+    merged.acknowledge({"a.tsv": Sent(0, "")}, "c1", 5.0)
+    assert merged.uncertain
+    merged.acknowledge({"b.tsv": dataclasses.replace(OLD.content, foreign=True)}, "c1", 5.0)
+    assert not merged.mark_uncertain([dataclasses.replace(OLD, path="b.tsv")]), "others have a file there"
+    merged.acknowledge({"a.tsv": NEW.content}, "c2", 6.0)
+    assert merged.uncertain == {}
+    monkeypatch.setattr(ledger, "UNCERTAIN_LIMIT", 3)
+    for length in range(9):
+        made.mark_uncertain([dataclasses.replace(OLD, length=length)])
+    assert [one.length for one in made.uncertain["a.tsv"]] == [6, 7, 8]
+
+
+def test_offers_do_not_grow_with_the_number_of_hosts(place):
+    """Each host's uploader saves what it has merged; the same content is one offer."""
+    made = Ledger(HERE)
+    made.mark_uncertain([OLD])
+    for host in ("h1", "h2"):
+        made.save(place.host(host).ledger)
+        made = ledger.load(place, HERE)
+    assert ledger.load(place, HERE).uncertain == {"a.tsv": [OLD.content]}
+
+
+def test_what_loses_a_merge_is_still_known_as_ours(place):
+    """Clocks may disagree: the path is not covered until the Hub is read back. What others sent stays theirs."""
+    for host, file, when in (("h1", OLD, 5.0), ("h2", NEW, 6.0)):
+        made = Ledger(HERE)
+        theirs = Sent(file.length, "9" * 64, "8" * 40, foreign=True)
+        made.acknowledge({"a.tsv": file.content, "b.tsv": dataclasses.replace(theirs, length=int(when))}, "c", when)
+        made.save(place.host(host).ledger)
+    merged = ledger.load(place, HERE)
+    assert merged.files["a.tsv"].sent == NEW.content
+    assert merged.files["b.tsv"].foreign
+    assert merged.uncertain == {"a.tsv": [OLD.content]}
+    assert not merged.covers(NEW)
+    merged.acknowledge({"a.tsv": NEW.content}, "c", 7.0)
+    assert merged.covers(NEW)
+
+
+def test_the_stamp_of_what_the_hub_has_is_noted_once(place):
+    """Whoever waits compares it with the file; it survives saving and an acknowledgement of the same content."""
+    made, seen = Ledger(HERE), dataclasses.replace(OLD, stamp=(1, 2, 3, 4))
+    assert not made.see([seen]), "the Hub has nothing"
+    made.acknowledge({"a.tsv": OLD.content}, "c1", 5.0)
+    assert made.see([seen])
+    assert not made.see([seen])
+    assert not made.see([dataclasses.replace(NEW, stamp=(5, 6, 7, 8))]), "another content"
+    made.acknowledge({"a.tsv": OLD.content}, "c2", 6.0)
+    made.save(place.host("h1").ledger)
+    assert ledger.load(place, HERE).files["a.tsv"].stamp == (1, 2, 3, 4)
+    made.acknowledge({"a.tsv": NEW.content}, "c3", 7.0)
+    assert made.files["a.tsv"].stamp == ()
+
+
+def test_a_ledger_is_ahead_of_a_hub_that_has_lost_something():
+    """A shorter event file, another attachment; a shorter attachment that is the same is none."""
+    made = Ledger(HERE)
+    made.acknowledge({"a.tsv": OLD.content, "a.tfevents": Sent(5, "7" * 64)}, "c1", 5.0)
+    assert not made.is_ahead("a.tsv", OLD.content)
+    assert made.is_ahead("a.tsv", NEW.content)
+    assert made.is_ahead("a.tsv", Sent(0, ""))
+    assert not made.is_ahead("a.tfevents", Sent(6, "8" * 64))
+    assert made.is_ahead("a.tfevents", Sent(4, "8" * 64))
+    assert not made.is_ahead("unknown.tsv", OLD.content)

@@ -1,0 +1,399 @@
+"""Claims and cards: no two in one directory, and a card is seen locked or over."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import os
+import signal
+
+import pytest
+from forks import KILLED, fork, in_child, kill, living, reap
+from hypothesis import example, given
+from hypothesis import strategies as st
+from programs import wait_for
+from support import JSON, failing, limit_files, open_descriptors
+
+from hf_mpwriter.base.settings import Settings
+from hf_mpwriter.spool import members as members_module
+from hf_mpwriter.spool.layout import MemberName, Spool
+from hf_mpwriter.spool.members import MemberFile, Members, News
+from hf_mpwriter.system import locks
+from hf_mpwriter.system.process import Process
+from hf_mpwriter.testing import processes
+
+NAME = MemberName("main", "h-1", 1, 2, 3)
+ME = Process.current()
+FIRST = {"process": dataclasses.asdict(ME), "started_at": 5.0, "settings": Settings().to_json()}
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A spool."""
+    made = Spool(str(tmp_path / "exp1"))
+    made.create()
+    yield made
+    for fd in list(locks._table):
+        locks.release(fd)
+
+
+def card(place: Spool, worker: str = "main") -> MemberFile:
+    """A card of this process."""
+    return MemberFile(place, worker, Process.current(), Settings())
+
+
+def lines(*contents: object) -> bytes:
+    """A card's content."""
+    return b"".join(json.dumps(content).encode() + b"\n" for content in contents)
+
+
+# claims
+
+
+def test_no_two_processes_get_the_same_name(place):
+    """Sixteen racing processes that all want one name get sixteen different ones, one of them the wanted."""
+    wait, let_go = os.pipe()
+    told, tell = os.pipe()
+
+    def child() -> None:
+        os.close(let_go)
+        name, _ = members_module.claim(place, "rank_00003")
+        os.write(tell, f"{name}\n".encode())
+        os.read(wait, 1)
+
+    children = [fork(child) for _ in range(16)]
+    os.close(tell)
+    names: list[str] = []
+    data = b""
+    while data.count(b"\n") < 16:
+        data += os.read(told, 1000)
+    names = data.decode().split()
+    os.close(let_go)
+    assert [reap(pid) for pid in children] == [0] * 16
+    assert sorted(names, key=lambda name: (len(name), name)) == [
+        "rank_00003",
+        *(f"rank_00003~{n}" for n in range(2, 17)),
+    ]
+    os.close(told)
+    os.close(wait)
+
+
+def test_the_name_of_a_killed_worker_is_free_again(place):
+    """A restart takes the same directory."""
+    with living(lambda: members_module.claim(place, "main")) as pid:
+        assert members_module.claim(place, "main")[0] == "proc_00001"
+        kill(pid)
+        assert members_module.claim(place, "main")[0] == "main"
+
+
+def test_a_claim_whose_file_was_just_deleted_is_not_worthless(place, monkeypatch):
+    """Whoever holds a claim holds the lock of the file at its path."""
+    name, fd = members_module.claim(place, "main")
+    os.unlink(place.claim(name))
+    other, new = members_module.claim(place, "main")
+    assert other == "main"
+    assert os.path.samestat(os.fstat(new), os.stat(place.claim("main")))
+    assert not os.path.samestat(os.fstat(fd), os.fstat(new))
+
+
+# birth and life of a card
+
+
+def test_a_card_is_seen_locked_or_not_at_all(place):
+    """While cards are born and withdrawn all the time, an observer never sees a dead one."""
+
+    def bear() -> None:
+        observer = Members(place)
+        for _ in itertools.count():
+            mine = card(place)
+            observer.members()
+            observer.members()
+            os.unlink(mine.path)  # as withdraw does, but for the slow fsync
+            locks.release(mine._fd)
+
+    pid = fork(bear)
+    try:
+        seen, dead = [], []
+        observer = Members(place)
+
+        def look() -> bool:
+            members = [member for _ in range(50) for member in observer.members()]
+            seen.extend(members)
+            # withdrawn between listing and probing: then the path is gone as well
+            dead.extend(m for m in members if not m.alive and os.path.exists(place.member_file(m.name)))
+            return len(seen) > 300
+
+        wait_for(look, "the child bears cards")
+    finally:
+        kill(pid)
+    assert dead == []
+
+
+@pytest.mark.parametrize("fault", ["kill", "enospc", "eio"])
+def test_a_card_that_is_not_born_is_not_seen(place, fault):
+    """Killed or refused before the rename: no member, and the next birth succeeds."""
+    code = in_child(lambda: card(place), f"members.file.rename={fault}")
+    assert code == (KILLED if fault == "kill" else 1)
+    assert Members(place).members() == []
+    born = card(place)
+    assert [(member.name, member.alive) for member in Members(place).members()] == [(born.name, True)]
+
+
+@pytest.mark.parametrize("fault", ["enospc", "eio"])
+def test_births_that_the_disk_refuses_leave_nothing_behind(place, fault):
+    """A worker tries every second while the disk is full: neither files nor descriptors may add up (promise 11)."""
+    before = open_descriptors()
+    for _ in range(5):
+        with failing(f"members.file.rename={fault}"), pytest.raises(OSError, match="failpoint"):
+            card(place)
+    assert open_descriptors() == before
+    assert os.listdir(place.members) == []
+
+
+def test_a_full_disk_leaves_neither_a_card_nor_half_of_one(place):
+    """The first line does not fit: no member, nothing left in the spool."""
+
+    def child() -> None:
+        limit_files(20)
+        with pytest.raises(OSError, match=r"refuses|large"):
+            card(place)
+
+    assert in_child(child) == 0
+    assert Members(place).members() == []
+    assert os.listdir(place.members) == []
+
+
+def test_a_line_that_does_not_fit_is_taken_back(place):
+    """The disk is full in the middle of a line: it is an OSError, the card stays readable, later lines count."""
+
+    def child() -> None:
+        mine = card(place)
+        limit_files(os.path.getsize(mine.path) + 30)
+        with pytest.raises(OSError, match=r"refuses|large"):
+            mine.write({"want": {"a" * 50: 1}})
+        mine.write({"open": "b"})
+        (member,) = Members(place).members()
+        assert member.growing == {"b"}
+        assert member.want == {}
+
+    assert in_child(child) == 0
+
+
+def test_a_card_says_who_writes_what_and_what_it_wants(place):
+    """Open files, sealed ones, the last want; after the goodbye it is dead and nothing of it grows."""
+    mine = MemberFile(place, "rank_00001", ME, Settings(commit_every=2.5))
+    observer = Members(place)
+    mine.write({"open": "a"})
+    mine.write({"open": "b"})
+    mine.write({"seal": "a"})
+    mine.write({"want": {"a": 10, "b": 5}})
+    (member,) = observer.members()
+    assert (member.alive, member.growing, member.files) == (True, {"b"}, {"a", "b"})
+    mine.write({"want": {"b": 7}})
+    (member,) = observer.members()
+    assert member.want == {"b": 7}
+    assert (member.process, member.settings.commit_every, member.closed) == (ME, 2.5, False)
+    mine.leave(dropped=3)
+    (member,) = observer.members()
+    assert (member.alive, member.closed, member.dropped, member.growing) == (False, True, 3, frozenset())
+    assert member.files == {"a", "b"}
+    observer.remove(member)
+    assert observer.members() == []
+
+
+def test_a_killed_worker_is_dead_and_nothing_of_it_grows(place):
+    """The lock tells at once; its files are known still."""
+
+    def child() -> None:
+        card(place).write({"open": "a"})
+
+    with living(child) as pid:
+        observer = Members(place)
+        (member,) = observer.members()
+        assert (member.alive, member.growing) == (True, {"a"})
+        kill(pid)
+        (member,) = observer.members()
+        assert (member.alive, member.closed, member.growing, member.files) == (False, False, frozenset(), {"a"})
+
+
+def test_death_is_final(place):
+    """Who was seen dead is not looked at again, whatever becomes of the card, until it is gone; others are."""
+    dead, alive = card(place, "rank_00001"), card(place, "rank_00002")
+    observer = Members(place)
+    dead.leave(dropped=0)
+    assert [member.alive for member in observer.members()] == [False, True]
+    lock = locks.try_exclusive(dead.path)
+    assert lock is not None
+    alive.leave(dropped=0)
+    assert [member.alive for member in observer.members()] == [False, False]
+    os.unlink(dead.path)
+    assert [member.name for member in observer.members()] == [alive.name]
+
+
+def test_what_was_noted_of_those_who_are_gone_is_forgotten(place):
+    """Children come and go by the thousands, a look each; what is remembered is bounded by the cards (promise 11)."""
+    noted, observer = News(), Members(place)
+    mine = card(place)
+    mine.write({"want": {"a": 1}})
+    for _ in range(5):
+        other = card(place, "child")
+        other.leave(dropped=0)
+        for member in observer.members():
+            noted.note(member)
+        assert len(noted._noted) == 2
+        os.unlink(other.path)
+        noted.keep(observer.members())
+        assert list(noted._noted) == [mine.name]
+
+
+def test_news_is_a_new_wish_or_the_end(place):
+    """What was noted is no news again; a larger wish and death are."""
+    noted, observer, mine = News(), Members(place), card(place)
+    (member,) = observer.members()
+    assert noted.has(member)
+    for change in (
+        lambda: mine.write({"want": {"a": 1}}),
+        lambda: mine.write({"want": {"a": 2}}),
+        lambda: mine.leave(0),
+    ):
+        change()
+        (member,) = observer.members()
+        assert not noted.has(member)
+        noted.note(member)
+        assert noted.has(member)
+
+
+def test_a_stopped_worker_lives(place):
+    """SIGSTOP is no death."""
+    with living(lambda: card(place)) as pid:
+        os.kill(pid, signal.SIGSTOP)
+        assert [member.alive for member in Members(place).members()] == [True]
+        os.kill(pid, signal.SIGCONT)
+
+
+def test_a_child_of_fork_does_not_keep_its_parents_card_alive(place):
+    """The parent dies, the child lives on: the card is dead; and a child's end does not end the parent's card."""
+    assert in_child(lambda: None) == 0
+    mine = card(place)
+    with living(lambda: None):
+        assert [member.alive for member in Members(place).members()] == [True]
+        locks.release(mine._fd)
+        assert [member.alive for member in Members(place).members()] == [False]
+
+
+def test_the_name_of_a_card_is_never_used_again(place):
+    """Each card of a process and of its children has another name."""
+    names = [str(card(place).name) for _ in range(3)]
+    told, tell = os.pipe()
+    assert in_child(lambda: os.write(tell, str(card(place).name).encode())) == 0
+    names.append(os.read(told, 1000).decode())
+    assert len(set(names)) == 4
+    os.close(told)
+    os.close(tell)
+
+
+def test_a_worker_notices_that_the_spool_was_deleted(place):
+    """`is_there` is false once the card is not the file at its path."""
+    mine = card(place)
+    assert mine.is_there()
+    os.unlink(mine.path)
+    assert not mine.is_there()
+
+
+def test_pids_to_kill_are_those_of_processes_that_log_here(place):
+    """In another container the same number is somebody else's."""
+    strange = MemberFile(place, "rank_00001", dataclasses.replace(Process.current(), ticks=1), Settings())
+    assert processes.workers(place.run_dir) == []
+    mine = card(place)
+    assert processes.workers(place.run_dir) == [os.getpid()]
+    for one in (strange, mine):
+        one.withdraw()
+
+
+def test_a_worker_whose_card_was_replaced_by_garbage_does_not_live_for_ever(place):
+    """What cannot be read for a moment is waited for; a link in its place never passes."""
+    mine, seen = card(place), Members(place)
+    assert [member.alive for member in seen.members()] == [True]
+    os.unlink(mine.path)
+    os.symlink("elsewhere", mine.path)
+    assert seen.members() == []
+
+
+# reading cards
+
+
+def test_a_torn_last_line_is_not_there():
+    """Cut at every byte: the whole lines count, nothing raises."""
+    data = lines(FIRST, {"open": "a"}, {"want": {"a": 5}}, {"seal": "a"}, {"closed": {"dropped": 1}})
+    ends = [n + 1 for n, byte in enumerate(data) if byte == 10]
+    for cut in range(len(data) + 1):
+        member = members_module.parse(NAME, data[:cut], alive=True)
+        whole = sum(end <= cut for end in ends)
+        assert (member is not None) == (whole > 0)
+        if member is not None:
+            assert member.files == ({"a"} if whole > 1 else frozenset())
+            assert member.want == ({"a": 5} if whole > 2 else {})
+            assert member.growing == ({"a"} if 1 < whole < 4 else frozenset())
+            assert member.closed == (whole > 4)
+
+
+@given(st.lists(st.binary(max_size=30) | JSON.map(lambda value: json.dumps(value).encode()), max_size=4))
+@example([b'{"want": {"a": Infinity}}'])
+@example([b'{"closed": {"dropped": 1e999}}'])
+def test_no_content_of_a_card_makes_parsing_raise(garbage):
+    """Whatever a damaged disk shows, as first line or later: a member or None."""
+    for content in (garbage, [json.dumps(FIRST).encode(), *garbage]):
+        members_module.parse(NAME, b"\n".join(content) + b"\n", alive=True)
+
+
+@pytest.mark.parametrize("bad", [b"garbage", b'{"want": {"a": "x"}}', b'{"op{"open": "b"}', b"5", b'{"closed": 3}'])
+def test_one_damaged_line_does_not_make_a_living_worker_disappear(bad):
+    """Otherwise its open file would count as complete, and it as dead; only the first line makes a card."""
+    data = lines(FIRST, {"open": "a"}) + bad + b"\n" + lines({"open": "c"})
+    member = members_module.parse(NAME, data, alive=True)
+    assert member is not None
+    assert {"a", "c"} <= member.growing
+
+
+def test_strangers_in_the_spool_do_not_disturb(place):
+    """Temporary names, editors' copies, directories and unreadable cards are passed over."""
+    mine = card(place)
+    for name in ("README", ".x.tmp", f"{mine.name}~", "main.h-1.1.2-9"):
+        with open(os.path.join(place.members, name), "wb") as file:
+            file.write(b"\xff\n")
+    os.mkdir(os.path.join(place.members, "main.h-1.1.2-8"))
+    assert [member.name for member in Members(place).members()] == [mine.name]
+
+
+def test_no_spool_has_no_members(tmp_path):
+    """A run directory without a spool is an empty roster."""
+    assert Members(Spool(str(tmp_path))).members() == []
+
+
+def test_a_new_uploader_removes_what_is_no_card_and_never_will_be(place):
+    """What a power cut leaves of the cards of the dead, and a kill in the midst of a join; the living keep theirs."""
+
+    def join() -> MemberFile:
+        return MemberFile(place, "rank_00001", Process.current(), Settings())
+
+    living = join()
+    assert in_child(join, "members.file.rename=kill") == KILLED
+    for number, content in enumerate([b"", b"\0" * 600, b'{"worker": "rank_00002"']):
+        place_of = place.member_file(MemberName("rank_00002", "host-0", 1, 2, number))
+        with open(place_of, "wb") as file:
+            file.write(content)
+    with open(os.path.join(place.members, "notes"), "wb") as file:
+        file.write(b"of somebody")
+    assert len(os.listdir(place.members)) == 6
+    assert [member.name for member in Members.swept(place).members()] == [living.name]
+    assert sorted(os.listdir(place.members)) == ["notes", str(living.name)]
+
+
+def test_a_new_uploader_leaves_a_card_that_is_being_made(place):
+    """It is not locked yet for a moment; its process lives."""
+    name = MemberName.of("rank_00001", Process.current(), 7)
+    with open(os.path.join(place.members, f".{name}.tmp"), "wb"):
+        pass
+    Members.swept(place)
+    assert os.listdir(place.members) == [f".{name}.tmp"]

@@ -1,0 +1,338 @@
+"""The queue: durable intentions, the newer before the older goes, through kills and faults."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import os
+
+import pytest
+from forks import KILLED, in_child
+from hypothesis import HealthCheck, example, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from support import JSON, dump, event_file, failing
+
+from hf_mpwriter.base.files import LocalFile, parse_files
+from hf_mpwriter.snapshot.attachments import Attachments
+from hf_mpwriter.spool.layout import HostSpool
+from hf_mpwriter.spool.outbox import Batch, InFlightRecord, Outbox, interrupted
+from hf_mpwriter.system import disk
+
+PUT = [f"outbox.put.{step}" for step in ("open", "write", "fsync", "rename", "dirsync")]
+DATA = ["outbox.data.fsync", "outbox.data.dirsync"]
+DROP = ["outbox.drop.unlink", "outbox.drop.dirsync"]
+OLD = LocalFile("a.tfevents", 10, True)
+NEW = LocalFile("a.tfevents", 20, True)
+MORE = LocalFile("b/b.tfevents", 30, False)
+
+
+class Run:
+    """A run directory with event files and the spool of a host."""
+
+    def __init__(self, root) -> None:
+        self.run_dir = str(root)
+        self.host = HostSpool(os.path.join(self.run_dir, ".hf_mpwriter", "hosts", "h"))
+        for path in (OLD.path, MORE.path):
+            event_file(os.path.join(self.run_dir, path), 3)
+
+    def queue(self) -> Outbox:
+        """As a new uploader finds it."""
+        return Outbox(self.host, self.run_dir)
+
+    def found(self) -> list[tuple[LocalFile, ...]]:
+        """The files of the entries that a new uploader finds."""
+        return [entry.files for entry in self.queue().entries]
+
+    def leftovers(self) -> list[str]:
+        """What is in the folder beside entries."""
+        return [name for name in os.listdir(self.host.outbox) if not name.endswith(".json")]
+
+
+def after_restart(run: Run) -> InFlightRecord | None:
+    """What a new uploader finds: it opens the queue, then asks for the record."""
+    run.queue()
+    return interrupted(run.host)
+
+
+@pytest.fixture
+def run(tmp_path) -> Run:
+    """A run directory."""
+    return Run(tmp_path / "exp1")
+
+
+def test_entries_are_found_again_oldest_first(run):
+    """What was put is what the next uploader reads."""
+    queue = run.queue()
+    queue.put([[OLD], [MORE]])
+    assert queue.entries == run.queue().entries == [Batch(1, (OLD,)), Batch(2, (MORE,))]
+    assert run.leftovers() == []
+
+
+def test_a_newer_snapshot_supersedes_the_older_ones(run):
+    """After put, only the new entries are left; their numbers are greater."""
+    queue = run.queue()
+    queue.put([[OLD], [MORE]])
+    queue.put([[NEW]])
+    assert queue.entries == run.queue().entries == [Batch(3, (NEW,))]
+    queue.put([])
+    assert queue.entries == run.queue().entries == []
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("point", PUT + DATA + DROP)
+def test_a_kill_while_an_entry_is_put_leaves_the_older_or_the_newer(run, point, count):
+    """At any step: what is found is whole, and no older entry is gone before all newer ones are there."""
+    run.queue().put([[OLD], [MORE]])
+    code = in_child(lambda: run.queue().put([[NEW], [MORE]]), f"{point}=kill:{count}")
+    assert code in (KILLED, 0)
+    found = run.found()
+    old_there, new_there = (OLD,) in found, (NEW,) in found
+    assert old_there or new_there
+    if found.count((MORE,)) == 0 or not old_there:
+        assert new_there
+        assert (MORE,) in found
+    queue = run.queue()
+    queue.put([[NEW]])
+    assert run.found() == [(NEW,)]
+
+
+@pytest.mark.parametrize("fault", ["enospc", "eio"])
+@pytest.mark.parametrize("point", PUT)
+def test_an_entry_that_the_disk_refuses_is_kept_in_memory_and_told(run, point, fault):
+    """The uploader goes on from memory; the next entry that fits clears the trouble."""
+    queue = run.queue()
+    with failing(f"{point}={fault}"):
+        queue.put([[NEW]])
+    assert [entry.files for entry in queue.entries] == [(NEW,)]
+    assert "memory" in queue.trouble
+    queue.put([[NEW, MORE]])
+    assert queue.trouble == ""
+    assert run.found() == [(NEW, MORE)]
+
+
+@pytest.mark.parametrize("fault", ["enospc", "eio"])
+@pytest.mark.parametrize("point", [point for point in PUT if "dirsync" not in point])
+def test_an_older_entry_stays_on_disk_until_a_newer_one_is_durable(run, point, fault):
+    """The disk refuses the newer one: whoever comes next still finds the older one."""
+    queue = run.queue()
+    queue.put([[OLD]])
+    with failing(f"{point}={fault}"):
+        queue.put([[NEW]])
+    assert (OLD,) in run.found()
+
+
+def test_trouble_is_told_until_every_entry_is_on_disk(run):
+    """Of two entries the first is refused and the second is not: the queue is still partly in memory."""
+    queue = run.queue()
+    with failing("outbox.put.write=enospc"):
+        queue.put([[NEW], [MORE]])
+    assert run.found() == [(MORE,)]
+    assert queue.trouble
+
+
+@pytest.mark.parametrize("fault", ["kill", "enospc", "eio"])
+@pytest.mark.parametrize("point", DATA)
+def test_an_entry_refers_only_to_durable_bytes(run, point, fault):
+    """If the event files cannot be synced there is no new entry, and the older one stays."""
+    run.queue().put([[OLD]])
+    code = in_child(lambda: run.queue().put([[NEW]]), f"{point}={fault}")
+    assert code == (KILLED if fault == "kill" else 1)
+    assert run.found() == [(OLD,)]
+
+
+def test_event_files_and_their_names_are_synced_before_the_entry_exists(run, monkeypatch):
+    """The order is: each file, each directory, then the entry."""
+    synced = []
+
+    def fsync(fd: int) -> None:
+        status = os.fstat(fd)
+        synced.append((status.st_ino, os.listdir(run.host.outbox)))
+
+    queue = run.queue()
+    monkeypatch.setattr(disk.os, "fsync", fsync)
+    queue.put([[NEW, MORE]])
+    needed = [os.path.join(run.run_dir, path) for path in (NEW.path, MORE.path, "b", ".")]
+    assert {os.stat(path).st_ino for path in needed} <= {inode for inode, names in synced if names == []}
+
+
+def test_a_snapshot_of_a_file_that_is_gone_loses_no_older_entry(run):
+    """The file was removed between survey and put: an OSError, and what was there stays."""
+    queue = run.queue()
+    queue.put([[OLD]])
+    with pytest.raises(OSError, match="gone"):
+        queue.put([[MORE], [LocalFile("gone.tfevents", 1, False)]])
+    assert (OLD,) in run.found()
+    queue.put([[NEW]])
+    assert run.found() == [(NEW,)]
+
+
+@pytest.mark.parametrize("fault", ["kill", "enospc", "eio"])
+@pytest.mark.parametrize("point", DROP)
+def test_an_entry_that_cannot_be_removed_is_found_again_or_gone(run, point, fault):
+    """Removal raises nothing; what is left is whole and can be removed later."""
+    queue = run.queue()
+    queue.put([[OLD]])
+
+    def remove() -> None:
+        queue.remove(queue.entries[0])
+        assert queue.entries == []
+        assert queue.trouble
+
+    assert in_child(remove, f"{point}={fault}") == (KILLED if fault == "kill" else 0)
+    assert run.found() in ([], [(OLD,)])
+    fresh = run.queue()
+    for entry in fresh.entries:
+        fresh.remove(entry)
+    assert run.found() == []
+
+
+# in flight
+
+
+@pytest.mark.parametrize("fault", ["kill", "enospc", "eio"])
+@pytest.mark.parametrize("step", ["open", "write", "fsync", "rename", "dirsync"])
+def test_a_push_starts_only_after_its_record_is_durable(run, step, fault):
+    """`take_off` returns only if the record is on disk; a kill leaves the record of before or the new one, whole."""
+    queue = run.queue()
+    queue.put([[OLD]])
+    queue.mark_in_flight(queue.entries[0], {"n": 1}, fenced=False)
+    entry = Batch(7, (NEW,))
+    code = in_child(lambda: queue.mark_in_flight(entry, {"n": 2}, fenced=True), f"queue.in_flight.{step}={fault}")
+    assert code == (KILLED if fault == "kill" else 1)
+    after = [InFlightRecord(7, fenced=True)] if step == "dirsync" else [InFlightRecord(1, fenced=False)]
+    assert after_restart(run) in after
+    path = queue.mark_in_flight(entry, {"n": 3}, fenced=True)
+    assert json.loads(disk.read(path))["job"] == {"n": 3}
+    assert after_restart(run) == InFlightRecord(7, fenced=True)
+
+
+@pytest.mark.parametrize("fault", ["kill", "enospc", "eio"])
+@pytest.mark.parametrize("step", ["unlink", "dirsync"])
+def test_a_landing_that_is_interrupted_can_be_repeated(run, step, fault):
+    """The record is whole or gone; removing it again is no error."""
+    queue = run.queue()
+    queue.mark_in_flight(Batch(3, (OLD,)), {}, fenced=True)
+    assert in_child(outbox.in_flight, f"outbox.in_flight.{step}={fault}") == (KILLED if fault == "kill" else 1)
+    assert after_restart(run) == (InFlightRecord(3, fenced=True) if step == "unlink" else None)
+    queue.clear_in_flight()
+    queue.clear_in_flight()
+    assert after_restart(run) is None
+
+
+@given(st.binary(max_size=20) | JSON.map(lambda value: json.dumps(value).encode()))
+@example(b'{"entry": Infinity, "fenced": true}')
+@example(b'{"entry": 4, "fenced": 1}')
+@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_record_in_flight_that_cannot_be_read_counts_as_the_worst_case(run, data):
+    """Anything may have been under way: without a fence."""
+    run.queue()
+    with open(run.host.in_flight, "wb") as file:
+        file.write(data)
+    found = interrupted(run.host)
+    assert found is not None
+    assert not found.fenced
+
+
+def test_a_record_in_flight_that_is_no_file_counts_as_the_worst_case(run):
+    """The disk refuses to read it: that is no reason not to start."""
+    run.queue()
+    os.symlink("elsewhere", run.host.in_flight)
+    assert interrupted(run.host) == InFlightRecord(0, fenced=False)
+
+
+# leftovers
+
+
+@given(st.binary(max_size=20) | JSON.map(lambda value: json.dumps({"files": value}).encode()) | JSON.map(json.dumps))
+@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_an_entry_that_cannot_be_understood_is_dropped(run, data):
+    """Half a file after a power cut on a bad disk, any bytes: the queue opens, without it, and can be used."""
+    run.queue().put([])
+    run.queue().put([[OLD]])
+    with open(os.path.join(run.host.outbox, "00000009.json"), "wb") as file:
+        file.write(data if isinstance(data, bytes) else data.encode())
+    queue = run.queue()
+    assert (OLD,) in [entry.files for entry in queue.entries]
+    queue.put([[NEW]])
+    assert run.found() == [(NEW,)]
+
+
+def test_something_else_in_the_place_of_an_entry_does_not_keep_the_queue_shut(run):
+    """A directory or a link named like an entry, a name of another form."""
+    run.queue().put([[OLD]])
+    os.mkdir(os.path.join(run.host.outbox, "00000008.json"))
+    os.symlink("elsewhere", os.path.join(run.host.outbox, "00000007.json"))
+    for name in ("x.json", "note.txt"):
+        dump(os.path.join(run.host.outbox, name), {"files": []})
+    assert run.found() == [(OLD,)]
+
+
+def test_leftovers_of_killed_writers_do_not_add_up(run):
+    """An uploader that is killed again and again in the middle of a write leaves a bounded spool (promise 11)."""
+    for _ in range(3):
+        assert in_child(lambda: run.queue().put([[NEW]]), "outbox.put.rename=kill") == KILLED
+    run.queue()
+    assert len(run.leftovers()) <= 1
+
+
+@given(JSON)
+@example([{"path": "../a", "length": 1, "growing": True, "sha256": "", "blob_id": ""}])
+@example([{"path": "/a", "length": 1, "growing": True, "sha256": "", "blob_id": ""}])
+@example([{"path": "a", "length": -1, "growing": True, "sha256": "", "blob_id": ""}])
+@example([{"path": "a", "length": 1, "growing": 1, "sha256": "", "blob_id": ""}])
+def test_only_files_within_the_run_directory_are_read_from_disk(items):
+    """Anything else is a ValueError, TypeError or KeyError, which the callers expect."""
+    try:
+        found = parse_files(items)
+    except (ValueError, TypeError, KeyError):
+        return
+    assert found == (), "no JSON that hypothesis makes by chance is a file"
+
+
+def test_files_travel_unchanged():
+    """To JSON and back they are equal."""
+    files = (OLD, NEW, MORE)
+    assert parse_files(json.loads(json.dumps([dataclasses.asdict(file) for file in files]))) == files
+
+
+def test_numbers_grow_while_there_are_entries(run):
+    """A newer entry has the greater number, also after a restart."""
+    numbers = []
+    for length in range(1, 12):
+        queue = run.queue()
+        queue.put([[dataclasses.replace(OLD, length=length)]])
+        numbers.append(queue.entries[0].number)
+    assert all(a < b for a, b in itertools.pairwise(numbers))
+
+
+# attachments
+
+
+def attach(run: Run, path: str, data: bytes) -> LocalFile:
+    """Write an attachment; what is known of it."""
+    with open(os.path.join(run.run_dir, path), "wb") as file:
+        file.write(data)
+    (found,) = Attachments(run.run_dir).look(lambda other: other == path).files
+    return found
+
+
+def test_what_was_in_flight_tells_what_it_carried(run):
+    """The next uploader must know that these contents may be on the Hub."""
+    one, queue = attach(run, "one.tsv", b"one"), run.queue()
+    queue.mark_in_flight(Batch(0, (one,)), {"files": [dataclasses.asdict(one)]}, fenced=True)
+    assert after_restart(run) == InFlightRecord(0, fenced=True, files=(one,))
+
+
+@pytest.mark.parametrize(
+    "digests",
+    [("5" * 63, "6" * 40), ("../" + "5" * 61, "6" * 40), ("5" * 64, ""), ("", "6" * 40), ("F" * 64, "6" * 40), (5, 6)],
+)
+def test_only_digests_become_names_of_copies(digests):
+    """Whatever else stands in their place is refused like any other damage."""
+    item = {"path": "a.tsv", "length": 1, "growing": False, "sha256": digests[0], "blob_id": digests[1]}
+    with pytest.raises((ValueError, TypeError)):
+        parse_files([item])
+    good = item | {"sha256": "5" * 64, "blob_id": "6" * 40}
+    assert parse_files([good]) == (LocalFile("a.tsv", 1, False, "5" * 64, "6" * 40),)

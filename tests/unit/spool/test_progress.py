@@ -1,0 +1,99 @@
+"""Progress: what is missing, told from the ledgers alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+import pytest
+
+from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.base.verdicts import Sent
+from hf_mpwriter.snapshot.attachments import stamp_of
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.ledger import Ledger
+from hf_mpwriter.spool.progress import Progress
+
+HERE = Destination("https://hub", "me/run")
+FOUR = Sent(4, "5" * 64, "6" * 40)
+EVENTS = "events.out.tfevents.1700000000.here.1.0123abcd"
+
+
+@pytest.fixture
+def spool(tmp_path) -> Spool:
+    """A run with a destination, a host, and one attachment that is a minute old."""
+    made = Spool(str(tmp_path / "run"))
+    made.create()
+    made.record_destination(HERE)
+    os.makedirs(made.host("h").root)
+    with open(os.path.join(made.run_dir, "a.tsv"), "w", encoding="utf-8") as file:
+        file.write("four")
+    return made
+
+
+def stamp(spool: Spool) -> tuple[int, ...]:
+    """Of the attachment as it is now."""
+    return stamp_of(os.stat(os.path.join(spool.run_dir, "a.tsv")))
+
+
+def view(
+    spool: Spool, seen: tuple[int, ...] = (), sent: Sent = FOUR, quarantined: tuple[str, ...] = (), checked: float = 0.0
+) -> Progress:
+    """A view of a ledger that holds the attachment, which had that stamp."""
+    book = Ledger(HERE, checked=checked)
+    book.acknowledge({"a.tsv": sent, EVENTS: Sent(10, "7" * 64)}, "c", 1.0)
+    book.files["a.tsv"] = dataclasses.replace(book.files["a.tsv"], stamp=seen)
+    book.quarantined |= dict.fromkeys(quarantined, "why")
+    book.save(spool.host("h").ledger)
+    return Progress(spool)
+
+
+def test_an_attachment_has_arrived_when_it_has_the_stamp_of_what_was_sent(spool):
+    """Nobody has to read it. Not what has changed, is gone on the Hub, is quarantined, or was sent before the question."""
+    wanted, now = {"a.tsv": 4}, stamp(spool)
+    assert view(spool, now).missing(wanted) == {}
+    for changed in range(4):
+        other = tuple(value + (place == changed) for place, value in enumerate(now))
+        assert view(spool, other).missing(wanted) == wanted
+    assert view(spool).missing(wanted) == wanted
+    assert view(spool, now, sent=Sent(0, "")).missing(wanted) == wanted
+    assert view(spool, now, quarantined=("a.tsv",)).missing(wanted) == wanted
+    assert view(spool, now).missing(wanted, since=1.0) == wanted
+
+
+def test_what_an_attachment_becomes_after_the_question_is_not_waited_for(spool):
+    """What was sent is as new as the file was then, however often it changes; and what is gone is gone."""
+    seen, newer = stamp(spool), (0, 0, 0, stamp(spool)[-1] + 1)
+    asked = view(spool).changes(["a.tsv", "b.tsv", EVENTS])
+    assert asked == {"a.tsv": seen[-1]}
+    assert view(spool, newer).missing({"a.tsv": 4}, asked=asked) == {}
+    assert view(spool, (0, 0, 0, seen[-1] - 1)).missing({"a.tsv": 4}, asked=asked) == {"a.tsv": 4}
+    os.unlink(os.path.join(spool.run_dir, "a.tsv"))
+    assert view(spool).missing({"a.tsv": 4}) == {}
+
+
+def test_an_attachment_that_is_parked_holds_back_nobody(spool):
+    """Only later event files of a directory wait for a quarantined event file."""
+    missing = {"a.tsv": 4, "b.tsv": 4, EVENTS: 20}
+    assert view(spool, quarantined=("a.tsv",)).refused(missing).keys() == {"a.tsv"}
+    assert view(spool, quarantined=(EVENTS,)).refused(missing).keys() == {EVENTS}
+    later = EVENTS.replace("17", "18")
+    assert view(spool, quarantined=(EVENTS,)).refused({later: 1}).keys() == {later}
+
+
+def test_a_refusal_of_before_the_question_is_tried_again(spool):
+    """Whoever asks anew, as `sync` does, does not give up on what the ledger says of the past."""
+    refused = view(spool, quarantined=("a.tsv",), checked=50.0)
+    assert refused.is_hopeless({"a.tsv": 4})
+    assert refused.is_hopeless({"a.tsv": 4}, since=49.0)
+    assert not refused.is_hopeless({"a.tsv": 4}, since=51.0)
+    assert not refused.is_hopeless({"a.tsv": 4, "b.tsv": 4})
+
+
+def test_many_refused_attachments_are_told_from_many_others_at_once(spool):
+    """Of a directory the first quarantined event file counts; the work does not grow with the product."""
+    paths = [f"{number}.tsv" for number in range(20_000)]
+    refused = view(spool, quarantined=(*paths[::2], EVENTS)).refused(
+        dict.fromkeys([*paths, EVENTS.replace("17", "18")], 1)
+    )
+    assert len(refused) == 10_001

@@ -1,0 +1,243 @@
+"""The ground: whole files or none at any kill, durable ones at return, faults at named points."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+import pytest
+from forks import KILLED, fork, in_child, reap
+from programs import run_python
+from support import failing, limit_files, open_descriptors
+
+from hf_mpwriter.system import disk
+
+PUBLISH = ("open", "write", "fsync", "link", "dirsync")
+REPLACE = ("open", "write", "fsync", "rename", "dirsync")
+REMOVE = ("unlink", "dirsync")
+OLD, NEW = b"old" * 1000, b"new" * 2000
+
+
+@pytest.mark.parametrize("step", PUBLISH)
+def test_a_kill_while_publishing_leaves_no_file_or_a_whole_one(tmp_path, step):
+    """Killed at any step, `publish` has published all or nothing, and the next one goes through."""
+    path = str(tmp_path / "file")
+    assert in_child(lambda: disk.publish(path, NEW, "w"), f"w.{step}=kill") == KILLED
+    assert disk.read(path) in (None, NEW)
+    disk.publish(path, NEW, "w")
+    assert disk.read(path) == NEW
+
+
+@pytest.mark.parametrize("step", REPLACE)
+def test_a_kill_while_replacing_leaves_the_old_content_or_the_new(tmp_path, step):
+    """Killed at any step, a reader sees one of the two whole contents."""
+    path = str(tmp_path / "file")
+    disk.replace(path, OLD, "w")
+    assert in_child(lambda: disk.replace(path, NEW, "w"), f"w.{step}=kill") == KILLED
+    assert disk.read(path) == (NEW if step == "dirsync" else OLD)
+    disk.replace(path, NEW, "w")
+    assert disk.read(path) == NEW
+
+
+@pytest.mark.parametrize("step", REMOVE)
+def test_a_kill_while_removing_leaves_the_whole_file_or_none(tmp_path, step):
+    """Killed at any step, the file is there as it was or gone; removing it again is no error."""
+    path = str(tmp_path / "file")
+    disk.replace(path, OLD, "w")
+    assert in_child(lambda: disk.remove(path, "w"), f"w.{step}=kill") == KILLED
+    assert disk.read(path) == (OLD if step == "unlink" else None)
+    disk.remove(path, "w")
+    assert disk.read(path) is None
+
+
+@pytest.mark.parametrize("fault", ["enospc", "eio"])
+@pytest.mark.parametrize("step", sorted({*PUBLISH, *REPLACE}))
+def test_a_fault_is_raised_and_leaves_neither_half_a_file_nor_a_temporary(tmp_path, step, fault):
+    """What the disk refuses is an OSError of that kind; no temporary and no descriptor is left."""
+    before = open_descriptors()
+    path = str(tmp_path / "file")
+    for make in (disk.publish, disk.replace):
+        disk.remove(path, "x")
+        with failing(f"w.{step}={fault}"):
+            try:
+                make(path, NEW, "w")
+            except OSError as error:
+                assert error.errno == {"enospc": errno.ENOSPC, "eio": errno.EIO}[fault]  # noqa: PT017 - link: one
+            else:
+                assert step in ("link", "rename"), "the failpoint was not passed"
+        assert disk.read(path) in (None, NEW)
+        assert set(os.listdir(tmp_path)) <= {"file"}
+    assert open_descriptors() == before
+
+
+def test_of_many_racing_publishers_exactly_one_wins(tmp_path):
+    """One process is told that it created the file, and its data is what everybody reads."""
+    path = str(tmp_path / "file")
+    start, go = os.pipe()
+
+    def race(n: int) -> None:
+        os.close(go)
+        os.read(start, 1)
+        won = disk.publish(path, b"%d" % n * 5000, "w")
+        os._exit(10 if won else 0)
+
+    children = [fork(lambda n=n: race(n)) for n in range(8)]
+    os.close(go)
+    codes = [reap(pid) for pid in children]
+    os.close(start)
+    assert sorted(codes) == [0] * 7 + [10]
+    assert disk.read(path) == b"%d" % codes.index(10) * 5000
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize(("make", "move"), [(disk.replace, "rename"), (disk.publish, "link")])
+def test_the_file_is_durable_before_its_name_and_the_name_before_the_return(tmp_path, monkeypatch, make, move):
+    """The order is fsync of the file, rename or link, fsync of the directory (else power cuts lose content)."""
+    calls = []
+    for name, real in {"write": os.write, "fsync": os.fsync, "rename": os.rename, "link": os.link}.items():
+
+        def record(*args, name=name, real=real):
+            directory = name == "fsync" and stat.S_ISDIR(os.fstat(args[0]).st_mode)
+            calls.append("dirsync" if directory else name)
+            return real(*args)
+
+        monkeypatch.setattr(disk.os, name, record)
+    make(str(tmp_path / "file"), NEW, "w")
+    assert calls == ["write", "fsync", move, "dirsync"]
+
+
+def test_a_removal_is_durable_at_return(tmp_path, monkeypatch):
+    """The directory is synced after the unlink."""
+    path = str(tmp_path / "file")
+    disk.replace(path, OLD, "w")
+    synced = []
+    monkeypatch.setattr(disk.os, "fsync", lambda fd: synced.append((os.path.exists(path), os.fstat(fd).st_ino)))
+    disk.remove(path, "w")
+    assert synced == [(False, os.stat(tmp_path).st_ino)]
+
+
+def test_failpoints_come_from_the_environment():
+    """Several points with commas; each acts at its n-th passage and only there."""
+    source = (
+        "from hf_mpwriter.system import disk\n"
+        "for n in range(4):\n"
+        "    for name in 'ab':\n"
+        "        try: disk.failpoint(name)\n"
+        "        except OSError as error: print(n, name, error.errno, flush=True)\n"
+    )
+    result = run_python(source, env={"HF_MPWRITER_FAILPOINT": " a=enospc:2, b = kill:3,"})
+    assert result.returncode == KILLED
+    assert result.stdout.split() == ["1", "a", str(errno.ENOSPC)]
+    assert run_python(source, env={"HF_MPWRITER_FAILPOINT": ""}).stdout == ""
+
+
+def test_a_file_that_cannot_grow_is_refused_as_a_whole(tmp_path):
+    """A short write is not taken for success: the old content stays."""
+    path = str(tmp_path / "file")
+    disk.replace(path, OLD, "w")
+
+    def limited() -> None:
+        limit_files(4096)
+        with pytest.raises(OSError, match="File too large"):
+            disk.replace(path, NEW, "w")
+
+    assert in_child(limited) == 0
+    assert disk.read(path) == OLD
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_files_of_ours_are_for_their_owner_only(tmp_path):
+    """Mode 0600 for files and 0700 for directories, whatever the umask allows."""
+    before = os.umask(0)
+    try:
+        disk.make_dirs(str(tmp_path / "spool"))
+        disk.replace(str(tmp_path / "spool" / "a"), b"", "w")
+        disk.publish(str(tmp_path / "spool" / "b"), b"", "w")
+    finally:
+        os.umask(before)
+    modes = [stat.S_IMODE(os.stat(tmp_path / "spool" / name).st_mode) for name in (".", "a", "b")]
+    assert modes == [0o700, 0o600, 0o600]
+
+
+def test_racing_makers_of_a_directory_all_succeed(tmp_path):
+    """Nobody fails because somebody else was faster."""
+    path = str(tmp_path / "a" / "b" / "c")
+    children = [fork(lambda: disk.make_dirs(path)) for _ in range(8)]
+    assert [reap(pid) for pid in children] == [0] * 8
+
+
+def test_symbolic_links_are_not_followed(tmp_path):
+    """A link planted in the spool neither reads nor writes somewhere else."""
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"secret")
+    (tmp_path / "link").symlink_to(secret)
+    with pytest.raises(OSError, match="symbolic"):
+        disk.read(str(tmp_path / "link"))
+    disk.replace(str(tmp_path / "link"), b"ours", "w")
+    assert secret.read_bytes() == b"secret"
+    assert disk.read(str(tmp_path / "link")) == b"ours"
+
+
+def test_a_failed_read_leaves_no_descriptor_open(tmp_path):
+    """Reading what is no file, again and again as pollers do, does not use up descriptors."""
+    before = open_descriptors()
+    for _ in range(3):
+        with pytest.raises(OSError, match="directory"):
+            disk.read(str(tmp_path))
+    assert open_descriptors() == before
+
+
+def test_a_deleted_or_replaced_path_is_another_file(tmp_path):
+    """`same_file` is true for the file at the path and for nothing else."""
+    path = str(tmp_path / "file")
+    disk.replace(path, OLD, "w")
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        assert disk.same_file(fd, path)
+        os.rename(path, f"{path}.away")
+        assert not disk.same_file(fd, path)
+        os.symlink(f"{path}.away", path)
+        assert not disk.same_file(fd, path)
+        disk.replace(path, OLD, "w")
+        assert not disk.same_file(fd, path)
+        os.rename(f"{path}.away", path)
+        assert disk.same_file(fd, path)
+    finally:
+        os.close(fd)
+
+
+def test_a_file_that_another_host_has_removed_is_gone(tmp_path, monkeypatch):
+    """A network filesystem says so of the descriptor; the path may be a new file by then."""
+    path = str(tmp_path / "lock")
+    disk.replace(path, OLD, "w")
+    fd = os.open(path, os.O_RDONLY)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fstat", lambda _: (_ for _ in ()).throw(OSError(errno.ESTALE, "stale")))
+        assert not disk.same_file(fd, path)
+    os.close(fd)
+
+
+def test_a_file_that_cannot_be_opened_as_ours_leaves_nothing(tmp_path, monkeypatch):
+    """Neither a file nor a descriptor, even if the disk does not let go of the file."""
+    before = open_descriptors()
+    for name in ("share", "unlink"):
+        of = disk if name == "share" else os
+        monkeypatch.setattr(of, name, lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "refused")))
+        with pytest.raises(OSError, match="refused"):
+            disk.open_ours(str(tmp_path / name), os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    assert open_descriptors() == before
+    assert os.listdir(tmp_path) == ["unlink"]
+
+
+def test_a_disk_that_refuses_to_tell_has_deleted_nothing(tmp_path, monkeypatch):
+    """A lock is given up when its file was deleted or replaced, and for no other reason."""
+    path = str(tmp_path / "lock")
+    fd = disk.open_ours(path, os.O_RDWR | os.O_CREAT)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", lambda *_, **__: (_ for _ in ()).throw(OSError(errno.EIO, "refused")))
+        assert disk.same_file(fd, path)
+    assert disk.same_file(fd, path)
+    os.unlink(path)
+    assert not disk.same_file(fd, path)
+    os.close(fd)

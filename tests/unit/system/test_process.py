@@ -1,0 +1,52 @@
+"""Who a process is: rank, role, and an identity that is never used twice."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from forks import fork, reap
+from programs import succeed
+
+from hf_mpwriter.system import process
+from hf_mpwriter.system.process import Process
+
+
+def test_a_process_has_one_identity_and_another_has_another():
+    """Asked twice it is the same; a child differs; a process that is gone has no start ticks."""
+    mine = Process.current()
+    assert mine == Process.current()
+    assert mine.ticks > 0
+    told, tell = os.pipe()
+
+    def child() -> None:
+        other = Process.current()
+        assert other != mine
+        assert (other.host, other.boot, other.namespace) == (mine.host, mine.boot, mine.namespace)
+        os.write(tell, str(process.start_ticks(os.getpid())).encode())
+
+    pid = fork(child)
+    ticks = int(os.read(told, 20))
+    assert ticks >= mine.ticks
+    assert reap(pid) == 0
+    assert process.start_ticks(pid) == 0
+    os.close(told)
+    os.close(tell)
+
+
+def test_start_ticks_survive_any_name_of_a_program(tmp_path):
+    """Parentheses and blanks in the name of a process do not shift the field."""
+    link = tmp_path / "a) R 1 (b"
+    link.symlink_to("/bin/sleep")
+    pid = os.posix_spawn(str(link), ["x", "60"], {})
+    try:
+        assert process.start_ticks(pid) >= process.start_ticks(os.getpid())
+    finally:
+        os.kill(pid, 9)
+        reap(pid)
+
+
+def test_the_host_id_is_stable_and_fits_into_a_card_name():
+    """The same in every process of the machine, with nothing that a file name could not carry."""
+    assert re.fullmatch(r"[A-Za-z0-9_-]+-[0-9a-f]{8}", process.host_id())
+    assert succeed("from hf_mpwriter.system import process; print(process.host_id())").strip() == process.host_id()

@@ -1,0 +1,149 @@
+"""Attachments in the loop of the uploader: they go when event files leave time for them."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+from attached import copies, quarantined, write
+from support import event_file
+
+from hf_mpwriter.base.settings import Destination, Settings
+from hf_mpwriter.base.verdicts import Done, Refused, Sent, Unknown
+from hf_mpwriter.snapshot import attachments
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.outbox import Batch
+from hf_mpwriter.spool.progress import Progress
+from hf_mpwriter.system import locks
+from hf_mpwriter.uploader import loop
+from hf_mpwriter.uploader.decision import Action, decide
+from hf_mpwriter.uploader.loop import Uploader
+
+
+@pytest.fixture
+def one(run_dir) -> Uploader:
+    """An uploader in this process, which wants all files and never pushes."""
+    spool = Spool(str(run_dir))
+    spool.create()
+    spool.record_destination(Destination("http://127.0.0.1:9", "me/run"))
+    made = Uploader(spool, locks.try_exclusive(spool.uploader_lock), lambda: 1000.0, random.Random(1))
+    made._settings = Settings(allow_patterns=None)
+    return made
+
+
+def looked(one: Uploader) -> list[str]:
+    """What a look puts into an entry."""
+    if one._attaching.look(one._ledger, one._settings, alone=True):
+        one._save_ledger()
+    return [file.path for entry in one._attaching.entries for file in entry.files]
+
+
+def test_what_the_hub_has_lost_is_looked_at_again_at_once(one, run_dir):
+    """Nobody lives and nothing waits, but a read-back has found a file gone: it is not left to the next start."""
+    path = write(run_dir, "gone.txt", b"one")
+    (file,) = attachments.Attachments(str(run_dir)).look(lambda _: True).files
+    one._ledger.acknowledge({path.name: file.content}, "c", 1.0)
+    one._snapshot([], one._situation([]))
+    assert decide(one._situation([])) is Action.ATTACH
+    one._attach(one._situation([]))
+    assert decide(one._situation([])) is Action.LEAVE
+    assert Progress(Spool(str(run_dir))).missing({path.name: 3}) == {}
+    one._entry = Batch(0, ())
+    one._settle(Done("c" * 40, own=False, repo_id="me/run", files={path.name: Sent(0, "")}, checked=True))
+    assert decide(one._situation([])) is Action.SNAPSHOT
+    assert Progress(Spool(str(run_dir))).missing({path.name: 3}) == {path.name: 3}
+    one._snapshot([], one._situation([]))
+    one._attach(one._situation([]))
+    assert one._attaching.entries[0].files == (file,)
+    one._push.kill()
+
+
+def test_a_file_above_the_limit_is_parked_with_what_to_do(one, run_dir, monkeypatch):
+    """It is named in the ledger and neither read nor copied; what is beside it goes on; small enough, it goes too."""
+    monkeypatch.setattr(attachments, "LIMIT", 5)
+    write(run_dir, "big.bin", b"too much")
+    write(run_dir, "small.txt", b"fits")
+    assert looked(one) == ["small.txt"]
+    assert "hf upload" in quarantined(run_dir)["big.bin"]
+    assert len(copies(run_dir)) == 1
+    write(run_dir, "big.bin", b"less")
+    one._attaching.clear_in_flight(one._attaching.mark_in_flight(), one._settings, own=True)
+    assert looked(one) == ["big.bin", "small.txt"]
+    assert quarantined(run_dir) == {}
+
+
+class Slow:
+    """A push that never ends by itself."""
+
+    pid = 1
+
+    def __init__(self) -> None:
+        self.killed = False
+
+    def kill(self) -> None:
+        """End it."""
+        self.killed = True
+
+    def listen(self):
+        """What it says."""
+        return [], Unknown("the push ended by signal 9") if self.killed else None
+
+    def wait(self, timeout: float) -> None:
+        """Nothing to wait for."""
+
+
+@pytest.fixture
+def pushes(monkeypatch) -> list[Slow]:
+    """The pushes that are started."""
+    made: list[Slow] = []
+
+    def start(*_: object) -> Slow:
+        made.append(Slow())
+        return made[-1]
+
+    monkeypatch.setattr(loop, "PushHandle", start)
+    return made
+
+
+def test_a_push_of_attachments_ends_at_once_on_sigterm_and_events_go_first(one, run_dir, pushes):
+    """Its outcome is unknown, so it is uncertain; then the events are looked at and pushed, and nothing else."""
+    write(run_dir, "slow.bin", b"slow")
+    one._attach(one._situation([]))
+    event_file(run_dir / "events.out.tfevents.0000000001.h.1.aa", 3)
+    assert one.tick()
+    assert not pushes[0].killed
+    one.terminate()
+    assert one.tick()
+    assert (pushes[0].killed, list(one._ledger.uncertain), copies(run_dir)) == (True, ["slow.bin"], [])
+    assert one.tick()
+    assert [file.path for file in one._entry.files] == ["events.out.tfevents.0000000001.h.1.aa"]
+
+
+def test_attachments_name_their_parent_however_busy_the_branch_is(one, run_dir, pushes):
+    """Without it they might replace what somebody has just put there; event files only grow."""
+    one._pace._moved = 100
+    write(run_dir, "a.txt", b"one")
+    one._attach(one._situation([]))
+    assert one._fenced
+    assert '"fenced": true' in Path(one._host.in_flight).read_text()
+    one._entry = None
+    one._start_push(Batch(1, ()), one._situation([]))
+    assert not one._fenced
+
+
+def test_attachments_that_fail_do_not_hold_back_events(one, run_dir, pushes):
+    """The Hub has trouble with them alone: events are looked at as before, and may be pushed."""
+    write(run_dir, "a.txt", b"one")
+    for _ in range(9):
+        one._attach(one._situation([]))
+        one._settle(Unknown("502"))
+        one._push = None
+    assert one._pace.next_try <= one._clock()
+    event_file(run_dir / "events.out.tfevents.0000000001.h.1.aa", 3)
+    assert decide(one._situation([])) is Action.SNAPSHOT
+    one._snapshot([], one._situation([]))
+    assert decide(one._situation([])) is Action.PUSH
+    one._attach(one._situation([]))
+    one._settle(Refused("403", "a token"))
+    assert one._pace.next_try > one._clock(), "then nobody is taken"

@@ -1,0 +1,99 @@
+"""The election: one seat, handed over with its lock; failures are backed off and never raised."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import tempfile
+
+import pytest
+from programs import run_python, wait_for
+
+from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.system import launch, locks
+from hf_mpwriter.worker import election
+from hf_mpwriter.worker.election import Election, unfinished_siblings
+
+
+def test_an_uploader_that_cannot_start_is_told_once_and_tried_again_later(spool, monkeypatch, caplog):
+    """A broken interpreter: one warning, no exception, longer and longer pauses, no lock kept."""
+    monkeypatch.setattr(sys, "executable", "/nonexistent/python")
+    now = [1000.0]
+    one = Election(spool, clock=lambda: now[0])
+    tries = 0
+    with caplog.at_level(logging.WARNING):
+        for _ in range(600):
+            quiet = one._quiet_until
+            assert not one.look()
+            tries += one._quiet_until != quiet
+            now[0] += 1.0
+    assert len(caplog.records) == 1
+    assert tries <= 10, "5 s, 10 s, 20 s ... up to 5 min"
+    assert not locks.is_held(spool.uploader_lock)
+    monkeypatch.undo()
+    now[0] += election.LONGEST_BACKOFF
+    assert one.look(), "the cause is gone"
+    wait_for(lambda: not one.reap() and not locks.is_held(spool.uploader_lock), "it finds nobody and leaves")
+    monkeypatch.setattr(sys, "executable", None)  # as in a program that embeds Python
+    assert not one.look()
+    assert len(caplog.records) == 2, "another trouble is told again"
+
+
+def test_uploaders_that_die_at_once_are_not_started_for_ever(spool, monkeypatch, caplog):
+    """Three starts in a minute, then longer and longer pauses: an interpreter that always fails is no fork bomb."""
+    monkeypatch.setattr(launch, "UPLOADER_BOOT", "raise SystemExit(1)")
+    now = [1000.0]
+    one = Election(spool, clock=lambda: now[0])
+    starts = 0
+    with caplog.at_level(logging.WARNING):
+        for _ in range(1200):
+            starts += one.look()
+            wait_for(lambda: not one.reap(), "it ends")
+            now[0] += 1.0
+    assert starts <= election.STARTS_LIMIT + 10, "5 s, 10 s, 20 s ... up to 5 min"
+    assert len(caplog.records) == 1
+
+
+WITHOUT_PROCESSES = """
+import logging, os, resource, sys
+from hf_mpwriter.worker.election import Election
+from hf_mpwriter.system.process import host_id
+from hf_mpwriter.spool.layout import Spool
+host_id()  # nobody may import what is still missing
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+logging.basicConfig()
+one = Election(Spool(sys.argv[1]))
+print([one.look() for _ in range(3)])
+"""
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else, and root has no limit")
+def test_a_user_without_processes_to_spare_goes_on():
+    """`ulimit -u` is reached: one warning, no exception, no lock kept."""
+    with tempfile.TemporaryDirectory() as place:  # pytest's own are for root only
+        spool = Spool(os.path.join(place, "run"))
+        spool.create()
+        for directory, _, names in os.walk(place):
+            for path in [directory, *(os.path.join(directory, name) for name in names)]:
+                os.chown(path, 65534, 65534)
+        result = run_python(WITHOUT_PROCESSES, spool.run_dir)
+        assert (result.returncode, result.stdout) == (0, "[False, False, False]\n"), result.stderr
+        assert result.stderr.count("cannot start an uploader: [Errno 11]") == result.stderr.count("\n") == 1
+        assert not locks.is_held(spool.uploader_lock)
+
+
+def test_a_parent_that_cannot_be_listed_has_no_runs():
+    """Else each look would end there, before the user is told what the uploader has to say."""
+    assert unfinished_siblings(Spool("/nowhere/run"), Destination("http://hub", "me/run")) == []
+
+
+def test_the_token_reaches_the_uploader_by_environment_only(spool):
+    """Nothing of the token is in the argument list."""
+    env = election.child_environment({"PATH": "/bin", "PYTHONSTARTUP": "x"}, "hf_secret")
+    assert env["HF_TOKEN"] == "hf_secret"
+    assert "PYTHONSTARTUP" not in env
+    assert election.child_environment({"HF_TOKEN": "theirs"}, None)["HF_TOKEN"] == "theirs"

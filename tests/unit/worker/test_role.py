@@ -1,0 +1,179 @@
+"""The role of a process: its rank, whether it is a child, and the name of its job."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+
+import pytest
+from forks import in_child
+from hypothesis import given
+from hypothesis import strategies as st
+from programs import succeed
+
+from hf_mpwriter.spool.layout import MemberName
+from hf_mpwriter.system import process as process_module
+from hf_mpwriter.worker import role as role_module
+from hf_mpwriter.worker.role import Role, rank_of, role_of
+
+
+@pytest.mark.parametrize(
+    ("environ", "rank"),
+    [
+        ({}, None),
+        ({"RANK": "3"}, 3),
+        ({"RANK": "0", "SLURM_PROCID": "7", "SLURM_STEP_ID": "0"}, 0),
+        ({"LOCAL_RANK": "2"}, None),
+        ({"RANK": ""}, None),
+        ({"RANK": "x"}, None),
+        ({"RANK": "-1"}, None),
+        ({"OMPI_COMM_WORLD_RANK": "4"}, 4),
+        ({"PMI_RANK": "5"}, 5),
+        ({"MV2_COMM_WORLD_RANK": "6"}, 6),
+        ({"PMIX_RANK": "7"}, 7),
+        ({"JSM_NAMESPACE_RANK": "8"}, 8),
+        ({"SLURM_PROCID": "9", "SLURM_STEP_ID": "0"}, 9),
+        ({"SLURM_PROCID": "9", "SLURM_STEPID": "3"}, 9),
+        ({"SLURM_PROCID": "0"}, None),
+        ({"SLURM_PROCID": "0", "SLURM_STEP_ID": "4294967291"}, None),
+        ({"SLURM_PROCID": "0", "SLURM_STEP_ID": "4294967290"}, None),
+        ({"SLURM_PROCID": "0", "SLURM_STEP_ID": "batch"}, None),
+    ],
+)
+def test_the_rank_is_the_one_that_the_launcher_gave(environ, rank):
+    """Every launcher's own variable counts; SLURM's only within a step (a batch script has SLURM_PROCID=0, too)."""
+    assert rank_of(environ) == rank
+
+
+@pytest.mark.parametrize(
+    ("environ", "inherited", "child", "role", "worker"),
+    [
+        ({}, None, None, Role(None, None), "main"),
+        ({"RANK": "0"}, None, None, Role(0, None), "main"),
+        ({"RANK": "3"}, None, None, Role(3, None), "rank_00003"),
+        ({"RANK": "3"}, 3, "Process-1", Role(3, "Process-1"), "rank_00003_Process-1"),
+        ({"RANK": "0"}, 0, "Process-1", Role(0, "Process-1"), "rank_00000_Process-1"),
+        ({}, None, "Process-1", Role(None, "Process-1"), "Process-1"),
+        ({}, None, "", Role(None, ""), "proc_00001"),
+        ({}, None, "main", Role(None, "main"), "proc_main"),
+        ({"RANK": "2"}, None, "Process-3", Role(2, None), "rank_00002"),
+        ({"RANK": "2"}, 0, "Process-3", Role(2, None), "rank_00002"),
+        ({"RANK": "0"}, None, "Process-1", Role(0, None), "main"),
+    ],
+)
+def test_a_child_is_a_rank_only_if_it_was_given_one_after_its_start(environ, inherited, child, role, worker):
+    """What it inherited makes it a child of that rank; what it was given (mp.spawn scripts) makes it that rank."""
+    assert role_of(environ, inherited, child) == role
+    assert role.worker == worker
+    assert role.waits == (role.child is None)
+
+
+@given(st.text(), st.none() | st.integers(0, 10**5))
+def test_any_name_of_a_child_makes_a_worker_whose_card_can_be_read(text, rank):
+    """Whatever multiprocessing calls a child, its worker is a plain directory name that a card's name carries."""
+    worker = Role(rank, text).worker
+    assert worker not in ("", "main", ".", "..")
+    name = MemberName(worker, process_module.host_id(), 1, 2, 3)
+    assert MemberName.parse(str(name)) == name
+
+
+def test_a_child_named_like_the_observer_is_no_observer():
+    """A multiprocessing child called "sync" is a worker like any other."""
+    from hf_mpwriter.spool.members import OBSERVER
+
+    assert Role(None, OBSERVER).worker != OBSERVER
+
+
+def test_a_forked_child_knows_that_it_is_one(monkeypatch):
+    """os.fork and multiprocessing's fork make children; a rank given in the child makes it a rank."""
+    monkeypatch.setenv("RANK", "2")
+    assert role_module.current_role() == Role(2, None)
+
+    def child() -> None:
+        assert role_module.current_role() == Role(2, "")
+        os.environ["RANK"] = "5"
+        assert role_module.current_role() == Role(5, None)
+        assert in_child(lambda: os._exit(0 if role_module.current_role() == Role(5, "") else 1)) == 0
+
+    assert in_child(child) == 0
+    process = multiprocessing.get_context("fork").Process(target=_exit_if_child_of_rank_2, name="loader")
+    process.start()
+    process.join()
+    assert process.exitcode == 10
+
+
+def _exit_if_child_of_rank_2() -> None:
+    os._exit(10 if role_module.current_role() == Role(2, "loader") else 1)
+
+
+@pytest.mark.parametrize(("rank", "role"), [(None, Role(0, None)), (0, Role(0, None)), (2, Role(2, ""))])
+def test_a_child_that_trains_is_the_first_rank_and_its_children_are_children(rank, role, monkeypatch):
+    """A framework's word counts where no launcher gave a rank; a program that trains itself is what it was before."""
+    for name in role_module.RANK_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    if rank is not None:
+        monkeypatch.setenv("RANK", str(rank))
+    monkeypatch.setattr(role_module, "_first_rank_pid", [])
+    before = role_module.current_role()
+    role_module.take_first_rank()
+    assert role_module.current_role() == before == Role(rank, None)
+
+    def child() -> None:
+        assert role_module.current_role() == Role(rank, "")
+        role_module.take_first_rank()
+        assert role_module.current_role() == role
+        assert in_child(lambda: os._exit(0 if role_module.current_role() == Role(rank, "") else 1)) == 0
+
+    assert in_child(child) == 0
+
+
+SPAWNING = """
+import multiprocessing, os
+from hf_mpwriter.worker import role
+
+def show(rank=None):
+    if rank is not None:
+        os.environ["RANK"] = str(rank)
+    print(role.current_role(), flush=True)
+
+if __name__ == "__main__":
+    show()
+    for method in ("spawn", "forkserver"):
+        for arguments in ((), (4,)):
+            context = multiprocessing.get_context(method)
+            process = context.Process(target=show, args=arguments, name="w")
+            process.start()
+            process.join()
+"""
+
+
+def test_a_spawned_child_knows_that_it_is_one(tmp_path):
+    """Spawn and forkserver children of rank 1 are its children, until they are given a rank of their own."""
+    program = tmp_path / "program.py"
+    program.write_text(SPAWNING)
+    out = succeed("import os,sys;os.execv(sys.executable,[sys.executable,sys.argv[1]])", program, env={"RANK": "1"})
+    mine, child, ranked = "Role(rank=1, child=None)", "Role(rank=1, child='w')", "Role(rank=4, child=None)"
+    assert out.splitlines() == [mine, child, ranked, child, ranked]
+
+
+@pytest.mark.parametrize(
+    ("environ", "name"),
+    [
+        ({"SLURM_JOB_ID": "77"}, "slurm_77"),
+        ({"SLURM_JOB_ID": "77", "SLURM_ARRAY_JOB_ID": "70", "SLURM_ARRAY_TASK_ID": "3"}, "slurm_70_3"),
+        ({"TORCHELASTIC_RUN_ID": "a/b"}, "torchrun_a_b"),
+    ],
+)
+def test_a_job_has_one_name_for_all_ranks_and_requeues(environ, name):
+    """The launcher's stable id names the default run directory, whenever and wherever a rank starts."""
+    assert role_module.job_name(environ, 1.0, "a") == role_module.job_name(environ, 2e9, "b") == name
+
+
+def test_a_job_without_an_id_is_named_by_its_start():
+    """Torchrun's "none" is no id; all ranks of one launcher say the same second."""
+    assert role_module.job_name({"TORCHELASTIC_RUN_ID": "none"}, 0.0, "h") == role_module.job_name({}, 0.0, "h")
+    assert role_module.job_name({}, 0.0, "h") != role_module.job_name({}, 100.0, "h")
+    first, second = role_module.launch_time(0), role_module.launch_time(1)
+    assert abs(first - second) < 1.0
+    assert abs(role_module.launch_time(None) - time.time()) < 60.0
