@@ -167,12 +167,12 @@ class Outbox:
             OSError: the disk refuses; without this record no push may start.
         """
         data = json.dumps({"entry": entry.number, "fenced": fenced, "job": job}).encode()
-        disk.replace(self._host.in_flight, data, "queue.in_flight")
+        disk.replace(self._host.in_flight, data, "outbox.in_flight")
         return self._host.in_flight
 
     def clear_in_flight(self) -> None:
         """The outcome of the push is known."""
-        disk.remove(self._host.in_flight, "outbox.in_flight")
+        disk.remove(self._host.in_flight, "outbox.cleared")
 
 
 def interrupted(host: HostSpool) -> InFlightRecord | None:

@@ -41,19 +41,19 @@ from bench_processes import DEADLINE, wait_for
 from power_cut_steps import cut_steps
 
 from hf_mpwriter import HFSummaryWriter
-from hf_mpwriter.events import event_file
-from hf_mpwriter.snapshot import event_files
-from hf_mpwriter.spool import layout
-from hf_mpwriter.system import process as process_module
-from hf_mpwriter.worker import election, worker
 from hf_mpwriter.base.errors import HfMpWriterError
-from hf_mpwriter.spool.ledger import load, set_aside
+from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.events import event_file
 from hf_mpwriter.localhub import LocalHub
 from hf_mpwriter.localhub.errors import Refusal
+from hf_mpwriter.snapshot import event_files
+from hf_mpwriter.spool import layout
+from hf_mpwriter.spool.ledger import load, set_aside
 from hf_mpwriter.spool.outbox import InFlightRecord, Outbox, interrupted
-from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.system import process as process_module
 from hf_mpwriter.testing import Journal, LoopDisk, check, forget_lost, processes, read_journals
 from hf_mpwriter.testing.power_cut import has_power
+from hf_mpwriter.worker import election, worker
 
 if TYPE_CHECKING:
     from hf_mpwriter.push.client import Hub
@@ -242,7 +242,9 @@ class Run:
 
     def hollow_entries(self) -> Iterator[str]:
         """Entries that refer to bytes that are not there."""
-        local = {file.path: file.length for file in event_files.EventFileScan(self.run_dir).files(lambda _: True, tuple)}
+        local = {
+            file.path: file.length for file in event_files.EventFileScan(self.run_dir).files(lambda _: True, tuple)
+        }
         for entry in Outbox(self.host, self.run_dir).entries:
             for file in entry.files:
                 if local.get(file.path, 0) < file.length:
@@ -267,7 +269,6 @@ def cut_runs(root: Path, kind: str, cuts: int, seed: int, done: Counter[str]) ->
     """Cut the power of so many runs of the whole system as are needed; yields problems."""
     with LocalHub(root / "hub") as hub:
         os.environ["HF_ENDPOINT"] = hub.endpoint
-        from hf_mpwriter.push.client import Hub()
 
         for first in range(0, cuts, CUTS):
             place = root / f"{kind}{first}"

@@ -51,12 +51,14 @@ _EARLY = """\
         self._save_ledger()
 """
 SABOTAGES = {
-    "buffered": Sabotage("eventfile.py", _APPEND, _BUFFERED + _APPEND),  # records wait in memory
-    "early-ack": Sabotage("uploader.py", _START, _EARLY + _START),  # acknowledged before the commit
+    "buffered": Sabotage("events/event_file.py", _APPEND, _BUFFERED + _APPEND),  # records wait in memory
+    "early-ack": Sabotage("uploader/loop.py", _START, _EARLY + _START),  # acknowledged before the commit
     "unsynced": Sabotage(
-        "queue.py", "            self._make_durable(group)\n", "            pass\n"
+        "spool/outbox.py", "            self._make_durable(group)\n", "            pass\n"
     ),  # no fsync before the entry
-    "unfenced": Sabotage("push.py", "parent if job.fenced else None\n", "None\n"),  # no parent, and no settle rule
+    "unfenced": Sabotage(
+        "push/commit.py", "parent if job.fenced else None\n", "None\n"
+    ),  # no parent, and no settle rule
 }
 
 

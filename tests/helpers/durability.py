@@ -34,7 +34,7 @@ from hf_mpwriter.spool.members import MemberFile
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.process import Process
 from hf_mpwriter.uploader import backoff, loop
-from hf_mpwriter.worker import files
+from hf_mpwriter.worker.files import event_directories
 
 SETTINGS = Settings(commit_every=0.1)
 HOSTS = ("one", "two")
@@ -395,7 +395,7 @@ class Durability(RuleBasedStateMachine):
                 if self.uploader is None:
                     break
         assert self.uploader is None, "the uploader does not come to an end"
-        for name in files.event_directories(self.spool.run_dir):
+        for name in event_directories(self.spool.run_dir):
             for path in (os.path.join(name, one) for one in os.listdir(name)):
                 relative = os.path.relpath(path, self.spool.run_dir)
                 with open(path, "rb") as file:

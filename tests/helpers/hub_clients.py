@@ -107,7 +107,7 @@ def file(path: str, content: bytes) -> tuple[str, dict[str, object]]:
     return "file", {"path": path, "content": base64.b64encode(content).decode(), "encoding": "base64"}
 
 
-def mark_uncertain(hub: LocalHub, content: bytes):
+def offer(hub: LocalHub, content: bytes):
     """Ask for an upload and return oid and actions."""
     oid = hashlib.sha256(content).hexdigest()
     body = {"operation": "upload", "transfers": ["basic"], "objects": [{"oid": oid, "size": len(content)}]}

@@ -62,7 +62,7 @@ def _remove_first(put):
 
 def _no_record(self, entry, job, *, fenced):
     data = json.dumps({"entry": entry.number, "fenced": fenced, "job": job}).encode()
-    disk.replace(self._host.in_flight, data, "queue.in_flight", durable=False)
+    disk.replace(self._host.in_flight, data, "outbox.in_flight", durable=False)
     return self._host.in_flight
 
 
@@ -76,7 +76,7 @@ SABOTAGES = {  # what to break, and how it is found
         _remove_first(outbox.Outbox.put),
         "nor a durable entry covers",
     ),
-    "no record before a push": (outbox.Outbox, "take_off", _no_record, "its record is not durable"),
+    "no record before a push": (outbox.Outbox, "mark_in_flight", _no_record, "its record is not durable"),
     "ledger before commit": (
         loop.Uploader,
         "_start_push",
@@ -89,7 +89,7 @@ SABOTAGES = {  # what to break, and how it is found
         _early_landed(loop.Uploader._acknowledge),
         "the record goes before the ledger",
     ),
-    "no settle time": (uploader, "SETTLE_TIME", 0.0, "shrank|while a request without a parent is under way"),
+    "no settle time": (loop, "SETTLE_TIME", 0.0, "shrank|while a request without a parent is under way"),
 }
 
 

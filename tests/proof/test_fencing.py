@@ -44,7 +44,7 @@ from hf_mpwriter.spool import status
 from hf_mpwriter.system import launch
 from hf_mpwriter.uploader import backoff
 status.BEAT_EVERY, backoff.MOVED_WAIT, backoff.FIRST_WAIT, uploader.SETTLE_TIME = 0.5, 0.6, 1.0, {SETTLE}
-launch.PUSH_BOOT = launch.PUSH_BOOT.replace("push.main", "push.MOVED_TRIES=1;process.main")
+launch.PUSH_BOOT = launch.PUSH_BOOT.replace("push.main", "from hf_mpwriter.push import commit;commit.MOVED_TRIES=1;push.main")
 """
 HASTE = f"exec({QUICK!r});uploader.main"
 IMPATIENT = f"""

@@ -154,7 +154,7 @@ def test_a_file_that_changed_between_two_starts_replaces_our_own_copy(hub, run_d
 def test_an_uploader_killed_between_copy_and_push_loses_nothing(hub, run_dir, start):
     """It dies with the copy made; the next start sends the file and leaves no copy behind."""
     write(run_dir, "notes.txt", b"precious")
-    kill = {"HF_MPWRITER_FAILPOINT": "queue.in_flight.rename=kill:2", "HF_MPWRITER_EXIT_TIMEOUT": "0"}
+    kill = {"HF_MPWRITER_FAILPOINT": "outbox.in_flight.rename=kill:2", "HF_MPWRITER_EXIT_TIMEOUT": "0"}
     start(EVERYTHING, run_dir, 5, env=kill).succeed()
     wait_for(lambda: copies(run_dir) and no_uploader(run_dir), "the uploader is dead, the copy is there")
     assert on_hub(hub, "notes.txt") is None

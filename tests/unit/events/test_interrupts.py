@@ -26,7 +26,7 @@ def raise_interrupted() -> None:
     raise Interrupted
 
 
-SOURCES = {eventfile.__file__, segment.__file__, disk.__file__, records.__file__}
+SOURCES = {event_file.__file__, segment.__file__, disk.__file__, framing.__file__}
 
 
 def interrupted(n: int, action, handler=raise_interrupted) -> bool:

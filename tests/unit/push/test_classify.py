@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_mpwriter.base.verdicts import Moved, Refused, Retry, Split, Unknown
-from hf_mpwriter.push import classify
-from hf_mpwriter.push.classify import classify
+from hf_mpwriter.push.classify import BUSY_WAIT, QUOTA_WAIT, classify
 
 
 def http(status: int, text: str = "", kind: type = hf.HfHubHTTPError, **headers: str) -> Exception:
@@ -107,15 +106,15 @@ def test_a_missing_repository_is_created_by_the_next_push():
     ("status", "text", "headers", "after"),
     [
         (429, "", {"ratelimit": '"api";r=0;t=55'}, 56.0),
-        (429, "", {"ratelimit": '"api";r=120;t=55'}, classify.QUOTA_WAIT),
+        (429, "", {"ratelimit": '"api";r=120;t=55'}, QUOTA_WAIT),
         (429, "", {"retry_after": "7"}, 7.0),
         (503, "", {"retry_after": "30"}, 30.0),
         (503, "", {}, None),
         (503, "", {"retry_after": "Wed, 21 Oct 2026 07:28:00 GMT"}, None),
         (429, "rate limit for repository commits (128 per hour). Retry in about 10 minutes", {}, 600.0),
         (429, "you can retry this action in about an hour", {}, 3600.0),
-        (429, "hourly quotas exceeded", {}, classify.QUOTA_WAIT),
-        (409, "another commit operation is in progress", {}, classify.BUSY_WAIT),
+        (429, "hourly quotas exceeded", {}, QUOTA_WAIT),
+        (409, "another commit operation is in progress", {}, BUSY_WAIT),
     ],
 )
 def test_the_hubs_wish_is_heard(status, text, headers, after):

@@ -86,7 +86,9 @@ def test_a_push_that_hangs_ends_by_its_own_timer(run_dir, monkeypatch):
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
         disk.publish(in_flight, json.dumps({"job": job(run_dir, endpoint=endpoint).to_json()}).encode(), "test")
         monkeypatch.setattr(
-            launch, "PUSH_BOOT", launch.PUSH_BOOT.replace("push.main", "push.DEADLINE_BASE=1.0;process.main")
+            launch,
+            "PUSH_BOOT",
+            launch.PUSH_BOOT.replace("push.main", "from hf_mpwriter.push import job;job.DEADLINE_BASE=1.0;push.main"),
         )
         process = handle.PushHandle(in_flight, 300.0)
         verdict = wait_for(lambda: process.listen()[1], "the end")

@@ -18,7 +18,7 @@ from support import JSON, dump, failing
 from hf_mpwriter.base import names as names_module
 from hf_mpwriter.base.errors import DestinationError, HfMpWriterError, LogdirError, SpoolFormatError
 from hf_mpwriter.base.settings import Destination
-from hf_mpwriter.spool.layout import MemberName, Spool
+from hf_mpwriter.spool.layout import FORMAT, MemberName, Spool
 
 HERE = Destination("https://hub", "me/run", path_in_repo="logs")
 STEPS = ("open", "write", "fsync", "link", "dirsync")
@@ -94,7 +94,7 @@ def test_racing_workers_make_one_spool(place):
     assert [reap(pid) for pid in children] == [0] * 8
     assert sorted(os.listdir(place.root)) == ["FORMAT", "claims", "hosts", "members"]
     with open(os.path.join(place.root, "FORMAT"), encoding="ascii") as file:
-        assert file.read() == f"{layout.FORMAT}\n"
+        assert file.read() == f"{FORMAT}\n"
     assert os.stat(place.root).st_mode & 0o777 == 0o700
 
 

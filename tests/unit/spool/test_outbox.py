@@ -199,7 +199,7 @@ def test_a_push_starts_only_after_its_record_is_durable(run, step, fault):
     queue.put([[OLD]])
     queue.mark_in_flight(queue.entries[0], {"n": 1}, fenced=False)
     entry = Batch(7, (NEW,))
-    code = in_child(lambda: queue.mark_in_flight(entry, {"n": 2}, fenced=True), f"queue.in_flight.{step}={fault}")
+    code = in_child(lambda: queue.mark_in_flight(entry, {"n": 2}, fenced=True), f"outbox.in_flight.{step}={fault}")
     assert code == (KILLED if fault == "kill" else 1)
     after = [InFlightRecord(7, fenced=True)] if step == "dirsync" else [InFlightRecord(1, fenced=False)]
     assert after_restart(run) in after
@@ -214,7 +214,7 @@ def test_a_landing_that_is_interrupted_can_be_repeated(run, step, fault):
     """The record is whole or gone; removing it again is no error."""
     queue = run.queue()
     queue.mark_in_flight(Batch(3, (OLD,)), {}, fenced=True)
-    assert in_child(outbox.in_flight, f"outbox.in_flight.{step}={fault}") == (KILLED if fault == "kill" else 1)
+    assert in_child(queue.clear_in_flight, f"outbox.cleared.{step}={fault}") == (KILLED if fault == "kill" else 1)
     assert after_restart(run) == (InFlightRecord(3, fenced=True) if step == "unlink" else None)
     queue.clear_in_flight()
     queue.clear_in_flight()

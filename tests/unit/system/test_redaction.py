@@ -128,7 +128,7 @@ def test_the_report_of_an_uploader_has_no_secret(tmp_path, monkeypatch, capsys):
         bulletin = StatusFile(host, Process.current(), time.monotonic, 0.0)
         bulletin.notice([f"seen {ODD}"])
         bulletin.complain(verdict, 1)
-        status.publish(phase="idle")
+        bulletin.publish(phase="idle")
         told = Path(host.status).read_text()
         assert "<token>" in told
         assert ODD not in told + capsys.readouterr().err
