@@ -88,7 +88,7 @@ def status(logdir: Path, *, as_json: bool) -> None:
     everybody, view = members_module.Members(spool), Progress(spool)
     members = everybody.members()
     allows = _settings(members, view).allows
-    attached = attachments.Attachments(spool.run_dir).look(allows)
+    attached = attachments.Attachments(spool.run_dir).scan(allows)
     files = EventFileScan(spool.run_dir).files(allows, everybody.growing) + attached.files
     book, report = view.ledger(), view.uploader()
     held = {file.path: _on_hub(file, book) for file in files}
@@ -199,7 +199,7 @@ def _wait_with_bar(spool: Spool, lengths: dict[str, int], timeout: float, checke
                 bar.write(f"not yet: {reason} {view.uploader().hint}".rstrip())
                 told = reason
 
-        missing = progress.wait(view, lengths, timeout, election.look, tell, since=checked)
+        missing = progress.wait(view, lengths, timeout, election.ensure_uploader, tell, since=checked)
         bar.n = total - sum(missing.values())
     return missing
 

@@ -75,7 +75,7 @@ class Attachments:
         self._known = {path: self._known[path] for path in found if path in self._known}
         return found
 
-    def look(self, allows: Callable[[str], bool]) -> Found:
+    def scan(self, allows: Callable[[str], bool]) -> Found:
         """All attachments that the user's patterns allow, with their content, sorted by path."""
         found = Found()
         for relative in self.paths(allows):

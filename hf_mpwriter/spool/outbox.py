@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from hf_mpwriter.base.errors import DAMAGED
 from hf_mpwriter.base.files import LocalFile, parse_files
 from hf_mpwriter.spool.layout import HostSpool
 from hf_mpwriter.system import disk
+
+logger = logging.getLogger("hf_mpwriter")
 
 
 @dataclass(frozen=True)
@@ -93,9 +96,7 @@ class Outbox:
                 data = json.loads(disk.read(os.path.join(self._host.outbox, name)) or b"")
                 found.append(Batch(int(stem), parse_files(data["files"])))
             except (*DAMAGED, OSError) as error:  # derived again from the event files
-                from hf_mpwriter.system.daemon import say
-
-                say(f"entry {name} cannot be read and is dropped: {error}")
+                logger.info("entry %s cannot be read and is dropped: %s", name, error)
                 with contextlib.suppress(OSError):
                     disk.remove(os.path.join(self._host.outbox, name), "outbox.garbage")
         return found

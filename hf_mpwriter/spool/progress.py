@@ -25,7 +25,7 @@ from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.process import host_id
 
 POLL = 0.05  # seconds between two looks at the ledger while waiting
-LOOK_EVERY = 1.0  # seconds between two looks at the uploader lock while waiting
+ENSURE_EVERY = 1.0  # seconds between two checks, while waiting, that an uploader lives
 NEVER = -1.0  # unix time; every ledger is believed
 
 
@@ -183,7 +183,7 @@ def wait(
     progress: Progress,
     lengths: Mapping[str, int],
     timeout: float,
-    look: Callable[[], object],
+    ensure_uploader: Callable[[], object],
     tell: Callable[[dict[str, int]], object] | None = None,
     clock: Callable[[], float] = time.monotonic,
     since: float = NEVER,
@@ -195,7 +195,7 @@ def wait(
         progress: view of the run.
         lengths: bytes per path.
         timeout: seconds.
-        look: called every second, makes sure that an uploader lives.
+        ensure_uploader: called every second, makes sure that an uploader lives.
         tell: called at every poll with what is missing; what it raises ends the wait.
         clock: monotonic seconds.
         since: see `Progress.missing`.
@@ -206,16 +206,16 @@ def wait(
         and not gone on with when all that is missing, or the destination, was refused since it began.
     """
     end, began = clock() + timeout, time.time()
-    next_look, asked = 0.0, progress.changes(lengths) if asked is None else asked
+    next_check, asked = 0.0, progress.changes(lengths) if asked is None else asked
     while missing := progress.missing(lengths, since, asked):
         now, report = clock(), progress.uploader()
         if now >= end or report.blocked_until > end or progress.is_hopeless(missing, since):
             break
         if report.kind == Refused.__name__ and report.failed_at >= began:
             break
-        if now >= next_look:
-            look()
-            next_look = now + LOOK_EVERY
+        if now >= next_check:
+            ensure_uploader()
+            next_check = now + ENSURE_EVERY
         if tell is not None:
             tell(missing)
         time.sleep(POLL)

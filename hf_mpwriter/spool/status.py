@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -22,8 +23,10 @@ from typing import Any
 from hf_mpwriter.base.verdicts import Quarantine, Refused, Verdict
 from hf_mpwriter.spool.layout import HostSpool
 from hf_mpwriter.system import disk, redaction
-from hf_mpwriter.system.daemon import rotate_log, say
+from hf_mpwriter.system.daemon import rotate_log
 from hf_mpwriter.system.process import Process, boot_id
+
+logger = logging.getLogger("hf_mpwriter")
 
 BEAT_EVERY = 10.0  # seconds between two heartbeats, if nothing changes
 NOTICES = 5  # the last ones are kept
@@ -56,7 +59,7 @@ class StatusFile:
         """Tell what a push found out, each thing once."""
         for text in map(redaction.redact_known, notices):
             if text not in self._notices:
-                say(text)
+                logger.info(text)
                 self._notices = [*self._notices, text][-NOTICES:]
 
     def complain(self, verdict: Verdict, attempts: int) -> None:
@@ -67,7 +70,7 @@ class StatusFile:
         reason, hint = redaction.redact_known(reason), redaction.redact_known(hint)
         kind = type(verdict).__name__
         if self.trouble != kind:
-            say(f"{kind}: {reason} {hint}".strip())
+            logger.info("%s", f"{kind}: {reason} {hint}".strip())
         now = time.time()
         since = self._error.get("since", now)
         self._error = {"kind": kind, "reason": reason, "hint": hint, "since": since, "at": now, "attempts": attempts}
@@ -75,7 +78,7 @@ class StatusFile:
     def recover(self) -> None:
         """Tell that it goes on."""
         if self._error:
-            say("the outage is over")
+            logger.info("the outage is over")
             self._error = {}
 
     def publish(self, **state: Any) -> None:
@@ -94,7 +97,7 @@ class StatusFile:
             disk.replace(self._host.status, data, "status.publish", durable=False)
             rotate_log(self._host.log)
         except OSError as error:
-            say(f"cannot report: {error}")
+            logger.info("cannot report: %s", error)
 
 
 SILENCE = 60.0  # seconds; an uploader at work reports every ten

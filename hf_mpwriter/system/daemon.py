@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable
 
 from hf_mpwriter.system import disk, redaction
+
+logger = logging.getLogger("hf_mpwriter")
 
 LOG_LIMIT = 1 << 20  # bytes of the log before it is rotated to one older copy
 REFUSALS = 60  # steps in a row that may fail for the disk
@@ -65,14 +67,21 @@ def keep_on(step: Callable[[], bool], pause: float) -> None:
             refused += 1
             if refused > REFUSALS:
                 raise
-            say(f"the disk refuses something: {error}")
+            logger.info("the disk refuses something: %s", error)
             time.sleep(pause)
 
 
-def say(text: str) -> None:
-    """One line in the log; a full disk takes none, and is no reason to end."""
-    with contextlib.suppress(OSError):
-        print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} [{os.getpid()}] {text}", file=sys.stderr, flush=True)
+def start_logging() -> None:
+    """From here on the logger of the package writes lines to the standard error, which is the log of this process.
+
+    A full disk takes no line, and that is no reason to end.
+    """
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s [%(process)d] %(message)s", "%Y-%m-%d %H:%M:%S"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logging.raiseExceptions = False
 
 
 def rotate_log(path: str) -> None:

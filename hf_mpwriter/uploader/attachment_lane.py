@@ -16,6 +16,7 @@ Invariants:
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 from collections.abc import Callable
@@ -28,10 +29,11 @@ from hf_mpwriter.snapshot.attachments import Attachments, Copies
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.outbox import Batch
-from hf_mpwriter.system.daemon import say
 from hf_mpwriter.uploader import backoff
 from hf_mpwriter.uploader.backoff import Step
 from hf_mpwriter.uploader.decision import Situation
+
+logger = logging.getLogger("hf_mpwriter")
 
 BATCH_BYTES_ATTACHED = 128 << 20  # bytes of attachments in one entry
 LOOK_BYTES = 256 << 20  # bytes that one look reads, about a second
@@ -168,7 +170,7 @@ class AttachmentLane:
     def _leave_out(self, path: str, why: str, book: Ledger) -> None:
         """Quarantine what this disk does not give or take, for as long as that is so."""
         if self._left_out.get(path) != why:
-            say(f"{path} is left out: {why}")
+            logger.info("%s is left out: %s", path, why)
         self._left_out[path] = book.quarantined[path] = why
 
     def _let_in(self, path: str, book: Ledger) -> None:
@@ -212,7 +214,7 @@ class AttachmentLane:
             verdict = self._split(entry, verdict)
         if isinstance(verdict, Quarantine):
             for path, reason in verdict.paths.items():
-                say(f"{path} is refused: {reason}")
+                logger.info("%s is refused: %s", path, reason)
                 self._refusals.pop(path, None)
             book.quarantined |= verdict.paths
         if isinstance(verdict, Quarantine) or (not isinstance(verdict, Split) and (self.attempts > 1 or self.yielded)):

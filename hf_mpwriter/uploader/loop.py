@@ -19,6 +19,7 @@ Invariants:
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import random
@@ -38,7 +39,7 @@ from hf_mpwriter.spool.members import OBSERVER, Member, Members
 from hf_mpwriter.spool.outbox import Batch, Outbox
 from hf_mpwriter.spool.status import StatusFile
 from hf_mpwriter.system import disk, hf_home, launch, locks
-from hf_mpwriter.system.daemon import GRACE, end_within, keep_on, say
+from hf_mpwriter.system.daemon import GRACE, end_within, keep_on, start_logging
 from hf_mpwriter.system.process import Process
 from hf_mpwriter.uploader import attachment_lane, backoff
 from hf_mpwriter.uploader.backoff import Step
@@ -47,6 +48,8 @@ from hf_mpwriter.uploader.pacing import Pacing
 from hf_mpwriter.uploader.priority import lower
 from hf_mpwriter.uploader.rate_limit import USED_UP, RateLimit, folders
 from hf_mpwriter.uploader.requests import Requests
+
+logger = logging.getLogger("hf_mpwriter")
 
 TICK = 1.0  # seconds between two looks; the end of a push is heard at once
 FIRST_DELAY = 2.0  # seconds after the start until the first snapshot, if nobody asks for one
@@ -96,7 +99,7 @@ class Uploader:
         if destination is None:
             raise SystemExit("no destination is recorded: nothing to upload")
         if aside := ledger.set_aside(self._spool, self._process.host):
-            say(f"the ledger could not be read, it is now {aside}; lengths are read back from the Hub")
+            logger.info("the ledger could not be read, it is now %s; lengths are read back from the Hub", aside)
         self._ledger = ledger.load(self._spool, destination)
         self._ledger.quarantined.clear()  # a new start tries refused paths again
         self._roster, self._queue = Members.swept(self._spool), Outbox(self._host, self._spool.run_dir)
@@ -107,7 +110,7 @@ class Uploader:
         self._settings = self._ledger.settings or self._settings
         for host in self._spool.host_ids():
             if (lost := outbox.interrupted(self._spool.host(host))) is not None:
-                say(f"a push of {host} (entry {lost.entry}) was interrupted, its outcome is unknown")
+                logger.info("a push of %s (entry %s) was interrupted, its outcome is unknown", host, lost.entry)
                 if not lost.fenced:
                     self._frozen_until = self._clock() + SETTLE_TIME
                 if self._ledger.mark_uncertain(lost.files):
@@ -122,7 +125,7 @@ class Uploader:
     def tick(self) -> bool:
         """One round; False when it is time to end."""
         if not disk.same_file(self._lock, self._spool.uploader_lock):
-            say("the spool was removed")
+            logger.info("the spool was removed")
             return False
         members = self._roster.members()
         self._note(members)
@@ -130,7 +133,7 @@ class Uploader:
             self._listen(self._push, members)
         if self._push is None:
             if self._hears_better_token(members):
-                say("a newer worker may have a better token; leaving the uploader lock to it")
+                logger.info("a newer worker may have a better token; leaving the uploader lock to it")
                 self._attaching.close()
                 self._report("left")
                 return False
@@ -223,12 +226,12 @@ class Uploader:
             waiting = event_files.pending(files, self._ledger.covers, self._ledger.quarantined)
             self._queue.put(event_files.bounded(waiting))
         except OSError as error:
-            say(f"cannot take a snapshot: {error}")
+            logger.info("cannot take a snapshot: %s", error)
             self._pace.hold(Step(backoff.FIRST_WAIT))
             return
         self._pace.surveyed(self._settings.commit_every)
         if self._queue.trouble:
-            say(self._queue.trouble)
+            logger.info(self._queue.trouble)
         self._fresh = self._surveyed = True
         self._audience.see(members, files)
         self._audience.serve(self._queue.entries, self._ledger, self._roster)
@@ -358,12 +361,12 @@ class Uploader:
             self._behind = False
         except OSError as error:  # nothing is lost: where the ledger is behind, the Hub is read back
             if not self._behind:
-                say(f"the ledger cannot be written: {error}")
+                logger.info("the ledger cannot be written: %s", error)
             self._behind = True
 
     def _start_over(self, why: str) -> None:
         """Look at everything again, whoever was served before."""
-        say(why)
+        logger.info(why)
         self._look_again()
         self._attaching.restart()
         self._audience.forget()
@@ -379,11 +382,11 @@ class Uploader:
         try:
             self._queue.clear_in_flight()
         except OSError as error:
-            say(f"{self._host.in_flight} cannot be removed: {error}")
+            logger.info("%s cannot be removed: %s", self._host.in_flight, error)
 
     def _quarantine(self, paths: dict[str, str], entry: Batch) -> None:
         for path, reason in paths.items():
-            say(f"{path} is refused: {reason}")
+            logger.info("%s is refused: %s", path, reason)
         self._ledger.quarantined |= paths
         self._save_ledger()
         self._queue.remove(entry)
@@ -401,7 +404,7 @@ class Uploader:
             self._queue.split(entry)
             self._splitting = True
         except OSError as error:  # a file is gone: the next snapshot knows
-            say(f"cannot split entry {entry.number}: {error}")
+            logger.info("cannot split entry %s: %s", entry.number, error)
 
     # report, sleep, leave
 
@@ -445,6 +448,7 @@ class Uploader:
 
 def main(run_dir: str, token_issued_at: float) -> None:
     """Entry point of the process, see `election`: upload until nothing is left."""
+    start_logging()
     lower()
     locks.adopt(launch.UPLOADER_LOCK_FD)
     spool, rng = Spool(run_dir), random.Random()  # noqa: S311 - jitter
@@ -453,6 +457,6 @@ def main(run_dir: str, token_issued_at: float) -> None:
     except HfMpWriterError as error:
         raise SystemExit(f"no upload: {error}") from None
     signal.signal(signal.SIGTERM, lambda *_: uploader.terminate())
-    say(f"took the uploader lock of {run_dir}")
+    logger.info("took the uploader lock of %s", run_dir)
     keep_on(uploader.tick, TICK)
-    say("left the uploader lock")
+    logger.info("left the uploader lock")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 
-from hf_mpwriter.system.daemon import say
+logger = logging.getLogger("hf_mpwriter")
+
 
 NICENESS = 10
 OOM_SCORE_ADJ = 500  # the kernel takes this process before it takes training
@@ -22,7 +24,7 @@ def lower() -> None:
         try:
             step()
         except (OSError, psutil.Error, ValueError) as error:
-            say(f"not as modest as wanted: {error}")
+            logger.info("not as modest as wanted: %s", error)
 
 
 def _be_nice() -> None:

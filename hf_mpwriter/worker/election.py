@@ -72,7 +72,7 @@ class Election:
     _quiet_until: float = 0.0
     _backoff: float = FIRST_BACKOFF
 
-    def look(self) -> bool:
+    def ensure_uploader(self) -> bool:
         """Start an uploader if the uploader lock is free; never waits, never raises. True if one was started."""
         self.reap()
         if self.clock() < self._quiet_until:

@@ -57,7 +57,9 @@ def answers_for(spool: Spool, settings: Settings, role: Role, own: dict[str, int
     return {file.path: file.length for file in files if not file.growing} | answers
 
 
-def wait(spool: Spool, lengths: dict[str, int], timeout: float, role: Role, look: Callable[[], object]) -> None:
+def wait(
+    spool: Spool, lengths: dict[str, int], timeout: float, role: Role, ensure_uploader: Callable[[], object]
+) -> None:
     """Wait until the Hub has these lengths; tell what it does not have.
 
     Args:
@@ -65,7 +67,7 @@ def wait(spool: Spool, lengths: dict[str, int], timeout: float, role: Role, look
         lengths: bytes per path.
         timeout: seconds; offline nobody waits.
         role: decides who speaks.
-        look: makes sure that an uploader lives.
+        ensure_uploader: makes sure that an uploader lives.
 
     Raises:
         KeyboardInterrupt: the user ended the wait; the message has been given.
@@ -83,7 +85,7 @@ def wait(spool: Spool, lengths: dict[str, int], timeout: float, role: Role, look
             logger.warning("waiting up to %.0f s until %s are on the Hub", timeout, size)
 
     try:
-        progress.wait(view, lengths, timeout, look, tell, asked=asked)
+        progress.wait(view, lengths, timeout, ensure_uploader, tell, asked=asked)
     finally:
         if (missing := view.missing(lengths, asked=asked)) and speaks(role):
             _report(spool, view, missing)

@@ -42,7 +42,7 @@ from hf_mpwriter.worker.role import Role
 
 logger = logging.getLogger("hf_mpwriter")
 
-LOOK_EVERY = 3.0  # seconds between two looks
+HOUSEKEEPING_EVERY = 3.0  # seconds
 ASK_EVERY = 1.0  # seconds between two requests on a card
 STUCK_AFTER = 60.0  # seconds; no look takes so long
 REAP_EVERY = 0.2  # seconds until the next look, while a started process is to be reaped
@@ -90,9 +90,9 @@ class Worker:
         self._lost = self._told_dropped = self._told_lost = 0
         self._has_logged = False
         self._last_trouble = ""
-        self._look_lock, self._look_began = threading.Lock(), 0.0
+        self._housekeeping_lock, self._housekeeping_began = threading.Lock(), 0.0
         self._asking = self._joining = False
-        self.next_look = self._next_ask = 0.0
+        self.next_housekeeping = self._next_ask = 0.0
         self.role: Role = role.current_role()
         self.name = ""
         self._claim = -1
@@ -259,21 +259,21 @@ class Worker:
 
     # look
 
-    def touch(self) -> None:
+    def keep_house_if_due(self) -> None:
         """Called after every record: looks when it is time to."""
-        if self._clock() >= self.next_look:
-            self.look()
+        if self._clock() >= self.next_housekeeping:
+            self.keep_house()
 
-    def look(self) -> None:
+    def keep_house(self) -> None:
         """See that our files are still there and that an uploader lives; never waits, never raises."""
-        lock = self._look_lock
+        lock = self._housekeeping_lock
         if not lock.acquire(blocking=False):  # another thread looks, or a signal handler logs while we do
-            if self._clock() > self._look_began + STUCK_AFTER:  # or it was interrupted before it could let go
-                self._look_lock = threading.Lock()
+            if self._clock() > self._housekeeping_began + STUCK_AFTER:  # or it was interrupted before it could let go
+                self._housekeeping_lock = threading.Lock()
             return
         try:
-            self._look_began = self._clock()
-            self.next_look = self._look_began + LOOK_EVERY
+            self._housekeeping_began = self._clock()
+            self.next_housekeeping = self._housekeeping_began + HOUSEKEEPING_EVERY
             self.check_files()
             self._check_card()
             self._tell_dropped()
@@ -317,14 +317,14 @@ class Worker:
     def _elect(self) -> None:
         if self.spool.exists() and not self.spool.has_destination():  # who made it anew was refused in between
             self._make_spool()
-        self.election.look()
+        self.election.ensure_uploader()
         if self._siblings is None:
             self._siblings = unfinished_siblings(self.spool, self._destination) if self.role.waits else []
             for sibling in self._siblings:
-                sibling.look()
+                sibling.ensure_uploader()
         self._siblings = [sibling for sibling in self._siblings if sibling.reap()]
         if self.election.reap() or self._siblings:
-            self.next_look = self._clock() + REAP_EVERY
+            self.next_housekeeping = self._clock() + REAP_EVERY
 
     def _tell_notices(self) -> None:
         """Say once what this run's uploader found out, such as that the repository is public."""
@@ -339,7 +339,7 @@ class Worker:
     def ask(self) -> dict[str, int]:
         """Ask for a push of what was logged so far; returns the lengths asked for."""
         self._asking = True
-        self.look()
+        self.keep_house()
         return self.lengths()
 
     def _write_request(self) -> None:
@@ -353,7 +353,7 @@ class Worker:
         """Ask for a push, wait for it for at most `wait` seconds; whether all that was logged is on the Hub."""
         if self._destination is None or self.stopped:
             return False
-        return not progress.wait(Progress(self.spool), self.ask(), wait, self.look)
+        return not progress.wait(Progress(self.spool), self.ask(), wait, self.keep_house)
 
     def status(self) -> Status:
         """How much of what this process has logged is on the Hub."""
@@ -367,7 +367,7 @@ class Worker:
         """Make everything logged so far survive a power cut."""
         for file in list(self._files.values()):
             file.flush()
-        self.touch()
+        self.keep_house_if_due()
 
     @property
     def dropped(self) -> int:
@@ -398,7 +398,7 @@ class Worker:
         if self._destination is not None and (
             self._has_something() or self.spool.is_unfinished(self._destination.endpoint)
         ):
-            self.look()
+            self.keep_house()
 
     @property
     def is_active(self) -> bool:
@@ -408,7 +408,7 @@ class Worker:
     def logged(self) -> None:
         """Something that is no record was logged: an uploader has to come for it."""
         self._has_logged = True
-        self.touch()
+        self.keep_house_if_due()
 
     def _has_something(self) -> bool:
         """Whether an uploader has to come for this worker: it has logged, or it speaks for attachments."""
@@ -443,7 +443,7 @@ class Worker:
         still = view.missing(before[0], asked=before[1])
         in_vain = still and not view.is_hopeless(still)  # once is enough until the Hub is back
         timeout = 0.0 if in_vain else max(0.0, self._settings.exit_timeout - spent)
-        shutdown.wait(self.spool, lengths, timeout, self.role, self.look)
+        shutdown.wait(self.spool, lengths, timeout, self.role, self.keep_house)
 
     def after_fork(self, limits: Limits) -> None:
         """In the child: forget everything that is the parent's."""

@@ -138,8 +138,8 @@ class AddMethods(_SummaryWriter):
         step = global_step if global_step is None or type(global_step) is int else int(global_step)
         now = time.time() if walltime is None else walltime
         file_writer.event_writer.file.append_record(encoder.record(now, step, value))
-        if time.monotonic() >= worker.next_look:
-            worker.look()
+        if time.monotonic() >= worker.next_housekeeping:
+            worker.keep_house()
 
     def _special_scalar(
         self,

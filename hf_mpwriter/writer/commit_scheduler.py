@@ -53,7 +53,7 @@ class PushFuture(Future[str | None]):
                 raise UploadError(failed[-1])
 
         try:
-            missing = wait(self._view, self._lengths, timeout, self._worker.look, enough)
+            missing = wait(self._view, self._lengths, timeout, self._worker.keep_house, enough)
         except UploadError as error:
             self.set_exception(error)
             return

@@ -61,12 +61,12 @@ class EventFileWriter(_EventFileWriter):
     def put(self, event: Any) -> None:
         """Append an event."""
         self.file.append(event.SerializeToString())
-        self._worker.touch()
+        self._worker.keep_house_if_due()
 
     def append_record(self, record: bytes) -> None:
         """Append a framed record."""
         self.file.append_record(record)
-        self._worker.touch()
+        self._worker.keep_house_if_due()
 
     def flush(self) -> None:
         """Make it survive a power cut."""

@@ -80,7 +80,7 @@ MOMENTS = {  # what to wait for -> how many seconds after it the power is cut, a
 def work(rank: int, repo: str, run_dir: str, journals: str, seed: str) -> None:
     """The life of one rank, until the harness says stop."""
     event_file.SEGMENT_MIN = event_file.SEGMENT_MAX = SEGMENT
-    worker.LOOK_EVERY, election.LONGEST_BACKOFF = 0.2, 0.5
+    worker.HOUSEKEEPING_EVERY, election.LONGEST_BACKOFF = 0.2, 0.5
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(RANKS)}
     try:
         log(f"rank{rank}", repo, run_dir, journals, random.Random(seed))

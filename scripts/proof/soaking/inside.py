@@ -34,7 +34,7 @@ BEGINNING = 0.2  # seconds until a rank tries again to begin in a directory that
 # What is changed in which process; the tests of each module see the true values.
 HASTE: dict[str, dict[str, dict[str, float]]] = {
     "rank": {
-        "worker": {"LOOK_EVERY": 0.6, "ASK_EVERY": 0.3},
+        "worker": {"HOUSEKEEPING_EVERY": 0.6, "ASK_EVERY": 0.3},
         "election": {"FIRST_BACKOFF": 0.5, "LONGEST_BACKOFF": 3.0, "STARTS_LIMIT": 1000},
         "eventfile": {"SEGMENT_MIN": 24 << 10, "SEGMENT_MAX": 96 << 10, "RETRY_FIRST": 0.1, "RETRY_LAST": 1.0},
     },

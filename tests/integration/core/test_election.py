@@ -26,7 +26,7 @@ from hf_mpwriter.spool.layout import Spool
 one = Election(Spool(sys.argv[1]))
 print("ready", flush=True)
 sys.stdin.readline()
-print(one.look(), flush=True)
+print(one.ensure_uploader(), flush=True)
 while one.reap():
     pass
 """
@@ -62,9 +62,9 @@ def test_of_many_contenders_one_starts_an_uploader(spool):
 def test_the_seat_is_taken_from_the_moment_of_the_look(spool):
     """No gap between the worker's lock and the uploader's: the uploader lock is held when `look` returns."""
     one = Election(spool)
-    assert one.look()
+    assert one.ensure_uploader()
     assert locks.is_held(spool.uploader_lock)
-    assert not one.look()
+    assert not one.ensure_uploader()
     wait_for(lambda: not one.reap(), "the first half ends and is collected")
     wait_for(lambda: not locks.is_held(spool.uploader_lock), "the uploader finds nobody and leaves")
 
@@ -82,7 +82,7 @@ def test_the_uploader_inherits_only_the_seat(spool, tmp_path):
 
     card = MemberFile(spool, "main", Process.current(), Settings())
     try:
-        assert Election(spool).look()
+        assert Election(spool).ensure_uploader()
         pid = wait_for(lambda: Progress(spool).uploader().pid, "its first report")
         paths = {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
         log = spool.host(next(iter(spool.host_ids()))).log
@@ -102,7 +102,7 @@ def test_uploaders_that_do_their_work_and_leave_are_started_as_often_as_needed(s
     one = Election(spool)
     with caplog.at_level(logging.WARNING):
         for _ in range(election.STARTS_LIMIT + 2):
-            assert one.look()
+            assert one.ensure_uploader()
             wait_for(lambda: not one.reap() and not locks.is_held(spool.uploader_lock), "it finds nobody and leaves")
     assert caplog.records == []
 
@@ -131,7 +131,7 @@ def test_who_is_no_younger_than_a_refused_token_leaves_the_seat_to_others(spool,
     Path(host.status).write_text(json.dumps(report | {"beat": report["beat"] - age}))
     for born, expected in ((1000.0, starts), (1000.5, True)):
         one = Election(spool, token_issued_at=born)
-        assert one.look() is expected
+        assert one.ensure_uploader() is expected
         if not expected:
             assert not locks.is_held(spool.uploader_lock)
         else:

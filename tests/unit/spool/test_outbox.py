@@ -314,7 +314,7 @@ def attach(run: Run, path: str, data: bytes) -> LocalFile:
     """Write an attachment; what is known of it."""
     with open(os.path.join(run.run_dir, path), "wb") as file:
         file.write(data)
-    (found,) = Attachments(run.run_dir).look(lambda other: other == path).files
+    (found,) = Attachments(run.run_dir).scan(lambda other: other == path).files
     return found
 
 
