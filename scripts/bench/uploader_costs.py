@@ -16,17 +16,17 @@ from lib.figures import MIB, show
 from lib.waiting import wait_for
 from processes import Bench, Run, stopped
 
-from hf_mpwriter.base.files import LocalFile
-from hf_mpwriter.base.settings import Destination, Settings
 from hf_mpwriter.events import framing
+from hf_mpwriter.snapshot import event_files
+from hf_mpwriter.system.process import host_id
+from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.push.handle import PushHandle
 from hf_mpwriter.push.job import Job, deadline
-from hf_mpwriter.snapshot import event_files
-from hf_mpwriter.snapshot.event_files import EventFileScan
-from hf_mpwriter.spool.ledger import Ledger
-from hf_mpwriter.spool.members import Members
 from hf_mpwriter.spool.outbox import Batch, Outbox
-from hf_mpwriter.system.process import host_id
+from hf_mpwriter.spool.members import Members
+from hf_mpwriter.base.settings import Destination, Settings
+from hf_mpwriter.base.files import LocalFile
+from hf_mpwriter.snapshot.event_files import EventFileScan
 
 FIVE_MINUTES = 300.0  # seconds
 SAMPLE = 0.02  # seconds between two samples of the memory of a push
@@ -133,22 +133,22 @@ class Costs(Bench):
         hub, files = Hub(destination), self._snapshots(run, Ledger(destination))[-1][1]
         hub.create(private=None)
         commit, sent = hub.commit([(file, str(run.path / file.path)) for file in files], None, tag_card=False)
-        book, host = Ledger(destination), run.spool.host(host_id())
-        book.acknowledge(sent, commit, time.time())
+        ledger, host = Ledger(destination), run.spool.host(host_id())
+        ledger.acknowledge(sent, commit, time.time())
         os.makedirs(host.root, exist_ok=True)
-        book.save(host.ledger)
+        ledger.save(host.ledger)
         for what, (took, _) in zip(
-            ("the first of an uploader", "a later one"), self._snapshots(run, book), strict=True
+            ("the first of an uploader", "a later one"), self._snapshots(run, ledger), strict=True
         ):
             show(f"many files, {len(files)}: a snapshot, {what}", took, "s", 1.0)
 
-    def _snapshots(self, run: Run, book: Ledger) -> list[tuple[float, list[LocalFile]]]:
+    def _snapshots(self, run: Run, ledger: Ledger) -> list[tuple[float, list[LocalFile]]]:
         """Scan all files twice, as an uploader does; return seconds and files of each scan."""
-        survey, roster, scans = EventFileScan(str(run.path)), Members(run.spool), []
+        survey, members, scans = EventFileScan(str(run.path)), Members(run.spool), []
         for _ in range(2):
             before = time.perf_counter()
-            files = survey.files(Settings().allows, roster.growing)
-            event_files.bounded(event_files.pending(files, book.covers, ()))
+            files = survey.files(Settings().allows, members.growing)
+            event_files.bounded(event_files.pending(files, ledger.covers, ()))
             scans.append((time.perf_counter() - before, files))
         return scans
 

@@ -29,7 +29,7 @@ class Reactions(Bench):
                 for rank in range(2):
                     run.start(rank, processes.log_for_ever)
                 old = wait_for(run.uploader, "an uploader")
-                time.sleep(self.rng.uniform(0, worker.LOOK_EVERY))
+                time.sleep(self.rng.uniform(0, worker.HOUSEKEEPING_EVERY))
                 os.kill(old, signal.SIGKILL)
                 killed_at = time.monotonic()
                 wait_for(lambda run=run, old=old: run.uploader() not in (0, old), "another uploader")

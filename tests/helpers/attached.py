@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Progress
+from hf_mpwriter.spool.layout import Spool
 
 
 def quarantined(run_dir) -> dict[str, str]:

@@ -36,13 +36,13 @@ from types import SimpleNamespace
 from typing import Any, NoReturn
 
 from hf_mpwriter import testing
-from hf_mpwriter.base.settings import Destination, Settings
 from hf_mpwriter.events import framing
-from hf_mpwriter.localhub import Store, View
 from hf_mpwriter.spool import ledger, members
-from hf_mpwriter.spool.layout import HostSpool, Spool
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.process import Process, host_id
+from hf_mpwriter.localhub import Store, View
+from hf_mpwriter.base.settings import Destination, Settings
+from hf_mpwriter.spool.layout import HostSpool, Spool
 
 DEADLINE = 60.0  # seconds that a life may take on a slow machine
 LIVES = 6  # until everything is on the Hub and nobody is left
@@ -228,9 +228,7 @@ class Story:
         self.spool.create()
         self.spool.record_destination(self.destination)
         settings = Settings(commit_every=0.01, allow_patterns=("*.tfevents.*", ATTACHMENT))
-        rank0, rank1 = (
-            members.MemberFile(self.spool, name, Process.current(), settings) for name in ("main", "rank_00001")
-        )
+        rank0, rank1 = (members.MemberFile(self.spool, name, Process.current(), settings) for name in ("main", "rank_00001"))
         first, second, other = EVENT_FILE.format(0), EVENT_FILE.format(1), f"rank_00001/{EVENT_FILE.format(0)}"
         rank0.write({"open": first})
         self._log(first)
@@ -430,6 +428,8 @@ def left_behind() -> list[str]:
 
 def serve(hub_root: str) -> None:
     """Make the trials that are asked for on standard input."""
+    from hf_mpwriter.push import client, process
+    from hf_mpwriter.uploader import loop
 
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
     gc.freeze()  # else each fork copies what the collector touches

@@ -16,6 +16,7 @@ from typing import ClassVar
 from unittest import mock
 
 import hypothesis
+import repeatable  # noqa: F401 - sets hypothesis up
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from modelled_branch import ARRIVAL, DESTINATION, Branch, Client, sha256
@@ -23,18 +24,18 @@ from modelled_disk import ERRORS, Dead, Disk
 from support import scalar
 
 from hf_mpwriter.base import files
-from hf_mpwriter.base.errors import DAMAGED
-from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.events import framing
 from hf_mpwriter.push import commit, job
-from hf_mpwriter.push.client import digest
 from hf_mpwriter.spool import ledger, members
-from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.members import MemberFile
 from hf_mpwriter.system import disk, locks
-from hf_mpwriter.system.process import Process
 from hf_mpwriter.uploader import backoff, loop
 from hf_mpwriter.worker import files
+from hf_mpwriter.base.errors import DAMAGED
+from hf_mpwriter.push.client import digest
+from hf_mpwriter.system.process import Process
+from hf_mpwriter.spool.members import MemberFile
+from hf_mpwriter.base.settings import Settings
+from hf_mpwriter.spool.layout import Spool
 
 SETTINGS = Settings(commit_every=0.1)
 HOSTS = ("one", "two")
@@ -45,7 +46,7 @@ DRAIN = 400  # rounds
 
 
 class AtOnce(random.Random):
-    """No jitter: nobody sleeps."""
+    """No jitter, no sleep."""
 
     def uniform(self, *_: float) -> float:
         """Nothing."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 
-from hf_mpwriter.base.files import LocalFile
-from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.push.job import Job
+from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.base.files import LocalFile
 
 
 def job(run_dir, known=(), files=("a.tfevents",), endpoint="http://127.0.0.1:9") -> Job:

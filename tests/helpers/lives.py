@@ -10,11 +10,11 @@ from pathlib import Path
 from programs import wait_for
 from runs import LOG_AND_EXIT, LOG_FOR_EVER, acknowledged, finished
 
-from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.system import locks
+from hf_mpwriter.spool.progress import Progress
+from hf_mpwriter.spool.layout import Spool
 
-HURRY = "import hf_mpwriter.worker.worker\nhf_mpwriter.worker.worker.LOOK_EVERY = 0.05\n"  # seconds between two looks
+HURRY = "import hf_mpwriter.worker.worker\nhf_mpwriter.worker.worker.HOUSEKEEPING_EVERY = 0.05\n"  # seconds between two looks
 HURRIED = HURRY + LOG_FOR_EVER
 
 

@@ -8,10 +8,10 @@ import hashlib
 import httpx2
 from huggingface_hub.errors import HfHubHTTPError
 
-from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.uploader import loop
 from hf_mpwriter.base.verdicts import Sent
 from hf_mpwriter.push.client import Remote
-from hf_mpwriter.uploader import loop
+from hf_mpwriter.base.settings import Destination
 
 DESTINATION = Destination("http://127.0.0.1:1", "me/run")
 ARRIVAL = loop.SETTLE_TIME  # seconds that a request may be under way, whatever a sabotaged uploader believes
@@ -68,7 +68,7 @@ class Client:
         return str(self._branch.head)
 
     def is_private(self) -> None:
-        """Nobody tells."""
+        """Not known."""
 
     def sizes(self, paths, _revision: str) -> dict[str, Remote]:
         """At the head, which does not move meanwhile."""

@@ -20,13 +20,12 @@ from hub_clients import ask
 from programs import wait_for
 from support import event_file
 
-from hf_mpwriter.base.files import LocalFile
-from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.push import handle, job as job_module
+from hf_mpwriter.system import disk
 from hf_mpwriter.base.verdicts import Done, Verdict
 from hf_mpwriter.localhub import LocalHub
-from hf_mpwriter.push import handle
-from hf_mpwriter.push import job as job_module
-from hf_mpwriter.system import disk
+from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.base.files import LocalFile
 
 NAME = "events.out.tfevents.1700000000.here.1.0123abcd"
 SHORT_SLEEPS = "import time\nsleep = time.sleep\ntime.sleep = lambda seconds: sleep(min(seconds, 0.01))\n"

@@ -14,8 +14,8 @@ from click.testing import CliRunner
 from hf_mpwriter import testing
 from hf_mpwriter.cli.main import main
 from hf_mpwriter.localhub import View
-from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Progress
+from hf_mpwriter.spool.layout import Spool
 
 LOG_AND_EXIT = """
 import sys
@@ -117,7 +117,7 @@ import sys, time
 from hf_mpwriter import HFSummaryWriter
 from hf_mpwriter.worker import election, worker
 from hf_mpwriter.testing import Journal
-worker.LOOK_EVERY, election.LONGEST_BACKOFF = 0.1, 0.5
+worker.HOUSEKEEPING_EVERY, election.LONGEST_BACKOFF = 0.1, 0.5
 writer, journal, step = HFSummaryWriter("me/run", logdir=sys.argv[1], commit_every=0.01), Journal(sys.argv[2]), 0
 while not __import__("os").path.exists(sys.argv[3]):
     writer.add_scalar("loss", 1 / (step + 1), step)

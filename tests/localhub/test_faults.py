@@ -20,9 +20,9 @@ from programs import wait_for
 
 from hf_mpwriter.cli.main import main
 from hf_mpwriter.localhub import LocalHub
-from hf_mpwriter.localhub.endpoints.routing import API_THREADS
 from hf_mpwriter.localhub.server.accounts import Tokens
 from hf_mpwriter.localhub.server.faults import GRAMMAR, Fault, FaultError, from_json, parse
+from hf_mpwriter.localhub.endpoints.routing import API_THREADS
 from hf_mpwriter.localhub.server.server import ServerError
 
 WHOAMI = "/api/whoami-v2"

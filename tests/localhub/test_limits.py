@@ -10,8 +10,8 @@ from hub_clients import REPO, ask, client, client_result, commit, file, offer, p
 from programs import wait_for
 
 from hf_mpwriter.localhub import LocalHub
-from hf_mpwriter.localhub.errors import RateLimited, StaleParent, Unauthorized
 from hf_mpwriter.localhub.server.accounts import Tokens
+from hf_mpwriter.localhub.errors import RateLimited, StaleParent, Unauthorized
 from hf_mpwriter.localhub.server.limits import HOUR, HubLimits, Usage
 
 WRITE, READ = "hf_write", "hf_read"  # tokens

@@ -17,9 +17,9 @@ import pytest
 from hub_clients import REPO, SECONDS, ask, commit, file, offer
 
 from hf_mpwriter.localhub import LocalHub, Store
+from hf_mpwriter.localhub.server.state import HubState
 from hf_mpwriter.localhub.server.request_log import RequestLog
 from hf_mpwriter.localhub.server.serving import ServerError, _lock_root
-from hf_mpwriter.localhub.server.state import HubState
 from hf_mpwriter.localhub.storage.writing import WritableStore
 
 

@@ -3,7 +3,7 @@
 A state machine of hypothesis drives the real uploader, with its queue, its ledgers and its recovery, and the real push
 on a modelled disk against a modelled branch. Each change on disk may be the last one of a process, or the last one
 before a power cut, or be refused; requests are lost, lose their answer or arrive later; the next uploader may be on
-another host of a shared filesystem. `scripts/crash_states.py` does the same at length.
+another host of a shared filesystem. `scripts/proof/crash_states.py` does the same at length.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from durability import DRAIN, QUICK, Durability
 from hypothesis.stateful import run_state_machine_as_test
 from support import failing
 
-from hf_mpwriter.base.verdicts import Sent
 from hf_mpwriter.spool import outbox
 from hf_mpwriter.system import disk
 from hf_mpwriter.uploader import loop
+from hf_mpwriter.base.verdicts import Sent
 
 FIND = hypothesis.settings(QUICK, max_examples=200, phases=[hypothesis.Phase.generate], report_multiple_bugs=False)
 
@@ -70,12 +70,7 @@ SABOTAGES = {  # what to break, and how it is found
     "no fsync before the entry": (outbox.Outbox, "_make_durable", lambda *_: None, "an entry refers to what is not"),
     "no fsync of files of ours": (disk, "fsync", lambda *_: None, "its record is not durable"),
     "no fsync of directories": (disk, "fsync_dir", lambda *_: None, "its record is not durable"),
-    "older entries dropped first": (
-        outbox.Outbox,
-        "put",
-        _remove_first(outbox.Outbox.put),
-        "nor a durable entry covers",
-    ),
+    "older entries dropped first": (outbox.Outbox, "put", _remove_first(outbox.Outbox.put), "nor a durable entry covers"),
     "no record before a push": (outbox.Outbox, "take_off", _no_record, "its record is not durable"),
     "ledger before commit": (
         loop.Uploader,

@@ -31,11 +31,11 @@ from runs import (
 
 from hf_mpwriter import testing
 from hf_mpwriter.events import framing
-from hf_mpwriter.localhub.server.faults import Fault
 from hf_mpwriter.spool import outbox
-from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.uploader import backoff
+from hf_mpwriter.localhub.server.faults import Fault
+from hf_mpwriter.spool.progress import Progress
+from hf_mpwriter.spool.layout import Spool
 
 SETTLE = 6.0  # seconds, in place of two minutes
 QUICK = f"""

@@ -8,10 +8,10 @@ import socket
 import pytest
 from programs import wait_for
 
+from hf_mpwriter.system.process import Process
+from hf_mpwriter.spool.members import MemberFile
 from hf_mpwriter.base.settings import Destination, Settings
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.members import MemberFile
-from hf_mpwriter.system.process import Process
 
 LOG = """
 import sys
@@ -90,7 +90,7 @@ def holds(pid: int, run_dir: str) -> bool:
 def test_no_trouble_of_ours_is_raised_into_training(tmp_path, start, monkeypatch, trouble):
     """Whatever happens to interpreter, path, spool or election: training goes on and ends well."""
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    hurry = "import hf_mpwriter.worker.worker as worker; worker.LOOK_EVERY = 0.0\n"
+    hurry = "import hf_mpwriter.worker.worker as worker; worker.HOUSEKEEPING_EVERY = 0.0\n"
     assert "trained" in start(LOG.format(before=hurry, after=trouble), tmp_path / "run").succeed()
 
 
@@ -102,9 +102,9 @@ from hf_mpwriter.system import disk
 spool = writer._worker.spool
 shutil.rmtree(spool.root)
 disk._failpoints["spool.run.write"] = ("enospc", 1)
-writer._worker.look()
+writer._worker.keep_house()
 assert spool.exists() and not spool.has_destination()
-writer._worker.look()
+writer._worker.keep_house()
 assert spool.has_destination()
 """
     start(LOG.format(before="", after=after), run_dir).succeed()

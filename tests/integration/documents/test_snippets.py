@@ -14,8 +14,8 @@ from programs import wait_for
 from runs import judge, no_uploader
 
 import hf_mpwriter
-from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Progress
+from hf_mpwriter.spool.layout import Spool
 
 try:
     import torch

@@ -7,8 +7,8 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_mpwriter.base.names import is_event_file
 from hf_mpwriter.system.process import safe_name
+from hf_mpwriter.base.names import is_event_file
 
 
 @given(st.text())

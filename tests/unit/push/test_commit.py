@@ -9,11 +9,11 @@ import random
 import pytest
 from jobs import ONE, TWO, job
 
-from hf_mpwriter.base.files import LocalFile
-from hf_mpwriter.base.verdicts import Quarantine, Retry, Sent, Unknown
 from hf_mpwriter.push import commit as commit_module
+from hf_mpwriter.base.verdicts import Quarantine, Retry, Sent, Unknown
 from hf_mpwriter.push.client import Remote
 from hf_mpwriter.push.job import Job
+from hf_mpwriter.base.files import LocalFile
 
 
 def read_back(one: Job, there: dict[str, Remote]):

@@ -12,9 +12,9 @@ import pytest
 from jobs import job
 from programs import wait_for
 
-from hf_mpwriter.base.verdicts import Retry, Unknown
 from hf_mpwriter.push import handle
 from hf_mpwriter.system import disk, launch
+from hf_mpwriter.base.verdicts import Retry, Unknown
 
 
 def test_a_push_that_is_killed_has_an_unknown_outcome(run_dir):
@@ -85,9 +85,7 @@ def test_a_push_that_hangs_ends_by_its_own_timer(run_dir, monkeypatch):
         in_flight = str(run_dir / "in_flight.json")
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
         disk.publish(in_flight, json.dumps({"job": job(run_dir, endpoint=endpoint).to_json()}).encode(), "test")
-        monkeypatch.setattr(
-            launch, "PUSH_BOOT", launch.PUSH_BOOT.replace("push.main", "push.DEADLINE_BASE=1.0;process.main")
-        )
+        monkeypatch.setattr(launch, "PUSH_BOOT", launch.PUSH_BOOT.replace("push.main", "push.DEADLINE_BASE=1.0;process.main"))
         process = handle.PushHandle(in_flight, 300.0)
         verdict = wait_for(lambda: process.listen()[1], "the end")
     assert verdict == Unknown("the push hung and was ended after 300 s", xet="failing")

@@ -9,8 +9,8 @@ import os
 import pytest
 from jobs import ONE, TWO, job
 
-from hf_mpwriter.base.verdicts import Done, Quarantine, Refused, Retry, Sent, Unknown
 from hf_mpwriter.push import handle, process
+from hf_mpwriter.base.verdicts import Done, Quarantine, Refused, Retry, Sent, Unknown
 from hf_mpwriter.push.job import Job
 
 

@@ -11,9 +11,9 @@ import pytest
 from forks import fork, kill
 from support import event_file, failing
 
-from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.snapshot import attachments
 from hf_mpwriter.snapshot.attachments import Attachments, ChangedError, Copies, place, sizes
+from hf_mpwriter.base.files import LocalFile
 
 BLOCK = 1 << 16
 
@@ -63,7 +63,7 @@ def test_a_look_finds_what_is_allowed_by_its_content(tmp_path):
     (run_dir / "link").symlink_to(tmp_path / "outside")
     (run_dir / "links").symlink_to(tmp_path)
     os.mkfifo(run_dir / "pipe")
-    found = Attachments(str(run_dir)).look(everything)
+    found = Attachments(str(run_dir)).scan(everything)
     assert found.files == [
         content("00000/tag/tensors.tsv", b"00000/tag/tensors.tsv"),
         content("a.tsv", b"a.tsv"),
@@ -77,7 +77,7 @@ def test_what_the_patterns_leave_out_is_not_even_asked_for_its_size(tmp_path, to
     """By default that is every attachment: it costs its name in a listing."""
     (tmp_path / "model.bin").write_bytes(b"x")
     touched.clear()
-    assert Attachments(str(tmp_path)).look(lambda _: False) == attachments.Found()
+    assert Attachments(str(tmp_path)).scan(lambda _: False) == attachments.Found()
     assert sizes(str(tmp_path), lambda _: False) == {}
     assert "model.bin" not in touched
 
@@ -87,9 +87,9 @@ def test_an_unchanged_file_is_read_once(tmp_path, touched):
     (tmp_path / "a.txt").write_bytes(b"one")
     age(tmp_path / "a.txt")
     looking = Attachments(str(tmp_path))
-    looking.look(everything)
+    looking.scan(everything)
     touched.clear()
-    assert looking.look(everything).files == [content("a.txt", b"one")]
+    assert looking.scan(everything).files == [content("a.txt", b"one")]
     assert touched.count("a.txt") == 1, "one stat, no open"
 
 
@@ -97,9 +97,9 @@ def test_a_file_that_has_just_changed_is_read_again(tmp_path, touched):
     """A second change within the grain of the filesystem's clock leaves no other trace."""
     (tmp_path / "a.txt").write_bytes(b"one")
     looking = Attachments(str(tmp_path))
-    looking.look(everything)
+    looking.scan(everything)
     touched.clear()
-    looking.look(everything)
+    looking.scan(everything)
     assert touched.count("a.txt") > 1
 
 
@@ -109,10 +109,10 @@ def test_a_change_that_keeps_size_and_mtime_is_seen(tmp_path):
     path.write_bytes(b"one")
     age(path)
     looking, before = Attachments(str(tmp_path)), os.stat(path)
-    looking.look(everything)
+    looking.scan(everything)
     path.write_bytes(b"two")
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert looking.look(everything).files == [content("a.txt", b"two")]
+    assert looking.scan(everything).files == [content("a.txt", b"two")]
 
 
 def test_a_file_above_the_limit_is_refused_unread_with_what_to_do(tmp_path, monkeypatch, touched):
@@ -122,12 +122,12 @@ def test_a_file_above_the_limit_is_refused_unread_with_what_to_do(tmp_path, monk
     path.write_bytes(b"four")
     touched.clear()
     looking = Attachments(str(tmp_path))
-    found = looking.look(everything)
+    found = looking.scan(everything)
     assert found.files == []
     assert "hf upload" in found.refused["big.bin"]
     assert touched.count("big.bin") == 1, "one stat, no open"
     path.write_bytes(b"two")
-    assert looking.look(everything).files == [content("big.bin", b"two")]
+    assert looking.scan(everything).files == [content("big.bin", b"two")]
 
 
 @pytest.fixture
@@ -241,7 +241,7 @@ def test_a_file_whose_name_is_no_text_is_refused(tmp_path):
     """The Hub's client fails on it, and with it the whole commit."""
     (tmp_path / os.fsdecode(b"caf\xe9.txt")).write_bytes(b"x")
     (tmp_path / "caf\u00e9.txt").write_bytes(b"y")
-    found = Attachments(str(tmp_path)).look(everything)
+    found = Attachments(str(tmp_path)).scan(everything)
     assert [file.path for file in found.files] == ["caf\u00e9.txt"]
     assert list(found.refused.values()) == ["its name is not UTF-8, so the Hub cannot take it"]
 
@@ -290,7 +290,7 @@ def test_tokens_are_never_uploaded(tmp_path, monkeypatch):
     os.link(tmp_path / "token", tmp_path / "notes.txt")
     (tmp_path / "harmless.txt").write_bytes(b"x")
     monkeypatch.setenv("HF_TOKEN_PATH", str(tmp_path / "mine"))
-    found = Attachments(str(tmp_path)).look(everything)
+    found = Attachments(str(tmp_path)).scan(everything)
     assert [file.path for file in found.files] == ["harmless.txt"]
     assert found.refused == dict.fromkeys(("mine", "notes.txt", "stored_tokens", "token"), "it holds a token")
     assert sizes(str(tmp_path), everything) == {"harmless.txt": 1}

@@ -11,13 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import event_file, scalar
 
-from hf_mpwriter.base import files as files_module
-from hf_mpwriter.base import names
-from hf_mpwriter.base.files import LocalFile
-from hf_mpwriter.base.verdicts import Sent
+from hf_mpwriter.base import files as files_module, names
 from hf_mpwriter.events import framing
-from hf_mpwriter.snapshot.event_files import EventFileScan, bounded, pending
 from hf_mpwriter.system import disk
+from hf_mpwriter.base.verdicts import Sent
+from hf_mpwriter.base.files import LocalFile
+from hf_mpwriter.snapshot.event_files import EventFileScan, bounded, pending
 
 
 def name(second: int, suffix: str = "") -> str:
@@ -72,9 +71,7 @@ def test_any_prefix_of_what_is_pending_may_be_published(run):
 def test_what_is_free_to_go_is_pending(run):
     """Nothing is left out but what is acknowledged, quarantined, or behind a file of ours that grows or is quarantined."""
     files, acknowledged, quarantined = run
-    order = {
-        file.path for file in pending(files, lambda file: file.length <= acknowledged.get(file.path, 0), quarantined)
-    }
+    order = {file.path for file in pending(files, lambda file: file.length <= acknowledged.get(file.path, 0), quarantined)}
     for file in files:
         directory, base = os.path.split(file.path)
         blocked = names.event_second(base) and any(

@@ -77,13 +77,7 @@ def test_there_is_always_another_name(worker):
 def test_no_name_in_the_spool_looks_like_an_event_file(place):
     """TensorBoard opens whatever contains `tfevents`."""
     host = place.host("host-1")
-    paths = [
-        place.root,
-        place.uploader_lock,
-        place.claim("main"),
-        place.member_file(MemberName("main", "h", 1, 2, 3)),
-        host.status,
-    ]
+    paths = [place.root, place.uploader_lock, place.claim("main"), place.member_file(MemberName("main", "h", 1, 2, 3)), host.status]
     paths += [host.log, host.outbox, host.in_flight, host.ledger]
     assert not any(names_module.is_event_file(os.path.relpath(path, place.run_dir)) for path in paths)
 

@@ -13,12 +13,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from support import JSON, dump, failing
 
-from hf_mpwriter.base.files import LocalFile
-from hf_mpwriter.base.settings import Destination
-from hf_mpwriter.base.verdicts import Sent
 from hf_mpwriter.spool import ledger
-from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.base.verdicts import Sent
 from hf_mpwriter.spool.ledger import Held, Ledger
+from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.base.files import LocalFile
+from hf_mpwriter.spool.layout import Spool
 
 HERE = Destination("https://hub", "me/run", path_in_repo="logs")
 SAVE = [f"ledger.save.{step}" for step in ("open", "write", "fsync", "rename", "dirsync")]

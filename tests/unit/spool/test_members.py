@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from programs import wait_for
 from support import JSON, failing, limit_files, open_descriptors
 
-from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.spool import members as members_module
-from hf_mpwriter.spool.layout import MemberName, Spool
-from hf_mpwriter.spool.members import MemberFile, Members, News
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.process import Process
+from hf_mpwriter.spool.members import MemberFile, Members, News
+from hf_mpwriter.base.settings import Settings
+from hf_mpwriter.spool.layout import MemberName, Spool
 from hf_mpwriter.testing import processes
 
 NAME = MemberName("main", "h-1", 1, 2, 3)

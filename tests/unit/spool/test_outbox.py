@@ -14,11 +14,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from support import JSON, dump, event_file, failing
 
-from hf_mpwriter.base.files import LocalFile, parse_files
-from hf_mpwriter.snapshot.attachments import Attachments
-from hf_mpwriter.spool.layout import HostSpool
-from hf_mpwriter.spool.outbox import Batch, InFlightRecord, Outbox, interrupted
 from hf_mpwriter.system import disk
+from hf_mpwriter.snapshot.attachments import Attachments
+from hf_mpwriter.base.files import parse_files
+from hf_mpwriter.spool.outbox import Batch, InFlightRecord, Outbox, interrupted
+from hf_mpwriter.base.files import LocalFile
+from hf_mpwriter.spool.layout import HostSpool
 
 PUT = [f"outbox.put.{step}" for step in ("open", "write", "fsync", "rename", "dirsync")]
 DATA = ["outbox.data.fsync", "outbox.data.dirsync"]
@@ -314,7 +315,7 @@ def attach(run: Run, path: str, data: bytes) -> LocalFile:
     """Write an attachment; what is known of it."""
     with open(os.path.join(run.run_dir, path), "wb") as file:
         file.write(data)
-    (found,) = Attachments(run.run_dir).look(lambda other: other == path).files
+    (found,) = Attachments(run.run_dir).scan(lambda other: other == path).files
     return found
 
 

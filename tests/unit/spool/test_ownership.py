@@ -11,11 +11,11 @@ from forks import in_child
 from programs import succeed
 from shared_spools import GROUP, ONE, TWO, modes, root_only
 
+from hf_mpwriter.system import disk
 from hf_mpwriter.base.errors import ForeignSpoolError
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ownership import check_ownership
-from hf_mpwriter.system import disk
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,12 @@ import os
 
 import pytest
 
-from hf_mpwriter.base.settings import Destination
-from hf_mpwriter.base.verdicts import Sent
 from hf_mpwriter.snapshot.attachments import stamp_of
-from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.base.verdicts import Sent
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.progress import Progress
+from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.spool.layout import Spool
 
 HERE = Destination("https://hub", "me/run")
 FOUR = Sent(4, "5" * 64, "6" * 40)
@@ -93,7 +93,5 @@ def test_a_refusal_of_before_the_question_is_tried_again(spool):
 def test_many_refused_attachments_are_told_from_many_others_at_once(spool):
     """Of a directory the first quarantined event file counts; the work does not grow with the product."""
     paths = [f"{number}.tsv" for number in range(20_000)]
-    refused = view(spool, quarantined=(*paths[::2], EVENTS)).refused(
-        dict.fromkeys([*paths, EVENTS.replace("17", "18")], 1)
-    )
+    refused = view(spool, quarantined=(*paths[::2], EVENTS)).refused(dict.fromkeys([*paths, EVENTS.replace("17", "18")], 1))
     assert len(refused) == 10_001

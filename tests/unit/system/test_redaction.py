@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 from programs import succeed
 from tokens import ODD, SHAPED
 
-from hf_mpwriter.base.errors import LogdirError, SettingsError
-from hf_mpwriter.base.settings import Destination
-from hf_mpwriter.base.verdicts import Quarantine, Refused
-from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.status import StatusFile
 from hf_mpwriter.system import redaction
+from hf_mpwriter.spool.status import StatusFile
+from hf_mpwriter.base.errors import LogdirError, SettingsError
+from hf_mpwriter.base.verdicts import Quarantine, Refused
 from hf_mpwriter.system.process import Process
 from hf_mpwriter.system.redaction import known, redact
+from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.spool.layout import Spool
 
 PLAIN = st.text("abc _.:/'\"\\{}\n", max_size=12)
 

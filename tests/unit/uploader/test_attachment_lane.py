@@ -10,14 +10,14 @@ from dataclasses import replace
 import pytest
 from situations import QUIET
 
-from hf_mpwriter.base.settings import Destination, Settings
-from hf_mpwriter.base.verdicts import Moved, Quarantine, Retry, Split, Unknown
 from hf_mpwriter.snapshot import attachments
-from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.ledger import Ledger
-from hf_mpwriter.spool.outbox import Batch
 from hf_mpwriter.uploader import attachment_lane
 from hf_mpwriter.uploader.attachment_lane import AttachmentLane
+from hf_mpwriter.base.verdicts import Moved, Quarantine, Retry, Split, Unknown
+from hf_mpwriter.spool.ledger import Ledger
+from hf_mpwriter.spool.outbox import Batch
+from hf_mpwriter.base.settings import Destination, Settings
+from hf_mpwriter.spool.layout import Spool
 
 SETTINGS = Settings(allow_patterns=None, commit_every=5)
 
@@ -106,7 +106,7 @@ def test_the_bytes_of_an_entry_are_those_of_the_copies(run, monkeypatch):
 def test_one_look_reads_no_more_than_its_share(run, monkeypatch):
     """The next one goes on where it ended, without an entry in between."""
     monkeypatch.setattr(attachment_lane, "LOOK_BYTES", 2)
-    run.book.acknowledge({file.path: file.content for file in run.one._looking.look(lambda _: True).files}, "c", 1.0)
+    run.book.acknowledge({file.path: file.content for file in run.one._looking.scan(lambda _: True).files}, "c", 1.0)
     run.one = run.made()
     looks = 0
     while not run.one.is_over(living=0):

@@ -9,15 +9,15 @@ import pytest
 from attached import copies, quarantined, write
 from support import event_file
 
-from hf_mpwriter.base.settings import Destination, Settings
-from hf_mpwriter.base.verdicts import Done, Refused, Sent, Unknown
 from hf_mpwriter.snapshot import attachments
-from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.outbox import Batch
-from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.system import locks
 from hf_mpwriter.uploader import loop
 from hf_mpwriter.uploader.decision import Action, decide
+from hf_mpwriter.base.verdicts import Done, Refused, Sent, Unknown
+from hf_mpwriter.spool.progress import Progress
+from hf_mpwriter.spool.outbox import Batch
+from hf_mpwriter.base.settings import Destination, Settings
+from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.uploader.loop import Uploader
 
 
@@ -42,7 +42,7 @@ def looked(one: Uploader) -> list[str]:
 def test_what_the_hub_has_lost_is_looked_at_again_at_once(one, run_dir):
     """Nobody lives and nothing waits, but a read-back has found a file gone: it is not left to the next start."""
     path = write(run_dir, "gone.txt", b"one")
-    (file,) = attachments.Attachments(str(run_dir)).look(lambda _: True).files
+    (file,) = attachments.Attachments(str(run_dir)).scan(lambda _: True).files
     one._ledger.acknowledge({path.name: file.content}, "c", 1.0)
     one._snapshot([], one._situation([]))
     assert decide(one._situation([])) is Action.ATTACH

@@ -5,12 +5,11 @@ from __future__ import annotations
 import random
 
 import pytest
-import support  # noqa: F401 - sets hypothesis up
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_mpwriter.base.verdicts import Done, Moved, Quarantine, Refused, Retry, Unknown
 from hf_mpwriter.uploader import backoff
+from hf_mpwriter.base.verdicts import Done, Moved, Quarantine, Refused, Retry, Unknown
 
 ATTEMPTS = st.integers(1, 10**9)
 SEEDS = st.integers(0, 2**32).map(random.Random)
@@ -26,9 +25,7 @@ def test_a_failure_is_tried_again_between_the_shortest_and_the_longest_wait(kind
         assert step.wait <= min(backoff.LONGEST_WAIT, backoff.FIRST_WAIT * 2 ** min(attempts - 1, 20))
         assert step.patient
     else:
-        assert (
-            min(after, backoff.LONGEST_WISH) <= step.wait <= max(backoff.LONGEST_WAIT, min(after, backoff.LONGEST_WISH))
-        )
+        assert min(after, backoff.LONGEST_WISH) <= step.wait <= max(backoff.LONGEST_WAIT, min(after, backoff.LONGEST_WISH))
         assert not step.patient, "nobody may be impatient with a wait that the Hub asked for"
 
 

@@ -8,7 +8,7 @@ from itertools import product
 import pytest
 from situations import NOW, QUIET
 
-from hf_mpwriter.uploader.decision import LINGER, Action, decide
+from hf_mpwriter.uploader.decision import Action, LINGER, decide
 
 FLAGS = (False, True)
 ALL = [

@@ -12,12 +12,12 @@ def test_the_settle_time_outlives_the_uploader(tmp_path):
     """
     import random
 
-    from hf_mpwriter.base.settings import Destination
-    from hf_mpwriter.base.verdicts import Done, Sent, Unknown
     from hf_mpwriter.events import framing
     from hf_mpwriter.spool import outbox
     from hf_mpwriter.system import locks
     from hf_mpwriter.uploader.decision import Action, decide
+    from hf_mpwriter.base.verdicts import Done, Sent, Unknown
+    from hf_mpwriter.base.settings import Destination
     from hf_mpwriter.uploader.loop import SETTLE_TIME, Uploader
 
     spool = Spool(str(tmp_path / "run"))

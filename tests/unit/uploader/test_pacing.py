@@ -6,12 +6,12 @@ import random
 
 import pytest
 
-from hf_mpwriter.base.settings import Destination
-from hf_mpwriter.base.verdicts import Moved, Refused, Retry, Split, Unknown
 from hf_mpwriter.system import locks
 from hf_mpwriter.uploader import backoff, pacing, rate_limit
-from hf_mpwriter.uploader.pacing import Pacing
 from hf_mpwriter.uploader.rate_limit import RateLimit
+from hf_mpwriter.base.verdicts import Moved, Refused, Retry, Split, Unknown
+from hf_mpwriter.uploader.pacing import Pacing
+from hf_mpwriter.base.settings import Destination
 
 
 class Time:

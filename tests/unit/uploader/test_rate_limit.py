@@ -10,14 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
-import support  # noqa: F401 - sets hypothesis up
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.system import locks
 from hf_mpwriter.uploader import rate_limit
-from hf_mpwriter.uploader.rate_limit import HOUR, Bucket, RateLimit, Rule
+from hf_mpwriter.uploader.rate_limit import Bucket, HOUR, RateLimit, Rule
+from hf_mpwriter.base.settings import Destination
 
 HERE = Destination("https://hub", "me/run")
 

@@ -10,11 +10,11 @@ import tempfile
 import pytest
 from programs import run_python, wait_for
 
-from hf_mpwriter.base.settings import Destination
-from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import launch, locks
 from hf_mpwriter.worker import election
 from hf_mpwriter.worker.election import Election, unfinished_siblings
+from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.spool.layout import Spool
 
 
 def test_an_uploader_that_cannot_start_is_told_once_and_tried_again_later(spool, monkeypatch, caplog):
@@ -26,7 +26,7 @@ def test_an_uploader_that_cannot_start_is_told_once_and_tried_again_later(spool,
     with caplog.at_level(logging.WARNING):
         for _ in range(600):
             quiet = one._quiet_until
-            assert not one.look()
+            assert not one.ensure_uploader()
             tries += one._quiet_until != quiet
             now[0] += 1.0
     assert len(caplog.records) == 1
@@ -34,10 +34,10 @@ def test_an_uploader_that_cannot_start_is_told_once_and_tried_again_later(spool,
     assert not locks.is_held(spool.uploader_lock)
     monkeypatch.undo()
     now[0] += election.LONGEST_BACKOFF
-    assert one.look(), "the cause is gone"
+    assert one.ensure_uploader(), "the cause is gone"
     wait_for(lambda: not one.reap() and not locks.is_held(spool.uploader_lock), "it finds nobody and leaves")
     monkeypatch.setattr(sys, "executable", None)  # as in a program that embeds Python
-    assert not one.look()
+    assert not one.ensure_uploader()
     assert len(caplog.records) == 2, "another trouble is told again"
 
 
@@ -49,7 +49,7 @@ def test_uploaders_that_die_at_once_are_not_started_for_ever(spool, monkeypatch,
     starts = 0
     with caplog.at_level(logging.WARNING):
         for _ in range(1200):
-            starts += one.look()
+            starts += one.ensure_uploader()
             wait_for(lambda: not one.reap(), "it ends")
             now[0] += 1.0
     assert starts <= election.STARTS_LIMIT + 10, "5 s, 10 s, 20 s ... up to 5 min"
@@ -66,7 +66,7 @@ os.setgroups([]); os.setgid(65534); os.setuid(65534)
 resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
 logging.basicConfig()
 one = Election(Spool(sys.argv[1]))
-print([one.look() for _ in range(3)])
+print([one.ensure_uploader() for _ in range(3)])
 """
 
 

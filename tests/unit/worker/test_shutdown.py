@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from support import event_file
 
+from hf_mpwriter.worker.shutdown import answers_for
+from hf_mpwriter.worker.role import Role
 from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.worker.role import Role
-from hf_mpwriter.worker.shutdown import answers_for
 
 
 def test_what_is_known_is_not_read_again_at_the_end(run_dir):

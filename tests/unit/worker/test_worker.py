@@ -52,7 +52,7 @@ def test_what_is_dropped_stands_on_the_card_while_the_worker_lives(run_dir):
     for step in range(3):
         writer.add_scalar("a", 1.0, step)
     file._locate = locate
-    writer._worker.look()
+    writer._worker.keep_house()
     (member,) = Members(Spool(str(run_dir))).members()
     assert (member.alive, member.dropped, writer.dropped) == (True, 3, 3)
     assert "lost: 3 records of main" in run("status", run_dir).stdout
@@ -66,7 +66,7 @@ LONG_HANDLER = """
 import os, signal, sys
 from hf_mpwriter import SummaryWriter
 from hf_mpwriter.worker import worker
-worker.LOOK_EVERY = worker.STUCK_AFTER = 0.0  # the handler takes longer than any look
+worker.HOUSEKEEPING_EVERY = worker.STUCK_AFTER = 0.0  # the handler takes longer than any look
 writer = SummaryWriter(sys.argv[1])
 def handle(*_):
     for step in range(3):
@@ -119,7 +119,7 @@ from hf_mpwriter import HFSummaryWriter
 writer = HFSummaryWriter("me/run", logdir=sys.argv[1])
 writer.close()
 shutil.rmtree(sys.argv[1])
-writer._worker.look()
+writer._worker.keep_house()
 """
 
 

@@ -11,8 +11,8 @@ import tensorboardX
 from tensorboardX.proto import event_pb2
 
 from hf_mpwriter import HFSummaryWriter, SummaryWriter
-from hf_mpwriter.base.errors import LogdirError, SettingsError
 from hf_mpwriter.events import framing
+from hf_mpwriter.base.errors import LogdirError, SettingsError
 
 
 def events(directory) -> list[event_pb2.Event]:

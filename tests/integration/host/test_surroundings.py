@@ -12,8 +12,8 @@ from lives import HURRY, TAKES_THE_LOCK, grown, log_without_uploader, push_of
 from programs import wait_for
 from runs import LOG_AND_EXIT, acknowledged, finished, judge, uploader_pid, uploaders
 
-from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.members import Members
+from hf_mpwriter.spool.layout import Spool
 
 
 def test_a_log_that_cannot_be_written_is_no_reason_to_end(hub, run_dir, start):

@@ -19,18 +19,18 @@ from runs import LOG_AND_EXIT, WORKER, all_acknowledged, judge, no_uploader, sta
 from support import dump, event_file
 
 from hf_mpwriter.base import files as files_module
-from hf_mpwriter.base.files import LocalFile
-from hf_mpwriter.base.names import SPOOL_NAME, is_run_path
-from hf_mpwriter.base.settings import Destination, Settings
-from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool import ledger, members, outbox
-from hf_mpwriter.spool.layout import MemberName, Spool
-from hf_mpwriter.spool.members import MemberFile, Members
-from hf_mpwriter.spool.outbox import Outbox
-from hf_mpwriter.spool.progress import Progress
-from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.system import disk, hf_home
 from hf_mpwriter.system.process import Process
+from hf_mpwriter.spool.progress import Progress
+from hf_mpwriter.spool.status import UploaderStatus
+from hf_mpwriter.spool.outbox import Outbox
+from hf_mpwriter.spool.members import MemberFile, Members
+from hf_mpwriter.base.settings import Destination, Settings
+from hf_mpwriter.base.files import LocalFile
+from hf_mpwriter.snapshot.event_files import EventFileScan
+from hf_mpwriter.base.names import SPOOL_NAME, is_run_path
+from hf_mpwriter.spool.layout import MemberName, Spool
 
 HERE = Destination("https://hub", "me/run")
 NAME = "events.out.tfevents.1795233002.h.1.00000000"

@@ -12,9 +12,9 @@ import pytest
 from programs import wait_for
 from pushing import NAME, Pushes, hits, is_as
 
-from hf_mpwriter.base.settings import OFFLINE
-from hf_mpwriter.base.verdicts import Done, Moved, Refused, Retry, Split, Unknown
 from hf_mpwriter.push import classify, commit
+from hf_mpwriter.base.verdicts import Done, Moved, Refused, Retry, Split, Unknown
+from hf_mpwriter.base.settings import OFFLINE
 
 pytest_plugins = ("pushing",)
 

@@ -12,8 +12,8 @@ from programs import wait_for
 from runs import LOG_AND_EXIT, LOG_FOR_EVER, acknowledged, event_paths, finished, judge, no_uploader, uploader_pid
 
 from hf_mpwriter.spool import ledger
-from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Progress
+from hf_mpwriter.spool.layout import Spool
 
 DEEP = "d" * 250  # name of a directory
 

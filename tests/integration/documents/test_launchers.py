@@ -33,9 +33,7 @@ def test_the_torchrun_example_of_the_readme_runs(hub, tmp_path, monkeypatch):
     ]
     wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
     log = next(run_dir.glob(".hf_mpwriter/hosts/*/uploader.log")).read_text()
-    assert log.count("left the uploader lock") == log.count("took the uploader lock"), (
-        "one after the other, never two at once"
-    )
+    assert log.count("left the uploader lock") == log.count("took the uploader lock"), "one after the other, never two at once"
 
 
 def test_ranks_that_multiprocessing_starts_are_ranks(hub, run_dir, start):

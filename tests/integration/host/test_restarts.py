@@ -25,13 +25,13 @@ from runs import (
     uploader_pid,
 )
 
-from hf_mpwriter.localhub import LocalHub
-from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.members import Members
-from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.system import process
+from hf_mpwriter.localhub import LocalHub
+from hf_mpwriter.spool.progress import Progress
+from hf_mpwriter.spool.members import Members
+from hf_mpwriter.spool.layout import Spool
 
-SLOWER = HURRIED.replace("LOOK_EVERY = 0.05", "LOOK_EVERY = 0.5")  # loses every race against one in a hurry
+SLOWER = HURRIED.replace("HOUSEKEEPING_EVERY = 0.05", "HOUSEKEEPING_EVERY = 0.5")  # loses every race against one in a hurry
 
 
 def test_a_worker_with_a_good_token_brings_it_into_use(tmp_path, run_dir, start, monkeypatch):

@@ -12,9 +12,9 @@ from lives import HURRIED, HURRY, TAKES_THE_LOCK, end, grown, lives, log_without
 from programs import wait_for
 from runs import LOG_AND_EXIT, acknowledged, finished, judge, no_uploader, run, silent_hub, uploader_pid, uploaders
 
-from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import process as process_module
 from hf_mpwriter.uploader import priority
+from hf_mpwriter.spool.layout import Spool
 
 
 def zombies(pid: int) -> list[psutil.Process]:

@@ -32,16 +32,16 @@ from runs import (
 )
 from support import event_file, events, failing, keys, scalar
 
-from hf_mpwriter.base.files import LocalFile
-from hf_mpwriter.base.settings import Destination
-from hf_mpwriter.base.verdicts import Sent
 from hf_mpwriter.events import event_file
-from hf_mpwriter.events.event_file import EventFile
 from hf_mpwriter.spool import ledger, outbox
-from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.outbox import InFlightRecord, Outbox
-from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.system import process
+from hf_mpwriter.base.verdicts import Sent
+from hf_mpwriter.events.event_file import EventFile
+from hf_mpwriter.spool.progress import Progress
+from hf_mpwriter.spool.outbox import InFlightRecord, Outbox
+from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.base.files import LocalFile
+from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.testing import processes, read_journals
 
 HERE = Destination("https://hub", "me/run")
@@ -227,9 +227,7 @@ def records_on_disk(tmp_path) -> dict[str, Path]:
     host = spool.host("h")
     made = Outbox(host, str(run_dir))
     made.put([[LocalFile("a.tfevents", length, growing=True)]])
-    made.mark_in_flight(
-        made.entries[0], {"files": [dataclasses.asdict(file) for file in made.entries[0].files]}, fenced=True
-    )
+    made.mark_in_flight(made.entries[0], {"files": [dataclasses.asdict(file) for file in made.entries[0].files]}, fenced=True)
     book = ledger.Ledger(HERE, "me/run")
     book.acknowledge({"a.tfevents": Sent(length, "5" * 64)}, "c" * 40, 1.0)
     book.save(host.ledger)

@@ -12,9 +12,9 @@ from programs import wait_for
 from runs import LOG_AND_EXIT, hub_view, no_uploader, run, uploader_pid
 
 from hf_mpwriter import testing
+from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.base.settings import patterns
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.progress import Progress
 
 EVERYTHING = LOG_AND_EXIT.replace("logdir=", "repo_allow_patterns=None, logdir=")
 EMBED = """

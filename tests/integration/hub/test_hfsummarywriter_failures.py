@@ -11,9 +11,9 @@ from pushing import NAME, Pushes, is_as
 from runs import LOG_AND_EXIT, judge, no_uploader, sync
 from support import event_file
 
-from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.base.verdicts import Done, Split
 from hf_mpwriter.localhub import LocalHub
+from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.snapshot.event_files import EventFileScan
 
 pytest_plugins = ("pushing",)

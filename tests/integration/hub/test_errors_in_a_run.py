@@ -17,12 +17,12 @@ from programs import wait_for
 from runs import LOG_AND_EXIT, judge, no_uploader, sync
 from support import event_file
 
-from hf_mpwriter.base.settings import OFFLINE
-from hf_mpwriter.cli.main import main
-from hf_mpwriter.localhub import LocalHub
-from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.worker import shutdown
+from hf_mpwriter.cli.main import main
 from hf_mpwriter.worker.role import Role
+from hf_mpwriter.localhub import LocalHub
+from hf_mpwriter.base.settings import OFFLINE
+from hf_mpwriter.spool.layout import Spool
 
 XET_FAILS_FAST = {"HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "1", "HF_XET_CLIENT_RETRY_BASE_DELAY": "10ms"}
 XET_FAILS_FAST |= {"HF_MPWRITER_EXIT_TIMEOUT": "100"}
