@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import repeatable  # noqa: F401 - sets hypothesis up
 from programs import Program
+from repository import HELPERS
 
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.spool.layout import Spool
@@ -33,7 +35,7 @@ def without_torch(tmp_path_factory) -> str:
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch, tmp_path, without_torch):
     """No variable of the developer's shell, launcher or Hub account reaches a test."""
-    monkeypatch.setenv("PYTHONPATH", without_torch)
+    monkeypatch.setenv("PYTHONPATH", f"{without_torch}:{HELPERS / 'hurry'}")
     for name in list(os.environ):
         if name.startswith(PREFIXES) or name.endswith(SUFFIXES):
             monkeypatch.delenv(name)
@@ -42,6 +44,12 @@ def clean_environment(monkeypatch, tmp_path, without_torch):
     monkeypatch.setenv("HF_MPWRITER_COMMITS_PER_HOUR", "100000")  # tests have no hour
     monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+@pytest.fixture
+def unhurried(monkeypatch, without_torch):
+    """Processes wait as long as they do for users."""
+    monkeypatch.setenv("PYTHONPATH", without_torch)
 
 
 @pytest.fixture
@@ -92,7 +100,7 @@ def frozen(monkeypatch):
 
 @pytest.fixture
 def spool(tmp_path):
-    """A spool with a destination where nobody listens."""
+    """A spool with a destination where no server listens."""
     spool = Spool(str(tmp_path / "run"))
     spool.create()
     spool.record_destination(Destination("http://127.0.0.1:9", "me/run"))

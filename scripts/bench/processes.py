@@ -158,7 +158,7 @@ class Run:
         self.path, self.repo, self._hub = directory / name, f"bench/{name}", hub
         self.spool = Spool(str(self.path))
         self._progress = Progress(self.spool)
-        self._roster = Members(self.spool)
+        self._members = Members(self.spool)
         self._workers: list[Worker] = []
 
     def writer(self) -> Any:
@@ -187,15 +187,15 @@ class Run:
 
     def members(self) -> list[Member]:
         """Return the registered workers."""
-        return self._roster.members()
+        return self._members.members()
 
     def is_at_rest(self) -> bool:
         """Return whether the Hub has events of every worker and no push is pending."""
-        book, report = self._progress.ledger(), self.report()
-        if book is None or report.phase != "idle" or report.waiting:
+        ledger, report = self._progress.ledger(), self.report()
+        if ledger is None or report.phase != "idle" or report.waiting:
             return False
         paths = [path for member in self.members() for path in member.files]
-        return bool(paths) and all(map(book.length, paths)) and all(member.alive for member in self.members())
+        return bool(paths) and all(map(ledger.length, paths)) and all(member.alive for member in self.members())
 
     def newest_file(self, worker_dir: str) -> Path:
         """Return the absolute path of a worker's newest event file."""

@@ -133,22 +133,22 @@ class Costs(Bench):
         hub, files = Hub(destination), self._snapshots(run, Ledger(destination))[-1][1]
         hub.create(private=None)
         commit, sent = hub.commit([(file, str(run.path / file.path)) for file in files], None, tag_card=False)
-        book, host = Ledger(destination), run.spool.host(host_id())
-        book.acknowledge(sent, commit, time.time())
+        ledger, host = Ledger(destination), run.spool.host(host_id())
+        ledger.acknowledge(sent, commit, time.time())
         os.makedirs(host.root, exist_ok=True)
-        book.save(host.ledger)
+        ledger.save(host.ledger)
         for what, (took, _) in zip(
-            ("the first of an uploader", "a later one"), self._snapshots(run, book), strict=True
+            ("the first of an uploader", "a later one"), self._snapshots(run, ledger), strict=True
         ):
             show(f"many files, {len(files)}: a snapshot, {what}", took, "s", 1.0)
 
-    def _snapshots(self, run: Run, book: Ledger) -> list[tuple[float, list[LocalFile]]]:
+    def _snapshots(self, run: Run, ledger: Ledger) -> list[tuple[float, list[LocalFile]]]:
         """Scan all files twice, as an uploader does; return seconds and files of each scan."""
-        survey, roster, scans = EventFileScan(str(run.path)), Members(run.spool), []
+        survey, members, scans = EventFileScan(str(run.path)), Members(run.spool), []
         for _ in range(2):
             before = time.perf_counter()
-            files = survey.files(Settings().allows, roster.growing)
-            event_files.bounded(event_files.pending(files, book.covers, ()))
+            files = survey.files(Settings().allows, members.growing)
+            event_files.bounded(event_files.pending(files, ledger.covers, ()))
             scans.append((time.perf_counter() - before, files))
         return scans
 

@@ -1,4 +1,4 @@
-"""What the examples train: a small network on the handwritten digits that ship with scikit-learn."""
+"""A small network, and the handwritten digits that come with scikit-learn: what the examples train."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from torch import nn
 
 
 class Network(nn.Module):
-    """64 pixels -> 10 digits; with labels it tells the loss, as the Trainer of transformers wants it."""
+    """Maps 64 pixels to 10 digits; given labels, it returns the loss too, as the Trainer of transformers expects."""
 
     def __init__(self) -> None:
         super().__init__()
         self.body = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
 
     def forward(self, pixels: torch.Tensor, labels: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
-        """The logits, and the loss if there are labels."""
+        """Return the logits, and the loss if there are labels."""
         logits = self.body(pixels)
         return {"logits": logits} if labels is None else {"loss": self.loss(logits, labels), "logits": logits}
 
     @staticmethod
     def loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Cross entropy."""
+        """Return the cross entropy."""
         return nn.functional.cross_entropy(logits, labels)
 
 
 def digits() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """1500 digits to train on, 297 to test on."""
+    """Return 1500 digits to train on and 297 to test on."""
     found = load_digits()
     rows = [
         {"pixels": torch.tensor(image / 16, dtype=torch.float32), "labels": int(label)}

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A loop with Accelerate, with our tracker: the only lines that differ are marked.
+"""A training loop with Accelerate and our tracker; arrows mark the only lines that differ.
 
 python scripts/examples/train_accelerate.py --repo-id me/digits
 torchrun --nproc-per-node 2 scripts/examples/train_accelerate.py --repo-id me/digits
@@ -16,11 +16,11 @@ from accelerate.utils import set_seed
 from digits import Network, digits
 from torch.utils.data import DataLoader
 
-import hf_mpwriter.integrations.accelerate  # noqa: F401 - this line registers the name
+import hf_mpwriter.integrations.accelerate  # noqa: F401 - registers the name
 
 
 def main() -> None:
-    """Train, and go on from the last checkpoint if there is one."""
+    """Train, from the last checkpoint if there is one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repo-id", required=True)
     parser.add_argument("--output", default="digits-accelerate")
@@ -29,12 +29,12 @@ def main() -> None:
     set_seed(1)
     accelerator = Accelerator(log_with="hf_mpwriter", project_dir=options.output, cpu=True)  # <- this name
     train(accelerator, options)
-    accelerator.free_memory()  # the model first: it must not be the last to hold the process group, or torch may hang
+    accelerator.free_memory()  # torch may hang if the model is the last to hold the process group
     accelerator.end_training()
 
 
 def train(accelerator: Accelerator, options: argparse.Namespace) -> None:
-    """Some epochs, with a checkpoint after each."""
+    """Train some epochs and save a checkpoint after each."""
     rows, _ = digits()
     network = Network()
     optimizer = torch.optim.SGD(network.parameters(), 0.1)
@@ -57,12 +57,12 @@ def train(accelerator: Accelerator, options: argparse.Namespace) -> None:
 
 
 def checkpoint(output: str, epochs: int) -> str:
-    """Where the state after so many epochs is."""
+    """Return the directory of the checkpoint after so many epochs."""
     return os.path.join(output, f"after-{epochs}")
 
 
 def save(accelerator: Accelerator, directory: str) -> None:
-    """Make a checkpoint that is whole or not there."""
+    """Save a checkpoint that is complete or not there."""
     accelerator.save_state(directory + ".part")
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:

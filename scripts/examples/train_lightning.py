@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The Trainer of Lightning, with our logger: the only line that differs is marked.
+"""The Trainer of Lightning with our logger; an arrow marks the only line that differs.
 
 python scripts/examples/train_lightning.py --repo-id me/digits
 python scripts/examples/train_lightning.py --repo-id me/digits --devices 2
@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 
-import lightning as L  # noqa: N812 - as its documentation does
+import lightning as L  # noqa: N812 - as in its documentation
 import torch
 from digits import Network, digits
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -20,7 +20,7 @@ from hf_mpwriter.integrations.lightning import HubTensorBoardLogger
 
 
 class Digits(L.LightningModule):
-    """The network, and how it is trained."""
+    """The network and its training."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -29,26 +29,26 @@ class Digits(L.LightningModule):
         self.network = Network()
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """The logits."""
+        """Return the logits."""
         return self.network.body(pixels)
 
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
-        """The loss of a batch."""
+        """Return the loss of a batch."""
         loss = Network.loss(self(batch["pixels"]), batch["labels"])
         self.log("loss", loss)
         return loss
 
     def validation_step(self, batch: dict[str, torch.Tensor], _: int) -> None:
-        """The loss on what was not trained on."""
+        """Log the loss of a batch of the test set."""
         self.log("validation", Network.loss(self(batch["pixels"]), batch["labels"]), sync_dist=True)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Plain gradient descent."""
+        """Use plain gradient descent."""
         return torch.optim.SGD(self.parameters(), self.rate)
 
 
 def main() -> None:
-    """Train, and go on from the last checkpoint if there is one."""
+    """Train, from the last checkpoint if there is one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repo-id", required=True)
     parser.add_argument("--output", default="digits-lightning")

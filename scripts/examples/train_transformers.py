@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The Trainer of transformers, with our callback: the only line that differs is marked.
+"""The Trainer of transformers with our callback; an arrow marks the only line that differs.
 
 python scripts/examples/train_transformers.py --repo-id me/digits
 torchrun --nproc-per-node 2 scripts/examples/train_transformers.py --repo-id me/digits --all-ranks
@@ -18,7 +18,7 @@ from hf_mpwriter.integrations.transformers import HubTensorBoardCallback
 
 
 def main() -> None:
-    """Train, and go on from the last checkpoint if there is one."""
+    """Train, from the last checkpoint if there is one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repo-id", required=True)
     parser.add_argument("--output", default="digits-transformers")

@@ -1,9 +1,9 @@
-"""A pytest plugin: of a framework's own tests run those about TensorBoard, with our class in the place of theirs.
+"""A pytest plugin that runs those of a framework's own tests that are about TensorBoard, with its class or with ours.
 
-    pytest -p frameworks_plugin --outcomes FILE --framework lightning [--ours] .../test_tensorboard.py
+    pytest -p plugin --outcomes FILE --framework lightning [--ours] .../test_tensorboard.py
 
-A test is about TensorBoard if that word is in its name, in the name of its class or module, or in its source. Our class
-is put wherever a module has theirs, and before the tests are imported; so theirs and ours are judged by the same lines.
+A test is about TensorBoard if that word is in its name, in the name of its class or module, or in its source. With
+--ours, our class replaces theirs in every module before the tests are imported: the same lines test both.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ WORD = "tensorboard"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """The options of the head of this module."""
-    parser.addoption("--framework", required=True, choices=[*PLACES], help="whose tests these are")
-    parser.addoption("--ours", action="store_true", help="put our class in the place of theirs")
-    parser.addoption("--outcomes", required=True, metavar="FILE", help="what became of the tests, in lines of JSON")
+    """Add the options."""
+    parser.addoption("--framework", required=True, choices=[*REPLACEMENTS], help="whose tests to run")
+    parser.addoption("--ours", action="store_true", help="replace their class by ours")
+    parser.addoption("--outcomes", required=True, metavar="FILE", help="write outcomes there, as lines of JSON")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Put ours in place, before any test is imported."""
+    """Replace their class, before any test is imported."""
     framework = config.getoption("--framework")
     if framework == "transformers":
-        _let_transformers_meet_a_hub()
+        _give_transformers_a_hub()
     if config.getoption("--ours"):
-        PLACES[framework]()
-    config.addinivalue_line("markers", "flaky: of pytest-rerunfailures, which is not needed")
+        REPLACEMENTS[framework]()
+    config.addinivalue_line("markers", "flaky: a marker of pytest-rerunfailures, which is not needed")
     config.pluginmanager.register(_Recorder(config.getoption("--outcomes")))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is not about TensorBoard."""
+    """Deselect what is not about TensorBoard."""
     others = [item for item in items if WORD not in (item.nodeid + _source(item)).lower()]
     config.hook.pytest_deselected(items=others)
     items[:] = [item for item in items if item not in others]
@@ -51,35 +51,35 @@ def _source(item: pytest.Item) -> str:
 
 
 class _Recorder:
-    """Writes one line per phase of a test, and one in the end."""
+    """Writes one line per phase of a test, and one at the end."""
 
     def __init__(self, path: str) -> None:
-        self._file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - until the process ends
+        self._file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - open until the process ends
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """A phase of a test has ended."""
+        """Write the outcome of a phase of a test."""
         self._write(report, "error" if report.failed and report.when != "call" else report.outcome)
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """A module was imported, or could not be."""
+        """Write that a module could not be imported."""
         if report.failed:
             self._write(report, "error")
 
     def _write(self, report: pytest.TestReport | pytest.CollectReport, outcome: str) -> None:
-        name = report.nodeid.replace("HubTensorBoard", "TensorBoard")  # parameters are named after their class
-        self._tell({"test": name, "outcome": outcome})
+        name = report.nodeid.replace("HubTensorBoard", "TensorBoard")  # parameters are named after the class
+        self._append({"test": name, "outcome": outcome})
 
     def pytest_unconfigure(self) -> None:
-        """All tests have ended: how many run directories our writers had in this process."""
+        """Write how many run directories our writers had in this process."""
         workers = sys.modules.get("hf_mpwriter.worker.registry")
-        self._tell({"runs": len(workers._workers) if workers else 0})  # noqa: SLF001 - nobody else needs to know
+        self._append({"runs": len(workers._workers) if workers else 0})  # noqa: SLF001 - there is no public way
 
-    def _tell(self, line: dict[str, object]) -> None:
+    def _append(self, line: dict[str, object]) -> None:
         self._file.write(json.dumps(line) + "\n")
 
 
-def _put(ours: type, theirs: type) -> None:
-    """Whoever looks for their class finds ours; what was derived from theirs stays so."""
+def _replace(theirs: type, ours: type) -> None:
+    """Replace their class in all modules; its subclasses stay as they are."""
     others = [module for name, module in sys.modules.items() if not name.startswith("hf_mpwriter")]
     for module in others:
         for name in [name for name, value in vars(module).items() if value is theirs]:
@@ -91,7 +91,7 @@ def _lightning() -> None:
 
     from hf_mpwriter.integrations.lightning import HubTensorBoardLogger
 
-    _put(HubTensorBoardLogger, TensorBoardLogger)
+    _replace(TensorBoardLogger, HubTensorBoardLogger)
 
 
 def _fabric() -> None:
@@ -100,12 +100,12 @@ def _fabric() -> None:
     from hf_mpwriter.integrations.lightning import HubTensorBoardLogger
 
     class TensorBoardLogger(HubTensorBoardLogger):
-        """What the Trainer of Lightning calls `save_dir`, Fabric calls `root_dir`."""
+        """Our logger with the argument names of Fabric: `save_dir` is `root_dir`."""
 
         def __init__(self, root_dir: Any, name: Any = "lightning_logs", version: Any = None, **kwargs: Any) -> None:
             super().__init__(root_dir, name, version, **kwargs)
 
-    _put(TensorBoardLogger, Theirs)
+    _replace(Theirs, TensorBoardLogger)
 
 
 def _accelerate() -> None:
@@ -114,12 +114,12 @@ def _accelerate() -> None:
     from hf_mpwriter.integrations.accelerate import HubTensorBoardTracker
 
     class NamedAsTheirs(HubTensorBoardTracker):
-        """What `log_with="tensorboard"` finds."""
+        """Our tracker under the name of theirs, for `log_with="tensorboard"`."""
 
         name = "tensorboard"
 
     LOGGER_TYPE_TO_CLASS["tensorboard"] = NamedAsTheirs
-    _put(NamedAsTheirs, TensorBoardTracker)
+    _replace(TensorBoardTracker, NamedAsTheirs)
 
 
 def _transformers() -> None:
@@ -129,18 +129,18 @@ def _transformers() -> None:
     from hf_mpwriter.integrations.transformers import HubTensorBoardCallback
 
     INTEGRATION_TO_CALLBACK["tensorboard"] = HubTensorBoardCallback
-    _put(HubTensorBoardCallback, TensorBoardCallback)
+    _replace(TensorBoardCallback, HubTensorBoardCallback)
 
 
-def _let_transformers_meet_a_hub() -> None:
-    """Their tests that push are for a Hub of their own; the local one is as good."""
+def _give_transformers_a_hub() -> None:
+    """Run the tests that push: they need a staging Hub, and the local one will do."""
     from transformers import testing_utils
 
     from hf_mpwriter.localhub.server.state import DEFAULT_USER
 
-    testing_utils._run_staging = True  # noqa: SLF001 - the variable that sets it names their Hub to the client, too
+    testing_utils._run_staging = True  # noqa: SLF001 - the variable that sets it also points the client to their Hub
     testing_utils.USER = DEFAULT_USER
-    testing_utils.require_tensorboard = lambda test: test  # theirs forgets the test, and what is left always passes
+    testing_utils.require_tensorboard = lambda test: test  # theirs returns no test, so the result always passes
 
 
-PLACES = {"accelerate": _accelerate, "fabric": _fabric, "lightning": _lightning, "transformers": _transformers}
+REPLACEMENTS = {"accelerate": _accelerate, "fabric": _fabric, "lightning": _lightning, "transformers": _transformers}

@@ -7,3 +7,4 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 PACKAGE = ROOT / "hf_mpwriter"
 TESTS = ROOT / "tests"
+HELPERS = TESTS / "helpers"

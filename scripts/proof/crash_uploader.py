@@ -1,16 +1,17 @@
 #!/usr/bin/env python3
-"""Strike an uploader at every failpoint and at every system call that changes something, and let the oracle judge.
+"""Strike an uploader at every failpoint and at every system call that changes something; let the oracle judge.
 
-A trial is a run directory with two workers, what a killed predecessor has left there, four commits by real pushes to a
-local Hub, and an uploader that leaves in the end; see tests/helpers/crashing.py. It is struck once, and once more in its second
-life where that is asked for. Then it, or a successor, must bring everything to the Hub and leave nothing behind.
+A trial is a run directory with two workers and the files of a killed predecessor, four commits by real pushes to a
+local Hub, and an uploader that leaves at the end; see tests/helpers/crashing.py. It is struck once; some trials strike its
+second life as well. Then it, or a successor, must bring everything to the Hub and leave nothing behind.
 
-    scripts/crash_uploader.py                           everything: about 2,000 faults
-    scripts/crash_uploader.py --failpoints              kill, EIO, ENOSPC at each failpoint, 1st, 2nd, last passage
-    scripts/crash_uploader.py --syscalls --every 10     of the system calls every tenth (needs strace)
-    scripts/crash_uploader.py --sabotage early-ack      a build that is broken on purpose: it must be found
+    scripts/proof/crash_uploader.py                           everything: about 2,000 faults
+    scripts/proof/crash_uploader.py --failpoints              kill, EIO, ENOSPC at each failpoint: 1st, 2nd, last pass
+    scripts/proof/crash_uploader.py --syscalls --every 10     every tenth of the system calls (needs strace)
+    scripts/proof/crash_uploader.py --sabotage early-ack      a build that is broken on purpose: it must be found
 
-Exit code 0 if all promises held (with --sabotage: if the sabotage was found), 3 if not. 1: the harness itself failed.
+Exit code 0 if all promises held (with --sabotage: if the sabotage was found), 3 if one was broken, 1 if the script
+itself failed.
 """
 
 from __future__ import annotations
@@ -27,29 +28,41 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import sabotage
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "helpers"))
+import sabotage
+from lib.arguments import add_seed, make_parser
+from lib.paths import HELPERS
+
+sys.path.insert(0, str(HELPERS))
 from crashing import UPLOADER, Harm
 from crashpoints import Call, Trials
 
 ERRORS = ("eio", "enospc")
-READS_EVERY = 4  # many calls that read are alike
+READS_EVERY = 4  # of the calls that read: many are alike
 
 
 @dataclass
 class Tally:
-    """What was done and found."""
+    """What was done and found.
 
-    struck: Counter[tuple[str, str]] = field(default_factory=Counter)  # (whose and where, action) -> times
-    ended: Counter[tuple[str, str]] = field(default_factory=Counter)  # lives that an error ended
+    Attributes:
+        struck: how often, by row of the table and action.
+        ended: lives that an error ended, by row and action.
+        missed: harms whose point was not reached.
+        made: trials.
+        findings: broken promises.
+    """
+
+    struck: Counter[tuple[str, str]] = field(default_factory=Counter)
+    ended: Counter[tuple[str, str]] = field(default_factory=Counter)
     missed: int = 0
     made: int = 0
-    problems: list[str] = field(default_factory=list)
+    findings: list[str] = field(default_factory=list)
 
 
 def at_failpoints(passed: dict[str, int]) -> Iterator[tuple[Harm, ...]]:
-    """Each at its first, its second and its last passage."""
+    """Yield kills and errors at the first, second and last passage of each failpoint."""
     for name, times in passed.items():
         for passage in sorted({1, min(times, 2), times}):
             for action in ("kill", *ERRORS):
@@ -57,7 +70,7 @@ def at_failpoints(passed: dict[str, int]) -> Iterator[tuple[Harm, ...]]:
 
 
 def at_calls(calls: list[Call], rng: random.Random) -> Iterator[tuple[Harm, ...]]:
-    """Kills at all that change something, and once more in the second life; errors at the uploader's calls."""
+    """Yield kills at all calls that change something, in one life and in two; errors at the uploader's calls."""
     changing = [call for call in calls if call.changes]
     ours = [call for call in changing if call.push == UPLOADER]
     for call in changing:
@@ -72,17 +85,17 @@ def at_calls(calls: list[Call], rng: random.Random) -> Iterator[tuple[Harm, ...]
 
 
 def row_of(harm: Harm) -> str:
-    """The row of the table that a harm belongs to."""
+    """Return the row of the table that a harm belongs to."""
     whose = "failpoint" if harm.is_failpoint else "uploader" if harm.push == UPLOADER else "push"
     return f"{whose} {harm.point}"
 
 
 def make(trials: Trials, harms: Iterator[tuple[Harm, ...]], tally: Tally, lock: threading.Lock) -> None:
-    """Make trials until there are no more."""
+    """Make trials until none is left."""
     while True:
         with lock:
             one = next(harms, None)
-        if one is None or (tally.problems and sabotage.is_sabotaged()):
+        if one is None or (tally.findings and sabotage.is_sabotaged()):
             return
         outcome = trials.make(*one)
         with lock:
@@ -92,12 +105,12 @@ def make(trials: Trials, harms: Iterator[tuple[Harm, ...]], tally: Tally, lock: 
             tally.missed += len(one) - sum(outcome.struck)
             tally.ended[row_of(one[0]), one[0].action] += outcome.ended.count(1)
             for problem in outcome.problems:
-                tally.problems.append(f"{one}: {problem}; kept in {trials.last}")
-                print(tally.problems[-1], flush=True)
+                tally.findings.append(f"{one}: {problem}; kept in {trials.last}")
+                print(tally.findings[-1], flush=True)
 
 
 def show(tally: Tally) -> None:
-    """The table."""
+    """Print the table."""
     print(f"{'':36}{'kills':>8}{'errors':>8}{'ended by an error':>20}")
     for row in sorted({row for row, _ in tally.struck}):
         errors = sum(tally.struck[row, action] for action in ERRORS)
@@ -108,19 +121,19 @@ def show(tally: Tally) -> None:
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Parse the command line."""
+    parser = make_parser(__doc__)
     parser.add_argument("--failpoints", action="store_true", help="strike at failpoints only")
     parser.add_argument("--syscalls", action="store_true", help="strike at system calls only")
-    parser.add_argument("--every", type=int, default=1, help="of the harms, every so many (default: all)")
-    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6), help="default: random")
-    parser.add_argument("--parallel", type=int, default=os.cpu_count() or 1, help="trials at once")
-    parser.add_argument("--sabotage", choices=("early-ack",))
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="make every Nth trial (default: all)")
+    add_seed(parser)
+    parser.add_argument("--parallel", type=int, default=os.cpu_count() or 1, help="trials at once (default: cores)")
+    sabotage.add_option(parser, "early-ack")
     return parser.parse_args()
 
 
 def chosen(options: argparse.Namespace, trials: Trials) -> list[tuple[Harm, ...]]:
-    """The harms that were asked for, in seeded order."""
+    """Return the harms to try, in random order."""
     everything = not (options.failpoints or options.syscalls)
     rng, harms = random.Random(options.seed), list[tuple[Harm, ...]]()
     if options.failpoints or everything:
@@ -132,14 +145,14 @@ def chosen(options: argparse.Namespace, trials: Trials) -> list[tuple[Harm, ...]
 
 
 def main() -> int:
-    """Strike, print the table, tell what must not be."""
+    """Make the trials; print the table and what was found."""
     options = parse()
     if options.sabotage:
         return sabotage.run(options.sabotage)
     from hf_mpwriter.localhub import LocalHub
 
     root = Path(tempfile.mkdtemp(prefix="crash_uploader_"))
-    tally, lock, began = Tally(), threading.Lock(), time.monotonic()
+    tally, lock, started_at = Tally(), threading.Lock(), time.monotonic()
     print(f"seed {options.seed}", flush=True)
     with LocalHub(root / "hub") as hub:
         makers = [Trials(hub.endpoint, str(root / "hub"), str(root / str(n))) for n in range(options.parallel)]
@@ -154,11 +167,12 @@ def main() -> int:
         for one in makers:
             one.end()
     show(tally)
-    print(f"in {time.monotonic() - began:.0f} s")
-    if not tally.problems and (tally.made < len(harms) or tally.missed > sum(tally.struck.values())):
-        print(f"nothing is shown: {tally.made} of {len(harms)} trials were made; see {root}")
-        return 1
-    return sabotage.conclude(tally.problems, root, options.seed, "everything is on the Hub, nothing is left behind")
+    print(f"in {time.monotonic() - started_at:.0f} s")
+    troubles = list[str]()
+    if not tally.findings and (tally.made < len(harms) or tally.missed > sum(tally.struck.values())):
+        troubles.append(f"too few harms struck to prove anything: {tally.made} of {len(harms)} trials were made")
+    success = "everything is on the Hub, nothing is left behind"
+    return sabotage.conclude(tally.findings, root, options.seed, success, troubles=troubles)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Power cuts between any two steps of a write, in one process: see `power_cut.py`."""
+"""Power cuts between any two steps of a write, in one process; see `power_cut.py`."""
 
 from __future__ import annotations
 
@@ -22,19 +22,18 @@ from hf_mpwriter.testing import LoopDisk
 
 HERE = Destination("https://hub", "me/run")
 NAMES = ("a.tfevents", "sub/b.tfevents")
-LONGEST = 60  # steps of a trial, at most
-GONE = b""  # content of a file that is not there
+LONGEST = 60  # failpoints of a trial, at most
+GONE = b""  # the content of a file that does not exist
 
 
 class PowerCutError(Exception):
-    """The power is gone."""
+    """The power was cut."""
 
 
 class Trial:
-    """One folder on the disk: seeded writes until the power is cut; then what must be there.
+    """One folder on the disk: seeded writes until the power is cut, then a check of what is left.
 
-    What may be there afterwards stands in sets: one member after a call has returned, the old and the new one while
-    it is under way.
+    Sets hold what may be left: one member after a call has returned, the old and the new one during the call.
     """
 
     def __init__(self, drive: LoopDisk, number: int, rng: random.Random) -> None:
@@ -42,10 +41,10 @@ class Trial:
         self.drive, self.spool, self.rng = drive, Spool(self.run_dir), rng
         self.host = self.spool.host("h")
         self.files: dict[str, set[bytes]] = {name: {GONE} for name in ("published", "replaced")}
-        self.lengths: set[int] = {0}  # of the first file, as the ledger has it
-        self.in_flight: set[int] = {0}  # number of the entry, 0: none
-        self.entries: set[tuple[tuple[LocalFile, ...], ...]] = {()}
-        self.book = ledger.Ledger(HERE, "me/run")
+        self.lengths: set[int] = {0}  # of the first file, in the ledger
+        self.in_flight: set[int] = {0}  # number of the batch, 0: none
+        self.batches: set[tuple[tuple[LocalFile, ...], ...]] = {()}
+        self.ledger = ledger.Ledger(HERE, "me/run")
         self.left, self.cut_at = rng.randrange(1, LONGEST), ""
         for name in NAMES:
             path = os.path.join(self.run_dir, name)
@@ -57,7 +56,16 @@ class Trial:
 
     def work(self) -> None:
         """Write until the cut."""
-        actions = (self.log, self.put, self.take_off, self.land, self.save, self.replace, self.remove, self.publish)
+        actions = (
+            self.log,
+            self.put,
+            self.mark_in_flight,
+            self.clear_in_flight,
+            self.save,
+            self.replace,
+            self.remove,
+            self.publish,
+        )
         with mock.patch.object(disk, "failpoint", self.pass_failpoint):
             try:
                 while True:
@@ -67,7 +75,7 @@ class Trial:
                     raise
 
     def pass_failpoint(self, name: str) -> None:
-        """A failpoint is passed: the power is cut there when the trial's time has come."""
+        """Cut the power at the last failpoint of the trial."""
         self.left -= 1
         if self.left == 0:
             self.cut_at = name
@@ -75,7 +83,7 @@ class Trial:
             raise PowerCutError
 
     def log(self) -> None:
-        """Events that nobody has synced."""
+        """Log events and do not sync them."""
         for name in NAMES:
             with open(os.path.join(self.run_dir, name), "ab") as file:
                 file.writelines(
@@ -83,74 +91,74 @@ class Trial:
                 )
 
     def put(self) -> None:
-        """An entry of what there is."""
+        """Put all files into the queue, as one batch or as two."""
         files = tuple(
             LocalFile(name, os.path.getsize(os.path.join(self.run_dir, name)), growing=True) for name in NAMES
         )
         groups = ((files[0],), (files[1],)) if self.rng.random() < 0.5 else (files,)
-        self.entries |= {groups}
+        self.batches |= {groups}
         self.queue.put(groups)
         self.check_trouble()
-        self.entries = {groups}
+        self.batches = {groups}
 
     def check_trouble(self) -> None:
-        """The queue goes on from memory where the disk refuses: here that is the cut."""
+        """Raise if the power was cut: the queue itself goes on from memory when the disk refuses."""
         if self.left <= 0:
             raise PowerCutError
 
     def mark_in_flight(self) -> None:
-        """A push of the oldest entry starts."""
+        """Start a push of the oldest batch."""
         if self.queue.entries:
             number = self.queue.entries[0].number
             self.in_flight |= {number}
             self.queue.mark_in_flight(self.queue.entries[0], {"files": []}, fenced=True)
             self.in_flight = {number}
 
-    def land(self) -> None:
-        """Its outcome is known, and the entry is dropped."""
+    def clear_in_flight(self) -> None:
+        """End the push and drop its batch."""
         self.in_flight |= {0}
         self.queue.clear_in_flight()
         self.in_flight = {0}
         if self.queue.entries:
-            (before,) = self.entries
-            self.entries |= {before[1:]}
+            (before,) = self.batches
+            self.batches |= {before[1:]}
             self.queue.remove(self.queue.entries[0])
             self.check_trouble()
-            self.entries = {before[1:]}
+            self.batches = {before[1:]}
 
     def save(self) -> None:
-        """The Hub has more."""
+        """Save a ledger with a greater length."""
         length = max(self.lengths) + 1
         self.lengths |= {length}
-        self.book.acknowledge({NAMES[0]: Sent(length, "0" * 64)}, "c" * 40, 1.0)
-        self.book.save(self.host.ledger)
+        self.ledger.acknowledge({NAMES[0]: Sent(length, "0" * 64)}, "c" * 40, 1.0)
+        self.ledger.save(self.host.ledger)
         self.lengths = {length}
 
     def _content(self) -> bytes:
         return self.rng.randbytes(self.rng.randrange(1, 20_000))
 
     def replace(self) -> None:
-        """A new content in the place of another."""
+        """Replace the content of a file."""
         data = self._content()
         self.files["replaced"] |= {data}
         disk.replace(os.path.join(self.host.root, "replaced"), data, "trial")
         self.files["replaced"] = {data}
 
     def publish(self) -> None:
-        """A file that is made once."""
+        """Make a file that only one caller can make."""
         data, before = self._content(), self.files["published"]
         self.files["published"] = before | {data}
         made = disk.publish(os.path.join(self.host.root, "published"), data, "trial")
         self.files["published"] = {data} if made else before
 
     def remove(self) -> None:
-        """And removed."""
+        """Remove that file."""
         self.files["published"] |= {GONE}
         disk.remove(os.path.join(self.host.root, "published"), "trial")
         self.files["published"] = {GONE}
 
-    def judge(self) -> Iterator[str]:
-        """What is there after the cut and should not be, or the other way round."""
+    def check(self) -> Iterator[str]:
+        """Yield what is left after the cut and should not be, and the other way round."""
         for name, contents in self.files.items():
             if (disk.read(os.path.join(self.host.root, name)) or GONE) not in contents:
                 yield f"the file that is {name} is neither the old nor the new one"
@@ -162,28 +170,28 @@ class Trial:
             InFlightRecord(n, fenced=True) for n in self.in_flight
         }:
             yield "the record in flight is neither the old nor the new one"
-        yield from self._judge_queue()
+        yield from self._check_queue()
 
-    def _judge_queue(self) -> Iterator[str]:
+    def _check_queue(self) -> Iterator[str]:
         found = [entry.files for entry in Outbox(self.host, self.run_dir).entries]
-        if not any(set(entries) <= set(found) for entries in self.entries):
-            yield "the queue has neither all old entries nor all new ones"
-        if not set(found) <= {entry for entries in self.entries for entry in entries}:
-            yield "the queue has entries that were dropped"
+        if not any(set(batches) <= set(found) for batches in self.batches):
+            yield "the queue has neither all old batches nor all new ones"
+        if not set(found) <= {batch for batches in self.batches for batch in batches}:
+            yield "the queue has batches that were dropped"
         for file in {file for files in found for file in files}:
             with open(os.path.join(self.run_dir, file.path), "rb") as event_file:
                 if framing.whole_length(event_file.fileno(), 0, file.length) != file.length:
-                    yield f"an entry refers to bytes of {file.path} that are gone"
+                    yield f"a batch refers to bytes of {file.path} that are gone"
 
 
 def cut_steps(root: Path, kind: str, count: int, seed: int, done: Counter[str]) -> Iterator[str]:
-    """So many trials; yields problems."""
+    """Make so many trials; yield what is wrong after each cut."""
     with LoopDisk(str(root / f"{kind}-steps"), kind) as drive:
         for number in range(count):
             trial = Trial(drive, number, random.Random(f"{seed} {kind} {number}"))
             trial.work()
             drive.restart()
             done[f"{kind}: between two steps"] += 1
-            for problem in trial.judge():
-                yield f"{kind}, trial {number}, cut at {trial.cut_at}: {problem}"
+            for finding in trial.check():
+                yield f"{kind}, trial {number}, cut at {trial.cut_at}: {finding}"
             shutil.rmtree(trial.run_dir)

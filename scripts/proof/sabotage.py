@@ -1,31 +1,36 @@
-"""Builds of the package that are broken on purpose in one place: a harness that does not find them proves nothing.
+"""Builds of the package that are broken on purpose in one place: a script that misses them proves nothing.
 
-A script runs itself again with such a build first on its path; exit code FOUND says that it found a broken promise.
+A script runs itself again with such a build first on its path, and must find a broken promise. All scripts of this
+folder that look for broken promises end with `conclude`, so they have the same exit codes.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-FOUND = 3  # exit code of a script that has found a broken promise
+from lib.paths import PACKAGE
+
+FOUND = 3  # exit code: a promise was broken
+TROUBLE = 1  # exit code: the script itself failed, so nothing is known
 ENVIRONMENT = "HF_MPWRITER_SABOTAGED"  # set in the environment of a sabotaged build: one finding is enough
-PACKAGE = Path(__file__).resolve().parent.parent / "hf_mpwriter"
 
 
 @dataclass(frozen=True)
 class Sabotage:
-    """What to break.
+    """A change of the source that breaks a promise.
 
     Attributes:
-        file: module of the package.
-        sound: the piece of its source, there exactly once.
-        broken: what to put in its place.
+        file: path of the module in the package.
+        sound: a piece of its source that is there exactly once.
+        broken: the replacement.
     """
 
     file: str
@@ -42,63 +47,76 @@ _BUFFERED = """\
                     held = os.write(segment.fd, self._hoard[: -len(record)])
                     segment.committed, self._hoard = (segment.committed[0] + held, item), b""
 """
-_START = "        self._entry = entry\n"
+_START = "        self._sent = (lane, batch)\n"
 _EARLY = """\
         from hf_mpwriter.base.verdicts import Sent
 
-        early = {file.path: Sent(file.length, "0" * 64) for file in entry.files}
+        early = {file.path: Sent(file.length, "0" * 64) for file in batch.files}
         self._ledger.acknowledge(early, "early", 0.0)
-        self._save_ledger()
+        self.save_ledger()
 """
 SABOTAGES = {
-    "buffered": Sabotage("events/event_file.py", _APPEND, _BUFFERED + _APPEND),  # records wait in memory
-    "early-ack": Sabotage("uploader/loop.py", _START, _EARLY + _START),  # acknowledged before the commit
+    "buffered": Sabotage(
+        "events/event_file.py", _APPEND, _BUFFERED + _APPEND
+    ),  # calls return before their record is written
+    "early-ack": Sabotage(
+        "uploader/in_flight.py", _START, _EARLY + _START
+    ),  # the ledger claims files before the commit
     "unsynced": Sabotage(
         "spool/outbox.py", "            self._make_durable(group)\n", "            pass\n"
-    ),  # no fsync before the entry
+    ),  # a batch refers to bytes that are not durable
     "unfenced": Sabotage(
         "push/commit.py", "parent if job.fenced else None\n", "None\n"
-    ),  # no parent, and no settle rule
+    ),  # pushes name no parent, without the settle time
 }
 
 
 def is_sabotaged() -> bool:
-    """Whether this process runs a sabotaged build."""
+    """Return whether this process runs a sabotaged build."""
     return ENVIRONMENT in os.environ
 
 
-def conclude(problems: list[str], root: Path, seed: int, well: str) -> int:
-    """Say how it went, and throw away what nobody wants to see any more.
+def add_option(parser: argparse.ArgumentParser, *names: str) -> None:
+    """Add --sabotage."""
+    parser.add_argument(
+        "--sabotage", choices=sorted(names), help="run a build that is broken on purpose; it must be found"
+    )
+
+
+def conclude(findings: Sequence[str], root: Path, seed: int, success: str, *, troubles: Sequence[str] = ()) -> int:
+    """Print the result of a script; keep its files if there is something to look at.
 
     Args:
-        problems: what was found, told already.
-        root: all that the script has made.
+        findings: broken promises, printed already.
+        root: everything that the script made.
         seed: of the script.
-        well: what to say if nothing was found.
+        success: printed if there is nothing else to say.
+        troubles: what kept the script from its work.
 
     Returns:
         The exit code of the script.
     """
-    kept = problems and not is_sabotaged()
-    print(
-        f"{len(problems)} problems; seed {seed}" if problems else well, f"; all is kept in {root}" * bool(kept), sep=""
-    )
-    if not kept:
+    print(*troubles, sep="\n", end="\n" * bool(troubles))
+    failed, kept = bool(findings or troubles), ""
+    if failed and not is_sabotaged():
+        kept = f"; kept in {root}"
+    else:
         shutil.rmtree(root)
-    return FOUND if problems else 0
+    print(f"broken promises: {len(findings)}; seed {seed}{kept}" if failed else success)
+    return FOUND if findings else TROUBLE if troubles else 0
 
 
 def run(name: str) -> int:
-    """Run this script again with a broken copy of the package; 0 if it found the sabotage."""
+    """Run this script again with a sabotaged copy of the package; return 0 if it found a broken promise."""
     sabotage = SABOTAGES[name]
     with tempfile.TemporaryDirectory() as directory:
         shutil.copytree(PACKAGE, Path(directory) / "hf_mpwriter", ignore=shutil.ignore_patterns("__pycache__"))
         path = Path(directory) / "hf_mpwriter" / sabotage.file
         source = path.read_text()
         if source.count(sabotage.sound) != 1:
-            raise SystemExit(f"the sabotage {name!r} does not fit to {sabotage.file} any more")
+            raise SystemExit(f"the sabotage {name!r} does not match the source of {sabotage.file}")
         broken = source.replace(sabotage.sound, sabotage.broken)
-        compile(broken, path, "exec")  # what cannot even start is found by everything
+        compile(broken, path, "exec")  # a build that cannot start would be found by any script
         path.write_text(broken)
         arguments = [argument for argument in sys.argv[1:] if argument not in ("--sabotage", name)]
         environment = os.environ | {"PYTHONPATH": directory, "HF_MPWRITER_EXIT_TIMEOUT": "5", ENVIRONMENT: "1"}

@@ -1,24 +1,23 @@
 #!/usr/bin/env python3
-"""Soak: everything goes wrong at once, for as long as you like, and the oracle judges.
+"""Soak test: every kind of fault strikes at once, for as long as you like, and the oracle judges.
 
-Two lanes run at once, each with a disk and a Hub of its own. In a lane run follows run: eight ranks log scalars,
-histograms, texts and curves, fork children, and seal small segments; for a while everything in the table below strikes,
-at seeded moments; then all is undone, the ranks end, the uploader uploads what is left, and the oracle compares the run
-directory with the Hub. Half of the runs are gone on with on the same run directory.
+Two lanes run at once, each with its own disk and Hub. In a lane, run follows run: eight ranks log scalars, histograms,
+texts and curves, fork children and seal small segments; for a while every fault in the table below strikes at seeded
+moments; then the faults are undone, the ranks end, the uploader uploads the rest, and the oracle compares the run
+directory with the Hub. Half of the runs are continued in the same run directory.
 
-    scripts/soak.py --minutes 30 --seed 1
-    scripts/soak.py --sabotage early-ack           a build that is broken on purpose: the oracle must find it
+    scripts/proof/soak.py --minutes 30 --seed 1
+    scripts/proof/soak.py --sabotage early-ack           a build that is broken on purpose: the oracle must find it
 
-As root on Linux the run directories are on disks that can be full, read-only and cut off from their power; elsewhere
-these kinds are left out. Not done: what others delete or rewrite on the Hub (the oracle takes it for ours), clocks.
+As root on Linux the run directories are on disks that can be full, read-only or without power; elsewhere these faults
+are skipped. Not covered: files that other users delete or rewrite on the Hub (the oracle takes them for ours), clocks.
 
-Exit code 0 if all promises held (with --sabotage: if the sabotage was found), 3 if one was broken: the seed is told,
-and the run directory with its logs is kept. 1: the harness itself failed.
+Exit code 0 if all promises held (with --sabotage: if the sabotage was found), 3 if one was broken: the seed is
+printed, and the run directory with its logs is kept. 1 if the script itself failed.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import logging
@@ -35,29 +34,33 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 import sabotage
-from soak_faults import Chaos
-from soak_inside import die_with_parent
-from soak_run import Run
+from lib.arguments import add_seed, make_parser
+from lib.isolation import isolate
+from lib.prctl import die_with_parent
+from soaking.faults import Chaos
+from soaking.run import Run
 
 from hf_mpwriter.testing import LoopDisk
 from hf_mpwriter.testing.power_cut import why_not
 
-STORM = (10.0, 40.0)  # seconds during which things go wrong in a run
+STORM = (10.0, 40.0)  # seconds of faults before each check
 DISKS = ("ext4", "xfs")  # of the lanes
 
 
 @dataclass
 class Outcome:
-    """What a lane has done and found.
+    """What a lane did and found.
 
     Attributes:
-        tally: how often, per kind.
+        tally: how often each kind of fault struck.
         findings: broken promises.
-        troubles: what kept the harness from its work.
-        kinds: what it knows to do.
-        runs: runs judged.
-        records: returned records that were judged.
+        troubles: what kept the lane from its work.
+        kinds: all kinds of faults.
+        runs: that were checked.
+        records: returned records that were checked.
     """
 
     tally: Counter[str] = field(default_factory=Counter)
@@ -68,7 +71,7 @@ class Outcome:
     records: int = 0
 
     def add(self, other: Outcome) -> None:
-        """Take over what another lane has done."""
+        """Add the outcome of a lane."""
         self.tally += other.tally
         self.findings += other.findings
         self.troubles += other.troubles
@@ -83,7 +86,7 @@ class Lane:
         root: where everything is.
         number: of the lane.
         seed: of the soak.
-        ends: monotonic seconds at which no further run begins.
+        ends: monotonic seconds after which no run starts.
     """
 
     def __init__(self, root: Path, number: int, seed: int, ends: float) -> None:
@@ -95,8 +98,8 @@ class Lane:
         os.makedirs(self._root)
 
     def go(self) -> None:
-        """Until the time is over or something was found; what was done is told in a file, whatever happens."""
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # also in the background
+        """Run until the time is over or a promise was broken; write the outcome to a file in any case."""
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for background jobs
         die_with_parent(by=signal.SIGINT)
         try:
             with contextlib.ExitStack() as stack:
@@ -107,7 +110,7 @@ class Lane:
                     number += 1
         except KeyboardInterrupt:
             self.outcome.troubles.append("interrupted")
-        except Exception:  # noqa: BLE001 - told, whatever it is
+        except Exception:  # noqa: BLE001 - reported as a trouble
             self.outcome.troubles.append(f"lane {self._number}: {traceback.format_exc()}")
         (self._root / "outcome.json").write_text(json.dumps(vars(self.outcome)))
 
@@ -121,8 +124,8 @@ class Lane:
             while again and not run.findings:
                 chaos.storm(min(self._rng.uniform(*STORM), max(5.0, self._ends - time.monotonic())))
                 run.drain()
-                said = run.judge()
-                self._tell(f"{run.name} on {self._kind if disk else 'a plain directory'}: {said}")
+                summary = run.check()
+                self._log(f"{run.name} on {self._kind if disk else 'a plain directory'}: {summary}")
                 self.outcome.runs += 1
                 again = self._rng.random() < 0.5 and time.monotonic() < self._ends
         finally:
@@ -136,23 +139,23 @@ class Lane:
             self._clear_up(run)
 
     def _clear_up(self, run: Run) -> None:
-        """Throw a run away, or keep all of it."""
+        """Remove a run, or keep all of it if there is something to look at."""
         if sys.exc_info()[0] is None and not run.findings:
             for path in (run.control, run.hub.root):
                 shutil.rmtree(path)
         else:
             kept = str(self._root / f"kept-{run.name}")
-            with contextlib.suppress(FileNotFoundError):  # nothing was ever written
+            with contextlib.suppress(FileNotFoundError):  # no rank wrote anything
                 shutil.copytree(run.run_dir, kept, symlinks=True)
-            self._tell(f"{run.name} is kept in {kept}, its journals in {run.control}, its Hub in {run.hub.root}")
+            self._log(f"{run.name} is kept in {kept}, its journals in {run.control}, its Hub in {run.hub.root}")
         shutil.rmtree(run.run_dir, ignore_errors=True)
 
-    def _tell(self, text: str) -> None:
+    def _log(self, text: str) -> None:
         print(f"lane {self._number}: {text}", flush=True)
 
 
 def soak(root: Path, lanes: int, seed: int, minutes: float) -> Outcome:
-    """Run the lanes, each in a process of its own; Ctrl-C ends them in good order."""
+    """Run the lanes, each in its own process; Ctrl-C lets them clean up."""
     ends, total = time.monotonic() + 60 * minutes, Outcome()
     work = [Lane(root, number, seed, ends) for number in range(lanes)]
     processes = [multiprocessing.get_context("fork").Process(target=lane.go) for lane in work]
@@ -164,20 +167,20 @@ def soak(root: Path, lanes: int, seed: int, minutes: float) -> Outcome:
                 process.join()
     for number in range(lanes):
         try:
-            told = json.loads((root / f"lane{number}" / "outcome.json").read_text())
-            total.add(Outcome(**told | {"tally": Counter(told["tally"])}))
+            outcome = json.loads((root / f"lane{number}" / "outcome.json").read_text())
+            total.add(Outcome(**outcome | {"tally": Counter(outcome["tally"])}))
         except (OSError, ValueError) as error:
-            total.troubles.append(f"lane {number} did not tell what it has done: {error}")
+            total.troubles.append(f"there is no outcome of lane {number}: {error}")
     return total
 
 
 def table(total: Outcome) -> list[str]:
-    """What was done, per kind; kinds that never came, with 0."""
+    """Return the rows of the table: how often each kind of fault struck, 0 included."""
     names = sorted({*total.kinds, *total.tally})
     kills = sum(count for name, count in total.tally.items() if name.startswith("SIGKILL"))
     kills += total.tally["failpoints kill"]
     wire = sum(count for name, count in total.tally.items() if name.startswith("wire "))
-    wire -= total.tally["wire late commit"]  # each is a `wire hang` too
+    wire -= total.tally["wire late commit"]  # each is a `wire hang` as well
     disk = sum(count for name, count in total.tally.items() if name.startswith(("failpoints e", "disk ", "power cut")))
     rows = [f"{total.tally[name]:8}  {name}" for name in names]
     slow, never = total.tally["wire slow"], [name for name in names if not total.tally[name]]
@@ -187,39 +190,28 @@ def table(total: Outcome) -> list[str]:
 
 def main() -> int:
     """Run the soak; print what was done and what was found."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=30.0)
-    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
-    parser.add_argument("--lanes", type=int, default=2, help="runs at the same time")
-    parser.add_argument("--sabotage", choices=sorted(sabotage.SABOTAGES))
+    parser = make_parser(__doc__)
+    parser.add_argument("--minutes", type=float, default=30.0, help="default: %(default)s")
+    add_seed(parser)
+    parser.add_argument("--lanes", type=int, default=2, help="runs at the same time (default: %(default)s)")
+    sabotage.add_option(parser, *sabotage.SABOTAGES)
     options = parser.parse_args()
     if options.sabotage:
         return sabotage.run(options.sabotage)
     root = Path(tempfile.mkdtemp(prefix="soak_"))
-    os.environ |= {
-        "HF_HOME": str(root / "home"),
-        "XDG_CACHE_HOME": str(root / "cache"),
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-    }
-    os.environ |= {"HF_MPWRITER_COMMITS_PER_HOUR": "1000000", "NO_PROXY": "127.0.0.1"}
+    isolate(root)
     import hf_mpwriter.writer.hf_summary_writer  # noqa: F401 - before the first fork, for the ranks
 
     logging.getLogger("hf_mpwriter").setLevel(logging.WARNING)
-    began = time.monotonic()
+    started_at = time.monotonic()
     print(f"seed {options.seed}, in {root}", flush=True)
     total = soak(root, options.lanes, options.seed, options.minutes)
     print("\n".join(table(total)))
-    print(f"{total.runs} runs, {total.records} returned records, {time.monotonic() - began:.0f} s")
-    for problem in total.findings + total.troubles:
-        print(problem)
-    if total.findings or total.troubles:
-        print(f"{len(total.findings)} findings; seed {options.seed}; everything is kept in {root}")
-        if sabotage.is_sabotaged():  # nobody wants to know more
-            shutil.rmtree(root)
-        return sabotage.FOUND if total.findings else 1
-    shutil.rmtree(root)
-    print("0 lost, 0 duplicated, 0 shrunk, 0 hung, nothing left behind")
-    return 0
+    print(f"{total.runs} runs, {total.records} returned records, {time.monotonic() - started_at:.0f} s")
+    for finding in total.findings:
+        print(finding)
+    success = "0 lost, 0 duplicated, 0 shrunk, 0 hung, nothing left behind"
+    return sabotage.conclude(total.findings, root, options.seed, success, troubles=total.troubles)
 
 
 if __name__ == "__main__":

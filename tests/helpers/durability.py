@@ -16,6 +16,7 @@ from typing import ClassVar
 from unittest import mock
 
 import hypothesis
+import repeatable  # noqa: F401 - sets hypothesis up
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from modelled_branch import ARRIVAL, DESTINATION, Branch, Client, sha256
@@ -45,7 +46,7 @@ DRAIN = 400  # rounds
 
 
 class AtOnce(random.Random):
-    """No jitter: nobody sleeps."""
+    """No jitter, no sleep."""
 
     def uniform(self, *_: float) -> float:
         """Nothing."""

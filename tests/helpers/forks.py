@@ -80,7 +80,7 @@ def kill(pid: int) -> None:
 
 
 class Staged:
-    """A child made by fork that runs a generator and stops at each `yield` until it is told to go on."""
+    """A child made by fork that runs a generator and stops at each `yield` until `go_on`."""
 
     def __init__(self, stages: Iterator[object]) -> None:
         self._told, tell = os.pipe()

@@ -15,7 +15,7 @@ from support import events, keys
 needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
 WITH_TORCH = {"PYTHONPATH": "", "OMP_NUM_THREADS": "1"}
 
-# Helpers of the programs below. Whoever hangs dies of SIGALRM, and the test fails.
+# Helpers of the programs. A process that hangs dies of SIGALRM, and the test fails.
 PRELUDE = """
 import atexit, errno, multiprocessing, os, resource, shutil, signal, stat, subprocess, sys, threading, time
 import numpy as np

@@ -68,7 +68,7 @@ class Client:
         return str(self._branch.head)
 
     def is_private(self) -> None:
-        """Nobody tells."""
+        """Not known."""
 
     def sizes(self, paths, _revision: str) -> dict[str, Remote]:
         """At the head, which does not move meanwhile."""

@@ -1,4 +1,4 @@
-"""Event files, failpoints and limits of this process; importing this sets hypothesis up."""
+"""Event files, failpoints, limits of this process, and JSON of any shape."""
 
 from __future__ import annotations
 
@@ -9,16 +9,11 @@ import resource
 import signal
 from collections.abc import Iterator
 
-import hypothesis
 from hypothesis import strategies as st
 from tensorboardX.proto import event_pb2
 
 from hf_mpwriter.events import framing
 from hf_mpwriter.system import disk
-
-# The same examples in every run, no clock in any verdict, nothing left in the working directory.
-hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, database=None, print_blob=True)
-hypothesis.settings.load_profile("repeatable")
 
 
 @contextlib.contextmanager

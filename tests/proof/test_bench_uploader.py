@@ -22,10 +22,10 @@ PARTS = {
         "latency: the killed worker was the only one, p95": "s target 5",
     },
     ("--rest", "--many-files", "--children"): {
-        "rest, 3 workers: processor of the uploader in 5 min": "s target 0.6",
+        "rest, 3 workers: CPU of the uploader in 5 min": "s target 0.6",
         "rest, 3 workers: memory of the uploader (pss)": "MiB target 25",
         "many files, 30: a snapshot, the first of an uploader": "s target 1",
-        "many files, 30: processor in 5 min, that commit included": "s target 3",
+        "many files, 30: CPU in 5 min, that commit included": "s target 3",
         "children, 5: claims left, one per worker directory": "",
     },
 }

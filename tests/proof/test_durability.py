@@ -3,7 +3,7 @@
 A state machine of hypothesis drives the real uploader, with its queue, its ledgers and its recovery, and the real push
 on a modelled disk against a modelled branch. Each change on disk may be the last one of a process, or the last one
 before a power cut, or be refused; requests are lost, lose their answer or arrive later; the next uploader may be on
-another host of a shared filesystem. `scripts/crash_states.py` does the same at length.
+another host of a shared filesystem. `scripts/proof/crash_states.py` does the same at length.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ def test_an_entry_before_its_bytes_are_durable_is_found(kind):
     """A build that does not sync event files before it refers to them."""
     result = run("--steps", 100, "--cuts", 0, "--kind", kind, "--seed", 1, "--sabotage", "unsynced")
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "an entry refers to bytes" in result.stdout
+    assert "a batch refers to bytes" in result.stdout
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,18 +1,17 @@
-"""The soak inside the processes under test: a rank that logs, waits that are shorter, a disk that fails by chance.
+"""What the soak puts into the processes under test: a rank that logs, shorter waits, a disk that fails at random.
 
     rank (forked by soak.py)  --posix_spawn-->  uploader  --subprocess-->  push
 
-Each of them calls `install`. Time is compressed: what the product waits for in seconds or minutes, it waits for here in
-tenths or seconds, in the same proportions, so that half an hour shows what a day of trouble would.
+Each of them calls `install`. Waits of seconds or minutes become tenths or seconds, in the same proportions, so that
+half an hour of soak is like a day of trouble.
 
-    <control>/chance      "0.05 eio": each failpoint strikes with this chance; no file: none does
-    <control>/struck      one line per strike: action, failpoint, pid
+    <control>/chance      "0.05 eio": each failpoint fails with this probability; no file: none does
+    <control>/struck      one line per failure: action, failpoint, pid
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib
 import itertools
 import logging
@@ -24,43 +23,50 @@ import time
 from types import FrameType
 from typing import Any
 
-CONTROL = "HF_MPWRITER_SOAK"  # the directory through which the harness steers these processes
-REPO = "soak/run"
-PR_SET_PDEATHSIG = 1
-PAUSE = 0.02  # seconds between two events of a rank
-ENDING = 20.0  # seconds that the end of a rank may wait for the Hub
-BEGINNING = 0.2  # seconds until a rank tries again to begin in a directory that refuses it
+from lib.prctl import die_with_parent
 
-# What is changed in which process; the tests of each module see the true values.
+CONTROL = "HF_MPWRITER_SOAK"  # names the directory with the control files
+REPO = "soak/run"
+PAUSE = 0.02  # seconds between two events of a rank
+ENDING = 20.0  # seconds that a rank may wait for the Hub at its end
+BEGINNING = 0.2  # seconds until a rank tries a directory again that it cannot write
+
+# Constants per process and module; the tests of each module use the real values.
 HASTE: dict[str, dict[str, dict[str, float]]] = {
     "rank": {
-        "worker": {"HOUSEKEEPING_EVERY": 0.6, "ASK_EVERY": 0.3},
-        "election": {"FIRST_BACKOFF": 0.5, "LONGEST_BACKOFF": 3.0, "STARTS_LIMIT": 1000},
-        "eventfile": {"SEGMENT_MIN": 24 << 10, "SEGMENT_MAX": 96 << 10, "RETRY_FIRST": 0.1, "RETRY_LAST": 1.0},
+        "worker.worker": {"HOUSEKEEPING_EVERY": 0.6, "ASK_EVERY": 0.3},
+        "worker.election": {"FIRST_BACKOFF": 0.5, "LONGEST_BACKOFF": 3.0, "STARTS_LIMIT": 1000},
+        "events.event_file": {"SEGMENT_MIN": 24 << 10, "SEGMENT_MAX": 96 << 10, "RETRY_FIRST": 0.1, "RETRY_LAST": 1.0},
     },
     "uploader": {
-        "retry": {"FIRST_WAIT": 0.6, "LONGEST_WAIT": 3.0, "REFUSED_WAIT": 1.5, "LONGEST_REFUSED_WAIT": 4.0},
-        "uploader": {"TICK": 0.3, "FIRST_DELAY": 1.0, "SETTLE_TIME": 20.0},
-        "pace": {"XET_PAUSE": 10.0},
-        "bulletin": {"BEAT_EVERY": 2.0},
+        "uploader.pacing": {
+            "FIRST_WAIT": 0.6,
+            "LONGEST_WAIT": 3.0,
+            "REFUSED_WAIT": 1.5,
+            "LONGEST_REFUSED_WAIT": 4.0,
+            "XET_PAUSE": 10.0,
+            "MOVED_LIMIT": 2,
+        },
+        "uploader.loop": {"TICK": 0.3, "FIRST_DELAY": 1.0},
+        "uploader.in_flight": {"SETTLE_TIME": 20.0},
+        "spool.status": {"BEAT_EVERY": 2.0},
     },
     "push": {
-        "push": {"MOVED_TRIES": 1},
-        "judge": {"BUSY_WAIT": 0.5, "RATE_WAIT": 1.0, "QUOTA_WAIT": 1.0},
+        "push.commit": {"MOVED_TRIES": 1},
+        "push.classify": {"BUSY_WAIT": 0.5, "RATE_WAIT": 1.0, "QUOTA_WAIT": 1.0},
     },
 }
-MOVED_LIMIT = 2  # pushes with nothing but 412, before one goes without a parent
 
 
 class Chance:
-    """Takes the place of `disk.failpoint`."""
+    """Replaces `disk.failpoint`."""
 
     def __init__(self, control: str) -> None:
         self._chance, self._struck = os.path.join(control, "chance"), os.path.join(control, "struck")
         self._rng = random.Random()
 
     def __call__(self, name: str) -> None:
-        """Fail or die here, by chance."""
+        """Fail or die here, at random."""
         from hf_mpwriter.system import disk
 
         try:
@@ -72,60 +78,52 @@ class Chance:
             fd = os.open(self._struck, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
             os.write(fd, f"{action} {name} {os.getpid()}\n".encode())
             os.close(fd)
-            disk._fail(name, action)  # noqa: SLF001 - as the failpoint itself would
+            disk._fail(name, action)  # noqa: SLF001 - what the failpoint itself calls
 
 
 def install(kind: str) -> None:
-    """Prepare this process, and what it starts."""
+    """Prepare this process and the processes that it starts."""
     for module, constants in HASTE[kind].items():
         loaded = importlib.import_module(f"hf_mpwriter.{module}")
         for name, value in constants.items():
             if not hasattr(loaded, name):
-                raise AttributeError(f"{module}.{name} is no more")
+                raise AttributeError(f"there is no {module}.{name}")
             setattr(loaded, name, value)
     from hf_mpwriter.system import disk, launch
-    from hf_mpwriter.uploader import backoff
 
-    backoff.MOVED_LIMIT = MOVED_LIMIT
     disk.failpoint = Chance(os.environ[CONTROL])  # type: ignore[assignment]
     if kind == "rank":
-        launch.UPLOADER_BOOT = _with_us(launch.UPLOADER_BOOT, "uploader")  # noqa: SLF001 - the way into the processes under test
+        launch.UPLOADER_BOOT = _with_install(launch.UPLOADER_BOOT, "uploader")  # noqa: SLF001 - the only way into the processes under test
     elif kind == "uploader":
-        importlib.import_module("hf_mpwriter.uploader.loop").be_modest = _be_busy
-        launch.PUSH_BOOT = _with_us(launch.PUSH_BOOT, "push")  # noqa: SLF001 - likewise
+        importlib.import_module("hf_mpwriter.uploader.loop").lower = _be_busy
+        launch.PUSH_BOOT = _with_install(launch.PUSH_BOOT, "push")  # noqa: SLF001 - as above
 
 
-def _with_us(boot: str, kind: str) -> str:
-    ours = f"import {kind};import soak_inside;soak_inside.install({kind!r});"
-    if boot.count(f"import {kind};") != 1:
-        raise AttributeError(f"the {kind} starts in another way now")
-    return boot.replace(f"import {kind};", ours)
+def _with_install(boot: str, kind: str) -> str:
+    if boot.count(f" as {kind};") != 1:
+        raise AttributeError(f"cannot find where the program of the {kind} imports it")
+    return boot.replace(f" as {kind};", f" as {kind};from soaking import inside;inside.install({kind!r});")
 
 
 def _be_busy() -> None:
-    """An uploader that waits for a processor gets none beside eight ranks and a soak."""
-
-
-def die_with_parent(by: signal.Signals = signal.SIGKILL) -> None:
-    """Nobody is left behind by a harness that was killed itself."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, by)
+    """Keep the normal priority: beside eight ranks and a soak, a low one gets no CPU time."""
 
 
 class Unsynced(logging.Handler):
-    """Hears that a flush has not kept its promise: what came before it is not noted as flushed."""
+    """Counts warnings that a flush did not reach the disk: what came before it is not noted as flushed."""
 
-    heard = 0
+    count = 0
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Count."""
-        self.heard += "not safe against a power cut" in record.getMessage()
+        """Count the warning."""
+        self.count += "not safe against a power cut" in record.getMessage()
 
 
 class Rank:
-    """One rank, or a child of it: logs events with tags of its own and notes what has returned.
+    """One rank or a child of it: logs events with its own tags and notes which calls returned.
 
-    Records that wait in memory because the disk refuses them are noted when they are on disk: until then they die
-    with their process, by contract.
+    A record that waits in memory because the disk refuses it is noted when it is on disk. Until then it may be lost
+    with its process: that is the contract.
     """
 
     def __init__(self, writer: Any, run_dir: str, journals: str, tag: str) -> None:
@@ -140,7 +138,7 @@ class Rank:
         logging.getLogger("hf_mpwriter").addHandler(self._unsynced)
 
     def log(self, step: int) -> None:
-        """One event of a random kind."""
+        """Log one event of a random kind."""
         kind = self._rng.random()
         if kind < 0.9:
             self.writer.add_scalar(self.tag, kind, step)
@@ -153,7 +151,7 @@ class Rank:
             self._returned(f"{self.tag}-text/text_summary", step)
         elif kind < 0.985:
             self._log_parts(f"{self.tag}-parts", step)
-        elif kind < 0.987:  # rarely: what nobody has flushed is what a power cut may take
+        elif kind < 0.987:  # rare: a power cut takes only what was not flushed
             self._flush()
         else:
             self.writer.push(wait=0)
@@ -175,21 +173,21 @@ class Rank:
             self._waiting.clear()
 
     def _find(self) -> dict[tuple[str, int], str]:
-        """Where the records are that have waited."""
+        """Return the files of the records that waited."""
         from hf_mpwriter.testing.oracle import keys
 
         newest = [path for path in self.writer._worker.segments("") if os.path.getmtime(path) >= self._since]  # noqa: SLF001
         return {key: path for path in newest for key in keys(path)}
 
     def _flush(self) -> None:
-        """What the disk has not refused survives a power cut."""
-        before = self._unsynced.heard
+        """Flush, and note it if the disk accepted everything."""
+        before = self._unsynced.count
         self.writer.flush()
-        if not self._waiting and self._unsynced.heard == before:
+        if not self._waiting and self._unsynced.count == before:
             self._journal.flushed()
 
     def fork(self) -> int:
-        """A child that logs a little through the inherited writer; its pid."""
+        """Fork a child that logs a little through the inherited writer; return its pid."""
         if pid := os.fork():
             return pid
         code = 1
@@ -206,7 +204,7 @@ class Rank:
 
 
 def live(rank: int, ranks: int, run_dir: str, journals: str, stop: str, purge_step: int | None) -> None:
-    """The life of a rank, from its fork to the stop."""
+    """Be a rank, from the fork until the file `stop` appears."""
     die_with_parent()
     log = os.open(os.path.join(os.environ[CONTROL], "ranks.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(log, 1)
@@ -236,7 +234,7 @@ def _leave(_: int, __: FrameType | None) -> None:
 
 
 def _begin(run_dir: str, purge_step: int | None) -> Any:
-    """A writer; a directory that cannot be written is refused at the start, and tried again here."""
+    """Construct a writer; try again while the directory cannot be written."""
     from hf_mpwriter import HFSummaryWriter
     from hf_mpwriter.base.errors import LogdirError
 
@@ -244,5 +242,5 @@ def _begin(run_dir: str, purge_step: int | None) -> Any:
         try:
             return HFSummaryWriter(REPO, logdir=run_dir, commit_every=0.02, purge_step=purge_step)
         except LogdirError as error:
-            print(f"refused at the start: {error}", flush=True)
+            print(f"the directory cannot be written: {error}", flush=True)
             time.sleep(BEGINNING)

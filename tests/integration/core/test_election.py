@@ -7,11 +7,11 @@ import logging
 import os
 import resource
 import signal
-import sys
 from pathlib import Path
 
 import pytest
 from programs import wait_for
+from runs import uploaders
 
 from hf_mpwriter.base.verdicts import Refused, Retry
 from hf_mpwriter.system import locks
@@ -23,38 +23,38 @@ CONTEND = """
 import os, sys
 from hf_mpwriter.worker.election import Election
 from hf_mpwriter.spool.layout import Spool
-one = Election(Spool(sys.argv[1]))
-print("ready", flush=True)
-sys.stdin.readline()
-print(one.ensure_uploader(), flush=True)
-while one.reap():
-    pass
+ready, is_ready = os.pipe()
+go, start = os.pipe()
+contenders = []
+for _ in range(32):
+    contenders.append(os.fork())
+    if not contenders[-1]:
+        os.close(start)
+        one = Election(Spool(sys.argv[1]))
+        os.write(is_ready, b".")
+        os.read(go, 1)  # all at once, when the parent closes its end
+        os.write(1, b"%d\\n" % one.ensure_uploader())
+        while one.reap():
+            pass
+        os._exit(0)
+for _ in contenders:
+    assert os.read(ready, 1) == b"."
+os.close(start)
+assert all(os.waitpid(pid, 0)[1] == 0 for pid in contenders)
 """
 
 
-def test_of_many_contenders_one_starts_an_uploader(spool):
+def test_of_many_contenders_one_starts_an_uploader(spool, start):
     """32 processes look at the same moment: one of them starts an uploader, the others go on at once."""
-    import subprocess
-
-    contenders = [
-        subprocess.Popen(
-            [sys.executable, "-c", CONTEND, spool.run_dir], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        for _ in range(32)
-    ]
-    for contender in contenders:
-        assert contender.stdout.readline() == "ready\n"
-    # a member keeps the uploader in its uploader lock while the others look
     from hf_mpwriter.base.settings import Settings
     from hf_mpwriter.spool.members import MemberFile
     from hf_mpwriter.system.process import Process
 
-    card = MemberFile(spool, "main", Process.current(), Settings())
-    for contender in contenders:
-        contender.stdin.write("go\n")
-        contender.stdin.flush()
-    answers = [contender.communicate(timeout=60)[0].strip() for contender in contenders]
-    assert sorted(answers) == ["False"] * 31 + ["True"]
+    card = MemberFile(
+        spool, "main", Process.current(), Settings()
+    )  # keeps the uploader in its uploader lock while the others look
+    answers = start(CONTEND, spool.run_dir).succeed().split()
+    assert sorted(answers) == ["0"] * 31 + ["1"]
     card.leave(0)
     wait_for(lambda: not locks.is_held(spool.uploader_lock), "the uploader leaves")
 
@@ -84,6 +84,7 @@ def test_the_uploader_inherits_only_the_seat(spool, tmp_path):
     try:
         assert Election(spool).ensure_uploader()
         pid = wait_for(lambda: Progress(spool).uploader().pid, "its first report")
+        assert uploaders(spool.run_dir) == {pid}, "other tests find uploaders so"
         paths = {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
         log = spool.host(next(iter(spool.host_ids()))).log
         assert paths - {"/dev/null", log, spool.uploader_lock, spool.members} == set()
@@ -101,7 +102,7 @@ def test_uploaders_that_do_their_work_and_leave_are_started_as_often_as_needed(s
     """Many short runs one after the other: an uploader that left in good order is no trouble."""
     one = Election(spool)
     with caplog.at_level(logging.WARNING):
-        for _ in range(election.STARTS_LIMIT + 2):
+        for _ in range(election.STARTS_LIMIT + 1):
             assert one.ensure_uploader()
             wait_for(lambda: not one.reap() and not locks.is_held(spool.uploader_lock), "it finds nobody and leaves")
     assert caplog.records == []

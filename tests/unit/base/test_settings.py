@@ -6,7 +6,6 @@ import json
 import math
 
 import pytest
-import support  # noqa: F401 - sets hypothesis up
 from hypothesis import given
 from hypothesis import strategies as st
 from support import JSON

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import httpx2
 import pytest
-import support
 from huggingface_hub import errors as hf
 from hypothesis import given
 from hypothesis import strategies as st
+from programs import succeed
 
 from hf_mpwriter.base.verdicts import Moved, Refused, Retry, Split, Unknown
-from hf_mpwriter.push.classify import BUSY_WAIT, QUOTA_WAIT, classify
+from hf_mpwriter.push import classify
+from hf_mpwriter.push.classify import classify
 
 
 def http(status: int, text: str = "", kind: type = hf.HfHubHTTPError, **headers: str) -> Exception:
@@ -156,4 +157,4 @@ def test_an_error_that_is_its_own_cause_is_judged():
         "print(type(judge(error)).__name__)\n"
     )
     # in a process of its own: the other outcome is a circle without end
-    assert support.succeed(source) == "Unknown\n"
+    assert succeed(source) == "Unknown\n"

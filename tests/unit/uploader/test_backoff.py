@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 
 import pytest
-import support  # noqa: F401 - sets hypothesis up
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import support  # noqa: F401 - sets hypothesis up
 from hypothesis import given
 from hypothesis import strategies as st
 

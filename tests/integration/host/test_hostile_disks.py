@@ -45,7 +45,7 @@ from hf_mpwriter.testing import processes, read_journals
 
 HERE = Destination("https://hub", "me/run")
 SMALL_SEGMENTS = "from hf_mpwriter.events import event_file\neventfile.SEGMENT_MIN = event_file.SEGMENT_MAX = 20000\n"
-IMPATIENT = SMALL_SEGMENTS + "event_file.RETRY_LAST = event_file.RETRY_FIRST = 0.1\n" + WORKER
+IMPATIENT = SMALL_SEGMENTS + "eventfile.RETRY_LAST = event_file.RETRY_FIRST = 0.1\n" + WORKER
 
 
 # a disk that refuses for a while
@@ -145,7 +145,7 @@ def test_a_disk_that_refuses_for_a_while_delays_the_upload_and_costs_nothing(hub
 # a disk that fails to sync
 
 
-WORDS = ("outbox.data", "outbox.put", "outbox.in_flight", "ledger.save")
+WORDS = ("outbox.data", "outbox.put", "queue.in_flight", "ledger.save")
 FAILING = [f"{word}.{step}" for word in WORDS for step in ("fsync", "dirsync")]
 
 
@@ -182,7 +182,7 @@ def test_a_flush_after_a_failed_one_does_not_believe_the_kernel(tmp_path, monkey
     watch("pwrite")
     watch("fsync")
     file.append(scalar(2))
-    with failing("event_file.fsync=eio"):
+    with failing("eventfile.fsync=eio"):
         file.flush()
     assert calls == []
     file.append(scalar(3))
@@ -201,7 +201,7 @@ def test_a_flush_syncs_a_segment_that_was_sealed_while_the_disk_refused_to(tmp_p
     file = EventFile(lambda: str(tmp_path), lambda *_: None)
     file.append(scalar(1))
     first = os.stat(file.path).st_ino
-    with failing("event_file.fsync=eio"):
+    with failing("eventfile.fsync=eio"):
         file.append(scalar(2))
     assert os.stat(file.path).st_ino != first
     synced, fsync = [], os.fsync

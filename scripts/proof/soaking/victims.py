@@ -1,0 +1,79 @@
+"""Signals to workers, uploaders and pushes."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+from hf_mpwriter.testing import processes
+from soaking.deck import Card, Schedule
+from soaking.run import RANKS, Run, send, wait_for
+
+STOPPED = (0.3, 3.0)  # seconds that a process is stopped
+SEARCH = 1.5  # seconds to wait for an uploader or a push
+PUSH = 0.9  # seconds of a push, in which it is struck
+
+
+class Victims:
+    """The processes of a run.
+
+    Args:
+        run: the run.
+        rng: decides.
+        tally: counts what happened, per kind.
+        schedule: for what is to be undone.
+    """
+
+    def __init__(self, run: Run, rng: random.Random, tally: Counter[str], schedule: Schedule) -> None:
+        self._run, self._rng, self._tally, self._schedule = run, rng, tally, schedule
+
+    def cards(self) -> Iterator[Card]:
+        """Yield all kinds of faults."""
+        for kind in ("worker", "uploader", "push"):
+            yield Card(f"SIGKILL {kind}", lambda kind=kind: self.kill(kind))
+            yield Card(f"SIGSTOP {kind}", lambda kind=kind: self._stop(kind))
+        yield Card("SIGTERM worker", lambda: self._terminate("worker"))
+        yield Card("SIGTERM uploader", lambda: self._terminate("uploader"))
+        yield Card("all killed, started again", self._restart)
+
+    def _find(self, kind: str) -> int:
+        if kind == "worker":
+            return self._run.ranks[self._rng.randrange(RANKS)].pid or 0
+        find = processes.uploader if kind == "uploader" else processes.push
+        wait_for(lambda: find(self._run.run_dir), SEARCH)
+        if kind == "push":
+            time.sleep(self._rng.uniform(0.0, PUSH))
+        return find(self._run.run_dir)
+
+    def kill(self, kind: str) -> bool:
+        """Send SIGKILL to a process; return whether there was one."""
+        pid = self._find(kind)
+        if hit := send(pid, signal.SIGKILL):
+            self._run.struck.add((pid, -signal.SIGKILL))
+            self._tally[f"SIGKILL {kind}"] += 1
+        return hit
+
+    def _stop(self, kind: str) -> bool:
+        pid = self._find(kind)
+        if hit := send(pid, signal.SIGSTOP):
+            self._schedule.add(self._rng.uniform(*STOPPED), lambda: send(pid, signal.SIGCONT))
+        return hit
+
+    def _terminate(self, kind: str) -> bool:
+        pid = self._find(kind)
+        if hit := send(pid, signal.SIGTERM):
+            self._run.struck |= {(pid, -signal.SIGTERM), (pid, 0)}
+            self._run.uploader_terminated |= kind == "uploader"
+        return hit
+
+    def end_all(self) -> None:
+        """Send SIGKILL to all processes of the run."""
+        for kind, count in self._run.end_all().items():
+            self._tally[f"SIGKILL {kind}"] += count
+
+    def _restart(self) -> bool:
+        self.end_all()
+        return True
