@@ -44,8 +44,8 @@ from hf_mpwriter.system import process
 from hf_mpwriter.testing import processes, read_journals
 
 HERE = Destination("https://hub", "me/run")
-SMALL_SEGMENTS = "from hf_mpwriter.events import event_file\neventfile.SEGMENT_MIN = event_file.SEGMENT_MAX = 20000\n"
-IMPATIENT = SMALL_SEGMENTS + "eventfile.RETRY_LAST = event_file.RETRY_FIRST = 0.1\n" + WORKER
+SMALL_SEGMENTS = "from hf_mpwriter.events import event_file\nevent_file.SEGMENT_MIN = event_file.SEGMENT_MAX = 20000\n"
+IMPATIENT = SMALL_SEGMENTS + "event_file.RETRY_LAST = event_file.RETRY_FIRST = 0.1\n" + WORKER
 
 
 # a disk that refuses for a while
@@ -145,7 +145,7 @@ def test_a_disk_that_refuses_for_a_while_delays_the_upload_and_costs_nothing(hub
 # a disk that fails to sync
 
 
-WORDS = ("outbox.data", "outbox.put", "queue.in_flight", "ledger.save")
+WORDS = ("outbox.data", "outbox.put", "outbox.in_flight", "ledger.save")
 FAILING = [f"{word}.{step}" for word in WORDS for step in ("fsync", "dirsync")]
 
 

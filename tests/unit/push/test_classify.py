@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from programs import succeed
 
 from hf_mpwriter.base.verdicts import Moved, Refused, Retry, Split, Unknown
-from hf_mpwriter.push import classify
-from hf_mpwriter.push.classify import classify
+from hf_mpwriter.push.classify import BUSY_WAIT, QUOTA_WAIT, classify
 
 
 def http(status: int, text: str = "", kind: type = hf.HfHubHTTPError, **headers: str) -> Exception:
