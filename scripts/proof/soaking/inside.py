@@ -84,9 +84,9 @@ def install(kind: str) -> None:
                 raise AttributeError(f"{module}.{name} is no more")
             setattr(loaded, name, value)
     from hf_mpwriter.system import disk, launch
-    from hf_mpwriter.uploader import backoff
+    from hf_mpwriter.uploader import pacing
 
-    backoff.MOVED_LIMIT = MOVED_LIMIT
+    pacing.MOVED_LIMIT = MOVED_LIMIT
     disk.failpoint = Chance(os.environ[CONTROL])  # type: ignore[assignment]
     if kind == "rank":
         launch.UPLOADER_BOOT = _with_us(launch.UPLOADER_BOOT, "uploader")  # noqa: SLF001 - the way into the processes under test
