@@ -1,1 +1,1 @@
-"""TODO."""
+"""The process that decides what goes to the Hub and when. Workers start it through `system.launch`; it starts pushes."""

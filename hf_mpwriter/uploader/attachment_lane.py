@@ -1,163 +1,181 @@
-"""Attaching: attachments take the time that event files leave.
+"""The lane of attachments: they take the time that event files leave.
 
-    round:  all allowed paths -> identify -> copy what the Hub does not have -> entry -> push -> go on -> over
+    round:  all allowed paths -> identify -> copy what the Hub lacks -> batch -> push -> go on -> over
 
 Invariants:
-- Attachments are looked at and sent only while no event file is due, and never in the same commit. Where commits of
+- Attachments are scanned and sent only while no event file is due, and never in the same commit. Where commits of
   event files take all the time there is, attachments get a turn PATIENCE after theirs was due.
 - A push of attachments that is in the way of event files is ended after PATIENCE, and repeated with less.
-- While somebody lives there is one commit of attachments per `commit_every`; whoever asks or ends gets the rest sooner,
-  after the first commits not faster than DISTANCE.
-- One look reads LOOK_BYTES, then the uploader does something else. One entry has copies at a time, and it is bounded;
+- While a worker lives there is one commit of attachments per `commit_every`. A request or an end brings the rest
+  sooner; after the first commits not faster than DISTANCE.
+- One scan reads SCAN_BYTES, then the uploader does something else. One batch at a time has copies, and it is bounded;
   while pushes of it fail, it has none.
-- Its commits always name their parent, so none overwrites what it has not read back.
-- Everybody is answered by a round that began after the question.
+- Commits of attachments always name their parent, so none overwrites what was not read back.
+- A request is answered by a round that started after it.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-import random
 from collections.abc import Callable
 
 from hf_mpwriter.base.files import BATCH_FILES, BATCH_IN_MEMORY, LocalFile
-from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.base.verdicts import Quarantine, Split, Unknown, Verdict
 from hf_mpwriter.snapshot import attachments
 from hf_mpwriter.snapshot.attachments import Attachments, Copies
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.outbox import Batch
-from hf_mpwriter.uploader import backoff
-from hf_mpwriter.uploader.backoff import Step
-from hf_mpwriter.uploader.decision import Situation
+from hf_mpwriter.uploader.decision import Attached
+from hf_mpwriter.uploader.lanes import Lane
+from hf_mpwriter.uploader.pacing import FIRST_WAIT, Backoff, Step
 
 logger = logging.getLogger("hf_mpwriter")
 
-BATCH_BYTES_ATTACHED = 128 << 20  # bytes of attachments in one entry
-LOOK_BYTES = 256 << 20  # bytes that one look reads, about a second
-DISTANCE = 10.0  # seconds between two commits of attachments for which somebody waits ...
+ATTACHED_BYTES = 128 << 20  # bytes of attachments in one batch
+SCAN_BYTES = 256 << 20  # bytes that one scan reads, about a second
+DISTANCE = 10.0  # seconds between two commits of attachments that a request waits for ...
 FREE_COMMITS = 2  # ... after so many
 PATIENCE = 20.0  # seconds that one kind is due before the other gives way
-REFUSALS = 3  # times that the Hub must refuse a file alone before it is quarantined
 
 
-class AttachmentLane:
-    """What of the attachments is looked at and sent, and when.
+class AttachmentLane(Lane):
+    """The attachments of a run.
 
     Args:
         spool: of the run directory.
-        copies: directory of their copies.
+        copies: directory of their copies, absolute path.
+        ledger: what the Hub is known to hold.
+        backoff: the waits after failures.
         clock: monotonic seconds.
-        rng: source of the jitter.
-        first: when the first look is allowed.
+        first: when the first scan is allowed.
     """
 
-    def __init__(self, spool: Spool, copies: str, clock: Callable[[], float], rng: random.Random, first: float) -> None:
-        for host in spool.host_ids():  # whoever had the uploader lock before and was killed
+    def __init__(
+        self, spool: Spool, copies: str, ledger: Ledger, backoff: Backoff, clock: Callable[[], float], first: float
+    ) -> None:
+        super().__init__(ledger, backoff)
+        for host in spool.host_ids():  # copies of an earlier uploader that was killed
             Copies(spool.host(host).copies, spool.run_dir).keep(())
-        self._looking, self._copies = Attachments(spool.run_dir), Copies(copies, spool.run_dir)
-        self._clock, self._rng = clock, rng
-        self.entries: list[Batch] = []  # more than one only while a refused one is being split
-        self.attempts = 0  # failures in a row
-        self._refusals: dict[str, int] = {}  # path -> times that the Hub refused it alone, in a row
-        self._left_out: dict[str, str] = {}  # what this disk does not give or take, with the reason
-        self._bound = BATCH_BYTES_ATTACHED
-        self._due_since = math.inf  # since when event files are due while an entry is pushed
-        self.yielded = False  # whether the last push was ended for them
+        self._scanner, self._copies = Attachments(spool.run_dir), Copies(copies, spool.run_dir)
+        self._clock = clock
+        self._batches: list[Batch] = []  # more than one only while a refused one is split
+        self._left_out: dict[str, str] = {}  # what this disk does not give or take -> the reason
+        self._bound = ATTACHED_BYTES
+        self._in_the_way_since = math.inf  # since when event files are due while a batch is pushed
         # the round
-        self._left: list[str] | None = None  # what it has still to look at, the last one first; None: there is none
-        self._asked = self._answering = False  # whether somebody has asked since it began, or before
-        self._alone = self._over = False  # whether it began, or the last one ended, with nobody alive
+        self._left: list[str] | None = None  # what it has still to scan, the last one first; None: there is no round
+        self._requested = self._answering = False  # whether a request came after it started, or before
+        self._alone = self._over = False  # whether it started, or the last one ended, without a live worker
         # when
         self._next_round = self._last_turn = first
-        self._not_before = 0.0
-        self._patient = True
-        self._last_commit, self._commits = -math.inf, 0
+        self._last_commit = -math.inf
 
-    def ask(self) -> None:
-        """Somebody waits: what there is now has to be looked at soon; a wait that the Hub did not ask for ends."""
-        self._asked = True
-        if self._patient:
-            self._not_before = min(self._not_before, self._clock() + backoff.FIRST_WAIT)
+    @property
+    def batches(self) -> list[Batch]:
+        """What waits; kept in memory, as the files can be scanned again at any time."""
+        return self._batches
 
-    def is_over(self, living: int) -> bool:
-        """Whether all that is left behind when nobody lives has been looked at and sent."""
+    def request(self) -> None:
+        """A member waits: what is there now is scanned soon, and a wait ends unless the Hub asked for it."""
+        self._requested = True
+        self.backoff.hurry(self._clock() + FIRST_WAIT)
+
+    def state(self, living: int) -> Attached:
+        """What is to be done about attachments while so many members live."""
+        if self._is_over(living):
+            return Attached.OVER
+        if not self._is_due(living):
+            return Attached.LATER
+        starved = self._clock() - self._last_turn > self._interval + PATIENCE
+        return Attached.STARVED if starved else Attached.DUE
+
+    def _is_over(self, living: int) -> bool:
+        """Whether all that is left behind when no worker lives was scanned and sent."""
         self._over = self._over and not living
-        return self._over and not self.entries and not self._asked
+        return self._over and not self._batches and not self._requested
 
-    def is_due(self, living: int) -> bool:
-        """Whether attachments may be looked at or sent now."""
+    def _is_due(self, living: int) -> bool:
         now = self._clock()
-        if now < self._not_before:
+        if now < self.backoff.next_try:
             return False
         if not living:
-            return not self.is_over(living)
-        if self._asked or self._answering:
-            return self._commits < FREE_COMMITS or now >= self._last_commit + DISTANCE
+            return True
+        if self._requested or self._answering:
+            return self.commits < FREE_COMMITS or now >= self._last_commit + DISTANCE
         return now >= self._next_round
 
-    def is_starved(self, settings: Settings) -> bool:
-        """Whether event files have left no time for so long that attachments get a turn before the next of them."""
-        return self._clock() - self._last_turn > 60 * settings.commit_every + PATIENCE
+    def scan(self, *, alone: bool) -> bool:
+        """Scan some attachments; if the Hub lacks some of them, they are a batch afterwards.
 
-    def look(self, book: Ledger, settings: Settings, *, alone: bool) -> bool:
-        """Look at some attachments; if the Hub lacks some of them, they are an entry afterwards.
+        Args:
+            alone: whether no worker lives.
 
         Returns:
             Whether the ledger has changed.
         """
         self._last_turn = self._clock()
         if self._left is None:
-            self._begin(book, settings, alone=alone)
+            self._start_round(alone=alone)
         left: list[str] = self._left or []
-        quarantined, seen, files = dict(book.quarantined), list[LocalFile](), list[LocalFile]()
-        enough = self._read + LOOK_BYTES
+        quarantined, seen, files = dict(self._ledger.quarantined), list[LocalFile](), list[LocalFile]()
+        enough = self._read + SCAN_BYTES
         while left and self._read < enough:
             path = left.pop()
-            if path in book.quarantined and book.quarantined[path] != self._left_out.get(path):  # the Hub refuses it
+            if self._is_refused(path):
                 continue
             try:
-                file = self._taken(path, book, files)
+                file = self._identified(path, files)
             except FileNotFoundError:  # nothing is left to send
                 continue
             except OSError as error:
-                self._leave_out(path, attachments.reason_of(error), book)
+                self._leave_out(path, attachments.reason_of(error))
                 continue
-            if not book.covers(file) and not self._fits(files, file):
+            covered = self._ledger.covers(file)
+            if not covered and not self._fits(files, file):
                 left.append(path)
                 break
-            (seen if book.covers(file) else files).append(file)
-            self._let_in(path, book)
-        news = book.see(seen)
+            (seen if covered else files).append(file)
+            self._let_in(path)
+        news = self._ledger.see(seen)
         self._copies.keep(files)
         if files:
-            self.entries = [Batch(0, tuple(files))]
+            self._batches = [Batch(0, tuple(files))]
         elif not left:
-            self._end(settings)
-        return news or book.quarantined != quarantined
+            self._end_round()
+        return news or self._ledger.quarantined != quarantined
 
     @property
     def _read(self) -> int:
-        return self._looking.read + self._copies.read
+        return self._scanner.read + self._copies.read
 
-    def _taken(self, path: str, book: Ledger, files: list[LocalFile]) -> LocalFile:
-        """What an attachment has; a copy of it is there if the Hub lacks it and it seems to fit to these files."""
-        file = self._looking.identify(path)
-        needed = not book.covers(file) and self._fits(files, file)
+    def _is_refused(self, path: str) -> bool:
+        """Whether the Hub refuses a path; what this disk refuses is tried again."""
+        quarantined = self._ledger.quarantined
+        return path in quarantined and quarantined[path] != self._left_out.get(path)
+
+    def _identified(self, path: str, files: list[LocalFile]) -> LocalFile:
+        """What an attachment holds; copied if the Hub lacks it and it seems to fit to these files."""
+        file = self._scanner.identify(path)
+        needed = not self._ledger.covers(file) and self._fits(files, file)
         return self._copies.take(file) if needed else file
 
-    def _begin(self, book: Ledger, settings: Settings, *, alone: bool) -> None:
-        self._left = self._looking.paths(settings.allows)[::-1]
-        self._answering, self._asked, self._alone = self._asked, False, alone
+    def _start_round(self, *, alone: bool) -> None:
+        self._left = self._scanner.paths(self.settings.allows)[::-1]
+        self._answering, self._requested, self._alone = self._requested, False, alone
         for path in self._left_out.keys() - set(self._left):
-            self._let_in(path, book)
+            self._let_in(path)
 
-    def _end(self, settings: Settings) -> None:
+    def _end_round(self) -> None:
         self._left, self._answering = None, False
-        self._over = self._alone and not self._asked
-        self._next_round = self._clock() + 60 * settings.commit_every
+        self._over = self._alone and not self._requested
+        self._next_round = self._clock() + self._interval
+
+    @property
+    def _interval(self) -> float:
+        """Seconds between two commits."""
+        return 60 * self.settings.commit_every
 
     def _fits(self, files: list[LocalFile], file: LocalFile) -> bool:
         together = [*files, file]
@@ -167,82 +185,72 @@ class AttachmentLane:
             and sum(one.length for one in together if one.in_memory) <= BATCH_IN_MEMORY
         )
 
-    def _leave_out(self, path: str, why: str, book: Ledger) -> None:
+    def _leave_out(self, path: str, why: str) -> None:
         """Quarantine what this disk does not give or take, for as long as that is so."""
         if self._left_out.get(path) != why:
             logger.info("%s is left out: %s", path, why)
-        self._left_out[path] = book.quarantined[path] = why
+        self._left_out[path] = self._ledger.quarantined[path] = why
 
-    def _let_in(self, path: str, book: Ledger) -> None:
+    def _let_in(self, path: str) -> None:
         why = self._left_out.pop(path, None)
-        if why is not None and book.quarantined.get(path) == why:
-            del book.quarantined[path]
+        if why is not None and self._ledger.quarantined.get(path) == why:
+            del self._ledger.quarantined[path]
 
-    def mark_in_flight(self) -> Batch:
-        """The entry whose push starts now."""
-        self.yielded, self._due_since, self._last_turn = False, math.inf, self._clock()
-        return self.entries[0]
+    def start(self) -> Batch:
+        """The batch whose push starts now."""
+        self.yielded, self._in_the_way_since, self._last_turn = False, math.inf, self._clock()
+        return super().start()
 
-    def clear_in_flight(self, entry: Batch, settings: Settings, *, own: bool) -> None:
-        """The Hub has an entry; `own` if it took a commit."""
+    def must_yield(self, *, due: bool, terminating: bool) -> bool:
+        """Whether the push of a batch is to be ended for event files; then less is sent.
+
+        Args:
+            due: whether event files are due now.
+            terminating: whether the uploader is about to leave.
+        """
         now = self._clock()
-        self._drop(entry)
-        self.attempts, self._not_before, self._bound = 0, 0.0, min(BATCH_BYTES_ATTACHED, 2 * self._bound)
-        for file in entry.files:
-            self._refusals.pop(file.path, None)
-        if own:
-            self._commits, self._last_commit = self._commits + 1, now
-            self._next_round = now + 60 * settings.commit_every
-        if not self.entries and not self._left:
-            self._end(settings)
-
-    def must_yield(self, now: Situation) -> bool:
-        """Whether the push of an entry is to be ended, as event files have been due for too long; then less is sent."""
-        due = now.urgent or now.now >= now.next_commit
-        self._due_since = min(self._due_since, now.now) if due else math.inf
-        if not self.yielded and (now.terminating or now.now - self._due_since > PATIENCE):
+        self._in_the_way_since = min(self._in_the_way_since, now) if due else math.inf
+        if not self.yielded and (terminating or now - self._in_the_way_since > PATIENCE):
             self.yielded, self._bound = True, max(1, self._bound // 2)
             return True
         return False
 
-    def failed(self, verdict: Verdict, entry: Batch, book: Ledger) -> Step:
-        """A push of an entry has failed; when to try again."""
-        self.attempts += 1
+    def done(self, batch: Batch, *, committed: bool) -> None:
+        """The Hub has a batch; `committed` if that took a commit."""
+        super().done(batch, committed=committed)
+        self._drop(batch)
+        self.backoff.succeeded()
+        self._bound = min(ATTACHED_BYTES, 2 * self._bound)
+        if committed:
+            self._last_commit = self._clock()
+            self._next_round = self._last_commit + self._interval
+        if not self._batches and not self._left:
+            self._end_round()
+
+    def failed(self, verdict: Verdict, batch: Batch) -> tuple[Verdict, Step]:
+        """Take in that a push of a batch has failed; what was not sent is scanned again."""
         if isinstance(verdict, Unknown) or (isinstance(verdict, Quarantine) and verdict.committed):
-            book.mark_uncertain(entry.files)
-        if isinstance(verdict, Split):
-            verdict = self._split(entry, verdict)
-        if isinstance(verdict, Quarantine):
-            for path, reason in verdict.paths.items():
-                logger.info("%s is refused: %s", path, reason)
-                self._refusals.pop(path, None)
-            book.quarantined |= verdict.paths
-        if isinstance(verdict, Quarantine) or (not isinstance(verdict, Split) and (self.attempts > 1 or self.yielded)):
-            self._drop(entry)
-            self._left = [*(self._left or ()), *(file.path for file in reversed(entry.files))]
-        step = backoff.next_step(verdict, self.attempts, self._rng)
-        self._not_before, self._patient = self._clock() + step.wait, step.patient
-        return step
+            self._ledger.mark_uncertain(batch.files)
+        verdict, step = super().failed(verdict, batch)
+        again = not isinstance(verdict, Split) and (self.backoff.attempts > 1 or self.yielded)
+        if isinstance(verdict, Quarantine) or again:
+            self._drop(batch)
+            self._left = [*(self._left or ()), *(file.path for file in reversed(batch.files))]
+        return verdict, step
 
-    def _split(self, entry: Batch, verdict: Split) -> Verdict:
-        """Two halves in the place of a refused entry; a file that is refused alone is quarantined in the end."""
-        middle = len(entry.files) // 2
-        if middle:
-            halves = [Batch(0, entry.files[:middle]), Batch(0, entry.files[middle:])]
-            self.entries = [*halves, *(other for other in self.entries if other is not entry)]
-            return verdict
-        path = entry.files[0].path
-        self._refusals[path] = self._refusals.get(path, 0) + 1
-        return verdict if self._refusals[path] < REFUSALS else Quarantine({path: verdict.reason})
+    def _halve(self, batch: Batch) -> None:
+        middle = len(batch.files) // 2
+        halves = [Batch(0, batch.files[:middle]), Batch(0, batch.files[middle:])]
+        self._batches = [*halves, *(other for other in self._batches if other is not batch)]
 
-    def _drop(self, entry: Batch) -> None:
-        self.entries = [other for other in self.entries if other is not entry]
-        self._copies.keep(file for other in self.entries for file in other.files)
+    def _drop(self, batch: Batch) -> None:
+        self._batches = [other for other in self._batches if other is not batch]
+        self._copies.keep(file for other in self._batches for file in other.files)
 
     def restart(self) -> None:
-        """The Hub has lost something: look at everything again."""
-        self._left, self._asked, self._next_round = None, True, self._clock()
+        """Scan everything again: the Hub has lost something."""
+        self._left, self._requested, self._next_round = None, True, self._clock()
 
     def close(self) -> None:
-        """The uploader leaves: no copy stays behind."""
+        """Remove the copies: the uploader leaves."""
         self._copies.keep(())

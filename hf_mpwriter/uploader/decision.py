@@ -1,4 +1,11 @@
-"""What the uploader does next: a pure function of its situation."""
+"""What the uploader does next: a pure function of its situation.
+
+LEAVE      after SIGTERM and one try, or when there is neither a worker nor work, or no progress for LINGER
+SCAN       batches are due, and what waits is older than what is on disk
+PUSH       batches are due and up to date, or must be sent as they are
+ATTACH     no event file is due; attachments are
+WAIT       nothing is due, or nothing is allowed yet
+"""
 
 from __future__ import annotations
 
@@ -11,70 +18,97 @@ LINGER = 600.0  # seconds that an uploader stays without workers and without any
 class Action(enum.Enum):
     """What to do next."""
 
-    SNAPSHOT = enum.auto()  #: survey the event files, put what is new into the queue
-    PUSH = enum.auto()  #: start a push for the oldest entry
-    ATTACH = enum.auto()  #: look at attachments, or push what was found of them
+    SCAN = enum.auto()  #: scan the event files, put what is new into the outbox
+    PUSH = enum.auto()  #: start a push for the oldest batch
+    ATTACH = enum.auto()  #: scan attachments, or push what was found of them
     WAIT = enum.auto()  #: nothing to do, or nothing allowed yet
-    LEAVE = enum.auto()  #: nobody lives and nothing is left, or the Hub stays away too long
+    LEAVE = enum.auto()  #: give the uploader lock up
+
+
+class Outgoing(enum.Enum):
+    """The batches of event files that wait."""
+
+    NONE = enum.auto()  #: the outbox is empty -> SCAN makes it STALE or READY
+    STALE = enum.auto()  #: more may be on disk by now: scanned before the last failure -> SCAN
+    READY = enum.auto()  #: as of the last scan -> PUSH
+    SPLIT = enum.auto()  #: halves of a refused batch, sent as they are -> PUSH
+
+
+class Attached(enum.Enum):
+    """The attachments."""
+
+    OVER = enum.auto()  #: no worker lives, and all was scanned and sent
+    LATER = enum.auto()  #: to be scanned, not yet
+    DUE = enum.auto()  #: may be scanned or sent now
+    STARVED = enum.auto()  #: due for so long that event files must be taking all the time there is
+
+
+class Ending(enum.Enum):
+    """What SIGTERM has led to."""
+
+    NOT_ASKED = enum.auto()  #: no SIGTERM -> ASKED
+    ASKED = enum.auto()  #: one last scan and push are to come -> TRIED
+    TRIED = enum.auto()  #: the last push has started, or there was nothing to push
 
 
 @dataclass(frozen=True)
 class Situation:
-    """All that `decide` may know; times are monotonic seconds.
+    """All that `decide` may know.
 
     Attributes:
-        now: the time.
-        next_try: when a push is allowed again.
-        next_commit: when the commit interval is over.
-        fresh: whether the queue was filled after the last failure, so that its entries are up to date.
-        frozen: whether the entries must be sent as they are (a request without a parent may be under way; a refused
-            entry is being split).
-        queued: entries that wait.
-        urgent: somebody asked, died or closed, and is not served yet.
-        living: members who live.
-        abandoned_since: when a member was last seen alive, or the Hub last took something.
-        settling: whether a request without a parent may still be under way.
-        terminating: SIGTERM was received.
-        tried: a push or an empty snapshot came after SIGTERM.
-        orphaned: a member has gone, and what it logged last may not be sent.
-        attachable: attachments may be looked at or sent.
-        starved: they have been due for so long that commits must be taking all the time there is.
-        attached: nothing is left to look at or to send of the attachments of those who have gone.
+        living: members that live.
+        abandoned_for: seconds since a member was last seen alive, or the Hub last took something.
+        may_try: whether a push may start now.
+        due: whether the commit interval is over, or a request, a death or an end is not satisfied yet.
+        outgoing: the batches of event files that wait.
+        settling: whether a request without a parent may still be under way; then nothing newer is sent.
+        attached: the attachments.
+        ending: what SIGTERM has led to.
+        orphaned: whether a member has gone whose last records may not be sent.
     """
 
-    now: float
-    next_try: float
-    next_commit: float
-    fresh: bool
-    frozen: bool
-    queued: int
-    urgent: bool
     living: int
-    abandoned_since: float
+    abandoned_for: float
+    may_try: bool
+    due: bool
+    outgoing: Outgoing
     settling: bool
-    terminating: bool
-    tried: bool
-    orphaned: bool = False
-    attachable: bool = False
-    starved: bool = False
-    attached: bool = True
+    attached: Attached
+    ending: Ending
+    orphaned: bool
 
 
-def decide(s: Situation) -> Action:  # noqa: PLR0911 - one return per action
+def decide(s: Situation) -> Action:
     """The next action."""
-    if s.terminating and (s.now < s.next_try or (s.tried and (s.frozen or not s.orphaned))):
+    if _must_leave(s):
         return Action.LEAVE
-    if s.living == 0 and s.now - s.abandoned_since > LINGER:
-        return Action.LEAVE
-    their_turn = s.attachable and s.starved and s.living > 0 and not s.frozen
-    wanted = s.queued > 0 or s.terminating or ((s.urgent or s.now >= s.next_commit) and not their_turn)
-    if wanted and s.now >= s.next_try:
-        if s.queued and (s.fresh or s.frozen):
-            return Action.PUSH
-        return Action.WAIT if s.frozen else Action.SNAPSHOT
-    if wanted:
-        return Action.WAIT
-    if s.attachable and not s.frozen and s.now >= s.next_try:
+    if _is_wanted(s):
+        return _send(s) if s.may_try else Action.WAIT
+    if s.attached in (Attached.DUE, Attached.STARVED) and not s.settling and s.may_try:
         return Action.ATTACH
-    over = s.living == 0 and not s.settling and s.attached
+    over = not s.living and not s.settling and s.attached is Attached.OVER
     return Action.LEAVE if over else Action.WAIT
+
+
+def _must_leave(s: Situation) -> bool:
+    if not s.living and s.abandoned_for > LINGER:
+        return True
+    if s.ending is Ending.NOT_ASKED:
+        return False
+    as_it_is = s.settling or s.outgoing is Outgoing.SPLIT
+    return not s.may_try or (s.ending is Ending.TRIED and (as_it_is or not s.orphaned))
+
+
+def _is_wanted(s: Situation) -> bool:
+    """Whether event files are to be sent before anything else."""
+    turn_of_attachments = s.attached is Attached.STARVED and s.living > 0 and not s.settling
+    waiting = s.outgoing is not Outgoing.NONE or s.ending is not Ending.NOT_ASKED
+    return waiting or (s.due and not turn_of_attachments)
+
+
+def _send(s: Situation) -> Action:
+    if s.outgoing in (Outgoing.READY, Outgoing.SPLIT):
+        return Action.PUSH
+    if s.settling:
+        return Action.WAIT if s.outgoing is Outgoing.NONE else Action.PUSH
+    return Action.SCAN

@@ -1,14 +1,20 @@
-"""The pace of an uploader: when the next push may start, and by which way.
+"""Pacing: when the next push may start, and by which way.
 
-    commit_every ──> next_commit         when living workers' events are due
-    verdicts     ──> next_try            nothing is sent before; a request of the user ends the wait if it is `patient`
-    budget       ──> take                a token before each push; without one, next_try
-    412          ──> fenced              after MOVED_LIMIT pushes with nothing else, one goes without a parent; after
-                                         that every second one may
-    Xet trouble  ──> xet                 after XET_LIMIT failures in a row LFS is used for an hour; after that one is
-                                         enough, until a commit by Xet has worked
+    commit_every  -> next_commit   when the events of live workers are due
+    verdicts      -> next_try      no push starts earlier; a request ends the wait, unless the Hub asked for it
+    rate limit    -> take          a token for each push that commits; without one, next_try
+    412           -> fenced        after MOVED_LIMIT pushes with nothing else, one push names no parent
+    Xet trouble   -> xet           after XET_LIMIT failures in a row, content goes by LFS for an hour
 
-Times are monotonic seconds.
+When a push is tried again is a pure decision of `next_step`, with attempts and randomness as arguments:
+
+    Done, Quarantine   at once, if more waits
+    Split              soon, in smaller batches
+    Moved              within seconds; after MOVED_LIMIT in a row as Retry
+    Retry, Unknown     full jitter under a ceiling that doubles from 5 s to 5 min; Retry-After of the Hub counts
+    Refused            slowly: 5 min, doubling to an hour; a new token or a request ends the wait
+
+All times are monotonic seconds.
 """
 
 from __future__ import annotations
@@ -16,116 +22,188 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 
-from hf_mpwriter.base.verdicts import Moved, Retry, Unknown, Verdict
-from hf_mpwriter.uploader import backoff
-from hf_mpwriter.uploader.backoff import Step
+from hf_mpwriter.base.verdicts import Done, Moved, Quarantine, Refused, Retry, Split, Unknown, Verdict
 from hf_mpwriter.uploader.rate_limit import BUSY_WAIT, RateLimit
 
+FIRST_WAIT = 5.0  # seconds
+LONGEST_WAIT = 300.0  # seconds
+SHORTEST_WAIT = 0.5  # seconds; full jitter may draw 0, which would hammer
+LONGEST_WISH = 3600.0  # seconds; a longer Retry-After is not believed
+REFUSED_WAIT = 300.0  # seconds
+LONGEST_REFUSED_WAIT = 3600.0  # seconds
+MOVED_WAIT = 3.0  # seconds
+MOVED_LIMIT = 5  # pushes in a row with nothing but 412, before one names no parent
 XET_LIMIT = 3  # failures of the Xet storage in a row, before content goes by LFS
-XET_PAUSE = 3600.0  # seconds, until Xet is tried again: LFS sends whole files
+XET_PAUSE = 3600.0  # seconds until Xet is tried again; LFS sends whole files
 
 
-class Pacing:
-    """When and how.
+@dataclass(frozen=True)
+class Step:
+    """What happens next.
+
+    Attributes:
+        wait: seconds until the next push.
+        patient: whether a request of the user may end the wait; False if the Hub asked for it.
+    """
+
+    wait: float
+    patient: bool = True
+
+
+def next_step(verdict: Verdict, attempts: int, rng: random.Random) -> Step:
+    """Decide when to push again.
+
+    Args:
+        verdict: of the push.
+        attempts: verdicts of this sort (Moved, or any other but Done) in a row, this one included.
+        rng: source of the jitter.
+    """
+    if isinstance(verdict, (Done, Quarantine)):
+        return Step(0.0)
+    if isinstance(verdict, Split):
+        return Step(rng.uniform(SHORTEST_WAIT, FIRST_WAIT))
+    if isinstance(verdict, Refused):
+        return Step(min(LONGEST_REFUSED_WAIT, REFUSED_WAIT * 2 ** min(attempts - 1, 10)))
+    if isinstance(verdict, Moved):
+        if attempts <= MOVED_LIMIT:
+            return Step(rng.uniform(SHORTEST_WAIT, MOVED_WAIT))
+        attempts -= MOVED_LIMIT
+    ceiling = min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(attempts - 1, 10))
+    wait = rng.uniform(SHORTEST_WAIT, ceiling)
+    if not isinstance(verdict, Moved) and verdict.after is not None:
+        return Step(max(wait, min(verdict.after, LONGEST_WISH)), patient=False)
+    return Step(wait)
+
+
+class Backoff:
+    """The waits of one lane after failures.
 
     Args:
         clock: monotonic seconds.
         rng: source of the jitter.
-        budget: of the repository.
-        first: when the first commit is due.
 
     Attributes:
         attempts: verdicts in a row that were not Done.
-        next_commit: when the commit interval is over.
         next_try: when a push is allowed again.
-        patient: whether a request may end the wait until `next_try`; the Hub did not wish it then.
-        used_up: whether the last push found no token, rather than others at the bucket.
+        patient: whether a request may end the wait until `next_try`.
     """
 
-    def __init__(self, clock: Callable[[], float], rng: random.Random, budget: RateLimit, first: float) -> None:
-        self._clock, self._rng, self._budget = clock, rng, budget
-        self.next_commit, self.next_try, self.patient = first, 0.0, True
-        self.attempts = self._moved = self._failures = self._xet_failures = 0
-        self._last_try = self._lfs_until = 0.0
-        self._last_squash = -math.inf
-        self._holds_token = self.used_up = False
-
-    @property
-    def fenced(self) -> bool:
-        """Whether the next push names its parent."""
-        return self._moved < backoff.MOVED_LIMIT
-
-    @property
-    def xet(self) -> bool:
-        """Whether the next push may use Xet."""
-        return self._clock() >= self._lfs_until
-
-    def take(self, *, urgent: bool) -> bool:
-        """Whether the budget allows a push now; else the next try waits for it.
-
-        Args:
-            urgent: somebody asked for it, or it may be the last one.
-        """
-        self._last_try = self._clock()
-        if wait := self._budget.take(urgent=urgent):
-            self.hold(Step(wait))
-        self._holds_token, self.used_up = not wait, wait > BUSY_WAIT
-        return not wait
-
-    def _spend(self, *, committed: bool) -> None:
-        """The push is over: its token goes back if there was no commit; a mere read-back never had one."""
-        if self._holds_token and not committed:
-            self._budget.give_back()
-        self._holds_token = False
-
-    def hold(self, step: Step) -> None:
-        """Nothing is sent for a while."""
-        self.next_try, self.patient = self._clock() + step.wait, step.patient
-
-    def hurry(self) -> None:
-        """Somebody asks: a wait ends, unless the Hub wished it."""
-        if self.patient:
-            self.next_try = min(self.next_try, self._last_try + backoff.FIRST_WAIT)
-
-    def may_squash(self, minutes: float) -> bool:
-        """Whether the history may be squashed after the next commit: once in so many minutes."""
-        due = self._clock() >= self._last_squash + 60 * minutes
-        if due:
-            self._last_squash = self._clock()
-        return due
-
-    def surveyed(self, minutes: float) -> None:
-        """What there is now goes; the next commit is due so many minutes later."""
-        self.next_commit = self._clock() + 60 * minutes
-
-    def soon(self) -> None:
-        """The next commit is due."""
-        self.next_commit = self._clock()
-
-    def done(self, *, committed: bool) -> None:
-        """The Hub has an entry; `committed` if that took a commit."""
-        self._moved = 0 if self.fenced else backoff.MOVED_LIMIT - 1  # a busy branch stays busy: one try is enough
-        self.attempts = self._failures = 0
-        if committed and self.xet:
-            self._xet_failures = 0
+    def __init__(self, clock: Callable[[], float], rng: random.Random) -> None:
+        self._clock, self._rng = clock, rng
         self.next_try, self.patient = 0.0, True
-        self._spend(committed=committed)
+        self.attempts = self._moved = self._failures = 0
 
-    def failed(self, verdict: Verdict) -> None:
-        """A push of event files has failed."""
+    def failed(self, verdict: Verdict) -> Step:
+        """Count a failure, and wait as it asks for."""
         self.attempts += 1
         if isinstance(verdict, Moved):
             self._moved += 1
         else:
             self._failures += 1
-        in_a_row = self._moved if isinstance(verdict, Moved) else self._failures
-        self.hold(backoff.next_step(verdict, in_a_row, self._rng))
+        step = next_step(verdict, self._moved if isinstance(verdict, Moved) else self._failures, self._rng)
+        self.hold(step)
+        return step
+
+    def hold(self, step: Step) -> None:
+        """Start no push for a while."""
+        self.next_try, self.patient = self._clock() + step.wait, step.patient
+
+    def hurry(self, earliest: float) -> None:
+        """End a wait at `earliest`, unless the Hub asked for it."""
+        if self.patient:
+            self.next_try = min(self.next_try, earliest)
+
+    def succeeded(self) -> None:
+        """Forget the failures and the wait."""
+        self.attempts = self._failures = self._moved = 0
+        self.next_try, self.patient = 0.0, True
+
+
+class Pacing(Backoff):
+    """The waits that hold for all pushes, and the way of the next one.
+
+    Args:
+        clock: monotonic seconds.
+        rng: source of the jitter.
+        rate_limit: of the repository.
+        first: when the first commit is due.
+
+    Attributes:
+        next_commit: when the commit interval is over.
+        used_up: whether the last push found no token, rather than other uploaders at the bucket.
+    """
+
+    def __init__(self, clock: Callable[[], float], rng: random.Random, rate_limit: RateLimit, first: float) -> None:
+        super().__init__(clock, rng)
+        self._rate_limit = rate_limit
+        self.next_commit = first
+        self._xet_failures = 0
+        self._last_try = self._lfs_until = 0.0
+        self._last_squash = -math.inf
+        self._holds_token = self.used_up = False
+
+    @property
+    def is_fenced(self) -> bool:
+        """Whether the next push names its parent."""
+        return self._moved < MOVED_LIMIT
+
+    @property
+    def uses_xet(self) -> bool:
+        """Whether the next push may use Xet."""
+        return self._clock() >= self._lfs_until
+
+    def take(self, *, urgent: bool) -> bool:
+        """Whether the rate limit allows a push now; else the next try waits for it.
+
+        Args:
+            urgent: a request waits for it, or it may be the last one.
+        """
+        self._last_try = self._clock()
+        if wait := self._rate_limit.take(urgent=urgent):
+            self.hold(Step(wait))
+        self._holds_token, self.used_up = not wait, wait > BUSY_WAIT
+        return not wait
+
+    def _spend(self, *, committed: bool) -> None:
+        """Give the token back if there was no commit; a mere read-back never had one."""
+        if self._holds_token and not committed:
+            self._rate_limit.give_back()
+        self._holds_token = False
+
+    def requested(self) -> None:
+        """End a wait because of a request, FIRST_WAIT after the last try at the earliest."""
+        self.hurry(self._last_try + FIRST_WAIT)
+
+    def may_squash(self, minutes: float) -> bool:
+        """Whether the history may be squashed after the next commit: once in `minutes`."""
+        due = self._clock() >= self._last_squash + 60 * minutes
+        if due:
+            self._last_squash = self._clock()
+        return due
+
+    def scanned(self, minutes: float) -> None:
+        """What is there now goes; the next commit is due in `minutes`."""
+        self.next_commit = self._clock() + 60 * minutes
+
+    def soon(self) -> None:
+        """Make the next commit due now."""
+        self.next_commit = self._clock()
+
+    def done(self, *, committed: bool) -> None:
+        """The Hub has a batch; `committed` if that took a commit."""
+        moved = 0 if self.is_fenced else MOVED_LIMIT - 1  # a busy branch stays busy: one try is enough
+        self.succeeded()
+        self._moved = moved
+        if committed and self.uses_xet:
+            self._xet_failures = 0
+        self._spend(committed=committed)
 
     def learn(self, verdict: Verdict) -> None:
-        """Whatever a push carried: what its failure tells about the way and the budget."""
+        """Take what a failure tells about the way and the rate limit, whatever the push carried."""
         self._spend(committed=not isinstance(verdict, (Retry, Moved)))
-        if isinstance(verdict, (Retry, Unknown)) and verdict.xet and self.xet:
+        if isinstance(verdict, (Retry, Unknown)) and verdict.xet and self.uses_xet:
             self._xet_failures += 1
             if verdict.xet == "missing" or self._xet_failures >= XET_LIMIT:
                 self._xet_failures, self._lfs_until = XET_LIMIT - 1, self._clock() + XET_PAUSE

@@ -1,10 +1,10 @@
-"""The audience of an uploader: which members it has heard, and whose wishes are fulfilled.
+"""The requests of members: what each one asks for, and which are satisfied.
 
     member.news    grows when a member asks for a push, closes, or dies
-    heard          its news at the last look: a difference is a reason to hurry
-    served         its news when nothing of it was left to send
+    noted          its news at the last tick: a difference is a reason to hurry
+    satisfied      its news when nothing of it was left to send
 
-Whoever is not served is urgent if it has gone, or if the ledger has less than it asked for.
+A member that is not satisfied is urgent if it has gone, or if the ledger has less than it asked for.
 """
 
 from __future__ import annotations
@@ -20,67 +20,66 @@ from hf_mpwriter.spool.outbox import Batch
 
 
 class Requests:
-    """What the members of one run directory want, and what they have got."""
+    """What the members of one run directory ask for, and what they have got."""
 
     def __init__(self) -> None:
-        self._heard = News()
-        self._served = News()
-        self._seen: tuple[list[Member], dict[str, LocalFile]] = ([], {})  # at the last snapshot
+        self._noted = News()
+        self._satisfied = News()
+        self._scanned: tuple[list[Member], dict[str, LocalFile]] = ([], {})
 
-    def hear(self, member: Member) -> bool:
-        """Whether there is news of a member since the last time."""
-        if self._heard.has(member):
+    def note(self, member: Member) -> bool:
+        """Take note of a member; True if there is news of it since the last time."""
+        if self._noted.has(member):
             return False
-        self._heard.note(member)
+        self._noted.note(member)
         return True
 
     def keep(self, members: list[Member]) -> None:
-        """Forget those who have no card any more."""
-        self._heard.keep(members)
-        self._served.keep(members)
+        """Forget the members that have no file any more."""
+        self._noted.keep(members)
+        self._satisfied.keep(members)
 
-    def is_served(self, member: Member) -> bool:
-        """Whether nothing of it was left to send after its last news."""
-        return self._served.has(member)
+    def is_satisfied(self, member: Member) -> bool:
+        """Whether nothing of a member was left to send after its last news."""
+        return self._satisfied.has(member)
 
-    def is_one_urgent(self, members: Iterable[Member], book: Ledger, settings: Settings) -> bool:
+    def any_urgent(self, members: Iterable[Member], ledger: Ledger, settings: Settings) -> bool:
         """Whether event files of one of them should go at once."""
-        return any(self.is_urgent(member, book, settings) for member in members)
+        return any(self._is_urgent(member, ledger, settings) for member in members)
 
-    def is_one_orphaned(self, members: Iterable[Member]) -> bool:
-        """Whether one of them has gone, and nobody else will ask for what it logged last."""
-        return any(not member.alive and not self.is_served(member) for member in members)
+    def any_orphaned(self, members: Iterable[Member]) -> bool:
+        """Whether one of them has gone, so that nothing asks again for its last records."""
+        return any(not member.alive and not self.is_satisfied(member) for member in members)
 
-    def is_urgent(self, member: Member, book: Ledger, settings: Settings) -> bool:
-        """Whether its event files should go at once."""
-        if self.is_served(member):
+    def _is_urgent(self, member: Member, ledger: Ledger, settings: Settings) -> bool:
+        if self.is_satisfied(member):
             return False
         return not member.alive or any(
-            length > book.length(path) and path not in book.quarantined and settings.allows(path)
+            length > ledger.length(path) and path not in ledger.quarantined and settings.allows(path)
             for path, length in member.want.items()
             if not is_attachment(path)
         )
 
-    def see(self, members: list[Member], files: Iterable[LocalFile]) -> None:
-        """A snapshot is taken: of these members, with these files."""
-        self._seen = members, {file.path: file for file in files}
+    def scanned(self, members: list[Member], files: Iterable[LocalFile]) -> None:
+        """Remember who was there at a scan of the event files, and what it found."""
+        self._scanned = members, {file.path: file for file in files}
 
-    def serve(self, entries: Iterable[Batch], book: Ledger, roster: Members) -> None:
-        """Note who, of those that the last snapshot saw, has nothing left in the queue.
+    def satisfy(self, batches: Iterable[Batch], ledger: Ledger, registered: Members) -> None:
+        """Note which of the members of the last scan have nothing left in the outbox.
 
-        Cards of the dead go, unless a file of theirs is refused.
+        The files of dead members go, unless one of their event files is quarantined.
         """
-        members, files = self._seen
-        queued = {file.path for entry in entries for file in entry.files}
+        members, files = self._scanned
+        waiting = {file.path for batch in batches for file in batch.files}
         for member in members:
-            if member.files & queued:
+            if member.files & waiting:
                 continue
-            self._served.note(member)
-            held = (book.covers(files[path]) for path in member.files if path in files)
+            self._satisfied.note(member)
+            held = (ledger.covers(files[path]) for path in member.files if path in files)
             if not member.alive and all(held):
-                roster.remove(member)
+                registered.remove(member)
 
     def forget(self) -> None:
-        """Nobody is served any more."""
-        self._served.clear()
-        self._seen = ([], {})
+        """Take all members for unsatisfied."""
+        self._satisfied.clear()
+        self._scanned = ([], {})

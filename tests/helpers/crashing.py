@@ -193,7 +193,7 @@ def live(spool: Spool, harm: Harm | None, theirs: socket.socket, cache: str) -> 
     os.dup2(log, 2)
     daemon.LOG_LIMIT = LOG_LIMIT
     daemon.time = loop.time = Clock(ask)
-    loop.be_modest = lambda: None
+    loop.lower = lambda: None
     loop.random = SimpleNamespace(Random=functools.partial(random.Random, 1))
     process.subprocess = SimpleNamespace(Popen=functools.partial(ForkedPush, ask=ask), DEVNULL=0, PIPE=0)
     ask(begins=True)

@@ -34,7 +34,7 @@ from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.members import MemberFile
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.process import Process
-from hf_mpwriter.uploader import backoff, loop
+from hf_mpwriter.uploader import in_flight, loop, pacing
 from hf_mpwriter.worker.files import event_directories
 
 SETTINGS = Settings(commit_every=0.1)
@@ -140,8 +140,8 @@ class Durability(RuleBasedStateMachine):
             mock.patch.object(loop, "time", clock),
             mock.patch.object(loop, "Process", me),
             mock.patch.object(loop, "folders", return_value=[]),
-            mock.patch.object(loop, "PushHandle", lambda in_flight, _: Push(self, in_flight)),
-            mock.patch.object(backoff, "MOVED_LIMIT", 1),
+            mock.patch.object(in_flight, "PushHandle", lambda in_flight, _: Push(self, in_flight)),
+            mock.patch.object(pacing, "MOVED_LIMIT", 1),
             mock.patch.object(members, "_files_of_this_process", 0),  # these two: the same names in every run
             mock.patch.object(disk, "_temporary", self._temporary),
             contextlib.redirect_stderr(io.StringIO()),

@@ -11,10 +11,10 @@ from huggingface_hub.errors import HfHubHTTPError
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Sent
 from hf_mpwriter.push.client import Remote
-from hf_mpwriter.uploader import loop
+from hf_mpwriter.uploader import in_flight
 
 DESTINATION = Destination("http://127.0.0.1:1", "me/run")
-ARRIVAL = loop.SETTLE_TIME  # seconds that a request may be under way, whatever a sabotaged uploader believes
+ARRIVAL = in_flight.SETTLE_TIME  # seconds that a request may be under way, whatever a sabotaged uploader believes
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from hf_mpwriter.uploader.decision import Situation
+from hf_mpwriter.uploader.decision import Attached, Ending, Outgoing, Situation
 
-NOW = 1000.0
 QUIET = Situation(
-    now=NOW,
-    next_try=0.0,
-    next_commit=NOW + 300,
-    fresh=False,
-    frozen=False,
-    queued=0,
-    urgent=False,
     living=1,
-    abandoned_since=NOW,
+    abandoned_for=0.0,
+    may_try=True,
+    due=False,
+    outgoing=Outgoing.NONE,
     settling=False,
-    terminating=False,
-    tried=False,
+    attached=Attached.LATER,
+    ending=Ending.NOT_ASKED,
+    orphaned=False,
 )

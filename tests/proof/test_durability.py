@@ -89,7 +89,7 @@ SABOTAGES = {  # what to break, and how it is found
         _early_landed(loop.Uploader._acknowledge),
         "the record goes before the ledger",
     ),
-    "no settle time": (loop, "SETTLE_TIME", 0.0, "shrank|while a request without a parent is under way"),
+    "no settle time": (in_flight, "SETTLE_TIME", 0.0, "shrank|while a request without a parent is under way"),
 }
 
 

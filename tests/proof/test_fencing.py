@@ -35,15 +35,15 @@ from hf_mpwriter.localhub.server.faults import Fault
 from hf_mpwriter.spool import outbox
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Progress
-from hf_mpwriter.uploader import backoff
+from hf_mpwriter.uploader import pacing
 
 SETTLE = 6.0  # seconds, in place of two minutes
 QUICK = f"""
 from hf_mpwriter.push import process
 from hf_mpwriter.spool import status
 from hf_mpwriter.system import launch
-from hf_mpwriter.uploader import backoff
-status.BEAT_EVERY, backoff.MOVED_WAIT, backoff.FIRST_WAIT, uploader.SETTLE_TIME = 0.5, 0.6, 1.0, {SETTLE}
+from hf_mpwriter.uploader import in_flight, pacing
+status.BEAT_EVERY, pacing.MOVED_WAIT, pacing.FIRST_WAIT, in_flight.SETTLE_TIME = 0.5, 0.6, 1.0, {SETTLE}
 launch.PUSH_BOOT = launch.PUSH_BOOT.replace("push.main", "from hf_mpwriter.push import commit;commit.MOVED_TRIES=1;push.main")
 """
 HASTE = f"exec({QUICK!r});uploader.main"
@@ -114,7 +114,7 @@ def test_a_late_request_without_a_parent_finds_nothing_longer(hub, run_dir, tmp_
     journals = tmp_path / "journals"
     worker = start(IMPATIENT + LOG_FOR_EVER, run_dir, journals)
     wait_for(lambda: acknowledged(run_dir), "a commit")
-    hub.fault(f"POST /commit/ 412 times={backoff.MOVED_LIMIT}")
+    hub.fault(f"POST /commit/ 412 times={pacing.MOVED_LIMIT}")
     hub.fault("POST /commit/ hang")
     wait_for(lambda: held(hub), "a commit is held")
     assert _unfenced(run_dir), "it has no parent"
@@ -204,7 +204,7 @@ def test_a_head_that_is_read_stale_does_not_keep_us_out(hub, run_dir, tmp_path, 
     hub.fault(Fault("/revision/main$", "status", "GET", times=0, status=200, body=f'{{"id":"me/run","sha":"{stale}"}}'))
     api.upload_file(path_or_fileobj=b"theirs", path_in_repo="theirs.txt", repo_id="me/run")
     refused = answers(hub, 412)
-    wait_for(lambda: answers(hub, 412) >= refused + backoff.MOVED_LIMIT, "it is refused again and again")
+    wait_for(lambda: answers(hub, 412) >= refused + pacing.MOVED_LIMIT, "it is refused again and again")
     before = acknowledged(run_dir)
     wait_for(lambda: acknowledged(run_dir) > before, "a commit of ours")
     hub.clear_faults()

@@ -16,7 +16,7 @@ from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.outbox import Batch
 from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.system import locks
-from hf_mpwriter.uploader import loop
+from hf_mpwriter.uploader import in_flight
 from hf_mpwriter.uploader.decision import Action, decide
 from hf_mpwriter.uploader.loop import Uploader
 
@@ -28,15 +28,15 @@ def one(run_dir) -> Uploader:
     spool.create()
     spool.record_destination(Destination("http://127.0.0.1:9", "me/run"))
     made = Uploader(spool, locks.try_exclusive(spool.uploader_lock), lambda: 1000.0, random.Random(1))
-    made._settings = Settings(allow_patterns=None)
+    made._ledger.settings = Settings(allow_patterns=None)
     return made
 
 
-def looked(one: Uploader) -> list[str]:
-    """What a look puts into an entry."""
-    if one._attaching.look(one._ledger, one._settings, alone=True):
-        one._save_ledger()
-    return [file.path for entry in one._attaching.entries for file in entry.files]
+def scanned(one: Uploader) -> list[str]:
+    """What a scan puts into a batch."""
+    if one._attachments.scan(alone=True):
+        one._in_flight.save_ledger()
+    return [file.path for batch in one._attachments.batches for file in batch.files]
 
 
 def test_what_the_hub_has_lost_is_looked_at_again_at_once(one, run_dir):
@@ -44,19 +44,19 @@ def test_what_the_hub_has_lost_is_looked_at_again_at_once(one, run_dir):
     path = write(run_dir, "gone.txt", b"one")
     (file,) = attachments.Attachments(str(run_dir)).scan(lambda _: True).files
     one._ledger.acknowledge({path.name: file.content}, "c", 1.0)
-    one._snapshot([], one._situation([]))
+    one._scan([])
     assert decide(one._situation([])) is Action.ATTACH
-    one._attach(one._situation([]))
+    one._attach([])
     assert decide(one._situation([])) is Action.LEAVE
     assert Progress(Spool(str(run_dir))).missing({path.name: 3}) == {}
-    one._entry = Batch(0, ())
+    one._in_flight._sent = (one._events, Batch(0, ()))
     one._settle(Done("c" * 40, own=False, repo_id="me/run", files={path.name: Sent(0, "")}, checked=True))
-    assert decide(one._situation([])) is Action.SNAPSHOT
+    assert decide(one._situation([])) is Action.SCAN
     assert Progress(Spool(str(run_dir))).missing({path.name: 3}) == {path.name: 3}
-    one._snapshot([], one._situation([]))
-    one._attach(one._situation([]))
-    assert one._attaching.entries[0].files == (file,)
-    one._push.kill()
+    one._scan([])
+    one._attach([])
+    assert one._attachments.batches[0].files == (file,)
+    one._in_flight.push.kill()
 
 
 def test_a_file_above_the_limit_is_parked_with_what_to_do(one, run_dir, monkeypatch):
@@ -64,12 +64,12 @@ def test_a_file_above_the_limit_is_parked_with_what_to_do(one, run_dir, monkeypa
     monkeypatch.setattr(attachments, "LIMIT", 5)
     write(run_dir, "big.bin", b"too much")
     write(run_dir, "small.txt", b"fits")
-    assert looked(one) == ["small.txt"]
+    assert scanned(one) == ["small.txt"]
     assert "hf upload" in quarantined(run_dir)["big.bin"]
     assert len(copies(run_dir)) == 1
     write(run_dir, "big.bin", b"less")
-    one._attaching.clear_in_flight(one._attaching.mark_in_flight(), one._settings, own=True)
-    assert looked(one) == ["big.bin", "small.txt"]
+    one._attachments.done(one._attachments.start(), committed=True)
+    assert scanned(one) == ["big.bin", "small.txt"]
     assert quarantined(run_dir) == {}
 
 
@@ -102,14 +102,14 @@ def pushes(monkeypatch) -> list[Slow]:
         made.append(Slow())
         return made[-1]
 
-    monkeypatch.setattr(loop, "PushHandle", start)
+    monkeypatch.setattr(in_flight, "PushHandle", start)
     return made
 
 
 def test_a_push_of_attachments_ends_at_once_on_sigterm_and_events_go_first(one, run_dir, pushes):
     """Its outcome is unknown, so it is uncertain; then the events are looked at and pushed, and nothing else."""
     write(run_dir, "slow.bin", b"slow")
-    one._attach(one._situation([]))
+    one._attach([])
     event_file(run_dir / "events.out.tfevents.0000000001.h.1.aa", 3)
     assert one.tick()
     assert not pushes[0].killed
@@ -117,33 +117,32 @@ def test_a_push_of_attachments_ends_at_once_on_sigterm_and_events_go_first(one, 
     assert one.tick()
     assert (pushes[0].killed, list(one._ledger.uncertain), copies(run_dir)) == (True, ["slow.bin"], [])
     assert one.tick()
-    assert [file.path for file in one._entry.files] == ["events.out.tfevents.0000000001.h.1.aa"]
+    assert [file.path for file in one._in_flight._sent[1].files] == ["events.out.tfevents.0000000001.h.1.aa"]
 
 
 def test_attachments_name_their_parent_however_busy_the_branch_is(one, run_dir, pushes):
     """Without it they might replace what somebody has just put there; event files only grow."""
-    one._pace._moved = 100
+    one._pacing._moved = 100
     write(run_dir, "a.txt", b"one")
-    one._attach(one._situation([]))
-    assert one._fenced
+    one._attach([])
+    assert one._in_flight._fenced
     assert '"fenced": true' in Path(one._host.in_flight).read_text()
-    one._entry = None
-    one._start_push(Batch(1, ()), one._situation([]))
-    assert not one._fenced
+    one._in_flight._sent = None
+    one._start_push(one._events, Batch(1, ()), [])
+    assert not one._in_flight._fenced
 
 
 def test_attachments_that_fail_do_not_hold_back_events(one, run_dir, pushes):
     """The Hub has trouble with them alone: events are looked at as before, and may be pushed."""
     write(run_dir, "a.txt", b"one")
     for _ in range(9):
-        one._attach(one._situation([]))
+        one._attach([])
         one._settle(Unknown("502"))
-        one._push = None
-    assert one._pace.next_try <= one._clock()
+    assert one._pacing.next_try <= one._clock()
     event_file(run_dir / "events.out.tfevents.0000000001.h.1.aa", 3)
-    assert decide(one._situation([])) is Action.SNAPSHOT
-    one._snapshot([], one._situation([]))
+    assert decide(one._situation([])) is Action.SCAN
+    one._scan([])
     assert decide(one._situation([])) is Action.PUSH
-    one._attach(one._situation([]))
+    one._attach([])
     one._settle(Refused("403", "a token"))
-    assert one._pace.next_try > one._clock(), "then nobody is taken"
+    assert one._pacing.next_try > one._clock(), "then nobody is taken"

@@ -6,71 +6,71 @@ from dataclasses import replace
 from itertools import product
 
 import pytest
-from situations import NOW, QUIET
+from situations import QUIET
 
-from hf_mpwriter.uploader.decision import LINGER, Action, decide
+from hf_mpwriter.uploader.decision import LINGER, Action, Attached, Ending, Outgoing, decide
 
 FLAGS = (False, True)
+LONG = LINGER + 1
 ALL = [
     replace(
         QUIET,
-        next_try=next_try,
-        next_commit=next_commit,
-        fresh=fresh,
-        frozen=frozen,
-        queued=queued,
-        urgent=urgent,
         living=living,
-        abandoned_since=abandoned,
-        terminating=terminating,
-        tried=tried,
+        abandoned_for=abandoned_for,
+        may_try=may_try,
+        due=due,
+        outgoing=outgoing,
+        settling=settling,
+        attached=attached,
+        ending=ending,
+        orphaned=orphaned,
     )
-    for next_try, next_commit, fresh, frozen, queued, urgent, living, abandoned, terminating, tried in product(
-        (0.0, NOW + 1), (NOW, NOW + 1), FLAGS, FLAGS, (0, 2), FLAGS, (0, 1), (NOW, NOW - LINGER - 1), FLAGS, FLAGS
+    for living, abandoned_for, may_try, due, outgoing, settling, attached, ending, orphaned in product(
+        (0, 1), (0.0, LONG), FLAGS, FLAGS, Outgoing, FLAGS, Attached, Ending, FLAGS
     )
 ]
+STALE, READY, SPLIT = {"outgoing": Outgoing.STALE}, {"outgoing": Outgoing.READY}, {"outgoing": Outgoing.SPLIT}
+DUE, STARVED, OVER = ({"attached": state} for state in (Attached.DUE, Attached.STARVED, Attached.OVER))
+TERMINATING, TRIED = {"ending": Ending.ASKED}, {"ending": Ending.TRIED}
 
 
 @pytest.mark.parametrize(
     ("change", "action"),
     [
         ({}, Action.WAIT),
-        ({"next_commit": NOW}, Action.SNAPSHOT),
-        ({"urgent": True}, Action.SNAPSHOT),
-        ({"queued": 1}, Action.SNAPSHOT),
-        ({"queued": 1, "fresh": True}, Action.PUSH),
-        ({"queued": 1, "frozen": True}, Action.PUSH),
-        ({"urgent": True, "frozen": True}, Action.WAIT),
-        ({"urgent": True, "next_try": NOW + 1}, Action.WAIT),
-        ({"queued": 1, "fresh": True, "next_try": NOW + 1}, Action.WAIT),
-        ({"attachable": True}, Action.ATTACH),
-        ({"attachable": True, "next_try": NOW + 1}, Action.WAIT),
-        ({"attachable": True, "next_commit": NOW}, Action.SNAPSHOT),
-        ({"attachable": True, "urgent": True}, Action.SNAPSHOT),
-        ({"attachable": True, "starved": True, "next_commit": NOW}, Action.ATTACH),
-        ({"attachable": True, "starved": True, "next_commit": NOW, "urgent": True}, Action.ATTACH),
-        ({"attachable": True, "starved": True, "living": 0, "urgent": True}, Action.SNAPSHOT),
-        ({"attachable": True, "starved": True, "terminating": True}, Action.SNAPSHOT),
-        ({"attachable": True, "starved": True, "next_commit": NOW, "queued": 1, "fresh": True}, Action.PUSH),
-        ({"attachable": True, "starved": True, "next_commit": NOW, "frozen": True}, Action.WAIT),
-        ({"attachable": False, "starved": True, "next_commit": NOW}, Action.SNAPSHOT),
-        ({"attachable": True, "queued": 1, "fresh": True}, Action.PUSH),
-        ({"attachable": True, "queued": 1, "fresh": True, "next_try": NOW + 1}, Action.WAIT),
-        ({"attachable": True, "frozen": True}, Action.WAIT),
-        ({"attachable": True, "attached": False, "living": 0}, Action.ATTACH),
-        ({"attached": False, "living": 0}, Action.WAIT),
-        ({"attached": False, "living": 0, "abandoned_since": NOW - LINGER - 1}, Action.LEAVE),
-        ({"living": 0}, Action.LEAVE),
-        ({"living": 0, "urgent": True}, Action.SNAPSHOT),
-        ({"living": 0, "queued": 1, "next_try": NOW + 1}, Action.WAIT),
-        ({"living": 0, "queued": 1, "next_try": NOW + 1, "abandoned_since": NOW - LINGER - 1}, Action.LEAVE),
-        ({"living": 0, "settling": True, "frozen": True}, Action.WAIT),
-        ({"living": 0, "settling": True, "frozen": True, "abandoned_since": NOW - LINGER - 1}, Action.LEAVE),
-        ({"living": 0, "queued": 1, "fresh": True, "abandoned_since": NOW - LINGER - 1}, Action.LEAVE),
-        ({"terminating": True}, Action.SNAPSHOT),
-        ({"terminating": True, "queued": 1, "fresh": True}, Action.PUSH),
-        ({"terminating": True, "tried": True}, Action.LEAVE),
-        ({"terminating": True, "next_try": NOW + 1}, Action.LEAVE),
+        ({"due": True}, Action.SCAN),
+        (STALE, Action.SCAN),
+        (READY, Action.PUSH),
+        (SPLIT, Action.PUSH),
+        (STALE | {"settling": True}, Action.PUSH),
+        ({"due": True, "settling": True}, Action.WAIT),
+        ({"due": True, "may_try": False}, Action.WAIT),
+        (READY | {"may_try": False}, Action.WAIT),
+        (DUE, Action.ATTACH),
+        (DUE | {"may_try": False}, Action.WAIT),
+        (DUE | {"due": True}, Action.SCAN),
+        (STARVED | {"due": True}, Action.ATTACH),
+        (STARVED | {"living": 0, "due": True}, Action.SCAN),
+        (STARVED | TERMINATING, Action.SCAN),
+        (STARVED | READY | {"due": True}, Action.PUSH),
+        (STARVED | {"due": True, "settling": True}, Action.WAIT),
+        (DUE | READY, Action.PUSH),
+        (DUE | READY | {"may_try": False}, Action.WAIT),
+        (DUE | {"settling": True}, Action.WAIT),
+        (DUE | {"living": 0}, Action.ATTACH),
+        ({"living": 0}, Action.WAIT),
+        ({"living": 0, "abandoned_for": LONG}, Action.LEAVE),
+        (OVER | {"living": 0}, Action.LEAVE),
+        (OVER | {"living": 0, "due": True}, Action.SCAN),
+        (OVER | STALE | {"living": 0, "may_try": False}, Action.WAIT),
+        (OVER | STALE | {"living": 0, "may_try": False, "abandoned_for": LONG}, Action.LEAVE),
+        (OVER | {"living": 0, "settling": True}, Action.WAIT),
+        (OVER | {"living": 0, "settling": True, "abandoned_for": LONG}, Action.LEAVE),
+        (OVER | READY | {"living": 0, "abandoned_for": LONG}, Action.LEAVE),
+        (TERMINATING, Action.SCAN),
+        (TERMINATING | READY, Action.PUSH),
+        (TRIED, Action.LEAVE),
+        (TERMINATING | {"may_try": False}, Action.LEAVE),
     ],
 )
 def test_each_situation_has_its_action(change, action):
@@ -78,44 +78,54 @@ def test_each_situation_has_its_action(change, action):
     assert decide(replace(QUIET, **change)) is action
 
 
-def test_nothing_is_pushed_before_a_try_is_allowed_or_without_an_entry():
-    """In every situation."""
+def test_nothing_is_pushed_before_a_try_is_allowed_or_without_a_batch():
+    """In every situation; batches that are stale only while nothing newer may be sent."""
     for s in ALL:
         if decide(s) is Action.PUSH:
-            assert s.queued
-            assert s.now >= s.next_try
-            assert s.fresh or s.frozen
+            assert s.outgoing is not Outgoing.NONE
+            assert s.may_try
+            assert s.outgoing is not Outgoing.STALE or s.settling
 
 
-def test_while_frozen_no_snapshot_is_taken():
-    """Nothing longer than what may be under way is sent."""
-    assert not any(decide(s) is Action.SNAPSHOT for s in ALL if s.frozen)
+def test_while_a_request_may_be_under_way_or_a_batch_is_split_no_scan_is_made():
+    """Nothing longer than what may be under way is sent, and halves are sent as they are."""
+    assert not any(decide(s) is Action.SCAN for s in ALL if s.settling or s.outgoing is Outgoing.SPLIT)
 
 
-def test_nobody_is_left_while_it_may_still_be_served():
-    """An uploader leaves only if nobody lives, or if it is told to."""
+def test_while_a_request_may_be_under_way_no_attachment_is_sent():
+    """Nor while event files wait."""
+    assert not any(
+        decide(s) is Action.ATTACH for s in ALL if s.settling or s.outgoing is not Outgoing.NONE or not s.may_try
+    )
+
+
+def test_an_uploader_leaves_only_when_nothing_can_be_done():
+    """It leaves only if no worker lives, or if it is told to."""
     for s in ALL:
-        if decide(s) is Action.LEAVE and not s.terminating:
+        if decide(s) is Action.LEAVE and s.ending is Ending.NOT_ASKED:
             assert s.living == 0
-            wanted = s.queued or s.urgent or s.now >= s.next_commit
-            assert not wanted or s.now - s.abandoned_since > LINGER
+            wanted = s.outgoing is not Outgoing.NONE or s.due or s.attached is not Attached.OVER
+            assert not wanted or s.abandoned_for > LINGER
 
 
 def test_what_is_wanted_and_allowed_is_done():
-    """Somebody waits, the Hub may be asked: a snapshot or a push comes, unless the entries are frozen."""
+    """A request waits, the Hub may be asked: a scan or a push comes, unless nothing newer may be sent."""
     for s in ALL:
-        if s.living == 0 and s.now - s.abandoned_since > LINGER:
-            continue  # nobody lives and nothing goes forward: the next start goes on
-        if (s.queued or s.urgent) and s.now >= s.next_try and not s.terminating and not s.frozen:
-            assert decide(s) in (Action.SNAPSHOT, Action.PUSH)
+        if s.living == 0 and s.abandoned_for > LINGER:
+            continue  # no worker lives and nothing goes forward: the next start goes on
+        if s.attached is Attached.STARVED and s.outgoing is Outgoing.NONE:
+            continue  # it is the turn of attachments
+        wanted = s.outgoing is not Outgoing.NONE or s.due
+        if wanted and s.may_try and s.ending is Ending.NOT_ASKED and not s.settling:
+            assert decide(s) in (Action.SCAN, Action.PUSH)
 
 
 def test_a_terminating_uploader_tries_once():
-    """After SIGTERM: at most one more try, then it leaves, unless somebody has gone whose last events are not sent."""
+    """After SIGTERM: at most one more try, then it leaves, unless the last records of a dead worker are not sent."""
     for s in ALL:
-        if s.terminating and s.tried:
-            assert decide(s) is Action.LEAVE
-            abandoned = s.living == 0 and s.now - s.abandoned_since > LINGER
-            stays = s.now >= s.next_try and not s.frozen and not abandoned
-            expected = (Action.PUSH if s.queued and s.fresh else Action.SNAPSHOT) if stays else Action.LEAVE
+        if s.ending is Ending.TRIED:
+            assert decide(replace(s, orphaned=False)) is Action.LEAVE
+            abandoned = s.living == 0 and s.abandoned_for > LINGER
+            stays = s.may_try and not s.settling and s.outgoing is not Outgoing.SPLIT and not abandoned
+            expected = (Action.PUSH if s.outgoing is Outgoing.READY else Action.SCAN) if stays else Action.LEAVE
             assert decide(replace(s, orphaned=True)) is expected

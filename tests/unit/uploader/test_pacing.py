@@ -9,7 +9,7 @@ import pytest
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Moved, Refused, Retry, Split, Unknown
 from hf_mpwriter.system import locks
-from hf_mpwriter.uploader import backoff, pacing, rate_limit
+from hf_mpwriter.uploader import pacing, rate_limit
 from hf_mpwriter.uploader.pacing import Pacing
 from hf_mpwriter.uploader.rate_limit import RateLimit
 
@@ -41,8 +41,8 @@ def test_a_used_up_budget_puts_off_the_next_try_and_a_request_may_ask_sooner(tim
         pass
     assert time.now < time.pace.next_try <= time.now + 2 * 3600 / 16
     assert time.pace.patient
-    time.pace.hurry()
-    assert time.pace.next_try == time.now + backoff.FIRST_WAIT
+    time.pace.requested()
+    assert time.pace.next_try == time.now + pacing.FIRST_WAIT
     assert time.pace.take(urgent=True)
 
 
@@ -96,12 +96,12 @@ def test_after_failures_of_xet_in_a_row_content_goes_by_lfs_for_an_hour(time):
     time.pace.done(committed=True)
     for _ in range(pacing.XET_LIMIT - 1):
         time.fail(Retry("x", xet="failing"))
-        assert time.pace.xet
+        assert time.pace.uses_xet
     time.fail(Retry("x", xet="failing"))
-    assert not time.pace.xet
-    assert time.pace.next_try <= time.now + backoff.FIRST_WAIT, "LFS is tried soon"
+    assert not time.pace.uses_xet
+    assert time.pace.next_try <= time.now + pacing.FIRST_WAIT, "LFS is tried soon"
     time.now += pacing.XET_PAUSE
-    assert time.pace.xet
+    assert time.pace.uses_xet
 
 
 def test_a_xet_storage_that_is_still_broken_after_an_hour_costs_one_push_and_not_three(time):
@@ -112,51 +112,51 @@ def test_a_xet_storage_that_is_still_broken_after_an_hour_costs_one_push_and_not
     time.now += pacing.XET_PAUSE
     time.pace.done(committed=False)
     time.fail(Unknown("the push hung", xet="failing"))
-    assert not time.pace.xet
+    assert not time.pace.uses_xet
     time.now += pacing.XET_PAUSE
     time.pace.done(committed=True)
     time.fail(Retry("x", xet="failing"))
-    assert time.pace.xet
+    assert time.pace.uses_xet
 
 
 def test_a_push_that_hangs_is_a_failure_of_xet_too(time):
     """Its timeouts do not reach everything; with LFS every request has one."""
     for _ in range(pacing.XET_LIMIT):
-        assert time.pace.xet
+        assert time.pace.uses_xet
         time.fail(Unknown("the push hung", xet="failing"))
-    assert not time.pace.xet
+    assert not time.pace.uses_xet
 
 
 def test_a_hub_without_xet_gets_lfs_at_once(time):
     """404 of the token route needs no second opinion."""
     time.fail(Retry("x", xet="missing"))
-    assert not time.pace.xet
+    assert not time.pace.uses_xet
 
 
 def test_after_nothing_but_412_a_push_goes_without_a_parent(time):
     """After that one with a parent is tried once; if the branch is not busy any more, all is as before."""
-    for _ in range(backoff.MOVED_LIMIT):
-        assert time.pace.fenced
+    for _ in range(pacing.MOVED_LIMIT):
+        assert time.pace.is_fenced
         time.fail(Moved("412"))
-    assert not time.pace.fenced
+    assert not time.pace.is_fenced
     time.pace.done(committed=False)
-    assert time.pace.fenced
+    assert time.pace.is_fenced
     time.fail(Moved("412"))
-    assert not time.pace.fenced
+    assert not time.pace.is_fenced
     time.pace.done(committed=False)
     time.pace.done(committed=False)
-    for _ in range(backoff.MOVED_LIMIT):
-        assert time.pace.fenced
+    for _ in range(pacing.MOVED_LIMIT):
+        assert time.pace.is_fenced
         time.fail(Moved("412"))
 
 
 def test_a_busy_branch_is_no_reason_to_be_slow_after_a_failure(time):
     """Each sort of trouble has a wait of its own."""
-    for _ in range(backoff.MOVED_LIMIT):
+    for _ in range(pacing.MOVED_LIMIT):
         time.fail(Moved("412"))
     time.fail(Retry("503"))
-    assert time.pace.attempts == backoff.MOVED_LIMIT + 1
-    assert time.pace.next_try <= time.now + backoff.FIRST_WAIT
+    assert time.pace.attempts == pacing.MOVED_LIMIT + 1
+    assert time.pace.next_try <= time.now + pacing.FIRST_WAIT
 
 
 def test_a_wish_of_the_hub_outlasts_every_hurry(time):
@@ -164,7 +164,7 @@ def test_a_wish_of_the_hub_outlasts_every_hurry(time):
     time.fail(Retry("429", after=500.0))
     before = time.pace.next_try
     assert before >= time.now + 500
-    time.pace.hurry()
+    time.pace.requested()
     assert time.pace.next_try == before
 
 
