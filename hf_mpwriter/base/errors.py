@@ -10,9 +10,6 @@ import os
 
 from hf_mpwriter.system.redaction import given, redact
 
-# What reading damaged JSON of ours may raise; whoever reads a file of the spool expects all of them.
-DAMAGED = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
-
 
 class HfMpWriterError(Exception):
     """Something went wrong; the hint says what to do."""

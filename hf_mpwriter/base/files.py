@@ -2,31 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass, field
-from typing import Any
 
 from hf_mpwriter.base.names import is_attachment, is_run_path
 from hf_mpwriter.base.verdicts import Sent
 
 LONGEST = (1 << 63) - 1  # bytes of a file, as the kernel counts
-
-
-def parse_files(items: Any) -> tuple[LocalFile, ...]:
-    """The files of an entry; raises ValueError for what is not one, such as a path that leads out."""
-    files = []
-    for item in items:
-        path, length, growing = item["path"], item["length"], item["growing"]
-        digests = item["sha256"], item["blob_id"]
-        typed = type(length) is int and isinstance(growing, bool)
-        if not (typed and is_run_path(path) and 0 <= length <= LONGEST):
-            raise ValueError(f"not a file of a run directory: {item!r}")
-        patterns = ("[0-9a-f]{64}", "[0-9a-f]{40}") if is_attachment(path) else ("", "")
-        if not all(map(re.fullmatch, patterns, digests)):
-            raise ValueError(f"not the digests of an attachment: {item!r}")
-        files.append(LocalFile(path, length, growing, *digests))
-    return tuple(files)
-
 
 BATCH_FILES = 100  # files in one entry
 BATCH_IN_MEMORY = 64 << 20  # bytes of files that the push holds in memory
@@ -54,6 +37,13 @@ class LocalFile:
     blob_id: str = ""
     stamp: tuple[int, ...] = field(default=(), compare=False)
 
+    def __post_init__(self) -> None:
+        if not (is_run_path(self.path) and 0 <= self.length <= LONGEST):
+            raise ValueError(f"not a file of a run directory: {self!r:.200}")
+        patterns = ("[0-9a-f]{64}", "[0-9a-f]{40}") if is_attachment(self.path) else ("", "")
+        if not all(map(re.fullmatch, patterns, (self.sha256, self.blob_id))):
+            raise ValueError(f"not the digests of an attachment: {self!r:.200}")
+
     def is_covered(self, held: Sent) -> bool:
         """Whether nothing is left to send when the Hub holds this of the path.
 
@@ -72,3 +62,8 @@ class LocalFile:
     def in_memory(self) -> bool:
         """Whether a push holds the content in memory: cut at the snapshot's length, or part of the commit itself."""
         return self.growing or (bool(self.sha256) and self.length <= REGULAR_BYTES)
+
+
+def git_blob(size: int) -> hashlib._Hash:
+    """Git's digest of a content of this size, to be fed with it; the Hub names small regular files by it."""
+    return hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)

@@ -25,7 +25,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 from hf_mpwriter.base.errors import SettingsError
 
@@ -133,23 +133,6 @@ class Settings:
         if any(fnmatch.fnmatch(relative, pattern) for pattern in self.ignore_patterns):
             return False
         return self.allow_patterns is None or any(fnmatch.fnmatch(relative, p) for p in self.allow_patterns)
-
-    def to_json(self) -> dict[str, Any]:
-        """As it stands on a card."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_json(cls, data: Any) -> Self:
-        """From a card; what is unknown or of the wrong type is refused with SettingsError."""
-        try:
-            allow = data["allow_patterns"]
-            lists = {
-                "allow_patterns": None if allow is None else patterns(allow),
-                "ignore_patterns": patterns(data["ignore_patterns"]),
-            }
-            return cls(**{**data, **lists})
-        except (TypeError, KeyError) as error:
-            raise SettingsError(f"The settings on a card are not valid: {error!r}.") from error
 
 
 def patterns(value: str | list[str] | tuple[str, ...] | None) -> tuple[str, ...]:

@@ -86,7 +86,7 @@ def status(logdir: Path, *, as_json: bool) -> None:
     spool = _existing(logdir)
     destination = _destination(spool)
     everybody, view = members_module.Members(spool), Progress(spool)
-    members = everybody.members()
+    members = everybody.all()
     allows = _settings(members, view).allows
     attached = attachments.Attachments(spool.run_dir).scan(allows)
     files = EventFileScan(spool.run_dir).files(allows, everybody.growing) + attached.files
@@ -166,7 +166,7 @@ def sync(
         destination = wanted
     if destination is None:
         raise Failure(f"{logdir} has no destination yet. Give one: hf-mpwriter sync {logdir} --repo-id NAME")
-    settings = _settings(members_module.Members(spool).members(), Progress(spool))
+    settings = _settings(members_module.Members(spool).all(), Progress(spool))
     lengths = {file.path: file.length for file in EventFileScan(spool.run_dir).files(settings.allows, tuple)}
     lengths |= attachments.sizes(spool.run_dir, settings.allows)
     book = Progress(spool).ledger()
@@ -220,7 +220,7 @@ def verify(logdir: Path, *, running: bool) -> None:
     view = Progress(spool)
     book = view.ledger()
     destination = book.resolved if book else destination
-    allows = _settings(members_module.Members(spool).members(), view).allows
+    allows = _settings(members_module.Members(spool).all(), view).allows
     report = check(spool.run_dir, Hub(destination), drained=not running, attachments=allows)
     for file in [*report.files.values(), *report.attachments.values()]:
         sizes = f"{size_text(file.hub_bytes):>9} of {size_text(file.local_bytes):>9}"

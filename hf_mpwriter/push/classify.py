@@ -36,6 +36,7 @@ BUSY_WAIT = 3.0  # seconds, after "another commit operation is in progress"
 RATE_WAIT = 60.0  # seconds, when hf_xet is told that there were too many requests; it does not tell until when
 TEXT_LIMIT = 8192  # characters of an error that are looked at; a proxy may answer with a whole page
 QUOTA_WAIT = 900.0  # seconds, when the text of a commit quota names no time
+LONGEST_WISH = 86_400.0  # seconds; a wait that the Hub wishes is cut here
 
 _QUOTA_TIME = re.compile(r"in about (\d+|an?) (second|minute|hour)")
 _XET_STATUS = re.compile(r"\((4\d\d)[ )]")
@@ -153,12 +154,17 @@ def _is_quota(text: str) -> bool:
 
 
 def wished_wait(headers: Mapping[str, str], text: str = "") -> float | None:
-    """Seconds that the Hub wishes to be left alone, None if it does not say.
+    """Seconds for which the Hub asks for no request, None if it does not say; at most LONGEST_WISH.
 
     Args:
         headers: of the answer; `ratelimit` counts before `Retry-After`.
         text: of the error; quotas name the time there.
     """
+    wish = _wish(headers, text)
+    return None if wish is None else min(wish, LONGEST_WISH)
+
+
+def _wish(headers: Mapping[str, str], text: str) -> float | None:
     if (limit := re.search(r"r=0\s*;\s*t=(\d+)", headers.get("ratelimit", ""))) is not None:
         return float(limit[1]) + 1
     if (value := headers.get("retry-after", "")).isdecimal():

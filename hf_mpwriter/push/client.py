@@ -1,10 +1,18 @@
-"""The Hub: commit, head, sizes. What goes wrong is raised as the client raises it; `judge` tells what it means.
+"""The client: one destination on the Hub, as a push and the oracle need it.
+
+    Hub(destination)    create, head, sizes, begins_with, commit, squash        what a push does
+                        commits, tree                                           what the oracle reads besides
+
+Invariants:
+- What goes wrong is raised as huggingface_hub raises it; `classify` knows what it means.
+- A commit holds exactly the snapshot's lengths: a file that may still grow is cut there, any other is checked before
+  and after it is sent.
 
 Facts behind this module (huggingface_hub 2.4.0):
 - `create_commit` never retries its POST.
-- `hf_hub_download` asks for a file that does not come for minutes, and its exception for "could not ask" is one of "is
-  not there". The model card is asked for once instead, and believed only if it has the digest that the Hub tells: what
-  a proxy or a portal answers must not be committed in its place.
+- `hf_hub_download` retries for minutes, and its exception for "could not ask" is a subclass of "is not there". The
+  model card is read by one request instead, and used only if it has the digest that the Hub reports: what a proxy or a
+  portal answers must not be committed in its place.
 - A file object among the operations would switch Xet off for the whole commit: bytes and paths only.
 """
 
@@ -24,9 +32,10 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from hf_mpwriter.base.files import LocalFile
+from hf_mpwriter.base.files import LocalFile, git_blob
 from hf_mpwriter.base.settings import Destination
-from hf_mpwriter.base.verdicts import Sent
+from hf_mpwriter.base.verdicts import Sent, Split
+from hf_mpwriter.push.classify import classify
 from hf_mpwriter.push.transport import Transport
 
 PATHS_PER_REQUEST = 500
@@ -36,12 +45,25 @@ TAG = "hf-summary-writer"  # what huggingface_hub's HFSummaryWriter adds to the 
 
 
 @dataclass(frozen=True)
+class Source:
+    """A local file that is sent.
+
+    Attributes:
+        file: as it was at the snapshot.
+        path: where its content is read: it leads to one file, whatever becomes of names.
+    """
+
+    file: LocalFile
+    path: str
+
+
+@dataclass(frozen=True)
 class Remote:
-    """A file on the Hub: its size and the digests that the Hub tells.
+    """A file on the Hub.
 
     Attributes:
         size: bytes.
-        sha256: of LFS and Xet files, None for small regular ones.
+        sha256: of an LFS or Xet file, None of a small regular one.
         oid: git's id: of the content of a regular file, else of the pointer to it.
     """
 
@@ -61,19 +83,22 @@ class Hub:
 
     @property
     def repo_id(self) -> str:
-        """The full name, once `create` or `head` was called."""
+        """Name of the repository; the full one after `create` or `head`."""
         return str(self._where["repo_id"])
 
     @property
     def commits_sent(self) -> int:
-        """Requests for a commit that have left: only such a one can have an unknown outcome."""
+        """Requests for a commit that were sent; only these can have an unknown outcome."""
         return self._transport.commits_sent
 
     def create(self, *, private: bool | None) -> None:
         """Create the repository and the branch where they are missing.
 
+        Args:
+            private: visibility; None leaves it to the Hub's default.
+
         Raises:
-            Exception: whatever the client raises; `judge` tells what it means.
+            Exception: any of the client; `classify` knows what it means.
         """
         sdk = "static" if self._destination.repo_type == "space" else None
         url = self._api.create_repo(**self._where, private=private, exist_ok=True, space_sdk=sdk)
@@ -82,7 +107,7 @@ class Hub:
             self._api.create_branch(**self._where, branch=self._destination.revision, exist_ok=True)
 
     def is_private(self) -> bool | None:
-        """Whether the repository is private, None if the Hub does not tell."""
+        """Whether the repository is private, None if the Hub does not say."""
         return self._api.repo_info(**self._where).private
 
     def head(self) -> str | None:
@@ -105,7 +130,13 @@ class Hub:
         return found
 
     def begins_with(self, path: str, local: str, revision: str) -> bool:
-        """Whether the Hub's copy of a path of the run directory begins with the whole local file; it is fetched."""
+        """Whether the Hub's copy begins with the whole local file; the copy is downloaded.
+
+        Args:
+            path: of the run directory.
+            local: absolute path of the local file.
+            revision: of the Hub's copy.
+        """
         with tempfile.TemporaryDirectory() as folder:
             where: dict[str, Any] = {**self._where, "filename": self._destination.path(path), "revision": revision}
             copy = self._api.hf_hub_download(**where, local_dir=folder)
@@ -113,35 +144,45 @@ class Hub:
             return size <= os.stat(copy).st_size and digest(copy, size) == digest(local, size)
 
     def commit(
-        self, sources: Sequence[tuple[LocalFile, str]], parent: str | None, *, tag_card: bool
+        self, sources: Sequence[Source], parent: str, *, fenced: bool, tag_card: bool
     ) -> tuple[str, dict[str, Sent]]:
-        """Commit these lengths of these files.
+        """Commit the snapshot's lengths of these files.
 
         Args:
-            sources: files, and where the content of each is: a path that leads to one file, whatever becomes of names.
-            parent: the head that the branch must have, None to commit whatever it is.
-            tag_card: add the tag to the model card in the same commit, if that names a parent: else it could undo what
-                somebody has just written there.
+            sources: the files.
+            parent: head of the branch.
+            fenced: name the parent, so that the Hub refuses the commit (412) once the branch has moved.
+            tag_card: add the tag to the model card in the same commit. It is left out without a named parent, because
+                it could undo what others have just written there, and if the Hub refuses the commit because of it.
 
         Returns:
             The commit, and what it holds per path; not in it are paths that the repository's .gitignore leaves out.
+
+        Raises:
+            Exception: any of the client; `classify` knows what it means.
         """
-        additions = [_addition(file, source, self._destination.path(file.path)) for file, source in sources]
-        operations = additions + (self._card_operation(parent) if tag_card and parent else [])
-        what = "attachments" if all(file.sha256 for file, _ in sources) else "TensorBoard events"
+        named = parent if fenced else None
+        if card := self._card_operation(parent) if tag_card and fenced else []:
+            try:
+                return self._commit(sources, card, named)
+            except Exception as error:
+                if not isinstance(classify(error), Split):
+                    raise
+        return self._commit(sources, [], named)
+
+    def _commit(
+        self, sources: Sequence[Source], card: list[CommitOperationAdd], parent: str | None
+    ) -> tuple[str, dict[str, Sent]]:
+        additions = [_addition(source, self._destination.path(source.file.path)) for source in sources]
+        what = "attachments" if all(source.file.sha256 for source in sources) else "TensorBoard events"
         info = self._api.create_commit(
             **self._where,
-            operations=operations,
+            operations=additions + card,
             commit_message=f"Add {what} ({len(sources)} file{'s' if len(sources) > 1 else ''})",
             revision=self._destination.revision,
             parent_commit=parent,
         )
-        sent = {}
-        for (file, source), addition in zip(sources, additions, strict=True):
-            _check_unchanged(file, source)
-            if not getattr(addition, "_should_ignore", False):
-                sent[file.path] = file.content if file.sha256 else Sent(file.length, _sha256_of(addition, file, source))
-        return info.oid, sent
+        return info.oid, dict(filter(None, map(_sent, sources, additions)))
 
     def squash(self) -> None:
         """Squash the history of the branch."""
@@ -174,7 +215,9 @@ class Hub:
             return None
         url = hf_hub_url(**self._where, filename=path, revision=revision, endpoint=self._api.endpoint)
         data = self._transport.read(url, CARD_TIMEOUT)
-        if not isinstance(found[0], RepoFile) or _git_id(data) != found[0].blob_id:
+        blob = git_blob(len(data))
+        blob.update(data)
+        if not isinstance(found[0], RepoFile) or blob.hexdigest() != found[0].blob_id:
             raise ValueError(f"{path} cannot be read")
         return data.decode()
 
@@ -208,41 +251,39 @@ def _chunks(items: Sequence[str], size: int) -> Iterator[list[str]]:
         yield list(items[start : start + size])
 
 
-def _addition(file: LocalFile, source: str, path_in_repo: str) -> CommitOperationAdd:
+def _addition(source: Source, path_in_repo: str) -> CommitOperationAdd:
     """A file that may still grow goes as bytes cut at the snapshot's length, a finished one or a copy as a path."""
-    size = os.stat(source).st_size
-    if file.sha256 and (size != file.length or digest(source, size) != file.sha256):
+    file, size = source.file, os.stat(source.path).st_size
+    if file.sha256 and (size != file.length or digest(source.path, size) != file.sha256):
         raise OSError(f"the copy of {file.path} is damaged")
     if not file.growing and size == file.length:
-        return CommitOperationAdd(path_in_repo=path_in_repo, path_or_fileobj=source)
-    with open(source, "rb") as opened:
+        return CommitOperationAdd(path_in_repo=path_in_repo, path_or_fileobj=source.path)
+    with open(source.path, "rb") as opened:
         data = opened.read(file.length)
     if len(data) != file.length:
         raise FileNotFoundError(f"{file.path} is shorter than its snapshot")
     return CommitOperationAdd(path_in_repo=path_in_repo, path_or_fileobj=data)
 
 
-def _check_unchanged(file: LocalFile, source: str) -> None:
-    if os.stat(source).st_size < file.length:
+def _sent(source: Source, addition: CommitOperationAdd) -> tuple[str, Sent] | None:
+    """What a commit holds of a file, by path; None if the repository's .gitignore leaves it out."""
+    file = source.file
+    if os.stat(source.path).st_size < file.length:
         raise FileNotFoundError(f"{file.path} became shorter while it was sent")
-
-
-def _sha256_of(addition: CommitOperationAdd, file: LocalFile, source: str) -> str:
+    if getattr(addition, "_should_ignore", False):
+        return None
+    if file.sha256:
+        return file.path, file.content
     known = addition.upload_info.sha256
-    return known.hex() if known else digest(source, file.length)
+    return file.path, Sent(file.length, known.hex() if known else digest(source.path, file.length))
 
 
 def digest(path: str, length: int) -> str:
     """sha256 of the first `length` bytes of a file, hex; of fewer if it is shorter."""
-    return _digest(path, length, b"", "sha256")
+    return _feed(hashlib.sha256(), path, length)
 
 
-def _git_id(data: bytes) -> str:
-    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()  # noqa: S324 - git's own digest
-
-
-def _digest(path: str, length: int, start: bytes, algorithm: str) -> str:
-    hasher = hashlib.new(algorithm, start)
+def _feed(hasher: hashlib._Hash, path: str, length: int) -> str:
     with open(path, "rb") as file:
         while length > 0 and (chunk := file.read(min(CHUNK, length))):
             hasher.update(chunk)
@@ -254,4 +295,4 @@ def same_content(path: str, remote: Remote) -> bool:
     """Whether the Hub's copy is the local file's prefix of that size."""
     if remote.sha256 is not None:
         return digest(path, remote.size) == remote.sha256
-    return _digest(path, remote.size, b"blob %d\0" % remote.size, "sha1") == remote.oid
+    return _feed(git_blob(remote.size), path, remote.size) == remote.oid

@@ -1,4 +1,19 @@
-"""TODO push.commit."""
+"""From a job to a verdict: read back what the Hub holds, then commit what it lacks.
+
+    head of the branch -> compare the Hub's copies with the local files -> commit with that head as parent
+      ^                     |                                                |
+      |                     +-- a copy that is not ours: Quarantine          +-- Done, or what the error means
+      +---------------------------------- 412: the branch has moved ---------+
+
+Invariants:
+- A commit names its parent unless the job says otherwise, and at most one request of a push has an unknown outcome:
+  after it the push ends. Of two commits that name the same parent the Hub applies one, so a request that is still
+  under way is refused (412) as soon as the branch has moved.
+- A file is sent only if the Hub's copy at that very parent is a prefix of it or, of an attachment, a content that this
+  run has sent. Sizes and digests are read back there: of all files, unless the parent is this uploader's own last
+  commit, and always of files that the ledger does not know or whose content is uncertain.
+- What is sent is the very file that was opened below the run directory, not through a link, whatever becomes of names.
+"""
 
 from __future__ import annotations
 
@@ -8,37 +23,45 @@ import errno
 import os
 import random
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 from hf_mpwriter.base import names
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.base.verdicts import Done, Moved, Quarantine, Retry, Sent, Split, Unknown, Verdict
-
-if TYPE_CHECKING:
-    from hf_mpwriter.push.client import Hub, Remote
-
+from hf_mpwriter.push.classify import classify, text_of
+from hf_mpwriter.push.client import Hub, Remote, Source, same_content
 from hf_mpwriter.push.job import Job
+from hf_mpwriter.system import disk
 
 MOVED_TRIES = 3  # times that a push reads the head again after 412
+FDS = os.path.isdir("/proc/self/fd")  # whether there are paths that lead to descriptors
 NOTHING = Sent(0, "")  # what the Hub holds of a path that it does not have
 FOREIGN = "the Hub has a file there that this run has not sent; remove it there, or choose another path_in_repo"
+IGNORED = "the repository's .gitignore leaves it out"
+
+Notify = Callable[[str], object]
 
 
-def carry(job: Job, hub: Hub, notify: Callable[[str], object], rng: random.Random) -> Verdict:
-    """Bring the entry to the Hub."""
-    from hf_mpwriter.push.classify import classify, text_of
+def carry(job: Job, hub: Hub, notify: Notify, rng: random.Random) -> Verdict:
+    """Bring the files of a job to the Hub.
 
+    Args:
+        job: what to do.
+        hub: the destination of the job.
+        notify: takes what the user should know.
+        rng: source of the jitter.
+    """
     verdict: Verdict = Moved("not tried")
     for attempt in range(MOVED_TRIES):
-        before = hub.commits_sent
+        sent_before = hub.commits_sent
         try:
             verdict = _attempt(job, hub, notify, trust_own_head=attempt == 0)
         except Exception as error:  # noqa: BLE001 - every error of the client has a verdict
             verdict = classify(error)
             if len(job.files) > 1 and isinstance(error, OSError) and error.errno == errno.EMFILE:
                 verdict = Split(text_of(error))
-        if isinstance(verdict, Unknown) and hub.commits_sent == before:  # no content of ours can be there
+        if isinstance(verdict, Unknown) and hub.commits_sent == sent_before:  # no content of ours can be there
             verdict = Retry(verdict.reason, verdict.after)
         if not isinstance(verdict, Moved):
             break
@@ -46,11 +69,75 @@ def carry(job: Job, hub: Hub, notify: Callable[[str], object], rng: random.Rando
     return verdict
 
 
-def _attempt(job: Job, hub: Hub, notify: Callable[[str], object], *, trust_own_head: bool) -> Verdict:
-    """Read back and commit."""
+def _attempt(job: Job, hub: Hub, notify: Notify, *, trust_own_head: bool) -> Verdict:
+    """Read back and commit, once."""
+    seen = _look(job, hub, notify, job.own_head if trust_own_head else None)
+    held = job.known | seen.found
+    to_send = [file for file in job.files if not file.is_covered(held.get(file.path, NOTHING))]
+    foreign = {file.path: FOREIGN for file in to_send if file.sha256 and held.get(file.path, NOTHING).foreign}
+    if refused := seen.differing | foreign:
+        return Quarantine(refused)
+    if not to_send:
+        return Done(seen.parent, own=False, repo_id=hub.repo_id, files=seen.found, checked=seen.complete)
+    first = all(sent.is_gone for sent in held.values())
+    if first and (private := hub.is_private()) is not None:
+        notify(f"{job.destination} is {'private' if private else 'PUBLIC: everybody can read it'}")
+    with _sources(job, to_send) as sources:
+        commit, sent = hub.commit(sources, seen.parent, fenced=job.fenced, tag_card=first)
+    if ignored := [file.path for file in to_send if file.path not in sent]:
+        return Quarantine(dict.fromkeys(ignored, IGNORED), committed=True)
+    if job.squash:
+        commit = _squash(hub, notify) or commit
+    return Done(commit, own=True, repo_id=hub.repo_id, files=seen.found | sent, checked=seen.complete)
+
+
+@contextlib.contextmanager
+def _sources(job: Job, files: Iterable[LocalFile]) -> Iterator[list[Source]]:
+    """The files of a job, opened."""
+    with contextlib.ExitStack() as stack:
+        found = []
+        for file in files:
+            top, relative = (job.copies, file.sha256) if file.sha256 else (job.run_dir, file.path)
+            fd = disk.open_beneath(top, relative)
+            stack.callback(os.close, fd)
+            found.append(Source(file, f"/proc/self/fd/{fd}" if FDS else os.path.join(top, relative)))
+        yield found
+
+
+def _squash(hub: Hub, notify: Notify) -> str | None:
+    """Squash the history; the new head. The data is on the Hub already, so a failure is only a notice."""
+    try:
+        hub.squash()
+        return hub.head()
+    except Exception as error:  # noqa: BLE001 - every error of the client
+        notify(f"the history could not be squashed: {type(error).__name__}")
+        return None
+
+
+# read back
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the Hub holds at one commit.
+
+    Attributes:
+        parent: that commit.
+        found: what it holds where that is news; a length of 0 if a file is gone.
+        differing: paths whose copy is not ours to replace, each with the reason.
+        complete: whether all that the ledger knows was compared.
+    """
+
+    parent: str
+    found: dict[str, Sent]
+    differing: dict[str, str]
+    complete: bool
+
+
+def _look(job: Job, hub: Hub, notify: Notify, own_head: str | None) -> Seen:
+    """Compare the Hub's copies with the local files, at `own_head` or, if that is None, at the head of the branch."""
     unsure = {file.path for file in job.files if file.path not in job.known or file.path in job.uncertain}
-    parent = job.own_head if trust_own_head else None
-    checked = parent is None
+    parent = own_head
     if parent is None:
         parent = _head(job, hub, notify)
         unsure |= set(job.known)
@@ -60,55 +147,17 @@ def _attempt(job: Job, hub: Hub, notify: Callable[[str], object], *, trust_own_h
         if hub.begins_with(path, os.path.join(job.run_dir, path), parent):  # a backup was restored, without its ledger
             found[path] = Sent(there[path].size, there[path].sha256 or "")
             del differing[path]
-    held = job.known | found
-    to_send = [file for file in job.files if not file.is_covered(held.get(file.path, NOTHING))]
-    differing |= {file.path: FOREIGN for file in to_send if file.sha256 and held.get(file.path, NOTHING).foreign}
-    if differing:
-        return Quarantine(differing)
-    if not to_send:
-        return Done(parent, own=False, repo_id=hub.repo_id, files=found, checked=checked)
-    first = all(sent.is_gone for sent in held.values())
-    if first and (private := hub.is_private()) is not None:
-        notify(f"{job.destination} is {'private' if private else 'PUBLIC: everybody can read it'}")
-    commit, sent = _commit(job, hub, to_send, parent, tag_card=first)
-    if ignored := [file.path for file in to_send if file.path not in sent]:
-        return Quarantine(dict.fromkeys(ignored, "the repository's .gitignore leaves it out"), committed=True)
-    if job.squash:
-        commit = _squash(hub, notify) or commit
-    return Done(commit, own=True, repo_id=hub.repo_id, files=found | sent, checked=checked)
+    return Seen(parent, found, differing, complete=own_head is None)
 
 
-def _head(job: Job, hub: Hub, notify: Callable[[str], object]) -> str:
+def _head(job: Job, hub: Hub, notify: Notify) -> str:
+    """The head of the branch; repository and branch are created if they do not exist."""
     if (head := hub.head()) is None:
         hub.create(private=job.private)
         if (head := hub.head()) is None:
             raise OSError(f"{job.destination} has no branch {job.destination.revision!r} after it was created")
         notify(f"created {job.destination}")
     return head
-
-
-def _commit(job: Job, hub: Hub, files: list[LocalFile], parent: str, *, tag_card: bool) -> tuple[str, dict[str, Sent]]:
-    """Commit; if the commit is refused together with the model card, the events go without it."""
-    from hf_mpwriter.push.classify import classify
-
-    named = parent if job.fenced else None
-    with job.sources(files) as sources:
-        try:
-            return hub.commit(sources, named, tag_card=tag_card)
-        except Exception as error:
-            if not tag_card or not isinstance(classify(error), Split):
-                raise
-        return hub.commit(sources, named, tag_card=False)  # not above: it has nothing to do with the first one's error
-
-
-def _squash(hub: Hub, notify: Callable[[str], object]) -> str | None:
-    """Squash the history; the new head. The data is on the Hub already, so a failure is only told."""
-    try:
-        hub.squash()
-        return hub.head()
-    except Exception as error:  # noqa: BLE001 - every error of the client
-        notify(f"the history could not be squashed: {type(error).__name__}")
-        return None
 
 
 def read_back(job: Job, paths: set[str], remote: dict[str, Remote]) -> tuple[dict[str, Sent], dict[str, str]]:
@@ -120,9 +169,9 @@ def read_back(job: Job, paths: set[str], remote: dict[str, Remote]) -> tuple[dic
         remote: what the Hub has of them.
 
     Returns:
-        What the Hub holds now where that differs from what is known (length 0: gone) or where the outcome of an offer
-        was open, and the paths whose copy is not ours to replace, with the reason: no prefix of the local file, no
-        content that this run has sent.
+        What the Hub holds where that differs from what is known (length 0: gone) or where a content was uncertain;
+        and the paths whose copy is not ours to replace, with the reason: no prefix of the local file, no content that
+        this run has sent.
     """
     found, differing = {}, {}
     adoptable = {file.path: dataclasses.replace(file.content, foreign=True) for file in job.files}
@@ -154,8 +203,7 @@ def _is(content: Sent, there: Remote) -> bool:
 
 
 def _is_beginning(job: Job, path: str, there: Remote) -> bool:
-    from hf_mpwriter.push.client import same_content
-
+    """Whether the Hub's copy of an event file is the beginning of the local one."""
     local = os.path.join(job.run_dir, path)
     if not os.path.lexists(local) or (path in job.known and _is_shorter(job, path, there)):
         return True  # the Hub has more of a file of ours than this disk: it is gone here, or a backup was restored

@@ -1,47 +1,54 @@
-"""TODO push.handle."""
+"""The uploader's end of a push: start it, listen, end it.
+
+    PushHandle(job, limit)      the process is started, with the job on its standard input
+    listen                      its notices; its verdict once it has ended
+    kill, wait                  end it; wait until it says something
+
+Invariants:
+- However a push ends, there is a verdict. Without one of its own the outcome is unknown.
+- The uploader never waits for a push to read or to write: the job is a whole file, and the pipe is not blocking.
+- A push whose own timer does not end it, such as a stopped one, is killed GRACE seconds after its limit.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import select
 import signal
 import subprocess
+import tempfile
 import time
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import IO
 
-from hf_mpwriter.base import verdicts
-from hf_mpwriter.base.verdicts import Done, Sent, Unknown, Verdict
+from hf_mpwriter.base import state
+from hf_mpwriter.base.verdicts import Unknown, Verdict
+from hf_mpwriter.push.job import Job, Notice, from_line
+from hf_mpwriter.system import disk, launch
 
-if TYPE_CHECKING:
-    pass
-
-from hf_mpwriter.system import launch
-
-GRACE = 10.0  # seconds after which the uploader ends a push that its own timer has not ended: one that is stopped
+GRACE = 10.0  # seconds after its limit until a push is killed
+READ_SIZE = 1 << 16  # bytes
 
 
 class PushHandle:
     """A push, seen from the uploader.
 
     Args:
-        in_flight: path of the record that holds the job.
+        job: that it has to do.
         limit: seconds after which it has to be over.
 
     Raises:
         OSError: the process cannot be started.
     """
 
-    def __init__(self, in_flight: str, limit: float) -> None:
-        command = launch.push_command(in_flight)
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, bufsize=0)
-        stdout: Any = self._process.stdout  # never None: PIPE was asked for
-        os.set_blocking(stdout.fileno(), False)
-        self._pipe = stdout
+    def __init__(self, job: Job, limit: float) -> None:
+        with _file_of(state.dump(job)) as stdin:
+            command = launch.push_command(job.run_dir)
+            self._process = subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE, bufsize=0)
+        assert self._process.stdout is not None  # noqa: S101 - for the type checker; PIPE was asked for
+        self._pipe = self._process.stdout
+        os.set_blocking(self._pipe.fileno(), False)
         self._limit, self._end = limit, time.monotonic() + limit + GRACE
-        self._heard = b""
+        self._received = b""
         self._verdict: Verdict | None = None
 
     @property
@@ -50,19 +57,19 @@ class PushHandle:
         return self._process.pid
 
     def listen(self) -> tuple[list[str], Verdict | None]:
-        """What the push has said since the last time, and its verdict once it has ended; never waits."""
+        """The notices since the last time, and the verdict once the push has ended; never waits."""
         ended = self._process.poll() is not None
         if not ended and time.monotonic() > self._end:
             self.kill()
-        while chunk := self._pipe.read(1 << 16):
-            self._heard += chunk
-        *lines, self._heard = self._heard.split(b"\n")
+        while chunk := self._pipe.read(READ_SIZE):
+            self._received += chunk
+        *lines, self._received = self._received.split(b"\n")
         notices = []
-        for message in _messages(lines):
-            if "notice" in message:
-                notices.append(str(message["notice"]))
-            else:
-                self._verdict = parse_verdict(message)
+        for message in map(from_line, lines):
+            if isinstance(message, Notice):
+                notices.append(message.text)
+            elif message is not None:
+                self._verdict = message
         if not ended:
             return notices, None
         self._pipe.close()
@@ -74,29 +81,20 @@ class PushHandle:
         return Unknown(f"the push ended by signal {-code}" if code < 0 else f"the push ended by exit code {code}")
 
     def kill(self) -> None:
-        """End it; whether what it has sent arrives is then unknown."""
+        """End the push; whether what it has sent arrives is unknown then."""
         self._process.kill()
 
     def wait(self, timeout: float) -> None:
-        """Return when the push says something, or after `timeout` seconds."""
+        """Return when the push says something or ends, or after `timeout` seconds."""
         select.select([self._pipe], [], [], timeout)
 
 
-def _messages(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
-    """What is ours of these lines; what a start of Python prints (`sitecustomize`, a .pth file) comes the same way."""
-    for line in lines:
-        with contextlib.suppress(ValueError):
-            if isinstance(message := json.loads(line), dict):
-                yield message
-
-
-def parse_verdict(data: dict[str, Any]) -> Verdict | None:
-    """The verdict of a message; None if it cannot be read."""
+def _file_of(data: bytes) -> IO[bytes]:
+    """An open file that has no name and holds this; in memory where the system can do that."""
     try:
-        kind = getattr(verdicts, data.pop("verdict"))
-        if kind is Done:
-            data["files"] = {path: Sent(**sent) for path, sent in data["files"].items()}
-        verdict: Verdict = kind(**data)
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return None
-    return verdict
+        file: IO[bytes] = open(os.memfd_create("job"), "w+b", buffering=0)  # noqa: SIM115 - the caller closes it
+    except (AttributeError, OSError):
+        file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - likewise
+    disk.write_all(file.fileno(), data)
+    file.seek(0)
+    return file

@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from hf_mpwriter.base import names as names_module
-from hf_mpwriter.base.files import LocalFile
+from hf_mpwriter.base.files import LocalFile, git_blob
 from hf_mpwriter.snapshot import event_files
 from hf_mpwriter.system import disk, hf_home
 
@@ -248,7 +248,7 @@ def _read(run_dir: str, relative: str, keep: Callable[[bytes], object] | None = 
         if (status.st_dev, status.st_ino) in _secrets():
             raise OSError("it holds a token")
         sha256 = hashlib.sha256()
-        blob = hashlib.sha1(b"blob %d\0" % status.st_size, usedforsecurity=False)
+        blob = git_blob(status.st_size)
         left = status.st_size
         while left and (chunk := os.read(fd, min(CHUNK, left))):
             left -= len(chunk)

@@ -127,9 +127,10 @@ def walk(run_dir: str, unread: Callable[[OSError], object] = lambda _: None) -> 
             continue
         for entry in entries:
             relative = f"{directory}/{entry.name}" if directory else entry.name
+            if entry.name == names.SPOOL_NAME:
+                continue
             if entry.is_dir(follow_symlinks=False):
-                if entry.name != names.SPOOL_NAME:
-                    pending.append(relative)
+                pending.append(relative)
             elif entry.is_file(follow_symlinks=False):
                 yield relative
 

@@ -31,16 +31,15 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
-import json
 import os
 import re
 import stat
 import tempfile
 from dataclasses import dataclass
 
-from hf_mpwriter.base.errors import DAMAGED, DestinationError, LogdirError, SettingsError, SpoolFormatError
+from hf_mpwriter.base import state
+from hf_mpwriter.base.errors import DestinationError, LogdirError, SettingsError, SpoolFormatError
 from hf_mpwriter.base.names import SPOOL_NAME
 from hf_mpwriter.base.settings import Destination, group_access
 from hf_mpwriter.spool.ownership import check_ownership
@@ -77,6 +76,13 @@ class MemberName:
     def of(cls, worker: str, process: Process, n: int) -> MemberName:
         """The n-th card of a process."""
         return cls(worker, process.host, process.pid, process.ticks, n)
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What `run.json` holds."""
+
+    destination: Destination
 
 
 @dataclass(frozen=True)
@@ -257,9 +263,8 @@ class Spool:
             LogdirError: the disk refuses it.
             DestinationError: the run directory belongs to another destination.
         """
-        run = {"run": os.urandom(8).hex(), "destination": dataclasses.asdict(destination)}
         try:
-            disk.publish(self._run_json, json.dumps(run, indent=1).encode(), "spool.run")
+            disk.publish(self._run_json, state.dump(RunRecord(destination)), "spool.run")
         except OSError as error:
             raise self._cannot_be_written(error) from error
         recorded = self.destination()
@@ -287,8 +292,8 @@ class Spool:
         check_ownership(self.root)
         try:
             data = disk.read(self._run_json)
-            return None if data is None else Destination(**json.loads(data)["destination"])
-        except (*DAMAGED, OSError, SettingsError) as error:
+            return None if data is None else state.load(RunRecord, data).destination
+        except (state.DamagedError, OSError) as error:
             raise SpoolFormatError(
                 f"{self._run_json} is damaged: {error}.", hint="Remove that file; the next start writes it again."
             ) from error

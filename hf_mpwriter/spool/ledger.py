@@ -1,43 +1,39 @@
 """The ledger: what the Hub is known to hold.
 
     hosts/<host>/ledger.json
-    {"destination": {...}, "repo_id": "me/run", "settings": {...},
-     "files":  {"rank_00001/events.out...": {"length": 4711, "sha256": "...", "blob_id": "", "foreign": false,
-                                             "commit": "...", "time": 1795236610.0, "stamp": []}},
-     "uncertain": {"metadata.tsv": [{"length": ..., "sha256": "...", "blob_id": "..."}]},     outcome unknown
+    {"destination": {...}, "repo_id": "me/run",
+     "files":  {"rank_00001/events.out...": {"length": 4711, "sha256": "...", "commit": "...", "time": 1795236610.0,
+                                             "blob_id": "", "foreign": false, "stamp": []}},
      "quarantined": {"events.out...": "reason"},
-     "checked": 1795236610.0}                                    when all copies were last compared with the Hub's
+     "settings": {...},                                              of the last worker, for `sync`
+     "checked": 1795236610.0,                                        when all copies were last compared with the Hub's
+     "uncertain": {"metadata.tsv": [{"length": ..., "sha256": "...", "blob_id": "...", "foreign": false}]}}
 
 Invariants:
 - It claims only what a successful commit carried, or what the Hub was seen to hold.
-- Acknowledged lengths of event files never decrease, except where a read-back of the Hub proved its copy shorter or
+- Acknowledged lengths of event files never decrease, except where a read-back proved that the Hub's copy is shorter or
   gone.
-- Of an attachment it knows every content that the Hub may have from us: what is at its path on the Hub is ours to
-  replace only then. What a push has uncertain without a known outcome is written down before the next push starts; until
-  a read-back has told the outcome, the path is not covered. What others have sent is never ours, even if it is equal
-  to what this run has (`foreign`).
-- Of an attachment it knows the stamp of the local file that had the content, so that whoever waits need not read it.
+- It knows every content of an attachment that the Hub may have from this run: only such a content is replaced there. A
+  content that a push sent without a known outcome is `uncertain` before the next push starts; until a read-back has
+  told the outcome, the path is not covered. What others have sent is `foreign` and never ours, even if it is equal.
+- It knows the stamp of the local attachment that had the content, so that waiting for it needs no reading of files.
 - It belongs to one destination; a ledger of another one is not read.
-- Each host's uploader writes its own; all are read, and per path the newest record counts. A length of 0 is a record
-  too: the Hub was seen not to have the file. Where clocks disagree the older record may win: so an attachment that a
-  losing record holds counts as uncertain, and is read back.
-- It remembers the settings of the last worker, so that `sync` uploads what that worker wanted uploaded.
+- Each host's uploader writes its own. All are read, and per path the newest record counts. A length of 0 is a record
+  too: the Hub was seen not to have the file. Clocks may disagree, so the older record may win: the attachment of a
+  losing record becomes uncertain, and is read back.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
-from hf_mpwriter.base import names
-from hf_mpwriter.base.errors import DAMAGED
-from hf_mpwriter.base.files import LocalFile
+from hf_mpwriter.base import names, state
+from hf_mpwriter.base.files import LONGEST, LocalFile
 from hf_mpwriter.base.settings import Destination, Settings
 from hf_mpwriter.base.verdicts import Sent
 from hf_mpwriter.spool.layout import Spool
@@ -68,36 +64,25 @@ class Held:
     foreign: bool = False
     stamp: tuple[int, ...] = ()
 
-    @classmethod
-    def from_json(cls, data: Any) -> Held:
-        """Check and read; raises ValueError, KeyError or TypeError for what is not one."""
-        sent = _sent(data)
-        stamp = tuple(map(int, data.get("stamp", ())))
-        return cls(
-            sent.length, sent.sha256, str(data["commit"]), _time(data["time"]), sent.blob_id, sent.foreign, stamp
-        )
-
     @property
     def sent(self) -> Sent:
         """Without when and where."""
         return Sent(self.length, self.sha256, self.blob_id, self.foreign)
 
 
-def _sent(data: Any) -> Sent:
-    if not 0 <= int(data["length"]) < 1 << 63:
-        raise ValueError(f"a length of {data['length']}")
-    return Sent(int(data["length"]), str(data["sha256"]), str(data["blob_id"]), data.get("foreign") is True)
-
-
-def _time(data: Any) -> float:
-    if not math.isfinite(time := float(data)):
-        raise ValueError(f"a time of {time}")
-    return time
-
-
 @dataclass
 class Ledger:
-    """What the Hub is known to hold of a run, for one destination."""
+    """What the Hub is known to hold of a run.
+
+    Attributes:
+        destination: that it is about.
+        repo_id: full name of the repository, "" until a push has resolved it.
+        files: what the Hub holds, per path.
+        quarantined: refused paths, each with its reason.
+        settings: of the last worker, None if there was none.
+        checked: unix time when all copies were last compared with the Hub's.
+        uncertain: contents that the Hub may hold besides, per path of an attachment.
+    """
 
     destination: Destination
     repo_id: str = ""
@@ -107,13 +92,22 @@ class Ledger:
     checked: float = 0.0
     uncertain: dict[str, list[Sent]] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for path in (*self.files, *self.quarantined, *self.uncertain):
+            if not names.is_run_path(path):
+                raise ValueError(f"not a path of a run directory: {path!r:.200}")
+        lengths = [held.length for held in self.files.values()]
+        lengths += [content.length for contents in self.uncertain.values() for content in contents]
+        if not all(0 <= length <= LONGEST for length in lengths):
+            raise ValueError("a length that no file has")
+
     @property
     def resolved(self) -> Destination:
-        """The destination with the full name of the repository, once a push has told it."""
+        """The destination, with the full name of the repository if that is known."""
         return dataclasses.replace(self.destination, repo_id=self.repo_id or self.destination.repo_id)
 
     def check(self, now: float) -> None:
-        """All copies were compared with the Hub's; who waits for that sees a later time, whatever the clock does."""
+        """Note that all copies were compared with the Hub's; `checked` increases, whatever the clock does."""
         self.checked = max(now, math.nextafter(self.checked, math.inf))
 
     def length(self, path: str) -> int:
@@ -127,7 +121,7 @@ class Ledger:
         return held is not None and file.is_covered(held.sent) and file.path not in self.uncertain
 
     def known(self) -> dict[str, Sent]:
-        """What the Hub holds of all paths that are not quarantined and not gone."""
+        """What the Hub holds of all paths that are neither quarantined nor gone."""
         held = {path: held.sent for path, held in self.files.items() if path not in self.quarantined}
         return {path: sent for path, sent in held.items() if not sent.is_gone}
 
@@ -139,7 +133,13 @@ class Ledger:
         return sent.sha256 != held.sha256 if names.is_attachment(path) else sent.length < held.length
 
     def acknowledge(self, sent: dict[str, Sent], commit: str, now: float) -> None:
-        """Take over what a push found or made true of the Hub at `commit`, what is gone included."""
+        """Take over what a push has found or made true of the Hub.
+
+        Args:
+            sent: what the Hub holds, per path; a length of 0 if it has the file no more.
+            commit: the head at which this is so.
+            now: unix time.
+        """
         for path, file in sent.items():
             before = self.files.get(path)
             stamp = before.stamp if before and before.sent == file else ()
@@ -149,7 +149,7 @@ class Ledger:
                 self.uncertain.pop(path, None)
 
     def see(self, files: Iterable[LocalFile]) -> bool:
-        """Note that these files were seen to have what the Hub holds; True if that is news."""
+        """Note the stamps of local attachments that have what the Hub holds; True if one is new."""
         news = False
         for file in files:
             held = self.files.get(file.path)
@@ -159,21 +159,21 @@ class Ledger:
         return news
 
     def mark_uncertain(self, files: Iterable[LocalFile]) -> bool:
-        """Note the attachments of a push that may have arrived, or may arrive yet; True if that is news.
+        """Note the attachments of a push whose outcome is unknown; True if one is new.
 
         Where others have a file, none of ours was sent.
         """
         news = False
         for file in files:
-            offers, held = self.uncertain.get(file.path, []), self.files.get(file.path)
+            contents, held = self.uncertain.get(file.path, []), self.files.get(file.path)
             theirs = held is not None and held.foreign
-            if file.sha256 and not theirs and file.content not in offers:
+            if file.sha256 and not theirs and file.content not in contents:
                 self._add_uncertain(file.path, [file.content])
                 news = True
         return news
 
-    def _add_uncertain(self, path: str, offers: Iterable[Sent]) -> None:
-        self.uncertain[path] = list(dict.fromkeys([*self.uncertain.get(path, ()), *offers]))[-UNCERTAIN_LIMIT:]
+    def _add_uncertain(self, path: str, contents: Iterable[Sent]) -> None:
+        self.uncertain[path] = list(dict.fromkeys([*self.uncertain.get(path, ()), *contents]))[-UNCERTAIN_LIMIT:]
 
     def merge(self, other: Ledger) -> None:
         """Take over what another host's ledger knows."""
@@ -181,8 +181,8 @@ class Ledger:
         self.quarantined |= other.quarantined
         self.settings = self.settings or other.settings
         self.checked = max(self.checked, other.checked)
-        for path, offers in other.uncertain.items():
-            self._add_uncertain(path, offers)
+        for path, contents in other.uncertain.items():
+            self._add_uncertain(path, contents)
         for path, held in other.files.items():
             known = self.files.setdefault(path, held)
             newer, older = (held, known) if (held.time, held.length) > (known.time, known.length) else (known, held)
@@ -192,25 +192,12 @@ class Ledger:
                 self._add_uncertain(path, [older.sent])
 
     def save(self, path: str) -> None:
-        """Replace the ledger on disk, durably."""
-        disk.replace(path, json.dumps(dataclasses.asdict(self)).encode(), "ledger.save")
+        """Replace the ledger on disk, durably.
 
-
-def _parse(data: bytes, destination: Destination) -> Ledger | None:
-    content = json.loads(data)
-    if content["destination"] != dataclasses.asdict(destination):
-        return None
-    for path in (*content["files"], *content["quarantined"], *content["uncertain"]):
-        if not names.is_run_path(path):
-            raise ValueError(f"not a path of a run directory: {path!r}")
-    files = {path: Held.from_json(held) for path, held in content["files"].items()}
-    quarantined = {path: str(reason) for path, reason in content["quarantined"].items()}
-    settings = content.get("settings")
-    wanted = None if settings is None else Settings.from_json(settings)
-    uncertain = {path: [_sent(one) for one in offers] for path, offers in content["uncertain"].items()}
-    return Ledger(
-        destination, str(content["repo_id"]), files, quarantined, wanted, _time(content["checked"]), uncertain
-    )
+        Raises:
+            OSError: the disk refuses; the older ledger is still there.
+        """
+        disk.replace(path, state.dump(self), "ledger.save")
 
 
 def load(spool: Spool, destination: Destination) -> Ledger:
@@ -218,27 +205,26 @@ def load(spool: Spool, destination: Destination) -> Ledger:
     merged = Ledger(destination)
     for host in spool.host_ids():
         try:
-            ledger = _parse(disk.read(spool.host(host).ledger) or b"", destination)
-        except (*DAMAGED, OSError):
+            ledger = state.load(Ledger, disk.read(spool.host(host).ledger) or b"")
+        except (state.DamagedError, OSError):
             continue
-        if ledger is not None:
+        if ledger.destination == destination:
             merged.merge(ledger)
     return merged
 
 
 def set_aside(spool: Spool, host_id: str) -> str | None:
-    """Move a ledger of ours that cannot be read out of the way; lengths are read back from the Hub.
+    """Rename a ledger that cannot be read; its lengths are read back from the Hub.
 
     Returns:
-        Where it is now, None if it is sound or there is none.
+        Where it is now, None if it can be read or if there is none.
     """
     path = spool.host(host_id).ledger
     try:
         data = disk.read(path)
         if data is not None:
-            content = json.loads(data)
-            _parse(data, Destination(**content["destination"]))
-    except (*DAMAGED, OSError):
+            state.load(Ledger, data)
+    except (state.DamagedError, OSError):
         aside = f"{path}.unreadable-{int(time.time())}-{os.urandom(2).hex()}"
         try:
             disk.rename(path, aside, "ledger.aside")

@@ -1,50 +1,45 @@
-"""The roster: who writes in a run directory. Claims and cards.
+"""The members of a run directory: claims and member files.
 
 A claim is the right to write in a worker directory: the lock `claims/<worker>.lock`, held as long as the worker is
-joined. Who finds it taken takes the next free name, so no two live processes ever share a directory.
+joined. A worker that finds it taken takes the next free name, so no two live processes ever share a directory.
 
-A card is a worker's file in the spool, locked for the worker's life, made of lines; the last whole line of a kind
-counts, a torn last line is not there:
+A member file registers a worker. It is locked for the worker's life and made of lines, each written at once; the last
+whole line of a kind counts, see `member_lines`:
 
-    {"worker": ..., "process": {...}, "started_at": unix time, "settings": {...}}     first line: who it is
-    {"open": "rank_00001/events.out..."}                                        before the file exists
-    {"seal": "rank_00001/events.out..."}                                        complete, never grows again
-    {"want": {"rank_00001/events.out...": 4711}}                                push up to here
-    {"dropped": 3}                                                              records that the disk refused for good
-    {"closed": {"dropped": 3}}                                                  left in good order
+    members/rank_00001.<host>.<pid>.<ticks>-<n>       who it is, what it opens and seals, what it wants to be pushed
 
-An observer (`hf-mpwriter sync`) has a card and no claim: it only wants.
+An observer (`hf-mpwriter sync`) has a member file and no claim: it only asks for pushes.
 
 Invariants:
-- A card has one writer, is made under a temporary name, locked, then renamed: whoever sees it sees it locked or over.
-- The name of a card is never used again, so removing a dead card never removes a live one.
-- Death is final: the lock of a card is never taken again, so a dead card is not looked at twice.
-- A card of a dead worker is removed by the uploader, once all bytes of that worker are acknowledged; one that cannot
-  be read, when the next uploader begins.
+- A member file has one writer. It is made under a temporary name, locked, then renamed: nothing that has its name is
+  unlocked while its worker lives.
+- The name of a member file is never used again, so removing that of a dead worker never removes a live one.
+- Death is final: the lock of a member file is never taken again, so that of a dead worker is read once.
+- The uploader removes the member file of a dead worker once all bytes of that worker are acknowledged. One that cannot
+  be read is removed when the next uploader starts.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
-import math
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from hf_mpwriter.base.errors import DAMAGED, SettingsError
-from hf_mpwriter.base.names import candidates, is_run_path
+from hf_mpwriter.base import state
+from hf_mpwriter.base.names import candidates
 from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.spool.layout import MemberName, Spool
+from hf_mpwriter.spool.member_lines import Dropped, FirstLine, Opened, Sealed, Wanted, parse_first, parse_later
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.process import Process, host_id, start_ticks
 
-NO_NEWS = (0, False)  # of a card that has asked for nothing yet
-MEMBER_FILE_LIMIT = 8 << 20  # bytes; of a longer card the first and the last lines count
-OBSERVER = "~sync"  # the worker name on the card of an observer; no process can be called that
+NO_NEWS = (0, False)  # of a member that has asked for nothing yet
+MEMBER_FILE_LIMIT = 8 << 20  # bytes; of a longer member file the first and the last lines count
+OBSERVER = "~sync"  # worker name of an observer; no process can be called that
 _files_of_this_process = 0
 
 
@@ -62,15 +57,33 @@ def claim(spool: Spool, wanted: str) -> tuple[str, int]:
             if (fd := locks.try_exclusive(spool.claim(name))) is not None:
                 return name, fd
         except OSError as error:
-            if error.errno not in disk.NO_FILE:  # garbage in its place: nobody can have it
+            if error.errno not in disk.NO_FILE:  # garbage in its place: the name cannot be had
                 raise
     raise OSError(f"no free worker name like {wanted!r} in {spool.run_dir}")
 
 
 class MemberFile:
-    """The card of this process, held until `leave`."""
+    """The member file of this process, locked until `leave`.
 
-    def __init__(self, spool: Spool, worker: str, process: Process, settings: Settings) -> None:
+    Args:
+        spool: of the run directory.
+        worker: name of the worker.
+        process: this process.
+        settings: how the worker wants to be uploaded.
+        wall_clock: unix time.
+
+    Raises:
+        OSError: the disk refuses; nothing is left behind.
+    """
+
+    def __init__(
+        self,
+        spool: Spool,
+        worker: str,
+        process: Process,
+        settings: Settings,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
         global _files_of_this_process
         _files_of_this_process += 1
         self.name = MemberName.of(worker, process, _files_of_this_process)
@@ -81,8 +94,7 @@ class MemberFile:
             raise OSError(f"{temporary} is locked by another process")
         self._fd = fd
         try:
-            first = {"worker": worker, "process": dataclasses.asdict(process), "started_at": time.time()}
-            self.write({**first, "settings": settings.to_json()})
+            self._append(state.dump(FirstLine(worker, process, wall_clock(), settings)))
             disk.rename(temporary, self.path, "members.file")
         except BaseException:
             locks.release(fd)
@@ -91,21 +103,34 @@ class MemberFile:
             raise
 
     def write(self, line: dict[str, Any]) -> None:
-        """Append one line in one write."""
-        data = json.dumps(line).encode() + b"\n"
+        """Append one line.
+
+        Raises:
+            OSError: the disk refuses; the file is as it was.
+        """
+        self._append(json.dumps(line).encode())
+
+    def _append(self, line: bytes) -> None:
+        """One write, so that no reader sees half a line for long, and none is left if the disk is full."""
+        data = line + b"\n"
         end = os.lseek(self._fd, 0, os.SEEK_END)
         if os.write(self._fd, data) != len(data):
             os.ftruncate(self._fd, end)
             raise OSError(f"the disk refuses a line of {self.path}")
 
     def is_there(self) -> bool:
-        """Whether the card is still the file at its path; false once somebody deleted the spool."""
+        """Whether it is still the file at its path; not after the spool was deleted."""
         return disk.same_file(self._fd, self.path)
 
     def leave(self, dropped: int) -> None:
-        """Say goodbye; the lock is over, so the card counts as dead from here."""
-        with contextlib.suppress(OSError):  # a death without a word is as good
-            self.write({"closed": {"dropped": dropped}})
+        """Release the lock: the worker is dead from here on.
+
+        Args:
+            dropped: records that the disk refused for good.
+        """
+        with contextlib.suppress(OSError):  # for display only
+            if dropped:
+                self.write({"dropped": dropped})
         locks.release(self._fd)
 
     def withdraw(self) -> None:
@@ -117,18 +142,17 @@ class MemberFile:
 
 @dataclass(frozen=True)
 class Member:
-    """What a card says, and whether its process lives.
+    """What a member file says, and whether its process lives.
 
     Attributes:
         name: from the file name.
         alive: whether the lock is held.
-        started_at: unix time.
-        process: identity that the worker wrote down.
-        settings: how this worker wants to be uploaded.
+        started_at: unix time when it joined.
+        process: that writes.
+        settings: how it wants to be uploaded.
         growing: files it has open.
         files: all files it ever opened, sealed ones included.
-        want: lengths it asked to be pushed.
-        closed: whether it left in good order.
+        want: lengths that it asked to be pushed.
         dropped: records that the disk refused for good.
     """
 
@@ -140,83 +164,76 @@ class Member:
     growing: frozenset[str] = frozenset()
     files: frozenset[str] = frozenset()
     want: dict[str, int] = field(default_factory=dict)
-    closed: bool = False
     dropped: int = 0
 
     @property
     def news(self) -> tuple[int, bool]:
-        """What may make a push urgent; it only ever grows: how much is wanted, and whether it is over."""
+        """What may make a push urgent: how much is wanted, and whether it is dead. It only increases."""
         return sum(self.want.values()) + len(self.want), not self.alive
 
 
 class News:
-    """The news of members as it was when somebody took note of it."""
+    """The news of each member when it was noted last."""
 
     def __init__(self) -> None:
         self._noted: dict[MemberName, tuple[int, bool]] = {}
 
     def note(self, member: Member) -> None:
-        """Take note of what a member has to say now."""
+        """Note the news of a member."""
         self._noted[member.name] = member.news
 
     def has(self, member: Member) -> bool:
-        """Whether a member has nothing to say beyond what was noted."""
+        """Whether a member has no news beyond what was noted."""
         return member.news <= self._noted.get(member.name, NO_NEWS)
 
     def keep(self, members: Collection[Member]) -> None:
-        """Forget those who have no card any more: thousands may come and go."""
+        """Forget all other members: thousands may come and go."""
         if len(self._noted) > len(members):
             names = {member.name for member in members}
             self._noted = {name: news for name, news in self._noted.items() if name in names}
 
     def clear(self) -> None:
-        """Forget everybody."""
+        """Forget all members."""
         self._noted.clear()
 
 
 def parse(name: MemberName, data: bytes, *, alive: bool) -> Member | None:
-    """Read a card; None if its first line is not whole or not valid. A later line that is damaged is not there."""
-    lines = data.split(b"\n")[:-1]
-    try:
-        first = json.loads(lines[0])
-        who, started_at = Process.from_json(first["process"]), float(first["started_at"])
-        settings = Settings.from_json(first["settings"])
-        if not math.isfinite(started_at):
-            return None
-    except (*DAMAGED, IndexError, SettingsError):
+    """What a member file says; a later line that is damaged is left out.
+
+    Args:
+        name: from the file name.
+        data: content of the file.
+        alive: whether the lock is held.
+
+    Returns:
+        None if the first line is not whole or not valid.
+    """
+    first, *later = data.split(b"\n")[:-1] or [b""]
+    if (who := parse_first(first)) is None:
         return None
     opened: set[str] = set()
     sealed: set[str] = set()
     want: dict[str, int] = {}
-    closed, dropped = False, 0
-    for line in lines[1:]:
-        with contextlib.suppress(*DAMAGED):
-            (kind, value), *_ = json.loads(line).items()
-            if kind == "open":
-                opened.add(_path(value))
-            elif kind == "seal":
-                sealed.add(_path(value))
-            elif kind == "want":
-                want = {_path(path): int(length) for path, length in value.items()}
-            elif kind == "dropped":
-                dropped = int(value)
-            elif kind == "closed":
-                closed, dropped = True, int(value["dropped"])
+    dropped = 0
+    for line in map(parse_later, later):
+        match line:
+            case Opened():
+                opened.add(line.open)
+            case Sealed():
+                sealed.add(line.seal)
+            case Wanted():
+                want = line.want
+            case Dropped():
+                dropped = line.dropped
     growing = frozenset(opened - sealed) if alive else frozenset()
-    return Member(name, alive, started_at, who, settings, growing, frozenset(opened), want, closed, dropped)
-
-
-def _path(value: Any) -> str:
-    if not is_run_path(value):
-        raise ValueError(f"not a path of a run directory: {value!r}")
-    return str(value)
+    return Member(name, alive, who.started_at, who.process, who.settings, growing, frozenset(opened), want, dropped)
 
 
 class Members:
-    """Reads the cards of a run directory again and again, cheaply.
+    """Reads the member files of a run directory, again and again.
 
-    A card is parsed when its size changes, and the last time when its worker is dead: thousands of short-lived children
-    may leave one each while the Hub is down.
+    A member file is parsed when its size changes, and once more when its worker is dead: thousands of short-lived
+    children may leave one each while the Hub is down.
     """
 
     def __init__(self, spool: Spool) -> None:
@@ -225,64 +242,63 @@ class Members:
 
     @classmethod
     def swept(cls, spool: Spool) -> Self:
-        """For an uploader that begins: ruins of cards go first, as a power cut or a kill in the midst of a join leaves.
+        """For an uploader that starts: remove what a power cut or a kill while joining has left of member files.
 
-        The event files of their workers are found without them.
+        The event files of these workers are found without them.
         """
-        roster = cls(spool)
         for name in _listdir(spool.members):
             path = os.path.join(spool.members, name)
             with contextlib.suppress(OSError):
                 if _is_ruin(name, path):
                     disk.remove(path, "members.file", durable=False)
-        return roster
+        return cls(spool)
 
-    def members(self) -> list[Member]:
-        """Everybody who has a card, dead or alive."""
+    def all(self) -> list[Member]:
+        """All members, dead or alive."""
         before, self._known, found = self._known, {}, []
         for name in sorted(_listdir(self._directory)):
             known = before.get(name)
             if known is None or known[1].alive:
-                known = self._look(name, known)
+                known = self._read(name, known)
             if known is not None:
                 self._known[name] = known
                 found.append(known[1])
         return found
 
-    def _look(self, file_name: str, known: tuple[int, Member] | None) -> tuple[int, Member] | None:
+    def _read(self, file_name: str, known: tuple[int, Member] | None) -> tuple[int, Member] | None:
         name = known[1].name if known else MemberName.parse(file_name)
         if name is None:
             return None
         path = os.path.join(self._directory, file_name)
         try:
-            alive = locks.is_held(path)  # before reading: a card that is dead now has said its last word
+            alive = locks.is_held(path)  # before reading: a worker that is dead now writes no more
             size = os.stat(path, follow_symlinks=False).st_size
             if known is not None and known[0] == size and known[1].alive == alive:
                 return known
             member = parse(name, disk.read_ends(path, MEMBER_FILE_LIMIT), alive=alive)
         except (FileNotFoundError, PermissionError):
             return None
-        except OSError as error:  # garbage in its place stays; all else passes, and nobody dies of it
+        except OSError as error:  # garbage in its place stays; any other error passes, and no member dies of it
             return None if error.errno in disk.NO_FILE else known
         return None if member is None else (size, member)
 
     def growing(self) -> set[str]:
         """Files that a live member has open."""
-        return {path for member in self.members() for path in member.growing}
+        return {path for member in self.all() for path in member.growing}
 
     def remove(self, member: Member) -> None:
-        """Remove the card of a dead member whose bytes are all on the Hub; if the disk refuses, the next start does."""
+        """Remove the file of a dead member; if the disk refuses, the next uploader does."""
         with contextlib.suppress(OSError):
             disk.remove(os.path.join(self._directory, str(member.name)), "members.file", durable=False)
 
 
 def _is_ruin(file_name: str, path: str) -> bool:
-    """Whether this is the card of a dead worker that cannot be read, or never became one."""
-    unborn = file_name.startswith(".") and file_name.endswith(".tmp")
-    name = MemberName.parse(file_name[1:-4] if unborn else file_name)
+    """Whether this is the member file of a dead worker that cannot be read, or was never finished."""
+    unfinished = file_name.startswith(".") and file_name.endswith(".tmp")
+    name = MemberName.parse(file_name[1:-4] if unfinished else file_name)
     if name is None or locks.is_held(path):
         return False
-    if unborn:  # it is not locked yet for a moment after it was made
+    if unfinished:  # it is not locked yet for a moment after it was made
         return name.host == host_id() and start_ticks(name.pid) != name.ticks
     return parse(name, disk.read_ends(path, MEMBER_FILE_LIMIT), alive=False) is None
 

@@ -1,32 +1,29 @@
-"""The queue: entries, and what is in flight.
+"""The outbox: batches of event files that wait to be sent, and the batch that is in flight.
 
-    hosts/<host>/queue/00000042.json   {"files": [{"path": ..., "length": ..., "growing": false, ...}, ...]}
-    hosts/<host>/in_flight.json         {"entry": 42, "fenced": true, "job": {...}}   while a push carries entry 42
+    hosts/<host>/outbox/00000042.json   {"number": 42, "files": [{"path": ..., "length": ..., ...}, ...]}
+    hosts/<host>/in_flight.json         {"batch": 42, "fenced": true, "attachments": [...]}    while a push carries it
 
-The queue holds intentions and can always be derived again from what the ledger does not cover; the files of the run
-directory are the truth. So if the disk refuses an entry, the uploader goes on from memory and says so. Attachments are
-not queued: whoever sends them keeps their entries in memory (`attaching.py`).
+A batch is an intention. It can be derived again from the files of the run directory and the ledger, which are the
+truth: if the disk refuses a batch, the uploader goes on from memory. Attachments are not kept here; their batches are
+made one at a time and live in memory, see `uploader/attachment_lane`.
 
 Invariants:
-- An entry refers only to bytes that are durable in event files, which `put` syncs first.
-- An entry is written once. A newer one is durable before an older one is removed; an entry is removed only after the
-  ledger covers it or a newer entry does.
+- A batch refers only to bytes that are durable in event files; `put` syncs them first.
+- A batch is written once. A newer one is durable before an older one is removed. A batch is removed only after the
+  ledger or a newer batch covers it.
 - `in_flight.json` is durable before a push starts and removed after its outcome is known.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import json
 import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from hf_mpwriter.base.errors import DAMAGED
-from hf_mpwriter.base.files import LocalFile, parse_files
+from hf_mpwriter.base import state
+from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.spool.layout import HostSpool
 from hf_mpwriter.system import disk
 
@@ -35,50 +32,64 @@ logger = logging.getLogger("hf_mpwriter")
 
 @dataclass(frozen=True)
 class Batch:
-    """A snapshot in the queue."""
+    """Files that are sent in one commit, as they were at a snapshot.
+
+    Attributes:
+        number: of the batch in the outbox; 0 if it is only in memory.
+        files: event files, or attachments, never both.
+    """
 
     number: int
     files: tuple[LocalFile, ...]
 
     @property
-    def is_attached(self) -> bool:
-        """Whether it carries attachments; then it carries nothing else."""
+    def has_attachments(self) -> bool:
+        """Whether the files are attachments."""
         return bool(self.files) and bool(self.files[0].sha256)
 
 
 @dataclass(frozen=True)
 class InFlightRecord:
-    """What an interrupted push was carrying.
+    """What recovery has to know of a push that was interrupted.
 
     Attributes:
-        entry: its number.
-        fenced: whether all its commits name their parent, so that a late one is refused once the branch has moved.
-        files: what it was carrying.
+        batch: number of the batch that it carried.
+        fenced: whether all its commits name their parent; a late one is refused once the branch has moved.
+        attachments: that it carried; the Hub may have them now.
     """
 
-    entry: int
+    batch: int
     fenced: bool
-    files: tuple[LocalFile, ...] = ()
+    attachments: tuple[LocalFile, ...] = ()
 
 
 class Outbox:
-    """The entries of one uploader, oldest first."""
+    """The outbox of one uploader.
+
+    Args:
+        host: where it is.
+        run_dir: absolute path.
+
+    Attributes:
+        batches: that wait, the oldest first.
+        trouble: why the disk does not hold what `batches` does, "" while it does.
+    """
 
     def __init__(self, host: HostSpool, run_dir: str) -> None:
         self._host = host
         self._run_dir = run_dir
         self._highest = 0
-        self.trouble = ""  # why the queue is not on disk as it is in memory, "" while it is
+        self.trouble = ""
         disk.make_dirs(host.outbox)
         self._sweep()
-        self.entries = self._read_all()
-        self._on_disk = list(self.entries)
+        self.batches = self._read_all()
+        self._on_disk = list(self.batches)
 
     def _path(self, number: int) -> str:
         return os.path.join(self._host.outbox, f"{number:08d}.json")
 
     def _sweep(self) -> None:
-        """Remove the temporaries of a writer that was killed; with the uploader lock, nobody else writes here."""
+        """Remove the temporary files of killed uploaders; the one that holds the uploader lock is alone here."""
         for directory in (self._host.root, self._host.outbox):
             for name in os.listdir(directory):
                 if name.startswith(".") and name.endswith(".tmp"):
@@ -93,98 +104,108 @@ class Outbox:
                 continue
             self._highest = max(self._highest, int(stem))
             try:
-                data = json.loads(disk.read(os.path.join(self._host.outbox, name)) or b"")
-                found.append(Batch(int(stem), parse_files(data["files"])))
-            except (*DAMAGED, OSError) as error:  # derived again from the event files
-                logger.info("entry %s cannot be read and is dropped: %s", name, error)
+                found.append(self._read(int(stem), os.path.join(self._host.outbox, name)))
+            except (state.DamagedError, OSError) as error:  # it is derived again from the event files
+                logger.info("batch %s cannot be read and is dropped: %s", name, error)
                 with contextlib.suppress(OSError):
                     disk.remove(os.path.join(self._host.outbox, name), "outbox.garbage")
         return found
 
+    @staticmethod
+    def _read(number: int, path: str) -> Batch:
+        batch = state.load(Batch, disk.read(path) or b"")
+        if batch.number != number:
+            raise state.DamagedError(f"it has the number {batch.number}")
+        return batch
+
     def put(self, groups: Sequence[Sequence[LocalFile]]) -> None:
-        """Make snapshots durable, then drop the older entries that they supersede.
+        """Make a batch of each group of files; they supersede all older batches.
 
         Raises:
-            OSError: event files cannot be made durable; the queue is as it was.
+            OSError: event files cannot be made durable; the outbox is as it was.
         """
         for group in groups:
             self._make_durable(group)
         self.trouble = ""
-        entries: list[Batch] = []
+        batches: list[Batch] = []
         for group in groups:
             self._highest += 1
-            entries.append(Batch(self._highest, tuple(group)))
-        self.entries = entries
-        for entry in entries:
-            self._write(entry)
-        if not self.trouble:  # else the older ones stay on disk: they are all that a successor would find
-            for old in [other for other in self._on_disk if other not in entries]:
+            batches.append(Batch(self._highest, tuple(group)))
+        self.batches = batches
+        for batch in batches:
+            self._write(batch)
+        if not self.trouble:  # else the older ones stay: they are all that a successor would find
+            for old in [other for other in self._on_disk if other not in batches]:
                 self.remove(old)
 
-    def split(self, entry: Batch) -> None:
-        """Put two halves of an entry in its place, first of all.
+    def split(self, batch: Batch) -> None:
+        """Replace a batch by its two halves; they are sent next.
 
         Raises:
             OSError: as `put`.
         """
-        middle = len(entry.files) // 2
-        rest = [other.files for other in self.entries if other is not entry]
-        self.put([entry.files[:middle], entry.files[middle:], *rest])
+        middle = len(batch.files) // 2
+        rest = [other.files for other in self.batches if other is not batch]
+        self.put([batch.files[:middle], batch.files[middle:], *rest])
 
     def _make_durable(self, group: Sequence[LocalFile]) -> None:
-        """Sync what the entry will refer to.
+        """Sync the bytes that a batch will refer to, and the names of their files.
 
-        After a sync that has failed the next one may succeed without the bytes, which only their writer may write
-        again. They are believed all the same: then the Hub gets what this disk loses, and is never made shorter.
+        After a failed sync the next one may succeed without the bytes, which only their writer could write again. They
+        are taken for durable all the same: the Hub then gets what this disk loses, and never becomes shorter.
         """
         for file in group:
             disk.fsync_path(os.path.join(self._run_dir, file.path), "outbox.data")
         for directory in {os.path.dirname(file.path) for file in group}:
             disk.fsync_dir(os.path.join(self._run_dir, directory), "outbox.data")
 
-    def _write(self, entry: Batch) -> None:
-        data = json.dumps({"files": [dataclasses.asdict(file) for file in entry.files]}).encode()
-        self._on_disk.append(entry)  # even if it fails: the name may be there, only not durable
+    def _write(self, batch: Batch) -> None:
+        self._on_disk.append(batch)  # even if it fails: the name may be there, only not durable
         try:
-            disk.replace(self._path(entry.number), data, "outbox.put")
+            disk.replace(self._path(batch.number), state.dump(batch), "outbox.put")
         except OSError as error:
-            self.trouble = f"the queue is only in memory: {error}"
+            self.trouble = f"the outbox is only in memory: {error}"
 
-    def remove(self, entry: Batch) -> None:
-        """Drop an entry that the ledger or a newer entry covers."""
-        self.entries = [other for other in self.entries if other is not entry]
-        if entry not in self._on_disk:
+    def remove(self, batch: Batch) -> None:
+        """Drop a batch that the ledger or a newer batch covers."""
+        self.batches = [other for other in self.batches if other is not batch]
+        if batch not in self._on_disk:
             return
         try:
-            disk.remove(self._path(entry.number), "outbox.drop")
-            self._on_disk.remove(entry)
-        except OSError as error:  # dropped at the next start, when the ledger is seen to cover it
-            self.trouble = f"entry {entry.number} cannot be removed: {error}"
+            disk.remove(self._path(batch.number), "outbox.drop")
+            self._on_disk.remove(batch)
+        except OSError as error:  # the next start drops it, when it sees that the ledger covers it
+            self.trouble = f"batch {batch.number} cannot be removed: {error}"
 
-    def mark_in_flight(self, entry: Batch, job: dict[str, Any], *, fenced: bool) -> str:
-        """Record durably that a push of this entry starts; returns the path that the push reads its job from.
+    def mark_in_flight(self, batch: Batch, *, fenced: bool) -> None:
+        """Record durably that a push of a batch starts.
+
+        Args:
+            batch: that the push carries.
+            fenced: see `InFlightRecord`.
 
         Raises:
             OSError: the disk refuses; without this record no push may start.
         """
-        data = json.dumps({"entry": entry.number, "fenced": fenced, "job": job}).encode()
-        disk.replace(self._host.in_flight, data, "outbox.in_flight")
-        return self._host.in_flight
+        record = InFlightRecord(batch.number, fenced, batch.files if batch.has_attachments else ())
+        disk.replace(self._host.in_flight, state.dump(record), "outbox.in_flight")
 
     def clear_in_flight(self) -> None:
-        """The outcome of the push is known."""
+        """Remove the record: the outcome of the push is known.
+
+        Raises:
+            OSError: the disk refuses.
+        """
         disk.remove(self._host.in_flight, "outbox.cleared")
 
 
 def interrupted(host: HostSpool) -> InFlightRecord | None:
-    """What a push of a host was carrying; a record that cannot be read counts as the worst case."""
+    """What a push of a host was carrying, None if none was interrupted.
+
+    A record that cannot be read counts as the worst case: a push that was not fenced.
+    """
     try:
         data = disk.read(host.in_flight)
-        if data is None:
-            return None
-        record = json.loads(data)
-        return InFlightRecord(
-            int(record["entry"]), record["fenced"] is True, parse_files(record["job"].get("files", ()))
-        )
-    except (*DAMAGED, OSError):
+        return None if data is None else state.load(InFlightRecord, data)
+    except (state.DamagedError, OSError):
         return InFlightRecord(0, fenced=False)

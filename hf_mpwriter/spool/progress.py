@@ -6,13 +6,12 @@ Used by whoever waits: the end of a process, `scheduler.trigger()`, `hf-mpwriter
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from hf_mpwriter.base.errors import DAMAGED, SettingsError, SpoolFormatError
+from hf_mpwriter.base.errors import SpoolFormatError
 from hf_mpwriter.base.names import is_attachment
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Refused
@@ -21,7 +20,7 @@ from hf_mpwriter.snapshot.event_files import writer_of
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger, load
 from hf_mpwriter.spool.status import UploaderStatus
-from hf_mpwriter.system import disk, locks
+from hf_mpwriter.system import locks
 from hf_mpwriter.system.process import host_id
 
 POLL = 0.05  # seconds between two looks at the ledger while waiting
@@ -49,7 +48,7 @@ class Progress:
     def _destination(self) -> Destination | None:
         try:
             return self._spool.destination()
-        except (SpoolFormatError, SettingsError, OSError):
+        except (SpoolFormatError, OSError):
             return None
 
     def changes(self, paths: Iterable[str]) -> dict[str, int]:
@@ -125,12 +124,8 @@ class Progress:
         return book is not None and book.checked > since and len(self.refused(missing)) == len(missing)
 
     def uploader(self) -> UploaderStatus:
-        """The latest report of this host's uploader."""
-        try:
-            data = json.loads(disk.read(self._spool.host(host_id()).status) or b"{}")
-            return UploaderStatus.from_json(data)
-        except (*DAMAGED, OSError):
-            return UploaderStatus()
+        """The latest status of this host's uploader."""
+        return UploaderStatus.read(self._spool.host(host_id()))
 
     def uploader_is_alive(self) -> bool:
         """Whether an uploader lives."""

@@ -1,127 +1,60 @@
-"""The bulletin: what an uploader tells the world about itself, in its log and in `status.json`.
+"""The status of an uploader: what it publishes about itself, and what others read of it.
 
     hosts/<host>/status.json
-    {"process": {...}, "started_at": ..., "token_issued_at": ..., "beat": ..., "phase": "idle", "repo_id": "me/run", "waiting": 0,
-     "push": null, "commits": 3, "blocked_until": 0.0, "notices": ["..."],
-     "error": {"kind": "Retry", "reason": "...", "hint": "", "since": ..., "at": ..., "attempts": 2}}
+    {"process": {...}, "started_at": 1795236610.0, "token_issued_at": ..., "beat": ..., "phase": "idle",
+     "waiting": 0, "push": 0, "commits": 3, "blocked_until": 0.0, "notices": ["..."],
+     "kind": "Retry", "reason": "...", "hint": "", "failures": 2, "failed_at": ...}       "" and 0 without a failure
 
-It is a report only, which `progress.Report` reads, and may be older after a power cut. All that is decided by it is
-who may start the next uploader how soon, see `election.py`.
-One line in the log when an outage begins, and one when it is over.
+Invariants:
+- It is for display. It is not made durable, so it may be older after a power cut, or damaged; then it counts as empty.
+  One decision rests on it: who may start the next uploader, and how soon, see `worker/election`.
+- The log gets one line when an outage begins, and one when it is over.
+- No secret stands in it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Self
 
+from hf_mpwriter.base import state
 from hf_mpwriter.base.verdicts import Quarantine, Refused, Verdict
 from hf_mpwriter.spool.layout import HostSpool
-from hf_mpwriter.system import disk, redaction
+from hf_mpwriter.system import disk
 from hf_mpwriter.system.daemon import rotate_log
 from hf_mpwriter.system.process import Process, boot_id
+from hf_mpwriter.system.redaction import redact_known
 
 logger = logging.getLogger("hf_mpwriter")
 
 BEAT_EVERY = 10.0  # seconds between two heartbeats, if nothing changes
-NOTICES = 5  # the last ones are kept
-
-
-class StatusFile:
-    """What one uploader has to tell.
-
-    Args:
-        host: where to publish it.
-        process: the uploader.
-        clock: monotonic seconds.
-        token_issued_at: unix time of the worker that brought the token.
-    """
-
-    def __init__(self, host: HostSpool, process: Process, clock: Callable[[], float], token_issued_at: float) -> None:
-        self._host, self._process, self._clock = host, process, clock
-        self.token_issued_at, self._started_at = token_issued_at, time.time()
-        self._error: dict[str, Any] = {}
-        self._notices: list[str] = []
-        self._published: dict[str, Any] = {}
-        self._beat_at = 0.0
-
-    @property
-    def trouble(self) -> str:
-        """The kind of the verdict that an outage goes on with, "" if there is none."""
-        return str(self._error.get("kind", ""))
-
-    def notice(self, notices: Iterable[str]) -> None:
-        """Tell what a push found out, each thing once."""
-        for text in map(redaction.redact_known, notices):
-            if text not in self._notices:
-                logger.info(text)
-                self._notices = [*self._notices, text][-NOTICES:]
-
-    def complain(self, verdict: Verdict, attempts: int) -> None:
-        """Tell that a push has failed."""
-        reason, hint = getattr(verdict, "reason", ""), getattr(verdict, "hint", "")
-        if isinstance(verdict, Quarantine):
-            reason = "; ".join(f"{path}: {why}" for path, why in verdict.paths.items())
-        reason, hint = redaction.redact_known(reason), redaction.redact_known(hint)
-        kind = type(verdict).__name__
-        if self.trouble != kind:
-            logger.info("%s", f"{kind}: {reason} {hint}".strip())
-        now = time.time()
-        since = self._error.get("since", now)
-        self._error = {"kind": kind, "reason": reason, "hint": hint, "since": since, "at": now, "attempts": attempts}
-
-    def recover(self) -> None:
-        """Tell that it goes on."""
-        if self._error:
-            logger.info("the outage is over")
-            self._error = {}
-
-    def publish(self, **state: Any) -> None:
-        """Write status.json if something has changed or the heartbeat is due."""
-        told = {
-            "process": dataclasses.asdict(self._process),
-            "started_at": self._started_at,
-            "token_issued_at": self.token_issued_at,
-        }
-        bulletin = {**told, "error": self._error, "notices": self._notices, **state}
-        if bulletin == self._published and self._clock() - self._beat_at < BEAT_EVERY:
-            return
-        self._published, self._beat_at = bulletin, self._clock()
-        try:
-            data = json.dumps({**bulletin, "beat": time.time()}).encode()
-            disk.replace(self._host.status, data, "status.publish", durable=False)
-            rotate_log(self._host.log)
-        except OSError as error:
-            logger.info("cannot report: %s", error)
-
-
-SILENCE = 60.0  # seconds; an uploader at work reports every ten
+SILENCE = 60.0  # seconds without a heartbeat, after which an uploader that lives counts as stuck
+NOTICES = 5  # notices that are kept, the newest ones
 
 
 @dataclass(frozen=True)
 class UploaderStatus:
-    """What an uploader says of itself.
+    """What an uploader publishes about itself.
 
     Attributes:
-        phase: idle, pushing, waiting or left.
-        beat: unix time of the report.
-        started_at: unix time when the uploader began.
-        token_issued_at: unix time of the worker that brought its token.
+        phase: idle, pushing, waiting or left; "" if no uploader was here.
+        beat: unix time of the last heartbeat.
+        started_at: unix time when the uploader started.
+        token_issued_at: unix time when the worker that brought its token joined.
         process: the uploader, None if there was none.
         push: process id of the push that runs, 0 if none does.
         waiting: batches that wait.
         commits: made by this uploader.
         kind: of the verdict on the last push, "" if it did not fail.
-        reason: why it failed, likewise.
-        hint: what helps.
+        reason: why it failed, "" if it did not.
+        hint: what helps, "" if nothing is known.
         failures: in a row.
-        failed_at: unix time of the last one.
-        blocked_until: monotonic seconds; the Hub asked not to be asked before.
+        failed_at: unix time of the last failure.
+        blocked_until: monotonic seconds; the Hub asked for no request before.
         notices: what the user should know.
     """
 
@@ -139,7 +72,18 @@ class UploaderStatus:
     failures: int = 0
     failed_at: float = 0.0
     blocked_until: float = 0.0
-    notices: tuple[str, ...] = field(default=())
+    notices: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, host: HostSpool) -> Self:
+        """The status of the last uploader of a host; an empty one if there is none, or if it cannot be read."""
+        try:
+            status = state.load(cls, disk.read(host.status) or b"")
+        except (state.DamagedError, OSError):
+            return cls()
+        if status.process is None or status.process.boot != boot_id():  # its monotonic clock has stopped
+            return dataclasses.replace(status, blocked_until=0.0)
+        return status
 
     @property
     def pid(self) -> int:
@@ -153,38 +97,97 @@ class UploaderStatus:
 
     @property
     def left_to_younger_than(self) -> float:
-        """Unix time; workers token_issued_at later may have a better token than the refused one that the uploader had."""
+        """Unix time; the uploader left because its token was refused, to workers that join later. 0 if it did not."""
         return self.token_issued_at if self.is_over and self.kind == Refused.__name__ else 0.0
 
     def stillness(self, now: float) -> str:
-        """What keeps an uploader that lives from its work, "" if nothing is known; `now` is the unix time."""
+        """What keeps a living uploader from its work, "" if nothing is known.
+
+        Args:
+            now: unix time.
+        """
         if not self.is_over and self.process and self.process.is_stopped():
             return f"process {self.pid} is stopped; to let it go on: kill -CONT {self.pid}"
         if self.beat and now - self.beat > SILENCE:
             return f"process {self.pid} has said nothing for {now - self.beat:.0f} s"
         return ""
 
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> UploaderStatus:
-        """From status.json."""
-        if not data:
-            return cls()
-        error, process = data["error"], Process(**data["process"])
-        same_boot = process.boot == boot_id()  # else its monotonic times mean nothing
-        return cls(
-            phase=str(data["phase"]),
-            beat=float(data["beat"]),
-            started_at=float(data["started_at"]),
-            token_issued_at=float(data["token_issued_at"]),
-            process=process,
-            push=int(data["push"] or 0),
-            waiting=int(data["waiting"]),
-            commits=int(data["commits"]),
-            kind=str(error.get("kind", "")),
-            reason=str(error.get("reason", "")),
-            hint=str(error.get("hint", "")),
-            failures=int(error.get("attempts", 0)),
-            failed_at=float(error.get("at", 0.0)),
-            blocked_until=float(data["blocked_until"]) if same_boot else 0.0,
-            notices=tuple(map(str, data["notices"])),
-        )
+
+class StatusFile:
+    """The status file of a running uploader.
+
+    Args:
+        host: where to publish it.
+        process: the uploader.
+        clock: monotonic seconds.
+        token_issued_at: unix time when the worker that brought the token joined.
+        wall_clock: unix time.
+    """
+
+    def __init__(
+        self,
+        host: HostSpool,
+        process: Process,
+        clock: Callable[[], float],
+        token_issued_at: float,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._host, self._clock, self._wall_clock = host, clock, wall_clock
+        self._status = UploaderStatus(process=process, started_at=wall_clock(), token_issued_at=token_issued_at)
+        self._published: UploaderStatus | None = None
+        self._beat_at = 0.0
+
+    @property
+    def token_issued_at(self) -> float:
+        """Unix time when the worker that brought the token joined."""
+        return self._status.token_issued_at
+
+    @property
+    def failure(self) -> str:
+        """The kind of the verdict that an outage goes on with, "" if there is no outage."""
+        return self._status.kind
+
+    def notify(self, notices: Iterable[str]) -> None:
+        """Log and publish what a push has found out, each notice once."""
+        for text in map(redact_known, notices):
+            if text not in self._status.notices:
+                logger.info("%s", text)
+                self._change(notices=(*self._status.notices, text)[-NOTICES:])
+
+    def failed(self, verdict: Verdict, attempts: int) -> None:
+        """A push has failed.
+
+        Args:
+            verdict: on it.
+            attempts: failures in a row, this one included.
+        """
+        kind, hint = type(verdict).__name__, redact_known(getattr(verdict, "hint", ""))
+        if isinstance(verdict, Quarantine):
+            reason = redact_known("; ".join(f"{path}: {why}" for path, why in verdict.paths.items()))
+        else:
+            reason = redact_known(getattr(verdict, "reason", ""))
+        if self.failure != kind:
+            logger.info("%s", f"{kind}: {reason} {hint}".strip())
+        self._change(kind=kind, reason=reason, hint=hint, failures=attempts, failed_at=self._wall_clock())
+
+    def recovered(self) -> None:
+        """A push has succeeded."""
+        if self.failure:
+            logger.info("the outage is over")
+            self._change(kind="", reason="", hint="", failures=0, failed_at=0.0)
+
+    def publish(self, *, phase: str, waiting: int, push: int | None, commits: int, blocked_until: float) -> None:
+        """Write the file if something has changed, or if the heartbeat is due; see `UploaderStatus`."""
+        self._change(phase=phase, waiting=waiting, push=push or 0, commits=commits, blocked_until=blocked_until)
+        if self._status == self._published and self._clock() - self._beat_at < BEAT_EVERY:
+            return
+        self._published, self._beat_at = self._status, self._clock()
+        data = state.dump(dataclasses.replace(self._status, beat=self._wall_clock()))
+        try:
+            disk.replace(self._host.status, data, "status.publish", durable=False)
+            rotate_log(self._host.log)
+        except OSError as error:
+            logger.info("the status cannot be published: %s", error)
+
+    def _change(self, **fields: object) -> None:
+        self._status = dataclasses.replace(self._status, **fields)  # type: ignore[arg-type]

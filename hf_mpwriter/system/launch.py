@@ -1,7 +1,7 @@
 """The commands that start an uploader and a push, and the way to find such a process again.
 
     worker    --posix_spawn-->  python -P -c UPLOADER_BOOT <run directory> <token issued at> <import path>
-    uploader  --Popen------->   python -P -c PUSH_BOOT     <in_flight.json> <pid of the uploader> <import path>
+    uploader  --Popen------->   python -P -c PUSH_BOOT     <run directory> <pid of the uploader> <import path>
 
 Both commands are imports in a string, which no linter sees: they are the only arrows that point upwards, and they
 stand here alone. Each child gets the import path of its parent, because it starts in another directory.
@@ -28,7 +28,7 @@ UPLOADER_BOOT = (
 PUSH_BOOT = (
     "import gc,json,sys;gc.disable();"  # until `main` has imported the client
     "sys.path[:]=json.loads(sys.argv[3]);"
-    "from hf_mpwriter.push import process as push;push.main(sys.argv[1],int(sys.argv[2]));push.end()"
+    "from hf_mpwriter.push import process as push;push.main(int(sys.argv[2]));push.end()"
 )
 _MARKS = {"uploader": "uploader.main", "push": "push.main"}  # words that the boot string of each kind contains
 
@@ -66,13 +66,13 @@ def start_uploader(run_dir: str, lock: int, log: str, env: Mapping[str, str], to
     )
 
 
-def push_command(in_flight: str) -> list[str]:
-    """The command line of a push that this process starts.
+def push_command(run_dir: str) -> list[str]:
+    """The command line of a push that this process starts; it reads its job from the standard input.
 
     Args:
-        in_flight: path of the record that holds the job.
+        run_dir: absolute path.
     """
-    return [sys.executable, "-P", "-c", PUSH_BOOT, in_flight, str(os.getpid()), json.dumps(import_path())]
+    return [sys.executable, "-P", "-c", PUSH_BOOT, run_dir, str(os.getpid()), json.dumps(import_path())]
 
 
 def is_command_of(kind: str, arguments: Sequence[str], run_dir: str) -> bool:
@@ -83,5 +83,4 @@ def is_command_of(kind: str, arguments: Sequence[str], run_dir: str) -> bool:
         arguments: of the process.
         run_dir: absolute path.
     """
-    belongs = any(argument == run_dir or argument.startswith(f"{run_dir}/") for argument in arguments)
-    return belongs and any(_MARKS[kind] in argument for argument in arguments)
+    return run_dir in arguments and any(_MARKS[kind] in argument for argument in arguments)

@@ -17,8 +17,7 @@ import re
 import socket
 import sys
 import time
-from dataclasses import astuple, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 
@@ -81,16 +80,6 @@ class Process:
     namespace: int
     pid: int
     ticks: int
-
-    @classmethod
-    def from_json(cls, data: Any) -> Process:
-        """Check and read; raises TypeError for what is not one."""
-        process = cls(**data)
-        if not all(
-            isinstance(value, type(zero)) for value, zero in zip(astuple(process), ("", "", 0, 0, 0), strict=True)
-        ):
-            raise TypeError(f"not a process: {data!r}")
-        return process
 
     @classmethod
     def current(cls) -> Process:

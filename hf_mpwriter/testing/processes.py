@@ -31,7 +31,7 @@ def push(run_dir: str) -> int:
 
 def workers(run_dir: str) -> list[int]:
     """Pids of the processes that log, those of other hosts and containers excepted."""
-    names = [member.name for member in Members(Spool(run_dir)).members() if member.alive]
+    names = [member.name for member in Members(Spool(run_dir)).all() if member.alive]
     return [name.pid for name in names if name.host == host_id() and name.ticks == start_ticks(name.pid)]
 
 

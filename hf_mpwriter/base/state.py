@@ -1,0 +1,133 @@
+"""State on disk and between processes: frozen dataclasses as JSON, loaded with their types.
+
+    dataclass        {"field": value, ...}    exactly its fields, none missing, none unknown
+    str, int, bool   as in JSON; a bool is no int
+    float            a finite number; an int is taken
+    X | None         null, or X
+    tuple[X, ...]    [X, ...]; list[X] and frozenset[X] as well
+    dict[str, X]     {"key": X, ...}
+
+A dataclass checks its values in `__post_init__`, by raising ValueError.
+
+Invariants:
+- What `dump` has written is what `load` returns, equal and of the same types.
+- Damage of any kind is one exception, `DamagedError`. A power cut, a full disk or an editor can leave anything in the
+  place of a file, so every caller of `load` expects it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+import types
+import typing
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+Convert = Callable[[Any], Any]
+
+
+class DamagedError(ValueError):
+    """What was read is not what `dump` has written."""
+
+
+def dump(obj: object) -> bytes:
+    """A dataclass as JSON, in one line.
+
+    Raises:
+        ValueError: a float is not finite.
+    """
+    return json.dumps(obj, default=_encode, allow_nan=False).encode()
+
+
+def _encode(obj: object) -> object:
+    """What `json` does not know."""
+    if isinstance(obj, frozenset):
+        return sorted(obj)
+    if dataclasses.is_dataclass(obj):
+        kind: Any = type(obj)
+        return {name: getattr(obj, name) for name in _fields(kind)}
+    raise TypeError(f"{type(obj).__name__} is no state")
+
+
+def load(cls: type[T], data: bytes) -> T:
+    """The dataclass that `dump` has written.
+
+    Args:
+        cls: of the dataclass.
+        data: JSON.
+
+    Raises:
+        DamagedError: anything else.
+    """
+    try:
+        kind: Any = cls
+        loaded: T = _converter(kind)(json.loads(data))
+    except (ValueError, OverflowError, RecursionError) as error:
+        raise DamagedError(f"{cls.__name__}: {error}") from error
+    return loaded
+
+
+@functools.cache
+def _fields(cls: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(cls))
+
+
+@functools.cache
+def _converter(kind: Any) -> Convert:
+    """What turns a value of JSON into this type, or raises ValueError."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        return _to_dataclass(kind)
+    if origin in (types.UnionType, typing.Union):
+        return _to_optional(arguments)
+    if origin is dict and arguments[0] is str:
+        return _to_dict(_converter(arguments[1]))
+    if origin in (list, frozenset) or (origin is tuple and arguments[1:] == (...,)):
+        return _to_items(origin, _converter(arguments[0]))
+    if kind is float:
+        return _to_float
+    if kind in (str, int, bool):
+        return functools.partial(_exactly, kind)
+    raise TypeError(f"state of type {kind} cannot be loaded")
+
+
+def _exactly(kind: type, value: Any) -> Any:
+    if type(value) is not kind:
+        raise ValueError(f"{value!r:.80} is no {kind.__name__}")
+    return value
+
+
+def _to_float(value: Any) -> float:
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise ValueError(f"{value!r:.80} is no finite number")
+    return float(value)
+
+
+def _to_optional(arguments: tuple[Any, ...]) -> Convert:
+    (kind,) = (argument for argument in arguments if argument is not types.NoneType)
+    convert = _converter(kind)
+    return lambda value: None if value is None else convert(value)
+
+
+def _to_items(make: Callable[[Any], Any], convert: Convert) -> Convert:
+    return lambda value: make(convert(item) for item in _exactly(list, value))
+
+
+def _to_dict(convert: Convert) -> Convert:
+    return lambda value: {key: convert(item) for key, item in _exactly(dict, value).items()}
+
+
+def _to_dataclass(cls: Any) -> Convert:
+    hints = typing.get_type_hints(cls)
+    converters = {name: _converter(hints[name]) for name in _fields(cls)}
+
+    def convert(value: Any) -> Any:
+        if _exactly(dict, value).keys() != converters.keys():
+            raise ValueError(f"{cls.__name__} has other fields than {', '.join(value) or 'none'}"[:200])
+        return cls(**{name: converter(value[name]) for name, converter in converters.items()})
+
+    return convert
