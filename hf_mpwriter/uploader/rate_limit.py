@@ -1,47 +1,44 @@
-"""The budget: how many commits a repository gets, whoever makes them on this host.
+"""The rate limit: how many commits a repository gets from all uploaders of a user on this host.
 
-    <cache>/hf_mpwriter/budget/lock                  held while a bucket is read and written
-    <cache>/hf_mpwriter/budget/<24 hex>.json         {"tokens": 17.25, "at": 1795236610.0}   one per repository
+    <cache>/hf_mpwriter/rate_limit/lock              held while a bucket is read and written
+    <cache>/hf_mpwriter/rate_limit/<24 hex>.json     {"tokens": 17.25, "at": 1795236610.0}   one for each repository
 
 The Hub allows a repository some commits per hour (128 were seen) and refuses all others, those of people included. So
-all uploaders of a user on this host take a token from one bucket before each commit. `<cache>` is the user's cache
-folder, or the spool where that cannot be written; then each run directory has a budget of its own.
+every uploader takes a token from one bucket before each commit. `<cache>` is the user's cache folder, or the spool
+where that cannot be written; then each run directory has a limit of its own.
 
 Invariants:
 - In no hour are there more commits than the limit: a full bucket and an hour's refill are the limit together.
-- The last tokens are for those who cannot wait: what somebody asked for, and the last events of a run.
-- Nobody waits for the lock, and whoever is stopped while it holds it stops nobody for long: a run directory goes on
-  with a budget of its own. What is wrong with a bucket (garbage, a clock that was set back) costs no more than a full
-  bucket.
+- The last tokens are for urgent commits: those that a request waits for, and the last records of a run.
+- No uploader waits for the lock. One that is stopped while it holds the lock stops no other for long: a run directory
+  goes on with a limit of its own. Garbage in a bucket, or a clock that was set back, costs no more than a full bucket.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
-import math
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
-from hf_mpwriter.base.errors import DAMAGED
+from hf_mpwriter.base import state
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.system import disk, locks
 
 LARGEST_BURST = 20.0  # commits that a rested repository may get at once
-RESERVE = 0.25  # of the burst, for those who cannot wait
-BUSY_WAIT = 0.2  # seconds, when another uploader looks at its bucket
-BUSY_LIMIT = 10.0  # seconds, until that one must be stopped
+RESERVE = 0.25  # of the burst, for urgent commits
+BUSY_WAIT = 0.2  # seconds, while another uploader holds the lock
+BUSY_LIMIT = 10.0  # seconds, after which that one counts as stopped
 USED_UP = "the commits that this repository gets per hour are used up (HF_MPWRITER_COMMITS_PER_HOUR): they come slower"
 HOUR = 3600.0
-ROUNDING = 1e-6  # tokens; whoever has waited as long as was said finds one
+ROUNDING = 1e-6  # tokens; after the wait that was named there is one
 
 
 @dataclass(frozen=True)
 class Bucket:
-    """Tokens, at a time.
+    """Tokens at a time.
 
     Attributes:
         tokens: commits that may start.
@@ -85,7 +82,7 @@ class Rule:
         return Bucket(tokens, now), (needed - tokens) / self.rate
 
     def give_back(self, bucket: Bucket) -> Bucket:
-        """A token was taken, and no commit was made."""
+        """The bucket after a token that led to no commit came back."""
         return Bucket(min(self.burst, bucket.tokens + 1.0), bucket.at)
 
 
@@ -95,7 +92,7 @@ class RateLimit:
     Args:
         destination: whose repository.
         limit: commits per hour.
-        folders: where buckets may be, the first one that can be written is taken.
+        folders: where buckets may be; the first one that can be written is taken.
         clock: unix time; several processes share a bucket.
     """
 
@@ -109,15 +106,15 @@ class RateLimit:
         self._busy_since: float | None = None
 
     def take(self, *, urgent: bool) -> float:
-        """Take a token; seconds until it is worth to try again if there is none, 0 if one was taken."""
+        """Take a token; 0 if there was one, else the seconds until another try is worth it."""
         return self._update(lambda bucket, now: self._rule.spend(bucket, now, urgent=urgent))
 
     def give_back(self) -> None:
-        """No commit was made."""
+        """Give a token back: no commit was made."""
         self._update(lambda bucket, _: (self._rule.give_back(bucket), 0.0))
 
     def _update(self, change: Callable[[Bucket, float], tuple[Bucket, float]]) -> float:
-        """Change the bucket; without any place for it the budget is not kept, which the Hub will tell."""
+        """Change the bucket. Without any place for it there is no limit but the Hub's own."""
         while self._folders:
             try:
                 return self._update_in(self._folders[0], change)
@@ -134,7 +131,7 @@ class RateLimit:
         try:
             now, path = self._clock(), os.path.join(folder, self._name)
             bucket, wait = change(self._read(path, now), now)
-            disk.replace(path, json.dumps(asdict(bucket)).encode(), "budget", durable=False)
+            disk.replace(path, state.dump(bucket), "rate_limit", durable=False)
             self._forget_rested(folder, now)
             return wait
         finally:
@@ -143,22 +140,21 @@ class RateLimit:
     def _wait_for_lock(self, now: float) -> float:
         self._busy_since = now if self._busy_since is None else self._busy_since
         if now - self._busy_since > BUSY_LIMIT:
-            raise OSError("whoever holds the lock is stopped")
+            raise OSError("the process that holds the lock is stopped")
         return BUSY_WAIT
 
     def _read(self, path: str, now: float) -> Bucket:
         try:
-            data = json.loads(disk.read(path) or b"")
-            tokens, at = float(data["tokens"]), float(data["at"])
-        except DAMAGED:
+            bucket = state.load(Bucket, disk.read(path) or b"")
+        except state.DamagedError:
             return Bucket(self._rule.burst, now)
-        return Bucket(tokens if math.isfinite(tokens) else 0.0, min(now, at))
+        return Bucket(bucket.tokens, min(now, bucket.at))
 
     @staticmethod
     def _forget_rested(folder: str, now: float) -> None:
-        """A bucket that nobody has touched for an hour is full, which is what no bucket is, too.
+        """Remove buckets that were not touched for an hour: they are full, as a missing one is.
 
-        A temporary file is that of a process that was killed: who has the lock is alone.
+        A temporary file is that of a killed process: the holder of the lock is alone.
         """
         for entry in os.scandir(folder):
             with contextlib.suppress(OSError):
@@ -170,4 +166,4 @@ class RateLimit:
 def folders(environ: Mapping[str, str], spool: str) -> list[str]:
     """Where buckets may be: the user's cache folder, else the spool."""
     cache = environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return [os.path.join(cache, "hf_mpwriter", "budget"), os.path.join(spool, "budget")]
+    return [os.path.join(cache, "hf_mpwriter", "rate_limit"), os.path.join(spool, "rate_limit")]

@@ -49,7 +49,6 @@ def cut_runs(root: Path, kind: str, cuts: int, seed: int, done: Counter[str]) ->
     """Cut the power under runs of the whole system; yield findings."""
     with LocalHub(root / "hub") as hub:
         os.environ["HF_ENDPOINT"] = hub.endpoint
-        from hf_mpwriter.push.client import Hub
 
         for first in range(0, cuts, CUTS):
             place = root / f"{kind}{first}"

@@ -20,7 +20,7 @@ from support import failing
 from hf_mpwriter.base.verdicts import Sent
 from hf_mpwriter.spool import outbox
 from hf_mpwriter.system import disk
-from hf_mpwriter.uploader import loop
+from hf_mpwriter.uploader import in_flight, loop
 
 FIND = hypothesis.settings(QUICK, max_examples=200, phases=[hypothesis.Phase.generate], report_multiple_bugs=False)
 

@@ -27,8 +27,8 @@ class Host:
     def __init__(self, folder: Path) -> None:
         self.folders, self.now = [str(folder / "cache"), str(folder / "spool")], 1_000_000.0
 
-    def budget(self, limit: float = 100.0, destination: Destination = HERE) -> RateLimit:
-        """The budget as one uploader sees it."""
+    def limit(self, limit: float = 100.0, destination: Destination = HERE) -> RateLimit:
+        """The limit as one uploader sees it."""
         return RateLimit(destination, limit, list(self.folders), lambda: self.now)
 
 
@@ -67,7 +67,7 @@ def test_of_a_hasty_uploader_commits_come_at_the_limit_and_no_slower():
 
 def test_the_last_tokens_are_for_those_who_cannot_wait(host):
     """Periodic commits stop a quarter of the burst before the end; a request still goes."""
-    one = host.budget()
+    one = host.limit()
     periodic = sum(1 for _ in itertools.takewhile(lambda _: not one.take(urgent=False), range(1000)))
     urgent = sum(1 for _ in itertools.takewhile(lambda _: not one.take(urgent=True), range(1000)))
     assert (periodic, urgent) == (15, 5)
@@ -79,18 +79,18 @@ def test_the_last_tokens_are_for_those_who_cannot_wait(host):
 
 def test_all_runs_that_go_to_one_repository_share_it_and_others_do_not(host):
     """Another folder or branch of the repository is the same repository; another endpoint or type is not."""
-    one = host.budget()
-    other_folder = host.budget(destination=Destination("https://hub", "me/run", revision="b", path_in_repo="x"))
+    one = host.limit()
+    other_folder = host.limit(destination=Destination("https://hub", "me/run", revision="b", path_in_repo="x"))
     while not one.take(urgent=True):
         pass
     assert other_folder.take(urgent=True)
     for elsewhere in (Destination("https://hub", "me/run", "dataset"), Destination("http://hub", "me/run")):
-        assert not host.budget(destination=elsewhere).take(urgent=True)
+        assert not host.limit(destination=elsewhere).take(urgent=True)
 
 
 def test_what_led_to_no_commit_is_given_back(host):
     """A failure costs nothing, and a bucket is never more than full."""
-    one = host.budget()
+    one = host.limit()
     for _ in range(1000):
         assert not one.take(urgent=False)
         one.give_back()
@@ -103,7 +103,7 @@ def test_what_led_to_no_commit_is_given_back(host):
 )
 def test_garbage_in_a_bucket_stops_nobody_for_long(host, garbage):
     """Nor does it allow more than a full bucket."""
-    one = host.budget()
+    one = host.limit()
     one.take(urgent=True)
     (bucket,) = Path(host.folders[0]).glob("*.json")
     bucket.write_bytes(garbage)
@@ -115,7 +115,7 @@ def test_garbage_in_a_bucket_stops_nobody_for_long(host, garbage):
 
 def test_a_clock_that_is_set_back_stops_nobody(host):
     """The bucket was written in what is now the future: time counts from now on."""
-    one = host.budget()
+    one = host.limit()
     while not one.take(urgent=True):
         pass
     host.now -= 100 * HOUR
@@ -128,7 +128,7 @@ def test_a_clock_that_is_set_back_stops_nobody(host):
 def test_without_a_cache_folder_the_spool_has_the_bucket(host, tmp_path):
     """A home that cannot be written is no obstacle, and no place at all neither."""
     (tmp_path / "cache").write_text("a file")
-    one = host.budget()
+    one = host.limit()
     assert not one.take(urgent=True)
     assert list((tmp_path / "spool").glob("*.json"))
     nowhere = RateLimit(HERE, 100.0, ["/dev/null/x"], lambda: host.now)
@@ -137,10 +137,10 @@ def test_without_a_cache_folder_the_spool_has_the_bucket(host, tmp_path):
 
 def test_who_is_stopped_while_it_holds_the_lock_stops_nobody_for_long(host):
     """Others come again at once; in the end each run directory goes on with a budget of its own."""
-    assert not host.budget().take(urgent=True)
+    assert not host.limit().take(urgent=True)
     holder = locks.try_exclusive(os.path.join(host.folders[0], "lock"))
     try:
-        one, began = host.budget(), host.now
+        one, began = host.limit(), host.now
         while wait := one.take(urgent=True):
             assert wait == rate_limit.BUSY_WAIT
             host.now += wait
@@ -152,7 +152,7 @@ def test_who_is_stopped_while_it_holds_the_lock_stops_nobody_for_long(host):
 
 def test_others_at_the_bucket_are_waited_for_without_giving_up(host):
     """Who finds it taken now and then goes on sharing it."""
-    one = host.budget()
+    one = host.limit()
     assert not one.take(urgent=True)
     for _ in range(10):
         holder = locks.try_exclusive(os.path.join(host.folders[0], "lock"))
@@ -166,12 +166,12 @@ def test_others_at_the_bucket_are_waited_for_without_giving_up(host):
 def test_buckets_that_are_full_again_are_forgotten(host):
     """Many repositories over many weeks leave no heap of files."""
     for number in range(20):
-        host.budget(destination=Destination("https://hub", f"me/run{number}")).take(urgent=True)
+        host.limit(destination=Destination("https://hub", f"me/run{number}")).take(urgent=True)
     folder = Path(host.folders[0])
     for bucket in folder.glob("*.json"):
         os.utime(bucket, (host.now, host.now))
     host.now += HOUR + 1
-    host.budget().take(urgent=True)
+    host.limit().take(urgent=True)
     (left,) = folder.glob("*.json")
     assert json.loads(left.read_text())["tokens"] == 19.0
 
@@ -195,5 +195,5 @@ print(taken)
 
 def test_the_folders_are_the_users_cache_and_then_the_spool():
     """As other programs find the cache folder."""
-    assert rate_limit.folders({"XDG_CACHE_HOME": "/c"}, "/s") == ["/c/hf_mpwriter/budget", "/s/budget"]
-    assert rate_limit.folders({}, "/s")[0].endswith("/.cache/hf_mpwriter/budget")
+    assert rate_limit.folders({"XDG_CACHE_HOME": "/c"}, "/s") == ["/c/hf_mpwriter/rate_limit", "/s/rate_limit"]
+    assert rate_limit.folders({}, "/s")[0].endswith("/.cache/hf_mpwriter/rate_limit")
