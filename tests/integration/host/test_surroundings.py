@@ -26,12 +26,12 @@ def test_a_log_that_cannot_be_written_is_no_reason_to_end(hub, run_dir, start):
 
 
 def test_an_uploader_needs_no_proc(hub, run_dir, start):
-    """A container may have none: whatever modesty cannot be had then, it uploads, and it is nice all the same."""
+    """A container may have none: its priority may stay higher then, but it uploads, and it is nice all the same."""
     Spool(str(run_dir)).create()
     log_without_uploader(start, run_dir, 5)
     without = "import psutil; psutil.PROCFS_PATH = '/nowhere'"
     code, _, said = start(TAKES_THE_LOCK.format(without), run_dir).finish()
-    assert (code, "not as modest" in said) == (0, True), said
+    assert (code, "not as low as wanted" in said) == (0, True), said
     assert finished(run_dir)
 
 
