@@ -1,0 +1,240 @@
+"""The code in the documents: Python compiles and runs, commands exist and take what they are given."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import configparser
+import contextlib
+import importlib
+import itertools
+import os
+import re
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+
+import click
+import pytest
+from documents import BLOCKS, COMMANDS, CURLS, DOCS, OURS, PACKAGE, PYTHON, SETTINGS, Block, exists
+from programs import wait_for
+from repository import ROOT
+
+from hf_mpwriter.cli.main import main
+from hf_mpwriter.testing import processes
+
+CONTEXT = """
+from hf_mpwriter import HFSummaryWriter
+writer = HFSummaryWriter("me/run", logdir="runs/exp1")
+writer.add_scalar("loss", 1.0, 1)
+"""  # what a block may take for granted that uses `writer`
+OF_THE_READER = {"train.py"}  # programs that a document does not bring along
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """One local Hub for all blocks."""
+    from hf_mpwriter.localhub import LocalHub
+
+    with LocalHub(tmp_path_factory.mktemp("hub")) as hub:
+        yield hub
+
+
+@pytest.fixture
+def hub(server, monkeypatch):
+    """The local Hub, and HF_ENDPOINT pointing at it."""
+    monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
+    yield server
+    server.clear_faults()
+
+
+# blocks
+
+
+def test_every_block_is_of_a_kind_that_is_checked():
+    """Python is run or compiled, an indented block is commands, a text is a picture."""
+    assert {block.language for block in BLOCKS} == {"python", "shell", "text"}
+    assert len(PYTHON) >= 10
+    assert len(COMMANDS) >= 50
+
+
+def free_names(tree: ast.Module) -> set[str]:
+    """What a block uses and does not bring along."""
+    names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
+    bound = {node.id for node in names if isinstance(node.ctx, ast.Store)}
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            bound |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+    return {node.id for node in names} - bound - set(dir(builtins))
+
+
+def imports(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    """Modules, and the names that are taken from them ("" for the module itself)."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, "") for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from ((str(node.module), alias.name) for alias in node.names)
+
+
+def defined_in(module: str) -> set[str]:
+    """The names at the top of a module of ours, which is not imported: it may need a framework."""
+    tree = ast.parse((PACKAGE.parent / f"{module.replace('.', '/')}.py").read_text())
+    return {node.name for node in tree.body if isinstance(node, (ast.ClassDef, ast.FunctionDef))}
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=str)
+def test_python_compiles_and_what_it_imports_of_ours_is_there(block):
+    """No block with a typing error, and no name that has been renamed."""
+    for module, name in imports(ast.parse(block.text)):
+        if module.startswith("hf_mpwriter.integrations."):
+            assert not name or name in defined_in(module)
+        elif module.startswith("hf_mpwriter"):
+            assert not name or hasattr(importlib.import_module(module), name)
+
+
+def is_self_contained(block: Block) -> bool:
+    """Whether it can be run: it needs no framework, and nothing but a writer is taken for granted."""
+    tree = ast.parse(block.text)
+    allowed = {"hf_mpwriter", "numpy", *sys.stdlib_module_names}
+    modules = {module for module, _ in imports(tree)}
+    light = {module.split(".")[0] for module in modules} <= allowed
+    return light and "hf_mpwriter.integrations" not in " ".join(modules) and free_names(tree) <= {"writer"}
+
+
+@pytest.mark.parametrize("block", [block for block in PYTHON if is_self_contained(block)], ids=str)
+def test_python_that_is_self_contained_runs(hub, tmp_path, monkeypatch, start, block):
+    """As a program of its own; what it logs for the Hub is there at its end."""
+    monkeypatch.chdir(tmp_path)
+    given = CONTEXT if free_names(ast.parse(block.text)) else ""
+    code, _, err = start(given + block.text).finish()
+    assert code == 0, err
+    assert "not on the Hub" not in err
+    for spool in tmp_path.glob("runs/*/.hf_mpwriter"):
+        wait_for(lambda run=str(spool.parent): not processes.left_behind(run), "the uploader leaves")
+
+
+# commands
+
+
+def check_test_command(words: tuple[str, ...]) -> None:
+    """`./scripts/test`: its own option, pytest's, and paths; `-k` matches something there."""
+    paths = [word for word in words if "/" in word]
+    assert all(map(exists, paths))
+    files = [file for path in paths or ["tests"] for file in [ROOT / path, *(ROOT / path).rglob("test_*.py")]]
+    if "-k" in words:
+        wanted = words[words.index("-k") + 1]
+        assert any(
+            re.search(rf"def test_\w*{wanted}", file.read_text()) or wanted in file.stem
+            for file in files
+            if file.is_file()
+        )
+        words = tuple(word for word in words if word not in ("-k", wanted))
+    assert set(words) - set(paths) <= {"--all"}
+
+
+def check_pip(words: tuple[str, ...]) -> None:
+    """`pip install`: of this repository with extras that it has, or of packages that the text names."""
+    extras = configparser.ConfigParser()
+    extras.read(ROOT / "setup.cfg")
+    assert words[0] == "install"
+    for word in words[1:]:
+        match = re.fullmatch(r"\.(?:\[(.*)\])?", word)
+        wanted = set((match[1] or "").split(",")) - {""} if match else set()
+        assert wanted <= set(extras["options.extras_require"])
+        assert match or word in {"-e", "tensorboard", "scikit-learn"}
+
+
+def check_ours(words: tuple[str, ...]) -> None:
+    """`hf-mpwriter`: a command that is there, with options and values that it takes."""
+    if words[0].startswith("--"):
+        assert words[0] in {"--help", "--version"}
+        return
+    with contextlib.suppress(click.exceptions.Exit):  # --help
+        main.commands[words[0]].make_context(words[0], list(words[1:]))
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=str)
+def test_a_command_exists_and_takes_what_it_is_given(command):
+    """Programs, paths, options and the variables before them."""
+    assert all(name in SETTINGS for name in command.variables)
+    program, *rest = command.words
+    words = tuple(rest)
+    if program.startswith("./scripts/"):
+        assert os.access(ROOT / program, os.X_OK)
+        if program == "./scripts/test":
+            check_test_command(words)
+        elif program == "./scripts/demo":
+            check_ours(("demo", *words))
+        else:
+            assert not words
+    elif program == "python":
+        assert words[0] in OF_THE_READER or exists(words[0])
+    elif program == "pip":
+        check_pip(words)
+    elif program == "hf-mpwriter":
+        check_ours(words)
+    elif program == "torchrun":
+        assert words[-1] in OF_THE_READER
+    else:
+        assert command.words in {("hf", "auth", "login"), ("tensorboard", "--logdir", "runs")} or program == "curl"
+
+
+def script_commands() -> dict[str, list[list[str]]]:
+    """What our scripts are given, per script."""
+    found = defaultdict(list)
+    for command in COMMANDS:
+        if command.words[0] == "python" and command.words[1] not in OF_THE_READER:
+            found[command.words[1]].append(list(command.words[2:]))
+    return found
+
+
+def takes(script: str, arguments: list[str]) -> str:
+    """Why a script does not take these arguments, "" if it does.
+
+    Values are looked at before `--help`, which ends the program; unknown options would be found only after it.
+    """
+    done = subprocess.run(
+        [sys.executable, ROOT / script, *arguments, "--help"], capture_output=True, text=True, check=False, timeout=100
+    )
+    known = re.findall(r"--[a-z-]+", done.stdout)
+    unknown = [word for word in arguments if word.startswith("--") and word not in known]
+    return done.stderr or " ".join(unknown)
+
+
+@pytest.mark.parametrize("script", sorted(script_commands()))
+def test_a_script_takes_the_options_that_are_shown(script):
+    """All of them at once, or where they exclude each other one command after the other."""
+    given = script_commands()[script]
+    if script.startswith("scripts/examples/"):  # they need a framework
+        options = {word for words in given for word in words if word.startswith("--")}
+        assert all(f'"{option}"' in (ROOT / script).read_text() for option in options)
+    elif takes(script, [*itertools.chain(*given)]):
+        assert [takes(script, arguments) for arguments in given] == [""] * len(given)
+
+
+def faults() -> list[str]:
+    """The faults that the documents show."""
+    pairs = [pair for command in OURS for pair in itertools.pairwise(command.words)]
+    shown = {fault for option, fault in pairs if option == "--fault"}
+    return sorted(shown | set(re.findall(r'hub\.fault\("(.*?)"\)', DOCS)))
+
+
+@pytest.mark.parametrize("fault", faults())
+def test_a_fault_is_one(hub, fault):
+    """The local Hub takes it."""
+    hub.fault(fault)
+    assert len(hub.faults()) == 1
+
+
+def test_requests_to_the_local_hub_are_answered(tmp_path):
+    """All lines with curl, in their order, at a Hub with tokens."""
+    from hf_mpwriter.localhub import LocalHub
+
+    assert len(CURLS) >= 5
+    with LocalHub(tmp_path, xet=False, token="hf_a") as hub:
+        for command in CURLS:
+            words = [word.replace("http://127.0.0.1:8765", hub.endpoint) for word in command.words]
+            bearer = ["-H", "Authorization: Bearer hf_a"]
+            subprocess.run([*words, *bearer, "--fail", "--silent"], check=True, stdout=subprocess.DEVNULL, timeout=20)

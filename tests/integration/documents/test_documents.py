@@ -1,0 +1,258 @@
+"""The documents: every link, path, command, setting, name and picture in them is right."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import re
+import typing
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+from documents import DESIGN, DOCS, PACKAGE, SETTINGS, TEXTS, exists, rows
+from programs import wait_for
+from repository import ROOT
+
+from hf_mpwriter import HFSummaryWriter, SummaryWriter
+from hf_mpwriter.base import verdicts
+from hf_mpwriter.cli.main import main
+from hf_mpwriter.testing import processes
+
+SOURCES = "\n".join(path.read_text() for path in sorted(PACKAGE.rglob("*.py")))
+README_WORDS = 1200  # a newcomer reads no more
+VARIABLE = re.compile(r"\b(?:HF|HUGGING_?FACE)_[A-Z_]*[A-Z]\b")
+FOLDERS = ("tests/", "scripts/", "./scripts/", "docs/", "hf_mpwriter/", ".ci/")
+
+
+def test_the_readme_has_at_most_so_many_words():
+    """What is longer belongs into docs/."""
+    assert len(TEXTS["README.md"].split()) <= README_WORDS
+
+
+# commands
+
+
+def options() -> list[tuple[str, str]]:
+    """Every option of every command, by its longest name."""
+    return [
+        (name, max(parameter.opts, key=len))
+        for name, command in sorted(main.commands.items())
+        for parameter in command.params
+        if isinstance(parameter, click.Option)
+    ]
+
+
+@pytest.mark.parametrize("name", sorted(main.commands))
+def test_every_command_is_documented(name):
+    """It has help, and docs/ show it."""
+    assert main.commands[name].help
+    assert re.search(rf"(hf-mpwriter|scripts/){' ' * (name != 'demo')}{name}\b|hf-mpwriter {name}\b", DOCS)
+
+
+@pytest.mark.parametrize(("name", "option"), options())
+def test_every_option_is_documented(name, option):
+    """In docs/, on the line of its command or in words."""
+    shown = any(
+        option in line for line in DOCS.splitlines() if f"hf-mpwriter {name} " in line or f"scripts/{name} " in line
+    )
+    assert shown or f"`{option}`" in DOCS
+
+
+def test_every_command_that_is_named_exists():
+    """In all documents, also amid a sentence."""
+    for name in re.findall(r"hf-mpwriter ([a-z]+)", "\n".join(TEXTS.values())):
+        assert name in main.commands
+
+
+def test_the_keys_of_a_status_are_documented(tmp_path):
+    """All of `status --json`."""
+    SummaryWriter(tmp_path).close()
+    shown = CliRunner().invoke(main, ["status", str(tmp_path), "--json"])
+    assert [key for key in json.loads(shown.output) if f"| `{key}` |" not in DOCS] == []
+
+
+# settings
+
+
+def parameters(writer: type) -> dict[str, inspect.Parameter]:
+    """The parameters of a constructor that have a name."""
+    found = inspect.signature(writer).parameters
+    return {name: value for name, value in found.items() if value.kind is not inspect.Parameter.VAR_KEYWORD}
+
+
+def test_every_parameter_of_a_writer_is_documented_with_its_default():
+    """And no other one is. HFSummaryWriter has the same ones."""
+    section = SETTINGS.split("## Constructor")[1].split("\n## ")[0]
+    documented = {row[0]: row[1] for row in rows(section)[1:]}
+    ours = parameters(SummaryWriter)
+    assert documented == {f"`{name}`": f"`{parameter.default!r}`" for name, parameter in ours.items()}
+    for name, parameter in parameters(HFSummaryWriter).items():
+        assert name == "repo_id" or parameter.default == ours[name].default
+
+
+def test_every_parameter_of_an_integration_is_documented_with_its_default():
+    """And no other one is; the frameworks need not be there."""
+    section = SETTINGS.split("## Integrations")[1].split("\n## ")[0]
+    documented, name = {}, ""
+    for row in rows(section)[1:]:
+        name = row[0].strip("`") or name
+        documented[name, row[1].strip("`")] = row[2].strip("`")
+    ours = {}
+    for path in sorted((PACKAGE / "integrations").glob("*.py")):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and node.name.startswith("Hub"):
+                ours |= {(node.name, key): value for key, value in defaults(node)}
+    assert documented == ours
+
+
+def defaults(node: ast.ClassDef) -> Iterator[tuple[str, str]]:
+    """The parameters of the constructor of a class, each with its default, "" if there is none."""
+    (made,) = (item.args for item in node.body if isinstance(item, ast.FunctionDef) and item.name == "__init__")
+    found = [*made.args[1:], *made.kwonlyargs]
+    given = [None] * (len(made.args) - 1 - len(made.defaults)) + [*made.defaults, *made.kw_defaults]
+    for argument, default in zip(found, given, strict=True):
+        yield argument.arg, ast.unparse(default) if default else ""
+
+
+def test_every_variable_is_documented_and_none_is_invented():
+    """What the package names is in the settings; what a document names is in the package."""
+    named = set(VARIABLE.findall(SOURCES))
+    assert {name for name in named if name not in SETTINGS} == set()
+    assert set(VARIABLE.findall("\n".join(TEXTS.values()))) - named == set()
+
+
+# names
+
+
+LINK = re.compile(r"(?<!!)\[[^\]]+\]\(([^)\s]+)\)")
+
+
+def anchors(document: str) -> set[str]:
+    """The anchors of the headings of a document, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", TEXTS[document], re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", TEXTS)
+def test_every_link_leads_somewhere(document):
+    """Files and headings of the repository; other addresses are not asked."""
+    for target in LINK.findall(TEXTS[document]):
+        if target.startswith("https://"):
+            continue
+        path, _, anchor = target.partition("#")
+        place = (ROOT / document).parent / path if path else ROOT / document
+        assert place.exists(), target
+        if anchor:
+            assert anchor in anchors(place.resolve().relative_to(ROOT).as_posix()), target
+
+
+def inline(text: str) -> list[str]:
+    """Code amid sentences."""
+    return re.findall(r"(?<!`)`([^`\n]+)`(?!`)", text)
+
+
+@pytest.mark.parametrize("document", TEXTS)
+def test_every_path_that_is_named_exists(document):
+    """Files and folders of the repository; `<name>` stands for any."""
+    named = [code.split()[0] for code in inline(TEXTS[document]) if code.startswith(FOLDERS)]
+    assert [path for path in named if "<" not in path and not exists(path)] == []
+
+
+def test_every_test_of_a_failure_exists():
+    """The numbered ones, which the table of differences names by the beginning of their names."""
+    differences = TEXTS["docs/differences.md"]
+    (path,) = re.findall(r"`failures` is `(.*?)`", differences)
+    source = (ROOT / path).read_text()
+    named = re.findall(r"`(test_\w+_)\.\.\.`", differences)
+    assert len(named) >= 10
+    assert [name for name in named if f"def {name}" not in source] == []
+
+
+def test_the_table_of_modules_is_the_package():
+    """Every folder and module is in the table, and nothing else is."""
+    documented, folder = defaultdict(set), ""
+    for row in rows(DESIGN.split("## Modules")[1].split("\n### ")[0])[1:]:
+        folder = row[0].strip("`") or folder
+        documented[folder] |= set(re.findall(r"`([\w/]+)`", row[1]))
+    there = defaultdict(set)
+    for path in PACKAGE.rglob("*.py"):
+        folder, *inside = path.relative_to(PACKAGE).with_suffix("").parts
+        if inside and not inside[-1].startswith("__"):
+            there[f"{folder}/"].add(f"{inside[0]}/" if folder == "localhub" and len(inside) > 1 else "/".join(inside))
+    assert documented == there
+
+
+@pytest.mark.parametrize("document", ["docs/design.md", "CONTRIBUTING.md"])
+def test_every_module_that_is_named_exists(document):
+    """Those that are named by folder and module."""
+    folders = {path.name for path in PACKAGE.iterdir() if path.is_dir()}
+    named = [code for code in inline(TEXTS[document]) if re.fullmatch(r"[a-z_]+/[a-z_]+", code)]
+    assert [code for code in named if code.split("/")[0] in folders and not (PACKAGE / f"{code}.py").exists()] == []
+
+
+def test_every_verdict_is_in_the_table():
+    """In its own words, with what follows."""
+    section = DESIGN.split("### Verdicts")[1].split("\n### ")[0]
+    assert [row[0].strip("`") for row in rows(section)[1:]] == [
+        verdict.__name__ for verdict in typing.get_args(verdicts.Verdict)
+    ]
+
+
+# claims
+
+LOG = """
+import sys
+from hf_mpwriter import HFSummaryWriter
+with HFSummaryWriter("me/disk", logdir=sys.argv[1]) as writer:
+    writer.add_scalar("loss", 1.0, 1)
+    writer.push()
+    sys.stdin.readline()
+"""
+
+
+def generic(path: str) -> str:
+    """A path in the spool as the picture has it."""
+    first, *rest = path.split("/")
+    if first == "hosts":
+        rest[0] = "<host>"
+        rest[-1] = re.sub(r"^\d{8}\.json$", "00000042.json", re.sub(r"^[0-9a-f]{64}$", "<sha256>", rest[-1]))
+    if first in ("claims", "members"):
+        rest = ["<worker>.lock" if first == "claims" else "<worker>.<host>.<pid>.<ticks>-<n>"]
+    return "/".join([first, *rest])
+
+
+def keys(path: Path) -> set[str]:
+    """The keys at the top of a JSON file, or of the lines of one."""
+    return {key for line in path.read_text().splitlines() for key in json.loads(line)}
+
+
+def test_the_picture_of_the_spool_is_what_is_on_disk(hub, run_dir, start):
+    """Every file that a run with a push under way has, every key in it, and the format."""
+    hub.fault("/commit/ hang")
+    program = start(LOG, run_dir)
+    spool = run_dir / ".hf_mpwriter"
+    wait_for(lambda: hub.faults()[0].held, "a commit is under way")
+    files = [path for path in spool.rglob("*") if path.is_file() and not path.name.endswith(".tmp")]
+    names = {path: generic(path.relative_to(spool).as_posix()) for path in files}
+    picture = DESIGN.split("## On disk")[1].split("\n## ")[0]
+    assert [name for name in names.values() if f"    {name} " not in picture] == []
+    assert f'"{(spool / "FORMAT").read_text().strip()}"' in picture
+    lines = [*spool.glob("members/*"), *spool.glob("hosts/*/outbox/*.json"), *spool.glob("hosts/*/in_flight.json")]
+    whole = [path for path in files if path.suffix == ".json" and path not in lines]
+    found = set().union(*map(keys, lines), *(json.loads(path.read_text()) for path in whole))
+    assert {key for key in found if f'"{key}"' not in picture} == set()
+    hub.clear_faults()
+    assert "not on the Hub" not in program.process.communicate("\n", timeout=60)[1]
+    wait_for(lambda: not processes.left_behind(str(run_dir)), "the uploader leaves")
+
+
+@pytest.mark.parametrize("logdir", ["s3://bucket/run", "gs://bucket/run"])
+def test_a_logdir_that_is_an_address_is_refused(logdir):
+    """With what helps."""
+    with pytest.raises(OSError, match=r"is a URL\. Use a directory"):
+        SummaryWriter(logdir)
