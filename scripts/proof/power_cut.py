@@ -229,7 +229,7 @@ class Run:
         if interrupted(self.host) == WORST:
             yield "the record in flight is torn"
         entries = len(list(Path(self.host.outbox).glob("*.json")))
-        if len(Outbox(self.host, self.run_dir).entries) != entries:  # it drops what it cannot read
+        if len(Outbox(self.host, self.run_dir).batches) != entries:  # it drops what it cannot read
             yield "an entry is torn"
 
     def untrue_claims(self, hub: Hub, destination: Destination) -> Iterator[str]:
@@ -245,7 +245,7 @@ class Run:
         local = {
             file.path: file.length for file in event_files.EventFileScan(self.run_dir).files(lambda _: True, tuple)
         }
-        for entry in Outbox(self.host, self.run_dir).entries:
+        for entry in Outbox(self.host, self.run_dir).batches:
             for file in entry.files:
                 if local.get(file.path, 0) < file.length:
                     yield f"{file.path}: an entry refers to {file.length} bytes, {local.get(file.path, 0)} are there"

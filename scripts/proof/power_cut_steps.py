@@ -57,7 +57,16 @@ class Trial:
 
     def work(self) -> None:
         """Write until the cut."""
-        actions = (self.log, self.put, self.take_off, self.land, self.save, self.replace, self.remove, self.publish)
+        actions = (
+            self.log,
+            self.put,
+            self.mark_in_flight,
+            self.land,
+            self.save,
+            self.replace,
+            self.remove,
+            self.publish,
+        )
         with mock.patch.object(disk, "failpoint", self.pass_failpoint):
             try:
                 while True:
@@ -100,10 +109,10 @@ class Trial:
 
     def mark_in_flight(self) -> None:
         """A push of the oldest entry starts."""
-        if self.queue.entries:
-            number = self.queue.entries[0].number
+        if self.queue.batches:
+            number = self.queue.batches[0].number
             self.in_flight |= {number}
-            self.queue.mark_in_flight(self.queue.entries[0], {"files": []}, fenced=True)
+            self.queue.mark_in_flight(self.queue.batches[0], fenced=True)
             self.in_flight = {number}
 
     def land(self) -> None:
@@ -111,10 +120,10 @@ class Trial:
         self.in_flight |= {0}
         self.queue.clear_in_flight()
         self.in_flight = {0}
-        if self.queue.entries:
+        if self.queue.batches:
             (before,) = self.entries
             self.entries |= {before[1:]}
-            self.queue.remove(self.queue.entries[0])
+            self.queue.remove(self.queue.batches[0])
             self.check_trouble()
             self.entries = {before[1:]}
 
@@ -165,7 +174,7 @@ class Trial:
         yield from self._judge_queue()
 
     def _judge_queue(self) -> Iterator[str]:
-        found = [entry.files for entry in Outbox(self.host, self.run_dir).entries]
+        found = [entry.files for entry in Outbox(self.host, self.run_dir).batches]
         if not any(set(entries) <= set(found) for entries in self.entries):
             yield "the queue has neither all old entries nor all new ones"
         if not set(found) <= {entry for entries in self.entries for entry in entries}:

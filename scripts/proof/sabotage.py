@@ -56,9 +56,7 @@ SABOTAGES = {
     "unsynced": Sabotage(
         "spool/outbox.py", "            self._make_durable(group)\n", "            pass\n"
     ),  # no fsync before the entry
-    "unfenced": Sabotage(
-        "push/commit.py", "parent if job.fenced else None\n", "None\n"
-    ),  # no parent, and no settle rule
+    "unfenced": Sabotage("push/client.py", "parent if fenced else None\n", "None\n"),  # no parent, and no settle rule
 }
 
 

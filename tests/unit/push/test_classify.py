@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import httpx2
 import pytest
-import support
+import support  # noqa: F401 - sets hypothesis up
 from huggingface_hub import errors as hf
 from hypothesis import given
 from hypothesis import strategies as st
+from programs import succeed
 
 from hf_mpwriter.base.verdicts import Moved, Refused, Retry, Split, Unknown
 from hf_mpwriter.push.classify import BUSY_WAIT, QUOTA_WAIT, classify
@@ -153,7 +154,7 @@ def test_an_error_that_is_its_own_cause_is_judged():
         "from hf_mpwriter.push.classify import classify\n"
         "signal.setitimer(signal.ITIMER_VIRTUAL, 1)\n"
         "error = RuntimeError('x'); error.__cause__ = error\n"
-        "print(type(judge(error)).__name__)\n"
+        "print(type(classify(error)).__name__)\n"
     )
     # in a process of its own: the other outcome is a circle without end
-    assert support.succeed(source) == "Unknown\n"
+    assert succeed(source) == "Unknown\n"
