@@ -82,8 +82,8 @@ def _attempt(job: Job, hub: Hub, notify: Notify, *, trust_own_head: bool) -> Ver
     first = all(sent.is_gone for sent in held.values())
     if first and (private := hub.is_private()) is not None:
         notify(f"{job.destination} is {'private' if private else 'PUBLIC: everybody can read it'}")
-    with _sources(job, to_send) as sources:
-        commit, sent = hub.commit(sources, seen.parent, fenced=job.fenced, tag_card=first)
+    with sources(job, to_send) as opened:
+        commit, sent = hub.commit(opened, seen.parent, fenced=job.fenced, tag_card=first)
     if ignored := [file.path for file in to_send if file.path not in sent]:
         return Quarantine(dict.fromkeys(ignored, IGNORED), committed=True)
     if job.squash:
@@ -92,7 +92,7 @@ def _attempt(job: Job, hub: Hub, notify: Notify, *, trust_own_head: bool) -> Ver
 
 
 @contextlib.contextmanager
-def _sources(job: Job, files: Iterable[LocalFile]) -> Iterator[list[Source]]:
+def sources(job: Job, files: Iterable[LocalFile]) -> Iterator[list[Source]]:
     """The files of a job, opened."""
     with contextlib.ExitStack() as stack:
         found = []

@@ -187,7 +187,7 @@ class Run:
 
     def members(self) -> list[Member]:
         """Return the registered workers."""
-        return self._members.members()
+        return self._members.all()
 
     def is_at_rest(self) -> bool:
         """Return whether the Hub has events of every worker and no push is pending."""

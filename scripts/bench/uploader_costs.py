@@ -25,7 +25,6 @@ from hf_mpwriter.snapshot import event_files
 from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.members import Members
-from hf_mpwriter.spool.outbox import Batch, Outbox
 from hf_mpwriter.system.process import host_id
 
 FIVE_MINUTES = 300.0  # seconds
@@ -204,9 +203,9 @@ class Costs(Bench):
         file = LocalFile("events.out.tfevents.1700000000.host.1.0123abcd", self.scale.pushed, growing=True)
         (run_dir / file.path).write_bytes(self.rng.randbytes(file.length))
         destination = Destination(self.hub.endpoint, f"bench/push{way}", path_in_repo="tensorboard/push")
-        job = Job(str(run_dir), "", destination, None, False, (file,), {}, {}, None, fenced=True, xet=True)
-        queue = Outbox(Run(run_dir, "", None).spool.host("bench"), str(run_dir))
-        push = PushHandle(queue.mark_in_flight(Batch(1, (file,)), job.to_json(), fenced=True), deadline(job))
+        cache = Run(run_dir, "", None).spool.host("bench").cache
+        job = Job(str(run_dir), "", cache, destination, None, False, (file,), {}, {}, None, fenced=True, xet=True)
+        push = PushHandle(job, deadline(job))
         peak, verdict = Memory(), None
         while verdict is None:
             peak = max(peak, Memory.of(push.pid), key=lambda memory: memory.pss)

@@ -205,7 +205,7 @@ class Run:
         if interrupted(self.host) == WORST:
             yield "the record in flight is torn"
         batches = len(list(Path(self.host.outbox).glob("*.json")))
-        if len(Outbox(self.host, self.run_dir).entries) != batches:  # it drops what it cannot read
+        if len(Outbox(self.host, self.run_dir).batches) != batches:  # it drops what it cannot read
             yield "a batch is torn"
 
     def false_claims(self, hub: Hub, destination: Destination) -> Iterator[str]:
@@ -221,7 +221,7 @@ class Run:
         local = {
             file.path: file.length for file in event_files.EventFileScan(self.run_dir).files(lambda _: True, tuple)
         }
-        for batch in Outbox(self.host, self.run_dir).entries:
+        for batch in Outbox(self.host, self.run_dir).batches:
             for file in batch.files:
                 if local.get(file.path, 0) < file.length:
                     yield f"{file.path}: a batch refers to {file.length} bytes, there are {local.get(file.path, 0)}"

@@ -108,10 +108,10 @@ class Trial:
 
     def mark_in_flight(self) -> None:
         """Start a push of the oldest batch."""
-        if self.queue.entries:
-            number = self.queue.entries[0].number
+        if self.queue.batches:
+            number = self.queue.batches[0].number
             self.in_flight |= {number}
-            self.queue.mark_in_flight(self.queue.entries[0], {"files": []}, fenced=True)
+            self.queue.mark_in_flight(self.queue.batches[0], fenced=True)
             self.in_flight = {number}
 
     def clear_in_flight(self) -> None:
@@ -119,10 +119,10 @@ class Trial:
         self.in_flight |= {0}
         self.queue.clear_in_flight()
         self.in_flight = {0}
-        if self.queue.entries:
+        if self.queue.batches:
             (before,) = self.batches
             self.batches |= {before[1:]}
-            self.queue.remove(self.queue.entries[0])
+            self.queue.remove(self.queue.batches[0])
             self.check_trouble()
             self.batches = {before[1:]}
 
@@ -173,7 +173,7 @@ class Trial:
         yield from self._check_queue()
 
     def _check_queue(self) -> Iterator[str]:
-        found = [entry.files for entry in Outbox(self.host, self.run_dir).entries]
+        found = [entry.files for entry in Outbox(self.host, self.run_dir).batches]
         if not any(set(batches) <= set(found) for batches in self.batches):
             yield "the queue has neither all old batches nor all new ones"
         if not set(found) <= {batch for batches in self.batches for batch in batches}:

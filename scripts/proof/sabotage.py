@@ -66,7 +66,7 @@ SABOTAGES = {
         "spool/outbox.py", "            self._make_durable(group)\n", "            pass\n"
     ),  # a batch refers to bytes that are not durable
     "unfenced": Sabotage(
-        "push/commit.py", "parent if job.fenced else None\n", "None\n"
+        "push/client.py", "parent if fenced else None\n", "None\n"
     ),  # pushes name no parent, without the settle time
 }
 

@@ -33,14 +33,17 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 from hf_mpwriter import testing
+from hf_mpwriter.base import state
+from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.base.settings import Destination, Settings
 from hf_mpwriter.events import framing
 from hf_mpwriter.localhub import Store, View
 from hf_mpwriter.spool import ledger, members
 from hf_mpwriter.spool.layout import HostSpool, Spool
+from hf_mpwriter.spool.outbox import Batch, InFlightRecord
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.process import Process, host_id
 
@@ -124,15 +127,16 @@ class Clock:
 class ForkedPush:
     """Stands for `Popen` in an uploader: the push is a fork of this process, which has loaded the client."""
 
-    def __init__(self, argv: list[str], ask: Callable[..., object], **_: object) -> None:
+    def __init__(self, _argv: list[str], ask: Callable[..., object], stdin: IO[bytes], **_: object) -> None:
         output, inner = os.pipe()
         waits, go_on = socket.socketpair()
         self.returncode: int | None = None
         self.pid = os.fork()
         if not self.pid:
+            os.dup2(stdin.fileno(), 0)
             os.dup2(inner, 1)
             go_on.close()
-            run_and_end(functools.partial(self._push, argv[4], os.getppid(), waits))
+            run_and_end(functools.partial(self._push, os.getppid(), waits))
         os.close(inner)
         waits.close()
         ask(push=self.pid)
@@ -140,13 +144,13 @@ class ForkedPush:
         self.stdout = open(output, "rb", buffering=0)  # noqa: SIM115 - its owner closes it
 
     @staticmethod
-    def _push(in_flight: str, parent: int, waits: socket.socket) -> None:
+    def _push(parent: int, waits: socket.socket) -> None:
         from hf_mpwriter.push import process
 
         sleep = time.sleep
         time.sleep = lambda seconds: sleep(min(seconds, 0.01))  # the client's waits between its retries
         waits.recv(1)
-        process.main(in_flight, parent)
+        process.main(parent)
 
     def poll(self) -> int | None:
         """Exit code, None while it lives."""
@@ -174,7 +178,7 @@ def run_and_end(action: Callable[[], object]) -> NoReturn:
 
 def live(spool: Spool, harm: Harm | None, theirs: socket.socket, cache: str) -> None:
     """One life, in a fork."""
-    from hf_mpwriter.push import process
+    from hf_mpwriter.push import handle
     from hf_mpwriter.system import daemon, launch
     from hf_mpwriter.uploader import loop
 
@@ -195,7 +199,7 @@ def live(spool: Spool, harm: Harm | None, theirs: socket.socket, cache: str) -> 
     daemon.time = loop.time = Clock(ask)
     loop.lower = lambda: None
     loop.random = SimpleNamespace(Random=functools.partial(random.Random, 1))
-    process.subprocess = SimpleNamespace(Popen=functools.partial(ForkedPush, ask=ask), DEVNULL=0, PIPE=0)
+    handle.subprocess = SimpleNamespace(Popen=functools.partial(ForkedPush, ask=ask), PIPE=0)
     ask(begins=True)
     try:
         launch.UPLOADER_LOCK_FD = locks.try_exclusive(spool.uploader_lock)
@@ -274,10 +278,10 @@ class Story:
         """It was killed while it pushed, and somebody has put garbage into the place of other files of its."""
         host = self.spool.host(host_id())
         disk.make_dirs(host.outbox)
-        files = [{"path": path, "length": self._lengths[path], "growing": True, "sha256": "", "blob_id": ""}]
+        batch = Batch(2, (LocalFile(path, self._lengths[path], growing=True),))
         Path(host.outbox, "00000001.json").write_text("garbage")
-        Path(host.outbox, "00000002.json").write_text(json.dumps({"files": files}))
-        Path(host.in_flight).write_text(json.dumps({"entry": 2, "fenced": True, "job": {"files": files}}))
+        Path(host.outbox, "00000002.json").write_bytes(state.dump(batch))
+        Path(host.in_flight).write_bytes(state.dump(InFlightRecord(batch.number, fenced=True)))
         Path(host.ledger).write_text("garbage")
 
 
@@ -408,7 +412,7 @@ def left_over(host: HostSpool, directory: str) -> list[str]:
     """Files that should not be there when nobody is at work."""
     everything = {str(path) for path in Path(directory).rglob("*") if path.is_file()}
     temporary = {path for path in everything if path.endswith((".tmp", "/taking"))}
-    cards = {path for path in everything if path.startswith(os.path.join(directory, "run", ".hf_mpwriter", "workers/"))}
+    cards = {path for path in everything if path.startswith(os.path.join(directory, "run", ".hf_mpwriter", "members/"))}
     queued = {path for path in everything if path == host.in_flight or path.startswith(host.outbox)}
     return [f"left over: {os.path.relpath(path, directory)}" for path in sorted(temporary | cards | queued)]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
-import json
 import os
 import random
 import shutil
@@ -23,15 +22,16 @@ from modelled_branch import ARRIVAL, DESTINATION, Branch, Client, sha256
 from modelled_disk import ERRORS, Dead, Disk
 from support import scalar
 
-from hf_mpwriter.base import files
-from hf_mpwriter.base.errors import DAMAGED
+from hf_mpwriter.base import state
 from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.events import framing
-from hf_mpwriter.push import commit, job
+from hf_mpwriter.push import commit
 from hf_mpwriter.push.client import digest
+from hf_mpwriter.push.job import Job
 from hf_mpwriter.spool import ledger, members
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.members import MemberFile
+from hf_mpwriter.spool.outbox import Batch, InFlightRecord
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.process import Process
 from hf_mpwriter.uploader import in_flight, loop, pacing
@@ -58,16 +58,16 @@ class Push:
 
     pid = 1
 
-    def __init__(self, machine: Durability, in_flight: str) -> None:
+    def __init__(self, machine: Durability, job: Job) -> None:
         self._machine = machine
-        self.record = json.loads(disk.read(in_flight))
+        self.job = state.load(Job, state.dump(job))
         self.verdict = None
-        machine.starts(self, in_flight)
+        machine.starts(self)
 
     def run(self, fate: str) -> None:
         """Carry the entry."""
         client = Client(self._machine.branch, fate, self._machine.now)
-        self.verdict = commit.carry(job.Job.from_json(self.record["job"]), client, lambda _: None, AtOnce())
+        self.verdict = commit.carry(self.job, client, lambda _: None, AtOnce())
 
     def listen(self):
         """It says nothing but its verdict."""
@@ -140,7 +140,7 @@ class Durability(RuleBasedStateMachine):
             mock.patch.object(loop, "time", clock),
             mock.patch.object(loop, "Process", me),
             mock.patch.object(loop, "folders", return_value=[]),
-            mock.patch.object(in_flight, "PushHandle", lambda in_flight, _: Push(self, in_flight)),
+            mock.patch.object(in_flight, "PushHandle", lambda job, _: Push(self, job)),
             mock.patch.object(pacing, "MOVED_LIMIT", 1),
             mock.patch.object(members, "_files_of_this_process", 0),  # these two: the same names in every run
             mock.patch.object(disk, "_temporary", self._temporary),
@@ -282,11 +282,17 @@ class Durability(RuleBasedStateMachine):
 
     # what must hold
 
-    def starts(self, started, in_flight):
-        """A push starts: its record is durable (invariant 8)."""
-        self.push = started
-        durable = json.loads(self.disk.durable(in_flight) or b"{}")
-        assert durable == started.record, "a push starts, and its record is not durable"
+    def starts(self, started):
+        """A push starts: its record is durable (invariant 8), and it is that of what the push carries."""
+        self.push, host = started, self.spool.host(self.host)
+        content = self.disk.content(host.in_flight)
+        assert content is not None, "a push starts, and there is no record of it"
+        assert self.disk.durable(host.in_flight) == content, "a push starts, and its record is not durable"
+        record = state.load(InFlightRecord, content)
+        batch = self.disk.content(os.path.join(host.outbox, f"{record.batch:08d}.json"))
+        carried = state.load(Batch, batch).files if batch else record.attachments or started.job.files
+        assert carried == started.job.files, "the record is that of another push"
+        assert started.job.fenced or not record.fenced, "the record says that commits name their parent"
 
     def goes(self, path):
         """A name is about to be removed (invariants 3 and 8)."""
@@ -318,8 +324,8 @@ class Durability(RuleBasedStateMachine):
     def _files(data):
         """The lengths of an entry; of garbage, none."""
         try:
-            return {file.path: file.length for file in files.parse_files(json.loads(data)["files"])}
-        except DAMAGED:
+            return {file.path: file.length for file in state.load(Batch, data or b"").files}
+        except state.DamagedError:
             return {}
 
     def _lengths(self, *, durable):
@@ -337,8 +343,8 @@ class Durability(RuleBasedStateMachine):
     def _claims(data):
         """The lengths of a ledger; of garbage, none."""
         try:
-            book = ledger._parse(data, DESTINATION)
-        except DAMAGED:
+            book = state.load(ledger.Ledger, data or b"")
+        except state.DamagedError:
             return Counter()
         return Counter({path: held.length for path, held in book.files.items()})
 

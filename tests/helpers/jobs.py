@@ -10,10 +10,11 @@ from hf_mpwriter.push.job import Job
 
 
 def job(run_dir, known=(), files=("a.tfevents",), endpoint="http://127.0.0.1:9") -> Job:
-    """A job whose entry wants five bytes of each file."""
+    """A job that sends five bytes of each file."""
     return Job(
         run_dir=str(run_dir),
         copies=str(run_dir / "copies"),
+        cache=str(run_dir / "cache"),
         destination=Destination(endpoint, "me/run"),
         private=None,
         squash=False,

@@ -55,7 +55,7 @@ class Branch:
 
 
 class Client:
-    """What a push uses of `hub.Hub`; `fate` is that of its commit."""
+    """What a push uses of `client.Hub`; `fate` is that of its commit."""
 
     repo_id = DESTINATION.repo_id
 
@@ -75,16 +75,17 @@ class Client:
         files = {path: self._branch.files[path] for path in paths if path in self._branch.files}
         return {path: Remote(len(data), sha256(data), "") for path, data in files.items()}
 
-    def commit(self, sources, parent: str | None, **_) -> tuple[str, dict[str, Sent]]:
+    def commit(self, sources, parent: str, *, fenced: bool, **_) -> tuple[str, dict[str, Sent]]:
         """What becomes of it is its fate."""
         branch, fate = self._branch, self._fate
         contents = {}
-        for file, source in sources:
-            with open(source, "rb") as opened:
+        for source in sources:
+            file = source.file
+            with open(source.path, "rb") as opened:
                 contents[file.path] = opened.read(file.length)
             if len(contents[file.path]) != file.length:
                 raise FileNotFoundError(file.path)
-        request = Request(contents, None if parent is None else int(parent), self._now + ARRIVAL)
+        request = Request(contents, int(parent) if fenced else None, self._now + ARRIVAL)
         if fate == "unavailable":
             raise httpx2.ConnectError("modelled")
         self.commits_sent += 1

@@ -20,13 +20,13 @@ from hub_clients import ask
 from programs import wait_for
 from support import event_file
 
+from hf_mpwriter.base import state
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Done, Verdict
 from hf_mpwriter.localhub import LocalHub
 from hf_mpwriter.push import handle
 from hf_mpwriter.push import job as job_module
-from hf_mpwriter.system import disk
 
 NAME = "events.out.tfevents.1700000000.here.1.0123abcd"
 SHORT_SLEEPS = "import time\nsleep = time.sleep\ntime.sleep = lambda seconds: sleep(min(seconds, 0.01))\n"
@@ -34,11 +34,12 @@ FORKS = """
 import json, os, sys
 from hf_mpwriter.push import client, process
 for line in sys.stdin:
-    in_flight, output = json.loads(line)
+    job, output = json.loads(line)
     pid = os.fork()
     if not pid:
+        os.dup2(os.open(job, os.O_RDONLY), 0)
         os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
-        process.main(in_flight, os.getppid())
+        process.main(os.getppid())
         os._exit(0)
     print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 """
@@ -62,15 +63,17 @@ class Pushes:
         self.process.stdin.close()
         self.process.wait()
 
-    def verdict(self, in_flight: str) -> Verdict:
+    def verdict(self, job: job_module.Job) -> Verdict:
         """Make one and wait for its end."""
-        output = f"{in_flight}.out"
-        self.process.stdin.write(json.dumps([in_flight, output]) + "\n")
+        path, output = (os.path.join(job.run_dir, name) for name in ("job.json", "job.out"))
+        with open(path, "wb") as file:
+            file.write(state.dump(job))
+        self.process.stdin.write(json.dumps([path, output]) + "\n")
         self.process.stdin.flush()
         code = int(self.process.stdout.readline())
         assert code == 0
-        with open(output, encoding="utf-8") as file:
-            return handle.parse_verdict(json.loads(file.readlines()[-1]))
+        with open(output, "rb") as file:
+            return job_module.from_line(file.readlines()[-1])
 
 
 @pytest.fixture(scope="module")
@@ -109,11 +112,12 @@ class Run:
         """Write the event file; its content is like no other's."""
         self.length = event_file(self.root / NAME, 5, tag=f"{self.root}{next(numbers)}")
 
-    def job(self, changes: dict[str, Any]) -> str:
-        """Record what a push has to carry."""
+    def job(self, changes: dict[str, Any]) -> job_module.Job:
+        """What a push has to carry."""
         fields = {
             "run_dir": str(self.root),
             "copies": str(self.root / "copies"),
+            "cache": str(self.root / "cache"),
             "destination": self.destination,
             "private": None,
             "squash": False,
@@ -124,10 +128,7 @@ class Run:
             "fenced": True,
             "xet": False,
         }
-        job = job_module.Job(**fields | changes)
-        path = str(self.root / "in_flight.json")
-        disk.replace(path, json.dumps({"job": job.to_json()}).encode(), "test")
-        return path
+        return job_module.Job(**fields | changes)
 
     def push(self, **changes: Any) -> Verdict:
         """Let a push carry the file."""

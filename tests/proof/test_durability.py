@@ -8,7 +8,6 @@ another host of a shared filesystem. `scripts/proof/crash_states.py` does the sa
 
 from __future__ import annotations
 
-import json
 from unittest import mock
 
 import hypothesis
@@ -17,7 +16,9 @@ from durability import DRAIN, QUICK, Durability
 from hypothesis.stateful import run_state_machine_as_test
 from support import failing
 
+from hf_mpwriter.base import state
 from hf_mpwriter.base.verdicts import Sent
+from hf_mpwriter.push.job import Job
 from hf_mpwriter.spool import outbox
 from hf_mpwriter.system import disk
 from hf_mpwriter.uploader import in_flight, loop
@@ -53,17 +54,16 @@ def _early_landed(acknowledge):
 def _remove_first(put):
     def early(self, groups):
         """Drop the older entries, then write the newer ones."""
-        for entry in list(self.entries):
-            self.remove(entry)
+        for batch in list(self.batches):
+            self.remove(batch)
         put(self, groups)
 
     return early
 
 
-def _no_record(self, entry, job, *, fenced):
-    data = json.dumps({"entry": entry.number, "fenced": fenced, "job": job}).encode()
-    disk.replace(self._host.in_flight, data, "outbox.in_flight", durable=False)
-    return self._host.in_flight
+def _no_record(self, batch, *, fenced):
+    record = outbox.InFlightRecord(batch.number, fenced, batch.files if batch.has_attachments else ())
+    disk.replace(self._host.in_flight, state.dump(record), "outbox.in_flight", durable=False)
 
 
 SABOTAGES = {  # what to break, and how it is found
@@ -109,12 +109,12 @@ def machine():
     made.teardown()
 
 
-def until_a_push(machine: Durability, host: str, fate: str = "applied") -> dict:
+def until_a_push(machine: Durability, host: str, fate: str = "applied") -> Job:
     """The uploader works until a push has not run yet; the job of that."""
     with machine.disk.recorded():
         for _ in range(DRAIN):
             if machine.push and machine.push.verdict is None:
-                return machine.push.record["job"]
+                return machine.push.job
             machine._look(host, fate)
     pytest.fail("no push has started")
 
@@ -134,14 +134,14 @@ def test_while_a_request_without_a_parent_may_be_under_way_all_others_have_one(m
     machine.log()
     until_a_push(machine, "one")
     run(machine, "busy")
-    assert not until_a_push(machine, "one")["fenced"]
+    assert not until_a_push(machine, "one").fenced
     machine.fates = ["late"]
     machine._die(power_cut=False)
     older = until_a_push(machine, "two")
     run(machine, "busy")
     again = until_a_push(machine, "two")
-    assert again["files"] == older["files"]
-    assert again["fenced"]
+    assert again.files == older.files
+    assert again.fenced
     run(machine, "overtaken")
     assert machine.branch.problems == []
 

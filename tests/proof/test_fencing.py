@@ -30,6 +30,8 @@ from runs import (
 )
 
 from hf_mpwriter import testing
+from hf_mpwriter.base import state
+from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.events import framing
 from hf_mpwriter.localhub.server.faults import Fault
 from hf_mpwriter.spool import outbox
@@ -120,7 +122,7 @@ def test_a_late_request_without_a_parent_finds_nothing_longer(hub, run_dir, tmp_
     assert _unfenced(run_dir), "it has no parent"
     before, first = acknowledged(run_dir), uploader_pid(run_dir)
     os.kill(push_pid(run_dir) if victim == "push" else first, signal.SIGKILL)
-    lengths = {file.path: file.length for file in _unfenced(run_dir).files}
+    lengths = {file.path: file.length for file in _unfenced(run_dir)}
     wait_for(lambda: victim == "push" or uploader_pid(run_dir) not in (0, first), "a successor")
     view, since, applied = Progress(Spool(str(run_dir))), time.time(), answers(hub, 200)
     wait_for(lambda: view.uploader().beat > since + SETTLE / 2, "time to send more")
@@ -135,14 +137,14 @@ def test_a_late_request_without_a_parent_finds_nothing_longer(hub, run_dir, tmp_
     judge(run_dir, hub, journals)
 
 
-def _unfenced(run_dir) -> outbox.InFlightRecord | None:
-    """What a push carries that does not name its parent, None if there is none."""
+def _unfenced(run_dir) -> tuple[LocalFile, ...]:
+    """What a push carries that does not name its parent, () if there is none."""
     spool = Spool(str(run_dir))
-    for host in spool.host_ids():
-        found = outbox.interrupted(spool.host(host))
+    for host in map(spool.host, spool.host_ids()):
+        found = outbox.interrupted(host)
         if found is not None and not found.fenced:
-            return found
-    return None
+            return state.load(outbox.Batch, Path(host.outbox, f"{found.batch:08d}.json").read_bytes()).files
+    return ()
 
 
 @pytest.mark.parametrize("fault", ["503 when=after", "504 when=after", "close when=after", "reset when=after"])

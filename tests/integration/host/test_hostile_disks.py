@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import itertools
 import json
 import os
@@ -226,9 +225,7 @@ def records_on_disk(tmp_path) -> dict[str, Path]:
     host = spool.host("h")
     made = Outbox(host, str(run_dir))
     made.put([[LocalFile("a.tfevents", length, growing=True)]])
-    made.mark_in_flight(
-        made.entries[0], {"files": [dataclasses.asdict(file) for file in made.entries[0].files]}, fenced=True
-    )
+    made.mark_in_flight(made.batches[0], fenced=True)
     book = ledger.Ledger(HERE, "me/run")
     book.acknowledge({"a.tfevents": Sent(length, "5" * 64)}, "c" * 40, 1.0)
     book.save(host.ledger)
@@ -250,7 +247,7 @@ def test_a_record_that_is_cut_anywhere_is_known_to_be_damaged(tmp_path):
         assert outbox.interrupted(host) == InFlightRecord(0, fenced=False)
     for cut in range(len(whole["entry"])):
         paths["entry"].write_bytes(whole["entry"][:cut])
-        assert Outbox(host, spool.run_dir).entries == []
+        assert Outbox(host, spool.run_dir).batches == []
         assert not paths["entry"].exists()
 
 

@@ -18,15 +18,16 @@ from programs import wait_for
 from runs import LOG_AND_EXIT, WORKER, all_acknowledged, judge, no_uploader, status_of
 from support import dump, event_file
 
-from hf_mpwriter.base import files as files_module
+from hf_mpwriter.base import state
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.base.names import SPOOL_NAME, is_run_path
 from hf_mpwriter.base.settings import Destination, Settings
+from hf_mpwriter.push import commit
 from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool import ledger, members, outbox
 from hf_mpwriter.spool.layout import MemberName, Spool
 from hf_mpwriter.spool.members import MemberFile, Members
-from hf_mpwriter.spool.outbox import Outbox
+from hf_mpwriter.spool.outbox import Batch, Outbox
 from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.system import disk, hf_home
@@ -67,12 +68,12 @@ def test_what_became_a_link_after_the_snapshot_is_not_sent(tmp_path, what):
     file = LocalFile(f"rank_00001/{NAME}", length, growing=False)
     survey = EventFileScan(str(run))
     assert [found.path for found in survey.files(lambda _: True, set)] == [file.path]
-    with job(run).sources([file]) as ((_, place),):
+    with commit.sources(job(run), [file]) as (source,):
         os.rename(run / what, run / "away")
         (run / what).symlink_to(outside / NAME if what.endswith(NAME) else outside)
-        assert os.stat(place).st_size == length
+        assert os.stat(source.path).st_size == length
     assert file.path not in [found.path for found in survey.files(lambda _: True, set)]
-    with pytest.raises(OSError, match=r"symbolic|Not a directory"), job(run).sources([file]):
+    with pytest.raises(OSError, match=r"symbolic|Not a directory"), commit.sources(job(run), [file]):
         pass
 
 
@@ -90,19 +91,27 @@ def test_only_paths_of_a_run_directory_are_taken_for_such(path):
         assert "\0" not in path
 
 
+ITEM = {"path": NAME, "length": 1, "growing": False, "sha256": "", "blob_id": "", "stamp": []}
+
+
+def batch_of(item: object) -> Batch:
+    """The batch that a file with this item holds."""
+    return state.load(Batch, json.dumps({"number": 1, "files": [item]}).encode())
+
+
 BAD_PATHS = ["/etc/passwd", "../x.tfevents", f"{SPOOL_NAME}/x.tfevents", "a\0.tfevents", "", "a//b.tfevents", 7, None]
 
 
 @pytest.mark.parametrize("path", BAD_PATHS)
 def test_no_record_leads_out_of_the_run_directory(tmp_path, path):
     """Entries, the ledger and cards."""
-    with pytest.raises(ValueError, match="not a file"):
-        files_module.parse_files([{"path": path, "length": 1, "growing": False, "sha256": "", "blob_id": ""}])
+    with pytest.raises(state.DamagedError):
+        batch_of(ITEM | {"path": path})
     spool = Spool(str(tmp_path / "run"))
     spool.create()
     os.makedirs(spool.host("h").root)
     for key in ("files", "quarantined", "uncertain"):
-        book = json.loads(json.dumps(ledger.dataclasses.asdict(ledger.Ledger(HERE))))
+        book = json.loads(state.dump(ledger.Ledger(HERE)))
         book[key] = {str(path) if path is not None else "": {"files": {}, "quarantined": "why", "uncertain": []}[key]}
         dump(spool.host("h").ledger, book)
         if isinstance(path, str):
@@ -110,7 +119,7 @@ def test_no_record_leads_out_of_the_run_directory(tmp_path, path):
     card = MemberFile(spool, "main", Process.current(), Settings())
     card.write({"open": path})
     card.write({"want": {path: 5} if path is not None else 5})
-    (member,) = Members(spool).members()
+    (member,) = Members(spool).all()
     card.withdraw()
     assert not member.files | set(member.want) - {"7"}
 
@@ -118,14 +127,14 @@ def test_no_record_leads_out_of_the_run_directory(tmp_path, path):
 @pytest.mark.parametrize("length", [-1, 1 << 63, True, 1.5, "1", None])
 def test_a_length_is_one_that_a_file_can_have(length):
     """Anything else would be an endless read or an overflow in a push."""
-    with pytest.raises(ValueError, match="not a file"):
-        files_module.parse_files([{"path": NAME, "length": length, "growing": False, "sha256": "", "blob_id": ""}])
+    with pytest.raises(state.DamagedError):
+        batch_of(ITEM | {"length": length})
 
 
 def test_an_entry_of_event_files_names_event_files_only():
     """Other files are sent as copies, known by their digests."""
-    with pytest.raises(ValueError, match="not the digests"):
-        files_module.parse_files([{"path": "id_rsa", "length": 1, "growing": False, "sha256": "", "blob_id": ""}])
+    with pytest.raises(state.DamagedError, match="not the digests"):
+        batch_of(ITEM | {"path": "id_rsa"})
 
 
 def test_a_card_that_is_endless_is_read_at_its_ends(tmp_path, monkeypatch):
@@ -137,7 +146,7 @@ def test_a_card_that_is_endless_is_read_at_its_ends(tmp_path, monkeypatch):
     card.write({"open": NAME})
     for length in range(1000):
         card.write({"want": {NAME: length}})
-    (member,) = Members(spool).members()
+    (member,) = Members(spool).all()
     assert (member.alive, set(member.growing), member.want) == (True, {NAME}, {NAME: 999})
     assert len(disk.read_ends(card.path, members.MEMBER_FILE_LIMIT)) <= members.MEMBER_FILE_LIMIT + 1
     card.withdraw()
@@ -158,11 +167,11 @@ def test_giants_are_not_read_into_memory(tmp_path):
     def read_all() -> None:
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + (256 << 20),) * 2)
-        assert Members(spool).members() == []
+        assert Members(spool).all() == []
         assert outbox.interrupted(host) == outbox.InFlightRecord(0, fenced=False)
         assert ledger.load(spool, HERE).files == {}
         assert ledger.set_aside(spool, "h")
-        assert Outbox(host, spool.run_dir).entries == []
+        assert Outbox(host, spool.run_dir).batches == []
         with pytest.raises(OSError, match="large"):
             disk.read(host.status)
 
@@ -218,14 +227,14 @@ def test_garbage_in_the_place_of_every_file_of_ours_hurts_nobody(hub, tmp_path, 
                 with contextlib.suppress(FileNotFoundError):  # the uploader was faster
                     put_garbage(path, KINDS[(number + 2 * turn) % len(KINDS)], elsewhere)
         before = written()
-        wait_for(lambda: any(member.alive for member in Members(spool).members()), "the worker has joined again")
+        wait_for(lambda: any(member.alive for member in Members(spool).all()), "the worker has joined again")
         wait_for(lambda before=before: written() > before + 2000, "it logs on")
         assert isinstance(view.uploader(), UploaderStatus)
         assert view.ledger() is not None
     assert "Traceback" not in status_of(run_dir)
     assert worker.process.poll() is None
     os.rename(spool.root, tmp_path / "garbage")
-    wait_for(lambda: any(member.alive for member in Members(spool).members()), "the worker has made a new spool")
+    wait_for(lambda: any(member.alive for member in Members(spool).all()), "the worker has made a new spool")
     end.touch()
     code, _, err = worker.finish()
     assert code == 0, err

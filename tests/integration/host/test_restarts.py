@@ -112,7 +112,7 @@ def test_after_a_reboot_everybody_is_dead_and_the_spool_goes_on(hub, run_dir, tm
     assert report["process"]["boot"] == OTHER_BOOT
     report["process"] |= {"pid": os.getpid(), "ticks": process.start_ticks(os.getpid())}  # used again since
     Path(host.status).write_text(json.dumps(report | {"blocked_until": time.monotonic() + 1e6, "phase": "waiting"}))
-    assert not any(member.alive for member in Members(spool).members())
+    assert not any(member.alive for member in Members(spool).all())
     assert "no uploader runs" in run("status", run_dir).output
     hub.start()
     code, _, said = start(LOG_AND_EXIT, run_dir, 20).finish()

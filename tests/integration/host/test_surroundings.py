@@ -134,7 +134,7 @@ def test_a_thread_that_forks_all_the_time_disturbs_nobody(hub, run_dir, start):
         os.kill(worker.pid, signal.SIGKILL)
         worker.process.wait()
         assert any(child.is_running() for child in children), "they outlive it"
-        assert not any(member.alive for member in Members(Spool(str(run_dir))).members())
+        assert not any(member.alive for member in Members(Spool(str(run_dir))).all())
         wait_for(lambda: finished(run_dir), "all of it arrives")
         assert any(child.is_running() for child in children)
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import JSON
 
+from hf_mpwriter.base import state
 from hf_mpwriter.base.errors import HfMpWriterError, SettingsError
 from hf_mpwriter.base.settings import DEFAULT_ENDPOINT, Destination, Environment, Settings, check_repo_id, patterns
 
@@ -85,22 +87,22 @@ def test_a_bounded_wait_is_a_finite_number_of_seconds(value):
 @given(SETTINGS)
 def test_settings_travel_on_a_card_unchanged(settings):
     """To JSON and back they are equal."""
-    assert Settings.from_json(json.loads(json.dumps(settings.to_json()))) == settings
+    assert state.load(Settings, state.dump(settings)) == settings
 
 
 @given(JSON)
 def test_what_is_no_settings_is_refused(data):
-    """Whatever JSON a damaged card holds: SettingsError, nothing else."""
-    with pytest.raises(SettingsError):
-        Settings.from_json(data)
+    """Whatever JSON a damaged member file holds: DamagedError, nothing else."""
+    with pytest.raises(state.DamagedError):
+        state.load(Settings, json.dumps(data).encode())
 
 
-@given(SETTINGS, st.sampled_from(sorted(Settings().to_json())), JSON)
+@given(SETTINGS, st.sampled_from(sorted(dataclasses.asdict(Settings()))), JSON)
 def test_one_damaged_value_is_refused_or_harmless(settings, name, value):
-    """What `from_json` lets through can be used: `allows` answers, switches are switches."""
+    """What `load` lets through can be used: `allows` answers, switches are switches."""
     try:
-        found = Settings.from_json({**settings.to_json(), name: value})
-    except SettingsError:
+        found = state.load(Settings, json.dumps({**dataclasses.asdict(settings), name: value}).encode())
+    except state.DamagedError:
         return
     assert found.allows("events.out.tfevents.1") in (True, False)
     assert found.private in (None, True, False)
@@ -109,9 +111,9 @@ def test_one_damaged_value_is_refused_or_harmless(settings, name, value):
 
 
 def test_an_unknown_setting_on_a_card_is_refused():
-    """A card of another version is not half understood, as the docstring of from_json says."""
-    with pytest.raises(SettingsError):
-        Settings.from_json({**Settings().to_json(), "colour": "red"})
+    """A member file of another version is not half understood."""
+    with pytest.raises(state.DamagedError):
+        state.load(Settings, json.dumps({**dataclasses.asdict(Settings()), "colour": "red"}).encode())
 
 
 @given(

@@ -153,7 +153,7 @@ def test_an_error_that_is_its_own_cause_is_judged():
         "from hf_mpwriter.push.classify import classify\n"
         "signal.setitimer(signal.ITIMER_VIRTUAL, 1)\n"
         "error = RuntimeError('x'); error.__cause__ = error\n"
-        "print(type(judge(error)).__name__)\n"
+        "print(type(classify(error)).__name__)\n"
     )
     # in a process of its own: the other outcome is a circle without end
     assert succeed(source) == "Unknown\n"

@@ -95,7 +95,7 @@ def test_entries_are_bounded_and_keep_the_order(sizes):
     limits = files_module.BATCH_FILES, files_module.BATCH_IN_MEMORY, files_module.BATCH_BYTES
     files_module.BATCH_FILES, files_module.BATCH_IN_MEMORY, files_module.BATCH_BYTES = 5, 9, 20
     try:
-        files = [LocalFile(str(n), size, grows) for n, (size, grows) in enumerate(sizes)]
+        files = [LocalFile(f"{n:05d}.tfevents", size, grows) for n, (size, grows) in enumerate(sizes)]
         groups = bounded(files)
         assert [file for group in groups for file in group] == files
         assert all(groups)

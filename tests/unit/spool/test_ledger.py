@@ -27,6 +27,7 @@ VALID = {
     "repo_id": "me/run",
     "files": {},
     "quarantined": {},
+    "settings": None,
     "uncertain": {},
     "checked": 1.0,
 }
@@ -128,7 +129,20 @@ def test_a_ledger_that_cannot_be_read_counts_as_empty_and_is_set_aside(place, da
 
 @given(st.sampled_from(sorted(VALID)), JSON)
 @example("files", [])
-@example("files", {"a": {"length": float("inf"), "sha256": "", "blob_id": "", "commit": "", "time": 1}})
+@example(
+    "files",
+    {
+        "a": {
+            "length": float("inf"),
+            "sha256": "",
+            "blob_id": "",
+            "commit": "",
+            "time": 1,
+            "foreign": False,
+            "stamp": [],
+        }
+    },
+)
 @example("quarantined", [])
 @example("destination", {**VALID["destination"], "endpoint": 5})
 @hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -156,7 +170,7 @@ def test_a_ledger_that_is_no_file_is_set_aside(place):
 
 def test_a_negative_length_is_damage(place):
     """A ledger claims lengths; what is none makes the ledger unreadable."""
-    held = {"length": -5, "sha256": "", "blob_id": "", "commit": "", "time": 1.0}
+    held = {"length": -5, "sha256": "", "blob_id": "", "commit": "", "time": 1.0, "foreign": False, "stamp": []}
     dump(place.host("h1").ledger, {**VALID, "files": {"a": held}})
     assert ledger.load(place, HERE).length("a") == 0
     assert ledger.load(place, HERE).files == {}

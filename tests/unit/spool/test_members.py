@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from programs import wait_for
 from support import JSON, failing, limit_files, open_descriptors
 
+from hf_mpwriter.base import state
 from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.spool import members as members_module
 from hf_mpwriter.spool.layout import MemberName, Spool
@@ -25,7 +26,12 @@ from hf_mpwriter.testing import processes
 
 NAME = MemberName("main", "h-1", 1, 2, 3)
 ME = Process.current()
-FIRST = {"process": dataclasses.asdict(ME), "started_at": 5.0, "settings": Settings().to_json()}
+FIRST = {
+    "worker": "main",
+    "process": dataclasses.asdict(ME),
+    "started_at": 5.0,
+    "settings": json.loads(state.dump(Settings())),
+}
 
 
 @pytest.fixture
@@ -107,8 +113,8 @@ def test_a_card_is_seen_locked_or_not_at_all(place):
         observer = Members(place)
         for _ in itertools.count():
             mine = card(place)
-            observer.members()
-            observer.members()
+            observer.all()
+            observer.all()
             os.unlink(mine.path)  # as withdraw does, but for the slow fsync
             locks.release(mine._fd)
 
@@ -118,7 +124,7 @@ def test_a_card_is_seen_locked_or_not_at_all(place):
         observer = Members(place)
 
         def look() -> bool:
-            members = [member for _ in range(50) for member in observer.members()]
+            members = [member for _ in range(50) for member in observer.all()]
             seen.extend(members)
             # withdrawn between listing and probing: then the path is gone as well
             dead.extend(m for m in members if not m.alive and os.path.exists(place.member_file(m.name)))
@@ -135,9 +141,9 @@ def test_a_card_that_is_not_born_is_not_seen(place, fault):
     """Killed or refused before the rename: no member, and the next birth succeeds."""
     code = in_child(lambda: card(place), f"members.file.rename={fault}")
     assert code == (KILLED if fault == "kill" else 1)
-    assert Members(place).members() == []
+    assert Members(place).all() == []
     born = card(place)
-    assert [(member.name, member.alive) for member in Members(place).members()] == [(born.name, True)]
+    assert [(member.name, member.alive) for member in Members(place).all()] == [(born.name, True)]
 
 
 @pytest.mark.parametrize("fault", ["enospc", "eio"])
@@ -160,7 +166,7 @@ def test_a_full_disk_leaves_neither_a_card_nor_half_of_one(place):
             card(place)
 
     assert in_child(child) == 0
-    assert Members(place).members() == []
+    assert Members(place).all() == []
     assert os.listdir(place.members) == []
 
 
@@ -173,7 +179,7 @@ def test_a_line_that_does_not_fit_is_taken_back(place):
         with pytest.raises(OSError, match=r"refuses|large"):
             mine.write({"want": {"a" * 50: 1}})
         mine.write({"open": "b"})
-        (member,) = Members(place).members()
+        (member,) = Members(place).all()
         assert member.growing == {"b"}
         assert member.want == {}
 
@@ -188,18 +194,18 @@ def test_a_card_says_who_writes_what_and_what_it_wants(place):
     mine.write({"open": "b"})
     mine.write({"seal": "a"})
     mine.write({"want": {"a": 10, "b": 5}})
-    (member,) = observer.members()
+    (member,) = observer.all()
     assert (member.alive, member.growing, member.files) == (True, {"b"}, {"a", "b"})
     mine.write({"want": {"b": 7}})
-    (member,) = observer.members()
+    (member,) = observer.all()
     assert member.want == {"b": 7}
-    assert (member.process, member.settings.commit_every, member.closed) == (ME, 2.5, False)
+    assert (member.process, member.settings.commit_every) == (ME, 2.5)
     mine.leave(dropped=3)
-    (member,) = observer.members()
-    assert (member.alive, member.closed, member.dropped, member.growing) == (False, True, 3, frozenset())
+    (member,) = observer.all()
+    assert (member.alive, member.dropped, member.growing) == (False, 3, frozenset())
     assert member.files == {"a", "b"}
     observer.remove(member)
-    assert observer.members() == []
+    assert observer.all() == []
 
 
 def test_a_killed_worker_is_dead_and_nothing_of_it_grows(place):
@@ -210,11 +216,11 @@ def test_a_killed_worker_is_dead_and_nothing_of_it_grows(place):
 
     with living(child) as pid:
         observer = Members(place)
-        (member,) = observer.members()
+        (member,) = observer.all()
         assert (member.alive, member.growing) == (True, {"a"})
         kill(pid)
-        (member,) = observer.members()
-        assert (member.alive, member.closed, member.growing, member.files) == (False, False, frozenset(), {"a"})
+        (member,) = observer.all()
+        assert (member.alive, member.growing, member.files) == (False, frozenset(), {"a"})
 
 
 def test_death_is_final(place):
@@ -222,13 +228,13 @@ def test_death_is_final(place):
     dead, alive = card(place, "rank_00001"), card(place, "rank_00002")
     observer = Members(place)
     dead.leave(dropped=0)
-    assert [member.alive for member in observer.members()] == [False, True]
+    assert [member.alive for member in observer.all()] == [False, True]
     lock = locks.try_exclusive(dead.path)
     assert lock is not None
     alive.leave(dropped=0)
-    assert [member.alive for member in observer.members()] == [False, False]
+    assert [member.alive for member in observer.all()] == [False, False]
     os.unlink(dead.path)
-    assert [member.name for member in observer.members()] == [alive.name]
+    assert [member.name for member in observer.all()] == [alive.name]
 
 
 def test_what_was_noted_of_those_who_are_gone_is_forgotten(place):
@@ -239,18 +245,18 @@ def test_what_was_noted_of_those_who_are_gone_is_forgotten(place):
     for _ in range(5):
         other = card(place, "child")
         other.leave(dropped=0)
-        for member in observer.members():
+        for member in observer.all():
             noted.note(member)
         assert len(noted._noted) == 2
         os.unlink(other.path)
-        noted.keep(observer.members())
+        noted.keep(observer.all())
         assert list(noted._noted) == [mine.name]
 
 
 def test_news_is_a_new_wish_or_the_end(place):
     """What was noted is no news again; a larger wish and death are."""
     noted, observer, mine = News(), Members(place), card(place)
-    (member,) = observer.members()
+    (member,) = observer.all()
     assert noted.has(member)
     for change in (
         lambda: mine.write({"want": {"a": 1}}),
@@ -258,7 +264,7 @@ def test_news_is_a_new_wish_or_the_end(place):
         lambda: mine.leave(0),
     ):
         change()
-        (member,) = observer.members()
+        (member,) = observer.all()
         assert not noted.has(member)
         noted.note(member)
         assert noted.has(member)
@@ -268,7 +274,7 @@ def test_a_stopped_worker_lives(place):
     """SIGSTOP is no death."""
     with living(lambda: card(place)) as pid:
         os.kill(pid, signal.SIGSTOP)
-        assert [member.alive for member in Members(place).members()] == [True]
+        assert [member.alive for member in Members(place).all()] == [True]
         os.kill(pid, signal.SIGCONT)
 
 
@@ -277,9 +283,9 @@ def test_a_child_of_fork_does_not_keep_its_parents_card_alive(place):
     assert in_child(lambda: None) == 0
     mine = card(place)
     with living(lambda: None):
-        assert [member.alive for member in Members(place).members()] == [True]
+        assert [member.alive for member in Members(place).all()] == [True]
         locks.release(mine._fd)
-        assert [member.alive for member in Members(place).members()] == [False]
+        assert [member.alive for member in Members(place).all()] == [False]
 
 
 def test_the_name_of_a_card_is_never_used_again(place):
@@ -314,10 +320,10 @@ def test_pids_to_kill_are_those_of_processes_that_log_here(place):
 def test_a_worker_whose_card_was_replaced_by_garbage_does_not_live_for_ever(place):
     """What cannot be read for a moment is waited for; a link in its place never passes."""
     mine, seen = card(place), Members(place)
-    assert [member.alive for member in seen.members()] == [True]
+    assert [member.alive for member in seen.all()] == [True]
     os.unlink(mine.path)
     os.symlink("elsewhere", mine.path)
-    assert seen.members() == []
+    assert seen.all() == []
 
 
 # reading cards
@@ -325,7 +331,7 @@ def test_a_worker_whose_card_was_replaced_by_garbage_does_not_live_for_ever(plac
 
 def test_a_torn_last_line_is_not_there():
     """Cut at every byte: the whole lines count, nothing raises."""
-    data = lines(FIRST, {"open": "a"}, {"want": {"a": 5}}, {"seal": "a"}, {"closed": {"dropped": 1}})
+    data = lines(FIRST, {"open": "a"}, {"want": {"a": 5}}, {"seal": "a"}, {"dropped": 1})
     ends = [n + 1 for n, byte in enumerate(data) if byte == 10]
     for cut in range(len(data) + 1):
         member = members_module.parse(NAME, data[:cut], alive=True)
@@ -335,19 +341,19 @@ def test_a_torn_last_line_is_not_there():
             assert member.files == ({"a"} if whole > 1 else frozenset())
             assert member.want == ({"a": 5} if whole > 2 else {})
             assert member.growing == ({"a"} if 1 < whole < 4 else frozenset())
-            assert member.closed == (whole > 4)
+            assert member.dropped == (whole > 4)
 
 
 @given(st.lists(st.binary(max_size=30) | JSON.map(lambda value: json.dumps(value).encode()), max_size=4))
 @example([b'{"want": {"a": Infinity}}'])
-@example([b'{"closed": {"dropped": 1e999}}'])
+@example([b'{"dropped": 1e999}'])
 def test_no_content_of_a_card_makes_parsing_raise(garbage):
     """Whatever a damaged disk shows, as first line or later: a member or None."""
     for content in (garbage, [json.dumps(FIRST).encode(), *garbage]):
         members_module.parse(NAME, b"\n".join(content) + b"\n", alive=True)
 
 
-@pytest.mark.parametrize("bad", [b"garbage", b'{"want": {"a": "x"}}', b'{"op{"open": "b"}', b"5", b'{"closed": 3}'])
+@pytest.mark.parametrize("bad", [b"garbage", b'{"want": {"a": "x"}}', b'{"op{"open": "b"}', b"5", b'{"dropped": []}'])
 def test_one_damaged_line_does_not_make_a_living_worker_disappear(bad):
     """Otherwise its open file would count as complete, and it as dead; only the first line makes a card."""
     data = lines(FIRST, {"open": "a"}) + bad + b"\n" + lines({"open": "c"})
@@ -363,12 +369,12 @@ def test_strangers_in_the_spool_do_not_disturb(place):
         with open(os.path.join(place.members, name), "wb") as file:
             file.write(b"\xff\n")
     os.mkdir(os.path.join(place.members, "main.h-1.1.2-8"))
-    assert [member.name for member in Members(place).members()] == [mine.name]
+    assert [member.name for member in Members(place).all()] == [mine.name]
 
 
 def test_no_spool_has_no_members(tmp_path):
     """A run directory without a spool is an empty roster."""
-    assert Members(Spool(str(tmp_path))).members() == []
+    assert Members(Spool(str(tmp_path))).all() == []
 
 
 def test_a_new_uploader_removes_what_is_no_card_and_never_will_be(place):
@@ -386,7 +392,7 @@ def test_a_new_uploader_removes_what_is_no_card_and_never_will_be(place):
     with open(os.path.join(place.members, "notes"), "wb") as file:
         file.write(b"of somebody")
     assert len(os.listdir(place.members)) == 6
-    assert [member.name for member in Members.swept(place).members()] == [living.name]
+    assert [member.name for member in Members.swept(place).all()] == [living.name]
     assert sorted(os.listdir(place.members)) == ["notes", str(living.name)]
 
 

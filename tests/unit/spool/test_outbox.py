@@ -14,7 +14,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from support import JSON, dump, event_file, failing
 
-from hf_mpwriter.base.files import LocalFile, parse_files
+from hf_mpwriter.base import state
+from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.snapshot.attachments import Attachments
 from hf_mpwriter.spool.layout import HostSpool
 from hf_mpwriter.spool.outbox import Batch, InFlightRecord, Outbox, interrupted
@@ -43,7 +44,7 @@ class Run:
 
     def found(self) -> list[tuple[LocalFile, ...]]:
         """The files of the entries that a new uploader finds."""
-        return [entry.files for entry in self.queue().entries]
+        return [entry.files for entry in self.queue().batches]
 
     def leftovers(self) -> list[str]:
         """What is in the folder beside entries."""
@@ -66,7 +67,7 @@ def test_entries_are_found_again_oldest_first(run):
     """What was put is what the next uploader reads."""
     queue = run.queue()
     queue.put([[OLD], [MORE]])
-    assert queue.entries == run.queue().entries == [Batch(1, (OLD,)), Batch(2, (MORE,))]
+    assert queue.batches == run.queue().batches == [Batch(1, (OLD,)), Batch(2, (MORE,))]
     assert run.leftovers() == []
 
 
@@ -75,9 +76,9 @@ def test_a_newer_snapshot_supersedes_the_older_ones(run):
     queue = run.queue()
     queue.put([[OLD], [MORE]])
     queue.put([[NEW]])
-    assert queue.entries == run.queue().entries == [Batch(3, (NEW,))]
+    assert queue.batches == run.queue().batches == [Batch(3, (NEW,))]
     queue.put([])
-    assert queue.entries == run.queue().entries == []
+    assert queue.batches == run.queue().batches == []
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
@@ -105,7 +106,7 @@ def test_an_entry_that_the_disk_refuses_is_kept_in_memory_and_told(run, point, f
     queue = run.queue()
     with failing(f"{point}={fault}"):
         queue.put([[NEW]])
-    assert [entry.files for entry in queue.entries] == [(NEW,)]
+    assert [entry.files for entry in queue.batches] == [(NEW,)]
     assert "memory" in queue.trouble
     queue.put([[NEW, MORE]])
     assert queue.trouble == ""
@@ -176,14 +177,14 @@ def test_an_entry_that_cannot_be_removed_is_found_again_or_gone(run, point, faul
     queue.put([[OLD]])
 
     def remove() -> None:
-        queue.remove(queue.entries[0])
-        assert queue.entries == []
+        queue.remove(queue.batches[0])
+        assert queue.batches == []
         assert queue.trouble
 
     assert in_child(remove, f"{point}={fault}") == (KILLED if fault == "kill" else 0)
     assert run.found() in ([], [(OLD,)])
     fresh = run.queue()
-    for entry in fresh.entries:
+    for entry in fresh.batches:
         fresh.remove(entry)
     assert run.found() == []
 
@@ -197,14 +198,13 @@ def test_a_push_starts_only_after_its_record_is_durable(run, step, fault):
     """`take_off` returns only if the record is on disk; a kill leaves the record of before or the new one, whole."""
     queue = run.queue()
     queue.put([[OLD]])
-    queue.mark_in_flight(queue.entries[0], {"n": 1}, fenced=False)
+    queue.mark_in_flight(queue.batches[0], fenced=False)
     entry = Batch(7, (NEW,))
-    code = in_child(lambda: queue.mark_in_flight(entry, {"n": 2}, fenced=True), f"outbox.in_flight.{step}={fault}")
+    code = in_child(lambda: queue.mark_in_flight(entry, fenced=True), f"outbox.in_flight.{step}={fault}")
     assert code == (KILLED if fault == "kill" else 1)
     after = [InFlightRecord(7, fenced=True)] if step == "dirsync" else [InFlightRecord(1, fenced=False)]
     assert after_restart(run) in after
-    path = queue.mark_in_flight(entry, {"n": 3}, fenced=True)
-    assert json.loads(disk.read(path))["job"] == {"n": 3}
+    queue.mark_in_flight(entry, fenced=True)
     assert after_restart(run) == InFlightRecord(7, fenced=True)
 
 
@@ -213,7 +213,7 @@ def test_a_push_starts_only_after_its_record_is_durable(run, step, fault):
 def test_a_landing_that_is_interrupted_can_be_repeated(run, step, fault):
     """The record is whole or gone; removing it again is no error."""
     queue = run.queue()
-    queue.mark_in_flight(Batch(3, (OLD,)), {}, fenced=True)
+    queue.mark_in_flight(Batch(3, (OLD,)), fenced=True)
     assert in_child(queue.clear_in_flight, f"outbox.cleared.{step}={fault}") == (KILLED if fault == "kill" else 1)
     assert after_restart(run) == (InFlightRecord(3, fenced=True) if step == "unlink" else None)
     queue.clear_in_flight()
@@ -222,8 +222,8 @@ def test_a_landing_that_is_interrupted_can_be_repeated(run, step, fault):
 
 
 @given(st.binary(max_size=20) | JSON.map(lambda value: json.dumps(value).encode()))
-@example(b'{"entry": Infinity, "fenced": true}')
-@example(b'{"entry": 4, "fenced": 1}')
+@example(b'{"batch": Infinity, "fenced": true, "attachments": []}')
+@example(b'{"batch": 4, "fenced": 1, "attachments": []}')
 @hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_record_in_flight_that_cannot_be_read_counts_as_the_worst_case(run, data):
     """Anything may have been under way: without a fence."""
@@ -245,7 +245,11 @@ def test_a_record_in_flight_that_is_no_file_counts_as_the_worst_case(run):
 # leftovers
 
 
-@given(st.binary(max_size=20) | JSON.map(lambda value: json.dumps({"files": value}).encode()) | JSON.map(json.dumps))
+@given(
+    st.binary(max_size=20)
+    | JSON.map(lambda value: json.dumps({"number": 9, "files": value}).encode())
+    | JSON.map(json.dumps)
+)
 @hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_an_entry_that_cannot_be_understood_is_dropped(run, data):
     """Half a file after a power cut on a bad disk, any bytes: the queue opens, without it, and can be used."""
@@ -254,7 +258,7 @@ def test_an_entry_that_cannot_be_understood_is_dropped(run, data):
     with open(os.path.join(run.host.outbox, "00000009.json"), "wb") as file:
         file.write(data if isinstance(data, bytes) else data.encode())
     queue = run.queue()
-    assert (OLD,) in [entry.files for entry in queue.entries]
+    assert (OLD,) in [entry.files for entry in queue.batches]
     queue.put([[NEW]])
     assert run.found() == [(NEW,)]
 
@@ -277,24 +281,40 @@ def test_leftovers_of_killed_writers_do_not_add_up(run):
     assert len(run.leftovers()) <= 1
 
 
+ITEM = {"path": "a.tfevents", "length": 1, "growing": True, "sha256": "", "blob_id": "", "stamp": []}
+
+
+def batch_of(*items: object) -> Batch:
+    """The batch that a file with these items holds."""
+    return state.load(Batch, json.dumps({"number": 1, "files": items}).encode())
+
+
 @given(JSON)
-@example([{"path": "../a", "length": 1, "growing": True, "sha256": "", "blob_id": ""}])
-@example([{"path": "/a", "length": 1, "growing": True, "sha256": "", "blob_id": ""}])
-@example([{"path": "a", "length": -1, "growing": True, "sha256": "", "blob_id": ""}])
-@example([{"path": "a", "length": 1, "growing": 1, "sha256": "", "blob_id": ""}])
-def test_only_files_within_the_run_directory_are_read_from_disk(items):
-    """Anything else is a ValueError, TypeError or KeyError, which the callers expect."""
-    try:
-        found = parse_files(items)
-    except (ValueError, TypeError, KeyError):
-        return
-    assert found == (), "no JSON that hypothesis makes by chance is a file"
+@example(ITEM | {"path": "../a.tfevents"})
+@example(ITEM | {"path": "/a.tfevents"})
+@example(ITEM | {"path": ".hf_mpwriter/a.tfevents"})
+@example(ITEM | {"length": -1})
+@example(ITEM | {"length": 1 << 63})
+@example(ITEM | {"length": True})
+@example(ITEM | {"growing": 1})
+def test_only_files_within_the_run_directory_are_read_from_disk(item):
+    """Anything else is damage; no JSON that hypothesis makes by chance is a file."""
+    with pytest.raises(state.DamagedError):
+        batch_of(item)
 
 
 def test_files_travel_unchanged():
     """To JSON and back they are equal."""
-    files = (OLD, NEW, MORE)
-    assert parse_files(json.loads(json.dumps([dataclasses.asdict(file) for file in files]))) == files
+    batch = Batch(1, (OLD, NEW, MORE))
+    assert state.load(Batch, state.dump(batch)) == batch
+
+
+def test_a_batch_under_the_name_of_another_is_dropped(run):
+    """Its number is its place in the order."""
+    run.queue().put([[OLD]])
+    here, there = (os.path.join(run.host.outbox, f"0000000{number}.json") for number in (1, 2))
+    os.rename(here, there)
+    assert run.found() == []
 
 
 def test_numbers_grow_while_there_are_entries(run):
@@ -303,7 +323,7 @@ def test_numbers_grow_while_there_are_entries(run):
     for length in range(1, 12):
         queue = run.queue()
         queue.put([[dataclasses.replace(OLD, length=length)]])
-        numbers.append(queue.entries[0].number)
+        numbers.append(queue.batches[0].number)
     assert all(a < b for a, b in itertools.pairwise(numbers))
 
 
@@ -321,8 +341,8 @@ def attach(run: Run, path: str, data: bytes) -> LocalFile:
 def test_what_was_in_flight_tells_what_it_carried(run):
     """The next uploader must know that these contents may be on the Hub."""
     one, queue = attach(run, "one.tsv", b"one"), run.queue()
-    queue.mark_in_flight(Batch(0, (one,)), {"files": [dataclasses.asdict(one)]}, fenced=True)
-    assert after_restart(run) == InFlightRecord(0, fenced=True, files=(one,))
+    queue.mark_in_flight(Batch(0, (one,)), fenced=True)
+    assert after_restart(run) == InFlightRecord(0, fenced=True, attachments=(one,))
 
 
 @pytest.mark.parametrize(
@@ -331,8 +351,8 @@ def test_what_was_in_flight_tells_what_it_carried(run):
 )
 def test_only_digests_become_names_of_copies(digests):
     """Whatever else stands in their place is refused like any other damage."""
-    item = {"path": "a.tsv", "length": 1, "growing": False, "sha256": digests[0], "blob_id": digests[1]}
-    with pytest.raises((ValueError, TypeError)):
-        parse_files([item])
+    item = ITEM | {"path": "a.tsv", "growing": False, "sha256": digests[0], "blob_id": digests[1]}
+    with pytest.raises(state.DamagedError):
+        batch_of(item)
     good = item | {"sha256": "5" * 64, "blob_id": "6" * 40}
-    assert parse_files([good]) == (LocalFile("a.tsv", 1, False, "5" * 64, "6" * 40),)
+    assert batch_of(good).files == (LocalFile("a.tsv", 1, False, "5" * 64, "6" * 40),)

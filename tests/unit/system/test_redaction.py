@@ -125,10 +125,10 @@ def test_the_report_of_an_uploader_has_no_secret(tmp_path, monkeypatch, capsys):
     host = Spool(str(tmp_path)).host("h")
     os.makedirs(host.root)
     for verdict in (Refused(f"no {ODD}", f"try {SHAPED}"), Quarantine({"a": f"not {ODD}"})):
-        bulletin = StatusFile(host, Process.current(), time.monotonic, 0.0)
-        bulletin.notice([f"seen {ODD}"])
-        bulletin.complain(verdict, 1)
-        bulletin.publish(phase="idle")
+        status = StatusFile(host, Process.current(), time.monotonic, 0.0)
+        status.notify([f"seen {ODD}"])
+        status.failed(verdict, 1)
+        status.publish(phase="idle", waiting=0, push=None, commits=0, blocked_until=0.0)
         told = Path(host.status).read_text()
         assert "<token>" in told
         assert ODD not in told + capsys.readouterr().err

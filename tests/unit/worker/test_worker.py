@@ -53,7 +53,7 @@ def test_what_is_dropped_stands_on_the_card_while_the_worker_lives(run_dir):
         writer.add_scalar("a", 1.0, step)
     file._locate = locate
     writer._worker.keep_house()
-    (member,) = Members(Spool(str(run_dir))).members()
+    (member,) = Members(Spool(str(run_dir))).all()
     assert (member.alive, member.dropped, writer.dropped) == (True, 3, 3)
     assert "lost: 3 records of main" in run("status", run_dir).stdout
     writer.flush()

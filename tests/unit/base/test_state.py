@@ -1,0 +1,190 @@
+"""State: what is written is what is read, and damage of any kind is one exception."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from support import JSON
+
+from hf_mpwriter.base import state
+from hf_mpwriter.base.settings import Destination, Settings
+
+
+@dataclass(frozen=True)
+class Inner:
+    """Checks itself."""
+
+    count: int
+
+    def __post_init__(self) -> None:
+        if self.count == 13:
+            raise ValueError("unlucky")
+
+
+@dataclass(frozen=True)
+class Outer:
+    """One field of each type."""
+
+    text: str
+    number: int
+    real: float
+    switch: bool
+    maybe: bool | None
+    perhaps: tuple[str, ...] | None
+    numbers: tuple[int, ...]
+    nested: dict[str, list[Inner]]
+    names: frozenset[str]
+    inner: Inner | None
+    late: dict[str, int] = field(default_factory=dict)
+
+
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
+INNER = st.builds(Inner, st.integers().filter(lambda number: number != 13))
+OUTER = st.builds(
+    Outer,
+    text=st.text() | st.just("\udcff"),  # of a file name that is no UTF-8
+    number=st.integers(),
+    real=FINITE,
+    switch=st.booleans(),
+    maybe=st.none() | st.booleans(),
+    perhaps=st.none() | st.lists(st.text()).map(tuple),
+    numbers=st.lists(st.integers()).map(tuple),
+    nested=st.dictionaries(st.text(), st.lists(INNER, max_size=3)),
+    names=st.frozensets(st.text()),
+    inner=st.none() | INNER,
+    late=st.dictionaries(st.text(), st.integers()),
+)
+ONE = Outer("a", 1, 0.5, True, None, None, (1,), {"x": [Inner(1)]}, frozenset({"b", "a"}), Inner(2))
+FIELDS = json.loads(state.dump(ONE))
+
+
+@given(OUTER)
+def test_what_is_dumped_is_loaded(one):
+    """Equal, and of the same types."""
+    found = state.load(Outer, state.dump(one))
+    assert found == one
+    assert [type(value) for value in vars(found).values()] == [type(value) for value in vars(one).values()]
+
+
+def test_what_is_written_can_be_read_by_people():
+    """One line of JSON, by names of fields; sets in order."""
+    assert FIELDS["names"] == ["a", "b"]
+    assert FIELDS["nested"] == {"x": [{"count": 1}]}
+    assert b"\n" not in state.dump(ONE)
+
+
+@pytest.mark.parametrize("number", [math.inf, -math.inf, math.nan])
+def test_what_could_not_be_loaded_is_not_dumped(number):
+    """A float that is not finite is found where it comes from."""
+    with pytest.raises(ValueError, match="JSON"):
+        state.dump(Outer(**{**vars(ONE), "real": number}))
+
+
+@given(st.binary(max_size=40) | JSON.map(lambda value: json.dumps(value).encode()))
+@example(b"[" * 100_000)
+@example(b"1" * 10_000)
+@example(b"\xff\xfe")
+def test_any_bytes_are_damage(data):
+    """Whatever a disk shows: one exception."""
+    with pytest.raises(state.DamagedError):
+        state.load(Outer, data)
+
+
+@given(OUTER, st.sampled_from(sorted(FIELDS)), JSON)
+@example(ONE, "real", 10**400)
+@example(ONE, "number", True)
+@example(ONE, "inner", {"count": 13})
+def test_one_damaged_field_is_damage_or_of_its_type(one, name, value):
+    """What is let through is what `dump` would have written."""
+    data = json.dumps({**json.loads(state.dump(one)), name: value}).encode()
+    try:
+        found = state.load(Outer, data)
+    except state.DamagedError:
+        return
+    assert state.load(Outer, state.dump(found)) == found
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("text", None),
+        ("text", 1),
+        ("number", 1.0),
+        ("number", True),
+        ("number", "1"),
+        ("real", True),
+        ("real", "1"),
+        ("real", 10**400),
+        ("switch", 1),
+        ("switch", None),
+        ("maybe", 0),
+        ("perhaps", "ab"),
+        ("perhaps", [1]),
+        ("numbers", None),
+        ("numbers", [1.0]),
+        ("nested", []),
+        ("nested", {"x": [{"count": "1"}]}),
+        ("nested", {"x": [{}]}),
+        ("names", {"a": 1}),
+        ("inner", {"count": 1, "more": 2}),
+        ("inner", {"count": 13}),
+        ("inner", [1]),
+    ],
+)
+def test_a_wrong_type_is_damage(name, value):
+    """Also deep within, a bool in the place of a number, and what a dataclass refuses itself."""
+    with pytest.raises(state.DamagedError):
+        state.load(Outer, json.dumps({**FIELDS, name: value}).encode())
+
+
+@pytest.mark.parametrize("text", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_a_number_that_is_not_finite_is_damage(text):
+    """Python's JSON reads them; no time and no length is one."""
+    with pytest.raises(state.DamagedError):
+        state.load(Outer, json.dumps({**FIELDS, "real": 0.25}).replace("0.25", text).encode())
+
+
+@pytest.mark.parametrize("name", sorted(FIELDS))
+def test_no_field_may_be_missing(name):
+    """Not even one with a default: a file of another version is not half understood."""
+    with pytest.raises(state.DamagedError, match="other fields"):
+        state.load(Outer, json.dumps({other: value for other, value in FIELDS.items() if other != name}).encode())
+
+
+def test_no_field_may_be_unknown():
+    """Likewise."""
+    with pytest.raises(state.DamagedError, match="other fields"):
+        state.load(Outer, json.dumps({**FIELDS, "colour": "red"}).encode())
+
+
+def test_an_int_is_taken_for_a_float():
+    """And becomes one."""
+    found = state.load(Outer, json.dumps({**FIELDS, "real": 3}).encode())
+    assert (found.real, type(found.real)) == (3.0, float)
+
+
+def test_what_settings_refuse_is_damage():
+    """A SettingsError is for people who give settings, not for files."""
+    good = json.loads(state.dump(Settings()))
+    with pytest.raises(state.DamagedError, match="commit_every"):
+        state.load(Settings, json.dumps({**good, "commit_every": 0}).encode())
+    with pytest.raises(state.DamagedError, match="endpoint|HF_ENDPOINT"):
+        state.load(Destination, state.dump(Destination("https://hub", "me/run")).replace(b"https", b"ftp"))
+
+
+def test_a_type_that_cannot_be_loaded_is_a_mistake_of_ours():
+    """Found at the first load, not by what a file holds."""
+
+    @dataclass(frozen=True)
+    class Strange:
+        anything: bytes
+
+    with pytest.raises(TypeError):
+        state.load(Strange, b'{"anything": 1}')
+    with pytest.raises(TypeError):
+        state.dump(Strange(b""))
