@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 from hf_mpwriter.base import names as names_module
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.snapshot import event_files
-from hf_mpwriter.system import disk, hf_home
+from hf_mpwriter.system import disk, failpoints, hf_home
 
 LIMIT = 128 << 20  # bytes of one attachment
 RESERVE = 1 << 30  # bytes that stay free on the disk when a copy is made ...
@@ -157,10 +157,10 @@ class Copies:
                 os.unlink(temporary)
 
     def _copy(self, file: LocalFile, temporary: str) -> LocalFile:
-        disk.failpoint("copies.open")
+        failpoints.reach("copies.open")
         fd = disk.open_ours(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         try:
-            disk.failpoint("copies.write")
+            failpoints.reach("copies.write")
             found = _read(self._run_dir, file.path, lambda chunk: disk.write_all(fd, chunk))
             self.read += found.length
             return found

@@ -78,7 +78,7 @@ class EventFileScan:
 
     def _bear(self, unread: list[OSError], patience: int) -> None:
         """What was removed since it was listed, or is not ours to read, is no event file; all else may pass."""
-        lasting = [error for error in unread if not isinstance(error, GONE) and error.errno not in disk.NO_FILE]
+        lasting = [error for error in unread if not isinstance(error, GONE) and error.errno not in disk.NOT_REGULAR]
         self._blind = self._blind + 1 if lasting else 0
         if 0 < self._blind <= patience:
             raise lasting[0]

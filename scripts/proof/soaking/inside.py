@@ -53,7 +53,7 @@ MOVED_LIMIT = 2  # pushes with nothing but 412, before one goes without a parent
 
 
 class Chance:
-    """Takes the place of `disk.failpoint`."""
+    """Takes the place of `failpoints.reach`."""
 
     def __init__(self, control: str) -> None:
         self._chance, self._struck = os.path.join(control, "chance"), os.path.join(control, "struck")
@@ -61,7 +61,7 @@ class Chance:
 
     def __call__(self, name: str) -> None:
         """Fail or die here, by chance."""
-        from hf_mpwriter.system import disk
+        from hf_mpwriter.system import failpoints
 
         try:
             with open(self._chance, encoding="ascii") as file:
@@ -72,7 +72,7 @@ class Chance:
             fd = os.open(self._struck, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
             os.write(fd, f"{action} {name} {os.getpid()}\n".encode())
             os.close(fd)
-            disk._fail(name, action)  # noqa: SLF001 - as the failpoint itself would
+            failpoints.strike(name, action)
 
 
 def install(kind: str) -> None:
@@ -83,11 +83,11 @@ def install(kind: str) -> None:
             if not hasattr(loaded, name):
                 raise AttributeError(f"{module}.{name} is no more")
             setattr(loaded, name, value)
-    from hf_mpwriter.system import disk, launch
+    from hf_mpwriter.system import failpoints, launch
     from hf_mpwriter.uploader import backoff
 
     backoff.MOVED_LIMIT = MOVED_LIMIT
-    disk.failpoint = Chance(os.environ[CONTROL])  # type: ignore[assignment]
+    failpoints.reach = Chance(os.environ[CONTROL])  # type: ignore[assignment]
     if kind == "rank":
         launch.UPLOADER_BOOT = _with_us(launch.UPLOADER_BOOT, "uploader")  # noqa: SLF001 - the way into the processes under test
     elif kind == "uploader":

@@ -8,10 +8,9 @@ import stat
 
 import pytest
 from forks import KILLED, fork, in_child, reap
-from programs import run_python
 from support import failing, limit_files, open_descriptors
 
-from hf_mpwriter.system import disk
+from hf_mpwriter.system import disk, sharing
 
 PUBLISH = ("open", "write", "fsync", "link", "dirsync")
 REPLACE = ("open", "write", "fsync", "rename", "dirsync")
@@ -117,21 +116,6 @@ def test_a_removal_is_durable_at_return(tmp_path, monkeypatch):
     assert synced == [(False, os.stat(tmp_path).st_ino)]
 
 
-def test_failpoints_come_from_the_environment():
-    """Several points with commas; each acts at its n-th passage and only there."""
-    source = (
-        "from hf_mpwriter.system import disk\n"
-        "for n in range(4):\n"
-        "    for name in 'ab':\n"
-        "        try: disk.failpoint(name)\n"
-        "        except OSError as error: print(n, name, error.errno, flush=True)\n"
-    )
-    result = run_python(source, env={"HF_MPWRITER_FAILPOINT": " a=enospc:2, b = kill:3,"})
-    assert result.returncode == KILLED
-    assert result.stdout.split() == ["1", "a", str(errno.ENOSPC)]
-    assert run_python(source, env={"HF_MPWRITER_FAILPOINT": ""}).stdout == ""
-
-
 def test_a_file_that_cannot_grow_is_refused_as_a_whole(tmp_path):
     """A short write is not taken for success: the old content stays."""
     path = str(tmp_path / "file")
@@ -222,7 +206,7 @@ def test_a_file_that_cannot_be_opened_as_ours_leaves_nothing(tmp_path, monkeypat
     """Neither a file nor a descriptor, even if the disk does not let go of the file."""
     before = open_descriptors()
     for name in ("share", "unlink"):
-        of = disk if name == "share" else os
+        of = sharing if name == "share" else os
         monkeypatch.setattr(of, name, lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "refused")))
         with pytest.raises(OSError, match="refused"):
             disk.open_ours(str(tmp_path / name), os.O_WRONLY | os.O_CREAT | os.O_EXCL)
