@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from hf_mpwriter.system.redaction import given, redact
+from hf_mpwriter.system.redaction import environment_tokens, redact
 
 # What reading damaged JSON of ours may raise; whoever reads a file of the spool expects all of them.
 DAMAGED = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
@@ -18,7 +18,7 @@ class HfMpWriterError(Exception):
     """Something went wrong; the hint says what to do."""
 
     def __init__(self, message: str = "", *, hint: str = "") -> None:
-        secrets = given(os.environ)
+        secrets = environment_tokens(os.environ)
         self.message = redact(message or (self.__doc__ or "").strip(), secrets)
         self.hint = redact(hint, secrets)
         super().__init__(self.message, self.hint)
