@@ -63,7 +63,7 @@ def try_exclusive(path: str) -> int | None:
 
 
 def work_in(directory: str) -> bool:
-    """Whether the filesystem of a directory has locks. Lustre without `-o flock` and some FUSE filesystems have none."""
+    """Whether the filesystem of a directory has locks; Lustre without `-o flock` and some of FUSE have none."""
     path = os.path.join(directory, f".lock-probe.{os.getpid()}.{os.urandom(4).hex()}")
     with _mutex:
         fd = _open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
