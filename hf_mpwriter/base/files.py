@@ -9,6 +9,7 @@ A push carries one batch. The limits of a batch bound the memory of a push and w
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -61,6 +62,11 @@ class LocalFile:
     def in_memory(self) -> bool:
         """Whether a push holds the content in memory, to cut it at `length` or to put it into the commit itself."""
         return self.growing or (bool(self.sha256) and self.length <= REGULAR_BYTES)
+
+
+def git_hasher(size: int) -> hashlib._Hash:
+    """A hasher that gives git's id of a content of `size` bytes once it was fed with it."""
+    return hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
 
 
 def parse_files(items: Any) -> tuple[LocalFile, ...]:

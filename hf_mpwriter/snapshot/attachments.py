@@ -28,7 +28,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from hf_mpwriter.base.files import LocalFile
+from hf_mpwriter.base.files import LocalFile, git_hasher
 from hf_mpwriter.base.names import is_attachment
 from hf_mpwriter.snapshot import event_files
 from hf_mpwriter.system import disk, failpoints, hf_home
@@ -100,8 +100,7 @@ def _read(run_dir: str, relative: str, keep: Callable[[bytes], object] | None = 
             raise ChangedError
         if (status.st_dev, status.st_ino) in _secrets():
             raise OSError("it holds a token")
-        sha256 = hashlib.sha256()
-        blob = hashlib.sha1(b"blob %d\0" % status.st_size, usedforsecurity=False)
+        sha256, blob = hashlib.sha256(), git_hasher(status.st_size)
         left = status.st_size
         while left and (chunk := os.read(fd, min(CHUNK, left))):
             left -= len(chunk)

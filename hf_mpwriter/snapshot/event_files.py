@@ -190,15 +190,22 @@ def pending(
     return waiting
 
 
-def bounded(files: Iterable[LocalFile]) -> list[list[LocalFile]]:
-    """Split files into groups that fit into one batch each, keeping the order."""
+def bounded(
+    files: Iterable[LocalFile], most: int = BATCH_FILES, in_memory: int = BATCH_IN_MEMORY, size: int = BATCH_BYTES
+) -> list[list[LocalFile]]:
+    """Split files into groups that fit into one batch each, keeping the order.
+
+    Args:
+        files: what to send.
+        most: files in a group.
+        in_memory: bytes of a group that a push holds in memory; a single file may have more.
+        size: bytes in a group; a single file may have more.
+    """
     groups: list[list[LocalFile]] = []
     memory = total = 0
     for file in files:
         held = file.length if file.in_memory else 0
-        full = groups and (
-            len(groups[-1]) >= BATCH_FILES or memory + held > BATCH_IN_MEMORY or total + file.length > BATCH_BYTES
-        )
+        full = groups and (len(groups[-1]) >= most or memory + held > in_memory or total + file.length > size)
         if not groups or full:
             groups.append([])
             memory = total = 0

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import event_file, scalar
 
-from hf_mpwriter.base import files as files_module
 from hf_mpwriter.base import names
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.base.verdicts import Sent
@@ -90,29 +89,24 @@ def test_what_is_free_to_go_is_pending(run):
 
 
 @given(st.lists(st.tuples(st.integers(1, 12), st.booleans()), max_size=30))
-def test_entries_are_bounded_and_keep_the_order(sizes):
+def test_batches_are_bounded_and_keep_the_order(sizes):
     """At most so many files, bytes that may still grow, and bytes; or one file that is larger alone."""
-    limits = files_module.BATCH_FILES, files_module.BATCH_IN_MEMORY, files_module.BATCH_BYTES
-    files_module.BATCH_FILES, files_module.BATCH_IN_MEMORY, files_module.BATCH_BYTES = 5, 9, 20
-    try:
-        files = [LocalFile(str(n), size, grows) for n, (size, grows) in enumerate(sizes)]
-        groups = bounded(files)
-        assert [file for group in groups for file in group] == files
-        assert all(groups)
-        for group in groups:
-            growing = [file.length for file in group if file.growing]
-            assert len(group) <= 5
-            assert sum(growing) <= 9 or len(growing) == 1
-            assert sum(file.length for file in group) <= 20 or len(group) == 1
-        for group, following in itertools.pairwise(groups):
-            both = [*group, following[0]]
-            assert (
-                len(both) > 5
-                or sum(file.length for file in both if file.growing) > 9
-                or sum(file.length for file in both) > 20
-            ), "split without need"
-    finally:
-        files_module.BATCH_FILES, files_module.BATCH_IN_MEMORY, files_module.BATCH_BYTES = limits
+    files = [LocalFile(str(n), size, grows) for n, (size, grows) in enumerate(sizes)]
+    groups = bounded(files, most=5, in_memory=9, size=20)
+    assert [file for group in groups for file in group] == files
+    assert all(groups)
+    for group in groups:
+        growing = [file.length for file in group if file.growing]
+        assert len(group) <= 5
+        assert sum(growing) <= 9 or len(growing) == 1
+        assert sum(file.length for file in group) <= 20 or len(group) == 1
+    for group, following in itertools.pairwise(groups):
+        both = [*group, following[0]]
+        assert (
+            len(both) > 5
+            or sum(file.length for file in both if file.growing) > 9
+            or sum(file.length for file in both) > 20
+        ), "split without need"
 
 
 def test_a_length_is_the_end_of_a_whole_record_at_every_size(tmp_path):
