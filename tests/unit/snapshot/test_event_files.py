@@ -69,7 +69,7 @@ def test_any_prefix_of_what_is_pending_may_be_published(run):
 
 @given(runs())
 def test_what_is_free_to_go_is_pending(run):
-    """Nothing is left out but what is acknowledged, quarantined, or behind a file of ours that grows or is quarantined."""
+    """Nothing is left out but what is acknowledged, quarantined, or behind a file of ours that grows or is refused."""
     files, acknowledged, quarantined = run
     order = {
         file.path for file in pending(files, lambda file: file.length <= acknowledged.get(file.path, 0), quarantined)

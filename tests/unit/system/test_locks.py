@@ -288,7 +288,7 @@ def test_observers_do_not_keep_a_free_lock_from_being_taken(path):
 
 
 def test_who_finds_a_lock_taken_does_not_wait_at_all(path, monkeypatch):
-    """A worker's look finds the uploader lock taken every few seconds: it gives the processor away only for an observer."""
+    """A worker finds the uploader lock taken every few seconds: only for an observer it yields the processor."""
     yields = []
     monkeypatch.setattr(os, "sched_yield", lambda: yields.append(1))
 
