@@ -4,7 +4,7 @@ A trial, made by a process that has loaded everything and never used it (`serve`
 
     story      two workers log, seal, die and close; each step when the Hub is known to have what was logged before
     life       fork -> take the uploader lock -> loop.main, with pushes that are forks of it, until it leaves or is struck
-    harm       strikes one life: a failpoint of the package, or strace at the n-th system call of a name, of the uploader or
+    harm       strikes one life: a failpoint, or strace at the n-th system call of a name, of the uploader or
                of one of its pushes; the lives after it are unharmed
     judgement  the oracle, and that nothing is left: no temporary file, no entry, no card, no process
 

@@ -1,4 +1,4 @@
-"""What the user asked for: refused when it is wrong, unchanged when it travels."""
+"""Settings: refused when they are wrong, unchanged when they travel."""
 
 from __future__ import annotations
 
@@ -84,14 +84,14 @@ def test_a_bounded_wait_is_a_finite_number_of_seconds(value):
 
 
 @given(SETTINGS)
-def test_settings_travel_on_a_card_unchanged(settings):
+def test_settings_travel_in_a_member_file_unchanged(settings):
     """To JSON and back they are equal."""
     assert Settings.from_json(json.loads(json.dumps(settings.to_json()))) == settings
 
 
 @given(JSON)
 def test_what_is_no_settings_is_refused(data):
-    """Whatever JSON a damaged card holds: SettingsError, nothing else."""
+    """Any other JSON in a member file is a SettingsError, and no other error."""
     with pytest.raises(SettingsError):
         Settings.from_json(data)
 
@@ -109,8 +109,8 @@ def test_one_damaged_value_is_refused_or_harmless(settings, name, value):
     assert all(isinstance(pattern, str) for pattern in found.ignore_patterns)
 
 
-def test_an_unknown_setting_on_a_card_is_refused():
-    """A card of another version is not half understood, as the docstring of from_json says."""
+def test_an_unknown_setting_in_a_member_file_is_refused():
+    """A member file of another version is not read in part."""
     with pytest.raises(SettingsError):
         Settings.from_json({**Settings().to_json(), "colour": "red"})
 

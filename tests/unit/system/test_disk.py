@@ -1,4 +1,4 @@
-"""The ground: whole files or none at any kill, durable ones at return, faults at named points."""
+"""Files of ours: whole or none at any kill, durable at return, an error for each fault."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_fault_is_raised_and_leaves_neither_half_a_file_nor_a_temporary(tmp_pa
 
 
 def test_of_many_racing_publishers_exactly_one_wins(tmp_path):
-    """One process is told that it created the file, and its data is what everybody reads."""
+    """One process learns that it created the file, and all read its data."""
     path = str(tmp_path / "file")
     start, go = os.pipe()
 
@@ -145,7 +145,7 @@ def test_files_of_ours_are_for_their_owner_only(tmp_path):
 
 
 def test_racing_makers_of_a_directory_all_succeed(tmp_path):
-    """Nobody fails because somebody else was faster."""
+    """No process fails because another was faster."""
     path = str(tmp_path / "a" / "b" / "c")
     children = [fork(lambda: disk.make_dirs(path)) for _ in range(8)]
     assert [reap(pid) for pid in children] == [0] * 8

@@ -66,7 +66,7 @@ def test_redacted_json_is_json(value):
 
 @pytest.mark.parametrize("where", ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH", "HF_HOME", "stored", "XDG"])
 def test_every_place_that_a_token_can_come_from_is_known(tmp_path, where):
-    """As huggingface_hub looks for it."""
+    """In the order of huggingface_hub."""
     environ = {"HF_HOME": str(tmp_path)}
     if where.startswith("HF_TOKEN_PATH"):
         environ["HF_TOKEN_PATH"] = str(tmp_path / "mine")
@@ -85,8 +85,8 @@ def test_every_place_that_a_token_can_come_from_is_known(tmp_path, where):
     assert ODD in known_tokens(environ)
 
 
-def test_a_token_file_that_cannot_be_read_stops_nobody(tmp_path):
-    """No file, a directory, a pipe that nobody writes, no text."""
+def test_a_token_file_that_cannot_be_read_is_no_error(tmp_path):
+    """No file, a directory, a pipe without a writer, bytes that are no text."""
     (tmp_path / "token").mkdir()
     os.mkfifo(tmp_path / "stored_tokens")
     assert known_tokens({"HF_HOME": str(tmp_path)}) == set()
@@ -119,7 +119,7 @@ raise RuntimeError(os.environ["HF_TOKEN"])
         assert line in result.stderr
 
 
-def test_the_report_of_an_uploader_has_no_secret(tmp_path, monkeypatch, capsys):
+def test_the_status_of_an_uploader_has_no_secret(tmp_path, monkeypatch, capsys):
     """status.json: notices, reasons, hints, and the reasons of quarantined paths."""
     monkeypatch.setenv("HF_TOKEN", ODD)
     host = Spool(str(tmp_path)).host("h")
@@ -129,10 +129,10 @@ def test_the_report_of_an_uploader_has_no_secret(tmp_path, monkeypatch, capsys):
         bulletin.notice([f"seen {ODD}"])
         bulletin.complain(verdict, 1)
         bulletin.publish(phase="idle")
-        told = Path(host.status).read_text()
-        assert "<token>" in told
-        assert ODD not in told + capsys.readouterr().err
-        assert SHAPED not in told
+        written = Path(host.status).read_text()
+        assert "<token>" in written
+        assert ODD not in written + capsys.readouterr().err
+        assert SHAPED not in written
 
 
 def test_exceptions_and_warnings_of_ours_have_no_secret(monkeypatch, caplog):
