@@ -1,22 +1,39 @@
-"""Every exception a user can meet, and the verdicts of a push.
+"""The exceptions that a user can meet.
 
-An exception carries a `hint`: what to do, naming a command where one helps. Nothing here is ever raised into a
-training loop; constructors and the command line raise, `add_*`, `flush` and `close` do not.
+    HfMpWriterError
+      SettingsError        also a ValueError
+      LogdirError          also an OSError
+        ForeignSpoolError
+      SpoolFormatError
+      DestinationError     also a ValueError
+
+Invariants:
+- Constructors and the command line raise them. `add_*`, `flush` and `close` do not: nothing is raised into training.
+- Message and hint hold no token of the environment.
 """
 
 from __future__ import annotations
 
 import os
 
-from hf_mpwriter.system.redaction import given, redact
+from hf_mpwriter.system.redaction import environment_tokens, redact
 
 
 class HfMpWriterError(Exception):
-    """Something went wrong; the hint says what to do."""
+    """Something went wrong.
+
+    Args:
+        message: what went wrong; the first paragraph of the docstring of the class if not given.
+        hint: what to do; it names a command where one helps.
+
+    Attributes:
+        message: as given, without secrets.
+        hint: as given, without secrets.
+    """
 
     def __init__(self, message: str = "", *, hint: str = "") -> None:
-        secrets = given(os.environ)
-        self.message = redact(message or (self.__doc__ or "").strip(), secrets)
+        secrets = environment_tokens(os.environ)
+        self.message = redact(message or (self.__doc__ or "").partition("\n\n")[0].strip(), secrets)
         self.hint = redact(hint, secrets)
         super().__init__(self.message, self.hint)
 

@@ -1,4 +1,11 @@
-"""TODO base.files."""
+"""Files of the run directory as a snapshot finds them, and how much of them one batch may hold.
+
+    LocalFile    path       length                         growing    sha256, blob_id
+    event file   relative   end of the last whole record   yes/no     "", ""
+    attachment   relative   size                           no         of the whole content
+
+A push carries one batch. The limits of a batch bound the memory of a push and what one refused commit costs.
+"""
 
 from __future__ import annotations
 
@@ -9,25 +16,24 @@ from dataclasses import dataclass, field
 from hf_mpwriter.base.names import is_attachment, is_run_path
 from hf_mpwriter.base.verdicts import Sent
 
+BATCH_FILES = 100  # files in one batch
+BATCH_IN_MEMORY = 64 << 20  # bytes of one batch that the push holds in memory
+BATCH_BYTES = 512 << 20  # bytes in one batch
+REGULAR_BYTES = 10 << 20  # size up to which the Hub may want the content of an attachment in the commit itself
 LONGEST = (1 << 63) - 1  # bytes of a file, as the kernel counts
-
-BATCH_FILES = 100  # files in one entry
-BATCH_IN_MEMORY = 64 << 20  # bytes of files that the push holds in memory
-BATCH_BYTES = 512 << 20  # bytes in one entry
-REGULAR_BYTES = 10 << 20  # up to this size the Hub may want the content of an attachment within the commit itself
 
 
 @dataclass(frozen=True)
 class LocalFile:
-    """A file of the run directory as it is on disk.
+    """A file of the run directory as a snapshot found it.
 
     Attributes:
         path: relative to the run directory, with slashes.
-        length: end of the last whole record; of an attachment, its size.
-        growing: whether its writer may append more; of files of others nobody knows, so they count as growing.
-        sha256: of an attachment's whole content, hex; "" of an event file.
-        blob_id: git's id of an attachment's content, by which the Hub knows small text files; "" of an event file.
-        stamp: inode, size, mtime and ctime (ns) of an attachment while it had this content; () if it changed meanwhile.
+        length: bytes up to the end of the last whole record; of an attachment, its size in bytes.
+        growing: whether its writer may append more. Files that are not ours count as growing.
+        sha256: of the content of an attachment, hex; "" of an event file.
+        blob_id: git's id of the content of an attachment, by which the Hub knows small text files; "" of an event file.
+        stamp: inode, size, mtime and ctime (ns) of an attachment while it was read; () if they changed meanwhile.
     """
 
     path: str
@@ -45,9 +51,9 @@ class LocalFile:
             raise ValueError(f"not the digests of an attachment: {self!r:.200}")
 
     def is_covered(self, held: Sent) -> bool:
-        """Whether nothing is left to send when the Hub holds this of the path.
+        """Whether nothing is left to send while the Hub holds `held`.
 
-        An event file only grows, so its length tells; an attachment may change in any way, so its content does.
+        An event file only grows, so the length decides. An attachment may change in any way, so the content decides.
         """
         if self.sha256:
             return (held.length, held.sha256) == (self.length, self.sha256)
@@ -55,15 +61,15 @@ class LocalFile:
 
     @property
     def content(self) -> Sent:
-        """What the Hub holds once it has this attachment."""
+        """What the Hub holds after this attachment was sent."""
         return Sent(self.length, self.sha256, self.blob_id)
 
     @property
     def in_memory(self) -> bool:
-        """Whether a push holds the content in memory: cut at the snapshot's length, or part of the commit itself."""
+        """Whether a push holds the content in memory, to cut it at `length` or to put it into the commit itself."""
         return self.growing or (bool(self.sha256) and self.length <= REGULAR_BYTES)
 
 
-def git_blob(size: int) -> hashlib._Hash:
-    """Git's digest of a content of this size, to be fed with it; the Hub names small regular files by it."""
+def git_hasher(size: int) -> hashlib._Hash:
+    """A hasher that gives git's id of a content of `size` bytes once it was fed with it."""
     return hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)

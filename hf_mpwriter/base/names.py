@@ -1,4 +1,16 @@
-"""TODO base.names."""
+"""Names: event files, worker directories, sub-directories, and paths of the run directory.
+
+    runs/exp1/                                           run directory
+      events.out.tfevents.<second>.<host>.<pid>.<8 hex><suffix>
+      rank_00003/, rank_00003~2/, proc_00001/            worker directories; "main" is the run directory itself
+        <sub-directory>/                                 of `add_scalars` and `add_hparams`
+      .hf_mpwriter/                                      spool
+
+Invariants:
+- Names of event files sort in time order within a directory, whatever the clock does.
+- No name that is made here leads out of its directory, or into the spool.
+- A path that comes from a file of ours is checked by `is_run_path` before it is used.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +22,7 @@ from collections.abc import Iterable
 SPOOL_NAME = ".hf_mpwriter"
 MAIN_WORKER = "main"
 EVENT_MARK = "tfevents"
-LONGEST_NAME = 200  # bytes; file systems allow 255
+LONGEST_NAME = 200  # bytes; filesystems allow 255
 LONGEST_PATH = 4096  # characters; PATH_MAX of Linux
 
 _EVENT_NAME = re.compile(r"events\.out\.tfevents\.(?P<second>\d{10})\.")
@@ -24,12 +36,12 @@ def is_event_file(name: str) -> bool:
 
 
 def is_attachment(path: str) -> bool:
-    """Whether a file of the run directory is no event file: what counts of it is its whole content."""
+    """Whether a file of the run directory is an attachment: any file but an event file."""
     return not is_event_file(os.path.basename(path))
 
 
 def is_run_path(path: object) -> bool:
-    """Whether this may be the path of a file in a run directory: relative, not upwards, not in the spool."""
+    """Whether this is a path of a file in a run directory: a string, relative, not upwards, not in the spool."""
     if not isinstance(path, str) or len(path) > LONGEST_PATH or "\0" in path:
         return False
     return not {"", ".", "..", SPOOL_NAME} & set(path.split("/"))
@@ -42,12 +54,12 @@ def event_second(name: str) -> int:
 
 
 def is_ours(name: str) -> bool:
-    """Whether an event file has the name of one of ours, not of another writer's."""
+    """Whether an event file has a name as `event_name` makes it."""
     return _OUR_EVENT_NAME.fullmatch(name) is not None
 
 
 def event_suffix(name: str) -> str:
-    """The user's filename_suffix in the name of one of our event files."""
+    """The user's filename_suffix in the name of an event file of ours, "" for another's."""
     match = _OUR_EVENT_NAME.fullmatch(name)
     return match["suffix"] if match else ""
 
@@ -57,7 +69,7 @@ def event_name(existing: Iterable[str], now: float, host: str, pid: int, suffix:
 
     Args:
         existing: names in the directory.
-        now: unix time.
+        now: unix time in seconds.
         host: host name.
         pid: process id.
         suffix: the user's filename_suffix.
@@ -67,18 +79,18 @@ def event_name(existing: Iterable[str], now: float, host: str, pid: int, suffix:
 
 
 def worker_dir(worker: str) -> str:
-    """Directory of a worker, relative to the run directory; "" is the run directory itself."""
+    """Directory of a worker, relative to the run directory; "" for the run directory itself."""
     return "" if worker == MAIN_WORKER else worker
 
 
 def rank_of_directory(name: str) -> int | None:
-    """The rank whose worker directory, or whose child's, has this name; None for any other directory."""
+    """The rank in the name of a worker directory of it or of its child; None for any other directory."""
     match = _RANK_DIRECTORY.match(name)
     return int(match["rank"]) if match else None
 
 
 def sub_directory(*names: str) -> str:
-    """Relative directory of a sub-writer: tensorboardX's, but never outside the worker directory or in the spool.
+    """Directory of a sub-writer, relative to the worker directory: as in tensorboardX, but never outside of it.
 
     Args:
         names: parts, which may contain separators: the tags of `add_scalars`, the name of `add_hparams`.
@@ -98,7 +110,7 @@ def _harmless(part: str) -> str:
 
 
 def candidates(worker: str) -> Iterable[str]:
-    """The names a worker may take, best first: the wanted one, then the next free ones, without end."""
+    """The names that a worker may claim, best first: the wanted one, then up to 100,000 others."""
     yield worker
     if worker == MAIN_WORKER or re.fullmatch(r"proc_\d{5}", worker):
         yield from (name for n in range(1, 10**5) if (name := f"proc_{n:05d}") != worker)

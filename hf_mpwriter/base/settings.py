@@ -1,19 +1,20 @@
-"""What the user asked for: one frozen dataclass, one reader of the environment.
+"""Settings: where a run goes, how it goes there, and the one reader of the environment.
 
-`Destination` is where a run goes; it is written once into `run.json`. `Settings` is how it goes there; it travels on
-the cards of the workers, the newest live one wins.
+    Destination    where a run goes; written once, into run.json
+    Settings       how it goes there; in the member file of each worker, and the newest living worker wins
+    Environment    the variables below
 
 Environment:
 
-    HF_ENDPOINT                the Hub, https://huggingface.co if not set
-    HF_TOKEN, HF_HOME          read by huggingface_hub in the push
-    HF_HUB_OFFLINE             likewise: nothing is sent; nobody waits for the Hub either
-    HF_MPWRITER_DISABLED       1: a writer is local only, nothing is uploaded
-    HF_MPWRITER_EXIT_TIMEOUT   seconds that the end of a process may wait for the Hub
-    HF_MPWRITER_COMMITS_PER_HOUR  to one repository, by all runs of a user on a host; 100 if not set
-    HF_MPWRITER_GROUP          1: a spool of this user is made for the group of its run directory, and one that a
-                               colleague in that group has made so is trusted
-    HF_MPWRITER_FAILPOINT      faults for tests, see disk.py
+    HF_ENDPOINT                     URL of the Hub, https://huggingface.co if not set
+    HF_TOKEN, HF_HOME               read by huggingface_hub in the push
+    HF_HUB_OFFLINE                  1: nothing is sent, and no process waits for the Hub
+    HF_MPWRITER_DISABLED            1: a writer is local only, and nothing is uploaded
+    HF_MPWRITER_EXIT_TIMEOUT        seconds that the end of a process may wait for the Hub
+    HF_MPWRITER_COMMITS_PER_HOUR    to one repository, by all runs of a user on a host; 100 if not set
+    HF_MPWRITER_GROUP               1: a spool is made for the group of its run directory, and the spool of a
+                                    colleague in that group is trusted
+    HF_MPWRITER_FAILPOINT           faults for tests, see system/failpoints.py
 """
 
 from __future__ import annotations
@@ -33,16 +34,23 @@ DEFAULT_ENDPOINT = "https://huggingface.co"
 DEFAULT_ALLOW_PATTERNS = ("*.tfevents.*",)
 DEFAULT_COMMIT_EVERY = 5.0  # minutes, as in huggingface_hub
 DEFAULT_EXIT_TIMEOUT = 60.0  # seconds
-DEFAULT_COMMITS_PER_HOUR = 100.0  # the Hub was seen to refuse more than 128 per repository
+DEFAULT_COMMITS_PER_HOUR = 100.0  # the Hub refuses more than 128 per repository, as measured
 OFFLINE = "HF_HUB_OFFLINE is set"
 REPO_TYPES = ("model", "dataset", "space")
 
-# The Hub's rule, huggingface_hub/utils/_validators.py; asked here so that no client is loaded into training.
+# The rule of huggingface_hub/utils/_validators.py, copied so that training does not load the client.
 _REPO_ID = re.compile(r"(?:\b[\w.-]{1,96}\b/)?\b[\w.-]{1,96}\b", re.ASCII)
 
 
 def check_repo_id(repo_id: object) -> str:
-    """The repository id, or a SettingsError that says what is wrong with it."""
+    """Check a repository id.
+
+    Returns:
+        The same id.
+
+    Raises:
+        SettingsError: it is not one.
+    """
     if not isinstance(repo_id, str):
         raise SettingsError(f"repo_id is {repo_id!r}, but must be a string.", hint="Use 'name' or 'namespace/name'.")
     if not _REPO_ID.fullmatch(repo_id) or "--" in repo_id or ".." in repo_id or repo_id.endswith(".git"):
@@ -66,9 +74,12 @@ class Destination:
     Attributes:
         endpoint: URL of the Hub.
         repo_id: repository, with or without a namespace.
-        repo_type: model, dataset or space.
+        repo_type: `model`, `dataset` or `space`.
         revision: branch.
         path_in_repo: folder in the repository, "" for its root.
+
+    Raises:
+        SettingsError: an attribute is not valid.
     """
 
     endpoint: str
@@ -85,7 +96,7 @@ class Destination:
         _check_choice("repo_type", self.repo_type, REPO_TYPES)
         if not self.endpoint.startswith(("https://", "http://")):
             raise SettingsError(f"HF_ENDPOINT is {self.endpoint!r}.", hint="It must begin with https:// or http://.")
-        if "@" in self.endpoint or "?" in self.endpoint:  # it would stand in run.json, and no token would be sent
+        if "@" in self.endpoint or "?" in self.endpoint:  # it would be written to run.json, and no token be sent
             raise SettingsError("HF_ENDPOINT holds a password or a query.", hint="Give the token in HF_TOKEN.")
         if ".." in self.path_in_repo.split("/"):
             raise SettingsError(f"path_in_repo {self.path_in_repo!r} leads out of the repository.")
@@ -107,10 +118,13 @@ class Settings:
     Attributes:
         commit_every: minutes between two commits; fractions are allowed.
         squash_history: whether to squash the branch after commits of ours.
-        private: visibility of a repository that has to be created; None leaves it to the Hub's default.
-        allow_patterns: shell patterns of the files to upload, None for all, be they event files or not.
+        private: whether a repository that has to be created is private; None for the Hub's default.
+        allow_patterns: shell patterns of the files to upload; None for all, event files or not.
         ignore_patterns: shell patterns of files to leave out.
         exit_timeout: seconds that the end of a process may wait for the Hub.
+
+    Raises:
+        SettingsError: an attribute is not valid.
     """
 
     commit_every: float = DEFAULT_COMMIT_EVERY
@@ -129,14 +143,18 @@ class Settings:
             raise SettingsError(f"exit_timeout is {self.exit_timeout!r}.", hint="It is a number of seconds, 0 or more.")
 
     def allows(self, relative: str) -> bool:
-        """Whether a file of the run directory is to be uploaded (huggingface_hub's rule for patterns)."""
+        """Whether to upload a file of the run directory, by the rule of huggingface_hub for patterns."""
         if any(fnmatch.fnmatch(relative, pattern) for pattern in self.ignore_patterns):
             return False
         return self.allow_patterns is None or any(fnmatch.fnmatch(relative, p) for p in self.allow_patterns)
 
 
 def patterns(value: str | list[str] | tuple[str, ...] | None) -> tuple[str, ...]:
-    """Patterns as huggingface_hub takes them: one or several, a trailing slash means everything below."""
+    """Patterns in the form of huggingface_hub: one or several; a trailing slash means all below.
+
+    Raises:
+        SettingsError: one is not a string.
+    """
     items = [value] if isinstance(value, str) else list(value or ())
     if not all(isinstance(item, str) for item in items):
         raise SettingsError(f"Patterns are strings, not {items!r}.")
@@ -145,7 +163,14 @@ def patterns(value: str | list[str] | tuple[str, ...] | None) -> tuple[str, ...]
 
 @dataclass(frozen=True)
 class Environment:
-    """What the environment says about us, read in one place."""
+    """The variables of the environment that concern this package.
+
+    Attributes:
+        endpoint: URL of the Hub, without a trailing slash.
+        disabled: whether writers are local only.
+        exit_timeout: seconds, None if not set.
+        commits_per_hour: to one repository.
+    """
 
     endpoint: str
     disabled: bool
@@ -154,7 +179,11 @@ class Environment:
 
     @classmethod
     def read(cls, environ: Mapping[str, str] = os.environ) -> Self:
-        """Read and check; raises SettingsError for what is not a value."""
+        """Read and check the variables.
+
+        Raises:
+            SettingsError: a value is not valid; the message names the variable.
+        """
         exit_timeout = _number(environ, "HF_MPWRITER_EXIT_TIMEOUT", "It is a number of seconds, 0 or more.")
         hint = "It is a number of commits, 2 or more."
         commits = _number(environ, "HF_MPWRITER_COMMITS_PER_HOUR", hint)
@@ -169,7 +198,7 @@ class Environment:
 
 
 def is_offline(environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether the user wants huggingface_hub to stay away from the network; by its own rule."""
+    """Whether huggingface_hub would stay offline, by its own rule."""
     value = environ.get("HF_HUB_OFFLINE") or environ.get("TRANSFORMERS_OFFLINE") or ""
     return value.upper() in ("1", "ON", "YES", "TRUE")
 
@@ -183,10 +212,10 @@ def _number(environ: Mapping[str, str], name: str, hint: str) -> float | None:
 
 
 def group_access(environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether the spool is shared with the group; asked wherever a spool is used, in every process."""
+    """Whether the spool is shared with the group of the run directory."""
     return is_on(environ.get("HF_MPWRITER_GROUP", ""))
 
 
 def is_on(text: str) -> bool:
-    """Whether a variable of the environment says yes."""
+    """Whether the text of a variable means yes."""
     return text.strip().lower() in ("1", "true", "yes", "on")

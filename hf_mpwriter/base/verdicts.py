@@ -1,4 +1,16 @@
-"""TODO base.verdicts."""
+"""Verdicts: what a push reports of one batch, and what the Hub is known to hold of a file.
+
+    verdict       changed on the Hub    what the uploader does next
+    Done          all of the batch      enters it into the ledger
+    Retry         nothing               tries again later
+    Moved         nothing               tries again; reads the branch anew
+    Unknown       all or nothing        waits until the request cannot be applied any more, then reads back
+    Split         nothing               sends smaller batches, to find the file that is to blame
+    Refused       nothing               tries again slowly; keeps the batches
+    Quarantine    other files at most   leaves these files out, tries them again slowly
+
+A push ends with exactly one verdict. A push that ends without one counts as Unknown.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +19,13 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Sent:
-    """What the Hub holds of one file: so many bytes.
+    """What the Hub holds of one file.
 
     Attributes:
         length: bytes.
-        sha256: of these bytes, hex; "" where the Hub does not tell it.
-        blob_id: git's id of these bytes, by which the Hub knows small regular files; "" where nobody asks for it.
-        foreign: others have sent these bytes: an attachment that is theirs is not replaced.
+        sha256: of these bytes, hex; "" where it is not known.
+        blob_id: git's id of these bytes, by which the Hub knows small regular files; "" where it is not needed.
+        foreign: others sent these bytes. An attachment of others is not replaced.
     """
 
     length: int
@@ -23,17 +35,20 @@ class Sent:
 
     @property
     def is_gone(self) -> bool:
-        """Whether the Hub was seen not to have the file; an attachment may be there and empty."""
+        """Whether the Hub was seen without the file. An empty attachment has a digest."""
         return not self.length and not self.sha256
 
 
 @dataclass(frozen=True)
 class Done:
-    """The Hub holds the whole entry.
+    """The Hub holds the whole batch.
 
-    `commit` is the head at which that is true, `own` whether this push made it, `repo_id` the full name of the
-    repository, `files` what is new about the Hub's copies (a length of 0: gone), `checked` whether all known copies
-    were read back.
+    Attributes:
+        commit: the head of the branch at which that is true.
+        own: whether this push made that commit.
+        repo_id: full name of the repository.
+        files: what is new about the Hub's copies, per path; see `Sent.is_gone`.
+        checked: whether all known copies were read back.
     """
 
     commit: str
@@ -45,9 +60,12 @@ class Done:
 
 @dataclass(frozen=True)
 class Retry:
-    """Nothing was changed; try again, not before `after` seconds if that is given.
+    """Nothing was changed; try again.
 
-    `xet` tells whether the storage of the content is to blame: it is "failing", or "missing" where a Hub has none.
+    Attributes:
+        reason: for people.
+        after: seconds to wait at least, None if the Hub gave none.
+        xet: "failing" if the Xet storage is to blame, "missing" if the Hub has none, else "".
     """
 
     reason: str
@@ -57,14 +75,24 @@ class Retry:
 
 @dataclass(frozen=True)
 class Moved:
-    """The branch moved under the commit every time (HTTP 412): nothing was changed."""
+    """The branch moved before every commit (HTTP 412); nothing was changed.
+
+    Attributes:
+        reason: for people.
+    """
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Unknown:
-    """The request may or may not have been applied; `xet` as in `Retry`."""
+    """The request may have been applied.
+
+    Attributes:
+        reason: for people.
+        after: as in `Retry`.
+        xet: as in `Retry`.
+    """
 
     reason: str
     after: float | None = None
@@ -73,14 +101,23 @@ class Unknown:
 
 @dataclass(frozen=True)
 class Split:
-    """The commit as a whole was refused; smaller entries will tell which file is to blame."""
+    """The commit was refused as a whole; smaller batches show which file is to blame.
+
+    Attributes:
+        reason: for people.
+    """
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Refused:
-    """The destination is refused (token, permission, quota, repository); `hint` names what helps."""
+    """The destination is refused: token, permission, quota or repository.
+
+    Attributes:
+        reason: for people.
+        hint: what helps; it names a command where one does.
+    """
 
     reason: str
     hint: str
@@ -88,7 +125,12 @@ class Refused:
 
 @dataclass(frozen=True)
 class Quarantine:
-    """These paths are refused, each with its reason; the others may go on, or are there already if it `committed`."""
+    """Some files are refused for their content.
+
+    Attributes:
+        paths: the reason per path.
+        committed: whether the other files of the batch are on the Hub already.
+    """
 
     paths: dict[str, str] = field(default_factory=dict)
     committed: bool = False

@@ -1,15 +1,15 @@
-"""The demo: training in four processes against a local Hub, killed half-way, resumed, and counted at the end.
+"""The demo: four processes train against a local Hub, are killed half-way, resume, and lose nothing.
 
 | module | responsibility |
 |---|---|
-| `story.py` | what happens, in order; the only one that decides what is a failure |
-| `stage.py` | processes: the Hub, the four ranks, the uploader; whatever was started ends |
-| `display.py` | bars on a terminal, now and then a line elsewhere |
-| `training.py` | one rank: a small network on scikit-learn's handwritten digits, and what it logs |
-| `verdict.py` | the oracle, the table, and how to look at the result; knows nothing but the folder |
-| `place.py` | every path of the demo's folder |
+| `story` | what happens, in order, and what counts as a failure |
+| `stage` | the processes: the Hub, the four ranks, the uploader; all of them end with it |
+| `display` | bars on a terminal, lines elsewhere |
+| `training` | one rank: a small network on scikit-learn's handwritten digits, and what it logs |
+| `verdict` | the result: the oracle, a table, and commands to look at the run |
+| `place` | every path of the demo's folder |
 
-Names resolve on first use: a rank does not load the server of the local Hub.
+`hf-mpwriter demo` calls `run`. The name resolves on first use: a rank does not load the server of the local Hub.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["run"]
 
 
 def __getattr__(name: str) -> Any:
-    """Resolve `run` on first use; a missing package is an ImportError at that moment."""
+    """Resolve `run` on first use; only then a missing package is an ImportError."""
     if name != "run":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from hf_mpwriter.demo import story

@@ -1,6 +1,8 @@
-"""What the user sees while the demo works: bars that are updated in place on a terminal, now and then a line elsewhere.
+"""The display of the demo: events on stdout, progress on stderr.
 
-What happens is told on stdout, how far it is on stderr.
+[   7 s] killed rank 2 (pid 4711) after step 31              an event
+rank 0  rate 0.02  loss 0.61 accuracy 0.88  48/80 |####  |   progress on a terminal: a bar per rank, one for the Hub
+[  10 s]   steps 48, 50, 31, 49 of 80; ... on the Hub        progress elsewhere: a line every LINE_EVERY seconds
 """
 
 from __future__ import annotations
@@ -16,29 +18,33 @@ from hf_mpwriter.demo.training import LEARNING_RATES
 from hf_mpwriter.spool.progress import size_text
 
 LINE_EVERY = 5.0  # seconds between two lines where there is no terminal
-REFRESH_EVERY = 0.2  # seconds between two looks at the Hub's share, which walks the run directory
+REFRESH_EVERY = 0.2  # seconds between two updates of the bars, which walk the run directory
 
 
 class Display:
-    """Bars for the ranks and for the Hub."""
+    """Shows events and progress.
+
+    Args:
+        stage: the processes to show; its ranks have started.
+    """
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
         self._next_line = self._next_refresh = 0.0
-        self._began = time.monotonic()
+        self._started_at = time.monotonic()
         self._bars = [_bar(stage.steps) for _ in LEARNING_RATES] if sys.stderr.isatty() else []
         self._bars += [_bar(0)] if self._bars else []
 
-    def say(self, text: str) -> None:
-        """Tell what has happened."""
-        stamped = f"[{time.monotonic() - self._began:4.0f} s] {text}"
+    def show(self, text: str) -> None:
+        """Show an event."""
+        stamped = f"[{time.monotonic() - self._started_at:4.0f} s] {text}"
         if self._bars:
             tqdm.write(stamped)
         else:
             print(stamped, flush=True)
 
     def update(self) -> None:
-        """Show how far it is; cheap enough to be called often."""
+        """Show the progress if it is time to; call it often."""
         now = time.monotonic()
         if self._bars and now >= self._next_refresh:
             self._next_refresh = now + REFRESH_EVERY
@@ -61,10 +67,10 @@ class Display:
         steps = ", ".join(str(rank.progress()[0]) for rank in self._stage.ranks)
         there, size = self._stage.bytes()
         line = f"steps {steps} of {self._stage.steps}; {size_text(there)} of {size_text(size)} on the Hub"
-        print(f"[{time.monotonic() - self._began:4.0f} s]   {line}", file=sys.stderr, flush=True)
+        print(f"[{time.monotonic() - self._started_at:4.0f} s]   {line}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Leave the bars as they are."""
+        """Draw the bars for the last time and leave them on the terminal."""
         if self._bars:
             self._draw()
         for bar in self._bars:

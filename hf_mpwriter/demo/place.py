@@ -1,13 +1,15 @@
 """Every path of the demo's folder, and the environment of its processes.
 
-DIRECTORY/
-  runs/digits/              the run directory
-  hub/                      data of the local Hub
-  from_hub/                 what the real client downloads from it at the end
-  journals/                 what each process knows to have logged, written by itself
-  checkpoints/rank_2.npz    weights and step of a rank
-  logs/rank_2.log           what a rank prints
-  hf_home/                  HF_HOME of everything here: no cache and no token of the user's is touched
+    DIRECTORY/
+      runs/digits/              run directory
+      hub/                      data of the local Hub
+      from_hub/                 what the real client downloads from it at the end
+      journals/                 which calls returned, noted by each rank
+      checkpoints/rank_2.npz    weights and step of a rank
+      logs/rank_2.log           output of a rank, all its lives in one file
+      hf_home/, cache/          HF_HOME and XDG_CACHE_HOME of all processes
+
+The user's caches and tokens are neither read nor written.
 """
 
 from __future__ import annotations
@@ -18,19 +20,23 @@ from dataclasses import dataclass
 REPO = "demo/digits"
 RANKS = 4
 
-# Small matrices: with four processes on two cores, threads of numpy's would only fight each other.
+# The matrices are small: threads of numpy in four processes would only compete for the cores.
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
 @dataclass(frozen=True)
 class Place:
-    """The demo's folder, given by its absolute path."""
+    """The demo's folder.
+
+    Attributes:
+        root: absolute path.
+    """
 
     root: str
 
     @property
     def run_dir(self) -> str:
-        """The logdir of all ranks."""
+        """The run directory of all ranks."""
         return os.path.join(self.root, "runs", "digits")
 
     @property
@@ -40,27 +46,27 @@ class Place:
 
     @property
     def from_hub(self) -> str:
-        """What is downloaded at the end."""
+        """The download from the local Hub."""
         return os.path.join(self.root, "from_hub")
 
     @property
     def journals(self) -> str:
-        """Side channel of the ranks to the oracle."""
+        """The journals of the ranks."""
         return os.path.join(self.root, "journals")
 
     def checkpoint(self, rank: int) -> str:
-        """Where a rank leaves off."""
+        """The checkpoint of a rank."""
         return os.path.join(self.root, "checkpoints", f"rank_{rank}.npz")
 
     def log(self, rank: int) -> str:
-        """What a rank prints, all its lives in one file."""
+        """The output of a rank."""
         return os.path.join(self.root, "logs", f"rank_{rank}.log")
 
     def make(self) -> None:
-        """Make the folder and those below it that nobody else makes.
+        """Make the folder, and in it what the other processes expect.
 
         Raises:
-            FileExistsError: there is something in it already.
+            FileExistsError: the folder is not empty.
         """
         os.makedirs(self.root, exist_ok=True)
         if os.listdir(self.root):
@@ -69,7 +75,11 @@ class Place:
             os.makedirs(path if path == self.journals else os.path.dirname(path))
 
     def environment(self, endpoint: str) -> dict[str, str]:
-        """The user's environment without anything that concerns the real Hub."""
+        """The user's environment without what concerns the real Hub.
+
+        Args:
+            endpoint: URL of the local Hub.
+        """
         env = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING_FACE_"))}
         env |= {"HF_ENDPOINT": endpoint, "HF_HOME": os.path.join(self.root, "hf_home"), "HF_HUB_DISABLE_TELEMETRY": "1"}
         env |= {"XDG_CACHE_HOME": os.path.join(self.root, "cache"), "HF_MPWRITER_COMMITS_PER_HOUR": "100000"}

@@ -1,7 +1,10 @@
-"""The processes of the demo: a local Hub, four ranks, and the uploader that they start among themselves.
+"""The processes of the demo: a local Hub, four ranks, and the uploader that the ranks start.
 
-Leaving the stage ends all of them, whatever happened: ranks by SIGKILL, the uploader by SIGTERM (it may push once
-more) and after a while by SIGKILL, the Hub last.
+    demo  --thread-->  local Hub
+          --Popen--->  rank 0 ... rank 3  --posix_spawn-->  uploader  --Popen-->  push
+
+Invariant: when the stage is left, all of them end, whatever happened. Ranks end by SIGKILL. The uploader ends by
+SIGTERM, after which it may push once more, and after UPLOADER_PATIENCE by SIGKILL. The Hub ends last.
 """
 
 from __future__ import annotations
@@ -22,16 +25,24 @@ from hf_mpwriter.demo.place import RANKS, Place
 from hf_mpwriter.localhub import LocalHub
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Progress
+from hf_mpwriter.testing import processes
 
-UPLOADER_PATIENCE = 10.0  # seconds that the uploader may take to leave
-TAIL = 400  # bytes at the end of a log that hold the last line
+UPLOADER_PATIENCE = 10.0  # seconds from SIGTERM to SIGKILL of the uploader
+TAIL = 400  # bytes at the end of a log; more than its last line
 
 _STEP = re.compile(r"step (\d+) (loss \S+ accuracy \S+)")
-_BEGIN = re.compile(r"begins at step (\d+)")
+_FIRST_STEP = re.compile(r"begins at step (\d+)")
 
 
 class Rank:
-    """A rank, in all its lives."""
+    """A rank, in all its lives.
+
+    Args:
+        place: the demo's folder.
+        rank: its number.
+        arguments: of `training`, after the folder.
+        env: environment of the demo's processes.
+    """
 
     def __init__(self, place: Place, rank: int, arguments: list[str], env: dict[str, str]) -> None:
         self.rank, self.log = rank, place.log(rank)
@@ -40,7 +51,7 @@ class Rank:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start or start again. A session of its own: Ctrl-C reaches the demo, which ends its ranks itself."""
+        """Start, or start again. It has a session of its own, so that Ctrl-C reaches the demo only."""
         with open(self.log, "ab") as log:
             self._process = subprocess.Popen(
                 self._command,
@@ -53,14 +64,18 @@ class Rank:
 
     @property
     def process(self) -> subprocess.Popen[bytes]:
-        """The latest process of this rank."""
+        """The latest process of this rank.
+
+        Raises:
+            RuntimeError: it was never started.
+        """
         if self._process is None:
             raise RuntimeError(f"rank {self.rank} was never started")
         return self._process
 
     @property
     def has_failed(self) -> bool:
-        """Whether it ended, and not well."""
+        """Whether it ended with an exit code other than 0."""
         return self.process.poll() not in (None, 0)
 
     @property
@@ -75,25 +90,25 @@ class Rank:
         return self.process.pid
 
     def end(self) -> None:
-        """Make sure that it does not run."""
+        """Kill it if it runs."""
         if self._process is not None and self._process.poll() is None:
             self.kill()
 
-    def begins(self) -> list[int]:
-        """The step at which each life began training."""
-        return [int(step) for step in _BEGIN.findall(self._tail(-1))]
+    def first_steps(self) -> list[int]:
+        """The first step of each life."""
+        return [int(step) for step in _FIRST_STEP.findall(self._tail(-1))]
 
     def progress(self) -> tuple[int, str]:
-        """Steps done, and how training goes."""
+        """Steps done, and the latest loss and accuracy as text."""
         found = _STEP.findall(self._tail(TAIL))
         return (int(found[-1][0]), found[-1][1]) if found else (0, "")
 
-    def last_words(self) -> str:
-        """The end of the log."""
+    def log_tail(self) -> str:
+        """The last lines of the log."""
         return "\n".join(self._tail(-1).splitlines()[-15:])
 
     def _tail(self, count: int) -> str:
-        """The last `count` bytes of the log, all of it for -1."""
+        """The last `count` bytes of the log; all of it for -1."""
         with contextlib.suppress(FileNotFoundError), open(self.log, "rb") as log:
             if count >= 0:
                 log.seek(max(0, os.fstat(log.fileno()).st_size - count))
@@ -102,12 +117,18 @@ class Rank:
 
 
 class Stage:
-    """Hub, ranks and uploader; a context manager.
+    """Hub, ranks and uploader. A context manager, which starts the Hub and the ranks and ends all.
 
     Args:
         place: the demo's folder.
         steps: training steps of each rank.
         pace: seconds between two steps.
+
+    Attributes:
+        hub: the local Hub.
+        ranks: by number.
+        env: environment of the demo's processes.
+        view: the progress of the run, from its spool.
     """
 
     def __init__(self, place: Place, steps: int, pace: float) -> None:
@@ -137,44 +158,34 @@ class Stage:
 
     def uploader(self) -> int:
         """Pid of the living uploader of this run, 0 if there is none."""
-        pid = self.view.uploader().pid
-        return pid if pid in {process.pid for process in self._uploaders()} else 0
-
-    def _uploaders(self) -> list[psutil.Process]:
-        """Its command line names the run directory, which is ours alone; no other process of the user's matches."""
-        found = []
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                command = process.cmdline()
-                if self.place.run_dir in command and any("import uploader" in word for word in command):
-                    found.append(process)
-        return found
+        return processes.uploader(self.place.run_dir)
 
     def bytes(self) -> tuple[int, int]:
-        """What the Hub has acknowledged of the event files, and their size."""
+        """Bytes of the event files that the Hub acknowledged, and their size in bytes."""
         size = 0
         for folder, _, names in os.walk(self.place.run_dir):
             with contextlib.suppress(FileNotFoundError):
                 size += sum(os.stat(os.path.join(folder, name)).st_size for name in names if "tfevents" in name)
-        book = self.view.ledger()
-        return sum(held.length for held in book.files.values()) if book else 0, size
+        ledger = self.view.ledger()
+        return sum(held.length for held in ledger.files.values()) if ledger else 0, size
 
     def _end(self) -> None:
         with _uninterrupted():
             for rank in self.ranks:
                 rank.end()
             deadline = time.monotonic() + UPLOADER_PATIENCE
-            while uploaders := self._uploaders():
-                for process in uploaders:
+            while uploaders := processes.left_behind(self.place.run_dir, "uploader"):
+                for pid in uploaders:
                     with contextlib.suppress(psutil.Error):
-                        process.terminate() if time.monotonic() < deadline else process.kill()
-                psutil.wait_procs(uploaders, timeout=1)
+                        uploader = psutil.Process(pid)
+                        uploader.terminate() if time.monotonic() < deadline else uploader.kill()
+                        psutil.wait_procs([uploader], timeout=1)
             self.hub.stop()
 
 
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """A second Ctrl-C does not leave processes behind; what it protects takes seconds."""
+    """Ignore SIGINT and SIGTERM, so that a second Ctrl-C leaves no process behind. Use it for seconds only."""
     before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield

@@ -1,10 +1,13 @@
-"""One rank of the demo: real training of a small network on scikit-learn's handwritten digits.
+"""One rank of the demo: it trains a small network on scikit-learn's handwritten digits, and logs that.
 
     RANK=2 LOCAL_RANK=2 WORLD_SIZE=4 python -m hf_mpwriter.demo.training DIRECTORY STEPS PACE PARENT
 
-Every rank has another learning rate. It leaves a checkpoint now and then; started again, it goes on from there, so the
-steps between the checkpoint and a kill are logged twice: `purge_step` makes TensorBoard show the second time only.
-Each call that returned is noted in the journal, from which the oracle learns what must be on the Hub.
+    begins at step 0                        on standard output: first step of this life
+    step 1 loss 2.30 accuracy 0.11          and one line per step
+
+Each rank has a learning rate of its own. It saves a checkpoint every CHECKPOINT_EVERY steps and resumes from it. The
+steps between a checkpoint and a kill are logged twice; `purge_step` makes TensorBoard show the second time only. Each
+call that returned is noted in a journal, so the oracle knows what has to be on the Hub.
 """
 
 from __future__ import annotations
@@ -22,14 +25,14 @@ from hf_mpwriter import HFSummaryWriter
 from hf_mpwriter.demo.place import REPO, Place
 from hf_mpwriter.testing import Journal
 
-LEARNING_RATES = (0.02, 0.1, 0.5, 1.0)  # of rank 0, 1, 2, 3
-COMMIT_EVERY = 0.1  # minutes
-EXIT_TIMEOUT = 30.0  # seconds
-CHECKPOINT_EVERY = 25  # steps
-EVALUATE_EVERY = 10  # steps
+LEARNING_RATES = (0.02, 0.1, 0.5, 1.0)  # by rank
+COMMIT_EVERY = 0.1  # minutes between two commits
+EXIT_TIMEOUT = 30.0  # seconds that the end of a rank may wait for the Hub
+CHECKPOINT_EVERY = 25  # steps between two checkpoints
+EVALUATE_EVERY = 10  # steps between two evaluations
 PICTURE_EVERY = 40  # steps between two images, histograms and texts
-HIDDEN = 32
-BATCH = 64
+HIDDEN = 32  # units of the hidden layer
+BATCH = 64  # images of a step
 HELD_OUT = 360  # images for the evaluation
 
 Array = NDArray[Any]
@@ -47,7 +50,7 @@ class Network:
         ]
 
     def forward(self, images: Array) -> tuple[Array, Array]:
-        """What the hidden units say, and the probability of each digit."""
+        """The activations of the hidden units, and the probability of each digit."""
         first, first_bias, second, second_bias = self.weights
         hidden = np.tanh(images @ first + first_bias)
         logits = hidden @ second + second_bias
@@ -55,7 +58,7 @@ class Network:
         return hidden, powers / powers.sum(axis=1, keepdims=True)
 
     def train(self, images: Array, digits: Array, rate: float) -> tuple[float, float]:
-        """One step; returns loss and accuracy on the batch."""
+        """Make one step; returns loss and accuracy on the batch."""
         hidden, chances = self.forward(images)
         rows = np.arange(len(digits))
         loss = float(-np.log(chances[rows, digits] + 1e-12).mean())
@@ -69,13 +72,13 @@ class Network:
         return loss, accuracy
 
     def save(self, path: str, step: int) -> None:
-        """Leave a checkpoint, whole or not at all."""
+        """Save a checkpoint, whole or not at all."""
         with open(path + ".new", "wb") as file:
             np.savez(file, *self.weights, step=step)
         os.replace(path + ".new", path)
 
     def resume(self, path: str) -> int:
-        """Go on from the checkpoint; returns the next step, 0 if there is none."""
+        """Load the checkpoint; returns the next step, 0 without a checkpoint."""
         if not os.path.exists(path):
             return 0
         with np.load(path) as saved:
@@ -84,7 +87,12 @@ class Network:
 
 
 class Log:
-    """A writer and the journal that follows it."""
+    """A writer, and the journal of what it logged.
+
+    Args:
+        writer: of the run.
+        journal: of this process.
+    """
 
     def __init__(self, writer: HFSummaryWriter, journal: Journal) -> None:
         self._writer, self._journal = writer, journal
@@ -95,7 +103,7 @@ class Log:
         self._journal.note(self._writer, tag, step)
 
     def pictures(self, network: Network, images: Array, digits: Array, step: int) -> None:
-        """Log what the hidden units look for, how large the weights are, and the mistakes."""
+        """Log the weights of the hidden units as an image and as a histogram, and the mistakes as text."""
         first = network.weights[0]
         tiles = (first - first.min()) / (np.ptp(first) + 1e-12)
         grid = tiles.T.reshape(4, 8, 8, 8).swapaxes(1, 2).reshape(32, 64)  # 4 x 8 units of 8 x 8 pixels
@@ -115,18 +123,26 @@ def _mistakes(network: Network, images: Array, digits: Array) -> str:
 
 
 def train(place: Place, rank: int, steps: int, pace: float, parent: int) -> None:
-    """Train from the checkpoint to the end, and wait until it is on the Hub."""
+    """Train from the checkpoint to the end, and wait until all is on the Hub.
+
+    Args:
+        place: the demo's folder.
+        rank: of this process.
+        steps: training steps in all.
+        pace: seconds between two steps.
+        parent: pid of the demo; the rank ends when its parent is another process.
+    """
     images, digits = load_digits(return_X_y=True)
     images = images / 16.0
     rate, network = LEARNING_RATES[rank], Network(np.random.default_rng(rank))
-    begin = network.resume(place.checkpoint(rank))
-    print(f"begins at step {begin}", flush=True)
+    first = network.resume(place.checkpoint(rank))
+    print(f"begins at step {first}", flush=True)
     with HFSummaryWriter(
-        REPO, logdir=place.run_dir, commit_every=COMMIT_EVERY, purge_step=begin or None, exit_timeout=EXIT_TIMEOUT
+        REPO, logdir=place.run_dir, commit_every=COMMIT_EVERY, purge_step=first or None, exit_timeout=EXIT_TIMEOUT
     ) as writer:
         log = Log(writer, Journal(place.journals))
-        for step in range(begin, steps):
-            if os.getppid() != parent:  # the demo was killed: nobody is there to look
+        for step in range(first, steps):
+            if os.getppid() != parent:  # the demo was killed
                 os._exit(1)
             batch = np.random.default_rng([rank, step]).integers(HELD_OUT, len(images), BATCH)
             loss, accuracy = network.train(images[batch], digits[batch], rate)

@@ -1,9 +1,13 @@
-"""The end of the demo: download everything from the Hub, ask the oracle, print a table, say how to look.
+"""The verdict of the demo: it downloads the run, asks the oracle, and prints a table and commands to look at the run.
 
     python -m hf_mpwriter.demo.verdict DIRECTORY
 
-It knows nothing but the folder and the Hub that the run went to, and asks that Hub with the real client. The exit code
-is 1 if anything is missing.
+    worker  processes  events logged  events on the Hub  bytes  commits  lost
+    -------------------------------------------------------------------------
+    rank 0          1            130                130 27,531        4     0
+
+It knows the folder of the demo and the Hub of the run only, and asks that Hub with the real client. The exit code is 1
+if anything is missing.
 """
 
 from __future__ import annotations
@@ -30,11 +34,15 @@ from hf_mpwriter.testing.journal import Returned
 from hf_mpwriter.testing.oracle import Copy
 
 COLUMNS = ("worker", "processes", "events logged", "events on the Hub", "bytes", "commits", "lost")
-DOWNLOAD_LIMIT = 40.0  # seconds
+DOWNLOAD_LIMIT = 40.0  # seconds for the download
 
 
-class Remembering:
-    """The oracle's view of the Hub, asked once per commit: the oracle is called once for each rank."""
+class CachedView:
+    """The oracle's view of the Hub, which asks once per commit. The oracle is called once for each rank.
+
+    Args:
+        hub: the repository of the run.
+    """
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
@@ -45,7 +53,7 @@ class Remembering:
         return self._hub.tree(revision)
 
     def changes(self) -> list[set[str]]:
-        """Per commit, the paths that it changed."""
+        """The paths that each commit changed, oldest commit first."""
         trees = [{}, *(self.tree(commit) for commit in reversed(self.commits()))]
         return [
             {path for path in {*old, *new} if old.get(path) != new.get(path)} for old, new in itertools.pairwise(trees)
@@ -54,7 +62,17 @@ class Remembering:
 
 @dataclass(frozen=True)
 class Row:
-    """What became of one worker's events, in the order of COLUMNS."""
+    """One row of the table, in the order of COLUMNS.
+
+    Attributes:
+        worker: name of the row.
+        processes: number of processes that logged.
+        logged: events in the local files.
+        on_hub: events in the Hub's copies.
+        size: bytes of the Hub's copies.
+        commits: number of commits that changed them.
+        lost: records of returned calls that are missing.
+    """
 
     worker: str
     processes: int
@@ -65,19 +83,19 @@ class Row:
     lost: int
 
     def cells(self) -> list[str]:
-        """As text."""
+        """The texts of the cells."""
         numbers = (self.processes, self.logged, self.on_hub, self.size, self.commits, self.lost)
         return [self.worker, *(f"{number:,}" for number in numbers)]
 
 
 def rank_of(path: str) -> int:
-    """The rank that an event file belongs to; rank 0 writes into the run directory itself."""
+    """The rank of an event file. Rank 0 writes into the run directory itself."""
     match = re.match(r"rank_(\d+)", path)
     return int(match[1]) if match else 0
 
 
-def judge(place: Place, view: Remembering) -> tuple[list[Row], list[str]]:
-    """The rows of the table, and what is wrong."""
+def examine(place: Place, view: CachedView) -> tuple[list[Row], list[str]]:
+    """The rows of the table, and the problems, one sentence each."""
     returned = list(read_journals(place.journals))
     report = check(place.run_dir, view, returned)
     problems = list(report.problems)
@@ -91,7 +109,7 @@ def judge(place: Place, view: Remembering) -> tuple[list[Row], list[str]]:
     return rows, problems
 
 
-def _row(name: str, place: Place, view: Remembering, report: Report, notes: Sequence[Returned], paths: set[str]) -> Row:
+def _row(name: str, place: Place, view: CachedView, report: Report, notes: Sequence[Returned], paths: set[str]) -> Row:
     files = [report.files[path] for path in paths]
     return Row(
         worker=name,
@@ -105,7 +123,7 @@ def _row(name: str, place: Place, view: Remembering, report: Report, notes: Sequ
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Names to the left, numbers to the right, the total below a line."""
+    """The table as text: names to the left, numbers to the right, the total below a line."""
     cells = [list(COLUMNS), *(row.cells() for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = [
@@ -120,7 +138,11 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def download(place: Place, destination: Destination) -> list[str]:
-    """Fetch the run with the real client; what differs from the local event files."""
+    """Download the run with the real client.
+
+    Returns:
+        What differs from the local event files, one sentence each.
+    """
     command = [sys.executable, "-m", "huggingface_hub.cli.hf", "download", destination.repo_id]
     done = subprocess.run(
         [*command, "--local-dir", place.from_hub], capture_output=True, text=True, timeout=DOWNLOAD_LIMIT, check=False
@@ -135,14 +157,14 @@ def download(place: Place, destination: Destination) -> list[str]:
         if "tfevents" in name
     )
     _, different, absent = filecmp.cmpfiles(place.run_dir, copy, local, shallow=False)
-    return [f"{path}: what was downloaded from the Hub is not the local file" for path in different + absent]
+    return [f"{path}: the download from the Hub differs from the local file" for path in different + absent]
 
 
-def how_to_look(place: Place, destination: Destination) -> str:
-    """Commands for the user, to be typed as they are."""
+def commands(place: Place, destination: Destination) -> str:
+    """Commands with which the user looks at the run."""
     port = urlsplit(destination.endpoint).port
     returned = os.path.join(place.from_hub, os.path.dirname(destination.path_in_repo))
-    return f"""Look at what the ranks wrote, or at what came back from the Hub:
+    return f"""Look at what the ranks wrote, or at the download from the Hub:
   {_command("tensorboard")} --logdir {shlex.quote(place.run_dir)}
   {_command("tensorboard")} --logdir {shlex.quote(returned)}
 Start that Hub again, and download from it elsewhere:
@@ -151,7 +173,7 @@ Start that Hub again, and download from it elsewhere:
 
 
 def _command(name: str) -> str:
-    """A command as the user can type it: by name if that finds ours, else by path."""
+    """A command of this environment: its name if PATH finds it, else its path."""
     ours = os.path.join(os.path.dirname(sys.executable), name)
     if shutil.which(name) == ours or not os.path.exists(ours):
         return name
@@ -160,20 +182,27 @@ def _command(name: str) -> str:
 
 
 def main(directory: str) -> int:
-    """Print the verdict; the exit code."""
+    """Print the verdict.
+
+    Args:
+        directory: the demo's folder.
+
+    Returns:
+        The exit code.
+    """
     place = Place(directory)
     destination = Spool(place.run_dir).destination()
     if destination is None:
         print("The run has no destination.", file=sys.stderr)
         return 1
-    rows, problems = judge(place, Remembering(Hub(destination)))
+    rows, problems = examine(place, CachedView(Hub(destination)))
     problems += download(place, destination)
     print(f"\n{table(rows)}\n", flush=True)
     if problems:
-        print("\n".join(["This should not be:", *(f"  {problem}" for problem in problems)]), file=sys.stderr)
+        print("\n".join(["Problems:", *(f"  {problem}" for problem in problems)]), file=sys.stderr)
     else:
-        print("Every event is on the Hub, once; nothing shrank on the way; the download equals the local files.")
-    print(how_to_look(place, destination))
+        print("Every event is on the Hub, once. Nothing shrank on the way. The download equals the local files.")
+    print(commands(place, destination))
     return 1 if problems else 0
 
 

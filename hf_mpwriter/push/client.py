@@ -32,7 +32,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from hf_mpwriter.base.files import LocalFile, git_blob
+from hf_mpwriter.base.files import LocalFile, git_hasher
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Sent, Split
 from hf_mpwriter.push.classify import classify
@@ -215,7 +215,7 @@ class Hub:
             return None
         url = hf_hub_url(**self._where, filename=path, revision=revision, endpoint=self._api.endpoint)
         data = self._transport.read(url, CARD_TIMEOUT)
-        blob = git_blob(len(data))
+        blob = git_hasher(len(data))
         blob.update(data)
         if not isinstance(found[0], RepoFile) or blob.hexdigest() != found[0].blob_id:
             raise ValueError(f"{path} cannot be read")
@@ -295,4 +295,4 @@ def same_content(path: str, remote: Remote) -> bool:
     """Whether the Hub's copy is the local file's prefix of that size."""
     if remote.sha256 is not None:
         return digest(path, remote.size) == remote.sha256
-    return _feed(git_blob(remote.size), path, remote.size) == remote.oid
+    return _feed(git_hasher(remote.size), path, remote.size) == remote.oid

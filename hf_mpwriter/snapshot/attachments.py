@@ -1,21 +1,22 @@
 """Attachments: files of the run directory that are no event files, such as those of `add_embedding`.
 
-    run directory  --identify-->  LocalFile(path, length, sha256, blob_id)    what is there, known by its content
-                   --take------>  hosts/<host>/outbox/copies/<sha256>          what is sent, whatever becomes of the file
+    run directory  --Attachments.identify-->  LocalFile(path, length, sha256, blob_id)    a file, by its content
+                   --Copies.take----------->  hosts/<host>/outbox/copies/<sha256>          what is sent
 
-They may change in place, shrink and vanish, so nothing of them is ever sent but a copy.
+An attachment may change in place, shrink and vanish. So it is never sent itself, but a copy of it.
 
 Invariants:
-- A copy is a content that the file really had: its inode, size and times were the same before and after the reading
-  (on one descriptor), and the reading before found the same bytes (a filesystem's clock may be coarse). What is written
-  through a memory map shows up in the times late; the next look sees it.
-- What a copy holds is durable in the file itself: what a power cut leaves of that is sent next, and replaces it.
-- A copy leaves room on the disk: the events come first.
-- A copy belongs to the uploader that made it, which removes it when it leaves. A successor removes what is left and
-  looks at the files again: they are the truth, so a copy need not survive a power cut and is not synced.
-- A file that the patterns leave out is not even asked for its size; one above LIMIT is neither read nor copied.
-- The files in which huggingface_hub keeps tokens are never read, whatever link or pattern leads there.
-- Symbolic links are not followed; the spool is never looked into.
+- A copy is a content that the file had: inode, size and times were the same before and after reading it on one
+  descriptor, and two readings in a row found the same bytes (the clock of a filesystem may be coarse). A write through
+  a memory map shows up in the times late; the next scan sees it.
+- The content of a copy is durable in the file itself, because the file is synced first. What a power cut changes is
+  sent next, and replaces it.
+- A copy leaves room on the disk: event files come first.
+- A copy belongs to the uploader that made it, which removes it when it leaves. The next uploader removes what is left
+  and scans the files again. So a copy need not survive a power cut, and is not synced.
+- A file that the patterns leave out is not even asked for its size. A file above LIMIT is neither read nor copied.
+- The token files of huggingface_hub are never read, whatever pattern or hard link leads there.
+- Symbolic links are not followed, and the spool is never read.
 """
 
 from __future__ import annotations
@@ -27,34 +28,103 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from hf_mpwriter.base import names as names_module
-from hf_mpwriter.base.files import LocalFile, git_blob
+from hf_mpwriter.base.files import LocalFile, git_hasher
+from hf_mpwriter.base.names import is_attachment
 from hf_mpwriter.snapshot import event_files
-from hf_mpwriter.system import disk, hf_home
+from hf_mpwriter.system import disk, failpoints, hf_home
 
 LIMIT = 128 << 20  # bytes of one attachment
-RESERVE = 1 << 30  # bytes that stay free on the disk when a copy is made ...
-RESERVE_SHARE = 0.05  # ... or this share of it, if that is more
-TRUST_AFTER = 2.0  # seconds; the coarsest clock of a filesystem: a change sooner after another may not be seen in mtime
-READINGS = 4  # of a file that changes, until two in a row agree
+RESERVE = 1 << 30  # bytes that stay free on the disk when a copy is made
+RESERVE_SHARE = 0.05  # share of the disk that stays free, if that is more
+TRUST_AFTER = 2.0  # seconds, the coarsest clock of a filesystem: of two changes in that time mtime shows one
+READINGS = 4  # readings of a file that changes, until two in a row agree
 CHUNK = 1 << 20  # bytes read at once
 FORBIDDEN = frozenset({".git", ".cache"})  # names in a path that the Hub's client refuses to commit
 
 
 class ChangedError(OSError):
-    """It changes all the time; it is tried again at the next look."""
+    """It changes all the time; it is tried again at the next scan."""
 
     def __init__(self) -> None:
         super().__init__(self.__doc__)
 
 
+def stamp_of(status: os.stat_result) -> tuple[int, ...]:
+    """Inode, size, mtime and ctime (ns), which change with the file; ctime also where mtime is set back."""
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def reason_of(error: OSError) -> str:
+    """Why an attachment is left out, without its path."""
+    return error.strerror or str(error)
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _secrets() -> set[tuple[int, int]]:
+    """The token files of huggingface_hub, by device and inode."""
+    found = set()
+    for path in hf_home.token_files(os.environ):
+        with contextlib.suppress(OSError):
+            status = os.stat(path)
+            found.add((status.st_dev, status.st_ino))
+    return found
+
+
+def _allowed(run_dir: str, allows: Callable[[str], bool]) -> Iterator[str]:
+    for relative in event_files.walk(run_dir):
+        if is_attachment(relative) and allows(relative) and FORBIDDEN.isdisjoint(relative.split("/")):
+            yield relative
+
+
+def _read(run_dir: str, relative: str, keep: Callable[[bytes], object] | None = None) -> LocalFile:
+    """Read an attachment to its digests; its `stamp` is () if it changed meanwhile.
+
+    Args:
+        run_dir: absolute path.
+        relative: path of the attachment.
+        keep: called with each chunk; the file is made durable before.
+    """
+    fd = disk.open_beneath(run_dir, relative)
+    try:
+        if keep is not None:
+            disk.fsync(fd, "copies.data")
+        status = os.fstat(fd)
+        if status.st_size > LIMIT:  # it was smaller, or another file, when it was scanned
+            raise ChangedError
+        if (status.st_dev, status.st_ino) in _secrets():
+            raise OSError("it holds a token")
+        sha256, blob = hashlib.sha256(), git_hasher(status.st_size)
+        left = status.st_size
+        while left and (chunk := os.read(fd, min(CHUNK, left))):
+            left -= len(chunk)
+            sha256.update(chunk)
+            blob.update(chunk)
+            if keep is not None:
+                keep(chunk)
+        if left:
+            raise ChangedError
+        stamp = stamp_of(status)
+        if stamp != stamp_of(os.fstat(fd)):
+            stamp = ()
+        return LocalFile(relative, status.st_size, False, sha256.hexdigest(), blob.hexdigest(), stamp)
+    finally:
+        os.close(fd)
+
+
 @dataclass
 class Found:
-    """What a look has found.
+    """What a scan found.
 
     Attributes:
         files: attachments with their content.
-        refused: those that cannot be sent, with the reason.
+        refused: the reason per path of those that cannot be sent.
     """
 
     files: list[LocalFile] = field(default_factory=list)
@@ -62,12 +132,19 @@ class Found:
 
 
 class Attachments:
-    """Looks at the attachments of a run directory; what has not changed is not read again."""
+    """Scans the attachments of a run directory; what has not changed is not read again.
+
+    Args:
+        run_dir: absolute path.
+
+    Attributes:
+        read: bytes that were read.
+    """
 
     def __init__(self, run_dir: str) -> None:
         self._run_dir = run_dir
         self._known: dict[str, LocalFile] = {}
-        self.read = 0  # bytes that were read
+        self.read = 0
 
     def paths(self, allows: Callable[[str], bool]) -> list[str]:
         """All attachments that the user's patterns allow, sorted."""
@@ -88,10 +165,13 @@ class Attachments:
         return found
 
     def identify(self, relative: str) -> LocalFile:
-        """What an attachment has now; while it changes, what was read of it.
+        """Identify an attachment by its content.
+
+        Returns:
+            The file with its digests; with an empty `stamp` if it changed meanwhile.
 
         Raises:
-            OSError: it is gone, or it cannot be sent; `reason_of` tells why.
+            OSError: it is gone, or it cannot be sent, see `reason_of`.
         """
         if not _is_utf8(relative):
             raise OSError("its name is not UTF-8, so the Hub cannot take it")
@@ -110,33 +190,38 @@ class Attachments:
         return known
 
 
-def stamp_of(status: os.stat_result) -> tuple[int, ...]:
-    """By what a file is seen to have changed; the ctime, which is the last, notices also who sets the mtime back."""
-    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+def copy_path(directory: str, file: LocalFile) -> str:
+    """Path of the copy of an attachment."""
+    return os.path.join(directory, file.sha256)
 
 
 class Copies:
-    """The copies of one uploader; whatever an earlier one has left is removed.
+    """The copies of one uploader; those of an earlier one are removed.
 
     Args:
-        directory: where they are.
-        run_dir: where the attachments are.
+        directory: of the copies; it need not exist.
+        run_dir: the run directory.
+
+    Attributes:
+        read: bytes that were read.
     """
 
     def __init__(self, directory: str, run_dir: str) -> None:
         self._directory, self._run_dir = directory, run_dir
-        self.read = 0  # bytes that were read
+        self.read = 0
         self.keep(())
 
     def take(self, file: LocalFile) -> LocalFile:
-        """Copy an attachment; what the copy holds, which is what the file has now.
+        """Copy an attachment.
+
+        Returns:
+            The file with the content of the copy, which may be newer than `file`.
 
         Raises:
-            OSError: the file has gone, keeps changing or cannot be read, or the disk refuses the copy or has too little
-                room for it.
+            OSError: the file is gone, keeps changing or cannot be read; or the disk refuses the copy or lacks room.
         """
         with contextlib.suppress(FileNotFoundError):
-            if os.stat(place(self._directory, file)).st_size == file.length:
+            if os.stat(copy_path(self._directory, file)).st_size == file.length:
                 return file
         disk.make_dirs(self._directory)
         temporary = os.path.join(self._directory, "taking")
@@ -149,7 +234,7 @@ class Copies:
                 except ChangedError:
                     continue
                 if file.stamp and file == before:
-                    disk.rename(temporary, place(self._directory, file), "copies")
+                    disk.rename(temporary, copy_path(self._directory, file), "copies")
                     return file
             raise ChangedError
         finally:
@@ -157,10 +242,10 @@ class Copies:
                 os.unlink(temporary)
 
     def _copy(self, file: LocalFile, temporary: str) -> LocalFile:
-        disk.failpoint("copies.open")
+        failpoints.reach("copies.open")
         fd = disk.open_ours(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         try:
-            disk.failpoint("copies.write")
+            failpoints.reach("copies.write")
             found = _read(self._run_dir, file.path, lambda chunk: disk.write_all(fd, chunk))
             self.read += found.length
             return found
@@ -183,17 +268,12 @@ class Copies:
             return
         for name in names:
             if name not in wanted:
-                with contextlib.suppress(OSError):  # what stays is removed at the next occasion
+                with contextlib.suppress(OSError):  # the next call removes it
                     os.unlink(os.path.join(self._directory, name))
 
 
-def place(directory: str, file: LocalFile) -> str:
-    """Where the copy of an attachment is."""
-    return os.path.join(directory, file.sha256)
-
-
 def sizes(run_dir: str, allows: Callable[[str], bool]) -> dict[str, int]:
-    """Bytes per path of the attachments that are there; they are not read."""
+    """Size in bytes of each attachment that the patterns allow; none is read."""
     found, secrets = {}, _secrets()
     for relative in _allowed(run_dir, allows):
         with contextlib.suppress(OSError):
@@ -201,66 +281,3 @@ def sizes(run_dir: str, allows: Callable[[str], bool]) -> dict[str, int]:
             if (status.st_dev, status.st_ino) not in secrets:
                 found[relative] = status.st_size
     return found
-
-
-def reason_of(error: OSError) -> str:
-    """Why an attachment is left out, without its path."""
-    return error.strerror or str(error)
-
-
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _secrets() -> set[tuple[int, int]]:
-    """The files in which huggingface_hub keeps tokens, by device and inode."""
-    found = set()
-    for path in hf_home.token_files(os.environ):
-        with contextlib.suppress(OSError):
-            status = os.stat(path)
-            found.add((status.st_dev, status.st_ino))
-    return found
-
-
-def _allowed(run_dir: str, allows: Callable[[str], bool]) -> Iterator[str]:
-    for relative in event_files.walk(run_dir):
-        if names_module.is_attachment(relative) and allows(relative) and FORBIDDEN.isdisjoint(relative.split("/")):
-            yield relative
-
-
-def _read(run_dir: str, relative: str, keep: Callable[[bytes], object] | None = None) -> LocalFile:
-    """The content of an attachment, known by its digests; each chunk is also given to `keep`,
-    and is safe here against a power cut then.
-
-    Its stamp is () if it changed meanwhile.
-    """
-    fd = disk.open_beneath(run_dir, relative)
-    try:
-        if keep is not None:
-            disk.fsync(fd, "copies.data")
-        status = os.fstat(fd)
-        if status.st_size > LIMIT:  # it was another file when it was looked at
-            raise ChangedError
-        if (status.st_dev, status.st_ino) in _secrets():
-            raise OSError("it holds a token")
-        sha256 = hashlib.sha256()
-        blob = git_blob(status.st_size)
-        left = status.st_size
-        while left and (chunk := os.read(fd, min(CHUNK, left))):
-            left -= len(chunk)
-            sha256.update(chunk)
-            blob.update(chunk)
-            if keep is not None:
-                keep(chunk)
-        if left:
-            raise ChangedError
-        stamp = stamp_of(status)
-        if stamp != stamp_of(os.fstat(fd)):
-            stamp = ()
-        return LocalFile(relative, status.st_size, False, sha256.hexdigest(), blob.hexdigest(), stamp)
-    finally:
-        os.close(fd)

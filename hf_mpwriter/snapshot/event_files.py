@@ -1,17 +1,18 @@
 """Snapshots: event files with a length each, cut at whole records.
 
-    run directory  --survey-->  LocalFile(path, length, growing)
-                   --pending->  what the ledger does not cover yet, in the order in which it may be published
-                   --bounded->  groups that fit into one entry each
+    run directory  --EventFileScan.files-->  LocalFile(path, length, growing)
+                   --pending-------------->  what the ledger does not cover yet, in an order that may be published
+                   --bounded-------------->  groups that fit into one batch each
 
-Attachments are in no snapshot: they take the time that event files leave (`attaching.py`).
+Attachments are in no snapshot. They are sent while no event file waits, see `uploader/attachment_lane.py`.
 
 Invariants:
-- The length of an event file is always the end of a whole record whose checksums hold; `st_size` is not (a record
-  under way).
-- Of the event files in one directory, one is published only when all earlier ones are complete on the Hub or complete
-  in the same snapshot: TensorBoard's default reader drops points of a newer file when an older one grows.
-- Symbolic links are not followed; the spool is never looked into.
+- The length of an event file is the end of a whole record whose checksums hold. `st_size` is not: a record may be half
+  written.
+- Of the event files that one writer has in a directory, one is published only when all earlier ones are complete on
+  the Hub or complete in the same snapshot. TensorBoard's default reader drops points of a newer file when an older one
+  grows.
+- Symbolic links are not followed, and the spool is never read.
 """
 
 from __future__ import annotations
@@ -26,97 +27,17 @@ from hf_mpwriter.base.files import BATCH_BYTES, BATCH_FILES, BATCH_IN_MEMORY, Lo
 from hf_mpwriter.events import framing
 from hf_mpwriter.system import disk
 
-GONE = (FileNotFoundError, NotADirectoryError, PermissionError)
-LAST_BYTES = 64  # bytes before the end of the last whole record by which a file is known again
-
-
-class EventFileScan:
-    """Looks at the event files of a run directory; remembers where it has parsed to.
-
-    Args:
-        run_dir: absolute path.
-        known: the end of a whole record, per path: what is before it is not read.
-    """
-
-    def __init__(self, run_dir: str, known: Callable[[str], int] = lambda _: 0) -> None:
-        self._run_dir = run_dir
-        self._known = known
-        self._blind = 0  # looks in a row that met what cannot be read
-        self._parsed: dict[str, _Parsed] = {}
-
-    def files(
-        self, allows: Callable[[str], bool], growing: Callable[[], Collection[str]], patience: int = 0
-    ) -> list[LocalFile]:
-        """All event files with whole records, sorted by path.
-
-        Args:
-            allows: the user's patterns, on the relative path.
-            growing: tells the paths that a live writer has open; asked after the listing. A path stands on a card
-                before the file exists, so a file that was listed and is not on a live card never grows again.
-            patience: looks in a row that fail for what is there and cannot be read, before it is left out.
-
-        Raises:
-            OSError: a file or a directory cannot be read; see `patience`.
-        """
-        found, parsed, unread = [], {}, list[OSError]()
-        paths = walk(self._run_dir, unread.append)
-        listed = sorted(path for path in paths if not names.is_attachment(path) and allows(path))
-        open_now = growing()
-        for relative in listed:
-            try:
-                state = self._parse(relative)
-            except OSError as error:
-                unread.append(error)
-                continue
-            parsed[relative] = state
-            if state.end:
-                grows = relative in open_now or not names.is_ours(os.path.basename(relative))
-                found.append(LocalFile(relative, state.end, grows))
-        self._parsed = parsed
-        self._bear(unread, patience)
-        return found
-
-    def _bear(self, unread: list[OSError], patience: int) -> None:
-        """What was removed since it was listed, or is not ours to read, is no event file; all else may pass."""
-        lasting = [error for error in unread if not isinstance(error, GONE) and error.errno not in disk.NO_FILE]
-        self._blind = self._blind + 1 if lasting else 0
-        if 0 < self._blind <= patience:
-            raise lasting[0]
-
-    def _parse(self, relative: str) -> _Parsed:
-        status = os.stat(os.path.join(self._run_dir, relative), follow_symlinks=False)
-        known = self._parsed.get(relative) or _Parsed(status.st_ino, 0, 0, b"")
-        if (known.inode, known.size) == (status.st_ino, status.st_size):
-            return known
-        fd = disk.open_beneath(self._run_dir, relative)
-        try:
-            same = known.inode == status.st_ino and _last_bytes(fd, known.end) == known.last
-            start = known.end if relative in self._parsed else min(self._known(relative), status.st_size)
-            end = framing.whole_length(fd, start if same else 0, status.st_size)
-            return _Parsed(status.st_ino, status.st_size, end, _last_bytes(fd, end))
-        finally:
-            os.close(fd)
-
-
-@dataclass(frozen=True)
-class _Parsed:
-    """How far a file was parsed: its end of the last whole record, and the bytes before it.
-
-    These tell a file that has grown from one that somebody has rewritten in place.
-    """
-
-    inode: int
-    size: int
-    end: int
-    last: bytes
-
-
-def _last_bytes(fd: int, end: int) -> bytes:
-    return os.pread(fd, min(end, LAST_BYTES), end - min(end, LAST_BYTES))
+GONE = (FileNotFoundError, NotADirectoryError, PermissionError)  # removed since it was listed, or not ours to read
+LAST_BYTES = 64  # bytes before the end of the last whole record that identify a file
 
 
 def walk(run_dir: str, unread: Callable[[OSError], object] = lambda _: None) -> Iterator[str]:
-    """Relative paths of all regular files outside the spool; `unread` is told why a directory cannot be listed."""
+    """Relative paths of all regular files outside the spool.
+
+    Args:
+        run_dir: absolute path.
+        unread: called with the error of each directory that cannot be listed.
+    """
     pending = [""]
     while pending:
         directory = pending.pop()
@@ -135,20 +56,102 @@ def walk(run_dir: str, unread: Callable[[OSError], object] = lambda _: None) -> 
                 yield relative
 
 
-def pending(
-    files: Iterable[LocalFile], covers: Callable[[LocalFile], bool], quarantined: Collection[str]
-) -> list[LocalFile]:
-    """What is to be sent, in an order in which any prefix may be published.
+@dataclass(frozen=True)
+class _Parsed:
+    """How far a file was parsed.
+
+    Attributes:
+        inode: of the file.
+        size: bytes of the file.
+        end: of the last whole record.
+        last: the bytes before `end`; they differ if the file was rewritten in place.
+    """
+
+    inode: int
+    size: int
+    end: int
+    last: bytes
+
+
+def _last_bytes(fd: int, end: int) -> bytes:
+    return os.pread(fd, min(end, LAST_BYTES), end - min(end, LAST_BYTES))
+
+
+class EventFileScan:
+    """Scans the event files of a run directory; each scan parses only what is new.
 
     Args:
-        files: what is there.
-        covers: whether the Hub is known to hold what a file has.
-        quarantined: paths that are refused; later files of the same directory wait for them.
+        run_dir: absolute path.
+        known: the end of a whole record of a path, 0 if there is none; the first scan does not parse what is before it.
     """
-    waiting: list[LocalFile] = []
-    for _, group in groupby(sorted(files, key=_publishing_order), key=lambda file: os.path.dirname(file.path)):
-        waiting.extend(_publishable(group, covers, quarantined))
-    return waiting
+
+    def __init__(self, run_dir: str, known: Callable[[str], int] = lambda _: 0) -> None:
+        self._run_dir = run_dir
+        self._known = known
+        self._failed = 0  # scans in a row that met what cannot be read
+        self._parsed: dict[str, _Parsed] = {}
+
+    def files(
+        self, allows: Callable[[str], bool], growing: Callable[[], Collection[str]], patience: int = 0
+    ) -> list[LocalFile]:
+        """All event files with whole records, sorted by path.
+
+        Args:
+            allows: whether the user's patterns allow a relative path.
+            growing: returns the paths that living writers have open. It is called after the listing: a path is in a
+                member file before the file exists, so a listed file that no living member names never grows again.
+            patience: scans in a row that raise for what cannot be read; after that it is left out.
+
+        Raises:
+            OSError: a file or a directory that is there cannot be read, see `patience`.
+        """
+        found, parsed, unread = [], {}, list[OSError]()
+        paths = walk(self._run_dir, unread.append)
+        listed = sorted(path for path in paths if not names.is_attachment(path) and allows(path))
+        open_now = growing()
+        for relative in listed:
+            try:
+                state = self._parse(relative)
+            except OSError as error:
+                unread.append(error)
+                continue
+            parsed[relative] = state
+            if state.end:
+                grows = relative in open_now or not names.is_ours(os.path.basename(relative))
+                found.append(LocalFile(relative, state.end, grows))
+        self._parsed = parsed
+        self._raise_lasting(unread, patience)
+        return found
+
+    def _raise_lasting(self, unread: list[OSError], patience: int) -> None:
+        """Raise an error that may pass. What is gone, not ours to read or no regular file is no event file."""
+        lasting = [error for error in unread if not isinstance(error, GONE) and error.errno not in disk.NOT_REGULAR]
+        self._failed = self._failed + 1 if lasting else 0
+        if 0 < self._failed <= patience:
+            raise lasting[0]
+
+    def _parse(self, relative: str) -> _Parsed:
+        status = os.stat(os.path.join(self._run_dir, relative), follow_symlinks=False)
+        known = self._parsed.get(relative) or _Parsed(status.st_ino, 0, 0, b"")
+        if (known.inode, known.size) == (status.st_ino, status.st_size):
+            return known
+        fd = disk.open_beneath(self._run_dir, relative)
+        try:
+            same = known.inode == status.st_ino and _last_bytes(fd, known.end) == known.last
+            start = known.end if relative in self._parsed else min(self._known(relative), status.st_size)
+            end = framing.whole_length(fd, start if same else 0, status.st_size)
+            return _Parsed(status.st_ino, status.st_size, end, _last_bytes(fd, end))
+        finally:
+            os.close(fd)
+
+
+def writer_of(path: str) -> tuple[str, str]:
+    """A key that the event files of one writer in one directory share, and no others.
+
+    Files of ours with one suffix are one writer's. Each file that is not ours is its own.
+    """
+    directory, name = os.path.split(path)
+    return directory, names.event_suffix(name) if names.is_ours(name) else path
 
 
 def _publishing_order(file: LocalFile) -> tuple[str, str]:
@@ -158,7 +161,7 @@ def _publishing_order(file: LocalFile) -> tuple[str, str]:
 def _publishable(
     group: Iterable[LocalFile], covers: Callable[[LocalFile], bool], quarantined: Collection[str]
 ) -> Iterator[LocalFile]:
-    blocked: set[tuple[str, str]] = set()  # writers whose later segments have to wait
+    blocked: set[tuple[str, str]] = set()  # writers whose later files wait
     for file in group:
         writer = writer_of(file.path)
         if writer in blocked:
@@ -172,24 +175,38 @@ def _publishable(
             blocked.add(writer)
 
 
-def writer_of(path: str) -> tuple[str, str]:
-    """What event files that follow each other have in common.
+def pending(
+    files: Iterable[LocalFile], covers: Callable[[LocalFile], bool], quarantined: Collection[str]
+) -> list[LocalFile]:
+    """What is to be sent, in an order of which any prefix may be published.
 
-    Files of ours with one suffix follow each other in a directory; a file of others stands alone.
+    Args:
+        files: of the run directory.
+        covers: whether the Hub is known to hold all of a file.
+        quarantined: paths that are refused; later files of the same writer wait for them.
     """
-    directory, name = os.path.split(path)
-    return directory, names.event_suffix(name) if names.is_ours(name) else path
+    waiting: list[LocalFile] = []
+    for _, group in groupby(sorted(files, key=_publishing_order), key=lambda file: os.path.dirname(file.path)):
+        waiting.extend(_publishable(group, covers, quarantined))
+    return waiting
 
 
-def bounded(files: Iterable[LocalFile]) -> list[list[LocalFile]]:
-    """Split into groups of the size of an entry, keeping the order."""
+def bounded(
+    files: Iterable[LocalFile], most: int = BATCH_FILES, in_memory: int = BATCH_IN_MEMORY, size: int = BATCH_BYTES
+) -> list[list[LocalFile]]:
+    """Split files into groups that fit into one batch each, keeping the order.
+
+    Args:
+        files: what to send.
+        most: files in a group.
+        in_memory: bytes of a group that a push holds in memory; a single file may have more.
+        size: bytes in a group; a single file may have more.
+    """
     groups: list[list[LocalFile]] = []
     memory = total = 0
     for file in files:
         held = file.length if file.in_memory else 0
-        full = groups and (
-            len(groups[-1]) >= BATCH_FILES or memory + held > BATCH_IN_MEMORY or total + file.length > BATCH_BYTES
-        )
+        full = groups and (len(groups[-1]) >= most or memory + held > in_memory or total + file.length > size)
         if not groups or full:
             groups.append([])
             memory = total = 0

@@ -43,7 +43,7 @@ from hf_mpwriter.base.errors import DestinationError, LogdirError, SettingsError
 from hf_mpwriter.base.names import SPOOL_NAME
 from hf_mpwriter.base.settings import Destination, group_access
 from hf_mpwriter.spool.ownership import check_ownership
-from hf_mpwriter.system import disk
+from hf_mpwriter.system import disk, sharing
 from hf_mpwriter.system.process import Process
 
 FORMAT = "hf-mpwriter 2"
@@ -221,7 +221,7 @@ class Spool:
             for directory in (os.path.join(self.root, "claims"), self.members, self.hosts):
                 disk.make_dirs(directory, durable=False)  # they are together with FORMAT
             disk.publish(os.path.join(self.root, "FORMAT"), f"{FORMAT}\n".encode(), "spool.format")
-            if group_access() and not disk.is_shared(os.stat(self.root)):
+            if group_access() and not sharing.is_shared(os.stat(self.root)):
                 self._open_to_group()
         except (FileExistsError, NotADirectoryError) as error:
             raise LogdirError(
@@ -241,8 +241,8 @@ class Spool:
         """Let colleagues log here, elect, and upload; the group is that of the run directory."""
         top = os.stat(self.run_dir)
         with contextlib.suppress(PermissionError):  # not ours: its owner has decided
-            os.chmod(self.run_dir, stat.S_IMODE(top.st_mode) | disk.SHARED_DIR)
-        disk.open_tree(self.root, top.st_gid)
+            os.chmod(self.run_dir, stat.S_IMODE(top.st_mode) | sharing.SHARED_DIR)
+        sharing.share_tree(self.root, top.st_gid)
 
     def check_format(self) -> None:
         """Refuse a spool that another version wrote; nothing is changed."""

@@ -57,7 +57,7 @@ def claim(spool: Spool, wanted: str) -> tuple[str, int]:
             if (fd := locks.try_exclusive(spool.claim(name))) is not None:
                 return name, fd
         except OSError as error:
-            if error.errno not in disk.NO_FILE:  # garbage in its place: the name cannot be had
+            if error.errno not in disk.NOT_REGULAR:  # garbage in its place: the name cannot be had
                 raise
     raise OSError(f"no free worker name like {wanted!r} in {spool.run_dir}")
 
@@ -279,7 +279,7 @@ class Members:
         except (FileNotFoundError, PermissionError):
             return None
         except OSError as error:  # garbage in its place stays; any other error passes, and no member dies of it
-            return None if error.errno in disk.NO_FILE else known
+            return None if error.errno in disk.NOT_REGULAR else known
         return None if member is None else (size, member)
 
     def growing(self) -> set[str]:

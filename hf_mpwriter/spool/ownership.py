@@ -17,7 +17,7 @@ import stat
 
 from hf_mpwriter.base.errors import ForeignSpoolError
 from hf_mpwriter.base.settings import group_access
-from hf_mpwriter.system import disk
+from hf_mpwriter.system import disk, sharing
 
 
 def check_ownership(root: str) -> None:
@@ -42,7 +42,7 @@ def _objection(root: str, status: os.stat_result) -> tuple[str, str] | None:
         return "is a symbolic link", "Remove the link; the next start makes a directory."
     if status.st_mode & stat.S_IWOTH:
         return "can be written by everybody", f"Run: chmod o-w {root}"
-    shared = disk.is_shared(status)
+    shared = sharing.is_shared(status)
     if shared and group_access() and status.st_gid in (os.getegid(), *os.getgroups()):
         return None
     if status.st_uid == os.geteuid() or status.st_uid == _made_by_us(root):

@@ -1,4 +1,15 @@
-"""A process that is nobody's child: it leaves the worker's tree, is modest, and writes a bounded log."""
+"""A daemon: how the uploader leaves the process that started it, logs, goes on after errors, and ends in time.
+
+    worker  --posix_spawn-->  first half  --fork-->  uploader
+                              ends at once           child of init, session of its own, log on descriptors 1 and 2
+
+    uploader.log, uploader.log.1      lines of "2026-03-01 12:00:00 [4711] text", LOG_LIMIT bytes each
+
+Invariants:
+- After `detach` the process holds no descriptor of the worker but the one that is given to it.
+- What it prints is redacted.
+- Its log is bounded, and a full disk does not end it.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +25,15 @@ from hf_mpwriter.system import disk, redaction
 logger = logging.getLogger("hf_mpwriter")
 
 LOG_LIMIT = 1 << 20  # bytes of the log before it is rotated to one older copy
-REFUSALS = 60  # steps in a row that may fail for the disk
+REFUSALS = 60  # failed steps in a row before `keep_on` gives up
 GRACE = 25.0  # seconds between SIGTERM and the end; SLURM and Kubernetes kill after 30
 
 
 def detach(keep: int) -> None:
-    """Fork once and let the first half end; close every descriptor above `keep`, forget directory and umask.
+    """Fork and end the first half; close all descriptors above `keep`; reset the working directory and the umask.
 
-    It comes first, and this module imports little: until then the process is the worker's child. What is printed from
-    here on is redacted.
+    Call it before anything that takes time: until then the process is a child of the worker. This module imports
+    little for that reason.
     """
     if os.fork():
         os._exit(0)
@@ -33,7 +44,7 @@ def detach(keep: int) -> None:
 
 
 def _close_above(keep: int) -> None:
-    """By what is open, where that can be told: a limit may have been lowered since, or be a thousand million."""
+    """Close what is open. The limit on descriptors may have been lowered since, or be a billion."""
     try:
         found = [int(name) for name in os.listdir("/proc/self/fd")]
     except OSError:
@@ -41,21 +52,25 @@ def _close_above(keep: int) -> None:
         return
     for fd in found:
         if fd > keep:
-            with contextlib.suppress(OSError):  # that of the listing itself
+            with contextlib.suppress(OSError):  # the descriptor of the listing itself is closed already
                 os.close(fd)
 
 
 def end_within(seconds: float) -> None:
-    """Whatever this process does then, it ends after so many seconds, and its push with it."""
+    """End this process by SIGALRM after so many seconds, whatever it does then. Its push ends with it."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 def keep_on(step: Callable[[], bool], pause: float) -> None:
-    """Repeat a step until it returns false, `pause` seconds after it has failed for the disk.
+    """Repeat a step until it returns False. When it raises OSError, wait and go on.
+
+    Args:
+        step: returns whether there is more to do.
+        pause: seconds to wait after an error.
 
     Raises:
-        OSError: it has failed REFUSALS times in a row, and once more.
+        OSError: more than REFUSALS steps in a row failed; the last error.
     """
     refused = 0
     while True:
@@ -67,14 +82,14 @@ def keep_on(step: Callable[[], bool], pause: float) -> None:
             refused += 1
             if refused > REFUSALS:
                 raise
-            logger.info("the disk refuses something: %s", error)
+            logger.info("the disk refuses: %s", error)
             time.sleep(pause)
 
 
 def start_logging() -> None:
-    """From here on the logger of the package writes lines to the standard error, which is the log of this process.
+    """Let the logger of the package write to standard error, which is the log of this process.
 
-    A full disk takes no line, and that is no reason to end.
+    A line that a full disk refuses is dropped without a word.
     """
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s [%(process)d] %(message)s", "%Y-%m-%d %H:%M:%S"))
@@ -85,7 +100,10 @@ def start_logging() -> None:
 
 
 def rotate_log(path: str) -> None:
-    """Keep the log and one older copy below the limit; the log is standard output and error of this process."""
+    """Rotate the log to one older copy when it exceeds LOG_LIMIT.
+
+    Nothing happens if `path` is not the file on standard error.
+    """
     if not disk.same_file(2, path) or os.fstat(2).st_size <= LOG_LIMIT:
         return
     disk.rename(path, f"{path}.1", "daemon.log")

@@ -1,80 +1,44 @@
-"""The only caller of fsync, link and rename, and the seam where faults are injected.
+"""Files of ours on disk: the only caller of fsync, link and rename, and so the one seam for faults.
 
-Three ways to make a state on disk, each leaves a whole file or no file at any kill, and a durable one at return:
+A state on disk is made in one of three ways. Each leaves a whole file or none at any kill, and a durable one at return:
 
     publish(path, data)   temporary name -> fsync -> link     exactly one of many racing processes wins
     replace(path, data)   temporary name -> fsync -> rename   readers see the old content or the new one
     remove(path)          unlink -> fsync of the directory
 
-Without the fsync of the file, xfs shows a zero-length file after a power cut; without the fsync of the directory,
-1 of 15 (ext4) to 4 of 15 (xfs) power cuts brought the older file back.
+Without the fsync of the file, xfs shows a file of no bytes after a power cut. Without the fsync of the directory, the
+older file came back after 1 of 15 (ext4) to 4 of 15 (xfs) power cuts.
 
-What is made in a directory that is open to its group (setgid, and the group may write) is open to that group too,
-whatever the umask says; everything else of ours is for its owner only. The spool itself does not follow its parent.
-
-No file of ours is read through a link, and none that is no regular file or is larger than READ_LIMIT: what stands in
-its place may be a pipe that nobody writes, or as long as the disk.
-
-Failpoints: `HF_MPWRITER_FAILPOINT=<name>=<action>[:<n>]` (several with commas) makes the n-th passage (default the
-first) through that point `kill` the process or fail with `enospc` or `eio`. The name is `<word>.<step>`: the word
-that the caller gives, the step in `open, write, fsync, link, rename, dirsync, unlink`; each is passed before its call.
+Invariants:
+- What is made is for its owner only, or for the group of its directory too, see `sharing`.
+- A file of ours is never read through a link. It is a regular file of at most READ_LIMIT bytes: what stands in its
+  place may be a pipe without a writer, or as long as the disk.
+- Before each system call that changes something the code reaches a failpoint, see `failpoints`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
-import signal
 import stat
-from typing import NoReturn
+
+from hf_mpwriter.system import failpoints, sharing
 
 FILE_MODE = 0o600
 DIR_MODE = 0o700
-SHARED_FILE = 0o060  # what is added where the directory is open to its group
-SHARED_DIR = 0o2070
-NO_FILE = (errno.EISDIR, errno.EINVAL, errno.ELOOP, errno.ENXIO)  # opening a directory, a link, a pipe of nobody's
-CHUNK = 1 << 20  # bytes written again at once
+NOT_REGULAR = (errno.EISDIR, errno.EINVAL, errno.ELOOP, errno.ENXIO)  # opening a directory, a link, a pipe, a socket
+CHUNK = 1 << 20  # bytes that `write_again` copies at once
 READ_LIMIT = 64 << 20  # bytes of a file of ours; a ledger of 100,000 paths has half of that
-
-_ERRORS = {"enospc": errno.ENOSPC, "eio": errno.EIO}
-
-
-def _parse_failpoints(text: str) -> dict[str, tuple[str, int]]:
-    points = {}
-    for item in filter(None, text.split(",")):
-        name, _, action = item.partition("=")
-        action, _, count = action.partition(":")
-        points[name.strip()] = (action.strip(), int(count or 1))
-    return points
-
-
-_failpoints = _parse_failpoints(os.environ.get("HF_MPWRITER_FAILPOINT", ""))
-
-
-def failpoint(name: str) -> None:
-    """Fail here if the environment asks for it; otherwise cost nothing but a look at an empty dict."""
-    if _failpoints and name in _failpoints:
-        action, count = _failpoints[name]
-        _failpoints[name] = (action, count - 1)
-        if count == 1:
-            _fail(name, action)
-
-
-def _fail(name: str, action: str) -> NoReturn:
-    if action == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
-    raise OSError(_ERRORS.get(action, errno.EIO), f"failpoint {name}")
 
 
 def fsync(fd: int, word: str) -> None:
     """Make the content of an open file durable."""
-    failpoint(f"{word}.fsync")
+    failpoints.reach(f"{word}.fsync")
     os.fsync(fd)
 
 
 def fsync_path(path: str, word: str) -> None:
-    """Make the content of the file at `path` durable; writes made through other descriptors are included."""
+    """Make the content of the file at `path` durable, including what was written through other descriptors."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         fsync(fd, word)
@@ -83,11 +47,12 @@ def fsync_path(path: str, word: str) -> None:
 
 
 def write_again(path: str, start: int, end: int) -> None:
-    """Write the bytes of a file that this process writes once more, in their place.
+    """Write the bytes from `start` to `end` of a file once more, in their place.
 
-    After an fsync that has failed the kernel takes them for written, and the next fsync succeeds without them.
+    After a failed fsync the kernel takes them for written, and the next fsync succeeds without them. The file must be
+    one that no other process writes.
     """
-    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)  # not to append
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)  # O_APPEND would ignore the offset
     try:
         while start < end and (chunk := os.pread(fd, min(CHUNK, end - start), start)):
             start += os.pwrite(fd, chunk, start)
@@ -97,7 +62,7 @@ def write_again(path: str, start: int, end: int) -> None:
 
 def fsync_dir(path: str, word: str) -> None:
     """Make the names in a directory durable."""
-    failpoint(f"{word}.dirsync")
+    failpoints.reach(f"{word}.dirsync")
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
@@ -106,7 +71,11 @@ def fsync_dir(path: str, word: str) -> None:
 
 
 def write_all(fd: int, data: bytes) -> None:
-    """Write all of `data`; raises OSError when the disk refuses."""
+    """Write all of `data`.
+
+    Raises:
+        OSError: the disk refuses it; a part may be written.
+    """
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
@@ -119,10 +88,10 @@ def _temporary(path: str) -> str:
 
 def _write_temporary(path: str, data: bytes, word: str, *, durable: bool) -> str:
     temporary = _temporary(path)
-    failpoint(f"{word}.open")
+    failpoints.reach(f"{word}.open")
     fd = open_ours(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     try:
-        failpoint(f"{word}.write")
+        failpoints.reach(f"{word}.write")
         write_all(fd, data)
         if durable:
             fsync(fd, word)
@@ -135,12 +104,16 @@ def _write_temporary(path: str, data: bytes, word: str, *, durable: bool) -> str
 
 
 def publish(path: str, data: bytes, word: str) -> bool:
-    """Create `path` with `data` unless it exists; True if this call created it."""
-    if os.path.lexists(path):  # a restart on a full disk must not fail over what is there already
+    """Create `path` with `data` unless it exists.
+
+    Returns:
+        Whether this call created it.
+    """
+    if os.path.lexists(path):  # a restart on a full disk must not fail for what is there already
         return False
     temporary = _write_temporary(path, data, word, durable=True)
     try:
-        failpoint(f"{word}.link")
+        failpoints.reach(f"{word}.link")
         os.link(temporary, path)
     except FileExistsError:
         return False
@@ -152,13 +125,17 @@ def publish(path: str, data: bytes, word: str) -> bool:
 
 
 def replace(path: str, data: bytes, word: str, *, durable: bool = True) -> None:
-    """Put `data` in place of whatever is at `path`; `durable=False` for what may be older after a power cut.
+    """Put `data` in place of what is at `path`. A directory there is moved aside.
 
-    A directory that somebody has put there is moved aside.
+    Args:
+        path: where to put it.
+        data: the new content.
+        word: first part of the names of the failpoints.
+        durable: False where the older content may be back after a power cut.
     """
     temporary = _write_temporary(path, data, word, durable=durable)
     try:
-        failpoint(f"{word}.rename")
+        failpoints.reach(f"{word}.rename")
         try:
             os.rename(temporary, path)
         except IsADirectoryError:
@@ -177,13 +154,19 @@ def _move_aside(path: str) -> None:
 
 def rename(old: str, new: str, word: str) -> None:
     """Rename within one directory; readers see the old name or the new one."""
-    failpoint(f"{word}.rename")
+    failpoints.reach(f"{word}.rename")
     os.rename(old, new)
 
 
 def remove(path: str, word: str, *, durable: bool = True) -> None:
-    """Remove `path`, which may be gone already; `durable=False` for what may be there again after a power cut."""
-    failpoint(f"{word}.unlink")
+    """Remove `path`, which may be gone already.
+
+    Args:
+        path: what to remove.
+        word: first part of the names of the failpoints.
+        durable: False where the file may be back after a power cut.
+    """
+    failpoints.reach(f"{word}.unlink")
     try:
         os.unlink(path)
     except FileNotFoundError:
@@ -192,45 +175,14 @@ def remove(path: str, word: str, *, durable: bool = True) -> None:
         fsync_dir(os.path.dirname(path), word)
 
 
-def is_shared(status: os.stat_result) -> bool:
-    """Whether a directory of this status is open to its group and to nobody else."""
-    return status.st_mode & (stat.S_ISGID | stat.S_IWGRP | stat.S_IWOTH) == stat.S_ISGID | stat.S_IWGRP
-
-
-def share(file: int | str, path: str) -> None:
-    """Open what stands at `path` to its group if its directory is open to it.
+def make_dirs(path: str, mode: int = DIR_MODE, *, durable: bool = True, private: bool = False) -> None:
+    """Create `path` and the parents that it lacks; racing processes all succeed.
 
     Args:
-        file: a descriptor of it, or the path.
-        path: where it is.
-    """
-    if is_shared(os.stat(os.path.dirname(path))):
-        mode = os.stat(file).st_mode
-        wanted = mode | (SHARED_DIR if stat.S_ISDIR(mode) else SHARED_FILE)
-        if wanted != mode:
-            with contextlib.suppress(PermissionError):  # it is a colleague's, who has opened it as far as it is
-                os.chmod(file, stat.S_IMODE(wanted))
-
-
-def open_tree(top: str, group: int) -> None:
-    """Open a directory and all below it to a group; the top comes last, so that it tells that all is done."""
-    for directory, _, names in os.walk(top, topdown=False):
-        for path in [os.path.join(directory, name) for name in names] + [directory]:
-            with contextlib.suppress(FileNotFoundError):  # a temporary file of somebody who starts, too
-                _open_one(path, group)
-
-
-def _open_one(path: str, group: int) -> None:
-    mode = os.lstat(path).st_mode
-    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
-        os.chown(path, -1, group, follow_symlinks=False)
-        os.chmod(path, stat.S_IMODE(mode) | (SHARED_DIR if stat.S_ISDIR(mode) else SHARED_FILE))
-
-
-def make_dirs(path: str, mode: int = DIR_MODE, *, durable: bool = True, private: bool = False) -> None:
-    """Create `path` and its parents as needed, durably if wanted; racing processes all succeed.
-
-    A private directory stays so in a parent that is open to its group.
+        path: absolute path of the directory.
+        mode: of each new directory, before the umask.
+        durable: whether the new names survive a power cut.
+        private: keep `path` closed to the group even where its parent is open to it.
     """
     if os.path.isdir(path):
         return
@@ -242,18 +194,25 @@ def make_dirs(path: str, mode: int = DIR_MODE, *, durable: bool = True, private:
         if not os.path.isdir(path):
             raise
     if not private:
-        share(path, path)
+        sharing.share(path, path)
     if durable:
         fsync_dir(parent, "dirs")
 
 
 def open_ours(path: str, flags: int) -> int:
-    """Open a regular file in the spool, for its owner only or for the group of its directory; the descriptor."""
+    """Open a regular file in the spool; a new one is for its owner, or for the group of its directory too.
+
+    Returns:
+        The descriptor.
+
+    Raises:
+        OSError: it cannot be opened, or is no regular file.
+    """
     fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, FILE_MODE)
     try:
         _check_regular(fd, path)
         if flags & os.O_CREAT:
-            share(fd, path)
+            sharing.share(fd, path)
     except BaseException:
         os.close(fd)
         if flags & os.O_EXCL:
@@ -263,18 +222,18 @@ def open_ours(path: str, flags: int) -> int:
 
 
 def open_anew(path: str, flags: int) -> int:
-    """Like `open_ours`, after garbage was moved aside. Not for locks: of two who do so, both would win."""
+    """Like `open_ours`, but move aside what is no regular file. Not for locks: two processes would both get theirs."""
     try:
         return open_ours(path, flags)
     except OSError as error:
-        if error.errno not in NO_FILE:
+        if error.errno not in NOT_REGULAR:
             raise
         _move_aside(path)
         return open_ours(path, flags)
 
 
 def open_beneath(top: str, relative: str) -> int:
-    """Open a regular file of somebody else's for reading; no part of the way below `top` may be a link."""
+    """Open a user's regular file for reading; no part of the path below `top` may be a link."""
     *directories, name = relative.split("/")
     where = os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -302,10 +261,10 @@ def _check_regular(fd: int, path: str) -> None:
 
 
 def read(path: str) -> bytes | None:
-    """Content of a file of ours, None if there is none. Symbolic links are not followed.
+    """Content of a file of ours, None if there is none.
 
     Raises:
-        OSError: it cannot be read, it is no regular file, or it is larger than READ_LIMIT.
+        OSError: it cannot be read, is a link or no regular file, or is larger than READ_LIMIT.
     """
     try:
         fd = open_ours(path, os.O_RDONLY)
@@ -318,7 +277,7 @@ def read(path: str) -> bytes | None:
 
 
 def read_ends(path: str, limit: int) -> bytes:
-    """Lines of a file of ours; of one that is longer than `limit` the first and the last, together so many bytes."""
+    """Content of a file of lines of ours; of one above `limit` bytes its first and its last half of the limit."""
     fd = open_ours(path, os.O_RDONLY)
     try:
         size = os.fstat(fd).st_size
@@ -330,15 +289,15 @@ def read_ends(path: str, limit: int) -> bytes:
 
 
 def inode(file: int | str) -> tuple[int, int]:
-    """What tells one file from another as long as it is there; a symbolic link counts for itself."""
+    """Inode and device, which no two living files share; of a symbolic link its own."""
     status = os.fstat(file) if isinstance(file, int) else os.stat(file, follow_symlinks=False)
     return status.st_ino, status.st_dev
 
 
 def same_file(fd: int, path: str) -> bool:
-    """Whether the descriptor and the path are the same file: false once somebody deleted or replaced the path.
+    """Whether the descriptor and the path are the same file; False once the path was deleted or replaced.
 
-    A disk that refuses to tell has deleted nothing.
+    An error of the disk is no proof of that: then the answer is True.
     """
     try:
         return inode(path) == inode(fd)

@@ -1,4 +1,13 @@
-"""Where huggingface_hub keeps what it writes for a user: token files and caches; asked without importing it."""
+"""Where huggingface_hub keeps a user's tokens and caches, found without importing it.
+
+    $HF_HOME, else $XDG_CACHE_HOME/huggingface, else ~/.cache/huggingface
+      token            the token in use; $HF_TOKEN_PATH names another file
+      stored_tokens    all tokens of `hf auth login`
+      hub/             $HF_HUB_CACHE names another directory
+      xet/             $HF_XET_CACHE names another directory
+
+The rules are those of huggingface_hub/constants.py. The environment is an argument and is never changed.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +15,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 
-BLOCK = 4096  # bytes that a cache must take: a full disk or quota refuses them, an empty file it does not
+BLOCK = 4096  # bytes that a cache must take; a full disk or quota takes an empty file, but not these
 
 
 def _expanded(path: str) -> str:
@@ -14,20 +23,20 @@ def _expanded(path: str) -> str:
 
 
 def home(environ: Mapping[str, str]) -> str:
-    """The directory of its caches."""
+    """The directory HF_HOME."""
     cache = environ.get("XDG_CACHE_HOME") or "~/.cache"
     return _expanded(environ.get("HF_HOME") or os.path.join(cache, "huggingface"))
 
 
 def token_files(environ: Mapping[str, str]) -> list[str]:
-    """The files in which tokens may be, the one that is used first; they need not exist."""
+    """The files that may hold tokens; the one in use comes first. They need not exist."""
     token = _expanded(environ.get("HF_TOKEN_PATH") or os.path.join(home(environ), "token"))
     places = (home(environ), os.path.dirname(token))
     return list(dict.fromkeys([token, *(os.path.join(p, name) for p in places for name in ("token", "stored_tokens"))]))
 
 
 def token_stamp(environ: Mapping[str, str]) -> tuple[int, int]:
-    """What changes when the user logs in or out; (0, 0) while there is no token file."""
+    """Inode and mtime (ns) of the token file, which change when the user logs in or out; (0, 0) without a file."""
     try:
         status = os.stat(token_files(environ)[0])
     except OSError:
@@ -36,11 +45,11 @@ def token_stamp(environ: Mapping[str, str]) -> tuple[int, int]:
 
 
 def writable_caches(environ: Mapping[str, str], instead: str) -> dict[str, str]:
-    """What the environment lacks where the user's caches cannot be written; {} where they can.
+    """Variables that move the caches which cannot be written; {} where all can.
 
     Args:
-        environ: the environment; it is not changed.
-        instead: a directory for caches that can be written; it need not exist.
+        environ: the environment.
+        instead: a directory that can be written; it need not exist.
     """
     top, token = home(environ), token_files(environ)[0]
     hub = environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE") or os.path.join(top, "hub")
@@ -52,7 +61,7 @@ def writable_caches(environ: Mapping[str, str], instead: str) -> dict[str, str]:
         "HF_XET_CACHE": os.path.join(instead, "xet"),
     }
     change = {name: others[name] for name, place in wanted.items() if not _takes_files(place)}
-    if "HF_HOME" in change:  # a home that can only be read may still hold the token; one that is no directory raises
+    if "HF_HOME" in change:  # the token may be in the home that cannot be written
         readable = os.path.isfile(token) and os.access(token, os.R_OK)
         change["HF_TOKEN_PATH"] = token if readable else os.path.join(instead, "token")
     return change

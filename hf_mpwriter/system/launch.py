@@ -1,10 +1,12 @@
-"""The commands that start an uploader and a push, and the way to find such a process again.
+"""The commands that start an uploader and a push, and how to find such a process again.
 
     worker    --posix_spawn-->  python -P -c UPLOADER_BOOT <run directory> <token issued at> <import path>
     uploader  --Popen------->   python -P -c PUSH_BOOT     <run directory> <pid of the uploader> <import path>
 
-Both commands are imports in a string, which no linter sees: they are the only arrows that point upwards, and they
-stand here alone. Each child gets the import path of its parent, because it starts in another directory.
+Invariants:
+- Both commands are imports in a string, which no linter sees. They are the only imports that point upwards, and they
+  stand here alone, with the words by which a process is found again.
+- Each child gets the import path of its parent, because it starts in another directory.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.process import import_path
 
-UPLOADER_LOCK_FD = 3  # where the uploader finds its lock
+UPLOADER_LOCK_FD = 3  # the descriptor on which the uploader finds its lock
 
 UPLOADER_BOOT = (
     "import json,sys;sys.path[:]=json.loads(sys.argv[3]);"

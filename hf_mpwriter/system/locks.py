@@ -1,14 +1,15 @@
-"""The only caller of filelock: the table of lock descriptors of this process.
+"""File locks: the table of lock descriptors of this process, and the only caller of filelock.
 
-A lock is a whole-file `flock` on an open file description. It is freed by the kernel when the last descriptor of
-that description is closed, however the process ends, so a lock held for life is the exact answer to "who lives?".
+A lock is a whole-file `flock` on an open file description. The kernel frees it when the last descriptor of that
+description is closed, however the process ends. So a lock that is held for life tells exactly which process lives.
 
 Invariants:
 - Every lock descriptor of ours is in one table under one mutex. The mutex is held across `fork`, so a child knows
-  every descriptor that it inherited, and closes it: closed, never unlocked, because an unlock through an inherited
-  descriptor would free the parent's lock.
-- Lock files that others may open are never unlinked. After locking, the descriptor and the path are the same file,
-  else the lock is worthless and is given back.
+  every descriptor that it inherited. It closes them and never unlocks: an unlock through an inherited descriptor
+  would free the parent's lock.
+- Lock files that other processes may open are never unlinked. After locking, the descriptor and the path are the same
+  file; else the lock is worthless and given back.
+- Nothing here waits for another process.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from filelock import lock_descriptor
 
 from hf_mpwriter.system import disk
 
-PROBE_TRIES = 20  # an observer's probe holds a shared lock for some microseconds: that is not "taken"
+PROBE_TRIES = 20  # tries while observers probe; a probe holds a shared lock for some microseconds
 
-_mutex = threading.RLock()  # re-entrant: a signal handler may log while we hold it
+_mutex = threading.RLock()  # re-entrant: a signal handler may log while it is held
 _table: set[int] = set()
 
 
@@ -44,7 +45,7 @@ def try_exclusive(path: str) -> int | None:
     """Take the lock at `path` without waiting.
 
     Returns:
-        The descriptor that holds it, or None if somebody else does.
+        The descriptor that holds it, or None if another process or descriptor does.
 
     Raises:
         OSError: the file cannot be opened, or the filesystem has no locks (ENOSYS, ENOLCK).
@@ -62,7 +63,7 @@ def try_exclusive(path: str) -> int | None:
 
 
 def work_in(directory: str) -> bool:
-    """Whether the filesystem of a directory has locks (Lustre without `-o flock` and some FUSE ones have none)."""
+    """Whether the filesystem of a directory has locks; Lustre without `-o flock` and some of FUSE have none."""
     path = os.path.join(directory, f".lock-probe.{os.getpid()}.{os.urandom(4).hex()}")
     with _mutex:
         fd = _open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
@@ -78,21 +79,21 @@ def work_in(directory: str) -> bool:
 
 
 def adopt(fd: int) -> None:
-    """Enter a descriptor that came with a lock from the process that started this one."""
+    """Add a descriptor to the table that this process inherited with a lock."""
     with _mutex:
         os.set_inheritable(fd, False)
         _table.add(fd)
 
 
 def release(fd: int) -> None:
-    """Give a lock back by closing its descriptor; a duplicate elsewhere keeps the lock alive."""
+    """Close the descriptor of a lock. The lock stays held where another process has a duplicate."""
     with _mutex:
         if fd in _table:
             _close(fd)
 
 
 def _take(fd: int) -> bool:
-    """Take the lock, past observers that hold it for a moment; an owner, who shares it with nobody, is no moment's."""
+    """Take the lock, and try again while only observers hold it: they share it, an owner does not."""
     for _ in range(PROBE_TRIES):
         if lock_descriptor(fd, blocking=False):
             return True
@@ -112,7 +113,7 @@ def _can_share(fd: int) -> bool:
 
 
 def _above_standard(fd: int) -> int:
-    """The same lock on a descriptor above 2: a program without standard output would lose it to a redirection."""
+    """Move a lock to a descriptor above 2, where no redirection of a standard stream closes it."""
     if fd > 2:
         return fd
     higher = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
@@ -122,9 +123,9 @@ def _above_standard(fd: int) -> int:
 
 
 def is_held(path: str) -> bool:
-    """Whether some process holds the lock at `path`.
+    """Whether a process holds the lock at `path`.
 
-    The probe asks for a shared lock: two observers at once never mistake each other for the owner.
+    The probe asks for a shared lock, so two observers never mistake each other for the owner.
     """
     with _mutex:
         try:
@@ -148,7 +149,7 @@ def _after_fork_in_parent() -> None:
 def _after_fork_in_child() -> None:
     global _mutex
     for fd in _table:
-        with contextlib.suppress(OSError):  # closed behind our back: then it holds nothing
+        with contextlib.suppress(OSError):  # the program closed it, so it holds nothing
             os.close(fd)
     _table.clear()
     _mutex = threading.RLock()

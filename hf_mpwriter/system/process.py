@@ -1,11 +1,10 @@
-"""Who a process is: its rank, its host, and an identity that is never used twice.
+"""Processes and hosts: an identity that is never used twice, and what the system knows of this process.
 
-The rank comes from the launcher's environment. A child (multiprocessing, fork) inherits that environment, but is not
-that rank: it counts as a rank only if it was given one of its own after its start, as `mp.spawn` scripts,
-`notebook_launcher` and torchelastic's function launcher do, or if a framework trains in it as the first of its ranks.
+    Process    host id, boot id, pid namespace, pid, start ticks
+    host id    <hostname>-<8 hex of the machine id>
 
-A process is (host, boot id, pid namespace, pid, start ticks). Start ticks are field 22 of /proc/<pid>/stat, counted
-from the boot, so no clock change moves them; where there is no /proc they are 0 and the lock on the card decides.
+Start ticks are field 22 of /proc/<pid>/stat. They count from the boot, so a change of the clock does not move them.
+Without /proc they are 0, and the lock on the member file decides which process lives.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 
 
 def safe_name(text: str) -> str:
-    """`text` as part of a file name: no separators, no dots, nothing that TensorBoard takes for an event file."""
+    """`text` as part of a file name: no separator, no dot, nothing that TensorBoard takes for an event file."""
     return _UNSAFE.sub("_", text).replace("tfevents", "tf_events").strip("_")[:64]
 
 
 def host_name() -> str:
-    """The host name as event files carry it."""
+    """The host name for the names of event files."""
     return re.sub(r"[^A-Za-z0-9.-]+", "-", socket.gethostname()) or "localhost"
 
 
@@ -36,7 +35,7 @@ def host_name() -> str:
 def host_id() -> str:
     """`<hostname>-<8 hex>`: the hex is a digest of the machine id, or of the boot id where there is none.
 
-    Cloned images share a host name more often than a machine id; machine ids are private, hence the digest.
+    Cloned images share a host name more often than a machine id. A machine id is private, hence the digest.
     """
     machine = _read_line("/etc/machine-id") or boot_id()
     digest = hashlib.sha256(f"hf_mpwriter {machine}".encode()).hexdigest()[:8]
@@ -45,7 +44,7 @@ def host_id() -> str:
 
 @functools.cache
 def boot_id() -> str:
-    """Changes with every boot of the machine; "" where the system has none."""
+    """An id that changes with every boot; "" where the system has none."""
     return _read_line("/proc/sys/kernel/random/boot_id")
 
 
@@ -58,13 +57,13 @@ def start_ticks(pid: int) -> int:
 
 
 def _stat(pid: int) -> list[bytes]:
-    """The fields of /proc/<pid>/stat behind the name, which may hold anything."""
+    """The fields of /proc/<pid>/stat after the program's name, which may hold any character."""
     with open(f"/proc/{pid}/stat", "rb") as file:
         return file.read().rpartition(b")")[2].split()
 
 
 def pid_namespace() -> int:
-    """Inode of this process's pid namespace, 0 where there is none."""
+    """Inode of the pid namespace of this process, 0 where there is none."""
     try:
         return os.stat("/proc/self/ns/pid").st_ino
     except OSError:
@@ -73,7 +72,15 @@ def pid_namespace() -> int:
 
 @dataclass(frozen=True)
 class Process:
-    """Exact identity of a process; two processes never have the same, whatever the clock does."""
+    """Identity of a process; no two processes have the same, whatever the clock does.
+
+    Attributes:
+        host: host id.
+        boot: boot id, "" where the system has none.
+        namespace: inode of the pid namespace, 0 where there is none.
+        pid: process id in that namespace.
+        ticks: start time in clock ticks since boot, 0 without /proc.
+    """
 
     host: str
     boot: str
@@ -88,7 +95,7 @@ class Process:
         return cls(host_id(), boot_id(), pid_namespace(), pid, start_ticks(pid))
 
     def is_stopped(self) -> bool:
-        """Whether it exists and SIGSTOP or a debugger holds it; False where that cannot be told from here."""
+        """Whether SIGSTOP or a debugger holds it; False where this process cannot know."""
         if (self.host, self.boot, self.namespace) != (host_id(), boot_id(), pid_namespace()):
             return False
         try:
@@ -99,12 +106,12 @@ class Process:
 
 
 def import_path() -> list[str]:
-    """The import path of this process, for a child that must see the same packages from any directory."""
+    """The import path of this process, for a child that starts in another directory."""
     return [os.path.abspath(entry) for entry in sys.path if isinstance(entry, str)]
 
 
 def initial_environment() -> dict[str, str]:
-    """The environment that this process was started with; {} where the system does not tell."""
+    """The environment that this process was started with; {} without /proc."""
     try:
         with open("/proc/self/environ", "rb") as file:
             items = file.read().split(b"\0")
@@ -113,8 +120,8 @@ def initial_environment() -> dict[str, str]:
     return {os.fsdecode(k): os.fsdecode(v) for k, _, v in (item.partition(b"=") for item in items) if k}
 
 
-def parent_began() -> float:
-    """When the parent process started, in unix time; now where the system does not tell."""
+def parent_started_at() -> float:
+    """Unix time at which the parent process started; now, without /proc."""
     if not (ticks := start_ticks(os.getppid())):
         return time.time()
     since_boot = ticks / os.sysconf("SC_CLK_TCK")

@@ -1,16 +1,18 @@
-"""Redaction: no secret is in a text that a process of ours lets out.
+"""Redaction: no text that leaves a process of ours holds a secret.
 
-    what leaves                                                  where it is redacted
-    what the uploader, a push or the command line print,         `guard`
-        uncaught tracebacks and what libraries log included
-    status.json, which status and workers read                 `Bulletin`
-    why a push failed: verdicts, the ledger                      `hub`, before it is cut to its length
-    messages of exceptions                                       `HfMpWriterError`
-    warnings of workers                                          the filter of our logger, below
+    text                                                        redacted by
+    output of the uploader, a push and the command line,        `guard`
+        with uncaught tracebacks and the logs of libraries
+    status.json                                                 `spool.status`
+    reasons in verdicts and in the ledger                       `push.classify`, before they are cut to their length
+    messages of exceptions                                      `base.errors`
+    warnings of workers                                         the filter of our logger, below
 
-Known by value: the tokens of the environment and, outside of training, those in the files of huggingface_hub. Known by
-shape, wherever they come from: tokens of the Hub, JWTs, what follows `Bearer`, the query of a URL (it may be signed),
-user and password in a URL.
+Secrets are known by value: the tokens in the environment and, outside of training, those in the files of
+huggingface_hub. They are known by shape too, wherever they come from: tokens of the Hub, JWTs, what follows `Bearer` or
+`Basic`, the query of a URL (it may be signed), user and password in a URL.
+
+Redacted JSON is JSON.
 """
 
 from __future__ import annotations
@@ -25,11 +27,11 @@ from typing import Any, TextIO
 from hf_mpwriter.system import hf_home
 
 VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_MPWRITER_LOCALHUB_TOKEN")
-SHORTEST = 4  # characters of a token that is looked for; a shorter one would be found in every other word
+SHORTEST = 4  # characters of a token that is searched for; a shorter one would match in every other word
 FILE_LIMIT = 1 << 16  # characters of a token file
 
 _STORED = re.compile(r"token\s*[=:]\s*(\S+)")
-_STOP = r"\s'\"\\"  # where a secret ends; never in the midst of an escape, so redacted JSON is JSON
+_STOP = r"\s'\"\\"  # characters that end a secret; a backslash, because an escape of JSON must stay whole
 _SHAPES = (
     (re.compile(r"(?:hf|api_org)_[A-Za-z0-9]{20,}"), "<token>"),
     (re.compile(r"eyJ[\w-]{8,}(?:\.[\w-]+)+"), "<token>"),
@@ -41,33 +43,33 @@ _SHAPES = (
 
 
 def redact(text: str, secrets: Iterable[str] = ()) -> str:
-    """The text without these secrets, and without what looks like one."""
-    for secret in sorted(secrets, key=len, reverse=True):  # one may be the beginning of another
+    """The text without these secrets, and without what has the shape of one."""
+    for secret in sorted(secrets, key=len, reverse=True):  # one may begin with another
         text = text.replace(secret, "<token>")
     for shape, instead in _SHAPES:
         text = shape.sub(instead, text)
     return text
 
 
-def given(environ: Mapping[str, str]) -> set[str]:
+def environment_tokens(environ: Mapping[str, str]) -> set[str]:
     """The tokens in the environment."""
     return _tokens(environ.get(name, "") for name in VARIABLES)
 
 
-def known(environ: Mapping[str, str]) -> set[str]:
-    """The tokens in the environment, and those in the files that it leads to."""
+def known_tokens(environ: Mapping[str, str]) -> set[str]:
+    """The tokens in the environment, and those in the files of huggingface_hub that it names."""
     texts = [_content(path) for path in hf_home.token_files(environ)]
     stored = (found for text in texts for found in _STORED.findall(text))
-    return given(environ) | _tokens([*texts, *stored])
+    return environment_tokens(environ) | _tokens([*texts, *stored])
 
 
 def redact_known(text: str) -> str:
-    """The text without any secret that this process knows, now: a token file may change while it runs."""
-    return redact(text, known(os.environ))
+    """The text without any secret that this process knows. Token files are read anew: they may have changed."""
+    return redact(text, known_tokens(os.environ))
 
 
 def _tokens(texts: Iterable[str]) -> set[str]:
-    cleaned = (text.replace("\r", "").replace("\n", "").strip() for text in texts)  # as the client does
+    cleaned = (text.replace("\r", "").replace("\n", "").strip() for text in texts)  # huggingface_hub cleans so too
     return {text for text in cleaned if len(text) >= SHORTEST}
 
 
@@ -88,12 +90,12 @@ class _Redacting:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write; the count is that of what was given."""
+        """Write the redacted text; returns the length of what was given."""
         self._stream.write(redact_known(text))
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
-        """Write several."""
+        """Write several texts."""
         for line in lines:
             self.write(line)
 
@@ -102,12 +104,12 @@ class _Redacting:
 
 
 def guard() -> None:
-    """From here on, whatever this process prints to its standard output and error is redacted."""
+    """Redact what this process prints to standard output and error from now on."""
     sys.stdout, sys.stderr = _Redacting(sys.stdout), _Redacting(sys.stderr)
 
 
 def _redact_record(record: logging.LogRecord) -> bool:
-    record.msg, record.args = redact(record.getMessage(), given(os.environ)), None
+    record.msg, record.args = redact(record.getMessage(), environment_tokens(os.environ)), None
     return True
 
 

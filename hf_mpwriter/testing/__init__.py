@@ -1,11 +1,11 @@
-"""What tests of a set-up need, shipped so that users can test theirs.
+"""Tools for testing a set-up of your own; the demo, `hf-mpwriter verify` and the tests of this package use them too.
 
 | module | responsibility |
 |---|---|
-| `journal.py` | what processes know to have returned |
-| `oracle.py` | one function that judges a run directory against the Hub |
-| `processes.py` | the processes of a run: whom to kill, to stop, to wait for |
-| `powercut.py` | a disk whose power can be cut |
+| `journal` | the calls that are known to have returned |
+| `oracle` | compares a run directory with the Hub |
+| `processes` | finds the processes of a run |
+| `power_cut` | a disk whose power can be cut |
 
 Faults on the wire come from `hf_mpwriter.localhub`.
 """

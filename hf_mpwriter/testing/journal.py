@@ -1,11 +1,13 @@
-"""The side channel of a test: what a process knows to have returned, told by itself after each call.
+"""Journals: each process of a test notes which of its calls returned, so that the oracle can look for the records.
 
-    <directory>/journal.<pid>.<8 hex>    one line per returned add_* call: {"tag": ..., "step": ..., "path": ...}
-                                         one per returned flush: {"flushed": true}
+    <directory>/journal.<pid>.<8 hex>    {"tag": "loss", "step": 7, "path": "events.out.tfevents..."}
+                                         {"flushed": true}
+                                         one line per returned add_* call, and per returned flush
 
-A line is one `os.write` behind the call, so a SIGKILL between the two leaves a record that is in the event file and
-not in the journal: allowed. The other way round would be a lost record. What was noted before a flush outlives a power
-cut too (keep journals on a disk that has none).
+Invariants:
+- A line is one `os.write` after the call. A SIGKILL between the two leaves a record that no journal names, which is
+  allowed. A line without its record is a lost record.
+- What was noted before a flush survives a power cut. Keep journals on a disk whose power is not cut.
 """
 
 from __future__ import annotations
@@ -24,11 +26,11 @@ class Returned:
     """One call that returned.
 
     Attributes:
-        pid: of the process.
-        path: the event file that the record went to, relative to the run directory.
+        pid: process that made it.
+        path: event file of the record, relative to the run directory.
         tag: tag of the summary.
         step: global step.
-        flushed: whether a flush came after it.
+        flushed: whether a flush returned after it.
     """
 
     pid: int
@@ -39,7 +41,11 @@ class Returned:
 
 
 class Journal:
-    """The journal of one process; forked children make their own."""
+    """The journal of one process. A forked child makes its own.
+
+    Args:
+        directory: of all journals of a test; it is made if it does not exist.
+    """
 
     def __init__(self, directory: str) -> None:
         os.makedirs(directory, exist_ok=True)
@@ -47,19 +53,22 @@ class Journal:
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
     def note(self, writer: Any, tag: str, step: int) -> None:
-        """The call that logged `tag` at `step` through `writer` has returned.
+        """Note that a call returned.
 
-        `tag` as it stands in the event file: tensorboardX turns spaces into underscores, and `add_text` appends
-        `/text_summary`.
+        Args:
+            writer: the writer of the call.
+            tag: as in the event file. tensorboardX replaces spaces by underscores, and `add_text` appends
+                `/text_summary`.
+            step: global step.
         """
         self.note_at(os.path.relpath(writer.file_writer.event_writer.file.path, writer.logdir), tag, step)
 
     def note_at(self, path: str, tag: str, step: int) -> None:
-        """A record is in the event file at `path`, relative to the run directory: a sub-writer's, or a late one."""
+        """Note that a record is in the event file at `path`, relative to the run directory: one of a sub-writer."""
         self._line(_note(path, tag, step))
 
     def flushed(self) -> None:
-        """`writer.flush()` has returned."""
+        """Note that `flush` returned."""
         self._line(_FLUSHED)
 
     def _line(self, data: dict[str, Any]) -> None:
@@ -76,13 +85,13 @@ def journals(directory: str) -> list[str]:
 
 
 def read_journals(directory: str) -> Iterator[Returned]:
-    """Everything that any process has noted; a torn last line is not there."""
+    """The notes of all processes. A torn last line is left out."""
     for path in journals(directory):
         yield from read_journal(path)
 
 
 def read_journal(path: str) -> list[Returned]:
-    """Everything that one process has noted."""
+    """The notes of one process."""
     pid = int(os.path.basename(path).split(".")[1])
     with open(path, "rb") as file:
         lines = [json.loads(line) for line in file.read().split(b"\n")[:-1]]
@@ -95,7 +104,7 @@ def read_journal(path: str) -> list[Returned]:
 
 
 def rewrite(path: str, notes: Iterable[Returned]) -> None:
-    """Put these notes in the place of what one process has noted; all of them are on disk."""
+    """Replace the notes of one process; all of them count as flushed."""
     lines = [*(_note(note.path, note.tag, note.step) for note in notes), _FLUSHED]
     with open(path, "w", encoding="utf-8") as file:
         file.writelines(json.dumps(line) + "\n" for line in lines)

@@ -1,18 +1,17 @@
-"""The oracle: one function that judges a run directory against the Hub.
+"""The oracle: one function that compares a run directory with the Hub and names each broken promise.
 
 For each event file:
 - every version of the Hub's copy, over the commit history, is a whole-record prefix of the local file;
 - it never shrank and never vanished;
 - after a drain it equals the local file up to its last whole record.
 
-For each attachment that the user's patterns allow: after a drain the Hub's copy has the content of the local file. It
-may have had any other before.
+For each attachment that the user's patterns allow: after a drain the Hub's copy has the content of the local file.
 
-For each record whose `add_*` call had returned (told by journals): it is on the Hub exactly once. No path was written
-by two processes.
+For each call that returned, by the journals: its record is on the Hub exactly once, and before a drain in the local
+file exactly once. No event file was written by two processes.
 
-Used by the crash tests, `hf-mpwriter verify` and the demo. It asks the Hub for sizes and digests only: a digest that
-equals that of the local prefix proves the content.
+The oracle asks the Hub for sizes and digests only. A digest that equals that of the local prefix proves the content. It
+computes its digests itself, because it is a witness against the code that uploads.
 """
 
 from __future__ import annotations
@@ -44,34 +43,34 @@ class Copy(Protocol):
 
     @property
     def sha256(self) -> str | None:
-        """Of the content, hex; None where the Hub does not tell."""
+        """Of the content, hex; None where the Hub has none."""
 
     @property
     def oid(self) -> str:
-        """Git's id; of the content where there is no sha256."""
+        """Git's id of the content where there is no sha256; else of the pointer."""
 
 
 class HubView(Protocol):
-    """What the oracle asks of the Hub; paths are relative to the run's folder."""
+    """What the oracle needs of the Hub. Paths are relative to the folder of the run."""
 
     def commits(self) -> list[str]:
         """The commits of the branch, newest first."""
 
     def tree(self, revision: str) -> Mapping[str, Copy]:
-        """All files of the run's folder at one commit."""
+        """The files in the folder of the run at one commit."""
 
 
 @dataclass
 class FileReport:
-    """What was found of one event file.
+    """What `check` found of one file.
 
     Attributes:
         path: relative to the run directory.
-        local_bytes: up to the last whole record.
-        hub_bytes: of the Hub's copy at the head.
-        local_events: records with a summary, in the local file.
-        hub_events: records with a summary, in the Hub's copy.
-        commits: that changed it.
+        local_bytes: bytes of the local file, up to the last whole record.
+        hub_bytes: bytes of the Hub's copy at the head.
+        local_events: summaries in the local file, 0 for an attachment.
+        hub_events: summaries in the Hub's copy, 0 for an attachment.
+        commits: number of commits that changed it.
     """
 
     path: str
@@ -84,16 +83,16 @@ class FileReport:
 
 @dataclass
 class Report:
-    """The judgement.
+    """What `check` found.
 
     Attributes:
-        files: per path.
-        attachments: per path, those that are expected.
-        commits: of the branch.
-        returned: calls that had returned, 0 without journals.
-        lost: returned records that are not on the Hub.
-        duplicated: returned records that are there more than once.
-        problems: broken promises, each as a sentence; empty if all hold.
+        files: the event files, per path.
+        attachments: the attachments that are expected, per path.
+        commits: number of commits of the branch.
+        returned: number of calls that returned, 0 without journals.
+        lost: number of their records that are missing.
+        duplicated: number of their records that are there once too often.
+        problems: broken promises, one sentence each; empty if all hold.
     """
 
     files: dict[str, FileReport] = field(default_factory=dict)
@@ -105,75 +104,14 @@ class Report:
     problems: list[str] = field(default_factory=list)
 
 
-def check(
-    run_dir: str,
-    hub: HubView,
-    returned: Iterable[Returned] = (),
-    *,
-    drained: bool = True,
-    attachments: Callable[[str], bool] | None = None,
-) -> Report:
-    """Judge a run directory.
-
-    Args:
-        run_dir: the run directory.
-        hub: the Hub's side.
-        returned: what the journals say.
-        drained: whether everything should be on the Hub by now.
-        attachments: which files are uploaded that are no event files; by default none is expected.
-    """
-    report = Report()
-    history = [hub.tree(commit) for commit in reversed(hub.commits())]
-    report.commits = len(history)
-    local = {file.path: file.length for file in event_files.EventFileScan(run_dir).files(lambda _: True, tuple)}
-    for path in sorted({*local, *(path for tree in history for path in tree if "tfevents" in path)}):
-        versions = [tree.get(path) for tree in history]
-        report.files[path] = _check_file(report, run_dir, path, local.get(path, 0), versions, drained=drained)
-    for path in sorted(attachments_module.sizes(run_dir, attachments)) if attachments else ():
-        report.attachments[path] = _check_attachment(
-            report, run_dir, path, [tree.get(path) for tree in history], drained=drained
-        )
-    _check_records(report, run_dir, list(returned), drained=drained)
-    return report
-
-
-def _check_file(
-    report: Report, run_dir: str, path: str, local: int, versions: list[Copy | None], *, drained: bool
-) -> FileReport:
-    found = FileReport(path, local_bytes=local)
-    before: Copy | None = None
-    for copy in versions:
-        if copy is None:
-            if before is not None:
-                report.problems.append(f"{path}: vanished from the Hub")
-        elif before is None or (copy.size, copy.sha256) != (before.size, before.sha256):
-            found.commits += 1
-            if before is not None and copy.size < before.size:
-                report.problems.append(f"{path}: shrank on the Hub from {before.size} to {copy.size} bytes")
-            if reason := _not_a_prefix(os.path.join(run_dir, path), copy):
-                report.problems.append(f"{path}: the Hub's copy of {copy.size} bytes {reason}")
-        before = copy
-    found.hub_bytes = before.size if before else 0
-    if drained and found.hub_bytes != local:
-        report.problems.append(f"{path}: {found.hub_bytes} of {local} bytes are on the Hub")
-    return found
-
-
-def _check_attachment(
-    report: Report, run_dir: str, path: str, versions: list[Copy | None], *, drained: bool
-) -> FileReport:
-    told = [(copy.size, copy.sha256, copy.oid) if copy else None for copy in versions]
-    found = FileReport(path)
-    found.commits = sum(copy is not None and copy != before for before, copy in itertools.pairwise([None, *told]))
-    head = versions[-1] if versions else None
-    found.hub_bytes = head.size if head else 0
-    try:
-        found.local_bytes, sha256, oid = _digests(os.path.join(run_dir, path))
-    except OSError as error:
-        report.problems.append(f"{path}: cannot be read: {error.strerror or error}")
+def keys(path: str, end: int | None = None) -> Counter[tuple[str, int]]:
+    """How often each (tag, step) is in an event file, or in its first `end` bytes; a missing file has none."""
+    found: Counter[tuple[str, int]] = Counter()
+    if end == 0 or not os.path.exists(path):
         return found
-    if drained and (head is None or (head.oid != oid if head.sha256 is None else head.sha256 != sha256)):
-        report.problems.append(f"{path}: {'not on the Hub' if head is None else 'another content is on the Hub'}")
+    for payload in framing.payloads(path, end):
+        event = event_pb2.Event.FromString(payload)
+        found.update((value.tag, event.step) for value in event.summary.value)
     return found
 
 
@@ -203,8 +141,48 @@ def _not_a_prefix(path: str, copy: Copy) -> str:
     return "" if whole == copy.size else f"is cut inside a record (the last one ends at {whole})"
 
 
+def _check_file(
+    report: Report, run_dir: str, path: str, local: int, versions: list[Copy | None], *, drained: bool
+) -> FileReport:
+    found = FileReport(path, local_bytes=local)
+    before: Copy | None = None
+    for copy in versions:
+        if copy is None:
+            if before is not None:
+                report.problems.append(f"{path}: vanished from the Hub")
+        elif before is None or (copy.size, copy.sha256) != (before.size, before.sha256):
+            found.commits += 1
+            if before is not None and copy.size < before.size:
+                report.problems.append(f"{path}: shrank on the Hub from {before.size} to {copy.size} bytes")
+            if reason := _not_a_prefix(os.path.join(run_dir, path), copy):
+                report.problems.append(f"{path}: the Hub's copy of {copy.size} bytes {reason}")
+        before = copy
+    found.hub_bytes = before.size if before else 0
+    if drained and found.hub_bytes != local:
+        report.problems.append(f"{path}: {found.hub_bytes} of {local} bytes are on the Hub")
+    return found
+
+
+def _check_attachment(
+    report: Report, run_dir: str, path: str, versions: list[Copy | None], *, drained: bool
+) -> FileReport:
+    contents = [(copy.size, copy.sha256, copy.oid) if copy else None for copy in versions]
+    found = FileReport(path)
+    found.commits = sum(copy is not None and copy != before for before, copy in itertools.pairwise([None, *contents]))
+    head = versions[-1] if versions else None
+    found.hub_bytes = head.size if head else 0
+    try:
+        found.local_bytes, sha256, oid = _digests(os.path.join(run_dir, path))
+    except OSError as error:
+        report.problems.append(f"{path}: cannot be read: {error.strerror or error}")
+        return found
+    if drained and (head is None or (head.oid != oid if head.sha256 is None else head.sha256 != sha256)):
+        report.problems.append(f"{path}: {'not on the Hub' if head is None else 'another content is on the Hub'}")
+    return found
+
+
 def _check_records(report: Report, run_dir: str, returned: list[Returned], *, drained: bool) -> None:
-    """Count the returned records: on the Hub after a drain, before it in the local files."""
+    """Count the records of returned calls: on the Hub after a drain, in the local files before."""
     on_hub: Counter[tuple[str, str, int]] = Counter()
     for found in report.files.values():
         path = os.path.join(run_dir, found.path)
@@ -229,12 +207,36 @@ def _check_records(report: Report, run_dir: str, returned: list[Returned], *, dr
     )
 
 
-def keys(path: str, end: int | None = None) -> Counter[tuple[str, int]]:
-    """How often each (tag, step) stands in an event file, or in its first `end` bytes; in none if there is no file."""
-    found: Counter[tuple[str, int]] = Counter()
-    if end == 0 or not os.path.exists(path):
-        return found
-    for payload in framing.payloads(path, end):
-        event = event_pb2.Event.FromString(payload)
-        found.update((value.tag, event.step) for value in event.summary.value)
-    return found
+def check(
+    run_dir: str,
+    hub: HubView,
+    returned: Iterable[Returned] = (),
+    *,
+    drained: bool = True,
+    attachments: Callable[[str], bool] | None = None,
+) -> Report:
+    """Compare a run directory with the Hub.
+
+    Args:
+        run_dir: path of the run directory.
+        hub: the repository of the run.
+        returned: calls that returned, from `read_journals`.
+        drained: whether everything has to be on the Hub by now.
+        attachments: whether an attachment, by its relative path, has to be on the Hub; by default none has.
+
+    Raises:
+        OSError: the run directory cannot be read.
+    """
+    report = Report()
+    history = [hub.tree(commit) for commit in reversed(hub.commits())]
+    report.commits = len(history)
+    local = {file.path: file.length for file in event_files.EventFileScan(run_dir).files(lambda _: True, tuple)}
+    for path in sorted({*local, *(path for tree in history for path in tree if "tfevents" in path)}):
+        versions = [tree.get(path) for tree in history]
+        report.files[path] = _check_file(report, run_dir, path, local.get(path, 0), versions, drained=drained)
+    for path in sorted(attachments_module.sizes(run_dir, attachments)) if attachments else ():
+        report.attachments[path] = _check_attachment(
+            report, run_dir, path, [tree.get(path) for tree in history], drained=drained
+        )
+    _check_records(report, run_dir, list(returned), drained=drained)
+    return report

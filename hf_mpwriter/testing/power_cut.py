@@ -1,10 +1,11 @@
 """Power cuts: a disk whose power can be cut, and what a power cut may take.
 
-    <directory>/disk.img     the disk: an image with a file system of its own, mounted by a loop device
-    <directory>/disk/        where it is mounted
+    <directory>/disk.img     an image with a filesystem of its own
+    <directory>/disk/        where a loop device mounts it
 
-The cut is the kernel's own: FS_IOC_SHUTDOWN without a flush of the log. What was not synced is gone; whoever still has
-files open gets EIO, so end all processes, then start the disk again: its journal is replayed as after a real one.
+The kernel makes the cut: FS_IOC_SHUTDOWN without a flush of the log. What was not synced is lost, and each open file
+gives EIO. End all processes that use the disk, then restart it: the filesystem replays its log as after a real cut.
+
 Linux, root and `mkfs.ext4` or `mkfs.xfs` are needed.
 """
 
@@ -28,19 +29,57 @@ from hf_mpwriter.testing.oracle import keys
 SHUTDOWN = 0x8004587D  # ioctl FS_IOC_SHUTDOWN, the same for ext4 and xfs
 NO_LOG_FLUSH = 2
 SYS_ADMIN = 1 << 21  # CAP_SYS_ADMIN
-SIZES = {"ext4": 64 << 20, "xfs": 320 << 20}  # bytes of an image, sparse; xfs makes none below 300 MB
-TOOLS = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"  # where mkfs is, whatever the PATH of a service says
+SIZES = {"ext4": 64 << 20, "xfs": 320 << 20}  # bytes of an image, sparse; mkfs.xfs refuses less than 300 MB
+TOOLS = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"  # mkfs may be outside the PATH of a service
 POLL = 0.02  # seconds between two tries
-PATIENCE = 20.0  # seconds until a disk is no longer busy: processes that were killed may still be ending
+PATIENCE = 20.0  # seconds that a disk may stay busy: killed processes may still be ending
+
+
+def _run(tool: str, *arguments: str) -> None:
+    command = [shutil.which(tool, path=TOOLS) or tool, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise OSError(f"{' '.join(command)}: {done.stderr.strip()}")
+
+
+def _may_mount() -> bool:
+    """Whether this process has CAP_SYS_ADMIN."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        capabilities = next(line.split()[1] for line in file if line.startswith("CapEff:"))
+    return bool(int(capabilities, 16) & SYS_ADMIN)
+
+
+def why_not(kind: str) -> str:
+    """Why no disk of this kind can be made here; "" if it can."""
+    if sys.platform != "linux":
+        return "loop devices need Linux"
+    if os.geteuid() != 0 or not _may_mount():
+        return "mounting a disk needs root, outside of an unprivileged container"
+    for tool in (f"mkfs.{kind}", "mount", "umount"):
+        if shutil.which(tool, path=TOOLS) is None:
+            return f"{tool} is not installed"
+    return "" if os.path.exists("/dev/loop-control") else "the kernel has no loop devices"
+
+
+def has_power(path: str) -> bool:
+    """Whether the disk with this file or directory has power. If so, what returned before this call was before the cut.
+
+    The call syncs the file: ext4 opens a directory even without power.
+    """
+    try:
+        disk.fsync_path(path, "power")
+    except OSError:
+        return False
+    return True
 
 
 class LoopDisk:
-    """A disk in a file; a context manager.
+    """A disk in a file. A context manager, which unmounts and removes it.
 
     Args:
         directory: where to put it.
-        kind: `ext4` or `xfs`.
-        size: bytes; what its kind needs if not given.
+        kind: filesystem, `ext4` or `xfs`.
+        size: bytes; 0 for the least that its kind needs.
 
     Attributes:
         path: where it is mounted.
@@ -60,11 +99,11 @@ class LoopDisk:
         self.start()
 
     def start(self) -> None:
-        """Mount it."""
+        """Mount the disk."""
         _run("mount", "-o", "loop", self._image, self.path)
 
     def cut(self) -> None:
-        """Cut the power. From now on all that is done there fails; see `restart`."""
+        """Cut the power. All that is done on the disk fails until `restart`."""
         fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             fcntl.ioctl(fd, SHUTDOWN, struct.pack("I", NO_LOG_FLUSH))
@@ -72,10 +111,10 @@ class LoopDisk:
             os.close(fd)
 
     def stop(self) -> None:
-        """Unmount it; nobody may have files open there.
+        """Unmount the disk.
 
         Raises:
-            OSError: somebody still has.
+            OSError: a process has files open there for too long.
         """
         end = time.monotonic() + PATIENCE
         while True:
@@ -87,13 +126,12 @@ class LoopDisk:
                 time.sleep(POLL)
 
     def restart(self) -> None:
-        """The power is back.
+        """Turn the power on again.
 
-        A mount namespace that somebody has made meanwhile (`unshare`, a container) keeps the disk without power until
-        it ends.
+        A mount namespace that was made meanwhile (`unshare`, a container) keeps the disk without power until it ends.
 
         Raises:
-            OSError: files are still open there, or the disk is kept for too long.
+            OSError: files are still open there, or such a namespace lives too long.
         """
         end = time.monotonic() + PATIENCE
         self._turn_on()
@@ -114,7 +152,7 @@ class LoopDisk:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Unmount it for good; after an error even if somebody has files open there."""
+        """Unmount and remove the disk; after an error even if files are open there."""
         try:
             self.stop()
         except OSError:
@@ -124,53 +162,15 @@ class LoopDisk:
         os.unlink(self._image)
 
 
-def _run(tool: str, *arguments: str) -> None:
-    command = [shutil.which(tool, path=TOOLS) or tool, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise OSError(f"{' '.join(command)}: {done.stderr.strip()}")
-
-
-def why_not(kind: str) -> str:
-    """Why no disk of this kind can be made here, "" if it can."""
-    if sys.platform != "linux":
-        return "loop devices need Linux"
-    if os.geteuid() != 0 or not _may_mount():
-        return "mounting a disk needs root, outside of an unprivileged container"
-    for tool in (f"mkfs.{kind}", "mount", "umount"):
-        if shutil.which(tool, path=TOOLS) is None:
-            return f"{tool} is not installed"
-    return "" if os.path.exists("/dev/loop-control") else "the kernel has no loop devices"
-
-
-def _may_mount() -> bool:
-    """Whether this process has CAP_SYS_ADMIN."""
-    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
-        capabilities = next(line.split()[1] for line in file if line.startswith("CapEff:"))
-    return bool(int(capabilities, 16) & SYS_ADMIN)
-
-
-def has_power(path: str) -> bool:
-    """Whether the disk with this file or directory still works; what had returned before this call was then in time.
-
-    It syncs what is there: ext4 opens a directory without power.
-    """
-    try:
-        disk.fsync_path(path, "power")
-    except OSError:
-        return False
-    return True
-
-
 def forget_lost(journals: str, run_dir: str) -> int:
-    """Strike from the journals what a power cut was allowed to take: not flushed, and not in the event files.
+    """Remove the notes of what a power cut may take: neither flushed nor in the event files.
 
     Args:
-        journals: their directory.
-        run_dir: as it is after the cut, before anybody logs again.
+        journals: directory of the journals.
+        run_dir: the run directory after the cut, before a process logs again.
 
     Returns:
-        How many records were lost so.
+        The number of removed notes.
     """
     there: dict[str, Counter[tuple[str, int]]] = {}
     forgotten = 0

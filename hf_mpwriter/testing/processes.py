@@ -1,7 +1,11 @@
-"""The processes of a run: whom to kill, to stop, to wait for.
+"""The processes of a run: which to kill, to stop, to wait for.
 
-Pids are told by the run directory, as they stand there, and compared with the process that has the pid now: so nobody
-else is hit. Between being told and being hit a process may end all the same.
+    uploader, push    found in the status file, and checked by the command line of the process
+    workers           found in the member files, and checked by host and start time
+    left_behind       found among all processes of the machine, by their command lines
+
+A pid is compared with the process that has it now, so it is never that of a stranger. The process may still end between
+the answer and a signal.
 """
 
 from __future__ import annotations
@@ -16,39 +20,52 @@ from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.system.launch import is_command_of
 from hf_mpwriter.system.process import host_id, start_ticks
 
+KINDS = ("uploader", "push")
+
+
+def _is(kind: str, pid: int, run_dir: str) -> bool:
+    """Whether a process is an uploader or a push of the run. A zombie is neither: it has no command line."""
+    with contextlib.suppress(psutil.Error):
+        return pid > 0 and is_command_of(kind, psutil.Process(pid).cmdline(), run_dir)
+    return False
+
 
 def uploader(run_dir: str) -> int:
-    """Pid of this host's uploader, 0 if there is none."""
-    report = Progress(Spool(run_dir)).uploader()
-    return report.pid if not report.is_over and _is("uploader", report.pid, run_dir) else 0
+    """Pid of the uploader on this host, 0 if there is none.
+
+    Args:
+        run_dir: absolute path.
+    """
+    status = Progress(Spool(run_dir)).uploader()
+    return status.pid if not status.is_over and _is("uploader", status.pid, run_dir) else 0
 
 
 def push(run_dir: str) -> int:
-    """Pid of the push that runs, 0 if none does."""
+    """Pid of the running push on this host, 0 if there is none.
+
+    Args:
+        run_dir: absolute path.
+    """
     pid = Progress(Spool(run_dir)).uploader().push
     return pid if _is("push", pid, run_dir) else 0
 
 
 def workers(run_dir: str) -> list[int]:
-    """Pids of the processes that log, those of other hosts and containers excepted."""
+    """Pids of the processes that log on this host, outside of other containers.
+
+    Args:
+        run_dir: absolute path.
+    """
     names = [member.name for member in Members(Spool(run_dir)).all() if member.alive]
     return [name.pid for name in names if name.host == host_id() and name.ticks == start_ticks(name.pid)]
 
 
 def left_behind(run_dir: str, *kinds: str) -> list[int]:
-    """Pids of all uploaders and pushes of a run that are alive, zombies excepted.
+    """Pids of all living uploaders and pushes of a run, whatever its status file says.
 
     Args:
-        run_dir: the run directory.
+        run_dir: absolute path.
         kinds: `uploader` or `push`; both if not given.
     """
     pids = [process.pid for process in psutil.process_iter()]
-    return [pid for pid in pids if any(_is(kind, pid, run_dir) for kind in kinds or ("uploader", "push"))]
-
-
-def _is(kind: str, pid: int, run_dir: str) -> bool:
-    """Whether this is an uploader or a push of the run; a zombie has no command line."""
-    with contextlib.suppress(psutil.Error):
-        arguments = psutil.Process(pid).cmdline() if pid else []
-        return is_command_of(kind, arguments, run_dir)
-    return False
+    return [pid for pid in pids if any(_is(kind, pid, run_dir) for kind in kinds or KINDS)]

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hf_mpwriter.system.process import initial_environment, parent_began, safe_name
+from hf_mpwriter.system.process import initial_environment, parent_started_at, safe_name
 
 # One launcher each: torchrun and accelerate, Open MPI, MPICH and Intel, MVAPICH, PMIx, LSF's jsrun.
 RANK_VARIABLES = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK", "PMIX_RANK", "JSM_NAMESPACE_RANK")
@@ -134,4 +134,4 @@ def job_name(environ: Mapping[str, str], launched_at: float, host: str) -> str:
 
 def launch_time(rank: int | None) -> float:
     """When this job started: for a rank the start of its launcher, so that all ranks on a host say the same."""
-    return time.time() if rank is None else parent_began()
+    return time.time() if rank is None else parent_started_at()

@@ -78,7 +78,7 @@ class Worker:
         self._told_notices = False
         self._entered = time.time()
         if began is None and role.current_role().child is not None:
-            began = process.parent_began()
+            began = process.parent_started_at()
         self._began = began  # of the attempt, where this process is not the one that began it
         self._waited_for: tuple[dict[str, int], dict[str, int]] = {}, {}  # lengths and changes, see `Progress`
         self.election = Election(spool)

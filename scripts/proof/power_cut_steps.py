@@ -17,7 +17,7 @@ from hf_mpwriter.events import framing
 from hf_mpwriter.spool import ledger
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.outbox import InFlightRecord, Outbox, interrupted
-from hf_mpwriter.system import disk
+from hf_mpwriter.system import disk, failpoints
 from hf_mpwriter.testing import LoopDisk
 
 HERE = Destination("https://hub", "me/run")
@@ -66,7 +66,7 @@ class Trial:
             self.remove,
             self.publish,
         )
-        with mock.patch.object(disk, "failpoint", self.pass_failpoint):
+        with mock.patch.object(failpoints, "reach", self.pass_failpoint):
             try:
                 while True:
                     self.rng.choice(actions)()

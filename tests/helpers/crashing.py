@@ -4,7 +4,7 @@ A trial, made by a process that has loaded everything and never used it (`serve`
 
     story      two workers log, seal, die and close; each step when the Hub is known to have what was logged before
     life       fork -> take the uploader lock -> loop.main, with pushes that are forks of it, until it leaves or is struck
-    harm       strikes one life: a failpoint of disk.py, or strace at the n-th system call of a name, of the uploader or
+    harm       strikes one life: a failpoint, or strace at the n-th system call of a name, of the uploader or
                of one of its pushes; the lives after it are unharmed
     judgement  the oracle, and that nothing is left: no temporary file, no entry, no card, no process
 
@@ -44,7 +44,7 @@ from hf_mpwriter.localhub import Store, View
 from hf_mpwriter.spool import ledger, members
 from hf_mpwriter.spool.layout import HostSpool, Spool
 from hf_mpwriter.spool.outbox import Batch, InFlightRecord
-from hf_mpwriter.system import disk, locks
+from hf_mpwriter.system import disk, failpoints, locks
 from hf_mpwriter.system.process import Process, host_id
 
 DEADLINE = 60.0  # seconds that a life may take on a slow machine
@@ -78,7 +78,7 @@ class Harm:
 
     @property
     def is_failpoint(self) -> bool:
-        """Whether disk.py strikes, not strace."""
+        """Whether a failpoint strikes, not strace."""
         return "." in self.point
 
     @property
@@ -187,10 +187,10 @@ def live(spool: Spool, harm: Harm | None, theirs: socket.socket, cache: str) -> 
         theirs.recv(1)
 
     passed: Counter[str] = Counter()
-    failpoint = disk.failpoint
-    disk.failpoint = lambda name: (passed.update([name]), failpoint(name))
+    failpoint = failpoints.reach
+    failpoints.reach = lambda name: (passed.update([name]), failpoint(name))
     if harm and harm.is_failpoint:
-        disk._failpoints[harm.point] = harm.action, harm.passage
+        failpoints.armed[harm.point] = harm.action, harm.passage
     os.environ["XDG_CACHE_HOME"] = cache
     log = os.open(spool.host(host_id()).log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(log, 1)

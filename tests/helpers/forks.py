@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
-from hf_mpwriter.system import disk
+from hf_mpwriter.system import failpoints
 
 KILLED = -signal.SIGKILL
 PR_SET_PDEATHSIG = 1
@@ -29,7 +29,7 @@ def _run_and_end(action: Callable[[], object], failpoint: str) -> NoReturn:
     code = 1
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # no child outlives a test runner that is killed
     try:
-        disk._failpoints.update(disk._parse_failpoints(failpoint))
+        failpoints.armed.update(failpoints.parse(failpoint))
         action()
         code = 0
     except BaseException:  # noqa: BLE001 - nothing may climb up into the test runner's frames

@@ -13,17 +13,17 @@ from hypothesis import strategies as st
 from tensorboardX.proto import event_pb2
 
 from hf_mpwriter.events import framing
-from hf_mpwriter.system import disk
+from hf_mpwriter.system import failpoints
 
 
 @contextlib.contextmanager
 def failing(failpoint: str) -> Iterator[None]:
     """Failpoints in this process."""
-    disk._failpoints.update(disk._parse_failpoints(failpoint))
+    failpoints.armed.update(failpoints.parse(failpoint))
     try:
         yield
     finally:
-        disk._failpoints.clear()
+        failpoints.armed.clear()
 
 
 def limit_files(size: int) -> None:

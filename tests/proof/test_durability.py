@@ -20,7 +20,7 @@ from hf_mpwriter.base import state
 from hf_mpwriter.base.verdicts import Sent
 from hf_mpwriter.push.job import Job
 from hf_mpwriter.spool import outbox
-from hf_mpwriter.system import disk
+from hf_mpwriter.system import disk, failpoints
 from hf_mpwriter.uploader import in_flight, loop
 
 FIND = hypothesis.settings(QUICK, max_examples=200, phases=[hypothesis.Phase.generate], report_multiple_bugs=False)
@@ -153,5 +153,5 @@ def test_a_card_that_the_disk_keeps_does_not_end_the_uploader(machine):
     until_a_push(machine, "one")
     with failing("members.file.unlink=eio"):
         run(machine, "applied")
-        assert not disk._failpoints["members.file.unlink"][1], "nothing was to be removed"
+        assert not failpoints.armed["members.file.unlink"][1], "nothing was to be removed"
     assert machine.uploader

@@ -1,8 +1,10 @@
-"""The layers: a module imports from lower ones only, and each dangerous thing has one owner."""
+"""The architecture beyond the layers, which import-linter checks: each dangerous thing has one owner."""
 
 from __future__ import annotations
 
 import ast
+import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,58 +14,19 @@ from programs import succeed
 import hf_mpwriter
 
 PACKAGE = Path(hf_mpwriter.__file__).parent
-
-LAYERS = {
-    0: {"errors", "disk", "locks", "settings", "redaction", "hfhome"},
-    1: {
-        "records",
-        "identity",
-        "spool",
-        "retry",
-        "decision",
-        "daemon",
-        "eventfile",
-        "exported",
-        "limits",
-        "segment",
-        "summaries",
-        "trust",
-        "values",
-    },
-    2: {"purge", "roster", "snapshot", "attachment", "queue", "ledger", "progress", "bulletin", "budget"},
-    3: {"hub", "judge", "transport"},
-    4: {
-        "push",
-        "pace",
-        "audience",
-        "attaching",
-        "election",
-        "uploader",
-        "ending",
-        "worker",
-        "workers",
-        "filewriter",
-        "scheduler",
-    },
-    5: {"adders", "writer", "hfwriter", "cli", "demo", "integrations"},
-}
-LAYER = {module: layer for layer, modules in LAYERS.items() for module in modules}
-APART = {"localhub": set(), "testing": {0, 1, 2}}  # the layers that they may use
-ANYBODY = {"_version"}
-DOORS = 5
+LONGEST = 330  # lines of a module
+LONGER = 3  # modules that may be longer, if they say why
+WIDEST = 9  # modules of a folder
+PUBLIC = {"__init__", "integrations", "localhub", "testing", "demo"}  # their __init__ may import
 
 
 def name_of(path: Path) -> str:
-    """`queue` for a module, `localhub.app` for one of a subpackage."""
+    """`spool.outbox` for a module, `spool.__init__` for that of a folder."""
     return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
 
 
-FILES = {name_of(path): ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
-
-
-def top(module: str) -> str:
-    """The module or subpackage directly below the package."""
-    return module.partition(".")[0]
+SOURCES = {name_of(path): path.read_text() for path in sorted(PACKAGE.rglob("*.py"))}
+TREES = {name: ast.parse(source) for name, source in SOURCES.items()}
 
 
 def for_types_only(node: ast.stmt) -> bool:
@@ -90,150 +53,150 @@ def imported(tree: ast.AST) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+def used(tree: ast.AST) -> set[str]:
+    """`module.function` of every call and every other use of such an attribute."""
+    return {
+        f"{node.value.id}.{node.attr}"
+        for node in statements(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+    }
+
+
 def ours(module: str) -> set[str]:
     """The modules of the package that a module imports."""
     found = set()
-    for dotted in imported(FILES[module]):
+    for dotted in imported(TREES[module]):
         head, _, rest = dotted.partition(".")
         if head == "hf_mpwriter" and rest:
             parts = rest.split(".")
-            candidates = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
-            name = next((c for c in candidates if c in FILES or f"{c}.__init__" in FILES), None)
-            if name is not None:
-                found.add(name)
+            prefixes = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
+            names = [name for prefix in prefixes for name in (prefix, f"{prefix}.__init__") if name in TREES]
+            found.update(names[:1])
     return found
 
 
 def importers(*packages: str) -> set[str]:
     """The modules of ours that import one of these packages."""
-    return {m for m, tree in FILES.items() if any(dotted.partition(".")[0] in packages for dotted in imported(tree))}
+    return {m for m, tree in TREES.items() if any(dotted.partition(".")[0] in packages for dotted in imported(tree))}
 
 
-def without(modules: set[str], *apart: str) -> set[str]:
-    """Modules that are in none of these subpackages or modules."""
-    return {module for module in modules if top(module) not in apart}
-
-
-def test_every_module_has_a_layer():
-    """A new module must be given its place in the table."""
-    modules = {top(module) for module in FILES} - {"__init__", "__main__"} - ANYBODY - set(APART)
-    assert modules - set(LAYER) == set()
-    assert set(LAYER) - modules <= {"demo"}, "the table names modules that do not exist"
-
-
-@pytest.mark.parametrize("module", sorted(FILES))
-def test_a_module_imports_only_from_its_layer_and_lower_ones(module):
-    """What stands apart keeps to what it may use, and only doors use it."""
-    for other in ours(module) - ANYBODY:
-        if top(other) == top(module):
-            continue
-        if top(module) in APART:
-            assert LAYER.get(top(other)) in APART[top(module)], f"{module} may not import {other}"
-        elif module in ("__init__", "__main__"):
-            assert LAYER[top(other)] == DOORS
-        elif top(other) in APART:
-            assert LAYER[top(module)] == DOORS, f"only doors use {top(other)}"
-        else:
-            assert LAYER[top(other)] <= LAYER[top(module)], f"{module} ({LAYER[top(module)]}) imports {other}"
-
-
-def test_formats_build_on_each_other_in_order():
-    """Within layer 1 only these are imported by others."""
-    used = {other for module in LAYERS[1] for other in ours(module) if LAYER.get(other) == 1}
-    assert used <= {"identity", "limits", "records", "segment", "spool", "trust", "values"}
+def without(modules: set[str], *folders: str) -> set[str]:
+    """Modules that are in none of these folders."""
+    return {module for module in modules if module.partition(".")[0] not in folders}
 
 
 def test_no_modules_import_each_other():
     """No circle, of any length, lazy imports included (the facade in __init__ excepted)."""
-    graph = {module: ours(module) for module in FILES if module != "__init__"}
+    graph = {module: ours(module) for module in TREES if module != "__init__"}
+    assert sum(map(len, graph.values())) > 200, "the imports are found"
     done: set[str] = set()
 
     def visit(module: str, path: tuple[str, ...]) -> None:
         assert module not in path, f"circle: {' -> '.join((*path, module))}"
         if module not in done:
-            for other in graph.get(module, graph.get(f"{module}.__init__", set())):
+            for other in graph.get(module, ()):
                 visit(other, (*path, module))
             done.add(module)
 
     for module in graph:
-        if not module.endswith("__init__"):
-            visit(module, ())
-
-
-def test_only_the_remote_layer_imports_the_network_client():
-    """What touches huggingface_hub and httpx2 is one layer, which only the push uses."""
-    assert without(importers("huggingface_hub", "httpx2"), "localhub", "demo") == LAYERS[3]
+        visit(module, ())
 
 
 def test_only_locks_imports_file_locks():
     """Filelock and fcntl have one caller; the table of descriptors would not be complete otherwise."""
-    assert without(importers("filelock", "fcntl"), "localhub", "demo", "testing") == {"locks"}
-
-
-def test_only_the_uploader_and_its_daemon_import_psutil():
-    """Training never loads it; whoever shows status may."""
-    assert without(importers("psutil"), "testing", "localhub", "demo", "cli") <= {"daemon", "uploader"}
-
-
-def calls(tree: ast.AST) -> set[str]:
-    """`module.function` of every call and every other use of such an attribute."""
-    return {
-        f"{n.value.id}.{n.attr}"
-        for n in statements(tree)
-        if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name)
-    }
+    assert without(importers("filelock", "fcntl"), "localhub", "demo", "testing") == {"system.locks"}
 
 
 def test_only_disk_syncs_links_and_renames():
     """One module may make names and durable content, so faults have one seam; the local Hub is another program."""
     owned = {f"os.{name}" for name in ("fsync", "fdatasync", "link", "rename", "replace", "symlink", "sync")}
-    users = {module: sorted(calls(tree) & owned) for module, tree in FILES.items() if calls(tree) & owned}
-    assert set(without(set(users), "localhub", "demo")) == {"disk"}
+    users = {module for module, tree in TREES.items() if used(tree) & owned}
+    assert without(users, "localhub", "demo") == {"system.disk"}
     names = {
-        n
-        for m in without(set(FILES), "localhub", "demo", "testing")
-        for n in imported(FILES[m])
-        if n.startswith(("os.", "shutil"))
+        name
+        for module in without(set(TREES), "localhub", "demo", "testing")
+        for name in imported(TREES[module])
+        if name.startswith(("os.", "shutil"))
     }
     assert names & (owned | {"shutil"}) == set()
 
 
-def test_nothing_of_ours_starts_processes_from_training_but_the_election():
+def test_only_launch_and_the_handle_of_a_push_start_processes():
     """`subprocess` can block when another thread forks; only the uploader, of one thread, starts pushes with it."""
-    assert without(importers("subprocess"), "testing", "localhub", "demo", "cli") == {"push"}
-    assert {m for m, tree in FILES.items() if "os.posix_spawn" in calls(tree)} == {"election"}
+    assert without(importers("subprocess"), "testing", "localhub", "demo", "cli") == {"push.handle"}
+    assert {module for module, tree in TREES.items() if "os.posix_spawn" in used(tree)} == {"system.launch"}
 
 
 LOADED = """
-import sys
-{}
-print(" ".join(sorted({{name.partition(".")[0] for name in sys.modules}})))
+import json, os, sys
+for statement in json.loads(sys.argv[1]):
+    reading, writing = os.pipe()
+    if not os.fork():
+        exec(statement)
+        os.write(writing, " ".join({name.partition(".")[0] for name in sys.modules}).encode())
+        os._exit(0)
+    os.close(writing)
+    with open(reading) as pipe:
+        print(pipe.read())
 """
 HEAVY = {"huggingface_hub", "httpx2", "tensorboardX", "torch", "numpy", "google"}
+LIGHT = {  # statement -> what it must not load
+    "import hf_mpwriter": HEAVY | {"filelock", "psutil", "click"},
+    "import hf_mpwriter.uploader.loop": HEAVY,  # it lives as long as the run, on every host
+    "from hf_mpwriter import HFSummaryWriter": {"huggingface_hub", "httpx2", "psutil", "hf_xet"},  # training
+    "import hf_mpwriter.cli.main": HEAVY
+    | {"starlette", "uvicorn", "sklearn", "tensorboard"},  # the doors it opens later
+}
 
 
-def loaded(statement: str) -> set[str]:
-    """The top-level modules in a fresh interpreter after a statement."""
-    return set(succeed(LOADED.format(statement)).split())
+@pytest.fixture(scope="module")
+def loaded() -> dict[str, set[str]]:
+    """The top-level modules that each statement loads, each in a fork of one fresh interpreter."""
+    lines = succeed(LOADED, json.dumps(list(LIGHT))).splitlines()
+    return dict(zip(LIGHT, [set(line.split()) for line in lines], strict=True))
 
 
-def test_importing_the_package_loads_nothing_else():
-    """Names resolve on first use."""
-    assert loaded("import hf_mpwriter") & (HEAVY | {"filelock", "psutil", "click"}) == set()
+@pytest.mark.parametrize("statement", LIGHT)
+def test_an_import_loads_no_more_than_it_needs(loaded, statement):
+    """The package alone next to nothing, the uploader no client, training no client and no psutil."""
+    assert "hf_mpwriter" in loaded[statement], "the statement was executed"
+    assert loaded[statement] & LIGHT[statement] == set()
 
 
-def test_the_uploader_is_light():
-    """It lives as long as the run, on every host: no client, no numpy, no protobuf."""
-    assert loaded("import hf_mpwriter.uploader.loop") & HEAVY == set()
-
-
-def test_a_writer_loads_no_network_client():
-    """Training pays for tensorboardX and filelock, not for the Hub's client and psutil."""
-    found = loaded("from hf_mpwriter import HFSummaryWriter")
-    assert found & {"huggingface_hub", "httpx2", "psutil", "hf_xet"} == set()
+def lines(module: str) -> int:
+    """Length of a module."""
+    return len(SOURCES[module].splitlines())
 
 
 def test_no_module_is_too_long():
-    """About 300 lines, the guard rail of the style guide; the biggest today are the loop and the door."""
-    long = {name: len((PACKAGE / f"{name.replace('.', '/')}.py").read_text().splitlines()) for name in FILES}
-    assert {name: lines for name, lines in long.items() if lines > 450} == {}
+    """A longer one says why, with the word `longer`, in the first paragraph of its docstring."""
+    long = [module for module in SOURCES if lines(module) > LONGEST]
+    assert len(long) <= LONGER, {module: lines(module) for module in long}
+    for module in long:
+        assert "longer" in (ast.get_docstring(TREES[module]) or "").partition("\n\n")[0], module
+
+
+def test_no_folder_is_too_wide():
+    """Beside its __init__ and __main__."""
+    modules = [module.rpartition(".")[0] for module in SOURCES if not module.endswith(("__init__", "__main__"))]
+    assert {folder: count for folder, count in Counter(modules).items() if count > WIDEST} == {}
+
+
+def test_no_two_classes_share_a_name():
+    """A name in a traceback or a text leads to one place."""
+    names = Counter(node.name for tree in TREES.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
+    assert {name for name, count in names.items() if count > 1} == set()
+
+
+FOLDERS = sorted(module for module in TREES if module.endswith("__init__"))
+
+
+@pytest.mark.parametrize("module", FOLDERS)
+def test_a_folder_says_what_it_is_responsible_for(module):
+    """In the docstring of its __init__, which imports nothing unless the folder is public."""
+    tree = TREES[module]
+    docstring = ast.get_docstring(tree) or ""
+    assert docstring.rstrip("`").endswith("."), "it ends with a sentence"
+    assert "TODO" not in docstring
+    if module.partition(".")[0] not in PUBLIC:
+        assert len(tree.body) == 1, "it holds nothing else"

@@ -59,15 +59,15 @@ HASTE: dict[str, dict[str, dict[str, float]]] = {
 
 
 class Chance:
-    """Replaces `disk.failpoint`."""
+    """Takes the place of `failpoints.reach`."""
 
     def __init__(self, control: str) -> None:
         self._chance, self._struck = os.path.join(control, "chance"), os.path.join(control, "struck")
         self._rng = random.Random()
 
     def __call__(self, name: str) -> None:
-        """Fail or die here, at random."""
-        from hf_mpwriter.system import disk
+        """Fail or die here, by chance."""
+        from hf_mpwriter.system import failpoints
 
         try:
             with open(self._chance, encoding="ascii") as file:
@@ -78,7 +78,7 @@ class Chance:
             fd = os.open(self._struck, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
             os.write(fd, f"{action} {name} {os.getpid()}\n".encode())
             os.close(fd)
-            disk._fail(name, action)  # noqa: SLF001 - what the failpoint itself calls
+            failpoints.strike(name, action)
 
 
 def install(kind: str) -> None:
@@ -89,9 +89,9 @@ def install(kind: str) -> None:
             if not hasattr(loaded, name):
                 raise AttributeError(f"there is no {module}.{name}")
             setattr(loaded, name, value)
-    from hf_mpwriter.system import disk, launch
+    from hf_mpwriter.system import failpoints, launch
 
-    disk.failpoint = Chance(os.environ[CONTROL])  # type: ignore[assignment]
+    failpoints.reach = Chance(os.environ[CONTROL])  # type: ignore[assignment]
     if kind == "rank":
         launch.UPLOADER_BOOT = _with_install(launch.UPLOADER_BOOT, "uploader")  # noqa: SLF001 - the only way into the processes under test
     elif kind == "uploader":

@@ -98,10 +98,10 @@ def test_a_destination_that_could_not_be_written_again_is_written_later(hub, run
     """The spool is removed, and the disk refuses run.json when it is made anew: without it no uploader would stay."""
     after = """
 import os, shutil
-from hf_mpwriter.system import disk
+from hf_mpwriter.system import failpoints
 spool = writer._worker.spool
 shutil.rmtree(spool.root)
-disk._failpoints["spool.run.write"] = ("enospc", 1)
+failpoints.armed["spool.run.write"] = ("enospc", 1)
 writer._worker.keep_house()
 assert spool.exists() and not spool.has_destination()
 writer._worker.keep_house()

@@ -1,4 +1,4 @@
-"""What the user asked for: refused when it is wrong, unchanged when it travels."""
+"""Settings: refused when they are wrong, unchanged when they travel."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_bounded_wait_is_a_finite_number_of_seconds(value):
 
 
 @given(SETTINGS)
-def test_settings_travel_on_a_card_unchanged(settings):
+def test_settings_travel_in_a_member_file_unchanged(settings):
     """To JSON and back they are equal."""
     assert state.load(Settings, state.dump(settings)) == settings
 
@@ -110,7 +110,7 @@ def test_one_damaged_value_is_refused_or_harmless(settings, name, value):
     assert all(isinstance(pattern, str) for pattern in found.ignore_patterns)
 
 
-def test_an_unknown_setting_on_a_card_is_refused():
+def test_an_unknown_setting_in_a_member_file_is_refused():
     """A member file of another version is not half understood."""
     with pytest.raises(state.DamagedError):
         state.load(Settings, json.dumps({**dataclasses.asdict(Settings()), "colour": "red"}).encode())

@@ -13,7 +13,7 @@ from support import event_file, failing
 
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.snapshot import attachments
-from hf_mpwriter.snapshot.attachments import Attachments, ChangedError, Copies, place, sizes
+from hf_mpwriter.snapshot.attachments import Attachments, ChangedError, Copies, copy_path, sizes
 
 BLOCK = 1 << 16
 
@@ -24,14 +24,14 @@ def everything(_: str) -> bool:
 
 
 def content(path: str, data: bytes) -> LocalFile:
-    """What an attachment with this content is known by."""
+    """An attachment with this content."""
     git = hashlib.sha1(b"blob %d\0%b" % (len(data), data))  # noqa: S324 - git's own digest
     return LocalFile(path, len(data), growing=False, sha256=hashlib.sha256(data).hexdigest(), blob_id=git.hexdigest())
 
 
 @pytest.fixture
 def touched(monkeypatch) -> list[str]:
-    """Base names of all files that are opened or asked for their size, one by one."""
+    """Base names of the files that are opened or asked for their size, in order."""
     names: list[str] = []
     for call in ("open", "stat"):
         original = getattr(os, call)
@@ -45,11 +45,11 @@ def touched(monkeypatch) -> list[str]:
 
 
 def age(path, seconds: float = 60.0) -> None:
-    """Make a file as old as that."""
+    """Set the mtime of a file back by so many seconds."""
     os.utime(path, (time.time() - seconds,) * 2)
 
 
-def test_a_look_finds_what_is_allowed_by_its_content(tmp_path):
+def test_a_scan_finds_what_is_allowed_by_its_content(tmp_path):
     """Any depth; not event files, not the spool, not what a link leads to, not what the Hub's client refuses."""
     run_dir = tmp_path / "run"
     for path in ("a.tsv", "00000/tag/tensors.tsv", "empty.txt"):
@@ -83,23 +83,23 @@ def test_what_the_patterns_leave_out_is_not_even_asked_for_its_size(tmp_path, to
 
 
 def test_an_unchanged_file_is_read_once(tmp_path, touched):
-    """Its name, size and times tell that it is the same."""
+    """Name, size and times show that it is the same."""
     (tmp_path / "a.txt").write_bytes(b"one")
     age(tmp_path / "a.txt")
-    looking = Attachments(str(tmp_path))
-    looking.scan(everything)
+    scanner = Attachments(str(tmp_path))
+    scanner.scan(everything)
     touched.clear()
-    assert looking.scan(everything).files == [content("a.txt", b"one")]
+    assert scanner.scan(everything).files == [content("a.txt", b"one")]
     assert touched.count("a.txt") == 1, "one stat, no open"
 
 
 def test_a_file_that_has_just_changed_is_read_again(tmp_path, touched):
     """A second change within the grain of the filesystem's clock leaves no other trace."""
     (tmp_path / "a.txt").write_bytes(b"one")
-    looking = Attachments(str(tmp_path))
-    looking.scan(everything)
+    scanner = Attachments(str(tmp_path))
+    scanner.scan(everything)
     touched.clear()
-    looking.scan(everything)
+    scanner.scan(everything)
     assert touched.count("a.txt") > 1
 
 
@@ -108,26 +108,26 @@ def test_a_change_that_keeps_size_and_mtime_is_seen(tmp_path):
     path = tmp_path / "a.txt"
     path.write_bytes(b"one")
     age(path)
-    looking, before = Attachments(str(tmp_path)), os.stat(path)
-    looking.scan(everything)
+    scanner, before = Attachments(str(tmp_path)), os.stat(path)
+    scanner.scan(everything)
     path.write_bytes(b"two")
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert looking.scan(everything).files == [content("a.txt", b"two")]
+    assert scanner.scan(everything).files == [content("a.txt", b"two")]
 
 
 def test_a_file_above_the_limit_is_refused_unread_with_what_to_do(tmp_path, monkeypatch, touched):
-    """It is named with a way out; once it is small enough it is found."""
+    """The reason names what to do instead; once the file is small enough it is found."""
     monkeypatch.setattr(attachments, "LIMIT", 3)
     path = tmp_path / "big.bin"
     path.write_bytes(b"four")
     touched.clear()
-    looking = Attachments(str(tmp_path))
-    found = looking.scan(everything)
+    scanner = Attachments(str(tmp_path))
+    found = scanner.scan(everything)
     assert found.files == []
     assert "hf upload" in found.refused["big.bin"]
     assert touched.count("big.bin") == 1, "one stat, no open"
     path.write_bytes(b"two")
-    assert looking.scan(everything).files == [content("big.bin", b"two")]
+    assert scanner.scan(everything).files == [content("big.bin", b"two")]
 
 
 @pytest.fixture
@@ -144,7 +144,7 @@ def test_a_copy_has_the_content_whatever_becomes_of_the_file(copies, tmp_path):
     assert copies.take(file) == file
     (tmp_path / "run" / "a.txt").write_bytes(b"two")
     assert copies.take(file) == file
-    path = place(str(tmp_path / "copies"), file)
+    path = copy_path(str(tmp_path / "copies"), file)
     with open(path, "rb") as copy:
         assert copy.read() == b"one"
     assert os.stat(path).st_mode & 0o777 == 0o600
@@ -152,7 +152,7 @@ def test_a_copy_has_the_content_whatever_becomes_of_the_file(copies, tmp_path):
 
 
 def test_a_file_that_has_changed_since_the_look_is_copied_as_it_is_now(copies, tmp_path):
-    """The copy tells what it holds; a file that changes often is not starved."""
+    """The result describes the copy; a file that changes often is copied in the end."""
     old, new = content("a.txt", b"one"), content("a.txt", b"three")
     (tmp_path / "run" / "a.txt").write_bytes(b"three")
     assert copies.take(old) == new
@@ -184,7 +184,7 @@ def test_a_copy_is_never_torn(tmp_path):
                 file = making.take(content("a.bin", b""))
             except ChangedError:
                 continue
-            with open(place(str(tmp_path / "copies"), file), "rb") as copy:
+            with open(copy_path(str(tmp_path / "copies"), file), "rb") as copy:
                 data = copy.read()
             assert content("a.bin", data) == file
             steps = [data[n * BLOCK] for n in range(blocks)]
@@ -202,7 +202,7 @@ def test_a_copy_is_never_torn(tmp_path):
     "fault", ["copies.open=enospc", "copies.write=enospc", "copies.write=eio", "copies.rename=eio"]
 )
 def test_a_copy_that_the_disk_refuses_leaves_nothing(copies, tmp_path, fault):
-    """The caller is told; no temporary stays behind; later it works."""
+    """The caller gets the error; no temporary file is left; later it works."""
     file = content("a.txt", b"one")
     with failing(fault), pytest.raises(OSError, match="failpoint"):
         copies.take(file)
@@ -226,7 +226,7 @@ def test_a_file_that_became_something_else_is_not_copied(copies, tmp_path):
 
 
 def test_copies_that_nobody_wants_are_removed(copies, tmp_path):
-    """`keep` leaves the wanted ones; whatever an earlier uploader has left goes at the start."""
+    """`keep` leaves the wanted ones; those of an earlier uploader go at the start."""
     (tmp_path / "run" / "b.txt").write_bytes(b"two")
     one, two = copies.take(content("a.txt", b"one")), copies.take(content("b.txt", b"two"))
     (tmp_path / "copies" / "taking").write_bytes(b"half")
@@ -247,7 +247,7 @@ def test_a_file_whose_name_is_no_text_is_refused(tmp_path):
 
 
 def test_a_copy_is_refused_when_too_little_room_would_be_left(copies, tmp_path, monkeypatch):
-    """The events need it more."""
+    """Event files need the room more."""
     monkeypatch.setattr(attachments, "RESERVE", 1 << 60)
     with pytest.raises(OSError, match="too little room"):
         copies.take(content("a.txt", b"one"))
@@ -255,7 +255,7 @@ def test_a_copy_is_refused_when_too_little_room_would_be_left(copies, tmp_path, 
 
 
 def test_a_content_that_was_never_whole_is_not_copied_though_two_readings_agree(copies, tmp_path, monkeypatch):
-    """A writer that goes back and forth in step with the readings: only the stamp tells."""
+    """A writer that alternates in step with the readings: only the stamp shows it."""
     path, read = tmp_path / "run" / "a.txt", os.read
 
     def torn(fd: int, size: int) -> bytes:
@@ -282,7 +282,7 @@ def test_a_copy_that_cannot_be_removed_keeps_no_others(copies, tmp_path):
 
 
 def test_tokens_are_never_uploaded(tmp_path, monkeypatch):
-    """Neither the files of huggingface_hub nor a hard link to one, whatever the patterns say; nobody waits for them."""
+    """Neither the files of huggingface_hub nor a hard link to one, whatever the patterns; no process waits for them."""
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     monkeypatch.delenv("HF_TOKEN_PATH", raising=False)
     for name in ("token", "stored_tokens", "mine"):

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import event_file, scalar
 
-from hf_mpwriter.base import files as files_module
 from hf_mpwriter.base import names
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.base.verdicts import Sent
@@ -25,7 +24,7 @@ def name(second: int, suffix: str = "") -> str:
     return f"events.out.tfevents.{second:010d}.host.1.aabbccdd{suffix}"
 
 
-def survey(run_dir, growing=()) -> dict[str, tuple[int, bool]]:
+def scan(run_dir, growing=()) -> dict[str, tuple[int, bool]]:
     """Path -> length, growing."""
     return {f.path: (f.length, f.growing) for f in EventFileScan(str(run_dir)).files(lambda _: True, lambda: growing)}
 
@@ -70,7 +69,7 @@ def test_any_prefix_of_what_is_pending_may_be_published(run):
 
 @given(runs())
 def test_what_is_free_to_go_is_pending(run):
-    """Nothing is left out but what is acknowledged, quarantined, or behind a file of ours that grows or is quarantined."""
+    """Nothing is left out but what is acknowledged, quarantined, or behind a file of ours that grows or is refused."""
     files, acknowledged, quarantined = run
     order = {
         file.path for file in pending(files, lambda file: file.length <= acknowledged.get(file.path, 0), quarantined)
@@ -90,43 +89,38 @@ def test_what_is_free_to_go_is_pending(run):
 
 
 @given(st.lists(st.tuples(st.integers(1, 12), st.booleans()), max_size=30))
-def test_entries_are_bounded_and_keep_the_order(sizes):
+def test_batches_are_bounded_and_keep_the_order(sizes):
     """At most so many files, bytes that may still grow, and bytes; or one file that is larger alone."""
-    limits = files_module.BATCH_FILES, files_module.BATCH_IN_MEMORY, files_module.BATCH_BYTES
-    files_module.BATCH_FILES, files_module.BATCH_IN_MEMORY, files_module.BATCH_BYTES = 5, 9, 20
-    try:
-        files = [LocalFile(f"{n:05d}.tfevents", size, grows) for n, (size, grows) in enumerate(sizes)]
-        groups = bounded(files)
-        assert [file for group in groups for file in group] == files
-        assert all(groups)
-        for group in groups:
-            growing = [file.length for file in group if file.growing]
-            assert len(group) <= 5
-            assert sum(growing) <= 9 or len(growing) == 1
-            assert sum(file.length for file in group) <= 20 or len(group) == 1
-        for group, following in itertools.pairwise(groups):
-            both = [*group, following[0]]
-            assert (
-                len(both) > 5
-                or sum(file.length for file in both if file.growing) > 9
-                or sum(file.length for file in both) > 20
-            ), "split without need"
-    finally:
-        files_module.BATCH_FILES, files_module.BATCH_IN_MEMORY, files_module.BATCH_BYTES = limits
+    files = [LocalFile(str(n), size, grows) for n, (size, grows) in enumerate(sizes)]
+    groups = bounded(files, most=5, in_memory=9, size=20)
+    assert [file for group in groups for file in group] == files
+    assert all(groups)
+    for group in groups:
+        growing = [file.length for file in group if file.growing]
+        assert len(group) <= 5
+        assert sum(growing) <= 9 or len(growing) == 1
+        assert sum(file.length for file in group) <= 20 or len(group) == 1
+    for group, following in itertools.pairwise(groups):
+        both = [*group, following[0]]
+        assert (
+            len(both) > 5
+            or sum(file.length for file in both if file.growing) > 9
+            or sum(file.length for file in both) > 20
+        ), "split without need"
 
 
 def test_a_length_is_the_end_of_a_whole_record_at_every_size(tmp_path):
-    """The file grows byte by byte; the survey, which remembers, always says a boundary and the latest one."""
+    """The file grows byte by byte; the scanner, which remembers, always finds the latest boundary."""
     data = b"".join(map(framing.frame, [framing.version_event(1.0), *map(scalar, range(4))]))
     ends = [0]
     for payload in [framing.version_event(1.0), *map(scalar, range(4))]:
         ends.append(ends[-1] + len(framing.frame(payload)))
     path = tmp_path / name(1)
-    looking = EventFileScan(str(tmp_path))
+    scanner = EventFileScan(str(tmp_path))
     with open(path, "wb", buffering=0) as file:
         for size in range(1, len(data) + 1):
             file.write(data[size - 1 : size])
-            found = looking.files(lambda _: True, tuple)
+            found = scanner.files(lambda _: True, tuple)
             expected = max(end for end in ends if end <= size)
             assert [f.length for f in found] == ([expected] if expected else [])
 
@@ -136,8 +130,8 @@ def test_a_file_that_was_changed_by_somebody_is_parsed_anew(tmp_path, how):
     """A restored backup, an editor, rsync --inplace: the length is still the end of a whole record of what is there."""
     path = tmp_path / name(1)
     event_file(path, 20)
-    looking = EventFileScan(str(tmp_path))
-    looking.files(lambda _: True, tuple)
+    scanner = EventFileScan(str(tmp_path))
+    scanner.files(lambda _: True, tuple)
     if how == "truncated":
         os.truncate(path, os.path.getsize(path) - 3)
     elif how == "rewritten longer":
@@ -145,7 +139,7 @@ def test_a_file_that_was_changed_by_somebody_is_parsed_anew(tmp_path, how):
     else:
         event_file(tmp_path / "new", 5 if "shorter" in how else 50, "another tag")
         os.rename(tmp_path / "new", path)
-    (found,) = looking.files(lambda _: True, tuple)
+    (found,) = scanner.files(lambda _: True, tuple)
     assert found.length in whole_ends(path.read_bytes())
     (fresh,) = EventFileScan(str(tmp_path)).files(lambda _: True, tuple)
     assert found == fresh
@@ -164,7 +158,7 @@ def whole_ends(data: bytes) -> list[int]:
 
 
 def test_only_event_files_outside_the_spool_are_seen_and_links_are_not_followed(tmp_path):
-    """Whatever contains `tfevents` in its base name, at any depth; not the spool's, not what a link leads to."""
+    """Files with `tfevents` in its base name, at any depth; not the spool's, not what a link leads to."""
     run_dir = tmp_path / "run"
     for path in (name(1), f"rank_00001/{name(2)}", f"a/b/{name(3)}", "x.tfevents", "model.bin"):
         event_file(run_dir / path, 1)
@@ -177,11 +171,11 @@ def test_only_event_files_outside_the_spool_are_seen_and_links_are_not_followed(
     (run_dir / name(9)).mkdir()
     (run_dir / name(10)).touch()
     (run_dir / name(11)).write_bytes(b"garbage")
-    assert sorted(survey(run_dir)) == sorted([name(1), f"rank_00001/{name(2)}", f"a/b/{name(3)}", "x.tfevents"])
+    assert sorted(scan(run_dir)) == sorted([name(1), f"rank_00001/{name(2)}", f"a/b/{name(3)}", "x.tfevents"])
 
 
 def test_who_grows_is_asked_after_the_listing(tmp_path):
-    """A file that was listed and stands on no live card afterwards never grows again; one made later is not listed."""
+    """A listed file that no living member names afterwards never grows again; one made later is not listed."""
     event_file(tmp_path / name(1), 1)
 
     def growing() -> set[str]:
@@ -193,7 +187,7 @@ def test_who_grows_is_asked_after_the_listing(tmp_path):
 
 
 def test_patterns_leave_files_out(tmp_path):
-    """What the user's patterns do not allow is not in the survey."""
+    """What the user's patterns do not allow is not found."""
     for path in ("a.tfevents", "b.tfevents"):
         event_file(tmp_path / path, 1)
     found = EventFileScan(str(tmp_path)).files(lambda path: path != "a.tfevents", tuple)
@@ -202,7 +196,7 @@ def test_patterns_leave_files_out(tmp_path):
 
 def test_a_run_directory_that_is_gone_has_no_files(tmp_path):
     """Deleted meanwhile: nothing to send, nothing raised."""
-    assert survey(tmp_path / "gone") == {}
+    assert scan(tmp_path / "gone") == {}
 
 
 def test_a_second_open_writer_in_a_directory_is_not_held_back_for_the_whole_run():
@@ -212,7 +206,7 @@ def test_a_second_open_writer_in_a_directory_is_not_held_back_for_the_whole_run(
 
 
 def attached(path: str, length: int = 1) -> LocalFile:
-    """An attachment."""
+    """An attachment with this content."""
     return LocalFile(path, length, growing=False, sha256="5" * 64, blob_id="6" * 40)
 
 
@@ -227,7 +221,7 @@ def test_an_attachment_is_covered_by_its_content_alone():
 
 
 def test_a_file_that_cannot_be_read_is_not_gone(tmp_path, monkeypatch):
-    """A look fails for it, so that nobody takes it for sent; one that never can be read holds up the others a while."""
+    """A scan raises, so that the file does not count as sent; after `patience` scans it is left out."""
     event_file(tmp_path / name(1), 3)
     event_file(tmp_path / name(2), 3)
     beneath = disk.open_beneath
@@ -243,4 +237,4 @@ def test_a_file_that_cannot_be_read_is_not_gone(tmp_path, monkeypatch):
         with pytest.raises(OSError, match="refused"):
             patient.files(lambda _: True, tuple, 2)
     assert [file.path for file in patient.files(lambda _: True, tuple, 2)] == [name(1)]
-    assert list(survey(tmp_path)) == [name(1)], "who looks once gets what there is"
+    assert list(scan(tmp_path)) == [name(1)], "without patience what can be read is found"

@@ -15,7 +15,7 @@ from hf_mpwriter.base.errors import ForeignSpoolError
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ownership import check_ownership
-from hf_mpwriter.system import disk
+from hf_mpwriter.system import disk, sharing
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_a_spool_is_opened_to_the_group_while_files_come_and_go_in_it(own_spool,
         return real(path)
 
     monkeypatch.setattr(os, "lstat", lstat)
-    disk.open_tree(own_spool.root, os.getegid())
+    sharing.share_tree(own_spool.root, os.getegid())
     assert set(modes(own_spool.root).values()) == {0o2770, 0o660}
 
 

@@ -1,4 +1,4 @@
-"""The ground: whole files or none at any kill, durable ones at return, faults at named points."""
+"""Files of ours: whole or none at any kill, durable at return, an error for each fault."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ import stat
 
 import pytest
 from forks import KILLED, fork, in_child, reap
-from programs import run_python
 from support import failing, limit_files, open_descriptors
 
-from hf_mpwriter.system import disk
+from hf_mpwriter.system import disk, sharing
 
 PUBLISH = ("open", "write", "fsync", "link", "dirsync")
 REPLACE = ("open", "write", "fsync", "rename", "dirsync")
@@ -72,7 +71,7 @@ def test_a_fault_is_raised_and_leaves_neither_half_a_file_nor_a_temporary(tmp_pa
 
 
 def test_of_many_racing_publishers_exactly_one_wins(tmp_path):
-    """One process is told that it created the file, and its data is what everybody reads."""
+    """One process learns that it created the file, and all read its data."""
     path = str(tmp_path / "file")
     start, go = os.pipe()
 
@@ -117,21 +116,6 @@ def test_a_removal_is_durable_at_return(tmp_path, monkeypatch):
     assert synced == [(False, os.stat(tmp_path).st_ino)]
 
 
-def test_failpoints_come_from_the_environment():
-    """Several points with commas; each acts at its n-th passage and only there."""
-    source = (
-        "from hf_mpwriter.system import disk\n"
-        "for n in range(4):\n"
-        "    for name in 'ab':\n"
-        "        try: disk.failpoint(name)\n"
-        "        except OSError as error: print(n, name, error.errno, flush=True)\n"
-    )
-    result = run_python(source, env={"HF_MPWRITER_FAILPOINT": " a=enospc:2, b = kill:3,"})
-    assert result.returncode == KILLED
-    assert result.stdout.split() == ["1", "a", str(errno.ENOSPC)]
-    assert run_python(source, env={"HF_MPWRITER_FAILPOINT": ""}).stdout == ""
-
-
 def test_a_file_that_cannot_grow_is_refused_as_a_whole(tmp_path):
     """A short write is not taken for success: the old content stays."""
     path = str(tmp_path / "file")
@@ -161,7 +145,7 @@ def test_files_of_ours_are_for_their_owner_only(tmp_path):
 
 
 def test_racing_makers_of_a_directory_all_succeed(tmp_path):
-    """Nobody fails because somebody else was faster."""
+    """No process fails because another was faster."""
     path = str(tmp_path / "a" / "b" / "c")
     children = [fork(lambda: disk.make_dirs(path)) for _ in range(8)]
     assert [reap(pid) for pid in children] == [0] * 8
@@ -222,7 +206,7 @@ def test_a_file_that_cannot_be_opened_as_ours_leaves_nothing(tmp_path, monkeypat
     """Neither a file nor a descriptor, even if the disk does not let go of the file."""
     before = open_descriptors()
     for name in ("share", "unlink"):
-        of = disk if name == "share" else os
+        of = sharing if name == "share" else os
         monkeypatch.setattr(of, name, lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "refused")))
         with pytest.raises(OSError, match="refused"):
             disk.open_ours(str(tmp_path / name), os.O_WRONLY | os.O_CREAT | os.O_EXCL)

@@ -26,7 +26,7 @@ def path(tmp_path):
 
 @pytest.fixture(autouse=True)
 def table_is_clean():
-    """Every test gives back what it took."""
+    """Release the locks of a test; no descriptor is left."""
     before = open_descriptors()
     yield
     for fd in list(locks._table):
@@ -42,7 +42,7 @@ def take(path: str) -> int:
 
 
 def test_a_lock_excludes_in_one_process_and_among_processes(path):
-    """Who comes second gets None, at once, and leaks nothing."""
+    """The second one gets None, at once, and leaks nothing."""
     take(path)
     before = open_descriptors()
     assert locks.try_exclusive(path) is None
@@ -233,7 +233,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 
 
 def test_a_deleted_lock_file_is_noticed(path):
-    """After somebody deletes the file, the holder can see that its lock is worth nothing, and others get a new one."""
+    """After the file is deleted, the holder sees that its lock is worthless, and others get a new one."""
     fd = take(path)
     assert disk.same_file(fd, path)
     os.unlink(path)
@@ -270,7 +270,7 @@ def test_two_observers_at_once_never_see_life(path):
 
 
 def test_observers_do_not_keep_a_free_lock_from_being_taken(path):
-    """Whoever tries a free lock gets it soon, however often others look at it meanwhile (the uploader lock)."""
+    """A free lock is taken soon, however often observers probe it meanwhile, as with the uploader lock."""
     locks.release(take(path))
 
     def observe() -> None:
@@ -280,15 +280,15 @@ def test_observers_do_not_keep_a_free_lock_from_being_taken(path):
     observers = [fork(observe) for _ in range(2)]
     try:
         for _ in range(500):
-            fd = wait_for(lambda: locks.try_exclusive(path), "the free lock")  # a probe may be preempted: as many looks
+            fd = wait_for(lambda: locks.try_exclusive(path), "the free lock")  # a probe may be preempted
             locks.release(fd)
     finally:
         for pid in observers:
             kill(pid)
 
 
-def test_who_finds_a_lock_taken_does_not_wait_at_all(path, monkeypatch):
-    """A worker's look finds the uploader lock taken every few seconds: it gives the processor away only for an observer."""
+def test_a_lock_that_is_taken_costs_no_wait(path, monkeypatch):
+    """A worker finds the uploader lock taken every few seconds: only for an observer it yields the processor."""
     yields = []
     monkeypatch.setattr(os, "sched_yield", lambda: yields.append(1))
 
@@ -307,7 +307,7 @@ def test_who_finds_a_lock_taken_does_not_wait_at_all(path, monkeypatch):
 
 
 def test_a_probe_does_not_block_and_creates_nothing(path):
-    """A probe of a held lock answers at once; one of a missing file says that nobody lives and leaves it missing."""
+    """A probe of a held lock answers at once; a missing file is not held, and stays missing."""
     assert not locks.is_held(path)
     assert not os.path.exists(path)
     take(path)
@@ -330,7 +330,7 @@ def test_an_adopted_descriptor_is_one_of_the_table(path):
 
 
 def test_a_duplicate_elsewhere_keeps_the_lock(path):
-    """The seat passes to a spawned process: closing here does not free it there."""
+    """The uploader lock passes to a spawned process: closing it here does not free it there."""
     fd = take(path)
     wait, let_go = os.pipe()
     holder = subprocess.Popen([sys.executable, "-c", f"import os;os.read({wait},1)"], pass_fds=(fd, wait))

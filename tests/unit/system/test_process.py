@@ -1,4 +1,4 @@
-"""Who a process is: rank, role, and an identity that is never used twice."""
+"""The identity of a process, which is never used twice."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_start_ticks_survive_any_name_of_a_program(tmp_path):
         reap(pid)
 
 
-def test_the_host_id_is_stable_and_fits_into_a_card_name():
+def test_the_host_id_is_stable_and_fits_into_a_file_name():
     """The same in every process of the machine, with nothing that a file name could not carry."""
     assert re.fullmatch(r"[A-Za-z0-9_-]+-[0-9a-f]{8}", process.host_id())
     assert succeed("from hf_mpwriter.system import process; print(process.host_id())").strip() == process.host_id()

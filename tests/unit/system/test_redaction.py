@@ -24,7 +24,7 @@ from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.status import StatusFile
 from hf_mpwriter.system import redaction
 from hf_mpwriter.system.process import Process
-from hf_mpwriter.system.redaction import known, redact
+from hf_mpwriter.system.redaction import known_tokens, redact
 
 PLAIN = st.text("abc _.:/'\"\\{}\n", max_size=12)
 
@@ -54,7 +54,7 @@ def test_what_looks_like_a_secret_is_redacted_and_nothing_else(text, clean):
 )
 def test_a_known_token_is_nowhere_in_what_is_left(before, after, name, token):
     """Of any shape, with blanks around it, beside any text."""
-    assert token not in redact(f"{before}{token}{after}", redaction.given({name: f" {token}\n"}))
+    assert token not in redact(f"{before}{token}{after}", redaction.environment_tokens({name: f" {token}\n"}))
 
 
 @given(st.recursive(st.sampled_from([SHAPED, f"Bearer {ODD}", "http://a/?b=\\", "http://u:p@h/", '"', "\\"]), st.lists))
@@ -66,7 +66,7 @@ def test_redacted_json_is_json(value):
 
 @pytest.mark.parametrize("where", ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH", "HF_HOME", "stored", "XDG"])
 def test_every_place_that_a_token_can_come_from_is_known(tmp_path, where):
-    """As huggingface_hub looks for it."""
+    """In the order of huggingface_hub."""
     environ = {"HF_HOME": str(tmp_path)}
     if where.startswith("HF_TOKEN_PATH"):
         environ["HF_TOKEN_PATH"] = str(tmp_path / "mine")
@@ -75,24 +75,24 @@ def test_every_place_that_a_token_can_come_from_is_known(tmp_path, where):
         (tmp_path / "token").write_text(f"{ODD}\n")
     elif where == "stored":
         (tmp_path / "stored_tokens").write_text(f"[me]\nhf_token = {ODD}\nrefresh_token = {ODD[::-1]}\n")
-        assert ODD[::-1] in known(environ)
+        assert ODD[::-1] in known_tokens(environ)
     elif where == "XDG":
         environ = {"XDG_CACHE_HOME": str(tmp_path)}
         (tmp_path / "huggingface").mkdir()
         (tmp_path / "huggingface" / "token").write_text(ODD)
     else:
         environ[where] = ODD
-    assert ODD in known(environ)
+    assert ODD in known_tokens(environ)
 
 
-def test_a_token_file_that_cannot_be_read_stops_nobody(tmp_path):
-    """No file, a directory, a pipe that nobody writes, no text."""
+def test_a_token_file_that_cannot_be_read_is_no_error(tmp_path):
+    """No file, a directory, a pipe without a writer, bytes that are no text."""
     (tmp_path / "token").mkdir()
     os.mkfifo(tmp_path / "stored_tokens")
-    assert known({"HF_HOME": str(tmp_path)}) == set()
-    assert known({"HF_HOME": "/dev/null/x"}) == set()
+    assert known_tokens({"HF_HOME": str(tmp_path)}) == set()
+    assert known_tokens({"HF_HOME": "/dev/null/x"}) == set()
     (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00" * 5)
-    assert known({"HF_HOME": "/dev/null/x", "HF_TOKEN_PATH": str(tmp_path / "bytes")})
+    assert known_tokens({"HF_HOME": "/dev/null/x", "HF_TOKEN_PATH": str(tmp_path / "bytes")})
 
 
 def test_what_is_printed_logged_and_raised_is_redacted(tmp_path):
@@ -119,7 +119,7 @@ raise RuntimeError(os.environ["HF_TOKEN"])
         assert line in result.stderr
 
 
-def test_the_report_of_an_uploader_has_no_secret(tmp_path, monkeypatch, capsys):
+def test_the_status_of_an_uploader_has_no_secret(tmp_path, monkeypatch, capsys):
     """status.json: notices, reasons, hints, and the reasons of quarantined paths."""
     monkeypatch.setenv("HF_TOKEN", ODD)
     host = Spool(str(tmp_path)).host("h")

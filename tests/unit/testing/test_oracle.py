@@ -178,15 +178,15 @@ def test_attachments_are_expected_only_by_whoever_names_them(run):
     full = {PATH: run.data, RANK: run.other}
     assert problems(run, full) == []
 
-    def judge(*trees, drained=True) -> list[str]:
+    def problems_of(*trees, drained=True) -> list[str]:
         hub = FakeHub(*trees)
         return check(run.dir, hub, drained=drained, attachments=lambda path: path.endswith(".tsv")).problems
 
-    assert judge({**full, "a.tsv": text * 2}, {**full, "a.tsv": text}) == []
-    assert judge(full) == ["a.tsv: not on the Hub"]
-    assert judge({**full, "a.tsv": text[:-1]}) == ["a.tsv: another content is on the Hub"]
-    assert judge({**full, "a.tsv": text}, full) == ["a.tsv: not on the Hub"]
-    assert judge(full, drained=False) == []
+    assert problems_of({**full, "a.tsv": text * 2}, {**full, "a.tsv": text}) == []
+    assert problems_of(full) == ["a.tsv: not on the Hub"]
+    assert problems_of({**full, "a.tsv": text[:-1]}) == ["a.tsv: another content is on the Hub"]
+    assert problems_of({**full, "a.tsv": text}, full) == ["a.tsv: not on the Hub"]
+    assert problems_of(full, drained=False) == []
 
 
 def test_an_attachment_without_sha256_is_compared_by_its_git_id(run):
