@@ -27,7 +27,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from hf_mpwriter.integrations.from_environment import with_destination
-from hf_mpwriter.writer.summary_writer import SummaryWriter, absolute, spawning
+from hf_mpwriter.writer.summary_writer import SummaryWriter, absolute_logdir, is_spawning
 
 
 class HubTensorBoardLogger(TensorBoardLogger):
@@ -61,7 +61,7 @@ class HubTensorBoardLogger(TensorBoardLogger):
         repo_id: str | None = None,
         **kwargs: Any,
     ) -> None:
-        absolute(save_dir)
+        absolute_logdir(save_dir)
         self._experiment: SummaryWriter | None
         kwargs = with_destination({"repo_id": repo_id, **kwargs})  # by this name LightningCLI knows what may be given
         super().__init__(save_dir, name, version, log_graph, default_hp_metric, prefix, sub_dir, **kwargs)
@@ -76,7 +76,7 @@ class HubTensorBoardLogger(TensorBoardLogger):
         return self._experiment
 
     def _writer(self, **options: Any) -> SummaryWriter:
-        top = absolute(os.path.expandvars(self.save_dir))
+        top = absolute_logdir(os.path.expandvars(self.save_dir))
         above = Path(os.path.relpath(self.log_dir, top)).parent
         return SummaryWriter(
             self.log_dir, **{"path_in_repo": Path("tensorboard", above).as_posix()} | self._kwargs | options
@@ -87,7 +87,7 @@ class HubTensorBoardLogger(TensorBoardLogger):
         if self._experiment is not None:
             self._experiment.close()
         state: dict[str, Any] = super().__getstate__()
-        if not spawning():
+        if not is_spawning():
             state["_kwargs"] = {**self._kwargs, "token": None}  # a token is never in a file
         return state
 

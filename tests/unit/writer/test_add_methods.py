@@ -17,7 +17,7 @@ from support import events
 
 from hf_mpwriter import SummaryWriter
 from hf_mpwriter.events import framing
-from hf_mpwriter.writer import add_methods
+from hf_mpwriter.writer import scalars
 
 
 @pytest.mark.parametrize(("name", "call"), CALLS, ids=[f"{n}-{name}" for n, (name, _) in enumerate(CALLS)])
@@ -217,7 +217,7 @@ def test_default_metadata_is_over_after_an_exception(tmp_path):
 
 def test_the_encoders_of_many_tags_are_bounded(tmp_path, monkeypatch):
     """A new tag at every call is no growth."""
-    monkeypatch.setattr(add_methods, "TAGS_KEPT", 10)
+    monkeypatch.setattr(scalars, "TAGS_KEPT", 10)
     with SummaryWriter(tmp_path) as writer:
         for n in range(100):
             writer.add_scalar(f"tag{n}", n, n)
