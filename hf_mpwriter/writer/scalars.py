@@ -46,13 +46,13 @@ class ScalarMethods(_SummaryWriter):
         self._encoders: dict[str, ScalarEncoder] = {}  # per tag
         self._scalars_directories: set[str] = set()  # directories of add_scalars
         self._exported: dict[str, int] = {}  # events of the last export, per path
-        self._purged_directories: set[str] = set()
+        self._purged: set[str] = set()  # directories
 
     def _take_purge_step(self, sub: str) -> int | None:
         """Return the step from which a directory is purged: for each directory once in the life of a writer."""
-        if not self._has_purge_step or sub in self._purged_directories:
+        if not self._has_purge_step or sub in self._purged:
             return None
-        self._purged_directories.add(sub)
+        self._purged.add(sub)
         step: int = self.purge_step
         return step
 

@@ -38,15 +38,7 @@ from hf_mpwriter.writer.add_methods import AddMethods
 from hf_mpwriter.writer.file_writer import FileWriter
 
 # attributes that belong to one process, and do not travel in a pickle
-_PROCESS_STATE = (
-    "_worker",
-    "_user",
-    "_encoders",
-    "_scalars_directories",
-    "_exported",
-    "_purged_directories",
-    "scheduler",
-)
+_PROCESS_STATE = ("_worker", "_user", "_encoders", "_scalars_directories", "_exported", "_purged", "scheduler")
 
 
 def default_logdir(comment: str, environ: Mapping[str, str] = os.environ) -> str:
