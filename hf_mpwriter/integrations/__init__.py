@@ -15,11 +15,8 @@ A framework is imported only with its module. A new integration is a module here
 
 from __future__ import annotations
 
-MINIMUM = {
-    "accelerate": "1.15",
-    "lightning": "2.6",
-    "transformers": "5.18",
-}  # as in setup.cfg
+# the oldest versions that work, as in setup.cfg
+MINIMUM = {"accelerate": "1.15", "lightning": "2.6", "transformers": "5.18"}
 
 
 def require(package: str) -> None:

@@ -57,5 +57,6 @@ class EnvironmentWriter(SummaryWriter):
     """A `SummaryWriter` with the destination of the environment; local if the environment has none."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs = _merged(kwargs, os.environ)  # LightningCLI finds the accepted arguments by following this name
+        # LightningCLI follows the name `kwargs` to `super().__init__` to find out which arguments are accepted
+        kwargs = _merged(kwargs, os.environ)
         super().__init__(*args, **kwargs)

@@ -65,9 +65,8 @@ class HubTensorBoardLogger(TensorBoardLogger):
     ) -> None:
         absolute_logdir(save_dir)
         self._experiment: SummaryWriter | None
-        kwargs = with_destination(
-            {"repo_id": repo_id, **kwargs}
-        )  # LightningCLI finds the accepted arguments by following this name
+        # LightningCLI follows the name `kwargs` to `super().__init__` to find out which arguments are accepted
+        kwargs = with_destination({"repo_id": repo_id, **kwargs})
         super().__init__(save_dir, name, version, log_graph, default_hp_metric, prefix, sub_dir, **kwargs)
 
     @property
@@ -109,10 +108,8 @@ class HubTensorBoardLogger(TensorBoardLogger):
                 FabricLogger.log_graph(self, model, input_array)
             return
         if trainer.state.fn == "fit":
-            trainer.callbacks = [
-                _Resume(self),
-                *trainer.callbacks,
-            ]  # a new list: this call may come from a loop over the old one
+            # a new list, because the caller may be a callback in a loop over the old one
+            trainer.callbacks = [_Resume(self), *trainer.callbacks]
         super().log_graph(model, input_array)
 
     def purge(self, step: int) -> None:
@@ -122,7 +119,7 @@ class HubTensorBoardLogger(TensorBoardLogger):
 
 
 class _Resume(Callback):
-    """Lets the logger purge at the start of a resumed fit: after the checkpoint is restored, before anything is logged."""
+    """Purges at the start of a resumed fit: after the checkpoint is restored, before anything is logged."""
 
     def __init__(self, logger: HubTensorBoardLogger) -> None:
         self._logger: HubTensorBoardLogger | None = logger

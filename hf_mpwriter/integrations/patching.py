@@ -6,8 +6,8 @@
     tensorboardX                      SummaryWriter      EnvironmentWriter
     huggingface_hub                   HFSummaryWriter    our HFSummaryWriter
 
-How it works: the module object gets a class with a property of that name. An import of the name runs the property, which
-loads our class.
+The module object gets a class with a property of that name. An import of the name runs the property, which loads our
+class.
 
 Invariants:
 - Nothing is imported early: a module that is not loaded yet is patched when it is loaded.

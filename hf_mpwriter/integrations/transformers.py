@@ -9,7 +9,7 @@ It is the Trainer's own TensorBoard callback with another writer. It logs the sa
     <output_dir>/checkpoint-500/trainer_state.json                  {..., "hf_mpwriter": {"run": <name of the run>}}
 
 - Beside it, the callback of `report_to="tensorboard"` creates no writer, so no event is logged twice.
-- `evaluate()` and `predict()` after `train()` continue the same run. The Trainer's callback logs nothing of `predict()`.
+- `evaluate()` and `predict()` after `train()` continue the same run. The Trainer's callback does not log `predict()`.
 - The Trainer uploads no folder that begins with `_`, so it never uploads an event file that grows.
 - Training that resumes from a checkpoint continues the run of the checkpoint, and hides what was logged after it
   (`purge_step`). Training that starts again without a checkpoint hides everything, except in a `logdir` of the user.
@@ -88,7 +88,7 @@ class HubTensorBoardCallback(TensorBoardCallback):
         self.tb_writer = self.logging_dir = self._run = self._purge_step = None
         if args.push_to_hub and self._given is not None and _pushed_by_the_trainer(args.output_dir, self._given):
             logger.warning(
-                "The Trainer uploads %s too, as a part of %s. To avoid that, choose another logdir, or none.",
+                "The Trainer pushes %s too, as a part of %s. To avoid that, choose another logdir, or none.",
                 self._given,
                 args.output_dir,
             )
