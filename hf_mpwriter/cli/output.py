@@ -82,10 +82,6 @@ class UploadBar:
             self._last_failure = uploader.reason
             self._bar.write(f"not yet: {uploader.reason} {uploader.hint}".rstrip())
 
-    def finish(self, missing: int) -> None:
-        """Show what is missing at the end."""
-        self._bar.n = self._total - missing
-
     def close(self) -> None:
         """Leave the bar on the screen as it is."""
         self._bar.close()

@@ -88,5 +88,5 @@ def _wait_with_bar(spool: Spool, lengths: dict[str, int], timeout: float, checke
             bar.show_failure(progress.uploader())
 
         missing = wait(progress, lengths, timeout, election.ensure_uploader, show, since=checked)
-        bar.finish(sum(missing.values()))
+        bar.update(sum(missing.values()))
     return missing

@@ -191,7 +191,7 @@ def test_directories_of_add_scalars_stay_where_they_belong(tmp_path):
     assert not [path for path in found if ".hf_mpwriter" in path.parts]
 
 
-def test_whoever_patches_add_event_sees_every_event(tmp_path, monkeypatch):
+def test_a_tool_that_patches_add_event_sees_every_event(tmp_path, monkeypatch):
     """Upstream's own tests do so; then a scalar takes no shorter way."""
     seen = []
     monkeypatch.setattr("tensorboardX.event_file_writer.EventFileWriter.add_event", lambda _, event: seen.append(event))
