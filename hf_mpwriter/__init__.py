@@ -1,7 +1,7 @@
 """TensorBoard event files from many training processes, delivered to the Hugging Face Hub.
 
-Importing the package loads neither huggingface_hub nor tensorboardX nor torch: names resolve on first use,
-so the uploader, which needs none of them, stays small.
+The exported names are imported on first use. So the package itself loads neither huggingface_hub nor tensorboardX nor
+torch, and the uploader, which needs none of them, stays small.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Resolve the exported names on first use."""
+    """Import an exported name on first use."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"hf_mpwriter.{_HOMES[name]}"), name)

@@ -1,29 +1,32 @@
-"""Frameworks that construct the writer themselves, and writers that are already there.
+"""Frameworks that construct the writer themselves, and programs that cannot be changed.
 
-| module | for |
+| module | purpose |
 |---|---|
-| `transformers.py` | `Trainer(..., callbacks=[HubTensorBoardCallback("me/run")])` |
-| `accelerate.py` | `Accelerator(log_with="hf_mpwriter")` |
-| `lightning.py` | `Trainer(logger=HubTensorBoardLogger("runs", repo_id="me/run"))`, Fabric too |
-| `patching.py` | `hf_mpwriter.patch()` and `hf-mpwriter run --patch`: code that cannot be changed |
-| `fromenv.py` | where to, for those who name no repository: it is in the environment |
+| `transformers` | `Trainer(..., callbacks=[HubTensorBoardCallback("me/run")])` |
+| `accelerate` | `Accelerator(log_with="hf_mpwriter")` |
+| `lightning` | `Trainer(logger=HubTensorBoardLogger("runs", repo_id="me/run"))`, and Fabric |
+| `patching` | `hf_mpwriter.patch()`: other libraries' names resolve to the writers of hf_mpwriter |
+| `site/sitecustomize` | `hf-mpwriter run --patch`: calls `patch()` in every Python process of a program |
+| `from_environment` | the destination of writers that name no repository |
 
-No framework is imported before its module is.
+A framework is imported only with its module. A new integration is a module here, a version in MINIMUM, an extra in
+`setup.cfg`, and a program in `scripts/examples/`.
 """
 
 from __future__ import annotations
 
-MINIMUM = {"accelerate": "1.15", "lightning": "2.6", "transformers": "5.18"}  # the oldest that work; as in setup.cfg
+# the oldest versions that work, as in setup.cfg
+MINIMUM = {"accelerate": "1.15", "lightning": "2.6", "transformers": "5.18"}
 
 
 def require(package: str) -> None:
-    """Check that a framework is there and new enough.
+    """Check that a framework is installed and new enough.
 
     Args:
-        package: its name on the package index, which is also the name of the extra.
+        package: name on the package index, and of the extra.
 
     Raises:
-        ImportError: it is not; the message names what helps.
+        ImportError: the framework is missing or too old; the message says how to install it.
     """
     from importlib import metadata
 

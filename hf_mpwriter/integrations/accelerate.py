@@ -1,17 +1,19 @@
-"""Accelerate: a tracker, by name or as an instance.
+"""Accelerate: a tracker, selected by name or passed as an instance.
 
-    import hf_mpwriter.integrations.accelerate                  # registers the name
+    import hf_mpwriter.integrations.accelerate                  # registers the name "hf_mpwriter"
 
     accelerator = Accelerator(log_with="hf_mpwriter", project_dir="runs")
     accelerator.init_trackers("exp1", init_kwargs={"hf_mpwriter": {"repo_id": "me/run"}})
 
-    accelerator = Accelerator(log_with=HubTensorBoardTracker("exp1", "runs", repo_id="me/run"))     # or so
+    accelerator = Accelerator(log_with=HubTensorBoardTracker("exp1", "runs", repo_id="me/run"))
 
-It is Accelerate's own TensorBoard tracker but for the writer, so it logs the same tags, steps and values, and like that
-one on the main process only. As with tensorboardX, the runs of a dictionary are `many/a`, where torch has `many_a`, and
-truth values of the configuration stay what they are, where torch writes 0 and 1. The run directory is
-`<project_dir>/<run_name>`, as theirs; on the Hub it is `tensorboard/<run_name>`. Whoever resumes passes `purge_step`,
-the first step that will be logged again.
+It is Accelerate's own TensorBoard tracker with another writer. It logs the same tags, steps and values, on the main
+process only, into the same run directory, `<project_dir>/<run_name>`. On the Hub that is `tensorboard/<run_name>`.
+
+Two things follow tensorboardX instead of torch: a dictionary `many` with a key `a` is the run `many/a` instead of
+`many_a`, and booleans of the configuration are logged as booleans instead of 0 and 1.
+
+To resume, pass `purge_step`, the first step that will be logged again.
 """
 
 from __future__ import annotations
@@ -32,16 +34,17 @@ from hf_mpwriter.writer.summary_writer import SummaryWriter
 
 
 class HubTensorBoardTracker(TensorBoardTracker):
-    """Accelerate's TensorBoard tracker on our writer.
+    """Accelerate's TensorBoard tracker on the writer of hf_mpwriter.
 
     Args:
         run_name: name of the run directory.
-        logging_dir: where it is.
-        **kwargs: arguments of `SummaryWriter`, such as `repo_id`; without that one the destination is in the
-            environment, see `fromenv`.
+        logging_dir: folder of the run directory.
+        **kwargs: arguments of `SummaryWriter`. Without `repo_id`, the environment names the destination, see
+            `from_environment`.
 
     Raises:
-        SettingsError: nothing names a repository.
+        SettingsError: no repository is named.
+        TypeError: an option is no argument of `SummaryWriter`.
     """
 
     name = "hf_mpwriter"

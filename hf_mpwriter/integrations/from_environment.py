@@ -1,8 +1,10 @@
-"""Where to, for those who name no repository: the destination is in the environment.
+"""The destination of writers that name no repository, from the environment.
 
-HF_MPWRITER_REPO_ID         repository
-HF_MPWRITER_REPO_TYPE       model, dataset or space
-HF_MPWRITER_REPO_PRIVATE    1 or 0: visibility of a repository that has to be created
+    HF_MPWRITER_REPO_ID         repository
+    HF_MPWRITER_REPO_TYPE       model, dataset or space
+    HF_MPWRITER_REPO_PRIVATE    1 or 0: visibility of a repository that is created
+
+A writer that names a repository takes none of the three.
 """
 
 from __future__ import annotations
@@ -18,15 +20,15 @@ from hf_mpwriter.writer.summary_writer import SummaryWriter
 
 
 def with_destination(options: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
-    """The arguments of a writer that has to go to the Hub.
+    """Return the arguments of a writer that must have a destination.
 
     Args:
-        options: arguments of `SummaryWriter` by name; what they do not name is taken from the environment.
+        options: arguments of `SummaryWriter` by name; without `repo_id`, the environment completes them.
         environ: the environment.
 
     Raises:
-        SettingsError: nothing names a repository, or its name cannot be.
-        TypeError: one of the options is none of `SummaryWriter`.
+        SettingsError: no repository is named, or its name is not valid. With HF_MPWRITER_DISABLED none is needed.
+        TypeError: an option is no argument of `SummaryWriter`.
     """
     inspect.signature(SummaryWriter).bind_partial(**options)
     found = _merged(options, environ)
@@ -52,8 +54,9 @@ def _destination(environ: Mapping[str, str]) -> dict[str, Any]:
 
 
 class EnvironmentWriter(SummaryWriter):
-    """A `SummaryWriter` whose destination is in the environment; without one it is local."""
+    """A `SummaryWriter` with the destination of the environment; local if the environment has none."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs = _merged(kwargs, os.environ)  # by this name LightningCLI knows what may be given
+        # LightningCLI follows the name `kwargs` to `super().__init__` to find out which arguments are accepted
+        kwargs = _merged(kwargs, os.environ)
         super().__init__(*args, **kwargs)

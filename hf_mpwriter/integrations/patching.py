@@ -1,4 +1,4 @@
-"""`patch()`: code that cannot be changed gets our writers in place of theirs.
+"""`patch()`: in code that cannot be changed, the names of other libraries' writers resolve to ours.
 
     module                            name               what it resolves to while patched
     torch.utils.tensorboard           SummaryWriter      EnvironmentWriter
@@ -6,10 +6,13 @@
     tensorboardX                      SummaryWriter      EnvironmentWriter
     huggingface_hub                   HFSummaryWriter    our HFSummaryWriter
 
-- Nothing is imported for it: a module that is not loaded yet is patched when it is.
-- The module gets a class with a property of that name, so whoever imports the name gets ours, loaded on first use;
-  what the module itself calls so, and what somebody has imported before, stays what it was.
-- `tensorboardX.writer` is left alone: ours are made of it.
+The module object gets a class with a property of that name. An import of the name runs the property, which loads our
+class.
+
+Invariants:
+- Nothing is imported early: a module that is not loaded yet is patched when it is loaded.
+- The library's own code, and names imported before, keep the original class.
+- `tensorboardX.writer` is not patched, because our classes are subclasses of its class.
 """
 
 from __future__ import annotations
@@ -32,10 +35,11 @@ _undo: list[Callable[[], None]] = []
 
 
 def patch() -> None:
-    """Let `torch.utils.tensorboard.SummaryWriter`, tensorboardX's and `huggingface_hub.HFSummaryWriter` be ours.
+    """Replace `torch.utils.tensorboard.SummaryWriter`, tensorboardX's, and `huggingface_hub.HFSummaryWriter`.
 
-    The destination of the first two is in the environment: HF_MPWRITER_REPO_ID, _REPO_TYPE, _REPO_PRIVATE; without it
-    they are local writers. Call it before the names are imported. Any number of calls is as one.
+    Call it before the names are imported. Further calls have no effect. The environment names the destination of the
+    first two: HF_MPWRITER_REPO_ID, HF_MPWRITER_REPO_TYPE, HF_MPWRITER_REPO_PRIVATE. Without a repository they stay
+    local.
     """
     if not _undo:
         finder = _Finder()
@@ -47,7 +51,7 @@ def patch() -> None:
 
 
 def unpatch() -> None:
-    """Undo `patch()`: the names resolve to what they did before; writers that were made stay as they are."""
+    """Undo `patch()`: the names resolve to the original classes again. Writers that exist stay as they are."""
     while _undo:
         _undo.pop()()
 
@@ -65,34 +69,34 @@ def _ours(name: str) -> Any:
 def _replace(package: str) -> None:
     for module in [package, *ALSO_IN.get(package, [])]:
         if module in sys.modules:
-            _put_in_place(sys.modules[module], NAMES[package])
+            _replace_in(sys.modules[module], NAMES[package])
 
 
-def _put_in_place(module: ModuleType, name: str) -> None:
+def _replace_in(module: ModuleType, name: str) -> None:
     before = type(module)
 
     def restore() -> None:
         module.__class__ = before
 
     def assign(_: ModuleType, value: Any) -> None:
-        restore()  # somebody else replaces it: theirs is what is wanted
+        restore()  # another tool replaces the name too, and has the last word
         setattr(module, name, value)
 
-    def travel(_: ModuleType) -> Any:
-        return importlib.import_module, (module.__name__,)  # picklers know modules by their exact class
+    def reduce(_: ModuleType) -> Any:
+        return importlib.import_module, (module.__name__,)  # picklers recognise a module by its exact class only
 
-    namespace = {name: property(lambda _: _ours(name), assign), "__reduce__": travel}
+    namespace = {name: property(lambda _: _ours(name), assign), "__reduce__": reduce}
     module.__class__ = type(before.__name__, (before,), namespace)
     _undo.append(restore)
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Finds what the other finders find, and patches it when it has been loaded."""
+    """Finds what the other finders find, and patches it once it is loaded."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        """The spec of a module that is to be patched."""
+        """Return the spec of a module that must be patched, None for any other."""
         if name not in NAMES:
             return None
         others = (finder for finder in sys.meta_path if finder is not self and hasattr(finder, "find_spec"))
@@ -107,7 +111,7 @@ def _patch_when_loaded(loader: Any) -> None:
 
     def exec_module(module: ModuleType) -> None:
         load(module)
-        if _undo and module.__name__ in NAMES:  # a loader may load others as well: that of a zip file does
+        if _undo and module.__name__ in NAMES:  # a loader may load other modules too, as that of a zip file does
             _replace(module.__name__)
 
     loader.exec_module = exec_module

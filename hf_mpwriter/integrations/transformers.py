@@ -2,17 +2,17 @@
 
     trainer = Trainer(..., callbacks=[HubTensorBoardCallback("me/run")])
 
-It is the Trainer's own TensorBoard callback but for the writer, so it logs the same tags, steps and values.
+It is the Trainer's own TensorBoard callback with another writer. It logs the same tags, steps and values.
 
     <output_dir>/_tensorboard/<job, or date and host>/              run directory
-                              <job, or date and host>_trial_0/      that of a trial of a hyper-parameter search
-    <output_dir>/checkpoint-500/trainer_state.json                  {..., "hf_mpwriter": {"run": <its name>}}
+                              <job, or date and host>_trial_0/      run directory of a trial of a hyperparameter search
+    <output_dir>/checkpoint-500/trainer_state.json                  {..., "hf_mpwriter": {"run": <name of the run>}}
 
-- The one that `report_to="tensorboard"` brings makes no writer beside it: no event twice.
-- `evaluate()` and `predict()` after `train()` go on in the same run; theirs logs nothing of `predict()`.
-- The Trainer uploads nothing that begins with `_`, so no event file is sent twice, or cut in the midst of a record.
-- Whoever resumes from a checkpoint goes on in its run, and what came after the checkpoint is hidden (`purge_step`). So
-  is all that a job has logged whose next attempt begins anew; not in a `logdir` of the user's.
+- Beside it, the callback of `report_to="tensorboard"` creates no writer, so no event is logged twice.
+- `evaluate()` and `predict()` after `train()` continue the same run. The Trainer's callback does not log `predict()`.
+- The Trainer uploads no folder that begins with `_`, so it never uploads an event file that grows.
+- Training that resumes from a checkpoint continues the run of the checkpoint, and hides what was logged after it
+  (`purge_step`). Training that starts again without a checkpoint hides everything, except in a `logdir` of the user.
 """
 
 from __future__ import annotations
@@ -40,25 +40,25 @@ from hf_mpwriter.integrations.from_environment import with_destination
 from hf_mpwriter.writer.summary_writer import SummaryWriter, default_logdir
 
 FOLDER = "_tensorboard"
-KEY = "hf_mpwriter"  # among the states of callbacks that a checkpoint holds
+KEY = "hf_mpwriter"  # of the callback's state in a checkpoint
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("hf_mpwriter")
 
 
 class HubTensorBoardCallback(TensorBoardCallback):
-    """The Trainer's TensorBoard callback on our writer.
+    """The Trainer's TensorBoard callback on the writer of hf_mpwriter.
 
     Args:
-        repo_id: repository. Default: `hub_model_id` of the arguments, with `push_to_hub` the name of the output
-            directory, else HF_MPWRITER_REPO_ID.
-        logdir: the run directory. Default: TENSORBOARD_LOGGING_DIR, else one in the output directory, see above.
-        all_ranks: whether every rank logs, each into a directory of its own, and not only the first.
-        **options: arguments of `SummaryWriter`. `token` and `repo_private` are by default `hub_token` and
-            `hub_private_repo` of the arguments.
+        repo_id: repository. Default: `hub_model_id` of the TrainingArguments; with `push_to_hub`, the name of the
+            output directory; else HF_MPWRITER_REPO_ID.
+        logdir: the run directory. Default: TENSORBOARD_LOGGING_DIR, else a folder in the output directory, see above.
+        all_ranks: whether every rank logs, each into a directory of its own, instead of the first rank only.
+        **options: arguments of `SummaryWriter`. `token` and `repo_private` default to `hub_token` and
+            `hub_private_repo` of the TrainingArguments.
 
-    Raises:
-        SettingsError: nothing names a repository; raised when the Trainer is constructed.
-        TypeError: an option is none of `SummaryWriter`, likewise.
+    The constructor of the Trainer raises:
+        SettingsError: no repository is named.
+        TypeError: an option is no argument of `SummaryWriter`.
     """
 
     def __init__(
@@ -82,47 +82,47 @@ class HubTensorBoardCallback(TensorBoardCallback):
         self._purge_step: int | None = None
 
     def on_init_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """The Trainer is complete: it has a run of its own, and what cannot work is told now."""
-        with_destination(self._of(args))
+        """Give the new Trainer a run of its own, and report wrong options now."""
+        with_destination(self._writer_options(args))
         self.on_train_end(args, state, control)
         self.tb_writer = self.logging_dir = self._run = self._purge_step = None
         if args.push_to_hub and self._given is not None and _pushed_by_the_trainer(args.output_dir, self._given):
             logger.warning(
-                "The Trainer pushes %s too, as a part of %s; a logdir elsewhere, or none, avoids that.",
+                "The Trainer pushes %s too, as a part of %s. To avoid that, choose another logdir, or none.",
                 self._given,
                 args.output_dir,
             )
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Construct the writer; what the arguments and the model are is logged as text."""
+        """Construct the writer, and log the arguments and the configuration of the model as text."""
         trial = _trial(state, self._trials)
         self._trials += trial is not None
-        # a run of our own that is begun anew was begun by a job that was requeued before its first checkpoint
+        # at step 0, a run in a folder of ours holds only what a job logged that was requeued before a checkpoint
         self._purge_step = state.global_step + 1 if state.global_step or self._given is None else None
         logging_dir = self._logging_dir(args, state, trial)
         if self.tb_writer is not None and (state.global_step or logging_dir != self.logging_dir):
             self.tb_writer.close()
             self.tb_writer = None
         self.logging_dir = logging_dir
-        super().on_train_begin(args, self._seen(state), control, **kwargs)
+        super().on_train_begin(args, self._state_for_theirs(state), control, **kwargs)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Log."""
+        """Log the values that the Trainer reports."""
         if self.logging_dir is None:
             self.logging_dir = self._logging_dir(args, state, None)
-        super().on_log(args, self._seen(state), control, logs=logs, **kwargs)
+        super().on_log(args, self._state_for_theirs(state), control, logs=logs, **kwargs)
 
     def on_predict(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
-        """Log what `predict()` has measured, as the Trainer does after `evaluate()` only."""
+        """Log the metrics of `predict()`, as the Trainer itself does for `evaluate()`."""
         self.on_log(args, state, control, logs=metrics, **kwargs)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Ask for a push; what `evaluate()` logs later goes on in the same run."""
+        """Close the writer, which requests a push; what `evaluate()` logs later continues the same run."""
         if self.tb_writer is not None:
             self.tb_writer.close()
 
-    def _seen(self, state: Any) -> Any:
-        """The state as their callback should see it: that one logs on the first rank, and renames runs of trials."""
+    def _state_for_theirs(self, state: Any) -> Any:
+        """Return a state with which the Trainer's callback logs on the wanted ranks, and renames no run of a trial."""
         seen = copy.copy(state)
         seen.is_world_process_zero = state.is_world_process_zero or self._all_ranks
         seen.is_hyper_param_search = False
@@ -148,11 +148,11 @@ class HubTensorBoardCallback(TensorBoardCallback):
         if args.process_index == 0:
             take_first_rank()
         self.tb_writer = SummaryWriter(
-            self.logging_dir, purge_step=self._purge_step, **with_destination(self._of(args))
+            self.logging_dir, purge_step=self._purge_step, **with_destination(self._writer_options(args))
         )
 
-    def _of(self, args: Any) -> dict[str, Any]:
-        """The arguments of the writer that the callback and the Trainer were given."""
+    def _writer_options(self, args: Any) -> dict[str, Any]:
+        """Return the arguments of the writer, from the callback and the TrainingArguments."""
         given = {"token": args.hub_token, "repo_private": args.hub_private_repo, **self._options}
         if given["repo_id"] is None and (args.hub_model_id or args.push_to_hub):
             given["repo_id"] = args.hub_model_id or Path(args.output_dir).absolute().name
@@ -161,7 +161,10 @@ class HubTensorBoardCallback(TensorBoardCallback):
 
 
 def _trial(state: Any, number: int) -> str | None:
-    """A trial's name. Its run directory stands beside the others: within one it would be uploaded with that one too."""
+    """Return the name of a trial, None outside of a search.
+
+    Run directories of trials are siblings: one within another would be uploaded with both.
+    """
     return (state.trial_name or f"trial_{number}").replace(os.sep, "_") if state.is_hyper_param_search else None
 
 
@@ -169,7 +172,7 @@ _runs: set[str] = set()
 
 
 def _new_run() -> str:
-    """A name that no other callback of this process has, as it is one on the Hub too; all ranks count alike."""
+    """Return a name that no other callback of this process uses, on disk or on the Hub. All ranks count alike."""
     first = name = Path(default_logdir("")).name
     number = 1
     while name in _runs:
@@ -184,8 +187,11 @@ def _pushed_by_the_trainer(output_dir: str, logdir: str) -> bool:
     return not relative.startswith(("..", "_"))
 
 
-def _unless_ours_is_there(theirs: Callable[..., None]) -> Callable[..., None]:
-    """Their callback makes no writer in a Trainer that has ours. One that it was given by the user, it has."""
+def _unless_ours_is_present(theirs: Callable[..., None]) -> Callable[..., None]:
+    """Wrap the method of the Trainer's callback that creates its writer: with ours in the same Trainer, do nothing.
+
+    A writer that the user passed to the callback is used all the same.
+    """
 
     @functools.wraps(theirs)
     def init(callback: TensorBoardCallback, *args: Any) -> None:
@@ -197,8 +203,11 @@ def _unless_ours_is_there(theirs: Callable[..., None]) -> Callable[..., None]:
 
 
 def _listeners() -> list[TrainerCallback]:
-    """The callbacks of the Trainer that sends this event. Events do not tell, hence the look at the callers."""
-    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - as documented, and faster than inspect.stack
+    """Return the callbacks of the Trainer that calls.
+
+    A callback is not passed the other callbacks, so they are read from the frame of the CallbackHandler.
+    """
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - documented, and faster than inspect.stack
     while frame is not None:
         if isinstance(handler := frame.f_locals.get("self"), CallbackHandler):
             return list(handler.callbacks)
@@ -206,6 +215,6 @@ def _listeners() -> list[TrainerCallback]:
     return []
 
 
-TensorBoardCallback._init_summary_writer = _unless_ours_is_there(  # noqa: SLF001 - ours overrides it too
-    TensorBoardCallback._init_summary_writer  # noqa: SLF001 - likewise
+TensorBoardCallback._init_summary_writer = _unless_ours_is_present(  # noqa: SLF001 - the method that ours overrides too
+    TensorBoardCallback._init_summary_writer  # noqa: SLF001 - the same
 )

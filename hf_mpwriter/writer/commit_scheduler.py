@@ -1,11 +1,12 @@
-"""What `HFSummaryWriter.scheduler` offers: the face of huggingface_hub's CommitScheduler, without its thread.
+"""`HFSummaryWriter.scheduler`: the interface of huggingface_hub's CommitScheduler, without its thread.
 
-`trigger()` writes a request onto this worker's card; the uploader answers by its ledger. The Future has no thread
-behind it: `done`, `result` and `exception` look at the ledger.
+`trigger()` writes a request into the member file of this worker, and the uploader answers through its ledger. No thread
+resolves the Future that `trigger()` returns: its methods read the ledger when they are called.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from concurrent.futures import Future
@@ -20,87 +21,92 @@ if TYPE_CHECKING:
     from hf_mpwriter.worker.worker import Worker
 
 
-FOREVER = 10 * 365 * 86400.0  # seconds
-
-
 class UploadError(HfMpWriterError):
-    """The push that was asked for has failed; the data is safe on disk and is tried again."""
+    """The requested push has failed; the data is safe on disk, and the uploader tries again."""
 
 
 class PushFuture(Future[str | None]):
-    """Resolves to the commit that holds what was logged when it was made, None if there was nothing to push."""
+    """Resolves to the commit that holds what was logged before the request, None if there was nothing to push.
 
-    def __init__(self, worker: Worker, lengths: dict[str, int]) -> None:
+    Args:
+        worker: of this process.
+        lengths: bytes that were logged before the request, per path.
+        requested_at: unix time; older failures do not count.
+    """
+
+    def __init__(self, worker: Worker, lengths: dict[str, int], requested_at: float) -> None:
         super().__init__()
-        self._worker, self._lengths = worker, lengths
-        self._view = Progress(worker.spool)
-        self._asked = time.time()
+        self._worker, self._lengths, self._requested_at = worker, lengths, requested_at
+        self._progress = Progress(worker.spool)
 
-    def _settle(self, timeout: float) -> None:
-        """Look at the ledger for up to `timeout` seconds; resolve if there is an outcome."""
+    def _resolve_within(self, timeout: float) -> None:
+        """Wait for an outcome, at most `timeout` seconds, and resolve the Future if there is one."""
         if super().done():
             return
-        failed: list[str] = []
-
-        def tell(_: dict[str, int]) -> None:
-            report = self._view.uploader()
-            if report.reason and report.failed_at > self._asked:
-                failed.append(f"{report.reason} {report.hint}".strip())
-
-        def enough(missing: dict[str, int]) -> None:
-            tell(missing)
-            if failed:
-                raise UploadError(failed[-1])
-
         try:
-            missing = wait(self._view, self._lengths, timeout, self._worker.keep_house, enough)
+            missing = wait(
+                self._progress, self._lengths, timeout, self._worker.keep_house, lambda _: self._raise_failure()
+            )
         except UploadError as error:
             self.set_exception(error)
             return
         if not missing:
             self.set_result(self._commit())
-        elif refused := self._view.refused(missing):
+        elif refused := self._progress.refused(missing):
             self.set_exception(UploadError("; ".join(refused.values())))
 
+    def _raise_failure(self) -> None:
+        uploader = self._progress.uploader()
+        if uploader.reason and uploader.failed_at > self._requested_at:
+            raise UploadError(f"{uploader.reason} {uploader.hint}".strip())
+
     def _commit(self) -> str | None:
-        book = self._view.ledger()
-        held = [book.files[path] for path in self._lengths if book and path in book.files]
+        ledger = self._progress.ledger()
+        held = [ledger.files[path] for path in self._lengths if ledger and path in ledger.files]
         return max(held, key=lambda one: one.time).commit if held else None
 
     def done(self) -> bool:
-        """Whether what was logged is on the Hub, or the push has failed."""
-        self._settle(0.0)
+        """Return whether what was logged is on the Hub, or the push has failed."""
+        self._resolve_within(0.0)
         return super().done()
 
     def result(self, timeout: float | None = None) -> str | None:
-        """The commit.
+        """Return the commit.
 
         Args:
-            timeout: seconds, None waits for the outcome of the push.
+            timeout: seconds; None waits until the push has an outcome.
 
         Raises:
             UploadError: the push has failed.
             TimeoutError: there is no outcome yet.
         """
-        self._settle(FOREVER if timeout is None else timeout)
+        self._resolve_within(math.inf if timeout is None else timeout)
         return super().result(0)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """The error of a failed push, None if it went well; TimeoutError as for `result`."""
-        self._settle(FOREVER if timeout is None else timeout)
+        """Return the error of a failed push, None if the push succeeded.
+
+        Args:
+            timeout: seconds; None waits until the push has an outcome.
+
+        Raises:
+            TimeoutError: there is no outcome yet.
+        """
+        self._resolve_within(math.inf if timeout is None else timeout)
         return super().exception(0)
 
 
 class CommitScheduler:
-    """Asks for pushes; the uploader makes them.
+    """Requests pushes, which the uploader makes.
 
     Attributes:
         folder_path: the run directory.
         path_in_repo: folder in the repository.
         every: minutes between two commits.
-        lock: for code that held CommitScheduler's lock while it wrote files; nothing of ours waits for it.
+        lock: for code that holds CommitScheduler's lock while it writes files; nothing here waits for it.
         last_future: of the last `trigger`.
-        repo_type, revision: as they were given, None for the defaults.
+        repo_type: as it was given, None for the default.
+        revision: as it was given, None for the default.
     """
 
     def __init__(self, worker: Worker, destination: Destination, settings: Settings, token: str | None) -> None:
@@ -120,30 +126,34 @@ class CommitScheduler:
 
     @property
     def repo_id(self) -> str:
-        """The repository; its full name once a push has resolved a name without a namespace."""
-        book = Progress(self._worker.spool).ledger()
-        return (book.repo_id if book else "") or self._destination.repo_id
+        """The repository; with its namespace once a push has resolved it."""
+        ledger = Progress(self._worker.spool).ledger()
+        return (ledger.repo_id if ledger else "") or self._destination.repo_id
 
     def trigger(self) -> Future[str | None]:
-        """Ask for a push of what this process has logged so far; returns at once."""
+        """Request a push of what this process has logged so far, and return at once."""
         if self._worker.stopped:
             future: Future[str | None] = Future()
             future.set_result(None)
         else:
-            future = PushFuture(self._worker, self._worker.ask())
+            future = PushFuture(self._worker, self._worker.ask(), time.time())
         self.last_future = future
         return future
 
     def push_to_hub(self) -> str | None:
-        """Push what this process has logged and wait for it; the commit, None if there was nothing."""
+        """Push what this process has logged, wait for it, and return the commit, None if there was nothing to push.
+
+        Raises:
+            UploadError: the push has failed.
+        """
         return self.trigger().result()
 
     def stop(self) -> None:
-        """This process asks for no more pushes, starts no uploader and does not wait at its end."""
+        """Let this process request no more pushes, start no uploader, and not wait at its end."""
         self._worker.stopped = True
 
     def __enter__(self) -> Self:
-        """Nothing to start."""
+        """Return the scheduler; there is nothing to start."""
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,10 +1,14 @@
-"""tensorboardX's FileWriter and EventFileWriter, put onto our event files.
+"""The interfaces of tensorboardX's FileWriter and EventFileWriter, on event files of ours.
 
-    add_summary -> add_event -> EventFileWriter.add_event -> _event_queue.put -> EventFile.append
+    FileWriter.add_summary    bytes of the summary, framed -> EventFileWriter.append_record -> EventFile.append_record
+    FileWriter.add_event      tensorboardX -> EventFileWriter.add_event -> put -> EventFile.append
+    a plain scalar            -> EventFile.append_record, see `scalars`
 
-Everything that a tensorboardX or torch `SummaryWriter` writes takes this way, only the plain scalar takes a shorter
-one. The two classes keep the interface, and the private names that frameworks and tests touch, without the queue and
-the thread behind it.
+Both classes keep the methods, and the private names that frameworks and tests use, without tensorboardX's queue and
+thread.
+
+Invariant:
+- While a tool replaces `EventFileWriter.add_event`, every event passes through it.
 """
 
 from __future__ import annotations
@@ -27,21 +31,28 @@ _ADD_EVENT = _EventFileWriter.add_event
 
 
 def is_intercepted() -> bool:
-    """Whether a test or a tool has put itself into the way of all events, so that none may take a shorter one."""
+    """Return whether a test or a tool has replaced tensorboardX's `add_event`, to see every event."""
     return _EventFileWriter.add_event is not _ADD_EVENT
 
 
 class EventFileWriter(_EventFileWriter):
-    """Appends events to an event file of this worker."""
+    """Appends events to an event file of this worker.
+
+    Args:
+        worker: of this process.
+        sub: directory below the worker directory, "" for the worker directory itself.
+        suffix: appended to the names of event files.
+        purge_step: step from which TensorBoard hides what was logged in that directory; None to hide nothing.
+    """
 
     def __init__(self, worker: Worker, sub: str, suffix: str, purge_step: int | None) -> None:
         self._worker, self._sub = worker, sub
         self._closed = False
-        self._event_queue = self  # add_event puts into it
+        self._event_queue = self  # tensorboardX's add_event calls its `put`
         self.file: EventFile = worker.open(sub, suffix, purge_step)
 
     def get_logdir(self) -> str:
-        """The directory of the event files; takes a claim if there is none yet."""
+        """Return the directory of the event files; if this process has no claim yet, take one."""
         return os.path.join(self._worker.directory(), self._sub).rstrip(os.sep)
 
     @property
@@ -54,12 +65,12 @@ class EventFileWriter(_EventFileWriter):
 
     @property
     def _file_name(self) -> str:
-        """Whoever asks is going to read the file: it is made if nothing was logged yet."""
+        """Path of the event file, which is created now if nothing was logged yet, so that it can be read."""
         self.file.begin()
         return self.file.path
 
     def put(self, event: Any) -> None:
-        """Append an event."""
+        """Append an event, a protobuf."""
         self.file.append(event.SerializeToString())
         self._worker.keep_house_if_due()
 
@@ -69,34 +80,41 @@ class EventFileWriter(_EventFileWriter):
         self._worker.keep_house_if_due()
 
     def flush(self) -> None:
-        """Make it survive a power cut."""
+        """Make everything logged so far survive a power cut."""
         self.file.flush()
 
     def close(self) -> None:
-        """Nothing to drain; the worker seals its files when the last writer leaves."""
+        """Flush. The worker seals its files when its last writer closes."""
         self.flush()
 
     def reopen(self) -> None:
-        """Nothing was closed: events are taken at any time."""
+        """Do nothing: events are accepted at any time."""
 
 
 class FileWriter(_FileWriter):
-    """A FileWriter without an atexit hook, a queue or a thread."""
+    """tensorboardX's FileWriter without an atexit hook, a queue or a thread.
+
+    Args:
+        worker: of this process.
+        sub: directory below the worker directory, "" for the worker directory itself.
+        suffix: appended to the names of event files.
+        purge_step: step from which TensorBoard hides what was logged in that directory; None to hide nothing.
+    """
 
     def __init__(self, worker: Worker, sub: str = "", suffix: str = "", purge_step: int | None = None) -> None:
         self.event_writer = EventFileWriter(worker, sub, suffix, purge_step)
         self._default_metadata: dict[str, Any] = {}
 
     def add_event(self, event: Any, step: Any = None, walltime: float | None = None) -> None:
-        """Add an event; `tensorboard.compat` events are accepted (Lightning hands them over)."""
+        """Add an event, of tensorboardX's protobuf class or of `tensorboard.compat`, as Lightning passes it."""
         if not isinstance(event, event_pb2.Event):
             event = event_pb2.Event.FromString(event.SerializeToString())
         super().add_event(event, step, walltime)
 
     def add_summary(self, summary: Any, global_step: Any = None, walltime: float | None = None) -> None:
-        """Add a summary; `tensorboard.compat` summaries are accepted.
+        """Add a summary, of tensorboardX's protobuf class or of `tensorboard.compat`.
 
-        It is put into the event as bytes: as a message it would be copied, pictures and all.
+        The event is made from the bytes of the summary: tensorboardX would copy the message, images included.
         """
         if is_intercepted():
             super().add_summary(summary_pb2.Summary.FromString(summary.SerializeToString()), global_step, walltime)
@@ -111,7 +129,7 @@ class FileWriter(_FileWriter):
 
     @contextlib.contextmanager
     def use_metadata(self, *, global_step: Any = None, walltime: float | None = None) -> Iterator[FileWriter]:
-        """Step and wall time for what is added in the block without one; over also when the block raises."""
+        """Set default step and wall time (unix time in seconds) for the block; they end also when the block raises."""
         with super().use_metadata(global_step=global_step, walltime=walltime):
             try:
                 yield self

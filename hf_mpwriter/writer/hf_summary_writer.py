@@ -1,4 +1,4 @@
-"""`HFSummaryWriter`: huggingface_hub's signature and attributes on our `SummaryWriter`."""
+"""`HFSummaryWriter`: the signature and the attributes of huggingface_hub's class, on `SummaryWriter`."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from hf_mpwriter.writer.summary_writer import SummaryWriter
 class HFSummaryWriter(SummaryWriter):
     """huggingface_hub's HFSummaryWriter for many processes: the same arguments, the same attributes.
 
-    The event files are written at once, and delivered by a process that outlives crashes; the constructor asks
-    nothing of the network. Arguments are those of `SummaryWriter`.
+    Each record is written to disk at once. A process that outlives crashes uploads the event files. The constructor
+    sends no request. For the arguments and errors, see `SummaryWriter`.
 
     Attributes:
         logdir: the run directory, absolute.
-        repo_id: the repository; its full name once the first push has resolved it.
+        repo_id: the repository; with its namespace once the first push has resolved it.
         repo_type: model, dataset or space, None if it was not given.
         repo_revision: branch, None if it was not given.
-        scheduler: what huggingface_hub's CommitScheduler offers.
+        scheduler: the interface of huggingface_hub's CommitScheduler.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class HFSummaryWriter(SummaryWriter):
         self.repo_revision = repo_revision
         self._make_scheduler()
 
-    def _arrived(self) -> None:
+    def _on_arrival(self) -> None:
         self._make_scheduler()
 
     def _make_scheduler(self) -> None:
@@ -69,5 +69,5 @@ class HFSummaryWriter(SummaryWriter):
 
     @property
     def repo_id(self) -> str:
-        """The repository; its full name once the first push has resolved it."""
+        """The repository; with its namespace once the first push has resolved it."""
         return self.scheduler.repo_id

@@ -1,11 +1,19 @@
-"""`SummaryWriter`: a `tensorboardX.SummaryWriter` that loses nothing and may have a destination on the Hub.
+"""`SummaryWriter`: the interfaces of tensorboardX's and torch's class, with a destination on the Hub.
 
-This is the life of a writer: built, closed, used again, pickled. What it can log is in `adders`.
+    open        constructed: the process has joined the run; the first record creates the event file
+    closed      no event file is open; the next record opens a new one
+    pickled     its settings only: on arrival, the writer joins the run from the other process
+
+This module holds construction, closing and pickling; `add_methods` and `scalars` hold what can be logged.
+
+Invariant:
+- No file ever contains a token: a pickled writer keeps it only on the way to a process that is being started.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -29,29 +37,27 @@ from hf_mpwriter.worker.worker import Worker
 from hf_mpwriter.writer.add_methods import AddMethods
 from hf_mpwriter.writer.file_writer import FileWriter
 
-_PROCESS_STATE = (
-    "_worker",
-    "_user",
-    "_encoders",
-    "_groups",
-    "_exported",
-    "_purged",
-    "scheduler",
-)  # what does not travel in a pickle
+# attributes that belong to one process, and do not travel in a pickle
+_PROCESS_STATE = ("_worker", "_user", "_encoders", "_scalars_directories", "_exported", "_purged", "scheduler")
 
 
-def default_logdir(comment: str) -> str:
-    """Where a run goes that was given no logdir: the same for all ranks of a job, and after a requeue."""
-    rank = role.rank_of(os.environ)
-    name = role.job_name(os.environ, role.launch_time(rank), process.host_name())
+def default_logdir(comment: str, environ: Mapping[str, str] = os.environ) -> str:
+    """Return the logdir of a writer without one: the same for all ranks of a job, and after a requeue.
+
+    Args:
+        comment: appended.
+        environ: the environment, in which the launcher names the job.
+    """
+    rank = role.rank_of(environ)
+    name = role.job_name(environ, role.launch_time(rank), process.host_name())
     return os.path.join("runs", name + comment)
 
 
-def absolute(logdir: str | os.PathLike[str]) -> str:
-    """A logdir as it is used.
+def absolute_logdir(logdir: str | os.PathLike[str]) -> str:
+    """Return a logdir as an absolute path, with the home directory in place of "~".
 
     Raises:
-        LogdirError: it is a URL.
+        LogdirError: the logdir is a URL.
     """
     text = os.fspath(logdir)
     if "://" in text:
@@ -59,8 +65,24 @@ def absolute(logdir: str | os.PathLike[str]) -> str:
     return os.path.abspath(os.path.expanduser(text))
 
 
-def _step(purge_step: Any) -> int | None:
-    """As an int: a numpy number and a tensor are taken too."""
+def _checked_token(token: Any) -> str | None:
+    if token is not None and not isinstance(token, str):
+        raise SettingsError("token must be a string.", hint="None takes the one of `hf auth login` or HF_TOKEN.")
+    return token
+
+
+def _checked_memory_limit(limit: Any) -> int | None:
+    if limit is not None and (not isinstance(limit, int) or limit < 0):
+        raise SettingsError(f"memory_limit is {limit!r}.", hint="It is a number of bytes, 0 or more.")
+    return limit
+
+
+def _checked_step(purge_step: Any) -> int | None:
+    """Return a step as an int; numpy numbers and tensors are accepted too.
+
+    Raises:
+        SettingsError: it is a string, or does not fit into 64 bits.
+    """
     if purge_step is None:
         return None
     step = int(purge_step)
@@ -70,40 +92,41 @@ def _step(purge_step: Any) -> int | None:
 
 
 class SummaryWriter(AddMethods):
-    """Writes events for TensorBoard, in any number of processes; with `repo_id`, delivers them to the Hub.
+    """Writes events for TensorBoard from any number of processes; with `repo_id`, uploads them to the Hub.
 
     Args:
-        logdir: the run directory, shared by all processes of a run; made absolute. Default: `runs/<job>` where the
-            launcher names the job, else `runs/<date>_<host>`.
+        logdir: the run directory, shared by all processes of a run. Default: `runs/<job>` if the launcher names the
+            job, else `runs/<date>_<host>`.
         comment: appended to the default logdir.
-        purge_step: on resuming at this step, TensorBoard hides what was logged at this step and later.
-        max_queue: accepted and not needed; every record is written at once.
-        flush_secs: accepted and not needed, likewise.
+        purge_step: for a run that resumes at this step: TensorBoard hides what was logged at this step and later.
+        max_queue: accepted and ignored; every record is written at once.
+        flush_secs: accepted and ignored; every record is written at once.
         filename_suffix: appended to the names of event files.
-        write_to_disk: False makes a writer that writes nothing.
+        write_to_disk: if false, the writer writes nothing.
         log_dir: torch's name for `logdir`.
-        comet_config: accepted if it is disabled.
-        repo_id: repository on the Hub; None (the default) keeps the run local.
+        comet_config: accepted if it disables Comet.
+        repo_id: repository on the Hub; None keeps the run local.
         commit_every: minutes between two commits.
-        squash_history: whether to squash the branch after each commit of ours.
-        repo_type: model, dataset or space.
-        repo_revision: branch.
-        repo_private: visibility of a repository that has to be created; None leaves it to the Hub: public, unless
-            the organization's default is private.
-        path_in_repo: folder in the repository; the name of the run directory is appended.
-        repo_allow_patterns: patterns of the files of the run directory to upload, None for all; the default is event
-            files only.
+        squash_history: whether to squash the branch after each commit.
+        repo_type: model, dataset or space; None for model.
+        repo_revision: branch; None for main.
+        repo_private: visibility of a repository that is created. None leaves it to the Hub: public, unless the
+            organization has another default.
+        path_in_repo: folder in the repository, to which the name of the run directory is appended.
+        repo_allow_patterns: patterns of the files in the run directory to upload, None for all files; by default,
+            event files.
         repo_ignore_patterns: patterns of files to leave out.
-        token: for the Hub; None takes the one of the environment or of `hf auth login`.
-        exit_timeout: seconds that the end of the process may wait for the Hub.
+        token: for the Hub; None takes the token of the environment or of `hf auth login`.
+        exit_timeout: seconds that the end of the process may wait for the Hub; None for HF_MPWRITER_EXIT_TIMEOUT, or
+            60.
         memory_limit: bytes of records that this process keeps in memory while the disk refuses them, for all its
-            writers together; what is beyond is dropped and counted. Default: 16 MiB.
+            writers together. What exceeds it is dropped and counted. Default: 16 MiB.
 
     Raises:
-        SettingsError: a value is not valid.
+        SettingsError: an argument is not valid.
         LogdirError: the logdir cannot be used.
         SpoolFormatError: another version of hf_mpwriter wrote into this logdir.
-        DestinationError: the run directory is recorded for another destination.
+        DestinationError: this run directory is recorded for another destination.
     """
 
     def __init__(
@@ -134,37 +157,29 @@ class SummaryWriter(AddMethods):
         if not (comet_config or {"disabled": True}).get("disabled"):
             raise SettingsError("comet_config asks for Comet.", hint="hf_mpwriter does not log to Comet.")
         environment = Environment.read()
-        run_dir = absolute(logdir or log_dir or default_logdir(comment or ""))
-        waits = environment.exit_timeout if exit_timeout is None else exit_timeout
-        settings = Settings(
+        run_dir = absolute_logdir(logdir or log_dir or default_logdir(comment or ""))
+        timeout = environment.exit_timeout if exit_timeout is None else exit_timeout
+        self._settings = Settings(
             commit_every=commit_every,
             squash_history=bool(squash_history),
             private=repo_private,
             allow_patterns=None if repo_allow_patterns is None else patterns(repo_allow_patterns),
             ignore_patterns=patterns(repo_ignore_patterns),
-            exit_timeout=DEFAULT_EXIT_TIMEOUT if waits is None else waits,
+            exit_timeout=DEFAULT_EXIT_TIMEOUT if timeout is None else timeout,
         )
-        destination = None
+        self._destination: Destination | None = None
         if repo_id is not None:
             folder = "/".join(filter(None, [(path_in_repo or "").strip("/"), Path(run_dir).name]))
             endpoint, kind, branch = environment.endpoint, repo_type or "model", repo_revision or "main"
-            destination = Destination(endpoint, check_repo_id(repo_id), kind, branch, folder)
-        self._destination = destination
-        self._settings = settings
-        if token is not None and not isinstance(token, str):
-            raise SettingsError("token must be a string.", hint="None takes the one of `hf auth login` or HF_TOKEN.")
-        self._token = token
-        self._uploads = destination is not None and not environment.disabled
-        if memory_limit is not None and (not isinstance(memory_limit, int) or memory_limit < 0):
-            raise SettingsError(f"memory_limit is {memory_limit!r}.", hint="It is a number of bytes, 0 or more.")
-        self._memory_limit = memory_limit
-        purge_step = _step(purge_step)
-        self._start_adding()
+            self._destination = Destination(endpoint, check_repo_id(repo_id), kind, branch, folder)
+        self._uploads = self._destination is not None and not environment.disabled
+        self._token, self._memory_limit = _checked_token(token), _checked_memory_limit(memory_limit)
+        purge_step = _checked_step(purge_step)
+        self._reset_process_state()
         self._closed = False
-        self._purges = False
         if write_to_disk:
             self._worker = self._enter(run_dir)
-            self._purges = purge_step is not None and self._worker.accepts_purge(purge_step)
+            self._has_purge_step = purge_step is not None and self._worker.accepts_purge(purge_step)
         super().__init__(
             logdir=run_dir,
             comment=comment,
@@ -181,7 +196,7 @@ class SummaryWriter(AddMethods):
         return registry.enter(self._user, Spool(run_dir), destination, self._settings, self._token, limit, began=began)
 
     def _get_file_writer(self) -> Any:
-        """The default FileWriter; after `close` a new one, on a new event file."""
+        """Return the FileWriter of the worker directory; after `close` a new one, on a new event file."""
         if self._worker is None:
             if self.file_writer is None:
                 self.file_writer = DummyFileWriter(logdir=self.logdir)
@@ -191,13 +206,13 @@ class SummaryWriter(AddMethods):
             if self._closed:
                 self._worker.enter_again(self._user)
                 self._closed = False
-            file_writer = FileWriter(self._worker, "", self._filename_suffix, self._purge_of(""))
+            file_writer = FileWriter(self._worker, "", self._filename_suffix, self._take_purge_step(""))
             self.all_writers = {self.logdir: file_writer}
             self.file_writer = file_writer
-            return file_writer  # another thread may close at this moment
+            return file_writer  # self.file_writer may be None again, if another thread closes this writer
         return self.file_writer
 
-    # torch's names
+    # torch's attributes
 
     @property
     def log_dir(self) -> str:
@@ -206,7 +221,7 @@ class SummaryWriter(AddMethods):
 
     @property
     def max_queue(self) -> Any:
-        """As it was given; nothing is queued."""
+        """As it was given; there is no queue."""
         return self._max_queue
 
     @property
@@ -223,24 +238,24 @@ class SummaryWriter(AddMethods):
         """The run directory."""
         return str(self.logdir)
 
-    # to the Hub
+    # the Hub
 
     def push(self, wait: float = 0.0) -> bool:
-        """Ask for a push of what this process has logged so far.
+        """Request a push of what this process has logged so far.
 
         Args:
-            wait: seconds to wait for it.
+            wait: seconds to wait for its outcome.
 
         Returns:
-            Whether all of it is on the Hub.
+            Whether everything is on the Hub.
         """
         return self._worker is not None and self._worker.push(wait)
 
     def status(self) -> Status:
-        """How much of what this process has logged is on the Hub, and what went wrong last."""
+        """Return how much of what this process has logged is on the Hub, and why the last push failed."""
         return self._worker.status() if self._worker else Status()
 
-    # end
+    # the end
 
     def flush(self) -> None:
         """Make everything logged so far survive a power cut."""
@@ -248,10 +263,10 @@ class SummaryWriter(AddMethods):
             self._worker.flush()
 
     def close(self, wait: bool = False) -> None:
-        """Seal the event files and ask for a push.
+        """Seal the event files and request a push. The next call of an `add_*` method opens a new event file.
 
         Args:
-            wait: whether to wait, for at most `exit_timeout` seconds, until everything is on the Hub.
+            wait: whether to wait, at most `exit_timeout` seconds, until everything is on the Hub.
         """
         if not self._closed:
             self._closed = True
@@ -262,11 +277,11 @@ class SummaryWriter(AddMethods):
             self._worker.wait()
 
     def __enter__(self) -> Self:
-        """The writer itself."""
+        """Return the writer."""
         return self
 
     def __exit__(self, exc_type: object, *_: object) -> None:
-        """Close; with a destination, wait until everything is on the Hub. An exception of the user's goes on."""
+        """Close; with a destination, wait until everything is on the Hub. An exception of the block propagates."""
         try:
             self.close(wait=True)
         except KeyboardInterrupt:
@@ -275,35 +290,35 @@ class SummaryWriter(AddMethods):
 
     @property
     def dropped(self) -> int:
-        """Records that the disk refused for good."""
+        """Number of records that were dropped because the disk refused them."""
         return self._worker.dropped if self._worker else 0
 
-    def _arrived(self) -> None:
-        """Called where a pickled writer has come to life again."""
+    def _on_arrival(self) -> None:
+        """Complete a writer that arrived in a pickle; for subclasses."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A writer travels as its settings and opens its own file on arrival."""
+        """Pickle the settings; on arrival, the writer opens an event file of its own."""
         state = {name: value for name, value in self.__dict__.items() if name not in _PROCESS_STATE}
         state |= {"file_writer": None, "all_writers": None, "_closed": False}
         state["_attempt_began"] = self._worker.began if self._worker else None
-        if not spawning():
-            state["_token"] = None  # a token is never in a file
-        return _arrive, (type(self), state)
+        if not is_spawning():
+            state["_token"] = None  # this pickle may be written to a file
+        return _unpickle, (type(self), state)
 
 
-def _arrive(cls: type[SummaryWriter], state: dict[str, Any]) -> SummaryWriter:
+def _unpickle(cls: type[SummaryWriter], state: dict[str, Any]) -> SummaryWriter:
     writer = cls.__new__(cls)
     writer.__dict__.update(state)
-    writer._start_adding()
+    writer._reset_process_state()
     if writer._write_to_disk:
         writer._worker = writer._enter(writer.logdir, began=writer._attempt_began)
     writer.all_writers = {}
-    writer._arrived()
+    writer._on_arrival()
     return writer
 
 
-def spawning() -> bool:
-    """Whether a process is being started right now, so that a pickle goes to it and nowhere else."""
+def is_spawning() -> bool:
+    """Return whether multiprocessing is starting a process right now, which is then the only reader of a pickle."""
     from multiprocessing import context
 
     return context.get_spawning_popen() is not None

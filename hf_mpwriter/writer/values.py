@@ -1,8 +1,8 @@
-"""Values: what users hand to `add_*`, as numbers and arrays that tensorboardX can encode.
+"""Values that users log, as numbers and arrays that tensorboardX can encode.
 
-torch's writer takes more than tensorboardX's: bfloat16 and the 8-bit floats, which numpy does not know, Decimals,
-numbers in strings, integers beyond 64 bits. Here they are brought to a form that both take. torch is never imported:
-whoever has a tensor has loaded it.
+torch's writer accepts more types than tensorboardX's: bfloat16 and the 8-bit floats, which numpy lacks, Decimals,
+numbers in strings, and integers beyond 64 bits. These functions convert them. They never import torch: a program that
+has a tensor has loaded it.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import numpy as np
 
 
 def as_number(value: Any) -> float | None:
-    """The value as a float; None if it is not plainly one number, which leaves the complaint to tensorboardX.
+    """Return the value as a float; None if it is not exactly one number, so that tensorboardX raises its own error.
 
     Args:
         value: a Python or numpy number, a Decimal, a number in a string, a tensor or an array of one element.
 
     Raises:
-        ValueError: a string that is no number.
+        ValueError: the value is a string that is no number.
     """
     if isinstance(value, (int, np.number, numbers.Number, str)) and not isinstance(value, complex):
         try:
@@ -40,14 +40,14 @@ def as_number(value: Any) -> float | None:
 
 
 def as_python(value: Any) -> Any:
-    """A numpy or tensor scalar as a Python one, anything else as it is: hyperparameters keep their type."""
+    """Return a numpy or tensor scalar as a Python one, so that it keeps its type; other values unchanged."""
     if _is_meta(value):
         return math.nan
     return value.item() if isinstance(value, np.generic) or (_is_tensor(value) and value.numel() == 1) else value
 
 
 def plain(value: Any) -> Any:
-    """A tensor of a type that numpy does not know as float32, lists of them likewise; anything else as it is."""
+    """Return a tensor of a type that numpy lacks as float32, also within a list; other values unchanged."""
     if isinstance(value, list):
         return [plain(one) for one in value] if any(map(_is_tensor, value)) else value
     if not _is_tensor(value):
@@ -59,7 +59,7 @@ def plain(value: Any) -> Any:
 
 
 def sound(samples: Any) -> Any:
-    """Samples of shape (L, C): torch's (1, L), and whatever has more dimensions of size 1, as one channel."""
+    """Return samples of shape (L, C); torch's (1, L), and shapes with more dimensions of size 1, become one channel."""
     shape = tuple(getattr(samples, "shape", ()))
     if len(shape) < 2 or (len(shape) == 2 and shape[1] in (1, 2)):
         return samples
@@ -68,7 +68,7 @@ def sound(samples: Any) -> Any:
 
 
 def square(images: Any) -> Any:
-    """Images of shape (N, C, H, W), filled up with black to the larger of H and W; None and squares as they are."""
+    """Pad images of shape (N, C, H, W) with black to the larger of H and W; return None and squares unchanged."""
     if images is None or len(images.shape) != 4 or images.shape[2] == images.shape[3]:
         return images
     array = np.asarray(images.detach().cpu() if _is_tensor(images) else images)
@@ -83,5 +83,5 @@ def _is_tensor(value: Any) -> bool:
 
 
 def _is_meta(value: Any) -> bool:
-    """Whether a tensor has a shape and no content, as in a dry run."""
+    """Return whether this is a tensor on the meta device: a shape without values, as in a dry run."""
     return getattr(getattr(value, "device", None), "type", "") == "meta"

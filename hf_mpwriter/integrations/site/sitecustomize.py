@@ -1,4 +1,8 @@
-"""Runs at each start of Python below `hf-mpwriter run --patch`, which puts this directory into PYTHONPATH."""
+"""Call `hf_mpwriter.patch()` at the start of every Python process below `hf-mpwriter run --patch`.
+
+The command puts this directory first into PYTHONPATH. A `sitecustomize` of the user, which this one hides, runs after
+it.
+"""
 
 import os
 import sys
@@ -14,7 +18,7 @@ else:
 
 ours = sys.modules.pop("sitecustomize", None)
 try:
-    import sitecustomize  # noqa: F401 - the one that this one stands before
+    import sitecustomize  # noqa: F401 - the one of the user
 except ImportError:
     pass
 finally:

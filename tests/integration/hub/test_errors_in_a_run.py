@@ -127,7 +127,7 @@ def test_a_file_that_the_hub_refuses_is_found_and_named_and_the_others_arrive(hu
     done = sync(run_dir, "--repo-id", "me/run", "--path-in-repo", "tensorboard")
     assert done.returncode == 1
     assert "413" in done.stderr
-    assert f"refused: {names[0]}" in status(run_dir)
+    assert f"quarantined: {names[0]}" in status(run_dir)
     there = hub.store.tree("model", "me/run", "main")
     assert [f"tensorboard/exp1/{name}" in there for name in names] == [False, True]
     hub.clear_faults()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
+from programs import succeed
 from repository import README
 from runs import run
 
@@ -40,3 +42,31 @@ def test_a_run_without_destination_asks_for_one(tmp_path):
     assert "--repo-id NAME" in run("sync", tmp_path).output
     assert "no destination" in run("verify", tmp_path).output
     assert "local only" in run("status", tmp_path).output
+
+
+def test_the_json_of_status_has_the_keys_that_are_documented(tmp_path):
+    """Other programs read it."""
+    Spool(str(tmp_path)).create()
+    status = json.loads(run("status", tmp_path, "--json").output)
+    assert list(status) == ["logdir", "destination", "uploader", "workers", "files", "quarantined", "dropped"]
+    assert {"phase", "pid", "alive", "beat", "reason", "hint", "failures"} <= set(status["uploader"])
+
+
+LOADED = """
+import sys
+import hf_mpwriter.cli.main
+print(*{name.split(".")[1] for name in sys.modules if name.startswith("hf_mpwriter.")})
+"""
+
+
+def test_the_local_hub_the_demo_and_the_oracle_load_only_for_their_commands():
+    """An installation without their extras has all other commands."""
+    assert {"localhub", "demo", "testing", "push"} & {*succeed(LOADED).split()} == set()
+
+
+def test_an_error_of_the_package_is_one_line(tmp_path):
+    """No traceback, exit code 1."""
+    Spool(str(tmp_path)).create()
+    result = run("sync", tmp_path, "--repo-id", "not valid")
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: repo_id 'not valid' is not valid.")

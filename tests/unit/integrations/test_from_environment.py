@@ -17,7 +17,7 @@ FRAMEWORKS = sorted(integrations.MINIMUM)
 
 
 def test_the_minimum_versions_are_those_of_the_extras():
-    """Whoever installs an extra gets a version that is accepted."""
+    """An extra installs versions that are accepted."""
     parser = configparser.ConfigParser()
     parser.read(Path(hf_mpwriter.__file__).parent.parent / "setup.cfg")
     extras = parser["options.extras_require"]
@@ -78,7 +78,7 @@ def test_what_is_given_comes_before_the_environment(options, environ, expected):
 
 
 def test_a_run_without_a_destination_is_refused():
-    """It would stay on this disk, and nobody would know; HF_MPWRITER_DISABLED asks for that."""
+    """It would stay on this disk without notice; HF_MPWRITER_DISABLED asks for that."""
     with pytest.raises(SettingsError, match=r"No repository is named.*HF_MPWRITER_REPO_ID"):
         with_destination({}, {})
 

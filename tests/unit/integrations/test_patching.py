@@ -30,7 +30,7 @@ def test_patching_imports_nothing():
     assert succeed(source).strip() == "set()"
 
 
-def test_our_writers_load_whoever_comes_first():
+def test_our_writers_load_in_either_order():
     """They are built on tensorboardX, whose name is resolved to them."""
     for first in ("from hf_mpwriter import SummaryWriter", "from tensorboardX import SummaryWriter"):
         source = f"import hf_mpwriter\nhf_mpwriter.patch()\n{first}\nimport tensorboardX\n"
@@ -69,7 +69,7 @@ def test_torch_hands_out_ours_and_its_own_writers_go_on(monkeypatch, tmp_path):
     assert len(list(tmp_path.rglob("trial/*tfevents*"))) == 1
 
 
-def test_whoever_replaces_the_name_too_has_the_last_word():
+def test_a_tool_that_replaces_the_name_later_has_the_last_word():
     """Another tool that patches is not undone by `unpatch`, and finds what it has put there."""
     source = """
 import hf_mpwriter, tensorboardX
@@ -161,7 +161,7 @@ def test_what_cannot_be_run_is_told_in_one_line(arguments, told, tmp_path, monke
     assert "Traceback" not in result.stderr
 
 
-def test_whoever_names_no_repository_is_told():
+def test_a_missing_repository_is_reported():
     """The run would stay on this disk; a program that names one itself is as good."""
     result = run_python("from hf_mpwriter.cli.main import main\nmain(['run', '--patch', '--', 'true'])")
     assert result.returncode == 0

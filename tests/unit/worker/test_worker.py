@@ -55,7 +55,7 @@ def test_what_is_dropped_stands_on_the_card_while_the_worker_lives(run_dir):
     writer._worker.keep_house()
     (member,) = Members(Spool(str(run_dir))).all()
     assert (member.alive, member.dropped, writer.dropped) == (True, 3, 3)
-    assert "lost: 3 records of main" in run("status", run_dir).stdout
+    assert "dropped: 3 records of main" in run("status", run_dir).stdout
     writer.flush()
     writer.add_scalar("a", 1.0, 3)
     writer.close()

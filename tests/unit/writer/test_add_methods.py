@@ -17,7 +17,7 @@ from support import events
 
 from hf_mpwriter import SummaryWriter
 from hf_mpwriter.events import framing
-from hf_mpwriter.writer import add_methods
+from hf_mpwriter.writer import scalars
 
 
 @pytest.mark.parametrize(("name", "call"), CALLS, ids=[f"{n}-{name}" for n, (name, _) in enumerate(CALLS)])
@@ -191,7 +191,7 @@ def test_directories_of_add_scalars_stay_where_they_belong(tmp_path):
     assert not [path for path in found if ".hf_mpwriter" in path.parts]
 
 
-def test_whoever_patches_add_event_sees_every_event(tmp_path, monkeypatch):
+def test_a_tool_that_patches_add_event_sees_every_event(tmp_path, monkeypatch):
     """Upstream's own tests do so; then a scalar takes no shorter way."""
     seen = []
     monkeypatch.setattr("tensorboardX.event_file_writer.EventFileWriter.add_event", lambda _, event: seen.append(event))
@@ -217,7 +217,7 @@ def test_default_metadata_is_over_after_an_exception(tmp_path):
 
 def test_the_encoders_of_many_tags_are_bounded(tmp_path, monkeypatch):
     """A new tag at every call is no growth."""
-    monkeypatch.setattr(add_methods, "TAGS_KEPT", 10)
+    monkeypatch.setattr(scalars, "TAGS_KEPT", 10)
     with SummaryWriter(tmp_path) as writer:
         for n in range(100):
             writer.add_scalar(f"tag{n}", n, n)

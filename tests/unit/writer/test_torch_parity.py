@@ -49,7 +49,7 @@ def test_every_public_method_of_both_libraries_is_compared_byte_for_byte_or_test
 
 @pytest.mark.parametrize("name", TORCH_CALLS)
 def test_a_method_writes_the_bytes_of_tensorboardx_for_tensors_too(tmp_path, frozen, name):
-    """As in test_adders, with what needs torch."""
+    """As in test_add_methods, for what needs torch."""
     with tensorboardX.SummaryWriter(str(tmp_path / "theirs")) as theirs, SummaryWriter(tmp_path / "ours") as ours:
         for writer in (theirs, ours):
             TORCH_CALLS[name](writer)

@@ -1,0 +1,86 @@
+"""`hf-mpwriter hub` and `hf-mpwriter demo`: a Hub on this machine, to rehearse against.
+
+Both need packages of an extra, so `localhub` and `demo` are imported only when a command needs them.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+
+class HubCommand(click.Command):
+    """Append the grammar of faults to the help, and import it only then."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the grammar, line by line as it is."""
+        from hf_mpwriter.localhub.server.faults import GRAMMAR
+
+        self.epilog = f"\b\n{GRAMMAR}"
+        super().format_epilog(ctx, formatter)
+
+
+@click.command("hub", cls=HubCommand)
+@click.option("--root", type=click.Path(path_type=Path), required=True, help="Folder in which the Hub keeps its data.")
+@click.option("--port", type=int, default=8765, show_default=True, help="Port on 127.0.0.1; 0 picks a free one.")
+@click.option("--no-xet", is_flag=True, help="Offer plain LFS only.")
+@click.option("--discard", is_flag=True, help="Verify uploaded content and discard it, for long measurements.")
+@click.option("--commits-per-hour", type=int, default=0, help="Limit per repository; 0: unlimited.")
+@click.option("--requests-per-5min", type=int, default=0, help="Limit of requests to the API; 0: unlimited.")
+@click.option("--busy", is_flag=True, help="Refuse a commit (409) while another to its repository is in progress.")
+@click.option("--fault", "faults", multiple=True, metavar="FAULT", help="Make requests fail; repeatable, see below.")
+def serve_hub(
+    root: Path,
+    port: int,
+    commits_per_hour: int,
+    requests_per_5min: int,
+    faults: tuple[str, ...],
+    *,
+    no_xet: bool,
+    discard: bool,
+    busy: bool,
+) -> None:
+    """Serve a Hub on this machine: set HF_ENDPOINT to it and rehearse.
+
+    It answers the real huggingface_hub client, on 127.0.0.1 only. If HF_MPWRITER_LOCALHUB_TOKEN is set, every request
+    needs that token. A token in HF_MPWRITER_LOCALHUB_READ_TOKEN may only read.
+    """
+    try:
+        from hf_mpwriter.localhub import serve
+    except ImportError as error:
+        raise _missing_extra("The local Hub", "localhub", error) from error
+    from hf_mpwriter.localhub.server.accounts import Tokens
+    from hf_mpwriter.localhub.server.faults import FaultError, parse
+    from hf_mpwriter.localhub.server.limits import HubLimits
+
+    try:
+        parsed = [parse(fault) for fault in faults]
+    except FaultError as error:
+        raise click.ClickException(str(error)) from error
+    limits = HubLimits(commits_per_hour, requests_per_5min, busy)
+    serve(root, port, tokens=Tokens.take(os.environ), limits=limits, xet=not no_xet, discard=discard, faults=parsed)
+
+
+@click.command("demo")
+@click.option("--dir", "directory", type=click.Path(path_type=Path), help="Folder for everything; default: a new one.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Chooses which worker is killed.")
+@click.option("--steps", type=int, default=400, show_default=True, help="Training steps of each worker.")
+def run_demo(directory: Path | None, seed: int, steps: int) -> None:
+    """Train against a local Hub, crash, resume, and count every event.
+
+    Starts a Hub on this machine and trains a small network on scikit-learn's handwritten digits in four processes.
+    Each has a learning rate of its own and logs scalars, histograms, images and text. Half-way, kills one worker and
+    the uploader with SIGKILL and starts the worker again. At the end, checks every event against the Hub. Nothing
+    leaves this machine.
+    """
+    try:
+        from hf_mpwriter.demo import run
+    except ImportError as error:
+        raise _missing_extra("The demo", "demo", error) from error
+    raise SystemExit(run(directory, seed, steps))
+
+
+def _missing_extra(what: str, extra: str, error: ImportError) -> click.ClickException:
+    return click.ClickException(f"{what} needs more packages: pip install 'hf-mpwriter[{extra}]' ({error})")

@@ -1,0 +1,92 @@
+"""`hf-mpwriter sync`: upload what is missing on the Hub, through an uploader, and wait for it.
+
+The command joins the run as an observer: a member file without a claim, which requests a push of all files. It
+believes only a ledger that was compared with the Hub after the request.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import closing
+from pathlib import Path
+
+import click
+
+from hf_mpwriter.base.settings import Destination, Environment
+from hf_mpwriter.cli.logdir import existing_spool, logdir_argument, newest_settings
+from hf_mpwriter.cli.output import UploadBar
+from hf_mpwriter.snapshot import attachments
+from hf_mpwriter.snapshot.event_files import EventFileScan
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.members import OBSERVER, MemberFile, Members
+from hf_mpwriter.spool.progress import Progress, size_text, wait
+from hf_mpwriter.system.process import Process
+from hf_mpwriter.worker.election import Election
+
+
+@click.command("sync")
+@logdir_argument
+@click.option("--repo-id", help="Repository, for a run that was local so far.")
+@click.option("--repo-type", default="model", show_default=True, help="model, dataset or space; with --repo-id.")
+@click.option("--revision", default="main", show_default=True, help="Branch; with --repo-id.")
+@click.option(
+    "--path-in-repo",
+    default="tensorboard",
+    show_default=True,
+    help="Folder in the repository, to which the name of LOGDIR is appended; with --repo-id.",
+)
+@click.option("--timeout", type=float, help="Seconds to wait; default: until everything is on the Hub.")
+def sync_run(
+    logdir: Path, repo_id: str | None, repo_type: str, revision: str, path_in_repo: str, timeout: float | None
+) -> None:
+    """Upload what is missing of LOGDIR on the Hub, and wait for it.
+
+    Asks the Hub what it holds, and sends only the rest. Run it during training or after a crash, as often as you like.
+    """
+    spool = existing_spool(logdir)
+    destination = spool.destination()
+    if repo_id is not None:
+        folder = "/".join(filter(None, [path_in_repo.strip("/"), Path(spool.run_dir).name]))
+        destination = Destination(Environment.read().endpoint, repo_id, repo_type, revision, folder)
+        spool.record_destination(destination)
+    if destination is None:
+        raise click.ClickException(f"{logdir} has no destination yet. Set it: hf-mpwriter sync {logdir} --repo-id NAME")
+    lengths, missing = _request_and_wait(spool, math.inf if timeout is None else timeout)
+    if missing:
+        progress = Progress(spool)
+        reason = "; ".join(progress.refused(missing).values()) or progress.uploader().reason
+        raise click.ClickException(f"{size_text(sum(missing.values()))} are not on the Hub yet. {reason}".rstrip())
+    click.echo(f"All {size_text(sum(lengths.values()))} of {spool.run_dir} are on the Hub: {destination}")
+
+
+def _request_and_wait(spool: Spool, timeout: float) -> tuple[dict[str, int], dict[str, int]]:
+    """Request a push of all files and wait for it, at most `timeout` seconds.
+
+    Returns:
+        Bytes of all files, per path, and those of them that are missing on the Hub at the end.
+    """
+    ledger = Progress(spool).ledger()
+    checked = ledger.checked if ledger else 0.0
+    settings = newest_settings(Members(spool).all(), ledger)
+    lengths = {file.path: file.length for file in EventFileScan(spool.run_dir).files(settings.allows, tuple)}
+    lengths |= attachments.sizes(spool.run_dir, settings.allows)
+    member_file = MemberFile(spool, OBSERVER, Process.current(), settings)
+    try:
+        member_file.write({"want": lengths})
+        return lengths, _wait_with_bar(spool, lengths, timeout, checked)
+    finally:
+        member_file.leave(dropped=0)
+
+
+def _wait_with_bar(spool: Spool, lengths: dict[str, int], timeout: float, checked: float) -> dict[str, int]:
+    progress, election = Progress(spool), Election(spool)
+    missing = progress.missing(lengths)
+    with closing(UploadBar(sum(lengths.values()), sum(missing.values()))) as bar:
+
+        def show(missing: dict[str, int]) -> None:
+            bar.update(sum(missing.values()))
+            bar.show_failure(progress.uploader())
+
+        missing = wait(progress, lengths, timeout, election.ensure_uploader, show, since=checked)
+        bar.update(sum(missing.values()))
+    return missing

@@ -1,0 +1,201 @@
+"""Scalars: the shortest way from a call to an event file.
+
+    add_scalar     ScalarEncoder.record -> EventFile.append_record
+    add_scalars    the same for each line of a plot, into the directory <worker directory>/<main_tag>/<tag>/
+    both, with a display name, as a tensor, without an encoder, or while a tool intercepts events:
+                   a protobuf -> FileWriter.add_summary
+
+Invariants:
+- A plain scalar is encoded by hand, byte-identical to the protobuf.
+- Nothing that was logged stays in memory: only the encoders of TAGS_KEPT tags, and a few facts per directory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from typing import Any
+
+from tensorboardX.summary import _clean_tag, scalar
+from tensorboardX.writer import DummyFileWriter
+from tensorboardX.writer import SummaryWriter as _SummaryWriter
+
+from hf_mpwriter.base.names import sub_directory
+from hf_mpwriter.events.framing import ScalarEncoder
+from hf_mpwriter.worker.worker import Worker
+from hf_mpwriter.writer import file_writer as file_writer_module
+from hf_mpwriter.writer import summaries
+from hf_mpwriter.writer.file_writer import FileWriter
+from hf_mpwriter.writer.values import as_number
+
+TAGS_KEPT = 4096  # tags whose encoder a writer keeps
+
+
+class ScalarMethods(_SummaryWriter):
+    """`add_scalar`, `add_scalars` and `export_scalars_to_json`, and the FileWriters of all directories."""
+
+    _worker: Worker | None = None
+    _has_purge_step = False
+    file_writer: Any
+    all_writers: Any
+
+    def _reset_process_state(self) -> None:
+        """Forget what belongs to one process; called by the constructor, and where a pickled writer arrives."""
+        self._user = object()  # represents this writer among the users of its worker
+        self._encoders: dict[str, ScalarEncoder] = {}  # per tag
+        self._scalars_directories: set[str] = set()  # directories of add_scalars
+        self._exported: dict[str, int] = {}  # events of the last export, per path
+        self._purged: set[str] = set()  # directories
+
+    def _take_purge_step(self, sub: str) -> int | None:
+        """Return the step from which a directory is purged: for each directory once in the life of a writer."""
+        if not self._has_purge_step or sub in self._purged:
+            return None
+        self._purged.add(sub)
+        step: int = self.purge_step
+        return step
+
+    def _directory_writer(self, sub: str) -> Any:
+        """Return the FileWriter of a directory below the worker directory; "" is the worker directory itself."""
+        main = self._get_file_writer()
+        if not sub:
+            return main
+        writers = self.all_writers
+        if writers is None:  # another thread is closing this writer
+            return self._new_directory_writer(sub)
+        key = os.path.join(self.logdir, sub)
+        if key not in writers:
+            writers[key] = self._new_directory_writer(sub)
+        return writers[key]
+
+    def _new_directory_writer(self, sub: str) -> Any:
+        if self._worker is None:
+            return DummyFileWriter(logdir=os.path.join(self.logdir, sub))
+        return FileWriter(self._worker, sub, self._filename_suffix, self._take_purge_step(sub))
+
+    def add_scalar(
+        self,
+        tag: str,
+        scalar_value: Any,
+        global_step: Any = None,
+        walltime: float | None = None,
+        display_name: str | bool = "",
+        summary_description: str | bool = "",
+        *,
+        new_style: bool = False,
+        double_precision: bool = False,
+    ) -> None:
+        """Add a scalar.
+
+        Args:
+            tag: its name.
+            scalar_value: a Python or numpy number, a Decimal, a number in a string, a tensor or array of one element.
+            global_step: step.
+            walltime: unix time in seconds, None for now.
+            display_name: title of the plot; a bool is torch's `new_style`.
+            summary_description: text behind the information icon of the plot; a bool is torch's `double_precision`.
+            new_style: whether to use the tensor field.
+            double_precision: with `new_style`, whether to keep a float64; a classic scalar is a float32.
+
+        Raises:
+            ValueError: the step does not fit into 64 bits, or a string is no number.
+        """
+        file_writer, worker = self.file_writer or self._get_file_writer(), self._worker
+        value = scalar_value if type(scalar_value) is float else as_number(scalar_value)
+        special = (
+            display_name or summary_description or new_style or walltime == 0 or file_writer_module.is_intercepted()
+        )
+        if special or value is None or worker is None or file_writer._default_metadata:
+            summary = _special_summary(
+                tag,
+                scalar_value if value is None else value,
+                display_name,
+                summary_description,
+                new_style=new_style,
+                double_precision=double_precision,
+            )
+            file_writer.add_summary(summary, global_step, walltime)
+            return
+        encoder = self._encoders.get(tag) or self._new_encoder(tag)
+        step = global_step if global_step is None or type(global_step) is int else int(global_step)
+        now = time.time() if walltime is None else walltime
+        file_writer.event_writer.file.append_record(encoder.record(now, step, value))
+        if time.monotonic() >= worker.next_housekeeping:
+            worker.keep_house()
+
+    def _new_encoder(self, tag: str) -> ScalarEncoder:
+        if len(self._encoders) >= TAGS_KEPT:
+            self._encoders.clear()
+        encoder = self._encoders[tag] = ScalarEncoder(_clean_tag(tag) or "")
+        return encoder
+
+    def add_scalars(
+        self,
+        main_tag: str,
+        tag_scalar_dict: dict[str, Any],
+        global_step: Any = None,
+        walltime: float | None = None,
+    ) -> None:
+        """Add several scalars to one plot, each in a run of its own at `<main_tag>/<tag>/`.
+
+        Args:
+            main_tag: name of the plot.
+            tag_scalar_dict: value per tag, as in `add_scalar`.
+            global_step: step.
+            walltime: unix time in seconds, None for now.
+        """
+        defaults = self._get_file_writer()._default_metadata if self._worker else {}
+        step = defaults.get("global_step") if global_step is None else global_step
+        now = defaults.get("walltime") if walltime is None else walltime
+        now = time.time() if now is None else now
+        for tag, value in tag_scalar_dict.items():
+            self._scalars_directories.add(sub := sub_directory(main_tag, tag))
+            self._add_to_directory(self._directory_writer(sub), main_tag, value, step, now)
+
+    def _add_to_directory(self, file_writer: Any, tag: str, value: Any, step: Any, walltime: float) -> None:
+        """Add a scalar to the event file of a directory below the worker directory."""
+        number = as_number(value)
+        if number is None or not walltime or self._worker is None or file_writer_module.is_intercepted():
+            summary = scalar(tag, value) if number is None else summaries.scalar(tag, number)
+            file_writer.add_summary(summary, step, walltime)
+            return
+        encoder = self._encoders.get(tag) or self._new_encoder(tag)
+        record = encoder.record(walltime, None if step is None else int(step), number)
+        file_writer.event_writer.append_record(record)
+
+    def export_scalars_to_json(self, path: str | os.PathLike[str]) -> None:
+        """Write what `add_scalars` logged since the last export: `{directory: [[time, step, value], ...], ...}`.
+
+        Reads the event files of this process, because nothing is kept in memory. They hold float32 values, and 0 where
+        no step was given.
+
+        Args:
+            path: of the JSON file.
+        """
+        found: dict[str, list[list[float]]] = {}
+        if (worker := self._worker) is not None:
+            for sub in sorted(self._scalars_directories):
+                directory = os.path.join(worker.directory(), sub)
+                found[directory] = summaries.read_scalars(worker.segments(sub), self._exported)
+        with open(path, "w", encoding="utf-8") as file:
+            json.dump(found, file)
+
+
+def _special_summary(
+    tag: str,
+    value: Any,
+    display_name: str | bool,
+    summary_description: str | bool,
+    *,
+    new_style: bool,
+    double_precision: bool,
+) -> Any:
+    """Return the summary of a scalar that is not encoded by hand; see `ScalarMethods.add_scalar`."""
+    if (number := as_number(value)) is None:
+        number = scalar(tag, value).value[0].simple_value
+    title, description = (text if isinstance(text, str) else "" for text in (display_name, summary_description))
+    if new_style or (display_name and not title):
+        double_precision = double_precision or bool(summary_description and not description)
+        return summaries.scalar_tensor(tag, number, double_precision=double_precision)
+    return summaries.scalar(tag, number, title, description)

@@ -1,0 +1,53 @@
+"""The lines that the commands print."""
+
+from __future__ import annotations
+
+import pytest
+
+from hf_mpwriter.base.files import LocalFile
+from hf_mpwriter.cli.output import UploadBar, file_line, printable, uploader_line
+from hf_mpwriter.spool.status import UploaderStatus
+
+NOW = 1_700_000_000.0
+
+
+@pytest.mark.parametrize(
+    ("status", "alive", "line"),
+    [
+        (UploaderStatus(), False, "no uploader runs"),
+        (UploaderStatus(phase="left", beat=NOW), False, "no uploader runs"),
+        (UploaderStatus(phase="idle", beat=NOW - 3), True, "uploader 0 is idle, last seen 3 s ago"),
+        (
+            UploaderStatus(phase="waiting", beat=NOW, failures=1, reason="It is down.", hint="Wait."),
+            True,
+            "uploader 0 is waiting, last seen 0 s ago; 1 failure: It is down. Wait.",
+        ),
+        (UploaderStatus(failures=2, reason="It is down."), False, "no uploader runs; 2 failures in a row: It is down."),
+    ],
+)
+def test_a_line_about_an_uploader_says_what_it_does_and_what_holds_it_up(status, alive, line):
+    """The failures of an uploader that has left are shown too."""
+    assert uploader_line(status, NOW, alive=alive) == line
+
+
+def test_an_uploader_that_is_silent_is_shown_as_such():
+    """Its phase is what it wrote last, and says nothing of now."""
+    assert "has said nothing for" in uploader_line(UploaderStatus(phase="idle", beat=NOW - 3600), NOW, alive=True)
+
+
+def test_a_name_that_is_no_text_is_escaped():
+    """A terminal that wants UTF-8 would end the command with a traceback."""
+    assert printable("a\udcff") == "a\\udcff"
+    assert file_line(LocalFile("a\udcff", 2000, growing=True), 1000) == "     1.0 kB of    2.0 kB  a\\udcff (growing)"
+
+
+def test_the_bar_never_goes_back_and_shows_each_failure_once(capsys):
+    """While it waits, the ledger may be believed less than before."""
+    bar = UploadBar(100, 60)
+    for missing in (30, 100):
+        bar.update(missing)
+        bar.show_failure(UploaderStatus(failures=1, reason="It is down."))
+    bar.close()
+    shown = capsys.readouterr()
+    assert shown.out.count("not yet: It is down.") == 1
+    assert "70.0/100" in shown.err.splitlines()[-1].rpartition("\r")[2]
