@@ -207,8 +207,8 @@ class AddMethods(_SummaryWriter):
         found: dict[str, list[list[float]]] = {}
         if (worker := self._worker) is not None:
             for sub in sorted(self._groups):
-                directory = os.path.join(worker.directory(), sub)
-                found[directory] = summaries.read_scalars(worker.segments(sub), self._exported)
+                directory = os.path.join(worker.files.directory(), sub)
+                found[directory] = summaries.read_scalars(worker.files.segments(sub), self._exported)
         with open(path, "w", encoding="utf-8") as file:
             json.dump(found, file)
 
@@ -257,7 +257,7 @@ class AddMethods(_SummaryWriter):
         if not given:  # a search makes thousands of them, each under a name that nobody else has
             (self.all_writers or {}).pop(os.path.join(self.logdir, sub), None)
         if self._worker is not None and sub:
-            self._worker.finish(sub, self._filename_suffix, forget=not given)
+            self._worker.files.finish(sub, self._filename_suffix, forget=not given)
 
     def _directory_of_trial(self, name: str) -> str:
         """Relative; an absolute path inside the run directory, such as `log_dir`, is meant as it is."""
@@ -401,7 +401,7 @@ class AddMethods(_SummaryWriter):
         except OSError as error:
             logger.warning("%s: the disk refuses an embedding: %s", self.logdir, error.strerror or error)
             if self._worker is not None:
-                self._worker.lose(1)
+                self._worker.files.count_lost(1)
         else:
             if self._worker is not None:
-                self._worker.logged()
+                self._worker.note_logged()

@@ -126,11 +126,11 @@ class CommitScheduler:
 
     def trigger(self) -> Future[str | None]:
         """Ask for a push of what this process has logged so far; returns at once."""
-        if self._worker.stopped:
+        if self._worker.is_stopped:
             future: Future[str | None] = Future()
             future.set_result(None)
         else:
-            future = PushFuture(self._worker, self._worker.ask())
+            future = PushFuture(self._worker, self._worker.request_push())
         self.last_future = future
         return future
 
@@ -140,7 +140,7 @@ class CommitScheduler:
 
     def stop(self) -> None:
         """This process asks for no more pushes, starts no uploader and does not wait at its end."""
-        self._worker.stopped = True
+        self._worker.stop()
 
     def __enter__(self) -> Self:
         """Nothing to start."""

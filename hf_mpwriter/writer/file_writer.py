@@ -38,11 +38,11 @@ class EventFileWriter(_EventFileWriter):
         self._worker, self._sub = worker, sub
         self._closed = False
         self._event_queue = self  # add_event puts into it
-        self.file: EventFile = worker.open(sub, suffix, purge_step)
+        self.file: EventFile = worker.files.open(sub, suffix, purge_step)
 
     def get_logdir(self) -> str:
         """The directory of the event files; takes a claim if there is none yet."""
-        return os.path.join(self._worker.directory(), self._sub).rstrip(os.sep)
+        return os.path.join(self._worker.files.directory(), self._sub).rstrip(os.sep)
 
     @property
     def _logdir(self) -> str:
@@ -55,7 +55,7 @@ class EventFileWriter(_EventFileWriter):
     @property
     def _file_name(self) -> str:
         """Whoever asks is going to read the file: it is made if nothing was logged yet."""
-        self.file.begin()
+        self.file.ensure_open()
         return self.file.path
 
     def put(self, event: Any) -> None:

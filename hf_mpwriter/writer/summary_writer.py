@@ -164,7 +164,7 @@ class SummaryWriter(AddMethods):
         self._purges = False
         if write_to_disk:
             self._worker = self._enter(run_dir)
-            self._purges = purge_step is not None and self._worker.accepts_purge(purge_step)
+            self._purges = purge_step is not None and self._worker.start_purge(purge_step)
         super().__init__(
             logdir=run_dir,
             comment=comment,
@@ -178,7 +178,9 @@ class SummaryWriter(AddMethods):
     def _enter(self, run_dir: str, began: float | None = None) -> Worker:
         destination = self._destination if self._uploads else None
         limit = self._memory_limit
-        return registry.enter(self._user, Spool(run_dir), destination, self._settings, self._token, limit, began=began)
+        return registry.enter(
+            self._user, Spool(run_dir), destination, self._settings, self._token, limit, attempt_started_at=began
+        )
 
     def _get_file_writer(self) -> Any:
         """The default FileWriter; after `close` a new one, on a new event file."""
@@ -285,7 +287,7 @@ class SummaryWriter(AddMethods):
         """A writer travels as its settings and opens its own file on arrival."""
         state = {name: value for name, value in self.__dict__.items() if name not in _PROCESS_STATE}
         state |= {"file_writer": None, "all_writers": None, "_closed": False}
-        state["_attempt_began"] = self._worker.began if self._worker else None
+        state["_attempt_began"] = self._worker.attempt_started_at if self._worker else None
         if not spawning():
             state["_token"] = None  # a token is never in a file
         return _arrive, (type(self), state)

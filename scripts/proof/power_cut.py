@@ -43,7 +43,7 @@ from power_cut_steps import cut_steps
 from hf_mpwriter import HFSummaryWriter
 from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.settings import Destination
-from hf_mpwriter.events import event_file
+from hf_mpwriter.events import series
 from hf_mpwriter.localhub import LocalHub
 from hf_mpwriter.localhub.errors import Refusal
 from hf_mpwriter.snapshot import event_files
@@ -79,7 +79,7 @@ MOMENTS = {  # what to wait for -> how many seconds after it the power is cut, a
 
 def work(rank: int, repo: str, run_dir: str, journals: str, seed: str) -> None:
     """The life of one rank, until the harness says stop."""
-    event_file.SEGMENT_MIN = event_file.SEGMENT_MAX = SEGMENT
+    series.SEGMENT_MIN = series.SEGMENT_MAX = SEGMENT
     worker.HOUSEKEEPING_EVERY, election.LONGEST_BACKOFF = 0.2, 0.5
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(RANKS)}
     try:

@@ -34,9 +34,11 @@ BEGINNING = 0.2  # seconds until a rank tries again to begin in a directory that
 # What is changed in which process; the tests of each module see the true values.
 HASTE: dict[str, dict[str, dict[str, float]]] = {
     "rank": {
-        "worker": {"HOUSEKEEPING_EVERY": 0.6, "ASK_EVERY": 0.3},
+        "worker": {"HOUSEKEEPING_EVERY": 0.6},
+        "membership": {"REQUEST_EVERY": 0.3},
         "election": {"FIRST_BACKOFF": 0.5, "LONGEST_BACKOFF": 3.0, "STARTS_LIMIT": 1000},
-        "eventfile": {"SEGMENT_MIN": 24 << 10, "SEGMENT_MAX": 96 << 10, "RETRY_FIRST": 0.1, "RETRY_LAST": 1.0},
+        "series": {"SEGMENT_MIN": 24 << 10, "SEGMENT_MAX": 96 << 10},
+        "backlog": {"RETRY_FIRST": 0.1, "RETRY_LAST": 1.0},
     },
     "uploader": {
         "retry": {"FIRST_WAIT": 0.6, "LONGEST_WAIT": 3.0, "REFUSED_WAIT": 1.5, "LONGEST_REFUSED_WAIT": 4.0},
@@ -178,7 +180,7 @@ class Rank:
         """Where the records are that have waited."""
         from hf_mpwriter.testing.oracle import keys
 
-        newest = [path for path in self.writer._worker.segments("") if os.path.getmtime(path) >= self._since]  # noqa: SLF001
+        newest = [path for path in self.writer._worker.files.segments("") if os.path.getmtime(path) >= self._since]  # noqa: SLF001
         return {key: path for path in newest for key in keys(path)}
 
     def _flush(self) -> None:

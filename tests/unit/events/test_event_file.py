@@ -22,7 +22,7 @@ def test_a_writer_that_logs_nothing_leaves_nothing(place):
     file.flush()
     file.close()
     assert place.paths() == []
-    assert place.announced == []
+    assert place.reported == []
 
 
 def test_a_file_begins_with_its_version(place):
@@ -88,7 +88,7 @@ def test_flush_makes_file_and_name_durable(place, monkeypatch):
     file = place.file()
     file.append(scalar(1))
     file.flush()
-    assert synced == [os.stat(file.path).st_ino, os.stat(place.directory).st_ino]
+    assert synced == [os.stat(file.path).st_ino, os.stat(place.path).st_ino]
     file.flush()
     assert len(synced) == 2
     file.append(scalar(2))
@@ -118,12 +118,12 @@ def test_a_refused_fsync_is_told_not_raised(place, caplog):
     """Flush does not raise into training; the next one tries again."""
     file = place.file()
     file.append(scalar(1))
-    with failing("eventfile.fsync=eio"):
+    with failing("event_file.fsync=eio"):
         file.flush()
     assert "power cut" in caplog.text
-    assert file._segment._synced < file.length
+    assert file._series.current._synced < file.length
     file.flush()
-    assert file._segment._synced == file.length
+    assert file._series.current._synced == file.length
 
 
 def test_a_disk_that_refuses_every_fsync_is_asked_ever_more_rarely_and_each_flush_tells(place, monkeypatch, caplog):
@@ -144,4 +144,4 @@ def test_a_disk_that_refuses_every_fsync_is_asked_ever_more_rarely_and_each_flus
     assert caplog.text.count("power cut") == 200
     for _ in range(64):
         file.flush()
-    assert file._segment.is_durable
+    assert file._series.current.is_durable
