@@ -18,22 +18,19 @@ Invariants:
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 
 from hf_mpwriter.events import framing
 from hf_mpwriter.events.backlog import Backlog
+from hf_mpwriter.events.deferred_log import DeferredLog
 from hf_mpwriter.events.limits import Limits
 from hf_mpwriter.events.registration import Home
 from hf_mpwriter.events.segment import Segment
 from hf_mpwriter.events.series import Purge, SegmentSeries
-
-logger = logging.getLogger("hf_mpwriter")
 
 
 class EventFile:
@@ -58,9 +55,10 @@ class EventFile:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock = clock
-        limits = limits or Limits()
-        self._series = SegmentSeries(home, sub, suffix, self, limits, self._warn)
-        self._start_fresh(limits)
+        self._may_rest = bool(sub)
+        self._log = DeferredLog()
+        self._series = SegmentSeries(home, sub, suffix, self._log)
+        self._start_fresh(limits or Limits())
 
     def _start_fresh(self, limits: Limits) -> None:
         self._limits = limits
@@ -68,7 +66,6 @@ class EventFile:
         self._busy = False  # inside `_drain`
         self._close_requested = False  # while busy
         self._backlog = Backlog(limits)
-        self._warnings: deque[tuple[str, tuple[object, ...]]] = deque()
         self._usual: Segment | None = None  # the segment that takes the short way; None: records go the long way
 
     # append
@@ -98,13 +95,14 @@ class EventFile:
             self._backlog.add(item)
             if not self._busy:  # else a signal handler logs inside `_drain`, which goes on with this record
                 self._drain()
-        self._log_warnings()
+        self._log.flush()
 
     def _drain(self) -> None:
         """Write the backlog, and what a signal handler adds meanwhile."""
         self._drain_once()
         while self._backlog.items and not self._backlog.retry_after:
             self._drain_once()
+        self._count_descriptor()
         if self._close_requested:
             self._close()
 
@@ -119,7 +117,7 @@ class EventFile:
             recovered = self._backlog.accepted()
             self._usual = self._series.current
             if recovered and self._limits.is_calm:
-                self._warn("%s: the disk accepts event records again", self.path)
+                self._log.warning("%s: the disk accepts event records again", self.path)
         finally:
             self._busy = False
 
@@ -140,7 +138,7 @@ class EventFile:
 
     def _refuse(self, error: OSError) -> None:
         if not self._backlog.retry_after and self._limits.is_calm:  # one warning, however many files it meets
-            self._warn(
+            self._log.warning(
                 "%s: the disk refuses event records (%s); up to %.1f MiB wait in memory",
                 self.path or "the first event file",
                 error.strerror or error,
@@ -149,13 +147,14 @@ class EventFile:
         self._usual = None
         self._backlog.refused(self._clock())
 
-    def _warn(self, text: str, *arguments: object) -> None:
-        self._warnings.append((text, arguments))
+    # descriptor
 
-    def _log_warnings(self) -> None:
-        while self._warnings:
-            text, arguments = self._warnings.popleft()
-            logger.warning(text, *arguments)
+    def _count_descriptor(self) -> None:
+        segment = self._series.current
+        if self._may_rest and segment is not None and segment.fd >= 0:
+            self._limits.opened(self)
+        else:
+            self._limits.closed(self)
 
     def rest(self) -> bool:
         """Close the descriptor until the next record, unless it is in use; True if it was closed."""
@@ -223,16 +222,17 @@ class EventFile:
             if self._series.current is None and not self._busy:
                 try:
                     self._series.open()
+                    self._count_descriptor()
                 except OSError as error:
-                    self._warn("no event file can be opened yet: %s", error)
-        self._log_warnings()
+                    self._log.warning("no event file can be opened yet: %s", error)
+        self._log.flush()
 
     def flush(self) -> None:
         """Make what was appended survive a power cut."""
         with self._lock:
             if not self._busy:
                 self._flush()
-        self._log_warnings()
+        self._log.flush()
 
     def _flush(self) -> None:
         self._backlog.retry_at = 0.0
@@ -244,13 +244,15 @@ class EventFile:
         with self._lock:
             if not self._busy:
                 self._check()
-        self._log_warnings()
+        self._log.flush()
 
     def _check(self) -> None:
         self._series.registration.report_seals()
         if saved := self._series.replace_removed():
             self._backlog.add_first((saved,))
         segment = self._series.current
+        if segment is None:
+            self._limits.closed(self)
         if self._backlog.items or (segment is not None and segment.under_way is not None):
             self._drain()
 
@@ -261,12 +263,13 @@ class EventFile:
                 self._close_requested = True
             else:
                 self._close()
-        self._log_warnings()
+        self._log.flush()
 
     def _close(self) -> None:
         self._close_requested = False
         self._flush()
         self._series.close()
+        self._limits.closed(self)
 
     def give_up(self) -> None:
         """Drop and count what the disk has refused until now."""
@@ -275,12 +278,13 @@ class EventFile:
                 self._backlog.give_up()
 
     def register_again(self) -> None:
-        """Report the open segment to a home that was made anew; OSError if the home refuses."""
+        """Report the open segment to a home that starts anew; OSError if the home refuses."""
         with self._lock:
             segment = self._series.current
             self._series.registration.repeat(segment.path if segment else "")
 
     def abandon(self, limits: Limits) -> None:
         """Leave the file to the parent after fork: close the inherited descriptor, forget what waits."""
-        self._series.abandon(limits)
+        self._series.abandon()
+        self._log.clear()
         self._start_fresh(limits)

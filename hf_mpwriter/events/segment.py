@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
 
 from hf_mpwriter.events import framing
+from hf_mpwriter.events.deferred_log import DeferredLog
 from hf_mpwriter.system import disk
 
 Item = tuple[bytes]  # a record in a tuple of its own, recognized by its identity
@@ -37,7 +37,7 @@ class Segment:
         path: of the file, which must not exist.
         head: its first records, framed.
         limit: bytes at which it is full.
-        warn: logs a warning once the event file is unlocked.
+        log: takes warnings.
 
     Attributes:
         path: of the file.
@@ -53,12 +53,12 @@ class Segment:
 
     __slots__ = (
         "_inode",
+        "_log",
         "_name_synced",
         "_refusals",
         "_seen",
         "_skips",
         "_synced",
-        "_warn",
         "committed",
         "fd",
         "limit",
@@ -66,10 +66,10 @@ class Segment:
         "under_way",
     )
 
-    def __init__(self, path: str, head: bytes, limit: int, warn: Callable[..., object]) -> None:
+    def __init__(self, path: str, head: bytes, limit: int, log: DeferredLog) -> None:
         self.path = path
         self.limit = limit
-        self._warn = warn
+        self._log = log
         self.fd = os.open(path, _CREATE, _FILE_MODE)
         try:
             disk.write_all(self.fd, head)
@@ -94,7 +94,7 @@ class Segment:
         """Append all of a record or nothing of it; OSError if the disk refuses."""
         self.under_way = item
         try:
-            disk.write_all(self.fd, item[0])  # after a short write the next one says why
+            disk.write_all(self.fd, item[0])  # after a short write the next one raises the reason
         except OSError:
             self.mend()
             raise
@@ -181,7 +181,7 @@ class Segment:
             return
         if self._skips:
             self._skips -= 1
-            self._warn("%s: not safe against a power cut: the disk has refused that", self.path)
+            self._log.warning("%s: not safe against a power cut: the disk has refused that", self.path)
             return
         end, refusals = self.end, self._refusals
         self._refusals += 1
@@ -199,7 +199,7 @@ class Segment:
             self._refusals = 0
         except OSError as error:
             self._skips = min(2**refusals - 1, MOST_SKIPS)
-            self._warn("%s: not safe against a power cut: %s", self.path, error)
+            self._log.warning("%s: not safe against a power cut: %s", self.path, error)
 
     def close(self) -> None:
         """Close the descriptor."""
@@ -209,7 +209,7 @@ class Segment:
         try:
             os.close(fd)
         except OSError as error:  # a network filesystem reports here what it could not keep
-            self._warn("%s: %s", self.path, error)
+            self._log.warning("%s: %s", self.path, error)
 
 
 def _whole_length(path: str) -> int:

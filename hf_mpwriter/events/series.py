@@ -14,12 +14,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from typing import NamedTuple
 
 from hf_mpwriter.base import names as names_module
 from hf_mpwriter.events import framing
-from hf_mpwriter.events.limits import Closeable, Limits
+from hf_mpwriter.events.deferred_log import DeferredLog
 from hf_mpwriter.events.registration import Home, Registration
 from hf_mpwriter.events.segment import Segment
 from hf_mpwriter.system import disk, process
@@ -61,9 +60,7 @@ class SegmentSeries:
         home: gives the directory of the owner, records segments.
         sub: directory relative to the home's.
         suffix: the user's filename_suffix.
-        owner: the event file.
-        limits: shared by the event files of a process.
-        warn: logs a warning once the event file is unlocked.
+        log: takes warnings.
 
     Attributes:
         current: the segment to append to, None before the first record and after a seal.
@@ -71,18 +68,14 @@ class SegmentSeries:
         purge: what the next segment is to hide.
     """
 
-    def __init__(
-        self, home: Home, sub: str, suffix: str, owner: Closeable, limits: Limits, warn: Callable[..., None]
-    ) -> None:
+    def __init__(self, home: Home, sub: str, suffix: str, log: DeferredLog) -> None:
         self._home = home
         self._sub = sub
         self._suffix = suffix
-        self._owner = owner
-        self._warn = warn
-        self._start_fresh(limits)
+        self._log = log
+        self._start_fresh()
 
-    def _start_fresh(self, limits: Limits) -> None:
-        self._limits = limits
+    def _start_fresh(self) -> None:
         self.registration = Registration(self._home)
         self.current: Segment | None = None
         self.path = ""
@@ -90,11 +83,11 @@ class SegmentSeries:
         self._sealed_bytes = 0
         self._unsynced: set[Segment] = set()  # sealed while the disk refused to sync them
 
-    def abandon(self, limits: Limits) -> None:
+    def abandon(self) -> None:
         """Leave the segments to the parent after fork; a write that the fork interrupted finds an empty series."""
         if self.current is not None:
             self.current.close()
-        self._start_fresh(limits)
+        self._start_fresh()
 
     def writable(self) -> Segment:
         """The segment for the next record; OSError if none can be opened."""
@@ -102,12 +95,9 @@ class SegmentSeries:
         if segment is not None and segment.end >= segment.limit:
             segment.sync()
             self.seal(segment)
-        elif segment is not None and segment.fd < 0:
-            if segment.wake():
-                self._limits.opened(self._owner)
-            else:
-                self._warn("%s was removed or rewritten by another program; continuing in a new file", segment.path)
-                self.seal(segment)
+        elif segment is not None and segment.fd < 0 and not segment.wake():
+            self._log.warning("%s was removed or rewritten by another program; continuing in a new file", segment.path)
+            self.seal(segment)
         return self.current or self.open()
 
     def open(self) -> Segment:
@@ -130,11 +120,9 @@ class SegmentSeries:
             name = names_module.event_name(existing, now, process.host_name(), os.getpid(), self._suffix)
             path = os.path.join(directory, name)
             self.registration.reserve(path)
-        segment = self.current = Segment(path, head, limit, self._warn)
+        segment = self.current = Segment(path, head, limit, self._log)
         self.path, self.registration.reserved = path, ""
         self.purge = None
-        if self._sub:
-            self._limits.opened(self._owner)
         return segment
 
     def seal(self, segment: Segment) -> None:
@@ -144,7 +132,6 @@ class SegmentSeries:
         end = segment.end  # from here on nothing makes it longer, a signal handler included
         self.registration.seals.append((segment.path, end))
         self._sealed_bytes += end
-        self._limits.closed(self._owner)
         segment.close()
         if not segment.is_durable:
             self._unsynced.add(segment)
@@ -155,7 +142,7 @@ class SegmentSeries:
         segment = self.current
         if segment is None or segment.is_there():
             return b""
-        self._warn("%s was removed while it was written; continuing in a new file", segment.path)
+        self._log.warning("%s was removed while it was written; continuing in a new file", segment.path)
         saved = segment.written_since_removal()
         self.seal(segment)
         return saved

@@ -104,9 +104,7 @@ class Election:
             lock: descriptor of the uploader lock.
             before: last status of the uploader before it.
         """
-        if (
-            before.is_over and before.started_at != self._predecessor_started_at
-        ):  # the one that we have started, or a later one
+        if before.is_over and before.started_at != self._predecessor_started_at:  # ours, or a later one
             self._recover()
         if self.token_issued_at <= before.left_to_younger_than and abs(time.time() - before.beat) < LONGEST_BACKOFF:
             return False

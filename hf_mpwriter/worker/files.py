@@ -186,7 +186,7 @@ class WorkerFiles:
         """Hide the steps from `step` on in the directories of ranks that the world does not have.
 
         Args:
-            world: how many ranks there are, None if the launcher does not say.
+            world: how many ranks there are, None if the launcher does not tell.
             step: global step.
 
         Raises:

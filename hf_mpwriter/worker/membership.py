@@ -13,24 +13,23 @@ lock of its claim and the lock of its member file, to which it appends:
 
 Invariants:
 - A process has at most one name, also when a signal handler logs while it joins.
-- Nothing is logged here while the lock is held; warnings wait for `log_warnings`.
+- Nothing is logged while the lock is held: the worker flushes `log` later.
 - A forked child is outside: locks and files belong to its parent.
 """
 
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from hf_mpwriter.base.errors import ForeignSpoolError, HfMpWriterError
 from hf_mpwriter.base.names import worker_dir
 from hf_mpwriter.base.settings import Destination, Settings
+from hf_mpwriter.events.deferred_log import DeferredLog
 from hf_mpwriter.snapshot import attachments
 from hf_mpwriter.spool import members
 from hf_mpwriter.spool.layout import Spool
@@ -39,8 +38,6 @@ from hf_mpwriter.system import locks
 from hf_mpwriter.system.process import Process
 from hf_mpwriter.worker import role
 from hf_mpwriter.worker.role import Role
-
-logger = logging.getLogger("hf_mpwriter")
 
 REQUEST_EVERY = 1.0  # seconds between two requests: a script that asks at every step must not fill the disk
 
@@ -71,6 +68,7 @@ class Membership:
         is_stopped: whether this process asks for no uploads.
         has_logged: whether there is something of this process to upload.
         joined_at: unix time of the last join.
+        log: warnings to flush.
         name: of the worker, as of the last join; "" before the first.
         role: of this process.
     """
@@ -81,6 +79,7 @@ class Membership:
         self.settings = Settings()
         self.is_stopped = False
         self.joined_at = time.time()
+        self.log = DeferredLog()
         self._clock = clock
         self.start_fresh()
 
@@ -94,7 +93,7 @@ class Membership:
         self._is_joining = False
         self._recorded_dropped = 0
         self._is_push_requested, self._next_request = False, 0.0
-        self._warnings: deque[str] = deque()
+        self.log.clear()
 
     def configure(self, destination: Destination | None, settings: Settings) -> None:
         """Take the settings of the newest writer; a local writer does not change how others are uploaded."""
@@ -144,7 +143,7 @@ class Membership:
         try:
             check_ownership(self.spool.root)
         except ForeignSpoolError as error:
-            self._warnings.append(f"{error} What is logged is kept in {self.spool.run_dir} and not uploaded.")
+            self.log.warning("%s What is logged is kept in %s and not uploaded.", error, self.spool.run_dir)
             self.spool, self.is_stopped, self.destination = self.spool.aside(), True, None
 
     def ensure_spool(self) -> None:
@@ -182,7 +181,7 @@ class Membership:
             self._let_go(dropped=0)
             self._join()
         if was_joined:
-            self._warnings.append(f"{self.spool.root} was removed while it was in use; it was created again")
+            self.log.warning("%s was removed while it was in use; it was created again", self.spool.root)
         return True
 
     # record
@@ -213,11 +212,6 @@ class Membership:
             return
         self._is_push_requested, self._next_request = False, self._clock() + REQUEST_EVERY
         self._joined.file.write({"want": lengths()})
-
-    def log_warnings(self) -> None:
-        """Log what happened since the last call."""
-        while self._warnings:
-            logger.warning("%s", self._warnings.popleft())
 
     # leave
 

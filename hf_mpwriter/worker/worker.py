@@ -15,8 +15,8 @@ happens when it keeps house: a few system calls, every HOUSEKEEPING_EVERY second
 Invariants:
 - A child never touches what it inherited: descriptors are closed, records that wait stay with the parent.
 - Nothing here raises into training: what the disk refuses is kept and logged.
-- Neither the lock of an event file nor that of the membership is taken while the other way round is possible: an event
-  file joins under its own lock, so no event file is called under the lock of the membership.
+- Locks have one order: an event file joins under its own lock, so no event file is called under the lock of the
+  membership.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Worker:
             attempt_started_at = process.parent_began()
         self.files = WorkerFiles(self.membership, limits, attempt_started_at)
         self.election = Election(spool)
-        self._siblings: list[Election] | None = None  # None before the first look at them
+        self._siblings: list[Election] | None = None  # None until they are searched
         self._purge_step: int | None = None
         self._has_logged_notices = False
         self._waited_for: tuple[dict[str, int], dict[str, int]] = {}, {}  # lengths and changes, see `Progress`
@@ -152,7 +152,7 @@ class Worker:
             self.membership.directory()
         except OSError as error:
             logger.warning("%s: cannot join yet: %s", self.spool.run_dir, error)
-        self.membership.log_warnings()
+        self.membership.log.flush()
 
     def enter_again(self, user: object) -> None:
         """Join for a closed writer that logs again; its event file meets what may be wrong with the disk now."""
@@ -226,7 +226,7 @@ class Worker:
             if not self.membership.rejoin(lambda: self.files.are_open):
                 return
         finally:
-            self.membership.log_warnings()
+            self.membership.log.flush()
         if before in ("", self.membership.name):
             self.files.register_again()
         else:  # the old directory may belong to another process by now

@@ -178,7 +178,7 @@ def test_a_record_logged_by_a_log_handler_is_written_before_append_returns(place
             file.append(scalar(record.lineno, "warning"))
 
     handler = Handler()
-    event_file.logger.addHandler(handler)
+    logging.getLogger("hf_mpwriter").addHandler(handler)
     try:
         place.refuse = True
         file.append(scalar(1))
@@ -186,6 +186,6 @@ def test_a_record_logged_by_a_log_handler_is_written_before_append_returns(place
         place.now += backlog.RETRY_FIRST
         file.append(scalar(2))
     finally:
-        event_file.logger.removeHandler(handler)
+        logging.getLogger("hf_mpwriter").removeHandler(handler)
     assert file.waiting == 0
     assert [tag for path in place.paths() for tag, _ in keys(path)].count("warning") == 2

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import gc
 import itertools
 import os
 import random
 import signal
+import weakref
 
 from forks import fork, reap
 from support import events, failing, scalar
@@ -79,6 +81,20 @@ def test_a_returned_record_is_in_the_file_at_once(place):
         file.append(scalar(step))
         assert place.steps() == list(range(1, step + 1))
         assert os.path.getsize(file.path) == file.length
+
+
+def test_a_closed_file_that_is_forgotten_is_freed_without_garbage_collection(place):
+    """Training loops switch the collector off, and a search with `add_hparams` makes thousands of files."""
+    gc.disable()
+    try:
+        file = place.file(sub="trial")
+        file.append(scalar(1))
+        file.close()
+        forgotten = weakref.ref(file)
+        del file
+        assert forgotten() is None
+    finally:
+        gc.enable()
 
 
 def test_flush_makes_file_and_name_durable(place, monkeypatch):

@@ -13,7 +13,7 @@ import pytest
 from forks import in_child
 from support import scalar
 
-from hf_mpwriter.events import backlog, event_file, framing, registration, segment, series
+from hf_mpwriter.events import backlog, deferred_log, event_file, framing, registration, segment, series
 from hf_mpwriter.system import disk
 
 
@@ -26,7 +26,8 @@ def raise_interrupted() -> None:
     raise Interrupted
 
 
-SOURCES = {module.__file__ for module in (event_file, backlog, series, registration, segment, disk, framing)}
+MODULES = (event_file, backlog, series, registration, segment, deferred_log, disk, framing)
+SOURCES = {module.__file__ for module in MODULES}
 
 
 def interrupted(n: int, action, handler=raise_interrupted) -> bool:
