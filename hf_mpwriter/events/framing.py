@@ -1,4 +1,4 @@
-"""Records: their framing, the hand-encoded scalar, and the end of the last whole record.
+"""Framing: records of a tfevents file, the hand-encoded scalar, and the end of the last whole record.
 
 A tfevents file is a sequence of records, each one protobuf `Event`:
 
@@ -7,8 +7,10 @@ A tfevents file is a sequence of records, each one protobuf `Event`:
     payload  `length` bytes
     crc      uint32, masked crc32c of the payload
 
-The first record of a file says `file_version: "brain.Event:2"`. A reader stops at a torn or damaged record and never
-comes back to that file, so only whole records may be published.
+The first record of a file holds `file_version: "brain.Event:2"`. A reader stops at a torn or damaged record and never
+returns to that file, so only whole records may be published.
+
+Invariant: what is encoded by hand here is byte-identical to what the protobuf classes write.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ _headers: dict[int, bytes] = {}
 
 
 def masked_crc(data: bytes | memoryview) -> int:
-    """crc32c, rotated and offset as the record format wants it."""
+    """crc32c, rotated and offset as the record format requires."""
     crc: int = crc32c(data)
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
@@ -78,10 +80,10 @@ def _step_field(step: int | None) -> bytes:
 
 
 class ScalarEncoder:
-    """Records of `Event(wall_time, step, summary=[Value(tag, simple_value)])`, byte-identical to the protobuf's.
+    """Encodes `Event(wall_time, step, summary=[Value(tag, simple_value)])` as framed records.
 
-    What follows the step is the same in all records of a tag but for the value, so it is made once. A step below
-    2 ** 21 (a varint of up to three bytes) is packed together with everything else in one call.
+    Between step and value, all records of a tag have the same bytes, so they are encoded once. A step below 2 ** 21
+    (a varint of up to three bytes) is packed together with everything else in one call.
 
     Args:
         tag: as it goes into the file.
@@ -106,7 +108,7 @@ class ScalarEncoder:
         Args:
             wall_time: unix time in seconds, not 0.0 (proto3 would leave it out).
             step: global step; None and 0 are left out, as proto3 does.
-            value: becomes a float32; what is too large becomes infinite.
+            value: stored as float32; infinite if it is too large.
 
         Raises:
             ValueError: the step does not fit into 64 bits.
@@ -152,7 +154,7 @@ def version_event(wall_time: float) -> bytes:
 
 
 def session_start_event(wall_time: float, step: int) -> bytes:
-    """Payload of SessionLog START: TensorBoard's Python readers drop what they read before at `step` and later."""
+    """Payload of SessionLog START: TensorBoard's Python readers drop what they have read at `step` and later."""
     return b"\x09" + _DOUBLE.pack(wall_time) + _step_field(step) + b"\x3a\x02\x08\x01"
 
 
@@ -161,8 +163,8 @@ def whole_length(fd: int, start: int = 0, end: int | None = None) -> int:
 
     Args:
         fd: an open event file.
-        start: a known end of a record; what is before it is not read again.
-        end: look no further than this offset.
+        start: the end of a record that is known to be whole; nothing before it is read.
+        end: offset at which to stop; None for the end of the file.
 
     Returns:
         The offset behind the last record that is complete and whose two checksums hold.
@@ -181,7 +183,7 @@ def whole_length(fd: int, start: int = 0, end: int | None = None) -> int:
 
 
 def _read_exactly(fd: int, size: int, position: int) -> bytes:
-    """Up to `size` bytes; nothing is read of a record that says it is longer than its file."""
+    """Exactly `size` bytes, or none if the file is shorter: the length of a damaged record may be anything."""
     if position + size > os.fstat(fd).st_size:
         return b""
     parts = []
@@ -193,7 +195,7 @@ def _read_exactly(fd: int, size: int, position: int) -> bytes:
 
 
 def _whole_records(chunk: bytes) -> tuple[int, int]:
-    """Bytes of whole records at the beginning of `chunk`, and the size of the first record that does not fit."""
+    """Bytes of whole records at the start of `chunk`; size of the record after them if it is cut off, else 0."""
     view = memoryview(chunk)
     position, size = 0, len(chunk)
     while position + HEADER_SIZE <= size:
@@ -212,7 +214,12 @@ def _whole_records(chunk: bytes) -> tuple[int, int]:
 
 
 def payloads(path: str, end: int | None = None) -> list[bytes]:
-    """The payloads of all whole records of a file, up to `end` if given."""
+    """The payloads of all whole records of a file.
+
+    Args:
+        path: of the file.
+        end: offset at which to stop; None for the end of the file.
+    """
     with open(path, "rb") as file:
         data = file.read() if end is None else file.read(end)
     used, _ = _whole_records(data)

@@ -1,10 +1,10 @@
-"""What the event files of one process share: a bounded memory and a bounded number of open descriptors.
+"""Limits: what the event files of one process share, a bounded memory and a bounded number of descriptors.
 
     memory       bytes of records that wait because the disk refuses them, over all files
-    descriptors  files of sub-writers that are open; `add_scalars` makes one for each tag, without end
+    descriptors  of files in sub directories; `add_scalars` opens one for each tag, without end
 
 Invariants:
-- Both are counted from what each file says of itself, so an interrupted update is put right by the next.
+- Both are counted from what each file reports, so the next report corrects one that was interrupted.
 - Nothing here waits: a file that is in use at the moment keeps its descriptor.
 """
 
@@ -13,14 +13,14 @@ from __future__ import annotations
 from typing import Protocol
 
 MEMORY_LIMIT = 16 << 20  # bytes
-OPEN_FILES = 64  # a quarter of the 256 that macOS allows, a sixteenth of Linux's usual limit
+OPEN_FILES = 64  # a quarter of the 256 that macOS allows, a sixteenth of the usual limit on Linux
 
 
-class Restable(Protocol):
-    """A file that can give its descriptor back for a while."""
+class Closeable(Protocol):
+    """A file that can close its descriptor and open it again."""
 
     def rest(self) -> bool:
-        """Close the descriptor unless it is in use at the moment; whether that was done."""
+        """Close the descriptor unless it is in use; True if it was closed."""
 
 
 class Limits:
@@ -34,31 +34,39 @@ class Limits:
     def __init__(self, memory: int = MEMORY_LIMIT, open_files: int = OPEN_FILES) -> None:
         self.memory = memory
         self._open_files = open_files
-        self._waiting: dict[Restable, int] = {}
-        self._open: dict[Restable, None] = {}  # the longest open first
+        self._waiting: dict[object, int] = {}  # bytes of each backlog
+        self._open: dict[Closeable, None] = {}  # the one that was opened first comes first
 
-    def waits(self, file: Restable, count: int) -> bool:
-        """The disk refuses a file, and so many bytes of it wait now; whether memory allows that."""
-        self._waiting[file] = count
+    def has_room(self, backlog: object, size: int) -> bool:
+        """Note the size of a backlog.
+
+        Args:
+            backlog: identifies it.
+            size: bytes that wait in it.
+
+        Returns:
+            Whether all backlogs together are within the memory limit.
+        """
+        self._waiting[backlog] = size
         return sum(list(self._waiting.values())) <= self.memory
 
-    def waits_no_more(self, file: Restable) -> None:
-        """The disk takes the records of a file again."""
-        self._waiting.pop(file, None)
+    def clear(self, backlog: object) -> None:
+        """Note that nothing waits in a backlog."""
+        self._waiting.pop(backlog, None)
 
     @property
     def is_calm(self) -> bool:
-        """Whether the disk refuses no file."""
+        """Whether nothing waits anywhere."""
         return not self._waiting
 
-    def opened(self, file: Restable) -> None:
-        """A file has opened its descriptor: those open longest rest, as many as are too many."""
+    def opened(self, file: Closeable) -> None:
+        """Note a descriptor that was opened; beyond the limit, those opened first are closed."""
         self._open.pop(file, None)
         self._open[file] = None
         for other in list(self._open)[: max(0, len(self._open) - self._open_files)]:
             if other is not file and other.rest():
                 self._open.pop(other, None)
 
-    def closed(self, file: Restable) -> None:
-        """A file has no descriptor any more."""
+    def closed(self, file: Closeable) -> None:
+        """Note a descriptor that was closed."""
         self._open.pop(file, None)

@@ -1,49 +1,233 @@
-"""The purge of ranks that are no more: on resume with a smaller world, rank 0 speaks for them.
+"""Files: the event files that this process has open in one run directory, and what it has written there.
 
-A rank that resumes hides its own later steps: its first event file begins with START (see `eventfile`). The directory
-of a rank beyond the new world has nobody who does so, and TensorBoard would show its steps after the resumed one for
-ever. Rank 0 puts an event file there that holds nothing but the START.
+    writer --open--> EventFile --directory, opened, sealed--> WorkerFiles (its home) --> Membership
+
+Writers with the same directory and suffix share an event file. A forked child keeps the event files that its writers
+hold, and each of them opens a segment of the child's own at its next record.
+
+Rewind: a rank that resumes hides its own later steps, because its first segment begins with START. On resume with a
+smaller world no process does that for the directories of the missing ranks, so rank 0 puts a segment there that holds
+nothing but START.
 
 Invariants:
-- Only under the claim of that rank, which a process of a crashed launcher may still hold: then it is left alone.
-- Only if the launcher says how many ranks there are: none of them is ever found claimed by somebody else.
+- A directory of a missing rank is written only under the claim of that rank. A process of a crashed launcher may still
+  hold it: then the directory is left alone.
+- It is written only if the launcher says how many ranks there are, so no rank finds its claim taken.
 """
 
 from __future__ import annotations
 
-import functools
+import math
 import os
-from collections.abc import Callable
 
 from hf_mpwriter.base.names import is_event_file, rank_of_directory
 from hf_mpwriter.events.event_file import EventFile
+from hf_mpwriter.events.limits import Limits
+from hf_mpwriter.events.registration import Home
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import locks
+from hf_mpwriter.worker.membership import Membership
+
+MTIME_LAG = 0.02  # seconds that the kernel's clock for modification times may be behind
 
 
-def rewind_missing_ranks(world: int | None, spool: Spool, step: int, announce: Callable[[str, str, int], None]) -> None:
-    """Hide the steps from `step` on in the directories of ranks that the world does not have.
+class WorkerFiles:
+    """The event files of this process; their home.
 
     Args:
-        world: how many ranks there are, None if the launcher does not say.
-        spool: of the run directory.
-        step: global step.
-        announce: see `EventFile`.
+        membership: of this process.
+        limits: shared by all event files of the process.
+        attempt_started_at: unix time when another process started this attempt, None if this process did.
+
+    Attributes:
+        limits: see above.
+        attempt_started_at: see above.
     """
-    if world is None:
-        return
-    for name in sorted(os.listdir(spool.run_dir)):
-        rank = rank_of_directory(name)
-        if rank is None or rank < world or (claim := locks.try_exclusive(spool.claim(name))) is None:
-            continue
+
+    def __init__(self, membership: Membership, limits: Limits, attempt_started_at: float | None) -> None:
+        self._membership = membership
+        self.limits = limits
+        self.attempt_started_at = attempt_started_at
+        self._files: dict[tuple[str, str], EventFile] = {}
+        self._sealed: dict[str, int] = {}  # lengths of sealed segments
+        self._purged: dict[str, int] = {}  # step per directory
+        self._lost = 0  # what was dropped and is in no event file
+
+    def after_fork(self, limits: Limits, attempt_started_at: float) -> None:
+        """In the child: forget what is the parent's."""
+        self.limits, self.attempt_started_at = limits, attempt_started_at
+        self._sealed, self._lost = {}, 0
+        for (sub, _), file in self._files.items():
+            file.abandon(limits)
+            if sub in self._purged:
+                file.purge(self._purged[sub], self._purge_unless_since())
+
+    # the home of event files
+
+    def directory(self) -> str:
+        """Absolute path of the worker directory; joins if necessary, OSError if that fails."""
+        return self._membership.directory()
+
+    def opened(self, path: str) -> None:
+        """Record a segment that is about to be created."""
+        self._membership.record({"open": self._relative(path)})
+
+    def sealed(self, path: str, length: int) -> None:
+        """Record a segment that is complete."""
+        relative = self._relative(path)
+        if length:
+            self._sealed[relative] = length
+        self._membership.record({"seal": relative})
+
+    # for writers
+
+    def open(self, sub: str, suffix: str, purge_step: int | None) -> EventFile:
+        """The event file of a directory; writers with the same suffix share it.
+
+        Args:
+            sub: relative to the worker directory, "" for that directory itself.
+            suffix: the user's filename_suffix.
+            purge_step: global step; TensorBoard is to hide what was logged there until now at this step and later.
+        """
+        file = self._files.get((sub, suffix))
+        if file is None:
+            file = self._files.setdefault((sub, suffix), EventFile(self, sub, suffix, self.limits))
+        if purge_step is not None:
+            self._purged[sub] = purge_step
+            file.purge(purge_step, self._purge_unless_since())
+            if any(other.is_open for (where, _), other in list(self._files.items()) if where == sub):
+                file.ensure_open()  # now: what goes into the other file from here on is not to be hidden
+        return file
+
+    def _purge_unless_since(self) -> float:
+        return math.inf if self.attempt_started_at is None else self.attempt_started_at - MTIME_LAG
+
+    def finish(self, sub: str, suffix: str, *, forget: bool) -> None:
+        """Seal the event file of a directory in which nothing more is expected.
+
+        Args:
+            sub: see `open`.
+            suffix: see `open`.
+            forget: whether no other writer can have that file.
+        """
+        file = self._files.get((sub, suffix))
+        if file is not None:
+            file.close()
+            if forget and not file.waiting:
+                self._lost += file.dropped
+                self._files.pop((sub, suffix), None)
+
+    def segments(self, sub: str) -> list[str]:
+        """Absolute paths of the event files that this process has written in a directory, in order."""
+        prefix = self._relative(os.path.join(self.directory(), sub))
+        paths = sorted(path for path in self._written() if os.path.dirname(path) == ("" if prefix == "." else prefix))
+        return [os.path.join(self._membership.spool.run_dir, path) for path in paths]
+
+    def _relative(self, path: str) -> str:
+        return os.path.relpath(path, self._membership.spool.run_dir).replace(os.sep, "/")
+
+    # for the worker
+
+    def lengths(self) -> dict[str, int]:
+        """Bytes to upload that this process has written, per path relative to the run directory."""
+        return {path: length for path, length in self._written().items() if self._membership.settings.allows(path)}
+
+    def _written(self) -> dict[str, int]:
+        return {**self._sealed, **{self._relative(file.path): file.length for file in self._all() if file.is_open}}
+
+    def _all(self) -> list[EventFile]:
+        return list(self._files.values())
+
+    @property
+    def are_open(self) -> bool:
+        """Whether a segment is open."""
+        return any(file.is_open for file in self._all())
+
+    @property
+    def have_work(self) -> bool:
+        """Whether a segment is open or a record waits."""
+        return any(file.is_open or file.waiting for file in self._all())
+
+    @property
+    def dropped(self) -> int:
+        """Records that the disk refused for good."""
+        return self._lost + sum(file.dropped for file in self._all())
+
+    def count_lost(self, count: int) -> None:
+        """Count data that is not in records and that the disk refused."""
+        self._lost += count
+
+    def check(self) -> None:
+        """See that the files are where they were, and try again what the disk refused."""
+        for file in self._all():
+            file.check()
+
+    def flush(self) -> None:
+        """Make everything logged so far survive a power cut."""
+        for file in self._all():
+            file.flush()
+
+    def close(self) -> None:
+        """Seal all files; a record opens the next segment."""
+        for file in self._all():
+            file.close()
+
+    def give_up(self) -> None:
+        """Drop and count what the disk has refused until now."""
+        for file in self._all():
+            file.give_up()
+
+    def register_again(self) -> None:
+        """Record the open segments in a new member file; OSError if the disk refuses."""
+        for file in self._all():
+            file.register_again()
+
+    def rewind_missing_ranks(self, world: int | None, step: int) -> None:
+        """Hide the steps from `step` on in the directories of ranks that the world does not have.
+
+        Args:
+            world: how many ranks there are, None if the launcher does not tell.
+            step: global step.
+
+        Raises:
+            OSError: the run directory cannot be read, or the spool not be written.
+        """
+        spool = self._membership.spool
+        if world is None:
+            return
+        for name in sorted(os.listdir(spool.run_dir)):
+            rank = rank_of_directory(name)
+            if rank is not None and rank >= world:
+                self._rewind(spool, name, step)
+
+    def _rewind(self, spool: Spool, name: str, step: int) -> None:
+        if (claim := locks.try_exclusive(spool.claim(name))) is None:
+            return
         try:
             for directory in event_directories(os.path.join(spool.run_dir, name)):
-                file = EventFile(functools.partial(str, directory), announce)
+                file = EventFile(_Elsewhere(directory, self))
                 file.purge(step)
-                file.begin()
+                file.ensure_open()
                 file.close()
         finally:
             locks.release(claim)
+
+
+class _Elsewhere:
+    """The home of event files outside of the worker directory.
+
+    Args:
+        directory: absolute path.
+        home: records the segments.
+    """
+
+    def __init__(self, directory: str, home: Home) -> None:
+        self._directory = directory
+        self.opened, self.sealed = home.opened, home.sealed
+
+    def directory(self) -> str:
+        """See `Home.directory`."""
+        return self._directory
 
 
 def event_directories(top: str) -> list[str]:

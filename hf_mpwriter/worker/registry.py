@@ -1,8 +1,10 @@
-"""The workers of this process, one per run directory: how writers get theirs, and how all of them end.
+"""The registry: the workers of this process, one per run directory.
 
-enter               of a writer: the worker of its run directory, made if it is the first
-end of the process  atexit, and multiprocessing's hook, which children have instead: every worker leaves
-fork                the child forgets what is its parent's
+    enter               a writer gets the worker of its run directory; the first one makes it
+    end of the process  every worker leaves, then waits: by atexit, or by multiprocessing's hook in children
+    fork                the child forgets what is its parent's
+
+Invariant: the registry lock is never held while a worker joins, leaves, waits or logs.
 """
 
 from __future__ import annotations
@@ -26,8 +28,6 @@ logger = logging.getLogger("hf_mpwriter")
 
 _workers: dict[str, Worker] = {}
 _registry_lock = threading.RLock()
-
-
 _limits = Limits()
 
 
@@ -39,27 +39,27 @@ def enter(
     token: str | None,
     memory_limit: int | None = None,
     *,
-    began: float | None = None,
+    attempt_started_at: float | None = None,
 ) -> Worker:
-    """The worker of this process for a run directory; one more writer uses it now.
+    """Add a writer to the worker of this process for a run directory.
 
     Args:
-        user: stands for the writer.
+        user: identifies the writer.
         spool: of the run directory.
         destination: None for a local run.
         settings: how it is uploaded.
         token: for the Hub, None leaves it to the environment.
-        memory_limit: bytes of records that may wait in memory while the disk refuses them, None for no wish.
-        began: of a writer that came from another process, when that one entered; it takes a name at its first event,
-            because a spawned child does not know its own while it unpickles.
+        memory_limit: bytes of records that may wait in memory while the disk refuses them, None leaves it as it is.
+        attempt_started_at: unix time, of a writer that was pickled in another process: when that process started.
+            Such a writer joins at its first event, because a spawned child does not know its name while it unpickles.
 
     Raises:
-        LogdirError, SpoolFormatError, DestinationError: see `Spool`. A spool that is not this user's own is no error:
-            what is logged is kept in the run directory and not uploaded.
+        LogdirError, SpoolFormatError, DestinationError: see `Spool`. A spool that does not belong to this user is no
+            error: what is logged is kept in the run directory and not uploaded.
     """
-    spool, stopped = _usable(spool)
+    spool, is_foreign = _usable(spool)
     _check_locks(spool)
-    destination = None if stopped else destination
+    destination = None if is_foreign else destination
     if destination is not None:
         spool.record_destination(destination)
     with _registry_lock:
@@ -67,20 +67,21 @@ def enter(
             _leave_at_the_end()
         worker = _workers.get(spool.run_dir)
         if worker is None:
-            worker = _workers[spool.run_dir] = Worker(spool, _limits, began)
+            worker = _workers[spool.run_dir] = Worker(spool, _limits, attempt_started_at)
         worker.configure(destination, settings, token)
-        worker.stopped = worker.stopped or stopped
+        if is_foreign:
+            worker.stop()
         worker.users.add(user)
         if memory_limit is not None:
             _limits.memory = memory_limit
-    worker.check_files()
-    if began is None:
+    worker.files.check()
+    if attempt_started_at is None:
         worker.try_to_join()
     return worker
 
 
 def _usable(spool: Spool) -> tuple[Spool, bool]:
-    """A spool that is made, and whether nothing may be uploaded: it is not the one in the run directory then."""
+    """A spool that exists; True if it lies aside because the one in the run directory is foreign."""
     try:
         spool.create()
     except ForeignSpoolError as error:
@@ -100,7 +101,7 @@ def _check_locks(spool: Spool) -> None:
             return
     except OSError as error:
         if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
-            return  # a full disk, no free descriptor: that passes, and the first event tries again
+            return  # a full disk or no free descriptor may pass; the first event tries again
         raise LogdirError(
             f"The logdir {spool.run_dir!r} cannot be written: {error.strerror}.", hint="Give another logdir."
         ) from error
@@ -111,23 +112,23 @@ def _check_locks(spool: Spool) -> None:
 
 
 def _at_exit() -> None:
-    """The end of the interpreter, or of a child's work in it: leave, then wait; children leave only."""
+    """At the end of the interpreter, or of a child's work in it: leave, then wait; children only leave."""
     with _registry_lock:
-        everyone = list(_workers.values())
-    for worker in everyone:
+        workers = list(_workers.values())
+    for worker in workers:
         if worker.users if worker.role.waits else worker.is_active:
             worker.users.clear()
             worker.leave_all()
-    began = time.monotonic()
-    for worker in everyone:
+    started = time.monotonic()
+    for worker in workers:
         try:
-            worker.wait(time.monotonic() - began)
+            worker.wait(time.monotonic() - started)
         except KeyboardInterrupt:
             return
 
 
 def _leave_at_the_end() -> None:
-    """Children of multiprocessing do not run what was registered with atexit, unless they were spawned."""
+    """Register `_at_exit`; children of multiprocessing run atexit functions only if they were spawned."""
     atexit.register(_at_exit)
     util.register_after_fork(_at_exit, _leave_at_the_end_of_a_child)
     if parent_process() is not None:

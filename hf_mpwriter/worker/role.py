@@ -1,4 +1,14 @@
-"""TODO worker.role."""
+"""The role: what this process is in its run, and the name of its job.
+
+The rank comes from the environment of the launcher. A child (multiprocessing, fork) inherits that environment but is
+not that rank. It counts as a rank only if it was given one of its own after its start, as `mp.spawn` scripts,
+`notebook_launcher` and torchelastic's function launcher do, or if a framework trains in it as the first of its ranks.
+
+    Role(None, None)      lone process            worker `main`
+    Role(3, None)         rank 3                  worker `rank_00003`; rank 0 is `main`
+    Role(3, "Process-1")  child of rank 3         worker `rank_00003_Process-1`
+    Role(None, "")        fork of a lone process  worker `proc_00001`
+"""
 
 from __future__ import annotations
 
@@ -30,7 +40,7 @@ def rank_of(environ: Mapping[str, str]) -> int | None:
 
 
 def world_size_of(environ: Mapping[str, str]) -> int | None:
-    """How many ranks the launcher started, None if it does not say."""
+    """How many ranks the launcher started, None if it does not tell."""
     return next((int(environ[name]) for name in WORLD_SIZE_VARIABLES if environ.get(name, "").isdecimal()), None)
 
 
@@ -48,7 +58,7 @@ class Role:
 
     @property
     def worker(self) -> str:
-        """The wanted name of the worker; whoever finds it claimed takes the next free one."""
+        """The name that the worker wants; if it is claimed, the next free one is taken."""
         if self.child is None:
             return "main" if not self.rank else f"rank_{self.rank:05d}"
         name = safe_name(self.child) or "proc_00001"
@@ -60,6 +70,11 @@ class Role:
     def waits(self) -> bool:
         """Whether this process may wait for the Hub at its end; children never do."""
         return self.child is None
+
+    @property
+    def is_reporter(self) -> bool:
+        """Whether this process reports on the run to the user: rank 0 or the lone main process."""
+        return self.waits and not self.rank
 
 
 def role_of(environ: Mapping[str, str], inherited_rank: int | None, child: str | None) -> Role:
@@ -89,15 +104,15 @@ if hasattr(os, "register_at_fork"):
 
 
 def take_first_rank() -> None:
-    """A framework trains here, as the first of its ranks: a child is that rank, unless its launcher gave it another."""
+    """Note that a framework trains here as the first of its ranks: a child without a rank of its own is rank 0."""
     _first_rank_pid[:] = [os.getpid()]
 
 
 def current_role() -> Role:
     """The role of this process.
 
-    multiprocessing is asked only if the program has loaded it: it knows the children that were spawned. So is torch's
-    DataLoader: its workers have new process names in every epoch, their ids come again.
+    multiprocessing knows the children that were spawned. The workers of torch's DataLoader have new process names in
+    every epoch, so their ids are taken. Both are asked only if the program has loaded them.
     """
     multiprocessing = sys.modules.get("multiprocessing")
     parent = multiprocessing.parent_process() if multiprocessing else None
@@ -115,7 +130,7 @@ def current_role() -> Role:
 
 
 def job_name(environ: Mapping[str, str], launched_at: float, host: str) -> str:
-    """Name of the default run directory: the same for all ranks of a job, and after a requeue where that is possible.
+    """Name of the default run directory: the same for all ranks of a job and, where possible, after a requeue.
 
     Args:
         environ: the environment.
@@ -133,5 +148,5 @@ def job_name(environ: Mapping[str, str], launched_at: float, host: str) -> str:
 
 
 def launch_time(rank: int | None) -> float:
-    """When this job started: for a rank the start of its launcher, so that all ranks on a host say the same."""
+    """When this job started: for a rank the start of its launcher, so that all ranks of a host agree."""
     return time.time() if rank is None else parent_started_at()

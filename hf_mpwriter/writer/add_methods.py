@@ -97,7 +97,7 @@ class AddMethods(ScalarMethods):
         if not name:  # no later call uses this directory again
             (self.all_writers or {}).pop(os.path.join(self.logdir, sub), None)
         if self._worker is not None and sub:
-            self._worker.finish(sub, self._filename_suffix, forget=not name)
+            self._worker.files.finish(sub, self._filename_suffix, forget=not name)
 
     def _trial_directory(self, name: str) -> str:
         """Return the relative directory of a trial; its name may be an absolute path inside the run directory."""
@@ -240,7 +240,7 @@ class AddMethods(ScalarMethods):
         except OSError as error:
             logger.warning("%s: an embedding cannot be written: %s", self.logdir, error.strerror or error)
             if self._worker is not None:
-                self._worker.lose(1)
+                self._worker.files.count_lost(1)
         else:
             if self._worker is not None:
-                self._worker.logged()
+                self._worker.note_logged()

@@ -132,11 +132,11 @@ class CommitScheduler:
 
     def trigger(self) -> Future[str | None]:
         """Request a push of what this process has logged so far, and return at once."""
-        if self._worker.stopped:
+        if self._worker.is_stopped:
             future: Future[str | None] = Future()
             future.set_result(None)
         else:
-            future = PushFuture(self._worker, self._worker.ask(), time.time())
+            future = PushFuture(self._worker, self._worker.request_push(), time.time())
         self.last_future = future
         return future
 
@@ -150,7 +150,7 @@ class CommitScheduler:
 
     def stop(self) -> None:
         """Let this process request no more pushes, start no uploader, and not wait at its end."""
-        self._worker.stopped = True
+        self._worker.stop()
 
     def __enter__(self) -> Self:
         """Return the scheduler; there is nothing to start."""

@@ -49,11 +49,11 @@ class EventFileWriter(_EventFileWriter):
         self._worker, self._sub = worker, sub
         self._closed = False
         self._event_queue = self  # tensorboardX's add_event calls its `put`
-        self.file: EventFile = worker.open(sub, suffix, purge_step)
+        self.file: EventFile = worker.files.open(sub, suffix, purge_step)
 
     def get_logdir(self) -> str:
         """Return the directory of the event files; if this process has no claim yet, take one."""
-        return os.path.join(self._worker.directory(), self._sub).rstrip(os.sep)
+        return os.path.join(self._worker.files.directory(), self._sub).rstrip(os.sep)
 
     @property
     def _logdir(self) -> str:
@@ -66,7 +66,7 @@ class EventFileWriter(_EventFileWriter):
     @property
     def _file_name(self) -> str:
         """Path of the event file, which is created now if nothing was logged yet, so that it can be read."""
-        self.file.begin()
+        self.file.ensure_open()
         return self.file.path
 
     def put(self, event: Any) -> None:

@@ -176,8 +176,8 @@ class ScalarMethods(_SummaryWriter):
         found: dict[str, list[list[float]]] = {}
         if (worker := self._worker) is not None:
             for sub in sorted(self._scalars_directories):
-                directory = os.path.join(worker.directory(), sub)
-                found[directory] = summaries.read_scalars(worker.segments(sub), self._exported)
+                directory = os.path.join(worker.files.directory(), sub)
+                found[directory] = summaries.read_scalars(worker.files.segments(sub), self._exported)
         with open(path, "w", encoding="utf-8") as file:
             json.dump(found, file)
 

@@ -179,7 +179,7 @@ class SummaryWriter(AddMethods):
         self._closed = False
         if write_to_disk:
             self._worker = self._enter(run_dir)
-            self._has_purge_step = purge_step is not None and self._worker.accepts_purge(purge_step)
+            self._has_purge_step = purge_step is not None and self._worker.start_purge(purge_step)
         super().__init__(
             logdir=run_dir,
             comment=comment,
@@ -193,7 +193,9 @@ class SummaryWriter(AddMethods):
     def _enter(self, run_dir: str, began: float | None = None) -> Worker:
         destination = self._destination if self._uploads else None
         limit = self._memory_limit
-        return registry.enter(self._user, Spool(run_dir), destination, self._settings, self._token, limit, began=began)
+        return registry.enter(
+            self._user, Spool(run_dir), destination, self._settings, self._token, limit, attempt_started_at=began
+        )
 
     def _get_file_writer(self) -> Any:
         """Return the FileWriter of the worker directory; after `close` a new one, on a new event file."""
@@ -300,7 +302,7 @@ class SummaryWriter(AddMethods):
         """Pickle the settings; on arrival, the writer opens an event file of its own."""
         state = {name: value for name, value in self.__dict__.items() if name not in _PROCESS_STATE}
         state |= {"file_writer": None, "all_writers": None, "_closed": False}
-        state["_attempt_began"] = self._worker.began if self._worker else None
+        state["_attempt_began"] = self._worker.attempt_started_at if self._worker else None
         if not is_spawning():
             state["_token"] = None  # this pickle may be written to a file
         return _unpickle, (type(self), state)

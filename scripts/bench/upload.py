@@ -55,7 +55,7 @@ from lib.prctl import adopt_orphans
 from lib.waiting import wait_for
 from upload_worker import OURS, REPO
 
-from hf_mpwriter.events.event_file import SEGMENT_MAX, SEGMENT_MIN, SEGMENT_SHARE
+from hf_mpwriter.events.series import SEGMENT_MAX, SEGMENT_MIN, SEGMENT_SHARE
 from hf_mpwriter.localhub import LocalHub
 from hf_mpwriter.localhub.storage.blobs import file_sha256
 

@@ -19,7 +19,7 @@ from lib.waiting import DEADLINE, wait_for
 from hf_mpwriter import HFSummaryWriter
 from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.settings import Destination
-from hf_mpwriter.events import event_file
+from hf_mpwriter.events import series
 from hf_mpwriter.localhub import LocalHub
 from hf_mpwriter.localhub.errors import Refusal
 from hf_mpwriter.snapshot import event_files
@@ -55,7 +55,7 @@ MOMENTS = {  # event to wait for -> seconds until the power is cut, at most
 
 def work(rank: int, repo: str, run_dir: str, journals: str, seed: str) -> None:
     """Be a rank until the file STOP appears."""
-    event_file.SEGMENT_MIN = event_file.SEGMENT_MAX = SEGMENT
+    series.SEGMENT_MIN = series.SEGMENT_MAX = SEGMENT
     worker.HOUSEKEEPING_EVERY, election.LONGEST_BACKOFF = 0.2, 0.5
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(RANKS)}
     try:

@@ -1,4 +1,4 @@
-"""Worker directories with event files."""
+"""Homes of event files."""
 
 from __future__ import annotations
 
@@ -14,36 +14,41 @@ START = 1  # SessionLog.START
 
 
 class Place:
-    """A worker directory, and what was announced about it."""
+    """A directory of event files, and what they reported about their segments."""
 
     def __init__(self, directory) -> None:
-        self.directory = str(directory)
-        self.announced: list[tuple[str, str, int]] = []
+        self.path = str(directory)
+        self.reported: list[tuple[str, str, int]] = []
         self.existed: list[bool] = []
         self.refuse = False
         self.now = 100.0
 
-    def locate(self) -> str:
+    def directory(self) -> str:
         """The directory, unless the disk refuses."""
         if self.refuse:
             raise OSError(errno.ENOSPC, "refused")
-        return self.directory
+        return self.path
 
-    def announce(self, kind: str, path: str, length: int) -> None:
+    def opened(self, path: str) -> None:
         """Remember."""
         self.existed.append(os.path.exists(path))
-        self.announced.append((kind, path, length))
+        self.reported.append(("open", path, 0))
+
+    def sealed(self, path: str, length: int) -> None:
+        """Remember."""
+        self.existed.append(os.path.exists(path))
+        self.reported.append(("seal", path, length))
 
     def file(self, memory: int = 16 << 20, purge: int | None = None, **arguments) -> EventFile:
         """An event file here, with a clock that the test moves."""
-        file = EventFile(self.locate, self.announce, limits=Limits(memory), clock=lambda: self.now, **arguments)
+        file = EventFile(self, limits=Limits(memory), clock=lambda: self.now, **arguments)
         if purge is not None:
             file.purge(purge)
         return file
 
     def paths(self) -> list[str]:
         """The event files, in the order of their names."""
-        return [os.path.join(self.directory, name) for name in sorted(os.listdir(self.directory))]
+        return [os.path.join(self.path, name) for name in sorted(os.listdir(self.path))]
 
     def steps(self) -> list[int]:
         """The steps of all scalars, in the order in which TensorBoard reads them."""

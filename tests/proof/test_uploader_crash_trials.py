@@ -26,7 +26,7 @@ WITHOUT_STRACE = "needs strace, and the right to trace" * (os.geteuid() != 0 or 
 ELSEWHERE = {
     "spool.format": "a worker's: tests/unit/spool/test_layout.py",
     "spool.run": "a worker's: tests/unit/spool/test_layout.py",
-    "eventfile": "a worker's: tests/unit/events, scripts/proof/crash_writer.py",
+    "event_file": "a worker's: tests/unit/events, scripts/proof/crash_writer.py",
 }
 
 

@@ -34,9 +34,11 @@ BEGINNING = 0.2  # seconds until a rank tries a directory again that it cannot w
 # Constants per process and module; the tests of each module use the real values.
 HASTE: dict[str, dict[str, dict[str, float]]] = {
     "rank": {
-        "worker.worker": {"HOUSEKEEPING_EVERY": 0.6, "ASK_EVERY": 0.3},
+        "worker.worker": {"HOUSEKEEPING_EVERY": 0.6},
+        "worker.membership": {"REQUEST_EVERY": 0.3},
         "worker.election": {"FIRST_BACKOFF": 0.5, "LONGEST_BACKOFF": 3.0, "STARTS_LIMIT": 1000},
-        "events.event_file": {"SEGMENT_MIN": 24 << 10, "SEGMENT_MAX": 96 << 10, "RETRY_FIRST": 0.1, "RETRY_LAST": 1.0},
+        "events.series": {"SEGMENT_MIN": 24 << 10, "SEGMENT_MAX": 96 << 10},
+        "events.backlog": {"RETRY_FIRST": 0.1, "RETRY_LAST": 1.0},
     },
     "uploader": {
         "uploader.pacing": {
@@ -176,7 +178,7 @@ class Rank:
         """Return the files of the records that waited."""
         from hf_mpwriter.testing.oracle import keys
 
-        newest = [path for path in self.writer._worker.segments("") if os.path.getmtime(path) >= self._since]  # noqa: SLF001
+        newest = [path for path in self.writer._worker.files.segments("") if os.path.getmtime(path) >= self._since]  # noqa: SLF001
         return {key: path for path in newest for key in keys(path)}
 
     def _flush(self) -> None:

@@ -146,10 +146,10 @@ def test_a_local_writer_does_not_reset_how_others_are_uploaded(run_dir, monkeypa
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with HFSummaryWriter("me/run", logdir=str(run_dir), commit_every=30, exit_timeout=0, memory_limit=1000) as writer:
         writer.scheduler.stop()
-        before, limit = writer._worker._settings, writer._worker._limits.memory
+        before, limit = writer._worker.membership.settings, writer._worker.files.limits.memory
         with SummaryWriter(str(run_dir)) as plain:
             assert plain._worker is writer._worker
-        assert (writer._worker._settings, writer._worker._limits.memory) == (before, limit)
+        assert (writer._worker.membership.settings, writer._worker.files.limits.memory) == (before, limit)
         assert limit == 1000
     SummaryWriter(str(run_dir), memory_limit=16 << 20).close()
 
@@ -158,7 +158,7 @@ def test_flushing_on_a_full_disk_fills_neither_memory_nor_card(run_dir):
     """Some frameworks flush after every step: the name of the next segment is announced once."""
     source = """
 writer = SummaryWriter(sys.argv[1])
-writer._worker.directory()
+writer._worker.files.directory()
 real = os.open
 def refuse(path, flags, *rest, **more):
     if flags & os.O_CREAT and "tfevents" in str(path): raise OSError(errno.ENOSPC, "full")

@@ -17,7 +17,7 @@ from tensorboard_server import tensorboard
 
 from hf_mpwriter import SummaryWriter
 from hf_mpwriter.base import names
-from hf_mpwriter.events import event_file, framing
+from hf_mpwriter.events import framing, series
 
 WRITE_WHEN_TOLD = """
 import sys
@@ -85,7 +85,7 @@ def stop_clock(at: float) -> None:
 def rotated(run: Path) -> Iterator[None]:
     """A writer seals many segments, also while TensorBoard watches."""
     be_rank(0)
-    event_file.SEGMENT_MIN = 500
+    series.SEGMENT_MIN = 500
     with SummaryWriter(str(run)) as writer:
         for step in range(60):
             writer.add_scalar("loss", 0.0, step)

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from event_places import Place
 from programs import wait_for
 from runs import (
     LOG_AND_EXIT,
@@ -34,6 +35,7 @@ from support import event_file, events, failing, keys, scalar
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Sent
+from hf_mpwriter.events import series
 from hf_mpwriter.events.event_file import EventFile
 from hf_mpwriter.spool import ledger, outbox
 from hf_mpwriter.spool.layout import Spool
@@ -43,8 +45,8 @@ from hf_mpwriter.system import process
 from hf_mpwriter.testing import processes, read_journals
 
 HERE = Destination("https://hub", "me/run")
-SMALL_SEGMENTS = "from hf_mpwriter.events import event_file\nevent_file.SEGMENT_MIN = event_file.SEGMENT_MAX = 20000\n"
-IMPATIENT = SMALL_SEGMENTS + "event_file.RETRY_LAST = event_file.RETRY_FIRST = 0.1\n" + WORKER
+SMALL_SEGMENTS = "from hf_mpwriter.events import backlog, series\nseries.SEGMENT_MIN = series.SEGMENT_MAX = 20000\n"
+IMPATIENT = SMALL_SEGMENTS + "backlog.RETRY_LAST = backlog.RETRY_FIRST = 0.1\n" + WORKER
 
 
 # a disk that refuses for a while
@@ -163,7 +165,7 @@ def test_syncs_that_fail_in_between_cost_nothing(hub, run_dir, tmp_path, start):
 
 def test_a_flush_after_a_failed_one_does_not_believe_the_kernel(tmp_path, monkeypatch):
     """The kernel takes the bytes of a failed fsync for written: they are written once more before the next fsync."""
-    file = EventFile(lambda: str(tmp_path), lambda *_: None)
+    file = EventFile(Place(tmp_path))
     file.append(scalar(1))
     file.flush()
     calls, synced = [], file.length
@@ -181,7 +183,7 @@ def test_a_flush_after_a_failed_one_does_not_believe_the_kernel(tmp_path, monkey
     watch("pwrite")
     watch("fsync")
     file.append(scalar(2))
-    with failing("eventfile.fsync=eio"):
+    with failing("event_file.fsync=eio"):
         file.flush()
     assert calls == []
     file.append(scalar(3))
@@ -196,11 +198,11 @@ def test_a_flush_after_a_failed_one_does_not_believe_the_kernel(tmp_path, monkey
 
 def test_a_flush_syncs_a_segment_that_was_sealed_while_the_disk_refused_to(tmp_path, monkeypatch):
     """What was appended before a flush survives a power cut after it, in whichever segment it is."""
-    monkeypatch.setattr(event_file, "SEGMENT_MIN", 1)
-    file = EventFile(lambda: str(tmp_path), lambda *_: None)
+    monkeypatch.setattr(series, "SEGMENT_MIN", 1)
+    file = EventFile(Place(tmp_path))
     file.append(scalar(1))
     first = os.stat(file.path).st_ino
-    with failing("eventfile.fsync=eio"):
+    with failing("event_file.fsync=eio"):
         file.append(scalar(2))
     assert os.stat(file.path).st_ino != first
     synced, fsync = [], os.fsync

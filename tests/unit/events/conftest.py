@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from event_places import Place
 
-from hf_mpwriter.events import event_file
+from hf_mpwriter.events import series
 
 
 @pytest.fixture
@@ -18,5 +18,5 @@ def place(tmp_path) -> Place:
 @pytest.fixture
 def small_segments(monkeypatch):
     """Segments are sealed after some records."""
-    monkeypatch.setattr(event_file, "SEGMENT_MIN", 300)
-    monkeypatch.setattr(event_file, "SEGMENT_MAX", 2000)
+    monkeypatch.setattr(series, "SEGMENT_MIN", 300)
+    monkeypatch.setattr(series, "SEGMENT_MAX", 2000)

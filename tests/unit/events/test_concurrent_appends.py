@@ -13,7 +13,7 @@ import pytest
 from forks import fork, in_child, reap
 from support import keys, scalar
 
-from hf_mpwriter.events import event_file
+from hf_mpwriter.events import backlog, event_file
 from hf_mpwriter.events.limits import Limits
 
 
@@ -25,7 +25,7 @@ def test_a_child_of_fork_leaves_the_file_to_its_parent(place):
     place.refuse = True
 
     def child() -> None:
-        fd = file._segment.fd
+        fd = file._series.current.fd
         place.refuse = False
         file.abandon(Limits())
         with pytest.raises(OSError, match="descriptor"):
@@ -178,14 +178,14 @@ def test_a_record_logged_by_a_log_handler_is_written_before_append_returns(place
             file.append(scalar(record.lineno, "warning"))
 
     handler = Handler()
-    event_file.logger.addHandler(handler)
+    logging.getLogger("hf_mpwriter").addHandler(handler)
     try:
         place.refuse = True
         file.append(scalar(1))
         place.refuse = False
-        place.now += event_file.RETRY_FIRST
+        place.now += backlog.RETRY_FIRST
         file.append(scalar(2))
     finally:
-        event_file.logger.removeHandler(handler)
+        logging.getLogger("hf_mpwriter").removeHandler(handler)
     assert file.waiting == 0
     assert [tag for path in place.paths() for tag, _ in keys(path)].count("warning") == 2

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import gc
 import itertools
 import os
 import random
 import signal
+import weakref
 
 from forks import fork, reap
 from support import events, failing, scalar
@@ -22,7 +24,7 @@ def test_a_writer_that_logs_nothing_leaves_nothing(place):
     file.flush()
     file.close()
     assert place.paths() == []
-    assert place.announced == []
+    assert place.reported == []
 
 
 def test_a_file_begins_with_its_version(place):
@@ -81,6 +83,20 @@ def test_a_returned_record_is_in_the_file_at_once(place):
         assert os.path.getsize(file.path) == file.length
 
 
+def test_a_closed_file_that_is_forgotten_is_freed_without_garbage_collection(place):
+    """Training loops switch the collector off, and a search with `add_hparams` makes thousands of files."""
+    gc.disable()
+    try:
+        file = place.file(sub="trial")
+        file.append(scalar(1))
+        file.close()
+        forgotten = weakref.ref(file)
+        del file
+        assert forgotten() is None
+    finally:
+        gc.enable()
+
+
 def test_flush_makes_file_and_name_durable(place, monkeypatch):
     """The file is synced when something is new, the directory once per segment."""
     synced = []
@@ -88,7 +104,7 @@ def test_flush_makes_file_and_name_durable(place, monkeypatch):
     file = place.file()
     file.append(scalar(1))
     file.flush()
-    assert synced == [os.stat(file.path).st_ino, os.stat(place.directory).st_ino]
+    assert synced == [os.stat(file.path).st_ino, os.stat(place.path).st_ino]
     file.flush()
     assert len(synced) == 2
     file.append(scalar(2))
@@ -118,12 +134,12 @@ def test_a_refused_fsync_is_told_not_raised(place, caplog):
     """Flush does not raise into training; the next one tries again."""
     file = place.file()
     file.append(scalar(1))
-    with failing("eventfile.fsync=eio"):
+    with failing("event_file.fsync=eio"):
         file.flush()
     assert "power cut" in caplog.text
-    assert file._segment._synced < file.length
+    assert file._series.current._synced < file.length
     file.flush()
-    assert file._segment._synced == file.length
+    assert file._series.current._synced == file.length
 
 
 def test_a_disk_that_refuses_every_fsync_is_asked_ever_more_rarely_and_each_flush_tells(place, monkeypatch, caplog):
@@ -144,4 +160,4 @@ def test_a_disk_that_refuses_every_fsync_is_asked_ever_more_rarely_and_each_flus
     assert caplog.text.count("power cut") == 200
     for _ in range(64):
         file.flush()
-    assert file._segment.is_durable
+    assert file._series.current.is_durable

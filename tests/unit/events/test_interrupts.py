@@ -13,7 +13,7 @@ import pytest
 from forks import in_child
 from support import scalar
 
-from hf_mpwriter.events import event_file, framing, segment
+from hf_mpwriter.events import backlog, deferred_log, event_file, framing, registration, segment, series
 from hf_mpwriter.system import disk
 
 
@@ -26,7 +26,8 @@ def raise_interrupted() -> None:
     raise Interrupted
 
 
-SOURCES = {event_file.__file__, segment.__file__, disk.__file__, framing.__file__}
+MODULES = (event_file, backlog, series, registration, segment, deferred_log, disk, framing)
+SOURCES = {module.__file__ for module in MODULES}
 
 
 def interrupted(n: int, action, handler=raise_interrupted) -> bool:
@@ -80,7 +81,7 @@ def test_what_a_signal_handler_logs_behind_any_call_is_kept_and_tears_nothing(pl
         file.close()
         expected = [1, 2, 3, *[4] * (work == "append"), 5, 6, *[10, 11] * again, 12]
         assert sorted(place.steps()) == sorted(expected), f"a handler behind call {n}"
-        sealed = {path: length for kind, path, length in place.announced if kind == "seal"}
+        sealed = {path: length for kind, path, length in place.reported if kind == "seal"}
         assert all(sealed[path] == os.path.getsize(path) for path in place.paths()), f"behind call {n}"
         for path in place.paths():
             os.unlink(path)
@@ -114,14 +115,14 @@ def test_an_exception_while_a_segment_is_opened_holds_nothing_back(place):
     """Interrupted behind every call of the first append: later records are kept, and no file counts as growing."""
     payload = scalar(1)
     for n in itertools.count(1):
-        place.announced.clear()
+        place.reported.clear()
         file = place.file(purge=3)
         again = interrupted(n, lambda file=file: file.append(payload))
         file.append(scalar(2))
         file.close()
         assert place.steps() in ([1, 2], [2]), f"interrupted behind call {n}"
-        opened = {path for kind, path, _ in place.announced if kind == "open"}
-        sealed = {path for kind, path, _ in place.announced if kind == "seal"}
+        opened = {path for kind, path, _ in place.reported if kind == "open"}
+        sealed = {path for kind, path, _ in place.reported if kind == "seal"}
         left_open = [path for path in opened - sealed if os.path.exists(path)]
         assert left_open == [], f"interrupted behind call {n}: {left_open} count as growing until the process ends"
         for path in place.paths():
@@ -133,7 +134,7 @@ def test_an_exception_while_a_segment_is_opened_holds_nothing_back(place):
 
 def test_an_exception_while_a_segment_is_sealed_spoils_neither_our_files_nor_anybody_elses(place, monkeypatch):
     """Interrupted behind every call of the append that rotates: nothing raises later, no foreign file is touched."""
-    monkeypatch.setattr(event_file, "SEGMENT_MIN", 150)  # the third record is the last
+    monkeypatch.setattr(series, "SEGMENT_MIN", 150)  # the third record is the last
     payload = scalar(3)
     problems = []
     for n in itertools.count(1):
@@ -141,7 +142,7 @@ def test_an_exception_while_a_segment_is_sealed_spoils_neither_our_files_nor_any
         file.append(scalar(1))
         file.append(scalar(2))
         again = interrupted(n, lambda file=file: file.append(payload))
-        stranger = os.open(place.directory + f"/../stranger{n}", os.O_RDWR | os.O_CREAT)
+        stranger = os.open(place.path + f"/../stranger{n}", os.O_RDWR | os.O_CREAT)
         try:
             for step in (4, 5, 6, 7):
                 file.append(scalar(step))
@@ -175,12 +176,12 @@ def test_an_exception_while_waiting_records_are_written_loses_none_of_them(place
         for step in (2, 3, 4):
             file.append(scalar(step))
         assert file.waiting == 3
-        place.now += event_file.RETRY_FIRST
+        place.now += backlog.RETRY_FIRST
         again = interrupted(n, file.flush)
         file.append(scalar(5))
         file.close()
         assert place.steps() == [1, 2, 3, 4, 5], f"interrupted behind call {n}"
-        assert file._waiting_bytes == 0
+        assert file._backlog.size == 0
         for path in place.paths():
             os.unlink(path)
         if not again:
@@ -231,8 +232,8 @@ def test_after_an_interrupted_write_a_torn_record_is_cut_off_and_a_whole_one_sta
     file = place.file()
     file.append(scalar(1))
     record = framing.frame(scalar(2))
-    os.write(file._segment.fd, record[: len(record) + size])
-    file._segment.under_way = (record,)
+    os.write(file._series.current.fd, record[: len(record) + size])
+    file._series.current.under_way = (record,)
     file.append(scalar(3))
     assert place.steps() == ([1, 3] if size else [1, 2, 3])
     assert os.path.getsize(file.path) == file.length

@@ -10,7 +10,7 @@ from event_places import START, Place
 from forks import in_child
 from support import events, limit_files, scalar, unlimit_files
 
-from hf_mpwriter.events import event_file
+from hf_mpwriter.events import backlog, event_file
 from hf_mpwriter.events.event_file import EventFile
 from hf_mpwriter.events.limits import Limits
 
@@ -25,7 +25,7 @@ def test_a_short_write_is_cut_back_and_the_writer_goes_on_when_there_is_room(pla
         for step in range(2, 30):
             file.append(scalar(step, "tag" * 10))
             events(file.path)
-            place.now += event_file.RETRY_LAST
+            place.now += backlog.RETRY_LAST
         assert file.waiting > 10
         assert os.path.getsize(file.path) == file.length
         unlimit_files()
@@ -66,7 +66,7 @@ def test_memory_is_bounded_and_what_is_dropped_is_counted(place, caplog):
     for step in range(1, 101):
         file.append(scalar(step))
         place.now += 0.3
-        assert sum(len(item[0]) for item in file._waiting) == file._waiting_bytes <= 1000
+        assert sum(len(item[0]) for item in file._backlog.items) == file._backlog.size <= 1000
     assert file.waiting + file.dropped == 100
     assert file.waiting > 10
     assert sum("refuses" in record.message for record in caplog.records) == 1
@@ -82,12 +82,12 @@ def test_the_memory_is_shared_by_all_files_of_a_process(place, tmp_path):
     limits = Limits(memory=1000)
     (tmp_path / "other").mkdir()
     other = Place(tmp_path / "other")
-    mine, its = (EventFile(one.locate, one.announce, limits=limits, clock=lambda: 0.0) for one in (place, other))
+    mine, its = (EventFile(one, limits=limits, clock=lambda: 0.0) for one in (place, other))
     place.refuse = other.refuse = True
     for step in range(1, 101):
         mine.append(scalar(step))
         its.append(scalar(step))
-        assert mine._waiting_bytes + its._waiting_bytes <= 1000
+        assert mine._backlog.size + its._backlog.size <= 1000
     assert mine.dropped + its.dropped + mine.waiting + its.waiting == 200
     dropped, place.refuse = its.dropped, False
     mine.flush()
@@ -111,32 +111,44 @@ def test_a_record_larger_than_the_memory_is_dropped_and_counted(place):
 def test_while_the_disk_refuses_it_is_tried_only_now_and_then(place):
     """Between two tries an append costs nothing but memory; flush tries at once."""
     tries = []
-    file = EventFile(lambda: tries.append(1) or place.locate(), place.announce, clock=lambda: place.now)
+
+    class Counted(Place):
+        """Counts how often a segment is to be opened."""
+
+        def directory(self) -> str:
+            tries.append(1)
+            return place.directory()
+
+    file = EventFile(Counted(place.path), clock=lambda: place.now)
     place.refuse = True
     for step in range(50):
         file.append(scalar(step))
     assert len(tries) == 1
-    place.now += event_file.RETRY_FIRST
+    place.now += backlog.RETRY_FIRST
     file.append(scalar(50))
     assert len(tries) == 2
     file.flush()
     assert len(tries) == 3
 
 
-def test_an_announcement_that_is_refused_makes_no_file(place):
-    """A card on a full disk: the record waits, and no file exists that no card names."""
-    file = EventFile(place.locate, failing_announcement, clock=lambda: place.now)
+def test_a_segment_whose_registration_is_refused_is_not_created(place):
+    """A member file on a full disk: the record waits, and no file exists that no member file names."""
+    refused = []
+
+    class Full(Place):
+        """Refuses the first report."""
+
+        def opened(self, path: str) -> None:
+            if not refused:
+                refused.append(path)
+                raise OSError(errno.ENOSPC, "refused")
+
+    file = EventFile(Full(place.path), clock=lambda: place.now)
     file.append(scalar(1))
     assert file.waiting == 1
     assert place.paths() == []
-    file._announce = place.announce
     file.flush()
     assert place.steps() == [1]
-
-
-def failing_announcement(kind: str, path: str, length: int) -> None:
-    """Refuse."""
-    raise OSError(errno.ENOSPC, "refused")
 
 
 def test_a_descriptor_that_fails_to_close_raises_nothing_and_is_not_written_to_again(
@@ -145,7 +157,7 @@ def test_a_descriptor_that_fails_to_close_raises_nothing_and_is_not_written_to_a
     """close() may report a late write error (NFS, quota); the number may be anybody's file afterwards."""
     file = place.file()
     file.append(scalar(1))
-    real, first = os.close, file._segment.fd
+    real, first = os.close, file._series.current.fd
 
     def close(fd: int) -> None:
         real(fd)
@@ -160,18 +172,21 @@ def test_a_descriptor_that_fails_to_close_raises_nothing_and_is_not_written_to_a
     assert place.steps() == list(range(1, 12))
 
 
-def test_a_seal_that_is_refused_once_is_announced_later(place, small_segments):
-    """A segment that is never announced as sealed holds back all later ones until the process ends (promise 8)."""
+def test_a_seal_that_is_refused_once_is_reported_later(place, small_segments):
+    """A segment that is never reported as sealed holds back all later ones until the process ends (promise 8)."""
     refused = []
 
-    def announce(kind: str, path: str, length: int) -> None:
-        if kind == "seal" and not refused:
-            refused.append(path)
-            raise OSError(errno.ENOSPC, "refused")
-        place.announce(kind, path, length)
+    class Full(Place):
+        """Refuses the first seal."""
 
-    file = EventFile(place.locate, announce, clock=lambda: place.now)
+        def sealed(self, path: str, length: int) -> None:
+            if not refused:
+                refused.append(path)
+                raise OSError(errno.ENOSPC, "refused")
+            place.sealed(path, length)
+
+    file = EventFile(Full(place.path), clock=lambda: place.now)
     for step in range(1, 60):
         file.append(scalar(step))
     assert place.steps() == list(range(1, 60))
-    assert refused[0] in [path for kind, path, _ in place.announced if kind == "seal"]
+    assert refused[0] in [path for kind, path, _ in place.reported if kind == "seal"]

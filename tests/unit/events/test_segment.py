@@ -10,22 +10,22 @@ from event_places import START
 from support import events, scalar
 
 from hf_mpwriter.base import names as names_module
-from hf_mpwriter.events import event_file
+from hf_mpwriter.events import series
 
 
-def test_a_segment_is_announced_before_it_exists_and_when_it_is_complete(place, small_segments):
+def test_a_segment_is_registered_before_it_exists_and_when_it_is_complete(place, small_segments):
     """Open, then the file; seal with its final length; the next is opened only then; no two are open at once."""
     file = place.file()
     for step in range(1, 100):
         file.append(scalar(step))
     file.close()
-    kinds = [kind for kind, _, _ in place.announced]
+    kinds = [kind for kind, _, _ in place.reported]
     assert kinds == ["open", "seal"] * (len(kinds) // 2)
     assert len(kinds) > 6
-    for (kind, path, length), existed in zip(place.announced, place.existed, strict=True):
+    for (kind, path, length), existed in zip(place.reported, place.existed, strict=True):
         assert existed == (kind == "seal")
         assert kind == "open" or length == os.path.getsize(path)
-    opened = [path for kind, path, _ in place.announced if kind == "open"]
+    opened = [path for kind, path, _ in place.reported if kind == "open"]
     assert opened == sorted(opened) == place.paths()
     assert place.steps() == list(range(1, 100))
 
@@ -33,7 +33,7 @@ def test_a_segment_is_announced_before_it_exists_and_when_it_is_complete(place, 
 def test_names_increase_when_the_clock_goes_back(place, small_segments, monkeypatch):
     """Segments sort in the order in which they were written, whatever the wall clock says."""
     clock = itertools.cycle([2e9, 1e9, 5.0, -3.0, 2.5e9, 1.0])
-    monkeypatch.setattr(event_file.time, "time", lambda: next(clock))
+    monkeypatch.setattr(series.time, "time", lambda: next(clock))
     file = place.file()
     for step in range(1, 80):
         file.append(scalar(step))
@@ -43,8 +43,8 @@ def test_names_increase_when_the_clock_goes_back(place, small_segments, monkeypa
 
 def test_segments_grow_with_the_run_within_their_limits(place, monkeypatch):
     """A segment is an eighth of what was written, not below the one limit nor above the other."""
-    monkeypatch.setattr(event_file, "SEGMENT_MIN", 1000)
-    monkeypatch.setattr(event_file, "SEGMENT_MAX", 5000)
+    monkeypatch.setattr(series, "SEGMENT_MIN", 1000)
+    monkeypatch.setattr(series, "SEGMENT_MAX", 5000)
     file = place.file()
     for step in range(1, 2500):
         file.append(scalar(step))
@@ -91,7 +91,7 @@ def test_a_file_that_exists_is_never_opened(place, monkeypatch):
     """O_EXCL: on a clash of names the record waits and another name is taken; the other file is not touched."""
     names = iter(["events.out.tfevents.0000000001.a", "events.out.tfevents.0000000002.a"])
     monkeypatch.setattr(names_module, "event_name", lambda *_: next(names))
-    theirs = os.path.join(place.directory, "events.out.tfevents.0000000001.a")
+    theirs = os.path.join(place.path, "events.out.tfevents.0000000001.a")
     with open(theirs, "wb") as other:
         other.write(b"theirs")
     file = place.file()
@@ -104,7 +104,7 @@ def test_a_file_that_exists_is_never_opened(place, monkeypatch):
 
 
 def test_a_file_removed_under_the_writer_is_replaced_by_a_new_one(place, caplog):
-    """The look notices, says so once, and what comes next is kept; the old one is announced as over."""
+    """A check notices, warns once, and what comes next is kept; the old segment is reported as sealed."""
     file = place.file()
     file.append(scalar(1))
     removed = file.path
@@ -125,13 +125,13 @@ def test_a_flush_of_a_file_that_cannot_be_seen_syncs_it(place, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(os, "stat", lambda *_, **__: (_ for _ in ()).throw(OSError(errno.EIO, "refused")))
         file.flush()
-    assert file._segment._synced == file.length
+    assert file._series.current._synced == file.length
     file.append(scalar(2))
     assert (len(place.paths()), place.steps()) == (1, [1, 2])
 
 
 def test_a_file_replaced_under_the_writer_does_not_count_as_growing_for_ever(place):
-    """A restored copy stands at the old path: it must be announced as complete, or it holds back all later segments."""
+    """A restored copy stands at the old path: it must be reported as sealed, or it holds back all later ones."""
     file = place.file()
     file.append(scalar(1))
     path = file.path
@@ -141,4 +141,4 @@ def test_a_file_replaced_under_the_writer_does_not_count_as_growing_for_ever(pla
     file.check()
     file.append(scalar(2))
     assert place.steps() == [1, 2]
-    assert path in [sealed for kind, sealed, _ in place.announced if kind == "seal"]
+    assert path in [sealed for kind, sealed, _ in place.reported if kind == "seal"]

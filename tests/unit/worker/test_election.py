@@ -1,4 +1,4 @@
-"""The election: one seat, handed over with its lock; failures are backed off and never raised."""
+"""The election: the uploader lock is handed over, failures are backed off and never raised."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hf_mpwriter.worker import election
 from hf_mpwriter.worker.election import Election, unfinished_siblings
 
 
-def test_an_uploader_that_cannot_start_is_told_once_and_tried_again_later(spool, monkeypatch, caplog):
+def test_an_uploader_that_cannot_start_is_logged_once_and_tried_again_later(spool, monkeypatch, caplog):
     """A broken interpreter: one warning, no exception, longer and longer pauses, no lock kept."""
     monkeypatch.setattr(sys, "executable", "/nonexistent/python")
     now = [1000.0]
@@ -35,10 +35,10 @@ def test_an_uploader_that_cannot_start_is_told_once_and_tried_again_later(spool,
     monkeypatch.undo()
     now[0] += election.LONGEST_BACKOFF
     assert one.ensure_uploader(), "the cause is gone"
-    wait_for(lambda: not one.reap() and not locks.is_held(spool.uploader_lock), "it finds nobody and leaves")
+    wait_for(lambda: not one.reap() and not locks.is_held(spool.uploader_lock), "it finds no member and leaves")
     monkeypatch.setattr(sys, "executable", None)  # as in a program that embeds Python
     assert not one.ensure_uploader()
-    assert len(caplog.records) == 2, "another trouble is told again"
+    assert len(caplog.records) == 2, "another trouble is logged again"
 
 
 def test_uploaders_that_die_at_once_are_not_started_for_ever(spool, monkeypatch, caplog):
@@ -61,7 +61,7 @@ import logging, os, resource, sys
 from hf_mpwriter.worker.election import Election
 from hf_mpwriter.system.process import host_id
 from hf_mpwriter.spool.layout import Spool
-host_id()  # nobody may import what is still missing
+host_id()  # nothing can be imported once the user is another one
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
 logging.basicConfig()
@@ -71,7 +71,7 @@ print([one.ensure_uploader() for _ in range(3)])
 
 
 @pytest.mark.root
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else, and root has no limit")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user, and root has no limit")
 def test_a_user_without_processes_to_spare_goes_on():
     """`ulimit -u` is reached: one warning, no exception, no lock kept."""
     with tempfile.TemporaryDirectory() as place:  # pytest's own are for root only
@@ -87,7 +87,7 @@ def test_a_user_without_processes_to_spare_goes_on():
 
 
 def test_a_parent_that_cannot_be_listed_has_no_runs():
-    """Else each look would end there, before the user is told what the uploader has to say."""
+    """Else all housekeeping would end there, before the notices of the uploader are logged."""
     assert unfinished_siblings(Spool("/nowhere/run"), Destination("http://hub", "me/run")) == []
 
 

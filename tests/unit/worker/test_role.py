@@ -70,8 +70,8 @@ def test_a_child_is_a_rank_only_if_it_was_given_one_after_its_start(environ, inh
 
 
 @given(st.text(), st.none() | st.integers(0, 10**5))
-def test_any_name_of_a_child_makes_a_worker_whose_card_can_be_read(text, rank):
-    """Whatever multiprocessing calls a child, its worker is a plain directory name that a card's name carries."""
+def test_any_name_of_a_child_makes_a_worker_whose_member_file_can_be_read(text, rank):
+    """Whatever multiprocessing calls a child, its worker is a plain directory name, and part of a member file name."""
     worker = Role(rank, text).worker
     assert worker not in ("", "main", ".", "..")
     name = MemberName(worker, process_module.host_id(), 1, 2, 3)
@@ -109,7 +109,7 @@ def _exit_if_child_of_rank_2() -> None:
 
 @pytest.mark.parametrize(("rank", "role"), [(None, Role(0, None)), (0, Role(0, None)), (2, Role(2, ""))])
 def test_a_child_that_trains_is_the_first_rank_and_its_children_are_children(rank, role, monkeypatch):
-    """A framework's word counts where no launcher gave a rank; a program that trains itself is what it was before."""
+    """`take_first_rank` counts where no launcher gave a rank; it changes nothing for the process itself."""
     for name in role_module.RANK_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     if rank is not None:

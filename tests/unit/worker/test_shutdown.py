@@ -1,4 +1,4 @@
-"""The bounded wait at the end: what it must know."""
+"""Shutdown: what a process answers for at its end."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.worker.role import Role
-from hf_mpwriter.worker.shutdown import answers_for
+from hf_mpwriter.worker.shutdown import lengths_to_await
 
 
 def test_what_is_known_is_not_read_again_at_the_end(run_dir):
@@ -16,11 +16,11 @@ def test_what_is_known_is_not_read_again_at_the_end(run_dir):
     path = run_dir / "events.out.tfevents.1000000000.there.1.0123abcd"
     length = event_file(path, 20)
     with open(path, "r+b") as file:
-        file.write(bytes(100))  # whoever reads the beginning, stops there
+        file.write(bytes(100))  # a reader of the beginning stops there
     spool, own = Spool(str(run_dir)), {path.name: length - 50}
-    assert answers_for(spool, Settings(), Role(None, None), own) == own
+    assert lengths_to_await(spool, Settings(), Role(None, None), own) == own
     half = event_file(run_dir / "half" / path.name, 10)
-    assert answers_for(spool, Settings(), Role(None, None), {path.name: half}) == {
+    assert lengths_to_await(spool, Settings(), Role(None, None), {path.name: half}) == {
         path.name: half,
         f"half/{path.name}": half,
     }

@@ -1,4 +1,4 @@
-"""The worker: what never raises into training, never blocks it, and never tells a token to strangers."""
+"""The worker: what never raises into training, and never blocks it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hf_mpwriter.spool.layout import Spool
 
 
 def test_a_token_that_is_no_string_is_refused(tmp_path):
-    """In the constructor, not in the first look."""
+    """In the constructor, not when the worker first keeps house."""
     from hf_mpwriter import HFSummaryWriter
 
     with pytest.raises(SettingsError, match="token must be a string"):
@@ -37,21 +37,21 @@ for attempt in range(30):
     start(source, tmp_path / "runs").succeed(deadline=60)
 
 
-def test_what_is_dropped_stands_on_the_card_while_the_worker_lives(run_dir):
-    """Whoever looks after the run sees it without asking the process; `writer.dropped` says the same."""
+def test_what_is_dropped_stands_in_the_member_file_while_the_worker_lives(run_dir):
+    """`hf-mpwriter status` shows it without asking the process; `writer.dropped` is the same."""
     from hf_mpwriter import SummaryWriter
     from hf_mpwriter.spool.members import Members
 
     writer = SummaryWriter(run_dir, memory_limit=0)
-    file = writer.file_writer.event_writer.file
 
     def refuse() -> str:
         raise OSError("refused")
 
-    file._locate, locate = refuse, file._locate
+    home = writer._worker.files
+    home.directory, directory = refuse, home.directory
     for step in range(3):
         writer.add_scalar("a", 1.0, step)
-    file._locate = locate
+    home.directory = directory
     writer._worker.keep_house()
     (member,) = Members(Spool(str(run_dir))).all()
     assert (member.alive, member.dropped, writer.dropped) == (True, 3, 3)
@@ -66,25 +66,25 @@ LONG_HANDLER = """
 import os, signal, sys
 from hf_mpwriter import SummaryWriter
 from hf_mpwriter.worker import worker
-worker.HOUSEKEEPING_EVERY = worker.STUCK_AFTER = 0.0  # the handler takes longer than any look
+worker.HOUSEKEEPING_EVERY = worker.STUCK_AFTER = 0.0  # the handler takes longer than any housekeeping
 writer = SummaryWriter(sys.argv[1])
 def handle(*_):
     for step in range(3):
         writer.add_scalar("handled", 1.0, step)
 signal.signal(signal.SIGUSR1, handle)
-check = worker.Worker._check_card
+check = worker.Worker._rejoin
 def interrupted(self):
-    worker.Worker._check_card = check
+    worker.Worker._rejoin = check
     os.kill(os.getpid(), signal.SIGUSR1)
     check(self)
-worker.Worker._check_card = interrupted
+worker.Worker._rejoin = interrupted
 writer.add_scalar("loss", 1.0, 1)
-print(worker.Worker._check_card is check)
+print(worker.Worker._rejoin is check)
 """
 
 
-def test_a_look_that_is_interrupted_for_long_raises_nothing(tmp_path):
-    """A handler saves a checkpoint for minutes and logs: others look meanwhile, the interrupted look ends well."""
+def test_housekeeping_that_is_interrupted_for_long_raises_nothing(tmp_path):
+    """A handler saves a checkpoint for minutes and logs: others keep house meanwhile, the interrupted one ends well."""
     assert succeed(LONG_HANDLER, tmp_path / "run") == "True\n"
 
 
@@ -124,6 +124,6 @@ writer._worker.keep_house()
 
 
 def test_a_run_directory_that_was_removed_stays_so(tmp_path):
-    """A temporary directory is over before the process is: the look at its end must not bring it back."""
+    """A temporary directory is over before the process is: housekeeping at its end must not bring it back."""
     succeed(REMOVED, tmp_path / "run")
     assert not (tmp_path / "run").exists()

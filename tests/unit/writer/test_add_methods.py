@@ -244,7 +244,7 @@ def test_trials_keep_no_file_open_and_nameless_ones_leave_nothing_behind(tmp_pat
             writer.add_hparams({"lr": trial}, {"acc": 0.5}, f"trial{trial % 2}")
             writer.add_hparams({"lr": trial}, {"acc": 0.5})
         assert len(os.listdir("/proc/self/fd")) == before
-        assert len(writer.all_writers) == len(writer._worker._files) == 3
+        assert len(writer.all_writers) == len(writer._worker.files._files) == 3
     assert len(list(tmp_path.rglob("*tfevents*"))) == 40
     assert sum(len(events(path)) for path in tmp_path.rglob("*tfevents*")) == 40 * 5
 

@@ -1,0 +1,84 @@
+"""The backlog: records that are not in a segment yet, oldest first, in bounded memory.
+
+    add      a record that cannot take the short way: the disk refuses, or a write is going on
+    first    the record to write next
+    trim     drops the newest records until the memory of the process suffices, and counts them
+    refused  the disk has refused: the next try is due after 1 s, 2 s, 4 s ... 16 s
+
+Invariants:
+- A record leaves the backlog only after it was written, or it is counted in `dropped`.
+- An interrupted update of `size` is put right when the backlog is empty.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from hf_mpwriter.events.limits import Limits
+from hf_mpwriter.events.segment import Item
+
+RETRY_FIRST = 1.0  # seconds from a refusal to the next try; doubled with every further one
+RETRY_LAST = 16.0  # seconds, the longest
+
+
+class Backlog:
+    """The records of one event file that wait.
+
+    Args:
+        limits: bounds the memory of all backlogs of a process.
+
+    Attributes:
+        items: the records.
+        size: bytes of them.
+        dropped: records that were given up.
+        retry_after: seconds between the last refusal and the next try, 0.0 while the disk accepts records.
+        retry_at: monotonic seconds of the next try.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self.items: deque[Item] = deque()
+        self.size = self.dropped = 0
+        self.retry_after = self.retry_at = 0.0
+
+    def add(self, item: Item) -> None:
+        """Let a record wait."""
+        self.items.append(item)
+        self.size += len(item[0])
+
+    def add_first(self, item: Item) -> None:
+        """Let a record wait before all others."""
+        self.items.appendleft(item)
+        self.size += len(item[0])
+
+    def remove_first(self) -> None:
+        """Remove the oldest record, which was written."""
+        item = self.items.popleft()
+        self.size = self.size - len(item[0]) if self.items else 0
+
+    def trim(self) -> None:
+        """Drop the newest records that the memory limit has no room for."""
+        while not self._limits.has_room(self, self.size) and self.items:
+            self.size -= len(self.items.pop()[0])
+            self.dropped += 1
+
+    def give_up(self) -> None:
+        """Drop all records."""
+        lost = len(self.items)
+        self.items.clear()
+        self.size = 0
+        self._limits.clear(self)
+        self.dropped += lost
+
+    def refused(self, now: float) -> None:
+        """Plan the next try; `now` in monotonic seconds."""
+        self.retry_after = min(RETRY_LAST, 2 * self.retry_after or RETRY_FIRST)
+        self.retry_at = now + self.retry_after
+
+    def accepted(self) -> bool:
+        """Note that the disk has accepted all records; True if it had refused one before."""
+        self._limits.clear(self)
+        if not self.retry_after:
+            return False
+        self.retry_at = self.retry_after = 0.0
+        return True

@@ -1,0 +1,99 @@
+"""Registration: what the owner of an event file knows of its segments, and when it learns it.
+
+    home.directory()             before a segment is opened; may take a claim
+    home.opened(path)            before the segment exists
+    home.sealed(path, length)    when it is complete; length 0 if the name was not used after all
+
+Invariants:
+- No segment exists that was not reported as opened.
+- Every path that was reported as opened is reported as sealed in the end: one that stays open holds back all later
+  segments of its directory.
+- A report of a seal that fails, on a full disk, is kept and repeated; seals keep their order.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Protocol
+
+
+class Home(Protocol):
+    """Where event files live, and where their segments are recorded. All methods may raise OSError."""
+
+    def directory(self) -> str:
+        """Absolute path of the directory of the owner."""
+
+    def opened(self, path: str) -> None:
+        """Record a segment that is about to be created.
+
+        Args:
+            path: absolute.
+        """
+
+    def sealed(self, path: str, length: int) -> None:
+        """Record that a segment is complete.
+
+        Args:
+            path: absolute.
+            length: bytes; 0 if the segment was never created.
+        """
+
+
+class Registration:
+    """The reports of one event file to its home.
+
+    Args:
+        home: receives them.
+
+    Attributes:
+        reserved: path that was reported as opened and is not created yet, "" if there is none.
+        seals: (path, length) of segments that are complete and not reported yet.
+    """
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self.reserved = ""
+        self.seals: deque[tuple[str, int]] = deque()
+
+    def directory(self) -> str:
+        """See `Home.directory`."""
+        return self._home.directory()
+
+    def reserve(self, path: str) -> None:
+        """Report a segment before it is created.
+
+        Raises:
+            OSError: the home refuses; the segment must not be created.
+        """
+        self._home.opened(path)
+        self.reserved = path
+
+    def release(self) -> None:
+        """Seal the reserved path unused, if there is one."""
+        path, self.reserved = self.reserved, ""
+        if path:
+            self.seals.append((path, 0))
+
+    def report_seals(self) -> None:
+        """Report what is sealed; what the home refuses stays for the next call."""
+        while self.seals:
+            seal = self.seals[0]
+            try:
+                self._home.sealed(*seal)
+            except OSError:
+                return
+            if self.seals and self.seals[0] is seal:  # else a signal handler has reported it as well
+                self.seals.popleft()
+
+    def repeat(self, path: str) -> None:
+        """Report to a home that starts anew which segment is open.
+
+        Args:
+            path: of the segment, "" if there is none.
+
+        Raises:
+            OSError: the home refuses.
+        """
+        self.reserved = ""
+        if path:
+            self._home.opened(path)

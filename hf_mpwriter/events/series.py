@@ -1,0 +1,172 @@
+"""The series: the segments of one event file, opened and sealed one after another.
+
+    events.out.tfevents.1795233002...   sealed, synced
+    events.out.tfevents.1795236610...   current
+
+Invariants:
+- Names sort in the order of opening, whatever the clock does.
+- The next segment is opened only after the one before is sealed.
+- A sealed segment takes nothing more: its limit is 0, so the short way of `EventFile.append_record` refuses it.
+- START is written twice: TensorBoard's Python readers ignore the first START of a directory.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import NamedTuple
+
+from hf_mpwriter.base import names as names_module
+from hf_mpwriter.events import framing
+from hf_mpwriter.events.deferred_log import DeferredLog
+from hf_mpwriter.events.registration import Home, Registration
+from hf_mpwriter.events.segment import Segment
+from hf_mpwriter.system import disk, process
+
+SEGMENT_SHARE = 8  # a segment is sealed at one eighth of what was written, within the two limits below
+SEGMENT_MIN = 16 << 20  # bytes
+SEGMENT_MAX = 128 << 20  # bytes; TensorBoard's default reader keeps one descriptor per file, so: few files
+
+
+class Purge(NamedTuple):
+    """What TensorBoard is to hide.
+
+    Attributes:
+        step: global step; what was logged at this step and later.
+        unless_since: unix time; no purge if the directory has an event file that was modified then or later.
+    """
+
+    step: int
+    unless_since: float
+
+    def head(self, directory: str, names: list[str], now: float) -> bytes:
+        """The framed START records, b"" if they are not wanted.
+
+        Args:
+            directory: of the new segment.
+            names: in the directory.
+            now: unix time.
+        """
+        existing = filter(names_module.is_event_file, names)
+        if any(_modified(os.path.join(directory, name)) >= self.unless_since for name in existing):
+            return b""
+        return 2 * framing.frame(framing.session_start_event(now, self.step))
+
+
+class SegmentSeries:
+    """The segments of one event file. Its methods are called while the event file is locked.
+
+    Args:
+        home: gives the directory of the owner, records segments.
+        sub: directory relative to the home's.
+        suffix: the user's filename_suffix.
+        log: takes warnings.
+
+    Attributes:
+        current: the segment to append to, None before the first record and after a seal.
+        path: of the last segment, "" before the first.
+        purge: what the next segment is to hide.
+    """
+
+    def __init__(self, home: Home, sub: str, suffix: str, log: DeferredLog) -> None:
+        self._home = home
+        self._sub = sub
+        self._suffix = suffix
+        self._log = log
+        self._start_fresh()
+
+    def _start_fresh(self) -> None:
+        self.registration = Registration(self._home)
+        self.current: Segment | None = None
+        self.path = ""
+        self.purge: Purge | None = None
+        self._sealed_bytes = 0
+        self._unsynced: set[Segment] = set()  # sealed while the disk refused to sync them
+
+    def abandon(self) -> None:
+        """Leave the segments to the parent after fork; a write that the fork interrupted finds an empty series."""
+        if self.current is not None:
+            self.current.close()
+        self._start_fresh()
+
+    def writable(self) -> Segment:
+        """The segment for the next record; OSError if none can be opened."""
+        segment = self.current
+        if segment is not None and segment.end >= segment.limit:
+            segment.sync()
+            self.seal(segment)
+        elif segment is not None and segment.fd < 0 and not segment.wake():
+            self._log.warning("%s was removed or rewritten by another program; continuing in a new file", segment.path)
+            self.seal(segment)
+        return self.current or self.open()
+
+    def open(self) -> Segment:
+        """Open the next segment.
+
+        Raises:
+            OSError: the disk refuses, or the home; there is no file then.
+        """
+        directory = os.path.normpath(os.path.join(self.registration.directory(), self._sub))
+        self.registration.report_seals()
+        disk.make_dirs(directory, 0o777, durable=False)
+        now, existing = time.time(), os.listdir(directory)
+        head = framing.frame(framing.version_event(now))
+        if self.purge is not None:
+            head += self.purge.head(directory, existing, now)
+        limit = min(SEGMENT_MAX, max(SEGMENT_MIN, self._sealed_bytes // SEGMENT_SHARE))
+        path = self.registration.reserved
+        if os.path.dirname(path) != directory or os.path.basename(path) in existing:
+            self.registration.release()
+            name = names_module.event_name(existing, now, process.host_name(), os.getpid(), self._suffix)
+            path = os.path.join(directory, name)
+            self.registration.reserve(path)
+        segment = self.current = Segment(path, head, limit, self._log)
+        self.path, self.registration.reserved = path, ""
+        self.purge = None
+        return segment
+
+    def seal(self, segment: Segment) -> None:
+        """Write no more to the segment; the next record opens another one."""
+        self.current = None
+        segment.limit = 0
+        end = segment.end  # from here on nothing makes it longer, a signal handler included
+        self.registration.seals.append((segment.path, end))
+        self._sealed_bytes += end
+        segment.close()
+        if not segment.is_durable:
+            self._unsynced.add(segment)
+        self.registration.report_seals()
+
+    def replace_removed(self) -> bytes:
+        """Seal the current segment if its file was deleted; records that were written since, and are lost with it."""
+        segment = self.current
+        if segment is None or segment.is_there():
+            return b""
+        self._log.warning("%s was removed while it was written; continuing in a new file", segment.path)
+        saved = segment.written_since_removal()
+        self.seal(segment)
+        return saved
+
+    def sync(self) -> None:
+        """Make all segments survive a power cut."""
+        for segment in list(self._unsynced):
+            if segment.is_there():
+                segment.sync()
+            if segment.is_durable or not segment.is_there():
+                self._unsynced.discard(segment)
+        if self.current is not None:
+            self.current.sync()
+
+    def close(self) -> None:
+        """Seal the current segment."""
+        self.registration.release()
+        if self.current is not None:
+            self.seal(self.current)
+        self.registration.report_seals()
+
+
+def _modified(path: str) -> float:
+    try:
+        return os.stat(path).st_mtime
+    except OSError:
+        return 0.0

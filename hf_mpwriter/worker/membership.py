@@ -1,0 +1,245 @@
+"""Membership: the claim and the member file of this process in one run directory.
+
+    outside --join--> joined --leave, or withdraw where no uploader will come--> outside
+               ^         |
+               +-rejoin--+   the spool was deleted
+
+A process joins when its first writer is built, or at its first event after it left. While it is joined it holds the
+lock of its claim and the lock of its member file, to which it appends:
+
+    open, seal   a segment, reported by the event files of this process
+    dropped      records that the disk refused for good
+    want         lengths that are to be pushed, at most once in REQUEST_EVERY
+
+Invariants:
+- A process has at most one name, also when a signal handler logs while it joins.
+- Nothing is logged while the lock is held: the worker flushes `log` later.
+- A forked child is outside: locks and files belong to its parent.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from hf_mpwriter.base.errors import ForeignSpoolError, HfMpWriterError
+from hf_mpwriter.base.names import worker_dir
+from hf_mpwriter.base.settings import Destination, Settings
+from hf_mpwriter.events.deferred_log import DeferredLog
+from hf_mpwriter.snapshot import attachments
+from hf_mpwriter.spool import members
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.ownership import check_ownership
+from hf_mpwriter.system import locks
+from hf_mpwriter.system.process import Process
+from hf_mpwriter.worker import role
+from hf_mpwriter.worker.role import Role
+
+REQUEST_EVERY = 1.0  # seconds between two requests: a script that asks at every step must not fill the disk
+
+
+class Joined(NamedTuple):
+    """What a process holds while it is joined.
+
+    Attributes:
+        claim: descriptor of the lock of its name.
+        file: its member file.
+    """
+
+    claim: int
+    file: members.MemberFile
+
+
+class Membership:
+    """This process as a member of a run.
+
+    Args:
+        spool: of the run directory.
+        clock: monotonic seconds.
+
+    Attributes:
+        spool: where the member file is; another one after the spool of the run was replaced by a foreign one.
+        destination: where the run is uploaded, None if it is local.
+        settings: how it is uploaded.
+        is_stopped: whether this process asks for no uploads.
+        has_logged: whether there is something of this process to upload.
+        joined_at: unix time of the last join.
+        log: warnings to flush.
+        name: of the worker, as of the last join; "" before the first.
+        role: of this process.
+    """
+
+    def __init__(self, spool: Spool, clock: Callable[[], float]) -> None:
+        self.spool = spool
+        self.destination: Destination | None = None
+        self.settings = Settings()
+        self.is_stopped = False
+        self.joined_at = time.time()
+        self.log = DeferredLog()
+        self._clock = clock
+        self.start_fresh()
+
+    def start_fresh(self) -> None:
+        """Be outside, as at the start and in a forked child."""
+        self.role: Role = role.current_role()
+        self.name = ""
+        self.has_logged = False
+        self._lock = threading.RLock()
+        self._joined: Joined | None = None
+        self._is_joining = False
+        self._recorded_dropped = 0
+        self._is_push_requested, self._next_request = False, 0.0
+        self.log.clear()
+
+    def configure(self, destination: Destination | None, settings: Settings) -> None:
+        """Take the settings of the newest writer; a local writer does not change how others are uploaded."""
+        if destination is not None or self.destination is None:
+            self.destination, self.settings = destination, settings
+
+    # join
+
+    @property
+    def is_joined(self) -> bool:
+        """Whether claim and member file are held."""
+        return self._joined is not None
+
+    def directory(self) -> str:
+        """Absolute path of the worker directory; joins if necessary.
+
+        Raises:
+            OSError: the spool cannot be written.
+        """
+        with self._lock:
+            if self._joined is None:
+                self._join()
+            return os.path.join(self.spool.run_dir, worker_dir(self.name))
+
+    def _join(self) -> None:
+        if self._is_joining:  # a signal handler logs while we join: it must not take a second name
+            raise OSError(errno.EBUSY, "this process is joining the run at the moment")
+        try:
+            self._is_joining = True
+            self._avoid_foreign_spool()
+            if not self.spool.exists():
+                self.ensure_spool()
+            self.role = role.current_role()
+            name, claim = members.claim(self.spool, self.role.worker)
+            try:
+                file = members.MemberFile(self.spool, name, Process.current(), self.settings)
+            except BaseException:  # an interrupt, too
+                locks.release(claim)
+                raise
+            self._joined, self.name = Joined(claim, file), name
+            self.joined_at = time.time()
+        finally:
+            self._is_joining = False
+
+    def _avoid_foreign_spool(self) -> None:
+        """Use a spool aside if ours was replaced or opened to others: what is logged is kept all the same."""
+        try:
+            check_ownership(self.spool.root)
+        except ForeignSpoolError as error:
+            self.log.warning("%s What is logged is kept in %s and not uploaded.", error, self.spool.run_dir)
+            self.spool, self.is_stopped, self.destination = self.spool.aside(), True, None
+
+    def ensure_spool(self) -> None:
+        """Create the spool, with the destination, where it was deleted.
+
+        Raises:
+            OSError: it cannot be created.
+        """
+        try:
+            self.spool.create()
+            if self.destination is not None:
+                self.spool.record_destination(self.destination)
+        except HfMpWriterError as error:
+            raise OSError(str(error)) from error
+
+    def rejoin(self, is_needed: Callable[[], bool]) -> bool:
+        """Join again if the member file is gone.
+
+        Args:
+            is_needed: whether a process that has left has to join again.
+
+        Returns:
+            Whether the process has joined now; `name` may be another one.
+
+        Raises:
+            OSError: the spool cannot be written.
+        """
+        with self._lock:  # another thread may be leaving
+            was_joined = self._joined is not None
+            if self._joined is None:
+                if not is_needed():
+                    return False
+            elif self._joined.file.is_there():
+                return False
+            self._let_go(dropped=0)
+            self._join()
+        if was_joined:
+            self.log.warning("%s was removed while it was in use; it was created again", self.spool.root)
+        return True
+
+    # record
+
+    def record(self, line: dict[str, Any]) -> None:
+        """Append what an event file reports; OSError if the disk refuses."""
+        self.has_logged = True
+        if self._joined is not None:
+            self._joined.file.write(line)
+
+    def record_dropped(self, dropped: int) -> None:
+        """Append the number of dropped records if it has grown."""
+        if self._joined is not None and dropped > self._recorded_dropped:
+            self._joined.file.write({"dropped": dropped})
+            self._recorded_dropped = dropped
+
+    def request_push(self) -> None:
+        """Have the next `record_request` ask for a push."""
+        self._is_push_requested = True
+
+    def record_request(self, lengths: Callable[[], dict[str, int]]) -> None:
+        """Append a request for a push, if there is one and the last one is old enough.
+
+        Args:
+            lengths: gives the bytes per path to push.
+        """
+        if not self._is_push_requested or self._joined is None or self._clock() < self._next_request:
+            return
+        self._is_push_requested, self._next_request = False, self._clock() + REQUEST_EVERY
+        self._joined.file.write({"want": lengths()})
+
+    # leave
+
+    @property
+    def needs_uploader(self) -> bool:
+        """Whether an uploader has to come for this process: it has logged, or it answers for attachments."""
+        if self.destination is None:
+            return False
+        if self.has_logged:
+            return True
+        return self.role.is_reporter and bool(attachments.sizes(self.spool.run_dir, self.settings.allows))
+
+    def leave(self, dropped: int) -> None:
+        """Give up claim and member file.
+
+        Args:
+            dropped: records that the disk refused for good.
+        """
+        with self._lock:
+            self._let_go(dropped)
+
+    def _let_go(self, dropped: int) -> None:
+        if self._joined is None:
+            return
+        claim, file = self._joined
+        if self.needs_uploader:
+            file.leave(dropped)
+        else:
+            file.withdraw()
+        locks.release(claim)
+        self._joined = None
