@@ -8,7 +8,7 @@ A commit that names its parent is applied only while the branch stands there, so
 branch has moved. A commit that names none may arrive at any moment and put a shorter file over a longer one.
 
 Invariants:
-- `in_flight.json` is durable before a push starts. It is removed once the outcome is known and is in the ledger on disk.
+- `in_flight.json` is durable before a push starts. It goes once the outcome is known and in the ledger on disk.
 - While SETTLING, every commit names its parent and carries nothing newer. After that the Hub is read back.
 """
 

@@ -2,8 +2,8 @@
 """Strike an uploader at every failpoint and at every system call that changes something; let the oracle judge.
 
 A trial is a run directory with two workers and the files of a killed predecessor, four commits by real pushes to a
-local Hub, and an uploader that leaves at the end; see tests/helpers/crashing.py. It is struck once; some trials strike its
-second life as well. Then it, or a successor, must bring everything to the Hub and leave nothing behind.
+local Hub, and an uploader that leaves at the end; see tests/helpers/crashing.py. It is struck once; some trials strike
+its second life as well. Then it, or a successor, must bring everything to the Hub and leave nothing behind.
 
     scripts/proof/crash_uploader.py                           everything: about 2,000 faults
     scripts/proof/crash_uploader.py --failpoints              kill, EIO, ENOSPC at each failpoint: 1st, 2nd, last pass

@@ -3,7 +3,7 @@
 A trial, made by a process that has loaded everything and never used it (`serve`):
 
     story      two workers log, seal, die and close; each step when the Hub is known to have what was logged before
-    life       fork -> take the uploader lock -> loop.main, with pushes that are forks of it, until it leaves or is struck
+    life       fork -> take the uploader lock -> loop.main, pushes are forks of it, until it leaves or is struck
     harm       strikes one life: a failpoint, or strace at the n-th system call of a name, of the uploader or
                of one of its pushes; the lives after it are unharmed
     judgement  the oracle, and that nothing is left: no temporary file, no entry, no card, no process
@@ -434,7 +434,6 @@ def left_behind() -> list[str]:
 
 def serve(hub_root: str) -> None:
     """Make the trials that are asked for on standard input."""
-
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
     gc.freeze()  # else each fork copies what the collector touches
     store = Store(hub_root)

@@ -14,7 +14,7 @@ from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.system import locks
 
-HURRY = "import hf_mpwriter.worker.worker\nhf_mpwriter.worker.worker.HOUSEKEEPING_EVERY = 0.05\n"  # seconds between two looks
+HURRY = "import hf_mpwriter.worker.worker\nhf_mpwriter.worker.worker.HOUSEKEEPING_EVERY = 0.05\n"  # seconds
 HURRIED = HURRY + LOG_FOR_EVER
 
 

@@ -46,7 +46,8 @@ from hf_mpwriter.spool import status
 from hf_mpwriter.system import launch
 from hf_mpwriter.uploader import in_flight, pacing
 status.BEAT_EVERY, pacing.MOVED_WAIT, pacing.FIRST_WAIT, in_flight.SETTLE_TIME = 0.5, 0.6, 1.0, {SETTLE}
-launch.PUSH_BOOT = launch.PUSH_BOOT.replace("push.main", "from hf_mpwriter.push import commit;commit.MOVED_TRIES=1;push.main")
+ONCE = "from hf_mpwriter.push import commit;commit.MOVED_TRIES=1;push.main"
+launch.PUSH_BOOT = launch.PUSH_BOOT.replace("push.main", ONCE)
 """
 HASTE = f"exec({QUICK!r});uploader.main"
 IMPATIENT = f"""

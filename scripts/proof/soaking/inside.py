@@ -95,10 +95,10 @@ def install(kind: str) -> None:
 
     failpoints.reach = Chance(os.environ[CONTROL])  # type: ignore[assignment]
     if kind == "rank":
-        launch.UPLOADER_BOOT = _with_install(launch.UPLOADER_BOOT, "uploader")  # noqa: SLF001 - the only way into the processes under test
+        launch.UPLOADER_BOOT = _with_install(launch.UPLOADER_BOOT, "uploader")
     elif kind == "uploader":
         importlib.import_module("hf_mpwriter.uploader.loop").lower = _be_busy
-        launch.PUSH_BOOT = _with_install(launch.PUSH_BOOT, "push")  # noqa: SLF001 - as above
+        launch.PUSH_BOOT = _with_install(launch.PUSH_BOOT, "push")
 
 
 def _with_install(boot: str, kind: str) -> str:

@@ -82,7 +82,7 @@ def test_a_login_ends_the_wait_after_a_refused_token(tmp_path, run_dir, start, m
 
 
 def test_a_short_start_with_a_good_token_ends_with_its_data_on_the_hub(tmp_path, run_dir, start, monkeypatch):
-    """It closes before the uploader with the refused token has seen it alive, and waits: the uploader lock is left to it."""
+    """It closes before the uploader with the refused token has seen it alive, and waits: the lock is left to it."""
     with LocalHub(tmp_path / "hub", token="hf_good") as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
         old = start(LOG_FOR_EVER, run_dir, tmp_path / "journals", env={"RANK": "1", "HF_TOKEN": "hf_expired"})

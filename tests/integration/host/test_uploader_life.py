@@ -240,7 +240,7 @@ print(len(pids))
 
 
 def test_workers_that_come_while_the_uploader_leaves_are_served(hub, run_dir, start):
-    """They log and end at the very moment at which it gives up the uploader lock: nothing stays behind, and nobody else comes.
+    """They log and end at the moment at which it gives up the lock: nothing stays behind, and no other comes.
 
     Each of them looks once, at its end: either the uploader lock is free by then, or the uploader looks once more.
     """
@@ -264,7 +264,7 @@ locks.release = hesitate
 
 
 def test_a_worker_that_lives_between_the_decision_to_leave_and_the_leaving_is_served(hub, run_dir, tmp_path, start):
-    """It finds the uploader lock taken at its only look: the uploader looks once more when it has given the uploader lock up."""
+    """It finds the lock taken when it keeps house once: the uploader looks again after it gave the lock up."""
     Spool(str(run_dir)).create()
     log_without_uploader(start, run_dir, 5)
     uploader = start(HESITATES, run_dir, tmp_path / "go on")

@@ -40,7 +40,7 @@ def test_a_repository_that_was_deleted_is_created_again(hub, run_dir, start, api
 
 
 def test_a_copy_that_somebody_rewrote_is_not_overwritten(hub, run_dir, tmp_path, start, api):
-    """The Hub's copy is no prefix of the local file any more: the path is quarantined with a reason, never overwritten."""
+    """The Hub's copy is no prefix of the local file any more: the path is quarantined, never overwritten."""
     worker = start(LOG_FOR_EVER, run_dir, tmp_path / "journals")
     wait_for(lambda: acknowledged(run_dir), "a commit")
     (path,) = event_paths(run_dir)

@@ -116,7 +116,7 @@ def test_a_hub_without_xet_gets_lfs_at_once(tmp_path, run_dir, start, monkeypatc
 
 
 def test_a_file_that_the_hub_refuses_is_found_and_named_and_the_others_arrive(hub, run_dir, monkeypatch):
-    """413 for the first of two: the entry is split, the file is quarantined, the other goes on; later `sync` sends it."""
+    """413 for the first of two: the batch is split, the file quarantined, the other sent; later `sync` sends it."""
     monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
     names = [f"events.out.tfevents.170000000{number}.other" for number in range(2)]
     for name in names:

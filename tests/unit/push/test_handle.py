@@ -118,7 +118,7 @@ def test_without_memory_files_the_job_goes_by_a_file_without_a_name(run_dir, tmp
     ):
         refuse()
         process = handle.PushHandle(job(run_dir), 300.0)
-        assert isinstance(wait_for(lambda: process.listen()[1], "the end"), Retry)
+        assert isinstance(wait_for(lambda process=process: process.listen()[1], "the end"), Retry)
         assert os.listdir(places) == []
 
 

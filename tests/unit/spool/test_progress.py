@@ -49,7 +49,7 @@ def view(
 
 
 def test_an_attachment_has_arrived_when_it_has_the_stamp_of_what_was_sent(spool):
-    """Nobody has to read it. Not what has changed, is gone on the Hub, is quarantined, or was sent before the question."""
+    """It is not read. Not what has changed, is gone on the Hub, is quarantined, or was sent before the question."""
     wanted, now = {"a.tsv": 4}, stamp(spool)
     assert view(spool, now).missing(wanted) == {}
     for changed in range(4):

@@ -1,4 +1,4 @@
-"""The lane of attachments: they take the time that event files leave, a little at a time, and nothing waits for them."""
+"""The lane of attachments: they take the time that event files leave, a little at a time."""
 
 from __future__ import annotations
 
