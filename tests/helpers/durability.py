@@ -230,12 +230,12 @@ class Durability(RuleBasedStateMachine):
 
     def _start(self, host):
         self.host = host
-        seat = locks.try_exclusive(self.spool.uploader_lock)
+        lock = locks.try_exclusive(self.spool.uploader_lock)
         assert seat is not None
-        self.uploader = loop.Uploader(self.spool, seat, lambda: self.now, AtOnce())
+        self.uploader = loop.Uploader(self.spool, lock, lambda: self.now, AtOnce())
 
     def _end(self):
-        locks.release(self.uploader._seat)
+        locks.release(self.uploader._lock)
         self.uploader = self.push = None
 
     @rule()
@@ -388,7 +388,7 @@ class Durability(RuleBasedStateMachine):
             for worker in self.workers:
                 worker.end(closes=False)
             if self.uploader:
-                locks.release(self.uploader._seat)
+                locks.release(self.uploader._lock)
             shutil.rmtree(self._folder)
 
     def _drain(self):
