@@ -231,7 +231,7 @@ class Durability(RuleBasedStateMachine):
     def _start(self, host):
         self.host = host
         lock = locks.try_exclusive(self.spool.uploader_lock)
-        assert seat is not None
+        assert lock is not None
         self.uploader = loop.Uploader(self.spool, lock, lambda: self.now, AtOnce())
 
     def _end(self):
