@@ -1,6 +1,5 @@
 """The loop of an uploader, the process that holds the uploader lock.
-
-This module is longer than others, so that the order of a tick, and of what follows a verdict, reads in one place.
+It is longer than other modules, so that the order of a tick and of what follows a verdict reads in one place.
 
     recover -> tick:  note members -> take in what the push says -> decide -> SCAN    put what is new into the outbox
                                                                            -> PUSH    start a push of the oldest batch

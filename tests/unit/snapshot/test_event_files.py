@@ -91,7 +91,7 @@ def test_what_is_free_to_go_is_pending(run):
 @given(st.lists(st.tuples(st.integers(1, 12), st.booleans()), max_size=30))
 def test_batches_are_bounded_and_keep_the_order(sizes):
     """At most so many files, bytes that may still grow, and bytes; or one file that is larger alone."""
-    files = [LocalFile(str(n), size, grows) for n, (size, grows) in enumerate(sizes)]
+    files = [LocalFile(f"{n:05d}.tfevents", size, grows) for n, (size, grows) in enumerate(sizes)]
     groups = bounded(files, most=5, in_memory=9, size=20)
     assert [file for group in groups for file in group] == files
     assert all(groups)
