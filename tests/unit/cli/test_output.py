@@ -38,7 +38,8 @@ def test_an_uploader_that_is_silent_is_shown_as_such():
 def test_a_name_that_is_no_text_is_escaped():
     """A terminal that wants UTF-8 would end the command with a traceback."""
     assert printable("a\udcff") == "a\\udcff"
-    assert file_line(LocalFile("a.tfevents\udcff", 2000, growing=True), 1000) == "     1.0 kB of    2.0 kB  a.tfevents\\udcff (growing)"
+    file = LocalFile("a.tfevents\udcff", 2000, growing=True)
+    assert file_line(file, 1000) == "     1.0 kB of    2.0 kB  a.tfevents\\udcff (growing)"
 
 
 def test_the_bar_never_goes_back_and_shows_each_failure_once(capsys):
