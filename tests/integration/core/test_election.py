@@ -126,7 +126,7 @@ def test_who_is_no_younger_than_a_refused_token_leaves_the_seat_to_others(spool,
     os.makedirs(host.root)
     teller = StatusFile(host, Process.current(), lambda: 0.0, token_issued_at=1000.0)
     teller.complain({"Refused": Refused("no", ""), "Retry": Retry("no")}[kind], 1)
-    teller.publish(phase=phase, repo_id="", queue=0, push=None, commits=0, blocked_until=0.0)
+    teller.publish(phase=phase, repo_id="", waiting=0, push=None, commits=0, blocked_until=0.0)
     report = json.loads(Path(host.status).read_text())
     Path(host.status).write_text(json.dumps(report | {"beat": report["beat"] - age}))
     for born, expected in ((1000.0, starts), (1000.5, True)):
