@@ -190,11 +190,17 @@ class SummaryWriter(AddMethods):
             write_to_disk=write_to_disk,
         )
 
-    def _enter(self, run_dir: str, began: float | None = None) -> Worker:
+    def _enter(self, run_dir: str, attempt_started_at: float | None = None) -> Worker:
         destination = self._destination if self._uploads else None
         limit = self._memory_limit
         return registry.enter(
-            self._user, Spool(run_dir), destination, self._settings, self._token, limit, attempt_started_at=began
+            self._user,
+            Spool(run_dir),
+            destination,
+            self._settings,
+            self._token,
+            limit,
+            attempt_started_at=attempt_started_at,
         )
 
     def _get_file_writer(self) -> Any:
@@ -302,7 +308,7 @@ class SummaryWriter(AddMethods):
         """Pickle the settings; on arrival, the writer opens an event file of its own."""
         state = {name: value for name, value in self.__dict__.items() if name not in _PROCESS_STATE}
         state |= {"file_writer": None, "all_writers": None, "_closed": False}
-        state["_attempt_began"] = self._worker.attempt_started_at if self._worker else None
+        state["_attempt_started_at"] = self._worker.attempt_started_at if self._worker else None
         if not is_spawning():
             state["_token"] = None  # this pickle may be written to a file
         return _unpickle, (type(self), state)
@@ -313,7 +319,7 @@ def _unpickle(cls: type[SummaryWriter], state: dict[str, Any]) -> SummaryWriter:
     writer.__dict__.update(state)
     writer._reset_process_state()
     if writer._write_to_disk:
-        writer._worker = writer._enter(writer.logdir, began=writer._attempt_began)
+        writer._worker = writer._enter(writer.logdir, attempt_started_at=writer._attempt_started_at)
     writer.all_writers = {}
     writer._on_arrival()
     return writer
