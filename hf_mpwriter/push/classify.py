@@ -1,14 +1,21 @@
-"""The judge: every exception of the client becomes a verdict.
+"""Classify: an exception of the client -> a verdict.
+
+    HTTP status      412 Moved   409, 429 Retry   408, 5xx Unknown   401, 402, 403, 404 Refused   400, 413, 422 Split
+    exception        no connection Retry   timeout, lost connection Unknown   token, repository, proxies Refused
+    Xet storage      Retry, and LFS is tried later
+    anything else    Unknown
+
+Invariant: every exception has a verdict, and its text is one line without secrets.
 
 Facts behind this module (huggingface_hub 2.4.0, hf_xet 1.8.0):
 - The client wraps: RuntimeError around an LFS upload, ValueError around an LFS batch. Errors of hf_xet are builtins,
   and their status is only in the text. What is wrapped is unwrapped, and the status decides.
-- `HfHubHTTPError` is an OSError: it is judged before disk errors are.
+- `HfHubHTTPError` is an OSError: it comes before errors of the disk.
 - 409 on a commit means that another one is being applied. 412 means that the branch has moved.
 - The text of a commit quota names the time, headers do not.
-- A refusal of PUT is one of the storage behind LFS: its URLs expire, and know no token.
+- PUT goes to the storage behind LFS, whose URLs expire and take no token: its refusals say nothing about the token.
 - 400 and 422 blame the content only where content was sent; elsewhere they blame the destination.
-- What is no answer of a Hub (a captive portal, a proxy) is raised as a ValueError, as a mistake of the caller is.
+- An answer that is not from a Hub (a captive portal, a proxy) is raised as a ValueError, like a mistake of the caller.
 """
 
 from __future__ import annotations
@@ -33,8 +40,8 @@ from hf_mpwriter.base.verdicts import Moved, Refused, Retry, Split, Unknown, Ver
 from hf_mpwriter.system.redaction import redact_known
 
 BUSY_WAIT = 3.0  # seconds, after "another commit operation is in progress"
-RATE_WAIT = 60.0  # seconds, when hf_xet is told that there were too many requests; it does not tell until when
-TEXT_LIMIT = 8192  # characters of an error that are looked at; a proxy may answer with a whole page
+RATE_WAIT = 60.0  # seconds, after too many requests to the Xet storage; hf_xet does not say how long to wait
+TEXT_LIMIT = 8192  # characters of an error that are read; a proxy may answer with a whole page
 QUOTA_WAIT = 900.0  # seconds, when the text of a commit quota names no time
 LONGEST_WISH = 86_400.0  # seconds; a wait that the Hub wishes is cut here
 
@@ -53,11 +60,11 @@ QUOTA = "The account has used up its storage, or it has to pay: see https://hugg
 
 
 class ClientError(Exception):
-    """The network client cannot even be made as the environment wants it."""
+    """The network client cannot be made with the proxies and certificates of the environment."""
 
 
 class BusyError(Exception):
-    """The Hub does something else for this account; the client would ask again at once and for ever."""
+    """The Hub is busy with another request of this account; the client would repeat its own at once and for ever."""
 
 
 _BY_TYPE: tuple[tuple[tuple[type[BaseException], ...], Callable[[str], Verdict]], ...] = (
@@ -72,8 +79,8 @@ _BY_TYPE: tuple[tuple[tuple[type[BaseException], ...], Callable[[str], Verdict]]
 
 
 def classify(error: BaseException) -> Verdict:
-    """What an exception of the client means."""
-    if isinstance(error, RuntimeError) and error.__cause__ is not None:  # it only says which file
+    """The verdict on a push that an exception of the client has ended."""
+    if isinstance(error, RuntimeError) and error.__cause__ is not None:  # it only names the file
         error = error.__cause__
     chain = list(_chain(error))
     text = text_of(error)
@@ -87,7 +94,7 @@ def classify(error: BaseException) -> Verdict:
 
 
 def _classify_xet(chain: list[BaseException], text: str) -> Verdict | None:
-    """None if it has nothing to do with the Xet storage."""
+    """The verdict if the Xet storage is to blame, else None."""
     texts = " ".join(map(text_of, chain))
     found = _XET_STATUS.search(texts)
     status = found[1] if found else ""
@@ -97,14 +104,14 @@ def _classify_xet(chain: list[BaseException], text: str) -> Verdict | None:
         return None
     if status == "429":
         return Retry(text, RATE_WAIT)
-    return Retry(text, xet="missing" if status == "404" else "failing")  # nothing is committed yet
+    return Retry(text, xet="missing" if status == "404" else "failing")  # nothing was committed
 
 
 def _classify_rest(chain: list[BaseException], text: str) -> Verdict:
     if any(isinstance(link, UnicodeEncodeError) and link.encoding == "ascii" for link in chain):  # in a header
         return Refused("the token has characters that no token has", LOGIN)
     if any(isinstance(link, (JSONDecodeError, UnicodeDecodeError)) for link in chain) or _NO_ANSWER.search(text):
-        return Unknown(f"the answer is none of a Hub. {ENDPOINT} ({text})")
+        return Unknown(f"the answer is not that of a Hub. {ENDPOINT} ({text})")
     if any(isinstance(link, (httpx2.HTTPError, TimeoutError, ConnectionError)) for link in chain):
         return Unknown(text)
     if any(isinstance(link, ValueError) for link in chain):
@@ -128,13 +135,13 @@ def _classify_status(response: httpx2.Response, error: HfHubHTTPError, text: str
 
 
 def _classify_content(status: int, request: httpx2.Request, text: str) -> Verdict | None:
-    """None if it has nothing to do with what is sent."""
+    """The verdict if the content is to blame, else None."""
     path = request.url.path
     if status == 413:
         return Split(text)
     if request.method == "PUT" or (status == 404 and path.endswith("/objects/verify")):
         return Retry(text)
-    if "LFS pointer pointed" in text:  # hf_xet would go on believing that the content is there
+    if "LFS pointer pointed" in text:  # hf_xet would go on to believe that the content is there
         return Retry(text, xet="failing")
     return Split(text) if status in (400, 422) and _CONTENT.search(path) else None
 
@@ -178,7 +185,7 @@ def _wish(headers: Mapping[str, str], text: str) -> float | None:
 
 
 def _between(now: str, then: str) -> float | None:
-    """Seconds between two dates of the same server, so that our clock does not matter."""
+    """Seconds between two dates of the same server, so that the local clock does not matter."""
     try:
         return max(0.0, (parsedate_to_datetime(then) - parsedate_to_datetime(now)).total_seconds())
     except (ValueError, TypeError):
@@ -186,7 +193,7 @@ def _between(now: str, then: str) -> float | None:
 
 
 def _is_of_xet(error: BaseException) -> bool:
-    """Whether it was raised while content went to the Xet storage: its errors are builtins like any other's."""
+    """Whether it was raised while content went to the Xet storage, whose errors are plain builtins."""
     trace = error.__traceback__
     while trace is not None:
         if trace.tb_frame.f_code.co_name == "_upload_xet_files":
@@ -204,6 +211,6 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def text_of(error: BaseException) -> str:
-    """One line for people, without secrets; these go first: half of one would not be known again."""
+    """One line for people, without secrets; they are removed before the text is cut, as half of one is not recognised."""
     text = " ".join(f"{type(error).__name__}: {error}"[:TEXT_LIMIT].split())
     return redact_known(text)[:500]

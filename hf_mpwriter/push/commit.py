@@ -71,7 +71,7 @@ def carry(job: Job, hub: Hub, notify: Notify, rng: random.Random) -> Verdict:
 
 def _attempt(job: Job, hub: Hub, notify: Notify, *, trust_own_head: bool) -> Verdict:
     """Read back and commit, once."""
-    seen = _look(job, hub, notify, job.own_head if trust_own_head else None)
+    seen = _compare(job, hub, notify, job.own_head if trust_own_head else None)
     held = job.known | seen.found
     to_send = [file for file in job.files if not file.is_covered(held.get(file.path, NOTHING))]
     foreign = {file.path: FOREIGN for file in to_send if file.sha256 and held.get(file.path, NOTHING).foreign}
@@ -118,12 +118,12 @@ def _squash(hub: Hub, notify: Notify) -> str | None:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What the Hub holds at one commit.
+class Comparison:
+    """What the Hub holds at one commit, compared with the job.
 
     Attributes:
         parent: that commit.
-        found: what it holds where that is news; a length of 0 if a file is gone.
+        found: what it holds where that is not known yet; a length of 0 if a file is gone.
         differing: paths whose copy is not ours to replace, each with the reason.
         complete: whether all that the ledger knows was compared.
     """
@@ -134,7 +134,7 @@ class Seen:
     complete: bool
 
 
-def _look(job: Job, hub: Hub, notify: Notify, own_head: str | None) -> Seen:
+def _compare(job: Job, hub: Hub, notify: Notify, own_head: str | None) -> Comparison:
     """Compare the Hub's copies with the local files, at `own_head` or, if that is None, at the head of the branch."""
     unsure = {file.path for file in job.files if file.path not in job.known or file.path in job.uncertain}
     parent = own_head
@@ -147,7 +147,7 @@ def _look(job: Job, hub: Hub, notify: Notify, own_head: str | None) -> Seen:
         if hub.begins_with(path, os.path.join(job.run_dir, path), parent):  # a backup was restored, without its ledger
             found[path] = Sent(there[path].size, there[path].sha256 or "")
             del differing[path]
-    return Seen(parent, found, differing, complete=own_head is None)
+    return Comparison(parent, found, differing, complete=own_head is None)
 
 
 def _head(job: Job, hub: Hub, notify: Notify) -> str:

@@ -94,7 +94,7 @@ def _file_of(data: bytes) -> IO[bytes]:
     try:
         file: IO[bytes] = open(os.memfd_create("job"), "w+b", buffering=0)  # noqa: SIM115 - the caller closes it
     except (AttributeError, OSError):
-        file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - likewise
+        file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - as above
     disk.write_all(file.fileno(), data)
     file.seek(0)
     return file

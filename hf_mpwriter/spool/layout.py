@@ -1,30 +1,30 @@
-"""Every path and every name on disk, both ways.
+"""The layout of the spool: every path in it, and every name, both ways.
 
     runs/exp1/                                        run directory
       events.out.tfevents.1795233002.<host>.<pid>.<8 hex><suffix>
       rank_00001/events.out.tfevents....
       .hf_mpwriter/                                   spool, mode 0700                   written by
         FORMAT                                        "hf-mpwriter 2"                    the first worker
-        run.json                                      destination and a random run id    the first with a destination
-        uploader.lock                                 the uploader lock                           nobody (empty)
-        claims/<worker>.lock                          claims                             nobody (empty)
-        members/<worker>.<host>.<pid>.<ticks>-<n>     card: lines, appended              that worker
-        hosts/<host>/status.json                    heartbeat, phase, last error       that host's uploader
+        run.json                                      {"destination": {...}}             the first with a destination
+        uploader.lock                                 the uploader lock                  no process (empty)
+        claims/<worker>.lock                          claims                             no process (empty)
+        members/<worker>.<host>.<pid>.<ticks>-<n>     member file: lines, appended       that worker
+        hosts/<host>/status.json                      heartbeat, phase, last failure     that host's uploader
         hosts/<host>/uploader.log                     rotating log                       that host's uploader
         hosts/<host>/outbox/00000042.json             batches                            that host's uploader
-        hosts/<host>/outbox/copies/<sha256>           attachments on their way           that host's uploader
-        hosts/<host>/in_flight.json                    what is being sent                 that host's uploader
+        hosts/<host>/outbox/copies/<sha256>           copies of attachments              that host's uploader
+        hosts/<host>/in_flight.json                   the batch that is being sent       that host's uploader
         hosts/<host>/ledger.json                      ledger                             that host's uploader
         hosts/<host>/cache/                           of the Hub's client, if its own    the pushes
                                                       cannot be written
 
 Invariants:
-- Whoever follows a spool sends a token to the endpoint in its `run.json`. So it is followed only if nobody but this
-  user may write into it, or, with HF_MPWRITER_GROUP=1 on both sides, nobody but this user's group.
+- To use a spool is to send a token to the endpoint in its `run.json`. So it is used only if no other user may write
+  into it, or, with HF_MPWRITER_GROUP=1 on both sides, no other group; see `ownership`.
 - Every file has one writing process. Lock files are never unlinked.
 - FORMAT and run.json are published whole: of many racing workers one wins, the others read.
 - Names of event files sort in time order within their directory: the ten-digit second is strictly greater than that
-  of every event file already there, whatever the clock does.
+  of every event file already there, whatever the clock does; see `base/names`.
 - No name in the spool contains `tfevents`: TensorBoard would open it.
 """
 
@@ -39,7 +39,7 @@ import tempfile
 from dataclasses import dataclass
 
 from hf_mpwriter.base import state
-from hf_mpwriter.base.errors import DestinationError, LogdirError, SettingsError, SpoolFormatError
+from hf_mpwriter.base.errors import DestinationError, LogdirError, SpoolFormatError
 from hf_mpwriter.base.names import SPOOL_NAME
 from hf_mpwriter.base.settings import Destination, group_access
 from hf_mpwriter.spool.ownership import check_ownership
@@ -52,7 +52,7 @@ _MEMBER_NAME = re.compile(r"(?P<worker>[\w~-]+)\.(?P<host>[\w-]+)\.(?P<pid>\d+)\
 
 @dataclass(frozen=True)
 class MemberName:
-    """What the name of a card says: who wrote it."""
+    """The name of a member file: it names the worker that writes it."""
 
     worker: str
     host: str
@@ -66,7 +66,7 @@ class MemberName:
 
     @classmethod
     def parse(cls, name: str) -> MemberName | None:
-        """Read a file name; None if it is not a card's."""
+        """The name of a file, None if it is not a member file."""
         match = _MEMBER_NAME.fullmatch(name)
         if match is None:
             return None
@@ -74,7 +74,7 @@ class MemberName:
 
     @classmethod
     def of(cls, worker: str, process: Process, n: int) -> MemberName:
-        """The n-th card of a process."""
+        """Name of the n-th member file of a process."""
         return cls(worker, process.host, process.pid, process.ticks, n)
 
 
@@ -87,13 +87,13 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class HostSpool:
-    """What the uploader of one host writes."""
+    """The files of one host's uploader."""
 
     root: str
 
     @property
     def status(self) -> str:
-        """Heartbeat, phase, last error."""
+        """The status of the uploader."""
         return os.path.join(self.root, "status.json")
 
     @property
@@ -103,27 +103,27 @@ class HostSpool:
 
     @property
     def outbox(self) -> str:
-        """Directory of the entries."""
+        """Directory of the batches."""
         return os.path.join(self.root, "outbox")
 
     @property
     def copies(self) -> str:
-        """Directory of the attachments that are on their way."""
+        """Directory of the copies of attachments."""
         return os.path.join(self.outbox, "copies")
 
     @property
     def cache(self) -> str:
-        """Where the Hub's client keeps what it cannot keep in the user's home."""
+        """Directory for what the Hub's client cannot keep in the user's home."""
         return os.path.join(self.root, "cache")
 
     @property
     def in_flight(self) -> str:
-        """What is being sent."""
+        """The record of the batch that is being sent."""
         return os.path.join(self.root, "in_flight.json")
 
     @property
     def ledger(self) -> str:
-        """What the Hub is known to hold."""
+        """The ledger."""
         return os.path.join(self.root, "ledger.json")
 
 
@@ -133,7 +133,7 @@ class Spool:
 
     Attributes:
         run_dir: absolute path.
-        place: where the spool is if it cannot be in the run directory.
+        place: absolute path of the spool if it is not in the run directory, else "".
     """
 
     run_dir: str
@@ -141,11 +141,11 @@ class Spool:
 
     @property
     def root(self) -> str:
-        """The spool itself."""
+        """Directory of the spool."""
         return self.place or os.path.join(self.run_dir, SPOOL_NAME)
 
     def aside(self) -> Spool:
-        """A spool of this user's own for the same run directory, on this host; it knows nothing of a destination."""
+        """A spool of this user's own for the same run directory, on this host; it has no destination."""
         own = os.path.join(tempfile.gettempdir(), f"{SPOOL_NAME.lstrip('.')}-{os.geteuid()}")
         disk.make_dirs(own, private=True)
         check_ownership(own)
@@ -158,7 +158,7 @@ class Spool:
 
     @property
     def members(self) -> str:
-        """Directory of the cards."""
+        """Directory of the member files."""
         return os.path.join(self.root, "members")
 
     @property
@@ -171,33 +171,37 @@ class Spool:
         return os.path.join(self.root, "claims", f"{worker}.lock")
 
     def member_file(self, name: MemberName) -> str:
-        """Path of a card."""
+        """Path of a member file."""
         return os.path.join(self.members, str(name))
 
     def host(self, host_id: str) -> HostSpool:
-        """Files of one host's uploader."""
+        """The files of a host's uploader."""
         return HostSpool(os.path.join(self.hosts, host_id))
 
     def host_ids(self) -> list[str]:
-        """The hosts whose uploader was here."""
+        """The hosts that have had an uploader here."""
         return sorted(os.listdir(self.hosts)) if os.path.isdir(self.hosts) else []
 
     def exists(self) -> bool:
-        """Whether a worker was here."""
+        """Whether a worker has created it."""
         return os.path.exists(os.path.join(self.root, "FORMAT"))
 
     def is_unfinished(self, endpoint: str) -> bool:
-        """Whether this run for that Hub has cards: of the living, and of the dead whose data is not all there."""
+        """Whether a worker lives here, or died before all its bytes were on the Hub.
+
+        Args:
+            endpoint: runs for another Hub do not count.
+        """
         try:
             self.check_format()
             destination = self.destination()
             ours = destination is not None and destination.endpoint == endpoint
             return ours and any(map(MemberName.parse, os.listdir(self.members)))
-        except (OSError, SpoolFormatError, SettingsError):
+        except (OSError, SpoolFormatError):
             return False
 
     def is_private(self) -> bool:
-        """Whether run directory and spool belong to this user, and nobody else may write into the spool."""
+        """Whether run directory and spool belong to this user, and no other user may write into the spool."""
         try:
             places = [os.lstat(self.run_dir), os.lstat(self.root)]
         except OSError:
@@ -206,11 +210,11 @@ class Spool:
         return owned and not places[1].st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
     def create(self) -> None:
-        """Make sure that the spool is there and of our format; any number of processes may do so at once.
+        """Create the spool, or check its format; any number of processes may do so at once.
 
         Raises:
             LogdirError: the run directory cannot be created or written.
-            ForeignSpoolError: see `check_trust`.
+            ForeignSpoolError: see `check_ownership`.
             SpoolFormatError: the spool belongs to another version.
         """
         check_ownership(self.root)
@@ -238,17 +242,21 @@ class Spool:
         )
 
     def _open_to_group(self) -> None:
-        """Let colleagues log here, elect, and upload; the group is that of the run directory."""
+        """Let the group of the run directory log here and upload."""
         top = os.stat(self.run_dir)
-        with contextlib.suppress(PermissionError):  # not ours: its owner has decided
+        with contextlib.suppress(PermissionError):  # it belongs to another user, who has decided
             os.chmod(self.run_dir, stat.S_IMODE(top.st_mode) | sharing.SHARED_DIR)
         sharing.share_tree(self.root, top.st_gid)
 
     def check_format(self) -> None:
-        """Refuse a spool that another version wrote; nothing is changed."""
+        """Refuse a spool that another version wrote.
+
+        Raises:
+            SpoolFormatError: it names the version that is needed.
+        """
         try:
             found = disk.read(os.path.join(self.root, "FORMAT"))
-        except OSError:  # a file where a directory should be: create() says it better
+        except OSError:  # a file in the place of a directory: `create` has the better message
             return
         if found is not None and found.decode(errors="replace").strip() != FORMAT:
             raise SpoolFormatError(
@@ -257,7 +265,7 @@ class Spool:
             )
 
     def record_destination(self, destination: Destination) -> None:
-        """Write the destination into run.json, or check that it is the recorded one.
+        """Write the destination into run.json; if one is recorded, check that it is the same.
 
         Raises:
             LogdirError: the disk refuses it.
@@ -279,15 +287,15 @@ class Spool:
         return os.path.join(self.root, "run.json")
 
     def has_destination(self) -> bool:
-        """Whether one is recorded, sound or not."""
+        """Whether a destination is recorded, even if it cannot be read."""
         return os.path.lexists(self._run_json)
 
     def destination(self) -> Destination | None:
         """The recorded destination, None for a local run.
 
         Raises:
-            ForeignSpoolError: see `check_trust`.
-            SpoolFormatError: run.json cannot be understood.
+            ForeignSpoolError: see `check_ownership`.
+            SpoolFormatError: run.json is damaged.
         """
         check_ownership(self.root)
         try:

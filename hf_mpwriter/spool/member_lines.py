@@ -6,7 +6,7 @@
     {"want": {"rank_00001/events.out...": 4711}}                                push up to here
     {"dropped": 3}                                                              records that the disk refused for good
 
-Invariant: a line that is damaged is none. A later line has one key, and that tells its kind.
+Invariant: a damaged line counts as absent. A later line has one key, which is its kind.
 """
 
 from __future__ import annotations

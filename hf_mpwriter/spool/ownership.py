@@ -1,11 +1,11 @@
-"""Trust: whether a spool may be followed.
+"""Ownership: whether a spool may be used.
 
-Whoever follows a spool sends a token to the endpoint in its `run.json`, and reads and writes at its names. So it must
-be a directory into which nobody else may write:
+To use a spool is to send a token to the endpoint in its `run.json`, and to read and write at its names. So it must be
+a directory into which no stranger may write:
 
-    owner this user, mode 0700                    trusted
-    open to its group (2770) by this user         trusted: HF_MPWRITER_GROUP=1 has made it so
-    open to its group (2770) by a colleague       trusted with HF_MPWRITER_GROUP=1, if this user is in the group
+    owner this user, mode 0700                    used
+    owner this user, open to its group (2770)     used: HF_MPWRITER_GROUP=1 has made it so
+    owner another user, open to its group (2770)  used with HF_MPWRITER_GROUP=1, if this user is in the group
     anything else                                 refused
 """
 
@@ -21,16 +21,19 @@ from hf_mpwriter.system import disk, sharing
 
 
 def check_ownership(root: str) -> None:
-    """Refuse a spool into which others may write; one that is not there yet is fine.
+    """Refuse a spool into which strangers may write; one that is not there yet is fine.
+
+    Args:
+        root: directory of the spool.
 
     Raises:
-        ForeignSpoolError: it says whose it is and what helps.
+        ForeignSpoolError: it says what is wrong and what helps.
     """
     try:
         status = os.lstat(root)
     except OSError:
         return
-    if stat.S_ISREG(status.st_mode):  # create() says it better
+    if stat.S_ISREG(status.st_mode):  # `Spool.create` has the better message
         return
     if trouble := _objection(root, status):
         raise ForeignSpoolError(f"{root} {trouble[0]}, so it is not used.", hint=trouble[1])
@@ -56,7 +59,7 @@ def _objection(root: str, status: os.stat_result) -> tuple[str, str] | None:
 
 
 def _made_by_us(directory: str) -> int:
-    """Whom this filesystem calls us, which may know root by another number; -1 if we cannot write there."""
+    """The user id that this filesystem gives our files, which may know root by another number; -1 if it takes none."""
     path = os.path.join(directory, f".owner-probe.{os.getpid()}.{os.urandom(4).hex()}")
     try:
         fd = disk.open_ours(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)

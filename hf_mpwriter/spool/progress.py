@@ -1,6 +1,14 @@
-"""Progress: how much of a run directory is on the Hub, read from the ledgers without asking anybody.
+"""Progress: how much of a run directory is on the Hub.
 
-Used by whoever waits: the end of a process, `scheduler.trigger()`, `hf-mpwriter sync` and `status`.
+    ledgers of all hosts  -->  missing, refused, is_hopeless     per path
+    status of the host    -->  uploader                          what it does, why the last push failed
+    both                  -->  wait, status
+
+Everything that waits uses it: the end of a process, `scheduler.trigger()`, `hf-mpwriter sync` and `status`.
+
+Invariants:
+- It only reads. No request to the Hub and no reading of event files is needed.
+- A wait ends: at its timeout, or as soon as nothing can come before that.
 """
 
 from __future__ import annotations
@@ -23,13 +31,17 @@ from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.process import host_id
 
-POLL = 0.05  # seconds between two looks at the ledger while waiting
+POLL = 0.05  # seconds between two checks of the ledger while waiting
 ENSURE_EVERY = 1.0  # seconds between two checks, while waiting, that an uploader lives
-NEVER = -1.0  # unix time; every ledger is believed
+NEVER = -1.0  # unix time before that of any ledger
 
 
 class Progress:
-    """A view of the ledgers of one run; they are parsed again when one of them changes."""
+    """A view of one run. The ledgers are read again when one of them changes.
+
+    Args:
+        spool: of the run directory.
+    """
 
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
@@ -52,7 +64,7 @@ class Progress:
             return None
 
     def changes(self, paths: Iterable[str]) -> dict[str, int]:
-        """The ctime (ns) of each attachment, as the filesystem tells it; those that are not there are left out."""
+        """The ctime (ns) of each attachment, without those that do not exist."""
         found = {}
         for path in filter(is_attachment, paths):
             with contextlib.suppress(OSError):
@@ -62,50 +74,56 @@ class Progress:
     def missing(
         self, lengths: Mapping[str, int], since: float = NEVER, asked: Mapping[str, int] | None = None
     ) -> dict[str, int]:
-        """Bytes per path of `lengths` that the Hub does not have yet.
+        """Bytes that the Hub does not have yet, per path.
 
         Args:
             lengths: bytes per path; of an attachment all are missing, or none.
-            since: a ledger that was not compared with the Hub again after it was at this time is not believed.
-            asked: from `changes`; an attachment need not be there as it has become after that.
+            since: unix time; a ledger counts only if it was compared with the Hub later.
+            asked: from `changes`; what an attachment has become after that need not be there.
         """
-        book = self.ledger()
-        if book is None or book.checked <= since:
+        ledger = self.ledger()
+        if ledger is None or ledger.checked <= since:
             return {path: length for path, length in lengths.items() if length or is_attachment(path)}
         missing = {}
         for path, length in lengths.items():
             if is_attachment(path):
-                if not self._has_arrived(book, path, (asked or {}).get(path)):
+                if not self._has_arrived(ledger, path, (asked or {}).get(path)):
                     missing[path] = length
-            elif length > book.length(path):
-                missing[path] = length - book.length(path)
+            elif length > ledger.length(path):
+                missing[path] = length - ledger.length(path)
         return missing
 
-    def _has_arrived(self, book: Ledger, path: str, asked: int | None) -> bool:
+    def _has_arrived(self, ledger: Ledger, path: str, asked: int | None) -> bool:
         """Whether the Hub has an attachment as it is now, or as it became after `asked`.
 
-        The file that was sent is known by its stamp, so nobody who waits has to read it, and times are compared only
-        with times of the same file. What has been removed is not waited for.
+        The ledger knows the stamp of the file that was sent, so the file is not read, and times are compared only with
+        times of the same file. A removed file is not waited for.
         """
-        held = book.files.get(path)
+        held = ledger.files.get(path)
         try:
             status = os.stat(os.path.join(self._spool.run_dir, path), follow_symlinks=False)
         except FileNotFoundError:
             return True
         except OSError:
             return False
-        if held is None or not held.stamp or held.sent.is_gone or path in book.quarantined or path in book.uncertain:
+        if (
+            held is None
+            or not held.stamp
+            or held.sent.is_gone
+            or path in ledger.quarantined
+            or path in ledger.uncertain
+        ):
             return False
         return held.stamp == stamp_of(status) or (asked is not None and held.stamp[-1] >= asked)
 
     def refused(self, missing: Mapping[str, int]) -> dict[str, str]:
-        """Of what is missing, the paths that will not come by themselves, with the reason.
+        """The missing paths that will not arrive by themselves, with the reason.
 
-        These are quarantined ones, and the later event files of their writers, which wait for them.
+        These are quarantined paths, and the later event files of their writers, which wait for them.
         """
-        book = self.ledger()
-        quarantined = book.quarantined if book else {}
-        first: dict[tuple[str, str], str] = {}  # what follows each other -> its first quarantined file: later ones wait
+        ledger = self.ledger()
+        quarantined = ledger.quarantined if ledger else {}
+        first: dict[tuple[str, str], str] = {}  # writer -> its first quarantined event file: later ones wait
         for path in sorted(quarantined):
             if not is_attachment(path):
                 first.setdefault(writer_of(path), path)
@@ -119,9 +137,14 @@ class Progress:
         return found
 
     def is_hopeless(self, missing: Mapping[str, int], since: float = NEVER) -> bool:
-        """Whether all that is missing is refused; a refusal of `since` is tried again."""
-        book = self.ledger()
-        return book is not None and book.checked > since and len(self.refused(missing)) == len(missing)
+        """Whether all that is missing is refused.
+
+        Args:
+            missing: from `missing`.
+            since: unix time; an older refusal is tried again.
+        """
+        ledger = self.ledger()
+        return ledger is not None and ledger.checked > since and len(self.refused(missing)) == len(missing)
 
     def uploader(self) -> UploaderStatus:
         """The latest status of this host's uploader."""
@@ -140,12 +163,12 @@ class Status:
     """What a process has logged, and how much of it is on the Hub.
 
     Attributes:
-        destination: where it goes, "" for a local run.
+        destination: of the run, "" if it is local.
         logged: bytes of event files of this process that are to be uploaded.
         on_hub: of these, bytes that the Hub is known to hold.
         waiting: of these, bytes that it does not hold yet; 0 for a local run.
         dropped: records that the disk refused for good.
-        error: why the last push failed, with what helps; "" if it did not.
+        error: why the last push failed and what helps; "" if it did not fail.
     """
 
     destination: str = ""
@@ -157,7 +180,7 @@ class Status:
 
 
 def status(view: Progress, destination: Destination | None, lengths: Mapping[str, int], dropped: int) -> Status:
-    """What of these bytes per path is on the Hub.
+    """How much of these bytes is on the Hub.
 
     Args:
         view: of the run.
@@ -168,10 +191,9 @@ def status(view: Progress, destination: Destination | None, lengths: Mapping[str
     logged = sum(lengths.values())
     if destination is None:
         return Status(logged=logged, dropped=dropped)
-    waiting, report = sum(view.missing(lengths).values()), view.uploader()
-    return Status(
-        str(destination), logged, logged - waiting, waiting, dropped, f"{report.reason} {report.hint}".strip()
-    )
+    waiting, uploader = sum(view.missing(lengths).values()), view.uploader()
+    error = f"{uploader.reason} {uploader.hint}".strip()
+    return Status(str(destination), logged, logged - waiting, waiting, dropped, error)
 
 
 def wait(
@@ -179,40 +201,42 @@ def wait(
     lengths: Mapping[str, int],
     timeout: float,
     ensure_uploader: Callable[[], object],
-    tell: Callable[[dict[str, int]], object] | None = None,
+    notify: Callable[[dict[str, int]], object] | None = None,
     clock: Callable[[], float] = time.monotonic,
     since: float = NEVER,
     asked: Mapping[str, int] | None = None,
 ) -> dict[str, int]:
-    """Wait until the Hub has these lengths, and these attachments as they are now or were later.
+    """Wait until the Hub has these lengths, and these attachments as they are now or became later.
+
+    It ends early when the next push is not allowed before the timeout, and when all that is missing, or the
+    destination, was refused after it had begun.
 
     Args:
         progress: view of the run.
         lengths: bytes per path.
         timeout: seconds.
-        ensure_uploader: called every second, makes sure that an uploader lives.
-        tell: called at every poll with what is missing; what it raises ends the wait.
+        ensure_uploader: makes sure that an uploader lives; called every second.
+        notify: takes what is missing at each check; what it raises ends the wait.
         clock: monotonic seconds.
         since: see `Progress.missing`.
-        asked: likewise; by default the attachments have to be there as they are now.
+        asked: see `Progress.missing`; by default the attachments have to be there as they are now.
 
     Returns:
-        What is missing at the end, {} if nothing is. The wait is not begun when the next allowed try lies beyond it,
-        and not gone on with when all that is missing, or the destination, was refused since it began.
+        What is missing at the end, {} if nothing is.
     """
-    end, began = clock() + timeout, time.time()
+    end, started_at = clock() + timeout, time.time()
     next_check, asked = 0.0, progress.changes(lengths) if asked is None else asked
     while missing := progress.missing(lengths, since, asked):
-        now, report = clock(), progress.uploader()
-        if now >= end or report.blocked_until > end or progress.is_hopeless(missing, since):
+        now, uploader = clock(), progress.uploader()
+        if now >= end or uploader.blocked_until > end or progress.is_hopeless(missing, since):
             break
-        if report.kind == Refused.__name__ and report.failed_at >= began:
+        if uploader.kind == Refused.__name__ and uploader.failed_at >= started_at:
             break
         if now >= next_check:
             ensure_uploader()
             next_check = now + ENSURE_EVERY
-        if tell is not None:
-            tell(missing)
+        if notify is not None:
+            notify(missing)
         time.sleep(POLL)
     return missing
 

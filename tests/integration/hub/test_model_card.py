@@ -109,7 +109,7 @@ def test_a_repository_is_created_as_private_as_was_asked_and_it_is_said(hub, new
     """None leaves it to the Hub."""
     assert is_as(new.push(private=private), Done)
     assert hub.store.repo_info("model", new.destination.repo_id).private is bool(private)
-    told = (new.root / "in_flight.json.out").read_text()
+    told = (new.root / "job.out").read_text()
     assert ("PUBLIC: everybody can read it" in told) is not bool(private)
 
 

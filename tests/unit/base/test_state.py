@@ -157,7 +157,7 @@ def test_no_field_may_be_missing(name):
 
 
 def test_no_field_may_be_unknown():
-    """Likewise."""
+    """As for a missing one."""
     with pytest.raises(state.DamagedError, match="other fields"):
         state.load(Outer, json.dumps({**FIELDS, "colour": "red"}).encode())
 
@@ -173,7 +173,7 @@ def test_what_settings_refuse_is_damage():
     good = json.loads(state.dump(Settings()))
     with pytest.raises(state.DamagedError, match="commit_every"):
         state.load(Settings, json.dumps({**good, "commit_every": 0}).encode())
-    with pytest.raises(state.DamagedError, match=r"endpoint|HF_ENDPOINT"):
+    with pytest.raises(state.DamagedError, match="HF_ENDPOINT"):
         state.load(Destination, state.dump(Destination("https://hub", "me/run")).replace(b"https", b"ftp"))
 
 

@@ -107,24 +107,24 @@ def test_a_job_of_any_size_does_not_block_the_uploader(run_dir):
     assert isinstance(wait_for(lambda: process.listen()[1], "the end"), Unknown)
 
 
-def test_without_memory_files_the_job_goes_by_a_file_without_a_name(run_dir, tmp_path, monkeypatch):
+def no_memory_files(_: str) -> int:
+    """As where system calls are filtered."""
+    raise OSError(38, "not implemented")
+
+
+@pytest.mark.parametrize("refusal", [None, no_memory_files])
+def test_without_memory_files_the_job_goes_by_a_file_without_a_name(run_dir, tmp_path, monkeypatch, refusal):
     """A system or a sandbox without memfd_create; nothing is left in the folder of temporary files."""
     places = tmp_path / "temporary"
     places.mkdir()
     monkeypatch.setattr(handle.tempfile, "tempdir", str(places))
-    for refuse in (
-        lambda: monkeypatch.setattr(os, "memfd_create", no_memory_files),
-        lambda: monkeypatch.delattr(os, "memfd_create"),
-    ):
-        refuse()
-        process = handle.PushHandle(job(run_dir), 300.0)
-        assert isinstance(wait_for(lambda process=process: process.listen()[1], "the end"), Retry)
-        assert os.listdir(places) == []
-
-
-def no_memory_files(_: str) -> int:
-    """As where system calls are filtered."""
-    raise OSError(38, "not implemented")
+    if refusal is None:
+        monkeypatch.delattr(os, "memfd_create")
+    else:
+        monkeypatch.setattr(os, "memfd_create", refusal)
+    process = handle.PushHandle(job(run_dir), 300.0)
+    assert isinstance(wait_for(lambda: process.listen()[1], "the end"), Retry)
+    assert os.listdir(places) == []
 
 
 def test_a_push_is_found_by_its_run_directory(run_dir):
