@@ -211,6 +211,6 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def text_of(error: BaseException) -> str:
-    """One line for people, without secrets; they are removed before the text is cut, as half of one is not recognised."""
+    """One line for people, without secrets; they go before the text is cut, as half of one is not recognised."""
     text = " ".join(f"{type(error).__name__}: {error}"[:TEXT_LIMIT].split())
     return redact_known(text)[:500]

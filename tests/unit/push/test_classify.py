@@ -140,13 +140,13 @@ def test_a_token_is_never_in_a_reason(monkeypatch, name, form):
 
 @given(st.text())
 def test_a_reason_is_one_bounded_line(text):
-    """It goes into logs and reports."""
+    """It goes into logs and messages."""
     reason = classify(RuntimeError(text)).reason
     assert len(reason) <= 500
     assert len(reason.splitlines()) == 1
 
 
-def test_an_error_that_is_its_own_cause_is_judged():
+def test_an_error_that_is_its_own_cause_has_a_verdict():
     """`raise error from error` makes a circle; a verdict comes all the same."""
     source = (
         "import signal\n"

@@ -27,7 +27,7 @@ def remote(content: bytes) -> Remote:
 
 
 def test_a_prefix_on_the_hub_is_taken_over(run_dir):
-    """The ledger knows nothing, the Hub has three bytes of ours: they count, whoever sent them."""
+    """The ledger knows nothing, the Hub has three bytes of ours: they count, even if others sent them."""
     assert read_back(job(run_dir), {"a.tfevents": remote(b"abc")}) == (
         {"a.tfevents": Sent(3, remote(b"abc").sha256)},
         {},
@@ -72,7 +72,7 @@ def test_a_local_file_that_is_shorter_than_the_hubs_is_left_alone(run_dir):
 
 
 def test_a_longer_copy_that_was_never_ours_is_not_believed(run_dir):
-    """Nobody has ever sent this path from here, and the Hub has more under its name: quarantined, not acknowledged."""
+    """This path was never sent from here, and the Hub has more under its name: quarantined, not acknowledged."""
     found, differing = read_back(job(run_dir), {"a.tfevents": remote(b"xxxxxxxx")})
     assert (found, list(differing)) == ({}, ["a.tfevents"])
 
@@ -101,7 +101,7 @@ def test_an_attachment_replaces_only_what_this_run_has_sent(run_dir, kind):
 
 @pytest.mark.parametrize("kind", [lfs, regular])
 def test_an_attachment_that_is_there_already_is_acknowledged(run_dir, kind):
-    """Whoever has sent it; if it was not this run, it is foreign."""
+    """Even if others have sent it; then it is foreign."""
     wants_two = dataclasses.replace(job(run_dir), files=(TWO,))
     theirs = dataclasses.replace(TWO.content, foreign=True)
     assert read_back(wants_two, {"a.tsv": kind(TWO)}) == ({"a.tsv": theirs}, {})
@@ -109,8 +109,8 @@ def test_an_attachment_that_is_there_already_is_acknowledged(run_dir, kind):
     assert read_back(uncertain, {"a.tsv": kind(TWO)}) == ({"a.tsv": TWO.content}, {})
 
 
-def test_what_is_known_is_told_again_while_an_offer_is_open(run_dir):
-    """So the outcome of the offer is known, and nobody asks again."""
+def test_what_is_known_is_found_again_while_a_content_is_uncertain(run_dir):
+    """So the outcome is known, and is not asked for again."""
     known = dataclasses.replace(job(run_dir), files=(TWO,), known={"a.tsv": TWO.content})
     assert read_back(known, {"a.tsv": lfs(TWO)}) == ({}, {})
     uncertain = dataclasses.replace(known, uncertain={"a.tsv": [ONE.content]})
@@ -118,7 +118,7 @@ def test_what_is_known_is_told_again_while_an_offer_is_open(run_dir):
 
 
 class HubOfOne:
-    """A Hub with one attachment; nobody may commit."""
+    """A Hub with one attachment; no commit is allowed."""
 
     repo_id = "me/run"
     commits_sent = 0

@@ -35,7 +35,7 @@ def test_what_the_start_of_python_prints_is_no_message_of_the_push(run_dir, tmp_
     assert isinstance(wait_for(lambda: process.listen()[1], "the end"), Retry)
 
 
-def test_a_push_against_nobody_says_so(run_dir):
+def test_a_push_without_a_server_says_so(run_dir):
     """Connection refused: nothing was changed, try again."""
     process = handle.PushHandle(job(run_dir), 300.0)
     verdict = wait_for(lambda: process.listen()[1], "the end")

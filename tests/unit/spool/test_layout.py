@@ -51,18 +51,18 @@ def test_a_new_name_sorts_behind_files_of_other_writers():
 
 
 @given(WORDS, WORDS, st.integers(0, 2**22), st.integers(0, 2**63), st.integers(0, 999))
-def test_a_card_name_can_be_read_back(worker, host, pid, ticks, n):
+def test_the_name_of_a_member_file_can_be_read_back(worker, host, pid, ticks, n):
     """Formatting and parsing are inverse, also for names that had to give way."""
     for name in (worker, f"{worker}~2"):
-        card = MemberName(name, host, pid, ticks, n)
-        assert MemberName.parse(str(card)) == card
+        found = MemberName(name, host, pid, ticks, n)
+        assert MemberName.parse(str(found)) == found
 
 
 @given(st.text())
-def test_what_is_no_card_is_not_taken_for_one(name):
-    """Any other file name gives None, or a card that has this very name."""
-    card = MemberName.parse(name)
-    assert card is None or os.fspath(str(card)) == name or not name.isascii() or "0" in name
+def test_what_is_no_member_file_is_not_taken_for_one(name):
+    """Any other file name gives None, or a name that is this very one."""
+    found = MemberName.parse(name)
+    assert found is None or os.fspath(str(found)) == name or not name.isascii() or "0" in name
 
 
 @pytest.mark.parametrize("worker", ["main", "rank_00003", "proc_00001", "proc_00007", "Process-1"])
@@ -217,25 +217,25 @@ def test_a_torn_run_json_is_a_spool_format_error(place, data):
         place.record_destination(HERE)
 
 
-def test_unfinished_means_a_destination_and_a_card(place):
+def test_unfinished_means_a_destination_and_a_member_file(place):
     """What a start asks of its sibling run directories."""
     assert not place.is_unfinished(HERE.endpoint)
     place.create()
     place.record_destination(HERE)
     assert not place.is_unfinished(HERE.endpoint)
-    card = MemberName("main", "h-1", 1, 2, 3)
-    with open(os.path.join(place.members, f".{card}.tmp"), "wb"):
+    found = MemberName("main", "h-1", 1, 2, 3)
+    with open(os.path.join(place.members, f".{found}.tmp"), "wb"):
         pass
-    assert not place.is_unfinished(HERE.endpoint), "a card that was never born is none"
-    with open(place.member_file(card), "wb"):
+    assert not place.is_unfinished(HERE.endpoint), "a member file that was never finished is none"
+    with open(place.member_file(found), "wb"):
         pass
     assert place.is_unfinished(HERE.endpoint)
     assert not place.is_unfinished("https://elsewhere"), "the token of this Hub is not for another one"
     assert json.dumps(place.host_ids()) == "[]"
 
 
-def test_a_run_directory_of_somebody_else_is_not_private(place):
-    """An uploader carries the user's token: it is started only where nobody else can write."""
+def test_a_run_directory_of_another_user_is_not_private(place):
+    """An uploader carries the user's token: it is started only where no other user can write."""
     place.create()
     assert place.is_private()
     os.chmod(place.root, 0o770)  # noqa: S103 - that is what must be noticed

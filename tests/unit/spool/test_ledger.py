@@ -42,7 +42,7 @@ def place(tmp_path) -> Spool:
     return made
 
 
-def book(**lengths: int) -> Ledger:
+def ledger_of(**lengths: int) -> Ledger:
     """A ledger with these lengths."""
     made = Ledger(HERE, "me/run")
     made.acknowledge({path: Sent(length, f"sha{length}") for path, length in lengths.items()}, "c1", 5.0)
@@ -51,7 +51,7 @@ def book(**lengths: int) -> Ledger:
 
 def test_a_ledger_is_what_was_acknowledged():
     """Lengths with digest, commit and time; unknown paths have none; gone ones are forgotten."""
-    made = book(a=10)
+    made = ledger_of(a=10)
     assert (made.length("a"), made.length("b")) == (10, 0)
     assert made.files["a"] == Held(10, "sha10", "c1", 5.0)
     made.quarantined["a"] = "refused"
@@ -63,7 +63,7 @@ def test_a_ledger_is_what_was_acknowledged():
 
 def test_a_saved_ledger_is_loaded_unchanged(place):
     """Every field survives."""
-    made = book(a=10, b=20)
+    made = ledger_of(a=10, b=20)
     made.quarantined["c"] = "why"
     made.save(place.host("h1").ledger)
     assert ledger.load(place, HERE) == made
@@ -73,11 +73,11 @@ def test_a_saved_ledger_is_loaded_unchanged(place):
 @pytest.mark.parametrize("point", SAVE)
 def test_a_kill_while_a_ledger_is_saved_leaves_the_old_or_the_new(place, point):
     """Whole at any kill, and no length decreases."""
-    book(a=10).save(place.host("h1").ledger)
-    assert in_child(lambda: book(a=20).save(place.host("h1").ledger), f"{point}=kill") == KILLED
+    ledger_of(a=10).save(place.host("h1").ledger)
+    assert in_child(lambda: ledger_of(a=20).save(place.host("h1").ledger), f"{point}=kill") == KILLED
     assert ledger.load(place, HERE).length("a") == (20 if "dirsync" in point else 10)
     assert ledger.set_aside(place, "h1") is None
-    book(a=30).save(place.host("h1").ledger)
+    ledger_of(a=30).save(place.host("h1").ledger)
     assert ledger.load(place, HERE).length("a") == 30
 
 
@@ -85,17 +85,17 @@ def test_a_kill_while_a_ledger_is_saved_leaves_the_old_or_the_new(place, point):
 @pytest.mark.parametrize("point", SAVE)
 def test_a_disk_that_refuses_a_ledger_is_told_and_leaves_a_whole_one(place, point, fault):
     """The caller gets the OSError; the older ledger stays readable."""
-    book(a=10).save(place.host("h1").ledger)
+    ledger_of(a=10).save(place.host("h1").ledger)
     with failing(f"{point}={fault}"), pytest.raises(OSError, match="failpoint"):
-        book(a=20).save(place.host("h1").ledger)
+        ledger_of(a=20).save(place.host("h1").ledger)
     assert ledger.load(place, HERE).length("a") in (10, 20)
     assert os.listdir(place.host("h1").root) == ["ledger.json"]
 
 
 def test_of_several_hosts_the_greatest_length_counts(place):
     """All hosts' ledgers are read; per path the maximum, with its own digest."""
-    book(a=10, b=20).save(place.host("h1").ledger)
-    book(a=30, c=5).save(place.host("h2").ledger)
+    ledger_of(a=10, b=20).save(place.host("h1").ledger)
+    ledger_of(a=30, c=5).save(place.host("h2").ledger)
     merged = ledger.load(place, HERE)
     assert {path: held.length for path, held in merged.files.items()} == {"a": 30, "b": 20, "c": 5}
     assert merged.files["a"].sha256 == "sha30"
@@ -103,7 +103,7 @@ def test_of_several_hosts_the_greatest_length_counts(place):
 
 def test_a_ledger_of_another_destination_is_not_read(place):
     """What was sent elsewhere was not sent here; nor is it damaged."""
-    made = book(a=10)
+    made = ledger_of(a=10)
     made.destination = dataclasses.replace(HERE, repo_id="me/other")
     made.save(place.host("h1").ledger)
     assert ledger.load(place, HERE).files == {}
@@ -114,7 +114,7 @@ def test_a_ledger_of_another_destination_is_not_read(place):
 @hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_ledger_that_cannot_be_read_counts_as_empty_and_is_set_aside(place, data):
     """Any bytes: loading goes on with the other hosts, setting aside makes room for a new one."""
-    book(a=10).save(place.host("h2").ledger)
+    ledger_of(a=10).save(place.host("h2").ledger)
     path = place.host("h1").ledger
     with open(path, "wb") as file:
         file.write(data)
@@ -146,7 +146,7 @@ def test_a_ledger_that_cannot_be_read_counts_as_empty_and_is_set_aside(place, da
 @example("quarantined", [])
 @example("destination", {**VALID["destination"], "endpoint": 5})
 @hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_ledger_with_one_damaged_field_stops_nobody(place, field, value):
+def test_a_ledger_with_one_damaged_field_stops_no_uploader(place, field, value):
     """An uploader that cannot start because of its ledger would never upload again."""
     path = place.host("h1").ledger
     dump(path, {**VALID, field: value})
@@ -164,7 +164,7 @@ def test_a_ledger_that_is_no_file_is_set_aside(place):
     os.mkdir(path)
     assert ledger.load(place, HERE).files == {}
     ledger.set_aside(place, "h1")
-    book(a=1).save(path)
+    ledger_of(a=1).save(path)
     assert ledger.load(place, HERE).length("a") == 1
 
 
@@ -218,8 +218,8 @@ def test_contents_of_unknown_outcome_are_remembered_until_one_is_known(place, mo
     assert [one.length for one in made.uncertain["a.tsv"]] == [6, 7, 8]
 
 
-def test_offers_do_not_grow_with_the_number_of_hosts(place):
-    """Each host's uploader saves what it has merged; the same content is one offer."""
+def test_uncertain_contents_do_not_grow_with_the_number_of_hosts(place):
+    """Each host's uploader saves what it has merged; the same content counts once."""
     made = Ledger(HERE)
     made.mark_uncertain([OLD])
     for host in ("h1", "h2"):
@@ -245,7 +245,7 @@ def test_what_loses_a_merge_is_still_known_as_ours(place):
 
 
 def test_the_stamp_of_what_the_hub_has_is_noted_once(place):
-    """Whoever waits compares it with the file; it survives saving and an acknowledgement of the same content."""
+    """A wait compares it with the file; it survives saving and an acknowledgement of the same content."""
     made, seen = Ledger(HERE), dataclasses.replace(OLD, stamp=(1, 2, 3, 4))
     assert not made.see([seen]), "the Hub has nothing"
     made.acknowledge({"a.tsv": OLD.content}, "c1", 5.0)

@@ -1,4 +1,4 @@
-"""Claims and cards: no two in one directory, and a card is seen locked or over."""
+"""Claims and member files: no two in one directory, and a member file is seen locked or over."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def place(tmp_path):
         locks.release(fd)
 
 
-def card(place: Spool, worker: str = "main") -> MemberFile:
-    """A card of this process."""
+def member_file(place: Spool, worker: str = "main") -> MemberFile:
+    """A member file of this process."""
     return MemberFile(place, worker, Process.current(), Settings())
 
 
 def lines(*contents: object) -> bytes:
-    """A card's content."""
+    """A member file's content."""
     return b"".join(json.dumps(content).encode() + b"\n" for content in contents)
 
 
@@ -94,7 +94,7 @@ def test_the_name_of_a_killed_worker_is_free_again(place):
 
 
 def test_a_claim_whose_file_was_just_deleted_is_not_worthless(place, monkeypatch):
-    """Whoever holds a claim holds the lock of the file at its path."""
+    """The holder of a claim holds the lock of the file at its path."""
     name, fd = members_module.claim(place, "main")
     os.unlink(place.claim(name))
     other, new = members_module.claim(place, "main")
@@ -103,22 +103,22 @@ def test_a_claim_whose_file_was_just_deleted_is_not_worthless(place, monkeypatch
     assert not os.path.samestat(os.fstat(fd), os.fstat(new))
 
 
-# birth and life of a card
+# start and end of a member file
 
 
-def test_a_card_is_seen_locked_or_not_at_all(place):
-    """While cards are born and withdrawn all the time, an observer never sees a dead one."""
+def test_a_member_file_is_seen_locked_or_not_at_all(place):
+    """While member files are made and withdrawn all the time, an observer never sees a dead one."""
 
-    def bear() -> None:
+    def make() -> None:
         observer = Members(place)
         for _ in itertools.count():
-            mine = card(place)
+            mine = member_file(place)
             observer.all()
             observer.all()
             os.unlink(mine.path)  # as withdraw does, but for the slow fsync
             locks.release(mine._fd)
 
-    pid = fork(bear)
+    pid = fork(make)
     try:
         seen, dead = [], []
         observer = Members(place)
@@ -130,40 +130,40 @@ def test_a_card_is_seen_locked_or_not_at_all(place):
             dead.extend(m for m in members if not m.alive and os.path.exists(place.member_file(m.name)))
             return len(seen) > 300
 
-        wait_for(look, "the child bears cards")
+        wait_for(look, "the child makes member files")
     finally:
         kill(pid)
     assert dead == []
 
 
 @pytest.mark.parametrize("fault", ["kill", "enospc", "eio"])
-def test_a_card_that_is_not_born_is_not_seen(place, fault):
-    """Killed or refused before the rename: no member, and the next birth succeeds."""
-    code = in_child(lambda: card(place), f"members.file.rename={fault}")
+def test_a_member_file_that_is_not_made_is_not_seen(place, fault):
+    """Killed or refused before the rename: no member, and the next one succeeds."""
+    code = in_child(lambda: member_file(place), f"members.file.rename={fault}")
     assert code == (KILLED if fault == "kill" else 1)
     assert Members(place).all() == []
-    born = card(place)
-    assert [(member.name, member.alive) for member in Members(place).all()] == [(born.name, True)]
+    made = member_file(place)
+    assert [(member.name, member.alive) for member in Members(place).all()] == [(made.name, True)]
 
 
 @pytest.mark.parametrize("fault", ["enospc", "eio"])
-def test_births_that_the_disk_refuses_leave_nothing_behind(place, fault):
+def test_starts_that_the_disk_refuses_leave_nothing_behind(place, fault):
     """A worker tries every second while the disk is full: neither files nor descriptors may add up (promise 11)."""
     before = open_descriptors()
     for _ in range(5):
         with failing(f"members.file.rename={fault}"), pytest.raises(OSError, match="failpoint"):
-            card(place)
+            member_file(place)
     assert open_descriptors() == before
     assert os.listdir(place.members) == []
 
 
-def test_a_full_disk_leaves_neither_a_card_nor_half_of_one(place):
+def test_a_full_disk_leaves_neither_a_member_file_nor_half_of_one(place):
     """The first line does not fit: no member, nothing left in the spool."""
 
     def child() -> None:
         limit_files(20)
         with pytest.raises(OSError, match=r"refuses|large"):
-            card(place)
+            member_file(place)
 
     assert in_child(child) == 0
     assert Members(place).all() == []
@@ -171,10 +171,10 @@ def test_a_full_disk_leaves_neither_a_card_nor_half_of_one(place):
 
 
 def test_a_line_that_does_not_fit_is_taken_back(place):
-    """The disk is full in the middle of a line: it is an OSError, the card stays readable, later lines count."""
+    """The disk is full in the middle of a line: it is an OSError, the member file stays readable, later lines count."""
 
     def child() -> None:
-        mine = card(place)
+        mine = member_file(place)
         limit_files(os.path.getsize(mine.path) + 30)
         with pytest.raises(OSError, match=r"refuses|large"):
             mine.write({"want": {"a" * 50: 1}})
@@ -186,8 +186,8 @@ def test_a_line_that_does_not_fit_is_taken_back(place):
     assert in_child(child) == 0
 
 
-def test_a_card_says_who_writes_what_and_what_it_wants(place):
-    """Open files, sealed ones, the last want; after the goodbye it is dead and nothing of it grows."""
+def test_a_member_file_says_who_writes_what_and_what_it_wants(place):
+    """Open files, sealed ones, the last want; after it has left it is dead and nothing of it grows."""
     mine = MemberFile(place, "rank_00001", ME, Settings(commit_every=2.5))
     observer = Members(place)
     mine.write({"open": "a"})
@@ -212,7 +212,7 @@ def test_a_killed_worker_is_dead_and_nothing_of_it_grows(place):
     """The lock tells at once; its files are known still."""
 
     def child() -> None:
-        card(place).write({"open": "a"})
+        member_file(place).write({"open": "a"})
 
     with living(child) as pid:
         observer = Members(place)
@@ -224,8 +224,8 @@ def test_a_killed_worker_is_dead_and_nothing_of_it_grows(place):
 
 
 def test_death_is_final(place):
-    """Who was seen dead is not looked at again, whatever becomes of the card, until it is gone; others are."""
-    dead, alive = card(place, "rank_00001"), card(place, "rank_00002")
+    """The file of a dead member is not read again, whatever becomes of it, until it is gone; others are."""
+    dead, alive = member_file(place, "rank_00001"), member_file(place, "rank_00002")
     observer = Members(place)
     dead.leave(dropped=0)
     assert [member.alive for member in observer.all()] == [False, True]
@@ -238,12 +238,12 @@ def test_death_is_final(place):
 
 
 def test_what_was_noted_of_those_who_are_gone_is_forgotten(place):
-    """Children come and go by the thousands, a look each; what is remembered is bounded by the cards (promise 11)."""
+    """Children come and go by the thousands; what is remembered is bounded by the member files (promise 11)."""
     noted, observer = News(), Members(place)
-    mine = card(place)
+    mine = member_file(place)
     mine.write({"want": {"a": 1}})
     for _ in range(5):
-        other = card(place, "child")
+        other = member_file(place, "child")
         other.leave(dropped=0)
         for member in observer.all():
             noted.note(member)
@@ -255,7 +255,7 @@ def test_what_was_noted_of_those_who_are_gone_is_forgotten(place):
 
 def test_news_is_a_new_wish_or_the_end(place):
     """What was noted is no news again; a larger wish and death are."""
-    noted, observer, mine = News(), Members(place), card(place)
+    noted, observer, mine = News(), Members(place), member_file(place)
     (member,) = observer.all()
     assert noted.has(member)
     for change in (
@@ -272,27 +272,27 @@ def test_news_is_a_new_wish_or_the_end(place):
 
 def test_a_stopped_worker_lives(place):
     """SIGSTOP is no death."""
-    with living(lambda: card(place)) as pid:
+    with living(lambda: member_file(place)) as pid:
         os.kill(pid, signal.SIGSTOP)
         assert [member.alive for member in Members(place).all()] == [True]
         os.kill(pid, signal.SIGCONT)
 
 
-def test_a_child_of_fork_does_not_keep_its_parents_card_alive(place):
-    """The parent dies, the child lives on: the card is dead; and a child's end does not end the parent's card."""
+def test_a_child_of_fork_does_not_keep_its_parents_member_file_alive(place):
+    """The parent dies, the child lives on: the member is dead; and a child's end does not end the parent's."""
     assert in_child(lambda: None) == 0
-    mine = card(place)
+    mine = member_file(place)
     with living(lambda: None):
         assert [member.alive for member in Members(place).all()] == [True]
         locks.release(mine._fd)
         assert [member.alive for member in Members(place).all()] == [False]
 
 
-def test_the_name_of_a_card_is_never_used_again(place):
-    """Each card of a process and of its children has another name."""
-    names = [str(card(place).name) for _ in range(3)]
+def test_the_name_of_a_member_file_is_never_used_again(place):
+    """Each member file of a process and of its children has another name."""
+    names = [str(member_file(place).name) for _ in range(3)]
     told, tell = os.pipe()
-    assert in_child(lambda: os.write(tell, str(card(place).name).encode())) == 0
+    assert in_child(lambda: os.write(tell, str(member_file(place).name).encode())) == 0
     names.append(os.read(told, 1000).decode())
     assert len(set(names)) == 4
     os.close(told)
@@ -300,33 +300,33 @@ def test_the_name_of_a_card_is_never_used_again(place):
 
 
 def test_a_worker_notices_that_the_spool_was_deleted(place):
-    """`is_there` is false once the card is not the file at its path."""
-    mine = card(place)
+    """`is_there` is false once the member file is not the file at its path."""
+    mine = member_file(place)
     assert mine.is_there()
     os.unlink(mine.path)
     assert not mine.is_there()
 
 
 def test_pids_to_kill_are_those_of_processes_that_log_here(place):
-    """In another container the same number is somebody else's."""
+    """In another container the same number is another process."""
     strange = MemberFile(place, "rank_00001", dataclasses.replace(Process.current(), ticks=1), Settings())
     assert processes.workers(place.run_dir) == []
-    mine = card(place)
+    mine = member_file(place)
     assert processes.workers(place.run_dir) == [os.getpid()]
     for one in (strange, mine):
         one.withdraw()
 
 
-def test_a_worker_whose_card_was_replaced_by_garbage_does_not_live_for_ever(place):
+def test_a_worker_whose_member_file_was_replaced_by_garbage_does_not_live_for_ever(place):
     """What cannot be read for a moment is waited for; a link in its place never passes."""
-    mine, seen = card(place), Members(place)
+    mine, seen = member_file(place), Members(place)
     assert [member.alive for member in seen.all()] == [True]
     os.unlink(mine.path)
     os.symlink("elsewhere", mine.path)
     assert seen.all() == []
 
 
-# reading cards
+# reading member files
 
 
 def test_a_torn_last_line_is_not_there():
@@ -347,7 +347,7 @@ def test_a_torn_last_line_is_not_there():
 @given(st.lists(st.binary(max_size=30) | JSON.map(lambda value: json.dumps(value).encode()), max_size=4))
 @example([b'{"want": {"a": Infinity}}'])
 @example([b'{"dropped": 1e999}'])
-def test_no_content_of_a_card_makes_parsing_raise(garbage):
+def test_no_content_of_a_member_file_makes_parsing_raise(garbage):
     """Whatever a damaged disk shows, as first line or later: a member or None."""
     for content in (garbage, [json.dumps(FIRST).encode(), *garbage]):
         members_module.parse(NAME, b"\n".join(content) + b"\n", alive=True)
@@ -355,7 +355,7 @@ def test_no_content_of_a_card_makes_parsing_raise(garbage):
 
 @pytest.mark.parametrize("bad", [b"garbage", b'{"want": {"a": "x"}}', b'{"op{"open": "b"}', b"5", b'{"dropped": []}'])
 def test_one_damaged_line_does_not_make_a_living_worker_disappear(bad):
-    """Otherwise its open file would count as complete, and it as dead; only the first line makes a card."""
+    """Otherwise its open file would count as complete, and it as dead; only the first line makes a member file."""
     data = lines(FIRST, {"open": "a"}) + bad + b"\n" + lines({"open": "c"})
     member = members_module.parse(NAME, data, alive=True)
     assert member is not None
@@ -363,8 +363,8 @@ def test_one_damaged_line_does_not_make_a_living_worker_disappear(bad):
 
 
 def test_strangers_in_the_spool_do_not_disturb(place):
-    """Temporary names, editors' copies, directories and unreadable cards are passed over."""
-    mine = card(place)
+    """Temporary names, editors' copies, directories and unreadable member files are passed over."""
+    mine = member_file(place)
     for name in ("README", ".x.tmp", f"{mine.name}~", "main.h-1.1.2-9"):
         with open(os.path.join(place.members, name), "wb") as file:
             file.write(b"\xff\n")
@@ -373,12 +373,12 @@ def test_strangers_in_the_spool_do_not_disturb(place):
 
 
 def test_no_spool_has_no_members(tmp_path):
-    """A run directory without a spool is an empty roster."""
+    """A run directory without a spool has no members."""
     assert Members(Spool(str(tmp_path))).all() == []
 
 
-def test_a_new_uploader_removes_what_is_no_card_and_never_will_be(place):
-    """What a power cut leaves of the cards of the dead, and a kill in the midst of a join; the living keep theirs."""
+def test_a_new_uploader_removes_what_is_no_member_file_and_never_will_be(place):
+    """What a power cut leaves of the files of the dead, and a kill while joining; the living keep theirs."""
 
     def join() -> MemberFile:
         return MemberFile(place, "rank_00001", Process.current(), Settings())
@@ -390,13 +390,13 @@ def test_a_new_uploader_removes_what_is_no_card_and_never_will_be(place):
         with open(place_of, "wb") as file:
             file.write(content)
     with open(os.path.join(place.members, "notes"), "wb") as file:
-        file.write(b"of somebody")
+        file.write(b"of a user")
     assert len(os.listdir(place.members)) == 6
     assert [member.name for member in Members.swept(place).all()] == [living.name]
     assert sorted(os.listdir(place.members)) == ["notes", str(living.name)]
 
 
-def test_a_new_uploader_leaves_a_card_that_is_being_made(place):
+def test_a_new_uploader_leaves_a_member_file_that_is_being_made(place):
     """It is not locked yet for a moment; its process lives."""
     name = MemberName.of("rank_00001", Process.current(), 7)
     with open(os.path.join(place.members, f".{name}.tmp"), "wb"):

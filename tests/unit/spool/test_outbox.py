@@ -1,4 +1,4 @@
-"""The queue: durable intentions, the newer before the older goes, through kills and faults."""
+"""The outbox: durable intentions, the newer before the older goes, through kills and faults."""
 
 from __future__ import annotations
 
@@ -38,22 +38,22 @@ class Run:
         for path in (OLD.path, MORE.path):
             event_file(os.path.join(self.run_dir, path), 3)
 
-    def queue(self) -> Outbox:
+    def outbox(self) -> Outbox:
         """As a new uploader finds it."""
         return Outbox(self.host, self.run_dir)
 
     def found(self) -> list[tuple[LocalFile, ...]]:
-        """The files of the entries that a new uploader finds."""
-        return [entry.files for entry in self.queue().batches]
+        """The files of the batches that a new uploader finds."""
+        return [batch.files for batch in self.outbox().batches]
 
     def leftovers(self) -> list[str]:
-        """What is in the folder beside entries."""
+        """What is in the folder beside batches."""
         return [name for name in os.listdir(self.host.outbox) if not name.endswith(".json")]
 
 
 def after_restart(run: Run) -> InFlightRecord | None:
-    """What a new uploader finds: it opens the queue, then asks for the record."""
-    run.queue()
+    """What a new uploader finds: it opens the outbox, then asks for the record."""
+    run.outbox()
     return interrupted(run.host)
 
 
@@ -63,30 +63,30 @@ def run(tmp_path) -> Run:
     return Run(tmp_path / "exp1")
 
 
-def test_entries_are_found_again_oldest_first(run):
+def test_batches_are_found_again_oldest_first(run):
     """What was put is what the next uploader reads."""
-    queue = run.queue()
-    queue.put([[OLD], [MORE]])
-    assert queue.batches == run.queue().batches == [Batch(1, (OLD,)), Batch(2, (MORE,))]
+    outbox = run.outbox()
+    outbox.put([[OLD], [MORE]])
+    assert outbox.batches == run.outbox().batches == [Batch(1, (OLD,)), Batch(2, (MORE,))]
     assert run.leftovers() == []
 
 
 def test_a_newer_snapshot_supersedes_the_older_ones(run):
-    """After put, only the new entries are left; their numbers are greater."""
-    queue = run.queue()
-    queue.put([[OLD], [MORE]])
-    queue.put([[NEW]])
-    assert queue.batches == run.queue().batches == [Batch(3, (NEW,))]
-    queue.put([])
-    assert queue.batches == run.queue().batches == []
+    """After put, only the new batches are left; their numbers are greater."""
+    outbox = run.outbox()
+    outbox.put([[OLD], [MORE]])
+    outbox.put([[NEW]])
+    assert outbox.batches == run.outbox().batches == [Batch(3, (NEW,))]
+    outbox.put([])
+    assert outbox.batches == run.outbox().batches == []
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 @pytest.mark.parametrize("point", PUT + DATA + DROP)
-def test_a_kill_while_an_entry_is_put_leaves_the_older_or_the_newer(run, point, count):
-    """At any step: what is found is whole, and no older entry is gone before all newer ones are there."""
-    run.queue().put([[OLD], [MORE]])
-    code = in_child(lambda: run.queue().put([[NEW], [MORE]]), f"{point}=kill:{count}")
+def test_a_kill_while_a_batch_is_put_leaves_the_older_or_the_newer(run, point, count):
+    """At any step: what is found is whole, and no older batch is gone before all newer ones are there."""
+    run.outbox().put([[OLD], [MORE]])
+    code = in_child(lambda: run.outbox().put([[NEW], [MORE]]), f"{point}=kill:{count}")
     assert code in (KILLED, 0)
     found = run.found()
     old_there, new_there = (OLD,) in found, (NEW,) in found
@@ -94,98 +94,98 @@ def test_a_kill_while_an_entry_is_put_leaves_the_older_or_the_newer(run, point, 
     if found.count((MORE,)) == 0 or not old_there:
         assert new_there
         assert (MORE,) in found
-    queue = run.queue()
-    queue.put([[NEW]])
+    outbox = run.outbox()
+    outbox.put([[NEW]])
     assert run.found() == [(NEW,)]
 
 
 @pytest.mark.parametrize("fault", ["enospc", "eio"])
 @pytest.mark.parametrize("point", PUT)
-def test_an_entry_that_the_disk_refuses_is_kept_in_memory_and_told(run, point, fault):
-    """The uploader goes on from memory; the next entry that fits clears the trouble."""
-    queue = run.queue()
+def test_a_batch_that_the_disk_refuses_is_kept_in_memory_and_reported(run, point, fault):
+    """The uploader goes on from memory; the next batch that fits clears the trouble."""
+    outbox = run.outbox()
     with failing(f"{point}={fault}"):
-        queue.put([[NEW]])
-    assert [entry.files for entry in queue.batches] == [(NEW,)]
-    assert "memory" in queue.trouble
-    queue.put([[NEW, MORE]])
-    assert queue.trouble == ""
+        outbox.put([[NEW]])
+    assert [batch.files for batch in outbox.batches] == [(NEW,)]
+    assert "memory" in outbox.trouble
+    outbox.put([[NEW, MORE]])
+    assert outbox.trouble == ""
     assert run.found() == [(NEW, MORE)]
 
 
 @pytest.mark.parametrize("fault", ["enospc", "eio"])
 @pytest.mark.parametrize("point", [point for point in PUT if "dirsync" not in point])
-def test_an_older_entry_stays_on_disk_until_a_newer_one_is_durable(run, point, fault):
-    """The disk refuses the newer one: whoever comes next still finds the older one."""
-    queue = run.queue()
-    queue.put([[OLD]])
+def test_an_older_batch_stays_on_disk_until_a_newer_one_is_durable(run, point, fault):
+    """The disk refuses the newer one: the next uploader still finds the older one."""
+    outbox = run.outbox()
+    outbox.put([[OLD]])
     with failing(f"{point}={fault}"):
-        queue.put([[NEW]])
+        outbox.put([[NEW]])
     assert (OLD,) in run.found()
 
 
-def test_trouble_is_told_until_every_entry_is_on_disk(run):
-    """Of two entries the first is refused and the second is not: the queue is still partly in memory."""
-    queue = run.queue()
+def test_trouble_lasts_until_every_batch_is_on_disk(run):
+    """Of two batches the first is refused and the second is not: the outbox is still partly in memory."""
+    outbox = run.outbox()
     with failing("outbox.put.write=enospc"):
-        queue.put([[NEW], [MORE]])
+        outbox.put([[NEW], [MORE]])
     assert run.found() == [(MORE,)]
-    assert queue.trouble
+    assert outbox.trouble
 
 
 @pytest.mark.parametrize("fault", ["kill", "enospc", "eio"])
 @pytest.mark.parametrize("point", DATA)
-def test_an_entry_refers_only_to_durable_bytes(run, point, fault):
-    """If the event files cannot be synced there is no new entry, and the older one stays."""
-    run.queue().put([[OLD]])
-    code = in_child(lambda: run.queue().put([[NEW]]), f"{point}={fault}")
+def test_a_batch_refers_only_to_durable_bytes(run, point, fault):
+    """If the event files cannot be synced there is no new batch, and the older one stays."""
+    run.outbox().put([[OLD]])
+    code = in_child(lambda: run.outbox().put([[NEW]]), f"{point}={fault}")
     assert code == (KILLED if fault == "kill" else 1)
     assert run.found() == [(OLD,)]
 
 
-def test_event_files_and_their_names_are_synced_before_the_entry_exists(run, monkeypatch):
-    """The order is: each file, each directory, then the entry."""
+def test_event_files_and_their_names_are_synced_before_the_batch_exists(run, monkeypatch):
+    """The order is: each file, each directory, then the batch."""
     synced = []
 
     def fsync(fd: int) -> None:
         status = os.fstat(fd)
         synced.append((status.st_ino, os.listdir(run.host.outbox)))
 
-    queue = run.queue()
+    outbox = run.outbox()
     monkeypatch.setattr(disk.os, "fsync", fsync)
-    queue.put([[NEW, MORE]])
+    outbox.put([[NEW, MORE]])
     needed = [os.path.join(run.run_dir, path) for path in (NEW.path, MORE.path, "b", ".")]
     assert {os.stat(path).st_ino for path in needed} <= {inode for inode, names in synced if names == []}
 
 
-def test_a_snapshot_of_a_file_that_is_gone_loses_no_older_entry(run):
-    """The file was removed between survey and put: an OSError, and what was there stays."""
-    queue = run.queue()
-    queue.put([[OLD]])
+def test_a_snapshot_of_a_file_that_is_gone_loses_no_older_batch(run):
+    """The file was removed between scan and put: an OSError, and what was there stays."""
+    outbox = run.outbox()
+    outbox.put([[OLD]])
     with pytest.raises(OSError, match="gone"):
-        queue.put([[MORE], [LocalFile("gone.tfevents", 1, False)]])
+        outbox.put([[MORE], [LocalFile("gone.tfevents", 1, False)]])
     assert (OLD,) in run.found()
-    queue.put([[NEW]])
+    outbox.put([[NEW]])
     assert run.found() == [(NEW,)]
 
 
 @pytest.mark.parametrize("fault", ["kill", "enospc", "eio"])
 @pytest.mark.parametrize("point", DROP)
-def test_an_entry_that_cannot_be_removed_is_found_again_or_gone(run, point, fault):
+def test_a_batch_that_cannot_be_removed_is_found_again_or_gone(run, point, fault):
     """Removal raises nothing; what is left is whole and can be removed later."""
-    queue = run.queue()
-    queue.put([[OLD]])
+    outbox = run.outbox()
+    outbox.put([[OLD]])
 
     def remove() -> None:
-        queue.remove(queue.batches[0])
-        assert queue.batches == []
-        assert queue.trouble
+        outbox.remove(outbox.batches[0])
+        assert outbox.batches == []
+        assert outbox.trouble
 
     assert in_child(remove, f"{point}={fault}") == (KILLED if fault == "kill" else 0)
     assert run.found() in ([], [(OLD,)])
-    fresh = run.queue()
-    for entry in fresh.batches:
-        fresh.remove(entry)
+    fresh = run.outbox()
+    for batch in fresh.batches:
+        fresh.remove(batch)
     assert run.found() == []
 
 
@@ -195,29 +195,29 @@ def test_an_entry_that_cannot_be_removed_is_found_again_or_gone(run, point, faul
 @pytest.mark.parametrize("fault", ["kill", "enospc", "eio"])
 @pytest.mark.parametrize("step", ["open", "write", "fsync", "rename", "dirsync"])
 def test_a_push_starts_only_after_its_record_is_durable(run, step, fault):
-    """`take_off` returns only if the record is on disk; a kill leaves the record of before or the new one, whole."""
-    queue = run.queue()
-    queue.put([[OLD]])
-    queue.mark_in_flight(queue.batches[0], fenced=False)
-    entry = Batch(7, (NEW,))
-    code = in_child(lambda: queue.mark_in_flight(entry, fenced=True), f"outbox.in_flight.{step}={fault}")
+    """`mark_in_flight` returns only if the record is on disk; a kill leaves the older or the new one, whole."""
+    outbox = run.outbox()
+    outbox.put([[OLD]])
+    outbox.mark_in_flight(outbox.batches[0], fenced=False)
+    batch = Batch(7, (NEW,))
+    code = in_child(lambda: outbox.mark_in_flight(batch, fenced=True), f"outbox.in_flight.{step}={fault}")
     assert code == (KILLED if fault == "kill" else 1)
     after = [InFlightRecord(7, fenced=True)] if step == "dirsync" else [InFlightRecord(1, fenced=False)]
     assert after_restart(run) in after
-    queue.mark_in_flight(entry, fenced=True)
+    outbox.mark_in_flight(batch, fenced=True)
     assert after_restart(run) == InFlightRecord(7, fenced=True)
 
 
 @pytest.mark.parametrize("fault", ["kill", "enospc", "eio"])
 @pytest.mark.parametrize("step", ["unlink", "dirsync"])
-def test_a_landing_that_is_interrupted_can_be_repeated(run, step, fault):
+def test_a_removal_of_the_record_that_is_interrupted_can_be_repeated(run, step, fault):
     """The record is whole or gone; removing it again is no error."""
-    queue = run.queue()
-    queue.mark_in_flight(Batch(3, (OLD,)), fenced=True)
-    assert in_child(queue.clear_in_flight, f"outbox.cleared.{step}={fault}") == (KILLED if fault == "kill" else 1)
+    outbox = run.outbox()
+    outbox.mark_in_flight(Batch(3, (OLD,)), fenced=True)
+    assert in_child(outbox.clear_in_flight, f"outbox.cleared.{step}={fault}") == (KILLED if fault == "kill" else 1)
     assert after_restart(run) == (InFlightRecord(3, fenced=True) if step == "unlink" else None)
-    queue.clear_in_flight()
-    queue.clear_in_flight()
+    outbox.clear_in_flight()
+    outbox.clear_in_flight()
     assert after_restart(run) is None
 
 
@@ -227,7 +227,7 @@ def test_a_landing_that_is_interrupted_can_be_repeated(run, step, fault):
 @hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_record_in_flight_that_cannot_be_read_counts_as_the_worst_case(run, data):
     """Anything may have been under way: without a fence."""
-    run.queue()
+    run.outbox()
     with open(run.host.in_flight, "wb") as file:
         file.write(data)
     found = interrupted(run.host)
@@ -237,7 +237,7 @@ def test_a_record_in_flight_that_cannot_be_read_counts_as_the_worst_case(run, da
 
 def test_a_record_in_flight_that_is_no_file_counts_as_the_worst_case(run):
     """The disk refuses to read it: that is no reason not to start."""
-    run.queue()
+    run.outbox()
     os.symlink("elsewhere", run.host.in_flight)
     assert interrupted(run.host) == InFlightRecord(0, fenced=False)
 
@@ -251,21 +251,21 @@ def test_a_record_in_flight_that_is_no_file_counts_as_the_worst_case(run):
     | JSON.map(json.dumps)
 )
 @hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_an_entry_that_cannot_be_understood_is_dropped(run, data):
-    """Half a file after a power cut on a bad disk, any bytes: the queue opens, without it, and can be used."""
-    run.queue().put([])
-    run.queue().put([[OLD]])
+def test_a_batch_that_cannot_be_understood_is_dropped(run, data):
+    """Half a file after a power cut on a bad disk, any bytes: the outbox opens, without it, and can be used."""
+    run.outbox().put([])
+    run.outbox().put([[OLD]])
     with open(os.path.join(run.host.outbox, "00000009.json"), "wb") as file:
         file.write(data if isinstance(data, bytes) else data.encode())
-    queue = run.queue()
-    assert (OLD,) in [entry.files for entry in queue.batches]
-    queue.put([[NEW]])
+    outbox = run.outbox()
+    assert (OLD,) in [batch.files for batch in outbox.batches]
+    outbox.put([[NEW]])
     assert run.found() == [(NEW,)]
 
 
-def test_something_else_in_the_place_of_an_entry_does_not_keep_the_queue_shut(run):
-    """A directory or a link named like an entry, a name of another form."""
-    run.queue().put([[OLD]])
+def test_something_else_in_the_place_of_a_batch_does_not_keep_the_outbox_shut(run):
+    """A directory or a link named like a batch, a name of another form."""
+    run.outbox().put([[OLD]])
     os.mkdir(os.path.join(run.host.outbox, "00000008.json"))
     os.symlink("elsewhere", os.path.join(run.host.outbox, "00000007.json"))
     for name in ("x.json", "note.txt"):
@@ -276,8 +276,8 @@ def test_something_else_in_the_place_of_an_entry_does_not_keep_the_queue_shut(ru
 def test_leftovers_of_killed_writers_do_not_add_up(run):
     """An uploader that is killed again and again in the middle of a write leaves a bounded spool (promise 11)."""
     for _ in range(3):
-        assert in_child(lambda: run.queue().put([[NEW]]), "outbox.put.rename=kill") == KILLED
-    run.queue()
+        assert in_child(lambda: run.outbox().put([[NEW]]), "outbox.put.rename=kill") == KILLED
+    run.outbox()
     assert len(run.leftovers()) <= 1
 
 
@@ -311,19 +311,19 @@ def test_files_travel_unchanged():
 
 def test_a_batch_under_the_name_of_another_is_dropped(run):
     """Its number is its place in the order."""
-    run.queue().put([[OLD]])
+    run.outbox().put([[OLD]])
     here, there = (os.path.join(run.host.outbox, f"0000000{number}.json") for number in (1, 2))
     os.rename(here, there)
     assert run.found() == []
 
 
-def test_numbers_grow_while_there_are_entries(run):
-    """A newer entry has the greater number, also after a restart."""
+def test_numbers_grow_while_there_are_batches(run):
+    """A newer batch has the greater number, also after a restart."""
     numbers = []
     for length in range(1, 12):
-        queue = run.queue()
-        queue.put([[dataclasses.replace(OLD, length=length)]])
-        numbers.append(queue.batches[0].number)
+        outbox = run.outbox()
+        outbox.put([[dataclasses.replace(OLD, length=length)]])
+        numbers.append(outbox.batches[0].number)
     assert all(a < b for a, b in itertools.pairwise(numbers))
 
 
@@ -340,8 +340,8 @@ def attach(run: Run, path: str, data: bytes) -> LocalFile:
 
 def test_what_was_in_flight_tells_what_it_carried(run):
     """The next uploader must know that these contents may be on the Hub."""
-    one, queue = attach(run, "one.tsv", b"one"), run.queue()
-    queue.mark_in_flight(Batch(0, (one,)), fenced=True)
+    one, outbox = attach(run, "one.tsv", b"one"), run.outbox()
+    outbox.mark_in_flight(Batch(0, (one,)), fenced=True)
     assert after_restart(run) == InFlightRecord(0, fenced=True, attachments=(one,))
 
 
@@ -350,7 +350,7 @@ def test_what_was_in_flight_tells_what_it_carried(run):
     [("5" * 63, "6" * 40), ("../" + "5" * 61, "6" * 40), ("5" * 64, ""), ("", "6" * 40), ("F" * 64, "6" * 40), (5, 6)],
 )
 def test_only_digests_become_names_of_copies(digests):
-    """Whatever else stands in their place is refused like any other damage."""
+    """Anything else in their place is damage."""
     item = ITEM | {"path": "a.tsv", "growing": False, "sha256": digests[0], "blob_id": digests[1]}
     with pytest.raises(state.DamagedError):
         batch_of(item)

@@ -40,11 +40,11 @@ def view(
     spool: Spool, seen: tuple[int, ...] = (), sent: Sent = FOUR, quarantined: tuple[str, ...] = (), checked: float = 0.0
 ) -> Progress:
     """A view of a ledger that holds the attachment, which had that stamp."""
-    book = Ledger(HERE, checked=checked)
-    book.acknowledge({"a.tsv": sent, EVENTS: Sent(10, "7" * 64)}, "c", 1.0)
-    book.files["a.tsv"] = dataclasses.replace(book.files["a.tsv"], stamp=seen)
-    book.quarantined |= dict.fromkeys(quarantined, "why")
-    book.save(spool.host("h").ledger)
+    ledger = Ledger(HERE, checked=checked)
+    ledger.acknowledge({"a.tsv": sent, EVENTS: Sent(10, "7" * 64)}, "c", 1.0)
+    ledger.files["a.tsv"] = dataclasses.replace(ledger.files["a.tsv"], stamp=seen)
+    ledger.quarantined |= dict.fromkeys(quarantined, "why")
+    ledger.save(spool.host("h").ledger)
     return Progress(spool)
 
 
@@ -72,7 +72,7 @@ def test_what_an_attachment_becomes_after_the_question_is_not_waited_for(spool):
     assert view(spool).missing({"a.tsv": 4}) == {}
 
 
-def test_an_attachment_that_is_parked_holds_back_nobody(spool):
+def test_an_attachment_that_is_quarantined_holds_back_no_other(spool):
     """Only later event files of a directory wait for a quarantined event file."""
     missing = {"a.tsv": 4, "b.tsv": 4, EVENTS: 20}
     assert view(spool, quarantined=("a.tsv",)).refused(missing).keys() == {"a.tsv"}
@@ -82,7 +82,7 @@ def test_an_attachment_that_is_parked_holds_back_nobody(spool):
 
 
 def test_a_refusal_of_before_the_question_is_tried_again(spool):
-    """Whoever asks anew, as `sync` does, does not give up on what the ledger says of the past."""
+    """A new question, as of `sync`, does not give up on what the ledger says of the past."""
     refused = view(spool, quarantined=("a.tsv",), checked=50.0)
     assert refused.is_hopeless({"a.tsv": 4})
     assert refused.is_hopeless({"a.tsv": 4}, since=49.0)
