@@ -317,7 +317,7 @@ class Durability(RuleBasedStateMachine):
         for file, length in self._files(self.disk.content(path)).items():
             covered = self.uploader and self.uploader._ledger.length(file) >= length
             assert covered or held.get(file, 0) >= length or any(one.get(file, 0) >= length for one in newer), (
-                "an entry goes, and neither a ledger nor a durable entry covers it"
+                "an entry goes, and neither a ledger nor a durable batch covers it"
             )
 
     @staticmethod
@@ -365,7 +365,7 @@ class Durability(RuleBasedStateMachine):
                 if os.path.dirname(path) == host.outbox:
                     for file, length in self._files(self.disk.content(path)).items():
                         durable = self.disk.durable(os.path.join(self.spool.run_dir, file)) or b""
-                        assert len(durable) >= length, "an entry refers to what is not durable"
+                        assert len(durable) >= length, "a batch refers to what is not durable"
 
     @invariant()
     def ledgers_claim_what_the_hub_has(self):

@@ -32,28 +32,28 @@ def test_whatever_happens_all_arrives_and_nothing_shrinks():
 
 
 def _early_ledger(start):
-    def start_push(self, entry, now):
+    def start_push(self, lane, batch, members):
         """Acknowledge, then commit."""
-        sent = {file.path: Sent(file.length, "0" * 64) for file in entry.files}
+        sent = {file.path: Sent(file.length, "0" * 64) for file in batch.files}
         self._ledger.acknowledge(sent, "early", 0.0)
-        self._save_ledger()
-        start(self, entry, now)
+        self._in_flight.save_ledger()
+        start(self, lane, batch, members)
 
     return start_push
 
 
-def _early_landed(acknowledge):
-    def early(self, verdict, entry):
+def _early_clear(acknowledge):
+    def early(self, verdict, lane, batch):
         """Drop the record, then save the ledger."""
-        self._clear_in_flight()
-        acknowledge(self, verdict, entry)
+        self._in_flight.clear()
+        acknowledge(self, verdict, lane, batch)
 
     return early
 
 
 def _remove_first(put):
     def early(self, groups):
-        """Drop the older entries, then write the newer ones."""
+        """Drop the older batches, then write the newer ones."""
         for batch in list(self.batches):
             self.remove(batch)
         put(self, groups)
@@ -67,14 +67,19 @@ def _no_record(self, batch, *, fenced):
 
 
 SABOTAGES = {  # what to break, and how it is found
-    "no fsync before the entry": (outbox.Outbox, "_make_durable", lambda *_: None, "an entry refers to what is not"),
+    "no fsync before the batch": (
+        outbox.Outbox,
+        "_make_durable",
+        lambda *_: None,
+        "a batch refers to what is not|is on the Hub and not on this disk",  # the second one after the drain
+    ),
     "no fsync of files of ours": (disk, "fsync", lambda *_: None, "its record is not durable"),
     "no fsync of directories": (disk, "fsync_dir", lambda *_: None, "its record is not durable"),
-    "older entries dropped first": (
+    "older batches dropped first": (
         outbox.Outbox,
         "put",
         _remove_first(outbox.Outbox.put),
-        "nor a durable entry covers",
+        "nor a durable batch covers",
     ),
     "no record before a push": (outbox.Outbox, "mark_in_flight", _no_record, "its record is not durable"),
     "ledger before commit": (
@@ -86,7 +91,7 @@ SABOTAGES = {  # what to break, and how it is found
     "record dropped before ledger": (
         loop.Uploader,
         "_acknowledge",
-        _early_landed(loop.Uploader._acknowledge),
+        _early_clear(loop.Uploader._acknowledge),
         "the record goes before the ledger",
     ),
     "no settle time": (in_flight, "SETTLE_TIME", 0.0, "shrank|while a request without a parent is under way"),
