@@ -4,10 +4,10 @@
     Done          all of the batch      enters it into the ledger
     Retry         nothing               tries again later
     Moved         nothing               tries again; reads the branch anew
-    Unknown       all or nothing        waits until the request cannot be applied any more, then reads back
+    Unknown       all or nothing        tries again; if no parent was named, waits for the settle time and reads back
     Split         nothing               sends smaller batches, to find the file that is to blame
     Refused       nothing               tries again slowly; keeps the batches
-    Quarantine    other files at most   leaves these files out, tries them again slowly
+    Quarantine    other files at most   leaves these files out until `sync` or the next uploader asks for them
 
 A push ends with exactly one verdict. A push that ends without one counts as Unknown.
 """

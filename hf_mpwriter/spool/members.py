@@ -182,7 +182,7 @@ class News:
         """Note the news of a member."""
         self._noted[member.name] = member.news
 
-    def has(self, member: Member) -> bool:
+    def covers(self, member: Member) -> bool:
         """Whether a member has no news beyond what was noted."""
         return member.news <= self._noted.get(member.name, NO_NEWS)
 

@@ -282,7 +282,7 @@ class Uploader:
         self._status.recovered()
 
     def _fail(self, verdict: Verdict, lane: Lane, batch: Batch) -> None:
-        """Take in that a batch was not taken. Event files wait for attachments only if the Hub refuses us or asks."""
+        """Take in any other verdict. Event files wait for attachments only if the Hub refuses us or asks for it."""
         self._pacing.learn(verdict)
         self._events.outdate()
         uncertain = isinstance(verdict, Unknown)
@@ -293,7 +293,7 @@ class Uploader:
             self._in_flight.clear()
         if isinstance(verdict, Quarantine):
             self._scan_again()
-        if lane is self._attachments and (isinstance(verdict, Refused) or not step.patient):
+        if lane is self._attachments and (isinstance(verdict, Refused) or not step.may_hurry):
             self._pacing.hold(step)
         if not lane.yielded:
             self._status.failed(verdict, lane.backoff.attempts)
@@ -320,7 +320,7 @@ class Uploader:
             waiting=len(waiting),
             push=push.pid if push else None,
             commits=self._events.commits + self._attachments.commits,
-            blocked_until=0.0 if self._pacing.patient else self._pacing.next_try,
+            blocked_until=0.0 if self._pacing.may_hurry else self._pacing.next_try,
         )
 
     def _sleep(self) -> None:

@@ -45,11 +45,11 @@ class Step:
 
     Attributes:
         wait: seconds until the next push.
-        patient: whether a request of the user may end the wait; False if the Hub asked for it.
+        may_hurry: whether a request of the user may end the wait; False if the Hub asked for it.
     """
 
     wait: float
-    patient: bool = True
+    may_hurry: bool = True
 
 
 def next_step(verdict: Verdict, attempts: int, rng: random.Random) -> Step:
@@ -73,7 +73,7 @@ def next_step(verdict: Verdict, attempts: int, rng: random.Random) -> Step:
     ceiling = min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(attempts - 1, 10))
     wait = rng.uniform(SHORTEST_WAIT, ceiling)
     if not isinstance(verdict, Moved) and verdict.after is not None:
-        return Step(max(wait, min(verdict.after, LONGEST_WISH)), patient=False)
+        return Step(max(wait, min(verdict.after, LONGEST_WISH)), may_hurry=False)
     return Step(wait)
 
 
@@ -87,12 +87,12 @@ class Backoff:
     Attributes:
         attempts: verdicts in a row that were not Done.
         next_try: when a push is allowed again.
-        patient: whether a request may end the wait until `next_try`.
+        may_hurry: whether a request may end the wait until `next_try`.
     """
 
     def __init__(self, clock: Callable[[], float], rng: random.Random) -> None:
         self._clock, self._rng = clock, rng
-        self.next_try, self.patient = 0.0, True
+        self.next_try, self.may_hurry = 0.0, True
         self.attempts = self._moved = self._failures = 0
 
     def failed(self, verdict: Verdict) -> Step:
@@ -108,17 +108,17 @@ class Backoff:
 
     def hold(self, step: Step) -> None:
         """Start no push for a while."""
-        self.next_try, self.patient = self._clock() + step.wait, step.patient
+        self.next_try, self.may_hurry = self._clock() + step.wait, step.may_hurry
 
     def hurry(self, earliest: float) -> None:
         """End a wait at `earliest`, unless the Hub asked for it."""
-        if self.patient:
+        if self.may_hurry:
             self.next_try = min(self.next_try, earliest)
 
     def succeeded(self) -> None:
         """Forget the failures and the wait."""
         self.attempts = self._failures = self._moved = 0
-        self.next_try, self.patient = 0.0, True
+        self.next_try, self.may_hurry = 0.0, True
 
 
 class Pacing(Backoff):
@@ -132,7 +132,7 @@ class Pacing(Backoff):
 
     Attributes:
         next_commit: when the commit interval is over.
-        used_up: whether the last push found no token, rather than other uploaders at the bucket.
+        used_up: whether the rate limit refused the last push; False if another uploader held the lock of the bucket.
     """
 
     def __init__(self, clock: Callable[[], float], rng: random.Random, rate_limit: RateLimit, first: float) -> None:

@@ -29,7 +29,7 @@ class Requests:
 
     def note(self, member: Member) -> bool:
         """Take note of a member; True if there is news of it since the last time."""
-        if self._noted.has(member):
+        if self._noted.covers(member):
             return False
         self._noted.note(member)
         return True
@@ -41,7 +41,7 @@ class Requests:
 
     def is_satisfied(self, member: Member) -> bool:
         """Whether nothing of a member was left to send after its last news."""
-        return self._satisfied.has(member)
+        return self._satisfied.covers(member)
 
     def any_urgent(self, members: Iterable[Member], ledger: Ledger, settings: Settings) -> bool:
         """Whether event files of one of them should go at once."""

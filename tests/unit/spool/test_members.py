@@ -257,7 +257,7 @@ def test_news_is_a_new_wish_or_the_end(place):
     """What was noted is no news again; a larger wish and death are."""
     noted, observer, mine = News(), Members(place), member_file(place)
     (member,) = observer.all()
-    assert noted.has(member)
+    assert noted.covers(member)
     for change in (
         lambda: mine.write({"want": {"a": 1}}),
         lambda: mine.write({"want": {"a": 2}}),
@@ -265,9 +265,9 @@ def test_news_is_a_new_wish_or_the_end(place):
     ):
         change()
         (member,) = observer.all()
-        assert not noted.has(member)
+        assert not noted.covers(member)
         noted.note(member)
-        assert noted.has(member)
+        assert noted.covers(member)
 
 
 def test_a_stopped_worker_lives(place):

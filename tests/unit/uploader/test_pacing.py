@@ -40,7 +40,7 @@ def test_a_used_up_budget_puts_off_the_next_try_and_a_request_may_ask_sooner(tim
     while time.pace.take(urgent=False):
         pass
     assert time.now < time.pace.next_try <= time.now + 2 * 3600 / 16
-    assert time.pace.patient
+    assert time.pace.may_hurry
     time.pace.requested()
     assert time.pace.next_try == time.now + pacing.FIRST_WAIT
     assert time.pace.take(urgent=True)

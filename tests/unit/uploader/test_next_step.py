@@ -23,10 +23,10 @@ def test_a_failure_is_tried_again_between_the_shortest_and_the_longest_wait(kind
     assert step.wait >= pacing.SHORTEST_WAIT
     if after is None:
         assert step.wait <= min(pacing.LONGEST_WAIT, pacing.FIRST_WAIT * 2 ** min(attempts - 1, 20))
-        assert step.patient
+        assert step.may_hurry
     else:
         assert min(after, pacing.LONGEST_WISH) <= step.wait <= max(pacing.LONGEST_WAIT, min(after, pacing.LONGEST_WISH))
-        assert not step.patient, "nobody may be impatient with a wait that the Hub asked for"
+        assert not step.may_hurry, "nobody may be impatient with a wait that the Hub asked for"
 
 
 @given(ATTEMPTS, SEEDS)
@@ -34,7 +34,7 @@ def test_a_refused_destination_is_tried_slowly(attempts, rng):
     """Minutes, up to an hour, growing; a request may end the wait."""
     step = pacing.next_step(Refused("why", "hint"), attempts, rng)
     assert pacing.REFUSED_WAIT <= step.wait <= pacing.LONGEST_REFUSED_WAIT
-    assert step.patient
+    assert step.may_hurry
     assert pacing.next_step(Refused("why", "hint"), attempts + 1, rng).wait >= step.wait
 
 
