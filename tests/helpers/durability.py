@@ -235,7 +235,7 @@ class Durability(RuleBasedStateMachine):
         self.uploader = loop.Uploader(self.spool, lock_fd, lambda: self.now, AtOnce())
 
     def _end(self):
-        locks.release(self.uploader._seat)
+        locks.release(self.uploader._lock)
         self.uploader = self.push = None
 
     @rule()
@@ -388,7 +388,7 @@ class Durability(RuleBasedStateMachine):
             for worker in self.workers:
                 worker.end(closes=False)
             if self.uploader:
-                locks.release(self.uploader._seat)
+                locks.release(self.uploader._lock)
             shutil.rmtree(self._folder)
 
     def _drain(self):
