@@ -358,7 +358,7 @@ class Durability(RuleBasedStateMachine):
             assert here.startswith(data), f"{path} has {len(data)} bytes on the Hub, {len(here)} here"
 
     @invariant()
-    def batches_refer_to_what_is_durable(self):
+    def outbox_refers_to_what_is_durable(self):
         """Invariant 1."""
         for host in map(self.spool.host, HOSTS):
             for path in self.disk.paths():
@@ -412,7 +412,7 @@ class Durability(RuleBasedStateMachine):
                 assert digest(path, length) == sha256(there)
         for check in (
             self.the_hub_has_a_beginning_of_each_file,
-            self.batches_refer_to_what_is_durable,
+            self.outbox_refers_to_what_is_durable,
             self.ledgers_claim_what_the_hub_has,
         ):
             check()

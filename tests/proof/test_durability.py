@@ -32,21 +32,21 @@ def test_whatever_happens_all_arrives_and_nothing_shrinks():
 
 
 def _early_ledger(start):
-    def start_push(self, batch, now):
+    def start_push(self, lane, batch, members):
         """Acknowledge, then commit."""
         sent = {file.path: Sent(file.length, "0" * 64) for file in batch.files}
         self._ledger.acknowledge(sent, "early", 0.0)
-        self._save_ledger()
-        start(self, batch, now)
+        self._in_flight.save_ledger()
+        start(self, lane, batch, members)
 
     return start_push
 
 
 def _early_clear(acknowledge):
-    def early(self, verdict, batch):
+    def early(self, verdict, lane, batch):
         """Drop the record, then save the ledger."""
-        self._clear_in_flight()
-        acknowledge(self, verdict, batch)
+        self._in_flight.clear()
+        acknowledge(self, verdict, lane, batch)
 
     return early
 
