@@ -26,7 +26,7 @@ SUFFIXES = ("RANK", "WORLD_SIZE", "http_proxy", "https_proxy", "HTTP_PROXY", "HT
 
 @pytest.fixture(scope="session")
 def without_torch(tmp_path_factory) -> str:
-    """A directory in which torch cannot be imported: tensorboardX would, for more than a second in each process."""
+    """A directory in which importing torch fails. tensorboardX would import it, for more than a second a process."""
     directory = tmp_path_factory.mktemp("without_torch")
     (directory / "torch.py").write_text("raise ImportError('hidden from this test')")
     return str(directory)
@@ -41,7 +41,7 @@ def clean_environment(monkeypatch, tmp_path, without_torch):
             monkeypatch.delenv(name)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf_home"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("HF_MPWRITER_COMMITS_PER_HOUR", "100000")  # tests have no hour
+    monkeypatch.setenv("HF_MPWRITER_COMMITS_PER_HOUR", "100000")  # no test waits an hour
     monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
@@ -64,7 +64,7 @@ def hub(tmp_path, monkeypatch) -> Iterator:
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., Program]]:
-    """Start programs; what still runs at the end of the test is killed."""
+    """Start programs and kill those that still run at the end of the test."""
     started: list[Program] = []
 
     def begin(source: str, *arguments: object, env: dict[str, str] | None = None) -> Program:

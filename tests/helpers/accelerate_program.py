@@ -49,7 +49,7 @@ def train(log_with: Any, name: str, first: int = 0, **options: Any) -> Accelerat
 
 
 def after(accelerator: Accelerator, network: Any, step: int) -> None:
-    """What people do behind the loop, and with the writer itself."""
+    """Log after the loop, and with the writer itself, as users do."""
     (tracker,) = accelerator.trackers
     pictures = np.random.default_rng(1).integers(0, 255, (2, 8, 8, 3), dtype=np.uint8)
     tracker.log_images({"digits": pictures}, step, dataformats="NHWC")
@@ -63,14 +63,14 @@ def after(accelerator: Accelerator, network: Any, step: int) -> None:
 
 
 def equal() -> None:
-    """The same with their tracker and with ours, by its name."""
+    """Run the same training with their tracker and with ours, by its name."""
     train("tensorboard", "theirs")
     accelerator = train("hf_mpwriter", "ours", repo_id="me/equal")
     print(json.dumps(["equal", isinstance(accelerator.get_tracker("hf_mpwriter", unwrap=True), SummaryWriter)]))
 
 
 def others() -> None:
-    """As an instance, and registered once more; neither names the destination."""
+    """Pass the tracker as an instance and register it once more; neither names the destination."""
     os.environ |= {"HF_MPWRITER_REPO_ID": "me/others", "HF_MPWRITER_DISABLED": "1"}
     train(HubTensorBoardTracker("run", "instance", path_in_repo="logs"), "unused")
     register_tracker_class(HubTensorBoardTracker)
@@ -81,7 +81,7 @@ def others() -> None:
 
 
 def refusals() -> None:
-    """What is wrong is told when the trackers are made."""
+    """Wrong settings raise when the trackers are constructed."""
     accelerator = Accelerator(log_with="hf_mpwriter", project_dir="refused", cpu=True)
     for options in ({}, {"repo_id": "me/run", "colour": "red"}):
         try:
@@ -91,13 +91,13 @@ def refusals() -> None:
 
 
 def first() -> None:
-    """The first attempt, of which a checkpoint is thought in the middle."""
+    """Train the first attempt, with a checkpoint in its middle."""
     os.environ["HF_MPWRITER_DISABLED"] = "1"
     train("hf_mpwriter", "resumed", repo_id="me/resumed")
 
 
 def second() -> None:
-    """The second attempt goes on there, and delivers what the first has left."""
+    """Resume from that checkpoint and deliver what the first attempt has left."""
     train("hf_mpwriter", "resumed", STEPS // 2, repo_id="me/resumed", purge_step=STEPS // 2)
 
 

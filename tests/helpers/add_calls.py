@@ -95,7 +95,7 @@ def use_metadata(writer) -> None:
 
 
 def logged(logdir: Path) -> dict[str, list[bytes]]:
-    """The events of every directory, as bytes, without those that begin a file; and all other files."""
+    """The events of every directory, as bytes, without the first event of a file; and all other files."""
     found: dict[str, list[bytes]] = {}
     for path in sorted(logdir.rglob("*")):
         directory = str(path.parent.relative_to(logdir))

@@ -9,18 +9,18 @@ from hf_mpwriter.spool.progress import Progress
 
 
 def quarantined(run_dir) -> dict[str, str]:
-    """What the ledger says about refused paths."""
-    book = Progress(Spool(str(run_dir))).ledger()
-    return book.quarantined if book else {}
+    """The refused paths of the ledger, each with its reason."""
+    ledger = Progress(Spool(str(run_dir))).ledger()
+    return ledger.quarantined if ledger else {}
 
 
 def copies(run_dir) -> list[Path]:
-    """The copies in the spool."""
+    """The copies of attachments in the spool."""
     return list(Path(run_dir).glob(".hf_mpwriter/hosts/*/outbox/copies/*"))
 
 
 def write(run_dir, name: str, content: bytes) -> Path:
-    """A file of the user's in the run directory."""
+    """Write a file of the user into the run directory."""
     path = Path(run_dir) / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)

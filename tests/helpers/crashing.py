@@ -1,14 +1,14 @@
-"""A real uploader whose lives end at any point, and successors that bring everything to an end.
+"""A real uploader killed at any point, and successors that finish the upload.
 
-A trial, made by a process that has loaded everything and never used it (`serve`):
+A trial, made by a process that has loaded every module and used none (`serve`):
 
     story      two workers log, seal, die and close; each step when the Hub is known to have what was logged before
     life       fork -> take the uploader lock -> loop.main, pushes are forks of it, until it leaves or is struck
-    harm       strikes one life: a failpoint, or strace at the n-th system call of a name, of the uploader or
+    harm       hits one life: a failpoint, or strace at the n-th system call of a name, of the uploader or
                of one of its pushes; the lives after it are unharmed
-    judgement  the oracle, and that nothing is left: no temporary file, no entry, no card, no process
+    checks     the oracle finds no problem, and no temporary file, batch, member file or process is left
 
-Nobody waits: the clock of an uploader runs while it sleeps, and each sleep asks for the next step of the story. So two
+Nothing waits: the clock of an uploader runs while it sleeps, and each sleep asks for the next step of the story. So two
 lives without harm make the same system calls in the same order, and the n-th call of one is the n-th of the other.
 """
 
@@ -48,7 +48,7 @@ from hf_mpwriter.system import disk, failpoints, locks
 from hf_mpwriter.system.process import Process, host_id
 
 DEADLINE = 60.0  # seconds that a life may take on a slow machine
-LIVES = 6  # until everything is on the Hub and nobody is left
+LIVES = 6  # until everything is on the Hub and no process is left
 PR_SET_CHILD_SUBREAPER = 36
 MESSAGE = 1 << 20  # bytes
 KILLED = -signal.SIGKILL
@@ -65,7 +65,7 @@ class Harm:
     """What strikes one life.
 
     Attributes:
-        point: a failpoint such as `queue.put.rename`, or the name of a system call.
+        point: a failpoint such as `outbox.put.rename`, or the name of a system call.
         action: kill, eio or enospc.
         passage: at which passage, from 1 on.
         push: which push is struck at a system call of its own, from 1 on; or UPLOADER.
@@ -109,10 +109,10 @@ class Outcome:
 
 
 class Clock:
-    """Stands for the module `time` in an uploader: its clock runs while it sleeps, and each sleep is told."""
+    """Replace the module `time` in an uploader: the clock runs while it sleeps, and each sleep calls back."""
 
-    def __init__(self, told: Callable[[], object]) -> None:
-        self._now, self._told, self.time, self.strftime = 0.0, told, time.time, time.strftime
+    def __init__(self, on_sleep: Callable[[], object]) -> None:
+        self._now, self._on_sleep, self.time, self.strftime = 0.0, on_sleep, time.time, time.strftime
 
     def monotonic(self) -> float:
         """Seconds."""
@@ -121,11 +121,11 @@ class Clock:
     def sleep(self, seconds: float) -> None:
         """Let the others act."""
         self._now += seconds
-        self._told()
+        self._on_sleep()
 
 
 class ForkedPush:
-    """Stands for `Popen` in an uploader: the push is a fork of this process, which has loaded the client."""
+    """Replace `Popen` in an uploader: the push is a fork of this process, which has loaded the client."""
 
     def __init__(self, _argv: list[str], ask: Callable[..., object], stdin: IO[bytes], **_: object) -> None:
         output, inner = os.pipe()
@@ -165,19 +165,19 @@ class ForkedPush:
 
 
 def run_and_end(action: Callable[[], object]) -> NoReturn:
-    """All that a fork does; nothing climbs up into the frames of the process that it is a copy of."""
+    """Run a fork to its end; no exception reaches the frames that it has copied."""
     code = 1
     try:
         action()
         code = 0
-    except BaseException:  # noqa: BLE001 - likewise
+    except BaseException:  # noqa: BLE001 - the same
         traceback.print_exc()
     finally:
         os._exit(code)
 
 
 def live(spool: Spool, harm: Harm | None, theirs: socket.socket, cache: str) -> None:
-    """One life, in a fork."""
+    """Run one life, in a fork."""
     from hf_mpwriter.push import handle
     from hf_mpwriter.system import daemon, launch
     from hf_mpwriter.uploader import loop
@@ -212,7 +212,7 @@ def live(spool: Spool, harm: Harm | None, theirs: socket.socket, cache: str) -> 
 
 
 class Story:
-    """What two workers do in a run directory, and what a predecessor of the first uploader has left there."""
+    """What two workers do in a run directory, and what an uploader before the first has left there."""
 
     def __init__(self, spool: Spool, destination: Destination) -> None:
         self.spool, self.destination = spool, destination
@@ -224,11 +224,11 @@ class Story:
 
     def go_on(self) -> None:
         """The next step, if the Hub is known to have all that was logged."""
-        book = ledger.load(self.spool, self.destination)
-        if all(book.length(path) >= length for path, length in self._lengths.items()):
+        known = ledger.load(self.spool, self.destination)
+        if all(known.length(path) >= length for path, length in self._lengths.items()):
             self.is_over = next(self._steps, True)
 
-    def _tell(self) -> Iterator[bool]:
+    def _step_through(self) -> Iterator[bool]:
         self.spool.create()
         self.spool.record_destination(self.destination)
         settings = Settings(commit_every=0.01, allow_patterns=("*.tfevents.*", ATTACHMENT))
@@ -275,7 +275,7 @@ class Story:
         self.returned += [testing.journal.Returned(0, path, tag, step) for step in steps]
 
     def _predecessor(self, path: str) -> None:
-        """It was killed while it pushed, and somebody has put garbage into the place of other files of its."""
+        """Leave the files of an uploader that was killed while it pushed, two of them overwritten with garbage."""
         host = self.spool.host(host_id())
         disk.make_dirs(host.outbox)
         batch = Batch(2, (LocalFile(path, self._lengths[path], growing=True),))
@@ -289,7 +289,7 @@ class Life:
     """A life, seen from beside it.
 
     Args:
-        story: is told to it.
+        story: the steps, one at each sleep.
         harm: strikes it.
         directory: for the log of strace and the cache of the uploader.
         record: whether strace is to write down the system calls of the uploader and of each push.
@@ -308,7 +308,7 @@ class Life:
         theirs.close()
 
     def end(self) -> int:
-        """Tell the story until it ends; its exit code."""
+        """Go through the story until the life ends; return its exit code."""
         deadline = time.monotonic() + DEADLINE
         with self._socket:
             while message := self._hear(deadline):
@@ -331,8 +331,8 @@ class Life:
             return "killed by SIGKILL" in log or "(INJECTED)" in log
         return False
 
-    def _hear(self, deadline: float) -> bytes:
-        """What it says; nothing once it has ended."""
+    def _receive(self, deadline: float) -> bytes:
+        """The next message of the uploader; empty once it has ended."""
         if not select.select([self._socket], [], [], max(0.0, deadline - time.monotonic()))[0]:
             os.kill(self._pid, signal.SIGKILL)
             raise TimeoutError(f"a life took longer than {DEADLINE:.0f} s")
@@ -363,16 +363,16 @@ class Life:
         command = ["strace", *options, "-o", self._log(push), "-p", str(pid)]
         strace = subprocess.Popen(command, stderr=subprocess.PIPE)
         self._straces.append(strace)
-        said = strace.stderr.readline() if strace.stderr else b""
-        if b"attached" not in said:
-            raise OSError(f"strace: {said.decode()}")
+        answer = strace.stderr.readline() if strace.stderr else b""
+        if b"attached" not in answer:
+            raise OSError(f"strace: {answer.decode()}")
 
 
 # all of it
 
 
 def trial(directory: str, store: Store, destination: Destination, harms: list[Harm], *, record: bool) -> Outcome:
-    """All lives of one run directory, one harm for each of the first, and the judgement."""
+    """Run all lives of one run directory, one harm for each of the first, and check what they left."""
     spool, outcome = Spool(os.path.join(directory, "run")), Outcome()
     story = Story(spool, destination)
     try:
@@ -386,13 +386,13 @@ def trial(directory: str, store: Store, destination: Destination, harms: list[Ha
         outcome.problems.append(str(error))
     outcome.problems += left_behind()
     if not outcome.problems:
-        outcome.problems += judge(spool, store, destination, story.returned)
+        outcome.problems += check_oracle(spool, store, destination, story.returned)
         outcome.problems += left_over(spool.host(host_id()), directory)
     return outcome
 
 
 def _is_over(outcome: Outcome, story: Story, harms: list[Harm], directory: str) -> bool:
-    """Whether the last uploader has left in good order; what the disk refused to remove or read is left to one more."""
+    """Whether the last uploader has left in good order. One more removes or reads what the disk refused."""
     if not (story.is_over and outcome.ended and outcome.ended[-1] == 0):
         if len(outcome.ended) == LIVES:
             raise TimeoutError(f"{LIVES} lives were not enough")
@@ -402,23 +402,27 @@ def _is_over(outcome: Outcome, story: Story, harms: list[Harm], directory: str) 
     return not (refused and (left_out or left_over(story.spool.host(host_id()), directory)))
 
 
-def judge(spool: Spool, store: Store, destination: Destination, returned: list[testing.journal.Returned]) -> list[str]:
-    """What the oracle finds."""
+def check_oracle(
+    spool: Spool, store: Store, destination: Destination, returned: list[testing.journal.Returned]
+) -> list[str]:
+    """The problems that the oracle finds."""
     view = View(store, destination.repo_id, FOLDER)
     return testing.check(spool.run_dir, view, returned, attachments=ATTACHMENT.__eq__).problems
 
 
 def left_over(host: HostSpool, directory: str) -> list[str]:
-    """Files that should not be there when nobody is at work."""
+    """Files that should be gone when no process is at work."""
     everything = {str(path) for path in Path(directory).rglob("*") if path.is_file()}
     temporary = {path for path in everything if path.endswith((".tmp", "/taking"))}
-    cards = {path for path in everything if path.startswith(os.path.join(directory, "run", ".hf_mpwriter", "members/"))}
-    queued = {path for path in everything if path == host.in_flight or path.startswith(host.outbox)}
-    return [f"left over: {os.path.relpath(path, directory)}" for path in sorted(temporary | cards | queued)]
+    member_files = {
+        path for path in everything if path.startswith(os.path.join(directory, "run", ".hf_mpwriter", "members/"))
+    }
+    batches = {path for path in everything if path == host.in_flight or path.startswith(host.outbox)}
+    return [f"left over: {os.path.relpath(path, directory)}" for path in sorted(temporary | member_files | batches)]
 
 
 def left_behind() -> list[str]:
-    """Whoever is still a child of this process when all lives are over; pushes of the dead become that."""
+    """Kill and name the processes that are still children of this one when all lives are over, orphaned pushes too."""
     deadline = time.monotonic() + DEADLINE
     with contextlib.suppress(ChildProcessError):
         while time.monotonic() < deadline:
@@ -433,7 +437,7 @@ def left_behind() -> list[str]:
 
 
 def serve(hub_root: str) -> None:
-    """Make the trials that are asked for on standard input."""
+    """Make the trials that standard input asks for, one a line."""
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
     gc.freeze()  # else each fork copies what the collector touches
     store = Store(hub_root)

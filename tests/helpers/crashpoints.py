@@ -1,4 +1,4 @@
-"""Where an uploader can be struck, found by a life that nothing strikes; and trials of such harms."""
+"""Where a harm can hit an uploader, found by a life without any; and trials of such harms."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from crashing import UPLOADER, Harm, Outcome
 
-# What makes the state on disk, in the locks or among the processes another one; the rest reads.
+# Calls that change the disk, the locks or the processes; the others read.
 CHANGES = re.compile(
     r"(rename|link|symlink|unlink|mkdir|rmdir|fsync|fdatasync|p?write|ftruncate|f?chmod|clone|fork|exit)\w*\("
     r"|openat\(.*O_(CREAT|TRUNC)|flock\(.*LOCK_EX"
@@ -28,7 +28,7 @@ NAME = re.compile(r"\w+(?=\()")
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """A system call of a life that nothing strikes.
+    """A system call of a life without harm.
 
     Attributes:
         name: of the call.
@@ -49,16 +49,16 @@ class Call:
 
     @property
     def reads(self) -> bool:
-        """Whether it looks at what is in the run directory or in the cache."""
+        """Whether it reads the run directory or the cache."""
         return bool(READS.match(self.line)) and not self.changes
 
     def harm(self, action: str) -> Harm:
-        """What strikes here."""
+        """The harm that hits this call."""
         return Harm(self.name, action, self.passage, self.push)
 
 
 def calls(directory: str) -> Iterator[Call]:
-    """The calls that a trial has recorded."""
+    """Yield the calls that a trial has recorded."""
     for path in sorted(Path(directory).glob("strace.*")):
         passages: Counter[str] = Counter()
         for line in path.read_text(errors="replace").splitlines():
@@ -89,14 +89,14 @@ class Trials:
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, env=os.environ | env, text=True)
 
     def make(self, *harms: Harm) -> Outcome:
-        """One trial."""
+        """Make one trial."""
         outcome = self._order(harms)
         if not outcome.problems:
             shutil.rmtree(self.last)
         return outcome
 
     def record(self) -> list[Call]:
-        """The system calls of a life that nothing strikes."""
+        """Record the system calls of a life without harm."""
         outcome = self._order((), record=True)
         if outcome.problems or outcome.ended != [0]:
             raise RuntimeError(f"without any harm: {outcome}")
@@ -113,6 +113,6 @@ class Trials:
         return Outcome(**json.loads(self._process.stdout.readline()))
 
     def end(self) -> None:
-        """No more."""
+        """End the process of the trials."""
         self._process.stdin.close()
         self._process.wait()

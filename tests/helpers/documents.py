@@ -34,7 +34,7 @@ class Block:
 
 
 def blocks_of(document: str) -> Iterator[Block]:
-    """The fenced blocks, and the indented ones that belong to no list."""
+    """The fenced blocks, and the indented ones that are in no list."""
     lines = [*TEXTS[document].splitlines(), ""]
     number, in_list = 0, False
     while number < len(lines):

@@ -46,7 +46,7 @@ DRAIN = 400  # rounds
 
 
 class AtOnce(random.Random):
-    """No jitter, no sleep."""
+    """Randomness without jitter, so that nothing waits."""
 
     def uniform(self, *_: float) -> float:
         """Nothing."""
@@ -65,29 +65,29 @@ class Push:
         machine.starts(self)
 
     def run(self, fate: str) -> None:
-        """Carry the entry."""
+        """Send the batch."""
         client = Client(self._machine.branch, fate, self._machine.now)
         self.verdict = commit.carry(self.job, client, lambda _: None, AtOnce())
 
     def listen(self):
-        """It says nothing but its verdict."""
+        """Yield nothing: the push prints only its verdict."""
         return [], self.verdict
 
     def wait(self, timeout: float) -> None:
-        """The machine waits."""
+        """Return at once: the machine decides when a push ends."""
 
 
 class Worker:
     """A process that logs."""
 
     def __init__(self, run: Spool, number: int) -> None:
-        self._card = MemberFile(run, f"rank_{number % 3:05d}", Process.current(), SETTINGS)
+        self._member = MemberFile(run, f"rank_{number % 3:05d}", Process.current(), SETTINGS)
         directory = os.path.join(run.run_dir, f"rank_{number % 3:05d}")
         os.makedirs(directory, exist_ok=True)
         name = f"events.out.tfevents.{1700000000 + number:010d}.here.1.{number:08x}"
         self._path = f"{os.path.basename(directory)}/{name}"
-        self._card.write({"open": self._path})
-        self.card = self._card._fd
+        self._member.write({"open": self._path})
+        self.lock_fd = self._member._fd
         self._fd = os.open(os.path.join(directory, name), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self.log(framing.version_event(1.0))
 
@@ -98,37 +98,37 @@ class Worker:
 
     def want(self) -> None:
         """Ask for a push."""
-        self._card.write({"want": {self._path: os.fstat(self._fd).st_size}})
+        self._member.write({"want": {self._path: os.fstat(self._fd).st_size}})
 
     def end(self, *, closes: bool) -> None:
         """Close, or be killed."""
         if closes:
-            self._card.write({"seal": self._path})
-            self._card.leave(0)
+            self._member.write({"seal": self._path})
+            self._member.leave(0)
         self.vanish()
 
     def vanish(self) -> None:
-        """Without a word."""
-        locks.release(self.card)
+        """Release the lock and close the file, without a line in the member file."""
+        locks.release(self.lock_fd)
         os.close(self._fd)
 
 
 class Durability(RuleBasedStateMachine):
-    """The machine."""
+    """Workers, an uploader, its pushes, a disk and a branch, with faults between any two steps."""
 
     made: ClassVar[Counter[str]] = Counter()  # what has happened, in all examples
 
     def __init__(self) -> None:
         super().__init__()
         self._folder = tempfile.mkdtemp()
-        self.now, self.branch, self.workers, self.born, self.temporaries = 1000.0, Branch(), [], 0, 0
+        self.now, self.branch, self.workers, self.joined, self.temporaries = 1000.0, Branch(), [], 0, 0
         self.spool = Spool(os.path.join(self._folder, "run"))
         self.spool.create()
         self.spool.record_destination(DESTINATION)
         for host in map(self.spool.host, HOSTS):
             disk.make_dirs(host.outbox)
         self.disk = Disk(self.spool.run_dir, watch=self.goes)
-        self.disk.adopt()
+        self.disk.mark_durable()
         self.uploader: loop.Uploader | None = None
         self.push, self.host, self.fault = None, HOSTS[0], ""
         self.rng, self.fates, self.faults = random.Random(0), ["applied"], [""]
@@ -157,14 +157,14 @@ class Durability(RuleBasedStateMachine):
 
     @initialize(seed=st.integers(0, 2**32))
     def begin(self, seed):
-        """Each example has its own few fates and faults, which then are frequent in it."""
+        """Each example has its own few fates and faults, so that they are frequent in it."""
         self.rng = random.Random(seed)
         self.fates = self.rng.choices(FATES, k=4)
         self.faults = self.rng.choices(FAULTS, k=3)
 
     @rule()
     def log(self):
-        """Workers append, with or without asking for a push; there is one if there was none."""
+        """Workers append, with or without a request for a push; the first one joins if there is none."""
         with self.disk.recorded():
             if not self.workers:
                 self._join()
@@ -182,12 +182,12 @@ class Durability(RuleBasedStateMachine):
                 self._join()
 
     def _join(self):
-        self.born += 1
-        self.workers.append(Worker(self.spool, self.born))
+        self.joined += 1
+        self.workers.append(Worker(self.spool, self.joined))
 
     @rule()
     def one_ends(self):
-        """A worker closes, or dies, perhaps in the midst of a record."""
+        """A worker closes, or dies, perhaps in the middle of a record."""
         if not self.workers:
             return
         worker, closes = self.workers.pop(0), self.rng.random() < 0.5
@@ -198,12 +198,12 @@ class Durability(RuleBasedStateMachine):
 
     @rule()
     def work(self):
-        """The uploader looks a few times, its pushes run; a fault may strike at any change on disk."""
+        """The uploader runs a few rounds and its pushes run; a fault may hit any change on disk."""
         self.fault, host = self.rng.choice(self.faults), self.rng.choice(HOSTS)
         try:
             with self.disk.recorded("kill" if self.fault in KILLS else self.fault, self.rng.randint(0, 40)):
                 for _ in range(self.rng.randint(1, 12)):
-                    self._look(host, self.rng.choice(self.fates))
+                    self._round(host, self.rng.choice(self.fates))
         except Dead:
             self._die(power_cut=self.fault == "power cut")
         except OSError:  # the disk lets no uploader start; what stops one that has started is a bug
@@ -213,12 +213,12 @@ class Durability(RuleBasedStateMachine):
 
     @rule()
     def log_and_work(self):
-        """What happens most."""
+        """Log, then work: the most frequent sequence."""
         self.log()
         self.work()
 
-    def _look(self, host, fate):
-        """One round of an uploader; if there is none, one starts."""
+    def _round(self, host, fate):
+        """Run one round of the uploader, and start one if there is none."""
         self._pass(1.0)
         if self.push and self.push.verdict is None:
             self.made[fate] += 1
@@ -230,9 +230,9 @@ class Durability(RuleBasedStateMachine):
 
     def _start(self, host):
         self.host = host
-        lock = locks.try_exclusive(self.spool.uploader_lock)
-        assert lock is not None
-        self.uploader = loop.Uploader(self.spool, lock, lambda: self.now, AtOnce())
+        lock_fd = locks.try_exclusive(self.spool.uploader_lock)
+        assert lock_fd is not None
+        self.uploader = loop.Uploader(self.spool, lock_fd, lambda: self.now, AtOnce())
 
     def _end(self):
         locks.release(self.uploader._lock)
@@ -248,7 +248,7 @@ class Durability(RuleBasedStateMachine):
         self.made["power cut" if power_cut else "kill"] += 1
         if self.push and self.push.verdict is None:
             self.push.run(self.rng.choice(self.fates))
-        for fd in locks._table - {worker.card for worker in self.workers}:
+        for fd in locks._table - {worker.lock_fd for worker in self.workers}:
             locks.release(fd)
         self.uploader = self.push = None
         if power_cut:
@@ -269,12 +269,12 @@ class Durability(RuleBasedStateMachine):
 
     @rule()
     def others_commit(self):
-        """Another user of the repository."""
+        """Another user commits to the branch."""
         self.branch.head += 1
 
     @rule(lost=st.booleans())
     def a_late_request(self, lost):
-        """One arrives, or never does."""
+        """A late request arrives, or is lost for ever."""
         if self.branch.under_way:
             request = self.branch.under_way.pop(0)
             if not lost:
@@ -283,7 +283,7 @@ class Durability(RuleBasedStateMachine):
     # what must hold
 
     def starts(self, started):
-        """A push starts: its record is durable (invariant 8), and it is that of what the push carries."""
+        """A push starts: its record is durable (invariant 8) and names what the push carries."""
         self.push, host = started, self.spool.host(self.host)
         content = self.disk.content(host.in_flight)
         assert content is not None, "a push starts, and there is no record of it"
@@ -306,9 +306,9 @@ class Durability(RuleBasedStateMachine):
                 for file, sent in getattr(self.push.verdict, "files", {}).items():
                     assert self._lengths(durable=True).get(file, 0) >= sent.length, "the record goes before the ledger"
         elif os.path.basename(directory) == "outbox":
-            self._entry_goes(path)
+            self._batch_goes(path)
 
-    def _entry_goes(self, path):
+    def _batch_goes(self, path):
         there = [
             other for other in self.disk.paths() if other != path and os.path.dirname(other) == os.path.dirname(path)
         ]
@@ -317,19 +317,19 @@ class Durability(RuleBasedStateMachine):
         for file, length in self._files(self.disk.content(path)).items():
             covered = self.uploader and self.uploader._ledger.length(file) >= length
             assert covered or held.get(file, 0) >= length or any(one.get(file, 0) >= length for one in newer), (
-                "an entry goes, and neither a ledger nor a durable batch covers it"
+                "a batch goes, and neither a ledger nor a durable batch covers it"
             )
 
     @staticmethod
     def _files(data):
-        """The lengths of an entry; of garbage, none."""
+        """The lengths of a batch; empty for garbage."""
         try:
             return {file.path: file.length for file in state.load(Batch, data or b"").files}
         except state.DamagedError:
             return {}
 
     def _lengths(self, *, durable):
-        """What the ledgers on disk claim, the most of all hosts; or what they claim after any power cut."""
+        """The lengths that the ledgers on disk claim, the largest of all hosts; or those after any power cut."""
         lengths = Counter()
         for host in map(self.spool.host, HOSTS):
             there = self.disk.possible(host.ledger) if durable else [self.disk.content(host.ledger)]
@@ -341,12 +341,12 @@ class Durability(RuleBasedStateMachine):
 
     @staticmethod
     def _claims(data):
-        """The lengths of a ledger; of garbage, none."""
+        """The lengths of a ledger; empty for garbage."""
         try:
-            book = state.load(ledger.Ledger, data or b"")
+            claimed = state.load(ledger.Ledger, data or b"")
         except state.DamagedError:
             return Counter()
-        return Counter({path: held.length for path, held in book.files.items()})
+        return Counter({path: held.length for path, held in claimed.files.items()})
 
     @invariant()
     def the_hub_has_a_beginning_of_each_file(self):
@@ -358,7 +358,7 @@ class Durability(RuleBasedStateMachine):
             assert here.startswith(data), f"{path} has {len(data)} bytes on the Hub, {len(here)} here"
 
     @invariant()
-    def entries_refer_to_what_is_durable(self):
+    def outbox_refers_to_what_is_durable(self):
         """Invariant 1."""
         for host in map(self.spool.host, HOSTS):
             for path in self.disk.paths():
@@ -378,7 +378,7 @@ class Durability(RuleBasedStateMachine):
         self.acknowledged = dict(durable)
 
     def teardown(self):
-        """Faults stop, everybody has ended: all arrives, and the uploader leaves."""
+        """Faults stop and all workers have ended: all data arrives, and the uploader leaves."""
         try:
             self.branch.arrive(self.now + ARRIVAL)
             self._drain()
@@ -398,7 +398,7 @@ class Durability(RuleBasedStateMachine):
             while self.workers:
                 self.workers.pop().end(closes=True)
             for _ in range(DRAIN):
-                self._look(HOSTS[0], "applied")
+                self._round(HOSTS[0], "applied")
                 if self.uploader is None:
                     break
         assert self.uploader is None, "the uploader does not come to an end"
@@ -412,7 +412,7 @@ class Durability(RuleBasedStateMachine):
                 assert digest(path, length) == sha256(there)
         for check in (
             self.the_hub_has_a_beginning_of_each_file,
-            self.entries_refer_to_what_is_durable,
+            self.outbox_refers_to_what_is_durable,
             self.ledgers_claim_what_the_hub_has,
         ):
             check()

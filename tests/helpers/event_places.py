@@ -1,4 +1,4 @@
-"""Homes of event files."""
+"""Directories of event files."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class Place:
         return self.path
 
     def opened(self, path: str) -> None:
-        """Remember."""
+        """Remember the path."""
         self.existed.append(os.path.exists(path))
         self.reported.append(("open", path, 0))
 
     def sealed(self, path: str, length: int) -> None:
-        """Remember."""
+        """Remember the path and the length."""
         self.existed.append(os.path.exists(path))
         self.reported.append(("seal", path, length))
 

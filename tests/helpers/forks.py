@@ -50,24 +50,24 @@ def in_child(action: Callable[[], object], failpoint: str = "") -> int:
 
 @contextlib.contextmanager
 def living(action: Callable[[], object]) -> Iterator[int]:
-    """A child that runs `action`, says so, and lives until the block ends."""
-    told, tell = os.pipe()
+    """A child that runs `action`, reports it, and lives until the block ends."""
+    ran, report = os.pipe()
     wait, let_go = os.pipe()
 
     def body() -> None:
         os.close(let_go)
         action()
-        os.write(tell, b".")
+        os.write(report, b".")
         os.read(wait, 1)
 
     pid = fork(body)
-    os.close(tell)
+    os.close(report)
     os.close(wait)
     try:
-        assert os.read(told, 1) == b".", "the child failed"
+        assert os.read(ran, 1) == b".", "the child failed"
         yield pid
     finally:
-        os.close(told)
+        os.close(ran)
         os.close(let_go)
         with contextlib.suppress(ChildProcessError):
             reap(pid)
@@ -83,7 +83,7 @@ class Staged:
     """A child made by fork that runs a generator and stops at each `yield` until `go_on`."""
 
     def __init__(self, stages: Iterator[object]) -> None:
-        self._told, tell = os.pipe()
+        self._ran, report = os.pipe()
         wait, self._let_go = os.pipe()
 
         def body() -> None:
@@ -91,22 +91,22 @@ class Staged:
             waits = True
             for _ in stages:
                 if waits:
-                    os.write(tell, b".")
+                    os.write(report, b".")
                     waits = os.read(wait, 1) == GO_ON
 
         self.pid = fork(body)
-        os.close(tell)
+        os.close(report)
         os.close(wait)
-        assert os.read(self._told, 1) == b".", "the child failed"
+        assert os.read(self._ran, 1) == b".", "the child failed"
 
     def go_on(self) -> None:
         """Let the child run to its next `yield`."""
         os.write(self._let_go, GO_ON)
-        assert os.read(self._told, 1) == b".", "the child failed"
+        assert os.read(self._ran, 1) == b".", "the child failed"
 
     def finish(self) -> int:
         """Let the child run to its end; its exit code."""
         os.write(self._let_go, b"e")  # not only a closed pipe: children that were forked later hold it open
         os.close(self._let_go)
-        os.close(self._told)
+        os.close(self._ran)
         return reap(self.pid)

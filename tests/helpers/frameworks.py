@@ -36,12 +36,12 @@ def frameworks(monkeypatch, hub):
     monkeypatch.setenv("PYTHONPATH", str(EXAMPLES))  # with the real torch, and `digits`
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
-    monkeypatch.setenv("HF_MPWRITER_EXIT_TIMEOUT", "240")  # tests judge what is on the Hub then, on a busy machine too
+    monkeypatch.setenv("HF_MPWRITER_EXIT_TIMEOUT", "240")  # tests check the Hub after the exit, on a busy machine too
     return hub
 
 
 def command(program: str | Path, *arguments: object, ranks: int = 1) -> list[str]:
-    """The command line of a program (its path or its source), on several ranks by torchrun."""
+    """The command line of a program (its path or its source); torchrun starts several ranks."""
     script = [str(program)] if isinstance(program, Path) else ["-c", program]
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
     return [sys.executable, *torchrun, *script, *map(str, arguments)]
@@ -49,7 +49,7 @@ def command(program: str | Path, *arguments: object, ranks: int = 1) -> list[str
 
 @contextmanager
 def running(command: list[str], **options: object) -> Iterator[subprocess.Popen]:
-    """A program that leaves no process behind, however its test ends."""
+    """Run a program that leaves no process behind, however its test ends."""
     with subprocess.Popen(command, **options) as process:
         try:
             yield process
@@ -58,43 +58,43 @@ def running(command: list[str], **options: object) -> Iterator[subprocess.Popen]
 
 
 def kill(process: subprocess.Popen) -> None:
-    """Kill a program, if it has not ended, and all that it has started; an uploader is nobody's child."""
+    """Kill a program that still runs, and all that it has started; its uploader is not among its children."""
     if process.poll() is None:
         parent = psutil.Process(process.pid)
-        parent.suspend()  # it starts no other
+        parent.suspend()  # so that it starts no other process
         for member in (*parent.children(recursive=True), parent):
             with suppress(psutil.NoSuchProcess):
                 member.kill()
 
 
 def train(program: str | Path, *arguments: object, cwd: Path, ranks: int = 1, env: dict[str, str] | None = None) -> str:
-    """Run a program to its end, which must be a good one; what it printed."""
+    """Run a program to its end, which must be a good one; return what it printed."""
     started, pipe = command(program, *arguments, ranks=ranks), subprocess.PIPE
     with running(started, cwd=cwd, env=os.environ | (env or {}), stdout=pipe, stderr=pipe, text=True) as process:
-        told, errors = process.communicate()
-    assert process.returncode == 0, told[-2000:] + errors[-4000:]
-    return told
+        output, errors = process.communicate()
+    assert process.returncode == 0, output[-2000:] + errors[-4000:]
+    return output
 
 
 @pytest.fixture(scope="session")
 def common(tmp_path_factory) -> Path:
-    """A directory of all processes that run tests, for what takes long and is made once."""
+    """A directory that all test processes share, for what takes long and is made once."""
     own = tmp_path_factory.getbasetemp()
     return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
 def train_once(program: Path, *scenarios: str, cwd: Path) -> tuple[SimpleNamespace, Path, list[list]]:
-    """Run scenarios of a program, unless another test has: the Hub's store, the directory, what was said in JSON."""
+    """Run scenarios of a program, unless another test has; the Hub's store, the directory, the printed JSON."""
     place = cwd / program.stem
     place.mkdir(exist_ok=True)
-    root, said = place / f"hub_{scenarios[0]}", place / f"said_{scenarios[0]}"
-    with FileLock(f"{said}.lock"):
+    root, printed = place / f"hub_{scenarios[0]}", place / f"printed_{scenarios[0]}"
+    with FileLock(f"{printed}.lock"):
         if not root.exists():
             with LocalHub(root) as hub:
-                told = train(program, *scenarios, cwd=place, env={"HF_ENDPOINT": hub.endpoint})
-            said.write_text(told)
-    assert said.exists(), "it has failed in the test that was the first to need it"
-    lines = [json.loads(line) for line in said.read_text().splitlines() if line.startswith("[")]
+                output = train(program, *scenarios, cwd=place, env={"HF_ENDPOINT": hub.endpoint})
+            printed.write_text(output)
+    assert printed.exists(), "it failed in the first test that needed it"
+    lines = [json.loads(line) for line in printed.read_text().splitlines() if line.startswith("[")]
     return SimpleNamespace(store=Store(root)), place, lines
 
 

@@ -1,4 +1,4 @@
-"""Programs that meet a hazard, and what they left in their run directories."""
+"""Programs that run into a hazard, and what they left in their run directories."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ def code(pid):
 
 
 def run_file(directory: Path, source: str, *arguments: object, env: dict[str, str] | None = None) -> str:
-    """Run a program from a file, as spawn and forkserver want it; its output. It must end well."""
+    """Run a program from a file, as spawn and forkserver need it; return its output. It must end well."""
     program = directory / "program.py"
     program.write_text(source)
     return end_well([sys.executable, program, *map(str, arguments)], os.environ | (env or {}))
 
 
 def end_well(command: list[object], env: dict[str, str] | None = None) -> str:
-    """The output of a command that must end well."""
+    """Run a command that must end well; return its output."""
     result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=DEADLINE, check=False)
     assert result.returncode == 0, result.stderr
     return result.stdout
@@ -81,7 +81,7 @@ def runs(root: Path) -> dict[str, list[tuple[str, int]]]:
 
 
 def steps(first: int, last: int, tag: str = "a") -> list[tuple[str, int]]:
-    """What `log` of a program wrote."""
+    """What `log` of a program has written."""
     return [(tag, step) for step in range(first, last)]
 
 
@@ -92,7 +92,7 @@ def numbers(directory: Path) -> list[tuple[str, int, float]]:
 
 
 def shown(directory: Path, tag: str = "a") -> list[int]:
-    """The steps that the readers of TensorBoard's Python library show, which must agree."""
+    """The steps that the readers of TensorBoard's Python library show; both must agree."""
     from tensorboard.backend.event_processing import event_accumulator, plugin_event_accumulator
 
     legacy = event_accumulator.EventAccumulator(str(directory)).Reload()

@@ -10,7 +10,7 @@ from hf_mpwriter.push.job import Job
 
 
 def job(run_dir, known=(), files=("a.tfevents",), endpoint="http://127.0.0.1:9") -> Job:
-    """A job that sends five bytes of each file."""
+    """Make a job that sends five bytes of each file."""
     return Job(
         run_dir=str(run_dir),
         copies=str(run_dir / "copies"),

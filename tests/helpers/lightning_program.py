@@ -50,7 +50,7 @@ class Steps:
         return Network.loss(self(batch["pixels"]), batch["labels"])
 
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
-        """The loss, once for a step and once for an epoch, and a plot of two."""
+        """The loss, logged for each step and for each epoch, and a plot of two lines."""
         loss = self.loss(batch)
         self.log("loss", loss, on_step=True, on_epoch=True)
         self.log("attempt", self.attempt)
@@ -64,15 +64,15 @@ class Steps:
         return loss
 
     def validation_step(self, batch: dict[str, torch.Tensor], _: int) -> None:
-        """The loss on what was not trained on."""
+        """The loss on the validation data."""
         self.log("validation", self.loss(batch))
 
     def test_step(self, batch: dict[str, torch.Tensor], _: int) -> None:  # noqa: PT019 - it is no fixture
-        """The same, in the end."""
+        """The loss on the test data."""
         self.log("test", self.loss(batch))
 
     def on_validation_epoch_end(self) -> None:
-        """What people ask the writer for."""
+        """Use the writer as people do."""
         writer = self.logger.experiment
         writer.add_histogram("weights", self.network.body[0].weight, self.current_epoch)
         writer.add_image("digit", torch.rand(1, 8, 8), self.current_epoch)
@@ -92,21 +92,21 @@ class OtherDigits(Steps, pytorch_lightning.LightningModule):
 
 
 def loaders() -> tuple[DataLoader, DataLoader]:
-    """To train on, and to validate on."""
+    """Data to train on, and to validate on."""
     rows, others = digits()
     return DataLoader(rows[: 16 * EPOCH], 16), DataLoader(others, 64)
 
 
 @contextlib.contextmanager
 def without_hub() -> Iterator[None]:
-    """Loggers that are made here keep what they log on the disk."""
+    """Loggers constructed here keep what they log on disk."""
     os.environ["HF_MPWRITER_DISABLED"] = "1"
     yield
     del os.environ["HF_MPWRITER_DISABLED"]
 
 
 def fit(logger: Any, package: Any = L, optimizers: int = 1, attempt: int = 1, **options: Any) -> Any:
-    """The trainer, after two epochs."""
+    """Train for two epochs; return the trainer."""
     ckpt_path = options.pop("ckpt_path", None)
     package.seed_everything(1, verbose=False)
     trainer = package.Trainer(logger=logger, **{"max_epochs": 2, "enable_checkpointing": False} | QUIET | options)
@@ -116,7 +116,7 @@ def fit(logger: Any, package: Any = L, optimizers: int = 1, attempt: int = 1, **
 
 
 def whole(logger: Any, package: Any = L) -> None:
-    """What people do in the life of a logger: fit, test, histograms of everything, metrics of hyper-parameters."""
+    """Use a logger as people do: fit, test, histograms of everything, metrics of hyper-parameters."""
     writer = logger.experiment
     writer.add_text("notes", "before", 0)
     trainer = fit(logger, package)
@@ -129,7 +129,7 @@ def whole(logger: Any, package: Any = L) -> None:
 
 
 def equal() -> None:
-    """The same life with their logger, with ours, and with ours under the Trainer of the other package."""
+    """The same use with their logger, with ours, and with ours under the Trainer of the other package."""
     same: dict[str, Any] = {"name": "digits", "log_graph": True, "prefix": "p"}
     whole(TensorBoardLogger("theirs", **same))
     whole(HubTensorBoardLogger("ours", repo_id="me/equal", **same))
@@ -155,7 +155,7 @@ def fabric() -> None:
 
 
 def folders() -> None:
-    """Every way to name a run: where it is with theirs and with ours, and its destination."""
+    """Every way to name a run: its directory with theirs and with ours, and its destination."""
     home = Path.cwd()
     os.environ |= {"HOME": str(home), "RUNS": str(home / "named"), "HF_MPWRITER_REPO_ID": "me/folders"}
     ways: list[dict[str, Any]] = [
@@ -185,7 +185,7 @@ def folders() -> None:
 
 
 def refusals() -> None:
-    """What is wrong is told when the logger is constructed."""
+    """Wrong settings raise when the logger is constructed."""
     for save_dir, options in (
         ("runs", {}),
         ("runs", {"repo_id": "me/run", "colour": "red"}),
@@ -198,20 +198,20 @@ def refusals() -> None:
 
 
 def pickled() -> None:
-    """What becomes of a token."""
+    """Pickle a logger that has a token."""
     logger = HubTensorBoardLogger("runs", repo_id="me/run", token="hf_secret", commit_every=2.0)
     kept = pickle.dumps(logger)
     print(json.dumps(["pickled", b"hf_secret" in kept, pickle.loads(kept)._kwargs]))  # noqa: S301 - our own
 
 
 class Started(Callback):
-    """Logs where a fit starts."""
+    """Log when a fit starts."""
 
     def __init__(self) -> None:
         self.calls = 0
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """At the step of the checkpoint; whoever asks for a graph here is not called again and again."""
+        """Log at the step of the checkpoint; a request for a graph does not call this hook again."""
         self.calls += 1
         assert self.calls == 1
         trainer.logger.log_graph(pl_module)
@@ -228,7 +228,7 @@ RESUMED: dict[str, tuple[Any, int, dict[str, int]]] = {  # run -> package, optim
 
 
 def attempt(number: int, run: str) -> None:
-    """A run from its start, or in another process from its first checkpoint."""
+    """Train a run from its start, or in another process from its first checkpoint."""
     package, optimizers, when = RESUMED[run]
     checkpoints = Path("checkpoints", run)
     found = sorted(checkpoints.glob("*.ckpt"), key=lambda path: path.stat().st_mtime)
@@ -245,14 +245,14 @@ def attempt(number: int, run: str) -> None:
 
 
 def first() -> None:
-    """The first attempts."""
+    """Train the first attempts."""
     with without_hub():
         for run in RESUMED:
             attempt(1, run)
 
 
 def second() -> None:
-    """The second attempts, one of which delivers what the first has left."""
+    """Train the second attempts; one of them delivers what the first has left."""
     attempt(2, "middle")
     with without_hub():
         for run in ("epoch", "between", "two"):
@@ -260,7 +260,7 @@ def second() -> None:
 
 
 def without_checkpoint() -> None:
-    """A trainer that has resumed before and fits again, and two that begin anew in one version."""
+    """A trainer that has resumed before and fits again, and two that start afresh in one version."""
     with without_hub():
         logger = HubTensorBoardLogger("resumed", "", "again", repo_id="me/resumed")
         trainer = fit(logger, max_epochs=1, callbacks=[ModelCheckpoint("checkpoints/again")], enable_checkpointing=True)
@@ -273,7 +273,7 @@ def without_checkpoint() -> None:
 
 
 def ddp_fork() -> None:
-    """Two processes that are forked, and two others for the test."""
+    """Train in two forked processes, and test in two others."""
     with without_hub():
         logger = HubTensorBoardLogger("ranks", "", "ddp_fork", repo_id="me/ddp_fork")
         trainer = fit(logger, strategy="ddp_fork", devices=2)
@@ -281,7 +281,7 @@ def ddp_fork() -> None:
 
 
 def ddp_spawn() -> None:
-    """A process that is spawned; the logger that was used before travels there as a pickle, and comes back to life."""
+    """Train in a spawned process; the logger that was used before is pickled for it, and used again afterwards."""
     logger = HubTensorBoardLogger("ranks", "", "ddp_spawn", repo_id="me/ddp_spawn")
     logger.log_hyperparams({"rate": 0.1})
     fit(logger, strategy="ddp_spawn", devices=1)

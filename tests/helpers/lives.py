@@ -1,4 +1,4 @@
-"""Programs that keep house often, and the lives of their uploaders."""
+"""Programs that keep house often, and how many uploaders they had."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ HURRIED = HURRY + LOG_FOR_EVER
 
 
 def lives(run_dir) -> int:
-    """How many uploaders have been on the uploader lock."""
+    """How many times an uploader has taken the uploader lock."""
     log = next(Path(run_dir).glob(".hf_mpwriter/hosts/*/uploader.log")).read_text()
     return len(re.findall(r"took the uploader lock", log))
 
 
 def grown(run_dir, before: int):
-    """A condition: the Hub has more than it had."""
+    """A condition: more bytes are acknowledged than before."""
     return lambda: acknowledged(run_dir) > before
 
 
@@ -53,8 +53,8 @@ uploader.main(sys.argv[1], 0.0)
 
 
 def log_without_uploader(start, run_dir, count: int) -> None:
-    """A worker that finds the uploader lock taken, ends and does not wait."""
-    seat = locks.try_exclusive(Spool(str(run_dir)).uploader_lock)
+    """Run a worker that finds the uploader lock taken, ends and does not wait."""
+    lock_fd = locks.try_exclusive(Spool(str(run_dir)).uploader_lock)
     start(LOG_AND_EXIT, run_dir, count, env={"HF_MPWRITER_EXIT_TIMEOUT": "0"}).succeed()
-    if seat is not None:
-        locks.release(seat)
+    if lock_fd is not None:
+        locks.release(lock_fd)

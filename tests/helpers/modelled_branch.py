@@ -1,4 +1,4 @@
-"""A branch on the Hub as a model: commits that are applied, refused, late or lost, and the client that makes them."""
+"""A branch on the Hub as a model: commits that are applied, refused, late or lost, and the client that sends them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ARRIVAL = in_flight.SETTLE_TIME  # seconds that a request may be under way, what
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """A commit that is under way."""
+    """A commit under way."""
 
     files: dict[str, bytes]
     parent: int | None
@@ -27,7 +27,7 @@ class Request:
 
 
 class Branch:
-    """The Hub's branch: it holds what was committed, and knows what ours may not do."""
+    """The Hub's branch: it holds what was committed, and records each broken rule."""
 
     def __init__(self) -> None:
         self.head = 1
@@ -36,7 +36,7 @@ class Branch:
         self.problems: list[str] = []
 
     def apply(self, request: Request) -> bool:
-        """Commit, unless the branch has another head than the request names."""
+        """Commit, unless the request names another head than that of the branch."""
         if request.parent not in (None, self.head):
             return False
         for path, content in request.files.items():
@@ -47,7 +47,7 @@ class Branch:
         return True
 
     def arrive(self, now: float) -> None:
-        """What is under way until now arrives at the last moment."""
+        """Let what is under way arrive, each request at its last moment."""
         late = [request for request in self.under_way if request.end <= now]
         self.under_way = [request for request in self.under_way if request.end > now]
         for request in late:
@@ -55,7 +55,7 @@ class Branch:
 
 
 class Client:
-    """What a push uses of `client.Hub`; `fate` is that of its commit."""
+    """The part of `client.Hub` that a push uses; `fate` is that of its commit."""
 
     repo_id = DESTINATION.repo_id
 
@@ -64,19 +64,19 @@ class Client:
         self.commits_sent = 0
 
     def head(self) -> str:
-        """As a string."""
+        """The head of the branch, as a string."""
         return str(self._branch.head)
 
     def is_private(self) -> None:
-        """Not known."""
+        """None: unknown."""
 
     def sizes(self, paths, _revision: str) -> dict[str, Remote]:
-        """At the head, which does not move meanwhile."""
+        """Sizes at the head, which does not move meanwhile."""
         files = {path: self._branch.files[path] for path in paths if path in self._branch.files}
         return {path: Remote(len(data), sha256(data), "") for path, data in files.items()}
 
     def commit(self, sources, parent: str, *, fenced: bool, **_) -> tuple[str, dict[str, Sent]]:
-        """What becomes of it is its fate."""
+        """Commit as the fate says."""
         branch, fate = self._branch, self._fate
         contents = {}
         for source in sources:
@@ -106,5 +106,5 @@ class Client:
 
 
 def sha256(data: bytes) -> str:
-    """The digest that the Hub tells."""
+    """The digest that the Hub returns."""
     return hashlib.sha256(data).hexdigest()

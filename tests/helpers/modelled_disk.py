@@ -1,4 +1,4 @@
-"""A modelled disk: a real directory whose changes are recorded, so that a power cut can leave any state that it may.
+"""A modelled disk: a real directory whose changes are recorded, so that a power cut can leave any possible state.
 
 What happens in the block of `Disk.recorded` goes through `os` as always, and the disk notes what is not durable yet:
 
@@ -6,9 +6,9 @@ What happens in the block of `Disk.recorded` goes through `os` as always, and th
     names that changed after the last fsync of their directory   any subset of these changes survives, each as a whole
 
 That is more than one file system does: a name may outlive the content behind it, and a later change an earlier one.
-Directories survive. After EIO at fsync nothing is durable, and the next fsync does what it says.
+Directories survive. After EIO at fsync nothing is durable, and the next fsync works.
 
-A kill loses nothing, but what the process would do afterwards (`finally`) does not happen.
+A kill loses nothing, but the process does nothing afterwards, no `finally` either.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ GROWS = ("open", "write", "rename", "link", "mkdir")  # what a full disk refuses
 
 
 class Dead(BaseException):
-    """The process is no more."""
+    """The process is dead."""
 
 
 @dataclass(eq=False)
@@ -70,8 +70,8 @@ class Disk:
     _fds: dict[int, Node | str] = field(default_factory=dict)
     _armed: tuple[str, int] | None = None
 
-    def adopt(self) -> None:
-        """What is there already is durable."""
+    def mark_durable(self) -> None:
+        """Make durable what is there already."""
         for directory, _, names in os.walk(self.root):
             for path in (os.path.join(directory, name) for name in names):
                 with open(path, "rb") as file:
@@ -81,18 +81,18 @@ class Disk:
     # what is there
 
     def content(self, path: str) -> bytes | None:
-        """What a process reads."""
+        """The bytes that a process reads, None if there is no file."""
         node = self._names.get(path)
         return None if node is None else node.data
 
     def durable(self, path: str) -> bytes | None:
-        """What is there after any power cut; None if there may be nothing, or something older."""
+        """The content after any power cut; None if there may be nothing, or something older."""
         node = self._durable.get(path)
         changed = any(path in (change.old, change.new) for change in self._pending[os.path.dirname(path)])
         return None if node is None or changed else node.data[: node.synced]
 
     def possible(self, path: str) -> list[bytes]:
-        """What may be there after a power cut, oldest first: nothing is empty."""
+        """The contents that are possible after a power cut, oldest first; no file is empty bytes."""
         nodes = [self._durable.get(path)]
         for change in self._pending[os.path.dirname(path)]:
             nodes += [change.node] * (change.new == path) + [None] * (change.old == path)
@@ -106,7 +106,7 @@ class Disk:
 
     @contextlib.contextmanager
     def recorded(self, fault: str = "", after: int = 0) -> Iterator[None]:
-        """Record what happens in this block; the fault strikes instead of the change after so many others."""
+        """Record the changes of this block; the fault replaces the change after so many others."""
         self._armed = (fault, after) if fault else None
         replaced = {name: getattr(self, f"_{name}") for name in REAL}
         try:
@@ -133,11 +133,11 @@ class Disk:
             raise Dead
 
     def revive(self) -> None:
-        """Another process begins."""
+        """Start another process."""
         self.dead = False
 
     def power_cut(self, rng: random.Random) -> None:
-        """Everybody is dead; the files are in one of the states that are allowed."""
+        """Kill all processes; leave the files in one of the states that are possible."""
         kept, whole = rng.choice((0.0, 0.5, 1.0)), rng.choice((0.0, 0.5, 1.0))
         names = dict(self._durable)
         for changes in self._pending.values():
@@ -228,12 +228,12 @@ class Disk:
         REAL["mkdir"](path, mode)
 
     def _listdir(self, path="."):
-        """In one order: the same choices lead to the same states again."""
+        """Names in a fixed order: the same choices lead to the same states again."""
         return sorted(REAL["listdir"](path))
 
 
 def _survivor(node: Node, whole: float, rng: random.Random) -> Node:
-    """What a power cut leaves of a content."""
+    """The part of a content that survives a power cut."""
     end = len(node.data)
     cut = end if rng.random() < whole else rng.randint(node.synced, end)
     zeros = rng.randint(0, end - cut) if rng.random() < 0.3 else 0  # the length was written, the blocks were not

@@ -42,17 +42,17 @@ class Program:
         return self.process.pid
 
     def finish(self, deadline: float = DEADLINE) -> tuple[int, str, str]:
-        """Wait for the end; exit code, output, errors."""
+        """Wait for the end; return exit code, output and errors."""
         try:
             out, err = self.process.communicate(timeout=deadline)
         except subprocess.TimeoutExpired:
             self.process.kill()
             out, err = self.process.communicate()
-            pytest.fail(f"the program did not end within {deadline:.0f} s; it said:\n{out}\n{err}")
+            pytest.fail(f"the program did not end within {deadline:.0f} s; it printed:\n{out}\n{err}")
         return self.process.returncode, out, err
 
     def succeed(self, deadline: float = DEADLINE) -> str:
-        """Wait for the end, which must be a good one; the output."""
+        """Wait for the end, which must be a good one; return the output."""
         code, out, err = self.finish(deadline)
         assert code == 0, err
         return out
@@ -71,7 +71,7 @@ def run_python(source: str, *arguments: object, env: dict[str, str] | None = Non
 
 
 def succeed(source: str, *arguments: object, env: dict[str, str] | None = None) -> str:
-    """The output of a program that must end well."""
+    """Run a program that must end well; return its output."""
     result = run_python(source, *arguments, env=env)
     assert result.returncode == 0, result.stderr
     return result.stdout

@@ -1,7 +1,7 @@
 """Real pushes of one event file to a local Hub: a plugin for tests that make many of them (`pytest_plugins`).
 
-One Hub and one repository serve a module; each run has a folder and a content of its own. The client's own waits
-between its retries are cut short, nothing else is.
+A module shares one Hub and one repository; each run has a folder and a content of its own. Only the client's own
+waits between its retries are cut short.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ numbers = itertools.count()
 
 
 class Pushes:
-    """Makes pushes by fork from a process that has loaded the client and never used it: loading takes a second."""
+    """Fork pushes from a process that has loaded the client and never used it: loading takes a second."""
 
     def __init__(self, endpoint: str, prelude: str = "", env: dict[str, str] | None = None) -> None:
         env = (
@@ -59,12 +59,12 @@ class Pushes:
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env, text=True)
 
     def end(self) -> None:
-        """No more."""
+        """End the process."""
         self.process.stdin.close()
         self.process.wait()
 
     def verdict(self, job: job_module.Job) -> Verdict:
-        """Make one and wait for its end."""
+        """Make one push and wait for its end."""
         path, output = (os.path.join(job.run_dir, name) for name in ("job.json", "job.out"))
         with open(path, "wb") as file:
             file.write(state.dump(job))
@@ -86,7 +86,7 @@ def running(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pushes(running):
-    """Where pushes come from."""
+    """The process that pushes are forked from."""
     made = Pushes(running.endpoint)
     yield made
     made.end()
@@ -101,7 +101,7 @@ def hub(running):
 
 @dataclasses.dataclass
 class Run:
-    """A run directory with one event file that nobody has sent yet, and where it goes."""
+    """A run directory with one event file that was not sent yet, and its destination."""
 
     root: Path
     destination: Destination
@@ -109,11 +109,11 @@ class Run:
     length: int = 0
 
     def log(self) -> None:
-        """Write the event file; its content is like no other's."""
+        """Write the event file, with unique content."""
         self.length = event_file(self.root / NAME, 5, tag=f"{self.root}{next(numbers)}")
 
     def job(self, changes: dict[str, Any]) -> job_module.Job:
-        """What a push has to carry."""
+        """The job of a push, with these changes."""
         fields = {
             "run_dir": str(self.root),
             "copies": str(self.root / "copies"),
@@ -131,11 +131,11 @@ class Run:
         return job_module.Job(**fields | changes)
 
     def push(self, **changes: Any) -> Verdict:
-        """Let a push carry the file."""
+        """Push the file."""
         return self.pushes.verdict(self.job(changes))
 
     def push_from_scratch(self, env: dict[str, str], **changes: Any) -> Verdict:
-        """Let a push carry the file whose client reads another environment."""
+        """Push the file by a client with another environment."""
         with pytest.MonkeyPatch.context() as patch:
             for name, value in env.items():
                 patch.setenv(name, value)
@@ -143,7 +143,7 @@ class Run:
         return wait_for(lambda: process.listen()[1], "the verdict")
 
     def arrives(self, hub: LocalHub, **changes: Any) -> None:
-        """The fault is over: the same push again ends with the whole file on the Hub."""
+        """Clear the fault; the same push again ends with the whole file on the Hub."""
         hub.clear_faults()
         assert isinstance(self.push(**changes), Done)
         assert self.on_hub(hub) == (self.root / NAME).read_bytes()
@@ -154,7 +154,7 @@ class Run:
         return where.path(NAME) in hub.store.tree(where.repo_type, where.repo_id, where.revision)
 
     def on_hub(self, hub: LocalHub) -> bytes:
-        """What the Hub has of the file."""
+        """The bytes of the file on the Hub."""
         where = self.destination
         return hub.store.read_blob(where.repo_type, where.repo_id, where.path(NAME), where.revision)
 
@@ -170,13 +170,13 @@ def run(hub, pushes, tmp_path) -> Run:
 
 @pytest.fixture
 def new(run) -> Run:
-    """The same, to a repository that does not exist."""
+    """The same run, for a repository that does not exist."""
     where = dataclasses.replace(run.destination, repo_id=f"me/new{next(numbers)}")
     return dataclasses.replace(run, destination=where)
 
 
 def hits(hub: LocalHub) -> list[int]:
-    """How many requests each fault has struck."""
+    """How many requests each fault has hit."""
     return [standing.hits for standing in hub.faults()]
 
 

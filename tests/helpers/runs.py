@@ -1,4 +1,4 @@
-"""Runs with real processes: programs that log, and what has become of what they logged."""
+"""Runs with real processes: programs that log, and where their records are."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ while True:
 
 
 def hub_view(hub, repo="me/run", folder="tensorboard/exp1", branch="main", kind="model"):
-    """What the oracle sees of the local Hub."""
+    """The oracle's view of the local Hub."""
     return View(hub.store, repo, folder, kind, branch)
 
 
-def judge(run_dir, hub, journals=None, **where):
-    """The oracle's report; its problems are the failure message."""
+def check_oracle(run_dir, hub, journals=None, **where):
+    """Run the oracle and return its report; its problems are the failure message."""
     returned = testing.read_journals(str(journals)) if journals else ()
     report = testing.check(str(run_dir), hub_view(hub, **where), returned)
     assert report.problems == []
@@ -86,16 +86,16 @@ def finished(run_dir) -> bool:
 
 
 def acknowledged(run_dir) -> int:
-    """Bytes that the ledger has."""
-    book = Progress(Spool(str(run_dir))).ledger()
-    return sum(held.length for held in book.files.values()) if book else 0
+    """The bytes that the ledger has acknowledged."""
+    ledger = Progress(Spool(str(run_dir))).ledger()
+    return sum(held.length for held in ledger.files.values()) if ledger else 0
 
 
 OTHER_BOOT = "00000000-0000-4000-8000-000000000000"
 
 
 def uploaders(run_dir) -> set[int]:
-    """The processes that are uploaders of a run directory, by their command lines."""
+    """The uploaders of a run directory, found by their command lines."""
     found = set()
     for pid in filter(str.isdecimal, os.listdir("/proc")):
         try:
@@ -108,7 +108,7 @@ def uploaders(run_dir) -> set[int]:
 
 
 def silent_hub(port: int = 0) -> socket.socket:
-    """A Hub that takes connections and never says a word."""
+    """A Hub that accepts connections and never answers."""
     return socket.create_server(("127.0.0.1", port))
 
 
@@ -129,7 +129,7 @@ writer.close(wait=True)
 
 
 def status_of(run_dir) -> str:
-    """What `hf-mpwriter status` prints, in both forms."""
+    """The output of `hf-mpwriter status`, in both forms."""
     command = [sys.executable, "-m", "hf_mpwriter", "status", str(run_dir)]
     return "".join(
         subprocess.run([*command, *more], capture_output=True, text=True, check=True).stdout

@@ -27,7 +27,7 @@ def failing(failpoint: str) -> Iterator[None]:
 
 
 def limit_files(size: int) -> None:
-    """No file of this process grows beyond `size` bytes: a short write, then EFBIG."""
+    """Keep each file of this process below `size` bytes: a short write, then EFBIG."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
@@ -43,7 +43,7 @@ def scalar(step: int, tag: str = "loss", value: float = 0.5) -> bytes:
 
 
 def events(path: str | os.PathLike) -> list[event_pb2.Event]:
-    """The events of a file which must consist of whole records only."""
+    """The events of a file, which must consist of whole records."""
     path = os.fspath(path)
     fd = os.open(path, os.O_RDONLY)
     try:
@@ -59,7 +59,7 @@ def keys(path: str | os.PathLike) -> list[tuple[str, int]]:
 
 
 def event_file(path: str | os.PathLike, count: int, tag: str = "loss") -> int:
-    """Write an event file of `count` scalars; its length."""
+    """Write an event file of `count` scalars; return its length."""
     data = framing.frame(framing.version_event(1.0)) + b"".join(framing.frame(scalar(n, tag)) for n in range(count))
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path, "wb") as file:

@@ -1,4 +1,4 @@
-"""TensorBoard as a process that answers."""
+"""TensorBoard as a server process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def tensorboard(logdir, *options) -> Iterator:
-    """TensorBoard on a free port; yields a function that asks it for a path and returns the JSON."""
+    """TensorBoard on a free port; yield a function that requests a path and returns the JSON."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

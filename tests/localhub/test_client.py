@@ -20,7 +20,7 @@ WRONG_TOKEN = "hf_wrong"  # to be refused
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory):
-    """A Hub for all tests of this file that need no special one."""
+    """A Hub for all tests of this file that need no other one."""
     with LocalHub(tmp_path_factory.mktemp("hub")) as running:
         yield running
 
@@ -32,7 +32,7 @@ def home(tmp_path_factory):
 
 
 def test_the_client_finds_repositories_branches_and_refusals_as_at_the_real_hub(hub, home):
-    """Repositories and branches are created, listed, described and deleted; refusals have their types."""
+    """Repositories and branches are created, listed, described and deleted; refusals raise the right exceptions."""
     seen = client(
         hub,
         home,
@@ -237,12 +237,12 @@ def test_a_hub_that_discards_answers_as_any_other_and_keeps_no_content(tmp_path,
                 api.upload_file(path_or_fileobj=data, **where)
             api.upload_file(path_or_fileobj=data, **where)
             (there,) = api.get_paths_info("local-user/grown", "x.tfevents.1")
-            seen["told"] = [there.size, there.lfs.sha256]
+            seen["reported"] = [there.size, there.lfs.sha256]
             seen["true"] = [len(data), hashlib.sha256(data).hexdigest()]
             """,
             xet=xet,
         )
-        assert seen["told"] == seen["true"]
+        assert seen["reported"] == seen["true"]
         assert len(hub.store.commits("model", "local-user/grown")) == 4
         blobs = [path.stat() for path in (tmp_path / "hub" / "blobs" / "sha256").rglob("*") if path.is_file()]
         assert sorted((blob.st_size, blob.st_blocks) for blob in blobs) == [(200_000, 0), (400_000, 0), (600_000, 0)]
@@ -305,7 +305,7 @@ def test_a_new_store_on_an_old_port_is_not_taken_for_the_old_one(tmp_path):
 
 
 def test_a_hub_without_xet_refuses_its_token_and_a_token_is_required_where_one_is_set(tmp_path):
-    """Without Xet a client that wants it fails as at the real Hub; with a token nobody passes without it."""
+    """Without Xet a client that wants it fails as at the real Hub; with a token no request passes without it."""
     secret = "hf_" + random.Random(5).randbytes(12).hex()
     with LocalHub(tmp_path / "hub", xet=False, token=secret) as hub:
         seen = client(

@@ -1,4 +1,4 @@
-"""Faults of the local Hub: what a client sees, what the Hub has done by then, and that nobody else suffers."""
+"""Faults of the local Hub: what a client sees, what the Hub has done by then, and that other requests are unharmed."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def hub(running):
 
 
 def begin(hub: LocalHub, path: str = WHOAMI) -> socket.socket:
-    """Send a request whose answer is not waited for."""
+    """Send a request without waiting for its answer."""
     sock = socket.create_connection(("127.0.0.1", hub.port), timeout=SECONDS)
     sock.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
     return sock
@@ -106,7 +106,7 @@ def test_a_line_of_text_and_json_mean_the_same_fault(text, fault):
     ],
 )
 def test_what_is_no_fault_is_refused_and_the_message_shows_the_grammar(hub, text):
-    """A typo never becomes a fault that does not strike: not in the process, not over the wire, not on the line."""
+    """A typo never becomes a fault without effect: not in the process, not over the wire, not on the line."""
     with pytest.raises(FaultError, match="A fault is:"):
         hub.fault(text)
     status, _, answer = ask(hub, "POST", "/-/faults", text.encode())
@@ -132,8 +132,8 @@ def test_the_command_line_refuses_a_bad_fault_and_serves_a_good_one(tmp_path):
             process.wait(SECONDS)
 
 
-def test_a_fault_skips_strikes_and_is_over(hub):
-    """`skip` requests pass, `times` are struck, the rest pass; other paths and methods are left alone."""
+def test_a_fault_skips_hits_and_is_over(hub):
+    """`skip` requests pass, `times` are hit, the rest pass; other paths and methods are left alone."""
     hub.fault(f"GET {WHOAMI} 503 skip=1 times=2")
     hub.fault(Fault(WHOAMI, "status", status=500, times=0))
     assert ask(hub, "GET", "/api/models/local-user/r")[0] == 200
@@ -145,7 +145,7 @@ def test_a_fault_skips_strikes_and_is_over(hub):
     assert ask(hub, "GET", WHOAMI)[0] == 200
 
 
-def test_a_status_says_what_it_was_told_to(hub):
+def test_a_status_has_the_content_of_its_fault(hub):
     """Headers, message, code and a body that is no JSON reach the client."""
     hub.fault(f"{WHOAMI} 429 header=Retry-After:2 message='too many' code=Enough")
     status, headers, body = ask(hub, "GET", WHOAMI)
@@ -174,7 +174,7 @@ def test_the_hub_has_a_change_if_and_only_if_the_fault_came_after_it(hub, when, 
 
 
 def test_an_upload_that_was_stored_and_not_acknowledged_is_known(hub):
-    """A fault after a PUT: the content is there, and a second batch asks for nothing."""
+    """A fault after a PUT: the content is there, and a second LFS batch asks for no upload."""
     _, actions = offer(hub, b"stored")
     hub.fault("PUT /lfs/ close when=after")
     with pytest.raises(http.client.RemoteDisconnected):
@@ -183,7 +183,7 @@ def test_an_upload_that_was_stored_and_not_acknowledged_is_known(hub):
 
 
 def test_a_fault_after_strikes_no_request_that_was_refused(hub):
-    """A hit `after` means that the Hub has it: a stale commit gets its 412 and is not counted."""
+    """A hit of `after` means that the Hub has the change: a stale commit gets its 412 and is not counted."""
     hub.fault("POST /commit/ 500 when=after")
     assert commit(hub, file("x", b"stale"), parent="0" * 40)[0] == 412
     assert hub.faults()[0].hits == 0
@@ -211,14 +211,14 @@ def test_a_hang_ends_by_itself_after_its_seconds(hub):
     """`seconds` delays what comes next: before the commit is applied, or before its answer leaves."""
     for when in ("before", "after"):
         hub.fault(f"/commit/ hang seconds=0.3 when={when}")
-        began = time.monotonic()
+        started = time.monotonic()
         assert commit(hub, file("x", when.encode()))[0] == 200
-        assert time.monotonic() - began >= 0.3
+        assert time.monotonic() - started >= 0.3
     assert hub.store.read_blob(*REPO, "x") == b"after"
 
 
 def test_requests_that_hang_leave_the_others_alone(hub):
-    """More hang than the Hub has threads, at each moment; another request is answered, and all go on together."""
+    """More requests hang than the Hub has threads, at each moment; another one is answered, and all go on together."""
     for when in ("arrive", "before", "after"):
         hub.fault(f"{WHOAMI} hang when={when} times={API_THREADS}")
     with contextlib.ExitStack() as stack:
@@ -234,9 +234,9 @@ def test_a_slow_answer_comes_in_pieces_and_a_slow_request_is_read_in_pieces(hub)
     content = os.urandom(400_000)
     hub.fault("PUT /lfs/ slow when=arrive seconds=0.4")
     oid, actions = offer(hub, content)
-    began = time.monotonic()
+    started = time.monotonic()
     assert ask(hub, "PUT", actions["upload"]["href"], content)[0] == 200
-    assert time.monotonic() - began >= 0.4
+    assert time.monotonic() - started >= 0.4
     lfs_file = ("lfsFile", {"path": "slow.bin", "algo": "sha256", "oid": oid, "size": len(content)})
     assert commit(hub, lfs_file)[0] == 200
     for path, wanted in (("/local-user/r/resolve/main/slow.bin", content), (WHOAMI, None)):
@@ -245,9 +245,9 @@ def test_a_slow_answer_comes_in_pieces_and_a_slow_request_is_read_in_pieces(hub)
         with contextlib.closing(connection):
             connection.request("GET", path)
             response = connection.getresponse()
-            began = time.monotonic()
+            started = time.monotonic()
             pieces = list(iter(lambda response=response: response.read1(1 << 20), b""))
-        assert time.monotonic() - began > 0.2, "the head is there at once, the body is not"
+        assert time.monotonic() - started > 0.2, "the head is there at once, the body is not"
         assert len(pieces) > 3
         assert wanted in (None, b"".join(pieces))
 
@@ -276,14 +276,14 @@ def test_a_hub_that_stops_breaks_off_what_hangs_and_forgets_its_faults(tmp_path)
         assert "Traceback" not in log.read()
 
 
-def test_only_the_token_steers_a_hub_and_steering_is_not_logged(tmp_path):
+def test_only_the_token_controls_a_hub_and_control_requests_are_not_logged(tmp_path):
     """With a token, faults can neither be read nor made without it; the request log knows nothing of them."""
     with LocalHub(tmp_path, token="hf_right", xet=False) as hub:
         hub.fault("/-/|/api/ 500 times=0")
         for method, body in (("POST", b"/commit/ 503"), ("GET", None), ("DELETE", None)):
             assert ask(hub, method, "/-/faults", body)[0] == 401
         (standing,) = hub.faults()
-        assert standing.hits == 0, "steering is not struck"
+        assert standing.hits == 0, "control requests are not hit"
         hub.tokens = Tokens("hf_wrong")
         with pytest.raises(ServerError, match="refused"):
             hub.clear_faults()

@@ -33,7 +33,7 @@ def guarded(tmp_path_factory):
 
 
 def test_a_token_of_ours_has_a_role_and_any_other_is_refused():
-    """Without a token to write everybody is believed, but the token to read never writes."""
+    """Without a write token every token is accepted, but the read token never writes."""
     both, one, none = Tokens(WRITE, READ), Tokens(WRITE), Tokens()
     assert [both.role(f"Bearer {token}") for token in (WRITE, READ)] == ["write", "read"]
     assert [tokens.role(None) for tokens in (both, one, none, Tokens(None, READ))] == [
@@ -70,7 +70,7 @@ def test_a_stranger_cannot_tell_a_private_repository_from_one_that_does_not_exis
 
 
 def test_only_what_the_real_client_sends_without_a_token_passes_without_one(guarded):
-    """Every route of the table refuses a stranger, but those that carry a signature or tell nothing."""
+    """Every route of the table refuses a stranger, but those that carry a signature or reveal nothing."""
     from hf_mpwriter.localhub.endpoints.app import ROUTES
 
     known = {"harness": ("GET", "/api/agent-harnesses", 404), "yaml": ("POST", "/api/validate-yaml", 200)}
@@ -82,8 +82,8 @@ def test_only_what_the_real_client_sends_without_a_token_passes_without_one(guar
     assert open_routes - signed == {"/-/ready", "/api/agent-harnesses", "/api/validate-yaml", "/v1/telemetry"}
 
 
-def test_a_token_to_read_reads_and_changes_nothing(guarded, tmp_path):
-    """The real client reads a private repository with it; creating, committing and branching get 403 and its text."""
+def test_a_read_token_reads_and_changes_nothing(guarded, tmp_path):
+    """The real client reads a private repository with it; creating, committing and branching are refused with 403."""
     before = guarded.store.resolve(*REPO)
     seen = client(
         guarded,
@@ -122,7 +122,7 @@ def test_a_token_to_read_reads_and_changes_nothing(guarded, tmp_path):
 
 
 def test_a_token_can_expire_while_the_hub_runs(tmp_path):
-    """From one request to the next the old one is refused and the new one believed, after a new start too."""
+    """From one request to the next the old one is refused and the new one accepted, after a restart too."""
     with LocalHub(tmp_path, xet=False, token=WRITE) as hub:
         assert ask(hub, "GET", WHOAMI, headers=bearer(WRITE))[0] == 200
         hub.set_token("hf_new", read_token=READ)
@@ -212,7 +212,7 @@ def test_the_quota_is_that_of_the_last_hour():
     repo, other = ("model", "a/r"), ("dataset", "a/r")
 
     def spend(name: tuple[str, str], now: float) -> str:
-        """Commit, and say what the Hub says."""
+        """Commit, and return the wait that the Hub names."""
         try:
             with usage.commit(name, now):
                 return ""
@@ -234,7 +234,7 @@ def test_the_quota_is_that_of_the_last_hour():
 
 
 def test_requests_to_the_api_are_counted_in_windows_and_the_client_reads_the_headers(tmp_path):
-    """Every answer tells what is left; then 429 with the seconds, as the real client shows; a new window is full."""
+    """Every answer has what is left; then 429 with the seconds, as the real client shows; a new window is full."""
     with LocalHub(tmp_path / "hub", xet=False, limits=HubLimits(requests_per_5min=3)) as hub:
         assert offer_count(hub) == 3, "what is not below /api/ costs nothing"
         status, headers, _ = ask(hub, "GET", "/api/models/local-user/none")
@@ -266,6 +266,6 @@ def offer_count(hub: LocalHub) -> int:
     return sum(offer(hub, b"%d" % k)[1] is not None for k in range(3))
 
 
-def test_a_hub_without_limits_tells_of_none(guarded):
-    """No header, no refusal."""
+def test_a_hub_without_limits_mentions_none(guarded):
+    """There is no header and no refusal."""
     assert "ratelimit" not in ask(guarded, "GET", WHOAMI, headers=bearer(WRITE))[1]

@@ -31,28 +31,28 @@ def hub(tmp_path_factory):
         yield running
 
 
-def test_content_that_is_not_what_was_announced_is_refused(hub):
+def test_content_that_differs_from_its_oid_is_refused(hub):
     """A PUT with other bytes, another size or another signature leaves no blob, and no commit can name it."""
-    oid, actions = offer(hub, b"announced")
+    oid, actions = offer(hub, b"content")
     href = actions["upload"]["href"]
     assert ask(hub, "PUT", href, b"different")[0] == 400
-    assert ask(hub, "PUT", href, b"announced and more")[0] == 400
-    assert ask(hub, "PUT", href[:-1] + ("0" if href[-1] != "0" else "1"), b"announced")[0] == 403
+    assert ask(hub, "PUT", href, b"content and more")[0] == 400
+    assert ask(hub, "PUT", href[:-1] + ("0" if href[-1] != "0" else "1"), b"content")[0] == 403
     assert ask(hub, "POST", actions["verify"]["href"], {"oid": oid, "size": 9})[0] == 404
     before = hub.store.resolve(*REPO)
     lfs_file = ("lfsFile", {"path": "a.tfevents", "algo": "sha256", "oid": oid, "size": 9})
     status, answer = commit(hub, lfs_file)
     assert (status, answer["error"]) == (400, f"LFS pointer pointed to a file that does not exist: {oid}")
     assert hub.store.resolve(*REPO) == before
-    assert ask(hub, "PUT", href, b"announced")[0] == 200
+    assert ask(hub, "PUT", href, b"content")[0] == 200
     assert ask(hub, "POST", actions["verify"]["href"], {"oid": oid, "size": 9})[0] == 200
-    assert offer(hub, b"announced") == (oid, None)
+    assert offer(hub, b"content") == (oid, None)
     assert commit(hub, lfs_file)[0] == 200
-    assert hub.store.read_blob(*REPO, "a.tfevents") == b"announced"
+    assert hub.store.read_blob(*REPO, "a.tfevents") == b"content"
 
 
 def test_resolve_serves_ranges_and_the_headers_that_downloads_need(hub):
-    """HEAD tells commit, ETag and size; GET serves the whole, a range, a tail, and refuses what lies beyond."""
+    """HEAD returns commit, ETag and size; GET serves the whole, a range, a tail, and refuses a range beyond."""
     content = bytes(range(256)) * 40
     assert commit(hub, file("docs/ü.bin", content))[0] == 200
     path = "/local-user/r/resolve/main/docs/%C3%BC.bin"

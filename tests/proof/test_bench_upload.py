@@ -1,4 +1,4 @@
-"""The benchmark of uploads in small: every row shows its figures, ours ends with the data on the Hub."""
+"""The benchmark of uploads in small: every row shows its figures, our uploads end with the data on the Hub."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PARTS = {
 
 
 def rows_of(directory: Path, *arguments: str) -> dict[str, dict[str, float]]:
-    """The table: by library, way and ranks, the figures by the head of their column."""
+    """The table: for each library, way and number of ranks, the figures by column."""
     command = [sys.executable, str(SCRIPT), *SMALL, "--dir", str(directory), *arguments]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 0, result.stdout + result.stderr

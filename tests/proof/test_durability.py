@@ -1,6 +1,6 @@
 """Whatever happens to the uploader, its disk and its requests, at any moment: the invariants hold, and all arrives.
 
-A state machine of hypothesis drives the real uploader, with its queue, its ledgers and its recovery, and the real push
+A state machine of hypothesis drives the real uploader, with its outbox, its ledgers and its recovery, and the real push
 on a modelled disk against a modelled branch. Each change on disk may be the last one of a process, or the last one
 before a power cut, or be refused; requests are lost, lose their answer or arrive later; the next uploader may be on
 another host of a shared filesystem. `scripts/proof/crash_states.py` does the same at length.
@@ -100,7 +100,7 @@ SABOTAGES = {  # what to break, and how it is found
 
 @pytest.mark.parametrize("name", SABOTAGES)
 def test_the_machine_finds_each_rule_that_is_broken(name):
-    """Without one of them, the invariant fails that it is for, or the drain."""
+    """Without one of them its invariant fails, or the drain."""
     *change, found = SABOTAGES[name]
     with mock.patch.object(*change), pytest.raises(AssertionError, match=found):
         run_state_machine_as_test(Durability, settings=FIND)
@@ -108,30 +108,30 @@ def test_the_machine_finds_each_rule_that_is_broken(name):
 
 @pytest.fixture
 def machine():
-    """One that the test drives, and that drains at the end."""
+    """A machine that the test drives; it drains at the end."""
     made = Durability()
     yield made
     made.teardown()
 
 
 def until_a_push(machine: Durability, host: str, fate: str = "applied") -> Job:
-    """The uploader works until a push has not run yet; the job of that."""
+    """Run the uploader until a push has started and not run yet; return its job."""
     with machine.disk.recorded():
         for _ in range(DRAIN):
             if machine.push and machine.push.verdict is None:
                 return machine.push.job
-            machine._look(host, fate)
+            machine._round(host, fate)
     pytest.fail("no push has started")
 
 
 def run(machine: Durability, fate: str) -> None:
-    """The push has this fate, and the uploader takes in its verdict."""
+    """Run the push with this fate, and let the uploader take in its verdict."""
     with machine.disk.recorded():
-        machine._look(machine.host, fate)
+        machine._round(machine.host, fate)
 
 
 def test_while_a_request_without_a_parent_may_be_under_way_all_others_have_one(machine):
-    """The successor on another host has an older entry in its queue, and finds the branch as busy."""
+    """The successor on another host has an older batch in its outbox, and a branch as busy."""
     machine.log()
     until_a_push(machine, "two")
     machine.fates = ["never"]
@@ -151,8 +151,8 @@ def test_while_a_request_without_a_parent_may_be_under_way_all_others_have_one(m
     assert machine.branch.problems == []
 
 
-def test_a_card_that_the_disk_keeps_does_not_end_the_uploader(machine):
-    """Whose data is there has a card which cannot be removed: the uploader goes on."""
+def test_a_member_file_that_the_disk_keeps_does_not_end_the_uploader(machine):
+    """The data of a dead worker is on the Hub and its member file cannot be removed: the uploader goes on."""
     machine.log()
     machine.one_ends()
     until_a_push(machine, "one")

@@ -21,10 +21,10 @@ from runs import (
     LOG_FOR_EVER,
     acknowledged,
     all_acknowledged,
+    check_oracle,
     event_paths,
     finished,
     hub_view,
-    judge,
     no_uploader,
     uploader_pid,
 )
@@ -78,7 +78,7 @@ def push_pid(run_dir) -> int:
 
 
 def kill(worker) -> None:
-    """As the scheduler does."""
+    """Kill the worker, as a scheduler does."""
     os.kill(worker.pid, signal.SIGKILL)
 
 
@@ -89,7 +89,7 @@ def growing(run_dir) -> int:
 
 @pytest.mark.parametrize("victim", ["push", "uploader", "uploader, spool"])
 def test_a_late_request_of_a_killed_push_is_refused_once_the_branch_has_moved(hub, run_dir, tmp_path, start, victim):
-    """Its successor sends more at once; one that knows nothing of it (its part of the spool is gone) as well."""
+    """Its successor sends more at once, even if it does not know of it (its part of the spool is gone)."""
     journals = tmp_path / "journals"
     worker = start(LOG_FOR_EVER, run_dir, journals)
     wait_for(lambda: acknowledged(run_dir), "a commit")
@@ -108,12 +108,12 @@ def test_a_late_request_of_a_killed_push_is_refused_once_the_branch_has_moved(hu
     wait_for(lambda: answers(hub, 412) > refused, "the late request is refused")
     kill(worker)
     wait_for(lambda: finished(run_dir), "the end")
-    judge(run_dir, hub, journals)
+    check_oracle(run_dir, hub, journals)
 
 
 @pytest.mark.parametrize("victim", ["push", "uploader"])
 def test_a_late_request_without_a_parent_finds_nothing_longer(hub, run_dir, tmp_path, start, victim):
-    """A busy branch has forced a push to go without a parent; it is killed, and nothing longer goes for a while."""
+    """A busy branch has forced a push to go without a parent; it is killed, and nothing longer is sent for a while."""
     journals = tmp_path / "journals"
     worker = start(IMPATIENT + LOG_FOR_EVER, run_dir, journals)
     wait_for(lambda: acknowledged(run_dir), "a commit")
@@ -135,11 +135,11 @@ def test_a_late_request_without_a_parent_finds_nothing_longer(hub, run_dir, tmp_
     wait_for(lambda: acknowledged(run_dir) > before, "it goes on")
     kill(worker)
     wait_for(lambda: finished(run_dir), "the end")
-    judge(run_dir, hub, journals)
+    check_oracle(run_dir, hub, journals)
 
 
 def _unfenced(run_dir) -> tuple[LocalFile, ...]:
-    """What a push carries that does not name its parent, () if there is none."""
+    """The files of a push that does not name its parent, () if there is none."""
     spool = Spool(str(run_dir))
     for host in map(spool.host, spool.host_ids()):
         found = outbox.interrupted(host)
@@ -150,12 +150,12 @@ def _unfenced(run_dir) -> tuple[LocalFile, ...]:
 
 @pytest.mark.parametrize("fault", ["503 when=after", "504 when=after", "close when=after", "reset when=after"])
 def test_a_commit_whose_answer_is_lost_is_not_made_twice(hub, run_dir, start, fault):
-    """The Hub has it, the client does not know: it reads back, and every file has been committed once."""
+    """The Hub has it, the client does not know: it reads back, and every file is committed once."""
     hub.fault(f"POST /commit/ {fault}")
     start(LOG_AND_EXIT, run_dir, 100).succeed()
     wait_for(lambda: finished(run_dir), "the end")
     assert hits(hub) == 1
-    assert [file.commits for file in judge(run_dir, hub).files.values()] == [1]
+    assert [file.commits for file in check_oracle(run_dir, hub).files.values()] == [1]
 
 
 def test_an_answer_that_never_comes_is_not_waited_for(hub, run_dir, tmp_path, start):
@@ -169,11 +169,11 @@ def test_an_answer_that_never_comes_is_not_waited_for(hub, run_dir, tmp_path, st
     wait_for(lambda: acknowledged(run_dir) > before, "it goes on")
     kill(worker)
     wait_for(lambda: finished(run_dir), "the end")
-    judge(run_dir, hub, tmp_path / "journals")
+    check_oracle(run_dir, hub, tmp_path / "journals")
 
 
 def test_a_busy_committer_does_not_keep_us_out(hub, run_dir, tmp_path, start, api):
-    """Somebody commits without a pause: our events arrive, theirs are kept."""
+    """Another user commits without a pause: our events arrive, theirs are kept."""
     worker = start(LOG_FOR_EVER, run_dir, tmp_path / "journals")
     wait_for(lambda: acknowledged(run_dir), "a commit")
     over, theirs = threading.Event(), []
@@ -195,12 +195,12 @@ def test_a_busy_committer_does_not_keep_us_out(hub, run_dir, tmp_path, start, ap
         thread.join()
     kill(worker)
     wait_for(lambda: finished(run_dir), "the end")
-    judge(run_dir, hub, tmp_path / "journals")
+    check_oracle(run_dir, hub, tmp_path / "journals")
     assert set(theirs) <= set(api.list_repo_files("me/run"))
 
 
 def test_a_head_that_is_read_stale_does_not_keep_us_out(hub, run_dir, tmp_path, start, api):
-    """The Hub goes on telling an old head (a cache): after nothing but 412 the push goes without a parent."""
+    """The Hub keeps returning an old head (a cache): after nothing but 412 the push goes without a parent."""
     worker = start(IMPATIENT + LOG_FOR_EVER, run_dir, tmp_path / "journals")
     wait_for(lambda: acknowledged(run_dir), "a commit")
     stale = hub_view(hub).commits()[0]
@@ -213,33 +213,33 @@ def test_a_head_that_is_read_stale_does_not_keep_us_out(hub, run_dir, tmp_path, 
     hub.clear_faults()
     kill(worker)
     wait_for(lambda: finished(run_dir), "the end")
-    judge(run_dir, hub, tmp_path / "journals")
+    check_oracle(run_dir, hub, tmp_path / "journals")
     assert hub.store.read_blob("model", "me/run", "theirs.txt") == b"theirs"
 
 
 def delete_repository(api) -> None:
-    """All of it."""
+    """Delete the whole repository."""
     api.delete_repo("me/run")
 
 
 def delete_folder(api) -> None:
-    """The run's."""
+    """Delete the folder of the run."""
     api.delete_folder("tensorboard", "me/run")
 
 
 def squash(api) -> None:
-    """All commits become one."""
+    """Squash all commits into one."""
     api.super_squash_history("me/run")
 
 
 def delete_branch(api) -> None:
-    """And nobody makes it anew."""
+    """Delete the branch, which no other user creates again."""
     api.delete_branch("me/run", branch="exp")
 
 
 @pytest.mark.parametrize("change", [delete_repository, delete_folder, squash, delete_branch])
 def test_what_others_do_to_the_destination_during_the_run_costs_nothing(hub, run_dir, tmp_path, start, api, change):
-    """What they deleted is there again, what they rewrote goes on, in the same uploader."""
+    """What they deleted is sent again, what they rewrote goes on, by the same uploader."""
     branch = "exp" if change is delete_branch else "main"
     source = LOG_FOR_EVER.replace('"me/run",', f'"me/run", repo_revision="{branch}",')
     worker = start(source, run_dir, tmp_path / "journals")
@@ -262,7 +262,7 @@ def test_what_others_do_to_the_destination_during_the_run_costs_nothing(hub, run
 
 @pytest.mark.parametrize("remembers", [True, False], ids=["ledger", "no ledger"])
 def test_a_local_file_that_a_backup_made_shorter_does_not_shrink_the_hubs(hub, run_dir, start, remembers):
-    """A prefix of it comes back after a restore, with its ledger or without: the Hub keeps all, the new file goes."""
+    """A restore brings back a prefix of it, with its ledger or without: the Hub keeps all, the new file is sent."""
     start(LOG_AND_EXIT, run_dir, 50).succeed()
     wait_for(lambda: finished(run_dir), "the first run is over")
     (path,) = Path(run_dir).glob("*tfevents*")
@@ -277,5 +277,5 @@ def test_a_local_file_that_a_backup_made_shorter_does_not_shrink_the_hubs(hub, r
     old = f"tensorboard/exp1/{path.name}"
     assert hub.store.read_blob("model", "me/run", old) == whole
     path.write_bytes(whole)
-    judge(run_dir, hub)
+    check_oracle(run_dir, hub)
     assert all_acknowledged(run_dir)

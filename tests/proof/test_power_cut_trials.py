@@ -1,4 +1,4 @@
-"""Power cuts in small: a few seeded ones of each kind, and a build that is broken on purpose."""
+"""Power cuts, a small sample: a few seeded ones of each kind, and a build that is broken on purpose."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SCRIPT = PROOF / "power_cut.py"
 
 
 def run(*options):
-    """Run the script; its seed is in the output that a failure shows."""
+    """Run the script; the output of a failure has its seed."""
     command = [sys.executable, str(SCRIPT), *map(str, options)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
@@ -35,15 +35,15 @@ def test_a_power_cut_at_any_moment_of_a_run_costs_nothing_that_was_promised(kind
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_power_cut_between_any_two_steps_of_a_write_leaves_the_old_or_the_new(kind):
-    """Files, queue and ledger: what had returned is there, and nothing is torn."""
+    """Files, outbox and ledger: each write that returned is on disk, and nothing is torn."""
     result = run("--steps", 15, "--cuts", 0, "--kind", kind, "--seed", 7)
     assert result.returncode == 0, result.stdout + result.stderr
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_entry_before_its_bytes_are_durable_is_found(kind):
-    """A build that does not sync event files before it refers to them."""
+def test_a_batch_before_its_bytes_are_durable_is_found(kind):
+    """The trials fail a build that does not sync event files before a batch refers to them."""
     result = run("--steps", 100, "--cuts", 0, "--kind", kind, "--seed", 1, "--sabotage", "unsynced")
     assert result.returncode == 0, result.stdout + result.stderr
     assert "a batch refers to bytes" in result.stdout
@@ -51,7 +51,7 @@ def test_an_entry_before_its_bytes_are_durable_is_found(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_sent_of_an_attachment_outlives_a_power_cut(tmp_path, monkeypatch, kind):
-    """Else what the cut has left of it, perhaps nothing, would take the place of the Hub's copy."""
+    """Else its rest after the cut, perhaps nothing, would replace the Hub's copy."""
     monkeypatch.setattr(attachments, "RESERVE", 0)
     with LoopDisk(str(tmp_path), kind) as drive:
         run_dir, copies = os.path.join(drive.path, "run"), os.path.join(drive.path, "copies")

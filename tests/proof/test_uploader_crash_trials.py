@@ -1,4 +1,4 @@
-"""A real uploader is struck at any point; it or a successor brings everything to the Hub, and nothing is left."""
+"""A real uploader is hit at any point; it or a successor uploads everything, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ELSEWHERE = {
 
 @pytest.fixture(scope="module")
 def trials(tmp_path_factory):
-    """Where trials are made."""
+    """The process that makes trials."""
     root = tmp_path_factory.mktemp("crashes")
     with LocalHub(root / "hub") as hub:
         made = Trials(hub.endpoint, str(root / "hub"), str(root / "trials"))
@@ -42,7 +42,7 @@ def trials(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def passed(trials) -> dict[str, int]:
-    """How often a life that nothing strikes passes each failpoint."""
+    """How often a life without harm passes each failpoint."""
     return trials.make().passed
 
 
@@ -50,7 +50,7 @@ APART = {"demo", "integrations", "localhub", "testing"}  # no uploader runs thro
 
 
 def words() -> set[str]:
-    """The words that the package gives to disk.py."""
+    """The failpoint names that the package passes to disk.py."""
     found = set()
     package = Path(hf_mpwriter.__file__).parent
     for path in package.rglob("*.py"):
@@ -64,12 +64,12 @@ def words() -> set[str]:
 
 
 def test_every_failpoint_is_passed(passed):
-    """A new word for disk.py is struck here, or it is named with the place where it is."""
+    """A new failpoint is hit here, or it is listed with the place that hits it."""
     assert words() - {name.rpartition(".")[0] for name in passed} == set(ELSEWHERE)
 
 
 def test_a_kill_at_any_failpoint_loses_nothing(trials, passed):
-    """Each is passed once more by nobody, or by the successor, who finds whatever stands there."""
+    """No process passes it once more, or the successor does, with whatever is on disk then."""
     for name in passed:
         outcome = trials.make(Harm(name, "kill", 1))
         assert (outcome.problems, outcome.ended, outcome.struck) == ([], [KILLED, 0], [True]), name
@@ -90,7 +90,7 @@ def test_a_disk_that_refuses_once_ends_no_uploader(trials, passed, action):
 
 
 def test_a_step_that_the_disk_refuses_is_repeated_but_not_for_ever():
-    """A minute of refusals in a row is the end; one success, and they are counted anew."""
+    """A minute of refusals in a row is the end; one success, and the count starts again."""
     steps = iter([OSError("once"), True] * daemon.REFUSALS + [False])
 
     def step() -> bool:
@@ -109,7 +109,7 @@ def test_a_step_that_the_disk_refuses_is_repeated_but_not_for_ever():
 @pytest.mark.root
 @pytest.mark.skipif(bool(WITHOUT_STRACE), reason=WITHOUT_STRACE)
 def test_a_kill_at_a_system_call_loses_nothing(trials):
-    """A sample of the calls that change something, in the uploader and in its pushes; all are for the script."""
+    """A sample of the calls that change something, in the uploader and in its pushes; the script alone tries all."""
     calls = trials.record()
     changing = [call for call in calls if call.changes]
     rng, struck = random.Random(20261121), 0

@@ -1,4 +1,4 @@
-"""The crash test of the writer in small: a dozen seeded kills, and a writer that is broken on purpose."""
+"""The crash test of the writer, a small sample: a dozen seeded kills, and a writer that is broken on purpose."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ SCRIPT = PROOF / "crash_writer.py"
 
 
 def run(directory, *options):
-    """Run the script on our writer; its seed is in the output that a failure shows."""
+    """Run the script on our writer; the output of a failure has its seed."""
     command = [sys.executable, str(SCRIPT), "--writer", "ours", "--dir", str(directory), *options]
     return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
 
 
 def test_processes_killed_inside_a_call_lose_nothing_that_returned(tmp_path):
-    """Scalars, histograms and images of up to eight processes: hundreds of kills are for the script."""
+    """Scalars, histograms and images of up to eight processes: the script alone makes hundreds of kills."""
     result = run(tmp_path, "--kills", "12", "--seed", "7")
     assert result.returncode == 0, result.stdout + result.stderr
     assert "ours: 0 of " in result.stdout

@@ -1,4 +1,4 @@
-"""Shorter waits in the processes that tests start: what a run sits out in minutes, tests need not.
+"""Shorter waits in the processes that tests start: a test need not wait for minutes.
 
 This directory is on the PYTHONPATH of those processes, not of pytest itself. The `unhurried` fixture leaves it out.
 """
@@ -18,11 +18,11 @@ WAITS = {  # seconds
 
 
 class Hurry:
-    """Finds a module as ever, and sets its constants when it is loaded."""
+    """Find modules as usual, and set their constants when they are loaded."""
 
     @staticmethod
     def find_spec(name: str, path: object = None, target: object = None) -> object:
-        """The spec of a module that has waits; no other is touched."""
+        """The spec of a module with waits; other modules are left alone."""
         if name not in WAITS or (spec := PathFinder.find_spec(name, path, target)) is None:
             return None
         load = spec.loader.exec_module

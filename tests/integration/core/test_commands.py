@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from programs import wait_for
-from runs import LOG_AND_EXIT, judge, no_uploader, run
+from runs import LOG_AND_EXIT, check_oracle, no_uploader, run
 
 
 def test_a_local_run_can_be_given_a_destination_later(hub, run_dir, start):
@@ -17,7 +17,7 @@ def test_a_local_run_can_be_given_a_destination_later(hub, run_dir, start):
     result = run("sync", run_dir, "--repo-id", "me/run", "--timeout", "60")
     assert result.exit_code == 0, result.output
     wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
-    assert len(judge(run_dir, hub).files) == 1
+    assert len(check_oracle(run_dir, hub).files) == 1
     status = json.loads(run("status", run_dir, "--json").output)
     assert status["files"][0]["bytes"] == status["files"][0]["on_hub"] > 0
     assert run("verify", run_dir).exit_code == 0
@@ -25,7 +25,7 @@ def test_a_local_run_can_be_given_a_destination_later(hub, run_dir, start):
 
 
 def test_verify_fails_when_something_is_missing(hub, run_dir, start):
-    """A record behind the acknowledged length: verify says which file, and what to do."""
+    """A record beyond the acknowledged length: verify names the file and what to do."""
     start(LOG_AND_EXIT, run_dir, 10).succeed()
     wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
     (path,) = run_dir.glob("*tfevents*")
@@ -36,8 +36,8 @@ def test_verify_fails_when_something_is_missing(hub, run_dir, start):
     assert run("verify", run_dir, "--running").exit_code == 0
 
 
-def test_sync_gives_up_after_its_timeout_and_says_why(run_dir, start, monkeypatch):
-    """The Hub is down: exit code 1, the reason, nothing lost."""
+def test_sync_gives_up_after_its_timeout_and_gives_the_reason(run_dir, start, monkeypatch):
+    """With the Hub down: exit code 1, the reason, and nothing is lost."""
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     start(LOG_AND_EXIT, run_dir, 10, env={"HF_MPWRITER_EXIT_TIMEOUT": "0"}).succeed()
     result = run("sync", run_dir, "--timeout", "2")
@@ -55,7 +55,7 @@ main(["sync", sys.argv[1], "--timeout", "30"])
 
 
 def test_sync_ends_although_clocks_differ(hub, run_dir, start):
-    """Another host's clock, or one that was set meanwhile: what counts is that the Hub was asked again."""
+    """With the clock of another host, or one that was set meanwhile, only a new request to the Hub counts."""
     start(LOG_AND_EXIT, run_dir, 5).succeed()
     wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
     code, out, err = start(SKEWED, run_dir).finish()

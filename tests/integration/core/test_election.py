@@ -1,4 +1,4 @@
-"""The election with real uploaders: one seat, handed over with its lock."""
+"""The election with real uploaders: one uploader lock, handed over without a gap."""
 
 from __future__ import annotations
 
@@ -45,32 +45,32 @@ assert all(os.waitpid(pid, 0)[1] == 0 for pid in contenders)
 
 
 def test_of_many_contenders_one_starts_an_uploader(spool, start):
-    """32 processes look at the same moment: one of them starts an uploader, the others go on at once."""
+    """32 processes ensure an uploader at the same moment: one of them starts an uploader, the rest go on at once."""
     from hf_mpwriter.base.settings import Settings
     from hf_mpwriter.spool.members import MemberFile
     from hf_mpwriter.system.process import Process
 
-    card = MemberFile(
+    member_file = MemberFile(
         spool, "main", Process.current(), Settings()
-    )  # keeps the uploader in its uploader lock while the others look
+    )  # it keeps the uploader alive while the others try
     answers = start(CONTEND, spool.run_dir).succeed().split()
     assert sorted(answers) == ["0"] * 31 + ["1"]
-    card.leave(0)
+    member_file.leave(0)
     wait_for(lambda: not locks.is_held(spool.uploader_lock), "the uploader leaves")
 
 
-def test_the_seat_is_taken_from_the_moment_of_the_look(spool):
-    """No gap between the worker's lock and the uploader's: the uploader lock is held when `look` returns."""
+def test_the_uploader_lock_is_held_when_ensure_uploader_returns(spool):
+    """There is no gap between the worker's lock and the uploader's."""
     one = Election(spool)
     assert one.ensure_uploader()
     assert locks.is_held(spool.uploader_lock)
     assert not one.ensure_uploader()
     wait_for(lambda: not one.reap(), "the first half ends and is collected")
-    wait_for(lambda: not locks.is_held(spool.uploader_lock), "the uploader finds nobody and leaves")
+    wait_for(lambda: not locks.is_held(spool.uploader_lock), "the uploader finds no member and leaves")
 
 
-def test_the_uploader_inherits_only_the_seat(spool, tmp_path):
-    """A descriptor without close-on-exec does not live on in the uploader; it is nobody's child, in its own session."""
+def test_the_uploader_inherits_only_the_uploader_lock(spool, tmp_path):
+    """A descriptor without close-on-exec is closed in the uploader, which has a session of its own."""
     low = os.open(tmp_path / "leak", os.O_WRONLY | os.O_CREAT)
     leak, limits = os.dup2(low, 500), resource.getrlimit(resource.RLIMIT_NOFILE)
     os.set_inheritable(low, True)
@@ -80,11 +80,11 @@ def test_the_uploader_inherits_only_the_seat(spool, tmp_path):
     from hf_mpwriter.spool.progress import Progress
     from hf_mpwriter.system.process import Process
 
-    card = MemberFile(spool, "main", Process.current(), Settings())
+    member_file = MemberFile(spool, "main", Process.current(), Settings())
     try:
         assert Election(spool).ensure_uploader()
-        pid = wait_for(lambda: Progress(spool).uploader().pid, "its first report")
-        assert uploaders(spool.run_dir) == {pid}, "other tests find uploaders so"
+        pid = wait_for(lambda: Progress(spool).uploader().pid, "its first status")
+        assert uploaders(spool.run_dir) == {pid}, "other tests find uploaders this way"
         paths = {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
         log = spool.host(next(iter(spool.host_ids()))).log
         assert paths - {"/dev/null", log, spool.uploader_lock, spool.members} == set()
@@ -95,16 +95,16 @@ def test_the_uploader_inherits_only_the_seat(spool, tmp_path):
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         os.close(low)
         os.close(leak)
-        card.withdraw()
+        member_file.withdraw()
 
 
 def test_uploaders_that_do_their_work_and_leave_are_started_as_often_as_needed(spool, caplog):
-    """Many short runs one after the other: an uploader that left in good order is no trouble."""
+    """Many short runs one after the other: an uploader that left in good order is no failure."""
     one = Election(spool)
     with caplog.at_level(logging.WARNING):
         for _ in range(election.STARTS_LIMIT + 1):
             assert one.ensure_uploader()
-            wait_for(lambda: not one.reap() and not locks.is_held(spool.uploader_lock), "it finds nobody and leaves")
+            wait_for(lambda: not one.reap() and not locks.is_held(spool.uploader_lock), "it finds no member and leaves")
     assert caplog.records == []
 
 
@@ -112,31 +112,32 @@ def test_uploaders_that_do_their_work_and_leave_are_started_as_often_as_needed(s
     ("phase", "kind", "age", "starts"),
     [
         ("left", "Refused", 0.0, False),
-        ("left", "Refused", election.LONGEST_BACKOFF, True),  # nobody younger has come: try again
+        ("left", "Refused", election.LONGEST_BACKOFF, True),  # no younger token has come: try again
         ("left", "Refused", -3600.0, True),  # the clock was set
         ("left", "Retry", 0.0, True),
         ("waiting", "Refused", 0.0, True),  # it was killed
     ],
 )
-def test_who_is_no_younger_than_a_refused_token_leaves_the_seat_to_others(spool, phase, kind, age, starts):
-    """Known from the last report; a younger worker starts one at once."""
+def test_a_worker_whose_token_is_no_younger_than_the_refused_one_starts_no_uploader(spool, phase, kind, age, starts):
+    """The status file has the refused token's age; a worker with a younger token starts an uploader at once."""
     from hf_mpwriter.spool.status import StatusFile
     from hf_mpwriter.system.process import Process
 
     host = spool.host(host_id())
     os.makedirs(host.root)
-    teller = StatusFile(host, Process.current(), lambda: 0.0, token_issued_at=1000.0)
-    teller.failed({"Refused": Refused("no", ""), "Retry": Retry("no")}[kind], 1)
-    teller.publish(phase=phase, waiting=0, push=None, commits=0, blocked_until=0.0)
+    status = StatusFile(host, Process.current(), lambda: 0.0, token_issued_at=1000.0)
+    status.failed({"Refused": Refused("no", ""), "Retry": Retry("no")}[kind], 1)
+    status.publish(phase=phase, waiting=0, push=None, commits=0, blocked_until=0.0)
     report = json.loads(Path(host.status).read_text())
     Path(host.status).write_text(json.dumps(report | {"beat": report["beat"] - age}))
-    for born, expected in ((1000.0, starts), (1000.5, True)):
-        one = Election(spool, token_issued_at=born)
+    for issued_at, expected in ((1000.0, starts), (1000.5, True)):
+        one = Election(spool, token_issued_at=issued_at)
         assert one.ensure_uploader() is expected
         if not expected:
             assert not locks.is_held(spool.uploader_lock)
         else:
             wait_for(
-                lambda one=one: not one.reap() and not locks.is_held(spool.uploader_lock), "it finds nobody and leaves"
+                lambda one=one: not one.reap() and not locks.is_held(spool.uploader_lock),
+                "it finds no member and leaves",
             )
             return

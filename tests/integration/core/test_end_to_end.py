@@ -10,7 +10,16 @@ from pathlib import Path
 
 import pytest
 from programs import wait_for
-from runs import LOG_AND_EXIT, LOG_FOR_EVER, all_acknowledged, event_paths, judge, no_uploader, sync, uploader_pid
+from runs import (
+    LOG_AND_EXIT,
+    LOG_FOR_EVER,
+    all_acknowledged,
+    check_oracle,
+    event_paths,
+    no_uploader,
+    sync,
+    uploader_pid,
+)
 
 from hf_mpwriter import testing
 from hf_mpwriter.base.errors import SettingsError
@@ -21,12 +30,12 @@ from hf_mpwriter.spool.progress import Progress
 
 
 def test_a_context_exit_ends_with_the_data_on_the_hub(hub, run_dir, start, unhurried):
-    """Promise 9: when the with block is left, everything is on the Hub, and the uploader leaves by itself."""
+    """Promise 9: after the with block everything is on the Hub, and the uploader leaves by itself."""
     start(LOG_AND_EXIT, run_dir, 500).succeed()
-    report = judge(run_dir, hub)
+    report = check_oracle(run_dir, hub)
     assert [file.hub_events for file in report.files.values()] == [500]
     wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
-    assert not os.listdir(Spool(str(run_dir)).members), "the card of the dead worker is removed"
+    assert not os.listdir(Spool(str(run_dir)).members), "the member file of the dead worker is removed"
 
 
 def test_the_model_card_carries_the_tag_in_the_commit_of_the_data(hub, run_dir, start):
@@ -42,36 +51,36 @@ def test_ranks_write_into_directories_of_their_own_and_one_uploader_serves_them(
     ranks = [start(LOG_AND_EXIT, run_dir, 50, env={"RANK": str(rank), "WORLD_SIZE": "4"}) for rank in range(4)]
     for rank in ranks:
         rank.succeed()
-    report = judge(run_dir, hub)
+    report = check_oracle(run_dir, hub)
     assert sorted({os.path.dirname(path) for path in report.files}) == ["", "rank_00001", "rank_00002", "rank_00003"]
     wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
     log = next(Path(run_dir).glob(".hf_mpwriter/hosts/*/uploader.log")).read_text()
-    seats = [line for line in log.splitlines() if "took the uploader lock" in line]
-    lives = len({line.split("[")[1].split("]")[0] for line in seats})
+    taken = [line for line in log.splitlines() if "took the uploader lock" in line]
+    lives = len({line.split("[")[1].split("]")[0] for line in taken})
     assert lives <= 2, f"at most one more after an early leave:\n{log}"
 
 
 def test_the_last_events_of_a_killed_worker_arrive(hub, run_dir, tmp_path, start):
-    """SIGKILL of the only worker: what had returned is on the Hub without anybody's help."""
+    """SIGKILL of the only worker: every record whose call returned is on the Hub, without a new start."""
     journals = tmp_path / "journals"
     worker = start(LOG_FOR_EVER, run_dir, journals)
     wait_for(lambda: list(Path(journals).glob("*")) and uploader_pid(run_dir), "worker and uploader are at work")
     wait_for(lambda: sum(1 for _ in testing.read_journals(str(journals))) > 300, "300 events")
     os.kill(worker.pid, signal.SIGKILL)
     wait_for(lambda: no_uploader(run_dir), "the uploader has finished and left")
-    report = judge(run_dir, hub, journals)
+    report = check_oracle(run_dir, hub, journals)
     assert report.returned > 300
 
 
 def test_a_killed_uploader_is_replaced(hub, run_dir, tmp_path, start):
-    """The next look of a worker that logs starts a new uploader."""
+    """A worker that logs starts a new uploader the next time that it keeps house."""
     worker = start(LOG_FOR_EVER, run_dir, tmp_path / "journals")
     first = wait_for(lambda: uploader_pid(run_dir), "an uploader")
     os.kill(first, signal.SIGKILL)
     wait_for(lambda: uploader_pid(run_dir) not in (0, first), "a new uploader")
     os.kill(worker.pid, signal.SIGKILL)
     wait_for(lambda: no_uploader(run_dir), "the uploader has finished and left")
-    judge(run_dir, hub, tmp_path / "journals")
+    check_oracle(run_dir, hub, tmp_path / "journals")
 
 
 def test_training_ends_although_the_uploader_lives_on(hub, run_dir):
@@ -115,7 +124,7 @@ with open(sys.argv[2], "w") as file:  # another run keeps the uploader lock busy
 
 
 def test_a_hub_that_is_down_never_hurts_training_and_sync_finishes_later(tmp_path, run_dir, start, monkeypatch):
-    """Training ends with exit code 0 and one message; `hf-mpwriter sync` uploads everything and shows a bar."""
+    """Training ends with exit code 0 and one message; `hf-mpwriter sync` uploads the rest and shows a progress bar."""
     from hf_mpwriter.localhub import LocalHub
 
     server = LocalHub(tmp_path / "hub").start()
@@ -128,10 +137,12 @@ def test_a_hub_that_is_down_never_hurts_training_and_sync_finishes_later(tmp_pat
         done = sync(run_dir)
         assert done.returncode == 0, done.stderr
         assert "100%" in done.stderr
-        judge(run_dir, server)
+        check_oracle(run_dir, server)
         again = sync(run_dir)
         assert again.returncode == 0
-        assert judge(run_dir, server).commits == 2, "a second sync sends nothing: the initial commit and the data"
+        assert check_oracle(run_dir, server).commits == 2, (
+            "a second sync sends nothing: the initial commit and the data"
+        )
 
 
 def test_a_restart_sends_what_an_earlier_one_could_not(tmp_path, run_dir, start, monkeypatch):
@@ -145,7 +156,7 @@ def test_a_restart_sends_what_an_earlier_one_could_not(tmp_path, run_dir, start,
     with server:
         start(LOG_AND_EXIT, run_dir, 100).succeed()
         wait_for(lambda: all_acknowledged(run_dir), "both files")
-        assert len(judge(run_dir, server).files) == 2
+        assert len(check_oracle(run_dir, server).files) == 2
 
 
 def test_files_of_another_writer_in_the_run_directory_are_uploaded_too(hub, run_dir, start):
@@ -154,14 +165,14 @@ def test_files_of_another_writer_in_the_run_directory_are_uploaded_too(hub, run_
     source = "import sys, tensorboardX\nwith tensorboardX.SummaryWriter(sys.argv[1]) as w: w.add_scalar('x', 1, 1)"
     start(source, run_dir).succeed()
     start(LOG_AND_EXIT, run_dir, 10).succeed()
-    assert len(judge(run_dir, hub).files) == 2
+    assert len(check_oracle(run_dir, hub).files) == 2
 
 
 def test_a_branch_a_dataset_and_plain_lfs_work(hub, run_dir, start):
     """Another type, another branch, without Xet."""
     source = LOG_AND_EXIT.replace("logdir=", "repo_type='dataset', repo_revision='exp/1', path_in_repo='', logdir=")
     start(source, run_dir, 10, env={"HF_HUB_DISABLE_XET": "1"}).succeed()
-    judge(run_dir, hub, kind="dataset", branch="exp/1", folder="exp1")
+    check_oracle(run_dir, hub, kind="dataset", branch="exp/1", folder="exp1")
 
 
 def test_a_trigger_resolves_to_the_commit_that_holds_the_data(hub, run_dir, start):
@@ -183,10 +194,10 @@ assert process.exitcode == 0
 writer.close(wait=True)
 """
     start(source, run_dir).succeed()
-    assert sorted(map(os.path.dirname, judge(run_dir, hub, repo="local-user/run").files)) == ["", "Reader-1"]
+    assert sorted(map(os.path.dirname, check_oracle(run_dir, hub, repo="local-user/run").files)) == ["", "Reader-1"]
 
 
-def test_a_push_waits_and_the_status_tells_what_is_where(hub, run_dir, start):
+def test_a_push_waits_and_the_status_counts_what_is_where(hub, run_dir, start):
     """`writer.push(wait=...)` is true when all that was logged so far is on the Hub, sub-writers included."""
     source = """
 import sys
@@ -204,11 +215,11 @@ after = writer.status()
 assert (after.logged, after.on_hub, after.waiting, after.error) == (before.logged, before.logged, 0, ""), after
 """
     start(source, run_dir).succeed()
-    assert len(judge(run_dir, hub).files) == 3
+    assert len(check_oracle(run_dir, hub).files) == 3
 
 
-def test_a_push_to_a_hub_that_is_down_is_false_and_the_status_says_why(run_dir, start, monkeypatch):
-    """Nothing is raised, nothing waits longer than it was asked to; a local run has nothing to push."""
+def test_a_push_to_a_hub_that_is_down_is_false_and_the_status_has_the_reason(run_dir, start, monkeypatch):
+    """No call raises or waits longer than its timeout; a local run has nothing to push."""
     source = """
 import sys, time
 from hf_mpwriter import HFSummaryWriter, SummaryWriter
@@ -238,7 +249,7 @@ def test_a_disabled_writer_is_local_only(hub, run_dir, start):
 
 
 def test_the_ledger_is_not_ahead_of_the_hub_at_any_kill_of_a_push(hub, run_dir, tmp_path, start):
-    """Pushes killed at their work: the Hub's copies stay prefixes, and in the end everything is there."""
+    """Pushes are killed at work: the Hub's copies stay prefixes, and in the end everything is on the Hub."""
     worker = start(LOG_FOR_EVER, run_dir, tmp_path / "journals")
     view = Progress(Spool(str(run_dir)))
     for _ in range(3):
@@ -250,7 +261,7 @@ def test_the_ledger_is_not_ahead_of_the_hub_at_any_kill_of_a_push(hub, run_dir, 
         wait_for(lambda push=push: view.uploader().push != push, "the uploader notices")
     os.kill(worker.pid, signal.SIGKILL)
     wait_for(lambda: no_uploader(run_dir), "the uploader has finished and left", deadline=90)
-    judge(run_dir, hub, tmp_path / "journals")
+    check_oracle(run_dir, hub, tmp_path / "journals")
 
 
 @pytest.mark.parametrize(
@@ -265,7 +276,7 @@ def test_the_ledger_is_not_ahead_of_the_hub_at_any_kill_of_a_push(hub, run_dir, 
     ],
 )
 def test_bad_settings_are_refused_before_training_starts(run_dir, argument, message):
-    """A clear error from the constructor, no network, nothing on disk."""
+    """The constructor raises a clear error, without network and without a file on disk."""
     from hf_mpwriter import HFSummaryWriter
 
     with pytest.raises(SettingsError, match=message):
@@ -285,7 +296,7 @@ def test_the_recorded_destination_is_kept(run_dir):
 
 
 def test_a_logdir_that_is_a_file_and_a_foreign_spool_are_refused(tmp_path):
-    """Errors that say what to do, before training."""
+    """The errors name what to do, before training starts."""
     from hf_mpwriter import SummaryWriter
     from hf_mpwriter.base.errors import LogdirError, SpoolFormatError
 
@@ -300,12 +311,12 @@ def test_a_logdir_that_is_a_file_and_a_foreign_spool_are_refused(tmp_path):
         SummaryWriter(str(tmp_path / "other"))
 
 
-def test_the_ledger_of_another_destination_is_not_believed(tmp_path):
+def test_the_ledger_of_another_destination_is_not_trusted(tmp_path):
     """A spool that was copied to a new destination starts from nothing."""
     spool = Spool(str(tmp_path / "run"))
     spool.create()
     os.makedirs(spool.host("h").root)
-    book = ledger.Ledger(Destination("https://hub", "me/one"), "me/one", {"a": ledger.Held(5, "00", "c", 1.0)})
-    book.save(spool.host("h").ledger)
+    copied = ledger.Ledger(Destination("https://hub", "me/one"), "me/one", {"a": ledger.Held(5, "00", "c", 1.0)})
+    copied.save(spool.host("h").ledger)
     assert ledger.load(spool, Destination("https://hub", "me/one")).length("a") == 5
     assert ledger.load(spool, Destination("https://hub", "me/two")).length("a") == 0

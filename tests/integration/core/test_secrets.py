@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from programs import wait_for
-from runs import judge, no_uploader, status_of
+from runs import check_oracle, no_uploader, status_of
 from tokens import ODD, SHAPED
 
 from hf_mpwriter.localhub import LocalHub
@@ -23,7 +23,7 @@ raise {error}("cannot work with " + os.environ.get("HF_TOKEN", "") + " Bearer " 
 
 
 def traces(*tops: Path) -> dict[str, bytes]:
-    """The content of every file below some directories."""
+    """The content of every file below these directories."""
     found = {}
     for top in tops:
         for path in top.rglob("*"):
@@ -33,7 +33,7 @@ def traces(*tops: Path) -> dict[str, bytes]:
 
 
 def command_lines(run_dir) -> set[str]:
-    """Of all processes that work for a run directory."""
+    """The command lines of all processes that work for a run directory."""
     found = set()
     for pid in filter(str.isdecimal, os.listdir("/proc")):
         try:
@@ -60,7 +60,7 @@ UNTIL_THERE = UNTIL_REFUSED.replace("while not writer.status().error and", "whil
 
 
 def test_a_run_leaves_its_token_nowhere(tmp_path, run_dir, start, monkeypatch):
-    """A wrong token in a file is refused, the right one is an argument: neither is on disk or in a command line."""
+    """A wrong token in a file is refused, the right one is an argument: neither is on disk or on a command line."""
     home, wrong, right = tmp_path / "home", "wrong-" + ODD, SHAPED
     (home / "hf").mkdir(parents=True)
     (home / "hf" / "token").write_text(wrong)
@@ -83,23 +83,23 @@ def test_a_run_leaves_its_token_nowhere(tmp_path, run_dir, start, monkeypatch):
             seen |= {out, err}
             if source is UNTIL_REFUSED:
                 seen.add(status_of(run_dir))
-        judge(run_dir, hub)
+        check_oracle(run_dir, hub)
         wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
     (home / "hf" / "token").unlink()
-    said = "".join(seen)
-    assert "401" in said, "the wrong token was refused"
-    assert "uploader.main" in said, "the search has seen an uploader"
-    assert "push.main" in said, "and a push"
+    everything = "".join(seen)
+    assert "401" in everything, "the wrong token was refused"
+    assert "uploader.main" in everything, "the search has seen an uploader"
+    assert "push.main" in everything, "and a push"
     for token in (wrong, right):
-        assert token not in said
+        assert token not in everything
         assert [path for path, data in traces(run_dir, home).items() if token.encode() in data] == []
 
 
 @pytest.mark.parametrize("error", ["ImportError", "RuntimeError"])
-def test_a_push_that_dies_with_the_token_in_its_last_words_does_not_tell_it(
+def test_a_push_that_dies_with_the_token_in_its_last_message_does_not_leak_it(
     tmp_path, run_dir, start, error, monkeypatch
 ):
-    """A library that puts the token into an exception: a verdict of it, and an uncaught traceback in the log."""
+    """A library puts the token into an exception: into a verdict, and into an uncaught traceback in the log."""
     library = tmp_path / "library" / "huggingface_hub"
     library.mkdir(parents=True)
     (library / "__init__.py").write_text(TRAITOR.format(error=error))

@@ -1,4 +1,4 @@
-"""The end of a process: who waits, how long in all, who speaks, and what ends the wait."""
+"""The end of a process: which processes wait, how long in all, which one logs, and what ends the wait."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import signal
 
 import pytest
 from programs import wait_for
-from runs import finished, judge
+from runs import check_oracle, finished
 
 from hf_mpwriter.localhub import LocalHub
 
-NOBODY = "http://127.0.0.1:9"
-ANNOUNCED = "waiting up to"
-TOLD = "hf-mpwriter sync"
+UNREACHABLE = "http://127.0.0.1:9"
+WAIT_LINE = "waiting up to"
+COMMAND = "hf-mpwriter sync"
 
 
 @pytest.fixture
-def nobody(monkeypatch):
+def unreachable(monkeypatch):
     """A Hub that is down."""
-    monkeypatch.setenv("HF_ENDPOINT", NOBODY)
+    monkeypatch.setenv("HF_ENDPOINT", UNREACHABLE)
 
 
 THREE_BLOCKS = """
@@ -41,18 +41,18 @@ assert writer.status().waiting == 0, writer.status()
 
 
 def test_a_wait_in_vain_is_not_repeated_until_the_hub_is_back(tmp_path, run_dir, start, monkeypatch):
-    """Of two blocks while it is down one waits and both tell; then a block waits as before, and nothing is missing."""
+    """While it is down, one of two blocks waits and both log; then a block waits as before, and nothing is missing."""
     hub = LocalHub(tmp_path / "hub").start()
     hub.stop()
     monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
     program = start(THREE_BLOCKS, run_dir)
     assert program.process.stdout.readline() == "down\n"
     with hub:
-        code, _, said = program.finish()
-        assert code == 0, said
-        assert (said.count(f"{ANNOUNCED} 2 s"), said.count(TOLD)) == (1, 2), said
+        code, _, errors = program.finish()
+        assert code == 0, errors
+        assert (errors.count(f"{WAIT_LINE} 2 s"), errors.count(COMMAND)) == (1, 2), errors
         wait_for(lambda: finished(run_dir), "the uploader leaves")
-        judge(run_dir, hub)
+        check_oracle(run_dir, hub)
 
 
 REFUSED = """
@@ -79,14 +79,14 @@ block()
 """
 
 
-def test_a_file_that_the_hub_refuses_keeps_nobody_from_waiting_for_the_others(hub, run_dir, start):
-    """It stays missing, and is told; the blocks that come wait for their own data as before."""
-    code, _, said = start(REFUSED, run_dir).finish()
-    assert (code, said.count(TOLD)) == (0, 2), said
+def test_a_file_that_the_hub_refuses_does_not_end_the_wait_for_the_others(hub, run_dir, start):
+    """It stays missing and is logged; later blocks wait for their own data as before."""
+    code, _, errors = start(REFUSED, run_dir).finish()
+    assert (code, errors.count(COMMAND)) == (0, 2), errors
 
 
-def test_several_run_directories_share_the_time_at_the_end(nobody, tmp_path, start):
-    """The end of the interpreter is bounded for the process, not for each of its writers; each is told of."""
+def test_several_run_directories_share_the_time_at_the_end(unreachable, tmp_path, start):
+    """The end of the interpreter is bounded for the process, not for each of its writers; each is logged."""
     source = """
 import sys
 from hf_mpwriter import HFSummaryWriter
@@ -96,12 +96,12 @@ writers = [HFSummaryWriter("me/run", logdir=f"{sys.argv[1]}/{n}", exit_timeout=0
 for writer in writers:
     writer.add_scalar("loss", 1.0, 1)
 """
-    code, _, said = start(source, tmp_path / "runs").finish()
-    assert (code, said.count(ANNOUNCED), said.count(TOLD)) == (0, 1, 3), said
+    code, _, errors = start(source, tmp_path / "runs").finish()
+    assert (code, errors.count(WAIT_LINE), errors.count(COMMAND)) == (0, 1, 3), errors
 
 
-def test_nobody_waits_for_what_was_removed(nobody, run_dir, start):
-    """A temporary directory that is over before the Hub had it: told in one line, and the end is not held up."""
+def test_no_process_waits_for_what_was_removed(unreachable, run_dir, start):
+    """A temporary directory that was removed before the upload: one line is logged, and the end does not wait."""
     source = """
 import shutil, sys
 from hf_mpwriter import HFSummaryWriter
@@ -111,28 +111,28 @@ writer.close()
 shutil.rmtree(sys.argv[1], ignore_errors=True)  # the uploader may be about to write there
 shutil.rmtree(sys.argv[1], ignore_errors=True)
 """
-    code, _, said = start(source, run_dir).finish()
-    assert (code, said.count("were removed"), said.count(ANNOUNCED), said.count(TOLD)) == (0, 1, 0, 0), said
+    code, _, errors = start(source, run_dir).finish()
+    assert (code, errors.count("were removed"), errors.count(WAIT_LINE), errors.count(COMMAND)) == (0, 1, 0, 0), errors
 
 
-@pytest.mark.parametrize("what", ["open(cards, 'w').close()", "os.symlink(cards, cards)"])
-def test_a_damaged_spool_does_not_break_the_end(nobody, run_dir, start, what):
-    """Garbage in the place of the cards: training ends well, the message is given."""
+@pytest.mark.parametrize("what", ["open(members, 'w').close()", "os.symlink(members, members)"])
+def test_a_damaged_spool_does_not_break_the_end(unreachable, run_dir, start, what):
+    """With garbage in place of the member files training ends well, and the message is logged."""
     source = f"""
 import os, shutil, sys
 from hf_mpwriter import HFSummaryWriter
 with HFSummaryWriter("me/run", logdir=sys.argv[1], exit_timeout=0.5) as writer:
     writer.add_scalar("loss", 1.0, 1)
-    cards = sys.argv[1] + "/.hf_mpwriter/members"
-    shutil.rmtree(cards)
+    members = sys.argv[1] + "/.hf_mpwriter/members"
+    shutil.rmtree(members)
     {what}
 """
-    code, _, said = start(source, run_dir).finish()
-    assert (code, said.count(TOLD)) == (0, 1), said
+    code, _, errors = start(source, run_dir).finish()
+    assert (code, errors.count(COMMAND)) == (0, 1), errors
 
 
-def test_children_never_wait(nobody, run_dir, start):
-    """Forked, daemonic, spawned or ended by `sys.exit`, by a with block or by asking for it: they end at once."""
+def test_children_never_wait(unreachable, run_dir, start):
+    """Forked, daemonic, spawned or ended by `sys.exit`, by a with block or by `wait=True`: they end at once."""
     source = """
 import multiprocessing, os, sys
 from hf_mpwriter import HFSummaryWriter
@@ -154,14 +154,14 @@ assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
 print("ended", flush=True)
 os._exit(0)
 """
-    code, out, said = start(source, run_dir).finish()
-    assert (code, out) == (0, "ended\n"), said
-    assert ANNOUNCED not in said
-    assert TOLD not in said
+    code, out, errors = start(source, run_dir).finish()
+    assert (code, out) == (0, "ended\n"), errors
+    assert WAIT_LINE not in errors
+    assert COMMAND not in errors
 
 
-def test_rank_0_speaks_for_all(nobody, run_dir, start):
-    """Both wait; one line when it takes longer, one message with the command."""
+def test_rank_0_logs_for_all(unreachable, run_dir, start):
+    """Both ranks wait; only rank 0 logs the line of a longer wait and the message with the command."""
     source = """
 import sys
 from hf_mpwriter import HFSummaryWriter
@@ -171,11 +171,11 @@ with HFSummaryWriter("me/run", logdir=sys.argv[1], exit_timeout=0.7) as writer:
     writer.add_scalar("loss", 1.0, 1)
 """
     ranks = [start(source, run_dir, env={"RANK": str(rank), "WORLD_SIZE": "2"}) for rank in range(2)]
-    (code, _, said), (other_code, _, silent) = [rank.finish() for rank in ranks]
+    (code, _, errors), (other_code, _, silent) = [rank.finish() for rank in ranks]
     assert (code, other_code) == (0, 0)
-    assert (said.count(ANNOUNCED), said.count(TOLD)) == (1, 1), said
-    assert ANNOUNCED not in silent
-    assert TOLD not in silent
+    assert (errors.count(WAIT_LINE), errors.count(COMMAND)) == (1, 1), errors
+    assert WAIT_LINE not in silent
+    assert COMMAND not in silent
 
 
 INTERRUPTED = """
@@ -206,19 +206,19 @@ writer.add_scalar("loss", 1.0, 1)
         ("", 0, ""),
     ],
 )
-def test_an_interrupt_ends_the_wait_and_replaces_nothing(nobody, run_dir, start, body, code, error):
-    """Control-C: no second wait, the message is given once, and an end of the user's own stays what it was."""
-    ended, _, said = start(INTERRUPTED.format(body), run_dir).finish()
-    assert ended == code, said
-    assert (said.count(f"{ANNOUNCED} 1000 s"), said.count(TOLD)) == (1, 1), said
-    assert error in said
-    assert ("Traceback" in said) == bool(error), said
-    assert ("KeyboardInterrupt" in said) == (error == "KeyboardInterrupt"), said
+def test_an_interrupt_ends_the_wait_and_replaces_nothing(unreachable, run_dir, start, body, code, error):
+    """Control-C: no second wait, one message, and the user's own exception or exit code stays."""
+    ended, _, errors = start(INTERRUPTED.format(body), run_dir).finish()
+    assert ended == code, errors
+    assert (errors.count(f"{WAIT_LINE} 1000 s"), errors.count(COMMAND)) == (1, 1), errors
+    assert error in errors
+    assert ("Traceback" in errors) == bool(error), errors
+    assert ("KeyboardInterrupt" in errors) == (error == "KeyboardInterrupt"), errors
 
 
 @pytest.fixture(autouse=True)
-def nobody_stays(run_dir, tmp_path):
-    """Uploaders for a Hub that is down would stay for minutes."""
+def no_uploader_stays(run_dir, tmp_path):
+    """Kill the uploaders of a Hub that is down; they would stay for minutes."""
     yield
     from runs import uploaders
 

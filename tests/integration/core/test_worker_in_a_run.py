@@ -1,4 +1,4 @@
-"""What a worker makes of troubles, of unfinished runs beside its own, and of a destination that comes late."""
+"""A worker meets failures, unfinished runs beside its own, and a destination that is written late."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ print("trained")
 
 
 def unfinished(path, endpoint) -> Spool:
-    """A run directory with a card of somebody who is dead."""
+    """A run directory with the member file of a dead process."""
     spool = Spool(str(path))
     spool.create()
     spool.record_destination(Destination(endpoint, "me/other"))
@@ -36,7 +36,7 @@ def unfinished(path, endpoint) -> Spool:
 
 @pytest.mark.parametrize("whose", ["for another Hub", "of another user", "open to others"])
 def test_an_uploader_for_a_strange_run_beside_ours_is_not_started(tmp_path, start, monkeypatch, whose):
-    """It would carry the user's token to an endpoint that somebody else has written down."""
+    """It would carry the user's token to an endpoint that another user has recorded."""
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -54,7 +54,7 @@ def test_an_uploader_for_a_strange_run_beside_ours_is_not_started(tmp_path, star
 
 
 def test_an_unfinished_run_of_ours_beside_it_is_finished(hub, tmp_path, start):
-    """A run that crashed under another name: the next start in the same folder uploads it."""
+    """The next start in the same folder uploads a run that crashed under another name."""
     dead = start(LOG.format(before="", after="import os; os._exit(1)"), tmp_path / "runs" / "dead")
     dead.finish()
     other = Spool(str(tmp_path / "runs" / "dead"))
@@ -64,7 +64,7 @@ def test_an_unfinished_run_of_ours_beside_it_is_finished(hub, tmp_path, start):
     if not other.is_unfinished(hub.endpoint):
         pytest.skip("its uploader was faster than the kill")
     start(LOG.format(before="", after=""), tmp_path / "runs" / "next").succeed()
-    wait_for(lambda: not os.listdir(other.members), "the card of the dead is served")
+    wait_for(lambda: not os.listdir(other.members), "the data of the dead worker is sent")
 
 
 def holds(pid: int, run_dir: str) -> bool:
@@ -78,7 +78,7 @@ def holds(pid: int, run_dir: str) -> bool:
 
 
 @pytest.mark.parametrize(
-    "trouble",
+    "failure",
     [
         "sys.path.append(None)",
         "sys.executable = '/nonexistent'",
@@ -87,15 +87,15 @@ def holds(pid: int, run_dir: str) -> bool:
         "from hf_mpwriter.system import launch; launch.start_uploader = None",
     ],
 )
-def test_no_trouble_of_ours_is_raised_into_training(tmp_path, start, monkeypatch, trouble):
-    """Whatever happens to interpreter, path, spool or election: training goes on and ends well."""
+def test_no_failure_of_ours_is_raised_into_training(tmp_path, start, monkeypatch, failure):
+    """Whatever fails in interpreter, path, spool or election, training goes on and ends well."""
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     hurry = "import hf_mpwriter.worker.worker as worker; worker.HOUSEKEEPING_EVERY = 0.0\n"
-    assert "trained" in start(LOG.format(before=hurry, after=trouble), tmp_path / "run").succeed()
+    assert "trained" in start(LOG.format(before=hurry, after=failure), tmp_path / "run").succeed()
 
 
 def test_a_destination_that_could_not_be_written_again_is_written_later(hub, run_dir, start):
-    """The spool is removed, and the disk refuses run.json when it is made anew: without it no uploader would stay."""
+    """The spool is removed, and the disk refuses the new run.json, without which no uploader would stay."""
     after = """
 import os, shutil
 from hf_mpwriter.system import failpoints
@@ -108,4 +108,6 @@ writer._worker.keep_house()
 assert spool.has_destination()
 """
     start(LOG.format(before="", after=after), run_dir).succeed()
-    wait_for(lambda: not os.listdir(Spool(str(run_dir)).members), "everything is on the Hub, the card removed")
+    wait_for(
+        lambda: not os.listdir(Spool(str(run_dir)).members), "everything is on the Hub, the member file is removed"
+    )

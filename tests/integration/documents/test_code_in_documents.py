@@ -1,4 +1,4 @@
-"""The code in the documents: Python compiles and runs, commands exist and take what they are given."""
+"""The code in the documents: Python compiles and runs, commands exist and accept their arguments."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ CONTEXT = """
 from hf_mpwriter import HFSummaryWriter
 writer = HFSummaryWriter("me/run", logdir="runs/exp1")
 writer.add_scalar("loss", 1.0, 1)
-"""  # what a block may take for granted that uses `writer`
-OF_THE_READER = {"train.py"}  # programs that a document does not bring along
+"""  # the context of a block that uses `writer`
+OF_THE_READER = {"train.py"}  # programs that a document does not contain
 
 
 @pytest.fixture(scope="module")
@@ -53,14 +53,14 @@ def hub(server, monkeypatch):
 
 
 def test_every_block_is_of_a_kind_that_is_checked():
-    """Python is run or compiled, an indented block is commands, a text is a picture."""
+    """Python is run or compiled, an indented block is commands, a text block is a picture."""
     assert {block.language for block in BLOCKS} == {"python", "shell", "text"}
     assert len(PYTHON) >= 10
     assert len(COMMANDS) >= 50
 
 
 def free_names(tree: ast.Module) -> set[str]:
-    """What a block uses and does not bring along."""
+    """The names that a block uses and does not define."""
     names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
     bound = {node.id for node in names if isinstance(node.ctx, ast.Store)}
     for node in ast.walk(tree):
@@ -70,7 +70,7 @@ def free_names(tree: ast.Module) -> set[str]:
 
 
 def imports(tree: ast.Module) -> Iterator[tuple[str, str]]:
-    """Modules, and the names that are taken from them ("" for the module itself)."""
+    """The modules, and the names that are imported from them ("" for the module itself)."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((alias.name, "") for alias in node.names)
@@ -79,14 +79,14 @@ def imports(tree: ast.Module) -> Iterator[tuple[str, str]]:
 
 
 def defined_in(module: str) -> set[str]:
-    """The names at the top of a module of ours, which is not imported: it may need a framework."""
+    """The top-level names of a module of ours, read without an import: it may need a framework."""
     tree = ast.parse((PACKAGE.parent / f"{module.replace('.', '/')}.py").read_text())
     return {node.name for node in tree.body if isinstance(node, (ast.ClassDef, ast.FunctionDef))}
 
 
 @pytest.mark.parametrize("block", PYTHON, ids=str)
 def test_python_compiles_and_what_it_imports_of_ours_is_there(block):
-    """No block with a typing error, and no name that has been renamed."""
+    """No block has a syntax error or a name that was renamed."""
     for module, name in imports(ast.parse(block.text)):
         if module.startswith("hf_mpwriter.integrations."):
             assert not name or name in defined_in(module)
@@ -95,7 +95,7 @@ def test_python_compiles_and_what_it_imports_of_ours_is_there(block):
 
 
 def is_self_contained(block: Block) -> bool:
-    """Whether it can be run: it needs no framework, and nothing but a writer is taken for granted."""
+    """Whether the block can run: it needs no framework, and no context but a writer."""
     tree = ast.parse(block.text)
     allowed = {"hf_mpwriter", "numpy", *sys.stdlib_module_names}
     modules = {module for module, _ in imports(tree)}
@@ -105,7 +105,7 @@ def is_self_contained(block: Block) -> bool:
 
 @pytest.mark.parametrize("block", [block for block in PYTHON if is_self_contained(block)], ids=str)
 def test_python_that_is_self_contained_runs(hub, tmp_path, monkeypatch, start, block):
-    """As a program of its own; what it logs for the Hub is there at its end."""
+    """Each runs as a program of its own; what it logs for the Hub is there at its end."""
     monkeypatch.chdir(tmp_path)
     given = CONTEXT if free_names(ast.parse(block.text)) else ""
     code, _, err = start(given + block.text).finish()
@@ -157,7 +157,7 @@ def check_ours(words: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS, ids=str)
 def test_a_command_exists_and_takes_what_it_is_given(command):
-    """Programs, paths, options and the variables before them."""
+    """The program, its paths and options, and the variables before it."""
     assert all(name in SETTINGS for name in command.variables)
     program, *rest = command.words
     words = tuple(rest)
@@ -182,7 +182,7 @@ def test_a_command_exists_and_takes_what_it_is_given(command):
 
 
 def script_commands() -> dict[str, list[list[str]]]:
-    """What our scripts are given, per script."""
+    """The arguments of our scripts in the documents, by script."""
     found = defaultdict(list)
     for command in COMMANDS:
         if command.words[0] == "python" and command.words[1] not in OF_THE_READER:
@@ -191,9 +191,9 @@ def script_commands() -> dict[str, list[list[str]]]:
 
 
 def takes(script: str, arguments: list[str]) -> str:
-    """Why a script does not take these arguments, "" if it does.
+    """The reason why a script refuses these arguments, "" if it accepts them.
 
-    Values are looked at before `--help`, which ends the program; unknown options would be found only after it.
+    Values are checked before `--help`, which ends the program; unknown options would be found only after it.
     """
     done = subprocess.run(
         [sys.executable, ROOT / script, *arguments, "--help"], capture_output=True, text=True, check=False, timeout=100
@@ -205,7 +205,7 @@ def takes(script: str, arguments: list[str]) -> str:
 
 @pytest.mark.parametrize("script", sorted(script_commands()))
 def test_a_script_takes_the_options_that_are_shown(script):
-    """All of them at once, or where they exclude each other one command after the other."""
+    """All options at once, or one command after the other where they exclude each other."""
     given = script_commands()[script]
     if script.startswith("scripts/examples/"):  # they need a framework
         options = {word for words in given for word in words if word.startswith("--")}
@@ -222,14 +222,14 @@ def faults() -> list[str]:
 
 
 @pytest.mark.parametrize("fault", faults())
-def test_a_fault_is_one(hub, fault):
-    """The local Hub takes it."""
+def test_a_fault_is_valid(hub, fault):
+    """The local Hub accepts it."""
     hub.fault(fault)
     assert len(hub.faults()) == 1
 
 
 def test_requests_to_the_local_hub_are_answered(tmp_path):
-    """All lines with curl, in their order, at a Hub with tokens."""
+    """All curl commands run in their order, at a Hub with tokens."""
     from hf_mpwriter.localhub import LocalHub
 
     assert len(CURLS) >= 5

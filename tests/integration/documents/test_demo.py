@@ -44,13 +44,13 @@ def start_demo(directory: Path) -> subprocess.Popen[str]:
 
 
 def _listen_to_ctrl_c() -> None:
-    """A shell that runs the tests in the background has them ignore SIGINT, and the demo would inherit that."""
+    """Heed SIGINT: a shell that runs the tests in the background ignores it, and the demo would inherit that."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.fixture
 def demo(tmp_path):
-    """A demo that has begun, and its directory; it does not outlive the test."""
+    """A started demo and its directory; the demo does not outlive the test."""
     directory = tmp_path / "demo"
     process = start_demo(directory)
     yield process, directory
@@ -65,7 +65,7 @@ def lost(output: str) -> dict[str, int]:
 
 
 def processes_of(directory: Path) -> list[psutil.Process]:
-    """What runs in a demo's directory: ranks, uploader, push, Hub."""
+    """The processes that run in a demo's directory: ranks, uploader, push, Hub."""
     return [
         process
         for process in psutil.process_iter(["cmdline"])
@@ -91,7 +91,7 @@ def test_the_demo_loses_nothing_although_a_rank_and_the_uploader_are_killed(demo
     uploader = re.search(r"killed the uploader \(pid (\d+)\)", out)[1]
     assert int(re.search(rf"rank {rank} resumed at step (\d+)", out)[1]) <= STEPS
     assert re.search(r"uploader (\d+) has taken the uploader lock", out)[1] != uploader
-    assert int(pid) in {note.pid for note in read_journals(str(directory / "journals"))}, "it was killed at its work"
+    assert int(pid) in {note.pid for note in read_journals(str(directory / "journals"))}, "it was killed at work"
     assert f"--logdir {directory}/runs/digits" in out
     assert processes_of(directory) == []
     forged = forged_verdict(directory)
@@ -100,7 +100,7 @@ def test_the_demo_loses_nothing_although_a_rank_and_the_uploader_are_killed(demo
 
 
 def forged_verdict(directory: Path) -> subprocess.CompletedProcess[str]:
-    """The verdict once more, on the same Hub, with a journal that claims one record more than was written."""
+    """Repeat the verdict on the same Hub, with a journal that claims one record more than was written."""
     from hf_mpwriter.demo.place import Place
     from hf_mpwriter.localhub import LocalHub
     from hf_mpwriter.spool.layout import Spool
@@ -130,7 +130,7 @@ def test_an_interrupted_demo_leaves_no_process_behind(demo):
 
 
 def test_a_demo_never_mixes_with_what_is_in_a_directory_already(tmp_path):
-    """A directory that is not empty is refused, and nothing in it is touched."""
+    """A directory that is not empty is refused and stays untouched."""
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo" / "mine").write_text("x")
     process = start_demo(tmp_path / "demo")

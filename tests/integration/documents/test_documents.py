@@ -30,7 +30,7 @@ FOLDERS = ("tests/", "scripts/", "./scripts/", "docs/", "hf_mpwriter/", ".ci/")
 
 
 def test_the_readme_has_at_most_so_many_words():
-    """What is longer belongs into docs/."""
+    """Longer texts belong in docs/."""
     assert len(TEXTS["README.md"].split()) <= README_WORDS
 
 
@@ -49,14 +49,14 @@ def options() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("name", sorted(main.commands))
 def test_every_command_is_documented(name):
-    """It has help, and docs/ show it."""
+    """It has a help text, and docs/ show it."""
     assert main.commands[name].help
     assert re.search(rf"(hf-mpwriter|scripts/){' ' * (name != 'demo')}{name}\b|hf-mpwriter {name}\b", DOCS)
 
 
 @pytest.mark.parametrize(("name", "option"), options())
 def test_every_option_is_documented(name, option):
-    """In docs/, on the line of its command or in words."""
+    """docs/ name it, on the line of its command or in the text."""
     shown = any(
         option in line for line in DOCS.splitlines() if f"hf-mpwriter {name} " in line or f"scripts/{name} " in line
     )
@@ -64,13 +64,13 @@ def test_every_option_is_documented(name, option):
 
 
 def test_every_command_that_is_named_exists():
-    """In all documents, also amid a sentence."""
+    """In all documents, also inside a sentence."""
     for name in re.findall(r"hf-mpwriter ([a-z]+)", "\n".join(TEXTS.values())):
         assert name in main.commands
 
 
 def test_the_keys_of_a_status_are_documented(tmp_path):
-    """All of `status --json`."""
+    """docs/ name every key of `status --json`."""
     SummaryWriter(tmp_path).close()
     shown = CliRunner().invoke(main, ["status", str(tmp_path), "--json"])
     assert [key for key in json.loads(shown.output) if f"| `{key}` |" not in DOCS] == []
@@ -86,7 +86,7 @@ def parameters(writer: type) -> dict[str, inspect.Parameter]:
 
 
 def test_every_parameter_of_a_writer_is_documented_with_its_default():
-    """And no other one is. HFSummaryWriter has the same ones."""
+    """No other parameter is documented. HFSummaryWriter has the same ones."""
     section = SETTINGS.split("## Constructor")[1].split("\n## ")[0]
     documented = {row[0]: row[1] for row in rows(section)[1:]}
     ours = parameters(SummaryWriter)
@@ -96,7 +96,7 @@ def test_every_parameter_of_a_writer_is_documented_with_its_default():
 
 
 def test_every_parameter_of_an_integration_is_documented_with_its_default():
-    """And no other one is; the frameworks need not be there."""
+    """No other parameter is documented; the frameworks need not be installed."""
     section = SETTINGS.split("## Integrations")[1].split("\n## ")[0]
     documented, name = {}, ""
     for row in rows(section)[1:]:
@@ -120,7 +120,7 @@ def defaults(node: ast.ClassDef) -> Iterator[tuple[str, str]]:
 
 
 def test_every_variable_is_documented_and_none_is_invented():
-    """What the package names is in the settings; what a document names is in the package."""
+    """The settings list each variable of the package; the package has each variable of the documents."""
     named = set(VARIABLE.findall(SOURCES))
     assert {name for name in named if name not in SETTINGS} == set()
     assert set(VARIABLE.findall("\n".join(TEXTS.values()))) - named == set()
@@ -140,7 +140,7 @@ def anchors(document: str) -> set[str]:
 
 @pytest.mark.parametrize("document", TEXTS)
 def test_every_link_leads_somewhere(document):
-    """Files and headings of the repository; other addresses are not asked."""
+    """Links to files and headings of the repository; other addresses are not requested."""
     for target in LINK.findall(TEXTS[document]):
         if target.startswith("https://"):
             continue
@@ -152,19 +152,19 @@ def test_every_link_leads_somewhere(document):
 
 
 def inline(text: str) -> list[str]:
-    """Code amid sentences."""
+    """The code inside sentences."""
     return re.findall(r"(?<!`)`([^`\n]+)`(?!`)", text)
 
 
 @pytest.mark.parametrize("document", TEXTS)
 def test_every_path_that_is_named_exists(document):
-    """Files and folders of the repository; `<name>` stands for any."""
+    """Each is a file or folder of the repository; `<name>` stands for any."""
     named = [code.split()[0] for code in inline(TEXTS[document]) if code.startswith(FOLDERS)]
     assert [path for path in named if "<" not in path and not exists(path)] == []
 
 
 def test_every_test_of_a_failure_exists():
-    """The numbered ones, which the table of differences names by the beginning of their names."""
+    """The table of differences names the numbered tests by the start of their names."""
     differences = TEXTS["docs/differences.md"]
     (path,) = re.findall(r"`failures` is `(.*?)`", differences)
     source = (ROOT / path).read_text()
@@ -189,14 +189,14 @@ def test_the_table_of_modules_is_the_package():
 
 @pytest.mark.parametrize("document", ["docs/design.md", "CONTRIBUTING.md"])
 def test_every_module_that_is_named_exists(document):
-    """Those that are named by folder and module."""
+    """Each module that a document names by folder and module."""
     folders = {path.name for path in PACKAGE.iterdir() if path.is_dir()}
     named = [code for code in inline(TEXTS[document]) if re.fullmatch(r"[a-z_]+/[a-z_]+", code)]
     assert [code for code in named if code.split("/")[0] in folders and not (PACKAGE / f"{code}.py").exists()] == []
 
 
 def test_every_verdict_is_in_the_table():
-    """In its own words, with what follows."""
+    """The table names each verdict and its consequence."""
     section = DESIGN.split("### Verdicts")[1].split("\n### ")[0]
     assert [row[0].strip("`") for row in rows(section)[1:]] == [
         verdict.__name__ for verdict in typing.get_args(verdicts.Verdict)
@@ -216,7 +216,7 @@ with HFSummaryWriter("me/disk", logdir=sys.argv[1]) as writer:
 
 
 def generic(path: str) -> str:
-    """A path in the spool as the picture has it."""
+    """A path in the spool as the picture names it."""
     first, *rest = path.split("/")
     if first == "hosts":
         rest[0] = "<host>"
@@ -227,12 +227,12 @@ def generic(path: str) -> str:
 
 
 def keys(path: Path) -> set[str]:
-    """The keys at the top of a JSON file, or of the lines of one."""
+    """The top-level keys of a JSON file, or of its lines."""
     return {key for line in path.read_text().splitlines() for key in json.loads(line)}
 
 
 def test_the_picture_of_the_spool_is_what_is_on_disk(hub, run_dir, start):
-    """Every file that a run with a push under way has, every key in it, and the format."""
+    """The picture has every file of a run with a push under way, every key in it, and the format."""
     hub.fault("/commit/ hang")
     program = start(LOG, run_dir)
     spool = run_dir / ".hf_mpwriter"
@@ -253,6 +253,6 @@ def test_the_picture_of_the_spool_is_what_is_on_disk(hub, run_dir, start):
 
 @pytest.mark.parametrize("logdir", ["s3://bucket/run", "gs://bucket/run"])
 def test_a_logdir_that_is_an_address_is_refused(logdir):
-    """With what helps."""
+    """The error names what helps."""
     with pytest.raises(OSError, match=r"is a URL\. Use a directory"):
         SummaryWriter(logdir)

@@ -1,4 +1,4 @@
-"""Launchers: the example of the README under a real torchrun, and the environment of others."""
+"""Launchers: the example of the README under a real torchrun, and other ways to start ranks."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import sys
 import pytest
 from programs import wait_for
 from repository import README
-from runs import judge, no_uploader
+from runs import check_oracle, no_uploader
 
 
 @pytest.mark.torch
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
 def test_the_torchrun_example_of_the_readme_runs(hub, tmp_path, monkeypatch):
-    """Two ranks with gloo: both arrive, one uploader, rank 0 in the run directory, rank 1 below it."""
+    """Two ranks with gloo: the data of both arrives by one uploader, rank 0 in the run directory, rank 1 below it."""
     monkeypatch.delenv("PYTHONPATH")  # with the real torch
     section = README.read_text().split("## torchrun")[1].split("\n## ")[0]
     (program,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
@@ -26,7 +26,7 @@ def test_the_torchrun_example_of_the_readme_runs(hub, tmp_path, monkeypatch):
     arguments = [sys.executable, "-m", "torch.distributed.run", "--standalone", *command.split()[1:]]
     subprocess.run(arguments, cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, timeout=100)
     run_dir = tmp_path / "runs" / "exp1"
-    report = judge(run_dir, hub)
+    report = check_oracle(run_dir, hub)
     assert [(os.path.dirname(path), file.hub_events) for path, file in sorted(report.files.items())] == [
         ("", 100),
         ("rank_00001", 100),
@@ -39,7 +39,7 @@ def test_the_torchrun_example_of_the_readme_runs(hub, tmp_path, monkeypatch):
 
 
 def test_ranks_that_multiprocessing_starts_are_ranks(hub, run_dir, start):
-    """A script that sets RANK in each child of its own gets rank directories; its DataLoader-like child does not."""
+    """Children with RANK set get rank directories; a child of a rank, as of a DataLoader, does not."""
     source = """
 import multiprocessing, os, sys
 from hf_mpwriter import HFSummaryWriter
@@ -60,7 +60,7 @@ assert [process.exitcode for process in ranks] == [0, 0]
 """
     start(source, run_dir).succeed()
     wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
-    directories = sorted(map(os.path.dirname, judge(run_dir, hub).files))
+    directories = sorted(map(os.path.dirname, check_oracle(run_dir, hub).files))
     assert directories == ["", "rank_00001", "rank_00001_Reader-1"]
 
 
@@ -82,4 +82,4 @@ if __name__ == "__main__":
 """)
     subprocess.run([sys.executable, program, run_dir], check=True, timeout=60)
     wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
-    assert sorted(map(os.path.dirname, judge(run_dir, hub).files)) == ["", "SpawnProcess-1"]
+    assert sorted(map(os.path.dirname, check_oracle(run_dir, hub).files)) == ["", "SpawnProcess-1"]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorboardX
 from programs import wait_for
-from runs import judge, no_uploader
+from runs import check_oracle, no_uploader
 
 import hf_mpwriter
 from hf_mpwriter.spool.layout import Spool
@@ -54,14 +54,14 @@ def run(code: str, writer_class: type) -> Exception | None:
 
 
 def test_there_are_examples():
-    """The way in which they are found still works."""
+    """The search for examples still finds some."""
     assert sum("tensorboardX" in name for name in SNIPPETS) >= 14
     assert torch is None or sum("torch" in name for name in SNIPPETS) >= 15
 
 
 @pytest.mark.parametrize("name", SNIPPETS)
 def test_an_example_runs_with_the_import_changed(tmp_path, monkeypatch, name):
-    """Every constructor form and method that is documented by an example; one that fails in its own library may."""
+    """Every documented constructor form and method works; an example may fail if it fails in its own library."""
     library, code = SNIPPETS[name]
     if torch is None and "torch" in code:
         pytest.skip("torch is not installed")
@@ -92,7 +92,7 @@ def test_the_examples_of_hfsummarywriter_end_on_the_hub(hub, tmp_path, start, mo
         start(IMPORT.sub("from hf_mpwriter import", program)).succeed()
         (run_dir,) = (tmp_path / str(number) / "runs").iterdir()
         wait_for(lambda run_dir=run_dir: no_uploader(run_dir), "the uploader leaves")
-        book = Progress(Spool(str(run_dir))).ledger()
-        report = judge(run_dir, hub, repo=book.repo_id, folder=f"tensorboard/{run_dir.name}")
+        ledger = Progress(Spool(str(run_dir))).ledger()
+        report = check_oracle(run_dir, hub, repo=ledger.repo_id, folder=f"tensorboard/{run_dir.name}")
         counts += [file.hub_events for file in report.files.values()]
     assert counts == [400, 2]

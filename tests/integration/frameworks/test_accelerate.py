@@ -7,7 +7,7 @@ import re
 import pytest
 from frameworks import common, frameworks, logged, needs, shown, train, train_once  # noqa: F401 - fixtures among them
 from repository import HELPERS
-from runs import judge
+from runs import check_oracle
 from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 from tensorboardX.proto.summary_pb2 import Summary
 
@@ -19,12 +19,12 @@ RUN = "group/run"
 
 @pytest.fixture
 def trained(frameworks, common):  # noqa: F811 - a fixture that is imported
-    """One process for all tests of this module: hub, directory, what was said."""
+    """One process for all tests of this module: its hub, its directory, and the JSON that it printed."""
     return train_once(PROGRAM, "equal", "others", "refusals", "first", cwd=common)
 
 
 def named(found):
-    """What was logged, with torch's names for the runs of add_scalars, and one name for that of the configuration."""
+    """What was logged, with torch's names for the runs of add_scalars, and one name for the configuration's run."""
     return [(re.sub(r"^\d+\.\d+$", "hparams", directory).replace("/", "_"), *rest) for directory, *rest in found]
 
 
@@ -37,24 +37,24 @@ def configuration(found):
 
 
 def but_for_the_configuration(found):
-    """Its bytes differ: a truth value is one in tensorboardX, and 0 or 1 in torch."""
-    return [entry for entry in found if not entry[2].startswith("_hparams_")]
+    """The configuration differs in bytes: tensorboardX writes a bool as a bool, torch as 0 or 1."""
+    return [event for event in found if not event[2].startswith("_hparams_")]
 
 
 def test_everything_is_logged_as_by_accelerates_own_tracker(trained):
-    """Tags, steps, values, their order; scalars, texts, dictionaries, images, and what is asked of the writer."""
-    hub, top, said = trained
+    """Tags, steps, values, their order; scalars, texts, dictionaries, images, and direct calls of the writer."""
+    hub, top, printed = trained
     theirs, ours = (named(logged(top / whose / RUN)) for whose in ("theirs", "ours"))
     assert but_for_the_configuration(ours) == but_for_the_configuration(theirs)
     assert {directory for directory, *_ in ours} == {".", "pair_a", "pair_b", "hparams"}
     expected = {"loss", "tensor", "note/text_summary", "digits", "digit", "body.0.weight", "evaluation"}
     assert expected <= {tag for _, _, tag, _ in ours}
-    assert ["equal", True] in said, "get_tracker() unwraps the writer"
-    judge(top / "ours" / RUN, hub, repo="me/equal", folder=f"tensorboard/{RUN}")
+    assert ["equal", True] in printed, "get_tracker() unwraps the writer"
+    check_oracle(top / "ours" / RUN, hub, repo="me/equal", folder=f"tensorboard/{RUN}")
 
 
 def test_the_configuration_is_stored_as_by_accelerates_own_tracker(trained):
-    """As hyper-parameters, and in a file."""
+    """The configuration is stored as hyper-parameters, and in a file."""
     _, top, _ = trained
     theirs, ours = (named(logged(top / whose / RUN)) for whose in ("theirs", "ours"))
     values = {"rate": 0.1, "layers": 2, "name": "digits", "nesterov": False}
@@ -64,15 +64,15 @@ def test_the_configuration_is_stored_as_by_accelerates_own_tracker(trained):
 
 
 def test_a_tracker_logs_the_same_however_it_is_named(trained):
-    """As an instance, and registered once more; the environment tells the destination."""
-    _, top, said = trained
+    """As an instance, and registered once more; the environment names the destination."""
+    _, top, printed = trained
     ours = named(logged(top / "ours" / RUN))
     assert named(logged(top / "instance" / "run")) == named(logged(top / "registered" / RUN)) == ours
-    assert ["others", "me/others", f"tensorboard/{RUN}"] in said
+    assert ["others", "me/others", f"tensorboard/{RUN}"] in printed
 
 
-def test_what_is_wrong_is_told_when_the_trackers_are_made(trained):
-    """No destination, and an unknown option."""
+def test_wrong_settings_raise_when_the_trackers_are_constructed(trained):
+    """No destination, and an unknown option, are errors of the constructor."""
     missing, unknown = (answer[1:] for answer in trained[2] if answer[0] == "refusals")
     assert missing[0] == "SettingsError"
     assert "HF_MPWRITER_REPO_ID" in missing[1]
@@ -80,8 +80,8 @@ def test_what_is_wrong_is_told_when_the_trackers_are_made(trained):
     assert "colour" in unknown[1]
 
 
-def test_whoever_goes_on_with_a_run_shows_every_step_once(trained, frameworks):  # noqa: F811 - imported
-    """By purge_step, in the run itself and in those of its dictionaries."""
+def test_a_resumed_run_shows_every_step_once(trained, frameworks):  # noqa: F811 - imported
+    """purge_step does it, in the run itself and in the runs of its dictionaries."""
     _, top, _ = trained
     train(PROGRAM, "second", cwd=top)
     run_dir = top / "resumed" / RUN
@@ -91,4 +91,4 @@ def test_whoever_goes_on_with_a_run_shows_every_step_once(trained, frameworks): 
     assert found["pair/a"]["pair"] == [(step, float(step)) for step in range(9)]
     assert found["."]["evaluation"] == [(9, 0.5)]
     assert {directory for directory, *_ in named(logged(run_dir))} == {".", "pair_a", "pair_b", "hparams"}
-    judge(run_dir, frameworks, repo="me/resumed", folder=f"tensorboard/{RUN}")
+    check_oracle(run_dir, frameworks, repo="me/resumed", folder=f"tensorboard/{RUN}")

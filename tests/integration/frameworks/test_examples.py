@@ -14,7 +14,7 @@ import pytest
 from frameworks import LIMIT, command, frameworks, kill, needs, running, shown, train
 from programs import wait_for
 from repository import EXAMPLES
-from runs import judge
+from runs import check_oracle
 from tensorboard_server import tensorboard
 
 pytestmark = needs("accelerate", "lightning", "transformers")
@@ -23,13 +23,13 @@ __all__ = ["frameworks"]  # a fixture
 
 @dataclass(frozen=True)
 class Example:
-    """What its test must know.
+    """An example, and what its test needs of it.
 
     Attributes:
         framework: names the script and the output directory.
         runs: pattern of the run directory.
         folder: where run directories are on the Hub.
-        checkpoints: pattern of what is there of whole checkpoints; the last number tells how far it is.
+        checkpoints: pattern of the files of a whole checkpoint; the last number is its step or epoch.
         tag: of the loss.
         first: step that is logged first.
         every: steps from one log to the next.
@@ -58,15 +58,15 @@ class Example:
         return ["--repo-id", "me/digits", "--output", "out", "--epochs", epochs, *more]
 
     def ranks(self, ranks: int) -> int:
-        """How many torchrun starts."""
+        """How many ranks torchrun starts."""
         return ranks if self.by_torchrun else 1
 
     def steps(self, end: int) -> list[int]:
-        """That are logged of so many: whoever counts from 1 logs the last one too."""
+        """The steps that are logged of so many; an example that counts from 1 logs the last one too."""
         return [step for step in range(self.first, end + 1, self.every) if step < end or self.first == self.every]
 
     def saved(self, output: Path, ranks: int) -> int:
-        """Steps that the last whole checkpoint has behind it, 0 without any."""
+        """The steps before the last whole checkpoint, 0 if there is none."""
         numbers = [int(re.findall(r"\d+", str(path.relative_to(output)))[-1]) for path in output.glob(self.checkpoints)]
         return max(numbers, default=0) * (batches(ranks) if self.counts_epochs else 1)
 
@@ -79,7 +79,7 @@ LIST = [
 
 
 def batches(ranks: int) -> int:
-    """Per epoch and rank: 1500 digits, 16 at once."""
+    """The batches per epoch and rank: 1500 digits, 16 at once."""
     return -(-1500 // (16 * ranks))
 
 
@@ -90,7 +90,7 @@ def points(run_dir: Path, tag: str) -> dict[str, list[int]]:
 
 @contextmanager
 def standing(process: subprocess.Popen) -> Iterator[None]:
-    """A launcher and its ranks are stopped for a moment."""
+    """Stop a launcher and its ranks for a moment."""
     parent = psutil.Process(process.pid)
     parent.suspend()
     family = [*parent.children(recursive=True), parent]
@@ -106,7 +106,7 @@ def standing(process: subprocess.Popen) -> Iterator[None]:
 
 
 def kill_amid_training(process: subprocess.Popen, example: Example, output: Path, ranks: int) -> int:
-    """Kill launcher and ranks when events follow a whole checkpoint; the steps that this one has behind it."""
+    """Kill launcher and ranks when events follow a whole checkpoint; return the steps before it."""
 
     def killed() -> int:
         assert process.poll() is None, (output.parent / "log").read_text()[-3000:]
@@ -121,13 +121,13 @@ def kill_amid_training(process: subprocess.Popen, example: Example, output: Path
                 return saved
         return 0
 
-    return wait_for(killed, "events behind a checkpoint", LIMIT)
+    return wait_for(killed, "events after a checkpoint", LIMIT)
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("example", LIST, ids=[example.framework for example in LIST])
 def test_an_example_goes_on_after_a_kill(example, ranks, frameworks, tmp_path):
-    """Every process is killed amid training and started again: all steps are shown, once, and all is on the Hub."""
+    """Every process is killed during training and started again: all steps are shown once, and all is on the Hub."""
     output = tmp_path / "out"
     first = command(example.script, *example.arguments(1000, ranks), ranks=example.ranks(ranks))
     with open(tmp_path / "log", "wb") as log, running(first, cwd=tmp_path, stdout=log, stderr=log) as process:
@@ -135,7 +135,7 @@ def test_an_example_goes_on_after_a_kill(example, ranks, frameworks, tmp_path):
     epochs = saved // batches(ranks) + 2
     train(example.script, *example.arguments(epochs, ranks), cwd=tmp_path, ranks=example.ranks(ranks))
     (run_dir,) = output.glob(example.runs)
-    report = judge(run_dir, frameworks, repo="me/digits", folder=f"{example.folder}/{run_dir.name}")
+    report = check_oracle(run_dir, frameworks, repo="me/digits", folder=f"{example.folder}/{run_dir.name}")
     assert len([path for path in report.files if "/" not in path]) >= 2, "one event file of each attempt"
     expected = example.steps(epochs * batches(ranks))
     runs = {".", "rank_00001"} if ranks == 2 and example.framework == "transformers" else {"."}

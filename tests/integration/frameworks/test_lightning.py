@@ -7,7 +7,7 @@ import csv
 import pytest
 from frameworks import common, frameworks, logged, needs, shown, train, train_once  # noqa: F401 - fixtures among them
 from repository import HELPERS
-from runs import judge
+from runs import check_oracle
 from support import events
 
 pytestmark = needs("lightning", "pytorch_lightning", "sklearn", "tensorboard")
@@ -18,19 +18,19 @@ RUN = "digits/version_0"
 
 @pytest.fixture
 def trained(frameworks, common):  # noqa: F811 - a fixture that is imported
-    """One process, many runs."""
+    """One process for many runs."""
     scenarios = ("equal", "fabric", "folders", "refusals", "pickled", "first", "without_checkpoint", "ddp_fork")
     return train_once(PROGRAM, *scenarios, cwd=common)
 
 
 @pytest.fixture
 def resumed(trained, common):  # noqa: F811 - a fixture that is imported
-    """Another process, which goes on with what the first has begun."""
+    """Another process, which resumes the runs of the first."""
     return train_once(PROGRAM, "second", "ddp_spawn", cwd=common)
 
 
 def as_theirs(found):
-    """With torch's names for the runs of add_scalars, where tensorboardX and we have a directory in another."""
+    """With torch's names for the runs of add_scalars, where tensorboardX and we nest directories."""
     return [(directory.replace("/", "_"), *rest) for directory, *rest in found]
 
 
@@ -40,7 +40,7 @@ def graphs(run_dir):
 
 
 def test_everything_is_logged_as_by_lightnings_own_logger(trained):
-    """Tags, steps, values, their order; the graph, hyper-parameters, and what is asked of the writer itself."""
+    """Tags, steps, values, their order; the graph, hyper-parameters, and what the writer itself is called with."""
     hub, top, _ = trained
     theirs, ours = logged(top / "theirs" / RUN), logged(top / "ours" / RUN)
     assert as_theirs(ours) == theirs
@@ -48,11 +48,11 @@ def test_everything_is_logged_as_by_lightnings_own_logger(trained):
     expected = {"p-loss_step", "p-validation", "p-test", "p-hp_metric", "digit", "network.body.0.weight", "weights"}
     assert expected <= {tag for _, _, tag, _ in ours}
     assert graphs(top / "ours" / RUN) == graphs(top / "theirs" / RUN) != []
-    judge(top / "ours" / RUN, hub, repo="me/equal", folder=f"tensorboard/{RUN}")
+    check_oracle(top / "ours" / RUN, hub, repo="me/equal", folder=f"tensorboard/{RUN}")
 
 
 def test_hyperparameters_are_written_as_by_lightnings_own_logger(trained):
-    """hparams.yaml in the directory of the run."""
+    """hparams.yaml is in the directory of the run."""
     _, top, _ = trained
     ours, theirs = ((top / whose / RUN / "hparams.yaml").read_text() for whose in ("ours", "theirs"))
     assert ours == theirs != ""
@@ -66,7 +66,7 @@ def test_the_trainer_of_the_other_package_logs_the_same(trained):
 
 
 def test_a_run_is_where_theirs_would_be_and_its_folder_on_the_hub_has_its_names(trained):
-    """Version: the next free one, a number, a name; sub_dir, no name, a directory that needs expansion."""
+    """The version is the next free one, a number or a name; also sub_dir, no name, a directory with `~`."""
     found = [answer[1:] for answer in trained[2] if answer[0] == "folders"]
     assert all(theirs == ours for theirs, ours, *_ in found)
     assert [(place, folder) for _, place, _, folder in found] == [
@@ -86,8 +86,8 @@ def test_a_run_is_where_theirs_would_be_and_its_folder_on_the_hub_has_its_names(
     assert [repo for _, _, repo, _ in found] == ["me/folders"] * (len(found) - 1) + ["me/named"]
 
 
-def test_what_is_wrong_is_told_when_the_logger_is_constructed(trained):
-    """No destination, an unknown option, a URL: not after the data was loaded."""
+def test_wrong_settings_raise_when_the_logger_is_constructed(trained):
+    """No destination, an unknown option and a URL are errors at once, not after the data was loaded."""
     missing, unknown, url = (answer[1:] for answer in trained[2] if answer[0] == "refusals")
     assert missing[0] == "SettingsError"
     assert "HF_MPWRITER_REPO_ID" in missing[1]
@@ -98,33 +98,33 @@ def test_what_is_wrong_is_told_when_the_logger_is_constructed(trained):
 
 
 def test_no_token_is_in_a_pickle_of_a_logger(trained):
-    """All else that it was given is."""
+    """All its other arguments are."""
     assert ["pickled", False, {"repo_id": "me/run", "token": None, "commit_every": 2.0}] in trained[2]
 
 
-def test_fabric_logs_to_two_loggers_and_goes_on_where_it_is_told(trained):
-    """By log and log_dict; with purge_step the steps that come again are shown once."""
+def test_fabric_logs_to_two_loggers_and_goes_on_at_the_purge_step(trained):
+    """Log and log_dict reach both; with purge_step the repeated steps are shown once."""
     hub, top, _ = trained
     run_dir = top / "fabric" / RUN / "a" / "b"
     (points,) = shown(run_dir).values()
     assert points["loss"] == [(step, step + 0.5) for step in range(6)]
     assert points["first"] == [(step, 3.0 if step >= 3 else 0.0) for step in range(6)]
-    judge(run_dir, hub, repo="me/fabric", folder=f"tensorboard/{RUN}/a/b")
+    check_oracle(run_dir, hub, repo="me/fabric", folder=f"tensorboard/{RUN}/a/b")
     with open(top / "csv" / "digits" / "version_0" / "metrics.csv", encoding="utf-8") as file:
         assert [float(row["loss"]) for row in csv.DictReader(file) if row["loss"]] == [step + 0.5 for step in range(6)]
 
 
-def test_fabric_logs_the_graph_of_any_module_that_is_asked_for(trained):
-    """A LightningModule without a Trainer, and a module that is none."""
+def test_fabric_logs_the_graph_of_any_module_that_is_given(trained):
+    """It logs that of a LightningModule without a Trainer, and that of a plain module."""
     found = [graphs(trained[1] / "graphs" / "lightning_logs" / f"version_{number}") for number in (0, 1)]
     assert [len(of) for of in found] == [1, 1]
 
 
 @pytest.mark.parametrize(("name", "next_step"), [("middle", 4), ("epoch", 6), ("between", 6), ("two", 4)])
 def test_a_fit_that_goes_on_from_a_checkpoint_shows_every_step_once(resumed, name, next_step):
-    """What came after the checkpoint is from the second attempt, all before it from the first.
+    """Steps after the checkpoint are from the second attempt, all before it from the first.
 
-    The checkpoint is in the middle of an epoch, behind one, behind its last batch and before its validation (there with
+    The checkpoint is in the middle of an epoch, after one, after its last batch and before its validation (there with
     `pytorch_lightning`), and that of two optimizers, whose global_step is twice what is logged.
     """
     _, top, _ = resumed
@@ -138,20 +138,20 @@ def test_a_fit_that_goes_on_from_a_checkpoint_shows_every_step_once(resumed, nam
 
 
 def test_what_callbacks_log_where_a_fit_starts_is_shown(resumed):
-    """At the step of the checkpoint, which is the first that is hidden of what was there before."""
+    """It is at the step of the checkpoint, the first step of the first attempt that is hidden."""
     found = shown(resumed[1] / "resumed")
     assert found["middle"]["started"] == [(0, 0.0), (4, 4.0)]
     assert found["between"]["started"] == [(0, 0.0), (6, 6.0)]
 
 
 def test_a_resumed_run_is_on_the_hub_with_what_its_first_attempt_had_left(resumed):
-    """The first attempt had no Hub."""
+    """The first attempt had no Hub; the second delivers its events too."""
     hub, top, _ = resumed
-    judge(top / "resumed" / "middle", hub, repo="me/resumed", folder="tensorboard/middle")
+    check_oracle(top / "resumed" / "middle", hub, repo="me/resumed", folder="tensorboard/middle")
 
 
 def test_a_fit_without_a_checkpoint_hides_nothing(trained):
-    """Neither one that begins anew in a version that is there, nor one of a trainer that has resumed before."""
+    """Neither a fit that starts afresh in an existing version, nor a fit of a trainer that has resumed before."""
     found = shown(trained[1] / "resumed")
     assert found["anew"]["attempt"] == [(step, attempt) for attempt in (1.0, 2.0) for step in range(6)]
     assert [step for step, _ in found["again"]["attempt"]] == [*range(18)]
@@ -159,7 +159,7 @@ def test_a_fit_without_a_checkpoint_hides_nothing(trained):
 
 
 def only_the_run_itself(run_dir, steps):
-    """All was logged by the first rank: one directory, beside those of add_scalars, and each step once."""
+    """Check that the first rank logged all: one directory, beside those of add_scalars, and each step once."""
     found = shown(run_dir)
     assert set(found) == {".", "pair/a", "pair/b"}
     assert [step for step, _ in found["."]["attempt"]] == [*range(steps)]
@@ -168,14 +168,14 @@ def only_the_run_itself(run_dir, steps):
 
 
 def test_of_two_processes_that_are_forked_the_first_logs(trained):
-    """As in a notebook; those that test come after those that train, into the same run. test_examples has the rest."""
+    """As in a notebook: two train, then two test, into the same run. test_examples has the rest."""
     assert "test" in only_the_run_itself(trained[1] / "ranks" / "ddp_fork", 6)
 
 
-def test_a_process_that_is_spawned_goes_on_with_the_run_of_the_one_that_is_there(resumed):
-    """And that one goes on with it in the end."""
+def test_a_process_that_is_spawned_continues_the_run_of_its_parent(resumed):
+    """The parent continues the run afterwards."""
     hub, top, _ = resumed
     found = only_the_run_itself(top / "ranks" / "ddp_spawn", 12)
     assert len(found["hp_metric"]) == 2
     assert found["later"] == [(100, 1.0)]
-    judge(top / "ranks" / "ddp_spawn", hub, repo="me/ddp_spawn", folder="tensorboard/ddp_spawn")
+    check_oracle(top / "ranks" / "ddp_spawn", hub, repo="me/ddp_spawn", folder="tensorboard/ddp_spawn")

@@ -8,7 +8,7 @@ import subprocess
 
 from frameworks import command, frameworks, logged, needs, running, shown, train
 from programs import wait_for
-from runs import judge, no_uploader
+from runs import check_oracle, no_uploader
 
 pytestmark = needs("transformers", "optuna", "sklearn", "tensorboard")
 __all__ = ["frameworks"]  # a fixture
@@ -23,7 +23,7 @@ ROWS, TESTS = digits()
 DEFAULTS = {
     "max_steps": 20, "per_device_train_batch_size": 16, "learning_rate": 0.01, "logging_steps": 1,
     "eval_strategy": "steps", "eval_steps": 10, "save_strategy": "no", "use_cpu": True,
-    "disable_tqdm": False,  # else whoever comes after the callback that prints is not told "total_flos"
+    "disable_tqdm": False,  # else the callback that prints removes "total_flos" for the callbacks after it
 }
 
 def trainer(output, *callbacks, **arguments):
@@ -37,15 +37,15 @@ def trainer(output, *callbacks, **arguments):
 def runs(output):
     """The run directories of an output directory, the oldest first."""
 
-    def began(run):
+    def started(run):
         return min(path.name.split(".")[3] for path in run.glob("*tfevents*")), run.name
 
-    return sorted((output / "_tensorboard").iterdir(), key=began)
+    return sorted((output / "_tensorboard").iterdir(), key=started)
 
 
-def judged(hub, run, repo="me/run"):
+def oracle_report(hub, run, repo="me/run"):
     """The oracle's report on a run directory."""
-    return judge(run, hub, repo=repo, folder=f"tensorboard/{run.name}")
+    return check_oracle(run, hub, repo=repo, folder=f"tensorboard/{run.name}")
 
 
 EQUAL = """
@@ -86,7 +86,7 @@ RUN_TIMES = re.compile(r"(runtime|_per_second|_time)$")
 
 
 def steady(events):
-    """What does not depend on the time that something took."""
+    """The events whose values do not depend on run times."""
     return [event for event in events if not RUN_TIMES.search(event[2])]
 
 
@@ -120,9 +120,9 @@ with HFSummaryWriter("me/run", logdir="beside") as writer:
     it.train()
     for name, parameter in it.model.named_parameters():
         writer.add_histogram(f"parameters/{name}", parameter, it.state.global_step)
-    for entry in it.state.log_history:
-        for name, value in entry.items():
-            writer.add_scalar(f"again/{name}", value, entry["step"])
+    for record in it.state.log_history:
+        for name, value in record.items():
+            writer.add_scalar(f"again/{name}", value, record["step"])
     it.evaluate()
     del os.environ["TENSORBOARD_LOGGING_DIR"]
 
@@ -135,8 +135,8 @@ for name, value in it.evaluate().items():
 
 
 def test_it_logs_what_theirs_logs_into_a_run_for_each_training_and_beside_writers_of_the_user(frameworks, tmp_path):
-    """Equal events, the run that they land in, and what people write today."""
-    env = {"SLURM_JOB_ID": "7"}  # else the names of runs tell the second
+    """Equal events, the right run for them, and the code that people write today."""
+    env = {"SLURM_JOB_ID": "7"}  # else the names of runs contain the second
     train(PROGRAM + RUNS + USES + EQUAL, cwd=tmp_path, env=env)
     check_runs(frameworks, tmp_path)
     check_uses(frameworks, tmp_path)
@@ -144,16 +144,16 @@ def test_it_logs_what_theirs_logs_into_a_run_for_each_training_and_beside_writer
 
 
 def check_runs(hub, top):
-    """`evaluate()` and `predict()` go on in the run of `train()`; the next Trainer has one of its own, as have trials.
+    """`evaluate()` and `predict()` stay in the run of `train()`; the next Trainer and each trial have their own.
 
-    Also with the same callback. None lies within another one, or it would be uploaded twice, and no two have one folder
+    The same holds for one callback. No run is inside another, or it would be uploaded twice, and no two share a folder
     on the Hub.
     """
     trained, evaluated = runs(top / "out")
     searched = runs(top / "search")
     assert {run.name for run in searched} == {"slurm_7_3", *(f"slurm_7_3_{name}" for name in TRIALS)}
     for run in (trained, evaluated, *searched):
-        report = judged(hub, run)
+        report = oracle_report(hub, run)
         assert all("/" not in path for path in report.files)
     seen = shown(trained)["."]
     assert [step for step, _ in seen["train/loss"]] == [*range(1, 21)]
@@ -166,7 +166,7 @@ def check_runs(hub, top):
 
 
 def check_equal(top):
-    """The same events in the same order, by the bytes: all but run times. One run, whoever came first.
+    """The same events in the same order, by the bytes: all but run times. One run, in any order of callbacks.
 
     Theirs logs nothing beside it. A writer that the user gave to their callback gets all of the training; Trainers
     without ours are as they were.
@@ -189,13 +189,13 @@ def check_equal(top):
 
 
 def check_uses(hub, top):
-    """A writer beside `report_to="tensorboard"` in one directory, or passed to their callback; used after `train()`.
+    """Use a writer with `report_to="tensorboard"` in one directory, or passed to their callback; used after `train()`.
 
     Histograms of all parameters, the log replayed, `evaluate()`: all of it is on the Hub, theirs' files too.
     """
-    wait_for(lambda: no_uploader(top / "beside"), "no end of a process waits for what others write")
+    wait_for(lambda: no_uploader(top / "beside"), "no process waits at its end for what others write")
     steps = [*range(1, 21)]
-    report = judged(hub, top / "beside")
+    report = oracle_report(hub, top / "beside")
     assert len(report.files) == 3, "of our writer, of theirs, and of theirs after training"
     seen = shown(top / "beside")["."]
     for tag in ("extra", "train/loss", "again/loss"):
@@ -204,7 +204,7 @@ def check_uses(hub, top):
     assert [step for step, _ in seen["eval/loss"]] == [10, 20, 20]
     histograms = {tag for _, _, tag, _ in logged(top / "beside") if tag.startswith("parameters/")}
     assert histograms == {f"parameters/body.{layer}.{kind}" for layer in (0, 2) for kind in ("weight", "bias")}
-    judged(hub, top / "passed")
+    oracle_report(hub, top / "passed")
     seen = shown(top / "passed")["."]
     for tag in ("extra", "train/loss"):
         assert [step for step, _ in seen[tag]] == steps, tag
@@ -248,12 +248,12 @@ for output, more in ("foreign", {}), ("whole", {"restore_callback_states_from_ch
 """
 
 
-def test_whoever_resumes_goes_on_in_the_run_of_the_checkpoint(frameworks, tmp_path):
+def test_a_resumed_training_goes_on_in_the_run_of_the_checkpoint(frameworks, tmp_path):
     """The steps after the checkpoint are hidden, and logged again with the same values.
 
     After a kill, although a Trainer that only evaluated has made another run meanwhile; in the same process; in
-    children of one program; with states of callbacks restored. A checkpoint that was made without us begins a run. A
-    job that is requeued and begins anew hides all that it has logged.
+    children of one program; with states of callbacks restored. A checkpoint that was made without us starts a run. A
+    requeued job that starts afresh hides all that it has logged.
     """
     interrupted = command(PROGRAM + INTERRUPTED)
     with running(interrupted, cwd=tmp_path, stderr=subprocess.PIPE) as process:
@@ -271,7 +271,7 @@ def test_whoever_resumes_goes_on_in_the_run_of_the_checkpoint(frameworks, tmp_pa
     (foreign,) = runs(tmp_path / "foreign")
     (child,), (anew,) = runs(tmp_path / "child"), runs(tmp_path / "anew")
     for run in (resumed, evaluated, whole, foreign, child, anew):
-        judged(frameworks, run)
+        oracle_report(frameworks, run)
     for tag in ("train/loss", "train/grad_norm", "train/learning_rate", "eval/loss"):
         points = first["."][tag]
         assert [step for step, _ in points] == ([10, 20] if tag == "eval/loss" else [*range(1, 21)]), tag
@@ -331,34 +331,34 @@ for logdir in ("third/runs", "third/_runs", "elsewhere"):
 """
 
 
-def test_the_arguments_say_where_to_and_the_trainer_pushes_there_itself(frameworks, tmp_path):
-    """With the token that the arguments have; the Hub wants one, and it is nowhere else."""
+def test_the_arguments_name_the_destination_and_the_trainer_pushes_there_itself(frameworks, tmp_path):
+    """Both use the token of the arguments; the Hub requires one, and it is nowhere else."""
     frameworks.set_token("hf_of_the_arguments")
-    said = train(PROGRAM + ADDRESSED + PUSHED + LOGDIRS, "hf_of_the_arguments", cwd=tmp_path)
+    output = train(PROGRAM + ADDRESSED + PUSHED + LOGDIRS, "hf_of_the_arguments", cwd=tmp_path)
     check_addresses(frameworks, tmp_path)
     check_pushes(frameworks, tmp_path)
-    assert "No repository is named." in said
+    assert "No repository is named." in output
     assert [len(list((tmp_path / logdir).glob("*tfevents*"))) for logdir in ("from_environment", "given")] == [1, 1]
     steps = {tag: [step for step, _ in points] for tag, points in shown(tmp_path / "shared")["."].items()}
-    assert (steps["train/loss"], steps["eval/loss"]) == ([1, 2], [0]), "who evaluates hides nothing"
+    assert (steps["train/loss"], steps["eval/loss"]) == ([1, 2], [0]), "an evaluation hides nothing"
     assert not (tmp_path / "out").joinpath("_tensorboard").exists()
-    assert re.findall(r"The Trainer pushes (\S+) too", said) == [str(tmp_path / "third" / "runs")]
+    assert re.findall(r"The Trainer pushes (\S+) too", output) == [str(tmp_path / "third" / "runs")]
 
 
 def check_addresses(hub, top):
-    """Ours, then the Trainer's, then the environment's, as private as was asked."""
+    """Our argument, then the Trainer's, then the environment's name the repository, as private as requested."""
     addressed = {"first": "me/given", "second": "me/arguments", "third": "local-user/third", "fourth": "me/environment"}
     for output, repo in addressed.items():
         (run,) = runs(top / output)
-        judged(hub, run, repo)
+        oracle_report(hub, run, repo)
         assert hub.store.repo_info("model", repo).private == (output == "fourth")
 
 
 def check_pushes(hub, top):
-    """Both make progress, and nothing of a run directory is in what the Trainer pushes."""
+    """Both make progress, and the Trainer pushes nothing of a run directory."""
     for strategy in ("every_save", "checkpoint"):
         (run,) = runs(top / strategy)
-        (report,) = judged(hub, run).files.values()
+        (report,) = oracle_report(hub, run).files.values()
         assert report.commits >= 3, "one while the Trainer pushes each checkpoint, one at the end"
     commits = list(hub.store.commits("model", "me/run", "main"))
     titles = [commit.title for commit in commits]
@@ -379,13 +379,13 @@ for every in (False, True):
 
 
 def test_the_first_rank_logs_or_all_of_them(frameworks, tmp_path):
-    """Into directories of one run; who does not log leaves no file behind."""
+    """All log into directories of one run; a rank that does not log leaves no file behind."""
     program = tmp_path / "program.py"
     program.write_text(PROGRAM + RANKS)
     train(program, cwd=tmp_path, ranks=2)
     for every, expected in (False, {"."}), (True, {".", "rank_00001"}):
         (run,) = runs(tmp_path / f"all_{every}")
-        judged(frameworks, run)
+        oracle_report(frameworks, run)
         assert {subdirectory for subdirectory, *_ in logged(run)} == expected
         assert {path.parent.name for path in run.rglob("*tfevents*")} == {run.name} | (expected - {"."})
         for seen in shown(run).values():

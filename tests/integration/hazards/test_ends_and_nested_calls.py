@@ -18,7 +18,7 @@ from hf_mpwriter import SummaryWriter
     "end", ["os._exit(0)", "writer.close(); os._exit(0)", "sys.exit(0)", "writer.flush(); os._exit(0)"]
 )
 def test_a_record_of_a_signal_handler_is_kept_although_the_process_ends_in_it(tmp_path, end):
-    """A preemption handler logs a last value and ends, wherever it has interrupted a training that logs."""
+    """A preemption handler logs a last value and ends, wherever it interrupts a training that logs."""
     source = f"""
 writer = SummaryWriter(sys.argv[1])
 for number in range(15):
@@ -42,7 +42,7 @@ for number in range(15):
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_a_child_writes_at_its_end_what_the_disk_had_refused(tmp_path, method):
-    """There is room again, and nothing is logged any more: the end of the child is the last chance."""
+    """There is room again, and no later record is logged: the end of the child is the last chance."""
     source = """
 import multiprocessing, resource, sys
 from hf_mpwriter import SummaryWriter
@@ -65,7 +65,7 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_a_resumed_childs_directory_is_purged_once_however_it_is_started(tmp_path, method):
-    """As above for fork: the next epoch's child does not hide what this attempt has logged."""
+    """The child of the next epoch does not hide what this attempt has logged."""
     source = """
 import multiprocessing, sys
 from hf_mpwriter import SummaryWriter
@@ -87,7 +87,7 @@ if __name__ == "__main__":
 
 
 def test_a_second_attempt_in_one_process_is_purged_as_the_first(tmp_path):
-    """A retry loop or a notebook: the purge belongs to the writer that was constructed, and not to its reopening."""
+    """As in a retry loop or a notebook: each constructed writer purges, its reopening does not."""
     for last in (80, 90, 100):
         with SummaryWriter(str(tmp_path), purge_step=50) as writer:
             for step in range(0 if last == 80 else 50, last):
@@ -98,7 +98,7 @@ def test_a_second_attempt_in_one_process_is_purged_as_the_first(tmp_path):
 
 
 def test_two_open_writers_with_one_purge_step_hide_nothing_of_each_other(tmp_path):
-    """A writer constructed wherever something is logged, each with the same arguments."""
+    """Programs construct a writer wherever they log, each with the same arguments."""
     with SummaryWriter(str(tmp_path), purge_step=50) as first:
         for step in range(50, 60):
             first.add_scalar("a", 0.5, step)
@@ -109,13 +109,13 @@ def test_two_open_writers_with_one_purge_step_hide_nothing_of_each_other(tmp_pat
 
 @pytest.mark.parametrize("purge_step", ["50", 2**63])
 def test_a_purge_step_that_is_none_is_refused_at_once(tmp_path, purge_step):
-    """Not in the training loop."""
+    """The constructor raises, not the training loop."""
     with pytest.raises(ValueError, match="purge_step"):
         SummaryWriter(str(tmp_path), purge_step=purge_step)
 
 
 def test_a_program_that_logs_its_warnings_as_events_does_not_deadlock(tmp_path):
-    """Two threads and a disk that refuses: our warnings are told while no lock of ours is held."""
+    """Two threads and a disk that refuses: our warnings are logged while no lock of ours is held."""
     source = """
 import logging
 writer = SummaryWriter(sys.argv[1])
@@ -140,7 +140,7 @@ assert writer.dropped == 0
 
 
 def test_a_local_writer_does_not_reset_how_others_are_uploaded(run_dir, monkeypatch):
-    """`SummaryWriter(logdir)` wherever something is logged, beside the one that knows the Hub."""
+    """`SummaryWriter(logdir)` is constructed beside the writer that has the destination."""
     from hf_mpwriter import HFSummaryWriter
 
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
@@ -154,8 +154,8 @@ def test_a_local_writer_does_not_reset_how_others_are_uploaded(run_dir, monkeypa
     SummaryWriter(str(run_dir), memory_limit=16 << 20).close()
 
 
-def test_flushing_on_a_full_disk_fills_neither_memory_nor_card(run_dir):
-    """Some frameworks flush after every step: the name of the next segment is announced once."""
+def test_flushing_on_a_full_disk_fills_neither_memory_nor_member_file(run_dir):
+    """Some frameworks flush after every step: the name of the next segment is recorded once."""
     source = """
 writer = SummaryWriter(sys.argv[1])
 writer._worker.files.directory()
@@ -168,8 +168,8 @@ log(writer, 0, 1)
 for _ in range(200): writer.flush()
 os.open = real
 writer.flush()
-(card,) = (entry for entry in os.scandir(sys.argv[1] + "/.hf_mpwriter/members"))
-print(card.stat().st_size)
+(member_file,) = (found for found in os.scandir(sys.argv[1] + "/.hf_mpwriter/members"))
+print(member_file.stat().st_size)
 """
     assert int(succeed(PRELUDE + source, run_dir)) < 2000
     assert runs(run_dir) == {".": steps(0, 1)}

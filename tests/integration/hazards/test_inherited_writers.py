@@ -10,7 +10,7 @@ from programs import succeed
 
 
 def test_children_may_log_flush_and_close_what_they_inherited(run_dir):
-    """h02: the parent's file has the parent's records, each once; a child's are in its own; nobody blocks."""
+    """h02: the parent's file has the parent's records, each once; a child's are in its own; no process blocks."""
     source = """
 logdir = sys.argv[1]
 writer = SummaryWriter(logdir)
@@ -54,7 +54,7 @@ print(step)
 
 
 def test_a_fork_while_another_thread_is_in_the_middle_of_a_call_leaves_the_child_free(run_dir):
-    """h03: the thread that holds the locks does not exist in the child; it logs, flushes, closes and ends."""
+    """h03: the thread that holds the locks does not exist in the child; the child logs, flushes, closes and ends."""
     source = """
 inside, go_on = threading.Event(), threading.Event()
 write = os.write

@@ -40,7 +40,7 @@ if __name__ == "__main__":
     ("method", "exists"), [("fork", False), ("fork", True), ("spawn", False), ("forkserver", False)]
 )
 def test_processes_of_one_name_that_start_in_the_same_second_each_have_a_whole_file(tmp_path, run_dir, method, exists):
-    """h01: nobody dies of a directory that another one makes, and nobody truncates another's file."""
+    """h01: no process fails on a directory that another one makes, and none truncates another's file."""
     if exists:
         run_dir.mkdir(parents=True)
     run_file(tmp_path, SAME_SECOND, method, run_dir)
@@ -73,7 +73,7 @@ good(process)
 
 
 def test_children_have_directories_of_their_names_over_restarts_and_never_share_one(run_dir):
-    """Two living children of one name are in two directories; the next ones of that name use these again."""
+    """Two living children of one name are in two directories; later children of that name use these again."""
     source = """
 first, last = int(sys.argv[2]), int(sys.argv[3])
 writer = SummaryWriter(sys.argv[1])
@@ -102,7 +102,7 @@ good(named(lambda: log(writer, first, last), "Reader-1"))
 
 
 def test_ranks_that_outlive_their_launcher_keep_their_directories(run_dir):
-    """The job is started again while ranks of the first start still log: new ones take other names, the third none."""
+    """Ranks of the first start still log when the job starts again: new ones take other names, the third none."""
 
     def rank(number: int, first: int):
         os.environ |= {"RANK": str(number), "WORLD_SIZE": "2"}
@@ -132,7 +132,7 @@ def test_ranks_that_outlive_their_launcher_keep_their_directories(run_dir):
 
 
 def test_sixty_four_ranks_at_once_on_one_run_directory(run_dir):
-    """All start at one moment in a directory that is not there: 64 files, every record once, every exit code 0."""
+    """All start at one moment in a directory that does not exist: 64 files, every record once, every exit code 0."""
     source = """
 wait, let_go = os.pipe()
 def work(rank):

@@ -19,7 +19,7 @@ from hf_mpwriter import SummaryWriter
 from hf_mpwriter.base import names
 from hf_mpwriter.events import framing, series
 
-WRITE_WHEN_TOLD = """
+WRITE_ON_INPUT = """
 import sys
 from hf_mpwriter import SummaryWriter
 writer = SummaryWriter(sys.argv[1])
@@ -35,7 +35,7 @@ def test_eight_processes_in_the_same_second_are_eight_whole_runs(tmp_path):
     logdir = tmp_path / "runs" / "new"
     programs = [
         subprocess.Popen(
-            [sys.executable, "-c", WRITE_WHEN_TOLD, str(logdir)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [sys.executable, "-c", WRITE_ON_INPUT, str(logdir)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
         for _ in range(8)
     ]
@@ -55,17 +55,17 @@ def test_eight_processes_in_the_same_second_are_eight_whole_runs(tmp_path):
             assert [point[1] for point in found] == list(range(500))
 
 
-# Scenarios: what launchers, crashes and clocks do to one run directory. Each is a generator that runs in a process of
+# Scenarios: launchers, crashes and clocks on one run directory. Each is a generator that runs in a process of
 # its own and yields once: TensorBoard has read what was there then before it goes on.
 
 
 def be_rank(number: int, world: int = 1) -> None:
-    """Make this process what a launcher's rank is."""
+    """Make this process a rank of a launcher."""
     os.environ |= {"RANK": str(number), "WORLD_SIZE": str(world)}
 
 
 def attempt(run: Path, first: int, last: int, purge_step: int | None = None, value: float = 0.0) -> None:
-    """One start of a training of one process: it logs `value` at each of these steps."""
+    """Start a training in one process that logs `value` at each of these steps."""
 
     def train() -> None:
         be_rank(0)
@@ -78,7 +78,7 @@ def attempt(run: Path, first: int, last: int, purge_step: int | None = None, val
 
 
 def stop_clock(at: float) -> None:
-    """Let the wall clock of this process and of its children stand still."""
+    """Stop the wall clock of this process and of its children."""
     time.time = lambda: at
 
 
@@ -96,7 +96,7 @@ def rotated(run: Path) -> Iterator[None]:
 
 
 def resumed(run: Path) -> Iterator[None]:
-    """A second attempt goes on at step 50 with purge_step, a third one at 90."""
+    """A second attempt resumes at step 50 with purge_step, a third one at 90."""
     attempt(run, 0, 80, value=1.0)
     yield
     attempt(run, 50, 100, 50, value=2.0)
@@ -104,14 +104,14 @@ def resumed(run: Path) -> Iterator[None]:
 
 
 def resumed_without_purge_step(run: Path) -> Iterator[None]:
-    """The same, but nobody tells the writer."""
+    """The same without purge_step."""
     attempt(run, 0, 80, value=1.0)
     yield
     attempt(run, 50, 100, value=2.0)
 
 
 def torn(run: Path) -> Iterator[None]:
-    """The first attempt was cut off in the middle of a record (power cut); the second one leaves its file alone."""
+    """The first attempt was cut off in the middle of a record (power cut); the second one leaves that file alone."""
     attempt(run, 0, 80, value=1.0)
     (path,) = event_files(run)
     with open(path, "ab") as file:
@@ -212,7 +212,7 @@ SCENARIOS: dict[Callable[[Path], Iterator[None]], Curves] = {
 DEFAULT_ONLY: dict[Callable[[Path], Iterator[None]], Curves] = {
     evaluated_before_the_crash: {("", "eval"): [(20, 1.0), (40, 1.0), (60, 1.0)]},
 }
-# The others replace nothing unless they are told to.
+# The others replace nothing unless purge_step says so.
 PYTHON_ONLY: dict[Callable[[Path], Iterator[None]], Curves] = {
     resumed_without_purge_step: {("", "loss"): points((0, 80, 1.0), (50, 100, 2.0))},
 }
@@ -230,7 +230,7 @@ def event_files(directory: Path) -> list[Path]:
 
 @pytest.mark.parametrize("reader", READERS)
 def test_every_reader_shows_every_point_of_crashed_resumed_rotated_and_parallel_runs(tmp_path, reader):
-    """All scenarios under one TensorBoard: in runs that are complete when it starts, and in such that go on then."""
+    """All scenarios under one TensorBoard: runs that are complete when it starts, and runs that go on afterwards."""
     options, special = READERS[reader]
     for scenario in SCENARIOS:
         assert in_child(lambda scenario=scenario: list(scenario(tmp_path / "complete" / scenario.__name__))) == 0
@@ -238,7 +238,7 @@ def test_every_reader_shows_every_point_of_crashed_resumed_rotated_and_parallel_
     halves = {str(path.parent.relative_to(tmp_path)) for path in (tmp_path / "growing").rglob("*tfevents*")}
 
     def wrong(place: str) -> list[str]:
-        """What this TensorBoard does not show as it should."""
+        """What this TensorBoard shows wrongly."""
         found = []
         for scenario, curves in SCENARIOS.items():
             for (below, tag), expected in (curves | special.get(scenario, {})).items():
@@ -249,7 +249,7 @@ def test_every_reader_shows_every_point_of_crashed_resumed_rotated_and_parallel_
         return found
 
     def both_right() -> bool:
-        """Whether everything is shown; remembers what is not."""
+        """Whether everything is shown; what is not is remembered."""
         missing[:] = wrong("complete") + wrong("growing")
         return not missing
 

@@ -16,7 +16,7 @@ from hf_mpwriter import SummaryWriter
 
 @pytest.mark.parametrize("count", [5, 100, 1000])
 def test_everything_is_in_the_file_after_each_call_and_after_flush(tmp_path, count):
-    """h05: nothing waits in a queue of ours; flush adds durability, not data."""
+    """h05: no record waits in memory; flush adds durability, not data."""
     writer = SummaryWriter(str(tmp_path))
     for step in range(count):
         writer.add_scalar("a", 0.5, step)
@@ -46,7 +46,7 @@ os.kill(os.getpid(), getattr(signal, sys.argv[2]))
     [("pass", 0), ("sys.exit(3)", 3), ("raise ValueError", 1), ("os._exit(4)", 4), ("del writer", 0)],
 )
 def test_no_end_of_a_program_loses_a_record_of_a_writer_that_was_never_closed(run_dir, end, code):
-    """h07: return, exit, exception, hard exit, a writer that nobody holds any more."""
+    """h07: return, exit, exception, hard exit, a writer without a reference."""
     source = f"""
 writer = SummaryWriter(sys.argv[1])
 log(writer, 0, 507)
@@ -59,7 +59,7 @@ log(writer, 0, 507)
 def test_no_end_of_a_child_loses_a_record(tmp_path, run_dir):
     """h07: every method of multiprocessing with every kind of end, terminate() included; no close anywhere."""
     source = """
-def work(logdir, end, told):
+def work(logdir, end, ready):
     signal.alarm(50)
     writer = SummaryWriter(logdir)
     log(writer, 0, 507)
@@ -67,7 +67,7 @@ def work(logdir, end, told):
     if end == "raise": raise ValueError
     if end == "hard": os._exit(0)
     if end == "terminate":
-        told.set()
+        ready.set()
         signal.pause()
 
 if __name__ == "__main__":
@@ -75,14 +75,14 @@ if __name__ == "__main__":
     for method in ("fork", "spawn", "forkserver"):
         context = multiprocessing.get_context(method)
         for end in ("return", "exit", "raise", "hard", "terminate"):
-            told = context.Event()
-            process = context.Process(target=work, args=(sys.argv[1], end, told), name=f"{method}_{end}")
+            ready = context.Event()
+            process = context.Process(target=work, args=(sys.argv[1], end, ready), name=f"{method}_{end}")
             process.daemon = end == "terminate"
             process.start()
-            processes.append((process, told))
-    for process, told in processes:
+            processes.append((process, ready))
+    for process, ready in processes:
         if process.daemon:
-            assert told.wait(50)
+            assert ready.wait(50)
             process.terminate()
     for process, _ in processes:
         process.join()
@@ -160,7 +160,7 @@ if __name__ == "__main__":
     ids=["fork", "spawn"],
 )
 def test_workers_of_a_data_loader_lose_nothing_however_they_end(tmp_path, method, hows):
-    """h07: all that was read is logged, once per epoch, in one directory per worker id; epochs make no new ones."""
+    """h07: all reads are logged, once per epoch, in one directory per worker id; epochs add no directory."""
     run_file(tmp_path, LOADERS, tmp_path / "runs", method, *hows, env=WITH_TORCH)
     for how in hows:
         found = runs(tmp_path / "runs" / how)

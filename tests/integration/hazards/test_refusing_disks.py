@@ -18,7 +18,7 @@ from programs import succeed
 
 @pytest.fixture(scope="session")
 def mounts(tmp_path_factory) -> None:
-    """Leave to mount file systems that nobody else sees; skips where there is none."""
+    """Require the right to mount in a private namespace; skip without it."""
     if os.geteuid() or shutil.which("unshare") is None:
         pytest.skip("only root may mount, and with `unshare`")
     place = tmp_path_factory.mktemp("probe")
@@ -30,7 +30,7 @@ def mounts(tmp_path_factory) -> None:
 
 
 def on_small_disk(tmp_path: Path, source: str, *arguments: object) -> str:
-    """Run a program that has a disk of one megabyte for itself; `tmp_path / "copy"` shows what was on it at the end."""
+    """Run a program on a disk of one megabyte; `tmp_path / "copy"` has the content of the disk at the end."""
     (tmp_path / "disk").mkdir()
     script = """
 mount -t tmpfs -o size=1m small "$1" || exit 99
@@ -73,7 +73,7 @@ FULL_DISKS = [
 
 
 def on_full_disk(request, tmp_path: Path, kind: str, source: str) -> tuple[Path, str]:
-    """Run a program on a disk that it can fill; where its run is afterwards, and its output."""
+    """Run a program on a disk that it can fill; return the run directory and the output."""
     if kind == "limit":
         return tmp_path / "run", succeed(FULL + source, tmp_path, kind)
     request.getfixturevalue("mounts")
@@ -82,7 +82,7 @@ def on_full_disk(request, tmp_path: Path, kind: str, source: str) -> tuple[Path,
 
 @pytest.mark.parametrize("kind", FULL_DISKS)
 def test_a_full_disk_delays_records_until_there_is_room(request, tmp_path, kind):
-    """h08: no call raises or blocks; what did not fit is written, in order, by later calls alone."""
+    """h08: no call raises or blocks; later calls write what did not fit, in order."""
     source = """
 writer = SummaryWriter(f"{place}/run")
 log(writer, 0, 50)
@@ -110,7 +110,7 @@ print(step + 50, writer.dropped)
 @pytest.mark.parametrize("end", ["close", "never closed", "hard"])
 @pytest.mark.parametrize("kind", FULL_DISKS)
 def test_a_disk_that_stays_full_costs_records_but_not_the_program(request, tmp_path, kind, end):
-    """h08, h14: the program ends at once and well; what is there is whole, without a gap; the rest is counted."""
+    """h08, h14: the program ends at once and well; what is on disk is whole, without a gap; the rest is counted."""
     source = f"""
 writer = SummaryWriter(f"{{place}}/run")
 log(writer, 0, 50)
@@ -133,7 +133,7 @@ if {end!r} == "hard": os._exit(0)
 
 @pytest.mark.root
 def test_a_start_on_a_full_disk_trains_and_the_next_one_goes_on(mounts, tmp_path):
-    """h08: a requeued job finds its disk full: it logs nothing, counts it and ends well; nothing is damaged."""
+    """h08: a requeued job on a full disk logs nothing, counts the records and ends well; nothing is damaged."""
     source = """
 start = '''
 import sys
@@ -161,7 +161,7 @@ assert attempt(100, 150) == 0
 @pytest.mark.root
 @pytest.mark.parametrize("when", ["first event", "after close", "first event of a sub-run"])
 def test_a_directory_that_is_read_only_for_a_while_costs_nothing(mounts, tmp_path, when):
-    """h08: EROFS where a file has to be made: no call raises, and all is written once the directory takes it."""
+    """h08: EROFS where a file has to be made: no call raises, and all is written once the directory is writable."""
     source = f"""
 when = {when!r}
 place = sys.argv[1]
@@ -195,7 +195,7 @@ assert writer.dropped == 0, writer.dropped
 
 
 def test_no_error_of_the_disk_is_raised_into_training(tmp_path):
-    """h08: quota, read-only, I/O error, stale NFS handle, full: refused writes are written later, in order."""
+    """h08: quota, read-only, I/O error, stale NFS handle, full: refused records are written later, in order."""
     source = """
 refuse, write = 0, os.write
 def refusing(fd, data):
@@ -268,7 +268,7 @@ assert writer.dropped == 0, writer.dropped
 
 @pytest.mark.parametrize("what", ["logdir", "event file"])
 def test_what_is_logged_after_the_files_were_removed_is_in_a_new_file(run_dir, what):
-    """Somebody cleans up under a running job: records of later calls are on disk at the end, in the same place."""
+    """The user cleans up under a running job: records of later calls are on disk at the end, in the same place."""
     source = f"""
 writer = SummaryWriter(sys.argv[1])
 log(writer, 0, 10)
@@ -280,13 +280,13 @@ writer.add_scalars("sub", {{"run": 1.0}}, 1)
     succeed(PRELUDE + source, run_dir)
     found = runs(run_dir)
     assert found["sub/run"] == [("sub", 1)]
-    again = len(found["."])  # what was logged since the last look is written again
+    again = len(found["."])  # what was logged since the last check of the file is written again
     assert again >= 10
     assert found["."] == steps(20 - again, 20)
 
 
 def test_a_logdir_that_is_moved_under_the_writer_loses_nothing(run_dir):
-    """Its files go along; each record is in the old place or in the new one, once."""
+    """Its files move along; each record is once in the old place or in the new one."""
     source = """
 writer = SummaryWriter(sys.argv[1])
 log(writer, 0, 10)
@@ -317,4 +317,4 @@ print(writer.dropped)
     dropped = int(succeed(PRELUDE + source, run_dir))
     assert sum(len(found) for run, found in runs(run_dir).items() if run != ".") == 20 * 400 - dropped
     kept = sum(path.stat().st_size for path in (run_dir / "loss").rglob("*tfevents*"))
-    assert 50_000 / 4 < kept < 50_000 + 20 * 100  # each file has a beginning of its own
+    assert 50_000 / 4 < kept < 50_000 + 20 * 100  # each file starts with a record of its own

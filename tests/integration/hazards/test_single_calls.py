@@ -42,7 +42,7 @@ def test_sub_runs_have_the_directories_that_tensorboardx_gives_them(tmp_path):
 
 
 def test_no_tag_leads_out_of_the_run_directory(tmp_path):
-    """A tag that begins with a slash or climbs names a sub-run like any other."""
+    """A tag with a leading slash or with `..` names a sub-run like any other."""
     with SummaryWriter(str(tmp_path / "deep" / "run")) as writer:
         writer.add_scalars(str(tmp_path / "absolute"), {"a": 1.0}, 1)
         writer.add_scalars("loss", {str(tmp_path / "tag"): 1.0, "../../../up": 2.0}, 1)
@@ -64,7 +64,7 @@ def test_the_checksum_of_a_large_record_is_not_computed_in_python(tmp_path):
 
 
 def test_close_and_log_again_in_the_same_second_keeps_everything(tmp_path, monkeypatch):
-    """h11: with a clock that stands still, after close, hparams, reopen and a second writer: new files, all whole."""
+    """h11: the clock stands still; close, hparams, reopen and a second writer make new files, all whole."""
     monkeypatch.setattr("time.time", lambda: 1_800_000_000.0)
     writer = SummaryWriter(str(tmp_path))
     threads = threading.active_count()

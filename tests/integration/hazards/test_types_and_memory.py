@@ -35,7 +35,7 @@ from hf_mpwriter import SummaryWriter
     ids=repr,
 )
 def test_every_number_can_be_logged(tmp_path, value, expected):
-    """What torch or tensorboardX takes for a number is one here, in the sub-runs too."""
+    """Every number of torch or tensorboardX is accepted, in the sub-runs too."""
     with SummaryWriter(str(tmp_path)) as writer:
         writer.add_scalar("a", value, 1)
         writer.add_scalars("b", {"c": value}, 1)
@@ -47,7 +47,7 @@ def test_every_number_can_be_logged(tmp_path, value, expected):
     ("step", "expected"), [("5", 5), (1.7, 1), (np.float32(3), 3), (True, 1), (2**63 - 1, 2**63 - 1)]
 )
 def test_every_step_that_is_a_number_can_be_used(tmp_path, step, expected):
-    """As in tensorboardX: what int() makes of it."""
+    """The step is what int() returns, as in tensorboardX."""
     with SummaryWriter(str(tmp_path)) as writer:
         writer.add_scalar("a", 1.0, step)
         writer.add_text("b", "hello", step)
@@ -92,7 +92,7 @@ writer.close()
 
 
 def test_add_tensor_keeps_the_tensor(tmp_path):
-    """Torch's add_tensor: TensorBoard's own reader gives the array back."""
+    """As torch's add_tensor: TensorBoard's own reader returns the array."""
     from tensorboard.backend.event_processing import plugin_event_accumulator
     from tensorboard.util import tensor_util
 
@@ -144,7 +144,7 @@ def test_exported_scalars_are_those_of_tensorboardx(tmp_path):
 
 
 def test_nan_and_infinity_do_not_fill_the_log(tmp_path, caplog):
-    """A diverged training logs NaN at every step: it is in the file, and not told at every call."""
+    """A diverged training logs NaN at every step: it is in the file, without a log line for every call."""
     with SummaryWriter(str(tmp_path)) as writer:
         for step in range(50):
             writer.add_scalar("a", math.nan, step)

@@ -24,8 +24,8 @@ from runs import (
     WORKER,
     acknowledged,
     all_acknowledged,
+    check_oracle,
     finished,
-    judge,
     no_uploader,
     silent_hub,
     uploader_pid,
@@ -59,7 +59,7 @@ def shell(*command: object) -> None:
 
 @contextlib.contextmanager
 def mounted(place: Path, *options: str) -> Iterator[None]:
-    """Something mounted for a while."""
+    """Mount something for the block."""
     try:
         shell("mount", *options, place)
     except (OSError, subprocess.CalledProcessError) as error:
@@ -72,7 +72,7 @@ def mounted(place: Path, *options: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def full(run_dir: Path) -> Iterator[None]:
-    """No block is free, not even for a record."""
+    """Leave no free block, not even for a record."""
     filler = run_dir.parent / "filler"
     with open(filler, "wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
@@ -83,7 +83,7 @@ def full(run_dir: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_inodes(run_dir: Path) -> Iterator[None]:
-    """No file can be made; records fit into those that are there, until a segment is full."""
+    """Leave no inode: records fit into the existing files until a segment is full."""
     fillers = run_dir.parent / "fillers"
     fillers.mkdir()
     with contextlib.suppress(OSError):
@@ -95,7 +95,7 @@ def without_inodes(run_dir: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def read_only(run_dir: Path) -> Iterator[None]:
-    """The run directory and the spool in it take nothing that is opened from now on."""
+    """Make the run directory and its spool refuse every new open for writing."""
     with mounted(run_dir, "--bind", str(run_dir)):
         shell("mount", "-o", "remount,bind,ro", run_dir)
         yield
@@ -103,7 +103,7 @@ def read_only(run_dir: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def immutable(run_dir: Path) -> Iterator[None]:
-    """No directory of the run takes a new name."""
+    """Make the directories of the run refuse new names."""
     places = [run_dir, *filter(Path.is_dir, run_dir.rglob("*"))]
     shell("chattr", "+i", *places)
     try:
@@ -115,7 +115,7 @@ def immutable(run_dir: Path) -> Iterator[None]:
 @pytest.mark.root
 @pytest.mark.parametrize("refusing", [full, without_inodes, read_only, immutable])
 def test_a_disk_that_refuses_for_a_while_delays_the_upload_and_costs_nothing(hub, tmp_path, start, refusing):
-    """Training logs on, whoever dies meanwhile; when the disk takes writes again everything arrives, exactly once."""
+    """Training logs on, even if the uploader is killed; when the disk accepts writes again all arrives exactly once."""
     if os.geteuid():
         pytest.skip("only root may mount and change attributes")
     small, end, journals = tmp_path / "small", tmp_path / "end", tmp_path / "journals"
@@ -134,13 +134,13 @@ def test_a_disk_that_refuses_for_a_while_delays_the_upload_and_costs_nothing(hub
             assert worker.process.poll() is None
         wait_for(lambda: acknowledged(run_dir) > had, "it is uploaded again")
         end.touch()
-        code, _, said = worker.finish()
-        assert (code, "Traceback" in said) == (0, False), said
+        code, _, errors = worker.finish()
+        assert (code, "Traceback" in errors) == (0, False), errors
         wait_for(lambda: all_acknowledged(run_dir), "all arrives")
         wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
-        judge(run_dir, hub)
+        check_oracle(run_dir, hub)
         found = Counter(key for path in run_dir.glob("*tfevents*") for key in keys(path))
-        assert found == {(note.tag, note.step): 1 for note in read_journals(str(journals))}, "in whatever file"
+        assert found == {(note.tag, note.step): 1 for note in read_journals(str(journals))}, "in any file"
 
 
 # a disk that fails to sync
@@ -151,20 +151,20 @@ FAILING = [f"{word}.{step}" for word in WORDS for step in ("fsync", "dirsync")]
 
 
 def test_syncs_that_fail_in_between_cost_nothing(hub, run_dir, tmp_path, start):
-    """EIO once at each fsync of the uploader's: what is not durable is not relied on, tried again, and arrives."""
+    """EIO once at each fsync of the uploader: nothing relies on what is not durable; it is tried again, and arrives."""
     env = {"HF_MPWRITER_FAILPOINT": ",".join(f"{point}=eio" for point in FAILING)}
     worker = start(LOG_FOR_EVER, run_dir, tmp_path / "journals", env=env)
     view = Progress(Spool(str(run_dir)))
     wait_for(lambda: view.uploader().commits > 1, "two commits")
     os.kill(worker.pid, signal.SIGKILL)
     wait_for(lambda: finished(run_dir), "the end")
-    judge(run_dir, hub, tmp_path / "journals")
+    check_oracle(run_dir, hub, tmp_path / "journals")
     log = next(run_dir.glob(".hf_mpwriter/hosts/*/uploader.log")).read_text()
     assert [point for point in FAILING if point.endswith(".fsync") and f"failpoint {point}" not in log] == []
 
 
-def test_a_flush_after_a_failed_one_does_not_believe_the_kernel(tmp_path, monkeypatch):
-    """The kernel takes the bytes of a failed fsync for written: they are written once more before the next fsync."""
+def test_a_flush_after_a_failed_one_does_not_trust_the_kernel(tmp_path, monkeypatch):
+    """The kernel marks the bytes of a failed fsync as written, so they are written again before the next fsync."""
     file = EventFile(Place(tmp_path))
     file.append(scalar(1))
     file.flush()
@@ -197,7 +197,7 @@ def test_a_flush_after_a_failed_one_does_not_believe_the_kernel(tmp_path, monkey
 
 
 def test_a_flush_syncs_a_segment_that_was_sealed_while_the_disk_refused_to(tmp_path, monkeypatch):
-    """What was appended before a flush survives a power cut after it, in whichever segment it is."""
+    """What was appended before a flush survives a power cut after it, in any segment."""
     monkeypatch.setattr(series, "SEGMENT_MIN", 1)
     file = EventFile(Place(tmp_path))
     file.append(scalar(1))
@@ -219,7 +219,7 @@ def test_a_flush_syncs_a_segment_that_was_sealed_while_the_disk_refused_to(tmp_p
 
 
 def records_on_disk(tmp_path) -> dict[str, Path]:
-    """A ledger, an entry and a record in flight, as they really are."""
+    """A real ledger, a real batch and a real record in flight."""
     run_dir = tmp_path / "run"
     length = event_file(run_dir / "a.tfevents", 3)
     spool = Spool(str(run_dir))
@@ -228,14 +228,14 @@ def records_on_disk(tmp_path) -> dict[str, Path]:
     made = Outbox(host, str(run_dir))
     made.put([[LocalFile("a.tfevents", length, growing=True)]])
     made.mark_in_flight(made.batches[0], fenced=True)
-    book = ledger.Ledger(HERE, "me/run")
-    book.acknowledge({"a.tfevents": Sent(length, "5" * 64)}, "c" * 40, 1.0)
-    book.save(host.ledger)
-    return {"ledger": Path(host.ledger), "entry": Path(host.outbox, "00000001.json"), "in_flight": Path(host.in_flight)}
+    held = ledger.Ledger(HERE, "me/run")
+    held.acknowledge({"a.tfevents": Sent(length, "5" * 64)}, "c" * 40, 1.0)
+    held.save(host.ledger)
+    return {"ledger": Path(host.ledger), "batch": Path(host.outbox, "00000001.json"), "in_flight": Path(host.in_flight)}
 
 
 def test_a_record_that_is_cut_anywhere_is_known_to_be_damaged(tmp_path):
-    """Each truncation of a ledger, an entry and a record in flight: never half of it is believed."""
+    """Each truncation of a ledger, a batch and a record in flight: no part of it is trusted."""
     paths = records_on_disk(tmp_path)
     spool = Spool(str(tmp_path / "run"))
     host = spool.host("h")
@@ -247,14 +247,14 @@ def test_a_record_that_is_cut_anywhere_is_known_to_be_damaged(tmp_path):
     for cut in range(len(whole["in_flight"])):
         paths["in_flight"].write_bytes(whole["in_flight"][:cut])
         assert outbox.interrupted(host) == InFlightRecord(0, fenced=False)
-    for cut in range(len(whole["entry"])):
-        paths["entry"].write_bytes(whole["entry"][:cut])
+    for cut in range(len(whole["batch"])):
+        paths["batch"].write_bytes(whole["batch"][:cut])
         assert Outbox(host, spool.run_dir).batches == []
-        assert not paths["entry"].exists()
+        assert not paths["batch"].exists()
 
 
-def test_a_record_with_any_byte_changed_stops_nobody(tmp_path):
-    """It is damaged, or it claims something else; then the Hub is asked. Nothing is raised."""
+def test_a_record_with_any_byte_changed_raises_nothing(tmp_path):
+    """It is damaged, or it claims something else and the Hub is asked."""
     paths = records_on_disk(tmp_path)
     spool, rng = Spool(str(tmp_path / "run")), random.Random(1)
     for path in paths.values():
@@ -273,13 +273,13 @@ def test_a_ledger_that_claims_too_much_is_corrected_by_the_hub(hub, run_dir, sta
     start(LOG_AND_EXIT, run_dir, 20).succeed()
     wait_for(lambda: finished(run_dir), "the first run is over")
     path = Path(Spool(str(run_dir)).host(process.host_id()).ledger)
-    book = json.loads(path.read_text())
-    for held in book["files"].values():
+    content = json.loads(path.read_text())
+    for held in content["files"].values():
         held |= {"length": held["length"] + 10_000, "sha256": "5" * 64}
-    path.write_text(json.dumps(book))
+    path.write_text(json.dumps(content))
     start(LOG_AND_EXIT, run_dir, 20, env={"RANK": "1"}).succeed()
     wait_for(lambda: finished(run_dir), "the second run is over")
-    report = judge(run_dir, hub)
+    report = check_oracle(run_dir, hub)
     lengths = {file: held.length for file, held in Progress(Spool(str(run_dir))).ledger().files.items()}
     assert lengths == {file.path: file.hub_bytes for file in report.files.values()}
 
@@ -288,7 +288,7 @@ def test_a_ledger_that_claims_too_much_is_corrected_by_the_hub(hub, run_dir, sta
 
 
 def test_a_run_that_was_copied_from_another_machine_goes_on_here(hub, run_dir, tmp_path, start):
-    """Its cards, its queue, its ledger, and a push that was in flight there: all is delivered, nothing twice."""
+    """Its member files, outbox, ledger, and a push that was in flight there: all is delivered, nothing twice."""
     journals = tmp_path / "journals"
     worker = start(LOG_FOR_EVER, run_dir, journals)
     wait_for(lambda: acknowledged(run_dir), "a commit")
@@ -298,7 +298,7 @@ def test_a_run_that_was_copied_from_another_machine_goes_on_here(hub, run_dir, t
         os.kill(worker.pid, signal.SIGKILL)
         os.kill(uploader_pid(run_dir), signal.SIGKILL)
         worker.process.wait()
-        wait_for(lambda: no_uploader(run_dir), "they are dead")
+        wait_for(lambda: no_uploader(run_dir), "both are dead")
     hub.start()
     move_to_another_machine(run_dir)
     spool = Spool(str(run_dir))
@@ -306,7 +306,7 @@ def test_a_run_that_was_copied_from_another_machine_goes_on_here(hub, run_dir, t
     assert not os.path.exists(spool.host(process.host_id()).root)
     start(LOG_AND_EXIT, run_dir, 20).succeed()
     wait_for(lambda: finished(run_dir), "everything arrives")
-    report = judge(run_dir, hub, journals)
+    report = check_oracle(run_dir, hub, journals)
     assert len(report.files) == 2
 
 

@@ -1,4 +1,4 @@
-"""Hostile input: links that lead out, garbage in the place of every file of ours, a home that cannot be written."""
+"""Hostile input: links that lead out, garbage in place of every file of ours, a home that cannot be written."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jobs import job
 from programs import wait_for
-from runs import LOG_AND_EXIT, WORKER, all_acknowledged, judge, no_uploader, status_of
+from runs import LOG_AND_EXIT, WORKER, all_acknowledged, check_oracle, no_uploader, status_of
 from support import dump, event_file
 
 from hf_mpwriter.base import state
@@ -41,7 +41,7 @@ NAME = "events.out.tfevents.1795233002.h.1.00000000"
 
 
 def test_no_link_on_the_way_is_followed(tmp_path):
-    """The file, a directory on the way, a pipe; what is above the run directory is the user's own."""
+    """The file, a directory on the way, a pipe; links above the run directory are the user's own."""
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / NAME).write_text("secret")
     run = tmp_path / "run"
@@ -61,7 +61,7 @@ def test_no_link_on_the_way_is_followed(tmp_path):
 
 @pytest.mark.parametrize("what", [f"rank_00001/{NAME}", "rank_00001"])
 def test_what_became_a_link_after_the_snapshot_is_not_sent(tmp_path, what):
-    """Neither by the next survey, nor by a push that has the old entry; nor a link that comes while it is sent."""
+    """Neither the next survey nor a push with the old batch follows it; nor a link that appears during the push."""
     run, outside = tmp_path / "run", tmp_path / "outside"
     length = event_file(run / "rank_00001" / NAME, 3)
     event_file(outside / NAME, 5)
@@ -83,8 +83,8 @@ def test_what_became_a_link_after_the_snapshot_is_not_sent(tmp_path, what):
 @given(
     st.text("a./\0", max_size=9) | st.sampled_from([f"{SPOOL_NAME}/x", f"a/{SPOOL_NAME}", "a" * 5000, None, 5, ["a"]])
 )
-def test_only_paths_of_a_run_directory_are_taken_for_such(path):
-    """What is accepted stays below the run directory under the very name, and outside of the spool."""
+def test_only_paths_of_a_run_directory_are_accepted(path):
+    """An accepted path stays below the run directory under its exact name, and outside the spool."""
     if is_run_path(path):
         assert os.path.normpath(os.path.join("/run", path)) == f"/run/{path}"
         assert not f"/{path}/".count(f"/{SPOOL_NAME}/")
@@ -95,7 +95,7 @@ ITEM = {"path": NAME, "length": 1, "growing": False, "sha256": "", "blob_id": ""
 
 
 def batch_of(item: object) -> Batch:
-    """The batch that a file with this item holds."""
+    """The batch of a file with this item."""
     return state.load(Batch, json.dumps({"number": 1, "files": [item]}).encode())
 
 
@@ -104,23 +104,25 @@ BAD_PATHS = ["/etc/passwd", "../x.tfevents", f"{SPOOL_NAME}/x.tfevents", "a\0.tf
 
 @pytest.mark.parametrize("path", BAD_PATHS)
 def test_no_record_leads_out_of_the_run_directory(tmp_path, path):
-    """Entries, the ledger and cards."""
+    """Neither batches, nor the ledger, nor member files."""
     with pytest.raises(state.DamagedError):
         batch_of(ITEM | {"path": path})
     spool = Spool(str(tmp_path / "run"))
     spool.create()
     os.makedirs(spool.host("h").root)
     for key in ("files", "quarantined", "uncertain"):
-        book = json.loads(state.dump(ledger.Ledger(HERE)))
-        book[key] = {str(path) if path is not None else "": {"files": {}, "quarantined": "why", "uncertain": []}[key]}
-        dump(spool.host("h").ledger, book)
+        content = json.loads(state.dump(ledger.Ledger(HERE)))
+        content[key] = {
+            str(path) if path is not None else "": {"files": {}, "quarantined": "why", "uncertain": []}[key]
+        }
+        dump(spool.host("h").ledger, content)
         if isinstance(path, str):
             assert ledger.set_aside(spool, "h")
-    card = MemberFile(spool, "main", Process.current(), Settings())
-    card.write({"open": path})
-    card.write({"want": {path: 5} if path is not None else 5})
+    member_file = MemberFile(spool, "main", Process.current(), Settings())
+    member_file.write({"open": path})
+    member_file.write({"want": {path: 5} if path is not None else 5})
     (member,) = Members(spool).all()
-    card.withdraw()
+    member_file.withdraw()
     assert not member.files | set(member.want) - {"7"}
 
 
@@ -131,36 +133,36 @@ def test_a_length_is_one_that_a_file_can_have(length):
         batch_of(ITEM | {"length": length})
 
 
-def test_an_entry_of_event_files_names_event_files_only():
+def test_a_batch_of_event_files_names_event_files_only():
     """Other files are sent as copies, known by their digests."""
     with pytest.raises(state.DamagedError, match="not the digests"):
         batch_of(ITEM | {"path": "id_rsa"})
 
 
-def test_a_card_that_is_endless_is_read_at_its_ends(tmp_path, monkeypatch):
-    """Who it is stands first and what it wants last; neither is lost, and it is never in memory as a whole."""
+def test_a_member_file_that_is_endless_is_read_at_its_ends(tmp_path, monkeypatch):
+    """Its identity is first and its wish is last; both are read, and it is never in memory as a whole."""
     monkeypatch.setattr(members, "MEMBER_FILE_LIMIT", 4096)
     spool = Spool(str(tmp_path / "run"))
     spool.create()
-    card = MemberFile(spool, "main", Process.current(), Settings())
-    card.write({"open": NAME})
+    member_file = MemberFile(spool, "main", Process.current(), Settings())
+    member_file.write({"open": NAME})
     for length in range(1000):
-        card.write({"want": {NAME: length}})
+        member_file.write({"want": {NAME: length}})
     (member,) = Members(spool).all()
     assert (member.alive, set(member.growing), member.want) == (True, {NAME}, {NAME: 999})
-    assert len(disk.read_ends(card.path, members.MEMBER_FILE_LIMIT)) <= members.MEMBER_FILE_LIMIT + 1
-    card.withdraw()
+    assert len(disk.read_ends(member_file.path, members.MEMBER_FILE_LIMIT)) <= members.MEMBER_FILE_LIMIT + 1
+    member_file.withdraw()
 
 
 def test_giants_are_not_read_into_memory(tmp_path):
-    """1 GiB in the place of each file: within a quarter of that memory all of them are refused or ignored."""
+    """1 GiB in place of each file: within a quarter of that memory all of them are refused or ignored."""
     spool = Spool(str(tmp_path / "run"))
     spool.create()
     host = spool.host("h")
     os.makedirs(host.outbox)
     name = MemberName("main", "h", 1, 2, 3)
-    queued = os.path.join(host.outbox, "00000001.json")
-    for path in (host.ledger, host.in_flight, host.status, queued, spool.member_file(name)):
+    batch = os.path.join(host.outbox, "00000001.json")
+    for path in (host.ledger, host.in_flight, host.status, batch, spool.member_file(name)):
         with open(path, "wb") as file:
             file.truncate(1 << 30)
 
@@ -207,8 +209,8 @@ def put_garbage(path: Path, kind: str, elsewhere: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def test_garbage_in_the_place_of_every_file_of_ours_hurts_nobody(hub, tmp_path, run_dir, start):
-    """Each file gets each second kind: the worker logs on, nothing goes through a link, all arrives in the end."""
+def test_garbage_in_the_place_of_every_file_of_ours_does_no_harm(hub, tmp_path, run_dir, start):
+    """Each file gets every second kind: the worker logs on, nothing follows a link, all arrives in the end."""
     elsewhere, end, spool = tmp_path / "elsewhere", tmp_path / "end", Spool(str(run_dir))
     elsewhere.write_text("theirs")
     journals = tmp_path / "journals"
@@ -241,7 +243,7 @@ def test_garbage_in_the_place_of_every_file_of_ours_hurts_nobody(hub, tmp_path, 
     assert "Traceback" not in err
     wait_for(lambda: all_acknowledged(run_dir), "all arrives")
     wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
-    judge(run_dir, hub, journals)
+    check_oracle(run_dir, hub, journals)
     assert elsewhere.read_text() == "theirs"
 
 
@@ -259,7 +261,7 @@ def test_garbage_in_the_place_of_the_log_keeps_no_uploader_from_starting(tmp_pat
 
 @pytest.mark.parametrize("kind", ["directory", "link", "pipe"])
 def test_garbage_in_the_place_of_a_record_is_replaced(tmp_path, kind):
-    """So that an uploader does not try for ever what the garbage refuses."""
+    """Else an uploader would try for ever what the garbage refuses."""
     path = tmp_path / "in_flight.json"
     path.touch()
     put_garbage(path, kind, tmp_path / "elsewhere")
@@ -273,20 +275,20 @@ def test_garbage_in_the_place_of_a_record_is_replaced(tmp_path, kind):
 
 @pytest.mark.parametrize("home", [{"HOME": "/dev/null/x"}, {"HF_HOME": "/proc/nonexistent/x", "HOME": "/proc/x"}])
 def test_a_home_that_cannot_be_written_is_no_obstacle(hub, run_dir, start, monkeypatch, home):
-    """The client's caches move into the spool; what needs them, the tag of the model card, is there too."""
+    """The client's caches move into the spool; the tag of the model card, which needs them, is there too."""
     monkeypatch.delenv("HF_HOME")
     monkeypatch.delenv("XDG_CACHE_HOME")
     start(LOG_AND_EXIT, run_dir, 5, env=home).succeed()
-    judge(run_dir, hub)
+    check_oracle(run_dir, hub)
     assert b"hf-summary-writer" in hub.store.read_blob("model", "me/run", "README.md", "main")
     wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
     (cache,) = run_dir.glob(f"{SPOOL_NAME}/hosts/*/cache")
     assert {stat.S_IMODE(path.stat().st_mode) & 0o077 for path in [cache, *cache.rglob("*")]} == {0}
-    assert len(judge(run_dir, hub).files) == 1, "caches are not uploaded"
+    assert len(check_oracle(run_dir, hub).files) == 1, "caches are not uploaded"
 
 
 def test_caches_move_only_where_the_users_cannot_be_written(tmp_path):
-    """One by one; and a token that can be read stays in use."""
+    """Each cache moves by itself, and a readable token stays in use."""
     instead = str(tmp_path / "instead")
     assert hf_home.writable_caches({"HF_HOME": str(tmp_path / "home")}, instead) == {}
     xet = hf_home.writable_caches({"HF_HOME": str(tmp_path / "home"), "HF_XET_CACHE": "/dev/null/x"}, instead)

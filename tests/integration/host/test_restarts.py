@@ -17,8 +17,8 @@ from runs import (
     LOG_FOR_EVER,
     OTHER_BOOT,
     acknowledged,
+    check_oracle,
     finished,
-    judge,
     no_uploader,
     run,
     silent_hub,
@@ -37,7 +37,7 @@ SLOWER = HURRIED.replace(
 
 
 def test_a_worker_with_a_good_token_brings_it_into_use(tmp_path, run_dir, start, monkeypatch):
-    """The uploader's token is refused: it leaves to a younger worker, and those with the old token let that one start.
+    """The uploader with a refused token leaves to a younger worker; workers with the old token let that one start it.
 
     The same when the uploader dies and a worker with the old token is the first to see it.
     """
@@ -54,13 +54,13 @@ def test_a_worker_with_a_good_token_brings_it_into_use(tmp_path, run_dir, start,
         os.kill(new.pid, signal.SIGSTOP)
         os.kill(second, signal.SIGKILL)
         wait_for(lambda: view.uploader().kind == "Refused", "the old token is refused once more")
-        wait_for(lambda: no_uploader(run_dir), "it makes way although nobody has come since")
+        wait_for(lambda: no_uploader(run_dir), "it makes way although no worker has joined since")
         before = acknowledged(run_dir)
         os.kill(new.pid, signal.SIGCONT)
         wait_for(grown(run_dir, before), "a commit with the good token")
         os.kill(old.pid, signal.SIGKILL)
         end(new, run_dir)
-        judge(run_dir, hub, tmp_path / "journals")
+        check_oracle(run_dir, hub, tmp_path / "journals")
         for path in Path(run_dir, ".hf_mpwriter").rglob("*"):
             assert not path.is_file() or b"hf_good" not in path.read_bytes()
 
@@ -82,7 +82,7 @@ def test_a_login_ends_the_wait_after_a_refused_token(tmp_path, run_dir, start, m
 
 
 def test_a_short_start_with_a_good_token_ends_with_its_data_on_the_hub(tmp_path, run_dir, start, monkeypatch):
-    """It closes before the uploader with the refused token has seen it alive, and waits: the lock is left to it."""
+    """It closes before the uploader with the refused token has seen it alive, and waits: the uploader gives way."""
     with LocalHub(tmp_path / "hub", token="hf_good") as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
         old = start(LOG_FOR_EVER, run_dir, tmp_path / "journals", env={"RANK": "1", "HF_TOKEN": "hf_expired"})
@@ -92,8 +92,8 @@ def test_a_short_start_with_a_good_token_ends_with_its_data_on_the_hub(tmp_path,
         os.kill(old.pid, signal.SIGKILL)
 
 
-def test_after_a_reboot_everybody_is_dead_and_the_spool_goes_on(hub, run_dir, tmp_path, start):
-    """Cards, a heartbeat, and a push in flight of another boot: none of them lives, holds up or loses anything."""
+def test_after_a_reboot_all_members_are_dead_and_the_spool_goes_on(hub, run_dir, tmp_path, start):
+    """Member files, a heartbeat and a push in flight of another boot count as dead, delay nothing and lose nothing."""
     hub.stop()
     with silent_hub(hub.port):
         worker = start(LOG_FOR_EVER, run_dir, tmp_path / "journals")
@@ -102,7 +102,7 @@ def test_after_a_reboot_everybody_is_dead_and_the_spool_goes_on(hub, run_dir, tm
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
         worker.process.wait()
-        wait_for(lambda: no_uploader(run_dir), "they are dead")
+        wait_for(lambda: no_uploader(run_dir), "both are dead")
     spool = Spool(str(run_dir))
     host = spool.host(process.host_id())
     assert os.path.exists(host.in_flight)
@@ -115,10 +115,10 @@ def test_after_a_reboot_everybody_is_dead_and_the_spool_goes_on(hub, run_dir, tm
     assert not any(member.alive for member in Members(spool).all())
     assert "no uploader runs" in run("status", run_dir).output
     hub.start()
-    code, _, said = start(LOG_AND_EXIT, run_dir, 20).finish()
-    assert (code, "hf-mpwriter sync" in said) == (0, False), "what was told before the reboot is not believed"
+    code, _, errors = start(LOG_AND_EXIT, run_dir, 20).finish()
+    assert (code, "hf-mpwriter sync" in errors) == (0, False), "what was logged before the reboot is not trusted"
     wait_for(lambda: finished(run_dir), "everything arrives")
-    assert len(judge(run_dir, hub, tmp_path / "journals").files) == 2
+    assert len(check_oracle(run_dir, hub, tmp_path / "journals").files) == 2
 
 
 def test_a_ledger_that_is_older_or_missing_or_of_another_host_costs_nothing(hub, run_dir, start):
@@ -135,13 +135,13 @@ def test_a_ledger_that_is_older_or_missing_or_of_another_host_costs_nothing(hub,
     host.rename(host.parent / "elsewhere-01234567")
     start(LOG_AND_EXIT, run_dir, 20).succeed()  # of another host
     wait_for(lambda: finished(run_dir), "the fourth run is over")
-    report = judge(run_dir, hub)
+    report = check_oracle(run_dir, hub)
     assert [(file.hub_events, file.commits) for file in report.files.values()] == [(20, 1)] * 4
     assert (host / "ledger.json").exists()
 
 
 def test_sigterm_ends_an_uploader_although_the_hub_hangs(run_dir, start, monkeypatch):
-    """It tries once more, but not for ever: its grace over, it ends, its push too, and the uploader lock is free."""
+    """It tries once more, but not for ever: after its grace period it and its push end, and the lock is free."""
     with silent_hub() as listener:
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{listener.getsockname()[1]}")
         Spool(str(run_dir)).create()

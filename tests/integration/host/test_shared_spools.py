@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from programs import wait_for
-from runs import LOG_AND_EXIT, judge, no_uploader
+from runs import LOG_AND_EXIT, check_oracle, no_uploader
 from shared_spools import GROUP, ONE, STRANGER, TWO, modes, root_only
 
 from hf_mpwriter.base.settings import Destination
@@ -51,7 +51,7 @@ print("trained")
 
 @pytest.mark.parametrize("how", ["link", "open", "theirs"])
 def test_a_strange_spool_does_not_break_training_and_gets_no_token(own_spool, tmp_path, start, monkeypatch, how):
-    """It names another Hub: nothing is asked there, what is logged stays here, one warning says what to do."""
+    """It names another Hub: no request goes there, records stay local, and one warning names what to do."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     own_spool.record_destination(Destination("http://127.0.0.1:9", "me/other"))
     if how == "link":
@@ -67,7 +67,7 @@ def test_a_strange_spool_does_not_break_training_and_gets_no_token(own_spool, tm
     code, out, err = start(FOREIGN, own_spool.run_dir, env={"HF_TOKEN": "hf_secret"}).finish()
     assert (code, out) == (0, "trained\n"), err
     assert err.count("not uploaded") == 1, err
-    assert err.count(own_spool.root) == 1 + (how == "open"), "and what helps"
+    assert err.count(own_spool.root) == 1 + (how == "open"), "and names what helps"
     assert modes(own_spool.root) == before, "nothing was written there"
     assert len(list(Path(own_spool.run_dir).glob("*tfevents*"))) == 2
     (own,) = tmp_path.glob("hf_mpwriter-*")
@@ -101,12 +101,12 @@ def test_a_spool_that_is_opened_while_training_runs_costs_no_record(hub, run_dir
     spool = Spool(str(run_dir))
     os.chmod(spool.root, 0o700)
     start(LOG_AND_EXIT, run_dir, 1).succeed()
-    assert sum(file.hub_events for file in judge(run_dir, hub).files.values()) == 4
+    assert sum(file.hub_events for file in check_oracle(run_dir, hub).files.values()) == 4
 
 
 def test_an_uploader_does_not_follow_a_strange_spool(own_spool, start):
-    """Whoever starts one: it looks itself before it reads where to upload, or removes what is a ruin."""
-    ruin = Path(own_spool.card(MemberName("main", "host-0", 1, 2, 3)))
+    """However it is started, it checks the spool before it reads the destination or removes a ruin."""
+    ruin = Path(own_spool.member_file(MemberName("main", "host-0", 1, 2, 3)))
     ruin.touch()
     own_spool.record_destination(Destination("http://127.0.0.1:9", "me/other"))
     os.chmod(own_spool.root, 0o777)  # noqa: S103 - that is what must be noticed
@@ -149,7 +149,7 @@ os.environ["HOME"] = sys.argv.pop(1); os.environ["HF_HOME"] = os.environ["HOME"]
 @root_only
 @pytest.mark.root
 def test_two_users_of_a_group_share_a_run(hub, open_place, start):
-    """Both log, each elects and uploads what both have logged, ranks take over each other's directories."""
+    """Both log, each starts an uploader for the records of both, and ranks take over each other's directories."""
     run_dir = open_place / "exp1"
     run_dir.mkdir()
     os.chown(run_dir, ONE, GROUP)
@@ -160,7 +160,7 @@ def test_two_users_of_a_group_share_a_run(hub, open_place, start):
         env = {"HF_MPWRITER_GROUP": "1", "RANK": rank, "WORLD_SIZE": "2", "PYTHONDONTWRITEBYTECODE": "1"}
         start(AS_USER + LOG_AND_EXIT, f"{user},{GROUP}", home, run_dir, 20, env=env).succeed()
         wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
-        judge(run_dir, hub)
+        check_oracle(run_dir, hub)
     events = list(run_dir.rglob("*tfevents*"))
     assert sorted(path.stat().st_uid for path in events) == [ONE, ONE, TWO]
     found = modes(str(run_dir / ".hf_mpwriter"))

@@ -10,40 +10,40 @@ import psutil
 import pytest
 from lives import HURRY, TAKES_THE_LOCK, grown, log_without_uploader, push_of
 from programs import wait_for
-from runs import LOG_AND_EXIT, acknowledged, finished, judge, uploader_pid, uploaders
+from runs import LOG_AND_EXIT, acknowledged, check_oracle, finished, uploader_pid, uploaders
 
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.members import Members
 
 
 def test_a_log_that_cannot_be_written_is_no_reason_to_end(hub, run_dir, start):
-    """The disk is full from its first line on: the uploader works all the same."""
+    """The disk is full from the first line on, and the uploader still works."""
     Spool(str(run_dir)).create()
     log_without_uploader(start, run_dir, 5)
     start(TAKES_THE_LOCK.format("os.dup2(os.open('/dev/full', os.O_WRONLY), 2)"), run_dir).finish()
     assert finished(run_dir)
-    assert [file.hub_events for file in judge(run_dir, hub).files.values()] == [5]
+    assert [file.hub_events for file in check_oracle(run_dir, hub).files.values()] == [5]
 
 
 def test_an_uploader_needs_no_proc(hub, run_dir, start):
-    """A container may have none: its priority may stay higher then, but it uploads, and it is nice all the same."""
+    """A container may lack it: the priority may stay higher, but the uploader uploads and is still nice."""
     Spool(str(run_dir)).create()
     log_without_uploader(start, run_dir, 5)
     without = "import psutil; psutil.PROCFS_PATH = '/nowhere'"
-    code, _, said = start(TAKES_THE_LOCK.format(without), run_dir).finish()
-    assert (code, "not as low as wanted" in said) == (0, True), said
+    code, _, errors = start(TAKES_THE_LOCK.format(without), run_dir).finish()
+    assert (code, "not as low as wanted" in errors) == (0, True), errors
     assert finished(run_dir)
 
 
 @pytest.mark.parametrize("words", ["print('Welcome to the cluster!')", "print('no line', end='')"])
-def test_what_the_start_of_an_interpreter_prints_disturbs_nobody(hub, run_dir, tmp_path, start, monkeypatch, words):
-    """A sitecustomize that greets: the uploader does not take it for the words of its push."""
+def test_what_the_start_of_an_interpreter_prints_does_no_harm(hub, run_dir, tmp_path, start, monkeypatch, words):
+    """A sitecustomize prints a greeting: the uploader does not take it for the verdict of its push."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(f"import sys\nif '-P' in sys.orig_argv: {words}")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'site'}:{os.environ['PYTHONPATH']}")
-    _, _, said = start(LOG_AND_EXIT, run_dir, 5).finish()
+    _, _, errors = start(LOG_AND_EXIT, run_dir, 5).finish()
     wait_for(lambda: finished(run_dir), "the uploader leaves")
-    assert "hf-mpwriter sync" not in said
+    assert "hf-mpwriter sync" not in errors
 
 
 CHILDREN = (
@@ -80,13 +80,13 @@ print(psutil.Process().children())
 )
 
 
-def test_the_users_own_ways_with_children_are_no_problem(hub, tmp_path, start):
-    """A wait for any child, a handler, SIGCHLD ignored or nothing at all: no zombie, no error, all arrives."""
+def test_the_users_own_handling_of_children_does_no_harm(hub, tmp_path, start):
+    """A wait for any child, a handler, SIGCHLD ignored or nothing at all: no zombie, no error, all data arrives."""
     places = {how: tmp_path / "runs" / how for how in ("ignored", "handled", "waited for", "left to us")}
     programs = [start(CHILDREN, place, how) for how, place in places.items()]
-    for code, out, said in [program.finish() for program in programs]:
+    for code, out, errors in [program.finish() for program in programs]:
         assert (code, out) == (0, "[]\n")
-        assert "child process" not in said
+        assert "child process" not in errors
     for place in places.values():
         wait_for(lambda place=place: finished(place), "the uploader leaves")
 
@@ -118,8 +118,8 @@ reopen()
 )
 
 
-def test_a_thread_that_forks_all_the_time_disturbs_nobody(hub, run_dir, start):
-    """Cards, claims and seats are taken and given back meanwhile: no deadlock, one uploader, no child keeps a lock."""
+def test_a_thread_that_forks_all_the_time_does_no_harm(hub, run_dir, start):
+    """Member files, claims and the uploader lock come and go: no deadlock, one uploader, no lock in a child."""
     worker = start(FORKS, run_dir)
     children: list[psutil.Process] = []
     try:
@@ -135,13 +135,13 @@ def test_a_thread_that_forks_all_the_time_disturbs_nobody(hub, run_dir, start):
         worker.process.wait()
         assert any(child.is_running() for child in children), "they outlive it"
         assert not any(member.alive for member in Members(Spool(str(run_dir))).all())
-        wait_for(lambda: finished(run_dir), "all of it arrives")
+        wait_for(lambda: finished(run_dir), "all data arrives")
         assert any(child.is_running() for child in children)
     finally:
         for child in children:
             with contextlib.suppress(psutil.NoSuchProcess):
                 child.kill()
-    judge(run_dir, hub)
+    check_oracle(run_dir, hub)
 
 
 HUNDREDS = (
@@ -164,10 +164,10 @@ with HFSummaryWriter("me/run", logdir=sys.argv[1], commit_every=0.01) as writer:
 )
 
 
-def test_hundreds_of_short_lived_children_leave_no_more_cards_than_live(hub, run_dir, start):
-    """200 children of a process: no card stays, and no more claims than lived at once."""
+def test_hundreds_of_short_lived_children_leave_no_member_files(hub, run_dir, start):
+    """200 children of a process: no member file stays, and no more claims than children lived at once."""
     start(HUNDREDS, run_dir).succeed()
-    wait_for(lambda: finished(run_dir), "all are served")
+    wait_for(lambda: finished(run_dir), "all data is sent")
     spool = Spool(str(run_dir))
     assert len(os.listdir(os.path.join(spool.root, "claims"))) <= 1 + 8
-    assert sum(file.hub_events for file in judge(run_dir, hub).files.values()) == 25 * 9
+    assert sum(file.hub_events for file in check_oracle(run_dir, hub).files.values()) == 25 * 9

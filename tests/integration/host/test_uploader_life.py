@@ -1,4 +1,4 @@
-"""The life of the uploader: whatever dies, freezes, forks or is deleted around it, all that was logged arrives."""
+"""The life of the uploader: whatever dies, freezes, forks or is deleted around it, all records arrive."""
 
 from __future__ import annotations
 
@@ -10,7 +10,17 @@ import psutil
 import pytest
 from lives import HURRIED, HURRY, TAKES_THE_LOCK, end, grown, lives, log_without_uploader, push_of
 from programs import wait_for
-from runs import LOG_AND_EXIT, acknowledged, finished, judge, no_uploader, run, silent_hub, uploader_pid, uploaders
+from runs import (
+    LOG_AND_EXIT,
+    acknowledged,
+    check_oracle,
+    finished,
+    no_uploader,
+    run,
+    silent_hub,
+    uploader_pid,
+    uploaders,
+)
 
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import process as process_module
@@ -18,7 +28,7 @@ from hf_mpwriter.uploader import priority
 
 
 def zombies(pid: int) -> list[psutil.Process]:
-    """Children that have ended and that nobody has collected."""
+    """The children that have ended and were not reaped."""
     return [child for child in psutil.Process(pid).children() if child.status() == psutil.STATUS_ZOMBIE]
 
 
@@ -48,25 +58,25 @@ assert all(os.waitpid(pid, 0)[1] == 0 for pid in pids)
 
 
 def test_sixty_four_workers_that_start_at_once_have_one_uploader(hub, run_dir, start):
-    """Ranks that log in the same moment: all of it arrives, and nobody starts a second uploader beside the first."""
+    """Ranks log at the same moment: all data arrives, and no second uploader runs beside the first."""
     start(SIXTY_FOUR, run_dir).succeed()
-    wait_for(lambda: finished(run_dir), "all of it arrives")
-    report = judge(run_dir, hub)
+    wait_for(lambda: finished(run_dir), "all data arrives")
+    report = check_oracle(run_dir, hub)
     assert [file.hub_events for file in report.files.values()] == [20] * 64
-    assert lives(run_dir) <= 3, "on a slow machine one may leave before the last rank has begun"
+    assert lives(run_dir) <= 3, "on a slow machine one may leave before the last rank has started"
 
 
-def test_an_uploader_that_is_stopped_is_told_and_not_replaced(hub, run_dir, tmp_path, start):
-    """SIGSTOP: training goes on and its end says what helps, so does `status`; after SIGCONT everything arrives."""
+def test_an_uploader_that_is_stopped_is_named_and_not_replaced(hub, run_dir, tmp_path, start):
+    """SIGSTOP: training goes on, its end and `status` name what helps; after SIGCONT everything arrives."""
     worker = start(HURRIED, run_dir, tmp_path / "journals")
     pid = wait_for(lambda: uploader_pid(run_dir), "an uploader")
     wait_for(lambda: acknowledged(run_dir), "a commit")
     os.kill(pid, signal.SIGSTOP)
     try:
-        code, _, said = start(LOG_AND_EXIT, run_dir, 50, env={"HF_MPWRITER_EXIT_TIMEOUT": "0.5"}).finish()
+        code, _, errors = start(LOG_AND_EXIT, run_dir, 50, env={"HF_MPWRITER_EXIT_TIMEOUT": "0.5"}).finish()
         assert code == 0
-        assert said.count(f"the uploader does not work: process {pid} is stopped") == 1, said
-        assert said.count(f"kill -CONT {pid}") == said.count("hf-mpwriter sync") == 1, said
+        assert errors.count(f"the uploader does not work: process {pid} is stopped") == 1, errors
+        assert errors.count(f"kill -CONT {pid}") == errors.count("hf-mpwriter sync") == 1, errors
         assert f"process {pid} is stopped" in run("status", run_dir).output
         assert worker.process.poll() is None
         assert uploaders(run_dir) - {push_of(run_dir)} == {pid}
@@ -76,16 +86,16 @@ def test_an_uploader_that_is_stopped_is_told_and_not_replaced(hub, run_dir, tmp_
     assert uploader_pid(run_dir) == pid
     assert "is stopped" not in run("status", run_dir).output
     end(worker, run_dir)
-    judge(run_dir, hub, tmp_path / "journals")
+    check_oracle(run_dir, hub, tmp_path / "journals")
 
 
 def test_the_kernel_takes_uploader_and_push_before_training(tmp_path, start, monkeypatch):
-    """Out of memory, processors or disk: both come after training; an even higher score is left as it is."""
+    """For memory, processors and disk both rank below training; an even higher OOM score is left as it is."""
     with silent_hub() as listener:
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{listener.getsockname()[1]}")
         higher = "open('/proc/self/oom_score_adj', 'w').write('800')\n"
         for attempt, (before, score) in enumerate([("", priority.OOM_SCORE_ADJ), (higher, 800)]):
-            place = tmp_path / str(attempt) / "run"  # side by side, the second would go on with the first
+            place = tmp_path / str(attempt) / "run"  # side by side, the second would finish the first
             start(before + LOG_AND_EXIT, place, 5, env={"HF_MPWRITER_EXIT_TIMEOUT": "0"}).succeed()
             push = wait_for(lambda place=place: push_of(place), "a push")
             pid = uploader_pid(place)
@@ -97,23 +107,23 @@ def test_the_kernel_takes_uploader_and_push_before_training(tmp_path, start, mon
             os.kill(pid, signal.SIGKILL)
 
 
-def test_a_push_inherits_neither_seat_nor_anything_else(run_dir, start, monkeypatch):
-    """While a push hangs, it has standard streams and what it has opened for itself, nothing of the spool's locks."""
+def test_a_push_inherits_no_lock_and_no_descriptor(run_dir, start, monkeypatch):
+    """A push that hangs has its standard streams and what it has opened itself, and no lock of the spool."""
     with silent_hub() as listener:
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{listener.getsockname()[1]}")
         start(LOG_AND_EXIT, run_dir, 5, env={"HF_MPWRITER_EXIT_TIMEOUT": "0"}).succeed()
         push = wait_for(lambda: push_of(run_dir), "a push")
-        wait_for(lambda: any("socket" in link for link in descriptors(push)), "it speaks to the Hub")
+        wait_for(lambda: any("socket" in link for link in descriptors(push)), "it is connected to the Hub")
         spool = Spool(str(run_dir))
         ours = {link for link in descriptors(push) if link.startswith(spool.root)}
         assert ours == {spool.host(process_module.host_id()).log}
-        assert sum("pipe" in link for link in descriptors(push)) == 1, "one pipe: the way of the verdict"
+        assert sum("pipe" in link for link in descriptors(push)) == 1, "one pipe, for the verdict"
         os.kill(uploader_pid(run_dir), signal.SIGKILL)
         wait_for(lambda: not psutil.pid_exists(push), "the push dies with its uploader")
 
 
 def descriptors(pid: int) -> list[str]:
-    """What the open descriptors of a process lead to; pipes once per pipe."""
+    """The targets of the open descriptors of a process, each pipe once."""
     found = {}
     for name in os.listdir(f"/proc/{pid}/fd"):
         try:
@@ -124,23 +134,23 @@ def descriptors(pid: int) -> list[str]:
     return list(found)
 
 
-def test_a_deleted_seat_makes_way_for_one_new_uploader(hub, run_dir, tmp_path, start):
-    """The user deletes uploader.lock: the uploader leaves, another takes the new file, everything arrives."""
+def test_a_deleted_uploader_lock_makes_way_for_one_new_uploader(hub, run_dir, tmp_path, start):
+    """The user deletes uploader.lock: the uploader leaves, another locks the new file, everything arrives."""
     worker = start(HURRIED, run_dir, tmp_path / "journals")
     first = wait_for(lambda: uploader_pid(run_dir), "an uploader")
     wait_for(lambda: acknowledged(run_dir), "a commit")
-    wait_for(lambda: not zombies(first), "it collects its pushes")
+    wait_for(lambda: not zombies(first), "it reaps its pushes")
     os.unlink(Spool(str(run_dir)).uploader_lock)
     wait_for(lambda: not psutil.pid_exists(first), "the one without a uploader lock leaves")
     wait_for(lambda: uploader_pid(run_dir) not in (0, first), "another one comes")
     wait_for(grown(run_dir, acknowledged(run_dir)), "it works")
     assert uploaders(run_dir) - {push_of(run_dir)} == {uploader_pid(run_dir)}
     end(worker, run_dir)
-    judge(run_dir, hub, tmp_path / "journals")
+    check_oracle(run_dir, hub, tmp_path / "journals")
 
 
 def test_a_spool_that_another_version_has_taken_over_is_left_alone(hub, run_dir, tmp_path, start):
-    """One warning, training logs on, no uploader is started; when the format is ours again, everything arrives."""
+    """One warning, training logs on, no uploader starts; when the format is ours again, everything arrives."""
     worker = start(HURRIED, run_dir, tmp_path / "journals")
     first = wait_for(lambda: uploader_pid(run_dir), "an uploader")
     wait_for(lambda: acknowledged(run_dir), "a commit")
@@ -155,15 +165,15 @@ def test_a_spool_that_another_version_has_taken_over_is_left_alone(hub, run_dir,
     wait_for(lambda: sum(p.stat().st_size for p in run_dir.glob("*tfevents*")) > logged + 1000, "training logs on")
     assert uploaders(run_dir) == set()
     assert {path: path.read_bytes() for path in Path(spool.hosts).rglob("*.json")} == state
-    code, _, said = start(LOG_AND_EXIT, run_dir, 1).finish()
-    assert (code, "the format 'hf-mpwriter 99'" in said) == (1, True), "a start is refused, before training"
+    code, _, errors = start(LOG_AND_EXIT, run_dir, 1).finish()
+    assert (code, "the format 'hf-mpwriter 99'" in errors) == (1, True), "a start is refused, before training"
     mark.write_text(before)
     os.kill(worker.pid, signal.SIGKILL)
-    _, _, said = worker.finish()
-    assert said.count("cannot start an uploader") == said.count("has the format 'hf-mpwriter 99'") == 1, said
+    _, _, errors = worker.finish()
+    assert errors.count("cannot start an uploader") == errors.count("has the format 'hf-mpwriter 99'") == 1, errors
     start(LOG_AND_EXIT, run_dir, 1).succeed()
     wait_for(lambda: finished(run_dir), "everything arrives")
-    judge(run_dir, hub, tmp_path / "journals")
+    check_oracle(run_dir, hub, tmp_path / "journals")
 
 
 KILLED_AT_THE_START = """
@@ -183,15 +193,15 @@ writer.add_scalar("loss", 1.0, 1)
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_the_uploader_outlives_a_worker_that_is_killed_right_after_the_start(hub, run_dir, start, number):
-    """As launchers do it: the signal goes to the whole process group, before the uploader has done anything."""
+    """As launchers do, the signal goes to the whole process group, before the uploader has done anything."""
     code, _, _ = start(KILLED_AT_THE_START, run_dir, int(number)).finish()
     assert code == -number
     wait_for(lambda: finished(run_dir), "the uploader sends what it finds and leaves")
-    assert [file.hub_events for file in judge(run_dir, hub).files.values()] == [1]
+    assert [file.hub_events for file in check_oracle(run_dir, hub).files.values()] == [1]
 
 
-def test_a_worker_is_no_parent_of_what_takes_time(run_dir, start, monkeypatch):
-    """Who kills the tree of a worker must not meet the uploader in it: its first half ends before it loads anything."""
+def test_a_worker_is_not_the_parent_of_its_uploader(run_dir, start, monkeypatch):
+    """A kill of the worker's process tree must spare the uploader: its first half ends before it loads anything."""
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     source = """
 import os, sys, time
@@ -228,9 +238,9 @@ def come(number):
     return pid
 pids, seen, end = [come(0)], 0.0, time.monotonic() + float(sys.argv[3])
 while time.monotonic() < end or not seen:
-    report = view.uploader()
-    if report.is_over and report.started_at != seen:
-        seen = report.started_at
+    status = view.uploader()
+    if status.is_over and status.started_at != seen:
+        seen = status.started_at
         for _ in range(rng.choice([1, 2])):
             time.sleep(rng.choice([0, 0, rng.uniform(0, 0.01)]))
             pids.append(come(len(pids)))
@@ -239,15 +249,15 @@ print(len(pids))
 """
 
 
-def test_workers_that_come_while_the_uploader_leaves_are_served(hub, run_dir, start):
-    """They log and end at the moment at which it gives up the lock: nothing stays behind, and no other comes.
+def test_the_data_of_workers_that_join_while_the_uploader_leaves_is_sent(hub, run_dir, start):
+    """They log and end at the moment at which it releases the lock: nothing stays behind, and no other worker joins.
 
-    Each of them looks once, at its end: either the uploader lock is free by then, or the uploader looks once more.
+    Each ensures an uploader once, at its end: the uploader lock is free by then, or the uploader scans once more.
     """
     count = int(start(LEAVE_AND_COME, run_dir, 1, 4).succeed())
     assert count > 1
-    wait_for(lambda: finished(run_dir), "all of them are served")
-    report = judge(run_dir, hub)
+    wait_for(lambda: finished(run_dir), "all their data is sent")
+    report = check_oracle(run_dir, hub)
     assert [(file.hub_events, file.commits) for file in report.files.values()] == [(1, 1)] * count
 
 
@@ -263,8 +273,8 @@ locks.release = hesitate
 """)
 
 
-def test_a_worker_that_lives_between_the_decision_to_leave_and_the_leaving_is_served(hub, run_dir, tmp_path, start):
-    """It finds the lock taken when it keeps house once: the uploader looks again after it gave the lock up."""
+def test_a_worker_that_lives_between_the_decision_to_leave_and_the_leaving_is_not_missed(hub, run_dir, tmp_path, start):
+    """It finds the lock taken when it keeps house once: the uploader scans again after it released the lock."""
     Spool(str(run_dir)).create()
     log_without_uploader(start, run_dir, 5)
     uploader = start(HESITATES, run_dir, tmp_path / "go on")
@@ -273,4 +283,4 @@ def test_a_worker_that_lives_between_the_decision_to_leave_and_the_leaving_is_se
     (tmp_path / "go on").touch()
     assert uploader.finish()[0] == 0
     assert finished(run_dir)
-    assert sorted(file.hub_events for file in judge(run_dir, hub).files.values()) == [5, 7]
+    assert sorted(file.hub_events for file in check_oracle(run_dir, hub).files.values()) == [5, 7]

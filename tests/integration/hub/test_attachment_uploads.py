@@ -53,11 +53,11 @@ def on_hub(hub, name: str) -> bytes | None:
 def versions(hub, name: str) -> list[bytes]:
     """All contents of a file over the history of the branch."""
     path = f"tensorboard/exp1/{name}"
-    entries = [commit.tree[path] for commit in hub.store.commits("model", "me/run") if path in commit.tree]
-    return [Path(hub.store.blob_path(entry)).read_bytes() for entry in entries]
+    blobs = [commit.tree[path] for commit in hub.store.commits("model", "me/run") if path in commit.tree]
+    return [Path(hub.store.blob_path(blob)).read_bytes() for blob in blobs]
 
 
-def judge(run_dir, hub, allowed="*"):
+def check_oracle(run_dir, hub, allowed="*"):
     """The oracle's report, attachments included."""
     allows = patterns(allowed)
     report = testing.check(
@@ -68,15 +68,15 @@ def judge(run_dir, hub, allowed="*"):
 
 
 def test_the_files_of_add_embedding_arrive_whole(hub, run_dir, start):
-    """When the with block is left, all files are there, the last state of the growing configuration included."""
+    """After the with block all files are on the Hub, the last state of the growing configuration included."""
     pytest.importorskip("PIL")
     start(EMBED, run_dir).succeed()
     config = on_hub(hub, "projector_config.pbtxt")
     assert config == (run_dir / "projector_config.pbtxt").read_bytes()
     assert config.count(b"embeddings {") == 3
-    report = judge(run_dir, hub, ["*.tsv", "*.pbtxt", "*.png"])
+    report = check_oracle(run_dir, hub, ["*.tsv", "*.pbtxt", "*.png"])
     assert len(report.attachments) == 10
-    kinds = {path.rpartition(".")[2]: entry.lfs for path, entry in hub_view(hub).tree("main").items()}
+    kinds = {path.rpartition(".")[2]: blob.lfs for path, blob in hub_view(hub).tree("main").items()}
     assert (kinds["tsv"], kinds["png"]) == (False, True), "both kinds of storage on the Hub"
     wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
     assert copies(run_dir) == []
@@ -91,7 +91,7 @@ def test_a_file_that_changes_in_place_ends_with_its_last_content(hub, run_dir, s
         wait_for(lambda name=name: len(set(versions(hub, name))) > 1 if repo_exists(hub) else False, "versions")
     os.kill(worker.pid, signal.SIGKILL)
     wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
-    judge(run_dir, hub)
+    check_oracle(run_dir, hub)
     for content in [*versions(hub, "state.txt"), *versions(hub, "state.bin")]:
         assert len(content) in (5000, 5256)
         assert len({content[n : n + 10] for n in range(0, 5000, 10)}) == 1, "a torn copy"
@@ -104,7 +104,7 @@ def repo_exists(hub) -> bool:
 
 
 def test_a_foreign_file_on_the_hub_is_never_overwritten(hub, run_dir, start, api):
-    """Of both kinds: the path is quarantined with a reason, the other files go on; removed there, `sync` sends it."""
+    """Of both kinds: the path is quarantined with a reason, the others go on; once it is removed, `sync` sends it."""
     theirs = {"notes.txt": b"theirs\n", "notes.bin": bytes(range(256))}
     api.create_repo("me/run")
     for name, content in theirs.items():
@@ -119,22 +119,22 @@ def test_a_foreign_file_on_the_hub_is_never_overwritten(hub, run_dir, start, api
     assert on_hub(hub, "zebra.txt") == b"arrives"
     assert quarantined(run_dir).keys() == theirs.keys()
     assert all("remove it there" in why for why in quarantined(run_dir).values())
-    judge(run_dir, hub, "*.tfevents.*")
+    check_oracle(run_dir, hub, "*.tfevents.*")
     for name in theirs:
         api.delete_file(f"tensorboard/exp1/{name}", "me/run")
     assert run("sync", run_dir).exit_code == 0
-    judge(run_dir, hub)
+    check_oracle(run_dir, hub)
 
 
 def test_what_others_removed_is_sent_again(hub, run_dir, start, api):
-    """Between two starts a file goes away on the Hub; the second one finds out although nothing of it has changed."""
+    """A file is removed on the Hub between two starts; the second one notices although the local file is unchanged."""
     write(run_dir, "gone.txt", b"one")
     start(EVERYTHING, run_dir, 5).succeed()
     wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
     api.delete_file("tensorboard/exp1/gone.txt", "me/run")
     start(EVERYTHING, run_dir, 5).succeed()
     wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
-    judge(run_dir, hub)
+    check_oracle(run_dir, hub)
 
 
 def test_a_file_that_changed_between_two_starts_replaces_our_own_copy(hub, run_dir, start):
@@ -144,7 +144,7 @@ def test_a_file_that_changed_between_two_starts_replaces_our_own_copy(hub, run_d
         write(run_dir, "notes.bin", content + b"\0\xff")
         start(EVERYTHING, run_dir, 5).succeed()
         wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
-        judge(run_dir, hub)
+        check_oracle(run_dir, hub)
     (log,) = run_dir.glob(".hf_mpwriter/hosts/*/uploader.log")
     assert "less than it had" not in log.read_text(), "a shorter content is no loss"
     assert set(versions(hub, "notes.txt")) == {b"a long first content\n", b""}
@@ -152,7 +152,7 @@ def test_a_file_that_changed_between_two_starts_replaces_our_own_copy(hub, run_d
 
 
 def test_an_uploader_killed_between_copy_and_push_loses_nothing(hub, run_dir, start):
-    """It dies with the copy made; the next start sends the file and leaves no copy behind."""
+    """It is killed after the copy; the next start sends the file and leaves no copy behind."""
     write(run_dir, "notes.txt", b"precious")
     kill = {"HF_MPWRITER_FAILPOINT": "outbox.in_flight.rename=kill:2", "HF_MPWRITER_EXIT_TIMEOUT": "0"}
     start(EVERYTHING, run_dir, 5, env=kill).succeed()
@@ -161,18 +161,18 @@ def test_an_uploader_killed_between_copy_and_push_loses_nothing(hub, run_dir, st
     write(run_dir, "notes.txt", b"precious, and newer")
     start(EVERYTHING, run_dir, 5).succeed()
     wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
-    judge(run_dir, hub)
+    check_oracle(run_dir, hub)
     assert copies(run_dir) == []
 
 
-def test_a_push_whose_outcome_nobody_heard_does_not_make_its_content_foreign(hub, run_dir, start):
+def test_a_push_whose_outcome_is_unknown_does_not_make_its_content_foreign(hub, run_dir, start):
     """Killed between commit and ledger, then the file changes: the Hub's copy is known as ours and replaced."""
     write(run_dir, "notes.txt", b"first")
     kill = {"HF_MPWRITER_FAILPOINT": "ledger.save.rename=kill:2", "HF_MPWRITER_EXIT_TIMEOUT": "0"}
     start(EVERYTHING, run_dir, 5, env=kill).succeed()
     wait_for(lambda: repo_exists(hub) and no_uploader(run_dir), "the uploader is dead")
     assert on_hub(hub, "notes.txt") == b"first"
-    assert not Progress(Spool(str(run_dir))).ledger().files.get("notes.txt"), "the ledger has not heard of it"
+    assert not Progress(Spool(str(run_dir))).ledger().files.get("notes.txt"), "the ledger does not have it"
     write(run_dir, "notes.txt", b"second")
     start(EVERYTHING, run_dir, 5).succeed()
     wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
@@ -184,15 +184,15 @@ def test_a_disk_that_refuses_copies_does_not_hold_back_events(hub, run_dir, star
     write(run_dir, "notes.txt", b"later")
     full = {"HF_MPWRITER_FAILPOINT": "copies.write=enospc,copies.open=enospc:2"}
     start(EVERYTHING, run_dir, 5, env=full).succeed()
-    judge(run_dir, hub, "*.tfevents.*")
+    check_oracle(run_dir, hub, "*.tfevents.*")
     assert "failpoint" in quarantined(run_dir)["notes.txt"]
     wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
     start(EVERYTHING, run_dir, 5).succeed()
-    judge(run_dir, hub)
+    check_oracle(run_dir, hub)
     assert quarantined(run_dir) == {}
 
 
-def test_by_default_attachments_are_not_looked_at(hub, run_dir, start):
+def test_by_default_attachments_are_not_scanned(hub, run_dir, start):
     """Default patterns: nothing but event files is sent, copied or missed; `verify` expects nothing else."""
     write(run_dir, "notes.txt", b"mine")
     start(LOG_AND_EXIT, run_dir, 5).succeed()
@@ -204,7 +204,7 @@ def test_by_default_attachments_are_not_looked_at(hub, run_dir, start):
 
 
 def test_status_and_verify_count_attachments(hub, run_dir, start):
-    """What is on the Hub counts as there when its content is; `verify` finds one that differs."""
+    """An attachment counts as uploaded when its content is on the Hub; `verify` finds one that differs."""
     write(run_dir, "notes.txt", b"mine")
     start(EVERYTHING, run_dir, 5).succeed()
     wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
@@ -216,8 +216,8 @@ def test_status_and_verify_count_attachments(hub, run_dir, start):
     assert (result.exit_code, "notes.txt: another content is on the Hub" in result.output) == (1, True)
 
 
-def test_a_file_that_the_repository_ignores_is_parked_not_claimed(hub, run_dir, start, api):
-    """The client drops what the repository's .gitignore names without a word; the ledger must not claim it."""
+def test_a_file_that_the_repository_ignores_is_quarantined_not_claimed(hub, run_dir, start, api):
+    """The client silently drops what the repository's .gitignore names; the ledger must not claim it."""
     api.create_repo("me/run")
     api.upload_file(path_or_fileobj=b"*.log\n", path_in_repo=".gitignore", repo_id="me/run")
     write(run_dir, "a.log", b"ignored")
@@ -228,17 +228,17 @@ def test_a_file_that_the_repository_ignores_is_parked_not_claimed(hub, run_dir, 
     assert quarantined(run_dir) == {"a.log": "the repository's .gitignore leaves it out"}
 
 
-def test_more_than_one_entry_of_attachments_all_arrive(hub, run_dir, start):
-    """More files than one entry takes: the next snapshots bring the rest, also when nobody lives any more."""
+def test_more_than_one_batch_of_attachments_all_arrive(hub, run_dir, start):
+    """With more files than one batch holds, the next snapshots bring the rest, even without a living member."""
     for number in range(120):
         write(run_dir, f"many/{number:03}.txt", b"%d" % number)
     start(EVERYTHING, run_dir, 5, env={"HF_MPWRITER_EXIT_TIMEOUT": "0"}).succeed()
     wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
-    assert len(judge(run_dir, hub).attachments) == 120
+    assert len(check_oracle(run_dir, hub).attachments) == 120
 
 
 def test_sync_ends_although_a_file_never_stops_changing(hub, run_dir, start):
-    """It waits for what was there when it was asked, or for what the file has become since."""
+    """It waits for the content at its start, or for a later one."""
     write(run_dir, "state.txt", b"0000000000" * 500)
     worker = start(ON_AND_ON, run_dir, "state.txt")
     wait_for(lambda: uploader_pid(run_dir), "an uploader")

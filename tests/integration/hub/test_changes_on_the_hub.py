@@ -9,7 +9,16 @@ from pathlib import Path
 
 import pytest
 from programs import wait_for
-from runs import LOG_AND_EXIT, LOG_FOR_EVER, acknowledged, event_paths, finished, judge, no_uploader, uploader_pid
+from runs import (
+    LOG_AND_EXIT,
+    LOG_FOR_EVER,
+    acknowledged,
+    check_oracle,
+    event_paths,
+    finished,
+    no_uploader,
+    uploader_pid,
+)
 
 from hf_mpwriter.spool import ledger
 from hf_mpwriter.spool.layout import Spool
@@ -30,16 +39,16 @@ def test_what_others_deleted_on_the_hub_is_sent_again(hub, run_dir, start, api):
 
 
 def test_a_repository_that_was_deleted_is_created_again(hub, run_dir, start, api):
-    """The repository goes away between two starts; everything arrives in the new one."""
+    """The repository is deleted between two starts; everything arrives in the new one."""
     start(LOG_AND_EXIT, run_dir, 20).succeed()
     wait_for(lambda: finished(run_dir), "the first run is over")
     api.delete_repo("me/run")
     start(LOG_AND_EXIT, run_dir, 20).succeed()
     wait_for(lambda: finished(run_dir), "the second run is over")
-    assert len(judge(run_dir, hub).files) == 2
+    assert len(check_oracle(run_dir, hub).files) == 2
 
 
-def test_a_copy_that_somebody_rewrote_is_not_overwritten(hub, run_dir, tmp_path, start, api):
+def test_a_copy_that_another_user_rewrote_is_not_overwritten(hub, run_dir, tmp_path, start, api):
     """The Hub's copy is no prefix of the local file any more: the path is quarantined, never overwritten."""
     worker = start(LOG_FOR_EVER, run_dir, tmp_path / "journals")
     wait_for(lambda: acknowledged(run_dir), "a commit")
@@ -65,7 +74,7 @@ def test_another_committer_on_the_same_branch_does_no_harm(hub, run_dir, tmp_pat
         api.upload_file(path_or_fileobj=b"%d" % number, path_in_repo=f"other/{number}.txt", repo_id="me/run")
     os.kill(worker.pid, signal.SIGKILL)
     wait_for(lambda: finished(run_dir), "the end")
-    judge(run_dir, hub, tmp_path / "journals")
+    check_oracle(run_dir, hub, tmp_path / "journals")
     assert [path for path in api.list_repo_files("me/run") if path.startswith("other/")] == [
         f"other/{number}.txt" for number in range(4)
     ]
@@ -79,7 +88,7 @@ def test_an_unreadable_ledger_is_moved_aside_and_read_back_from_the_hub(hub, run
     path.write_text("not json")
     start(LOG_AND_EXIT, run_dir, 20).succeed()
     wait_for(lambda: finished(run_dir), "the second run is over")
-    report = judge(run_dir, hub)
+    report = check_oracle(run_dir, hub)
     assert [file.commits for file in report.files.values()] == [1, 1]
     assert list(path.parent.glob("ledger.json.unreadable-*"))
     spool = Spool(str(run_dir))
@@ -95,29 +104,29 @@ def test_a_removed_spool_is_made_anew(hub, run_dir, tmp_path, start):
     wait_for(lambda: uploader_pid(run_dir) not in (0, first), "a new uploader on a new spool")
     os.kill(worker.pid, signal.SIGKILL)
     wait_for(lambda: finished(run_dir), "the end")
-    judge(run_dir, hub, tmp_path / "journals")
+    check_oracle(run_dir, hub, tmp_path / "journals")
 
 
 def test_the_death_of_one_worker_does_not_make_the_others_push_at_once(hub, run_dir, tmp_path, start):
-    """commit_every holds for those who live: a closed worker costs a commit, not one per tick."""
+    """commit_every holds for the living members: a closed worker costs a commit, not one per tick."""
     source = LOG_FOR_EVER.replace("commit_every=0.01", "commit_every=5")
     worker = start(source, run_dir, tmp_path / "journals", env={"RANK": "0"})
     start(LOG_AND_EXIT, run_dir, 20, env={"RANK": "1"}).succeed()
-    wait_for(lambda: len(os.listdir(Spool(str(run_dir)).members)) == 1, "the card of the dead is removed")
+    wait_for(lambda: len(os.listdir(Spool(str(run_dir)).members)) == 1, "the member file of the dead is removed")
     view = Progress(Spool(str(run_dir)))
     commits, beat = view.uploader().commits, view.uploader().beat
     wait_for(lambda: view.uploader().beat > beat + 1, "the uploader goes on ticking")
     assert view.uploader().commits == commits
     os.kill(worker.pid, signal.SIGKILL)
     wait_for(lambda: finished(run_dir), "the end")
-    judge(run_dir, hub, tmp_path / "journals")
+    check_oracle(run_dir, hub, tmp_path / "journals")
 
 
 @pytest.mark.parametrize("readable", [True, False])
 def test_sigterm_makes_the_uploader_push_once_more_and_leave(hub, run_dir, tmp_path, start, readable):
     """The uploader gets SIGTERM: what was logged before is on the Hub when it has left.
 
-    Also if it waits for something in the run directory that cannot be read, which may pass.
+    This holds even while it waits for an unreadable path in the run directory, which may pass.
     """
     if not readable:
         bury(run_dir, tmp_path)
@@ -129,23 +138,23 @@ def test_sigterm_makes_the_uploader_push_once_more_and_leave(hub, run_dir, tmp_p
         wait_for(lambda: "cannot take a snapshot" in log.read_text(), "the uploader meets it")
     os.kill(pid, signal.SIGTERM)
     wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
-    judge(run_dir, hub, tmp_path / "journals")
+    check_oracle(run_dir, hub, tmp_path / "journals")
     worker.process.kill()
 
 
-CHILD_WHEN_TOLD = """
+CHILD_ON_REQUEST = """
 import multiprocessing, os, sys, time
 from hf_mpwriter import HFSummaryWriter
 writer = HFSummaryWriter("me/run", logdir=sys.argv[1], commit_every=60)
-def log_when_told(step):
+def log_on_request(step):
     while not os.path.exists(f"{sys.argv[2]}{step}"):
         time.sleep(0.02)
     writer.add_scalar("loss", 1.0, step)
     print("logged", flush=True)
-log_when_told(1)
-log_when_told(2)
+log_on_request(1)
+log_on_request(2)
 def log():
-    log_when_told(3)
+    log_on_request(3)
     writer.close()
 child = multiprocessing.get_context("fork").Process(target=log)
 child.start()
@@ -155,9 +164,9 @@ time.sleep(100)
 """
 
 
-def test_an_uploader_that_is_told_to_leave_serves_whoever_goes_meanwhile(hub, run_dir, tmp_path, start):
-    """A child logs and ends while the last push is under way: nobody else would ask for its events."""
-    worker = start(CHILD_WHEN_TOLD, run_dir, tmp_path / "step")
+def test_an_uploader_that_has_to_leave_sends_the_data_of_workers_that_end_meanwhile(hub, run_dir, tmp_path, start):
+    """A child logs and ends while the last push is under way: no other worker would ask for its events."""
+    worker = start(CHILD_ON_REQUEST, run_dir, tmp_path / "step")
 
     def log(step):
         (tmp_path / f"step{step}").touch()
@@ -173,12 +182,12 @@ def test_an_uploader_that_is_told_to_leave_serves_whoever_goes_meanwhile(hub, ru
     assert worker.process.stdout.readline() == "closed\n"
     hub.clear_faults()
     wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
-    assert sorted(file.hub_events for file in judge(run_dir, hub).files.values()) == [1, 2]
+    assert sorted(file.hub_events for file in check_oracle(run_dir, hub).files.values()) == [1, 2]
     worker.process.kill()
 
 
 def bury(run_dir, tmp_path) -> None:
-    """Make directories in the run directory of which the innermost is too deep for any path."""
+    """Make directories in the run directory so deep that no path can name the innermost."""
     run_dir.mkdir(parents=True)
     for _ in range(os.pathconf("/", "PC_PATH_MAX") // len(DEEP) + 1):
         os.rename(run_dir, tmp_path / DEEP)
@@ -187,17 +196,17 @@ def bury(run_dir, tmp_path) -> None:
 
 
 def test_the_history_is_squashed_only_when_asked(hub, run_dir, start):
-    """squash_history=True: after commits of ours the branch has one commit, with everything in it."""
+    """squash_history=True: after our commits the branch has one commit, with everything in it."""
     source = LOG_AND_EXIT.replace("logdir=", "squash_history=True, logdir=")
     start(source, run_dir, 20).succeed()
     wait_for(lambda: finished(run_dir), "the first run is over")
     start(source, run_dir, 20).succeed()
     wait_for(lambda: finished(run_dir), "the second run is over")
-    assert judge(run_dir, hub).commits == 1
+    assert check_oracle(run_dir, hub).commits == 1
 
 
-def test_settings_outlive_the_cards(hub, run_dir, start, api):
-    """Private, with ignored files: after the run is over and the repository is gone, `sync` makes it the same again."""
+def test_settings_outlive_the_member_files(hub, run_dir, start, api):
+    """Private, with ignored files: `sync` after the run creates a deleted repository with the same settings."""
     import subprocess
     import sys
 
@@ -235,7 +244,7 @@ def test_a_refused_path_does_not_hold_back_the_others(hub, run_dir, start, api):
 
 
 def test_a_foreign_file_under_our_name_is_not_overwritten(hub, run_dir, tmp_path, start, api):
-    """The uploader trusts its own head, but not for a path that it has never sent: it asks, and quarantines."""
+    """The uploader trusts its own head, but not for a path that it has never sent: that path is quarantined."""
     worker = start(LOG_FOR_EVER, run_dir, tmp_path / "journals")
     wait_for(lambda: acknowledged(run_dir), "a commit")
     name = "events.out.tfevents.1000000000.there.1.0123abcd"
@@ -252,8 +261,8 @@ def test_a_foreign_file_under_our_name_is_not_overwritten(hub, run_dir, tmp_path
     assert hub.store.read_blob("model", "me/run", f"tensorboard/exp1/sub/{name}", "main") == theirs
 
 
-def test_a_repository_without_a_namespace_keeps_the_name_that_the_first_push_has_found(hub, run_dir, tmp_path, start):
-    """Nobody knows that the short one leads to the same repository: no later request has it, in no later start."""
+def test_a_repository_without_a_namespace_keeps_the_name_that_the_first_push_returned(hub, run_dir, tmp_path, start):
+    """The short name may lead to another repository later: no later request has it, in no later start."""
     worker = start(LOG_FOR_EVER.replace('"me/run"', '"run"'), run_dir, tmp_path / "journals")
     wait_for(lambda: acknowledged(run_dir), "the first commit")
     known, first, before = len(short_names(hub)), uploader_pid(run_dir), acknowledged(run_dir)
@@ -265,7 +274,7 @@ def test_a_repository_without_a_namespace_keeps_the_name_that_the_first_push_has
     os.kill(worker.pid, signal.SIGKILL)
     wait_for(lambda: finished(run_dir), "the end")
     assert short_names(hub)[known:] == []
-    judge(run_dir, hub, tmp_path / "journals", repo="local-user/run")
+    check_oracle(run_dir, hub, tmp_path / "journals", repo="local-user/run")
 
 
 def short_names(hub) -> list[str]:

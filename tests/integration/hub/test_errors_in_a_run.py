@@ -1,4 +1,4 @@
-"""What a run makes of errors: it keeps everything, tells the user once what helps, and delivers when they are over."""
+"""What a run makes of errors: it keeps everything, logs once what helps, and delivers when they are over."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 from hub_clients import requests_of
 from programs import wait_for
-from runs import LOG_AND_EXIT, judge, no_uploader, sync
+from runs import LOG_AND_EXIT, check_oracle, no_uploader, sync
 from support import event_file
 
 from hf_mpwriter.base.settings import OFFLINE
@@ -35,12 +35,12 @@ def log_of(run_dir: Path) -> str:
 
 
 def status(run_dir: Path) -> str:
-    """What `hf-mpwriter status` prints."""
+    """The output of `hf-mpwriter status`."""
     return CliRunner().invoke(main, ["status", str(run_dir)]).output
 
 
 def folders_put(hub: LocalHub) -> set[str]:
-    """By which ways content came: `lfs`, `xet`."""
+    """The kinds of storage that content arrived by: `lfs`, `xet`."""
     found = {request["path"].split("/")[1] for request in requests_of(hub) if request["method"] in ("PUT", "POST")}
     return found & {"lfs", "xet"}
 
@@ -53,8 +53,8 @@ ONLY_A_PERSON_HELPS = [
 
 
 @pytest.mark.parametrize(("answer", "what_helps"), ONLY_A_PERSON_HELPS)
-def test_where_a_person_must_act_it_is_told_once_with_what_helps(hub, run_dir, start, answer, what_helps):
-    """Training ends well, with one message: the reason, what helps, and the command that finishes it; then it does."""
+def test_where_the_user_must_act_one_message_names_what_helps(hub, run_dir, start, answer, what_helps):
+    """Training ends well, with one message: the reason, what helps, and the command that finishes the upload."""
     hub.fault(f"/api/(models|repos)/ {answer} times=0")
     code, _, errors = start(LOG_AND_EXIT, run_dir, 50).finish()
     assert (code, errors.count(what_helps), errors.count("hf-mpwriter sync")) == (0, 1, 1), errors
@@ -62,34 +62,34 @@ def test_where_a_person_must_act_it_is_told_once_with_what_helps(hub, run_dir, s
     hub.clear_faults()
     done = sync(run_dir)
     assert done.returncode == 0, done.stderr
-    judge(run_dir, hub)
+    check_oracle(run_dir, hub)
 
 
-def test_without_a_token_it_is_said_and_with_one_all_arrives(tmp_path, run_dir, start, monkeypatch):
-    """A Hub that knows nobody without a token."""
+def test_without_a_token_one_message_names_the_login_and_with_one_all_arrives(tmp_path, run_dir, start, monkeypatch):
+    """The Hub answers no request without a token."""
     with LocalHub(tmp_path / "hub", token="hf_right") as server:
         monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
         code, _, errors = start(LOG_AND_EXIT, run_dir, 50).finish()
         assert (code, errors.count("hf auth login")) == (0, 1), errors
         monkeypatch.setenv("HF_TOKEN", "hf_right")
         assert sync(run_dir).returncode == 0
-        judge(run_dir, server)
+        check_oracle(run_dir, server)
 
 
-def test_offline_everything_is_kept_nothing_is_asked_and_it_is_told(hub, run_dir, start):
-    """The message at the end and the status tell why; online, `sync` finishes it."""
+def test_offline_everything_is_kept_nothing_is_requested_and_the_reason_is_logged(hub, run_dir, start):
+    """The message at the end and the status name the reason; online, `sync` finishes the upload."""
     code, _, errors = start(LOG_AND_EXIT, run_dir, 50, env={"HF_HUB_OFFLINE": "1"}).finish()
     assert (code, errors.count(OFFLINE), errors.count("hf-mpwriter sync")) == (0, 1, 1), errors
     assert "goes on trying" not in errors
-    wait_for(lambda: OFFLINE in status(run_dir), "the status tells why")
+    wait_for(lambda: OFFLINE in status(run_dir), "the status has the reason")
     assert requests_of(hub) == []
     assert sync(run_dir).returncode == 0
-    judge(run_dir, hub)
+    check_oracle(run_dir, hub)
 
 
 @pytest.mark.parametrize("name", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
-def test_offline_nobody_waits_for_the_hub(tmp_path, monkeypatch, name):
-    """The wait of a whole day is not even begun."""
+def test_offline_no_process_waits_for_the_hub(tmp_path, monkeypatch, name):
+    """A wait of a whole day does not even start."""
     monkeypatch.setenv(name, "on")
     spool = Spool(str(tmp_path / "run"))
     spool.create()
@@ -97,20 +97,20 @@ def test_offline_nobody_waits_for_the_hub(tmp_path, monkeypatch, name):
 
 
 def test_where_xet_fails_content_goes_by_lfs(hub, run_dir, start):
-    """Three failures in a row, and nobody has to do anything."""
+    """After three failures in a row, without action of the user."""
     hub.fault("/(xet/|.*xet-write-token) 500 times=0")
     start(LOG_AND_EXIT, run_dir, 50, env=XET_FAILS_FAST).succeed(PATIENCE)
-    judge(run_dir, hub)
+    check_oracle(run_dir, hub)
     assert folders_put(hub) == {"lfs"}
     assert [standing.hits for standing in hub.faults()] != [0]
 
 
 def test_a_hub_without_xet_gets_lfs_at_once(tmp_path, run_dir, start, monkeypatch):
-    """Its token route is not there; the second push knows."""
+    """Its token route is missing; the second push remembers."""
     with LocalHub(tmp_path / "hub", xet=False) as server:
         monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
         start(LOG_AND_EXIT, run_dir, 50).succeed()
-        judge(run_dir, server)
+        check_oracle(run_dir, server)
         asked = [request for request in requests_of(server) if "xet-write-token" in request["path"]]
         assert len(asked) == 1
 
@@ -132,14 +132,14 @@ def test_a_file_that_the_hub_refuses_is_found_and_named_and_the_others_arrive(hu
     assert [f"tensorboard/exp1/{name}" in there for name in names] == [False, True]
     hub.clear_faults()
     assert sync(run_dir).returncode == 0
-    judge(run_dir, hub)
+    check_oracle(run_dir, hub)
 
 
 def test_a_repository_that_cannot_be_created_now_is_not_hammered(hub, run_dir, start):
-    """The client itself would ask thousands of times; ours comes again after seconds, and then it works."""
+    """The client itself would ask thousands of times; ours retries after seconds, and succeeds."""
     hub.fault("POST /api/repos/create 409 message='Cannot create repo: another conflicting operation is in progress'")
     start(LOG_AND_EXIT, run_dir, 50).succeed()
-    judge(run_dir, hub)
+    check_oracle(run_dir, hub)
     created = [request["t"] for request in requests_of(hub) if request["path"] == "/api/repos/create"]
     assert len(created) == 2
     assert created[1] - created[0] > 2.0
@@ -149,12 +149,12 @@ def test_a_repository_that_cannot_be_created_now_is_not_hammered(hub, run_dir, s
 
 
 class Proxy(BaseHTTPRequestHandler):
-    """Forwards to the host in the request line, and notes what passes."""
+    """Forward to the host in the request line, and record what passes."""
 
     seen: list[tuple[str, str]]
 
     def forward(self) -> None:
-        """One request."""
+        """Forward one request."""
         type(self).seen.append((self.path, self.headers.get("user-agent", "")))
         host, _, path = self.path.removeprefix("http://").partition("/")
         body = self.rfile.read(int(self.headers.get("content-length", 0)))
@@ -174,12 +174,12 @@ class Proxy(BaseHTTPRequestHandler):
     do_GET = do_POST = do_PUT = do_HEAD = forward  # noqa: N815 - the base class asks for these names
 
     def log_message(self, *_: object) -> None:
-        """Not on stderr."""
+        """Log nothing to stderr."""
 
 
 @contextlib.contextmanager
 def proxy() -> Iterator[tuple[str, list[tuple[str, str]]]]:
-    """A proxy: its address, and what it has seen."""
+    """A proxy: its address and the requests that it has seen."""
     seen: list[tuple[str, str]] = []
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Noting", (Proxy,), {"seen": seen}))
     thread = threading.Thread(target=server.serve_forever)
@@ -194,13 +194,13 @@ def proxy() -> Iterator[tuple[str, list[tuple[str, str]]]]:
 
 @pytest.mark.parametrize("way", ["lfs", "xet"])
 def test_proxies_and_the_variables_of_huggingface_hub_reach_the_push(hub, run_dir, start, way):
-    """Everything goes through the proxy of the training process' environment, and its HF_* variables hold."""
+    """All requests go through the proxy of the training process's environment, and its HF_* variables apply."""
     with proxy() as (address, seen):
         env = {"HTTP_PROXY": address, "NO_PROXY": "", "HF_HUB_USER_AGENT_ORIGIN": "our-cluster"}
         env |= {"HF_HUB_DISABLE_XET": "1"} if way == "lfs" else {}
         start(LOG_AND_EXIT, run_dir, 50, env=env).succeed()
         wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
-    judge(run_dir, hub)
+    check_oracle(run_dir, hub)
     assert len(seen) == len(requests_of(hub))
     assert folders_put(hub) == {way}
     (agent,) = {agent for path, agent in seen if "/commit/" in path}

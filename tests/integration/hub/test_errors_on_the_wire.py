@@ -1,4 +1,4 @@
-"""Every error of the Hub, of the network and of the environment, in real pushes: its verdict, and that it passes."""
+"""Every error of the Hub, of the network and of the environment, in real pushes: its verdict, and the recovery."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ TO_A_COMMIT = [  # the answer, the verdict, how often the commit is sent
 
 @pytest.mark.parametrize(("answer", "kind", "fields", "sent"), TO_A_COMMIT, ids=lambda value: str(value)[:40])
 def test_each_answer_to_a_commit_has_its_verdict_is_not_hammered_and_passes(hub, run, answer, kind, fields, sent):
-    """As the real client raises it; when the fault is over, the same entry arrives."""
+    """The real client raises it; when the fault is over, the same batch arrives."""
     hub.fault(f"POST /commit/ {answer} times=0")
     verdict = run.push()
     assert is_as(verdict, kind, **fields), verdict
@@ -67,7 +67,7 @@ def test_each_answer_to_a_commit_has_its_verdict_is_not_hammered_and_passes(hub,
 
 
 def refused_object(message: str) -> str:
-    """The answer of an LFS batch that refuses an object."""
+    """The answer of an LFS batch request that refuses an object."""
     error = {"code": 422, "message": message}
     return json.dumps({"objects": [{"oid": "0" * 64, "size": 1, "error": error}]})
 
@@ -113,8 +113,8 @@ def test_whatever_fails_before_the_commit_has_a_known_outcome_and_passes(hub, ru
     run.arrives(hub)
 
 
-def test_a_date_in_retry_after_is_a_wish_too(hub, run):
-    """By the server's own clock."""
+def test_a_date_in_retry_after_is_heeded_too(hub, run):
+    """The date is by the server's own clock."""
     then = email.utils.formatdate(time.time() + 1800, usegmt=True)
     hub.fault(f"POST /preupload/ 429 'header=Retry-After:{then}' times=0")
     assert run.push().after == pytest.approx(1800, abs=30)
@@ -128,13 +128,13 @@ CREATING = [
     ("402", Refused, {"hint": classify.QUOTA}),
     ("403", Refused, {"hint": classify.LOGIN}),
     ("503", Retry, {}),
-    ("409", Retry, {}),  # without the address of what is there already
+    ("409", Retry, {}),  # without the URL of the existing repository
 ]
 
 
 @pytest.mark.parametrize(("answer", "kind", "fields"), CREATING, ids=lambda value: str(value)[:40])
 def test_a_repository_that_cannot_be_created_is_asked_for_once_and_created_later(hub, new, answer, kind, fields):
-    """Also where the client would ask at once and for ever; nothing of it is a fault of the files."""
+    """Even where the client would ask at once and for ever; none of it counts against the files."""
     hub.fault(f"POST /api/repos/create {answer} times=0")
     verdict = new.push()
     assert is_as(verdict, kind, **fields), verdict
@@ -143,7 +143,7 @@ def test_a_repository_that_cannot_be_created_is_asked_for_once_and_created_later
 
 
 def test_what_exists_already_is_created_all_the_same(hub, run):
-    """409 of the repository and of the branch: the head was not seen at the first look (a cache, a race)."""
+    """409 of the repository and of the branch: the first request has not seen the head (a cache, a race)."""
     where = dataclasses.replace(run.destination, revision="exp/1")
     assert isinstance(run.push(destination=where), Done)
     run.log()
@@ -155,8 +155,8 @@ def test_what_exists_already_is_created_all_the_same(hub, run):
 # local
 
 
-def test_a_file_that_vanished_or_shrank_since_its_snapshot_is_looked_at_again(hub, run):
-    """Nothing is sent, nothing is quarantined: the next snapshot knows."""
+def test_a_file_that_vanished_or_shrank_since_its_snapshot_is_scanned_again(hub, run):
+    """Nothing is sent and nothing is quarantined: the next snapshot has the right length."""
     hub.fault("POST /commit/ 500 times=0")
     os.truncate(run.root / NAME, run.length - 1)
     assert isinstance(run.push(), Retry)
@@ -170,7 +170,7 @@ def test_a_file_that_vanished_or_shrank_since_its_snapshot_is_looked_at_again(hu
 
 @pytest.fixture(scope="module")
 def hasty(running):
-    """Pushes whose requests wait for a second only."""
+    """Pushes whose requests time out after a second."""
     made = Pushes(running.endpoint, "from hf_mpwriter.push import transport\ntransport._LIMITS['read'] = 1.0\n")
     yield made
     made.end()
@@ -178,7 +178,7 @@ def hasty(running):
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_commit_that_hangs_is_ended_and_found_or_sent_again(hub, run, hasty, when):
-    """Its outcome is unknown; whether it was applied is read back, and what was is not sent twice."""
+    """Its outcome is unknown; the push reads back whether it was applied, and sends no content twice."""
     hub.fault(f"POST /commit/ hang when={when} times=0")
     assert is_as(hasty.verdict(run.job({})), Unknown)
     if when == "before":
@@ -190,7 +190,7 @@ def test_a_commit_that_hangs_is_ended_and_found_or_sent_again(hub, run, hasty, w
 
 @pytest.mark.parametrize("where", ["GET /revision/", "POST /paths-info/", "POST /api/repos/create"])
 def test_a_request_without_a_timeout_of_its_own_is_ended(hub, new, hasty, where):
-    """The client passes None for some of them; nothing has been sent yet."""
+    """The client passes None for some requests; nothing has been sent yet."""
     if "create" not in where:
         new.arrives(hub)
         new.log()
@@ -205,7 +205,7 @@ def test_a_request_without_a_timeout_of_its_own_is_ended(hub, new, hasty, where)
 
 @pytest.fixture(scope="module")
 def by_xet(running):
-    """Pushes by Xet that do not try for long."""
+    """Pushes by Xet that give up soon."""
     env = {"HF_HUB_DISABLE_XET": "0", "HF_XET_CLIENT_READ_TIMEOUT": "1s"}
     env |= {"HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "1", "HF_XET_CLIENT_RETRY_BASE_DELAY": "10ms"}
     made = Pushes(running.endpoint, env=env)
@@ -229,8 +229,8 @@ XET = [
 
 
 @pytest.mark.parametrize(("fault", "kind", "fields"), XET)
-def test_what_fails_in_the_xet_storage_is_known_as_such_and_lfs_works(hub, run, by_xet, fault, kind, fields):
-    """Its errors are builtins of Python; the status is only in the text. Nothing is committed yet."""
+def test_what_fails_in_the_xet_storage_is_recognised_and_lfs_works(hub, run, by_xet, fault, kind, fields):
+    """Its errors are Python builtins with the status in the text only. Nothing is committed yet."""
     hub.fault(f"{fault} times=0")
     verdict = by_xet.verdict(run.job({"xet": True}))
     assert is_as(verdict, kind, **fields), verdict
@@ -253,8 +253,8 @@ ENVIRONMENTS = [
 
 
 @pytest.mark.parametrize(("env", "kind", "fields"), ENVIRONMENTS, ids=str)
-def test_an_environment_in_which_nobody_can_push_blames_no_file_and_reaches_no_hub(hub, run, env, kind, fields):
-    """Offline by choice, a token that was pasted with its quotes, proxies and certificates that are none."""
+def test_an_environment_in_which_no_push_can_work_blames_no_file_and_reaches_no_hub(hub, run, env, kind, fields):
+    """Offline by choice, a token that was pasted with its quotes, invalid proxies and certificates."""
     hub.fault("/ 500 times=0")
     verdict = run.push_from_scratch(env)
     assert is_as(verdict, kind, **fields), verdict
@@ -264,15 +264,15 @@ def test_an_environment_in_which_nobody_can_push_blames_no_file_and_reaches_no_h
 ENDPOINTS = [
     ("http://127.0.0.1:9", Retry),
     ("http://nonexistent.invalid", Retry),
-    ("https://127.0.0.1:{port}", Retry),  # TLS with somebody who does not speak it
+    ("https://127.0.0.1:{port}", Retry),  # TLS to a server without it
     ("http://127.0.0.1:99999", Refused),
     ("http://", Refused),
 ]
 
 
 @pytest.mark.parametrize(("endpoint", "kind"), ENDPOINTS)
-def test_an_endpoint_that_nobody_answers_at_is_tried_again_and_one_that_cannot_be_is_refused(hub, run, endpoint, kind):
-    """Refused, unknown, no TLS, no address."""
+def test_an_endpoint_that_does_not_answer_is_tried_again_and_one_that_cannot_be_is_refused(hub, run, endpoint, kind):
+    """A refused connection, an unknown host, no TLS, no URL."""
     where = dataclasses.replace(run.destination, endpoint=endpoint.format(port=hub.port))
     verdict = run.push_from_scratch({}, destination=where)
     assert is_as(verdict, kind), verdict

@@ -1,4 +1,4 @@
-"""Failures of huggingface_hub's HFSummaryWriter that ours does not have; the README lists all, by their numbers."""
+"""Failures of huggingface_hub's HFSummaryWriter that ours avoids; docs/differences.md lists all, by their numbers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hub_clients import log_end, requests_of
 from programs import wait_for
 from pushing import NAME, Pushes, is_as
-from runs import LOG_AND_EXIT, judge, no_uploader, sync
+from runs import LOG_AND_EXIT, check_oracle, no_uploader, sync
 from support import event_file
 
 from hf_mpwriter.base.files import LocalFile
@@ -34,7 +34,7 @@ os._exit(0)
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    """A Hub of this test alone, at HF_ENDPOINT."""
+    """A Hub for this test alone, at HF_ENDPOINT."""
     with LocalHub(tmp_path / "hub") as started:
         monkeypatch.setenv("HF_ENDPOINT", started.endpoint)
         yield started
@@ -66,11 +66,11 @@ def test_1_a_hub_that_hangs_holds_up_no_constructor(server, run_dir, start):
 
 
 def test_3_the_token_that_was_given_is_used_for_everything(tmp_path, run_dir, start, monkeypatch):
-    """For the model card too; theirs reads and writes that without it."""
+    """It is used for the model card too; theirs reads and writes the card without it."""
     with LocalHub(tmp_path / "hub", token="hf_given") as server:
         monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
         start(LOG_AND_EXIT.replace("logdir=", "token='hf_given', repo_private=True, logdir="), run_dir, 20).succeed()
-        judge(run_dir, server)
+        check_oracle(run_dir, server)
         assert b"hf-summary-writer" in server.store.read_blob("model", "me/run", "README.md", "main")
 
 
@@ -95,7 +95,7 @@ def test_8_a_hub_that_hangs_does_not_hold_up_the_end_of_the_interpreter(server, 
     assert (code, errors.count("an uploader goes on trying")) == (0, 1), errors
     server.clear_faults()
     wait_for(lambda: no_uploader(run_dir), "the uploader has finished and left")
-    judge(run_dir, server)
+    check_oracle(run_dir, server)
 
 
 PLAIN_EXIT = """
@@ -109,13 +109,13 @@ for step in range(500):
 
 
 def test_9_10_a_plain_exit_brings_the_last_events_of_all_files(server, run_dir, start):
-    """Without `with` and without close; theirs cannot start a thread any more, and pushes before the last flush."""
+    """No `with` and no close: theirs cannot start a thread any more, and pushes before the last flush."""
     start(PLAIN_EXIT, run_dir).succeed()
-    assert [file.hub_events for file in judge(run_dir, server).files.values()] == [500, 500, 500]
+    assert [file.hub_events for file in check_oracle(run_dir, server).files.values()] == [500, 500, 500]
 
 
 def test_15_run_directories_of_one_name_do_not_overwrite_each_other(server, tmp_path, start):
-    """/one/logs and /two/logs share a folder on the Hub; every file has a name of its own there."""
+    """/one/logs and /two/logs share a folder on the Hub; every file has its own name there."""
     places = [tmp_path / "one" / "logs", tmp_path / "two" / "logs"]
     for program in [start(LOG_AND_EXIT, place, 50) for place in places]:
         program.succeed()
@@ -130,7 +130,7 @@ def test_15_run_directories_of_one_name_do_not_overwrite_each_other(server, tmp_
 
 
 def test_17_a_file_that_grows_is_not_sent_again_as_a_whole(run, hub):
-    """By Xet; theirs hands over file objects, which switch it off for the whole commit."""
+    """Ours uses Xet; theirs passes file objects, which disable Xet for the whole commit."""
     made = Pushes(hub.endpoint, env={"HF_HUB_DISABLE_XET": "0"})
     try:
         run.length = event_file(run.root / NAME, 40_000, tag="first")
@@ -149,7 +149,7 @@ def test_17_a_file_that_grows_is_not_sent_again_as_a_whole(run, hub):
 
 
 def test_18_a_change_that_leaves_the_mtime_as_it_is_is_seen(tmp_path):
-    """Theirs looks at nothing else."""
+    """Theirs checks nothing else."""
     path = tmp_path / NAME
     survey = EventFileScan(str(tmp_path))
     event_file(path, 5)
@@ -163,7 +163,7 @@ def test_18_a_change_that_leaves_the_mtime_as_it_is_is_seen(tmp_path):
 
 @pytest.mark.parametrize(("most", "kind"), [(4096, Done), (40, Split)])
 def test_24_a_hundred_files_go_with_few_descriptors(run, hub, most, kind):
-    """Theirs opens all changed files at once. Ours takes as many as it may have, or sends fewer files at once."""
+    """Theirs opens all changed files at once. Ours opens as many as the limit allows, or sends fewer files at once."""
     made = Pushes(hub.endpoint, f"import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, (40, {most}))\n")
     files = []
     for number in range(100):
@@ -182,7 +182,7 @@ STOPPED = LOG_AND_EXIT + "    writer.scheduler.stop()\n    writer.add_scalar('la
 
 
 def test_28_what_is_logged_after_stop_is_kept_and_sync_brings_it(server, run_dir, start):
-    """Theirs makes the last push do nothing, and what came after the one before is never sent."""
+    """In theirs the last push does nothing, and records since the push before are never sent."""
     start(STOPPED, run_dir, 20).succeed()
     assert sync(run_dir).returncode == 0
-    assert [file.hub_events for file in judge(run_dir, server).files.values()] == [21]
+    assert [file.hub_events for file in check_oracle(run_dir, server).files.values()] == [21]

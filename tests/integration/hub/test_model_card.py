@@ -17,7 +17,7 @@ pytest_plugins = ("pushing",)
 
 
 def put_card(hub, repo_id: str, content: bytes) -> None:
-    """Somebody else creates a repository with a card."""
+    """Another user creates a repository with a model card."""
     owner, name = repo_id.split("/")
     assert ask(hub, "POST", "/api/repos/create", {"name": name, "organization": owner})[0] == 200
     lines = [
@@ -32,7 +32,7 @@ def put_card(hub, repo_id: str, content: bytes) -> None:
 
 
 def card(hub, where) -> bytes | None:
-    """The card of a repository, None if it has none."""
+    """The model card of a repository, None if it has none."""
     tree = hub.store.tree(where.repo_type, where.repo_id, where.revision)
     if "README.md" not in tree:
         return None
@@ -41,7 +41,7 @@ def card(hub, where) -> bytes | None:
 
 @pytest.mark.parametrize("fault", ["503", "401", "404", "429", "close", "200 body=<html>Welcome</html>"])
 def test_a_card_that_cannot_be_read_for_certain_is_left_alone_and_holds_back_no_events(hub, new, fault):
-    """Not "no card", but "could not ask": huggingface_hub's writer puts an empty one in its place."""
+    """A failed read is not "no model card": huggingface_hub's writer replaces the card with an empty one."""
     mine = b"---\nlicense: mit\n---\nMy precious model card"
     put_card(hub, new.destination.repo_id, mine)
     hub.fault(f"/resolve/.*README.md {fault} times=0")
@@ -69,7 +69,7 @@ def test_a_card_that_cannot_be_understood_or_has_the_tag_stays_as_it_is(hub, new
 
 
 def test_a_card_of_the_users_gets_the_tag_and_keeps_the_rest(hub, new):
-    """Metadata, text and its other tags."""
+    """Metadata, text and other tags stay."""
     put_card(hub, new.destination.repo_id, b"---\nlicense: mit\ntags:\n- mine\n---\nMy precious model card\n")
     assert is_as(new.push(), Done)
     text = card(hub, new.destination).decode()
@@ -77,7 +77,7 @@ def test_a_card_of_the_users_gets_the_tag_and_keeps_the_rest(hub, new):
 
 
 def test_a_card_that_the_hub_refuses_does_not_hold_back_events(hub, new):
-    """validate-yaml says no: the same push commits the events alone."""
+    """validate-yaml refuses the card, and the same push commits the events alone."""
     hub.fault("POST /api/validate-yaml 400 times=0")
     assert is_as(new.push(), Done, own=True)
     assert card(hub, new.destination) is None
@@ -85,7 +85,7 @@ def test_a_card_that_the_hub_refuses_does_not_hold_back_events(hub, new):
 
 
 def test_a_refused_card_is_not_blamed_for_what_happens_to_the_events(hub, new):
-    """The commit without it is answered by nobody: its outcome is unknown, and no file of ours is refused."""
+    """The commit without it gets no answer: its outcome is unknown, and no file of ours is refused."""
     hub.fault("POST /api/validate-yaml 400 times=0")
     hub.fault("POST /commit/ close times=0")
     assert is_as(new.push(), Unknown)
@@ -94,7 +94,7 @@ def test_a_refused_card_is_not_blamed_for_what_happens_to_the_events(hub, new):
 @pytest.mark.parametrize("kind", ["model", "dataset", "space"])
 @pytest.mark.parametrize("revision", ["main", "exp/1"])
 def test_only_the_main_branch_of_a_model_or_dataset_gets_a_new_card(hub, new, kind, revision):
-    """The card of a Space is its configuration, and a branch is a copy of main: neither gets one from us."""
+    """The card of a Space is its configuration, and a branch is a copy of main: neither gets a new card."""
     where = dataclasses.replace(new.destination, repo_type=kind, revision=revision)
     assert is_as(new.push(destination=where), Done)
     found = card(hub, where)
@@ -105,16 +105,16 @@ def test_only_the_main_branch_of_a_model_or_dataset_gets_a_new_card(hub, new, ki
 
 
 @pytest.mark.parametrize("private", [None, False, True])
-def test_a_repository_is_created_as_private_as_was_asked_and_it_is_said(hub, new, private):
-    """None leaves it to the Hub."""
+def test_a_repository_is_created_as_private_as_requested_and_a_public_one_is_logged(hub, new, private):
+    """None leaves the choice to the Hub."""
     assert is_as(new.push(private=private), Done)
     assert hub.store.repo_info("model", new.destination.repo_id).private is bool(private)
-    told = (new.root / "job.out").read_text()
-    assert ("PUBLIC: everybody can read it" in told) is not bool(private)
+    output = (new.root / "job.out").read_text()
+    assert ("PUBLIC: everybody can read it" in output) is not bool(private)
 
 
 def test_a_commit_without_a_parent_touches_no_card(hub, new):
-    """Nothing would tell whether somebody has changed the card since it was read."""
+    """Without a parent, a change of the card since it was read would be overwritten."""
     put_card(hub, new.destination.repo_id, b"Mine")
     assert is_as(new.push(fenced=False), Done, own=True)
     assert card(hub, new.destination) == b"Mine"

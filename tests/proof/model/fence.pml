@@ -1,22 +1,22 @@
-/* The fence: no commit of ours makes the Hub's copy of an event file shorter, whatever dies and whatever arrives late.
+/* The fence: no commit of ours makes the Hub's copy of an event file shorter, whatever dies, however late a request is.
 
-What it mirrors. One event file that grows (`eventfile`); the branch with its head, and a user who commits to it too
-(`localhub`, the real Hub); per host the durable state: ledger, the entry of the queue, the record in flight (`ledger`,
-`queue`); uploaders with recovery, snapshot, push, settling (`uploader`, `decision`), which may die after every write;
-pushes that read back and commit with a parent or, where the branch is busy, without (`push`, `pace`); requests that
-are refused, are applied without an answer, get lost, or arrive later, when their push and its uploader are long gone.
+What it mirrors. One event file that grows (`event_file`); the branch with its head, and a user who commits to it too
+(`localhub`, the real Hub); per host the durable state: ledger, the batch of the outbox, the record in flight (`ledger`,
+`outbox`); uploaders with recovery, snapshot, push, settling (`loop`, `decision`), which may die after every write;
+pushes that read back and commit with a parent or, where the branch is busy, without (`commit`, `pacing`); requests that
+are refused, are applied without an answer, get lost, or arrive later, when their push and its uploader are long dead.
 
 What it leaves out. Bytes: a file is its length. Why a push goes without a parent: it may at any time. Time: "the settle
 time has passed" means that no request without a parent that was sent before is under way any more; one with a parent
-may be under way for ever. The seat is a variable, see leaving.pml. What a power cut does, see test_durability.py.
-Everything that goes wrong does so FAULTS times in all, uploaders die KILLS times.
+may be under way for ever. The uploader lock is a variable, see leaving.pml. For power cuts see test_durability.py.
+At most FAULTS things go wrong in all, and uploaders die at most KILLS times.
 
 Properties. The Hub's copy never becomes shorter; no ledger claims more than the Hub has; there is no cycle and no
 deadlock, so it ends, and at the end the Hub and a ledger have all.
 
 Variants that must fail: NO_SETTLE, NO_SETTLE_AFTER_KILL (a successor does not heed the record), LATE_RECORD (it is
-written after the request has left), EARLY_FORGET (it goes although an earlier request may be under way),
-SNAPSHOT_WHILE_SETTLING, NO_PARENT_WHILE_SETTLING (a successor may have an older entry than what is under way),
+written after the request has left), EARLY_FORGET (it is removed although an earlier request may be under way),
+SNAPSHOT_WHILE_SETTLING, NO_PARENT_WHILE_SETTLING (a successor may have an older batch than what is under way),
 NO_READ_BACK, EARLY_LEDGER (saved before the commit), TWO_AT_ONCE (no locks between hosts: both upload).
 Variants that hold: ALWAYS_PARENT with NO_SETTLE, or with TWO_AT_ONCE: the parent alone is enough. */
 
@@ -24,7 +24,7 @@ Variants that hold: ALWAYS_PARENT with NO_SETTLE, or with TWO_AT_ONCE: the paren
 #define FULL 2 /* the length that the event file grows to */
 #endif
 #define NONE 255
-#define NOBODY 2
+#define FREE 2
 
 #ifndef KILLS
 #define KILLS 2
@@ -36,10 +36,10 @@ Variants that hold: ALWAYS_PARENT with NO_SETTLE, or with TWO_AT_ONCE: the paren
 mtype = { done, moved, unknown };
 
 byte size, hub, head;
-byte ledger[2], queue[2];             /* on disk, per host; an entry is the length it carries, 0: there is none */
+byte ledger[2], outbox[2];             /* on disk, per host; a batch is the length it carries, 0: there is none */
 bool record[2], unfenced[2];          /* in flight: whether there is a record, and whether its commit has no parent */
 byte late_length[2], late_parent[2];  /* requests under way whose push is gone; length 0: none */
-byte seat = NOBODY, kills, faults, theirs, finished;
+byte lock = FREE, kills, faults, theirs, finished;
 
 #define SOME_LATE (late_length[0] || late_length[1])
 #define LATE_UNFENCED ((late_length[0] && late_parent[0] == NONE) || (late_length[1] && late_parent[1] == NONE))
@@ -90,19 +90,19 @@ proctype Network() { /* what is late arrives in any order, or never */
 #define MAY_DIE if :: kills < KILLS -> kills++; goto died :: skip fi
 
 proctype Uploader(byte host) {
-    byte known, entry, own, parent, seen;
+    byte known, batch, own, parent, seen;
     bool frozen, fresh, fenced;
     mtype verdict;
 
 vacant:
     atomic {
 #ifndef TWO_AT_ONCE
-        seat == NOBODY -> seat = host;
+        lock == FREE -> lock = host;
 #endif
         /* recover */
         known = (ledger[0] > ledger[1] -> ledger[0] : ledger[1]);
-        entry = (queue[host] > known -> queue[host] : 0);
-        queue[host] = entry;
+        batch = (outbox[host] > known -> outbox[host] : 0);
+        outbox[host] = batch;
         own = NONE; fresh = false;
 #if defined(NO_SETTLE) || defined(NO_SETTLE_AFTER_KILL)
         frozen = false
@@ -118,14 +118,14 @@ vacant:
 #else
     :: atomic { !fresh && !frozen && size > known ->
 #endif
-        entry = size; fresh = true;
+        batch = size; fresh = true;
         if
-        :: queue[host] = entry
-        :: faults < FAULTS -> faults++ /* the disk is full: an older entry stays, this one is in memory only */
+        :: outbox[host] = batch
+        :: faults < FAULTS -> faults++ /* the disk is full: an older batch stays, this one is in memory only */
         fi };
         MAY_DIE
 
-    :: atomic { entry && (fresh || frozen) ->
+    :: atomic { batch && (fresh || frozen) ->
 #ifdef ALWAYS_PARENT
         fenced = true;
 #else
@@ -139,7 +139,7 @@ vacant:
         fi;
 #endif
 #ifdef EARLY_LEDGER
-        ledger[host] = entry; assert(ledger[host] <= hub);
+        ledger[host] = batch; assert(ledger[host] <= hub);
 #endif
 #ifndef LATE_RECORD
         record[host] = true; unfenced[host] = !fenced || frozen
@@ -158,20 +158,20 @@ vacant:
         };
         atomic {
             if
-            :: seen >= entry -> entry = seen; verdict = done
+            :: seen >= batch -> batch = seen; verdict = done
             :: else ->
                 if
                 :: fenced -> skip
                 :: else -> parent = NONE
                 fi;
                 if
-                :: apply(entry, parent, verdict); parent = head /* if it is done, this is its commit */
-                :: faults < FAULTS -> faults++; apply(entry, parent, verdict); verdict = unknown
+                :: apply(batch, parent, verdict); parent = head /* if it is done, this is its commit */
+                :: faults < FAULTS -> faults++; apply(batch, parent, verdict); verdict = unknown
                 :: faults < FAULTS -> faults++; verdict = unknown
                 :: faults < FAULTS && !late_length[0] ->
-                    faults++; late_length[0] = entry; late_parent[0] = parent; verdict = unknown
+                    faults++; late_length[0] = batch; late_parent[0] = parent; verdict = unknown
                 :: faults < FAULTS && late_length[0] && !late_length[1] ->
-                    faults++; late_length[1] = entry; late_parent[1] = parent; verdict = unknown
+                    faults++; late_length[1] = batch; late_parent[1] = parent; verdict = unknown
                 fi
             fi };
         MAY_DIE;
@@ -180,7 +180,7 @@ vacant:
         MAY_DIE;
 #endif
         if /* settle */
-        :: atomic { verdict == done -> known = entry; own = parent;
+        :: atomic { verdict == done -> known = batch; own = parent;
             ledger[host] = known; assert(known <= hub) };
             MAY_DIE;
             atomic {
@@ -194,7 +194,7 @@ vacant:
                     record[host] = false; unfenced[host] = false
                 fi };
             MAY_DIE;
-            queue[host] = 0; entry = 0; fresh = false
+            outbox[host] = 0; batch = 0; fresh = false
         :: atomic { verdict == moved -> own = NONE; fresh = false;
             if
             :: frozen -> skip
@@ -208,11 +208,11 @@ vacant:
         fi;
         atomic { verdict = 0; parent = 0; seen = 0 }
 
-    :: atomic { known == FULL && !entry && !frozen -> break }
+    :: atomic { known == FULL && !batch && !frozen -> break }
     od;
-    atomic { assert(hub == FULL); seat = NOBODY; finished++; goto over };
+    atomic { assert(hub == FULL); lock = FREE; finished++; goto over };
 died:
-    atomic { seat = NOBODY; known = 0; entry = 0; verdict = 0; parent = 0; seen = 0; goto vacant };
+    atomic { lock = FREE; known = 0; batch = 0; verdict = 0; parent = 0; seen = 0; goto vacant };
 over:
     skip
 }

@@ -1,112 +1,112 @@
-/* Leaving: an uploader that gives up the seat leaves nobody behind, and there are never two on the seat.
+/* Leaving: an uploader that releases its lock leaves no data behind, and there are never two that hold it.
 
-What it mirrors. Workers that append, look, close, look once more and, if they wait for their data, go on looking
-(`worker`, `ending`, `progress`); a look that takes the seat without waiting and hands it to an uploader (`election`);
-uploaders that read the cards one by one, then the event files, send, note who is served, remove the cards of the dead,
-and leave when nobody lives and nobody is unserved: they give up the seat, read the cards once more, and take the seat
-back if somebody lives or is unserved (`uploader`, `audience`, `roster`).
+What it mirrors. Workers that append, ensure an uploader, close, ensure one once more and, if they wait for their data,
+go on doing so (`worker`, `shutdown`, `progress`); an election that takes the lock without waiting and hands it to an
+uploader (`election`); uploaders that read the member files one by one, then the event files, send, note whose data is
+sent, remove the member files of the dead, and leave when no member lives and none is unsent: they release the lock,
+scan the member files once more, and take the lock back if a member lives or is unsent (`loop`, `requests`, `members`).
 
-What it leaves out. Event files are two records long, and the Hub takes what it is sent, see fence.pml. Time: a look
-happens at any moment, a wait goes on while something can still happen. More than two uploaders at once, of which one
-is on the seat and the others are about to end. A worker that dies, SIGTERM, a Hub that is away for so long that the
-uploader gives up, an uploader that dies after the last look of all: these leave data to the next start, which is
-promised. An uploader that dies earlier, once, is in.
+What it leaves out. Event files are two records long, and the Hub takes what it is sent, see fence.pml. Time: an
+election happens at any moment, a wait goes on while something can still happen. More than two uploaders at once, of
+which one holds the lock and the others are about to end. A worker that dies, SIGTERM, a Hub that is away for so long
+that the uploader gives up, an uploader that dies after the last election of all: these leave data to the next start,
+which is promised. An uploader that dies earlier, once, is in.
 
-Properties. Only who holds the seat sends; there is no deadlock (nobody waits in vain) and no cycle (nobody waits for
-ever); at the end the Hub has what every worker has logged.
+Properties. Only the holder of the lock sends; there is no deadlock (no wait in vain) and no cycle (no endless wait);
+at the end the Hub has what every worker has logged.
 
-Variants that must fail: NO_SECOND_LOOK, SECOND_LOOK_FIRST (before the seat is given up), NO_LAST_LOOK (a worker closes
-and does not look), FILES_BEFORE_CARDS (what is appended between the two looks of a snapshot counts as sent), TWO_STEPS
-(between worker and uploader the seat is free, and the uploader does not ask whether it gets it). */
+Variants that must fail: NO_SECOND_SCAN, SECOND_SCAN_FIRST (before the lock is released), NO_LAST_CHECK (a worker closes
+and does not ensure an uploader), FILES_BEFORE_MEMBERS (what is appended between the two scans of a snapshot counts as
+sent), TWO_STEPS (between worker and uploader the lock is free, and the uploader does not ask whether it gets it). */
 
-#define NOBODY 2 /* the uploaders are 0 and 1, and so are the workers */
+#define FREE 2 /* the uploaders are 0 and 1, and so are the workers */
 
 mtype = { absent, living, dead, removed };
 
-byte seat = NOBODY;
+byte lock = FREE;
 bool started[2];              /* uploaders */
 bool killed[2];
-mtype card[2] = absent;       /* from here on: of workers */
+mtype member[2] = absent;       /* from here on: of workers */
 byte logged[2], hub[2];
-bool waits, looked[2], over[2];
+bool waits, ensured[2], over[2];
 
 #ifdef TWO_STEPS
 #define START(uploader) started[uploader] = true
 #else
-#define START(uploader) started[uploader] = true; seat = uploader
+#define START(uploader) started[uploader] = true; lock = uploader
 #endif
-#define UNSERVED(w) (card[w] == living || (card[w] == dead && !served[w]))
+#define UNSENT(w) (member[w] == living || (member[w] == dead && !sent[w]))
 
-inline look(last) { /* by a worker: take the seat if it is free, hand it to an uploader */
+inline ensure_uploader(last) { /* by a worker: take the lock if it is free, hand it to an uploader */
     atomic {
         if
-        :: seat != NOBODY
-        :: seat == NOBODY && !started[0] -> START(0)
-        :: seat == NOBODY && !started[1] -> START(1)
+        :: lock != FREE
+        :: lock == FREE && !started[0] -> START(0)
+        :: lock == FREE && !started[1] -> START(1)
         fi;
-        looked[me] = last
+        ensured[me] = last
     }
 }
 
 proctype Uploader(bit me) {
-    bool served[2], died[2], surveyed, something;
+    bool sent[2], died[2], surveyed, something;
     byte length[2];
 
 end_idle:
     started[me];
 #ifdef TWO_STEPS
-    seat = me;
+    lock = me;
 #endif
     {
     do
     :: atomic { /* a tick; at others nothing happens */
-            assert(seat == me);
-            (card[0] == living && hub[0] < logged[0]) || (card[1] == living && hub[1] < logged[1]) ||
-            (card[0] != living && card[1] != living)
+            assert(lock == me);
+            (member[0] == living && hub[0] < logged[0]) || (member[1] == living && hub[1] < logged[1]) ||
+            (member[0] != living && member[1] != living)
         };
-#ifdef FILES_BEFORE_CARDS
+#ifdef FILES_BEFORE_MEMBERS
         atomic { length[0] = logged[0]; length[1] = logged[1] };
 #endif
         atomic {
-            died[0] = (card[0] == dead); died[1] = (card[1] == dead);
+            died[0] = (member[0] == dead); died[1] = (member[1] == dead);
             if
-            :: surveyed && !UNSERVED(0) && !UNSERVED(1) -> goto leave
+            :: surveyed && !UNSENT(0) && !UNSENT(1) -> goto leave
             :: else
             fi
         };
-#ifndef FILES_BEFORE_CARDS
+#ifndef FILES_BEFORE_MEMBERS
         atomic { length[0] = logged[0]; length[1] = logged[1] };
 #endif
         atomic { /* the commit; what the Hub has never becomes less, see fence.pml */
-            assert(seat == me);
+            assert(lock == me);
             hub[0] = (length[0] > hub[0] -> length[0] : hub[0]);
             hub[1] = (length[1] > hub[1] -> length[1] : hub[1]);
             if
-            :: died[0] -> served[0] = true; card[0] = removed
+            :: died[0] -> sent[0] = true; member[0] = removed
             :: else
             fi;
             if
-            :: died[1] -> served[1] = true; card[1] = removed
+            :: died[1] -> sent[1] = true; member[1] = removed
             :: else
             fi;
             surveyed = true; died[0] = false; died[1] = false; length[0] = 0; length[1] = 0;
             goto next
         };
 leave:
-#ifdef SECOND_LOOK_FIRST
-        something = UNSERVED(0) || UNSERVED(1);
-        seat = NOBODY;
+#ifdef SECOND_SCAN_FIRST
+        something = UNSENT(0) || UNSENT(1);
+        lock = FREE;
 #else
-        seat = NOBODY;
-#ifdef NO_SECOND_LOOK
+        lock = FREE;
+#ifdef NO_SECOND_SCAN
         break;
 #endif
-        something = UNSERVED(0);
-        something = something || UNSERVED(1);
+        something = UNSENT(0);
+        something = something || UNSENT(1);
 #endif
         atomic {
             if
-            :: something && seat == NOBODY -> seat = me
+            :: something && lock == FREE -> lock = me
             :: else -> break
             fi
         };
@@ -114,34 +114,34 @@ next:
         skip
     od
     } unless { killed[me] };
-    atomic { /* it is gone, with all it knew; the next one that is started begins anew */
+    atomic { /* it is dead, with all its state; the next one starts from nothing */
         started[me] = false; killed[me] = false; surveyed = false; something = false;
-        served[0] = false; served[1] = false; died[0] = false; died[1] = false; length[0] = 0; length[1] = 0
+        sent[0] = false; sent[1] = false; died[0] = false; died[1] = false; length[0] = 0; length[1] = 0
     };
     goto end_idle
 }
 
 proctype Worker(bit me) {
-    card[me] = living;
+    member[me] = living;
     logged[me]++;
-    look(false);
+    ensure_uploader(false);
 #ifndef ONE_RECORD
     if
     :: logged[me]++
     :: skip
     fi;
 #endif
-    card[me] = dead;
-#ifdef NO_LAST_LOOK
-    looked[me] = true;
+    member[me] = dead;
+#ifdef NO_LAST_CHECK
+    ensured[me] = true;
 #else
-    look(true);
+    ensure_uploader(true);
 #endif
     if
-    :: waits && me == 0 -> /* for its data; it looks again when that can help */
+    :: waits && me == 0 -> /* for its data; it ensures an uploader when that can help */
         do
         :: hub[me] == logged[me] -> break
-        :: seat == NOBODY && hub[me] < logged[me] -> look(true)
+        :: lock == FREE && hub[me] < logged[me] -> ensure_uploader(true)
         od
     :: else
     fi;
@@ -151,7 +151,7 @@ proctype Worker(bit me) {
 proctype Killer() {
     if
 #ifndef NO_DEATH
-    :: atomic { seat != NOBODY && !(looked[0] && looked[1]) -> killed[seat] = true; seat = NOBODY }
+    :: atomic { lock != FREE && !(ensured[0] && ensured[1]) -> killed[lock] = true; lock = FREE }
 #endif
     :: skip
     fi
