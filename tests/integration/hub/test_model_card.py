@@ -109,7 +109,7 @@ def test_a_repository_is_created_as_private_as_requested_and_a_public_one_is_log
     """None leaves the choice to the Hub."""
     assert is_as(new.push(private=private), Done)
     assert hub.store.repo_info("model", new.destination.repo_id).private is bool(private)
-    output = (new.root / "in_flight.json.out").read_text()
+    output = (new.root / "job.out").read_text()
     assert ("PUBLIC: everybody can read it" in output) is not bool(private)
 
 
