@@ -33,22 +33,22 @@ def hub(tmp_path_factory):
 
 def test_content_that_differs_from_its_oid_is_refused(hub):
     """A PUT with other bytes, another size or another signature leaves no blob, and no commit can name it."""
-    oid, actions = offer(hub, b"content")
+    oid, actions = offer(hub, b"requested")
     href = actions["upload"]["href"]
     assert ask(hub, "PUT", href, b"different")[0] == 400
-    assert ask(hub, "PUT", href, b"content and more")[0] == 400
-    assert ask(hub, "PUT", href[:-1] + ("0" if href[-1] != "0" else "1"), b"content")[0] == 403
+    assert ask(hub, "PUT", href, b"requested and more")[0] == 400
+    assert ask(hub, "PUT", href[:-1] + ("0" if href[-1] != "0" else "1"), b"requested")[0] == 403
     assert ask(hub, "POST", actions["verify"]["href"], {"oid": oid, "size": 9})[0] == 404
     before = hub.store.resolve(*REPO)
     lfs_file = ("lfsFile", {"path": "a.tfevents", "algo": "sha256", "oid": oid, "size": 9})
     status, answer = commit(hub, lfs_file)
     assert (status, answer["error"]) == (400, f"LFS pointer pointed to a file that does not exist: {oid}")
     assert hub.store.resolve(*REPO) == before
-    assert ask(hub, "PUT", href, b"content")[0] == 200
+    assert ask(hub, "PUT", href, b"requested")[0] == 200
     assert ask(hub, "POST", actions["verify"]["href"], {"oid": oid, "size": 9})[0] == 200
-    assert offer(hub, b"content") == (oid, None)
+    assert offer(hub, b"requested") == (oid, None)
     assert commit(hub, lfs_file)[0] == 200
-    assert hub.store.read_blob(*REPO, "a.tfevents") == b"content"
+    assert hub.store.read_blob(*REPO, "a.tfevents") == b"requested"
 
 
 def test_resolve_serves_ranges_and_the_headers_that_downloads_need(hub):
