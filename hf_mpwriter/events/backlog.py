@@ -1,7 +1,6 @@
 """The backlog: records that are not in a segment yet, oldest first, in bounded memory.
 
     add      a record that cannot take the short way: the disk refuses, or a write is going on
-    first    the record to write next
     trim     drops the newest records until the memory of the process suffices, and counts them
     refused  the disk has refused: the next try is due after 1 s, 2 s, 4 s ... 16 s
 

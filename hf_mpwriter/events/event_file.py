@@ -9,10 +9,10 @@ logged inside another's write. There is no buffer and no thread.
 
 Invariants:
 - When `append` returns, the record is with the kernel, or it waits in the backlog because the disk refuses writes, or
-  it is counted in `dropped`. `append` never raises OSError and never waits. One exception: a record that a signal
-  handler logs while the interrupted call opens or mends a segment is written by that call.
+  it is counted in `dropped`. `append` never raises OSError, and waits for nothing but the disk. One exception: a
+  record that a signal handler logs while the interrupted call opens or mends a segment is written by that call.
 - A file never holds a torn record in its middle.
-- A file is created at the first record.
+- A segment is created at the first record, or when its path is needed.
 - Warnings are logged after the lock is released: a log handler may log events in turn.
 """
 
@@ -228,7 +228,7 @@ class EventFile:
         self._log.flush()
 
     def flush(self) -> None:
-        """Make what was appended survive a power cut."""
+        """Make what was appended survive a power cut; not inside another write, as in a signal handler."""
         with self._lock:
             if not self._busy:
                 self._flush()
@@ -240,7 +240,7 @@ class EventFile:
         self._series.sync()
 
     def check(self) -> None:
-        """Replace a segment that was deleted by a new one; try again what disk or home have refused."""
+        """Replace a segment that was deleted by a new one; try again what the disk has refused."""
         with self._lock:
             if not self._busy:
                 self._check()

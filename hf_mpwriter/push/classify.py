@@ -3,6 +3,7 @@
     HTTP status      412 Moved   409, 429 Retry   408, 5xx Unknown   401, 402, 403, 404 Refused   400, 413, 422 Split
     exception        no connection Retry   timeout, lost connection Unknown   token, repository, proxies Refused
     Xet storage      Retry, and LFS is tried later
+    ValueError       Split, as the client refuses content that way      OSError, MemoryError   Retry
     anything else    Unknown
 
 Invariant: every exception has a verdict, and its text is one line without secrets.

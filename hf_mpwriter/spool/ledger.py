@@ -12,8 +12,9 @@
 Invariants:
 - It claims only what a successful commit carried, or what the Hub was seen to hold.
 - Acknowledged lengths of event files never decrease, except where a read-back proved that the Hub's copy is shorter or
-  gone.
-- It knows every content of an attachment that the Hub may have from this run: only such a content is replaced there. A
+  gone. The push keeps this: it sends only what is longer than the copy that it has read back.
+- It knows every content of an attachment that the Hub may have from this run, but for the oldest of more than
+  UNCERTAIN_LIMIT whose outcome is unknown: only such a content is replaced there. A
   content that a push sent without a known outcome is `uncertain` before the next push starts; until a read-back has
   told the outcome, the path is not covered. What others have sent is `foreign` and never ours, even if it is equal.
 - It knows the stamp of the local attachment that had the content, so that waiting for it needs no reading of files.
@@ -106,7 +107,7 @@ class Ledger:
         """The destination, with the full name of the repository if that is known."""
         return dataclasses.replace(self.destination, repo_id=self.repo_id or self.destination.repo_id)
 
-    def check(self, now: float) -> None:
+    def note_checked(self, now: float) -> None:
         """Note that all copies were compared with the Hub's; `checked` increases, whatever the clock does."""
         self.checked = max(now, math.nextafter(self.checked, math.inf))
 
@@ -148,7 +149,7 @@ class Ledger:
             if not file.is_gone:
                 self.uncertain.pop(path, None)
 
-    def see(self, files: Iterable[LocalFile]) -> bool:
+    def note_stamps(self, files: Iterable[LocalFile]) -> bool:
         """Note the stamps of local attachments that have what the Hub holds; True if one is new."""
         news = False
         for file in files:

@@ -8,9 +8,10 @@ truth: if the disk refuses a batch, the uploader goes on from memory. Attachment
 made one at a time and live in memory, see `uploader/attachment_lane`.
 
 Invariants:
-- A batch refers only to bytes that are durable in event files; `put` syncs them first.
+- A batch refers only to bytes that are durable in event files; `put` syncs them first. After an fsync that has failed,
+  the next one is believed: only the writer of the file can write the bytes again.
 - A batch is written once. A newer one is durable before an older one is removed. A batch is removed only after the
-  ledger or a newer batch covers it.
+  ledger or a newer batch covers it, or when one of its files is quarantined: a scan derives the rest again.
 - `in_flight.json` is durable before a push starts and removed after its outcome is known.
 """
 
@@ -35,7 +36,7 @@ class Batch:
     """Files that are sent in one commit, as they were at a snapshot.
 
     Attributes:
-        number: of the batch in the outbox; 0 if it is only in memory.
+        number: of the batch in the outbox; 0 for a batch of attachments and for a mere read-back.
         files: event files, or attachments, never both.
     """
 

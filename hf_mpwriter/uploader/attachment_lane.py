@@ -4,12 +4,13 @@
 
 Invariants:
 - Attachments are scanned and sent only while no event file is due, and never in the same commit. Where commits of
-  event files take all the time there is, attachments get a turn PATIENCE after theirs was due.
-- A push of attachments that is in the way of event files is ended after PATIENCE, and repeated with less.
+  event files take all the time there is, attachments get a turn YIELD_AFTER after theirs was due.
+- A push of attachments that is in the way of event files is ended after YIELD_AFTER, at SIGTERM at once, and repeated
+  with less.
 - While a worker lives there is one commit of attachments per `commit_every`. A request or an end brings the rest
   sooner; after the first commits not faster than DISTANCE.
 - One scan reads SCAN_BYTES, then the uploader does something else. One batch at a time has copies, and it is bounded;
-  while pushes of it fail, it has none.
+  from the second failure of its push on, it has none.
 - Commits of attachments always name their parent, so none overwrites what was not read back.
 - A request is answered by a round that started after it.
 """
@@ -37,7 +38,7 @@ ATTACHED_BYTES = 128 << 20  # bytes of attachments in one batch
 SCAN_BYTES = 256 << 20  # bytes that one scan reads, about a second
 DISTANCE = 10.0  # seconds between two commits of attachments that a request waits for ...
 FREE_COMMITS = 2  # ... after so many
-PATIENCE = 20.0  # seconds that one kind is due before the other gives way
+YIELD_AFTER = 20.0  # seconds that one kind is due before the other gives way
 
 
 class AttachmentLane(Lane):
@@ -57,11 +58,11 @@ class AttachmentLane(Lane):
     ) -> None:
         super().__init__(ledger, backoff)
         for host in spool.host_ids():  # copies of an earlier uploader that was killed
-            Copies(spool.host(host).copies, spool.run_dir).keep(())
+            Copies(spool.host(host).copies, spool.run_dir)
         self._scanner, self._copies = Attachments(spool.run_dir), Copies(copies, spool.run_dir)
         self._clock = clock
         self._batches: list[Batch] = []  # more than one only while a refused one is split
-        self._left_out: dict[str, str] = {}  # what this disk does not give or take -> the reason
+        self._left_out: dict[str, str] = {}  # what cannot be read or copied -> the reason
         self._bound = ATTACHED_BYTES
         self._in_the_way_since = math.inf  # since when event files are due while a batch is pushed
         # the round
@@ -88,7 +89,7 @@ class AttachmentLane(Lane):
             return Attached.OVER
         if not self._is_due(living):
             return Attached.LATER
-        starved = self._clock() - self._last_turn > self._interval + PATIENCE
+        starved = self._clock() - self._last_turn > self._interval + YIELD_AFTER
         return Attached.STARVED if starved else Attached.DUE
 
     def _is_over(self, living: int) -> bool:
@@ -138,7 +139,7 @@ class AttachmentLane(Lane):
                 break
             (seen if covered else files).append(file)
             self._let_in(path)
-        news = self._ledger.see(seen)
+        news = self._ledger.note_stamps(seen)
         self._copies.keep(files)
         if files:
             self._batches = [Batch(0, tuple(files))]
@@ -156,7 +157,7 @@ class AttachmentLane(Lane):
         return path in quarantined and quarantined[path] != self._left_out.get(path)
 
     def _identified(self, path: str, files: list[LocalFile]) -> LocalFile:
-        """What an attachment holds; copied if the Hub lacks it and it seems to fit to these files."""
+        """What an attachment holds; copied if the Hub lacks it and there is room beside these files."""
         file = self._scanner.identify(path)
         needed = not self._ledger.covers(file) and self._fits(files, file)
         return self._copies.take(file) if needed else file
@@ -186,7 +187,7 @@ class AttachmentLane(Lane):
         )
 
     def _leave_out(self, path: str, why: str) -> None:
-        """Quarantine what this disk does not give or take, for as long as that is so."""
+        """Quarantine what cannot be read or copied, for as long as that is so."""
         if self._left_out.get(path) != why:
             logger.info("%s is left out: %s", path, why)
         self._left_out[path] = self._ledger.quarantined[path] = why
@@ -210,7 +211,7 @@ class AttachmentLane(Lane):
         """
         now = self._clock()
         self._in_the_way_since = min(self._in_the_way_since, now) if due else math.inf
-        if not self.yielded and (terminating or now - self._in_the_way_since > PATIENCE):
+        if not self.yielded and (terminating or now - self._in_the_way_since > YIELD_AFTER):
             self.yielded, self._bound = True, max(1, self._bound // 2)
             return True
         return False

@@ -66,7 +66,10 @@ class InFlight:
         self._unsaved = False  # whether the ledger in memory knows more than the one on disk
 
     def recover(self) -> None:
-        """Take over what the pushes of earlier uploaders have left."""
+        """Take over what the pushes of earlier uploaders have left.
+
+        The record of another host stays for that host. So each start waits for the settle time of an unfenced one.
+        """
         for host_id in self._spool.host_ids():
             if (lost := interrupted(self._spool.host(host_id))) is not None:
                 logger.info("a push of %s (batch %s) was interrupted, its outcome is unknown", host_id, lost.batch)

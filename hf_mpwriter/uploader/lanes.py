@@ -112,14 +112,14 @@ class EventFileLane(Lane):
 
     Attributes:
         has_scanned: whether a scan was made since the ledger last lost something.
-        patience: scans in a row that may fail for what cannot be read.
+        blind_scans: scans in a row that may fail for what cannot be read.
     """
 
     def __init__(self, run_dir: str, outbox: Outbox, ledger: Ledger, backoff: Backoff) -> None:
         super().__init__(ledger, backoff)
         self._outbox, self._scan = outbox, EventFileScan(run_dir)
         self._up_to_date = self._splitting = self.has_scanned = False
-        self.patience = BLIND_SCANS
+        self.blind_scans = BLIND_SCANS
 
     @property
     def batches(self) -> list[Batch]:
@@ -141,7 +141,7 @@ class EventFileLane(Lane):
         Raises:
             OSError: a file cannot be read or made durable; the outbox is as it was.
         """
-        files = self._scan.files(self.settings.allows, members.growing, self.patience)
+        files = self._scan.files(self.settings.allows, members.growing, self.blind_scans)
         waiting = pending(files, self._ledger.covers, self._ledger.quarantined)
         self._outbox.put(bounded(waiting))
         if self._outbox.trouble:
@@ -149,7 +149,7 @@ class EventFileLane(Lane):
         self._up_to_date = self.has_scanned = True
         return files
 
-    def outdate(self) -> None:
+    def require_scan(self) -> None:
         """Scan again before the next push: it comes late, or something has failed."""
         self._up_to_date = False
 
@@ -158,7 +158,7 @@ class EventFileLane(Lane):
         super().done(batch, committed=committed)
         if all(map(self._ledger.covers, batch.files)):
             self._outbox.remove(batch)
-        self._settle()
+        self._end_split()
         self._up_to_date = bool(self.batches)
 
     def failed(self, verdict: Verdict, batch: Batch) -> tuple[Verdict, Step]:
@@ -166,12 +166,12 @@ class EventFileLane(Lane):
         verdict, step = super().failed(verdict, batch)
         if isinstance(verdict, Quarantine):
             self._outbox.remove(batch)
-            self._settle()
+            self._end_split()
         elif not isinstance(verdict, Split):
             self._splitting = False
         return verdict, step
 
-    def _settle(self) -> None:
+    def _end_split(self) -> None:
         self._splitting = self._splitting and bool(self.batches)
 
     def _halve(self, batch: Batch) -> None:

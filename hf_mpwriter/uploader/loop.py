@@ -12,8 +12,8 @@ in_flight and batch. Of attachments: copies -> in_flight -> push -> ledger -> dr
 interruption the next uploader derives the rest from what the ledger does not cover.
 
 Invariants:
-- It holds the uploader lock for its whole life. On every tick the lock is checked to be the file at the path.
-- It imports the standard library, psutil and filelock. The network client lives in the push only.
+- It writes only while it holds the uploader lock. On every tick the lock is checked to be the file at the path.
+- It imports no network client; that lives in the push only.
 - While a request without a parent may still be under way, all that is sent names its parent and is nothing newer.
 """
 
@@ -224,14 +224,14 @@ class Uploader:
         if batch.files and not self._pacing.take(urgent=last or self._is_urgent(members)):
             if self._pacing.used_up:
                 self._status.notify([USED_UP])
-                self._events.outdate()
+                self._events.require_scan()
             return
         if self._ending is not Ending.NOT_ASKED:
             self._ending = Ending.TRIED if len(self._events.batches) <= 1 else Ending.ASKED
         try:
             self._in_flight.start(lane, batch, squash=self._may_squash(batch, last=last))
         except OSError as error:
-            self._settle(Retry(f"cannot start a push: {error}"))
+            self._conclude(Retry(f"cannot start a push: {error}"))
 
     def _may_squash(self, batch: Batch, *, last: bool) -> bool:
         settings = self._events.settings
@@ -241,7 +241,7 @@ class Uploader:
     # outcome
 
     def _listen(self, members: list[Member]) -> None:
-        """Take in what the push says; settle when it has ended. One of attachments is ended if it is in the way."""
+        """Take in what the push says; conclude when it has ended. One of attachments is ended if it is in the way."""
         push = self._in_flight.push
         if push is None:
             return
@@ -252,9 +252,9 @@ class Uploader:
         notices, verdict = push.listen()
         self._status.notify(notices)
         if verdict is not None:
-            self._settle(verdict)
+            self._conclude(verdict)
 
-    def _settle(self, verdict: Verdict) -> None:
+    def _conclude(self, verdict: Verdict) -> None:
         """Take in the verdict on what was in flight."""
         lane, batch = self._in_flight.end(verdict)
         if isinstance(verdict, Done):
@@ -270,8 +270,8 @@ class Uploader:
         self._ledger.acknowledge(verdict.files, verdict.commit, time.time())
         if verdict.checked:
             self._audit = False
-            self._ledger.check(time.time())
-        self._ledger.see(batch.files)
+            self._ledger.note_checked(time.time())
+        self._ledger.note_stamps(batch.files)
         self._in_flight.save_ledger()
         self._in_flight.clear()
         lane.done(batch, committed=verdict.own)
@@ -282,9 +282,12 @@ class Uploader:
         self._status.recovered()
 
     def _fail(self, verdict: Verdict, lane: Lane, batch: Batch) -> None:
-        """Take in any other verdict. Event files wait for attachments only if the Hub refuses us or asks for it."""
+        """Take in any other verdict.
+
+        A failed push of attachments delays event files only if the Hub refuses the destination or asks for a pause.
+        """
         self._pacing.learn(verdict)
-        self._events.outdate()
+        self._events.require_scan()
         uncertain = isinstance(verdict, Unknown)
         verdict, step = lane.failed(verdict, batch)
         if batch.has_attachments or isinstance(verdict, Quarantine):
@@ -349,7 +352,7 @@ class Uploader:
         """SIGTERM: one last scan and push, and what dead members left behind, then leave."""
         if self._ending is Ending.NOT_ASKED:
             self._ending = Ending.ASKED
-        self._events.patience = 0
+        self._events.blind_scans = 0
         if not self._pacing.attempts:  # a wait that is not the Hub's: for the disk, or for a token
             self._pacing.requested()
         end_within(GRACE)

@@ -1,9 +1,9 @@
-"""Pacing: when the next push may start, and by which way.
+"""Pacing: when the next push may start, and how it goes.
 
     commit_every  -> next_commit   when the events of live workers are due
     verdicts      -> next_try      no push starts earlier; a request ends the wait, unless the Hub asked for it
     rate limit    -> take          a token for each push that commits; without one, next_try
-    412           -> fenced        after MOVED_LIMIT pushes with nothing else, one push names no parent
+    412           -> fenced        after MOVED_LIMIT of these since the last success, one push names no parent
     Xet trouble   -> xet           after XET_LIMIT failures in a row, content goes by LFS for an hour
 
 When a push is tried again is a pure decision of `next_step`, with attempts and randomness as arguments:
@@ -34,7 +34,7 @@ LONGEST_WISH = 3600.0  # seconds; a longer Retry-After is not believed
 REFUSED_WAIT = 300.0  # seconds
 LONGEST_REFUSED_WAIT = 3600.0  # seconds
 MOVED_WAIT = 3.0  # seconds
-MOVED_LIMIT = 5  # pushes in a row with nothing but 412, before one names no parent
+MOVED_LIMIT = 5  # 412 since the last success, before one push names no parent
 XET_LIMIT = 3  # failures of the Xet storage in a row, before content goes by LFS
 XET_PAUSE = 3600.0  # seconds until Xet is tried again; LFS sends whole files
 
@@ -122,7 +122,7 @@ class Backoff:
 
 
 class Pacing(Backoff):
-    """The waits that hold for all pushes, and the way of the next one.
+    """The waits that hold for all pushes, and how the next one goes.
 
     Args:
         clock: monotonic seconds.
@@ -184,7 +184,7 @@ class Pacing(Backoff):
         return due
 
     def scanned(self, minutes: float) -> None:
-        """What is there now goes; the next commit is due in `minutes`."""
+        """Note a scan: the next commit is due in `minutes`."""
         self.next_commit = self._clock() + 60 * minutes
 
     def soon(self) -> None:

@@ -247,11 +247,11 @@ def test_what_loses_a_merge_is_still_known_as_ours(place):
 def test_the_stamp_of_what_the_hub_has_is_noted_once(place):
     """A wait compares it with the file; it survives saving and an acknowledgement of the same content."""
     made, seen = Ledger(HERE), dataclasses.replace(OLD, stamp=(1, 2, 3, 4))
-    assert not made.see([seen]), "the Hub has nothing"
+    assert not made.note_stamps([seen]), "the Hub has nothing"
     made.acknowledge({"a.tsv": OLD.content}, "c1", 5.0)
-    assert made.see([seen])
-    assert not made.see([seen])
-    assert not made.see([dataclasses.replace(NEW, stamp=(5, 6, 7, 8))]), "another content"
+    assert made.note_stamps([seen])
+    assert not made.note_stamps([seen])
+    assert not made.note_stamps([dataclasses.replace(NEW, stamp=(5, 6, 7, 8))]), "another content"
     made.acknowledge({"a.tsv": OLD.content}, "c2", 6.0)
     made.save(place.host("h1").ledger)
     assert ledger.load(place, HERE).files["a.tsv"].stamp == (1, 2, 3, 4)

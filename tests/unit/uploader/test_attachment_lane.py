@@ -60,7 +60,7 @@ class Run:
         """The Hub takes the entry that comes next."""
         batch = self.one.start()
         self.ledger.acknowledge({file.path: file.content for file in batch.files}, "c", self.now)
-        self.ledger.see(batch.files)
+        self.ledger.note_stamps(batch.files)
         self.one.done(batch, committed=True)
 
     def fail(self, verdict) -> None:
@@ -245,7 +245,7 @@ def test_a_push_makes_way_for_event_files_that_are_due(run):
     run.scan()
     run.one.start()
     assert not run.one.must_yield(due=True, terminating=False)
-    run.now += 1 + attachment_lane.PATIENCE
+    run.now += 1 + attachment_lane.YIELD_AFTER
     assert not run.one.must_yield(due=False, terminating=False)
     assert not run.one.must_yield(due=True, terminating=False), "due only since now"
     assert run.one.must_yield(due=False, terminating=True)
@@ -256,13 +256,13 @@ def test_a_push_makes_way_for_event_files_that_are_due(run):
     run.scan()
     run.one.start()
     assert not run.one.must_yield(due=True, terminating=False)
-    run.now += 1 + attachment_lane.PATIENCE
+    run.now += 1 + attachment_lane.YIELD_AFTER
     assert run.one.must_yield(due=True, terminating=False)
 
 
 def test_attachments_starve_only_after_their_interval_and_some_patience(run):
     """From the last look or push on; then they get one turn, and the time runs anew."""
-    allowed = 60 * SETTINGS.commit_every + attachment_lane.PATIENCE
+    allowed = 60 * SETTINGS.commit_every + attachment_lane.YIELD_AFTER
     for turn in (run.scan, run.one.start):
         turn()
         assert run.one.state(1) is not Attached.STARVED

@@ -50,7 +50,7 @@ def test_what_the_hub_has_lost_is_looked_at_again_at_once(one, run_dir):
     assert decide(one._situation([])) is Action.LEAVE
     assert Progress(Spool(str(run_dir))).missing({path.name: 3}) == {}
     one._in_flight._sent = (one._events, Batch(0, ()))
-    one._settle(Done("c" * 40, own=False, repo_id="me/run", files={path.name: Sent(0, "")}, checked=True))
+    one._conclude(Done("c" * 40, own=False, repo_id="me/run", files={path.name: Sent(0, "")}, checked=True))
     assert decide(one._situation([])) is Action.SCAN
     assert Progress(Spool(str(run_dir))).missing({path.name: 3}) == {path.name: 3}
     one._scan([])
@@ -137,12 +137,12 @@ def test_attachments_that_fail_do_not_hold_back_events(one, run_dir, pushes):
     write(run_dir, "a.txt", b"one")
     for _ in range(9):
         one._attach([])
-        one._settle(Unknown("502"))
+        one._conclude(Unknown("502"))
     assert one._pacing.next_try <= one._clock()
     event_file(run_dir / "events.out.tfevents.0000000001.h.1.aa", 3)
     assert decide(one._situation([])) is Action.SCAN
     one._scan([])
     assert decide(one._situation([])) is Action.PUSH
     one._attach([])
-    one._settle(Refused("403", "a token"))
+    one._conclude(Refused("403", "a token"))
     assert one._pacing.next_try > one._clock(), "then nobody is taken"

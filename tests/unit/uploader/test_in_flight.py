@@ -37,9 +37,9 @@ def test_the_settle_time_outlives_the_uploader(tmp_path):
     one._in_flight._fenced = False
     one._in_flight._outbox.mark_in_flight(batch, fenced=False)
     one._in_flight._sent = (one._events, batch)
-    one._settle(Unknown("504"))
+    one._conclude(Unknown("504"))
     one._in_flight._sent = (one._events, batch)
-    one._settle(Done("c" * 40, own=True, repo_id="me/run", files={name: Sent(batch.files[0].length, "00")}))
+    one._conclude(Done("c" * 40, own=True, repo_id="me/run", files={name: Sent(batch.files[0].length, "00")}))
     assert decide(one._situation([])) is Action.WAIT, "it does not leave before the time is over"
     two = successor()
     assert decide(two._situation([])) is Action.WAIT, "its successor makes no scan either"
