@@ -1,10 +1,15 @@
 """What the uploader does next: a pure function of its situation.
 
-LEAVE      after SIGTERM and one try, or when there is neither a worker nor work, or no progress for LINGER
-SCAN       batches are due, and what waits is older than what is on disk
-PUSH       batches are due and up to date, or must be sent as they are
-ATTACH     no event file is due; attachments are
-WAIT       nothing is due, or nothing is allowed yet
+    situation                                                                   action
+    workers are gone and there was no progress for LINGER                       LEAVE
+    SIGTERM: tried already and nothing is orphaned, or no try is allowed        LEAVE
+    event files are wanted: they wait, are due, or SIGTERM asks for a last try  SCAN or PUSH; WAIT if no try is allowed
+    attachments are due, no commit without a parent may be under way            ATTACH
+    workers are gone, and nothing is left                                       LEAVE
+    any other                                                                   WAIT
+
+PUSH sends batches that are up to date, halves of a refused batch, and what waits while a commit may be under way. In
+any other case SCAN comes first.
 """
 
 from __future__ import annotations
