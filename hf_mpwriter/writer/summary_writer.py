@@ -191,15 +191,13 @@ class SummaryWriter(AddMethods):
         )
 
     def _enter(self, run_dir: str, attempt_started_at: float | None = None) -> Worker:
-        destination = self._destination if self._uploads else None
-        limit = self._memory_limit
         return registry.enter(
             self._user,
             Spool(run_dir),
-            destination,
+            self._destination if self._uploads else None,
             self._settings,
             self._token,
-            limit,
+            self._memory_limit,
             attempt_started_at=attempt_started_at,
         )
 

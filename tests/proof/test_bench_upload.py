@@ -10,7 +10,7 @@ import psutil
 import pytest
 from repository import BENCH
 
-SCRIPT = BENCH / "bench_upload.py"
+SCRIPT = BENCH / "upload.py"
 SMALL = ("--commits", "3", "--unit", "64000", "--rounds", "1")
 PARTS = {
     "Xet": ("--ways", "Xet", "--ranks"),

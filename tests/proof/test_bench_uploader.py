@@ -9,7 +9,7 @@ import psutil
 import pytest
 from repository import BENCH
 
-SCRIPT = BENCH / "bench_uploader.py"
+SCRIPT = BENCH / "uploader.py"
 PARTS = {
     ("--takeover", "--hang", "--push"): {
         "takeover: another uploader holds the uploader lock, p95": "s target 8",

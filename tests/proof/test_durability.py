@@ -23,7 +23,7 @@ from hf_mpwriter.spool import outbox
 from hf_mpwriter.system import disk, failpoints
 from hf_mpwriter.uploader import in_flight, loop
 
-FIND = hypothesis.settings(QUICK, max_examples=200, phases=[hypothesis.Phase.generate], report_multiple_bugs=False)
+FIND = hypothesis.settings(QUICK, max_examples=1000, phases=[hypothesis.Phase.generate], report_multiple_bugs=False)
 
 
 def test_whatever_happens_all_arrives_and_nothing_shrinks():

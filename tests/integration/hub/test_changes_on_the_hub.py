@@ -135,7 +135,7 @@ def test_sigterm_makes_the_uploader_push_once_more_and_leave(hub, run_dir, tmp_p
     pid = wait_for(lambda: uploader_pid(run_dir), "an uploader")
     if not readable:
         log = next(run_dir.glob(".hf_mpwriter/hosts/*/uploader.log"))
-        wait_for(lambda: "cannot take a snapshot" in log.read_text(), "the uploader meets it")
+        wait_for(lambda: "cannot scan the event files" in log.read_text(), "the uploader meets it")
     os.kill(pid, signal.SIGTERM)
     wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
     check_oracle(run_dir, hub, tmp_path / "journals")
