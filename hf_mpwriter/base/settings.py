@@ -141,6 +141,14 @@ class Settings:
             raise SettingsError("squash_history is True or False, and repo_private True, False or None.")
         if not (isinstance(self.exit_timeout, (int, float)) and 0 <= self.exit_timeout < math.inf):
             raise SettingsError(f"exit_timeout is {self.exit_timeout!r}.", hint="It is a number of seconds, 0 or more.")
+        # 1, True and numpy's numbers are accepted, but a member file needs exact types: else it counts as damaged
+        exact = {
+            "commit_every": float(self.commit_every),
+            "private": None if self.private is None else bool(self.private),
+            "exit_timeout": float(self.exit_timeout),
+        }
+        for name, value in exact.items():
+            object.__setattr__(self, name, value)
 
     def allows(self, relative: str) -> bool:
         """Whether to upload a file of the run directory, by the rule of huggingface_hub for patterns."""

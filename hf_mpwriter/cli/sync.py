@@ -65,11 +65,11 @@ def _request_and_wait(spool: Spool, timeout: float) -> tuple[dict[str, int], dic
     Returns:
         Bytes of all files, per path, and those of them that are missing on the Hub at the end.
     """
-    ledger = Progress(spool).ledger()
-    checked = ledger.checked if ledger else 0.0
-    settings = newest_settings(Members(spool).all(), ledger)
+    settings = newest_settings(Members(spool).all(), Progress(spool).ledger())
     lengths = {file.path: file.length for file in EventFileScan(spool.run_dir).files(settings.allows, tuple)}
     lengths |= attachments.sizes(spool.run_dir, settings.allows)
+    ledger = Progress(spool).ledger()  # read now: a comparison that came before the request does not answer it
+    checked = ledger.checked if ledger else 0.0
     member_file = MemberFile(spool, OBSERVER, Process.current(), settings)
     try:
         member_file.write({"want": lengths})

@@ -19,9 +19,9 @@ import math
 import os
 import struct
 
-from crc32c import crc32c
-
 os.environ.setdefault("CRC32C_SW_MODE", "auto")  # as tensorboardX does: no warning on a CPU without the instruction
+
+from crc32c import crc32c
 
 CHUNK = 1 << 20  # bytes read at once when records are parsed
 HEADER_SIZE = 12  # bytes: length and its crc

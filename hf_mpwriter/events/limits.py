@@ -61,7 +61,8 @@ class Limits:
 
     def opened(self, file: Closeable) -> None:
         """Note a descriptor that was opened; beyond the limit, those opened first are closed."""
-        self._open.pop(file, None)
+        if file in self._open:
+            return
         self._open[file] = None
         for other in list(self._open)[: max(0, len(self._open) - self._open_files)]:
             if other is not file and other.rest():

@@ -219,7 +219,7 @@ class AttachmentLane(Lane):
     def done(self, batch: Batch, *, committed: bool) -> None:
         """The Hub has a batch; `committed` if that took a commit."""
         super().done(batch, committed=committed)
-        self._drop(batch)
+        self.drop(batch)
         self.backoff.succeeded()
         self._bound = min(ATTACHED_BYTES, 2 * self._bound)
         if committed:
@@ -234,8 +234,9 @@ class AttachmentLane(Lane):
             self._ledger.mark_uncertain(batch.files)
         verdict, step = super().failed(verdict, batch)
         again = not isinstance(verdict, Split) and (self.backoff.attempts > 1 or self.yielded)
+        if again:
+            self.drop(batch)
         if isinstance(verdict, Quarantine) or again:
-            self._drop(batch)
             self._left = [*(self._left or ()), *(file.path for file in reversed(batch.files))]
         return verdict, step
 
@@ -244,7 +245,8 @@ class AttachmentLane(Lane):
         halves = [Batch(0, batch.files[:middle]), Batch(0, batch.files[middle:])]
         self._batches = [*halves, *(other for other in self._batches if other is not batch)]
 
-    def _drop(self, batch: Batch) -> None:
+    def drop(self, batch: Batch) -> None:
+        """Forget a batch, and remove its copies."""
         self._batches = [other for other in self._batches if other is not batch]
         self._copies.keep(file for other in self._batches for file in other.files)
 

@@ -70,13 +70,15 @@ class Lane(abc.ABC):
     def done(self, batch: Batch, *, committed: bool) -> None:
         """The Hub has a batch; `committed` if that took a commit."""
         self.commits += committed
-        self._refusals.clear()
+        for file in batch.files:
+            self._refusals.pop(file.path, None)
 
     def failed(self, verdict: Verdict, batch: Batch) -> tuple[Verdict, Step]:
         """Take in that a push has failed.
 
         Returns:
-            The verdict, Quarantine instead of Split when a file was refused too often; and when to try again.
+            The verdict, Quarantine instead of Split when a file was refused too often: once the ledger is saved, the
+            batch is to be dropped. And when to try again.
         """
         if isinstance(verdict, Split):
             verdict = self._refused(verdict, batch)
@@ -95,6 +97,10 @@ class Lane(abc.ABC):
         path = batch.files[0].path
         self._refusals[path] = self._refusals.get(path, 0) + 1
         return verdict if self._refusals[path] < REFUSALS else Quarantine({path: verdict.reason})
+
+    @abc.abstractmethod
+    def drop(self, batch: Batch) -> None:
+        """Forget a batch."""
 
     @abc.abstractmethod
     def _halve(self, batch: Batch) -> None:
@@ -164,12 +170,14 @@ class EventFileLane(Lane):
     def failed(self, verdict: Verdict, batch: Batch) -> tuple[Verdict, Step]:
         """Take in that a push of a batch has failed."""
         verdict, step = super().failed(verdict, batch)
-        if isinstance(verdict, Quarantine):
-            self._outbox.remove(batch)
-            self._end_split()
-        elif not isinstance(verdict, Split):
+        if not isinstance(verdict, (Quarantine, Split)):
             self._splitting = False
         return verdict, step
+
+    def drop(self, batch: Batch) -> None:
+        """Take a batch out of the outbox; the next scan finds again what was not refused of it."""
+        self._outbox.remove(batch)
+        self._end_split()
 
     def _end_split(self) -> None:
         self._splitting = self._splitting and bool(self.batches)

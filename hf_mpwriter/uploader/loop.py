@@ -288,13 +288,16 @@ class Uploader:
         """
         self._pacing.learn(verdict)
         self._events.require_scan()
-        uncertain = isinstance(verdict, Unknown)
+        is_known = not isinstance(verdict, Unknown)
+        if is_known and not batch.has_attachments:  # the ledger has nothing to learn of these first
+            self._in_flight.clear()
         verdict, step = lane.failed(verdict, batch)
         if batch.has_attachments or isinstance(verdict, Quarantine):
             self._in_flight.save_ledger()
-        if not uncertain:
+        if is_known:
             self._in_flight.clear()
         if isinstance(verdict, Quarantine):
+            lane.drop(batch)
             self._scan_again()
         if lane is self._attachments and (isinstance(verdict, Refused) or not step.may_hurry):
             self._pacing.hold(step)
@@ -339,14 +342,11 @@ class Uploader:
         self._attachments.close()
         locks.release(self._lock)
         over = self._ending is not Ending.NOT_ASKED or self._clock() - self._abandoned_since > LINGER
-        unsatisfied = (member.alive or not self._requests.is_satisfied(member) for member in self._members.all())
-        if over or not any(unsatisfied):
+        if over or all(not member.alive and self._requests.is_satisfied(member) for member in self._members.all()):
             return True
-        lock = locks.try_exclusive(self._spool.uploader_lock)
-        if lock is None:
-            return True
-        self._lock = lock
-        return False
+        if (lock := locks.try_exclusive(self._spool.uploader_lock)) is not None:
+            self._lock = lock
+        return lock is None
 
     def terminate(self) -> None:
         """SIGTERM: one last scan and push, and what dead members left behind, then leave."""

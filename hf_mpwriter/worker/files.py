@@ -133,7 +133,8 @@ class WorkerFiles:
         return {path: length for path, length in self._written().items() if self._membership.settings.allows(path)}
 
     def _written(self) -> dict[str, int]:
-        return {**self._sealed, **{self._relative(file.path): file.length for file in self._all() if file.is_open}}
+        opened = {self._relative(file.path): file.length for file in self._all() if file.is_open}
+        return {**self._sealed, **opened}  # in this order: another thread may seal one meanwhile
 
     def _all(self) -> list[EventFile]:
         return list(self._files.values())

@@ -129,11 +129,11 @@ class Membership:
             self.role = role.current_role()
             name, claim = members.claim(self.spool, self.role.worker)
             try:
-                file = members.MemberFile(self.spool, name, Process.current(), self.settings)
+                joined = Joined(claim, members.MemberFile(self.spool, name, Process.current(), self.settings))
             except BaseException:  # an interrupt, too
                 locks.release(claim)
                 raise
-            self._joined, self.name = Joined(claim, file), name
+            self._joined, self.name = joined, name
             self.joined_at = time.time()
         finally:
             self._is_joining = False

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -88,6 +89,22 @@ def test_a_bounded_wait_is_a_finite_number_of_seconds(value):
 def test_settings_travel_in_a_member_file_unchanged(settings):
     """To JSON and back they are equal."""
     assert state.load(Settings, state.dump(settings)) == settings
+
+
+@pytest.mark.parametrize(
+    "loose",
+    [
+        *({"private": value} for value in (0, 1, 0.0, np.True_)),
+        *({"exit_timeout": value} for value in (False, True, 0, np.float64(2.5))),
+        *({"commit_every": value} for value in (True, 1, np.float64(0.5))),
+    ],
+)
+def test_values_that_are_almost_of_a_type_travel_as_that_type(loose):
+    """`repo_private=1` is private: if its member file counted as damaged, the defaults would win, and be public."""
+    settings = Settings(**loose)
+    assert state.load(Settings, state.dump(settings)) == settings
+    assert type(settings.private) in (bool, type(None))
+    assert (type(settings.commit_every), type(settings.exit_timeout)) == (float, float)
 
 
 @given(JSON)

@@ -65,7 +65,9 @@ class Run:
 
     def fail(self, verdict) -> None:
         """The push of the entry that comes next ends like this."""
-        self.one.failed(verdict, self.one.start())
+        batch = self.one.start()
+        if isinstance(self.one.failed(verdict, batch)[0], Quarantine):
+            self.one.drop(batch)
 
     def copies(self) -> int:
         """How many there are."""

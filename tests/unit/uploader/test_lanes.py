@@ -77,6 +77,8 @@ def test_a_refused_batch_is_split_until_one_file_is_quarantined(run):
             continue
         alone += len(batch.files) == 1
         verdict, _ = run.lane.failed(Split("413"), batch)
+        if isinstance(verdict, Quarantine):
+            run.lane.drop(batch)
         assert isinstance(verdict, Quarantine if alone == REFUSALS else Split)
         assert not run.lane.batches or run.lane.outgoing is Outgoing.SPLIT
     assert (alone, run.ledger.quarantined) == (REFUSALS, {bad: "413"})
@@ -85,14 +87,15 @@ def test_a_refused_batch_is_split_until_one_file_is_quarantined(run):
     assert run.waiting() == [], "what is quarantined is not scanned again"
 
 
-def test_a_success_in_between_starts_the_count_of_refusals_anew(run):
-    """Only refusals in a row count."""
+def test_a_success_starts_the_count_of_refusals_of_a_file_anew(run):
+    """Only refusals in a row count; what becomes of other files says nothing about this one."""
     run.scan()
     for _ in range(2):
         run.lane.failed(Split("422"), run.lane.start())
     assert [len(paths) for paths in run.waiting()] == [1, 1, 2]
     for _ in range(REFUSALS - 1):
         run.lane.failed(Split("422"), run.lane.start())
+    assert run.lane._refusals == {run.paths[0]: REFUSALS - 1}
     run.done()
     assert run.lane._refusals == {}
     assert run.ledger.quarantined == {}
@@ -113,7 +116,10 @@ def test_any_other_failure_ends_the_splitting(run, verdict):
 def test_a_quarantined_path_takes_its_batch_out_of_the_outbox(run):
     """The next scan makes a batch of the others."""
     run.scan()
-    run.lane.failed(Quarantine({run.paths[0]: "foreign"}), run.lane.start())
+    batch = run.lane.start()
+    run.lane.failed(Quarantine({run.paths[0]: "foreign"}), batch)
+    assert run.waiting() == [run.paths], "not before the ledger is saved"
+    run.lane.drop(batch)
     assert run.waiting() == []
     run.scan()
     assert run.waiting() == [run.paths[1:]]
