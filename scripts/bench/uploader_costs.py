@@ -117,7 +117,7 @@ class Costs(Bench):
 
     def _upload_files(self, run: Run) -> None:
         """Upload finished files in 100 directories, and write the ledger that says so."""
-        from hf_mpwriter.push.client import Hub
+        from hf_mpwriter.push.client import Hub, Source
 
         payloads = [framing.version_event(1.0), *(framing.summary_event(1.0, step, b"") for step in range(20))]
         content = b"".join(map(framing.frame, payloads))
@@ -131,7 +131,8 @@ class Costs(Bench):
             raise RuntimeError("no destination is recorded")
         hub, files = Hub(destination), self._snapshots(run, Ledger(destination))[-1][1]
         hub.create(private=None)
-        commit, sent = hub.commit([(file, str(run.path / file.path)) for file in files], None, tag_card=False)
+        sources = [Source(file, str(run.path / file.path)) for file in files]
+        commit, sent = hub.commit(sources, hub.head() or "", fenced=True, tag_card=False)
         ledger, host = Ledger(destination), run.spool.host(host_id())
         ledger.acknowledge(sent, commit, time.time())
         os.makedirs(host.root, exist_ok=True)

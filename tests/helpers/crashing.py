@@ -219,7 +219,7 @@ class Story:
         self.returned: list[testing.journal.Returned] = []
         self.is_over = False
         self._lengths: dict[str, int] = {}
-        self._steps = self._tell()
+        self._steps = self._step_through()
         next(self._steps)
 
     def go_on(self) -> None:
@@ -311,7 +311,7 @@ class Life:
         """Go through the story until the life ends; return its exit code."""
         deadline = time.monotonic() + DEADLINE
         with self._socket:
-            while message := self._hear(deadline):
+            while message := self._receive(deadline):
                 self._answer(json.loads(message))
                 with contextlib.suppress(BrokenPipeError):
                     self._socket.send(b".")

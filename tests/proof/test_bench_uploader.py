@@ -12,7 +12,7 @@ from repository import BENCH
 SCRIPT = BENCH / "uploader.py"
 PARTS = {
     ("--takeover", "--hang", "--push"): {
-        "takeover: another uploader holds the uploader lock, p95": "s target 8",
+        "takeover: another uploader holds the lock, p95": "s target 8",
         "hang: ratio, median of 1": "target 1.3",
         "push of 1 MiB that may grow, Xet: memory (pss)": "MiB target 300",
         "push of 1 MiB that may grow, LFS: memory (pss)": "MiB target 300",
