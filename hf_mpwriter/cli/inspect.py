@@ -30,7 +30,7 @@ import click
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.cli.logdir import existing_spool, logdir_argument, newest_settings
-from hf_mpwriter.cli.output import comparison_lines, file_line, printable, uploader_line
+from hf_mpwriter.cli.output import comparison_lines, counted, file_line, printable, uploader_line
 from hf_mpwriter.snapshot.attachments import Attachments
 from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool.layout import Spool
@@ -140,7 +140,8 @@ def _print(overview: Overview, logdir: Path) -> None:
     for file in overview.files:
         click.echo(file_line(file, overview.on_hub[file.path]))
     total, held = sum(file.length for file in overview.files), sum(overview.on_hub.values())
-    click.echo(f"{size_text(held)} of {size_text(total)} in {len(overview.files)} files are on the Hub.")
+    files = counted(len(overview.files), "file")
+    click.echo(f"On the Hub: {size_text(held)} of {size_text(total)} in {files}.")
     for path, reason in overview.quarantined.items():
         click.echo(f"quarantined: {printable(path)}: {reason}. To try again: hf-mpwriter sync {logdir}")
     for worker, count in overview.dropped.items():
@@ -176,4 +177,5 @@ def verify_run(logdir: Path, *, running: bool) -> None:
         noun = "problem" if count == 1 else "problems"
         raise click.ClickException(f"{count} {noun}. To upload what is missing: hf-mpwriter sync {logdir}")
     count = len(report.files) + len(report.attachments)
-    click.echo(f"All {count} files are whole on the Hub; no event file shrank in {report.commits} commits.")
+    files, commits = counted(count, "file"), counted(report.commits, "commit")
+    click.echo(f"Whole on the Hub: {files}; no event file shrank in {commits}.")

@@ -20,6 +20,11 @@ def printable(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
+def counted(count: int, noun: str) -> str:
+    """Return `1 file`, `2 files`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def uploader_line(uploader: UploaderStatus, now: float, *, alive: bool) -> str:
     """Return a line about an uploader: what it does, when it last wrote its status, what holds it up.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hf_mpwriter.base.files import LocalFile
-from hf_mpwriter.cli.output import UploadBar, file_line, printable, uploader_line
+from hf_mpwriter.cli.output import UploadBar, counted, file_line, printable, uploader_line
 from hf_mpwriter.spool.status import UploaderStatus
 
 NOW = 1_700_000_000.0
@@ -52,3 +52,8 @@ def test_the_bar_never_goes_back_and_shows_each_failure_once(capsys):
     shown = capsys.readouterr()
     assert shown.out.count("not yet: It is down.") == 1
     assert "70.0/100" in shown.err.splitlines()[-1].rpartition("\r")[2]
+
+
+def test_one_is_not_a_plural():
+    """A run of a single process has `1 file`."""
+    assert [counted(count, "file") for count in (0, 1, 2)] == ["0 files", "1 file", "2 files"]
