@@ -85,20 +85,40 @@ class Chance:
 
 def install(kind: str) -> None:
     """Prepare this process and the processes that it starts."""
+    from hf_mpwriter.system import failpoints, launch
+
+    failpoints.reach = Chance(os.environ[CONTROL])  # type: ignore[assignment]
+    if kind == "push":
+        _hurry_with_the_environment()
+        return
+    _hurry(kind)
+    if kind == "rank":
+        launch.UPLOADER_BOOT = _with_install(launch.UPLOADER_BOOT, "uploader")
+    else:
+        importlib.import_module("hf_mpwriter.uploader.loop").lower = _be_busy
+        launch.PUSH_BOOT = _with_install(launch.PUSH_BOOT, "push")
+
+
+def _hurry(kind: str) -> None:
     for module, constants in HASTE[kind].items():
         loaded = importlib.import_module(f"hf_mpwriter.{module}")
         for name, value in constants.items():
             if not hasattr(loaded, name):
                 raise AttributeError(f"there is no {module}.{name}")
             setattr(loaded, name, value)
-    from hf_mpwriter.system import failpoints, launch
 
-    failpoints.reach = Chance(os.environ[CONTROL])  # type: ignore[assignment]
-    if kind == "rank":
-        launch.UPLOADER_BOOT = _with_install(launch.UPLOADER_BOOT, "uploader")
-    elif kind == "uploader":
-        importlib.import_module("hf_mpwriter.uploader.loop").lower = _be_busy
-        launch.PUSH_BOOT = _with_install(launch.PUSH_BOOT, "push")
+
+def _hurry_with_the_environment() -> None:
+    """Import the client only when its environment is complete: it reads HF_HUB_DISABLE_XET at that moment."""
+    from hf_mpwriter.push import process
+
+    set_environment = process._set_environment  # noqa: SLF001 - the last step before the client is imported
+
+    def set_and_hurry(job: Any) -> None:
+        set_environment(job)
+        _hurry("push")
+
+    process._set_environment = set_and_hurry  # noqa: SLF001 - as above
 
 
 def _with_install(boot: str, kind: str) -> str:
