@@ -129,7 +129,7 @@ def test_one_look_reads_no_more_than_its_share(run, monkeypatch):
 
 
 def test_while_somebody_lives_there_is_one_commit_per_interval(run, monkeypatch):
-    """Who asks gets the rest sooner: two commits at once, then one in ten seconds; nobody alive: at once."""
+    """A request brings the rest sooner: two commits at once, then one in ten seconds; without workers: at once."""
     monkeypatch.setattr(attachment_lane, "BATCH_FILES", 1)
     assert run.scan(alone=False) == ["0.txt"]
     run.land()
@@ -162,7 +162,7 @@ def test_whoever_asks_is_answered_by_a_round_that_begins_afterwards(run, monkeyp
     run.land()
     run.now += attachment_lane.DISTANCE
     assert not run.is_due(living=1)
-    assert not run.is_over(living=0), "it began while somebody lived"
+    assert not run.is_over(living=0), "it started while a worker lived"
 
 
 @pytest.mark.parametrize("verdict", [Retry("down"), Unknown("lost")])
@@ -291,7 +291,7 @@ def test_no_copy_outlives_its_uploader(run):
 
 
 def test_what_the_hub_lost_is_looked_at_again(run):
-    """A finished round is begun anew, whoever was answered."""
+    """A finished round starts anew, also if requests were answered."""
     run.scan()
     run.land()
     assert run.is_over(living=0)

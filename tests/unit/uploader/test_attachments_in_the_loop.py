@@ -121,7 +121,7 @@ def test_a_push_of_attachments_ends_at_once_on_sigterm_and_events_go_first(one, 
 
 
 def test_attachments_name_their_parent_however_busy_the_branch_is(one, run_dir, pushes):
-    """Without it they might replace what somebody has just put there; event files only grow."""
+    """Without it they might replace what others have just put there; event files only grow."""
     one._pacing._moved = 100
     write(run_dir, "a.txt", b"one")
     one._attach([])
@@ -145,4 +145,4 @@ def test_attachments_that_fail_do_not_hold_back_events(one, run_dir, pushes):
     assert decide(one._situation([])) is Action.PUSH
     one._attach([])
     one._conclude(Refused("403", "a token"))
-    assert one._pacing.next_try > one._clock(), "then nobody is taken"
+    assert one._pacing.next_try > one._clock(), "then nothing is sent"

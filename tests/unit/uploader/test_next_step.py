@@ -26,7 +26,7 @@ def test_a_failure_is_tried_again_between_the_shortest_and_the_longest_wait(kind
         assert step.may_hurry
     else:
         assert min(after, pacing.LONGEST_WISH) <= step.wait <= max(pacing.LONGEST_WAIT, min(after, pacing.LONGEST_WISH))
-        assert not step.may_hurry, "nobody may be impatient with a wait that the Hub asked for"
+        assert not step.may_hurry, "no request ends a wait that the Hub asked for"
 
 
 @given(ATTEMPTS, SEEDS)

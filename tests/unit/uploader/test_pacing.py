@@ -36,7 +36,7 @@ def time(tmp_path) -> Time:
 
 
 def test_a_used_up_budget_puts_off_the_next_try_and_a_request_may_ask_sooner(time):
-    """The periodic pushes leave a token for whoever asks."""
+    """The periodic pushes leave a token for requests."""
     while time.pace.take(urgent=False):
         pass
     assert time.now < time.pace.next_try <= time.now + 2 * 3600 / 16

@@ -1,4 +1,4 @@
-"""The budget: in no hour more commits than the limit, whoever makes them, and the last tokens for the last pushes."""
+"""The rate limit: in no hour more commits than the limit, of any uploader, and the last tokens for the last pushes."""
 
 from __future__ import annotations
 
