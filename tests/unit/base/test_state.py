@@ -182,6 +182,8 @@ def test_a_type_that_cannot_be_loaded_is_a_mistake_of_ours():
 
     @dataclass(frozen=True)
     class Strange:
+        """JSON has no bytes."""
+
         anything: bytes
 
     with pytest.raises(TypeError):

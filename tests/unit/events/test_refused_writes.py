@@ -116,6 +116,7 @@ def test_while_the_disk_refuses_it_is_tried_only_now_and_then(place):
         """Counts how often a segment is to be opened."""
 
         def directory(self) -> str:
+            """Count, then answer."""
             tries.append(1)
             return place.directory()
 
@@ -139,6 +140,7 @@ def test_a_segment_whose_registration_is_refused_is_not_created(place):
         """Refuses the first report."""
 
         def opened(self, path: str) -> None:
+            """Refuse once."""
             if not refused:
                 refused.append(path)
                 raise OSError(errno.ENOSPC, "refused")
@@ -180,6 +182,7 @@ def test_a_seal_that_is_refused_once_is_reported_later(place, small_segments):
         """Refuses the first seal."""
 
         def sealed(self, path: str, length: int) -> None:
+            """Refuse once."""
             if not refused:
                 refused.append(path)
                 raise OSError(errno.ENOSPC, "refused")
