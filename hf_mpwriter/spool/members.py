@@ -27,7 +27,7 @@ import os
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 
 from hf_mpwriter.base import state
 from hf_mpwriter.base.names import candidates
@@ -240,18 +240,16 @@ class Members:
         self._directory = spool.members
         self._known: dict[str, tuple[int, Member]] = {}
 
-    @classmethod
-    def swept(cls, spool: Spool) -> Self:
-        """For an uploader that starts: remove what a power cut or a kill while joining has left of member files.
+    def sweep(self) -> None:
+        """Remove what a power cut or a kill while joining has left of member files; what the disk refuses stays.
 
         The event files of these workers are found without them.
         """
-        for name in _listdir(spool.members):
-            path = os.path.join(spool.members, name)
+        for name in _listdir(self._directory):
+            path = os.path.join(self._directory, name)
             with contextlib.suppress(OSError):
                 if _is_ruin(name, path):
                     disk.remove(path, "members.file", durable=False)
-        return cls(spool)
 
     def all(self) -> list[Member]:
         """All members, dead or alive."""

@@ -88,7 +88,8 @@ class Uploader:
             logger.info("the ledger could not be read, it is now %s; lengths are read back from the Hub", aside)
         self._ledger = ledger.load(self._spool, destination)
         self._ledger.quarantined.clear()  # a new start tries refused paths again
-        self._members, waiting = Members.swept(self._spool), Outbox(self._host, self._spool.run_dir)
+        self._members, waiting = Members(self._spool), Outbox(self._host, self._spool.run_dir)
+        self._members.sweep()
         first = self._clock() + FIRST_DELAY
         limit = RateLimit(destination, Environment.read().commits_per_hour, folders(os.environ, self._spool.root))
         self._pacing, backoff = Pacing(self._clock, rng, limit, first), Backoff(self._clock, rng)
@@ -338,6 +339,7 @@ class Uploader:
 
     def _leave(self) -> bool:
         """Give up the uploader lock, look once more, take it back if something came in between; True if it is over."""
+        self._members.sweep()  # again: at the start a killed process may not have been reaped yet
         self._publish("left")
         self._attachments.close()
         locks.release(self._lock)

@@ -392,7 +392,9 @@ def test_a_new_uploader_removes_what_is_no_member_file_and_never_will_be(place):
     with open(os.path.join(place.members, "notes"), "wb") as file:
         file.write(b"of a user")
     assert len(os.listdir(place.members)) == 6
-    assert [member.name for member in Members.swept(place).all()] == [living.name]
+    members = Members(place)
+    members.sweep()
+    assert [member.name for member in members.all()] == [living.name]
     assert sorted(os.listdir(place.members)) == ["notes", str(living.name)]
 
 
@@ -401,5 +403,5 @@ def test_a_new_uploader_leaves_a_member_file_that_is_being_made(place):
     name = MemberName.of("rank_00001", Process.current(), 7)
     with open(os.path.join(place.members, f".{name}.tmp"), "wb"):
         pass
-    Members.swept(place)
+    Members(place).sweep()
     assert os.listdir(place.members) == [f".{name}.tmp"]

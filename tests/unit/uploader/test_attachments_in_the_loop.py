@@ -12,10 +12,11 @@ from support import event_file
 from hf_mpwriter.base.settings import Destination, Settings
 from hf_mpwriter.base.verdicts import Done, Refused, Sent, Unknown
 from hf_mpwriter.snapshot import attachments
-from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.layout import MemberName, Spool
 from hf_mpwriter.spool.outbox import Batch
 from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.system import locks
+from hf_mpwriter.system.process import host_id
 from hf_mpwriter.uploader import in_flight
 from hf_mpwriter.uploader.decision import Action, decide
 from hf_mpwriter.uploader.loop import Uploader
@@ -37,6 +38,16 @@ def scanned(one: Uploader) -> list[str]:
     if one._attachments.scan(alone=True):
         one._in_flight.save_ledger()
     return [file.path for batch in one._attachments.batches for file in batch.files]
+
+
+def test_an_uploader_that_leaves_sweeps_once_more(one):
+    """A worker that was killed while it joined may not have been reaped when the uploader started."""
+    name = MemberName("rank_00001", host_id(), 2**22 + 1, 1, 1)
+    path = Path(one._spool.members, f".{name}.tmp")
+    path.touch()
+    assert decide(one._situation([])) is not Action.LEAVE, "what was left behind is scanned first"
+    assert one._leave()
+    assert not path.exists()
 
 
 def test_what_the_hub_has_lost_is_looked_at_again_at_once(one, run_dir):
