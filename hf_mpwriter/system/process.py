@@ -49,9 +49,10 @@ def boot_id() -> str:
 
 
 def start_ticks(pid: int) -> int:
-    """Start time of a process in clock ticks since boot; 0 if it is gone or there is no /proc."""
+    """Start time of a process in clock ticks since boot; 0 if it is gone, a zombie too, or there is no /proc."""
     try:
-        return int(_stat(pid)[19])
+        fields = _stat(pid)
+        return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
     except (OSError, ValueError, IndexError):
         return 0
 

@@ -34,6 +34,17 @@ def test_a_process_has_one_identity_and_another_has_another():
     os.close(tell)
 
 
+def test_a_zombie_is_gone():
+    """It does nothing any more; its parent may reap it late, or never."""
+    pid = fork(lambda: None)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    try:
+        assert os.path.exists(f"/proc/{pid}/stat")
+        assert process.start_ticks(pid) == 0
+    finally:
+        reap(pid)
+
+
 def test_start_ticks_survive_any_name_of_a_program(tmp_path):
     """Parentheses and blanks in the name of a process do not shift the field."""
     link = tmp_path / "a) R 1 (b"
