@@ -24,6 +24,7 @@ import fnmatch
 import math
 import os
 import re
+import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
@@ -209,6 +210,14 @@ def is_offline(environ: Mapping[str, str] = os.environ) -> bool:
     """Whether huggingface_hub would stay offline, by its own rule."""
     value = environ.get("HF_HUB_OFFLINE") or environ.get("TRANSFORMERS_OFFLINE") or ""
     return value.upper() in ("1", "ON", "YES", "TRUE")
+
+
+def normalised_endpoint(url: str) -> str:
+    """The form in which URLs of a Hub are compared: lower-case scheme and host, no default port, no trailing slash."""
+    parts = urllib.parse.urlsplit(url.strip())
+    scheme, host = parts.scheme.lower(), parts.netloc.lower()
+    default_port = {"https": ":443", "http": ":80"}.get(scheme, ":")
+    return f"{scheme}://{host.removesuffix(default_port)}{parts.path}".rstrip("/")
 
 
 def _number(environ: Mapping[str, str], name: str, hint: str) -> float | None:

@@ -4,7 +4,7 @@
       events.out.tfevents.1795233002.<host>.<pid>.<8 hex><suffix>
       rank_00001/events.out.tfevents....
       .hf_mpwriter/                                   spool, mode 0700                   written by
-        FORMAT                                        "hf-mpwriter 2"                    the first worker
+        FORMAT                                        "hf-mpwriter 3"                    the first worker
         run.json                                      {"destination": {...}}             the first with a destination
         uploader.lock                                 the uploader lock                  no process (empty)
         claims/<worker>.lock                          claims                             no process (empty)
@@ -46,7 +46,7 @@ from hf_mpwriter.spool.ownership import check_ownership
 from hf_mpwriter.system import disk, sharing
 from hf_mpwriter.system.process import Process
 
-FORMAT = "hf-mpwriter 2"
+FORMAT = "hf-mpwriter 3"
 _MEMBER_NAME = re.compile(r"(?P<worker>[\w~-]+)\.(?P<host>[\w-]+)\.(?P<pid>\d+)\.(?P<ticks>\d+)-(?P<n>\d+)")
 
 

@@ -14,7 +14,15 @@ from support import JSON
 
 from hf_mpwriter.base import state
 from hf_mpwriter.base.errors import HfMpWriterError, SettingsError
-from hf_mpwriter.base.settings import DEFAULT_ENDPOINT, Destination, Environment, Settings, check_repo_id, patterns
+from hf_mpwriter.base.settings import (
+    DEFAULT_ENDPOINT,
+    Destination,
+    Environment,
+    Settings,
+    check_repo_id,
+    normalised_endpoint,
+    patterns,
+)
 
 GLOBS = st.lists(st.text("abc*?[]!/.", max_size=6), max_size=3)
 SETTINGS = st.builds(
@@ -173,3 +181,19 @@ def test_the_environment_is_read_in_one_place():
         assert Environment.read({"HF_MPWRITER_DISABLED": text}).disabled
     for text in ("", "0", "no", "false"):
         assert not Environment.read({"HF_MPWRITER_DISABLED": text}).disabled
+
+
+@pytest.mark.parametrize(
+    "url", ["https://Hub.Example/", "HTTPS://hub.example", "https://hub.example:443", " https://hub.example// "]
+)
+def test_urls_of_one_hub_are_equal_once_normalised(url: str) -> None:
+    """Case of scheme and host, the default port and trailing slashes make no other Hub."""
+    assert normalised_endpoint(url) == "https://hub.example"
+
+
+@pytest.mark.parametrize(
+    "url", ["http://hub.example", "https://hub.example:8443", "https://hub.example/Path", "https://hub.example.org"]
+)
+def test_urls_of_different_hubs_stay_different(url: str) -> None:
+    """Scheme, port, host and path, in its case, tell one Hub from another."""
+    assert normalised_endpoint(url) != "https://hub.example"
