@@ -51,7 +51,7 @@ def sync_run(
         spool.record_destination(destination)
     if destination is None:
         raise click.ClickException(f"{logdir} has no destination yet. Set it: hf-mpwriter sync {logdir} --repo-id NAME")
-    lengths, missing = _request_and_wait(spool, math.inf if timeout is None else timeout)
+    lengths, missing = _request_and_wait(spool, destination, math.inf if timeout is None else timeout)
     if missing:
         progress = Progress(spool)
         reason = "; ".join(progress.refused(missing).values()) or progress.uploader().reason
@@ -59,7 +59,7 @@ def sync_run(
     click.echo(f"All {size_text(sum(lengths.values()))} of {spool.run_dir} are on the Hub: {destination}")
 
 
-def _request_and_wait(spool: Spool, timeout: float) -> tuple[dict[str, int], dict[str, int]]:
+def _request_and_wait(spool: Spool, destination: Destination, timeout: float) -> tuple[dict[str, int], dict[str, int]]:
     """Request a push of all files and wait for it, at most `timeout` seconds.
 
     Returns:
@@ -73,13 +73,15 @@ def _request_and_wait(spool: Spool, timeout: float) -> tuple[dict[str, int], dic
     member_file = MemberFile(spool, OBSERVER, Process.current(), settings)
     try:
         member_file.write({"want": lengths})
-        return lengths, _wait_with_bar(spool, lengths, timeout, checked)
+        return lengths, _wait_with_bar(spool, destination, lengths, timeout, checked)
     finally:
         member_file.leave(dropped=0)
 
 
-def _wait_with_bar(spool: Spool, lengths: dict[str, int], timeout: float, checked: float) -> dict[str, int]:
-    progress, election = Progress(spool), Election(spool)
+def _wait_with_bar(
+    spool: Spool, destination: Destination, lengths: dict[str, int], timeout: float, checked: float
+) -> dict[str, int]:
+    progress, election = Progress(spool), Election(spool, destination)
     missing = progress.missing(lengths)
     with closing(UploadBar(sum(lengths.values()), sum(missing.values()))) as bar:
 

@@ -25,8 +25,8 @@ from typing import NoReturn
 
 from hf_mpwriter.base import state
 from hf_mpwriter.base.verdicts import Refused, Retry, Verdict
-from hf_mpwriter.push.job import Job, Message, Notice, deadline, to_line
-from hf_mpwriter.system import disk, hf_home, redaction
+from hf_mpwriter.push.job import Job, Message, Notice, deadline, through, to_line
+from hf_mpwriter.system import disk, hf_home, launch, redaction
 
 PR_SET_PDEATHSIG = 1
 DEFAULTS = {  # what the user has not set; hf_xet would try for minutes, and the uploader tries again anyway
@@ -64,24 +64,28 @@ def die_with_parent(parent: int) -> None:
         os._exit(1)
 
 
-def main(parent: int) -> None:
-    """Entry point of the process.
+def main(parent: int, record: int, run_dir: int, spool: int) -> None:
+    """Entry point of the process; the descriptors are inherited.
 
     Args:
         parent: process id of the uploader.
+        record: descriptor of the job.
+        run_dir: of the run directory.
+        spool: of the spool.
     """
     die_with_parent(parent)
     pipe = Pipe(os.dup(1))
     os.dup2(2, 1)  # whatever libraries print goes to the log
     redaction.guard()
-    pipe.write(_verdict(pipe))
+    for directory in (run_dir, spool):
+        os.set_inheritable(directory, False)
+    pipe.write(_verdict(pipe, record, run_dir, spool))
 
 
-def _verdict(pipe: Pipe) -> Verdict:
+def _verdict(pipe: Pipe, record: int, run_dir: int, spool: int) -> Verdict:
     """Read the job and do it."""
     try:
-        with open(0, "rb", closefd=False) as stdin:
-            job = state.load(Job, stdin.read())
+        job = through(state.load(Job, launch.read_record(record)), run_dir, spool)
     except (state.DamagedError, OSError) as error:
         return Retry(f"the job cannot be read: {error}")
     signal.signal(signal.SIGALRM, signal.SIG_DFL)

@@ -26,8 +26,10 @@ import signal
 import time
 from collections.abc import Callable
 
+from hf_mpwriter.base import state
 from hf_mpwriter.base.errors import HfMpWriterError
-from hf_mpwriter.base.settings import Environment
+from hf_mpwriter.base.settings import Destination, Environment
+from hf_mpwriter.base.start import StartRecord
 from hf_mpwriter.base.verdicts import Done, Quarantine, Refused, Retry, Unknown, Verdict
 from hf_mpwriter.spool import ledger
 from hf_mpwriter.spool.layout import Spool
@@ -57,19 +59,26 @@ class Uploader:
 
     Args:
         spool: of the run directory.
+        destination: the only one that it sends to, whatever files say.
         lock: descriptor that holds the uploader lock.
         clock: monotonic seconds.
         rng: source of the jitter.
         token_issued_at: unix time when the worker that brought the token joined.
 
     Raises:
-        HfMpWriterError: no destination is recorded, or it cannot be read.
+        HfMpWriterError: another destination is recorded, or the recorded one cannot be read.
     """
 
     def __init__(
-        self, spool: Spool, lock: int, clock: Callable[[], float], rng: random.Random, token_issued_at: float = 0
+        self,
+        spool: Spool,
+        destination: Destination,
+        lock: int,
+        clock: Callable[[], float],
+        rng: random.Random,
+        token_issued_at: float = 0,
     ) -> None:
-        self._spool, self._lock, self._clock = spool, lock, clock
+        self._spool, self._destination, self._lock, self._clock = spool, destination, lock, clock
         process = Process.current()
         self._host = spool.host(process.host)
         self._status = StatusFile(self._host, process, clock, token_issued_at)
@@ -81,12 +90,13 @@ class Uploader:
         self._recover(rng, process.host)
 
     def _recover(self, rng: random.Random, host_id: str) -> None:
-        destination = self._spool.destination()
-        if destination is None:
-            raise HfMpWriterError("No destination is recorded: there is nothing to upload.")
+        destination = self._destination
+        self._check_recorded()
         if aside := ledger.set_aside(self._spool, host_id):
             logger.info("the ledger could not be read, it is now %s; lengths are read back from the Hub", aside)
         self._ledger = ledger.load(self._spool, destination)
+        if not destination.can_be(self._ledger.repo_id):
+            self._ledger.repo_id = ""  # the first push resolves it again: a file does not tell where to send
         self._ledger.quarantined.clear()  # a new start tries refused paths again
         self._members, waiting = Members(self._spool), Outbox(self._host, self._spool.run_dir)
         self._members.sweep()
@@ -100,6 +110,17 @@ class Uploader:
         for batch in list(waiting.batches):
             if all(map(self._ledger.covers, batch.files)):
                 waiting.remove(batch)
+
+    def _check_recorded(self) -> None:
+        """Refuse to work if the run is recorded for another destination: the token belongs to ours."""
+        recorded = self._spool.destination()
+        if recorded is None or recorded.is_same(self._destination):
+            return
+        reason = f"the recorded destination has changed; it is {recorded}, but this run goes to {self._destination}"
+        hint = f"If others have not changed it, use another logdir. Else remove run.json in {self._spool.root}."
+        self._status.failed(Refused(reason, hint), 1)
+        self._status.publish(phase="left", waiting=0, push=None, commits=0, blocked_until=0.0)
+        raise HfMpWriterError(f"{reason}.", hint=hint)
 
     # tick
 
@@ -360,17 +381,30 @@ class Uploader:
         end_within(GRACE)
 
 
-def main(run_dir: str, token_issued_at: float) -> None:
-    """Entry point of the process, see `system.launch`: upload until nothing is left."""
+def main() -> None:
+    """Entry point of the process; what it needs is on the descriptors that `system.launch` names."""
+    record = state.load(StartRecord, launch.read_record(launch.START_RECORD_FD))
+    for directory in (launch.RUN_DIR_FD, launch.SPOOL_FD):
+        os.set_inheritable(directory, False)
+    upload(record, launch.UPLOADER_LOCK_FD)
+
+
+def upload(start: StartRecord, lock: int) -> None:
+    """Upload until nothing is left.
+
+    Args:
+        start: what the worker has handed over.
+        lock: descriptor that holds the uploader lock.
+    """
     start_logging()
     lower()
-    locks.adopt(launch.UPLOADER_LOCK_FD)
-    spool, rng = Spool(run_dir), random.Random()  # noqa: S311 - jitter
+    locks.adopt(lock)
+    spool, rng = Spool(start.run_dir), random.Random()  # noqa: S311 - jitter
     try:
-        uploader = Uploader(spool, launch.UPLOADER_LOCK_FD, time.monotonic, rng, token_issued_at)
+        uploader = Uploader(spool, start.destination, lock, time.monotonic, rng, start.token_issued_at)
     except HfMpWriterError as error:
         raise SystemExit(f"no upload: {error}") from None
     signal.signal(signal.SIGTERM, lambda *_: uploader.terminate())
-    logger.info("took the uploader lock of %s", run_dir)
+    logger.info("took the uploader lock of %s", start.run_dir)
     keep_on(uploader.tick, TICK)
     logger.info("left the uploader lock")

@@ -2,7 +2,7 @@
 
     worker                                   uploader
     try the uploader lock, without waiting
-    posix_spawn, descriptor duplicated to 3  starts with the lock
+    posix_spawn, descriptor duplicated to 3  starts with the lock, its start record, both directories
     close own descriptor                     is the only holder; the kernel frees the lock when it ends
 
 Invariants:
@@ -15,16 +15,19 @@ Invariants:
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from hf_mpwriter.base import state
 from hf_mpwriter.base.errors import SpoolFormatError
 from hf_mpwriter.base.settings import Destination
-from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.base.start import StartRecord
+from hf_mpwriter.spool.layout import HostSpool, Spool
 from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.system import disk, launch, locks
@@ -62,12 +65,14 @@ class Election:
 
     Attributes:
         spool: of the run directory.
+        destination: the only one that the uploader sends to; None starts none.
         token: for the uploader, None leaves it to the environment.
         clock: monotonic seconds.
         token_issued_at: unix time when the worker that brings the token joined.
     """
 
     spool: Spool
+    destination: Destination | None = None
     token: str | None = field(default=None, repr=False)
     clock: Callable[[], float] = time.monotonic
     token_issued_at: float = field(default_factory=time.time)
@@ -81,7 +86,7 @@ class Election:
     def ensure_uploader(self) -> bool:
         """Start an uploader if the uploader lock is free; never waits, never raises. True if one was started."""
         self.reap()
-        if self.clock() < self._quiet_until:
+        if self.destination is None or self.clock() < self._quiet_until:
             return False
         try:
             lock = locks.try_exclusive(self.spool.uploader_lock)
@@ -89,19 +94,20 @@ class Election:
                 self._note_held()
                 return False
             try:
-                return self._start(lock, Progress(self.spool).uploader())
+                return self._start(lock, self.destination, Progress(self.spool).uploader())
             finally:
                 locks.release(lock)
-        except (OSError, ValueError, TypeError, SpoolFormatError) as error:  # TypeError: an embedded sys.executable
+        except (OSError, ValueError, SpoolFormatError) as error:
             self._last_try = self.clock()
             self._back_off(f"cannot start an uploader: {error}")
             return False
 
-    def _start(self, lock: int, before: UploaderStatus) -> bool:
+    def _start(self, lock: int, destination: Destination, before: UploaderStatus) -> bool:
         """Start an uploader with our lock, unless workers that joined later are to do it.
 
         Args:
             lock: descriptor of the uploader lock.
+            destination: of the uploader.
             before: last status of the uploader before it.
         """
         if before.is_over and before.started_at != self._predecessor_started_at:  # ours, or a later one
@@ -111,7 +117,18 @@ class Election:
         self.spool.check_format()
         host, env = self.spool.host(host_id()), child_environment(os.environ, self.token)
         disk.make_dirs(host.root)
-        self._children.append(launch.start_uploader(self.spool.run_dir, lock, host.log, env, self.token_issued_at))
+        record = state.dump(StartRecord(self.spool.run_dir, destination, self.token_issued_at))
+        with opened(self.spool, host) as (run_dir_fd, spool_fd, log_fd):
+            pid = launch.start_uploader(
+                record,
+                self.spool.run_dir,
+                lock=lock,
+                run_dir_fd=run_dir_fd,
+                spool_fd=spool_fd,
+                log_fd=log_fd,
+                env=env,
+            )
+        self._children.append(pid)
         self._predecessor_started_at = before.started_at
         self._count_start()
         return True
@@ -150,6 +167,23 @@ class Election:
         self._starts.clear()
 
 
+@contextlib.contextmanager
+def opened(spool: Spool, host: HostSpool) -> Iterator[tuple[int, int, int]]:
+    """Descriptors of the run directory, the spool and the log, for an uploader."""
+    directory = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    with contextlib.ExitStack() as stack:
+
+        def closed_later(fd: int) -> int:
+            stack.callback(os.close, fd)
+            return fd
+
+        yield (
+            closed_later(os.open(spool.run_dir, directory)),
+            closed_later(os.open(spool.root, directory | os.O_NOFOLLOW)),
+            closed_later(disk.open_anew(host.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)),  # no pipe without a reader
+        )
+
+
 def _has_ended(pid: int) -> bool:
     try:
         return os.waitpid(pid, os.WNOHANG)[0] == pid
@@ -172,7 +206,7 @@ def unfinished_siblings(spool: Spool, destination: Destination | None) -> list[E
         return []
     others = (Spool(os.path.join(parent, name)) for name in names)
     ours = (
-        Election(other)
+        Election(other, other.destination())
         for other in others
         if other.run_dir != spool.run_dir and other.is_unfinished(endpoint) and other.is_private()
     )

@@ -112,6 +112,7 @@ class Worker:
     def configure(self, destination: Destination | None, settings: Settings, token: str | None) -> None:
         """Take destination, settings and token of the newest writer."""
         self.membership.configure(destination, settings)
+        self.election.destination = self.membership.destination
         if token is not None:
             self.election.token = token
 
