@@ -39,7 +39,7 @@ from hf_mpwriter.spool.members import Member, Members
 from hf_mpwriter.spool.progress import Progress, size_text
 from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.system import hf_home
-from hf_mpwriter.system.process import host_id
+from hf_mpwriter.system.process import host_id, start_directory
 
 
 @dataclass(frozen=True)
@@ -160,6 +160,7 @@ def verify_run(logdir: Path, *, running: bool) -> None:
     spool = existing_spool(logdir)
     if (destination := spool.destination()) is None:
         raise click.ClickException(f"{logdir} has no destination.")
+    os.environ |= hf_home.settled(os.environ, start_directory(), hf_home.account_home())
     os.environ |= hf_home.writable_caches(os.environ, spool.host(host_id()).cache)  # read when the client is imported
     from hf_mpwriter.push.client import Hub
     from hf_mpwriter.testing import check

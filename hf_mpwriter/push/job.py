@@ -94,7 +94,7 @@ def through(job: Job, run_dir: int, spool: int) -> Job:
         OSError: the names lead to other directories, and there is no other way.
     """
     ways = {os.path.join(job.run_dir, SPOOL_NAME): spool, job.run_dir: run_dir}  # the longer one first
-    if not os.path.isdir(FDS):
+    if not all(os.path.isdir(f"{FDS}/{fd}/") for fd in ways.values()):
         for path, fd in ways.items():
             if disk.inode(os.path.realpath(path)) != disk.inode(fd):
                 raise OSError(f"{path} was replaced")

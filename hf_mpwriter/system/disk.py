@@ -186,7 +186,8 @@ def make_dirs(path: str, mode: int = DIR_MODE, *, durable: bool = True, private:
     """
     if os.path.isdir(path):
         return
-    parent = os.path.dirname(path)
+    if (parent := os.path.dirname(path)) == path:  # only a relative path leads here
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
     make_dirs(parent, mode, durable=durable)
     try:
         os.mkdir(path, mode)

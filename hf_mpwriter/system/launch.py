@@ -234,7 +234,16 @@ def _program(name: str, path: str) -> str | None:
     """Absolute path of a program; without a slash it is searched on `path`."""
     places = [""] if "/" in name else filter(os.path.isabs, path.split(os.pathsep))
     found = (os.path.join(place, name) for place in places)
-    return next((one for one in found if os.path.isabs(one) and os.path.isfile(one) and os.access(one, os.X_OK)), None)
+    return next((one for one in found if os.path.isabs(one) and _may_be_started(one)), None)
+
+
+def _may_be_started(path: str) -> bool:
+    """Whether this is a program; `os.access` would not know all rights that this process has."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    return stat.S_ISREG(mode) and bool(mode & 0o111)
 
 
 def _candidates() -> Iterator[str]:
@@ -254,7 +263,7 @@ def _is_python(path: str) -> bool:
     """Whether a file is a Python, see `interpreter`."""
     real = os.path.realpath(path)
     try:
-        if not (stat.S_ISREG(os.stat(real).st_mode) and os.access(real, os.X_OK)):
+        if not _may_be_started(real):
             return False
         if not _PYTHON_NAME.fullmatch(os.path.basename(real)) or not _is_binary(real):
             return False

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 from hf_mpwriter.base import state
 from hf_mpwriter.base.settings import Destination
-from hf_mpwriter.system import disk, locks
+from hf_mpwriter.system import disk, hf_home, locks
 
 LARGEST_BURST = 20.0  # commits that a rested repository may get at once
 RESERVE = 0.25  # of the burst, for urgent commits
@@ -165,5 +165,5 @@ class RateLimit:
 
 def folders(environ: Mapping[str, str], spool: str) -> list[str]:
     """Where buckets may be: the user's cache folder, else the spool."""
-    cache = environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    cache = hf_home.cache_folder(environ)
     return [os.path.join(cache, "hf_mpwriter", "rate_limit"), os.path.join(spool, "rate_limit")]

@@ -30,8 +30,8 @@ from hf_mpwriter.base.start import StartRecord
 from hf_mpwriter.spool.layout import HostSpool, Spool
 from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.spool.status import UploaderStatus
-from hf_mpwriter.system import disk, launch, locks
-from hf_mpwriter.system.process import host_id
+from hf_mpwriter.system import disk, hf_home, launch, locks
+from hf_mpwriter.system.process import host_id, start_directory
 
 logger = logging.getLogger("hf_mpwriter")
 STARTS_LIMIT = 3  # uploaders started within STARTS_WINDOW that did not end well; more make the election back off
@@ -42,14 +42,15 @@ SIBLINGS_LIMIT = 200  # run directories beside this one that are examined
 SIBLINGS_SERVED = 4  # of these, so many get an uploader
 
 
-def child_environment(environ: Mapping[str, str], token: str | None) -> dict[str, str]:
-    """The environment of the uploader: the user's, with the token, without what would load more code.
+def child_environment(environ: Mapping[str, str], token: str | None, directory: str) -> dict[str, str]:
+    """The environment of the uploader: the user's, with the token and absolute paths, without what loads more code.
 
     Args:
         environ: of this process.
         token: of the writer, None leaves it to the environment.
+        directory: that relative paths in the environment refer to.
     """
-    env = dict(environ)
+    env = hf_home.settled(environ, directory, hf_home.account_home())
     env["HF_HUB_DISABLE_TELEMETRY"] = env.get("HF_HUB_DISABLE_TELEMETRY", "1")
     for name in ("PYTHONSTARTUP", "PYTHONINSPECT", "PYTHONWARNINGS", "COVERAGE_PROCESS_START"):
         env.pop(name, None)
@@ -69,6 +70,7 @@ class Election:
         token: for the uploader, None leaves it to the environment.
         clock: monotonic seconds.
         token_issued_at: unix time when the worker that brings the token joined.
+        directory: that relative paths in the environment refer to; where the program was when the first one was made.
     """
 
     spool: Spool
@@ -76,6 +78,7 @@ class Election:
     token: str | None = field(default=None, repr=False)
     clock: Callable[[], float] = time.monotonic
     token_issued_at: float = field(default_factory=time.time)
+    directory: str = field(default_factory=start_directory)
     _starts: list[float] = field(default_factory=list)
     _children: list[int] = field(default_factory=list)
     _last_try: float = 0.0
@@ -115,7 +118,7 @@ class Election:
         if self.token_issued_at <= before.left_to_younger_than and abs(time.time() - before.beat) < LONGEST_BACKOFF:
             return False
         self.spool.check_format()
-        host, env = self.spool.host(host_id()), child_environment(os.environ, self.token)
+        host, env = self.spool.host(host_id()), child_environment(os.environ, self.token, self.directory)
         disk.make_dirs(host.root)
         record = state.dump(StartRecord(self.spool.run_dir, destination, self.token_issued_at))
         with opened(self.spool, host) as (run_dir_fd, spool_fd, log_fd):

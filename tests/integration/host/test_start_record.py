@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from lives import log_without_uploader
 from programs import wait_for
-from runs import check_oracle, finished, hub_view, no_uploader, run
+from runs import check_oracle, finished, no_uploader, run
 from support import event_file
 
 from hf_mpwriter.base.files import LocalFile

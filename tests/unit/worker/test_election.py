@@ -96,7 +96,7 @@ def test_a_parent_that_cannot_be_listed_has_no_runs():
 
 def test_the_token_reaches_the_uploader_by_environment_only(spool):
     """Nothing of the token is in the argument list."""
-    env = election.child_environment({"PATH": "/bin", "PYTHONSTARTUP": "x"}, "hf_secret")
+    env = election.child_environment({"PATH": "/bin", "PYTHONSTARTUP": "x"}, "hf_secret", "/")
     assert env["HF_TOKEN"] == "hf_secret"
     assert "PYTHONSTARTUP" not in env
-    assert election.child_environment({"HF_TOKEN": "theirs"}, None)["HF_TOKEN"] == "theirs"
+    assert election.child_environment({"HF_TOKEN": "theirs"}, None, "/")["HF_TOKEN"] == "theirs"
