@@ -20,17 +20,17 @@ from __future__ import annotations
 
 import math
 import os
-import threading
 import time
 from collections.abc import Callable
 
 from hf_mpwriter.events import framing
 from hf_mpwriter.events.backlog import Backlog
-from hf_mpwriter.events.deferred_log import DeferredLog
+from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.events.limits import Limits
 from hf_mpwriter.events.registration import Home
 from hf_mpwriter.events.segment import Segment
 from hf_mpwriter.events.series import Purge, SegmentSeries
+from hf_mpwriter.system import locks
 
 
 class EventFile:
@@ -56,13 +56,13 @@ class EventFile:
     ) -> None:
         self._clock = clock
         self._may_rest = bool(sub)
-        self._log = DeferredLog()
+        self._log = logger
         self._series = SegmentSeries(home, sub, suffix, self._log)
         self._start_fresh(limits or Limits())
 
     def _start_fresh(self, limits: Limits) -> None:
         self._limits = limits
-        self._lock = threading.RLock()  # re-entrant: a signal handler may log inside a write
+        self._lock = locks.thread_lock()  # re-entrant: a signal handler may log inside a write
         self._busy = False  # inside `_drain`
         self._close_requested = False  # while busy
         self._backlog = Backlog(limits)
@@ -286,5 +286,4 @@ class EventFile:
     def abandon(self, limits: Limits) -> None:
         """Leave the file to the parent after fork: close the inherited descriptor, forget what waits."""
         self._series.abandon()
-        self._log.clear()
         self._start_fresh(limits)

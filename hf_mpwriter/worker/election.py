@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -27,13 +26,13 @@ from hf_mpwriter.base import state
 from hf_mpwriter.base.errors import SpoolFormatError
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.start import StartRecord
+from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.spool.layout import HostSpool, Spool
 from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.system import disk, hf_home, launch, locks
 from hf_mpwriter.system.process import host_id, start_directory
 
-logger = logging.getLogger("hf_mpwriter")
 STARTS_LIMIT = 3  # uploaders started within STARTS_WINDOW that did not end well; more make the election back off
 STARTS_WINDOW = 60.0  # seconds; an uploader that lives so long is sound
 FIRST_BACKOFF = 5.0  # seconds

@@ -13,7 +13,7 @@ lock of its claim and the lock of its member file, to which it appends:
 
 Invariants:
 - A process has at most one name, also when a signal handler logs while it joins.
-- Nothing is logged while the lock is held: the worker flushes `log` later.
+- Nothing is logged while the lock is held: the worker flushes the deferred log later.
 - A forked child is outside: locks and files belong to its parent.
 """
 
@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import errno
 import os
-import threading
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -29,7 +28,7 @@ from typing import Any, NamedTuple
 from hf_mpwriter.base.errors import ForeignSpoolError, HfMpWriterError
 from hf_mpwriter.base.names import worker_dir
 from hf_mpwriter.base.settings import Destination, Settings
-from hf_mpwriter.events.deferred_log import DeferredLog
+from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.snapshot import attachments
 from hf_mpwriter.spool import members
 from hf_mpwriter.spool.layout import Spool
@@ -68,7 +67,6 @@ class Membership:
         is_stopped: whether this process asks for no uploads.
         has_logged: whether there is something of this process to upload.
         joined_at: unix time of the last join.
-        log: warnings to flush.
         name: of the worker, as of the last join; "" before the first.
         role: of this process.
     """
@@ -79,7 +77,6 @@ class Membership:
         self.settings = Settings()
         self.is_stopped = False
         self.joined_at = time.time()
-        self.log = DeferredLog()
         self._clock = clock
         self.start_fresh()
 
@@ -88,12 +85,11 @@ class Membership:
         self.role: Role = role.current_role()
         self.name = ""
         self.has_logged = False
-        self._lock = threading.RLock()
+        self._lock = locks.thread_lock()
         self._joined: Joined | None = None
         self._is_joining = False
         self._recorded_dropped = 0
         self._is_push_requested, self._next_request = False, 0.0
-        self.log.clear()
 
     def configure(self, destination: Destination | None, settings: Settings) -> None:
         """Take the settings of the newest writer; a local writer does not change how others are uploaded."""
@@ -143,7 +139,7 @@ class Membership:
         try:
             check_ownership(self.spool.root)
         except ForeignSpoolError as error:
-            self.log.warning("%s What is logged is kept in %s and not uploaded.", error, self.spool.run_dir)
+            logger.warning("%s What is logged is kept in %s and not uploaded.", error, self.spool.run_dir)
             self.spool, self.is_stopped, self.destination = self.spool.aside(), True, None
 
     def ensure_spool(self) -> None:
@@ -181,7 +177,7 @@ class Membership:
             self._let_go(dropped=0)
             self._join()
         if was_joined:
-            self.log.warning("%s was removed while it was in use; it was created again", self.spool.root)
+            logger.warning("%s was removed while it was in use; it was created again", self.spool.root)
         return True
 
     # record
