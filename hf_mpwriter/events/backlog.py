@@ -57,6 +57,11 @@ class Backlog:
         item = self.items.popleft()
         self.size = self.size - len(item[0]) if self.items else 0
 
+    def drop_first(self) -> None:
+        """Drop the oldest record, which no file can hold."""
+        self.remove_first()
+        self.dropped += 1
+
     def trim(self) -> None:
         """Drop the newest records that the memory limit has no room for."""
         while not self._limits.has_room(self, self.size) and self.items:

@@ -115,7 +115,7 @@ class EventFile:
                 self._backlog.trim()
                 return
             recovered = self._backlog.accepted()
-            self._usual = self._series.current
+            self._usual = None if self._series.is_deadly else self._series.current
             if recovered and self._limits.is_calm:
                 self._log.warning("%s: the disk accepts event records again", self.path)
         finally:
@@ -128,9 +128,11 @@ class EventFile:
                 self._series.current.mend()
             while backlog.items:
                 item = backlog.items[0]
-                if self._series.current is None or item is not self._series.current.committed[1]:
-                    self._series.writable().write(item)
-                backlog.remove_first()
+                segment = self._series.current
+                if (segment is not None and item is segment.committed[1]) or self._series.write(item):
+                    backlog.remove_first()
+                else:
+                    backlog.drop_first()
         except OSError as error:
             self._refuse(error)
             return False

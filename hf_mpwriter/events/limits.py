@@ -10,10 +10,18 @@ Invariants:
 
 from __future__ import annotations
 
+import resource
 from typing import Protocol
 
 MEMORY_LIMIT = 16 << 20  # bytes
 OPEN_FILES = 64  # a quarter of the 256 that macOS allows, a sixteenth of the usual limit on Linux
+UNLIMITED = 1 << 63  # more bytes than any file has
+
+
+def largest_file() -> int:
+    """Bytes that this process may write into one file; UNLIMITED without a limit."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    return UNLIMITED if soft == resource.RLIM_INFINITY else soft
 
 
 class Closeable(Protocol):

@@ -90,6 +90,11 @@ class Segment:
         """Bytes of whole records."""
         return self.committed[0]
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether it holds nothing but its first records."""
+        return self.committed[1] is NOTHING
+
     def write(self, item: Item) -> None:
         """Append all of a record or nothing of it; OSError if the disk refuses."""
         self.under_way = item
