@@ -18,6 +18,7 @@ Invariants:
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import threading
@@ -32,14 +33,15 @@ from hf_mpwriter.events.registration import Home
 from hf_mpwriter.events.segment import Segment
 from hf_mpwriter.events.series import Purge, SegmentSeries
 
+OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)  # of the process, of the system
+
 
 class EventFile:
     """The event files of one directory that this process writes.
 
     Args:
         home: gives the directory of the owner, records segments.
-        sub: directory relative to the home's, "" for that directory itself. The descriptor of a file in a sub
-            directory may be closed between two records.
+        sub: directory relative to the home's, "" for that directory itself.
         suffix: the user's filename_suffix.
         limits: shared by the event files of a process.
         clock: monotonic seconds.
@@ -55,7 +57,7 @@ class EventFile:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock = clock
-        self._may_rest = bool(sub)
+        self._is_main = not sub
         self._log = DeferredLog()
         self._series = SegmentSeries(home, sub, suffix, self._log)
         self._start_fresh(limits or Limits())
@@ -134,6 +136,8 @@ class EventFile:
                 else:
                     backlog.drop_first()
         except OSError as error:
+            if error.errno in OUT_OF_DESCRIPTORS and self._limits.rest_all(but=self):
+                return self._write_backlog()
             self._refuse(error)
             return False
         return True
@@ -153,8 +157,8 @@ class EventFile:
 
     def _count_descriptor(self) -> None:
         segment = self._series.current
-        if self._may_rest and segment is not None and segment.fd >= 0:
-            self._limits.opened(self)
+        if segment is not None and segment.fd >= 0:
+            self._limits.opened(self, is_main=self._is_main)
         else:
             self._limits.closed(self)
 
@@ -263,8 +267,7 @@ class EventFile:
         if saved := self._series.replace_removed():
             self._backlog.add_first((saved,))
         segment = self._series.current
-        if segment is None:
-            self._limits.closed(self)
+        self._count_descriptor()
         if self._backlog.items or (segment is not None and segment.under_way is not None):
             self._drain()
 

@@ -67,3 +67,79 @@ os._exit(0)
         assert uploader.rlimit(psutil.RLIMIT_NOFILE) == (777, 777)
         program.communicate()
     wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
+
+
+FEW = (
+    PRELUDE
+    + """
+limit, names, kind = map(int, sys.argv[2:5])
+resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+def free():
+    taken = []
+    try:
+        while True: taken.append(os.open("/dev/null", os.O_RDONLY))
+    except OSError as error:
+        assert error.errno == errno.EMFILE
+    for fd in taken: os.close(fd)
+    return len(taken)
+before = free()
+if kind == 0:
+    writer = SummaryWriter(sys.argv[1])
+    for step in range(3):
+        writer.add_scalars("loss", {f"t{number}": 1.0 for number in range(names)}, step)
+        open("/etc/hostname").close()
+    print(before - free())
+    writer.close()
+    dropped = writer.dropped
+else:
+    writers = [SummaryWriter(sys.argv[1], filename_suffix=f".t{number}") for number in range(names)]
+    for step in range(3):
+        for number, writer in enumerate(writers): writer.add_scalar(f"t{number}", 1.0, step)
+        open("/etc/hostname").close()
+    print(before - free())
+    for writer in writers: writer.close()
+    dropped = writers[0].dropped
+assert dropped == 0, dropped
+"""
+)
+
+
+@pytest.mark.parametrize(("limit", "names"), [(48, 100), (64, 200)])
+@pytest.mark.parametrize("kind", ["names of add_scalars", "suffixes"])
+def test_event_files_keep_to_a_share_of_the_descriptors(run_dir, limit, names, kind):
+    """Training can open files of its own at any time; nothing is lost, and each file is whole and in order."""
+    used = int(succeed(FEW, run_dir, limit, names, int(kind == "suffixes")))
+    assert used <= limit // 4 + 3, "two locks, and one to spare"
+    found = runs(run_dir)
+    if kind == "suffixes":
+        expected = sorted(key for number in range(names) for key in steps(0, 3, f"t{number}"))
+        assert sorted(found["."]) == expected
+    else:
+        assert found == {f"loss/t{number}": steps(0, 3, "loss") for number in range(names)}
+
+
+def test_event_files_rest_while_training_has_taken_all_other_descriptors(run_dir):
+    """EMFILE where a file has to be opened: another one of ours is closed for it, so records reach the disk at once."""
+    source = (
+        PRELUDE
+        + """
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+writer = SummaryWriter(sys.argv[1])
+log(writer, 0, 10)
+writer.add_scalars("loss", {f"t{number}": 1.0 for number in range(5)}, 0)
+taken = []
+try:
+    while True: taken.append(os.open("/dev/null", os.O_RDONLY))
+except OSError as error:
+    assert error.errno == errno.EMFILE
+for step in range(1, 4):
+    writer.add_scalars("loss", {f"t{number}": 1.0 for number in range(20)}, step)
+    log(writer, 10 * step, 10 * step + 10)
+assert not any(file.waiting for file in writer._worker.files._all())
+os._exit(0)
+"""
+    )
+    succeed(source, run_dir)
+    found = runs(run_dir)
+    assert found.pop(".") == steps(0, 40)
+    assert found == {f"loss/t{n}": steps(0 if n < 5 else 1, 4, "loss") for n in range(20)}
