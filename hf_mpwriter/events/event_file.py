@@ -266,6 +266,7 @@ class EventFile:
         self._series.registration.report_seals()
         if saved := self._series.replace_removed():
             self._backlog.add_first((saved,))
+        self._series.replace_damaged()
         segment = self._series.current
         self._count_descriptor()
         if self._backlog.items or (segment is not None and segment.under_way is not None):

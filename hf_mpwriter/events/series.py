@@ -31,6 +31,7 @@ SEGMENT_SHARE = 8  # a segment is sealed at one eighth of what was written, with
 SEGMENT_MIN = 16 << 20  # bytes
 SEGMENT_MAX = 128 << 20  # bytes; TensorBoard's default reader keeps one descriptor per file, so: few files
 SIZE_MARGIN = 64 << 10  # bytes that a segment keeps below the largest size of a file, so that most records fit
+MOST_REPLACED = 10  # damaged segments; a filesystem that answers wrongly must not make files without end
 VERSION_SIZE = len(framing.frame(framing.version_event(1.0)))  # bytes of the first record
 
 
@@ -89,6 +90,7 @@ class SegmentSeries:
         self._sealed_bytes = 0
         self._largest = limits.UNLIMITED  # bytes of a file, as the filesystem has shown
         self._warned_of_large = False
+        self._replaced = 0
         self._unsynced: set[Segment] = set()  # sealed while the disk refused to sync them
 
     def abandon(self) -> None:
@@ -105,7 +107,7 @@ class SegmentSeries:
             self.seal(segment)
         elif segment is not None and segment.fd < 0 and not segment.wake():
             self._log.warning("%s was removed or rewritten by another program; continuing in a new file", segment.path)
-            self.seal(segment)
+            self.seal(segment, segment.readable())
         return self.current or self.open()
 
     def open(self) -> Segment:
@@ -188,12 +190,17 @@ class SegmentSeries:
                 size,
             )
 
-    def seal(self, segment: Segment) -> None:
-        """Write no more to the segment; the next record opens another one."""
+    def seal(self, segment: Segment, readable: int | None = None) -> None:
+        """Write no more to the segment; the next record opens another one.
+
+        Args:
+            segment: the current one.
+            readable: bytes of whole records if they are not what was written.
+        """
         self.current = None
         segment.limit = 0
         end = segment.end  # from here on nothing makes it longer, a signal handler included
-        self.registration.seals.append((segment.path, end))
+        self.registration.seals.append((segment.path, end if readable is None else readable))
         self._sealed_bytes += end
         segment.close()
         if not segment.is_durable:
@@ -209,6 +216,21 @@ class SegmentSeries:
         saved = segment.written_since_removal()
         self.seal(segment)
         return saved
+
+    def replace_damaged(self) -> None:
+        """Seal the current segment if its file does not hold what was written."""
+        segment = self.current
+        if segment is None or self._replaced == MOST_REPLACED or segment.is_sound():
+            return
+        self._replaced += 1
+        readable = segment.readable()
+        self._log.warning(
+            "%s was changed by another program or by the disk: of %d bytes, %d can be read; continuing in a new file",
+            segment.path,
+            segment.end,
+            min(readable, segment.end),
+        )
+        self.seal(segment, readable)
 
     def sync(self) -> None:
         """Make all segments survive a power cut."""
