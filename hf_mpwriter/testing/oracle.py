@@ -19,6 +19,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -93,6 +94,7 @@ class Report:
         lost: number of their records that are missing.
         duplicated: number of their records that are there once too often.
         problems: broken promises, one sentence each; empty if all hold.
+        damage: ends of local files that no reader reaches. No promise is broken by it: what is before it is compared.
     """
 
     files: dict[str, FileReport] = field(default_factory=dict)
@@ -102,6 +104,7 @@ class Report:
     lost: int = 0
     duplicated: int = 0
     problems: list[str] = field(default_factory=list)
+    damage: list[event_files.Damage] = field(default_factory=list)
 
 
 def keys(path: str, end: int | None = None) -> Counter[tuple[str, int]]:
@@ -214,6 +217,7 @@ def check(
     *,
     drained: bool = True,
     attachments: Callable[[str], bool] | None = None,
+    now: float | None = None,
 ) -> Report:
     """Compare a run directory with the Hub.
 
@@ -223,6 +227,7 @@ def check(
         returned: calls that returned, from `read_journals`.
         drained: whether everything has to be on the Hub by now.
         attachments: whether an attachment, by its relative path, has to be on the Hub; by default none has.
+        now: unix time, to tell damage from what is being written; None for the clock.
 
     Raises:
         OSError: the run directory cannot be read.
@@ -230,7 +235,9 @@ def check(
     report = Report()
     history = [hub.tree(commit) for commit in reversed(hub.commits())]
     report.commits = len(history)
-    local = {file.path: file.length for file in event_files.EventFileScan(run_dir).files(lambda _: True, tuple)}
+    scan = event_files.EventFileScan(run_dir)
+    local = {file.path: file.length for file in scan.files(lambda _: True, tuple)}
+    report.damage = scan.damage(time.time() if now is None else now)
     for path in sorted({*local, *(path for tree in history for path in tree if "tfevents" in path)}):
         versions = [tree.get(path) for tree in history]
         report.files[path] = _check_file(report, run_dir, path, local.get(path, 0), versions, drained=drained)

@@ -37,7 +37,7 @@ from hf_mpwriter.spool.members import OBSERVER, Member, Members
 from hf_mpwriter.spool.outbox import Batch, Outbox
 from hf_mpwriter.spool.status import StatusFile
 from hf_mpwriter.system import disk, hf_home, launch, locks
-from hf_mpwriter.system.daemon import GRACE, end_within, keep_on, start_logging
+from hf_mpwriter.system.daemon import GRACE, end_within, keep_on, raise_limits, start_logging
 from hf_mpwriter.system.process import Process
 from hf_mpwriter.uploader.attachment_lane import AttachmentLane
 from hf_mpwriter.uploader.decision import LINGER, Action, Ending, Situation, decide
@@ -397,6 +397,7 @@ def upload(start: StartRecord, lock: int) -> None:
         lock: descriptor that holds the uploader lock.
     """
     start_logging()
+    raise_limits()
     lower()
     locks.adopt(lock)
     spool, rng = Spool(start.run_dir), random.Random()  # noqa: S311 - jitter
