@@ -4,7 +4,8 @@
     descriptors  of files in sub directories; `add_scalars` opens one for each tag, without end
 
 Invariants:
-- Both are counted from what each file reports, so the next report corrects one that was interrupted.
+- Both are counted from what each file reports. The total of the memory is counted along; a report that was interrupted
+  is corrected when it is counted again, after as many reports as there are files that wait.
 - Nothing here waits: a file that is in use at the moment keeps its descriptor.
 """
 
@@ -35,6 +36,8 @@ class Limits:
         self.memory = memory
         self._open_files = open_files
         self._waiting: dict[object, int] = {}  # bytes of each backlog
+        self._total = 0  # of these, counted along
+        self._until_recount = 0  # calls until it is counted again, as many as there are backlogs
         self._open: dict[Closeable, None] = {}  # the one that was opened first comes first
 
     def has_room(self, backlog: object, size: int) -> bool:
@@ -47,12 +50,17 @@ class Limits:
         Returns:
             Whether all backlogs together are within the memory limit.
         """
+        self._total += size - self._waiting.get(backlog, 0)
         self._waiting[backlog] = size
-        return sum(list(self._waiting.values())) <= self.memory
+        self._until_recount -= 1
+        if self._until_recount <= 0:
+            waiting = list(self._waiting.values())
+            self._total, self._until_recount = sum(waiting), len(waiting)
+        return self._total <= self.memory
 
     def clear(self, backlog: object) -> None:
         """Note that nothing waits in a backlog."""
-        self._waiting.pop(backlog, None)
+        self._total -= self._waiting.pop(backlog, 0)
 
     @property
     def is_calm(self) -> bool:
