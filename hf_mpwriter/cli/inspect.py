@@ -35,7 +35,8 @@ from hf_mpwriter.snapshot.attachments import Attachments
 from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
-from hf_mpwriter.spool.members import Member, Members
+from hf_mpwriter.spool.member_lines import Member
+from hf_mpwriter.spool.members import Members
 from hf_mpwriter.spool.progress import Progress, size_text
 from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.system import hf_home

@@ -72,10 +72,10 @@ def _request_and_wait(spool: Spool, destination: Destination, timeout: float) ->
     checked = ledger.checked if ledger else 0.0
     member_file = MemberFile(spool, OBSERVER, Process.current(), settings)
     try:
-        member_file.write({"want": lengths})
+        member_file.count(requests=1)
         return lengths, _wait_with_bar(spool, destination, lengths, timeout, checked)
     finally:
-        member_file.leave(dropped=0)
+        member_file.leave()
 
 
 def _wait_with_bar(

@@ -5,7 +5,8 @@
     file size    of each file, see `largest_file`
 
 Invariants:
-- Both are counted from what each file reports, so the next report corrects one that was interrupted.
+- Both are counted from what each file reports. The total of the memory is counted along; a report that was interrupted
+  is corrected when it is counted again, after as many reports as there are files that wait.
 - Nothing here waits: a file that is in use at the moment keeps its descriptor.
 - All event files together keep to a share of RLIMIT_NOFILE: the rest is for training.
 """
@@ -52,6 +53,8 @@ class Limits:
         self.memory = memory
         self._open_files = open_files
         self._waiting: dict[object, int] = {}  # bytes of each backlog
+        self._total = 0  # of these, counted along
+        self._until_recount = 0  # calls until it is counted again, as many as there are backlogs
         self._main: dict[Closeable, None] = {}  # the one that was opened first comes first
         self._sub: dict[Closeable, None] = {}
 
@@ -65,12 +68,17 @@ class Limits:
         Returns:
             Whether all backlogs together are within the memory limit.
         """
+        self._total += size - self._waiting.get(backlog, 0)
         self._waiting[backlog] = size
-        return sum(list(self._waiting.values())) <= self.memory
+        self._until_recount -= 1
+        if self._until_recount <= 0:
+            waiting = list(self._waiting.values())
+            self._total, self._until_recount = sum(waiting), len(waiting)
+        return self._total <= self.memory
 
     def clear(self, backlog: object) -> None:
         """Note that nothing waits in a backlog."""
-        self._waiting.pop(backlog, None)
+        self._total -= self._waiting.pop(backlog, 0)
 
     @property
     def is_calm(self) -> bool:

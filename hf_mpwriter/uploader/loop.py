@@ -33,7 +33,8 @@ from hf_mpwriter.base.start import StartRecord
 from hf_mpwriter.base.verdicts import Done, Quarantine, Refused, Retry, Unknown, Verdict
 from hf_mpwriter.spool import ledger
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.members import OBSERVER, Member, Members
+from hf_mpwriter.spool.member_lines import Member
+from hf_mpwriter.spool.members import OBSERVER, Members
 from hf_mpwriter.spool.outbox import Batch, Outbox
 from hf_mpwriter.spool.status import StatusFile
 from hf_mpwriter.system import disk, hf_home, launch, locks
@@ -51,6 +52,7 @@ from hf_mpwriter.uploader.requests import Requests
 logger = logging.getLogger("hf_mpwriter")
 
 TICK = 1.0  # seconds between two ticks; the end of a push is noticed at once
+SWEEP_EVERY = 60.0  # seconds between two looks for member files that cannot be read
 FIRST_DELAY = 2.0  # seconds after the start until the first scan, if nothing is asked for
 
 
@@ -100,6 +102,7 @@ class Uploader:
         self._ledger.quarantined.clear()  # a new start tries refused paths again
         self._members, waiting = Members(self._spool), Outbox(self._host, self._spool.run_dir)
         self._members.sweep()
+        self._next_sweep = self._clock() + SWEEP_EVERY
         first = self._clock() + FIRST_DELAY
         limit = RateLimit(destination, Environment.read().commits_per_hour, folders(os.environ, self._spool.root))
         self._pacing, backoff = Pacing(self._clock, rng, limit, first), Backoff(self._clock, rng)
@@ -129,6 +132,9 @@ class Uploader:
         if not disk.same_file(self._lock, self._spool.uploader_lock):
             logger.info("the spool was removed")
             return False
+        if self._clock() >= self._next_sweep:  # the disk may have refused it at the start
+            self._next_sweep = self._clock() + SWEEP_EVERY
+            self._members.sweep()
         members = self._members.all()
         self._note(members)
         if self._in_flight.push is not None:
@@ -213,7 +219,7 @@ class Uploader:
     def _is_urgent(self, members: list[Member]) -> bool:
         """Whether event files should go at once: for a request, or for what was left behind."""
         unseen = not any(member.alive for member in members) and not self._events.has_scanned
-        return unseen or self._audit or self._requests.any_urgent(members, self._ledger, self._events.settings)
+        return unseen or self._audit or self._requests.any_urgent(members)
 
     # scan and push
 

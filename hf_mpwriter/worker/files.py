@@ -70,14 +70,14 @@ class WorkerFiles:
 
     def opened(self, path: str) -> None:
         """Record a segment that is about to be created."""
-        self._membership.record({"open": self._relative(path)})
+        self._membership.record_opened(self._relative(path))
 
     def sealed(self, path: str, length: int) -> None:
         """Record a segment that is complete."""
         relative = self._relative(path)
         if length:
             self._sealed[relative] = length
-        self._membership.record({"seal": relative})
+        self._membership.record_sealed(relative)
 
     # for writers
 

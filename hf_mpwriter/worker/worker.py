@@ -205,7 +205,7 @@ class Worker:
             self.files.check()
             self._rejoin()
             self.membership.record_dropped(self.dropped)
-            self.membership.record_request(self.files.lengths)
+            self.membership.record_request()
             if self._uploads:
                 self._ensure_uploaders()
                 if self.role.is_reporter and not self._has_logged_notices:

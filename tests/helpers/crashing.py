@@ -249,12 +249,12 @@ class Story:
         self._log(second)
         self._log(other)
         self._note("first")
-        rank1.write({"want": self._lengths})
+        rank1.count(requests=1)
         yield False
         self._log(second)
         self._log(other)
         self._note("second, longer")
-        rank0.leave(0)
+        rank0.leave()
         locks.release(rank1._fd)  # it dies
         yield True
 

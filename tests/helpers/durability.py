@@ -98,13 +98,13 @@ class Worker:
 
     def want(self) -> None:
         """Ask for a push."""
-        self._member.write({"want": {self._path: os.fstat(self._fd).st_size}})
+        self._member.count(requests=1)
 
     def end(self, *, closes: bool) -> None:
         """Close, or be killed."""
         if closes:
             self._member.write({"seal": self._path})
-            self._member.leave(0)
+            self._member.leave()
         self.vanish()
 
     def vanish(self) -> None:

@@ -55,7 +55,7 @@ def test_of_many_contenders_one_starts_an_uploader(spool, start):
     )  # it keeps the uploader alive while the others try
     answers = start(CONTEND, spool.run_dir).succeed().split()
     assert sorted(answers) == ["0"] * 31 + ["1"]
-    member_file.leave(0)
+    member_file.leave()
     wait_for(lambda: not locks.is_held(spool.uploader_lock), "the uploader leaves")
 
 

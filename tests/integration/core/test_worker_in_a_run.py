@@ -30,7 +30,7 @@ def unfinished(path, endpoint) -> Spool:
     spool = Spool(str(path))
     spool.create()
     spool.record_destination(Destination(endpoint, "me/other"))
-    MemberFile(spool, "main", Process.current(), Settings()).leave(0)
+    MemberFile(spool, "main", Process.current(), Settings()).leave()
     return spool
 
 
