@@ -145,7 +145,7 @@ class EventFile:
                 self._limits.memory / (1 << 20),
             )
         self._usual = None
-        self._backlog.refused(self._clock())
+        self._backlog.refused(self._clock(), error)
 
     # descriptor
 
@@ -191,6 +191,16 @@ class EventFile:
     def waiting(self) -> int:
         """Records in the backlog."""
         return len(self._backlog.items)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes of the records in the backlog."""
+        return self._backlog.size
+
+    @property
+    def error(self) -> str:
+        """Why the disk refused the records in the backlog, "" while it accepts records."""
+        return self._backlog.error
 
     @property
     def dropped(self) -> int:

@@ -10,7 +10,7 @@ from event_places import START, Place
 from forks import in_child
 from support import events, limit_files, scalar, unlimit_files
 
-from hf_mpwriter.events import backlog, event_file
+from hf_mpwriter.events import backlog, event_file, framing
 from hf_mpwriter.events.event_file import EventFile
 from hf_mpwriter.events.limits import Limits
 
@@ -75,6 +75,21 @@ def test_memory_is_bounded_and_what_is_dropped_is_counted(place, caplog):
     file.flush()
     assert place.steps() == list(range(1, kept + 1))
     assert sum("again" in record.message for record in caplog.records) == 1
+
+
+def test_an_event_file_tells_what_waits_and_why(place):
+    """Records, their bytes and the error of the disk, until it accepts them again."""
+    file = place.file()
+    file.append(scalar(1))
+    assert (file.waiting, file.waiting_bytes, file.error) == (0, 0, "")
+    file.close()
+    place.refuse = True
+    file.append(scalar(2))
+    file.append(scalar(3))
+    assert (file.waiting, file.waiting_bytes, file.error) == (2, 2 * len(framing.frame(scalar(2))), "refused")
+    place.refuse = False
+    file.flush()
+    assert (file.waiting, file.waiting_bytes, file.error) == (0, 0, "")
 
 
 def test_the_memory_is_shared_by_all_files_of_a_process(place, tmp_path):
