@@ -27,7 +27,7 @@ from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.cli.destination import command_line
 from hf_mpwriter.cli.logdir import existing_spool, logdir_argument, newest_settings
-from hf_mpwriter.cli.output import counted, file_line, printable, uploader_line
+from hf_mpwriter.cli.output import counted, file_line, uploader_line
 from hf_mpwriter.snapshot.attachments import Attachments
 from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool.layout import Spool
@@ -35,6 +35,7 @@ from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.members import Member, Members
 from hf_mpwriter.spool.progress import Progress, size_text
 from hf_mpwriter.spool.status import UploaderStatus
+from hf_mpwriter.system.redaction import printable
 
 
 @dataclass(frozen=True)

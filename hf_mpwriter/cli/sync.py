@@ -16,13 +16,14 @@ import click
 from hf_mpwriter.base.settings import Destination, Environment
 from hf_mpwriter.cli.destination import command_line, endpoint_option, path_of_run, recorded_destination
 from hf_mpwriter.cli.logdir import existing_spool, logdir_argument, newest_settings
-from hf_mpwriter.cli.output import UploadBar, printable
+from hf_mpwriter.cli.output import UploadBar
 from hf_mpwriter.snapshot import attachments
 from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.members import OBSERVER, MemberFile, Members
 from hf_mpwriter.spool.progress import Progress, size_text, wait
 from hf_mpwriter.system.process import Process
+from hf_mpwriter.system.redaction import printable
 from hf_mpwriter.worker.election import Election
 
 

@@ -3,8 +3,10 @@
     what was found                         what is advised
     the Hub was not asked, or refused      what lets it be asked; nothing is said of the data
     bytes are missing                      sync
-    a copy has another content             remove it on the Hub, then sync; or another path_in_repo
+    a copy has another content             restore the local file or remove the copy, then sync
     an old version was shorter or differs  nothing: the past of a branch does not change
+
+Invariant: a problem is reported only of what the Hub has told.
 """
 
 from __future__ import annotations
@@ -19,13 +21,14 @@ from hf_mpwriter.base.settings import OFFLINE, Destination, is_offline
 from hf_mpwriter.base.verdicts import Refused, Verdict
 from hf_mpwriter.cli.destination import command_line, endpoint_option, recorded_destination, with_namespace
 from hf_mpwriter.cli.logdir import existing_spool, logdir_argument, newest_settings
-from hf_mpwriter.cli.output import comparison_lines, counted, printable
+from hf_mpwriter.cli.output import comparison_lines, counted
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.members import Members
 from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.system import hf_home
 from hf_mpwriter.system.process import host_id
+from hf_mpwriter.system.redaction import printable
 
 if TYPE_CHECKING:
     from hf_mpwriter.testing import Report
@@ -54,8 +57,8 @@ def verify_run(logdir: Path, *, running: bool, endpoint: str | None) -> None:
     for problem in report.problems:
         click.echo(printable(problem), err=True)
     if report.problems:
-        count = counted(len(report.problems), "problem")
-        raise click.ClickException(". ".join([count, *advice(report, command_line("sync", logdir))]))
+        problems = counted(len(report.problems), "problem")
+        raise click.ClickException(". ".join([problems, *advice(report, command_line("sync", logdir))]))
     count = len(report.files) + len(report.attachments)
     files, commits = counted(count, "file"), counted(report.commits, "commit")
     click.echo(f"Whole on the Hub: {files}; no event file shrank in {commits}.")
@@ -74,13 +77,13 @@ def _compare(spool: Spool, destination: Destination, logdir: Path, *, drained: b
     hub = Hub(with_namespace(destination, ledger.repo_id if ledger else ""))
     allows = newest_settings(Members(spool).all(), ledger).allows
     try:
-        if hub.head() is None:
-            raise click.ClickException(unseen(destination, ledger, command_line("sync", logdir)))
-        return check(spool.run_dir, hub, drained=drained, attachments=allows, fetch=hub.content)
-    except click.ClickException:
-        raise
+        is_seen = hub.head() is not None
+        report = check(spool.run_dir, hub, drained=drained, attachments=allows, fetch=hub.content) if is_seen else None
     except Exception as error:  # every error of the client has a verdict
         raise click.ClickException(unreached(classify(error))) from error
+    if report is None:
+        raise click.ClickException(unseen(destination, ledger, command_line("sync", logdir)))
+    return report
 
 
 def unseen(destination: Destination, ledger: Ledger | None, sync: str) -> str:

@@ -29,7 +29,7 @@ class Stranger(BaseHTTPRequestHandler):
         self.server.seen.append((self.path, self.headers.get("Authorization", "")))
         self.send_error(404)
 
-    do_POST = do_HEAD = do_PUT = do_GET
+    do_POST = do_HEAD = do_PUT = do_GET  # noqa: N815 - names of http.server
 
     def log_message(self, *_: object):
         """Print nothing."""

@@ -8,8 +8,9 @@ import sys
 import pytest
 
 from hf_mpwriter.base.files import LocalFile
-from hf_mpwriter.cli.output import UploadBar, counted, exit_code, file_line, printable, uploader_line
+from hf_mpwriter.cli.output import UploadBar, counted, exit_code, file_line, uploader_line
 from hf_mpwriter.spool.status import UploaderStatus
+from hf_mpwriter.system.redaction import printable
 
 NOW = 1_700_000_000.0
 

@@ -26,7 +26,10 @@ def report(problem: str, file: FileReport | None = None, attachment: FileReport 
     [
         (report("a: 1 of 2 bytes", FileReport("a", 2, 1)), f"upload what is missing or has changed: {SYNC}"),
         (report("a.tsv: not on the Hub", attachment=FileReport("a.tsv", 2)), f"or has changed: {SYNC}"),
-        (report("a: is not the beginning", FileReport("a", 2, 2, differs=True)), "no upload replaces them: restore the local ones"),
+        (
+            report("a: is not the beginning", FileReport("a", 2, 2, differs=True)),
+            "no upload replaces them: restore the local ones",
+        ),
         (report("a: is longer", FileReport("a", 2, 3, differs=True)), f"remove those on the Hub, then run: {SYNC}"),
         (report("a: shrank on the Hub", FileReport("a", 2, 2)), "The Hub has all of the run now"),
     ],

@@ -90,7 +90,8 @@ class InconsistentHub(FakeHub):
 
     def tree(self, revision: str) -> dict[str, Copy]:
         """Size and digest of the first version do not fit to its content."""
-        return super().tree(revision) | ({PATH: Copy(len(self.trees[-1][PATH]) + 1, "0" * 64)} if revision == "0" else {})
+        wrong = {PATH: Copy(len(self.trees[-1][PATH]) + 1, "0" * 64)} if revision == "0" else {}
+        return super().tree(revision) | wrong
 
     def content(self, path: str, revision: str) -> Copy:
         """As a download tells it."""
