@@ -226,8 +226,17 @@ def is_offline(environ: Mapping[str, str] = os.environ) -> bool:
 
 
 def normalised_endpoint(url: str) -> str:
-    """The form in which URLs of a Hub are compared: lower-case scheme and host, no default port, no trailing slash."""
-    parts = urllib.parse.urlsplit(url.strip())
+    """The form in which URLs of a Hub are compared: lower-case scheme and host, no default port, no trailing slash.
+
+    A URL with characters that readers of URLs treat differently is returned as it is.
+    """
+    url = url.strip()
+    if not re.fullmatch(r"[!-~]+", url) or "\\" in url or "#" in url:
+        return url
+    try:
+        parts = urllib.parse.urlsplit(url)
+    except ValueError:  # brackets that hold no address
+        return url
     scheme, host = parts.scheme.lower(), parts.netloc.lower()
     default_port = {"https": ":443", "http": ":80"}.get(scheme, ":")
     return f"{scheme}://{host.removesuffix(default_port)}{parts.path}".rstrip("/")

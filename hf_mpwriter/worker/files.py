@@ -154,6 +154,16 @@ class WorkerFiles:
         """Records that the disk refused for good."""
         return self._lost + sum(file.dropped for file in self._all())
 
+    @property
+    def in_memory(self) -> int:
+        """Records that wait in memory because the disk refuses them."""
+        return sum(file.waiting for file in self._all())
+
+    @property
+    def disk_error(self) -> str:
+        """Why the disk refuses records, "" while it accepts them."""
+        return next((file.error for file in self._all() if file.error), "")
+
     def count_lost(self, count: int) -> None:
         """Count data that is not in records and that the disk refused."""
         self._lost += count

@@ -30,9 +30,9 @@ from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.events.limits import Limits
 from hf_mpwriter.spool import progress
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.progress import Progress, Status
+from hf_mpwriter.spool.progress import Logged, Progress, Status
 from hf_mpwriter.system import locks, process
-from hf_mpwriter.worker import role, shutdown
+from hf_mpwriter.worker import delivery, role, shutdown
 from hf_mpwriter.worker.election import Election, unfinished_siblings
 from hf_mpwriter.worker.files import WorkerFiles
 from hf_mpwriter.worker.membership import Membership
@@ -267,28 +267,20 @@ class Worker:
         self.files.flush()
         self.keep_house_if_due()
 
-    def request_push(self) -> dict[str, int]:
-        """Ask for a push of what was logged so far; bytes per path asked for."""
+    def request_push(self) -> Logged:
+        """Ask for a push of what was logged so far, and say what that is."""
         self.membership.request_push()
         self.keep_house()
-        return self.files.lengths()
+        return delivery.logged(self.membership, self.files)
 
     def push(self, wait: float) -> bool:
-        """Ask for a push and wait for it.
-
-        Args:
-            wait: seconds, at most.
-
-        Returns:
-            Whether all that was logged is on the Hub.
-        """
-        if not self._uploads:
-            return False
-        return not progress.wait(Progress(self.spool), self.request_push(), wait, self.keep_house)
+        """Ask for a push and wait for it, at most `wait` seconds; see `delivery`."""
+        return self._uploads and delivery.push(self.spool, self.request_push, wait, self.keep_house)
 
     def status(self) -> Status:
         """How much of what this process has logged is on the Hub."""
-        return progress.status(Progress(self.spool), self.membership.destination, self.files.lengths(), self.dropped)
+        logged = delivery.logged(self.membership, self.files)
+        return progress.status(Progress(self.spool), self.membership.destination, logged)
 
     def wait(self, spent: float = 0.0) -> None:
         """Wait, bounded, until the Hub has what this process answers for; see `shutdown`.
