@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import ssl
-from pathlib import Path
 
 import psutil
 import pytest
