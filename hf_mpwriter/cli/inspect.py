@@ -105,8 +105,8 @@ def _overview(spool: Spool) -> Overview:
     all_members, progress = Members(spool), Progress(spool)
     members, ledger = all_members.all(), progress.ledger()
     allows = newest_settings(members, ledger).allows
-    attached = Attachments(spool.run_dir).scan(allows)
-    files = EventFileScan(spool.run_dir).files(allows, all_members.growing) + attached.files
+    attached = Attachments(spool.run).scan(allows)
+    files = EventFileScan(spool.run).files(allows, all_members.growing) + attached.files
     return Overview(
         run_dir=spool.run_dir,
         destination=destination,
@@ -160,7 +160,8 @@ def verify_run(logdir: Path, *, running: bool) -> None:
     spool = existing_spool(logdir)
     if (destination := spool.destination()) is None:
         raise click.ClickException(f"{logdir} has no destination.")
-    os.environ |= hf_home.writable_caches(os.environ, spool.host(host_id()).cache)  # read when the client is imported
+    cache = str(spool.host(host_id()).cache)
+    os.environ |= hf_home.writable_caches(os.environ, cache)  # read when the client is imported
     from hf_mpwriter.push.client import Hub
     from hf_mpwriter.testing import check
 

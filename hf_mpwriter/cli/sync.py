@@ -66,8 +66,8 @@ def _request_and_wait(spool: Spool, timeout: float) -> tuple[dict[str, int], dic
         Bytes of all files, per path, and those of them that are missing on the Hub at the end.
     """
     settings = newest_settings(Members(spool).all(), Progress(spool).ledger())
-    lengths = {file.path: file.length for file in EventFileScan(spool.run_dir).files(settings.allows, tuple)}
-    lengths |= attachments.sizes(spool.run_dir, settings.allows)
+    lengths = {file.path: file.length for file in EventFileScan(spool.run).files(settings.allows, tuple)}
+    lengths |= attachments.sizes(spool.run, settings.allows)
     ledger = Progress(spool).ledger()  # read now: a comparison that came before the request does not answer it
     checked = ledger.checked if ledger else 0.0
     member_file = MemberFile(spool, OBSERVER, Process.current(), settings)

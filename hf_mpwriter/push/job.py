@@ -29,7 +29,7 @@ class Job:
 
     Attributes:
         run_dir: absolute path.
-        copies: directory of the copies of attachments, absolute path.
+        copies: directory of the copies of attachments, relative to the spool.
         cache: directory for what the Hub's client cannot keep in the user's home, absolute path.
         destination: where to.
         private: visibility of a repository that has to be created; None leaves it to the Hub's default.

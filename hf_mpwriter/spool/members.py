@@ -35,6 +35,7 @@ from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.spool.layout import MemberName, Spool
 from hf_mpwriter.spool.member_lines import Dropped, FirstLine, Opened, Sealed, Wanted, parse_first, parse_later
 from hf_mpwriter.system import disk, locks
+from hf_mpwriter.system.directory import Place
 from hf_mpwriter.system.process import Process, host_id, start_ticks
 
 NO_NEWS = (0, False)  # of a member that has asked for nothing yet
@@ -88,7 +89,7 @@ class MemberFile:
         _files_of_this_process += 1
         self.name = MemberName.of(worker, process, _files_of_this_process)
         self.path = spool.member_file(self.name)
-        temporary = os.path.join(spool.members, f".{self.name}.tmp")
+        temporary = spool.members / f".{self.name}.tmp"
         fd = locks.try_exclusive(temporary)
         if fd is None:
             raise OSError(f"{temporary} is locked by another process")
@@ -99,7 +100,7 @@ class MemberFile:
         except BaseException:
             locks.release(fd)
             with contextlib.suppress(OSError):
-                os.unlink(temporary)
+                temporary.unlink()
             raise
 
     def write(self, line: dict[str, Any]) -> None:
@@ -119,8 +120,8 @@ class MemberFile:
             raise OSError(f"the disk refuses a line of {self.path}")
 
     def is_there(self) -> bool:
-        """Whether it is still the file at its path; not after the spool was deleted."""
-        return disk.same_file(self._fd, self.path)
+        """Whether it is still the file at its path; not after the spool was deleted, moved or replaced."""
+        return self.path.directory.is_at_path() and disk.same_file(self._fd, self.path)
 
     def leave(self, dropped: int) -> None:
         """Release the lock: the worker is dead from here on.
@@ -246,7 +247,7 @@ class Members:
         The event files of these workers are found without them.
         """
         for name in _listdir(self._directory):
-            path = os.path.join(self._directory, name)
+            path = self._directory / name
             with contextlib.suppress(OSError):
                 if _is_ruin(name, path):
                     disk.remove(path, "members.file", durable=False)
@@ -267,10 +268,10 @@ class Members:
         name = known[1].name if known else MemberName.parse(file_name)
         if name is None:
             return None
-        path = os.path.join(self._directory, file_name)
+        path = self._directory / file_name
         try:
             alive = locks.is_held(path)  # before reading: a worker that is dead now writes no more
-            size = os.stat(path, follow_symlinks=False).st_size
+            size = path.stat().st_size
             if known is not None and known[0] == size and known[1].alive == alive:
                 return known
             member = parse(name, disk.read_ends(path, MEMBER_FILE_LIMIT), alive=alive)
@@ -287,10 +288,10 @@ class Members:
     def remove(self, member: Member) -> None:
         """Remove the file of a dead member; if the disk refuses, the next uploader does."""
         with contextlib.suppress(OSError):
-            disk.remove(os.path.join(self._directory, str(member.name)), "members.file", durable=False)
+            disk.remove(self._directory / str(member.name), "members.file", durable=False)
 
 
-def _is_ruin(file_name: str, path: str) -> bool:
+def _is_ruin(file_name: str, path: Place) -> bool:
     """Whether this is the member file of a dead worker that cannot be read, or was never finished."""
     unfinished = file_name.startswith(".") and file_name.endswith(".tmp")
     name = MemberName.parse(file_name[1:-4] if unfinished else file_name)
@@ -301,8 +302,8 @@ def _is_ruin(file_name: str, path: str) -> bool:
     return parse(name, disk.read_ends(path, MEMBER_FILE_LIMIT), alive=False) is None
 
 
-def _listdir(path: str) -> list[str]:
+def _listdir(place: Place) -> list[str]:
     try:
-        return os.listdir(path)
+        return place.names()
     except FileNotFoundError:
         return []

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from hf_mpwriter.system import disk
+from hf_mpwriter.system.directory import Place
 from hf_mpwriter.system.process import import_path
 
 UPLOADER_LOCK_FD = 3  # the descriptor on which the uploader finds its lock
@@ -35,7 +36,7 @@ PUSH_BOOT = (
 _MARKS = {"uploader": "uploader.main", "push": "push.main"}  # words that the boot string of each kind contains
 
 
-def start_uploader(run_dir: str, lock: int, log: str, env: Mapping[str, str], token_issued_at: float) -> int:
+def start_uploader(run_dir: str, lock: int, log: Place, env: Mapping[str, str], token_issued_at: float) -> int:
     """Start an uploader that holds `lock`.
 
     `subprocess` is not used: its error pipe can block when another thread forks at that moment.
@@ -43,7 +44,7 @@ def start_uploader(run_dir: str, lock: int, log: str, env: Mapping[str, str], to
     Args:
         run_dir: absolute path.
         lock: descriptor that holds the uploader lock.
-        log: path of the log file; its directory exists.
+        log: place of the log file; its directory exists.
         env: environment of the uploader.
         token_issued_at: unix time when the worker that brings the token joined.
 
@@ -53,19 +54,21 @@ def start_uploader(run_dir: str, lock: int, log: str, env: Mapping[str, str], to
     Raises:
         OSError: no interpreter, no memory, no log.
     """
-    log_flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-    os.close(disk.open_anew(log, log_flags))  # with the right mode, and no pipe without a reader
+    log_fd = disk.open_anew(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     actions = [
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-        (os.POSIX_SPAWN_OPEN, 1, log, log_flags | os.O_NOFOLLOW | os.O_NONBLOCK, disk.FILE_MODE),
-        (os.POSIX_SPAWN_DUP2, 1, 2),
+        (os.POSIX_SPAWN_DUP2, log_fd, 1),
+        (os.POSIX_SPAWN_DUP2, log_fd, 2),
         (os.POSIX_SPAWN_DUP2, lock, UPLOADER_LOCK_FD),
     ]
     argv = [sys.executable, "-P", "-c", UPLOADER_BOOT, run_dir, str(token_issued_at), json.dumps(import_path())]
     defaults = set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP}
-    return os.posix_spawn(
-        sys.executable, argv, env, file_actions=actions, setsid=True, setsigmask=[], setsigdef=defaults
-    )
+    try:
+        return os.posix_spawn(
+            sys.executable, argv, env, file_actions=actions, setsid=True, setsigmask=[], setsigdef=defaults
+        )
+    finally:
+        os.close(log_fd)
 
 
 def push_command(run_dir: str) -> list[str]:

@@ -104,8 +104,8 @@ class InFlight:
         self._sent = (lane, batch)
         job = Job(
             run_dir=self._spool.run_dir,
-            copies=self._host.copies,
-            cache=self._host.cache,
+            copies=self._host.copies.name,
+            cache=str(self._host.cache),
             destination=self._ledger.resolved,
             private=lane.settings.private,
             squash=squash,

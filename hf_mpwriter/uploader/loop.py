@@ -88,12 +88,12 @@ class Uploader:
             logger.info("the ledger could not be read, it is now %s; lengths are read back from the Hub", aside)
         self._ledger = ledger.load(self._spool, destination)
         self._ledger.quarantined.clear()  # a new start tries refused paths again
-        self._members, waiting = Members(self._spool), Outbox(self._host, self._spool.run_dir)
+        self._members, waiting = Members(self._spool), Outbox(self._host, self._spool.run)
         self._members.sweep()
         first = self._clock() + FIRST_DELAY
-        limit = RateLimit(destination, Environment.read().commits_per_hour, folders(os.environ, self._spool.root))
+        limit = RateLimit(destination, Environment.read().commits_per_hour, folders(os.environ, self._spool.directory))
         self._pacing, backoff = Pacing(self._clock, rng, limit, first), Backoff(self._clock, rng)
-        self._events = EventFileLane(self._spool.run_dir, waiting, self._ledger, self._pacing)
+        self._events = EventFileLane(self._spool.run, waiting, self._ledger, self._pacing)
         self._attachments = AttachmentLane(self._spool, self._host.copies, self._ledger, backoff, self._clock, first)
         self._in_flight = InFlight(self._spool, self._host, waiting, self._ledger, self._pacing, self._clock)
         self._in_flight.recover()
@@ -105,7 +105,7 @@ class Uploader:
 
     def tick(self) -> bool:
         """One round; False when it is time to end."""
-        if not disk.same_file(self._lock, self._spool.uploader_lock):
+        if not (self._spool.directory.is_at_path() and disk.same_file(self._lock, self._spool.uploader_lock)):
             logger.info("the spool was removed")
             return False
         members = self._members.all()

@@ -22,6 +22,7 @@ from hf_mpwriter.base.settings import Destination, Settings
 from hf_mpwriter.events.limits import Limits
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import locks
+from hf_mpwriter.system.directory import Place
 from hf_mpwriter.worker.worker import Worker
 
 logger = logging.getLogger("hf_mpwriter")
@@ -97,7 +98,7 @@ def _usable(spool: Spool) -> tuple[Spool, bool]:
 
 def _check_locks(spool: Spool) -> None:
     try:
-        if locks.work_in(spool.root):
+        if locks.work_in(Place(spool.directory)):
             return
     except OSError as error:
         if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):

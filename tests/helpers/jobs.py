@@ -13,7 +13,7 @@ def job(run_dir, known=(), files=("a.tfevents",), endpoint="http://127.0.0.1:9")
     """Make a job that sends five bytes of each file."""
     return Job(
         run_dir=str(run_dir),
-        copies=str(run_dir / "copies"),
+        copies="copies",
         cache=str(run_dir / "cache"),
         destination=Destination(endpoint, "me/run"),
         private=None,
