@@ -246,3 +246,4 @@ class Membership:
             file.withdraw()
         locks.release(claim)
         self._joined = None
+        self.spool.refresh()

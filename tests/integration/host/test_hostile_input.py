@@ -237,7 +237,9 @@ def test_garbage_in_the_place_of_every_file_of_ours_does_no_harm(hub, tmp_path, 
     assert "Traceback" not in status_of(run_dir)
     assert worker.process.poll() is None
     os.rename(spool.root, tmp_path / "garbage")
-    wait_for(lambda: any(member.alive for member in Members(spool).all()), "the worker has made a new spool")
+    wait_for(
+        lambda: any(member.alive for member in Members(Spool(str(run_dir))).all()), "the worker has made a new spool"
+    )
     end.touch()
     code, _, err = worker.finish()
     assert code == 0, err
