@@ -102,8 +102,8 @@ def _overview(spool: Spool) -> Overview:
     all_members, progress = Members(spool), Progress(spool)
     members, ledger = all_members.all(), progress.ledger()
     allows = newest_settings(members, ledger).allows
-    attached = Attachments(spool.run_dir).scan(allows)
-    files = EventFileScan(spool.run_dir).files(allows, all_members.growing) + attached.files
+    attached = Attachments(spool.run).scan(allows)
+    files = EventFileScan(spool.run).files(allows, all_members.growing) + attached.files
     return Overview(
         run_dir=spool.run_dir,
         destination=destination,

@@ -97,8 +97,8 @@ def _request_and_wait(
         answered what it holds. If it has not, the missing ones are by its last answer.
     """
     settings = newest_settings(Members(spool).all(), Progress(spool).ledger())
-    lengths = {file.path: file.length for file in EventFileScan(spool.run_dir).files(settings.allows, tuple)}
-    lengths |= attachments.sizes(spool.run_dir, settings.allows)
+    lengths = {file.path: file.length for file in EventFileScan(spool.run).files(settings.allows, tuple)}
+    lengths |= attachments.sizes(spool.run, settings.allows)
     ledger = Progress(spool).ledger()  # read now: a comparison that came before the request does not answer it
     checked = ledger.checked if ledger else 0.0
     member_file = MemberFile(spool, OBSERVER, Process.current(), settings)

@@ -238,11 +238,11 @@ def _whole_records(chunk: bytes) -> tuple[int, int]:
     return position, 0
 
 
-def payloads(path: str, end: int | None = None) -> list[bytes]:
+def payloads(path: str | int, end: int | None = None) -> list[bytes]:
     """The payloads of all whole records of a file.
 
     Args:
-        path: of the file.
+        path: of the file, or a descriptor of it, which is closed.
         end: offset at which to stop; None for the end of the file.
     """
     with open(path, "rb") as file:

@@ -39,6 +39,7 @@ from hf_mpwriter.base.settings import Destination, Settings
 from hf_mpwriter.base.verdicts import Sent
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import disk
+from hf_mpwriter.system.directory import Place
 
 UNCERTAIN_LIMIT = 64  # contents per attachment whose outcome is unknown; older ones are forgotten
 
@@ -192,7 +193,7 @@ class Ledger:
             if names.is_attachment(path) and differs and not older.sent.is_gone and not older.foreign:
                 self._add_uncertain(path, [older.sent])
 
-    def save(self, path: str) -> None:
+    def save(self, path: Place) -> None:
         """Replace the ledger on disk, durably.
 
         Raises:
@@ -226,10 +227,10 @@ def set_aside(spool: Spool, host_id: str) -> str | None:
         if data is not None:
             state.load(Ledger, data)
     except (state.DamagedError, OSError):
-        aside = f"{path}.unreadable-{int(time.time())}-{os.urandom(2).hex()}"
+        aside = path.parent / f"{path.basename}.unreadable-{int(time.time())}-{os.urandom(2).hex()}"
         try:
             disk.rename(path, aside, "ledger.aside")
         except OSError:  # the next one that is saved takes its place
-            return path
-        return aside
+            return str(path)
+        return str(aside)
     return None

@@ -14,7 +14,6 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger, load
 from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.system import locks
+from hf_mpwriter.system.directory import Place
 from hf_mpwriter.system.process import host_id
 
 POLL = 0.05  # seconds between two checks of the ledger while waiting
@@ -68,7 +68,7 @@ class Progress:
         found = {}
         for path in filter(is_attachment, paths):
             with contextlib.suppress(OSError):
-                found[path] = os.stat(os.path.join(self._spool.run_dir, path), follow_symlinks=False).st_ctime_ns
+                found[path] = (self._spool.run / path).stat().st_ctime_ns
         return found
 
     def missing(
@@ -101,7 +101,7 @@ class Progress:
         """
         held = ledger.files.get(path)
         try:
-            status = os.stat(os.path.join(self._spool.run_dir, path), follow_symlinks=False)
+            status = (self._spool.run / path).stat()
         except FileNotFoundError:
             return True
         except OSError:
@@ -275,9 +275,9 @@ def size_text(count: float) -> str:
     return f"{count:.1f} GB"
 
 
-def _stamp(path: str) -> tuple[int, int]:
+def _stamp(place: Place) -> tuple[int, int]:
     try:
-        status = os.stat(path)
+        status = place.stat()
     except OSError:
         return 0, 0
     return status.st_ino, status.st_mtime_ns

@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable
 
 from hf_mpwriter.system import disk, redaction
+from hf_mpwriter.system.directory import Place
 
 logger = logging.getLogger("hf_mpwriter")
 
@@ -101,15 +102,15 @@ def start_logging() -> None:
     logging.raiseExceptions = False
 
 
-def rotate_log(path: str) -> None:
+def rotate_log(place: Place) -> None:
     """Rotate the log to one older copy when it exceeds LOG_LIMIT.
 
-    Nothing happens if `path` is not the file on standard error.
+    Nothing happens if `place` is not the file on standard error.
     """
-    if not disk.same_file(2, path) or os.fstat(2).st_size <= LOG_LIMIT:
+    if not disk.same_file(2, place) or os.fstat(2).st_size <= LOG_LIMIT:
         return
-    disk.rename(path, f"{path}.1", "daemon.log")
-    fd = disk.open_ours(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    disk.rename(place, place.parent / f"{place.basename}.1", "daemon.log")
+    fd = disk.open_ours(place, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(fd, 1)
     os.dup2(fd, 2)
     os.close(fd)

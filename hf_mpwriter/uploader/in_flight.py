@@ -104,8 +104,8 @@ class InFlight:
         self._sent = (lane, batch)
         job = Job(
             run_dir=self._spool.run_dir,
-            copies=self._host.copies,
-            cache=self._host.cache,
+            copies=self._host.copies.name,
+            cache=self._host.cache.name,
             destination=self._ledger.resolved,
             private=lane.settings.private,
             squash=squash,
@@ -117,7 +117,7 @@ class InFlight:
             xet=self._pacing.uses_xet,
         )
         self._outbox.mark_in_flight(batch, fenced=self._fenced and not self.is_settling)
-        self.push = PushHandle(job, deadline(job))
+        self.push = PushHandle(job, deadline(job), self._spool)
 
     def end(self, verdict: Verdict) -> tuple[Lane, Batch]:
         """Take in a verdict; returns what it is about."""

@@ -26,6 +26,7 @@ from hf_mpwriter.snapshot.event_files import EventFileScan, bounded, pending
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.members import Members
 from hf_mpwriter.spool.outbox import Batch, Outbox
+from hf_mpwriter.system.directory import Directory
 from hf_mpwriter.uploader.decision import Outgoing
 from hf_mpwriter.uploader.pacing import Backoff, Step
 
@@ -111,7 +112,7 @@ class EventFileLane(Lane):
     """The event files of a run.
 
     Args:
-        run_dir: absolute path.
+        run: the run directory.
         outbox: keeps the batches.
         ledger: what the Hub is known to hold.
         backoff: the waits after failures.
@@ -121,9 +122,9 @@ class EventFileLane(Lane):
         blind_scans: scans in a row that may fail for what cannot be read.
     """
 
-    def __init__(self, run_dir: str, outbox: Outbox, ledger: Ledger, backoff: Backoff) -> None:
+    def __init__(self, run: Directory, outbox: Outbox, ledger: Ledger, backoff: Backoff) -> None:
         super().__init__(ledger, backoff)
-        self._outbox, self._scan = outbox, EventFileScan(run_dir)
+        self._outbox, self._scan = outbox, EventFileScan(run)
         self._up_to_date = self._splitting = self.has_scanned = False
         self.blind_scans = BLIND_SCANS
 

@@ -100,13 +100,13 @@ class Uploader:
         if not destination.can_be(self._ledger.repo_id):
             self._ledger.repo_id = ""  # the first push resolves it again: a file does not tell where to send
         self._ledger.quarantined.clear()  # a new start tries refused paths again
-        self._members, waiting = Members(self._spool), Outbox(self._host, self._spool.run_dir)
+        self._members, waiting = Members(self._spool), Outbox(self._host, self._spool.run)
         self._members.sweep()
         self._next_sweep = self._clock() + SWEEP_EVERY
         first = self._clock() + FIRST_DELAY
-        limit = RateLimit(destination, Environment.read().commits_per_hour, folders(os.environ, self._spool.root))
+        limit = RateLimit(destination, Environment.read().commits_per_hour, folders(os.environ, self._spool.directory))
         self._pacing, backoff = Pacing(self._clock, rng, limit, first), Backoff(self._clock, rng)
-        self._events = EventFileLane(self._spool.run_dir, waiting, self._ledger, self._pacing)
+        self._events = EventFileLane(self._spool.run, waiting, self._ledger, self._pacing)
         self._attachments = AttachmentLane(self._spool, self._host.copies, self._ledger, backoff, self._clock, first)
         self._in_flight = InFlight(self._spool, self._host, waiting, self._ledger, self._pacing, self._clock)
         self._in_flight.recover()
@@ -129,7 +129,7 @@ class Uploader:
 
     def tick(self) -> bool:
         """One round; False when it is time to end."""
-        if not disk.same_file(self._lock, self._spool.uploader_lock):
+        if not (self._spool.directory.is_at_path() and disk.same_file(self._lock, self._spool.uploader_lock)):
             logger.info("the spool was removed")
             return False
         if self._clock() >= self._next_sweep:  # the disk may have refused it at the start
@@ -390,23 +390,22 @@ class Uploader:
 def main() -> None:
     """Entry point of the process; what it needs is on the descriptors that `system.launch` names."""
     record = state.load(StartRecord, launch.read_record(launch.START_RECORD_FD))
-    for directory in (launch.RUN_DIR_FD, launch.SPOOL_FD):
-        os.set_inheritable(directory, False)
-    upload(record, launch.UPLOADER_LOCK_FD)
+    upload(record, Spool.adopt(record.run_dir, launch.RUN_DIR_FD, launch.SPOOL_FD), launch.UPLOADER_LOCK_FD)
 
 
-def upload(start: StartRecord, lock: int) -> None:
+def upload(start: StartRecord, spool: Spool, lock: int) -> None:
     """Upload until nothing is left.
 
     Args:
         start: what the worker has handed over.
+        spool: of the run directory.
         lock: descriptor that holds the uploader lock.
     """
     start_logging()
     raise_limits()
     lower()
     locks.adopt(lock)
-    spool, rng = Spool(start.run_dir), random.Random()  # noqa: S311 - jitter
+    rng = random.Random()  # noqa: S311 - jitter
     try:
         uploader = Uploader(spool, start.destination, lock, time.monotonic, rng, start.token_issued_at)
     except HfMpWriterError as error:

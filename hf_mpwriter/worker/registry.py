@@ -21,6 +21,7 @@ from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.events.limits import Limits
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import locks
+from hf_mpwriter.system.directory import Place
 from hf_mpwriter.worker.worker import Worker
 
 _workers: dict[str, Worker] = {}
@@ -94,7 +95,7 @@ def _usable(spool: Spool) -> tuple[Spool, bool]:
 
 def _check_locks(spool: Spool) -> None:
     try:
-        if locks.work_in(spool.root):
+        if locks.work_in(Place(spool.directory)):
             return
     except OSError as error:
         if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):

@@ -12,7 +12,6 @@ Invariant: only the reporter logs; the wait ends after `exit_timeout` seconds.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 
@@ -25,6 +24,7 @@ from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.members import Members
 from hf_mpwriter.spool.progress import Progress, size_text
 from hf_mpwriter.spool.status import UploaderStatus
+from hf_mpwriter.system.directory import Place
 from hf_mpwriter.worker.role import Role
 
 QUIET_WAIT = 2.0  # seconds; a longer wait is logged
@@ -41,12 +41,12 @@ def lengths_to_await(spool: Spool, settings: Settings, role: Role, own: dict[str
     """
     if not settings.exit_timeout or not role.is_reporter:
         return own
-    lengths = attachments.sizes(spool.run_dir, settings.allows) | own
+    lengths = attachments.sizes(spool.run, settings.allows) | own
     if role.rank is not None:
         return lengths
     ledger = Progress(spool).ledger()
     # what the Hub has, or this process has written, is not read again: that may take minutes
-    scan = EventFileScan(spool.run_dir, lambda path: max(own.get(path, 0), ledger.length(path) if ledger else 0))
+    scan = EventFileScan(spool.run, lambda path: max(own.get(path, 0), ledger.length(path) if ledger else 0))
     try:
         files = scan.files(settings.allows, Members(spool).growing)
     except OSError as error:
@@ -92,15 +92,15 @@ def wait(
 def _without_removed(spool: Spool, view: Progress, lengths: dict[str, int], role: Role) -> dict[str, int]:
     """Leave out, and log, files that were removed, such as those of a temporary directory: they cannot be uploaded."""
     missing = view.missing(lengths)
-    gone = {path: missing[path] for path in missing if _is_gone(os.path.join(spool.run_dir, path))}
+    gone = {path: missing[path] for path in missing if _is_gone(spool.run / path)}
     if gone and role.is_reporter:
         logger.warning("%s were removed before they were known to be on the Hub", _amount(gone, spool))
     return {path: length for path, length in lengths.items() if path not in gone}
 
 
-def _is_gone(path: str) -> bool:
+def _is_gone(place: Place) -> bool:
     try:
-        os.lstat(path)
+        place.stat()
     except OSError as error:
         return isinstance(error, FileNotFoundError)
     return False

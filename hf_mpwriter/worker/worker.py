@@ -179,6 +179,12 @@ class Worker:
             self.membership.needs_uploader or self.spool.is_unfinished(destination.endpoint)
         ):
             self.keep_house()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Hold no directory open while there is nothing to do: the user may unmount it."""
+        if not self.membership.is_joined:
+            self.spool.release()
 
     @property
     def is_active(self) -> bool:
@@ -300,6 +306,7 @@ class Worker:
         in_vain = missing and not view.is_hopeless(missing)  # one such wait is enough until the Hub is back
         timeout = 0.0 if in_vain else max(0.0, settings.exit_timeout - spent)
         shutdown.wait(self.spool, lengths, timeout, self.role, self.keep_house)
+        self._let_go()
 
     def after_fork(self, limits: Limits) -> None:
         """In the child: forget everything that is the parent's."""

@@ -123,7 +123,7 @@ class Run:
 
     def files(self) -> int:
         """Return the number of files in the run directory."""
-        return sum(1 for _ in event_files.walk(self.run_dir))
+        return sum(1 for _ in event_files.walk(self.spool.run))
 
     def await_moment(self, moment: str) -> None:
         """Wait until the event is seen, then for a random part of its time."""
@@ -162,6 +162,7 @@ class Run:
         self.await_moment(moment)
         self.drive.cut()
         self.end_all()
+        self.spool.release()
         self.drive.restart()
         Path(self.journals, STOP).unlink(missing_ok=True)
         self.done[moment] += 1
@@ -205,7 +206,7 @@ class Run:
         if interrupted(self.host) == WORST:
             yield "the record in flight is torn"
         batches = len(list(Path(self.host.outbox).glob("*.json")))
-        if len(Outbox(self.host, self.run_dir).batches) != batches:  # it drops what it cannot read
+        if len(Outbox(self.host, self.spool.run).batches) != batches:  # it drops what it cannot read
             yield "a batch is torn"
 
     def false_claims(self, hub: Hub, destination: Destination) -> Iterator[str]:
@@ -219,9 +220,9 @@ class Run:
     def hollow_batches(self) -> Iterator[str]:
         """Yield batches that refer to bytes that do not exist."""
         local = {
-            file.path: file.length for file in event_files.EventFileScan(self.run_dir).files(lambda _: True, tuple)
+            file.path: file.length for file in event_files.EventFileScan(self.spool.run).files(lambda _: True, tuple)
         }
-        for batch in Outbox(self.host, self.run_dir).batches:
+        for batch in Outbox(self.host, self.spool.run).batches:
             for file in batch.files:
                 if local.get(file.path, 0) < file.length:
                     yield f"{file.path}: a batch refers to {file.length} bytes, there are {local.get(file.path, 0)}"

@@ -14,11 +14,12 @@ from hf_mpwriter.base.verdicts import Quarantine, Retry, Sent, Unknown
 from hf_mpwriter.push import commit as commit_module
 from hf_mpwriter.push.client import Remote
 from hf_mpwriter.push.job import Job
+from hf_mpwriter.spool.layout import Spool
 
 
 def read_back(one: Job, there: dict[str, Remote]):
     """Compare everything that is known or to be sent."""
-    return commit_module.read_back(one, {*one.known, *(file.path for file in one.files)}, there)
+    return commit_module.read_back(one, Spool(one.run_dir), {*one.known, *(file.path for file in one.files)}, there)
 
 
 def remote(content: bytes) -> Remote:
@@ -165,8 +166,9 @@ def test_an_outcome_is_unknown_only_after_the_commit_has_begun(run_dir, when):
         timeout()
 
     one.commit = commit
-    (run_dir / "copies").mkdir(parents=True)
-    (run_dir / "copies" / TWO.sha256).touch()
+    copies = run_dir / ".hf_mpwriter" / "copies"
+    copies.mkdir(parents=True)
+    (copies / TWO.sha256).touch()
     verdict = commit_module.carry(
         dataclasses.replace(job(run_dir), files=(TWO,), known={"a.tsv": ONE.content}), one, str, random.Random(1)
     )

@@ -28,9 +28,9 @@ class Run:
         for path in self.paths:
             event_file(root / path, 2)
         self.ledger = Ledger(Destination("https://hub", "me/run"), settings=Settings())
-        self.outbox = Outbox(self.spool.host("h"), self.spool.run_dir)
+        self.outbox = Outbox(self.spool.host("h"), self.spool.run)
         backoff = Backoff(lambda: 1000.0, random.Random(1))
-        self.lane = EventFileLane(self.spool.run_dir, self.outbox, self.ledger, backoff)
+        self.lane = EventFileLane(self.spool.run, self.outbox, self.ledger, backoff)
 
     def scan(self) -> None:
         """Put what the Hub lacks into the outbox."""

@@ -7,6 +7,7 @@ from support import event_file
 from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.system.directory import Directory
 from hf_mpwriter.worker.role import Role
 from hf_mpwriter.worker.shutdown import lengths_to_await
 
@@ -24,4 +25,4 @@ def test_what_is_known_is_not_read_again_at_the_end(run_dir):
         path.name: half,
         f"half/{path.name}": half,
     }
-    assert EventFileScan(str(run_dir), lambda _: half).files(lambda _: True, set)[0].length == length
+    assert EventFileScan(Directory(run_dir), lambda _: half).files(lambda _: True, set)[0].length == length
