@@ -26,7 +26,6 @@ import fnmatch
 import math
 import os
 import re
-import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self

@@ -303,7 +303,7 @@ def test_damage_is_looked_for_behind_the_last_whole_record_only(tmp_path, monkey
     with open(path, "rb") as file:
         whole = file.read()
     spoiled(path, before + 20, b"\xff")
-    found, reads = EventFileScan(str(tmp_path)), []
+    found, reads = EventFileScan(Directory(tmp_path)), []
     found.files(lambda _: True, tuple)
     assert [one.offset for one in found.damage(MODIFIED)] == [before]
     pread = os.pread
