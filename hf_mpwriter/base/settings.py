@@ -232,13 +232,10 @@ def normalised_endpoint(url: str) -> str:
     url = url.strip()
     if not re.fullmatch(r"[!-~]+", url) or "\\" in url or "#" in url:
         return url
-    try:
-        parts = urllib.parse.urlsplit(url)
-    except ValueError:  # brackets that hold no address
-        return url
-    scheme, host = parts.scheme.lower(), parts.netloc.lower()
-    default_port = {"https": ":443", "http": ":80"}.get(scheme, ":")
-    return f"{scheme}://{host.removesuffix(default_port)}{parts.path}".rstrip("/")
+    scheme, _, rest = url.partition("://")
+    host, _, path = rest.partition("/")
+    default_port = {"https": ":443", "http": ":80"}.get(scheme.lower(), ":")
+    return f"{scheme.lower()}://{host.lower().removesuffix(default_port)}/{path}".rstrip("/")
 
 
 def _number(environ: Mapping[str, str], name: str, hint: str) -> float | None:
