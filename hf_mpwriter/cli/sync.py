@@ -98,7 +98,7 @@ def _request_and_wait(
     """
     settings = newest_settings(Members(spool).all(), Progress(spool).ledger())
     lengths = {file.path: file.length for file in EventFileScan(spool.run_dir).files(settings.allows, tuple)}
-    lengths |= attachments.sizes(spool.run_dir, settings.allows)
+    lengths |= attachments.sizes(spool.run_dir, settings.allows, attachments.secrets())
     ledger = Progress(spool).ledger()  # read now: a comparison that came before the request does not answer it
     checked = ledger.checked if ledger else 0.0
     member_file = MemberFile(spool, OBSERVER, Process.current(), settings)

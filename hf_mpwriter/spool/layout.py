@@ -10,6 +10,7 @@
         claims/<worker>.lock                          claims                             no process (empty)
         members/<worker>.<host>.<pid>.<ticks>-<n>     member file: lines, appended       that worker
         hosts/<host>/status.json                      heartbeat, phase, last failure     that host's uploader
+        hosts/<host>/starts.json                      starts of uploaders                the lock's holder, there
         hosts/<host>/uploader.log                     rotating log                       that host's uploader
         hosts/<host>/outbox/00000042.json             batches                            that host's uploader
         hosts/<host>/outbox/copies/<sha256>           copies of attachments              that host's uploader
@@ -41,7 +42,7 @@ from dataclasses import dataclass
 from hf_mpwriter.base import state
 from hf_mpwriter.base.errors import DestinationError, LogdirError, SpoolFormatError
 from hf_mpwriter.base.names import SPOOL_NAME
-from hf_mpwriter.base.settings import Destination, group_access
+from hf_mpwriter.base.settings import Destination, group_access, normalised_endpoint
 from hf_mpwriter.spool.ownership import check_ownership
 from hf_mpwriter.system import disk, sharing
 from hf_mpwriter.system.process import Process
@@ -126,6 +127,11 @@ class HostSpool:
         """The ledger."""
         return os.path.join(self.root, "ledger.json")
 
+    @property
+    def starts(self) -> str:
+        """The count of uploaders that were started."""
+        return os.path.join(self.root, "starts.json")
+
 
 @dataclass(frozen=True)
 class Spool:
@@ -194,8 +200,8 @@ class Spool:
         """
         try:
             self.check_format()
-            destination = self.destination()
-            ours = destination is not None and destination.endpoint == endpoint
+            destination, hub = self.destination(), normalised_endpoint(endpoint)
+            ours = destination is not None and normalised_endpoint(destination.endpoint) == hub
             return ours and any(map(MemberName.parse, os.listdir(self.members)))
         except (OSError, SpoolFormatError):
             return False
