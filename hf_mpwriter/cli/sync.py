@@ -116,7 +116,7 @@ def _request_and_wait(
 def _wait_with_bar(
     spool: Spool, destination: Destination, lengths: dict[str, int], timeout: float, checked: float
 ) -> dict[str, int]:
-    progress, election = Progress(spool), Election(spool, destination)
+    progress, election = Progress(spool), Election(spool, destination, by_hand=True)
     missing = progress.missing(lengths)
     with closing(UploadBar(sum(lengths.values()), sum(missing.values()))) as bar:
 

@@ -100,15 +100,16 @@ class Starter:
     Args:
         spool: of the run directory.
         clock: monotonic seconds.
+        by_hand: whether it counts for itself only, because a user asks for a start now.
 
     Attributes:
         quiet_until: monotonic seconds; as far as this process knows, no start before.
         children: processes that were started here and are not collected yet.
     """
 
-    def __init__(self, spool: Spool, clock: Callable[[], float] = time.monotonic) -> None:
-        self._spool, self._clock = spool, clock
-        self._unsaved: Starts | None = None  # what the disk has refused
+    def __init__(self, spool: Spool, clock: Callable[[], float] = time.monotonic, *, by_hand: bool = False) -> None:
+        self._spool, self._clock, self._by_hand = spool, clock, by_hand
+        self._unsaved = Starts() if by_hand else None  # what is not, or cannot be, on disk
         self.quiet_until = 0.0
         self.children: list[int] = []
 
@@ -165,11 +166,14 @@ class Starter:
         return True
 
     def _save(self, host: HostSpool, starts: Starts) -> None:
+        self._unsaved = starts
+        if self._by_hand:
+            return
         try:
             disk.replace(host.starts, state.dump(starts), "starts", durable=False)
             self._unsaved = None
-        except OSError:
-            self._unsaved = starts
+        except OSError:  # the next start tries again
+            return
 
     def reap(self) -> bool:
         """Collect processes that were started here and ended, without waiting; whether one will end soon."""

@@ -119,7 +119,7 @@ def start_uploader(
 
 
 def start_search(record: bytes, run_dir: str, limit: float) -> int:
-    """Start a search for unfinished runs, as a child of this process and in a session of its own.
+    """Start a search for unfinished runs, as a child of this process and in its session.
 
     Args:
         record: the start record of the uploader.
@@ -136,12 +136,14 @@ def start_search(record: bytes, run_dir: str, limit: float) -> int:
     with contextlib.ExitStack() as stack:
         given = _duplicated(stack, stack.enter_context(unnamed_file(_with_import_path(record))), SEARCH_RECORD_FD + 1)
         actions = [(os.POSIX_SPAWN_DUP2, given, SEARCH_RECORD_FD)]
-        return _spawn([program, "-P", "-c", SEARCH_BOOT, run_dir, str(limit)], os.environ, actions)
+        return _spawn([program, "-P", "-c", SEARCH_BOOT, run_dir, str(limit)], os.environ, actions, setsid=False)
 
 
-def _spawn(argv: list[str], env: Mapping[str, str], actions: Sequence[tuple[object, ...]]) -> int:
+def _spawn(
+    argv: list[str], env: Mapping[str, str], actions: Sequence[tuple[object, ...]], *, setsid: bool = True
+) -> int:
     defaults = set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP}
-    return os.posix_spawn(argv[0], argv, env, file_actions=actions, setsid=True, setsigmask=[], setsigdef=defaults)
+    return os.posix_spawn(argv[0], argv, env, file_actions=actions, setsid=setsid, setsigmask=[], setsigdef=defaults)
 
 
 def push_command(run_dir: str, job: int, run_dir_fd: int, spool_fd: int) -> list[str]:

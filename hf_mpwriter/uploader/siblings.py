@@ -1,6 +1,6 @@
 """Siblings: unfinished runs beside this one get an uploader too. A restart often has a new run directory.
 
-    uploader --posix_spawn--> search: a session and a timer of its own
+    uploader --posix_spawn--> search: a process with a timer of its own
                                 lists the directory that holds the run directory
                                 for each run that is this user's own, private, unfinished and on the same Hub:
                                     start its uploader, as a worker would

@@ -26,6 +26,7 @@ from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.starts import Starter
 from hf_mpwriter.system import hf_home
 from hf_mpwriter.system.process import host_id, start_directory
+from hf_mpwriter.worker.orphans import Orphans
 
 
 def child_environment(environ: Mapping[str, str], token: str | None, directory: str) -> dict[str, str]:
@@ -58,6 +59,7 @@ class Election:
         token_issued_at: unix time when the worker that brings the token joined.
         directory: that relative paths in the environment refer to; where the program was when the first one was made.
         seeks_siblings: whether the uploader starts those of unfinished runs beside this one.
+        by_hand: whether a user asks for it now; then the pauses of workers do not count.
     """
 
     spool: Spool
@@ -67,6 +69,7 @@ class Election:
     token_issued_at: float = field(default_factory=time.time)
     directory: str = field(default_factory=start_directory)
     seeks_siblings: bool = False
+    by_hand: bool = False
     _quiet_until: float = 0.0  # monotonic seconds; this process fails to start one
     _pause: float = 0.0
     _warned_of: str = ""
@@ -93,6 +96,8 @@ class Election:
             self._warn("uploaders end soon after their start", f"see {self.spool.host(host_id()).log}")
         elif is_started:
             self._warned_of = ""
+        if is_started:
+            self._orphans.add_child(self._starter.children[-1])
         return is_started
 
     def _warn(self, trouble: str, more: str) -> None:
@@ -101,9 +106,10 @@ class Election:
             logger.warning("%s: %s: %s; events are kept on disk", self.spool.run_dir, trouble, more)
 
     def reap(self) -> bool:
-        """Collect processes that were started here and ended, without waiting; whether some are left."""
+        """Collect processes that were started here and ended, without waiting; whether one will end soon."""
+        self._orphans.collect()
         return self._starter.reap()
 
     def forget(self) -> None:
         """After fork: started processes are the parent's."""
-        self._starter = Starter(self.spool, self.clock)
+        self._starter, self._orphans = Starter(self.spool, self.clock, by_hand=self.by_hand), Orphans(self.spool)

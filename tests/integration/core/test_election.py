@@ -6,7 +6,10 @@ import json
 import logging
 import os
 import resource
+import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -172,3 +175,66 @@ def test_a_worker_whose_token_is_no_younger_than_the_refused_one_starts_no_uploa
                 "it finds no member and leaves",
             )
             return
+
+
+FIRST_PROCESS = """
+import os, signal, sys, time
+from pathlib import Path
+from hf_mpwriter import HFSummaryWriter
+from hf_mpwriter.spool import starts
+from hf_mpwriter.spool.progress import Progress
+from hf_mpwriter.worker import worker
+starts.STARTS_LIMIT, worker.HOUSEKEEPING_EVERY, kills = 1000, 0.0, int(sys.argv[2])
+assert os.getpid() == 1
+writer = HFSummaryWriter("me/run", logdir=sys.argv[1], exit_timeout=0)
+if not (rank := os.fork()):  # a rank that starts uploaders, too
+    while True:
+        writer.add_scalar("loss", 1.0, 0)
+        time.sleep(0.05)
+users = os.spawnv(os.P_NOWAIT, "/bin/sh", ["sh", "-c", "exit 7"])
+view, killed = Progress(writer._worker.spool), set()
+def step():
+    writer.add_scalar("loss", 1.0, 1)
+    time.sleep(0.01)
+while len(killed) < kills:
+    step()
+    status = view.uploader()
+    if status.pid and status.phase != "left" and status.pid not in killed and Path(f"/proc/{status.pid}").exists():
+        step()
+        os.kill(status.pid, signal.SIGKILL)
+        killed.add(status.pid)
+def zombies():
+    found = []
+    for name in filter(str.isdecimal, os.listdir("/proc")):
+        try:
+            fields = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if fields[0] == "Z" and int(name) != users:
+            found.append(int(name))
+    return found
+end = time.monotonic() + 30
+while zombies() and time.monotonic() < end:
+    step()
+print(zombies(), os.waitstatus_to_exitcode(os.waitpid(users, 0)[1]), flush=True)
+os._exit(0)
+"""
+
+
+def why_no_namespace() -> str:
+    """Why no pid namespace can be made here, "" if one can."""
+    if os.geteuid():
+        return "only root can make a pid namespace"
+    if not shutil.which("unshare"):
+        return "needs unshare of util-linux"
+    command = ["unshare", "--pid", "--fork", "--mount-proc", "true"]
+    return "" if subprocess.run(command, check=False).returncode == 0 else "no pid namespace can be made here"
+
+
+@pytest.mark.root
+@pytest.mark.skipif(bool(why_no_namespace()), reason=why_no_namespace() or "-")
+def test_training_that_is_process_1_collects_its_uploaders_and_no_child_of_the_user(hub, run_dir):
+    """As in a container without an init: whichever rank started an uploader, no zombie is left; exit codes are kept."""
+    command = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", FIRST_PROCESS, str(run_dir), "4"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+    assert (result.returncode, result.stdout) == (0, "[] 7\n"), result.stderr
