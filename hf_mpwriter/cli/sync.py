@@ -98,7 +98,7 @@ def _request_and_wait(
     """
     settings = newest_settings(Members(spool).all(), Progress(spool).ledger())
     lengths = {file.path: file.length for file in EventFileScan(spool.run).files(settings.allows, tuple)}
-    lengths |= attachments.sizes(spool.run, settings.allows)
+    lengths |= attachments.sizes(spool.run, settings.allows, attachments.secrets())
     ledger = Progress(spool).ledger()  # read now: a comparison that came before the request does not answer it
     checked = ledger.checked if ledger else 0.0
     member_file = MemberFile(spool, OBSERVER, Process.current(), settings)
@@ -116,7 +116,7 @@ def _request_and_wait(
 def _wait_with_bar(
     spool: Spool, destination: Destination, lengths: dict[str, int], timeout: float, checked: float
 ) -> dict[str, int]:
-    progress, election = Progress(spool), Election(spool, destination)
+    progress, election = Progress(spool), Election(spool, destination, by_hand=True)
     missing = progress.missing(lengths)
     with closing(UploadBar(sum(lengths.values()), sum(missing.values()))) as bar:
 

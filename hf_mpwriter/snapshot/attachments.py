@@ -15,7 +15,8 @@ Invariants:
 - A copy belongs to the uploader that made it, which removes it when it leaves. The next uploader removes what is left
   and scans the files again. So a copy need not survive a power cut, and is not synced.
 - A file that the patterns leave out is not even asked for its size. A file above LIMIT is neither read nor copied.
-- The token files of huggingface_hub are never read, whatever pattern or hard link leads there.
+- The token files of huggingface_hub are never read, whatever pattern or hard link leads there. Only the uploader looks
+  for them: their home may be a mount that hangs.
 - Symbolic links are not followed, and the spool is never read.
 """
 
@@ -25,7 +26,7 @@ import contextlib
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from hf_mpwriter.base.files import LocalFile, git_hasher
@@ -40,6 +41,7 @@ RESERVE_SHARE = 0.05  # share of the disk that stays free, if that is more
 TRUST_AFTER = 2.0  # seconds, the coarsest clock of a filesystem: of two changes in that time mtime shows one
 READINGS = 4  # readings of a file that changes, until two in a row agree
 CHUNK = 1 << 20  # bytes read at once
+NEVER_SENT = "it holds a token"  # why a file is never sent
 FORBIDDEN = frozenset({".git", ".cache"})  # names in a path that the Hub's client refuses to commit
 
 
@@ -68,7 +70,7 @@ def _is_utf8(name: str) -> bool:
     return True
 
 
-def _secrets() -> set[tuple[int, int]]:
+def secrets() -> set[tuple[int, int]]:
     """The token files of huggingface_hub, by device and inode."""
     found = set()
     for path in hf_home.token_files(os.environ):
@@ -98,8 +100,8 @@ def _read(place: Place, keep: Callable[[bytes], object] | None = None) -> LocalF
         status = os.fstat(fd)
         if status.st_size > LIMIT:  # it was smaller, or another file, when it was scanned
             raise ChangedError
-        if (status.st_dev, status.st_ino) in _secrets():
-            raise OSError("it holds a token")
+        if (status.st_dev, status.st_ino) in secrets():
+            raise OSError(NEVER_SENT)
         sha256, blob = hashlib.sha256(), git_hasher(status.st_size)
         left = status.st_size
         while left and (chunk := os.read(fd, min(CHUNK, left))):
@@ -273,13 +275,22 @@ class Copies:
                     (self._directory / name).unlink()
 
 
-def sizes(run: Directory, allows: Callable[[str], bool]) -> dict[str, int]:
-    """Size in bytes of each attachment that the patterns allow; none is read."""
-    found, secrets = {}, _secrets()
+def sizes(
+    run: Directory, allows: Callable[[str], bool], without: Collection[tuple[int, int]] = ()
+) -> dict[str, int]:
+    """Size in bytes of each attachment that the patterns allow; none is read, and nothing outside is looked at.
+
+    Args:
+        run: the run directory.
+        allows: whether a path is uploaded.
+        without: files to leave out, by device and inode, such as `secrets`. Training does not know them: what it
+            waits for is over as soon as the uploader has found them.
+    """
+    found = {}
     with event_files.Statuses(run) as statuses:
         for relative in _allowed(run, allows):
             with contextlib.suppress(OSError):
                 status = statuses.of(relative)
-                if (status.st_dev, status.st_ino) not in secrets:
+                if (status.st_dev, status.st_ino) not in without:
                     found[relative] = status.st_size
     return found

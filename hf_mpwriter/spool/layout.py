@@ -11,6 +11,7 @@ It is longer than other modules, so that all that stands in a spool is read, mad
         claims/<worker>.lock                          claims                             no process (empty)
         members/<worker>.<host>.<pid>.<ticks>-<n>     member file: lines, appended       that worker
         hosts/<host>/status.json                      heartbeat, phase, last failure     that host's uploader
+        hosts/<host>/starts.json                      starts of uploaders                the lock's holder, there
         hosts/<host>/uploader.log                     rotating log                       that host's uploader
         hosts/<host>/outbox/00000042.json             batches                            that host's uploader
         hosts/<host>/outbox/copies/<sha256>           copies of attachments              that host's uploader
@@ -44,7 +45,7 @@ from dataclasses import dataclass
 from hf_mpwriter.base import state
 from hf_mpwriter.base.errors import DestinationError, ForeignSpoolError, LogdirError, SpoolFormatError
 from hf_mpwriter.base.names import SPOOL_NAME
-from hf_mpwriter.base.settings import Destination, group_access
+from hf_mpwriter.base.settings import Destination, group_access, normalised_endpoint
 from hf_mpwriter.spool.ownership import check_descriptor, check_ownership, share_tree
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import SHARED_DIR, Directory, Place, at, is_shared
@@ -129,6 +130,11 @@ class HostSpool:
     def ledger(self) -> Place:
         """The ledger."""
         return self.root / "ledger.json"
+
+    @property
+    def starts(self) -> Place:
+        """The count of uploaders that were started."""
+        return self.root / "starts.json"
 
 
 class Spool:
@@ -243,8 +249,8 @@ class Spool:
         """
         try:
             self.check_format()
-            destination = self.destination()
-            ours = destination is not None and destination.endpoint == endpoint
+            destination, hub = self.destination(), normalised_endpoint(endpoint)
+            ours = destination is not None and normalised_endpoint(destination.endpoint) == hub
             return ours and any(map(MemberName.parse, self.members.names()))
         except (OSError, SpoolFormatError):
             return False

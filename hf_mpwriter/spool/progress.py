@@ -22,7 +22,7 @@ from hf_mpwriter.base.errors import SpoolFormatError
 from hf_mpwriter.base.names import is_attachment
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Refused
-from hf_mpwriter.snapshot.attachments import stamp_of
+from hf_mpwriter.snapshot.attachments import NEVER_SENT, stamp_of
 from hf_mpwriter.snapshot.event_files import writer_of
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger, load
@@ -99,6 +99,8 @@ class Progress:
         The ledger knows the stamp of the file that was sent, so the file is not read, and times are compared only with
         times of the same file. A removed file is not waited for.
         """
+        if ledger.quarantined.get(path) == NEVER_SENT:  # it is never sent
+            return True
         held = ledger.files.get(path)
         try:
             status = (self._spool.run / path).stat()

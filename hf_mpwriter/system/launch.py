@@ -2,11 +2,13 @@
 
     worker    --posix_spawn-->  python -P -c UPLOADER_BOOT <run directory>
     uploader  --Popen------->   python -P -c PUSH_BOOT     <run directory> <pid of the uploader> <descriptors>
+    uploader  --posix_spawn-->  python -P -c SEARCH_BOOT   <run directory> <seconds>
 
 Inherited descriptors:
 
     uploader    3 uploader lock    4 start record    5 run directory    6 spool         1, 2 its log
     push        job, run directory, spool: their numbers are the last arguments         1 pipe, 2 log of the uploader
+    search      3 start record of the uploader                                          1, 2 log of the uploader
 
 A record is a file without a name: a line of JSON for the start of Python, then what the process itself reads.
 
@@ -14,7 +16,7 @@ A record is a file without a name: a line of JSON for the start of Python, then 
     {...}
 
 Invariants:
-- Both commands are imports in a string, which no linter sees. They are the only imports that point upwards, and they
+- The commands are imports in a string, which no linter sees. They are the only imports that point upwards, and they
   stand here alone, with the words by which a process is found again.
 - The run directory is an argument only so that a process can be found again; none is opened by it.
 - Each child of the same Python gets the import path of its parent, because it starts in another directory.
@@ -41,6 +43,7 @@ UPLOADER_LOCK_FD = 3  # the descriptors of an uploader
 START_RECORD_FD = 4
 RUN_DIR_FD = 5
 SPOOL_FD = 6
+SEARCH_RECORD_FD = 3  # the descriptor of a search
 
 _SET_IMPORT_PATH = (
     "h=json.loads(os.pread(fd,os.fstat(fd).st_size,0).partition(b'\\n')[0]);"
@@ -55,6 +58,11 @@ PUSH_BOOT = (
     "import gc,json,os,sys;gc.disable();"  # until `main` has imported the client
     f"parent,fd,*directories=map(int,sys.argv[2:]);{_SET_IMPORT_PATH}"
     "from hf_mpwriter.push import process as push;push.main(parent,fd,*directories);push.end()"
+)
+SEARCH_BOOT = (  # the timer comes first: a search may hang anywhere
+    "import signal,sys;signal.setitimer(signal.ITIMER_REAL,float(sys.argv[2]));"
+    f"import json,os;fd={SEARCH_RECORD_FD};{_SET_IMPORT_PATH}"
+    "from hf_mpwriter.uploader import siblings;siblings.main()"
 )
 _MARKS = {"uploader": "uploader.main", "push": "push.main"}  # words that the boot string of each kind contains
 
@@ -107,9 +115,35 @@ def start_uploader(
             (os.POSIX_SPAWN_DUP2, sources[3], 1),
             (os.POSIX_SPAWN_DUP2, sources[3], 2),
         ]
-        argv = [program, "-P", "-c", UPLOADER_BOOT, run_dir]
-        defaults = set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP}
-        return os.posix_spawn(program, argv, env, file_actions=actions, setsid=True, setsigmask=[], setsigdef=defaults)
+        return _spawn([program, "-P", "-c", UPLOADER_BOOT, run_dir], env, actions)
+
+
+def start_search(record: bytes, run_dir: str, limit: float) -> int:
+    """Start a search for unfinished runs, as a child of this process and in its session.
+
+    Args:
+        record: the start record of the uploader.
+        run_dir: absolute path.
+        limit: seconds after which it ends by SIGALRM.
+
+    Returns:
+        Its pid.
+
+    Raises:
+        OSError: no interpreter, no memory.
+    """
+    program = interpreter(os.environ)
+    with contextlib.ExitStack() as stack:
+        given = _duplicated(stack, stack.enter_context(unnamed_file(_with_import_path(record))), SEARCH_RECORD_FD + 1)
+        actions = [(os.POSIX_SPAWN_DUP2, given, SEARCH_RECORD_FD)]
+        return _spawn([program, "-P", "-c", SEARCH_BOOT, run_dir, str(limit)], os.environ, actions, setsid=False)
+
+
+def _spawn(
+    argv: list[str], env: Mapping[str, str], actions: Sequence[tuple[object, ...]], *, setsid: bool = True
+) -> int:
+    defaults = set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP}
+    return os.posix_spawn(argv[0], argv, env, file_actions=actions, setsid=setsid, setsigmask=[], setsigdef=defaults)
 
 
 def push_command(run_dir: str, job: int, run_dir_fd: int, spool_fd: int) -> list[str]:

@@ -36,18 +36,19 @@ from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.member_lines import Member
 from hf_mpwriter.spool.members import OBSERVER, Members
 from hf_mpwriter.spool.outbox import Batch, Outbox
+from hf_mpwriter.spool.starts import Tenure
 from hf_mpwriter.spool.status import StatusFile
 from hf_mpwriter.system import disk, hf_home, launch, locks
-from hf_mpwriter.system.daemon import GRACE, end_within, keep_on, raise_limits, start_logging
+from hf_mpwriter.system.daemon import GRACE, end_within, keep_on, lower_priority, raise_limits, start_logging
 from hf_mpwriter.system.process import Process
 from hf_mpwriter.uploader.attachment_lane import AttachmentLane
 from hf_mpwriter.uploader.decision import LINGER, Action, Ending, Situation, decide
 from hf_mpwriter.uploader.in_flight import InFlight
 from hf_mpwriter.uploader.lanes import EventFileLane, Lane
 from hf_mpwriter.uploader.pacing import FIRST_WAIT, Backoff, Pacing, Step
-from hf_mpwriter.uploader.priority import lower
 from hf_mpwriter.uploader.rate_limit import USED_UP, RateLimit, folders
 from hf_mpwriter.uploader.requests import Requests
+from hf_mpwriter.uploader.siblings import Search
 
 logger = logging.getLogger("hf_mpwriter")
 
@@ -84,6 +85,7 @@ class Uploader:
         process = Process.current()
         self._host = spool.host(process.host)
         self._status = StatusFile(self._host, process, clock, token_issued_at)
+        self._tenure = Tenure(self._host, clock)
         self._requests = Requests()
         self._token_stamp = hf_home.token_stamp(os.environ)
         self._abandoned_since = clock()
@@ -347,6 +349,7 @@ class Uploader:
     # status, sleep, leave
 
     def _publish(self, phase: str = "") -> None:
+        self._tenure.note(is_over=phase == "left")
         waiting = self._events.batches + self._attachments.batches
         push = self._in_flight.push
         self._status.publish(
@@ -403,7 +406,7 @@ def upload(start: StartRecord, spool: Spool, lock: int) -> None:
     """
     start_logging()
     raise_limits()
-    lower()
+    lower_priority()
     locks.adopt(lock)
     rng = random.Random()  # noqa: S311 - jitter
     try:
@@ -412,5 +415,11 @@ def upload(start: StartRecord, spool: Spool, lock: int) -> None:
         raise SystemExit(f"no upload: {error}") from None
     signal.signal(signal.SIGTERM, lambda *_: uploader.terminate())
     logger.info("took the uploader lock of %s", start.run_dir)
-    keep_on(uploader.tick, TICK)
+    search = Search(start)
+
+    def tick() -> bool:
+        search.reap()
+        return uploader.tick()
+
+    keep_on(tick, TICK)
     logger.info("left the uploader lock")

@@ -33,7 +33,7 @@ from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Logged, Progress, Status
 from hf_mpwriter.system import locks, process
 from hf_mpwriter.worker import delivery, role, shutdown
-from hf_mpwriter.worker.election import Election, unfinished_siblings
+from hf_mpwriter.worker.election import Election
 from hf_mpwriter.worker.files import WorkerFiles
 from hf_mpwriter.worker.membership import Membership
 from hf_mpwriter.worker.role import Role
@@ -75,8 +75,7 @@ class Worker:
         if attempt_started_at is None and self.role.child is not None:
             attempt_started_at = process.parent_started_at()
         self.files = WorkerFiles(self.membership, limits, attempt_started_at)
-        self.election = Election(spool)
-        self._siblings: list[Election] | None = None  # None until they are searched
+        self.election = Election(spool, seeks_siblings=True)
         self._purge_step: int | None = None
         self._has_logged_notices = False
         self._waited_for: tuple[dict[str, int], dict[str, int]] = {}, {}  # lengths and changes, see `Progress`
@@ -213,7 +212,7 @@ class Worker:
             self.membership.record_dropped(self.dropped)
             self.membership.record_request()
             if self._uploads:
-                self._ensure_uploaders()
+                self._ensure_uploader()
                 if self.role.is_reporter and not self._has_logged_notices:
                     self._log_notices()
         except Exception as error:  # noqa: BLE001 - nothing of ours ever raises into training
@@ -234,18 +233,13 @@ class Worker:
         else:  # the old directory may belong to another process by now
             self.files.close()
 
-    def _ensure_uploaders(self) -> None:
-        """Make sure that an uploader lives, once also for unfinished runs beside this one."""
+    def _ensure_uploader(self) -> None:
+        """Make sure that an uploader lives."""
         if self.spool.exists() and not self.spool.has_destination():  # the disk refused it when the spool was recreated
             self.membership.ensure_spool()
         self.election.token_issued_at = self.membership.joined_at
         self.election.ensure_uploader()
-        if self._siblings is None:
-            self._siblings = unfinished_siblings(self.spool, self.membership.destination) if self.role.waits else []
-            for sibling in self._siblings:
-                sibling.ensure_uploader()
-        self._siblings = [sibling for sibling in self._siblings if sibling.reap()]
-        if self.election.reap() or self._siblings:
+        if self.election.reap():
             self.next_housekeeping = self._clock() + REAP_EVERY
 
     def _log_notices(self) -> None:

@@ -23,13 +23,13 @@ from hf_mpwriter.events import series
 from hf_mpwriter.localhub import LocalHub
 from hf_mpwriter.localhub.errors import Refusal
 from hf_mpwriter.snapshot import event_files
-from hf_mpwriter.spool import layout
+from hf_mpwriter.spool import layout, starts
 from hf_mpwriter.spool.ledger import load, set_aside
 from hf_mpwriter.spool.outbox import InFlightRecord, Outbox, interrupted
 from hf_mpwriter.system import process as process_module
 from hf_mpwriter.testing import Journal, LoopDisk, check, forget_lost, processes, read_journals
 from hf_mpwriter.testing.power_cut import has_power
-from hf_mpwriter.worker import election, worker
+from hf_mpwriter.worker import worker
 
 if TYPE_CHECKING:
     from hf_mpwriter.push.client import Hub
@@ -56,7 +56,7 @@ MOMENTS = {  # event to wait for -> seconds until the power is cut, at most
 def work(rank: int, repo: str, run_dir: str, journals: str, seed: str) -> None:
     """Be a rank until the file STOP appears."""
     series.SEGMENT_MIN = series.SEGMENT_MAX = SEGMENT
-    worker.HOUSEKEEPING_EVERY, election.LONGEST_BACKOFF = 0.2, 0.5
+    worker.HOUSEKEEPING_EVERY, starts.LONGEST_PAUSE = 0.2, 0.5
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(RANKS)}
     try:
         log(f"rank{rank}", repo, run_dir, journals, random.Random(seed))

@@ -35,7 +35,7 @@ HASTE: dict[str, dict[str, dict[str, float]]] = {
     "rank": {
         "worker.worker": {"HOUSEKEEPING_EVERY": 0.6},
         "worker.membership": {"REQUEST_EVERY": 0.3},
-        "worker.election": {"FIRST_BACKOFF": 0.5, "LONGEST_BACKOFF": 3.0, "STARTS_LIMIT": 1000},
+        "spool.starts": {"FIRST_PAUSE": 0.5, "LONGEST_PAUSE": 3.0, "STARTS_LIMIT": 1000},
         "events.series": {"SEGMENT_MIN": 24 << 10, "SEGMENT_MAX": 96 << 10},
         "events.backlog": {"RETRY_FIRST": 0.1, "RETRY_LAST": 1.0},
     },

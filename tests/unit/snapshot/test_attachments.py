@@ -13,7 +13,7 @@ from support import event_file, failing
 
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.snapshot import attachments
-from hf_mpwriter.snapshot.attachments import Attachments, ChangedError, Copies, copy_path, sizes
+from hf_mpwriter.snapshot.attachments import Attachments, ChangedError, Copies, copy_path, secrets, sizes
 from hf_mpwriter.system.directory import Directory, at
 
 BLOCK = 1 << 16
@@ -294,4 +294,4 @@ def test_tokens_are_never_uploaded(tmp_path, monkeypatch):
     found = Attachments(Directory(tmp_path)).scan(everything)
     assert [file.path for file in found.files] == ["harmless.txt"]
     assert found.refused == dict.fromkeys(("mine", "notes.txt", "stored_tokens", "token"), "it holds a token")
-    assert sizes(Directory(tmp_path), everything) == {"harmless.txt": 1}
+    assert sizes(Directory(tmp_path), everything, secrets()) == {"harmless.txt": 1}
