@@ -27,6 +27,7 @@ from hf_mpwriter.base import state
 from hf_mpwriter.base.verdicts import Refused, Retry, Verdict
 from hf_mpwriter.push.job import Job, Message, Notice, deadline, to_line
 from hf_mpwriter.system import disk, hf_home, redaction
+from hf_mpwriter.system.process import fill_standard
 
 PR_SET_PDEATHSIG = 1
 DEFAULTS = {  # what the user has not set; hf_xet would try for minutes, and the uploader tries again anyway
@@ -70,6 +71,7 @@ def main(parent: int) -> None:
     Args:
         parent: process id of the uploader.
     """
+    fill_standard()
     die_with_parent(parent)
     pipe = Pipe(os.dup(1))
     os.dup2(2, 1)  # whatever libraries print goes to the log
