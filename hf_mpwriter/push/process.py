@@ -29,6 +29,7 @@ from hf_mpwriter.base.verdicts import Refused, Retry, Verdict
 from hf_mpwriter.push.job import Job, Message, Notice, deadline, to_line
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import disk, hf_home, launch, redaction
+from hf_mpwriter.system.process import fill_standard
 
 PR_SET_PDEATHSIG = 1
 DEFAULTS = {  # what the user has not set; hf_xet would try for minutes, and the uploader tries again anyway
@@ -75,6 +76,7 @@ def main(parent: int, record: int, run_fd: int, spool_fd: int) -> None:
         run_fd: of the run directory.
         spool_fd: of the spool.
     """
+    fill_standard()
     die_with_parent(parent)
     pipe = Pipe(os.dup(1))
     os.dup2(2, 1)  # whatever libraries print goes to the log

@@ -26,6 +26,7 @@ from collections.abc import Callable
 
 from hf_mpwriter.system import disk, redaction
 from hf_mpwriter.system.directory import Place
+from hf_mpwriter.system.process import fill_standard
 
 logger = logging.getLogger("hf_mpwriter")
 
@@ -44,6 +45,7 @@ def detach(keep: int) -> None:
     Call it before anything that takes time: until then the process is a child of the worker. This module imports
     little for that reason.
     """
+    fill_standard()
     if os.getppid() != 1 and os.fork():
         os._exit(0)
     _close_above(keep)

@@ -25,6 +25,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TextIO
 
 from hf_mpwriter.system import hf_home
+from hf_mpwriter.system.process import open_above
 
 VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_MPWRITER_LOCALHUB_TOKEN")
 SHORTEST = 4  # characters of a token that is searched for; a shorter one would match in every other word
@@ -80,9 +81,7 @@ def _tokens(texts: Iterable[str]) -> set[str]:
 
 def _content(path: str) -> str:
     try:
-        with open(
-            os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), errors="replace", encoding="utf-8"
-        ) as file:
+        with open(open_above(path, os.O_RDONLY | os.O_NONBLOCK), errors="replace", encoding="utf-8") as file:
             return file.read(FILE_LIMIT)
     except OSError:
         return ""

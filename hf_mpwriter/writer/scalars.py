@@ -23,6 +23,7 @@ from tensorboardX.writer import SummaryWriter as _SummaryWriter
 
 from hf_mpwriter.base.names import sub_directory
 from hf_mpwriter.events.framing import ScalarEncoder
+from hf_mpwriter.system.process import open_above
 from hf_mpwriter.worker.worker import Worker
 from hf_mpwriter.writer import file_writer as file_writer_module
 from hf_mpwriter.writer import summaries
@@ -178,7 +179,7 @@ class ScalarMethods(_SummaryWriter):
             for sub in sorted(self._scalars_directories):
                 directory = os.path.join(worker.files.directory(), sub)
                 found[directory] = summaries.read_scalars(worker.files.segments(sub), self._exported)
-        with open(path, "w", encoding="utf-8") as file:
+        with open(path, "w", encoding="utf-8", opener=open_above) as file:
             json.dump(found, file)
 
 
