@@ -1,7 +1,7 @@
 """The commands that start an uploader and a push, the Python that runs them, and how to find such a process again.
 
-    worker    --posix_spawn-->  python -P -c UPLOADER_BOOT <run directory>
-    uploader  --Popen------->   python -P -c PUSH_BOOT     <run directory> <pid of the uploader> <descriptors>
+    worker    --posix_spawn-->  python -P ... -c UPLOADER_BOOT <run directory>
+    uploader  --Popen------->   python -P ... -c PUSH_BOOT     <run directory> <pid of the uploader> <descriptors>
 
 Inherited descriptors:
 
@@ -56,6 +56,8 @@ PUSH_BOOT = (
     f"parent,fd,*directories=map(int,sys.argv[2:]);{_SET_IMPORT_PATH}"
     "from hf_mpwriter.push import process as push;push.main(parent,fd,*directories);push.end()"
 )
+_UTF8 = int(sys.getfilesystemencoding().lower() == "utf-8")
+_OPTIONS = ("-P", "-X", f"utf8={_UTF8}")  # paths mean the same bytes as here
 _MARKS = {"uploader": "uploader.main", "push": "push.main"}  # words that the boot string of each kind contains
 
 PYTHON_VARIABLE = "HF_MPWRITER_PYTHON"
@@ -107,7 +109,7 @@ def start_uploader(
             (os.POSIX_SPAWN_DUP2, sources[3], 1),
             (os.POSIX_SPAWN_DUP2, sources[3], 2),
         ]
-        argv = [program, "-P", "-c", UPLOADER_BOOT, run_dir]
+        argv = [program, *_OPTIONS, "-c", UPLOADER_BOOT, run_dir]
         defaults = set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP}
         return os.posix_spawn(program, argv, env, file_actions=actions, setsid=True, setsigmask=[], setsigdef=defaults)
 
@@ -125,7 +127,7 @@ def push_command(run_dir: str, job: int, run_dir_fd: int, spool_fd: int) -> list
         OSError: no interpreter.
     """
     numbers = map(str, (os.getpid(), job, run_dir_fd, spool_fd))
-    return [interpreter(os.environ), "-P", "-c", PUSH_BOOT, run_dir, *numbers]
+    return [interpreter(os.environ), *_OPTIONS, "-c", PUSH_BOOT, run_dir, *numbers]
 
 
 def push_record(job: bytes) -> contextlib.AbstractContextManager[int]:
