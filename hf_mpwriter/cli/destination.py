@@ -22,7 +22,6 @@ from pathlib import Path
 import click
 
 from hf_mpwriter.base.errors import SettingsError
-from hf_mpwriter.base.names import name_on_hub
 from hf_mpwriter.base.settings import Destination, Environment, normalised_endpoint
 from hf_mpwriter.system.redaction import printable
 
@@ -95,4 +94,4 @@ def with_namespace(recorded: Destination, repo_id: str) -> Destination:
 
 def path_of_run(folder: str, run_dir: str) -> str:
     """Return the folder in the repository of a run that was local so far."""
-    return name_on_hub("/".join(filter(None, [folder.strip("/"), Path(run_dir).name])))
+    return "/".join(filter(None, [folder.strip("/"), Path(run_dir).name]))

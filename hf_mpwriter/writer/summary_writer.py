@@ -20,7 +20,6 @@ from typing import Any, Self
 from tensorboardX.writer import DummyFileWriter
 
 from hf_mpwriter.base.errors import LogdirError, SettingsError
-from hf_mpwriter.base.names import name_on_hub
 from hf_mpwriter.base.settings import (
     DEFAULT_COMMIT_EVERY,
     DEFAULT_EXIT_TIMEOUT,
@@ -170,7 +169,7 @@ class SummaryWriter(AddMethods):
         )
         self._destination: Destination | None = None
         if repo_id is not None:
-            folder = name_on_hub("/".join(filter(None, [(path_in_repo or "").strip("/"), Path(run_dir).name])))
+            folder = "/".join(filter(None, [(path_in_repo or "").strip("/"), Path(run_dir).name]))
             endpoint, kind, branch = environment.endpoint, repo_type or "model", repo_revision or "main"
             self._destination = Destination(endpoint, check_repo_id(repo_id), kind, branch, folder)
         self._uploads = self._destination is not None and not environment.disabled
