@@ -31,6 +31,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from hf_mpwriter.base.errors import SettingsError
+from hf_mpwriter.base.names import name_on_hub
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 DEFAULT_ALLOW_PATTERNS = ("*.tfevents.*",)
@@ -78,7 +79,7 @@ class Destination:
         repo_id: repository, with or without a namespace.
         repo_type: `model`, `dataset` or `space`.
         revision: branch.
-        path_in_repo: folder in the repository, "" for its root.
+        path_in_repo: folder in the repository, "" for its root; see `name_on_hub`.
 
     Raises:
         SettingsError: an attribute is not valid.
@@ -100,6 +101,7 @@ class Destination:
             raise SettingsError(f"HF_ENDPOINT is {self.endpoint!r}.", hint="It must begin with https:// or http://.")
         if "@" in self.endpoint or "?" in self.endpoint:  # it would be written to run.json, and no token be sent
             raise SettingsError("HF_ENDPOINT holds a password or a query.", hint="Give the token in HF_TOKEN.")
+        object.__setattr__(self, "path_in_repo", name_on_hub(self.path_in_repo))
         if ".." in self.path_in_repo.split("/"):
             raise SettingsError(f"path_in_repo {self.path_in_repo!r} leads out of the repository.")
 

@@ -1,8 +1,8 @@
 """The commands that start an uploader and a push, the Python that runs them, and how to find such a process again.
 
-    worker    --posix_spawn-->  python -P -c UPLOADER_BOOT <run directory>
-    uploader  --Popen------->   python -P -c PUSH_BOOT     <run directory> <pid of the uploader> <descriptors>
-    uploader  --posix_spawn-->  python -P -c SEARCH_BOOT   <run directory> <seconds>
+    worker    --posix_spawn-->  python -P ... -c UPLOADER_BOOT <run directory>
+    uploader  --Popen------->   python -P ... -c PUSH_BOOT     <run directory> <pid of the uploader> <descriptors>
+    uploader  --posix_spawn-->  python -P ... -c SEARCH_BOOT   <run directory> <seconds>
 
 Inherited descriptors:
 
@@ -64,6 +64,8 @@ SEARCH_BOOT = (  # the timer comes first: a search may hang anywhere
     f"import json,os;fd={SEARCH_RECORD_FD};{_SET_IMPORT_PATH}"
     "from hf_mpwriter.uploader import siblings;siblings.main()"
 )
+_UTF8 = int(sys.getfilesystemencoding().lower() == "utf-8")
+_OPTIONS = ("-P", "-X", f"utf8={_UTF8}")  # paths mean the same bytes as here
 _MARKS = {"uploader": "uploader.main", "push": "push.main"}  # words that the boot string of each kind contains
 
 PYTHON_VARIABLE = "HF_MPWRITER_PYTHON"
@@ -115,7 +117,7 @@ def start_uploader(
             (os.POSIX_SPAWN_DUP2, sources[3], 1),
             (os.POSIX_SPAWN_DUP2, sources[3], 2),
         ]
-        return _spawn([program, "-P", "-c", UPLOADER_BOOT, run_dir], env, actions)
+        return _spawn([program, *_OPTIONS, "-c", UPLOADER_BOOT, run_dir], env, actions)
 
 
 def start_search(record: bytes, run_dir: str, limit: float) -> int:
@@ -136,7 +138,7 @@ def start_search(record: bytes, run_dir: str, limit: float) -> int:
     with contextlib.ExitStack() as stack:
         given = _duplicated(stack, stack.enter_context(unnamed_file(_with_import_path(record))), SEARCH_RECORD_FD + 1)
         actions = [(os.POSIX_SPAWN_DUP2, given, SEARCH_RECORD_FD)]
-        return _spawn([program, "-P", "-c", SEARCH_BOOT, run_dir, str(limit)], os.environ, actions, setsid=False)
+        return _spawn([program, *_OPTIONS, "-c", SEARCH_BOOT, run_dir, str(limit)], os.environ, actions, setsid=False)
 
 
 def _spawn(
@@ -159,7 +161,7 @@ def push_command(run_dir: str, job: int, run_dir_fd: int, spool_fd: int) -> list
         OSError: no interpreter.
     """
     numbers = map(str, (os.getpid(), job, run_dir_fd, spool_fd))
-    return [interpreter(os.environ), "-P", "-c", PUSH_BOOT, run_dir, *numbers]
+    return [interpreter(os.environ), *_OPTIONS, "-c", PUSH_BOOT, run_dir, *numbers]
 
 
 def push_record(job: bytes) -> contextlib.AbstractContextManager[int]:

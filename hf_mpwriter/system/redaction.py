@@ -12,6 +12,8 @@ Secrets are known by value: the tokens in the environment and, outside of traini
 huggingface_hub. They are known by shape too, wherever they come from: tokens of the Hub, JWTs, what follows `Bearer` or
 `Basic`, the query of a URL (it may be signed), user and password in a URL.
 
+What is printed or logged can be encoded: of a path that is no UTF-8, the bytes that are none are escaped.
+
 Redacted JSON is JSON.
 """
 
@@ -69,6 +71,11 @@ def redact_known(text: str) -> str:
     return redact(text, known_tokens(os.environ))
 
 
+def encodable(text: str) -> str:
+    """The text with everything escaped that no stream takes: bytes of a file name that are no UTF-8."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def printable(text: str) -> str:
     """The text with everything escaped that a terminal could not print, or could obey."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
@@ -95,7 +102,7 @@ class _Redacting:
 
     def write(self, text: str) -> int:
         """Write the redacted text; returns the length of what was given."""
-        self._stream.write(redact_known(text))
+        self._stream.write(encodable(redact_known(text)))
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
@@ -113,7 +120,7 @@ def guard() -> None:
 
 
 def _redact_record(record: logging.LogRecord) -> bool:
-    record.msg, record.args = redact(record.getMessage(), environment_tokens(os.environ)), None
+    record.msg, record.args = encodable(redact(record.getMessage(), environment_tokens(os.environ))), None
     return True
 
 
