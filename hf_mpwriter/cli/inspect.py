@@ -4,7 +4,9 @@
 
     {"logdir": "/home/me/runs/exp1",
      "destination": "https://huggingface.co/me/run ...",      null for a local run
-     "uploader": {"phase": "idle", "pid": 4711, "alive": true, "beat": ..., "reason": "", "hint": "", ...},
+     "visibility": "public",                                  private or unknown otherwise, as it was seen last
+     "uploader": {"phase": "idle", "pid": 4711, "alive": true, "beat": ..., "reason": "", "hint": "", ...,
+                  "notices": ["created ..."]},                what its uploaders have found out, the newest last
      "workers": ["main", "rank_00001"],                       workers that are alive
      "files": [{"path": "events.out...", "bytes": 4711, "on_hub": 4096, "growing": true}],
      "quarantined": {"events.out...": "reason"},
@@ -30,12 +32,14 @@ from hf_mpwriter.cli.logdir import existing_spool, logdir_argument, newest_setti
 from hf_mpwriter.cli.output import counted, file_line, uploader_line
 from hf_mpwriter.snapshot.attachments import Attachments
 from hf_mpwriter.snapshot.event_files import EventFileScan
+from hf_mpwriter.spool import notices
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.member_lines import Member
 from hf_mpwriter.spool.members import Members
 from hf_mpwriter.spool.progress import Progress, size_text
 from hf_mpwriter.spool.status import UploaderStatus
+from hf_mpwriter.system.process import host_id
 from hf_mpwriter.system.redaction import printable
 
 
@@ -46,7 +50,9 @@ class Overview:
     Attributes:
         run_dir: absolute path.
         destination: None for a local run.
+        visibility: public, private or unknown, as it was seen last.
         uploader: as it last described itself.
+        notices: what the uploaders of this host have found out, the newest last.
         uploader_is_alive: whether one holds the uploader lock.
         workers: names of the workers that are alive.
         files: event files and attachments.
@@ -57,7 +63,9 @@ class Overview:
 
     run_dir: str
     destination: Destination | None
+    visibility: str
     uploader: UploaderStatus
+    notices: list[str]
     uploader_is_alive: bool
     workers: list[str]
     files: list[LocalFile]
@@ -67,10 +75,11 @@ class Overview:
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that `status --json` prints."""
-        uploader = {"pid": self.uploader.pid, "alive": self.uploader_is_alive}
+        uploader = {"pid": self.uploader.pid, "alive": self.uploader_is_alive, "notices": self.notices}
         return {
             "logdir": self.run_dir,
             "destination": str(self.destination) if self.destination else None,
+            "visibility": self.visibility,
             "uploader": {**dataclasses.asdict(self.uploader), **uploader},
             "workers": self.workers,
             "files": [
@@ -107,6 +116,8 @@ def _overview(spool: Spool) -> Overview:
     return Overview(
         run_dir=spool.run_dir,
         destination=destination,
+        visibility=visibility(ledger),
+        notices=[notice.text for notice in notices.read(spool.host(host_id()))],
         uploader=progress.uploader(),
         uploader_is_alive=progress.uploader_is_alive(),
         workers=sorted({member.name.worker for member in members if member.alive}),
@@ -115,6 +126,11 @@ def _overview(spool: Spool) -> Overview:
         quarantined=attached.refused | (ledger.quarantined if ledger else {}),
         dropped=_dropped(members),
     )
+
+
+def visibility(ledger: Ledger | None) -> str:
+    """Return who can read the repository, as it was seen last."""
+    return {True: "private", False: "public"}.get(getattr(ledger, "private", None), "unknown")
 
 
 def _dropped(members: Iterable[Member]) -> dict[str, int]:
@@ -132,7 +148,8 @@ def _bytes_on_hub(file: LocalFile, ledger: Ledger | None) -> int:
 
 
 def _print(overview: Overview, logdir: Path) -> None:
-    click.echo(printable(f"{overview.run_dir} -> {overview.destination or 'local only'}"))
+    where = f"{overview.destination} ({overview.visibility})" if overview.destination else "local only"
+    click.echo(printable(f"{overview.run_dir} -> {where}"))
     click.echo(uploader_line(overview.uploader, time.time(), alive=overview.uploader_is_alive))
     for file in overview.files:
         click.echo(file_line(file, overview.on_hub[file.path]))

@@ -10,6 +10,7 @@
         claims/<worker>.lock                          claims                             no process (empty)
         members/<worker>.<host>.<pid>.<ticks>-<n>     member file: lines, appended       that worker
         hosts/<host>/status.json                      heartbeat, phase, last failure     that host's uploader
+        hosts/<host>/notices.json                     what the user should know          that host's uploader
         hosts/<host>/uploader.log                     rotating log                       that host's uploader
         hosts/<host>/outbox/00000042.json             batches                            that host's uploader
         hosts/<host>/outbox/copies/<sha256>           copies of attachments              that host's uploader
@@ -95,6 +96,11 @@ class HostSpool:
     def status(self) -> str:
         """The status of the uploader."""
         return os.path.join(self.root, "status.json")
+
+    @property
+    def notices(self) -> str:
+        """What the user should know."""
+        return os.path.join(self.root, "notices.json")
 
     @property
     def log(self) -> str:

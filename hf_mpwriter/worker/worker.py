@@ -36,6 +36,7 @@ from hf_mpwriter.worker import delivery, role, shutdown
 from hf_mpwriter.worker.election import Election, unfinished_siblings
 from hf_mpwriter.worker.files import WorkerFiles
 from hf_mpwriter.worker.membership import Membership
+from hf_mpwriter.worker.notices import Notices
 from hf_mpwriter.worker.role import Role
 
 HOUSEKEEPING_EVERY = 3.0  # seconds
@@ -78,7 +79,7 @@ class Worker:
         self.election = Election(spool)
         self._siblings: list[Election] | None = None  # None until they are searched
         self._purge_step: int | None = None
-        self._has_logged_notices = False
+        self._notices = Notices(spool, self.started_at)
         self._waited_for: tuple[dict[str, int], dict[str, int]] = {}, {}  # lengths and changes, see `Progress`
         self._start_fresh()
 
@@ -208,8 +209,7 @@ class Worker:
             self.membership.record_request()
             if self._uploads:
                 self._ensure_uploaders()
-                if self.role.is_reporter and not self._has_logged_notices:
-                    self._log_notices()
+                self._tell_notices()
         except Exception as error:  # noqa: BLE001 - nothing of ours ever raises into training
             if str(error) != self._last_error:
                 self._last_error = str(error)
@@ -242,13 +242,9 @@ class Worker:
         if self.election.reap() or self._siblings:
             self.next_housekeeping = self._clock() + REAP_EVERY
 
-    def _log_notices(self) -> None:
-        """Log once what the uploader of this run found out, such as that the repository is public."""
-        status = Progress(self.spool).uploader()
-        if status.beat > self.started_at and status.notices:
-            self._has_logged_notices = True
-            for notice in status.notices:
-                logger.warning("%s", notice)
+    def _tell_notices(self) -> None:
+        if self.role.is_reporter:
+            self._notices.tell(self.spool)
 
     # log, push, wait
 
@@ -275,7 +271,11 @@ class Worker:
 
     def push(self, wait: float) -> bool:
         """Ask for a push and wait for it, at most `wait` seconds; see `delivery`."""
-        return self._uploads and delivery.push(self.spool, self.request_push, wait, self.keep_house)
+        if not self._uploads:
+            return False
+        delivered = delivery.push(self.spool, self.request_push, wait, self.keep_house)
+        self._tell_notices()
+        return delivered
 
     def status(self) -> Status:
         """How much of what this process has logged is on the Hub."""
@@ -290,6 +290,12 @@ class Worker:
         """
         if not self._uploads or not self.role.waits:
             return
+        try:
+            self._wait(spent)
+        finally:
+            self._tell_notices()
+
+    def _wait(self, spent: float) -> None:
         settings = self.membership.settings
         lengths = shutdown.lengths_to_await(self.spool, settings, self.role, self.files.lengths())
         view = Progress(self.spool)
