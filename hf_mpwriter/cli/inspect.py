@@ -10,7 +10,8 @@
      "workers": ["main", "rank_00001"],                       workers that are alive
      "files": [{"path": "events.out...", "bytes": 4711, "on_hub": 4096, "growing": true}],
      "quarantined": {"events.out...": "reason"},
-     "dropped": {"main": 3}}                                  records that the disk refused for good, per worker
+     "dropped": {"main": 3},                                  records that the disk refused for good, per worker
+     "damaged": {"events.out...": "is damaged at ..."}}       what no reader reaches; exit code 3 if it is damage
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.cli.destination import command_line
 from hf_mpwriter.cli.logdir import existing_spool, logdir_argument, newest_settings
-from hf_mpwriter.cli.output import counted, file_line, uploader_line
+from hf_mpwriter.cli.output import counted, exit_code, file_line, show_damage, uploader_line
 from hf_mpwriter.snapshot.attachments import Attachments
-from hf_mpwriter.snapshot.event_files import EventFileScan
+from hf_mpwriter.snapshot.event_files import Damage, EventFileScan
 from hf_mpwriter.spool import notices
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
@@ -59,6 +60,7 @@ class Overview:
         on_hub: bytes that the Hub holds, per path.
         quarantined: the reason, per path.
         dropped: records that the disk refused for good, per worker.
+        damaged: what is behind the last whole record, per path of an event file.
     """
 
     run_dir: str
@@ -72,6 +74,7 @@ class Overview:
     on_hub: dict[str, int]
     quarantined: dict[str, str]
     dropped: dict[str, int]
+    damaged: dict[str, str]
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that `status --json` prints."""
@@ -88,6 +91,7 @@ class Overview:
             ],
             "quarantined": self.quarantined,
             "dropped": self.dropped,
+            "damaged": self.damaged,
         }
 
 
@@ -99,21 +103,25 @@ def show_status(logdir: Path, *, as_json: bool) -> None:
 
     Asks the disk only, not the Hub.
     """
-    overview = _overview(existing_spool(logdir))
+    overview, damage = _overview(existing_spool(logdir))
     if as_json:
         click.echo(json.dumps(overview.to_json(), indent=1))
     else:
         _print(overview, logdir)
+    damaged = show_damage(damage)
+    click.get_current_context().exit(exit_code(complete=True, damaged=damaged))
 
 
-def _overview(spool: Spool) -> Overview:
+def _overview(spool: Spool) -> tuple[Overview, list[Damage]]:
     destination = spool.destination()
     all_members, progress = Members(spool), Progress(spool)
     members, ledger = all_members.all(), progress.ledger()
     allows = newest_settings(members, ledger).allows
     attached = Attachments(spool.run_dir).scan(allows)
-    files = EventFileScan(spool.run_dir).files(allows, all_members.growing) + attached.files
-    return Overview(
+    scan = EventFileScan(spool.run_dir)
+    files = scan.files(allows, all_members.growing) + attached.files
+    damage = scan.damage(time.time())
+    overview = Overview(
         run_dir=spool.run_dir,
         destination=destination,
         visibility=visibility(ledger),
@@ -125,12 +133,15 @@ def _overview(spool: Spool) -> Overview:
         on_hub={file.path: _bytes_on_hub(file, ledger) for file in files},
         quarantined=attached.refused | (ledger.quarantined if ledger else {}),
         dropped=_dropped(members),
+        damaged={one.path: str(one) for one in damage},
     )
+    return overview, damage
 
 
 def visibility(ledger: Ledger | None) -> str:
     """Return who can read the repository, as it was seen last."""
-    return {True: "private", False: "public"}.get(getattr(ledger, "private", None), "unknown")
+    private: Any = getattr(ledger, "private", None)
+    return {True: "private", False: "public"}.get(private, "unknown")
 
 
 def _dropped(members: Iterable[Member]) -> dict[str, int]:

@@ -33,6 +33,7 @@ from hf_mpwriter.system.redaction import redact_known
 logger = logging.getLogger("hf_mpwriter")
 
 BEAT_EVERY = 10.0  # seconds between two heartbeats, if nothing changes
+LINGER = 600.0  # seconds that an uploader stays without workers and without any progress
 SILENCE = 60.0  # seconds without a heartbeat, after which an uploader that lives counts as stuck
 
 

@@ -13,13 +13,11 @@ Invariants:
 
 from __future__ import annotations
 
-import logging
 import os
 
+from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.spool import notices
 from hf_mpwriter.spool.layout import Spool
-
-logger = logging.getLogger("hf_mpwriter")
 
 RECENT = 60.0  # seconds before the start of a worker from which notices are still told
 

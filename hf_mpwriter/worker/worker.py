@@ -169,11 +169,13 @@ class Worker:
     def leave_all(self) -> None:
         """Seal the files, give up claim and member file; a process that logs again joins again."""
         self.files.close()
+        why = self.files.disk_error
         self.files.give_up()
         lost, before = self.dropped, self._logged_lost
         self._logged_lost = max(lost, before)
         if lost > before:
-            logger.warning("%s: %d records were lost, the disk refused them", self.spool.run_dir, lost - before)
+            text = "%s: %d records were lost, the disk refused them%s"
+            logger.warning(text, self.spool.run_dir, lost - before, f" ({why})" if why else "")
         self.membership.leave(lost)
         destination = self.membership.destination
         if destination is not None and (
@@ -263,11 +265,15 @@ class Worker:
         self.files.flush()
         self.keep_house_if_due()
 
+    def logged(self) -> Logged:
+        """What this process has logged until now."""
+        return delivery.logged(self.membership, self.files)
+
     def request_push(self) -> Logged:
         """Ask for a push of what was logged so far, and say what that is."""
         self.membership.request_push()
         self.keep_house()
-        return delivery.logged(self.membership, self.files)
+        return self.logged()
 
     def push(self, wait: float) -> bool:
         """Ask for a push and wait for it, at most `wait` seconds; see `delivery`."""
@@ -279,8 +285,7 @@ class Worker:
 
     def status(self) -> Status:
         """How much of what this process has logged is on the Hub."""
-        logged = delivery.logged(self.membership, self.files)
-        return progress.status(Progress(self.spool), self.membership.destination, logged)
+        return progress.status(Progress(self.spool), self.membership.destination, self.logged())
 
     def wait(self, spent: float = 0.0) -> None:
         """Wait, bounded, until the Hub has what this process answers for; see `shutdown`.
@@ -297,15 +302,15 @@ class Worker:
 
     def _wait(self, spent: float) -> None:
         settings = self.membership.settings
-        lengths = shutdown.lengths_to_await(self.spool, settings, self.role, self.files.lengths())
+        awaited = shutdown.to_await(self.spool, settings, self.role, self.files.lengths())
         view = Progress(self.spool)
-        before, self._waited_for = self._waited_for, (lengths, view.changes(lengths))
+        before, self._waited_for = self._waited_for, (awaited.lengths, view.changes(awaited.lengths))
         if before == self._waited_for:  # the end of a with block has waited already
             return
         missing = view.missing(before[0], asked=before[1])
         in_vain = missing and not view.is_hopeless(missing)  # one such wait is enough until the Hub is back
         timeout = 0.0 if in_vain else max(0.0, settings.exit_timeout - spent)
-        shutdown.wait(self.spool, lengths, timeout, self.role, self.keep_house)
+        shutdown.wait(self.spool, awaited, timeout, self.role, self.keep_house, self.logged)
 
     def after_fork(self, limits: Limits) -> None:
         """In the child: forget everything that is the parent's."""

@@ -57,6 +57,7 @@ def test_the_json_of_status_has_the_keys_that_are_documented(tmp_path):
         "files",
         "quarantined",
         "dropped",
+        "damaged",
     ]
     assert {"phase", "pid", "alive", "beat", "reason", "hint", "failures", "notices"} <= set(status["uploader"])
 
