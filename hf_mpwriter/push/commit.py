@@ -28,7 +28,7 @@ from dataclasses import dataclass
 
 from hf_mpwriter.base import names
 from hf_mpwriter.base.files import LocalFile
-from hf_mpwriter.base.verdicts import Done, Moved, Quarantine, Retry, Sent, Split, Unknown, Verdict
+from hf_mpwriter.base.verdicts import CREATED, Done, Moved, Quarantine, Retry, Sent, Split, Unknown, Verdict
 from hf_mpwriter.push.classify import classify, text_of
 from hf_mpwriter.push.client import Hub, Remote, Source, same_content
 from hf_mpwriter.push.job import Job
@@ -174,7 +174,7 @@ def _head(job: Job, hub: Hub, notify: Notify) -> str:
         hub.create(private=job.private)
         if (head := hub.head()) is None:
             raise OSError(f"{job.destination} has no branch {job.destination.revision!r} after it was created")
-        notify(f"created {job.destination}")
+        notify(f"{CREATED} {job.destination}")
     return head
 
 

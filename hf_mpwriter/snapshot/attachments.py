@@ -275,9 +275,7 @@ class Copies:
                     (self._directory / name).unlink()
 
 
-def sizes(
-    run: Directory, allows: Callable[[str], bool], without: Collection[tuple[int, int]] = ()
-) -> dict[str, int]:
+def sizes(run: Directory, allows: Callable[[str], bool], without: Collection[tuple[int, int]] = ()) -> dict[str, int]:
     """Size in bytes of each attachment that the patterns allow; none is read, and nothing outside is looked at.
 
     Args:

@@ -11,6 +11,7 @@ It is longer than other modules, so that all that stands in a spool is read, mad
         claims/<worker>.lock                          claims                             no process (empty)
         members/<worker>.<host>.<pid>.<ticks>-<n>     member file: lines, appended       that worker
         hosts/<host>/status.json                      heartbeat, phase, last failure     that host's uploader
+        hosts/<host>/notices.json                     what the user should know          that host's uploader
         hosts/<host>/starts.json                      starts of uploaders                the lock's holder, there
         hosts/<host>/uploader.log                     rotating log                       that host's uploader
         hosts/<host>/outbox/00000042.json             batches                            that host's uploader
@@ -100,6 +101,11 @@ class HostSpool:
     def status(self) -> Place:
         """The status of the uploader."""
         return self.root / "status.json"
+
+    @property
+    def notices(self) -> Place:
+        """What the user should know."""
+        return self.root / "notices.json"
 
     @property
     def log(self) -> Place:

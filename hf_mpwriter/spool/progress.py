@@ -14,6 +14,7 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
+import shlex
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -266,6 +267,11 @@ def wait(
             notify(missing)
         time.sleep(POLL)
     return missing
+
+
+def sync_command(run_dir: str) -> str:
+    """The command that uploads what is missing, as it is typed into a shell."""
+    return f"hf-mpwriter sync {shlex.quote(run_dir)}"
 
 
 def size_text(count: float) -> str:

@@ -37,12 +37,12 @@ from hf_mpwriter.spool.member_lines import Member
 from hf_mpwriter.spool.members import OBSERVER, Members
 from hf_mpwriter.spool.outbox import Batch, Outbox
 from hf_mpwriter.spool.starts import Tenure
-from hf_mpwriter.spool.status import StatusFile
+from hf_mpwriter.spool.status import LINGER, StatusFile
 from hf_mpwriter.system import disk, hf_home, launch, locks
 from hf_mpwriter.system.daemon import GRACE, end_within, keep_on, lower_priority, raise_limits, start_logging
 from hf_mpwriter.system.process import Process
 from hf_mpwriter.uploader.attachment_lane import AttachmentLane
-from hf_mpwriter.uploader.decision import LINGER, Action, Ending, Situation, decide
+from hf_mpwriter.uploader.decision import Action, Ending, Situation, decide
 from hf_mpwriter.uploader.in_flight import InFlight
 from hf_mpwriter.uploader.lanes import EventFileLane, Lane
 from hf_mpwriter.uploader.pacing import FIRST_WAIT, Backoff, Pacing, Step

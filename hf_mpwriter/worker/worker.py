@@ -36,6 +36,7 @@ from hf_mpwriter.worker import delivery, role, shutdown
 from hf_mpwriter.worker.election import Election
 from hf_mpwriter.worker.files import WorkerFiles
 from hf_mpwriter.worker.membership import Membership
+from hf_mpwriter.worker.notices import Notices
 from hf_mpwriter.worker.role import Role
 
 HOUSEKEEPING_EVERY = 3.0  # seconds
@@ -77,7 +78,7 @@ class Worker:
         self.files = WorkerFiles(self.membership, limits, attempt_started_at)
         self.election = Election(spool, seeks_siblings=True)
         self._purge_step: int | None = None
-        self._has_logged_notices = False
+        self._notices = Notices(spool, self.started_at)
         self._waited_for: tuple[dict[str, int], dict[str, int]] = {}, {}  # lengths and changes, see `Progress`
         self._start_fresh()
 
@@ -167,11 +168,13 @@ class Worker:
     def leave_all(self) -> None:
         """Seal the files, give up claim and member file; a process that logs again joins again."""
         self.files.close()
+        why = self.files.disk_error
         self.files.give_up()
         lost, before = self.dropped, self._logged_lost
         self._logged_lost = max(lost, before)
         if lost > before:
-            logger.warning("%s: %d records were lost, the disk refused them", self.spool.run_dir, lost - before)
+            text = "%s: %d records were lost, the disk refused them%s"
+            logger.warning(text, self.spool.run_dir, lost - before, f" ({why})" if why else "")
         self.membership.leave(lost)
         destination = self.membership.destination
         if destination is not None and (
@@ -213,8 +216,7 @@ class Worker:
             self.membership.record_request()
             if self._uploads:
                 self._ensure_uploader()
-                if self.role.is_reporter and not self._has_logged_notices:
-                    self._log_notices()
+                self._tell_notices()
         except Exception as error:  # noqa: BLE001 - nothing of ours ever raises into training
             if str(error) != self._last_error:
                 self._last_error = str(error)
@@ -242,13 +244,9 @@ class Worker:
         if self.election.reap():
             self.next_housekeeping = self._clock() + REAP_EVERY
 
-    def _log_notices(self) -> None:
-        """Log once what the uploader of this run found out, such as that the repository is public."""
-        status = Progress(self.spool).uploader()
-        if status.beat > self.started_at and status.notices:
-            self._has_logged_notices = True
-            for notice in status.notices:
-                logger.warning("%s", notice)
+    def _tell_notices(self) -> None:
+        if self.role.is_reporter:
+            self._notices.tell(self.spool)
 
     # log, push, wait
 
@@ -267,20 +265,27 @@ class Worker:
         self.files.flush()
         self.keep_house_if_due()
 
+    def logged(self) -> Logged:
+        """What this process has logged until now."""
+        return delivery.logged(self.membership, self.files)
+
     def request_push(self) -> Logged:
         """Ask for a push of what was logged so far, and say what that is."""
         self.membership.request_push()
         self.keep_house()
-        return delivery.logged(self.membership, self.files)
+        return self.logged()
 
     def push(self, wait: float) -> bool:
         """Ask for a push and wait for it, at most `wait` seconds; see `delivery`."""
-        return self._uploads and delivery.push(self.spool, self.request_push, wait, self.keep_house)
+        if not self._uploads:
+            return False
+        delivered = delivery.push(self.spool, self.request_push, wait, self.keep_house)
+        self._tell_notices()
+        return delivered
 
     def status(self) -> Status:
         """How much of what this process has logged is on the Hub."""
-        logged = delivery.logged(self.membership, self.files)
-        return progress.status(Progress(self.spool), self.membership.destination, logged)
+        return progress.status(Progress(self.spool), self.membership.destination, self.logged())
 
     def wait(self, spent: float = 0.0) -> None:
         """Wait, bounded, until the Hub has what this process answers for; see `shutdown`.
@@ -290,16 +295,22 @@ class Worker:
         """
         if not self._uploads or not self.role.waits:
             return
+        try:
+            self._wait(spent)
+        finally:
+            self._tell_notices()
+
+    def _wait(self, spent: float) -> None:
         settings = self.membership.settings
-        lengths = shutdown.lengths_to_await(self.spool, settings, self.role, self.files.lengths())
+        awaited = shutdown.to_await(self.spool, settings, self.role, self.files.lengths())
         view = Progress(self.spool)
-        before, self._waited_for = self._waited_for, (lengths, view.changes(lengths))
+        before, self._waited_for = self._waited_for, (awaited.lengths, view.changes(awaited.lengths))
         if before == self._waited_for:  # the end of a with block has waited already
             return
         missing = view.missing(before[0], asked=before[1])
         in_vain = missing and not view.is_hopeless(missing)  # one such wait is enough until the Hub is back
         timeout = 0.0 if in_vain else max(0.0, settings.exit_timeout - spent)
-        shutdown.wait(self.spool, lengths, timeout, self.role, self.keep_house)
+        shutdown.wait(self.spool, awaited, timeout, self.role, self.keep_house, self.logged)
         self._let_go()
 
     def after_fork(self, limits: Limits) -> None:
