@@ -23,6 +23,8 @@ SPOOL_NAME = ".hf_mpwriter"
 MAIN_WORKER = "main"
 EVENT_MARK = "tfevents"
 LONGEST_NAME = 200  # bytes; filesystems allow 255
+LONGEST_HOST = 64  # bytes of a host name, as on Linux; other hosts of a run may have longer names than this one
+LONGEST_EVENT_NAME = len("events.out.tfevents.0123456789..4194304.01234567") + LONGEST_HOST  # bytes, without the suffix
 LONGEST_PATH = 4096  # characters; PATH_MAX of Linux
 
 _EVENT_NAME = re.compile(r"events\.out\.tfevents\.(?P<second>\d{10})\.")

@@ -28,10 +28,10 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 from hf_mpwriter.base.errors import SettingsError
-from hf_mpwriter.base.names import name_on_hub
+from hf_mpwriter.base.names import LONGEST_EVENT_NAME, name_on_hub
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 DEFAULT_ALLOW_PATTERNS = ("*.tfevents.*",)
@@ -63,6 +63,50 @@ def check_repo_id(repo_id: object) -> str:
             "without '--', '..' or '.git' at the end.",
         )
     return repo_id
+
+
+def check_step(purge_step: Any) -> int | None:
+    """Return a step as an int; numpy numbers and tensors are accepted too.
+
+    Raises:
+        SettingsError: it is a string, or does not fit into 64 bits.
+    """
+    if purge_step is None:
+        return None
+    step = int(purge_step)
+    if isinstance(purge_step, str) or not -(1 << 63) <= step < 1 << 63:
+        raise SettingsError(f"purge_step is {purge_step!r}.", hint="It is a global step, an integer of 64 bits.")
+    return step
+
+
+def check_suffix(suffix: object, longest_name: int) -> str:
+    """Check a suffix of event files; a host name of any length has to fit into the name too.
+
+    Args:
+        suffix: the user's filename_suffix.
+        longest_name: bytes that a name in the run directory may have.
+
+    Returns:
+        The same suffix.
+
+    Raises:
+        SettingsError: no event file can be named so.
+    """
+    if not isinstance(suffix, str):
+        raise SettingsError(f"filename_suffix is {suffix!r}, but must be a string.")
+    try:
+        size = len(suffix.encode())
+    except UnicodeEncodeError:
+        raise SettingsError(f"filename_suffix {suffix!r} is no valid text.", hint="Use letters and digits.") from None
+    if {"/", "\0", os.sep, os.altsep} & set(suffix):
+        raise SettingsError(
+            f"filename_suffix {suffix!r} holds a character that no file name may.", hint="Leave it out."
+        )
+    if (most := longest_name - LONGEST_EVENT_NAME) < size:
+        raise SettingsError(
+            f"filename_suffix has {size} bytes; the filesystem has room for {max(0, most)}.", hint="Use a shorter one."
+        )
+    return suffix
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -323,3 +323,13 @@ def same_file(fd: int, place: Place) -> bool:
         return False
     except OSError as error:
         return error.errno not in (errno.EBADF, errno.ELOOP, errno.ESTALE)  # removed by another host
+
+
+def longest_name(path: str) -> int:
+    """Bytes that a name in a directory may have; where it does not exist yet, in the nearest parent that does."""
+    while not os.path.isdir(path) and path != os.path.dirname(path):
+        path = os.path.dirname(path)
+    try:
+        return os.pathconf(path, "PC_NAME_MAX")
+    except (OSError, ValueError):
+        return 255

@@ -19,8 +19,10 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 
 from hf_mpwriter.base.names import is_event_file, rank_of_directory
+from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.events.event_file import EventFile
 from hf_mpwriter.events.limits import Limits
 from hf_mpwriter.events.registration import Home
@@ -53,6 +55,7 @@ class WorkerFiles:
         self._sealed: dict[str, int] = {}  # lengths of sealed segments
         self._purged: dict[str, int] = {}  # step per directory
         self._lost = 0  # what was dropped and is in no event file
+        self._last_failure = ""
 
     def after_fork(self, limits: Limits, attempt_started_at: float) -> None:
         """In the child: forget what is the parent's."""
@@ -167,18 +170,26 @@ class WorkerFiles:
 
     def check(self) -> None:
         """See that the files are where they were, and try again what the disk refused."""
-        for file in self._all():
-            file.check()
+        self._each(EventFile.check)
 
     def flush(self) -> None:
         """Make everything logged so far survive a power cut."""
-        for file in self._all():
-            file.flush()
+        self._each(EventFile.flush)
 
     def close(self) -> None:
         """Seal all files; a record opens the next segment."""
+        self._each(EventFile.close)
+
+    def _each(self, step: Callable[[EventFile], object]) -> None:
+        """Do a step with each file; one that fails never keeps the others from theirs."""
         for file in self._all():
-            file.close()
+            try:
+                step(file)
+            except Exception as error:  # noqa: BLE001 - of any kind, as nothing of ours is raised into training
+                failure = f"{file.path or self._membership.spool.run_dir}: {error!r}"
+                if failure != self._last_failure:
+                    self._last_failure = failure
+                    logger.warning("%s", failure)
 
     def give_up(self) -> None:
         """Drop and count what the disk has refused until now."""

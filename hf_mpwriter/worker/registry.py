@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import atexit
 import errno
+import functools
 import os
 import time
+from collections.abc import Callable
 from multiprocessing import parent_process, util
 
 from hf_mpwriter.base.errors import ForeignSpoolError, LogdirError
@@ -116,14 +118,22 @@ def _at_exit() -> None:
     for worker in workers:
         if worker.users if worker.role.waits else worker.is_active:
             worker.users.clear()
-            worker.leave_all()
+            _end_of(worker, worker.leave_all)
     started = time.monotonic()
     for worker in workers:
         try:
-            worker.wait(time.monotonic() - started)
+            _end_of(worker, functools.partial(worker.wait, time.monotonic() - started))
         except KeyboardInterrupt:
             break
     logger.flush()
+
+
+def _end_of(worker: Worker, step: Callable[[], object]) -> None:
+    """Do a step of the end of a worker; what it raises never keeps others from theirs."""
+    try:
+        step()
+    except Exception as error:  # noqa: BLE001 - of any kind
+        logger.warning("%s: the end of this process failed here: %r", worker.spool.run_dir, error)
 
 
 def _leave_at_the_end() -> None:
