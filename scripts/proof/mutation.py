@@ -2,8 +2,8 @@
 """Mutation test: change the code in one place, and see whether a unit test notices.
 
 The modules below decide what is lost and what is sent twice. cosmic-ray finds the places and makes the mutants; a
-seeded sample of them is tested, each in a copy of the package, with the mirrored unit tests. A mutant that no test notices is printed as a diff: either a test is missing, or the change
-makes no difference.
+seeded sample of them is tested, each in a copy of the package, with the mirrored unit tests. A mutant that no test
+notices is printed as a diff: either a test is missing, or the change makes no difference.
 
     pip install -e '.[dev]'
     scripts/proof/mutation.py --minutes 90 --seed 1
