@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -57,6 +58,9 @@ ALLOWED = {
 }
 
 
+PROCESS = re.compile(r"/proc/\d+/stat")  # whether a process still lives, and since when
+
+
 def is_below(path: str, tops: list[str]) -> bool:
     """Whether a path is one of these, or below one."""
     return any(path == top or path.startswith(f"{top.rstrip('/')}/") for top in tops)
@@ -65,6 +69,7 @@ def is_below(path: str, tops: list[str]) -> bool:
 def outside(found: list[Touched], run_dir: Path, pid: int, imports: list[str]) -> list[Touched]:
     """What is neither in the run directory nor in the list, nor on the way to what is in the list."""
     tops = [str(run_dir), f"/proc/{pid}", *ALLOWED, *imports]
+    found = [one for one in found if not PROCESS.fullmatch(one.path)]
     ways = {str(way) for top in (*ALLOWED, *imports, sys.executable) for way in Path(top).parents}
     return [one for one in found if not is_below(one.path, tops) and one.path not in ways]
 
