@@ -37,7 +37,8 @@ def child_environment(environ: Mapping[str, str], token: str | None, directory: 
         token: of the writer, None leaves it to the environment.
         directory: that relative paths in the environment refer to.
     """
-    env = hf_home.settled(environ, directory, hf_home.account_home())
+    knows_home = os.path.isabs(environ.get("HOME", ""))  # then no user database is asked, which may be on the network
+    env = hf_home.settled(environ, directory, "" if knows_home else hf_home.account_home())
     env["HF_HUB_DISABLE_TELEMETRY"] = env.get("HF_HUB_DISABLE_TELEMETRY", "1")
     for name in ("PYTHONSTARTUP", "PYTHONINSPECT", "PYTHONWARNINGS", "COVERAGE_PROCESS_START"):
         env.pop(name, None)

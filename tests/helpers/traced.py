@@ -85,4 +85,6 @@ def _paths(call: str, arguments: str, cwd: str) -> list[str]:
     words = [(directory or cwd, path) for directory, path in _PATH.findall(before)]
     if call in ("symlink", "symlinkat"):  # its content is no path that is looked up
         words = words[1:]
+    elif call in ("readlink", "readlinkat"):  # nor is the answer
+        words = words[:1]
     return [os.path.normpath(os.path.join(directory, path)) for directory, path in words]
