@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import lock_check
 import pytest
 import repeatable  # noqa: F401 - sets hypothesis up
 from programs import Program
@@ -16,8 +17,11 @@ from repository import HELPERS
 
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.system import locks
 
 pytest.register_assert_rewrite("durability", "hub_clients", "modelled_branch", "pushing", "runs")  # helpers that assert
+
+lock_check.install(locks)
 
 LAUNCHERS = ("SLURM_", "OMPI_", "PMI", "TORCHELASTIC_", "MV2_", "JSM_", "MASTER_")
 PREFIXES = (*LAUNCHERS, "HF_", "HUGGING_FACE_", "ACCELERATE_", "TENSORBOARD_")
@@ -35,7 +39,7 @@ def without_torch(tmp_path_factory) -> str:
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch, tmp_path, without_torch):
     """No variable of the developer's shell, launcher or Hub account reaches a test."""
-    monkeypatch.setenv("PYTHONPATH", f"{without_torch}:{HELPERS / 'hurry'}")
+    monkeypatch.setenv("PYTHONPATH", f"{without_torch}:{HELPERS / 'hurry'}:{HELPERS / 'watch'}")
     for name in list(os.environ):
         if name.startswith(PREFIXES) or name.endswith(SUFFIXES):
             monkeypatch.delenv(name)
@@ -46,10 +50,20 @@ def clean_environment(monkeypatch, tmp_path, without_torch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
+@pytest.fixture(autouse=True)
+def lock_report(monkeypatch, tmp_path_factory) -> Iterator[Path]:
+    """No thread, in no process of a test, calls `logging` while it holds a thread lock of ours."""
+    found = tmp_path_factory.getbasetemp() / f"lock_report.{time.monotonic_ns()}"
+    monkeypatch.setenv(lock_check.REPORT, str(found))
+    yield found
+    if found.exists():
+        pytest.fail(found.read_text())
+
+
 @pytest.fixture
 def unhurried(monkeypatch, without_torch):
     """Processes wait as long as they do for users."""
-    monkeypatch.setenv("PYTHONPATH", without_torch)
+    monkeypatch.setenv("PYTHONPATH", f"{without_torch}:{HELPERS / 'watch'}")
 
 
 @pytest.fixture

@@ -12,6 +12,8 @@ Environment:
     HF_MPWRITER_DISABLED            1: a writer is local only, and nothing is uploaded
     HF_MPWRITER_EXIT_TIMEOUT        seconds that the end of a process may wait for the Hub
     HF_MPWRITER_COMMITS_PER_HOUR    to one repository, by all runs of a user on a host; 100 if not set
+    HF_MPWRITER_PYTHON              the Python of uploaders and pushes, where `sys.executable` is none; read by
+                                    system/launch.py
     HF_MPWRITER_GROUP               1: a spool is made for the group of its run directory, and the spool of a
                                     colleague in that group is trusted
     HF_MPWRITER_FAILPOINT           faults for tests, see system/failpoints.py
@@ -105,6 +107,17 @@ class Destination:
     def path(self, relative: str) -> str:
         """Path in the repository of a file of the run directory."""
         return f"{self.path_in_repo}/{relative}" if self.path_in_repo else relative
+
+    def is_same(self, other: Destination) -> bool:
+        """Whether both are one place, even if the URL of the Hub is written in another way."""
+        endpoint = normalised_endpoint(other.endpoint)
+        return normalised_endpoint(self.endpoint) == endpoint and self == dataclasses.replace(
+            other, endpoint=self.endpoint
+        )
+
+    def can_be(self, repo_id: str) -> bool:
+        """Whether this is the full name of the repository, as far as names tell; the Hub adds a namespace."""
+        return repo_id == self.repo_id or ("/" not in self.repo_id and repo_id.endswith(f"/{self.repo_id}"))
 
     def __str__(self) -> str:
         """`endpoint/[datasets/]repo@branch/folder`."""
@@ -213,8 +226,17 @@ def is_offline(environ: Mapping[str, str] = os.environ) -> bool:
 
 
 def normalised_endpoint(url: str) -> str:
-    """The form in which URLs of a Hub are compared: lower-case scheme and host, no default port, no trailing slash."""
-    parts = urllib.parse.urlsplit(url.strip())
+    """The form in which URLs of a Hub are compared: lower-case scheme and host, no default port, no trailing slash.
+
+    A URL with characters that readers of URLs treat differently is returned as it is.
+    """
+    url = url.strip()
+    if not re.fullmatch(r"[!-~]+", url) or "\\" in url or "#" in url:
+        return url
+    try:
+        parts = urllib.parse.urlsplit(url)
+    except ValueError:  # brackets that hold no address
+        return url
     scheme, host = parts.scheme.lower(), parts.netloc.lower()
     default_port = {"https": ":443", "http": ":80"}.get(scheme, ":")
     return f"{scheme}://{host.removesuffix(default_port)}{parts.path}".rstrip("/")

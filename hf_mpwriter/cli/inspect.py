@@ -1,7 +1,4 @@
-"""`hf-mpwriter status` and `hf-mpwriter verify`: compare a run directory with the Hub.
-
-`status` reads local files only: the ledger says what the Hub holds. `verify` downloads the Hub's copies and compares
-them record by record. Neither changes anything.
+"""`hf-mpwriter status`: what the disk knows of a run. It asks the Hub nothing: the ledger says what the Hub holds.
 
 `status --json` prints:
 
@@ -18,7 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -29,17 +25,18 @@ import click
 
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.cli.destination import command_line
 from hf_mpwriter.cli.logdir import existing_spool, logdir_argument, newest_settings
-from hf_mpwriter.cli.output import comparison_lines, counted, file_line, printable, uploader_line
+from hf_mpwriter.cli.output import counted, file_line, uploader_line
 from hf_mpwriter.snapshot.attachments import Attachments
 from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
-from hf_mpwriter.spool.members import Member, Members
+from hf_mpwriter.spool.member_lines import Member
+from hf_mpwriter.spool.members import Members
 from hf_mpwriter.spool.progress import Progress, size_text
 from hf_mpwriter.spool.status import UploaderStatus
-from hf_mpwriter.system import hf_home
-from hf_mpwriter.system.process import host_id
+from hf_mpwriter.system.redaction import printable
 
 
 @dataclass(frozen=True)
@@ -135,7 +132,7 @@ def _bytes_on_hub(file: LocalFile, ledger: Ledger | None) -> int:
 
 
 def _print(overview: Overview, logdir: Path) -> None:
-    click.echo(f"{overview.run_dir} -> {overview.destination or 'local only'}")
+    click.echo(printable(f"{overview.run_dir} -> {overview.destination or 'local only'}"))
     click.echo(uploader_line(overview.uploader, time.time(), alive=overview.uploader_is_alive))
     for file in overview.files:
         click.echo(file_line(file, overview.on_hub[file.path]))
@@ -143,40 +140,7 @@ def _print(overview: Overview, logdir: Path) -> None:
     files = counted(len(overview.files), "file")
     click.echo(f"On the Hub: {size_text(held)} of {size_text(total)} in {files}.")
     for path, reason in overview.quarantined.items():
-        click.echo(f"quarantined: {printable(path)}: {reason}. To try again: hf-mpwriter sync {logdir}")
+        again = command_line("sync", logdir)
+        click.echo(f"quarantined: {printable(path)}: {printable(reason)}. To try again: {again}")
     for worker, count in overview.dropped.items():
         click.echo(f"dropped: {count} records of {worker}, which the disk refused")
-
-
-@click.command("verify")
-@logdir_argument
-@click.option("--running", is_flag=True, help="Training goes on: do not report what is not on the Hub yet.")
-def verify_run(logdir: Path, *, running: bool) -> None:
-    """Check the copy of LOGDIR on the Hub, record by record.
-
-    Each event file on the Hub must consist of the first whole records of the local one, and no commit may have
-    shortened it. Nothing may be missing. Attachments must be equal.
-    """
-    spool = existing_spool(logdir)
-    if (destination := spool.destination()) is None:
-        raise click.ClickException(f"{logdir} has no destination.")
-    cache = str(spool.host(host_id()).cache)
-    os.environ |= hf_home.writable_caches(os.environ, cache)  # read when the client is imported
-    from hf_mpwriter.push.client import Hub
-    from hf_mpwriter.testing import check
-
-    ledger = Progress(spool).ledger()
-    hub = Hub(ledger.resolved if ledger else destination)
-    allows = newest_settings(Members(spool).all(), ledger).allows
-    report = check(spool.run_dir, hub, drained=not running, attachments=allows)
-    for line in comparison_lines(report):
-        click.echo(line)
-    for problem in report.problems:
-        click.echo(printable(problem), err=True)
-    if report.problems:
-        count = len(report.problems)
-        noun = "problem" if count == 1 else "problems"
-        raise click.ClickException(f"{count} {noun}. To upload what is missing: hf-mpwriter sync {logdir}")
-    count = len(report.files) + len(report.attachments)
-    files, commits = counted(count, "file"), counted(report.commits, "commit")
-    click.echo(f"Whole on the Hub: {files}; no event file shrank in {commits}.")

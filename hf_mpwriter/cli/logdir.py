@@ -11,7 +11,7 @@ import click
 from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
-from hf_mpwriter.spool.members import Member
+from hf_mpwriter.spool.member_lines import Member
 from hf_mpwriter.spool.ownership import check_ownership
 
 logdir_argument = click.argument("logdir", type=click.Path(path_type=Path))

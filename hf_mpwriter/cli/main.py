@@ -2,15 +2,17 @@
 
 | module | commands |
 |---|---|
-| `inspect` | `status`, `verify`: compare a run directory with the Hub |
+| `inspect` | `status`: what the disk knows of a run |
 | `sync` | `sync`: upload what is missing |
+| `verify` | `verify`: compare a run with the Hub |
 | `run` | `run`: start a program, with its writers replaced |
 | `local_hub` | `hub`, `demo`: rehearse on this machine |
 | `logdir` | the argument LOGDIR, and what is read from it |
+| `destination` | the Hub that a token may go to |
 | `output` | how files, uploaders and progress are shown |
 
-Exit codes: 0 for success, 1 for an error that the message explains, 2 for wrong usage. `run` has the exit code of its
-command.
+Exit codes: 0 for success, 1 for an error that the message explains or a run that is not whole on the Hub, 2 for wrong
+usage, 3 for damage in a local event file. `run` has the exit code of its command.
 """
 
 from __future__ import annotations
@@ -21,10 +23,11 @@ import click
 
 from hf_mpwriter._version import __version__
 from hf_mpwriter.base.errors import HfMpWriterError
-from hf_mpwriter.cli.inspect import show_status, verify_run
+from hf_mpwriter.cli.inspect import show_status
 from hf_mpwriter.cli.local_hub import run_demo, serve_hub
 from hf_mpwriter.cli.run import run_program
 from hf_mpwriter.cli.sync import sync_run
+from hf_mpwriter.cli.verify import verify_run
 from hf_mpwriter.system import redaction
 from hf_mpwriter.system.process import fill_standard
 

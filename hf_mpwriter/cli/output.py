@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -10,19 +11,30 @@ from tqdm import tqdm
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.spool.progress import size_text
 from hf_mpwriter.spool.status import UploaderStatus
+from hf_mpwriter.system.redaction import printable
 
 if TYPE_CHECKING:
     from hf_mpwriter.testing import Report
 
 
-def printable(text: str) -> str:
-    """Return a text with everything escaped that no terminal could print, such as a file name that is not UTF-8."""
-    return text.encode(errors="backslashreplace").decode()
-
-
 def counted(count: int, noun: str) -> str:
     """Return `1 file`, `2 files`."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+COMPLETE, INCOMPLETE, DAMAGED = 0, 1, 3  # exit codes; 2 is click's for wrong usage
+
+
+def exit_code(*, complete: bool, damaged: bool) -> int:
+    """Return the exit code of `status`, `sync` and `verify`.
+
+    Args:
+        complete: whether the command found or made true what it was asked for.
+        damaged: whether there is damage in the middle of a local event file. That counts first: no upload mends it.
+    """
+    if damaged:
+        return DAMAGED
+    return COMPLETE if complete else INCOMPLETE
 
 
 def uploader_line(uploader: UploaderStatus, now: float, *, alive: bool) -> str:
@@ -41,7 +53,7 @@ def uploader_line(uploader: UploaderStatus, now: float, *, alive: bool) -> str:
     if uploader.reason:
         failures = "1 failure" if uploader.failures == 1 else f"{uploader.failures} failures in a row"
         parts.append(f"{failures}: {uploader.reason} {uploader.hint}")
-    return "; ".join(parts).rstrip()
+    return printable("; ".join(parts).rstrip())
 
 
 def file_line(file: LocalFile, on_hub: int) -> str:
@@ -66,26 +78,43 @@ def _sizes(part: int, total: int) -> str:
 class UploadBar:
     """A progress bar of bytes on the Hub; above it, the reason of a failed push, once each.
 
+    Where the output is no terminal, there is a line for every tenth instead.
+
     Args:
         total: bytes of all files.
         missing: bytes that are not on the Hub yet.
     """
 
     def __init__(self, total: int, missing: int) -> None:
-        self._bar = tqdm(total=total, unit="B", unit_scale=True, desc="on the Hub", initial=total - missing)
-        self._total = total
+        self._is_drawn = sys.stderr.isatty()
+        self._bar = tqdm(
+            total=total,
+            unit="B",
+            unit_scale=True,
+            desc="on the Hub",
+            initial=total - missing,
+            file=sys.stderr,
+            disable=not self._is_drawn,
+        )
+        self._total, self._held = total, total - missing
+        self._last_tenth = -1
         self._last_failure = ""
 
     def update(self, missing: int) -> None:
         """Show what is missing now; the bar never goes back."""
-        self._bar.n = max(self._bar.n, self._total - missing)
-        self._bar.refresh()
+        self._held = max(self._held, self._total - missing)
+        if self._is_drawn:
+            self._bar.n = self._held
+            self._bar.refresh()
+        elif (tenth := 10 * self._held // max(self._total, 1)) > self._last_tenth:
+            self._last_tenth = tenth
+            print(f"on the Hub: {size_text(self._held)} of {size_text(self._total)}", file=sys.stderr, flush=True)
 
     def show_failure(self, uploader: UploaderStatus) -> None:
         """Print why the last push failed, unless that was printed last time."""
         if uploader.failures and uploader.reason and uploader.reason != self._last_failure:
             self._last_failure = uploader.reason
-            self._bar.write(f"not yet: {uploader.reason} {uploader.hint}".rstrip())
+            self._bar.write(printable(f"not yet: {uploader.reason} {uploader.hint}".rstrip()))
 
     def close(self) -> None:
         """Leave the bar on the screen as it is."""

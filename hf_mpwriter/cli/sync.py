@@ -1,7 +1,8 @@
 """`hf-mpwriter sync`: upload what is missing on the Hub, through an uploader, and wait for it.
 
 The command joins the run as an observer: a member file without a claim, which requests a push of all files. It
-believes only a ledger that was compared with the Hub after the request.
+believes only a ledger that was compared with the Hub after the request. Whether the token of this process may go to the
+Hub that the run names is decided before all that, see `destination`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 import click
 
 from hf_mpwriter.base.settings import Destination, Environment
+from hf_mpwriter.cli.destination import command_line, endpoint_option, path_of_run, recorded_destination
 from hf_mpwriter.cli.logdir import existing_spool, logdir_argument, newest_settings
 from hf_mpwriter.cli.output import UploadBar
 from hf_mpwriter.snapshot import attachments
@@ -21,6 +23,7 @@ from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.members import OBSERVER, MemberFile, Members
 from hf_mpwriter.spool.progress import Progress, size_text, wait
 from hf_mpwriter.system.process import Process
+from hf_mpwriter.system.redaction import printable
 from hf_mpwriter.worker.election import Election
 
 
@@ -36,8 +39,15 @@ from hf_mpwriter.worker.election import Election
     help="Folder in the repository, to which the name of LOGDIR is appended; with --repo-id.",
 )
 @click.option("--timeout", type=float, help="Seconds to wait; default: until everything is on the Hub.")
+@endpoint_option
 def sync_run(
-    logdir: Path, repo_id: str | None, repo_type: str, revision: str, path_in_repo: str, timeout: float | None
+    logdir: Path,
+    repo_id: str | None,
+    repo_type: str,
+    revision: str,
+    path_in_repo: str,
+    timeout: float | None,
+    endpoint: str | None,
 ) -> None:
     """Upload what is missing of LOGDIR on the Hub, and wait for it.
 
@@ -46,24 +56,45 @@ def sync_run(
     spool = existing_spool(logdir)
     destination = spool.destination()
     if repo_id is not None:
-        folder = "/".join(filter(None, [path_in_repo.strip("/"), Path(spool.run_dir).name]))
+        folder = path_of_run(path_in_repo, spool.run_dir)
         destination = Destination(Environment.read().endpoint, repo_id, repo_type, revision, folder)
         spool.record_destination(destination)
     if destination is None:
-        raise click.ClickException(f"{logdir} has no destination yet. Set it: hf-mpwriter sync {logdir} --repo-id NAME")
-    lengths, missing = _request_and_wait(spool, math.inf if timeout is None else timeout)
-    if missing:
+        command = command_line("sync", logdir, "--repo-id", "NAME")
+        raise click.ClickException(f"{logdir} has no destination yet. Set it: {command}")
+    typed = command_line("sync", logdir, *([] if timeout is None else ["--timeout", f"{timeout:g}"]))
+    destination = recorded_destination(destination, endpoint, typed)
+    lengths, missing, asked = _request_and_wait(spool, destination, math.inf if timeout is None else timeout)
+    if missing or (lengths and not asked):
         progress = Progress(spool)
-        reason = "; ".join(progress.refused(missing).values()) or progress.uploader().reason
-        raise click.ClickException(f"{size_text(sum(missing.values()))} are not on the Hub yet. {reason}".rstrip())
+        uploader = progress.uploader()
+        reason = "; ".join(progress.refused(missing).values()) or f"{uploader.reason} {uploader.hint}".strip()
+        raise click.ClickException(printable(f"{_shortfall(sum(missing.values()), asked=asked)} {reason}".rstrip()))
     click.echo(f"All {size_text(sum(lengths.values()))} of {spool.run_dir} are on the Hub: {destination}")
 
 
-def _request_and_wait(spool: Spool, timeout: float) -> tuple[dict[str, int], dict[str, int]]:
+def _shortfall(missing: int, *, asked: bool) -> str:
+    """Say what is not on the Hub, or not known to be there.
+
+    Args:
+        missing: bytes.
+        asked: whether the Hub has answered what it holds.
+    """
+    if asked:
+        return f"{size_text(missing)} are not on the Hub yet."
+    if missing:
+        return f"The Hub could not be asked. By what it last answered, {size_text(missing)} are not there yet."
+    return "The Hub could not be asked. By what it last answered, everything is there."
+
+
+def _request_and_wait(
+    spool: Spool, destination: Destination, timeout: float
+) -> tuple[dict[str, int], dict[str, int], bool]:
     """Request a push of all files and wait for it, at most `timeout` seconds.
 
     Returns:
-        Bytes of all files, per path, and those of them that are missing on the Hub at the end.
+        Bytes of all files, per path; those of them that are missing on the Hub at the end; and whether the Hub has
+        answered what it holds. If it has not, the missing ones are by its last answer.
     """
     settings = newest_settings(Members(spool).all(), Progress(spool).ledger())
     lengths = {file.path: file.length for file in EventFileScan(spool.run).files(settings.allows, tuple)}
@@ -72,14 +103,20 @@ def _request_and_wait(spool: Spool, timeout: float) -> tuple[dict[str, int], dic
     checked = ledger.checked if ledger else 0.0
     member_file = MemberFile(spool, OBSERVER, Process.current(), settings)
     try:
-        member_file.write({"want": lengths})
-        return lengths, _wait_with_bar(spool, lengths, timeout, checked)
+        member_file.count(requests=1)
+        missing = _wait_with_bar(spool, destination, lengths, timeout, checked)
     finally:
-        member_file.leave(dropped=0)
+        member_file.leave()
+    progress = Progress(spool)
+    ledger = progress.ledger()
+    asked = ledger is not None and ledger.checked > checked
+    return lengths, missing if asked else progress.missing(lengths), asked
 
 
-def _wait_with_bar(spool: Spool, lengths: dict[str, int], timeout: float, checked: float) -> dict[str, int]:
-    progress, election = Progress(spool), Election(spool)
+def _wait_with_bar(
+    spool: Spool, destination: Destination, lengths: dict[str, int], timeout: float, checked: float
+) -> dict[str, int]:
+    progress, election = Progress(spool), Election(spool, destination)
     missing = progress.missing(lengths)
     with closing(UploadBar(sum(lengths.values()), sum(missing.values()))) as bar:
 

@@ -32,6 +32,7 @@ class Backlog:
         dropped: records that were given up.
         retry_after: seconds between the last refusal and the next try, 0.0 while the disk accepts records.
         retry_at: monotonic seconds of the next try.
+        error: why the disk refused last, "" while it accepts records.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -39,6 +40,7 @@ class Backlog:
         self.items: deque[Item] = deque()
         self.size = self.dropped = 0
         self.retry_after = self.retry_at = 0.0
+        self.error = ""
 
     def add(self, item: Item) -> None:
         """Let a record wait."""
@@ -55,6 +57,11 @@ class Backlog:
         item = self.items.popleft()
         self.size = self.size - len(item[0]) if self.items else 0
 
+    def drop_first(self) -> None:
+        """Drop the oldest record, which no file can hold."""
+        self.remove_first()
+        self.dropped += 1
+
     def trim(self) -> None:
         """Drop the newest records that the memory limit has no room for."""
         while not self._limits.has_room(self, self.size) and self.items:
@@ -69,8 +76,14 @@ class Backlog:
         self._limits.clear(self)
         self.dropped += lost
 
-    def refused(self, now: float) -> None:
-        """Plan the next try; `now` in monotonic seconds."""
+    def refused(self, now: float, error: OSError) -> None:
+        """Plan the next try.
+
+        Args:
+            now: monotonic seconds.
+            error: what the disk said.
+        """
+        self.error = error.strerror or str(error)
         self.retry_after = min(RETRY_LAST, 2 * self.retry_after or RETRY_FIRST)
         self.retry_at = now + self.retry_after
 
@@ -80,4 +93,5 @@ class Backlog:
         if not self.retry_after:
             return False
         self.retry_at = self.retry_after = 0.0
+        self.error = ""
         return True

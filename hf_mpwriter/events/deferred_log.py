@@ -1,34 +1,60 @@
-"""The deferred log: warnings that are logged once no lock is held, because a log handler may log events in turn."""
+"""The deferred log: the warnings of a training process, logged while it holds no thread lock of ours.
+
+    logger.warning    no lock held by this thread: logged at once
+                      else: collected --flush--> logged, after the outermost lock was released
+
+A handler of the user may log events in turn, in any thread. If it waited for a lock of ours while the thread that
+holds that lock waits for the handler's, both would wait for ever.
+
+Invariants:
+- Code that runs in training calls `logger` of this module, and the module `logging` nowhere else.
+- Code that collects under a lock calls `flush` after it.
+- What was collected belongs to this process: a forked child starts with nothing.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
 from collections import deque
 
-logger = logging.getLogger("hf_mpwriter")
+from hf_mpwriter.system import locks
 
 
 class DeferredLog:
-    """Collects warnings."""
+    """Collects warnings for a logger.
 
-    def __init__(self) -> None:
+    Args:
+        name: of the logger.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._logger = logging.getLogger(name)
         self._warnings: deque[tuple[str, tuple[object, ...]]] = deque()
 
     def warning(self, text: str, *arguments: object) -> None:
-        """Collect a warning.
+        """Log a warning, or collect it while this thread holds a lock of ours.
 
         Args:
             text: format of the message.
             *arguments: of the format.
         """
         self._warnings.append((text, arguments))
+        self.flush()
 
     def flush(self) -> None:
-        """Log what was collected; called while no lock is held."""
-        while self._warnings:
-            text, arguments = self._warnings.popleft()
-            logger.warning(text, *arguments)
+        """Log what was collected, in any thread; nothing happens inside a lock, as in a signal handler."""
+        while self._warnings and not locks.is_any_held():
+            try:
+                text, arguments = self._warnings.popleft()
+            except IndexError:  # another thread has taken it
+                return
+            self._logger.warning(text, *arguments)
 
     def clear(self) -> None:
         """Forget what was collected."""
         self._warnings.clear()
+
+
+logger = DeferredLog("hf_mpwriter")
+os.register_at_fork(after_in_child=logger.clear)

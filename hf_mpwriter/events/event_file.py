@@ -18,20 +18,23 @@ Invariants:
 
 from __future__ import annotations
 
+import errno
 import math
 import os
-import threading
 import time
 from collections.abc import Callable
 
 from hf_mpwriter.events import framing
 from hf_mpwriter.events.backlog import Backlog
-from hf_mpwriter.events.deferred_log import DeferredLog
+from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.events.limits import Limits
 from hf_mpwriter.events.registration import Home
 from hf_mpwriter.events.segment import Segment
 from hf_mpwriter.events.series import Purge, SegmentSeries
+from hf_mpwriter.system import locks
 from hf_mpwriter.system.directory import Place
+
+OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)  # of the process, of the system
 
 
 class EventFile:
@@ -39,8 +42,7 @@ class EventFile:
 
     Args:
         home: gives the directory of the owner, records segments.
-        sub: directory relative to the home's, "" for that directory itself. The descriptor of a file in a sub
-            directory may be closed between two records.
+        sub: directory relative to the home's, "" for that directory itself.
         suffix: the user's filename_suffix.
         limits: shared by the event files of a process.
         clock: monotonic seconds.
@@ -56,14 +58,14 @@ class EventFile:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock = clock
-        self._may_rest = bool(sub)
-        self._log = DeferredLog()
+        self._is_main = not sub
+        self._log = logger
         self._series = SegmentSeries(home, sub, suffix, self._log)
         self._start_fresh(limits or Limits())
 
     def _start_fresh(self, limits: Limits) -> None:
         self._limits = limits
-        self._lock = threading.RLock()  # re-entrant: a signal handler may log inside a write
+        self._lock = locks.thread_lock()  # re-entrant: a signal handler may log inside a write
         self._busy = False  # inside `_drain`
         self._close_requested = False  # while busy
         self._backlog = Backlog(limits)
@@ -116,7 +118,7 @@ class EventFile:
                 self._backlog.trim()
                 return
             recovered = self._backlog.accepted()
-            self._usual = self._series.current
+            self._usual = None if self._series.is_deadly else self._series.current
             if recovered and self._limits.is_calm:
                 self._log.warning("%s: the disk accepts event records again", self.path)
         finally:
@@ -129,10 +131,14 @@ class EventFile:
                 self._series.current.mend()
             while backlog.items:
                 item = backlog.items[0]
-                if self._series.current is None or item is not self._series.current.committed[1]:
-                    self._series.writable().write(item)
-                backlog.remove_first()
+                segment = self._series.current
+                if (segment is not None and item is segment.committed[1]) or self._series.write(item):
+                    backlog.remove_first()
+                else:
+                    backlog.drop_first()
         except OSError as error:
+            if error.errno in OUT_OF_DESCRIPTORS and self._limits.rest_all(but=self):
+                return self._write_backlog()
             self._refuse(error)
             return False
         return True
@@ -146,14 +152,14 @@ class EventFile:
                 self._limits.memory / (1 << 20),
             )
         self._usual = None
-        self._backlog.refused(self._clock())
+        self._backlog.refused(self._clock(), error)
 
     # descriptor
 
     def _count_descriptor(self) -> None:
         segment = self._series.current
-        if self._may_rest and segment is not None and segment.fd >= 0:
-            self._limits.opened(self)
+        if segment is not None and segment.fd >= 0:
+            self._limits.opened(self, is_main=self._is_main)
         else:
             self._limits.closed(self)
 
@@ -197,6 +203,16 @@ class EventFile:
     def waiting(self) -> int:
         """Records in the backlog."""
         return len(self._backlog.items)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes of the records in the backlog."""
+        return self._backlog.size
+
+    @property
+    def error(self) -> str:
+        """Why the disk refused the records in the backlog, "" while it accepts records."""
+        return self._backlog.error
 
     @property
     def dropped(self) -> int:
@@ -256,9 +272,9 @@ class EventFile:
         self._series.registration.report_seals()
         if saved := self._series.replace_removed():
             self._backlog.add_first((saved,))
+        self._series.replace_damaged()
         segment = self._series.current
-        if segment is None:
-            self._limits.closed(self)
+        self._count_descriptor()
         if self._backlog.items or (segment is not None and segment.under_way is not None):
             self._drain()
 
@@ -292,5 +308,4 @@ class EventFile:
     def abandon(self, limits: Limits) -> None:
         """Leave the file to the parent after fork: close the inherited descriptor, forget what waits."""
         self._series.abandon()
-        self._log.clear()
         self._start_fresh(limits)

@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 import os
 import struct
+from typing import NamedTuple
 
 os.environ.setdefault("CRC32C_SW_MODE", "auto")  # as tensorboardX does: no warning on a CPU without the instruction
 
@@ -28,6 +29,7 @@ from hf_mpwriter.system.process import open_above
 CHUNK = 1 << 20  # bytes read at once when records are parsed
 HEADER_SIZE = 12  # bytes: length and its crc
 FOOTER_SIZE = 4  # bytes: crc of the payload
+_DAMAGED = -1  # in place of the size of a record
 _CACHED_LENGTHS = 4096  # framing headers kept, one for each payload length below this
 
 _U64 = struct.Struct("<Q")
@@ -160,16 +162,26 @@ def session_start_event(wall_time: float, step: int) -> bytes:
     return b"\x09" + _DOUBLE.pack(wall_time) + _step_field(step) + b"\x3a\x02\x08\x01"
 
 
-def whole_length(fd: int, start: int = 0, end: int | None = None) -> int:
-    """Where the last whole record ends.
+class Ending(NamedTuple):
+    """Where the whole records of a file end.
+
+    Attributes:
+        offset: behind the last record that is complete and whose two checksums hold.
+        is_damaged: whether a checksum does not hold in what comes next. If not, it is nothing, or the beginning of a
+            record: ordinary after a kill, and while a writer writes.
+    """
+
+    offset: int
+    is_damaged: bool
+
+
+def ending(fd: int, start: int = 0, end: int | None = None) -> Ending:
+    """Where the whole records end, and what comes next.
 
     Args:
         fd: an open event file.
         start: the end of a record that is known to be whole; nothing before it is read.
         end: offset at which to stop; None for the end of the file.
-
-    Returns:
-        The offset behind the last record that is complete and whose two checksums hold.
     """
     position = start
     while True:
@@ -178,10 +190,20 @@ def whole_length(fd: int, start: int = 0, end: int | None = None) -> int:
         used, needed = _whole_records(chunk)
         if used == 0 and needed > len(chunk) and (end is None or position + needed <= end):
             chunk = _read_exactly(fd, needed, position)
-            used, _ = _whole_records(chunk)
+            used, needed = _whole_records(chunk)
         if used == 0:
-            return position
+            return Ending(position, needed == _DAMAGED)
         position += used
+
+
+def whole_length(fd: int, start: int = 0, end: int | None = None) -> int:
+    """The offset behind the last whole record, see `ending`."""
+    return ending(fd, start, end).offset
+
+
+def holds(chunk: bytes) -> bool:
+    """Whether all checksums in a part of a file hold that starts with a record; its last record may be cut off."""
+    return _whole_records(chunk)[1] != _DAMAGED
 
 
 def _read_exactly(fd: int, size: int, position: int) -> bytes:
@@ -197,20 +219,23 @@ def _read_exactly(fd: int, size: int, position: int) -> bytes:
 
 
 def _whole_records(chunk: bytes) -> tuple[int, int]:
-    """Bytes of whole records at the start of `chunk`; size of the record after them if it is cut off, else 0."""
+    """Bytes of whole records at the start of `chunk`, and the size of the record after them.
+
+    The size is 0 if there is none or its header is cut off, _DAMAGED if a checksum does not hold.
+    """
     view = memoryview(chunk)
     position, size = 0, len(chunk)
     while position + HEADER_SIZE <= size:
         (length,) = _U64.unpack_from(chunk, position)
         (crc,) = _U32.unpack_from(chunk, position + 8)
         if crc != masked_crc(view[position : position + 8]):
-            return position, 0
+            return position, _DAMAGED
         end = position + HEADER_SIZE + length + FOOTER_SIZE
         if end > size:
             return position, end - position
         (crc,) = _U32.unpack_from(chunk, end - FOOTER_SIZE)
         if crc != masked_crc(view[position + HEADER_SIZE : end - FOOTER_SIZE]):
-            return position, 0
+            return position, _DAMAGED
         position = end
     return position, 0
 

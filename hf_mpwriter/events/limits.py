@@ -1,19 +1,37 @@
 """Limits: what the event files of one process share, a bounded memory and a bounded number of descriptors.
 
     memory       bytes of records that wait because the disk refuses them, over all files
-    descriptors  of files in sub directories; `add_scalars` opens one for each tag, without end
+    descriptors  of event files; `add_scalars` opens one for each tag, without end. Files in sub directories rest first
+    file size    of each file, see `largest_file`
 
 Invariants:
-- Both are counted from what each file reports, so the next report corrects one that was interrupted.
+- Both are counted from what each file reports. The total of the memory is counted along; a report that was interrupted
+  is corrected when it is counted again, after as many reports as there are files that wait.
 - Nothing here waits: a file that is in use at the moment keeps its descriptor.
+- All event files together keep to a share of RLIMIT_NOFILE: the rest is for training.
 """
 
 from __future__ import annotations
 
+import resource
 from typing import Protocol
 
 MEMORY_LIMIT = 16 << 20  # bytes
-OPEN_FILES = 64  # a quarter of the 256 that macOS allows, a sixteenth of the usual limit on Linux
+OPEN_FILES = 64  # in sub directories; a sixteenth of the usual limit on Linux
+SHARE = 4  # one of so many descriptors that the process may have is for event files
+UNLIMITED = 1 << 63  # more bytes than any file has
+
+
+def largest_file() -> int:
+    """Bytes that this process may write into one file; UNLIMITED without a limit."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    return UNLIMITED if soft == resource.RLIM_INFINITY else soft
+
+
+def descriptor_share() -> int:
+    """Descriptors that event files may have."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return UNLIMITED if soft == resource.RLIM_INFINITY else max(1, soft // SHARE)
 
 
 class Closeable(Protocol):
@@ -28,14 +46,17 @@ class Limits:
 
     Args:
         memory: bytes of records that may wait.
-        open_files: descriptors of files that can rest.
+        open_files: descriptors of files in sub directories.
     """
 
     def __init__(self, memory: int = MEMORY_LIMIT, open_files: int = OPEN_FILES) -> None:
         self.memory = memory
         self._open_files = open_files
         self._waiting: dict[object, int] = {}  # bytes of each backlog
-        self._open: dict[Closeable, None] = {}  # the one that was opened first comes first
+        self._total = 0  # of these, counted along
+        self._until_recount = 0  # calls until it is counted again, as many as there are backlogs
+        self._main: dict[Closeable, None] = {}  # the one that was opened first comes first
+        self._sub: dict[Closeable, None] = {}
 
     def has_room(self, backlog: object, size: int) -> bool:
         """Note the size of a backlog.
@@ -47,27 +68,49 @@ class Limits:
         Returns:
             Whether all backlogs together are within the memory limit.
         """
+        self._total += size - self._waiting.get(backlog, 0)
         self._waiting[backlog] = size
-        return sum(list(self._waiting.values())) <= self.memory
+        self._until_recount -= 1
+        if self._until_recount <= 0:
+            waiting = list(self._waiting.values())
+            self._total, self._until_recount = sum(waiting), len(waiting)
+        return self._total <= self.memory
 
     def clear(self, backlog: object) -> None:
         """Note that nothing waits in a backlog."""
-        self._waiting.pop(backlog, None)
+        self._total -= self._waiting.pop(backlog, 0)
 
     @property
     def is_calm(self) -> bool:
         """Whether nothing waits anywhere."""
         return not self._waiting
 
-    def opened(self, file: Closeable) -> None:
-        """Note a descriptor that was opened; beyond the limit, those opened first are closed."""
-        if file in self._open:
-            return
-        self._open[file] = None
-        for other in list(self._open)[: max(0, len(self._open) - self._open_files)]:
-            if other is not file and other.rest():
-                self._open.pop(other, None)
+    def opened(self, file: Closeable, *, is_main: bool) -> None:
+        """Note a descriptor that is open; beyond the limits, those that were opened first are closed.
+
+        Args:
+            file: has the descriptor.
+            is_main: whether its directory is the worker directory itself.
+        """
+        (self._main if is_main else self._sub)[file] = None
+        self._rest(self._sub, len(self._sub) - self._open_files, file)
+        excess = len(self._main) + len(self._sub) - descriptor_share()
+        self._rest(self._main, excess - self._rest(self._sub, excess, file), file)
+
+    def rest_all(self, but: Closeable) -> bool:
+        """Close all descriptors but that of one file, because the process has none left; True if one was closed."""
+        return sum(self._rest(files, len(files), but) for files in (self._sub, self._main)) > 0
+
+    def _rest(self, files: dict[Closeable, None], excess: int, but: Closeable) -> int:
+        """Close up to `excess` descriptors; how many were closed."""
+        closed = 0
+        for file in list(files)[: max(0, excess)]:
+            if file is not but and file.rest():
+                files.pop(file, None)
+                closed += 1
+        return closed
 
     def closed(self, file: Closeable) -> None:
         """Note a descriptor that was closed."""
-        self._open.pop(file, None)
+        self._main.pop(file, None)
+        self._sub.pop(file, None)

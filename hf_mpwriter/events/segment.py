@@ -28,6 +28,8 @@ NOTHING: Item = (b"",)
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND
 _REOPEN = os.O_RDWR | os.O_APPEND | os.O_NONBLOCK
 _FILE_MODE = 0o666  # like every other writer; the umask decides
+CHECK_BYTES = 16 << 10  # bytes of what was appended since the last check that the next one reads back
+LAST_BYTES = 64  # bytes of the last record that it compares
 MOST_SKIPS = 63  # syncs in a row that are not tried, of a disk that refuses all of them
 
 
@@ -53,6 +55,8 @@ class Segment:
     """
 
     __slots__ = (
+        "_blurred",
+        "_checked",
         "_inode",
         "_log",
         "_name_synced",
@@ -84,12 +88,19 @@ class Segment:
         self._synced, self._name_synced = 0, False  # bytes that survive a power cut, and whether the name does
         self._refusals = 0  # syncs in a row that have failed, or are under way
         self._skips = 0  # syncs that are not tried
+        self._checked = len(head)  # the end of a record; what is before it was seen whole
+        self._blurred = 0  # an `end` whose last record may be that of a signal handler
         self._seen = len(head)  # length when the file was last seen at its path
 
     @property
     def end(self) -> int:
         """Bytes of whole records."""
         return self.committed[0]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it holds nothing but its first records."""
+        return self.committed[1] is NOTHING
 
     def write(self, item: Item) -> None:
         """Append all of a record or nothing of it; OSError if the disk refuses."""
@@ -113,6 +124,7 @@ class Segment:
             before, size = self.committed, os.fstat(self.fd).st_size
             if before is self.committed:
                 before = self.committed = (size, item)
+                self._blurred = size
 
     def mend(self) -> None:
         """After a write whose outcome is not known: count the record if it is whole, else cut it off."""
@@ -124,6 +136,10 @@ class Segment:
         elif size > self.end:
             os.ftruncate(self.fd, self.end)
         self.under_way = None
+
+    def readable(self) -> int:
+        """Bytes of whole records at the path, of a file that was damaged; `end` if there is none."""
+        return _whole_length(self.path) if os.path.lexists(self.path) else self.end
 
     def is_there(self) -> bool:
         """Whether the file is still at its path; what is written from here on was written after that.
@@ -139,6 +155,31 @@ class Segment:
         if there:
             self._seen = self.end
         return there
+
+    def is_sound(self) -> bool:
+        """Whether the file holds what this process has written, as far as a short look tells.
+
+        It compares the length and the end of the last record, and reads back the first CHECK_BYTES of what was
+        appended since the last look: another program may have cut or continued the file, or a disk lost a block.
+        """
+        before = self.committed
+        end, (record,) = before
+        if self.fd < 0 or self.under_way is not None:
+            return True  # `wake` and `mend` look
+        try:
+            last = b"" if end == self._blurred else record[-LAST_BYTES:]
+            is_sound = (
+                os.fstat(self.fd).st_size == end
+                and os.pread(self.fd, len(last), end - len(last)) == last
+                and framing.holds(os.pread(self.fd, min(CHECK_BYTES, end - self._checked), self._checked))
+            )
+        except OSError:
+            return True
+        if self.committed is not before:  # a signal handler has logged meanwhile
+            return True
+        if is_sound:
+            self._checked = end
+        return is_sound
 
     def written_since_removal(self) -> bytes:
         """Records that were written after the file was last seen at its path, and that are in no other file."""

@@ -8,25 +8,32 @@ Invariants:
 - The next segment is opened only after the one before is sealed.
 - A sealed segment takes nothing more: its limit is 0, so the short way of `EventFile.append_record` refuses it.
 - START is written twice: TensorBoard's Python readers ignore the first START of a directory.
+- A segment is full below the largest size that a file may have: RLIMIT_FSIZE, or what the filesystem has shown with
+  EFBIG. A record that exceeds that size by itself is never begun twice.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
 import time
 from typing import NamedTuple
 
 from hf_mpwriter.base import names as names_module
-from hf_mpwriter.events import framing
+from hf_mpwriter.events import framing, limits
 from hf_mpwriter.events.deferred_log import DeferredLog
 from hf_mpwriter.events.registration import Home, Registration
-from hf_mpwriter.events.segment import Segment
+from hf_mpwriter.events.segment import Item, Segment
 from hf_mpwriter.system import disk, process
 from hf_mpwriter.system.directory import Place
 
 SEGMENT_SHARE = 8  # a segment is sealed at one eighth of what was written, within the two limits below
 SEGMENT_MIN = 16 << 20  # bytes
 SEGMENT_MAX = 128 << 20  # bytes; TensorBoard's default reader keeps one descriptor per file, so: few files
+SIZE_MARGIN = 64 << 10  # bytes that a segment keeps below the largest size of a file, so that most records fit
+MOST_REPLACED = 10  # damaged segments; a filesystem that answers wrongly must not make files without end
+VERSION_SIZE = len(framing.frame(framing.version_event(1.0)))  # bytes of the first record
 
 
 class Purge(NamedTuple):
@@ -82,6 +89,9 @@ class SegmentSeries:
         self.path: Place | None = None
         self.purge: Purge | None = None
         self._sealed_bytes = 0
+        self._largest = limits.UNLIMITED  # bytes of a file, as the filesystem has shown
+        self._warned_of_large = False
+        self._replaced = 0
         self._unsynced: set[Segment] = set()  # sealed while the disk refused to sync them
 
     def abandon(self) -> None:
@@ -98,7 +108,7 @@ class SegmentSeries:
             self.seal(segment)
         elif segment is not None and segment.fd < 0 and not segment.wake():
             self._log.warning("%s was removed or rewritten by another program; continuing in a new file", segment.path)
-            self.seal(segment)
+            self.seal(segment, segment.readable())
         return self.current or self.open()
 
     def open(self) -> Segment:
@@ -114,7 +124,7 @@ class SegmentSeries:
         head = framing.frame(framing.version_event(now))
         if self.purge is not None:
             head += self.purge.head(directory, existing, now)
-        limit = min(SEGMENT_MAX, max(SEGMENT_MIN, self._sealed_bytes // SEGMENT_SHARE))
+        limit = self._limit(len(head))
         path = self.registration.reserved
         if path is None or path.parent != directory or path.basename in existing:
             self.registration.release()
@@ -126,12 +136,72 @@ class SegmentSeries:
         self.purge = None
         return segment
 
-    def seal(self, segment: Segment) -> None:
-        """Write no more to the segment; the next record opens another one."""
+    # the largest size of a file
+
+    @property
+    def is_deadly(self) -> bool:
+        """Whether a write beyond the limit on file size would kill the process, as in a program that embeds Python."""
+        return limits.largest_file() < limits.UNLIMITED and signal.getsignal(signal.SIGXFSZ) is signal.SIG_DFL
+
+    def _limit(self, head: int) -> int:
+        """Bytes at which a new segment is full."""
+        largest = min(limits.largest_file(), self._largest)
+        share = min(SEGMENT_MAX, max(SEGMENT_MIN, self._sealed_bytes // SEGMENT_SHARE))
+        return max(head + 1, min(share, largest - min(SIZE_MARGIN, largest // 8)))
+
+    def write(self, item: Item) -> bool:
+        """Write a record to the current segment, or to the next one where the file may not grow so far.
+
+        Returns:
+            False if no file can hold the record.
+
+        Raises:
+            OSError: the disk refuses.
+        """
+        while not self._append(segment := self.writable(), item):
+            if segment.is_empty or VERSION_SIZE + len(item[0]) > limits.largest_file():
+                self._warn_of_large(segment, len(item[0]))
+                return False
+            if limits.largest_file() == limits.UNLIMITED:  # not below 1 MiB: one huge record must not make tiny files
+                self._largest = max(segment.end, 1 << 20)
+            segment.limit = min(segment.limit, segment.end)  # full
+        return True
+
+    def _append(self, segment: Segment, item: Item) -> bool:
+        """Append a record unless the file may not grow so far; a limit below any event file counts as a full disk."""
+        largest, error = limits.largest_file(), OSError(errno.EFBIG, os.strerror(errno.EFBIG), segment.path)
+        if segment.end + len(item[0]) <= largest:
+            try:
+                segment.write(item)
+            except OSError as refused:
+                error = refused
+            else:
+                return True
+        if error.errno != errno.EFBIG or largest <= VERSION_SIZE:
+            raise error
+        return False
+
+    def _warn_of_large(self, segment: Segment, size: int) -> None:
+        if not self._warned_of_large:
+            self._warned_of_large = True
+            self._log.warning(
+                "%s: a record of %d bytes was dropped, and so are all others that exceed the limit on file size; "
+                "`ulimit -f` tells it in kB",
+                segment.path,
+                size,
+            )
+
+    def seal(self, segment: Segment, readable: int | None = None) -> None:
+        """Write no more to the segment; the next record opens another one.
+
+        Args:
+            segment: the current one.
+            readable: bytes of whole records if they are not what was written.
+        """
         self.current = None
         segment.limit = 0
         end = segment.end  # from here on nothing makes it longer, a signal handler included
-        self.registration.seals.append((segment.path, end))
+        self.registration.seals.append((segment.path, end if readable is None else readable))
         self._sealed_bytes += end
         segment.close()
         if not segment.is_durable:
@@ -147,6 +217,21 @@ class SegmentSeries:
         saved = segment.written_since_removal()
         self.seal(segment)
         return saved
+
+    def replace_damaged(self) -> None:
+        """Seal the current segment if its file does not hold what was written."""
+        segment = self.current
+        if segment is None or self._replaced == MOST_REPLACED or segment.is_sound():
+            return
+        self._replaced += 1
+        readable = segment.readable()
+        self._log.warning(
+            "%s was changed by another program or by the disk: of %d bytes, %d can be read; continuing in a new file",
+            segment.path,
+            segment.end,
+            min(readable, segment.end),
+        )
+        self.seal(segment, readable)
 
     def sync(self) -> None:
         """Make all segments survive a power cut."""

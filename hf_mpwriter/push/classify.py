@@ -64,12 +64,17 @@ class ClientError(Exception):
     """The network client cannot be made with the proxies and certificates of the environment."""
 
 
+class AnswerError(Exception):
+    """An answer that no Hub gives: too long, or packed in a way that was not asked for."""
+
+
 class BusyError(Exception):
     """The Hub is busy with another request of this account; the client would repeat its own at once and for ever."""
 
 
 _BY_TYPE: tuple[tuple[tuple[type[BaseException], ...], Callable[[str], Verdict]], ...] = (
     ((BusyError,), lambda text: Retry(text, BUSY_WAIT)),
+    ((AnswerError,), lambda text: Unknown(f"{text}. {ENDPOINT}")),
     ((ClientError,), lambda text: Refused(text, CLIENT)),
     ((OfflineModeIsEnabled,), lambda _: Refused(OFFLINE, "Unset it to upload; until then everything is kept.")),
     ((HFValidationError,), lambda text: Refused(text, REPO)),

@@ -231,6 +231,14 @@ class Hub:
             return []
         return [commit.commit_id for commit in commits]
 
+    def content(self, path: str, revision: str) -> Remote:
+        """What a download gives of a file at one commit: its real size and sha256, whatever `tree` says."""
+        with tempfile.TemporaryDirectory() as folder:
+            where: dict[str, Any] = {**self._where, "filename": self._destination.path(path), "revision": revision}
+            copy = self._api.hf_hub_download(**where, local_dir=folder)
+            size = os.stat(copy).st_size
+            return Remote(size, digest(copy, size), oid="")
+
     def tree(self, revision: str) -> dict[str, Remote]:
         """All files below the destination's folder at one commit, by path relative to it."""
         folder = self._destination.path_in_repo

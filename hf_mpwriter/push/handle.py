@@ -1,29 +1,31 @@
 """The uploader's end of a push: start it, listen, end it.
 
-    PushHandle(job, limit)      the process is started, with the job on its standard input
+    PushHandle(job, limit)      the process is started, with descriptors of the job, the run directory and the spool
     listen                      its notices; its verdict once it has ended
     kill, wait                  end it; wait until it says something
 
 Invariants:
 - However a push ends, there is a verdict. Without one of its own the outcome is unknown.
 - The uploader never waits for a push to read or to write: the job is a whole file, and the pipe is not blocking.
+- What a push reads and sends lies beneath the directories that it is given, whatever becomes of their names.
 - A push whose own timer does not end it, such as a stopped one, is killed GRACE seconds after its limit.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
 import subprocess
-import tempfile
 import time
-from typing import IO
+from collections.abc import Iterator
 
 from hf_mpwriter.base import state
 from hf_mpwriter.base.verdicts import Unknown, Verdict
 from hf_mpwriter.push.job import Job, Notice, from_line
-from hf_mpwriter.system import disk, launch
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.system import launch
 
 GRACE = 10.0  # seconds after its limit until a push is killed
 READ_SIZE = 1 << 16  # bytes
@@ -35,15 +37,23 @@ class PushHandle:
     Args:
         job: that it has to do.
         limit: seconds after which it has to be over.
+        directories: descriptors of the run directory and of the spool; None opens those at the job's paths.
 
     Raises:
         OSError: the process cannot be started.
     """
 
-    def __init__(self, job: Job, limit: float) -> None:
-        with _file_of(state.dump(job)) as stdin:
-            command = launch.push_command(job.run_dir)
-            self._process = subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE, bufsize=0)
+    def __init__(self, job: Job, limit: float, directories: tuple[int, int] | None = None) -> None:
+        with contextlib.ExitStack() as stack:
+            record = stack.enter_context(launch.push_record(state.dump(job)))
+            given = (record, *(directories or stack.enter_context(_opened(job))))
+            self._process = subprocess.Popen(
+                launch.push_command(job.run_dir, *given),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                bufsize=0,
+                pass_fds=given,
+            )
         assert self._process.stdout is not None  # noqa: S101 - for the type checker; PIPE was asked for
         self._pipe = self._process.stdout
         os.set_blocking(self._pipe.fileno(), False)
@@ -89,12 +99,8 @@ class PushHandle:
         select.select([self._pipe], [], [], timeout)
 
 
-def _file_of(data: bytes) -> IO[bytes]:
-    """An open file that has no name and holds this; in memory where the system can do that."""
-    try:
-        file: IO[bytes] = open(os.memfd_create("job"), "w+b", buffering=0)  # noqa: SIM115 - the caller closes it
-    except (AttributeError, OSError):
-        file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - as above
-    disk.write_all(file.fileno(), data)
-    file.seek(0)
-    return file
+@contextlib.contextmanager
+def _opened(job: Job) -> Iterator[tuple[int, int]]:
+    """Descriptors of the run directory and of the spool."""
+    spool = Spool(job.run_dir)
+    yield spool.run.fd, spool.directory.fd

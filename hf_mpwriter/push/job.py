@@ -1,26 +1,33 @@
 """What travels between uploader and push: the job one way, notices and the verdict the other way.
 
-    uploader  --Job, on the standard input-->          push
+    uploader  --Job, on an inherited descriptor-->     push
     uploader  <--lines, on the standard output--       push      Notice {"text": "created ..."}       any number
                                                                  Done {"commit": "...", ...}          the verdict, last
 
 A line is the name of a dataclass and its JSON, see `base/state`.
 
-Invariant: any other line is ignored. The start of Python may print, too (`sitecustomize`, a .pth file).
+Invariants:
+- Any other line is ignored. The start of Python may print, too (`sitecustomize`, a .pth file).
+- The destination comes with the job and never from a file. Run directory and spool are inherited descriptors.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import typing
 from dataclasses import dataclass
 
 from hf_mpwriter.base import state
 from hf_mpwriter.base.files import LocalFile
+from hf_mpwriter.base.names import SPOOL_NAME
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Sent, Verdict
+from hf_mpwriter.system.directory import identity
 
 DEADLINE_BASE = 300.0  # seconds for a push, however small
 DEADLINE_RATE = 250_000.0  # bytes per second that a slow line carries
+FDS = "/proc/self/fd"  # where paths lead through descriptors
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,36 @@ _KINDS: dict[bytes, type[Message]] = {kind.__name__.encode(): kind for kind in t
 def deadline(job: Job) -> float:
     """Seconds after which a push is given up."""
     return DEADLINE_BASE + sum(file.length for file in job.files) / DEADLINE_RATE
+
+
+def through(job: Job, run_dir: int, spool: int) -> Job:
+    """The job with its directories reached through descriptors: what becomes of names is of no consequence.
+
+    Where the system has no such paths the names are used, if they still lead to the same directories. A swap after
+    that brings no token and no file of this run to others: the destination is that of the job.
+
+    Args:
+        job: as the uploader made it.
+        run_dir: descriptor of the run directory.
+        spool: descriptor of the spool.
+
+    Raises:
+        OSError: the names lead to other directories, and there is no other way.
+    """
+    ways = {os.path.join(job.run_dir, SPOOL_NAME): spool, job.run_dir: run_dir}  # the longer one first
+    if not all(os.path.isdir(f"{FDS}/{fd}/") for fd in ways.values()):
+        for path, fd in ways.items():
+            if identity(os.stat(path)) != identity(os.fstat(fd)):
+                raise OSError(f"{path} was replaced")
+        return job
+
+    def moved(path: str) -> str:
+        for top, fd in ways.items():
+            if path == top or path.startswith(f"{top}/"):
+                return f"{FDS}/{fd}{path[len(top) :]}"
+        return path
+
+    return dataclasses.replace(job, run_dir=moved(job.run_dir), copies=moved(job.copies), cache=moved(job.cache))
 
 
 def to_line(message: Message) -> bytes:

@@ -25,8 +25,9 @@ from typing import NoReturn
 
 from hf_mpwriter.base import state
 from hf_mpwriter.base.verdicts import Refused, Retry, Verdict
-from hf_mpwriter.push.job import Job, Message, Notice, deadline, to_line
-from hf_mpwriter.system import disk, hf_home, redaction
+from hf_mpwriter.push.job import Job, Message, Notice, deadline, through, to_line
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.system import disk, hf_home, launch, redaction
 from hf_mpwriter.system.process import fill_standard
 
 PR_SET_PDEATHSIG = 1
@@ -65,25 +66,28 @@ def die_with_parent(parent: int) -> None:
         os._exit(1)
 
 
-def main(parent: int) -> None:
-    """Entry point of the process.
+def main(parent: int, record: int, run_dir: int, spool: int) -> None:
+    """Entry point of the process; the descriptors are inherited.
 
     Args:
         parent: process id of the uploader.
+        record: descriptor of the job.
+        run_dir: of the run directory.
+        spool: of the spool.
     """
     fill_standard()
     die_with_parent(parent)
     pipe = Pipe(os.dup(1))
     os.dup2(2, 1)  # whatever libraries print goes to the log
     redaction.guard()
-    pipe.write(_verdict(pipe))
+    pipe.write(_verdict(pipe, record, run_dir, spool))
 
 
-def _verdict(pipe: Pipe) -> Verdict:
+def _verdict(pipe: Pipe, record: int, run_dir: int, spool: int) -> Verdict:
     """Read the job and do it."""
     try:
-        with open(0, "rb", closefd=False) as stdin:
-            job = state.load(Job, stdin.read())
+        job = through(state.load(Job, launch.read_record(record)), run_dir, spool)
+        held = Spool.adopt(job.run_dir, run_dir, spool)
     except (state.DamagedError, OSError) as error:
         return Retry(f"the job cannot be read: {error}")
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -98,7 +102,7 @@ def _verdict(pipe: Pipe) -> Verdict:
         return Refused(f"huggingface_hub cannot be used: {error}", UNUSABLE)
     gc.freeze()  # what was imported stays: to look for garbage in it takes longer than a small push
     gc.enable()
-    return carry(job, Hub(job.destination), pipe.notify, random.Random())  # noqa: S311 - jitter, no secret
+    return carry(job, Hub(job.destination), pipe.notify, random.Random(), held)  # noqa: S311 - jitter, no secret
 
 
 def _set_environment(job: Job) -> None:

@@ -1,6 +1,7 @@
 """Snapshots: event files with a length each, cut at whole records.
 
     run directory  --EventFileScan.files-->  LocalFile(path, length, growing)
+                  .damage----------------->  Damage(path, offset, size)           what no reader reaches
                    --pending-------------->  what the ledger does not cover yet, in an order that may be published
                    --bounded-------------->  groups that fit into one batch each
 
@@ -12,6 +13,8 @@ Invariants:
 - Of the event files that one writer has in a directory, one is published only when all earlier ones are complete on
   the Hub or complete in the same snapshot. TensorBoard's default reader drops points of a newer file when an older one
   grows.
+- What comes behind the last whole record is not sent. It is damage if a checksum there does not hold, else the
+  beginning of a record. It is looked for only where the scan stops anyhow.
 - Symbolic links are not followed, and the spool is never read.
 """
 
@@ -19,7 +22,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Self
 
@@ -30,6 +33,7 @@ from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Directory, Place
 
 GONE = (FileNotFoundError, NotADirectoryError, PermissionError)  # removed since it was listed, or not ours to read
+UNCHANGED = 600.0  # seconds after which no writer completes what it has begun: torch's buffer may end anywhere
 LAST_BYTES = 64  # bytes before the end of the last whole record that identify a file
 
 
@@ -85,20 +89,49 @@ class Statuses:
 
 
 @dataclass(frozen=True)
+class Damage:
+    """The end of an event file that no reader reaches.
+
+    Attributes:
+        path: relative to the run directory.
+        offset: bytes up to the end of the last whole record, which are sent.
+        size: bytes behind it.
+        is_incomplete: whether it is nothing but the beginning of a record, ordinary after a kill.
+    """
+
+    path: str
+    offset: int
+    size: int
+    is_incomplete: bool = False
+
+    def __str__(self) -> str:
+        """One line without the path."""
+        if self.is_incomplete:
+            return f"ends with an incomplete record of {self.size} bytes at offset {self.offset}"
+        return f"is damaged at offset {self.offset}: the {self.size} bytes from there on are not uploaded"
+
+
+@dataclass(frozen=True)
 class _Parsed:
     """How far a file was parsed.
 
     Attributes:
         inode: of the file.
         size: bytes of the file.
+        modified: its modification time (ns).
         end: of the last whole record.
         last: the bytes before `end`; they differ if the file was rewritten in place.
+        is_damaged: whether a checksum behind `end` does not hold.
+        grows: whether a writer may append more.
     """
 
     inode: int
     size: int
-    end: int
-    last: bytes
+    modified: int = 0
+    end: int = 0
+    last: bytes = b""
+    is_damaged: bool = False
+    grows: bool = False
 
 
 def _last_bytes(fd: int, end: int) -> bytes:
@@ -144,13 +177,27 @@ class EventFileScan:
                 except OSError as error:
                     unread.append(error)
                     continue
-                parsed[relative] = state
+                grows = relative in open_now or not names.is_ours(os.path.basename(relative))
+                parsed[relative] = state if state.grows == grows else replace(state, grows=grows)
                 if state.end:
-                    grows = relative in open_now or not names.is_ours(os.path.basename(relative))
                     found.append(LocalFile(relative, state.end, grows))
         self._parsed = parsed
         self._raise_lasting(unread, patience)
         return found
+
+    def damage(self, now: float) -> list[Damage]:
+        """What the last scan found behind the last whole records, sorted by path.
+
+        A file that may still grow counts only once it has not changed for UNCHANGED seconds.
+
+        Args:
+            now: unix time.
+        """
+        return [
+            Damage(path, state.end, state.size - state.end, not state.is_damaged)
+            for path, state in sorted(self._parsed.items())
+            if state.end < state.size and not (state.grows and now - state.modified / 1e9 < UNCHANGED)
+        ]
 
     def _raise_lasting(self, unread: list[OSError], patience: int) -> None:
         """Raise an error that may pass. What is gone, not ours to read or no regular file is no event file."""
@@ -160,15 +207,16 @@ class EventFileScan:
             raise lasting[0]
 
     def _parse(self, relative: str, status: os.stat_result) -> _Parsed:
-        known = self._parsed.get(relative) or _Parsed(status.st_ino, 0, 0, b"")
-        if (known.inode, known.size) == (status.st_ino, status.st_size):
+        known = self._parsed.get(relative) or _Parsed(status.st_ino, 0)
+        if (known.inode, known.size, known.modified) == (status.st_ino, status.st_size, status.st_mtime_ns):
             return known
         fd = disk.open_beneath(self._run / relative)
         try:
             same = known.inode == status.st_ino and _last_bytes(fd, known.end) == known.last
             start = known.end if relative in self._parsed else min(self._known(relative), status.st_size)
-            end = framing.whole_length(fd, start if same else 0, status.st_size)
-            return _Parsed(status.st_ino, status.st_size, end, _last_bytes(fd, end))
+            end, is_damaged = framing.ending(fd, start if same else 0, status.st_size)
+            last = _last_bytes(fd, end)
+            return _Parsed(status.st_ino, status.st_size, status.st_mtime_ns, end, last, is_damaged, known.grows)
         finally:
             os.close(fd)
 

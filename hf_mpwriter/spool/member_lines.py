@@ -1,23 +1,41 @@
-"""The lines of a member file: what a worker writes, with its types.
+"""The lines of a member file: what a worker writes, with its types, and what they say all in all.
 
     {"worker": ..., "process": {...}, "started_at": unix time, "settings": {...}}     first line: who it is
+    {"requests": 7, "dropped": 3}                                               second line: counters, of a fixed length
     {"open": "rank_00001/events.out..."}                                        before the file exists
     {"seal": "rank_00001/events.out..."}                                        complete, never grows again
-    {"want": {"rank_00001/events.out...": 4711}}                                push up to here
-    {"dropped": 3}                                                              records that the disk refused for good
 
-Invariant: a damaged line counts as absent. A later line has one key, which is its kind.
+    requests   so many pushes were asked for, each of all that the worker had written by then
+    dropped    so many records were refused by the disk for good
+
+Invariants:
+- The first two lines are written at once. The counters are the only bytes that are ever written again, in their place;
+  all other lines are appended. So a file grows with the event files of its worker, and not with what is asked for.
+- A damaged line counts as absent. A later line has one key, which is its kind.
+- Counters that differ are news, whichever is the greater: a reader may see half of a line that is being written.
 """
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import TypeVar
 
 from hf_mpwriter.base import state
 from hf_mpwriter.base.names import is_run_path
 from hf_mpwriter.base.settings import Settings
+from hf_mpwriter.spool.layout import MemberName
+from hf_mpwriter.system import disk, locks
+from hf_mpwriter.system.directory import Place
 from hf_mpwriter.system.process import Process
+
+T = TypeVar("T")
+
+COUNTERS_LENGTH = 80  # bytes of the second line, its end included
+
+MEMBER_FILE_LIMIT = 8 << 20  # bytes; a member file of ours is much shorter, what is behind them is not read
+NO_NEWS = (0, False)  # of a member that has asked for nothing yet
 
 
 @dataclass(frozen=True)
@@ -35,6 +53,23 @@ class FirstLine:
     process: Process
     started_at: float
     settings: Settings
+
+
+@dataclass(frozen=True)
+class Counters:
+    """The second line.
+
+    Attributes:
+        requests: for a push, so far.
+        dropped: records that the disk refused for good.
+    """
+
+    requests: int = 0
+    dropped: int = 0
+
+    def line(self) -> bytes:
+        """As it is written, with its end."""
+        return state.dump(self).ljust(COUNTERS_LENGTH - 1) + b"\n"
 
 
 @dataclass(frozen=True)
@@ -57,41 +92,156 @@ class Sealed:
         _check_path(self.seal)
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """Lengths, per path, that should be pushed soon; it replaces the one before."""
-
-    want: dict[str, int]
-
-    def __post_init__(self) -> None:
-        for path in self.want:
-            _check_path(path)
+LaterLine = Opened | Sealed
+_KINDS: dict[bytes, type[LaterLine]] = {b"open": Opened, b"seal": Sealed}
 
 
 @dataclass(frozen=True)
-class Dropped:
-    """So many records were refused by the disk for good, all in all."""
+class Member:
+    """What a member file says, and whether its process lives.
 
-    dropped: int
+    Attributes:
+        name: from the file name.
+        alive: whether the lock is held.
+        started_at: unix time when it joined.
+        process: that writes.
+        settings: how it wants to be uploaded.
+        growing: files it has open.
+        files: all files it ever opened, sealed ones included.
+        requests: for a push, so far.
+        dropped: records that the disk refused for good.
+    """
+
+    name: MemberName
+    alive: bool
+    started_at: float
+    process: Process
+    settings: Settings
+    growing: frozenset[str] = frozenset()
+    files: frozenset[str] = frozenset()
+    requests: int = 0
+    dropped: int = 0
+
+    @property
+    def news(self) -> tuple[int, bool]:
+        """What may make a push urgent: the requests, and whether it is dead."""
+        return self.requests, not self.alive
 
 
-LaterLine = Opened | Sealed | Wanted | Dropped
-_KINDS: dict[bytes, type[LaterLine]] = {b"open": Opened, b"seal": Sealed, b"want": Wanted, b"dropped": Dropped}
+class News:
+    """The news of each member when it was noted last."""
+
+    def __init__(self) -> None:
+        self._noted: dict[MemberName, tuple[int, bool]] = {}
+
+    def note(self, member: Member) -> None:
+        """Note the news of a member."""
+        self._noted[member.name] = member.news
+
+    def covers(self, member: Member) -> bool:
+        """Whether a member has no news beyond what was noted."""
+        return member.news == self._noted.get(member.name, NO_NEWS)
+
+    def keep(self, members: Collection[Member]) -> None:
+        """Forget all other members: thousands may come and go."""
+        if len(self._noted) > len(members):
+            names = {member.name for member in members}
+            self._noted = {name: news for name, news in self._noted.items() if name in names}
+
+    def clear(self) -> None:
+        """Forget all members."""
+        self._noted.clear()
 
 
-def parse_first(data: bytes) -> FirstLine | None:
-    """The first line, None if it is damaged."""
+class Reading:
+    """A member file, as far as it was read.
+
+    Args:
+        name: from the file name.
+
+    Attributes:
+        name: see above.
+        is_over: whether the worker was dead before the file was read last: it says nothing new any more.
+    """
+
+    def __init__(self, name: MemberName) -> None:
+        self.name = name
+        self.is_over = False
+        self._counters_at = self._end = 0  # offset of the second line, and of what was not taken in yet
+        self._who: FirstLine | None = None
+        self._counters = Counters()
+        self._opened: set[str] = set()
+        self._sealed: set[str] = set()
+        self._said: Member | None = None  # None where something has come since
+
+    def read(self, path: Place) -> None:
+        """Read what is new; OSError if that is not possible."""
+        is_over = not locks.is_held(path)  # before reading: a worker that is dead now writes no more
+        known = (self._counters_at, COUNTERS_LENGTH if self._end > self._counters_at else 0)
+        counters, news = disk.read_ranges(path, known, (self._end, MEMBER_FILE_LIMIT - self._end))
+        if counters:
+            self._take_counters(counters)
+        self.take(news)
+        self.is_over = is_over
+
+    def take(self, data: bytes) -> None:
+        """Take in what follows; what is behind the last whole line has to be given again."""
+        for line in data.split(b"\n")[:-1]:
+            if not self._end:
+                self._who, self._counters_at = _parse(FirstLine, line), len(line) + 1
+            elif self._end == self._counters_at:
+                self._take_counters(line)
+            else:
+                self._take_later(_parse_later(line))
+            self._end += len(line) + 1
+
+    def _take_counters(self, line: bytes) -> None:
+        """Take in what the second line is now."""
+        counters = _parse(Counters, line)
+        if counters is not None and counters != self._counters:
+            self._counters, self._said = counters, None
+
+    def _take_later(self, line: LaterLine | None) -> None:
+        if isinstance(line, Opened):
+            self._opened.add(line.open)
+        elif line is not None:
+            self._sealed.add(line.seal)
+        self._said = None
+
+    @property
+    def member(self) -> Member | None:
+        """What it says all in all; None if the first line is not whole or not valid."""
+        alive = not self.is_over
+        who, said = self._who, self._said
+        if who is None or (said is not None and said.alive == alive):
+            return said
+        growing = frozenset(self._opened - self._sealed) if alive else frozenset()
+        counters, files = self._counters, frozenset(self._opened)
+        self._said = Member(
+            self.name,
+            alive,
+            who.started_at,
+            who.process,
+            who.settings,
+            growing,
+            files,
+            counters.requests,
+            counters.dropped,
+        )
+        return self._said
+
+
+def _parse(kind: type[T], line: bytes) -> T | None:
+    """A line, None if it is damaged."""
     with contextlib.suppress(state.DamagedError):
-        return state.load(FirstLine, data)
+        return state.load(kind, line)
     return None
 
 
-def parse_later(data: bytes) -> LaterLine | None:
+def _parse_later(line: bytes) -> LaterLine | None:
     """A later line, None if it is damaged."""
-    kind = _KINDS.get(data[2 : data.find(b'"', 2)])
-    with contextlib.suppress(state.DamagedError):
-        return state.load(kind, data) if kind else None
-    return None
+    kind = _KINDS.get(line[2 : line.find(b'"', 2)])
+    return _parse(kind, line) if kind else None
 
 
 def _check_path(path: str) -> None:

@@ -3,10 +3,11 @@
 A claim is the right to write in a worker directory: the lock `claims/<worker>.lock`, held as long as the worker is
 joined. A worker that finds it taken takes the next free name, so no two live processes ever share a directory.
 
-A member file registers a worker. It is locked for the worker's life and made of lines, each written at once; the last
-whole line of a kind counts, see `member_lines`:
+A member file registers a worker. It is locked for the worker's life and made of lines, see `member_lines`:
 
-    members/rank_00001.<host>.<pid>.<ticks>-<n>       who it is, what it opens and seals, what it wants to be pushed
+    members/rank_00001.<host>.<pid>.<ticks>-<n>       who it is, what it opens and seals, how often it asked for a push
+
+One that is full is followed by another one of the same worker, with the next n. All of them stay locked.
 
 An observer (`hf-mpwriter sync`) has a member file and no claim: it only asks for pushes.
 
@@ -14,9 +15,12 @@ Invariants:
 - A member file has one writer. It is made under a temporary name, locked, then renamed: nothing that has its name is
   unlocked while its worker lives.
 - The name of a member file is never used again, so removing that of a dead worker never removes a live one.
+- A path is sealed in the member file in which it was opened. So what is open is in the file of a live worker at any
+  time, however many files it has, and no file is longer than MEMBER_FILE_LIMIT.
+- What cannot be read for a moment is no proof of an end: who asks for the open files of all members gets an error.
 - Death is final: the lock of a member file is never taken again, so that of a dead worker is read once.
-- The uploader removes the member file of a dead worker once all bytes of that worker are acknowledged. One that cannot
-  be read is removed when the next uploader starts.
+- The uploader removes the member file of a dead worker once all bytes of that worker are acknowledged. It sweeps away
+  what cannot be read: when it starts, when it leaves, and now and then, as the disk may refuse to remove a file.
 """
 
 from __future__ import annotations
@@ -24,22 +28,21 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import threading
 import time
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any
 
 from hf_mpwriter.base import state
 from hf_mpwriter.base.names import candidates
 from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.spool.layout import MemberName, Spool
-from hf_mpwriter.spool.member_lines import Dropped, FirstLine, Opened, Sealed, Wanted, parse_first, parse_later
+from hf_mpwriter.spool.member_lines import Counters, FirstLine, Member, Reading
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import Place
 from hf_mpwriter.system.process import Process, host_id, start_ticks
 
-NO_NEWS = (0, False)  # of a member that has asked for nothing yet
-MEMBER_FILE_LIMIT = 8 << 20  # bytes; of a longer member file the first and the last lines count
+FULL_AT = 1 << 20  # bytes of a member file from which on files are opened in another one
 OBSERVER = "~sync"  # worker name of an observer; no process can be called that
 _files_of_this_process = 0
 
@@ -64,7 +67,7 @@ def claim(spool: Spool, wanted: str) -> tuple[str, int]:
 
 
 class MemberFile:
-    """The member file of this process, locked until `leave`.
+    """One member file of this process, locked until `leave`.
 
     Args:
         spool: of the run directory.
@@ -89,13 +92,18 @@ class MemberFile:
         _files_of_this_process += 1
         self.name = MemberName.of(worker, process, _files_of_this_process)
         self.path = spool.member_file(self.name)
+        self._lock = threading.RLock()  # between threads: each line is one
+        self._is_torn = False  # whether the last write may have left a part of a line
+        self._counters = Counters()
         temporary = spool.members / f".{self.name}.tmp"
         fd = locks.try_exclusive(temporary)
         if fd is None:
             raise OSError(f"{temporary} is locked by another process")
         self._fd = fd
         try:
-            self._append(state.dump(FirstLine(worker, process, wall_clock(), settings)))
+            first = state.dump(FirstLine(worker, process, wall_clock(), settings)) + b"\n"
+            self._counters_at = len(first)
+            self._append(first + self._counters.line())
             disk.rename(temporary, self.path, "members.file")
         except BaseException:
             locks.release(fd)
@@ -109,29 +117,47 @@ class MemberFile:
         Raises:
             OSError: the disk refuses; the file is as it was.
         """
-        self._append(json.dumps(line).encode())
+        self._append(json.dumps(line).encode() + b"\n")
 
-    def _append(self, line: bytes) -> None:
-        """One write, so that no reader sees half a line for long, and none is left if the disk is full."""
-        data = line + b"\n"
-        end = os.lseek(self._fd, 0, os.SEEK_END)
-        if os.write(self._fd, data) != len(data):
-            os.ftruncate(self._fd, end)
-            raise OSError(f"the disk refuses a line of {self.path}")
+    def _append(self, data: bytes) -> None:
+        """One write, so that no reader sees half a line for long; what a full disk takes of it is taken back."""
+        with self._lock:
+            data = b"\n" + data if self._is_torn else data
+            end = os.lseek(self._fd, 0, os.SEEK_END)
+            self._is_torn = True  # a signal handler that writes now, too, begins a line of its own
+            written = os.write(self._fd, data)
+            if written != len(data):
+                if os.fstat(self._fd).st_size == end + written:
+                    os.ftruncate(self._fd, end)
+                raise OSError(f"the disk refuses a line of {self.path}")
+            self._is_torn = False
+
+    def count(self, *, requests: int = 0, dropped: int = 0) -> None:
+        """Add to the counters.
+
+        Args:
+            requests: for a push of all that this worker has written.
+            dropped: records that the disk refused for good.
+
+        Raises:
+            OSError: the disk refuses; the file is as it was.
+        """
+        with self._lock:
+            counters = Counters(self._counters.requests + requests, self._counters.dropped + dropped)
+            os.pwrite(self._fd, counters.line(), self._counters_at)
+            self._counters = counters
+
+    @property
+    def is_full(self) -> bool:
+        """Whether files are to be opened in another one."""
+        return os.fstat(self._fd).st_size >= FULL_AT
 
     def is_there(self) -> bool:
         """Whether it is still the file at its path; not after the spool was deleted, moved or replaced."""
         return self.path.directory.is_at_path() and disk.same_file(self._fd, self.path)
 
-    def leave(self, dropped: int) -> None:
-        """Release the lock: the worker is dead from here on.
-
-        Args:
-            dropped: records that the disk refused for good.
-        """
-        with contextlib.suppress(OSError):  # for display only
-            if dropped:
-                self.write({"dropped": dropped})
+    def leave(self) -> None:
+        """Release the lock: the worker is dead from here on."""
         locks.release(self._fd)
 
     def withdraw(self) -> None:
@@ -141,149 +167,129 @@ class MemberFile:
         locks.release(self._fd)
 
 
-@dataclass(frozen=True)
-class Member:
-    """What a member file says, and whether its process lives.
-
-    Attributes:
-        name: from the file name.
-        alive: whether the lock is held.
-        started_at: unix time when it joined.
-        process: that writes.
-        settings: how it wants to be uploaded.
-        growing: files it has open.
-        files: all files it ever opened, sealed ones included.
-        want: lengths that it asked to be pushed.
-        dropped: records that the disk refused for good.
-    """
-
-    name: MemberName
-    alive: bool
-    started_at: float
-    process: Process
-    settings: Settings
-    growing: frozenset[str] = frozenset()
-    files: frozenset[str] = frozenset()
-    want: dict[str, int] = field(default_factory=dict)
-    dropped: int = 0
-
-    @property
-    def news(self) -> tuple[int, bool]:
-        """What may make a push urgent: how much is wanted, and whether it is dead. It only increases."""
-        return sum(self.want.values()) + len(self.want), not self.alive
-
-
-class News:
-    """The news of each member when it was noted last."""
-
-    def __init__(self) -> None:
-        self._noted: dict[MemberName, tuple[int, bool]] = {}
-
-    def note(self, member: Member) -> None:
-        """Note the news of a member."""
-        self._noted[member.name] = member.news
-
-    def covers(self, member: Member) -> bool:
-        """Whether a member has no news beyond what was noted."""
-        return member.news <= self._noted.get(member.name, NO_NEWS)
-
-    def keep(self, members: Collection[Member]) -> None:
-        """Forget all other members: thousands may come and go."""
-        if len(self._noted) > len(members):
-            names = {member.name for member in members}
-            self._noted = {name: news for name, news in self._noted.items() if name in names}
-
-    def clear(self) -> None:
-        """Forget all members."""
-        self._noted.clear()
-
-
-def parse(name: MemberName, data: bytes, *, alive: bool) -> Member | None:
-    """What a member file says; a later line that is damaged is left out.
+class MemberFiles:
+    """The member files of this process: one, and another one whenever the last is full.
 
     Args:
-        name: from the file name.
-        data: content of the file.
-        alive: whether the lock is held.
+        make: makes a member file.
 
-    Returns:
-        None if the first line is not whole or not valid.
+    Raises:
+        OSError: the disk refuses; nothing is left behind.
     """
-    first, *later = data.split(b"\n")[:-1] or [b""]
-    if (who := parse_first(first)) is None:
-        return None
-    opened: set[str] = set()
-    sealed: set[str] = set()
-    want: dict[str, int] = {}
-    dropped = 0
-    for line in map(parse_later, later):
-        match line:
-            case Opened():
-                opened.add(line.open)
-            case Sealed():
-                sealed.add(line.seal)
-            case Wanted():
-                want = line.want
-            case Dropped():
-                dropped = line.dropped
-    growing = frozenset(opened - sealed) if alive else frozenset()
-    return Member(name, alive, who.started_at, who.process, who.settings, growing, frozenset(opened), want, dropped)
+
+    def __init__(self, make: Callable[[], MemberFile]) -> None:
+        self._make = make
+        self.files = [make()]
+        self._opened_in: dict[str, MemberFile] = {}
+        self._dropped = 0
+
+    def opened(self, path: str) -> None:
+        """Record an event file that is about to be made; OSError if the disk refuses."""
+        if self.files[-1].is_full:
+            self.files.append(self._make())
+        file = self.files[-1]
+        file.write({"open": path})
+        self._opened_in[path] = file
+
+    def sealed(self, path: str) -> None:
+        """Record that an event file is complete; OSError if the disk refuses."""
+        self._opened_in.get(path, self.files[0]).write({"seal": path})
+        self._opened_in.pop(path, None)
+
+    def request(self) -> None:
+        """Ask for a push of all that was written; OSError if the disk refuses."""
+        for file in self.files:
+            file.count(requests=1)
+
+    def record_dropped(self, dropped: int) -> None:
+        """Record how many records were dropped all in all, if that is new; OSError if the disk refuses."""
+        if dropped > self._dropped:
+            self.files[0].count(dropped=dropped - self._dropped)
+            self._dropped = dropped
+
+    def is_there(self) -> bool:
+        """Whether all files are where they were; not after the spool was deleted."""
+        return all(file.is_there() for file in self.files)
+
+    def leave(self, dropped: int) -> None:
+        """Release the locks: the worker is dead from here on.
+
+        Args:
+            dropped: records that the disk refused for good.
+        """
+        with contextlib.suppress(OSError):  # for display only
+            self.record_dropped(dropped)
+        for file in self.files:
+            file.leave()
+
+    def withdraw(self) -> None:
+        """Leave without a trace, where no uploader will come to clean up."""
+        for file in self.files:
+            file.withdraw()
 
 
 class Members:
     """Reads the member files of a run directory, again and again.
 
-    A member file is parsed when its size changes, and once more when its worker is dead: thousands of short-lived
-    children may leave one each while the Hub is down.
+    Of a live worker only what is new is read; that of a dead one is read once more: thousands of short-lived children
+    may leave one each while the Hub is down.
     """
 
     def __init__(self, spool: Spool) -> None:
         self._directory = spool.members
-        self._known: dict[str, tuple[int, Member]] = {}
+        self._known: dict[str, Reading] = {}
+        self._unread: OSError | None = None  # why a member file could not be read the last time
 
     def sweep(self) -> None:
         """Remove what a power cut or a kill while joining has left of member files; what the disk refuses stays.
 
         The event files of these workers are found without them.
         """
+        self.all()
         for name in _listdir(self._directory):
             path = self._directory / name
+            known = self._known.get(name)
             with contextlib.suppress(OSError):
-                if _is_ruin(name, path):
+                if (known is None or known.member is None) and _is_ruin(name, path):
                     disk.remove(path, "members.file", durable=False)
 
     def all(self) -> list[Member]:
         """All members, dead or alive."""
-        before, self._known, found = self._known, {}, []
-        for name in sorted(_listdir(self._directory)):
-            known = before.get(name)
-            if known is None or known[1].alive:
-                known = self._read(name, known)
+        before, self._known, self._unread = self._known, {}, None
+        for file_name in sorted(_listdir(self._directory)):
+            known = before.get(file_name)
+            if known is None or not known.is_over:
+                known = self._read(file_name, known)
             if known is not None:
-                self._known[name] = known
-                found.append(known[1])
-        return found
+                self._known[file_name] = known
+        return [known.member for known in self._known.values() if known.member is not None]
 
-    def _read(self, file_name: str, known: tuple[int, Member] | None) -> tuple[int, Member] | None:
-        name = known[1].name if known else MemberName.parse(file_name)
+    def _read(self, file_name: str, known: Reading | None) -> Reading | None:
+        name = known.name if known else MemberName.parse(file_name)
         if name is None:
             return None
-        path = self._directory / file_name
+        found = known or Reading(name)
         try:
-            alive = locks.is_held(path)  # before reading: a worker that is dead now writes no more
-            size = path.stat().st_size
-            if known is not None and known[0] == size and known[1].alive == alive:
-                return known
-            member = parse(name, disk.read_ends(path, MEMBER_FILE_LIMIT), alive=alive)
+            found.read(self._directory / file_name)
         except (FileNotFoundError, PermissionError):
             return None
         except OSError as error:  # garbage in its place stays; any other error passes, and no member dies of it
-            return None if error.errno in disk.NOT_REGULAR else known
-        return None if member is None else (size, member)
+            if error.errno in disk.NOT_REGULAR:
+                return None
+            self._unread = error
+            return known
+        return found
 
     def growing(self) -> set[str]:
-        """Files that a live member has open."""
-        return {path for member in self.all() for path in member.growing}
+        """Files that a live member has open.
+
+        Raises:
+            OSError: a member file cannot be read at the moment.
+        """
+        members = self.all()
+        if self._unread is not None:
+            raise self._unread
+        return {path for member in members for path in member.growing}
 
     def remove(self, member: Member) -> None:
         """Remove the file of a dead member; if the disk refuses, the next uploader does."""
@@ -299,7 +305,9 @@ def _is_ruin(file_name: str, path: Place) -> bool:
         return False
     if unfinished:  # it is not locked yet for a moment after it was made
         return name.host == host_id() and start_ticks(name.pid) != name.ticks
-    return parse(name, disk.read_ends(path, MEMBER_FILE_LIMIT), alive=False) is None
+    found = Reading(name)
+    found.read(path)
+    return found.member is None
 
 
 def _listdir(place: Place) -> list[str]:

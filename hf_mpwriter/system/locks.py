@@ -10,6 +10,7 @@ Invariants:
 - Lock files that other processes may open are never unlinked. After locking, the descriptor and the place are the same
   file; else the lock is worthless and given back.
 - Nothing here waits for another process.
+- Every lock between threads is made by `thread_lock`, so that a thread can tell whether it holds one.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import contextlib
 import fcntl
 import os
 import threading
+import weakref
 
 from filelock import lock_descriptor
 
@@ -26,7 +28,28 @@ from hf_mpwriter.system.directory import Place
 
 PROBE_TRIES = 20  # tries while observers probe; a probe holds a shared lock for some microseconds
 
-_mutex = threading.RLock()  # re-entrant: a signal handler may log while it is held
+_thread_locks: set[weakref.ref[threading.RLock]] = set()  # all that live
+
+
+def thread_lock() -> threading.RLock:
+    """A lock between the threads of this process. It is re-entrant: a signal handler may log while it is held."""
+    lock = threading.RLock()
+    _thread_locks.add(weakref.ref(lock, _thread_locks.discard))
+    return lock
+
+
+def is_held_here(lock: threading.RLock) -> bool:
+    """Whether this thread holds a lock."""
+    return bool(lock._is_owned())  # type: ignore[attr-defined] # noqa: SLF001 - as threading.Condition does
+
+
+def is_any_held() -> bool:
+    """Whether this thread holds a lock of ours, the fork mutex included; then it must call nothing of the user's."""
+    living = (ref() for ref in _thread_locks.copy())
+    return any(is_held_here(lock) for lock in living if lock is not None)
+
+
+_mutex = thread_lock()  # re-entrant: a signal handler may log while it is held
 _table: set[int] = set()
 
 
@@ -143,7 +166,8 @@ def _after_fork_in_child() -> None:
         with contextlib.suppress(OSError):  # the program closed it, so it holds nothing
             os.close(fd)
     _table.clear()
-    _mutex = threading.RLock()
+    _thread_locks.clear()  # each module makes its own anew
+    _mutex = thread_lock()
 
 
 os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

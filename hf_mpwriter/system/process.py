@@ -118,14 +118,28 @@ class Process:
 
 
 @functools.cache
+def start_directory() -> str:
+    """The working directory at the first call, "" if there is none; the program may change it afterwards."""
+    try:
+        return os.getcwd()
+    except OSError:  # it was removed
+        return ""
+
+
+@functools.cache
 def links_are_protected() -> bool:
     """Whether the system makes no second name of a file for a user who may not read and write it."""
     return _read_line("/proc/sys/fs/protected_hardlinks") == "1"
 
 
 def import_path() -> list[str]:
-    """The import path of this process, for a child that starts in another directory."""
-    return [os.path.abspath(entry) for entry in sys.path if isinstance(entry, str)]
+    """The import path of this process, for a child that starts in another directory.
+
+    The directory or archive of this package comes last: a program may have found it in another way.
+    """
+    package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    entries = [os.path.normpath(os.path.join(start_directory(), entry)) for entry in sys.path if isinstance(entry, str)]
+    return list(dict.fromkeys([*filter(os.path.isabs, entries), package]))
 
 
 def initial_environment() -> dict[str, str]:

@@ -69,6 +69,11 @@ def redact_known(text: str) -> str:
     return redact(text, known_tokens(os.environ))
 
 
+def printable(text: str) -> str:
+    """The text with everything escaped that a terminal could not print, or could obey."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def _tokens(texts: Iterable[str]) -> set[str]:
     cleaned = (text.replace("\r", "").replace("\n", "").strip() for text in texts)  # huggingface_hub cleans so too
     return {text for text in cleaned if len(text) >= SHORTEST}

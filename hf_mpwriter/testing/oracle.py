@@ -11,7 +11,8 @@ For each call that returned, by the journals: its record is on the Hub exactly o
 file exactly once. No event file was written by two processes.
 
 The oracle asks the Hub for sizes and digests only. A digest that equals that of the local prefix proves the content. It
-computes its digests itself, because it is a witness against the code that uploads.
+computes its digests itself, because it is a witness against the code that uploads. An answer that breaks a promise may
+be inconsistent in itself; where the caller can fetch contents, it counts only if the content says the same.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -51,6 +53,9 @@ class Copy(Protocol):
         """Git's id of the content where there is no sha256; else of the pointer."""
 
 
+Fetch = Callable[[str, str], Copy]  # (path, commit) -> what the content is that a download gives; raises if none does
+
+
 class HubView(Protocol):
     """What the oracle needs of the Hub. Paths are relative to the folder of the run."""
 
@@ -72,6 +77,7 @@ class FileReport:
         local_events: summaries in the local file, 0 for an attachment.
         hub_events: summaries in the Hub's copy, 0 for an attachment.
         commits: number of commits that changed it.
+        differs: whether the Hub's copy at the head is no beginning of the local file.
     """
 
     path: str
@@ -80,6 +86,7 @@ class FileReport:
     local_events: int = 0
     hub_events: int = 0
     commits: int = 0
+    differs: bool = False
 
 
 @dataclass
@@ -94,6 +101,7 @@ class Report:
         lost: number of their records that are missing.
         duplicated: number of their records that are there once too often.
         problems: broken promises, one sentence each; empty if all hold.
+        damage: ends of local files that no reader reaches. No promise is broken by it: what is before it is compared.
     """
 
     files: dict[str, FileReport] = field(default_factory=dict)
@@ -103,6 +111,7 @@ class Report:
     lost: int = 0
     duplicated: int = 0
     problems: list[str] = field(default_factory=list)
+    damage: list[event_files.Damage] = field(default_factory=list)
 
 
 def keys(path: str, end: int | None = None) -> Counter[tuple[str, int]]:
@@ -142,21 +151,40 @@ def _not_a_prefix(path: str, copy: Copy) -> str:
     return "" if whole == copy.size else f"is cut inside a record (the last one ends at {whole})"
 
 
+def _faults(local: str, before: Copy | None, copy: Copy) -> tuple[str, str]:
+    """What is wrong with a version as the successor of `before`, and what with its content; "" for nothing."""
+    shrank = before is not None and copy.size < before.size
+    succession = f"shrank on the Hub from {before.size} to {copy.size} bytes" if before and shrank else ""
+    reason = _not_a_prefix(local, copy)
+    return succession, f"the Hub's copy of {copy.size} bytes {reason}" if reason else ""
+
+
 def _check_file(
-    report: Report, run_dir: str, path: str, local: int, versions: list[Copy | None], *, drained: bool
+    report: Report,
+    run_dir: str,
+    path: str,
+    local: int,
+    versions: list[Copy | None],
+    *,
+    drained: bool,
+    fetch: Callable[[int], Copy] | None = None,
 ) -> FileReport:
     found = FileReport(path, local_bytes=local)
     before: Copy | None = None
-    for copy in versions:
+    for number, version in enumerate(versions):
+        copy = version
         if copy is None:
             if before is not None:
                 report.problems.append(f"{path}: vanished from the Hub")
+            found.differs = False
         elif before is None or (copy.size, copy.sha256) != (before.size, before.sha256):
             found.commits += 1
-            if before is not None and copy.size < before.size:
-                report.problems.append(f"{path}: shrank on the Hub from {before.size} to {copy.size} bytes")
-            if reason := _not_a_prefix(os.path.join(run_dir, path), copy):
-                report.problems.append(f"{path}: the Hub's copy of {copy.size} bytes {reason}")
+            faults = _faults(os.path.join(run_dir, path), before, copy)
+            if any(faults) and fetch is not None:
+                copy = fetch(number)
+                faults = _faults(os.path.join(run_dir, path), before, copy)
+            report.problems.extend(f"{path}: {fault}" for fault in faults if fault)
+            found.differs = bool(faults[1])
         before = copy
     found.hub_bytes = before.size if before else 0
     if drained and found.hub_bytes != local:
@@ -215,6 +243,8 @@ def check(
     *,
     drained: bool = True,
     attachments: Callable[[str], bool] | None = None,
+    now: float | None = None,
+    fetch: Fetch | None = None,
 ) -> Report:
     """Compare a run directory with the Hub.
 
@@ -224,20 +254,27 @@ def check(
         returned: calls that returned, from `read_journals`.
         drained: whether everything has to be on the Hub by now.
         attachments: whether an attachment, by its relative path, has to be on the Hub; by default none has.
+        now: unix time, to tell damage from what is being written; None for the clock.
+        fetch: downloads a version whose size or digest breaks a promise; by default the answer of the tree counts.
 
     Raises:
         OSError: the run directory cannot be read.
     """
     report = Report()
-    history = [hub.tree(commit) for commit in reversed(hub.commits())]
+    commits = list(reversed(hub.commits()))
+    history = [hub.tree(commit) for commit in commits]
     report.commits = len(history)
-    local = {
-        file.path: file.length for file in event_files.EventFileScan(Directory(run_dir)).files(lambda _: True, tuple)
-    }
+    run = Directory(run_dir)
+    scan = event_files.EventFileScan(run)
+    local = {file.path: file.length for file in scan.files(lambda _: True, tuple)}
+    report.damage = scan.damage(time.time() if now is None else now)
     for path in sorted({*local, *(path for tree in history for path in tree if "tfevents" in path)}):
         versions = [tree.get(path) for tree in history]
-        report.files[path] = _check_file(report, run_dir, path, local.get(path, 0), versions, drained=drained)
-    for path in sorted(attachments_module.sizes(Directory(run_dir), attachments)) if attachments else ():
+        content = None if fetch is None else (lambda number, path=path: fetch(path, commits[number]))
+        report.files[path] = _check_file(
+            report, run_dir, path, local.get(path, 0), versions, drained=drained, fetch=content
+        )
+    for path in sorted(attachments_module.sizes(run, attachments)) if attachments else ():
         report.attachments[path] = _check_attachment(
             report, run_dir, path, [tree.get(path) for tree in history], drained=drained
         )

@@ -117,7 +117,7 @@ class InFlight:
             xet=self._pacing.uses_xet,
         )
         self._outbox.mark_in_flight(batch, fenced=self._fenced and not self.is_settling)
-        self.push = PushHandle(job, deadline(job))
+        self.push = PushHandle(job, deadline(job), (self._spool.run.fd, self._spool.directory.fd))
 
     def end(self, verdict: Verdict) -> tuple[Lane, Batch]:
         """Take in a verdict; returns what it is about."""

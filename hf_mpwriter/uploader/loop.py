@@ -26,16 +26,19 @@ import signal
 import time
 from collections.abc import Callable
 
+from hf_mpwriter.base import state
 from hf_mpwriter.base.errors import HfMpWriterError
-from hf_mpwriter.base.settings import Environment
+from hf_mpwriter.base.settings import Destination, Environment
+from hf_mpwriter.base.start import StartRecord
 from hf_mpwriter.base.verdicts import Done, Quarantine, Refused, Retry, Unknown, Verdict
 from hf_mpwriter.spool import ledger
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.members import OBSERVER, Member, Members
+from hf_mpwriter.spool.member_lines import Member
+from hf_mpwriter.spool.members import OBSERVER, Members
 from hf_mpwriter.spool.outbox import Batch, Outbox
 from hf_mpwriter.spool.status import StatusFile
 from hf_mpwriter.system import disk, hf_home, launch, locks
-from hf_mpwriter.system.daemon import GRACE, end_within, keep_on, start_logging
+from hf_mpwriter.system.daemon import GRACE, end_within, keep_on, raise_limits, start_logging
 from hf_mpwriter.system.process import Process
 from hf_mpwriter.uploader.attachment_lane import AttachmentLane
 from hf_mpwriter.uploader.decision import LINGER, Action, Ending, Situation, decide
@@ -49,6 +52,7 @@ from hf_mpwriter.uploader.requests import Requests
 logger = logging.getLogger("hf_mpwriter")
 
 TICK = 1.0  # seconds between two ticks; the end of a push is noticed at once
+SWEEP_EVERY = 60.0  # seconds between two looks for member files that cannot be read
 FIRST_DELAY = 2.0  # seconds after the start until the first scan, if nothing is asked for
 
 
@@ -57,19 +61,26 @@ class Uploader:
 
     Args:
         spool: of the run directory.
+        destination: the only one that it sends to, whatever files say.
         lock: descriptor that holds the uploader lock.
         clock: monotonic seconds.
         rng: source of the jitter.
         token_issued_at: unix time when the worker that brought the token joined.
 
     Raises:
-        HfMpWriterError: no destination is recorded, or it cannot be read.
+        HfMpWriterError: another destination is recorded, or the recorded one cannot be read.
     """
 
     def __init__(
-        self, spool: Spool, lock: int, clock: Callable[[], float], rng: random.Random, token_issued_at: float = 0
+        self,
+        spool: Spool,
+        destination: Destination,
+        lock: int,
+        clock: Callable[[], float],
+        rng: random.Random,
+        token_issued_at: float = 0,
     ) -> None:
-        self._spool, self._lock, self._clock = spool, lock, clock
+        self._spool, self._destination, self._lock, self._clock = spool, destination, lock, clock
         process = Process.current()
         self._host = spool.host(process.host)
         self._status = StatusFile(self._host, process, clock, token_issued_at)
@@ -81,15 +92,17 @@ class Uploader:
         self._recover(rng, process.host)
 
     def _recover(self, rng: random.Random, host_id: str) -> None:
-        destination = self._spool.destination()
-        if destination is None:
-            raise HfMpWriterError("No destination is recorded: there is nothing to upload.")
+        destination = self._destination
+        self._check_recorded()
         if aside := ledger.set_aside(self._spool, host_id):
             logger.info("the ledger could not be read, it is now %s; lengths are read back from the Hub", aside)
         self._ledger = ledger.load(self._spool, destination)
+        if not destination.can_be(self._ledger.repo_id):
+            self._ledger.repo_id = ""  # the first push resolves it again: a file does not tell where to send
         self._ledger.quarantined.clear()  # a new start tries refused paths again
         self._members, waiting = Members(self._spool), Outbox(self._host, self._spool.run)
         self._members.sweep()
+        self._next_sweep = self._clock() + SWEEP_EVERY
         first = self._clock() + FIRST_DELAY
         limit = RateLimit(destination, Environment.read().commits_per_hour, folders(os.environ, self._spool.directory))
         self._pacing, backoff = Pacing(self._clock, rng, limit, first), Backoff(self._clock, rng)
@@ -101,6 +114,17 @@ class Uploader:
             if all(map(self._ledger.covers, batch.files)):
                 waiting.remove(batch)
 
+    def _check_recorded(self) -> None:
+        """Refuse to work if the run is recorded for another destination: the token belongs to ours."""
+        recorded = self._spool.destination()
+        if recorded is None or recorded.is_same(self._destination):
+            return
+        reason = f"the recorded destination has changed; it is {recorded}, but this run goes to {self._destination}"
+        hint = f"If others have not changed it, use another logdir. Else remove run.json in {self._spool.root}."
+        self._status.failed(Refused(reason, hint), 1)
+        self._status.publish(phase="left", waiting=0, push=None, commits=0, blocked_until=0.0)
+        raise HfMpWriterError(f"{reason}.", hint=hint)
+
     # tick
 
     def tick(self) -> bool:
@@ -108,6 +132,9 @@ class Uploader:
         if not (self._spool.directory.is_at_path() and disk.same_file(self._lock, self._spool.uploader_lock)):
             logger.info("the spool was removed")
             return False
+        if self._clock() >= self._next_sweep:  # the disk may have refused it at the start
+            self._next_sweep = self._clock() + SWEEP_EVERY
+            self._members.sweep()
         members = self._members.all()
         self._note(members)
         if self._in_flight.push is not None:
@@ -192,7 +219,7 @@ class Uploader:
     def _is_urgent(self, members: list[Member]) -> bool:
         """Whether event files should go at once: for a request, or for what was left behind."""
         unseen = not any(member.alive for member in members) and not self._events.has_scanned
-        return unseen or self._audit or self._requests.any_urgent(members, self._ledger, self._events.settings)
+        return unseen or self._audit or self._requests.any_urgent(members)
 
     # scan and push
 
@@ -360,17 +387,31 @@ class Uploader:
         end_within(GRACE)
 
 
-def main(run_dir: str, token_issued_at: float) -> None:
-    """Entry point of the process, see `system.launch`: upload until nothing is left."""
+def main() -> None:
+    """Entry point of the process; what it needs is on the descriptors that `system.launch` names."""
+    record = state.load(StartRecord, launch.read_record(launch.START_RECORD_FD))
+    upload(record, launch.UPLOADER_LOCK_FD, (launch.RUN_DIR_FD, launch.SPOOL_FD))
+
+
+def upload(start: StartRecord, lock: int, directories: tuple[int, int] | None = None) -> None:
+    """Upload until nothing is left.
+
+    Args:
+        start: what the worker has handed over.
+        lock: descriptor that holds the uploader lock.
+        directories: descriptors of run directory and spool; None opens those at their paths.
+    """
     start_logging()
+    raise_limits()
     lower()
-    locks.adopt(launch.UPLOADER_LOCK_FD)
-    spool, rng = Spool(run_dir), random.Random()  # noqa: S311 - jitter
+    locks.adopt(lock)
+    rng = random.Random()  # noqa: S311 - jitter
     try:
-        uploader = Uploader(spool, launch.UPLOADER_LOCK_FD, time.monotonic, rng, token_issued_at)
+        spool = Spool.adopt(start.run_dir, *directories) if directories else Spool(start.run_dir)
+        uploader = Uploader(spool, start.destination, lock, time.monotonic, rng, start.token_issued_at)
     except HfMpWriterError as error:
         raise SystemExit(f"no upload: {error}") from None
     signal.signal(signal.SIGTERM, lambda *_: uploader.terminate())
-    logger.info("took the uploader lock of %s", run_dir)
+    logger.info("took the uploader lock of %s", start.run_dir)
     keep_on(uploader.tick, TICK)
     logger.info("left the uploader lock")

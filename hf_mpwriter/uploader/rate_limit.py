@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 from hf_mpwriter.base import state
 from hf_mpwriter.base.settings import Destination
-from hf_mpwriter.system import disk, locks
+from hf_mpwriter.system import disk, hf_home, locks
 from hf_mpwriter.system.directory import Directory, Place
 
 LARGEST_BURST = 20.0  # commits that a rested repository may get at once
@@ -166,6 +166,5 @@ class RateLimit:
 
 def folders(environ: Mapping[str, str], spool: Directory) -> list[Place]:
     """Where buckets may be: the user's cache folder, else the spool."""
-    cache = environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    own = Directory(os.path.join(cache, "hf_mpwriter", "rate_limit"))
+    own = Directory(os.path.join(hf_home.cache_folder(environ), "hf_mpwriter", "rate_limit"))
     return [Place(own), spool / "rate_limit"]

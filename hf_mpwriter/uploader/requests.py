@@ -4,7 +4,8 @@
     noted          its news at the last tick: a difference is a reason to hurry
     satisfied      its news when nothing of it was left to send
 
-A member that is not satisfied is urgent if it has gone, or if the ledger has less than it asked for.
+A request is for all that its member has written by then, an observer's for all that is there. So a member that is not
+satisfied is urgent; it is satisfied once a scan that came later has left nothing of it in the outbox.
 """
 
 from __future__ import annotations
@@ -12,10 +13,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from hf_mpwriter.base.files import LocalFile
-from hf_mpwriter.base.names import is_attachment
-from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.spool.ledger import Ledger
-from hf_mpwriter.spool.members import Member, Members, News
+from hf_mpwriter.spool.member_lines import Member, News
+from hf_mpwriter.spool.members import OBSERVER, Members
 from hf_mpwriter.spool.outbox import Batch
 
 
@@ -43,22 +43,13 @@ class Requests:
         """Whether nothing of a member was left to send after its last news."""
         return self._satisfied.covers(member)
 
-    def any_urgent(self, members: Iterable[Member], ledger: Ledger, settings: Settings) -> bool:
+    def any_urgent(self, members: Iterable[Member]) -> bool:
         """Whether event files of one of them should go at once."""
-        return any(self._is_urgent(member, ledger, settings) for member in members)
+        return not all(map(self.is_satisfied, members))
 
     def any_orphaned(self, members: Iterable[Member]) -> bool:
         """Whether one of them has gone, so that nothing asks again for its last records."""
         return any(not member.alive and not self.is_satisfied(member) for member in members)
-
-    def _is_urgent(self, member: Member, ledger: Ledger, settings: Settings) -> bool:
-        if self.is_satisfied(member):
-            return False
-        return not member.alive or any(
-            length > ledger.length(path) and path not in ledger.quarantined and settings.allows(path)
-            for path, length in member.want.items()
-            if not is_attachment(path)
-        )
 
     def scanned(self, members: list[Member], files: Iterable[LocalFile]) -> None:
         """Remember who was there at a scan of the event files, and what it found."""
@@ -72,7 +63,8 @@ class Requests:
         members, files = self._scanned
         waiting = {file.path for batch in batches for file in batch.files}
         for member in members:
-            if member.files & waiting:
+            asks_for_all = member.alive and member.name.worker == OBSERVER
+            if waiting if asks_for_all else member.files & waiting:
                 continue
             self._satisfied.note(member)
             held = (ledger.covers(files[path]) for path in member.files if path in files)

@@ -2,7 +2,7 @@
 
     worker                                   uploader
     try the uploader lock, without waiting
-    posix_spawn, descriptor duplicated to 3  starts with the lock
+    posix_spawn, descriptor duplicated to 3  starts with the lock, its start record, both directories
     close own descriptor                     is the only holder; the kernel frees the lock when it ends
 
 Invariants:
@@ -16,21 +16,22 @@ Invariants:
 from __future__ import annotations
 
 import itertools
-import logging
 import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from hf_mpwriter.base import state
 from hf_mpwriter.base.errors import SpoolFormatError
 from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.base.start import StartRecord
+from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.spool.status import UploaderStatus
-from hf_mpwriter.system import disk, launch, locks
-from hf_mpwriter.system.process import host_id
+from hf_mpwriter.system import disk, hf_home, launch, locks
+from hf_mpwriter.system.process import host_id, start_directory
 
-logger = logging.getLogger("hf_mpwriter")
 STARTS_LIMIT = 3  # uploaders started within STARTS_WINDOW that did not end well; more make the election back off
 STARTS_WINDOW = 60.0  # seconds; an uploader that lives so long is sound
 FIRST_BACKOFF = 5.0  # seconds
@@ -39,14 +40,15 @@ SIBLINGS_LIMIT = 200  # run directories beside this one that are examined
 SIBLINGS_SERVED = 4  # of these, so many get an uploader
 
 
-def child_environment(environ: Mapping[str, str], token: str | None) -> dict[str, str]:
-    """The environment of the uploader: the user's, with the token, without what would load more code.
+def child_environment(environ: Mapping[str, str], token: str | None, directory: str) -> dict[str, str]:
+    """The environment of the uploader: the user's, with the token and absolute paths, without what loads more code.
 
     Args:
         environ: of this process.
         token: of the writer, None leaves it to the environment.
+        directory: that relative paths in the environment refer to.
     """
-    env = dict(environ)
+    env = hf_home.settled(environ, directory, hf_home.account_home())
     env["HF_HUB_DISABLE_TELEMETRY"] = env.get("HF_HUB_DISABLE_TELEMETRY", "1")
     for name in ("PYTHONSTARTUP", "PYTHONINSPECT", "PYTHONWARNINGS", "COVERAGE_PROCESS_START"):
         env.pop(name, None)
@@ -62,15 +64,19 @@ class Election:
 
     Attributes:
         spool: of the run directory.
+        destination: the only one that the uploader sends to; None starts none.
         token: for the uploader, None leaves it to the environment.
         clock: monotonic seconds.
         token_issued_at: unix time when the worker that brings the token joined.
+        directory: that relative paths in the environment refer to; where the program was when the first one was made.
     """
 
     spool: Spool
+    destination: Destination | None = None
     token: str | None = field(default=None, repr=False)
     clock: Callable[[], float] = time.monotonic
     token_issued_at: float = field(default_factory=time.time)
+    directory: str = field(default_factory=start_directory)
     _starts: list[float] = field(default_factory=list)
     _children: list[int] = field(default_factory=list)
     _last_try: float = 0.0
@@ -81,7 +87,7 @@ class Election:
     def ensure_uploader(self) -> bool:
         """Start an uploader if the uploader lock is free; never waits, never raises. True if one was started."""
         self.reap()
-        if self.clock() < self._quiet_until:
+        if self.destination is None or self.clock() < self._quiet_until:
             return False
         try:
             lock = locks.try_exclusive(self.spool.uploader_lock)
@@ -89,19 +95,20 @@ class Election:
                 self._note_held()
                 return False
             try:
-                return self._start(lock, Progress(self.spool).uploader())
+                return self._start(lock, self.destination, Progress(self.spool).uploader())
             finally:
                 locks.release(lock)
-        except (OSError, ValueError, TypeError, SpoolFormatError) as error:  # TypeError: an embedded sys.executable
+        except (OSError, ValueError, SpoolFormatError) as error:
             self._last_try = self.clock()
             self._back_off(f"cannot start an uploader: {error}")
             return False
 
-    def _start(self, lock: int, before: UploaderStatus) -> bool:
+    def _start(self, lock: int, destination: Destination, before: UploaderStatus) -> bool:
         """Start an uploader with our lock, unless workers that joined later are to do it.
 
         Args:
             lock: descriptor of the uploader lock.
+            destination: of the uploader.
             before: last status of the uploader before it.
         """
         if before.is_over and before.started_at != self._predecessor_started_at:  # ours, or a later one
@@ -109,9 +116,23 @@ class Election:
         if self.token_issued_at <= before.left_to_younger_than and abs(time.time() - before.beat) < LONGEST_BACKOFF:
             return False
         self.spool.check_format()
-        host, env = self.spool.host(host_id()), child_environment(os.environ, self.token)
+        host, env = self.spool.host(host_id()), child_environment(os.environ, self.token, self.directory)
         disk.make_dirs(host.root)
-        self._children.append(launch.start_uploader(self.spool.run_dir, lock, host.log, env, self.token_issued_at))
+        record = state.dump(StartRecord(self.spool.run_dir, destination, self.token_issued_at))
+        log = disk.open_anew(host.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)  # no pipe without a reader
+        try:
+            pid = launch.start_uploader(
+                record,
+                self.spool.run_dir,
+                lock=lock,
+                run_dir_fd=self.spool.run.fd,
+                spool_fd=self.spool.directory.fd,
+                log_fd=log,
+                env=env,
+            )
+        finally:
+            os.close(log)
+        self._children.append(pid)
         self._predecessor_started_at = before.started_at
         self._count_start()
         return True
@@ -172,7 +193,7 @@ def unfinished_siblings(spool: Spool, destination: Destination | None) -> list[E
         return []
     others = (Spool(os.path.join(parent, name)) for name in names)
     ours = (
-        Election(other)
+        Election(other, other.destination())
         for other in others
         if other.run_dir != spool.run_dir and other.is_unfinished(endpoint) and other.is_private()
     )

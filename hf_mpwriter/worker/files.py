@@ -71,13 +71,13 @@ class WorkerFiles:
 
     def opened(self, path: Place) -> None:
         """Record a segment that is about to be created."""
-        self._membership.record({"open": path.name})
+        self._membership.record_opened(path.name)
 
     def sealed(self, path: Place, length: int) -> None:
         """Record a segment that is complete."""
         if length:
             self._sealed[path.name] = length
-        self._membership.record({"seal": path.name})
+        self._membership.record_sealed(path.name)
 
     # for writers
 
@@ -150,6 +150,16 @@ class WorkerFiles:
     def dropped(self) -> int:
         """Records that the disk refused for good."""
         return self._lost + sum(file.dropped for file in self._all())
+
+    @property
+    def in_memory(self) -> int:
+        """Records that wait in memory because the disk refuses them."""
+        return sum(file.waiting for file in self._all())
+
+    @property
+    def disk_error(self) -> str:
+        """Why the disk refuses records, "" while it accepts them."""
+        return next((file.error for file in self._all() if file.error), "")
 
     def count_lost(self, count: int) -> None:
         """Count data that is not in records and that the disk refused."""

@@ -5,30 +5,30 @@
                +-rejoin--+   the spool was deleted
 
 A process joins when its first writer is built, or at its first event after it left. While it is joined it holds the
-lock of its claim and the lock of its member file, to which it appends:
+lock of its claim and the lock of its member file, which takes:
 
     open, seal   a segment, reported by the event files of this process
     dropped      records that the disk refused for good
-    want         lengths that are to be pushed, at most once in REQUEST_EVERY
+    requests     for a push of all that was written by then, at most one in REQUEST_EVERY
 
 Invariants:
 - A process has at most one name, also when a signal handler logs while it joins.
-- Nothing is logged while the lock is held: the worker flushes `log` later.
+- Nothing is logged while the lock is held: the worker flushes the deferred log later.
 - A forked child is outside: locks and files belong to its parent.
 """
 
 from __future__ import annotations
 
 import errno
-import threading
+import functools
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from hf_mpwriter.base.errors import ForeignSpoolError, HfMpWriterError
 from hf_mpwriter.base.names import worker_dir
 from hf_mpwriter.base.settings import Destination, Settings
-from hf_mpwriter.events.deferred_log import DeferredLog
+from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.snapshot import attachments
 from hf_mpwriter.spool import members
 from hf_mpwriter.spool.layout import Spool
@@ -47,11 +47,11 @@ class Joined(NamedTuple):
 
     Attributes:
         claim: descriptor of the lock of its name.
-        file: its member file.
+        file: its member file, or several.
     """
 
     claim: int
-    file: members.MemberFile
+    file: members.MemberFiles
 
 
 class Membership:
@@ -68,7 +68,6 @@ class Membership:
         is_stopped: whether this process asks for no uploads.
         has_logged: whether there is something of this process to upload.
         joined_at: unix time of the last join.
-        log: warnings to flush.
         name: of the worker, as of the last join; "" before the first.
         role: of this process.
     """
@@ -79,7 +78,6 @@ class Membership:
         self.settings = Settings()
         self.is_stopped = False
         self.joined_at = time.time()
-        self.log = DeferredLog()
         self._clock = clock
         self.start_fresh()
 
@@ -88,12 +86,10 @@ class Membership:
         self.role: Role = role.current_role()
         self.name = ""
         self.has_logged = False
-        self._lock = threading.RLock()
+        self._lock = locks.thread_lock()
         self._joined: Joined | None = None
         self._is_joining = False
-        self._recorded_dropped = 0
         self._is_push_requested, self._next_request = False, 0.0
-        self.log.clear()
 
     def configure(self, destination: Destination | None, settings: Settings) -> None:
         """Take the settings of the newest writer; a local writer does not change how others are uploaded."""
@@ -131,7 +127,8 @@ class Membership:
             self.role = role.current_role()
             name, claim = members.claim(self.spool, self.role.worker)
             try:
-                joined = Joined(claim, members.MemberFile(self.spool, name, Process.current(), self.settings))
+                make = functools.partial(members.MemberFile, self.spool, name, Process.current(), self.settings)
+                joined = Joined(claim, members.MemberFiles(make))
             except BaseException:  # an interrupt, too
                 locks.release(claim)
                 raise
@@ -146,7 +143,7 @@ class Membership:
         try:
             check_ownership(self.spool.directory)
         except ForeignSpoolError as error:
-            self.log.warning("%s What is logged is kept in %s and not uploaded.", error, self.spool.run_dir)
+            logger.warning("%s What is logged is kept in %s and not uploaded.", error, self.spool.run_dir)
             self.spool, self.is_stopped, self.destination = self.spool.aside(), True, None
 
     def ensure_spool(self) -> None:
@@ -184,37 +181,37 @@ class Membership:
             self._let_go(dropped=0)
             self._join()
         if was_joined:
-            self.log.warning("%s was removed while it was in use; it was created again", self.spool.root)
+            logger.warning("%s was removed while it was in use; it was created again", self.spool.root)
         return True
 
     # record
 
-    def record(self, line: dict[str, Any]) -> None:
-        """Append what an event file reports; OSError if the disk refuses."""
+    def record_opened(self, path: str) -> None:
+        """Record an event file that is about to be made; OSError if the disk refuses."""
         self.has_logged = True
         if self._joined is not None:
-            self._joined.file.write(line)
+            self._joined.file.opened(path)
+
+    def record_sealed(self, path: str) -> None:
+        """Record that an event file is complete; OSError if the disk refuses."""
+        if self._joined is not None:
+            self._joined.file.sealed(path)
 
     def record_dropped(self, dropped: int) -> None:
-        """Append the number of dropped records if it has grown."""
-        if self._joined is not None and dropped > self._recorded_dropped:
-            self._joined.file.write({"dropped": dropped})
-            self._recorded_dropped = dropped
+        """Record the number of dropped records if it has grown; OSError if the disk refuses."""
+        if self._joined is not None:
+            self._joined.file.record_dropped(dropped)
 
     def request_push(self) -> None:
         """Have the next `record_request` ask for a push."""
         self._is_push_requested = True
 
-    def record_request(self, lengths: Callable[[], dict[str, int]]) -> None:
-        """Append a request for a push, if there is one and the last one is old enough.
-
-        Args:
-            lengths: gives the bytes per path to push.
-        """
+    def record_request(self) -> None:
+        """Record a request for a push of all that was written, if there is one and the last one is old enough."""
         if not self._is_push_requested or self._joined is None or self._clock() < self._next_request:
             return
         self._is_push_requested, self._next_request = False, self._clock() + REQUEST_EVERY
-        self._joined.file.write({"want": lengths()})
+        self._joined.file.request()
 
     # leave
 

@@ -11,24 +11,21 @@ from __future__ import annotations
 
 import atexit
 import errno
-import logging
 import os
-import threading
 import time
 from multiprocessing import parent_process, util
 
 from hf_mpwriter.base.errors import ForeignSpoolError, LogdirError
 from hf_mpwriter.base.settings import Destination, Settings
+from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.events.limits import Limits
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.directory import Place
 from hf_mpwriter.worker.worker import Worker
 
-logger = logging.getLogger("hf_mpwriter")
-
 _workers: dict[str, Worker] = {}
-_registry_lock = threading.RLock()
+_registry_lock = locks.thread_lock()
 _limits = Limits()
 
 
@@ -125,7 +122,8 @@ def _at_exit() -> None:
         try:
             worker.wait(time.monotonic() - started)
         except KeyboardInterrupt:
-            return
+            break
+    logger.flush()
 
 
 def _leave_at_the_end() -> None:
@@ -142,7 +140,7 @@ def _leave_at_the_end_of_a_child(*_: object) -> None:
 
 def _after_fork_in_child() -> None:
     global _registry_lock, _limits
-    _registry_lock, _limits = threading.RLock(), Limits(_limits.memory)
+    _registry_lock, _limits = locks.thread_lock(), Limits(_limits.memory)
     for worker in _workers.values():
         worker.after_fork(_limits)
 

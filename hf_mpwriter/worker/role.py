@@ -8,11 +8,16 @@ not that rank. It counts as a rank only if it was given one of its own after its
     Role(3, None)         rank 3                  worker `rank_00003`; rank 0 is `main`
     Role(3, "Process-1")  child of rank 3         worker `rank_00003_Process-1`
     Role(None, "")        fork of a lone process  worker `proc_00001`
+
+multiprocessing counts the children of a process without end, and a pool may replace its workers every few seconds. A
+child whose number it has counted beyond OWN_NAMES has no name of its own: such children share `ForkPoolWorker`,
+`ForkPoolWorker~2` and so on, as many as live at once. The first ones keep theirs, so a restart finds them again.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections.abc import Mapping
@@ -25,6 +30,8 @@ RANK_VARIABLES = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "MV2_COMM_WORLD_RA
 WORLD_SIZE_VARIABLES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_NTASKS")
 # SLURM sets SLURM_PROCID=0 in the batch script too, which is not a task of a step.
 SLURM_STEP_VARIABLES = ("SLURM_STEP_ID", "SLURM_STEPID")
+OWN_NAMES = 64  # children that multiprocessing numbers, each with a directory of its own
+_COUNTED = re.compile(r"(?P<kind>\w*(?:Process|PoolWorker))-(?P<numbers>\d+(?::\d+)*)")
 NOT_A_STEP = ("", "batch", "4294967291", "extern", "4294967292", "interactive", "4294967290")
 
 
@@ -61,7 +68,7 @@ class Role:
         """The name that the worker wants; if it is claimed, the next free one is taken."""
         if self.child is None:
             return "main" if not self.rank else f"rank_{self.rank:05d}"
-        name = safe_name(self.child) or "proc_00001"
+        name = safe_name(_kind(self.child)) or "proc_00001"
         if name == "main":
             name = "proc_main"
         return name if self.rank is None else f"rank_{self.rank:05d}_{name}"
@@ -75,6 +82,16 @@ class Role:
     def is_reporter(self) -> bool:
         """Whether this process reports on the run to the user: rank 0 or the lone main process."""
         return self.waits and not self.rank
+
+
+def _kind(child: str) -> str:
+    """The name of a child; without the numbers of multiprocessing if they are too many."""
+    counted = _COUNTED.fullmatch(child)
+    if counted is None:
+        return child
+    numbers = counted["numbers"].split(":")  # of a child of a child: 3:1
+    own = len(numbers) <= 2 and all(len(number) < 9 and int(number) <= OWN_NAMES for number in numbers)
+    return child if own else counted["kind"]
 
 
 def role_of(environ: Mapping[str, str], inherited_rank: int | None, child: str | None) -> Role:

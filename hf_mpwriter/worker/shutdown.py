@@ -12,11 +12,11 @@ Invariant: only the reporter logs; the wait ends after `exit_timeout` seconds.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 
 from hf_mpwriter.base.settings import OFFLINE, Settings, is_offline
+from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.snapshot import attachments
 from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool import progress
@@ -26,8 +26,6 @@ from hf_mpwriter.spool.progress import Progress, size_text
 from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.system.directory import Place
 from hf_mpwriter.worker.role import Role
-
-logger = logging.getLogger("hf_mpwriter")
 
 QUIET_WAIT = 2.0  # seconds; a longer wait is logged
 

@@ -21,25 +21,22 @@ Invariants:
 
 from __future__ import annotations
 
-import logging
 import os
-import threading
 import time
 from collections.abc import Callable
 
 from hf_mpwriter.base.settings import Destination, Settings
+from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.events.limits import Limits
 from hf_mpwriter.spool import progress
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.progress import Progress, Status
-from hf_mpwriter.system import process
-from hf_mpwriter.worker import role, shutdown
+from hf_mpwriter.spool.progress import Logged, Progress, Status
+from hf_mpwriter.system import locks, process
+from hf_mpwriter.worker import delivery, role, shutdown
 from hf_mpwriter.worker.election import Election, unfinished_siblings
 from hf_mpwriter.worker.files import WorkerFiles
 from hf_mpwriter.worker.membership import Membership
 from hf_mpwriter.worker.role import Role
-
-logger = logging.getLogger("hf_mpwriter")
 
 HOUSEKEEPING_EVERY = 3.0  # seconds
 STUCK_AFTER = 60.0  # seconds; housekeeping never takes so long
@@ -87,7 +84,7 @@ class Worker:
 
     def _start_fresh(self) -> None:
         self.next_housekeeping = 0.0
-        self._housekeeping_lock, self._housekeeping_started = threading.Lock(), 0.0
+        self._housekeeping_lock, self._housekeeping_started = locks.thread_lock(), 0.0
         self._last_error = ""
         self._logged_lost = 0
 
@@ -112,6 +109,7 @@ class Worker:
     def configure(self, destination: Destination | None, settings: Settings, token: str | None) -> None:
         """Take destination, settings and token of the newest writer."""
         self.membership.configure(destination, settings)
+        self.election.destination = self.membership.destination
         if token is not None:
             self.election.token = token
 
@@ -152,7 +150,7 @@ class Worker:
             self.membership.directory()
         except OSError as error:
             logger.warning("%s: cannot join yet: %s", self.spool.run_dir, error)
-        self.membership.log.flush()
+        logger.flush()
 
     def enter_again(self, user: object) -> None:
         """Join for a closed writer that logs again; its event file meets what may be wrong with the disk now."""
@@ -203,9 +201,9 @@ class Worker:
     def keep_house(self) -> None:
         """See that the files are still there and that an uploader lives; never waits, never raises."""
         lock = self._housekeeping_lock
-        if not lock.acquire(blocking=False):  # another thread keeps house, or a signal handler logs while we do
+        if locks.is_held_here(lock) or not lock.acquire(blocking=False):  # a signal handler logs, or another thread
             if self._clock() > self._housekeeping_started + STUCK_AFTER:  # interrupted before it could release
-                self._housekeeping_lock = threading.Lock()
+                self._housekeeping_lock = locks.thread_lock()
             return
         try:
             self._housekeeping_started = self._clock()
@@ -213,7 +211,7 @@ class Worker:
             self.files.check()
             self._rejoin()
             self.membership.record_dropped(self.dropped)
-            self.membership.record_request(self.files.lengths)
+            self.membership.record_request()
             if self._uploads:
                 self._ensure_uploaders()
                 if self.role.is_reporter and not self._has_logged_notices:
@@ -224,15 +222,13 @@ class Worker:
                 logger.warning("%s: %s", self.spool.run_dir, error)
         finally:
             lock.release()  # `_housekeeping_lock` may be another one by now
+        logger.flush()
 
     def _rejoin(self) -> None:
         """Join again if the spool was deleted, or if a record came in while the process left."""
         before = self.membership.name
-        try:
-            if not self.membership.rejoin(lambda: self.files.are_open):
-                return
-        finally:
-            self.membership.log.flush()
+        if not self.membership.rejoin(lambda: self.files.are_open):
+            return
         if before in ("", self.membership.name):
             self.files.register_again()
         else:  # the old directory may belong to another process by now
@@ -277,28 +273,20 @@ class Worker:
         self.files.flush()
         self.keep_house_if_due()
 
-    def request_push(self) -> dict[str, int]:
-        """Ask for a push of what was logged so far; bytes per path asked for."""
+    def request_push(self) -> Logged:
+        """Ask for a push of what was logged so far, and say what that is."""
         self.membership.request_push()
         self.keep_house()
-        return self.files.lengths()
+        return delivery.logged(self.membership, self.files)
 
     def push(self, wait: float) -> bool:
-        """Ask for a push and wait for it.
-
-        Args:
-            wait: seconds, at most.
-
-        Returns:
-            Whether all that was logged is on the Hub.
-        """
-        if not self._uploads:
-            return False
-        return not progress.wait(Progress(self.spool), self.request_push(), wait, self.keep_house)
+        """Ask for a push and wait for it, at most `wait` seconds; see `delivery`."""
+        return self._uploads and delivery.push(self.spool, self.request_push, wait, self.keep_house)
 
     def status(self) -> Status:
         """How much of what this process has logged is on the Hub."""
-        return progress.status(Progress(self.spool), self.membership.destination, self.files.lengths(), self.dropped)
+        logged = delivery.logged(self.membership, self.files)
+        return progress.status(Progress(self.spool), self.membership.destination, logged)
 
     def wait(self, spent: float = 0.0) -> None:
         """Wait, bounded, until the Hub has what this process answers for; see `shutdown`.

@@ -11,7 +11,6 @@ which parameter is meant. Everything here is encoded by tensorboardX.
 from __future__ import annotations
 
 import functools
-import logging
 import os
 import time
 from collections.abc import Callable
@@ -21,11 +20,10 @@ from tensorboardX.summary import hparams
 from tensorboardX.writer import SummaryWriter as _SummaryWriter
 
 from hf_mpwriter.base.names import sub_directory
+from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.writer import summaries
 from hf_mpwriter.writer.scalars import ScalarMethods
 from hf_mpwriter.writer.values import as_python, plain, sound, square
-
-logger = logging.getLogger("hf_mpwriter")
 
 
 def _takes_any_tensor(method: Callable[..., Any]) -> Callable[..., Any]:

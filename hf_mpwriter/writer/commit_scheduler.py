@@ -14,15 +14,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from hf_mpwriter.base.errors import HfMpWriterError
-from hf_mpwriter.spool.progress import Progress, wait
+from hf_mpwriter.spool.progress import POLL, Logged, Progress, wait
 
 if TYPE_CHECKING:
     from hf_mpwriter.base.settings import Destination, Settings
     from hf_mpwriter.worker.worker import Worker
 
 
+DISK_PATIENCE = 30.0  # seconds that a disk may refuse what a push asks for; it is tried again every 16 s at least
+
+
 class UploadError(HfMpWriterError):
-    """The requested push has failed; the data is safe on disk, and the uploader tries again."""
+    """The requested push has failed. What is on disk stays there, and the uploader tries again."""
 
 
 class PushFuture(Future[str | None]):
@@ -30,23 +33,36 @@ class PushFuture(Future[str | None]):
 
     Args:
         worker: of this process.
-        lengths: bytes that were logged before the request, per path.
+        logged: before the request.
         requested_at: unix time; older failures do not count.
     """
 
-    def __init__(self, worker: Worker, lengths: dict[str, int], requested_at: float) -> None:
+    def __init__(self, worker: Worker, logged: Logged, requested_at: float) -> None:
         super().__init__()
-        self._worker, self._lengths, self._requested_at = worker, lengths, requested_at
+        self._worker, self._logged, self._requested_at = worker, logged, requested_at
         self._progress = Progress(worker.spool)
+        self._asked = self._progress.changes(logged.lengths)
+        self._patient_until = time.monotonic() + DISK_PATIENCE
 
     def _resolve_within(self, timeout: float) -> None:
         """Wait for an outcome, at most `timeout` seconds, and resolve the Future if there is one."""
+        end = time.monotonic() + timeout
         if super().done():
             return
         try:
+            if not self._is_written_by(end):
+                return
+            left, keep_house = max(0.0, end - time.monotonic()), self._worker.keep_house
             missing = wait(
-                self._progress, self._lengths, timeout, self._worker.keep_house, lambda _: self._raise_failure()
+                self._progress,
+                self._logged.lengths,
+                left,
+                keep_house,
+                lambda _: self._raise_failure(),
+                asked=self._asked,
             )
+            if not missing:
+                self._raise_dropped()
         except UploadError as error:
             self.set_exception(error)
             return
@@ -55,6 +71,29 @@ class PushFuture(Future[str | None]):
         elif refused := self._progress.refused(missing):
             self.set_exception(UploadError("; ".join(refused.values())))
 
+    def _is_written_by(self, end: float) -> bool:
+        """Wait until the disk has taken what waits in memory, at most until `end` (monotonic seconds).
+
+        Raises:
+            UploadError: it has refused that for too long.
+        """
+        while self._logged.in_memory:
+            self._logged = self._worker.request_push()
+            self._asked = self._progress.changes(self._logged.lengths)
+            if not self._logged.in_memory:
+                break
+            if time.monotonic() > self._patient_until:
+                text = f"{self._logged.in_memory} records wait in memory, the disk refuses them"
+                raise UploadError(f"{text}: {self._logged.disk_error}")
+            if time.monotonic() >= end:
+                return False
+            time.sleep(POLL)
+        return True
+
+    def _raise_dropped(self) -> None:
+        if self._logged.dropped:
+            raise UploadError(f"The disk refused {self._logged.dropped} records for good; the others are on the Hub.")
+
     def _raise_failure(self) -> None:
         uploader = self._progress.uploader()
         if uploader.reason and uploader.failed_at > self._requested_at:
@@ -62,7 +101,7 @@ class PushFuture(Future[str | None]):
 
     def _commit(self) -> str | None:
         ledger = self._progress.ledger()
-        held = [ledger.files[path] for path in self._lengths if ledger and path in ledger.files]
+        held = [ledger.files[path] for path in self._logged.lengths if ledger and path in ledger.files]
         return max(held, key=lambda one: one.time).commit if held else None
 
     def done(self) -> bool:

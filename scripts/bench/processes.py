@@ -28,7 +28,8 @@ from hf_mpwriter import HFSummaryWriter, SummaryWriter
 from hf_mpwriter.localhub import LocalHub
 from hf_mpwriter.localhub.errors import Refusal
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.members import Member, Members
+from hf_mpwriter.spool.member_lines import Member
+from hf_mpwriter.spool.members import Members
 from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.spool.status import UploaderStatus
 

@@ -205,7 +205,9 @@ class Costs(Bench):
         file = LocalFile("events.out.tfevents.1700000000.host.1.0123abcd", self.scale.pushed, growing=True)
         (run_dir / file.path).write_bytes(self.rng.randbytes(file.length))
         destination = Destination(self.hub.endpoint, f"bench/push{way}", path_in_repo="tensorboard/push")
-        cache = Run(run_dir, "", None).spool.host("bench").cache
+        spool = Run(run_dir, "", None).spool
+        spool.create()
+        cache = spool.host("bench").cache
         job = Job(str(run_dir), "", cache, destination, None, False, (file,), {}, {}, None, fenced=True, xet=True)
         push = PushHandle(job, deadline(job))
         peak, verdict = Memory(), None

@@ -10,7 +10,9 @@ directory with the Hub. Half of the runs are continued in the same run directory
     scripts/proof/soak.py --sabotage early-ack           a build that is broken on purpose: the oracle must find it
 
 As root on Linux the run directories are on disks that can be full, read-only or without power; elsewhere these faults
-are skipped. Not covered: files that other users delete or rewrite on the Hub (the oracle takes them for ours), clocks.
+are skipped. What other users do to our files on the Hub is taken out of the history before the oracle judges it; what
+they delete has to be there again at the end. Some ranks have few descriptors or small files, and the clock of every
+process jumps. When a push says that all is on the Hub, the rank that asked compares at that moment.
 
 Exit code 0 if all promises held (with --sabotage: if the sabotage was found), 3 if one was broken: the seed is
 printed, and the run directory with its logs is kept. 1 if the script itself failed.

@@ -33,12 +33,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import IO, Any, NoReturn
+from typing import Any, NoReturn
 
 from hf_mpwriter import testing
 from hf_mpwriter.base import state
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.base.settings import Destination, Settings
+from hf_mpwriter.base.start import StartRecord
 from hf_mpwriter.events import framing
 from hf_mpwriter.localhub import Store, View
 from hf_mpwriter.spool import ledger, members
@@ -127,16 +128,17 @@ class Clock:
 class ForkedPush:
     """Replace `Popen` in an uploader: the push is a fork of this process, which has loaded the client."""
 
-    def __init__(self, _argv: list[str], ask: Callable[..., object], stdin: IO[bytes], **_: object) -> None:
+    def __init__(
+        self, _argv: list[str], ask: Callable[..., object], pass_fds: tuple[int, int, int], **_: object
+    ) -> None:
         output, inner = os.pipe()
         waits, go_on = socket.socketpair()
         self.returncode: int | None = None
         self.pid = os.fork()
         if not self.pid:
-            os.dup2(stdin.fileno(), 0)
             os.dup2(inner, 1)
             go_on.close()
-            run_and_end(functools.partial(self._push, os.getppid(), waits))
+            run_and_end(functools.partial(self._push, os.getppid(), pass_fds, waits))
         os.close(inner)
         waits.close()
         ask(push=self.pid)
@@ -144,13 +146,13 @@ class ForkedPush:
         self.stdout = open(output, "rb", buffering=0)  # noqa: SIM115 - its owner closes it
 
     @staticmethod
-    def _push(parent: int, waits: socket.socket) -> None:
+    def _push(parent: int, descriptors: tuple[int, int, int], waits: socket.socket) -> None:
         from hf_mpwriter.push import process
 
         sleep = time.sleep
         time.sleep = lambda seconds: sleep(min(seconds, 0.01))  # the client's waits between its retries
         waits.recv(1)
-        process.main(parent)
+        process.main(parent, *descriptors)
 
     def poll(self) -> int | None:
         """Exit code, None while it lives."""
@@ -179,7 +181,7 @@ def run_and_end(action: Callable[[], object]) -> NoReturn:
 def live(spool: Spool, harm: Harm | None, theirs: socket.socket, cache: str) -> None:
     """Run one life, in a fork."""
     from hf_mpwriter.push import handle
-    from hf_mpwriter.system import daemon, launch
+    from hf_mpwriter.system import daemon
     from hf_mpwriter.uploader import loop
 
     def ask(**message: Any) -> None:
@@ -199,11 +201,10 @@ def live(spool: Spool, harm: Harm | None, theirs: socket.socket, cache: str) -> 
     daemon.time = loop.time = Clock(ask)
     loop.lower = lambda: None
     loop.random = SimpleNamespace(Random=functools.partial(random.Random, 1))
-    handle.subprocess = SimpleNamespace(Popen=functools.partial(ForkedPush, ask=ask), PIPE=0)
+    handle.subprocess = SimpleNamespace(Popen=functools.partial(ForkedPush, ask=ask), PIPE=0, DEVNULL=0)
     ask(begins=True)
     try:
-        launch.UPLOADER_LOCK_FD = locks.try_exclusive(spool.uploader_lock)
-        loop.main(spool.run_dir, 0.0)
+        loop.upload(StartRecord(spool.run_dir, spool.destination()), locks.try_exclusive(spool.uploader_lock))
     finally:
         ask(passed=passed)
 
@@ -248,12 +249,12 @@ class Story:
         self._log(second)
         self._log(other)
         self._note("first")
-        rank1.write({"want": self._lengths})
+        rank1.count(requests=1)
         yield False
         self._log(second)
         self._log(other)
         self._note("second, longer")
-        rank0.leave(0)
+        rank0.leave()
         locks.release(rank1._fd)  # it dies
         yield True
 

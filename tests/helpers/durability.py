@@ -98,13 +98,13 @@ class Worker:
 
     def want(self) -> None:
         """Ask for a push."""
-        self._member.write({"want": {self._path: os.fstat(self._fd).st_size}})
+        self._member.count(requests=1)
 
     def end(self, *, closes: bool) -> None:
         """Close, or be killed."""
         if closes:
             self._member.write({"seal": self._path})
-            self._member.leave(0)
+            self._member.leave()
         self.vanish()
 
     def vanish(self) -> None:
@@ -140,7 +140,7 @@ class Durability(RuleBasedStateMachine):
             mock.patch.object(loop, "time", clock),
             mock.patch.object(loop, "Process", me),
             mock.patch.object(loop, "folders", return_value=[]),
-            mock.patch.object(in_flight, "PushHandle", lambda job, _: Push(self, job)),
+            mock.patch.object(in_flight, "PushHandle", lambda job, *_: Push(self, job)),
             mock.patch.object(pacing, "MOVED_LIMIT", 1),
             mock.patch.object(members, "_files_of_this_process", 0),  # these two: the same names in every run
             mock.patch.object(disk, "_temporary", self._temporary),
@@ -232,7 +232,7 @@ class Durability(RuleBasedStateMachine):
         self.host = host
         lock_fd = locks.try_exclusive(self.spool.uploader_lock)
         assert lock_fd is not None
-        self.uploader = loop.Uploader(self.spool, lock_fd, lambda: self.now, AtOnce())
+        self.uploader = loop.Uploader(self.spool, DESTINATION, lock_fd, lambda: self.now, AtOnce())
 
     def _end(self):
         locks.release(self.uploader._lock)

@@ -43,12 +43,14 @@ def push_of(run_dir) -> int:
 TAKES_THE_LOCK = """
 import os, sys, time
 import hf_mpwriter.uploader.loop as uploader
+from hf_mpwriter.base.start import StartRecord
 from hf_mpwriter.system import locks
 from hf_mpwriter.spool.layout import Spool
+spool = Spool(sys.argv[1])
 os.dup2(locks.try_exclusive(Spool(sys.argv[1]).uploader_lock), 3)
 os.closerange(4, 100)
 {}
-uploader.main(sys.argv[1], 0.0)
+uploader.upload(StartRecord(spool.run_dir, spool.destination()), 3)
 """
 
 

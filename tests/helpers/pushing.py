@@ -37,17 +37,23 @@ for line in sys.stdin:
     job, output = json.loads(line)
     pid = os.fork()
     if not pid:
-        os.dup2(os.open(job, os.O_RDONLY), 0)
         os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
-        process.main(os.getppid())
+        top = os.open(os.path.dirname(job), os.O_RDONLY)
+        process.main(os.getppid(), os.open(job, os.O_RDONLY), top, os.dup(top))
         os._exit(0)
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+    _, status, used = os.wait4(pid, 0)
+    print(os.waitstatus_to_exitcode(status), used.ru_maxrss, flush=True)
 """
 numbers = itertools.count()
 
 
 class Pushes:
-    """Fork pushes from a process that has loaded the client and never used it: loading takes a second."""
+    """Fork pushes from a process that has loaded the client and never used it: loading takes a second.
+
+    `peak` is the memory that the last one has taken, in kB.
+    """
+
+    peak = 0
 
     def __init__(self, endpoint: str, prelude: str = "", env: dict[str, str] | None = None) -> None:
         env = (
@@ -67,10 +73,10 @@ class Pushes:
         """Make one push and wait for its end."""
         path, output = (os.path.join(job.run_dir, name) for name in ("job.json", "job.out"))
         with open(path, "wb") as file:
-            file.write(state.dump(job))
+            file.write(b"\n" + state.dump(job))
         self.process.stdin.write(json.dumps([path, output]) + "\n")
         self.process.stdin.flush()
-        code = int(self.process.stdout.readline())
+        code, self.peak = map(int, self.process.stdout.readline().split())
         assert code == 0
         with open(output, "rb") as file:
             return job_module.from_line(file.readlines()[-1])

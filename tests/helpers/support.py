@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import resource
 import signal
+import stat
 from collections.abc import Iterator
 
 from hypothesis import strategies as st
@@ -35,6 +37,28 @@ def limit_files(size: int) -> None:
 def unlimit_files() -> None:
     """Lift the limit again."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+@contextlib.contextmanager
+def full_disk(room: int) -> Iterator[None]:
+    """A disk with room for so many more bytes in regular files: a short write, then ENOSPC."""
+    write = os.write
+
+    def write_into(fd: int, data: bytes) -> int:
+        nonlocal room
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return write(fd, data)
+        if not room and len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written = write(fd, data[:room])
+        room -= written
+        return written
+
+    os.write = write_into
+    try:
+        yield
+    finally:
+        os.write = write
 
 
 def scalar(step: int, tag: str = "loss", value: float = 0.5) -> bytes:

@@ -63,6 +63,7 @@ def held(hub: LocalHub) -> int:
         ("/lfs/ reset skip=1", Fault("/lfs/", "reset", skip=1)),
         (r"/lfs/\d+$ close times=0", Fault(r"/lfs/\d+$", "close", times=0)),
         ("/preupload/ slow seconds=0.5", Fault("/preupload/", "slow", when="after", seconds=0.5)),
+        ("/preupload/ bomb size=3", Fault("/preupload/", "bomb", size=3)),
         (
             "/commit/ 429 header=Retry-After:2 'header=X: y:z' message=\"too many\" code=C body=<b/>",
             Fault(
@@ -100,6 +101,8 @@ def test_a_line_of_text_and_json_mean_the_same_fault(text, fault):
         "/commit/ 503 seconds=1",
         "/commit/ close message=x",
         "/commit/ slow",
+        "/commit/ bomb",
+        "/commit/ close size=3",
         "/commit/ slow seconds=1 when=before",
         "/commit( 503",
         "/commit/ 503 message='open",

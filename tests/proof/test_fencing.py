@@ -46,7 +46,15 @@ from hf_mpwriter.spool import status
 from hf_mpwriter.system import launch
 from hf_mpwriter.uploader import in_flight, pacing
 status.BEAT_EVERY, pacing.MOVED_WAIT, pacing.FIRST_WAIT, in_flight.SETTLE_TIME = 0.5, 0.6, 1.0, {SETTLE}
-ONCE = "from hf_mpwriter.push import commit;commit.MOVED_TRIES=1;push.main"
+ONCE = "exec(" + repr('''
+from hf_mpwriter.push import process
+set_environment = process._set_environment
+def set_and_change(job):
+    set_environment(job)  # the client reads it when it is imported
+    from hf_mpwriter.push import commit
+    commit.MOVED_TRIES = 1
+process._set_environment = set_and_change
+''') + ");push.main"
 launch.PUSH_BOOT = launch.PUSH_BOOT.replace("push.main", ONCE)
 """
 HASTE = f"exec({QUICK!r});uploader.main"

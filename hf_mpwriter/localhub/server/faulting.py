@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import socket
 import struct
+import zlib
 from typing import TYPE_CHECKING
 
 from starlette.responses import JSONResponse, Response
@@ -97,6 +98,8 @@ def answer_of(fault: Fault, answer: ASGIApp | None = None) -> ASGIApp:
     """Return the ASGI application that a fault puts in place of a response."""
     if fault.kind == "status":
         return _status_answer(fault)
+    if fault.kind == "bomb":
+        return Response(_bomb(fault.size), 200, {"content-encoding": "gzip"}, "application/json")
     if fault.kind == "slow" and answer:
         return _Slowed(answer, fault.seconds)
     return _Broken(reset=fault.kind == "reset")
@@ -112,6 +115,21 @@ def _status_answer(fault: Fault) -> Response:
     if fault.body:
         return Response(fault.body, fault.status, headers, "text/html")
     return JSONResponse({"error": message}, fault.status, headers)
+
+
+def _bomb(size: int) -> bytes:
+    """Return blanks and an empty JSON object, packed by gzip.
+
+    Args:
+        size: MiB of blanks; they are packed once, and what a full flush has ended can be repeated.
+    """
+    blanks, end, crc = b" " * (1 << 20), b"{}", 0
+    packer, last = (zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS) for _ in range(2))
+    block = packer.compress(blanks) + packer.flush(zlib.Z_FULL_FLUSH)
+    for _ in range(size):
+        crc = zlib.crc32(blanks, crc)
+    trailer = struct.pack("<II", zlib.crc32(end, crc), (size * len(blanks) + len(end)) & 0xFFFFFFFF)
+    return b"\x1f\x8b\x08" + bytes(7) + block * size + last.compress(end) + last.flush() + trailer
 
 
 class _Broken:

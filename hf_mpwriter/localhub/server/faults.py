@@ -22,6 +22,7 @@ A fault is: [METHOD] PATTERN KIND [NAME=VALUE ...]
   PATTERN   regular expression, searched in the request path: /commit/ /preupload/ /lfs/ objects/batch /v1/xorbs
   KIND      200 to 599: respond with this status | close: close without a response | reset: TCP reset
             hang: wait until the faults are cleared, or for seconds=N; then go on, even if the client is gone
+            bomb size=N: respond with N MiB of JSON, which gzip packs into a thousandth
             slow seconds=N: send the response over N seconds; with when=arrive, read the request over N seconds
   when=     arrive: before the body is read | before: before any work (default) | after: when the work is done
   times=N   strike N requests, 0: all (default 1)        skip=N    let N requests pass first (default 0)
@@ -31,9 +32,9 @@ Examples: 'POST /commit/ 503 times=3'   '/commit/ hang when=after seconds=30'   
           '/commit/ 429 header=Retry-After:2 message="Too many"'   '/preupload/ slow seconds=5'"""
 
 When = Literal["arrive", "before", "after"]
-Kind = Literal["status", "close", "reset", "hang", "slow"]
+Kind = Literal["status", "close", "reset", "hang", "slow", "bomb"]
 _METHOD = re.compile(r"[A-Z]+")
-_NUMBERS: dict[str, Callable[[str], float]] = {"times": int, "skip": int, "seconds": float}
+_NUMBERS: dict[str, Callable[[str], float]] = {"times": int, "skip": int, "seconds": float, "size": int}
 _TEXTS = {"when", "message", "code", "body"}
 
 
@@ -56,6 +57,7 @@ class Fault:
         times: The number of requests to strike, 0 for all.
         skip: The number of requests to let pass first.
         seconds: The duration of a hang or a slow transfer; a hang of 0 lasts until the faults are cleared.
+        size: The unpacked length of a bomb in MiB.
         status: The response status, for the kind `status` only.
         headers: Further headers of that response.
         message: Its error message, as JSON and as X-Error-Message.
@@ -73,6 +75,7 @@ class Fault:
     times: int = 1
     skip: int = 0
     seconds: float = 0.0
+    size: int = 0
     status: int = 0
     headers: tuple[tuple[str, str], ...] = ()
     message: str = ""
@@ -119,10 +122,11 @@ def _flaw(fault: Fault) -> str:
         f"Unknown kind of fault: {fault.kind}": fault.kind not in get_args(Kind),
         f"Unknown value of when: {fault.when!r}": fault.when not in get_args(When),
         f"Not an HTTP method: {fault.method!r}": bool(fault.method) and not _METHOD.fullmatch(fault.method),
-        "Numbers must not be negative": min(fault.times, fault.skip, fault.seconds) < 0,
+        "Numbers must not be negative": min(fault.times, fault.skip, fault.seconds, fault.size) < 0,
         f"Not an HTTP status: {fault.status}": fault.kind == "status" and not 200 <= fault.status <= 599,
         "Only a status takes a header, message, code or body": fault.kind != "status" and (answers or fault.status > 0),
         "Only hang and slow take seconds": fault.seconds > 0 and fault.kind not in ("hang", "slow"),
+        "Only bomb takes a size, and needs it": (fault.kind == "bomb") != (fault.size > 0),
         "slow needs seconds=N": fault.kind == "slow" and not fault.seconds > 0,
         "slow takes when=arrive or when=after": fault.kind == "slow" and fault.when == "before",
         f"Not a regular expression: {fault.where!r}": not _is_pattern(fault.where),

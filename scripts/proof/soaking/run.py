@@ -32,6 +32,7 @@ from hf_mpwriter.system.process import host_id
 from hf_mpwriter.testing import check, processes, read_journals
 from hf_mpwriter.testing.oracle import keys
 from soaking import inside
+from soaking import rank as rank_of_soak
 
 RANKS = 8
 PATIENCE = 240.0  # seconds for any process to end
@@ -56,6 +57,8 @@ class Run:
         findings: broken promises.
         struck: pids of processes that were killed or terminated, each with an exit code to expect.
         foreign: paths that other users committed.
+        damage: what other users made of files of ours: per path, ids of their contents, None if they deleted it.
+        limits: of the next life of a rank, per rank: see `inside`.
         uploader_terminated: whether an uploader got SIGTERM since the last drain.
         records: returned records that were checked.
     """
@@ -71,8 +74,10 @@ class Run:
         self.findings: list[str] = []
         self.struck: set[tuple[int, int]] = set()
         self.foreign: set[str] = set()
+        self.damage: dict[str, set[str | None]] = {}
+        self.limits: dict[int, dict[str, int]] = {}
         self.uploader_terminated = False
-        self.records = 0
+        self.records = self._told = 0
 
     @property
     def run_dir(self) -> str:
@@ -88,6 +93,7 @@ class Run:
         """Start the Hub and all ranks."""
         self.hub.start()
         os.environ |= {"HF_ENDPOINT": self.hub.endpoint, inside.CONTROL: str(self.control)}
+        os.environ[inside.HUB] = str(self.hub.root)
         self.revive()
 
     # ranks
@@ -103,8 +109,9 @@ class Run:
 
     def _start(self, rank: int) -> None:
         purge_step = self._rng.choice([None, None, None, self._rng.randrange(10**6)])
-        arguments = (rank, RANKS, self.run_dir, self.journals, str(self._stop), purge_step)
-        self.ranks[rank] = multiprocessing.get_context("fork").Process(target=inside.live, args=arguments)
+        limits = self.limits.pop(rank, {})
+        arguments = (rank, RANKS, self.run_dir, self.journals, str(self._stop), purge_step, limits)
+        self.ranks[rank] = multiprocessing.get_context("fork").Process(target=rank_of_soak.live, args=arguments)
         self.ranks[rank].start()
 
     def _check_end(self, rank: int, process: multiprocessing.process.BaseProcess) -> None:
@@ -119,6 +126,10 @@ class Run:
         with contextlib.suppress(FileNotFoundError):
             return (self.control / "struck").read_text().splitlines()
         return []
+
+    def clock(self, seconds: float = 0.0) -> None:
+        """Let the clock of every process jump, each by its own share of so many seconds."""
+        (self.control / inside.CLOCK).write_text(str(seconds))
 
     def chance(self, probability: float = 0.0, action: str = "") -> None:
         """Let every failpoint fail with this probability from now on."""
@@ -183,7 +194,7 @@ class Run:
         missing = self.missing()
         if missing and self._is_missing():
             self.findings.append(f"the uploader left before {len(missing)} files were on the Hub")
-        elif missing:
+        elif missing or self.damage:
             self._sync()
 
     def _is_missing(self) -> bool:
@@ -246,9 +257,9 @@ class Run:
 
     def check(self) -> str:
         """Let the oracle judge; return a line that sums up the run."""
-        report = check(self.run_dir, self._view(), read_journals(self.journals))
+        report = check(self.run_dir, self._view(to_the_end=True), read_journals(self.journals))
         self.records += report.returned
-        self.findings += report.problems
+        self.findings += [*report.problems, *self._own_findings()]
         self.findings += [f"in two files: {key}" for key in self._doubled()]
         wait_for(lambda: not processes.left_behind(self.run_dir), 60.0)  # an uploader ends after it releases its lock
         self.findings += [f"left behind: process {pid}" for pid in processes.left_behind(self.run_dir)]
@@ -262,11 +273,21 @@ class Run:
 
     def check_meanwhile(self) -> None:
         """Let the oracle judge what must hold at any time; no process may run."""
-        report = check(self.run_dir, self._view(), read_journals(self.journals), drained=False)
-        self.findings += [f"before the end: {problem}" for problem in report.problems]
+        report = check(self.run_dir, self._view(to_the_end=False), read_journals(self.journals), drained=False)
+        self.findings += [f"before the end: {problem}" for problem in [*report.problems, *self._own_findings()]]
 
-    def _view(self) -> View:
-        return View(self.hub.store, inside.REPO, f"tensorboard/{self.name}")
+    def _view(self, *, to_the_end: bool) -> View:
+        from soaking.others import Forgiving
+
+        return Forgiving(self, to_the_end=to_the_end)
+
+    def _own_findings(self) -> list[str]:
+        """Return what the ranks have found themselves since the last time."""
+        with contextlib.suppress(FileNotFoundError):
+            lines = (self.control / inside.FINDINGS).read_text().splitlines()
+            new, self._told = lines[self._told :], len(lines)
+            return new
+        return []
 
     def _doubled(self) -> Iterable[tuple[str, int]]:
         """Return records that are in two files: the oracle takes the second one for another record."""

@@ -14,6 +14,9 @@ from soaking.run import RANKS, Run, send, wait_for
 
 STOPPED = (0.3, 3.0)  # seconds that a process is stopped
 SEARCH = 1.5  # seconds to wait for an uploader or a push
+DESCRIPTORS = (8, 40)  # that a rank may have beside those it starts with
+FILE_SIZE = (30 << 10, 80 << 10)  # bytes, less than a segment of the soak
+JUMPS = (30.0, 300.0, 7200.0, 86400.0, 1e7)  # seconds that the clock of a process is wrong, at most
 PUSH = 0.9  # seconds of a push, in which it is struck
 
 
@@ -38,6 +41,9 @@ class Victims:
         yield Card("SIGTERM worker", lambda: self._terminate("worker"))
         yield Card("SIGTERM uploader", lambda: self._terminate("uploader"))
         yield Card("all killed, started again", self._restart)
+        yield Card("rank with few descriptors", lambda: self._limit("RLIMIT_NOFILE", DESCRIPTORS))
+        yield Card("rank with small files", lambda: self._limit("RLIMIT_FSIZE", FILE_SIZE))
+        yield Card("clocks jump", self._jump)
 
     def _find(self, kind: str) -> int:
         if kind == "worker":
@@ -68,6 +74,21 @@ class Victims:
             self._run.struck |= {(pid, -signal.SIGTERM), (pid, 0)}
             self._run.uploader_terminated |= kind == "uploader"
         return hit
+
+    def _limit(self, name: str, between: tuple[int, int]) -> bool:
+        """Kill a rank; the next one in its place has a lower limit."""
+        rank = self._rng.randrange(RANKS)
+        self._run.limits.setdefault(rank, {})[name] = self._rng.randint(*between)
+        pid = self._run.ranks[rank].pid or 0
+        if send(pid, signal.SIGKILL):
+            self._run.struck.add((pid, -signal.SIGKILL))
+            self._tally["SIGKILL worker"] += 1
+        return True
+
+    def _jump(self) -> bool:
+        self._run.clock(self._rng.choice(JUMPS))
+        self._schedule.add(self._rng.uniform(1.0, 10.0), self._run.clock)
+        return True
 
     def end_all(self) -> None:
         """Send SIGKILL to all processes of the run."""

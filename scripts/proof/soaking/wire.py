@@ -1,25 +1,22 @@
-"""What goes wrong between a push and the Hub: faults of requests, a Hub that is killed or stopped, other users."""
+"""What goes wrong between a push and the Hub: faults of requests, answers that are wrong, a Hub that is killed."""
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import dataclasses
-import http.client
 import json
-import os
 import random
 import signal
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from hf_mpwriter.localhub.errors import RepoNotFound
-from hf_mpwriter.localhub.server import server as localhub
+from hf_mpwriter.localhub.endpoints.content import file_json
+from hf_mpwriter.localhub.errors import Refusal, RepoNotFound
 from hf_mpwriter.localhub.server.faults import Fault, Kind, When
 from hf_mpwriter.testing import processes
 from soaking.deck import Card, Schedule
 from soaking.inside import REPO
+from soaking.others import Others
 from soaking.run import Run, send, wait_for
 from soaking.victims import STOPPED
 
@@ -35,6 +32,9 @@ REQUESTS = {  # method and path; the requests of other users take another path, 
     "any": ("", "/(?!-)[^%]*$"),
 }
 STATUSES = (400, 401, 403, 404, 409, 412, 413, 429, 500, 502, 503, 504)
+HTML = "<!DOCTYPE html><html><body>Please sign in to use this network.</body></html>"
+HTML_STATUSES = (200, 200, 403, 502)  # of a captive portal, of a proxy
+TREES = "/paths-info/"  # requests whose answers may be old
 SECONDS = {"hang": (0.2, 3.0), "slow": (0.02, 0.2)}
 BREAKS: tuple[Kind, ...] = ("close", "reset", "hang", "slow")
 
@@ -52,7 +52,7 @@ class Wire:
     def __init__(self, run: Run, rng: random.Random, tally: Counter[str], schedule: Schedule) -> None:
         self._run, self._rng, self._tally, self._schedule = run, rng, tally, schedule
         self._stopped = False
-        self._busy_until = 0.0
+        self._others = Others(run, rng, tally, self._answers)
 
     def cards(self) -> Iterator[Card]:
         """Yield all kinds of faults."""
@@ -61,18 +61,19 @@ class Wire:
         yield Card("wire late commit", self._late_commit)
         yield Card("SIGKILL Hub", self._kill)
         yield Card("SIGSTOP Hub", self._stop)
-        yield Card("others commit", self._others)
-        yield Card("others squash", self._squash)
+        yield Card("wire HTML", self._html)
+        yield Card("wire old tree", lambda: self._tree("old"))
+        yield Card("wire contradicting tree", lambda: self._tree("contradicting"))
+        yield from self._others.cards()
 
     def tick(self, now: float) -> None:
         """Let the other users work."""
-        if now < self._busy_until and not self._stopped:
-            self._commit_of_others()
+        self._others.tick(now)
 
     def calm(self) -> None:
         """Undo everything that the schedule does not undo."""
-        self._busy_until = 0.0
         self._clear()
+        self._others.calm()
 
     def _answers(self) -> bool:
         return self._run.hub.pid is not None and not self._stopped
@@ -136,6 +137,39 @@ class Wire:
 
         return play
 
+    def _html(self) -> bool:
+        """Let something on the way answer in the Hub's place, or after it, with a page."""
+        if not self._answers() or self._standing() >= STANDING:
+            return False
+        unused = "LFS" if self._run.hub.xet else "Xet"
+        method, where = REQUESTS[self._rng.choice([name for name in REQUESTS if name != unused])]
+        status = self._rng.choice(HTML_STATUSES)
+        when: When = "after" if status == 200 and self._rng.random() < 0.5 else "before"
+        headers = (("Content-Type", "text/html"),)
+        fault = Fault(where, "status", method, when, self._rng.randint(1, 3), status=status, headers=headers, body=HTML)
+        self._run.hub.fault(fault)
+        return True
+
+    def _tree(self, how: str) -> bool:
+        """Let the Hub answer what it holds as it was some commits ago, or as it never was."""
+        if not self._answers() or self._standing() >= STANDING:
+            return False
+        with contextlib.suppress(Refusal, OSError):
+            older = self._run.hub.store.commits("model", REPO, "main")[1:]
+            if older:
+                items = [file_json(path, entry) for path, entry in self._rng.choice(older).tree.items()]
+                for item in self._rng.sample(items, min(len(items), 2)) if how == "contradicting" else ():
+                    item["oid"] = f"{self._rng.randrange(16**40):040x}"
+                    if "lfs" in item:
+                        item["lfs"]["oid"] = f"{self._rng.randrange(16**64):064x}"
+                headers = (("Content-Type", "application/json"), ("X-Soak", how))
+                times, body = self._rng.randint(1, 3), json.dumps(items)
+                self._run.hub.fault(
+                    Fault(TREES, "status", "POST", "before", times, status=200, headers=headers, body=body)
+                )
+                return True
+        return False
+
     def _standing(self) -> int:
         return sum(standing.hits < standing.fault.times for standing in self._run.hub.faults())
 
@@ -146,8 +180,8 @@ class Wire:
         left = []
         for standing in self._run.hub.faults():
             fault = standing.fault
-            request = next(name for name, (_, where) in REQUESTS.items() if where == fault.where)
-            self._tally[f"wire {fault.status or fault.kind}"] += standing.hits
+            request = next((name for name, (_, where) in REQUESTS.items() if where == fault.where), "trees")
+            self._tally[f"wire {_kind(fault)}"] += standing.hits
             self._tally[f"of these on {request}"] += standing.hits
             self._tally[f"of these {fault.when}"] += standing.hits
             if standing.hits < fault.times:
@@ -188,32 +222,8 @@ class Wire:
             standing.held and standing.fault.where == REQUESTS["commit"][1] for standing in self._run.hub.faults()
         )
 
-    # other users
 
-    def _others(self) -> bool:
-        """Let another user commit without a pause."""
-        self._busy_until = time.monotonic() + self._rng.uniform(2.0, 8.0)
-        return self._answers()
-
-    def _commit_of_others(self) -> None:
-        path = f"others/{len(self._run.foreign)}"
-        content = base64.b64encode(os.urandom(9)).decode()
-        lines = [
-            {"key": "header", "value": {"summary": "another user"}},
-            {"key": "file", "value": {"path": path, "content": content, "encoding": "base64"}},
-        ]
-        body = "\n".join(map(json.dumps, lines))
-        if self._request("commit", body) == 200:
-            self._run.foreign.add(path)
-            self._tally["commits of others"] += 1
-
-    def _squash(self) -> bool:
-        return self._answers() and self._request("super-squash", "{}") == 200
-
-    def _request(self, what: str, body: str) -> int:
-        """Send a request as another user; the branch in its path is encoded so that no fault matches."""
-        connection = http.client.HTTPConnection(localhub.HOST, self._run.hub.port, timeout=5.0)
-        with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
-            connection.request("POST", f"/api/models/{REPO}/{what}/m%61in", body)
-            return connection.getresponse().status
-        return 0
+def _kind(fault: Fault) -> str:
+    """Return the name of a fault in the table."""
+    told = dict(fault.headers).get("X-Soak")
+    return f"{told} tree" if told else "HTML" if fault.body else str(fault.status or fault.kind)

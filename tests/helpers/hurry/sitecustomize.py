@@ -1,12 +1,15 @@
 """Shorter waits in the processes that tests start: a test need not wait for minutes.
 
 This directory is on the PYTHONPATH of those processes, not of pytest itself. The `unhurried` fixture leaves it out.
+The directory `watch`, with the lock check, is there too.
 """
 
 from __future__ import annotations
 
 import sys
 from importlib.machinery import PathFinder
+
+from lock_check import install_on_import
 
 WAITS = {  # seconds
     "hf_mpwriter.spool.status": {"BEAT_EVERY": 2.0},
@@ -38,3 +41,4 @@ class Hurry:
 
 
 sys.meta_path.insert(0, Hurry)
+install_on_import()

@@ -36,13 +36,65 @@ def test_verify_fails_when_something_is_missing(hub, run_dir, start):
     assert run("verify", run_dir, "--running").exit_code == 0
 
 
+def test_verify_without_access_says_so_and_nothing_of_the_data(hub, run_dir, start, monkeypatch):
+    """A wrong token, a repository that is hidden or gone, a Hub that is down, and offline: one line each."""
+    start(LOG_AND_EXIT, run_dir, 10).succeed()
+    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
+
+    def line(words: str) -> None:
+        result = run("verify", run_dir)
+        assert (result.exit_code, result.output.count("\n")) == (1, 1), result.output
+        assert result.output.startswith("Error: Nothing was compared"), result.output
+        assert words in result.output
+
+    hub.set_token("hf_another")
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    line("hf auth login")
+    monkeypatch.delenv("HF_TOKEN")
+    line("hf auth login")
+    hub.stop()
+    line("did not answer as it should")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert "HF_HUB_OFFLINE is set: nothing was compared" in run("verify", run_dir).output
+
+
+def test_verify_of_a_run_that_was_never_sent_says_so(hub, run_dir, start):
+    """There is no repository yet: nothing is lost, and `sync` creates it."""
+    start(LOG_AND_EXIT, run_dir, 10, env={"HF_HUB_OFFLINE": "1"}).succeed()
+    result = run("verify", run_dir)
+    assert (result.exit_code, "nothing is known to have been sent" in result.output) == (1, True), result.output
+
+
+def test_verify_of_another_content_does_not_advise_to_upload_what_is_missing(hub, api, run_dir, start):
+    """Nothing is missing: another writer has replaced the Hub's copy."""
+    start(LOG_AND_EXIT, run_dir, 10).succeed()
+    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
+    (path,) = run_dir.glob("*tfevents*")
+    other = bytes(path.stat().st_size)
+    api.upload_file(path_or_fileobj=other, path_in_repo=f"tensorboard/exp1/{path.name}", repo_id="me/run")
+    result = run("verify", run_dir)
+    assert (result.exit_code, "no upload replaces them" in result.output) == (1, True), result.output
+    assert "what is missing" not in result.output
+
+
 def test_sync_gives_up_after_its_timeout_and_gives_the_reason(run_dir, start, monkeypatch):
-    """With the Hub down: exit code 1, the reason, and nothing is lost."""
+    """With the Hub down: exit code 1, the reason, and nothing counts as missing that the Hub was known to hold."""
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     start(LOG_AND_EXIT, run_dir, 10, env={"HF_MPWRITER_EXIT_TIMEOUT": "0"}).succeed()
     result = run("sync", run_dir, "--timeout", "2")
     assert result.exit_code == 1
-    assert "are not on the Hub yet" in result.output
+    assert "The Hub could not be asked. By what it last answered, " in result.output
+    assert "are not there yet" in result.output
+
+
+def test_sync_of_what_is_known_to_be_there_counts_nothing_missing(hub, run_dir, start):
+    """With the Hub down it is not certain, so it is no success; but nothing is reported as missing."""
+    start(LOG_AND_EXIT, run_dir, 10).succeed()
+    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
+    hub.stop()
+    result = run("sync", run_dir, "--timeout", "2")
+    assert (result.exit_code, "By what it last answered, everything is there" in result.output) == (1, True)
+    assert result.output.count("on the Hub: ") == 1, "a bar without a terminal repeats no line"
 
 
 SKEWED = """

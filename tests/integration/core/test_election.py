@@ -30,7 +30,7 @@ for _ in range(32):
     contenders.append(os.fork())
     if not contenders[-1]:
         os.close(start)
-        one = Election(Spool(sys.argv[1]))
+        one = Election(Spool(sys.argv[1]), Spool(sys.argv[1]).destination())
         os.write(is_ready, b".")
         os.read(go, 1)  # all at once, when the parent closes its end
         os.write(1, b"%d\\n" % one.ensure_uploader())
@@ -55,13 +55,13 @@ def test_of_many_contenders_one_starts_an_uploader(spool, start):
     )  # it keeps the uploader alive while the others try
     answers = start(CONTEND, spool.run_dir).succeed().split()
     assert sorted(answers) == ["0"] * 31 + ["1"]
-    member_file.leave(0)
+    member_file.leave()
     wait_for(lambda: not locks.is_held(spool.uploader_lock), "the uploader leaves")
 
 
 def test_the_uploader_lock_is_held_when_ensure_uploader_returns(spool):
     """There is no gap between the worker's lock and the uploader's."""
-    one = Election(spool)
+    one = Election(spool, spool.destination())
     assert one.ensure_uploader()
     assert locks.is_held(spool.uploader_lock)
     assert not one.ensure_uploader()
@@ -69,7 +69,7 @@ def test_the_uploader_lock_is_held_when_ensure_uploader_returns(spool):
     wait_for(lambda: not locks.is_held(spool.uploader_lock), "the uploader finds no member and leaves")
 
 
-def test_the_uploader_inherits_only_the_uploader_lock(spool, tmp_path):
+def test_the_uploader_inherits_only_what_it_is_given(spool, tmp_path):
     """A descriptor without close-on-exec is closed in the uploader, which has a session of its own."""
     low = os.open(tmp_path / "leak", os.O_WRONLY | os.O_CREAT)
     leak, limits = os.dup2(low, 500), resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -82,12 +82,14 @@ def test_the_uploader_inherits_only_the_uploader_lock(spool, tmp_path):
 
     member_file = MemberFile(spool, "main", Process.current(), Settings())
     try:
-        assert Election(spool).ensure_uploader()
+        assert Election(spool, spool.destination()).ensure_uploader()
         pid = wait_for(lambda: Progress(spool).uploader().pid, "its first status")
         assert uploaders(spool.run_dir) == {pid}, "other tests find uploaders this way"
         paths = {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
         log = spool.host(next(iter(spool.host_ids()))).log
-        assert paths - {"/dev/null", log, spool.uploader_lock, spool.members} == set()
+        fixed = {3: spool.uploader_lock, 5: spool.run_dir, 6: spool.root}
+        assert {fd: os.readlink(f"/proc/{pid}/fd/{fd}") for fd in fixed} == fixed
+        assert paths - {"/dev/null", log, *fixed.values(), spool.members} == set()
         assert os.getsid(pid) != os.getsid(0)
         assert os.readlink(f"/proc/{pid}/cwd") == "/"
         os.kill(pid, signal.SIGKILL)
@@ -100,7 +102,7 @@ def test_the_uploader_inherits_only_the_uploader_lock(spool, tmp_path):
 
 def test_uploaders_that_do_their_work_and_leave_are_started_as_often_as_needed(spool, caplog):
     """Many short runs one after the other: an uploader that left in good order is no failure."""
-    one = Election(spool)
+    one = Election(spool, spool.destination())
     with caplog.at_level(logging.WARNING):
         for _ in range(election.STARTS_LIMIT + 1):
             assert one.ensure_uploader()
@@ -131,7 +133,7 @@ def test_a_worker_whose_token_is_no_younger_than_the_refused_one_starts_no_uploa
     report = json.loads(Path(host.status).read_text())
     Path(host.status).write_text(json.dumps(report | {"beat": report["beat"] - age}))
     for issued_at, expected in ((1000.0, starts), (1000.5, True)):
-        one = Election(spool, token_issued_at=issued_at)
+        one = Election(spool, spool.destination(), token_issued_at=issued_at)
         assert one.ensure_uploader() is expected
         if not expected:
             assert not locks.is_held(spool.uploader_lock)

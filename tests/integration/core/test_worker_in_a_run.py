@@ -30,7 +30,7 @@ def unfinished(path, endpoint) -> Spool:
     spool = Spool(str(path))
     spool.create()
     spool.record_destination(Destination(endpoint, "me/other"))
-    MemberFile(spool, "main", Process.current(), Settings()).leave(0)
+    MemberFile(spool, "main", Process.current(), Settings()).leave()
     return spool
 
 
@@ -81,7 +81,7 @@ def holds(pid: int, run_dir: str) -> bool:
     "failure",
     [
         "sys.path.append(None)",
-        "sys.executable = '/nonexistent'",
+        "sys.frozen = True",
         "import shutil; shutil.rmtree(sys.argv[1] + '/.hf_mpwriter')",
         "import shutil; shutil.rmtree(sys.argv[1] + '/.hf_mpwriter'); open(sys.argv[1] + '/.hf_mpwriter', 'w')",
         "from hf_mpwriter.system import launch; launch.start_uploader = None",

@@ -150,3 +150,39 @@ assert codes == [0] * 64, codes
     succeed(PRELUDE + source, run_dir)
     assert runs(run_dir) == {name: steps(0, 200) for name in (".", *(f"rank_{number:05d}" for number in range(1, 64)))}
     assert len(list(run_dir.rglob("*tfevents*"))) == 64
+
+
+POOL = (
+    PRELUDE
+    + """
+def work(step):
+    writer = SummaryWriter(sys.argv[1])
+    writer.add_scalar("a", 0.5, step)
+    writer.close()
+
+if __name__ == "__main__":
+    signal.alarm(100)
+    from hf_mpwriter.worker import role
+    role.OWN_NAMES = 4
+    with multiprocessing.get_context("fork").Pool(2, maxtasksperchild=1) as pool:
+        pool.map(work, range(60), chunksize=1)
+        pool.close()
+        pool.join()
+    for step in range(60, 80):
+        pid = os.fork()
+        if not pid:
+            work(step)
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+"""
+)
+
+
+def test_workers_that_live_for_a_moment_use_a_bounded_number_of_names(tmp_path, run_dir):
+    """Sixty of a pool that replaces them and twenty forks: no record is lost, few directories, no more claims."""
+    run_file(tmp_path, POOL, run_dir)
+    found = runs(run_dir)
+    assert sorted(step for logged in found.values() for step in logged) == sorted(steps(0, 80))
+    assert len(found) <= 4 + 4 + 1
+    claims = os.listdir(run_dir / ".hf_mpwriter" / "claims")
+    assert {name.removesuffix(".lock") for name in claims} <= {*found, "main"}

@@ -44,14 +44,26 @@ exit $code
     return end_well(["unshare", "--mount", "sh", "-c", script, "sh", tmp_path / "disk", tmp_path / "copy", *command])
 
 
-# full() leaves no room, room() makes it again. The limit of the file size is a full disk without a mount.
+# full() leaves no room, room() makes it again. A write that refuses is a full disk without a mount.
 FULL = (
     PRELUDE
     + """
 place, kind = sys.argv[1:3]
+left, write = None, os.write
+def write_into(fd, data):
+    global left
+    if left is None or not stat.S_ISREG(os.fstat(fd).st_mode):
+        return write(fd, data)
+    if not left:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    written = write(fd, data[:left])
+    left -= written
+    return written
+os.write = write_into
 def full():
-    if kind == "limit":
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+    global left
+    if kind == "refused":
+        left = 1111
         return
     with open(f"{place}/filler", "wb", buffering=0) as file:
         try:
@@ -59,22 +71,23 @@ def full():
         except OSError as error:
             assert error.errno == errno.ENOSPC
 def room():
-    if kind == "limit":
-        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    global left
+    if kind == "refused":
+        left = None
     else:
         os.unlink(f"{place}/filler")
 image = np.random.default_rng(1).integers(0, 255, (3, 160, 160), dtype=np.uint8)  # above a pipe's 64 KiB
 """
 )
 FULL_DISKS = [
-    "limit",
+    "refused",
     pytest.param("tmpfs", marks=pytest.mark.root),
 ]
 
 
 def on_full_disk(request, tmp_path: Path, kind: str, source: str) -> tuple[Path, str]:
     """Run a program on a disk that it can fill; return the run directory and the output."""
-    if kind == "limit":
+    if kind == "refused":
         return tmp_path / "run", succeed(FULL + source, tmp_path, kind)
     request.getfixturevalue("mounts")
     return tmp_path / "copy" / "run", on_small_disk(tmp_path, FULL + source, kind)

@@ -24,7 +24,7 @@ from hf_mpwriter.base.names import SPOOL_NAME, is_run_path
 from hf_mpwriter.base.settings import Destination, Settings
 from hf_mpwriter.push import commit
 from hf_mpwriter.snapshot.event_files import EventFileScan
-from hf_mpwriter.spool import ledger, members, outbox
+from hf_mpwriter.spool import ledger, member_lines, outbox
 from hf_mpwriter.spool.layout import MemberName, Spool
 from hf_mpwriter.spool.members import MemberFile, Members
 from hf_mpwriter.spool.outbox import Batch, Outbox
@@ -121,10 +121,9 @@ def test_no_record_leads_out_of_the_run_directory(tmp_path, path):
             assert ledger.set_aside(spool, "h")
     member_file = MemberFile(spool, "main", Process.current(), Settings())
     member_file.write({"open": path})
-    member_file.write({"want": {path: 5} if path is not None else 5})
     (member,) = Members(spool).all()
     member_file.withdraw()
-    assert not member.files | set(member.want) - {"7"}
+    assert not member.files | member.growing
 
 
 @pytest.mark.parametrize("length", [-1, 1 << 63, True, 1.5, "1", None])
@@ -140,18 +139,22 @@ def test_a_batch_of_event_files_names_event_files_only():
         batch_of(ITEM | {"path": "id_rsa"})
 
 
-def test_a_member_file_that_is_endless_is_read_at_its_ends(tmp_path, monkeypatch):
-    """Its identity is first and its wish is last; both are read, and it is never in memory as a whole."""
-    monkeypatch.setattr(members, "MEMBER_FILE_LIMIT", 4096)
+def test_a_member_file_that_is_endless_is_read_at_its_beginning(tmp_path, monkeypatch):
+    """What another program appends without end is never in memory as a whole; identity and counters are first."""
+    monkeypatch.setattr(member_lines, "MEMBER_FILE_LIMIT", 4096)
     spool = Spool(str(tmp_path / "run"))
     spool.create()
     member_file = MemberFile(spool, "main", Process.current(), Settings())
     member_file.write({"open": NAME})
-    for length in range(1000):
-        member_file.write({"want": {NAME: length}})
-    (member,) = Members(spool).all()
-    assert (member.alive, set(member.growing), member.want) == (True, {NAME}, {NAME: 999})
-    assert len(disk.read_ends(member_file.path, members.MEMBER_FILE_LIMIT)) <= members.MEMBER_FILE_LIMIT + 1
+    seen = Members(spool)
+    seen.all()
+    with open(member_file.path, "ab") as file:
+        file.writelines(b"endless\n" for _ in range(1000))
+    for requests in range(1, 4):
+        member_file.count(requests=1)
+        for members in (seen, Members(spool)):
+            (member,) = members.all()
+            assert (member.alive, set(member.growing), member.requests) == (True, {NAME}, requests)
     member_file.withdraw()
 
 

@@ -115,7 +115,8 @@ import sys
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.uploader.loop import Uploader
 import random, time
-Uploader(Spool(sys.argv[1]), 0, time.monotonic, random.Random(1))
+from hf_mpwriter.base.settings import Destination
+Uploader(Spool(sys.argv[1]), Destination("http://127.0.0.1:9", "me/other"), 0, time.monotonic, random.Random(1))
 """
     code, _, err = start(source, own_spool.run_dir).finish()
     assert code == 1

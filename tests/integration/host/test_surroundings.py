@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import ssl
 
 import psutil
 import pytest
@@ -171,3 +172,90 @@ def test_hundreds_of_short_lived_children_leave_no_member_files(hub, run_dir, st
     spool = Spool(str(run_dir))
     assert len(os.listdir(os.path.join(spool.root, "claims"))) <= 1 + 8
     assert sum(file.hub_events for file in check_oracle(run_dir, hub).files.values()) == 25 * 9
+
+
+MOVES = """
+import os, sys
+os.chdir(sys.argv[2])
+from hf_mpwriter import HFSummaryWriter
+before = dict(os.environ)
+with HFSummaryWriter("me/run", logdir=sys.argv[1]) as writer:
+    os.chdir(sys.argv[3])
+    writer.add_scalar("loss", 1.0, 1)
+assert dict(os.environ) == before
+"""
+CLEARED = ("HF_HOME", "XDG_CACHE_HOME")
+
+
+@pytest.mark.parametrize(
+    ("variables", "token"),
+    [
+        ({"XDG_CACHE_HOME": ".cache"}, ".cache/huggingface/token"),
+        ({"HF_HOME": "./cache"}, "cache/token"),
+        ({"HF_HOME": "cache", "HF_TOKEN_PATH": "secret/token"}, "secret/token"),
+        ({"HOME": "home"}, "home/.cache/huggingface/token"),
+        (
+            {
+                "HF_HOME": "cache",
+                **dict.fromkeys(("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_ASSETS_CACHE"), "hub"),
+                **dict.fromkeys(("HF_XET_CACHE", "HF_STORED_TOKENS_PATH", "PYTHONPYCACHEPREFIX"), "cache"),
+                **dict.fromkeys(("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"), "ca.pem"),
+                **dict.fromkeys(("TMPDIR", "SSL_CERT_DIR"), "tmp"),
+                "SSLKEYLOGFILE": "keys",
+                "HF_XET_LOG_DEST": "xet.log",
+            },
+            "cache/token",
+        ),
+    ],
+)
+def test_relative_paths_in_the_environment_are_those_of_the_start(
+    hub, run_dir, tmp_path, start, monkeypatch, variables, token
+):
+    """The token is found, caches are where the program started, and nothing is made where it goes, or in the root."""
+    here, there, root = tmp_path / "here", tmp_path / "there", set(os.listdir("/"))
+    for directory in (here / "tmp", (here / token).parent, there):
+        directory.mkdir(parents=True, exist_ok=True)
+    (here / token).write_text("hf_right")
+    known = ssl.create_default_context().get_ca_certs(binary_form=True)
+    (here / "ca.pem").write_text("".join(map(ssl.DER_cert_to_PEM_cert, known[:1])))
+    hub.set_token("hf_right")
+    for name in CLEARED:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "")
+    start(MOVES, run_dir, here, there, env=variables).succeed()
+    wait_for(lambda: finished(run_dir), "all is sent")
+    check_oracle(run_dir, hub)
+    assert (os.listdir(there), set(os.listdir("/")) - root) == ([], set())
+    assert not list(run_dir.glob(".hf_mpwriter/hosts/*/cache")), "the user's own can be written"
+
+
+HOMELESS = """
+import ctypes, os, sys
+libc, READ = ctypes.CDLL(None), 2
+libc.prctl(8, 1)  # the interpreter may be where only root can read: the right to read everything is kept
+os.setgroups([]); os.setgid(4711); os.setuid(4711)
+libc.capset((ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)(1 << READ, 1 << READ, 1 << READ, 0, 0, 0))
+assert libc.prctl(47, 2, READ, 0, 0) == 0
+for name in set(os.environ) - {"HF_ENDPOINT", "PYTHONPATH", "HF_TOKEN"}:
+    del os.environ[name]
+os.environ |= {"PYTHONDONTWRITEBYTECODE": "1"}
+from hf_mpwriter import HFSummaryWriter
+with HFSummaryWriter("me/run", logdir=sys.argv[1]) as writer:
+    writer.add_scalar("loss", 1.0, 1)
+"""
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_user_without_entry_and_home_needs_neither(hub, open_place, start):
+    """`env -i` and a uid that the system does not know, as in a container: caches are the spool's own."""
+    run_dir, root = open_place / "exp1", set(os.listdir("/"))
+    run_dir.mkdir()
+    os.chown(run_dir, 4711, 4711)
+    start(HOMELESS, run_dir).succeed()
+    wait_for(lambda: finished(run_dir), "all is sent")
+    check_oracle(run_dir, hub)
+    assert set(os.listdir("/")) - root == set()
+    assert {name for path in run_dir.glob(".hf_mpwriter/hosts/*") for name in os.listdir(path)} >= {"cache"}
+    (log,) = run_dir.glob(".hf_mpwriter/hosts/*/uploader.log")
+    assert "RecursionError" not in log.read_text()

@@ -200,6 +200,40 @@ def test_a_request_without_a_timeout_of_its_own_is_ended(hub, new, hasty, where)
     assert hits(hub) == [1]
 
 
+BOMBS = [(f"{request}/", Retry) for request in ("GET /revision", "POST /paths-info", "POST /preupload")]
+BOMBS += [("POST /commit/", Unknown)]
+
+
+@pytest.mark.parametrize(("where", "kind"), BOMBS)
+def test_an_answer_that_unpacks_to_a_gigabyte_takes_no_memory_and_says_so(hub, run, pushes, where, kind):
+    """One megabyte of gzip: it is not unpacked as a whole, the reason names it, and it passes with the fault."""
+    hub.fault(f"{where} bomb size=1024 when=after")
+    verdict = run.push()
+    assert is_as(verdict, kind)
+    assert "longer than any answer" in verdict.reason
+    assert pushes.peak < 400_000
+    assert hits(hub) == [1]
+    hub.clear_faults()
+    assert is_as(run.push(), Done)
+
+
+def test_a_long_answer_that_is_none_too_long_is_read(hub, run):
+    """A packed answer within the bound is what the Hub has sent."""
+    hub.fault("POST /paths-info/ bomb size=31")
+    verdict = run.push()
+    assert "longer" not in str(verdict)
+    hub.clear_faults()
+    assert is_as(run.push(), Done)
+
+
+def test_an_answer_in_a_packing_that_was_not_asked_for_is_refused(hub, run):
+    """The client could unpack some of them, without a bound."""
+    hub.fault("GET /revision/ 200 header=Content-Encoding:br body=x")
+    verdict = run.push()
+    assert is_as(verdict, Retry)
+    assert "packed by 'br'" in verdict.reason
+
+
 # Xet
 
 

@@ -192,8 +192,18 @@ def test_urls_of_one_hub_are_equal_once_normalised(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["http://hub.example", "https://hub.example:8443", "https://hub.example/Path", "https://hub.example.org"]
+    "url",
+    [
+        "http://hub.example",
+        "https://hub.example:8443",
+        "https://hub.example/Path",
+        "https://hub.example.org",
+        "https://hub.exa\tmple",
+        "https://hub.example#.org",
+        "https://hub.example\\.org",
+        "https://[hub.example",
+    ],
 )
 def test_urls_of_different_hubs_stay_different(url: str) -> None:
-    """Scheme, port, host and path, in its case, tell one Hub from another."""
+    """Scheme, port, host and path, in its case, tell one Hub from another; what readers read differently is no Hub."""
     assert normalised_endpoint(url) != "https://hub.example"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import sys
+
 import pytest
 
 from hf_mpwriter.base.files import LocalFile
-from hf_mpwriter.cli.output import UploadBar, counted, file_line, printable, uploader_line
+from hf_mpwriter.cli.output import UploadBar, counted, exit_code, file_line, uploader_line
 from hf_mpwriter.spool.status import UploaderStatus
+from hf_mpwriter.system.redaction import printable
 
 NOW = 1_700_000_000.0
 
@@ -43,7 +47,7 @@ def test_a_name_that_is_no_text_is_escaped():
 
 
 def test_the_bar_never_goes_back_and_shows_each_failure_once(capsys):
-    """While it waits, the ledger may be believed less than before."""
+    """While it waits, the ledger may be believed less than before. Without a terminal a line is never repeated."""
     bar = UploadBar(100, 60)
     for missing in (30, 100):
         bar.update(missing)
@@ -51,7 +55,31 @@ def test_the_bar_never_goes_back_and_shows_each_failure_once(capsys):
     bar.close()
     shown = capsys.readouterr()
     assert shown.out.count("not yet: It is down.") == 1
-    assert "70.0/100" in shown.err.splitlines()[-1].rpartition("\r")[2]
+    assert shown.err == "on the Hub: 70 B of 100 B\n"
+
+
+def test_a_terminal_gets_a_bar(monkeypatch):
+    """It is drawn anew in one line, and shows the bytes."""
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", terminal)
+    bar = UploadBar(100, 60)
+    for missing in (30, 100):
+        bar.update(missing)
+    bar.close()
+    assert "70.0/100" in terminal.getvalue().rpartition("\r")[2]
+
+
+def test_damage_counts_before_what_is_missing():
+    """An upload mends what is missing, and no damage."""
+    codes = [exit_code(complete=complete, damaged=damaged) for damaged in (False, True) for complete in (True, False)]
+    assert codes == [0, 1, 3, 3]
+
+
+def test_what_comes_from_a_file_obeys_no_terminal():
+    """A reason may hold escape sequences, because a run directory may come from anywhere."""
+    status = UploaderStatus(failures=1, reason="\x1b]0;mine\x07")
+    assert "\x1b" not in uploader_line(status, NOW, alive=False)
 
 
 def test_one_is_not_a_plural():

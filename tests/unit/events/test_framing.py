@@ -30,6 +30,16 @@ def whole_length(data: bytes, start: int = 0, end: int | None = None) -> int:
         os.close(fd)
 
 
+def ending(data: bytes, start: int = 0, end: int | None = None) -> tuple[int, bool]:
+    """`framing.ending` of a file with this content."""
+    fd = os.memfd_create("events")
+    try:
+        os.write(fd, data)
+        return framing.ending(fd, start, end)
+    finally:
+        os.close(fd)
+
+
 def boundaries(payloads: list[bytes]) -> list[int]:
     """Where records end, 0 included."""
     ends = [0]
@@ -112,6 +122,7 @@ def test_a_file_cut_at_any_byte_ends_at_its_last_whole_record():
     data, ends = b"".join(map(framing.frame, payloads)), boundaries(payloads)
     for cut in range(len(data) + 1):
         right = max(end for end in ends if end <= cut)
+        assert ending(data[:cut]) == (right, False), "it is no damage"
         assert whole_length(data[:cut]) == right
         assert whole_length(data, 0, cut) == right
         for start in (end for end in ends if end <= cut):
@@ -126,6 +137,7 @@ def test_a_flipped_bit_ends_the_file_before_its_record(payloads, data):
     bit = data.draw(st.integers(0, 8 * len(content) - 1))
     content[bit // 8] ^= 1 << bit % 8
     assert whole_length(bytes(content)) == max(end for end in ends if end <= bit // 8)
+    assert ending(bytes(content)).is_damaged
 
 
 @given(PAYLOADS, st.binary(max_size=60) | st.integers(0, 80).map(bytes))
@@ -137,6 +149,23 @@ def test_garbage_behind_whole_records_is_not_counted(payloads, garbage):
     assert whole_length((data + garbage)[:found]) == found
     if not garbage.strip(b"\0"):
         assert found == len(data)
+
+
+@pytest.mark.parametrize("block", [12, 512, 4096, 3 << 20])
+@pytest.mark.parametrize("behind", [b"", framing.frame(b"x")])
+def test_a_block_of_zeros_behind_whole_records_is_damage(block, behind):
+    """What a network filesystem leaves after a crash, at the end or in the middle."""
+    data = b"".join(map(framing.frame, [b"a", b"b"]))
+    assert ending(data + bytes(block) + behind) == (len(data), True)
+
+
+def test_a_large_record_is_incomplete_or_damaged():
+    """Also one that is longer than a chunk."""
+    data = framing.frame(b"a")
+    large = framing.frame(bytes(3 << 20))
+    assert ending(data + large[:-1]) == (len(data), False)
+    assert ending(data + large[:-1] + b"?") == (len(data), True)
+    assert ending(data + large[: 2 << 20] + b"?" + large[(2 << 20) + 1 :]) == (len(data), True)
 
 
 @given(PAYLOADS, st.integers(framing.HEADER_SIZE, 40), st.data())

@@ -60,7 +60,7 @@ def interrupted(n: int, action, handler=raise_interrupted) -> bool:
 
 
 @pytest.mark.parametrize("work", ["append", "flush", "close", "check"])
-def test_what_a_signal_handler_logs_behind_any_call_is_kept_and_tears_nothing(place, work):
+def test_what_a_signal_handler_logs_behind_any_call_is_kept_and_tears_nothing(place, work, caplog):
     """It logs behind every single call: each record is there once, and our length of the file is the true one."""
     payload = scalar(4)
     for n in itertools.count(1):
@@ -77,6 +77,7 @@ def test_what_a_signal_handler_logs_behind_any_call_is_kept_and_tears_nothing(pl
         )
         assert not file.path or not file.length or file.length == os.path.getsize(file.path), f"behind call {n}"
         interrupted(1, lambda file=file: file.append(scalar(5)), lambda file=file: file.append(scalar(12)))
+        file.check()
         file.append(scalar(6))
         file.close()
         expected = [1, 2, 3, *[4] * (work == "append"), 5, 6, *[10, 11] * again, 12]
@@ -87,6 +88,7 @@ def test_what_a_signal_handler_logs_behind_any_call_is_kept_and_tears_nothing(pl
             os.unlink(path)
         if not again:
             assert n > 1
+            assert "changed" not in caplog.text, "no check takes it for damage"
             return
 
 

@@ -4,59 +4,149 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 
 import pytest
 from event_places import START, Place
 from forks import in_child
-from support import events, limit_files, scalar, unlimit_files
+from support import events, full_disk, limit_files, scalar, unlimit_files
 
-from hf_mpwriter.events import backlog, event_file
+from hf_mpwriter.events import backlog, event_file, framing
 from hf_mpwriter.events.event_file import EventFile
 from hf_mpwriter.events.limits import Limits
 
 
 def test_a_short_write_is_cut_back_and_the_writer_goes_on_when_there_is_room(place):
-    """The limit of the file size cuts a write in its middle; nothing torn stays, nothing is lost, order is kept."""
-
-    def child() -> None:
-        file = place.file()
-        file.append(scalar(1))
-        limit_files(os.path.getsize(file.path) + 200)
+    """A full disk cuts a write in its middle; nothing torn stays, nothing is lost, order is kept."""
+    file = place.file()
+    file.append(scalar(1))
+    with full_disk(200):
         for step in range(2, 30):
             file.append(scalar(step, "tag" * 10))
             events(file.path)
             place.now += backlog.RETRY_LAST
         assert file.waiting > 10
         assert os.path.getsize(file.path) == file.length
-        unlimit_files()
-        file.append(scalar(30))
-        assert file.waiting == 0
-        assert file.dropped == 0
-        assert place.steps() == list(range(1, 31))
-        file.close()
-
-    assert in_child(child) == 0
+    file.append(scalar(30))
+    assert (file.waiting, file.dropped) == (0, 0)
+    assert place.steps() == list(range(1, 31))
+    assert len(place.paths()) == 1
 
 
 @pytest.mark.parametrize("room", range(0, 60, 7))
 def test_a_disk_that_is_full_from_the_start_leaves_no_half_beginning(place, room):
     """A segment whose first records do not fit is not left behind; records wait for the next one."""
-
-    def child() -> None:
-        file = place.file(purge=5)
-        limit_files(room)
+    file = place.file(purge=5)
+    with full_disk(room):
         for step in range(1, 4):
             file.append(scalar(step))
             file.flush()
         assert file.waiting == 3
         assert place.paths() == []
-        unlimit_files()
-        file.flush()
-        assert file.waiting == 0
-        assert place.steps() == [1, 2, 3]
-        assert [event.session_log.status for event in events(file.path)[1:3]] == [START, START]
+    file.flush()
+    assert file.waiting == 0
+    assert place.steps() == [1, 2, 3]
+    assert [event.session_log.status for event in events(file.path)[1:3]] == [START, START]
+
+
+@pytest.mark.parametrize("limit", [300, 1000, 5000])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_limit_on_file_size_starts_a_new_segment(place, caplog, limit, when):
+    """It is no full disk: nothing waits, nothing is lost, no file exceeds it, and none is cut twice."""
+
+    def child() -> None:
+        file = place.file()
+        if when == "before":
+            limit_files(limit)
+        for step in range(1, 200):
+            file.append(scalar(step))
+            if step == 2 and when == "after":
+                limit_files(limit)
+            assert (file.waiting, file.dropped) == (0, 0)
+        file.close()
+        assert not caplog.records
 
     assert in_child(child) == 0
+    assert place.steps() == list(range(1, 200))
+    sizes = [os.path.getsize(path) for path in place.paths()]
+    assert max(sizes) <= limit
+    assert min(sizes[:-1]) > limit // 2
+
+
+def test_a_record_above_the_limit_on_file_size_is_dropped_and_makes_no_file(place, caplog):
+    """It is counted, one warning is given, and what comes after it goes into the same segment."""
+
+    def child() -> None:
+        file = place.file()
+        limit_files(5000)
+        for step in range(1, 40):
+            file.append(scalar(step))
+            file.append(bytes(10_000))
+            file.check()
+        assert (file.waiting, file.dropped) == (0, 39)
+        assert [record.message.count("ulimit -f") for record in caplog.records] == [1]
+
+    assert in_child(child) == 0
+    assert place.steps() == list(range(1, 40))
+    assert len(place.paths()) == 1
+
+
+def test_a_filesystem_with_a_largest_file_starts_a_new_segment(place, monkeypatch):
+    """EFBIG without a limit of the process: a record that fits into no file is tried once in an empty one."""
+    write = os.write
+
+    def write_into(fd: int, data: bytes) -> int:
+        room = 1000 - os.fstat(fd).st_size
+        if room <= 0:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+        return write(fd, data[:room])
+
+    monkeypatch.setattr(os, "write", write_into)
+    file = place.file()
+    for step in range(1, 100):
+        file.append(scalar(step))
+        if step % 10 == 0:
+            file.append(bytes(10_000))
+    assert (file.waiting, file.dropped) == (0, 9)
+    assert place.steps() == list(range(1, 100))
+    assert len(place.paths()) < 20
+
+
+def test_a_limit_on_file_size_does_not_kill_a_program_that_leaves_sigxfsz_alone(place):
+    """As in a program that embeds Python: no write is begun that would exceed the limit."""
+
+    def child() -> None:
+        limit_files(5000)
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        file = place.file()
+        for step in range(1, 300):
+            file.append(scalar(step))
+            if step == 5:
+                file.append(scalar(0, "x" * 4700))
+                file.append(bytes(10_000))
+        assert (file.waiting, file.dropped) == (0, 1)
+
+    assert in_child(child) == 0
+    assert place.steps() == [1, 2, 3, 4, 5, 0, *range(6, 300)]
+
+
+def test_a_limit_below_any_event_file_is_waited_out(place):
+    """No segment can begin: records wait in memory, and no file is made for each try."""
+
+    def child() -> None:
+        file = place.file()
+        file.append(scalar(1))
+        limit_files(10)
+        for step in range(2, 20):
+            file.append(scalar(step))
+            file.flush()
+        assert (file.waiting, file.dropped) == (18, 0)
+        assert len(place.paths()) == 1
+        unlimit_files()
+        file.flush()
+
+    assert in_child(child) == 0
+    assert place.steps() == list(range(1, 20))
 
 
 def test_memory_is_bounded_and_what_is_dropped_is_counted(place, caplog):
@@ -75,6 +165,21 @@ def test_memory_is_bounded_and_what_is_dropped_is_counted(place, caplog):
     file.flush()
     assert place.steps() == list(range(1, kept + 1))
     assert sum("again" in record.message for record in caplog.records) == 1
+
+
+def test_an_event_file_tells_what_waits_and_why(place):
+    """Records, their bytes and the error of the disk, until it accepts them again."""
+    file = place.file()
+    file.append(scalar(1))
+    assert (file.waiting, file.waiting_bytes, file.error) == (0, 0, "")
+    file.close()
+    place.refuse = True
+    file.append(scalar(2))
+    file.append(scalar(3))
+    assert (file.waiting, file.waiting_bytes, file.error) == (2, 2 * len(framing.frame(scalar(2))), "refused")
+    place.refuse = False
+    file.flush()
+    assert (file.waiting, file.waiting_bytes, file.error) == (0, 0, "")
 
 
 def test_the_memory_is_shared_by_all_files_of_a_process(place, tmp_path):

@@ -6,11 +6,13 @@ import errno
 import itertools
 import os
 
+import pytest
 from event_places import START
-from support import events, scalar
+from support import events, keys, scalar
 
 from hf_mpwriter.base import names as names_module
-from hf_mpwriter.events import series
+from hf_mpwriter.events import framing, series
+from hf_mpwriter.events import segment as segment_module
 
 
 def test_a_segment_is_registered_before_it_exists_and_when_it_is_complete(place, small_segments):
@@ -142,3 +144,65 @@ def test_a_file_replaced_under_the_writer_does_not_count_as_growing_for_ever(pla
     file.append(scalar(2))
     assert place.steps() == [1, 2]
     assert path in [sealed for kind, sealed, _ in place.reported if kind == "seal"]
+
+
+@pytest.mark.parametrize("harm", ["cut", "continued", "zeros", "restored", "cut and continued"])
+def test_a_file_that_was_damaged_under_the_writer_is_left_for_a_new_one(place, caplog, harm):
+    """A check notices, warns once, and what comes next is kept; the seal tells what can be read of the old one."""
+    file = place.file()
+    for step in range(1, 100):
+        file.append(scalar(step))
+        if step == 60:
+            file.check()
+            checked = file.length
+    path = file.path
+    with open(path, "r+b") as other:
+        if harm.startswith("cut"):
+            other.truncate(checked + 20)
+        if harm == "continued":
+            other.seek(0, os.SEEK_END)
+            other.write(framing.frame(scalar(0)))
+        if harm == "zeros":
+            other.seek(checked + 20)
+            other.write(bytes(100))
+        if harm == "restored":
+            other.write(b"?" * (file.length - 1))
+    if harm == "cut and continued":
+        file.append(scalar(100))
+    file.check()
+    file.check()
+    for step in range(101, 200):
+        file.append(scalar(step))
+        file.check()
+    assert sum("changed by another program or by the disk" in record.message for record in caplog.records) == 1
+    old, new = place.paths()
+    assert old == path
+    assert [step for _, step in keys(new)] == list(range(101, 200))
+    fd = os.open(old, os.O_RDONLY)
+    assert ("seal", old, framing.whole_length(fd)) in place.reported
+    os.close(fd)
+
+
+def test_a_disk_that_never_shows_what_was_written_gets_no_files_without_end(place, monkeypatch):
+    """Checks are given up in the end; records go on."""
+    monkeypatch.setattr(segment_module.Segment, "is_sound", lambda _: False)
+    file = place.file()
+    for step in range(1, 100):
+        file.append(scalar(step))
+        file.check()
+    assert place.steps() == list(range(1, 100))
+    assert len(place.paths()) == series.MOST_REPLACED + 1
+
+
+def test_a_check_costs_little(place, monkeypatch):
+    """It reads a bounded part of what is new, whatever was written."""
+    file = place.file()
+    for step in range(1, 5000):
+        file.append(scalar(step))
+    read, pread = [], os.pread
+    monkeypatch.setattr(os, "pread", lambda fd, size, at: read.append(size) or pread(fd, size, at))
+    file.check()
+    assert sum(read) <= segment_module.CHECK_BYTES + segment_module.LAST_BYTES
+    read.clear()
+    file.check()
+    assert sum(read) <= segment_module.LAST_BYTES

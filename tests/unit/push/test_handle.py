@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from jobs import job
@@ -16,6 +17,12 @@ from hf_mpwriter.base import state
 from hf_mpwriter.base.verdicts import Retry, Sent, Unknown
 from hf_mpwriter.push import handle
 from hf_mpwriter.system import launch
+
+
+@pytest.fixture
+def run_dir(spool):
+    """A run directory with a spool."""
+    return Path(spool.run_dir)
 
 
 def test_a_push_that_is_killed_has_an_unknown_outcome(run_dir):
@@ -117,7 +124,7 @@ def test_without_memory_files_the_job_goes_by_a_file_without_a_name(run_dir, tmp
     """A system or a sandbox without memfd_create; nothing is left in the folder of temporary files."""
     places = tmp_path / "temporary"
     places.mkdir()
-    monkeypatch.setattr(handle.tempfile, "tempdir", str(places))
+    monkeypatch.setattr(launch.tempfile, "tempdir", str(places))
     if refusal is None:
         monkeypatch.delattr(os, "memfd_create")
     else:
@@ -129,7 +136,7 @@ def test_without_memory_files_the_job_goes_by_a_file_without_a_name(run_dir, tmp
 
 def test_a_push_is_found_by_its_run_directory(run_dir):
     """By the command line, as `testing.processes` and the demo look for it."""
-    command = launch.push_command(str(run_dir))
+    command = launch.push_command(str(run_dir), 3, 4, 5)
     assert launch.is_command_of("push", command, str(run_dir))
     assert not launch.is_command_of("push", command, str(run_dir.parent))
     assert not launch.is_command_of("uploader", command, str(run_dir))

@@ -15,7 +15,7 @@ from hf_mpwriter.base import names
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.base.verdicts import Sent
 from hf_mpwriter.events import framing
-from hf_mpwriter.snapshot.event_files import EventFileScan, bounded, pending
+from hf_mpwriter.snapshot.event_files import UNCHANGED, Damage, EventFileScan, bounded, pending
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Directory, Place
 
@@ -241,3 +241,76 @@ def test_a_file_that_cannot_be_read_is_not_gone(tmp_path, monkeypatch):
             patient.files(lambda _: True, tuple, 2)
     assert [file.path for file in patient.files(lambda _: True, tuple, 2)] == [name(1)]
     assert list(scan(tmp_path)) == [name(1)], "without patience what can be read is found"
+
+
+MODIFIED = 1_700_000_000  # unix time
+
+
+def spoiled(path, offset: int, data: bytes) -> None:
+    """Write `data` over a file at an offset, as long ago as MODIFIED."""
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        file.write(data)
+    os.utime(path, (MODIFIED, MODIFIED))
+
+
+def damage(run_dir, now: float, growing=()) -> list[Damage]:
+    """What a scan finds behind whole records."""
+    found = EventFileScan(Directory(run_dir))
+    found.files(lambda _: True, lambda: growing)
+    return found.damage(now)
+
+
+@pytest.mark.parametrize("spoil", [b"\xff", bytes(4096)])
+def test_damage_is_told_with_offset_and_size_and_what_is_before_it_is_sent(tmp_path, spoil):
+    """A bad checksum in the middle, zero blocks at the end."""
+    path = tmp_path / name(1)
+    before = event_file(path, 10)
+    after = event_file(path, 20)
+    spoiled(path, before + 20, spoil)
+    size = max(after, before + 20 + len(spoil))
+    assert damage(tmp_path, MODIFIED) == [Damage(name(1), before, size - before)]
+    assert scan(tmp_path) == {name(1): (before, False)}
+    assert str(before) in str(damage(tmp_path, MODIFIED)[0])
+
+
+def test_an_incomplete_record_at_the_end_is_told_as_such(tmp_path):
+    """Ordinary after a kill, at whatever byte it came."""
+    size = event_file(tmp_path / name(1), 10)
+    whole = event_file(tmp_path / name(2), 9)
+    for cut in range(whole + 1, size):
+        event_file(tmp_path / name(2), 10)
+        os.truncate(tmp_path / name(2), cut)
+        assert damage(tmp_path, 0.0) == [Damage(name(2), whole, cut - whole, is_incomplete=True)]
+
+
+@pytest.mark.parametrize("spoil", [b"\xff", b""])
+@pytest.mark.parametrize("whose", ["custom.tfevents", name(1)])
+def test_a_file_that_may_grow_counts_after_ten_minutes_without_a_change(tmp_path, whose, spoil):
+    """The buffer of another writer may end anywhere, and its next write may be half seen."""
+    path = tmp_path / whose
+    before, after = event_file(path, 10), event_file(path, 11)
+    os.truncate(path, after - (not spoil))
+    spoiled(path, before + 20, spoil)
+    for age, counts in [(-5.0, False), (0.0, False), (UNCHANGED - 1, False), (UNCHANGED, True)]:
+        assert bool(damage(tmp_path, MODIFIED + age, growing=[whose])) == counts
+
+
+def test_damage_is_looked_for_behind_the_last_whole_record_only(tmp_path, monkeypatch):
+    """A scan that knows a file reads nothing of it again until it changes; what is repaired is found."""
+    path = tmp_path / name(1)
+    before, after = event_file(path, 1000), event_file(path, 1001)
+    with open(path, "rb") as file:
+        whole = file.read()
+    spoiled(path, before + 20, b"\xff")
+    found, reads = EventFileScan(Directory(tmp_path)), []
+    found.files(lambda _: True, tuple)
+    assert [one.offset for one in found.damage(MODIFIED)] == [before]
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda fd, size, at: reads.append(at) or pread(fd, size, at))
+    found.files(lambda _: True, tuple)
+    assert reads == []
+    path.write_bytes(whole)
+    assert [file.length for file in found.files(lambda _: True, tuple)] == [after]
+    assert found.damage(MODIFIED) == []
+    assert min(reads) > before - 100

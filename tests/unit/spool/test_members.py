@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import itertools
 import json
 import os
@@ -19,7 +20,8 @@ from hf_mpwriter.base import state
 from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.spool import members as members_module
 from hf_mpwriter.spool.layout import MemberName, Spool
-from hf_mpwriter.spool.members import MemberFile, Members, News
+from hf_mpwriter.spool.member_lines import COUNTERS_LENGTH, Member, News, Reading
+from hf_mpwriter.spool.members import MemberFile, MemberFiles, Members
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.process import Process
 from hf_mpwriter.testing import processes
@@ -47,6 +49,18 @@ def place(tmp_path):
 def member_file(place: Spool, worker: str = "main") -> MemberFile:
     """A member file of this process."""
     return MemberFile(place, worker, Process.current(), Settings())
+
+
+def counters(requests: int = 0, dropped: int = 0) -> bytes:
+    """The second line of a member file."""
+    return json.dumps({"requests": requests, "dropped": dropped}).encode().ljust(COUNTERS_LENGTH - 1) + b"\n"
+
+
+def parse(data: bytes) -> Member | None:
+    """What a member file of a live worker says."""
+    reading = Reading(NAME)
+    reading.take(data)
+    return reading.member
 
 
 def lines(*contents: object) -> bytes:
@@ -177,30 +191,30 @@ def test_a_line_that_does_not_fit_is_taken_back(place):
         mine = member_file(place)
         limit_files(os.path.getsize(mine.path) + 30)
         with pytest.raises(OSError, match=r"refuses|large"):
-            mine.write({"want": {"a" * 50: 1}})
+            mine.write({"open": "a" * 50})
         mine.write({"open": "b"})
         (member,) = Members(place).all()
         assert member.growing == {"b"}
-        assert member.want == {}
 
     assert in_child(child) == 0
 
 
-def test_a_member_file_says_who_writes_what_and_what_it_wants(place):
-    """Open files, sealed ones, the last want; after it has left it is dead and nothing of it grows."""
+def test_a_member_file_says_who_writes_what_and_what_it_asks_for(place):
+    """Open files, sealed ones, requests; after it has left it is dead and nothing of it grows."""
     mine = MemberFile(place, "rank_00001", ME, Settings(commit_every=2.5))
     observer = Members(place)
     mine.write({"open": "a"})
     mine.write({"open": "b"})
     mine.write({"seal": "a"})
-    mine.write({"want": {"a": 10, "b": 5}})
+    mine.count(requests=1)
     (member,) = observer.all()
     assert (member.alive, member.growing, member.files) == (True, {"b"}, {"a", "b"})
-    mine.write({"want": {"b": 7}})
+    mine.count(requests=1)
     (member,) = observer.all()
-    assert member.want == {"b": 7}
+    assert member.requests == 2
     assert (member.process, member.settings.commit_every) == (ME, 2.5)
-    mine.leave(dropped=3)
+    mine.count(dropped=3)
+    mine.leave()
     (member,) = observer.all()
     assert (member.alive, member.dropped, member.growing) == (False, 3, frozenset())
     assert member.files == {"a", "b"}
@@ -227,11 +241,11 @@ def test_death_is_final(place):
     """The file of a dead member is not read again, whatever becomes of it, until it is gone; others are."""
     dead, alive = member_file(place, "rank_00001"), member_file(place, "rank_00002")
     observer = Members(place)
-    dead.leave(dropped=0)
+    dead.leave()
     assert [member.alive for member in observer.all()] == [False, True]
     lock = locks.try_exclusive(dead.path)
     assert lock is not None
-    alive.leave(dropped=0)
+    alive.leave()
     assert [member.alive for member in observer.all()] == [False, False]
     os.unlink(dead.path)
     assert [member.name for member in observer.all()] == [alive.name]
@@ -241,10 +255,10 @@ def test_what_was_noted_of_those_who_are_gone_is_forgotten(place):
     """Children come and go by the thousands; what is remembered is bounded by the member files (promise 11)."""
     noted, observer = News(), Members(place)
     mine = member_file(place)
-    mine.write({"want": {"a": 1}})
+    mine.count(requests=1)
     for _ in range(5):
         other = member_file(place, "child")
-        other.leave(dropped=0)
+        other.leave()
         for member in observer.all():
             noted.note(member)
         assert len(noted._noted) == 2
@@ -253,15 +267,15 @@ def test_what_was_noted_of_those_who_are_gone_is_forgotten(place):
         assert list(noted._noted) == [mine.name]
 
 
-def test_news_is_a_new_wish_or_the_end(place):
-    """What was noted is no news again; a larger wish and death are."""
+def test_news_is_a_new_request_or_the_end(place):
+    """What was noted is no news again; one more request and death are."""
     noted, observer, mine = News(), Members(place), member_file(place)
     (member,) = observer.all()
     assert noted.covers(member)
     for change in (
-        lambda: mine.write({"want": {"a": 1}}),
-        lambda: mine.write({"want": {"a": 2}}),
-        lambda: mine.leave(0),
+        lambda: mine.count(requests=1),
+        lambda: mine.count(requests=1),
+        mine.leave,
     ):
         change()
         (member,) = observer.all()
@@ -331,33 +345,32 @@ def test_a_worker_whose_member_file_was_replaced_by_garbage_does_not_live_for_ev
 
 def test_a_torn_last_line_is_not_there():
     """Cut at every byte: the whole lines count, nothing raises."""
-    data = lines(FIRST, {"open": "a"}, {"want": {"a": 5}}, {"seal": "a"}, {"dropped": 1})
+    data = lines(FIRST) + counters(5, 1) + lines({"open": "a"}, {"seal": "a"})
     ends = [n + 1 for n, byte in enumerate(data) if byte == 10]
     for cut in range(len(data) + 1):
-        member = members_module.parse(NAME, data[:cut], alive=True)
+        member = parse(data[:cut])
         whole = sum(end <= cut for end in ends)
         assert (member is not None) == (whole > 0)
         if member is not None:
-            assert member.files == ({"a"} if whole > 1 else frozenset())
-            assert member.want == ({"a": 5} if whole > 2 else {})
-            assert member.growing == ({"a"} if 1 < whole < 4 else frozenset())
-            assert member.dropped == (whole > 4)
+            assert (member.requests, member.dropped) == ((5, 1) if whole > 1 else (0, 0))
+            assert member.files == ({"a"} if whole > 2 else frozenset())
+            assert member.growing == ({"a"} if whole == 3 else frozenset())
 
 
 @given(st.lists(st.binary(max_size=30) | JSON.map(lambda value: json.dumps(value).encode()), max_size=4))
-@example([b'{"want": {"a": Infinity}}'])
-@example([b'{"dropped": 1e999}'])
+@example([b'{"requests": Infinity, "dropped": 0}'])
+@example([b'{"requests": 0, "dropped": 1e999}'])
 def test_no_content_of_a_member_file_makes_parsing_raise(garbage):
     """Whatever a damaged disk shows, as first line or later: a member or None."""
     for content in (garbage, [json.dumps(FIRST).encode(), *garbage]):
-        members_module.parse(NAME, b"\n".join(content) + b"\n", alive=True)
+        parse(b"\n".join(content) + b"\n")
 
 
-@pytest.mark.parametrize("bad", [b"garbage", b'{"want": {"a": "x"}}', b'{"op{"open": "b"}', b"5", b'{"dropped": []}'])
+@pytest.mark.parametrize("bad", [b"garbage", b'{"open": {"a": "x"}}', b'{"op{"open": "b"}', b"5", b'{"seal": []}'])
 def test_one_damaged_line_does_not_make_a_living_worker_disappear(bad):
     """Otherwise its open file would count as complete, and it as dead; only the first line makes a member file."""
-    data = lines(FIRST, {"open": "a"}) + bad + b"\n" + lines({"open": "c"})
-    member = members_module.parse(NAME, data, alive=True)
+    data = lines(FIRST) + counters() + lines({"open": "a"}) + bad + b"\n" + lines({"open": "c"})
+    member = parse(data)
     assert member is not None
     assert {"a", "c"} <= member.growing
 
@@ -405,3 +418,144 @@ def test_a_new_uploader_leaves_a_member_file_that_is_being_made(place):
         pass
     Members(place).sweep()
     assert os.listdir(place.members) == [f".{name}.tmp"]
+
+
+def test_what_the_disk_has_refused_to_remove_goes_with_a_later_sweep(place):
+    """An empty member file, as a power cut leaves it: the first removal fails, the next sweep has another try."""
+    ruin = place.member_file(MemberName("rank_00002", "host-0", 1, 2, 3))
+    with open(ruin, "wb"):
+        pass
+    members = Members(place)
+    with failing("members.file.unlink=eio"):
+        members.sweep()
+    assert os.path.exists(ruin)
+    members.sweep()
+    assert not os.path.exists(ruin)
+
+
+# bounds
+
+
+def registration(place: Spool) -> MemberFiles:
+    """The member files of this process."""
+    return MemberFiles(lambda: member_file(place))
+
+
+def test_requests_do_not_make_a_member_file_longer(place):
+    """Ten thousand requests, each one news: as many bytes as after none."""
+    mine, reading = registration(place), Members(place)
+    for number in range(50):
+        mine.opened(f"events.out.tfevents.{number}")
+    (file,) = mine.files
+    before = os.path.getsize(file.path)
+    for _ in range(10_000):
+        mine.request()
+    mine.record_dropped(3)
+    mine.record_dropped(4)
+    assert os.path.getsize(file.path) == before
+    (member,) = reading.all()
+    assert (member.requests, member.dropped, len(member.growing)) == (10_000, 4, 50)
+
+
+def test_a_live_file_never_counts_as_finished_however_many_there_were(place, monkeypatch):
+    """One stays open while 2,000 others come and go: it grows all the time, and every member file stays short."""
+    monkeypatch.setattr(members_module, "FULL_AT", 4096)
+    mine, fresh = registration(place), Members(place)
+    mine.opened("main.tfevents")
+    for number in range(2000):
+        mine.opened(f"{number}.tfevents")
+        mine.sealed(f"{number}.tfevents")
+        if number % 100 == 0:
+            assert fresh.growing() == Members(place).growing() == {"main.tfevents"}
+    mine.request()
+    found = fresh.all()
+    assert len(found) == len(mine.files) > 10
+    assert max(os.path.getsize(file.path) for file in mine.files) < 2 * 4096 + 1000
+    assert {path for member in found for path in member.files} > {"main.tfevents", "0.tfevents", "1999.tfevents"}
+    assert {member.requests for member in found} == {1}
+    mine.sealed("main.tfevents")
+    assert fresh.growing() == Members(place).growing() == set()
+    mine.leave(dropped=1)
+    assert not any(member.alive for member in fresh.all())
+    assert sum(member.dropped for member in fresh.all()) == 1
+
+
+@pytest.mark.parametrize("point", ["open", "members.file.rename"])
+def test_a_worker_that_dies_while_it_starts_another_member_file_is_dead(place, monkeypatch, point):
+    """A kill between any two steps: nothing of it grows, what it had opened is known, and what is left is swept."""
+    monkeypatch.setattr(members_module, "FULL_AT", 1)
+
+    def child() -> None:
+        mine = registration(place)
+        mine.opened("a")
+        if point == "open":
+            mine.opened("b")
+            os.kill(os.getpid(), signal.SIGKILL)
+        with failing(f"{point}=kill"):
+            mine.opened("b")
+
+    assert in_child(child) == KILLED
+    seen = Members(place)
+    assert seen.growing() == set()
+    assert {path for member in seen.all() for path in member.files} == ({"a", "b"} if point == "open" else {"a"})
+    seen.sweep()
+    assert not [name for name in os.listdir(place.members) if name.endswith(".tmp")]
+
+
+def test_only_what_is_new_of_a_member_file_is_read(place, monkeypatch):
+    """A worker with thousands of files that asks for a push costs its counters, not its file."""
+    mine, seen = registration(place), Members(place)
+    for number in range(3000):
+        mine.opened(f"{number}.tfevents")
+    seen.all()
+    read, pread = [], os.pread
+
+    def counted(fd: int, length: int, offset: int) -> bytes:
+        data = pread(fd, length, offset)
+        read.append(len(data))
+        return data
+
+    monkeypatch.setattr(os, "pread", counted)
+    mine.request()
+    mine.opened("last.tfevents")
+    (member,) = seen.all()
+    assert (member.requests, len(member.files)) == (1, 3001)
+    assert sum(read) < 200
+
+
+def test_a_member_file_that_cannot_be_read_for_a_moment_is_no_end_of_its_worker(place, monkeypatch):
+    """An observer that is new here must not take open files for complete: it gets an error first."""
+    mine = registration(place)
+    mine.opened("a.tfevents")
+    known = Members(place)
+    assert known.growing() == {"a.tfevents"}
+    really = os.open
+
+    def refuse(path: str, *args: object, **how: object) -> int:
+        if os.path.basename(path) == str(mine.files[0].name):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        return really(path, *args, **how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        for members in (known, Members(place)):
+            with pytest.raises(OSError, match="Input/output"):
+                members.growing()
+        assert [member.alive for member in known.all()] == [True]
+    assert known.growing() == Members(place).growing() == {"a.tfevents"}
+
+
+def test_half_a_line_that_the_disk_took_is_no_part_of_the_next_one(place):
+    """A full disk in the middle of a line: it is taken back, and the next lines count."""
+
+    def child() -> None:
+        mine = member_file(place)
+        limit_files(os.path.getsize(mine.path) + 60)
+        with pytest.raises(OSError, match=r"refuses|large"):
+            mine.write({"open": "a" * 200})
+        for name in ("b", "c"):
+            mine.write({"open": name})
+        (member,) = Members(place).all()
+        assert member.growing == {"b", "c"}
+
+    assert in_child(child) == 0

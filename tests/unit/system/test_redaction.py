@@ -158,5 +158,5 @@ def test_a_token_is_not_in_the_text_of_an_election():
     """Whoever prints a worker's parts for debugging."""
     assert "hf_secret" not in succeed(
         "from hf_mpwriter.worker.election import Election; from hf_mpwriter.spool.layout import Spool\n"
-        "print(Election(Spool('/x'), 'hf_secret'))"
+        "print(Election(Spool('/x'), token='hf_secret'))"
     )

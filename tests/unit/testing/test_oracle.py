@@ -85,6 +85,32 @@ def test_a_copy_cut_inside_a_record_is_found(run, cut):
     assert any("inside a record" in problem for problem in problems(run, *trees))
 
 
+class InconsistentHub(FakeHub):
+    """A Hub whose tree says of one version what is not so; a download gives the content."""
+
+    def tree(self, revision: str) -> dict[str, Copy]:
+        """Size and digest of the first version do not fit to its content."""
+        wrong = {PATH: Copy(len(self.trees[-1][PATH]) + 1, "0" * 64)} if revision == "0" else {}
+        return super().tree(revision) | wrong
+
+    def content(self, path: str, revision: str) -> Copy:
+        """As a download tells it."""
+        return super().tree(revision)[path]
+
+
+def test_a_version_whose_tree_is_inconsistent_is_judged_by_its_content(run):
+    """Without a download it counts as too long, and the next one as shrunk; with one, only what is really wrong."""
+    full = {PATH: run.data, RANK: run.other}
+    hub = InconsistentHub({PATH: run.data[: run.ends[3]]}, full)
+    assert len(check(run.dir, hub).problems) == 2
+    report = check(run.dir, hub, fetch=hub.content)
+    assert (report.problems, report.files[PATH].differs) == ([], False)
+    broken = InconsistentHub({PATH: b"x"}, {PATH: b"y"})
+    report = check(run.dir, broken, fetch=broken.content)
+    assert sum("is not the beginning" in problem for problem in report.problems) == 2
+    assert report.files[PATH].differs
+
+
 def test_a_copy_that_shrank_or_vanished_is_found(run):
     """Over the whole history, not only at the head."""
     full = {PATH: run.data, RANK: run.other}

@@ -29,7 +29,9 @@ def one(run_dir) -> Uploader:
     spool = Spool(str(run_dir))
     spool.create()
     spool.record_destination(Destination("http://127.0.0.1:9", "me/run"))
-    made = Uploader(spool, locks.try_exclusive(spool.uploader_lock), lambda: 1000.0, random.Random(1))
+    made = Uploader(
+        spool, spool.destination(), locks.try_exclusive(spool.uploader_lock), lambda: 1000.0, random.Random(1)
+    )
     made._ledger.settings = Settings(allow_patterns=None)
     return made
 

@@ -29,7 +29,7 @@ def test_the_settle_time_outlives_the_uploader(tmp_path):
     lock, now = locks.try_exclusive(spool.uploader_lock), [1000.0]
 
     def successor() -> Uploader:
-        return Uploader(spool, lock, lambda: now[0], random.Random(1))
+        return Uploader(spool, spool.destination(), lock, lambda: now[0], random.Random(1))
 
     one = successor()
     one._scan([])

@@ -19,9 +19,9 @@ from hf_mpwriter.worker.election import Election, unfinished_siblings
 
 def test_an_uploader_that_cannot_start_is_logged_once_and_tried_again_later(spool, monkeypatch, caplog):
     """A broken interpreter: one warning, no exception, longer and longer pauses, no lock kept."""
-    monkeypatch.setattr(sys, "executable", "/nonexistent/python")
+    monkeypatch.setenv("HF_MPWRITER_PYTHON", "/nonexistent/python")
     now = [1000.0]
-    one = Election(spool, clock=lambda: now[0])
+    one = Election(spool, spool.destination(), clock=lambda: now[0])
     tries = 0
     with caplog.at_level(logging.WARNING):
         for _ in range(600):
@@ -36,7 +36,7 @@ def test_an_uploader_that_cannot_start_is_logged_once_and_tried_again_later(spoo
     now[0] += election.LONGEST_BACKOFF
     assert one.ensure_uploader(), "the cause is gone"
     wait_for(lambda: not one.reap() and not locks.is_held(spool.uploader_lock), "it finds no member and leaves")
-    monkeypatch.setattr(sys, "executable", None)  # as in a program that embeds Python
+    monkeypatch.setattr(sys, "frozen", True, raising=False)  # as in a program that holds its Python
     assert not one.ensure_uploader()
     assert len(caplog.records) == 2, "another trouble is logged again"
 
@@ -45,7 +45,7 @@ def test_uploaders_that_die_at_once_are_not_started_for_ever(spool, monkeypatch,
     """Three starts in a minute, then longer and longer pauses: an interpreter that always fails is no fork bomb."""
     monkeypatch.setattr(launch, "UPLOADER_BOOT", "raise SystemExit(1)")
     now = [1000.0]
-    one = Election(spool, clock=lambda: now[0])
+    one = Election(spool, spool.destination(), clock=lambda: now[0])
     starts = 0
     with caplog.at_level(logging.WARNING):
         for _ in range(1200):
@@ -60,12 +60,14 @@ WITHOUT_PROCESSES = """
 import logging, os, resource, sys
 from hf_mpwriter.worker.election import Election
 from hf_mpwriter.system.process import host_id
+from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.spool.layout import Spool
 host_id()  # nothing can be imported once the user is another one
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
 logging.basicConfig()
-one = Election(Spool(sys.argv[1]))
+spool = Spool(sys.argv[1])
+one = Election(spool, Destination("http://127.0.0.1:9", "me/run"))
 print([one.ensure_uploader() for _ in range(3)])
 """
 
@@ -80,7 +82,8 @@ def test_a_user_without_processes_to_spare_goes_on():
         for directory, _, names in os.walk(place):
             for path in [directory, *(os.path.join(directory, name) for name in names)]:
                 os.chown(path, 65534, 65534)
-        result = run_python(WITHOUT_PROCESSES, spool.run_dir)
+        env = {"HF_MPWRITER_PYTHON": "/bin/sh"}  # the Python may be for root only; none is started
+        result = run_python(WITHOUT_PROCESSES, spool.run_dir, env=env)
         assert (result.returncode, result.stdout) == (0, "[False, False, False]\n"), result.stderr
         assert result.stderr.count("cannot start an uploader: [Errno 11]") == result.stderr.count("\n") == 1
         assert not locks.is_held(spool.uploader_lock)
@@ -93,7 +96,7 @@ def test_a_parent_that_cannot_be_listed_has_no_runs():
 
 def test_the_token_reaches_the_uploader_by_environment_only(spool):
     """Nothing of the token is in the argument list."""
-    env = election.child_environment({"PATH": "/bin", "PYTHONSTARTUP": "x"}, "hf_secret")
+    env = election.child_environment({"PATH": "/bin", "PYTHONSTARTUP": "x"}, "hf_secret", "/")
     assert env["HF_TOKEN"] == "hf_secret"
     assert "PYTHONSTARTUP" not in env
-    assert election.child_environment({"HF_TOKEN": "theirs"}, None)["HF_TOKEN"] == "theirs"
+    assert election.child_environment({"HF_TOKEN": "theirs"}, None, "/")["HF_TOKEN"] == "theirs"

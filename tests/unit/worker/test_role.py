@@ -69,6 +69,19 @@ def test_a_child_is_a_rank_only_if_it_was_given_one_after_its_start(environ, inh
     assert role.waits == (role.child is None)
 
 
+@pytest.mark.parametrize("kind", ["Process", "SpawnProcess", "ForkPoolWorker", "LokyProcess"])
+def test_children_that_multiprocessing_counts_without_end_share_a_name(kind):
+    """The first ones have names of their own, after a restart too; later ones take what is free."""
+    assert {Role(None, f"{kind}-{number}").worker for number in range(1, 10_000)} == {
+        kind,
+        *(f"{kind}-{number}" for number in range(1, role_module.OWN_NAMES + 1)),
+    }
+    assert Role(3, f"{kind}-65").worker == Role(3, f"{kind}-1:2:3").worker == f"rank_00003_{kind}"
+    assert Role(None, f"{kind}-{'9' * 5000}").worker == kind
+    assert Role(None, f"{kind}-64:64").worker == f"{kind}-64_64"
+    assert Role(None, "Reader-20251122").worker == "Reader-20251122"
+
+
 @given(st.text(), st.none() | st.integers(0, 10**5))
 def test_any_name_of_a_child_makes_a_worker_whose_member_file_can_be_read(text, rank):
     """Whatever multiprocessing calls a child, its worker is a plain directory name, and part of a member file name."""

@@ -37,6 +37,70 @@ for attempt in range(30):
     start(source, tmp_path / "runs").succeed(deadline=60)
 
 
+CLOSED_UNDER_A_LOCK = """
+import logging, os, signal, sys, threading
+from hf_mpwriter import SummaryWriter
+writer = SummaryWriter(sys.argv[1], memory_limit=0)
+inside, closing = threading.Event(), threading.Event()
+class Handler(logging.Handler):
+    def emit(self, record):
+        if threading.current_thread() is not threading.main_thread():
+            inside.set()
+            closing.wait()
+        writer.add_text("log", record.getMessage())
+def close(*_):
+    closing.set()
+    writer.close()
+signal.signal(signal.SIGTERM, close)
+home = writer._worker.files
+directory = home.directory
+def refuse():
+    raise OSError("refused")
+def refuse_and_be_interrupted():
+    home.directory = directory
+    other.start()
+    inside.wait()
+    os.kill(os.getpid(), signal.SIGTERM)
+    raise OSError("refused")
+home.directory = refuse
+writer.add_scalar("a", 1.0, 1)
+logging.getLogger().addHandler(Handler())
+home.directory = refuse_and_be_interrupted
+other = threading.Thread(target=lambda: logging.getLogger("user").warning("hello"), daemon=True)
+writer.flush()  # the disk is tried again, at the next record
+writer.add_scalar("a", 1.0, 2)
+other.join()
+print("closed")
+"""
+
+
+def test_a_log_handler_that_logs_events_and_a_close_that_warns_do_not_wait_for_each_other(tmp_path, start):
+    """A signal handler closes inside a write: what was dropped is logged after the lock of that write is released."""
+    code, out, err = start(CLOSED_UNDER_A_LOCK, tmp_path / "run").finish(deadline=30)
+    assert (code, out) == (0, "closed\n"), err
+
+
+UNDER_HOUSEKEEPING = """
+import logging, sys
+from hf_mpwriter import SummaryWriter
+from hf_mpwriter.system import locks
+writer = SummaryWriter(sys.argv[1])
+class Handler(logging.Handler):
+    def emit(self, record):
+        print(record.getMessage().partition(": ")[2], locks.is_any_held())
+logging.getLogger().addHandler(Handler())
+def fail(*_):
+    raise OSError("no housekeeping")
+writer._worker.membership.rejoin = fail
+writer._worker.keep_house()
+"""
+
+
+def test_housekeeping_warns_after_it(tmp_path):
+    """A log handler that takes its time does not keep others from keeping house."""
+    assert succeed(UNDER_HOUSEKEEPING, tmp_path / "run") == "no housekeeping False\n"
+
+
 def test_what_is_dropped_stands_in_the_member_file_while_the_worker_lives(run_dir):
     """`hf-mpwriter status` shows it without asking the process; `writer.dropped` is the same."""
     from hf_mpwriter import SummaryWriter

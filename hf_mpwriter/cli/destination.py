@@ -1,0 +1,97 @@
+"""The destination of a run, before a command sends anything there.
+
+A run directory may come from anywhere, so the endpoint in its `run.json` is only a claim. A token belongs to an
+endpoint:
+
+    recorded in the run    HF_ENDPOINT here    --endpoint    a token goes to
+    E                      E                   none, or E    E
+    E                      F                   E             E: the user has confirmed it
+    E                      F                   none          no Hub: one line names the command that confirms it
+    E                      E or F              F             no Hub: the option never overrides what is recorded
+
+Invariant: this is decided before a command writes, starts or sends anything.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shlex
+from pathlib import Path
+
+import click
+
+from hf_mpwriter.base.errors import SettingsError
+from hf_mpwriter.base.settings import Destination, Environment, normalised_endpoint
+from hf_mpwriter.system.redaction import printable
+
+endpoint_option = click.option(
+    "--endpoint",
+    metavar="URL",
+    help="Confirm that a token may go to this Hub; the one that the run is recorded for. Default: HF_ENDPOINT.",
+)
+
+
+def command_line(command: str, logdir: str | os.PathLike[str], *options: str) -> str:
+    """Return a command of ours as it is typed into a shell."""
+    words = (printable(word) for word in ("hf-mpwriter", command, os.fspath(logdir), *options))
+    return " ".join(map(shlex.quote, words))
+
+
+def check_endpoint(recorded: str, own: str, confirmed: str | None, command: str) -> None:
+    """Refuse an endpoint that is neither that of this process nor confirmed.
+
+    Args:
+        recorded: URL that the run is recorded for.
+        own: URL in the environment of this process.
+        confirmed: URL that was given as `--endpoint`, None if none was.
+        command: what the user types to confirm it.
+
+    Raises:
+        UsageError: another URL was confirmed.
+        ClickException: nothing was confirmed; the message has the command.
+    """
+    hub = normalised_endpoint(recorded)
+    if confirmed is not None:
+        if normalised_endpoint(confirmed) != hub:
+            raise click.UsageError(
+                f"The run is recorded for {printable(recorded)}. --endpoint confirms it, and cannot choose another Hub."
+            )
+    elif normalised_endpoint(own) != hub:
+        raise click.ClickException(
+            f"The run is recorded for {printable(recorded)}, but HF_ENDPOINT here is {printable(own)}. Nothing was "
+            f"sent. If your token may go there: {command}"
+        )
+
+
+def recorded_destination(recorded: Destination, endpoint: str | None, command: str) -> Destination:
+    """Return the destination of a run, checked; see `check_endpoint`.
+
+    Args:
+        recorded: in the run.
+        endpoint: of the option `--endpoint`.
+        command: what the user typed, without that option.
+    """
+    confirming = f"{command} --endpoint {shlex.quote(printable(recorded.endpoint))}"
+    check_endpoint(recorded.endpoint, Environment.read().endpoint, endpoint, confirming)
+    return recorded
+
+
+def with_namespace(recorded: Destination, repo_id: str) -> Destination:
+    """Return a destination with the full name of its repository.
+
+    Args:
+        recorded: in the run.
+        repo_id: that a push has resolved, "" for none. It counts only if it adds a namespace to the recorded name.
+    """
+    if "/" in recorded.repo_id or repo_id.partition("/")[2] != recorded.repo_id:
+        return recorded
+    try:
+        return dataclasses.replace(recorded, repo_id=repo_id)
+    except SettingsError:
+        return recorded
+
+
+def path_of_run(folder: str, run_dir: str) -> str:
+    """Return the folder in the repository of a run that was local so far."""
+    return "/".join(filter(None, [folder.strip("/"), Path(run_dir).name]))

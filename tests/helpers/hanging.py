@@ -1,0 +1,41 @@
+"""A mount that hangs: every look-up in it waits until it is taken away, as on a network filesystem without a server.
+
+It is a FUSE file system that is never answered, made with the kernel's own interface: no library, no second process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+from collections.abc import Iterator
+
+_DETACH = 2  # of umount2
+DEVICE = "/dev/fuse"
+
+
+@contextlib.contextmanager
+def hanging(path: str | os.PathLike) -> Iterator[None]:
+    """Mount it on a new directory; all that waits in it fails with ENOTCONN at the end."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    os.makedirs(path)
+    fd = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        options = f"fd={fd},rootmode=40000,user_id=0,group_id=0,allow_other".encode()
+        if libc.mount(b"hanging", os.fsencode(path), b"fuse", 0, options):
+            raise OSError(ctypes.get_errno(), "mount", str(path))
+        try:
+            yield
+        finally:
+            libc.umount2(os.fsencode(path), _DETACH)
+    finally:
+        os.close(fd)  # ends the connection: who waits gets an error
+        with contextlib.suppress(OSError):
+            os.rmdir(path)
+
+
+def why_not() -> str:
+    """Return why such a mount cannot be made here, "" if it can."""
+    if os.geteuid():
+        return "only root can mount"
+    return "" if os.access(DEVICE, os.R_OK | os.W_OK) else f"there is no {DEVICE}"

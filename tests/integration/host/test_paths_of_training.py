@@ -1,0 +1,114 @@
+"""While it logs, training touches its run directory and nothing else; so nothing else can stop it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+from hanging import hanging
+from hanging import why_not as why_no_hang
+from programs import DEADLINE, wait_for
+from repository import ROOT
+from runs import check_oracle, no_uploader
+from traced import BEGIN, COMMAND, END, WITHOUT, Touched, touched
+
+TRAINING = f"""
+import os, sys, time
+from hf_mpwriter import HFSummaryWriter
+from hf_mpwriter.worker import worker
+worker.HOUSEKEEPING_EVERY = 0.05
+writer = HFSummaryWriter("me/run", logdir=sys.argv[1], commit_every=0.005, exit_timeout=float(sys.argv[2]))
+os.path.exists({BEGIN!r})
+for step in range(40):
+    writer.add_scalar("loss", 1.0, step)
+    writer.add_text("notes", "some words", step)
+    writer.add_scalars("both", {{"a": 1.0, "b": 2.0}}, step)
+    writer.add_histogram("weights", [1.0, 2.0, 3.0], step)
+    time.sleep(0.02)
+writer.add_hparams({{"rate": 0.1}}, {{"final": 1.0}})
+writer.flush()
+writer.push()
+writer.status()
+writer.close()
+writer.add_scalar("loss", 2.0, 41)
+writer.close(wait=True)
+os.path.exists({END!r})
+print("trained")
+"""
+
+# What a training process may touch outside its run directory, and why.
+ALLOWED = {
+    "/proc/self": "its own threads, descriptors and start time",
+    "/proc/sys/kernel/random/boot_id": "which boot of the machine this is",
+    "/proc/stat": "when the machine was started",
+    "/etc/machine-id": "which machine this is",
+    "/var/lib/dbus/machine-id": "likewise",
+    "/dev/null": "standard input of the uploader",
+    "/etc/localtime": "the date in a name",
+    sys.prefix: "imports",
+    sys.base_prefix: "imports",
+    sysconfig.get_path("stdlib"): "imports",
+    str(ROOT / "hf_mpwriter"): "imports",
+    os.path.dirname(os.path.realpath(sys.executable)): "the interpreter of the uploader",
+}
+
+
+def is_below(path: str, tops: list[str]) -> bool:
+    """Whether a path is one of these, or below one."""
+    return any(path == top or path.startswith(f"{top.rstrip('/')}/") for top in tops)
+
+
+def outside(found: list[Touched], run_dir: Path, pid: int, imports: list[str]) -> list[Touched]:
+    """What is neither in the run directory nor in the list."""
+    tops = [str(run_dir), f"/proc/{pid}", *ALLOWED, *imports]
+    return [one for one in found if not is_below(one.path, tops)]
+
+
+@pytest.mark.root
+@pytest.mark.skipif(bool(WITHOUT), reason=WITHOUT or "-")
+def test_training_touches_nothing_outside_its_run_directory(hub, run_dir, tmp_path, monkeypatch):
+    """From the first call to the end: no look at what lies beside it, none into HOME, none at the Hub's caches."""
+    home, cwd = tmp_path / "home", tmp_path / "cwd"
+    home.mkdir()
+    cwd.mkdir()
+    for name in ("HF_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name)
+    (run_dir.parent / "beside").mkdir(parents=True)
+    log = tmp_path / "strace"
+    command = [*COMMAND, "-o", str(log), sys.executable, "-c", TRAINING, str(run_dir), "30"]
+    result = subprocess.run(
+        command, cwd=cwd, env=os.environ | {"HOME": str(home)}, capture_output=True, text=True, timeout=110, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    pid = int(log.read_text(errors="replace").split()[0])
+    found = touched(log, str(cwd))
+    assert sum(one.path.startswith(str(run_dir)) for one in found) > 20, "strace sees what it touches"
+    imports = [place for place in os.environ["PYTHONPATH"].split(":") if place]
+    strange = sorted({f"{one.call} {one.path}" for one in outside(found, run_dir, pid, imports)})
+    assert not strange, "\n".join(strange)
+    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
+    check_oracle(run_dir, hub)
+
+
+@pytest.mark.root
+@pytest.mark.skipif(bool(why_no_hang()), reason=why_no_hang() or "-")
+@pytest.mark.parametrize("where", ["beside the run directory", "in the place of HOME", "both"])
+def test_a_mount_that_hangs_outside_the_run_directory_does_not_stop_training(
+    hub, run_dir, tmp_path, monkeypatch, start, where
+):
+    """Every look-up in it waits for ever; training logs, closes, ends well within its exit timeout and a deadline."""
+    home = tmp_path / "home"
+    for name in ("HF_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name)
+    run_dir.parent.mkdir(parents=True)
+    beside = run_dir.parent / "beside" if where != "in the place of HOME" else tmp_path / "unused"
+    hung_home = home if where != "beside the run directory" else tmp_path / "unused_home"
+    with hanging(beside), hanging(hung_home):
+        program = start(TRAINING, run_dir, 3, env={"HOME": str(home)})
+        code, out, errors = program.finish(DEADLINE)
+    assert (code, out) == (0, "trained\n"), errors
+    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")

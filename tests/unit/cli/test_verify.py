@@ -1,0 +1,64 @@
+"""What `verify` advises, and what it says when the Hub was not asked."""
+
+from __future__ import annotations
+
+import pytest
+
+from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.base.verdicts import Refused, Retry, Sent, Unknown
+from hf_mpwriter.cli.verify import advice, unreached, unseen
+from hf_mpwriter.spool.ledger import Ledger
+from hf_mpwriter.testing import FileReport, Report
+
+SYNC = "hf-mpwriter sync exp1"
+HERE = Destination("https://hub", "me/run")
+
+
+def report(problem: str, file: FileReport | None = None, attachment: FileReport | None = None) -> Report:
+    """A report with one problem."""
+    files = {file.path: file} if file else {}
+    attachments = {attachment.path: attachment} if attachment else {}
+    return Report(files=files, attachments=attachments, problems=[problem])
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (report("a: 1 of 2 bytes", FileReport("a", 2, 1)), f"upload what is missing or has changed: {SYNC}"),
+        (report("a.tsv: not on the Hub", attachment=FileReport("a.tsv", 2)), f"or has changed: {SYNC}"),
+        (
+            report("a: is not the beginning", FileReport("a", 2, 2, differs=True)),
+            "no upload replaces them: restore the local ones",
+        ),
+        (report("a: is longer", FileReport("a", 2, 3, differs=True)), f"remove those on the Hub, then run: {SYNC}"),
+        (report("a: shrank on the Hub", FileReport("a", 2, 2)), "The Hub has all of the run now"),
+    ],
+)
+def test_what_is_advised_fits_what_was_found(found, words):
+    """Missing bytes are sent by `sync`, other content is not; of the past nothing can be changed."""
+    (sentence,) = advice(found, SYNC)
+    assert words in sentence
+
+
+@pytest.mark.parametrize(
+    ("verdict", "words"),
+    [
+        (Refused("401", "Run: hf auth login"), "the Hub refuses it: 401 Run: hf auth login"),
+        (Retry("ConnectError: refused"), "did not answer as it should: ConnectError: refused. Try again later."),
+        (Unknown("the answer is not that of a Hub"), "did not answer as it should: the answer"),
+    ],
+)
+def test_without_an_answer_nothing_is_said_of_the_data(verdict, words):
+    """One line: the reason, and what helps."""
+    line = unreached(verdict)
+    assert line.startswith("Nothing was compared: ")
+    assert words in line
+
+
+def test_a_repository_that_is_not_seen_may_have_held_the_run():
+    """What took bytes before is gone or hidden; what never did is only not there yet."""
+    held = Ledger(HERE)
+    held.acknowledge({"a": Sent(5, "5" * 64)}, "c", 1.0)
+    assert "hf auth login" in unseen(HERE, held, SYNC)
+    for ledger in (None, Ledger(HERE)):
+        assert unseen(HERE, ledger, SYNC).endswith(f"Run: {SYNC}")
