@@ -37,7 +37,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 
-from hf_mpwriter.system.process import import_path
+from hf_mpwriter.system.process import import_path, open_above, standard_taken
 
 UPLOADER_LOCK_FD = 3  # the descriptors of an uploader
 START_RECORD_FD = 4
@@ -211,11 +211,12 @@ def unnamed_file(data: bytes) -> Iterator[int]:
         OSError: there is no memory, and no disk.
     """
     with contextlib.ExitStack() as stack:
-        try:
-            fd = os.memfd_create("record")
-            stack.callback(os.close, fd)
-        except (AttributeError, OSError):
-            fd = stack.enter_context(tempfile.TemporaryFile(buffering=0)).fileno()
+        with standard_taken():
+            try:
+                fd = os.memfd_create("record")
+                stack.callback(os.close, fd)
+            except (AttributeError, OSError):
+                fd = stack.enter_context(tempfile.TemporaryFile(buffering=0)).fileno()
         view = memoryview(data)
         while view:
             view = view[os.write(fd, view) :]
@@ -311,7 +312,7 @@ def _is_python(path: str) -> bool:
 def _is_binary(path: str) -> bool:
     """Whether a file is a binary; one that may be executed but not read counts as one."""
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=open_above) as file:
             return file.read(4) in _BINARIES
     except PermissionError:
         return True

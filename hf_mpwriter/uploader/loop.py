@@ -393,7 +393,11 @@ class Uploader:
 def main() -> None:
     """Entry point of the process; what it needs is on the descriptors that `system.launch` names."""
     record = state.load(StartRecord, launch.read_record(launch.START_RECORD_FD))
-    upload(record, Spool.adopt(record.run_dir, launch.RUN_DIR_FD, launch.SPOOL_FD), launch.UPLOADER_LOCK_FD)
+    try:
+        spool = Spool.adopt(record.run_dir, launch.RUN_DIR_FD, launch.SPOOL_FD)
+    except HfMpWriterError as error:
+        raise SystemExit(f"no upload: {error}") from None
+    upload(record, spool, launch.UPLOADER_LOCK_FD)
 
 
 def upload(start: StartRecord, spool: Spool, lock: int) -> None:

@@ -85,7 +85,7 @@ def test_damage_in_what_the_hub_holds_is_told_too(hub, run_dir, start):
 
 
 def test_the_buffer_of_another_writer_is_no_damage_until_it_has_rested(hub, run_dir, start):
-    """torch's may end anywhere; after ten minutes without a change what is bad in it counts."""
+    """Torch's may end anywhere; after ten minutes without a change what is bad in it counts."""
     start(LOG_AND_EXIT, run_dir, 5).succeed()
     theirs = run_dir / "events.out.tfevents.1.theirs"
     theirs.write_bytes(b"".join(framing.frame(framing.version_event(1.0)) for _ in range(3)))
