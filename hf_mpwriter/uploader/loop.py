@@ -392,21 +392,22 @@ def main() -> None:
     record = state.load(StartRecord, launch.read_record(launch.START_RECORD_FD))
     for directory in (launch.RUN_DIR_FD, launch.SPOOL_FD):
         os.set_inheritable(directory, False)
-    upload(record, launch.UPLOADER_LOCK_FD)
+    upload(record, Spool(record.run_dir), launch.UPLOADER_LOCK_FD)
 
 
-def upload(start: StartRecord, lock: int) -> None:
+def upload(start: StartRecord, spool: Spool, lock: int) -> None:
     """Upload until nothing is left.
 
     Args:
         start: what the worker has handed over.
+        spool: of the run directory.
         lock: descriptor that holds the uploader lock.
     """
     start_logging()
     raise_limits()
     lower()
     locks.adopt(lock)
-    spool, rng = Spool(start.run_dir), random.Random()  # noqa: S311 - jitter
+    rng = random.Random()  # noqa: S311 - jitter
     try:
         uploader = Uploader(spool, start.destination, lock, time.monotonic, rng, start.token_issued_at)
     except HfMpWriterError as error:
