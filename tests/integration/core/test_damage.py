@@ -50,7 +50,7 @@ def spoil(path, kind: str) -> tuple[int, int]:
 
 @pytest.mark.parametrize("kind", ["a byte", "zero blocks", "cut short"])
 def test_every_command_tells_damage_and_takes_an_incomplete_record_for_ordinary(hub, run_dir, start, kind):
-    """`status`, `sync` and `verify`, with exit code 3; the records before it are uploaded, and so is what comes later."""
+    """`status`, `sync` and `verify`, with exit code 3; what is before it is uploaded, and what comes later."""
     start(LOG_AND_EXIT, run_dir, 40, env={"HF_MPWRITER_DISABLED": "1"}).succeed()
     (path,) = event_paths(run_dir)
     offset, size = spoil(path, kind)

@@ -64,10 +64,9 @@ os.chdir("/")
 
 def test_a_package_in_an_archive_is_found_by_uploader_and_push(hub, run_dir, tmp_path, without_torch):
     """`python app.pyz` by a relative name; training changes its directory before it logs."""
-    with zipfile.ZipFile(tmp_path / "app.pyz", "w") as archive:
+    with zipfile.PyZipFile(tmp_path / "app.pyz", "w") as archive:
         archive.writestr("__main__.py", FROM_ARCHIVE)
-        for path in (ROOT / "hf_mpwriter").rglob("*.py"):
-            archive.write(path, path.relative_to(ROOT))
+        archive.writepy(str(ROOT / "hf_mpwriter"))
     env = os.environ | {"PYTHONPATH": without_torch}  # the hooks of other tests expect a loader for each module
     subprocess.run([sys.executable, "app.pyz", run_dir, "5"], cwd=tmp_path, env=env, check=True, timeout=90)
     wait_for(lambda: finished(run_dir), "all is sent")
