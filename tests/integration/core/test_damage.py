@@ -50,7 +50,7 @@ def spoil(path, kind: str) -> tuple[int, int]:
 
 @pytest.mark.parametrize("kind", ["a byte", "zero blocks", "cut short"])
 def test_every_command_tells_damage_and_takes_an_incomplete_record_for_ordinary(hub, run_dir, start, kind):
-    """`status`, `sync` and `verify`, with exit code 3; what is before it is uploaded, and what comes later."""
+    """`status`, `sync` and `verify`, with exit code 3; records before it are uploaded, and so is what comes later."""
     start(LOG_AND_EXIT, run_dir, 40, env={"HF_MPWRITER_DISABLED": "1"}).succeed()
     (path,) = event_paths(run_dir)
     offset, size = spoil(path, kind)
@@ -85,7 +85,7 @@ def test_damage_in_what_the_hub_holds_is_told_too(hub, run_dir, start):
 
 
 def test_the_buffer_of_another_writer_is_no_damage_until_it_has_rested(hub, run_dir, start):
-    """Torch's may end anywhere; after ten minutes without a change what is bad in it counts."""
+    """That of torch may end anywhere; after ten minutes without a change what is bad in it counts."""
     start(LOG_AND_EXIT, run_dir, 5).succeed()
     theirs = run_dir / "events.out.tfevents.1.theirs"
     theirs.write_bytes(b"".join(framing.frame(framing.version_event(1.0)) for _ in range(3)))
