@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from programs import wait_for
 from runs import LOG_AND_EXIT, check_oracle, no_uploader, run
 
@@ -75,6 +76,20 @@ def test_verify_of_another_content_does_not_advise_to_upload_what_is_missing(hub
     result = run("verify", run_dir)
     assert (result.exit_code, "no upload replaces them" in result.output) == (1, True), result.output
     assert "what is missing" not in result.output
+
+
+@pytest.mark.parametrize(("damage", "code", "words"), [(True, 3, "is damaged at offset"), (False, 0, "incomplete")])
+def test_damage_is_told_and_has_an_exit_code(hub, run_dir, start, damage, code, words):
+    """What is behind it is on no Hub; an incomplete last record is ordinary after a kill."""
+    start(LOG_AND_EXIT, run_dir, 50, env={"HF_HUB_OFFLINE": "1"}).succeed()
+    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
+    (path,) = run_dir.glob("*tfevents*")
+    data = path.read_bytes()
+    path.write_bytes(data[:1000] + bytes([data[1000] ^ 1]) + data[1001:] if damage else data[:-1])
+    for name in ("status", "sync", "verify"):
+        result = run(name, run_dir)
+        assert (result.exit_code, words in result.output) == (code, True), (name, result.output)
+        wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
 
 
 def test_sync_gives_up_after_its_timeout_and_gives_the_reason(run_dir, start, monkeypatch):
