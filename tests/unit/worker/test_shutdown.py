@@ -51,10 +51,8 @@ HERE = Outcome(
 MISSING = "1.2 kB in 2 files of /runs/exp1 are not on the Hub"
 SYNC = "hf-mpwriter sync /runs/exp1"
 WAITS = Logged({}, in_memory=5, disk_error="No space left on device")
-WAITING = (
-    "5 records wait in memory: the disk refuses them (No space left on device), and they are lost when the process "
-    "ends."
-)
+FULL = "the disk refuses them (No space left on device)"
+WAITING = f"5 records wait in memory: {FULL}, and they are lost when the process ends."
 DOWN = " yet: ConnectError: refused."
 LATER = ", and is tried again slowly; at once by: "
 GOES_ON = ", and an uploader goes on trying, until 07:54 at least; then: "
