@@ -64,7 +64,7 @@ def main() -> None:
     """Entry point of the search, see `system.launch`."""
     redaction.guard()
     start_logging()
-    start = state.load(StartRecord, launch.read_record(launch.SEARCH_RECORD_FD))
+    start = state.load(StartRecord, launch.read_record(launch.START_RECORD_FD))
     for pid in search(start):
         os.waitpid(pid, 0)  # the first half of an uploader, which ends at once
     os._exit(0)  # some directory may still hang in its thread
