@@ -84,7 +84,7 @@ def search(start: StartRecord) -> list[int]:
         starter = Starter(Spool(run_dir))
         record = replace(start, run_dir=run_dir, destination=destination, seeks_siblings=False)
         try:
-            if starter.start(record, os.environ):
+            if starter.start(record, lambda: os.environ):
                 logger.info("started an uploader for %s, which is unfinished", run_dir)
         except (OSError, ValueError, HfMpWriterError) as error:
             logger.info("cannot start an uploader for %s: %s", run_dir, error)
