@@ -28,7 +28,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -92,7 +91,7 @@ class MemberFile:
         _files_of_this_process += 1
         self.name = MemberName.of(worker, process, _files_of_this_process)
         self.path = spool.member_file(self.name)
-        self._lock = threading.RLock()  # between threads: each line is one
+        self._lock = locks.thread_lock()  # between threads: each line is one
         self._is_torn = False  # whether the last write may have left a part of a line
         self._counters = Counters()
         temporary = spool.members / f".{self.name}.tmp"

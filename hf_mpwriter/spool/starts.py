@@ -113,12 +113,12 @@ class Starter:
         self.quiet_until = 0.0
         self.children: list[int] = []
 
-    def start(self, record: StartRecord, env: Mapping[str, str]) -> bool:
+    def start(self, record: StartRecord, env: Callable[[], Mapping[str, str]]) -> bool:
         """Start an uploader, unless one lives, or workers that joined later are to do it, or there is a pause.
 
         Args:
             record: for the uploader.
-            env: environment of the uploader.
+            env: gives the environment of the uploader.
 
         Returns:
             Whether one was started.
@@ -134,7 +134,7 @@ class Starter:
         finally:
             locks.release(lock)
 
-    def _start(self, lock: int, record: StartRecord, env: Mapping[str, str]) -> bool:
+    def _start(self, lock: int, record: StartRecord, env: Callable[[], Mapping[str, str]]) -> bool:
         host = self._spool.host(host_id())
         before = UploaderStatus.read(host)
         if record.token_issued_at <= before.left_to_younger_than and abs(time.time() - before.beat) < LONGEST_PAUSE:
@@ -156,7 +156,7 @@ class Starter:
                     run_dir_fd=run_dir_fd,
                     spool_fd=spool_fd,
                     log_fd=log_fd,
-                    env=env,
+                    env=env(),
                 )
         except BaseException:
             self._save(host, starts)  # another process may have what this one lacks

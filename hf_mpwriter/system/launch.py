@@ -8,7 +8,7 @@ Inherited descriptors:
 
     uploader    3 uploader lock    4 start record    5 run directory    6 spool         1, 2 its log
     push        job, run directory, spool: their numbers are the last arguments         1 pipe, 2 log of the uploader
-    search      3 start record of the uploader                                          1, 2 log of the uploader
+    search      4 start record of the uploader                                          1, 2 log of the uploader
 
 A record is a file without a name: a line of JSON for the start of Python, then what the process itself reads.
 
@@ -43,7 +43,6 @@ UPLOADER_LOCK_FD = 3  # the descriptors of an uploader
 START_RECORD_FD = 4
 RUN_DIR_FD = 5
 SPOOL_FD = 6
-SEARCH_RECORD_FD = 3  # the descriptor of a search
 
 _SET_IMPORT_PATH = (
     "h=json.loads(os.pread(fd,os.fstat(fd).st_size,0).partition(b'\\n')[0]);"
@@ -61,7 +60,7 @@ PUSH_BOOT = (
 )
 SEARCH_BOOT = (  # the timer comes first: a search may hang anywhere
     "import signal,sys;signal.setitimer(signal.ITIMER_REAL,float(sys.argv[2]));"
-    f"import json,os;fd={SEARCH_RECORD_FD};{_SET_IMPORT_PATH}"
+    f"import json,os;fd={START_RECORD_FD};{_SET_IMPORT_PATH}"
     "from hf_mpwriter.uploader import siblings;siblings.main()"
 )
 _UTF8 = int(sys.getfilesystemencoding().lower() == "utf-8")
@@ -117,7 +116,7 @@ def start_uploader(
             (os.POSIX_SPAWN_DUP2, sources[3], 1),
             (os.POSIX_SPAWN_DUP2, sources[3], 2),
         ]
-        return _spawn([program, *_OPTIONS, "-c", UPLOADER_BOOT, run_dir], env, actions)
+        return _spawn([program, *_OPTIONS, "-c", UPLOADER_BOOT, run_dir], env, actions, setsid=True)
 
 
 def start_search(record: bytes, run_dir: str, limit: float) -> int:
@@ -134,16 +133,13 @@ def start_search(record: bytes, run_dir: str, limit: float) -> int:
     Raises:
         OSError: no interpreter, no memory.
     """
-    program = interpreter(os.environ)
+    argv = [interpreter(os.environ), *_OPTIONS, "-c", SEARCH_BOOT, run_dir, str(limit)]
     with contextlib.ExitStack() as stack:
-        given = _duplicated(stack, stack.enter_context(unnamed_file(_with_import_path(record))), SEARCH_RECORD_FD + 1)
-        actions = [(os.POSIX_SPAWN_DUP2, given, SEARCH_RECORD_FD)]
-        return _spawn([program, *_OPTIONS, "-c", SEARCH_BOOT, run_dir, str(limit)], os.environ, actions, setsid=False)
+        given = _duplicated(stack, stack.enter_context(unnamed_file(_with_import_path(record))), START_RECORD_FD + 1)
+        return _spawn(argv, os.environ, [(os.POSIX_SPAWN_DUP2, given, START_RECORD_FD)], setsid=False)
 
 
-def _spawn(
-    argv: list[str], env: Mapping[str, str], actions: Sequence[tuple[object, ...]], *, setsid: bool = True
-) -> int:
+def _spawn(argv: list[str], env: Mapping[str, str], actions: Sequence[tuple[object, ...]], *, setsid: bool) -> int:
     defaults = set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP}
     return os.posix_spawn(argv[0], argv, env, file_actions=actions, setsid=setsid, setsigmask=[], setsigdef=defaults)
 

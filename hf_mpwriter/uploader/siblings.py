@@ -64,7 +64,7 @@ def main() -> None:
     """Entry point of the search, see `system.launch`."""
     redaction.guard()
     start_logging()
-    start = state.load(StartRecord, launch.read_record(launch.SEARCH_RECORD_FD))
+    start = state.load(StartRecord, launch.read_record(launch.START_RECORD_FD))
     for pid in search(start):
         os.waitpid(pid, 0)  # the first half of an uploader, which ends at once
     os._exit(0)  # some directory may still hang in its thread
@@ -84,7 +84,7 @@ def search(start: StartRecord) -> list[int]:
         starter = Starter(Spool(run_dir))
         record = replace(start, run_dir=run_dir, destination=destination, seeks_siblings=False)
         try:
-            if starter.start(record, os.environ):
+            if starter.start(record, lambda: os.environ):
                 logger.info("started an uploader for %s, which is unfinished", run_dir)
         except (OSError, ValueError, HfMpWriterError) as error:
             logger.info("cannot start an uploader for %s: %s", run_dir, error)

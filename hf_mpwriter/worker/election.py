@@ -86,7 +86,7 @@ class Election:
             return False
         record = StartRecord(self.spool.run_dir, self.destination, self.token_issued_at, self.seeks_siblings)
         try:
-            is_started = self._starter.start(record, child_environment(os.environ, self.token, self.directory))
+            is_started = self._starter.start(record, lambda: child_environment(os.environ, self.token, self.directory))
         except (OSError, ValueError, SpoolFormatError) as error:
             self._pause = min(starts.LONGEST_PAUSE, 2 * self._pause or starts.FIRST_PAUSE)
             self._quiet_until = self.clock() + self._pause

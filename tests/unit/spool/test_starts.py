@@ -87,7 +87,7 @@ def test_many_workers_start_no_more_than_one(spool, record, crashing, workers, l
     all_of_them, found = [Starter(spool, lambda: now[0]) for _ in range(workers)], 0
     for _ in range(70):
         for starter in all_of_them:
-            if starter.start(record, os.environ):
+            if starter.start(record, os.environ.copy):
                 found += 1
                 ended(starter, spool)
         now[0] += 1.0
@@ -101,14 +101,14 @@ def test_a_disk_that_refuses_the_count_prevents_no_start(spool, record, crashing
     starter = Starter(spool, lambda: now[0])
     for number in range(STARTS_LIMIT + 3):
         failpoints.armed["starts.write"] = ("enospc", 1)
-        assert starter.start(record, os.environ) is (number <= STARTS_LIMIT)
+        assert starter.start(record, os.environ.copy) is (number <= STARTS_LIMIT)
         ended(starter, spool)
     assert not os.path.exists(spool.host(host_id()).starts)
     del failpoints.armed["starts.write"]
     now[0] = starter.quiet_until
-    assert starter.start(record, os.environ)
+    assert starter.start(record, os.environ.copy)
     ended(starter, spool)
-    assert not Starter(spool, lambda: now[0]).start(record, os.environ), "another one reads it"
+    assert not Starter(spool, lambda: now[0]).start(record, os.environ.copy), "another one reads it"
 
 
 def test_a_start_that_fails_is_not_counted_for_others(spool, record, monkeypatch):
@@ -121,7 +121,7 @@ def test_a_start_that_fails_is_not_counted_for_others(spool, record, monkeypatch
     monkeypatch.setattr(launch, "start_uploader", fail)
     for _ in range(STARTS_LIMIT + 2):
         with pytest.raises(OSError, match="no interpreter"):
-            starter.start(record, os.environ)
+            starter.start(record, os.environ.copy)
     assert starts._load(spool.host(host_id())).at == ()
     assert not locks.is_held(spool.uploader_lock)
 

@@ -27,7 +27,7 @@ def unfinished(path, endpoint: str = HERE) -> Spool:
     spool = Spool(str(path))
     spool.create()
     spool.record_destination(Destination(endpoint, "me/other"))
-    MemberFile(spool, "main", Process.current(), Settings()).leave(0)
+    MemberFile(spool, "main", Process.current(), Settings()).leave()
     return spool
 
 
