@@ -112,7 +112,7 @@ def _overview(spool: Spool) -> Overview:
         workers=sorted({member.name.worker for member in members if member.alive}),
         files=files,
         on_hub={file.path: _bytes_on_hub(file, ledger) for file in files},
-        quarantined=attached.refused | (ledger.quarantined if ledger else {}),
+        quarantined=attached.refused | (ledger.reasons if ledger else {}),
         dropped=_dropped(members),
     )
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -149,6 +150,16 @@ class Outbox:
         rest = [other.files for other in self.batches if other is not batch]
         self.put([batch.files[:middle], batch.files[middle:], *rest])
 
+    def shorten(self, batch: Batch, file: LocalFile) -> None:
+        """Put less of the only file of a batch before it; the batch that has all of the file stays.
+
+        Raises:
+            OSError: as `put`.
+        """
+        rest = [other.files for other in self.batches if other is not batch]
+        whole = [] if any(other.path == file.path for files in rest for other in files) else [batch.files]
+        self.put([[file], *whole, *rest])
+
     def _make_durable(self, group: Sequence[LocalFile]) -> None:
         """Sync the bytes that a batch will refer to, and the names of their files.
 
@@ -198,6 +209,24 @@ class Outbox:
             OSError: the disk refuses.
         """
         disk.remove(self._host.in_flight, "outbox.cleared")
+
+
+def filesystem_time(host: HostSpool) -> float:
+    """Unix time by the filesystem's own clock, on which hosts agree; 0 if the disk refuses."""
+    try:
+        with tempfile.TemporaryFile(dir=host.root) as file:
+            return os.fstat(file.fileno()).st_mtime
+    except OSError:
+        return 0.0
+
+
+def stamp(host: HostSpool) -> str:
+    """What tells the record of a host from all others it will have; "" if there is none."""
+    try:
+        status = os.stat(host.in_flight, follow_symlinks=False)
+    except OSError:
+        return ""
+    return f"{os.path.basename(host.root)} {status.st_ino} {status.st_mtime_ns}"
 
 
 def interrupted(host: HostSpool) -> InFlightRecord | None:
