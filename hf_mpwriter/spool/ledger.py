@@ -1,30 +1,27 @@
 """The ledger: what the Hub is known to hold.
 
     hosts/<host>/ledger.json
-    {"destination": {...}, "repo_id": "me/run",
-     "private": true,                                               visibility; null until a push has seen it
+    {"destination": {...}, "repo_id": "me/run", "private": true,    visibility; null until a push has seen it
      "files":  {"rank_00001/events.out...": {"length": 4711, "sha256": "...", "commit": "...", "time": 1795236610.0,
                                              "blob_id": "", "foreign": false, "stamp": [], "generation": 0}},
      "quarantined": {"events.out...": {"reason": "...", "refusals": 1, "tried": 1795236610.0}},
      "settings": {...},                                             of the last worker, for `sync`
-     "checks": {"<host>": 1795236610123},                           grows when all copies are compared with the Hub's
-     "saves": 17,                                                   grows with each save
+     "checks": {"<host>": 1795236610123}, "saves": 17,              grow with each comparison, and with each save
      "uncertain": {"metadata.tsv": [{"length": ..., "sha256": "...", "blob_id": "...", "foreign": false}]},
      "taken_over": ["<host> <inode> <mtime>"]}                      records of other hosts that need no more care
 
 Each host's uploader writes its own, and all are read. Clocks differ, so none decides: per path the highest generation
-counts, then the greatest length; of the rest, what was saved most often. A generation is raised when a path loses or
-replaces something: the Hub's copy is shorter or gone, an attachment has another content or stamp, a refusal or an uncertainty is
-over. So a record of before does not come back.
+counts, then the greatest length; of the rest, what was saved most often. A generation is raised when something of a
+path is over: its length, content or stamp, a refusal, an uncertainty. So a record of before does not come back.
 
 Invariants:
 - It claims only what a successful commit carried, or what the Hub was seen to hold.
 - Acknowledged lengths of event files never decrease, except where a read-back proved that the Hub's copy is shorter or
   gone. The push keeps this: it sends only what is longer than the copy that it has read back.
 - It knows every content of an attachment that the Hub may have from this run, but for the oldest of more than
-  UNCERTAIN_LIMIT whose outcome is unknown: only such a content is replaced there. A
-  content that a push sent without a known outcome is `uncertain` before the next push starts; until a read-back has
-  told the outcome, the path is not covered. What others have sent is `foreign` and never ours, even if it is equal.
+  UNCERTAIN_LIMIT whose outcome is unknown: only such a content is replaced there. A content that a push sent without a
+  known outcome is `uncertain` before the next push starts; until a read-back has told the outcome, the path is not
+  covered. What others have sent is `foreign` and never ours, even if it is equal.
 - It knows the stamp of the local attachment that had the content, so that waiting for it needs no reading of files.
 - It belongs to one destination; a ledger of another one is not read.
 - Merging is commutative, associative and idempotent. A length of 0 is a record too: the Hub was seen not to have the
@@ -203,9 +200,8 @@ class Ledger:
             stamp = before.stamp if before.sent == file else ()
             over = path in self.quarantined or (path in self.uncertain and not file.is_gone)
             over = over or (path in self.files and _replaces(path, before.sent, file))
-            generation = before.generation + over
             self.files[path] = Held(
-                file.length, file.sha256, commit, now, file.blob_id, file.foreign, stamp, generation
+                file.length, file.sha256, commit, now, file.blob_id, file.foreign, stamp, before.generation + over
             )
             self.quarantined.pop(path, None)
             if not file.is_gone:
@@ -277,9 +273,8 @@ class Ledger:
             self._add_uncertain(path, ours)
         if path in other.files and (path not in self.files or theirs.order > mine.order):
             self.files[path] = theirs
-        if path in other.quarantined:
-            known = self.quarantined.get(path, other.quarantined[path])
-            self.quarantined[path] = max(known, other.quarantined[path])
+        if (entry := other.quarantined.get(path)) is not None:
+            self.quarantined[path] = max(entry, self.quarantined.get(path, entry))
         if path in other.uncertain:
             self._add_uncertain(path, other.uncertain[path])
 
