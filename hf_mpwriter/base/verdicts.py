@@ -7,7 +7,7 @@
     Unknown       all or nothing        tries again; if no parent was named, waits for the settle time and reads back
     Split         nothing               sends smaller batches, to find the file that is to blame
     Refused       nothing               tries again slowly; keeps the batches
-    Quarantine    other files at most   leaves these files out until `sync` or the next uploader asks for them
+    Quarantine    other files at most   leaves these files out; tries them again slowly, sooner if it is asked to
 
 A push ends with exactly one verdict. A push that ends without one counts as Unknown.
 """
@@ -51,6 +51,7 @@ class Done:
         repo_id: full name of the repository.
         files: what is new about the Hub's copies, per path; see `Sent.is_gone`.
         checked: whether all known copies were read back.
+        private: visibility of the repository, None if it was not seen.
     """
 
     commit: str
@@ -58,6 +59,7 @@ class Done:
     repo_id: str
     files: dict[str, Sent]
     checked: bool = False
+    private: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -107,9 +109,11 @@ class Split:
 
     Attributes:
         reason: for people.
+        too_large: whether less content may be taken (HTTP 413).
     """
 
     reason: str
+    too_large: bool = False
 
 
 @dataclass(frozen=True)

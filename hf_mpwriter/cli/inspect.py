@@ -131,7 +131,7 @@ def _overview(spool: Spool) -> tuple[Overview, list[Damage]]:
         workers=sorted({member.name.worker for member in members if member.alive}),
         files=files,
         on_hub={file.path: _bytes_on_hub(file, ledger) for file in files},
-        quarantined=attached.refused | (ledger.quarantined if ledger else {}),
+        quarantined=attached.refused | (ledger.reasons if ledger else {}),
         dropped=_dropped(members),
         damaged={one.path: str(one) for one in damage},
     )
@@ -140,8 +140,8 @@ def _overview(spool: Spool) -> tuple[Overview, list[Damage]]:
 
 def visibility(ledger: Ledger | None) -> str:
     """Return who can read the repository, as it was seen last."""
-    private: Any = getattr(ledger, "private", None)
-    return {True: "private", False: "public"}.get(private, "unknown")
+    private = ledger.private if ledger else None
+    return "unknown" if private is None else "private" if private else "public"
 
 
 def _dropped(members: Iterable[Member]) -> dict[str, int]:

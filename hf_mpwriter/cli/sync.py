@@ -38,6 +38,7 @@ from hf_mpwriter.worker.election import Election
     show_default=True,
     help="Folder in the repository, to which the name of LOGDIR is appended; with --repo-id.",
 )
+@click.option("--create", is_flag=True, help="Create the repository again if it is gone.")
 @click.option("--timeout", type=float, help="Seconds to wait; default: until everything is on the Hub.")
 @endpoint_option
 def sync_run(
@@ -48,6 +49,8 @@ def sync_run(
     path_in_repo: str,
     timeout: float | None,
     endpoint: str | None,
+    *,
+    create: bool,
 ) -> None:
     """Upload what is missing of LOGDIR on the Hub, and wait for it.
 
@@ -62,7 +65,8 @@ def sync_run(
     if destination is None:
         command = command_line("sync", logdir, "--repo-id", "NAME")
         raise click.ClickException(f"{logdir} has no destination yet. Set it: {command}")
-    typed = command_line("sync", logdir, *([] if timeout is None else ["--timeout", f"{timeout:g}"]))
+    options = ["--create"] * create + ([] if timeout is None else ["--timeout", f"{timeout:g}"])
+    typed = command_line("sync", logdir, *options)
     destination = recorded_destination(destination, endpoint, typed)
     settings = newest_settings(Members(spool).all(), Progress(spool).ledger())
     scan = EventFileScan(spool.run)
@@ -70,7 +74,7 @@ def sync_run(
     lengths |= attachments.sizes(spool.run, settings.allows, attachments.secrets())
     damaged = show_damage(scan.damage(time.time()))
     patience = math.inf if timeout is None else timeout
-    missing, asked = _request_and_wait(spool, destination, settings, lengths, patience)
+    missing, asked = _request_and_wait(spool, destination, settings, lengths, patience, create=create)
     if missing or (lengths and not asked):
         progress = Progress(spool)
         uploader = progress.uploader()
@@ -97,7 +101,13 @@ def _shortfall(missing: int, *, asked: bool) -> str:
 
 
 def _request_and_wait(
-    spool: Spool, destination: Destination, settings: Settings, lengths: dict[str, int], timeout: float
+    spool: Spool,
+    destination: Destination,
+    settings: Settings,
+    lengths: dict[str, int],
+    timeout: float,
+    *,
+    create: bool,
 ) -> tuple[dict[str, int], bool]:
     """Request a push of all files and wait for it.
 
@@ -107,15 +117,18 @@ def _request_and_wait(
         settings: how the run is uploaded.
         lengths: bytes of all files, per path.
         timeout: seconds.
+        create: whether a repository that is gone may be made anew.
 
     Returns:
         What is missing on the Hub at the end, and whether the Hub has answered what it holds. If it has not, that is
         by its last answer.
     """
     ledger = Progress(spool).ledger()  # read now: a comparison that came before the request does not answer it
-    checked = ledger.checked if ledger else 0.0
+    checked = ledger.checked if ledger else 0
     member_file = MemberFile(spool, OBSERVER, Process.current(), settings)
     try:
+        if create:
+            member_file.write({"create": True})
         member_file.count(requests=1)
         missing = _wait_with_bar(spool, destination, lengths, timeout, checked)
     finally:
@@ -127,7 +140,7 @@ def _request_and_wait(
 
 
 def _wait_with_bar(
-    spool: Spool, destination: Destination, lengths: dict[str, int], timeout: float, checked: float
+    spool: Spool, destination: Destination, lengths: dict[str, int], timeout: float, checked: int
 ) -> dict[str, int]:
     progress, election = Progress(spool), Election(spool, destination, by_hand=True)
     missing = progress.missing(lengths)

@@ -30,6 +30,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--no-xet", action="store_true", help="serve LFS only")
     result.add_argument("--multipart-over", type=int, default=MULTIPART_OVER, help="bytes; larger LFS objects in parts")
     result.add_argument("--discard", action="store_true", help="verify LFS content, then drop it")
+    result.add_argument("--long-ids", action="store_true", help="commit ids of 64 hex digits")
     result.add_argument("--commits-per-hour", type=int, default=0, help="per repository; 0: unlimited")
     result.add_argument("--requests-per-5min", type=int, default=0, help="to the API; 0: unlimited")
     result.add_argument("--busy", action="store_true", help="refuse a commit while another one is in progress")
@@ -57,6 +58,7 @@ def main() -> int:
             user=args.user,
             multipart_over=args.multipart_over,
             discard=args.discard,
+            long_ids=args.long_ids,
             sock=socket.socket(fileno=args.socket) if args.socket is not None else None,
         )
     except KeyboardInterrupt:

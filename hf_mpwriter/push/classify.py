@@ -144,7 +144,7 @@ def _classify_content(status: int, request: httpx2.Request, text: str) -> Verdic
     """The verdict if the content is to blame, else None."""
     path = request.url.path
     if status == 413:
-        return Split(text)
+        return Split(text, too_large=True)
     if request.method == "PUT" or (status == 404 and path.endswith("/objects/verify")):
         return Retry(text)
     if "LFS pointer pointed" in text:  # hf_xet would go on to believe that the content is there

@@ -1,6 +1,6 @@
 """The client: one destination on the Hub, as a push and the oracle need it.
 
-    Hub(destination)    create, head, sizes, begins_with, commit, squash        what a push does
+    Hub(destination)    create, head, sizes, measure, begins_with, commit, squash     what a push does
                         commits, tree                                           what the oracle reads besides
 
 Invariants:
@@ -13,13 +13,18 @@ Facts behind this module (huggingface_hub 2.4.0):
 - `hf_hub_download` retries for minutes, and its exception for "could not ask" is a subclass of "is not there". The
   model card is read by one request instead, and used only if it has the digest that the Hub reports: what a proxy or a
   portal answers must not be committed in its place.
+- `parent_commit` takes 5 to 40 hex digits. An independent Hub may have longer ids; then the first 40 are named.
+- A repository that was renamed answers its old name with a redirect, which the client follows; `repo_info` tells the
+  new one.
 - A file object among the operations would switch Xet off for the whole commit: bytes and paths only.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -41,6 +46,7 @@ from hf_mpwriter.push.transport import Transport
 PATHS_PER_REQUEST = 500
 CHUNK = 1 << 20  # bytes hashed at once
 CARD_TIMEOUT = 15.0  # seconds; the events do not wait longer for a model card
+PARENT_DIGITS = 40  # hex digits of a commit id that the client can name
 TAG = "hf-summary-writer"  # what huggingface_hub's HFSummaryWriter adds to the model card
 
 
@@ -73,10 +79,15 @@ class Remote:
 
 
 class Hub:
-    """One destination on the Hub. The token comes from the environment, as huggingface_hub reads it."""
+    """One destination on the Hub. The token comes from the environment, as huggingface_hub reads it.
+
+    Attributes:
+        private: whether the repository is private, None as long as the Hub has not said it.
+    """
 
     def __init__(self, destination: Destination) -> None:
         self._transport = Transport()
+        self.private: bool | None = None
         self._destination = destination
         self._api = HfApi(endpoint=destination.endpoint)
         self._where: dict[str, Any] = {"repo_id": destination.repo_id, "repo_type": destination.repo_type}
@@ -108,7 +119,9 @@ class Hub:
 
     def is_private(self) -> bool | None:
         """Whether the repository is private, None if the Hub does not say."""
-        return self._api.repo_info(**self._where).private
+        if self.private is None:
+            self.private = self._api.repo_info(**self._where).private
+        return self.private
 
     def head(self) -> str | None:
         """The commit at the head of the branch, None if the repository or the branch does not exist."""
@@ -116,7 +129,7 @@ class Hub:
             info = self._api.repo_info(**self._where, revision=self._destination.revision)
         except (RepositoryNotFoundError, RevisionNotFoundError):
             return None
-        self._where["repo_id"] = info.id or self._where["repo_id"]
+        self._where["repo_id"], self.private = info.id or self._where["repo_id"], info.private
         return info.sha
 
     def sizes(self, paths: Iterable[str], revision: str) -> dict[str, Remote]:
@@ -129,19 +142,33 @@ class Hub:
                     found[wanted[info.path]] = _remote(info)
         return found
 
-    def begins_with(self, path: str, local: str, revision: str) -> bool:
+    def begins_with(self, path: str, local: str, revision: str, scratch: str) -> bool:
         """Whether the Hub's copy begins with the whole local file; the copy is downloaded.
 
         Args:
             path: of the run directory.
             local: absolute path of the local file.
             revision: of the Hub's copy.
+            scratch: directory for the copy, absolute path; it is emptied before and after.
         """
-        with tempfile.TemporaryDirectory() as folder:
-            where: dict[str, Any] = {**self._where, "filename": self._destination.path(path), "revision": revision}
-            copy = self._api.hf_hub_download(**where, local_dir=folder)
+        with self._copy(path, revision, scratch) as copy:
             size = os.stat(local).st_size
             return size <= os.stat(copy).st_size and digest(copy, size) == digest(local, size)
+
+    def measure(self, path: str, revision: str, scratch: str) -> Remote:
+        """What the Hub's copy really is, whatever it says of it; the copy is downloaded, see `begins_with`."""
+        with self._copy(path, revision, scratch) as copy:
+            size = os.stat(copy).st_size
+            return Remote(size, digest(copy, size), _feed(git_hasher(size), copy, size))
+
+    @contextlib.contextmanager
+    def _copy(self, path: str, revision: str, scratch: str) -> Iterator[str]:
+        where: dict[str, Any] = {**self._where, "filename": self._destination.path(path), "revision": revision}
+        shutil.rmtree(scratch, ignore_errors=True)
+        try:
+            yield self._api.hf_hub_download(**where, local_dir=scratch)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
 
     def commit(
         self, sources: Sequence[Source], parent: str, *, fenced: bool, tag_card: bool
@@ -180,7 +207,7 @@ class Hub:
             operations=additions + card,
             commit_message=f"Add {what} ({len(sources)} file{'s' if len(sources) > 1 else ''})",
             revision=self._destination.revision,
-            parent_commit=parent,
+            parent_commit=parent and parent[:PARENT_DIGITS],
         )
         return info.oid, dict(filter(None, map(_sent, sources, additions)))
 
@@ -234,10 +261,7 @@ class Hub:
     def content(self, path: str, revision: str) -> Remote:
         """What a download gives of a file at one commit: its real size and sha256, whatever `tree` says."""
         with tempfile.TemporaryDirectory() as folder:
-            where: dict[str, Any] = {**self._where, "filename": self._destination.path(path), "revision": revision}
-            copy = self._api.hf_hub_download(**where, local_dir=folder)
-            size = os.stat(copy).st_size
-            return Remote(size, digest(copy, size), oid="")
+            return self.measure(path, revision, os.path.join(folder, "copy"))
 
     def tree(self, revision: str) -> dict[str, Remote]:
         """All files below the destination's folder at one commit, by path relative to it."""

@@ -1,6 +1,8 @@
 """From a job to a verdict: read back what the Hub holds, then commit what it lacks.
 
     head of the branch -> compare the Hub's copies with the local files -> commit with that head as parent
+      | gone, though it has had something of this run: Refused
+      | public, though the first bytes are to be private: Refused
       ^                     |                                                |
       |                     +-- a copy that is not ours: Quarantine          +-- Done, or what the error means
       +---------------------------------- 412: the branch has moved ---------+
@@ -12,6 +14,9 @@ Invariants:
 - A file is sent only if the Hub's copy at that very parent is a prefix of it or, of an attachment, a content that this
   run has sent. Sizes and digests are read back there: of all files, unless the parent is this uploader's own last
   commit, and always of files that the ledger does not know or whose content is uncertain.
+- A copy that is not ours to replace, though the head is a commit of ours, is downloaded and compared before that is
+  believed: a Hub may tell today's sizes at each revision.
+- A repository is not created again unasked after it took something.
 - What is sent is the very file that was opened below the run directory, not through a link, whatever becomes of names.
 """
 
@@ -28,10 +33,10 @@ from dataclasses import dataclass
 
 from hf_mpwriter.base import names
 from hf_mpwriter.base.files import LocalFile
-from hf_mpwriter.base.verdicts import CREATED, Done, Moved, Quarantine, Retry, Sent, Split, Unknown, Verdict
+from hf_mpwriter.base.verdicts import CREATED, Done, Moved, Quarantine, Refused, Retry, Sent, Split, Unknown, Verdict
 from hf_mpwriter.push.classify import classify, text_of
-from hf_mpwriter.push.client import Hub, Remote, Source, same_content
-from hf_mpwriter.push.job import Job
+from hf_mpwriter.push.client import PARENT_DIGITS, Hub, Remote, Source, same_content
+from hf_mpwriter.push.job import SCRATCH, Job
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Place
@@ -42,7 +47,17 @@ NOTHING = Sent(0, "")  # what the Hub holds of a path that it does not have
 FOREIGN = "the Hub has a file there that this run has not sent; remove it there, or choose another path_in_repo"
 IGNORED = "the repository's .gitignore leaves it out"
 
+GONE = (
+    "If it was deleted, a new one is made by: hf-mpwriter sync --create {}. If it was renamed, or access to it was "
+    "withdrawn: check its name and the token (hf auth login). A new run directory starts anew, too."
+)
+PUBLIC = "Make it private in its settings, name another repository, or log without repo_private=True."
+
 Notify = Callable[[str], object]
+
+
+class GoneError(Exception):
+    """The repository or the branch is gone, and may not be created."""
 
 
 def carry(job: Job, hub: Hub, notify: Notify, rng: random.Random, spool: Spool | None = None) -> Verdict:
@@ -61,6 +76,8 @@ def carry(job: Job, hub: Hub, notify: Notify, rng: random.Random, spool: Spool |
         sent_before = hub.commits_sent
         try:
             verdict = _attempt(job, spool, hub, notify, trust_own_head=attempt == 0)
+        except GoneError as error:
+            verdict = Refused(str(error), GONE.format(job.run_dir))
         except Exception as error:  # noqa: BLE001 - every error of the client has a verdict
             verdict = classify(error)
             if len(job.files) > 1 and isinstance(error, OSError) and error.errno == errno.EMFILE:
@@ -81,18 +98,43 @@ def _attempt(job: Job, spool: Spool, hub: Hub, notify: Notify, *, trust_own_head
     foreign = {file.path: FOREIGN for file in to_send if file.sha256 and held.get(file.path, NOTHING).foreign}
     if refused := seen.differing | foreign:
         return Quarantine(refused)
-    if not to_send:
-        return Done(seen.parent, own=False, repo_id=hub.repo_id, files=seen.found, checked=seen.complete)
     first = all(sent.is_gone for sent in held.values())
-    if first and (private := hub.is_private()) is not None:
-        notify(f"{job.destination} is {'private' if private else 'PUBLIC: everybody can read it'}")
+    _tell_visibility(job, hub, notify, first=first and bool(to_send))
+    if not to_send:
+        return Done(seen.parent, False, hub.repo_id, seen.found, checked=seen.complete, private=hub.private)
+    if first and job.private and hub.private is False:
+        return Refused(f"{job.destination} is PUBLIC, and repo_private=True was asked for: nothing is sent", PUBLIC)
     with sources(job, spool, to_send) as found:
-        commit, sent = hub.commit(found, seen.parent, fenced=job.fenced, tag_card=first)
+        try:
+            commit, sent = hub.commit(found, seen.parent, fenced=job.fenced, tag_card=first)
+        except Exception as error:
+            verdict = classify(error)
+            if not _may_blame_parent(job, seen.parent, verdict):
+                raise
+            return Moved(f"it may be that the Hub does not take 40 digits of its id as parent: {text_of(error)}")
     if ignored := [file.path for file in to_send if file.path not in sent]:
         return Quarantine(dict.fromkeys(ignored, IGNORED), committed=True)
     if job.squash:
         commit = _squash(hub, notify) or commit
-    return Done(commit, own=True, repo_id=hub.repo_id, files=seen.found | sent, checked=seen.complete)
+    return Done(commit, True, hub.repo_id, seen.found | sent, checked=seen.complete, private=hub.private)
+
+
+def _tell_visibility(job: Job, hub: Hub, notify: Notify, *, first: bool) -> None:
+    """Say who can read what is sent: before the first bytes, and when it has changed."""
+    private = hub.is_private() if first else hub.private
+    text = "private" if private else "PUBLIC: everybody can read it"
+    if first and private is not None:
+        notify(f"{job.destination} is {text}")
+    elif first and job.private:
+        notify(f"{job.destination}: the Hub does not say whether it is private")
+    elif None not in (private, job.was_private) and private != job.was_private:
+        notify(f"{job.destination} is {text} now")
+
+
+def _may_blame_parent(job: Job, parent: str, verdict: Verdict) -> bool:
+    """Whether a refusal may be about a parent that cannot be named as a whole; attachments always name one."""
+    content = isinstance(verdict, Split) and not verdict.too_large
+    return content and job.fenced and len(parent) > PARENT_DIGITS and not any(file.sha256 for file in job.files)
 
 
 @contextlib.contextmanager
@@ -158,23 +200,40 @@ def _compare(job: Job, spool: Spool, hub: Hub, notify: Notify, own_head: str | N
         parent = _head(job, hub, notify)
         unsure |= set(job.known)
     there = hub.sizes(unsure, parent) if unsure else {}
+    scratch = (spool.directory / job.cache / SCRATCH).way
     found, differing = read_back(job, spool, unsure, there)
     for path in [path for path in differing if _is_shorter(spool, path, there[path])]:
         with opened(spool.run / path) as local:
-            begins = hub.begins_with(path, local, parent)
+            begins = hub.begins_with(path, local, parent, scratch)
         if begins:  # a backup was restored, without its ledger
             found[path] = Sent(there[path].size, there[path].sha256 or "")
             del differing[path]
+    if parent in (job.own_head, job.last_commit):
+        for path in list(differing):
+            again, differs = read_back(job, spool, {path}, {path: hub.measure(path, parent, scratch)})
+            if not differs:
+                found |= again
+                del differing[path]
     return Comparison(parent, found, differing, complete=own_head is None)
 
 
 def _head(job: Job, hub: Hub, notify: Notify) -> str:
-    """The head of the branch; repository and branch are created if they do not exist."""
+    """The head of the branch; repository and branch are created if they do not exist.
+
+    Raises:
+        GoneError: they do not exist any more.
+    """
+    name = hub.repo_id
     if (head := hub.head()) is None:
+        if not job.create:
+            where = f"{name} (branch {job.destination.revision}) at {job.destination.endpoint}"
+            raise GoneError(f"{where} is gone, or the token has no access to it any more")
         hub.create(private=job.private)
         if (head := hub.head()) is None:
             raise OSError(f"{job.destination} has no branch {job.destination.revision!r} after it was created")
         notify(f"{CREATED} {job.destination}")
+    elif "/" in name and hub.repo_id.lower() != name.lower():
+        notify(f"{name} was renamed: it is {hub.repo_id} now")
     return head
 
 

@@ -21,6 +21,7 @@ from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Sent, Verdict
 
+SCRATCH = "read_back"  # in the cache
 DEADLINE_BASE = 300.0  # seconds for a push, however small
 DEADLINE_RATE = 250_000.0  # bytes per second that a slow line carries
 FDS = "/proc/self/fd"  # where paths lead through descriptors
@@ -43,6 +44,9 @@ class Job:
         own_head: this uploader's last commit, None if it has none or it may have been overtaken.
         fenced: whether commits name their parent.
         xet: whether content may go to the Xet storage; else it goes by LFS.
+        create: whether repository and branch may be created.
+        last_commit: the last commit of this run, None if it is not known; others may have committed since.
+        was_private: visibility of the repository when it was seen last, None if it never was.
     """
 
     run_dir: str
@@ -57,6 +61,9 @@ class Job:
     own_head: str | None
     fenced: bool
     xet: bool
+    create: bool = True
+    last_commit: str | None = None
+    was_private: bool | None = None
 
 
 @dataclass(frozen=True)

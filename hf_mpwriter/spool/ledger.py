@@ -1,33 +1,36 @@
 """The ledger: what the Hub is known to hold.
 
     hosts/<host>/ledger.json
-    {"destination": {...}, "repo_id": "me/run",
+    {"destination": {...}, "repo_id": "me/run", "private": true,    visibility; null until a push has seen it
      "files":  {"rank_00001/events.out...": {"length": 4711, "sha256": "...", "commit": "...", "time": 1795236610.0,
-                                             "blob_id": "", "foreign": false, "stamp": []}},
-     "quarantined": {"events.out...": "reason"},
-     "settings": {...},                                              of the last worker, for `sync`
-     "checked": 1795236610.0,                                        when all copies were last compared with the Hub's
-     "uncertain": {"metadata.tsv": [{"length": ..., "sha256": "...", "blob_id": "...", "foreign": false}]}}
+                                             "blob_id": "", "foreign": false, "stamp": [], "generation": 0}},
+     "quarantined": {"events.out...": {"reason": "...", "refusals": 1, "tried": 1795236610.0}},
+     "settings": {...},                                             of the last worker, for `sync`
+     "checks": {"<host>": 1795236610123}, "saves": 17,              grow with each comparison, and with each save
+     "uncertain": {"metadata.tsv": [{"length": ..., "sha256": "...", "blob_id": "...", "foreign": false}]},
+     "taken_over": ["<host> <inode> <mtime>"]}                      records of other hosts that need no more care
+
+Each host's uploader writes its own, and all are read. Clocks differ, so none decides: per path the highest generation
+counts, then the greatest length; of the rest, what was saved most often. A generation is raised when something of a
+path is over: its length, content or stamp, a refusal, an uncertainty. So a record of before does not come back.
 
 Invariants:
 - It claims only what a successful commit carried, or what the Hub was seen to hold.
 - Acknowledged lengths of event files never decrease, except where a read-back proved that the Hub's copy is shorter or
   gone. The push keeps this: it sends only what is longer than the copy that it has read back.
 - It knows every content of an attachment that the Hub may have from this run, but for the oldest of more than
-  UNCERTAIN_LIMIT whose outcome is unknown: only such a content is replaced there. A
-  content that a push sent without a known outcome is `uncertain` before the next push starts; until a read-back has
-  told the outcome, the path is not covered. What others have sent is `foreign` and never ours, even if it is equal.
+  UNCERTAIN_LIMIT whose outcome is unknown: only such a content is replaced there. A content that a push sent without a
+  known outcome is `uncertain` before the next push starts; until a read-back has told the outcome, the path is not
+  covered. What others have sent is `foreign` and never ours, even if it is equal.
 - It knows the stamp of the local attachment that had the content, so that waiting for it needs no reading of files.
 - It belongs to one destination; a ledger of another one is not read.
-- Each host's uploader writes its own. All are read, and per path the newest record counts. A length of 0 is a record
-  too: the Hub was seen not to have the file. Clocks may disagree, so the older record may win: the attachment of a
-  losing record becomes uncertain, and is read back.
+- Merging is commutative, associative and idempotent. A length of 0 is a record too: the Hub was seen not to have the
+  file. Where records of one generation differ about an attachment, it is uncertain, and is read back.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import time
 from collections.abc import Iterable
@@ -51,11 +54,12 @@ class Held:
     Attributes:
         length: bytes.
         sha256: of these bytes, hex.
-        commit: a head at which this was so.
-        time: unix time of the acknowledgement.
+        commit: a head at which this was so; "" if nothing of the path was ever there.
+        time: unix time of the acknowledgement, by the clock of one host.
         blob_id: of an attachment, git's id of these bytes.
         foreign: others have sent these bytes.
         stamp: inode, size, mtime and ctime (ns) of the attachment that was last seen to have them.
+        generation: how often the path has lost or replaced something.
     """
 
     length: int
@@ -65,11 +69,35 @@ class Held:
     blob_id: str = ""
     foreign: bool = False
     stamp: tuple[int, ...] = ()
+    generation: int = 0
 
     @property
     def sent(self) -> Sent:
         """Without when and where."""
         return Sent(self.length, self.sha256, self.blob_id, self.foreign)
+
+    @property
+    def order(self) -> tuple[object, ...]:
+        """Of two records the one that counts has the greater one."""
+        return self.generation, self.length, self.sha256, self.blob_id, self.foreign, self.commit, self.time, self.stamp
+
+
+@dataclass(frozen=True, order=True)
+class Quarantined:
+    """Why a path is left out.
+
+    Attributes:
+        refusals: times that the Hub has refused it since it took something of it; 0 if it cannot be read here.
+        tried: when that was the last time, by the filesystem's clock.
+        reason: for people.
+    """
+
+    refusals: int
+    tried: float
+    reason: str
+
+
+NOWHERE = Held(0, "", "", 0.0)  # what is known of a path of which nothing is known
 
 
 @dataclass
@@ -80,19 +108,25 @@ class Ledger:
         destination: that it is about.
         repo_id: full name of the repository, "" until a push has resolved it.
         files: what the Hub holds, per path.
-        quarantined: refused paths, each with its reason.
+        quarantined: paths that are left out.
         settings: of the last worker, None if there was none.
-        checked: unix time when all copies were last compared with the Hub's.
+        checks: per host, a number that grows when it compares all copies with the Hub's.
         uncertain: contents that the Hub may hold besides, per path of an attachment.
+        private: visibility of the repository, None until a push has seen it.
+        saves: how often it was saved, its predecessors included.
+        taken_over: stamps of records of other hosts whose pushes can change nothing any more.
     """
 
     destination: Destination
     repo_id: str = ""
     files: dict[str, Held] = field(default_factory=dict)
-    quarantined: dict[str, str] = field(default_factory=dict)
+    quarantined: dict[str, Quarantined] = field(default_factory=dict)
     settings: Settings | None = None
-    checked: float = 0.0
+    checks: dict[str, int] = field(default_factory=dict)
     uncertain: dict[str, list[Sent]] = field(default_factory=dict)
+    private: bool | None = None
+    saves: int = 0
+    taken_over: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         for path in (*self.files, *self.quarantined, *self.uncertain):
@@ -108,9 +142,29 @@ class Ledger:
         """The destination, with the full name of the repository if that is known."""
         return dataclasses.replace(self.destination, repo_id=self.repo_id or self.destination.repo_id)
 
-    def note_checked(self, now: float) -> None:
-        """Note that all copies were compared with the Hub's; `checked` increases, whatever the clock does."""
-        self.checked = max(now, math.nextafter(self.checked, math.inf))
+    @property
+    def checked(self) -> int:
+        """A number that grows when any host has compared all copies with the Hub's."""
+        return sum(self.checks.values())
+
+    @property
+    def reasons(self) -> dict[str, str]:
+        """Why each quarantined path is left out."""
+        return {path: quarantined.reason for path, quarantined in self.quarantined.items()}
+
+    @property
+    def has_arrived(self) -> bool:
+        """Whether the repository was seen to have something of this run."""
+        return any(held.commit for held in self.files.values())
+
+    def note_checked(self, host_id: str, now: float) -> None:
+        """Note that a host has compared all copies with the Hub's.
+
+        Args:
+            host_id: of the host.
+            now: unix time; the number grows whatever the clock does, and even after the ledger was lost.
+        """
+        self.checks[host_id] = max(int(now * 1000), self.checks.get(host_id, 0) + 1)
 
     def length(self, path: str) -> int:
         """Acknowledged bytes of a path, 0 if it is unknown."""
@@ -143,12 +197,26 @@ class Ledger:
             now: unix time.
         """
         for path, file in sent.items():
-            before = self.files.get(path)
-            stamp = before.stamp if before and before.sent == file else ()
-            self.files[path] = Held(file.length, file.sha256, commit, now, file.blob_id, file.foreign, stamp)
+            before = self.files.get(path, NOWHERE)
+            stamp = before.stamp if before.sent == file else ()
+            over = path in self.quarantined or (path in self.uncertain and not file.is_gone)
+            over = over or (path in self.files and _replaces(path, before.sent, file))
+            self.files[path] = Held(
+                file.length, file.sha256, commit, now, file.blob_id, file.foreign, stamp, before.generation + over
+            )
             self.quarantined.pop(path, None)
             if not file.is_gone:
                 self.uncertain.pop(path, None)
+
+    def quarantine(self, path: str, reason: str, refusals: int = 0, tried: float = 0.0) -> None:
+        """Leave a path out, see `Quarantined`."""
+        self.quarantined[path] = Quarantined(refusals, tried, reason)
+
+    def release(self, path: str) -> None:
+        """Leave a path out no more, though the Hub has nothing new of it."""
+        if self.quarantined.pop(path, None) is not None:
+            held = self.files.get(path, NOWHERE)
+            self.files[path] = dataclasses.replace(held, generation=held.generation + 1)
 
     def note_stamps(self, files: Iterable[LocalFile]) -> bool:
         """Note the stamps of local attachments that have what the Hub holds; True if one is new."""
@@ -156,7 +224,8 @@ class Ledger:
         for file in files:
             held = self.files.get(file.path)
             if held is not None and file.stamp and self.covers(file) and held.stamp != file.stamp:
-                self.files[file.path] = dataclasses.replace(held, stamp=file.stamp)
+                generation = held.generation + bool(held.stamp)
+                self.files[file.path] = dataclasses.replace(held, stamp=file.stamp, generation=generation)
                 news = True
         return news
 
@@ -171,27 +240,44 @@ class Ledger:
             theirs = held is not None and held.foreign
             if file.sha256 and not theirs and file.content not in contents:
                 self._add_uncertain(file.path, [file.content])
+                del self.uncertain[file.path][:-UNCERTAIN_LIMIT]
                 news = True
         return news
 
     def _add_uncertain(self, path: str, contents: Iterable[Sent]) -> None:
-        self.uncertain[path] = list(dict.fromkeys([*self.uncertain.get(path, ()), *contents]))[-UNCERTAIN_LIMIT:]
+        self.uncertain[path] = list(dict.fromkeys([*self.uncertain.get(path, ()), *contents]))
 
     def merge(self, other: Ledger) -> None:
         """Take over what another host's ledger knows."""
-        self.repo_id = self.repo_id or other.repo_id
-        self.quarantined |= other.quarantined
-        self.settings = self.settings or other.settings
-        self.checked = max(self.checked, other.checked)
-        for path, contents in other.uncertain.items():
-            self._add_uncertain(path, contents)
-        for path, held in other.files.items():
-            known = self.files.setdefault(path, held)
-            newer, older = (held, known) if (held.time, held.length) > (known.time, known.length) else (known, held)
-            self.files[path] = newer
-            differs = (newer.length, newer.sha256) != (older.length, older.sha256)
-            if names.is_attachment(path) and differs and not older.sent.is_gone and not older.foreign:
-                self._add_uncertain(path, [older.sent])
+        if other._edition > self._edition:
+            self.repo_id, self.private, self.settings = other.repo_id, other.private, other.settings
+            self.saves = other.saves
+        for host, number in other.checks.items():
+            self.checks[host] = max(number, self.checks.get(host, 0))
+        self.taken_over |= other.taken_over
+        for path in {*other.files, *other.quarantined, *other.uncertain}:
+            self._merge_path(path, other)
+
+    @property
+    def _edition(self) -> tuple[int, str]:
+        return self.saves, repr((self.repo_id, self.private, self.settings))
+
+    def _merge_path(self, path: str, other: Ledger) -> None:
+        mine, theirs = self.files.get(path, NOWHERE), other.files.get(path, NOWHERE)
+        if theirs.generation < mine.generation:
+            return
+        if theirs.generation > mine.generation:
+            self.quarantined.pop(path, None)
+            self.uncertain.pop(path, None)
+        elif names.is_attachment(path) and path in self.files and path in other.files and mine.sent != theirs.sent:
+            ours = (held.sent for held in (mine, theirs) if not held.sent.is_gone and not held.foreign)
+            self._add_uncertain(path, ours)
+        if path in other.files and (path not in self.files or theirs.order > mine.order):
+            self.files[path] = theirs
+        if (entry := other.quarantined.get(path)) is not None:
+            self.quarantined[path] = max(entry, self.quarantined.get(path, entry))
+        if path in other.uncertain:
+            self._add_uncertain(path, other.uncertain[path])
 
     def save(self, path: Place) -> None:
         """Replace the ledger on disk, durably.
@@ -199,11 +285,19 @@ class Ledger:
         Raises:
             OSError: the disk refuses; the older ledger is still there.
         """
+        self.saves += 1
         disk.replace(path, state.dump(self), "ledger.save")
 
 
+def _replaces(path: str, before: Sent, now: Sent) -> bool:
+    """Whether the Hub's copy of a path is neither what it was, nor a longer one."""
+    if names.is_attachment(path):
+        return before != now
+    return now.length < before.length or (now.length == before.length and now.sha256 != before.sha256)
+
+
 def load(spool: Spool, destination: Destination) -> Ledger:
-    """The newest records of the ledgers of all hosts; a ledger that cannot be read counts as empty."""
+    """The ledgers of all hosts, merged; a ledger that cannot be read counts as empty."""
     merged = Ledger(destination)
     for host in spool.host_ids():
         try:

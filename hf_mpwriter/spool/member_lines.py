@@ -4,6 +4,7 @@
     {"requests": 7, "dropped": 3}                                               second line: counters, of a fixed length
     {"open": "rank_00001/events.out..."}                                        before the file exists
     {"seal": "rank_00001/events.out..."}                                        complete, never grows again
+    {"create": true}                                                            make a repository that is gone anew
 
     requests   so many pushes were asked for, each of all that the worker had written by then
     dropped    so many records were refused by the disk for good
@@ -92,8 +93,15 @@ class Sealed:
         _check_path(self.seal)
 
 
-LaterLine = Opened | Sealed
-_KINDS: dict[bytes, type[LaterLine]] = {b"open": Opened, b"seal": Sealed}
+@dataclass(frozen=True)
+class Creates:
+    """A repository that is gone may be created again."""
+
+    create: bool
+
+
+LaterLine = Opened | Sealed | Creates
+_KINDS: dict[bytes, type[LaterLine]] = {b"open": Opened, b"seal": Sealed, b"create": Creates}
 
 
 @dataclass(frozen=True)
@@ -110,6 +118,7 @@ class Member:
         files: all files it ever opened, sealed ones included.
         requests: for a push, so far.
         dropped: records that the disk refused for good.
+        create: whether a repository that is gone may be created again.
     """
 
     name: MemberName
@@ -121,6 +130,7 @@ class Member:
     files: frozenset[str] = frozenset()
     requests: int = 0
     dropped: int = 0
+    create: bool = False
 
     @property
     def news(self) -> tuple[int, bool]:
@@ -172,6 +182,7 @@ class Reading:
         self._counters = Counters()
         self._opened: set[str] = set()
         self._sealed: set[str] = set()
+        self._creates = False
         self._said: Member | None = None  # None where something has come since
 
     def read(self, path: Place) -> None:
@@ -204,6 +215,8 @@ class Reading:
     def _take_later(self, line: LaterLine | None) -> None:
         if isinstance(line, Opened):
             self._opened.add(line.open)
+        elif isinstance(line, Creates):
+            self._creates = line.create
         elif line is not None:
             self._sealed.add(line.seal)
         self._said = None
@@ -227,6 +240,7 @@ class Reading:
             files,
             counters.requests,
             counters.dropped,
+            self._creates,
         )
         return self._said
 

@@ -28,7 +28,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -73,7 +72,10 @@ class MemberFile:
         worker: name of the worker.
         process: this process.
         settings: how the worker wants to be uploaded.
-        wall_clock: unix time.
+        wall_clock: unix time; by default that of the filesystem, on which hosts agree.
+
+    Attributes:
+        started_at: unix time when the worker joined.
 
     Raises:
         OSError: the disk refuses; nothing is left behind.
@@ -85,7 +87,7 @@ class MemberFile:
         worker: str,
         process: Process,
         settings: Settings,
-        wall_clock: Callable[[], float] = time.time,
+        wall_clock: Callable[[], float] | None = None,
     ) -> None:
         global _files_of_this_process
         _files_of_this_process += 1
@@ -100,7 +102,8 @@ class MemberFile:
             raise OSError(f"{temporary} is locked by another process")
         self._fd = fd
         try:
-            first = state.dump(FirstLine(worker, process, wall_clock(), settings)) + b"\n"
+            self.started_at = wall_clock() if wall_clock else os.fstat(fd).st_mtime
+            first = state.dump(FirstLine(worker, process, self.started_at, settings)) + b"\n"
             self._counters_at = len(first)
             self._append(first + self._counters.line())
             disk.rename(temporary, self.path, "members.file")

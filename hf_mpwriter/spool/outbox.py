@@ -150,6 +150,16 @@ class Outbox:
         rest = [other.files for other in self.batches if other is not batch]
         self.put([batch.files[:middle], batch.files[middle:], *rest])
 
+    def shorten(self, batch: Batch, file: LocalFile) -> None:
+        """Put less of the only file of a batch before it; the batch that has all of the file stays.
+
+        Raises:
+            OSError: as `put`.
+        """
+        rest = [other.files for other in self.batches if other is not batch]
+        whole = [] if any(other.path == file.path for files in rest for other in files) else [batch.files]
+        self.put([[file], *whole, *rest])
+
     def _make_durable(self, group: Sequence[LocalFile]) -> None:
         """Sync the bytes that a batch will refer to, and the names of their files.
 
@@ -199,6 +209,23 @@ class Outbox:
             OSError: the disk refuses.
         """
         disk.remove(self._host.in_flight, "outbox.cleared")
+
+
+def filesystem_time(host: HostSpool) -> float:
+    """Unix time by the filesystem's own clock, on which hosts agree; 0 if the disk refuses."""
+    try:
+        return disk.time_of(host.root)
+    except OSError:
+        return 0.0
+
+
+def stamp(host: HostSpool) -> str:
+    """What tells the record of a host from all others it will have; "" if there is none."""
+    try:
+        status = host.in_flight.stat()
+    except OSError:
+        return ""
+    return f"{host.root.basename} {status.st_ino} {status.st_mtime_ns}"
 
 
 def interrupted(host: HostSpool) -> InFlightRecord | None:

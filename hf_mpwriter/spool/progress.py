@@ -26,7 +26,7 @@ from hf_mpwriter.base.verdicts import Refused
 from hf_mpwriter.snapshot.attachments import NEVER_SENT, stamp_of
 from hf_mpwriter.snapshot.event_files import writer_of
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.ledger import Ledger, load
+from hf_mpwriter.spool.ledger import Ledger, Quarantined, load
 from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.directory import Place
@@ -34,7 +34,8 @@ from hf_mpwriter.system.process import host_id
 
 POLL = 0.05  # seconds between two checks of the ledger while waiting
 ENSURE_EVERY = 1.0  # seconds between two checks, while waiting, that an uploader lives
-NEVER = -1.0  # unix time before that of any ledger
+NEVER = -1  # before any comparison of a ledger with the Hub
+NONE: Mapping[str, Quarantined] = {}  # refusals
 
 
 class Progress:
@@ -73,13 +74,13 @@ class Progress:
         return found
 
     def missing(
-        self, lengths: Mapping[str, int], since: float = NEVER, asked: Mapping[str, int] | None = None
+        self, lengths: Mapping[str, int], since: int = NEVER, asked: Mapping[str, int] | None = None
     ) -> dict[str, int]:
         """Bytes that the Hub does not have yet, per path.
 
         Args:
             lengths: bytes per path; of an attachment all are missing, or none.
-            since: unix time; a ledger counts only if it was compared with the Hub later.
+            since: `checked` of a ledger; one counts only if it was compared with the Hub later.
             asked: from `changes`; what an attachment has become after that need not be there.
         """
         ledger = self.ledger()
@@ -100,7 +101,8 @@ class Progress:
         The ledger knows the stamp of the file that was sent, so the file is not read, and times are compared only with
         times of the same file. A removed file is not waited for.
         """
-        if ledger.quarantined.get(path) == NEVER_SENT:  # it is never sent
+        refused = ledger.quarantined.get(path)
+        if refused is not None and refused.reason == NEVER_SENT:
             return True
         held = ledger.files.get(path)
         try:
@@ -109,45 +111,52 @@ class Progress:
             return True
         except OSError:
             return False
-        if (
-            held is None
-            or not held.stamp
-            or held.sent.is_gone
-            or path in ledger.quarantined
-            or path in ledger.uncertain
-        ):
+        if held is None or not held.stamp or held.sent.is_gone or refused is not None or path in ledger.uncertain:
             return False
         return held.stamp == stamp_of(status) or (asked is not None and held.stamp[-1] >= asked)
 
-    def refused(self, missing: Mapping[str, int]) -> dict[str, str]:
-        """The missing paths that will not arrive by themselves, with the reason.
+    def refusals(self) -> dict[str, Quarantined]:
+        """What is quarantined now, to see later what was refused since."""
+        ledger = self.ledger()
+        return dict(ledger.quarantined) if ledger else {}
+
+    def refused(self, missing: Mapping[str, int], before: Mapping[str, Quarantined] = NONE) -> dict[str, str]:
+        """The missing paths that will not arrive by themselves soon, with the reason.
 
         These are quarantined paths, and the later event files of their writers, which wait for them.
+
+        Args:
+            missing: from `missing`.
+            before: from `refusals`; what the Hub had refused by then, and not since, is left out.
         """
-        ledger = self.ledger()
-        quarantined = ledger.quarantined if ledger else {}
+        quarantined = {
+            path: entry for path, entry in self.refusals().items() if not entry.refusals or entry != before.get(path)
+        }
         first: dict[tuple[str, str], str] = {}  # writer -> its first quarantined event file: later ones wait
         for path in sorted(quarantined):
             if not is_attachment(path):
                 first.setdefault(writer_of(path), path)
         found = {}
         for path in missing:
-            before = path
+            blocker = path
             if path not in quarantined and not is_attachment(path):
-                before = first.get(writer_of(path), path)
-            if before in quarantined and before <= path:
-                found[path] = f"{before}: {quarantined[before]}"
+                blocker = first.get(writer_of(path), path)
+            if blocker in quarantined and blocker <= path:
+                found[path] = f"{blocker}: {quarantined[blocker].reason}"
         return found
 
-    def is_hopeless(self, missing: Mapping[str, int], since: float = NEVER) -> bool:
+    def is_hopeless(
+        self, missing: Mapping[str, int], since: int = NEVER, before: Mapping[str, Quarantined] = NONE
+    ) -> bool:
         """Whether all that is missing is refused.
 
         Args:
             missing: from `missing`.
-            since: unix time; an older refusal is tried again.
+            since: see `missing`.
+            before: see `refused`.
         """
         ledger = self.ledger()
-        return ledger is not None and ledger.checked > since and len(self.refused(missing)) == len(missing)
+        return ledger is not None and ledger.checked > since and len(self.refused(missing, before)) == len(missing)
 
     def uploader(self) -> UploaderStatus:
         """The latest status of this host's uploader."""
@@ -231,8 +240,9 @@ def wait(
     ensure_uploader: Callable[[], object],
     notify: Callable[[dict[str, int]], object] | None = None,
     clock: Callable[[], float] = time.monotonic,
-    since: float = NEVER,
+    since: int = NEVER,
     asked: Mapping[str, int] | None = None,
+    before: Mapping[str, Quarantined] | None = None,
 ) -> dict[str, int]:
     """Wait until the Hub has these lengths, and these attachments as they are now or became later.
 
@@ -248,15 +258,17 @@ def wait(
         clock: monotonic seconds.
         since: see `Progress.missing`.
         asked: see `Progress.missing`; by default the attachments have to be there as they are now.
+        before: see `Progress.refused`; by default what is refused now.
 
     Returns:
         What is missing at the end, {} if nothing is.
     """
     end, started_at = clock() + timeout, time.time()
     next_check, asked = 0.0, progress.changes(lengths) if asked is None else asked
+    before = progress.refusals() if before is None else before
     while missing := progress.missing(lengths, since, asked):
         now, uploader = clock(), progress.uploader()
-        if now >= end or uploader.blocked_until > end or progress.is_hopeless(missing, since):
+        if now >= end or uploader.blocked_until > end or progress.is_hopeless(missing, since, before):
             break
         if uploader.kind == Refused.__name__ and uploader.failed_at >= started_at:
             break

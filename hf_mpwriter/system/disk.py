@@ -312,6 +312,21 @@ def read_ranges(place: Place, *ranges: tuple[int, int]) -> list[bytes]:
         os.close(fd)
 
 
+def time_of(directory: Place) -> float:
+    """Unix time by the clock of the filesystem of a directory.
+
+    Raises:
+        OSError: the disk refuses the file that is made for it.
+    """
+    probe = directory / f".time.{os.getpid()}.{os.urandom(4).hex()}"
+    fd = open_ours(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    try:
+        return os.fstat(fd).st_mtime
+    finally:
+        os.close(fd)
+        probe.unlink()
+
+
 def same_file(fd: int, place: Place) -> bool:
     """Whether the descriptor and the place are the same file; False once that was deleted or replaced.
 

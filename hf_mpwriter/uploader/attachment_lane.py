@@ -13,6 +13,8 @@ Invariants:
   from the second failure of its push on, it has none.
 - Commits of attachments always name their parent, so none overwrites what was not read back.
 - A request is answered by a round that started after it.
+- A path that the Hub has refused is tried again alone, see `Retries`. One that cannot be read here is tried in each
+  round.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from hf_mpwriter.spool.outbox import Batch
 from hf_mpwriter.system.directory import Place
 from hf_mpwriter.uploader.decision import Attached
 from hf_mpwriter.uploader.lanes import Lane
-from hf_mpwriter.uploader.pacing import FIRST_WAIT, Backoff, Step
+from hf_mpwriter.uploader.pacing import FIRST_WAIT, Backoff, Retries, Step
 
 logger = logging.getLogger("hf_mpwriter")
 
@@ -50,20 +52,28 @@ class AttachmentLane(Lane):
         copies: directory of their copies.
         ledger: what the Hub is known to hold.
         backoff: the waits after failures.
+        retries: when refused paths are tried again.
         clock: monotonic seconds.
         first: when the first scan is allowed.
     """
 
     def __init__(
-        self, spool: Spool, copies: Place, ledger: Ledger, backoff: Backoff, clock: Callable[[], float], first: float
+        self,
+        spool: Spool,
+        copies: Place,
+        ledger: Ledger,
+        backoff: Backoff,
+        retries: Retries,
+        clock: Callable[[], float],
+        first: float,
     ) -> None:
-        super().__init__(ledger, backoff)
+        super().__init__(ledger, backoff, retries)
         for host in spool.host_ids():  # copies of an earlier uploader that was killed
             Copies(spool.host(host).copies, spool.run)
         self._scanner, self._copies = Attachments(spool.run), Copies(copies, spool.run)
         self._clock = clock
         self._batches: list[Batch] = []  # more than one only while a refused one is split
-        self._left_out: dict[str, str] = {}  # what cannot be read or copied -> the reason
+        self._left_out = {path: entry.reason for path, entry in ledger.quarantined.items() if not entry.refusals}
         self._bound = ATTACHED_BYTES
         self._in_the_way_since = math.inf  # since when event files are due while a batch is pushed
         # the round
@@ -86,7 +96,7 @@ class AttachmentLane(Lane):
 
     def state(self, living: int) -> Attached:
         """What is to be done about attachments while so many members live."""
-        if self._is_over(living):
+        if self._is_over(living) and not self._retries.is_due(attachments=True):
             return Attached.OVER
         if not self._is_due(living):
             return Attached.LATER
@@ -106,7 +116,7 @@ class AttachmentLane(Lane):
             return True
         if self._requested or self._answering:
             return self.commits < FREE_COMMITS or now >= self._last_commit + DISTANCE
-        return now >= self._next_round
+        return now >= self._next_round or self._retries.is_due(attachments=True)
 
     def scan(self, *, alone: bool) -> bool:
         """Scan some attachments; if the Hub lacks some of them, they are a batch afterwards.
@@ -122,11 +132,14 @@ class AttachmentLane(Lane):
             self._start_round(alone=alone)
         left: list[str] = self._left or []
         quarantined, seen, files = dict(self._ledger.quarantined), list[LocalFile](), list[LocalFile]()
-        enough = self._read + SCAN_BYTES
-        while left and self._read < enough:
+        enough, again = self._read + SCAN_BYTES, self._retries.due(attachments=True)
+        while left and self._read < enough and not (files and files[0].path in again):
             path = left.pop()
-            if self._is_refused(path):
+            if self._is_refused(path) and path not in again:
                 continue
+            if files and path in again:
+                left.append(path)
+                break
             try:
                 file = self._identified(path, files)
             except FileNotFoundError:  # nothing is left to send
@@ -139,7 +152,7 @@ class AttachmentLane(Lane):
                 left.append(path)
                 break
             (seen if covered else files).append(file)
-            self._let_in(path)
+            self._let_in(path, covered=covered)
         news = self._ledger.note_stamps(seen)
         self._copies.keep(files)
         if files:
@@ -153,9 +166,9 @@ class AttachmentLane(Lane):
         return self._scanner.read + self._copies.read
 
     def _is_refused(self, path: str) -> bool:
-        """Whether the Hub refuses a path; what this disk refuses is tried again."""
-        quarantined = self._ledger.quarantined
-        return path in quarantined and quarantined[path] != self._left_out.get(path)
+        """Whether the Hub refuses a path; what this disk refuses is tried in each round."""
+        entry = self._ledger.quarantined.get(path)
+        return entry is not None and entry.refusals > 0
 
     def _identified(self, path: str, files: list[LocalFile]) -> LocalFile:
         """What an attachment holds; copied if the Hub lacks it and there is room beside these files."""
@@ -167,10 +180,11 @@ class AttachmentLane(Lane):
         self._left = self._scanner.paths(self.settings.allows)[::-1]
         self._answering, self._requested, self._alone = self._requested, False, alone
         for path in self._left_out.keys() - set(self._left):
-            self._let_in(path)
+            self._let_in(path, covered=False)
 
     def _end_round(self) -> None:
         self._left, self._answering = None, False
+        self._retries.postpone(self._retries.due(attachments=True))
         self._over = self._alone and not self._requested
         self._next_round = self._clock() + self._interval
 
@@ -191,12 +205,15 @@ class AttachmentLane(Lane):
         """Quarantine what cannot be read or copied, for as long as that is so."""
         if self._left_out.get(path) != why:
             logger.info("%s is left out: %s", path, why)
-        self._left_out[path] = self._ledger.quarantined[path] = why
+        self._left_out[path] = why
+        if not self._is_refused(path):
+            self._ledger.quarantine(path, why)
 
-    def _let_in(self, path: str) -> None:
-        why = self._left_out.pop(path, None)
-        if why is not None and self._ledger.quarantined.get(path) == why:
-            del self._ledger.quarantined[path]
+    def _let_in(self, path: str, *, covered: bool) -> None:
+        """Leave a path out no more that can be read; one that the Hub refuses only if the Hub has it as it is now."""
+        self._left_out.pop(path, None)
+        if covered or not self._is_refused(path):
+            self._ledger.release(path)
 
     def start(self) -> Batch:
         """The batch whose push starts now."""

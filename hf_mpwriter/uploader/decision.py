@@ -5,7 +5,7 @@
     SIGTERM: tried already and nothing is orphaned, or no try is allowed        LEAVE
     event files are wanted: they wait, are due, or SIGTERM asks for a last try  SCAN or PUSH; WAIT if no try is allowed
     attachments are due, no commit without a parent may be under way            ATTACH
-    workers are gone, and nothing is left                                       LEAVE
+    workers are gone, nothing is left, no refused path is to be tried soon      LEAVE
     any other                                                                   WAIT
 
 PUSH sends batches that are up to date, halves of a refused batch, and what waits while a commit may be under way. In
@@ -70,6 +70,7 @@ class Situation:
         attached: the attachments.
         ending: what SIGTERM has led to.
         orphaned: whether a member has gone whose last records may not be sent.
+        undecided: whether the Hub has refused a path, but not often enough to be believed.
     """
 
     living: int
@@ -81,6 +82,7 @@ class Situation:
     attached: Attached
     ending: Ending
     orphaned: bool
+    undecided: bool = False
 
 
 def decide(s: Situation) -> Action:
@@ -91,7 +93,7 @@ def decide(s: Situation) -> Action:
         return _send(s) if s.may_try else Action.WAIT
     if s.attached in (Attached.DUE, Attached.STARVED) and not s.settling and s.may_try:
         return Action.ATTACH
-    over = not s.living and not s.settling and s.attached is Attached.OVER
+    over = not s.living and not s.settling and not s.undecided and s.attached is Attached.OVER
     return Action.LEAVE if over else Action.WAIT
 
 

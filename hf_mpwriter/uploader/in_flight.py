@@ -8,27 +8,33 @@ A commit that names its parent is applied only while the branch stands there, so
 branch has moved. A commit that names none may arrive at any moment and put a shorter file over a longer one.
 
 Invariants:
-- `in_flight.json` is durable before a push starts. It goes once the outcome is known and in the ledger on disk.
+- `in_flight.json` is durable before a push starts. It goes once the outcome is known and in the ledger on disk. No
+  push starts before that: its record would take the place of one that still says something.
+- A commit names no parent only while no uploader of another host can send.
 - While SETTLING, every commit names its parent and carries nothing newer. After that the Hub is read back.
 """
 
 from __future__ import annotations
 
 import logging
+import shutil
+import time
 from collections.abc import Callable
 
-from hf_mpwriter.base.verdicts import Done, Unknown, Verdict
+from hf_mpwriter.base.verdicts import Done, Refused, Retry, Unknown, Verdict
 from hf_mpwriter.push.handle import PushHandle
-from hf_mpwriter.push.job import Job, deadline
+from hf_mpwriter.push.job import SCRATCH, Job, deadline
 from hf_mpwriter.spool.layout import HostSpool, Spool
 from hf_mpwriter.spool.ledger import Ledger
-from hf_mpwriter.spool.outbox import Batch, Outbox, interrupted
+from hf_mpwriter.spool.outbox import Batch, Outbox, filesystem_time, interrupted, stamp
+from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.uploader.lanes import Lane
 from hf_mpwriter.uploader.pacing import Pacing
 
 logger = logging.getLogger("hf_mpwriter")
 
 SETTLE_TIME = 120.0  # seconds; the Hub ends a request in 60, a proxy may take as long
+OTHERS_SILENCE = 300.0  # seconds without a heartbeat, after which the uploader of another host cannot send any more
 
 
 class InFlight:
@@ -45,6 +51,7 @@ class InFlight:
     Attributes:
         push: the push that runs, None while there is none.
         own_head: the last commit of this uploader; None if there is none, or if it may have been overtaken.
+        may_create: whether a repository that is gone may be created again: a request asks for it.
     """
 
     def __init__(
@@ -60,6 +67,10 @@ class InFlight:
         self._ledger, self._pacing, self._clock = ledger, pacing, clock
         self.push: PushHandle | None = None
         self.own_head: str | None = None
+        self.may_create = self._creates = False
+        newest = max(ledger.files.values(), key=lambda held: held.time, default=None)
+        self._last_commit = (newest.commit if newest else "") or None
+        self._settling: frozenset[str] = frozenset()  # records of other hosts that the settle time is for
         self._sent: tuple[Lane, Batch] | None = None
         self._fenced = True  # whether the commit that is under way names its parent
         self._settled_at: float | None = None  # None unless SETTLING
@@ -68,15 +79,27 @@ class InFlight:
     def recover(self) -> None:
         """Take over what the pushes of earlier uploaders have left.
 
-        The record of another host stays for that host. So each start waits for the settle time of an unfenced one.
+        The record of another host stays for that host; the ledger knows which of them need no more care.
         """
-        for host_id in self._spool.host_ids():
-            if (lost := interrupted(self._spool.host(host_id))) is not None:
-                logger.info("a push of %s (batch %s) was interrupted, its outcome is unknown", host_id, lost.batch)
-                if not lost.fenced:
-                    self._settled_at = self._clock() + SETTLE_TIME
-                if self._ledger.mark_uncertain(lost.attachments):
-                    self.save_ledger()
+        shutil.rmtree((self._host.cache / SCRATCH).way, ignore_errors=True)
+        before, known, news = self._ledger.taken_over, set[str](), False
+        for host in map(self._spool.host, self._spool.host_ids()):
+            if (lost := interrupted(host)) is None:
+                continue
+            name, other = stamp(host), host.root != self._host.root
+            if other and name in before:
+                known.add(name)
+                continue
+            logger.info("a push (%s, batch %s) was interrupted, its outcome is unknown", host.root, lost.batch)
+            news |= self._ledger.mark_uncertain(lost.attachments)
+            if not lost.fenced:
+                self._settled_at = self._clock() + SETTLE_TIME
+            if other and name:
+                known.add(name)
+                self._settling |= frozenset() if lost.fenced else {name}
+        self._ledger.taken_over = frozenset(known - self._settling)
+        if news or self._ledger.taken_over != before:
+            self.save_ledger()
         self.clear()
 
     @property
@@ -100,8 +123,13 @@ class InFlight:
             OSError: the disk refuses the record, or the process cannot be started; `end` takes the verdict all the
                 same.
         """
-        self._fenced = batch.has_attachments or self._pacing.is_fenced or self.is_settling
+        self._fenced = batch.has_attachments or self._pacing.is_fenced or self.is_settling or not self._is_alone()
         self._sent = (lane, batch)
+        if self._unsaved:
+            self.save_ledger()
+        if self._unsaved:
+            raise OSError("the ledger cannot be written")
+        self._creates = self.may_create or not self._ledger.has_arrived
         job = Job(
             run_dir=self._spool.run_dir,
             copies=self._host.copies.name,
@@ -115,12 +143,45 @@ class InFlight:
             own_head=self.own_head,
             fenced=self._fenced,
             xet=self._pacing.uses_xet,
+            create=self._creates,
+            last_commit=self._last_commit,
+            was_private=self._ledger.private,
         )
         self._outbox.mark_in_flight(batch, fenced=self._fenced and not self.is_settling)
         self.push = PushHandle(job, deadline(job), self._spool)
 
-    def end(self, verdict: Verdict) -> tuple[Lane, Batch]:
-        """Take in a verdict; returns what it is about."""
+    def _is_alone(self) -> bool:
+        """Whether no uploader of another host can send: there is none, it has left, or it says nothing any more."""
+        others = [host for host in map(self._spool.host, self._spool.host_ids()) if host.root != self._host.root]
+        now = filesystem_time(self._host) if others else 0.0
+        for host in others:
+            try:
+                silence = now - host.status.stat().st_mtime
+            except FileNotFoundError:
+                continue
+            if silence < OTHERS_SILENCE and not UploaderStatus.read(host).is_over:
+                return False
+        return True
+
+    def acknowledge(self, verdict: Done, batch: Batch) -> None:
+        """Enter what the Hub has into the ledger, and remove the record."""
+        self._ledger.repo_id = verdict.repo_id
+        if verdict.private is not None:
+            self._ledger.private = verdict.private
+        self._ledger.acknowledge(verdict.files, verdict.commit, time.time())
+        if verdict.checked:
+            self._ledger.note_checked(self._host.root.basename, time.time())
+        self._ledger.note_stamps(batch.files)
+        self.save_ledger()
+        self.clear()
+        self.own_head = self._last_commit = verdict.commit
+        self.may_create = False
+
+    def end(self, verdict: Verdict) -> tuple[Verdict, Lane, Batch]:
+        """Take in a verdict; returns it and what it is about.
+
+        A refusal is no answer to a request for a new repository that came while the push was under way.
+        """
         if self._sent is None:
             raise RuntimeError("a verdict without a push")
         sent, self._sent, self.push = self._sent, None, None
@@ -128,7 +189,9 @@ class InFlight:
             self.own_head = None
         if isinstance(verdict, Unknown) and not self._fenced:
             self._settled_at = self._clock() + SETTLE_TIME
-        return sent
+        if isinstance(verdict, Refused) and self.may_create and not self._creates:
+            verdict = Retry(verdict.reason)
+        return verdict, *sent
 
     def save_ledger(self) -> None:
         """Save what is known. If that fails, the next tick does it, and until then the record stays."""
@@ -156,4 +219,7 @@ class InFlight:
             self.clear()
         if self._settled_at is not None and self._clock() >= self._settled_at:
             self._settled_at, self.own_head = None, None
+            if self._settling:
+                self._ledger.taken_over |= self._settling
+                self.save_ledger()
             self.clear()

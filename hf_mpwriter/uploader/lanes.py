@@ -4,12 +4,16 @@
     done(batch)             the Hub has it
     failed(verdict, batch)  it has not: wait; a refused batch is split, a file that is refused alone is quarantined
 
-Both lanes share `Lane`, in which splitting, waiting and counting refusals stand once. A push carries a batch of one
-lane. This module owns the lane of event files: its batches are in the outbox.
+Both lanes share `Lane`, in which splitting, waiting and refusals stand once. A push carries a batch of one lane. This
+module owns the lane of event files: its batches are in the outbox.
+
+    100 files --refused--> 50 --refused--> 25 ... 1 --413--> half of what is new of it ... one record --> quarantined
 
 Invariants:
-- A batch that is refused as a whole (Split) is replaced by its halves, until one file is left to blame.
-- A file is quarantined when the Hub has refused it alone REFUSALS times in a row, or names it.
+- A batch that is refused as a whole (Split) is replaced by its halves, until one file is left to blame. Of an event
+  file that is too large (413), a shorter beginning of whole records goes first; the batch of the whole file stays.
+- A file is quarantined when the Hub refuses it alone, or names it. When it is tried again, it is alone in its batch,
+  behind all others; the later files of its writer wait until the Hub has it.
 - Batches that are older than the last failure are not sent: a scan replaces them. Halves of a refused batch, and what
   waits while a request may still be under way, are sent as they are.
 """
@@ -17,22 +21,26 @@ Invariants:
 from __future__ import annotations
 
 import abc
+import dataclasses
 import logging
+import os
+from dataclasses import dataclass
 
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.base.verdicts import Quarantine, Split, Verdict
-from hf_mpwriter.snapshot.event_files import EventFileScan, bounded, pending
+from hf_mpwriter.events import framing
+from hf_mpwriter.snapshot.event_files import EventFileScan, bounded, pending, writer_of
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.members import Members
 from hf_mpwriter.spool.outbox import Batch, Outbox
+from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Directory
 from hf_mpwriter.uploader.decision import Outgoing
-from hf_mpwriter.uploader.pacing import Backoff, Step
+from hf_mpwriter.uploader.pacing import Backoff, Retries, Step
 
 logger = logging.getLogger("hf_mpwriter")
 
-REFUSALS = 3  # times in a row that the Hub must refuse a file alone before it is quarantined
 BLIND_SCANS = 12  # scans in a row that fail for a file that cannot be read, before it is left out
 
 
@@ -42,15 +50,15 @@ class Lane(abc.ABC):
     Args:
         ledger: what the Hub is known to hold.
         backoff: the waits after failures.
+        retries: when refused paths are tried again.
 
     Attributes:
         commits: made for this lane by this uploader.
         yielded: whether the last push was ended for the other lane.
     """
 
-    def __init__(self, ledger: Ledger, backoff: Backoff) -> None:
-        self._ledger, self.backoff = ledger, backoff
-        self._refusals: dict[str, int] = {}  # path -> times in a row that the Hub refused it alone
+    def __init__(self, ledger: Ledger, backoff: Backoff, retries: Retries) -> None:
+        self._ledger, self.backoff, self._retries = ledger, backoff, retries
         self.commits, self.yielded = 0, False
 
     @property
@@ -71,33 +79,35 @@ class Lane(abc.ABC):
     def done(self, batch: Batch, *, committed: bool) -> None:
         """The Hub has a batch; `committed` if that took a commit."""
         self.commits += committed
-        for file in batch.files:
-            self._refusals.pop(file.path, None)
 
     def failed(self, verdict: Verdict, batch: Batch) -> tuple[Verdict, Step]:
         """Take in that a push has failed.
 
         Returns:
-            The verdict, Quarantine instead of Split when a file was refused too often: once the ledger is saved, the
-            batch is to be dropped. And when to try again.
+            The verdict, Quarantine instead of Split when a file was refused alone: once the ledger is saved, the batch
+            is to be dropped. And when to try again.
         """
+        certain = isinstance(verdict, Quarantine)
         if isinstance(verdict, Split):
             verdict = self._refused(verdict, batch)
         if isinstance(verdict, Quarantine):
             for path, reason in verdict.paths.items():
                 logger.info("%s is refused: %s", path, reason)
-                self._refusals.pop(path, None)
-            self._ledger.quarantined |= verdict.paths
+                self._retries.refused(path, reason, certain=certain)
         return verdict, self.backoff.failed(verdict)
 
     def _refused(self, verdict: Split, batch: Batch) -> Verdict:
-        """Split a refused batch; a single file is quarantined in the end."""
+        """Split a refused batch; a single file is shortened or quarantined."""
         if len(batch.files) > 1:
             self._halve(batch)
             return verdict
-        path = batch.files[0].path
-        self._refusals[path] = self._refusals.get(path, 0) + 1
-        return verdict if self._refusals[path] < REFUSALS else Quarantine({path: verdict.reason})
+        if verdict.too_large and self._shorten(batch):
+            return verdict
+        return Quarantine({batch.files[0].path: verdict.reason})
+
+    def _shorten(self, batch: Batch) -> bool:  # noqa: ARG002 - of an attachment a part is of no use
+        """Put less of a file in front of a batch of it, if that can be."""
+        return False
 
     @abc.abstractmethod
     def drop(self, batch: Batch) -> None:
@@ -108,6 +118,21 @@ class Lane(abc.ABC):
         """Put two halves in the place of a batch."""
 
 
+@dataclass(frozen=True)
+class TooLarge:
+    """Lengths of an event file that the Hub has refused for their size.
+
+    Attributes:
+        least: of them.
+        greatest: of them, as a rule the whole file.
+        times: that so much was refused.
+    """
+
+    least: int
+    greatest: int
+    times: int
+
+
 class EventFileLane(Lane):
     """The event files of a run.
 
@@ -116,15 +141,17 @@ class EventFileLane(Lane):
         outbox: keeps the batches.
         ledger: what the Hub is known to hold.
         backoff: the waits after failures.
+        retries: when refused paths are tried again.
 
     Attributes:
         has_scanned: whether a scan was made since the ledger last lost something.
         blind_scans: scans in a row that may fail for what cannot be read.
     """
 
-    def __init__(self, run: Directory, outbox: Outbox, ledger: Ledger, backoff: Backoff) -> None:
-        super().__init__(ledger, backoff)
-        self._outbox, self._scan = outbox, EventFileScan(run)
+    def __init__(self, run: Directory, outbox: Outbox, ledger: Ledger, backoff: Backoff, retries: Retries) -> None:
+        super().__init__(ledger, backoff, retries)
+        self._run, self._outbox, self._scan = run, outbox, EventFileScan(run)
+        self._too_large: dict[str, TooLarge] = {}
         self._up_to_date = self._splitting = self.has_scanned = False
         self.blind_scans = BLIND_SCANS
 
@@ -150,11 +177,23 @@ class EventFileLane(Lane):
         """
         files = self._scan.files(self.settings.allows, members.growing, self.blind_scans)
         waiting = pending(files, self._ledger.covers, self._ledger.quarantined)
-        self._outbox.put(bounded(waiting))
+        self._outbox.put([*bounded(waiting), *([file] for file in self._again(files))])
         if self._outbox.trouble:
             logger.info(self._outbox.trouble)
         self._up_to_date = self.has_scanned = True
         return files
+
+    def _again(self, files: list[LocalFile]) -> list[LocalFile]:
+        """Of the refused files those that are tried now, at most one of a writer."""
+        if not (due := self._retries.due(attachments=False)):
+            return []
+        out = self._ledger.quarantined.keys() - due
+        first: dict[tuple[str, str], LocalFile] = {}
+        for file in pending(files, self._ledger.covers, out):
+            if file.path in due:
+                first.setdefault(writer_of(file.path), file)
+        self._retries.postpone(due - {file.path for file in first.values()})
+        return list(first.values())
 
     def require_scan(self) -> None:
         """Scan again before the next push: it comes late, or something has failed."""
@@ -165,7 +204,14 @@ class EventFileLane(Lane):
         super().done(batch, committed=committed)
         if all(map(self._ledger.covers, batch.files)):
             self._outbox.remove(batch)
+        for path in [path for path, known in self._too_large.items() if self._ledger.length(path) >= known.least]:
+            del self._too_large[path]
         self._end_split()
+        if self._splitting:
+            file, *others = self.batches[0].files
+            known = self._too_large.get(file.path)
+            if known and not others and known.times > 1 and file.length >= known.greatest:  # it stays too large
+                self._send_less(self.batches[0])
         self._up_to_date = bool(self.batches)
 
     def failed(self, verdict: Verdict, batch: Batch) -> tuple[Verdict, Step]:
@@ -176,12 +222,40 @@ class EventFileLane(Lane):
         return verdict, step
 
     def drop(self, batch: Batch) -> None:
-        """Take a batch out of the outbox; the next scan finds again what was not refused of it."""
-        self._outbox.remove(batch)
+        """Take a batch out of the outbox, and what else is there of a refused file; the next scan finds the rest."""
+        for other in self.batches:
+            if other is batch or (len(other.files) == 1 and other.files[0].path in self._ledger.quarantined):
+                self._outbox.remove(other)
         self._end_split()
 
     def _end_split(self) -> None:
         self._splitting = self._splitting and bool(self.batches)
+
+    def _shorten(self, batch: Batch) -> bool:
+        (file,) = batch.files
+        known = self._too_large.get(file.path, TooLarge(file.length, 0, 0))
+        whole = file.length >= known.greatest
+        self._too_large[file.path] = TooLarge(
+            min(known.least, file.length), max(known.greatest, file.length), known.times + whole
+        )
+        return self._send_less(batch)
+
+    def _send_less(self, batch: Batch) -> bool:
+        """Put a shorter beginning of a file in front of its batch; False if there is none that may be taken."""
+        (file,) = batch.files
+        try:
+            fd = disk.open_beneath(self._run / file.path)
+            try:
+                end = _middle(fd, self._ledger.length(file.path), self._too_large[file.path].least)
+            finally:
+                os.close(fd)
+            if end:
+                self._outbox.shorten(batch, dataclasses.replace(file, length=end, growing=True))
+                self._splitting = True
+        except OSError as error:  # as in `_halve`
+            logger.info("cannot shorten batch %s: %s", batch.number, error)
+            return False
+        return bool(end)
 
     def _halve(self, batch: Batch) -> None:
         try:
@@ -189,3 +263,12 @@ class EventFileLane(Lane):
             self._splitting = True
         except OSError as error:  # a file is gone: the next scan knows
             logger.info("cannot split batch %s: %s", batch.number, error)
+
+
+def _middle(fd: int, start: int, end: int) -> int:
+    """The end of a whole record about halfway between two ends of records, 0 if there is none in between."""
+    middle = framing.whole_length(fd, start, (start + end) // 2)
+    if middle == start:  # the first record takes more than half
+        size = int.from_bytes(os.pread(fd, 8, start), "little")
+        middle += framing.HEADER_SIZE + size + framing.FOOTER_SIZE
+    return middle if middle < end else 0

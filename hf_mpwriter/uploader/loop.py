@@ -35,7 +35,7 @@ from hf_mpwriter.spool import ledger
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.member_lines import Member
 from hf_mpwriter.spool.members import OBSERVER, Members
-from hf_mpwriter.spool.outbox import Batch, Outbox
+from hf_mpwriter.spool.outbox import Batch, Outbox, filesystem_time
 from hf_mpwriter.spool.starts import Tenure
 from hf_mpwriter.spool.status import LINGER, StatusFile
 from hf_mpwriter.system import disk, hf_home, launch, locks
@@ -45,7 +45,7 @@ from hf_mpwriter.uploader.attachment_lane import AttachmentLane
 from hf_mpwriter.uploader.decision import Action, Ending, Situation, decide
 from hf_mpwriter.uploader.in_flight import InFlight
 from hf_mpwriter.uploader.lanes import EventFileLane, Lane
-from hf_mpwriter.uploader.pacing import FIRST_WAIT, Backoff, Pacing, Step
+from hf_mpwriter.uploader.pacing import FIRST_WAIT, Backoff, Pacing, Retries, Step
 from hf_mpwriter.uploader.rate_limit import USED_UP, RateLimit, folders
 from hf_mpwriter.uploader.requests import Requests
 from hf_mpwriter.uploader.siblings import Search
@@ -88,28 +88,31 @@ class Uploader:
         self._tenure = Tenure(self._host, clock)
         self._requests = Requests()
         self._token_stamp = hf_home.token_stamp(os.environ)
-        self._abandoned_since = clock()
+        self._rng, self._abandoned_since = rng, clock()
         self._ending = Ending.NOT_ASKED
         self._audit = False  # whether a request waits until the Hub's copies were read back
-        self._recover(rng, process.host)
+        self._recover()
 
-    def _recover(self, rng: random.Random, host_id: str) -> None:
+    def _recover(self) -> None:
+        """Read what is on disk; nothing in memory counts."""
         destination = self._destination
         self._check_recorded()
-        if aside := ledger.set_aside(self._spool, host_id):
+        if aside := ledger.set_aside(self._spool, self._host.root.basename):
             logger.info("the ledger could not be read, it is now %s; lengths are read back from the Hub", aside)
         self._ledger = ledger.load(self._spool, destination)
         if not destination.can_be(self._ledger.repo_id):
             self._ledger.repo_id = ""  # the first push resolves it again: a file does not tell where to send
-        self._ledger.quarantined.clear()  # a new start tries refused paths again
+        self._retries = Retries(self._ledger, self._clock, lambda: filesystem_time(self._host))
         self._members, waiting = Members(self._spool), Outbox(self._host, self._spool.run)
         self._members.sweep()
         self._next_sweep = self._clock() + SWEEP_EVERY
         first = self._clock() + FIRST_DELAY
         limit = RateLimit(destination, Environment.read().commits_per_hour, folders(os.environ, self._spool.directory))
-        self._pacing, backoff = Pacing(self._clock, rng, limit, first), Backoff(self._clock, rng)
-        self._events = EventFileLane(self._spool.run, waiting, self._ledger, self._pacing)
-        self._attachments = AttachmentLane(self._spool, self._host.copies, self._ledger, backoff, self._clock, first)
+        self._pacing, backoff = Pacing(self._clock, self._rng, limit, first), Backoff(self._clock, self._rng)
+        self._events = EventFileLane(self._spool.run, waiting, self._ledger, self._pacing, self._retries)
+        self._attachments = AttachmentLane(
+            self._spool, self._host.copies, self._ledger, backoff, self._retries, self._clock, first
+        )
         self._in_flight = InFlight(self._spool, self._host, waiting, self._ledger, self._pacing, self._clock)
         self._in_flight.recover()
         for batch in list(waiting.batches):
@@ -184,9 +187,9 @@ class Uploader:
     def _hurry(self, member: Member) -> None:
         """A request or an end is news: it ends a wait of ours, not one that the Hub asked for."""
         self._attachments.request()
-        if member.name.worker == OBSERVER and member.alive:  # `sync` trusts no ledger and tries refused paths again
-            self._ledger.quarantined.clear()
-            self._in_flight.own_head, self._audit = None, True
+        self._retries.request()
+        if member.name.worker == OBSERVER and member.alive:  # `sync` trusts no ledger
+            self._audit, self._in_flight.may_create = True, self._in_flight.may_create or member.create
         self._pacing.requested()
 
     def _is_better_token_there(self, members: list[Member]) -> bool:
@@ -205,12 +208,13 @@ class Uploader:
             living=living,
             abandoned_for=self._clock() - self._abandoned_since,
             may_try=self._clock() >= self._pacing.next_try,
-            due=self._is_due(members),
+            due=self._is_due(members) or self._retries.is_due(attachments=False),
             outgoing=self._events.outgoing,
             settling=self._in_flight.is_settling,
             attached=self._attachments.state(living),
             ending=self._ending,
             orphaned=self._requests.any_orphaned(members),
+            undecided=self._retries.is_open,
         )
 
     def _is_due(self, members: list[Member]) -> bool:
@@ -251,11 +255,14 @@ class Uploader:
     def _start_push(self, lane: Lane, batch: Batch, members: list[Member]) -> None:
         """Start a push if the rate limit allows it; a mere read-back needs no token."""
         last = self._ending is not Ending.NOT_ASKED or not any(member.alive for member in members)
-        if batch.files and not self._pacing.take(urgent=last or self._is_urgent(members)):
+        refused = any(file.path in self._ledger.quarantined for file in batch.files)
+        if batch.files and not self._pacing.take(urgent=not refused and (last or self._is_urgent(members))):
             if self._pacing.used_up:
                 self._status.notify([USED_UP])
                 self._events.require_scan()
             return
+        if self._audit:  # whatever was in flight when it was asked for
+            self._in_flight.own_head = None
         if self._ending is not Ending.NOT_ASKED:
             self._ending = Ending.TRIED if len(self._events.batches) <= 1 else Ending.ASKED
         try:
@@ -286,27 +293,25 @@ class Uploader:
 
     def _conclude(self, verdict: Verdict) -> None:
         """Take in the verdict on what was in flight."""
-        lane, batch = self._in_flight.end(verdict)
+        verdict, lane, batch = self._in_flight.end(verdict)
         if isinstance(verdict, Done):
             self._acknowledge(verdict, lane, batch)
         else:
             self._fail(verdict, lane, batch)
 
     def _acknowledge(self, verdict: Done, lane: Lane, batch: Batch) -> None:
-        self._ledger.repo_id = verdict.repo_id
+        released = verdict.files.keys() & self._ledger.quarantined.keys()
         carried = {file.path for file in batch.files if batch.has_attachments}
         if any(self._ledger.is_ahead(path, sent) for path, sent in verdict.files.items() if path not in carried):
             self._start_over("the Hub has less than it had: what is missing is sent again")
-        self._ledger.acknowledge(verdict.files, verdict.commit, time.time())
-        if verdict.checked:
-            self._audit = False
-            self._ledger.note_checked(time.time())
-        self._ledger.note_stamps(batch.files)
-        self._in_flight.save_ledger()
-        self._in_flight.clear()
+        self._in_flight.acknowledge(verdict, batch)
+        self._audit = self._audit and not verdict.checked
         lane.done(batch, committed=verdict.own)
         self._requests.satisfy(self._events.batches, self._ledger, self._members)
-        self._in_flight.own_head = None if self._events.settings.squash_history else verdict.commit
+        if released:  # the later files of their writers waited for them
+            self._scan_again()
+        if self._events.settings.squash_history:
+            self._in_flight.own_head = None
         self._abandoned_since = self._clock()  # progress is as good a reason to stay as a worker
         self._pacing.done(committed=verdict.own)
         self._status.recovered()
@@ -376,9 +381,11 @@ class Uploader:
         over = self._ending is not Ending.NOT_ASKED or self._clock() - self._abandoned_since > LINGER
         if over or all(not member.alive and self._requests.is_satisfied(member) for member in self._members.all()):
             return True
-        if (lock := locks.try_exclusive(self._spool.uploader_lock)) is not None:
-            self._lock = lock
-        return lock is None
+        if (lock := locks.try_exclusive(self._spool.uploader_lock)) is None:
+            return True
+        self._lock = lock
+        self._recover()  # another uploader may have been here
+        return False
 
     def terminate(self) -> None:
         """SIGTERM: one last scan and push, and what dead members left behind, then leave."""

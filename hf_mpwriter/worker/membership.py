@@ -133,7 +133,7 @@ class Membership:
                 locks.release(claim)
                 raise
             self._joined, self.name = joined, name
-            self.joined_at = time.time()
+            self.joined_at = joined.file.files[0].started_at
         finally:
             self._is_joining = False
 

@@ -42,6 +42,7 @@ class PushFuture(Future[str | None]):
         self._worker, self._logged, self._requested_at = worker, logged, requested_at
         self._progress = Progress(worker.spool)
         self._asked = self._progress.changes(logged.lengths)
+        self._refused_before = self._progress.refusals()
         self._patient_until = time.monotonic() + DISK_PATIENCE
 
     def _resolve_within(self, timeout: float) -> None:
@@ -60,6 +61,7 @@ class PushFuture(Future[str | None]):
                 keep_house,
                 lambda _: self._raise_failure(),
                 asked=self._asked,
+                before=self._refused_before,
             )
             if not missing:
                 self._raise_dropped()
@@ -68,7 +70,7 @@ class PushFuture(Future[str | None]):
             return
         if not missing:
             self.set_result(self._commit())
-        elif refused := self._progress.refused(missing):
+        elif refused := self._progress.refused(missing, self._refused_before):
             self.set_exception(UploadError("; ".join(refused.values())))
 
     def _is_written_by(self, end: float) -> bool:

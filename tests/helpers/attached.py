@@ -11,7 +11,7 @@ from hf_mpwriter.spool.progress import Progress
 def quarantined(run_dir) -> dict[str, str]:
     """The refused paths of the ledger, each with its reason."""
     ledger = Progress(Spool(str(run_dir))).ledger()
-    return ledger.quarantined if ledger else {}
+    return ledger.reasons if ledger else {}
 
 
 def copies(run_dir) -> list[Path]:

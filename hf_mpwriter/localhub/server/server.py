@@ -50,6 +50,7 @@ class LocalHub:
         user: The user name that whoami returns.
         multipart_over: Size in bytes above which LFS objects are uploaded in parts.
         discard: Whether to drop LFS content once its size and digest are verified.
+        long_ids: Whether new commits have ids of 64 hex digits.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class LocalHub:
         user: str = DEFAULT_USER,
         multipart_over: int = MULTIPART_OVER,
         discard: bool = False,
+        long_ids: bool = False,
     ) -> None:
         self.store = Store(root)
         self.root = self.store.root
@@ -74,6 +76,7 @@ class LocalHub:
         self.user = user
         self.multipart_over = multipart_over
         self.discard = discard
+        self.long_ids = long_ids
         self._child: subprocess.Popen[bytes] | None = None
 
     @property
@@ -130,6 +133,7 @@ class LocalHub:
         command += ["--requests-per-5min", str(self.limits.requests_per_5min)]
         command += ["--busy"] if self.limits.busy else []
         command += ["--discard"] if self.discard else []
+        command += ["--long-ids"] if self.long_ids else []
         return command if self.xet else [*command, "--no-xet"]
 
     def _environment(self) -> dict[str, str]:

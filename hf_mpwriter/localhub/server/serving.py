@@ -107,6 +107,7 @@ def serve(
     user: str = DEFAULT_USER,
     multipart_over: int = MULTIPART_OVER,
     discard: bool = False,
+    long_ids: bool = False,
     sock: socket.socket | None = None,
     faults: Iterable[Fault] = (),
 ) -> None:
@@ -121,6 +122,7 @@ def serve(
         user: The user name that whoami returns, and the namespace of ids without one.
         multipart_over: Size in bytes above which LFS objects are uploaded in parts.
         discard: Whether to drop LFS content once its size and digest are verified.
+        long_ids: Whether new commits have ids of 64 hex digits.
         sock: A listening socket, used instead of `port`.
         faults: Faults that apply from the start.
 
@@ -129,7 +131,7 @@ def serve(
     """
     if xet and importlib.util.find_spec("hf_xet") is None:
         raise ServerError("Xet needs the package hf_xet; install it or switch Xet off (--no-xet)")
-    store = WritableStore(root, discard=discard)
+    store = WritableStore(root, discard=discard, long_ids=long_ids)
     lock = _lock_root(store.root)
     store.prepare()
     sock = sock or listen(port)

@@ -6,7 +6,7 @@
       xet/ ...                                xorbs and shards (xet.py)
       repos/<models|datasets|spaces>/<namespace>/<name>/
         repo.json                             {"type", "id", "private", "created"}
-        commits/<40 hex>.json                 {"oid", "parent", "title", "message", "author", "date",
+        commits/<40 or 64 hex>.json                 {"oid", "parent", "title", "message", "author", "date",
                                                "tree": {path: {"size", "oid", "sha256", "lfs", "xet_hash"}}}
         refs/<branch, percent-encoded>        the oid of its newest commit
 
@@ -43,7 +43,7 @@ MAIN = "main"
 CACHED_COMMITS = 256
 
 _ID_PART = re.compile(r"[A-Za-z0-9_][\w.-]{0,95}", re.ASCII)
-_OID = re.compile(r"[0-9a-f]{40}")
+_OID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _BRANCH = re.compile(r"(?![./])(?!.*(\.\.|//|[\x00-\x20~^:?*\\\[\x7f]))[^\x00]{1,150}(?<![./])")
 
 

@@ -52,10 +52,12 @@ class WritableStore(Store):
     Args:
         root: The folder.
         discard: Whether to drop LFS content once its size and digest are verified.
+        long_ids: Whether new commits have ids of 64 hex digits, as those of some independent Hubs.
     """
 
-    def __init__(self, root: str | os.PathLike[str], *, discard: bool = False) -> None:
+    def __init__(self, root: str | os.PathLike[str], *, discard: bool = False, long_ids: bool = False) -> None:
         super().__init__(root)
+        self._hash = hashlib.sha256 if long_ids else hashlib.sha1
         self.blobs = Blobs(self.disk, discard=discard)
         self._guard = threading.Lock()
         self._locks: dict[str, threading.Lock] = {}
@@ -204,7 +206,7 @@ class WritableStore(Store):
     ) -> Commit:
         """Write a commit to which no branch points yet."""
         commit = Commit("", parent, title, message, author, now_iso(), dict(sorted(tree.items())))
-        oid = hashlib.sha1(_json(dataclasses.asdict(commit)), usedforsecurity=False).hexdigest()
+        oid = self._hash(_json(dataclasses.asdict(commit)), usedforsecurity=False).hexdigest()
         commit = dataclasses.replace(commit, oid=oid)
         self.disk.write(os.path.join(home, "commits", oid + ".json"), _json(dataclasses.asdict(commit)))
         return commit

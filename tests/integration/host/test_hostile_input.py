@@ -114,7 +114,11 @@ def test_no_record_leads_out_of_the_run_directory(tmp_path, path):
     for key in ("files", "quarantined", "uncertain"):
         content = json.loads(state.dump(ledger.Ledger(HERE)))
         content[key] = {
-            str(path) if path is not None else "": {"files": {}, "quarantined": "why", "uncertain": []}[key]
+            str(path) if path is not None else "": {
+                "files": {},
+                "quarantined": {"refusals": 1, "tried": 0.0, "reason": ""},
+                "uncertain": [],
+            }[key]
         }
         dump(spool.host("h").ledger, content)
         if isinstance(path, str):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from runs import (
     event_paths,
     finished,
     no_uploader,
+    sync,
     uploader_pid,
 )
 
@@ -38,14 +41,93 @@ def test_what_others_deleted_on_the_hub_is_sent_again(hub, run_dir, start, api):
     assert sorted(path for path in api.list_repo_files("me/run") if "tfevents" in path) == event_paths(run_dir)
 
 
-def test_a_repository_that_was_deleted_is_created_again(hub, run_dir, start, api):
-    """The repository is deleted between two starts; everything arrives in the new one."""
+def test_a_repository_that_was_deleted_is_created_again_only_on_request(hub, run_dir, start, api):
+    """It may have been deleted for what is in it: one message names what helps, and `sync --create` does it."""
     start(LOG_AND_EXIT, run_dir, 20).succeed()
     wait_for(lambda: finished(run_dir), "the first run is over")
     api.delete_repo("me/run")
-    start(LOG_AND_EXIT, run_dir, 20).succeed()
+    code, _, errors = start(LOG_AND_EXIT, run_dir, 20).finish()
+    assert (code, errors.count("sync --create")) == (0, 1), errors
+    done = sync(run_dir)
+    assert done.returncode == 1
+    assert "is gone" in done.stderr
+    assert not api.repo_exists("me/run")
+    done = sync(run_dir, "--create")
+    assert done.returncode == 0, done.stderr
     wait_for(lambda: finished(run_dir), "the second run is over")
     assert len(check_oracle(run_dir, hub).files) == 2
+    start(LOG_AND_EXIT, run_dir, 20).succeed()
+
+
+def test_a_repository_that_is_deleted_under_a_live_run_stays_deleted(hub, run_dir, tmp_path, start, api):
+    """Training goes on and everything is kept; the status names what helps."""
+    start(LOG_FOR_EVER, run_dir, tmp_path / "journals")
+    wait_for(lambda: acknowledged(run_dir), "a commit")
+    api.delete_repo("me/run")
+    wait_for(lambda: "sync --create" in Progress(Spool(str(run_dir))).uploader().hint, "the destination is refused")
+    assert not api.repo_exists("me/run")
+    assert sync(run_dir, "--create", "--timeout", "40").returncode in (0, 1)  # it is logged all the time
+    wait_for(lambda: len(hub.store.commits("model", "me/run")) > 2, "commits in the new one")
+
+
+def test_a_branch_that_was_deleted_is_not_created_again(hub, run_dir, start, api):
+    """Nor is it taken for empty."""
+    source = LOG_AND_EXIT.replace('"me/run",', '"me/run", repo_revision="exp/1",')
+    start(source, run_dir, 20).succeed()
+    wait_for(lambda: finished(run_dir), "the first run is over")
+    api.delete_branch("me/run", branch="exp/1")
+    code, _, errors = start(source, run_dir, 20).finish()
+    assert (code, errors.count("exp/1) at")) == (0, 1), errors
+    assert [branch.name for branch in api.list_repo_refs("me/run").branches] == ["main"]
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_what_is_to_be_private_is_not_sent_to_a_public_repository(hub, run_dir, start, api, exists):
+    """One clear line, and nothing leaves; where the repository does not exist it is created private."""
+    if exists:
+        api.create_repo("me/run", private=False)
+    source = LOG_AND_EXIT.replace('"me/run",', '"me/run", repo_private=True,')
+    code, _, errors = start(source, run_dir, 20).finish()
+    assert (code, errors.count("is PUBLIC, and repo_private=True")) == (0, int(exists)), errors
+    there = [path for path in api.list_repo_files("me/run") if "tfevents" in path]
+    assert there == ([] if exists else event_paths(run_dir))
+
+
+def test_a_clock_that_is_two_hours_ahead_on_another_host_does_not_hold_back_sync(hub, run_dir, start):
+    """Its uploader sent the beginning and is gone; this host sent the rest."""
+    start(LOG_AND_EXIT, run_dir, 20).succeed()
+    wait_for(lambda: finished(run_dir), "the first run is over")
+    spool = Spool(str(run_dir))
+    other = ledger.load(spool, spool.destination())
+    other.files = {
+        path: dataclasses.replace(held, length=held.length // 2, sha256="0" * 64, time=held.time + 7200)
+        for path, held in other.files.items()
+    }
+    other.checks = {"another-00000000": int(time.time() * 1000) + 7_200_000}
+    os.mkdir(spool.host("another-00000000").root)
+    other.save(spool.host("another-00000000").ledger)
+    for _ in range(2):
+        done = sync(run_dir)
+        assert done.returncode == 0, done.stderr
+    check_oracle(run_dir, hub)
+
+
+def test_a_ledger_of_a_day_ahead_revives_nothing_that_was_deleted(hub, run_dir, start, api):
+    """Another host had sent it all, then others deleted it, and this host noticed: it is sent again."""
+    start(LOG_AND_EXIT, run_dir, 20).succeed()
+    wait_for(lambda: finished(run_dir), "the first run is over")
+    spool = Spool(str(run_dir))
+    other = ledger.load(spool, spool.destination())
+    other.files = {path: dataclasses.replace(held, time=held.time + 86400) for path, held in other.files.items()}
+    os.mkdir(spool.host("another-00000000").root)
+    other.save(spool.host("another-00000000").ledger)
+    api.delete_folder("tensorboard", "me/run")
+    assert sync(run_dir).returncode == 0
+    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
+    assert sorted(path for path in api.list_repo_files("me/run") if "tfevents" in path) == event_paths(run_dir)
+    merged = ledger.load(spool, spool.destination())
+    assert {held.generation for held in merged.files.values()} == {1}
+    check_oracle(run_dir, hub)
 
 
 def test_a_copy_that_another_user_rewrote_is_not_overwritten(hub, run_dir, tmp_path, start, api):
@@ -59,7 +141,8 @@ def test_a_copy_that_another_user_rewrote_is_not_overwritten(hub, run_dir, tmp_p
         return Progress(Spool(str(run_dir))).ledger().quarantined
 
     wait_for(quarantined, "the path is quarantined")
-    assert list(quarantined().values()) == ["the Hub's copy (4 bytes) is not the beginning of the local file"]
+    why = [entry.reason for entry in quarantined().values()]
+    assert why == ["the Hub's copy (4 bytes) is not the beginning of the local file"]
     os.kill(worker.pid, signal.SIGKILL)
     wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
     assert hub.store.read_blob("model", "me/run", path, "main") == b"mine"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import http.client
+import os
+import signal
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,19 +16,29 @@ import pytest
 from click.testing import CliRunner
 from hub_clients import requests_of
 from programs import wait_for
-from runs import LOG_AND_EXIT, check_oracle, no_uploader, sync
+from runs import LOG_AND_EXIT, LOG_FOR_EVER, acknowledged, check_oracle, finished, no_uploader, sync
 from support import event_file
 
 from hf_mpwriter.base.settings import OFFLINE
 from hf_mpwriter.cli.main import main
 from hf_mpwriter.localhub import LocalHub
 from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.worker import shutdown
 from hf_mpwriter.worker.role import Role
 
 XET_FAILS_FAST = {"HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "1", "HF_XET_CLIENT_RETRY_BASE_DELAY": "10ms"}
 XET_FAILS_FAST |= {"HF_MPWRITER_EXIT_TIMEOUT": "100"}
 PATIENCE = 110.0  # seconds: three failures, with their waits
+
+
+PUSH_AND_EXIT = """
+import sys
+from hf_mpwriter import HFSummaryWriter
+with HFSummaryWriter("me/run", logdir=sys.argv[1]) as writer:
+    writer.add_scalar("loss", 1.0, 1)
+    print(writer.push(wait=3600))
+"""
 
 
 def log_of(run_dir: Path) -> str:
@@ -119,8 +131,8 @@ def test_a_file_that_the_hub_refuses_is_found_and_named_and_the_others_arrive(hu
     """413 for the first of two: the batch is split, the file quarantined, the other sent; later `sync` sends it."""
     monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
     names = [f"events.out.tfevents.170000000{number}.other" for number in range(2)]
-    for name in names:
-        event_file(run_dir / name, 3, tag=name)
+    for count, name in enumerate(names):  # a file of one record cannot be shortened
+        event_file(run_dir / name, count)
     bad = hashlib.sha256((run_dir / names[0]).read_bytes()).hexdigest()
     Spool(str(run_dir)).create()
     hub.fault(f"PUT /lfs/{bad} 413 times=0")
@@ -130,6 +142,34 @@ def test_a_file_that_the_hub_refuses_is_found_and_named_and_the_others_arrive(hu
     assert f"quarantined: {names[0]}" in status(run_dir)
     there = hub.store.tree("model", "me/run", "main")
     assert [f"tensorboard/exp1/{name}" in there for name in names] == [False, True]
+    hub.clear_faults()
+    assert sync(run_dir).returncode == 0
+    check_oracle(run_dir, hub)
+
+
+@pytest.mark.parametrize("answer", ["400", "413", "422"])
+def test_three_refusals_in_a_row_do_not_end_the_upload_of_a_live_file(hub, run_dir, tmp_path, start, answer):
+    """A proxy or a Hub that has a bad moment: the live file is tried again, alone, and what is logged arrives."""
+    hub.fault(f"POST /commit/ {answer} times=3 skip=1")
+    worker = start(LOG_FOR_EVER, run_dir, tmp_path / "journals")
+    wait_for(lambda: [standing.hits for standing in hub.faults()] == [3], "three refusals")
+    known = acknowledged(run_dir)
+    wait_for(lambda: acknowledged(run_dir) > known, "a commit after them", 60.0)
+    wait_for(lambda: not Progress(Spool(str(run_dir))).refusals(), "nothing is quarantined")
+    os.kill(worker.pid, signal.SIGKILL)
+    wait_for(lambda: finished(run_dir), "the end")
+    check_oracle(run_dir, hub, tmp_path / "journals")
+
+
+def test_a_wait_ends_with_the_next_refusal_and_names_it(hub, run_dir, start):
+    """`push(wait)` and the end of a process do not wait for what the Hub refuses; once it takes it, `sync` is done."""
+    hub.fault("POST /commit/ 400 times=0 message='not like this'")
+    code, output, errors = start(PUSH_AND_EXIT, run_dir).finish()
+    assert (code, output.split()) == (0, ["False"]), errors
+    assert errors.count("hf-mpwriter sync") == 1
+    done = sync(run_dir)
+    assert done.returncode == 1
+    assert "not like this" in done.stderr
     hub.clear_faults()
     assert sync(run_dir).returncode == 0
     check_oracle(run_dir, hub)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import random
+from types import SimpleNamespace
 
+import httpx2
 import pytest
+from huggingface_hub.errors import HfHubHTTPError
 from jobs import ONE, TWO, job
 
 from hf_mpwriter.base.files import LocalFile
-from hf_mpwriter.base.verdicts import Quarantine, Retry, Sent, Unknown
+from hf_mpwriter.base.verdicts import Done, Moved, Quarantine, Refused, Retry, Sent, Split, Unknown
 from hf_mpwriter.push import commit as commit_module
 from hf_mpwriter.push.client import Remote
 from hf_mpwriter.push.job import Job
@@ -123,6 +126,7 @@ class HubOfOne:
 
     repo_id = "me/run"
     commits_sent = 0
+    private = None
 
     def __init__(self, there: Remote) -> None:
         self.there = there
@@ -178,3 +182,126 @@ def test_an_outcome_is_unknown_only_after_the_commit_has_begun(run_dir, when):
 def timeout() -> None:
     """The Hub does not answer."""
     raise TimeoutError
+
+
+class HubOfRun:
+    """A Hub with one file of the run at a head of ours; it takes all commits, and notes the parents."""
+
+    def __init__(self, there: Remote | None, head: str | None = "c" * 40, *, private: bool | None = None) -> None:
+        self.there, self._head, self.private = there, head, private
+        self.repo_id, self.commits_sent, self.created = "me/run", 0, 0
+        self.really, self.error, self.moves_to = there, None, ""
+        self.parents: list[str | None] = []
+
+    def head(self) -> str | None:
+        """The head; a renamed repository tells its new name."""
+        self.repo_id = self.moves_to or self.repo_id
+        return self._head
+
+    def create(self, *, private: bool | None) -> None:
+        """Create the repository."""
+        self.created, self._head, self.private = self.created + 1, "d" * 40, bool(private)
+
+    def is_private(self) -> bool | None:
+        """The visibility."""
+        return self.private
+
+    def sizes(self, paths, _) -> dict[str, Remote]:
+        """What it says that is there."""
+        return dict.fromkeys(paths, self.there) if self.there else {}
+
+    def measure(self, _path, _revision, _scratch) -> Remote:
+        """What is there."""
+        return self.really
+
+    def commit(self, opened, parent: str, *, fenced: bool, **_):
+        """Take a commit."""
+        self.parents.append(parent if fenced else None)
+        self.commits_sent += 1
+        if self.error:
+            raise self.error
+        return "e" * 40, {source.file.path: Sent(source.file.length, "") for source in opened}
+
+
+def carried(run_dir, hub: HubOfRun, **changes):
+    """The verdict on a job with these changes, and the notices."""
+    notices: list[str] = []
+    verdict = commit_module.carry(dataclasses.replace(job(run_dir), **changes), hub, notices.append, random.Random(1))
+    return verdict, notices
+
+
+def test_an_answer_that_does_not_fit_at_a_head_of_ours_is_checked_by_the_content(run_dir):
+    """An independent Hub tells today's id at each revision: the content itself says that it is ours."""
+    hub = HubOfRun(remote(b"xyz"))
+    hub.really = remote(b"abc")
+    known = {"a.tfevents": Sent(3, remote(b"abc").sha256)}
+    verdict, _ = carried(run_dir, hub, known=known, last_commit="c" * 40)
+    assert isinstance(verdict, Done)
+    assert verdict.files["a.tfevents"].length == 5
+    assert isinstance(carried(run_dir, hub, known=known, last_commit="b" * 40)[0], Quarantine), "another head"
+    hub.really = remote(b"xyz")
+    assert isinstance(carried(run_dir, hub, known=known, last_commit="c" * 40)[0], Quarantine), "it is another content"
+
+
+def test_a_repository_that_took_something_is_not_created_again(run_dir):
+    """The destination is refused with what helps; asked for, it is created."""
+    hub = HubOfRun(None, head=None)
+    verdict, notices = carried(run_dir, hub, create=False)
+    assert isinstance(verdict, Refused)
+    assert "me/run (branch main)" in verdict.reason
+    assert f"hf-mpwriter sync --create {run_dir}" in verdict.hint
+    assert (hub.created, notices) == (0, [])
+    assert isinstance(carried(run_dir, hub, create=True)[0], Done)
+    assert hub.created == 1
+
+
+def test_nothing_is_sent_to_a_public_repository_that_should_be_private(run_dir):
+    """At the start; a change later, and what cannot be known, is a notice."""
+    hub = HubOfRun(None, private=False)
+    verdict, notices = carried(run_dir, hub, private=True)
+    assert isinstance(verdict, Refused)
+    assert "repo_private=True" in verdict.reason
+    assert (hub.commits_sent, len(notices)) == (0, 1)
+    verdict, notices = carried(run_dir, HubOfRun(None), private=True)
+    assert isinstance(verdict, Done)
+    assert notices == [f"{job(run_dir).destination}: the Hub does not say whether it is private"]
+    known = {"a.tfevents": Sent(3, remote(b"abc").sha256)}
+    later = HubOfRun(remote(b"abc"), private=False)
+    verdict, notices = carried(run_dir, later, private=True, known=known, was_private=True)
+    assert (type(verdict), verdict.private, later.commits_sent) == (Done, False, 1)
+    assert notices == [f"{job(run_dir).destination} is PUBLIC: everybody can read it now"]
+    assert carried(run_dir, later, known=known, was_private=False)[1] == []
+
+
+def test_a_renamed_repository_is_told_and_used_by_its_new_name(run_dir):
+    """Its old name answers with a redirect; a name without a namespace is no rename."""
+    hub = HubOfRun(None)
+    hub.moves_to = "me/new"
+    verdict, notices = carried(run_dir, hub)
+    assert (verdict.repo_id, notices) == ("me/new", ["me/run was renamed: it is me/new now"])
+    short = HubOfRun(None)
+    short.repo_id, short.moves_to = "run", "me/run"
+    assert carried(run_dir, short)[1] == []
+
+
+def refused_with(status: int) -> Exception:
+    """What the client raises when a commit is refused."""
+    asked = httpx2.Request("POST", "https://hub/api/models/me/run/commit/main")
+    return HfHubHTTPError("refused", response=httpx2.Response(status, request=asked))
+
+
+def test_a_refusal_may_be_about_a_parent_that_is_not_named_whole(run_dir, monkeypatch):
+    """Of ids with 64 digits the client names 40. It is no verdict on the content while a parent is named."""
+    monkeypatch.setattr(commit_module, "time", SimpleNamespace(sleep=lambda _: None))
+    hub = HubOfRun(None, head="c" * 64)
+    hub.error = refused_with(400)
+    assert isinstance(carried(run_dir, hub)[0], Moved)
+    assert isinstance(carried(run_dir, hub, fenced=False)[0], Split)
+    (run_dir / "copies").mkdir()
+    (run_dir / "copies" / TWO.sha256).touch()
+    assert isinstance(carried(run_dir, hub, files=(TWO,))[0], Split), "attachments never go without one"
+    hub.error = refused_with(413)
+    assert isinstance(carried(run_dir, hub)[0], Split)
+    short = HubOfRun(None)
+    short.error = refused_with(400)
+    assert isinstance(carried(run_dir, short)[0], Split)

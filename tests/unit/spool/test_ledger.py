@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import os
@@ -18,7 +19,7 @@ from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Sent
 from hf_mpwriter.spool import ledger
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.ledger import Held, Ledger
+from hf_mpwriter.spool.ledger import Held, Ledger, Quarantined
 
 HERE = Destination("https://hub", "me/run", path_in_repo="logs")
 SAVE = [f"ledger.save.{step}" for step in ("open", "write", "fsync", "rename", "dirsync")]
@@ -29,7 +30,10 @@ VALID = {
     "quarantined": {},
     "settings": None,
     "uncertain": {},
-    "checked": 1.0,
+    "checks": {"h1": 1},
+    "private": None,
+    "saves": 1,
+    "taken_over": [],
 }
 
 
@@ -54,7 +58,7 @@ def test_a_ledger_is_what_was_acknowledged():
     made = ledger_of(a=10)
     assert (made.length("a"), made.length("b")) == (10, 0)
     assert made.files["a"] == Held(10, "sha10", "c1", 5.0)
-    made.quarantined["a"] = "refused"
+    made.quarantine("a", "refused", 1)
     made.acknowledge({"a": Sent(12, "x"), "b": Sent(3, "y")}, "c2", 6.0)
     assert (made.length("a"), made.length("b"), made.quarantined) == (12, 3, {})
     made.acknowledge({"a": Sent(0, "")}, "c3", 7.0)
@@ -64,7 +68,9 @@ def test_a_ledger_is_what_was_acknowledged():
 def test_a_saved_ledger_is_loaded_unchanged(place):
     """Every field survives."""
     made = ledger_of(a=10, b=20)
-    made.quarantined["c"] = "why"
+    made.quarantine("c", "why", 2, 5.0)
+    made.note_checked("h1", 5.0)
+    made.taken_over, made.private = frozenset({"h2 1 2"}), True
     made.save(place.host("h1").ledger)
     assert ledger.load(place, HERE) == made
     assert ledger.set_aside(place, "h1") is None
@@ -140,6 +146,7 @@ def test_a_ledger_that_cannot_be_read_counts_as_empty_and_is_set_aside(place, da
             "time": 1,
             "foreign": False,
             "stamp": [],
+            "generation": 0,
         }
     },
 )
@@ -171,6 +178,7 @@ def test_a_ledger_that_is_no_file_is_set_aside(place):
 def test_a_negative_length_is_damage(place):
     """A ledger claims lengths; what is none makes the ledger unreadable."""
     held = {"length": -5, "sha256": "", "blob_id": "", "commit": "", "time": 1.0, "foreign": False, "stamp": []}
+    held["generation"] = 0
     dump(place.host("h1").ledger, {**VALID, "files": {"a": held}})
     assert ledger.load(place, HERE).length("a") == 0
     assert ledger.load(place, HERE).files == {}
@@ -192,7 +200,7 @@ def test_an_attachment_is_covered_when_the_hub_holds_exactly_its_content():
     assert (made.covers(OLD), made.covers(NEW), made.covers(empty)) == (False, True, True)
     assert made.known() == {"a.tsv": NEW.content, "e.tsv": empty.content}
     made.acknowledge({"e.tsv": Sent(0, "")}, "c3", 7.0)
-    made.quarantined["a.tsv"] = "refused"
+    made.quarantine("a.tsv", "refused", 1)
     assert (made.covers(empty), made.known()) == (False, {})
 
 
@@ -229,19 +237,21 @@ def test_uncertain_contents_do_not_grow_with_the_number_of_hosts(place):
 
 
 def test_what_loses_a_merge_is_still_known_as_ours(place):
-    """Clocks may disagree: the path is not covered until the Hub is read back. What others sent stays theirs."""
+    """The path is not covered until the Hub is read back, then no more. What others sent stays theirs."""
     for host, file, when in (("h1", OLD, 5.0), ("h2", NEW, 6.0)):
         made = Ledger(HERE)
         theirs = Sent(file.length, "9" * 64, "8" * 40, foreign=True)
         made.acknowledge({"a.tsv": file.content, "b.tsv": dataclasses.replace(theirs, length=int(when))}, "c", when)
         made.save(place.host(host).ledger)
     merged = ledger.load(place, HERE)
-    assert merged.files["a.tsv"].sent == NEW.content
     assert merged.files["b.tsv"].foreign
-    assert merged.uncertain == {"a.tsv": [OLD.content]}
-    assert not merged.covers(NEW)
+    assert merged.files["a.tsv"].sent == OLD.content
+    assert merged.uncertain == {"a.tsv": [OLD.content, NEW.content], "b.tsv": []}
+    assert not merged.covers(OLD)
     merged.acknowledge({"a.tsv": NEW.content}, "c", 7.0)
     assert merged.covers(NEW)
+    merged.save(place.host("h2").ledger)
+    assert ledger.load(place, HERE).covers(NEW), "the record that has lost does not make it uncertain again"
 
 
 def test_the_stamp_of_what_the_hub_has_is_noted_once(place):
@@ -269,3 +279,118 @@ def test_a_ledger_is_ahead_of_a_hub_that_has_lost_something():
     assert not made.is_ahead("a.tfevents", Sent(6, "8" * 64))
     assert made.is_ahead("a.tfevents", Sent(4, "8" * 64))
     assert not made.is_ahead("unknown.tsv", OLD.content)
+
+
+# several hosts
+
+HOSTS = ("h1", "h2", "h3")
+SENT = st.builds(
+    Sent, st.integers(0, 3), st.sampled_from(["", "1" * 64, "2" * 64]), st.just(""), st.booleans()
+)  # of few values, so that records are equal, or differ in one thing
+HELD = st.builds(
+    Held,
+    st.integers(0, 3),
+    st.sampled_from(["", "1" * 64, "2" * 64]),
+    st.sampled_from(["", "c1"]),
+    st.sampled_from([0.0, 5.0]),
+    st.just(""),
+    st.booleans(),
+    generation=st.integers(0, 2),
+)
+PATHS = st.sampled_from(["a.tfevents", "b.tsv"])
+LEDGERS = st.builds(
+    Ledger,
+    st.just(HERE),
+    st.sampled_from(["", "me/run"]),
+    st.dictionaries(PATHS, HELD),
+    st.dictionaries(PATHS, st.builds(Quarantined, st.integers(0, 2), st.sampled_from([0.0, 5.0]), st.just("why"))),
+    st.none(),
+    st.dictionaries(st.sampled_from(HOSTS), st.integers(0, 3)),
+    st.dictionaries(st.just("b.tsv"), st.lists(SENT, max_size=2)),
+    st.sampled_from([None, True, False]),
+    st.integers(0, 2),
+    st.frozensets(st.sampled_from(["h1 1 1", "h2 1 1"])),
+)
+
+
+STEPS = ["logs", "sends", "reads back", "loses", "is refused", "is let in", "is uncertain", "is seen"]
+
+
+def merged(*ledgers: Ledger) -> Ledger:
+    """The ledgers in one; uncertain contents in a fixed order, as theirs does not matter."""
+    made = Ledger(HERE)
+    for one in ledgers:
+        made.merge(copy.deepcopy(one))
+    made.uncertain = {path: sorted(contents, key=repr) for path, contents in made.uncertain.items()}
+    return made
+
+
+@given(LEDGERS, LEDGERS, LEDGERS)
+def test_the_order_in_which_ledgers_are_merged_does_not_matter(one, two, three):
+    """Commutative, associative and idempotent."""
+    assert merged(one, two) == merged(two, one)
+    assert merged(one, one) == merged(one)
+    assert merged(one, two, one) == merged(one, two)
+    assert merged(merged(one, two), three) == merged(one, merged(two, three))
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(HOSTS),
+            st.sampled_from(STEPS),
+            st.sampled_from(["a.tfevents", "b.tsv"]),
+        ),
+        max_size=30,
+    ),
+    st.dictionaries(st.sampled_from(HOSTS), st.sampled_from([-7200.0, 7200.0])),
+)
+def test_what_the_last_host_knows_is_what_all_ledgers_say(steps, wrong_by):
+    """One host after the other uploads, with clocks two hours apart; nothing that was lost or over comes back."""
+    saved: dict[str, Ledger] = {}
+    local, there = dict.fromkeys(["a.tfevents", "b.tsv"], 1), dict[str, Sent]()
+    for number, (host, step, path) in enumerate(steps):
+        known, now = merged(*saved.values()), 10_000.0 + number + wrong_by.get(host, 0.0)
+        if step == "logs":
+            local[path] += 1
+        if step == "loses":
+            there.pop(path, None)
+        if step == "sends":
+            there[path] = Sent(local[path], f"{local[path]:064}")
+        if step in ("sends", "reads back"):
+            known.acknowledge({path: there.get(path, Sent(0, ""))}, f"c{number}", now)
+        if step == "is refused":
+            before = known.quarantined.get(path)
+            known.quarantine(path, "why", before.refusals + 1 if before else 1, number)
+        if step == "is let in":
+            known.release(path)
+        if step == "is uncertain":
+            known.mark_uncertain([dataclasses.replace(OLD, path="b.tsv")])
+        if step == "is seen":
+            length = local["b.tsv"]
+            known.note_stamps([dataclasses.replace(OLD, length=length, sha256=f"{length:064}", stamp=(1, -number))])
+        known.saves += 1
+        saved[host] = known
+        assert says(merged(*saved.values())) == says(merged(known))
+
+
+def says(one: Ledger) -> object:
+    """What counts of a ledger: at which commit and when it became known does not."""
+    files = {path: (held.sent, held.stamp, held.generation) for path, held in one.files.items()}
+    return files, one.quarantined, one.uncertain, one.saves
+
+
+def test_a_comparison_by_any_host_is_news_whatever_its_clock_says(place):
+    """The number that `sync` waits for grows, though another host was two hours ahead, or a ledger was lost."""
+    ahead, behind = Ledger(HERE), Ledger(HERE)
+    ahead.note_checked("h1", 10_000.0)
+    ahead.save(place.host("h1").ledger)
+    before = ledger.load(place, HERE).checked
+    behind.note_checked("h2", 2_800.0)
+    behind.save(place.host("h2").ledger)
+    after = ledger.load(place, HERE).checked
+    assert after > before
+    again = Ledger(HERE)
+    again.note_checked("h2", 2_801.0)
+    again.save(place.host("h2").ledger)
+    assert ledger.load(place, HERE).checked > after

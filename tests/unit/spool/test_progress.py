@@ -37,13 +37,19 @@ def stamp(spool: Spool) -> tuple[int, ...]:
 
 
 def view(
-    spool: Spool, seen: tuple[int, ...] = (), sent: Sent = FOUR, quarantined: tuple[str, ...] = (), checked: float = 0.0
+    spool: Spool,
+    seen: tuple[int, ...] = (),
+    sent: Sent = FOUR,
+    quarantined: tuple[str, ...] = (),
+    refusals: int = 1,
+    checked: int = 0,
 ) -> Progress:
     """A view of a ledger that holds the attachment, which had that stamp."""
-    ledger = Ledger(HERE, checked=checked)
+    ledger = Ledger(HERE, checks={"h": checked})
     ledger.acknowledge({"a.tsv": sent, EVENTS: Sent(10, "7" * 64)}, "c", 1.0)
     ledger.files["a.tsv"] = dataclasses.replace(ledger.files["a.tsv"], stamp=seen)
-    ledger.quarantined |= dict.fromkeys(quarantined, "why")
+    for path in quarantined:
+        ledger.quarantine(path, "why", refusals)
     ledger.save(spool.host("h").ledger)
     return Progress(spool)
 
@@ -58,7 +64,7 @@ def test_an_attachment_has_arrived_when_it_has_the_stamp_of_what_was_sent(spool)
     assert view(spool).missing(wanted) == wanted
     assert view(spool, now, sent=Sent(0, "")).missing(wanted) == wanted
     assert view(spool, now, quarantined=("a.tsv",)).missing(wanted) == wanted
-    assert view(spool, now).missing(wanted, since=1.0) == wanted
+    assert view(spool, now).missing(wanted, since=1) == wanted
 
 
 def test_what_an_attachment_becomes_after_the_question_is_not_waited_for(spool):
@@ -83,11 +89,22 @@ def test_an_attachment_that_is_quarantined_holds_back_no_other(spool):
 
 def test_a_refusal_of_before_the_question_is_tried_again(spool):
     """A new question, as of `sync`, does not give up on what the ledger says of the past."""
-    refused = view(spool, quarantined=("a.tsv",), checked=50.0)
+    refused = view(spool, quarantined=("a.tsv",), checked=50)
     assert refused.is_hopeless({"a.tsv": 4})
-    assert refused.is_hopeless({"a.tsv": 4}, since=49.0)
-    assert not refused.is_hopeless({"a.tsv": 4}, since=51.0)
+    assert refused.is_hopeless({"a.tsv": 4}, since=49)
+    assert not refused.is_hopeless({"a.tsv": 4}, since=51)
     assert not refused.is_hopeless({"a.tsv": 4, "b.tsv": 4})
+
+
+def test_a_wait_ends_when_its_path_is_refused_after_it_has_begun(spool):
+    """One refusal more is news, an old one is none; what cannot be read here is as good as refused now."""
+    missing, once = {"a.tsv": 4}, view(spool, quarantined=("a.tsv",))
+    before = once.refusals()
+    assert once.is_hopeless(missing)
+    assert not once.is_hopeless(missing, before=before)
+    assert view(spool, quarantined=("a.tsv",), refusals=2).is_hopeless(missing, before=before)
+    unreadable = view(spool, quarantined=("a.tsv",), refusals=0)
+    assert unreadable.is_hopeless(missing, before=unreadable.refusals())
 
 
 def test_many_refused_attachments_are_told_from_many_others_at_once(spool):

@@ -16,7 +16,7 @@ from hf_mpwriter.spool.outbox import Batch
 from hf_mpwriter.uploader import attachment_lane
 from hf_mpwriter.uploader.attachment_lane import AttachmentLane
 from hf_mpwriter.uploader.decision import Attached
-from hf_mpwriter.uploader.pacing import Backoff
+from hf_mpwriter.uploader.pacing import RETRY_DISTANCE, Backoff, Retries
 
 SETTINGS = Settings(allow_patterns=None, commit_every=5)
 
@@ -36,7 +36,8 @@ class Run:
         """A new one, as a new uploader makes it."""
         host = self.spool.host("h")
         backoff = Backoff(lambda: self.now, random.Random(1))
-        return AttachmentLane(self.spool, host.copies, self.ledger, backoff, lambda: self.now, self.now)
+        self.retries = Retries(self.ledger, lambda: self.now, lambda: self.now + 5e8)
+        return AttachmentLane(self.spool, host.copies, self.ledger, backoff, self.retries, lambda: self.now, self.now)
 
     def is_over(self, living: int = 0) -> bool:
         """Whether nothing is left to scan or to send."""
@@ -190,7 +191,7 @@ def test_a_moved_branch_keeps_the_entry(run):
 
 
 def test_a_refused_entry_is_split_until_the_file_is_found(run):
-    """It is quarantined after three refusals alone; the others are sent."""
+    """It is quarantined when it is refused alone; the others are sent. It is tried again, alone."""
     bad = "3.txt"
     for _ in range(30):
         if not run.one.batches and not run.scan():
@@ -199,10 +200,39 @@ def test_a_refused_entry_is_split_until_the_file_is_found(run):
             run.fail(Split("bad"))
         else:
             run.land()
-    assert run.ledger.quarantined == {bad: "bad"}
+    assert run.ledger.reasons == {bad: "bad"}
     assert sorted(run.ledger.files) == ["0.txt", "1.txt", "2.txt", "4.txt"]
     assert run.is_over(living=0)
     assert run.copies() == 0
+    run.now += RETRY_DISTANCE
+    for number in (1, 4):
+        run.write(f"{number}.txt", b"new %d" % number)
+    assert run.is_due(living=0)
+    assert run.is_due(living=1)
+    assert run.scan() == ["1.txt"]
+    run.land()
+    assert run.scan() == [bad]
+    run.land()
+    assert run.scan() == ["4.txt"]
+    run.land()
+    assert run.ledger.quarantined == {}
+
+
+def test_a_refused_file_that_the_hub_has_as_it_is_now_is_let_in(run):
+    """It was changed, refused, and changed back."""
+    run.scan()
+    run.land()
+    run.write("1.txt", b"other")
+    run.one.request()
+    assert run.scan() == ["1.txt"]
+    run.fail(Split("400"))
+    run.write("1.txt", b"1")
+    run.now += RETRY_DISTANCE
+    assert run.scan() == []
+    assert run.ledger.quarantined == {}
+    run.write("1.txt", b"other")
+    run.one.request()
+    assert run.scan() == ["1.txt"]
 
 
 def test_a_park_offers_nothing_unless_it_was_found_after_the_commit(run):

@@ -2,7 +2,32 @@
 
 from __future__ import annotations
 
+import os
+import random
+from pathlib import Path
+
+import pytest
+from attached import write
+from support import event_file
+
+from hf_mpwriter.base.settings import Destination, Settings
+from hf_mpwriter.base.verdicts import Done, Refused, Sent, Unknown
+from hf_mpwriter.events import framing
+from hf_mpwriter.push.job import SCRATCH, Job
+from hf_mpwriter.snapshot import attachments
+from hf_mpwriter.spool import outbox
 from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.members import MemberFile
+from hf_mpwriter.spool.outbox import Batch, Outbox
+from hf_mpwriter.spool.status import StatusFile
+from hf_mpwriter.system import disk, locks
+from hf_mpwriter.system.process import Process
+from hf_mpwriter.uploader import in_flight
+from hf_mpwriter.uploader.decision import Action, decide
+from hf_mpwriter.uploader.loop import Uploader
+
+replace = disk.replace
+NAME = "events.out.tfevents.1700000000.here.1.0123abcd"
 
 
 def test_the_settle_time_outlives_the_uploader(tmp_path):
@@ -10,17 +35,6 @@ def test_the_settle_time_outlives_the_uploader(tmp_path):
 
     A later success of the same batch does not end it, and a successor waits for it too.
     """
-    import random
-
-    from hf_mpwriter.base.settings import Destination
-    from hf_mpwriter.base.verdicts import Done, Sent, Unknown
-    from hf_mpwriter.events import framing
-    from hf_mpwriter.spool import outbox
-    from hf_mpwriter.system import locks
-    from hf_mpwriter.uploader.decision import Action, decide
-    from hf_mpwriter.uploader.in_flight import SETTLE_TIME
-    from hf_mpwriter.uploader.loop import Uploader
-
     spool = Spool(str(tmp_path / "run"))
     spool.create()
     spool.record_destination(Destination("http://127.0.0.1:9", "me/run"))
@@ -43,7 +57,202 @@ def test_the_settle_time_outlives_the_uploader(tmp_path):
     assert decide(one._situation([])) is Action.WAIT, "it does not leave before the time is over"
     two = successor()
     assert decide(two._situation([])) is Action.WAIT, "its successor makes no scan either"
-    now[0] += SETTLE_TIME
+    now[0] += in_flight.SETTLE_TIME
     two._in_flight.catch_up()
     assert decide(two._situation([])) is Action.SCAN
     assert outbox.interrupted(two._host) is None
+
+
+class Silent:
+    """A push that says nothing."""
+
+    pid = 1
+
+    def listen(self):
+        """Nothing yet."""
+        return [], None
+
+    def wait(self, timeout: float) -> None:
+        """Nothing to wait for."""
+
+
+@pytest.fixture
+def jobs(monkeypatch) -> list[Job]:
+    """The jobs of the pushes that are started."""
+    made: list[Job] = []
+
+    def start(job: Job, *_: object) -> Silent:
+        made.append(job)
+        return Silent()
+
+    monkeypatch.setattr(in_flight, "PushHandle", start)
+    return made
+
+
+class Place:
+    """A run directory with one event file and one attachment, and its uploaders."""
+
+    def __init__(self, root) -> None:
+        self.spool, self.root, self.now = Spool(str(root)), root, 1000.0
+        self.spool.create()
+        self.spool.record_destination(Destination("http://127.0.0.1:9", "me/run"))
+        event_file(root / NAME, 3)
+        write(root, "a.txt", b"one")
+        self.lock = locks.try_exclusive(self.spool.uploader_lock)
+
+    def uploader(self) -> Uploader:
+        """An uploader, as of now."""
+        made = Uploader(self.spool, self.spool.destination(), self.lock, lambda: self.now, random.Random(1))
+        made._ledger.settings = Settings(allow_patterns=None)
+        return made
+
+    def other(self, name: str = "other-00000000"):
+        """Another host."""
+        host = self.spool.host(name)
+        os.makedirs(host.root, exist_ok=True)
+        return host
+
+
+@pytest.fixture
+def place(tmp_path) -> Place:
+    """Nothing was sent yet."""
+    return Place(tmp_path / "run")
+
+
+def refuse(path: str, data: bytes, word: str, *, durable: bool = True) -> None:
+    """The disk has room for anything but the ledger."""
+    if word == "ledger.save":
+        raise OSError("full")
+    replace(path, data, word, durable=durable)
+
+
+def test_no_push_starts_while_the_ledger_is_not_on_disk(place, jobs, monkeypatch):
+    """Its record would take the place of the one that says which attachments the Hub may have."""
+    one = place.uploader()
+    one._attach([])
+    assert len(jobs) == 1
+    record = Path(one._host.in_flight).read_bytes()
+    with monkeypatch.context() as full:
+        full.setattr(disk, "replace", refuse)
+        one._conclude(Unknown("504"))
+        one._scan([])
+        one._start_push(one._events, one._events.start(), [])
+    assert (len(jobs), Path(one._host.in_flight).read_bytes()) == (1, record)
+    assert one._status.failure == "Retry"
+    place.now += 1000.0
+    one._in_flight.catch_up()
+    assert not os.path.exists(one._host.in_flight)
+    one._scan([])
+    one._start_push(one._events, one._events.start(), [])
+    assert len(jobs) == 2
+    assert list(place.uploader()._ledger.uncertain) == ["a.txt"]
+
+
+def test_the_record_of_a_dead_host_costs_one_settle_time(place):
+    """Its push without a parent may be under way, once; a newer record of that host is another one."""
+    other = Outbox(place.other(), place.spool.run_dir)
+    other.mark_in_flight(Batch(1, ()), fenced=False)
+    one = place.uploader()
+    assert one._in_flight.is_settling
+    assert place.uploader()._in_flight.is_settling, "it was not over"
+    place.now += in_flight.SETTLE_TIME
+    one._in_flight.catch_up()
+    assert not place.uploader()._in_flight.is_settling
+    assert os.path.exists(place.other().in_flight), "it is that host's"
+    other.mark_in_flight(Batch(2, ()), fenced=False)
+    assert place.uploader()._in_flight.is_settling
+
+
+def test_what_a_dead_host_was_sending_is_uncertain_once(place):
+    """When the Hub was read back it is known, and no later start makes it uncertain again."""
+    (file,) = attachments.Attachments(place.spool.run_dir).scan(lambda _: True).files
+    Outbox(place.other(), place.spool.run_dir).mark_in_flight(Batch(0, (file,)), fenced=True)
+    one = place.uploader()
+    assert list(one._ledger.uncertain) == ["a.txt"]
+    one._ledger.acknowledge({"a.txt": file.content}, "c", 1.0)
+    one._in_flight.save_ledger()
+    assert place.uploader()._ledger.uncertain == {}
+
+
+def test_a_commit_names_no_parent_only_while_no_other_host_can_send(place, jobs):
+    """Another host's uploader has a heartbeat; it has left, or has been silent for minutes."""
+    host = place.other()
+
+    def is_fenced() -> bool:
+        one = place.uploader()
+        one._pacing._moved = 100
+        one._scan([])
+        one._start_push(one._events, one._events.start(), [])
+        os.unlink(one._host.in_flight)  # the outcome is known
+        return jobs[-1].fenced
+
+    assert not is_fenced()
+    status = StatusFile(host, Process.current(), lambda: place.now, 0.0)
+    status.publish(phase="idle", waiting=0, push=None, commits=0, blocked_until=0.0)
+    assert is_fenced()
+    earlier = os.stat(host.status).st_mtime - in_flight.OTHERS_SILENCE - 60
+    os.utime(host.status, (earlier, earlier))
+    assert not is_fenced()
+    status.publish(phase="left", waiting=0, push=None, commits=0, blocked_until=0.0)
+    assert not is_fenced()
+
+
+def test_an_uploader_that_takes_its_lock_again_believes_only_the_disk(place, monkeypatch):
+    """In between another one was here: it has sent things, and its batches have numbers of their own."""
+    one = place.uploader()
+    one._scan([])
+    number, release = one._events.batches[0].number, locks.release
+
+    def another_comes(fd: int) -> None:
+        release(fd)
+        lock = locks.try_exclusive(place.spool.uploader_lock)
+        two = Uploader(place.spool, place.spool.destination(), lock, lambda: place.now, random.Random(1))
+        event_file(place.root / NAME.replace("17", "18"), 3)
+        two._scan([])
+        two._ledger.acknowledge({NAME: Sent(10_000, "0" * 64)}, "c", 1.0)
+        two._in_flight.save_ledger()
+        release(lock)
+
+    monkeypatch.setattr(locks, "release", another_comes)
+    MemberFile(place.spool, "main", Process.current(), Settings())
+    assert not one._leave()
+    assert one._ledger.length(NAME) == 10_000
+    one._scan([])
+    assert min(batch.number for batch in one._events.batches) > number + 1
+
+
+def test_a_refusal_of_before_a_request_for_a_new_repository_is_no_answer_to_it(place, jobs):
+    """The push that was under way had no leave to create one; the next one has."""
+    one = place.uploader()
+    one._ledger.acknowledge({NAME: Sent(1, "0" * 64)}, "c", 1.0)
+    one._scan([])
+    one._start_push(one._events, one._events.start(), [])
+    assert not jobs[-1].create
+    one._in_flight.may_create = True
+    one._conclude(Refused("it is gone", "sync --create"))
+    assert one._status.failure == "Retry"
+    one._start_push(one._events, one._events.start(), [])
+    assert jobs[-1].create
+    one._conclude(Refused("401", "login"))
+    assert one._status.failure == "Refused"
+
+
+def test_an_audit_reads_back_whatever_was_in_flight_when_it_was_asked_for(place, jobs):
+    """The push of before has a head of its own by then; the audit trusts none."""
+    one = place.uploader()
+    one._scan([])
+    one._start_push(one._events, one._events.start(), [])
+    one._audit = True
+    length = jobs[-1].files[0].length
+    one._conclude(Done("c" * 40, True, "me/run", {NAME: Sent(length, "0" * 64)}))
+    one._scan([])
+    assert (jobs[-1].files, jobs[-1].own_head) == ((), None)
+
+
+def test_what_a_killed_push_has_downloaded_is_removed(place):
+    """It is in the cache of the host."""
+    scratch = Path(place.uploader()._host.cache, SCRATCH)
+    (scratch / "deep").mkdir(parents=True)
+    (scratch / "deep" / "copy").write_bytes(b"x")
+    place.uploader()
+    assert not scratch.exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 
 import pytest
@@ -9,28 +10,34 @@ from support import event_file
 
 from hf_mpwriter.base.settings import Destination, Settings
 from hf_mpwriter.base.verdicts import Moved, Quarantine, Refused, Retry, Sent, Split, Unknown
+from hf_mpwriter.events import framing
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.members import Members
 from hf_mpwriter.spool.outbox import Outbox
 from hf_mpwriter.uploader.decision import Outgoing
-from hf_mpwriter.uploader.lanes import REFUSALS, EventFileLane
-from hf_mpwriter.uploader.pacing import Backoff
+from hf_mpwriter.uploader.lanes import EventFileLane
+from hf_mpwriter.uploader.pacing import REFUSALS, RETRY_DISTANCE, Backoff, Retries
 
 
 class Run:
     """A run directory with four event files of other writers, and its lane."""
 
     def __init__(self, root) -> None:
-        self.spool = Spool(str(root))
+        self.spool, self.root, self.now = Spool(str(root)), root, 1000.0
         self.spool.create()
         self.paths = [f"events.out.tfevents.{number:010d}.theirs" for number in range(1, 5)]
         for path in self.paths:
             event_file(root / path, 2)
         self.ledger = Ledger(Destination("https://hub", "me/run"), settings=Settings())
+        self.restart()
+
+    def restart(self) -> None:
+        """Another uploader comes; the clock of the filesystem is another one."""
         self.outbox = Outbox(self.spool.host("h"), self.spool.run)
-        backoff = Backoff(lambda: 1000.0, random.Random(1))
-        self.lane = EventFileLane(self.spool.run, self.outbox, self.ledger, backoff)
+        self.retries = Retries(self.ledger, lambda: self.now, lambda: self.now + 5e8)
+        backoff = Backoff(lambda: self.now, random.Random(1))
+        self.lane = EventFileLane(self.spool.run, self.outbox, self.ledger, backoff, self.retries)
 
     def scan(self) -> None:
         """Put what the Hub lacks into the outbox."""
@@ -45,6 +52,19 @@ class Run:
         batch = self.lane.start()
         self.ledger.acknowledge({file.path: Sent(file.length, "0" * 64) for file in batch.files}, "c", 1000.0)
         self.lane.done(batch, committed=True)
+
+    def fail(self, verdict) -> None:
+        """The Hub refuses the next batch."""
+        batch = self.lane.start()
+        if isinstance(self.lane.failed(verdict, batch)[0], Quarantine):
+            self.lane.drop(batch)
+
+    def send_all(self, refused) -> None:
+        """Send all batches; those with one of these paths get its verdict."""
+        while self.lane.batches:
+            paths = {file.path for file in self.lane.start().files}
+            bad = next((path for path in refused if path in paths), "")
+            self.fail(refused[bad]) if bad else self.done()
 
 
 @pytest.fixture
@@ -66,39 +86,175 @@ def test_a_scan_makes_batches_ready_and_a_failure_makes_them_stale(run):
 
 
 def test_a_refused_batch_is_split_until_one_file_is_quarantined(run):
-    """Halves are sent as they are. After REFUSALS times alone the file is left out, and the others are on the Hub."""
+    """Halves are sent as they are. The file that is refused alone is left out, and the others are on the Hub."""
     bad = run.paths[2]
     run.scan()
-    alone = 0
-    while run.lane.batches:
-        batch = run.lane.start()
-        if bad not in [file.path for file in batch.files]:
-            run.done()
-            continue
-        alone += len(batch.files) == 1
-        verdict, _ = run.lane.failed(Split("413"), batch)
-        if isinstance(verdict, Quarantine):
-            run.lane.drop(batch)
-        assert isinstance(verdict, Quarantine if alone == REFUSALS else Split)
-        assert not run.lane.batches or run.lane.outgoing is Outgoing.SPLIT
-    assert (alone, run.ledger.quarantined) == (REFUSALS, {bad: "413"})
+    run.send_all({bad: Split("422")})
+    assert run.ledger.reasons == {bad: "422"}
     assert sorted(run.ledger.files) == [path for path in run.paths if path != bad]
     run.scan()
-    assert run.waiting() == [], "what is quarantined is not scanned again"
+    assert run.waiting() == [], "what is quarantined is not scanned again at once"
 
 
-def test_a_success_starts_the_count_of_refusals_of_a_file_anew(run):
-    """Only refusals in a row count; what becomes of other files says nothing about this one."""
+def test_a_refused_file_is_tried_again_alone_for_ever_and_ever_more_slowly(run):
+    """Minutes apart, after REFUSALS up to an hour; behind all others, and when it is taken it counts as any other."""
+    bad, tries = run.paths[0], []
     run.scan()
-    for _ in range(2):
-        run.lane.failed(Split("422"), run.lane.start())
-    assert [len(paths) for paths in run.waiting()] == [1, 1, 2]
-    for _ in range(REFUSALS - 1):
-        run.lane.failed(Split("422"), run.lane.start())
-    assert run.lane._refusals == {run.paths[0]: REFUSALS - 1}
+    run.send_all({bad: Split("400")})
+    while len(tries) < 9:
+        run.now += 1.0
+        if run.retries.is_due(attachments=False):
+            tries.append(run.now)
+            event_file(run.root / run.paths[1], 3 + len(tries))
+            run.scan()
+            assert run.waiting() == [[run.paths[1]], [bad]], "alone, behind all others"
+            assert run.retries.is_open is (len(tries) < REFUSALS)
+            run.send_all({bad: Split("400")})
+            assert not run.retries.is_due(attachments=False)
+    waits = [round(after - before) for before, after in zip([1000.0, *tries], tries, strict=False)]
+    assert waits == [60, 120, 600, 1200, 2400, 3600, 3600, 3600, 3600]
+    run.now += 3600.0
+    run.scan()
     run.done()
-    assert run.lane._refusals == {}
+    assert (run.ledger.quarantined, run.retries.is_due(attachments=False)) == ({}, False)
+
+
+def test_a_request_has_a_refused_file_tried_at_most_once_a_minute(run):
+    """A new uploader counts as a request; that the Hub is certain does not make it wait."""
+    bad = run.paths[0]
+    run.scan()
+    run.send_all({bad: Quarantine({bad: "foreign"})})
+    assert run.ledger.quarantined[bad].refusals == REFUSALS
+    run.now += RETRY_DISTANCE - 1
+    run.retries.request()
+    run.restart()
+    assert not run.retries.is_due(attachments=False)
+    run.now += 1
+    assert run.retries.is_due(attachments=False)
+    run.scan()
+    run.send_all({bad: Quarantine({bad: "foreign"})})
+    run.now += 5 * RETRY_DISTANCE
+    assert not run.retries.is_due(attachments=False)
+    run.retries.request()
+    assert run.retries.is_due(attachments=False)
+
+
+def test_a_clock_that_is_wrong_delays_no_try(run):
+    """The last try seems to lie in the future: the time of another host, or a filesystem that was moved."""
+    run.ledger.quarantine(run.paths[0], "why", 1, run.now + 7200.0)
+    run.restart()
+    assert run.retries.due(attachments=False) == {run.paths[0]}
+
+
+def test_a_refused_file_that_is_gone_keeps_no_uploader(run):
+    """It is not tried, and not waited for."""
+    bad = run.paths[0]
+    run.scan()
+    run.send_all({bad: Split("400")})
+    (run.root / bad).unlink()
+    run.now += RETRY_DISTANCE
+    assert run.retries.is_open
+    run.scan()
+    assert (run.waiting(), run.retries.is_open, run.retries.is_due(attachments=False)) == ([], False, False)
+
+
+def test_the_later_files_of_a_refused_one_wait_and_of_two_refused_ones_the_first_is_tried(run):
+    """TensorBoard drops points of a newer file when an older one of its writer grows."""
+    ours = [f"events.out.tfevents.{number:010d}.here.1.0123abcd" for number in range(1, 4)]
+    for path in ours:
+        event_file(run.root / path, 2)
+    for path in run.paths:
+        (run.root / path).unlink()
+    run.scan()
+    run.send_all({ours[0]: Split("400")})
+    run.scan()
+    assert run.waiting() == []
+    run.ledger.quarantine(ours[1], "why", 1)
+    run.now += RETRY_DISTANCE
+    run.restart()
+    run.scan()
+    assert run.waiting() == [[ours[0]]]
+
+
+# 413
+
+
+def lengths(run) -> list[int]:
+    """The lengths of the batches of one file."""
+    return [batch.files[0].length for batch in run.lane.batches if len(batch.files) == 1]
+
+
+@pytest.fixture
+def large(run) -> int:
+    """The length of the only event file, which has 64 records of one size."""
+    for path in run.paths[1:]:
+        (run.root / path).unlink()
+    event_file(run.root / run.paths[0], 64)
+    run.scan()
+    return lengths(run)[0]
+
+
+def test_of_a_file_that_is_too_large_less_is_sent_and_soon_all_of_it(run, large):
+    """Three answers 413, of a proxy that had a bad moment: whole records, always more than the Hub has."""
+    data, sent = (run.root / run.paths[0]).read_bytes(), []
+    for _ in range(3):
+        batch = run.lane.start()
+        assert isinstance(run.lane.failed(Split("413", too_large=True), batch)[0], Split)
+        assert lengths(run)[1:] == [large], "the whole file stays in the outbox"
+        assert run.lane.outgoing is Outgoing.SPLIT
+    while run.lane.batches:
+        sent.append(lengths(run)[0])
+        run.done()
+    assert sent[-1] == large
+    assert len(sent) == 2
+    fd = os.open(run.root / run.paths[0], os.O_RDONLY)
+    assert framing.whole_length(fd, 0, sent[0]) == sent[0], "at the end of a record"
+    os.close(fd)
+    assert large / 16 < sent[0] < large / 4
     assert run.ledger.quarantined == {}
+    assert len(data) == large
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.99])
+def test_of_a_file_that_stays_too_large_the_most_is_sent_that_the_hub_takes(run, large, share):
+    """Then it is quarantined; each later try costs one request."""
+    limit, requests = int(large * share), 0
+    while run.lane.batches:
+        requests += 1
+        batch = run.lane.start()
+        too_large = batch.files[0].length > limit
+        run.done() if not too_large else run.fail(Split("413", too_large=True))
+    fd = os.open(run.root / run.paths[0], os.O_RDONLY)
+    assert run.ledger.length(run.paths[0]) == framing.whole_length(fd, 0, limit)
+    os.close(fd)
+    assert requests < 25
+    assert run.ledger.reasons == {run.paths[0]: "413"}
+    run.now += 3600.0
+    run.scan()
+    run.fail(Split("413", too_large=True))
+    assert (run.waiting(), run.ledger.quarantined[run.paths[0]].refusals) == ([], 2)
+
+
+def test_a_single_record_that_is_too_large_is_refused_at_once(run):
+    """Nothing shorter is a whole record."""
+    (run.root / run.paths[0]).write_bytes(framing.frame(framing.version_event(1.0)))
+    for path in run.paths[1:]:
+        (run.root / path).unlink()
+    run.scan()
+    run.fail(Split("413", too_large=True))
+    assert run.ledger.reasons == {run.paths[0]: "413"}
+
+
+def test_a_first_record_that_takes_most_of_a_file_is_sent_before_the_rest(run):
+    """Half of the file has no whole record."""
+    record = framing.frame(framing.version_event(1.0))
+    big = framing.frame(b"x" * 1000)
+    (run.root / run.paths[0]).write_bytes(big + record)
+    for path in run.paths[1:]:
+        (run.root / path).unlink()
+    run.scan()
+    run.fail(Split("413", too_large=True))
+    assert lengths(run) == [len(big), len(big + record)]
 
 
 @pytest.mark.parametrize("verdict", [Retry("down"), Unknown("lost"), Moved("412"), Refused("403", "")])
