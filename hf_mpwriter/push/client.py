@@ -32,7 +32,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from hf_mpwriter.base.files import LocalFile, git_hasher
+from hf_mpwriter.base.files import PAYLOAD_LIMIT, LocalFile, git_hasher
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Sent, Split
 from hf_mpwriter.push.classify import classify
@@ -129,17 +129,19 @@ class Hub:
                     found[wanted[info.path]] = _remote(info)
         return found
 
-    def begins_with(self, path: str, local: str, revision: str) -> bool:
+    def begins_with(self, path: str, local: str, revision: str, size: int) -> bool:
         """Whether the Hub's copy begins with the whole local file; the copy is downloaded.
 
         Args:
             path: of the run directory.
             local: absolute path of the local file.
             revision: of the Hub's copy.
+            size: bytes of the Hub's copy.
         """
         with tempfile.TemporaryDirectory() as folder:
             where: dict[str, Any] = {**self._where, "filename": self._destination.path(path), "revision": revision}
-            copy = self._api.hf_hub_download(**where, local_dir=folder)
+            with self._transport.expecting(size):
+                copy = self._api.hf_hub_download(**where, local_dir=folder)
             size = os.stat(local).st_size
             return size <= os.stat(copy).st_size and digest(copy, size) == digest(local, size)
 
@@ -260,12 +262,17 @@ def _chunks(items: Sequence[str], size: int) -> Iterator[list[str]]:
 
 
 def _addition(source: Source, path_in_repo: str) -> CommitOperationAdd:
-    """A file that may still grow goes as bytes cut at the snapshot's length, a finished one or a copy as a path."""
+    """A file that may still grow goes as bytes cut at the snapshot's length, a finished one or a copy as a path.
+
+    A large one has been copied, or is quiet, see `snapshot/large_files`.
+    """
     file, size = source.file, os.stat(source.path).st_size
     if file.sha256 and (size != file.length or digest(source.path, size) != file.sha256):
         raise OSError(f"the copy of {file.path} is damaged")
-    if not file.growing and size == file.length:
+    if size == file.length and (not file.growing or file.is_large):
         return CommitOperationAdd(path_in_repo=path_in_repo, path_or_fileobj=source.path)
+    if file.length > PAYLOAD_LIMIT:
+        raise OSError(f"{file.path} is too long to be held in memory")
     with open(source.path, "rb") as opened:
         data = opened.read(file.length)
     if len(data) != file.length:
@@ -278,6 +285,8 @@ def _sent(source: Source, addition: CommitOperationAdd) -> tuple[str, Sent] | No
     file = source.file
     if os.stat(source.path).st_size < file.length:
         raise FileNotFoundError(f"{file.path} became shorter while it was sent")
+    if file.is_large and os.stat(source.path).st_size != file.length:
+        raise OSError(f"{file.path} has changed while it was sent")
     if getattr(addition, "_should_ignore", False):
         return None
     if file.sha256:

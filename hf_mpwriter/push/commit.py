@@ -27,11 +27,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from hf_mpwriter.base import names
-from hf_mpwriter.base.files import LocalFile
+from hf_mpwriter.base.files import PAYLOAD_LIMIT, LocalFile
 from hf_mpwriter.base.verdicts import Done, Moved, Quarantine, Retry, Sent, Split, Unknown, Verdict
 from hf_mpwriter.push.classify import classify, text_of
 from hf_mpwriter.push.client import Hub, Remote, Source, same_content
 from hf_mpwriter.push.job import Job
+from hf_mpwriter.snapshot import large_files
 from hf_mpwriter.system import disk
 
 MOVED_TRIES = 3  # times that a push reads the head again after 412
@@ -100,7 +101,10 @@ def sources(job: Job, files: Iterable[LocalFile]) -> Iterator[list[Source]]:
             top, relative = (job.copies, file.sha256) if file.sha256 else (job.run_dir, file.path)
             fd = disk.open_beneath(top, relative)
             stack.callback(os.close, fd)
-            found.append(Source(file, f"/proc/self/fd/{fd}" if FDS else os.path.join(top, relative)))
+            path = f"/proc/self/fd/{fd}" if FDS else os.path.join(top, relative)
+            if file.length > PAYLOAD_LIMIT and not file.sha256 and not large_files.is_final(fd, file):
+                path = stack.enter_context(large_files.snapshot_of(fd, file.length, os.path.dirname(job.copies)))
+            found.append(Source(file, path))
         yield found
 
 
@@ -144,7 +148,8 @@ def _compare(job: Job, hub: Hub, notify: Notify, own_head: str | None) -> Compar
     there = hub.sizes(unsure, parent) if unsure else {}
     found, differing = read_back(job, unsure, there)
     for path in [path for path in differing if _is_shorter(job, path, there[path])]:
-        if hub.begins_with(path, os.path.join(job.run_dir, path), parent):  # a backup was restored, without its ledger
+        local = os.path.join(job.run_dir, path)
+        if hub.begins_with(path, local, parent, there[path].size):  # a backup was restored, without its ledger
             found[path] = Sent(there[path].size, there[path].sha256 or "")
             del differing[path]
     return Comparison(parent, found, differing, complete=own_head is None)

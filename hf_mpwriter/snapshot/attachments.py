@@ -190,6 +190,14 @@ class Attachments:
         return known
 
 
+def check_room(directory: str, size: int) -> None:
+    """Refuse a copy of `size` bytes that would fill the disk; OSError."""
+    room = os.statvfs(directory)
+    reserve = max(RESERVE, RESERVE_SHARE * room.f_blocks * room.f_frsize)
+    if room.f_bavail * room.f_frsize - size < reserve:
+        raise OSError("too little room is left on this disk for a copy")
+
+
 def copy_path(directory: str, file: LocalFile) -> str:
     """Path of the copy of an attachment."""
     return os.path.join(directory, file.sha256)
@@ -226,7 +234,8 @@ class Copies:
         disk.make_dirs(self._directory)
         temporary = os.path.join(self._directory, "taking")
         try:
-            self._check_room(file)
+            size = os.stat(os.path.join(self._run_dir, file.path), follow_symlinks=False).st_size
+            check_room(self._directory, max(file.length, size))
             for _ in range(READINGS):
                 before = file
                 try:
@@ -251,13 +260,6 @@ class Copies:
             return found
         finally:
             os.close(fd)
-
-    def _check_room(self, file: LocalFile) -> None:
-        room = os.statvfs(self._directory)
-        reserve = max(RESERVE, RESERVE_SHARE * room.f_blocks * room.f_frsize)
-        size = max(file.length, os.stat(os.path.join(self._run_dir, file.path), follow_symlinks=False).st_size)
-        if room.f_bavail * room.f_frsize - size < reserve:
-            raise OSError("too little room is left on this disk for a copy")
 
     def keep(self, files: Iterable[LocalFile]) -> None:
         """Remove all copies but those of these files."""

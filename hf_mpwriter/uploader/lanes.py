@@ -10,6 +10,8 @@ lane. This module owns the lane of event files: its batches are in the outbox.
 Invariants:
 - A batch that is refused as a whole (Split) is replaced by its halves, until one file is left to blame.
 - A file is quarantined when the Hub has refused it alone REFUSALS times in a row, or names it.
+- A large file of another writer that cannot be copied now waits, see `snapshot/large_files`. It is quarantined while it
+  cannot be copied at all.
 - Batches that are older than the last failure are not sent: a scan replaces them. Halves of a refused batch, and what
   waits while a request may still be under way, are sent as they are.
 """
@@ -18,11 +20,14 @@ from __future__ import annotations
 
 import abc
 import logging
+import time
+from collections.abc import Callable
 
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.base.verdicts import Quarantine, Split, Verdict
 from hf_mpwriter.snapshot.event_files import EventFileScan, bounded, pending
+from hf_mpwriter.snapshot.large_files import LargeFiles
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.members import Members
 from hf_mpwriter.spool.outbox import Batch, Outbox
@@ -115,15 +120,25 @@ class EventFileLane(Lane):
         outbox: keeps the batches.
         ledger: what the Hub is known to hold.
         backoff: the waits after failures.
+        clock: monotonic seconds.
 
     Attributes:
         has_scanned: whether a scan was made since the ledger last lost something.
         blind_scans: scans in a row that may fail for what cannot be read.
     """
 
-    def __init__(self, run_dir: str, outbox: Outbox, ledger: Ledger, backoff: Backoff) -> None:
+    def __init__(
+        self,
+        run_dir: str,
+        outbox: Outbox,
+        ledger: Ledger,
+        backoff: Backoff,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         super().__init__(ledger, backoff)
         self._outbox, self._scan = outbox, EventFileScan(run_dir)
+        self._large = LargeFiles(run_dir, outbox.directory, clock)
+        self._left_out: dict[str, str] = {}  # large files that cannot be sent -> the reason
         self._up_to_date = self._splitting = self.has_scanned = False
         self.blind_scans = BLIND_SCANS
 
@@ -141,19 +156,45 @@ class EventFileLane(Lane):
             return Outgoing.SPLIT
         return Outgoing.READY if self._up_to_date else Outgoing.STALE
 
-    def scan(self, members: Members) -> list[LocalFile]:
+    def start(self) -> Batch:
+        """The batch whose push starts now."""
+        batch = super().start()
+        self._large.started(batch.files)
+        return batch
+
+    def scan(self, members: Members, *, everything: bool = False) -> list[LocalFile]:
         """Put what the Hub lacks into the outbox; all event files that are there.
+
+        Args:
+            members: of the run.
+            everything: see `LargeFiles.left_for_later`.
 
         Raises:
             OSError: a file cannot be read or made durable; the outbox is as it was.
         """
         files = self._scan.files(self.settings.allows, members.growing, self.blind_scans)
-        waiting = pending(files, self._ledger.covers, self._ledger.quarantined)
+        later = self._leave_large(files, everything=everything)
+        waiting = pending(files, self._ledger.covers, self._ledger.quarantined.keys() | later)
         self._outbox.put(bounded(waiting))
         if self._outbox.trouble:
             logger.info(self._outbox.trouble)
         self._up_to_date = self.has_scanned = True
         return files
+
+    def _leave_large(self, files: list[LocalFile], *, everything: bool) -> set[str]:
+        """The large files that are left for later; quarantined for as long as they cannot be sent at all."""
+        lacking = [file for file in files if not self._ledger.covers(file)]
+        later = self._large.left_for_later(lacking, everything=everything)
+        reasons = {path: reason for path, reason in later.items() if reason}
+        for path, reason in self._left_out.items():
+            if path not in reasons and self._ledger.quarantined.get(path) == reason:
+                del self._ledger.quarantined[path]
+        for path, reason in reasons.items():
+            if self._left_out.get(path) != reason:
+                logger.info("%s is left out: %s", path, reason)
+        self._left_out = reasons
+        self._ledger.quarantined |= reasons
+        return set(later)
 
     def require_scan(self) -> None:
         """Scan again before the next push: it comes late, or something has failed."""

@@ -106,7 +106,7 @@ class Uploader:
         first = self._clock() + FIRST_DELAY
         limit = RateLimit(destination, Environment.read().commits_per_hour, folders(os.environ, self._spool.root))
         self._pacing, backoff = Pacing(self._clock, rng, limit, first), Backoff(self._clock, rng)
-        self._events = EventFileLane(self._spool.run_dir, waiting, self._ledger, self._pacing)
+        self._events = EventFileLane(self._spool.run_dir, waiting, self._ledger, self._pacing, self._clock)
         self._attachments = AttachmentLane(self._spool, self._host.copies, self._ledger, backoff, self._clock, first)
         self._in_flight = InFlight(self._spool, self._host, waiting, self._ledger, self._pacing, self._clock)
         self._in_flight.recover()
@@ -225,7 +225,10 @@ class Uploader:
 
     def _scan(self, members: list[Member]) -> None:
         try:
-            files = self._events.scan(self._members)
+            alone, quarantined = not any(member.alive for member in members), dict(self._ledger.quarantined)
+            files = self._events.scan(self._members, everything=alone or self._audit)
+            if self._ledger.quarantined != quarantined:  # a large file is left out, or is not any more
+                self._in_flight.save_ledger()
         except OSError as error:
             logger.info("cannot scan the event files: %s", error)
             self._pacing.hold(Step(FIRST_WAIT))
