@@ -30,7 +30,9 @@ from hf_mpwriter.worker.role import Role
 QUIET_WAIT = 2.0  # seconds; a longer wait is logged
 
 
-def lengths_to_await(spool: Spool, settings: Settings, role: Role, own: dict[str, int]) -> dict[str, int]:
+def lengths_to_await(
+    spool: Spool, settings: Settings, role: Role, own: dict[str, int], view: Progress
+) -> dict[str, int]:
     """Bytes per path that are to be on the Hub before this process ends.
 
     Args:
@@ -38,13 +40,14 @@ def lengths_to_await(spool: Spool, settings: Settings, role: Role, own: dict[str
         settings: which files are uploaded.
         role: of this process.
         own: bytes per path that it has written itself.
+        view: of the run.
     """
     if not settings.exit_timeout or not role.is_reporter:
         return own
     lengths = attachments.sizes(spool.run_dir, settings.allows) | own
     if role.rank is not None:
         return lengths
-    ledger = Progress(spool).ledger()
+    ledger = view.ledger()
     # what the Hub has, or this process has written, is not read again: that may take minutes
     scan = EventFileScan(spool.run_dir, lambda path: max(own.get(path, 0), ledger.length(path) if ledger else 0))
     try:
@@ -56,11 +59,17 @@ def lengths_to_await(spool: Spool, settings: Settings, role: Role, own: dict[str
 
 
 def wait(
-    spool: Spool, lengths: dict[str, int], timeout: float, role: Role, ensure_uploader: Callable[[], object]
+    view: Progress,
+    spool: Spool,
+    lengths: dict[str, int],
+    timeout: float,
+    role: Role,
+    ensure_uploader: Callable[[], object],
 ) -> None:
     """Wait until the Hub has these lengths; log what it does not have.
 
     Args:
+        view: of the run.
         spool: of the run directory.
         lengths: bytes per path.
         timeout: seconds; offline there is no wait.
@@ -70,7 +79,7 @@ def wait(
     Raises:
         KeyboardInterrupt: the user ended the wait; what is missing has been logged.
     """
-    view, started, timeout = Progress(spool), time.monotonic(), 0.0 if is_offline() else timeout
+    started, timeout = time.monotonic(), 0.0 if is_offline() else timeout
     lengths = _without_removed(spool, view, lengths, role)
     asked = view.changes(lengths)
     is_logged = not role.is_reporter

@@ -290,16 +290,15 @@ class Worker:
         """
         if not self._uploads or not self.role.waits:
             return
-        settings = self.membership.settings
-        lengths = shutdown.lengths_to_await(self.spool, settings, self.role, self.files.lengths())
-        view = Progress(self.spool)
+        settings, view, started = self.membership.settings, Progress(self.spool), self._clock()
+        lengths = shutdown.lengths_to_await(self.spool, settings, self.role, self.files.lengths(), view)
         before, self._waited_for = self._waited_for, (lengths, view.changes(lengths))
         if before == self._waited_for:  # the end of a with block has waited already
             return
         missing = view.missing(before[0], asked=before[1])
         in_vain = missing and not view.is_hopeless(missing)  # one such wait is enough until the Hub is back
-        timeout = 0.0 if in_vain else max(0.0, settings.exit_timeout - spent)
-        shutdown.wait(self.spool, lengths, timeout, self.role, self.keep_house)
+        timeout = 0.0 if in_vain else max(0.0, settings.exit_timeout - spent - (self._clock() - started))
+        shutdown.wait(view, self.spool, lengths, timeout, self.role, self.keep_house)
 
     def after_fork(self, limits: Limits) -> None:
         """In the child: forget everything that is the parent's."""

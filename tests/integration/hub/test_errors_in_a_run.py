@@ -21,6 +21,7 @@ from hf_mpwriter.base.settings import OFFLINE
 from hf_mpwriter.cli.main import main
 from hf_mpwriter.localhub import LocalHub
 from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.worker import shutdown
 from hf_mpwriter.worker.role import Role
 
@@ -93,7 +94,7 @@ def test_offline_no_process_waits_for_the_hub(tmp_path, monkeypatch, name):
     monkeypatch.setenv(name, "on")
     spool = Spool(str(tmp_path / "run"))
     spool.create()
-    shutdown.wait(spool, {"a": 1}, 86400.0, Role(None, None), lambda: pytest.fail("it waits"))
+    shutdown.wait(Progress(spool), spool, {"a": 1}, 86400.0, Role(None, None), lambda: pytest.fail("it waits"))
 
 
 def test_where_xet_fails_content_goes_by_lfs(hub, run_dir, start):
