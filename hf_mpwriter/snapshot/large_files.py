@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import tempfile
 import time
@@ -34,7 +33,6 @@ from hf_mpwriter.system import disk
 QUIET = 600.0  # seconds without a change after which a file is taken for unchanged while it is sent
 COPY_EVERY = 3600.0  # seconds between two copies of a file
 CHUNK = 64 << 20  # bytes copied at once
-FICLONE = 0x40049409  # of <linux/fs.h>
 FDS = os.path.isdir("/proc/self/fd")  # whether there are paths that lead to descriptors
 
 
@@ -82,7 +80,7 @@ class LargeFiles:
             if not everything and self._clock() < self._sent_at.get(file.path, -COPY_EVERY) + COPY_EVERY:
                 return ""
             with _nameless(self._scratch) as copy:
-                if not _clone(fd, copy):
+                if not disk.clone(fd, copy):
                     check_room(self._scratch, file.length)
         except OSError as error:
             return f"it still grows, and a copy of {file.length >> 20} MiB cannot be made: {error.strerror or error}"
@@ -110,7 +108,7 @@ def snapshot_of(fd: int, length: int, scratch: str) -> Iterator[str]:
         OSError: too little room is left, or the disk refuses; the file is shorter.
     """
     with _nameless(scratch) as copy:
-        if not _clone(fd, copy):
+        if not disk.clone(fd, copy):
             check_room(scratch, length)
             _copy(fd, copy, length)
         if os.fstat(copy).st_size < length:
@@ -137,15 +135,6 @@ def _nameless(directory: str) -> Iterator[int]:
 
 def _name_of(fd: int) -> str:
     return _names[fd]
-
-
-def _clone(source: int, target: int) -> bool:
-    """Let a file share the content of another one; False if the filesystem cannot."""
-    try:
-        fcntl.ioctl(target, FICLONE, source)
-    except OSError:
-        return False
-    return True
 
 
 def _copy(source: int, target: int, length: int) -> None:

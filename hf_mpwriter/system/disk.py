@@ -19,6 +19,7 @@ Invariants:
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 
@@ -26,6 +27,7 @@ from hf_mpwriter.system import failpoints, sharing
 
 FILE_MODE = 0o600
 DIR_MODE = 0o700
+FICLONE = 0x40049409  # of <linux/fs.h>
 NOT_REGULAR = (errno.EISDIR, errno.EINVAL, errno.ELOOP, errno.ENXIO)  # opening a directory, a link, a pipe, a socket
 CHUNK = 1 << 20  # bytes that `write_again` copies at once
 READ_LIMIT = 64 << 20  # bytes of a file of ours; a ledger of 100,000 paths has half of that
@@ -68,6 +70,15 @@ def fsync_dir(path: str, word: str) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def clone(source: int, target: int) -> bool:
+    """Let an empty file share the content of another one, which takes no room; False if the filesystem cannot."""
+    try:
+        fcntl.ioctl(target, FICLONE, source)
+    except OSError:
+        return False
+    return True
 
 
 def write_all(fd: int, data: bytes) -> None:
