@@ -33,6 +33,7 @@ from hf_mpwriter.system import disk
 QUIET = 600.0  # seconds without a change after which a file is taken for unchanged while it is sent
 COPY_EVERY = 3600.0  # seconds between two copies of a file
 CHUNK = 64 << 20  # bytes copied at once
+NO_COPY = "it still grows, and a copy of it cannot be made"  # how a reason begins
 FDS = os.path.isdir("/proc/self/fd")  # whether there are paths that lead to descriptors
 
 
@@ -83,7 +84,7 @@ class LargeFiles:
                 if not disk.clone(fd, copy):
                     check_room(self._scratch, file.length)
         except OSError as error:
-            return f"it still grows, and a copy of {file.length >> 20} MiB cannot be made: {error.strerror or error}"
+            return f"{NO_COPY}: {error.strerror or error}"
         finally:
             os.close(fd)
         return None

@@ -27,7 +27,7 @@ from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.base.verdicts import Quarantine, Split, Verdict
 from hf_mpwriter.snapshot.event_files import EventFileScan, bounded, pending
-from hf_mpwriter.snapshot.large_files import LargeFiles
+from hf_mpwriter.snapshot.large_files import NO_COPY, LargeFiles
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.members import Members
 from hf_mpwriter.spool.outbox import Batch, Outbox
@@ -138,7 +138,6 @@ class EventFileLane(Lane):
         super().__init__(ledger, backoff)
         self._outbox, self._scan = outbox, EventFileScan(run_dir)
         self._large = LargeFiles(run_dir, outbox.directory, clock)
-        self._left_out: dict[str, str] = {}  # large files that cannot be sent -> the reason
         self._up_to_date = self._splitting = self.has_scanned = False
         self.blind_scans = BLIND_SCANS
 
@@ -186,13 +185,12 @@ class EventFileLane(Lane):
         lacking = [file for file in files if not self._ledger.covers(file)]
         later = self._large.left_for_later(lacking, everything=everything)
         reasons = {path: reason for path, reason in later.items() if reason}
-        for path, reason in self._left_out.items():
-            if path not in reasons and self._ledger.quarantined.get(path) == reason:
+        for path, reason in list(self._ledger.quarantined.items()):  # perhaps of an earlier uploader
+            if reason.startswith(NO_COPY) and path not in reasons:
                 del self._ledger.quarantined[path]
         for path, reason in reasons.items():
-            if self._left_out.get(path) != reason:
+            if self._ledger.quarantined.get(path) != reason:
                 logger.info("%s is left out: %s", path, reason)
-        self._left_out = reasons
         self._ledger.quarantined |= reasons
         return set(later)
 

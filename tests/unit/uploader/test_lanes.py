@@ -33,8 +33,13 @@ class Run:
             event_file(root / path, 2)
         self.ledger = Ledger(Destination("https://hub", "me/run"), settings=Settings())
         self.outbox = Outbox(self.spool.host("h"), self.spool.run_dir)
-        backoff = Backoff(lambda: 1000.0, random.Random(1))
-        self.lane = EventFileLane(self.spool.run_dir, self.outbox, self.ledger, backoff)
+        self.lane = self.new_lane()
+
+    def new_lane(self) -> EventFileLane:
+        """The lane of an uploader that has just started."""
+        return EventFileLane(
+            self.spool.run_dir, self.outbox, self.ledger, Backoff(lambda: 1000.0, random.Random(1)), lambda: 1000.0
+        )
 
     def scan(self) -> None:
         """Put what the Hub lacks into the outbox."""
@@ -151,6 +156,7 @@ def test_a_large_file_for_which_there_is_no_room_is_told_and_holds_back_no_other
         assert run.waiting() == [[run.paths[0]]]
         assert "too little room" in run.ledger.quarantined[path]
         run.done()
+    run.lane = run.new_lane()  # the next uploader
     run.scan()
     assert (run.waiting(), run.ledger.quarantined) == ([[path]], {})
     run.lane.start()
