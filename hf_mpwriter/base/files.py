@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from hf_mpwriter.base.names import is_attachment, is_run_path
 from hf_mpwriter.base.verdicts import Sent
 
+PAYLOAD_LIMIT = 128 << 20  # bytes of one file that a push holds in memory; a segment of ours has no more
 BATCH_FILES = 100  # files in one batch
 BATCH_IN_MEMORY = 64 << 20  # bytes of one batch that the push holds in memory
 BATCH_BYTES = 512 << 20  # bytes in one batch
@@ -67,7 +68,13 @@ class LocalFile:
     @property
     def in_memory(self) -> bool:
         """Whether a push holds the content in memory, to cut it at `length` or to put it into the commit itself."""
-        return self.growing or (bool(self.sha256) and self.length <= REGULAR_BYTES)
+        limit = PAYLOAD_LIMIT if self.growing else REGULAR_BYTES if self.sha256 else 0
+        return self.length <= limit
+
+    @property
+    def is_large(self) -> bool:
+        """Whether it may still grow and is too long to be held in memory, see `snapshot/large_files`."""
+        return self.growing and self.length > PAYLOAD_LIMIT
 
 
 def git_hasher(size: int) -> hashlib._Hash:

@@ -37,7 +37,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from hf_mpwriter.base.files import LocalFile, git_hasher
+from hf_mpwriter.base.files import PAYLOAD_LIMIT, LocalFile, git_hasher
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Sent, Split
 from hf_mpwriter.push.classify import classify
@@ -46,6 +46,7 @@ from hf_mpwriter.push.transport import Transport
 PATHS_PER_REQUEST = 500
 CHUNK = 1 << 20  # bytes hashed at once
 CARD_TIMEOUT = 15.0  # seconds; the events do not wait longer for a model card
+LARGEST_FILE = 50 << 30  # bytes that the Hub takes in one file
 PARENT_DIGITS = 40  # hex digits of a commit id that the client can name
 TAG = "hf-summary-writer"  # what huggingface_hub's HFSummaryWriter adds to the model card
 
@@ -142,31 +143,34 @@ class Hub:
                     found[wanted[info.path]] = _remote(info)
         return found
 
-    def begins_with(self, path: str, local: str, revision: str, scratch: str) -> bool:
+    def begins_with(self, path: str, local: str, revision: str, size: int, scratch: str) -> bool:
         """Whether the Hub's copy begins with the whole local file; the copy is downloaded.
 
         Args:
             path: of the run directory.
             local: absolute path of the local file.
             revision: of the Hub's copy.
+            size: bytes of the Hub's copy.
             scratch: directory for the copy, absolute path; it is emptied before and after.
         """
-        with self._copy(path, revision, scratch) as copy:
+        with self._copy(path, revision, size, scratch) as copy:
             size = os.stat(local).st_size
             return size <= os.stat(copy).st_size and digest(copy, size) == digest(local, size)
 
-    def measure(self, path: str, revision: str, scratch: str) -> Remote:
+    def measure(self, path: str, revision: str, size: int, scratch: str) -> Remote:
         """What the Hub's copy really is, whatever it says of it; the copy is downloaded, see `begins_with`."""
-        with self._copy(path, revision, scratch) as copy:
+        with self._copy(path, revision, size, scratch) as copy:
             size = os.stat(copy).st_size
             return Remote(size, digest(copy, size), _feed(git_hasher(size), copy, size))
 
     @contextlib.contextmanager
-    def _copy(self, path: str, revision: str, scratch: str) -> Iterator[str]:
+    def _copy(self, path: str, revision: str, size: int, scratch: str) -> Iterator[str]:
         where: dict[str, Any] = {**self._where, "filename": self._destination.path(path), "revision": revision}
         shutil.rmtree(scratch, ignore_errors=True)
         try:
-            yield self._api.hf_hub_download(**where, local_dir=scratch)
+            with self._transport.expecting(size):
+                copy = self._api.hf_hub_download(**where, local_dir=scratch)
+            yield copy
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
@@ -261,7 +265,7 @@ class Hub:
     def content(self, path: str, revision: str) -> Remote:
         """What a download gives of a file at one commit: its real size and sha256, whatever `tree` says."""
         with tempfile.TemporaryDirectory() as folder:
-            return self.measure(path, revision, os.path.join(folder, "copy"))
+            return self.measure(path, revision, LARGEST_FILE, os.path.join(folder, "copy"))
 
     def tree(self, revision: str) -> dict[str, Remote]:
         """All files below the destination's folder at one commit, by path relative to it."""
@@ -284,12 +288,17 @@ def _chunks(items: Sequence[str], size: int) -> Iterator[list[str]]:
 
 
 def _addition(source: Source, path_in_repo: str) -> CommitOperationAdd:
-    """A file that may still grow goes as bytes cut at the snapshot's length, a finished one or a copy as a path."""
+    """A file that may still grow goes as bytes cut at the snapshot's length, a finished one or a copy as a path.
+
+    A large one has been copied, or is quiet, see `snapshot/large_files`.
+    """
     file, size = source.file, os.stat(source.path).st_size
     if file.sha256 and (size != file.length or digest(source.path, size) != file.sha256):
         raise OSError(f"the copy of {file.path} is damaged")
-    if not file.growing and size == file.length:
+    if size == file.length and (not file.growing or file.is_large):
         return CommitOperationAdd(path_in_repo=path_in_repo, path_or_fileobj=source.path)
+    if file.length > PAYLOAD_LIMIT:
+        raise OSError(f"{file.path} is too long to be held in memory")
     with open(source.path, "rb") as opened:
         data = opened.read(file.length)
     if len(data) != file.length:
@@ -302,6 +311,8 @@ def _sent(source: Source, addition: CommitOperationAdd) -> tuple[str, Sent] | No
     file = source.file
     if os.stat(source.path).st_size < file.length:
         raise FileNotFoundError(f"{file.path} became shorter while it was sent")
+    if file.is_large and os.stat(source.path).st_size != file.length:
+        raise OSError(f"{file.path} has changed while it was sent")
     if getattr(addition, "_should_ignore", False):
         return None
     if file.sha256:

@@ -32,11 +32,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from hf_mpwriter.base import names
-from hf_mpwriter.base.files import LocalFile
+from hf_mpwriter.base.files import PAYLOAD_LIMIT, LocalFile
 from hf_mpwriter.base.verdicts import CREATED, Done, Moved, Quarantine, Refused, Retry, Sent, Split, Unknown, Verdict
 from hf_mpwriter.push.classify import classify, text_of
 from hf_mpwriter.push.client import PARENT_DIGITS, Hub, Remote, Source, same_content
 from hf_mpwriter.push.job import SCRATCH, Job
+from hf_mpwriter.snapshot import large_files
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Place
@@ -144,20 +145,31 @@ def sources(job: Job, spool: Spool, files: Iterable[LocalFile]) -> Iterator[list
         found = []
         for file in files:
             place = spool.directory / job.copies / file.sha256 if file.sha256 else spool.run / file.path
-            found.append(Source(file, stack.enter_context(opened(place))))
+            fd = disk.open_beneath(place)
+            stack.callback(os.close, fd)
+            path = path_to(fd, place)
+            if file.length > PAYLOAD_LIMIT and not file.sha256 and not large_files.is_final(fd, file):
+                scratch = (spool.directory / job.copies).parent
+                path = stack.enter_context(large_files.snapshot_of(fd, file.length, scratch))
+            found.append(Source(file, path))
         yield found
+
+
+def path_to(fd: int, place: Place) -> str:
+    """A path that leads to an open file, for the client, which takes no descriptor.
+
+    Without /proc it is the ordinary path: there a run directory into which strangers may write is not safe, because
+    they may rename in it meanwhile.
+    """
+    return f"/proc/self/fd/{fd}" if FDS else str(place)
 
 
 @contextlib.contextmanager
 def opened(place: Place) -> Iterator[str]:
-    """A path that leads to the regular file at a place, and to no other, whatever becomes of names.
-
-    The client takes no descriptor. Without /proc it gets the ordinary path: there a run directory into which strangers
-    may write is not safe, because they may rename in it meanwhile.
-    """
+    """A path that leads to the regular file at a place, and to no other, whatever becomes of names; see `path_to`."""
     fd = disk.open_beneath(place)
     try:
-        yield f"/proc/self/fd/{fd}" if FDS else str(place)
+        yield path_to(fd, place)
     finally:
         os.close(fd)
 
@@ -204,13 +216,15 @@ def _compare(job: Job, spool: Spool, hub: Hub, notify: Notify, own_head: str | N
     found, differing = read_back(job, spool, unsure, there)
     for path in [path for path in differing if _is_shorter(spool, path, there[path])]:
         with opened(spool.run / path) as local:
-            begins = hub.begins_with(path, local, parent, scratch)
+            begins = hub.begins_with(path, local, parent, there[path].size, scratch)
         if begins:  # a backup was restored, without its ledger
             found[path] = Sent(there[path].size, there[path].sha256 or "")
             del differing[path]
     if parent in (job.own_head, job.last_commit):
         for path in list(differing):
-            again, differs = read_back(job, spool, {path}, {path: hub.measure(path, parent, scratch)})
+            longest = max(there[path].size, job.known.get(path, NOTHING).length)
+            measured = {path: hub.measure(path, parent, longest, scratch)}
+            again, differs = read_back(job, spool, {path}, measured)
             if not differs:
                 found |= again
                 del differing[path]

@@ -192,6 +192,15 @@ class Attachments:
         return known
 
 
+def check_room(directory: Place, size: int) -> None:
+    """Refuse a copy of `size` bytes that would fill the disk; OSError."""
+    with (directory / "taking").held() as (fd, _):
+        room = os.fstatvfs(fd)
+    reserve = max(RESERVE, RESERVE_SHARE * room.f_blocks * room.f_frsize)
+    if room.f_bavail * room.f_frsize - size < reserve:
+        raise OSError("too little room is left on this disk for a copy")
+
+
 def copy_path(directory: Place, file: LocalFile) -> Place:
     """Place of the copy of an attachment."""
     return directory / file.sha256
@@ -228,7 +237,8 @@ class Copies:
         disk.make_dirs(self._directory)
         temporary = self._directory / "taking"
         try:
-            self._check_room(file)
+            size = (self._run / file.path).stat().st_size
+            check_room(self._directory, max(file.length, size))
             for _ in range(READINGS):
                 before = file
                 try:
@@ -253,14 +263,6 @@ class Copies:
             return found
         finally:
             os.close(fd)
-
-    def _check_room(self, file: LocalFile) -> None:
-        with (self._directory / "taking").held() as (directory, _):
-            room = os.fstatvfs(directory)
-        reserve = max(RESERVE, RESERVE_SHARE * room.f_blocks * room.f_frsize)
-        size = max(file.length, (self._run / file.path).stat().st_size)
-        if room.f_bavail * room.f_frsize - size < reserve:
-            raise OSError("too little room is left on this disk for a copy")
 
     def keep(self, files: Iterable[LocalFile]) -> None:
         """Remove all copies but those of these files."""

@@ -282,7 +282,8 @@ def bounded(
     memory = total = 0
     for file in files:
         held = file.length if file.in_memory else 0
-        full = groups and (len(groups[-1]) >= most or memory + held > in_memory or total + file.length > size)
+        alone = file.is_large or bool(groups and groups[-1][-1].is_large)  # it may fail for want of room
+        full = groups and (alone or len(groups[-1]) >= most or memory + held > in_memory or total + file.length > size)
         if not groups or full:
             groups.append([])
             memory = total = 0

@@ -87,6 +87,11 @@ class Outbox:
         self.batches = self._read_all()
         self._on_disk = list(self.batches)
 
+    @property
+    def directory(self) -> Place:
+        """Where the batches are; what has no name, or a temporary one, may be there too."""
+        return self._host.outbox
+
     def _path(self, number: int) -> Place:
         return self._host.outbox / f"{number:08d}.json"
 

@@ -8,12 +8,14 @@ Everything that waits uses it: the end of a process, `scheduler.trigger()`, `hf-
 
 Invariants:
 - It only reads. No request to the Hub and no reading of event files is needed.
-- A wait ends: at its timeout, or as soon as nothing can come before that.
+- A wait ends: at its timeout, or as soon as nothing can come before that. A ledger of 200,000 paths takes seconds to
+  read, so it is not read when that would end too late, and it takes a part of the time only.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import shlex
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -36,6 +38,8 @@ POLL = 0.05  # seconds between two checks of the ledger while waiting
 ENSURE_EVERY = 1.0  # seconds between two checks, while waiting, that an uploader lives
 NEVER = -1  # before any comparison of a ledger with the Hub
 NONE: Mapping[str, Quarantined] = {}  # refusals
+LOAD_PAUSE = 4.0  # times as long as the processor was busy with reading the ledgers, until they are read again
+CHECK_PAUSE = 4.0  # times as long as a check took, until the next one; at least POLL
 
 
 class Progress:
@@ -43,21 +47,34 @@ class Progress:
 
     Args:
         spool: of the run directory.
+        clock: monotonic seconds.
+
+    Attributes:
+        until: monotonic seconds; ledgers that were read before are not read again if that would take longer.
     """
 
-    def __init__(self, spool: Spool) -> None:
-        self._spool = spool
+    def __init__(self, spool: Spool, clock: Callable[[], float] = time.monotonic) -> None:
+        self._spool, self._clock = spool, clock
+        self.until = math.inf
+        self._load_took = self._next_load = 0.0
         self._seen: list[tuple[str, int, int]] | None = None
         self._ledger: Ledger | None = None
 
     def ledger(self) -> Ledger | None:
         """What the Hub is known to hold; None while the run has no destination."""
         seen = [(host, *_stamp(self._spool.host(host).ledger)) for host in self._spool.host_ids()]
-        if seen != self._seen or self._ledger is None:
+        if self._ledger is None or (seen != self._seen and self._may_load()):
+            started, busy = self._clock(), time.thread_time()
             destination = self._destination()
             self._ledger = load(self._spool, destination) if destination else None
             self._seen = seen
+            now, busy = self._clock(), time.thread_time() - busy
+            self._load_took, self._next_load = now - started, now + LOAD_PAUSE * busy
         return self._ledger
+
+    def _may_load(self) -> bool:
+        now = self._clock()
+        return now >= self._next_load and now + self._load_took <= self.until
 
     def _destination(self) -> Destination | None:
         try:
@@ -264,6 +281,7 @@ def wait(
         What is missing at the end, {} if nothing is.
     """
     end, started_at = clock() + timeout, time.time()
+    progress.until = end
     next_check, asked = 0.0, progress.changes(lengths) if asked is None else asked
     before = progress.refusals() if before is None else before
     while missing := progress.missing(lengths, since, asked):
@@ -277,7 +295,7 @@ def wait(
             next_check = now + ENSURE_EVERY
         if notify is not None:
             notify(missing)
-        time.sleep(POLL)
+        time.sleep(min(max(POLL, CHECK_PAUSE * (clock() - now)), max(0.0, end - clock())))
     return missing
 
 

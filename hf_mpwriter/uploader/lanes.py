@@ -14,6 +14,8 @@ Invariants:
   file that is too large (413), a shorter beginning of whole records goes first; the batch of the whole file stays.
 - A file is quarantined when the Hub refuses it alone, or names it. When it is tried again, it is alone in its batch,
   behind all others; the later files of its writer wait until the Hub has it.
+- A large file of another writer that cannot be copied now waits, see `snapshot/large_files`. It is quarantined while it
+  cannot be copied at all.
 - Batches that are older than the last failure are not sent: a scan replaces them. Halves of a refused batch, and what
   waits while a request may still be under way, are sent as they are.
 """
@@ -24,6 +26,8 @@ import abc
 import dataclasses
 import logging
 import os
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from hf_mpwriter.base.files import LocalFile
@@ -31,6 +35,7 @@ from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.base.verdicts import Quarantine, Split, Verdict
 from hf_mpwriter.events import framing
 from hf_mpwriter.snapshot.event_files import EventFileScan, bounded, pending, writer_of
+from hf_mpwriter.snapshot.large_files import NO_COPY, LargeFiles
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.members import Members
 from hf_mpwriter.spool.outbox import Batch, Outbox
@@ -142,15 +147,25 @@ class EventFileLane(Lane):
         ledger: what the Hub is known to hold.
         backoff: the waits after failures.
         retries: when refused paths are tried again.
+        clock: monotonic seconds.
 
     Attributes:
         has_scanned: whether a scan was made since the ledger last lost something.
         blind_scans: scans in a row that may fail for what cannot be read.
     """
 
-    def __init__(self, run: Directory, outbox: Outbox, ledger: Ledger, backoff: Backoff, retries: Retries) -> None:
+    def __init__(
+        self,
+        run: Directory,
+        outbox: Outbox,
+        ledger: Ledger,
+        backoff: Backoff,
+        retries: Retries,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         super().__init__(ledger, backoff, retries)
         self._run, self._outbox, self._scan = run, outbox, EventFileScan(run)
+        self._large = LargeFiles(run, outbox.directory, clock)
         self._too_large: dict[str, TooLarge] = {}
         self._up_to_date = self._splitting = self.has_scanned = False
         self.blind_scans = BLIND_SCANS
@@ -169,31 +184,56 @@ class EventFileLane(Lane):
             return Outgoing.SPLIT
         return Outgoing.READY if self._up_to_date else Outgoing.STALE
 
-    def scan(self, members: Members) -> list[LocalFile]:
+    def start(self) -> Batch:
+        """The batch whose push starts now."""
+        batch = super().start()
+        self._large.started(batch.files)
+        return batch
+
+    def scan(self, members: Members, *, everything: bool = False) -> list[LocalFile]:
         """Put what the Hub lacks into the outbox; all event files that are there.
+
+        Args:
+            members: of the run.
+            everything: see `LargeFiles.left_for_later`.
 
         Raises:
             OSError: a file cannot be read or made durable; the outbox is as it was.
         """
         files = self._scan.files(self.settings.allows, members.growing, self.blind_scans)
-        waiting = pending(files, self._ledger.covers, self._ledger.quarantined)
-        self._outbox.put([*bounded(waiting), *([file] for file in self._again(files))])
+        later = self._leave_large(files, everything=everything)
+        waiting = pending(files, self._ledger.covers, self._ledger.quarantined.keys() | later)
+        self._outbox.put([*bounded(waiting), *([file] for file in self._again(files, later))])
         if self._outbox.trouble:
             logger.info(self._outbox.trouble)
         self._up_to_date = self.has_scanned = True
         return files
 
-    def _again(self, files: list[LocalFile]) -> list[LocalFile]:
+    def _again(self, files: list[LocalFile], later: set[str]) -> list[LocalFile]:
         """Of the refused files those that are tried now, at most one of a writer."""
-        if not (due := self._retries.due(attachments=False)):
+        if not (due := self._retries.due(attachments=False) - later):
             return []
-        out = self._ledger.quarantined.keys() - due
+        out = (self._ledger.quarantined.keys() - due) | later
         first: dict[tuple[str, str], LocalFile] = {}
         for file in pending(files, self._ledger.covers, out):
             if file.path in due:
                 first.setdefault(writer_of(file.path), file)
         self._retries.postpone(due - {file.path for file in first.values()})
         return list(first.values())
+
+    def _leave_large(self, files: list[LocalFile], *, everything: bool) -> set[str]:
+        """The large files that are left for later; quarantined for as long as they cannot be sent at all."""
+        lacking = [file for file in files if not self._ledger.covers(file)]
+        later = self._large.left_for_later(lacking, everything=everything)
+        for path, entry in list(self._ledger.quarantined.items()):  # perhaps of an earlier uploader
+            if entry.reason.startswith(NO_COPY) and not later.get(path):
+                self._ledger.release(path)
+        for path, reason in later.items():
+            known = self._ledger.quarantined.get(path)
+            if reason and (known is None or (not known.refusals and known.reason != reason)):
+                logger.info("%s is left out: %s", path, reason)
+                self._ledger.quarantine(path, reason)
+        return set(later)
 
     def require_scan(self) -> None:
         """Scan again before the next push: it comes late, or something has failed."""

@@ -109,7 +109,7 @@ class Uploader:
         first = self._clock() + FIRST_DELAY
         limit = RateLimit(destination, Environment.read().commits_per_hour, folders(os.environ, self._spool.directory))
         self._pacing, backoff = Pacing(self._clock, self._rng, limit, first), Backoff(self._clock, self._rng)
-        self._events = EventFileLane(self._spool.run, waiting, self._ledger, self._pacing, self._retries)
+        self._events = EventFileLane(self._spool.run, waiting, self._ledger, self._pacing, self._retries, self._clock)
         self._attachments = AttachmentLane(
             self._spool, self._host.copies, self._ledger, backoff, self._retries, self._clock, first
         )
@@ -231,7 +231,10 @@ class Uploader:
 
     def _scan(self, members: list[Member]) -> None:
         try:
-            files = self._events.scan(self._members)
+            alone, quarantined = not any(member.alive for member in members), dict(self._ledger.quarantined)
+            files = self._events.scan(self._members, everything=alone or self._audit)
+            if self._ledger.quarantined != quarantined:  # a large file is left out, or is not any more
+                self._in_flight.save_ledger()
         except OSError as error:
             logger.info("cannot scan the event files: %s", error)
             self._pacing.hold(Step(FIRST_WAIT))

@@ -57,7 +57,7 @@ class Awaited(NamedTuple):
     damage: tuple[Damage, ...] = ()
 
 
-def to_await(spool: Spool, settings: Settings, role: Role, own: dict[str, int]) -> Awaited:
+def to_await(spool: Spool, settings: Settings, role: Role, own: dict[str, int], view: Progress) -> Awaited:
     """What is to be on the Hub before this process ends.
 
     Args:
@@ -65,13 +65,14 @@ def to_await(spool: Spool, settings: Settings, role: Role, own: dict[str, int]) 
         settings: which files are uploaded.
         role: of this process.
         own: bytes per path that it has written itself.
+        view: of the run.
     """
     if not settings.exit_timeout or not role.is_reporter:
         return Awaited(own)
     lengths = attachments.sizes(spool.run, settings.allows) | own
     if role.rank is not None:
         return Awaited(lengths)
-    ledger = Progress(spool).ledger()
+    ledger = view.ledger()
     # what the Hub has, or this process has written, is not read again: that may take minutes
     scan = EventFileScan(spool.run, lambda path: max(own.get(path, 0), ledger.length(path) if ledger else 0))
     try:
@@ -84,6 +85,7 @@ def to_await(spool: Spool, settings: Settings, role: Role, own: dict[str, int]) 
 
 
 def wait(
+    view: Progress,
     spool: Spool,
     awaited: Awaited,
     timeout: float,
@@ -94,6 +96,7 @@ def wait(
     """Wait until the Hub has these lengths; log what it does not have.
 
     Args:
+        view: of the run.
         spool: of the run directory.
         awaited: what to wait for.
         timeout: seconds; offline there is no wait.
@@ -104,7 +107,7 @@ def wait(
     Raises:
         KeyboardInterrupt: the user ended the wait; what is missing has been logged.
     """
-    view, started, timeout = Progress(spool), time.monotonic(), 0.0 if is_offline() else timeout
+    started, timeout = time.monotonic(), 0.0 if is_offline() else timeout
     until = time.time() + LINGER
     lengths = _without_removed(spool, view, awaited.lengths, role)
     asked = view.changes(lengths)

@@ -301,16 +301,15 @@ class Worker:
             self._tell_notices()
 
     def _wait(self, spent: float) -> None:
-        settings = self.membership.settings
-        awaited = shutdown.to_await(self.spool, settings, self.role, self.files.lengths())
-        view = Progress(self.spool)
+        settings, view, started = self.membership.settings, Progress(self.spool), self._clock()
+        awaited = shutdown.to_await(self.spool, settings, self.role, self.files.lengths(), view)
         before, self._waited_for = self._waited_for, (awaited.lengths, view.changes(awaited.lengths))
         if before == self._waited_for:  # the end of a with block has waited already
             return
         missing = view.missing(before[0], asked=before[1])
         in_vain = missing and not view.is_hopeless(missing)  # one such wait is enough until the Hub is back
-        timeout = 0.0 if in_vain else max(0.0, settings.exit_timeout - spent)
-        shutdown.wait(self.spool, awaited, timeout, self.role, self.keep_house, self.logged)
+        timeout = 0.0 if in_vain else max(0.0, settings.exit_timeout - spent - (self._clock() - started))
+        shutdown.wait(view, self.spool, awaited, timeout, self.role, self.keep_house, self.logged)
         self._let_go()
 
     def after_fork(self, limits: Limits) -> None:

@@ -103,8 +103,12 @@ def test_no_modules_import_each_other():
 
 
 def test_only_locks_imports_file_locks():
-    """Filelock and fcntl have one caller; the table of descriptors would not be complete otherwise."""
-    assert without(importers("filelock", "fcntl"), "localhub", "demo", "testing") == {"system.locks"}
+    """Locks are taken in one module; the table of descriptors would not be complete otherwise."""
+    apart = ("localhub", "demo", "testing")
+    assert without(importers("filelock"), *apart) == {"system.locks"}
+    assert without(importers("fcntl"), *apart) == {"system.locks", "system.disk"}
+    locking = {module for module, tree in TREES.items() if used(tree) & {"fcntl.flock", "fcntl.lockf"}}
+    assert without(locking, *apart) == {"system.locks"}
 
 
 def test_only_disk_syncs_links_and_renames():

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from support import event_file, scalar
 
 from hf_mpwriter.base import names
-from hf_mpwriter.base.files import LocalFile
+from hf_mpwriter.base.files import BATCH_IN_MEMORY, PAYLOAD_LIMIT, LocalFile
 from hf_mpwriter.base.verdicts import Sent
 from hf_mpwriter.events import framing
 from hf_mpwriter.snapshot.event_files import UNCHANGED, Damage, EventFileScan, bounded, pending
@@ -314,3 +314,28 @@ def test_damage_is_looked_for_behind_the_last_whole_record_only(tmp_path, monkey
     assert [file.length for file in found.files(lambda _: True, tuple)] == [after]
     assert found.damage(MODIFIED) == []
     assert min(reads) > before - 100
+
+
+def test_a_large_file_that_may_still_grow_is_alone_in_its_batch():
+    """It may fail for want of room on the disk, and must not hold back others; none is held in memory beside it."""
+    large = LocalFile("b.tfevents", PAYLOAD_LIMIT + 1, True)
+    files = [
+        LocalFile("a.tfevents", 5, True),
+        large,
+        LocalFile("c.tfevents", 5, False),
+        LocalFile("d.tfevents", 5, True),
+    ]
+    assert [[file.path for file in group] for group in bounded(files)] == [
+        ["a.tfevents"],
+        ["b.tfevents"],
+        ["c.tfevents", "d.tfevents"],
+    ]
+
+
+@given(st.lists(st.tuples(st.integers(1, 3 * PAYLOAD_LIMIT), st.booleans())))
+def test_a_batch_holds_a_bounded_number_of_bytes_in_memory(sizes):
+    """However many files there are: the sum within a batch, or one file within the limit of one."""
+    files = [LocalFile(f"{number}.tfevents", *size) for number, size in enumerate(sizes)]
+    for group in bounded(files):
+        held = [file.length for file in group if file.in_memory]
+        assert sum(held) <= BATCH_IN_MEMORY or (len(held) == 1 and held[0] <= PAYLOAD_LIMIT)

@@ -10,6 +10,7 @@ import pytest
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Sent
 from hf_mpwriter.snapshot.attachments import stamp_of
+from hf_mpwriter.spool import progress
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.progress import Progress
@@ -114,3 +115,73 @@ def test_many_refused_attachments_are_told_from_many_others_at_once(spool):
         dict.fromkeys([*paths, EVENTS.replace("17", "18")], 1)
     )
     assert len(refused) == 10_001
+
+
+class SlowReading:
+    """Clocks by which each reading of the ledgers keeps the processor busy for some seconds."""
+
+    def __init__(self, monkeypatch, seconds: float) -> None:
+        self.now, self.reads = 1000.0, 0
+        self._seconds, self._load = seconds, progress.load
+        monkeypatch.setattr(progress.time, "thread_time", lambda: self.now)
+        monkeypatch.setattr(progress, "load", self._read)
+
+    def _read(self, *args) -> Ledger:
+        self.now += self._seconds
+        self.reads += 1
+        return self._load(*args)
+
+
+@pytest.fixture
+def slow(monkeypatch) -> SlowReading:
+    """Three seconds, as for 200,000 paths on a slow machine."""
+    return SlowReading(monkeypatch, 3.0)
+
+
+def test_a_ledger_that_takes_seconds_to_read_is_not_read_all_the_time(spool, slow):
+    """An uploader saves it after each batch; a fifth of the time goes to reading it at most."""
+    view(spool)
+    mine = Progress(spool, lambda: slow.now)
+    started = slow.now
+    while slow.now < started + 60:
+        view(spool)
+        assert mine.missing({EVENTS: 20}) == {EVENTS: 10}
+        slow.now += 0.05
+    assert 3 <= slow.reads <= 5
+
+
+def test_a_ledger_is_not_read_if_that_takes_longer_than_the_wait(spool, slow):
+    """What was read before counts then; a small one is read until the end."""
+    view(spool)
+    mine = Progress(spool, lambda: slow.now)
+    mine.ledger()
+    view(spool)
+    slow.now += 20.0
+    mine.until = slow.now + 2.9
+    mine.ledger()
+    assert slow.reads == 1
+    mine.until = slow.now + 3.1
+    mine.ledger()
+    assert slow.reads == 2
+
+
+def test_a_wait_ends_in_time_however_long_a_check_takes(spool, slow, monkeypatch):
+    """Its first reading takes three seconds, each check half a second, and the ledger changes all the time."""
+    view(spool)
+    mine = Progress(spool, lambda: slow.now)
+    missing = mine.missing
+
+    def check(*args: object) -> dict[str, int]:
+        view(spool)
+        slow.now += 0.5
+        return missing(*args)
+
+    def sleep(seconds: float) -> None:
+        slow.now += seconds
+
+    monkeypatch.setattr(mine, "missing", check)
+    monkeypatch.setattr(progress.time, "sleep", sleep)
+    started = slow.now
+    assert progress.wait(mine, {EVENTS: 20}, 20.0, lambda: None, clock=lambda: slow.now) == {EVENTS: 10}
+    assert 20.0 <= slow.now - started <= 20.5
+    assert slow.reads <= 2

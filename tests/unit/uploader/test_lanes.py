@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import random
+from pathlib import Path
 
 import pytest
 from support import event_file
 
+from hf_mpwriter.base import files as files_module
 from hf_mpwriter.base.settings import Destination, Settings
 from hf_mpwriter.base.verdicts import Moved, Quarantine, Refused, Retry, Sent, Split, Unknown
 from hf_mpwriter.events import framing
+from hf_mpwriter.snapshot import attachments
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.members import Members
@@ -36,8 +39,13 @@ class Run:
         """Another uploader comes; the clock of the filesystem is another one."""
         self.outbox = Outbox(self.spool.host("h"), self.spool.run)
         self.retries = Retries(self.ledger, lambda: self.now, lambda: self.now + 5e8)
+        self.lane = self.new_lane()
+
+    def new_lane(self) -> EventFileLane:
+        """The lane of an uploader that has just started."""
         backoff = Backoff(lambda: self.now, random.Random(1))
-        self.lane = EventFileLane(self.spool.run, self.outbox, self.ledger, backoff, self.retries)
+        clock = lambda: self.now  # noqa: E731 - as the other clocks
+        return EventFileLane(self.spool.run, self.outbox, self.ledger, backoff, self.retries, clock)
 
     def scan(self) -> None:
         """Put what the Hub lacks into the outbox."""
@@ -288,3 +296,26 @@ def test_a_batch_whose_file_is_gone_is_not_split(run, tmp_path):
     run.lane.failed(Split("413"), run.lane.start())
     assert len(run.waiting()) == 1
     assert run.lane.outgoing is Outgoing.READY
+
+
+def test_a_large_file_for_which_there_is_no_room_is_told_and_holds_back_no_other(run, monkeypatch):
+    """It is quarantined with its reason while there is none, and sent when there is; a live one once an hour."""
+    path = run.paths[1]
+    monkeypatch.setattr(files_module, "PAYLOAD_LIMIT", os.path.getsize(os.path.join(run.spool.run_dir, path)) - 1)
+    for other in (run.paths[0], *run.paths[2:]):
+        os.unlink(os.path.join(run.spool.run_dir, other))
+    event_file(Path(run.spool.run_dir) / run.paths[0], 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(attachments, "RESERVE", 1 << 60)
+        run.scan()
+        assert run.waiting() == [[run.paths[0]]]
+        assert "too little room" in run.ledger.quarantined[path]
+        run.done()
+    run.lane = run.new_lane()  # the next uploader
+    run.scan()
+    assert (run.waiting(), run.ledger.quarantined) == ([[path]], {})
+    run.lane.start()
+    run.scan()
+    assert (run.waiting(), run.ledger.quarantined) == ([], {})
+    run.lane.scan(Members(run.spool), everything=True)
+    assert run.waiting() == [[path]]

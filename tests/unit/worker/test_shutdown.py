@@ -11,7 +11,7 @@ from support import event_file
 from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.progress import Logged
+from hf_mpwriter.spool.progress import Logged, Progress
 from hf_mpwriter.spool.status import LINGER
 from hf_mpwriter.system.directory import Directory
 from hf_mpwriter.worker.role import Role
@@ -25,9 +25,9 @@ def test_what_is_known_is_not_read_again_at_the_end(run_dir):
     with open(path, "r+b") as file:
         file.write(bytes(100))  # a reader of the beginning stops there
     spool, own = Spool(str(run_dir)), {path.name: length - 50}
-    assert to_await(spool, Settings(), Role(None, None), own).lengths == own
+    assert to_await(spool, Settings(), Role(None, None), own, Progress(spool)).lengths == own
     half = event_file(run_dir / "half" / path.name, 10)
-    assert to_await(spool, Settings(), Role(None, None), {path.name: half}).lengths == {
+    assert to_await(spool, Settings(), Role(None, None), {path.name: half}, Progress(spool)).lengths == {
         path.name: half,
         f"half/{path.name}": half,
     }

@@ -1,0 +1,146 @@
+"""Large event files: files that may still grow and that a push must not hold in memory.
+
+The Hub's client takes bytes or a path, and it reads a path more than once. So a file that is longer than PAYLOAD_LIMIT
+goes as a path that leads to a content that does not change:
+
+    unchanged for QUIET                  the file itself
+    a filesystem that can clone          a clone without a name, which takes no room
+    room on the disk                     a copy without a name, at most once in COPY_EVERY
+    any other                            left for later, with a reason
+
+Segments of ours are sealed before they are so long. An earlier writer of the same run, or a program that logs images
+into one file for weeks, makes such files.
+
+Invariants:
+- What is sent is cut at the length of the snapshot, and does not change while it is sent.
+- A copy leaves room on the disk, as copies of attachments do. It has no name, so the death of the push removes it.
+- When no worker lives, or `hf-mpwriter sync` asks, a file is not left for later for its last copy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+from hf_mpwriter.base.files import LocalFile
+from hf_mpwriter.snapshot.attachments import check_room
+from hf_mpwriter.system import disk
+from hf_mpwriter.system.directory import Directory, Place
+
+QUIET = 600.0  # seconds without a change after which a file is taken for unchanged while it is sent
+COPY_EVERY = 3600.0  # seconds between two copies of a file
+CHUNK = 64 << 20  # bytes copied at once
+NO_COPY = "it still grows, and a copy of it cannot be made"  # how a reason begins
+FDS = os.path.isdir("/proc/self/fd")  # whether there are paths that lead to descriptors
+
+
+class LargeFiles:
+    """When the large files of a run directory are sent.
+
+    Args:
+        run: the run directory.
+        scratch: directory of the copies.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, run: Directory, scratch: Place, clock: Callable[[], float]) -> None:
+        self._run, self._scratch, self._clock = run, scratch, clock
+        self._sent_at: dict[str, float] = {}
+
+    def started(self, files: Iterable[LocalFile]) -> None:
+        """Note that a push of these files starts."""
+        self._sent_at |= {file.path: self._clock() for file in files if file.is_large}
+
+    def left_for_later(self, files: Iterable[LocalFile], *, everything: bool) -> dict[str, str]:
+        """The large files that are not to be sent now.
+
+        Args:
+            files: what the Hub lacks.
+            everything: whether a file is sent however short ago its last copy was made.
+
+        Returns:
+            The reason per path; "" if it is only too early.
+        """
+        left = {}
+        for file in files:
+            if file.is_large and (reason := self._obstacle(file, everything=everything)) is not None:
+                left[file.path] = reason
+        return left
+
+    def _obstacle(self, file: LocalFile, *, everything: bool) -> str | None:
+        try:
+            fd = disk.open_beneath(self._run / file.path)
+        except OSError:  # it is gone, or cannot be read: the push finds out
+            return None
+        try:
+            if is_final(fd, file):
+                return None
+            if not everything and self._clock() < self._sent_at.get(file.path, -COPY_EVERY) + COPY_EVERY:
+                return ""
+            with _nameless(self._scratch) as copy:
+                if not disk.clone(fd, copy):
+                    check_room(self._scratch, file.length)
+        except OSError as error:
+            return f"{NO_COPY}: {error.strerror or error}"
+        finally:
+            os.close(fd)
+        return None
+
+
+def is_final(fd: int, file: LocalFile) -> bool:
+    """Whether an open file has the length of its snapshot and is not going to change while it is sent."""
+    status = os.fstat(fd)
+    return status.st_size == file.length and (not file.growing or time.time() - status.st_mtime > QUIET)
+
+
+@contextlib.contextmanager
+def snapshot_of(fd: int, length: int, scratch: Place) -> Iterator[str]:
+    """A path that leads to the first `length` bytes of an open file, as they are now.
+
+    Args:
+        fd: of the file.
+        length: bytes.
+        scratch: directory on the filesystem of the file; it need not exist.
+
+    Raises:
+        OSError: too little room is left, or the disk refuses; the file is shorter.
+    """
+    with _nameless(scratch) as copy:
+        if not disk.clone(fd, copy):
+            check_room(scratch, length)
+            _copy(fd, copy, length)
+        if os.fstat(copy).st_size < length:
+            raise FileNotFoundError(errno.ENOENT, "it is shorter than its snapshot")
+        os.ftruncate(copy, length)
+        yield f"/proc/self/fd/{copy}" if FDS else _name_of(copy)
+
+
+_names: dict[int, str] = {}  # of the copies where a descriptor has no path
+
+
+@contextlib.contextmanager
+def _nameless(directory: Place) -> Iterator[int]:
+    """A new file; without a name where a path can lead to its descriptor."""
+    disk.make_dirs(directory)
+    if FDS:
+        with tempfile.TemporaryFile(dir=directory.way, buffering=0) as file:
+            yield file.fileno()
+        return
+    with tempfile.NamedTemporaryFile(dir=directory.way, buffering=0, prefix=".", suffix=".tmp") as file:
+        _names[file.fileno()] = file.name
+        yield file.fileno()
+
+
+def _name_of(fd: int) -> str:
+    return _names[fd]
+
+
+def _copy(source: int, target: int, length: int) -> None:
+    """Copy the first bytes of a file; less if it is shorter."""
+    done = 0
+    while done < length and (count := os.sendfile(target, source, done, min(CHUNK, length - done))):
+        done += count
