@@ -49,8 +49,8 @@ status.BEAT_EVERY, pacing.MOVED_WAIT, pacing.FIRST_WAIT, in_flight.SETTLE_TIME =
 ONCE = "exec(" + repr('''
 from hf_mpwriter.push import process
 set_environment = process._set_environment
-def set_and_change(job):
-    set_environment(job)  # the client reads it when it is imported
+def set_and_change(*arguments):
+    set_environment(*arguments)  # the client reads it when it is imported
     from hf_mpwriter.push import commit
     commit.MOVED_TRIES = 1
 process._set_environment = set_and_change

@@ -139,8 +139,8 @@ def _hurry_with_the_environment() -> None:
 
     set_environment = process._set_environment  # noqa: SLF001 - the last step before the client is imported
 
-    def set_and_hurry(job: Any) -> None:
-        set_environment(job)
+    def set_and_hurry(*arguments: Any) -> None:
+        set_environment(*arguments)
         _hurry("push")
 
     process._set_environment = set_and_hurry  # noqa: SLF001 - as above
