@@ -44,7 +44,7 @@ class Notices:
                 self._told[host] = notice.number
                 logger.warning("%s", notice.line)
 
-    def _news(self, spool: Spool, host: str) -> list[notices.Notice]:
+    def _news(self, spool: Spool, host: str) -> list[notices.NumberedNotice]:
         try:
             status = os.stat(spool.host(host).notices)
         except OSError:
