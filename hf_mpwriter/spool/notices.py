@@ -34,7 +34,7 @@ LONGEST = 500  # characters of a text that are told
 
 
 @dataclass(frozen=True)
-class Notice:
+class NumberedNotice:
     """What the user should know.
 
     Attributes:
@@ -57,10 +57,10 @@ class Notice:
 class NoticesRecord:
     """What the file holds, the newest notice last."""
 
-    notices: tuple[Notice, ...] = ()
+    notices: tuple[NumberedNotice, ...] = ()
 
 
-def read(host: HostSpool) -> tuple[Notice, ...]:
+def read(host: HostSpool) -> tuple[NumberedNotice, ...]:
     """The notices of a host's uploaders, the newest last; none if the file cannot be read."""
     try:
         return state.load(NoticesRecord, disk.read(host.notices) or b"").notices[-KEPT:]
@@ -102,7 +102,7 @@ class NoticesFile:
     def _add(self, text: str) -> None:
         now = self._wall_clock()
         last = self._notices[-1].number if self._notices else int(1000 * now)
-        self._notices = (*self._notices, Notice(last + 1, now, text))[-KEPT:]
+        self._notices = (*self._notices, NumberedNotice(last + 1, now, text))[-KEPT:]
         self._is_saved = False
 
     def save(self) -> None:

@@ -13,8 +13,6 @@ Invariants:
 
 from __future__ import annotations
 
-import os
-
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.spool import notices
 from hf_mpwriter.spool.layout import Spool
@@ -44,9 +42,9 @@ class Notices:
                 self._told[host] = notice.number
                 logger.warning("%s", notice.line)
 
-    def _news(self, spool: Spool, host: str) -> list[notices.Notice]:
+    def _news(self, spool: Spool, host: str) -> list[notices.NumberedNotice]:
         try:
-            status = os.stat(spool.host(host).notices)
+            status = spool.host(host).notices.stat()
         except OSError:
             return []
         if (stamp := (status.st_ino, status.st_mtime_ns)) == self._seen.get(host):

@@ -32,9 +32,11 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def host(tmp_path) -> HostSpool:
+def host(own_spool) -> HostSpool:
     """The directory of a host."""
-    return HostSpool(str(tmp_path))
+    made = own_spool.host("h")
+    os.makedirs(made.root)
+    return made
 
 
 def texts(host: HostSpool) -> list[str]:

@@ -56,7 +56,7 @@ def test_what_was_there_before_is_not_told_again(own_spool, told):
 def test_a_spool_that_was_removed_has_no_notices(own_spool, told):
     """Training goes on."""
     notices = Notices(own_spool, time.time())
-    os.rename(own_spool.hosts, own_spool.hosts + "~")
+    os.rename(own_spool.hosts, f"{os.fspath(own_spool.hosts)}~")
     assert told(notices) == []
     with open(own_spool.hosts, "w", encoding="utf-8"):
         assert told(notices) == []
