@@ -212,23 +212,27 @@ def _compare(job: Job, spool: Spool, hub: Hub, notify: Notify, own_head: str | N
         parent = _head(job, hub, notify)
         unsure |= set(job.known)
     there = hub.sizes(unsure, parent) if unsure else {}
-    scratch = (spool.directory / job.cache / SCRATCH).way
     found, differing = read_back(job, spool, unsure, there)
     for path in [path for path in differing if _is_shorter(spool, path, there[path])]:
         with opened(spool.run / path) as local:
-            begins = hub.begins_with(path, local, parent, there[path].size, scratch)
+            begins = hub.begins_with(path, local, parent, there[path].size, _scratch(job, spool))
         if begins:  # a backup was restored, without its ledger
             found[path] = Sent(there[path].size, there[path].sha256 or "")
             del differing[path]
     if parent in (job.own_head, job.last_commit):
         for path in list(differing):
             longest = max(there[path].size, job.known.get(path, NOTHING).length)
-            measured = {path: hub.measure(path, parent, longest, scratch)}
+            measured = {path: hub.measure(path, parent, longest, _scratch(job, spool))}
             again, differs = read_back(job, spool, {path}, measured)
             if not differs:
                 found |= again
                 del differing[path]
     return Comparison(parent, found, differing, complete=own_head is None)
+
+
+def _scratch(job: Job, spool: Spool) -> str:
+    """Where the Hub's copies are downloaded to."""
+    return (spool.directory / job.cache / SCRATCH).way
 
 
 def _head(job: Job, hub: Hub, notify: Notify) -> str:

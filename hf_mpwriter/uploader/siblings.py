@@ -120,7 +120,7 @@ def _look(run_dir: str, endpoint: str) -> Destination | None:
     def look() -> None:
         try:
             spool = Spool(run_dir)
-            if not spool.is_private() or not spool.is_unfinished(endpoint):
+            if os.path.islink(run_dir) or not spool.is_private() or not spool.is_unfinished(endpoint):
                 return
             destination = spool.destination()
             if destination and normalised_endpoint(destination.endpoint) == normalised_endpoint(endpoint):

@@ -12,6 +12,7 @@ from support import open_descriptors
 from hf_mpwriter.base.files import PAYLOAD_LIMIT, LocalFile
 from hf_mpwriter.snapshot import attachments, large_files
 from hf_mpwriter.snapshot.large_files import COPY_EVERY, QUIET, LargeFiles, snapshot_of
+from hf_mpwriter.system.directory import Directory, at
 
 LENGTH = PAYLOAD_LIMIT + 5
 FILE = LocalFile("a.tfevents", LENGTH, True)
@@ -27,7 +28,7 @@ class Run:
         with open(self.path, "wb") as file:
             file.write(b"begin")
             file.truncate(LENGTH + 10)
-        self.large = LargeFiles(str(root), str(self.scratch), lambda: self.now)
+        self.large = LargeFiles(Directory(root), at(self.scratch), lambda: self.now)
 
     def left(self, *, everything: bool = False) -> dict[str, str]:
         """What is left for later."""
@@ -89,7 +90,7 @@ def test_small_files_are_not_looked_at(run, full):
 
 def test_a_snapshot_does_not_change_and_has_no_name(run):
     """The file goes on growing, and is rewritten: the copy stays what it was, cut at its length."""
-    with open(run.path, "rb") as file, snapshot_of(file.fileno(), LENGTH, str(run.scratch)) as copy:
+    with open(run.path, "rb") as file, snapshot_of(file.fileno(), LENGTH, at(run.scratch)) as copy:
         with open(run.path, "r+b") as other:
             other.write(b"CHANGE")
         os.truncate(run.path, LENGTH + 100)
@@ -104,14 +105,14 @@ def test_a_snapshot_needs_room_and_the_whole_length(run, full, monkeypatch):
     with (
         open(run.path, "rb") as file,
         pytest.raises(OSError, match="too little room"),
-        snapshot_of(file.fileno(), LENGTH, str(run.scratch)),
+        snapshot_of(file.fileno(), LENGTH, at(run.scratch)),
     ):
         pass
     monkeypatch.undo()
     with (
         open(run.path, "rb") as file,
         pytest.raises(FileNotFoundError, match="shorter"),
-        snapshot_of(file.fileno(), LENGTH + 11, str(run.scratch)),
+        snapshot_of(file.fileno(), LENGTH + 11, at(run.scratch)),
     ):
         pass
     assert os.listdir(run.scratch) == []
@@ -131,7 +132,7 @@ def test_a_filesystem_that_can_clone_needs_no_room(tmp_path, full):
     try:
         run = Run(disk)
         assert run.left() == {}
-        with open(run.path, "rb") as file, snapshot_of(file.fileno(), LENGTH, str(run.scratch)) as copy:
+        with open(run.path, "rb") as file, snapshot_of(file.fileno(), LENGTH, at(run.scratch)) as copy:
             assert os.stat(copy).st_size == LENGTH
     finally:
         subprocess.run(["umount", disk], check=True)
@@ -140,8 +141,8 @@ def test_a_filesystem_that_can_clone_needs_no_room(tmp_path, full):
 def test_where_a_descriptor_has_no_path_a_copy_has_a_name_that_is_swept(run, monkeypatch):
     """Its name is one that the next uploader removes after a kill."""
     monkeypatch.setattr(large_files, "FDS", False)
-    with open(run.path, "rb") as file, snapshot_of(file.fileno(), LENGTH, str(run.scratch)) as copy:
-        assert os.path.dirname(copy) == str(run.scratch)
+    with open(run.path, "rb") as file, snapshot_of(file.fileno(), LENGTH, at(run.scratch)) as copy:
+        assert os.path.dirname(copy) == at(run.scratch)
         assert os.path.basename(copy).startswith(".")
         assert copy.endswith(".tmp")
         assert os.stat(copy).st_size == LENGTH

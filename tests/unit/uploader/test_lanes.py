@@ -309,7 +309,7 @@ def test_a_large_file_for_which_there_is_no_room_is_told_and_holds_back_no_other
         patch.setattr(attachments, "RESERVE", 1 << 60)
         run.scan()
         assert run.waiting() == [[run.paths[0]]]
-        assert "too little room" in run.ledger.quarantined[path]
+        assert "too little room" in run.ledger.quarantined[path].reason
         run.done()
     run.lane = run.new_lane()  # the next uploader
     run.scan()
