@@ -118,8 +118,8 @@ def test_the_uploader_inherits_only_what_it_is_given(spool, tmp_path):
         pid = wait_for(lambda: Progress(spool).uploader().pid, "its first status")
         assert uploaders(spool.run_dir) == {pid}, "other tests find uploaders this way"
         paths = {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
-        log = spool.host(next(iter(spool.host_ids()))).log
-        fixed = {3: spool.uploader_lock, 5: spool.run_dir, 6: spool.root}
+        log = str(spool.host(next(iter(spool.host_ids()))).log)
+        fixed = {3: str(spool.uploader_lock), 5: spool.run_dir, 6: spool.root}
         assert {fd: os.readlink(f"/proc/{pid}/fd/{fd}") for fd in fixed} == fixed
         assert paths - {"/dev/null", log, *fixed.values(), spool.members} == set()
         assert os.getsid(pid) != os.getsid(0)
