@@ -10,7 +10,7 @@ Invariants:
 - Lock files that other processes may open are never unlinked. After locking, the descriptor and the place are the same
   file; else the lock is worthless and given back.
 - Nothing here waits for another process.
-- Every lock between threads is made by `thread_lock`, so that a thread can tell whether it holds one.
+- A thread can tell whether it holds a lock between threads: `thread_lock` makes all but that of `process`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import weakref
 
 from filelock import lock_descriptor
 
-from hf_mpwriter.system import disk
+from hf_mpwriter.system import disk, process
 from hf_mpwriter.system.directory import Place
 
 PROBE_TRIES = 20  # tries while observers probe; a probe holds a shared lock for some microseconds
@@ -46,7 +46,8 @@ def is_held_here(lock: threading.RLock) -> bool:
 def is_any_held() -> bool:
     """Whether this thread holds a lock of ours, the fork mutex included; then it must call nothing of the user's."""
     living = (ref() for ref in _thread_locks.copy())
-    return any(is_held_here(lock) for lock in living if lock is not None)
+    below = process._mutex  # noqa: SLF001 - that module is below this one
+    return is_held_here(below) or any(is_held_here(lock) for lock in living if lock is not None)
 
 
 _mutex = thread_lock()  # re-entrant: a signal handler may log while it is held

@@ -119,6 +119,8 @@ def _look(run_dir: str, endpoint: str) -> Destination | None:
 
     def look() -> None:
         try:
+            if os.path.islink(run_dir):  # the run is found where it is
+                return
             spool = Spool(run_dir)
             if os.path.islink(run_dir) or not spool.is_private() or not spool.is_unfinished(endpoint):
                 return

@@ -41,7 +41,8 @@ class Orphans:
 
     def add_child(self, pid: int) -> None:
         """Note an uploader that this process has started."""
-        self._living[pid] = pid, process.start_ticks(pid)
+        if os.getpid() == 1:
+            self._living[pid] = pid, process.start_ticks(pid)
 
     def collect(self) -> None:
         """Collect what has ended; only process 1 has anything to do."""

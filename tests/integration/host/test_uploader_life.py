@@ -182,8 +182,8 @@ os.setsid()
 from hf_mpwriter import HFSummaryWriter
 from hf_mpwriter.system import launch
 real = launch.start_uploader
-def spawn(*arguments):
-    real(*arguments)
+def spawn(*arguments, **descriptors):
+    real(*arguments, **descriptors)
     os.killpg(0, int(sys.argv[2]))
 launch.start_uploader = spawn
 writer = HFSummaryWriter("me/run", logdir=sys.argv[1])
