@@ -232,6 +232,7 @@ def carried(run_dir, hub: HubOfRun, **changes):
 
 def test_an_answer_that_does_not_fit_at_a_head_of_ours_is_checked_by_the_content(run_dir):
     """An independent Hub tells today's id at each revision: the content itself says that it is ours."""
+    Spool(str(run_dir)).create()
     hub = HubOfRun(remote(b"xyz"))
     hub.really = remote(b"abc")
     known = {"a.tfevents": Sent(3, remote(b"abc").sha256)}
@@ -297,8 +298,9 @@ def test_a_refusal_may_be_about_a_parent_that_is_not_named_whole(run_dir, monkey
     hub.error = refused_with(400)
     assert isinstance(carried(run_dir, hub)[0], Moved)
     assert isinstance(carried(run_dir, hub, fenced=False)[0], Split)
-    (run_dir / "copies").mkdir()
-    (run_dir / "copies" / TWO.sha256).touch()
+    Spool(str(run_dir)).create()
+    (run_dir / ".hf_mpwriter" / "copies").mkdir()
+    (run_dir / ".hf_mpwriter" / "copies" / TWO.sha256).touch()
     assert isinstance(carried(run_dir, hub, files=(TWO,))[0], Split), "attachments never go without one"
     hub.error = refused_with(413)
     assert isinstance(carried(run_dir, hub)[0], Split)
