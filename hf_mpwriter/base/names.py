@@ -23,10 +23,13 @@ SPOOL_NAME = ".hf_mpwriter"
 MAIN_WORKER = "main"
 EVENT_MARK = "tfevents"
 LONGEST_NAME = 200  # bytes; filesystems allow 255
+LONGEST_HOST = 64  # bytes of a host name, as on Linux; other hosts of a run may have longer names than this one
+LONGEST_EVENT_NAME = len("events.out.tfevents.0123456789..4194304.01234567") + LONGEST_HOST  # bytes, without the suffix
 LONGEST_PATH = 4096  # characters; PATH_MAX of Linux
 
 _EVENT_NAME = re.compile(r"events\.out\.tfevents\.(?P<second>\d{10})\.")
 _OUR_EVENT_NAME = re.compile(_EVENT_NAME.pattern + r"[A-Za-z0-9.-]+\.\d+\.[0-9a-f]{8}(?P<suffix>.*)", re.DOTALL)
+_NO_UTF8 = re.compile("[\udc80-\udcff]")  # what Python makes of such bytes
 _RANK_DIRECTORY = re.compile(r"rank_(?P<rank>\d{5})(?!\d)")
 
 
@@ -45,6 +48,11 @@ def is_run_path(path: object) -> bool:
     if not isinstance(path, str) or len(path) > LONGEST_PATH or "\0" in path:
         return False
     return not {"", ".", "..", SPOOL_NAME} & set(path.split("/"))
+
+
+def name_on_hub(path: str) -> str:
+    """A path as the Hub can take it: bytes that are no UTF-8 as `%FF`."""
+    return _NO_UTF8.sub(lambda match: f"%{ord(match[0]) - 0xDC00:02X}", path)
 
 
 def event_second(name: str) -> int:

@@ -26,12 +26,12 @@ import fnmatch
 import math
 import os
 import re
-import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 from hf_mpwriter.base.errors import SettingsError
+from hf_mpwriter.base.names import LONGEST_EVENT_NAME, name_on_hub
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 DEFAULT_ALLOW_PATTERNS = ("*.tfevents.*",)
@@ -65,6 +65,50 @@ def check_repo_id(repo_id: object) -> str:
     return repo_id
 
 
+def check_step(purge_step: Any) -> int | None:
+    """Return a step as an int; numpy numbers and tensors are accepted too.
+
+    Raises:
+        SettingsError: it is a string, or does not fit into 64 bits.
+    """
+    if purge_step is None:
+        return None
+    step = int(purge_step)
+    if isinstance(purge_step, str) or not -(1 << 63) <= step < 1 << 63:
+        raise SettingsError(f"purge_step is {purge_step!r}.", hint="It is a global step, an integer of 64 bits.")
+    return step
+
+
+def check_suffix(suffix: object, longest_name: int) -> str:
+    """Check a suffix of event files; a host name of any length has to fit into the name too.
+
+    Args:
+        suffix: the user's filename_suffix.
+        longest_name: bytes that a name in the run directory may have.
+
+    Returns:
+        The same suffix.
+
+    Raises:
+        SettingsError: no event file can be named so.
+    """
+    if not isinstance(suffix, str):
+        raise SettingsError(f"filename_suffix is {suffix!r}, but must be a string.")
+    try:
+        size = len(suffix.encode())
+    except UnicodeEncodeError:
+        raise SettingsError(f"filename_suffix {suffix!r} is no valid text.", hint="Use letters and digits.") from None
+    if {"/", "\0", os.sep, os.altsep} & set(suffix):
+        raise SettingsError(
+            f"filename_suffix {suffix!r} holds a character that no file name may.", hint="Leave it out."
+        )
+    if (most := longest_name - LONGEST_EVENT_NAME) < size:
+        raise SettingsError(
+            f"filename_suffix has {size} bytes; the filesystem has room for {max(0, most)}.", hint="Use a shorter one."
+        )
+    return suffix
+
+
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise SettingsError(f"{name} is {value!r}.", hint=f"Use one of {', '.join(choices)}.")
@@ -79,7 +123,7 @@ class Destination:
         repo_id: repository, with or without a namespace.
         repo_type: `model`, `dataset` or `space`.
         revision: branch.
-        path_in_repo: folder in the repository, "" for its root.
+        path_in_repo: folder in the repository, "" for its root; see `name_on_hub`.
 
     Raises:
         SettingsError: an attribute is not valid.
@@ -101,6 +145,7 @@ class Destination:
             raise SettingsError(f"HF_ENDPOINT is {self.endpoint!r}.", hint="It must begin with https:// or http://.")
         if "@" in self.endpoint or "?" in self.endpoint:  # it would be written to run.json, and no token be sent
             raise SettingsError("HF_ENDPOINT holds a password or a query.", hint="Give the token in HF_TOKEN.")
+        object.__setattr__(self, "path_in_repo", name_on_hub(self.path_in_repo))
         if ".." in self.path_in_repo.split("/"):
             raise SettingsError(f"path_in_repo {self.path_in_repo!r} leads out of the repository.")
 
@@ -233,13 +278,10 @@ def normalised_endpoint(url: str) -> str:
     url = url.strip()
     if not re.fullmatch(r"[!-~]+", url) or "\\" in url or "#" in url:
         return url
-    try:
-        parts = urllib.parse.urlsplit(url)
-    except ValueError:  # brackets that hold no address
-        return url
-    scheme, host = parts.scheme.lower(), parts.netloc.lower()
-    default_port = {"https": ":443", "http": ":80"}.get(scheme, ":")
-    return f"{scheme}://{host.removesuffix(default_port)}{parts.path}".rstrip("/")
+    scheme, _, rest = url.partition("://")
+    host, _, path = rest.partition("/")
+    default_port = {"https": ":443", "http": ":80"}.get(scheme.lower(), ":")
+    return f"{scheme.lower()}://{host.lower().removesuffix(default_port)}/{path}".rstrip("/")
 
 
 def _number(environ: Mapping[str, str], name: str, hint: str) -> float | None:

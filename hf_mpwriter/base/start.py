@@ -1,7 +1,8 @@
 """The start record: what an uploader gets from the worker that starts it.
 
     worker  --JSON, on an inherited descriptor-->  uploader
-    {"run_dir": "/home/me/runs/exp1", "destination": {"endpoint": "...", ...}, "token_issued_at": 1795236610.0}
+    {"run_dir": "/home/me/runs/exp1", "destination": {"endpoint": "...", ...}, "token_issued_at": 1795236610.0,
+     "seeks_siblings": true}
 
 The token travels in the environment of the uploader, and it belongs to this endpoint. What stands in the files of a
 spool is input: others may have written it. So the destination of an uploader is the one of its start record, from the
@@ -25,8 +26,10 @@ class StartRecord:
         run_dir: absolute path.
         destination: the only one that it sends to.
         token_issued_at: unix time when the worker that brings the token joined.
+        seeks_siblings: whether it starts uploaders of unfinished runs beside this one.
     """
 
     run_dir: str
     destination: Destination
     token_issued_at: float = 0.0
+    seeks_siblings: bool = False

@@ -16,6 +16,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+CREATED = "created"  # the first word of a push's notice that it has created the repository
+
 
 @dataclass(frozen=True)
 class Sent:

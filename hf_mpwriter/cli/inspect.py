@@ -4,11 +4,14 @@
 
     {"logdir": "/home/me/runs/exp1",
      "destination": "https://huggingface.co/me/run ...",      null for a local run
-     "uploader": {"phase": "idle", "pid": 4711, "alive": true, "beat": ..., "reason": "", "hint": "", ...},
+     "visibility": "public",                                  private or unknown otherwise, as it was seen last
+     "uploader": {"phase": "idle", "pid": 4711, "alive": true, "beat": ..., "reason": "", "hint": "", ...,
+                  "notices": ["created ..."]},                what its uploaders have found out, the newest last
      "workers": ["main", "rank_00001"],                       workers that are alive
      "files": [{"path": "events.out...", "bytes": 4711, "on_hub": 4096, "growing": true}],
      "quarantined": {"events.out...": "reason"},
-     "dropped": {"main": 3}}                                  records that the disk refused for good, per worker
+     "dropped": {"main": 3},                                  records that the disk refused for good, per worker
+     "damaged": {"events.out...": "is damaged at ..."}}       what no reader reaches; exit code 3 if it is damage
 """
 
 from __future__ import annotations
@@ -27,15 +30,17 @@ from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.cli.destination import command_line
 from hf_mpwriter.cli.logdir import existing_spool, logdir_argument, newest_settings
-from hf_mpwriter.cli.output import counted, file_line, uploader_line
+from hf_mpwriter.cli.output import counted, exit_code, file_line, show_damage, uploader_line
 from hf_mpwriter.snapshot.attachments import Attachments
-from hf_mpwriter.snapshot.event_files import EventFileScan
+from hf_mpwriter.snapshot.event_files import Damage, EventFileScan
+from hf_mpwriter.spool import notices
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.member_lines import Member
 from hf_mpwriter.spool.members import Members
 from hf_mpwriter.spool.progress import Progress, size_text
 from hf_mpwriter.spool.status import UploaderStatus
+from hf_mpwriter.system.process import host_id
 from hf_mpwriter.system.redaction import printable
 
 
@@ -46,31 +51,38 @@ class Overview:
     Attributes:
         run_dir: absolute path.
         destination: None for a local run.
+        visibility: public, private or unknown, as it was seen last.
         uploader: as it last described itself.
+        notices: what the uploaders of this host have found out, the newest last.
         uploader_is_alive: whether one holds the uploader lock.
         workers: names of the workers that are alive.
         files: event files and attachments.
         on_hub: bytes that the Hub holds, per path.
         quarantined: the reason, per path.
         dropped: records that the disk refused for good, per worker.
+        damaged: what is behind the last whole record, per path of an event file.
     """
 
     run_dir: str
     destination: Destination | None
+    visibility: str
     uploader: UploaderStatus
+    notices: list[str]
     uploader_is_alive: bool
     workers: list[str]
     files: list[LocalFile]
     on_hub: dict[str, int]
     quarantined: dict[str, str]
     dropped: dict[str, int]
+    damaged: dict[str, str]
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that `status --json` prints."""
-        uploader = {"pid": self.uploader.pid, "alive": self.uploader_is_alive}
+        uploader = {"pid": self.uploader.pid, "alive": self.uploader_is_alive, "notices": self.notices}
         return {
             "logdir": self.run_dir,
             "destination": str(self.destination) if self.destination else None,
+            "visibility": self.visibility,
             "uploader": {**dataclasses.asdict(self.uploader), **uploader},
             "workers": self.workers,
             "files": [
@@ -79,6 +91,7 @@ class Overview:
             ],
             "quarantined": self.quarantined,
             "dropped": self.dropped,
+            "damaged": self.damaged,
         }
 
 
@@ -90,23 +103,29 @@ def show_status(logdir: Path, *, as_json: bool) -> None:
 
     Asks the disk only, not the Hub.
     """
-    overview = _overview(existing_spool(logdir))
+    overview, damage = _overview(existing_spool(logdir))
     if as_json:
         click.echo(json.dumps(overview.to_json(), indent=1))
     else:
         _print(overview, logdir)
+    damaged = show_damage(damage)
+    click.get_current_context().exit(exit_code(complete=True, damaged=damaged))
 
 
-def _overview(spool: Spool) -> Overview:
+def _overview(spool: Spool) -> tuple[Overview, list[Damage]]:
     destination = spool.destination()
     all_members, progress = Members(spool), Progress(spool)
     members, ledger = all_members.all(), progress.ledger()
     allows = newest_settings(members, ledger).allows
-    attached = Attachments(spool.run_dir).scan(allows)
-    files = EventFileScan(spool.run_dir).files(allows, all_members.growing) + attached.files
-    return Overview(
+    attached = Attachments(spool.run).scan(allows)
+    scan = EventFileScan(spool.run)
+    files = scan.files(allows, all_members.growing) + attached.files
+    damage = scan.damage(time.time())
+    overview = Overview(
         run_dir=spool.run_dir,
         destination=destination,
+        visibility=visibility(ledger),
+        notices=[notice.text for notice in notices.read(spool.host(host_id()))],
         uploader=progress.uploader(),
         uploader_is_alive=progress.uploader_is_alive(),
         workers=sorted({member.name.worker for member in members if member.alive}),
@@ -114,7 +133,15 @@ def _overview(spool: Spool) -> Overview:
         on_hub={file.path: _bytes_on_hub(file, ledger) for file in files},
         quarantined=attached.refused | (ledger.reasons if ledger else {}),
         dropped=_dropped(members),
+        damaged={one.path: str(one) for one in damage},
     )
+    return overview, damage
+
+
+def visibility(ledger: Ledger | None) -> str:
+    """Return who can read the repository, as it was seen last."""
+    private: Any = getattr(ledger, "private", None)
+    return {True: "private", False: "public"}.get(private, "unknown")
 
 
 def _dropped(members: Iterable[Member]) -> dict[str, int]:
@@ -132,7 +159,8 @@ def _bytes_on_hub(file: LocalFile, ledger: Ledger | None) -> int:
 
 
 def _print(overview: Overview, logdir: Path) -> None:
-    click.echo(printable(f"{overview.run_dir} -> {overview.destination or 'local only'}"))
+    where = f"{overview.destination} ({overview.visibility})" if overview.destination else "local only"
+    click.echo(printable(f"{overview.run_dir} -> {where}"))
     click.echo(uploader_line(overview.uploader, time.time(), alive=overview.uploader_is_alive))
     for file in overview.files:
         click.echo(file_line(file, overview.on_hub[file.path]))

@@ -26,7 +26,7 @@ def existing_spool(logdir: Path) -> Spool:
         ClickException: there is no spool.
     """
     spool = Spool(os.path.abspath(logdir))
-    check_ownership(spool.root)
+    check_ownership(spool.directory)
     spool.check_format()
     if not spool.exists():
         raise click.ClickException(f"{logdir} is no run directory of hf_mpwriter. Give the logdir of a SummaryWriter.")

@@ -29,6 +29,7 @@ from hf_mpwriter.cli.run import run_program
 from hf_mpwriter.cli.sync import sync_run
 from hf_mpwriter.cli.verify import verify_run
 from hf_mpwriter.system import redaction
+from hf_mpwriter.system.process import fill_standard
 
 
 class CommandGroup(click.Group):
@@ -50,6 +51,7 @@ class CommandGroup(click.Group):
 @click.version_option(__version__)
 def main() -> None:
     """TensorBoard event files from many training processes, delivered to the Hugging Face Hub."""
+    fill_standard()
     redaction.guard()
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+import click
 from tqdm import tqdm
 
 from hf_mpwriter.base.files import LocalFile
+from hf_mpwriter.snapshot.event_files import Damage
 from hf_mpwriter.spool.progress import size_text
 from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.system.redaction import printable
@@ -35,6 +37,29 @@ def exit_code(*, complete: bool, damaged: bool) -> int:
     if damaged:
         return DAMAGED
     return COMPLETE if complete else INCOMPLETE
+
+
+class DamageError(click.ClickException):
+    """A local event file is damaged."""
+
+    exit_code = DAMAGED
+
+
+def failure(text: str, *, damaged: bool) -> click.ClickException:
+    """Return the error that ends a command whose run is not complete, or damaged; see `exit_code`."""
+    return (DamageError if damaged else click.ClickException)(printable(text))
+
+
+def show_damage(damage: Iterable[Damage]) -> bool:
+    """Print a line for each end of an event file that no reader reaches.
+
+    Returns:
+        Whether one of them is damage: an incomplete last record is ordinary after a kill.
+    """
+    found = list(damage)
+    for one in found:
+        click.echo(f"{printable(one.path)} {one}", err=True)
+    return any(not one.is_incomplete for one in found)
 
 
 def uploader_line(uploader: UploaderStatus, now: float, *, alive: bool) -> str:

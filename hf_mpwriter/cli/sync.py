@@ -8,22 +8,22 @@ Hub that the run names is decided before all that, see `destination`.
 from __future__ import annotations
 
 import math
+import time
 from contextlib import closing
 from pathlib import Path
 
 import click
 
-from hf_mpwriter.base.settings import Destination, Environment
+from hf_mpwriter.base.settings import Destination, Environment, Settings
 from hf_mpwriter.cli.destination import command_line, endpoint_option, path_of_run, recorded_destination
 from hf_mpwriter.cli.logdir import existing_spool, logdir_argument, newest_settings
-from hf_mpwriter.cli.output import UploadBar
+from hf_mpwriter.cli.output import UploadBar, failure, show_damage
 from hf_mpwriter.snapshot import attachments
 from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.members import OBSERVER, MemberFile, Members
 from hf_mpwriter.spool.progress import Progress, size_text, wait
 from hf_mpwriter.system.process import Process
-from hf_mpwriter.system.redaction import printable
 from hf_mpwriter.worker.election import Election
 
 
@@ -68,14 +68,22 @@ def sync_run(
     options = ["--create"] * create + ([] if timeout is None else ["--timeout", f"{timeout:g}"])
     typed = command_line("sync", logdir, *options)
     destination = recorded_destination(destination, endpoint, typed)
-    until = math.inf if timeout is None else timeout
-    lengths, missing, asked = _request_and_wait(spool, destination, until, create=create)
+    settings = newest_settings(Members(spool).all(), Progress(spool).ledger())
+    scan = EventFileScan(spool.run)
+    lengths = {file.path: file.length for file in scan.files(settings.allows, tuple)}
+    lengths |= attachments.sizes(spool.run, settings.allows, attachments.secrets())
+    damaged = show_damage(scan.damage(time.time()))
+    patience = math.inf if timeout is None else timeout
+    missing, asked = _request_and_wait(spool, destination, settings, lengths, patience, create=create)
     if missing or (lengths and not asked):
         progress = Progress(spool)
         uploader = progress.uploader()
         reason = "; ".join(progress.refused(missing).values()) or f"{uploader.reason} {uploader.hint}".strip()
-        raise click.ClickException(printable(f"{_shortfall(sum(missing.values()), asked=asked)} {reason}".rstrip()))
-    click.echo(f"All {size_text(sum(lengths.values()))} of {spool.run_dir} are on the Hub: {destination}")
+        raise failure(f"{_shortfall(sum(missing.values()), asked=asked)} {reason}".rstrip(), damaged=damaged)
+    size = size_text(sum(lengths.values()))
+    if damaged:
+        raise failure(f"What is whole of {spool.run_dir}, {size}, is on the Hub; what is damaged is not", damaged=True)
+    click.echo(f"All {size} of {spool.run_dir} are on the Hub: {destination}")
 
 
 def _shortfall(missing: int, *, asked: bool) -> str:
@@ -93,17 +101,28 @@ def _shortfall(missing: int, *, asked: bool) -> str:
 
 
 def _request_and_wait(
-    spool: Spool, destination: Destination, timeout: float, *, create: bool
-) -> tuple[dict[str, int], dict[str, int], bool]:
-    """Request a push of all files and wait for it, at most `timeout` seconds.
+    spool: Spool,
+    destination: Destination,
+    settings: Settings,
+    lengths: dict[str, int],
+    timeout: float,
+    *,
+    create: bool,
+) -> tuple[dict[str, int], bool]:
+    """Request a push of all files and wait for it.
+
+    Args:
+        spool: of the run directory.
+        destination: where to.
+        settings: how the run is uploaded.
+        lengths: bytes of all files, per path.
+        timeout: seconds.
+        create: whether a repository that is gone may be created again.
 
     Returns:
-        Bytes of all files, per path; those of them that are missing on the Hub at the end; and whether the Hub has
-        answered what it holds. If it has not, the missing ones are by its last answer.
+        What is missing on the Hub at the end, and whether the Hub has answered what it holds. If it has not, that is
+        by its last answer.
     """
-    settings = newest_settings(Members(spool).all(), Progress(spool).ledger())
-    lengths = {file.path: file.length for file in EventFileScan(spool.run_dir).files(settings.allows, tuple)}
-    lengths |= attachments.sizes(spool.run_dir, settings.allows)
     ledger = Progress(spool).ledger()  # read now: a comparison that came before the request does not answer it
     checked = ledger.checked if ledger else 0
     member_file = MemberFile(spool, OBSERVER, Process.current(), settings)
@@ -117,13 +136,13 @@ def _request_and_wait(
     progress = Progress(spool)
     ledger = progress.ledger()
     asked = ledger is not None and ledger.checked > checked
-    return lengths, missing if asked else progress.missing(lengths), asked
+    return missing if asked else progress.missing(lengths), asked
 
 
 def _wait_with_bar(
     spool: Spool, destination: Destination, lengths: dict[str, int], timeout: float, checked: int
 ) -> dict[str, int]:
-    progress, election = Progress(spool), Election(spool, destination)
+    progress, election = Progress(spool), Election(spool, destination, by_hand=True)
     missing = progress.missing(lengths)
     with closing(UploadBar(sum(lengths.values()), sum(missing.values()))) as bar:
 

@@ -21,7 +21,7 @@ from hf_mpwriter.base.settings import OFFLINE, Destination, is_offline
 from hf_mpwriter.base.verdicts import Refused, Verdict
 from hf_mpwriter.cli.destination import command_line, endpoint_option, recorded_destination, with_namespace
 from hf_mpwriter.cli.logdir import existing_spool, logdir_argument, newest_settings
-from hf_mpwriter.cli.output import comparison_lines, counted
+from hf_mpwriter.cli.output import comparison_lines, counted, failure, show_damage
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.members import Members
@@ -56,11 +56,14 @@ def verify_run(logdir: Path, *, running: bool, endpoint: str | None) -> None:
         click.echo(line)
     for problem in report.problems:
         click.echo(printable(problem), err=True)
+    damaged = show_damage(report.damage)
     if report.problems:
         problems = counted(len(report.problems), "problem")
-        raise click.ClickException(". ".join([problems, *advice(report, command_line("sync", logdir))]))
+        raise failure(". ".join([problems, *advice(report, command_line("sync", logdir))]), damaged=damaged)
     count = len(report.files) + len(report.attachments)
     files, commits = counted(count, "file"), counted(report.commits, "commit")
+    if damaged:
+        raise failure(f"What is whole of {files} is on the Hub; what is damaged here is not", damaged=True)
     click.echo(f"Whole on the Hub: {files}; no event file shrank in {commits}.")
 
 
@@ -69,7 +72,7 @@ def _compare(spool: Spool, destination: Destination, logdir: Path, *, drained: b
     # read when the client is imported; it may ask the Hub of HF_ENDPOINT whatever destination it was given
     os.environ["HF_ENDPOINT"] = destination.endpoint
     os.environ |= hf_home.settled(os.environ, start_directory(), hf_home.account_home())
-    os.environ |= hf_home.writable_caches(os.environ, spool.host(host_id()).cache)
+    os.environ |= hf_home.writable_caches(os.environ, str(spool.host(host_id()).cache))
     from hf_mpwriter.push.classify import classify
     from hf_mpwriter.push.client import Hub
     from hf_mpwriter.testing import check

@@ -25,7 +25,7 @@ _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VE
 
 
 @dataclass(frozen=True)
-class Place:
+class Folder:
     """The demo's folder.
 
     Attributes:

@@ -21,7 +21,7 @@ from typing import Self
 
 import psutil
 
-from hf_mpwriter.demo.place import RANKS, Place
+from hf_mpwriter.demo.place import RANKS, Folder
 from hf_mpwriter.localhub import LocalHub
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Progress
@@ -44,7 +44,7 @@ class Rank:
         env: environment of the demo's processes.
     """
 
-    def __init__(self, place: Place, rank: int, arguments: list[str], env: dict[str, str]) -> None:
+    def __init__(self, place: Folder, rank: int, arguments: list[str], env: dict[str, str]) -> None:
         self.rank, self.log = rank, place.log(rank)
         self._command = [sys.executable, "-m", "hf_mpwriter.demo.training", place.root, *arguments]
         self._env = env | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(RANKS)}
@@ -131,7 +131,7 @@ class Stage:
         view: the progress of the run, from its spool.
     """
 
-    def __init__(self, place: Place, steps: int, pace: float) -> None:
+    def __init__(self, place: Folder, steps: int, pace: float) -> None:
         self.place, self.steps = place, steps
         self.hub = LocalHub(place.hub)
         self._arguments = [str(steps), str(pace), str(os.getpid())]

@@ -27,7 +27,7 @@ from typing import NoReturn
 import psutil
 
 from hf_mpwriter.demo.display import Display
-from hf_mpwriter.demo.place import RANKS, Place
+from hf_mpwriter.demo.place import RANKS, Folder
 from hf_mpwriter.demo.stage import Rank, Stage
 from hf_mpwriter.demo.training import CHECKPOINT_EVERY
 
@@ -64,7 +64,7 @@ def run(directory: Path | None, seed: int, steps: int) -> int:
     if steps < 2:
         print("The demo needs at least 2 steps: it kills half-way.", file=sys.stderr)
         return 1
-    place = Place(os.path.abspath(directory or tempfile.mkdtemp(prefix="hf-mpwriter-demo-")))
+    place = Folder(os.path.abspath(directory or tempfile.mkdtemp(prefix="hf-mpwriter-demo-")))
     try:
         place.make()
         with _terminable(), Stage(place, steps, max(PACE, SHORTEST / steps)) as stage:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
 from hf_mpwriter import HFSummaryWriter
-from hf_mpwriter.demo.place import REPO, Place
+from hf_mpwriter.demo.place import REPO, Folder
 from hf_mpwriter.testing import Journal
 
 LEARNING_RATES = (0.02, 0.1, 0.5, 1.0)  # by rank
@@ -122,7 +122,7 @@ def _mistakes(network: Network, images: Array, digits: Array) -> str:
     return f"{len(wrong)} of {len(digits)} wrong" + (f": {examples}" if examples else "")
 
 
-def train(place: Place, rank: int, steps: int, pace: float, parent: int) -> None:
+def train(place: Folder, rank: int, steps: int, pace: float, parent: int) -> None:
     """Train from the checkpoint to the end, and wait until all is on the Hub.
 
     Args:
@@ -160,4 +160,4 @@ def train(place: Place, rank: int, steps: int, pace: float, parent: int) -> None
 
 
 if __name__ == "__main__":
-    train(Place(sys.argv[1]), int(os.environ["RANK"]), int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]))
+    train(Folder(sys.argv[1]), int(os.environ["RANK"]), int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]))

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from hf_mpwriter.base.settings import Destination
-from hf_mpwriter.demo.place import RANKS, Place
+from hf_mpwriter.demo.place import RANKS, Folder
 from hf_mpwriter.push.client import Hub
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.testing import Report, check, read_journals
@@ -94,7 +94,7 @@ def rank_of(path: str) -> int:
     return int(match[1]) if match else 0
 
 
-def examine(place: Place, view: CachedView) -> tuple[list[Row], list[str]]:
+def examine(place: Folder, view: CachedView) -> tuple[list[Row], list[str]]:
     """The rows of the table, and the problems, one sentence each."""
     returned = list(read_journals(place.journals))
     report = check(place.run_dir, view, returned)
@@ -109,7 +109,7 @@ def examine(place: Place, view: CachedView) -> tuple[list[Row], list[str]]:
     return rows, problems
 
 
-def _row(name: str, place: Place, view: CachedView, report: Report, notes: Sequence[Returned], paths: set[str]) -> Row:
+def _row(name: str, place: Folder, view: CachedView, report: Report, notes: Sequence[Returned], paths: set[str]) -> Row:
     files = [report.files[path] for path in paths]
     return Row(
         worker=name,
@@ -137,7 +137,7 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
 
 
-def download(place: Place, destination: Destination) -> list[str]:
+def download(place: Folder, destination: Destination) -> list[str]:
     """Download the run with the real client.
 
     Returns:
@@ -160,7 +160,7 @@ def download(place: Place, destination: Destination) -> list[str]:
     return [f"{path}: the download from the Hub differs from the local file" for path in different + absent]
 
 
-def commands(place: Place, destination: Destination) -> str:
+def commands(place: Folder, destination: Destination) -> str:
     """Commands with which the user looks at the run."""
     port = urlsplit(destination.endpoint).port
     returned = os.path.join(place.from_hub, os.path.dirname(destination.path_in_repo))
@@ -190,7 +190,7 @@ def main(directory: str) -> int:
     Returns:
         The exit code.
     """
-    place = Place(directory)
+    place = Folder(directory)
     destination = Spool(place.run_dir).destination()
     if destination is None:
         print("The run has no destination.", file=sys.stderr)

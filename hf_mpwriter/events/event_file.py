@@ -32,6 +32,7 @@ from hf_mpwriter.events.registration import Home
 from hf_mpwriter.events.segment import Segment
 from hf_mpwriter.events.series import Purge, SegmentSeries
 from hf_mpwriter.system import locks
+from hf_mpwriter.system.directory import Place
 
 OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)  # of the process, of the system
 
@@ -180,6 +181,11 @@ class EventFile:
     @property
     def path(self) -> str:
         """Path of the last segment, "" before the first."""
+        return str(self.place or "")
+
+    @property
+    def place(self) -> Place | None:
+        """Place of the last segment, None before the first."""
         return self._series.path
 
     @property
@@ -297,7 +303,7 @@ class EventFile:
         """Report the open segment to a home that starts anew; OSError if the home refuses."""
         with self._lock:
             segment = self._series.current
-            self._series.registration.repeat(segment.path if segment else "")
+            self._series.registration.repeat(segment.path if segment else None)
 
     def abandon(self, limits: Limits) -> None:
         """Leave the file to the parent after fork: close the inherited descriptor, forget what waits."""

@@ -24,6 +24,8 @@ os.environ.setdefault("CRC32C_SW_MODE", "auto")  # as tensorboardX does: no warn
 
 from crc32c import crc32c
 
+from hf_mpwriter.system.process import open_above
+
 CHUNK = 1 << 20  # bytes read at once when records are parsed
 HEADER_SIZE = 12  # bytes: length and its crc
 FOOTER_SIZE = 4  # bytes: crc of the payload
@@ -238,14 +240,14 @@ def _whole_records(chunk: bytes) -> tuple[int, int]:
     return position, 0
 
 
-def payloads(path: str, end: int | None = None) -> list[bytes]:
+def payloads(path: str | int, end: int | None = None) -> list[bytes]:
     """The payloads of all whole records of a file.
 
     Args:
-        path: of the file.
+        path: of the file, or a descriptor of it, which is closed.
         end: offset at which to stop; None for the end of the file.
     """
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=open_above) as file:
         data = file.read() if end is None else file.read(end)
     used, _ = _whole_records(data)
     found, position = [], 0

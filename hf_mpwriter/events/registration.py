@@ -16,25 +16,27 @@ from __future__ import annotations
 from collections import deque
 from typing import Protocol
 
+from hf_mpwriter.system.directory import Place
+
 
 class Home(Protocol):
     """Where event files live, and where their segments are recorded. All methods may raise OSError."""
 
-    def directory(self) -> str:
-        """Absolute path of the directory of the owner."""
+    def directory(self) -> Place:
+        """The directory of the owner."""
 
-    def opened(self, path: str) -> None:
+    def opened(self, path: Place) -> None:
         """Record a segment that is about to be created.
 
         Args:
-            path: absolute.
+            path: where.
         """
 
-    def sealed(self, path: str, length: int) -> None:
+    def sealed(self, path: Place, length: int) -> None:
         """Record that a segment is complete.
 
         Args:
-            path: absolute.
+            path: where.
             length: bytes; 0 if the segment was never created.
         """
 
@@ -46,20 +48,20 @@ class Registration:
         home: receives them.
 
     Attributes:
-        reserved: path that was reported as opened and is not created yet, "" if there is none.
+        reserved: path that was reported as opened and is not created yet, None if there is none.
         seals: (path, length) of segments that are complete and not reported yet.
     """
 
     def __init__(self, home: Home) -> None:
         self._home = home
-        self.reserved = ""
-        self.seals: deque[tuple[str, int]] = deque()
+        self.reserved: Place | None = None
+        self.seals: deque[tuple[Place, int]] = deque()
 
-    def directory(self) -> str:
+    def directory(self) -> Place:
         """See `Home.directory`."""
         return self._home.directory()
 
-    def reserve(self, path: str) -> None:
+    def reserve(self, path: Place) -> None:
         """Report a segment before it is created.
 
         Raises:
@@ -70,8 +72,8 @@ class Registration:
 
     def release(self) -> None:
         """Seal the reserved path unused, if there is one."""
-        path, self.reserved = self.reserved, ""
-        if path:
+        path, self.reserved = self.reserved, None
+        if path is not None:
             self.seals.append((path, 0))
 
     def report_seals(self) -> None:
@@ -85,15 +87,15 @@ class Registration:
             if self.seals and self.seals[0] is seal:  # else a signal handler has reported it as well
                 self.seals.popleft()
 
-    def repeat(self, path: str) -> None:
+    def repeat(self, path: Place | None) -> None:
         """Report to a home that starts anew which segment is open.
 
         Args:
-            path: of the segment, "" if there is none.
+            path: of the segment, None if there is none.
 
         Raises:
             OSError: the home refuses.
         """
-        self.reserved = ""
-        if path:
+        self.reserved = None
+        if path is not None:
             self._home.opened(path)

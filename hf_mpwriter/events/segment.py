@@ -20,12 +20,13 @@ import os
 from hf_mpwriter.events import framing
 from hf_mpwriter.events.deferred_log import DeferredLog
 from hf_mpwriter.system import disk
+from hf_mpwriter.system.directory import Place, identity
 
 Item = tuple[bytes]  # a record in a tuple of its own, recognized by its identity
 NOTHING: Item = (b"",)
 
-_CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
-_REOPEN = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+_CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND
+_REOPEN = os.O_RDWR | os.O_APPEND | os.O_NONBLOCK
 _FILE_MODE = 0o666  # like every other writer; the umask decides
 CHECK_BYTES = 16 << 10  # bytes of what was appended since the last check that the next one reads back
 LAST_BYTES = 64  # bytes of the last record that it compares
@@ -70,17 +71,17 @@ class Segment:
         "under_way",
     )
 
-    def __init__(self, path: str, head: bytes, limit: int, log: DeferredLog) -> None:
+    def __init__(self, path: Place, head: bytes, limit: int, log: DeferredLog) -> None:
         self.path = path
         self.limit = limit
         self._log = log
-        self.fd = os.open(path, _CREATE, _FILE_MODE)
+        self.fd = path.open(_CREATE, _FILE_MODE)
         try:
             disk.write_all(self.fd, head)
-            self._inode = disk.inode(self.fd)
+            self._inode = identity(os.fstat(self.fd))
         except BaseException:
             os.close(self.fd)
-            os.unlink(path)
+            path.unlink()
             raise
         self.committed = (len(head), NOTHING)
         self.under_way: Item | None = None
@@ -146,7 +147,7 @@ class Segment:
         A disk that refuses to answer has removed nothing.
         """
         try:
-            there = disk.inode(self.path) == self._inode
+            there = identity(self.path.stat()) == self._inode
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError:
@@ -198,10 +199,10 @@ class Segment:
     def wake(self) -> bool:
         """Open the descriptor again; False if the file is no longer what this process left there."""
         try:
-            fd = os.open(self.path, _REOPEN)
+            fd = self.path.open(_REOPEN)
         except FileNotFoundError:
             return False
-        if disk.inode(fd) != self._inode or os.fstat(fd).st_size != self.end:
+        if identity(os.fstat(fd)) != self._inode or os.fstat(fd).st_size != self.end:
             os.close(fd)
             return False
         self.fd = fd
@@ -235,7 +236,7 @@ class Segment:
                 disk.fsync(self.fd, "event_file")
             self._synced = end  # what was appended during the fsync is not synced yet
             if not self._name_synced:
-                disk.fsync_dir(os.path.dirname(self.path), "event_file")
+                disk.fsync_dir(self.path.parent, "event_file")
                 self._name_synced = True
             self._refusals = 0
         except OSError as error:
@@ -253,9 +254,14 @@ class Segment:
             self._log.warning("%s: %s", self.path, error)
 
 
-def _whole_length(path: str) -> int:
+def _whole_length(path: Place) -> int:
     try:
-        with open(path, "rb") as file:
-            return framing.whole_length(file.fileno())
+        fd = disk.open_beneath(path)
     except OSError:
         return 0
+    try:
+        return framing.whole_length(fd)
+    except OSError:
+        return 0
+    finally:
+        os.close(fd)

@@ -26,6 +26,7 @@ from hf_mpwriter.events.deferred_log import DeferredLog
 from hf_mpwriter.events.registration import Home, Registration
 from hf_mpwriter.events.segment import Item, Segment
 from hf_mpwriter.system import disk, process
+from hf_mpwriter.system.directory import Place
 
 SEGMENT_SHARE = 8  # a segment is sealed at one eighth of what was written, within the two limits below
 SEGMENT_MIN = 16 << 20  # bytes
@@ -46,7 +47,7 @@ class Purge(NamedTuple):
     step: int
     unless_since: float
 
-    def head(self, directory: str, names: list[str], now: float) -> bytes:
+    def head(self, directory: Place, names: list[str], now: float) -> bytes:
         """The framed START records, b"" if they are not wanted.
 
         Args:
@@ -55,7 +56,7 @@ class Purge(NamedTuple):
             now: unix time.
         """
         existing = filter(names_module.is_event_file, names)
-        if any(_modified(os.path.join(directory, name)) >= self.unless_since for name in existing):
+        if any(_modified(directory / name) >= self.unless_since for name in existing):
             return b""
         return 2 * framing.frame(framing.session_start_event(now, self.step))
 
@@ -71,7 +72,7 @@ class SegmentSeries:
 
     Attributes:
         current: the segment to append to, None before the first record and after a seal.
-        path: of the last segment, "" before the first.
+        path: of the last segment, None before the first.
         purge: what the next segment is to hide.
     """
 
@@ -85,7 +86,7 @@ class SegmentSeries:
     def _start_fresh(self) -> None:
         self.registration = Registration(self._home)
         self.current: Segment | None = None
-        self.path = ""
+        self.path: Place | None = None
         self.purge: Purge | None = None
         self._sealed_bytes = 0
         self._largest = limits.UNLIMITED  # bytes of a file, as the filesystem has shown
@@ -116,22 +117,22 @@ class SegmentSeries:
         Raises:
             OSError: the disk refuses, or the home; there is no file then.
         """
-        directory = os.path.normpath(os.path.join(self.registration.directory(), self._sub))
+        directory = self.registration.directory() / self._sub
         self.registration.report_seals()
         disk.make_dirs(directory, 0o777, durable=False)
-        now, existing = time.time(), os.listdir(directory)
+        now, existing = time.time(), directory.names()
         head = framing.frame(framing.version_event(now))
         if self.purge is not None:
             head += self.purge.head(directory, existing, now)
         limit = self._limit(len(head))
         path = self.registration.reserved
-        if os.path.dirname(path) != directory or os.path.basename(path) in existing:
+        if path is None or path.parent != directory or path.basename in existing:
             self.registration.release()
             name = names_module.event_name(existing, now, process.host_name(), os.getpid(), self._suffix)
-            path = os.path.join(directory, name)
+            path = directory / name
             self.registration.reserve(path)
         segment = self.current = Segment(path, head, limit, self._log)
-        self.path, self.registration.reserved = path, ""
+        self.path, self.registration.reserved = path, None
         self.purge = None
         return segment
 
@@ -250,8 +251,8 @@ class SegmentSeries:
         self.registration.report_seals()
 
 
-def _modified(path: str) -> float:
+def _modified(path: Place) -> float:
     try:
-        return os.stat(path).st_mtime
+        return path.stat().st_mtime
     except OSError:
         return 0.0

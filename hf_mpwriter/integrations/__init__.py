@@ -6,6 +6,7 @@
 | `accelerate` | `Accelerator(log_with="hf_mpwriter")` |
 | `lightning` | `Trainer(logger=HubTensorBoardLogger("runs", repo_id="me/run"))`, and Fabric |
 | `patching` | `hf_mpwriter.patch()`: other libraries' names resolve to the writers of hf_mpwriter |
+| `global_writer` | `tensorboardX.GlobalSummaryWriter` under `patch()` |
 | `site/sitecustomize` | `hf-mpwriter run --patch`: calls `patch()` in every Python process of a program |
 | `from_environment` | the destination of writers that name no repository |
 

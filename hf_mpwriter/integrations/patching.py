@@ -1,12 +1,13 @@
 """`patch()`: in code that cannot be changed, the names of other libraries' writers resolve to ours.
 
-    module                            name               what it resolves to while patched
-    torch.utils.tensorboard           SummaryWriter      EnvironmentWriter
-    torch.utils.tensorboard.writer    SummaryWriter      EnvironmentWriter
-    tensorboardX                      SummaryWriter      EnvironmentWriter
-    huggingface_hub                   HFSummaryWriter    our HFSummaryWriter
+    module                            name                 what it resolves to while patched
+    torch.utils.tensorboard           SummaryWriter        EnvironmentWriter
+    torch.utils.tensorboard.writer    SummaryWriter        EnvironmentWriter
+    tensorboardX                      SummaryWriter        EnvironmentWriter
+    tensorboardX                      GlobalSummaryWriter  GlobalEnvironmentWriter
+    huggingface_hub                   HFSummaryWriter      our HFSummaryWriter
 
-The module object gets a class with a property of that name. An import of the name runs the property, which loads our
+The module object gets a class with a property of each name. An import of the name runs the property, which loads our
 class.
 
 Invariants:
@@ -26,20 +27,20 @@ from types import ModuleType
 from typing import Any
 
 NAMES = {
-    "torch.utils.tensorboard": "SummaryWriter",
-    "tensorboardX": "SummaryWriter",
-    "huggingface_hub": "HFSummaryWriter",
+    "torch.utils.tensorboard": ["SummaryWriter"],
+    "tensorboardX": ["SummaryWriter", "GlobalSummaryWriter"],
+    "huggingface_hub": ["HFSummaryWriter"],
 }
 ALSO_IN = {"torch.utils.tensorboard": ["torch.utils.tensorboard.writer"]}  # loaded with it
 _undo: list[Callable[[], None]] = []
 
 
 def patch() -> None:
-    """Replace `torch.utils.tensorboard.SummaryWriter`, tensorboardX's, and `huggingface_hub.HFSummaryWriter`.
+    """Replace the writers of `torch.utils.tensorboard` and tensorboardX, and `huggingface_hub.HFSummaryWriter`.
 
     Call it before the names are imported. Further calls have no effect. The environment names the destination of the
-    first two: HF_MPWRITER_REPO_ID, HF_MPWRITER_REPO_TYPE, HF_MPWRITER_REPO_PRIVATE. Without a repository they stay
-    local.
+    writers of the first two: HF_MPWRITER_REPO_ID, HF_MPWRITER_REPO_TYPE, HF_MPWRITER_REPO_PRIVATE. Without a
+    repository they stay local.
     """
     if not _undo:
         finder = _Finder()
@@ -61,6 +62,10 @@ def _ours(name: str) -> Any:
         from hf_mpwriter.writer.hf_summary_writer import HFSummaryWriter
 
         return HFSummaryWriter
+    if name == "GlobalSummaryWriter":
+        from hf_mpwriter.integrations.global_writer import GlobalEnvironmentWriter
+
+        return GlobalEnvironmentWriter
     from hf_mpwriter.integrations.from_environment import EnvironmentWriter
 
     return EnvironmentWriter
@@ -72,22 +77,32 @@ def _replace(package: str) -> None:
             _replace_in(sys.modules[module], NAMES[package])
 
 
-def _replace_in(module: ModuleType, name: str) -> None:
+def _replace_in(module: ModuleType, names: list[str]) -> None:
     before = type(module)
-
-    def restore() -> None:
-        module.__class__ = before
-
-    def assign(_: ModuleType, value: Any) -> None:
-        restore()  # another tool replaces the name too, and has the last word
-        setattr(module, name, value)
 
     def reduce(_: ModuleType) -> Any:
         return importlib.import_module, (module.__name__,)  # picklers recognise a module by its exact class only
 
-    namespace = {name: property(lambda _: _ours(name), assign), "__reduce__": reduce}
-    module.__class__ = type(before.__name__, (before,), namespace)
+    kind = type(before.__name__, (before,), {"__reduce__": reduce})
+    for name in names:
+        if name == names[0] or name in vars(module):  # an older version may lack the others
+            setattr(kind, name, _resolved(kind, name))
+    module.__class__ = kind
+
+    def restore() -> None:
+        module.__class__ = before
+
     _undo.append(restore)
+
+
+def _resolved(kind: type[ModuleType], name: str) -> property:
+    """A property of a module that resolves a name to ours until another tool replaces it, which has the last word."""
+
+    def assign(module: ModuleType, value: Any) -> None:
+        delattr(kind, name)
+        setattr(module, name, value)
+
+    return property(lambda _: _ours(name), assign)
 
 
 class _Finder(importlib.abc.MetaPathFinder):

@@ -41,6 +41,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> int:
     """Run the server that the command line describes."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) < 3:  # else a socket takes the number of a closed standard stream
+        os.set_inheritable(fd, True)
+    os.close(fd)
     args = parser().parse_args()
     if args.parent:
         end_with(args.parent)

@@ -33,11 +33,13 @@ from dataclasses import dataclass
 
 from hf_mpwriter.base import names
 from hf_mpwriter.base.files import LocalFile
-from hf_mpwriter.base.verdicts import Done, Moved, Quarantine, Refused, Retry, Sent, Split, Unknown, Verdict
+from hf_mpwriter.base.verdicts import CREATED, Done, Moved, Quarantine, Refused, Retry, Sent, Split, Unknown, Verdict
 from hf_mpwriter.push.classify import classify, text_of
 from hf_mpwriter.push.client import PARENT_DIGITS, Hub, Remote, Source, same_content
 from hf_mpwriter.push.job import Job
+from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import disk
+from hf_mpwriter.system.directory import Place
 
 MOVED_TRIES = 3  # times that a push reads the head again after 412
 FDS = os.path.isdir("/proc/self/fd")  # whether there are paths that lead to descriptors
@@ -58,7 +60,7 @@ class GoneError(Exception):
     """The repository or the branch is gone, and may not be created."""
 
 
-def carry(job: Job, hub: Hub, notify: Notify, rng: random.Random) -> Verdict:
+def carry(job: Job, hub: Hub, notify: Notify, rng: random.Random, spool: Spool | None = None) -> Verdict:
     """Bring the files of a job to the Hub.
 
     Args:
@@ -66,14 +68,16 @@ def carry(job: Job, hub: Hub, notify: Notify, rng: random.Random) -> Verdict:
         hub: the destination of the job.
         notify: takes what the user should know.
         rng: source of the jitter.
+        spool: of the run directory, with the descriptors of both; None opens them by their paths.
     """
+    spool = spool or Spool(job.run_dir)
     verdict: Verdict = Moved("not tried")
     for attempt in range(MOVED_TRIES):
         sent_before = hub.commits_sent
         try:
-            verdict = _attempt(job, hub, notify, trust_own_head=attempt == 0)
+            verdict = _attempt(job, spool, hub, notify, trust_own_head=attempt == 0)
         except GoneError as error:
-            verdict = Refused(str(error), GONE.format(os.path.realpath(job.run_dir)))
+            verdict = Refused(str(error), GONE.format(spool.run_dir))
         except Exception as error:  # noqa: BLE001 - every error of the client has a verdict
             verdict = classify(error)
             if len(job.files) > 1 and isinstance(error, OSError) and error.errno == errno.EMFILE:
@@ -86,9 +90,9 @@ def carry(job: Job, hub: Hub, notify: Notify, rng: random.Random) -> Verdict:
     return verdict
 
 
-def _attempt(job: Job, hub: Hub, notify: Notify, *, trust_own_head: bool) -> Verdict:
+def _attempt(job: Job, spool: Spool, hub: Hub, notify: Notify, *, trust_own_head: bool) -> Verdict:
     """Read back and commit, once."""
-    seen = _compare(job, hub, notify, job.own_head if trust_own_head else None)
+    seen = _compare(job, spool, hub, notify, job.own_head if trust_own_head else None)
     held = job.known | seen.found
     to_send = [file for file in job.files if not file.is_covered(held.get(file.path, NOTHING))]
     foreign = {file.path: FOREIGN for file in to_send if file.sha256 and held.get(file.path, NOTHING).foreign}
@@ -100,9 +104,9 @@ def _attempt(job: Job, hub: Hub, notify: Notify, *, trust_own_head: bool) -> Ver
         return Done(seen.parent, False, hub.repo_id, seen.found, checked=seen.complete, private=hub.private)
     if first and job.private and hub.private is False:
         return Refused(f"{job.destination} is PUBLIC, and repo_private=True was asked for: nothing is sent", PUBLIC)
-    with sources(job, to_send) as opened:
+    with sources(job, spool, to_send) as found:
         try:
-            commit, sent = hub.commit(opened, seen.parent, fenced=job.fenced, tag_card=first)
+            commit, sent = hub.commit(found, seen.parent, fenced=job.fenced, tag_card=first)
         except Exception as error:
             verdict = classify(error)
             if not _may_blame_parent(job, seen.parent, verdict):
@@ -134,16 +138,28 @@ def _may_blame_parent(job: Job, parent: str, verdict: Verdict) -> bool:
 
 
 @contextlib.contextmanager
-def sources(job: Job, files: Iterable[LocalFile]) -> Iterator[list[Source]]:
+def sources(job: Job, spool: Spool, files: Iterable[LocalFile]) -> Iterator[list[Source]]:
     """The files of a job, opened."""
     with contextlib.ExitStack() as stack:
         found = []
         for file in files:
-            top, relative = (job.copies, file.sha256) if file.sha256 else (job.run_dir, file.path)
-            fd = disk.open_beneath(top, relative)
-            stack.callback(os.close, fd)
-            found.append(Source(file, f"/proc/self/fd/{fd}" if FDS else os.path.join(top, relative)))
+            place = spool.directory / job.copies / file.sha256 if file.sha256 else spool.run / file.path
+            found.append(Source(file, stack.enter_context(opened(place))))
         yield found
+
+
+@contextlib.contextmanager
+def opened(place: Place) -> Iterator[str]:
+    """A path that leads to the regular file at a place, and to no other, whatever becomes of names.
+
+    The client takes no descriptor. Without /proc it gets the ordinary path: there a run directory into which strangers
+    may write is not safe, because they may rename in it meanwhile.
+    """
+    fd = disk.open_beneath(place)
+    try:
+        yield f"/proc/self/fd/{fd}" if FDS else str(place)
+    finally:
+        os.close(fd)
 
 
 def _squash(hub: Hub, notify: Notify) -> str | None:
@@ -176,7 +192,7 @@ class Comparison:
     complete: bool
 
 
-def _compare(job: Job, hub: Hub, notify: Notify, own_head: str | None) -> Comparison:
+def _compare(job: Job, spool: Spool, hub: Hub, notify: Notify, own_head: str | None) -> Comparison:
     """Compare the Hub's copies with the local files, at `own_head` or, if that is None, at the head of the branch."""
     unsure = {file.path for file in job.files if file.path not in job.known or file.path in job.uncertain}
     parent = own_head
@@ -184,15 +200,17 @@ def _compare(job: Job, hub: Hub, notify: Notify, own_head: str | None) -> Compar
         parent = _head(job, hub, notify)
         unsure |= set(job.known)
     there = hub.sizes(unsure, parent) if unsure else {}
-    found, differing = read_back(job, unsure, there)
-    for path in [path for path in differing if _is_shorter(job, path, there[path])]:
-        local = os.path.join(job.run_dir, path)
-        if hub.begins_with(path, local, parent, job.scratch):  # a backup was restored, without its ledger
+    found, differing = read_back(job, spool, unsure, there)
+    for path in [path for path in differing if _is_shorter(spool, path, there[path])]:
+        with opened(spool.run / path) as local:
+            begins = hub.begins_with(path, local, parent, (spool.directory / job.scratch).way)
+        if begins:  # a backup was restored, without its ledger
             found[path] = Sent(there[path].size, there[path].sha256 or "")
             del differing[path]
     if parent in (job.own_head, job.last_commit):
         for path in list(differing):
-            again, differs = read_back(job, {path}, {path: hub.measure(path, parent, job.scratch)})
+            really = hub.measure(path, parent, (spool.directory / job.scratch).way)
+            again, differs = read_back(job, spool, {path}, {path: really})
             if not differs:
                 found |= again
                 del differing[path]
@@ -213,17 +231,20 @@ def _head(job: Job, hub: Hub, notify: Notify) -> str:
         hub.create(private=job.private)
         if (head := hub.head()) is None:
             raise OSError(f"{job.destination} has no branch {job.destination.revision!r} after it was created")
-        notify(f"created {job.destination}")
+        notify(f"{CREATED} {job.destination}")
     elif "/" in name and hub.repo_id.lower() != name.lower():
         notify(f"{name} was renamed: it is {hub.repo_id} now")
     return head
 
 
-def read_back(job: Job, paths: set[str], remote: dict[str, Remote]) -> tuple[dict[str, Sent], dict[str, str]]:
+def read_back(
+    job: Job, spool: Spool, paths: set[str], remote: dict[str, Remote]
+) -> tuple[dict[str, Sent], dict[str, str]]:
     """Compare the Hub's copies with the local files.
 
     Args:
         job: what is known.
+        spool: of the run directory.
         paths: which to compare.
         remote: what the Hub has of them.
 
@@ -244,7 +265,7 @@ def read_back(job: Job, paths: set[str], remote: dict[str, Remote]) -> tuple[dic
             if path in job.uncertain:
                 found[path] = known
         elif contents is None:
-            if _is_beginning(job, path, there):
+            if _is_beginning(job, spool, path, there):
                 found[path] = Sent(there.size, there.sha256 or "")
             else:
                 differing[path] = f"the Hub's copy ({there.size} bytes) is not the beginning of the local file"
@@ -261,18 +282,19 @@ def _is(content: Sent, there: Remote) -> bool:
     return (content.length, content.blob_id) == (there.size, there.oid)
 
 
-def _is_beginning(job: Job, path: str, there: Remote) -> bool:
+def _is_beginning(job: Job, spool: Spool, path: str, there: Remote) -> bool:
     """Whether the Hub's copy of an event file is the beginning of the local one."""
-    local = os.path.join(job.run_dir, path)
-    if not os.path.lexists(local) or (path in job.known and _is_shorter(job, path, there)):
+    place = spool.run / path
+    if not place.exists() or (path in job.known and _is_shorter(spool, path, there)):
         return True  # the Hub has more of a file of ours than this disk: it is gone here, or a backup was restored
-    return same_content(local, there)
+    with opened(place) as local:
+        return same_content(local, there)
 
 
-def _is_shorter(job: Job, path: str, there: Remote) -> bool:
+def _is_shorter(spool: Spool, path: str, there: Remote) -> bool:
     """Whether an event file has become shorter here than the Hub's copy."""
     if names.is_attachment(path):
         return False
     with contextlib.suppress(OSError):
-        return os.stat(os.path.join(job.run_dir, path), follow_symlinks=False).st_size < there.size
+        return (spool.run / path).stat().st_size < there.size
     return False

@@ -13,18 +13,16 @@ Invariants:
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 
 from hf_mpwriter.base import state
-from hf_mpwriter.base.names import SPOOL_NAME
 from hf_mpwriter.base.verdicts import Unknown, Verdict
 from hf_mpwriter.push.job import Job, Notice, from_line
+from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import launch
 
 GRACE = 10.0  # seconds after its limit until a push is killed
@@ -37,16 +35,16 @@ class PushHandle:
     Args:
         job: that it has to do.
         limit: seconds after which it has to be over.
-        directories: descriptors of the run directory and of the spool; None opens those at the job's paths.
+        spool: of the run directory, with the descriptors of both; None opens them by their paths.
 
     Raises:
         OSError: the process cannot be started.
     """
 
-    def __init__(self, job: Job, limit: float, directories: tuple[int, int] | None = None) -> None:
-        with contextlib.ExitStack() as stack:
-            record = stack.enter_context(launch.push_record(state.dump(job)))
-            given = (record, *(directories or stack.enter_context(_opened(job))))
+    def __init__(self, job: Job, limit: float, spool: Spool | None = None) -> None:
+        spool = spool or Spool(job.run_dir)
+        with launch.push_record(state.dump(job)) as record:
+            given = (record, spool.run.fd, spool.directory.fd)
             self._process = subprocess.Popen(
                 launch.push_command(job.run_dir, *given),
                 stdin=subprocess.DEVNULL,
@@ -97,14 +95,3 @@ class PushHandle:
     def wait(self, timeout: float) -> None:
         """Return when the push says something or ends, or after `timeout` seconds."""
         select.select([self._pipe], [], [], timeout)
-
-
-@contextlib.contextmanager
-def _opened(job: Job) -> Iterator[tuple[int, int]]:
-    """Descriptors of the run directory and of the spool."""
-    with contextlib.ExitStack() as stack:
-        found = []
-        for path in (job.run_dir, os.path.join(job.run_dir, SPOOL_NAME)):
-            found.append(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-            stack.callback(os.close, found[-1])
-        yield found[0], found[1]

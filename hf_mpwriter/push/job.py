@@ -13,17 +13,13 @@ Invariants:
 
 from __future__ import annotations
 
-import dataclasses
-import os
 import typing
 from dataclasses import dataclass
 
 from hf_mpwriter.base import state
 from hf_mpwriter.base.files import LocalFile
-from hf_mpwriter.base.names import SPOOL_NAME
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Sent, Verdict
-from hf_mpwriter.system import disk
 
 SCRATCH = "read_back"  # in the cache
 DEADLINE_BASE = 300.0  # seconds for a push, however small
@@ -37,7 +33,7 @@ class Job:
 
     Attributes:
         run_dir: absolute path.
-        copies: directory of the copies of attachments, absolute path.
+        copies: directory of the copies of attachments, relative to the spool.
         cache: directory for what the Hub's client cannot keep in the user's home, absolute path.
         destination: where to.
         private: visibility of a repository that has to be created; None leaves it to the Hub's default.
@@ -71,8 +67,8 @@ class Job:
 
     @property
     def scratch(self) -> str:
-        """Directory for a copy that is compared; what a killed push has left there is removed. Absolute path."""
-        return os.path.join(self.cache, SCRATCH)
+        """Directory for a copy that is compared; what a killed push has left is removed. Relative to the spool."""
+        return f"{self.cache}/{SCRATCH}"
 
 
 @dataclass(frozen=True)
@@ -89,36 +85,6 @@ _KINDS: dict[bytes, type[Message]] = {kind.__name__.encode(): kind for kind in t
 def deadline(job: Job) -> float:
     """Seconds after which a push is given up."""
     return DEADLINE_BASE + sum(file.length for file in job.files) / DEADLINE_RATE
-
-
-def through(job: Job, run_dir: int, spool: int) -> Job:
-    """The job with its directories reached through descriptors: what becomes of names is of no consequence.
-
-    Where the system has no such paths the names are used, if they still lead to the same directories. A swap after
-    that brings no token and no file of this run to others: the destination is that of the job.
-
-    Args:
-        job: as the uploader made it.
-        run_dir: descriptor of the run directory.
-        spool: descriptor of the spool.
-
-    Raises:
-        OSError: the names lead to other directories, and there is no other way.
-    """
-    ways = {os.path.join(job.run_dir, SPOOL_NAME): spool, job.run_dir: run_dir}  # the longer one first
-    if not all(os.path.isdir(f"{FDS}/{fd}/") for fd in ways.values()):
-        for path, fd in ways.items():
-            if disk.inode(os.path.realpath(path)) != disk.inode(fd):
-                raise OSError(f"{path} was replaced")
-        return job
-
-    def moved(path: str) -> str:
-        for top, fd in ways.items():
-            if path == top or path.startswith(f"{top}/"):
-                return f"{FDS}/{fd}{path[len(top) :]}"
-        return path
-
-    return dataclasses.replace(job, run_dir=moved(job.run_dir), copies=moved(job.copies), cache=moved(job.cache))
 
 
 def to_line(message: Message) -> bytes:

@@ -24,9 +24,12 @@ import sys
 from typing import NoReturn
 
 from hf_mpwriter.base import state
+from hf_mpwriter.base.errors import ForeignSpoolError
 from hf_mpwriter.base.verdicts import Refused, Retry, Verdict
-from hf_mpwriter.push.job import Job, Message, Notice, deadline, through, to_line
+from hf_mpwriter.push.job import Job, Message, Notice, deadline, to_line
+from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import disk, hf_home, launch, redaction
+from hf_mpwriter.system.process import fill_standard
 
 PR_SET_PDEATHSIG = 1
 DEFAULTS = {  # what the user has not set; hf_xet would try for minutes, and the uploader tries again anyway
@@ -64,35 +67,35 @@ def die_with_parent(parent: int) -> None:
         os._exit(1)
 
 
-def main(parent: int, record: int, run_dir: int, spool: int) -> None:
+def main(parent: int, record: int, run_fd: int, spool_fd: int) -> None:
     """Entry point of the process; the descriptors are inherited.
 
     Args:
         parent: process id of the uploader.
         record: descriptor of the job.
-        run_dir: of the run directory.
-        spool: of the spool.
+        run_fd: of the run directory.
+        spool_fd: of the spool.
     """
+    fill_standard()
     die_with_parent(parent)
     pipe = Pipe(os.dup(1))
     os.dup2(2, 1)  # whatever libraries print goes to the log
     redaction.guard()
-    for directory in (run_dir, spool):
-        os.set_inheritable(directory, False)
-    pipe.write(_verdict(pipe, record, run_dir, spool))
+    pipe.write(_verdict(pipe, record, run_fd, spool_fd))
 
 
-def _verdict(pipe: Pipe, record: int, run_dir: int, spool: int) -> Verdict:
+def _verdict(pipe: Pipe, record: int, run_fd: int, spool_fd: int) -> Verdict:
     """Read the job and do it."""
     try:
-        job = through(state.load(Job, launch.read_record(record)), run_dir, spool)
-    except (state.DamagedError, OSError) as error:
+        job = state.load(Job, launch.read_record(record))
+        spool = Spool.adopt(job.run_dir, run_fd, spool_fd)
+    except (state.DamagedError, ForeignSpoolError, OSError) as error:
         return Retry(f"the job cannot be read: {error}")
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, deadline(job))
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # what it sends it holds open
-    _set_environment(job)
+    _set_environment(job, (spool.directory / job.cache).way)
     try:
         from hf_mpwriter.push.client import Hub
         from hf_mpwriter.push.commit import carry
@@ -100,17 +103,22 @@ def _verdict(pipe: Pipe, record: int, run_dir: int, spool: int) -> Verdict:
         return Refused(f"huggingface_hub cannot be used: {error}", UNUSABLE)
     gc.freeze()  # what was imported stays: to look for garbage in it takes longer than a small push
     gc.enable()
-    return carry(job, Hub(job.destination), pipe.notify, random.Random())  # noqa: S311 - jitter, no secret
+    return carry(job, Hub(job.destination), pipe.notify, random.Random(), spool)  # noqa: S311 - jitter, no secret
 
 
-def _set_environment(job: Job) -> None:
-    """What huggingface_hub reads when it is imported."""
+def _set_environment(job: Job, cache: str) -> None:
+    """What huggingface_hub reads when it is imported.
+
+    Args:
+        job: what to do.
+        cache: directory for what the client cannot keep in the home of the user.
+    """
     os.environ |= {"HF_ENDPOINT": job.destination.endpoint, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
     if not job.xet:
         os.environ["HF_HUB_DISABLE_XET"] = "1"
-    os.environ |= hf_home.writable_caches(os.environ, job.cache)
+    os.environ |= hf_home.writable_caches(os.environ, cache)
 
 
 def end() -> NoReturn:

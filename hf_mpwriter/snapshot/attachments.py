@@ -15,7 +15,8 @@ Invariants:
 - A copy belongs to the uploader that made it, which removes it when it leaves. The next uploader removes what is left
   and scans the files again. So a copy need not survive a power cut, and is not synced.
 - A file that the patterns leave out is not even asked for its size. A file above LIMIT is neither read nor copied.
-- The token files of huggingface_hub are never read, whatever pattern or hard link leads there.
+- The token files of huggingface_hub are never read, whatever pattern or hard link leads there. Only the uploader looks
+  for them: their home may be a mount that hangs.
 - Symbolic links are not followed, and the spool is never read.
 """
 
@@ -25,13 +26,14 @@ import contextlib
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from hf_mpwriter.base.files import LocalFile, git_hasher
 from hf_mpwriter.base.names import is_attachment
 from hf_mpwriter.snapshot import event_files
 from hf_mpwriter.system import disk, failpoints, hf_home
+from hf_mpwriter.system.directory import Directory, Place
 
 LIMIT = 128 << 20  # bytes of one attachment
 RESERVE = 1 << 30  # bytes that stay free on the disk when a copy is made
@@ -39,6 +41,7 @@ RESERVE_SHARE = 0.05  # share of the disk that stays free, if that is more
 TRUST_AFTER = 2.0  # seconds, the coarsest clock of a filesystem: of two changes in that time mtime shows one
 READINGS = 4  # readings of a file that changes, until two in a row agree
 CHUNK = 1 << 20  # bytes read at once
+NEVER_SENT = "it holds a token"  # why a file is never sent
 FORBIDDEN = frozenset({".git", ".cache"})  # names in a path that the Hub's client refuses to commit
 
 
@@ -67,7 +70,7 @@ def _is_utf8(name: str) -> bool:
     return True
 
 
-def _secrets() -> set[tuple[int, int]]:
+def secrets() -> set[tuple[int, int]]:
     """The token files of huggingface_hub, by device and inode."""
     found = set()
     for path in hf_home.token_files(os.environ):
@@ -77,29 +80,28 @@ def _secrets() -> set[tuple[int, int]]:
     return found
 
 
-def _allowed(run_dir: str, allows: Callable[[str], bool]) -> Iterator[str]:
-    for relative in event_files.walk(run_dir):
+def _allowed(run: Directory, allows: Callable[[str], bool]) -> Iterator[str]:
+    for relative in event_files.walk(run):
         if is_attachment(relative) and allows(relative) and FORBIDDEN.isdisjoint(relative.split("/")):
             yield relative
 
 
-def _read(run_dir: str, relative: str, keep: Callable[[bytes], object] | None = None) -> LocalFile:
+def _read(place: Place, keep: Callable[[bytes], object] | None = None) -> LocalFile:
     """Read an attachment to its digests; its `stamp` is () if it changed meanwhile.
 
     Args:
-        run_dir: absolute path.
-        relative: path of the attachment.
+        place: of the attachment.
         keep: called with each chunk; the file is made durable before.
     """
-    fd = disk.open_beneath(run_dir, relative)
+    fd = disk.open_beneath(place)
     try:
         if keep is not None:
             disk.fsync(fd, "copies.data")
         status = os.fstat(fd)
         if status.st_size > LIMIT:  # it was smaller, or another file, when it was scanned
             raise ChangedError
-        if (status.st_dev, status.st_ino) in _secrets():
-            raise OSError("it holds a token")
+        if (status.st_dev, status.st_ino) in secrets():
+            raise OSError(NEVER_SENT)
         sha256, blob = hashlib.sha256(), git_hasher(status.st_size)
         left = status.st_size
         while left and (chunk := os.read(fd, min(CHUNK, left))):
@@ -113,7 +115,7 @@ def _read(run_dir: str, relative: str, keep: Callable[[bytes], object] | None = 
         stamp = stamp_of(status)
         if stamp != stamp_of(os.fstat(fd)):
             stamp = ()
-        return LocalFile(relative, status.st_size, False, sha256.hexdigest(), blob.hexdigest(), stamp)
+        return LocalFile(place.name, status.st_size, False, sha256.hexdigest(), blob.hexdigest(), stamp)
     finally:
         os.close(fd)
 
@@ -135,20 +137,20 @@ class Attachments:
     """Scans the attachments of a run directory; what has not changed is not read again.
 
     Args:
-        run_dir: absolute path.
+        run: the run directory.
 
     Attributes:
         read: bytes that were read.
     """
 
-    def __init__(self, run_dir: str) -> None:
-        self._run_dir = run_dir
+    def __init__(self, run: Directory) -> None:
+        self._run = run
         self._known: dict[str, LocalFile] = {}
         self.read = 0
 
     def paths(self, allows: Callable[[str], bool]) -> list[str]:
         """All attachments that the user's patterns allow, sorted."""
-        found = sorted(_allowed(self._run_dir, allows))
+        found = sorted(_allowed(self._run, allows))
         self._known = {path: self._known[path] for path in found if path in self._known}
         return found
 
@@ -175,7 +177,7 @@ class Attachments:
         """
         if not _is_utf8(relative):
             raise OSError("its name is not UTF-8, so the Hub cannot take it")
-        status, now = os.stat(os.path.join(self._run_dir, relative), follow_symlinks=False), time.time()
+        status, now = (self._run / relative).stat(), time.time()
         known = self._known.pop(relative, None)
         if known is None or known.stamp != stamp_of(status):
             if status.st_size > LIMIT:
@@ -183,16 +185,16 @@ class Attachments:
                 raise OSError(
                     f"it is larger than {limit}; upload it with `hf upload`, or name it in repo_ignore_patterns"
                 )
-            known = _read(self._run_dir, relative)
+            known = _read(self._run / relative)
             self.read += known.length
         if known.stamp and now - status.st_mtime > TRUST_AFTER:
             self._known[relative] = known
         return known
 
 
-def copy_path(directory: str, file: LocalFile) -> str:
-    """Path of the copy of an attachment."""
-    return os.path.join(directory, file.sha256)
+def copy_path(directory: Place, file: LocalFile) -> Place:
+    """Place of the copy of an attachment."""
+    return directory / file.sha256
 
 
 class Copies:
@@ -200,14 +202,14 @@ class Copies:
 
     Args:
         directory: of the copies; it need not exist.
-        run_dir: the run directory.
+        run: the run directory.
 
     Attributes:
         read: bytes that were read.
     """
 
-    def __init__(self, directory: str, run_dir: str) -> None:
-        self._directory, self._run_dir = directory, run_dir
+    def __init__(self, directory: Place, run: Directory) -> None:
+        self._directory, self._run = directory, run
         self.read = 0
         self.keep(())
 
@@ -221,10 +223,10 @@ class Copies:
             OSError: the file is gone, keeps changing or cannot be read; or the disk refuses the copy or lacks room.
         """
         with contextlib.suppress(FileNotFoundError):
-            if os.stat(copy_path(self._directory, file)).st_size == file.length:
+            if copy_path(self._directory, file).stat().st_size == file.length:
                 return file
         disk.make_dirs(self._directory)
-        temporary = os.path.join(self._directory, "taking")
+        temporary = self._directory / "taking"
         try:
             self._check_room(file)
             for _ in range(READINGS):
@@ -239,23 +241,24 @@ class Copies:
             raise ChangedError
         finally:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
+                temporary.unlink()
 
-    def _copy(self, file: LocalFile, temporary: str) -> LocalFile:
+    def _copy(self, file: LocalFile, temporary: Place) -> LocalFile:
         failpoints.reach("copies.open")
         fd = disk.open_ours(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         try:
             failpoints.reach("copies.write")
-            found = _read(self._run_dir, file.path, lambda chunk: disk.write_all(fd, chunk))
+            found = _read(self._run / file.path, lambda chunk: disk.write_all(fd, chunk))
             self.read += found.length
             return found
         finally:
             os.close(fd)
 
     def _check_room(self, file: LocalFile) -> None:
-        room = os.statvfs(self._directory)
+        with (self._directory / "taking").held() as (directory, _):
+            room = os.fstatvfs(directory)
         reserve = max(RESERVE, RESERVE_SHARE * room.f_blocks * room.f_frsize)
-        size = max(file.length, os.stat(os.path.join(self._run_dir, file.path), follow_symlinks=False).st_size)
+        size = max(file.length, (self._run / file.path).stat().st_size)
         if room.f_bavail * room.f_frsize - size < reserve:
             raise OSError("too little room is left on this disk for a copy")
 
@@ -263,21 +266,29 @@ class Copies:
         """Remove all copies but those of these files."""
         wanted = {file.sha256 for file in files}
         try:
-            names = os.listdir(self._directory)
+            names = self._directory.names()
         except OSError:  # there are none
             return
         for name in names:
             if name not in wanted:
                 with contextlib.suppress(OSError):  # the next call removes it
-                    os.unlink(os.path.join(self._directory, name))
+                    (self._directory / name).unlink()
 
 
-def sizes(run_dir: str, allows: Callable[[str], bool]) -> dict[str, int]:
-    """Size in bytes of each attachment that the patterns allow; none is read."""
-    found, secrets = {}, _secrets()
-    for relative in _allowed(run_dir, allows):
-        with contextlib.suppress(OSError):
-            status = os.stat(os.path.join(run_dir, relative), follow_symlinks=False)
-            if (status.st_dev, status.st_ino) not in secrets:
-                found[relative] = status.st_size
+def sizes(run: Directory, allows: Callable[[str], bool], without: Collection[tuple[int, int]] = ()) -> dict[str, int]:
+    """Size in bytes of each attachment that the patterns allow; none is read, and nothing outside is looked at.
+
+    Args:
+        run: the run directory.
+        allows: whether a path is uploaded.
+        without: files to leave out, by device and inode, such as `secrets`. Training does not know them: what it
+            waits for is over as soon as the uploader has found them.
+    """
+    found = {}
+    with event_files.Statuses(run) as statuses:
+        for relative in _allowed(run, allows):
+            with contextlib.suppress(OSError):
+                status = statuses.of(relative)
+                if (status.st_dev, status.st_ino) not in without:
+                    found[relative] = status.st_size
     return found

@@ -24,40 +24,68 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
+from typing import Self
 
 from hf_mpwriter.base import names
 from hf_mpwriter.base.files import BATCH_BYTES, BATCH_FILES, BATCH_IN_MEMORY, LocalFile
 from hf_mpwriter.events import framing
 from hf_mpwriter.system import disk
+from hf_mpwriter.system.directory import Directory, Place
 
 GONE = (FileNotFoundError, NotADirectoryError, PermissionError)  # removed since it was listed, or not ours to read
 UNCHANGED = 600.0  # seconds after which no writer completes what it has begun: torch's buffer may end anywhere
 LAST_BYTES = 64  # bytes before the end of the last whole record that identify a file
 
 
-def walk(run_dir: str, unread: Callable[[OSError], object] = lambda _: None) -> Iterator[str]:
+def walk(run: Directory, unread: Callable[[OSError], object] = lambda _: None) -> Iterator[str]:
     """Relative paths of all regular files outside the spool.
 
     Args:
-        run_dir: absolute path.
+        run: the run directory.
         unread: called with the error of each directory that cannot be listed.
     """
     pending = [""]
     while pending:
         directory = pending.pop()
         try:
-            entries = list(os.scandir(os.path.join(run_dir, directory)))
+            directories, files = Place(run, directory).scan()
         except OSError as error:
             unread(error)
             continue
-        for entry in entries:
-            relative = f"{directory}/{entry.name}" if directory else entry.name
-            if entry.name == names.SPOOL_NAME:
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                pending.append(relative)
-            elif entry.is_file(follow_symlinks=False):
-                yield relative
+        prefix = f"{directory}/" if directory else ""
+        pending += [prefix + name for name in directories if name != names.SPOOL_NAME]
+        yield from (prefix + name for name in files if name != names.SPOOL_NAME)
+
+
+class Statuses:
+    """Tells the status of file after file; it keeps the directory of the last one open.
+
+    Args:
+        run: the run directory.
+    """
+
+    def __init__(self, run: Directory) -> None:
+        self._run = run
+        self._directory, self._fd = "", -1
+
+    def __enter__(self) -> Self:
+        """Return this object."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the last directory."""
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = -1
+
+    def of(self, relative: str) -> os.stat_result:
+        """The status of a file, of a link its own; OSError if it is gone."""
+        directory, _, name = relative.rpartition("/")
+        if self._fd < 0 or directory != self._directory:
+            self.__exit__()
+            self._fd = Place(self._run, directory).open(os.O_RDONLY | os.O_DIRECTORY)
+            self._directory = directory
+        return os.stat(name, dir_fd=self._fd, follow_symlinks=False)
 
 
 @dataclass(frozen=True)
@@ -114,12 +142,12 @@ class EventFileScan:
     """Scans the event files of a run directory; each scan parses only what is new.
 
     Args:
-        run_dir: absolute path.
+        run: the run directory.
         known: the end of a whole record of a path, 0 if there is none; the first scan does not parse what is before it.
     """
 
-    def __init__(self, run_dir: str, known: Callable[[str], int] = lambda _: 0) -> None:
-        self._run_dir = run_dir
+    def __init__(self, run: Directory, known: Callable[[str], int] = lambda _: 0) -> None:
+        self._run = run
         self._known = known
         self._failed = 0  # scans in a row that met what cannot be read
         self._parsed: dict[str, _Parsed] = {}
@@ -139,19 +167,20 @@ class EventFileScan:
             OSError: a file or a directory that is there cannot be read, see `patience`.
         """
         found, parsed, unread = [], {}, list[OSError]()
-        paths = walk(self._run_dir, unread.append)
+        paths = walk(self._run, unread.append)
         listed = sorted(path for path in paths if not names.is_attachment(path) and allows(path))
         open_now = growing()
-        for relative in listed:
-            try:
-                state = self._parse(relative)
-            except OSError as error:
-                unread.append(error)
-                continue
-            grows = relative in open_now or not names.is_ours(os.path.basename(relative))
-            parsed[relative] = state if state.grows == grows else replace(state, grows=grows)
-            if state.end:
-                found.append(LocalFile(relative, state.end, grows))
+        with Statuses(self._run) as statuses:
+            for relative in listed:
+                try:
+                    state = self._parse(relative, statuses.of(relative))
+                except OSError as error:
+                    unread.append(error)
+                    continue
+                grows = relative in open_now or not names.is_ours(os.path.basename(relative))
+                parsed[relative] = state if state.grows == grows else replace(state, grows=grows)
+                if state.end:
+                    found.append(LocalFile(relative, state.end, grows))
         self._parsed = parsed
         self._raise_lasting(unread, patience)
         return found
@@ -177,12 +206,11 @@ class EventFileScan:
         if 0 < self._failed <= patience:
             raise lasting[0]
 
-    def _parse(self, relative: str) -> _Parsed:
-        status = os.stat(os.path.join(self._run_dir, relative), follow_symlinks=False)
+    def _parse(self, relative: str, status: os.stat_result) -> _Parsed:
         known = self._parsed.get(relative) or _Parsed(status.st_ino, 0)
         if (known.inode, known.size, known.modified) == (status.st_ino, status.st_size, status.st_mtime_ns):
             return known
-        fd = disk.open_beneath(self._run_dir, relative)
+        fd = disk.open_beneath(self._run / relative)
         try:
             same = known.inode == status.st_ino and _last_bytes(fd, known.end) == known.last
             start = known.end if relative in self._parsed else min(self._known(relative), status.st_size)

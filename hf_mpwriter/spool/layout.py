@@ -1,4 +1,5 @@
-"""The layout of the spool: every path in it, and every name, both ways.
+"""The layout of the spool: every place in it, and every name, both ways.
+It is longer than other modules, so that all that stands in a spool is read, made and checked in one place.
 
     runs/exp1/                                        run directory
       events.out.tfevents.1795233002.<host>.<pid>.<8 hex><suffix>
@@ -10,6 +11,8 @@
         claims/<worker>.lock                          claims                             no process (empty)
         members/<worker>.<host>.<pid>.<ticks>-<n>     member file: lines, appended       that worker
         hosts/<host>/status.json                      heartbeat, phase, last failure     that host's uploader
+        hosts/<host>/notices.json                     what the user should know          that host's uploader
+        hosts/<host>/starts.json                      starts of uploaders                the lock's holder, there
         hosts/<host>/uploader.log                     rotating log                       that host's uploader
         hosts/<host>/outbox/00000042.json             batches                            that host's uploader
         hosts/<host>/outbox/copies/<sha256>           copies of attachments              that host's uploader
@@ -21,6 +24,8 @@
 Invariants:
 - To use a spool is to send a token to the endpoint in its `run.json`. So it is used only if no other user may write
   into it, or, with HF_MPWRITER_GROUP=1 on both sides, no other group; see `ownership`.
+- Run directory and spool are opened once, and all is reached beneath their descriptors: who may rename in the run
+  directory, as its group often may, puts no other spool in place of this one.
 - Every file has one writing process. Lock files are never unlinked.
 - FORMAT and run.json are published whole: of many racing workers one wins, the others read.
 - Names of event files sort in time order within their directory: the ten-digit second is strictly greater than that
@@ -39,11 +44,12 @@ import tempfile
 from dataclasses import dataclass
 
 from hf_mpwriter.base import state
-from hf_mpwriter.base.errors import DestinationError, LogdirError, SpoolFormatError
+from hf_mpwriter.base.errors import DestinationError, ForeignSpoolError, LogdirError, SpoolFormatError
 from hf_mpwriter.base.names import SPOOL_NAME
-from hf_mpwriter.base.settings import Destination, group_access
-from hf_mpwriter.spool.ownership import check_ownership
-from hf_mpwriter.system import disk, sharing
+from hf_mpwriter.base.settings import Destination, group_access, normalised_endpoint
+from hf_mpwriter.spool.ownership import check_descriptor, check_ownership, share_tree
+from hf_mpwriter.system import disk
+from hf_mpwriter.system.directory import SHARED_DIR, Directory, Place, at, is_shared
 from hf_mpwriter.system.process import Process
 
 FORMAT = "hf-mpwriter 3"
@@ -89,102 +95,157 @@ class RunRecord:
 class HostSpool:
     """The files of one host's uploader."""
 
-    root: str
+    root: Place
 
     @property
-    def status(self) -> str:
+    def status(self) -> Place:
         """The status of the uploader."""
-        return os.path.join(self.root, "status.json")
+        return self.root / "status.json"
 
     @property
-    def log(self) -> str:
+    def notices(self) -> Place:
+        """What the user should know."""
+        return self.root / "notices.json"
+
+    @property
+    def log(self) -> Place:
         """Log of the uploader and its pushes."""
-        return os.path.join(self.root, "uploader.log")
+        return self.root / "uploader.log"
 
     @property
-    def outbox(self) -> str:
+    def outbox(self) -> Place:
         """Directory of the batches."""
-        return os.path.join(self.root, "outbox")
+        return self.root / "outbox"
 
     @property
-    def copies(self) -> str:
+    def copies(self) -> Place:
         """Directory of the copies of attachments."""
-        return os.path.join(self.outbox, "copies")
+        return self.outbox / "copies"
 
     @property
-    def cache(self) -> str:
-        """Directory for what the Hub's client cannot keep in the user's home."""
-        return os.path.join(self.root, "cache")
+    def cache(self) -> Place:
+        """Directory for what the Hub's client cannot keep in the user's home; the client knows it by its path."""
+        return self.root / "cache"
 
     @property
-    def in_flight(self) -> str:
+    def in_flight(self) -> Place:
         """The record of the batch that is being sent."""
-        return os.path.join(self.root, "in_flight.json")
+        return self.root / "in_flight.json"
 
     @property
-    def ledger(self) -> str:
+    def ledger(self) -> Place:
         """The ledger."""
-        return os.path.join(self.root, "ledger.json")
+        return self.root / "ledger.json"
+
+    @property
+    def starts(self) -> Place:
+        """The count of uploaders that were started."""
+        return self.root / "starts.json"
 
 
-@dataclass(frozen=True)
 class Spool:
-    """The spool of one run directory.
+    """The spool of one run directory. Both are opened at the first use and held from then on.
+
+    Args:
+        run_dir: absolute path.
+        run: the run directory, if it is held already.
+        aside: the directory of this spool and its name there, if it is not in the run directory.
 
     Attributes:
         run_dir: absolute path.
-        place: absolute path of the spool if it is not in the run directory, else "".
+        run: the run directory.
+        directory: of the spool; opened only if it passes `check_ownership`.
     """
 
-    run_dir: str
-    place: str = ""
+    def __init__(self, run_dir: str, run: Directory | None = None, aside: Place | None = None) -> None:
+        self.run_dir = run_dir
+        self.run = run or Directory(run_dir)
+        path, above = (str(aside), aside.directory) if aside else (os.path.join(run_dir, SPOOL_NAME), self.run)
+        self.directory = Directory(path, above=above, check=check_descriptor)
+
+    def __reduce__(self) -> tuple[type[Spool], tuple[str]]:
+        """Travel as the path; the directories are opened again on arrival."""
+        return type(self), (self.run_dir,)
+
+    @classmethod
+    def adopt(cls, run_dir: str, run_fd: int, spool_fd: int) -> Spool:
+        """The spool of inherited descriptors, which become ours.
+
+        Args:
+            run_dir: absolute path.
+            run_fd: of the run directory.
+            spool_fd: of the spool.
+
+        Raises:
+            ForeignSpoolError: see `check_ownership`.
+            OSError: one of them is no directory.
+        """
+        spool = cls(run_dir)
+        spool.run.adopt(run_fd)
+        spool.directory.adopt(spool_fd)
+        return spool
 
     @property
     def root(self) -> str:
-        """Directory of the spool."""
-        return self.place or os.path.join(self.run_dir, SPOOL_NAME)
+        """Path of the spool, for messages and for what is started from it."""
+        return self.directory.path
+
+    def refresh(self) -> None:
+        """Let go of a run directory or spool that was deleted, moved or replaced; the next use opens what is there."""
+        for directory in (self.run, self.directory):
+            if not directory.is_at_path():
+                directory.release()
+
+    def release(self) -> None:
+        """Let go of both directories; the next use opens them again."""
+        self.directory.release()
+        self.run.release()
 
     def aside(self) -> Spool:
         """A spool of this user's own for the same run directory, on this host; it has no destination."""
-        own = os.path.join(tempfile.gettempdir(), f"{SPOOL_NAME.lstrip('.')}-{os.geteuid()}")
+        path = os.path.join(tempfile.gettempdir(), f"{SPOOL_NAME.lstrip('.')}-{os.geteuid()}")
+        own = at(path)
         disk.make_dirs(own, private=True)
-        check_ownership(own)
-        return Spool(self.run_dir, os.path.join(own, hashlib.sha256(os.fsencode(self.run_dir)).hexdigest()[:16]))
+        private = Directory(path, above=own.directory, check=check_descriptor)
+        return Spool(self.run_dir, self.run, private / hashlib.sha256(os.fsencode(self.run_dir)).hexdigest()[:16])
 
     @property
-    def uploader_lock(self) -> str:
+    def uploader_lock(self) -> Place:
         """The lock of the uploader."""
-        return os.path.join(self.root, "uploader.lock")
+        return self.directory / "uploader.lock"
 
     @property
-    def members(self) -> str:
+    def members(self) -> Place:
         """Directory of the member files."""
-        return os.path.join(self.root, "members")
+        return self.directory / "members"
 
     @property
-    def hosts(self) -> str:
+    def hosts(self) -> Place:
         """Directory of the hosts."""
-        return os.path.join(self.root, "hosts")
+        return self.directory / "hosts"
 
-    def claim(self, worker: str) -> str:
+    def claim(self, worker: str) -> Place:
         """The lock of a worker's name."""
-        return os.path.join(self.root, "claims", f"{worker}.lock")
+        return self.directory / f"claims/{worker}.lock"
 
-    def member_file(self, name: MemberName) -> str:
-        """Path of a member file."""
-        return os.path.join(self.members, str(name))
+    def member_file(self, name: MemberName) -> Place:
+        """Place of a member file."""
+        return self.members / str(name)
 
     def host(self, host_id: str) -> HostSpool:
         """The files of a host's uploader."""
-        return HostSpool(os.path.join(self.hosts, host_id))
+        return HostSpool(self.hosts / host_id)
 
     def host_ids(self) -> list[str]:
         """The hosts that have had an uploader here."""
-        return sorted(os.listdir(self.hosts)) if os.path.isdir(self.hosts) else []
+        try:
+            return sorted(self.hosts.names())
+        except (FileNotFoundError, NotADirectoryError):
+            return []
 
     def exists(self) -> bool:
         """Whether a worker has created it."""
-        return os.path.exists(os.path.join(self.root, "FORMAT"))
+        return self._format.exists()
 
     def is_unfinished(self, endpoint: str) -> bool:
         """Whether a worker lives here, or died before all its bytes were on the Hub.
@@ -194,20 +255,20 @@ class Spool:
         """
         try:
             self.check_format()
-            destination = self.destination()
-            ours = destination is not None and destination.endpoint == endpoint
-            return ours and any(map(MemberName.parse, os.listdir(self.members)))
+            destination, hub = self.destination(), normalised_endpoint(endpoint)
+            ours = destination is not None and normalised_endpoint(destination.endpoint) == hub
+            return ours and any(map(MemberName.parse, self.members.names()))
         except (OSError, SpoolFormatError):
             return False
 
     def is_private(self) -> bool:
         """Whether run directory and spool belong to this user, and no other user may write into the spool."""
         try:
-            places = [os.lstat(self.run_dir), os.lstat(self.root)]
+            run, spool = os.fstat(self.run.fd), os.fstat(self.directory.fd)
         except OSError:
             return False
-        owned = all(place.st_uid == os.geteuid() and stat.S_ISDIR(place.st_mode) for place in places)
-        return owned and not places[1].st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        owned = all(status.st_uid == os.geteuid() for status in (run, spool))
+        return owned and not spool.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
     def create(self) -> None:
         """Create the spool, or check its format; any number of processes may do so at once.
@@ -217,16 +278,20 @@ class Spool:
             ForeignSpoolError: see `check_ownership`.
             SpoolFormatError: the spool belongs to another version.
         """
-        check_ownership(self.root)
+        self.refresh()
+        check_ownership(self.directory)
         self.check_format()
         try:
             os.makedirs(self.run_dir, exist_ok=True)
-            disk.make_dirs(self.root, private=True)  # the directories of projects are often setgid
-            for directory in (os.path.join(self.root, "claims"), self.members, self.hosts):
+            spool = Place(self.directory)
+            disk.make_dirs(spool, private=True)  # the directories of projects are often setgid
+            for directory in (spool / "claims", self.members, self.hosts):
                 disk.make_dirs(directory, durable=False)  # they are together with FORMAT
-            disk.publish(os.path.join(self.root, "FORMAT"), f"{FORMAT}\n".encode(), "spool.format")
-            if group_access() and not sharing.is_shared(os.stat(self.root)):
+            disk.publish(self._format, f"{FORMAT}\n".encode(), "spool.format")
+            if group_access() and not is_shared(spool.stat()):
                 self._open_to_group()
+        except ForeignSpoolError:
+            raise
         except (FileExistsError, NotADirectoryError) as error:
             raise LogdirError(
                 f"The logdir {self.run_dir!r} cannot be a directory: {error.filename!r} is a file.",
@@ -243,10 +308,10 @@ class Spool:
 
     def _open_to_group(self) -> None:
         """Let the group of the run directory log here and upload."""
-        top = os.stat(self.run_dir)
+        top = os.fstat(self.run.fd)
         with contextlib.suppress(PermissionError):  # it belongs to another user, who has decided
-            os.chmod(self.run_dir, stat.S_IMODE(top.st_mode) | sharing.SHARED_DIR)
-        sharing.share_tree(self.root, top.st_gid)
+            os.fchmod(self.run.fd, stat.S_IMODE(top.st_mode) | SHARED_DIR)
+        share_tree(Place(self.directory), top.st_gid)
 
     def check_format(self) -> None:
         """Refuse a spool that another version wrote.
@@ -255,7 +320,9 @@ class Spool:
             SpoolFormatError: it names the version that is needed.
         """
         try:
-            found = disk.read(os.path.join(self.root, "FORMAT"))
+            found = disk.read(self._format)
+        except ForeignSpoolError:
+            raise
         except OSError:  # a file in the place of a directory: `create` has the better message
             return
         if found is not None and found.decode(errors="replace").strip() != FORMAT:
@@ -283,12 +350,16 @@ class Spool:
             )
 
     @property
-    def _run_json(self) -> str:
-        return os.path.join(self.root, "run.json")
+    def _format(self) -> Place:
+        return self.directory / "FORMAT"
+
+    @property
+    def _run_json(self) -> Place:
+        return self.directory / "run.json"
 
     def has_destination(self) -> bool:
         """Whether a destination is recorded, even if it cannot be read."""
-        return os.path.lexists(self._run_json)
+        return self._run_json.exists()
 
     def destination(self) -> Destination | None:
         """The recorded destination, None for a local run.
@@ -297,7 +368,7 @@ class Spool:
             ForeignSpoolError: see `check_ownership`.
             SpoolFormatError: run.json is damaged.
         """
-        check_ownership(self.root)
+        check_ownership(self.directory)
         try:
             data = disk.read(self._run_json)
             return None if data is None else state.load(RunRecord, data).destination

@@ -42,6 +42,7 @@ from hf_mpwriter.base.settings import Destination, Settings
 from hf_mpwriter.base.verdicts import Sent
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import disk
+from hf_mpwriter.system.directory import Place
 
 UNCERTAIN_LIMIT = 64  # contents per attachment whose outcome is unknown; older ones are forgotten
 
@@ -278,7 +279,7 @@ class Ledger:
         if path in other.uncertain:
             self._add_uncertain(path, other.uncertain[path])
 
-    def save(self, path: str) -> None:
+    def save(self, path: Place) -> None:
         """Replace the ledger on disk, durably.
 
         Raises:
@@ -320,10 +321,10 @@ def set_aside(spool: Spool, host_id: str) -> str | None:
         if data is not None:
             state.load(Ledger, data)
     except (state.DamagedError, OSError):
-        aside = f"{path}.unreadable-{int(time.time())}-{os.urandom(2).hex()}"
+        aside = path.parent / f"{path.basename}.unreadable-{int(time.time())}-{os.urandom(2).hex()}"
         try:
             disk.rename(path, aside, "ledger.aside")
         except OSError:  # the next one that is saved takes its place
-            return path
-        return aside
+            return str(path)
+        return str(aside)
     return None

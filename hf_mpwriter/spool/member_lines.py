@@ -28,6 +28,7 @@ from hf_mpwriter.base.names import is_run_path
 from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.spool.layout import MemberName
 from hf_mpwriter.system import disk, locks
+from hf_mpwriter.system.directory import Place
 from hf_mpwriter.system.process import Process
 
 T = TypeVar("T")
@@ -184,7 +185,7 @@ class Reading:
         self._creates = False
         self._said: Member | None = None  # None where something has come since
 
-    def read(self, path: str) -> None:
+    def read(self, path: Place) -> None:
         """Read what is new; OSError if that is not possible."""
         is_over = not locks.is_held(path)  # before reading: a worker that is dead now writes no more
         known = (self._counters_at, COUNTERS_LENGTH if self._end > self._counters_at else 0)

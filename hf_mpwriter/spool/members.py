@@ -28,7 +28,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -38,6 +37,7 @@ from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.spool.layout import MemberName, Spool
 from hf_mpwriter.spool.member_lines import Counters, FirstLine, Member, Reading
 from hf_mpwriter.system import disk, locks
+from hf_mpwriter.system.directory import Place
 from hf_mpwriter.system.process import Process, host_id, start_ticks
 
 FULL_AT = 1 << 20  # bytes of a member file from which on files are opened in another one
@@ -93,10 +93,10 @@ class MemberFile:
         _files_of_this_process += 1
         self.name = MemberName.of(worker, process, _files_of_this_process)
         self.path = spool.member_file(self.name)
-        self._lock = threading.RLock()  # between threads: each line is one
+        self._lock = locks.thread_lock()  # between threads: each line is one
         self._is_torn = False  # whether the last write may have left a part of a line
         self._counters = Counters()
-        temporary = os.path.join(spool.members, f".{self.name}.tmp")
+        temporary = spool.members / f".{self.name}.tmp"
         fd = locks.try_exclusive(temporary)
         if fd is None:
             raise OSError(f"{temporary} is locked by another process")
@@ -110,7 +110,7 @@ class MemberFile:
         except BaseException:
             locks.release(fd)
             with contextlib.suppress(OSError):
-                os.unlink(temporary)
+                temporary.unlink()
             raise
 
     def write(self, line: dict[str, Any]) -> None:
@@ -155,8 +155,8 @@ class MemberFile:
         return os.fstat(self._fd).st_size >= FULL_AT
 
     def is_there(self) -> bool:
-        """Whether it is still the file at its path; not after the spool was deleted."""
-        return disk.same_file(self._fd, self.path)
+        """Whether it is still the file at its path; not after the spool was deleted, moved or replaced."""
+        return self.path.directory.is_at_path() and disk.same_file(self._fd, self.path)
 
     def leave(self) -> None:
         """Release the lock: the worker is dead from here on."""
@@ -249,7 +249,7 @@ class Members:
         """
         self.all()
         for name in _listdir(self._directory):
-            path = os.path.join(self._directory, name)
+            path = self._directory / name
             known = self._known.get(name)
             with contextlib.suppress(OSError):
                 if (known is None or known.member is None) and _is_ruin(name, path):
@@ -272,7 +272,7 @@ class Members:
             return None
         found = known or Reading(name)
         try:
-            found.read(os.path.join(self._directory, file_name))
+            found.read(self._directory / file_name)
         except (FileNotFoundError, PermissionError):
             return None
         except OSError as error:  # garbage in its place stays; any other error passes, and no member dies of it
@@ -296,10 +296,10 @@ class Members:
     def remove(self, member: Member) -> None:
         """Remove the file of a dead member; if the disk refuses, the next uploader does."""
         with contextlib.suppress(OSError):
-            disk.remove(os.path.join(self._directory, str(member.name)), "members.file", durable=False)
+            disk.remove(self._directory / str(member.name), "members.file", durable=False)
 
 
-def _is_ruin(file_name: str, path: str) -> bool:
+def _is_ruin(file_name: str, path: Place) -> bool:
     """Whether this is the member file of a dead worker that cannot be read, or was never finished."""
     unfinished = file_name.startswith(".") and file_name.endswith(".tmp")
     name = MemberName.parse(file_name[1:-4] if unfinished else file_name)
@@ -312,8 +312,8 @@ def _is_ruin(file_name: str, path: str) -> bool:
     return found.member is None
 
 
-def _listdir(path: str) -> list[str]:
+def _listdir(place: Place) -> list[str]:
     try:
-        return os.listdir(path)
+        return place.names()
     except FileNotFoundError:
         return []

@@ -20,7 +20,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,6 +27,7 @@ from hf_mpwriter.base import state
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.spool.layout import HostSpool
 from hf_mpwriter.system import disk
+from hf_mpwriter.system.directory import Directory, Place
 
 logger = logging.getLogger("hf_mpwriter")
 
@@ -70,16 +70,16 @@ class Outbox:
 
     Args:
         host: where it is.
-        run_dir: absolute path.
+        run: the run directory.
 
     Attributes:
         batches: that wait, the oldest first.
         trouble: why the disk does not hold what `batches` does, "" while it does.
     """
 
-    def __init__(self, host: HostSpool, run_dir: str) -> None:
+    def __init__(self, host: HostSpool, run: Directory) -> None:
         self._host = host
-        self._run_dir = run_dir
+        self._run = run
         self._highest = 0
         self.trouble = ""
         disk.make_dirs(host.outbox)
@@ -87,34 +87,34 @@ class Outbox:
         self.batches = self._read_all()
         self._on_disk = list(self.batches)
 
-    def _path(self, number: int) -> str:
-        return os.path.join(self._host.outbox, f"{number:08d}.json")
+    def _path(self, number: int) -> Place:
+        return self._host.outbox / f"{number:08d}.json"
 
     def _sweep(self) -> None:
         """Remove the temporary files of killed uploaders; the one that holds the uploader lock is alone here."""
         for directory in (self._host.root, self._host.outbox):
-            for name in os.listdir(directory):
+            for name in directory.names():
                 if name.startswith(".") and name.endswith(".tmp"):
                     with contextlib.suppress(OSError):
-                        os.unlink(os.path.join(directory, name))
+                        (directory / name).unlink()
 
     def _read_all(self) -> list[Batch]:
         found = []
-        for name in sorted(os.listdir(self._host.outbox)):
+        for name in sorted(self._host.outbox.names()):
             stem, extension = os.path.splitext(name)
             if extension != ".json" or not stem.isdecimal():
                 continue
             self._highest = max(self._highest, int(stem))
             try:
-                found.append(self._read(int(stem), os.path.join(self._host.outbox, name)))
+                found.append(self._read(int(stem), self._host.outbox / name))
             except (state.DamagedError, OSError) as error:  # it is derived again from the event files
                 logger.info("batch %s cannot be read and is dropped: %s", name, error)
                 with contextlib.suppress(OSError):
-                    disk.remove(os.path.join(self._host.outbox, name), "outbox.garbage")
+                    disk.remove(self._host.outbox / name, "outbox.garbage")
         return found
 
     @staticmethod
-    def _read(number: int, path: str) -> Batch:
+    def _read(number: int, path: Place) -> Batch:
         batch = state.load(Batch, disk.read(path) or b"")
         if batch.number != number:
             raise state.DamagedError(f"it has the number {batch.number}")
@@ -167,9 +167,9 @@ class Outbox:
         are taken for durable all the same: the Hub then gets what this disk loses, and never becomes shorter.
         """
         for file in group:
-            disk.fsync_path(os.path.join(self._run_dir, file.path), "outbox.data")
+            disk.fsync_path(self._run / file.path, "outbox.data")
         for directory in {os.path.dirname(file.path) for file in group}:
-            disk.fsync_dir(os.path.join(self._run_dir, directory), "outbox.data")
+            disk.fsync_dir(Place(self._run, directory), "outbox.data")
 
     def _write(self, batch: Batch) -> None:
         self._on_disk.append(batch)  # even if it fails: the name may be there, only not durable
@@ -213,9 +213,15 @@ class Outbox:
 
 def filesystem_time(host: HostSpool) -> float:
     """Unix time by the filesystem's own clock, on which hosts agree; 0 if the disk refuses."""
+    place = host.root / ".time.tmp"
     try:
-        with tempfile.TemporaryFile(dir=host.root) as file:
-            return os.fstat(file.fileno()).st_mtime
+        fd = place.open(os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        try:
+            os.write(fd, b"?")
+            return os.fstat(fd).st_mtime
+        finally:
+            os.close(fd)
+            place.unlink()
     except OSError:
         return 0.0
 
@@ -223,10 +229,10 @@ def filesystem_time(host: HostSpool) -> float:
 def stamp(host: HostSpool) -> str:
     """What tells the record of a host from all others it will have; "" if there is none."""
     try:
-        status = os.stat(host.in_flight, follow_symlinks=False)
+        status = host.in_flight.stat()
     except OSError:
         return ""
-    return f"{os.path.basename(host.root)} {status.st_ino} {status.st_mtime_ns}"
+    return f"{host.root.basename} {status.st_ino} {status.st_mtime_ns}"
 
 
 def interrupted(host: HostSpool) -> InFlightRecord | None:

@@ -1,4 +1,4 @@
-"""Ownership: whether a spool may be used.
+"""Ownership: whether a spool may be used, and how it is opened to a group.
 
 To use a spool is to send a token to the endpoint in its `run.json`, and to read and write at its names. So it must be
 a directory into which no stranger may write:
@@ -7,48 +7,74 @@ a directory into which no stranger may write:
     owner this user, open to its group (2770)     used: HF_MPWRITER_GROUP=1 has made it so
     owner another user, open to its group (2770)  used with HF_MPWRITER_GROUP=1, if this user is in the group
     anything else                                 refused
+
+It is checked on the descriptor by which the spool is used from then on, whatever becomes of its name.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import stat
 
 from hf_mpwriter.base.errors import ForeignSpoolError
 from hf_mpwriter.base.settings import group_access
-from hf_mpwriter.system import disk, sharing
+from hf_mpwriter.system import disk
+from hf_mpwriter.system.directory import Directory, Place, is_shared, share
+from hf_mpwriter.system.process import open_above
 
 
-def check_ownership(root: str) -> None:
+def check_descriptor(path: str, fd: int) -> None:
+    """Refuse a spool that was opened and into which strangers may write.
+
+    Args:
+        path: of the spool, for the message.
+        fd: a descriptor of it.
+
+    Raises:
+        ForeignSpoolError: it says what is wrong and what helps.
+    """
+    _refuse(path, _objection(path, os.fstat(fd), fd))
+
+
+def check_ownership(spool: Directory) -> None:
     """Refuse a spool into which strangers may write; one that is not there yet is fine.
 
     Args:
-        root: directory of the spool.
+        spool: its directory.
 
     Raises:
         ForeignSpoolError: it says what is wrong and what helps.
     """
     try:
-        status = os.lstat(root)
-    except OSError:
-        return
-    if stat.S_ISREG(status.st_mode):  # `Spool.create` has the better message
-        return
-    if trouble := _objection(root, status):
-        raise ForeignSpoolError(f"{root} {trouble[0]}, so it is not used.", hint=trouble[1])
+        check_descriptor(spool.path, spool.fd)
+    except ForeignSpoolError:
+        raise
+    except OSError:  # it cannot be opened, or is no directory: its status is for the message
+        try:
+            status = os.lstat(spool.path)
+        except OSError:
+            return
+        if not stat.S_ISREG(status.st_mode):  # `Spool.create` has the better message
+            _refuse(spool.path, _objection(spool.path, status, -1))
 
 
-def _objection(root: str, status: os.stat_result) -> tuple[str, str] | None:
+def _refuse(path: str, trouble: tuple[str, str] | None) -> None:
+    if trouble:
+        raise ForeignSpoolError(f"{path} {trouble[0]}, so it is not used.", hint=trouble[1])
+
+
+def _objection(root: str, status: os.stat_result, fd: int) -> tuple[str, str] | None:
     """What is wrong with a spool, and what helps."""
     if stat.S_ISLNK(status.st_mode):
         return "is a symbolic link", "Remove the link; the next start makes a directory."
     if status.st_mode & stat.S_IWOTH:
         return "can be written by everybody", f"Run: chmod o-w {root}"
-    shared = sharing.is_shared(status)
+    shared = is_shared(status)
     if shared and group_access() and status.st_gid in (os.getegid(), *os.getgroups()):
         return None
-    if status.st_uid == os.geteuid() or status.st_uid == _made_by_us(root):
+    if status.st_uid == os.geteuid() or status.st_uid == _made_by_us(fd):
         if shared or not status.st_mode & stat.S_IWGRP:
             return None
         return "can be written by its group", f"Run: chmod g-w {root}"
@@ -58,18 +84,23 @@ def _objection(root: str, status: os.stat_result) -> tuple[str, str] | None:
     )
 
 
-def _made_by_us(directory: str) -> int:
-    """The user id that this filesystem gives our files, which may know root by another number; -1 if it takes none."""
-    path = os.path.join(directory, f".owner-probe.{os.getpid()}.{os.urandom(4).hex()}")
+def _made_by_us(directory: int) -> int:
+    """The user id that this filesystem gives our files, which may know root by another number; -1 if it takes none.
+
+    Args:
+        directory: a descriptor, -1 if there is none.
+    """
+    name = f".owner-probe.{os.getpid()}.{os.urandom(4).hex()}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
     try:
-        fd = disk.open_ours(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        fd = open_above(name, flags, disk.FILE_MODE, dir_fd=directory)
     except OSError:
         return -1
     try:
         return os.fstat(fd).st_uid
     finally:
         os.close(fd)
-        os.unlink(path)
+        os.unlink(name, dir_fd=directory)
 
 
 def _name_of(user: int) -> str:
@@ -77,3 +108,22 @@ def _name_of(user: int) -> str:
         return pwd.getpwuid(user).pw_name
     except KeyError:
         return f"user {user}"
+
+
+def share_tree(top: Place, group: int) -> None:
+    """Open a directory and all below it to a group. The top comes last: once it is open, all is."""
+    directories, files = top.scan()
+    for name in directories:
+        share_tree(top / name, group)
+    for name in files:
+        _share_one(top / name, os.O_RDONLY | os.O_NONBLOCK, group)
+    _share_one(top, os.O_RDONLY | os.O_DIRECTORY, group)
+
+
+def _share_one(place: Place, flags: int, group: int) -> None:
+    with contextlib.suppress(FileNotFoundError):  # a temporary file of a process that starts at this moment
+        fd = place.open(flags)
+        try:
+            share(fd, group)
+        finally:
+            os.close(fd)

@@ -14,7 +14,7 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
-import os
+import shlex
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -23,12 +23,13 @@ from hf_mpwriter.base.errors import SpoolFormatError
 from hf_mpwriter.base.names import is_attachment
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Refused
-from hf_mpwriter.snapshot.attachments import stamp_of
+from hf_mpwriter.snapshot.attachments import NEVER_SENT, stamp_of
 from hf_mpwriter.snapshot.event_files import writer_of
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger, Quarantined, load
 from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.system import locks
+from hf_mpwriter.system.directory import Place
 from hf_mpwriter.system.process import host_id
 
 POLL = 0.05  # seconds between two checks of the ledger while waiting
@@ -69,7 +70,7 @@ class Progress:
         found = {}
         for path in filter(is_attachment, paths):
             with contextlib.suppress(OSError):
-                found[path] = os.stat(os.path.join(self._spool.run_dir, path), follow_symlinks=False).st_ctime_ns
+                found[path] = (self._spool.run / path).stat().st_ctime_ns
         return found
 
     def missing(
@@ -100,9 +101,11 @@ class Progress:
         The ledger knows the stamp of the file that was sent, so the file is not read, and times are compared only with
         times of the same file. A removed file is not waited for.
         """
+        if (entry := ledger.quarantined.get(path)) is not None and entry.reason == NEVER_SENT:
+            return True
         held = ledger.files.get(path)
         try:
-            status = os.stat(os.path.join(self._spool.run_dir, path), follow_symlinks=False)
+            status = (self._spool.run / path).stat()
         except FileNotFoundError:
             return True
         except OSError:
@@ -283,6 +286,11 @@ def wait(
     return missing
 
 
+def sync_command(run_dir: str) -> str:
+    """The command that uploads what is missing, as it is typed into a shell."""
+    return f"hf-mpwriter sync {shlex.quote(run_dir)}"
+
+
 def size_text(count: float) -> str:
     """Bytes for people."""
     for unit in ("B", "kB", "MB"):
@@ -292,9 +300,9 @@ def size_text(count: float) -> str:
     return f"{count:.1f} GB"
 
 
-def _stamp(path: str) -> tuple[int, int]:
+def _stamp(place: Place) -> tuple[int, int]:
     try:
-        status = os.stat(path)
+        status = place.stat()
     except OSError:
         return 0, 0
     return status.st_ino, status.st_mtime_ns

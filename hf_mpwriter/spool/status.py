@@ -2,7 +2,7 @@
 
     hosts/<host>/status.json
     {"process": {...}, "started_at": 1795236610.0, "token_issued_at": ..., "beat": ..., "phase": "idle",
-     "waiting": 0, "push": 0, "commits": 3, "blocked_until": 0.0, "notices": ["..."],
+     "waiting": 0, "push": 0, "commits": 3, "blocked_until": 0.0,
      "kind": "Retry", "reason": "...", "hint": "", "failures": 2, "failed_at": ...}       "" and 0 without a failure
 
 Invariants:
@@ -24,6 +24,7 @@ from typing import Self
 from hf_mpwriter.base import state
 from hf_mpwriter.base.verdicts import Quarantine, Refused, Verdict
 from hf_mpwriter.spool.layout import HostSpool
+from hf_mpwriter.spool.notices import NoticesFile
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.daemon import rotate_log
 from hf_mpwriter.system.process import Process, boot_id
@@ -32,8 +33,8 @@ from hf_mpwriter.system.redaction import redact_known
 logger = logging.getLogger("hf_mpwriter")
 
 BEAT_EVERY = 10.0  # seconds between two heartbeats, if nothing changes
+LINGER = 600.0  # seconds that an uploader stays without workers and without any progress
 SILENCE = 60.0  # seconds without a heartbeat, after which an uploader that lives counts as stuck
-NOTICES = 5  # notices that are kept, the newest ones
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,6 @@ class UploaderStatus:
         failures: in a row.
         failed_at: unix time of the last failure.
         blocked_until: monotonic seconds; the Hub asked for no request before.
-        notices: what the user should know.
     """
 
     phase: str = ""
@@ -72,7 +72,6 @@ class UploaderStatus:
     failures: int = 0
     failed_at: float = 0.0
     blocked_until: float = 0.0
-    notices: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, host: HostSpool) -> Self:
@@ -134,6 +133,7 @@ class StatusFile:
     ) -> None:
         self._host, self._clock, self._wall_clock = host, clock, wall_clock
         self._status = UploaderStatus(process=process, started_at=wall_clock(), token_issued_at=token_issued_at)
+        self._notices = NoticesFile(host, wall_clock)
         self._published: UploaderStatus | None = None
         self._beat_at = 0.0
 
@@ -148,11 +148,8 @@ class StatusFile:
         return self._status.kind
 
     def notify(self, notices: Iterable[str]) -> None:
-        """Log and publish what a push has found out, each notice once."""
-        for text in map(redact_known, notices):
-            if text not in self._status.notices:
-                logger.info("%s", text)
-                self._change(notices=(*self._status.notices, text)[-NOTICES:])
+        """Log and publish what a push has found out; see `notices`."""
+        self._notices.note(notices)
 
     def failed(self, verdict: Verdict, attempts: int) -> None:
         """A push has failed.
@@ -185,6 +182,7 @@ class StatusFile:
         data = state.dump(dataclasses.replace(self._status, beat=self._wall_clock()))
         try:
             disk.replace(self._host.status, data, "status.publish", durable=False)
+            self._notices.save()
             rotate_log(self._host.log)
         except OSError as error:
             logger.info("the status cannot be published: %s", error)

@@ -10,6 +10,8 @@ Invariants:
 - What it prints is redacted.
 - Its log is bounded, and a full disk does not end it.
 - It has the limits that the hard ones allow, not the soft ones of training.
+- It has low priority: nice, SCHED_BATCH, idle I/O, first in line for the out-of-memory killer; all processors, as the
+  worker that started it may be bound to some. Only that imports psutil, and only when it is called.
 """
 
 from __future__ import annotations
@@ -23,21 +25,28 @@ import time
 from collections.abc import Callable
 
 from hf_mpwriter.system import disk, redaction
+from hf_mpwriter.system.directory import Place
+from hf_mpwriter.system.process import fill_standard
 
 logger = logging.getLogger("hf_mpwriter")
 
 LOG_LIMIT = 1 << 20  # bytes of the log before it is rotated to one older copy
 REFUSALS = 60  # failed steps in a row before `keep_on` gives up
 GRACE = 25.0  # seconds between SIGTERM and the end; SLURM and Kubernetes kill after 30
+NICENESS = 10  # a training step that wakes up need not wait for an uploader
+OOM_SCORE_ADJ = 500  # the kernel ends an uploader before it ends training
 
 
 def detach(keep: int) -> None:
     """Fork and end the first half; close all descriptors above `keep`; reset the working directory and the umask.
 
+    A child of process 1 would become its child again, but one that it does not know; so it does not fork.
+
     Call it before anything that takes time: until then the process is a child of the worker. This module imports
     little for that reason.
     """
-    if os.fork():
+    fill_standard()
+    if os.getppid() != 1 and os.fork():
         os._exit(0)
     _close_above(keep)
     os.chdir("/")
@@ -101,15 +110,15 @@ def start_logging() -> None:
     logging.raiseExceptions = False
 
 
-def rotate_log(path: str) -> None:
+def rotate_log(place: Place) -> None:
     """Rotate the log to one older copy when it exceeds LOG_LIMIT.
 
-    Nothing happens if `path` is not the file on standard error.
+    Nothing happens if `place` is not the file on standard error.
     """
-    if not disk.same_file(2, path) or os.fstat(2).st_size <= LOG_LIMIT:
+    if not disk.same_file(2, place) or os.fstat(2).st_size <= LOG_LIMIT:
         return
-    disk.rename(path, f"{path}.1", "daemon.log")
-    fd = disk.open_ours(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    disk.rename(place, place.parent / f"{place.basename}.1", "daemon.log")
+    fd = disk.open_ours(place, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(fd, 1)
     os.dup2(fd, 2)
     os.close(fd)
@@ -123,3 +132,40 @@ def raise_limits() -> None:
             resource.setrlimit(limit, (hard, hard))
         except (OSError, ValueError) as error:
             logger.info("a limit stays at %s instead of %s: %s", soft, hard, error)
+
+
+def lower_priority() -> None:
+    """Let training come first, as far as the system allows; what it refuses is logged."""
+    import psutil  # here: training imports this module, and needs no psutil
+
+    steps: list[Callable[[], object]] = [_use_all_processors, _be_nice, _never_preempt]
+    if psutil.LINUX:
+        steps += [_be_expendable, lambda: psutil.Process().ionice(psutil.IOPRIO_CLASS_IDLE)]
+    for step in steps:  # a refusal of one says nothing about the others
+        try:
+            step()
+        except (OSError, psutil.Error, ValueError) as error:
+            logger.info("the priority is not as low as wanted: %s", error)
+
+
+def _be_nice() -> None:
+    os.setpriority(os.PRIO_PROCESS, 0, max(NICENESS, os.getpriority(os.PRIO_PROCESS, 0)))
+
+
+def _never_preempt() -> None:
+    """A process of this policy that wakes up waits for a processor instead of taking one from a training step."""
+    if hasattr(os, "SCHED_BATCH"):
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+
+
+def _be_expendable() -> None:
+    """Never lower the score: containers of low priority start with a higher one."""
+    with open("/proc/self/oom_score_adj", "r+", encoding="ascii") as file:
+        score = max(OOM_SCORE_ADJ, int(file.read()))
+        file.seek(0)
+        file.write(str(score))
+
+
+def _use_all_processors() -> None:
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, range(os.cpu_count() or 1))

@@ -2,31 +2,36 @@
 
 A state on disk is made in one of three ways. Each leaves a whole file or none at any kill, and a durable one at return:
 
-    publish(path, data)   temporary name -> fsync -> link     exactly one of many racing processes wins
-    replace(path, data)   temporary name -> fsync -> rename   readers see the old content or the new one
-    remove(path)          unlink -> fsync of the directory
+    publish(place, data)   temporary name -> fsync -> link     exactly one of many racing processes wins
+    replace(place, data)   temporary name -> fsync -> rename   readers see the old content or the new one
+    remove(place)          unlink -> fsync of the directory
 
 Without the fsync of the file, xfs shows a file of no bytes after a power cut. Without the fsync of the directory, the
 older file came back after 1 of 15 (ext4) to 4 of 15 (xfs) power cuts.
 
 Invariants:
-- What is made is for its owner only, or for the group of its directory too, see `sharing`.
-- A file of ours is never read through a link. It is a regular file of at most READ_LIMIT bytes: what stands in its
-  place may be a pipe without a writer, or as long as the disk.
+- All is reached beneath a held directory, see `directory`, and not through a link. What is made is for its owner only,
+  or for the group of its directory too.
+- A file of ours is a regular one of at most READ_LIMIT bytes: what stands in its place may be a pipe without a writer,
+  or as long as the disk. Where others may write into its directory it has one name: a second one may be that of a file
+  elsewhere. The temporary name of a publisher does not count, who may have been killed before it was removed.
 - Before each system call that changes something the code reaches a failpoint, see `failpoints`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
 
-from hf_mpwriter.system import failpoints, sharing
+from hf_mpwriter.system import failpoints
+from hf_mpwriter.system.directory import Directory, Place, check_names, identity, is_shared, share
+from hf_mpwriter.system.process import links_are_protected, open_above
 
 FILE_MODE = 0o600
 DIR_MODE = 0o700
-NOT_REGULAR = (errno.EISDIR, errno.EINVAL, errno.ELOOP, errno.ENXIO)  # opening a directory, a link, a pipe, a socket
+NOT_REGULAR = (errno.EISDIR, errno.EINVAL, errno.ELOOP, errno.ENXIO, errno.EMLINK)  # a directory, link, pipe, socket
 CHUNK = 1 << 20  # bytes that `write_again` copies at once
 READ_LIMIT = 64 << 20  # bytes of a file of ours; a ledger of 100,000 paths has half of that
 
@@ -37,22 +42,22 @@ def fsync(fd: int, word: str) -> None:
     os.fsync(fd)
 
 
-def fsync_path(path: str, word: str) -> None:
-    """Make the content of the file at `path` durable, including what was written through other descriptors."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+def fsync_path(place: Place, word: str) -> None:
+    """Make the content of a file durable, including what was written through other descriptors."""
+    fd = place.open(os.O_RDONLY | os.O_NONBLOCK)
     try:
         fsync(fd, word)
     finally:
         os.close(fd)
 
 
-def write_again(path: str, start: int, end: int) -> None:
+def write_again(place: Place, start: int, end: int) -> None:
     """Write the bytes from `start` to `end` of a file once more, in their place.
 
     After a failed fsync the kernel takes them for written, and the next fsync succeeds without them. The file must be
     one that no other process writes.
     """
-    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)  # O_APPEND would ignore the offset
+    fd = place.open(os.O_RDWR | os.O_NONBLOCK)  # O_APPEND would ignore the offset
     try:
         while start < end and (chunk := os.pread(fd, min(CHUNK, end - start), start)):
             start += os.pwrite(fd, chunk, start)
@@ -60,10 +65,10 @@ def write_again(path: str, start: int, end: int) -> None:
         os.close(fd)
 
 
-def fsync_dir(path: str, word: str) -> None:
+def fsync_dir(place: Place, word: str) -> None:
     """Make the names in a directory durable."""
     failpoints.reach(f"{word}.dirsync")
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fd = place.open(os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)
     finally:
@@ -81,13 +86,12 @@ def write_all(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
-def _temporary(path: str) -> str:
-    directory, name = os.path.split(path)
-    return os.path.join(directory, f".{name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
+def _temporary(place: Place) -> Place:
+    return place.parent / f".{place.basename}.{os.getpid()}.{os.urandom(4).hex()}.tmp"
 
 
-def _write_temporary(path: str, data: bytes, word: str, *, durable: bool) -> str:
-    temporary = _temporary(path)
+def _write_temporary(place: Place, data: bytes, word: str, *, durable: bool) -> Place:
+    temporary = _temporary(place)
     failpoints.reach(f"{word}.open")
     fd = open_ours(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     try:
@@ -96,190 +100,225 @@ def _write_temporary(path: str, data: bytes, word: str, *, durable: bool) -> str
         if durable:
             fsync(fd, word)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink()
         raise
     finally:
         os.close(fd)
     return temporary
 
 
-def publish(path: str, data: bytes, word: str) -> bool:
-    """Create `path` with `data` unless it exists.
+def publish(place: Place, data: bytes, word: str) -> bool:
+    """Create a file with `data` unless something is there.
 
     Returns:
         Whether this call created it.
     """
-    if os.path.lexists(path):  # a restart on a full disk must not fail for what is there already
+    if place.exists():  # a restart on a full disk must not fail for what is there already
         return False
-    temporary = _write_temporary(path, data, word, durable=True)
+    temporary = _write_temporary(place, data, word, durable=True)
     try:
         failpoints.reach(f"{word}.link")
-        os.link(temporary, path)
+        with place.held() as (where, name):
+            os.link(temporary.basename, name, src_dir_fd=where, dst_dir_fd=where, follow_symlinks=False)
     except FileExistsError:
         return False
     else:
-        fsync_dir(os.path.dirname(path), word)
+        fsync_dir(place.parent, word)
         return True
     finally:
-        os.unlink(temporary)
+        temporary.unlink()
 
 
-def replace(path: str, data: bytes, word: str, *, durable: bool = True) -> None:
-    """Put `data` in place of what is at `path`. A directory there is moved aside.
+def replace(place: Place, data: bytes, word: str, *, durable: bool = True) -> None:
+    """Put `data` in place of what is there. A directory is moved aside.
 
     Args:
-        path: where to put it.
+        place: where to put it.
         data: the new content.
         word: first part of the names of the failpoints.
         durable: False where the older content may be back after a power cut.
     """
-    temporary = _write_temporary(path, data, word, durable=durable)
+    temporary = _write_temporary(place, data, word, durable=durable)
     try:
         failpoints.reach(f"{word}.rename")
         try:
-            os.rename(temporary, path)
+            _rename(temporary, place)
         except IsADirectoryError:
-            _move_aside(path)
-            os.rename(temporary, path)
+            _move_aside(place)
+            _rename(temporary, place)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink()
         raise
     if durable:
-        fsync_dir(os.path.dirname(path), word)
+        fsync_dir(place.parent, word)
 
 
-def _move_aside(path: str) -> None:
-    os.rename(path, f"{path}.aside-{os.urandom(4).hex()}")
+def _rename(old: Place, new: Place) -> None:
+    with old.held() as (where, name):
+        os.rename(name, new.basename, src_dir_fd=where, dst_dir_fd=where)
 
 
-def rename(old: str, new: str, word: str) -> None:
+def _move_aside(place: Place) -> None:
+    _rename(place, place.parent / f"{place.basename}.aside-{os.urandom(4).hex()}")
+
+
+def rename(old: Place, new: Place, word: str) -> None:
     """Rename within one directory; readers see the old name or the new one."""
     failpoints.reach(f"{word}.rename")
-    os.rename(old, new)
+    _rename(old, new)
 
 
-def remove(path: str, word: str, *, durable: bool = True) -> None:
-    """Remove `path`, which may be gone already.
+def remove(place: Place, word: str, *, durable: bool = True) -> None:
+    """Remove a file, which may be gone already.
 
     Args:
-        path: what to remove.
+        place: what to remove.
         word: first part of the names of the failpoints.
         durable: False where the file may be back after a power cut.
     """
     failpoints.reach(f"{word}.unlink")
     try:
-        os.unlink(path)
+        place.unlink()
     except FileNotFoundError:
         return
     if durable:
-        fsync_dir(os.path.dirname(path), word)
+        fsync_dir(place.parent, word)
 
 
-def make_dirs(path: str, mode: int = DIR_MODE, *, durable: bool = True, private: bool = False) -> None:
-    """Create `path` and the parents that it lacks; racing processes all succeed.
+def remove_tree(path: str) -> None:
+    """Remove a directory of files that are of no use any more, as far as the disk allows it; links are not followed."""
+    for directory, folders, files in os.walk(path, topdown=False):
+        for name in files:
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join(directory, name))
+        for name in folders:  # a link to a directory is among them
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join(directory, name))
+        with contextlib.suppress(OSError):
+            os.rmdir(directory)
+
+
+def make_dirs(place: Place, mode: int = DIR_MODE, *, durable: bool = True, private: bool = False) -> None:
+    """Create a directory and the parents that it lacks; racing processes all succeed.
 
     Args:
-        path: absolute path of the directory.
+        place: of the directory; with no name the held directory itself, which is made by its path.
         mode: of each new directory, before the umask.
         durable: whether the new names survive a power cut.
-        private: keep `path` closed to the group even where its parent is open to it.
+        private: keep the directory closed to the group even where its parent is open to it.
     """
-    if os.path.isdir(path):
+    if not place.name:
+        directory = place.directory
+        if directory.is_there():
+            return
+        path, name = os.path.split(directory.path)
+        place = (directory.above or Directory(path)) / name
+    if place.is_directory():
         return
-    if (parent := os.path.dirname(path)) == path:  # only a relative path leads here
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+    parent = place.parent
     make_dirs(parent, mode, durable=durable)
     try:
-        os.mkdir(path, mode)
+        place.make_directory(mode)
     except FileExistsError:
-        if not os.path.isdir(path):
+        if not place.is_directory():
             raise
     if not private:
-        sharing.share(path, path)
+        _share_new(place)
     if durable:
         fsync_dir(parent, "dirs")
 
 
-def open_ours(path: str, flags: int) -> int:
+def _share_new(place: Place) -> None:
+    if is_shared(place.parent.stat()):
+        fd = place.open(os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            share(fd)
+        finally:
+            os.close(fd)
+
+
+def open_ours(place: Place, flags: int) -> int:
     """Open a regular file in the spool; a new one is for its owner, or for the group of its directory too.
 
     Returns:
         The descriptor.
 
     Raises:
-        OSError: it cannot be opened, or is no regular file.
+        OSError: it cannot be opened, is no regular file, or may be another one by a second name.
     """
-    fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, FILE_MODE)
-    try:
-        _check_regular(fd, path)
-        if flags & os.O_CREAT:
-            sharing.share(fd, path)
-    except BaseException:
-        os.close(fd)
-        if flags & os.O_EXCL:
-            os.unlink(path)
-        raise
+    with place.held() as (where, name):
+        fd = open_above(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, FILE_MODE, dir_fd=where)
+        try:
+            above = os.fstat(where)
+            _check_regular(fd, place)
+            if above.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+                check_names(fd, place)
+            if flags & os.O_CREAT and is_shared(above):
+                share(fd)
+        except BaseException:
+            os.close(fd)
+            if flags & os.O_EXCL:
+                os.unlink(name, dir_fd=where)
+            raise
     return fd
 
 
-def open_anew(path: str, flags: int) -> int:
+def open_anew(place: Place, flags: int) -> int:
     """Like `open_ours`, but move aside what is no regular file. Not for locks: two processes would both get theirs."""
     try:
-        return open_ours(path, flags)
+        return open_ours(place, flags)
     except OSError as error:
         if error.errno not in NOT_REGULAR:
             raise
-        _move_aside(path)
-        return open_ours(path, flags)
+        _move_aside(place)
+        return open_ours(place, flags)
 
 
-def open_beneath(top: str, relative: str) -> int:
-    """Open a user's regular file for reading; no part of the path below `top` may be a link."""
-    *directories, name = relative.split("/")
-    where = os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        for directory in directories:
-            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
-            where, left = os.open(directory, flags, dir_fd=where), where
-            os.close(left)
-        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=where)
-    finally:
-        os.close(where)
-    try:
-        _check_regular(fd, os.path.join(top, relative))
-    except BaseException:
-        os.close(fd)
-        raise
+def open_beneath(place: Place) -> int:
+    """Open a user's regular file for reading; no part of its name may be a link.
+
+    A second name is a user's own affair: Linux lets a stranger make one only of files that he may read and write. Where
+    it does not, a file with several names is refused if others may write into its directory.
+    """
+    with place.held() as (where, name):
+        fd = open_above(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=where)
+        try:
+            _check_regular(fd, place)
+            if not links_are_protected() and os.fstat(where).st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+                check_names(fd, place)
+        except BaseException:
+            os.close(fd)
+            raise
     return fd
 
 
-def _check_regular(fd: int, path: str) -> None:
+def _check_regular(fd: int, place: Place) -> None:
     mode = os.fstat(fd).st_mode
     if not stat.S_ISREG(mode):
         if stat.S_ISDIR(mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-        raise OSError(errno.EINVAL, "Not a regular file", path)
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(place))
+        raise OSError(errno.EINVAL, "Not a regular file", str(place))
 
 
-def read(path: str) -> bytes | None:
+def read(place: Place) -> bytes | None:
     """Content of a file of ours, None if there is none.
 
     Raises:
         OSError: it cannot be read, is a link or no regular file, or is larger than READ_LIMIT.
     """
     try:
-        fd = open_ours(path, os.O_RDONLY)
+        fd = open_ours(place, os.O_RDONLY)
     except FileNotFoundError:
         return None
     with open(fd, "rb") as file:
         if os.fstat(fd).st_size > READ_LIMIT:
-            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(place))
         return file.read(READ_LIMIT)
 
 
-def read_ranges(path: str, *ranges: tuple[int, int]) -> list[bytes]:
+def read_ranges(place: Place, *ranges: tuple[int, int]) -> list[bytes]:
     """Parts of a file of ours, each given by its offset and its length at most; what is beyond the end is left out."""
-    fd = open_ours(path, os.O_RDONLY)
+    fd = open_ours(place, os.O_RDONLY)
     try:
         size = os.fstat(fd).st_size
         return [os.pread(fd, max(0, min(length, size - start)), start) for start, length in ranges]
@@ -287,20 +326,24 @@ def read_ranges(path: str, *ranges: tuple[int, int]) -> list[bytes]:
         os.close(fd)
 
 
-def inode(file: int | str) -> tuple[int, int]:
-    """Inode and device, which no two living files share; of a symbolic link its own."""
-    status = os.fstat(file) if isinstance(file, int) else os.stat(file, follow_symlinks=False)
-    return status.st_ino, status.st_dev
-
-
-def same_file(fd: int, path: str) -> bool:
-    """Whether the descriptor and the path are the same file; False once the path was deleted or replaced.
+def same_file(fd: int, place: Place) -> bool:
+    """Whether the descriptor and the place are the same file; False once that was deleted or replaced.
 
     An error of the disk is no proof of that: then the answer is True.
     """
     try:
-        return inode(path) == inode(fd)
+        return identity(place.stat()) == identity(os.fstat(fd))
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
         return error.errno not in (errno.EBADF, errno.ELOOP, errno.ESTALE)  # removed by another host
+
+
+def longest_name(path: str) -> int:
+    """Bytes that a name in a directory may have; where it does not exist yet, in the nearest parent that does."""
+    while not os.path.isdir(path) and path != os.path.dirname(path):
+        path = os.path.dirname(path)
+    try:
+        return os.pathconf(path, "PC_NAME_MAX")
+    except (OSError, ValueError):
+        return 255

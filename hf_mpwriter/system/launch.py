@@ -1,12 +1,14 @@
 """The commands that start an uploader and a push, the Python that runs them, and how to find such a process again.
 
-    worker    --posix_spawn-->  python -P -c UPLOADER_BOOT <run directory>
-    uploader  --Popen------->   python -P -c PUSH_BOOT     <run directory> <pid of the uploader> <descriptors>
+    worker    --posix_spawn-->  python -P ... -c UPLOADER_BOOT <run directory>
+    uploader  --Popen------->   python -P ... -c PUSH_BOOT     <run directory> <pid of the uploader> <descriptors>
+    uploader  --posix_spawn-->  python -P ... -c SEARCH_BOOT   <run directory> <seconds>
 
 Inherited descriptors:
 
     uploader    3 uploader lock    4 start record    5 run directory    6 spool         1, 2 its log
     push        job, run directory, spool: their numbers are the last arguments         1 pipe, 2 log of the uploader
+    search      4 start record of the uploader                                          1, 2 log of the uploader
 
 A record is a file without a name: a line of JSON for the start of Python, then what the process itself reads.
 
@@ -14,7 +16,7 @@ A record is a file without a name: a line of JSON for the start of Python, then 
     {...}
 
 Invariants:
-- Both commands are imports in a string, which no linter sees. They are the only imports that point upwards, and they
+- The commands are imports in a string, which no linter sees. They are the only imports that point upwards, and they
   stand here alone, with the words by which a process is found again.
 - The run directory is an argument only so that a process can be found again; none is opened by it.
 - Each child of the same Python gets the import path of its parent, because it starts in another directory.
@@ -35,7 +37,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 
-from hf_mpwriter.system.process import import_path
+from hf_mpwriter.system.process import import_path, open_above, standard_taken
 
 UPLOADER_LOCK_FD = 3  # the descriptors of an uploader
 START_RECORD_FD = 4
@@ -56,6 +58,13 @@ PUSH_BOOT = (
     f"parent,fd,*directories=map(int,sys.argv[2:]);{_SET_IMPORT_PATH}"
     "from hf_mpwriter.push import process as push;push.main(parent,fd,*directories);push.end()"
 )
+SEARCH_BOOT = (  # the timer comes first: a search may hang anywhere
+    "import signal,sys;signal.setitimer(signal.ITIMER_REAL,float(sys.argv[2]));"
+    f"import json,os;fd={START_RECORD_FD};{_SET_IMPORT_PATH}"
+    "from hf_mpwriter.uploader import siblings;siblings.main()"
+)
+_UTF8 = int(sys.getfilesystemencoding().lower() == "utf-8")
+_OPTIONS = ("-P", "-X", f"utf8={_UTF8}")  # paths mean the same bytes as here
 _MARKS = {"uploader": "uploader.main", "push": "push.main"}  # words that the boot string of each kind contains
 
 PYTHON_VARIABLE = "HF_MPWRITER_PYTHON"
@@ -107,9 +116,32 @@ def start_uploader(
             (os.POSIX_SPAWN_DUP2, sources[3], 1),
             (os.POSIX_SPAWN_DUP2, sources[3], 2),
         ]
-        argv = [program, "-P", "-c", UPLOADER_BOOT, run_dir]
-        defaults = set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP}
-        return os.posix_spawn(program, argv, env, file_actions=actions, setsid=True, setsigmask=[], setsigdef=defaults)
+        return _spawn([program, *_OPTIONS, "-c", UPLOADER_BOOT, run_dir], env, actions, setsid=True)
+
+
+def start_search(record: bytes, run_dir: str, limit: float) -> int:
+    """Start a search for unfinished runs, as a child of this process and in its session.
+
+    Args:
+        record: the start record of the uploader.
+        run_dir: absolute path.
+        limit: seconds after which it ends by SIGALRM.
+
+    Returns:
+        Its pid.
+
+    Raises:
+        OSError: no interpreter, no memory.
+    """
+    argv = [interpreter(os.environ), *_OPTIONS, "-c", SEARCH_BOOT, run_dir, str(limit)]
+    with contextlib.ExitStack() as stack:
+        given = _duplicated(stack, stack.enter_context(unnamed_file(_with_import_path(record))), START_RECORD_FD + 1)
+        return _spawn(argv, os.environ, [(os.POSIX_SPAWN_DUP2, given, START_RECORD_FD)], setsid=False)
+
+
+def _spawn(argv: list[str], env: Mapping[str, str], actions: Sequence[tuple[object, ...]], *, setsid: bool) -> int:
+    defaults = set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP}
+    return os.posix_spawn(argv[0], argv, env, file_actions=actions, setsid=setsid, setsigmask=[], setsigdef=defaults)
 
 
 def push_command(run_dir: str, job: int, run_dir_fd: int, spool_fd: int) -> list[str]:
@@ -125,7 +157,7 @@ def push_command(run_dir: str, job: int, run_dir_fd: int, spool_fd: int) -> list
         OSError: no interpreter.
     """
     numbers = map(str, (os.getpid(), job, run_dir_fd, spool_fd))
-    return [interpreter(os.environ), "-P", "-c", PUSH_BOOT, run_dir, *numbers]
+    return [interpreter(os.environ), *_OPTIONS, "-c", PUSH_BOOT, run_dir, *numbers]
 
 
 def push_record(job: bytes) -> contextlib.AbstractContextManager[int]:
@@ -175,11 +207,12 @@ def unnamed_file(data: bytes) -> Iterator[int]:
         OSError: there is no memory, and no disk.
     """
     with contextlib.ExitStack() as stack:
-        try:
-            fd = os.memfd_create("record")
-            stack.callback(os.close, fd)
-        except (AttributeError, OSError):
-            fd = stack.enter_context(tempfile.TemporaryFile(buffering=0)).fileno()
+        with standard_taken():
+            try:
+                fd = os.memfd_create("record")
+                stack.callback(os.close, fd)
+            except (AttributeError, OSError):
+                fd = stack.enter_context(tempfile.TemporaryFile(buffering=0)).fileno()
         view = memoryview(data)
         while view:
             view = view[os.write(fd, view) :]
@@ -275,7 +308,7 @@ def _is_python(path: str) -> bool:
 def _is_binary(path: str) -> bool:
     """Whether a file is a binary; one that may be executed but not read counts as one."""
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=open_above) as file:
             return file.read(4) in _BINARIES
     except PermissionError:
         return True

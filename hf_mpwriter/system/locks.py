@@ -7,7 +7,7 @@ Invariants:
 - Every lock descriptor of ours is in one table under one mutex. The mutex is held across `fork`, so a child knows
   every descriptor that it inherited. It closes them and never unlocks: an unlock through an inherited descriptor
   would free the parent's lock.
-- Lock files that other processes may open are never unlinked. After locking, the descriptor and the path are the same
+- Lock files that other processes may open are never unlinked. After locking, the descriptor and the place are the same
   file; else the lock is worthless and given back.
 - Nothing here waits for another process.
 - Every lock between threads is made by `thread_lock`, so that a thread can tell whether it holds one.
@@ -24,6 +24,7 @@ import weakref
 from filelock import lock_descriptor
 
 from hf_mpwriter.system import disk
+from hf_mpwriter.system.directory import Place
 
 PROBE_TRIES = 20  # tries while observers probe; a probe holds a shared lock for some microseconds
 
@@ -52,9 +53,9 @@ _mutex = thread_lock()  # re-entrant: a signal handler may log while it is held
 _table: set[int] = set()
 
 
-def _open(path: str, flags: int) -> int:
+def _open(place: Place, flags: int) -> int:
     """Open a lock file under the mutex, so that no fork comes between opening and registering."""
-    fd = disk.open_ours(path, flags)
+    fd = disk.open_ours(place, flags)
     _table.add(fd)
     return fd
 
@@ -64,8 +65,8 @@ def _close(fd: int) -> None:
     os.close(fd)
 
 
-def try_exclusive(path: str) -> int | None:
-    """Take the lock at `path` without waiting.
+def try_exclusive(place: Place) -> int | None:
+    """Take the lock at a place without waiting.
 
     Returns:
         The descriptor that holds it, or None if another process or descriptor does.
@@ -74,10 +75,10 @@ def try_exclusive(path: str) -> int | None:
         OSError: the file cannot be opened, or the filesystem has no locks (ENOSYS, ENOLCK).
     """
     with _mutex:
-        fd = _open(path, os.O_RDWR | os.O_CREAT)
+        fd = _open(place, os.O_RDWR | os.O_CREAT)
         try:
-            if _take(fd) and disk.same_file(fd, path):
-                return _above_standard(fd)
+            if _take(fd) and disk.same_file(fd, place):
+                return fd
         except BaseException:
             _close(fd)
             raise
@@ -85,11 +86,11 @@ def try_exclusive(path: str) -> int | None:
         return None
 
 
-def work_in(directory: str) -> bool:
+def work_in(directory: Place) -> bool:
     """Whether the filesystem of a directory has locks; Lustre without `-o flock` and some of FUSE have none."""
-    path = os.path.join(directory, f".lock-probe.{os.getpid()}.{os.urandom(4).hex()}")
+    place = directory / f".lock-probe.{os.getpid()}.{os.urandom(4).hex()}"
     with _mutex:
-        fd = _open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        fd = _open(place, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -98,7 +99,7 @@ def work_in(directory: str) -> bool:
             return True
         finally:
             _close(fd)
-            os.unlink(path)
+            place.unlink()
 
 
 def adopt(fd: int) -> None:
@@ -135,24 +136,14 @@ def _can_share(fd: int) -> bool:
     return True
 
 
-def _above_standard(fd: int) -> int:
-    """Move a lock to a descriptor above 2, where no redirection of a standard stream closes it."""
-    if fd > 2:
-        return fd
-    higher = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
-    _table.add(higher)
-    _close(fd)
-    return higher
-
-
-def is_held(path: str) -> bool:
-    """Whether a process holds the lock at `path`.
+def is_held(place: Place) -> bool:
+    """Whether a process holds the lock at a place.
 
     The probe asks for a shared lock, so two observers never mistake each other for the owner.
     """
     with _mutex:
         try:
-            fd = _open(path, os.O_RDONLY)
+            fd = _open(place, os.O_RDONLY)
         except FileNotFoundError:
             return False
         try:

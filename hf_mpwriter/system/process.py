@@ -5,20 +5,31 @@
 
 Start ticks are field 22 of /proc/<pid>/stat. They count from the boot, so a change of the clock does not move them.
 Without /proc they are 0, and the lock on the member file decides which process lives.
+
+Invariant: no descriptor of ours is below 3. Where the program has closed a standard stream, its number is taken while
+we open, by a descriptor that cannot be written: a print of another thread never gets into a file of ours.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import functools
 import hashlib
 import os
 import re
 import socket
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+_PATH_ONLY = getattr(os, "O_PATH", os.O_RDONLY)  # a write to such a descriptor fails as on a closed one
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
+_mutex = threading.RLock()  # re-entrant: a signal handler may log; never held while a file is opened
+_openings: set[object] = set()  # that are under way
+_placeholders: dict[int, tuple[int, int]] = {}  # on the numbers below 3, and what they were opened as
 
 
 def safe_name(text: str) -> str:
@@ -59,7 +70,7 @@ def start_ticks(pid: int) -> int:
 
 def _stat(pid: int) -> list[bytes]:
     """The fields of /proc/<pid>/stat after the program's name, which may hold any character."""
-    with open(f"/proc/{pid}/stat", "rb") as file:
+    with open(f"/proc/{pid}/stat", "rb", opener=open_above) as file:
         return file.read().rpartition(b")")[2].split()
 
 
@@ -115,6 +126,12 @@ def start_directory() -> str:
         return ""
 
 
+@functools.cache
+def links_are_protected() -> bool:
+    """Whether the system makes no second name of a file for a user who may not read and write it."""
+    return _read_line("/proc/sys/fs/protected_hardlinks") == "1"
+
+
 def import_path() -> list[str]:
     """The import path of this process, for a child that starts in another directory.
 
@@ -128,7 +145,7 @@ def import_path() -> list[str]:
 def initial_environment() -> dict[str, str]:
     """The environment that this process was started with; {} without /proc."""
     try:
-        with open("/proc/self/environ", "rb") as file:
+        with open("/proc/self/environ", "rb", opener=open_above) as file:
             items = file.read().split(b"\0")
     except OSError:
         return {}
@@ -145,7 +162,93 @@ def parent_started_at() -> float:
 
 def _read_line(path: str) -> str:
     try:
-        with open(path, encoding="ascii", errors="replace") as file:
+        with open(path, encoding="ascii", errors="replace", opener=open_above) as file:
             return file.readline().strip()
     except OSError:
         return ""
+
+
+# descriptors
+
+
+@contextlib.contextmanager
+def standard_taken() -> Iterator[None]:
+    """Keep the numbers below 3 taken, so that a call in this block gets none of them."""
+    opening = object()
+    try:
+        with _mutex:
+            _openings.add(opening)
+            _take_standard()
+        yield
+    finally:
+        with _mutex:
+            _openings.discard(opening)
+            if not _openings:
+                _free_standard()
+
+
+def _take_standard() -> None:
+    try:
+        for fd in range(3):
+            os.get_inheritable(fd)
+    except OSError:
+        while (fd := os.open("/", _PATH_ONLY | os.O_CLOEXEC)) < 3:
+            _placeholders[fd] = _identity(fd)
+        os.close(fd)
+
+
+def _free_standard() -> None:
+    while _placeholders:
+        fd, before = _placeholders.popitem()
+        close_if(fd, before)
+
+
+def close_if(fd: int, before: tuple[int, int]) -> None:
+    """Close a descriptor unless the program has closed it, and may have another file there."""
+    try:
+        if _identity(fd) != before:
+            return
+    except OSError as error:  # a disk that fails tells nothing of what is open on it
+        if error.errno == errno.EBADF:
+            return
+    with contextlib.suppress(OSError):
+        os.close(fd)
+
+
+def above_standard(fd: int) -> int:
+    """Move a new descriptor above 2, should another thread have closed a standard stream at that very moment."""
+    low = []
+    while fd < 3:
+        low.append(fd)
+        fd = os.dup(fd)
+    for lower in low:
+        os.close(lower)
+    return fd
+
+
+def open_above(path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+    """Open a file, on a descriptor above 2 that children do not inherit."""
+    with standard_taken():
+        return above_standard(os.open(path, flags | os.O_CLOEXEC, mode, dir_fd=dir_fd))
+
+
+def fill_standard() -> None:
+    """Open the null device on each number below 3 that is closed; for a process of ours, before anything else."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) < 3:
+        os.set_inheritable(fd, True)
+    os.close(fd)
+
+
+def _identity(fd: int) -> tuple[int, int]:
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino
+
+
+def _after_fork_in_child() -> None:
+    global _mutex
+    _mutex = threading.RLock()
+    _openings.clear()
+    _free_standard()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -12,6 +12,8 @@ Secrets are known by value: the tokens in the environment and, outside of traini
 huggingface_hub. They are known by shape too, wherever they come from: tokens of the Hub, JWTs, what follows `Bearer` or
 `Basic`, the query of a URL (it may be signed), user and password in a URL.
 
+What is printed or logged can be encoded: of a path that is no UTF-8, the bytes that are none are escaped.
+
 Redacted JSON is JSON.
 """
 
@@ -25,6 +27,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TextIO
 
 from hf_mpwriter.system import hf_home
+from hf_mpwriter.system.process import open_above
 
 VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_MPWRITER_LOCALHUB_TOKEN")
 SHORTEST = 4  # characters of a token that is searched for; a shorter one would match in every other word
@@ -68,6 +71,11 @@ def redact_known(text: str) -> str:
     return redact(text, known_tokens(os.environ))
 
 
+def encodable(text: str) -> str:
+    """The text with everything escaped that no stream takes: bytes of a file name that are no UTF-8."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def printable(text: str) -> str:
     """The text with everything escaped that a terminal could not print, or could obey."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
@@ -80,9 +88,7 @@ def _tokens(texts: Iterable[str]) -> set[str]:
 
 def _content(path: str) -> str:
     try:
-        with open(
-            os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), errors="replace", encoding="utf-8"
-        ) as file:
+        with open(open_above(path, os.O_RDONLY | os.O_NONBLOCK), errors="replace", encoding="utf-8") as file:
             return file.read(FILE_LIMIT)
     except OSError:
         return ""
@@ -96,7 +102,7 @@ class _Redacting:
 
     def write(self, text: str) -> int:
         """Write the redacted text; returns the length of what was given."""
-        self._stream.write(redact_known(text))
+        self._stream.write(encodable(redact_known(text)))
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
@@ -114,7 +120,7 @@ def guard() -> None:
 
 
 def _redact_record(record: logging.LogRecord) -> bool:
-    record.msg, record.args = redact(record.getMessage(), environment_tokens(os.environ)), None
+    record.msg, record.args = encodable(redact(record.getMessage(), environment_tokens(os.environ))), None
     return True
 
 

@@ -31,6 +31,7 @@ from tensorboardX.proto import event_pb2
 from hf_mpwriter.events import framing
 from hf_mpwriter.snapshot import attachments as attachments_module
 from hf_mpwriter.snapshot import event_files
+from hf_mpwriter.system.directory import Directory
 from hf_mpwriter.testing.journal import Returned
 
 CHUNK = 1 << 20  # bytes read at once
@@ -263,7 +264,8 @@ def check(
     commits = list(reversed(hub.commits()))
     history = [hub.tree(commit) for commit in commits]
     report.commits = len(history)
-    scan = event_files.EventFileScan(run_dir)
+    run = Directory(run_dir)
+    scan = event_files.EventFileScan(run)
     local = {file.path: file.length for file in scan.files(lambda _: True, tuple)}
     report.damage = scan.damage(time.time() if now is None else now)
     for path in sorted({*local, *(path for tree in history for path in tree if "tfevents" in path)}):
@@ -272,7 +274,7 @@ def check(
         report.files[path] = _check_file(
             report, run_dir, path, local.get(path, 0), versions, drained=drained, fetch=content
         )
-    for path in sorted(attachments_module.sizes(run_dir, attachments)) if attachments else ():
+    for path in sorted(attachments_module.sizes(run, attachments)) if attachments else ():
         report.attachments[path] = _check_attachment(
             report, run_dir, path, [tree.get(path) for tree in history], drained=drained
         )

@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import Self
 
 from hf_mpwriter.system import disk
+from hf_mpwriter.system.directory import at
 from hf_mpwriter.testing import journal
 from hf_mpwriter.testing.oracle import keys
 
@@ -67,7 +68,7 @@ def has_power(path: str) -> bool:
     The call syncs the file: ext4 opens a directory even without power.
     """
     try:
-        disk.fsync_path(path, "power")
+        disk.fsync_path(at(path), "power")
     except OSError:
         return False
     return True

@@ -30,6 +30,7 @@ from hf_mpwriter.snapshot.attachments import Attachments, Copies
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.outbox import Batch
+from hf_mpwriter.system.directory import Place
 from hf_mpwriter.uploader.decision import Attached
 from hf_mpwriter.uploader.lanes import Lane
 from hf_mpwriter.uploader.pacing import FIRST_WAIT, Backoff, Retries, Step
@@ -48,7 +49,7 @@ class AttachmentLane(Lane):
 
     Args:
         spool: of the run directory.
-        copies: directory of their copies, absolute path.
+        copies: directory of their copies.
         ledger: what the Hub is known to hold.
         backoff: the waits after failures.
         retries: when refused paths are tried again.
@@ -59,7 +60,7 @@ class AttachmentLane(Lane):
     def __init__(
         self,
         spool: Spool,
-        copies: str,
+        copies: Place,
         ledger: Ledger,
         backoff: Backoff,
         retries: Retries,
@@ -68,8 +69,8 @@ class AttachmentLane(Lane):
     ) -> None:
         super().__init__(ledger, backoff, retries)
         for host in spool.host_ids():  # copies of an earlier uploader that was killed
-            Copies(spool.host(host).copies, spool.run_dir)
-        self._scanner, self._copies = Attachments(spool.run_dir), Copies(copies, spool.run_dir)
+            Copies(spool.host(host).copies, spool.run)
+        self._scanner, self._copies = Attachments(spool.run), Copies(copies, spool.run)
         self._clock = clock
         self._batches: list[Batch] = []  # more than one only while a refused one is split
         self._left_out = {path: entry.reason for path, entry in ledger.quarantined.items() if not entry.refusals}

@@ -17,7 +17,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-LINGER = 600.0  # seconds that an uploader stays without workers and without any progress
+from hf_mpwriter.spool.status import LINGER
 
 
 class Action(enum.Enum):

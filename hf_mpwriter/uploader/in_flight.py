@@ -17,8 +17,6 @@ Invariants:
 from __future__ import annotations
 
 import logging
-import os
-import shutil
 import time
 from collections.abc import Callable
 
@@ -29,6 +27,7 @@ from hf_mpwriter.spool.layout import HostSpool, Spool
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.outbox import Batch, Outbox, filesystem_time, interrupted, stamp
 from hf_mpwriter.spool.status import UploaderStatus
+from hf_mpwriter.system import disk
 from hf_mpwriter.uploader.lanes import Lane
 from hf_mpwriter.uploader.pacing import Pacing
 
@@ -82,7 +81,7 @@ class InFlight:
 
         The record of another host stays for that host; the ledger knows which of them need no more care.
         """
-        shutil.rmtree(os.path.join(self._host.cache, SCRATCH), ignore_errors=True)
+        disk.remove_tree((self._host.cache / SCRATCH).way)
         before, known, news = self._ledger.taken_over, set[str](), False
         for host in map(self._spool.host, self._spool.host_ids()):
             if (lost := interrupted(host)) is None:
@@ -133,8 +132,8 @@ class InFlight:
         self._creates = self.may_create or not self._ledger.has_arrived
         job = Job(
             run_dir=self._spool.run_dir,
-            copies=self._host.copies,
-            cache=self._host.cache,
+            copies=self._host.copies.name,
+            cache=self._host.cache.name,
             destination=self._ledger.resolved,
             private=lane.settings.private,
             squash=squash,
@@ -149,7 +148,7 @@ class InFlight:
             was_private=self._ledger.private,
         )
         self._outbox.mark_in_flight(batch, fenced=self._fenced and not self.is_settling)
-        self.push = PushHandle(job, deadline(job))
+        self.push = PushHandle(job, deadline(job), self._spool)
 
     def _is_alone(self) -> bool:
         """Whether no uploader of another host can send: there is none, it has left, or it says nothing any more."""
@@ -157,7 +156,7 @@ class InFlight:
         now = filesystem_time(self._host) if others else 0.0
         for host in others:
             try:
-                silence = now - os.stat(host.status).st_mtime
+                silence = now - host.status.stat().st_mtime
             except FileNotFoundError:
                 continue
             if silence < OTHERS_SILENCE and not UploaderStatus.read(host).is_over:
@@ -171,7 +170,7 @@ class InFlight:
             self._ledger.private = verdict.private
         self._ledger.acknowledge(verdict.files, verdict.commit, time.time())
         if verdict.checked:
-            self._ledger.note_checked(os.path.basename(self._host.root), time.time())
+            self._ledger.note_checked(self._host.root.basename, time.time())
         self._ledger.note_stamps(batch.files)
         self.save_ledger()
         self.clear()

@@ -35,6 +35,7 @@ from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.members import Members
 from hf_mpwriter.spool.outbox import Batch, Outbox
 from hf_mpwriter.system import disk
+from hf_mpwriter.system.directory import Directory, Place
 from hf_mpwriter.uploader.decision import Outgoing
 from hf_mpwriter.uploader.pacing import Backoff, Retries, Step
 
@@ -136,7 +137,7 @@ class EventFileLane(Lane):
     """The event files of a run.
 
     Args:
-        run_dir: absolute path.
+        run: the run directory.
         outbox: keeps the batches.
         ledger: what the Hub is known to hold.
         backoff: the waits after failures.
@@ -147,9 +148,9 @@ class EventFileLane(Lane):
         blind_scans: scans in a row that may fail for what cannot be read.
     """
 
-    def __init__(self, run_dir: str, outbox: Outbox, ledger: Ledger, backoff: Backoff, retries: Retries) -> None:
+    def __init__(self, run: Directory, outbox: Outbox, ledger: Ledger, backoff: Backoff, retries: Retries) -> None:
         super().__init__(ledger, backoff, retries)
-        self._run_dir, self._outbox, self._scan = run_dir, outbox, EventFileScan(run_dir)
+        self._run, self._outbox, self._scan = run, outbox, EventFileScan(run)
         self._too_large: dict[str, TooLarge] = {}
         self._up_to_date = self._splitting = self.has_scanned = False
         self.blind_scans = BLIND_SCANS
@@ -243,7 +244,7 @@ class EventFileLane(Lane):
         """Put a shorter beginning of a file in front of its batch; False if there is none that may be taken."""
         (file,) = batch.files
         try:
-            fd = disk.open_beneath(self._run_dir, file.path)
+            fd = disk.open_beneath(Place(self._run, file.path))
             try:
                 end = _middle(fd, self._ledger.length(file.path), self._too_large[file.path].least)
             finally:

@@ -36,18 +36,19 @@ from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.member_lines import Member
 from hf_mpwriter.spool.members import OBSERVER, Members
 from hf_mpwriter.spool.outbox import Batch, Outbox, filesystem_time
-from hf_mpwriter.spool.status import StatusFile
+from hf_mpwriter.spool.starts import Tenure
+from hf_mpwriter.spool.status import LINGER, StatusFile
 from hf_mpwriter.system import disk, hf_home, launch, locks
-from hf_mpwriter.system.daemon import GRACE, end_within, keep_on, raise_limits, start_logging
+from hf_mpwriter.system.daemon import GRACE, end_within, keep_on, lower_priority, raise_limits, start_logging
 from hf_mpwriter.system.process import Process
 from hf_mpwriter.uploader.attachment_lane import AttachmentLane
-from hf_mpwriter.uploader.decision import LINGER, Action, Ending, Situation, decide
+from hf_mpwriter.uploader.decision import Action, Ending, Situation, decide
 from hf_mpwriter.uploader.in_flight import InFlight
 from hf_mpwriter.uploader.lanes import EventFileLane, Lane
 from hf_mpwriter.uploader.pacing import FIRST_WAIT, Backoff, Pacing, Retries, Step
-from hf_mpwriter.uploader.priority import lower
 from hf_mpwriter.uploader.rate_limit import USED_UP, RateLimit, folders
 from hf_mpwriter.uploader.requests import Requests
+from hf_mpwriter.uploader.siblings import Search
 
 logger = logging.getLogger("hf_mpwriter")
 
@@ -84,6 +85,7 @@ class Uploader:
         process = Process.current()
         self._host = spool.host(process.host)
         self._status = StatusFile(self._host, process, clock, token_issued_at)
+        self._tenure = Tenure(self._host, clock)
         self._requests = Requests()
         self._token_stamp = hf_home.token_stamp(os.environ)
         self._rng, self._abandoned_since = rng, clock()
@@ -95,19 +97,19 @@ class Uploader:
         """Read what is on disk; nothing in memory counts."""
         destination = self._destination
         self._check_recorded()
-        if aside := ledger.set_aside(self._spool, os.path.basename(self._host.root)):
+        if aside := ledger.set_aside(self._spool, self._host.root.basename):
             logger.info("the ledger could not be read, it is now %s; lengths are read back from the Hub", aside)
         self._ledger = ledger.load(self._spool, destination)
         if not destination.can_be(self._ledger.repo_id):
             self._ledger.repo_id = ""  # the first push resolves it again: a file does not tell where to send
         self._retries = Retries(self._ledger, self._clock, lambda: filesystem_time(self._host))
-        self._members, waiting = Members(self._spool), Outbox(self._host, self._spool.run_dir)
+        self._members, waiting = Members(self._spool), Outbox(self._host, self._spool.run)
         self._members.sweep()
         self._next_sweep = self._clock() + SWEEP_EVERY
         first = self._clock() + FIRST_DELAY
-        limit = RateLimit(destination, Environment.read().commits_per_hour, folders(os.environ, self._spool.root))
+        limit = RateLimit(destination, Environment.read().commits_per_hour, folders(os.environ, self._spool.directory))
         self._pacing, backoff = Pacing(self._clock, self._rng, limit, first), Backoff(self._clock, self._rng)
-        self._events = EventFileLane(self._spool.run_dir, waiting, self._ledger, self._pacing, self._retries)
+        self._events = EventFileLane(self._spool.run, waiting, self._ledger, self._pacing, self._retries)
         self._attachments = AttachmentLane(
             self._spool, self._host.copies, self._ledger, backoff, self._retries, self._clock, first
         )
@@ -132,7 +134,7 @@ class Uploader:
 
     def tick(self) -> bool:
         """One round; False when it is time to end."""
-        if not disk.same_file(self._lock, self._spool.uploader_lock):
+        if not (self._spool.directory.is_at_path() and disk.same_file(self._lock, self._spool.uploader_lock)):
             logger.info("the spool was removed")
             return False
         if self._clock() >= self._next_sweep:  # the disk may have refused it at the start
@@ -352,6 +354,7 @@ class Uploader:
     # status, sleep, leave
 
     def _publish(self, phase: str = "") -> None:
+        self._tenure.note(is_over=phase == "left")
         waiting = self._events.batches + self._attachments.batches
         push = self._in_flight.push
         self._status.publish(
@@ -397,28 +400,37 @@ class Uploader:
 def main() -> None:
     """Entry point of the process; what it needs is on the descriptors that `system.launch` names."""
     record = state.load(StartRecord, launch.read_record(launch.START_RECORD_FD))
-    for directory in (launch.RUN_DIR_FD, launch.SPOOL_FD):
-        os.set_inheritable(directory, False)
-    upload(record, launch.UPLOADER_LOCK_FD)
+    try:
+        spool = Spool.adopt(record.run_dir, launch.RUN_DIR_FD, launch.SPOOL_FD)
+    except HfMpWriterError as error:
+        raise SystemExit(f"no upload: {error}") from None
+    upload(record, spool, launch.UPLOADER_LOCK_FD)
 
 
-def upload(start: StartRecord, lock: int) -> None:
+def upload(start: StartRecord, spool: Spool, lock: int) -> None:
     """Upload until nothing is left.
 
     Args:
         start: what the worker has handed over.
+        spool: of the run directory.
         lock: descriptor that holds the uploader lock.
     """
     start_logging()
     raise_limits()
-    lower()
+    lower_priority()
     locks.adopt(lock)
-    spool, rng = Spool(start.run_dir), random.Random()  # noqa: S311 - jitter
+    rng = random.Random()  # noqa: S311 - jitter
     try:
         uploader = Uploader(spool, start.destination, lock, time.monotonic, rng, start.token_issued_at)
     except HfMpWriterError as error:
         raise SystemExit(f"no upload: {error}") from None
     signal.signal(signal.SIGTERM, lambda *_: uploader.terminate())
     logger.info("took the uploader lock of %s", start.run_dir)
-    keep_on(uploader.tick, TICK)
+    search = Search(start)
+
+    def tick() -> bool:
+        search.reap()
+        return uploader.tick()
+
+    keep_on(tick, TICK)
     logger.info("left the uploader lock")

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from hf_mpwriter.base import state
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.system import disk, hf_home, locks
+from hf_mpwriter.system.directory import Directory, Place
 
 LARGEST_BURST = 20.0  # commits that a rested repository may get at once
 RESERVE = 0.25  # of the burst, for urgent commits
@@ -97,7 +98,7 @@ class RateLimit:
     """
 
     def __init__(
-        self, destination: Destination, limit: float, folders: list[str], clock: Callable[[], float] = time.time
+        self, destination: Destination, limit: float, folders: list[Place], clock: Callable[[], float] = time.time
     ) -> None:
         self._rule, self._clock = Rule(limit), clock
         repository = f"{destination.endpoint} {destination.repo_type} {destination.repo_id}"
@@ -122,14 +123,14 @@ class RateLimit:
                 self._folders = self._folders[1:]
         return 0.0
 
-    def _update_in(self, folder: str, change: Callable[[Bucket, float], tuple[Bucket, float]]) -> float:
+    def _update_in(self, folder: Place, change: Callable[[Bucket, float], tuple[Bucket, float]]) -> float:
         disk.make_dirs(folder, durable=False)
-        lock = locks.try_exclusive(os.path.join(folder, "lock"))
+        lock = locks.try_exclusive(folder / "lock")
         if lock is None:
             return self._wait_for_lock(self._clock())
         self._busy_since = None
         try:
-            now, path = self._clock(), os.path.join(folder, self._name)
+            now, path = self._clock(), folder / self._name
             bucket, wait = change(self._read(path, now), now)
             disk.replace(path, state.dump(bucket), "rate_limit", durable=False)
             self._forget_rested(folder, now)
@@ -143,7 +144,7 @@ class RateLimit:
             raise OSError("the process that holds the lock is stopped")
         return BUSY_WAIT
 
-    def _read(self, path: str, now: float) -> Bucket:
+    def _read(self, path: Place, now: float) -> Bucket:
         try:
             bucket = state.load(Bucket, disk.read(path) or b"")
         except state.DamagedError:
@@ -151,19 +152,19 @@ class RateLimit:
         return Bucket(bucket.tokens, min(now, bucket.at))
 
     @staticmethod
-    def _forget_rested(folder: str, now: float) -> None:
+    def _forget_rested(folder: Place, now: float) -> None:
         """Remove buckets that were not touched for an hour: they are full, as a missing one is.
 
         A temporary file is that of a killed process: the holder of the lock is alone.
         """
-        for entry in os.scandir(folder):
+        for name in folder.names():
             with contextlib.suppress(OSError):
-                rested = entry.name.endswith(".json") and entry.stat().st_mtime < now - HOUR
-                if rested or entry.name.endswith(".tmp"):
-                    os.unlink(entry.path)
+                rested = name.endswith(".json") and (folder / name).stat().st_mtime < now - HOUR
+                if rested or name.endswith(".tmp"):
+                    (folder / name).unlink()
 
 
-def folders(environ: Mapping[str, str], spool: str) -> list[str]:
+def folders(environ: Mapping[str, str], spool: Directory) -> list[Place]:
     """Where buckets may be: the user's cache folder, else the spool."""
-    cache = hf_home.cache_folder(environ)
-    return [os.path.join(cache, "hf_mpwriter", "rate_limit"), os.path.join(spool, "rate_limit")]
+    own = Directory(os.path.join(hf_home.cache_folder(environ), "hf_mpwriter", "rate_limit"))
+    return [Place(own), spool / "rate_limit"]

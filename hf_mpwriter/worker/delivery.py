@@ -44,7 +44,7 @@ def _attachments(membership: Membership) -> dict[str, int]:
     settings = membership.settings
     if membership.destination is None or settings.allow_patterns == DEFAULT_ALLOW_PATTERNS:
         return {}
-    found = attachments.sizes(membership.spool.run_dir, settings.allows)
+    found = attachments.sizes(membership.spool.run, settings.allows)
     if membership.role.is_reporter or not membership.name:
         return found
     own = f"{worker_dir(membership.name)}/"

@@ -19,13 +19,16 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 
 from hf_mpwriter.base.names import is_event_file, rank_of_directory
+from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.events.event_file import EventFile
 from hf_mpwriter.events.limits import Limits
 from hf_mpwriter.events.registration import Home
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import locks
+from hf_mpwriter.system.directory import Place
 from hf_mpwriter.worker.membership import Membership
 
 MTIME_LAG = 0.02  # seconds that the kernel's clock for modification times may be behind
@@ -52,6 +55,7 @@ class WorkerFiles:
         self._sealed: dict[str, int] = {}  # lengths of sealed segments
         self._purged: dict[str, int] = {}  # step per directory
         self._lost = 0  # what was dropped and is in no event file
+        self._last_failure = ""
 
     def after_fork(self, limits: Limits, attempt_started_at: float) -> None:
         """In the child: forget what is the parent's."""
@@ -64,20 +68,19 @@ class WorkerFiles:
 
     # the home of event files
 
-    def directory(self) -> str:
-        """Absolute path of the worker directory; joins if necessary, OSError if that fails."""
+    def directory(self) -> Place:
+        """The worker directory; joins if necessary, OSError if that fails."""
         return self._membership.directory()
 
-    def opened(self, path: str) -> None:
+    def opened(self, path: Place) -> None:
         """Record a segment that is about to be created."""
-        self._membership.record_opened(self._relative(path))
+        self._membership.record_opened(path.name)
 
-    def sealed(self, path: str, length: int) -> None:
+    def sealed(self, path: Place, length: int) -> None:
         """Record a segment that is complete."""
-        relative = self._relative(path)
         if length:
-            self._sealed[relative] = length
-        self._membership.record_sealed(relative)
+            self._sealed[path.name] = length
+        self._membership.record_sealed(path.name)
 
     # for writers
 
@@ -117,14 +120,11 @@ class WorkerFiles:
                 self._lost += file.dropped
                 self._files.pop((sub, suffix), None)
 
-    def segments(self, sub: str) -> list[str]:
-        """Absolute paths of the event files that this process has written in a directory, in order."""
-        prefix = self._relative(os.path.join(self.directory(), sub))
-        paths = sorted(path for path in self._written() if os.path.dirname(path) == ("" if prefix == "." else prefix))
-        return [os.path.join(self._membership.spool.run_dir, path) for path in paths]
-
-    def _relative(self, path: str) -> str:
-        return os.path.relpath(path, self._membership.spool.run_dir).replace(os.sep, "/")
+    def segments(self, sub: str) -> list[Place]:
+        """The event files that this process has written in a directory, in order."""
+        directory = self.directory() / sub
+        paths = sorted(path for path in self._written() if os.path.dirname(path) == directory.name)
+        return [Place(directory.directory, path) for path in paths]
 
     # for the worker
 
@@ -133,7 +133,7 @@ class WorkerFiles:
         return {path: length for path, length in self._written().items() if self._membership.settings.allows(path)}
 
     def _written(self) -> dict[str, int]:
-        opened = {self._relative(file.path): file.length for file in self._all() if file.is_open}
+        opened = {file.place.name: file.length for file in self._all() if file.is_open and file.place}
         return {**self._sealed, **opened}  # in this order: another thread may seal one meanwhile
 
     def _all(self) -> list[EventFile]:
@@ -170,18 +170,26 @@ class WorkerFiles:
 
     def check(self) -> None:
         """See that the files are where they were, and try again what the disk refused."""
-        for file in self._all():
-            file.check()
+        self._each(EventFile.check)
 
     def flush(self) -> None:
         """Make everything logged so far survive a power cut."""
-        for file in self._all():
-            file.flush()
+        self._each(EventFile.flush)
 
     def close(self) -> None:
         """Seal all files; a record opens the next segment."""
+        self._each(EventFile.close)
+
+    def _each(self, step: Callable[[EventFile], object]) -> None:
+        """Do a step with each file; one that fails never keeps the others from theirs."""
         for file in self._all():
-            file.close()
+            try:
+                step(file)
+            except Exception as error:  # noqa: BLE001 - of any kind, as nothing of ours is raised into training
+                failure = f"{file.path or self._membership.spool.run_dir}: {error!r}"
+                if failure != self._last_failure:
+                    self._last_failure = failure
+                    logger.warning("%s", failure)
 
     def give_up(self) -> None:
         """Drop and count what the disk has refused until now."""
@@ -206,7 +214,7 @@ class WorkerFiles:
         spool = self._membership.spool
         if world is None:
             return
-        for name in sorted(os.listdir(spool.run_dir)):
+        for name in sorted(Place(spool.run).names()):
             rank = rank_of_directory(name)
             if rank is not None and rank >= world:
                 self._rewind(spool, name, step)
@@ -215,7 +223,7 @@ class WorkerFiles:
         if (claim := locks.try_exclusive(spool.claim(name))) is None:
             return
         try:
-            for directory in event_directories(os.path.join(spool.run_dir, name)):
+            for directory in event_directories(spool.run / name):
                 file = EventFile(_Elsewhere(directory, self))
                 file.purge(step)
                 file.ensure_open()
@@ -228,19 +236,24 @@ class _Elsewhere:
     """The home of event files outside of the worker directory.
 
     Args:
-        directory: absolute path.
+        directory: where.
         home: records the segments.
     """
 
-    def __init__(self, directory: str, home: Home) -> None:
+    def __init__(self, directory: Place, home: Home) -> None:
         self._directory = directory
         self.opened, self.sealed = home.opened, home.sealed
 
-    def directory(self) -> str:
+    def directory(self) -> Place:
         """See `Home.directory`."""
         return self._directory
 
 
-def event_directories(top: str) -> list[str]:
+def event_directories(top: Place) -> list[Place]:
     """The directories from `top` downwards that hold event files."""
-    return [directory for directory, _, names in os.walk(top) if any(map(is_event_file, names))]
+    try:
+        directories, files = top.scan()
+    except OSError:  # removed meanwhile, a link, or not ours to read
+        return []
+    below = [found for name in directories for found in event_directories(top / name)]
+    return [top, *below] if any(map(is_event_file, files)) else below

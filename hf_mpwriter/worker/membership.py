@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import errno
 import functools
-import os
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -35,6 +34,7 @@ from hf_mpwriter.spool import members
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ownership import check_ownership
 from hf_mpwriter.system import locks
+from hf_mpwriter.system.directory import Place
 from hf_mpwriter.system.process import Process
 from hf_mpwriter.worker import role
 from hf_mpwriter.worker.role import Role
@@ -103,8 +103,8 @@ class Membership:
         """Whether claim and member file are held."""
         return self._joined is not None
 
-    def directory(self) -> str:
-        """Absolute path of the worker directory; joins if necessary.
+    def directory(self) -> Place:
+        """The worker directory; joins if necessary.
 
         Raises:
             OSError: the spool cannot be written.
@@ -112,7 +112,9 @@ class Membership:
         with self._lock:
             if self._joined is None:
                 self._join()
-            return os.path.join(self.spool.run_dir, worker_dir(self.name))
+            elif not self.spool.run.is_at_path():  # deleted, or moved: what is logged now goes where the user looks
+                self.spool.run.release()
+            return Place(self.spool.run, worker_dir(self.name))
 
     def _join(self) -> None:
         if self._is_joining:  # a signal handler logs while we join: it must not take a second name
@@ -137,8 +139,9 @@ class Membership:
 
     def _avoid_foreign_spool(self) -> None:
         """Use a spool aside if ours was replaced or opened to others: what is logged is kept all the same."""
+        self.spool.refresh()
         try:
-            check_ownership(self.spool.root)
+            check_ownership(self.spool.directory)
         except ForeignSpoolError as error:
             logger.warning("%s What is logged is kept in %s and not uploaded.", error, self.spool.run_dir)
             self.spool, self.is_stopped, self.destination = self.spool.aside(), True, None
@@ -219,7 +222,7 @@ class Membership:
             return False
         if self.has_logged:
             return True
-        return self.role.is_reporter and bool(attachments.sizes(self.spool.run_dir, self.settings.allows))
+        return self.role.is_reporter and bool(attachments.sizes(self.spool.run, self.settings.allows))
 
     def leave(self, dropped: int) -> None:
         """Give up claim and member file.
@@ -240,3 +243,4 @@ class Membership:
             file.withdraw()
         locks.release(claim)
         self._joined = None
+        self.spool.refresh()

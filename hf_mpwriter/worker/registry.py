@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import atexit
 import errno
+import functools
 import os
 import time
+from collections.abc import Callable
 from multiprocessing import parent_process, util
 
 from hf_mpwriter.base.errors import ForeignSpoolError, LogdirError
@@ -21,6 +23,7 @@ from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.events.limits import Limits
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import locks
+from hf_mpwriter.system.directory import Place
 from hf_mpwriter.worker.worker import Worker
 
 _workers: dict[str, Worker] = {}
@@ -94,7 +97,7 @@ def _usable(spool: Spool) -> tuple[Spool, bool]:
 
 def _check_locks(spool: Spool) -> None:
     try:
-        if locks.work_in(spool.root):
+        if locks.work_in(Place(spool.directory)):
             return
     except OSError as error:
         if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
@@ -115,14 +118,22 @@ def _at_exit() -> None:
     for worker in workers:
         if worker.users if worker.role.waits else worker.is_active:
             worker.users.clear()
-            worker.leave_all()
+            _end_of(worker, worker.leave_all)
     started = time.monotonic()
     for worker in workers:
         try:
-            worker.wait(time.monotonic() - started)
+            _end_of(worker, functools.partial(worker.wait, time.monotonic() - started))
         except KeyboardInterrupt:
             break
     logger.flush()
+
+
+def _end_of(worker: Worker, step: Callable[[], object]) -> None:
+    """Do a step of the end of a worker; what it raises never keeps others from theirs."""
+    try:
+        step()
+    except Exception as error:  # noqa: BLE001 - of any kind
+        logger.warning("%s: the end of this process failed here: %r", worker.spool.run_dir, error)
 
 
 def _leave_at_the_end() -> None:

@@ -33,9 +33,10 @@ from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Logged, Progress, Status
 from hf_mpwriter.system import locks, process
 from hf_mpwriter.worker import delivery, role, shutdown
-from hf_mpwriter.worker.election import Election, unfinished_siblings
+from hf_mpwriter.worker.election import Election
 from hf_mpwriter.worker.files import WorkerFiles
 from hf_mpwriter.worker.membership import Membership
+from hf_mpwriter.worker.notices import Notices
 from hf_mpwriter.worker.role import Role
 
 HOUSEKEEPING_EVERY = 3.0  # seconds
@@ -75,10 +76,9 @@ class Worker:
         if attempt_started_at is None and self.role.child is not None:
             attempt_started_at = process.parent_started_at()
         self.files = WorkerFiles(self.membership, limits, attempt_started_at)
-        self.election = Election(spool)
-        self._siblings: list[Election] | None = None  # None until they are searched
+        self.election = Election(spool, seeks_siblings=True)
         self._purge_step: int | None = None
-        self._has_logged_notices = False
+        self._notices = Notices(spool, self.started_at)
         self._waited_for: tuple[dict[str, int], dict[str, int]] = {}, {}  # lengths and changes, see `Progress`
         self._start_fresh()
 
@@ -168,17 +168,25 @@ class Worker:
     def leave_all(self) -> None:
         """Seal the files, give up claim and member file; a process that logs again joins again."""
         self.files.close()
+        why = self.files.disk_error
         self.files.give_up()
         lost, before = self.dropped, self._logged_lost
         self._logged_lost = max(lost, before)
         if lost > before:
-            logger.warning("%s: %d records were lost, the disk refused them", self.spool.run_dir, lost - before)
+            text = "%s: %d records were lost, the disk refused them%s"
+            logger.warning(text, self.spool.run_dir, lost - before, f" ({why})" if why else "")
         self.membership.leave(lost)
         destination = self.membership.destination
         if destination is not None and (
             self.membership.needs_uploader or self.spool.is_unfinished(destination.endpoint)
         ):
             self.keep_house()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Hold no directory open while there is nothing to do: the user may unmount it."""
+        if not self.membership.is_joined:
+            self.spool.release()
 
     @property
     def is_active(self) -> bool:
@@ -207,9 +215,8 @@ class Worker:
             self.membership.record_dropped(self.dropped)
             self.membership.record_request()
             if self._uploads:
-                self._ensure_uploaders()
-                if self.role.is_reporter and not self._has_logged_notices:
-                    self._log_notices()
+                self._ensure_uploader()
+                self._tell_notices()
         except Exception as error:  # noqa: BLE001 - nothing of ours ever raises into training
             if str(error) != self._last_error:
                 self._last_error = str(error)
@@ -228,27 +235,18 @@ class Worker:
         else:  # the old directory may belong to another process by now
             self.files.close()
 
-    def _ensure_uploaders(self) -> None:
-        """Make sure that an uploader lives, once also for unfinished runs beside this one."""
+    def _ensure_uploader(self) -> None:
+        """Make sure that an uploader lives."""
         if self.spool.exists() and not self.spool.has_destination():  # the disk refused it when the spool was recreated
             self.membership.ensure_spool()
         self.election.token_issued_at = self.membership.joined_at
         self.election.ensure_uploader()
-        if self._siblings is None:
-            self._siblings = unfinished_siblings(self.spool, self.membership.destination) if self.role.waits else []
-            for sibling in self._siblings:
-                sibling.ensure_uploader()
-        self._siblings = [sibling for sibling in self._siblings if sibling.reap()]
-        if self.election.reap() or self._siblings:
+        if self.election.reap():
             self.next_housekeeping = self._clock() + REAP_EVERY
 
-    def _log_notices(self) -> None:
-        """Log once what the uploader of this run found out, such as that the repository is public."""
-        status = Progress(self.spool).uploader()
-        if status.beat > self.started_at and status.notices:
-            self._has_logged_notices = True
-            for notice in status.notices:
-                logger.warning("%s", notice)
+    def _tell_notices(self) -> None:
+        if self.role.is_reporter:
+            self._notices.tell(self.spool)
 
     # log, push, wait
 
@@ -267,20 +265,27 @@ class Worker:
         self.files.flush()
         self.keep_house_if_due()
 
+    def logged(self) -> Logged:
+        """What this process has logged until now."""
+        return delivery.logged(self.membership, self.files)
+
     def request_push(self) -> Logged:
         """Ask for a push of what was logged so far, and say what that is."""
         self.membership.request_push()
         self.keep_house()
-        return delivery.logged(self.membership, self.files)
+        return self.logged()
 
     def push(self, wait: float) -> bool:
         """Ask for a push and wait for it, at most `wait` seconds; see `delivery`."""
-        return self._uploads and delivery.push(self.spool, self.request_push, wait, self.keep_house)
+        if not self._uploads:
+            return False
+        delivered = delivery.push(self.spool, self.request_push, wait, self.keep_house)
+        self._tell_notices()
+        return delivered
 
     def status(self) -> Status:
         """How much of what this process has logged is on the Hub."""
-        logged = delivery.logged(self.membership, self.files)
-        return progress.status(Progress(self.spool), self.membership.destination, logged)
+        return progress.status(Progress(self.spool), self.membership.destination, self.logged())
 
     def wait(self, spent: float = 0.0) -> None:
         """Wait, bounded, until the Hub has what this process answers for; see `shutdown`.
@@ -290,16 +295,23 @@ class Worker:
         """
         if not self._uploads or not self.role.waits:
             return
+        try:
+            self._wait(spent)
+        finally:
+            self._tell_notices()
+
+    def _wait(self, spent: float) -> None:
         settings = self.membership.settings
-        lengths = shutdown.lengths_to_await(self.spool, settings, self.role, self.files.lengths())
+        awaited = shutdown.to_await(self.spool, settings, self.role, self.files.lengths())
         view = Progress(self.spool)
-        before, self._waited_for = self._waited_for, (lengths, view.changes(lengths))
+        before, self._waited_for = self._waited_for, (awaited.lengths, view.changes(awaited.lengths))
         if before == self._waited_for:  # the end of a with block has waited already
             return
         missing = view.missing(before[0], asked=before[1])
         in_vain = missing and not view.is_hopeless(missing)  # one such wait is enough until the Hub is back
         timeout = 0.0 if in_vain else max(0.0, settings.exit_timeout - spent)
-        shutdown.wait(self.spool, lengths, timeout, self.role, self.keep_house)
+        shutdown.wait(self.spool, awaited, timeout, self.role, self.keep_house, self.logged)
+        self._let_go()
 
     def after_fork(self, limits: Limits) -> None:
         """In the child: forget everything that is the parent's."""

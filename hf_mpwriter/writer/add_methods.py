@@ -4,8 +4,9 @@
     add_embedding    tensorboardX -> files in the worker directory
     add_*            tensorboardX -> FileWriter.add_summary -> EventFile.append
 
-Where tensorboardX and torch differ, both parameter names are accepted. By position, the type of the argument decides
-which parameter is meant. Everything here is encoded by tensorboardX.
+Every method raises `NotLoggableError` for what cannot be logged. Where tensorboardX and torch differ, both parameter
+names are accepted. By position, the type of the argument decides which parameter is meant. Everything here is encoded
+by tensorboardX.
 """
 
 from __future__ import annotations
@@ -16,14 +17,16 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from tensorboardX.summary import hparams
 from tensorboardX.writer import SummaryWriter as _SummaryWriter
 
 from hf_mpwriter.base.names import sub_directory
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.writer import summaries
+from hf_mpwriter.writer.refusals import refusing
 from hf_mpwriter.writer.scalars import ScalarMethods
-from hf_mpwriter.writer.values import as_python, plain, sound, square
+from hf_mpwriter.writer.values import as_number, as_python, plain, sound, square
 
 
 def _takes_any_tensor(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -62,7 +65,7 @@ class AddMethods(ScalarMethods):
             global_step: step of the metrics.
 
         Raises:
-            TypeError: hparam_dict or metric_dict is no dictionary, or a domain does not fit its hyperparameter.
+            NotLoggableError: hparam_dict or metric_dict is no dictionary, or a domain does not fit its hyperparameter.
         """
         if type(hparam_dict) is not dict or type(metric_dict) is not dict:
             raise TypeError("hparam_dict and metric_dict should be dictionary.")
@@ -104,7 +107,29 @@ class AddMethods(ScalarMethods):
             name = os.path.relpath(name, run_dir)
         return sub_directory(name)
 
-    add_histogram = _takes_any_tensor(_SummaryWriter.add_histogram)
+    def add_histogram(
+        self,
+        tag: str,
+        values: Any,
+        global_step: Any = None,
+        bins: Any = "tensorflow",
+        walltime: float | None = None,
+        max_bins: int | None = None,
+    ) -> None:
+        """Add a histogram.
+
+        Args:
+            tag: its name.
+            values: a tensor, an array, or one number, also in a string or in bytes.
+            global_step: step.
+            bins: how the bins are made: `tensorflow`, or what `numpy.histogram` knows.
+            walltime: unix time in seconds, None for now.
+            max_bins: number of bins, at most.
+        """
+        number = as_number(values) if isinstance(values, (str, bytes)) else None
+        array = plain(values) if number is None else np.array([number])
+        super().add_histogram(tag, array, global_step, bins, walltime, max_bins)
+
     add_histogram_raw = _takes_any_tensor(_SummaryWriter.add_histogram_raw)
     add_image = _takes_any_tensor(_SummaryWriter.add_image)
     add_images = _takes_any_tensor(_SummaryWriter.add_images)
@@ -165,7 +190,7 @@ class AddMethods(ScalarMethods):
             walltime: unix time in seconds, None for now.
 
         Raises:
-            ValueError: the tensor has 2 GiB or more, or a type that cannot be stored.
+            NotLoggableError: the tensor has 2 GiB or more, or a type that cannot be stored.
         """
         self._get_file_writer().add_summary(summaries.tensor(tag, tensor), global_step, walltime)
 
@@ -242,3 +267,8 @@ class AddMethods(ScalarMethods):
         else:
             if self._worker is not None:
                 self._worker.note_logged()
+
+
+for _name in dir(AddMethods):
+    if _name.startswith("add_") and _name != "add_scalar":  # the short path has it in its own body
+        setattr(AddMethods, _name, refusing(getattr(AddMethods, _name)))

@@ -23,10 +23,12 @@ from tensorboardX.writer import SummaryWriter as _SummaryWriter
 
 from hf_mpwriter.base.names import sub_directory
 from hf_mpwriter.events.framing import ScalarEncoder
+from hf_mpwriter.system.process import open_above
 from hf_mpwriter.worker.worker import Worker
 from hf_mpwriter.writer import file_writer as file_writer_module
 from hf_mpwriter.writer import summaries
 from hf_mpwriter.writer.file_writer import FileWriter
+from hf_mpwriter.writer.refusals import REPLACED, refuse
 from hf_mpwriter.writer.values import as_number
 
 TAGS_KEPT = 4096  # tags whose encoder a writer keeps
@@ -43,7 +45,7 @@ class ScalarMethods(_SummaryWriter):
     def _reset_process_state(self) -> None:
         """Forget what belongs to one process; called by the constructor, and where a pickled writer arrives."""
         self._user = object()  # represents this writer among the users of its worker
-        self._encoders: dict[str, ScalarEncoder] = {}  # per tag
+        self._encoders: dict[str | bytes, ScalarEncoder] = {}  # per tag
         self._scalars_directories: set[str] = set()  # directories of add_scalars
         self._exported: dict[str, int] = {}  # events of the last export, per path
         self._purged: set[str] = set()  # directories
@@ -90,7 +92,8 @@ class ScalarMethods(_SummaryWriter):
 
         Args:
             tag: its name.
-            scalar_value: a Python or numpy number, a Decimal, a number in a string, a tensor or array of one element.
+            scalar_value: a Python or numpy number, a Decimal, a number in a string or in bytes, a tensor or array of
+                one element.
             global_step: step.
             walltime: unix time in seconds, None for now.
             display_name: title of the plot; a bool is torch's `new_style`.
@@ -99,35 +102,39 @@ class ScalarMethods(_SummaryWriter):
             double_precision: with `new_style`, whether to keep a float64; a classic scalar is a float32.
 
         Raises:
-            ValueError: the step does not fit into 64 bits, or a string is no number.
+            NotLoggableError: the value is not one number, or the step does not fit into 64 bits.
         """
-        file_writer, worker = self.file_writer or self._get_file_writer(), self._worker
-        value = scalar_value if type(scalar_value) is float else as_number(scalar_value)
-        special = (
-            display_name or summary_description or new_style or walltime == 0 or file_writer_module.is_intercepted()
-        )
-        if special or value is None or worker is None or file_writer._default_metadata:
-            summary = _special_summary(
-                tag,
-                scalar_value if value is None else value,
-                display_name,
-                summary_description,
-                new_style=new_style,
-                double_precision=double_precision,
+        try:
+            file_writer, worker = self.file_writer or self._get_file_writer(), self._worker
+            value = scalar_value if type(scalar_value) is float else as_number(scalar_value)
+            special = (
+                display_name or summary_description or new_style or walltime == 0 or file_writer_module.is_intercepted()
             )
-            file_writer.add_summary(summary, global_step, walltime)
-            return
-        encoder = self._encoders.get(tag) or self._new_encoder(tag)
-        step = global_step if global_step is None or type(global_step) is int else int(global_step)
-        now = time.time() if walltime is None else walltime
-        file_writer.event_writer.file.append_record(encoder.record(now, step, value))
-        if time.monotonic() >= worker.next_housekeeping:
-            worker.keep_house()
+            if special or value is None or worker is None or file_writer._default_metadata:
+                summary = _special_summary(
+                    tag,
+                    scalar_value if value is None else value,
+                    display_name,
+                    summary_description,
+                    new_style=new_style,
+                    double_precision=double_precision,
+                )
+                file_writer.add_summary(summary, global_step, walltime)
+                return
+            encoder = self._encoders.get(tag) or self._new_encoder(tag)
+            step = global_step if global_step is None or type(global_step) is int else int(global_step)
+            now = time.time() if walltime is None else walltime
+            file_writer.event_writer.file.append_record(encoder.record(now, step, value))
+            if time.monotonic() >= worker.next_housekeeping:
+                worker.keep_house()
+        except REPLACED as error:
+            refuse(error)
 
-    def _new_encoder(self, tag: str) -> ScalarEncoder:
+    def _new_encoder(self, tag: str | bytes) -> ScalarEncoder:
         if len(self._encoders) >= TAGS_KEPT:
             self._encoders.clear()
-        encoder = self._encoders[tag] = ScalarEncoder(_clean_tag(tag) or "")
+        text = tag.decode() if isinstance(tag, bytes) else tag
+        encoder = self._encoders[tag] = ScalarEncoder(_clean_tag(text) or "")
         return encoder
 
     def add_scalars(
@@ -144,6 +151,9 @@ class ScalarMethods(_SummaryWriter):
             tag_scalar_dict: value per tag, as in `add_scalar`.
             global_step: step.
             walltime: unix time in seconds, None for now.
+
+        Raises:
+            NotLoggableError: a value is not one number, or the step does not fit into 64 bits.
         """
         defaults = self._get_file_writer()._default_metadata if self._worker else {}
         step = defaults.get("global_step") if global_step is None else global_step
@@ -178,12 +188,12 @@ class ScalarMethods(_SummaryWriter):
             for sub in sorted(self._scalars_directories):
                 directory = os.path.join(worker.files.directory(), sub)
                 found[directory] = summaries.read_scalars(worker.files.segments(sub), self._exported)
-        with open(path, "w", encoding="utf-8") as file:
+        with open(path, "w", encoding="utf-8", opener=open_above) as file:
             json.dump(found, file)
 
 
 def _special_summary(
-    tag: str,
+    tag: str | bytes,
     value: Any,
     display_name: str | bool,
     summary_description: str | bool,
@@ -192,6 +202,7 @@ def _special_summary(
     double_precision: bool,
 ) -> Any:
     """Return the summary of a scalar that is not encoded by hand; see `ScalarMethods.add_scalar`."""
+    tag = tag.decode() if isinstance(tag, bytes) else tag
     if (number := as_number(value)) is None:
         number = scalar(tag, value).value[0].simple_value
     title, description = (text if isinstance(text, str) else "" for text in (display_name, summary_description))

@@ -20,6 +20,8 @@ from tensorboardX.summary import _clean_tag
 from tensorboardX.summary import text as _text
 
 from hf_mpwriter.events import framing
+from hf_mpwriter.system import disk
+from hf_mpwriter.system.directory import Place
 from hf_mpwriter.writer.values import plain
 
 MAX_BYTES = 1 << 31  # a protobuf message is smaller
@@ -142,7 +144,7 @@ def with_domains(experiment: Any, hparams: dict[str, Any], domains: dict[str, li
     return experiment
 
 
-def read_scalars(paths: Iterable[str], seen: dict[str, int]) -> list[list[float]]:
+def read_scalars(paths: Iterable[Place], seen: dict[str, int]) -> list[list[float]]:
     """Return the scalars of event files, each as [wall time, step, value].
 
     Args:
@@ -152,12 +154,12 @@ def read_scalars(paths: Iterable[str], seen: dict[str, int]) -> list[list[float]
     found: list[list[float]] = []
     for path in paths:
         try:
-            payloads = framing.payloads(path)
+            payloads = framing.payloads(disk.open_beneath(path))
         except FileNotFoundError:
             continue
-        for event in map(event_pb2.Event.FromString, payloads[seen.get(path, 0) :]):
+        for event in map(event_pb2.Event.FromString, payloads[seen.get(str(path), 0) :]):
             found.extend([event.wall_time, event.step, _shortest(value.simple_value)] for value in event.summary.value)
-        seen[path] = len(payloads)
+        seen[str(path)] = len(payloads)
     return found
 
 

@@ -27,11 +27,13 @@ from hf_mpwriter.base.settings import (
     Environment,
     Settings,
     check_repo_id,
+    check_step,
+    check_suffix,
     patterns,
 )
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Status
-from hf_mpwriter.system import process
+from hf_mpwriter.system import disk, process
 from hf_mpwriter.worker import registry, role
 from hf_mpwriter.worker.worker import Worker
 from hf_mpwriter.writer.add_methods import AddMethods
@@ -57,9 +59,11 @@ def absolute_logdir(logdir: str | os.PathLike[str]) -> str:
     """Return a logdir as an absolute path, with the home directory in place of "~".
 
     Raises:
-        LogdirError: the logdir is a URL.
+        LogdirError: the logdir is a URL, or holds a NUL.
     """
     text = os.fspath(logdir)
+    if "\0" in text:
+        raise LogdirError(f"The logdir {text!r} holds a NUL, which no path may.", hint="Give another logdir.")
     if "://" in text:
         raise LogdirError(f"The logdir {text!r} is a URL.", hint="Use a directory; repo_id= sends it to the Hub.")
     return os.path.abspath(os.path.expanduser(text))
@@ -77,20 +81,6 @@ def _checked_memory_limit(limit: Any) -> int | None:
     return limit
 
 
-def _checked_step(purge_step: Any) -> int | None:
-    """Return a step as an int; numpy numbers and tensors are accepted too.
-
-    Raises:
-        SettingsError: it is a string, or does not fit into 64 bits.
-    """
-    if purge_step is None:
-        return None
-    step = int(purge_step)
-    if isinstance(purge_step, str) or not -(1 << 63) <= step < 1 << 63:
-        raise SettingsError(f"purge_step is {purge_step!r}.", hint="It is a global step, an integer of 64 bits.")
-    return step
-
-
 class SummaryWriter(AddMethods):
     """Writes events for TensorBoard from any number of processes; with `repo_id`, uploads them to the Hub.
 
@@ -101,7 +91,7 @@ class SummaryWriter(AddMethods):
         purge_step: for a run that resumes at this step: TensorBoard hides what was logged at this step and later.
         max_queue: accepted and ignored; every record is written at once.
         flush_secs: accepted and ignored; every record is written at once.
-        filename_suffix: appended to the names of event files.
+        filename_suffix: appended to the names of event files; no "/", and short enough for the filesystem.
         write_to_disk: if false, the writer writes nothing.
         log_dir: torch's name for `logdir`.
         comet_config: accepted if it disables Comet.
@@ -174,7 +164,8 @@ class SummaryWriter(AddMethods):
             self._destination = Destination(endpoint, check_repo_id(repo_id), kind, branch, folder)
         self._uploads = self._destination is not None and not environment.disabled
         self._token, self._memory_limit = _checked_token(token), _checked_memory_limit(memory_limit)
-        purge_step = _checked_step(purge_step)
+        purge_step = check_step(purge_step)
+        filename_suffix = check_suffix(filename_suffix, disk.longest_name(run_dir))
         self._reset_process_state()
         self._closed = False
         if write_to_disk:

@@ -1,8 +1,8 @@
 """Values that users log, as numbers and arrays that tensorboardX can encode.
 
 torch's writer accepts more types than tensorboardX's: bfloat16 and the 8-bit floats, which numpy lacks, Decimals,
-numbers in strings, and integers beyond 64 bits. These functions convert them. They never import torch: a program that
-has a tensor has loaded it.
+numbers in strings and in bytes, and integers beyond 64 bits. These functions convert them. They never import torch: a
+program that has a tensor has loaded it.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ def as_number(value: Any) -> float | None:
     """Return the value as a float; None if it is not exactly one number, so that tensorboardX raises its own error.
 
     Args:
-        value: a Python or numpy number, a Decimal, a number in a string, a tensor or an array of one element.
+        value: a Python or numpy number, a Decimal, a number in a string or in bytes, a tensor or an array of one
+            element.
 
     Raises:
         ValueError: the value is a string that is no number.
     """
-    if isinstance(value, (int, np.number, numbers.Number, str)) and not isinstance(value, complex):
+    if isinstance(value, (int, np.number, numbers.Number, str, bytes)) and not isinstance(value, complex):
         try:
             return float(value)  # type: ignore[arg-type]
         except OverflowError:

@@ -25,6 +25,7 @@ from hf_mpwriter.snapshot import event_files
 from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.members import Members
+from hf_mpwriter.system.directory import Directory
 from hf_mpwriter.system.process import host_id
 
 FIVE_MINUTES = 300.0  # seconds
@@ -144,7 +145,7 @@ class Costs(Bench):
 
     def _snapshots(self, run: Run, ledger: Ledger) -> list[tuple[float, list[LocalFile]]]:
         """Scan all files twice, as an uploader does; return seconds and files of each scan."""
-        survey, members, scans = EventFileScan(str(run.path)), Members(run.spool), []
+        survey, members, scans = EventFileScan(Directory(run.path)), Members(run.spool), []
         for _ in range(2):
             before = time.perf_counter()
             files = survey.files(Settings().allows, members.growing)

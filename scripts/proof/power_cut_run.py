@@ -23,13 +23,13 @@ from hf_mpwriter.events import series
 from hf_mpwriter.localhub import LocalHub
 from hf_mpwriter.localhub.errors import Refusal
 from hf_mpwriter.snapshot import event_files
-from hf_mpwriter.spool import layout
+from hf_mpwriter.spool import layout, starts
 from hf_mpwriter.spool.ledger import load, set_aside
 from hf_mpwriter.spool.outbox import InFlightRecord, Outbox, interrupted
 from hf_mpwriter.system import process as process_module
 from hf_mpwriter.testing import Journal, LoopDisk, check, forget_lost, processes, read_journals
 from hf_mpwriter.testing.power_cut import has_power
-from hf_mpwriter.worker import election, worker
+from hf_mpwriter.worker import worker
 
 if TYPE_CHECKING:
     from hf_mpwriter.push.client import Hub
@@ -56,7 +56,7 @@ MOMENTS = {  # event to wait for -> seconds until the power is cut, at most
 def work(rank: int, repo: str, run_dir: str, journals: str, seed: str) -> None:
     """Be a rank until the file STOP appears."""
     series.SEGMENT_MIN = series.SEGMENT_MAX = SEGMENT
-    worker.HOUSEKEEPING_EVERY, election.LONGEST_BACKOFF = 0.2, 0.5
+    worker.HOUSEKEEPING_EVERY, starts.LONGEST_PAUSE = 0.2, 0.5
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(RANKS)}
     try:
         log(f"rank{rank}", repo, run_dir, journals, random.Random(seed))
@@ -123,7 +123,7 @@ class Run:
 
     def files(self) -> int:
         """Return the number of files in the run directory."""
-        return sum(1 for _ in event_files.walk(self.run_dir))
+        return sum(1 for _ in event_files.walk(self.spool.run))
 
     def await_moment(self, moment: str) -> None:
         """Wait until the event is seen, then for a random part of its time."""
@@ -162,6 +162,7 @@ class Run:
         self.await_moment(moment)
         self.drive.cut()
         self.end_all()
+        self.spool.release()
         self.drive.restart()
         Path(self.journals, STOP).unlink(missing_ok=True)
         self.done[moment] += 1
@@ -205,7 +206,7 @@ class Run:
         if interrupted(self.host) == WORST:
             yield "the record in flight is torn"
         batches = len(list(Path(self.host.outbox).glob("*.json")))
-        if len(Outbox(self.host, self.run_dir).batches) != batches:  # it drops what it cannot read
+        if len(Outbox(self.host, self.spool.run).batches) != batches:  # it drops what it cannot read
             yield "a batch is torn"
 
     def false_claims(self, hub: Hub, destination: Destination) -> Iterator[str]:
@@ -219,9 +220,9 @@ class Run:
     def hollow_batches(self) -> Iterator[str]:
         """Yield batches that refer to bytes that do not exist."""
         local = {
-            file.path: file.length for file in event_files.EventFileScan(self.run_dir).files(lambda _: True, tuple)
+            file.path: file.length for file in event_files.EventFileScan(self.spool.run).files(lambda _: True, tuple)
         }
-        for batch in Outbox(self.host, self.run_dir).batches:
+        for batch in Outbox(self.host, self.spool.run).batches:
             for file in batch.files:
                 if local.get(file.path, 0) < file.length:
                     yield f"{file.path}: a batch refers to {file.length} bytes, there are {local.get(file.path, 0)}"

@@ -48,11 +48,11 @@ class Trial:
         self.left, self.cut_at = rng.randrange(1, LONGEST), ""
         for name in NAMES:
             path = os.path.join(self.run_dir, name)
-            disk.make_dirs(os.path.dirname(path))
+            disk.make_dirs((self.spool.run / name).parent)
             Path(path).write_bytes(framing.frame(framing.version_event(1.0)))
         self.spool.create()
         disk.make_dirs(self.host.root)
-        self.queue = Outbox(self.host, self.run_dir)
+        self.queue = Outbox(self.host, self.spool.run)
 
     def work(self) -> None:
         """Write until the cut."""
@@ -141,26 +141,26 @@ class Trial:
         """Replace the content of a file."""
         data = self._content()
         self.files["replaced"] |= {data}
-        disk.replace(os.path.join(self.host.root, "replaced"), data, "trial")
+        disk.replace(self.host.root / "replaced", data, "trial")
         self.files["replaced"] = {data}
 
     def publish(self) -> None:
         """Make a file that only one caller can make."""
         data, before = self._content(), self.files["published"]
         self.files["published"] = before | {data}
-        made = disk.publish(os.path.join(self.host.root, "published"), data, "trial")
+        made = disk.publish(self.host.root / "published", data, "trial")
         self.files["published"] = {data} if made else before
 
     def remove(self) -> None:
         """Remove that file."""
         self.files["published"] |= {GONE}
-        disk.remove(os.path.join(self.host.root, "published"), "trial")
+        disk.remove(self.host.root / "published", "trial")
         self.files["published"] = {GONE}
 
     def check(self) -> Iterator[str]:
         """Yield what is left after the cut and should not be, and the other way round."""
         for name, contents in self.files.items():
-            if (disk.read(os.path.join(self.host.root, name)) or GONE) not in contents:
+            if (disk.read(self.host.root / name) or GONE) not in contents:
                 yield f"the file that is {name} is neither the old nor the new one"
         if ledger.set_aside(self.spool, "h"):
             yield "the ledger is torn"
@@ -173,7 +173,7 @@ class Trial:
         yield from self._check_queue()
 
     def _check_queue(self) -> Iterator[str]:
-        found = [entry.files for entry in Outbox(self.host, self.run_dir).batches]
+        found = [entry.files for entry in Outbox(self.host, self.spool.run).batches]
         if not any(set(batches) <= set(found) for batches in self.batches):
             yield "the queue has neither all old batches nor all new ones"
         if not set(found) <= {batch for batches in self.batches for batch in batches}:
@@ -190,6 +190,7 @@ def cut_steps(root: Path, kind: str, count: int, seed: int, done: Counter[str]) 
         for number in range(count):
             trial = Trial(drive, number, random.Random(f"{seed} {kind} {number}"))
             trial.work()
+            trial.spool.release()
             drive.restart()
             done[f"{kind}: between two steps"] += 1
             for finding in trial.check():

@@ -204,7 +204,7 @@ def live(spool: Spool, harm: Harm | None, theirs: socket.socket, cache: str) -> 
     handle.subprocess = SimpleNamespace(Popen=functools.partial(ForkedPush, ask=ask), PIPE=0, DEVNULL=0)
     ask(begins=True)
     try:
-        loop.upload(StartRecord(spool.run_dir, spool.destination()), locks.try_exclusive(spool.uploader_lock))
+        loop.upload(StartRecord(spool.run_dir, spool.destination()), spool, locks.try_exclusive(spool.uploader_lock))
     finally:
         ask(passed=passed)
 
@@ -418,7 +418,7 @@ def left_over(host: HostSpool, directory: str) -> list[str]:
     member_files = {
         path for path in everything if path.startswith(os.path.join(directory, "run", ".hf_mpwriter", "members/"))
     }
-    batches = {path for path in everything if path == host.in_flight or path.startswith(host.outbox)}
+    batches = {path for path in everything if path == str(host.in_flight) or path.startswith(str(host.outbox))}
     return [f"left over: {os.path.relpath(path, directory)}" for path in sorted(temporary | member_files | batches)]
 
 

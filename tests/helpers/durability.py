@@ -363,7 +363,7 @@ class Durability(RuleBasedStateMachine):
         """Invariant 1."""
         for host in map(self.spool.host, HOSTS):
             for path in self.disk.paths():
-                if os.path.dirname(path) == host.outbox:
+                if os.path.dirname(path) == str(host.outbox):
                     for file, length in self._files(self.disk.content(path)).items():
                         durable = self.disk.durable(os.path.join(self.spool.run_dir, file)) or b""
                         assert len(durable) >= length, "a batch refers to what is not durable"

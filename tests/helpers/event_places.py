@@ -9,6 +9,8 @@ from support import keys
 
 from hf_mpwriter.events.event_file import EventFile
 from hf_mpwriter.events.limits import Limits
+from hf_mpwriter.system import directory as system_directory
+from hf_mpwriter.system.directory import Directory
 
 START = 1  # SessionLog.START
 
@@ -18,26 +20,27 @@ class Place:
 
     def __init__(self, directory) -> None:
         self.path = str(directory)
+        self.held = Directory(self.path)
         self.reported: list[tuple[str, str, int]] = []
         self.existed: list[bool] = []
         self.refuse = False
         self.now = 100.0
 
-    def directory(self) -> str:
+    def directory(self) -> system_directory.Place:
         """The directory, unless the disk refuses."""
         if self.refuse:
             raise OSError(errno.ENOSPC, "refused")
-        return self.path
+        return system_directory.Place(self.held)
 
-    def opened(self, path: str) -> None:
+    def opened(self, path: system_directory.Place) -> None:
         """Remember the path."""
         self.existed.append(os.path.exists(path))
-        self.reported.append(("open", path, 0))
+        self.reported.append(("open", str(path), 0))
 
-    def sealed(self, path: str, length: int) -> None:
+    def sealed(self, path: system_directory.Place, length: int) -> None:
         """Remember the path and the length."""
         self.existed.append(os.path.exists(path))
-        self.reported.append(("seal", path, length))
+        self.reported.append(("seal", str(path), length))
 
     def file(self, memory: int = 16 << 20, purge: int | None = None, **arguments) -> EventFile:
         """An event file here, with a clock that the test moves."""

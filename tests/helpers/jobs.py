@@ -13,8 +13,8 @@ def job(run_dir, known=(), files=("a.tfevents",), endpoint="http://127.0.0.1:9")
     """Make a job that sends five bytes of each file."""
     return Job(
         run_dir=str(run_dir),
-        copies=str(run_dir / "copies"),
-        cache=str(run_dir / "cache"),
+        copies="copies",
+        cache="cache",
         destination=Destination(endpoint, "me/run"),
         private=None,
         squash=False,

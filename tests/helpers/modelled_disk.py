@@ -80,19 +80,21 @@ class Disk:
 
     # what is there
 
-    def content(self, path: str) -> bytes | None:
+    def content(self, path: str | os.PathLike[str]) -> bytes | None:
         """The bytes that a process reads, None if there is no file."""
-        node = self._names.get(path)
+        node = self._names.get(os.fspath(path))
         return None if node is None else node.data
 
-    def durable(self, path: str) -> bytes | None:
+    def durable(self, path: str | os.PathLike[str]) -> bytes | None:
         """The content after any power cut; None if there may be nothing, or something older."""
+        path = os.fspath(path)
         node = self._durable.get(path)
         changed = any(path in (change.old, change.new) for change in self._pending[os.path.dirname(path)])
         return None if node is None or changed else node.data[: node.synced]
 
-    def possible(self, path: str) -> list[bytes]:
+    def possible(self, path: str | os.PathLike[str]) -> list[bytes]:
         """The contents that are possible after a power cut, oldest first; no file is empty bytes."""
+        path = os.fspath(path)
         nodes = [self._durable.get(path)]
         for change in self._pending[os.path.dirname(path)]:
             nodes += [change.node] * (change.new == path) + [None] * (change.old == path)
@@ -166,16 +168,17 @@ class Disk:
         self._apply(change, self._names)
         self._pending[os.path.dirname(new or old)].append(change)
 
-    def _is_below(self, path: object) -> bool:
-        return isinstance(path, str) and path.startswith(self.root + os.sep)
+    def _is_below(self, path: str) -> bool:
+        return path == self.root or path.startswith(self.root + os.sep)
 
     # the calls
 
-    def _open(self, path, flags, mode=0o777, *, dir_fd=None):
-        below = dir_fd is None and (self._is_below(path) or path == self.root)
+    def _open(self, name, flags, mode=0o777, *, dir_fd=None):
+        path = _path(name, dir_fd)
+        below = self._is_below(path)
         if below and flags & os.O_CREAT and path not in self._names:
             self._step("open")
-        fd = REAL["open"](path, flags, mode, dir_fd=dir_fd)
+        fd = REAL["open"](name, flags, mode, dir_fd=dir_fd)
         self._fds.pop(fd, None)
         if below and os.path.isdir(path):
             self._fds[fd] = path
@@ -206,30 +209,40 @@ class Disk:
             for change in self._pending.pop(node, ()):
                 self._apply(change, self._durable)
 
-    def _rename(self, old, new):
+    def _rename(self, old, new, *, src_dir_fd=None, dst_dir_fd=None):
         self._step("rename")
-        REAL["rename"](old, new)
-        self._change(old, new, self._names[old])
+        REAL["rename"](old, new, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+        source = _path(old, src_dir_fd)
+        self._change(source, _path(new, dst_dir_fd), self._names[source])
 
-    def _link(self, old, new):
+    def _link(self, old, new, *, src_dir_fd=None, dst_dir_fd=None, follow_symlinks=True):
         self._step("link")
-        REAL["link"](old, new)
-        self._change("", new, self._names[old])
+        REAL["link"](old, new, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd, follow_symlinks=follow_symlinks)
+        self._change("", _path(new, dst_dir_fd), self._names[_path(old, src_dir_fd)])
 
-    def _unlink(self, path):
+    def _unlink(self, name, *, dir_fd=None):
+        path = _path(name, dir_fd)
         if path in self._names:
             self.watch(path)
             self._step("unlink")
             self._change(path, "", None)
-        REAL["unlink"](path)
+        REAL["unlink"](name, dir_fd=dir_fd)
 
-    def _mkdir(self, path, mode=0o777):
+    def _mkdir(self, name, mode=0o777, *, dir_fd=None):
         self._step("mkdir")
-        REAL["mkdir"](path, mode)
+        REAL["mkdir"](name, mode, dir_fd=dir_fd)
 
     def _listdir(self, path="."):
         """Names in a fixed order: the same choices lead to the same states again."""
         return sorted(REAL["listdir"](path))
+
+
+def _path(name: object, dir_fd: int | None) -> str:
+    """The absolute path of a name in an open directory."""
+    if not isinstance(name, (str, os.PathLike)):
+        return ""
+    top = "" if dir_fd is None else os.readlink(f"/proc/self/fd/{dir_fd}")
+    return os.path.normpath(os.path.join(top, name))
 
 
 def _survivor(node: Node, whole: float, rng: random.Random) -> Node:

@@ -122,7 +122,7 @@ class Run:
         """The job of a push, with these changes."""
         fields = {
             "run_dir": str(self.root),
-            "copies": str(self.root / "copies"),
+            "copies": "copies",
             "cache": str(self.root / "cache"),
             "destination": self.destination,
             "private": None,

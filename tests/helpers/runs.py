@@ -115,9 +115,10 @@ def silent_hub(port: int = 0) -> socket.socket:
 WORKER = """
 import sys, time
 from hf_mpwriter import HFSummaryWriter
-from hf_mpwriter.worker import election, worker
+from hf_mpwriter.spool import starts
+from hf_mpwriter.worker import worker
 from hf_mpwriter.testing import Journal
-worker.HOUSEKEEPING_EVERY, election.LONGEST_BACKOFF = 0.1, 0.5
+worker.HOUSEKEEPING_EVERY, starts.LONGEST_PAUSE = 0.1, 0.5
 writer, journal, step = HFSummaryWriter("me/run", logdir=sys.argv[1], commit_every=0.01), Journal(sys.argv[2]), 0
 while not __import__("os").path.exists(sys.argv[3]):
     writer.add_scalar("loss", 1 / (step + 1), step)

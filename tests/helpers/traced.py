@@ -82,7 +82,9 @@ def _paths(call: str, arguments: str, cwd: str) -> list[str]:
     if call in ("execve", "getcwd"):  # a process that is about to be another; a name that the kernel has at hand
         return []
     before = arguments.rpartition(") = ")[0] or arguments
-    words = [(directory or cwd, path) for directory, path in _PATH.findall(before)]
+    words = [(directory or cwd, path) for directory, path in _PATH.findall(before) if path]  # "": a descriptor itself
     if call in ("symlink", "symlinkat"):  # its content is no path that is looked up
         words = words[1:]
+    elif call in ("readlink", "readlinkat"):  # nor is the answer
+        words = words[:1]
     return [os.path.normpath(os.path.join(directory, path)) for directory, path in words]

@@ -12,6 +12,7 @@ from loop_disks import KINDS
 from repository import PROOF
 
 from hf_mpwriter.snapshot import attachments
+from hf_mpwriter.system.directory import Directory, at
 from hf_mpwriter.testing import LoopDisk
 
 SCRIPT = PROOF / "power_cut.py"
@@ -58,8 +59,8 @@ def test_what_is_sent_of_an_attachment_outlives_a_power_cut(tmp_path, monkeypatc
         os.mkdir(run_dir)
         path = Path(run_dir, "metadata.tsv")
         path.write_bytes(b"x" * 5000)
-        file = attachments.Attachments(run_dir).identify(path.name)
-        attachments.Copies(copies, run_dir).take(file)
+        file = attachments.Attachments(Directory(run_dir)).identify(path.name)
+        attachments.Copies(at(copies), Directory(run_dir)).take(file)
         drive.cut()
         drive.restart()
         assert path.read_bytes() == b"x" * 5000

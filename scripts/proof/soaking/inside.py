@@ -35,7 +35,7 @@ HASTE: dict[str, dict[str, dict[str, float]]] = {
     "rank": {
         "worker.worker": {"HOUSEKEEPING_EVERY": 0.6},
         "worker.membership": {"REQUEST_EVERY": 0.3},
-        "worker.election": {"FIRST_BACKOFF": 0.5, "LONGEST_BACKOFF": 3.0, "STARTS_LIMIT": 1000},
+        "spool.starts": {"FIRST_PAUSE": 0.5, "LONGEST_PAUSE": 3.0, "STARTS_LIMIT": 1000},
         "events.series": {"SEGMENT_MIN": 24 << 10, "SEGMENT_MAX": 96 << 10},
         "events.backlog": {"RETRY_FIRST": 0.1, "RETRY_LAST": 1.0},
     },
@@ -120,7 +120,7 @@ def install(kind: str) -> None:
     if kind == "rank":
         launch.UPLOADER_BOOT = _with_install(launch.UPLOADER_BOOT, "uploader")
     else:
-        importlib.import_module("hf_mpwriter.uploader.loop").lower = _be_busy
+        _keep_priority()
         launch.PUSH_BOOT = _with_install(launch.PUSH_BOOT, "push")
 
 
@@ -152,5 +152,10 @@ def _with_install(boot: str, kind: str) -> str:
     return boot.replace(f" as {kind};", f" as {kind};from soaking import inside;inside.install({kind!r});")
 
 
-def _be_busy() -> None:
+def _keep_priority() -> None:
     """Keep the normal priority: beside eight ranks and a soak, a low one gets no CPU time."""
+    loop = importlib.import_module("hf_mpwriter.uploader.loop")
+    names = [name for name in ("lower_priority", "lower") if hasattr(loop, name)]
+    if not names:
+        raise AttributeError("cannot find what lowers the priority of the uploader")
+    setattr(loop, names[0], lambda: None)

@@ -27,6 +27,7 @@ from hf_mpwriter.localhub import LocalHub, View
 from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Progress
+from hf_mpwriter.system.directory import Directory
 from hf_mpwriter.system.process import host_id
 from hf_mpwriter.testing import check, processes, read_journals
 from hf_mpwriter.testing.oracle import keys
@@ -236,7 +237,7 @@ class Run:
         return Progress(self.spool).missing({file.path: file.length for file in self._files()})
 
     def _files(self) -> Iterable[LocalFile]:
-        return EventFileScan(self.run_dir).files(lambda _: True, tuple)
+        return EventFileScan(Directory(self.run_dir)).files(lambda _: True, tuple)
 
     def _sync(self) -> None:
         """Upload what the Hub refused, by `hf-mpwriter sync`."""

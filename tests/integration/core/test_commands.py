@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from programs import wait_for
 from runs import LOG_AND_EXIT, check_oracle, no_uploader, run
 
@@ -75,6 +76,28 @@ def test_verify_of_another_content_does_not_advise_to_upload_what_is_missing(hub
     result = run("verify", run_dir)
     assert (result.exit_code, "no upload replaces them" in result.output) == (1, True), result.output
     assert "what is missing" not in result.output
+
+
+LOCAL = """
+import sys
+from hf_mpwriter import SummaryWriter
+with SummaryWriter(sys.argv[1]) as writer:
+    for step in range(50):
+        writer.add_scalar("loss", 1.0, step)
+"""
+
+
+@pytest.mark.parametrize(("damage", "code", "words"), [(True, 3, "is damaged at offset"), (False, 0, "incomplete")])
+def test_damage_is_told_and_has_an_exit_code(hub, run_dir, start, damage, code, words):
+    """What is behind it is on no Hub; an incomplete last record is ordinary after a kill."""
+    start(LOCAL, run_dir).succeed()
+    (path,) = run_dir.glob("*tfevents*")
+    data = path.read_bytes()
+    path.write_bytes(data[:1000] + bytes([data[1000] ^ 1]) + data[1001:] if damage else data[:-1])
+    for name, *options in (["status"], ["sync", "--repo-id", "me/run"], ["verify"]):
+        result = run(name, run_dir, *options)
+        assert (result.exit_code, words in result.output) == (code, True), (name, result.output)
+        wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
 
 
 def test_sync_gives_up_after_its_timeout_and_gives_the_reason(run_dir, start, monkeypatch):

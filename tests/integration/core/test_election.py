@@ -6,7 +6,10 @@ import json
 import logging
 import os
 import resource
+import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,9 +17,9 @@ from programs import wait_for
 from runs import uploaders
 
 from hf_mpwriter.base.verdicts import Refused, Retry
+from hf_mpwriter.spool import starts
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.process import host_id
-from hf_mpwriter.worker import election
 from hf_mpwriter.worker.election import Election
 
 CONTEND = """
@@ -57,6 +60,35 @@ def test_of_many_contenders_one_starts_an_uploader(spool, start):
     assert sorted(answers) == ["0"] * 31 + ["1"]
     member_file.leave()
     wait_for(lambda: not locks.is_held(spool.uploader_lock), "the uploader leaves")
+
+
+RANK = """
+import os, sys
+from hf_mpwriter.spool import starts
+from hf_mpwriter.system import launch
+from hf_mpwriter.worker import worker
+starts.FIRST_PAUSE = 200.0  # longer than this test
+worker.HOUSEKEEPING_EVERY = 0.0
+launch.UPLOADER_BOOT = f"open({sys.argv[2]!r}, 'a').write('x'); raise SystemExit(1)"
+from hf_mpwriter import HFSummaryWriter
+writer = HFSummaryWriter("me/run", logdir=sys.argv[1], exit_timeout=0)
+looks = 0
+while looks < 200:  # after the first starts of all ranks together
+    writer.add_scalar("loss", 1.0, looks)
+    looks += os.path.exists(sys.argv[2]) and os.path.getsize(sys.argv[2]) > starts.STARTS_LIMIT
+os._exit(0)  # else each of them would try once more at its end
+"""
+
+
+def test_many_ranks_start_an_uploader_that_crashes_no_more_often_than_one(tmp_path, run_dir, start, monkeypatch):
+    """The starts are counted for the run directory, and each rank warns at most once."""
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    crashed = tmp_path / "crashed"
+    ranks = [start(RANK, run_dir, crashed, env={"RANK": str(rank), "WORLD_SIZE": "4"}) for rank in range(4)]
+    errors = [rank.finish()[2] for rank in ranks]
+    assert crashed.read_text() == "x" * (starts.STARTS_LIMIT + 1)
+    assert any("uploaders end soon after their start" in text for text in errors)
+    assert [text for text in errors if text.count("\n") > 1] == []
 
 
 def test_the_uploader_lock_is_held_when_ensure_uploader_returns(spool):
@@ -104,23 +136,23 @@ def test_uploaders_that_do_their_work_and_leave_are_started_as_often_as_needed(s
     """Many short runs one after the other: an uploader that left in good order is no failure."""
     one = Election(spool, spool.destination())
     with caplog.at_level(logging.WARNING):
-        for _ in range(election.STARTS_LIMIT + 1):
+        for _ in range(starts.STARTS_LIMIT + 1):
             assert one.ensure_uploader()
             wait_for(lambda: not one.reap() and not locks.is_held(spool.uploader_lock), "it finds no member and leaves")
     assert caplog.records == []
 
 
 @pytest.mark.parametrize(
-    ("phase", "kind", "age", "starts"),
+    ("phase", "kind", "age", "expects"),
     [
         ("left", "Refused", 0.0, False),
-        ("left", "Refused", election.LONGEST_BACKOFF, True),  # no younger token has come: try again
+        ("left", "Refused", starts.LONGEST_PAUSE, True),  # no younger token has come: try again
         ("left", "Refused", -3600.0, True),  # the clock was set
         ("left", "Retry", 0.0, True),
         ("waiting", "Refused", 0.0, True),  # it was killed
     ],
 )
-def test_a_worker_whose_token_is_no_younger_than_the_refused_one_starts_no_uploader(spool, phase, kind, age, starts):
+def test_a_worker_whose_token_is_no_younger_than_the_refused_one_starts_no_uploader(spool, phase, kind, age, expects):
     """The status file has the refused token's age; a worker with a younger token starts an uploader at once."""
     from hf_mpwriter.spool.status import StatusFile
     from hf_mpwriter.system.process import Process
@@ -132,7 +164,7 @@ def test_a_worker_whose_token_is_no_younger_than_the_refused_one_starts_no_uploa
     status.publish(phase=phase, waiting=0, push=None, commits=0, blocked_until=0.0)
     report = json.loads(Path(host.status).read_text())
     Path(host.status).write_text(json.dumps(report | {"beat": report["beat"] - age}))
-    for issued_at, expected in ((1000.0, starts), (1000.5, True)):
+    for issued_at, expected in ((1000.0, expects), (1000.5, True)):
         one = Election(spool, spool.destination(), token_issued_at=issued_at)
         assert one.ensure_uploader() is expected
         if not expected:
@@ -143,3 +175,66 @@ def test_a_worker_whose_token_is_no_younger_than_the_refused_one_starts_no_uploa
                 "it finds no member and leaves",
             )
             return
+
+
+FIRST_PROCESS = """
+import os, signal, sys, time
+from pathlib import Path
+from hf_mpwriter import HFSummaryWriter
+from hf_mpwriter.spool import starts
+from hf_mpwriter.spool.progress import Progress
+from hf_mpwriter.worker import worker
+starts.STARTS_LIMIT, worker.HOUSEKEEPING_EVERY, kills = 1000, 0.0, int(sys.argv[2])
+assert os.getpid() == 1
+writer = HFSummaryWriter("me/run", logdir=sys.argv[1], exit_timeout=0)
+if not (rank := os.fork()):  # a rank that starts uploaders, too
+    while True:
+        writer.add_scalar("loss", 1.0, 0)
+        time.sleep(0.05)
+users = os.spawnv(os.P_NOWAIT, "/bin/sh", ["sh", "-c", "exit 7"])
+view, killed = Progress(writer._worker.spool), set()
+def step():
+    writer.add_scalar("loss", 1.0, 1)
+    time.sleep(0.01)
+while len(killed) < kills:
+    step()
+    status = view.uploader()
+    if status.pid and status.phase != "left" and status.pid not in killed and Path(f"/proc/{status.pid}").exists():
+        step()
+        os.kill(status.pid, signal.SIGKILL)
+        killed.add(status.pid)
+def zombies():
+    found = []
+    for name in filter(str.isdecimal, os.listdir("/proc")):
+        try:
+            fields = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if fields[0] == "Z" and int(name) != users:
+            found.append(int(name))
+    return found
+end = time.monotonic() + 30
+while zombies() and time.monotonic() < end:
+    step()
+print(zombies(), os.waitstatus_to_exitcode(os.waitpid(users, 0)[1]), flush=True)
+os._exit(0)
+"""
+
+
+def why_no_namespace() -> str:
+    """Why no pid namespace can be made here, "" if one can."""
+    if os.geteuid():
+        return "only root can make a pid namespace"
+    if not shutil.which("unshare"):
+        return "needs unshare of util-linux"
+    command = ["unshare", "--pid", "--fork", "--mount-proc", "true"]
+    return "" if subprocess.run(command, check=False).returncode == 0 else "no pid namespace can be made here"
+
+
+@pytest.mark.root
+@pytest.mark.skipif(bool(why_no_namespace()), reason=why_no_namespace() or "-")
+def test_training_that_is_process_1_collects_its_uploaders_and_no_child_of_the_user(hub, run_dir):
+    """As in a container without an init: whichever rank started an uploader, no zombie is left; exit codes are kept."""
+    command = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", FIRST_PROCESS, str(run_dir), "4"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+    assert (result.returncode, result.stdout) == (0, "[] 7\n"), result.stderr

@@ -32,9 +32,11 @@ def small_disk(tmp_path):
     command = ["mount", "-t", "tmpfs", "-o", "size=400k", "small", str(place)]
     if (done := subprocess.run(command, capture_output=True, text=True, check=False)).returncode:
         pytest.skip(f"nothing can be mounted here: {done.stderr.strip()}")
-    yield place
-    wait_for(lambda: no_uploader(place / "exp1"), "the uploader leaves")
-    subprocess.run(["umount", "--lazy", str(place)], check=True)
+    try:
+        yield place
+        wait_for(lambda: no_uploader(place / "exp1"), "the uploader leaves")
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 @pytest.mark.root
@@ -114,11 +116,10 @@ from hf_mpwriter import HFSummaryWriter
 from hf_mpwriter.spool.progress import Progress
 with HFSummaryWriter("me/run", logdir=sys.argv[1], repo_allow_patterns=["*.tfevents.*", "*.tsv"]) as writer:
     writer.add_scalar("loss", 1.0, 0)
-    assert writer.push(wait=60)
-    os.makedirs(sys.argv[1], exist_ok=True)
     with open(f"{sys.argv[1]}/a.tsv", "w") as file:
         file.write("four")
-    assert writer.status().waiting == 4, writer.status()
+    status = writer.status()
+    assert status.logged == 4 + os.path.getsize(writer.file_writer.event_writer.file.path), status
     assert writer.push(wait=60), writer.status()
     assert "a.tsv" in Progress(writer._worker.spool).ledger().files
 """

@@ -6,11 +6,13 @@ import os
 import socket
 
 import pytest
+from hanging import hanging, why_not
 from programs import wait_for
 
 from hf_mpwriter.base.settings import Destination, Settings
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.members import MemberFile
+from hf_mpwriter.system import locks
 from hf_mpwriter.system.process import Process
 
 LOG = """
@@ -65,6 +67,18 @@ def test_an_unfinished_run_of_ours_beside_it_is_finished(hub, tmp_path, start):
         pytest.skip("its uploader was faster than the kill")
     start(LOG.format(before="", after=""), tmp_path / "runs" / "next").succeed()
     wait_for(lambda: not os.listdir(other.members), "the data of the dead worker is sent")
+
+
+@pytest.mark.root
+@pytest.mark.skipif(bool(why_not()), reason=why_not() or "-")
+def test_a_mount_that_hangs_beside_the_run_keeps_no_unfinished_run_from_being_finished(hub, tmp_path, start):
+    """Training, its uploader and its end go on; the run whose name comes after the mount is found all the same."""
+    other = unfinished(tmp_path / "runs" / "z", hub.endpoint)
+    with hanging(tmp_path / "runs" / "m"):
+        start(LOG.format(before="", after=""), tmp_path / "runs" / "a").succeed()
+        wait_for(lambda: not os.listdir(other.members), "the member file of the dead worker is removed")
+        ours = Spool(str(tmp_path / "runs" / "a"))
+        wait_for(lambda: not os.listdir(ours.members) and not locks.is_held(ours.uploader_lock), "ours is finished")
 
 
 def holds(pid: int, run_dir: str) -> bool:

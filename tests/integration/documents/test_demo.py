@@ -101,11 +101,11 @@ def test_the_demo_loses_nothing_although_a_rank_and_the_uploader_are_killed(demo
 
 def forged_verdict(directory: Path) -> subprocess.CompletedProcess[str]:
     """Repeat the verdict on the same Hub, with a journal that claims one record more than was written."""
-    from hf_mpwriter.demo.place import Place
+    from hf_mpwriter.demo.place import Folder
     from hf_mpwriter.localhub import LocalHub
     from hf_mpwriter.spool.layout import Spool
 
-    place = Place(str(directory))
+    place = Folder(str(directory))
     note = next(read_journals(place.journals))
     claim = {"tag": note.tag, "step": STEPS + 1000, "path": note.path}
     (directory / "journals" / f"journal.{note.pid}.forged").write_text(json.dumps(claim) + "\n")

@@ -176,6 +176,21 @@ def two_ranks(run: Path) -> Iterator[None]:
     assert [child.finish() for child in ranks] == [0, 0]
 
 
+def smaller_world(run: Path) -> Iterator[None]:
+    """Two ranks up to step 80, then one rank alone resumes at step 50."""
+
+    def train(number: int, world: int, first: int, last: int, purge_step: int | None = None) -> None:
+        be_rank(number, world)
+        with SummaryWriter(str(run), purge_step=purge_step) as writer:
+            for step in range(first, last):
+                writer.add_scalar("loss", float(world), step)
+
+    for number in range(2):
+        assert in_child(lambda number=number: train(number, 2, 0, 80)) == 0
+    yield
+    assert in_child(lambda: train(0, 1, 50, 100, 50)) == 0
+
+
 def closed_and_logged_again(run: Path) -> Iterator[None]:
     """A writer with purge_step is closed after each part: START is not written again (h12)."""
     be_rank(0)
@@ -207,10 +222,15 @@ SCENARIOS: dict[Callable[[Path], Iterator[None]], Curves] = {
     clock_went_back: {("", "loss"): RESUMED, ("/sub/run", "sub"): RESUMED},
     two_ranks: {("", "loss"): points((0, 100, 0.0)), ("/rank_00001", "loss"): points((0, 100, 1.0))},
     closed_and_logged_again: {("", "loss"): points((0, 120, 0.0))},
+    smaller_world: {
+        ("", "loss"): points((0, 50, 2.0), (50, 100, 1.0)),
+        ("/rank_00001", "loss"): points((0, 50, 2.0)),
+    },
 }
 # The default reader knows nothing of purge_step: a later point replaces older ones of its own tag, and no others.
 DEFAULT_ONLY: dict[Callable[[Path], Iterator[None]], Curves] = {
     evaluated_before_the_crash: {("", "eval"): [(20, 1.0), (40, 1.0), (60, 1.0)]},
+    smaller_world: {("/rank_00001", "loss"): points((0, 80, 2.0))},
 }
 # The others replace nothing unless purge_step says so.
 PYTHON_ONLY: dict[Callable[[Path], Iterator[None]], Curves] = {

@@ -42,6 +42,7 @@ from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.outbox import InFlightRecord, Outbox
 from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.system import process
+from hf_mpwriter.system.directory import Directory
 from hf_mpwriter.testing import processes, read_journals
 
 HERE = Destination("https://hub", "me/run")
@@ -225,7 +226,7 @@ def records_on_disk(tmp_path) -> dict[str, Path]:
     spool = Spool(str(run_dir))
     spool.create()
     host = spool.host("h")
-    made = Outbox(host, str(run_dir))
+    made = Outbox(host, Directory(run_dir))
     made.put([[LocalFile("a.tfevents", length, growing=True)]])
     made.mark_in_flight(made.batches[0], fenced=True)
     held = ledger.Ledger(HERE, "me/run")
@@ -249,7 +250,7 @@ def test_a_record_that_is_cut_anywhere_is_known_to_be_damaged(tmp_path):
         assert outbox.interrupted(host) == InFlightRecord(0, fenced=False)
     for cut in range(len(whole["batch"])):
         paths["batch"].write_bytes(whole["batch"][:cut])
-        assert Outbox(host, spool.run_dir).batches == []
+        assert Outbox(host, spool.run).batches == []
         assert not paths["batch"].exists()
 
 
@@ -264,7 +265,7 @@ def test_a_record_with_any_byte_changed_raises_nothing(tmp_path):
             ledger.set_aside(spool, "h")
             ledger.load(spool, HERE)
             outbox.interrupted(spool.host("h"))
-            Outbox(spool.host("h"), spool.run_dir)
+            Outbox(spool.host("h"), spool.run)
             path.write_bytes(whole)
 
 

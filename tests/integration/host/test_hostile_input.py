@@ -31,6 +31,7 @@ from hf_mpwriter.spool.outbox import Batch, Outbox
 from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.system import disk, hf_home
+from hf_mpwriter.system.directory import Directory, at
 from hf_mpwriter.system.process import Process
 
 HERE = Destination("https://hub", "me/run")
@@ -53,8 +54,8 @@ def test_no_link_on_the_way_is_followed(tmp_path):
     os.mkfifo(run / "pipe")
     for relative in (NAME, f"link/{NAME}", "pipe", "sub", "nothing"):
         with pytest.raises(OSError, match=r"symbolic|regular|directory"):
-            disk.open_beneath(str(run), relative)
-    fd = disk.open_beneath(str(tmp_path / "way"), f"sub/{NAME}")
+            disk.open_beneath(Directory(run) / relative)
+    fd = disk.open_beneath(Directory(tmp_path / "way") / f"sub/{NAME}")
     assert os.read(fd, 10) == b"ours"
     os.close(fd)
 
@@ -66,14 +67,14 @@ def test_what_became_a_link_after_the_snapshot_is_not_sent(tmp_path, what):
     length = event_file(run / "rank_00001" / NAME, 3)
     event_file(outside / NAME, 5)
     file = LocalFile(f"rank_00001/{NAME}", length, growing=False)
-    survey = EventFileScan(str(run))
+    survey = EventFileScan(Directory(run))
     assert [found.path for found in survey.files(lambda _: True, set)] == [file.path]
-    with commit.sources(job(run), [file]) as (source,):
+    with commit.sources(job(run), Spool(str(run)), [file]) as (source,):
         os.rename(run / what, run / "away")
         (run / what).symlink_to(outside / NAME if what.endswith(NAME) else outside)
         assert os.stat(source.path).st_size == length
     assert file.path not in [found.path for found in survey.files(lambda _: True, set)]
-    with pytest.raises(OSError, match=r"symbolic|Not a directory"), commit.sources(job(run), [file]):
+    with pytest.raises(OSError, match=r"symbolic|Not a directory"), commit.sources(job(run), Spool(str(run)), [file]):
         pass
 
 
@@ -180,7 +181,7 @@ def test_giants_are_not_read_into_memory(tmp_path):
         assert outbox.interrupted(host) == outbox.InFlightRecord(0, fenced=False)
         assert ledger.load(spool, HERE).files == {}
         assert ledger.set_aside(spool, "h")
-        assert Outbox(host, spool.run_dir).batches == []
+        assert Outbox(host, spool.run).batches == []
         with pytest.raises(OSError, match="large"):
             disk.read(host.status)
 
@@ -243,7 +244,9 @@ def test_garbage_in_the_place_of_every_file_of_ours_does_no_harm(hub, tmp_path, 
     assert "Traceback" not in status_of(run_dir)
     assert worker.process.poll() is None
     os.rename(spool.root, tmp_path / "garbage")
-    wait_for(lambda: any(member.alive for member in Members(spool).all()), "the worker has made a new spool")
+    wait_for(
+        lambda: any(member.alive for member in Members(Spool(str(run_dir))).all()), "the worker has made a new spool"
+    )
     end.touch()
     code, _, err = worker.finish()
     assert code == 0, err
@@ -260,7 +263,7 @@ def test_garbage_in_the_place_of_the_log_keeps_no_uploader_from_starting(tmp_pat
     path = tmp_path / "uploader.log"
     path.touch()
     put_garbage(path, kind, tmp_path / "elsewhere")
-    os.close(disk.open_anew(str(path), os.O_WRONLY | os.O_CREAT | os.O_APPEND))
+    os.close(disk.open_anew(at(path), os.O_WRONLY | os.O_CREAT | os.O_APPEND))
     assert stat.S_ISREG(os.lstat(path).st_mode)
     assert len(list(tmp_path.glob("uploader.log.aside-*"))) == 1
     assert not (tmp_path / "elsewhere").exists()
@@ -272,8 +275,8 @@ def test_garbage_in_the_place_of_a_record_is_replaced(tmp_path, kind):
     path = tmp_path / "in_flight.json"
     path.touch()
     put_garbage(path, kind, tmp_path / "elsewhere")
-    disk.replace(str(path), b"ours", "w")
-    assert disk.read(str(path)) == b"ours"
+    disk.replace(at(path), b"ours", "w")
+    assert disk.read(at(path)) == b"ours"
     assert not (tmp_path / "elsewhere").exists()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shutil
@@ -99,8 +98,8 @@ def test_a_push_sends_what_lies_beneath_its_descriptors(hub, tmp_path):
     ours = (tmp_path / "run" / NAME).read_bytes()
     job = Job(
         run_dir=spool.run_dir,
-        copies=spool.host("h").copies,
-        cache=spool.host("h").cache,
+        copies=spool.host("h").copies.name,
+        cache=spool.host("h").cache.name,
         destination=Destination(hub.endpoint, "me/run", path_in_repo="tensorboard/run"),
         private=None,
         squash=False,
@@ -113,33 +112,12 @@ def test_a_push_sends_what_lies_beneath_its_descriptors(hub, tmp_path):
     )
     shutil.copytree(tmp_path / "run", tmp_path / "theirs")
     event_file(tmp_path / "theirs" / NAME, 5, tag="theirs")
-    given = tuple(os.open(path, os.O_RDONLY) for path in (spool.run_dir, spool.root))
+    assert spool.run.fd > 2
+    assert spool.directory.fd > 2
     os.rename(tmp_path / "run", tmp_path / "away")
     os.rename(tmp_path / "theirs", tmp_path / "run")
-    push = handle.PushHandle(job, 60.0, given)
+    push = handle.PushHandle(job, 60.0, spool)
     verdict = wait_for(lambda: push.listen()[1], "the verdict")
     assert isinstance(verdict, Done), verdict
     assert hub.store.read_blob("model", "me/run", f"tensorboard/run/{NAME}", "main") == ours
     assert not os.path.exists(tmp_path / "run" / ".hf_mpwriter" / "hosts" / "h")
-    for fd in given:
-        os.close(fd)
-
-
-def test_names_that_lead_elsewhere_are_noticed_where_descriptors_have_no_paths(tmp_path, monkeypatch):
-    """Without /proc the push goes by names, after it has compared them with its descriptors."""
-    from jobs import job
-
-    from hf_mpwriter.push import job as module
-
-    monkeypatch.setattr(module, "FDS", str(tmp_path / "nowhere"))
-    spool = Spool(str(tmp_path / "run"))
-    spool.create()
-    mine = dataclasses.replace(job(tmp_path / "run"))
-    given = tuple(os.open(path, os.O_RDONLY) for path in (spool.run_dir, spool.root))
-    assert module.through(mine, *given) == mine
-    os.rename(spool.root, tmp_path / "away")
-    shutil.copytree(tmp_path / "away", spool.root)
-    with pytest.raises(OSError, match="replaced"):
-        module.through(mine, *given)
-    for fd in given:
-        os.close(fd)

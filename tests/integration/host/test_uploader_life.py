@@ -23,8 +23,8 @@ from runs import (
 )
 
 from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.system import daemon
 from hf_mpwriter.system import process as process_module
-from hf_mpwriter.uploader import priority
 
 
 def zombies(pid: int) -> list[psutil.Process]:
@@ -94,14 +94,14 @@ def test_the_kernel_takes_uploader_and_push_before_training(tmp_path, start, mon
     with silent_hub() as listener:
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{listener.getsockname()[1]}")
         higher = "open('/proc/self/oom_score_adj', 'w').write('800')\n"
-        for attempt, (before, score) in enumerate([("", priority.OOM_SCORE_ADJ), (higher, 800)]):
+        for attempt, (before, score) in enumerate([("", daemon.OOM_SCORE_ADJ), (higher, 800)]):
             place = tmp_path / str(attempt) / "run"  # side by side, the second would finish the first
             start(before + LOG_AND_EXIT, place, 5, env={"HF_MPWRITER_EXIT_TIMEOUT": "0"}).succeed()
             push = wait_for(lambda place=place: push_of(place), "a push")
             pid = uploader_pid(place)
             for process in map(psutil.Process, (pid, push)):
                 assert Path("/proc", str(process.pid), "oom_score_adj").read_text().strip() == str(score)
-                assert process.nice() >= priority.NICENESS
+                assert process.nice() >= daemon.NICENESS
                 assert process.ionice().ioclass == psutil.IOPRIO_CLASS_IDLE
                 assert os.sched_getscheduler(process.pid) == os.SCHED_BATCH
             os.kill(pid, signal.SIGKILL)
@@ -208,7 +208,7 @@ import os, sys, time
 from hf_mpwriter import HFSummaryWriter
 writer = HFSummaryWriter("me/run", logdir=sys.argv[1], exit_timeout=0)
 writer.add_scalar("loss", 1.0, 1)
-(pid,) = writer._worker.election._children
+(pid,) = writer._worker.election._starter.children
 loaded = "no"
 while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
     with open(f"/proc/{pid}/maps") as file:

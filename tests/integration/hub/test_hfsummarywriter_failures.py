@@ -15,6 +15,7 @@ from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.base.verdicts import Done, Split
 from hf_mpwriter.localhub import LocalHub
 from hf_mpwriter.snapshot.event_files import EventFileScan
+from hf_mpwriter.system.directory import Directory
 
 pytest_plugins = ("pushing",)
 
@@ -101,6 +102,7 @@ def test_8_a_hub_that_hangs_does_not_hold_up_the_end_of_the_interpreter(server, 
 PLAIN_EXIT = """
 import sys
 from hf_mpwriter import HFSummaryWriter
+from hf_mpwriter.system.directory import Directory
 writer = HFSummaryWriter("me/run", logdir=sys.argv[1])
 for step in range(500):
     writer.add_scalar("loss", 1.0, step)
@@ -151,7 +153,7 @@ def test_17_a_file_that_grows_is_not_sent_again_as_a_whole(run, hub):
 def test_18_a_change_that_leaves_the_mtime_as_it_is_is_seen(tmp_path):
     """Theirs checks nothing else."""
     path = tmp_path / NAME
-    survey = EventFileScan(str(tmp_path))
+    survey = EventFileScan(Directory(tmp_path))
     event_file(path, 5)
     before = os.stat(path)
     (first,) = survey.files(lambda _: True, tuple)

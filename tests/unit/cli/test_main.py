@@ -48,8 +48,18 @@ def test_the_json_of_status_has_the_keys_that_are_documented(tmp_path):
     """Other programs read it."""
     Spool(str(tmp_path)).create()
     status = json.loads(run("status", tmp_path, "--json").output)
-    assert list(status) == ["logdir", "destination", "uploader", "workers", "files", "quarantined", "dropped"]
-    assert {"phase", "pid", "alive", "beat", "reason", "hint", "failures"} <= set(status["uploader"])
+    assert list(status) == [
+        "logdir",
+        "destination",
+        "visibility",
+        "uploader",
+        "workers",
+        "files",
+        "quarantined",
+        "dropped",
+        "damaged",
+    ]
+    assert {"phase", "pid", "alive", "beat", "reason", "hint", "failures", "notices"} <= set(status["uploader"])
 
 
 LOADED = """

@@ -247,7 +247,7 @@ def test_a_segment_whose_registration_is_refused_is_not_created(place):
         def opened(self, path: str) -> None:
             """Refuse once."""
             if not refused:
-                refused.append(path)
+                refused.append(str(path))
                 raise OSError(errno.ENOSPC, "refused")
 
     file = EventFile(Full(place.path), clock=lambda: place.now)
@@ -289,7 +289,7 @@ def test_a_seal_that_is_refused_once_is_reported_later(place, small_segments):
         def sealed(self, path: str, length: int) -> None:
             """Refuse once."""
             if not refused:
-                refused.append(path)
+                refused.append(str(path))
                 raise OSError(errno.ENOSPC, "refused")
             place.sealed(path, length)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
 import sys
 
 import pytest
 from programs import run_python, succeed
+from support import keys
 
 THEIRS = "import tensorboardX, huggingface_hub\n"
 KINDS = """
@@ -35,6 +37,63 @@ def test_our_writers_load_in_either_order():
     for first in ("from hf_mpwriter import SummaryWriter", "from tensorboardX import SummaryWriter"):
         source = f"import hf_mpwriter\nhf_mpwriter.patch()\n{first}\nimport tensorboardX\n"
         assert succeed(source + "print(issubclass(tensorboardX.SummaryWriter, hf_mpwriter.SummaryWriter))") == "True\n"
+
+
+GLOBAL = """
+import multiprocessing
+import hf_mpwriter
+hf_mpwriter.patch()
+from tensorboardX import GlobalSummaryWriter, SummaryWriter
+
+def work(number):
+    writer.add_scalar("pool", number)
+    return number
+
+if __name__ == "__main__":
+    first = GlobalSummaryWriter.getSummaryWriter()
+    print(GlobalSummaryWriter.getSummaryWriter() is first, isinstance(first.smw, SummaryWriter))
+    writer = GlobalSummaryWriter("runs/here")
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        pool.map(work, range(10))
+    writer.add_text("note", "of the parent")
+    writer.close()
+    hf_mpwriter.unpatch()
+    import tensorboardX
+    print(tensorboardX.GlobalSummaryWriter.__module__)
+"""
+
+
+def test_the_global_writer_of_tensorboardx_is_ours_and_counts_steps_over_processes(monkeypatch, tmp_path):
+    """Each process has files of its own; a tag has each step once."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "program.py").write_text(GLOBAL)
+    out = run_file_in(tmp_path)
+    assert [line for line in out if "Using" not in line] == ["True True", "tensorboardX.global_writer"]
+    found = [key for path in (tmp_path / "runs/here").rglob("*tfevents*") for key in keys(path)]
+    assert sorted(found) == [("note/text_summary", 0), *(("pool", step) for step in range(10))]
+    assert (tmp_path / "runs/here/.hf_mpwriter").is_dir()
+
+
+def run_file_in(directory) -> list[str]:
+    """The lines that the program in a directory prints."""
+    result = subprocess.run(
+        [sys.executable, "program.py"], cwd=directory, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout.splitlines()
+
+
+def test_a_tool_that_replaces_one_name_leaves_us_the_others():
+    """Of a module with two names of ours."""
+    source = """
+import hf_mpwriter, tensorboardX
+hf_mpwriter.patch()
+tensorboardX.SummaryWriter = "another"
+print(tensorboardX.SummaryWriter, tensorboardX.GlobalSummaryWriter.__name__)
+hf_mpwriter.unpatch()
+print(tensorboardX.SummaryWriter, tensorboardX.GlobalSummaryWriter.__name__)
+"""
+    assert succeed(source).split() == ["another", "GlobalEnvironmentWriter", "another", "GlobalSummaryWriter"]
 
 
 WITH_TORCH = """

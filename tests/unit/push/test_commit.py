@@ -17,11 +17,12 @@ from hf_mpwriter.base.verdicts import Done, Moved, Quarantine, Refused, Retry, S
 from hf_mpwriter.push import commit as commit_module
 from hf_mpwriter.push.client import Remote
 from hf_mpwriter.push.job import Job
+from hf_mpwriter.spool.layout import Spool
 
 
 def read_back(one: Job, there: dict[str, Remote]):
     """Compare everything that is known or to be sent."""
-    return commit_module.read_back(one, {*one.known, *(file.path for file in one.files)}, there)
+    return commit_module.read_back(one, Spool(one.run_dir), {*one.known, *(file.path for file in one.files)}, there)
 
 
 def remote(content: bytes) -> Remote:
@@ -169,8 +170,9 @@ def test_an_outcome_is_unknown_only_after_the_commit_has_begun(run_dir, when):
         timeout()
 
     one.commit = commit
-    (run_dir / "copies").mkdir(parents=True)
-    (run_dir / "copies" / TWO.sha256).touch()
+    copies = run_dir / ".hf_mpwriter" / "copies"
+    copies.mkdir(parents=True)
+    (copies / TWO.sha256).touch()
     verdict = commit_module.carry(
         dataclasses.replace(job(run_dir), files=(TWO,), known={"a.tsv": ONE.content}), one, str, random.Random(1)
     )
@@ -223,6 +225,7 @@ class HubOfRun:
 
 def carried(run_dir, hub: HubOfRun, **changes):
     """The verdict on a job with these changes, and the notices."""
+    (run_dir / ".hf_mpwriter").mkdir(exist_ok=True)
     notices: list[str] = []
     verdict = commit_module.carry(dataclasses.replace(job(run_dir), **changes), hub, notices.append, random.Random(1))
     return verdict, notices
@@ -295,8 +298,8 @@ def test_a_refusal_may_be_about_a_parent_that_is_not_named_whole(run_dir, monkey
     hub.error = refused_with(400)
     assert isinstance(carried(run_dir, hub)[0], Moved)
     assert isinstance(carried(run_dir, hub, fenced=False)[0], Split)
-    (run_dir / "copies").mkdir()
-    (run_dir / "copies" / TWO.sha256).touch()
+    (run_dir / ".hf_mpwriter" / "copies").mkdir(parents=True)
+    (run_dir / ".hf_mpwriter" / "copies" / TWO.sha256).touch()
     assert isinstance(carried(run_dir, hub, files=(TWO,))[0], Split), "attachments never go without one"
     hub.error = refused_with(413)
     assert isinstance(carried(run_dir, hub)[0], Split)

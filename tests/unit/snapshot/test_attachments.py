@@ -13,7 +13,8 @@ from support import event_file, failing
 
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.snapshot import attachments
-from hf_mpwriter.snapshot.attachments import Attachments, ChangedError, Copies, copy_path, sizes
+from hf_mpwriter.snapshot.attachments import Attachments, ChangedError, Copies, copy_path, secrets, sizes
+from hf_mpwriter.system.directory import Directory, at
 
 BLOCK = 1 << 16
 
@@ -63,22 +64,22 @@ def test_a_scan_finds_what_is_allowed_by_its_content(tmp_path):
     (run_dir / "link").symlink_to(tmp_path / "outside")
     (run_dir / "links").symlink_to(tmp_path)
     os.mkfifo(run_dir / "pipe")
-    found = Attachments(str(run_dir)).scan(everything)
+    found = Attachments(Directory(run_dir)).scan(everything)
     assert found.files == [
         content("00000/tag/tensors.tsv", b"00000/tag/tensors.tsv"),
         content("a.tsv", b"a.tsv"),
         content("empty.txt", b""),
     ]
     assert found.refused == {}
-    assert sizes(str(run_dir), everything) == {file.path: file.length for file in found.files}
+    assert sizes(Directory(run_dir), everything) == {file.path: file.length for file in found.files}
 
 
 def test_what_the_patterns_leave_out_is_not_even_asked_for_its_size(tmp_path, touched):
     """By default that is every attachment: it costs its name in a listing."""
     (tmp_path / "model.bin").write_bytes(b"x")
     touched.clear()
-    assert Attachments(str(tmp_path)).scan(lambda _: False) == attachments.Found()
-    assert sizes(str(tmp_path), lambda _: False) == {}
+    assert Attachments(Directory(tmp_path)).scan(lambda _: False) == attachments.Found()
+    assert sizes(Directory(tmp_path), lambda _: False) == {}
     assert "model.bin" not in touched
 
 
@@ -86,7 +87,7 @@ def test_an_unchanged_file_is_read_once(tmp_path, touched):
     """Name, size and times show that it is the same."""
     (tmp_path / "a.txt").write_bytes(b"one")
     age(tmp_path / "a.txt")
-    scanner = Attachments(str(tmp_path))
+    scanner = Attachments(Directory(tmp_path))
     scanner.scan(everything)
     touched.clear()
     assert scanner.scan(everything).files == [content("a.txt", b"one")]
@@ -96,7 +97,7 @@ def test_an_unchanged_file_is_read_once(tmp_path, touched):
 def test_a_file_that_has_just_changed_is_read_again(tmp_path, touched):
     """A second change within the grain of the filesystem's clock leaves no other trace."""
     (tmp_path / "a.txt").write_bytes(b"one")
-    scanner = Attachments(str(tmp_path))
+    scanner = Attachments(Directory(tmp_path))
     scanner.scan(everything)
     touched.clear()
     scanner.scan(everything)
@@ -108,7 +109,7 @@ def test_a_change_that_keeps_size_and_mtime_is_seen(tmp_path):
     path = tmp_path / "a.txt"
     path.write_bytes(b"one")
     age(path)
-    scanner, before = Attachments(str(tmp_path)), os.stat(path)
+    scanner, before = Attachments(Directory(tmp_path)), os.stat(path)
     scanner.scan(everything)
     path.write_bytes(b"two")
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
@@ -121,7 +122,7 @@ def test_a_file_above_the_limit_is_refused_unread_with_what_to_do(tmp_path, monk
     path = tmp_path / "big.bin"
     path.write_bytes(b"four")
     touched.clear()
-    scanner = Attachments(str(tmp_path))
+    scanner = Attachments(Directory(tmp_path))
     found = scanner.scan(everything)
     assert found.files == []
     assert "hf upload" in found.refused["big.bin"]
@@ -135,7 +136,7 @@ def copies(tmp_path) -> Copies:
     """Copies of the attachments of a run directory with one file."""
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "a.txt").write_bytes(b"one")
-    return Copies(str(tmp_path / "copies"), str(tmp_path / "run"))
+    return Copies(at(tmp_path / "copies"), Directory(tmp_path / "run"))
 
 
 def test_a_copy_has_the_content_whatever_becomes_of_the_file(copies, tmp_path):
@@ -144,7 +145,7 @@ def test_a_copy_has_the_content_whatever_becomes_of_the_file(copies, tmp_path):
     assert copies.take(file) == file
     (tmp_path / "run" / "a.txt").write_bytes(b"two")
     assert copies.take(file) == file
-    path = copy_path(str(tmp_path / "copies"), file)
+    path = copy_path(at(tmp_path / "copies"), file)
     with open(path, "rb") as copy:
         assert copy.read() == b"one"
     assert os.stat(path).st_mode & 0o777 == 0o600
@@ -176,7 +177,7 @@ def test_a_copy_is_never_torn(tmp_path):
             time.sleep(0.003 * (generation % 8))
 
     writer, taken = fork(rewrite), set()
-    making = Copies(str(tmp_path / "copies"), str(tmp_path / "run"))
+    making = Copies(at(tmp_path / "copies"), Directory(tmp_path / "run"))
     deadline = time.monotonic() + 60.0
     try:
         while len(taken) < 20 and time.monotonic() < deadline:
@@ -184,7 +185,7 @@ def test_a_copy_is_never_torn(tmp_path):
                 file = making.take(content("a.bin", b""))
             except ChangedError:
                 continue
-            with open(copy_path(str(tmp_path / "copies"), file), "rb") as copy:
+            with open(copy_path(at(tmp_path / "copies"), file), "rb") as copy:
                 data = copy.read()
             assert content("a.bin", data) == file
             steps = [data[n * BLOCK] for n in range(blocks)]
@@ -233,7 +234,7 @@ def test_copies_that_nobody_wants_are_removed(copies, tmp_path):
     copies.keep([two])
     assert os.listdir(tmp_path / "copies") == [two.sha256]
     copies.take(one)
-    Copies(str(tmp_path / "copies"), str(tmp_path / "run"))
+    Copies(at(tmp_path / "copies"), Directory(tmp_path / "run"))
     assert os.listdir(tmp_path / "copies") == []
 
 
@@ -241,7 +242,7 @@ def test_a_file_whose_name_is_no_text_is_refused(tmp_path):
     """The Hub's client fails on it, and with it the whole commit."""
     (tmp_path / os.fsdecode(b"caf\xe9.txt")).write_bytes(b"x")
     (tmp_path / "caf\u00e9.txt").write_bytes(b"y")
-    found = Attachments(str(tmp_path)).scan(everything)
+    found = Attachments(Directory(tmp_path)).scan(everything)
     assert [file.path for file in found.files] == ["caf\u00e9.txt"]
     assert list(found.refused.values()) == ["its name is not UTF-8, so the Hub cannot take it"]
 
@@ -290,7 +291,7 @@ def test_tokens_are_never_uploaded(tmp_path, monkeypatch):
     os.link(tmp_path / "token", tmp_path / "notes.txt")
     (tmp_path / "harmless.txt").write_bytes(b"x")
     monkeypatch.setenv("HF_TOKEN_PATH", str(tmp_path / "mine"))
-    found = Attachments(str(tmp_path)).scan(everything)
+    found = Attachments(Directory(tmp_path)).scan(everything)
     assert [file.path for file in found.files] == ["harmless.txt"]
     assert found.refused == dict.fromkeys(("mine", "notes.txt", "stored_tokens", "token"), "it holds a token")
-    assert sizes(str(tmp_path), everything) == {"harmless.txt": 1}
+    assert sizes(Directory(tmp_path), everything, secrets()) == {"harmless.txt": 1}

@@ -17,6 +17,7 @@ from hf_mpwriter.base.verdicts import Sent
 from hf_mpwriter.events import framing
 from hf_mpwriter.snapshot.event_files import UNCHANGED, Damage, EventFileScan, bounded, pending
 from hf_mpwriter.system import disk
+from hf_mpwriter.system.directory import Directory, Place
 
 
 def name(second: int, suffix: str = "") -> str:
@@ -26,7 +27,9 @@ def name(second: int, suffix: str = "") -> str:
 
 def scan(run_dir, growing=()) -> dict[str, tuple[int, bool]]:
     """Path -> length, growing."""
-    return {f.path: (f.length, f.growing) for f in EventFileScan(str(run_dir)).files(lambda _: True, lambda: growing)}
+    return {
+        f.path: (f.length, f.growing) for f in EventFileScan(Directory(run_dir)).files(lambda _: True, lambda: growing)
+    }
 
 
 @st.composite
@@ -116,7 +119,7 @@ def test_a_length_is_the_end_of_a_whole_record_at_every_size(tmp_path):
     for payload in [framing.version_event(1.0), *map(scalar, range(4))]:
         ends.append(ends[-1] + len(framing.frame(payload)))
     path = tmp_path / name(1)
-    scanner = EventFileScan(str(tmp_path))
+    scanner = EventFileScan(Directory(tmp_path))
     with open(path, "wb", buffering=0) as file:
         for size in range(1, len(data) + 1):
             file.write(data[size - 1 : size])
@@ -130,7 +133,7 @@ def test_a_file_that_was_changed_by_somebody_is_parsed_anew(tmp_path, how):
     """A restored backup, an editor, rsync --inplace: the length is still the end of a whole record of what is there."""
     path = tmp_path / name(1)
     event_file(path, 20)
-    scanner = EventFileScan(str(tmp_path))
+    scanner = EventFileScan(Directory(tmp_path))
     scanner.files(lambda _: True, tuple)
     if how == "truncated":
         os.truncate(path, os.path.getsize(path) - 3)
@@ -141,7 +144,7 @@ def test_a_file_that_was_changed_by_somebody_is_parsed_anew(tmp_path, how):
         os.rename(tmp_path / "new", path)
     (found,) = scanner.files(lambda _: True, tuple)
     assert found.length in whole_ends(path.read_bytes())
-    (fresh,) = EventFileScan(str(tmp_path)).files(lambda _: True, tuple)
+    (fresh,) = EventFileScan(Directory(tmp_path)).files(lambda _: True, tuple)
     assert found == fresh
 
 
@@ -182,7 +185,7 @@ def test_who_grows_is_asked_after_the_listing(tmp_path):
         event_file(tmp_path / name(2), 1)
         return {name(1), name(2)}
 
-    found = EventFileScan(str(tmp_path)).files(lambda _: True, growing)
+    found = EventFileScan(Directory(tmp_path)).files(lambda _: True, growing)
     assert [(file.path, file.growing) for file in found] == [(name(1), True)]
 
 
@@ -190,7 +193,7 @@ def test_patterns_leave_files_out(tmp_path):
     """What the user's patterns do not allow is not found."""
     for path in ("a.tfevents", "b.tfevents"):
         event_file(tmp_path / path, 1)
-    found = EventFileScan(str(tmp_path)).files(lambda path: path != "a.tfevents", tuple)
+    found = EventFileScan(Directory(tmp_path)).files(lambda path: path != "a.tfevents", tuple)
     assert [file.path for file in found] == ["b.tfevents"]
 
 
@@ -226,13 +229,13 @@ def test_a_file_that_cannot_be_read_is_not_gone(tmp_path, monkeypatch):
     event_file(tmp_path / name(2), 3)
     beneath = disk.open_beneath
 
-    def refusing(top: str, path: str) -> int:
-        if path == name(2):
+    def refusing(place: Place) -> int:
+        if place.name == name(2):
             raise OSError(errno.EIO, "refused")
-        return beneath(top, path)
+        return beneath(place)
 
     monkeypatch.setattr(disk, "open_beneath", refusing)
-    patient = EventFileScan(str(tmp_path))
+    patient = EventFileScan(Directory(tmp_path))
     for _ in range(2):
         with pytest.raises(OSError, match="refused"):
             patient.files(lambda _: True, tuple, 2)
@@ -253,7 +256,7 @@ def spoiled(path, offset: int, data: bytes) -> None:
 
 def damage(run_dir, now: float, growing=()) -> list[Damage]:
     """What a scan finds behind whole records."""
-    found = EventFileScan(str(run_dir))
+    found = EventFileScan(Directory(run_dir))
     found.files(lambda _: True, lambda: growing)
     return found.damage(now)
 
@@ -300,7 +303,7 @@ def test_damage_is_looked_for_behind_the_last_whole_record_only(tmp_path, monkey
     with open(path, "rb") as file:
         whole = file.read()
     spoiled(path, before + 20, b"\xff")
-    found, reads = EventFileScan(str(tmp_path)), []
+    found, reads = EventFileScan(Directory(tmp_path)), []
     found.files(lambda _: True, tuple)
     assert [one.offset for one in found.damage(MODIFIED)] == [before]
     pread = os.pread

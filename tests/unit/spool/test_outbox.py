@@ -20,6 +20,7 @@ from hf_mpwriter.snapshot.attachments import Attachments
 from hf_mpwriter.spool.layout import HostSpool
 from hf_mpwriter.spool.outbox import Batch, InFlightRecord, Outbox, interrupted
 from hf_mpwriter.system import disk
+from hf_mpwriter.system.directory import Directory
 
 PUT = [f"outbox.put.{step}" for step in ("open", "write", "fsync", "rename", "dirsync")]
 DATA = ["outbox.data.fsync", "outbox.data.dirsync"]
@@ -33,14 +34,14 @@ class Run:
     """A run directory with event files and the spool of a host."""
 
     def __init__(self, root) -> None:
-        self.run_dir = str(root)
-        self.host = HostSpool(os.path.join(self.run_dir, ".hf_mpwriter", "hosts", "h"))
+        self.run_dir, self.run = str(root), Directory(root)
+        self.host = HostSpool(self.run / ".hf_mpwriter" / "hosts" / "h")
         for path in (OLD.path, MORE.path):
             event_file(os.path.join(self.run_dir, path), 3)
 
     def outbox(self) -> Outbox:
         """As a new uploader finds it."""
-        return Outbox(self.host, self.run_dir)
+        return Outbox(self.host, self.run)
 
     def found(self) -> list[tuple[LocalFile, ...]]:
         """The files of the batches that a new uploader finds."""
@@ -334,7 +335,7 @@ def attach(run: Run, path: str, data: bytes) -> LocalFile:
     """Write an attachment; what is known of it."""
     with open(os.path.join(run.run_dir, path), "wb") as file:
         file.write(data)
-    (found,) = Attachments(run.run_dir).scan(lambda other: other == path).files
+    (found,) = Attachments(run.run).scan(lambda other: other == path).files
     return found
 
 

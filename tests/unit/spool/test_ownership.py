@@ -14,8 +14,9 @@ from shared_spools import GROUP, ONE, TWO, modes, root_only
 from hf_mpwriter.base.errors import ForeignSpoolError
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.ownership import check_ownership
-from hf_mpwriter.system import disk, sharing
+from hf_mpwriter.spool.ownership import check_ownership, share_tree
+from hf_mpwriter.system import disk
+from hf_mpwriter.system.directory import Place
 
 
 @pytest.mark.parametrize(
@@ -50,12 +51,12 @@ def test_the_spool_of_another_user_is_refused(open_place, monkeypatch, mode, gro
     os.chown(own_spool.root, ONE, GROUP)
     os.chmod(own_spool.root, mode)
     with pytest.raises(ForeignSpoolError, match=f"belongs to user {ONE}"):
-        check_ownership(own_spool.root)
+        check_ownership(own_spool.directory)
 
     def as_colleague() -> None:
         os.setgroups([GROUP])
         os.setuid(TWO)
-        check_ownership(own_spool.root)
+        check_ownership(own_spool.directory)
 
     assert in_child(as_colleague) == (0 if group_access and mode == 0o2770 else 1)
 
@@ -76,16 +77,17 @@ def test_a_project_directory_that_is_open_to_its_group_does_not_open_the_spool(t
 
 def test_a_spool_is_opened_to_the_group_while_files_come_and_go_in_it(own_spool, monkeypatch):
     """Ranks that start at once have temporary files there: no start fails because one of them has gone."""
-    real = os.lstat
+    real = Place.scan
     temporary = Path(own_spool.root, ".FORMAT.1.tmp")
     temporary.touch()
 
-    def lstat(path):
+    def scan(place):
+        found = real(place)
         temporary.unlink(missing_ok=True)
-        return real(path)
+        return found
 
-    monkeypatch.setattr(os, "lstat", lstat)
-    sharing.share_tree(own_spool.root, os.getegid())
+    monkeypatch.setattr(Place, "scan", scan)
+    share_tree(Place(own_spool.directory), os.getegid())
     assert set(modes(own_spool.root).values()) == {0o2770, 0o660}
 
 

@@ -10,7 +10,8 @@ import pytest
 from forks import KILLED, fork, in_child, reap
 from support import failing, limit_files, open_descriptors
 
-from hf_mpwriter.system import disk, sharing
+from hf_mpwriter.system import disk
+from hf_mpwriter.system.directory import Directory, at
 
 PUBLISH = ("open", "write", "fsync", "link", "dirsync")
 REPLACE = ("open", "write", "fsync", "rename", "dirsync")
@@ -21,7 +22,7 @@ OLD, NEW = b"old" * 1000, b"new" * 2000
 @pytest.mark.parametrize("step", PUBLISH)
 def test_a_kill_while_publishing_leaves_no_file_or_a_whole_one(tmp_path, step):
     """Killed at any step, `publish` has published all or nothing, and the next one goes through."""
-    path = str(tmp_path / "file")
+    path = at(tmp_path / "file")
     assert in_child(lambda: disk.publish(path, NEW, "w"), f"w.{step}=kill") == KILLED
     assert disk.read(path) in (None, NEW)
     disk.publish(path, NEW, "w")
@@ -31,7 +32,7 @@ def test_a_kill_while_publishing_leaves_no_file_or_a_whole_one(tmp_path, step):
 @pytest.mark.parametrize("step", REPLACE)
 def test_a_kill_while_replacing_leaves_the_old_content_or_the_new(tmp_path, step):
     """Killed at any step, a reader sees one of the two whole contents."""
-    path = str(tmp_path / "file")
+    path = at(tmp_path / "file")
     disk.replace(path, OLD, "w")
     assert in_child(lambda: disk.replace(path, NEW, "w"), f"w.{step}=kill") == KILLED
     assert disk.read(path) == (NEW if step == "dirsync" else OLD)
@@ -42,7 +43,7 @@ def test_a_kill_while_replacing_leaves_the_old_content_or_the_new(tmp_path, step
 @pytest.mark.parametrize("step", REMOVE)
 def test_a_kill_while_removing_leaves_the_whole_file_or_none(tmp_path, step):
     """Killed at any step, the file is there as it was or gone; removing it again is no error."""
-    path = str(tmp_path / "file")
+    path = at(tmp_path / "file")
     disk.replace(path, OLD, "w")
     assert in_child(lambda: disk.remove(path, "w"), f"w.{step}=kill") == KILLED
     assert disk.read(path) == (OLD if step == "unlink" else None)
@@ -54,8 +55,9 @@ def test_a_kill_while_removing_leaves_the_whole_file_or_none(tmp_path, step):
 @pytest.mark.parametrize("step", sorted({*PUBLISH, *REPLACE}))
 def test_a_fault_is_raised_and_leaves_neither_half_a_file_nor_a_temporary(tmp_path, step, fault):
     """What the disk refuses is an OSError of that kind; no temporary and no descriptor is left."""
+    path = at(tmp_path / "file")
+    assert path.directory.is_there()
     before = open_descriptors()
-    path = str(tmp_path / "file")
     for make in (disk.publish, disk.replace):
         disk.remove(path, "x")
         with failing(f"w.{step}={fault}"):
@@ -72,7 +74,7 @@ def test_a_fault_is_raised_and_leaves_neither_half_a_file_nor_a_temporary(tmp_pa
 
 def test_of_many_racing_publishers_exactly_one_wins(tmp_path):
     """One process learns that it created the file, and all read its data."""
-    path = str(tmp_path / "file")
+    path = at(tmp_path / "file")
     start, go = os.pipe()
 
     def race(n: int) -> None:
@@ -96,19 +98,19 @@ def test_the_file_is_durable_before_its_name_and_the_name_before_the_return(tmp_
     calls = []
     for name, real in {"write": os.write, "fsync": os.fsync, "rename": os.rename, "link": os.link}.items():
 
-        def record(*args, name=name, real=real):
+        def record(*args, name=name, real=real, **kwargs):
             directory = name == "fsync" and stat.S_ISDIR(os.fstat(args[0]).st_mode)
             calls.append("dirsync" if directory else name)
-            return real(*args)
+            return real(*args, **kwargs)
 
         monkeypatch.setattr(disk.os, name, record)
-    make(str(tmp_path / "file"), NEW, "w")
+    make(at(tmp_path / "file"), NEW, "w")
     assert calls == ["write", "fsync", move, "dirsync"]
 
 
 def test_a_removal_is_durable_at_return(tmp_path, monkeypatch):
     """The directory is synced after the unlink."""
-    path = str(tmp_path / "file")
+    path = at(tmp_path / "file")
     disk.replace(path, OLD, "w")
     synced = []
     monkeypatch.setattr(disk.os, "fsync", lambda fd: synced.append((os.path.exists(path), os.fstat(fd).st_ino)))
@@ -118,7 +120,7 @@ def test_a_removal_is_durable_at_return(tmp_path, monkeypatch):
 
 def test_a_file_that_cannot_grow_is_refused_as_a_whole(tmp_path):
     """A short write is not taken for success: the old content stays."""
-    path = str(tmp_path / "file")
+    path = at(tmp_path / "file")
     disk.replace(path, OLD, "w")
 
     def limited() -> None:
@@ -135,9 +137,9 @@ def test_files_of_ours_are_for_their_owner_only(tmp_path):
     """Mode 0600 for files and 0700 for directories, whatever the umask allows."""
     before = os.umask(0)
     try:
-        disk.make_dirs(str(tmp_path / "spool"))
-        disk.replace(str(tmp_path / "spool" / "a"), b"", "w")
-        disk.publish(str(tmp_path / "spool" / "b"), b"", "w")
+        disk.make_dirs(at(tmp_path / "spool"))
+        disk.replace(at(tmp_path / "spool" / "a"), b"", "w")
+        disk.publish(at(tmp_path / "spool" / "b"), b"", "w")
     finally:
         os.umask(before)
     modes = [stat.S_IMODE(os.stat(tmp_path / "spool" / name).st_mode) for name in (".", "a", "b")]
@@ -146,7 +148,7 @@ def test_files_of_ours_are_for_their_owner_only(tmp_path):
 
 def test_racing_makers_of_a_directory_all_succeed(tmp_path):
     """No process fails because another was faster."""
-    path = str(tmp_path / "a" / "b" / "c")
+    path = at(tmp_path / "a" / "b" / "c")
     children = [fork(lambda: disk.make_dirs(path)) for _ in range(8)]
     assert [reap(pid) for pid in children] == [0] * 8
 
@@ -157,10 +159,10 @@ def test_symbolic_links_are_not_followed(tmp_path):
     secret.write_bytes(b"secret")
     (tmp_path / "link").symlink_to(secret)
     with pytest.raises(OSError, match="symbolic"):
-        disk.read(str(tmp_path / "link"))
-    disk.replace(str(tmp_path / "link"), b"ours", "w")
+        disk.read(at(tmp_path / "link"))
+    disk.replace(at(tmp_path / "link"), b"ours", "w")
     assert secret.read_bytes() == b"secret"
-    assert disk.read(str(tmp_path / "link")) == b"ours"
+    assert disk.read(at(tmp_path / "link")) == b"ours"
 
 
 def test_a_failed_read_leaves_no_descriptor_open(tmp_path):
@@ -168,13 +170,13 @@ def test_a_failed_read_leaves_no_descriptor_open(tmp_path):
     before = open_descriptors()
     for _ in range(3):
         with pytest.raises(OSError, match="directory"):
-            disk.read(str(tmp_path))
+            disk.read(at(tmp_path))
     assert open_descriptors() == before
 
 
 def test_a_deleted_or_replaced_path_is_another_file(tmp_path):
     """`same_file` is true for the file at the path and for nothing else."""
-    path = str(tmp_path / "file")
+    path = at(tmp_path / "file")
     disk.replace(path, OLD, "w")
     fd = os.open(path, os.O_RDONLY)
     try:
@@ -193,7 +195,7 @@ def test_a_deleted_or_replaced_path_is_another_file(tmp_path):
 
 def test_a_file_that_another_host_has_removed_is_gone(tmp_path, monkeypatch):
     """A network filesystem says so of the descriptor; the path may be a new file by then."""
-    path = str(tmp_path / "lock")
+    path = at(tmp_path / "lock")
     disk.replace(path, OLD, "w")
     fd = os.open(path, os.O_RDONLY)
     with monkeypatch.context() as patch:
@@ -204,19 +206,21 @@ def test_a_file_that_another_host_has_removed_is_gone(tmp_path, monkeypatch):
 
 def test_a_file_that_cannot_be_opened_as_ours_leaves_nothing(tmp_path, monkeypatch):
     """Neither a file nor a descriptor, even if the disk does not let go of the file."""
+    held = Directory(tmp_path)
+    assert held.is_there()
     before = open_descriptors()
-    for name in ("share", "unlink"):
-        of = sharing if name == "share" else os
-        monkeypatch.setattr(of, name, lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "refused")))
+    for name in ("is_shared", "unlink"):
+        of = disk if name == "is_shared" else os
+        monkeypatch.setattr(of, name, lambda *_, **__: (_ for _ in ()).throw(OSError(errno.EIO, "refused")))
         with pytest.raises(OSError, match="refused"):
-            disk.open_ours(str(tmp_path / name), os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+            disk.open_ours(held / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     assert open_descriptors() == before
     assert os.listdir(tmp_path) == ["unlink"]
 
 
 def test_a_disk_that_refuses_to_tell_has_deleted_nothing(tmp_path, monkeypatch):
     """A lock is given up when its file was deleted or replaced, and for no other reason."""
-    path = str(tmp_path / "lock")
+    path = at(tmp_path / "lock")
     fd = disk.open_ours(path, os.O_RDWR | os.O_CREAT)
     with monkeypatch.context() as patch:
         patch.setattr(os, "stat", lambda *_, **__: (_ for _ in ()).throw(OSError(errno.EIO, "refused")))

@@ -16,16 +16,19 @@ from programs import succeed, wait_for
 from support import open_descriptors
 
 from hf_mpwriter.system import disk, locks
+from hf_mpwriter.system.directory import Place, at
 
 
 @pytest.fixture
 def path(tmp_path):
     """Path of a lock file that does not exist yet."""
-    return str(tmp_path / "a.lock")
+    place = at(tmp_path / "a.lock")
+    assert place.directory.is_there()
+    return place
 
 
 @pytest.fixture(autouse=True)
-def table_is_clean():
+def table_is_clean(path):
     """Release the locks of a test; no descriptor is left."""
     before = open_descriptors()
     yield
@@ -34,7 +37,7 @@ def table_is_clean():
     assert open_descriptors() <= before, "others in this process may close theirs meanwhile"
 
 
-def take(path: str) -> int:
+def take(path: Place) -> int:
     """Take a lock that must be free."""
     fd = locks.try_exclusive(path)
     assert fd is not None
@@ -114,7 +117,8 @@ def test_a_living_child_of_fork_does_not_keep_its_parents_lock(path):
 FORKING = """
 import os, signal, sys, threading
 from hf_mpwriter.system import locks
-directory, wait, let_go = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+from hf_mpwriter.system.directory import Directory
+directory, wait, let_go = Directory(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 os.close(let_go)
 stop = threading.Event()
 
@@ -123,8 +127,8 @@ def take():
     while not stop.is_set():
         n += 1
         for k in range(4):
-            fd = locks.try_exclusive(f"{directory}/{n % 8}-{k}.lock")
-            locks.is_held(f"{directory}/{n % 8}-{k}.lock")
+            fd = locks.try_exclusive(directory / f"{n % 8}-{k}.lock")
+            locks.is_held(directory / f"{n % 8}-{k}.lock")
             if k: locks.release(fd)
         if n % 8 == 0:
             for fd in list(locks._table): locks.release(fd)
@@ -139,7 +143,7 @@ for _ in range(40):
         os._exit(0)
     children.append(pid)
 for k in range(8):
-    locks.try_exclusive(f"{directory}/held-{k}.lock")
+    locks.try_exclusive(directory / f"held-{k}.lock")
 print("ready", flush=True)
 signal.pause()
 """
@@ -160,7 +164,7 @@ def test_forking_while_locks_are_taken_leaks_none_into_a_child(tmp_path):
         names = os.listdir(tmp_path)
         assert len(names) > 8
         # a child that was forked at that moment closes what it inherited before it does anything else
-        wait_for(lambda: not any(locks.is_held(str(tmp_path / name)) for name in names), "every lock is free")
+        wait_for(lambda: not any(locks.is_held(at(tmp_path / name)) for name in names), "every lock is free")
     finally:
         program.kill()
         program.wait()
@@ -173,16 +177,17 @@ def test_forking_while_locks_are_taken_leaks_none_into_a_child(tmp_path):
 FORKED_WHILE_OPENING = """
 import os, sys, threading
 from hf_mpwriter.system import locks
+from hf_mpwriter.system.directory import at
 path, opened, forked = sys.argv[1], threading.Event(), threading.Event()
 real = os.open
-def slow(name, *arguments):
-    fd = real(name, *arguments)
-    if name == path:
+def slow(name, *arguments, **keywords):
+    fd = real(name, *arguments, **keywords)
+    if name == os.path.basename(path):
         opened.set()
         forked.wait(0.2)  # a fork that waits for us, as it must, does not come before this is over
     return fd
 locks.os.open = slow
-thread = threading.Thread(target=locks.try_exclusive, args=(path,))
+thread = threading.Thread(target=locks.try_exclusive, args=(at(path),))
 thread.start()
 opened.wait()
 pid = os.fork()
@@ -218,7 +223,8 @@ def test_a_descriptor_closed_behind_our_back_does_not_spoil_the_next_fork(tmp_pa
     source = """
 import os, sys, threading
 from hf_mpwriter.system import locks
-fds = [locks.try_exclusive(f"{sys.argv[1]}/{n}.lock") for n in range(8)]
+from hf_mpwriter.system.directory import Directory
+fds = [locks.try_exclusive(Directory(sys.argv[1]) / f"{n}.lock") for n in range(8)]
 os.close(min(locks._table))
 pid = os.fork()
 if not pid:
@@ -246,7 +252,7 @@ def test_a_lock_file_deleted_while_it_is_taken_gives_no_worthless_lock(path, mon
     """Deleted between open and lock: what comes back is a lock on the file at the path, or nothing."""
     real = locks._open
 
-    def open_and_lose(name: str, flags: int) -> int:
+    def open_and_lose(name: Place, flags: int) -> int:
         fd = real(name, flags)
         monkeypatch.setattr(locks, "_open", real)
         os.unlink(name)
@@ -357,7 +363,7 @@ def test_a_path_that_cannot_be_locked_raises_and_leaks_nothing(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
     for bad in (tmp_path / "missing" / "x.lock", tmp_path / "link"):
         with pytest.raises(OSError, match=r"\[Errno"):
-            locks.try_exclusive(str(bad))
+            locks.try_exclusive(at(bad))
     assert not os.path.exists(tmp_path / "elsewhere")
     with contextlib.suppress(OSError):
-        locks.is_held(str(tmp_path / "link"))
+        locks.is_held(at(tmp_path / "link"))

@@ -120,7 +120,7 @@ raise RuntimeError(os.environ["HF_TOKEN"])
 
 
 def test_the_status_of_an_uploader_has_no_secret(tmp_path, monkeypatch, capsys):
-    """status.json: notices, reasons, hints, and the reasons of quarantined paths."""
+    """status.json and notices.json: notices, reasons, hints, and the reasons of quarantined paths."""
     monkeypatch.setenv("HF_TOKEN", ODD)
     host = Spool(str(tmp_path)).host("h")
     os.makedirs(host.root)
@@ -129,7 +129,7 @@ def test_the_status_of_an_uploader_has_no_secret(tmp_path, monkeypatch, capsys):
         status.notify([f"seen {ODD}"])
         status.failed(verdict, 1)
         status.publish(phase="idle", waiting=0, push=None, commits=0, blocked_until=0.0)
-        told = Path(host.status).read_text()
+        told = Path(host.status).read_text() + Path(host.notices).read_text()
         assert "<token>" in told
         assert ODD not in told + capsys.readouterr().err
         assert SHAPED not in told

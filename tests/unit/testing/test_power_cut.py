@@ -10,6 +10,7 @@ from loop_disks import KINDS
 
 from hf_mpwriter import SummaryWriter
 from hf_mpwriter.system import disk
+from hf_mpwriter.system.directory import at
 from hf_mpwriter.testing import Journal, LoopDisk, forget_lost, read_journals
 from hf_mpwriter.testing.power_cut import has_power
 
@@ -19,16 +20,16 @@ def test_a_power_cut_takes_what_was_not_synced(tmp_path, kind):
     """Else no test with such a disk could fail."""
     with LoopDisk(str(tmp_path), kind) as drive:
         kept, lost = os.path.join(drive.path, "kept"), os.path.join(drive.path, "lost")
-        disk.replace(kept, b"x" * 5000, "test")
-        disk.replace(lost, b"x" * 5000, "test", durable=False)
+        disk.replace(at(kept), b"x" * 5000, "test")
+        disk.replace(at(lost), b"x" * 5000, "test", durable=False)
         assert has_power(drive.path)
         drive.cut()
         with pytest.raises(OSError, match=r".*"):
-            disk.replace(kept, b"later", "test")
+            disk.replace(at(kept), b"later", "test")
         assert not has_power(drive.path)
         drive.restart()
-        assert disk.read(kept) == b"x" * 5000
-        assert not disk.read(lost)
+        assert disk.read(at(kept)) == b"x" * 5000
+        assert not disk.read(at(lost))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -59,5 +60,5 @@ def test_a_disk_that_another_mount_namespace_keeps_is_waited_for(tmp_path, kind)
         keeper.stdout.readline()
         drive.cut()
         drive.restart()
-        disk.replace(os.path.join(drive.path, "later"), b"x", "test")
+        disk.replace(at(os.path.join(drive.path, "later")), b"x", "test")
         keeper.communicate()

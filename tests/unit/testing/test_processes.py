@@ -11,7 +11,7 @@ import runs
 from programs import wait_for
 from runs import LOG_FOR_EVER, silent_hub
 
-from hf_mpwriter.demo.place import Place
+from hf_mpwriter.demo.place import Folder
 from hf_mpwriter.demo.stage import Stage
 from hf_mpwriter.system import launch
 from hf_mpwriter.testing import processes
@@ -32,7 +32,7 @@ def found(run_dir: str) -> dict[str, list[int]]:
 
 def test_each_finder_finds_a_living_process_of_its_kind(tmp_path, start, monkeypatch):
     """A worker, its uploader, and a push that waits for a silent Hub; once they are dead, none."""
-    place = Place(str(tmp_path / "demo"))
+    place = Folder(str(tmp_path / "demo"))
     run_dir = place.run_dir
     with silent_hub() as server:
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")

@@ -16,6 +16,7 @@ from hf_mpwriter.spool.layout import MemberName, Spool
 from hf_mpwriter.spool.outbox import Batch
 from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.system import locks
+from hf_mpwriter.system.directory import Directory
 from hf_mpwriter.system.process import host_id
 from hf_mpwriter.uploader import in_flight
 from hf_mpwriter.uploader.decision import Action, decide
@@ -55,7 +56,7 @@ def test_an_uploader_that_leaves_sweeps_once_more(one):
 def test_what_the_hub_has_lost_is_looked_at_again_at_once(one, run_dir):
     """Nobody lives and nothing waits, but a read-back has found a file gone: it is not left to the next start."""
     path = write(run_dir, "gone.txt", b"one")
-    (file,) = attachments.Attachments(str(run_dir)).scan(lambda _: True).files
+    (file,) = attachments.Attachments(Directory(run_dir)).scan(lambda _: True).files
     one._ledger.acknowledge({path.name: file.content}, "c", 1.0)
     one._scan([])
     assert decide(one._situation([])) is Action.ATTACH

@@ -150,7 +150,7 @@ def test_no_push_starts_while_the_ledger_is_not_on_disk(place, jobs, monkeypatch
 
 def test_the_record_of_a_dead_host_costs_one_settle_time(place):
     """Its push without a parent may be under way, once; a newer record of that host is another one."""
-    other = Outbox(place.other(), place.spool.run_dir)
+    other = Outbox(place.other(), place.spool.run)
     other.mark_in_flight(Batch(1, ()), fenced=False)
     one = place.uploader()
     assert one._in_flight.is_settling
@@ -165,8 +165,8 @@ def test_the_record_of_a_dead_host_costs_one_settle_time(place):
 
 def test_what_a_dead_host_was_sending_is_uncertain_once(place):
     """When the Hub was read back it is known, and no later start makes it uncertain again."""
-    (file,) = attachments.Attachments(place.spool.run_dir).scan(lambda _: True).files
-    Outbox(place.other(), place.spool.run_dir).mark_in_flight(Batch(0, (file,)), fenced=True)
+    (file,) = attachments.Attachments(place.spool.run).scan(lambda _: True).files
+    Outbox(place.other(), place.spool.run).mark_in_flight(Batch(0, (file,)), fenced=True)
     one = place.uploader()
     assert list(one._ledger.uncertain) == ["a.txt"]
     one._ledger.acknowledge({"a.txt": file.content}, "c", 1.0)

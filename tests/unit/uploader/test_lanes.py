@@ -34,10 +34,10 @@ class Run:
 
     def restart(self) -> None:
         """Another uploader comes; the clock of the filesystem is another one."""
-        self.outbox = Outbox(self.spool.host("h"), self.spool.run_dir)
+        self.outbox = Outbox(self.spool.host("h"), self.spool.run)
         self.retries = Retries(self.ledger, lambda: self.now, lambda: self.now + 5e8)
         backoff = Backoff(lambda: self.now, random.Random(1))
-        self.lane = EventFileLane(self.spool.run_dir, self.outbox, self.ledger, backoff, self.retries)
+        self.lane = EventFileLane(self.spool.run, self.outbox, self.ledger, backoff, self.retries)
 
     def scan(self) -> None:
         """Put what the Hub lacks into the outbox."""

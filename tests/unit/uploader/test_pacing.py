@@ -9,6 +9,7 @@ import pytest
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Moved, Refused, Retry, Split, Unknown
 from hf_mpwriter.system import locks
+from hf_mpwriter.system.directory import at
 from hf_mpwriter.uploader import pacing, rate_limit
 from hf_mpwriter.uploader.pacing import Pacing
 from hf_mpwriter.uploader.rate_limit import RateLimit
@@ -19,7 +20,7 @@ class Time:
 
     def __init__(self, folder) -> None:
         self.now = 1000.0
-        shared = RateLimit(Destination("https://hub", "me/run"), 20.0, [str(folder)], lambda: self.now)
+        shared = RateLimit(Destination("https://hub", "me/run"), 20.0, [at(folder)], lambda: self.now)
         self.pace = Pacing(lambda: self.now, random.Random(1), shared, self.now + 2)
 
     def fail(self, verdict) -> None:
@@ -49,7 +50,7 @@ def test_a_used_up_budget_puts_off_the_next_try_and_a_request_may_ask_sooner(tim
 def test_others_at_the_bucket_are_no_used_up_budget(time, tmp_path):
     """The user is not told that commits come slower, and the entry is not made anew."""
     assert time.pace.take(urgent=True)
-    holder = locks.try_exclusive(str(tmp_path / "lock"))
+    holder = locks.try_exclusive(at(tmp_path / "lock"))
     assert not time.pace.take(urgent=True)
     locks.release(holder)
     assert (time.pace.used_up, time.pace.next_try) == (False, time.now + rate_limit.BUSY_WAIT)

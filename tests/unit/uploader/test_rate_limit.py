@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.system import locks
+from hf_mpwriter.system.directory import Directory, at
 from hf_mpwriter.uploader import rate_limit
 from hf_mpwriter.uploader.rate_limit import HOUR, Bucket, RateLimit, Rule
 
@@ -29,7 +30,7 @@ class Host:
 
     def limit(self, limit: float = 100.0, destination: Destination = HERE) -> RateLimit:
         """The limit as one uploader sees it."""
-        return RateLimit(destination, limit, list(self.folders), lambda: self.now)
+        return RateLimit(destination, limit, list(map(at, self.folders)), lambda: self.now)
 
 
 @pytest.fixture
@@ -131,14 +132,14 @@ def test_without_a_cache_folder_the_spool_has_the_bucket(host, tmp_path):
     one = host.limit()
     assert not one.take(urgent=True)
     assert list((tmp_path / "spool").glob("*.json"))
-    nowhere = RateLimit(HERE, 100.0, ["/dev/null/x"], lambda: host.now)
+    nowhere = RateLimit(HERE, 100.0, [at("/dev/null/x")], lambda: host.now)
     assert not any(nowhere.take(urgent=True) for _ in range(200))
 
 
 def test_who_is_stopped_while_it_holds_the_lock_stops_nobody_for_long(host):
     """Others come again at once; in the end each run directory goes on with a budget of its own."""
     assert not host.limit().take(urgent=True)
-    holder = locks.try_exclusive(os.path.join(host.folders[0], "lock"))
+    holder = locks.try_exclusive(at(host.folders[0]) / "lock")
     try:
         one, began = host.limit(), host.now
         while wait := one.take(urgent=True):
@@ -155,7 +156,7 @@ def test_others_at_the_bucket_are_waited_for_without_giving_up(host):
     one = host.limit()
     assert not one.take(urgent=True)
     for _ in range(10):
-        holder = locks.try_exclusive(os.path.join(host.folders[0], "lock"))
+        holder = locks.try_exclusive(at(host.folders[0]) / "lock")
         assert one.take(urgent=True) == rate_limit.BUSY_WAIT
         locks.release(holder)
         host.now += rate_limit.BUSY_LIMIT - 1
@@ -182,7 +183,8 @@ def test_many_processes_that_take_at_once_take_no_token_twice(tmp_path):
 import random, sys, time
 from hf_mpwriter.uploader.rate_limit import BUSY_WAIT, RateLimit
 from hf_mpwriter.base.settings import Destination
-one, taken = RateLimit(Destination("https://hub", "me/run"), 100.0, [sys.argv[1]], lambda: 1000.0), 0
+from hf_mpwriter.system.directory import at
+one, taken = RateLimit(Destination("https://hub", "me/run"), 100.0, [at(sys.argv[1])], lambda: 1000.0), 0
 while (wait := one.take(urgent=True)) in (0.0, BUSY_WAIT):
     taken += not wait
 print(taken)
@@ -195,5 +197,6 @@ print(taken)
 
 def test_the_folders_are_the_users_cache_and_then_the_spool():
     """As other programs find the cache folder."""
-    assert rate_limit.folders({"XDG_CACHE_HOME": "/c"}, "/s") == ["/c/hf_mpwriter/rate_limit", "/s/rate_limit"]
-    assert rate_limit.folders({}, "/s")[0].endswith("/.cache/hf_mpwriter/rate_limit")
+    found = rate_limit.folders({"XDG_CACHE_HOME": "/c"}, Directory("/s"))
+    assert list(map(str, found)) == ["/c/hf_mpwriter/rate_limit", "/s/rate_limit"]
+    assert str(rate_limit.folders({}, Directory("/s"))[0]).endswith("/.cache/hf_mpwriter/rate_limit")

@@ -10,11 +10,11 @@ import tempfile
 import pytest
 from programs import run_python, wait_for
 
-from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.spool import starts
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import launch, locks
 from hf_mpwriter.worker import election
-from hf_mpwriter.worker.election import Election, unfinished_siblings
+from hf_mpwriter.worker.election import Election
 
 
 def test_an_uploader_that_cannot_start_is_logged_once_and_tried_again_later(spool, monkeypatch, caplog):
@@ -33,7 +33,7 @@ def test_an_uploader_that_cannot_start_is_logged_once_and_tried_again_later(spoo
     assert tries <= 10, "5 s, 10 s, 20 s ... up to 5 min"
     assert not locks.is_held(spool.uploader_lock)
     monkeypatch.undo()
-    now[0] += election.LONGEST_BACKOFF
+    now[0] += starts.LONGEST_PAUSE
     assert one.ensure_uploader(), "the cause is gone"
     wait_for(lambda: not one.reap() and not locks.is_held(spool.uploader_lock), "it finds no member and leaves")
     monkeypatch.setattr(sys, "frozen", True, raising=False)  # as in a program that holds its Python
@@ -46,13 +46,13 @@ def test_uploaders_that_die_at_once_are_not_started_for_ever(spool, monkeypatch,
     monkeypatch.setattr(launch, "UPLOADER_BOOT", "raise SystemExit(1)")
     now = [1000.0]
     one = Election(spool, spool.destination(), clock=lambda: now[0])
-    starts = 0
+    started = 0
     with caplog.at_level(logging.WARNING):
         for _ in range(1200):
-            starts += one.ensure_uploader()
+            started += one.ensure_uploader()
             wait_for(lambda: not one.reap(), "it ends")
             now[0] += 1.0
-    assert starts <= election.STARTS_LIMIT + 10, "5 s, 10 s, 20 s ... up to 5 min"
+    assert started <= starts.STARTS_LIMIT + 10, "5 s, 10 s, 20 s ... up to 5 min"
     assert len(caplog.records) == 1
 
 
@@ -87,11 +87,6 @@ def test_a_user_without_processes_to_spare_goes_on():
         assert (result.returncode, result.stdout) == (0, "[False, False, False]\n"), result.stderr
         assert result.stderr.count("cannot start an uploader: [Errno 11]") == result.stderr.count("\n") == 1
         assert not locks.is_held(spool.uploader_lock)
-
-
-def test_a_parent_that_cannot_be_listed_has_no_runs():
-    """Else all housekeeping would end there, before the notices of the uploader are logged."""
-    assert unfinished_siblings(Spool("/nowhere/run"), Destination("http://hub", "me/run")) == []
 
 
 def test_the_token_reaches_the_uploader_by_environment_only(spool):

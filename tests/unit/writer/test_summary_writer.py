@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from tensorboardX.proto import event_pb2
 from hf_mpwriter import HFSummaryWriter, SummaryWriter
 from hf_mpwriter.base.errors import LogdirError, SettingsError
 from hf_mpwriter.events import framing
+from hf_mpwriter.system import process
 
 
 def events(directory) -> list[event_pb2.Event]:
@@ -165,6 +167,73 @@ def test_what_cannot_be_done_is_said(tmp_path):
         SummaryWriter(str(tmp_path), comet_config={"disabled": False})
     with pytest.raises(TypeError, match="colour"):
         SummaryWriter(str(tmp_path), colour="red")
+
+
+LONGEST = 255 - len("events.out.tfevents.0123456789..4194304.01234567") - 64  # bytes of a suffix
+
+
+@pytest.mark.parametrize(
+    ("suffix", "reason"),
+    [
+        ("\0x", "character"),
+        ("/x", "character"),
+        ("a/b", "character"),
+        ("\udcff", "valid text"),
+        (5, "a string"),
+        (b"x", "a string"),
+        ("x" * 300, "300 bytes"),
+        ("x" * (LONGEST + 1), "room for"),
+        ("ü" * (LONGEST // 2 + 1), "room for"),
+    ],
+)
+def test_a_suffix_that_no_event_file_can_have_is_refused_by_the_constructor(tmp_path, suffix, reason):
+    """With the reason, before anything is made on disk."""
+    with pytest.raises(SettingsError, match=reason):
+        SummaryWriter(str(tmp_path / "run"), filename_suffix=suffix)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("suffix", ["", ".x", "x" * LONGEST, " a b\n", "ü" * (LONGEST // 2)])
+def test_a_suffix_that_is_accepted_works_for_all_event_files(tmp_path, monkeypatch, suffix):
+    """Also on a host with the longest name, and for those of `add_scalars` and of trials."""
+    monkeypatch.setattr(process.socket, "gethostname", lambda: "h" * 64)
+    with SummaryWriter(str(tmp_path), filename_suffix=suffix) as writer:
+        writer.add_scalar("a", 1.0, 1)
+        writer.add_scalars("group", {"x" * 300: 1.0}, 1)
+        writer.add_hparams({"lr": 1}, {"a": 1.0}, name="trial")
+        assert not any(file.waiting for file in writer._worker.files._all())
+    assert [path.name.endswith(suffix) for path in tmp_path.rglob("*tfevents*")] == [True] * 3
+
+
+def test_a_logdir_with_a_nul_is_refused(tmp_path):
+    """As any other that cannot be."""
+    with pytest.raises(LogdirError, match="NUL"):
+        SummaryWriter(f"{tmp_path}/a\0b")
+
+
+@pytest.mark.parametrize("end", ["sys.exit(0)", "one.close(); two.close(); sys.exit(0)"])
+def test_one_writer_whose_end_fails_keeps_no_other_from_its_end(tmp_path, start, end):
+    """In one run directory and in another: the others' files are sealed, and what waits is written."""
+    source = f"""
+import os, resource, sys
+from hf_mpwriter import SummaryWriter
+one = SummaryWriter(f"{{sys.argv[1]}}/first", filename_suffix=".one")
+two, three = (SummaryWriter(f"{{sys.argv[1]}}/{{name}}") for name in ("first", "second"))
+one.file_writer.event_writer.file._series._suffix = "\\0"  # an error that was not thought of
+try:
+    one.add_scalar("a", 0.0, 0)
+except ValueError as error:
+    print(error)
+soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
+two.add_scalar("a", 0.0, 1)
+three.add_scalar("a", 0.0, 2)
+resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+{end}
+"""
+    assert "null" in start(source, tmp_path).succeed()
+    assert values(tmp_path / "first") == [("a", 1, 0.0)]
+    assert values(tmp_path / "second") == [("a", 2, 0.0)]
 
 
 def test_forked_children_write_files_of_their_own(tmp_path, start):

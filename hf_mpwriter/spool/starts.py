@@ -1,0 +1,227 @@
+"""Starts: how the holder of the uploader lock hands it to an uploader, and how often that is done.
+
+    process that wants an uploader           uploader
+    try the uploader lock, without waiting
+    count the start in starts.json
+    posix_spawn, descriptor duplicated to 3  starts with the lock, its start record, both directories
+    close own descriptor                     is the only holder; the kernel frees the lock when it ends
+                                             removes starts.json when it is sound, or leaves in good order
+
+    hosts/<host>/starts.json      {"boot": "...", "at": [81.5, 84.6, 87.6, 90.6], "quiet_until": 95.6, "pause": 5.0}
+
+Workers start uploaders (`worker/election`), and an uploader those of unfinished runs beside it (`uploader/siblings`).
+
+Invariants:
+- The lock is never free between the two, so two processes never both start an uploader.
+- Only the holder of the uploader lock reads and writes the count. So all workers of a host together start no more
+  uploaders than one of them alone: STARTS_LIMIT in STARTS_WINDOW, then with pauses that double.
+- Times are monotonic seconds of one boot. The count of another boot, one that lies in the future, and one in which
+  nothing has happened for FORGET_AFTER seconds, count as none; no pause ends later than LONGEST_PAUSE after the last
+  start. So no clock prevents starts for ever.
+- A disk that refuses the count prevents no start: then each process counts for itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from hf_mpwriter.base import state
+from hf_mpwriter.base.start import StartRecord
+from hf_mpwriter.spool.layout import HostSpool, Spool
+from hf_mpwriter.spool.status import UploaderStatus
+from hf_mpwriter.system import disk, launch, locks
+from hf_mpwriter.system.process import boot_id, host_id
+
+STARTS_LIMIT = 3  # uploaders started within STARTS_WINDOW that did not end well; after one more there are pauses
+STARTS_WINDOW = 60.0  # seconds; an uploader that lives so long is sound
+FIRST_PAUSE = 5.0  # seconds
+LONGEST_PAUSE = 300.0  # seconds
+FORGET_AFTER = 2 * LONGEST_PAUSE  # seconds without a start
+
+
+@dataclass(frozen=True)
+class Starts:
+    """The starts of a host that were not followed by a sound uploader.
+
+    Attributes:
+        boot: boot id.
+        at: monotonic seconds of the last ones.
+        quiet_until: monotonic seconds; no start before.
+        pause: seconds of the last pause, 0.0 before the first.
+    """
+
+    boot: str = ""
+    at: tuple[float, ...] = ()
+    quiet_until: float = 0.0
+    pause: float = 0.0
+
+    def as_of(self, now: float, boot: str) -> Starts:
+        """What of it counts now.
+
+        Args:
+            now: monotonic seconds.
+            boot: boot id.
+        """
+        if self.boot != boot or not self.at or max(self.at) > now or now - self.at[-1] > FORGET_AFTER:
+            return Starts(boot)
+        return dataclasses.replace(self, quiet_until=min(self.quiet_until, self.at[-1] + LONGEST_PAUSE))
+
+    def with_start(self, now: float) -> Starts:
+        """The count with one more start.
+
+        Args:
+            now: monotonic seconds.
+        """
+        at = self.at
+        if not self.pause:  # while there are pauses, their length proves nothing
+            at = tuple(start for start in at if now - start < STARTS_WINDOW)
+        at = (*at[-STARTS_LIMIT:], now)
+        if len(at) <= STARTS_LIMIT:
+            return Starts(self.boot, at)
+        pause = min(LONGEST_PAUSE, 2 * self.pause or FIRST_PAUSE)
+        return Starts(self.boot, at, now + pause, pause)
+
+
+def _load(host: HostSpool) -> Starts:
+    try:
+        return state.load(Starts, disk.read(host.starts) or b"")
+    except (state.DamagedError, OSError):
+        return Starts()
+
+
+class Starter:
+    """Starts uploaders of one run directory.
+
+    Args:
+        spool: of the run directory.
+        clock: monotonic seconds.
+        by_hand: whether it counts for itself only, because a user asks for a start now.
+
+    Attributes:
+        quiet_until: monotonic seconds; as far as this process knows, no start before.
+        children: processes that were started here and are not collected yet.
+    """
+
+    def __init__(self, spool: Spool, clock: Callable[[], float] = time.monotonic, *, by_hand: bool = False) -> None:
+        self._spool, self._clock, self._by_hand = spool, clock, by_hand
+        self._unsaved = Starts() if by_hand else None  # what is not, or cannot be, on disk
+        self.quiet_until = 0.0
+        self.children: list[int] = []
+
+    def start(self, record: StartRecord, env: Callable[[], Mapping[str, str]]) -> bool:
+        """Start an uploader, unless one lives, or workers that joined later are to do it, or there is a pause.
+
+        Args:
+            record: for the uploader.
+            env: gives the environment of the uploader.
+
+        Returns:
+            Whether one was started.
+
+        Raises:
+            OSError, ValueError, SpoolFormatError: none can be started.
+        """
+        lock = locks.try_exclusive(self._spool.uploader_lock)
+        if lock is None:
+            return False
+        try:
+            return self._start(lock, record, env)
+        finally:
+            locks.release(lock)
+
+    def _start(self, lock: int, record: StartRecord, env: Callable[[], Mapping[str, str]]) -> bool:
+        host = self._spool.host(host_id())
+        before = UploaderStatus.read(host)
+        if record.token_issued_at <= before.left_to_younger_than and abs(time.time() - before.beat) < LONGEST_PAUSE:
+            return False
+        self._spool.check_format()
+        now = self._clock()
+        starts = (self._unsaved or _load(host)).as_of(now, boot_id())
+        self.quiet_until = starts.quiet_until
+        if now < starts.quiet_until:
+            return False
+        disk.make_dirs(host.root)
+        self._save(host, starts.with_start(now))
+        try:
+            with opened(self._spool, host) as (run_dir_fd, spool_fd, log_fd):
+                pid = launch.start_uploader(
+                    state.dump(record),
+                    self._spool.run_dir,
+                    lock=lock,
+                    run_dir_fd=run_dir_fd,
+                    spool_fd=spool_fd,
+                    log_fd=log_fd,
+                    env=env(),
+                )
+        except BaseException:
+            self._save(host, starts)  # another process may have what this one lacks
+            raise
+        self.children.append(pid)
+        self.quiet_until = starts.with_start(now).quiet_until
+        return True
+
+    def _save(self, host: HostSpool, starts: Starts) -> None:
+        self._unsaved = starts
+        if self._by_hand:
+            return
+        try:
+            disk.replace(host.starts, state.dump(starts), "starts", durable=False)
+            self._unsaved = None
+        except OSError:  # the next start tries again
+            return
+
+    def reap(self) -> bool:
+        """Collect processes that were started here and ended, without waiting; whether one will end soon."""
+        self.children = [pid for pid in self.children if not has_ended(pid)]
+        return bool(self.children) and os.getpid() != 1  # a child of process 1 is the uploader itself, see `daemon`
+
+
+@contextlib.contextmanager
+def opened(spool: Spool, host: HostSpool) -> Iterator[tuple[int, int, int]]:
+    """Descriptors of the run directory, the spool and the log, for an uploader."""
+    directory = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    with contextlib.ExitStack() as stack:
+
+        def closed_later(fd: int) -> int:
+            stack.callback(os.close, fd)
+            return fd
+
+        yield (
+            closed_later(os.open(spool.run_dir, directory)),
+            closed_later(os.open(spool.root, directory | os.O_NOFOLLOW)),
+            closed_later(disk.open_anew(host.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)),  # no pipe without a reader
+        )
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a child of this process has ended; then it is collected."""
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    except ChildProcessError:  # the user's own wait() took it
+        return True
+
+
+class Tenure:
+    """The part of the uploader: it lets others start the next one at once, if it has done well itself.
+
+    Args:
+        host: the uploader's.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, host: HostSpool, clock: Callable[[], float]) -> None:
+        self._host, self._clock = host, clock
+        self._sound_at = clock() + STARTS_WINDOW
+        self._is_sound = False
+
+    def note(self, *, is_over: bool) -> None:
+        """Forget the starts once the uploader is sound, or when it leaves in good order; call it often."""
+        if is_over or (not self._is_sound and self._clock() >= self._sound_at):
+            with contextlib.suppress(OSError):
+                disk.remove(self._host.starts, "starts", durable=False)
+                self._is_sound = True

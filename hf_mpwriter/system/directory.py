@@ -1,0 +1,338 @@
+"""Directories that are held by a descriptor, and places in them: how all of ours is reached.
+
+    Directory("/runs/exp1")                         opened once, pinned: the same directory whatever becomes of names
+    Directory("/runs/exp1/.hf_mpwriter", above=..)  opened beneath another one, not through a link
+    directory / "hosts" / "h" / "ledger.json"       a Place: opened beneath the descriptor, no part may be a link
+
+    directory            what is made in it
+    drwxrws---  group    -rw-rw----, drwxrws---    it is open to its group, whatever the umask says
+    any other            -rw-------, drwx------    as it is made
+
+Invariants:
+- A program may close our descriptors, and the number may be another file's by then. So each use compares device and
+  inode. What was closed is opened again by its path, and must be the same directory and pass the same check.
+- A path is used by its absolute name in three cases only: to open a run directory, to make one, and to compare it with
+  the descriptor. Nothing is read there.
+- A child of fork may inherit the descriptors: they hold no lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from hf_mpwriter.system.process import close_if, open_above, standard_taken
+
+_PATH_ONLY = getattr(os, "O_PATH", os.O_RDONLY)  # to pass through needs no right to list
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
+_FDS = "/proc/self/fd"  # paths that lead to descriptors
+_NAME_TRIES = 3  # looks at a second name that goes away
+_SHARED_FILE = 0o060  # mode bits that are added to a file in a directory that is open to its group
+SHARED_DIR = 0o2070  # mode bits that are added to a directory there
+
+
+def identity(status: os.stat_result) -> tuple[int, int]:
+    """Device and inode, which no two living files share."""
+    return status.st_dev, status.st_ino
+
+
+# directories
+
+
+class ReplacedError(FileNotFoundError):
+    """The directory that was held is not at its path any more."""
+
+
+class Directory:
+    """A directory, opened at its first use and held from then on.
+
+    Args:
+        path: of it; its last part may be a link unless `above` is given.
+        above: the directory that it is in, if it has to be opened beneath that one.
+        check: called with path and descriptor whenever it is opened; raises OSError if it must not be used.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        above: Directory | None = None,
+        check: Callable[[str, int], object] = lambda *_: None,
+    ) -> None:
+        self.path, self.above, self._check = os.path.abspath(path), above, check
+        self._fd = -1
+        self._identity: tuple[int, int] | None = None  # from the first opening on
+
+    def __str__(self) -> str:
+        """Return the path, for messages."""
+        return self.path
+
+    def __truediv__(self, name: str) -> Place:
+        """Return a place in it."""
+        return Place(self, name)
+
+    @property
+    def fd(self) -> int:
+        """A descriptor of it, valid now.
+
+        Raises:
+            ReplacedError: it was closed behind our back, and another directory is at the path.
+            OSError: there is no directory, or it must not be used.
+        """
+        if self._fd >= 0:
+            try:
+                if identity(os.fstat(self._fd)) == self._identity:
+                    return self._fd
+            except OSError as error:
+                if error.errno != errno.EBADF:
+                    raise
+        return self._take(self._open())
+
+    def _open(self) -> int:
+        if self.above is None:
+            return open_above(self.path, _DIRECTORY)
+        return (self.above / os.path.basename(self.path)).open(_DIRECTORY)
+
+    def _take(self, fd: int) -> int:
+        try:
+            found = identity(os.fstat(fd))
+            self._check_held(found)
+            self._check(self.path, fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        self._fd, self._identity = fd, found
+        return fd
+
+    def _check_held(self, found: tuple[int, int]) -> None:
+        if self._identity not in (None, found):
+            raise ReplacedError(errno.ENOENT, "It was replaced by another directory", self.path)
+
+    def adopt(self, fd: int) -> None:
+        """Hold the directory of an inherited descriptor, which becomes ours.
+
+        Raises:
+            OSError: it is no directory, or must not be used.
+        """
+        os.set_inheritable(fd, False)
+        if not stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), self.path)
+        self._take(fd)
+
+    def is_there(self) -> bool:
+        """Whether there is a directory to hold; OSError if it must not be used, or is none."""
+        try:
+            return self.fd >= 0
+        except FileNotFoundError:
+            return False
+
+    def is_at_path(self) -> bool:
+        """Whether it is still the directory at its path; False once that was deleted, moved or replaced.
+
+        An error of the disk is no proof of that: then the answer is True.
+        """
+        try:
+            held = identity(os.fstat(self.fd))
+            return identity(os.stat(self.path, follow_symlinks=self.above is None)) == held
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            return error.errno not in (errno.ELOOP, errno.ESTALE)  # stale: removed by another host
+
+    def release(self) -> None:
+        """Let go: the next use opens what is at the path then."""
+        fd, before = self._fd, self._identity
+        self._fd, self._identity = -1, None
+        if fd >= 0 and before is not None:
+            close_if(fd, before)
+
+    def __del__(self) -> None:
+        """Close the descriptor."""
+        with contextlib.suppress(Exception):  # at the end of the interpreter
+            self.release()
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The place of a file or directory in a directory that is held.
+
+    As a path it is absolute, for messages and tests. The package opens it by `open` and what builds on that.
+
+    Attributes:
+        directory: that is held.
+        name: relative path, "" for the directory itself.
+    """
+
+    directory: Directory
+    name: str = ""
+
+    def __truediv__(self, name: str) -> Place:
+        """Return a place below."""
+        return Place(self.directory, f"{self.name}/{name}".strip("/"))
+
+    def __fspath__(self) -> str:
+        """Return the absolute path."""
+        return os.path.join(self.directory.path, self.name) if self.name else self.directory.path
+
+    __str__ = __fspath__
+
+    @property
+    def way(self) -> str:
+        """A path for code that takes no descriptor, such as the client's for its caches.
+
+        It leads beneath the descriptor where the system has such paths. Elsewhere it is the ordinary one: there the
+        directory must be one in which no stranger may rename.
+        """
+        if not os.path.isdir(_FDS):
+            return str(self)
+        return f"{_FDS}/{self.directory.fd}/{self.name}".rstrip("/")
+
+    @property
+    def basename(self) -> str:
+        """The last part of the name."""
+        return self.name.rpartition("/")[2]
+
+    @property
+    def parent(self) -> Place:
+        """The place of the directory that it is in."""
+        return Place(self.directory, self.name.rpartition("/")[0])
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[tuple[int, str]]:
+        """A descriptor of the directory that it is in, valid in the block, and its name there.
+
+        Raises:
+            OSError: a part of the way does not exist, or is a link.
+        """
+        top = where = self.directory.fd
+        *way, last = self.name.split("/")
+        try:
+            for part in way:
+                below = open_above(part, _PATH_ONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=where)
+                where, left = below, where
+                if left != top:
+                    os.close(left)
+            yield where, last or "."
+        except OSError as error:
+            error.filename = str(self)  # the system knows the last part only
+            raise
+        finally:
+            if where != top:
+                os.close(where)
+
+    def open(self, flags: int, mode: int = 0o600) -> int:
+        """Open what is there, on a descriptor above 2; the mode is that of a new file, before the umask."""
+        with self.held() as (where, name):
+            return open_above(name, flags | os.O_NOFOLLOW, mode, dir_fd=where)
+
+    def stat(self) -> os.stat_result:
+        """The status of what is there, of a link its own."""
+        with self.held() as (where, name):
+            return os.stat(name, dir_fd=where, follow_symlinks=False)
+
+    def exists(self) -> bool:
+        """Whether something is there."""
+        try:
+            self.stat()
+        except OSError as error:
+            return error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+        return True
+
+    def is_directory(self) -> bool:
+        """Whether a directory is there; a link to one is none."""
+        try:
+            return stat.S_ISDIR(self.stat().st_mode)
+        except OSError:
+            return False
+
+    def scan(self) -> tuple[list[str], list[str]]:
+        """The names of the directories in a directory, and those of the regular files; links are neither."""
+        found: tuple[list[str], list[str]] = [], []
+        fd = self.open(_DIRECTORY)
+        try:
+            with standard_taken():  # it makes a duplicate
+                entries = os.scandir(fd)
+            with entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        found[0].append(entry.name)
+                    elif entry.is_file(follow_symlinks=False):
+                        found[1].append(entry.name)
+        finally:
+            os.close(fd)
+        return found
+
+    def names(self) -> list[str]:
+        """The names in a directory."""
+        fd = self.open(_DIRECTORY)
+        try:
+            with standard_taken():  # it makes a duplicate
+                return os.listdir(fd)
+        finally:
+            os.close(fd)
+
+    def make_directory(self, mode: int) -> None:
+        """Make a directory there; mode before the umask."""
+        with self.held() as (where, name):
+            os.mkdir(name, mode, dir_fd=where)
+
+    def unlink(self) -> None:
+        """Remove the name, at once and not durably."""
+        with self.held() as (where, name):
+            os.unlink(name, dir_fd=where)
+
+
+def at(path: str | os.PathLike[str]) -> Place:
+    """A place of the caller's choice, outside of run directory and spool: its directory is held by itself."""
+    directory, name = os.path.split(os.path.abspath(path))
+    return Place(Directory(directory), name)
+
+
+# what others may do with it
+
+
+def check_names(fd: int, place: Place) -> None:
+    """Refuse a file with a second name, which may be that of a file elsewhere.
+
+    The temporary name of one that is published does not count: it goes away while we look, or a kill has left it.
+    """
+    for _ in range(_NAME_TRIES):
+        status = os.fstat(fd)
+        if status.st_nlink <= 1:
+            return
+        temporaries = [name for name in place.parent.names() if _is_temporary_of(name, place.basename)]
+        known = sum(_is_at(place.parent / name, identity(status)) for name in temporaries)
+        if os.fstat(fd).st_nlink - known <= 1:
+            return
+    raise OSError(errno.EMLINK, "It has another name, and others may write here", str(place))
+
+
+def _is_temporary_of(name: str, basename: str) -> bool:
+    return name.startswith(f".{basename}.") and name.endswith(".tmp")
+
+
+def _is_at(place: Place, wanted: tuple[int, int]) -> bool:
+    try:
+        return identity(place.stat()) == wanted
+    except OSError:
+        return False
+
+
+def is_shared(status: os.stat_result) -> bool:
+    """Whether a directory with this status is open to its group, and to no other user: setgid, and not for others."""
+    return status.st_mode & (stat.S_ISGID | stat.S_IWGRP | stat.S_IWOTH) == stat.S_ISGID | stat.S_IWGRP
+
+
+def share(fd: int, group: int = -1) -> None:
+    """Open a file or directory to its group, or to the one that is given."""
+    status = os.fstat(fd)
+    wanted = status.st_mode | (SHARED_DIR if stat.S_ISDIR(status.st_mode) else _SHARED_FILE)
+    with contextlib.suppress(PermissionError):  # a colleague owns it and has opened it already
+        if group not in (-1, status.st_gid):
+            os.fchown(fd, -1, group)
+        if wanted != status.st_mode:
+            os.fchmod(fd, stat.S_IMODE(wanted))

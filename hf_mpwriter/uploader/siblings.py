@@ -1,0 +1,134 @@
+"""Siblings: unfinished runs beside this one get an uploader too. A restart often has a new run directory.
+
+    uploader --posix_spawn--> search: a process with a timer of its own
+                                lists the directory that holds the run directory
+                                for each run that is this user's own, private, unfinished and on the same Hub:
+                                    start its uploader, as a worker would
+
+A directory beside a run may be a mount that hangs. Training never looks there.
+
+Invariants:
+- The uploader does not wait for the search. The search ends after LIMIT seconds, whatever it does then.
+- Each directory is looked at in a thread of its own. One that hangs costs the others PATIENCE seconds.
+- The token of the uploader goes only to the Hub that it belongs to, for runs into which no other user can write.
+- The uploader of a sibling searches nothing: a folder with many unfinished runs gets SERVED uploaders at a time.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+
+from hf_mpwriter.base import state
+from hf_mpwriter.base.errors import HfMpWriterError
+from hf_mpwriter.base.settings import Destination, normalised_endpoint
+from hf_mpwriter.base.start import StartRecord
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.starts import Starter, has_ended
+from hf_mpwriter.system import launch, redaction
+from hf_mpwriter.system.daemon import start_logging
+
+logger = logging.getLogger("hf_mpwriter")
+
+EXAMINED = 200  # run directories beside this one, the last ones by name
+SERVED = 4  # of these, so many get an uploader
+PATIENCE = 2.0  # seconds that one directory may take
+LIMIT = 30.0  # seconds
+
+
+class Search:
+    """The search, seen from the uploader.
+
+    Args:
+        start: what the worker has handed over to the uploader.
+    """
+
+    def __init__(self, start: StartRecord) -> None:
+        self._pid = 0
+        if start.seeks_siblings:
+            try:
+                self._pid = launch.start_search(state.dump(start), start.run_dir, LIMIT)
+            except OSError as error:
+                logger.info("unfinished runs beside this one are not searched: %s", error)
+
+    def reap(self) -> None:
+        """Collect the process if it has ended."""
+        if self._pid and has_ended(self._pid):
+            self._pid = 0
+
+
+def main() -> None:
+    """Entry point of the search, see `system.launch`."""
+    redaction.guard()
+    start_logging()
+    start = state.load(StartRecord, launch.read_record(launch.START_RECORD_FD))
+    for pid in search(start):
+        os.waitpid(pid, 0)  # the first half of an uploader, which ends at once
+    os._exit(0)  # some directory may still hang in its thread
+
+
+def search(start: StartRecord) -> list[int]:
+    """Start uploaders of unfinished runs beside a run.
+
+    Args:
+        start: of the uploader of that run.
+
+    Returns:
+        The processes that were started.
+    """
+    children: list[int] = []
+    for run_dir, destination in unfinished(start.run_dir, start.destination.endpoint):
+        starter = Starter(Spool(run_dir))
+        record = replace(start, run_dir=run_dir, destination=destination, seeks_siblings=False)
+        try:
+            if starter.start(record, lambda: os.environ):
+                logger.info("started an uploader for %s, which is unfinished", run_dir)
+        except (OSError, ValueError, HfMpWriterError) as error:
+            logger.info("cannot start an uploader for %s: %s", run_dir, error)
+        children += starter.children
+        if len(children) == SERVED:
+            break
+    return children
+
+
+def unfinished(run_dir: str, endpoint: str) -> Iterator[tuple[str, Destination]]:
+    """Run directories beside one, and their destinations, that have unsent data.
+
+    Args:
+        run_dir: absolute path.
+        endpoint: of the Hub; runs for another one do not count, as the token belongs to this one.
+    """
+    parent = os.path.dirname(run_dir)
+    try:
+        names = sorted(os.listdir(parent))[-EXAMINED:]
+    except OSError:  # a directory that can be passed but not listed, as on scratch disks
+        return
+    for name in names:
+        other = os.path.join(parent, name)
+        destination = _look(other, endpoint) if other != run_dir else None
+        if destination is not None:
+            yield other, destination
+
+
+def _look(run_dir: str, endpoint: str) -> Destination | None:
+    """The destination of an unfinished run; None also if the disk does not answer within PATIENCE seconds."""
+    answer: list[Destination] = []
+
+    def look() -> None:
+        try:
+            spool = Spool(run_dir)
+            if not spool.is_private() or not spool.is_unfinished(endpoint):
+                return
+            destination = spool.destination()
+            if destination and normalised_endpoint(destination.endpoint) == normalised_endpoint(endpoint):
+                answer.append(destination)
+        except (OSError, HfMpWriterError):  # it was removed meanwhile
+            return
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    return answer[0] if answer else None

@@ -1,0 +1,102 @@
+"""Orphans: processes of an upload that became children of this process because it is process 1, as in a container.
+
+    this worker   --posix_spawn-->  uploader          a child of ours, and the leader of its session
+    other ranks   --posix_spawn-->  first half        leads the session, and ends; its uploader becomes a child of ours
+    an uploader   ------------->    push, search      become children of ours when the uploader is killed
+
+Process 1 has to collect them when they end, or they stay as zombies. An init would do that.
+
+Invariants:
+- Only zombies of known sessions are collected: the sessions of uploaders that this worker started, or that it saw at
+  work for its run directory. The user's children keep their exit codes.
+- A session keeps its number while a process of it is left, zombies included. So no process of the user is in it, unless
+  the number was used again; such a process has started after the uploader ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator, Mapping
+
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.status import UploaderStatus
+from hf_mpwriter.system import launch, process
+
+PATIENCE = 60.0  # seconds after the end of an uploader; its push and its search end later
+
+
+class Orphans:
+    """The processes that this one has to collect.
+
+    Args:
+        spool: of the run directory.
+    """
+
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
+        self._living: dict[int, tuple[int, int]] = {}  # session -> pid and start ticks of its uploader
+        self._over: dict[int, float] = {}  # session -> seconds since boot when its uploader was seen to be over
+
+    def add_child(self, pid: int) -> None:
+        """Note an uploader that this process has started."""
+        self._living[pid] = pid, process.start_ticks(pid)
+
+    def collect(self) -> None:
+        """Collect what has ended; only process 1 has anything to do."""
+        if os.getpid() != 1 or not _sees_itself():
+            return
+        self._note_uploader()
+        for session, (pid, ticks) in list(self._living.items()):
+            if process.start_ticks(pid) != ticks or not ticks:
+                del self._living[session]
+                self._over[session] = _since_boot()
+        if not self._over:
+            return
+        for pid in _zombies(self._over):
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+        self._over = {session: at for session, at in self._over.items() if _since_boot() - at < PATIENCE}
+
+    def _note_uploader(self) -> None:
+        """Note the uploader at work, whichever rank has started it. The status is only a hint: it is verified."""
+        pid = UploaderStatus.read(self._spool.host(process.host_id())).pid
+        ticks = process.start_ticks(pid) if pid > 1 else 0
+        if not ticks or (pid, ticks) in self._living.values():
+            return
+        with contextlib.suppress(OSError):
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                arguments = [os.fsdecode(argument) for argument in file.read().split(b"\0")]
+            if launch.is_command_of("uploader", arguments, self._spool.run_dir):
+                self._living[os.getsid(pid)] = pid, ticks
+
+
+def _sees_itself() -> bool:
+    """Whether /proc is that of this pid namespace; else its numbers mean other processes."""
+    try:
+        return os.readlink("/proc/self") == str(os.getpid())
+    except OSError:
+        return False
+
+
+def _since_boot() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _zombies(over: Mapping[int, float]) -> Iterator[int]:
+    """The zombies of these sessions that are children of this process.
+
+    Args:
+        over: session -> seconds since boot; what has started later is not of that session.
+    """
+    tick = 1 / os.sysconf("SC_CLK_TCK")
+    for name in filter(str.isdecimal, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{name}/stat", "rb") as file:
+                fields = file.read().rpartition(b")")[2].split()
+        except OSError:  # it is gone
+            continue
+        parent, session, started = int(fields[1]), int(fields[3]), int(fields[19]) * tick
+        if fields[0] == b"Z" and parent == os.getpid() and started < over.get(session, 0.0):
+            yield int(name)

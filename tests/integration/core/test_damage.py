@@ -1,0 +1,111 @@
+"""Damage in event files of this disk: told with file, offset and size; what is before it is on the Hub."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from hazards import event_paths
+from runs import LOG_AND_EXIT, check_oracle, sync
+
+from hf_mpwriter.events import framing
+
+DAMAGED = 3  # exit code
+
+
+def command(*arguments: object) -> subprocess.CompletedProcess:
+    """Run a command of `hf-mpwriter`."""
+    line = [sys.executable, "-m", "hf_mpwriter", *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+
+
+def ends(path) -> list[int]:
+    """Where the records of an event file end."""
+    found = [0]
+    for payload in framing.payloads(str(path)):
+        found.append(found[-1] + len(framing.frame(payload)))
+    return found
+
+
+def spoil(path, kind: str) -> tuple[int, int]:
+    """Damage an event file; the offset behind the last whole record, and the bytes from there on."""
+    boundaries = ends(path)
+    at = boundaries[len(boundaries) // 2]
+    with open(path, "r+b") as file:
+        if kind == "a byte":
+            file.seek(at + 5)
+            file.write(b"\xff")
+        elif kind == "zero blocks":
+            file.seek(0, os.SEEK_END)
+            file.write(bytes(8192))
+            at = boundaries[-1]
+        else:
+            file.truncate(boundaries[-1] - 3)
+            at = boundaries[-2]
+    return at, os.path.getsize(path) - at
+
+
+@pytest.mark.parametrize("kind", ["a byte", "zero blocks", "cut short"])
+def test_every_command_tells_damage_and_takes_an_incomplete_record_for_ordinary(hub, run_dir, start, kind):
+    """`status`, `sync` and `verify`, with exit code 3; records before it are uploaded, and so is what comes later."""
+    start(LOG_AND_EXIT, run_dir, 40, env={"HF_MPWRITER_DISABLED": "1"}).succeed()
+    (path,) = event_paths(run_dir)
+    offset, size = spoil(path, kind)
+    code = 0 if kind == "cut short" else DAMAGED
+    synced = sync(run_dir, "--repo-id", "me/run")
+    told = [synced, command("status", run_dir), command("status", run_dir, "--json"), command("verify", run_dir)]
+    for result in told:
+        assert result.returncode == code, result
+        assert path.name in result.stderr
+        assert f"offset {offset}" in result.stderr
+        assert str(size) in result.stderr
+        assert "Traceback" not in result.stderr
+    assert path.name in json.loads(told[2].stdout)["damaged"]
+    start(LOG_AND_EXIT, run_dir, 7).succeed()
+    report = check_oracle(run_dir, hub)
+    assert report.files[path.name].hub_bytes == offset
+    assert len(report.files) == 2
+
+
+def test_damage_in_what_the_hub_holds_is_told_too(hub, run_dir, start):
+    """`sync` and `verify` read all; the Hub's copy stays as it is."""
+    start(LOG_AND_EXIT, run_dir, 40).succeed()
+    (path,) = event_paths(run_dir)
+    whole = os.path.getsize(path)
+    offset, _ = spoil(path, "a byte")
+    for result in (sync(run_dir), command("verify", run_dir)):
+        assert result.returncode == DAMAGED, result
+        assert f"offset {offset}" in result.stderr
+    assert [file.size for name, file in hub.store.tree("model", "me/run", "main").items() if "tfevents" in name] == [
+        whole
+    ]
+
+
+def test_the_buffer_of_another_writer_is_no_damage_until_it_has_rested(hub, run_dir, start):
+    """That of torch may end anywhere; after ten minutes without a change what is bad in it counts."""
+    start(LOG_AND_EXIT, run_dir, 5).succeed()
+    theirs = run_dir / "events.out.tfevents.1.theirs"
+    theirs.write_bytes(b"".join(framing.frame(framing.version_event(1.0)) for _ in range(3)))
+    _, size = spoil(theirs, "zero blocks")
+    result = command("status", run_dir)
+    assert (result.returncode, result.stderr) == (0, "")
+    old = os.stat(theirs).st_mtime - 601
+    os.utime(theirs, (old, old))
+    result = command("status", run_dir)
+    assert result.returncode == DAMAGED
+    assert f"{size} bytes" in result.stderr
+
+
+def test_the_end_message_names_damage(hub, run_dir, start):
+    """A lone process answers for what others have left."""
+    start(LOG_AND_EXIT, run_dir, 40, env={"HF_MPWRITER_DISABLED": "1"}).succeed()
+    (path,) = event_paths(run_dir)
+    offset, size = spoil(path, "zero blocks")
+    code, _, told = start(LOG_AND_EXIT, run_dir, 5).finish()
+    assert code == 0
+    (line,) = [line for line in told.splitlines() if path.name in line]
+    assert f"offset {offset}" in line
+    assert f"{size} bytes" in line

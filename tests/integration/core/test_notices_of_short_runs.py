@@ -1,0 +1,40 @@
+"""What is known when a run ends is told by then: also in a run that is shorter than the first housekeeping."""
+
+from __future__ import annotations
+
+import pytest
+from programs import wait_for
+from runs import no_uploader, run
+
+SHORT = """
+import sys
+from hf_mpwriter import HFSummaryWriter
+from hf_mpwriter.worker import worker
+worker.HOUSEKEEPING_EVERY = 1000.0  # seconds: the run is over before
+{}
+"""
+WITH = """
+with HFSummaryWriter("me/run", logdir=sys.argv[1]) as writer:
+    writer.add_scalar("loss", 1.0, 1)
+"""
+NEVER_CLOSED = """
+HFSummaryWriter("me/run", logdir=sys.argv[1]).add_scalar("loss", 1.0, 1)
+"""
+CLOSED = """
+writer = HFSummaryWriter("me/run", logdir=sys.argv[1])
+writer.add_scalar("loss", 1.0, 1)
+writer.close()
+"""
+
+
+@pytest.mark.parametrize("body", [WITH, NEVER_CLOSED, CLOSED])
+def test_a_short_run_is_told_that_it_is_public(hub, run_dir, start, body):
+    """Created and PUBLIC, once each, also if the Hub takes its time between the two."""
+    hub.fault("GET /api/models/me/run slow seconds=1")
+    code, _, errors = start(SHORT.format(body), run_dir).finish()
+    assert code == 0, errors
+    assert (errors.count("created http"), errors.count("is PUBLIC")) == (1, 1), errors
+    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
+    assert "PUBLIC" not in start(SHORT.format(body), run_dir, env={"RANK": "1"}).finish()[2]
+    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
+    assert "me/run@main/tensorboard/exp1 (" in run("status", run_dir).output

@@ -1,0 +1,118 @@
+"""What stands in the place of a file is no file: a pipe, a device, a directory. Nothing waits for it or follows it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from programs import DEADLINE, wait_for
+from runs import LOG_AND_EXIT, finished, no_uploader, sync
+
+from hf_mpwriter.testing import processes
+
+TRAINING = """
+import sys
+from hf_mpwriter import HFSummaryWriter
+from hf_mpwriter.base.errors import HfMpWriterError
+try:
+    writer = HFSummaryWriter("me/run", logdir=sys.argv[1], commit_every=0.01, exit_timeout=2)
+except HfMpWriterError as error:
+    print("refused", flush=True)
+    sys.exit()
+for step in range(20):
+    writer.add_scalar("loss", 1.0, step)
+writer.push(wait=1)
+writer.flush()
+writer.close(wait=True)
+print("trained")
+"""
+
+
+def put(kind: str, path: Path) -> None:
+    """Put something else in the place of a file."""
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "directory":
+        path.mkdir()
+    elif kind == "endless device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.symlink_to(path)
+
+
+@pytest.fixture
+def ended_run(hub, run_dir, start):
+    """A run that is over, with every kind of file in its spool, in flight too."""
+    start(LOG_AND_EXIT, run_dir, 5).succeed()
+    wait_for(lambda: finished(run_dir), "the uploader leaves")
+    (host,) = (run_dir / ".hf_mpwriter" / "hosts").iterdir()
+    for name in ("in_flight.json", "outbox/00000001.json"):
+        (host / name).write_text("{}")
+    (run_dir / ".hf_mpwriter" / "members" / "main.host-0.1.2-3").touch()
+    return run_dir
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("kind", ["pipe", "directory", "endless device", "link to itself"])
+def test_what_stands_in_the_place_of_a_file_of_the_spool_stops_nothing(ended_run, tmp_path, start, kind):
+    """Of each file of the spool in turn: training ends well, or is refused when it starts, and uploaders end."""
+    spool = ended_run / ".hf_mpwriter"
+    names = sorted(str(path.relative_to(spool)) for path in spool.rglob("*") if stat.S_ISREG(path.lstat().st_mode))
+    assert len(names) >= 8, names
+    places = {}
+    for number, name in enumerate(names):
+        places[name] = tmp_path / "attacked" / str(number) / "exp1"
+        shutil.copytree(ended_run, places[name])
+        put(kind, places[name] / ".hf_mpwriter" / name)
+    programs = {name: start(TRAINING, place) for name, place in places.items()}
+    ends = {name: program.finish(2 * DEADLINE) for name, program in programs.items()}
+    assert {name: end for name, end in ends.items() if end[0] or end[1] not in ("trained\n", "refused\n")} == {}
+    for name, place in places.items():
+        wait_for(lambda place=place: not processes.left_behind(str(place)), f"uploaders end, with {name}", 2 * DEADLINE)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("kind", ["pipe", "endless device"])
+def test_the_commands_wait_for_no_pipe(ended_run, tmp_path, kind):
+    """`status`, `sync` and `verify` of a run directory in which a file of the spool is none: each of them ends."""
+    for name in ("FORMAT", "run.json", "ledger.json", "status.json"):
+        place = tmp_path / "attacked" / name / "exp1"
+        shutil.copytree(ended_run, place)
+        (path,) = place.glob(f".hf_mpwriter/**/{name}")
+        put(kind, path)
+        for words in (["status"], ["verify"]):
+            command = [sys.executable, "-m", "hf_mpwriter", *words, str(place)]
+            result = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False)
+            assert "Traceback" not in result.stderr, (name, words, result.stderr)
+        assert "Traceback" not in sync(place, "--timeout", "2").stderr
+        wait_for(lambda place=place: no_uploader(place), "the uploader leaves")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link to a secret", "directory", "endless device"])
+def test_what_stands_beside_the_event_files_stops_nothing_and_is_not_sent(hub, run_dir, tmp_path, start, kind):
+    """Under the names of an event file, of a rank's directory and of an attachment."""
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    (secret / "events.out.tfevents.1.secret").write_bytes(b"a secret")
+    run_dir.mkdir(parents=True)
+    for name in ("events.out.tfevents.1795233002.other.1.0", "rank_00007", "notes.txt"):
+        path = run_dir / name
+        if kind == "link to a secret":
+            path.symlink_to(secret if name.startswith("rank") else secret / "events.out.tfevents.1.secret")
+        else:
+            path.touch()
+            put(kind, path)
+    program = start(LOG_AND_EXIT.replace("logdir=", "repo_allow_patterns=None, logdir="), run_dir, 5)
+    program.succeed()
+    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
+    sent = [path for path in Path(hub.root).rglob("*") if path.is_file() and b"a secret" in path.read_bytes()]
+    assert sent == []
+    tree = hub.store.tree("model", "me/run", "main")
+    (own,) = (path for path in run_dir.iterdir() if f".{program.pid}." in path.name)
+    assert f"tensorboard/exp1/{own.name}" in tree

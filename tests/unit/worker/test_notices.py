@@ -1,0 +1,62 @@
+"""The notices that a worker tells: each once, none of the past."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.notices import NoticesFile
+from hf_mpwriter.worker.notices import RECENT, Notices
+
+
+@pytest.fixture
+def told(own_spool, caplog):
+    """What a worker tells now."""
+
+    def tell(notices: Notices) -> list[str]:
+        caplog.clear()
+        notices.tell(own_spool)
+        return [record.getMessage() for record in caplog.records]
+
+    return tell
+
+
+def uploader(spool: Spool, host: str = "h", ago: float = 0.0) -> NoticesFile:
+    """The notices file of an uploader that starts now, with a clock that is behind."""
+    os.makedirs(spool.host(host).root, exist_ok=True)
+    return NoticesFile(spool.host(host), lambda: time.time() - ago)
+
+
+def test_each_notice_is_told_once(own_spool, told):
+    """Whatever comes when, also from an uploader that was replaced, and from one on another host."""
+    notices = Notices(own_spool, time.time())
+    assert told(notices) == []
+    first = uploader(own_spool)
+    first.note(["created me/run"])
+    assert told(notices) == ["created me/run"]
+    first.note(["me/run is PUBLIC"])
+    assert told(notices) == ["me/run is PUBLIC"]
+    assert told(notices) == []
+    uploader(own_spool).note(["created me/run", "the limit"])
+    uploader(own_spool, "other").note(["me/run is PUBLIC"])
+    assert told(notices) == ["created me/run", "the limit", "me/run is PUBLIC"]
+    assert told(notices) == []
+
+
+def test_what_was_there_before_is_not_told_again(own_spool, told):
+    """A run that is resumed; but a rank that came first may have started the uploader a moment ago."""
+    uploader(own_spool, ago=2 * RECENT).note(["old"])
+    uploader(own_spool).note(["recent"])
+    assert told(Notices(own_spool, time.time())) == ["recent"]
+
+
+def test_a_spool_that_was_removed_has_no_notices(own_spool, told):
+    """Training goes on."""
+    notices = Notices(own_spool, time.time())
+    os.rename(own_spool.hosts, own_spool.hosts + "~")
+    assert told(notices) == []
+    with open(own_spool.hosts, "w", encoding="utf-8"):
+        assert told(notices) == []
