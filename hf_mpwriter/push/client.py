@@ -24,7 +24,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -42,6 +41,7 @@ from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Sent, Split
 from hf_mpwriter.push.classify import classify
 from hf_mpwriter.push.transport import Transport
+from hf_mpwriter.system import disk
 
 PATHS_PER_REQUEST = 500
 CHUNK = 1 << 20  # bytes hashed at once
@@ -166,13 +166,13 @@ class Hub:
     @contextlib.contextmanager
     def _copy(self, path: str, revision: str, size: int, scratch: str) -> Iterator[str]:
         where: dict[str, Any] = {**self._where, "filename": self._destination.path(path), "revision": revision}
-        shutil.rmtree(scratch, ignore_errors=True)
+        disk.remove_tree(scratch)
         try:
             with self._transport.expecting(size):
                 copy = self._api.hf_hub_download(**where, local_dir=scratch)
             yield copy
         finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+            disk.remove_tree(scratch)
 
     def commit(
         self, sources: Sequence[Source], parent: str, *, fenced: bool, tag_card: bool

@@ -20,6 +20,7 @@ Invariants:
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -193,6 +194,19 @@ def remove(place: Place, word: str, *, durable: bool = True) -> None:
         return
     if durable:
         fsync_dir(place.parent, word)
+
+
+def remove_tree(path: str) -> None:
+    """Remove a directory of files that are of no use any more, as far as the disk allows it; links are not followed."""
+    for directory, folders, files in os.walk(path, topdown=False):
+        for name in files:
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join(directory, name))
+        for name in folders:  # a link to a directory is among them
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join(directory, name))
+        with contextlib.suppress(OSError):
+            os.rmdir(directory)
 
 
 def make_dirs(place: Place, mode: int = DIR_MODE, *, durable: bool = True, private: bool = False) -> None:

@@ -17,7 +17,6 @@ Invariants:
 from __future__ import annotations
 
 import logging
-import shutil
 import time
 from collections.abc import Callable
 
@@ -28,6 +27,7 @@ from hf_mpwriter.spool.layout import HostSpool, Spool
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.outbox import Batch, Outbox, filesystem_time, interrupted, stamp
 from hf_mpwriter.spool.status import UploaderStatus
+from hf_mpwriter.system import disk
 from hf_mpwriter.uploader.lanes import Lane
 from hf_mpwriter.uploader.pacing import Pacing
 
@@ -81,7 +81,7 @@ class InFlight:
 
         The record of another host stays for that host; the ledger knows which of them need no more care.
         """
-        shutil.rmtree((self._host.cache / SCRATCH).way, ignore_errors=True)
+        disk.remove_tree((self._host.cache / SCRATCH).way)
         before, known, news = self._ledger.taken_over, set[str](), False
         for host in map(self._spool.host, self._spool.host_ids()):
             if (lost := interrupted(host)) is None:

@@ -210,7 +210,7 @@ class HubOfRun:
         """What it says that is there."""
         return dict.fromkeys(paths, self.there) if self.there else {}
 
-    def measure(self, _path, _revision, _scratch) -> Remote:
+    def measure(self, _path, _revision, _size, _scratch) -> Remote:
         """What is there."""
         return self.really
 
@@ -225,6 +225,7 @@ class HubOfRun:
 
 def carried(run_dir, hub: HubOfRun, **changes):
     """The verdict on a job with these changes, and the notices."""
+    (run_dir / ".hf_mpwriter").mkdir(exist_ok=True)
     notices: list[str] = []
     verdict = commit_module.carry(dataclasses.replace(job(run_dir), **changes), hub, notices.append, random.Random(1))
     return verdict, notices
