@@ -33,6 +33,7 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -96,7 +97,7 @@ class Example:
         """Run it and judge."""
         with self._hub:
             before = self._elsewhere()
-            code, out, errors = self._train()
+            code, out, errors = self._run(self._told())
             self._judge_output(code, out, errors)
             run_dir = os.fsdecode(self.run_dir)
             left = becomes_true(lambda: not processes.left_behind(run_dir), DEADLINE, 0.1)
@@ -114,7 +115,7 @@ class Example:
                     os.kill(pid, 9)
 
     def _environment(self, changes: dict[str, str | None]) -> dict[str, str | None]:
-        paths = [str(self.place / "without_torch"), str(HELPERS / "hurry")]
+        paths = [str(self.place / "without_torch"), str(HELPERS / "hurry"), str(HELPERS / "watch")]
         return {
             **changes,
             "HF_ENDPOINT": self._hub.endpoint,
@@ -127,9 +128,10 @@ class Example:
             "PYTHONDONTWRITEBYTECODE": "1",
         }
 
-    def _train(self) -> tuple[int, str, str]:
+    def _told(self) -> dict[str, Any]:
+        """What the program has to know."""
         drawn = self.drawn
-        told = {
+        return {
             "environment": self._environment(drawn.environment),
             "cwd": str(self.place / "cwd"),
             "user": self.user,
@@ -144,7 +146,11 @@ class Example:
             "run_dir": self.run_dir.hex(),
             "journals": str(self.place / "journals"),
             "exit_timeout": EXIT_TIMEOUT if drawn.uploads else 1.0,
+            "sync": "",
         }
+
+    def _run(self, told: dict[str, Any]) -> tuple[int, str, str]:
+        """Run the program; return exit code, output and errors."""
         process = subprocess.Popen(
             [sys.executable, str(PROGRAM), "begin", json.dumps(told)],
             stdin=subprocess.DEVNULL,
@@ -160,13 +166,17 @@ class Example:
         return process.returncode, out.decode(errors="replace"), errors.decode(errors="replace")
 
     def _sync(self) -> None:
-        """Bring to the Hub what could not go there, in usual surroundings."""
-        environment = {name: value for name, value in self._environment({}).items() if value is not None}
-        command = [sys.executable, "-m", "hf_mpwriter", "sync", os.fsdecode(self.run_dir), "--timeout", "60"]
-        usual = os.environ | environment | {"HF_TOKEN": TOKEN, "HF_HOME": str(self.place / "sync")}
-        result = subprocess.run(command, env=usual, capture_output=True, timeout=DEADLINE, check=False, cwd="/")
-        if result.returncode:
-            self.findings.append(f"sync ended with {result.returncode}: {result.stdout!r} {result.stderr!r}")
+        """Bring to the Hub what could not go there, as the same user in usual surroundings."""
+        usual = {"HF_HOME": str(self.place / "home" / "sync"), "HOME": str(self.place / "home")}
+        told = self._told() | {
+            "environment": self._environment(usual) | {"HF_TOKEN": TOKEN},
+            "deleted_cwd": False,
+            "closed": [],
+            "sync": os.fsdecode(self.run_dir),
+        }
+        code, out, errors = self._run(told)
+        if code:
+            self.findings.append(f"sync ended with {code}: {out!r} {errors!r}")
 
     # the judgement
 
@@ -186,7 +196,9 @@ class Example:
 
     def _judge_records(self) -> None:
         run_dir = os.fsdecode(self.run_dir)
-        view = View(self._hub.store, "me/run", f"tensorboard/{os.path.basename(run_dir)}")
+        with open(os.path.join(self.run_dir, b".hf_mpwriter", b"run.json"), "rb") as file:
+            folder = json.load(file)["destination"]["path_in_repo"]
+        view = View(self._hub.store, "me/run", folder)
         report = check(run_dir, view, read_journals(str(self.place / "journals")))
         self.findings += report.problems
         count = sum(file.hub_events for file in report.files.values())
@@ -199,7 +211,7 @@ class Example:
         """What is at places where nothing is to be made."""
         environment = self.drawn.environment
         named = [environment[name] for name in ("HOME", "XDG_CACHE_HOME", "HF_HOME", "HF_HUB_CACHE", "HF_XET_CACHE")]
-        allowed = [os.path.join(self.place, "cwd", name) for name in named if name]
+        allowed = [os.path.normpath(os.path.join(self.place, "cwd", name)) for name in named if name]
         allowed += [str(self.place / name) for name in ("runs", "journals", "home", "sync")]
         found = set()
         for top in (str(self.place),):

@@ -114,13 +114,18 @@ class Siege:
                 directory.mkdir()
                 os.chown(directory, user, -1)
         (home / "without_torch" / "torch.py").write_text("raise ImportError('hidden: it takes seconds')")
-        paths = [str(home / "without_torch"), str(HELPERS / "hurry"), os.environ.get("PYTHONPATH", str(PACKAGE.parent))]
+        paths = [
+            home / "without_torch",
+            HELPERS / "hurry",
+            HELPERS / "watch",
+            os.environ.get("PYTHONPATH", PACKAGE.parent),
+        ]
         environment = {
             **os.environ,
             **variables(home),
             "HOME": str(home),
             "TMPDIR": str(home / "tmp"),
-            "PYTHONPATH": ":".join(paths),
+            "PYTHONPATH": ":".join(map(str, paths)),
             "PYTHONDONTWRITEBYTECODE": "1",
             "HF_ENDPOINT": endpoint,
             "HF_TOKEN": token,

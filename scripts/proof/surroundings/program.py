@@ -26,6 +26,8 @@ def begin(told: dict[str, Any]) -> None:
             os.environ[name] = value
     os.chdir(told["cwd"])
     command = [sys.executable, os.path.abspath(__file__), "train", json.dumps(told), "x" * told["argument"]]
+    if told["sync"]:
+        command = [sys.executable, "-m", "hf_mpwriter", "sync", told["sync"], "--timeout", "60"]
     if told["user"]:
         from hostile.users import become
 
