@@ -184,18 +184,11 @@ class Starter:
 @contextlib.contextmanager
 def opened(spool: Spool, host: HostSpool) -> Iterator[tuple[int, int, int]]:
     """Descriptors of the run directory, the spool and the log, for an uploader."""
-    directory = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-    with contextlib.ExitStack() as stack:
-
-        def closed_later(fd: int) -> int:
-            stack.callback(os.close, fd)
-            return fd
-
-        yield (
-            closed_later(os.open(spool.run_dir, directory)),
-            closed_later(os.open(spool.root, directory | os.O_NOFOLLOW)),
-            closed_later(disk.open_anew(host.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)),  # no pipe without a reader
-        )
+    log = disk.open_anew(host.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)  # no pipe without a reader
+    try:
+        yield spool.run.fd, spool.directory.fd, log
+    finally:
+        os.close(log)
 
 
 def has_ended(pid: int) -> bool:

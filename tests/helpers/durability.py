@@ -149,10 +149,9 @@ class Durability(RuleBasedStateMachine):
         ):
             self._patches.enter_context(change)
 
-    def _temporary(self, path):
+    def _temporary(self, place):
         self.temporaries += 1
-        directory, name = os.path.split(path)
-        return os.path.join(directory, f".{name}.{self.temporaries}.tmp")
+        return place.parent / f".{place.basename}.{self.temporaries}.tmp"
 
     # what happens
 
