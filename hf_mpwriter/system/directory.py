@@ -40,9 +40,6 @@ def identity(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-# directories
-
-
 class ReplacedError(FileNotFoundError):
     """The directory that was held is not at its path any more."""
 
@@ -66,10 +63,6 @@ class Directory:
         self.path, self.above, self._check = os.path.abspath(path), above, check
         self._fd = -1
         self._identity: tuple[int, int] | None = None  # from the first opening on
-
-    def __str__(self) -> str:
-        """Return the path, for messages."""
-        return self.path
 
     def __truediv__(self, name: str) -> Place:
         """Return a place in it."""
@@ -124,7 +117,7 @@ class Directory:
         self._take(fd)
 
     def is_there(self) -> bool:
-        """Whether there is a directory to hold; OSError if it must not be used, or is none."""
+        """Whether there is one; OSError if it must not be used, or is none."""
         try:
             return self.fd >= 0
         except FileNotFoundError:
@@ -290,9 +283,6 @@ def at(path: str | os.PathLike[str]) -> Place:
     """A place of the caller's choice, outside of run directory and spool: its directory is held by itself."""
     directory, name = os.path.split(os.path.abspath(path))
     return Place(Directory(directory), name)
-
-
-# what others may do with it
 
 
 def check_names(fd: int, place: Place) -> None:

@@ -6,8 +6,7 @@ A state on disk is made in one of three ways. Each leaves a whole file or none a
     replace(place, data)   temporary name -> fsync -> rename   readers see the old content or the new one
     remove(place)          unlink -> fsync of the directory
 
-Without the fsync of the file, xfs shows a file of no bytes after a power cut. Without the fsync of the directory, the
-older file came back after 1 of 15 (ext4) to 4 of 15 (xfs) power cuts.
+Without the first fsync, xfs shows an empty file after a power cut; without the second, the older one came back.
 
 Invariants:
 - All is reached beneath a held directory, see `directory`, and not through a link. What is made is for its owner only,
@@ -87,11 +86,7 @@ def clone(source: int, target: int) -> bool:
 
 
 def write_all(fd: int, data: bytes) -> None:
-    """Write all of `data`.
-
-    Raises:
-        OSError: the disk refuses it; a part may be written.
-    """
+    """Write all of `data`; OSError if the disk refuses it, then a part may be written."""
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
@@ -250,9 +245,6 @@ def _share_new(place: Place) -> None:
 
 def open_ours(place: Place, flags: int) -> int:
     """Open a regular file in the spool; a new one is for its owner, or for the group of its directory too.
-
-    Returns:
-        The descriptor.
 
     Raises:
         OSError: it cannot be opened, is no regular file, or may be another one by a second name.

@@ -67,7 +67,7 @@ class Orphans:
         if not ticks or (pid, ticks) in self._living.values():
             return
         with contextlib.suppress(OSError):
-            with open(f"/proc/{pid}/cmdline", "rb") as file:
+            with open(f"/proc/{pid}/cmdline", "rb", opener=process.open_above) as file:
                 arguments = [os.fsdecode(argument) for argument in file.read().split(b"\0")]
             if launch.is_command_of("uploader", arguments, self._spool.run_dir):
                 self._living[os.getsid(pid)] = pid, ticks
@@ -94,7 +94,7 @@ def _zombies(over: Mapping[int, float]) -> Iterator[int]:
     tick = 1 / os.sysconf("SC_CLK_TCK")
     for name in filter(str.isdecimal, os.listdir("/proc")):
         try:
-            with open(f"/proc/{name}/stat", "rb") as file:
+            with open(f"/proc/{name}/stat", "rb", opener=process.open_above) as file:
                 fields = file.read().rpartition(b")")[2].split()
         except OSError:  # it is gone
             continue

@@ -33,6 +33,7 @@ from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.members import MemberFile
 from hf_mpwriter.spool.outbox import Batch, InFlightRecord
 from hf_mpwriter.system import disk, locks
+from hf_mpwriter.system.directory import Place
 from hf_mpwriter.system.process import Process
 from hf_mpwriter.uploader import in_flight, loop, pacing
 from hf_mpwriter.worker.files import event_directories
@@ -149,10 +150,9 @@ class Durability(RuleBasedStateMachine):
         ):
             self._patches.enter_context(change)
 
-    def _temporary(self, path):
+    def _temporary(self, place):
         self.temporaries += 1
-        directory, name = os.path.split(path)
-        return os.path.join(directory, f".{name}.{self.temporaries}.tmp")
+        return place.parent / f".{place.basename}.{self.temporaries}.tmp"
 
     # what happens
 
@@ -403,7 +403,7 @@ class Durability(RuleBasedStateMachine):
                 if self.uploader is None:
                     break
         assert self.uploader is None, "the uploader does not come to an end"
-        for name in event_directories(self.spool.run_dir):
+        for name in map(str, event_directories(Place(self.spool.run))):
             for path in (os.path.join(name, one) for one in os.listdir(name)):
                 relative = os.path.relpath(path, self.spool.run_dir)
                 with open(path, "rb") as file:

@@ -125,6 +125,42 @@ def test_only_disk_syncs_links_and_renames():
     assert names & (owned | {"shutil"}) == set()
 
 
+def calls(tree: ast.AST, name: str) -> Iterator[ast.Call]:
+    """All calls of a builtin function."""
+    for node in statements(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == name:
+            yield node
+
+
+def test_one_function_opens_files_in_training():
+    """It keeps descriptors above the standard streams; a builtin `open` uses it, or takes an open descriptor."""
+    training = without(set(TREES), "localhub", "demo", "testing", "push", "uploader", "cli") - {"system.daemon"}
+    assert {module for module in training if "os.open" in used(TREES[module])} == {"system.process"}
+    assert {module for module in training if used(TREES[module]) & {"os.dup", "os.memfd_create", "os.pipe"}} == {
+        "system.launch",  # within `standard_taken`, or moved up at once
+        "system.process",
+    }
+    others = [
+        f"{module}:{call.lineno}"
+        for module in training
+        for call in calls(TREES[module], "open")
+        if ast.unparse(call.args[0]) != "fd" and "open_above" not in ast.unparse(call)
+    ]
+    assert others == []
+
+
+def test_only_held_directories_are_listed():
+    """A scan by path would follow what takes the place of a directory."""
+    by_path = {"os.listdir", "os.scandir", "os.walk", "os.fwalk"}
+    users = without({module for module, tree in TREES.items() if used(tree) & by_path}, "localhub", "demo", "testing")
+    assert users == {
+        "system.directory",
+        "system.daemon",  # /proc
+        "uploader.siblings",  # the directory above the run directory
+        "worker.orphans",  # /proc
+    }
+
+
 def test_only_launch_and_the_handle_of_a_push_start_processes():
     """`subprocess` can block when another thread forks; only the uploader, of one thread, starts pushes with it."""
     assert without(importers("subprocess"), "testing", "localhub", "demo", "cli") == {"push.handle"}
