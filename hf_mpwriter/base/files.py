@@ -21,6 +21,7 @@ BATCH_FILES = 100  # files in one batch
 BATCH_IN_MEMORY = 64 << 20  # bytes of one batch that the push holds in memory
 BATCH_BYTES = 512 << 20  # bytes in one batch
 REGULAR_BYTES = 10 << 20  # size up to which the Hub may want the content of an attachment in the commit itself
+CHUNK = 1 << 20  # bytes that are read at once
 LONGEST = (1 << 63) - 1  # bytes of a file, as the kernel counts
 
 
@@ -80,3 +81,17 @@ class LocalFile:
 def git_hasher(size: int) -> hashlib._Hash:
     """A hasher that gives git's id of a content of `size` bytes once it was fed with it."""
     return hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+
+
+def digest(path: str, length: int) -> str:
+    """sha256 of the first `length` bytes of a file, hex; of fewer if it is shorter."""
+    return feed(hashlib.sha256(), path, length)
+
+
+def feed(hasher: hashlib._Hash, path: str, length: int) -> str:
+    """Feed a hasher with the first `length` bytes of a file; its digest, hex."""
+    with open(path, "rb") as file:
+        while length > 0 and (chunk := file.read(min(CHUNK, length))):
+            hasher.update(chunk)
+            length -= len(chunk)
+    return hasher.hexdigest()

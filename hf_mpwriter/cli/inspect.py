@@ -33,13 +33,12 @@ from hf_mpwriter.cli.logdir import existing_spool, logdir_argument, newest_setti
 from hf_mpwriter.cli.output import counted, exit_code, file_line, show_damage, uploader_line
 from hf_mpwriter.snapshot.attachments import Attachments
 from hf_mpwriter.snapshot.event_files import Damage, EventFileScan
-from hf_mpwriter.spool import notices
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.member_lines import Member
 from hf_mpwriter.spool.members import Members
 from hf_mpwriter.spool.progress import Progress, size_text
-from hf_mpwriter.spool.status import UploaderStatus
+from hf_mpwriter.spool.status import UploaderStatus, read_notices
 from hf_mpwriter.system.process import host_id
 from hf_mpwriter.system.redaction import printable
 
@@ -125,7 +124,7 @@ def _overview(spool: Spool) -> tuple[Overview, list[Damage]]:
         run_dir=spool.run_dir,
         destination=destination,
         visibility=visibility(ledger),
-        notices=[notice.text for notice in notices.read(spool.host(host_id()))],
+        notices=[notice.text for notice in read_notices(spool.host(host_id()))],
         uploader=progress.uploader(),
         uploader_is_alive=progress.uploader_is_alive(),
         workers=sorted({member.name.worker for member in members if member.alive}),

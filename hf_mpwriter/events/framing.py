@@ -162,7 +162,7 @@ def session_start_event(wall_time: float, step: int) -> bytes:
     return b"\x09" + _DOUBLE.pack(wall_time) + _step_field(step) + b"\x3a\x02\x08\x01"
 
 
-class Ending(NamedTuple):
+class WholeEnd(NamedTuple):
     """Where the whole records of a file end.
 
     Attributes:
@@ -175,7 +175,7 @@ class Ending(NamedTuple):
     is_damaged: bool
 
 
-def ending(fd: int, start: int = 0, end: int | None = None) -> Ending:
+def ending(fd: int, start: int = 0, end: int | None = None) -> WholeEnd:
     """Where the whole records end, and what comes next.
 
     Args:
@@ -192,7 +192,7 @@ def ending(fd: int, start: int = 0, end: int | None = None) -> Ending:
             chunk = _read_exactly(fd, needed, position)
             used, needed = _whole_records(chunk)
         if used == 0:
-            return Ending(position, needed == _DAMAGED)
+            return WholeEnd(position, needed == _DAMAGED)
         position += used
 
 

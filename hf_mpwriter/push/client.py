@@ -22,7 +22,6 @@ Facts behind this module (huggingface_hub 2.4.0):
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -36,7 +35,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from hf_mpwriter.base.files import PAYLOAD_LIMIT, LocalFile, git_hasher
+from hf_mpwriter.base.files import PAYLOAD_LIMIT, LocalFile, digest, feed, git_hasher
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Sent, Split
 from hf_mpwriter.push.classify import classify
@@ -44,7 +43,6 @@ from hf_mpwriter.push.transport import Transport
 from hf_mpwriter.system import disk
 
 PATHS_PER_REQUEST = 500
-CHUNK = 1 << 20  # bytes hashed at once
 CARD_TIMEOUT = 15.0  # seconds; the events do not wait longer for a model card
 LARGEST_FILE = 50 << 30  # bytes that the Hub takes in one file
 PARENT_DIGITS = 40  # hex digits of a commit id that the client can name
@@ -161,7 +159,7 @@ class Hub:
         """What the Hub's copy really is, whatever it says of it; the copy is downloaded, see `begins_with`."""
         with self._copy(path, revision, size, scratch) as copy:
             size = os.stat(copy).st_size
-            return Remote(size, digest(copy, size), _feed(git_hasher(size), copy, size))
+            return Remote(size, digest(copy, size), feed(git_hasher(size), copy, size))
 
     @contextlib.contextmanager
     def _copy(self, path: str, revision: str, size: int, scratch: str) -> Iterator[str]:
@@ -321,21 +319,8 @@ def _sent(source: Source, addition: CommitOperationAdd) -> tuple[str, Sent] | No
     return file.path, Sent(file.length, known.hex() if known else digest(source.path, file.length))
 
 
-def digest(path: str, length: int) -> str:
-    """sha256 of the first `length` bytes of a file, hex; of fewer if it is shorter."""
-    return _feed(hashlib.sha256(), path, length)
-
-
-def _feed(hasher: hashlib._Hash, path: str, length: int) -> str:
-    with open(path, "rb") as file:
-        while length > 0 and (chunk := file.read(min(CHUNK, length))):
-            hasher.update(chunk)
-            length -= len(chunk)
-    return hasher.hexdigest()
-
-
 def same_content(path: str, remote: Remote) -> bool:
     """Whether the Hub's copy is the local file's prefix of that size."""
     if remote.sha256 is not None:
         return digest(path, remote.size) == remote.sha256
-    return _feed(git_hasher(remote.size), path, remote.size) == remote.oid
+    return feed(git_hasher(remote.size), path, remote.size) == remote.oid

@@ -1,4 +1,5 @@
 """Files of ours on disk: the only caller of fsync, link and rename, and so the one seam for faults.
+It is longer than other modules, so that all that changes something on disk stands in one place.
 
 A state on disk is made in one of three ways. Each leaves a whole file or none at any kill, and a durable one at return:
 

@@ -253,14 +253,10 @@ def interpreter(env: Mapping[str, str]) -> str:
                 errno.ENOENT, f"{PYTHON_VARIABLE} is {named!r}, which is no program. Give the absolute path of a Python"
             )
         return found
-    for candidate in _candidates():
-        if _is_python(candidate):
-            return candidate
-    raise OSError(
-        errno.ENOENT,
-        f"sys.executable is {sys.executable!r}, which is no Python that this process may start. To upload, "
-        f"set {PYTHON_VARIABLE} to the path of a Python that has hf_mpwriter",
-    )
+    if (found := next(filter(_is_python, _candidates()), None)) is not None:
+        return found
+    trouble = f"sys.executable is {sys.executable!r}, which is no Python that this process may start. To upload, "
+    raise OSError(errno.ENOENT, f"{trouble}set {PYTHON_VARIABLE} to the path of a Python that has hf_mpwriter")
 
 
 def _program(name: str, path: str) -> str | None:

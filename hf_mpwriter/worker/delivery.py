@@ -1,7 +1,8 @@
-"""Delivery: what this process has logged in a run, and whether the Hub has it.
+"""Delivery: what this process has logged in a run, whether the Hub has it, and what uploaders have found out.
 
     event files      bytes on disk; records that wait in memory, or were dropped, because the disk refuses them
     attachments      where the patterns ask for them: a reporter answers for all, other processes for their own
+    notices          told as warnings whenever the worker keeps house, and at the end of a wait
 
 `push`, `status` and the Future of `scheduler.trigger` all start from `logged`.
 
@@ -9,6 +10,9 @@ Invariants:
 - Delivered means: the record of every call that had returned is on the Hub. What waits in memory is not, and what was
   dropped never will be.
 - It counts what this process has logged in this run directory, by whichever writer.
+- A notice is told once. The last number that was told is remembered per host, so an uploader that is replaced, or one
+  on another host, neither repeats nor hides anything. What was there before the worker is old news, except of the last
+  RECENT seconds: another rank may have been faster.
 """
 
 from __future__ import annotations
@@ -18,13 +22,16 @@ from collections.abc import Callable
 
 from hf_mpwriter.base.names import worker_dir
 from hf_mpwriter.base.settings import DEFAULT_ALLOW_PATTERNS
+from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.snapshot import attachments
 from hf_mpwriter.spool import progress
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Logged, Progress
+from hf_mpwriter.spool.status import NumberedNotice, read_notices
 from hf_mpwriter.worker.files import WorkerFiles
 from hf_mpwriter.worker.membership import Membership
 
+RECENT = 60.0  # seconds before the start of a worker from which notices are still told
 MEMORY_POLL = 0.2  # seconds between two looks at whether the disk takes what waits in memory
 
 
@@ -68,3 +75,43 @@ def push(spool: Spool, request: Callable[[], Logged], timeout: float, keep_house
         time.sleep(min(MEMORY_POLL, left))
     left = max(0.0, end - time.monotonic())
     return not progress.wait(Progress(spool), asked_for.lengths, left, keep_house) and asked_for.is_on_disk
+
+
+class Notices:
+    """The notices of a run, as one worker tells them.
+
+    Args:
+        spool: of the run directory.
+        started_at: unix time when the worker started.
+    """
+
+    def __init__(self, spool: Spool, started_at: float) -> None:
+        self._told: dict[str, int] = {}  # the last number per host
+        self._seen: dict[str, tuple[int, int]] = {}  # inode and mtime (ns) of the file when it was read last
+        for host in _hosts(spool):
+            old = [notice for notice in read_notices(spool.host(host)) if notice.time < started_at - RECENT]
+            self._told[host] = old[-1].number if old else 0
+
+    def tell(self, spool: Spool) -> None:
+        """Log what is new."""
+        for host in _hosts(spool):
+            for notice in self._news(spool, host):
+                self._told[host] = notice.number
+                logger.warning("%s", notice.line)
+
+    def _news(self, spool: Spool, host: str) -> list[NumberedNotice]:
+        try:
+            status = spool.host(host).notices.stat()
+        except OSError:
+            return []
+        if (stamp := (status.st_ino, status.st_mtime_ns)) == self._seen.get(host):
+            return []
+        self._seen[host] = stamp
+        return [notice for notice in read_notices(spool.host(host)) if notice.number > self._told.get(host, 0)]
+
+
+def _hosts(spool: Spool) -> list[str]:
+    try:
+        return spool.host_ids()
+    except OSError:
+        return []

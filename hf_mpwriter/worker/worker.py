@@ -33,10 +33,10 @@ from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Logged, Progress, Status
 from hf_mpwriter.system import locks, process
 from hf_mpwriter.worker import delivery, role, shutdown
+from hf_mpwriter.worker.delivery import Notices
 from hf_mpwriter.worker.election import Election
 from hf_mpwriter.worker.files import WorkerFiles
 from hf_mpwriter.worker.membership import Membership
-from hf_mpwriter.worker.notices import Notices
 from hf_mpwriter.worker.role import Role
 
 HOUSEKEEPING_EVERY = 3.0  # seconds

@@ -23,10 +23,10 @@ from modelled_disk import ERRORS, Dead, Disk
 from support import scalar
 
 from hf_mpwriter.base import state
+from hf_mpwriter.base.files import digest
 from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.events import framing
 from hf_mpwriter.push import commit
-from hf_mpwriter.push.client import digest
 from hf_mpwriter.push.job import Job
 from hf_mpwriter.spool import ledger, members
 from hf_mpwriter.spool.layout import Spool

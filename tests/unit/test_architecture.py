@@ -156,6 +156,7 @@ def test_only_held_directories_are_listed():
     assert users == {
         "system.directory",
         "system.daemon",  # /proc
+        "system.disk",  # what a push has downloaded, to remove it
         "uploader.siblings",  # the directory above the run directory
         "worker.orphans",  # /proc
     }

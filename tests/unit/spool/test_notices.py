@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 from support import failing
 
-from hf_mpwriter.spool import notices
 from hf_mpwriter.spool.layout import HostSpool
-from hf_mpwriter.spool.notices import KEPT, SAME_WITHIN, NoticesFile
+from hf_mpwriter.spool.status import KEPT, SAME_WITHIN, NoticesFile, read_notices
 
 PUBLIC = "me/run is PUBLIC: everybody can read it"
 
@@ -41,7 +40,7 @@ def host(own_spool) -> HostSpool:
 
 def texts(host: HostSpool) -> list[str]:
     """What a reader sees."""
-    return [notice.text for notice in notices.read(host)]
+    return [notice.text for notice in read_notices(host)]
 
 
 def test_what_is_found_out_again_is_one_notice(host, clock):
@@ -67,11 +66,11 @@ def test_a_second_creation_is_news_and_what_follows_it_too(host, clock):
 def test_numbers_grow_also_when_the_file_was_lost(host, clock):
     """A worker that has told all of before tells what comes."""
     NoticesFile(host, clock).note(["a", "b"])
-    before = notices.read(host)[-1].number
+    before = read_notices(host)[-1].number
     os.unlink(host.notices)
     clock.now += 1
     NoticesFile(host, clock).note(["a"])
-    assert notices.read(host)[0].number > before
+    assert read_notices(host)[0].number > before
 
 
 def test_only_the_newest_are_kept(host, clock):
@@ -94,7 +93,7 @@ def test_what_the_disk_refuses_is_written_later(host, clock):
 def test_a_damaged_file_counts_as_empty(host, clock, data):
     """It comes from anywhere; what follows is told all the same."""
     Path(host.notices).write_bytes(data)
-    assert notices.read(host) == ()
+    assert read_notices(host) == ()
     NoticesFile(host, clock).note(["a"])
     assert texts(host) == ["a"]
 
@@ -102,4 +101,4 @@ def test_a_damaged_file_counts_as_empty(host, clock, data):
 def test_a_text_obeys_no_terminal(host, clock):
     """It is one line of what can be printed."""
     NoticesFile(host, clock).note(["a\nb\x1b[2J"])
-    assert notices.read(host)[0].line == "a\\nb\\x1b[2J"
+    assert read_notices(host)[0].line == "a\\nb\\x1b[2J"

@@ -8,8 +8,8 @@ import time
 import pytest
 
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.notices import NoticesFile
-from hf_mpwriter.worker.notices import RECENT, Notices
+from hf_mpwriter.spool.status import NoticesFile
+from hf_mpwriter.worker.delivery import RECENT, Notices
 
 
 @pytest.fixture
