@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from hf_mpwriter.base.names import is_attachment, is_run_path
 from hf_mpwriter.base.verdicts import Sent
+from hf_mpwriter.system.process import open_above
 
 PAYLOAD_LIMIT = 128 << 20  # bytes of one file that a push holds in memory; a segment of ours has no more
 BATCH_FILES = 100  # files in one batch
@@ -90,7 +91,7 @@ def digest(path: str, length: int) -> str:
 
 def feed(hasher: hashlib._Hash, path: str, length: int) -> str:
     """Feed a hasher with the first `length` bytes of a file; its digest, hex."""
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=open_above) as file:
         while length > 0 and (chunk := file.read(min(CHUNK, length))):
             hasher.update(chunk)
             length -= len(chunk)
