@@ -36,6 +36,7 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -293,13 +294,30 @@ class Spool:
         except ForeignSpoolError:
             raise
         except (FileExistsError, NotADirectoryError) as error:
+            if self._others_may_rename():
+                raise self._is_taken(error) from error
             raise LogdirError(
                 f"The logdir {self.run_dir!r} cannot be a directory: {error.filename!r} is a file.",
                 hint="Give another logdir, or move that file away.",
             ) from error
         except OSError as error:
+            if self._others_may_rename() and error.errno in (errno.ELOOP, errno.ENOENT):
+                raise self._is_taken(error) from error
             raise self._cannot_be_written(error) from error
         self.check_format()
+
+    def _others_may_rename(self) -> bool:
+        """Whether other users may put something in place of the spool."""
+        try:
+            return bool(os.fstat(self.run.fd).st_mode & (stat.S_IWGRP | stat.S_IWOTH))
+        except OSError:
+            return False
+
+    def _is_taken(self, error: OSError) -> ForeignSpoolError:
+        return ForeignSpoolError(
+            f"{self.root} cannot be used: {error.strerror}. Other users may write into {self.run_dir}.",
+            hint=f"Remove what is there; to keep others out: chmod go-w {self.run_dir}",
+        )
 
     def _cannot_be_written(self, error: OSError) -> LogdirError:
         return LogdirError(

@@ -116,7 +116,9 @@ class _Redacting:
 
 def guard() -> None:
     """Redact what this process prints to standard output and error from now on."""
-    sys.stdout, sys.stderr = _Redacting(sys.stdout), _Redacting(sys.stderr)
+    for name in ("stdout", "stderr"):
+        if (stream := getattr(sys, name)) is not None:  # it is None where the program was started without
+            setattr(sys, name, _Redacting(stream))
 
 
 def _redact_record(record: logging.LogRecord) -> bool:

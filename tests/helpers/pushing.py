@@ -145,7 +145,9 @@ class Run:
         with pytest.MonkeyPatch.context() as patch:
             for name, value in env.items():
                 patch.setenv(name, value)
-            process = handle.PushHandle(self.job(changes), 60.0)
+            spool = Spool(str(self.root))
+            spool.create()
+            process = handle.PushHandle(self.job(changes), 60.0, spool)
         return wait_for(lambda: process.listen()[1], "the verdict")
 
     def arrives(self, hub: LocalHub, **changes: Any) -> None:

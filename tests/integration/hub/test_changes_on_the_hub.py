@@ -288,7 +288,7 @@ def test_the_history_is_squashed_only_when_asked(hub, run_dir, start):
 
 
 def test_settings_outlive_the_member_files(hub, run_dir, start, api):
-    """Private, with ignored files: `sync` after the run creates a deleted repository with the same settings."""
+    """Private, with ignored files: `sync --create` after the run makes a deleted repository with the same settings."""
     import subprocess
     import sys
 
@@ -298,7 +298,7 @@ def test_settings_outlive_the_member_files(hub, run_dir, start, api):
     start("import sys, tensorboardX\ntensorboardX.SummaryWriter(sys.argv[1]).close()", run_dir / "secret").succeed()
     wait_for(lambda: finished(run_dir), "the run is over")
     api.delete_repo("me/run")
-    subprocess.run([sys.executable, "-m", "hf_mpwriter", "sync", str(run_dir)], check=True, timeout=60)
+    subprocess.run([sys.executable, "-m", "hf_mpwriter", "sync", "--create", str(run_dir)], check=True, timeout=60)
     assert api.model_info("me/run").private
     assert not [path for path in api.list_repo_files("me/run") if "secret" in path]
 

@@ -105,7 +105,9 @@ def test_offline_no_process_waits_for_the_hub(tmp_path, monkeypatch, name):
     monkeypatch.setenv(name, "on")
     spool = Spool(str(tmp_path / "run"))
     spool.create()
-    shutdown.wait(Progress(spool), spool, {"a": 1}, 86400.0, Role(None, None), lambda: pytest.fail("it waits"))
+    logged = Logged({"a": 1})
+    fail = lambda: pytest.fail("it waits")  # noqa: E731 - a name for an expression
+    shutdown.wait(Progress(spool), spool, shutdown.Awaited({"a": 1}), 86400.0, Role(None, None), fail, lambda: logged)
 
 
 def test_where_xet_fails_content_goes_by_lfs(hub, run_dir, start):
