@@ -46,35 +46,44 @@ def put(kind: str, path: Path) -> None:
         path.symlink_to(path)
 
 
-@pytest.fixture
-def ended_run(hub, run_dir, start):
-    """A run that is over, with every kind of file in its spool; one in flight would mean minutes of settling."""
-    start(LOG_AND_EXIT, run_dir, 5).succeed()
-    wait_for(lambda: finished(run_dir), "the uploader leaves")
+def complete(run_dir: Path) -> Path:
+    """Add what a run that is over may lack in its spool; one in flight would mean minutes of settling."""
     (host,) = (run_dir / ".hf_mpwriter" / "hosts").iterdir()
     (host / "outbox" / "00000001.json").write_text("{}")
     (run_dir / ".hf_mpwriter" / "members" / "main.host-0.1.2-3").touch()
     return run_dir
 
 
+def files_of_spool(run_dir: Path) -> list[str]:
+    """Every regular file of a spool."""
+    spool = run_dir / ".hf_mpwriter"
+    return sorted(str(path.relative_to(spool)) for path in spool.rglob("*") if stat.S_ISREG(path.lstat().st_mode))
+
+
+@pytest.fixture
+def ended_run(hub, run_dir, start):
+    """A run that is over, with every kind of file in its spool."""
+    start(LOG_AND_EXIT, run_dir, 5).succeed()
+    wait_for(lambda: finished(run_dir), "the uploader leaves")
+    return complete(run_dir)
+
+
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("kind", ["pipe", "directory", "endless device", "link to itself"])
 def test_what_stands_in_the_place_of_a_file_of_the_spool_stops_nothing(ended_run, tmp_path, start, kind):
     """Of each file of the spool in turn: training ends well, or is refused when it starts, and uploaders end."""
-    spool = ended_run / ".hf_mpwriter"
-    names = sorted(str(path.relative_to(spool)) for path in spool.rglob("*") if stat.S_ISREG(path.lstat().st_mode))
+    names = files_of_spool(ended_run)
     assert len(names) >= 8, names
-    places = {}
-    for number, name in enumerate(names):
-        places[name] = tmp_path / "attacked" / str(number) / "exp1"
-        shutil.copytree(ended_run, places[name])
-        for path in places[name].rglob("*.json"):  # a repository of its own: else they would wait for each other
-            path.write_text(path.read_text().replace("me/run", f"me/run{number}"))
-        put(kind, places[name] / ".hf_mpwriter" / name)
-    programs = {name: start(TRAINING, place, f"me/run{n}") for n, (name, place) in enumerate(places.items())}
+    places = {name: (tmp_path / "attacked" / str(n) / "exp1", f"me/run{n}") for n, name in enumerate(names)}
+    for program in [start(TRAINING, *place) for place in places.values()]:
+        program.succeed(2 * DEADLINE)
+    for name, (place, _) in places.items():
+        wait_for(lambda place=place: not processes.left_behind(str(place)), "the uploader leaves", 2 * DEADLINE)
+        put(kind, complete(place) / ".hf_mpwriter" / name)
+    programs = {name: start(TRAINING, *place) for name, place in places.items()}
     ends = {name: program.finish(2 * DEADLINE) for name, program in programs.items()}
     assert {name: end for name, end in ends.items() if end[0] or end[1] not in ("trained\n", "refused\n")} == {}
-    for name, place in places.items():
+    for name, (place, _) in places.items():
         wait_for(lambda place=place: not processes.left_behind(str(place)), f"uploaders end, with {name}", 2 * DEADLINE)
 
 
