@@ -17,21 +17,41 @@ DEVICE = "/dev/fuse"
 @contextlib.contextmanager
 def hanging(path: str | os.PathLike) -> Iterator[None]:
     """Mount it on a new directory; all that waits in it fails with ENOTCONN at the end."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    os.makedirs(path)
-    fd = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
+    fd = _mounted(path)
     try:
-        options = f"fd={fd},rootmode=40000,user_id=0,group_id=0,allow_other".encode()
-        if libc.mount(b"hanging", os.fsencode(path), b"fuse", 0, options):
-            raise OSError(ctypes.get_errno(), "mount", str(path))
-        try:
-            yield
-        finally:
-            libc.umount2(os.fsencode(path), _DETACH)
+        yield
     finally:
+        _detach(path)
         os.close(fd)  # ends the connection: who waits gets an error
         with contextlib.suppress(OSError):
             os.rmdir(path)
+
+
+@contextlib.contextmanager
+def dead(path: str | os.PathLike) -> Iterator[None]:
+    """A mount whose server has died: whatever is asked of it fails with ENOTCONN at once."""
+    os.close(_mounted(path))
+    try:
+        yield
+    finally:
+        _detach(path)
+        os.rmdir(path)
+
+
+def _mounted(path: str | os.PathLike) -> int:
+    """Mount on a new directory; the descriptor of the connection."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    os.makedirs(path)
+    fd = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
+    options = f"fd={fd},rootmode=40000,user_id=0,group_id=0,allow_other".encode()
+    if libc.mount(b"hanging", os.fsencode(path), b"fuse", 0, options):
+        os.close(fd)
+        raise OSError(ctypes.get_errno(), "mount", str(path))
+    return fd
+
+
+def _detach(path: str | os.PathLike) -> None:
+    ctypes.CDLL(None, use_errno=True).umount2(os.fsencode(path), _DETACH)
 
 
 def why_not() -> str:

@@ -27,6 +27,7 @@ from hf_mpwriter.base.verdicts import Done, Verdict
 from hf_mpwriter.localhub import LocalHub
 from hf_mpwriter.push import handle
 from hf_mpwriter.push import job as job_module
+from hf_mpwriter.spool.layout import Spool
 
 NAME = "events.out.tfevents.1700000000.here.1.0123abcd"
 SHORT_SLEEPS = "import time\nsleep = time.sleep\ntime.sleep = lambda seconds: sleep(min(seconds, 0.01))\n"

@@ -23,7 +23,7 @@ from hf_mpwriter.base.settings import OFFLINE
 from hf_mpwriter.cli.main import main
 from hf_mpwriter.localhub import LocalHub
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.progress import Progress
+from hf_mpwriter.spool.progress import Logged, Progress
 from hf_mpwriter.worker import shutdown
 from hf_mpwriter.worker.role import Role
 
