@@ -61,7 +61,12 @@ class Progress:
         self._ledger: Ledger | None = None
 
     def ledger(self) -> Ledger | None:
-        """What the Hub is known to hold; None while the run has no destination."""
+        """What the Hub is known to hold, as far as the spool can be read; None while the run has no destination."""
+        with contextlib.suppress(OSError):  # others may have put something in its place
+            self._look()
+        return self._ledger
+
+    def _look(self) -> None:
         seen = [(host, *_stamp(self._spool.host(host).ledger)) for host in self._spool.host_ids()]
         if self._ledger is None or (seen != self._seen and self._may_load()):
             started, busy = self._clock(), time.thread_time()
@@ -70,7 +75,6 @@ class Progress:
             self._seen = seen
             now, busy = self._clock(), time.thread_time() - busy
             self._load_took, self._next_load = now - started, now + LOAD_PAUSE * busy
-        return self._ledger
 
     def _may_load(self) -> bool:
         now = self._clock()

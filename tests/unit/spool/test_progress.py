@@ -185,3 +185,16 @@ def test_a_wait_ends_in_time_however_long_a_check_takes(spool, slow, monkeypatch
     assert progress.wait(mine, {EVENTS: 20}, 20.0, lambda: None, clock=lambda: slow.now) == {EVENTS: 10}
     assert 20.0 <= slow.now - started <= 20.5
     assert slow.reads <= 2
+
+
+def test_a_spool_that_may_not_be_used_any_more_is_no_error_for_what_waits(run_dir):
+    """Others may open it to everybody, or put one of theirs in its place: what was known counts, or nothing."""
+    spool = Spool(str(run_dir))
+    spool.create()
+    os.chmod(spool.root, 0o777)
+    view = Progress(Spool(str(run_dir)))
+    assert view.ledger() is None
+    assert view.missing({"a": 1}) == {"a": 1}
+    assert view.uploader().phase == ""
+    assert not view.uploader_is_alive()
+    assert view.refusals() == {}
