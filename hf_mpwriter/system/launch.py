@@ -65,7 +65,8 @@ SEARCH_BOOT = (  # the timer comes first: a search may hang anywhere
 )
 _UTF8 = int(sys.getfilesystemencoding().lower() == "utf-8")
 _OPTIONS = ("-P", "-X", f"utf8={_UTF8}")  # paths mean the same bytes as here
-_MARKS = {"uploader": "uploader.main", "push": "push.main"}  # words that the boot string of each kind contains
+# words that the boot string of each kind contains
+_MARKS = {"uploader": "uploader.main", "push": "push.main", "search": "siblings.main"}
 
 PYTHON_VARIABLE = "HF_MPWRITER_PYTHON"
 _PYTHON_NAME = re.compile(
@@ -166,10 +167,10 @@ def push_record(job: bytes) -> contextlib.AbstractContextManager[int]:
 
 
 def is_command_of(kind: str, arguments: Sequence[str], run_dir: str) -> bool:
-    """Whether a command line is that of an uploader or a push of a run.
+    """Whether a command line is that of an uploader, a push or a search of a run.
 
     Args:
-        kind: `uploader` or `push`.
+        kind: `uploader`, `push` or `search`.
         arguments: of the process.
         run_dir: absolute path.
     """

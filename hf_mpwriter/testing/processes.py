@@ -20,11 +20,11 @@ from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.system.launch import is_command_of
 from hf_mpwriter.system.process import host_id, start_ticks
 
-KINDS = ("uploader", "push")
+KINDS = ("uploader", "push", "search")
 
 
 def _is(kind: str, pid: int, run_dir: str) -> bool:
-    """Whether a process is an uploader or a push of the run. A zombie is neither: it has no command line."""
+    """Whether a process is of a kind, and of the run. A zombie is none: it has no command line."""
     with contextlib.suppress(psutil.Error):
         return pid > 0 and is_command_of(kind, psutil.Process(pid).cmdline(), run_dir)
     return False
@@ -61,11 +61,11 @@ def workers(run_dir: str) -> list[int]:
 
 
 def left_behind(run_dir: str, *kinds: str) -> list[int]:
-    """Pids of all living uploaders and pushes of a run, whatever its status file says.
+    """Pids of all living uploaders, pushes and searches of a run, whatever its status file says.
 
     Args:
         run_dir: absolute path.
-        kinds: `uploader` or `push`; both if not given.
+        kinds: `uploader`, `push` or `search`; all if not given.
     """
     pids = [process.pid for process in psutil.process_iter()]
     return [pid for pid in pids if any(_is(kind, pid, run_dir) for kind in kinds or KINDS)]

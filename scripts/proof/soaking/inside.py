@@ -155,7 +155,6 @@ def _with_install(boot: str, kind: str) -> str:
 def _keep_priority() -> None:
     """Keep the normal priority: beside eight ranks and a soak, a low one gets no CPU time."""
     loop = importlib.import_module("hf_mpwriter.uploader.loop")
-    names = [name for name in ("lower_priority", "lower") if hasattr(loop, name)]
-    if not names:
+    if not hasattr(loop, "lower_priority"):
         raise AttributeError("cannot find what lowers the priority of the uploader")
-    setattr(loop, names[0], lambda: None)
+    loop.lower_priority = lambda: None

@@ -23,6 +23,7 @@ from lib.prctl import die_with_parent
 from lib.waiting import becomes_true
 
 from hf_mpwriter.base.files import LocalFile
+from hf_mpwriter.cli.output import DAMAGED
 from hf_mpwriter.localhub import LocalHub, View
 from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool.layout import Spool
@@ -72,6 +73,7 @@ class Run:
         self.hub = LocalHub(root / f"hub{number}", xet=rng.random() < 0.6)
         self.ranks: dict[int, multiprocessing.process.BaseProcess] = {}
         self.findings: list[str] = []
+        self.may_be_damaged = False  # a power cut leaves zero bytes in files
         self.struck: set[tuple[int, int]] = set()
         self.foreign: set[str] = set()
         self.damage: dict[str, set[str | None]] = {}
@@ -158,6 +160,7 @@ class Run:
         kinds = {
             "uploader": processes.left_behind(self.run_dir, "uploader"),
             "push": processes.left_behind(self.run_dir, "push"),
+            "search": processes.left_behind(self.run_dir, "search"),
             "child": [pid for pid in processes.workers(self.run_dir) if pid != os.getpid()],
         }
         for kind, pids in kinds.items():
@@ -244,7 +247,8 @@ class Run:
         process = multiprocessing.get_context("fork").Process(target=_sync, args=(self.run_dir,))
         process.start()
         process.join(PATIENCE)
-        if process.exitcode:
+        expected = (0, DAMAGED) if self.may_be_damaged else (0,)
+        if process.exitcode not in (*expected, None):
             self.findings.append(f"sync ended with {process.exitcode}")
         if process.is_alive():
             self.findings.append("sync did not end")

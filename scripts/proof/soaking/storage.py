@@ -138,6 +138,7 @@ class Storage:
         self._disk.cut()
         self._disk.restart()
         self._empty()
+        self._run.may_be_damaged = True
         self._tally["records lost in power cuts"] += forget_lost(self._run.journals, self._run.run_dir)
         return True
 
