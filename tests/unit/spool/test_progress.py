@@ -191,7 +191,7 @@ def test_a_spool_that_may_not_be_used_any_more_is_no_error_for_what_waits(run_di
     """Others may open it to everybody, or put one of theirs in its place: what was known counts, or nothing."""
     spool = Spool(str(run_dir))
     spool.create()
-    os.chmod(spool.root, 0o777)
+    os.chmod(spool.root, 0o777)  # noqa: S103 - what it is about
     view = Progress(Spool(str(run_dir)))
     assert view.ledger() is None
     assert view.missing({"a": 1}) == {"a": 1}

@@ -25,7 +25,7 @@ def found(run_dir: str) -> dict[str, list[int]]:
         "workers": processes.workers(run_dir),
         "uploaders left behind": processes.left_behind(run_dir, "uploader"),
         "pushes left behind": processes.left_behind(run_dir, "push"),
-        "left behind": sorted(processes.left_behind(run_dir)),
+        "left behind": sorted(processes.left_behind(run_dir, "uploader", "push")),
         "uploaders of the tests": sorted(runs.uploaders(run_dir)),
     }
 
