@@ -20,7 +20,8 @@ import logging
 import time
 from collections.abc import Callable
 
-from hf_mpwriter.base.verdicts import Done, Refused, Retry, Unknown, Verdict
+from hf_mpwriter.base.names import is_attachment
+from hf_mpwriter.base.verdicts import Done, Refused, Retry, Sent, Unknown, Verdict
 from hf_mpwriter.push.handle import PushHandle
 from hf_mpwriter.push.job import SCRATCH, Job, deadline
 from hf_mpwriter.spool.layout import HostSpool, Spool
@@ -139,7 +140,7 @@ class InFlight:
             squash=squash,
             files=batch.files,
             known=self._ledger.known(),
-            uncertain=self._ledger.uncertain,
+            uncertain=possible(self._ledger),
             own_head=self.own_head,
             fenced=self._fenced,
             xet=self._pacing.uses_xet,
@@ -223,3 +224,13 @@ class InFlight:
                 self._ledger.taken_over |= self._settling
                 self.save_ledger()
             self.clear()
+
+
+def possible(ledger: Ledger) -> dict[str, list[Sent]]:
+    """What the Hub may hold of this run where the ledger does not know it: of uncertain and of refused attachments."""
+    found = {path: list(contents) for path, contents in ledger.uncertain.items()}
+    for path in filter(is_attachment, ledger.quarantined):
+        held = ledger.files.get(path)
+        if held is not None and not held.sent.is_gone and not held.foreign:
+            found.setdefault(path, []).append(held.sent)
+    return found

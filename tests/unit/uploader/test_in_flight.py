@@ -10,6 +10,7 @@ import pytest
 from attached import write
 from support import event_file
 
+from hf_mpwriter.base import files
 from hf_mpwriter.base.settings import Destination, Settings
 from hf_mpwriter.base.verdicts import Done, Refused, Sent, Unknown
 from hf_mpwriter.events import framing
@@ -17,7 +18,7 @@ from hf_mpwriter.push.job import SCRATCH, Job
 from hf_mpwriter.snapshot import attachments
 from hf_mpwriter.spool import outbox
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.members import MemberFile
+from hf_mpwriter.spool.members import OBSERVER, MemberFile
 from hf_mpwriter.spool.outbox import Batch, Outbox
 from hf_mpwriter.spool.status import StatusFile
 from hf_mpwriter.system import disk, locks
@@ -256,3 +257,50 @@ def test_what_a_killed_push_has_downloaded_is_removed(place):
     (scratch / "deep" / "copy").write_bytes(b"x")
     place.uploader()
     assert not scratch.exists()
+
+
+def test_a_path_that_the_hub_takes_again_has_the_other_refused_ones_tried(place, jobs):
+    """A .gitignore that was mended lets them all in, not one of them an hour."""
+    one, other = place.uploader(), "events.out.tfevents.1700000000.theirs"
+    for path in (NAME, other):
+        event_file(place.root / path, 1)
+        one._retries.refused(path, "the repository's .gitignore leaves it out", certain=True)
+    place.now += 600.0
+    one._retries.postpone([other])
+    one._scan([])
+    one._start_push(one._events, one._events.start(), [])
+    (file,) = jobs[-1].files
+    assert file.path == NAME
+    one._conclude(Done("c" * 40, True, "me/run", {NAME: Sent(file.length, "0" * 64)}))
+    assert one._retries.due(attachments=False) == {other}
+
+
+def test_a_refused_attachment_is_sent_with_what_the_hub_may_hold_of_it(place, jobs):
+    """Its last content is no file of others."""
+    one = place.uploader()
+    one._ledger.acknowledge({"a.txt": Sent(1, "0" * 64, "0" * 40)}, "c", 1.0)
+    one._retries.refused("a.txt", "400", certain=False)
+    place.now += 600.0
+    one._attach([])
+    assert [file.path for file in jobs[-1].files] == ["a.txt"]
+    assert jobs[-1].uncertain == {"a.txt": [Sent(1, "0" * 64, "0" * 40)]}
+
+
+def test_sync_gets_a_large_file_again_whose_push_has_failed(place, jobs, monkeypatch):
+    """It need not wait for the hour of its last copy, also after the Hub was compared."""
+    monkeypatch.setattr(files, "PAYLOAD_LIMIT", 1)
+    one = place.uploader()
+    with_rank = MemberFile(place.spool, "main", Process.current(), Settings())
+    sync = MemberFile(place.spool, OBSERVER, Process.current(), Settings())
+    sync.count(requests=1)
+    members = one._members.all()
+    one._note(members)
+    event_file(place.root / "events.out.tfevents.1.theirs", 1)
+    one._audit = False  # a smaller batch has gone before
+    for _ in range(2):
+        one._scan(members)
+        assert any(file.is_large for batch in one._events.batches for file in batch.files)
+        for batch in one._events.batches:
+            one._events._large.started(batch.files)
+    with_rank.leave()
+    sync.leave()
