@@ -10,7 +10,8 @@ branch has moved. A commit that names none may arrive at any moment and put a sh
 Invariants:
 - `in_flight.json` is durable before a push starts. It goes once the outcome is known and in the ledger on disk. No
   push starts before that: its record would take the place of one that still says something.
-- A commit names no parent only while no uploader of another host can send.
+- A commit names no parent only while no uploader of another host can send. One that starts says so before it reads
+  records, and its status is looked at again after the record is written: one of the two sees the other.
 - While SETTLING, every commit names its parent and carries nothing newer. After that the Hub is read back.
 """
 
@@ -131,6 +132,8 @@ class InFlight:
         if self._unsaved:
             raise OSError("the ledger cannot be written")
         self._creates = self.may_create or not self._ledger.has_arrived
+        self._outbox.mark_in_flight(batch, fenced=self._fenced and not self.is_settling)
+        self._fenced = self._fenced or not self._is_alone()  # one that came before the record did has not seen it
         job = Job(
             run_dir=self._spool.run_dir,
             copies=self._host.copies.name,
@@ -148,7 +151,6 @@ class InFlight:
             last_commit=self._last_commit,
             was_private=self._ledger.private,
         )
-        self._outbox.mark_in_flight(batch, fenced=self._fenced and not self.is_settling)
         self.push = PushHandle(job, deadline(job), self._spool)
 
     def _is_alone(self) -> bool:

@@ -114,6 +114,8 @@ class Uploader:
             self._spool, self._host.copies, self._ledger, backoff, self._retries, self._clock, first
         )
         self._in_flight = InFlight(self._spool, self._host, waiting, self._ledger, self._pacing, self._clock)
+        # those of other hosts name their parents from here on, or we see their records
+        self._status.publish(phase="idle", waiting=len(waiting.batches), push=None, commits=0, blocked_until=0.0)
         self._in_flight.recover()
         for batch in list(waiting.batches):
             if all(map(self._ledger.covers, batch.files)):

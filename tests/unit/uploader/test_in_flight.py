@@ -20,9 +20,9 @@ from hf_mpwriter.spool import outbox
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.members import OBSERVER, MemberFile
 from hf_mpwriter.spool.outbox import Batch, Outbox
-from hf_mpwriter.spool.status import StatusFile
+from hf_mpwriter.spool.status import StatusFile, UploaderStatus
 from hf_mpwriter.system import disk, locks
-from hf_mpwriter.system.process import Process
+from hf_mpwriter.system.process import Process, host_id
 from hf_mpwriter.uploader import in_flight
 from hf_mpwriter.uploader.decision import Action, decide
 from hf_mpwriter.uploader.loop import Uploader
@@ -196,6 +196,33 @@ def test_a_commit_names_no_parent_only_while_no_other_host_can_send(place, jobs)
     assert not is_fenced()
     status.publish(phase="left", waiting=0, push=None, commits=0, blocked_until=0.0)
     assert not is_fenced()
+
+
+def test_of_two_hosts_that_start_at_once_one_sees_the_other(place, jobs, monkeypatch):
+    """One that starts says so before it reads records. A push looks again after its record is written."""
+    said, interrupted = [], in_flight.interrupted
+
+    def read(host):
+        said.append(UploaderStatus.read(place.spool.host(host_id())).phase)
+        return interrupted(host)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(in_flight, "interrupted", read)
+        one = place.uploader()
+    assert said == ["idle"]
+    one._pacing._moved = 100
+    one._scan([])
+
+    def another_starts(path: str, data: bytes, word: str, *, durable: bool = True) -> None:
+        replace(path, data, word, durable=durable)
+        if word == "outbox.in_flight":
+            status = StatusFile(place.other(), Process.current(), lambda: place.now, 0.0)
+            status.publish(phase="idle", waiting=0, push=None, commits=0, blocked_until=0.0)
+
+    monkeypatch.setattr(disk, "replace", another_starts)
+    one._start_push(one._events, one._events.start(), [])
+    assert jobs[-1].fenced
+    assert not outbox.interrupted(one._host).fenced, "the one that started believes the worst"
 
 
 def test_an_uploader_that_takes_its_lock_again_believes_only_the_disk(place, monkeypatch):
