@@ -178,7 +178,7 @@ class InFlight:
         self.save_ledger()
         self.clear()
         self.own_head = self._last_commit = verdict.commit
-        self.may_create = False
+        self.may_create = self.may_create and not self._creates  # a request may have come since the push started
 
     def end(self, verdict: Verdict) -> tuple[Verdict, Lane, Batch]:
         """Take in a verdict; returns it and what it is about.

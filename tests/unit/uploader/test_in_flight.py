@@ -265,6 +265,19 @@ def test_a_refusal_of_before_a_request_for_a_new_repository_is_no_answer_to_it(p
     assert one._status.failure == "Refused"
 
 
+def test_a_success_of_before_a_request_for_a_new_repository_is_no_answer_to_it(place, jobs):
+    """The repository may be gone since."""
+    one = place.uploader()
+    one._ledger.acknowledge({NAME: Sent(1, "0" * 64)}, "c", 1.0)
+    for create in (False, True, False):
+        event_file(place.root / NAME, len(jobs) + 4)
+        one._scan([])
+        one._start_push(one._events, one._events.start(), [])
+        assert jobs[-1].create is create
+        one._in_flight.may_create |= len(jobs) == 1
+        one._conclude(Done("c" * 40, True, "me/run", {NAME: Sent(jobs[-1].files[0].length, "0" * 64)}))
+
+
 def test_an_audit_reads_back_whatever_was_in_flight_when_it_was_asked_for(place, jobs):
     """The push of before has a head of its own by then; the audit trusts none."""
     one = place.uploader()
