@@ -24,7 +24,6 @@ from hf_mpwriter.base.verdicts import Sent, Verdict
 SCRATCH = "read_back"  # in the cache
 DEADLINE_BASE = 300.0  # seconds for a push, however small
 DEADLINE_RATE = 250_000.0  # bytes per second that a slow line carries
-FDS = "/proc/self/fd"  # where paths lead through descriptors
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Job:
     Attributes:
         run_dir: absolute path.
         copies: directory of the copies of attachments, relative to the spool.
-        cache: directory for what the Hub's client cannot keep in the user's home, absolute path.
+        cache: directory for what the Hub's client cannot keep in the user's home, relative to the spool.
         destination: where to.
         private: visibility of a repository that has to be created; None leaves it to the Hub's default.
         squash: whether to squash the history after the commit.

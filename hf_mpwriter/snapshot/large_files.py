@@ -4,8 +4,8 @@ The Hub's client takes bytes or a path, and it reads a path more than once. So a
 goes as a path that leads to a content that does not change:
 
     unchanged for QUIET                  the file itself
-    a filesystem that can clone          a clone without a name, which takes no room
-    room on the disk                     a copy without a name, at most once in COPY_EVERY
+    a filesystem that can clone          a clone without a name, which takes no room; at most once in COPY_EVERY
+    room on the disk                     a copy without a name; at most once in COPY_EVERY
     any other                            left for later, with a reason
 
 Segments of ours are sealed before they are so long. An earlier writer of the same run, or a program that logs images
@@ -14,7 +14,7 @@ into one file for weeks, makes such files.
 Invariants:
 - What is sent is cut at the length of the snapshot, and does not change while it is sent.
 - A copy leaves room on the disk, as copies of attachments do. It has no name, so the death of the push removes it.
-- When no worker lives, or `hf-mpwriter sync` asks, a file is not left for later for its last copy.
+- When no worker lives, or `hf-mpwriter sync` asks, a file is not left for later because of its last copy.
 """
 
 from __future__ import annotations

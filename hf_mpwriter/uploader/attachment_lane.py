@@ -78,6 +78,7 @@ class AttachmentLane(Lane):
         self._in_the_way_since = math.inf  # since when event files are due while a batch is pushed
         # the round
         self._left: list[str] | None = None  # what it has still to scan, the last one first; None: there is no round
+        self._due = set[str]()  # refused paths that it tries
         self._requested = self._answering = False  # whether a request came after it started, or before
         self._alone = self._over = False  # whether it started, or the last one ended, without a live worker
         # when
@@ -141,13 +142,12 @@ class AttachmentLane(Lane):
                 left.append(path)
                 break
             try:
-                file = self._identified(path, files)
+                file, covered = self._identified(path, files, certain=path not in again)
             except FileNotFoundError:  # nothing is left to send
                 continue
             except OSError as error:
                 self._leave_out(path, attachments.reason_of(error))
                 continue
-            covered = self._ledger.covers(file)
             if not covered and not self._fits(files, file):
                 left.append(path)
                 break
@@ -170,21 +170,29 @@ class AttachmentLane(Lane):
         entry = self._ledger.quarantined.get(path)
         return entry is not None and entry.refusals > 0
 
-    def _identified(self, path: str, files: list[LocalFile]) -> LocalFile:
-        """What an attachment holds; copied if the Hub lacks it and there is room beside these files."""
+    def _identified(self, path: str, files: list[LocalFile], *, certain: bool) -> tuple[LocalFile, bool]:
+        """What an attachment holds, and whether the Hub has it; copied if not and there is room beside these files.
+
+        Args:
+            path: relative to the run directory.
+            files: of the batch.
+            certain: whether the ledger is believed; of a refused path only a push knows what the Hub has.
+        """
         file = self._scanner.identify(path)
-        needed = not self._ledger.covers(file) and self._fits(files, file)
-        return self._copies.take(file) if needed else file
+        if not (certain and self._ledger.covers(file)) and self._fits(files, file):
+            file = self._copies.take(file)
+        return file, certain and self._ledger.covers(file)
 
     def _start_round(self, *, alone: bool) -> None:
         self._left = self._scanner.paths(self.settings.allows)[::-1]
         self._answering, self._requested, self._alone = self._requested, False, alone
+        self._due = self._retries.due(attachments=True)
         for path in self._left_out.keys() - set(self._left):
             self._let_in(path, covered=False)
 
     def _end_round(self) -> None:
         self._left, self._answering = None, False
-        self._retries.postpone(self._retries.due(attachments=True))
+        self._retries.postpone(self._due & self._retries.due(attachments=True))
         self._over = self._alone and not self._requested
         self._next_round = self._clock() + self._interval
 

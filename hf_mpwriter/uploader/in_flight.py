@@ -10,7 +10,8 @@ branch has moved. A commit that names none may arrive at any moment and put a sh
 Invariants:
 - `in_flight.json` is durable before a push starts. It goes once the outcome is known and in the ledger on disk. No
   push starts before that: its record would take the place of one that still says something.
-- A commit names no parent only while no uploader of another host can send.
+- A commit names no parent only while no uploader of another host can send. One that starts says so before it reads
+  records, and its status is looked at again after the record is written: one of the two sees the other.
 - While SETTLING, every commit names its parent and carries nothing newer. After that the Hub is read back.
 """
 
@@ -20,7 +21,8 @@ import logging
 import time
 from collections.abc import Callable
 
-from hf_mpwriter.base.verdicts import Done, Refused, Retry, Unknown, Verdict
+from hf_mpwriter.base.names import is_attachment
+from hf_mpwriter.base.verdicts import Done, Refused, Retry, Sent, Unknown, Verdict
 from hf_mpwriter.push.handle import PushHandle
 from hf_mpwriter.push.job import SCRATCH, Job, deadline
 from hf_mpwriter.spool.layout import HostSpool, Spool
@@ -130,6 +132,8 @@ class InFlight:
         if self._unsaved:
             raise OSError("the ledger cannot be written")
         self._creates = self.may_create or not self._ledger.has_arrived
+        self._outbox.mark_in_flight(batch, fenced=self._fenced and not self.is_settling)
+        self._fenced = self._fenced or not self._is_alone()  # one that came before the record did has not seen it
         job = Job(
             run_dir=self._spool.run_dir,
             copies=self._host.copies.name,
@@ -139,7 +143,7 @@ class InFlight:
             squash=squash,
             files=batch.files,
             known=self._ledger.known(),
-            uncertain=self._ledger.uncertain,
+            uncertain=possible(self._ledger),
             own_head=self.own_head,
             fenced=self._fenced,
             xet=self._pacing.uses_xet,
@@ -147,7 +151,6 @@ class InFlight:
             last_commit=self._last_commit,
             was_private=self._ledger.private,
         )
-        self._outbox.mark_in_flight(batch, fenced=self._fenced and not self.is_settling)
         self.push = PushHandle(job, deadline(job), self._spool)
 
     def _is_alone(self) -> bool:
@@ -175,7 +178,7 @@ class InFlight:
         self.save_ledger()
         self.clear()
         self.own_head = self._last_commit = verdict.commit
-        self.may_create = False
+        self.may_create = self.may_create and not self._creates  # a request may have come since the push started
 
     def end(self, verdict: Verdict) -> tuple[Verdict, Lane, Batch]:
         """Take in a verdict; returns it and what it is about.
@@ -223,3 +226,13 @@ class InFlight:
                 self._ledger.taken_over |= self._settling
                 self.save_ledger()
             self.clear()
+
+
+def possible(ledger: Ledger) -> dict[str, list[Sent]]:
+    """What the Hub may hold of this run where the ledger does not know it: of uncertain and of refused attachments."""
+    found = {path: list(contents) for path, contents in ledger.uncertain.items()}
+    for path in filter(is_attachment, ledger.quarantined):
+        held = ledger.files.get(path)
+        if held is not None and not held.sent.is_gone and not held.foreign:
+            found.setdefault(path, []).append(held.sent)
+    return found

@@ -211,11 +211,12 @@ class EventFileLane(Lane):
 
     def _again(self, files: list[LocalFile], later: set[str]) -> list[LocalFile]:
         """Of the refused files those that are tried now, at most one of a writer."""
-        if not (due := self._retries.due(attachments=False) - later):
+        if not (due := self._retries.due(attachments=False)):
             return []
         out = (self._ledger.quarantined.keys() - due) | later
         first: dict[tuple[str, str], LocalFile] = {}
-        for file in pending(files, self._ledger.covers, out):
+        # what the ledger covers, too: the Hub's copy was another one, so only the Hub knows whether it still is
+        for file in pending(files, lambda file: file.path not in due and self._ledger.covers(file), out):
             if file.path in due:
                 first.setdefault(writer_of(file.path), file)
         self._retries.postpone(due - {file.path for file in first.values()})
@@ -262,9 +263,14 @@ class EventFileLane(Lane):
         return verdict, step
 
     def drop(self, batch: Batch) -> None:
-        """Take a batch out of the outbox, and what else is there of a refused file; the next scan finds the rest."""
+        """Take a batch out of the outbox, and all others with a refused file or a later one of its writer.
+
+        The next scan finds the rest.
+        """
+        first = {writer_of(path): path for path in sorted(self._ledger.quarantined, reverse=True)}
         for other in self.batches:
-            if other is batch or (len(other.files) == 1 and other.files[0].path in self._ledger.quarantined):
+            writers = {writer_of(file.path): file.path for file in other.files}
+            if other is batch or any(path >= first[writer] for writer, path in writers.items() if writer in first):
                 self._outbox.remove(other)
         self._end_split()
 

@@ -114,6 +114,8 @@ class Uploader:
             self._spool, self._host.copies, self._ledger, backoff, self._retries, self._clock, first
         )
         self._in_flight = InFlight(self._spool, self._host, waiting, self._ledger, self._pacing, self._clock)
+        # those of other hosts name their parents from here on, or we see their records
+        self._status.publish(phase="idle", waiting=len(waiting.batches), push=None, commits=0, blocked_until=0.0)
         self._in_flight.recover()
         for batch in list(waiting.batches):
             if all(map(self._ledger.covers, batch.files)):
@@ -232,7 +234,9 @@ class Uploader:
     def _scan(self, members: list[Member]) -> None:
         try:
             alone, quarantined = not any(member.alive for member in members), dict(self._ledger.quarantined)
-            files = self._events.scan(self._members, everything=alone or self._audit)
+            observers = [member for member in members if member.alive and member.name.worker == OBSERVER]
+            everything = alone or self._audit or self._requests.any_urgent(observers)
+            files = self._events.scan(self._members, everything=everything)
             if self._ledger.quarantined != quarantined:  # a large file is left out, or is not any more
                 self._in_flight.save_ledger()
         except OSError as error:
@@ -311,8 +315,9 @@ class Uploader:
         self._audit = self._audit and not verdict.checked
         lane.done(batch, committed=verdict.own)
         self._requests.satisfy(self._events.batches, self._ledger, self._members)
-        if released:  # the later files of their writers waited for them
+        if released:  # the later files of their writers waited for them, and what refused them may be over
             self._scan_again()
+            self._retries.request()
         if self._events.settings.squash_history:
             self._in_flight.own_head = None
         self._abandoned_since = self._clock()  # progress is as good a reason to stay as a worker

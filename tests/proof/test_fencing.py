@@ -26,6 +26,7 @@ from runs import (
     finished,
     hub_view,
     no_uploader,
+    sync,
     uploader_pid,
 )
 
@@ -247,16 +248,20 @@ def delete_branch(api) -> None:
 
 @pytest.mark.parametrize("change", [delete_repository, delete_folder, squash, delete_branch])
 def test_what_others_do_to_the_destination_during_the_run_costs_nothing(hub, run_dir, tmp_path, start, api, change):
-    """What they deleted is sent again, what they rewrote goes on, by the same uploader."""
+    """What they deleted is sent again, what they rewrote goes on; a repository or branch is made anew on request."""
     branch = "exp" if change is delete_branch else "main"
     source = LOG_FOR_EVER.replace('"me/run",', f'"me/run", repo_revision="{branch}",')
     worker = start(source, run_dir, tmp_path / "journals")
     wait_for(lambda: acknowledged(run_dir), "a commit")
     pid = uploader_pid(run_dir)
     change(api)
+    is_gone = change in (delete_repository, delete_branch)
+    if is_gone:
+        wait_for(lambda: "sync --create" in Progress(Spool(str(run_dir))).uploader().hint, "the destination is refused")
+        assert sync(run_dir, "--create", "--timeout", "40").returncode in (0, 1)  # it is logged all the time
     changed = growing(run_dir)
     wait_for(lambda: acknowledged(run_dir) > changed, "it goes on")
-    assert uploader_pid(run_dir) == pid
+    assert is_gone or uploader_pid(run_dir) == pid
     kill(worker)
     wait_for(lambda: finished(run_dir), "the end")
     report = testing.check(

@@ -18,6 +18,8 @@ from hf_mpwriter.push import commit as commit_module
 from hf_mpwriter.push.client import Remote
 from hf_mpwriter.push.job import Job
 from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.ledger import Ledger
+from hf_mpwriter.uploader.in_flight import possible
 
 
 def read_back(one: Job, there: dict[str, Remote]):
@@ -119,6 +121,21 @@ def test_what_is_known_is_found_again_while_a_content_is_uncertain(run_dir):
     assert read_back(known, {"a.tsv": lfs(TWO)}) == ({}, {})
     uncertain = dataclasses.replace(known, uncertain={"a.tsv": [ONE.content]})
     assert read_back(uncertain, {"a.tsv": lfs(TWO)}) == ({"a.tsv": TWO.content}, {})
+
+
+def test_a_refused_attachment_still_replaces_what_this_run_has_sent(run_dir):
+    """The ledger keeps what it knows of it as a content that may be there; what others have sent is never ours."""
+    ledger = Ledger(job(run_dir).destination)
+    ledger.acknowledge({"a.tsv": ONE.content}, "c" * 40, 1.0)
+    ledger.quarantine("a.tsv", "400", 1)
+    again = dataclasses.replace(job(run_dir), files=(TWO,), known=ledger.known(), uncertain=possible(ledger))
+    assert read_back(again, {"a.tsv": lfs(ONE)}) == ({"a.tsv": ONE.content}, {})
+    assert read_back(again, {}) == ({}, {})
+    theirs = dataclasses.replace(ONE.content, foreign=True)
+    ledger.acknowledge({"a.tsv": theirs}, "c" * 40, 1.0)
+    ledger.quarantine("a.tsv", "400", 1)
+    again = dataclasses.replace(again, uncertain=possible(ledger))
+    assert list(read_back(again, {"a.tsv": lfs(ONE)})[1]) == ["a.tsv"]
 
 
 class HubOfOne:

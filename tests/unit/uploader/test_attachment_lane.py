@@ -218,8 +218,8 @@ def test_a_refused_entry_is_split_until_the_file_is_found(run):
     assert run.ledger.quarantined == {}
 
 
-def test_a_refused_file_that_the_hub_has_as_it_is_now_is_let_in(run):
-    """It was changed, refused, and changed back."""
+def test_a_refused_file_that_was_changed_back_is_let_in_by_a_push_only(run):
+    """What the ledger says of a refused file is not believed: others may have replaced it."""
     run.scan()
     run.land()
     run.write("1.txt", b"other")
@@ -228,11 +228,28 @@ def test_a_refused_file_that_the_hub_has_as_it_is_now_is_let_in(run):
     run.fail(Split("400"))
     run.write("1.txt", b"1")
     run.now += RETRY_DISTANCE
-    assert run.scan() == []
+    assert run.scan() == ["1.txt"]
+    assert list(run.ledger.quarantined) == ["1.txt"]
+    assert run.copies() == 1
+    run.land()
     assert run.ledger.quarantined == {}
     run.write("1.txt", b"other")
     run.one.request()
     assert run.scan() == ["1.txt"]
+
+
+def test_a_refused_file_that_gets_due_during_a_round_is_tried_in_the_next_one(run, monkeypatch):
+    """The round has passed it by then."""
+    monkeypatch.setattr(attachment_lane, "BATCH_FILES", 1)
+    run.retries.refused("0.txt", "400", certain=False)
+    assert run.scan() == ["1.txt"]
+    run.now += RETRY_DISTANCE
+    sent = []
+    while not run.is_over(living=0):
+        sent += [file.path for batch in run.one.batches for file in batch.files]
+        run.land()
+        run.scan()
+    assert sent == ["1.txt", "2.txt", "3.txt", "4.txt", "0.txt"]
 
 
 def test_a_park_offers_nothing_unless_it_was_found_after_the_commit(run):

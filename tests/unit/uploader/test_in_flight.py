@@ -10,6 +10,7 @@ import pytest
 from attached import write
 from support import event_file
 
+from hf_mpwriter.base import files
 from hf_mpwriter.base.settings import Destination, Settings
 from hf_mpwriter.base.verdicts import Done, Refused, Sent, Unknown
 from hf_mpwriter.events import framing
@@ -17,11 +18,11 @@ from hf_mpwriter.push.job import SCRATCH, Job
 from hf_mpwriter.snapshot import attachments
 from hf_mpwriter.spool import outbox
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.members import MemberFile
+from hf_mpwriter.spool.members import OBSERVER, MemberFile
 from hf_mpwriter.spool.outbox import Batch, Outbox
-from hf_mpwriter.spool.status import StatusFile
+from hf_mpwriter.spool.status import StatusFile, UploaderStatus
 from hf_mpwriter.system import disk, locks
-from hf_mpwriter.system.process import Process
+from hf_mpwriter.system.process import Process, host_id
 from hf_mpwriter.uploader import in_flight
 from hf_mpwriter.uploader.decision import Action, decide
 from hf_mpwriter.uploader.loop import Uploader
@@ -197,6 +198,33 @@ def test_a_commit_names_no_parent_only_while_no_other_host_can_send(place, jobs)
     assert not is_fenced()
 
 
+def test_of_two_hosts_that_start_at_once_one_sees_the_other(place, jobs, monkeypatch):
+    """One that starts says so before it reads records. A push looks again after its record is written."""
+    said, interrupted = [], in_flight.interrupted
+
+    def read(host):
+        said.append(UploaderStatus.read(place.spool.host(host_id())).phase)
+        return interrupted(host)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(in_flight, "interrupted", read)
+        one = place.uploader()
+    assert said == ["idle"]
+    one._pacing._moved = 100
+    one._scan([])
+
+    def another_starts(path: str, data: bytes, word: str, *, durable: bool = True) -> None:
+        replace(path, data, word, durable=durable)
+        if word == "outbox.in_flight":
+            status = StatusFile(place.other(), Process.current(), lambda: place.now, 0.0)
+            status.publish(phase="idle", waiting=0, push=None, commits=0, blocked_until=0.0)
+
+    monkeypatch.setattr(disk, "replace", another_starts)
+    one._start_push(one._events, one._events.start(), [])
+    assert jobs[-1].fenced
+    assert not outbox.interrupted(one._host).fenced, "the one that started believes the worst"
+
+
 def test_an_uploader_that_takes_its_lock_again_believes_only_the_disk(place, monkeypatch):
     """In between another one was here: it has sent things, and its batches have numbers of their own."""
     one = place.uploader()
@@ -237,6 +265,19 @@ def test_a_refusal_of_before_a_request_for_a_new_repository_is_no_answer_to_it(p
     assert one._status.failure == "Refused"
 
 
+def test_a_success_of_before_a_request_for_a_new_repository_is_no_answer_to_it(place, jobs):
+    """The repository may be gone since."""
+    one = place.uploader()
+    one._ledger.acknowledge({NAME: Sent(1, "0" * 64)}, "c", 1.0)
+    for create in (False, True, False):
+        event_file(place.root / NAME, len(jobs) + 4)
+        one._scan([])
+        one._start_push(one._events, one._events.start(), [])
+        assert jobs[-1].create is create
+        one._in_flight.may_create |= len(jobs) == 1
+        one._conclude(Done("c" * 40, True, "me/run", {NAME: Sent(jobs[-1].files[0].length, "0" * 64)}))
+
+
 def test_an_audit_reads_back_whatever_was_in_flight_when_it_was_asked_for(place, jobs):
     """The push of before has a head of its own by then; the audit trusts none."""
     one = place.uploader()
@@ -256,3 +297,50 @@ def test_what_a_killed_push_has_downloaded_is_removed(place):
     (scratch / "deep" / "copy").write_bytes(b"x")
     place.uploader()
     assert not scratch.exists()
+
+
+def test_a_path_that_the_hub_takes_again_has_the_other_refused_ones_tried(place, jobs):
+    """A .gitignore that was mended lets them all in, not one of them an hour."""
+    one, other = place.uploader(), "events.out.tfevents.1700000000.theirs"
+    for path in (NAME, other):
+        event_file(place.root / path, 1)
+        one._retries.refused(path, "the repository's .gitignore leaves it out", certain=True)
+    place.now += 600.0
+    one._retries.postpone([other])
+    one._scan([])
+    one._start_push(one._events, one._events.start(), [])
+    (file,) = jobs[-1].files
+    assert file.path == NAME
+    one._conclude(Done("c" * 40, True, "me/run", {NAME: Sent(file.length, "0" * 64)}))
+    assert one._retries.due(attachments=False) == {other}
+
+
+def test_a_refused_attachment_is_sent_with_what_the_hub_may_hold_of_it(place, jobs):
+    """Its last content is no file of others."""
+    one = place.uploader()
+    one._ledger.acknowledge({"a.txt": Sent(1, "0" * 64, "0" * 40)}, "c", 1.0)
+    one._retries.refused("a.txt", "400", certain=False)
+    place.now += 600.0
+    one._attach([])
+    assert [file.path for file in jobs[-1].files] == ["a.txt"]
+    assert jobs[-1].uncertain == {"a.txt": [Sent(1, "0" * 64, "0" * 40)]}
+
+
+def test_sync_gets_a_large_file_again_whose_push_has_failed(place, jobs, monkeypatch):
+    """It need not wait for the hour of its last copy, also after the Hub was compared."""
+    monkeypatch.setattr(files, "PAYLOAD_LIMIT", 1)
+    one = place.uploader()
+    with_rank = MemberFile(place.spool, "main", Process.current(), Settings())
+    sync = MemberFile(place.spool, OBSERVER, Process.current(), Settings())
+    sync.count(requests=1)
+    members = one._members.all()
+    one._note(members)
+    event_file(place.root / "events.out.tfevents.1.theirs", 1)
+    one._audit = False  # a smaller batch has gone before
+    for _ in range(2):
+        one._scan(members)
+        assert any(file.is_large for batch in one._events.batches for file in batch.files)
+        for batch in one._events.batches:
+            one._events._large.started(batch.files)
+    with_rank.leave()
+    sync.leave()

@@ -319,3 +319,58 @@ def test_a_large_file_for_which_there_is_no_room_is_told_and_holds_back_no_other
     assert (run.waiting(), run.ledger.quarantined) == ([], {})
     run.lane.scan(Members(run.spool), everything=True)
     assert run.waiting() == [[path]]
+
+
+def ours(run, count: int = 3) -> list[str]:
+    """Event files of one writer in place of those of others."""
+    for path in run.paths:
+        (run.root / path).unlink()
+    paths = [f"events.out.tfevents.{number:010d}.here.1.0123abcd" for number in range(1, count + 1)]
+    for path in paths:
+        event_file(run.root / path, 2)
+    return paths
+
+
+def test_halves_with_later_files_of_a_refused_writer_are_not_sent(run):
+    """They wait for the refused one, though they were split off before it was refused."""
+    paths = ours(run, 4)
+    run.scan()
+    run.send_all({paths[0]: Split("400")})
+    assert list(run.ledger.files) == []
+    run.scan()
+    assert run.waiting() == []
+
+
+def test_a_file_whose_copy_was_rewritten_is_compared_again_though_the_ledger_covers_it(run):
+    """Others have rewritten what the Hub had whole. The later files of its writer wait until it is ours again."""
+    paths = ours(run)
+    run.scan()
+    run.done()
+    event_file(run.root / paths[2], 4)
+    run.scan()
+    run.fail(Quarantine({paths[1]: "the Hub's copy is not the beginning"}))
+    run.scan()
+    assert run.waiting() == []
+    run.retries.request()
+    run.now += RETRY_DISTANCE
+    run.retries.request()
+    assert run.retries.is_due(attachments=False)
+    run.scan()
+    assert run.waiting() == [[paths[1]]]
+    run.done()
+    run.scan()
+    assert run.waiting() == [[paths[2]]]
+
+
+def test_a_refused_file_that_is_too_large_to_be_copied_now_is_not_scanned_for_all_the_time(run, monkeypatch):
+    """It stays refused, and is tried later as one that is gone."""
+    path = run.paths[0]
+    run.scan()
+    run.send_all({path: Split("400")})
+    monkeypatch.setattr(files_module, "PAYLOAD_LIMIT", 1)
+    monkeypatch.setattr(attachments, "RESERVE", 1 << 60)
+    run.now += RETRY_DISTANCE
+    assert run.retries.is_due(attachments=False)
+    run.scan()
+    assert (run.waiting(), run.retries.is_due(attachments=False)) == ([], False)
+    assert run.ledger.reasons[path] == "400"
