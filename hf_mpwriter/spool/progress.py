@@ -169,13 +169,7 @@ class Progress:
     def is_hopeless(
         self, missing: Mapping[str, int], since: int = NEVER, before: Mapping[str, Quarantined] = NONE
     ) -> bool:
-        """Whether all that is missing is refused.
-
-        Args:
-            missing: from `missing`.
-            since: see `missing`.
-            before: see `refused`.
-        """
+        """Whether all that is missing is refused; for the arguments see `missing` and `refused`."""
         ledger = self.ledger()
         return ledger is not None and ledger.checked > since and len(self.refused(missing, before)) == len(missing)
 
