@@ -9,6 +9,8 @@ Invariants:
   seen it.
 - The descriptor is closed (`rest`) and opened again (`wake`) only while the path is the file that was created, with
   the length that it was left at.
+- A program that becomes a daemon closes our descriptors and uses their numbers. Then the file is opened again; only
+  `write` does not look, so that it costs no second call.
 - `rest` refuses in the middle of a write, which may be one of the same thread, interrupted by a signal.
 """
 
@@ -21,6 +23,7 @@ from hf_mpwriter.events import framing
 from hf_mpwriter.events.deferred_log import DeferredLog
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Place, identity
+from hf_mpwriter.system.process import is_still
 
 Item = tuple[bytes]  # a record in a tuple of its own, recognized by its identity
 NOTHING: Item = (b"",)
@@ -130,12 +133,21 @@ class Segment:
         """After a write whose outcome is not known: count the record if it is whole, else cut it off."""
         if self.under_way is None:
             return
+        self._check_descriptor()
+        if self.fd < 0:
+            self.under_way = None
+            return
         size = os.fstat(self.fd).st_size
         if size == self.end + len(self.under_way[0]):
             self.committed = (size, self.under_way)
         elif size > self.end:
             os.ftruncate(self.fd, self.end)
         self.under_way = None
+
+    def _check_descriptor(self) -> None:
+        """Forget a descriptor that the program has closed; on its number may be a file of the program."""
+        if self.fd >= 0 and not is_still(self.fd, self._inode):
+            self.fd = -1
 
     def readable(self) -> int:
         """Bytes of whole records at the path, of a file that was damaged; `end` if there is none."""
@@ -225,6 +237,7 @@ class Segment:
             self._skips -= 1
             self._log.warning("%s: not safe against a power cut: the disk has refused that", self.path)
             return
+        self._check_descriptor()
         end, refusals = self.end, self._refusals
         self._refusals += 1
         try:
@@ -245,6 +258,7 @@ class Segment:
 
     def close(self) -> None:
         """Close the descriptor."""
+        self._check_descriptor()
         fd, self.fd = self.fd, -1
         if fd < 0:
             return

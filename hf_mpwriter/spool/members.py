@@ -124,6 +124,7 @@ class MemberFile:
     def _append(self, data: bytes) -> None:
         """One write, so that no reader sees half a line for long; what a full disk takes of it is taken back."""
         with self._lock:
+            locks.check(self._fd)
             data = b"\n" + data if self._is_torn else data
             end = os.lseek(self._fd, 0, os.SEEK_END)
             self._is_torn = True  # a signal handler that writes now, too, begins a line of its own
@@ -145,6 +146,7 @@ class MemberFile:
             OSError: the disk refuses; the file is as it was.
         """
         with self._lock:
+            locks.check(self._fd)
             counters = Counters(self._counters.requests + requests, self._counters.dropped + dropped)
             os.pwrite(self._fd, counters.line(), self._counters_at)
             self._counters = counters

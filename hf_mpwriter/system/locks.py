@@ -7,6 +7,7 @@ Invariants:
 - Every lock descriptor of ours is in one table under one mutex. The mutex is held across `fork`, so a child knows
   every descriptor that it inherited. It closes them and never unlocks: an unlock through an inherited descriptor
   would free the parent's lock.
+- A program may close our descriptors, and have files of its own on their numbers. These are never closed.
 - Lock files that other processes may open are never unlinked. After locking, the descriptor and the place are the same
   file; else the lock is worthless and given back.
 - Nothing here waits for another process.
@@ -15,7 +16,7 @@ Invariants:
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import fcntl
 import os
 import threading
@@ -24,7 +25,7 @@ import weakref
 from filelock import lock_descriptor
 
 from hf_mpwriter.system import disk, process
-from hf_mpwriter.system.directory import Place
+from hf_mpwriter.system.directory import Place, identity
 
 PROBE_TRIES = 20  # tries while observers probe; a probe holds a shared lock for some microseconds
 
@@ -51,19 +52,28 @@ def is_any_held() -> bool:
 
 
 _mutex = thread_lock()  # re-entrant: a signal handler may log while it is held
-_table: set[int] = set()
+_table: dict[int, tuple[int, int]] = {}  # descriptors, and the files that they were opened on
 
 
 def _open(place: Place, flags: int) -> int:
     """Open a lock file under the mutex, so that no fork comes between opening and registering."""
     fd = disk.open_ours(place, flags)
-    _table.add(fd)
+    _table[fd] = identity(os.fstat(fd))
     return fd
 
 
 def _close(fd: int) -> None:
-    _table.discard(fd)
-    os.close(fd)
+    process.close_if(fd, _table.pop(fd))
+
+
+def check(fd: int) -> None:
+    """Check that a descriptor of a lock is still ours to write to.
+
+    Raises:
+        OSError: the program has closed it, and may have a file of its own on the number.
+    """
+    if fd not in _table or not process.is_still(fd, _table[fd]):
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
 
 
 def try_exclusive(place: Place) -> int | None:
@@ -107,7 +117,7 @@ def adopt(fd: int) -> None:
     """Add a descriptor to the table that this process inherited with a lock."""
     with _mutex:
         os.set_inheritable(fd, False)
-        _table.add(fd)
+        _table[fd] = identity(os.fstat(fd))
 
 
 def release(fd: int) -> None:
@@ -163,9 +173,8 @@ def _after_fork_in_parent() -> None:
 
 def _after_fork_in_child() -> None:
     global _mutex
-    for fd in _table:
-        with contextlib.suppress(OSError):  # the program closed it, so it holds nothing
-            os.close(fd)
+    for fd, before in _table.items():
+        process.close_if(fd, before)
     _table.clear()
     _thread_locks.clear()  # each module makes its own anew
     _mutex = thread_lock()

@@ -203,16 +203,19 @@ def _free_standard() -> None:
         close_if(fd, before)
 
 
+def is_still(fd: int, before: tuple[int, int]) -> bool:
+    """Whether a descriptor is open on the same file; the program may have closed it, and have another file there."""
+    try:
+        return _identity(fd) == before
+    except OSError as error:  # a disk that fails tells nothing of what is open on it
+        return error.errno != errno.EBADF
+
+
 def close_if(fd: int, before: tuple[int, int]) -> None:
     """Close a descriptor unless the program has closed it, and may have another file there."""
-    try:
-        if _identity(fd) != before:
-            return
-    except OSError as error:  # a disk that fails tells nothing of what is open on it
-        if error.errno == errno.EBADF:
-            return
-    with contextlib.suppress(OSError):
-        os.close(fd)
+    if is_still(fd, before):
+        with contextlib.suppress(OSError):
+            os.close(fd)
 
 
 def above_standard(fd: int) -> int:

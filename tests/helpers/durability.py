@@ -249,7 +249,7 @@ class Durability(RuleBasedStateMachine):
         self.made["power cut" if power_cut else "kill"] += 1
         if self.push and self.push.verdict is None:
             self.push.run(self.rng.choice(self.fates))
-        for fd in locks._table - {worker.lock_fd for worker in self.workers}:
+        for fd in locks._table.keys() - {worker.lock_fd for worker in self.workers}:
             locks.release(fd)
         self.uploader = self.push = None
         if power_cut:

@@ -206,3 +206,45 @@ def test_a_check_costs_little(place, monkeypatch):
     read.clear()
     file.check()
     assert sum(read) <= segment_module.LAST_BYTES
+
+
+@pytest.mark.parametrize("reused", [False, True])
+def test_a_descriptor_that_the_program_has_closed_is_opened_again(place, tmp_path, reused):
+    """A program that becomes a daemon closes all: nothing is lost, and no file of its own is cut or closed."""
+    file = place.file()
+    file.append(scalar(1))
+    number = file._series.current.fd
+    if reused:  # not writable, so the next record is refused
+        (tmp_path / "own").write_bytes(b"x" * 10_000)
+        own = os.open(tmp_path / "own", os.O_RDONLY)
+        os.dup2(own, number)
+        os.close(own)
+    else:
+        os.close(number)
+    file.append(scalar(2))
+    file.flush()
+    file.close()
+    assert place.steps() == [1, 2]
+    assert len(place.paths()) == 1
+    if reused:
+        assert os.fstat(number).st_size == 10_000
+        os.close(number)
+    else:
+        with pytest.raises(OSError, match="descriptor"):
+            os.fstat(number)
+
+
+def test_a_file_of_the_program_on_the_number_is_not_cut(place, tmp_path):
+    """Even one that takes a part of a record before its disk is full."""
+    file = place.file()
+    file.append(scalar(1))
+    segment = file._series.current
+    segment.under_way = (b"a record",)
+    own = os.open(tmp_path / "own", os.O_RDWR | os.O_CREAT)
+    os.write(own, b"x" * 10_000)
+    os.dup2(own, segment.fd)
+    segment.mend()
+    assert os.fstat(own).st_size == 10_000
+    os.close(own)
+    file.append(scalar(2))
+    assert place.steps() == [1, 2]

@@ -559,3 +559,17 @@ def test_half_a_line_that_the_disk_took_is_no_part_of_the_next_one(place):
         assert member.growing == {"b", "c"}
 
     assert in_child(child) == 0
+
+
+def test_a_file_of_the_program_on_the_number_of_a_member_file_is_not_written(place, tmp_path):
+    """A program that becomes a daemon closes our descriptors and opens files of its own."""
+    file = member_file(place)
+    with open(tmp_path / "own", "wb") as own:
+        os.dup2(own.fileno(), file._fd)
+    for write in (lambda: file.write({"open": "a"}), lambda: file.count(requests=1)):
+        with pytest.raises(OSError, match="descriptor"):
+            write()
+    assert not file.is_there()
+    file.leave()
+    assert os.fstat(file._fd).st_size == 0
+    os.close(file._fd)

@@ -367,3 +367,18 @@ def test_a_path_that_cannot_be_locked_raises_and_leaks_nothing(tmp_path):
     assert not os.path.exists(tmp_path / "elsewhere")
     with contextlib.suppress(OSError):
         locks.is_held(at(tmp_path / "link"))
+
+
+def test_a_file_of_the_program_on_the_number_of_a_lock_is_left_alone(path, tmp_path):
+    """A program that becomes a daemon closes our locks and opens files of its own: no fork and no release closes them."""
+    fd = take(path)
+    with open(tmp_path / "own", "wb") as own:
+        os.dup2(own.fileno(), fd)
+        assert in_child(lambda: os.write(fd, b"child")) == 0
+        with pytest.raises(OSError, match="descriptor"):
+            locks.check(fd)
+        locks.release(fd)
+        os.write(fd, b"parent")
+        os.close(fd)
+    assert (tmp_path / "own").read_bytes() == b"childparent"
+    assert fd not in locks._table
