@@ -14,8 +14,8 @@ Environment:
     HF_MPWRITER_COMMITS_PER_HOUR    to one repository, by all runs of a user on a host; 100 if not set
     HF_MPWRITER_PYTHON              the Python of uploaders and pushes, where `sys.executable` is none; read by
                                     system/launch.py
-    HF_MPWRITER_GROUP               1: a spool is made for the group of its run directory, and the spool of a
-                                    colleague in that group is trusted
+    HF_MPWRITER_GROUP               1: a spool is made for the group of its run directory, and one that is open to
+                                    that group is trusted
     HF_MPWRITER_FAILPOINT           faults for tests, see system/failpoints.py
 """
 

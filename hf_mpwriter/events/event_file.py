@@ -147,7 +147,7 @@ class EventFile:
         if not self._backlog.retry_after and self._limits.is_calm:  # one warning, however many files it meets
             self._log.warning(
                 "%s: the disk refuses event records (%s); up to %.1f MiB wait in memory",
-                self.path or "the first event file",
+                self.path or error.filename or "the first event file",
                 error.strerror or error,
                 self._limits.memory / (1 << 20),
             )

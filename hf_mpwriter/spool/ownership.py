@@ -4,9 +4,12 @@ To use a spool is to send a token to the endpoint in its `run.json`, and to read
 a directory into which no stranger may write:
 
     owner this user, mode 0700                    used
-    owner this user, open to its group (2770)     used: HF_MPWRITER_GROUP=1 has made it so
+    owner this user, open to its group (2770)     used with HF_MPWRITER_GROUP=1
     owner another user, open to its group (2770)  used with HF_MPWRITER_GROUP=1, if this user is in the group
     anything else                                 refused
+
+Owner and mode alone do not tell that the user has opened it: in a project directory (2775) each directory that he makes
+has such a mode, and a stranger of the group may rename one into the place of the spool and fill it.
 
 It is checked on the descriptor by which the spool is used from then on, whatever becomes of its name.
 """
@@ -75,9 +78,10 @@ def _objection(root: str, status: os.stat_result, fd: int) -> tuple[str, str] | 
     if shared and group_access() and status.st_gid in (os.getegid(), *os.getgroups()):
         return None
     if status.st_uid == os.geteuid() or status.st_uid == _made_by_us(fd):
-        if shared or not status.st_mode & stat.S_IWGRP:
+        if not status.st_mode & stat.S_IWGRP or (shared and group_access()):
             return None
-        return "can be written by its group", f"Run: chmod g-w {root}"
+        choice = "If you share this run with your group, set HF_MPWRITER_GROUP=1. Else run" if shared else "Run"
+        return "can be written by its group", f"{choice}: chmod g-w {root}"
     return (
         f"belongs to {_name_of(status.st_uid)}",
         "Use another logdir, or share it within a group: HF_MPWRITER_GROUP=1, also for the next start of its owner.",

@@ -228,7 +228,8 @@ def make_dirs(place: Place, mode: int = DIR_MODE, *, durable: bool = True, priva
         place.make_directory(mode)
     except FileExistsError:
         if not place.is_directory():
-            raise
+            what = "A file, or a link, which is not followed, is in the place of a directory"
+            raise FileExistsError(errno.EEXIST, what, str(place)) from None
     if not private:
         _share_new(place)
     if durable:

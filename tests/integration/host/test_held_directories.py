@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import json
 import os
 import random
 import re
@@ -14,11 +16,17 @@ import time
 from pathlib import Path
 
 import pytest
-from forks import fork, reap
+from forks import fork, in_child, reap
 from programs import wait_for
 from runs import LOG_AND_EXIT, no_uploader
 from shared_spools import GROUP, STRANGER, root_only
 from support import keys
+
+from hf_mpwriter.base import state
+from hf_mpwriter.base.settings import Destination, Settings
+from hf_mpwriter.spool.layout import FORMAT, RunRecord
+from hf_mpwriter.spool.member_lines import COUNTERS_LENGTH
+from hf_mpwriter.system.process import Process
 
 SECRET = b"a secret of the victim"
 
@@ -152,3 +160,59 @@ def test_nothing_of_ours_is_opened_by_its_absolute_path(hub, run_dir, tmp_path):
             wrong.append(line)
     assert seen > 20, "the trace shows what is reached beneath descriptors"
     assert wrong == []
+
+
+LOG_TWICE = """
+import os, sys
+from hf_mpwriter import HFSummaryWriter
+with HFSummaryWriter("me/run", logdir=sys.argv[1], exit_timeout=30) as writer:
+    writer.add_scalar("loss", 1.0, int(sys.argv[2]))
+"""
+
+
+@root_only
+@pytest.mark.root
+def test_a_directory_of_the_user_that_the_group_may_write_is_no_spool(hub, open_place, start):
+    """2775: a stranger renames one into the place of the spool and fills it; it decides nothing about what is sent."""
+    run = open_place / "exp1"
+    run.mkdir()
+    os.chown(run, 0, GROUP)
+    run.chmod(0o2775)
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints").chmod(0o2775)  # as umask 002 makes it
+    (run / "private.txt").write_bytes(SECRET)
+    (run / "private.txt").chmod(0o600)
+    env = {"HF_TOKEN": "hf_secret", "TMPDIR": str(open_place)}
+    start(LOG_TWICE, run, 1, env=env).succeed()
+    wait_for(lambda: no_uploader(run), "the uploader leaves")
+    settings = {**json.loads(state.dump(Settings())), "allow_patterns": None}
+    process = dataclasses.asdict(Process.current())
+
+    def swap() -> None:
+        os.setgroups([GROUP])
+        os.setgid(GROUP)
+        os.setuid(STRANGER)
+        os.umask(0o002)
+        os.rename(run / ".hf_mpwriter", run / "away")
+        os.rename(run / "checkpoints", run / ".hf_mpwriter")
+        spool = run / ".hf_mpwriter"
+        for folder in ("claims", "members", "hosts"):
+            (spool / folder).mkdir()
+            (spool / folder).chmod(0o2777)
+        (spool / "FORMAT").write_text(f"{FORMAT}\n")
+        (spool / "run.json").write_bytes(
+            state.dump(RunRecord(Destination(hub.endpoint, "me/run", path_in_repo="tensorboard/exp1")))
+        )
+        line = {"worker": "main", "process": process, "started_at": 9e9, "settings": settings}
+        (spool / "members" / "main.host-0.1.2-3").write_text(
+            json.dumps(line) + "\n" + json.dumps({"requests": 0, "dropped": 0}).ljust(COUNTERS_LENGTH - 1) + "\n"
+        )
+
+    assert in_child(swap) == 0
+    code, _, err = start(LOG_TWICE, run, 2, env=env).finish()
+    assert code == 0 or "is not used" in err, err
+    wait_for(lambda: no_uploader(run) or end_uploader(run), "the uploader leaves")
+    for directory, _, names in os.walk(hub.root):
+        for path in (Path(directory, name) for name in names):
+            assert SECRET not in path.read_bytes(), "what the user did not choose was sent"
+    assert "is not used" in err

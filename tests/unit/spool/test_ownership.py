@@ -20,10 +20,19 @@ from hf_mpwriter.system.directory import Place
 
 
 @pytest.mark.parametrize(
-    ("mode", "says"), [(0o777, "everybody"), (0o2772, "everybody"), (0o770, "its group"), (0o750, ""), (0o2770, "")]
+    ("mode", "says", "shares"),
+    [
+        *((0o777, "everybody", shares) for shares in "01"),
+        *((0o2772, "everybody", shares) for shares in "01"),
+        *((0o770, "its group", shares) for shares in "01"),
+        *((0o750, "", shares) for shares in "01"),
+        (0o2770, "its group", "0"),
+        (0o2770, "", "1"),
+    ],
 )
-def test_a_spool_into_which_others_may_write_is_refused(own_spool, mode, says):
-    """Unless it was opened to its group on purpose: setgid tells."""
+def test_a_spool_into_which_others_may_write_is_refused(own_spool, monkeypatch, mode, says, shares):
+    """Unless it is open to its group on purpose: the mode alone does not tell."""
+    monkeypatch.setenv("HF_MPWRITER_GROUP", shares)
     os.chmod(own_spool.root, mode)
     with pytest.raises(ForeignSpoolError, match=says) if says else contextlib.nullcontext():
         own_spool.create()

@@ -370,7 +370,7 @@ def test_a_path_that_cannot_be_locked_raises_and_leaks_nothing(tmp_path):
 
 
 def test_a_file_of_the_program_on_the_number_of_a_lock_is_left_alone(path, tmp_path):
-    """A program that becomes a daemon closes our locks and opens files of its own: no fork and no release closes them."""
+    """A program that becomes a daemon opens files on the numbers of our locks: no fork, no release closes them."""
     fd = take(path)
     with open(tmp_path / "own", "wb") as own:
         os.dup2(own.fileno(), fd)
