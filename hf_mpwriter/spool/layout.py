@@ -6,7 +6,7 @@ It is longer than other modules, so that all that stands in a spool is read, mad
       rank_00001/events.out.tfevents....
       .hf_mpwriter/                                   spool, mode 0700                   written by
         FORMAT                                        "hf-mpwriter 3"                    the first worker
-        run.json                                      {"destination": {...}}             the first with a destination
+        run.json                                      {"destination": {...}, "inode": n} the first with a destination
         uploader.lock                                 the uploader lock                  no process (empty)
         claims/<worker>.lock                          claims                             no process (empty)
         members/<worker>.<host>.<pid>.<ticks>-<n>     member file: lines, appended       that worker
@@ -87,9 +87,15 @@ class MemberName:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What `run.json` holds."""
+    """What `run.json` holds.
+
+    Attributes:
+        destination: of the run.
+        inode: of the spool in which it was written; a copy has another one.
+    """
 
     destination: Destination
+    inode: int = 0
 
 
 @dataclass(frozen=True)
@@ -262,6 +268,15 @@ class Spool:
         except (OSError, SpoolFormatError):
             return False
 
+    def is_original(self) -> bool:
+        """Whether it is where its destination was recorded; False for what was copied, or unpacked from an archive.
+
+        Raises:
+            OSError, SpoolFormatError: run.json cannot be read.
+        """
+        record = self._record()
+        return record is not None and record.inode == os.fstat(self.directory.fd).st_ino
+
     def is_private(self) -> bool:
         """Whether run directory and spool belong to this user, and no other user may write into the spool."""
         try:
@@ -357,7 +372,8 @@ class Spool:
             DestinationError: the run directory belongs to another destination.
         """
         try:
-            disk.publish(self._run_json, state.dump(RunRecord(destination)), "spool.run")
+            record = RunRecord(destination, os.fstat(self.directory.fd).st_ino)
+            disk.publish(self._run_json, state.dump(record), "spool.run")
         except OSError as error:
             raise self._cannot_be_written(error) from error
         recorded = self.destination()
@@ -386,10 +402,14 @@ class Spool:
             ForeignSpoolError: see `check_ownership`.
             SpoolFormatError: run.json is damaged.
         """
+        record = self._record()
+        return None if record is None else record.destination
+
+    def _record(self) -> RunRecord | None:
         check_ownership(self.directory)
         try:
             data = disk.read(self._run_json)
-            return None if data is None else state.load(RunRecord, data).destination
+            return None if data is None else state.load(RunRecord, data)
         except (state.DamagedError, OSError) as error:
             raise SpoolFormatError(
                 f"{self._run_json} is damaged: {error}.", hint="Remove that file; the next start writes it again."

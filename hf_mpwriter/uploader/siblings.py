@@ -2,7 +2,8 @@
 
     uploader --posix_spawn--> search: a process with a timer of its own
                                 lists the directory that holds the run directory
-                                for each run that is this user's own, private, unfinished and on the same Hub:
+                                for each run that is this user's own, private, unfinished and on the same Hub,
+                                and was neither copied nor unpacked from an archive:
                                     start its uploader, as a worker would
 
 A directory beside a run may be a mount that hangs. Training never looks there.
@@ -10,7 +11,9 @@ A directory beside a run may be a mount that hangs. Training never looks there.
 Invariants:
 - The uploader does not wait for the search. The search ends after LIMIT seconds, whatever it does then.
 - Each directory is looked at in a thread of its own. One that hangs costs the others PATIENCE seconds.
-- The token of the uploader goes only to the Hub that it belongs to, for runs into which no other user can write.
+- The token of the uploader goes only to the Hub that it belongs to, for runs into which no other user can write. What
+  stands in an archive may name any repository in which the token may write, so a copy waits for its user.
+- What was looked at is what is started: its directories are held from the first look on.
 - The uploader of a sibling searches nothing: a folder with many unfinished runs gets SERVED uploaders at a time.
 """
 
@@ -80,8 +83,8 @@ def search(start: StartRecord) -> list[int]:
         The processes that were started.
     """
     children: list[int] = []
-    for run_dir, destination in unfinished(start.run_dir, start.destination.endpoint):
-        starter = Starter(Spool(run_dir))
+    for spool, destination in unfinished(start.run_dir, start.destination.endpoint):
+        starter, run_dir = Starter(spool), spool.run_dir
         record = replace(start, run_dir=run_dir, destination=destination, seeks_siblings=False)
         try:
             if starter.start(record, lambda: os.environ):
@@ -94,8 +97,8 @@ def search(start: StartRecord) -> list[int]:
     return children
 
 
-def unfinished(run_dir: str, endpoint: str) -> Iterator[tuple[str, Destination]]:
-    """Run directories beside one, and their destinations, that have unsent data.
+def unfinished(run_dir: str, endpoint: str) -> Iterator[tuple[Spool, Destination]]:
+    """Spools of runs beside one that have unsent data, and their destinations.
 
     Args:
         run_dir: absolute path.
@@ -108,25 +111,26 @@ def unfinished(run_dir: str, endpoint: str) -> Iterator[tuple[str, Destination]]
         return
     for name in names:
         other = os.path.join(parent, name)
-        destination = _look(other, endpoint) if other != run_dir else None
-        if destination is not None:
-            yield other, destination
+        found = _look(other, endpoint) if other != run_dir else None
+        if found is not None:
+            yield found
 
 
-def _look(run_dir: str, endpoint: str) -> Destination | None:
-    """The destination of an unfinished run; None also if the disk does not answer within PATIENCE seconds."""
-    answer: list[Destination] = []
+def _look(run_dir: str, endpoint: str) -> tuple[Spool, Destination] | None:
+    """Spool and destination of an unfinished run; None also if the disk does not answer within PATIENCE seconds."""
+    answer: list[tuple[Spool, Destination]] = []
 
     def look() -> None:
         try:
             if os.path.islink(run_dir):  # the run is found where it is
                 return
             spool = Spool(run_dir)
-            if os.path.islink(run_dir) or not spool.is_private() or not spool.is_unfinished(endpoint):
+            if not (spool.is_private() and spool.is_unfinished(endpoint) and spool.is_original()):
                 return
             destination = spool.destination()
-            if destination and normalised_endpoint(destination.endpoint) == normalised_endpoint(endpoint):
-                answer.append(destination)
+            is_ours = destination and normalised_endpoint(destination.endpoint) == normalised_endpoint(endpoint)
+            if destination and is_ours and not os.path.islink(run_dir):
+                answer.append((spool, destination))
         except (OSError, HfMpWriterError):  # it was removed meanwhile
             return
 

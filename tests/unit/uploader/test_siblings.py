@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from dataclasses import replace
 
@@ -39,7 +40,8 @@ def start(tmp_path) -> StartRecord:
 
 def found(start: StartRecord) -> list[str]:
     """The names of the runs that are found."""
-    return [os.path.basename(run_dir) for run_dir, _ in siblings.unfinished(start.run_dir, start.destination.endpoint)]
+    runs = siblings.unfinished(start.run_dir, start.destination.endpoint)
+    return [os.path.basename(spool.run_dir) for spool, _ in runs]
 
 
 def test_unfinished_runs_of_ours_on_the_same_hub_are_found(tmp_path, start):
@@ -53,6 +55,14 @@ def test_unfinished_runs_of_ours_on_the_same_hub_are_found(tmp_path, start):
     os.symlink(tmp_path / "a", tmp_path / "link")
     (tmp_path / "empty").mkdir()
     assert found(start) == ["a", "b"]
+
+
+def test_a_copy_is_left_to_its_user(tmp_path, start):
+    """What was unpacked from an archive may name any repository of this user; a run that was moved is still found."""
+    made = unfinished(tmp_path / "made")
+    shutil.copytree(made.run_dir, tmp_path / "unpacked")
+    os.rename(made.run_dir, tmp_path / "moved")
+    assert found(start) == ["moved"]
 
 
 def test_a_parent_that_cannot_be_listed_has_no_runs():
