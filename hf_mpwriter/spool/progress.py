@@ -61,7 +61,12 @@ class Progress:
         self._ledger: Ledger | None = None
 
     def ledger(self) -> Ledger | None:
-        """What the Hub is known to hold; None while the run has no destination."""
+        """What the Hub is known to hold; None while the run has no destination, or if that was never read."""
+        with contextlib.suppress(OSError):  # the disk fails, or the spool is another user's now: nothing new is known
+            self._read()
+        return self._ledger
+
+    def _read(self) -> None:
         seen = [(host, *_stamp(self._spool.host(host).ledger)) for host in self._spool.host_ids()]
         if self._ledger is None or (seen != self._seen and self._may_load()):
             started, busy = self._clock(), time.thread_time()
@@ -70,7 +75,6 @@ class Progress:
             self._seen = seen
             now, busy = self._clock(), time.thread_time() - busy
             self._load_took, self._next_load = now - started, now + LOAD_PAUSE * busy
-        return self._ledger
 
     def _may_load(self) -> bool:
         now = self._clock()

@@ -185,3 +185,19 @@ def test_a_wait_ends_in_time_however_long_a_check_takes(spool, slow, monkeypatch
     assert progress.wait(mine, {EVENTS: 20}, 20.0, lambda: None, clock=lambda: slow.now) == {EVENTS: 10}
     assert 20.0 <= slow.now - started <= 20.5
     assert slow.reads <= 2
+
+
+def test_a_spool_that_was_replaced_by_one_that_is_not_used_raises_nothing(spool):
+    """`push` and `status` go on with what was known; a stranger may rename in the run directory."""
+    known = view(spool, stamp(spool))
+    assert known.missing({EVENTS: 10}) == {}
+    spool.directory.release()
+    os.rename(spool.root, spool.root + ".away")
+    os.mkdir(spool.root)
+    os.chmod(spool.root, 0o777)
+    spool = Spool(spool.run_dir)
+    assert Progress(spool).ledger() is None
+    assert Progress(spool).missing({EVENTS: 10}) == {EVENTS: 10}
+    assert progress.wait(Progress(spool), {EVENTS: 10}, 0.0, lambda: None) == {EVENTS: 10}
+    known._spool = spool
+    assert known.missing({EVENTS: 10}) == {}
