@@ -72,7 +72,7 @@ def _compare(spool: Spool, destination: Destination, logdir: Path, *, drained: b
     # read when the client is imported; it may ask the Hub of HF_ENDPOINT whatever destination it was given
     os.environ["HF_ENDPOINT"] = destination.endpoint
     os.environ |= hf_home.settled(os.environ, start_directory(), hf_home.account_home())
-    os.environ |= hf_home.writable_caches(os.environ, str(spool.host(host_id()).cache))
+    os.environ |= hf_home.writable_caches(os.environ, spool.host(host_id()).cache.way)
     from hf_mpwriter.push.classify import classify
     from hf_mpwriter.push.client import Hub
     from hf_mpwriter.testing import check

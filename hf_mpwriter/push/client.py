@@ -41,6 +41,7 @@ from hf_mpwriter.base.verdicts import Sent, Split
 from hf_mpwriter.push.classify import classify
 from hf_mpwriter.push.transport import Transport
 from hf_mpwriter.system import disk
+from hf_mpwriter.system.directory import at
 
 PATHS_PER_REQUEST = 500
 CARD_TIMEOUT = 15.0  # seconds; the events do not wait longer for a model card
@@ -164,13 +165,13 @@ class Hub:
     @contextlib.contextmanager
     def _copy(self, path: str, revision: str, size: int, scratch: str) -> Iterator[str]:
         where: dict[str, Any] = {**self._where, "filename": self._destination.path(path), "revision": revision}
-        disk.remove_tree(scratch)
+        disk.remove_tree(at(scratch))
         try:
             with self._transport.expecting(size):
                 copy = self._api.hf_hub_download(**where, local_dir=scratch)
             yield copy
         finally:
-            disk.remove_tree(scratch)
+            disk.remove_tree(at(scratch))
 
     def commit(
         self, sources: Sequence[Source], parent: str, *, fenced: bool, tag_card: bool

@@ -231,8 +231,10 @@ def _compare(job: Job, spool: Spool, hub: Hub, notify: Notify, own_head: str | N
 
 
 def _scratch(job: Job, spool: Spool) -> str:
-    """Where the Hub's copies are downloaded to."""
-    return (spool.directory / job.cache / SCRATCH).way
+    """Where the Hub's copies are downloaded to; OSError if a part of the way is a link."""
+    place = spool.directory / job.cache / SCRATCH
+    disk.make_dirs(place, durable=False)
+    return place.way
 
 
 def _head(job: Job, hub: Hub, notify: Notify) -> str:

@@ -19,7 +19,7 @@ import math
 import shlex
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from hf_mpwriter.base.errors import SpoolFormatError
 from hf_mpwriter.base.names import is_attachment
@@ -61,12 +61,12 @@ class Progress:
         self._ledger: Ledger | None = None
 
     def ledger(self) -> Ledger | None:
-        """What the Hub is known to hold, as far as the spool can be read; None while the run has no destination."""
-        with contextlib.suppress(OSError):  # others may have put something in its place
-            self._look()
+        """What the Hub is known to hold; None while the run has no destination, or if that was never read."""
+        with contextlib.suppress(OSError):  # the disk fails, or the spool is another user's now: nothing new is known
+            self._read()
         return self._ledger
 
-    def _look(self) -> None:
+    def _read(self) -> None:
         seen = [(host, *_stamp(self._spool.host(host).ledger)) for host in self._spool.host_ids()]
         if self._ledger is None or (seen != self._seen and self._may_load()):
             started, busy = self._clock(), time.thread_time()
@@ -194,14 +194,12 @@ class Logged:
         in_memory: records that wait in memory because the disk refuses them.
         dropped: records that the disk refused for good.
         disk_error: why the disk refuses records, "" while it accepts them.
-        damaged: bytes that it wrote to each file that holds less now; only what was sent before is on the Hub.
     """
 
     lengths: Mapping[str, int]
     in_memory: int = 0
     dropped: int = 0
     disk_error: str = ""
-    damaged: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def is_on_disk(self) -> bool:
@@ -220,7 +218,7 @@ class Status:
         on_hub: of these, bytes that the Hub is known to hold.
         waiting: of these, bytes that it does not hold yet; 0 for a local run.
         dropped: records that the disk refused for good.
-        error: why the disk refuses records, what damage has cost, why the last push failed and what helps; or "".
+        error: why the disk refuses records, and why the last push failed and what helps; "" if neither is so.
         in_memory: records that wait in memory because the disk refuses them; they are not in `logged`.
     """
 
@@ -243,18 +241,11 @@ def status(view: Progress, destination: Destination | None, logged: Logged) -> S
     """
     total = sum(logged.lengths.values())
     waiting, errors = 0, [f"the disk refuses records: {logged.disk_error}."] if logged.disk_error else []
-    errors.append(damage_text(view.missing(logged.damaged) if destination else logged.damaged))
     if destination is not None:
         waiting, uploader = sum(view.missing(logged.lengths).values()), view.uploader()
         errors.append(f"{uploader.reason} {uploader.hint}".strip())
     name, on_hub = (str(destination), total - waiting) if destination else ("", 0)
     return Status(name, total, on_hub, waiting, logged.dropped, " ".join(filter(None, errors)), logged.in_memory)
-
-
-def damage_text(paths: Iterable[str]) -> str:
-    """A sentence about files that were damaged before the Hub had them, "" if there are none."""
-    named = ", ".join(paths)
-    return f"records are lost: another program or the disk has changed {named:.300}." if named else ""
 
 
 def wait(

@@ -24,6 +24,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import shutil
 import stat
 
 from hf_mpwriter.system import failpoints
@@ -192,17 +193,11 @@ def remove(place: Place, word: str, *, durable: bool = True) -> None:
         fsync_dir(place.parent, word)
 
 
-def remove_tree(path: str) -> None:
-    """Remove a directory of files that are of no use any more, as far as the disk allows it; links are not followed."""
-    for directory, folders, files in os.walk(path, topdown=False):
-        for name in files:
-            with contextlib.suppress(OSError):
-                os.unlink(os.path.join(directory, name))
-        for name in folders:  # a link to a directory is among them
-            with contextlib.suppress(OSError):
-                os.unlink(os.path.join(directory, name))
-        with contextlib.suppress(OSError):
-            os.rmdir(directory)
+def remove_tree(place: Place) -> None:
+    """Remove a directory that is of no use any more, as far as the disk allows it. A link in its place goes itself."""
+    with contextlib.suppress(OSError), place.held() as (where, name):
+        shutil.rmtree(name, ignore_errors=True, dir_fd=where)  # it follows no link
+        os.unlink(name, dir_fd=where)
 
 
 def make_dirs(place: Place, mode: int = DIR_MODE, *, durable: bool = True, private: bool = False) -> None:

@@ -83,7 +83,7 @@ class InFlight:
 
         The record of another host stays for that host; the ledger knows which of them need no more care.
         """
-        disk.remove_tree((self._host.cache / SCRATCH).way)
+        disk.remove_tree(self._host.cache / SCRATCH)
         before, known, news = self._ledger.taken_over, set[str](), False
         for host in map(self._spool.host, self._spool.host_ids()):
             if (lost := interrupted(host)) is None:

@@ -187,14 +187,17 @@ def test_a_wait_ends_in_time_however_long_a_check_takes(spool, slow, monkeypatch
     assert slow.reads <= 2
 
 
-def test_a_spool_that_may_not_be_used_any_more_is_no_error_for_what_waits(run_dir):
-    """Others may open it to everybody, or put one of theirs in its place: what was known counts, or nothing."""
-    spool = Spool(str(run_dir))
-    spool.create()
-    os.chmod(spool.root, 0o777)  # noqa: S103 - what it is about
-    view = Progress(Spool(str(run_dir)))
-    assert view.ledger() is None
-    assert view.missing({"a": 1}) == {"a": 1}
-    assert view.uploader().phase == ""
-    assert not view.uploader_is_alive()
-    assert view.refusals() == {}
+def test_a_spool_that_was_replaced_by_one_that_is_not_used_raises_nothing(spool):
+    """`push` and `status` go on with what was known; a stranger may rename in the run directory."""
+    known = view(spool, stamp(spool))
+    assert known.missing({EVENTS: 10}) == {}
+    spool.directory.release()
+    os.rename(spool.root, spool.root + ".away")
+    os.mkdir(spool.root)
+    os.chmod(spool.root, 0o730)  # noqa: S103 - that is the fault
+    spool = Spool(spool.run_dir)
+    assert Progress(spool).ledger() is None
+    assert Progress(spool).missing({EVENTS: 10}) == {EVENTS: 10}
+    assert progress.wait(Progress(spool), {EVENTS: 10}, 0.0, lambda: None) == {EVENTS: 10}
+    known._spool = spool
+    assert known.missing({EVENTS: 10}) == {}

@@ -229,3 +229,26 @@ def test_a_disk_that_refuses_to_tell_has_deleted_nothing(tmp_path, monkeypatch):
     os.unlink(path)
     assert not disk.same_file(fd, path)
     os.close(fd)
+
+
+@pytest.mark.parametrize("where", ["the directory", "the way to it", "in it"])
+def test_a_tree_is_removed_without_following_a_link(tmp_path, where):
+    """Others may have put one there: what it leads to stays, and the link itself goes where it is in the way."""
+    precious, top = tmp_path / "precious", tmp_path / "top"
+    (precious / "tree" / "deep").mkdir(parents=True)
+    (precious / "tree" / "deep" / "file").touch()
+    top.mkdir()
+    if where == "the directory":
+        (top / "cache").mkdir()
+        (top / "cache" / "tree").symlink_to(precious / "tree")
+    elif where == "the way to it":
+        (top / "cache").symlink_to(precious)
+    else:
+        (top / "cache" / "tree" / "more").mkdir(parents=True)
+        (top / "cache" / "tree" / "more" / "file").touch()
+        (top / "cache" / "tree" / "link").symlink_to(precious / "tree")
+    disk.remove_tree(Directory(top) / "cache/tree")
+    assert (precious / "tree" / "deep" / "file").exists()
+    if where != "the way to it":
+        assert os.listdir(top / "cache") == []
+    disk.remove_tree(Directory(top) / "nothing")
