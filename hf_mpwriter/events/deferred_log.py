@@ -10,12 +10,15 @@ Invariants:
 - Code that runs in training calls `logger` of this module, and the module `logging` nowhere else.
 - Code that collects under a lock calls `flush` after it.
 - What was collected belongs to this process: a forked child starts with nothing.
+- A handler that fails is shown as `logging` shows it, on stderr. It never fails the call that logs.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import traceback
 from collections import deque
 
 from hf_mpwriter.system import locks
@@ -49,7 +52,12 @@ class DeferredLog:
                 text, arguments = self._warnings.popleft()
             except IndexError:  # another thread has taken it
                 return
-            self._logger.warning(text, *arguments)
+            try:
+                self._logger.warning(text, *arguments)
+            except Exception:  # noqa: BLE001 - of a handler or a filter of the user
+                if logging.raiseExceptions:
+                    with contextlib.suppress(Exception):  # stderr may be closed
+                        traceback.print_exc()
 
     def clear(self) -> None:
         """Forget what was collected."""

@@ -6,10 +6,12 @@ import logging
 import os
 import signal
 import threading
+from pathlib import Path
 
 import pytest
 from forks import in_child
 
+from hf_mpwriter import SummaryWriter
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.system import locks
 
@@ -89,3 +91,50 @@ def test_a_forked_child_does_not_log_what_its_parent_collected(logged):
         assert in_child(child) == 0
     logger.flush()
     assert logged() == ["the parent's"]
+
+
+class FailingHandler(logging.Handler):
+    """A handler of the user with a fault of its own."""
+
+    def emit(self, record):
+        """Fail, as no handler should."""
+        raise RuntimeError(f"cannot handle {record.getMessage()}")
+
+
+@pytest.fixture
+def failing_handler():
+    """Every warning of ours meets a handler that fails."""
+    handler = FailingHandler()
+    logging.getLogger("hf_mpwriter").addHandler(handler)
+    yield
+    logging.getLogger("hf_mpwriter").removeHandler(handler)
+
+
+@pytest.mark.usefixtures("failing_handler")
+def test_a_handler_that_fails_never_fails_the_call_that_logs(capsys):
+    """It is shown on stderr, as `logging` shows what its own handlers raise; later warnings are logged all the same."""
+    logger.warning("%s", "first")
+    logger.warning("%s", "second")
+    shown = capsys.readouterr().err
+    assert "cannot handle first" in shown
+    assert "cannot handle second" in shown
+
+
+@pytest.mark.usefixtures("failing_handler")
+def test_every_writer_ends_although_a_handler_fails(tmp_path):
+    """What is told when an event file was removed reaches the handler from `add_scalar` and from `close`."""
+    writers = [SummaryWriter(tmp_path / name) for name in "ab"]
+    for writer in writers:
+        writer.add_scalar("loss", 1.0, 0)
+        remove_event_files(writer.logdir)
+        writer._worker.keep_house()
+        writer.add_scalar("loss", 1.0, 1)
+        remove_event_files(writer.logdir)
+        writer.close()
+        assert not writer._worker.is_active
+
+
+def remove_event_files(directory):
+    """Remove the event files of a run directory."""
+    for path in Path(directory).glob("events.*"):
+        path.unlink()
