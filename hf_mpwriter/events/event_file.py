@@ -219,6 +219,11 @@ class EventFile:
         """Records that the disk refused for good."""
         return self._backlog.dropped
 
+    @property
+    def damaged(self) -> dict[Place, int]:
+        """Bytes that were written to each file that holds less now."""
+        return self._series.damaged
+
     # what the owner asks for
 
     def purge(self, step: int, unless_since: float = math.inf) -> None:

@@ -74,6 +74,7 @@ class SegmentSeries:
         current: the segment to append to, None before the first record and after a seal.
         path: of the last segment, None before the first.
         purge: what the next segment is to hide.
+        damaged: bytes that were written to each file that holds less now.
     """
 
     def __init__(self, home: Home, sub: str, suffix: str, log: DeferredLog) -> None:
@@ -88,6 +89,7 @@ class SegmentSeries:
         self.current: Segment | None = None
         self.path: Place | None = None
         self.purge: Purge | None = None
+        self.damaged: dict[Place, int] = {}
         self._sealed_bytes = 0
         self._largest = limits.UNLIMITED  # bytes of a file, as the filesystem has shown
         self._warned_of_large = False
@@ -201,6 +203,8 @@ class SegmentSeries:
         self.current = None
         segment.limit = 0
         end = segment.end  # from here on nothing makes it longer, a signal handler included
+        if readable is not None and readable < end:
+            self.damaged[segment.path] = end
         self.registration.seals.append((segment.path, end if readable is None else readable))
         self._sealed_bytes += end
         segment.close()

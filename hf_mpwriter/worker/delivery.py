@@ -8,7 +8,7 @@
 
 Invariants:
 - Delivered means: the record of every call that had returned is on the Hub. What waits in memory is not, and what was
-  dropped never will be.
+  dropped never will be. Of an event file that was damaged, the Hub has all or not.
 - It counts what this process has logged in this run directory, by whichever writer.
 - A notice is told once. The last number that was told is remembered per host, so an uploader that is replaced, or one
   on another host, neither repeats nor hides anything. What was there before the worker is old news, except of the last
@@ -44,7 +44,7 @@ def logged(membership: Membership, files: WorkerFiles) -> Logged:
     """
     in_memory = files.in_memory  # before the lengths: a record that is written in between counts twice, not never
     lengths = files.lengths() | _attachments(membership)
-    return Logged(lengths, in_memory, files.dropped, files.disk_error)
+    return Logged(lengths, in_memory, files.dropped, files.disk_error, files.damaged)
 
 
 def _attachments(membership: Membership) -> dict[str, int]:
@@ -74,7 +74,9 @@ def push(spool: Spool, request: Callable[[], Logged], timeout: float, keep_house
     while (asked_for := request()).in_memory and (left := end - time.monotonic()) > 0:
         time.sleep(min(MEMORY_POLL, left))
     left = max(0.0, end - time.monotonic())
-    return not progress.wait(Progress(spool), asked_for.lengths, left, keep_house) and asked_for.is_on_disk
+    view = Progress(spool)
+    is_there = not progress.wait(view, asked_for.lengths, left, keep_house)
+    return is_there and asked_for.is_on_disk and not view.missing(asked_for.damaged)
 
 
 class Notices:

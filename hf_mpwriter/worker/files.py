@@ -53,6 +53,7 @@ class WorkerFiles:
         self.attempt_started_at = attempt_started_at
         self._files: dict[tuple[str, str], EventFile] = {}
         self._sealed: dict[str, int] = {}  # lengths of sealed segments
+        self._damaged: dict[str, int] = {}  # see `damaged`; of files that are forgotten
         self._purged: dict[str, int] = {}  # step per directory
         self._lost = 0  # what was dropped and is in no event file
         self._last_failure = ""
@@ -60,7 +61,7 @@ class WorkerFiles:
     def after_fork(self, limits: Limits, attempt_started_at: float) -> None:
         """In the child: forget what is the parent's."""
         self.limits, self.attempt_started_at = limits, attempt_started_at
-        self._sealed, self._lost = {}, 0
+        self._sealed, self._damaged, self._lost = {}, {}, 0
         for (sub, _), file in self._files.items():
             file.abandon(limits)
             if sub in self._purged:
@@ -118,6 +119,7 @@ class WorkerFiles:
             file.close()
             if forget and not file.waiting:
                 self._lost += file.dropped
+                self._damaged |= _by_name(file)
                 self._files.pop((sub, suffix), None)
 
     def segments(self, sub: str) -> list[Place]:
@@ -153,6 +155,14 @@ class WorkerFiles:
     def dropped(self) -> int:
         """Records that the disk refused for good."""
         return self._lost + sum(file.dropped for file in self._all())
+
+    @property
+    def damaged(self) -> dict[str, int]:
+        """Bytes to upload that this process wrote to each file that holds less now, as in `lengths`."""
+        found = dict(self._damaged)
+        for file in self._all():
+            found |= _by_name(file)
+        return {path: length for path, length in found.items() if self._membership.settings.allows(path)}
 
     @property
     def in_memory(self) -> int:
@@ -230,6 +240,10 @@ class WorkerFiles:
                 file.close()
         finally:
             locks.release(claim)
+
+
+def _by_name(file: EventFile) -> dict[str, int]:
+    return {place.name: length for place, length in file.damaged.items()}
 
 
 class _Elsewhere:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from hf_mpwriter.base.errors import HfMpWriterError
-from hf_mpwriter.spool.progress import POLL, Logged, Progress, wait
+from hf_mpwriter.spool.progress import POLL, Logged, Progress, damage_text, wait
 
 if TYPE_CHECKING:
     from hf_mpwriter.base.settings import Destination, Settings
@@ -64,7 +64,7 @@ class PushFuture(Future[str | None]):
                 before=self._refused_before,
             )
             if not missing:
-                self._raise_dropped()
+                self._raise_lost()
         except UploadError as error:
             self.set_exception(error)
             return
@@ -92,7 +92,9 @@ class PushFuture(Future[str | None]):
             time.sleep(POLL)
         return True
 
-    def _raise_dropped(self) -> None:
+    def _raise_lost(self) -> None:
+        if lost := damage_text(self._progress.missing(self._logged.damaged)):
+            raise UploadError(f"{lost} The others are on the Hub.")
         if self._logged.dropped:
             raise UploadError(f"The disk refused {self._logged.dropped} records for good; the others are on the Hub.")
 

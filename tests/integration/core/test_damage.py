@@ -9,7 +9,8 @@ import sys
 
 import pytest
 from hazards import event_paths
-from runs import LOG_AND_EXIT, check_oracle, sync
+from programs import succeed, wait_for
+from runs import LOG_AND_EXIT, check_oracle, no_uploader, sync
 
 from hf_mpwriter.events import framing
 
@@ -109,3 +110,34 @@ def test_the_end_message_names_damage(hub, run_dir, start):
     (line,) = [line for line in told.splitlines() if path.name in line]
     assert f"offset {offset}" in line
     assert f"{size} bytes" in line
+
+
+CUT_WHILE_IT_IS_WRITTEN = """
+import glob, os, sys
+from hf_mpwriter import HFSummaryWriter
+sent_before = sys.argv[2] == "sent"
+writer = HFSummaryWriter("me/run", logdir=sys.argv[1])
+for step in range(1000):
+    writer.add_scalar("loss", 1.0, step)
+if sent_before:
+    assert writer.push(wait=60), writer.status()
+(path,) = glob.glob(f"{sys.argv[1]}/events*")
+os.truncate(path, os.path.getsize(path) // 2)
+assert writer.push(wait=10 if not sent_before else 60) == sent_before, writer.status()
+writer.add_scalar("loss", 1.0, 1000)
+assert writer.push(wait=10 if not sent_before else 60) == sent_before, writer.status()
+status, future = writer.status(), writer.scheduler.trigger()
+if sent_before:
+    assert not status.error and future.result(60), status
+else:
+    assert "records are lost" in status.error and os.path.basename(path) in status.error, status
+    assert "records are lost" in str(future.exception(60))
+writer.close()
+"""
+
+
+@pytest.mark.parametrize("when", ["sent", "not sent"])
+def test_what_was_cut_off_before_it_was_sent_is_not_on_the_hub(hub, run_dir, when):
+    """`push`, `status` and the Future know it; what the Hub had before is delivered all the same."""
+    succeed(CUT_WHILE_IT_IS_WRITTEN, run_dir, when)
+    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
