@@ -10,6 +10,7 @@ It is longer than other modules, so that all that stands in a spool is read, mad
         uploader.lock                                 the uploader lock                  no process (empty)
         claims/<worker>.lock                          claims                             no process (empty)
         members/<worker>.<host>.<pid>.<ticks>-<n>     member file: lines, appended       that worker
+        told.json                                     notices that the user has seen     the reporter
         hosts/<host>/status.json                      heartbeat, phase, last failure     that host's uploader
         hosts/<host>/notices.json                     what the user should know          that host's uploader
         hosts/<host>/starts.json                      starts of uploaders                the lock's holder, there
@@ -214,6 +215,11 @@ class Spool:
     def uploader_lock(self) -> Place:
         """The lock of the uploader."""
         return self.directory / "uploader.lock"
+
+    @property
+    def told(self) -> Place:
+        """The record of the notices that were told."""
+        return self.directory / "told.json"
 
     @property
     def members(self) -> Place:

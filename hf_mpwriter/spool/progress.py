@@ -222,8 +222,7 @@ class Status:
         on_hub: of these, bytes that the Hub is known to hold.
         waiting: of these, bytes that it does not hold yet; 0 for a local run.
         dropped: records that the disk refused for good.
-        error: why the disk refuses records, which files were damaged before the Hub had them, and why the last push
-            failed and what helps; "" if nothing is so.
+        error: why the disk refuses records, what damage has cost, why the last push failed and what helps; or "".
         in_memory: records that wait in memory because the disk refuses them; they are not in `logged`.
     """
 
@@ -256,9 +255,8 @@ def status(view: Progress, destination: Destination | None, logged: Logged) -> S
 
 def damage_text(paths: Iterable[str]) -> str:
     """A sentence about files that were damaged before the Hub had them, "" if there are none."""
-    first, *others = *paths, ""
-    more = f" and {len(others) - 1} more" if len(others) > 1 else ""
-    return f"records are lost: another program or the disk has changed {first}{more}." if first else ""
+    named = ", ".join(paths)
+    return f"records are lost: another program or the disk has changed {named:.300}." if named else ""
 
 
 def wait(

@@ -8,6 +8,8 @@
     hosts/<host>/notices.json
     {"notices": [{"number": 1795236610123, "time": 1795236610.1, "text": "created https://..."}, ...]}
 
+    told.json                   {"numbers": {"<host>": 1795236610123}}      of the last notice that was told
+
 Invariants of the status:
 - It is for display. It is not made durable, so it may be older after a power cut, or damaged; then it counts as empty.
   One decision rests on it: who may start the next uploader, and how soon, see `worker/election`.
@@ -27,11 +29,12 @@ No secret stands in either.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 from hf_mpwriter.base import state
@@ -39,6 +42,7 @@ from hf_mpwriter.base.verdicts import CREATED, Quarantine, Refused, Verdict
 from hf_mpwriter.spool.layout import HostSpool
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.daemon import rotate_log
+from hf_mpwriter.system.directory import Place
 from hf_mpwriter.system.process import Process, boot_id
 from hf_mpwriter.system.redaction import printable, redact_known
 
@@ -239,6 +243,30 @@ def read_notices(host: HostSpool) -> tuple[NumberedNotice, ...]:
         return state.load(NoticesRecord, disk.read(host.notices) or b"").notices[-KEPT:]
     except (state.DamagedError, OSError):
         return ()
+
+
+@dataclass(frozen=True)
+class ToldRecord:
+    """What `told.json` holds.
+
+    Attributes:
+        numbers: of the last notice that a reporter of this run has told, per host.
+    """
+
+    numbers: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, place: Place) -> Self:
+        """The record; an empty one if there is none, or if it cannot be read."""
+        try:
+            return state.load(cls, disk.read(place) or b"")
+        except (state.DamagedError, OSError):
+            return cls()
+
+    def save(self, place: Place) -> None:
+        """Write the record; where the disk refuses, notices are told again after a restart."""
+        with contextlib.suppress(OSError):
+            disk.replace(place, state.dump(self), "told.save", durable=False)
 
 
 class NoticesFile:

@@ -10,9 +10,9 @@ Invariants:
 - Delivered means: the record of every call that had returned is on the Hub. What waits in memory is not, and what was
   dropped never will be. Of an event file that was damaged, the Hub has all or not.
 - It counts what this process has logged in this run directory, by whichever writer.
-- A notice is told once. The last number that was told is remembered per host, so an uploader that is replaced, or one
-  on another host, neither repeats nor hides anything. What was there before the worker is old news, except of the last
-  RECENT seconds: another rank may have been faster.
+- A notice is told once. The last number that was told is recorded per host, so an uploader that is replaced, one on
+  another host, or a run that is resumed neither repeats nor hides anything. Without a record, what was there before the
+  worker is old news, except of the last RECENT seconds: another rank may have been faster.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from hf_mpwriter.snapshot import attachments
 from hf_mpwriter.spool import progress
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Logged, Progress
-from hf_mpwriter.spool.status import NumberedNotice, read_notices
+from hf_mpwriter.spool.status import NumberedNotice, ToldRecord, read_notices
 from hf_mpwriter.worker.files import WorkerFiles
 from hf_mpwriter.worker.membership import Membership
 
@@ -88,18 +88,21 @@ class Notices:
     """
 
     def __init__(self, spool: Spool, started_at: float) -> None:
-        self._told: dict[str, int] = {}  # the last number per host
+        self._told = ToldRecord.read(spool.told).numbers  # the last number per host
         self._seen: dict[str, tuple[int, int]] = {}  # inode and mtime (ns) of the file when it was read last
-        for host in _hosts(spool):
+        for host in set(_hosts(spool)) - set(self._told):
             old = [notice for notice in read_notices(spool.host(host)) if notice.time < started_at - RECENT]
             self._told[host] = old[-1].number if old else 0
 
     def tell(self, spool: Spool) -> None:
         """Log what is new."""
+        before = dict(self._told)
         for host in _hosts(spool):
             for notice in self._news(spool, host):
                 self._told[host] = notice.number
                 logger.warning("%s", notice.line)
+        if self._told != before:
+            ToldRecord(self._told).save(spool.told)
 
     def _news(self, spool: Spool, host: str) -> list[NumberedNotice]:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 
 import pytest
 
@@ -51,6 +52,26 @@ def test_what_was_there_before_is_not_told_again(own_spool, told):
     uploader(own_spool, ago=2 * RECENT).note(["old"])
     uploader(own_spool).note(["recent"])
     assert told(Notices(own_spool, time.time())) == ["recent"]
+
+
+def test_a_run_that_is_resumed_at_once_tells_only_what_was_not_told(own_spool, told):
+    """However soon it starts, and however late: what an uploader has found out since the end is news."""
+    first, other = uploader(own_spool), uploader(own_spool, "other", ago=2 * RECENT)
+    first.note(["created me/run"])
+    assert told(Notices(own_spool, time.time())) == ["created me/run"]
+    assert told(Notices(own_spool, time.time())) == []
+    first.note(["me/run is PUBLIC"])
+    other.note(["the limit"])
+    assert told(Notices(own_spool, time.time() + 2 * RECENT)) == ["me/run is PUBLIC", "the limit"]
+
+
+def test_a_record_that_cannot_be_read_or_written_hides_no_notice(own_spool, told):
+    """Then a notice may be told twice."""
+    os.makedirs(own_spool.told)
+    uploader(own_spool).note(["created me/run"])
+    assert told(Notices(own_spool, time.time())) == ["created me/run"]
+    Path(own_spool.told).write_bytes(b'{"numbers": {"h": "many"}}')
+    assert told(Notices(own_spool, time.time())) == ["created me/run"]
 
 
 def test_a_spool_that_was_removed_has_no_notices(own_spool, told):
