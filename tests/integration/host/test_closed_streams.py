@@ -128,7 +128,7 @@ def test_worker_uploader_and_push_have_nothing_of_ours_below_three(hub, run_dir,
     assert all(not path.startswith(str(run_dir)) or path.endswith(".log") for path in seen[2].values()), seen[2]
 
 
-@pytest.mark.parametrize("command", [["status"], ["sync", "--timeout", "1"], ["verify"]])
+@pytest.mark.parametrize("command", [["status"], ["sync", "--timeout", "60"], ["verify"]])
 def test_commands_fill_the_streams_that_are_closed(hub, run_dir, start, command):
     """A file that they open takes no number below 3; they work, silently."""
     from runs import LOG_AND_EXIT
