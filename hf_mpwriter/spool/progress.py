@@ -19,7 +19,7 @@ import math
 import shlex
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hf_mpwriter.base.errors import SpoolFormatError
 from hf_mpwriter.base.names import is_attachment
@@ -194,12 +194,14 @@ class Logged:
         in_memory: records that wait in memory because the disk refuses them.
         dropped: records that the disk refused for good.
         disk_error: why the disk refuses records, "" while it accepts them.
+        damaged: bytes that it wrote to each file that holds less now; only what was sent before is on the Hub.
     """
 
     lengths: Mapping[str, int]
     in_memory: int = 0
     dropped: int = 0
     disk_error: str = ""
+    damaged: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def is_on_disk(self) -> bool:
@@ -218,7 +220,7 @@ class Status:
         on_hub: of these, bytes that the Hub is known to hold.
         waiting: of these, bytes that it does not hold yet; 0 for a local run.
         dropped: records that the disk refused for good.
-        error: why the disk refuses records, and why the last push failed and what helps; "" if neither is so.
+        error: why the disk refuses records, what damage has cost, why the last push failed and what helps; or "".
         in_memory: records that wait in memory because the disk refuses them; they are not in `logged`.
     """
 
@@ -241,11 +243,18 @@ def status(view: Progress, destination: Destination | None, logged: Logged) -> S
     """
     total = sum(logged.lengths.values())
     waiting, errors = 0, [f"the disk refuses records: {logged.disk_error}."] if logged.disk_error else []
+    errors.append(damage_text(view.missing(logged.damaged) if destination else logged.damaged))
     if destination is not None:
         waiting, uploader = sum(view.missing(logged.lengths).values()), view.uploader()
         errors.append(f"{uploader.reason} {uploader.hint}".strip())
     name, on_hub = (str(destination), total - waiting) if destination else ("", 0)
     return Status(name, total, on_hub, waiting, logged.dropped, " ".join(filter(None, errors)), logged.in_memory)
+
+
+def damage_text(paths: Iterable[str]) -> str:
+    """A sentence about files that were damaged before the Hub had them, "" if there are none."""
+    named = ", ".join(paths)
+    return f"records are lost: another program or the disk has changed {named:.300}." if named else ""
 
 
 def wait(

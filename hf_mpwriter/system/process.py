@@ -173,7 +173,14 @@ def _read_line(path: str) -> str:
 
 @contextlib.contextmanager
 def standard_taken() -> Iterator[None]:
-    """Keep the numbers below 3 taken, so that a call in this block gets none of them."""
+    """Keep the numbers below 3 taken, so that a call in this block gets none of them.
+
+    Where the program has them open, no lock is taken: a signal handler that interrupts the block may wait for a thread
+    that opens a file, too.
+    """
+    if _has_standard():
+        yield
+        return
     opening = object()
     try:
         with _mutex:
@@ -187,6 +194,16 @@ def standard_taken() -> Iterator[None]:
                 _free_standard()
 
 
+def _has_standard() -> bool:
+    """Whether the program has all numbers below 3 open; `above_standard` meets what changes at this very moment."""
+    try:
+        for fd in range(3):
+            os.get_inheritable(fd)
+    except OSError:
+        return False
+    return not _openings and not _placeholders  # asked last: a placeholder is no file of the program
+
+
 def _take_standard() -> None:
     try:
         for fd in range(3):
@@ -198,9 +215,9 @@ def _take_standard() -> None:
 
 
 def _free_standard() -> None:
-    while _placeholders:
-        fd, before = _placeholders.popitem()
+    for fd, before in list(_placeholders.items()):
         close_if(fd, before)
+        _placeholders.pop(fd, None)  # after that: a number that is not open is no file of the program either
 
 
 def is_still(fd: int, before: tuple[int, int]) -> bool:

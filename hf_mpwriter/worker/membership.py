@@ -110,11 +110,13 @@ class Membership:
             OSError: the spool cannot be written.
         """
         with self._lock:
-            if self._joined is None:
+            if not (was_joined := self.is_joined):
                 self._join()
-            elif not self.spool.run.is_at_path():  # deleted, or moved: what is logged now goes where the user looks
-                self.spool.run.release()
-            return Place(self.spool.run, worker_dir(self.name))
+            name = self.name
+        # without the lock: the disk may be slow, and a signal handler that interrupts this may wait for other threads
+        if was_joined and not self.spool.run.is_at_path():  # deleted, or moved: what comes goes where the user looks
+            self.spool.run.release()
+        return Place(self.spool.run, worker_dir(name))
 
     def _join(self) -> None:
         if self._is_joining:  # a signal handler logs while we join: it must not take a second name

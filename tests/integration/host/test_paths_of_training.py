@@ -45,6 +45,7 @@ print("trained")
 ALLOWED = {
     "/proc/self": "its own threads, descriptors and start time",
     "/proc/sys/kernel/random/boot_id": "which boot of the machine this is",
+    "/proc/sys/fs/protected_hardlinks": "whether a stranger may give files of others a second name",
     "/proc/stat": "when the machine was started",
     "/proc/sys/fs/protected_hardlinks": "whether a second name can be a trap",
     "/etc/machine-id": "which machine this is",

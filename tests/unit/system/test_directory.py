@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+import threading
 from pathlib import Path
 
 import pytest
@@ -262,3 +263,14 @@ for low in (0, 2):
 """
     succeed(source)
     os.close(fd)
+
+
+def test_a_file_is_opened_without_a_lock_while_the_standard_streams_are_open(tmp_path):
+    """A signal handler that interrupts one opening may log, and wait for a thread that opens another file."""
+    opened = []
+    thread = threading.Thread(target=lambda: opened.append(process.open_above(tmp_path, os.O_RDONLY)))
+    with process._mutex:
+        thread.start()
+        thread.join(30)
+        assert opened, "it waits"
+    os.close(opened[0])

@@ -6,8 +6,11 @@ import pytest
 from programs import succeed
 from runs import run
 
+from hf_mpwriter import SummaryWriter
 from hf_mpwriter.base.errors import SettingsError
 from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.system import locks
+from hf_mpwriter.system.directory import Directory
 
 
 def test_a_token_that_is_no_string_is_refused(tmp_path):
@@ -191,3 +194,15 @@ def test_a_run_directory_that_was_removed_stays_so(tmp_path):
     """A temporary directory is over before the process is: housekeeping at its end must not bring it back."""
     succeed(REMOVED, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_the_path_of_the_run_is_looked_at_without_a_lock(tmp_path, monkeypatch):
+    """A signal handler may log meanwhile, and wait for a thread that opens its first event file."""
+    writer = SummaryWriter(tmp_path)
+    held, look = [], Directory.is_at_path
+    monkeypatch.setattr(Directory, "is_at_path", lambda self: held.append(locks.is_any_held()) or look(self))
+    writer._worker.try_to_join()
+    monkeypatch.undo()
+    writer.close()
+    assert held
+    assert not any(held)
