@@ -47,7 +47,6 @@ ALLOWED = {
     "/proc/sys/kernel/random/boot_id": "which boot of the machine this is",
     "/proc/sys/fs/protected_hardlinks": "whether a stranger may give files of others a second name",
     "/proc/stat": "when the machine was started",
-    "/proc/sys/fs/protected_hardlinks": "whether a second name can be a trap",
     "/etc/machine-id": "which machine this is",
     "/var/lib/dbus/machine-id": "the same",
     "/dev/null": "standard input of the uploader",
