@@ -117,8 +117,8 @@ class _Redacting:
 def guard() -> None:
     """Redact what this process prints to standard output and error from now on."""
     for name in ("stdout", "stderr"):
-        if (stream := getattr(sys, name)) is not None:  # it is None where the program was started without
-            setattr(sys, name, _Redacting(stream))
+        stream = getattr(sys, name) or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - open to the end
+        setattr(sys, name, _Redacting(stream))
 
 
 def _redact_record(record: logging.LogRecord) -> bool:

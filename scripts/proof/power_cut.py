@@ -60,6 +60,7 @@ def cut_runs(root: Path, kind: str, cuts: int, seed: int, done: Counter[str]) ->
                         yield f"{place.name}: {finding}"
                 finally:
                     run.end_all()
+                    run.spool.release()
 
 
 def cut_all(root: Path, options: argparse.Namespace, done: Counter[str]) -> Iterator[str]:

@@ -195,4 +195,5 @@ def cut_steps(root: Path, kind: str, count: int, seed: int, done: Counter[str]) 
             done[f"{kind}: between two steps"] += 1
             for finding in trial.check():
                 yield f"{kind}, trial {number}, cut at {trial.cut_at}: {finding}"
+            trial.spool.release()
             shutil.rmtree(trial.run_dir)

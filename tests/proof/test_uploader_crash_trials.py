@@ -25,6 +25,7 @@ SAMPLE = 8  # of the system calls, from each group
 WITHOUT_STRACE = "needs strace, and the right to trace" * (os.geteuid() != 0 or not shutil.which("strace"))
 ELSEWHERE = {
     "spool.format": "a worker's: tests/unit/spool/test_layout.py",
+    "told.save": "a worker's: tests/unit/worker/test_notices.py",
     "spool.run": "a worker's: tests/unit/spool/test_layout.py",
     "event_file": "a worker's: tests/unit/events, scripts/proof/crash_writer.py",
 }

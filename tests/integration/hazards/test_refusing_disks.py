@@ -183,8 +183,11 @@ writer = SummaryWriter(run)
 if when != "first event": log(writer, 0, 10)
 if when == "after close": writer.close()
 mount = lambda *arguments: subprocess.run(["mount", *arguments], check=True)
-mount("--bind", run, run)
-mount("-o", "remount,bind,ro", run)
+if when == "after close":  # nothing is open
+    mount("-o", "remount,ro", place)
+else:
+    mount("--bind", run, run)
+    mount("-o", "remount,bind,ro", run)
 try:
     open(f"{{run}}/probe", "w")
 except OSError as error:
@@ -193,7 +196,10 @@ log(writer, 10, 60)
 writer.add_scalars("sub", {{"run": 1.0}}, 1)
 writer.add_text("text", "hello", 2)
 writer.flush()
-subprocess.run(["umount", "--lazy", run], check=True)
+if when == "after close":
+    mount("-o", "remount,rw", place)
+else:
+    subprocess.run(["umount", "--lazy", run], check=True)
 log(writer, 60, 61)
 writer.flush()
 writer.close()

@@ -67,12 +67,15 @@ def steps(run_dir: Path) -> set[int]:
     return {step for path in run_dir.rglob("*tfevents*") for tag, step in keys(path) if tag == "loss"}
 
 
+UNFLUSHED = 120  # exit code of a Python that cannot write at its end what was printed to a closed stream
+
+
 @pytest.mark.parametrize(("closed", "prints"), [("0", ""), ("1", "print"), ("2", "print"), ("012", "print")])
 def test_prints_get_into_no_event_file(hub, run_dir, closed, prints):
     """Of Python and of native code, of other threads and of children; all that was logged arrives."""
     command = [sys.executable, "-c", LOG, run_dir, closed, prints]
     quiet = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=120)
-    assert quiet.returncode == 0, quiet.stderr[-2000:]
+    assert quiet.returncode in (0, UNFLUSHED), quiet.stderr[-2000:]
     assert steps(run_dir) == {*range(200), *range(1000, 1200)}
     wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
     check_oracle(run_dir, hub)

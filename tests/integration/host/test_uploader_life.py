@@ -108,7 +108,7 @@ def test_the_kernel_takes_uploader_and_push_before_training(tmp_path, start, mon
 
 
 def test_a_push_inherits_no_lock_and_no_descriptor(run_dir, start, monkeypatch):
-    """A push that hangs has its standard streams and what it has opened itself, and no lock of the spool."""
+    """A push that hangs has its standard streams, the directories of the run and what it has opened, and no lock of the spool."""
     with silent_hub() as listener:
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{listener.getsockname()[1]}")
         start(LOG_AND_EXIT, run_dir, 5, env={"HF_MPWRITER_EXIT_TIMEOUT": "0"}).succeed()
@@ -116,7 +116,7 @@ def test_a_push_inherits_no_lock_and_no_descriptor(run_dir, start, monkeypatch):
         wait_for(lambda: any("socket" in link for link in descriptors(push)), "it is connected to the Hub")
         spool = Spool(str(run_dir))
         ours = {link for link in descriptors(push) if link.startswith(spool.root)}
-        assert ours == {spool.host(process_module.host_id()).log}
+        assert ours == {spool.root, str(spool.host(process_module.host_id()).log)}
         assert sum("pipe" in link for link in descriptors(push)) == 1, "one pipe, for the verdict"
         os.kill(uploader_pid(run_dir), signal.SIGKILL)
         wait_for(lambda: not psutil.pid_exists(push), "the push dies with its uploader")
