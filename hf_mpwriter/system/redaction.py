@@ -117,7 +117,7 @@ class _Redacting:
 def guard() -> None:
     """Redact what this process prints to standard output and error from now on."""
     for name in ("stdout", "stderr"):
-        stream = getattr(sys, name) or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - open to the end
+        stream = getattr(sys, name) or open(os.devnull, "w", encoding="utf-8", opener=open_above)  # noqa: SIM115
         setattr(sys, name, _Redacting(stream))
 
 

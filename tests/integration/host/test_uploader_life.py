@@ -108,7 +108,7 @@ def test_the_kernel_takes_uploader_and_push_before_training(tmp_path, start, mon
 
 
 def test_a_push_inherits_no_lock_and_no_descriptor(run_dir, start, monkeypatch):
-    """A push that hangs has its standard streams, the directories of the run and what it has opened, and no lock of the spool."""
+    """A push that hangs has its standard streams, the spool and what it has opened, and no lock."""
     with silent_hub() as listener:
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{listener.getsockname()[1]}")
         start(LOG_AND_EXIT, run_dir, 5, env={"HF_MPWRITER_EXIT_TIMEOUT": "0"}).succeed()
