@@ -53,8 +53,8 @@ def main() -> None:
         length = write(os.path.join(run_dir, NAME), arguments.size << 20)
         job = Job(
             run_dir=run_dir,
-            copies=host.copies,
-            cache=host.cache,
+            copies=host.copies.name,
+            cache=host.cache.name,
             destination=Destination(hub.endpoint, "me/run"),
             private=None,
             squash=False,

@@ -207,8 +207,8 @@ class Costs(Bench):
         destination = Destination(self.hub.endpoint, f"bench/push{way}", path_in_repo="tensorboard/push")
         spool = Run(run_dir, "", None).spool
         spool.create()
-        cache = spool.host("bench").cache
-        job = Job(str(run_dir), "", cache, destination, None, False, (file,), {}, {}, None, fenced=True, xet=True)
+        cache = spool.host("bench").cache.name
+        job = Job(str(run_dir), "copies", cache, destination, None, False, (file,), {}, {}, None, fenced=True, xet=True)
         push = PushHandle(job, deadline(job))
         peak, verdict = Memory(), None
         while verdict is None:
