@@ -19,7 +19,7 @@ VALUES = st.text("a/.~$:", max_size=6) | st.sampled_from(
 
 @given(
     st.dictionaries(st.sampled_from(["HOME", *PATHS, *hf_home._LISTS]), VALUES),
-    st.sampled_from(["", "/work", "/"]),
+    st.sampled_from(["", "/start", "/"]),
     st.sampled_from(["", "/home/me"]),
 )
 def test_in_a_settled_environment_each_path_is_absolute(environ, cwd, account_home):
@@ -49,7 +49,7 @@ def test_what_is_absolute_already_stays_as_it_is():
         "LD_LIBRARY_PATH": "/lib::/usr/lib",
         "WORDS": "./not/a/path",
     }
-    assert settled(environ, "/work", "/home/me") == environ
+    assert settled(environ, "/start", "/home/me") == environ
 
 
 def test_relative_paths_refer_to_the_given_directory():
@@ -61,26 +61,26 @@ def test_relative_paths_refer_to_the_given_directory():
         "LD_LIBRARY_PATH": "lib::/usr/lib",
         "HF_MPWRITER_PYTHON": "bin/python",
     }
-    env = settled(environ, "/work", "/home/me")
+    env = settled(environ, "/start", "/home/me")
     assert env == {
-        "HOME": "/work/home",
-        "HF_HOME": "/work/./hf",
-        "HF_XET_CACHE": "/work/~/x",  # the client does not expand this one
-        "LD_LIBRARY_PATH": "/work/lib::/usr/lib",
-        "HF_MPWRITER_PYTHON": "/work/bin/python",
+        "HOME": "/start/home",
+        "HF_HOME": "/start/./hf",
+        "HF_XET_CACHE": "/start/~/x",  # the client does not expand this one
+        "LD_LIBRARY_PATH": "/start/lib::/usr/lib",
+        "HF_MPWRITER_PYTHON": "/start/bin/python",
     }
-    assert hf_home.cache_folder(env) == "/work/home/.cache"
+    assert hf_home.cache_folder(env) == "/start/home/.cache"
 
 
 @pytest.mark.parametrize("home", [{}, {"HOME": ""}])
 def test_a_user_without_a_home_has_caches_nowhere(home, tmp_path):
     """Not in the working directory, and not in the root, even for root; the spool's own take their place."""
-    env = settled({"XDG_CACHE_HOME": "", **home}, "/work", "")
+    env = settled({"XDG_CACHE_HOME": "", **home}, "/start", "")
     assert env == {"HOME": NOWHERE}
     assert hf_home.cache_folder(env) == f"{NOWHERE}/.cache"
     moved = hf_home.writable_caches(env, str(tmp_path))
     assert moved["HF_HOME"] == str(tmp_path)
-    assert settled(home, "/work", "/home/me") == {}, "the account has one"
+    assert settled(home, "/start", "/home/me") == {}, "the account has one"
 
 
 def test_without_a_working_directory_caches_are_nowhere():
