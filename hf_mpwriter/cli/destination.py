@@ -84,7 +84,7 @@ def with_namespace(recorded: Destination, repo_id: str) -> Destination:
         recorded: in the run.
         repo_id: that a push has resolved, "" for none. It counts only if it adds a namespace to the recorded name.
     """
-    if "/" in recorded.repo_id or repo_id.partition("/")[2] != recorded.repo_id:
+    if not recorded.can_be(repo_id):
         return recorded
     try:
         return dataclasses.replace(recorded, repo_id=repo_id)

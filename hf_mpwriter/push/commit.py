@@ -40,10 +40,9 @@ from hf_mpwriter.push.job import SCRATCH, Job
 from hf_mpwriter.snapshot import large_files
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import disk
-from hf_mpwriter.system.directory import Place
+from hf_mpwriter.system.directory import FDS, Place
 
 MOVED_TRIES = 3  # times that a push reads the head again after 412
-FDS = os.path.isdir("/proc/self/fd")  # whether there are paths that lead to descriptors
 NOTHING = Sent(0, "")  # what the Hub holds of a path that it does not have
 FOREIGN = "the Hub has a file there that this run has not sent; remove it there, or choose another path_in_repo"
 IGNORED = "the repository's .gitignore leaves it out"

@@ -29,13 +29,12 @@ from collections.abc import Callable, Iterable, Iterator
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.snapshot.attachments import check_room
 from hf_mpwriter.system import disk
-from hf_mpwriter.system.directory import Directory, Place
+from hf_mpwriter.system.directory import FDS, Directory, Place
 
 QUIET = 600.0  # seconds without a change after which a file is taken for unchanged while it is sent
 COPY_EVERY = 3600.0  # seconds between two copies of a file
 CHUNK = 64 << 20  # bytes copied at once
 NO_COPY = "it still grows, and a copy of it cannot be made"  # how a reason begins
-FDS = os.path.isdir("/proc/self/fd")  # whether there are paths that lead to descriptors
 
 
 class LargeFiles:

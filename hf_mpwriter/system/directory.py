@@ -29,7 +29,7 @@ from hf_mpwriter.system.process import close_if, open_above, standard_taken
 
 _PATH_ONLY = getattr(os, "O_PATH", os.O_RDONLY)  # to pass through needs no right to list
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
-_FDS = "/proc/self/fd"  # paths that lead to descriptors
+FDS = os.path.isdir("/proc/self/fd")  # whether there are paths that lead to descriptors
 _NAME_TRIES = 3  # looks at a second name that goes away
 _SHARED_FILE = 0o060  # mode bits that are added to a file in a directory that is open to its group
 SHARED_DIR = 0o2070  # mode bits that are added to a directory there
@@ -180,9 +180,9 @@ class Place:
         It leads beneath the descriptor where the system has such paths. Elsewhere it is the ordinary one: there the
         directory must be one in which no stranger may rename.
         """
-        if not os.path.isdir(_FDS):
+        if not FDS:
             return str(self)
-        return f"{_FDS}/{self.directory.fd}/{self.name}".rstrip("/")
+        return f"/proc/self/fd/{self.directory.fd}/{self.name}".rstrip("/")
 
     @property
     def basename(self) -> str:
