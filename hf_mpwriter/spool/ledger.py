@@ -87,8 +87,8 @@ class Quarantined:
     """Why a path is left out.
 
     Attributes:
-        refusals: times that the Hub has refused it since it took something of it; 0 if it cannot be read here.
-        tried: when that was the last time, by the filesystem's clock.
+        refusals: times that the Hub has refused it since it took something of it; 0 if it cannot be sent from here.
+        tried: when that was found the last time, by the filesystem's clock.
         reason: for people.
     """
 

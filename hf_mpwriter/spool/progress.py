@@ -148,11 +148,9 @@ class Progress:
 
         Args:
             missing: from `missing`.
-            before: from `refusals`; what the Hub had refused by then, and not since, is left out.
+            before: from `refusals`; what was refused by then, and not since, is left out.
         """
-        quarantined = {
-            path: entry for path, entry in self.refusals().items() if not entry.refusals or entry != before.get(path)
-        }
+        quarantined = {path: entry for path, entry in self.refusals().items() if entry != before.get(path)}
         first: dict[tuple[str, str], str] = {}  # writer -> its first quarantined event file: later ones wait
         for path in sorted(quarantined):
             if not is_attachment(path):

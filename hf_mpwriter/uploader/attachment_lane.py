@@ -214,8 +214,7 @@ class AttachmentLane(Lane):
         if self._left_out.get(path) != why:
             logger.info("%s is left out: %s", path, why)
         self._left_out[path] = why
-        if not self._is_refused(path):
-            self._ledger.quarantine(path, why)
+        self._retries.left_out(path, why)
 
     def _let_in(self, path: str, *, covered: bool) -> None:
         """Leave a path out no more that can be read; one that the Hub refuses only if the Hub has it as it is now."""

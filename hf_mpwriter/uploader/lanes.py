@@ -230,10 +230,12 @@ class EventFileLane(Lane):
             if entry.reason.startswith(NO_COPY) and not later.get(path):
                 self._ledger.release(path)
         for path, reason in later.items():
+            if not reason:
+                continue
             known = self._ledger.quarantined.get(path)
-            if reason and (known is None or (not known.refusals and known.reason != reason)):
+            if known is None or (not known.refusals and known.reason != reason):
                 logger.info("%s is left out: %s", path, reason)
-                self._ledger.quarantine(path, reason)
+            self._retries.left_out(path, reason)
         return set(later)
 
     def require_scan(self) -> None:

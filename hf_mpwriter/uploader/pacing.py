@@ -260,6 +260,17 @@ class Retries:
         self._next[path] = self._clock() + retry_wait(refusals)
         self._absent.discard(path)
 
+    def left_out(self, path: str, reason: str) -> None:
+        """This host cannot read or send a path now; noted each time, so that a wait knows what was found since.
+
+        Args:
+            path: relative to the run directory.
+            reason: for people.
+        """
+        known = self._ledger.quarantined.get(path)
+        if known is None or not known.refusals:
+            self._ledger.quarantine(path, reason, tried=self._filesystem_time())
+
     def due(self, *, attachments: bool) -> set[str]:
         """The paths that may be tried now."""
         return {path for path, at in self._waiting(attachments=attachments).items() if at <= self._clock()}

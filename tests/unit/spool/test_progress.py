@@ -44,13 +44,14 @@ def view(
     quarantined: tuple[str, ...] = (),
     refusals: int = 1,
     checked: int = 0,
+    tried: float = 7.0,
 ) -> Progress:
     """A view of a ledger that holds the attachment, which had that stamp."""
     ledger = Ledger(HERE, checks={"h": checked})
     ledger.acknowledge({"a.tsv": sent, EVENTS: Sent(10, "7" * 64)}, "c", 1.0)
     ledger.files["a.tsv"] = dataclasses.replace(ledger.files["a.tsv"], stamp=seen)
     for path in quarantined:
-        ledger.quarantine(path, "why", refusals)
+        ledger.quarantine(path, "why", refusals, tried)
     ledger.save(spool.host("h").ledger)
     return Progress(spool)
 
@@ -98,14 +99,16 @@ def test_a_refusal_of_before_the_question_is_tried_again(spool):
 
 
 def test_a_wait_ends_when_its_path_is_refused_after_it_has_begun(spool):
-    """One refusal more is news, an old one is none; what cannot be read here is as good as refused now."""
+    """One refusal more is news, an old one is none, be it the Hub's or this disk's: that may be over."""
     missing, once = {"a.tsv": 4}, view(spool, quarantined=("a.tsv",))
     before = once.refusals()
     assert once.is_hopeless(missing)
     assert not once.is_hopeless(missing, before=before)
     assert view(spool, quarantined=("a.tsv",), refusals=2).is_hopeless(missing, before=before)
     unreadable = view(spool, quarantined=("a.tsv",), refusals=0)
-    assert unreadable.is_hopeless(missing, before=unreadable.refusals())
+    before = unreadable.refusals()
+    assert not unreadable.is_hopeless(missing, before=before)
+    assert view(spool, quarantined=("a.tsv",), refusals=0, tried=8.0).is_hopeless(missing, before=before)
 
 
 def test_many_refused_attachments_are_told_from_many_others_at_once(spool):

@@ -353,3 +353,17 @@ def test_an_entry_carries_attachments_or_event_files(run):
     run.scan()
     assert run.one.batches[0].has_attachments
     assert not Batch(0, ()).has_attachments
+
+
+def test_what_this_disk_refuses_is_noted_in_each_round(run, monkeypatch):
+    """A wait knows by it that the path was tried since; what the Hub refuses keeps the time of its last try."""
+    run.ledger.quarantine("1.txt", "400", refusals=3, tried=1.0)
+    monkeypatch.setattr(attachments, "LIMIT", 0)
+    seen = set()
+    for _ in range(2):
+        run.now += 1000
+        run.scan()
+        seen.add(run.ledger.quarantined["0.txt"])
+    assert len(seen) == 2
+    assert {entry.refusals for entry in seen} == {0}
+    assert run.ledger.quarantined["1.txt"].tried == 1.0
