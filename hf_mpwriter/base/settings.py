@@ -26,7 +26,7 @@ import fnmatch
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -79,12 +79,12 @@ def check_step(purge_step: Any) -> int | None:
     return step
 
 
-def check_suffix(suffix: object, longest_name: int) -> str:
+def check_suffix(suffix: object, longest_name: Callable[[], int]) -> str:
     """Check a suffix of event files; a host name of any length has to fit into the name too.
 
     Args:
         suffix: the user's filename_suffix.
-        longest_name: bytes that a name in the run directory may have.
+        longest_name: tells the bytes that a name in the run directory may have; not asked without a suffix.
 
     Returns:
         The same suffix.
@@ -102,7 +102,7 @@ def check_suffix(suffix: object, longest_name: int) -> str:
         raise SettingsError(
             f"filename_suffix {suffix!r} holds a character that no file name may.", hint="Leave it out."
         )
-    if (most := longest_name - LONGEST_EVENT_NAME) < size:
+    if size and (most := longest_name() - LONGEST_EVENT_NAME) < size:
         raise SettingsError(
             f"filename_suffix has {size} bytes; the filesystem has room for {max(0, most)}.", hint="Use a shorter one."
         )

@@ -201,7 +201,7 @@ class Spool:
     def refresh(self) -> None:
         """Let go of a run directory or spool that was deleted, moved or replaced; the next use opens what is there."""
         for directory in (self.run, self.directory):
-            if not directory.is_at_path():
+            if directory.is_held and not directory.is_at_path():
                 directory.release()
 
     def release(self) -> None:
@@ -237,9 +237,14 @@ class Spool:
         """Directory of the hosts."""
         return self.directory / "hosts"
 
+    @property
+    def claims(self) -> Place:
+        """Directory of the claims."""
+        return self.directory / "claims"
+
     def claim(self, worker: str) -> Place:
         """The lock of a worker's name."""
-        return self.directory / f"claims/{worker}.lock"
+        return self.claims / f"{worker}.lock"
 
     def member_file(self, name: MemberName) -> Place:
         """Place of a member file."""
@@ -302,16 +307,17 @@ class Spool:
         """
         self.refresh()
         check_ownership(self.directory)
-        self.check_format()
+        is_made = self.directory.is_held and self.check_format()
         try:
-            os.makedirs(self.run_dir, exist_ok=True)
-            spool = Place(self.directory)
-            disk.make_dirs(spool, private=True)  # the directories of projects are often setgid
-            for directory in (spool / "claims", self.members, self.hosts):
-                disk.make_dirs(directory, durable=False)  # they are together with FORMAT
-            disk.publish(self._format, f"{FORMAT}\n".encode(), "spool.format")
-            if group_access() and not is_shared(spool.stat()):
-                self._open_to_group()
+            if not self.run.is_held:
+                os.makedirs(self.run_dir, exist_ok=True)
+            disk.make_dirs(Place(self.directory), private=True)  # the directories of projects are often setgid
+            with Place(self.directory).entered() as spool:
+                for name in ("claims", "members", "hosts"):
+                    disk.make_dirs(spool / name, durable=False)  # they are together with FORMAT
+                is_made = is_made or disk.publish(spool / "FORMAT", f"{FORMAT}\n".encode(), "spool.format")
+                if group_access() and not is_shared(spool.stat()):
+                    self._open_to_group()
         except ForeignSpoolError:
             raise
         except (FileExistsError, NotADirectoryError) as error:
@@ -325,7 +331,8 @@ class Spool:
             if self._others_may_rename() and error.errno in (errno.ELOOP, errno.ENOENT):
                 raise self._is_taken(error) from error
             raise self._cannot_be_written(error) from error
-        self.check_format()
+        if not is_made:  # another process was faster
+            self.check_format()
 
     def _others_may_rename(self) -> bool:
         """Whether other users may put something in place of the spool."""
@@ -352,8 +359,11 @@ class Spool:
             os.fchmod(self.run.fd, stat.S_IMODE(top.st_mode) | SHARED_DIR)
         share_tree(Place(self.directory), top.st_gid)
 
-    def check_format(self) -> None:
+    def check_format(self) -> bool:
         """Refuse a spool that another version wrote.
+
+        Returns:
+            Whether FORMAT is there.
 
         Raises:
             SpoolFormatError: it names the version that is needed.
@@ -363,12 +373,13 @@ class Spool:
         except ForeignSpoolError:
             raise
         except OSError:  # a file in the place of a directory: `create` has the better message
-            return
+            return False
         if found is not None and found.decode(errors="replace").strip() != FORMAT:
             raise SpoolFormatError(
                 f"{self.root} has the format {found[:40].decode(errors='replace').strip()!r}, not {FORMAT!r}.",
                 hint="Use the version of hf_mpwriter that wrote it, or another logdir.",
             )
+        return found is not None
 
     def record_destination(self, destination: Destination) -> None:
         """Write the destination into run.json; if one is recorded, check that it is the same.

@@ -54,13 +54,14 @@ def claim(spool: Spool, wanted: str) -> tuple[str, int]:
     Raises:
         OSError: the spool cannot be written, or the filesystem has no locks.
     """
-    for name in candidates(wanted):
-        try:
-            if (fd := locks.try_exclusive(spool.claim(name))) is not None:
-                return name, fd
-        except OSError as error:
-            if error.errno not in disk.NOT_REGULAR:  # garbage in its place: the name cannot be had
-                raise
+    with spool.claims.entered() as claims:
+        for name in candidates(wanted):
+            try:
+                if (fd := locks.try_exclusive(claims / f"{name}.lock")) is not None:
+                    return name, fd
+            except OSError as error:
+                if error.errno not in disk.NOT_REGULAR:  # garbage in its place: the name cannot be had
+                    raise
     raise OSError(f"no free worker name like {wanted!r} in {spool.run_dir}")
 
 
@@ -96,22 +97,23 @@ class MemberFile:
         self._lock = locks.thread_lock()  # between threads: each line is one
         self._is_torn = False  # whether the last write may have left a part of a line
         self._counters = Counters()
-        temporary = spool.members / f".{self.name}.tmp"
-        fd = locks.try_exclusive(temporary)
-        if fd is None:
-            raise OSError(f"{temporary} is locked by another process")
-        self._fd = fd
-        try:
-            self.started_at = wall_clock() if wall_clock else os.fstat(fd).st_mtime
-            first = state.dump(FirstLine(worker, process, self.started_at, settings)) + b"\n"
-            self._counters_at = len(first)
-            self._append(first + self._counters.line())
-            disk.rename(temporary, self.path, "members.file")
-        except BaseException:
-            locks.release(fd)
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise
+        with spool.members.entered() as directory:
+            temporary = directory / f".{self.name}.tmp"
+            fd = locks.try_exclusive(temporary)
+            if fd is None:
+                raise OSError(f"{temporary} is locked by another process")
+            self._fd = fd
+            try:
+                self.started_at = wall_clock() if wall_clock else os.fstat(fd).st_mtime
+                first = state.dump(FirstLine(worker, process, self.started_at, settings)) + b"\n"
+                self._counters_at = len(first)
+                self._append(first + self._counters.line())
+                disk.rename(temporary, directory / str(self.name), "members.file")
+            except BaseException:
+                locks.release(fd)
+                with contextlib.suppress(OSError):
+                    temporary.unlink()
+                raise
 
     def write(self, line: dict[str, Any]) -> None:
         """Append one line.

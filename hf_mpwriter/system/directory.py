@@ -10,7 +10,8 @@
 
 Invariants:
 - A program may close our descriptors, and the number may be another file's by then. So each use compares device and
-  inode. What was closed is opened again by its path, and must be the same directory and pass the same check.
+  inode. What was closed is opened again by its path, and must be the same directory and pass the same check. A step
+  of many uses, such as joining, compares once: it enters the directory, on a descriptor of its own.
 - A path is used by its absolute name in three cases only: to open a run directory, to make one, and to compare it with
   the descriptor. Nothing is read there.
 - A child of fork may inherit the descriptors: they hold no lock.
@@ -22,7 +23,7 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from hf_mpwriter.system.process import close_if, open_above, standard_taken
@@ -116,6 +117,11 @@ class Directory:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), self.path)
         self._take(fd)
 
+    @property
+    def is_held(self) -> bool:
+        """Whether it was opened; nothing is compared."""
+        return self._fd >= 0
+
     def is_there(self) -> bool:
         """Whether there is one; OSError if it must not be used, or is none."""
         try:
@@ -129,7 +135,7 @@ class Directory:
         An error of the disk is no proof of that: then the answer is True.
         """
         try:
-            held = identity(os.fstat(self.fd))
+            held = self.fd >= 0 and self._identity  # compared just now
             return identity(os.stat(self.path, follow_symlinks=self.above is None)) == held
         except (FileNotFoundError, NotADirectoryError):
             return False
@@ -194,28 +200,23 @@ class Place:
         """The place of the directory that it is in."""
         return Place(self.directory, self.name.rpartition("/")[0])
 
-    @contextlib.contextmanager
-    def held(self) -> Iterator[tuple[int, str]]:
-        """A descriptor of the directory that it is in, valid in the block, and its name there.
+    def held(self) -> _Held:
+        """A block with a descriptor of the directory that it is in, and its name there.
 
         Raises:
             OSError: a part of the way does not exist, or is a link.
         """
-        top = where = self.directory.fd
-        *way, last = self.name.split("/")
-        try:
-            for part in way:
-                below = open_above(part, _PATH_ONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=where)
-                where, left = below, where
-                if left != top:
-                    os.close(left)
-            yield where, last or "."
-        except OSError as error:
-            error.filename = str(self)  # the system knows the last part only
-            raise
-        finally:
-            if where != top:
-                os.close(where)
+        return _Held(self)
+
+    def entered(self) -> _Entered:
+        """A block for one step in a directory: it is opened once, and not compared again for each place in it.
+
+        The block gets a place of the directory; what is made from it is good in the block only.
+
+        Raises:
+            OSError: it does not exist, or a part of the way is a link.
+        """
+        return _Entered(self)
 
     def open(self, flags: int, mode: int = 0o600) -> int:
         """Open what is there, on a descriptor above 2; the mode is that of a new file, before the umask."""
@@ -277,6 +278,62 @@ class Place:
         """Remove the name, at once and not durably."""
         with self.held() as (where, name):
             os.unlink(name, dir_fd=where)
+
+
+class _Held:
+    """The block of `Place.held`; a class, as this is on the way of all that is done."""
+
+    __slots__ = ("_below", "_place")
+
+    def __init__(self, place: Place) -> None:
+        self._place, self._below = place, -1
+
+    def __enter__(self) -> tuple[int, str]:
+        """Open the way to the directory."""
+        where = self._place.directory.fd
+        way, _, last = self._place.name.rpartition("/")
+        try:
+            for part in way.split("/") if way else ():
+                where = open_above(part, _PATH_ONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=where)
+                self._close()
+                self._below = where
+        except BaseException as error:
+            self.__exit__(type(error), error)
+            raise
+        return where, last or "."
+
+    def __exit__(self, _: object, error: BaseException | None, *__: object) -> None:
+        """Close what was opened."""
+        self._close()
+        if isinstance(error, OSError):
+            error.filename = str(self._place)  # the system knows the last part only
+
+    def _close(self) -> None:
+        below, self._below = self._below, -1
+        if below >= 0:
+            os.close(below)
+
+
+class _Entered(Directory):
+    """The block of `Place.entered`, and the directory in it. No `release` of the held one closes its descriptor."""
+
+    def __init__(self, place: Place) -> None:
+        super().__init__(place)
+        self._place = place
+
+    @property
+    def fd(self) -> int:
+        """The descriptor; nothing is compared."""
+        return self._fd
+
+    def __enter__(self) -> Place:
+        """Open it beneath the directory that is held, which is compared here."""
+        self._take(self._place.open(_DIRECTORY))
+        return Place(self)
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self.release()
 
 
 def at(path: str | os.PathLike[str]) -> Place:

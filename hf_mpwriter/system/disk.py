@@ -71,6 +71,9 @@ def write_again(place: Place, start: int, end: int) -> None:
 def fsync_dir(place: Place, word: str) -> None:
     """Make the names in a directory durable."""
     failpoints.reach(f"{word}.dirsync")
+    if not place.name:
+        os.fsync(place.directory.fd)
+        return
     fd = place.open(os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)
@@ -215,29 +218,31 @@ def make_dirs(place: Place, mode: int = DIR_MODE, *, durable: bool = True, priva
             return
         path, name = os.path.split(directory.path)
         place = (directory.above or Directory(path)) / name
-    if place.is_directory():
+    elif place.is_directory():
         return
-    parent = place.parent
-    make_dirs(parent, mode, durable=durable)
     try:
-        place.make_directory(mode)
-    except FileExistsError:
-        if not place.is_directory():
-            what = "A file, or a link, which is not followed, is in the place of a directory"
-            raise FileExistsError(errno.EEXIST, what, str(place)) from None
-    if not private:
-        _share_new(place)
+        _make_directory(place, mode, private=private)
+    except (FileNotFoundError, NotADirectoryError):
+        make_dirs(place.parent, mode, durable=durable)
+        _make_directory(place, mode, private=private)
     if durable:
-        fsync_dir(parent, "dirs")
+        fsync_dir(place.parent, "dirs")
 
 
-def _share_new(place: Place) -> None:
-    if is_shared(place.parent.stat()):
-        fd = place.open(os.O_RDONLY | os.O_DIRECTORY)
+def _make_directory(place: Place, mode: int, *, private: bool) -> None:
+    with place.held() as (where, name):
         try:
-            share(fd)
-        finally:
-            os.close(fd)
+            os.mkdir(name, mode, dir_fd=where)
+        except FileExistsError:
+            if not place.is_directory():
+                what = "A file, or a link, which is not followed, is in the place of a directory"
+                raise FileExistsError(errno.EEXIST, what, str(place)) from None
+        if not private and is_shared(os.fstat(where)):
+            fd = place.open(os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                share(fd)
+            finally:
+                os.close(fd)
 
 
 def open_ours(place: Place, flags: int) -> int:
@@ -311,9 +316,9 @@ def read(place: Place) -> bytes | None:
     except FileNotFoundError:
         return None
     with open(fd, "rb") as file:
-        if os.fstat(fd).st_size > READ_LIMIT:
+        if (size := os.fstat(fd).st_size) > READ_LIMIT:
             raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(place))
-        return file.read(READ_LIMIT)
+        return file.read(size)
 
 
 def read_ranges(place: Place, *ranges: tuple[int, int]) -> list[bytes]:

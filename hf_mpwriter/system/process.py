@@ -26,6 +26,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 _PATH_ONLY = getattr(os, "O_PATH", os.O_RDONLY)  # a write to such a descriptor fails as on a closed one
+_STAT_SIZE = 4096  # bytes; 52 numbers and a short name
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 _mutex = threading.RLock()  # re-entrant: a signal handler may log; never held while a file is opened
 _openings: set[object] = set()  # that are under way
@@ -70,8 +71,11 @@ def start_ticks(pid: int) -> int:
 
 def _stat(pid: int) -> list[bytes]:
     """The fields of /proc/<pid>/stat after the program's name, which may hold any character."""
-    with open(f"/proc/{pid}/stat", "rb", opener=open_above) as file:
-        return file.read().rpartition(b")")[2].split()
+    fd = open_above(f"/proc/{pid}/stat", os.O_RDONLY)
+    try:
+        return os.read(fd, _STAT_SIZE).rpartition(b")")[2].split()
+    finally:
+        os.close(fd)
 
 
 def pid_namespace() -> int:
@@ -171,16 +175,17 @@ def _read_line(path: str) -> str:
 # descriptors
 
 
-@contextlib.contextmanager
-def standard_taken() -> Iterator[None]:
+def standard_taken() -> contextlib.AbstractContextManager[None]:
     """Keep the numbers below 3 taken, so that a call in this block gets none of them.
 
     Where the program has them open, no lock is taken: a signal handler that interrupts the block may wait for a thread
     that opens a file, too.
     """
-    if _has_standard():
-        yield
-        return
+    return contextlib.nullcontext() if _has_standard() else _standard_taken()
+
+
+@contextlib.contextmanager
+def _standard_taken() -> Iterator[None]:
     opening = object()
     try:
         with _mutex:

@@ -78,7 +78,7 @@ class Worker:
         self.files = WorkerFiles(self.membership, limits, attempt_started_at)
         self.election = Election(spool, seeks_siblings=True)
         self._purge_step: int | None = None
-        self._notices = Notices(spool, self.started_at)
+        self._notices: Notices | None = None  # of a run with a destination
         self._waited_for: tuple[dict[str, int], dict[str, int]] = {}, {}  # lengths and changes, see `Progress`
         self._start_fresh()
 
@@ -110,6 +110,8 @@ class Worker:
         """Take destination, settings and token of the newest writer."""
         self.membership.configure(destination, settings)
         self.election.destination = self.membership.destination
+        if self._notices is None and self.membership.destination is not None:
+            self._notices = Notices(self.spool, self.started_at)
         if token is not None:
             self.election.token = token
 
@@ -245,7 +247,7 @@ class Worker:
             self.next_housekeeping = self._clock() + REAP_EVERY
 
     def _tell_notices(self) -> None:
-        if self.role.is_reporter:
+        if self.role.is_reporter and self._notices is not None:
             self._notices.tell(self.spool)
 
     # log, push, wait

@@ -165,7 +165,7 @@ class SummaryWriter(AddMethods):
         self._uploads = self._destination is not None and not environment.disabled
         self._token, self._memory_limit = _checked_token(token), _checked_memory_limit(memory_limit)
         purge_step = check_step(purge_step)
-        filename_suffix = check_suffix(filename_suffix, disk.longest_name(run_dir))
+        filename_suffix = check_suffix(filename_suffix, lambda: disk.longest_name(run_dir))
         self._reset_process_state()
         self._closed = False
         if write_to_disk:

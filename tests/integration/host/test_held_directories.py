@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -160,6 +161,31 @@ def test_nothing_of_ours_is_opened_by_its_absolute_path(hub, run_dir, tmp_path):
             wrong.append(line)
     assert seen > 20, "the trace shows what is reached beneath descriptors"
     assert wrong == []
+
+
+CONSTRUCT = """
+import os, sys
+from hf_mpwriter import SummaryWriter
+SummaryWriter(sys.argv[1] + "/first").close()
+os.path.exists("/begins")
+writer = SummaryWriter(sys.argv[1] + "/run")
+os.path.exists("/ends")
+"""
+
+
+def test_a_constructor_makes_few_calls(tmp_path):
+    """Each use of a held directory could compare it: a constructor compares once a step."""
+    if shutil.which("strace") is None:
+        pytest.skip("strace is not installed")
+    trace = tmp_path / "trace"
+    command = ["strace", "-q", "-e", "trace=%file,%desc,%creds", "-o", str(trace), sys.executable, "-c"]
+    subprocess.run([*command, CONSTRUCT, str(tmp_path)], check=True, timeout=180)
+    _, _, constructor = trace.read_text(errors="replace").partition('"/begins"')
+    calls = Counter(re.findall(r"^\w+", constructor.partition('"/ends"')[0], re.MULTILINE))
+    stats = sum(count for call, count in calls.items() if "stat" in call)
+    assert 0 < calls["openat"] <= 12, calls
+    assert 0 < stats <= 56, calls
+    assert calls["fsync"] == 3, calls
 
 
 LOG_TWICE = """

@@ -91,6 +91,48 @@ def test_the_check_is_made_on_what_was_opened_each_time_it_is(tmp_path):
     assert open_descriptors() == before
 
 
+def test_a_step_in_a_directory_compares_once(held, monkeypatch):
+    """It has a descriptor of its own: it goes on in that directory, whatever is released and swapped meanwhile."""
+    disk.make_dirs(held / "sub")
+    before, status, compared = len(open_descriptors()), os.fstat, []
+    with (held / "").entered() as top, (held / "sub").entered() as sub:
+        monkeypatch.setattr(os, "fstat", lambda fd: compared.append(fd) or status(fd))
+        for n in range(5):
+            assert (top / "file").exists()
+            (sub / f"{n}").make_directory(0o700)
+        monkeypatch.undo()
+        held.release()
+        swap(held)
+        assert disk.read(top / "file") == b"ours"
+        disk.replace(sub / "file", b"new", "w")
+        assert str(sub / "file") == f"{held.path}/sub/file"
+        assert not (held / "sub").exists()
+    assert compared == []
+    assert sorted(os.listdir(f"{held.path}-away/sub")) == ["0", "1", "2", "3", "4", "file"]
+    assert disk.read(held / "file") == b"theirs"
+    held.release()
+    assert len(open_descriptors()) == before - 1
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        (top / "file").stat()
+
+
+def test_a_step_begins_in_the_directory_that_is_held(held):
+    """A descriptor that the program has closed is noticed, and a number that it has taken since is left alone."""
+    os.close(held.fd)
+    theirs = os.open(f"{held.path}/file", os.O_RDONLY)
+    with (held / "").entered() as top:
+        assert disk.read(top / "file") == b"ours"
+        os.close(top.directory.fd)
+        again = os.open(f"{held.path}/file", os.O_RDONLY)
+    assert os.read(theirs, 9) == os.read(again, 9) == b"ours"
+    os.close(theirs)
+    os.close(again)
+    os.close(held.fd)
+    swap(held)
+    with pytest.raises(ReplacedError), (held / "").entered():
+        pass
+
+
 def test_no_part_of_a_name_may_be_a_link(held, tmp_path):
     """Not to read, to write, to list, to make or to remove; the path of the directory itself may be one."""
     (tmp_path / "outside" / "sub").mkdir(parents=True)
