@@ -20,6 +20,7 @@ Invariants:
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -58,7 +59,7 @@ def walk(run: Directory, unread: Callable[[OSError], object] = lambda _: None) -
 
 
 class Statuses:
-    """Tells the status of file after file; it keeps the directory of the last one open.
+    """Reaches file after file, and tells its status; it keeps the directory of the last one open.
 
     Args:
         run: the run directory.
@@ -66,7 +67,7 @@ class Statuses:
 
     def __init__(self, run: Directory) -> None:
         self._run = run
-        self._directory, self._fd = "", -1
+        self._name, self._directory, self._step = "", Place(run), contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         """Return this object."""
@@ -74,18 +75,21 @@ class Statuses:
 
     def __exit__(self, *_: object) -> None:
         """Close the last directory."""
-        if self._fd >= 0:
-            os.close(self._fd)
-        self._fd = -1
+        self._step.close()
+        self._directory = Place(self._run)
+
+    def place(self, relative: str) -> Place:
+        """The place of a file, good until the next call; OSError if its directory is gone."""
+        directory, _, name = relative.rpartition("/")
+        if self._directory.directory is self._run or directory != self._name:
+            self.__exit__()
+            self._directory = self._step.enter_context(Place(self._run, directory).entered())
+            self._name = directory
+        return self._directory / name
 
     def of(self, relative: str) -> os.stat_result:
         """The status of a file, of a link its own; OSError if it is gone."""
-        directory, _, name = relative.rpartition("/")
-        if self._fd < 0 or directory != self._directory:
-            self.__exit__()
-            self._fd = Place(self._run, directory).open(os.O_RDONLY | os.O_DIRECTORY)
-            self._directory = directory
-        return os.stat(name, dir_fd=self._fd, follow_symlinks=False)
+        return self.place(relative).stat()
 
 
 @dataclass(frozen=True)
@@ -173,7 +177,7 @@ class EventFileScan:
         with Statuses(self._run) as statuses:
             for relative in listed:
                 try:
-                    state = self._parse(relative, statuses.of(relative))
+                    state = self._parse(relative, statuses.place(relative))
                 except OSError as error:
                     unread.append(error)
                     continue
@@ -206,11 +210,12 @@ class EventFileScan:
         if 0 < self._failed <= patience:
             raise lasting[0]
 
-    def _parse(self, relative: str, status: os.stat_result) -> _Parsed:
+    def _parse(self, relative: str, place: Place) -> _Parsed:
+        status = place.stat()
         known = self._parsed.get(relative) or _Parsed(status.st_ino, 0)
         if (known.inode, known.size, known.modified) == (status.st_ino, status.st_size, status.st_mtime_ns):
             return known
-        fd = disk.open_beneath(self._run / relative)
+        fd = disk.open_beneath(place)
         try:
             same = known.inode == status.st_ino and _last_bytes(fd, known.end) == known.last
             start = known.end if relative in self._parsed else min(self._known(relative), status.st_size)

@@ -32,6 +32,23 @@ def scan(run_dir, growing=()) -> dict[str, tuple[int, bool]]:
     }
 
 
+def test_a_scan_opens_each_directory_once(tmp_path, monkeypatch):
+    """To list it and to reach all its files, however many there are; a second scan opens no file."""
+    for directory in ("rank_00001/sub", "rank_00002"):
+        for second in range(1, 6):
+            event_file(tmp_path / directory / name(second), 1)
+    run, opened, original = Directory(tmp_path), [], os.open
+    assert run.is_there()
+    monkeypatch.setattr(os, "open", lambda path, *args, **kw: opened.append(path) or original(path, *args, **kw))
+    files = EventFileScan(run)
+    assert len(files.files(lambda _: True, set)) == 10
+    assert len([path for path in opened if "tfevents" in path]) == 10
+    assert len([path for path in opened if "tfevents" not in path]) <= 9, "4 are listed, 2 of them hold files"
+    opened.clear()
+    assert len(files.files(lambda _: True, set)) == 10
+    assert not [path for path in opened if "tfevents" in path]
+
+
 @st.composite
 def runs(draw) -> tuple[list[LocalFile], dict[str, int], set[str]]:
     """Event files of some directories, what is acknowledged, what is quarantined."""
