@@ -1,5 +1,4 @@
 """The layout of the spool: every place in it, and every name, both ways.
-It is longer than other modules, so that all that stands in a spool is read, made and checked in one place.
 
     runs/exp1/                                        run directory
       events.out.tfevents.1795233002.<host>.<pid>.<8 hex><suffix>
@@ -36,67 +35,20 @@ Invariants:
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import os
-import re
-import stat
 import tempfile
 from dataclasses import dataclass
 
-from hf_mpwriter.base import state
 from hf_mpwriter.base.errors import DestinationError, ForeignSpoolError, LogdirError, SpoolFormatError
 from hf_mpwriter.base.names import SPOOL_NAME
 from hf_mpwriter.base.settings import Destination, group_access, normalised_endpoint
-from hf_mpwriter.spool.ownership import check_descriptor, check_ownership, share_tree
+from hf_mpwriter.spool import ownership
+from hf_mpwriter.spool.member_lines import MemberName
+from hf_mpwriter.spool.ownership import FORMAT, FORMAT_NAME, RUN_JSON, check_descriptor, check_ownership
 from hf_mpwriter.system import disk
-from hf_mpwriter.system.directory import SHARED_DIR, Directory, Place, at, is_shared
-from hf_mpwriter.system.process import Process
-
-FORMAT = "hf-mpwriter 3"
-_MEMBER_NAME = re.compile(r"(?P<worker>[\w~-]+)\.(?P<host>[\w-]+)\.(?P<pid>\d+)\.(?P<ticks>\d+)-(?P<n>\d+)")
-
-
-@dataclass(frozen=True)
-class MemberName:
-    """The name of a member file: it names the worker that writes it."""
-
-    worker: str
-    host: str
-    pid: int
-    ticks: int
-    n: int
-
-    def __str__(self) -> str:
-        """The file name."""
-        return f"{self.worker}.{self.host}.{self.pid}.{self.ticks}-{self.n}"
-
-    @classmethod
-    def parse(cls, name: str) -> MemberName | None:
-        """The name of a file, None if it is not a member file."""
-        match = _MEMBER_NAME.fullmatch(name)
-        if match is None:
-            return None
-        return cls(match["worker"], match["host"], int(match["pid"]), int(match["ticks"]), int(match["n"]))
-
-    @classmethod
-    def of(cls, worker: str, process: Process, n: int) -> MemberName:
-        """Name of the n-th member file of a process."""
-        return cls(worker, process.host, process.pid, process.ticks, n)
-
-
-@dataclass(frozen=True)
-class RunRecord:
-    """What `run.json` holds.
-
-    Attributes:
-        destination: of the run.
-        inode: of the spool in which it was written; a copy has another one.
-    """
-
-    destination: Destination
-    inode: int = 0
+from hf_mpwriter.system.directory import Directory, Place, at, is_shared
 
 
 @dataclass(frozen=True)
@@ -263,7 +215,7 @@ class Spool:
 
     def exists(self) -> bool:
         """Whether a worker has created it."""
-        return self._format.exists()
+        return (self.directory / FORMAT_NAME).exists()
 
     def is_unfinished(self, endpoint: str) -> bool:
         """Whether a worker lives here, or died before all its bytes were on the Hub.
@@ -285,17 +237,11 @@ class Spool:
         Raises:
             OSError, SpoolFormatError: run.json cannot be read.
         """
-        record = self._record()
-        return record is not None and record.inode == os.fstat(self.directory.fd).st_ino
+        return ownership.is_original(self.directory)
 
     def is_private(self) -> bool:
         """Whether run directory and spool belong to this user, and no other user may write into the spool."""
-        try:
-            run, spool = os.fstat(self.run.fd), os.fstat(self.directory.fd)
-        except OSError:
-            return False
-        owned = all(status.st_uid == os.geteuid() for status in (run, spool))
-        return owned and not spool.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        return ownership.is_private(self.run, self.directory)
 
     def create(self) -> None:
         """Create the spool, or check its format; any number of processes may do so at once.
@@ -307,7 +253,7 @@ class Spool:
         """
         self.refresh()
         check_ownership(self.directory)
-        is_made = self.directory.is_held and self.check_format()
+        is_made = self.directory.is_held and ownership.check_format(self.directory)
         try:
             if not self.run.is_held:
                 os.makedirs(self.run_dir, exist_ok=True)
@@ -315,71 +261,39 @@ class Spool:
             with Place(self.directory).entered() as spool:
                 for name in ("claims", "members", "hosts"):
                     disk.make_dirs(spool / name, durable=False)  # they are together with FORMAT
-                is_made = is_made or disk.publish(spool / "FORMAT", f"{FORMAT}\n".encode(), "spool.format")
+                is_made = is_made or disk.publish(spool / FORMAT_NAME, f"{FORMAT}\n".encode(), "spool.format")
                 if group_access() and not is_shared(spool.stat()):
-                    self._open_to_group()
+                    ownership.open_to_group(self.run, self.directory)
         except ForeignSpoolError:
             raise
-        except (FileExistsError, NotADirectoryError) as error:
-            if self._others_may_rename():
-                raise self._is_taken(error) from error
-            raise LogdirError(
-                f"The logdir {self.run_dir!r} cannot be a directory: {error.filename!r} is a file.",
-                hint="Give another logdir, or move that file away.",
-            ) from error
         except OSError as error:
-            if self._others_may_rename() and error.errno in (errno.ELOOP, errno.ENOENT):
-                raise self._is_taken(error) from error
+            is_file = isinstance(error, FileExistsError | NotADirectoryError)
+            if ownership.others_may_write(self.run) and (is_file or error.errno in (errno.ELOOP, errno.ENOENT)):
+                raise ForeignSpoolError(
+                    f"{self.root} cannot be used: {error.strerror}. Other users may write into {self.run_dir}.",
+                    hint=f"Remove what is there; to keep others out: chmod go-w {self.run_dir}",
+                ) from error
+            if is_file:
+                raise LogdirError(
+                    f"The logdir {self.run_dir!r} cannot be a directory: {error.filename!r} is a file.",
+                    hint="Give another logdir, or move that file away.",
+                ) from error
             raise self._cannot_be_written(error) from error
         if not is_made:  # another process was faster
             self.check_format()
-
-    def _others_may_rename(self) -> bool:
-        """Whether other users may put something in place of the spool."""
-        try:
-            return bool(os.fstat(self.run.fd).st_mode & (stat.S_IWGRP | stat.S_IWOTH))
-        except OSError:
-            return False
-
-    def _is_taken(self, error: OSError) -> ForeignSpoolError:
-        return ForeignSpoolError(
-            f"{self.root} cannot be used: {error.strerror}. Other users may write into {self.run_dir}.",
-            hint=f"Remove what is there; to keep others out: chmod go-w {self.run_dir}",
-        )
 
     def _cannot_be_written(self, error: OSError) -> LogdirError:
         return LogdirError(
             f"The logdir {self.run_dir!r} cannot be written: {error.strerror}.", hint="Give another logdir."
         )
 
-    def _open_to_group(self) -> None:
-        """Let the group of the run directory log here and upload."""
-        top = os.fstat(self.run.fd)
-        with contextlib.suppress(PermissionError):  # it belongs to another user, who has decided
-            os.fchmod(self.run.fd, stat.S_IMODE(top.st_mode) | SHARED_DIR)
-        share_tree(Place(self.directory), top.st_gid)
-
-    def check_format(self) -> bool:
+    def check_format(self) -> None:
         """Refuse a spool that another version wrote.
-
-        Returns:
-            Whether FORMAT is there.
 
         Raises:
             SpoolFormatError: it names the version that is needed.
         """
-        try:
-            found = disk.read(self._format)
-        except ForeignSpoolError:
-            raise
-        except OSError:  # a file in the place of a directory: `create` has the better message
-            return False
-        if found is not None and found.decode(errors="replace").strip() != FORMAT:
-            raise SpoolFormatError(
-                f"{self.root} has the format {found[:40].decode(errors='replace').strip()!r}, not {FORMAT!r}.",
-                hint="Use the version of hf_mpwriter that wrote it, or another logdir.",
-            )
-        return found is not None
+        ownership.check_format(self.directory)
 
     def record_destination(self, destination: Destination) -> None:
         """Write the destination into run.json; if one is recorded, check that it is the same.
@@ -389,8 +303,7 @@ class Spool:
             DestinationError: the run directory belongs to another destination.
         """
         try:
-            record = RunRecord(destination, os.fstat(self.directory.fd).st_ino)
-            disk.publish(self._run_json, state.dump(record), "spool.run")
+            ownership.record_destination(self.directory, destination)
         except OSError as error:
             raise self._cannot_be_written(error) from error
         recorded = self.destination()
@@ -400,17 +313,9 @@ class Spool:
                 hint="Use another logdir for another destination, or the recorded one: hf-mpwriter status LOGDIR.",
             )
 
-    @property
-    def _format(self) -> Place:
-        return self.directory / "FORMAT"
-
-    @property
-    def _run_json(self) -> Place:
-        return self.directory / "run.json"
-
     def has_destination(self) -> bool:
         """Whether a destination is recorded, even if it cannot be read."""
-        return self._run_json.exists()
+        return (self.directory / RUN_JSON).exists()
 
     def destination(self) -> Destination | None:
         """The recorded destination, None for a local run.
@@ -419,15 +324,4 @@ class Spool:
             ForeignSpoolError: see `check_ownership`.
             SpoolFormatError: run.json is damaged.
         """
-        record = self._record()
-        return None if record is None else record.destination
-
-    def _record(self) -> RunRecord | None:
-        check_ownership(self.directory)
-        try:
-            data = disk.read(self._run_json)
-            return None if data is None else state.load(RunRecord, data)
-        except (state.DamagedError, OSError) as error:
-            raise SpoolFormatError(
-                f"{self._run_json} is damaged: {error}.", hint="Remove that file; the next start writes it again."
-            ) from error
+        return ownership.recorded_destination(self.directory)

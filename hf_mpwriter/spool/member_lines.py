@@ -19,6 +19,7 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TypeVar
@@ -26,7 +27,6 @@ from typing import TypeVar
 from hf_mpwriter.base import state
 from hf_mpwriter.base.names import is_run_path
 from hf_mpwriter.base.settings import Settings
-from hf_mpwriter.spool.layout import MemberName
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import Place
 from hf_mpwriter.system.process import Process
@@ -37,6 +37,36 @@ COUNTERS_LENGTH = 80  # bytes of the second line, its end included
 
 MEMBER_FILE_LIMIT = 8 << 20  # bytes; a member file of ours is much shorter, what is behind them is not read
 NO_NEWS = (0, False)  # of a member that has asked for nothing yet
+
+_MEMBER_NAME = re.compile(r"(?P<worker>[\w~-]+)\.(?P<host>[\w-]+)\.(?P<pid>\d+)\.(?P<ticks>\d+)-(?P<n>\d+)")
+
+
+@dataclass(frozen=True)
+class MemberName:
+    """The name of a member file: it names the worker that writes it."""
+
+    worker: str
+    host: str
+    pid: int
+    ticks: int
+    n: int
+
+    def __str__(self) -> str:
+        """The file name."""
+        return f"{self.worker}.{self.host}.{self.pid}.{self.ticks}-{self.n}"
+
+    @classmethod
+    def parse(cls, name: str) -> MemberName | None:
+        """The name of a file, None if it is not a member file."""
+        match = _MEMBER_NAME.fullmatch(name)
+        if match is None:
+            return None
+        return cls(match["worker"], match["host"], int(match["pid"]), int(match["ticks"]), int(match["n"]))
+
+    @classmethod
+    def of(cls, worker: str, process: Process, n: int) -> MemberName:
+        """Name of the n-th member file of a process."""
+        return cls(worker, process.host, process.pid, process.ticks, n)
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,8 @@ from typing import Any
 from hf_mpwriter.base import state
 from hf_mpwriter.base.names import candidates
 from hf_mpwriter.base.settings import Settings
-from hf_mpwriter.spool.layout import MemberName, Spool
-from hf_mpwriter.spool.member_lines import Counters, FirstLine, Member, Reading
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.member_lines import Counters, FirstLine, Member, MemberName, Reading
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import Place
 from hf_mpwriter.system.process import Process, host_id, start_ticks

@@ -1,4 +1,4 @@
-"""Ownership: whether a spool may be used, and how it is opened to a group.
+"""Ownership: whether a spool may be used, for which destination, and how it is opened to a group.
 
 To use a spool is to send a token to the endpoint in its `run.json`, and to read and write at its names. So it must be
 a directory into which no stranger may write:
@@ -11,6 +11,9 @@ a directory into which no stranger may write:
 Owner and mode alone do not tell that the user has opened it: in a project directory (2775) each directory that he makes
 has such a mode, and a stranger of the group may rename one into the place of the spool and fill it.
 
+It must be of this version, which its FORMAT tells. Where it was made, and for which destination, run.json tells; the
+inode in it is that of the spool, so a copy, or what was unpacked from an archive, has another one.
+
 It is checked on the descriptor by which the spool is used from then on, whatever becomes of its name.
 """
 
@@ -20,12 +23,30 @@ import contextlib
 import os
 import pwd
 import stat
+from dataclasses import dataclass
 
-from hf_mpwriter.base.errors import ForeignSpoolError
-from hf_mpwriter.base.settings import group_access
+from hf_mpwriter.base import state
+from hf_mpwriter.base.errors import ForeignSpoolError, SpoolFormatError
+from hf_mpwriter.base.settings import Destination, group_access
 from hf_mpwriter.system import disk
-from hf_mpwriter.system.directory import Directory, Place, is_shared, share
+from hf_mpwriter.system.directory import SHARED_DIR, Directory, Place, is_shared, share
 from hf_mpwriter.system.process import open_above
+
+FORMAT = "hf-mpwriter 3"
+FORMAT_NAME, RUN_JSON = "FORMAT", "run.json"
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What `run.json` holds.
+
+    Attributes:
+        destination: of the run.
+        inode: of the spool in which it was written; a copy has another one.
+    """
+
+    destination: Destination
+    inode: int = 0
 
 
 def check_descriptor(path: str, fd: int) -> None:
@@ -112,6 +133,87 @@ def _name_of(user: int) -> str:
         return pwd.getpwuid(user).pw_name
     except KeyError:
         return f"user {user}"
+
+
+def others_may_write(directory: Directory) -> bool:
+    """Whether other users may rename in a directory, and so put something in place of what is in it."""
+    try:
+        return bool(os.fstat(directory.fd).st_mode & (stat.S_IWGRP | stat.S_IWOTH))
+    except OSError:
+        return False
+
+
+def is_private(run: Directory, spool: Directory) -> bool:
+    """Whether run directory and spool belong to this user, and no other user may write into the spool."""
+    try:
+        statuses = [os.fstat(directory.fd) for directory in (run, spool)]
+    except OSError:
+        return False
+    owned = all(status.st_uid == os.geteuid() for status in statuses)
+    return owned and not statuses[1].st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def check_format(spool: Directory) -> bool:
+    """Refuse a spool that another version wrote.
+
+    Args:
+        spool: its directory.
+
+    Returns:
+        Whether FORMAT is there.
+
+    Raises:
+        SpoolFormatError: it names the version that is needed.
+    """
+    try:
+        found = disk.read(spool / FORMAT_NAME)
+    except ForeignSpoolError:
+        raise
+    except OSError:  # a file in the place of a directory: `Spool.create` has the better message
+        return False
+    if found is not None and found.decode(errors="replace").strip() != FORMAT:
+        raise SpoolFormatError(
+            f"{spool.path} has the format {found[:40].decode(errors='replace').strip()!r}, not {FORMAT!r}.",
+            hint="Use the version of hf_mpwriter that wrote it, or another logdir.",
+        )
+    return found is not None
+
+
+def record_destination(spool: Directory, destination: Destination) -> None:
+    """Write the destination into run.json unless one is there; OSError if the disk refuses."""
+    record = RunRecord(destination, os.fstat(spool.fd).st_ino)
+    disk.publish(spool / RUN_JSON, state.dump(record), "spool.run")
+
+
+def recorded_destination(spool: Directory) -> Destination | None:
+    """The destination in run.json, None if there is none; for the errors see `Spool.destination`."""
+    record = _record(spool)
+    return None if record is None else record.destination
+
+
+def is_original(spool: Directory) -> bool:
+    """Whether a spool is where its destination was recorded; for the errors see `Spool.is_original`."""
+    record = _record(spool)
+    return record is not None and record.inode == os.fstat(spool.fd).st_ino
+
+
+def _record(spool: Directory) -> RunRecord | None:
+    check_ownership(spool)
+    try:
+        data = disk.read(spool / RUN_JSON)
+        return None if data is None else state.load(RunRecord, data)
+    except (state.DamagedError, OSError) as error:
+        raise SpoolFormatError(
+            f"{spool / RUN_JSON} is damaged: {error}.", hint="Remove that file; the next start writes it again."
+        ) from error
+
+
+def open_to_group(run: Directory, spool: Directory) -> None:
+    """Let the group of the run directory log here and upload."""
+    top = os.fstat(run.fd)
+    with contextlib.suppress(PermissionError):  # it belongs to another user, who has decided
+        os.fchmod(run.fd, stat.S_IMODE(top.st_mode) | SHARED_DIR)
+    share_tree(Place(spool), top.st_gid)
 
 
 def share_tree(top: Place, group: int) -> None:

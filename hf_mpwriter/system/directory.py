@@ -1,4 +1,5 @@
 """Directories that are held by a descriptor, and places in them: how all of ours is reached.
+It is longer than other modules, so that all ways to a file, and what each of them checks, stand in one place.
 
     Directory("/runs/exp1")                         opened once, pinned: the same directory whatever becomes of names
     Directory("/runs/exp1/.hf_mpwriter", above=..)  opened beneath another one, not through a link

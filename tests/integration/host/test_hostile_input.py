@@ -25,7 +25,8 @@ from hf_mpwriter.base.settings import Destination, Settings
 from hf_mpwriter.push import commit
 from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool import ledger, member_lines, outbox
-from hf_mpwriter.spool.layout import MemberName, Spool
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.member_lines import MemberName
 from hf_mpwriter.spool.members import MemberFile, Members
 from hf_mpwriter.spool.outbox import Batch, Outbox
 from hf_mpwriter.spool.progress import Progress

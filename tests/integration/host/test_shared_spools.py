@@ -14,7 +14,8 @@ from runs import LOG_AND_EXIT, check_oracle, no_uploader
 from shared_spools import GROUP, ONE, STRANGER, TWO, modes, root_only
 
 from hf_mpwriter.base.settings import Destination
-from hf_mpwriter.spool.layout import MemberName, Spool
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.member_lines import MemberName
 
 
 def test_all_of_a_spool_is_for_its_owner_only(hub, run_dir, start):

@@ -18,7 +18,9 @@ from support import JSON, dump, failing
 from hf_mpwriter.base import names as names_module
 from hf_mpwriter.base.errors import DestinationError, HfMpWriterError, LogdirError, SpoolFormatError
 from hf_mpwriter.base.settings import Destination
-from hf_mpwriter.spool.layout import FORMAT, MemberName, Spool
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.member_lines import MemberName
+from hf_mpwriter.spool.ownership import FORMAT
 
 HERE = Destination("https://hub", "me/run", path_in_repo="logs")
 STEPS = ("open", "write", "fsync", "link", "dirsync")

@@ -19,8 +19,8 @@ from support import JSON, failing, limit_files, open_descriptors
 from hf_mpwriter.base import state
 from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.spool import members as members_module
-from hf_mpwriter.spool.layout import MemberName, Spool
-from hf_mpwriter.spool.member_lines import COUNTERS_LENGTH, Member, News, Reading
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.member_lines import COUNTERS_LENGTH, Member, MemberName, News, Reading
 from hf_mpwriter.spool.members import MemberFile, MemberFiles, Members
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.process import Process

@@ -12,7 +12,8 @@ from support import event_file
 from hf_mpwriter.base.settings import Destination, Settings
 from hf_mpwriter.base.verdicts import Done, Refused, Sent, Unknown
 from hf_mpwriter.snapshot import attachments
-from hf_mpwriter.spool.layout import MemberName, Spool
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.member_lines import MemberName
 from hf_mpwriter.spool.outbox import Batch
 from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.system import locks

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from programs import succeed
 
-from hf_mpwriter.spool.layout import MemberName
+from hf_mpwriter.spool.member_lines import MemberName
 from hf_mpwriter.system import process as process_module
 from hf_mpwriter.worker import role as role_module
 from hf_mpwriter.worker.role import Role, rank_of, role_of
