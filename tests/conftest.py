@@ -12,6 +12,7 @@ from pathlib import Path
 import lock_check
 import pytest
 import repeatable  # noqa: F401 - sets hypothesis up
+from mounts import detach_below
 from programs import Program
 from repository import HELPERS
 
@@ -34,6 +35,21 @@ def without_torch(tmp_path_factory) -> str:
     directory = tmp_path_factory.mktemp("without_torch")
     (directory / "torch.py").write_text("raise ImportError('hidden from this test')")
     return str(directory)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_mount_stays(tmp_path_factory) -> Iterator[None]:
+    """No mount outlives the tests of a process. Those of tests that were killed are detached in the next run.
+
+    pytest renames the directories of old runs to `garbage-*` and warns in each run until it can remove them.
+    """
+    base = tmp_path_factory.getbasetemp()
+    yield
+    detach_below(
+        *(old for root in base.parents if root.name.startswith("pytest-of-") for old in root.glob("garbage-*"))
+    )
+    left = detach_below(base)
+    assert not left, f"tests have left mounts behind: {left}"
 
 
 @pytest.fixture(autouse=True)
