@@ -27,6 +27,12 @@ lock_check.install(locks)
 LAUNCHERS = ("SLURM_", "OMPI_", "PMI", "TORCHELASTIC_", "MV2_", "JSM_", "MASTER_")
 PREFIXES = (*LAUNCHERS, "HF_", "HUGGING_FACE_", "ACCELERATE_", "TENSORBOARD_")
 SUFFIXES = ("RANK", "WORLD_SIZE", "http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")
+LONGEST = {"proof", "frameworks", "documents"}  # folders whose tests take longest
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest tests; else one of them ends last, and the other cores wait for it."""
+    items.sort(key=lambda item: item.path.parent.name not in LONGEST)
 
 
 @pytest.fixture(scope="session")
@@ -45,9 +51,8 @@ def no_mount_stays(tmp_path_factory) -> Iterator[None]:
     """
     base = tmp_path_factory.getbasetemp()
     yield
-    detach_below(
-        *(old for root in base.parents if root.name.startswith("pytest-of-") for old in root.glob("garbage-*"))
-    )
+    roots = [root for root in base.parents if root.name.startswith("pytest-of-")]
+    detach_below(*(old for root in roots for old in root.glob("garbage-*")))
     left = detach_below(base)
     assert not left, f"tests have left mounts behind: {left}"
 
