@@ -12,6 +12,7 @@ from pathlib import Path
 import lock_check
 import pytest
 import repeatable  # noqa: F401 - sets hypothesis up
+from mounts import detach_below
 from programs import Program
 from repository import HELPERS
 
@@ -26,6 +27,12 @@ lock_check.install(locks)
 LAUNCHERS = ("SLURM_", "OMPI_", "PMI", "TORCHELASTIC_", "MV2_", "JSM_", "MASTER_")
 PREFIXES = (*LAUNCHERS, "HF_", "HUGGING_FACE_", "ACCELERATE_", "TENSORBOARD_")
 SUFFIXES = ("RANK", "WORLD_SIZE", "http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")
+LONGEST = {"proof", "frameworks", "documents"}  # folders whose tests take longest
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest tests; else one of them ends last, and the other cores wait for it."""
+    items.sort(key=lambda item: item.path.parent.name not in LONGEST)
 
 
 @pytest.fixture(scope="session")
@@ -34,6 +41,20 @@ def without_torch(tmp_path_factory) -> str:
     directory = tmp_path_factory.mktemp("without_torch")
     (directory / "torch.py").write_text("raise ImportError('hidden from this test')")
     return str(directory)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_mount_stays(tmp_path_factory) -> Iterator[None]:
+    """No mount outlives the tests of a process. Those of tests that were killed are detached in the next run.
+
+    pytest renames the directories of old runs to `garbage-*` and warns in each run until it can remove them.
+    """
+    base = tmp_path_factory.getbasetemp()
+    yield
+    roots = [root for root in base.parents if root.name.startswith("pytest-of-")]
+    detach_below(*(old for root in roots for old in root.glob("garbage-*")))
+    left = detach_below(base)
+    assert not left, f"tests have left mounts behind: {left}"
 
 
 @pytest.fixture(autouse=True)

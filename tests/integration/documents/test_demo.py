@@ -17,6 +17,11 @@ from programs import wait_for
 from hf_mpwriter.testing import read_journals
 
 STEPS = 80
+DIGITS = """
+import numpy
+def load_digits(return_X_y):
+    return numpy.random.default_rng(1).uniform(0, 16, (1797, 64)), numpy.arange(1797) % 10
+"""
 
 
 def start_demo(directory: Path) -> subprocess.Popen[str]:
@@ -46,6 +51,16 @@ def start_demo(directory: Path) -> subprocess.Popen[str]:
 def _listen_to_ctrl_c() -> None:
     """Heed SIGINT: a shell that runs the tests in the background ignores it, and the demo would inherit that."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@pytest.fixture
+def other_digits(monkeypatch, tmp_path):
+    """Digits without scikit-learn, whose import costs four ranks more than all the rest of a short demo."""
+    package = tmp_path / "packages" / "sklearn"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "datasets.py").write_text(DIGITS)
+    monkeypatch.setenv("PYTHONPATH", str(package.parent), prepend=os.pathsep)
 
 
 @pytest.fixture
@@ -117,7 +132,7 @@ def forged_verdict(directory: Path) -> subprocess.CompletedProcess[str]:
         )
 
 
-def test_an_interrupted_demo_leaves_no_process_behind(demo):
+def test_an_interrupted_demo_leaves_no_process_behind(other_digits, demo):
     """SIGINT half-way ends the ranks, the uploader and the Hub."""
     process, directory = demo
     wait_for(lambda: len(journals_of(directory)) == 4, "all ranks log")

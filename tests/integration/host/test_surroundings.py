@@ -222,6 +222,7 @@ def test_relative_paths_in_the_environment_are_those_of_the_start(
     for name in CLEARED:
         monkeypatch.delenv(name)
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "")
+    monkeypatch.chdir(here)  # the interpreter writes bytecode before the program runs
     start(MOVES, run_dir, here, there, env=variables).succeed()
     wait_for(lambda: finished(run_dir), "all is sent")
     check_oracle(run_dir, hub)

@@ -1,0 +1,27 @@
+"""Mounts that tests leave behind: a killed test unmounts nothing, and pytest cannot remove what is below a mount."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+from pathlib import Path
+
+_DETACH = 2  # of umount2
+_MOUNTS = Path("/proc/self/mountinfo")
+
+
+def detach_below(*tops: Path) -> list[str]:
+    """Detach every mount below these directories, the innermost first; return their places."""
+    found = [place for place in _places() if any(Path(place).is_relative_to(top) for top in tops)]
+    for place in reversed(found):
+        ctypes.CDLL(None).umount2(os.fsencode(place), _DETACH)
+    return found
+
+
+def _places() -> list[str]:
+    """Where something is mounted, in the order of mounting."""
+    if not _MOUNTS.exists():
+        return []
+    fields = [line.split()[4] for line in _MOUNTS.read_text(errors="surrogateescape").splitlines()]
+    return [re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), field) for field in fields]
