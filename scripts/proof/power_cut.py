@@ -37,7 +37,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import sabotage
 from lib.arguments import add_seed, make_parser
-from lib.isolation import isolate
+from lib.isolation import isolate, own_mounts
 from power_cut_run import CUTS, Run
 from power_cut_steps import cut_steps
 
@@ -83,6 +83,7 @@ def main() -> int:
         return sabotage.run(options.sabotage)
     root = Path(tempfile.mkdtemp(prefix="power_cut_"))
     isolate(root)
+    own_mounts()
     logging.getLogger("hf_mpwriter").setLevel(logging.ERROR)
     print(f"seed {options.seed}", flush=True)
     done: Counter[str] = Counter()

@@ -34,13 +34,14 @@ import time
 import traceback
 from collections import Counter
 from dataclasses import dataclass, field
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import sabotage
 from lib.arguments import add_seed, make_parser
-from lib.isolation import isolate
+from lib.isolation import isolate, own_mounts
 from lib.prctl import die_with_parent
 from soaking.faults import Chaos
 from soaking.run import Run
@@ -89,10 +90,11 @@ class Lane:
         number: of the lane.
         seed: of the soak.
         ends: monotonic seconds after which no run starts.
+        found: set once a lane has found something.
     """
 
-    def __init__(self, root: Path, number: int, seed: int, ends: float) -> None:
-        self._root, self._number, self._ends = root / f"lane{number}", number, ends
+    def __init__(self, root: Path, number: int, seed: int, ends: float, found: Event) -> None:
+        self._root, self._number, self._ends, self._found = root / f"lane{number}", number, ends, found
         self._rng = random.Random(f"{seed} {number}")
         self._kind = DISKS[number % len(DISKS)]
         self._deck: list[str] = []
@@ -107,7 +109,7 @@ class Lane:
             with contextlib.ExitStack() as stack:
                 disk = None if why_not(self._kind) else stack.enter_context(LoopDisk(str(self._root), self._kind))
                 number = 0
-                while time.monotonic() < self._ends and not self.outcome.findings:
+                while time.monotonic() < self._ends and not self._is_decided():
                     self._run(disk, number)
                     number += 1
         except KeyboardInterrupt:
@@ -115,6 +117,10 @@ class Lane:
         except Exception:  # noqa: BLE001 - reported as a trouble
             self.outcome.troubles.append(f"lane {self._number}: {traceback.format_exc()}")
         (self._root / "outcome.json").write_text(json.dumps(vars(self.outcome)))
+
+    def _is_decided(self) -> bool:
+        """Whether there is something to look at here or, in a sabotaged build, in any lane."""
+        return bool(self.outcome.findings) or (sabotage.is_sabotaged() and self._found.is_set())
 
     def _run(self, disk: LoopDisk | None, number: int) -> None:
         run = Run(disk.path if disk else str(self._root / "plain"), self._root, number, self._rng)
@@ -129,7 +135,7 @@ class Lane:
                 summary = run.check()
                 self._log(f"{run.name} on {self._kind if disk else 'a plain directory'}: {summary}")
                 self.outcome.runs += 1
-                again = self._rng.random() < 0.5 and time.monotonic() < self._ends
+                again = self._rng.random() < 0.5 and time.monotonic() < self._ends and not self._is_decided()
         finally:
             try:
                 chaos.calm()
@@ -138,6 +144,8 @@ class Lane:
                 run.hub.stop()
             self.outcome.records += run.records
             self.outcome.findings += [f"lane {self._number}, {run.name}: {finding}" for finding in run.findings]
+            if run.findings:
+                self._found.set()
             self._clear_up(run)
 
     def _clear_up(self, run: Run) -> None:
@@ -147,7 +155,7 @@ class Lane:
                 shutil.rmtree(path)
         else:
             kept = str(self._root / f"kept-{run.name}")
-            with contextlib.suppress(FileNotFoundError):  # no rank wrote anything
+            with contextlib.suppress(FileNotFoundError, shutil.Error):  # nothing was written; a disk without power
                 shutil.copytree(run.run_dir, kept, symlinks=True)
             self._log(f"{run.name} is kept in {kept}, its journals in {run.control}, its Hub in {run.hub.root}")
         shutil.rmtree(run.run_dir, ignore_errors=True)
@@ -159,8 +167,10 @@ class Lane:
 def soak(root: Path, lanes: int, seed: int, minutes: float) -> Outcome:
     """Run the lanes, each in its own process; Ctrl-C lets them clean up."""
     ends, total = time.monotonic() + 60 * minutes, Outcome()
-    work = [Lane(root, number, seed, ends) for number in range(lanes)]
-    processes = [multiprocessing.get_context("fork").Process(target=lane.go) for lane in work]
+    context = multiprocessing.get_context("fork")
+    found = context.Event()
+    work = [Lane(root, number, seed, ends, found) for number in range(lanes)]
+    processes = [context.Process(target=lane.go) for lane in work]
     for process in processes:
         process.start()
     for process in processes:
@@ -202,6 +212,7 @@ def main() -> int:
         return sabotage.run(options.sabotage)
     root = Path(tempfile.mkdtemp(prefix="soak_"))
     isolate(root)
+    own_mounts()
     import hf_mpwriter.writer.hf_summary_writer  # noqa: F401 - before the first fork, for the ranks
 
     logging.getLogger("hf_mpwriter").setLevel(logging.WARNING)

@@ -199,7 +199,7 @@ def live(spool: Spool, harm: Harm | None, theirs: socket.socket, cache: str) -> 
     os.dup2(log, 2)
     daemon.LOG_LIMIT = LOG_LIMIT
     daemon.time = loop.time = Clock(ask)
-    loop.lower = lambda: None
+    loop.lower_priority = lambda: None
     loop.random = SimpleNamespace(Random=functools.partial(random.Random, 1))
     handle.subprocess = SimpleNamespace(Popen=functools.partial(ForkedPush, ask=ask), PIPE=0, DEVNULL=0)
     ask(begins=True)

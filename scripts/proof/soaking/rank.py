@@ -84,7 +84,8 @@ class Rank:
 
         store = Store(os.environ[HUB])
         folder = f"tensorboard/{os.path.basename(self.run_dir)}"
-        tree = View(store, REPO, folder).tree("main")
+        view = View(store, REPO, folder)
+        tree = view.tree("main") if view.commits() else {}  # a process that has logged nothing needs no repository
         with contextlib.suppress(FileNotFoundError), open(os.path.join(os.environ[CONTROL], TOUCHED)) as file:
             touched = {line.strip().removeprefix(f"{folder}/") for line in file}
             if touched & set(self.returned.values()):
