@@ -191,10 +191,8 @@ def main() -> int:
                 return TROUBLE
             limits[module] = PATIENCE * (time.monotonic() - before) + SPARE
         tested, survivors = _test(sample, laboratories, limits, time.monotonic() + 60 * options.minutes)
-    for mutant in survivors:
-        print(f"\nsurvived: {mutant.operator}\n{mutant.diff()}")
     killed = sum(tested.values()) - len(survivors)
-    print(f"\n{killed} of {sum(tested.values())} mutants noticed, of {len(sample)} in all")
+    print(f"{killed} of {sum(tested.values())} mutants noticed, of {len(sample)} in all")
     for module in modules:
         alive = sum(mutant.module == module for mutant in survivors)
         print(f"{module:24}{tested[module] - alive:6} of {tested[module]:4} noticed")
@@ -222,6 +220,7 @@ def _test(
                 tested[mutant.module] += 1
                 if not noticed:
                     survivors.append(mutant)
+                    print(f"survived: {mutant.operator}\n{mutant.diff()}\n", flush=True)
 
     with ThreadPoolExecutor(len(laboratories)) as pool:
         for future in [pool.submit(work, laboratory) for laboratory in laboratories]:
