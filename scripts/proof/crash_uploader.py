@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import shutil
 import sys
 import tempfile
 import threading
@@ -36,7 +37,7 @@ from lib.paths import HELPERS
 
 sys.path.insert(0, str(HELPERS))
 from crashing import UPLOADER, Harm
-from crashpoints import Call, Trials
+from crashpoints import Call, Trials, UnharmedError
 
 ERRORS = ("eio", "enospc")
 READS_EVERY = 4  # of the calls that read: many are alike
@@ -133,11 +134,15 @@ def parse() -> argparse.Namespace:
 
 
 def chosen(options: argparse.Namespace, trials: Trials) -> list[tuple[Harm, ...]]:
-    """Return the harms to try, in random order."""
+    """Return the harms to try, in random order.
+
+    Raises:
+        UnharmedError: a life without any harm has broken a promise.
+    """
     everything = not (options.failpoints or options.syscalls)
     rng, harms = random.Random(options.seed), list[tuple[Harm, ...]]()
     if options.failpoints or everything:
-        harms += at_failpoints(trials.make().passed)
+        harms += at_failpoints(trials.unharmed().passed)
     if options.syscalls or everything:
         harms += at_calls(trials.record(), rng)
     rng.shuffle(harms)
@@ -149,6 +154,9 @@ def main() -> int:
     options = parse()
     if options.sabotage:
         return sabotage.run(options.sabotage)
+    if not options.failpoints and not shutil.which("strace"):
+        print("System calls are struck by strace, which is not installed.")
+        return sabotage.TROUBLE
     from hf_mpwriter.localhub import LocalHub
 
     root = Path(tempfile.mkdtemp(prefix="crash_uploader_"))
@@ -156,7 +164,12 @@ def main() -> int:
     print(f"seed {options.seed}", flush=True)
     with LocalHub(root / "hub") as hub:
         makers = [Trials(hub.endpoint, str(root / "hub"), str(root / str(n))) for n in range(options.parallel)]
-        harms = chosen(options, makers[0])
+        harms = list[tuple[Harm, ...]]()
+        try:
+            harms = chosen(options, makers[0])
+        except UnharmedError as error:
+            tally.findings.append(f"without any harm: {error}")
+            print(tally.findings[-1], flush=True)
         print(f"{len(harms)} trials", flush=True)
         rest = iter(harms)
         threads = [threading.Thread(target=make, args=(one, rest, tally, lock)) for one in makers]

@@ -9,10 +9,12 @@ may be torn.
 
     scripts/proof/crash_writer.py --kills 300 --seed 1
     scripts/proof/crash_writer.py --writer ours
+    scripts/proof/crash_writer.py --sabotage buffered     a build that is broken on purpose: it must be found
 
 tensorboardX and torch are measured beside ours, with one directory per process: the comparison is about loss alone.
 
-Exit code 0 if ours lost nothing, 3 if it did, 1 if the script itself failed.
+Exit code 0 if ours lost nothing (with --sabotage: if the sabotage was found), 3 if it did, 1 if the script itself
+failed.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ KEPT = 3  # directories of failed repetitions that are kept
 def measure(root: Path, writer: str, kills: int, options: argparse.Namespace, values: list[Any]) -> Tally:
     """Repeat until there were enough kills; keep directories in which ours broke a promise."""
     tally, number, kept = Tally(), 0, 0
-    while tally.kills < kills:
+    while tally.kills < kills and not (tally.findings and sabotage.is_sabotaged()):
         repetition = Repetition(root, writer, number, options, values)
         before = len(tally.findings)
         repetition.run(kills - tally.kills, tally)
@@ -61,7 +63,7 @@ def writers(options: argparse.Namespace) -> dict[str, int]:
     """Return how often to kill each writer."""
     chosen = (OURS, *PEERS) if options.writer == "all" else (options.writer,)
     wanted = {}
-    for writer in chosen:
+    for writer in (OURS,) if sabotage.is_sabotaged() else chosen:
         if writer == TORCH and not has_torch():
             print("torch is skipped: torch or tensorboard, which its writer needs, is not installed")
             continue
@@ -78,14 +80,15 @@ def parse() -> argparse.Namespace:
     add_seed(parser)
     parser.add_argument("--writer", choices=[OURS, *PEERS, "all"], default="all", help="default: all")
     add_directory(parser)
-    # for the tests of this script: our writer holds records back, which must be found
-    parser.add_argument("--sabotage", choices=["buffered"], help=argparse.SUPPRESS)
+    sabotage.add_option(parser, "buffered")
     return parser.parse_args()
 
 
 def main() -> int:
     """Kill; print the table and what was found."""
     options = parse()
+    if options.sabotage:
+        return sabotage.run(options.sabotage)
     root = Path(tempfile.mkdtemp(prefix="crash_writer_", dir=options.dir))
     print(f"seed {options.seed}", flush=True)
     import hf_mpwriter.writer.summary_writer  # noqa: F401 - before the first fork, like everything that the processes need

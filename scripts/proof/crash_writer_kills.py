@@ -26,32 +26,11 @@ SIDE = 590  # pixels; noise of 3 x 590 x 590 is a PNG of 1 MB
 DEADLINE = 60.0  # seconds for anything to happen
 POLL = 0.0003  # seconds between two checks of a victim's progress
 LONGEST_SPIN = 500_000_000  # nanoseconds
-HELD_BACK = 10  # calls, by the sabotaged writer: tensorboardX's queue has ten places
 HEADER, FOOTER = 12, 4  # bytes around the payload of a record
 
 # the progress of a process in shared memory: 8 bytes each, one per kind
 BEGUN, RETURNED, TOOK = 0, 3, 6  # calls, calls, nanoseconds of the last call
 SLOTS = 9
-
-
-class Hoard:
-    """A writer that is broken on purpose: calls return before their record is written, as with a queue or a buffer."""
-
-    def __init__(self, writer: Any) -> None:
-        self._writer = writer
-        self._waiting: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
-
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        """Hold the call back until enough calls wait."""
-
-        def hold(*arguments: Any) -> None:
-            self._waiting.append((getattr(self._writer, name), arguments))
-            if len(self._waiting) >= HELD_BACK:
-                for call, held in self._waiting:
-                    call(*held)
-                self._waiting.clear()
-
-        return hold
 
 
 def make_values() -> list[Any]:
@@ -68,8 +47,6 @@ def live(run: Repetition, rank: int) -> None:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(run.count)}
     rng, slots, parent = random.Random(f"{run.seed} {rank}"), run.slots[rank], os.getppid()
     writer = make_writer(run.writer, run.logdir(rank))
-    if run.sabotaged:
-        writer = Hoard(writer)
     calls = (writer.add_scalar, writer.add_histogram, writer.add_image)
     while os.getppid() == parent:  # end with a script that is killed
         kind = rng.randrange(len(KINDS))
@@ -122,7 +99,6 @@ class Repetition:
         self.seed = f"{options.seed} {writer} {number}"
         self.rng = random.Random(self.seed)
         self.writer, self.values = writer, values
-        self.sabotaged = writer == OURS and options.sabotage is not None
         self.count = self.rng.randint(1, PROCESSES)
         self.directory = root / f"{writer}_{number:04}"
         self.name = f"{self.directory.name} ({self.count} processes)"

@@ -1,7 +1,8 @@
 """Builds of the package that are broken on purpose in one place: a script that misses them proves nothing.
 
-A script runs itself again with such a build first on its path, and must find a broken promise. All scripts of this
-folder that look for broken promises end with `conclude`, so they have the same exit codes.
+A script runs itself again with such a build first on its path, and must find a broken promise. The broken place leaves
+a mark when it runs: a build that was not imported, or a place that was not reached, is the script's own failure. All
+scripts of this folder that look for broken promises end with `conclude`, so they have the same exit codes.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,7 @@ from lib.paths import PACKAGE
 
 FOUND = 3  # exit code: a promise was broken
 TROUBLE = 1  # exit code: the script itself failed, so nothing is known
+CAUGHT = "found"
 ENVIRONMENT = "HF_MPWRITER_SABOTAGED"  # set in the environment of a sabotaged build: one finding is enough
 
 
@@ -30,7 +33,7 @@ class Sabotage:
     Attributes:
         file: path of the module in the package.
         sound: a piece of its source that is there exactly once.
-        broken: the replacement.
+        broken: the replacement; it calls `STRIKE` when it runs.
     """
 
     file: str
@@ -38,8 +41,20 @@ class Sabotage:
     broken: str
 
 
+STRIKE = "__import__('hf_mpwriter.sabotaged').sabotaged.strike()"  # leaves the mark
+_MARK = """\
+import os
+
+
+def strike():
+    try:
+        os.close(os.open({path!r}, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666))
+    except OSError:  # no descriptor is left
+        pass
+"""
 _APPEND = "                    written = os.write(segment.fd, record) == size\n"
-_BUFFERED = """\
+_BUFFERED = f"""\
+                    {STRIKE}
                     self._hoard = getattr(self, "_hoard", b"") + record
                     if len(self._hoard) < 8192:
                         segment.under_way = None
@@ -47,11 +62,12 @@ _BUFFERED = """\
                     held = os.write(segment.fd, self._hoard[: -len(record)])
                     segment.committed, self._hoard = (segment.committed[0] + held, item), b""
 """
-_START = "        self._sent = (lane, batch)\n"
-_EARLY = """\
+_START = "        self.push = PushHandle(job, deadline(job), self._spool)\n"
+_EARLY = f"""\
+        {STRIKE}
         from hf_mpwriter.base.verdicts import Sent
 
-        early = {file.path: Sent(file.length, "0" * 64) for file in batch.files}
+        early = {{file.path: Sent(file.length, "0" * 64) for file in batch.files}}
         self._ledger.acknowledge(early, "early", 0.0)
         self.save_ledger()
 """
@@ -60,13 +76,13 @@ SABOTAGES = {
         "events/event_file.py", _APPEND, _BUFFERED + _APPEND
     ),  # calls return before their record is written
     "early-ack": Sabotage(
-        "uploader/in_flight.py", _START, _EARLY + _START
+        "uploader/in_flight.py", _START, _START + _EARLY
     ),  # the ledger claims files before the commit
     "unsynced": Sabotage(
-        "spool/outbox.py", "            self._make_durable(group)\n", "            pass\n"
+        "spool/outbox.py", "            self._make_durable(group)\n", f"            {STRIKE}\n"
     ),  # a batch refers to bytes that are not durable
     "unfenced": Sabotage(
-        "push/client.py", "parent if fenced else None\n", "None\n"
+        "push/client.py", "parent if fenced else None\n", f"{STRIKE}\n"
     ),  # pushes name no parent, without the settle time
 }
 
@@ -106,21 +122,56 @@ def conclude(findings: Sequence[str], root: Path, seed: int, success: str, *, tr
     return FOUND if findings else TROUBLE if troubles else 0
 
 
+def build(name: str, directory: Path) -> Path:
+    """Make a sabotaged copy of the package.
+
+    Args:
+        name: of the sabotage.
+        directory: where to put the package.
+
+    Returns:
+        The file that appears once the broken place has run.
+
+    Raises:
+        ValueError: the source has changed, so that there is nothing to replace.
+    """
+    sabotage = SABOTAGES[name]
+    package, mark = directory / "hf_mpwriter", directory / "struck"
+    shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    path = package / sabotage.file
+    source = path.read_text()
+    if source.count(sabotage.sound) != 1:
+        raise ValueError(f"the sabotage {name!r} does not match the source of {sabotage.file}")
+    broken = source.replace(sabotage.sound, sabotage.broken)
+    compile(broken, path, "exec")  # a build that cannot start would be found by any script
+    path.write_text(broken)
+    (package / "sabotaged.py").write_text(_MARK.format(path=str(mark)))
+    return mark
+
+
 def run(name: str) -> int:
     """Run this script again with a sabotaged copy of the package; return 0 if it found a broken promise."""
-    sabotage = SABOTAGES[name]
     with tempfile.TemporaryDirectory() as directory:
-        shutil.copytree(PACKAGE, Path(directory) / "hf_mpwriter", ignore=shutil.ignore_patterns("__pycache__"))
-        path = Path(directory) / "hf_mpwriter" / sabotage.file
-        source = path.read_text()
-        if source.count(sabotage.sound) != 1:
-            raise SystemExit(f"the sabotage {name!r} does not match the source of {sabotage.file}")
-        broken = source.replace(sabotage.sound, sabotage.broken)
-        compile(broken, path, "exec")  # a build that cannot start would be found by any script
-        path.write_text(broken)
+        mark = build(name, Path(directory))
         arguments = [argument for argument in sys.argv[1:] if argument not in ("--sabotage", name)]
         environment = os.environ | {"PYTHONPATH": directory, "HF_MPWRITER_EXIT_TIMEOUT": "5", ENVIRONMENT: "1"}
         command = [sys.executable, os.path.abspath(sys.argv[0]), *arguments]
+        started_at = time.monotonic()
         code = subprocess.run(command, env=environment, check=False).returncode
-    print(f"sabotage {name}: {'found' if code == FOUND else 'NOT FOUND'}")
-    return 0 if code == FOUND else 1
+        said = verdict(code, struck=mark.exists())
+    print(f"sabotage {name}: {said}, {time.monotonic() - started_at:.0f} s")
+    return 0 if said == CAUGHT else 1
+
+
+def verdict(code: int, *, struck: bool) -> str:
+    """What a script's run with a sabotaged build shows.
+
+    Args:
+        code: its exit code.
+        struck: whether the broken place has run.
+    """
+    if not struck:
+        return "NOTHING SHOWN: the broken place never ran"
+    if code == FOUND:
+        return CAUGHT
+    return "NOT FOUND" if code == 0 else f"NOTHING SHOWN: the script itself failed with {code}"

@@ -48,7 +48,7 @@ from hf_mpwriter.spool.outbox import Batch, InFlightRecord
 from hf_mpwriter.system import disk, failpoints, locks
 from hf_mpwriter.system.process import Process, host_id
 
-DEADLINE = 60.0  # seconds that a life may take on a slow machine
+DEADLINE = 300.0  # seconds that a life may take on a busy machine
 LIVES = 6  # until everything is on the Hub and no process is left
 PR_SET_CHILD_SUBREAPER = 36
 MESSAGE = 1 << 20  # bytes

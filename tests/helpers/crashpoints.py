@@ -57,6 +57,10 @@ class Call:
         return Harm(self.name, action, self.passage, self.push)
 
 
+class UnharmedError(Exception):
+    """A life without any harm has broken a promise: what strikes others shows nothing."""
+
+
 def calls(directory: str) -> Iterator[Call]:
     """Yield the calls that a trial has recorded."""
     for path in sorted(Path(directory).glob("strace.*")):
@@ -95,11 +99,27 @@ class Trials:
             shutil.rmtree(self.last)
         return outcome
 
-    def record(self) -> list[Call]:
-        """Record the system calls of a life without harm."""
-        outcome = self._order((), record=True)
+    def unharmed(self, *, record: bool = False) -> Outcome:
+        """Make one trial without any harm.
+
+        Args:
+            record: whether to record the system calls.
+
+        Raises:
+            UnharmedError: a promise was broken, or one life was not enough.
+        """
+        outcome = self._order((), record=record)
         if outcome.problems or outcome.ended != [0]:
-            raise RuntimeError(f"without any harm: {outcome}")
+            raise UnharmedError(f"{outcome.problems or outcome.ended}; kept in {self.last}")
+        return outcome
+
+    def record(self) -> list[Call]:
+        """Record the system calls of a life without harm.
+
+        Raises:
+            UnharmedError: see `unharmed`.
+        """
+        self.unharmed(record=True)
         return list(calls(self.last))
 
     def _order(self, harms: tuple[Harm, ...], *, record: bool = False) -> Outcome:
