@@ -76,6 +76,34 @@ def test_a_saved_ledger_is_loaded_unchanged(place):
     assert ledger.set_aside(place, "h1") is None
 
 
+def test_something_has_arrived_once_a_commit_is_known():
+    """Before, a repository that is not there may be created; afterwards it was taken away."""
+    made = Ledger(HERE)
+    assert made.has_arrived is False
+    made.quarantine("a", "refused", 1)
+    made.release("a")
+    assert made.has_arrived is False
+    assert ledger_of(a=10).has_arrived is True
+
+
+def test_a_comparison_counts_in_milliseconds_and_always_grows():
+    """A ledger that was lost starts above its predecessor; a clock that is set back takes nothing away."""
+    made = Ledger(HERE)
+    for now, number in ((1_700_000_000.5, 1_700_000_000_500), (1_700_000_000.5, 1_700_000_000_501), (5.0, None)):
+        made.note_checked("h1", now)
+        assert made.checks == {"h1": number or 1_700_000_000_502}
+
+
+@pytest.mark.parametrize("field", ["files", "quarantined", "uncertain"])
+def test_a_path_outside_the_run_directory_is_damage(field):
+    """What a ledger names is read and compared: it never leads out of the run directory."""
+    values = {"files": Held(1, "", "", 0.0), "quarantined": Quarantined(1, 0.0, "why"), "uncertain": [Sent(1, "")]}
+    Ledger(HERE, **{field: {"a.tfevents": values[field]}})
+    for path in ("../a.tfevents", "/a.tfevents", ".hf_mpwriter/a.tfevents"):
+        with pytest.raises(ValueError, match="not a path"):
+            Ledger(HERE, **{field: {path: values[field]}})
+
+
 @pytest.mark.parametrize("point", SAVE)
 def test_a_kill_while_a_ledger_is_saved_leaves_the_old_or_the_new(place, point):
     """Whole at any kill, and no length decreases."""
@@ -267,6 +295,15 @@ def test_the_stamp_of_what_the_hub_has_is_noted_once(place):
     assert ledger.load(place, HERE).files["a.tsv"].stamp == (1, 2, 3, 4)
     made.acknowledge({"a.tsv": NEW.content}, "c3", 7.0)
     assert made.files["a.tsv"].stamp == ()
+
+
+def test_each_new_stamp_of_a_file_raises_its_generation(place):
+    """The file was replaced by one with the same content, perhaps an older one: the first stamp replaces none."""
+    made = Ledger(HERE)
+    made.acknowledge({"a.tsv": OLD.content}, "c1", 5.0)
+    for stamp, generation in (((5, 4, 9, 9), 0), ((6, 4, 9, 9), 1), ((2, 4, 3, 3), 2), ((7, 4, 9, 9), 3)):
+        assert made.note_stamps([dataclasses.replace(OLD, stamp=stamp)])
+        assert (made.files["a.tsv"].stamp, made.files["a.tsv"].generation) == (stamp, generation)
 
 
 def test_a_ledger_is_ahead_of_a_hub_that_has_lost_something():

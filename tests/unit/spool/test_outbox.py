@@ -82,6 +82,33 @@ def test_a_newer_snapshot_supersedes_the_older_ones(run):
     assert outbox.batches == run.outbox().batches == []
 
 
+def test_a_batch_is_split_into_two_halves_that_are_sent_next(run):
+    """A refused file is found by halving; the later batches wait behind both halves."""
+    for path in ("1.tfevents", "2.tfevents", "3.tfevents", "4.tfevents"):
+        event_file(os.path.join(run.run_dir, path), 3)
+    files = [LocalFile(f"{number}.tfevents", 10, True) for number in range(1, 5)]
+    outbox = run.outbox()
+    outbox.put([files, [OLD]])
+    outbox.split(outbox.batches[0])
+    assert [batch.files for batch in outbox.batches] == [tuple(files[:2]), tuple(files[2:]), (OLD,)]
+    outbox.split(outbox.batches[1])
+    assert run.found() == [(files[2],), (files[3],), tuple(files[:2]), (OLD,)]
+    outbox.put([files[:3]])
+    outbox.split(outbox.batches[0])
+    assert run.found() == [(files[0],), tuple(files[1:3])], "the halves of an odd number are as equal as can be"
+
+
+def test_less_of_a_file_is_put_before_all_of_it(run):
+    """The batch with the whole file stays, once, wherever it stands."""
+    outbox = run.outbox()
+    outbox.put([[NEW], [MORE]])
+    outbox.shorten(outbox.batches[0], OLD)
+    assert run.found() == [(OLD,), (NEW,), (MORE,)]
+    shorter = dataclasses.replace(OLD, path="".join(list(OLD.path)), length=5)  # an equal path, not the same object
+    outbox.shorten(outbox.batches[0], shorter)
+    assert run.found() == [(shorter,), (NEW,), (MORE,)], "all of it waits already"
+
+
 @pytest.mark.parametrize("count", [1, 2, 3])
 @pytest.mark.parametrize("point", PUT + DATA + DROP)
 def test_a_kill_while_a_batch_is_put_leaves_the_older_or_the_newer(run, point, count):

@@ -12,7 +12,7 @@ from support import event_file
 
 from hf_mpwriter.base import files
 from hf_mpwriter.base.settings import Destination, Settings
-from hf_mpwriter.base.verdicts import Done, Refused, Sent, Unknown
+from hf_mpwriter.base.verdicts import Done, Refused, Retry, Sent, Unknown
 from hf_mpwriter.events import framing
 from hf_mpwriter.push.job import SCRATCH, Job
 from hf_mpwriter.snapshot import attachments
@@ -62,6 +62,47 @@ def test_the_settle_time_outlives_the_uploader(tmp_path):
     two._in_flight.catch_up()
     assert decide(two._situation([])) is Action.SCAN
     assert outbox.interrupted(two._host) is None
+
+
+def test_a_successor_waits_as_long_as_a_request_may_be_under_way(tmp_path):
+    """From its own start on: it does not know when the request was sent."""
+    spool = Spool(str(tmp_path / "run"))
+    spool.create()
+    spool.record_destination(Destination("http://127.0.0.1:9", "me/run"))
+    (tmp_path / "run" / NAME).write_bytes(framing.frame(framing.version_event(1.0)))
+    lock, now = locks.try_exclusive(spool.uploader_lock), [1000.0]
+    one = Uploader(spool, spool.destination(), lock, lambda: now[0], random.Random(1))
+    one._scan([])
+    one._in_flight._outbox.mark_in_flight(one._events.batches[0], fenced=False)
+    two = Uploader(spool, spool.destination(), lock, lambda: now[0], random.Random(1))
+    for later, settles in ((0.0, True), (in_flight.SETTLE_TIME - 1, True), (in_flight.SETTLE_TIME, False)):
+        now[0] = 1000.0 + later
+        two._in_flight.catch_up()
+        assert two._in_flight.is_settling is settles
+
+
+@pytest.mark.parametrize(
+    ("verdict", "fenced", "settles"),
+    [
+        (Unknown("504"), False, True),
+        (Unknown("504"), True, False),
+        (Refused("quota", "buy more"), False, False),
+        (Retry("429"), False, False),
+    ],
+)
+def test_only_an_unknown_outcome_without_a_parent_settles(tmp_path, verdict, fenced, settles):
+    """A request that was answered, or that named its parent, cannot arrive late."""
+    spool = Spool(str(tmp_path / "run"))
+    spool.create()
+    spool.record_destination(Destination("http://127.0.0.1:9", "me/run"))
+    (tmp_path / "run" / NAME).write_bytes(framing.frame(framing.version_event(1.0)))
+    lock = locks.try_exclusive(spool.uploader_lock)
+    one = Uploader(spool, spool.destination(), lock, lambda: 1000.0, random.Random(1))
+    one._scan([])
+    one._in_flight._fenced = fenced
+    one._in_flight._sent = (one._events, one._events.batches[0])
+    one._in_flight.end(verdict)
+    assert one._in_flight.is_settling is settles
 
 
 class Silent:
