@@ -146,6 +146,8 @@ def chosen(options: argparse.Namespace, trials: Trials) -> list[tuple[Harm, ...]
     if options.syscalls or everything:
         harms += at_calls(trials.record(), rng)
     rng.shuffle(harms)
+    if sabotage.is_sabotaged():  # what is claimed too early is lost by a kill soonest
+        harms.sort(key=lambda one: (one[0].action != "kill", not one[0].point.startswith("ledger.save")))
     return harms[:: options.every]
 
 
