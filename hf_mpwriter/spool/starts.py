@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -67,7 +68,8 @@ class Starts:
             now: monotonic seconds.
             boot: boot id.
         """
-        if self.boot != boot or not self.at or max(self.at) > now or now - self.at[-1] > FORGET_AFTER:
+        is_sound = all(map(math.isfinite, (*self.at, self.quiet_until, self.pause)))  # JSON may hold NaN
+        if self.boot != boot or not is_sound or not self.at or max(self.at) > now or now - self.at[-1] > FORGET_AFTER:
             return Starts(boot)
         return dataclasses.replace(self, quiet_until=min(self.quiet_until, self.at[-1] + LONGEST_PAUSE))
 

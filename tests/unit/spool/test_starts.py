@@ -56,6 +56,7 @@ def test_pauses_double():
         (Starts("other", (99.0,) * 4, 200.0, 5.0), 100.0),  # the machine was started again
         (Starts("here", (99.0, 101.0), 200.0, 5.0), 100.0),  # where no boot is known, or another time namespace
         (Starts("here", (1.0,) * 4, 1e9, 300.0), 1000.0),  # long ago
+        (Starts("here", (99.0,), math.nan), 100.0),
     ],
 )
 def test_what_says_nothing_about_now_counts_as_none(count, now):
