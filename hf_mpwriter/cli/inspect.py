@@ -28,8 +28,7 @@ import click
 
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.base.settings import Destination
-from hf_mpwriter.cli.destination import command_line
-from hf_mpwriter.cli.logdir import existing_spool, logdir_argument, newest_settings
+from hf_mpwriter.cli.destination import command_line, existing_spool, logdir_argument, newest_settings
 from hf_mpwriter.cli.output import counted, exit_code, file_line, show_damage, uploader_line
 from hf_mpwriter.snapshot.attachments import Attachments
 from hf_mpwriter.snapshot.event_files import Damage, EventFileScan

@@ -19,8 +19,15 @@ import click
 
 from hf_mpwriter.base.settings import OFFLINE, Destination, is_offline
 from hf_mpwriter.base.verdicts import Refused, Verdict
-from hf_mpwriter.cli.destination import command_line, endpoint_option, recorded_destination, with_namespace
-from hf_mpwriter.cli.logdir import existing_spool, logdir_argument, newest_settings
+from hf_mpwriter.cli.destination import (
+    command_line,
+    endpoint_option,
+    existing_spool,
+    logdir_argument,
+    newest_settings,
+    recorded_destination,
+    with_namespace,
+)
 from hf_mpwriter.cli.output import comparison_lines, counted, failure, show_damage
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger

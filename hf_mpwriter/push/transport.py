@@ -74,6 +74,27 @@ class Transport:
         return response.content
 
     @contextlib.contextmanager
+    def stream(self, url: str, start: int, size: int) -> Iterator[tuple[int, Iterator[bytes]]]:
+        """The content at a URL of the Hub, piece by piece, by one request.
+
+        Args:
+            url: of the Hub.
+            start: offset of the first byte that is wanted.
+            size: bytes of the whole content.
+
+        Yields:
+            The offset of the first byte that comes, 0 if the server does not know ranges; and the pieces.
+        """
+        headers = {**build_hf_headers(), "accept-encoding": "identity"} | (
+            {"range": f"bytes={start}-"} if start else {}
+        )
+        with self.expecting(size), get_session().stream("GET", url, headers=headers) as response:
+            if response.status_code >= 400:
+                response.read()
+            hf_raise_for_status(response)
+            yield (start if response.status_code == 206 else 0), response.iter_bytes(PIECE)
+
+    @contextlib.contextmanager
     def expecting(self, size: int) -> Iterator[None]:
         """Let answers have the size of a content that is asked for, in bytes."""
         before, self._answer_limit = self._answer_limit, max(size, ANSWER_LIMIT)
