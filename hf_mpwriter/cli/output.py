@@ -81,16 +81,24 @@ def uploader_line(uploader: UploaderStatus, now: float, *, alive: bool) -> str:
     return printable("; ".join(parts).rstrip())
 
 
-def file_line(file: LocalFile, on_hub: int) -> str:
-    """Return a line about a file of a run directory, of which the Hub holds `on_hub` bytes."""
-    growing = " (growing)" if file.growing else ""
-    return f"  {_sizes(on_hub, file.length)}  {printable(file.path)}{growing}"
+def file_line(file: LocalFile, on_hub: int, *, pulled: bool = False) -> str:
+    """Return a line about a file of a run directory.
+
+    Args:
+        file: as it is here.
+        on_hub: bytes that the Hub holds.
+        pulled: whether it came from the Hub.
+    """
+    what = " (pulled)" if pulled else " (growing)" if file.growing else ""
+    return f"  {_sizes(on_hub, file.length)}  {printable(file.path)}{what}"
 
 
 def comparison_lines(report: Report) -> Iterator[str]:
     """Return a line for each file that the oracle compared with the Hub's copy."""
     for file in report.files.values():
         events = f"{file.hub_events:>8} of {file.local_events:>8} events"
+        if file.is_elsewhere:
+            events = f"{'written by another machine':>27}"
         yield f"  {_sizes(file.hub_bytes, file.local_bytes)} {events}  {printable(file.path)}"
     for file in report.attachments.values():
         yield f"  {_sizes(file.hub_bytes, file.local_bytes)} {'':27}  {printable(file.path)}"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.settings import OFFLINE, Destination, Environment, is_offline
 from hf_mpwriter.base.verdicts import Refused, Verdict
 from hf_mpwriter.cli.destination import (
@@ -73,10 +74,11 @@ def pull_run(
     check_ownership(spool.directory)
     spool.check_format()
     options = [] if repo_id is None else ["--repo-id", repo_id]
+    options += [word for worker in workers for word in ("--worker", worker)]
     destination = spool.destination()
     if repo_id is not None:
-        own = Environment.read().endpoint
-        asked = Destination(own, repo_id, repo_type, revision, path_of_run(path_in_repo, spool.run_dir))
+        hub = destination.endpoint if destination else Environment.read().endpoint
+        asked = Destination(hub, repo_id, repo_type, revision, path_of_run(path_in_repo, spool.run_dir))
         destination = destination or asked
         if not destination.is_same(asked):
             raise click.ClickException(f"{logdir} is recorded for {destination}, not for {asked}. Give another LOGDIR.")
@@ -99,6 +101,7 @@ def pull_into(spool: Spool, destination: Destination, wanted: Callable[[str], bo
 
     Raises:
         ClickException: the Hub or the disk refuses.
+        HfMpWriterError: the run directory cannot be used.
     """
     os.environ["HF_ENDPOINT"] = destination.endpoint  # read when the client is imported
     os.environ |= hf_home.settled(os.environ, start_directory(), hf_home.account_home())
@@ -111,6 +114,8 @@ def pull_into(spool: Spool, destination: Destination, wanted: Callable[[str], bo
     with closing(UploadBar(0, 0, "pulled")) as bar:
         try:
             return pull(spool, destination, hub, wanted, progress=bar.show)
+        except HfMpWriterError:
+            raise
         except Exception as error:
             if isinstance(error, OSError) and error.errno is not None and type(error).__module__ == "builtins":
                 raise click.ClickException(f"The disk refuses: {error}. What came so far is kept.") from error

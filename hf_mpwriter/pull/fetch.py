@@ -163,8 +163,8 @@ class Fetcher:
                 self._came(min(position, remote.size))
                 if position > remote.size:
                     break
-        if position < remote.size and position == start:
-            raise AnswerError("the answer is empty")
+        if position <= start:
+            raise AnswerError(f"the answer has nothing behind byte {start} of {remote.size}")
 
 
 def _open_local(place: Place) -> int | None:

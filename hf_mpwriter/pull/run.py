@@ -94,7 +94,7 @@ def pull(
     if head is None:
         return report
     report.commit = head
-    tree = {path: remote for path, remote in sorted(hub.tree(head).items()) if wanted(names.worker_of(path))}
+    tree = {path: remote for path, remote in sorted(hub.tree(head).items()) if _is_wanted(path, wanted)}
     report.sizes = {path: remote.size for path, remote in tree.items()}
     if not tree:
         return report
@@ -103,6 +103,11 @@ def pull(
     with _locked(spool, sleep):
         _Pull(spool, hub, report, tree, progress, sleep).run()
     return report
+
+
+def _is_wanted(path: str, wanted: Callable[[str], bool]) -> bool:
+    """Whether to pull a file: never a spool, which others may have uploaded."""
+    return names.SPOOL_NAME not in path.split("/") and wanted(names.worker_of(path))
 
 
 @contextlib.contextmanager
