@@ -28,6 +28,7 @@ from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Place
 
+PULLING = "pulling"  # directory of the temporary files, in the spool
 TRIES = 5  # requests in a row that bring nothing
 LONGEST_PAUSE = 16.0  # seconds between two of them; the first one is a second
 CORRUPT = "what came does not have the digest that the Hub tells, and was thrown away; try again later"
@@ -101,7 +102,7 @@ class Fetcher:
         """
         place = self._spool.run / path
         name = hashlib.sha256(f"{path}\n{remote.size}\n{expected(remote)}".encode(errors="surrogateescape"))
-        temporary = self._spool.directory / "pulling" / name.hexdigest()[:32]
+        temporary = self._spool.directory / PULLING / name.hexdigest()[:32]
         disk.make_dirs(temporary.parent, durable=False)
         with contextlib.ExitStack() as stack:
             local = _open_local(place)
@@ -116,8 +117,6 @@ class Fetcher:
             disk.fsync(fd, "pull.file")
             disk.make_dirs(place.parent, 0o777)
             disk.move(temporary, place, "pull.file")
-            with contextlib.suppress(OSError):  # another pull may be at work there
-                _remove_directory(temporary.parent)
 
     def _fill(self, fd: int, path: str, remote: Remote, local: int | None) -> None:
         """Make the temporary file whole."""
@@ -190,11 +189,6 @@ def _open_temporary(place: Place) -> int:
         os.close(fd)
         raise OSError(errno.EINVAL, "Not a regular file", str(place))
     return fd
-
-
-def _remove_directory(place: Place) -> None:
-    with place.held() as (where, name):
-        os.rmdir(name, dir_fd=where)
 
 
 def _copy(source: int, target: int, limit: int) -> None:

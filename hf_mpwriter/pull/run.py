@@ -29,7 +29,16 @@ from hf_mpwriter.base import names
 from hf_mpwriter.base.files import git_hasher
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Sent
-from hf_mpwriter.pull.fetch import CorruptError, DifferingError, Fetcher, expected, feed_from, hasher_of
+from hf_mpwriter.pull.fetch import (
+    DIFFERS,
+    PULLING,
+    CorruptError,
+    DifferingError,
+    Fetcher,
+    expected,
+    feed_from,
+    hasher_of,
+)
 from hf_mpwriter.pull.record import add_pulled
 from hf_mpwriter.push.client import Hub, Remote
 from hf_mpwriter.spool import ledger as ledgers
@@ -165,6 +174,7 @@ class _Pull:
                     self._here.add(path)
                     report.fetched[path] = report.sizes[path]
                 self._came(report.sizes[path])
+            disk.remove_tree(self._spool.directory / PULLING)  # what the Hub has no more was interrupted there
         finally:
             self._record()
 
@@ -177,8 +187,11 @@ class _Pull:
         self._current = path
         if not names.is_run_path(path):
             self._report.left[path] = UNSAFE
-        elif self._is_here(path, self._tree[path]):
-            self._here.add(path)
+        elif (begins := self._begins_with(path, self._tree[path])) is not None:
+            if begins:
+                self._here.add(path)
+            else:
+                self._report.left[path] = DIFFERS
         elif self._is_in_use(path):
             self._report.left[path] = IN_USE
         else:
@@ -186,16 +199,16 @@ class _Pull:
         self._came(self._report.sizes[path])
         return True
 
-    def _is_here(self, path: str, remote: Remote) -> bool:
-        """Whether the local file begins with the Hub's copy."""
+    def _begins_with(self, path: str, remote: Remote) -> bool | None:
+        """Whether the local file begins with the Hub's copy; None if it is shorter, or there is none."""
         try:
             fd = disk.open_beneath(self._spool.run / path)
         except OSError:  # `fetch` meets it again
-            return False
+            return None
         try:
             hasher = hasher_of(remote)
             if os.fstat(fd).st_size < remote.size:
-                return False
+                return None
             feed_from(hasher, fd, remote.size)
             return hasher.hexdigest() == expected(remote)
         finally:
