@@ -73,7 +73,7 @@ def parsed(directory: Path, tag: str | None, hidden_from: int | None) -> int | N
     return (counted or found or [None])[-1]
 
 
-@hypothesis_settings(max_examples=200)
+@hypothesis_settings(max_examples=120)
 @given(
     files=FILES,
     tag=st.sampled_from([None, "a", "b", "missing"]),
