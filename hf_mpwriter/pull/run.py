@@ -152,7 +152,8 @@ class _Pull:
         sleep: Callable[[float], object],
     ) -> None:
         self._spool, self._hub, self._report, self._tree = spool, hub, report, tree
-        self._progress, self._total = progress, sum(report.sizes.values())
+        self._progress = progress
+        self._total = self._missing = sum(report.sizes.values())
         self._fetcher = Fetcher(hub, report.commit, spool, sleep, self._came)
         self._current, self._lacking = "", dict(report.sizes)
         self._members = Members(spool)
@@ -179,8 +180,10 @@ class _Pull:
             self._record()
 
     def _came(self, size: int) -> None:
-        self._lacking[self._current] = self._report.sizes[self._current] - size
-        self._progress(self._total, sum(self._lacking.values()))
+        lacking = self._report.sizes[self._current] - size
+        self._missing += lacking - self._lacking[self._current]
+        self._lacking[self._current] = lacking
+        self._progress(self._total, self._missing)
 
     def _is_settled(self, path: str) -> bool:
         """Whether nothing is to be fetched."""

@@ -36,6 +36,7 @@ REQUEST_TIMEOUT = 120.0  # seconds; the Hub itself cuts a commit at 60 s
 PATIENCE = 10.0  # seconds that the client may sleep within a call because the Hub asks for it
 ANSWER_LIMIT = 32 << 20  # bytes of an answer; that on 500 paths, or a page of a tree, has less than one MiB
 PIECE = 1 << 20  # bytes that are unpacked at once
+STREAMED = 64 << 10  # bytes of a content that are handed on at once: so much is lost where a pull is killed
 
 _LIMITS = {"connect": CONNECT_TIMEOUT, "read": REQUEST_TIMEOUT, "write": REQUEST_TIMEOUT, "pool": CONNECT_TIMEOUT}
 
@@ -92,7 +93,7 @@ class Transport:
             if response.status_code >= 400:
                 response.read()
             hf_raise_for_status(response)
-            yield (start if response.status_code == 206 else 0), response.iter_bytes(PIECE)
+            yield (start if response.status_code == 206 else 0), response.iter_bytes(STREAMED)
 
     @contextlib.contextmanager
     def expecting(self, size: int) -> Iterator[None]:
