@@ -97,6 +97,16 @@ def rank_of_directory(name: str) -> int | None:
     return int(match["rank"]) if match else None
 
 
+def worker_of(path: str) -> str:
+    """The rank, as the name of its worker, that has written a file of the run directory, itself or by its children.
+
+    What names no rank is that of rank 0, or of a process alone: "main".
+    """
+    top, slash, _ = path.partition("/")
+    rank = rank_of_directory(top) if slash else None
+    return MAIN_WORKER if rank is None else f"rank_{rank:05d}"
+
+
 def sub_directory(*names: str) -> str:
     """Directory of a sub-writer, relative to the worker directory: as in tensorboardX, but never outside of it.
 

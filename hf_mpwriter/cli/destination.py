@@ -1,4 +1,4 @@
-"""The destination of a run, before a command sends anything there.
+"""The argument LOGDIR, what its spool says about the run, and where a token may go before a command sends anything.
 
 A run directory may come from anywhere, so the endpoint in its `run.json` is only a claim. A token belongs to an
 endpoint:
@@ -17,19 +17,49 @@ from __future__ import annotations
 import dataclasses
 import os
 import shlex
+from collections.abc import Collection
 from pathlib import Path
 
 import click
 
 from hf_mpwriter.base.errors import SettingsError
-from hf_mpwriter.base.settings import Destination, Environment, normalised_endpoint
+from hf_mpwriter.base.settings import Destination, Environment, Settings, normalised_endpoint
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.ledger import Ledger
+from hf_mpwriter.spool.member_lines import Member
+from hf_mpwriter.spool.ownership import check_ownership
 from hf_mpwriter.system.redaction import printable
 
+logdir_argument = click.argument("logdir", type=click.Path(path_type=Path))
 endpoint_option = click.option(
     "--endpoint",
     metavar="URL",
     help="Confirm that a token may go to this Hub; the one that the run is recorded for. Default: HF_ENDPOINT.",
 )
+
+
+def existing_spool(logdir: Path) -> Spool:
+    """Return the spool of a run directory.
+
+    Raises:
+        ForeignSpoolError: the spool belongs to another user.
+        SpoolFormatError: another version of hf_mpwriter wrote it.
+        ClickException: there is no spool.
+    """
+    spool = Spool(os.path.abspath(logdir))
+    check_ownership(spool.directory)
+    spool.check_format()
+    if not spool.exists():
+        raise click.ClickException(f"{logdir} is no run directory of hf_mpwriter. Give the logdir of a SummaryWriter.")
+    return spool
+
+
+def newest_settings(members: Collection[Member], ledger: Ledger | None) -> Settings:
+    """Return the settings of the newest member; without members, those that the ledger remembers."""
+    newest = max(members, key=lambda member: member.started_at, default=None)
+    if newest is not None:
+        return newest.settings
+    return (ledger.settings if ledger else None) or Settings()
 
 
 def command_line(command: str, logdir: str | os.PathLike[str], *options: str) -> str:

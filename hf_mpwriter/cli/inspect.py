@@ -8,7 +8,8 @@
      "uploader": {"phase": "idle", "pid": 4711, "alive": true, "beat": ..., "reason": "", "hint": "", ...,
                   "notices": ["created ..."]},                what its uploaders have found out, the newest last
      "workers": ["main", "rank_00001"],                       workers that are alive
-     "files": [{"path": "events.out...", "bytes": 4711, "on_hub": 4096, "growing": true}],
+     "files": [{"path": "events.out...", "bytes": 4711, "on_hub": 4096, "growing": true,
+                "pulled": false}],                            whether it came from the Hub: another machine wrote it
      "quarantined": {"events.out...": "reason"},
      "dropped": {"main": 3},                                  records that the disk refused for good, per worker
      "damaged": {"events.out...": "is damaged at ..."}}       what no reader reaches; exit code 3 if it is damage
@@ -28,9 +29,9 @@ import click
 
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.base.settings import Destination
-from hf_mpwriter.cli.destination import command_line
-from hf_mpwriter.cli.logdir import existing_spool, logdir_argument, newest_settings
+from hf_mpwriter.cli.destination import command_line, existing_spool, logdir_argument, newest_settings
 from hf_mpwriter.cli.output import counted, exit_code, file_line, show_damage, uploader_line
+from hf_mpwriter.pull.record import pulled_files
 from hf_mpwriter.snapshot.attachments import Attachments
 from hf_mpwriter.snapshot.event_files import Damage, EventFileScan
 from hf_mpwriter.spool.layout import Spool
@@ -57,6 +58,7 @@ class Overview:
         workers: names of the workers that are alive.
         files: event files and attachments.
         on_hub: bytes that the Hub holds, per path.
+        pulled: paths that came from the Hub.
         quarantined: the reason, per path.
         dropped: records that the disk refused for good, per worker.
         damaged: what is behind the last whole record, per path of an event file.
@@ -71,6 +73,7 @@ class Overview:
     workers: list[str]
     files: list[LocalFile]
     on_hub: dict[str, int]
+    pulled: frozenset[str]
     quarantined: dict[str, str]
     dropped: dict[str, int]
     damaged: dict[str, str]
@@ -85,7 +88,13 @@ class Overview:
             "uploader": {**dataclasses.asdict(self.uploader), **uploader},
             "workers": self.workers,
             "files": [
-                {"path": file.path, "bytes": file.length, "on_hub": self.on_hub[file.path], "growing": file.growing}
+                {
+                    "path": file.path,
+                    "bytes": file.length,
+                    "on_hub": self.on_hub[file.path],
+                    "growing": file.growing,
+                    "pulled": file.path in self.pulled,
+                }
                 for file in self.files
             ],
             "quarantined": self.quarantined,
@@ -130,6 +139,7 @@ def _overview(spool: Spool) -> tuple[Overview, list[Damage]]:
         workers=sorted({member.name.worker for member in members if member.alive}),
         files=files,
         on_hub={file.path: _bytes_on_hub(file, ledger) for file in files},
+        pulled=frozenset(pulled_files(spool)),
         quarantined=attached.refused | (ledger.reasons if ledger else {}),
         dropped=_dropped(members),
         damaged={one.path: str(one) for one in damage},
@@ -162,7 +172,7 @@ def _print(overview: Overview, logdir: Path) -> None:
     click.echo(printable(f"{overview.run_dir} -> {where}"))
     click.echo(uploader_line(overview.uploader, time.time(), alive=overview.uploader_is_alive))
     for file in overview.files:
-        click.echo(file_line(file, overview.on_hub[file.path]))
+        click.echo(file_line(file, overview.on_hub[file.path], pulled=file.path in overview.pulled))
     total, held = sum(file.length for file in overview.files), sum(overview.on_hub.values())
     files = counted(len(overview.files), "file")
     click.echo(f"On the Hub: {size_text(held)} of {size_text(total)} in {files}.")

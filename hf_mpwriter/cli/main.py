@@ -5,10 +5,10 @@
 | `inspect` | `status`: what the disk knows of a run |
 | `sync` | `sync`: upload what is missing |
 | `verify` | `verify`: compare a run with the Hub |
+| `pull` | `pull`: bring a run back from the Hub |
 | `run` | `run`: start a program, with its writers replaced |
 | `local_hub` | `hub`, `demo`: rehearse on this machine |
-| `logdir` | the argument LOGDIR, and what is read from it |
-| `destination` | the Hub that a token may go to |
+| `destination` | the argument LOGDIR, what is read from it, the Hub that a token may go to |
 | `output` | how files, uploaders and progress are shown |
 
 Exit codes: 0 for success, 1 for an error that the message explains or a run that is not whole on the Hub, 2 for wrong
@@ -25,6 +25,7 @@ from hf_mpwriter._version import __version__
 from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.cli.inspect import show_status
 from hf_mpwriter.cli.local_hub import run_demo, serve_hub
+from hf_mpwriter.cli.pull import pull_run
 from hf_mpwriter.cli.run import run_program
 from hf_mpwriter.cli.sync import sync_run
 from hf_mpwriter.cli.verify import verify_run
@@ -55,5 +56,5 @@ def main() -> None:
     redaction.guard()
 
 
-for command in (show_status, sync_run, verify_run, run_program, serve_hub, run_demo):
+for command in (show_status, sync_run, verify_run, pull_run, run_program, serve_hub, run_demo):
     main.add_command(command)

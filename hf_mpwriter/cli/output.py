@@ -81,16 +81,24 @@ def uploader_line(uploader: UploaderStatus, now: float, *, alive: bool) -> str:
     return printable("; ".join(parts).rstrip())
 
 
-def file_line(file: LocalFile, on_hub: int) -> str:
-    """Return a line about a file of a run directory, of which the Hub holds `on_hub` bytes."""
-    growing = " (growing)" if file.growing else ""
-    return f"  {_sizes(on_hub, file.length)}  {printable(file.path)}{growing}"
+def file_line(file: LocalFile, on_hub: int, *, pulled: bool = False) -> str:
+    """Return a line about a file of a run directory.
+
+    Args:
+        file: as it is here.
+        on_hub: bytes that the Hub holds.
+        pulled: whether it came from the Hub.
+    """
+    what = " (pulled)" if pulled else " (growing)" if file.growing else ""
+    return f"  {_sizes(on_hub, file.length)}  {printable(file.path)}{what}"
 
 
 def comparison_lines(report: Report) -> Iterator[str]:
     """Return a line for each file that the oracle compared with the Hub's copy."""
     for file in report.files.values():
         events = f"{file.hub_events:>8} of {file.local_events:>8} events"
+        if file.is_elsewhere:
+            events = f"{'written by another machine':>27}"
         yield f"  {_sizes(file.hub_bytes, file.local_bytes)} {events}  {printable(file.path)}"
     for file in report.attachments.values():
         yield f"  {_sizes(file.hub_bytes, file.local_bytes)} {'':27}  {printable(file.path)}"
@@ -101,29 +109,35 @@ def _sizes(part: int, total: int) -> str:
 
 
 class UploadBar:
-    """A progress bar of bytes on the Hub; above it, the reason of a failed push, once each.
+    """A progress bar of bytes that are where they should be; above it, the reason of a failed push, once each.
 
     Where the output is no terminal, there is a line for every tenth instead.
 
     Args:
         total: bytes of all files.
-        missing: bytes that are not on the Hub yet.
+        missing: bytes that are not there yet.
+        what: has become of the others.
     """
 
-    def __init__(self, total: int, missing: int) -> None:
+    def __init__(self, total: int, missing: int, what: str = "on the Hub") -> None:
         self._is_drawn = sys.stderr.isatty()
         self._bar = tqdm(
             total=total,
             unit="B",
             unit_scale=True,
-            desc="on the Hub",
+            desc=what,
             initial=total - missing,
             file=sys.stderr,
             disable=not self._is_drawn,
         )
-        self._total, self._held = total, total - missing
+        self._total, self._held, self._what = total, total - missing, what
         self._last_tenth = -1
         self._last_failure = ""
+
+    def show(self, total: int, missing: int) -> None:
+        """Show what is missing of a total that was not known before."""
+        self._total = self._bar.total = total
+        self.update(missing)
 
     def update(self, missing: int) -> None:
         """Show what is missing now; the bar never goes back."""
@@ -133,7 +147,7 @@ class UploadBar:
             self._bar.refresh()
         elif (tenth := 10 * self._held // max(self._total, 1)) > self._last_tenth:
             self._last_tenth = tenth
-            print(f"on the Hub: {size_text(self._held)} of {size_text(self._total)}", file=sys.stderr, flush=True)
+            print(f"{self._what}: {size_text(self._held)} of {size_text(self._total)}", file=sys.stderr, flush=True)
 
     def show_failure(self, uploader: UploaderStatus) -> None:
         """Print why the last push failed, unless that was printed last time."""

@@ -15,8 +15,15 @@ from pathlib import Path
 import click
 
 from hf_mpwriter.base.settings import Destination, Environment, Settings
-from hf_mpwriter.cli.destination import command_line, endpoint_option, path_of_run, recorded_destination
-from hf_mpwriter.cli.logdir import existing_spool, logdir_argument, newest_settings
+from hf_mpwriter.cli.destination import (
+    command_line,
+    endpoint_option,
+    existing_spool,
+    logdir_argument,
+    newest_settings,
+    path_of_run,
+    recorded_destination,
+)
 from hf_mpwriter.cli.output import UploadBar, failure, show_damage
 from hf_mpwriter.snapshot import attachments
 from hf_mpwriter.snapshot.event_files import EventFileScan

@@ -6,12 +6,16 @@
     a copy has another content             restore the local file or remove the copy, then sync
     an old version was shorter or differs  nothing: the past of a branch does not change
 
+With a run directory on each machine, the Hub has files that others write: what this run directory has neither sent nor
+holds, and what was pulled and goes on elsewhere. They are named, and are no problem.
+
 Invariant: a problem is reported only of what the Hub has told.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,9 +23,17 @@ import click
 
 from hf_mpwriter.base.settings import OFFLINE, Destination, is_offline
 from hf_mpwriter.base.verdicts import Refused, Verdict
-from hf_mpwriter.cli.destination import command_line, endpoint_option, recorded_destination, with_namespace
-from hf_mpwriter.cli.logdir import existing_spool, logdir_argument, newest_settings
+from hf_mpwriter.cli.destination import (
+    command_line,
+    endpoint_option,
+    existing_spool,
+    logdir_argument,
+    newest_settings,
+    recorded_destination,
+    with_namespace,
+)
 from hf_mpwriter.cli.output import comparison_lines, counted, failure, show_damage
+from hf_mpwriter.pull.record import pulled_files
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.members import Members
@@ -60,11 +72,15 @@ def verify_run(logdir: Path, *, running: bool, endpoint: str | None) -> None:
     if report.problems:
         problems = counted(len(report.problems), "problem")
         raise failure(". ".join([problems, *advice(report, command_line("sync", logdir))]), damaged=damaged)
-    count = len(report.files) + len(report.attachments)
+    others = sum(file.is_elsewhere for file in report.files.values())
+    count = len(report.files) + len(report.attachments) - others
     files, commits = counted(count, "file"), counted(report.commits, "commit")
     if damaged:
         raise failure(f"What is whole of {files} is on the Hub; what is damaged here is not", damaged=True)
     click.echo(f"Whole on the Hub: {files}; no event file shrank in {commits}.")
+    if others:
+        pull = command_line("pull", logdir)
+        click.echo(f"Other machines write {counted(others, 'file')} there. To have what they wrote so far: {pull}")
 
 
 def _compare(spool: Spool, destination: Destination, logdir: Path, *, drained: bool) -> Report:
@@ -80,14 +96,34 @@ def _compare(spool: Spool, destination: Destination, logdir: Path, *, drained: b
     ledger = Progress(spool).ledger()
     hub = Hub(with_namespace(destination, ledger.repo_id if ledger else ""))
     allows = newest_settings(Members(spool).all(), ledger).allows
+    elsewhere = written_elsewhere(ledger, pulled_files(spool))
     try:
-        is_seen = hub.head() is not None
-        report = check(spool.run_dir, hub, drained=drained, attachments=allows, fetch=hub.content) if is_seen else None
+        report = None
+        if hub.head() is not None:
+            report = check(
+                spool.run_dir, hub, drained=drained, attachments=allows, fetch=hub.content, elsewhere=elsewhere
+            )
     except Exception as error:  # every error of the client has a verdict
         raise click.ClickException(unreached(classify(error))) from error
     if report is None:
         raise click.ClickException(unseen(destination, ledger, command_line("sync", logdir)))
     return report
+
+
+def written_elsewhere(ledger: Ledger | None, pulled: Mapping[str, int]) -> Callable[[str, int], bool]:
+    """Return what tells whether another machine writes an event file, by its path and its bytes here.
+
+    Args:
+        ledger: what the Hub was known to hold.
+        pulled: bytes that came from the Hub, per path.
+    """
+
+    def elsewhere(path: str, size: int) -> bool:
+        if path in pulled:  # it does not grow here
+            return size in (0, pulled[path])
+        return not size and (ledger is None or path not in ledger.files)
+
+    return elsewhere
 
 
 def unseen(destination: Destination, ledger: Ledger | None, sync: str) -> str:

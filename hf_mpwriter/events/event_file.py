@@ -243,6 +243,16 @@ class EventFile:
         self.append(start)
         self.append(start)
 
+    def pending_purge(self, directory: Place) -> int | None:
+        """The step of a purge that the next segment begins with, None if there is none.
+
+        Raises:
+            OSError: the directory cannot be read.
+        """
+        with self._lock:
+            purge = self._series.purge
+        return purge.step if purge is not None and purge.is_wanted(directory, directory.names()) else None
+
     def ensure_open(self) -> None:
         """Open a segment although nothing is logged yet: for the START in it, or because its name is asked for."""
         with self._lock:

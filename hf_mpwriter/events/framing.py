@@ -54,11 +54,15 @@ def _header(length: int) -> bytes:
     return header
 
 
+def header(length: int) -> bytes:
+    """What stands before a payload of `length` bytes."""
+    return _headers.get(length) or _header(length)
+
+
 def frame(payload: bytes) -> bytes:
     """One record, ready for one write."""
-    header = _headers.get(len(payload)) or _header(len(payload))
     crc = crc32c(payload)
-    return header + payload + _U32.pack((((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
+    return header(len(payload)) + payload + _U32.pack((((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
 def varint(value: int) -> bytes:

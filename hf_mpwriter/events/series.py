@@ -55,10 +55,14 @@ class Purge(NamedTuple):
             names: in the directory.
             now: unix time.
         """
-        existing = filter(names_module.is_event_file, names)
-        if any(_modified(directory / name) >= self.unless_since for name in existing):
+        if not self.is_wanted(directory, names):
             return b""
         return 2 * framing.frame(framing.session_start_event(now, self.step))
+
+    def is_wanted(self, directory: Place, names: list[str]) -> bool:
+        """Whether it is to be done in a directory, which has these names."""
+        existing = filter(names_module.is_event_file, names)
+        return not any(_modified(directory / name) >= self.unless_since for name in existing)
 
 
 class SegmentSeries:

@@ -1,7 +1,7 @@
 """The client: one destination on the Hub, as a push and the oracle need it.
 
     Hub(destination)    create, head, sizes, measure, begins_with, commit, squash     what a push does
-                        commits, tree                                           what the oracle reads besides
+                        commits, tree, download                                 what the oracle and a pull read besides
 
 Invariants:
 - What goes wrong is raised as huggingface_hub raises it; `classify` knows what it means.
@@ -136,7 +136,8 @@ class Hub:
         """What the Hub holds of paths of the run directory at one commit; missing ones are left out."""
         wanted = {self._destination.path(path): path for path in paths}
         found = {}
-        for chunk in _chunks(list(wanted), PATHS_PER_REQUEST):
+        for start in range(0, len(wanted), PATHS_PER_REQUEST):
+            chunk = list(wanted)[start : start + PATHS_PER_REQUEST]
             for info in self._api.get_paths_info(**self._where, paths=chunk, revision=revision):
                 if isinstance(info, RepoFile) and info.path in wanted:
                     found[wanted[info.path]] = _remote(info)
@@ -251,7 +252,14 @@ class Hub:
             raise ValueError(f"{path} cannot be read")
         return data.decode()
 
-    # what the oracle asks
+    # what the oracle and a pull ask
+
+    def download(
+        self, path: str, revision: str, start: int, size: int
+    ) -> contextlib.AbstractContextManager[tuple[int, Iterator[bytes]]]:
+        """The content of a path of the run directory, see `Transport.stream`."""
+        name, where = self._destination.path(path), {"revision": revision, "endpoint": self._api.endpoint}
+        return self._transport.stream(hf_hub_url(**self._where, filename=name, **where), start, size)
 
     def commits(self) -> list[str]:
         """The commits of the branch, newest first; none if there is no repository or branch."""
@@ -279,11 +287,6 @@ class Hub:
 
 def _remote(info: RepoFile) -> Remote:
     return Remote(info.size, info.lfs.sha256 if info.lfs else None, oid=info.blob_id)
-
-
-def _chunks(items: Sequence[str], size: int) -> Iterator[list[str]]:
-    for start in range(0, len(items), size):
-        yield list(items[start : start + size])
 
 
 def _addition(source: Source, path_in_repo: str) -> CommitOperationAdd:

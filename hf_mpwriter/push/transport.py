@@ -36,6 +36,7 @@ REQUEST_TIMEOUT = 120.0  # seconds; the Hub itself cuts a commit at 60 s
 PATIENCE = 10.0  # seconds that the client may sleep within a call because the Hub asks for it
 ANSWER_LIMIT = 32 << 20  # bytes of an answer; that on 500 paths, or a page of a tree, has less than one MiB
 PIECE = 1 << 20  # bytes that are unpacked at once
+STREAMED = 64 << 10  # bytes of a content that are handed on at once: so much is lost where a pull is killed
 
 _LIMITS = {"connect": CONNECT_TIMEOUT, "read": REQUEST_TIMEOUT, "write": REQUEST_TIMEOUT, "pool": CONNECT_TIMEOUT}
 
@@ -72,6 +73,27 @@ class Transport:
         response = get_session().get(url, headers=build_hf_headers(), timeout=timeout)
         hf_raise_for_status(response)
         return response.content
+
+    @contextlib.contextmanager
+    def stream(self, url: str, start: int, size: int) -> Iterator[tuple[int, Iterator[bytes]]]:
+        """The content at a URL of the Hub, piece by piece, by one request.
+
+        Args:
+            url: of the Hub.
+            start: offset of the first byte that is wanted.
+            size: bytes of the whole content.
+
+        Yields:
+            The offset of the first byte that comes, 0 if the server does not know ranges; and the pieces.
+        """
+        headers = {**build_hf_headers(), "accept-encoding": "identity"} | (
+            {"range": f"bytes={start}-"} if start else {}
+        )
+        with self.expecting(size), get_session().stream("GET", url, headers=headers) as response:
+            if response.status_code >= 400:
+                response.read()
+            hf_raise_for_status(response)
+            yield (start if response.status_code == 206 else 0), response.iter_bytes(STREAMED)
 
     @contextlib.contextmanager
     def expecting(self, size: int) -> Iterator[None]:

@@ -10,6 +10,9 @@
         claims/<worker>.lock                          claims                             no process (empty)
         members/<worker>.<host>.<pid>.<ticks>-<n>     member file: lines, appended       that worker
         told.json                                     notices that the user has seen     the reporter
+        pull.lock                                     lock of the pulls                  no process (empty)
+        pulled.json                                   what came from the Hub             the holder of that lock
+        pulling/<32 hex>                              files on their way from the Hub    the holder of that lock
         hosts/<host>/status.json                      heartbeat, phase, last failure     that host's uploader
         hosts/<host>/notices.json                     what the user should know          that host's uploader
         hosts/<host>/starts.json                      starts of uploaders                the lock's holder, there

@@ -179,6 +179,14 @@ def rename(old: Place, new: Place, word: str) -> None:
     _rename(old, new)
 
 
+def move(old: Place, new: Place, word: str) -> None:
+    """Rename a file into another directory of the same filesystem, in place of what is there, durably."""
+    failpoints.reach(f"{word}.rename")
+    with old.held() as (source, name), new.held() as (target, last):
+        os.rename(name, last, src_dir_fd=source, dst_dir_fd=target)
+    fsync_dir(new.parent, word)
+
+
 def remove(place: Place, word: str, *, durable: bool = True) -> None:
     """Remove a file, which may be gone already.
 

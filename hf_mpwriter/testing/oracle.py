@@ -5,6 +5,9 @@ For each event file:
 - it never shrank and never vanished;
 - after a drain it equals the local file up to its last whole record.
 
+A file that another machine writes is on the Hub and not here, or was pulled and goes on there. Of it, what is here is
+compared, and that it never shrank and never vanished.
+
 For each attachment that the user's patterns allow: after a drain the Hub's copy has the content of the local file.
 
 For each call that returned, by the journals: its record is on the Hub exactly once, and before a drain in the local
@@ -78,6 +81,7 @@ class FileReport:
         hub_events: summaries in the Hub's copy, 0 for an attachment.
         commits: number of commits that changed it.
         differs: whether the Hub's copy at the head is no beginning of the local file.
+        is_elsewhere: whether another machine writes it, and has more of it.
     """
 
     path: str
@@ -87,6 +91,7 @@ class FileReport:
     hub_events: int = 0
     commits: int = 0
     differs: bool = False
+    is_elsewhere: bool = False
 
 
 @dataclass
@@ -151,11 +156,18 @@ def _not_a_prefix(path: str, copy: Copy) -> str:
     return "" if whole == copy.size else f"is cut inside a record (the last one ends at {whole})"
 
 
-def _faults(local: str, before: Copy | None, copy: Copy) -> tuple[str, str]:
-    """What is wrong with a version as the successor of `before`, and what with its content; "" for nothing."""
+def _faults(local: str, before: Copy | None, copy: Copy, known: int | None) -> tuple[str, str]:
+    """What is wrong with a version as the successor of `before`, and what with its content; "" for nothing.
+
+    Args:
+        local: path of the local file.
+        before: the version before, None if there is none.
+        copy: the version.
+        known: bytes of a file that another machine writes, of which no more can be compared; None if none does.
+    """
     shrank = before is not None and copy.size < before.size
     succession = f"shrank on the Hub from {before.size} to {copy.size} bytes" if before and shrank else ""
-    reason = _not_a_prefix(local, copy)
+    reason = _not_a_prefix(local, copy) if known is None or copy.size <= known else ""
     return succession, f"the Hub's copy of {copy.size} bytes {reason}" if reason else ""
 
 
@@ -167,6 +179,7 @@ def _check_file(
     versions: list[Copy | None],
     *,
     drained: bool,
+    elsewhere: bool = False,
     fetch: Callable[[int], Copy] | None = None,
 ) -> FileReport:
     found = FileReport(path, local_bytes=local)
@@ -179,15 +192,16 @@ def _check_file(
             found.differs = False
         elif before is None or (copy.size, copy.sha256) != (before.size, before.sha256):
             found.commits += 1
-            faults = _faults(os.path.join(run_dir, path), before, copy)
+            faults = _faults(os.path.join(run_dir, path), before, copy, local if elsewhere else None)
             if any(faults) and fetch is not None:
                 copy = fetch(number)
-                faults = _faults(os.path.join(run_dir, path), before, copy)
+                faults = _faults(os.path.join(run_dir, path), before, copy, local if elsewhere else None)
             report.problems.extend(f"{path}: {fault}" for fault in faults if fault)
             found.differs = bool(faults[1])
         before = copy
     found.hub_bytes = before.size if before else 0
-    if drained and found.hub_bytes != local:
+    found.is_elsewhere = elsewhere and found.hub_bytes > local
+    if drained and found.hub_bytes != local and not found.is_elsewhere:
         report.problems.append(f"{path}: {found.hub_bytes} of {local} bytes are on the Hub")
     return found
 
@@ -245,6 +259,7 @@ def check(
     attachments: Callable[[str], bool] | None = None,
     now: float | None = None,
     fetch: Fetch | None = None,
+    elsewhere: Callable[[str, int], bool] = lambda _path, _size: False,
 ) -> Report:
     """Compare a run directory with the Hub.
 
@@ -256,6 +271,8 @@ def check(
         attachments: whether an attachment, by its relative path, has to be on the Hub; by default none has.
         now: unix time, to tell damage from what is being written; None for the clock.
         fetch: downloads a version whose size or digest breaks a promise; by default the answer of the tree counts.
+        elsewhere: whether another machine writes an event file, by its relative path and its bytes here; by default
+            none does.
 
     Raises:
         OSError: the run directory cannot be read.
@@ -272,7 +289,14 @@ def check(
         versions = [tree.get(path) for tree in history]
         content = None if fetch is None else (lambda number, path=path: fetch(path, commits[number]))
         report.files[path] = _check_file(
-            report, run_dir, path, local.get(path, 0), versions, drained=drained, fetch=content
+            report,
+            run_dir,
+            path,
+            local.get(path, 0),
+            versions,
+            drained=drained,
+            elsewhere=elsewhere(path, local.get(path, 0)),
+            fetch=content,
         )
     for path in sorted(attachments_module.sizes(run, attachments)) if attachments else ():
         report.attachments[path] = _check_attachment(

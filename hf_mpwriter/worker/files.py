@@ -21,7 +21,7 @@ import math
 import os
 from collections.abc import Callable
 
-from hf_mpwriter.base.names import is_event_file, rank_of_directory
+from hf_mpwriter.base.names import is_event_file, rank_of_directory, worker_dir
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.events.event_file import EventFile
 from hf_mpwriter.events.limits import Limits
@@ -127,6 +127,22 @@ class WorkerFiles:
         directory = self.directory() / sub
         paths = sorted(path for path in self._written() if os.path.dirname(path) == directory.name)
         return [Place(directory.directory, path) for path in paths]
+
+    def last_step(self, tag: str | None) -> int | None:
+        """The step of the last record in the worker directory that no purge hides, see `events/last_step`.
+
+        Raises:
+            OSError: the run directory cannot be read, or the spool not be written.
+        """
+        from hf_mpwriter.events.last_step import last_step  # most trainings never ask
+
+        name = self._membership.name  # a process that has left does not join for this
+        directory = Place(self._membership.spool.run, worker_dir(name)) if name else self.directory()
+        lengths = {Place(directory.directory, path): length for path, length in self._written().items()}
+        own = {place.basename: length for place, length in lengths.items() if place.parent == directory}
+        purges = (file.pending_purge(directory) for (sub, _), file in list(self._files.items()) if not sub)
+        hidden_from = min((step for step in purges if step is not None), default=None)
+        return last_step(directory, tag, own, hidden_from)
 
     # for the worker
 

@@ -35,7 +35,7 @@ TAGS_KEPT = 4096  # tags whose encoder a writer keeps
 
 
 class ScalarMethods(_SummaryWriter):
-    """`add_scalar`, `add_scalars` and `export_scalars_to_json`, and the FileWriters of all directories."""
+    """`add_scalar`, `add_scalars`, `last_step` and `export_scalars_to_json`, and the FileWriters of all directories."""
 
     _worker: Worker | None = None
     _has_purge_step = False
@@ -173,6 +173,26 @@ class ScalarMethods(_SummaryWriter):
         encoder = self._encoders.get(tag) or self._new_encoder(tag)
         record = encoder.record(walltime, None if step is None else int(step), number)
         file_writer.event_writer.append_record(record)
+
+    def last_step(self, tag: str | None = None) -> int | None:
+        """Return the step of the last record of this worker that is on disk, over all its restarts.
+
+        What a purge hides does not count, and neither does what `add_scalars` and `add_hparams` log: that is in
+        directories of its own. The event files are read from the end backwards.
+
+        Args:
+            tag: of the record, as it was logged; None for any. Then step 0, which is also that of a record that was
+                logged without one, counts only if there is no other.
+
+        Returns:
+            None if there is no such record.
+
+        Raises:
+            OSError: the run directory cannot be read.
+        """
+        if self._worker is None:
+            return None
+        return self._worker.files.last_step(None if tag is None else _clean_tag(tag))
 
     def export_scalars_to_json(self, path: str | os.PathLike[str]) -> None:
         """Write what `add_scalars` logged since the last export: `{directory: [[time, step, value], ...], ...}`.

@@ -15,6 +15,7 @@ once: that call takes some milliseconds.
     scripts/bench/writer.py --quick --calls       fewer rounds, the calls only
     scripts/bench/writer.py --profile             the parts of our scalar
     scripts/bench/writer.py --memory 5000000      memory while so many scalars are logged
+    scripts/bench/writer.py --last-step           `last_step()` of 1 GiB of event files
 
 Targets are printed as met or missed; no timing makes the script fail.
 """
@@ -46,6 +47,7 @@ from writer_loggers import TAGS, Case, records_of
 FSYNC = "a file, fsync"
 PAGE = os.sysconf("SC_PAGE_SIZE")
 CONSTRUCTOR_TARGET = 20.0  # milliseconds more than tensorboardX's
+LAST_STEP_TARGET = 0.2  # seconds
 NO_HUB = "http://127.0.0.1:9"
 
 
@@ -163,6 +165,41 @@ def watch_memory(name: str, log: Callable[[int], None], count: int) -> None:
     print(f"growth of {name} between 10 % and 100 %: {(seen[-1] - seen[0]) / MIB:+.2f} MiB")
 
 
+def measure_last_step(directory: Path) -> None:
+    """Print the seconds of `last_step` on 1 GiB of scalars in eight segments, of which the page cache has all."""
+    from hf_mpwriter import SummaryWriter
+    from hf_mpwriter.events.framing import ScalarEncoder, frame, version_event
+
+    logdir = directory / "last_step"
+    logdir.mkdir()
+    encoders, rare = [ScalarEncoder(tag) for tag in TAGS], ScalarEncoder("test/loss")
+    step, segments, head = 0, 8, frame(version_event(1.0))
+    for number in range(segments):
+        with open(logdir / f"events.out.tfevents.{number:010d}.host.1.00000000", "wb") as file:
+            file.write(head)
+            while file.tell() < (1 << 30) // segments:
+                for _ in range(1000):
+                    step += 1
+                    file.write(b"".join(encoder.record(1.7e9, step, 0.5) for encoder in encoders))
+                if step % 10_000 == 0:
+                    file.write(rare.record(1.7e9, step, 0.5))
+    hidden = 20 * (1 << 20) // (len(TAGS) * len(encoders[0].record(1.7e9, step, 0.5)))
+    for name, tag, purge_step, has_target in (
+        ("any tag", None, None, True),
+        ("a tag of each step", TAGS[0], None, True),
+        ("a tag of each 10,000th step", "test/loss", None, True),
+        ("any tag, the last 20 MiB hidden by a purge", None, step - hidden, False),
+        ("a tag that is nowhere", "nowhere", None, False),
+    ):
+        writer = SummaryWriter(logdir, purge_step=purge_step)
+        before = time.perf_counter()
+        found = writer.last_step(tag)
+        took = time.perf_counter() - before
+        judged = verdict(took, LAST_STEP_TARGET) if has_target else ""
+        print(f"{judged:8}last_step of 1 GiB, {name}: {took:.4f} s ({found})", flush=True)
+        writer.close()
+
+
 def resident() -> int:
     """Return the resident memory of this process, in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
@@ -176,13 +213,14 @@ def parse() -> argparse.Namespace:
     sections.add_argument("--constructor", action="store_true", help="of HFSummaryWriter, while the Hub is down")
     sections.add_argument("--profile", action="store_true", help="the parts of our scalar")
     sections.add_argument("--memory", type=int, metavar="N", help="resident memory while N scalars are logged")
+    sections.add_argument("--last-step", action="store_true", help="`last_step()` of 1 GiB of event files")
     parser.add_argument("--rounds", type=int, help="rounds of the median (default: 7, with --quick 3)")
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds: half a minute, less reliable")
     add_seed(parser)
     add_directory(parser)
     options = parser.parse_args()
     options.rounds = options.rounds or (3 if options.quick else 7)
-    if not (options.calls or options.constructor or options.profile or options.memory):
+    if not (options.calls or options.constructor or options.profile or options.memory or options.last_step):
         options.calls = options.constructor = True
     return options
 
@@ -203,6 +241,8 @@ def main() -> int:
             profile(directory, options)
         if options.memory:
             measure_memory(directory, options)
+        if options.last_step:
+            measure_last_step(directory)
     finally:
         shutil.rmtree(directory)
     return 0

@@ -69,7 +69,7 @@ def tree(spool: Spool) -> list[str]:
     return sorted(os.path.join(top, name) for top, _, names in os.walk(spool.root) for name in names)
 
 
-@pytest.mark.parametrize("command", [("sync", "--timeout", "3"), ("verify", "--running")])
+@pytest.mark.parametrize("command", [("sync", "--timeout", "3"), ("verify", "--running"), ("pull", "--worker", "main")])
 def test_a_run_directory_of_a_stranger_gets_no_token(stranger, run_dir, command):
     """One line with the command that would confirm it; no request, no uploader, no file."""
     endpoint = endpoint_of(stranger)

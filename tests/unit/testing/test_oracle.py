@@ -239,3 +239,19 @@ def test_an_attachment_that_cannot_be_read_is_a_problem_not_an_error(run, monkey
     found = check(run.dir, FakeHub({PATH: run.data}), attachments=lambda path: path == "a.tsv")
     assert "a.tsv: cannot be read: Permission denied" in found.problems
     assert PATH in found.files
+
+
+def test_files_of_other_machines_are_no_problem_unless_they_shrink(run):
+    """One that is not here, and one that was pulled and goes on there; what is here is compared as ever."""
+    gone, longer = "rank_00002/" + PATH, run.other + run.data
+    trees = [{PATH: run.data, RANK: run.other, gone: run.data}, {PATH: run.data, RANK: longer, gone: longer}]
+
+    def found(*trees: dict[str, bytes]) -> list[str]:
+        return check(run.dir, FakeHub(*trees), elsewhere=lambda path, _: path != PATH).problems
+
+    assert found(*trees) == []
+    assert len(problems(run, *trees)) == 5
+    assert ["shrank" in problem for problem in found(*reversed(trees))] == [True, True]
+    assert found(trees[1], {PATH: run.data, RANK: longer}) == [f"{gone}: vanished from the Hub"]
+    assert "is not the beginning of the local file" in found({**trees[0], RANK: run.data})[0]
+    assert len(found({gone: run.data, PATH: run.data})) == 1, "it was pulled, and is not there any more"

@@ -1,0 +1,52 @@
+"""The record of what was pulled: the files here that other machines have written.
+
+    .hf_mpwriter/pulled.json    {"files": {"rank_00001/events.out...": 4711}}      bytes that came from the Hub
+
+A process never appends to an event file that it did not create. So a pulled file does not grow here. Where it grows on
+the Hub, its writer goes on elsewhere.
+
+Invariant: it is written under the lock of the pulls, see `run`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hf_mpwriter.base import state
+from hf_mpwriter.base.names import is_run_path
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.system import disk
+
+
+@dataclass
+class PulledFiles:
+    """What was pulled into a run directory.
+
+    Attributes:
+        files: bytes that came from the Hub, per path.
+    """
+
+    files: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not all(is_run_path(path) and length >= 0 for path, length in self.files.items()):
+            raise ValueError("not files of a run directory")
+
+
+def pulled_files(spool: Spool) -> dict[str, int]:
+    """Bytes that came from the Hub, per path; {} where nothing was pulled, or the record cannot be read."""
+    try:
+        return state.load(PulledFiles, disk.read(spool.directory / "pulled.json") or b"").files
+    except (state.DamagedError, OSError):
+        return {}
+
+
+def add_pulled(spool: Spool, files: dict[str, int]) -> None:
+    """Add what was pulled.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    if files:
+        record = PulledFiles(pulled_files(spool) | files)
+        disk.replace(spool.directory / "pulled.json", state.dump(record), "pull.record")

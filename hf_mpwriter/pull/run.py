@@ -1,0 +1,263 @@
+"""A pull: a run comes back from the Hub into a run directory, at one commit of its branch.
+
+    here                                        what happens
+    nothing, or a beginning of the Hub's copy   fetched, see `fetch`
+    the Hub's copy                              nothing
+    the Hub's copy and more                     nothing: an uploader sends the rest
+    something else                              nothing; it is named
+    a worker that lives writes there            nothing; it is named
+
+What the Hub has is then in the ledger, so that nothing of it is sent again. The next segments of a worker sort behind
+what was pulled: their names do, whatever the clocks say.
+
+Invariants:
+- Two pulls into one run directory come one after the other.
+- The ledger is written under the uploader lock. If an uploader holds it, that one reads back what the Hub has.
+- What an interrupted pull has brought is recorded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from hf_mpwriter.base import names
+from hf_mpwriter.base.files import git_hasher
+from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.base.verdicts import Sent
+from hf_mpwriter.pull.fetch import (
+    DIFFERS,
+    PULLING,
+    CorruptError,
+    DifferingError,
+    Fetcher,
+    expected,
+    feed_from,
+    hasher_of,
+)
+from hf_mpwriter.pull.record import add_pulled
+from hf_mpwriter.push.client import Hub, Remote
+from hf_mpwriter.spool import ledger as ledgers
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.members import Members
+from hf_mpwriter.system import disk, locks
+from hf_mpwriter.system.process import host_id
+
+WAIT = 0.2  # seconds between two tries to take the lock of the pulls
+UNSAFE = "its name leads out of the run directory"
+IN_USE = "a worker that lives writes beside it; pull before training starts"
+
+
+@dataclass
+class Pulled:
+    """What a pull has found and done.
+
+    Attributes:
+        commit: of the Hub, "" if there is no such repository or branch.
+        sizes: bytes on the Hub, per path that was asked for.
+        fetched: bytes that came, per path.
+        left: the reason, per path that could not be had.
+    """
+
+    commit: str = ""
+    sizes: dict[str, int] = field(default_factory=dict)
+    fetched: dict[str, int] = field(default_factory=dict)
+    left: dict[str, str] = field(default_factory=dict)
+
+
+def everything(_: str) -> bool:
+    """The workers of a pull of the whole run."""
+    return True
+
+
+def pull(
+    spool: Spool,
+    destination: Destination,
+    hub: Hub,
+    wanted: Callable[[str], bool] = everything,
+    *,
+    progress: Callable[[int, int], object] = lambda *_: None,
+    sleep: Callable[[float], object] = time.sleep,
+) -> Pulled:
+    """Bring a run back from the Hub.
+
+    Args:
+        spool: of the run directory. It is created, with the destination, once the Hub has something.
+        destination: of the run.
+        hub: the same, with the full name of the repository.
+        wanted: whether to pull the files of a worker, by its name: "main", "rank_00003"; see `names.worker_of`.
+        progress: called with all bytes, and with those that are not here yet.
+        sleep: waits so many seconds.
+
+    Raises:
+        HfMpWriterError: the run directory cannot be used, or belongs to another destination.
+        OSError: the disk refuses.
+        Exception: any of the client; `classify` knows what it means.
+    """
+    report = Pulled()
+    head = hub.head()
+    if head is None:
+        return report
+    report.commit = head
+    tree = {path: remote for path, remote in sorted(hub.tree(head).items()) if _is_wanted(path, wanted)}
+    report.sizes = {path: remote.size for path, remote in tree.items()}
+    if not tree:
+        return report
+    spool.create()
+    spool.record_destination(destination)
+    with _locked(spool, sleep):
+        _Pull(spool, hub, report, tree, progress, sleep).run()
+    return report
+
+
+def _is_wanted(path: str, wanted: Callable[[str], bool]) -> bool:
+    """Whether to pull a file: never a spool, which others may have uploaded."""
+    return names.SPOOL_NAME not in path.split("/") and wanted(names.worker_of(path))
+
+
+@contextlib.contextmanager
+def _locked(spool: Spool, sleep: Callable[[float], object]) -> Iterator[None]:
+    """Hold the lock of the pulls; another pull brings the same files."""
+    while (fd := locks.try_exclusive(spool.directory / "pull.lock")) is None:
+        sleep(WAIT)
+    try:
+        yield
+    finally:
+        locks.release(fd)
+
+
+class _Pull:
+    """One pull, under the lock.
+
+    Args:
+        spool: of the run directory.
+        hub: the destination of the run.
+        report: takes what is found and done.
+        tree: what the Hub has.
+        progress: see `pull`.
+        sleep: see `pull`.
+    """
+
+    def __init__(
+        self,
+        spool: Spool,
+        hub: Hub,
+        report: Pulled,
+        tree: dict[str, Remote],
+        progress: Callable[[int, int], object],
+        sleep: Callable[[float], object],
+    ) -> None:
+        self._spool, self._hub, self._report, self._tree = spool, hub, report, tree
+        self._progress = progress
+        self._total = self._missing = sum(report.sizes.values())
+        self._fetcher = Fetcher(hub, report.commit, spool, sleep, self._came)
+        self._current, self._lacking = "", dict(report.sizes)
+        self._members = Members(spool)
+        self._here: set[str] = set()  # paths of which the Hub has a beginning, or all
+
+    def run(self) -> None:
+        """Compare all files, fetch what is not here, record what is."""
+        report, tree = self._report, self._tree
+        try:
+            lacking = [path for path in tree if not self._is_settled(path)]
+            add_pulled(self._spool, {path: tree[path].size for path in lacking})  # now: an interrupted pull did come
+            for path in lacking:
+                self._current = path
+                try:
+                    self._fetcher.fetch(path, tree[path])
+                except (CorruptError, DifferingError) as error:
+                    report.left[path] = str(error)
+                else:
+                    self._here.add(path)
+                    report.fetched[path] = report.sizes[path]
+                self._came(report.sizes[path])
+            disk.remove_tree(self._spool.directory / PULLING)  # what the Hub has no more was interrupted there
+        finally:
+            self._record()
+
+    def _came(self, size: int) -> None:
+        lacking = self._report.sizes[self._current] - size
+        self._missing += lacking - self._lacking[self._current]
+        self._lacking[self._current] = lacking
+        self._progress(self._total, self._missing)
+
+    def _is_settled(self, path: str) -> bool:
+        """Whether nothing is to be fetched."""
+        self._current = path
+        if not names.is_run_path(path):
+            self._report.left[path] = UNSAFE
+        elif (begins := self._begins_with(path, self._tree[path])) is not None:
+            if begins:
+                self._here.add(path)
+            else:
+                self._report.left[path] = DIFFERS
+        elif self._is_in_use(path):
+            self._report.left[path] = IN_USE
+        else:
+            return False
+        self._came(self._report.sizes[path])
+        return True
+
+    def _begins_with(self, path: str, remote: Remote) -> bool | None:
+        """Whether the local file begins with the Hub's copy; None if it is shorter, or there is none."""
+        try:
+            fd = disk.open_beneath(self._spool.run / path)
+        except OSError:  # `fetch` meets it again
+            return None
+        try:
+            hasher = hasher_of(remote)
+            if os.fstat(fd).st_size < remote.size:
+                return None
+            feed_from(hasher, fd, remote.size)
+            return hasher.hexdigest() == expected(remote)
+        finally:
+            os.close(fd)
+
+    def _is_in_use(self, path: str) -> bool:
+        """Whether a member that lives has an event file open in the same directory."""
+        directory = os.path.dirname(path)
+        return any(os.path.dirname(other) == directory for other in self._members.growing())
+
+    def _record(self) -> None:
+        if (lock := locks.try_exclusive(self._spool.uploader_lock)) is None:
+            return
+        try:
+            self._save_ledger()
+        finally:
+            locks.release(lock)
+
+    def _save_ledger(self) -> None:
+        destination = self._spool.destination()
+        if destination is None:
+            return
+        ledger = ledgers.load(self._spool, destination)
+        ledger.repo_id, ledger.private = self._hub.repo_id, self._hub.private
+        news = {path: self._sent(path) for path in sorted(self._here) if not self._is_known(ledger, path)}
+        if news:
+            ledger.acknowledge(news, self._report.commit, time.time())
+            host = self._spool.host(host_id())
+            disk.make_dirs(host.root)
+            ledger.save(host.ledger)
+
+    def _is_known(self, ledger: ledgers.Ledger, path: str) -> bool:
+        """Whether the ledger has it already: of an attachment only the push knows whether it may be replaced."""
+        return ledger.length(path) >= self._tree[path].size or (path in ledger.files and names.is_attachment(path))
+
+    def _sent(self, path: str) -> Sent:
+        """The Hub's copy as the ledger knows it; the local file begins with it."""
+        remote = self._tree[path]
+        is_attachment = names.is_attachment(path)
+        if remote.sha256 is not None and not is_attachment:
+            return Sent(remote.size, remote.sha256)
+        sha256, blob = hashlib.sha256(), git_hasher(remote.size)
+        fd = disk.open_beneath(self._spool.run / path)
+        try:
+            for hasher in (sha256, blob):
+                feed_from(hasher, fd, remote.size)
+        finally:
+            os.close(fd)
+        return Sent(remote.size, sha256.hexdigest(), blob.hexdigest() if is_attachment else "")

@@ -1,0 +1,274 @@
+"""`pull`: a run comes back from the Hub; nothing here or there is overwritten."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from programs import wait_for
+from runs import LOG_AND_EXIT, all_acknowledged, hub_view, no_uploader, run, uploader_pid
+from support import event_file
+from tensorboard_server import tensorboard
+
+from hf_mpwriter import testing
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.progress import Progress
+
+NAME = "events.out.tfevents.1000000000.there.1.0123abcd"
+FOLDER = "tensorboard/exp1"
+
+
+def pull(run_dir, *options):
+    """Run `hf-mpwriter pull` of the repository in this process."""
+    return run("pull", run_dir, "--repo-id", "me/run", *options)
+
+
+def tree(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Inode and content of each file of a run directory, without the spool."""
+    files = (path for path in folder.rglob("*") if path.is_file() and ".hf_mpwriter" not in path.parts)
+    return {str(path.relative_to(folder)): (path.stat().st_ino, path.read_bytes()) for path in files}
+
+
+def temporary(run_dir) -> int:
+    """Bytes of the temporary file of a pull."""
+    return sum(path.stat().st_size for path in run_dir.glob(".hf_mpwriter/pulling/*"))
+
+
+@pytest.fixture
+def stored(hub, api, tmp_path):
+    """Store a file of a run on the Hub; return its content."""
+    api.create_repo("me/run")
+
+    def store(name: str, count: int, tag: str = "loss") -> bytes:
+        path = tmp_path / "stored"
+        event_file(path, count, tag)
+        api.upload_file(path_or_fileobj=str(path), path_in_repo=f"{FOLDER}/{name}", repo_id="me/run")
+        return path.read_bytes()
+
+    return store
+
+
+def test_what_is_here_stays(hub, run_dir, stored):
+    """Equal and longer files are not touched, beginnings are extended, and what differs is named."""
+    names = [f"events.out.tfevents.100000000{n}.there.1.0123abcd" for n in range(5)]
+    contents = [stored(f"rank_00001/{name}", 10 + n, f"tag{n}") for n, name in enumerate(names)]
+    here = run_dir / "rank_00001"
+    here.mkdir(parents=True)
+    equal, longer, beginning, differing, _ = contents
+    (here / names[0]).write_bytes(equal)
+    (here / names[1]).write_bytes(longer + longer)
+    (here / names[2]).write_bytes(beginning[:300])
+    (here / names[3]).write_bytes(b"x" + differing[1:200])
+    (here / names[4]).mkdir()
+    before = tree(run_dir)
+    result = pull(run_dir)
+    assert (result.exit_code, result.output.count("it differs from the Hub's copy")) == (1, 1), result.output
+    assert "2 of 5 files were not pulled" in result.output
+    assert f"rank_00001/{names[4]}: something that is no regular file is in its place" in result.output
+    after = tree(run_dir)
+    assert after.pop(f"rank_00001/{names[2]}")[1] == beginning
+    del before[f"rank_00001/{names[2]}"]
+    assert after == before
+    (here / names[3]).unlink()
+    (here / names[4]).rmdir()
+    assert pull(run_dir).exit_code == 0
+    assert [tree(run_dir)[f"rank_00001/{name}"][1] for n, name in enumerate(names) if n != 1] == [
+        content for n, content in enumerate(contents) if n != 1
+    ]
+    status = json.loads(run("status", run_dir, "--json").output)
+    assert [(file["on_hub"] > 0, file["pulled"]) for file in status["files"]] == [(True, n > 1) for n in range(5)]
+    assert not list(run_dir.glob(".hf_mpwriter/pulling"))
+
+
+def test_only_some_workers(hub, run_dir, stored):
+    """Those of a rank and its children; what names no rank belongs to rank 0. A spool that is there is not followed."""
+    for place in ("", "many/a/", "proc_00001/", "rank_00002/", "rank_00002_Process-1/many/b/", "rank_00003/"):
+        stored(place + NAME, 1)
+    stored(".hf_mpwriter/run.json", 1)
+    assert pull(run_dir, "--worker", "rank_00002").exit_code == 0
+    assert {os.path.dirname(path) for path in tree(run_dir)} == {"rank_00002", "rank_00002_Process-1/many/b"}
+    assert pull(run_dir, "--worker", "main", "--worker", "rank_00003").exit_code == 0
+    assert len(tree(run_dir)) == 6
+    assert b"me/run" in (run_dir / ".hf_mpwriter" / "run.json").read_bytes()
+
+
+@pytest.mark.parametrize(("times", "code"), [(0, 1), (1, 0)])
+def test_a_corrupted_download_is_refused(hub, run_dir, stored, times, code):
+    """Nothing of it is kept, and the file is named; if it comes right the second time, all is well."""
+    content = stored(NAME, 3)
+    other = stored("rank_00001/" + NAME, 2)
+    hub.fault(f"GET /resolve/[^/]+/{FOLDER}/events 200 times={times} body={'x' * len(content)}")
+    result = pull(run_dir)
+    assert result.exit_code == code, result.output
+    assert (f"{NAME}: what came does not have the digest" in result.output) == bool(code)
+    found = {path: data for path, (_, data) in tree(run_dir).items()}
+    assert found == {f"rank_00001/{NAME}": other} | ({} if code else {NAME: content})
+    assert Progress(Spool(str(run_dir))).ledger().files.keys() == found.keys()
+    assert temporary(run_dir) == 0
+
+
+def test_a_connection_that_breaks_is_taken_up_again(hub, run_dir, stored):
+    """Within one pull, and with a Hub that answers errors for a while."""
+    content = stored(NAME, 20)
+    hub.fault("GET /resolve/ 503 times=1")
+    hub.fault("GET /resolve/ reset times=1 when=after")
+    assert pull(run_dir).exit_code == 0
+    assert tree(run_dir)[NAME][1] == content
+
+
+def test_a_pull_that_was_killed_goes_on(hub, run_dir, stored):
+    """SIGKILL in mid-transfer: nothing stands at the path; the next one asks for the rest only."""
+    content = stored(NAME, 10_000)
+    hub.fault("GET /resolve/ slow seconds=20 times=1")
+    command = [sys.executable, "-m", "hf_mpwriter", "pull", str(run_dir), "--repo-id", "me/run"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: temporary(run_dir) > len(content) // 20, "a part of the file")
+    finally:
+        process.kill()
+        process.wait()
+    came = temporary(run_dir)
+    assert 0 < came < len(content)
+    assert tree(run_dir) == {}
+    hub.clear_faults()
+    assert pull(run_dir).exit_code == 0
+    assert tree(run_dir)[NAME][1] == content
+    lines = [json.loads(line) for line in Path(hub.store.root, "requests.jsonl").read_text().splitlines()]
+    sizes = [line["out"] for line in lines if line["method"] == "GET" and "/resolve/" in line["path"]]
+    assert sizes[-1] == len(content) - came
+
+
+def test_two_pulls_at_once_bring_all_once(hub, run_dir, stored):
+    """Each task of a node pulls before it starts."""
+    contents = {f"rank_0000{n}/{NAME}": stored(f"rank_0000{n}/{NAME}", 2000 * n) for n in range(1, 4)}
+    command = [sys.executable, "-m", "hf_mpwriter", "pull", str(run_dir), "--repo-id", "me/run"]
+    processes = [subprocess.Popen(command) for _ in range(2)]
+    assert [process.wait() for process in processes] == [0, 0]
+    assert {path: data for path, (_, data) in tree(run_dir).items()} == contents
+
+
+def test_what_there_is_not(hub, api, run_dir, monkeypatch):
+    """No repository, an empty one, another one than before, no name, and offline: a line each, and no spool."""
+    assert "is not there, or this token may not see it" in pull(run_dir).output
+    api.create_repo("me/run")
+    result = pull(run_dir)
+    assert (result.exit_code, "has nothing of this run" in result.output) == (0, True)
+    assert not run_dir.exists()
+    assert "--repo-id NAME" in run("pull", run_dir).output
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert "nothing was pulled" in pull(run_dir).output
+
+
+def test_a_worker_that_lives_is_left_alone(hub, run_dir, stored, start):
+    """Files of its directory are not brought while it writes; it is named."""
+    stored(NAME, 5)
+    stored("rank_00001/" + NAME, 5)
+    writing = start(
+        "import sys, time\nfrom hf_mpwriter import SummaryWriter\n"
+        "SummaryWriter(sys.argv[1]).add_scalar('a', 1, 1)\ntime.sleep(600)",
+        run_dir,
+    )
+    wait_for(lambda: list(run_dir.glob("*tfevents*")), "the event file")
+    result = pull(run_dir)
+    assert (result.exit_code, "a worker that lives" in result.output) == (1, True), result.output
+    assert NAME not in tree(run_dir)
+    assert f"rank_00001/{NAME}" in tree(run_dir)
+    writing.process.kill()
+    writing.process.wait()
+    assert pull(run_dir).exit_code == 0
+
+
+def test_verify_knows_the_files_of_other_machines(hub, tmp_path, start):
+    """Two machines with a run directory each: what the other one writes is no problem, here or pulled."""
+    one, two = tmp_path / "a" / "exp1", tmp_path / "b" / "exp1"
+    for run_dir, rank in ((one, 0), (two, 1)):
+        start(LOG_AND_EXIT, run_dir, 10, env={"RANK": str(rank), "WORLD_SIZE": "2"}).succeed()
+    assert pull(one).exit_code == 0
+    start(LOG_AND_EXIT, two, 10, env={"RANK": "1", "WORLD_SIZE": "2"}).succeed()
+    for run_dir in (one, two):
+        wait_for(lambda run_dir=run_dir: no_uploader(run_dir), "the uploader leaves")
+        result = run("verify", run_dir)
+        assert (result.exit_code, "written by another machine" in result.output) == (0, True), result.output
+    min(two.glob("rank_00001/*tfevents*")).unlink()
+    result = run("verify", two)
+    assert (result.exit_code, "has no local file" in result.output) == (1, True), result.output
+
+
+TRAIN = """
+import os, sys, time
+from hf_mpwriter import HFSummaryWriter
+run_dir, attempt, last, ready = sys.argv[1], float(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+probe = HFSummaryWriter("me/run", logdir=run_dir)
+seen = probe.last_step("loss")
+probe.close()
+first = 0 if seen is None else seen // 10 * 10  # a checkpoint is made every ten steps
+with HFSummaryWriter("me/run", logdir=run_dir, purge_step=None if seen is None else first) as writer:
+    for step in range(first, last + 5):
+        if step == last and last < 95:
+            assert writer.push(wait=60)
+        writer.add_scalar("loss", attempt, step)
+        writer.add_scalars("sub", {"run": attempt}, step)
+    if last < 95:
+        open(ready, "w").write("killed with five steps that may be unsent")
+        time.sleep(600)
+"""
+
+
+def lose(run_dir, ranks) -> None:
+    """End a machine: its uploader and its ranks at once."""
+    for pid in (uploader_pid(run_dir), *(rank.pid for rank in ranks)):
+        if pid:
+            os.kill(pid, signal.SIGKILL)
+    for rank in ranks:
+        rank.finish()
+
+
+def steps_shown(logdir, *options) -> dict[str, list[int]]:
+    """The steps that a reader of TensorBoard shows, once each of four curves has all."""
+    curves = {"exp1": "loss", "exp1/rank_00001": "loss", "exp1/sub/run": "sub", "exp1/rank_00001/sub/run": "sub"}
+    found: dict[str, list[int]] = {}
+    with tensorboard(logdir, *options) as ask:
+
+        def is_complete() -> bool:
+            for run, tag in curves.items():
+                points = ask("plugin/scalars/scalars", run=run, tag=tag) or []
+                found[run] = [step for _, step, _ in points]
+            return all(99 in steps for steps in found.values())
+
+        wait_for(is_complete, "all curves")
+        return found
+
+
+@pytest.mark.timeout(300)
+def test_a_run_goes_on_on_empty_disks(hub, tmp_path, start):
+    """Two ranks on a machine that is lost, three times: each step once in both readers, nothing is overwritten."""
+    for attempt, last in enumerate((25, 48, 77, 95)):
+        run_dir = tmp_path / f"machine{attempt}" / "exp1"
+        if attempt:
+            result = pull(run_dir)
+            assert result.exit_code == 0, result.output
+        ready = [tmp_path / f"ready{attempt}.{rank}" for rank in range(2)]
+        ranks = [
+            start(TRAIN, run_dir, attempt, last, ready[rank], env={"RANK": str(rank), "WORLD_SIZE": "2"})
+            for rank in range(2)
+        ]
+        if last < 95:
+            wait_for(lambda ready=ready: all(path.exists() for path in ready), "both have pushed")
+            lose(run_dir, ranks)
+    for rank in ranks:
+        rank.succeed()
+    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
+    assert all_acknowledged(run_dir)
+    last_one = tmp_path / "last" / "exp1"
+    assert pull(last_one).exit_code == 0
+    report = testing.check(str(last_one), hub_view(hub))
+    assert report.problems == []
+    assert len(report.files) >= 16
+    for options in ([], ["--load_fast", "false"]):
+        shown = steps_shown(last_one.parent, *options)
+        assert shown == {run: list(range(100)) for run in shown}

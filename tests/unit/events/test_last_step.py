@@ -1,0 +1,146 @@
+"""The last step on disk: what a parse of all files would find, at the cost of their ends."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from unittest import mock
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from support import scalar
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
+
+from hf_mpwriter import HFSummaryWriter, SummaryWriter
+from hf_mpwriter.events import framing
+from hf_mpwriter.events import last_step as module
+from hf_mpwriter.system.directory import Directory
+from hf_mpwriter.system.directory import Place as DirectoryPlace
+
+STEPS = st.integers(0, 12)
+
+
+def tensor(content: bytes, step: int) -> bytes:
+    """Payload of a tensor that holds these bytes as they are."""
+    value = Summary.Value(tag="raw")
+    value.tensor.tensor_content = content
+    return Event(wall_time=1.0, step=step, summary=Summary(value=[value])).SerializeToString()
+
+
+def framed(payloads: list[bytes]) -> bytes:
+    """The content of an event file."""
+    return b"".join(map(framing.frame, payloads))
+
+
+SCALARS = st.builds(scalar, STEPS, st.sampled_from(["a", "b"]))
+STARTS = st.builds(framing.session_start_event, st.just(1.0), STEPS)
+INNER = st.lists(SCALARS | STARTS, min_size=1, max_size=8).map(framed)
+RECORDS = (
+    SCALARS
+    | SCALARS
+    | STARTS
+    | st.builds(tensor, INNER | INNER.map(lambda data: data[:-3]) | st.just(bytes(700)), STEPS)
+    | st.builds(lambda data: Event(step=99, graph_def=data).SerializeToString(), INNER)
+    | st.sampled_from([b"", framing.version_event(1.0), b"\xff\xff"])
+)
+TORN = INNER.map(lambda data: data[:-1]) | st.builds(
+    lambda data, cut: framed([tensor(data, 1)])[:cut], INNER, st.integers(1, 80)
+)
+TAILS = st.just(b"") | st.just(b"") | TORN | st.just(bytes(200)) | st.binary(max_size=30)
+FILES = st.lists(st.tuples(st.lists(RECORDS, max_size=25), TAILS), max_size=4)
+
+
+def parsed(directory: Path, tag: str | None, hidden_from: int | None) -> int | None:
+    """The same by a parse of all files from their beginning."""
+    seen: list[tuple[int, set[str]]] = []
+    for path in sorted(directory.iterdir()):
+        for payload in framing.payloads(str(path)):
+            try:
+                event = Event.FromString(payload)
+            except Exception:  # noqa: BLE001, S112 - no event
+                continue
+            if event.HasField("session_log") and event.session_log.status == SessionLog.START:
+                seen = [(step, tags) for step, tags in seen if step < event.step]
+            else:
+                seen.append((event.step, {value.tag for value in event.summary.value}))
+    found = [step for step, tags in seen if (tags if tag is None else tag in tags)]
+    found = [step for step in found if hidden_from is None or step < hidden_from]
+    counted = [step for step in found if step] if tag is None else found
+    return (counted or found or [None])[-1]
+
+
+@hypothesis_settings(max_examples=120)
+@given(
+    files=FILES,
+    tag=st.sampled_from([None, "a", "b", "missing"]),
+    hidden_from=st.none() | st.none() | STEPS,
+    stretch=st.sampled_from([40, 200, 1 << 14]),
+    window=st.sampled_from([16, 100, 1 << 12]),
+)
+def test_the_answer_is_that_of_a_parse_of_all_files(files, tag, hidden_from, stretch, window):
+    """Restarts, purges, other records, event files inside records, torn and damaged ends; in stretches of any size."""
+    sizes = mock.patch.multiple(module, FIRST_STRETCH=stretch, FIRST_WINDOW=window, LONGEST_GUESS=400)
+    with tempfile.TemporaryDirectory() as folder, sizes:
+        for number, (payloads, tail) in enumerate(files):
+            Path(folder, f"events.out.tfevents.{number:010d}.h").write_bytes(framed(payloads) + tail)
+        place = DirectoryPlace(Directory(folder))
+        assert module.last_step(place, tag, None, hidden_from) == parsed(Path(folder), tag, hidden_from)
+
+
+def test_the_whole_length_of_an_open_file_is_enough(tmp_path):
+    """What follows it is a write that is under way."""
+    whole = framed([scalar(1), scalar(2)])
+    (tmp_path / "x.tfevents.1").write_bytes(whole + framed([scalar(3)])[:20])
+    with mock.patch.object(framing, "whole_length", side_effect=AssertionError("parsed")):
+        place = DirectoryPlace(Directory(tmp_path))
+        assert module.last_step(place, None, {"x.tfevents.1": len(whole)}) == 2
+
+
+def test_little_is_read_of_a_long_file(tmp_path):
+    """Of 8 MB of scalars some kB, with a tag as well; a tag that is not there takes one pass."""
+    record = framed([scalar(5, "loss")])
+    rare = framed([scalar(4, "rare")])
+    (tmp_path / "x.tfevents.1").write_bytes(rare + record * 100_000)
+    read = 0
+    pread = os.pread
+
+    def counting(fd: int, size: int, offset: int) -> bytes:
+        nonlocal read
+        data = pread(fd, size, offset)
+        read += len(data)
+        return data
+
+    place = DirectoryPlace(Directory(tmp_path))
+    with mock.patch.object(os, "pread", counting):
+        for tag, expected, most in ((None, 5, 100_000), ("loss", 5, 100_000), ("missing", None, 9_000_000)):
+            read = 0
+            assert module.last_step(place, tag) == expected
+            assert read < most, tag
+        assert module.last_step(place, "rare") == 4
+
+
+@pytest.mark.parametrize("make", [SummaryWriter, lambda path, **more: HFSummaryWriter("me/run", logdir=path, **more)])
+def test_a_writer_tells_its_own_last_step_over_restarts(tmp_path, monkeypatch, make):
+    """The first answer comes from an earlier process's files; other ranks and sub-directories do not count."""
+    monkeypatch.setenv("HF_MPWRITER_DISABLED", "1")
+    path = str(tmp_path / "run")
+    with make(path) as writer:
+        assert writer.last_step() is None
+        for step in range(80):
+            writer.add_scalar("loss/a b", 0.0, step)
+            writer.add_scalars("sub", {"run": 0.0}, 1000)
+        writer.add_text("config", "no step")
+        assert (writer.last_step(), writer.last_step("loss/a b"), writer.last_step("other")) == (79, 79, None)
+    other = tmp_path / "run" / "rank_00001"
+    other.mkdir()
+    (other / "x.tfevents.1").write_bytes(framed([scalar(2000)]))
+    with make(path, purge_step=50) as writer:
+        assert writer.last_step() == 49, "the START is not written yet"
+        writer.add_scalar("loss/a b", 0.0, 50)
+        assert writer.last_step("loss/a b") == 50
+    assert writer.last_step() == 50, "a closed writer answers, too"
+    assert SummaryWriter(path, write_to_disk=False).last_step() is None
