@@ -7,7 +7,8 @@
         FORMAT                                        "hf-mpwriter 3"                    the first worker
         run.json                                      {"destination": {...}, "inode": n} the first with a destination
         uploader.lock                                 the uploader lock                  no process (empty)
-        claims/<worker>.lock                          claims                             no process (empty)
+        claims/<worker>.lock                          claims; a note, see worker/naming  see worker/naming/rewind
+        parts/                                        names of parts of a job            see worker/naming/parts
         members/<worker>.<host>.<pid>.<ticks>-<n>     member file: lines, appended       that worker
         told.json                                     notices that the user has seen     the reporter
         hosts/<host>/status.json                      heartbeat, phase, last failure     that host's uploader
@@ -183,6 +184,11 @@ class Spool:
     def members(self) -> Place:
         """Directory of the member files."""
         return self.directory / "members"
+
+    @property
+    def parts(self) -> Place:
+        """Directory of what says which part of a job has which names."""
+        return self.directory / "parts"
 
     @property
     def hosts(self) -> Place:
