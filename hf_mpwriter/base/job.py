@@ -37,7 +37,7 @@ _RAY_METADATA = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # of the driver that `ray job sub
 
 
 @dataclass(frozen=True)
-class Row:
+class JobSystem:
     """A system that names jobs.
 
     Attributes:
@@ -118,17 +118,17 @@ def _torchrun(environ: Environ) -> str:
 
 
 ROWS = (
-    Row("", _named),
-    Row("slurm", _slurm),
-    Row("pbs", _pbs),
-    Row("lsf", _lsf),
-    Row("sge", _sge),
-    Row("sky", _skypilot),
-    Row("sagemaker", _sagemaker),
-    Row("hf", _hf_jobs),
-    Row("torchx", _torchx),
-    Row("ray", _ray),
-    Row("torchrun", _torchrun),
+    JobSystem("", _named),
+    JobSystem("slurm", _slurm),
+    JobSystem("pbs", _pbs),
+    JobSystem("lsf", _lsf),
+    JobSystem("sge", _sge),
+    JobSystem("sky", _skypilot),
+    JobSystem("sagemaker", _sagemaker),
+    JobSystem("hf", _hf_jobs),
+    JobSystem("torchx", _torchx),
+    JobSystem("ray", _ray),
+    JobSystem("torchrun", _torchrun),
 )
 
 

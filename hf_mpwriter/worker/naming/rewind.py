@@ -40,7 +40,7 @@ from hf_mpwriter.worker.role import Role
 NOTE_LENGTH = 21  # bytes
 
 
-class Joined(Protocol):
+class HoldsName(Protocol):
     """What is asked of the membership of this process."""
 
     spool: Spool
@@ -62,7 +62,7 @@ class Rewind:
         home: records the segments.
     """
 
-    def __init__(self, membership: Joined, home: Home) -> None:
+    def __init__(self, membership: HoldsName, home: Home) -> None:
         self._membership = membership
         self._home = home
         self._waiting: set[str] = set()  # names with a note of this process
