@@ -51,8 +51,8 @@ class JobSystem:
 
 def _match(environ: Environ, variable: str, pattern: str) -> str:
     """The value of a variable if all of it matches, else ""."""
-    value = environ.get(variable, "")
-    return value if re.fullmatch(pattern, value, re.ASCII) else ""
+    value = environ.get(variable)
+    return value if value and re.fullmatch(pattern, value, re.ASCII) else ""
 
 
 def _named(environ: Environ) -> str:
@@ -72,15 +72,14 @@ def _pbs(environ: Environ) -> str:
 
 
 def _lsf(environ: Environ) -> str:
-    job, index = _match(environ, "LSB_JOBID", _NUMBER), _match(environ, "LSB_JOBINDEX", _NUMBER)
-    if not job or not index:
+    if not (job := _match(environ, "LSB_JOBID", _NUMBER)) or not (index := _match(environ, "LSB_JOBINDEX", _NUMBER)):
         return ""
     return job if int(index) == 0 else f"{job}_{index}"
 
 
 def _sge(environ: Environ) -> str:
-    job, task = _match(environ, "JOB_ID", _NUMBER), _match(environ, "SGE_TASK_ID", rf"{_NUMBER}|undefined")
-    if not job or not task:
+    task = _match(environ, "SGE_TASK_ID", rf"{_NUMBER}|undefined")
+    if not task or not (job := _match(environ, "JOB_ID", _NUMBER)):
         return ""
     return job if task == "undefined" else f"{job}_{task}"
 
