@@ -14,8 +14,8 @@ unless that one is alive: then the two are different runs, in this attempt and i
 
 Invariants:
 - Which part has the root is decided by publishing a file, so all processes of all parts agree.
-- The process that publishes that its step has the root holds a name in it. So a step that has the root and of which
-  no process lives is over.
+- The process that publishes that its step has the root holds a lock until it has a name in it. So a step that has the
+  root, and of which no process holds one of both, is over. A step that does not have the root holds no name in it.
 - No process waits for another.
 """
 
@@ -82,12 +82,17 @@ def take(spool: Spool, role: Role, parts: Iterable[str]) -> Taken:
             prefix = within(prefix, part)
         elif scope.kind == "step":
             step = scope
-    taken = _claim(spool, role, prefix)
-    if step is None or step.is_mine or step.publish():
-        return taken
-    locks.release(taken.claim)  # another step was faster
-    step.set_apart()
-    return _claim(spool, role, within(prefix, step.part))
+    if step is None or step.is_mine:
+        return _claim(spool, role, prefix)
+    guard = locks.try_exclusive(step.guard(step.part))  # or another process of this step has it
+    try:
+        if not step.publish():  # another step was faster
+            step.set_apart()
+            prefix = within(prefix, step.part)
+        return _claim(spool, role, prefix)
+    finally:
+        if guard is not None:
+            locks.release(guard)
 
 
 def _claim(spool: Spool, role: Role, prefix: str) -> Taken:
@@ -138,6 +143,10 @@ class _Scope:
     def _own(self) -> Place:
         return self._spool.parts / within(self._prefix, self.part)
 
+    def guard(self, part: str) -> Place:
+        """The lock of a process that takes the names for a part and has none of them yet."""
+        return self._spool.claim(f"{within(self._prefix, part)}~root")
+
     def publish(self) -> bool:
         """Take the names for this part; whether it has them now, and none of its own."""
         disk.make_dirs(self._spool.parts)
@@ -152,7 +161,11 @@ class _Scope:
         """Whether this part has the names, or may take them because no process of another part holds one."""
         if self._own.exists():
             return False
-        if self._look() in ("", self.part) or not (holder := self._holder()):
+        owner = self._look()
+        if owner in ("", self.part):
+            return True
+        holder = self._holder()
+        if not holder and not locks.is_held(self.guard(owner)):
             return True
         self.set_apart(holder)
         return False

@@ -13,6 +13,7 @@ from hazards import runs, shown
 from programs import wait_for
 
 from hf_mpwriter import SummaryWriter
+from hf_mpwriter.system import locks
 from hf_mpwriter.worker.naming import parts as parts_module
 
 
@@ -167,7 +168,7 @@ def test_parts_that_start_at_the_same_moment_agree_who_has_the_root(run_dir, kin
 
 
 def test_a_step_that_loses_the_race_lets_go_of_the_root(run_dir, monkeypatch):
-    """Another step publishes between the look and the claim: the loser takes names of its own."""
+    """Another step publishes after the look: the loser takes names of its own, and has held none of the winner's."""
     publish = parts_module._Scope.publish
 
     def late(scope):
@@ -175,8 +176,24 @@ def test_a_step_that_loses_the_race_lets_go_of_the_root(run_dir, monkeypatch):
         other = parts_module._Scope(scope._spool, "", "step_00009")
         other._look()
         assert other.publish()
+        assert not locks.is_held(scope._spool.claim("main"))
+        assert locks.is_held(scope.guard("step_00004"))
         return publish(scope)
 
     monkeypatch.setattr(parts_module._Scope, "publish", late)
     run(run_dir, step(4, 0), "a")
     assert tags(run_dir) == {"step_00004": {"a"}}
+
+
+def test_a_step_that_is_about_to_take_the_root_lives(run_dir, monkeypatch):
+    """It has published and holds no name yet: another step does not take the root from it."""
+    claim = parts_module._claim
+
+    def late(spool, role, prefix):
+        monkeypatch.undo()
+        run(run_dir, step(1, 1), "b")
+        return claim(spool, role, prefix)
+
+    monkeypatch.setattr(parts_module, "_claim", late)
+    run(run_dir, step(0, 0), "a")
+    assert tags(run_dir) == {".": {"a"}, "step_00001_rank_00001": {"b"}}
