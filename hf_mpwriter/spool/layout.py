@@ -186,11 +186,6 @@ class Spool:
         return self.directory / "members"
 
     @property
-    def parts(self) -> Place:
-        """Directory of what says which part of a job has which names."""
-        return self.directory / "parts"
-
-    @property
     def hosts(self) -> Place:
         """Directory of the hosts."""
         return self.directory / "hosts"

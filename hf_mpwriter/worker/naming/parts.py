@@ -119,12 +119,13 @@ class _Scope:
         self._spool, self._prefix, self.part = spool, prefix, part
         self.kind = part.partition("_")[0]
         self.is_mine = False
+        self._parts = spool.directory / "parts"
         self._newest = 0  # number of the file that says which part has them
 
     def _look(self) -> str:
         """The part that has the names, "" if there is none."""
         start = f"{self._prefix or 'root'}.{self.kind}."
-        found = [name for name in _names(self._spool.parts) if name.startswith(start)]
+        found = [name for name in _names(self._parts) if name.startswith(start)]
         numbers = [int(number) for name in found if (number := name.removeprefix(start)).isdecimal()]
         self._newest = max(numbers, default=0)
         if not self._newest:
@@ -137,11 +138,11 @@ class _Scope:
         return owner
 
     def _place(self, number: int) -> Place:
-        return self._spool.parts / f"{self._prefix or 'root'}.{self.kind}.{number:08d}"
+        return self._parts / f"{self._prefix or 'root'}.{self.kind}.{number:08d}"
 
     @property
     def _own(self) -> Place:
-        return self._spool.parts / within(self._prefix, self.part)
+        return self._parts / within(self._prefix, self.part)
 
     def guard(self, part: str) -> Place:
         """The lock of a process that takes the names for a part and has none of them yet."""
@@ -149,7 +150,7 @@ class _Scope:
 
     def publish(self) -> bool:
         """Take the names for this part; whether it has them now, and none of its own."""
-        disk.make_dirs(self._spool.parts)
+        disk.make_dirs(self._parts)
         disk.publish(self._place(self._newest + 1), state.dump(Owner(self.part)), "spool.part")
         return self._look() == self.part and not self._own.exists()
 
@@ -172,7 +173,7 @@ class _Scope:
 
     def set_apart(self, holder: str = "") -> None:
         """Give this part names of its own, for good; the first process that does so says why."""
-        disk.make_dirs(self._spool.parts)
+        disk.make_dirs(self._parts)
         if disk.publish(self._own, state.dump(Owner(self.part)), "spool.part"):
             member = holders.find(self._spool, holder or within(self._prefix, "main"))
             logger.warning(
