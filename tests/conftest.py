@@ -24,9 +24,22 @@ pytest.register_assert_rewrite("durability", "hub_clients", "modelled_branch", "
 
 lock_check.install(locks)
 
-LAUNCHERS = ("SLURM_", "OMPI_", "PMI", "TORCHELASTIC_", "MV2_", "JSM_", "MASTER_")
+LAUNCHERS = (
+    "SLURM_",
+    "OMPI_",
+    "PMI",
+    "TORCHELASTIC_",
+    "MV2_",
+    "JSM_",
+    "MASTER_",
+    "RAY_",
+    "PBS_",
+    "LSB_",
+    "SKYPILOT_",
+    "TORCHX_",
+)
 PREFIXES = (*LAUNCHERS, "HF_", "HUGGING_FACE_", "ACCELERATE_", "TENSORBOARD_")
-SUFFIXES = ("RANK", "WORLD_SIZE", "http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")
+SUFFIXES = ("RANK", "WORLD_SIZE", "JOB_ID", "http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")
 LONGEST = {"proof", "frameworks", "documents"}  # folders whose tests take longest
 
 

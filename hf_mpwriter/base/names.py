@@ -3,6 +3,7 @@
     runs/exp1/                                           run directory
       events.out.tfevents.<second>.<host>.<pid>.<8 hex><suffix>
       rank_00003/, rank_00003~2/, proc_00001/            worker directories; "main" is the run directory itself
+      task_00002/, task_00002_rank_00003/, step_00001/   those of an array task or a step whose root is another's
         <sub-directory>/                                 of `add_scalars` and `add_hparams`
       .hf_mpwriter/                                      spool
 
@@ -31,6 +32,8 @@ _EVENT_NAME = re.compile(r"events\.out\.tfevents\.(?P<second>\d{10})\.")
 _OUR_EVENT_NAME = re.compile(_EVENT_NAME.pattern + r"[A-Za-z0-9.-]+\.\d+\.[0-9a-f]{8}(?P<suffix>.*)", re.DOTALL)
 _NO_UTF8 = re.compile("[\udc80-\udcff]")  # what Python makes of such bytes
 _RANK_DIRECTORY = re.compile(r"rank_(?P<rank>\d{5})(?!\d)")
+_PART = re.compile(r"(task|step)_\d{5,}(?!\d)")
+_OF_THE_JOB = re.compile(r"(?:(?:^|_)(?:task|step|rank)_\d{5,}(?!\d))*")
 
 
 def is_event_file(name: str) -> bool:
@@ -91,20 +94,49 @@ def worker_dir(worker: str) -> str:
     return "" if worker == MAIN_WORKER else worker
 
 
-def rank_of_directory(name: str) -> int | None:
-    """The rank in the name of a worker directory of it or of its child; None for any other directory."""
-    match = _RANK_DIRECTORY.match(name)
+def rank_of_directory(name: str, prefix: str = "") -> int | None:
+    """The rank in the name of a worker directory of it or of its child; None for any other directory.
+
+    Args:
+        name: of the directory.
+        prefix: of the names of a part of the job, see `within`.
+    """
+    if not name.startswith(start := f"{prefix}_" if prefix else ""):
+        return None
+    match = _RANK_DIRECTORY.match(name[len(start) :])
     return int(match["rank"]) if match else None
 
 
 def worker_of(path: str) -> str:
     """The rank, as the name of its worker, that has written a file of the run directory, itself or by its children.
 
-    What names no rank is that of rank 0, or of a process alone: "main".
+    What names neither a rank nor a part of the job is that of rank 0, or of a process alone: "main".
     """
     top, slash, _ = path.partition("/")
-    rank = rank_of_directory(top) if slash else None
-    return MAIN_WORKER if rank is None else f"rank_{rank:05d}"
+    match = _OF_THE_JOB.match(top) if slash else None
+    return (match and match[0]) or MAIN_WORKER
+
+
+def within(prefix: str, worker: str) -> str:
+    """The name of a worker among those with a prefix: an array task, a step, or both; "" for the names without one."""
+    if not prefix:
+        return worker
+    return prefix if worker == MAIN_WORKER else f"{prefix}_{worker}"
+
+
+def is_within(prefix: str, worker: str) -> bool:
+    """Whether a worker has a name with this prefix, and with no further part of the job in it."""
+    rest = worker
+    if prefix:
+        if not re.match(rf"{re.escape(prefix)}(?![0-9])", worker):
+            return False
+        rest = worker[len(prefix) :].removeprefix("_")
+    return _PART.match(rest) is None
+
+
+def is_reserved(name: str) -> bool:
+    """Whether a child cannot be called so, because ranks and parts of a job are."""
+    return name == MAIN_WORKER or bool(_PART.match(name) or _RANK_DIRECTORY.match(name))
 
 
 def sub_directory(*names: str) -> str:
@@ -127,10 +159,16 @@ def _harmless(part: str) -> str:
     return data[: LONGEST_NAME - 9].decode(errors="ignore") + "~" + digest
 
 
-def candidates(worker: str) -> Iterable[str]:
-    """The names that a worker may claim, best first: the wanted one, then up to 100,000 others."""
+def candidates(worker: str, substitute: str = "") -> Iterable[str]:
+    """The names that a worker may claim, best first: the wanted one, then up to 100,000 others.
+
+    Args:
+        worker: the wanted name.
+        substitute: what the others begin with, "" if it is the wanted name.
+    """
     yield worker
-    if worker == MAIN_WORKER or re.fullmatch(r"proc_\d{5}", worker):
+    substitute = substitute or worker
+    if substitute == MAIN_WORKER or re.fullmatch(r"proc_\d{5}", substitute):
         yield from (name for n in range(1, 10**5) if (name := f"proc_{n:05d}") != worker)
     else:
-        yield from (f"{worker}~{n}" for n in range(2, 10**5))
+        yield from (f"{substitute}~{n}" for n in range(2, 10**5))

@@ -7,7 +7,8 @@
         FORMAT                                        "hf-mpwriter 3"                    the first worker
         run.json                                      {"destination": {...}, "inode": n} the first with a destination
         uploader.lock                                 the uploader lock                  no process (empty)
-        claims/<worker>.lock                          claims                             no process (empty)
+        claims/<worker>.lock                          claims; a note, see worker/naming  see worker/naming/rewind
+        parts/                                        names of parts of a job            see worker/naming/parts
         members/<worker>.<host>.<pid>.<ticks>-<n>     member file: lines, appended       that worker
         told.json                                     notices that the user has seen     the reporter
         pull.lock                                     lock of the pulls                  no process (empty)

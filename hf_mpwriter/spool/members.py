@@ -45,8 +45,13 @@ OBSERVER = "~sync"  # worker name of an observer; no process can be called that
 _files_of_this_process = 0
 
 
-def claim(spool: Spool, wanted: str) -> tuple[str, int]:
+def claim(spool: Spool, wanted: str, substitute: str = "") -> tuple[str, int]:
     """Take the wanted name or the next free one.
+
+    Args:
+        spool: of the run directory.
+        wanted: name.
+        substitute: what other names begin with, "" if it is the wanted one.
 
     Returns:
         The name, and the descriptor that holds the claim.
@@ -55,7 +60,7 @@ def claim(spool: Spool, wanted: str) -> tuple[str, int]:
         OSError: the spool cannot be written, or the filesystem has no locks.
     """
     with spool.claims.entered() as claims:
-        for name in candidates(wanted):
+        for name in candidates(wanted, substitute):
             try:
                 if (fd := locks.try_exclusive(claims / f"{name}.lock")) is not None:
                     return name, fd

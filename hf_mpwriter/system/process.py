@@ -78,6 +78,18 @@ def _stat(pid: int) -> list[bytes]:
         os.close(fd)
 
 
+def ancestors() -> list[int]:
+    """The processes that this one descends from, the nearest first; those before them may be gone."""
+    found, pid = [], os.getppid()
+    while pid > 0 and pid not in found:
+        found.append(pid)
+        try:
+            pid = int(_stat(pid)[1])
+        except (OSError, ValueError, IndexError):  # there is no /proc, or it has ended
+            break
+    return found
+
+
 def pid_namespace() -> int:
     """Inode of the pid namespace of this process, 0 where there is none."""
     try:

@@ -5,14 +5,7 @@
 Writers with the same directory and suffix share an event file. A forked child keeps the event files that its writers
 hold, and each of them opens a segment of the child's own at its next record.
 
-Rewind: a rank that resumes hides its own later steps, because its first segment begins with START. On resume with a
-smaller world no process does that for the directories of the missing ranks, so rank 0 puts a segment there that holds
-nothing but START.
-
-Invariants:
-- A directory of a missing rank is written only under the claim of that rank. A process of a crashed launcher may still
-  hold it: then the directory is left alone.
-- It is written only if the launcher says how many ranks there are, so no rank finds its claim taken.
+Other directories that hold steps which this process repeats are rewound, see `naming.rewind`.
 """
 
 from __future__ import annotations
@@ -21,15 +14,13 @@ import math
 import os
 from collections.abc import Callable
 
-from hf_mpwriter.base.names import is_event_file, rank_of_directory, worker_dir
+from hf_mpwriter.base.names import worker_dir
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.events.event_file import EventFile
 from hf_mpwriter.events.limits import Limits
-from hf_mpwriter.events.registration import Home
-from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.system import locks
 from hf_mpwriter.system.directory import Place
 from hf_mpwriter.worker.membership import Membership
+from hf_mpwriter.worker.naming.rewind import Rewind
 
 MTIME_LAG = 0.02  # seconds that the kernel's clock for modification times may be behind
 
@@ -45,12 +36,14 @@ class WorkerFiles:
     Attributes:
         limits: see above.
         attempt_started_at: see above.
+        rewind: of other directories.
     """
 
     def __init__(self, membership: Membership, limits: Limits, attempt_started_at: float | None) -> None:
         self._membership = membership
         self.limits = limits
         self.attempt_started_at = attempt_started_at
+        self.rewind = Rewind(membership, self)
         self._files: dict[tuple[str, str], EventFile] = {}
         self._sealed: dict[str, int] = {}  # lengths of sealed segments
         self._damaged: dict[str, int] = {}  # see `damaged`; of files that are forgotten
@@ -62,6 +55,7 @@ class WorkerFiles:
         """In the child: forget what is the parent's."""
         self.limits, self.attempt_started_at = limits, attempt_started_at
         self._sealed, self._damaged, self._lost = {}, {}, 0
+        self.rewind.forget()
         for (sub, _), file in self._files.items():
             file.abandon(limits)
             if sub in self._purged:
@@ -71,7 +65,9 @@ class WorkerFiles:
 
     def directory(self) -> Place:
         """The worker directory; joins if necessary, OSError if that fails."""
-        return self._membership.directory()
+        directory = self._membership.directory()
+        self.rewind.own()
+        return directory
 
     def opened(self, path: Place) -> None:
         """Record a segment that is about to be created."""
@@ -204,6 +200,7 @@ class WorkerFiles:
 
     def close(self) -> None:
         """Seal all files; a record opens the next segment."""
+        self.rewind.retry()
         self._each(EventFile.close)
 
     def _each(self, step: Callable[[EventFile], object]) -> None:
@@ -227,63 +224,6 @@ class WorkerFiles:
         for file in self._all():
             file.register_again()
 
-    def rewind_missing_ranks(self, world: int | None, step: int) -> None:
-        """Hide the steps from `step` on in the directories of ranks that the world does not have.
-
-        Args:
-            world: how many ranks there are, None if the launcher does not tell.
-            step: global step.
-
-        Raises:
-            OSError: the run directory cannot be read, or the spool not be written.
-        """
-        spool = self._membership.spool
-        if world is None:
-            return
-        for name in sorted(Place(spool.run).names()):
-            rank = rank_of_directory(name)
-            if rank is not None and rank >= world:
-                self._rewind(spool, name, step)
-
-    def _rewind(self, spool: Spool, name: str, step: int) -> None:
-        if (claim := locks.try_exclusive(spool.claim(name))) is None:
-            return
-        try:
-            for directory in event_directories(spool.run / name):
-                file = EventFile(_Elsewhere(directory, self))
-                file.purge(step)
-                file.ensure_open()
-                file.close()
-        finally:
-            locks.release(claim)
-
 
 def _by_name(file: EventFile) -> dict[str, int]:
     return {place.name: length for place, length in file.damaged.items()}
-
-
-class _Elsewhere:
-    """The home of event files outside of the worker directory.
-
-    Args:
-        directory: where.
-        home: records the segments.
-    """
-
-    def __init__(self, directory: Place, home: Home) -> None:
-        self._directory = directory
-        self.opened, self.sealed = home.opened, home.sealed
-
-    def directory(self) -> Place:
-        """See `Home.directory`."""
-        return self._directory
-
-
-def event_directories(top: Place) -> list[Place]:
-    """The directories from `top` downwards that hold event files."""
-    try:
-        directories, files = top.scan()
-    except OSError:  # removed meanwhile, a link, or not ours to read
-        return []
-    below = [found for name in directories for found in event_directories(top / name)]
-    return [top, *below] if any(map(is_event_file, files)) else below

@@ -21,10 +21,12 @@ from __future__ import annotations
 
 import errno
 import functools
+import os
 import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+from hf_mpwriter.base import job
 from hf_mpwriter.base.errors import ForeignSpoolError, HfMpWriterError
 from hf_mpwriter.base.names import worker_dir
 from hf_mpwriter.base.settings import Destination, Settings
@@ -37,6 +39,8 @@ from hf_mpwriter.system import locks
 from hf_mpwriter.system.directory import Place
 from hf_mpwriter.system.process import Process
 from hf_mpwriter.worker import role
+from hf_mpwriter.worker.naming import holders, parts
+from hf_mpwriter.worker.naming.parts import Taken
 from hf_mpwriter.worker.role import Role
 
 REQUEST_EVERY = 1.0  # seconds between two requests: a script that asks at every step must not fill the disk
@@ -46,11 +50,11 @@ class Joined(NamedTuple):
     """What a process holds while it is joined.
 
     Attributes:
-        claim: descriptor of the lock of its name.
+        taken: its name.
         file: its member file, or several.
     """
 
-    claim: int
+    taken: Taken
     file: members.MemberFiles
 
 
@@ -86,6 +90,7 @@ class Membership:
         self.role: Role = role.current_role()
         self.name = ""
         self.has_logged = False
+        self._told_holders: set[str] = set()
         self._lock = locks.thread_lock()
         self._joined: Joined | None = None
         self._is_joining = False
@@ -127,17 +132,37 @@ class Membership:
             if not self.spool.exists():
                 self.ensure_spool()
             self.role = role.current_role()
-            name, claim = members.claim(self.spool, self.role.worker)
+            taken = parts.take(self.spool, self.role, job.parts(os.environ))
             try:
-                make = functools.partial(members.MemberFile, self.spool, name, Process.current(), self.settings)
-                joined = Joined(claim, members.MemberFiles(make))
+                make = functools.partial(members.MemberFile, self.spool, taken.name, Process.current(), self.settings)
+                joined = Joined(taken, members.MemberFiles(make))
             except BaseException:  # an interrupt, too
-                locks.release(claim)
+                locks.release(taken.claim)
                 raise
-            self._joined, self.name = joined, name
+            self._joined, self.name = joined, taken.name
             self.joined_at = joined.file.files[0].started_at
+            if self.role.rank is not None and self.role.child is None:
+                self.tell_holder()
         finally:
             self._is_joining = False
+
+    @property
+    def taken(self) -> Taken | None:
+        """The name that this process holds, None while it is outside."""
+        joined = self._joined
+        return None if joined is None else joined.taken
+
+    def tell_holder(self) -> None:
+        """Tell once which process holds the name that this one wants, unless that one has started this one."""
+        taken = self.taken
+        if taken is None or taken.name == taken.wanted:
+            return
+        holder = holders.find(self.spool, taken.wanted)
+        name = "" if holder is None else str(holder.name)
+        if (holder is not None and holders.is_ancestor(holder)) or name in self._told_holders:
+            return
+        self._told_holders.add(name)
+        logger.warning("%s", holders.warning(self.spool.run_dir, taken.wanted, taken.name, holder))
 
     def _avoid_foreign_spool(self) -> None:
         """Use a spool aside if ours was replaced or opened to others: what is logged is kept all the same."""
@@ -238,11 +263,11 @@ class Membership:
     def _let_go(self, dropped: int) -> None:
         if self._joined is None:
             return
-        claim, file = self._joined
+        taken, file = self._joined
         if self.needs_uploader:
             file.leave(dropped)
         else:
             file.withdraw()
-        locks.release(claim)
+        locks.release(taken.claim)
         self._joined = None
         self.spool.refresh()

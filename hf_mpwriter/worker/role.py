@@ -1,4 +1,4 @@
-"""The role: what this process is in its run, and the name of its job.
+"""The role: what this process is in its run.
 
 The rank comes from the environment of the launcher. A child (multiprocessing, fork) inherits that environment but is
 not that rank. It counts as a rank only if it was given one of its own after its start, as `mp.spawn` scripts,
@@ -23,32 +23,54 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from hf_mpwriter.base import job
+from hf_mpwriter.base.names import is_reserved
 from hf_mpwriter.system.process import initial_environment, parent_started_at, safe_name
 
-# One launcher each: torchrun and accelerate, Open MPI, MPICH and Intel, MVAPICH, PMIx, LSF's jsrun.
-RANK_VARIABLES = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK", "PMIX_RANK", "JSM_NAMESPACE_RANK")
-WORLD_SIZE_VARIABLES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_NTASKS")
-# SLURM sets SLURM_PROCID=0 in the batch script too, which is not a task of a step.
-SLURM_STEP_VARIABLES = ("SLURM_STEP_ID", "SLURM_STEPID")
+# The rank and the number of ranks, one launcher each: torchrun, Accelerate, DeepSpeed and Ray Train; Open MPI; MPICH
+# and Intel MPI; MVAPICH; PMIx; LSF's jsrun; Cray's PALS; Flux; horovodrun.
+LAUNCHERS = (
+    ("RANK", "WORLD_SIZE"),
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    ("PMI_RANK", "PMI_SIZE"),
+    ("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE"),
+    ("PMIX_RANK", ""),
+    ("JSM_NAMESPACE_RANK", "JSM_NAMESPACE_SIZE"),
+    ("PALS_RANKID", ""),
+    ("FLUX_TASK_RANK", "FLUX_JOB_SIZE"),
+    ("HOROVOD_RANK", "HOROVOD_SIZE"),
+)
+RANK_VARIABLES = tuple(rank for rank, _ in LAUNCHERS)
+SLURM_VARIABLES = ("SLURM_PROCID", "SLURM_NTASKS")  # only in a step, and not in what Ray's daemon in a step has started
 OWN_NAMES = 64  # children that multiprocessing numbers, each with a directory of its own
 _COUNTED = re.compile(r"(?P<kind>\w*(?:Process|PoolWorker))-(?P<numbers>\d+(?::\d+)*)")
-NOT_A_STEP = ("", "batch", "4294967291", "extern", "4294967292", "interactive", "4294967290")
 
 
 def rank_of(environ: Mapping[str, str]) -> int | None:
     """The global rank that the launcher gave, None outside a launcher."""
-    for name in RANK_VARIABLES:
-        if environ.get(name, "").isdecimal():
-            return int(environ[name])
-    step = next((environ[name] for name in SLURM_STEP_VARIABLES if name in environ), "")
-    if step not in NOT_A_STEP and environ.get("SLURM_PROCID", "").isdecimal():
-        return int(environ["SLURM_PROCID"])
-    return None
+    return _rank_and_size(environ)[0]
 
 
 def world_size_of(environ: Mapping[str, str]) -> int | None:
     """How many ranks the launcher started, None if it does not tell."""
-    return next((int(environ[name]) for name in WORLD_SIZE_VARIABLES if environ.get(name, "").isdecimal()), None)
+    return _rank_and_size(environ)[1]
+
+
+def _rank_and_size(environ: Mapping[str, str]) -> tuple[int | None, int | None]:
+    """Both from one launcher: the variables of an outer one may be there, too."""
+    in_step = job.slurm_step(environ) is not None
+    is_of_daemon = in_step and job.is_ray_worker(environ)  # all but RANK; it is the same for all workers of the daemon
+    in_step, launchers = in_step and not is_of_daemon, LAUNCHERS[: 1 if is_of_daemon else None]
+    of_step = tuple(_number(environ, name) if in_step else None for name in SLURM_VARIABLES)
+    for rank_name, size_name in launchers:
+        if (rank := _number(environ, rank_name)) is not None:
+            size = _number(environ, size_name)
+            return rank, of_step[1] if size is None and of_step[0] == rank else size
+    return of_step[0], of_step[1]
+
+
+def _number(environ: Mapping[str, str], name: str) -> int | None:
+    return int(environ[name]) if environ.get(name, "").isdecimal() else None
 
 
 @dataclass(frozen=True)
@@ -69,9 +91,14 @@ class Role:
         if self.child is None:
             return "main" if not self.rank else f"rank_{self.rank:05d}"
         name = safe_name(_kind(self.child)) or "proc_00001"
-        if name == "main":
-            name = "proc_main"
+        if is_reserved(name):
+            name = f"proc_{name}"
         return name if self.rank is None else f"rank_{self.rank:05d}_{name}"
+
+    @property
+    def substitute(self) -> str:
+        """What its other names begin with: those of rank 0 tell that they are of a rank."""
+        return "rank_00000" if self.rank == 0 and self.child is None else self.worker
 
     @property
     def waits(self) -> bool:
@@ -144,24 +171,6 @@ def current_role() -> Role:
     if parent:
         return role_of(os.environ, rank_of(initial_environment()), name)
     return role_of(os.environ, None, None)
-
-
-def job_name(environ: Mapping[str, str], launched_at: float, host: str) -> str:
-    """Name of the default run directory: the same for all ranks of a job and, where possible, after a requeue.
-
-    Args:
-        environ: the environment.
-        launched_at: unix time of the launcher's start for a rank, of now for a lone process.
-        host: host name.
-    """
-    if job := environ.get("SLURM_ARRAY_JOB_ID"):
-        return safe_name(f"slurm_{job}_{environ.get('SLURM_ARRAY_TASK_ID', '0')}")
-    if job := environ.get("SLURM_JOB_ID"):
-        return safe_name(f"slurm_{job}")
-    # torchrun without --rdzv-id calls every job "none"
-    if (job := environ.get("TORCHELASTIC_RUN_ID")) and job != "none":
-        return safe_name(f"torchrun_{job}")
-    return time.strftime("%b%d_%H-%M-%S", time.localtime(launched_at)) + f"_{host}"
 
 
 def launch_time(rank: int | None) -> float:

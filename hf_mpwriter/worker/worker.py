@@ -137,11 +137,11 @@ class Worker:
         if len(self.users) > 1 and self._purge_step == step:
             return False
         self._purge_step = step
-        if self.role.rank == 0 and self.role.child is None:
+        if self.role.child is None:
             try:
-                self.files.rewind_missing_ranks(role.world_size_of(os.environ), step)
+                self.files.rewind.start(step, self.role, role.world_size_of(os.environ))
             except OSError as error:
-                logger.warning("%s: missing ranks are not rewound: %s", self.spool.run_dir, error)
+                logger.warning("%s: not all other directories are rewound: %s", self.spool.run_dir, error)
         return True
 
     # join and leave
@@ -214,6 +214,7 @@ class Worker:
             self.next_housekeeping = self._housekeeping_started + HOUSEKEEPING_EVERY
             self.files.check()
             self._rejoin()
+            self.files.rewind.retry()
             self.membership.record_dropped(self.dropped)
             self.membership.record_request()
             if self._uploads:

@@ -19,6 +19,7 @@ from typing import Any, Self
 
 from tensorboardX.writer import DummyFileWriter
 
+from hf_mpwriter.base import job
 from hf_mpwriter.base.errors import LogdirError, SettingsError
 from hf_mpwriter.base.settings import (
     DEFAULT_COMMIT_EVERY,
@@ -51,7 +52,7 @@ def default_logdir(comment: str, environ: Mapping[str, str] = os.environ) -> str
         environ: the environment, in which the launcher names the job.
     """
     rank = role.rank_of(environ)
-    name = role.job_name(environ, role.launch_time(rank), process.host_name())
+    name = job.run_name(environ, role.launch_time(rank), process.host_name())
     return os.path.join("runs", name + comment)
 
 

@@ -24,6 +24,7 @@ from support import scalar
 
 from hf_mpwriter.base import state
 from hf_mpwriter.base.files import digest
+from hf_mpwriter.base.names import is_event_file
 from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.events import framing
 from hf_mpwriter.push import commit
@@ -33,10 +34,8 @@ from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.members import MemberFile
 from hf_mpwriter.spool.outbox import Batch, InFlightRecord
 from hf_mpwriter.system import disk, locks
-from hf_mpwriter.system.directory import Place
 from hf_mpwriter.system.process import Process
 from hf_mpwriter.uploader import in_flight, loop, pacing
-from hf_mpwriter.worker.files import event_directories
 
 SETTINGS = Settings(commit_every=0.1)
 HOSTS = ("one", "two")
@@ -403,8 +402,8 @@ class Durability(RuleBasedStateMachine):
                 if self.uploader is None:
                     break
         assert self.uploader is None, "the uploader does not come to an end"
-        for name in map(str, event_directories(Place(self.spool.run))):
-            for path in (os.path.join(name, one) for one in os.listdir(name)):
+        for name, _, files in os.walk(self.spool.run_dir):
+            for path in (os.path.join(name, one) for one in files if is_event_file(one)):
                 relative = os.path.relpath(path, self.spool.run_dir)
                 with open(path, "rb") as file:
                     length = framing.whole_length(file.fileno())

@@ -26,6 +26,7 @@ WITHOUT_STRACE = "needs strace, and the right to trace" * (os.geteuid() != 0 or 
 ELSEWHERE = {
     "spool.format": "a worker's: tests/unit/spool/test_layout.py",
     "told.save": "a worker's: tests/unit/worker/test_notices.py",
+    "spool.part": "a worker's: tests/integration/hazards/test_parts_of_jobs.py",
     "spool.run": "a worker's: tests/unit/spool/test_layout.py",
     "event_file": "a worker's: tests/unit/events, scripts/proof/crash_writer.py",
 }

@@ -20,6 +20,7 @@ from repository import ROOT
 
 from hf_mpwriter import HFSummaryWriter, SummaryWriter
 from hf_mpwriter.base import verdicts
+from hf_mpwriter.base.job import ROWS
 from hf_mpwriter.cli.main import main
 from hf_mpwriter.testing import processes
 
@@ -124,6 +125,13 @@ def test_every_variable_is_documented_and_none_is_invented():
     named = set(VARIABLE.findall(SOURCES))
     assert {name for name in named if name not in SETTINGS} == set()
     assert set(VARIABLE.findall("\n".join(TEXTS.values()))) - named == set()
+
+
+def test_every_system_that_names_jobs_is_in_the_guide():
+    """In the order in which they are asked, each with the beginning of its run directories."""
+    table = TEXTS["docs/guide.md"].split("The first row that matches decides:")[1].split("\n\n")[1]
+    systems = [re.findall(r"`runs/([a-z]*)", row[1])[0] for row in rows(table)[1:-1]]
+    assert systems == [row.system for row in ROWS]
 
 
 # names

@@ -120,7 +120,7 @@ def test_ranks_that_outlive_their_launcher_keep_their_directories(run_dir):
     assert runs(run_dir) == {
         ".": steps(0, 2),
         "rank_00001": steps(0, 2),
-        "proc_00001": steps(10, 12),
+        "rank_00000~2": steps(10, 12),
         "rank_00001~2": steps(10, 12),
     }
     assert [child.finish() for child in (*old, *new)] == [0] * 4

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from forks import Staged, in_child
+from forks import Staged, in_child, kill
 from programs import wait_for
 from support import scalar
 from tensorboard_server import tensorboard
@@ -191,6 +191,27 @@ def smaller_world(run: Path) -> Iterator[None]:
     assert in_child(lambda: train(0, 1, 50, 100, 50)) == 0
 
 
+def held_by_an_orphan(run: Path) -> Iterator[None]:
+    """Rank 1 of the first attempt lives on; the second attempt resumes at step 50, the third one at 90."""
+
+    def rank(value: float, purge_step: int | None, *spans: tuple[int, int]) -> Iterator[None]:
+        be_rank(1, 2)
+        with SummaryWriter(str(run), purge_step=purge_step) as writer:
+            for first, last in spans:
+                for step in range(first, last):
+                    writer.add_scalar("loss", value, step)
+                yield
+
+    orphan = Staged(rank(1.0, None, (0, 80), (80, 100)))
+    yield
+    second = Staged(rank(2.0, 50, (50, 60), (60, 95)))
+    orphan.go_on()
+    kill(orphan.pid)
+    second.go_on()
+    assert second.finish() == 0
+    assert in_child(lambda: list(rank(3.0, 90, (90, 120)))) == 0
+
+
 def closed_and_logged_again(run: Path) -> Iterator[None]:
     """A writer with purge_step is closed after each part: START is not written again (h12)."""
     be_rank(0)
@@ -226,11 +247,19 @@ SCENARIOS: dict[Callable[[Path], Iterator[None]], Curves] = {
         ("", "loss"): points((0, 50, 2.0), (50, 100, 1.0)),
         ("/rank_00001", "loss"): points((0, 50, 2.0)),
     },
+    held_by_an_orphan: {
+        ("/rank_00001", "loss"): points((0, 50, 1.0), (90, 120, 3.0)),
+        ("/rank_00001~2", "loss"): points((50, 90, 2.0)),
+    },
 }
 # The default reader knows nothing of purge_step: a later point replaces older ones of its own tag, and no others.
 DEFAULT_ONLY: dict[Callable[[Path], Iterator[None]], Curves] = {
     evaluated_before_the_crash: {("", "eval"): [(20, 1.0), (40, 1.0), (60, 1.0)]},
     smaller_world: {("/rank_00001", "loss"): points((0, 80, 2.0))},
+    held_by_an_orphan: {
+        ("/rank_00001", "loss"): points((0, 90, 1.0), (90, 120, 3.0)),
+        ("/rank_00001~2", "loss"): points((50, 95, 2.0)),
+    },
 }
 # The others replace nothing unless purge_step says so.
 PYTHON_ONLY: dict[Callable[[Path], Iterator[None]], Curves] = {

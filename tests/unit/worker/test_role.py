@@ -1,4 +1,4 @@
-"""The role of a process: its rank, whether it is a child, and the name of its job."""
+"""The role of a process: its rank, the number of ranks, and whether it is a child."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from programs import succeed
 from hf_mpwriter.spool.member_lines import MemberName
 from hf_mpwriter.system import process as process_module
 from hf_mpwriter.worker import role as role_module
-from hf_mpwriter.worker.role import Role, rank_of, role_of
+from hf_mpwriter.worker.role import Role, rank_of, role_of, world_size_of
+
+RAY = {"RAY_JOB_ID": "01000000", "RAY_RAYLET_PID": "5"}  # of a worker of Ray, and of what it starts
 
 
 @pytest.mark.parametrize(
@@ -33,7 +35,15 @@ from hf_mpwriter.worker.role import Role, rank_of, role_of
         ({"MV2_COMM_WORLD_RANK": "6"}, 6),
         ({"PMIX_RANK": "7"}, 7),
         ({"JSM_NAMESPACE_RANK": "8"}, 8),
+        ({"PALS_RANKID": "1", "PMI_RANK": "1"}, 1),
+        ({"FLUX_TASK_RANK": "2"}, 2),
+        ({"HOROVOD_RANK": "3"}, 3),
+        ({"RANK": "4", "CROSS_RANK": "0", "LOCAL_RANK": "4"}, 4),
         ({"SLURM_PROCID": "9", "SLURM_STEP_ID": "0"}, 9),
+        ({**RAY, "RANK": "5"}, 5),
+        ({**RAY, "RANK": "5", "SLURM_PROCID": "1", "SLURM_STEP_ID": "0", "PMIX_RANK": "1"}, 5),
+        ({**RAY, "SLURM_PROCID": "1", "SLURM_STEP_ID": "0", "PMIX_RANK": "1"}, None),
+        ({**RAY, "OMPI_COMM_WORLD_RANK": "2"}, 2),
         ({"SLURM_PROCID": "9", "SLURM_STEPID": "3"}, 9),
         ({"SLURM_PROCID": "0"}, None),
         ({"SLURM_PROCID": "0", "SLURM_STEP_ID": "4294967291"}, None),
@@ -42,8 +52,38 @@ from hf_mpwriter.worker.role import Role, rank_of, role_of
     ],
 )
 def test_the_rank_is_the_one_that_the_launcher_gave(environ, rank):
-    """Every launcher's own variable counts; SLURM's only within a step (a batch script has SLURM_PROCID=0, too)."""
+    """Every launcher's own variable counts; SLURM's only within a step (a batch script has SLURM_PROCID=0, too).
+
+    A daemon of Ray that `srun` has started passes on the rank of its own: all its workers would have the same.
+    """
     assert rank_of(environ) == rank
+
+
+@pytest.mark.parametrize(
+    ("environ", "world"),
+    [
+        ({}, None),
+        ({"WORLD_SIZE": "4"}, None),
+        ({"RANK": "0", "WORLD_SIZE": "4"}, 4),
+        ({"RANK": "0", "OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "2"}, None),
+        ({"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "2", "WORLD_SIZE": "64"}, 2),
+        ({"PMI_RANK": "0", "PMI_SIZE": "8"}, 8),
+        ({"MV2_COMM_WORLD_RANK": "0", "MV2_COMM_WORLD_SIZE": "8"}, 8),
+        ({"JSM_NAMESPACE_RANK": "0", "JSM_NAMESPACE_SIZE": "8"}, 8),
+        ({"FLUX_TASK_RANK": "0", "FLUX_JOB_SIZE": "8"}, 8),
+        ({"HOROVOD_RANK": "0", "HOROVOD_SIZE": "8"}, 8),
+        ({"PMIX_RANK": "0"}, None),
+        ({"PMIX_RANK": "0", "SLURM_PROCID": "0", "SLURM_STEP_ID": "0", "SLURM_NTASKS": "16"}, 16),
+        ({"RANK": "0", "SLURM_PROCID": "0", "SLURM_STEP_ID": "0", "SLURM_NTASKS": "16"}, 16),
+        ({"RANK": "8", "SLURM_PROCID": "1", "SLURM_STEP_ID": "0", "SLURM_NTASKS": "2"}, None),
+        ({"SLURM_PROCID": "0", "SLURM_STEP_ID": "0", "SLURM_NTASKS": "16"}, 16),
+        ({"SLURM_NTASKS": "16"}, None),
+        ({**RAY, "RANK": "0", "SLURM_PROCID": "0", "SLURM_STEP_ID": "0", "SLURM_NTASKS": "2"}, None),
+    ],
+)
+def test_the_number_of_ranks_comes_from_the_launcher_that_gave_the_rank(environ, world):
+    """What an outer launcher has left in the environment would rewind directories of ranks that are at work."""
+    assert world_size_of(environ) == world
 
 
 @pytest.mark.parametrize(
@@ -57,6 +97,9 @@ def test_the_rank_is_the_one_that_the_launcher_gave(environ, rank):
         ({}, None, "Process-1", Role(None, "Process-1"), "Process-1"),
         ({}, None, "", Role(None, ""), "proc_00001"),
         ({}, None, "main", Role(None, "main"), "proc_main"),
+        ({}, None, "rank_00001", Role(None, "rank_00001"), "proc_rank_00001"),
+        ({}, None, "task_00001", Role(None, "task_00001"), "proc_task_00001"),
+        ({}, None, "step_00001_x", Role(None, "step_00001_x"), "proc_step_00001_x"),
         ({"RANK": "2"}, None, "Process-3", Role(2, None), "rank_00002"),
         ({"RANK": "2"}, 0, "Process-3", Role(2, None), "rank_00002"),
         ({"RANK": "0"}, None, "Process-1", Role(0, None), "main"),
@@ -170,23 +213,8 @@ def test_a_spawned_child_knows_that_it_is_one(tmp_path):
     assert out.splitlines() == [mine, child, ranked, child, ranked]
 
 
-@pytest.mark.parametrize(
-    ("environ", "name"),
-    [
-        ({"SLURM_JOB_ID": "77"}, "slurm_77"),
-        ({"SLURM_JOB_ID": "77", "SLURM_ARRAY_JOB_ID": "70", "SLURM_ARRAY_TASK_ID": "3"}, "slurm_70_3"),
-        ({"TORCHELASTIC_RUN_ID": "a/b"}, "torchrun_a_b"),
-    ],
-)
-def test_a_job_has_one_name_for_all_ranks_and_requeues(environ, name):
-    """The launcher's stable id names the default run directory, whenever and wherever a rank starts."""
-    assert role_module.job_name(environ, 1.0, "a") == role_module.job_name(environ, 2e9, "b") == name
-
-
-def test_a_job_without_an_id_is_named_by_its_start():
-    """Torchrun's "none" is no id; all ranks of one launcher say the same second."""
-    assert role_module.job_name({"TORCHELASTIC_RUN_ID": "none"}, 0.0, "h") == role_module.job_name({}, 0.0, "h")
-    assert role_module.job_name({}, 0.0, "h") != role_module.job_name({}, 100.0, "h")
+def test_all_ranks_of_a_launcher_name_the_same_second():
+    """Where no id names the job, its start does."""
     first, second = role_module.launch_time(0), role_module.launch_time(1)
     assert abs(first - second) < 1.0
     assert abs(role_module.launch_time(None) - time.time()) < 60.0

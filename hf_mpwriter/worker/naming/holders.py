@@ -1,0 +1,94 @@
+"""Holders: the living process that has a name, and what the user can do about it.
+
+A rank whose name is held is a second start beside a first one that has not ended: a launcher was killed, and its ranks
+live on. Its curve goes on below another name, so the user is told who has the first.
+"""
+
+from __future__ import annotations
+
+import time
+
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.member_lines import Member, MemberName, Reading
+from hf_mpwriter.system import locks
+from hf_mpwriter.system.process import Process, ancestors, boot_id, host_id, pid_namespace
+
+
+def find(spool: Spool, worker: str) -> Member | None:
+    """The living member of that name; None where it cannot be found, as while it joins."""
+    try:
+        names = sorted(spool.members.names())
+    except OSError:
+        return None
+    for text in names:
+        name = MemberName.parse(text)
+        if name is None or name.worker != worker:
+            continue
+        try:
+            if locks.is_held(place := spool.members / text):
+                reading = Reading(name)
+                reading.read(place)
+                if reading.member is not None and reading.member.alive:
+                    return reading.member
+        except OSError:  # it has just left
+            continue
+    return None
+
+
+def is_ancestor(member: Member) -> bool:
+    """Whether this process descends from a member: it is a program that a rank has started, and no second start."""
+    return _is_near(member.process) and member.process.pid in ancestors()
+
+
+def _is_near(process: Process) -> bool:
+    """Whether its process id means the same here."""
+    return (process.host, process.boot, process.namespace) == (host_id(), boot_id(), pid_namespace())
+
+
+def describe(member: Member) -> str:
+    """Which process it is, and for how long it has logged here."""
+    process = member.process
+    where = process.host.rpartition("-")[0]
+    if process.host == host_id() and not _is_near(process):
+        where += ", in another container"
+    return f"process {process.pid} on {where}, which has been here for {duration(time.time() - member.started_at)}"
+
+
+def command(member: Member) -> str:
+    """What ends it."""
+    process = member.process
+    if _is_near(process):
+        return f"kill {process.pid}"
+    where = "in its container" if process.host == host_id() else f"on {process.host.rpartition('-')[0]}"
+    return f"{where}: kill {process.pid}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: two units at most."""
+    left, found = max(0, int(seconds)), []
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        if left >= size:
+            found.append(f"{left // size} {unit}")
+            left %= size
+        elif found:
+            break
+    return " ".join(found[:2]) or "less than a second"
+
+
+def warning(run_dir: str, wanted: str, name: str, member: Member | None) -> str:
+    """What a rank tells whose name is held.
+
+    Args:
+        run_dir: path.
+        wanted: name that is held.
+        name: that the rank has instead.
+        member: that holds it, None if it is not known.
+    """
+    who = describe(member) if member else "a process that cannot be named"
+    text = f"{run_dir}: the name {wanted} is held by {who}. This process logs as {name} instead."
+    if member is not None:
+        text += (
+            f" If that process is left from an earlier attempt, end it: {command(member)}. With purge_step, what it "
+            "logged from that step on is hidden as soon as it is gone."
+        )
+    return f"{text} The next start continues as {wanted} if no process holds it then."

@@ -1,0 +1,246 @@
+"""Rewind: hide the later steps of curves that this process continues, or that no process continues.
+
+A rank that resumes hides its own later steps, because its first segment begins with START. Other directories get a
+segment that holds nothing but START:
+
+    rank_00001      that an orphan of an earlier attempt held, so this rank is rank_00001~2
+    rank_00001~2    where this rank was while rank_00001 was held
+    rank_00007      of a rank that the world does not have any more; rank 0 does it
+
+    free  --purge_step-->  START
+    held  --purge_step-->  noted  --the holder is gone-->  START, by the process that noted it or by the next holder
+
+    claims/<worker>.lock    empty, or a note: its step in twenty digits, as a line
+
+Invariants:
+- A directory is written only under the claim of its name. So is a note taken back.
+- A note is left only while the lock is held by a member that joined before this process: it says nothing of those who
+  come later. Who takes a name takes its note first, and acts on it before its own first segment.
+- Directories of missing ranks are rewound only if the launcher says how many ranks there are.
+- Of the run directory itself, only directories of event files of ours are rewound that belong to no other name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from hf_mpwriter.base.names import MAIN_WORKER, SPOOL_NAME, is_event_file, is_ours, rank_of_directory
+from hf_mpwriter.events.event_file import EventFile
+from hf_mpwriter.events.registration import Home
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.system import disk, locks
+from hf_mpwriter.system.directory import Place
+from hf_mpwriter.worker.naming import holders
+from hf_mpwriter.worker.naming.parts import Taken
+from hf_mpwriter.worker.role import Role
+
+NOTE_LENGTH = 21  # bytes
+
+
+class HoldsName(Protocol):
+    """What is asked of the membership of this process."""
+
+    spool: Spool
+    joined_at: float
+
+    @property
+    def taken(self) -> Taken | None:
+        """The name that this process holds."""
+
+    def tell_holder(self) -> None:
+        """Tell which process holds the name that this one wants."""
+
+
+class Rewind:
+    """The directories that this process has to rewind.
+
+    Args:
+        membership: of this process.
+        home: records the segments.
+    """
+
+    def __init__(self, membership: HoldsName, home: Home) -> None:
+        self._membership = membership
+        self._home = home
+        self._waiting: set[str] = set()  # names with a note of this process
+        self._own: Taken | None = None  # the name of which the note was taken
+
+    def forget(self) -> None:
+        """In a forked child: what waits is the parent's."""
+        self._waiting.clear()
+
+    def start(self, step: int, role: Role, world: int | None) -> None:
+        """Hide the steps from `step` on in the directories of the other names of this rank and of missing ranks.
+
+        A process without a rank is not the only one that may be called `main`, so nothing is hidden for it.
+
+        Args:
+            step: global step.
+            role: of this process.
+            world: how many ranks there are, None if the launcher does not tell.
+
+        Raises:
+            OSError: the run directory cannot be read, or the spool not be written.
+        """
+        taken = self._membership.taken
+        if role.rank is None:
+            self._membership.tell_holder()
+        elif taken is not None:
+            missing = self._missing_ranks(taken, world) if role.rank == 0 and world is not None else ()
+            for name in dict.fromkeys([*self._other_names(taken), *missing]):
+                if name != taken.name and not self._rewind_free(name, step):
+                    self._note(name, step)
+
+    def _other_names(self, taken: Taken) -> Iterator[str]:
+        yield taken.wanted
+        number = 2  # names are taken in this order, and lock files stay
+        while self._membership.spool.claim(name := f"{taken.substitute}~{number}").exists():
+            yield name
+            number += 1
+
+    def _missing_ranks(self, taken: Taken, world: int) -> Iterator[str]:
+        for name in sorted(Place(self._membership.spool.run).names()):
+            rank = rank_of_directory(name, taken.prefix)
+            if rank is not None and rank >= world:
+                yield name
+
+    def _rewind_free(self, name: str, step: int) -> bool:
+        """Rewind a name that no process holds; False if one does."""
+        if (claim := locks.try_exclusive(self._membership.spool.claim(name))) is None:
+            return False
+        try:
+            noted = _read_note(claim)
+            self._hide(name, step if noted is None else min(step, noted))
+            if noted is not None:
+                _clear_note(claim)
+        finally:
+            locks.release(claim)
+        return True
+
+    def _note(self, name: str, step: int) -> None:
+        """Leave a note for the time when the holder is gone."""
+        spool = self._membership.spool
+        holder = holders.find(spool, name)
+        if holder is None or holder.started_at > self._membership.joined_at or holders.is_ancestor(holder):
+            return
+        _write_note(spool.claim(name), step)
+        after = holders.find(spool, name)
+        if after is None or after.name == holder.name:
+            self._waiting.add(name)
+        else:  # it may be of a newer attempt
+            _write_note(spool.claim(name), None)
+
+    def retry(self) -> None:
+        """Rewind what was held and is free now; costs nothing where nothing waits. What the disk refuses waits on."""
+        for name in sorted(self._waiting):
+            with contextlib.suppress(OSError):
+                claim = locks.try_exclusive(self._membership.spool.claim(name))
+                if claim is None:
+                    continue
+                try:
+                    self._take_note(name, claim)
+                finally:
+                    locks.release(claim)
+                self._waiting.discard(name)
+
+    def own(self) -> None:
+        """Rewind what this process has taken over, before its own first segment there.
+
+        Raises:
+            OSError: a directory cannot be written.
+        """
+        taken = self._membership.taken
+        if taken is not None and taken is not self._own:
+            self._take_note(taken.name, taken.claim)
+            self._own = taken
+
+    def _take_note(self, name: str, claim: int) -> None:
+        """Act on the note of a name that is held here, if it is still there."""
+        if (step := _read_note(claim)) is not None:
+            self._hide(name, step)
+            _clear_note(claim)
+
+    def _hide(self, name: str, step: int) -> None:
+        for directory in _directories(self._membership.spool, name):
+            file = EventFile(_Elsewhere(directory, self._home))
+            file.purge(step)
+            file.ensure_open()
+            is_written = file.is_open
+            file.close()
+            if not is_written:
+                raise OSError(f"{directory} cannot be rewound to step {step} yet")
+
+
+def _read_note(claim: int) -> int | None:
+    """The step of the note in the file of a claim that is held; None if there is none."""
+    with contextlib.suppress(OSError, ValueError):  # the program may have closed the descriptor
+        locks.check(claim)
+        return int(os.pread(claim, NOTE_LENGTH, 0))
+    return None
+
+
+def _clear_note(claim: int) -> None:
+    locks.check(claim)
+    os.ftruncate(claim, 0)
+
+
+def _write_note(place: Place, step: int | None) -> None:
+    """Leave a note in the file of a claim that another process holds; the lowest step stays. None removes it."""
+    fd = disk.open_ours(place, os.O_RDWR)
+    try:
+        if step is None:
+            os.ftruncate(fd, 0)
+            return
+        with contextlib.suppress(ValueError):  # there is none
+            step = min(step, int(os.pread(fd, NOTE_LENGTH, 0)))
+        os.pwrite(fd, f"{step:020d}\n".encode(), 0)
+    finally:
+        os.close(fd)
+
+
+def _directories(spool: Spool, name: str) -> list[Place]:
+    """The directories of a name that hold event files."""
+    if name != MAIN_WORKER:
+        return event_directories(spool.run / name)
+    top = Place(spool.run)
+    directories, files = top.scan()
+    others = {lock.removesuffix(".lock") for lock in spool.claim(MAIN_WORKER).parent.names()} | {SPOOL_NAME}
+    below = [place for found in directories if found not in others for place in event_directories(top / found, is_ours)]
+    return [top, *below] if any(map(is_event_file, files)) else below
+
+
+def event_directories(top: Place, counts: Callable[[str], bool] = is_event_file) -> list[Place]:
+    """The directories from `top` downwards that hold event files; none of a run with a spool of its own.
+
+    Args:
+        top: a directory.
+        counts: whether a file of this name makes its directory one of them.
+    """
+    try:
+        directories, files = top.scan()
+    except OSError:  # removed meanwhile, a link, or not ours to read
+        return []
+    if SPOOL_NAME in directories:
+        return []
+    below = [found for name in directories for found in event_directories(top / name, counts)]
+    return [top, *below] if any(map(counts, files)) else below
+
+
+class _Elsewhere:
+    """The home of event files outside of the worker directory.
+
+    Args:
+        directory: where.
+        home: records the segments.
+    """
+
+    def __init__(self, directory: Place, home: Home) -> None:
+        self._directory = directory
+        self.opened, self.sealed = home.opened, home.sealed
+
+    def directory(self) -> Place:
+        """See `Home.directory`."""
+        return self._directory
