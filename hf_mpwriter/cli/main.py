@@ -5,7 +5,7 @@
 | `inspect` | `status`: what the disk knows of a run |
 | `sync` | `sync`: upload what is missing |
 | `verify` | `verify`: compare a run with the Hub |
-| `run` | `run`: start a program, with its writers replaced |
+| `run` | `run`: supervise a program until its data is on the Hub |
 | `local_hub` | `hub`, `demo`: rehearse on this machine |
 | `logdir` | the argument LOGDIR, and what is read from it |
 | `destination` | the Hub that a token may go to |

@@ -16,6 +16,8 @@ child whose number it has counted beyond OWN_NAMES has no name of its own: such 
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import re
 import sys
@@ -23,7 +25,8 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hf_mpwriter.system.process import initial_environment, parent_started_at, safe_name
+from hf_mpwriter.system.process import Process, initial_environment, parent_started_at, safe_name
+from hf_mpwriter.system.supervision import contact
 
 # One launcher each: torchrun and accelerate, Open MPI, MPICH and Intel, MVAPICH, PMIx, LSF's jsrun.
 RANK_VARIABLES = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK", "PMIX_RANK", "JSM_NAMESPACE_RANK")
@@ -32,6 +35,7 @@ WORLD_SIZE_VARIABLES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_C
 SLURM_STEP_VARIABLES = ("SLURM_STEP_ID", "SLURM_STEPID")
 OWN_NAMES = 64  # children that multiprocessing numbers, each with a directory of its own
 _COUNTED = re.compile(r"(?P<kind>\w*(?:Process|PoolWorker))-(?P<numbers>\d+(?::\d+)*)")
+LAUNCHED_AT = "HF_MPWRITER_LAUNCHED_AT"  # set by a supervisor for the ranks below it
 NOT_A_STEP = ("", "batch", "4294967291", "extern", "4294967292", "interactive", "4294967290")
 
 
@@ -164,6 +168,21 @@ def job_name(environ: Mapping[str, str], launched_at: float, host: str) -> str:
     return time.strftime("%b%d_%H-%M-%S", time.localtime(launched_at)) + f"_{host}"
 
 
-def launch_time(rank: int | None) -> float:
+def launch_time(rank: int | None, environ: Mapping[str, str] = os.environ) -> float:
     """When this job started: for a rank the start of its launcher, so that all ranks of a host agree."""
-    return time.time() if rank is None else parent_started_at()
+    return time.time() if rank is None else told_launch(environ) or parent_started_at()
+
+
+def told_launch(environ: Mapping[str, str]) -> float | None:
+    """When the launcher started, as a supervisor between it and this rank has found out; None without one."""
+    with contextlib.suppress(ValueError):
+        if math.isfinite(at := float(environ.get(LAUNCHED_AT, ""))):
+            return at
+    return None
+
+
+def agent_of(role: Role, environ: Mapping[str, str] = os.environ) -> Process | None:
+    """The process without which a worker is an orphan: its supervisor, else the launcher of a rank."""
+    if (found := contact.supervisor(environ)) is not None:
+        return found
+    return Process.of(os.getppid()) if role.rank is not None and role.child is None else None
