@@ -166,13 +166,8 @@ class Supervisor:
 
     def _moment(self) -> Moment:
         now, is_alone = time.monotonic(), True
-        if self._signalled_at is not None and self._ended_at is not None:
-            left = program.adopted()
-            is_alone = not left
-            first = next(number for number in self._passed if number in ENDING)
-            for one in set(left.items()) - self._told:
-                kernel.send(*one, first)
-            self._told.update(left.items())
+        if self._signalled_at is not None and self._ended_at is not None and not self._is_finishing:
+            is_alone = self._pass_on_to_adopted()
         failed = self._child.status not in (None, 0) and self._signalled_at is None
         return Moment(
             now,
@@ -184,6 +179,15 @@ class Supervisor:
             is_impatient=self._is_impatient,
             has_called=self._has_called,
         )
+
+    def _pass_on_to_adopted(self) -> bool:
+        """Pass the first signal to what the program has left behind; whether that is nothing."""
+        left = program.adopted()
+        first = next(number for number in self._passed if number in ENDING)
+        for one in set(left.items()) - self._told:
+            kernel.send(*one, first)
+        self._told.update(left.items())
+        return not left
 
     def _act(self, action: NextStep) -> bool:
         """Act; True if it is over."""

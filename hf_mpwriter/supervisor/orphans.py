@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Collection, Iterator
 
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.member_lines import Member
@@ -60,26 +60,24 @@ def end_orphans(run_dir: str) -> Iterator[str]:
     check_ownership(spool.directory)
     if not spool.exists():
         return
-    here = Process.current()
-    for member in Members(spool).all():
-        process = member.process
-        if not is_orphan(member, here, start_ticks) or kernel.user_of(process.pid) != os.getuid():
-            continue
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            handle = Handle(process.pid, process.ticks)
-            try:
-                _end(handle)
-            finally:
-                handle.close()
-            agent = member.agent.pid if member.agent else 0
-            yield f"ended {member.name.worker} of {run_dir}, process {process.pid}: process {agent} had left it behind"
+    here, uid = Process.current(), os.getuid()
+    with contextlib.ExitStack() as stack:
+        found = []
+        for member in Members(spool).all():
+            if is_orphan(member, here, start_ticks) and kernel.user_of(member.process.pid) == uid:
+                with contextlib.suppress(ProcessLookupError):
+                    found.append((member, stack.enter_context(Handle(member.process.pid, member.process.ticks))))
+        _end([handle for _, handle in found])
+        for member, _ in found:
+            pid, agent = member.process.pid, member.agent.pid if member.agent else 0
+            yield f"ended {member.name.worker} of {run_dir}, process {pid}: process {agent} had left it behind"
 
 
-def _end(handle: Handle) -> None:
-    """End a process, and wait until it has ended."""
-    over = select.poll()
-    over.register(handle.fd, select.POLLIN)
-    handle.send(signal.SIGTERM)
-    if not over.poll(1000 * PATIENCE):
-        handle.send(signal.SIGKILL)
-        over.poll(1000 * PATIENCE)
+def _end(handles: Collection[Handle]) -> None:
+    """End processes, and wait until they have ended."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for handle in handles:
+            handle.send(number)
+        deadline = time.monotonic() + PATIENCE
+        for handle in handles:
+            handle.wait(max(0.0, deadline - time.monotonic()))

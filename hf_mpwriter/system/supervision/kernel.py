@@ -17,11 +17,12 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import select
 import signal
 import struct
 import sys
 from collections.abc import Collection, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from hf_mpwriter.system import process
 
@@ -185,16 +186,22 @@ class Handle:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.fd, number)
 
-    def close(self) -> None:
+    def wait(self, timeout: float) -> bool:
+        """Wait until it has ended, at most so many seconds; whether it has."""
+        over = select.poll()
+        over.register(self.fd, select.POLLIN)
+        return bool(over.poll(1000 * timeout))
+
+    def __enter__(self) -> Self:
+        """Hold the process until the end of the block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Close the descriptor."""
         os.close(self.fd)
 
 
 def send(pid: int, ticks: int, number: int) -> None:
     """Send a signal to this very process; nothing happens if it has ended, or belongs to another user."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        handle = Handle(pid, ticks)
-        try:
-            handle.send(number)
-        finally:
-            handle.close()
+    with contextlib.suppress(ProcessLookupError, PermissionError), Handle(pid, ticks) as handle:
+        handle.send(number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import signal
@@ -118,6 +119,40 @@ def test_data_of_a_program_that_exits_at_once_is_sent_before_the_container_ends(
     code, _, errors = one.finish()
     assert (code, len(told(errors))) == (3, 1), errors
     check_oracle(run_dir, hub)
+
+
+RANK = """
+import sys
+sys.modules["torch"] = None  # the agent needs it, a rank does not
+import os, time
+from hf_mpwriter import HFSummaryWriter
+writer = HFSummaryWriter("me/run", logdir=sys.argv[1])
+for step in range(100):
+    writer.add_scalar("loss", 1.0, step)
+os.write(1, b"logged\\n")
+while True:
+    writer.add_scalar("later", 1.0, step)
+    step += 1
+    time.sleep(0.1)
+"""
+
+
+@pytest.mark.torch
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
+def test_around_torchrun_the_data_of_all_ranks_is_on_the_hub(hub, run_dir, run_below, tmp_path, monkeypatch):
+    """The agent gets the signal once and ends its ranks; one line for the run directory that they share."""
+    monkeypatch.delenv("PYTHONPATH")  # with the real torch
+    (tmp_path / "train.py").write_text(RANK)
+    agent = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    one = run_below(*agent, tmp_path / "train.py", run_dir, options=("--grace", "50"), OMP_NUM_THREADS="1")
+    assert [one.line(), one.line()] == ["logged\n"] * 2
+    killed = time.monotonic()
+    one.supervisor.send_signal(signal.SIGTERM)
+    code, _, errors = one.finish()
+    print(f"{time.monotonic() - killed:.1f} s from the signal to all on the Hub")
+    assert (code != 0, len(told(errors))) == (True, 1), errors
+    assert told(errors)[0].startswith("all "), errors
+    assert sorted(map(os.path.dirname, check_oracle(run_dir, hub).files)) == ["", "rank_00001"]
 
 
 COUNTS = """
