@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -70,7 +72,6 @@ class Supervised:
             start_new_session=True,
         )
         self._is_first = is_first
-        self._zombies: set[int] = set()
 
     def line(self) -> str:
         """The next line that the program prints."""
@@ -94,15 +95,19 @@ class Supervised:
         except psutil.NoSuchProcess:
             return []
 
-    def zombies(self) -> set[int]:
-        """The zombies below the supervisor now."""
-        found = set()
+    def names(self) -> list[str]:
+        """The names of the processes below the supervisor; a zombie keeps its own."""
+        return self._each(psutil.Process.name)
+
+    def zombies(self) -> int:
+        """How many zombies are below the supervisor."""
+        return self._each(psutil.Process.status).count(psutil.STATUS_ZOMBIE)
+
+    def _each(self, ask: Callable[[psutil.Process], str]) -> list[str]:
+        found = []
         for process in self.below():
-            try:
-                if process.status() == psutil.STATUS_ZOMBIE:
-                    found.add(process.pid)
-            except psutil.NoSuchProcess:
-                continue
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found.append(ask(process))
         return found
 
     def finish(self) -> tuple[int, str, str]:
@@ -115,14 +120,11 @@ class Supervised:
         return self._process.returncode, out, err
 
     def kill(self) -> None:
-        """End all of it."""
-        below = self.below()
-        if self._process.poll() is None:
-            for process in [*below, psutil.Process(self._process.pid)]:
-                try:
+        """End all of its session; uploaders have sessions of their own."""
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+                if os.getsid(process.pid) == self._process.pid:
                     process.kill()
-                except psutil.NoSuchProcess:
-                    continue
         self._process.communicate()
 
 

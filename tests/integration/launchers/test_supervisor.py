@@ -66,8 +66,8 @@ def test_what_was_logged_is_on_the_hub_when_a_signal_ends_the_program(hub, run_d
     """Half a minute of data with images, within the grace; the exit code is kept, and no zombie stays."""
     one = run_below(*between, *logging(run_dir, "waits"), options=("--grace", "30"), is_first=is_first)
     assert one.line() == "logged\n"
-    zombies, killed = one.zombies(), time.monotonic()
-    assert zombies & one.zombies() == set()
+    wait_for(lambda: not one.zombies(), "no zombie stays while it works")
+    killed = time.monotonic()
     one.supervisor.send_signal(signal.SIGTERM)
     code, _, errors = one.finish()
     assert code == 143, errors
@@ -191,6 +191,17 @@ def test_a_signal_to_the_process_group_reaches_the_program_once_and_not_its_chil
 def test_an_exit_code_is_kept(run_below, ends, code):
     """Of a program that logs nothing; then nothing is printed."""
     assert run_below("sh", "-c", ends).finish() == (code, "", "")
+
+
+@pytest.mark.parametrize("is_first", [FIRST, ANY])
+def test_what_loses_its_parent_is_collected_when_it_ends(run_below, is_first):
+    """While the program works: its grandchildren, whose parents have ended, leave no zombies."""
+    source = "for n in 1 2 3; do (sleep 0.$n & echo $n); done; echo made; exec sleep 60"
+    one = run_below("sh", "-c", source, is_first=is_first)
+    assert [one.line() for _ in range(4)] == ["1\n", "2\n", "3\n", "made\n"]
+    wait_for(lambda: one.names() == ["sleep"], "only the program is left")
+    one.supervisor.send_signal(signal.SIGTERM)
+    assert one.finish() == (143, "", "")
 
 
 def test_the_program_dies_with_its_supervisor_and_what_it_leaves_is_ended_on_request(hub, run_dir, run_below):

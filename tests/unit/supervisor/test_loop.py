@@ -1,15 +1,18 @@
-"""The environment of a program below a supervisor."""
+"""The environment of a program below a supervisor, and what the command needs for it."""
 
 from __future__ import annotations
 
 import os
 
 import pytest
+from click.testing import CliRunner
 
+from hf_mpwriter.cli.main import main
 from hf_mpwriter.supervisor.loop import environment_below
 from hf_mpwriter.system import process
 from hf_mpwriter.system.supervision import contact
 from hf_mpwriter.worker import role
+from hf_mpwriter.writer.summary_writer import default_logdir
 
 NAME = "hf-mpwriter.1.2.3.0123456789abcdef"
 
@@ -47,3 +50,16 @@ def test_without_a_supervisor_the_launcher_of_a_rank_is_its_agent(one, parent):
     """A program that was started by hand has none, so it is never an orphan."""
     agent = role.agent_of(one, {})
     assert (agent == process.Process.of(os.getppid())) if parent else agent is None
+
+
+@pytest.mark.parametrize(("environ", "logdir"), [({"HF_MPWRITER_LOGDIR": "/runs/a"}, "/runs/a-x"), ({}, None)])
+def test_writers_without_a_logdir_take_the_one_that_a_supervisor_was_given(environ, logdir):
+    """The comment is appended; without the variable, the name of the job counts as ever."""
+    found = default_logdir("-x", environ)
+    assert found == logdir or (logdir is None and found.startswith("runs/"))
+
+
+def test_orphans_are_ended_in_a_run_directory_that_is_named():
+    """Before it starts, a program has told none."""
+    result = CliRunner().invoke(main, ["run", "--kill-orphans", "--", "true"])
+    assert (result.exit_code, "--kill-orphans needs --logdir" in result.output) == (2, True)
