@@ -12,6 +12,11 @@ Environment:
     HF_MPWRITER_DISABLED            1: a writer is local only, and nothing is uploaded
     HF_MPWRITER_EXIT_TIMEOUT        seconds that the end of a process may wait for the Hub
     HF_MPWRITER_COMMITS_PER_HOUR    to one repository, by all runs of a user on a host; 100 if not set
+    HF_MPWRITER_PUSH_ON             signals such as USR1, separated by commas, that ask for a push
+    HF_MPWRITER_LOGDIR              the run directory of a writer without one
+    HF_MPWRITER_GRACE               seconds between SIGTERM and SIGKILL; read by cli/run.py
+    HF_MPWRITER_SUPERVISOR          set by `hf-mpwriter run`, see system/supervision/contact.py
+    HF_MPWRITER_LAUNCHED_AT         set by `hf-mpwriter run`, see worker/role.py
     HF_MPWRITER_PYTHON              the Python of uploaders and pushes, where `sys.executable` is none; read by
                                     system/launch.py
     HF_MPWRITER_GROUP               1: a spool is made for the group of its run directory, and one that is open to
@@ -33,6 +38,7 @@ from typing import Any, Self
 
 from hf_mpwriter.base.errors import SettingsError
 from hf_mpwriter.base.names import LONGEST_EVENT_NAME, name_on_hub
+from hf_mpwriter.system.supervision import push_on
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 DEFAULT_ALLOW_PATTERNS = ("*.tfevents.*",)
@@ -296,6 +302,18 @@ def _number(environ: Mapping[str, str], name: str, hint: str) -> float | None:
 def group_access(environ: Mapping[str, str] = os.environ) -> bool:
     """Whether the spool is shared with the group of the run directory."""
     return is_on(environ.get("HF_MPWRITER_GROUP", ""))
+
+
+def push_signals(environ: Mapping[str, str] = os.environ) -> tuple[int, ...]:
+    """The signals that ask for a push.
+
+    Raises:
+        SettingsError: one does not exist, or cannot be handled.
+    """
+    try:
+        return push_on.parse(environ.get("HF_MPWRITER_PUSH_ON", ""))
+    except ValueError as error:
+        raise SettingsError(f"HF_MPWRITER_PUSH_ON: {error}", hint="Give names such as USR1, or TERM,USR1.") from None
 
 
 def is_on(text: str) -> bool:

@@ -6,7 +6,7 @@
 | `sync` | `sync`: upload what is missing |
 | `verify` | `verify`: compare a run with the Hub |
 | `pull` | `pull`: bring a run back from the Hub |
-| `run` | `run`: start a program, with its writers replaced |
+| `run` | `run`: supervise a program until its data is on the Hub |
 | `local_hub` | `hub`, `demo`: rehearse on this machine |
 | `destination` | the argument LOGDIR, what is read from it, the Hub that a token may go to |
 | `output` | how files, uploaders and progress are shown |

@@ -1,43 +1,82 @@
-"""`hf-mpwriter run`: replace this process by a program, whose writers may be replaced too.
+"""`hf-mpwriter run`: a program under a supervisor, and the environment that gives its writers their defaults.
 
-`--patch` puts `integrations/site/` first into PYTHONPATH. Each Python that the program starts runs the
-`sitecustomize.py` in there, which calls `hf_mpwriter.patch()`.
+    --repo-id         HF_MPWRITER_REPO_ID
+    --logdir          HF_MPWRITER_LOGDIR, as an absolute path
+    --patch           `integrations/site/` comes first in PYTHONPATH: each Python that the program starts runs the
+                      `sitecustomize.py` in there, which calls `hf_mpwriter.patch()`
+    --kill-orphans    before the program starts, see `supervisor/orphans`
+
+It imports the supervisor when it is called: other commands work where the system lacks what that needs.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import MutableMapping
 from pathlib import Path
 
 import click
 
-from hf_mpwriter.base.settings import check_repo_id
+from hf_mpwriter.base.settings import check_repo_id, push_signals
 
 SITE = Path(__file__).parent.parent / "integrations" / "site"
+DEFAULT_GRACE = 25.0  # seconds; SLURM and Kubernetes kill after 30
 
 
 @click.command("run", context_settings={"allow_interspersed_args": False})
-@click.option("--patch", is_flag=True, help="Replace the SummaryWriter classes that the program imports.")
 @click.option(
-    "--repo-id", help="Repository for writers that name none. Sets HF_MPWRITER_REPO_ID, which has the same effect."
+    "--grace",
+    type=click.FloatRange(min=0.0, min_open=True, max=1e6),
+    envvar="HF_MPWRITER_GRACE",
+    default=DEFAULT_GRACE,
+    show_default=True,
+    metavar="SECONDS",
+    help="Seconds from SIGTERM to the end: training, and the upload of its last data. Also HF_MPWRITER_GRACE.",
 )
+@click.option("--repo-id", help="Repository for writers that name none. Sets HF_MPWRITER_REPO_ID.")
+@click.option("--logdir", help="Run directory of writers without a logdir. Sets HF_MPWRITER_LOGDIR.")
+@click.option("--patch", is_flag=True, help="Replace the SummaryWriter classes that the program imports.")
+@click.option("--kill-orphans", is_flag=True, help="First end workers in --logdir whose launcher has died.")
 @click.argument("command", nargs=-1, required=True)
-def run_program(*, patch: bool, repo_id: str | None, command: tuple[str, ...]) -> None:
-    """Run a program: hf-mpwriter run --patch -- python train.py.
+def run_program(
+    *, grace: float, repo_id: str | None, logdir: str | None, patch: bool, kill_orphans: bool, command: tuple[str, ...]
+) -> None:
+    """Run a program: hf-mpwriter run -- python train.py. Use it as process 1 of a container, with srun and torchrun.
+
+    SIGTERM and SIGINT are passed on to the program, and what was logged is sent. What remains of the program is killed
+    two seconds before the grace is over. At the end, one line for each run directory says what is on the Hub. The exit
+    code is that of the program, 128 + n if signal n has ended it.
 
     With --patch, torch.utils.tensorboard.SummaryWriter, tensorboardX.SummaryWriter and
     huggingface_hub.HFSummaryWriter are those of hf_mpwriter in every Python process that the program starts. A Python
     that ignores PYTHONPATH (python -I, python -E) is not patched.
     """
+    if sys.platform != "linux":
+        raise click.ClickException("run needs Linux. Elsewhere, start the program itself; hf_mpwriter.patch() patches.")
+    if kill_orphans and logdir is None and not os.environ.get("HF_MPWRITER_LOGDIR"):
+        raise click.UsageError("--kill-orphans needs --logdir: the run directory that they log to.")
     if repo_id is not None:
         os.environ["HF_MPWRITER_REPO_ID"] = check_repo_id(repo_id)
+    if logdir is not None:
+        os.environ["HF_MPWRITER_LOGDIR"] = os.path.abspath(os.path.expanduser(logdir))
     if patch:
         _patch_pythons(os.environ)
+    if kill_orphans:
+        from hf_mpwriter.supervisor.orphans import end_orphans
+
+        for line in end_orphans(os.path.abspath(os.environ["HF_MPWRITER_LOGDIR"])):
+            click.echo(f"hf-mpwriter run: {line}", err=True)
+    from hf_mpwriter.supervisor.loop import supervise
+
+    signals = push_signals()
     try:
-        os.execvp(command[0], command)  # noqa: S606 - it is the user's own command
+        code = supervise(command, os.environ, grace, signals)
     except OSError as error:
-        raise click.ClickException(f"{command[0]}: {error.strerror}") from error
+        raise click.ClickException(f"{error.filename or 'run'}: {error.strerror or error}") from error
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # a disk that hangs in a thread does not hold up the end
 
 
 def _patch_pythons(environ: MutableMapping[str, str]) -> None:

@@ -14,7 +14,6 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import os
 import random
@@ -30,8 +29,8 @@ from hf_mpwriter.push.job import Job, Message, Notice, deadline, to_line
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import disk, hf_home, launch, redaction
 from hf_mpwriter.system.process import fill_standard
+from hf_mpwriter.system.supervision.kernel import die_with_parent
 
-PR_SET_PDEATHSIG = 1
 DEFAULTS = {  # what the user has not set; hf_xet would try for minutes, and the uploader tries again anyway
     "HF_HUB_VERBOSITY": "error",
     "HF_XET_CLIENT_READ_TIMEOUT": "60s",
@@ -57,14 +56,6 @@ class Pipe:
     def write(self, message: Message) -> None:
         """One line; it begins anew, in case that something else has been printed there."""
         disk.write_all(self._fd, b"\n%s\n" % to_line(message))
-
-
-def die_with_parent(parent: int) -> None:
-    """End this process when its parent ends, on Linux even by SIGKILL."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 def main(parent: int, record: int, run_fd: int, spool_fd: int) -> None:

@@ -1,6 +1,7 @@
 """The lines of a member file: what a worker writes, with its types, and what they say all in all.
 
-    {"worker": ..., "process": {...}, "started_at": unix time, "settings": {...}}     first line: who it is
+    {"worker": ..., "process": {...}, "started_at": unix time, "settings": {...},     first line: who it is
+     "agent": {...}}
     {"requests": 7, "dropped": 3}                                               second line: counters, of a fixed length
     {"open": "rank_00001/events.out..."}                                        before the file exists
     {"seal": "rank_00001/events.out..."}                                        complete, never grows again
@@ -78,12 +79,14 @@ class FirstLine:
         process: that writes.
         started_at: unix time when it joined.
         settings: how it wants to be uploaded.
+        agent: the supervisor or launcher without which it is an orphan, None if there is none.
     """
 
     worker: str
     process: Process
     started_at: float
     settings: Settings
+    agent: Process | None = None
 
 
 @dataclass(frozen=True)
@@ -149,6 +152,7 @@ class Member:
         requests: for a push, so far.
         dropped: records that the disk refused for good.
         create: whether a repository that is gone may be created again.
+        agent: the supervisor or launcher without which it is an orphan, None if there is none.
     """
 
     name: MemberName
@@ -161,6 +165,7 @@ class Member:
     requests: int = 0
     dropped: int = 0
     create: bool = False
+    agent: Process | None = None
 
     @property
     def news(self) -> tuple[int, bool]:
@@ -271,6 +276,7 @@ class Reading:
             counters.requests,
             counters.dropped,
             self._creates,
+            who.agent,
         )
         return self._said
 

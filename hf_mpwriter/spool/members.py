@@ -9,7 +9,7 @@ A member file registers a worker. It is locked for the worker's life and made of
 
 One that is full is followed by another one of the same worker, with the next n. All of them stay locked.
 
-An observer (`hf-mpwriter sync`) has a member file and no claim: it only asks for pushes.
+An observer (`hf-mpwriter sync`, `hf-mpwriter run`) has a member file and no claim: it only asks for pushes.
 
 Invariants:
 - A member file has one writer. It is made under a temporary name, locked, then renamed: nothing that has its name is
@@ -42,6 +42,8 @@ from hf_mpwriter.system.process import Process, host_id, start_ticks
 
 FULL_AT = 1 << 20  # bytes of a member file from which on files are opened in another one
 OBSERVER = "~sync"  # worker name of an observer; no process can be called that
+SUPERVISOR = "~run"  # of an observer that believes the ledger
+ASK_FOR_ALL = frozenset({OBSERVER, SUPERVISOR})
 _files_of_this_process = 0
 
 
@@ -78,6 +80,7 @@ class MemberFile:
         worker: name of the worker.
         process: this process.
         settings: how the worker wants to be uploaded.
+        agent: the supervisor or launcher without which the worker is an orphan, None if there is none.
         wall_clock: unix time; by default that of the filesystem, on which hosts agree.
 
     Attributes:
@@ -94,6 +97,8 @@ class MemberFile:
         process: Process,
         settings: Settings,
         wall_clock: Callable[[], float] | None = None,
+        *,
+        agent: Process | None = None,
     ) -> None:
         global _files_of_this_process
         _files_of_this_process += 1
@@ -110,7 +115,7 @@ class MemberFile:
             self._fd = fd
             try:
                 self.started_at = wall_clock() if wall_clock else os.fstat(fd).st_mtime
-                first = state.dump(FirstLine(worker, process, self.started_at, settings)) + b"\n"
+                first = state.dump(FirstLine(worker, process, self.started_at, settings, agent)) + b"\n"
                 self._counters_at = len(first)
                 self._append(first + self._counters.line())
                 disk.rename(temporary, directory / str(self.name), "members.file")

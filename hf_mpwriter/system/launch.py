@@ -166,15 +166,15 @@ def push_record(job: bytes) -> contextlib.AbstractContextManager[int]:
     return unnamed_file(_with_import_path(job))
 
 
-def is_command_of(kind: str, arguments: Sequence[str], run_dir: str) -> bool:
+def is_command_of(kind: str, arguments: Sequence[str], run_dir: str | None) -> bool:
     """Whether a command line is that of an uploader, a push or a search of a run.
 
     Args:
         kind: `uploader`, `push` or `search`.
         arguments: of the process.
-        run_dir: absolute path.
+        run_dir: absolute path, None for any run.
     """
-    return run_dir in arguments and any(_MARKS[kind] in argument for argument in arguments)
+    return (run_dir is None or run_dir in arguments) and any(_MARKS[kind] in argument for argument in arguments)
 
 
 # records

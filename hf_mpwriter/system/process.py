@@ -63,13 +63,13 @@ def boot_id() -> str:
 def start_ticks(pid: int) -> int:
     """Start time of a process in clock ticks since boot; 0 if it is gone, a zombie too, or there is no /proc."""
     try:
-        fields = _stat(pid)
+        fields = stat_fields(pid)
         return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
     except (OSError, ValueError, IndexError):
         return 0
 
 
-def _stat(pid: int) -> list[bytes]:
+def stat_fields(pid: int) -> list[bytes]:
     """The fields of /proc/<pid>/stat after the program's name, which may hold any character."""
     fd = open_above(f"/proc/{pid}/stat", os.O_RDONLY)
     try:
@@ -84,7 +84,7 @@ def ancestors() -> list[int]:
     while pid > 0 and pid not in found:
         found.append(pid)
         try:
-            pid = int(_stat(pid)[1])
+            pid = int(stat_fields(pid)[1])
         except (OSError, ValueError, IndexError):  # there is no /proc, or it has ended
             break
     return found
@@ -119,7 +119,11 @@ class Process:
     @classmethod
     def current(cls) -> Process:
         """This process."""
-        pid = os.getpid()
+        return cls.of(os.getpid())
+
+    @classmethod
+    def of(cls, pid: int) -> Process:
+        """A process of this pid namespace."""
         return cls(host_id(), boot_id(), pid_namespace(), pid, start_ticks(pid))
 
     def is_stopped(self) -> bool:
@@ -127,7 +131,7 @@ class Process:
         if (self.host, self.boot, self.namespace) != (host_id(), boot_id(), pid_namespace()):
             return False
         try:
-            fields = _stat(self.pid)
+            fields = stat_fields(self.pid)
             return fields[0] in (b"T", b"t") and int(fields[19]) == self.ticks
         except (OSError, ValueError, IndexError):
             return False

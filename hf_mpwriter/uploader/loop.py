@@ -34,7 +34,7 @@ from hf_mpwriter.base.verdicts import Done, Quarantine, Refused, Retry, Unknown,
 from hf_mpwriter.spool import ledger
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.member_lines import Member
-from hf_mpwriter.spool.members import OBSERVER, Members
+from hf_mpwriter.spool.members import ASK_FOR_ALL, OBSERVER, Members
 from hf_mpwriter.spool.outbox import Batch, Outbox, filesystem_time
 from hf_mpwriter.spool.starts import Tenure
 from hf_mpwriter.spool.status import LINGER, StatusFile
@@ -234,7 +234,7 @@ class Uploader:
     def _scan(self, members: list[Member]) -> None:
         try:
             alone, quarantined = not any(member.alive for member in members), dict(self._ledger.quarantined)
-            observers = [member for member in members if member.alive and member.name.worker == OBSERVER]
+            observers = [member for member in members if member.alive and member.name.worker in ASK_FOR_ALL]
             everything = alone or self._audit or self._requests.any_urgent(observers)
             files = self._events.scan(self._members, everything=everything)
             if self._ledger.quarantined != quarantined:  # a large file is left out, or is not any more

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.member_lines import Member, News
-from hf_mpwriter.spool.members import OBSERVER, Members
+from hf_mpwriter.spool.members import ASK_FOR_ALL, Members
 from hf_mpwriter.spool.outbox import Batch
 
 
@@ -63,7 +63,7 @@ class Requests:
         members, files = self._scanned
         waiting = {file.path for batch in batches for file in batch.files}
         for member in members:
-            asks_for_all = member.alive and member.name.worker == OBSERVER
+            asks_for_all = member.alive and member.name.worker in ASK_FOR_ALL
             if waiting if asks_for_all else member.files & waiting:
                 continue
             self._satisfied.note(member)

@@ -135,6 +135,7 @@ class Membership:
             taken = parts.take(self.spool, self.role, job.parts(os.environ))
             try:
                 make = functools.partial(members.MemberFile, self.spool, taken.name, Process.current(), self.settings)
+                make = functools.partial(make, agent=role.agent_of(self.role))
                 joined = Joined(taken, members.MemberFiles(make))
             except BaseException:  # an interrupt, too
                 locks.release(taken.claim)
@@ -232,6 +233,12 @@ class Membership:
     def request_push(self) -> None:
         """Have the next `record_request` ask for a push."""
         self._is_push_requested = True
+
+    def request_push_now(self) -> None:
+        """Ask for a push from a signal handler; where it has interrupted us, the next `record_request` asks."""
+        self._is_push_requested, joined = True, self._joined
+        if joined is not None and not locks.is_any_held():
+            joined.file.request()
 
     def record_request(self) -> None:
         """Record a request for a push of all that was written, if there is one and the last one is old enough."""

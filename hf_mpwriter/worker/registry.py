@@ -18,12 +18,13 @@ from collections.abc import Callable
 from multiprocessing import parent_process, util
 
 from hf_mpwriter.base.errors import ForeignSpoolError, LogdirError
-from hf_mpwriter.base.settings import Destination, Settings
+from hf_mpwriter.base.settings import Destination, Settings, push_signals
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.events.limits import Limits
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.directory import Place
+from hf_mpwriter.system.supervision import push_on
 from hf_mpwriter.worker.worker import Worker
 
 _workers: dict[str, Worker] = {}
@@ -74,10 +75,18 @@ def enter(
         worker.users.add(user)
         if memory_limit is not None:
             _limits.memory = memory_limit
+    if destination is not None:
+        push_on.install(push_signals(), request_pushes)
     worker.files.check()
     if attempt_started_at is None:
         worker.try_to_join()
     return worker
+
+
+def request_pushes() -> None:
+    """Ask for a push of every run directory, from a signal handler."""
+    for worker in list(_workers.values()):
+        worker.membership.request_push_now()
 
 
 def _usable(spool: Spool) -> tuple[Spool, bool]:

@@ -16,6 +16,8 @@ child whose number it has counted beyond OWN_NAMES has no name of its own: such 
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import re
 import sys
@@ -25,7 +27,8 @@ from dataclasses import dataclass
 
 from hf_mpwriter.base import job
 from hf_mpwriter.base.names import is_reserved
-from hf_mpwriter.system.process import initial_environment, parent_started_at, safe_name
+from hf_mpwriter.system.process import Process, initial_environment, parent_started_at, safe_name
+from hf_mpwriter.system.supervision import contact
 
 # The rank and the number of ranks, one launcher each: torchrun, Accelerate, DeepSpeed and Ray Train; Open MPI; MPICH
 # and Intel MPI; MVAPICH; PMIx; LSF's jsrun; Cray's PALS; Flux; horovodrun.
@@ -44,6 +47,7 @@ RANK_VARIABLES = tuple(rank for rank, _ in LAUNCHERS)
 SLURM_VARIABLES = ("SLURM_PROCID", "SLURM_NTASKS")  # only in a step, and not in what Ray's daemon in a step has started
 OWN_NAMES = 64  # children that multiprocessing numbers, each with a directory of its own
 _COUNTED = re.compile(r"(?P<kind>\w*(?:Process|PoolWorker))-(?P<numbers>\d+(?::\d+)*)")
+LAUNCHED_AT = "HF_MPWRITER_LAUNCHED_AT"  # set by a supervisor for the ranks below it
 
 
 def rank_of(environ: Mapping[str, str]) -> int | None:
@@ -173,6 +177,21 @@ def current_role() -> Role:
     return role_of(os.environ, None, None)
 
 
-def launch_time(rank: int | None) -> float:
+def launch_time(rank: int | None, environ: Mapping[str, str] = os.environ) -> float:
     """When this job started: for a rank the start of its launcher, so that all ranks of a host agree."""
-    return time.time() if rank is None else parent_started_at()
+    return time.time() if rank is None else told_launch(environ) or parent_started_at()
+
+
+def told_launch(environ: Mapping[str, str]) -> float | None:
+    """When the launcher started, as a supervisor between it and this rank has found out; None without one."""
+    with contextlib.suppress(ValueError):
+        if math.isfinite(at := float(environ.get(LAUNCHED_AT, ""))):
+            return at
+    return None
+
+
+def agent_of(role: Role, environ: Mapping[str, str] = os.environ) -> Process | None:
+    """The process without which a worker is an orphan: its supervisor, else the launcher of a rank."""
+    if (found := contact.supervisor(environ)) is not None:
+        return found
+    return Process.of(os.getppid()) if role.rank is not None and role.child is None else None

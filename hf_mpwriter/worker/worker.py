@@ -32,6 +32,7 @@ from hf_mpwriter.spool import progress
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Logged, Progress, Status
 from hf_mpwriter.system import locks, process
+from hf_mpwriter.system.supervision import contact
 from hf_mpwriter.worker import delivery, role, shutdown
 from hf_mpwriter.worker.delivery import Notices
 from hf_mpwriter.worker.election import Election
@@ -87,6 +88,7 @@ class Worker:
         self._housekeeping_lock, self._housekeeping_started = locks.thread_lock(), 0.0
         self._last_error = ""
         self._logged_lost = 0
+        self._has_told = False  # the supervisor, if there is one
 
     @property
     def spool(self) -> Spool:
@@ -218,6 +220,7 @@ class Worker:
             self.membership.record_dropped(self.dropped)
             self.membership.record_request()
             if self._uploads:
+                self._has_told = self._has_told or contact.tell(self.spool.run_dir)
                 self._ensure_uploader()
                 self._tell_notices()
         except Exception as error:  # noqa: BLE001 - nothing of ours ever raises into training

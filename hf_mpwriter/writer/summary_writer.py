@@ -51,8 +51,10 @@ def default_logdir(comment: str, environ: Mapping[str, str] = os.environ) -> str
         comment: appended.
         environ: the environment, in which the launcher names the job.
     """
+    if named := environ.get("HF_MPWRITER_LOGDIR"):
+        return named + comment
     rank = role.rank_of(environ)
-    name = job.run_name(environ, role.launch_time(rank), process.host_name())
+    name = job.run_name(environ, role.launch_time(rank, environ), process.host_name())
     return os.path.join("runs", name + comment)
 
 

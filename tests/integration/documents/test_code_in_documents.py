@@ -10,6 +10,7 @@ import importlib
 import itertools
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections import defaultdict
@@ -17,6 +18,7 @@ from collections.abc import Iterator
 
 import click
 import pytest
+import yaml
 from documents import BLOCKS, COMMANDS, CURLS, DOCS, OURS, PACKAGE, PYTHON, SETTINGS, Block, exists
 from programs import wait_for
 from repository import ROOT
@@ -53,8 +55,8 @@ def hub(server, monkeypatch):
 
 
 def test_every_block_is_of_a_kind_that_is_checked():
-    """Python is run or compiled, an indented block is commands, a text block is a picture."""
-    assert {block.language for block in BLOCKS} == {"python", "shell", "text"}
+    """Python is run or compiled, an indented block is commands, a text block is a picture, others are for launchers."""
+    assert {block.language for block in BLOCKS} == {"python", "shell", "text", "bash", "yaml"}
     assert len(PYTHON) >= 10
     assert len(COMMANDS) >= 50
 
@@ -153,6 +155,22 @@ def check_ours(words: tuple[str, ...]) -> None:
         return
     with contextlib.suppress(click.exceptions.Exit):  # --help
         main.commands[words[0]].make_context(words[0], list(words[1:]))
+
+
+@pytest.mark.parametrize("block", [block for block in BLOCKS if block.language in ("bash", "yaml")], ids=str)
+def test_a_file_for_a_launcher_is_valid_and_runs_a_supervisor(block):
+    """YAML is YAML, a script is one for bash; the command takes its options, and ends in a program of the reader."""
+    text = block.text
+    if block.language == "yaml":
+        yaml.safe_load(text)
+        text = re.sub(r"command: \[(.*?)\]", lambda match: re.sub(r'[,"]', " ", match[1]), text, flags=re.DOTALL)
+        text = re.sub(r"\n {16,}--", " --", text)
+    else:
+        subprocess.run(["bash", "-n"], input=text, text=True, check=True)
+    (command,) = re.findall(r"hf-mpwriter run .*", text.replace("\\\n", " "))
+    words = tuple(shlex.split(command))
+    check_ours(words[1:])
+    assert words[-1] in OF_THE_READER
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=str)

@@ -33,6 +33,7 @@ FIRST = {
     "process": dataclasses.asdict(ME),
     "started_at": 5.0,
     "settings": json.loads(state.dump(Settings())),
+    "agent": None,
 }
 
 

@@ -1,0 +1,216 @@
+"""The drain: has what was logged sent, and finds out what is on the Hub.
+
+    ask      a push is requested of every run directory that has something to send: a member file without a claim
+    finish   training is over: what there is, is measured once, and waited for
+
+    supervisor                 thread of the drain
+    ask, finish   ---------->  member files, uploaders, ledgers
+    outcomes, is_over  <-----  one outcome per run directory, replaced as a whole
+
+Invariants:
+- Only this thread touches run directories. A disk that hangs holds up nothing else: the supervisor ends in time.
+- What live workers have open is not waited for: other supervisors of the run answer for it.
+- An uploader is started only where something is missing, and only for the Hub of this environment: a token belongs to
+  one Hub, and the file that names the destination may come from anywhere.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from hf_mpwriter.base.errors import HfMpWriterError
+from hf_mpwriter.base.settings import Destination, Environment, Settings, is_offline, normalised_endpoint
+from hf_mpwriter.base.verdicts import Refused
+from hf_mpwriter.snapshot import attachments
+from hf_mpwriter.snapshot.event_files import EventFileScan
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.members import ASK_FOR_ALL, SUPERVISOR, MemberFile, Members
+from hf_mpwriter.spool.progress import Progress
+from hf_mpwriter.system.process import Process
+from hf_mpwriter.worker.election import Election
+
+POLL = 0.1  # seconds between two looks at the ledgers
+ENSURE_EVERY = 1.0  # seconds between two checks that an uploader lives
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """What is known of one run directory.
+
+    Attributes:
+        run_dir: absolute path.
+        destination: "" if it is not known.
+        total: bytes that are to be on the Hub.
+        missing: bytes per path that are not there.
+        reason: why the last push failed and what helps, or why nothing is known.
+        is_known: whether the run directory was read.
+        is_alive: whether an uploader lives.
+        is_over: whether there is nothing to wait for.
+    """
+
+    run_dir: str
+    destination: str = ""
+    total: int = 0
+    missing: Mapping[str, int] | None = None
+    reason: str = ""
+    is_known: bool = False
+    is_alive: bool = False
+    is_over: bool = False
+
+
+class Upload:
+    """What one run directory has to send.
+
+    Args:
+        run_dir: absolute path.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, run_dir: str, clock: Callable[[], float]) -> None:
+        self._spool, self._clock = Spool(run_dir), clock
+        self._view, self._members = Progress(self._spool), Members(self._spool)
+        self._file: MemberFile | None = None
+        self._lengths: dict[str, int] | None = None
+        self._next_check, self._asked_at = 0.0, time.time()
+        self._destination = self._spool.destination()
+        is_ours = self._destination is not None and _is_ours(self._destination)
+        self._election = Election(self._spool, self._destination if is_ours else None)
+
+    def ask(self) -> None:
+        """Ask for a push, if there is something to send."""
+        lengths, settings = self._measure(growing=True)
+        if not self._view.missing(lengths):
+            return
+        if self._file is None:
+            self._file = MemberFile(self._spool, SUPERVISOR, Process.current(), settings)
+        self._file.count(requests=1)
+        self._ensure_uploader()
+
+    def _measure(self, *, growing: bool) -> tuple[dict[str, int], Settings]:
+        """Bytes per path, and how they are uploaded; what the Hub has is not read again.
+
+        Args:
+            growing: whether files of live workers count.
+        """
+        ledger, members = self._view.ledger(), self._members.all()
+        settings = (ledger.settings if ledger else None) or Settings()
+        if members:
+            settings = max(members, key=lambda member: member.started_at).settings
+        scan = EventFileScan(self._spool.run, lambda path: ledger.length(path) if ledger else 0)
+        files = scan.files(settings.allows, self._members.growing)
+        lengths = {file.path: file.length for file in files if growing or not file.growing}
+        return lengths | attachments.sizes(self._spool.run, settings.allows), settings
+
+    def _ensure_uploader(self) -> None:
+        if self._clock() >= self._next_check:
+            self._next_check = self._clock() + ENSURE_EVERY
+            self._election.ensure_uploader()
+
+    def finish(self) -> Delivered:
+        """See what is missing of what there was when training was over, and that an uploader sends it."""
+        if self._lengths is None:
+            self._lengths, _ = self._measure(growing=False)
+        missing, status = self._view.missing(self._lengths), self._view.uploader()
+        refused = status.kind == Refused.__name__ and status.failed_at >= self._asked_at
+        if not missing or is_offline() or refused or self._view.is_hopeless(missing):
+            self.leave()
+            is_over = bool(missing) or not self._view.uploader_is_alive() or self._has_workers()
+        else:
+            is_over = False
+            self._ensure_uploader()
+        return Delivered(
+            self._spool.run_dir,
+            str(self._destination),
+            sum(self._lengths.values()),
+            missing,
+            "; ".join(self._view.refused(missing).values()) or f"{status.reason} {status.hint}".strip(),
+            is_known=True,
+            is_alive=self._view.uploader_is_alive(),
+            is_over=is_over,
+        )
+
+    def _has_workers(self) -> bool:
+        """Whether others still work here; then the uploader stays for them."""
+        return any(member.alive and member.name.worker not in ASK_FOR_ALL for member in self._members.all())
+
+    def leave(self) -> None:
+        """Ask for nothing any more."""
+        if self._file is not None:
+            self._file.leave()
+            self._file = None
+
+
+def _is_ours(destination: Destination) -> bool:
+    """Whether the token of this environment may go there."""
+    return normalised_endpoint(destination.endpoint) == normalised_endpoint(Environment.read().endpoint)
+
+
+class Drain:
+    """The thread; it starts with the first `ask`.
+
+    Args:
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._thread: threading.Thread | None = None
+        self._wake = threading.Event()
+        self._asked, self._is_finishing = 0, False
+        self._uploads: dict[str, tuple[Upload | None, int]] = {}  # how often each was asked
+        self._outcomes: dict[str, Delivered] = {}
+
+    def add(self, run_dir: str) -> None:
+        """Note a run directory."""
+        self._outcomes.setdefault(run_dir, Delivered(run_dir))
+
+    def ask(self) -> None:
+        """Ask for a push of all run directories."""
+        self._asked += 1
+        self._wake.set()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, daemon=True)
+            self._thread.start()
+
+    def finish(self) -> None:
+        """Training is over: ask once more, and see what arrives."""
+        self._is_finishing = True
+        self.ask()
+
+    @property
+    def outcomes(self) -> list[Delivered]:
+        """What is known of each run directory."""
+        return list(self._outcomes.values())
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is nothing to wait for any more."""
+        return self._is_finishing and all(outcome.is_over for outcome in self.outcomes)
+
+    def _run(self) -> None:
+        while not self.is_over:
+            self._wake.wait(POLL if self._is_finishing else None)
+            self._wake.clear()
+            asked, is_finishing = self._asked, self._is_finishing
+            for run_dir in list(self._outcomes):
+                if not self._outcomes[run_dir].is_over:
+                    self._outcomes[run_dir] = self._tend(run_dir, asked, is_finishing=is_finishing)
+
+    def _tend(self, run_dir: str, asked: int, *, is_finishing: bool) -> Delivered:
+        """Do for a run directory what is due; what the disk refuses is tried again."""
+        upload, before = self._uploads.get(run_dir, (None, 0))
+        try:
+            if upload is None:
+                if not os.path.lexists(run_dir):  # a temporary directory that was removed
+                    return Delivered(run_dir, is_over=True, reason="it was removed")
+                upload = Upload(run_dir, self._clock)
+            if asked > before:
+                upload.ask()
+            self._uploads[run_dir] = upload, asked
+            return upload.finish() if is_finishing else self._outcomes[run_dir]
+        except (OSError, HfMpWriterError) as error:
+            return Delivered(run_dir, reason=str(error))

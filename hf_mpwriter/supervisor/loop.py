@@ -1,0 +1,201 @@
+"""The supervisor: one loop that starts a program, passes signals on, collects zombies, and sees the data off.
+
+    signalfd   SIGCHLD: collect          SIGTERM, ...: pass on, ask for a push
+    socket     a worker tells its run directory
+    clock      kill, leave
+
+It decides by `decision`, acts through `program`, and has what was logged sent by `drain`.
+
+Invariants:
+- It sleeps until something happens, and looks around every TICK seconds only while something ends.
+- It ends in time, whatever disks and processes do.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Collection, Mapping, Sequence
+
+from hf_mpwriter.base.settings import is_offline
+from hf_mpwriter.supervisor import program, report
+from hf_mpwriter.supervisor.decision import (
+    ENDING,
+    PASSED_ON,
+    Moment,
+    NextStep,
+    decide,
+    exit_code,
+    is_passed_on,
+    kill_after,
+)
+from hf_mpwriter.supervisor.drain import Drain
+from hf_mpwriter.supervisor.program import Child
+from hf_mpwriter.system.supervision import contact, kernel
+from hf_mpwriter.system.supervision.kernel import Received, SignalQueue
+from hf_mpwriter.worker import role
+
+TICK = 0.1  # seconds
+WITH_PEERS = 10.0  # seconds that a rank which fails waits at most: its peers restart after it has ended
+
+
+def supervise(command: Sequence[str], environ: Mapping[str, str], grace: float, push_on: Collection[int] = ()) -> int:
+    """Run a program, and see it and its data through their end.
+
+    Args:
+        command: its arguments.
+        environ: its environment, to which the name of this supervisor is added.
+        grace: seconds between a signal and the end.
+        push_on: signals that ask for a push.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        OSError: the program cannot be started, or the system lacks what this needs.
+    """
+    kernel.adopt_orphans()
+    queue, inbox = SignalQueue((*PASSED_ON, signal.SIGCHLD)), contact.Inbox()
+    below = environment_below(environ, inbox.name, grace, role.rank_of(environ))
+    shares_group = program.has_terminal()
+    child = Child(command, below, queue.mask_before, own_group=not shares_group)
+    supervisor = Supervisor(child, queue, inbox, grace, push_on, shares_group=shares_group)
+    supervisor.has_peers = (role.world_size_of(environ) or 1) > 1
+    code = supervisor.run()
+    quiet = role.rank_of(environ) not in (None, 0)
+    for line in report.lines(
+        supervisor.drain.outcomes, is_first=os.getpid() == 1, is_offline=is_offline(environ), is_quiet=quiet
+    ):
+        print(f"hf-mpwriter run: {line}", file=sys.stderr)
+    return code
+
+
+def environment_below(environ: Mapping[str, str], name: str, grace: float, rank: int | None) -> dict[str, str]:
+    """The environment of the program.
+
+    Args:
+        environ: of this process.
+        name: of this supervisor.
+        grace: of this supervisor; what is below has less.
+        rank: of this process, None outside a launcher. Below a rank, all agree on the start of its launcher.
+    """
+    below = dict(environ) | {contact.VARIABLE: name, "HF_MPWRITER_GRACE": f"{kill_after(grace):g}"}
+    below.pop(role.LAUNCHED_AT, None)
+    if rank is not None:
+        below[role.LAUNCHED_AT] = repr(role.launch_time(rank, environ))
+    return below
+
+
+class Supervisor:
+    """The state between two turns of the loop.
+
+    Args:
+        child: the program.
+        queue: of the signals.
+        inbox: where workers tell their run directories.
+        grace: seconds between a signal and the end.
+        push_on: signals that ask for a push.
+        shares_group: whether the program is in the process group of this process.
+
+    Attributes:
+        drain: what was logged, on its way.
+        has_peers: whether other ranks wait for the end of this process.
+    """
+
+    def __init__(
+        self,
+        child: Child,
+        queue: SignalQueue,
+        inbox: contact.Inbox,
+        grace: float,
+        push_on: Collection[int],
+        *,
+        shares_group: bool,
+    ) -> None:
+        self._child, self._queue, self._inbox = child, queue, inbox
+        self._grace, self._push_on, self._shares_group = grace, push_on, shares_group
+        self.drain, self.has_peers = Drain(), False
+        self._signalled_at: float | None = None
+        self._ended_at: float | None = None
+        self._passed: list[int] = []  # signals that the program has got
+        self._told: set[tuple[int, int]] = set()  # adopted processes that have got the first of them
+        self._is_impatient = self._has_called = self._is_finishing = False
+
+    def run(self) -> int:
+        """Turn until it is over; the exit code of the program."""
+        poll = select.poll()
+        poll.register(self._queue.fd, select.POLLIN)
+        poll.register(self._inbox.fd, select.POLLIN)
+        while not self._turn():
+            is_ending = self._signalled_at is not None or self._ended_at is not None
+            poll.poll(1000 * TICK if is_ending else None)
+        status = self._child.status
+        return exit_code(-signal.SIGKILL if status is None else status)
+
+    def _turn(self) -> bool:
+        for received in self._queue.read():
+            self._take(received)
+        self._child.reap()
+        for run_dir in self._inbox.read():
+            self.drain.add(run_dir)
+        if self._child.status is not None and self._ended_at is None:
+            self._ended_at = time.monotonic()
+        moment = self._moment()
+        if moment.is_over and not self._is_finishing:
+            self._is_finishing = True
+            self.drain.finish()
+        return self._act(decide(moment))
+
+    def _take(self, received: Received) -> None:
+        number = received.number
+        if number == signal.SIGCHLD:
+            return
+        self._is_impatient = self._is_impatient or (number == signal.SIGINT and self._ended_at is not None)
+        is_there = received.of_terminal and self._shares_group
+        if is_passed_on(number, self._passed, is_there=is_there):
+            self._child.send(number)
+        self._passed.append(number)
+        if number in ENDING and self._signalled_at is None:
+            self._signalled_at = time.monotonic()
+            self.drain.ask()
+        elif number in self._push_on:
+            self.drain.ask()
+
+    def _moment(self) -> Moment:
+        now, is_alone = time.monotonic(), True
+        if self._signalled_at is not None and self._ended_at is not None and not self._is_finishing:
+            is_alone = self._pass_on_to_adopted()
+        failed = self._child.status not in (None, 0) and self._signalled_at is None
+        return Moment(
+            now,
+            min(self._grace, WITH_PEERS) if failed and self.has_peers else self._grace,
+            self._signalled_at,
+            self._ended_at,
+            is_alone=is_alone,
+            is_drained=self._is_finishing and self.drain.is_over,
+            is_impatient=self._is_impatient,
+            has_called=self._has_called,
+        )
+
+    def _pass_on_to_adopted(self) -> bool:
+        """Pass the first signal to what the program has left behind; whether that is nothing."""
+        left = program.adopted()
+        first = next(number for number in self._passed if number in ENDING)
+        for one in set(left.items()) - self._told:
+            kernel.send(*one, first)
+        self._told.update(left.items())
+        return not left
+
+    def _act(self, action: NextStep) -> bool:
+        """Act; True if it is over."""
+        if action is NextStep.ASK:
+            self._has_called = True
+            self.drain.ask()
+        elif action is NextStep.KILL:
+            self._child.send(signal.SIGKILL)
+            for one in program.descendants().items():
+                kernel.send(*one, signal.SIGKILL)
+        return action is NextStep.LEAVE

@@ -1,0 +1,83 @@
+"""Orphans: workers of an earlier attempt whose supervisor or launcher is gone, so that nothing else ends them.
+
+    a member file      says who the worker is, and without which process it is an orphan
+    alive              its lock is held, and its process has the recorded start
+    an orphan          that other process of this boot and pid namespace has ended
+
+Invariants:
+- What cannot be told for certain is no orphan: of another host, boot, pid namespace or user, or without a record.
+- Uploaders are no members. Workers of other tasks have a supervisor or launcher that lives.
+- Each is ended through a pidfd that was opened before its start was compared.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Collection, Iterator
+
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.member_lines import Member
+from hf_mpwriter.spool.members import Members
+from hf_mpwriter.spool.ownership import check_ownership
+from hf_mpwriter.system.process import Process, start_ticks
+from hf_mpwriter.system.supervision import kernel
+from hf_mpwriter.system.supervision.kernel import Handle
+
+PATIENCE = 5.0  # seconds between SIGTERM and SIGKILL
+
+
+def is_orphan(member: Member, here: Process, ticks_of: Callable[[int], int]) -> bool:
+    """Whether a worker lives, and the process without which it is an orphan has ended.
+
+    Args:
+        member: the worker.
+        here: this process.
+        ticks_of: start ticks of a process id, 0 if it has ended.
+    """
+    place, agent = (here.host, here.boot, here.namespace), member.agent
+    if not member.alive or agent is None or not here.namespace:
+        return False
+    if any((one.host, one.boot, one.namespace) != place for one in (member.process, agent)):
+        return False
+    lives = member.process.ticks and ticks_of(member.process.pid) == member.process.ticks
+    return bool(lives) and bool(agent.ticks) and ticks_of(agent.pid) != agent.ticks
+
+
+def end_orphans(run_dir: str) -> Iterator[str]:
+    """End the orphans of a run directory; a line for each.
+
+    Args:
+        run_dir: absolute path.
+
+    Raises:
+        HfMpWriterError: its spool belongs to another user.
+        OSError: it cannot be read.
+    """
+    spool = Spool(run_dir)
+    check_ownership(spool.directory)
+    if not spool.exists():
+        return
+    here, uid = Process.current(), os.getuid()
+    with contextlib.ExitStack() as stack:
+        found = []
+        for member in Members(spool).all():
+            if is_orphan(member, here, start_ticks) and kernel.user_of(member.process.pid) == uid:
+                with contextlib.suppress(ProcessLookupError):
+                    found.append((member, stack.enter_context(Handle(member.process.pid, member.process.ticks))))
+        _end([handle for _, handle in found])
+        for member, _ in found:
+            pid, agent = member.process.pid, member.agent.pid if member.agent else 0
+            yield f"ended {member.name.worker} of {run_dir}, process {pid}: process {agent} had left it behind"
+
+
+def _end(handles: Collection[Handle]) -> None:
+    """End processes, and wait until they have ended."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for handle in handles:
+            handle.send(number)
+        deadline = time.monotonic() + PATIENCE
+        for handle in handles:
+            handle.wait(max(0.0, deadline - time.monotonic()))

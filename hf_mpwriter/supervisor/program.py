@@ -1,0 +1,132 @@
+"""The program of a supervisor: started as its child, reaped with all that it leaves behind, signalled, killed.
+
+    supervisor  --fork-->  child: process group, death with the parent, signals as they were  --exec-->  program
+                           tells by a pipe what exec refuses
+
+Invariants:
+- The program has the signal mask and the dispositions that this process was started with.
+- It shares the process group of this process only where a terminal signals that group. Else it has one of its own: what
+  a launcher sends to the group of this process reaches the program once, through this process.
+- Every zombie that becomes a child of this process is collected.
+- No process of an upload gets a signal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Collection, Mapping, Sequence
+
+from hf_mpwriter.supervisor.decision import remaining
+from hf_mpwriter.system import launch
+from hf_mpwriter.system.supervision import kernel
+
+_KINDS = ("uploader", "push", "search")
+# Python ignores these; a program expects their defaults
+_IGNORED_HERE = [getattr(signal, name) for name in ("SIGPIPE", "SIGXFSZ") if hasattr(signal, name)]
+
+
+def has_terminal() -> bool:
+    """Whether this process is in the foreground of a terminal, which then signals its process group."""
+    try:
+        fd = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return os.tcgetpgrp(fd) == os.getpgrp()
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+
+
+class Child:
+    """A program that was started.
+
+    Args:
+        command: its arguments.
+        environ: its environment.
+        mask: the signals that are blocked in it.
+        own_group: whether it leads a process group of its own.
+
+    Attributes:
+        pid: process id.
+        status: its exit code, negative for a signal; None while it lives.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+
+    def __init__(
+        self, command: Sequence[str], environ: Mapping[str, str], mask: Collection[int], *, own_group: bool
+    ) -> None:
+        self.status: int | None = None
+        parent, (reading, writing) = os.getpid(), os.pipe()
+        self.pid = os.fork()
+        if not self.pid:
+            _become(command, environ, mask, parent, writing, own_group=own_group)
+        os.close(writing)
+        with open(reading, "rb") as pipe:
+            refusal = pipe.read()
+        if refusal:
+            os.waitpid(self.pid, 0)
+            raise OSError(int(refusal), os.strerror(int(refusal)), command[0])
+
+    def reap(self) -> None:
+        """Collect all children that have ended, without waiting."""
+        with contextlib.suppress(ChildProcessError):
+            while (found := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG)) is not None:
+                if found.si_pid == self.pid:
+                    self.status = found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
+
+    def send(self, number: int) -> None:
+        """Send a signal to the program; it is not reaped, so the process id is its own."""
+        if self.status is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(self.pid, number)
+
+
+def _become(
+    command: Sequence[str],
+    environ: Mapping[str, str],
+    mask: Collection[int],
+    parent: int,
+    writing: int,
+    *,
+    own_group: bool,
+) -> None:
+    """In the forked child: become the program."""
+    try:
+        kernel.die_with_parent(parent)
+        if own_group:
+            os.setpgid(0, 0)
+        for number in _IGNORED_HERE:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        os.execvpe(command[0], list(command), environ)  # noqa: S606 - it is the user's own command
+    except OSError as error:
+        os.write(writing, str(error.errno).encode())
+    finally:
+        os._exit(127)
+
+
+def is_upload(pid: int) -> bool:
+    """Whether a process is an uploader, a push or a search."""
+    arguments = kernel.command_line(pid)
+    return any(launch.is_command_of(kind, arguments, None) for kind in _KINDS)
+
+
+def adopted() -> dict[int, int]:
+    """The children of this process that belong to no upload: process id -> start ticks."""
+    return _remaining(adopted=True)
+
+
+def descendants() -> dict[int, int]:
+    """All processes below this one that belong to no upload: process id -> start ticks."""
+    return _remaining(adopted=False)
+
+
+def _remaining(*, adopted: bool) -> dict[int, int]:
+    table = kernel.processes()
+    return {pid: table[pid].ticks for pid in remaining(table, os.getpid(), is_upload, adopted=adopted)}

@@ -1,0 +1,1 @@
+"""What binds a supervisor and the processes below it: signals, adoption, one datagram; no state on disk."""

@@ -1,0 +1,207 @@
+"""What Linux offers to a parent: adoption, a death that children follow, signals as data, the table of processes.
+
+    adopt_orphans      descendants that lose their parent become children of this process, as of an init
+    die_with_parent    this process is killed when its parent ends
+    SignalQueue        signals are read from a descriptor, with their sender, instead of interrupting code
+    processes          pid -> parent, state and start ticks, of all that /proc shows
+    Handle             one process, which is signalled only while it is that very process
+
+Invariants:
+- A signal is queued from the moment at which the queue is made, also for process 1, which else gets none.
+- A process id is never trusted for itself: between reading it and a signal, the process may have ended, and the id
+  may be another's. A handle holds a pidfd, and has compared the start ticks after opening it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import select
+import signal
+import struct
+import sys
+from collections.abc import Collection, Iterator
+from typing import NamedTuple, Self
+
+from hf_mpwriter.system import process
+
+_SET_PDEATHSIG = 1
+_SET_CHILD_SUBREAPER = 36
+_SIGNALFD_FLAGS = os.O_CLOEXEC | os.O_NONBLOCK
+_SIGNAL_INFO = struct.Struct("=IiiII108x")  # struct signalfd_siginfo: number, errno, code, pid, uid
+_SIGNAL_SET_WORDS = 1024 // (8 * ctypes.sizeof(ctypes.c_ulong))  # sigset_t of glibc and musl
+_FROM_KERNEL = 0x80  # SI_KERNEL: of a terminal, which signals a whole process group
+
+
+def adopt_orphans() -> None:
+    """Become the parent of all descendants that lose theirs.
+
+    Raises:
+        OSError: the system cannot do that.
+    """
+    _prctl(_SET_CHILD_SUBREAPER, 1)
+
+
+def die_with_parent(parent: int) -> None:
+    """End this process when its parent ends, on Linux even by SIGKILL.
+
+    Args:
+        parent: its process id; this process ends at once if it has another parent already.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            _prctl(_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _prctl(option: int, value: int) -> None:
+    if ctypes.CDLL(None, use_errno=True).prctl(option, ctypes.c_ulong(value), *[ctypes.c_ulong(0)] * 3):
+        raise OSError(ctypes.get_errno(), f"prctl {option}: {os.strerror(ctypes.get_errno())}")
+
+
+class Received(NamedTuple):
+    """A signal that was read.
+
+    Attributes:
+        number: of the signal.
+        of_terminal: whether the terminal has sent it, to the whole foreground process group.
+    """
+
+    number: int
+    of_terminal: bool
+
+
+class SignalQueue:
+    """Signals of this process, blocked and read from a descriptor.
+
+    Args:
+        numbers: of the signals.
+
+    Attributes:
+        fd: readable while a signal waits.
+        mask_before: the signals that were blocked before, for children.
+
+    Raises:
+        OSError: the system has no signalfd.
+    """
+
+    def __init__(self, numbers: Collection[int]) -> None:
+        self.mask_before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+        words = (ctypes.c_ulong * _SIGNAL_SET_WORDS)()
+        for number in numbers:
+            word, bit = divmod(number - 1, 8 * ctypes.sizeof(ctypes.c_ulong))
+            words[word] |= 1 << bit
+        libc = ctypes.CDLL(None, use_errno=True)
+        with process.standard_taken():
+            self.fd = libc.signalfd(-1, words, _SIGNALFD_FLAGS)
+        if self.fd < 0:
+            raise OSError(ctypes.get_errno(), f"signalfd: {os.strerror(ctypes.get_errno())}")
+
+    def read(self) -> Iterator[Received]:
+        """What has come, without waiting."""
+        while True:
+            try:
+                data = os.read(self.fd, _SIGNAL_INFO.size)
+            except BlockingIOError:
+                return
+            number, _, code, _, _ = _SIGNAL_INFO.unpack(data)
+            yield Received(number, code == _FROM_KERNEL)
+
+
+class Entry(NamedTuple):
+    """A process in the table.
+
+    Attributes:
+        parent: its process id.
+        state: a letter, Z for a zombie.
+        ticks: start time in clock ticks since boot.
+    """
+
+    parent: int
+    state: bytes
+    ticks: int
+
+
+def processes() -> dict[int, Entry]:
+    """All processes that /proc shows; {} where its numbers are those of another pid namespace."""
+    found: dict[int, Entry] = {}
+    try:
+        if os.readlink("/proc/self") != str(os.getpid()):
+            return {}
+        names = os.listdir("/proc")
+    except OSError:
+        return {}
+    for name in filter(str.isdecimal, names):
+        with contextlib.suppress(OSError, ValueError, IndexError):  # it has ended
+            fields = process.stat_fields(int(name))
+            found[int(name)] = Entry(int(fields[1]), fields[0], int(fields[19]))
+    return found
+
+
+def command_line(pid: int) -> list[str]:
+    """The arguments of a process; [] if it has ended, or is a zombie."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb", opener=process.open_above) as file:
+            return [os.fsdecode(word) for word in file.read().split(b"\0")[:-1]]
+    except OSError:
+        return []
+
+
+def user_of(pid: int) -> int | None:
+    """The real user id of a process, None if it has ended."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        with open(f"/proc/{pid}/status", "rb", opener=process.open_above) as file:
+            line = next(line for line in file if line.startswith(b"Uid:"))
+        return int(line.split()[1])
+    return None
+
+
+class Handle:
+    """One process.
+
+    Args:
+        pid: its id.
+        ticks: its start time in clock ticks since boot.
+
+    Raises:
+        ProcessLookupError: there is no such process any more.
+        OSError: no descriptor is free.
+    """
+
+    def __init__(self, pid: int, ticks: int) -> None:
+        with process.standard_taken():
+            self.fd = os.pidfd_open(pid)
+        if process.start_ticks(pid) != ticks:
+            os.close(self.fd)
+            raise ProcessLookupError(pid)
+
+    def send(self, number: int) -> None:
+        """Send a signal; nothing happens if the process has ended.
+
+        Raises:
+            PermissionError: it belongs to another user.
+        """
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.fd, number)
+
+    def wait(self, timeout: float) -> bool:
+        """Wait until it has ended, at most so many seconds; whether it has."""
+        over = select.poll()
+        over.register(self.fd, select.POLLIN)
+        return bool(over.poll(1000 * timeout))
+
+    def __enter__(self) -> Self:
+        """Hold the process until the end of the block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the descriptor."""
+        os.close(self.fd)
+
+
+def send(pid: int, ticks: int, number: int) -> None:
+    """Send a signal to this very process; nothing happens if it has ended, or belongs to another user."""
+    with contextlib.suppress(ProcessLookupError, PermissionError), Handle(pid, ticks) as handle:
+        handle.send(number)

@@ -1,0 +1,259 @@
+"""`hf-mpwriter run` with real processes: who gets a signal, what is on the Hub at the end, what is left behind."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Iterator
+
+import psutil
+import pytest
+from programs import wait_for
+from runs import check_oracle, no_uploader, uploaders
+from supervised import LOG, Supervised, event_bytes, why_no_namespace
+
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.members import Members
+from hf_mpwriter.testing import processes
+
+REASON = why_no_namespace()
+first = pytest.mark.skipif(bool(REASON), reason=REASON or "-")
+FIRST = pytest.param(True, id="first", marks=[pytest.mark.root, first])
+ANY = pytest.param(False, id="any")
+BETWEEN = ("sh", "-c", '"$@"; true', "sh")  # a shell that waits for its program, and dies of a signal
+
+
+@pytest.fixture
+def run_below(run_dir) -> Iterator:
+    """Start programs below a supervisor, and end what still runs at the end of the test."""
+    started: list[Supervised] = []
+
+    def begin(*command: object, **more: object) -> Supervised:
+        started.append(Supervised(*command, **more))
+        return started[-1]
+
+    yield begin
+    for one in started:
+        one.kill()
+    for pid in uploaders(run_dir):
+        psutil.Process(pid).kill()
+    wait_for(lambda: not processes.left_behind(str(run_dir)), "nothing is left behind")
+
+
+def logging(run_dir, kind: str) -> tuple[str, ...]:
+    """The command of a program that logs, and ends in some way."""
+    return sys.executable, "-c", LOG, str(run_dir), kind
+
+
+def told(errors: str) -> list[str]:
+    """What the supervisor has printed."""
+    return re.findall(r"^hf-mpwriter run: (.*)", errors, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("is_first", "between"),
+    [
+        pytest.param(True, (), marks=FIRST.marks, id="first"),
+        pytest.param(True, BETWEEN, marks=FIRST.marks, id="first-shell"),
+        pytest.param(False, BETWEEN, id="any-shell"),
+    ],
+)
+def test_what_was_logged_is_on_the_hub_when_a_signal_ends_the_program(hub, run_dir, run_below, is_first, between):
+    """Half a minute of data with images, within the grace; the exit code is kept, and no zombie stays."""
+    one = run_below(*between, *logging(run_dir, "waits"), options=("--grace", "30"), is_first=is_first)
+    assert one.line() == "logged\n"
+    wait_for(lambda: not one.zombies(), "no zombie stays while it works")
+    killed = time.monotonic()
+    one.supervisor.send_signal(signal.SIGTERM)
+    code, _, errors = one.finish()
+    assert code == 143, errors
+    print(f"{time.monotonic() - killed:.1f} s from the signal to all on the Hub")
+    report = check_oracle(run_dir, hub)
+    logged = event_bytes(run_dir)
+    assert sum(file.hub_bytes for file in report.files.values()) == logged > 6_000_000
+    where = f"{hub.endpoint}/me/run@main/tensorboard/exp1"
+    assert told(errors) == [f"all {logged / 1e6:.1f} MB of {run_dir} are on the Hub: {where}"]
+    assert no_uploader(run_dir)
+
+
+@pytest.mark.parametrize("is_first", [FIRST])
+def test_a_program_that_ignores_the_signal_is_killed_before_the_grace_is_over(hub, run_dir, run_below, is_first):
+    """What it had logged before the signal is on the Hub by then, whatever it logs afterwards."""
+    one = run_below(*logging(run_dir, "ignores"), options=("--grace", "12"), is_first=is_first)
+    assert one.line() == "logged\n"
+    before, killed = event_bytes(run_dir), time.monotonic()
+    one.supervisor.send_signal(signal.SIGTERM)
+    code, _, errors = one.finish()
+    assert (code, len(told(errors))) == (137, 1), errors
+    assert time.monotonic() - killed >= 10
+    tree = hub.store.tree("model", "me/run", "main")
+    assert sum(entry.size for path, entry in tree.items() if "tfevents" in path) >= before, errors
+
+
+@pytest.mark.parametrize("is_first", [FIRST, ANY])
+def test_a_hub_that_is_down_does_not_hold_up_the_end(run_dir, run_below, is_first):
+    """One line says what is missing and what finishes it; the uploader ends with process 1 only."""
+    one = run_below(
+        *logging(run_dir, "down"), options=("--grace", "5"), is_first=is_first, HF_ENDPOINT="http://127.0.0.1:9"
+    )
+    assert one.line() == "logged\n"
+    one.supervisor.send_signal(signal.SIGTERM)
+    code, _, errors = one.finish()
+    size = f"{event_bytes(run_dir) / 1e6:.1f} MB"
+    assert code == 143, errors
+    (line,) = told(errors)
+    assert line.startswith(f"{size} of the {size} of {run_dir} are not on the Hub yet"), line
+    assert line.endswith(f"hf-mpwriter sync {run_dir}"), line
+    assert ("ends with this process" in line, "goes on trying" in line) == (is_first, not is_first), line
+    assert bool(uploaders(run_dir)) is not is_first
+
+
+@pytest.mark.parametrize("is_first", [FIRST])
+def test_data_of_a_program_that_exits_at_once_is_sent_before_the_container_ends(hub, run_dir, run_below, is_first):
+    """os._exit waits for nothing; its code is kept."""
+    one = run_below(*logging(run_dir, "exits"), options=("--grace", "30"), is_first=is_first)
+    code, _, errors = one.finish()
+    assert (code, len(told(errors))) == (3, 1), errors
+    check_oracle(run_dir, hub)
+
+
+RANK = """
+import sys
+sys.modules["torch"] = None  # the agent needs it, a rank does not
+import os, time
+from hf_mpwriter import HFSummaryWriter
+writer = HFSummaryWriter("me/run", logdir=sys.argv[1])
+for step in range(100):
+    writer.add_scalar("loss", 1.0, step)
+os.write(1, b"logged\\n")
+while True:
+    writer.add_scalar("later", 1.0, step)
+    step += 1
+    time.sleep(0.1)
+"""
+
+
+@pytest.mark.torch
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
+def test_around_torchrun_the_data_of_all_ranks_is_on_the_hub(hub, run_dir, run_below, tmp_path, monkeypatch):
+    """The agent gets the signal once and ends its ranks; one line for the run directory that they share."""
+    monkeypatch.delenv("PYTHONPATH")  # with the real torch
+    (tmp_path / "train.py").write_text(RANK)
+    agent = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    one = run_below(*agent, tmp_path / "train.py", run_dir, options=("--grace", "50"), OMP_NUM_THREADS="1")
+    assert [one.line(), one.line()] == ["logged\n"] * 2
+    killed = time.monotonic()
+    one.supervisor.send_signal(signal.SIGTERM)
+    code, _, errors = one.finish()
+    print(f"{time.monotonic() - killed:.1f} s from the signal to all on the Hub")
+    assert (code != 0, len(told(errors))) == (True, 1), errors
+    assert told(errors)[0].startswith("all "), errors
+    assert sorted(map(os.path.dirname, check_oracle(run_dir, hub).files)) == ["", "rank_00001"]
+
+
+COUNTS = """
+import multiprocessing, os, signal, sys, time
+def reader():
+    signal.signal(signal.SIGTERM, lambda *_: os.write(1, b"reader\\n"))
+    os.write(1, b"ready\\n")
+    time.sleep(60)
+def count(*_):
+    os.write(1, b"program\\n")
+    raise KeyboardInterrupt
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, count)
+    child = multiprocessing.get_context("fork").Process(target=reader, daemon=True)
+    child.start()
+    try:
+        time.sleep(60)
+    except KeyboardInterrupt:
+        time.sleep(1)
+    child.kill()
+"""
+
+
+def test_a_signal_to_the_process_group_reaches_the_program_once_and_not_its_children(run_below):
+    """As torchrun sends it to each rank; a DataLoader whose workers die of it would fail."""
+    one = run_below(sys.executable, "-c", COUNTS, options=("--grace", "30"))
+    assert one.line() == "ready\n"
+    os.killpg(one.group, signal.SIGTERM)
+    assert one.line() == "program\n"
+    os.killpg(one.group, signal.SIGTERM)
+    code, out, errors = one.finish()
+    assert (code, out) == (0, ""), errors
+
+
+@pytest.mark.parametrize(("ends", "code"), [("exit 7", 7), ("kill -9 $$", 137), ("cat; exit 0", 0)])
+def test_an_exit_code_is_kept(run_below, ends, code):
+    """Of a program that logs nothing; then nothing is printed."""
+    assert run_below("sh", "-c", ends).finish() == (code, "", "")
+
+
+@pytest.mark.parametrize("is_first", [FIRST, ANY])
+def test_what_loses_its_parent_is_collected_when_it_ends(run_below, is_first):
+    """While the program works: its grandchildren, whose parents have ended, leave no zombies."""
+    source = "for n in 1 2 3; do (sleep 0.$n & echo $n); done; echo made; exec sleep 60"
+    one = run_below("sh", "-c", source, is_first=is_first)
+    assert [one.line() for _ in range(4)] == ["1\n", "2\n", "3\n", "made\n"]
+    wait_for(lambda: one.names() == ["sleep"], "only the program is left")
+    one.supervisor.send_signal(signal.SIGTERM)
+    assert one.finish() == (143, "", "")
+
+
+def test_the_program_dies_with_its_supervisor_and_what_it_leaves_is_ended_on_request(hub, run_dir, run_below):
+    """By SIGKILL. What a shell between leaves is an orphan: the next start ends it and takes its name, no other's."""
+    theirs = run_below(*logging(run_dir, "waits"), options=("--logdir", str(run_dir)), RANK="1")
+    assert theirs.line() == "logged\n"
+    one = run_below(*BETWEEN, *logging(run_dir, "ignores"))
+    assert one.line() == "logged\n"
+    (shell,) = (process for process in one.supervisor.children() if process.name() == "sh")
+    (orphan,) = shell.children()
+    one.supervisor.kill()
+    shell.wait(60)
+    assert orphan.is_running()
+    again = run_below(*logging(run_dir, "exits"), options=("--kill-orphans", "--logdir", str(run_dir)))
+    code, _, errors = again.finish()
+    assert code == 3, errors
+    assert not orphan.is_running()
+    assert f"ended main of {run_dir}, process {orphan.pid}" in errors, errors
+    assert {member.name.worker for member in Members(Spool(str(run_dir))).all()} <= {"main", "rank_00001", "~run"}
+    assert theirs.supervisor.children()
+
+
+DEADLINE = """
+import os, signal, sys, time
+from hf_mpwriter import HFSummaryWriter
+if sys.argv[2] == "handler":
+    signal.signal(signal.SIGUSR1, lambda *_: os.write(1, b"theirs\\n"))
+writer = HFSummaryWriter("me/run", logdir=sys.argv[1])
+writer.add_scalar("loss", 1.0, 0)
+assert writer.push(wait=50)
+writer.add_scalar("loss", 1.0, 1)
+os.write(1, b"logged\\n")
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("before", ["handler", "default"])
+def test_a_signal_that_announces_a_deadline_asks_for_a_push(hub, run_dir, start, before):
+    """The program's own handler is called, and it goes on; without one, the signal does what it does by default."""
+    one = start(DEADLINE, run_dir, before, env={"HF_MPWRITER_PUSH_ON": "USR1"})
+    assert one.process.stdout.readline() == "logged\n"
+    one.process.send_signal(signal.SIGUSR1)
+    if before == "default":
+        assert one.process.wait(60) == -signal.SIGUSR1
+    else:
+        assert one.process.stdout.readline() == "theirs\n"
+
+    def on_hub() -> int:
+        tree = hub.store.tree("model", "me/run", "main")
+        return sum(entry.size for path, entry in tree.items() if "tfevents" in path)
+
+    wait_for(lambda: on_hub() == event_bytes(run_dir), "all is on the Hub, while the program sleeps")
+    assert (one.process.poll() is None) == (before == "handler")
+    one.process.kill()
+    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")

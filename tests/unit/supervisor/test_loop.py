@@ -1,0 +1,65 @@
+"""The environment of a program below a supervisor, and what the command needs for it."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from click.testing import CliRunner
+
+from hf_mpwriter.cli.main import main
+from hf_mpwriter.supervisor.loop import environment_below
+from hf_mpwriter.system import process
+from hf_mpwriter.system.supervision import contact
+from hf_mpwriter.worker import role
+from hf_mpwriter.writer.summary_writer import default_logdir
+
+NAME = "hf-mpwriter.1.2.3.0123456789abcdef"
+
+
+def test_all_ranks_below_supervisors_of_their_own_agree_on_the_start_of_their_launcher():
+    """Each supervisor started at another time; the time that the launcher of both started counts."""
+    below = environment_below({"RANK": "1"}, NAME, 25.0, 1)
+    assert role.launch_time(1, below) == pytest.approx(process.parent_started_at(), abs=0.5)
+    inner = environment_below(below | {"RANK": "1"}, NAME, 25.0, 1)
+    assert role.launch_time(1, inner) == role.launch_time(1, below), "also of one below another"
+
+
+def test_a_supervisor_outside_a_launcher_tells_no_start():
+    """Below a shell, the start of the shell means nothing; nor does what an outer rank was told."""
+    assert role.LAUNCHED_AT not in environment_below({role.LAUNCHED_AT: "17.0"}, NAME, 25.0, None)
+
+
+@pytest.mark.parametrize(("text", "time"), [("17.5", 17.5), ("nan", None), ("inf", None), ("", None), ("x", None)])
+def test_a_start_that_is_no_time_is_ignored(text, time):
+    """The variable may come from anywhere."""
+    assert role.told_launch({role.LAUNCHED_AT: text}) == time
+
+
+def test_what_is_below_has_less_of_the_grace_and_knows_its_supervisor():
+    """So a supervisor below another one ends first."""
+    below = environment_below({"HF_MPWRITER_GRACE": "25"}, NAME, 25.0, None)
+    assert below["HF_MPWRITER_GRACE"] == "23"
+    agent = contact.supervisor(below)
+    assert (agent.namespace, agent.pid, agent.ticks) == (1, 2, 3)
+    assert role.agent_of(role.Role(None, "Process-1"), below) == agent
+
+
+@pytest.mark.parametrize(("one", "parent"), [(role.Role(3, None), True), (role.Role(None, None), False)])
+def test_without_a_supervisor_the_launcher_of_a_rank_is_its_agent(one, parent):
+    """A program that was started by hand has none, so it is never an orphan."""
+    agent = role.agent_of(one, {})
+    assert (agent == process.Process.of(os.getppid())) if parent else agent is None
+
+
+@pytest.mark.parametrize(("environ", "logdir"), [({"HF_MPWRITER_LOGDIR": "/runs/a"}, "/runs/a-x"), ({}, None)])
+def test_writers_without_a_logdir_take_the_one_that_a_supervisor_was_given(environ, logdir):
+    """The comment is appended; without the variable, the name of the job counts as ever."""
+    found = default_logdir("-x", environ)
+    assert found == logdir or (logdir is None and found.startswith("runs/"))
+
+
+def test_orphans_are_ended_in_a_run_directory_that_is_named():
+    """Before it starts, a program has told none."""
+    result = CliRunner().invoke(main, ["run", "--kill-orphans", "--", "true"])
+    assert (result.exit_code, "--kill-orphans needs --logdir" in result.output) == (2, True)
