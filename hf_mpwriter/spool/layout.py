@@ -9,7 +9,8 @@
         uploader.lock                                 the uploader lock                  no process (empty)
         claims/<worker>.lock                          claims                             no process (empty)
         members/<worker>.<host>.<pid>.<ticks>-<n>     member file: lines, appended       that worker
-        told.json                                     notices that the user has seen     the reporter
+        claims/<worker>.voice                         members that may speak             no process (empty)
+        told.json                                     what the user was told             the first of these
         hosts/<host>/status.json                      heartbeat, phase, last failure     that host's uploader
         hosts/<host>/notices.json                     what the user should know          that host's uploader
         hosts/<host>/starts.json                      starts of uploaders                the lock's holder, there
@@ -176,7 +177,7 @@ class Spool:
 
     @property
     def told(self) -> Place:
-        """The record of the notices that were told."""
+        """The record of what was told."""
         return self.directory / "told.json"
 
     @property
@@ -194,9 +195,9 @@ class Spool:
         """Directory of the claims."""
         return self.directory / "claims"
 
-    def claim(self, worker: str) -> Place:
-        """The lock of a worker's name."""
-        return self.claims / f"{worker}.lock"
+    def claim(self, worker: str, right: str = "lock") -> Place:
+        """The lock of a worker's name; as `voice` that of its right to speak for the run."""
+        return self.claims / f"{worker}.{right}"
 
     def member_file(self, name: MemberName) -> Place:
         """Place of a member file."""
