@@ -258,9 +258,9 @@ def announcement(outcome: Outcome, longest: float) -> str:
         outcome: as it is now.
         longest: seconds that the wait may take in all.
     """
-    subject, why = f"{amount(outcome.missing, outcome.run_dir)} are not on the Hub yet", outcome.reason.rstrip(".")
-    wait = f"{subject}{f': {why}' if why else ''}; waiting up to {longest:.0f} s until they are on the Hub."
-    return printable(f"{wait} If this process is killed before: {sync_command(outcome.run_dir)}")
+    waits = f"waiting up to {longest:.0f} s until {amount(outcome.missing, outcome.run_dir)} are on the Hub"
+    why = f" ({outcome.reason.rstrip('.')})" if outcome.reason else ""
+    return printable(f"{waits}{why}. If this process is killed before: {sync_command(outcome.run_dir)}")
 
 
 def message(outcome: Outcome, announced: Outcome | None = None) -> str:

@@ -62,6 +62,8 @@ REFUSED = """
 import os, sys
 from huggingface_hub import HfApi
 from hf_mpwriter import HFSummaryWriter
+from hf_mpwriter.worker import shutdown
+shutdown.QUIET_WAIT = 1000.0  # seconds
 from hf_mpwriter.events import framing
 def block():
     with HFSummaryWriter("me/run", logdir=sys.argv[1], exit_timeout=60) as writer:
