@@ -331,7 +331,7 @@ def test_a_lone_process_waits_after_an_exception_while_the_hub_works(hub, run_di
 def test_no_wait_exceeds_a_grace_that_is_known(unreachable, run_dir, start):
     """What comes after it is a SIGKILL; what is not on the Hub is told before."""
     source = f"{THREE_BLOCKS.partition('block(2.5)')[0]}block(1000)"
-    code, _, errors = start(source, run_dir, env={"HF_MPWRITER_GRACE": "4.5"}).finish()
+    code, _, errors = start(source, run_dir, env={"HF_MPWRITER_GRACE": "3.5"}).finish()
     assert (code, errors.count(f"{WAIT_LINE} 2 s"), errors.count(COMMAND)) == (0, 1, 1), errors
 
 

@@ -93,7 +93,7 @@ def test_a_bounded_wait_is_a_finite_number_of_seconds(value):
     assert Settings(exit_timeout=0).exit_timeout == 0
 
 
-@pytest.mark.parametrize(("grace", "longest"), [(None, 60), (1000, 60), (25, 23), (2, 0), (0, 0)])
+@pytest.mark.parametrize(("grace", "longest"), [(None, 60), (1000, 60), (25, 24), (1, 0), (0, 0)])
 def test_no_wait_exceeds_a_grace(grace, longest):
     """The process has to end before the SIGKILL, and say what is missing."""
     assert Settings(exit_timeout=60).within(grace).exit_timeout == longest
