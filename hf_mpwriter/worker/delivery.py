@@ -21,8 +21,8 @@ Invariants:
   another host, or a run that is resumed neither repeats nor hides anything. Without a record, what was there before the
   worker is old news, except of the last RECENT seconds: another rank may have been faster.
 - When the first member ends or dies, the kernel frees its lock, and the next one tells what was not told yet.
-- What ends leave unsent is told once as well: not by a process that waits while another one tells it. A process that
-  fails is not silent because an earlier one lives: the launcher may kill that one.
+- What ends leave unsent is told once as well: not by a process that waits while another one tells it. Not silent
+  because an earlier one lives are: a rank that fails, as the launcher may kill that one; a process of no launcher.
 """
 
 from __future__ import annotations
@@ -249,13 +249,14 @@ class Voice:
         self._unsent = ToldRecord.read(self._spool.told).unsent
 
     def may_tell_unsent(self, *, failed: bool) -> bool:
-        """Whether this process is to tell what is not on the Hub: the first one, if no other has told it meanwhile.
+        """Whether this process is to tell what is not on the Hub, and no other has told it meanwhile.
 
         Args:
             failed: whether it ends after an exception: the launcher may kill the others before they tell anything.
         """
-        is_told = ToldRecord.read(self._spool.told).unsent not in (0.0, self._unsent)
-        return not is_told and (self.is_first() or (failed and self._membership.role.waits))
+        role, told = self._membership.role, ToldRecord.read(self._spool.told).unsent
+        speaks = role.waits and (failed or role.rank is None or self.is_first())
+        return speaks and told in (0.0, self._unsent)
 
     def told_unsent(self, unix_time: float) -> None:
         """Record when it was told; as unix time 0.0 if all has arrived that was told to be missing."""

@@ -23,7 +23,7 @@ What is told when a wait takes long (`announcement`), and at its end (`message`,
 What was announced is not repeated: then the message has only what is new.
 
 Invariants:
-- Only the first speaks, or one that fails; the wait ends after `exit_timeout` seconds.
+- Only the first rank speaks, or one that fails, or a process of no launcher; the wait ends after `exit_timeout`.
 - Only what is in files is said to be on disk. Records that wait in memory, or are lost, are counted apart.
 """
 

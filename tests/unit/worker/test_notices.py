@@ -170,6 +170,13 @@ def test_one_that_fails_tells_what_is_unsent_although_an_earlier_one_lives(own_s
     assert not other.may_tell_unsent(failed=True)
 
 
+def test_a_process_of_no_launcher_tells_what_is_unsent_although_an_earlier_one_lives(own_spool):
+    """Its user may see no other; notices are told by the first all the same."""
+    _, mine = voice(own_spool, None), voice(own_spool, None, name="proc_00001")
+    mine.begin_end()
+    assert (mine.may_tell_unsent(failed=False), mine.is_first()) == (True, False)
+
+
 def test_one_record_holds_what_was_told_of_both_kinds(own_spool, told):
     """Who tells a notice keeps what was told of an end, and the other way round."""
     mine = voice(own_spool, 0)
