@@ -21,8 +21,8 @@ Invariants:
   another host, or a run that is resumed neither repeats nor hides anything. Without a record, what was there before the
   worker is old news, except of the last RECENT seconds: another rank may have been faster.
 - When the first member ends or dies, the kernel frees its lock, and the next one tells what was not told yet.
-- What ends leave unsent is told once as well: not by a process that waits while another one tells it. Not silent
-  because an earlier one lives are: a rank that fails, as the launcher may kill that one; a process of no launcher.
+- What ends leave unsent is told once as well: not by a process that waits while another one tells it. A rank that fails
+  is not silent because an earlier one lives, as the launcher may kill that one; nor is a process of no launcher.
 """
 
 from __future__ import annotations
