@@ -11,10 +11,10 @@ Environment:
     HF_HUB_OFFLINE                  1: nothing is sent, and no process waits for the Hub
     HF_MPWRITER_DISABLED            1: a writer is local only, and nothing is uploaded
     HF_MPWRITER_EXIT_TIMEOUT        seconds that the end of a process may wait for the Hub
+    HF_MPWRITER_GRACE               seconds between SIGTERM and SIGKILL
     HF_MPWRITER_COMMITS_PER_HOUR    to one repository, by all runs of a user on a host; 100 if not set
     HF_MPWRITER_PUSH_ON             signals such as USR1, separated by commas, that ask for a push
     HF_MPWRITER_LOGDIR              the run directory of a writer without one
-    HF_MPWRITER_GRACE               seconds between SIGTERM and SIGKILL; read by cli/run.py
     HF_MPWRITER_SUPERVISOR          set by `hf-mpwriter run`, see system/supervision/contact.py
     HF_MPWRITER_LAUNCHED_AT         set by `hf-mpwriter run`, see worker/role.py
     HF_MPWRITER_PYTHON              the Python of uploaders and pushes, where `sys.executable` is none; read by
@@ -44,6 +44,7 @@ DEFAULT_ENDPOINT = "https://huggingface.co"
 DEFAULT_ALLOW_PATTERNS = ("*.tfevents.*",)
 DEFAULT_COMMIT_EVERY = 5.0  # minutes, as in huggingface_hub
 DEFAULT_EXIT_TIMEOUT = 60.0  # seconds
+GRACE_MARGIN = 1.0  # seconds of a grace that no wait takes: a process still has to end in them
 DEFAULT_COMMITS_PER_HOUR = 100.0  # the Hub refuses more than 128 per repository, as measured
 OFFLINE = "HF_HUB_OFFLINE is set"
 REPO_TYPES = ("model", "dataset", "space")
@@ -216,6 +217,16 @@ class Settings:
         for name, value in exact.items():
             object.__setattr__(self, name, value)
 
+    def within(self, grace: float | None) -> Self:
+        """The same settings, with no longer wait than a grace leaves.
+
+        Args:
+            grace: seconds between SIGTERM and SIGKILL, None if they are not known.
+        """
+        if grace is None:
+            return self
+        return dataclasses.replace(self, exit_timeout=min(self.exit_timeout, max(0.0, grace - GRACE_MARGIN)))
+
     def allows(self, relative: str) -> bool:
         """Whether to upload a file of the run directory, by the rule of huggingface_hub for patterns."""
         if any(fnmatch.fnmatch(relative, pattern) for pattern in self.ignore_patterns):
@@ -244,12 +255,14 @@ class Environment:
         disabled: whether writers are local only.
         exit_timeout: seconds, None if not set.
         commits_per_hour: to one repository.
+        grace: seconds between SIGTERM and SIGKILL, None if not set.
     """
 
     endpoint: str
     disabled: bool
     exit_timeout: float | None
     commits_per_hour: float = DEFAULT_COMMITS_PER_HOUR
+    grace: float | None = None
 
     @classmethod
     def read(cls, environ: Mapping[str, str] = os.environ) -> Self:
@@ -263,11 +276,16 @@ class Environment:
         commits = _number(environ, "HF_MPWRITER_COMMITS_PER_HOUR", hint)
         if commits is not None and not 2 <= commits < math.inf:
             raise SettingsError(f"HF_MPWRITER_COMMITS_PER_HOUR is {commits}.", hint=hint)
+        hint = "It is a number of seconds, 0 or more."
+        grace = _number(environ, "HF_MPWRITER_GRACE", hint)
+        if grace is not None and not 0 <= grace < math.inf:
+            raise SettingsError(f"HF_MPWRITER_GRACE is {grace}.", hint=hint)
         return cls(
             endpoint=(environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/"),
             disabled=is_on(environ.get("HF_MPWRITER_DISABLED", "")),
             exit_timeout=exit_timeout,
             commits_per_hour=DEFAULT_COMMITS_PER_HOUR if commits is None else commits,
+            grace=grace,
         )
 
 

@@ -5,7 +5,7 @@
     {"logdir": "/home/me/runs/exp1",
      "destination": "https://huggingface.co/me/run ...",      null for a local run
      "visibility": "public",                                  private or unknown otherwise, as it was seen last
-     "uploader": {"phase": "idle", "pid": 4711, "alive": true, "beat": ..., "reason": "", "hint": "", ...,
+     "uploader": {"phase": "idle", "pid": 4711, "alive": true, "process": {"host": ...}, "beat": ..., "reason": "", ...,
                   "notices": ["created ..."]},                what its uploaders have found out, the newest last
      "workers": ["main", "rank_00001"],                       workers that are alive
      "files": [{"path": "events.out...", "bytes": 4711, "on_hub": 4096, "growing": true,
@@ -40,7 +40,6 @@ from hf_mpwriter.spool.member_lines import Member
 from hf_mpwriter.spool.members import Members
 from hf_mpwriter.spool.progress import Progress, size_text
 from hf_mpwriter.spool.status import UploaderStatus, read_notices
-from hf_mpwriter.system.process import host_id
 from hf_mpwriter.system.redaction import printable
 
 
@@ -53,7 +52,7 @@ class Overview:
         destination: None for a local run.
         visibility: public, private or unknown, as it was seen last.
         uploader: as it last described itself.
-        notices: what the uploaders of this host have found out, the newest last.
+        notices: what the uploaders of all hosts have found out, the newest last.
         uploader_is_alive: whether one holds the uploader lock.
         workers: names of the workers that are alive.
         files: event files and attachments.
@@ -133,7 +132,7 @@ def _overview(spool: Spool) -> tuple[Overview, list[Damage]]:
         run_dir=spool.run_dir,
         destination=destination,
         visibility=visibility(ledger),
-        notices=[notice.text for notice in read_notices(spool.host(host_id()))],
+        notices=_notices(spool),
         uploader=progress.uploader(),
         uploader_is_alive=progress.uploader_is_alive(),
         workers=sorted({member.name.worker for member in members if member.alive}),
@@ -151,6 +150,11 @@ def visibility(ledger: Ledger | None) -> str:
     """Return who can read the repository, as it was seen last."""
     private = ledger.private if ledger else None
     return "unknown" if private is None else "private" if private else "public"
+
+
+def _notices(spool: Spool) -> list[str]:
+    found = [notice for host_id in spool.host_ids() for notice in read_notices(spool.host(host_id))]
+    return [notice.text for notice in sorted(found, key=lambda notice: notice.time)]
 
 
 def _dropped(members: Iterable[Member]) -> dict[str, int]:

@@ -70,8 +70,12 @@ def uploader_line(uploader: UploaderStatus, now: float, *, alive: bool) -> str:
         now: unix time.
         alive: whether it holds the uploader lock.
     """
-    parts = [f"uploader {uploader.pid} is {uploader.phase}" if alive else "no uploader runs"]
-    if alive and uploader.beat:
+    parts = ["no uploader runs"]
+    is_known = uploader.process is not None and not uploader.is_over
+    if alive:
+        who = f"uploader {uploader.pid}{uploader.place} is {uploader.phase}"
+        parts = [who if is_known else "an uploader runs, it has not said yet what it does"]
+    if alive and is_known:
         parts[0] += f", last seen {max(0, now - uploader.beat):.0f} s ago"
     if alive and (stillness := uploader.stillness(now)):
         parts.append(stillness)

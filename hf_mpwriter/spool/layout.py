@@ -10,7 +10,8 @@
         claims/<worker>.lock                          claims; a note, see worker/naming  see worker/naming/rewind
         parts/                                        names of parts of a job            see worker/naming/parts
         members/<worker>.<host>.<pid>.<ticks>-<n>     member file: lines, appended       that worker
-        told.json                                     notices that the user has seen     the reporter
+        claims/<worker>.voice                         members that may speak             no process (empty)
+        told.json                                     what the user was told             the first that may speak
         pull.lock                                     lock of the pulls                  no process (empty)
         pulled.json                                   what came from the Hub             the holder of that lock
         pulling/<32 hex>                              files on their way from the Hub    the holder of that lock
@@ -180,7 +181,7 @@ class Spool:
 
     @property
     def told(self) -> Place:
-        """The record of the notices that were told."""
+        """The record of what was told."""
         return self.directory / "told.json"
 
     @property
@@ -198,9 +199,9 @@ class Spool:
         """Directory of the claims."""
         return self.directory / "claims"
 
-    def claim(self, worker: str) -> Place:
-        """The lock of a worker's name."""
-        return self.claims / f"{worker}.lock"
+    def claim(self, worker: str, right: str = "lock") -> Place:
+        """The lock of a worker's name; as `voice` that of its right to speak for the run."""
+        return self.claims / f"{worker}.{right}"
 
     def member_file(self, name: MemberName) -> Place:
         """Place of a member file."""

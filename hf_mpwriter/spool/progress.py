@@ -1,7 +1,7 @@
 """Progress: how much of a run directory is on the Hub.
 
     ledgers of all hosts  -->  missing, refused, is_hopeless     per path
-    status of the host    -->  uploader                          what it does, why the last push failed
+    status of all hosts   -->  uploader                          what it does, why the last push failed
     both                  -->  wait, status
 
 Everything that waits uses it: the end of a process, `scheduler.trigger()`, `hf-mpwriter sync` and `status`.
@@ -32,7 +32,6 @@ from hf_mpwriter.spool.ledger import Ledger, Quarantined, load
 from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.directory import Place
-from hf_mpwriter.system.process import host_id
 
 POLL = 0.05  # seconds between two checks of the ledger while waiting
 ENSURE_EVERY = 1.0  # seconds between two checks, while waiting, that an uploader lives
@@ -172,8 +171,8 @@ class Progress:
         return ledger is not None and ledger.checked > since and len(self.refused(missing, before)) == len(missing)
 
     def uploader(self) -> UploaderStatus:
-        """The latest status of this host's uploader."""
-        return UploaderStatus.read(self._spool.host(host_id()))
+        """The status of the uploader that was heard of last, on whichever host."""
+        return UploaderStatus.newest(self._spool)
 
     def uploader_is_alive(self) -> bool:
         """Whether an uploader lives."""
@@ -276,7 +275,7 @@ def wait(
         lengths: bytes per path.
         timeout: seconds.
         ensure_uploader: makes sure that an uploader lives; called every second.
-        notify: takes what is missing at each check; what it raises ends the wait.
+        notify: takes what is missing at each check; the wait ends if it returns True, or raises.
         clock: monotonic seconds.
         since: see `Progress.missing`.
         asked: see `Progress.missing`; by default the attachments have to be there as they are now.
@@ -298,8 +297,8 @@ def wait(
         if now >= next_check:
             ensure_uploader()
             next_check = now + ENSURE_EVERY
-        if notify is not None:
-            notify(missing)
+        if notify is not None and notify(missing):
+            break
         time.sleep(min(max(POLL, CHECK_PAUSE * (clock() - now)), max(0.0, end - clock())))
     return missing
 

@@ -2,17 +2,16 @@
 
     hosts/<host>/status.json
     {"process": {...}, "started_at": 1795236610.0, "token_issued_at": ..., "beat": ..., "phase": "idle",
-     "waiting": 0, "push": 0, "commits": 3, "blocked_until": 0.0,
+     "waiting": 0, "push": 0, "commits": 3, "blocked_until": 0.0, "blocked_for": 0.0,
      "kind": "Retry", "reason": "...", "hint": "", "failures": 2, "failed_at": ...}       "" and 0 without a failure
 
     hosts/<host>/notices.json
     {"notices": [{"number": 1795236610123, "time": 1795236610.1, "text": "created https://..."}, ...]}
 
-    told.json                   {"numbers": {"<host>": 1795236610123}}      of the last notice that was told
-
 Invariants of the status:
 - It is for display. It is not made durable, so it may be older after a power cut, or damaged; then it counts as empty.
   One decision rests on it: who may start the next uploader, and how soon, see `worker/election`.
+- Of several hosts, the one counts that was heard of last, by the clock of the filesystem.
 - The log gets one line when an outage begins, and one when it is over.
 
 Invariants of the notices:
@@ -34,15 +33,14 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Self
 
 from hf_mpwriter.base import state
 from hf_mpwriter.base.verdicts import CREATED, Quarantine, Refused, Verdict
-from hf_mpwriter.spool.layout import HostSpool
+from hf_mpwriter.spool.layout import HostSpool, Spool
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.daemon import rotate_log
-from hf_mpwriter.system.directory import Place
 from hf_mpwriter.system.process import Process, boot_id
 from hf_mpwriter.system.redaction import printable, redact_known
 
@@ -75,6 +73,7 @@ class UploaderStatus:
         failures: in a row.
         failed_at: unix time of the last failure.
         blocked_until: monotonic seconds; the Hub asked for no request before.
+        blocked_for: seconds from the heartbeat until then, for readers with another monotonic clock.
     """
 
     phase: str = ""
@@ -91,6 +90,7 @@ class UploaderStatus:
     failures: int = 0
     failed_at: float = 0.0
     blocked_until: float = 0.0
+    blocked_for: float = 0.0
 
     @classmethod
     def read(cls, host: HostSpool) -> Self:
@@ -99,14 +99,45 @@ class UploaderStatus:
             status = state.load(cls, disk.read(host.status) or b"")
         except (state.DamagedError, OSError):
             return cls()
-        if status.process is None or status.process.boot != boot_id():  # its monotonic clock has stopped
-            return dataclasses.replace(status, blocked_until=0.0)
+        if status.process is None or status.process.boot != boot_id():  # its monotonic clock is another one
+            return dataclasses.replace(status, blocked_until=status.blocked_until_here(time.monotonic(), time.time()))
         return status
+
+    @classmethod
+    def newest(cls, spool: Spool) -> Self:
+        """The status of the uploader that was heard of last, on whichever host; an empty one if there is none."""
+        heard: list[tuple[int, str]] = []
+        with contextlib.suppress(OSError):
+            for host_id in spool.host_ids():
+                with contextlib.suppress(OSError):
+                    heard.append((spool.host(host_id).status.stat().st_mtime_ns, host_id))
+        found = (cls.read(spool.host(host_id)) for _, host_id in sorted(heard, reverse=True))
+        return next((status for status in found if status.process), cls())
+
+    def blocked_until_here(self, now: float, unix_time: float) -> float:
+        """What `blocked_until` is by a clock of another boot; 0 if it is not known.
+
+        Args:
+            now: monotonic seconds of that boot.
+            unix_time: now.
+        """
+        age = unix_time - self.beat
+        if self.is_over or not self.blocked_for or abs(age) > SILENCE:
+            return 0.0
+        return now + self.blocked_for - age
 
     @property
     def pid(self) -> int:
         """Process id of the uploader, 0 if there was none."""
         return self.process.pid if self.process else 0
+
+    @property
+    def place(self) -> str:
+        """Where the uploader is, "" if it is where this process is."""
+        here, there = Process.current(), self.process
+        if there is None or (there.host, there.boot) != (here.host, here.boot):
+            return f" on {there.host}" if there else ""
+        return "" if there.namespace == here.namespace else " in another pid namespace"
 
     @property
     def is_over(self) -> bool:
@@ -127,7 +158,7 @@ class UploaderStatus:
         if not self.is_over and self.process and self.process.is_stopped():
             return f"process {self.pid} is stopped; to let it go on: kill -CONT {self.pid}"
         if self.beat and now - self.beat > SILENCE:
-            return f"process {self.pid} has said nothing for {now - self.beat:.0f} s"
+            return f"process {self.pid}{self.place} has said nothing for {now - self.beat:.0f} s"
         return ""
 
 
@@ -198,7 +229,8 @@ class StatusFile:
         if self._status == self._published and self._clock() - self._beat_at < BEAT_EVERY:
             return
         self._published, self._beat_at = self._status, self._clock()
-        data = state.dump(dataclasses.replace(self._status, beat=self._wall_clock()))
+        blocked_for = max(0.0, blocked_until - self._clock())
+        data = state.dump(dataclasses.replace(self._status, beat=self._wall_clock(), blocked_for=blocked_for))
         try:
             disk.replace(self._host.status, data, "status.publish", durable=False)
             self._notices.save()
@@ -243,30 +275,6 @@ def read_notices(host: HostSpool) -> tuple[NumberedNotice, ...]:
         return state.load(NoticesRecord, disk.read(host.notices) or b"").notices[-KEPT:]
     except (state.DamagedError, OSError):
         return ()
-
-
-@dataclass(frozen=True)
-class ToldRecord:
-    """What `told.json` holds.
-
-    Attributes:
-        numbers: of the last notice that a reporter of this run has told, per host.
-    """
-
-    numbers: dict[str, int] = field(default_factory=dict)
-
-    @classmethod
-    def read(cls, place: Place) -> Self:
-        """The record; an empty one if there is none, or if it cannot be read."""
-        try:
-            return state.load(cls, disk.read(place) or b"")
-        except (state.DamagedError, OSError):
-            return cls()
-
-    def save(self, place: Place) -> None:
-        """Write the record; where the disk refuses, notices are told again after a restart."""
-        with contextlib.suppress(OSError):
-            disk.replace(place, state.dump(self), "told.save", durable=False)
 
 
 class NoticesFile:

@@ -1,8 +1,15 @@
-"""Delivery: what this process has logged in a run, whether the Hub has it, and what uploaders have found out.
+"""Delivery: what this process has logged in a run, whether the Hub has it, and who tells the user what is known.
 
-    event files      bytes on disk; records that wait in memory, or were dropped, because the disk refuses them
-    attachments      where the patterns ask for them: a reporter answers for all, other processes for their own
-    notices          told as warnings whenever the worker keeps house, and at the end of a wait
+    event files      bytes on disk; records that wait in memory, or were dropped, because the disk refuses them. At the
+                     end a rank answers for its own, the first lone process for all that no other live worker has
+                     open, a child for none
+    attachments      where the patterns ask for them: rank 0 or a process alone counts all, others their own. At the
+                     end the first answers for all, as they are then or have become since
+    notices          told as warnings whenever a worker keeps house, and at the end of a wait
+    voices           claims/<worker>.voice, locked: members that may speak. The first of them does: rank 0 or the
+                     process alone, then the other ranks in their order. Children never speak
+
+    told.json        {"numbers": {"<host>": 1795236610123}, "unsent": 1795236610.0}
 
 `push`, `status` and the Future of `scheduler.trigger` all start from `logged`.
 
@@ -13,21 +20,33 @@ Invariants:
 - A notice is told once. The last number that was told is recorded per host, so an uploader that is replaced, one on
   another host, or a run that is resumed neither repeats nor hides anything. Without a record, what was there before the
   worker is old news, except of the last RECENT seconds: another rank may have been faster.
+- When the first member ends or dies, the kernel frees its lock, and the next one tells what was not told yet.
+- What ends leave unsent is told once as well: not by a process that waits while another one tells it. A rank that fails
+  is not silent because an earlier one lives, as the launcher may kill that one; nor is a process of no launcher.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple, Self
 
+from hf_mpwriter.base import state
 from hf_mpwriter.base.names import worker_dir
 from hf_mpwriter.base.settings import DEFAULT_ALLOW_PATTERNS
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.snapshot import attachments
+from hf_mpwriter.snapshot.event_files import Damage, EventFileScan
 from hf_mpwriter.spool import progress
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.progress import Logged, Progress
-from hf_mpwriter.spool.status import NumberedNotice, ToldRecord, read_notices
+from hf_mpwriter.spool.members import Members
+from hf_mpwriter.spool.progress import Logged, Progress, size_text
+from hf_mpwriter.spool.status import NumberedNotice, read_notices
+from hf_mpwriter.system import disk, locks
+from hf_mpwriter.system.directory import Place
 from hf_mpwriter.worker.files import WorkerFiles
 from hf_mpwriter.worker.membership import Membership
 
@@ -52,7 +71,7 @@ def _attachments(membership: Membership) -> dict[str, int]:
     if membership.destination is None or settings.allow_patterns == DEFAULT_ALLOW_PATTERNS:
         return {}
     found = attachments.sizes(membership.spool.run, settings.allows)
-    if membership.role.is_reporter or not membership.name:
+    if membership.role.answers_for_attachments or not membership.name:
         return found
     own = f"{worker_dir(membership.name)}/"
     return {path: size for path, size in found.items() if path.startswith(own)}
@@ -79,6 +98,177 @@ def push(spool: Spool, request: Callable[[], Logged], timeout: float, keep_house
     return is_there and asked_for.is_on_disk and not view.missing(asked_for.damaged)
 
 
+class Awaited(NamedTuple):
+    """What is to be on the Hub before a process ends.
+
+    Attributes:
+        lengths: bytes per path.
+        damage: ends of event files that no reader reaches.
+    """
+
+    lengths: dict[str, int]
+    damage: tuple[Damage, ...] = ()
+
+
+def to_await(membership: Membership, own: dict[str, int], view: Progress, *, is_first: bool) -> Awaited:
+    """What is to be on the Hub before a process ends.
+
+    Args:
+        membership: of the process.
+        own: bytes per path that it has written itself.
+        view: of the run.
+        is_first: whether it speaks for the run directory.
+    """
+    spool, settings = membership.spool, membership.settings
+    if not settings.exit_timeout or not is_first:
+        return Awaited(own)
+    lengths = attachments.sizes(spool.run, settings.allows) | own
+    if membership.role.rank is not None:
+        return Awaited(lengths)
+    ledger = view.ledger()
+    # what the Hub has, or this process has written, is not read again: that may take minutes
+    scan = EventFileScan(spool.run, lambda path: max(own.get(path, 0), ledger.length(path) if ledger else 0))
+    try:
+        files = scan.files(settings.allows, Members(spool).growing)
+    except OSError as error:
+        logger.warning("%s: cannot find out what others have written: %s", spool.run_dir, error)
+        return Awaited(lengths)
+    damage = tuple(damage for damage in scan.damage(time.time()) if not damage.is_incomplete)
+    return Awaited({file.path: file.length for file in files if not file.growing} | lengths, damage)
+
+
+def without_removed(spool: Spool, view: Progress, lengths: dict[str, int], *, is_first: bool) -> dict[str, int]:
+    """Leave out files that were removed, such as those of a temporary directory: they cannot be uploaded.
+
+    Args:
+        spool: of the run directory.
+        view: of the run.
+        lengths: bytes per path.
+        is_first: whether this process speaks for the run directory, and logs it.
+    """
+    missing = view.missing(lengths)
+    gone = {path: missing[path] for path in missing if _is_gone(spool.run / path)}
+    if gone and is_first:
+        logger.warning("%s were removed before they were known to be on the Hub", amount(gone, spool.run_dir))
+    return {path: length for path, length in lengths.items() if path not in gone}
+
+
+def _is_gone(place: Place) -> bool:
+    try:
+        place.stat()
+    except OSError as error:
+        return isinstance(error, FileNotFoundError)
+    return False
+
+
+def amount(missing: Mapping[str, int], run_dir: str) -> str:
+    """What is missing: bytes, files and the run directory, for people."""
+    return f"{size_text(sum(missing.values()))} in {len(missing)} file{'s' * (len(missing) > 1)} of {run_dir}"
+
+
+@dataclass(frozen=True)
+class ToldRecord:
+    """What `told.json` holds.
+
+    Attributes:
+        numbers: of the last notice that was told, per host.
+        unsent: unix time when the user was told last what is not on the Hub, 0 if all of that has arrived.
+    """
+
+    numbers: dict[str, int] = field(default_factory=dict)
+    unsent: float = 0.0
+
+    @classmethod
+    def read(cls, place: Place) -> Self:
+        """The record; an empty one if there is none, or if it cannot be read."""
+        try:
+            return state.load(cls, disk.read(place) or b"")
+        except (state.DamagedError, OSError):
+            return cls()
+
+    def save(self, place: Place) -> None:
+        """Write the record; where the disk refuses, something is told again."""
+        with contextlib.suppress(OSError):
+            disk.replace(place, state.dump(self), "told.save", durable=False)
+
+
+class Voice:
+    """The part of one process in who speaks for a run directory.
+
+    A member that may speak holds the lock `claims/<worker>.voice`: while it logs, and while it waits at its end.
+
+    Args:
+        membership: of the process.
+    """
+
+    def __init__(self, membership: Membership) -> None:
+        self._membership = membership
+        self._lock: int | None = None
+        self._unsent = 0.0  # of the record, as this process has seen or written it
+
+    @property
+    def _spool(self) -> Spool:
+        return self._membership.spool
+
+    @property
+    def _worker(self) -> str:
+        return self._membership.name or self._membership.role.worker
+
+    def take(self, *, at_end: bool = False) -> None:
+        """Be one of those that may speak, until `give_up`, if this process has joined; children never are.
+
+        Args:
+            at_end: whether it waits at its end, when it has left.
+        """
+        if self._lock is None and self._membership.role.waits and (at_end or self._membership.is_joined):
+            with contextlib.suppress(OSError):
+                self._lock = locks.try_exclusive(self._spool.claim(self._worker, "voice"))
+
+    def give_up(self) -> None:
+        """Leave it to the others."""
+        if self._lock is not None:
+            locks.release(self._lock)
+            self._lock = None
+
+    def is_first(self) -> bool:
+        """Whether no earlier member may speak; where the disk cannot tell, all of them speak."""
+        worker, spool = self._worker, self._spool
+        if not self._membership.role.waits:
+            return False
+        try:
+            voices = (name.removesuffix(".voice") for name in spool.claims.names() if name.endswith(".voice"))
+            earlier = sorted((other for other in voices if _order(other) < _order(worker)), key=_order)
+            if self._lock is None:  # an earlier process of this name may wait at its end
+                earlier.append(worker)
+            return not any(locks.is_held(spool.claim(other, "voice")) for other in earlier)
+        except OSError:
+            return True
+
+    def begin_end(self) -> None:
+        """Begin to wait: what was told until now concerned other ends."""
+        self._unsent = ToldRecord.read(self._spool.told).unsent
+
+    def may_tell_unsent(self, *, failed: bool) -> bool:
+        """Whether this process is to tell what is not on the Hub, and no other has told it meanwhile.
+
+        Args:
+            failed: whether it ends after an exception: the launcher may kill the others before they tell anything.
+        """
+        role, told = self._membership.role, ToldRecord.read(self._spool.told).unsent
+        speaks = role.waits and (failed or role.rank is None or self.is_first())
+        return speaks and told in (0.0, self._unsent)
+
+    def told_unsent(self, unix_time: float) -> None:
+        """Record when it was told; as unix time 0.0 if all has arrived that was told to be missing."""
+        self._unsent = unix_time
+        dataclasses.replace(ToldRecord.read(self._spool.told), unsent=unix_time).save(self._spool.told)
+
+
+def _order(worker: str) -> tuple[bool, int, str]:
+    """Rank 0 or a process alone first, then ranks by their number."""
+    return worker != "main", len(worker), worker
+
+
 class Notices:
     """The notices of a run, as one worker tells them.
 
@@ -90,29 +280,46 @@ class Notices:
     def __init__(self, spool: Spool, started_at: float) -> None:
         self._told = ToldRecord.read(spool.told).numbers  # the last number per host
         self._seen: dict[str, tuple[int, int]] = {}  # inode and mtime (ns) of the file when it was read last
+        self._untold: dict[str, list[NumberedNotice]] = {}  # news per host, until this process or another tells them
         for host in set(_hosts(spool)) - set(self._told):
             old = [notice for notice in read_notices(spool.host(host)) if notice.time < started_at - RECENT]
             self._told[host] = old[-1].number if old else 0
 
-    def tell(self, spool: Spool) -> None:
-        """Log what is new."""
-        before = dict(self._told)
+    def tell(self, spool: Spool, is_first: Callable[[], bool]) -> None:
+        """Log what is new, if this process is the one that speaks.
+
+        Args:
+            spool: of the run directory.
+            is_first: whether it is; asked only if there are news.
+        """
         for host in _hosts(spool):
-            for notice in self._news(spool, host):
+            self._look(spool, host)
+        if not self._untold:
+            return
+        record = ToldRecord.read(spool.told)
+        for host, news in list(self._untold.items()):
+            self._told[host] = max(self._told.get(host, 0), record.numbers.get(host, 0))
+            self._untold[host] = [notice for notice in news if notice.number > self._told[host]]
+        self._untold = {host: news for host, news in self._untold.items() if news}
+        if not self._untold or not is_first():
+            return
+        for host, news in self._untold.items():
+            for notice in news:
                 self._told[host] = notice.number
                 logger.warning("%s", notice.line)
-        if self._told != before:
-            ToldRecord(self._told).save(spool.told)
+        self._untold = {}
+        dataclasses.replace(record, numbers=record.numbers | self._told).save(spool.told)
 
-    def _news(self, spool: Spool, host: str) -> list[NumberedNotice]:
+    def _look(self, spool: Spool, host: str) -> None:
         try:
             status = spool.host(host).notices.stat()
         except OSError:
-            return []
-        if (stamp := (status.st_ino, status.st_mtime_ns)) == self._seen.get(host):
-            return []
-        self._seen[host] = stamp
-        return [notice for notice in read_notices(spool.host(host)) if notice.number > self._told.get(host, 0)]
+            return
+        if (stamp := (status.st_ino, status.st_mtime_ns)) != self._seen.get(host):
+            self._seen[host] = stamp
+            told = self._told.get(host, 0)
+            if news := [notice for notice in read_notices(spool.host(host)) if notice.number > told]:
+                self._untold[host] = news
 
 
 def _hosts(spool: Spool) -> list[str]:

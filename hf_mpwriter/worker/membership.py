@@ -101,6 +101,11 @@ class Membership:
         if destination is not None or self.destination is None:
             self.destination, self.settings = destination, settings
 
+    @property
+    def uploads(self) -> bool:
+        """Whether what is logged is to be uploaded."""
+        return self.destination is not None and not self.is_stopped
+
     # join
 
     @property
@@ -256,7 +261,7 @@ class Membership:
             return False
         if self.has_logged:
             return True
-        return self.role.is_reporter and bool(attachments.sizes(self.spool.run, self.settings.allows))
+        return self.role.answers_for_attachments and bool(attachments.sizes(self.spool.run, self.settings.allows))
 
     def leave(self, dropped: int) -> None:
         """Give up claim and member file.

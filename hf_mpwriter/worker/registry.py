@@ -13,6 +13,7 @@ import atexit
 import errno
 import functools
 import os
+import sys
 import time
 from collections.abc import Callable
 from multiprocessing import parent_process, util
@@ -25,6 +26,7 @@ from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.directory import Place
 from hf_mpwriter.system.supervision import push_on
+from hf_mpwriter.worker.shutdown import is_failure
 from hf_mpwriter.worker.worker import Worker
 
 _workers: dict[str, Worker] = {}
@@ -128,13 +130,21 @@ def _at_exit() -> None:
         if worker.users if worker.role.waits else worker.is_active:
             worker.users.clear()
             _end_of(worker, worker.leave_all)
-    started = time.monotonic()
+    started, failed = time.monotonic(), _has_failed()
     for worker in workers:
+        spent, after_failure = time.monotonic() - started, failed or worker.has_failed
         try:
-            _end_of(worker, functools.partial(worker.wait, time.monotonic() - started))
+            _end_of(worker, functools.partial(worker.wait, spent, failed=after_failure))
         except KeyboardInterrupt:
             break
     logger.flush()
+
+
+def _has_failed() -> bool:
+    """Whether an exception ends this process: printed by the interpreter, or on its way through multiprocessing."""
+    is_interactive = hasattr(sys, "ps1") or sys.flags.interactive
+    printed = None if is_interactive else getattr(sys, "last_value", None)
+    return is_failure(printed) or is_failure(sys.exc_info()[1])
 
 
 def _end_of(worker: Worker, step: Callable[[], object]) -> None:

@@ -110,8 +110,8 @@ class Role:
         return self.child is None
 
     @property
-    def is_reporter(self) -> bool:
-        """Whether this process reports on the run to the user: rank 0 or the lone main process."""
+    def answers_for_attachments(self) -> bool:
+        """Whether this process counts all attachments of the run as its own: rank 0 or the lone main process."""
         return self.waits and not self.rank
 
 

@@ -34,7 +34,7 @@ from hf_mpwriter.spool.progress import Logged, Progress, Status
 from hf_mpwriter.system import locks, process
 from hf_mpwriter.system.supervision import contact
 from hf_mpwriter.worker import delivery, role, shutdown
-from hf_mpwriter.worker.delivery import Notices
+from hf_mpwriter.worker.delivery import Notices, Voice
 from hf_mpwriter.worker.election import Election
 from hf_mpwriter.worker.files import WorkerFiles
 from hf_mpwriter.worker.membership import Membership
@@ -61,6 +61,7 @@ class Worker:
         users: the writers.
         started_at: unix time when this worker was made.
         next_housekeeping: monotonic seconds; read after every scalar.
+        has_failed: whether an exception has left the `with` block of the last writer, and nothing was logged since.
     """
 
     def __init__(
@@ -87,7 +88,8 @@ class Worker:
         self.next_housekeeping = 0.0
         self._housekeeping_lock, self._housekeeping_started = locks.thread_lock(), 0.0
         self._last_error = ""
-        self._logged_lost = 0
+        self._logged_lost, self.has_failed = 0, False
+        self._voice = Voice(self.membership)
         self._has_told = False  # the supervisor, if there is one
 
     @property
@@ -110,6 +112,7 @@ class Worker:
 
     def configure(self, destination: Destination | None, settings: Settings, token: str | None) -> None:
         """Take destination, settings and token of the newest writer."""
+        self.has_failed = False
         self.membership.configure(destination, settings)
         self.election.destination = self.membership.destination
         if self._notices is None and self.membership.destination is not None:
@@ -125,10 +128,6 @@ class Worker:
     def is_stopped(self) -> bool:
         """Whether this process asks for no uploads."""
         return self.membership.is_stopped
-
-    @property
-    def _uploads(self) -> bool:
-        return self.membership.destination is not None and not self.membership.is_stopped
 
     def start_purge(self, step: int) -> bool:
         """Hide what was logged until now at `step` and later, also in the directories of ranks that are missing.
@@ -158,6 +157,7 @@ class Worker:
 
     def enter_again(self, user: object) -> None:
         """Join for a closed writer that logs again; its event file meets what may be wrong with the disk now."""
+        self.has_failed = False
         self.users.add(user)
         self.try_to_join()
 
@@ -185,6 +185,7 @@ class Worker:
             self.membership.needs_uploader or self.spool.is_unfinished(destination.endpoint)
         ):
             self.keep_house()
+        self._voice.give_up()
         self._let_go()
 
     def _let_go(self) -> None:
@@ -219,9 +220,10 @@ class Worker:
             self.files.rewind.retry()
             self.membership.record_dropped(self.dropped)
             self.membership.record_request()
-            if self._uploads:
+            if self.membership.uploads:
                 self._has_told = self._has_told or contact.tell(self.spool.run_dir)
                 self._ensure_uploader()
+                self._voice.take()
                 self._tell_notices()
         except Exception as error:  # noqa: BLE001 - nothing of ours ever raises into training
             if str(error) != self._last_error:
@@ -236,6 +238,7 @@ class Worker:
         before = self.membership.name
         if not self.membership.rejoin(lambda: self.files.are_open):
             return
+        self._voice.give_up()
         if before in ("", self.membership.name):
             self.files.register_again()
         else:  # the old directory may belong to another process by now
@@ -251,8 +254,8 @@ class Worker:
             self.next_housekeeping = self._clock() + REAP_EVERY
 
     def _tell_notices(self) -> None:
-        if self.role.is_reporter and self._notices is not None:
-            self._notices.tell(self.spool)
+        if self.role.waits and self._notices is not None:
+            self._notices.tell(self.spool, self._voice.is_first)
 
     # log, push, wait
 
@@ -283,7 +286,7 @@ class Worker:
 
     def push(self, wait: float) -> bool:
         """Ask for a push and wait for it, at most `wait` seconds; see `delivery`."""
-        if not self._uploads:
+        if not self.membership.uploads:
             return False
         delivered = delivery.push(self.spool, self.request_push, wait, self.keep_house)
         self._tell_notices()
@@ -293,30 +296,34 @@ class Worker:
         """How much of what this process has logged is on the Hub."""
         return progress.status(Progress(self.spool), self.membership.destination, self.logged())
 
-    def wait(self, spent: float = 0.0) -> None:
+    def wait(self, spent: float = 0.0, *, failed: bool = False) -> None:
         """Wait, bounded, until the Hub has what this process answers for; see `shutdown`.
 
         Args:
             spent: seconds of the allowed time that other run directories have taken.
+            failed: whether the process ends after an exception.
         """
-        if not self._uploads or not self.role.waits:
+        if not self.membership.uploads or not self.role.waits:
             return
+        self._voice.take(at_end=True)
         try:
-            self._wait(spent)
+            self._wait(spent, failed=failed)
         finally:
             self._tell_notices()
+            self._voice.give_up()
+            self._let_go()
 
-    def _wait(self, spent: float) -> None:
-        settings, view, started = self.membership.settings, Progress(self.spool), self._clock()
-        awaited = shutdown.to_await(self.spool, settings, self.role, self.files.lengths(), view)
+    def _wait(self, spent: float, *, failed: bool) -> None:
+        view, started = Progress(self.spool), self._clock()
+        awaited = delivery.to_await(self.membership, self.files.lengths(), view, is_first=self._voice.is_first())
         before, self._waited_for = self._waited_for, (awaited.lengths, view.changes(awaited.lengths))
         if before == self._waited_for:  # the end of a with block has waited already
             return
         missing = view.missing(before[0], asked=before[1])
         in_vain = missing and not view.is_hopeless(missing)  # one such wait is enough until the Hub is back
-        timeout = 0.0 if in_vain else max(0.0, settings.exit_timeout - spent - (self._clock() - started))
-        shutdown.wait(view, self.spool, awaited, timeout, self.role, self.keep_house, self.logged)
-        self._let_go()
+        timeout, spent = 0.0 if in_vain else self.membership.settings.exit_timeout, spent + self._clock() - started
+        terms = shutdown.Terms(timeout, failed, shutdown.has_peers(self.role, role.world_size_of(os.environ)), spent)
+        shutdown.End(view, self.spool, awaited, self._voice, self.logged).wait(terms, self.keep_house)
 
     def after_fork(self, limits: Limits) -> None:
         """In the child: forget everything that is the parent's."""

@@ -36,6 +36,7 @@ from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Status
 from hf_mpwriter.system import disk, process
 from hf_mpwriter.worker import registry, role
+from hf_mpwriter.worker.shutdown import is_failure
 from hf_mpwriter.worker.worker import Worker
 from hf_mpwriter.writer.add_methods import AddMethods
 from hf_mpwriter.writer.file_writer import FileWriter
@@ -159,7 +160,7 @@ class SummaryWriter(AddMethods):
             allow_patterns=None if repo_allow_patterns is None else patterns(repo_allow_patterns),
             ignore_patterns=patterns(repo_ignore_patterns),
             exit_timeout=DEFAULT_EXIT_TIMEOUT if timeout is None else timeout,
-        )
+        ).within(environment.grace)
         self._destination: Destination | None = None
         if repo_id is not None:
             folder = "/".join(filter(None, [(path_in_repo or "").strip("/"), Path(run_dir).name]))
@@ -280,13 +281,19 @@ class SummaryWriter(AddMethods):
         """Return the writer."""
         return self
 
-    def __exit__(self, exc_type: object, *_: object) -> None:
-        """Close; with a destination, wait until everything is on the Hub. An exception of the block propagates."""
+    def __exit__(self, exc_type: object, error: BaseException | None = None, *_: object) -> None:
+        """Close; with a destination, wait until everything is on the Hub. An exception of the block propagates.
+
+        After an exception the wait comes at the end of the interpreter: the traceback is printed first.
+        """
+        failed = is_failure(error)
         try:
-            self.close(wait=True)
+            self.close(wait=not failed)
         except KeyboardInterrupt:
             if exc_type is None:
                 raise
+        if failed and self._worker is not None:
+            self._worker.has_failed = True
 
     @property
     def dropped(self) -> int:

@@ -182,7 +182,8 @@ class Costs(Bench):
             wait_for(lambda: len(run.members()) == 1 and run.is_at_rest(), "everything on the Hub")
             show(f"{what}: until everything is on the Hub", time.monotonic() - resumed_at, "s")
             show(f"{what}: commits for it", run.report().commits, "")
-            folders = [folder for folder, _, names in os.walk(run.spool.root) for _ in names]
+            walk = os.walk(run.spool.root)
+            folders = [folder for folder, _, names in walk for name in names if not name.endswith(".voice")]
             claims = sum(Path(folder).name == "claims" for folder in folders)
             show(f"{what}: claims left, one per worker directory", claims, "")
             show(f"{what}: other files left in the spool", len(folders) - claims, "")

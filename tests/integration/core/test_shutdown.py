@@ -7,7 +7,7 @@ import signal
 
 import pytest
 from programs import wait_for
-from runs import check_oracle, finished
+from runs import check_oracle, finished, silent_hub
 
 from hf_mpwriter.localhub import LocalHub
 
@@ -25,13 +25,16 @@ def unreachable(monkeypatch):
 THREE_BLOCKS = """
 import os, sys, time
 from hf_mpwriter import HFSummaryWriter
+from hf_mpwriter.worker import shutdown
 def block(timeout):
     with HFSummaryWriter("me/run", logdir=sys.argv[1], exit_timeout=timeout) as writer:
         for step in range(10):
             writer.add_scalar("loss", 1.0, step)
     return writer
+shutdown.QUIET_WAIT = 0.2  # seconds
 block(2.5)
 writer = block(2.5)
+shutdown.QUIET_WAIT = 1000.0
 print("down", flush=True)
 while not writer.push(wait=1):
     time.sleep(0.01)
@@ -41,7 +44,7 @@ assert writer.status().waiting == 0, writer.status()
 
 
 def test_a_wait_in_vain_is_not_repeated_until_the_hub_is_back(tmp_path, run_dir, start, monkeypatch):
-    """While it is down, one of two blocks waits and both log; then a block waits as before, and nothing is missing."""
+    """While it is down, one of two blocks waits, both log the command; then a block waits, and nothing is missing."""
     hub = LocalHub(tmp_path / "hub").start()
     hub.stop()
     monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
@@ -59,6 +62,8 @@ REFUSED = """
 import os, sys
 from huggingface_hub import HfApi
 from hf_mpwriter import HFSummaryWriter
+from hf_mpwriter.worker import shutdown
+shutdown.QUIET_WAIT = 1000.0  # seconds
 from hf_mpwriter.events import framing
 def block():
     with HFSummaryWriter("me/run", logdir=sys.argv[1], exit_timeout=60) as writer:
@@ -160,22 +165,48 @@ os._exit(0)
     assert COMMAND not in errors
 
 
-def test_rank_0_logs_for_all(unreachable, run_dir, start):
-    """Both ranks wait; only rank 0 logs the line of a longer wait and the message with the command."""
-    source = """
-import sys
+UNTIL_TOLD = """
+import os, sys, time
 from hf_mpwriter import HFSummaryWriter
 from hf_mpwriter.worker import shutdown
 shutdown.QUIET_WAIT = 0.2
 with HFSummaryWriter("me/run", logdir=sys.argv[1], exit_timeout=0.7) as writer:
     writer.add_scalar("loss", 1.0, 1)
+    print("logs", flush=True)
+    while not os.path.exists(sys.argv[2]):
+        time.sleep(0.02)
 """
-    ranks = [start(source, run_dir, env={"RANK": str(rank), "WORLD_SIZE": "2"}) for rank in range(2)]
-    (code, _, errors), (other_code, _, silent) = [rank.finish() for rank in ranks]
-    assert (code, other_code) == (0, 0)
-    assert (errors.count(WAIT_LINE), errors.count(COMMAND)) == (1, 1), errors
-    assert WAIT_LINE not in silent
-    assert COMMAND not in silent
+
+
+def rank_that_logs(start, run_dir, rank):
+    """A rank of a job on two nodes, which ends when it is told to."""
+    go_on = run_dir.parent / f"go_on_{rank}"
+    program = start(UNTIL_TOLD, run_dir, go_on, env={"RANK": str(rank), "LOCAL_RANK": str(rank % 2), "WORLD_SIZE": "4"})
+    assert program.process.stdout.readline() == "logs\n"
+    return program, go_on
+
+
+def told_by(program, go_on) -> tuple[int, int]:
+    """Let a program end; how often it announced a wait, and how often it named the command."""
+    go_on.touch()
+    code, _, errors = program.finish()
+    assert code == 0, errors
+    return errors.count(WAIT_LINE), errors.count(COMMAND)
+
+
+def test_the_first_rank_of_a_directory_logs_for_all(unreachable, run_dir, start):
+    """Also on a node without rank 0. The others are silent while it lives, even if they end before it."""
+    first, other = (rank_that_logs(start, run_dir, rank) for rank in (2, 3))
+    assert told_by(*other) == (0, 0)
+    assert told_by(*first) == (1, 1)
+
+
+def test_when_the_first_rank_dies_the_next_one_logs(unreachable, run_dir, start):
+    """A killed process tells nothing."""
+    first, other = (rank_that_logs(start, run_dir, rank) for rank in (0, 1))
+    first[0].process.kill()
+    first[0].process.wait()
+    assert told_by(*other) == (1, 1)
 
 
 INTERRUPTED = """
@@ -210,10 +241,98 @@ def test_an_interrupt_ends_the_wait_and_replaces_nothing(unreachable, run_dir, s
     """Control-C: no second wait, one message, and the user's own exception or exit code stays."""
     ended, _, errors = start(INTERRUPTED.format(body), run_dir).finish()
     assert ended == code, errors
-    assert (errors.count(f"{WAIT_LINE} 1000 s"), errors.count(COMMAND)) == (1, 1), errors
+    assert (errors.count(WAIT_LINE), errors.count(COMMAND)) == (1, 1), errors
+    assert f"{WAIT_LINE} 1000 s" in errors or "raise" in body or "exit" in body, errors
     assert error in errors
     assert ("Traceback" in errors) == bool(error), errors
     assert ("KeyboardInterrupt" in errors) == (error == "KeyboardInterrupt"), errors
+
+
+FAILS = """
+import sys
+from hf_mpwriter import HFSummaryWriter
+with HFSummaryWriter("me/run", logdir=sys.argv[1], exit_timeout=1000) as writer:
+    writer.add_scalar("loss", 1.0, 1)
+    {}
+"""
+FAILS_LATER = """
+import sys
+from hf_mpwriter import HFSummaryWriter
+writer = HFSummaryWriter("me/run", logdir=sys.argv[1], exit_timeout=1000)
+writer.add_scalar("loss", 1.0, 1)
+raise ValueError("mine")
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "code", "error"),
+    [
+        (FAILS.format("raise ValueError('mine')"), 1, "ValueError: mine\n"),
+        (FAILS.format("raise KeyboardInterrupt"), -signal.SIGINT, "KeyboardInterrupt\n"),
+        (FAILS.format("sys.exit('mine')"), 1, "mine\n"),
+        (FAILS_LATER, 1, "ValueError: mine\n"),
+    ],
+)
+def test_after_an_exception_no_process_waits_for_a_hub_that_is_down(unreachable, run_dir, start, source, code, error):
+    """Far from `exit_timeout`; the traceback comes first, then what is not on the Hub, once."""
+    ended, _, errors = start(source, run_dir).finish()
+    assert (ended, errors.count(error), errors.count(COMMAND)) == (code, 1, 1), errors
+    assert errors.index(error) < errors.index(COMMAND)
+    assert "ConnectError" in errors, "it was known to be down"
+
+
+def test_a_failed_rank_does_not_wait_for_an_uploader_without_progress(run_dir, start, monkeypatch):
+    """Its peers can restart only when it has ended; whether a Hub that does not answer is down is not known yet."""
+    with silent_hub() as server:
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
+        env = {"RANK": "0", "WORLD_SIZE": "2"}
+        code, _, errors = start(FAILS.format("raise ValueError('mine')"), run_dir, env=env).finish()
+    assert (code, errors.count(COMMAND)) == (1, 1), errors
+    assert errors.index("ValueError: mine") < errors.index(COMMAND)
+
+
+CAUGHT = """
+import os, sys, time
+from hf_mpwriter import HFSummaryWriter
+for end in (ValueError("mine"), None):
+    try:
+        with HFSummaryWriter("me/run", logdir=sys.argv[1]) as writer:
+            writer.add_scalar("loss", 1.0, 1)
+            if end:
+                raise end
+    except ValueError:
+        print(writer.status().waiting > 0, flush=True)
+        while not os.path.exists(sys.argv[2]):
+            time.sleep(0.02)
+print(writer.status().waiting)
+"""
+
+
+def test_a_block_that_fails_waits_for_nothing_and_the_next_one_waits_again(hub, tmp_path, run_dir, start):
+    """The exception may be handled, and training go on."""
+    hub.fault("/commit/ hang")
+    program = start(CAUGHT, run_dir, tmp_path / "go_on")
+    assert program.process.stdout.readline() == "True\n"
+    hub.clear_faults()
+    (tmp_path / "go_on").touch()
+    code, out, errors = program.finish()
+    assert (code, out) == (0, "0\n"), errors
+
+
+def test_a_lone_process_waits_after_an_exception_while_the_hub_works(hub, run_dir, start):
+    """Nothing is left behind: in a container, the disk goes with the process."""
+    hub.fault("/commit/ slow seconds=3")
+    code, _, errors = start(FAILS.format("raise ValueError('mine')"), run_dir).finish()
+    assert (code, "ValueError: mine" in errors) == (1, True), errors
+    check_oracle(run_dir, hub)
+    assert (errors.count(WAIT_LINE), errors.count("all of it is on the Hub now")) in ((1, 1), (0, 0)), errors
+
+
+def test_no_wait_exceeds_a_grace_that_is_known(unreachable, run_dir, start):
+    """What comes after it is a SIGKILL; what is not on the Hub is told before."""
+    source = f"{THREE_BLOCKS.partition('block(2.5)')[0]}block(1000)"
+    code, _, errors = start(source, run_dir, env={"HF_MPWRITER_GRACE": "3.5"}).finish()
+    assert (code, errors.count(f"{WAIT_LINE} 2 s"), errors.count(COMMAND)) == (0, 1, 1), errors
 
 
 @pytest.fixture(autouse=True)

@@ -230,7 +230,7 @@ def generic(path: str) -> str:
         rest[0] = "<host>"
         rest[-1] = re.sub(r"^\d{8}\.json$", "00000042.json", re.sub(r"^[0-9a-f]{64}$", "<sha256>", rest[-1]))
     if first in ("claims", "members"):
-        rest = ["<worker>.lock" if first == "claims" else "<worker>.<host>.<pid>.<ticks>-<n>"]
+        rest = [f"<worker>{Path(path).suffix}" if first == "claims" else "<worker>.<host>.<pid>.<ticks>-<n>"]
     return "/".join([first, *rest])
 
 

@@ -8,6 +8,7 @@ import http.client
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -25,7 +26,8 @@ from hf_mpwriter.localhub import LocalHub
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Logged, Progress
 from hf_mpwriter.worker import shutdown
-from hf_mpwriter.worker.role import Role
+from hf_mpwriter.worker.delivery import Awaited, Voice
+from hf_mpwriter.worker.membership import Membership
 
 XET_FAILS_FAST = {"HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "1", "HF_XET_CLIENT_RETRY_BASE_DELAY": "10ms"}
 XET_FAILS_FAST |= {"HF_MPWRITER_EXIT_TIMEOUT": "100"}
@@ -107,7 +109,9 @@ def test_offline_no_process_waits_for_the_hub(tmp_path, monkeypatch, name):
     spool.create()
     logged = Logged({"a": 1})
     fail = lambda: pytest.fail("it waits")  # noqa: E731 - a name for an expression
-    shutdown.wait(Progress(spool), spool, shutdown.Awaited({"a": 1}), 86400.0, Role(None, None), fail, lambda: logged)
+    voice = Voice(Membership(spool, time.monotonic))
+    end = shutdown.End(Progress(spool), spool, Awaited({"a": 1}), voice, lambda: logged)
+    end.wait(shutdown.Terms(86400.0), fail)
 
 
 def test_where_xet_fails_content_goes_by_lfs(hub, run_dir, start):

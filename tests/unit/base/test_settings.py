@@ -93,6 +93,21 @@ def test_a_bounded_wait_is_a_finite_number_of_seconds(value):
     assert Settings(exit_timeout=0).exit_timeout == 0
 
 
+@pytest.mark.parametrize(("grace", "longest"), [(None, 60), (1000, 60), (25, 24), (1, 0), (0, 0)])
+def test_no_wait_exceeds_a_grace(grace, longest):
+    """The process has to end before the SIGKILL, and say what is missing."""
+    assert Settings(exit_timeout=60).within(grace).exit_timeout == longest
+
+
+@pytest.mark.parametrize("value", ["-1", "inf", "nan", "soon"])
+def test_a_grace_is_a_number_of_seconds(value):
+    """The error names the variable."""
+    with pytest.raises(SettingsError, match="HF_MPWRITER_GRACE"):
+        Environment.read({"HF_MPWRITER_GRACE": value})
+    assert Environment.read({}).grace is None
+    assert Environment.read({"HF_MPWRITER_GRACE": "7.5"}).grace == 7.5
+
+
 @given(SETTINGS)
 def test_settings_travel_in_a_member_file_unchanged(settings):
     """To JSON and back they are equal."""

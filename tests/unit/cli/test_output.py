@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import sys
 
@@ -10,9 +11,12 @@ import pytest
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.cli.output import UploadBar, counted, exit_code, file_line, uploader_line
 from hf_mpwriter.spool.status import UploaderStatus
+from hf_mpwriter.system.process import Process
 from hf_mpwriter.system.redaction import printable
 
 NOW = 1_700_000_000.0
+HERE = dataclasses.replace(Process.current(), pid=7)
+UNKNOWN = "an uploader runs, it has not said yet what it does"
 
 
 @pytest.mark.parametrize(
@@ -20,11 +24,23 @@ NOW = 1_700_000_000.0
     [
         (UploaderStatus(), False, "no uploader runs"),
         (UploaderStatus(phase="left", beat=NOW), False, "no uploader runs"),
-        (UploaderStatus(phase="idle", beat=NOW - 3), True, "uploader 0 is idle, last seen 3 s ago"),
+        (UploaderStatus(), True, UNKNOWN),
+        (UploaderStatus(phase="left", beat=NOW, process=HERE), True, UNKNOWN),
+        (UploaderStatus(phase="idle", beat=NOW - 3, process=HERE), True, "uploader 7 is idle, last seen 3 s ago"),
         (
-            UploaderStatus(phase="waiting", beat=NOW, failures=1, reason="It is down.", hint="Wait."),
+            UploaderStatus(phase="idle", beat=NOW, process=dataclasses.replace(HERE, namespace=1)),
             True,
-            "uploader 0 is waiting, last seen 0 s ago; 1 failure: It is down. Wait.",
+            "uploader 7 in another pid namespace is idle, last seen 0 s ago",
+        ),
+        (
+            UploaderStatus(phase="idle", beat=NOW, process=dataclasses.replace(HERE, host="there-1234")),
+            True,
+            "uploader 7 on there-1234 is idle, last seen 0 s ago",
+        ),
+        (
+            UploaderStatus(phase="waiting", beat=NOW, process=HERE, failures=1, reason="It is down.", hint="Wait."),
+            True,
+            "uploader 7 is waiting, last seen 0 s ago; 1 failure: It is down. Wait.",
         ),
         (UploaderStatus(failures=2, reason="It is down."), False, "no uploader runs; 2 failures in a row: It is down."),
     ],
@@ -36,7 +52,9 @@ def test_a_line_about_an_uploader_says_what_it_does_and_what_holds_it_up(status,
 
 def test_an_uploader_that_is_silent_is_shown_as_such():
     """Its phase is what it wrote last, and says nothing of now."""
-    assert "has said nothing for" in uploader_line(UploaderStatus(phase="idle", beat=NOW - 3600), NOW, alive=True)
+    assert "has said nothing for" in uploader_line(
+        UploaderStatus(phase="idle", beat=NOW - 3600, process=HERE), NOW, alive=True
+    )
 
 
 def test_a_name_that_is_no_text_is_escaped():

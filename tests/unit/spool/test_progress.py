@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import time
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +16,8 @@ from hf_mpwriter.spool import progress
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.progress import Progress
+from hf_mpwriter.spool.status import SILENCE, StatusFile, UploaderStatus
+from hf_mpwriter.system.process import Process
 
 HERE = Destination("https://hub", "me/run")
 FOUR = Sent(4, "5" * 64, "6" * 40)
@@ -204,3 +208,46 @@ def test_a_spool_that_was_replaced_by_one_that_is_not_used_raises_nothing(spool)
     assert progress.wait(Progress(spool), {EVENTS: 10}, 0.0, lambda: None) == {EVENTS: 10}
     known._spool = spool
     assert known.missing({EVENTS: 10}) == {}
+
+
+ELSEWHERE = Process("there-1234", "another boot", 1, 4711, 5)
+
+
+def publish(spool: Spool, host: str, phase: str, process: Process, at: float, blocked_until: float = 0.0) -> None:
+    """Publish the status of an uploader, by the clock of its host."""
+    os.makedirs(spool.host(host).root, exist_ok=True)
+    file = StatusFile(spool.host(host), process, lambda: 1000.0, 0.0, lambda: at)
+    file.publish(phase=phase, waiting=0, push=None, commits=0, blocked_until=blocked_until)
+
+
+def test_the_uploader_is_the_one_that_was_heard_of_last_on_whichever_host(spool):
+    """By the clock of the filesystem: the clocks of hosts differ. A status that cannot be read counts for nothing."""
+    now, here = time.time(), Process.current()
+    assert Progress(spool).uploader() == UploaderStatus()
+    publish(spool, "h", "idle", here, now + 7200)
+    os.utime(spool.host("h").status, (now - 60, now - 60))
+    publish(spool, "other", "pushing", ELSEWHERE, now)
+    assert Progress(spool).uploader().process == ELSEWHERE
+    publish(spool, "h", "waiting", here, now + 7200)
+    os.utime(spool.host("h").status, (now + 1, now + 1))
+    assert Progress(spool).uploader().phase == "waiting"
+    Path(spool.host("h").status).write_text("{")
+    assert Progress(spool).uploader().process == ELSEWHERE
+
+
+def test_a_pause_that_the_hub_wants_is_known_on_other_hosts(spool):
+    """Their monotonic clock is another one. Of an uploader that has left, or is silent, it is not believed."""
+    now, mono = time.time(), time.monotonic()
+    publish(spool, "other", "waiting", ELSEWHERE, now, blocked_until=1000.0 + 300)
+    assert mono + 295 < Progress(spool).uploader().blocked_until < mono + 400
+    publish(spool, "other", "waiting", ELSEWHERE, now - 2 * SILENCE, blocked_until=1000.0 + 300)
+    assert Progress(spool).uploader().blocked_until == 0.0
+    publish(spool, "other", "left", ELSEWHERE, now, blocked_until=1000.0 + 300)
+    assert Progress(spool).uploader().blocked_until == 0.0
+    publish(spool, "other", "waiting", Process.current(), now, blocked_until=1234.5)
+    assert Progress(spool).uploader().blocked_until == 1234.5
+
+
+def test_a_wait_ends_if_it_is_told_to(spool):
+    """As after an exception, when an uploader makes no progress."""
+    assert progress.wait(Progress(spool), {EVENTS: 10}, 1000.0, lambda: None, lambda _: True) == {EVENTS: 10}

@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 
 import pytest
 from support import event_file
 
-from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Logged, Progress
 from hf_mpwriter.spool.status import LINGER
 from hf_mpwriter.system.directory import Directory
+from hf_mpwriter.worker import delivery
+from hf_mpwriter.worker.membership import Membership
 from hf_mpwriter.worker.role import Role
-from hf_mpwriter.worker.shutdown import Outcome, message, to_await
+from hf_mpwriter.worker.shutdown import (
+    Outcome,
+    Terms,
+    announcement,
+    has_peers,
+    is_failure,
+    message,
+    patience,
+)
+
+
+def to_await(spool: Spool, own: dict[str, int], *, is_first: bool = True) -> dict[str, int]:
+    """What a process alone answers for."""
+    return delivery.to_await(Membership(spool, time.monotonic), own, Progress(spool), is_first=is_first).lengths
 
 
 def test_what_is_known_is_not_read_again_at_the_end(run_dir):
@@ -25,13 +40,70 @@ def test_what_is_known_is_not_read_again_at_the_end(run_dir):
     with open(path, "r+b") as file:
         file.write(bytes(100))  # a reader of the beginning stops there
     spool, own = Spool(str(run_dir)), {path.name: length - 50}
-    assert to_await(spool, Settings(), Role(None, None), own, Progress(spool)).lengths == own
+    assert to_await(spool, own) == own
     half = event_file(run_dir / "half" / path.name, 10)
-    assert to_await(spool, Settings(), Role(None, None), {path.name: half}, Progress(spool)).lengths == {
-        path.name: half,
-        f"half/{path.name}": half,
-    }
+    both = {path.name: half, f"half/{path.name}": half}
+    assert to_await(spool, {path.name: half}) == both
+    assert to_await(spool, {path.name: half}, is_first=False) == {path.name: half}
     assert EventFileScan(Directory(run_dir), lambda _: half).files(lambda _: True, set)[0].length == length
+
+
+@pytest.mark.parametrize(
+    ("failed", "has_peers", "is_stuck", "longest", "idle"),
+    [
+        (False, False, False, 60, math.inf),
+        (False, False, True, 60, math.inf),
+        (False, True, False, 60, math.inf),
+        (False, True, True, 60, math.inf),
+        (True, False, False, 60, math.inf),
+        (True, True, False, 10, 2),
+        (True, False, True, 2, math.inf),
+        (True, True, True, 2, math.inf),
+    ],
+)
+def test_how_long_an_end_waits(failed, has_peers, is_stuck, longest, idle):
+    """An ordinary end waits as it was asked to; a failed rank lets its peers restart; what is in vain is short."""
+    terms = Terms(60, failed=failed, has_peers=has_peers)
+    assert patience(terms, is_stuck=is_stuck) == (longest, idle)
+    for least in (0, 1.5):
+        assert patience(terms._replace(exit_timeout=least), is_stuck=is_stuck).longest == least
+    assert patience(terms._replace(spent=0.5), is_stuck=is_stuck).longest == longest - 0.5
+    assert patience(terms._replace(spent=100), is_stuck=is_stuck).longest == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "is_one"),
+    [
+        (None, False),
+        (SystemExit(), False),
+        (SystemExit(0), False),
+        (GeneratorExit(), False),
+        (SystemExit(7), True),
+        (SystemExit("text"), True),
+        (KeyboardInterrupt(), True),
+        (ValueError(), True),
+    ],
+)
+def test_what_a_failure_is(error, is_one):
+    """What ends a process with an exit code other than 0."""
+    assert is_failure(error) is is_one
+
+
+@pytest.mark.parametrize(
+    ("role", "world_size", "has"),
+    [
+        (Role(None, None), None, False),
+        (Role(None, None), 4, False),
+        (Role(0, None), 1, False),
+        (Role(0, None), None, False),
+        (Role(0, None), 2, True),
+        (Role(3, None), None, True),
+        (Role(3, None), 4, True),
+    ],
+)
+def test_who_has_peers(role, world_size, has):
+    """Ranks of several; a rank above 0 where the launcher does not tell how many there are."""
+    assert has_peers(role, world_size) is has
 
 
 NOW = time.mktime((2026, 11, 22, 7, 44, 30, 0, 0, -1))
@@ -87,6 +159,37 @@ def test_the_message_says_what_holds(changes, why, outlook):
     """Why, what comes next, until when, and one command; only what is in files is said to be on disk."""
     text = f"{MISSING}{why} What is on disk stays there{outlook}{SYNC}"
     assert message(dataclasses.replace(HERE, **changes)) == text
+
+
+STAYS = "What is on disk stays there"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "text"),
+    [
+        ({}, {"missing": {}}, "/runs/exp1: all of it is on the Hub now."),
+        ({}, {}, f"/runs/exp1: that is not on the Hub yet. {STAYS}{GOES_ON[:-8]}."),
+        ({"reason": ""}, {}, f"/runs/exp1: that is not on the Hub{DOWN} {STAYS}{GOES_ON[:-8]}."),
+        (
+            {},
+            {"missing": {"b": 200}},
+            f"200 B in 1 file of /runs/exp1 are not on the Hub yet. {STAYS}{GOES_ON[:-8]}.",
+        ),
+        ({}, {"refused": {"a": "a: 422", "b": "a: 422"}}, None),
+        ({}, {"missing": {}, "logged": WAITS}, f"/runs/exp1: all of it is on the Hub now. /runs/exp1: {WAITING}"),
+    ],
+)
+def test_what_was_announced_is_not_repeated(before, after, text):
+    """Before a long wait: what is missing, why, and the command. After it: what has changed, and what comes next."""
+    announced = dataclasses.replace(HERE, **before)
+    told = announcement(announced, 57.6)
+    why = " (ConnectError: refused)" if announced.reason else ""
+    what = f"waiting up to 58 s until 1.2 kB in 2 files of /runs/exp1 are on the Hub{why}."
+    assert told == f"{what} If this process is killed before: {SYNC}"
+    end = message(dataclasses.replace(HERE, **after), announced)
+    assert end == (
+        text or f"/runs/exp1: that is not on the Hub: it refuses a: 422. {STAYS}, and is tried again slowly."
+    )
 
 
 def test_what_waits_in_memory_is_told_although_all_files_are_on_the_hub():
