@@ -31,7 +31,7 @@ from hf_mpwriter.spool.outbox import Batch, Outbox, filesystem_time, interrupted
 from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.system import disk
 from hf_mpwriter.uploader.lanes import Lane
-from hf_mpwriter.uploader.pacing import Pacing
+from hf_mpwriter.uploader.pace.pacing import Pacing
 
 logger = logging.getLogger("hf_mpwriter")
 

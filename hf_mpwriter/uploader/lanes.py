@@ -42,7 +42,8 @@ from hf_mpwriter.spool.outbox import Batch, Outbox
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Directory
 from hf_mpwriter.uploader.decision import Outgoing
-from hf_mpwriter.uploader.pacing import Backoff, Retries, Step
+from hf_mpwriter.uploader.pace.pacing import Backoff, Step
+from hf_mpwriter.uploader.pace.retries import Retries
 
 logger = logging.getLogger("hf_mpwriter")
 
