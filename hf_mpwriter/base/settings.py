@@ -12,6 +12,7 @@ Environment:
     HF_MPWRITER_DISABLED            1: a writer is local only, and nothing is uploaded
     HF_MPWRITER_EXIT_TIMEOUT        seconds that the end of a process may wait for the Hub
     HF_MPWRITER_COMMITS_PER_HOUR    to one repository, by all runs of a user on a host; 100 if not set
+    HF_MPWRITER_NODES               of the job, if its launcher does not tell; read by base/nodes.py
     HF_MPWRITER_PYTHON              the Python of uploaders and pushes, where `sys.executable` is none; read by
                                     system/launch.py
     HF_MPWRITER_GROUP               1: a spool is made for the group of its run directory, and one that is open to

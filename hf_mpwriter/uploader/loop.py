@@ -29,6 +29,7 @@ from collections.abc import Callable
 
 from hf_mpwriter.base import state
 from hf_mpwriter.base.errors import HfMpWriterError
+from hf_mpwriter.base.nodes import Nodes
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.start import StartRecord
 from hf_mpwriter.base.verdicts import Refused, Retry
@@ -43,7 +44,7 @@ from hf_mpwriter.uploader import outcome
 from hf_mpwriter.uploader.decision import Action, Ending, Situation, decide
 from hf_mpwriter.uploader.lanes import Lane
 from hf_mpwriter.uploader.pace.pacing import FIRST_WAIT, Step
-from hf_mpwriter.uploader.pace.rate_limit import USED_UP
+from hf_mpwriter.uploader.pace.rate_limit import ONE_NODE
 from hf_mpwriter.uploader.run_state import RunState
 from hf_mpwriter.uploader.siblings import Search
 
@@ -62,6 +63,7 @@ class Uploader:
         clock: monotonic seconds.
         rng: source of the jitter.
         token_issued_at: unix time when the worker that brought the token joined.
+        nodes: of the job.
 
     Attributes:
         run: its state between two ticks.
@@ -78,8 +80,9 @@ class Uploader:
         clock: Callable[[], float],
         rng: random.Random,
         token_issued_at: float = 0,
+        nodes: Nodes = ONE_NODE,
     ) -> None:
-        self.run, self._lock = RunState(spool, destination, clock, rng, token_issued_at), lock
+        self.run, self._lock = RunState(spool, destination, clock, rng, token_issued_at, nodes), lock
         self._token_stamp = hf_home.token_stamp(os.environ)
         self._ending = Ending.NOT_ASKED
 
@@ -134,6 +137,7 @@ class Uploader:
             if self.run.requests.note(member):
                 self._hurry(member)
         self.run.requests.keep(members)
+        self.run.pacing.saw({member.name.host for member in members})
 
     def _hurry(self, member: Member) -> None:
         """A request or an end is news: it ends a wait of ours, not one that the Hub asked for."""
@@ -157,7 +161,7 @@ class Uploader:
         living = sum(member.alive for member in members)
         return Situation(
             living=living,
-            abandoned_for=self.run.clock() - self.run.abandoned_since,
+            abandoned_for=self.run.abandoned_for(),
             may_try=self.run.clock() >= self.run.pacing.next_try,
             due=self._is_due(members) or self.run.retries.is_due(attachments=False),
             outgoing=self.run.events.outgoing,
@@ -213,9 +217,10 @@ class Uploader:
         """Start a push if the rate limit allows it; a mere read-back needs no token."""
         last = self._ending is not Ending.NOT_ASKED or not any(member.alive for member in members)
         refused = any(file.path in self.run.ledger.quarantined for file in batch.files)
-        if batch.files and not self.run.pacing.take(urgent=not refused and (last or self._is_urgent(members))):
+        urgent = not refused and (last or self._is_urgent(members))
+        if batch.files and not self.run.pacing.take(urgent=urgent, at_once=self._ending is not Ending.NOT_ASKED):
             if self.run.pacing.used_up:
-                self.run.status.notify([USED_UP])
+                self.run.explain_wait()
                 self.run.events.require_scan()
             return
         if self.run.audit:  # whatever was in flight when it was asked for
@@ -261,7 +266,7 @@ class Uploader:
         self.run.publish("left")
         self.run.attachments.close()
         locks.release(self._lock)
-        over = self._ending is not Ending.NOT_ASKED or self.run.clock() - self.run.abandoned_since > LINGER
+        over = self._ending is not Ending.NOT_ASKED or self.run.abandoned_for() > LINGER
         members, is_satisfied = self.run.members.all(), self.run.requests.is_satisfied
         if over or all(not member.alive and is_satisfied(member) for member in members):
             return True
@@ -305,7 +310,7 @@ def upload(start: StartRecord, spool: Spool, lock: int) -> None:
     locks.adopt(lock)
     rng = random.Random()  # noqa: S311 - jitter
     try:
-        uploader = Uploader(spool, start.destination, lock, time.monotonic, rng, start.token_issued_at)
+        uploader = Uploader(spool, start.destination, lock, time.monotonic, rng, start.token_issued_at, start.nodes)
     except HfMpWriterError as error:
         raise SystemExit(f"no upload: {error}") from None
     signal.signal(signal.SIGTERM, lambda *_: uploader.terminate())

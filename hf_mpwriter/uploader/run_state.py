@@ -12,9 +12,11 @@ from __future__ import annotations
 import logging
 import os
 import random
+import time
 from collections.abc import Callable
 
 from hf_mpwriter.base.errors import HfMpWriterError
+from hf_mpwriter.base.nodes import Nodes
 from hf_mpwriter.base.settings import Destination, Environment
 from hf_mpwriter.base.verdicts import Refused
 from hf_mpwriter.spool import ledger
@@ -34,6 +36,8 @@ from hf_mpwriter.uploader.requests import Requests
 
 logger = logging.getLogger("hf_mpwriter")
 
+LONGEST_WAIT = 86_400.0  # seconds that an uploader without workers waits for its turn, or for what the Hub asks for
+NOTABLE_WAIT = 60.0  # seconds, from which on the user is told why
 SWEEP_EVERY = 60.0  # seconds between two looks for member files that cannot be read
 FIRST_DELAY = 2.0  # seconds after the start until the first scan, if nothing is asked for
 
@@ -47,6 +51,7 @@ class RunState:
         clock: monotonic seconds.
         rng: source of the jitter.
         token_issued_at: unix time when the worker that brought the token joined.
+        nodes: of the job.
 
     Attributes:
         spool, clock: see above.
@@ -68,14 +73,16 @@ class RunState:
         clock: Callable[[], float],
         rng: random.Random,
         token_issued_at: float,
+        nodes: Nodes,
     ) -> None:
+        self._nodes = nodes
         self.spool, self.clock, self._destination, self._rng = spool, clock, destination, rng
         process = Process.current()
         self.host = spool.host(process.host)
         self.status = StatusFile(self.host, process, clock, token_issued_at)
         self._tenure = Tenure(self.host, clock)
         self.requests = Requests()
-        self.abandoned_since, self.audit = clock(), False
+        self.abandoned_since, self._waited_until, self.audit = clock(), 0.0, False
         self.recover()
 
     def recover(self) -> None:
@@ -92,7 +99,13 @@ class RunState:
         self._next_sweep = clock()
         self.sweep()
         first = clock() + FIRST_DELAY
-        limit = RateLimit(destination, Environment.read().commits_per_hour, folders(os.environ, self.spool.directory))
+        limit = RateLimit(
+            destination,
+            Environment.read().commits_per_hour,
+            folders(os.environ, self.spool.directory),
+            nodes=self._nodes,
+            host=self.host.root.basename,
+        )
         self.pacing, backoff = Pacing(clock, self._rng, limit, first), Backoff(clock, self._rng)
         self.events = EventFileLane(self.spool.run, waiting, self.ledger, self.pacing, self.retries, clock)
         self.attachments = AttachmentLane(
@@ -123,6 +136,24 @@ class RunState:
             self._next_sweep = self.clock() + SWEEP_EVERY
             self.members.sweep()
 
+    def abandoned_for(self) -> float:
+        """Seconds since a member was last seen alive, the Hub last took something, or a wait was over.
+
+        What counts as a wait is what the Hub has asked for, or the turn of this node among others.
+        """
+        self._waited_until = max(self._waited_until, self.pacing.blocked_until)
+        waited = min(self._waited_until, self.abandoned_since + LONGEST_WAIT)
+        return self.clock() - max(self.abandoned_since, waited)
+
+    def explain_wait(self) -> None:
+        """Tell the user why a push has to wait for the rate limit."""
+        wait = self.pacing.next_try - self.clock()
+        if self.pacing.is_alone or wait > NOTABLE_WAIT:
+            self.status.notify([self.pacing.explanation])
+        due = time.strftime("%H:%M", time.localtime(time.time() + wait))
+        if self.pacing.turn_at and wait > NOTABLE_WAIT:
+            self.status.waits(f"the next commit is due at about {due}.")
+
     def satisfy(self) -> None:
         """Note which members have nothing left in the outbox."""
         self.requests.satisfy(self.events.batches, self.ledger, self.members)
@@ -146,5 +177,5 @@ class RunState:
             waiting=len(waiting),
             push=push.pid if push else None,
             commits=self.events.commits + self.attachments.commits,
-            blocked_until=0.0 if self.pacing.may_hurry else self.pacing.next_try,
+            blocked_until=self.pacing.blocked_until,
         )

@@ -3,6 +3,8 @@
     commit_every  -> next_commit   when the events of live workers are due
     verdicts      -> next_try      no push starts earlier; a request ends the wait, unless the Hub asked for it
     rate limit    -> take          a token for each push that commits; without one, next_try
+    several nodes -> turn          what all want at once, a first commit and an urgent one, each does at its turn
+    429, 412      -> stretch       doubles the pauses, or adds to them; each commit takes a little of that back
     412           -> fenced        after MOVED_LIMIT of these since the last success, one push names no parent
     Xet trouble   -> xet           after XET_LIMIT failures in a row, content goes by LFS for an hour
 
@@ -21,7 +23,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from hf_mpwriter.base.verdicts import Done, Moved, Quarantine, Refused, Retry, Split, Unknown, Verdict
@@ -35,6 +37,11 @@ REFUSED_WAIT = 300.0  # seconds
 LONGEST_REFUSED_WAIT = 3600.0  # seconds
 MOVED_WAIT = 3.0  # seconds
 MOVED_LIMIT = 5  # 412 since the last success, before one push names no parent
+LARGEST_STRETCH = 8.0  # of all pauses
+STRETCH_ON_412 = 0.5  # a verdict: the push itself has tried a few times
+STRETCH_BACK = 0.25  # for each commit
+TURN_LASTS = 30.0  # seconds after a commit in which more of the same may go
+LOOK_EVERY = 10.0  # seconds between two looks for others at the bucket, while a turn is waited for
 XET_LIMIT = 3  # failures of the Xet storage in a row, before content goes by LFS
 XET_PAUSE = 3600.0  # seconds until Xet is tried again; LFS sends whole files
 
@@ -133,6 +140,7 @@ class Pacing(Backoff):
     Attributes:
         next_commit: when the commit interval is over.
         used_up: whether the rate limit refused the last push; False if another uploader held the lock of the bucket.
+        turn_at: when the rate limit allows what is urgent, 0 unless it has refused that.
     """
 
     def __init__(self, clock: Callable[[], float], rng: random.Random, rate_limit: RateLimit, first: float) -> None:
@@ -143,6 +151,9 @@ class Pacing(Backoff):
         self._last_try = self._lfs_until = 0.0
         self._last_squash = -math.inf
         self._holds_token = self.used_up = False
+        self._asked_at: float | None = None  # since when a turn is waited for
+        self._turn_ends, self._next_look, self._has_committed = -math.inf, 0.0, False
+        self.turn_at = 0.0
 
     @property
     def is_fenced(self) -> bool:
@@ -154,17 +165,53 @@ class Pacing(Backoff):
         """Whether the next push may use Xet."""
         return self._clock() >= self._lfs_until
 
-    def take(self, *, urgent: bool) -> bool:
+    @property
+    def blocked_until(self) -> float:
+        """When a push is allowed again, whatever is asked for; 0 if nothing but a request is needed."""
+        return max(0.0 if self.may_hurry else self.next_try, self.turn_at)
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether the whole rate limit is that of this bucket."""
+        return self._rate_limit.rule.parts == 1
+
+    @property
+    def explanation(self) -> str:
+        """Why the rate limit refused the last push, for people."""
+        return self._rate_limit.explanation
+
+    def saw(self, hosts: Collection[str]) -> None:
+        """Note which hosts share the run directory: with more of them, the turn comes sooner."""
+        changed = self._rate_limit.saw(hosts)
+        if self._asked_at is not None and self._clock() >= self._next_look:
+            self._next_look = self._clock() + LOOK_EVERY
+            changed |= self._rate_limit.look()
+        if changed and self._asked_at is not None:
+            self.hurry(self._clock())
+
+    def take(self, *, urgent: bool, at_once: bool = False) -> bool:
         """Whether the rate limit allows a push now; else the next try waits for it.
 
         Args:
             urgent: a request waits for it, or it may be the last one.
+            at_once: do not wait for a turn, as the process has to end.
         """
-        self._last_try = self._clock()
-        if wait := self._rate_limit.take(urgent=urgent):
+        now = self._last_try = self._clock()
+        wait = 0.0 if at_once else self._until_turn(now, urgent=urgent)
+        wait = wait or self._rate_limit.take(urgent=urgent)
+        if wait:
             self.hold(Step(wait))
+        self.turn_at = now + wait if wait > BUSY_WAIT and urgent else 0.0
         self._holds_token, self.used_up = not wait, wait > BUSY_WAIT
         return not wait
+
+    def _until_turn(self, now: float, *, urgent: bool) -> float:
+        """Seconds until the turn of this node for what all nodes may want at the same moment."""
+        if (self._has_committed and not urgent) or now < self._turn_ends:
+            self._asked_at = None
+            return 0.0
+        self._asked_at = now if self._asked_at is None else self._asked_at
+        return max(0.0, self._asked_at + self._rate_limit.turn - now)
 
     def _spend(self, *, committed: bool) -> None:
         """Give the token back if there was no commit; a mere read-back never had one."""
@@ -185,7 +232,7 @@ class Pacing(Backoff):
 
     def scanned(self, minutes: float) -> None:
         """Note a scan: the next commit is due in `minutes`."""
-        self.next_commit = self._clock() + 60 * minutes
+        self.next_commit = self._clock() + 60 * minutes * self._rate_limit.stretch
 
     def soon(self) -> None:
         """Make the next commit due now."""
@@ -198,11 +245,22 @@ class Pacing(Backoff):
         self._moved = moved
         if committed and self.uses_xet:
             self._xet_failures = 0
+        if committed:
+            self._has_committed, self._turn_ends = True, self._clock() + TURN_LASTS
+            self._stretch(self._rate_limit.stretch - STRETCH_BACK)
+        self._asked_at = None
         self._spend(committed=committed)
+
+    def _stretch(self, stretch: float) -> None:
+        self._rate_limit.stretch = min(LARGEST_STRETCH, max(1.0, stretch))
 
     def learn(self, verdict: Verdict) -> None:
         """Take what a failure tells about the way and the rate limit, whatever the push carried."""
         self._spend(committed=not isinstance(verdict, (Retry, Moved)))
+        if isinstance(verdict, Moved):
+            self._stretch(self._rate_limit.stretch + STRETCH_ON_412)
+        elif isinstance(verdict, Retry) and verdict.limited:
+            self._stretch(2 * self._rate_limit.stretch)
         if isinstance(verdict, (Retry, Unknown)) and verdict.xet and self.uses_xet:
             self._xet_failures += 1
             if verdict.xet == "missing" or self._xet_failures >= XET_LIMIT:

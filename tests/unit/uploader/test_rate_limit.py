@@ -171,7 +171,7 @@ def test_buckets_that_are_full_again_are_forgotten(host):
     folder = Path(host.folders[0])
     for bucket in folder.glob("*.json"):
         os.utime(bucket, (host.now, host.now))
-    host.now += HOUR + 1
+    host.now += rate_limit.RESTED_AFTER + 1
     host.limit().take(urgent=True)
     (left,) = folder.glob("*.json")
     assert json.loads(left.read_text())["tokens"] == 19.0
