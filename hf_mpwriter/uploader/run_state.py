@@ -27,6 +27,7 @@ from hf_mpwriter.spool.starts import Tenure
 from hf_mpwriter.spool.status import StatusFile
 from hf_mpwriter.system.process import Process
 from hf_mpwriter.uploader.attachment_lane import AttachmentLane
+from hf_mpwriter.uploader.decision import abandoned_for
 from hf_mpwriter.uploader.in_flight import InFlight
 from hf_mpwriter.uploader.lanes import EventFileLane
 from hf_mpwriter.uploader.pace.pacing import Backoff, Pacing
@@ -36,7 +37,6 @@ from hf_mpwriter.uploader.requests import Requests
 
 logger = logging.getLogger("hf_mpwriter")
 
-LONGEST_WAIT = 86_400.0  # seconds that an uploader without workers waits for its turn, or for what the Hub asks for
 NOTABLE_WAIT = 60.0  # seconds, from which on the user is told why
 SWEEP_EVERY = 60.0  # seconds between two looks for member files that cannot be read
 FIRST_DELAY = 2.0  # seconds after the start until the first scan, if nothing is asked for
@@ -142,8 +142,7 @@ class RunState:
         What counts as a wait is what the Hub has asked for, or the turn of this node among others.
         """
         self._waited_until = max(self._waited_until, self.pacing.blocked_until)
-        waited = min(self._waited_until, self.abandoned_since + LONGEST_WAIT)
-        return self.clock() - max(self.abandoned_since, waited)
+        return abandoned_for(self.clock(), self.abandoned_since, self._waited_until)
 
     def explain_wait(self) -> None:
         """Tell the user why a push has to wait for the rate limit."""
