@@ -94,7 +94,7 @@ class Uploader:
             logger.info("the spool was removed")
             return False
         self.run.sweep()
-        members = self.run.members.all()
+        members = self.run.members_here()
         self._note(members)
         if self.run.in_flight.push is not None:
             self._listen(members)
@@ -267,7 +267,7 @@ class Uploader:
         self.run.attachments.close()
         locks.release(self._lock)
         over = self._ending is not Ending.NOT_ASKED or self.run.abandoned_for() > LINGER
-        members, is_satisfied = self.run.members.all(), self.run.requests.is_satisfied
+        members, is_satisfied = self.run.members_here(), self.run.requests.is_satisfied
         if over or all(not member.alive and is_satisfied(member) for member in members):
             return True
         if (lock := locks.try_exclusive(self.run.spool.uploader_lock)) is None:

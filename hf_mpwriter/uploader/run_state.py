@@ -21,6 +21,7 @@ from hf_mpwriter.base.settings import Destination, Environment
 from hf_mpwriter.base.verdicts import Refused
 from hf_mpwriter.spool import ledger
 from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.member_lines import Member
 from hf_mpwriter.spool.members import Members
 from hf_mpwriter.spool.outbox import Outbox, filesystem_time
 from hf_mpwriter.spool.starts import Tenure
@@ -37,6 +38,8 @@ from hf_mpwriter.uploader.requests import Requests
 
 logger = logging.getLogger("hf_mpwriter")
 
+LOOK_EVERY = 5.0  # seconds between two looks for uploaders of other hosts
+LOCKS_DO_NOT_REACH = "locks do not reach from host to host here, so each host has an uploader; this one is beside"
 NOTABLE_WAIT = 60.0  # seconds, from which on the user is told why
 SWEEP_EVERY = 60.0  # seconds between two looks for member files that cannot be read
 FIRST_DELAY = 2.0  # seconds after the start until the first scan, if nothing is asked for
@@ -96,7 +99,9 @@ class RunState:
             self.ledger.repo_id = ""  # the first push resolves it again: a file does not tell where to send
         self.retries = Retries(self.ledger, clock, lambda: filesystem_time(self.host))
         self.members, waiting = Members(self.spool), Outbox(self.host, self.spool.run)
-        self._next_sweep = clock()
+        self._next_sweep = self._next_look = clock()
+        self._theirs: dict[str, frozenset[str]] = {}
+        self._took_lock_at = filesystem_time(self.host)
         self.sweep()
         first = clock() + FIRST_DELAY
         limit = RateLimit(
@@ -129,6 +134,30 @@ class RunState:
         self.status.failed(Refused(reason, hint), 1)
         self.status.publish(phase="left", waiting=0, push=None, commits=0, blocked_until=0.0)
         raise HfMpWriterError(f"{reason}.", hint=hint)
+
+    def members_here(self) -> list[Member]:
+        """The members that this uploader answers for.
+
+        Where locks do not reach from host to host, each host has an uploader, which takes the members of its own host.
+        When that uploader has been silent for minutes, or has left, its members are taken over.
+        """
+        if self.clock() >= self._next_look:
+            self._next_look = self.clock() + LOOK_EVERY
+            elsewhere = self.in_flight.living_others(self._took_lock_at)
+            if elsewhere - self.members.elsewhere:
+                self.status.notify([f"{LOCKS_DO_NOT_REACH}: {', '.join(sorted(elsewhere))}"])
+            if self.members.elsewhere - elsewhere:
+                self.scan_again()
+            self.members.elsewhere = elsewhere
+            self._theirs = {host: files for host, files in self._theirs.items() if host in elsewhere}
+        here = []
+        for member in self.members.all():
+            if member.name.host in self.members.elsewhere:
+                self._theirs[member.name.host] = self._theirs.get(member.name.host, frozenset()) | member.files
+            else:
+                here.append(member)
+        self.events.theirs = frozenset().union(*self._theirs.values())
+        return here
 
     def sweep(self) -> None:
         """Remove member files that cannot be read, now and then: the disk may have refused it at the start."""

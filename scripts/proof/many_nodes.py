@@ -44,7 +44,7 @@ TRAINING = """
 import os, sys, time
 from hf_mpwriter import HFSummaryWriter
 run_dir, commit_every, gate, seconds = sys.argv[1], float(sys.argv[2]), sys.argv[3], float(sys.argv[4])
-with HFSummaryWriter("me/run", logdir=run_dir, commit_every=commit_every) as writer:
+with HFSummaryWriter("me/run", logdir=run_dir, path_in_repo="run", commit_every=commit_every) as writer:
     while not os.path.exists(gate):
         time.sleep(0.05)
     step, end = 0, time.monotonic() + seconds
@@ -161,7 +161,7 @@ def run(options: argparse.Namespace, folder: Path) -> list[str]:
 
 def report(nodes: list[Node], hub: LocalHub, seconds: float) -> list[str]:
     """Print what has happened; what is wrong."""
-    view, problems = View(hub.store, "me/run", "run"), []
+    view, problems = View(hub.store, "me/run", "run/run"), []
     for node in nodes:
         found = oracle.check(str(node.run_dir), view)
         own = {str(path.relative_to(node.run_dir)) for path in node.run_dir.rglob("*tfevents*")}

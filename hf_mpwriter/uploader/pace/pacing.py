@@ -3,7 +3,9 @@
     commit_every  -> next_commit   when the events of live workers are due
     verdicts      -> next_try      no push starts earlier; a request ends the wait, unless the Hub asked for it
     rate limit    -> take          a token for each push that commits; without one, next_try
-    several nodes -> turn          what all want at once, a first commit and an urgent one, each does at its turn
+    several nodes -> turn          what all want at once, a first commit and an urgent one, each does at its turn;
+                                   where they are more than a burst, a second failure in a row costs the turn, as
+                                   after an outage all would come at once
     429, 412      -> stretch       doubles the pauses, or adds to them; each commit takes a little of that back
     412           -> fenced        after MOVED_LIMIT of these since the last success, one push names no parent
     Xet trouble   -> xet           after XET_LIMIT failures in a row, content goes by LFS for an hour
@@ -256,7 +258,8 @@ class Pacing(Backoff):
 
     def learn(self, verdict: Verdict) -> None:
         """Take what a failure tells about the way and the rate limit, whatever the push carried."""
-        self._spend(committed=not isinstance(verdict, (Retry, Moved)))
+        loses_turn = isinstance(verdict, Retry) and self._failures > 0 and self._rate_limit.rule.is_by_turns
+        self._spend(committed=loses_turn or not isinstance(verdict, (Retry, Moved)))
         if isinstance(verdict, Moved):
             self._stretch(self._rate_limit.stretch + STRETCH_ON_412)
         elif isinstance(verdict, Retry) and verdict.limited:

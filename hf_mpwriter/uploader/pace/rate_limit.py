@@ -87,6 +87,11 @@ class Rule:
         return burst if self.parts <= burst else max(1.0, self.limit / MANY_PARTS_BURST)
 
     @property
+    def is_by_turns(self) -> bool:
+        """Whether the parts are more than may commit at once."""
+        return self.parts > self.burst_of_all
+
+    @property
     def burst(self) -> float:
         """Tokens of a full bucket."""
         return max(1.0, self.burst_of_all / self.parts)

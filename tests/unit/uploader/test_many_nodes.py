@@ -158,6 +158,17 @@ def test_a_refusal_for_the_rate_stretches_the_pauses_and_commits_take_that_back(
     assert node.limit.stretch == 1.0 + pacing.STRETCH_ON_412
 
 
+@pytest.mark.parametrize(("count", "waits"), [(16, False), (64, True)])
+def test_where_nodes_are_many_a_second_failure_costs_the_turn(tmp_path, count, waits):
+    """Else all that could not commit during an outage would do so at its end."""
+    node = Node(tmp_path, Nodes(count, 0))
+    for _ in range(2):
+        assert node.pace.take(urgent=True)
+        node.pace.learn(Retry("no connection"))
+        node.pace.failed(Retry("no connection"))
+    assert node.pace.take(urgent=True) is not waits
+
+
 class Clock:
     """Monotonic seconds that the test moves."""
 
