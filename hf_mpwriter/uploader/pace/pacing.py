@@ -199,8 +199,11 @@ class Pacing(Backoff):
             at_once: do not wait for a turn, as the process has to end.
         """
         now = self._last_try = self._clock()
-        wait = 0.0 if at_once else self._until_turn(now, urgent=urgent)
-        wait = wait or self._rate_limit.take(urgent=urgent)
+        wait = self._rate_limit.take(urgent=urgent)
+        if wait > BUSY_WAIT:  # the nodes get their tokens one after another: that is turn enough
+            self._asked_at = -math.inf
+        elif not wait and not at_once and (wait := self._until_turn(now, urgent=urgent)):
+            self._rate_limit.give_back()
         if wait:
             self.hold(Step(wait))
         self.turn_at = now + wait if wait > BUSY_WAIT and urgent else 0.0

@@ -46,8 +46,10 @@ def test_each_hosts_uploader_takes_the_workers_of_its_own_host(start, hub, run_d
     wait_for(
         lambda: all(UploaderStatus.read(host).beat > beats[host] + 20 for host in statuses), "twenty seconds go by"
     )
-    made = [UploaderStatus.read(host).commits - before[host] for host in statuses]
-    assert all(1 <= count <= 5 for count in made), made
+    now = {host: UploaderStatus.read(host) for host in statuses}
+    for host in statuses:
+        made, seconds = now[host].commits - before[host], now[host].beat - beats[host]
+        assert 1 <= made <= seconds / (60 * 0.15) + 2
     assert len(Members(spool).all()) == 2
     enough.touch()
     for rank in ranks:
