@@ -70,11 +70,13 @@ class Retry:
         reason: for people.
         after: seconds to wait at least, None if the Hub gave none.
         xet: "failing" if the Xet storage is to blame, "missing" if the Hub has none, else "".
+        limited: whether the Hub has had too many commits or requests (HTTP 429).
     """
 
     reason: str
     after: float | None = None
     xet: str = ""
+    limited: bool = False
 
 
 @dataclass(frozen=True)

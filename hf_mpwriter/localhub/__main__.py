@@ -11,7 +11,7 @@ import socket
 import sys
 
 from hf_mpwriter.localhub.server.accounts import READ_TOKEN_VARIABLE, TOKEN_VARIABLE, Tokens
-from hf_mpwriter.localhub.server.limits import HubLimits
+from hf_mpwriter.localhub.server.limits import HOUR, HubLimits
 from hf_mpwriter.localhub.server.serving import HOST, ServerError, check_host, end_with, serve
 from hf_mpwriter.localhub.server.state import DEFAULT_USER, MULTIPART_OVER
 
@@ -32,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--discard", action="store_true", help="verify LFS content, then drop it")
     result.add_argument("--long-ids", action="store_true", help="commit ids of 64 hex digits")
     result.add_argument("--commits-per-hour", type=int, default=0, help="per repository; 0: unlimited")
+    result.add_argument("--commit-window", type=float, default=HOUR, help="seconds that count as that hour")
     result.add_argument("--requests-per-5min", type=int, default=0, help="to the API; 0: unlimited")
     result.add_argument("--busy", action="store_true", help="refuse a commit while another one is in progress")
     result.add_argument("--socket", type=int, help=argparse.SUPPRESS)
@@ -53,7 +54,7 @@ def main() -> int:
             args.root,
             args.port,
             tokens=Tokens.take(os.environ),
-            limits=HubLimits(args.commits_per_hour, args.requests_per_5min, args.busy),
+            limits=HubLimits(args.commits_per_hour, args.requests_per_5min, args.busy, args.commit_window),
             xet=not args.no_xet,
             user=args.user,
             multipart_over=args.multipart_over,

@@ -134,7 +134,7 @@ def _classify_status(response: httpx2.Response, error: HfHubHTTPError, text: str
     if status == 409:
         return Retry(text, after if after is not None else BUSY_WAIT)
     if status == 429:
-        return Retry(text, after if after is not None else QUOTA_WAIT)
+        return Retry(text, after if after is not None else QUOTA_WAIT, limited=True)
     if status == 408 or (status >= 500 and status != 501):
         return Unknown(text, after)
     return _classify_content(status, response.request, text) or _classify_destination(status, error, text)

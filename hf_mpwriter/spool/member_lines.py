@@ -20,8 +20,10 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
+import os
 import re
-from collections.abc import Collection
+import time
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -37,6 +39,7 @@ T = TypeVar("T")
 COUNTERS_LENGTH = 80  # bytes of the second line, its end included
 
 MEMBER_FILE_LIMIT = 8 << 20  # bytes; a member file of ours is much shorter, what is behind them is not read
+GROWS_WITHIN = 15.0  # seconds; a worker of another host that wrote so lately lives, whatever its lock says
 NO_NEWS = (0, False)  # of a member that has asked for nothing yet
 
 _MEMBER_NAME = re.compile(r"(?P<worker>[\w~-]+)\.(?P<host>[\w-]+)\.(?P<pid>\d+)\.(?P<ticks>\d+)-(?P<n>\d+)")
@@ -220,15 +223,25 @@ class Reading:
         self._creates = False
         self._said: Member | None = None  # None where something has come since
 
-    def read(self, path: Place) -> None:
-        """Read what is new; OSError if that is not possible."""
+    def read(self, path: Place, still_grows: Callable[[Reading], bool] | None = None) -> None:
+        """Read what is new; OSError if that is not possible.
+
+        Args:
+            path: of the file.
+            still_grows: of a worker of another host, whether it lives although its lock is free.
+        """
         is_over = not locks.is_held(path)  # before reading: a worker that is dead now writes no more
         known = (self._counters_at, COUNTERS_LENGTH if self._end > self._counters_at else 0)
         counters, news = disk.read_ranges(path, known, (self._end, MEMBER_FILE_LIMIT - self._end))
         if counters:
             self._take_counters(counters)
         self.take(news)
-        self.is_over = is_over
+        self.is_over = is_over and not (still_grows and still_grows(self))
+
+    @property
+    def open_files(self) -> set[str]:
+        """Event files that were not sealed, as far as the file was read."""
+        return self._opened - self._sealed
 
     def take(self, data: bytes) -> None:
         """Take in what follows; what is behind the last whole line has to be given again."""
@@ -279,6 +292,19 @@ class Reading:
             who.agent,
         )
         return self._said
+
+
+def was_written_lately(places: Sequence[Place]) -> bool:
+    """Whether one of these files, the first of which is a member file, was written within GROWS_WITHIN."""
+    newest = 0.0
+    for place in places:
+        with contextlib.suppress(OSError):
+            newest = max(newest, place.stat().st_mtime)
+    try:
+        now = disk.time_of(Place(places[0].directory, os.path.dirname(places[0].name)))
+    except OSError:  # who only reads
+        now = time.time()
+    return now - newest < GROWS_WITHIN
 
 
 def _parse(kind: type[T], line: bytes) -> T | None:

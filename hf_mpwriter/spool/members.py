@@ -19,6 +19,7 @@ Invariants:
   time, however many files it has, and no file is longer than MEMBER_FILE_LIMIT.
 - What cannot be read for a moment is no proof of an end: who asks for the open files of all members gets an error.
 - Death is final: the lock of a member file is never taken again, so that of a dead worker is read once.
+- A worker of another host, whose lock may not reach here, lives while it writes, or while its host has an uploader.
 - The uploader removes the member file of a dead worker once all bytes of that worker are acknowledged. It sweeps away
   what cannot be read: when it starts, when it leaves, and now and then, as the disk may refuse to remove a file.
 """
@@ -35,7 +36,7 @@ from hf_mpwriter.base import state
 from hf_mpwriter.base.names import candidates
 from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.member_lines import Counters, FirstLine, Member, MemberName, Reading
+from hf_mpwriter.spool.member_lines import Counters, FirstLine, Member, MemberName, Reading, was_written_lately
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import Place
 from hf_mpwriter.system.process import Process, host_id, start_ticks
@@ -252,7 +253,8 @@ class Members:
     """
 
     def __init__(self, spool: Spool) -> None:
-        self._directory = spool.members
+        self.elsewhere: frozenset[str] = frozenset()  #: hosts that have a living uploader of their own
+        self._directory, self._run, self._host = spool.members, spool.run, host_id()
         self._known: dict[str, Reading] = {}
         self._unread: OSError | None = None  # why a member file could not be read the last time
 
@@ -286,7 +288,7 @@ class Members:
             return None
         found = known or Reading(name)
         try:
-            found.read(self._directory / file_name)
+            found.read(self._directory / file_name, self._still_grows if name.host != self._host else None)
         except (FileNotFoundError, PermissionError):
             return None
         except OSError as error:  # garbage in its place stays; any other error passes, and no member dies of it
@@ -295,6 +297,11 @@ class Members:
             self._unread = error
             return known
         return found
+
+    def _still_grows(self, found: Reading) -> bool:
+        """Whether a worker of another host lives: its host has an uploader, or a file of it was written just now."""
+        files = [self._directory / str(found.name), *(self._run / path for path in found.open_files)]
+        return found.name.host in self.elsewhere or was_written_lately(files)
 
     def growing(self) -> set[str]:
         """Files that a live member has open.

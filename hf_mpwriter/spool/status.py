@@ -68,11 +68,11 @@ class UploaderStatus:
         waiting: batches that wait.
         commits: made by this uploader.
         kind: of the verdict on the last push, "" if it did not fail.
-        reason: why it failed, "" if it did not.
+        reason: why it failed, or why the next one waits; "" if it does not.
         hint: what helps, "" if nothing is known.
         failures: in a row.
         failed_at: unix time of the last failure.
-        blocked_until: monotonic seconds; the Hub asked for no request before.
+        blocked_until: monotonic seconds; the Hub, or the turn of this node among others, allows no request before.
         blocked_for: seconds from the heartbeat until then, for readers with another monotonic clock.
     """
 
@@ -217,10 +217,20 @@ class StatusFile:
             logger.info("%s", f"{kind}: {reason} {hint}".strip())
         self._change(kind=kind, reason=reason, hint=hint, failures=attempts, failed_at=self._wall_clock())
 
+    def waits(self, reason: str) -> None:
+        """The next push waits for the rate limit; an outage says more.
+
+        Args:
+            reason: for people.
+        """
+        if not self.failure:
+            self._change(reason=reason, hint="")
+
     def recovered(self) -> None:
         """A push has succeeded."""
         if self.failure:
             logger.info("the outage is over")
+        if self.failure or self._status.reason:
             self._change(kind="", reason="", hint="", failures=0, failed_at=0.0)
 
     def publish(self, *, phase: str, waiting: int, push: int | None, commits: int, blocked_until: float) -> None:

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 
 from hf_mpwriter.spool.status import LINGER
 
+LONGEST_WAIT = 86_400.0  # seconds that an uploader without workers waits for its turn, or for what the Hub asks for
+
 
 class Action(enum.Enum):
     """What to do next."""
@@ -95,6 +97,17 @@ def decide(s: Situation) -> Action:
         return Action.ATTACH
     over = not s.living and not s.settling and not s.undecided and s.attached is Attached.OVER
     return Action.LEAVE if over else Action.WAIT
+
+
+def abandoned_for(now: float, since: float, waited_until: float) -> float:
+    """Seconds that an uploader has been without workers, progress and a wait that is not its own.
+
+    Args:
+        now: monotonic seconds.
+        since: when there was a worker or progress last.
+        waited_until: end of the last wait that the Hub asked for, or until the turn of this node among others.
+    """
+    return now - max(since, min(waited_until, since + LONGEST_WAIT))
 
 
 def _must_leave(s: Situation) -> bool:

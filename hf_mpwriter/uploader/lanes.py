@@ -42,7 +42,8 @@ from hf_mpwriter.spool.outbox import Batch, Outbox
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Directory
 from hf_mpwriter.uploader.decision import Outgoing
-from hf_mpwriter.uploader.pacing import Backoff, Retries, Step
+from hf_mpwriter.uploader.pace.pacing import Backoff, Step
+from hf_mpwriter.uploader.pace.retries import Retries
 
 logger = logging.getLogger("hf_mpwriter")
 
@@ -152,6 +153,7 @@ class EventFileLane(Lane):
     Attributes:
         has_scanned: whether a scan was made since the ledger last lost something.
         blind_scans: scans in a row that may fail for what cannot be read.
+        theirs: files that the uploader of another host sends.
     """
 
     def __init__(
@@ -169,6 +171,7 @@ class EventFileLane(Lane):
         self._too_large: dict[str, TooLarge] = {}
         self._up_to_date = self._splitting = self.has_scanned = False
         self.blind_scans = BLIND_SCANS
+        self.theirs: frozenset[str] = frozenset()
 
     @property
     def batches(self) -> list[Batch]:
@@ -200,7 +203,7 @@ class EventFileLane(Lane):
         Raises:
             OSError: a file cannot be read or made durable; the outbox is as it was.
         """
-        files = self._scan.files(self.settings.allows, members.growing, self.blind_scans)
+        files = self._scan.files(self._allows, members.growing, self.blind_scans)
         later = self._leave_large(files, everything=everything)
         waiting = pending(files, self._ledger.covers, self._ledger.quarantined.keys() | later)
         self._outbox.put([*bounded(waiting), *([file] for file in self._again(files, later))])
@@ -208,6 +211,9 @@ class EventFileLane(Lane):
             logger.info(self._outbox.trouble)
         self._up_to_date = self.has_scanned = True
         return files
+
+    def _allows(self, path: str) -> bool:
+        return path not in self.theirs and self.settings.allows(path)
 
     def _again(self, files: list[LocalFile], later: set[str]) -> list[LocalFile]:
         """Of the refused files those that are tried now, at most one of a writer."""

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from hf_mpwriter.base.errors import SpoolFormatError
+from hf_mpwriter.base.nodes import nodes_of
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.start import StartRecord
 from hf_mpwriter.events.deferred_log import logger
@@ -84,7 +85,8 @@ class Election:
         self.reap()
         if self.destination is None or self.clock() < max(self._quiet_until, self._starter.quiet_until):
             return False
-        record = StartRecord(self.spool.run_dir, self.destination, self.token_issued_at, self.seeks_siblings)
+        nodes = nodes_of(os.environ)
+        record = StartRecord(self.spool.run_dir, self.destination, self.token_issued_at, self.seeks_siblings, nodes)
         try:
             is_started = self._starter.start(record, lambda: child_environment(os.environ, self.token, self.directory))
         except (OSError, ValueError, SpoolFormatError) as error:

@@ -35,7 +35,8 @@ from hf_mpwriter.spool.members import MemberFile
 from hf_mpwriter.spool.outbox import Batch, InFlightRecord
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.process import Process
-from hf_mpwriter.uploader import in_flight, loop, pacing
+from hf_mpwriter.uploader import in_flight, loop, run_state
+from hf_mpwriter.uploader.pace import pacing
 
 SETTINGS = Settings(commit_every=0.1)
 HOSTS = ("one", "two")
@@ -138,8 +139,8 @@ class Durability(RuleBasedStateMachine):
         self._patches = contextlib.ExitStack()
         for change in (
             mock.patch.object(loop, "time", clock),
-            mock.patch.object(loop, "Process", me),
-            mock.patch.object(loop, "folders", return_value=[]),
+            mock.patch.object(run_state, "Process", me),
+            mock.patch.object(run_state, "folders", return_value=[]),
             mock.patch.object(in_flight, "PushHandle", lambda job, *_: Push(self, job)),
             mock.patch.object(in_flight, "OTHERS_SILENCE", 0.0),  # one uploader at a time, on whatever host
             mock.patch.object(pacing, "MOVED_LIMIT", 1),
@@ -315,7 +316,7 @@ class Durability(RuleBasedStateMachine):
         newer = [self._files(self.disk.durable(other)) for other in there]
         held = self._lengths(durable=False)
         for file, length in self._files(self.disk.content(path)).items():
-            covered = self.uploader and self.uploader._ledger.length(file) >= length
+            covered = self.uploader and self.uploader.run.ledger.length(file) >= length
             assert covered or held.get(file, 0) >= length or any(one.get(file, 0) >= length for one in newer), (
                 "a batch goes, and neither a ledger nor a durable batch covers it"
             )

@@ -208,6 +208,13 @@ def test_commits_above_the_quota_get_the_text_of_the_real_hub(tmp_path):
 
 def test_the_quota_is_that_of_the_last_hour():
     """The wait is until the oldest commit is an hour old; another repository has a quota of its own."""
+    short = Usage(HubLimits(commits_per_hour=1, commit_window=180.0))
+    with short.commit(("model", "a"), 0.0):
+        pass
+    with pytest.raises(RateLimited, match="in about 3 minutes"), short.commit(("model", "a"), 1.0):
+        pass
+    with short.commit(("model", "a"), 180.0):
+        pass
     usage = Usage(HubLimits(commits_per_hour=2))
     repo, other = ("model", "a/r"), ("dataset", "a/r")
 

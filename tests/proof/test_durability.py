@@ -21,7 +21,7 @@ from hf_mpwriter.base.verdicts import Sent
 from hf_mpwriter.push.job import Job
 from hf_mpwriter.spool import outbox
 from hf_mpwriter.system import disk, failpoints
-from hf_mpwriter.uploader import in_flight, loop
+from hf_mpwriter.uploader import in_flight, loop, outcome
 
 FIND = hypothesis.settings(QUICK, max_examples=1000, phases=[hypothesis.Phase.generate], report_multiple_bugs=False)
 
@@ -35,18 +35,18 @@ def _early_ledger(start):
     def start_push(self, lane, batch, members):
         """Acknowledge, then commit."""
         sent = {file.path: Sent(file.length, "0" * 64) for file in batch.files}
-        self._ledger.acknowledge(sent, "early", 0.0)
-        self._in_flight.save_ledger()
+        self.run.ledger.acknowledge(sent, "early", 0.0)
+        self.run.in_flight.save_ledger()
         start(self, lane, batch, members)
 
     return start_push
 
 
 def _early_clear(acknowledge):
-    def early(self, verdict, lane, batch):
+    def early(run, verdict, lane, batch):
         """Drop the record, then save the ledger."""
-        self._in_flight.clear()
-        acknowledge(self, verdict, lane, batch)
+        run.in_flight.clear()
+        acknowledge(run, verdict, lane, batch)
 
     return early
 
@@ -89,9 +89,9 @@ SABOTAGES = {  # what to break, and how it is found
         "bytes have arrived|claims more than the Hub",
     ),
     "record dropped before ledger": (
-        loop.Uploader,
+        outcome,
         "_acknowledge",
-        _early_clear(loop.Uploader._acknowledge),
+        _early_clear(outcome._acknowledge),
         "the record goes before the ledger",
     ),
     "no settle time": (in_flight, "SETTLE_TIME", 0.0, "shrank|while a request without a parent is under way"),

@@ -30,11 +30,13 @@ class HubLimits:
         commits_per_hour: Per repository, 0 for unlimited.
         requests_per_5min: To `/api/`, 0 for unlimited.
         busy: Refuse a commit with 409 while another one to the same repository is in progress, instead of queueing it.
+        commit_window: Seconds that count as the hour in which commits are counted.
     """
 
     commits_per_hour: int = 0
     requests_per_5min: int = 0
     busy: bool = False
+    commit_window: float = HOUR
 
 
 class Usage:
@@ -104,9 +106,11 @@ class Usage:
             yield
             return
         with self._guard:
-            times = self._commits[repo] = [then for then in self._commits[repo] if now - then < HOUR]
+            times = self._commits[repo] = [
+                then for then in self._commits[repo] if now - then < self._limits.commit_window
+            ]
             if len(times) >= limit:
-                raise RateLimited(quota_text(limit, times[0] + HOUR - now))
+                raise RateLimited(quota_text(limit, times[0] + self._limits.commit_window - now))
             times.append(now)
         try:
             yield

@@ -130,6 +130,7 @@ class LocalHub:
         command = [sys.executable, "-m", "hf_mpwriter.localhub", "--root", self.root, "--socket", str(descriptor)]
         command += ["--parent", str(os.getpid()), "--user", self.user, "--multipart-over", str(self.multipart_over)]
         command += ["--commits-per-hour", str(self.limits.commits_per_hour)]
+        command += ["--commit-window", str(self.limits.commit_window)]
         command += ["--requests-per-5min", str(self.limits.requests_per_5min)]
         command += ["--busy"] if self.limits.busy else []
         command += ["--discard"] if self.discard else []

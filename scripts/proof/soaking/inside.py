@@ -40,7 +40,7 @@ HASTE: dict[str, dict[str, dict[str, float]]] = {
         "events.backlog": {"RETRY_FIRST": 0.1, "RETRY_LAST": 1.0},
     },
     "uploader": {
-        "uploader.pacing": {
+        "uploader.pace.pacing": {
             "FIRST_WAIT": 0.6,
             "LONGEST_WAIT": 3.0,
             "REFUSED_WAIT": 1.5,
@@ -48,7 +48,8 @@ HASTE: dict[str, dict[str, dict[str, float]]] = {
             "XET_PAUSE": 10.0,
             "MOVED_LIMIT": 2,
         },
-        "uploader.loop": {"TICK": 0.3, "FIRST_DELAY": 1.0},
+        "uploader.loop": {"TICK": 0.3},
+        "uploader.run_state": {"FIRST_DELAY": 1.0},
         "uploader.in_flight": {"SETTLE_TIME": 20.0},
         "spool.status": {"BEAT_EVERY": 2.0},
     },

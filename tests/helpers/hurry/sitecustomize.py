@@ -14,8 +14,10 @@ from lock_check import install_on_import
 WAITS = {  # seconds
     "hf_mpwriter.spool.status": {"BEAT_EVERY": 2.0},
     "hf_mpwriter.spool.progress": {"ENSURE_EVERY": 0.3},
-    "hf_mpwriter.uploader.pacing": {"FIRST_WAIT": 1.0, "MOVED_WAIT": 1.0, "RETRY_DISTANCE": 2.0, "RETRY_WAIT": 4.0},
-    "hf_mpwriter.uploader.loop": {"TICK": 0.2, "FIRST_DELAY": 0.4},
+    "hf_mpwriter.uploader.loop": {"TICK": 0.2},
+    "hf_mpwriter.uploader.pace.pacing": {"FIRST_WAIT": 1.0, "MOVED_WAIT": 1.0},
+    "hf_mpwriter.uploader.pace.retries": {"RETRY_DISTANCE": 2.0, "RETRY_WAIT": 4.0},
+    "hf_mpwriter.uploader.run_state": {"FIRST_DELAY": 0.4},
     "hf_mpwriter.worker.worker": {"HOUSEKEEPING_EVERY": 0.6},
 }
 

@@ -19,7 +19,7 @@ from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.directory import Directory
 from hf_mpwriter.system.process import host_id
-from hf_mpwriter.uploader import in_flight
+from hf_mpwriter.uploader import in_flight, outcome
 from hf_mpwriter.uploader.decision import Action, decide
 from hf_mpwriter.uploader.loop import Uploader
 
@@ -33,21 +33,21 @@ def one(run_dir) -> Uploader:
     made = Uploader(
         spool, spool.destination(), locks.try_exclusive(spool.uploader_lock), lambda: 1000.0, random.Random(1)
     )
-    made._ledger.settings = Settings(allow_patterns=None)
+    made.run.ledger.settings = Settings(allow_patterns=None)
     return made
 
 
 def scanned(one: Uploader) -> list[str]:
     """What a scan puts into a batch."""
-    if one._attachments.scan(alone=True):
-        one._in_flight.save_ledger()
-    return [file.path for batch in one._attachments.batches for file in batch.files]
+    if one.run.attachments.scan(alone=True):
+        one.run.in_flight.save_ledger()
+    return [file.path for batch in one.run.attachments.batches for file in batch.files]
 
 
 def test_an_uploader_that_leaves_sweeps_once_more(one):
     """A worker that was killed while it joined may not have been reaped when the uploader started."""
     name = MemberName("rank_00001", host_id(), 2**22 + 1, 1, 1)
-    path = Path(one._spool.members, f".{name}.tmp")
+    path = Path(one.run.spool.members, f".{name}.tmp")
     path.touch()
     assert decide(one._situation([])) is not Action.LEAVE, "what was left behind is scanned first"
     assert one._leave()
@@ -58,20 +58,20 @@ def test_what_the_hub_has_lost_is_looked_at_again_at_once(one, run_dir):
     """Nobody lives and nothing waits, but a read-back has found a file gone: it is not left to the next start."""
     path = write(run_dir, "gone.txt", b"one")
     (file,) = attachments.Attachments(Directory(run_dir)).scan(lambda _: True).files
-    one._ledger.acknowledge({path.name: file.content}, "c", 1.0)
+    one.run.ledger.acknowledge({path.name: file.content}, "c", 1.0)
     one._scan([])
     assert decide(one._situation([])) is Action.ATTACH
     one._attach([])
     assert decide(one._situation([])) is Action.LEAVE
     assert Progress(Spool(str(run_dir))).missing({path.name: 3}) == {}
-    one._in_flight._sent = (one._events, Batch(0, ()))
-    one._conclude(Done("c" * 40, own=False, repo_id="me/run", files={path.name: Sent(0, "")}, checked=True))
+    one.run.in_flight._sent = (one.run.events, Batch(0, ()))
+    outcome.conclude(one.run, Done("c" * 40, own=False, repo_id="me/run", files={path.name: Sent(0, "")}, checked=True))
     assert decide(one._situation([])) is Action.SCAN
     assert Progress(Spool(str(run_dir))).missing({path.name: 3}) == {path.name: 3}
     one._scan([])
     one._attach([])
-    assert one._attachments.batches[0].files == (file,)
-    one._in_flight.push.kill()
+    assert one.run.attachments.batches[0].files == (file,)
+    one.run.in_flight.push.kill()
 
 
 def test_a_file_above_the_limit_is_parked_with_what_to_do(one, run_dir, monkeypatch):
@@ -83,7 +83,7 @@ def test_a_file_above_the_limit_is_parked_with_what_to_do(one, run_dir, monkeypa
     assert "hf upload" in quarantined(run_dir)["big.bin"]
     assert len(copies(run_dir)) == 1
     write(run_dir, "big.bin", b"less")
-    one._attachments.done(one._attachments.start(), committed=True)
+    one.run.attachments.done(one.run.attachments.start(), committed=True)
     assert scanned(one) == ["big.bin", "small.txt"]
     assert quarantined(run_dir) == {}
 
@@ -130,21 +130,21 @@ def test_a_push_of_attachments_ends_at_once_on_sigterm_and_events_go_first(one, 
     assert not pushes[0].killed
     one.terminate()
     assert one.tick()
-    assert (pushes[0].killed, list(one._ledger.uncertain), copies(run_dir)) == (True, ["slow.bin"], [])
+    assert (pushes[0].killed, list(one.run.ledger.uncertain), copies(run_dir)) == (True, ["slow.bin"], [])
     assert one.tick()
-    assert [file.path for file in one._in_flight._sent[1].files] == ["events.out.tfevents.0000000001.h.1.aa"]
+    assert [file.path for file in one.run.in_flight._sent[1].files] == ["events.out.tfevents.0000000001.h.1.aa"]
 
 
 def test_attachments_name_their_parent_however_busy_the_branch_is(one, run_dir, pushes):
     """Without it they might replace what others have just put there; event files only grow."""
-    one._pacing._moved = 100
+    one.run.pacing._moved = 100
     write(run_dir, "a.txt", b"one")
     one._attach([])
-    assert one._in_flight._fenced
-    assert '"fenced": true' in Path(one._host.in_flight).read_text()
-    one._in_flight._sent = None
-    one._start_push(one._events, Batch(1, ()), [])
-    assert not one._in_flight._fenced
+    assert one.run.in_flight._fenced
+    assert '"fenced": true' in Path(one.run.host.in_flight).read_text()
+    one.run.in_flight._sent = None
+    one._start_push(one.run.events, Batch(1, ()), [])
+    assert not one.run.in_flight._fenced
 
 
 def test_attachments_that_fail_do_not_hold_back_events(one, run_dir, pushes):
@@ -152,12 +152,12 @@ def test_attachments_that_fail_do_not_hold_back_events(one, run_dir, pushes):
     write(run_dir, "a.txt", b"one")
     for _ in range(9):
         one._attach([])
-        one._conclude(Unknown("502"))
-    assert one._pacing.next_try <= one._clock()
+        outcome.conclude(one.run, Unknown("502"))
+    assert one.run.pacing.next_try <= one.run.clock()
     event_file(run_dir / "events.out.tfevents.0000000001.h.1.aa", 3)
     assert decide(one._situation([])) is Action.SCAN
     one._scan([])
     assert decide(one._situation([])) is Action.PUSH
     one._attach([])
-    one._conclude(Refused("403", "a token"))
-    assert one._pacing.next_try > one._clock(), "then nothing is sent"
+    outcome.conclude(one.run, Refused("403", "a token"))
+    assert one.run.pacing.next_try > one.run.clock(), "then nothing is sent"

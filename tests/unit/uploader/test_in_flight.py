@@ -23,7 +23,7 @@ from hf_mpwriter.spool.outbox import Batch, Outbox
 from hf_mpwriter.spool.status import StatusFile, UploaderStatus
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.process import Process, host_id
-from hf_mpwriter.uploader import in_flight
+from hf_mpwriter.uploader import in_flight, outcome
 from hf_mpwriter.uploader.decision import Action, decide
 from hf_mpwriter.uploader.loop import Uploader
 
@@ -48,20 +48,22 @@ def test_the_settle_time_outlives_the_uploader(tmp_path):
 
     one = successor()
     one._scan([])
-    batch = one._events.batches[0]
-    one._in_flight._fenced = False
-    one._in_flight._outbox.mark_in_flight(batch, fenced=False)
-    one._in_flight._sent = (one._events, batch)
-    one._conclude(Unknown("504"))
-    one._in_flight._sent = (one._events, batch)
-    one._conclude(Done("c" * 40, own=True, repo_id="me/run", files={name: Sent(batch.files[0].length, "00")}))
+    batch = one.run.events.batches[0]
+    one.run.in_flight._fenced = False
+    one.run.in_flight._outbox.mark_in_flight(batch, fenced=False)
+    one.run.in_flight._sent = (one.run.events, batch)
+    outcome.conclude(one.run, Unknown("504"))
+    one.run.in_flight._sent = (one.run.events, batch)
+    outcome.conclude(
+        one.run, Done("c" * 40, own=True, repo_id="me/run", files={name: Sent(batch.files[0].length, "00")})
+    )
     assert decide(one._situation([])) is Action.WAIT, "it does not leave before the time is over"
     two = successor()
     assert decide(two._situation([])) is Action.WAIT, "its successor makes no scan either"
     now[0] += in_flight.SETTLE_TIME
-    two._in_flight.catch_up()
+    two.run.in_flight.catch_up()
     assert decide(two._situation([])) is Action.SCAN
-    assert outbox.interrupted(two._host) is None
+    assert outbox.interrupted(two.run.host) is None
 
 
 def test_a_successor_waits_as_long_as_a_request_may_be_under_way(tmp_path):
@@ -145,7 +147,7 @@ class Place:
     def uploader(self) -> Uploader:
         """An uploader, as of now."""
         made = Uploader(self.spool, self.spool.destination(), self.lock, lambda: self.now, random.Random(1))
-        made._ledger.settings = Settings(allow_patterns=None)
+        made.run.ledger.settings = Settings(allow_patterns=None)
         return made
 
     def other(self, name: str = "other-00000000"):
@@ -173,21 +175,21 @@ def test_no_push_starts_while_the_ledger_is_not_on_disk(place, jobs, monkeypatch
     one = place.uploader()
     one._attach([])
     assert len(jobs) == 1
-    record = Path(one._host.in_flight).read_bytes()
+    record = Path(one.run.host.in_flight).read_bytes()
     with monkeypatch.context() as full:
         full.setattr(disk, "replace", refuse)
-        one._conclude(Unknown("504"))
+        outcome.conclude(one.run, Unknown("504"))
         one._scan([])
-        one._start_push(one._events, one._events.start(), [])
-    assert (len(jobs), Path(one._host.in_flight).read_bytes()) == (1, record)
-    assert one._status.failure == "Retry"
+        one._start_push(one.run.events, one.run.events.start(), [])
+    assert (len(jobs), Path(one.run.host.in_flight).read_bytes()) == (1, record)
+    assert one.run.status.failure == "Retry"
     place.now += 1000.0
-    one._in_flight.catch_up()
-    assert not os.path.exists(one._host.in_flight)
+    one.run.in_flight.catch_up()
+    assert not os.path.exists(one.run.host.in_flight)
     one._scan([])
-    one._start_push(one._events, one._events.start(), [])
+    one._start_push(one.run.events, one.run.events.start(), [])
     assert len(jobs) == 2
-    assert list(place.uploader()._ledger.uncertain) == ["a.txt"]
+    assert list(place.uploader().run.ledger.uncertain) == ["a.txt"]
 
 
 def test_the_record_of_a_dead_host_costs_one_settle_time(place):
@@ -195,14 +197,14 @@ def test_the_record_of_a_dead_host_costs_one_settle_time(place):
     other = Outbox(place.other(), place.spool.run)
     other.mark_in_flight(Batch(1, ()), fenced=False)
     one = place.uploader()
-    assert one._in_flight.is_settling
-    assert place.uploader()._in_flight.is_settling, "it was not over"
+    assert one.run.in_flight.is_settling
+    assert place.uploader().run.in_flight.is_settling, "it was not over"
     place.now += in_flight.SETTLE_TIME
-    one._in_flight.catch_up()
-    assert not place.uploader()._in_flight.is_settling
+    one.run.in_flight.catch_up()
+    assert not place.uploader().run.in_flight.is_settling
     assert os.path.exists(place.other().in_flight), "it is that host's"
     other.mark_in_flight(Batch(2, ()), fenced=False)
-    assert place.uploader()._in_flight.is_settling
+    assert place.uploader().run.in_flight.is_settling
 
 
 def test_what_a_dead_host_was_sending_is_uncertain_once(place):
@@ -210,10 +212,10 @@ def test_what_a_dead_host_was_sending_is_uncertain_once(place):
     (file,) = attachments.Attachments(place.spool.run).scan(lambda _: True).files
     Outbox(place.other(), place.spool.run).mark_in_flight(Batch(0, (file,)), fenced=True)
     one = place.uploader()
-    assert list(one._ledger.uncertain) == ["a.txt"]
-    one._ledger.acknowledge({"a.txt": file.content}, "c", 1.0)
-    one._in_flight.save_ledger()
-    assert place.uploader()._ledger.uncertain == {}
+    assert list(one.run.ledger.uncertain) == ["a.txt"]
+    one.run.ledger.acknowledge({"a.txt": file.content}, "c", 1.0)
+    one.run.in_flight.save_ledger()
+    assert place.uploader().run.ledger.uncertain == {}
 
 
 def test_a_commit_names_no_parent_only_while_no_other_host_can_send(place, jobs):
@@ -222,10 +224,10 @@ def test_a_commit_names_no_parent_only_while_no_other_host_can_send(place, jobs)
 
     def is_fenced() -> bool:
         one = place.uploader()
-        one._pacing._moved = 100
+        one.run.pacing._moved = 100
         one._scan([])
-        one._start_push(one._events, one._events.start(), [])
-        os.unlink(one._host.in_flight)  # the outcome is known
+        one._start_push(one.run.events, one.run.events.start(), [])
+        os.unlink(one.run.host.in_flight)  # the outcome is known
         return jobs[-1].fenced
 
     assert not is_fenced()
@@ -251,7 +253,7 @@ def test_of_two_hosts_that_start_at_once_one_sees_the_other(place, jobs, monkeyp
         patch.setattr(in_flight, "interrupted", read)
         one = place.uploader()
     assert said == ["idle"]
-    one._pacing._moved = 100
+    one.run.pacing._moved = 100
     one._scan([])
 
     def another_starts(path: str, data: bytes, word: str, *, durable: bool = True) -> None:
@@ -261,16 +263,16 @@ def test_of_two_hosts_that_start_at_once_one_sees_the_other(place, jobs, monkeyp
             status.publish(phase="idle", waiting=0, push=None, commits=0, blocked_until=0.0)
 
     monkeypatch.setattr(disk, "replace", another_starts)
-    one._start_push(one._events, one._events.start(), [])
+    one._start_push(one.run.events, one.run.events.start(), [])
     assert jobs[-1].fenced
-    assert not outbox.interrupted(one._host).fenced, "the one that started believes the worst"
+    assert not outbox.interrupted(one.run.host).fenced, "the one that started believes the worst"
 
 
 def test_an_uploader_that_takes_its_lock_again_believes_only_the_disk(place, monkeypatch):
     """In between another one was here: it has sent things, and its batches have numbers of their own."""
     one = place.uploader()
     one._scan([])
-    number, release = one._events.batches[0].number, locks.release
+    number, release = one.run.events.batches[0].number, locks.release
 
     def another_comes(fd: int) -> None:
         release(fd)
@@ -278,62 +280,62 @@ def test_an_uploader_that_takes_its_lock_again_believes_only_the_disk(place, mon
         two = Uploader(place.spool, place.spool.destination(), lock, lambda: place.now, random.Random(1))
         event_file(place.root / NAME.replace("17", "18"), 3)
         two._scan([])
-        two._ledger.acknowledge({NAME: Sent(10_000, "0" * 64)}, "c", 1.0)
-        two._in_flight.save_ledger()
+        two.run.ledger.acknowledge({NAME: Sent(10_000, "0" * 64)}, "c", 1.0)
+        two.run.in_flight.save_ledger()
         release(lock)
 
     monkeypatch.setattr(locks, "release", another_comes)
     MemberFile(place.spool, "main", Process.current(), Settings())
     assert not one._leave()
-    assert one._ledger.length(NAME) == 10_000
+    assert one.run.ledger.length(NAME) == 10_000
     one._scan([])
-    assert min(batch.number for batch in one._events.batches) > number + 1
+    assert min(batch.number for batch in one.run.events.batches) > number + 1
 
 
 def test_a_refusal_of_before_a_request_for_a_new_repository_is_no_answer_to_it(place, jobs):
     """The push that was under way had no leave to create one; the next one has."""
     one = place.uploader()
-    one._ledger.acknowledge({NAME: Sent(1, "0" * 64)}, "c", 1.0)
+    one.run.ledger.acknowledge({NAME: Sent(1, "0" * 64)}, "c", 1.0)
     one._scan([])
-    one._start_push(one._events, one._events.start(), [])
+    one._start_push(one.run.events, one.run.events.start(), [])
     assert not jobs[-1].create
-    one._in_flight.may_create = True
-    one._conclude(Refused("it is gone", "sync --create"))
-    assert one._status.failure == "Retry"
-    one._start_push(one._events, one._events.start(), [])
+    one.run.in_flight.may_create = True
+    outcome.conclude(one.run, Refused("it is gone", "sync --create"))
+    assert one.run.status.failure == "Retry"
+    one._start_push(one.run.events, one.run.events.start(), [])
     assert jobs[-1].create
-    one._conclude(Refused("401", "login"))
-    assert one._status.failure == "Refused"
+    outcome.conclude(one.run, Refused("401", "login"))
+    assert one.run.status.failure == "Refused"
 
 
 def test_a_success_of_before_a_request_for_a_new_repository_is_no_answer_to_it(place, jobs):
     """The repository may be gone since."""
     one = place.uploader()
-    one._ledger.acknowledge({NAME: Sent(1, "0" * 64)}, "c", 1.0)
+    one.run.ledger.acknowledge({NAME: Sent(1, "0" * 64)}, "c", 1.0)
     for create in (False, True, False):
         event_file(place.root / NAME, len(jobs) + 4)
         one._scan([])
-        one._start_push(one._events, one._events.start(), [])
+        one._start_push(one.run.events, one.run.events.start(), [])
         assert jobs[-1].create is create
-        one._in_flight.may_create |= len(jobs) == 1
-        one._conclude(Done("c" * 40, True, "me/run", {NAME: Sent(jobs[-1].files[0].length, "0" * 64)}))
+        one.run.in_flight.may_create |= len(jobs) == 1
+        outcome.conclude(one.run, Done("c" * 40, True, "me/run", {NAME: Sent(jobs[-1].files[0].length, "0" * 64)}))
 
 
 def test_an_audit_reads_back_whatever_was_in_flight_when_it_was_asked_for(place, jobs):
     """The push of before has a head of its own by then; the audit trusts none."""
     one = place.uploader()
     one._scan([])
-    one._start_push(one._events, one._events.start(), [])
-    one._audit = True
+    one._start_push(one.run.events, one.run.events.start(), [])
+    one.run.audit = True
     length = jobs[-1].files[0].length
-    one._conclude(Done("c" * 40, True, "me/run", {NAME: Sent(length, "0" * 64)}))
+    outcome.conclude(one.run, Done("c" * 40, True, "me/run", {NAME: Sent(length, "0" * 64)}))
     one._scan([])
     assert (jobs[-1].files, jobs[-1].own_head) == ((), None)
 
 
 def test_what_a_killed_push_has_downloaded_is_removed(place):
     """It is in the cache of the host."""
-    scratch = Path(place.uploader()._host.cache, SCRATCH)
+    scratch = Path(place.uploader().run.host.cache, SCRATCH)
     (scratch / "deep").mkdir(parents=True)
     (scratch / "deep" / "copy").write_bytes(b"x")
     place.uploader()
@@ -345,22 +347,22 @@ def test_a_path_that_the_hub_takes_again_has_the_other_refused_ones_tried(place,
     one, other = place.uploader(), "events.out.tfevents.1700000000.theirs"
     for path in (NAME, other):
         event_file(place.root / path, 1)
-        one._retries.refused(path, "the repository's .gitignore leaves it out", certain=True)
+        one.run.retries.refused(path, "the repository's .gitignore leaves it out", certain=True)
     place.now += 600.0
-    one._retries.postpone([other])
+    one.run.retries.postpone([other])
     one._scan([])
-    one._start_push(one._events, one._events.start(), [])
+    one._start_push(one.run.events, one.run.events.start(), [])
     (file,) = jobs[-1].files
     assert file.path == NAME
-    one._conclude(Done("c" * 40, True, "me/run", {NAME: Sent(file.length, "0" * 64)}))
-    assert one._retries.due(attachments=False) == {other}
+    outcome.conclude(one.run, Done("c" * 40, True, "me/run", {NAME: Sent(file.length, "0" * 64)}))
+    assert one.run.retries.due(attachments=False) == {other}
 
 
 def test_a_refused_attachment_is_sent_with_what_the_hub_may_hold_of_it(place, jobs):
     """Its last content is no file of others."""
     one = place.uploader()
-    one._ledger.acknowledge({"a.txt": Sent(1, "0" * 64, "0" * 40)}, "c", 1.0)
-    one._retries.refused("a.txt", "400", certain=False)
+    one.run.ledger.acknowledge({"a.txt": Sent(1, "0" * 64, "0" * 40)}, "c", 1.0)
+    one.run.retries.refused("a.txt", "400", certain=False)
     place.now += 600.0
     one._attach([])
     assert [file.path for file in jobs[-1].files] == ["a.txt"]
@@ -374,14 +376,14 @@ def test_sync_gets_a_large_file_again_whose_push_has_failed(place, jobs, monkeyp
     with_rank = MemberFile(place.spool, "main", Process.current(), Settings())
     sync = MemberFile(place.spool, OBSERVER, Process.current(), Settings())
     sync.count(requests=1)
-    members = one._members.all()
+    members = one.run.members.all()
     one._note(members)
     event_file(place.root / "events.out.tfevents.1.theirs", 1)
-    one._audit = False  # a smaller batch has gone before
+    one.run.audit = False  # a smaller batch has gone before
     for _ in range(2):
         one._scan(members)
-        assert any(file.is_large for batch in one._events.batches for file in batch.files)
-        for batch in one._events.batches:
-            one._events._large.started(batch.files)
+        assert any(file.is_large for batch in one.run.events.batches for file in batch.files)
+        for batch in one.run.events.batches:
+            one.run.events._large.started(batch.files)
     with_rank.leave()
     sync.leave()

@@ -20,7 +20,8 @@ from hf_mpwriter.spool.members import Members
 from hf_mpwriter.spool.outbox import Outbox
 from hf_mpwriter.uploader.decision import Outgoing
 from hf_mpwriter.uploader.lanes import EventFileLane
-from hf_mpwriter.uploader.pacing import REFUSALS, RETRY_DISTANCE, Backoff, Retries
+from hf_mpwriter.uploader.pace.pacing import Backoff
+from hf_mpwriter.uploader.pace.retries import REFUSALS, RETRY_DISTANCE, Retries
 
 
 class Run:

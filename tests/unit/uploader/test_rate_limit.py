@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.directory import Directory, at
-from hf_mpwriter.uploader import rate_limit
-from hf_mpwriter.uploader.rate_limit import HOUR, Bucket, RateLimit, Rule
+from hf_mpwriter.uploader.pace import rate_limit
+from hf_mpwriter.uploader.pace.rate_limit import HOUR, Bucket, RateLimit, Rule
 
 HERE = Destination("https://hub", "me/run")
 
@@ -171,7 +171,7 @@ def test_buckets_that_are_full_again_are_forgotten(host):
     folder = Path(host.folders[0])
     for bucket in folder.glob("*.json"):
         os.utime(bucket, (host.now, host.now))
-    host.now += HOUR + 1
+    host.now += rate_limit.RESTED_AFTER + 1
     host.limit().take(urgent=True)
     (left,) = folder.glob("*.json")
     assert json.loads(left.read_text())["tokens"] == 19.0
@@ -181,7 +181,7 @@ def test_many_processes_that_take_at_once_take_no_token_twice(tmp_path):
     """Eight processes, one bucket of twenty."""
     source = """
 import random, sys, time
-from hf_mpwriter.uploader.rate_limit import BUSY_WAIT, RateLimit
+from hf_mpwriter.uploader.pace.rate_limit import BUSY_WAIT, RateLimit
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.system.directory import at
 one, taken = RateLimit(Destination("https://hub", "me/run"), 100.0, [at(sys.argv[1])], lambda: 1000.0), 0

@@ -3,9 +3,12 @@
     commit_every  -> next_commit   when the events of live workers are due
     verdicts      -> next_try      no push starts earlier; a request ends the wait, unless the Hub asked for it
     rate limit    -> take          a token for each push that commits; without one, next_try
+    several nodes -> turn          what all want at once, a first commit and an urgent one, each does at its turn;
+                                   where they are more than a burst, a second failure in a row costs the turn, as
+                                   after an outage all would come at once
+    429, 412      -> stretch       doubles the pauses, or adds to them; each commit takes a little of that back
     412           -> fenced        after MOVED_LIMIT of these since the last success, one push names no parent
     Xet trouble   -> xet           after XET_LIMIT failures in a row, content goes by LFS for an hour
-    refused path  -> Retries       again after minutes, later hours; at once on request, but not within RETRY_DISTANCE
 
 When a push is tried again is a pure decision of `next_step`, with attempts and randomness as arguments:
 
@@ -25,10 +28,8 @@ import random
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from hf_mpwriter.base.names import is_attachment
 from hf_mpwriter.base.verdicts import Done, Moved, Quarantine, Refused, Retry, Split, Unknown, Verdict
-from hf_mpwriter.spool.ledger import Ledger
-from hf_mpwriter.uploader.rate_limit import BUSY_WAIT, RateLimit
+from hf_mpwriter.uploader.pace.rate_limit import BUSY_WAIT, RateLimit
 
 FIRST_WAIT = 5.0  # seconds
 LONGEST_WAIT = 300.0  # seconds
@@ -38,12 +39,13 @@ REFUSED_WAIT = 300.0  # seconds
 LONGEST_REFUSED_WAIT = 3600.0  # seconds
 MOVED_WAIT = 3.0  # seconds
 MOVED_LIMIT = 5  # 412 since the last success, before one push names no parent
+LARGEST_STRETCH = 8.0  # of all pauses
+STRETCH_ON_412 = 0.5  # a verdict: the push itself has tried a few times
+STRETCH_BACK = 0.25  # for each commit
+TURN_LASTS = 30.0  # seconds after a commit in which more of the same may go
+LOOK_EVERY = 10.0  # seconds between two looks for others at the bucket, while a turn is waited for
 XET_LIMIT = 3  # failures of the Xet storage in a row, before content goes by LFS
 XET_PAUSE = 3600.0  # seconds until Xet is tried again; LFS sends whole files
-REFUSALS = 3  # of a file alone, minutes apart, before the Hub is believed
-RETRY_DISTANCE = 60.0  # seconds between two tries of a refused path at least; doubles until REFUSALS
-RETRY_WAIT = 600.0  # seconds after so many refusals, doubling ...
-LONGEST_RETRY_WAIT = 3600.0  # ... to this
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,7 @@ class Pacing(Backoff):
     Attributes:
         next_commit: when the commit interval is over.
         used_up: whether the rate limit refused the last push; False if another uploader held the lock of the bucket.
+        turn_at: when the rate limit allows what is urgent, 0 unless it has refused that.
     """
 
     def __init__(self, clock: Callable[[], float], rng: random.Random, rate_limit: RateLimit, first: float) -> None:
@@ -150,6 +153,9 @@ class Pacing(Backoff):
         self._last_try = self._lfs_until = 0.0
         self._last_squash = -math.inf
         self._holds_token = self.used_up = False
+        self._asked_at: float | None = None  # since when a turn is waited for
+        self._turn_ends, self._next_look, self._has_committed = -math.inf, 0.0, False
+        self.turn_at = 0.0
 
     @property
     def is_fenced(self) -> bool:
@@ -161,17 +167,56 @@ class Pacing(Backoff):
         """Whether the next push may use Xet."""
         return self._clock() >= self._lfs_until
 
-    def take(self, *, urgent: bool) -> bool:
+    @property
+    def blocked_until(self) -> float:
+        """When a push is allowed again, whatever is asked for; 0 if nothing but a request is needed."""
+        return max(0.0 if self.may_hurry else self.next_try, self.turn_at)
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether the whole rate limit is that of this bucket."""
+        return self._rate_limit.rule.parts == 1
+
+    @property
+    def explanation(self) -> str:
+        """Why the rate limit refused the last push, for people."""
+        return self._rate_limit.explanation
+
+    def saw(self, hosts: Collection[str]) -> None:
+        """Note which hosts share the run directory: with more of them, the turn comes sooner."""
+        changed = self._rate_limit.saw(hosts)
+        if self._asked_at is not None and self._clock() >= self._next_look:
+            self._next_look = self._clock() + LOOK_EVERY
+            changed |= self._rate_limit.look()
+        if changed and self._asked_at is not None:
+            self.hurry(self._clock())
+
+    def take(self, *, urgent: bool, at_once: bool = False) -> bool:
         """Whether the rate limit allows a push now; else the next try waits for it.
 
         Args:
             urgent: a request waits for it, or it may be the last one.
+            at_once: do not wait for a turn, as the process has to end.
         """
-        self._last_try = self._clock()
-        if wait := self._rate_limit.take(urgent=urgent):
+        now = self._last_try = self._clock()
+        wait = self._rate_limit.take(urgent=urgent)
+        if wait > BUSY_WAIT:  # the nodes get their tokens one after another: that is turn enough
+            self._asked_at = -math.inf
+        elif not wait and not at_once and (wait := self._until_turn(now, urgent=urgent)):
+            self._rate_limit.give_back()
+        if wait:
             self.hold(Step(wait))
+        self.turn_at = now + wait if wait > BUSY_WAIT and urgent else 0.0
         self._holds_token, self.used_up = not wait, wait > BUSY_WAIT
         return not wait
+
+    def _until_turn(self, now: float, *, urgent: bool) -> float:
+        """Seconds until the turn of this node for what all nodes may want at the same moment."""
+        if (self._has_committed and not urgent) or now < self._turn_ends:
+            self._asked_at = None
+            return 0.0
+        self._asked_at = now if self._asked_at is None else self._asked_at
+        return max(0.0, self._asked_at + self._rate_limit.turn - now)
 
     def _spend(self, *, committed: bool) -> None:
         """Give the token back if there was no commit; a mere read-back never had one."""
@@ -192,7 +237,7 @@ class Pacing(Backoff):
 
     def scanned(self, minutes: float) -> None:
         """Note a scan: the next commit is due in `minutes`."""
-        self.next_commit = self._clock() + 60 * minutes
+        self.next_commit = self._clock() + 60 * minutes * self._rate_limit.stretch
 
     def soon(self) -> None:
         """Make the next commit due now."""
@@ -205,97 +250,25 @@ class Pacing(Backoff):
         self._moved = moved
         if committed and self.uses_xet:
             self._xet_failures = 0
+        if committed:
+            self._has_committed, self._turn_ends = True, self._clock() + TURN_LASTS
+            self._stretch(self._rate_limit.stretch - STRETCH_BACK)
+        self._asked_at = None
         self._spend(committed=committed)
+
+    def _stretch(self, stretch: float) -> None:
+        self._rate_limit.stretch = min(LARGEST_STRETCH, max(1.0, stretch))
 
     def learn(self, verdict: Verdict) -> None:
         """Take what a failure tells about the way and the rate limit, whatever the push carried."""
-        self._spend(committed=not isinstance(verdict, (Retry, Moved)))
+        loses_turn = isinstance(verdict, Retry) and self._failures > 0 and self._rate_limit.rule.is_by_turns
+        self._spend(committed=loses_turn or not isinstance(verdict, (Retry, Moved)))
+        if isinstance(verdict, Moved):
+            self._stretch(self._rate_limit.stretch + STRETCH_ON_412)
+        elif isinstance(verdict, Retry) and verdict.limited:
+            self._stretch(2 * self._rate_limit.stretch)
         if isinstance(verdict, (Retry, Unknown)) and verdict.xet and self.uses_xet:
             self._xet_failures += 1
             if verdict.xet == "missing" or self._xet_failures >= XET_LIMIT:
                 self._xet_failures, self._lfs_until = XET_LIMIT - 1, self._clock() + XET_PAUSE
                 self.attempts = self._failures = 0  # the other way is tried soon
-
-
-def retry_wait(refusals: int) -> float:
-    """Seconds until a path is tried again that the Hub has refused so often."""
-    if refusals < REFUSALS:
-        return RETRY_DISTANCE * 2.0 ** (refusals - 1)
-    return min(LONGEST_RETRY_WAIT, RETRY_WAIT * 2.0 ** min(refusals - REFUSALS, 10))
-
-
-class Retries:
-    """When paths are tried again that the Hub has refused: slowly, for ever.
-
-    Args:
-        ledger: keeps the refusals.
-        clock: monotonic seconds.
-        filesystem_time: unix time of the filesystem that the ledger is on, by which hosts agree.
-    """
-
-    def __init__(self, ledger: Ledger, clock: Callable[[], float], filesystem_time: Callable[[], float]) -> None:
-        self._ledger, self._clock, self._filesystem_time = ledger, clock, filesystem_time
-        self._last: dict[str, float] = {}  # path -> last try
-        self._next: dict[str, float] = {}  # path -> next try
-        self._absent: set[str] = set()  # paths that could not be tried when they were due
-        refused = {path: entry for path, entry in ledger.quarantined.items() if entry.refusals}
-        now, there = clock(), filesystem_time() if refused else 0.0
-        for path, entry in refused.items():  # a new start tries them again
-            age = there - entry.tried
-            self._last[path] = now - age if 0 <= age < RETRY_DISTANCE else -math.inf
-            self._next[path] = max(now, self._last[path] + RETRY_DISTANCE)
-
-    def refused(self, path: str, reason: str, *, certain: bool) -> None:
-        """The Hub has refused a path.
-
-        Args:
-            path: relative to the run directory.
-            reason: for people.
-            certain: whether it was the content for certain.
-        """
-        known = self._ledger.quarantined.get(path)
-        refusals = max((known.refusals if known else 0) + 1, REFUSALS if certain else 1)
-        self._ledger.quarantine(path, reason, refusals, self._filesystem_time())
-        self._last[path] = self._clock()
-        self._next[path] = self._clock() + retry_wait(refusals)
-        self._absent.discard(path)
-
-    def left_out(self, path: str, reason: str) -> None:
-        """This host cannot read or send a path now; noted each time, so that a wait knows what was found since.
-
-        Args:
-            path: relative to the run directory.
-            reason: for people.
-        """
-        known = self._ledger.quarantined.get(path)
-        if known is None or not known.refusals:
-            self._ledger.quarantine(path, reason, tried=self._filesystem_time())
-
-    def due(self, *, attachments: bool) -> set[str]:
-        """The paths that may be tried now."""
-        return {path for path, at in self._waiting(attachments=attachments).items() if at <= self._clock()}
-
-    def is_due(self, *, attachments: bool) -> bool:
-        """Whether there is such a path."""
-        return bool(self._next) and bool(self.due(attachments=attachments))
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the Hub is not believed yet about one of them."""
-        paths = self._next.keys() & self._ledger.quarantined.keys() - self._absent
-        return any(self._ledger.quarantined[path].refusals < REFUSALS for path in paths)
-
-    def request(self) -> None:
-        """A request: try them at once, or RETRY_DISTANCE after the last try."""
-        for path, at in self._next.items():
-            self._next[path] = min(at, max(self._clock(), self._last[path] + RETRY_DISTANCE))
-
-    def postpone(self, paths: Collection[str]) -> None:
-        """Try these late: there is nothing of them that could be sent now."""
-        self._absent.update(paths)
-        self._next |= dict.fromkeys(paths, self._clock() + LONGEST_RETRY_WAIT)
-
-    def _waiting(self, *, attachments: bool) -> dict[str, float]:
-        for path in [path for path in self._next if path not in self._ledger.quarantined]:  # the Hub has taken it
-            del self._next[path], self._last[path]
-        return {path: at for path, at in self._next.items() if is_attachment(path) is attachments}

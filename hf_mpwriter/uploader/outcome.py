@@ -1,0 +1,81 @@
+"""The outcome of a push: what the verdict changes, in one order.
+
+    Done     ledger saved -> record of what was in flight removed -> batch leaves its lane -> members are satisfied
+    other    the lane splits, quarantines or waits -> ledger saved -> record removed -> the next push waits
+
+Invariants:
+- The ledger is on disk before the record of what was in flight goes, see `in_flight`.
+- A failed push of attachments delays event files only if the Hub refuses the destination or asks for a pause.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from hf_mpwriter.base.verdicts import Done, Quarantine, Refused, Unknown, Verdict
+from hf_mpwriter.spool.outbox import Batch
+from hf_mpwriter.uploader.lanes import Lane
+from hf_mpwriter.uploader.run_state import RunState
+
+logger = logging.getLogger("hf_mpwriter")
+
+
+def conclude(run: RunState, verdict: Verdict) -> None:
+    """Take in the verdict on what was in flight.
+
+    Args:
+        run: what it changes.
+        verdict: of the push.
+    """
+    verdict, lane, batch = run.in_flight.end(verdict)
+    if isinstance(verdict, Done):
+        _acknowledge(run, verdict, lane, batch)
+    else:
+        _fail(run, verdict, lane, batch)
+
+
+def _acknowledge(run: RunState, verdict: Done, lane: Lane, batch: Batch) -> None:
+    released = verdict.files.keys() & run.ledger.quarantined.keys()
+    carried = {file.path for file in batch.files if batch.has_attachments}
+    if any(run.ledger.is_ahead(path, sent) for path, sent in verdict.files.items() if path not in carried):
+        _start_over(run, "the Hub has less than it had: what is missing is sent again")
+    run.in_flight.acknowledge(verdict, batch)
+    run.audit = run.audit and not verdict.checked
+    lane.done(batch, committed=verdict.own)
+    run.satisfy()
+    if released:  # the later files of their writers waited for them, and what refused them may be over
+        run.scan_again()
+        run.retries.request()
+    if run.events.settings.squash_history:
+        run.in_flight.own_head = None
+    run.abandoned_since = run.clock()  # progress is as good a reason to stay as a worker
+    run.pacing.done(committed=verdict.own)
+    run.status.recovered()
+
+
+def _fail(run: RunState, verdict: Verdict, lane: Lane, batch: Batch) -> None:
+    run.pacing.learn(verdict)
+    run.events.require_scan()
+    is_known = not isinstance(verdict, Unknown)
+    if is_known and not batch.has_attachments:  # the ledger has nothing to learn of these first
+        run.in_flight.clear()
+    verdict, step = lane.failed(verdict, batch)
+    if batch.has_attachments or isinstance(verdict, Quarantine):
+        run.in_flight.save_ledger()
+    if is_known:
+        run.in_flight.clear()
+    if isinstance(verdict, Quarantine):
+        lane.drop(batch)
+        run.scan_again()
+    if lane is run.attachments and (isinstance(verdict, Refused) or not step.may_hurry):
+        run.pacing.hold(step)
+    if not lane.yielded:
+        run.status.failed(verdict, lane.backoff.attempts)
+
+
+def _start_over(run: RunState, why: str) -> None:
+    """Scan everything again, and take all members for unsatisfied."""
+    logger.info(why)
+    run.scan_again()
+    run.attachments.restart()
+    run.requests.forget()

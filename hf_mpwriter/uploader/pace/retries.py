@@ -1,0 +1,104 @@
+"""Retries: when a path is tried again that the Hub has refused.
+
+    refused REFUSALS times, minutes apart   the Hub is believed; from then on after minutes, later hours, for ever
+    a request, a new start                  at once, but not within RETRY_DISTANCE of the last try
+
+All times are monotonic seconds. The ledger keeps the refusals.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection
+
+from hf_mpwriter.base.names import is_attachment
+from hf_mpwriter.spool.ledger import Ledger
+
+REFUSALS = 3  # of a file alone, minutes apart, before the Hub is believed
+RETRY_DISTANCE = 60.0  # seconds between two tries of a refused path at least; doubles until REFUSALS
+RETRY_WAIT = 600.0  # seconds after so many refusals, doubling ...
+LONGEST_RETRY_WAIT = 3600.0  # ... to this
+
+
+def retry_wait(refusals: int) -> float:
+    """Seconds until a path is tried again that the Hub has refused so often."""
+    if refusals < REFUSALS:
+        return RETRY_DISTANCE * 2.0 ** (refusals - 1)
+    return min(LONGEST_RETRY_WAIT, RETRY_WAIT * 2.0 ** min(refusals - REFUSALS, 10))
+
+
+class Retries:
+    """When paths are tried again that the Hub has refused: slowly, for ever.
+
+    Args:
+        ledger: keeps the refusals.
+        clock: monotonic seconds.
+        filesystem_time: unix time of the filesystem that the ledger is on, by which hosts agree.
+    """
+
+    def __init__(self, ledger: Ledger, clock: Callable[[], float], filesystem_time: Callable[[], float]) -> None:
+        self._ledger, self._clock, self._filesystem_time = ledger, clock, filesystem_time
+        self._last: dict[str, float] = {}  # path -> last try
+        self._next: dict[str, float] = {}  # path -> next try
+        self._absent: set[str] = set()  # paths that could not be tried when they were due
+        refused = {path: entry for path, entry in ledger.quarantined.items() if entry.refusals}
+        now, there = clock(), filesystem_time() if refused else 0.0
+        for path, entry in refused.items():  # a new start tries them again
+            age = there - entry.tried
+            self._last[path] = now - age if 0 <= age < RETRY_DISTANCE else -math.inf
+            self._next[path] = max(now, self._last[path] + RETRY_DISTANCE)
+
+    def refused(self, path: str, reason: str, *, certain: bool) -> None:
+        """The Hub has refused a path.
+
+        Args:
+            path: relative to the run directory.
+            reason: for people.
+            certain: whether it was the content for certain.
+        """
+        known = self._ledger.quarantined.get(path)
+        refusals = max((known.refusals if known else 0) + 1, REFUSALS if certain else 1)
+        self._ledger.quarantine(path, reason, refusals, self._filesystem_time())
+        self._last[path] = self._clock()
+        self._next[path] = self._clock() + retry_wait(refusals)
+        self._absent.discard(path)
+
+    def left_out(self, path: str, reason: str) -> None:
+        """This host cannot read or send a path now; noted each time, so that a wait knows what was found since.
+
+        Args:
+            path: relative to the run directory.
+            reason: for people.
+        """
+        known = self._ledger.quarantined.get(path)
+        if known is None or not known.refusals:
+            self._ledger.quarantine(path, reason, tried=self._filesystem_time())
+
+    def due(self, *, attachments: bool) -> set[str]:
+        """The paths that may be tried now."""
+        return {path for path, at in self._waiting(attachments=attachments).items() if at <= self._clock()}
+
+    def is_due(self, *, attachments: bool) -> bool:
+        """Whether there is such a path."""
+        return bool(self._next) and bool(self.due(attachments=attachments))
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the Hub is not believed yet about one of them."""
+        paths = self._next.keys() & self._ledger.quarantined.keys() - self._absent
+        return any(self._ledger.quarantined[path].refusals < REFUSALS for path in paths)
+
+    def request(self) -> None:
+        """A request: try them at once, or RETRY_DISTANCE after the last try."""
+        for path, at in self._next.items():
+            self._next[path] = min(at, max(self._clock(), self._last[path] + RETRY_DISTANCE))
+
+    def postpone(self, paths: Collection[str]) -> None:
+        """Try these late: there is nothing of them that could be sent now."""
+        self._absent.update(paths)
+        self._next |= dict.fromkeys(paths, self._clock() + LONGEST_RETRY_WAIT)
+
+    def _waiting(self, *, attachments: bool) -> dict[str, float]:
+        for path in [path for path in self._next if path not in self._ledger.quarantined]:  # the Hub has taken it
+            del self._next[path], self._last[path]
+        return {path: at for path, at in self._next.items() if is_attachment(path) is attachments}

@@ -1,0 +1,209 @@
+"""The state of an uploader between two ticks, and how it is recovered from disk.
+
+    uploader lock taken, or taken back -> recover: ledger, members, outbox, in flight -> the loop goes on from there
+
+Invariants:
+- What is recovered comes from disk; nothing in memory counts. A batch that the ledger covers is dropped.
+- The destination is that of the start record. A run that is recorded for another one is left alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import time
+from collections.abc import Callable
+
+from hf_mpwriter.base.errors import HfMpWriterError
+from hf_mpwriter.base.nodes import Nodes
+from hf_mpwriter.base.settings import Destination, Environment
+from hf_mpwriter.base.verdicts import Refused
+from hf_mpwriter.spool import ledger
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.member_lines import Member
+from hf_mpwriter.spool.members import Members
+from hf_mpwriter.spool.outbox import Outbox, filesystem_time
+from hf_mpwriter.spool.starts import Tenure
+from hf_mpwriter.spool.status import StatusFile
+from hf_mpwriter.system.process import Process
+from hf_mpwriter.uploader.attachment_lane import AttachmentLane
+from hf_mpwriter.uploader.decision import abandoned_for
+from hf_mpwriter.uploader.in_flight import InFlight
+from hf_mpwriter.uploader.lanes import EventFileLane
+from hf_mpwriter.uploader.pace.pacing import Backoff, Pacing
+from hf_mpwriter.uploader.pace.rate_limit import RateLimit, folders
+from hf_mpwriter.uploader.pace.retries import Retries
+from hf_mpwriter.uploader.requests import Requests
+
+logger = logging.getLogger("hf_mpwriter")
+
+LOOK_EVERY = 5.0  # seconds between two looks for uploaders of other hosts
+LOCKS_DO_NOT_REACH = "locks do not reach from host to host here, so each host has an uploader; this one is beside"
+NOTABLE_WAIT = 60.0  # seconds, from which on the user is told why
+SWEEP_EVERY = 60.0  # seconds between two looks for member files that cannot be read
+FIRST_DELAY = 2.0  # seconds after the start until the first scan, if nothing is asked for
+
+
+class RunState:
+    """What an uploader knows of its run directory.
+
+    Args:
+        spool: of the run directory.
+        destination: the only one that it sends to, whatever files say.
+        clock: monotonic seconds.
+        rng: source of the jitter.
+        token_issued_at: unix time when the worker that brought the token joined.
+        nodes: of the job.
+
+    Attributes:
+        spool, clock: see above.
+        host: what this uploader writes.
+        status: what it publishes.
+        requests: who asked for what.
+        abandoned_since: when a member was last seen alive, or the Hub last took something.
+        audit: whether a request waits until the Hub's copies were read back.
+        ledger, members, retries, pacing, events, attachments, in_flight: what `recover` has read or made.
+
+    Raises:
+        HfMpWriterError: another destination is recorded, or the recorded one cannot be read.
+    """
+
+    def __init__(
+        self,
+        spool: Spool,
+        destination: Destination,
+        clock: Callable[[], float],
+        rng: random.Random,
+        token_issued_at: float,
+        nodes: Nodes,
+    ) -> None:
+        self._nodes = nodes
+        self.spool, self.clock, self._destination, self._rng = spool, clock, destination, rng
+        process = Process.current()
+        self.host = spool.host(process.host)
+        self.status = StatusFile(self.host, process, clock, token_issued_at)
+        self._tenure = Tenure(self.host, clock)
+        self.requests = Requests()
+        self.abandoned_since, self._waited_until, self.audit = clock(), 0.0, False
+        self.recover()
+
+    def recover(self) -> None:
+        """Read what is on disk; nothing in memory counts."""
+        destination, clock = self._destination, self.clock
+        self._check_recorded()
+        if aside := ledger.set_aside(self.spool, self.host.root.basename):
+            logger.info("the ledger could not be read, it is now %s; lengths are read back from the Hub", aside)
+        self.ledger = ledger.load(self.spool, destination)
+        if not destination.can_be(self.ledger.repo_id):
+            self.ledger.repo_id = ""  # the first push resolves it again: a file does not tell where to send
+        self.retries = Retries(self.ledger, clock, lambda: filesystem_time(self.host))
+        self.members, waiting = Members(self.spool), Outbox(self.host, self.spool.run)
+        self._next_sweep = self._next_look = clock()
+        self._theirs: dict[str, frozenset[str]] = {}
+        self._took_lock_at = filesystem_time(self.host)
+        self.sweep()
+        first = clock() + FIRST_DELAY
+        limit = RateLimit(
+            destination,
+            Environment.read().commits_per_hour,
+            folders(os.environ, self.spool.directory),
+            nodes=self._nodes,
+            host=self.host.root.basename,
+        )
+        self.pacing, backoff = Pacing(clock, self._rng, limit, first), Backoff(clock, self._rng)
+        self.events = EventFileLane(self.spool.run, waiting, self.ledger, self.pacing, self.retries, clock)
+        self.attachments = AttachmentLane(
+            self.spool, self.host.copies, self.ledger, backoff, self.retries, clock, first
+        )
+        self.in_flight = InFlight(self.spool, self.host, waiting, self.ledger, self.pacing, clock)
+        # those of other hosts name their parents from here on, or we see their records
+        self.status.publish(phase="idle", waiting=len(waiting.batches), push=None, commits=0, blocked_until=0.0)
+        self.in_flight.recover()
+        for batch in list(waiting.batches):
+            if all(map(self.ledger.covers, batch.files)):
+                waiting.remove(batch)
+
+    def _check_recorded(self) -> None:
+        """Refuse to work if the run is recorded for another destination: the token belongs to ours."""
+        recorded = self.spool.destination()
+        if recorded is None or recorded.is_same(self._destination):
+            return
+        reason = f"the recorded destination has changed; it is {recorded}, but this run goes to {self._destination}"
+        hint = f"If others have not changed it, use another logdir. Else remove run.json in {self.spool.root}."
+        self.status.failed(Refused(reason, hint), 1)
+        self.status.publish(phase="left", waiting=0, push=None, commits=0, blocked_until=0.0)
+        raise HfMpWriterError(f"{reason}.", hint=hint)
+
+    def members_here(self) -> list[Member]:
+        """The members that this uploader answers for.
+
+        Where locks do not reach from host to host, each host has an uploader, which takes the members of its own host.
+        When that uploader has been silent for minutes, or has left, its members are taken over.
+        """
+        if self.clock() >= self._next_look:
+            self._next_look = self.clock() + LOOK_EVERY
+            elsewhere = self.in_flight.living_others(self._took_lock_at)
+            if elsewhere - self.members.elsewhere:
+                self.status.notify([f"{LOCKS_DO_NOT_REACH}: {', '.join(sorted(elsewhere))}"])
+            if self.members.elsewhere - elsewhere:
+                self.scan_again()
+            self.members.elsewhere = elsewhere
+            self._theirs = {host: files for host, files in self._theirs.items() if host in elsewhere}
+        here = []
+        for member in self.members.all():
+            if member.name.host in self.members.elsewhere:
+                self._theirs[member.name.host] = self._theirs.get(member.name.host, frozenset()) | member.files
+            else:
+                here.append(member)
+        self.events.theirs = frozenset().union(*self._theirs.values())
+        return here
+
+    def sweep(self) -> None:
+        """Remove member files that cannot be read, now and then: the disk may have refused it at the start."""
+        if self.clock() >= self._next_sweep:
+            self._next_sweep = self.clock() + SWEEP_EVERY
+            self.members.sweep()
+
+    def abandoned_for(self) -> float:
+        """Seconds since a member was last seen alive, the Hub last took something, or a wait was over.
+
+        What counts as a wait is what the Hub has asked for, or the turn of this node among others.
+        """
+        self._waited_until = max(self._waited_until, self.pacing.blocked_until)
+        return abandoned_for(self.clock(), self.abandoned_since, self._waited_until)
+
+    def explain_wait(self) -> None:
+        """Tell the user why a push has to wait for the rate limit."""
+        wait = self.pacing.next_try - self.clock()
+        if self.pacing.is_alone or wait > NOTABLE_WAIT:
+            self.status.notify([self.pacing.explanation])
+        due = time.strftime("%H:%M", time.localtime(time.time() + wait))
+        if self.pacing.turn_at and wait > NOTABLE_WAIT:
+            self.status.waits(f"the next commit is due at about {due}.")
+
+    def satisfy(self) -> None:
+        """Note which members have nothing left in the outbox."""
+        self.requests.satisfy(self.events.batches, self.ledger, self.members)
+
+    def scan_again(self) -> None:
+        """Scan soon: of the last scan, something is not sent."""
+        self.events.has_scanned = False
+        self.pacing.soon()
+
+    def publish(self, phase: str = "") -> None:
+        """Publish the status.
+
+        Args:
+            phase: "" for what follows from what is under way.
+        """
+        self._tenure.note(is_over=phase == "left")
+        waiting = self.events.batches + self.attachments.batches
+        push = self.in_flight.push
+        self.status.publish(
+            phase=phase or ("pushing" if push else "waiting" if self.events.batches else "idle"),
+            waiting=len(waiting),
+            push=push.pid if push else None,
+            commits=self.events.commits + self.attachments.commits,
+            blocked_until=self.pacing.blocked_until,
+        )

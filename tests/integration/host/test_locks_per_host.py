@@ -1,0 +1,62 @@
+"""Two hosts share a run directory on a filesystem whose locks do not reach from one to the other."""
+
+from __future__ import annotations
+
+import os
+
+from programs import wait_for
+from repository import HELPERS
+
+from hf_mpwriter.localhub import View
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.members import Members
+from hf_mpwriter.spool.status import UploaderStatus, read_notices
+from hf_mpwriter.testing import oracle
+
+LOG = """
+import os, sys, time
+from hf_mpwriter import HFSummaryWriter
+with HFSummaryWriter("me/run", logdir=sys.argv[1], path_in_repo="", commit_every=0.15) as writer:
+    step = 0
+    while not os.path.exists(sys.argv[2]):
+        writer.add_scalar("loss", 1.0, step)
+        step += 1
+        time.sleep(0.1)
+"""
+
+
+def on_host(number: int) -> dict[str, str]:
+    """The environment of a rank on a host of its own."""
+    own, rest = HELPERS / "locks_per_host", os.environ["PYTHONPATH"]
+    rank = {"RANK": str(number), "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1"}
+    return rank | {"HOST_NAME": f"host-{number}", "PYTHONPATH": f"{own}:{rest}"}
+
+
+def test_each_hosts_uploader_takes_the_workers_of_its_own_host(start, hub, run_dir, tmp_path):
+    """Both make a commit now and then, neither takes the other's workers for dead, and all arrives once."""
+    enough = tmp_path / "enough"
+    caches = [{"XDG_CACHE_HOME": str(tmp_path / f"cache-{number}")} for number in (0, 1)]
+    ranks = [start(LOG, run_dir, enough, env=on_host(number) | caches[number]) for number in (0, 1)]
+    spool = Spool(str(run_dir))
+    wait_for(lambda: len(spool.host_ids()) == 2, "each host has an uploader")
+    statuses = [spool.host(host) for host in spool.host_ids()]
+    wait_for(lambda: all(UploaderStatus.read(host).commits for host in statuses), "each has made a commit")
+    before = {host: UploaderStatus.read(host).commits for host in statuses}
+    beats = {host: UploaderStatus.read(host).beat for host in statuses}
+    wait_for(
+        lambda: all(UploaderStatus.read(host).beat > beats[host] + 20 for host in statuses), "twenty seconds go by"
+    )
+    now = {host: UploaderStatus.read(host) for host in statuses}
+    for host in statuses:
+        made, seconds = now[host].commits - before[host], now[host].beat - beats[host]
+        assert 1 <= made <= seconds / (60 * 0.15) + 2
+    assert len(Members(spool).all()) == 2
+    enough.touch()
+    for rank in ranks:
+        code, _, err = rank.finish()
+        assert code == 0, err
+        assert "was removed while it was in use" not in err
+        assert "are not on the Hub" not in err
+    report = oracle.check(str(run_dir), View(hub.store, "me/run", run_dir.name))
+    assert report.problems == []
+    assert any("locks do not reach" in notice.text for host in statuses for notice in read_notices(host))
