@@ -18,7 +18,9 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+
+from hf_mpwriter.base.errors import SettingsError
 
 SPOOL_NAME = ".hf_mpwriter"
 MAIN_WORKER = "main"
@@ -56,6 +58,36 @@ def is_run_path(path: object) -> bool:
 def name_on_hub(path: str) -> str:
     """A path as the Hub can take it: bytes that are no UTF-8 as `%FF`."""
     return _NO_UTF8.sub(lambda match: f"%{ord(match[0]) - 0xDC00:02X}", path)
+
+
+def check_suffix(suffix: object, longest_name: Callable[[], int]) -> str:
+    """Check a suffix of event files; a host name of any length has to fit into the name too.
+
+    Args:
+        suffix: the user's filename_suffix.
+        longest_name: tells the bytes that a name in the run directory may have; not asked without a suffix.
+
+    Returns:
+        The same suffix.
+
+    Raises:
+        SettingsError: no event file can be named so.
+    """
+    if not isinstance(suffix, str):
+        raise SettingsError(f"filename_suffix is {suffix!r}, but must be a string.")
+    try:
+        size = len(suffix.encode())
+    except UnicodeEncodeError:
+        raise SettingsError(f"filename_suffix {suffix!r} is no valid text.", hint="Use letters and digits.") from None
+    if {"/", "\0", os.sep, os.altsep} & set(suffix):
+        raise SettingsError(
+            f"filename_suffix {suffix!r} holds a character that no file name may.", hint="Leave it out."
+        )
+    if size and (most := longest_name() - LONGEST_EVENT_NAME) < size:
+        raise SettingsError(
+            f"filename_suffix has {size} bytes; the filesystem has room for {max(0, most)}.", hint="Use a shorter one."
+        )
+    return suffix
 
 
 def event_second(name: str) -> int:

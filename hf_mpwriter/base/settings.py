@@ -33,12 +33,12 @@ import fnmatch
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
 from hf_mpwriter.base.errors import SettingsError
-from hf_mpwriter.base.names import LONGEST_EVENT_NAME, name_on_hub
+from hf_mpwriter.base.names import name_on_hub
 from hf_mpwriter.system.supervision import push_on
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
@@ -86,36 +86,6 @@ def check_step(purge_step: Any) -> int | None:
     if isinstance(purge_step, str) or not -(1 << 63) <= step < 1 << 63:
         raise SettingsError(f"purge_step is {purge_step!r}.", hint="It is a global step, an integer of 64 bits.")
     return step
-
-
-def check_suffix(suffix: object, longest_name: Callable[[], int]) -> str:
-    """Check a suffix of event files; a host name of any length has to fit into the name too.
-
-    Args:
-        suffix: the user's filename_suffix.
-        longest_name: tells the bytes that a name in the run directory may have; not asked without a suffix.
-
-    Returns:
-        The same suffix.
-
-    Raises:
-        SettingsError: no event file can be named so.
-    """
-    if not isinstance(suffix, str):
-        raise SettingsError(f"filename_suffix is {suffix!r}, but must be a string.")
-    try:
-        size = len(suffix.encode())
-    except UnicodeEncodeError:
-        raise SettingsError(f"filename_suffix {suffix!r} is no valid text.", hint="Use letters and digits.") from None
-    if {"/", "\0", os.sep, os.altsep} & set(suffix):
-        raise SettingsError(
-            f"filename_suffix {suffix!r} holds a character that no file name may.", hint="Leave it out."
-        )
-    if size and (most := longest_name() - LONGEST_EVENT_NAME) < size:
-        raise SettingsError(
-            f"filename_suffix has {size} bytes; the filesystem has room for {max(0, most)}.", hint="Use a shorter one."
-        )
-    return suffix
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -26,8 +26,8 @@ from hf_mpwriter.base.errors import SettingsError
 from hf_mpwriter.base.settings import Destination, Environment, Settings, normalised_endpoint
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
-from hf_mpwriter.spool.member_lines import Member
 from hf_mpwriter.spool.ownership import check_ownership
+from hf_mpwriter.spool.workers.member_lines import Member
 from hf_mpwriter.system.redaction import printable
 
 logdir_argument = click.argument("logdir", type=click.Path(path_type=Path))

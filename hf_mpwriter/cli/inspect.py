@@ -36,10 +36,11 @@ from hf_mpwriter.snapshot.attachments import Attachments
 from hf_mpwriter.snapshot.event_files import Damage, EventFileScan
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
-from hf_mpwriter.spool.member_lines import Member
-from hf_mpwriter.spool.members import Members
+from hf_mpwriter.spool.notices import read_notices
 from hf_mpwriter.spool.progress import Progress, size_text
-from hf_mpwriter.spool.status import UploaderStatus, read_notices
+from hf_mpwriter.spool.status import UploaderStatus
+from hf_mpwriter.spool.workers.member_lines import Member
+from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.system.redaction import printable
 
 

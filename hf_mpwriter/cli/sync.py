@@ -28,8 +28,8 @@ from hf_mpwriter.cli.output import UploadBar, failure, show_damage
 from hf_mpwriter.snapshot import attachments
 from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.members import OBSERVER, MemberFile, Members
 from hf_mpwriter.spool.progress import Progress, size_text, wait
+from hf_mpwriter.spool.workers.members import OBSERVER, MemberFile, Members
 from hf_mpwriter.system.process import Process
 from hf_mpwriter.worker.election import Election
 

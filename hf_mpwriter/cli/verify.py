@@ -36,8 +36,8 @@ from hf_mpwriter.cli.output import comparison_lines, counted, failure, show_dama
 from hf_mpwriter.pull.record import pulled_files
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
-from hf_mpwriter.spool.members import Members
 from hf_mpwriter.spool.progress import Progress
+from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.system import hf_home
 from hf_mpwriter.system.process import host_id, start_directory
 from hf_mpwriter.system.redaction import printable

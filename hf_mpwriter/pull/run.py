@@ -43,7 +43,7 @@ from hf_mpwriter.pull.record import add_pulled
 from hf_mpwriter.push.client import Hub, Remote
 from hf_mpwriter.spool import ledger as ledgers
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.members import Members
+from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.process import host_id
 

@@ -8,9 +8,9 @@
         run.json                                      {"destination": {...}, "inode": n} the first with a destination
         uploader.lock                                 the uploader lock                  no process (empty)
         claims/<worker>.lock                          claims; a note, see worker/naming  see worker/naming/rewind
+        claims/<worker>.voice                         members that may speak             no process (empty)
         parts/                                        names of parts of a job            see worker/naming/parts
         members/<worker>.<host>.<pid>.<ticks>-<n>     member file: lines, appended       that worker
-        claims/<worker>.voice                         members that may speak             no process (empty)
         told.json                                     what the user was told             the first that may speak
         pull.lock                                     lock of the pulls                  no process (empty)
         pulled.json                                   what came from the Hub             the holder of that lock
@@ -33,8 +33,6 @@ Invariants:
   directory, as its group often may, puts no other spool in place of this one.
 - Every file has one writing process. Lock files are never unlinked.
 - FORMAT and run.json are published whole: of many racing workers one wins, the others read.
-- Names of event files sort in time order within their directory: the ten-digit second is strictly greater than that
-  of every event file already there, whatever the clock does; see `base/names`.
 - No name in the spool contains `tfevents`: TensorBoard would open it.
 """
 
@@ -50,8 +48,8 @@ from hf_mpwriter.base.errors import DestinationError, ForeignSpoolError, LogdirE
 from hf_mpwriter.base.names import SPOOL_NAME
 from hf_mpwriter.base.settings import Destination, group_access, normalised_endpoint
 from hf_mpwriter.spool import ownership
-from hf_mpwriter.spool.member_lines import MemberName
 from hf_mpwriter.spool.ownership import FORMAT, FORMAT_NAME, RUN_JSON, check_descriptor, check_ownership
+from hf_mpwriter.spool.workers.member_lines import MemberName
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Directory, Place, at, is_shared
 

@@ -1,29 +1,16 @@
-"""The status of an uploader: what it publishes about itself, and what the user should know; what others read of that.
+"""The status of an uploader: what it publishes about itself; what others read of that.
 
     hosts/<host>/status.json
     {"process": {...}, "started_at": 1795236610.0, "token_issued_at": ..., "beat": ..., "phase": "idle",
      "waiting": 0, "push": 0, "commits": 3, "blocked_until": 0.0, "blocked_for": 0.0,
      "kind": "Retry", "reason": "...", "hint": "", "failures": 2, "failed_at": ...}       "" and 0 without a failure
 
-    hosts/<host>/notices.json
-    {"notices": [{"number": 1795236610123, "time": 1795236610.1, "text": "created https://..."}, ...]}
-
-Invariants of the status:
+Invariants:
 - It is for display. It is not made durable, so it may be older after a power cut, or damaged; then it counts as empty.
   One decision rests on it: who may start the next uploader, and how soon, see `worker/election`.
 - Of several hosts, the one counts that was heard of last, by the clock of the filesystem.
 - The log gets one line when an outage begins, and one when it is over.
-
-Invariants of the notices:
-- Numbers grow, from one uploader to the next, and also after the file was lost: the first one of a file is the time in
-  milliseconds. So a reader that knows the last number it has told tells each notice once.
-- A notice is on disk before the ledger has what the push did that found it out. A process that has waited for the Hub
-  knows them all.
-- A text that is found out again and again is one notice for SAME_WITHIN seconds. A repository that is created is always
-  news, and what is found out about it afterwards is, too.
-- Only the newest KEPT notices are there.
-
-No secret stands in either.
+- No secret stands in it.
 """
 
 from __future__ import annotations
@@ -37,20 +24,18 @@ from dataclasses import dataclass
 from typing import Self
 
 from hf_mpwriter.base import state
-from hf_mpwriter.base.verdicts import CREATED, Quarantine, Refused, Verdict
+from hf_mpwriter.base.verdicts import Quarantine, Refused, Verdict
 from hf_mpwriter.spool.layout import HostSpool, Spool
+from hf_mpwriter.spool.notices import NoticesFile
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.daemon import rotate_log
 from hf_mpwriter.system.process import Process, boot_id
-from hf_mpwriter.system.redaction import printable, redact_known
+from hf_mpwriter.system.redaction import redact_known
 
 logger = logging.getLogger("hf_mpwriter")
 
 BEAT_EVERY = 10.0  # seconds between two heartbeats, if nothing changes
 LINGER = 600.0  # seconds that an uploader stays without workers and without any progress
-KEPT = 20  # notices
-SAME_WITHIN = 3600.0  # seconds in which a text is one notice
-LONGEST = 500  # characters of a notice that are told
 SILENCE = 60.0  # seconds without a heartbeat, after which an uploader that lives counts as stuck
 
 
@@ -250,86 +235,3 @@ class StatusFile:
 
     def _change(self, **fields: object) -> None:
         self._status = dataclasses.replace(self._status, **fields)  # type: ignore[arg-type]
-
-
-@dataclass(frozen=True)
-class NumberedNotice:
-    """What the user should know.
-
-    Attributes:
-        number: greater than that of all earlier ones of the host.
-        time: unix time.
-        text: for people.
-    """
-
-    number: int
-    time: float
-    text: str
-
-    @property
-    def line(self) -> str:
-        """The text as it may be shown: the file may come from anywhere."""
-        return printable(self.text)[:LONGEST]
-
-
-@dataclass(frozen=True)
-class NoticesRecord:
-    """What the file holds, the newest notice last."""
-
-    notices: tuple[NumberedNotice, ...] = ()
-
-
-def read_notices(host: HostSpool) -> tuple[NumberedNotice, ...]:
-    """The notices of a host's uploaders, the newest last; none if the file cannot be read."""
-    try:
-        return state.load(NoticesRecord, disk.read(host.notices) or b"").notices[-KEPT:]
-    except (state.DamagedError, OSError):
-        return ()
-
-
-class NoticesFile:
-    """The notices file of a running uploader.
-
-    Args:
-        host: where it is.
-        wall_clock: unix time.
-    """
-
-    def __init__(self, host: HostSpool, wall_clock: Callable[[], float] = time.time) -> None:
-        self._host, self._wall_clock = host, wall_clock
-        self._notices = read_notices(host)
-        self._is_saved = True
-
-    def note(self, texts: Iterable[str]) -> None:
-        """Log and keep what was found out, unless that was so a moment ago."""
-        for text in map(redact_known, texts):
-            if not self._is_known(text):
-                logger.info("%s", text)
-                self._add(text)
-        self.save()
-
-    def _is_known(self, text: str) -> bool:
-        if text.startswith(CREATED):
-            return False
-        for notice in reversed(self._notices):
-            if notice.text.startswith(CREATED):
-                return False
-            if notice.text == text:
-                return abs(self._wall_clock() - notice.time) < SAME_WITHIN
-        return False
-
-    def _add(self, text: str) -> None:
-        now = self._wall_clock()
-        last = self._notices[-1].number if self._notices else int(1000 * now)
-        self._notices = (*self._notices, NumberedNotice(last + 1, now, text))[-KEPT:]
-        self._is_saved = False
-
-    def save(self) -> None:
-        """Write what is not on disk yet; what the disk refuses is written the next time."""
-        if self._is_saved:
-            return
-        try:
-            disk.replace(self._host.notices, state.dump(NoticesRecord(self._notices)), "notices.save", durable=False)
-            self._is_saved = True
-        except OSError as error:
-            logger.info("the notices cannot be written: %s", error)

@@ -28,8 +28,8 @@ from hf_mpwriter.base.verdicts import Refused
 from hf_mpwriter.snapshot import attachments
 from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.members import ASK_FOR_ALL, SUPERVISOR, MemberFile, Members
 from hf_mpwriter.spool.progress import Progress
+from hf_mpwriter.spool.workers.members import ASK_FOR_ALL, SUPERVISOR, MemberFile, Members
 from hf_mpwriter.system.process import Process
 from hf_mpwriter.worker.election import Election
 

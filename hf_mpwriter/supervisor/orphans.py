@@ -19,9 +19,9 @@ import time
 from collections.abc import Callable, Collection, Iterator
 
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.member_lines import Member
-from hf_mpwriter.spool.members import Members
 from hf_mpwriter.spool.ownership import check_ownership
+from hf_mpwriter.spool.workers.member_lines import Member
+from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.system.process import Process, start_ticks
 from hf_mpwriter.system.supervision import kernel
 from hf_mpwriter.system.supervision.kernel import Handle

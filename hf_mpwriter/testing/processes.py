@@ -15,8 +15,8 @@ import contextlib
 import psutil
 
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.members import Members
 from hf_mpwriter.spool.progress import Progress
+from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.system.launch import is_command_of
 from hf_mpwriter.system.process import host_id, start_ticks
 

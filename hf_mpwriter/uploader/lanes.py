@@ -37,8 +37,8 @@ from hf_mpwriter.events import framing
 from hf_mpwriter.snapshot.event_files import EventFileScan, bounded, pending, writer_of
 from hf_mpwriter.snapshot.large_files import NO_COPY, LargeFiles
 from hf_mpwriter.spool.ledger import Ledger
-from hf_mpwriter.spool.members import Members
 from hf_mpwriter.spool.outbox import Batch, Outbox
+from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Directory
 from hf_mpwriter.uploader.decision import Outgoing

@@ -34,10 +34,10 @@ from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.start import StartRecord
 from hf_mpwriter.base.verdicts import Refused, Retry
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.member_lines import Member
-from hf_mpwriter.spool.members import ASK_FOR_ALL, OBSERVER
 from hf_mpwriter.spool.outbox import Batch
 from hf_mpwriter.spool.status import LINGER
+from hf_mpwriter.spool.workers.member_lines import Member
+from hf_mpwriter.spool.workers.members import ASK_FOR_ALL, OBSERVER
 from hf_mpwriter.system import disk, hf_home, launch, locks
 from hf_mpwriter.system.daemon import GRACE, end_within, keep_on, lower_priority, raise_limits, start_logging
 from hf_mpwriter.uploader import outcome

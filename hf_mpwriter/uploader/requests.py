@@ -14,9 +14,9 @@ from collections.abc import Iterable
 
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.spool.ledger import Ledger
-from hf_mpwriter.spool.member_lines import Member, News
-from hf_mpwriter.spool.members import ASK_FOR_ALL, Members
 from hf_mpwriter.spool.outbox import Batch
+from hf_mpwriter.spool.workers.member_lines import Member, News
+from hf_mpwriter.spool.workers.members import ASK_FOR_ALL, Members
 
 
 class Requests:

@@ -21,11 +21,11 @@ from hf_mpwriter.base.settings import Destination, Environment
 from hf_mpwriter.base.verdicts import Refused
 from hf_mpwriter.spool import ledger
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.member_lines import Member
-from hf_mpwriter.spool.members import Members
 from hf_mpwriter.spool.outbox import Outbox, filesystem_time
 from hf_mpwriter.spool.starts import Tenure
 from hf_mpwriter.spool.status import StatusFile
+from hf_mpwriter.spool.workers.member_lines import Member
+from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.system.process import Process
 from hf_mpwriter.uploader.attachment_lane import AttachmentLane
 from hf_mpwriter.uploader.decision import abandoned_for

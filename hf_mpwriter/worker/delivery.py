@@ -42,9 +42,9 @@ from hf_mpwriter.snapshot import attachments
 from hf_mpwriter.snapshot.event_files import Damage, EventFileScan
 from hf_mpwriter.spool import progress
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.members import Members
+from hf_mpwriter.spool.notices import NumberedNotice, read_notices
 from hf_mpwriter.spool.progress import Logged, Progress, size_text
-from hf_mpwriter.spool.status import NumberedNotice, read_notices
+from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import Place
 from hf_mpwriter.worker.files import WorkerFiles

@@ -32,9 +32,9 @@ from hf_mpwriter.base.names import worker_dir
 from hf_mpwriter.base.settings import Destination, Settings
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.snapshot import attachments
-from hf_mpwriter.spool import members
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ownership import check_ownership
+from hf_mpwriter.spool.workers import members
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.directory import Place
 from hf_mpwriter.system.process import Process
@@ -262,6 +262,13 @@ class Membership:
         if self.has_logged:
             return True
         return self.role.answers_for_attachments and bool(attachments.sizes(self.spool.run, self.settings.allows))
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether an uploader has to come for this process, or for others of the run."""
+        if self.destination is None:
+            return False
+        return self.needs_uploader or self.spool.is_unfinished(self.destination.endpoint)
 
     def leave(self, dropped: int) -> None:
         """Give up claim and member file.

@@ -87,8 +87,7 @@ class Worker:
     def _start_fresh(self) -> None:
         self.next_housekeeping = 0.0
         self._housekeeping_lock, self._housekeeping_started = locks.thread_lock(), 0.0
-        self._last_error = ""
-        self._logged_lost, self.has_failed = 0, False
+        self._last_error, self._logged_lost, self.has_failed = "", 0, False
         self._voice = Voice(self.membership)
         self._has_told = False  # the supervisor, if there is one
 
@@ -180,10 +179,7 @@ class Worker:
             text = "%s: %d records were lost, the disk refused them%s"
             logger.warning(text, self.spool.run_dir, lost - before, f" ({why})" if why else "")
         self.membership.leave(lost)
-        destination = self.membership.destination
-        if destination is not None and (
-            self.membership.needs_uploader or self.spool.is_unfinished(destination.endpoint)
-        ):
+        if self.membership.is_unfinished:
             self.keep_house()
         self._voice.give_up()
         self._let_go()

@@ -21,6 +21,7 @@ from tensorboardX.writer import DummyFileWriter
 
 from hf_mpwriter.base import job
 from hf_mpwriter.base.errors import LogdirError, SettingsError
+from hf_mpwriter.base.names import check_suffix
 from hf_mpwriter.base.settings import (
     DEFAULT_COMMIT_EVERY,
     DEFAULT_EXIT_TIMEOUT,
@@ -29,7 +30,6 @@ from hf_mpwriter.base.settings import (
     Settings,
     check_repo_id,
     check_step,
-    check_suffix,
     patterns,
 )
 from hf_mpwriter.spool.layout import Spool
@@ -54,9 +54,8 @@ def default_logdir(comment: str, environ: Mapping[str, str] = os.environ) -> str
     """
     if named := environ.get("HF_MPWRITER_LOGDIR"):
         return named + comment
-    rank = role.rank_of(environ)
-    name = job.run_name(environ, role.launch_time(rank, environ), process.host_name())
-    return os.path.join("runs", name + comment)
+    launched_at = role.launch_time(role.rank_of(environ), environ)
+    return os.path.join("runs", job.run_name(environ, launched_at, process.host_name()) + comment)
 
 
 def absolute_logdir(logdir: str | os.PathLike[str]) -> str:

@@ -28,10 +28,10 @@ from hf_mpwriter import HFSummaryWriter, SummaryWriter
 from hf_mpwriter.localhub import LocalHub
 from hf_mpwriter.localhub.errors import Refusal
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.member_lines import Member
-from hf_mpwriter.spool.members import Members
 from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.spool.status import UploaderStatus
+from hf_mpwriter.spool.workers.member_lines import Member
+from hf_mpwriter.spool.workers.members import Members
 
 PACE = 0.05  # seconds between two events of a worker
 BUSY_PACE = 0.001  # seconds between two timed events; in between the worker computes

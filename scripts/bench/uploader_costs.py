@@ -24,7 +24,7 @@ from hf_mpwriter.push.job import Job, deadline
 from hf_mpwriter.snapshot import event_files
 from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool.ledger import Ledger
-from hf_mpwriter.spool.members import Members
+from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.system.directory import Directory
 from hf_mpwriter.system.process import host_id
 

@@ -42,9 +42,10 @@ from hf_mpwriter.base.settings import Destination, Settings
 from hf_mpwriter.base.start import StartRecord
 from hf_mpwriter.events import framing
 from hf_mpwriter.localhub import Store, View
-from hf_mpwriter.spool import ledger, members
+from hf_mpwriter.spool import ledger
 from hf_mpwriter.spool.layout import HostSpool, Spool
 from hf_mpwriter.spool.outbox import Batch, InFlightRecord
+from hf_mpwriter.spool.workers import members
 from hf_mpwriter.system import disk, failpoints, locks
 from hf_mpwriter.system.process import Process, host_id
 

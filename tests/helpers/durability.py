@@ -29,10 +29,11 @@ from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.events import framing
 from hf_mpwriter.push import commit
 from hf_mpwriter.push.job import Job
-from hf_mpwriter.spool import ledger, members
+from hf_mpwriter.spool import ledger
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.members import MemberFile
 from hf_mpwriter.spool.outbox import Batch, InFlightRecord
+from hf_mpwriter.spool.workers import members
+from hf_mpwriter.spool.workers.members import MemberFile
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.process import Process
 from hf_mpwriter.uploader import in_flight, loop, run_state

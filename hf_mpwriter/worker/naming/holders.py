@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.member_lines import Member, MemberName, Reading
+from hf_mpwriter.spool.workers.member_lines import Member, MemberName, Reading
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.process import Process, ancestors, boot_id, host_id, pid_namespace
 

@@ -29,8 +29,8 @@ from typing import NamedTuple
 from hf_mpwriter.base import state
 from hf_mpwriter.base.names import is_within, within
 from hf_mpwriter.events.deferred_log import logger
-from hf_mpwriter.spool import members
 from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.workers.claims import claim
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import Place
 from hf_mpwriter.worker.naming import holders
@@ -97,7 +97,7 @@ def take(spool: Spool, role: Role, parts: Iterable[str]) -> Taken:
 
 def _claim(spool: Spool, role: Role, prefix: str) -> Taken:
     wanted, substitute = within(prefix, role.worker), within(prefix, role.substitute)
-    name, fd = members.claim(spool, wanted, substitute)
+    name, fd = claim(spool, wanted, substitute)
     return Taken(name, fd, wanted, substitute, prefix)
 
 

@@ -50,7 +50,7 @@ assert all(os.waitpid(pid, 0)[1] == 0 for pid in contenders)
 def test_of_many_contenders_one_starts_an_uploader(spool, start):
     """32 processes ensure an uploader at the same moment: one of them starts an uploader, the rest go on at once."""
     from hf_mpwriter.base.settings import Settings
-    from hf_mpwriter.spool.members import MemberFile
+    from hf_mpwriter.spool.workers.members import MemberFile
     from hf_mpwriter.system.process import Process
 
     member_file = MemberFile(
@@ -108,8 +108,8 @@ def test_the_uploader_inherits_only_what_it_is_given(spool, tmp_path):
     os.set_inheritable(low, True)
     resource.setrlimit(resource.RLIMIT_NOFILE, (400, limits[1]))  # one may be above what is allowed since
     from hf_mpwriter.base.settings import Settings
-    from hf_mpwriter.spool.members import MemberFile
     from hf_mpwriter.spool.progress import Progress
+    from hf_mpwriter.spool.workers.members import MemberFile
     from hf_mpwriter.system.process import Process
 
     member_file = MemberFile(spool, "main", Process.current(), Settings())

@@ -11,7 +11,7 @@ from programs import wait_for
 
 from hf_mpwriter.base.settings import Destination, Settings
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.members import MemberFile
+from hf_mpwriter.spool.workers.members import MemberFile
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.process import Process
 

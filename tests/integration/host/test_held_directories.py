@@ -25,8 +25,8 @@ from support import keys
 
 from hf_mpwriter.base import state
 from hf_mpwriter.base.settings import Destination, Settings
-from hf_mpwriter.spool.member_lines import COUNTERS_LENGTH
 from hf_mpwriter.spool.ownership import FORMAT, RunRecord
+from hf_mpwriter.spool.workers.member_lines import COUNTERS_LENGTH
 from hf_mpwriter.system.process import Process
 
 SECRET = b"a secret of the victim"

@@ -24,13 +24,14 @@ from hf_mpwriter.base.names import SPOOL_NAME, is_run_path
 from hf_mpwriter.base.settings import Destination, Settings
 from hf_mpwriter.push import commit
 from hf_mpwriter.snapshot.event_files import EventFileScan
-from hf_mpwriter.spool import ledger, member_lines, outbox
+from hf_mpwriter.spool import ledger, outbox
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.member_lines import MemberName
-from hf_mpwriter.spool.members import MemberFile, Members
 from hf_mpwriter.spool.outbox import Batch, Outbox
 from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.spool.status import UploaderStatus
+from hf_mpwriter.spool.workers import member_lines
+from hf_mpwriter.spool.workers.member_lines import MemberName
+from hf_mpwriter.spool.workers.members import MemberFile, Members
 from hf_mpwriter.system import disk, hf_home
 from hf_mpwriter.system.directory import Directory, at
 from hf_mpwriter.system.process import Process

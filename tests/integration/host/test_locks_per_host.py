@@ -9,8 +9,9 @@ from repository import HELPERS
 
 from hf_mpwriter.localhub import View
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.members import Members
-from hf_mpwriter.spool.status import UploaderStatus, read_notices
+from hf_mpwriter.spool.notices import read_notices
+from hf_mpwriter.spool.status import UploaderStatus
+from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.testing import oracle
 
 LOG = """

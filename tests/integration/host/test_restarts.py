@@ -27,8 +27,8 @@ from runs import (
 
 from hf_mpwriter.localhub import LocalHub
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.members import Members
 from hf_mpwriter.spool.progress import Progress
+from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.system import process
 
 SLOWER = HURRIED.replace(

@@ -15,7 +15,7 @@ from shared_spools import GROUP, ONE, STRANGER, TWO, modes, root_only
 
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.member_lines import MemberName
+from hf_mpwriter.spool.workers.member_lines import MemberName
 
 
 def test_all_of_a_spool_is_for_its_owner_only(hub, run_dir, start):

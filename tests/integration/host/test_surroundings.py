@@ -14,7 +14,7 @@ from programs import wait_for
 from runs import LOG_AND_EXIT, acknowledged, check_oracle, finished, uploader_pid, uploaders
 
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.members import Members
+from hf_mpwriter.spool.workers.members import Members
 
 
 def test_a_log_that_cannot_be_written_is_no_reason_to_end(hub, run_dir, start):

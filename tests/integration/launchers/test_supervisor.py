@@ -17,7 +17,7 @@ from runs import check_oracle, no_uploader, uploaders
 from supervised import LOG, Supervised, event_bytes, why_no_namespace
 
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.members import Members
+from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.testing import processes
 
 REASON = why_no_namespace()

@@ -19,8 +19,8 @@ from hf_mpwriter.base import names as names_module
 from hf_mpwriter.base.errors import DestinationError, HfMpWriterError, LogdirError, SpoolFormatError
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.member_lines import MemberName
 from hf_mpwriter.spool.ownership import FORMAT
+from hf_mpwriter.spool.workers.member_lines import MemberName
 
 HERE = Destination("https://hub", "me/run", path_in_repo="logs")
 STEPS = ("open", "write", "fsync", "link", "dirsync")

@@ -18,10 +18,11 @@ from support import JSON, failing, limit_files, open_descriptors
 
 from hf_mpwriter.base import state
 from hf_mpwriter.base.settings import Settings
-from hf_mpwriter.spool import members as members_module
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.member_lines import COUNTERS_LENGTH, Member, MemberName, News, Reading
-from hf_mpwriter.spool.members import MemberFile, MemberFiles, Members
+from hf_mpwriter.spool.workers import members as members_module
+from hf_mpwriter.spool.workers.claims import claim
+from hf_mpwriter.spool.workers.member_lines import COUNTERS_LENGTH, Member, MemberName, News, Reading
+from hf_mpwriter.spool.workers.members import MemberFile, MemberFiles, Members
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.process import Process
 from hf_mpwriter.testing import processes
@@ -79,7 +80,7 @@ def test_no_two_processes_get_the_same_name(place):
 
     def child() -> None:
         os.close(let_go)
-        name, _ = members_module.claim(place, "rank_00003")
+        name, _ = claim(place, "rank_00003")
         os.write(tell, f"{name}\n".encode())
         os.read(wait, 1)
 
@@ -102,17 +103,17 @@ def test_no_two_processes_get_the_same_name(place):
 
 def test_the_name_of_a_killed_worker_is_free_again(place):
     """A restart takes the same directory."""
-    with living(lambda: members_module.claim(place, "main")) as pid:
-        assert members_module.claim(place, "main")[0] == "proc_00001"
+    with living(lambda: claim(place, "main")) as pid:
+        assert claim(place, "main")[0] == "proc_00001"
         kill(pid)
-        assert members_module.claim(place, "main")[0] == "main"
+        assert claim(place, "main")[0] == "main"
 
 
 def test_a_claim_whose_file_was_just_deleted_is_not_worthless(place, monkeypatch):
     """The holder of a claim holds the lock of the file at its path."""
-    name, fd = members_module.claim(place, "main")
+    name, fd = claim(place, "main")
     os.unlink(place.claim(name))
-    other, new = members_module.claim(place, "main")
+    other, new = claim(place, "main")
     assert other == "main"
     assert os.path.samestat(os.fstat(new), os.stat(place.claim("main")))
     assert not os.path.samestat(os.fstat(fd), os.fstat(new))

@@ -9,7 +9,7 @@ import pytest
 from support import failing
 
 from hf_mpwriter.spool.layout import HostSpool
-from hf_mpwriter.spool.status import KEPT, SAME_WITHIN, NoticesFile, read_notices
+from hf_mpwriter.spool.notices import KEPT, SAME_WITHIN, NoticesFile, read_notices
 
 PUBLIC = "me/run is PUBLIC: everybody can read it"
 

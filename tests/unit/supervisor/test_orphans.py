@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from hf_mpwriter.base.settings import Settings
-from hf_mpwriter.spool.member_lines import Member, MemberName
+from hf_mpwriter.spool.workers.member_lines import Member, MemberName
 from hf_mpwriter.supervisor.orphans import end_orphans, is_orphan
 from hf_mpwriter.system.process import Process
 

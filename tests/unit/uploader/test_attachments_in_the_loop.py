@@ -13,9 +13,9 @@ from hf_mpwriter.base.settings import Destination, Settings
 from hf_mpwriter.base.verdicts import Done, Refused, Sent, Unknown
 from hf_mpwriter.snapshot import attachments
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.member_lines import MemberName
 from hf_mpwriter.spool.outbox import Batch
 from hf_mpwriter.spool.progress import Progress
+from hf_mpwriter.spool.workers.member_lines import MemberName
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.directory import Directory
 from hf_mpwriter.system.process import host_id

@@ -18,9 +18,9 @@ from hf_mpwriter.push.job import SCRATCH, Job
 from hf_mpwriter.snapshot import attachments
 from hf_mpwriter.spool import outbox
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.members import OBSERVER, MemberFile
 from hf_mpwriter.spool.outbox import Batch, Outbox
 from hf_mpwriter.spool.status import StatusFile, UploaderStatus
+from hf_mpwriter.spool.workers.members import OBSERVER, MemberFile
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.process import Process, host_id
 from hf_mpwriter.uploader import in_flight, outcome

@@ -16,8 +16,8 @@ from hf_mpwriter.events import framing
 from hf_mpwriter.snapshot import attachments
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
-from hf_mpwriter.spool.members import Members
 from hf_mpwriter.spool.outbox import Outbox
+from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.uploader.decision import Outgoing
 from hf_mpwriter.uploader.lanes import EventFileLane
 from hf_mpwriter.uploader.pace.pacing import Backoff

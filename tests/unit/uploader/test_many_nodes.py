@@ -11,8 +11,9 @@ from hf_mpwriter.base.nodes import Nodes
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Moved, Retry
 from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.notices import read_notices
 from hf_mpwriter.spool.outbox import Batch
-from hf_mpwriter.spool.status import LINGER, UploaderStatus, read_notices
+from hf_mpwriter.spool.status import LINGER, UploaderStatus
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.directory import at
 from hf_mpwriter.uploader import outcome

@@ -9,8 +9,8 @@ from hf_mpwriter.base.settings import Destination, Settings
 from hf_mpwriter.base.verdicts import Sent
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
-from hf_mpwriter.spool.members import OBSERVER, MemberFile, Members
 from hf_mpwriter.spool.outbox import Batch
+from hf_mpwriter.spool.workers.members import OBSERVER, MemberFile, Members
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.process import Process
 from hf_mpwriter.uploader.requests import Requests

@@ -15,7 +15,7 @@ from hf_mpwriter.base import state
 from hf_mpwriter.base.settings import Destination, Settings
 from hf_mpwriter.base.start import StartRecord
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.members import MemberFile
+from hf_mpwriter.spool.workers.members import MemberFile
 from hf_mpwriter.system import launch, locks
 from hf_mpwriter.system.process import Process
 from hf_mpwriter.uploader import siblings

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.status import NoticesFile
+from hf_mpwriter.spool.notices import NoticesFile
 from hf_mpwriter.system import locks
 from hf_mpwriter.worker.delivery import RECENT, Notices, ToldRecord, Voice
 from hf_mpwriter.worker.membership import Membership

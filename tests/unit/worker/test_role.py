@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from programs import succeed
 
-from hf_mpwriter.spool.member_lines import MemberName
+from hf_mpwriter.spool.workers.member_lines import MemberName
 from hf_mpwriter.system import process as process_module
 from hf_mpwriter.worker import role as role_module
 from hf_mpwriter.worker.role import Role, rank_of, role_of, world_size_of
@@ -136,7 +136,7 @@ def test_any_name_of_a_child_makes_a_worker_whose_member_file_can_be_read(text, 
 
 def test_a_child_named_like_the_observer_is_no_observer():
     """A multiprocessing child called "sync" is a worker like any other."""
-    from hf_mpwriter.spool.members import OBSERVER
+    from hf_mpwriter.spool.workers.members import OBSERVER
 
     assert Role(None, OBSERVER).worker != OBSERVER
 

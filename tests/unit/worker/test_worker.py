@@ -107,7 +107,7 @@ def test_housekeeping_warns_after_it(tmp_path):
 def test_what_is_dropped_stands_in_the_member_file_while_the_worker_lives(run_dir):
     """`hf-mpwriter status` shows it without asking the process; `writer.dropped` is the same."""
     from hf_mpwriter import SummaryWriter
-    from hf_mpwriter.spool.members import Members
+    from hf_mpwriter.spool.workers.members import Members
 
     writer = SummaryWriter(run_dir, memory_limit=0)
 

@@ -1,7 +1,4 @@
-"""The members of a run directory: claims and member files.
-
-A claim is the right to write in a worker directory: the lock `claims/<worker>.lock`, held as long as the worker is
-joined. A worker that finds it taken takes the next free name, so no two live processes ever share a directory.
+"""The members of a run directory: who writes, and who lives.
 
 A member file registers a worker. It is locked for the worker's life and made of lines, see `member_lines`:
 
@@ -33,10 +30,9 @@ from collections.abc import Callable
 from typing import Any
 
 from hf_mpwriter.base import state
-from hf_mpwriter.base.names import candidates
 from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.member_lines import Counters, FirstLine, Member, MemberName, Reading, was_written_lately
+from hf_mpwriter.spool.workers.member_lines import Counters, FirstLine, Member, MemberName, Reading, was_written_lately
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import Place
 from hf_mpwriter.system.process import Process, host_id, start_ticks
@@ -46,31 +42,6 @@ OBSERVER = "~sync"  # worker name of an observer; no process can be called that
 SUPERVISOR = "~run"  # of an observer that believes the ledger
 ASK_FOR_ALL = frozenset({OBSERVER, SUPERVISOR})
 _files_of_this_process = 0
-
-
-def claim(spool: Spool, wanted: str, substitute: str = "") -> tuple[str, int]:
-    """Take the wanted name or the next free one.
-
-    Args:
-        spool: of the run directory.
-        wanted: name.
-        substitute: what other names begin with, "" if it is the wanted one.
-
-    Returns:
-        The name, and the descriptor that holds the claim.
-
-    Raises:
-        OSError: the spool cannot be written, or the filesystem has no locks.
-    """
-    with spool.claims.entered() as claims:
-        for name in candidates(wanted, substitute):
-            try:
-                if (fd := locks.try_exclusive(claims / f"{name}.lock")) is not None:
-                    return name, fd
-            except OSError as error:
-                if error.errno not in disk.NOT_REGULAR:  # garbage in its place: the name cannot be had
-                    raise
-    raise OSError(f"no free worker name like {wanted!r} in {spool.run_dir}")
 
 
 class MemberFile:

@@ -1,0 +1,1 @@
+"""The workers of a run directory: who writes, and who lives."""
