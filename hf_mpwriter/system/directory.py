@@ -356,7 +356,7 @@ def check_names(fd: int, place: Place) -> None:
         known = sum(_is_at(place.parent / name, identity(status)) for name in temporaries)
         if os.fstat(fd).st_nlink - known <= 1:
             return
-    raise OSError(errno.EMLINK, "It has another name, and others may write here", str(place))
+    raise OSError(errno.EMLINK, "It has another name, and others may write here: remove it", str(place))
 
 
 def _is_temporary_of(name: str, basename: str) -> bool:
