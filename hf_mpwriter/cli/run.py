@@ -11,6 +11,7 @@ It imports the supervisor when it is called: other commands work where the syste
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import MutableMapping
@@ -62,20 +63,18 @@ def run_program(
         os.environ["HF_MPWRITER_LOGDIR"] = os.path.abspath(os.path.expanduser(logdir))
     if patch:
         _patch_pythons(os.environ)
-    if kill_orphans:
-        from hf_mpwriter.supervisor.orphans import end_orphans
-
-        for line in end_orphans(os.path.abspath(os.environ["HF_MPWRITER_LOGDIR"])):
-            click.echo(f"hf-mpwriter run: {line}", err=True)
     from hf_mpwriter.supervisor.loop import supervise
+    from hf_mpwriter.supervisor.orphans import end_orphans
 
     signals = push_signals()
     try:
+        for line in end_orphans(os.path.abspath(os.environ["HF_MPWRITER_LOGDIR"])) if kill_orphans else ():
+            click.echo(f"hf-mpwriter run: {line}", err=True)
         code = supervise(command, os.environ, grace, signals)
     except OSError as error:
         raise click.ClickException(f"{error.filename or 'run'}: {error.strerror or error}") from error
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        sys.stderr.flush()
     os._exit(code)  # a disk that hangs in a thread does not hold up the end
 
 

@@ -208,6 +208,7 @@ class Drain:
                 if not os.path.lexists(run_dir):  # a temporary directory that was removed
                     return Delivered(run_dir, is_over=True, reason="it was removed")
                 upload = Upload(run_dir, self._clock)
+                self._uploads[run_dir] = upload, before  # it may hold a member file from now on
             if asked > before:
                 upload.ask()
             self._uploads[run_dir] = upload, asked

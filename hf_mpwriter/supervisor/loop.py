@@ -13,6 +13,7 @@ Invariants:
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -58,7 +59,11 @@ def supervise(command: Sequence[str], environ: Mapping[str, str], grace: float, 
         OSError: the program cannot be started, or the system lacks what this needs.
     """
     kernel.adopt_orphans()
-    queue, inbox = SignalQueue((*PASSED_ON, signal.SIGCHLD)), contact.Inbox()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, as some daemons leave it, no exit code could be had
+    # a signal that is blocked comes although it is ignored, as by nohup
+    ignored = {number for number in ENDING if signal.getsignal(number) == signal.SIG_IGN}
+    queue = SignalQueue({*PASSED_ON, *push_on, signal.SIGCHLD} - ignored)
+    inbox = contact.Inbox()
     below = environment_below(environ, inbox.name, grace, role.rank_of(environ))
     shares_group = program.has_terminal()
     child = Child(command, below, queue.mask_before, own_group=not shares_group)
@@ -66,10 +71,10 @@ def supervise(command: Sequence[str], environ: Mapping[str, str], grace: float, 
     supervisor.has_peers = (role.world_size_of(environ) or 1) > 1
     code = supervisor.run()
     quiet = role.rank_of(environ) not in (None, 0)
-    for line in report.lines(
-        supervisor.drain.outcomes, is_first=os.getpid() == 1, is_offline=is_offline(environ), is_quiet=quiet
-    ):
-        print(f"hf-mpwriter run: {line}", file=sys.stderr)
+    outcomes, is_first = supervisor.drain.outcomes, os.getpid() == 1
+    with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
+        for line in report.lines(outcomes, is_first=is_first, is_offline=is_offline(environ), is_quiet=quiet):
+            print(f"hf-mpwriter run: {line}", file=sys.stderr)
     return code
 
 

@@ -58,7 +58,7 @@ def end_orphans(run_dir: str) -> Iterator[str]:
     """
     spool = Spool(run_dir)
     check_ownership(spool.directory)
-    if not spool.exists():
+    if not spool.exists() or not kernel.processes():  # the numbers of this /proc are of another pid namespace
         return
     here, uid = Process.current(), os.getuid()
     with contextlib.ExitStack() as stack:

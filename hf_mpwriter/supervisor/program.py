@@ -113,7 +113,7 @@ def _become(
 
 def is_upload(pid: int) -> bool:
     """Whether a process is an uploader, a push or a search."""
-    arguments = kernel.command_line(pid)
+    arguments = [word for word in kernel.command_line(pid) if "from hf_mpwriter." in word]  # no program of the user's
     return any(launch.is_command_of(kind, arguments, None) for kind in _KINDS)
 
 

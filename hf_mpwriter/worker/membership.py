@@ -244,6 +244,7 @@ class Membership:
         self._is_push_requested, joined = True, self._joined
         if joined is not None and not locks.is_any_held():
             joined.file.request()
+            self._is_push_requested = False
 
     def record_request(self) -> None:
         """Record a request for a push of all that was written, if there is one and the last one is old enough."""

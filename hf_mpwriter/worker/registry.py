@@ -25,7 +25,7 @@ from hf_mpwriter.events.limits import Limits
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.directory import Place
-from hf_mpwriter.system.supervision import push_on
+from hf_mpwriter.system.supervision import contact, push_on
 from hf_mpwriter.worker.shutdown import is_failure
 from hf_mpwriter.worker.worker import Worker
 
@@ -77,7 +77,7 @@ def enter(
         worker.users.add(user)
         if memory_limit is not None:
             _limits.memory = memory_limit
-    if destination is not None:
+    if destination is not None and contact.supervisor() is None:  # a supervisor asks itself
         push_on.install(push_signals(), request_pushes)
     worker.files.check()
     if attempt_started_at is None:

@@ -96,8 +96,12 @@ def tell(run_dir: str, environ: Mapping[str, str] = os.environ) -> bool:
 
 
 def supervisor(environ: Mapping[str, str] = os.environ) -> Process | None:
-    """The supervisor of this process, None if there is none; it may have ended."""
+    """The supervisor below which this process runs, None if there is none.
+
+    The name alone may come from elsewhere: srun and sbatch hand the environment to other hosts and to later jobs.
+    """
     if (match := _NAME.fullmatch(environ.get(VARIABLE, ""))) is None:
         return None
-    numbers = int(match["namespace"]), int(match["pid"]), int(match["ticks"])
-    return Process(process.host_id(), process.boot_id(), *numbers)
+    found, named = Process.of(int(match["pid"])), (int(match["namespace"]), int(match["ticks"]))
+    is_above = found.pid in (os.getpid(), *process.ancestors())
+    return found if is_above and (found.namespace, found.ticks) == named else None

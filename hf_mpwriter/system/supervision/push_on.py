@@ -21,6 +21,8 @@ from collections.abc import Callable, Collection
 from types import FrameType
 from typing import Any
 
+from hf_mpwriter.system import process
+
 _installed: set[int] = set()
 
 
@@ -48,9 +50,18 @@ def install(numbers: Collection[int], ask: Callable[[], object]) -> None:
         return
     for number in set(numbers) - _installed:
         before = signal.getsignal(number)
-        if before is not None:  # else a library in C handles it, which cannot be called from here
+        if before is not None and not (before == signal.SIG_DFL and _is_handled_in_c(number)):
             signal.signal(number, _handler(ask, before))
             _installed.add(number)
+
+
+def _is_handled_in_c(number: int) -> bool:
+    """Whether a signal of which Python knows no handler has one all the same, such as that of faulthandler."""
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        with open("/proc/self/status", "rb", opener=process.open_above) as file:
+            line = next(line for line in file if line.startswith(b"SigCgt:"))
+        return bool(int(line.split()[1], 16) >> (number - 1) & 1)
+    return False
 
 
 def _handler(ask: Callable[[], object], before: Any) -> Callable[[int, FrameType | None], None]:
@@ -59,7 +70,7 @@ def _handler(ask: Callable[[], object], before: Any) -> Callable[[int, FrameType
             ask()
         if callable(before):
             before(number, frame)
-        elif before == signal.SIG_DFL:
+        elif before == signal.SIG_DFL and signal.getsignal(number) is handle:  # else one of theirs has called it
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 

@@ -6,15 +6,16 @@ import importlib.util
 import os
 import re
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
 
 import psutil
 import pytest
-from programs import wait_for
+from programs import DEADLINE, wait_for
 from runs import check_oracle, no_uploader, uploaders
-from supervised import LOG, Supervised, event_bytes, why_no_namespace
+from supervised import LOG, RUN, Supervised, event_bytes, why_no_namespace
 
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.workers.members import Members
@@ -224,7 +225,7 @@ def test_the_program_dies_with_its_supervisor_and_what_it_leaves_is_ended_on_req
     assert theirs.supervisor.children()
 
 
-DEADLINE = """
+ANNOUNCED = """
 import os, signal, sys, time
 from hf_mpwriter import HFSummaryWriter
 if sys.argv[2] == "handler":
@@ -241,7 +242,7 @@ time.sleep(60)
 @pytest.mark.parametrize("before", ["handler", "default"])
 def test_a_signal_that_announces_a_deadline_asks_for_a_push(hub, run_dir, start, before):
     """The program's own handler is called, and it goes on; without one, the signal does what it does by default."""
-    one = start(DEADLINE, run_dir, before, env={"HF_MPWRITER_PUSH_ON": "USR1"})
+    one = start(ANNOUNCED, run_dir, before, env={"HF_MPWRITER_PUSH_ON": "USR1"})
     assert one.process.stdout.readline() == "logged\n"
     one.process.send_signal(signal.SIGUSR1)
     if before == "default":
@@ -257,3 +258,21 @@ def test_a_signal_that_announces_a_deadline_asks_for_a_push(hub, run_dir, start,
     assert (one.process.poll() is None) == (before == "handler")
     one.process.kill()
     wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
+
+
+@pytest.mark.parametrize(
+    ("before", "program", "expected"),
+    [
+        pytest.param("trap '' HUP", "kill -HUP $PPID; sleep 1; exit 7", 7, id="nohup"),
+        pytest.param("trap '' INT", "kill -INT $PPID; sleep 1; exit 7", 7, id="background"),
+        pytest.param("trap '' CHLD", "exit 7", 7, id="children are ignored"),
+        pytest.param("export HF_MPWRITER_PUSH_ON=XCPU", "trap 'exit 7' XCPU; kill -XCPU $PPID; sleep 9", 7, id="XCPU"),
+        pytest.param("exec 2>/dev/full", "exit 7", 7, id="no room for its lines"),
+    ],
+)
+def test_what_the_supervisor_inherits_does_not_change_the_end_of_a_program(run_dir, before, program, expected):
+    """Ignored signals stay ignored, as below nohup; a signal that asks for a push ends nothing; exit codes are kept."""
+    tell = f"{sys.executable} -c 'from hf_mpwriter.system.supervision import contact; contact.tell({str(run_dir)!r})'"
+    words = [*RUN, "--grace", "3", "--", "sh", "-c", f'"$@"; {program}', "sh", "sh", "-c", tell]
+    ended = subprocess.run(["sh", "-c", f'{before}; exec "$@"', "sh", *words], timeout=DEADLINE, check=False)
+    assert ended.returncode == expected

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 
 import pytest
 from click.testing import CliRunner
@@ -38,11 +39,19 @@ def test_a_start_that_is_no_time_is_ignored(text, time):
 
 def test_what_is_below_has_less_of_the_grace_and_knows_its_supervisor():
     """So a supervisor below another one ends first."""
-    below = environment_below({"HF_MPWRITER_GRACE": "25"}, NAME, 25.0, None)
+    below = environment_below({"HF_MPWRITER_GRACE": "25"}, contact.Inbox().name, 25.0, None)
     assert below["HF_MPWRITER_GRACE"] == "23"
-    agent = contact.supervisor(below)
-    assert (agent.namespace, agent.pid, agent.ticks) == (1, 2, 3)
-    assert role.agent_of(role.Role(None, "Process-1"), below) == agent
+    assert role.agent_of(role.Role(None, "Process-1"), below) == process.Process.current()
+
+
+def test_a_supervisor_that_is_no_ancestor_is_none():
+    """Its name came with the environment, from another host or an earlier job: its end makes no orphan."""
+    assert contact.supervisor({contact.VARIABLE: NAME}) is None
+    with subprocess.Popen(["sleep", "60"]) as other:  # it lives, but this process does not run below it
+        one = process.Process.of(other.pid)
+        name = f"hf-mpwriter.{one.namespace}.{one.pid}.{one.ticks}.0123456789abcdef"
+        assert contact.supervisor({contact.VARIABLE: name}) is None
+        other.kill()
 
 
 @pytest.mark.parametrize(("one", "parent"), [(role.Role(3, None), True), (role.Role(None, None), False)])
