@@ -139,7 +139,7 @@ def job_name(environ: Environ) -> str:
 def _name(system: str, job: str) -> str:
     whole = f"{system}_{job}" if system else job
     name = safe_name(whole)
-    if name and len(whole) <= LONGEST_NAME:
+    if name and len(whole) <= LONGEST_NAME and whole.isascii():
         return name
     digest = hashlib.sha256(whole.encode(errors="surrogateescape")).hexdigest()[:8]
     return f"{name[: LONGEST_NAME - 9] or 'job'}-{digest}"

@@ -146,7 +146,8 @@ def worker_of(path: str) -> str:
     """
     top, slash, _ = path.partition("/")
     match = _OF_THE_JOB.match(top) if slash else None
-    return (match and match[0]) or MAIN_WORKER
+    found = match[0] if match else ""
+    return found.removesuffix("rank_00000").rstrip("_") or MAIN_WORKER
 
 
 def within(prefix: str, worker: str) -> str:

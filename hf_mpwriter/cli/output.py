@@ -79,7 +79,9 @@ def uploader_line(uploader: UploaderStatus, now: float, *, alive: bool) -> str:
         parts[0] += f", last seen {max(0, now - uploader.beat):.0f} s ago"
     if alive and (stillness := uploader.stillness(now)):
         parts.append(stillness)
-    if uploader.reason:
+    if uploader.reason and not uploader.failures:
+        parts.append(uploader.reason)
+    elif uploader.reason:
         failures = "1 failure" if uploader.failures == 1 else f"{uploader.failures} failures in a row"
         parts.append(f"{failures}: {uploader.reason} {uploader.hint}")
     return printable("; ".join(parts).rstrip())
@@ -155,7 +157,7 @@ class UploadBar:
 
     def show_failure(self, uploader: UploaderStatus) -> None:
         """Print why the last push failed, unless that was printed last time."""
-        if uploader.failures and uploader.reason and uploader.reason != self._last_failure:
+        if uploader.reason and uploader.reason != self._last_failure:
             self._last_failure = uploader.reason
             self._bar.write(printable(f"not yet: {uploader.reason} {uploader.hint}".rstrip()))
 

@@ -7,6 +7,7 @@ A token goes where that of `sync` would: to the Hub of HF_ENDPOINT, or to the on
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -35,6 +36,9 @@ from hf_mpwriter.system.redaction import printable
 
 if TYPE_CHECKING:
     from hf_mpwriter.pull.run import Pulled
+
+
+NOTHING_THERE = 4  # exit code: no such repository or branch, as before the first start of a run
 
 
 @click.command("pull")
@@ -88,7 +92,7 @@ def pull_run(
     if is_offline():
         raise click.ClickException(f"{OFFLINE}: nothing was pulled. Unset it to pull.")
     report = pull_into(spool, destination, (lambda worker: worker in workers) if workers else lambda _: True)
-    _show(report, destination, spool, logdir)
+    _show(report, destination, spool, logdir, workers)
 
 
 def pull_into(spool: Spool, destination: Destination, wanted: Callable[[str], bool]) -> Pulled:
@@ -128,19 +132,25 @@ def _unreached(verdict: Verdict) -> str:
     return printable(f"Not all was pulled: {reason} {hint}".rstrip())
 
 
-def _show(report: Pulled, destination: Destination, spool: Spool, logdir: Path) -> None:
+def _show(report: Pulled, destination: Destination, spool: Spool, logdir: Path, workers: tuple[str, ...]) -> None:
     """Print what was pulled, and what was not."""
     if not report.commit:
-        raise click.ClickException(
-            f"Nothing was pulled: {destination} is not there, or this token may not see it. Check the name, and run "
-            "hf auth login with a token that may read it (or set HF_TOKEN)."
+        click.echo(
+            printable(
+                f"Nothing was pulled: {destination} is not there yet, or this token may not see it. If it should be, "
+                "check the name, and run hf auth login with a token that may read it (or set HF_TOKEN)."
+            ),
+            err=True,
         )
+        sys.exit(NOTHING_THERE)
     for path, reason in report.left.items():
         click.echo(printable(f"{path}: {reason}"), err=True)
     if report.left:
         again = command_line("pull", logdir)
         raise click.ClickException(f"{len(report.left)} of {len(report.sizes)} files were not pulled. Again: {again}")
     if not report.sizes:
+        if workers:
+            raise click.ClickException(printable(f"{destination} has nothing of {', '.join(workers)}: see --worker."))
         click.echo(printable(f"{destination} has nothing of this run."))
         return
     fetched = f"{counted(len(report.fetched), 'file')} ({size_text(sum(report.fetched.values()))}) came"

@@ -120,7 +120,7 @@ def written_elsewhere(ledger: Ledger | None, pulled: Mapping[str, int]) -> Calla
 
     def elsewhere(path: str, size: int) -> bool:
         if path in pulled:  # it does not grow here
-            return size in (0, pulled[path])
+            return size <= pulled[path]  # an interrupted pull has less; what is here is compared all the same
         return not size and (ledger is None or path not in ledger.files)
 
     return elsewhere

@@ -48,7 +48,8 @@ from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.process import host_id
 
 WAIT = 0.2  # seconds between two tries to take the lock of the pulls
-UNSAFE = "its name leads out of the run directory"
+LONGEST_NAME = 255  # bytes of a file name
+UNSAFE = "its name leads out of the run directory, or no file here can have it"
 IN_USE = "a worker that lives writes beside it; pull before training starts"
 
 
@@ -119,6 +120,16 @@ def _is_wanted(path: str, wanted: Callable[[str], bool]) -> bool:
     return names.SPOOL_NAME not in path.split("/") and wanted(names.worker_of(path))
 
 
+def _can_be_here(path: str) -> bool:
+    """Whether this is a path of a run directory that any kind of filesystem can have."""
+    try:
+        parts = os.fsencode(path).split(b"/")
+    except UnicodeEncodeError:
+        return False
+    in_spool = names.SPOOL_NAME in path.lower().split("/")
+    return names.is_run_path(path) and not in_spool and all(len(part) <= LONGEST_NAME for part in parts)
+
+
 @contextlib.contextmanager
 def _locked(spool: Spool, sleep: Callable[[float], object]) -> Iterator[None]:
     """Hold the lock of the pulls; another pull brings the same files."""
@@ -169,7 +180,7 @@ class _Pull:
                 self._current = path
                 try:
                     self._fetcher.fetch(path, tree[path])
-                except (CorruptError, DifferingError) as error:
+                except (CorruptError, DifferingError, PermissionError) as error:
                     report.left[path] = str(error)
                 else:
                     self._here.add(path)
@@ -188,7 +199,7 @@ class _Pull:
     def _is_settled(self, path: str) -> bool:
         """Whether nothing is to be fetched."""
         self._current = path
-        if not names.is_run_path(path):
+        if not _can_be_here(path):
             self._report.left[path] = UNSAFE
         elif (begins := self._begins_with(path, self._tree[path])) is not None:
             if begins:

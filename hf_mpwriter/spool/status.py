@@ -30,6 +30,7 @@ from hf_mpwriter.spool.notices import NoticesFile
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.daemon import rotate_log
 from hf_mpwriter.system.process import Process, boot_id
+from hf_mpwriter.system.process import host_id as this_host
 from hf_mpwriter.system.redaction import redact_known
 
 logger = logging.getLogger("hf_mpwriter")
@@ -90,13 +91,20 @@ class UploaderStatus:
 
     @classmethod
     def newest(cls, spool: Spool) -> Self:
-        """The status of the uploader that was heard of last, on whichever host; an empty one if there is none."""
+        """The status of this host's uploader if it works, else of that which was heard of last, on whichever host.
+
+        It is empty if there is none.
+        """
         heard: list[tuple[int, str]] = []
         with contextlib.suppress(OSError):
             for host_id in spool.host_ids():
                 with contextlib.suppress(OSError):
                     heard.append((spool.host(host_id).status.stat().st_mtime_ns, host_id))
-        found = (cls.read(spool.host(host_id)) for _, host_id in sorted(heard, reverse=True))
+        order = sorted(heard, reverse=True)
+        own = [host for at, host in order if host == this_host() and order[0][0] - at < 2e9 * BEAT_EVERY]
+        if own and (status := cls.read(spool.host(own[0]))).process and not status.is_over:
+            return status
+        found = (cls.read(spool.host(host)) for _, host in order)
         return next((status for status in found if status.process), cls())
 
     def blocked_until_here(self, now: float, unix_time: float) -> float:

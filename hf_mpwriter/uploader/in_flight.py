@@ -182,7 +182,7 @@ class InFlight:
             with contextlib.suppress(FileNotFoundError):
                 beat = host.status.stat().st_mtime
                 now = now or filesystem_time(self._host)
-                if since < beat and now - beat < OTHERS_SILENCE and not UploaderStatus.read(host).is_over:
+                if since < beat and abs(now - beat) < OTHERS_SILENCE and not UploaderStatus.read(host).is_over:
                     found.add(host.root.basename)
         return frozenset(found)
 

@@ -93,8 +93,8 @@ class Uploader:
         if not (self.run.spool.directory.is_at_path() and disk.same_file(self._lock, self.run.spool.uploader_lock)):
             logger.info("the spool was removed")
             return False
+        members = self.run.members_here()  # first: it knows who lives on other hosts
         self.run.sweep()
-        members = self.run.members_here()
         self._note(members)
         if self.run.in_flight.push is not None:
             self._listen(members)
@@ -137,7 +137,7 @@ class Uploader:
             if self.run.requests.note(member):
                 self._hurry(member)
         self.run.requests.keep(members)
-        self.run.pacing.saw({member.name.host for member in members})
+        self.run.pacing.saw({member.name.host for member in members}, self.run.members.elsewhere)
 
     def _hurry(self, member: Member) -> None:
         """A request or an end is news: it ends a wait of ours, not one that the Hub asked for."""
@@ -169,7 +169,7 @@ class Uploader:
             attached=self.run.attachments.state(living),
             ending=self._ending,
             orphaned=self.run.requests.any_orphaned(members),
-            undecided=self.run.retries.is_open,
+            undecided=self.run.retries.is_open or self.run.waits_for_others,
         )
 
     def _is_due(self, members: list[Member]) -> bool:
@@ -218,7 +218,9 @@ class Uploader:
         last = self._ending is not Ending.NOT_ASKED or not any(member.alive for member in members)
         refused = any(file.path in self.run.ledger.quarantined for file in batch.files)
         urgent = not refused and (last or self._is_urgent(members))
-        if batch.files and not self.run.pacing.take(urgent=urgent, at_once=self._ending is not Ending.NOT_ASKED):
+        asking = [member for member in members if member.alive and member.name.worker in ASK_FOR_ALL]
+        at_once = self._ending is not Ending.NOT_ASKED or self.run.requests.any_urgent(asking)
+        if batch.files and not self.run.pacing.take(urgent=urgent, at_once=at_once):
             if self.run.pacing.used_up:
                 self.run.explain_wait()
                 self.run.events.require_scan()

@@ -40,6 +40,7 @@ def _acknowledge(run: RunState, verdict: Done, lane: Lane, batch: Batch) -> None
     if any(run.ledger.is_ahead(path, sent) for path, sent in verdict.files.items() if path not in carried):
         _start_over(run, "the Hub has less than it had: what is missing is sent again")
     run.in_flight.acknowledge(verdict, batch)
+    beside_others = None if run.audit else verdict.checked  # an audit reads back what was not moved, too
     run.audit = run.audit and not verdict.checked
     lane.done(batch, committed=verdict.own)
     run.satisfy()
@@ -49,7 +50,7 @@ def _acknowledge(run: RunState, verdict: Done, lane: Lane, batch: Batch) -> None
     if run.events.settings.squash_history:
         run.in_flight.own_head = None
     run.abandoned_since = run.clock()  # progress is as good a reason to stay as a worker
-    run.pacing.done(committed=verdict.own)
+    run.pacing.done(committed=verdict.own, beside_others=beside_others)
     run.status.recovered()
 
 

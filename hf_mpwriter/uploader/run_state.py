@@ -23,7 +23,7 @@ from hf_mpwriter.spool import ledger
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.outbox import Outbox, filesystem_time
 from hf_mpwriter.spool.starts import Tenure
-from hf_mpwriter.spool.status import StatusFile
+from hf_mpwriter.spool.status import BEAT_EVERY, StatusFile
 from hf_mpwriter.spool.workers.member_lines import Member
 from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.system.process import Process
@@ -102,7 +102,8 @@ class RunState:
         self._next_sweep = self._next_look = clock()
         self._theirs: dict[str, frozenset[str]] = {}
         self._took_lock_at = filesystem_time(self.host)
-        self.sweep()
+        self._heard_by = clock() + 2 * BEAT_EVERY  # until then an uploader of another host that lives has said so
+        self.waits_for_others, self._beside = False, frozenset[str]()
         first = clock() + FIRST_DELAY
         limit = RateLimit(
             destination,
@@ -143,20 +144,26 @@ class RunState:
         """
         if self.clock() >= self._next_look:
             self._next_look = self.clock() + LOOK_EVERY
-            elsewhere = self.in_flight.living_others(self._took_lock_at)
-            if elsewhere - self.members.elsewhere:
-                self.status.notify([f"{LOCKS_DO_NOT_REACH}: {', '.join(sorted(elsewhere))}"])
+            beside = self.in_flight.living_others(self._took_lock_at)
+            elsewhere = beside
+            if self.clock() < self._heard_by:  # it may live: no member of it counts as dead before it can have said so
+                elsewhere = self.in_flight.living_others(self._took_lock_at - 2 * BEAT_EVERY)
+            if beside - self._beside:
+                self.status.notify([f"{LOCKS_DO_NOT_REACH}: {', '.join(sorted(beside))}"])
+            self._beside = beside
+            self.members.forget(elsewhere - self.members.elsewhere)
             if self.members.elsewhere - elsewhere:
                 self.scan_again()
             self.members.elsewhere = elsewhere
             self._theirs = {host: files for host, files in self._theirs.items() if host in elsewhere}
-        here = []
-        for member in self.members.all():
+        here, everybody = [], self.members.all()
+        for member in everybody:
             if member.name.host in self.members.elsewhere:
                 self._theirs[member.name.host] = self._theirs.get(member.name.host, frozenset()) | member.files
             else:
                 here.append(member)
         self.events.theirs = frozenset().union(*self._theirs.values())
+        self.waits_for_others = len(here) < len(everybody)
         return here
 
     def sweep(self) -> None:

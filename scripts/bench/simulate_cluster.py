@@ -51,7 +51,7 @@ JOIN_WITHIN = 60.0  # seconds in which the ranks of a job start
 STAY = 60.0  # seconds that a process waits for the Hub at its end
 HOUR = 3600.0
 HERE = Destination("https://hub", "me/run")
-TABLE = (1, 4, 8, 16, 64, 256, 1000)
+TABLE = (1, 4, 8, 16, 20, 32, 64, 256, 1000)
 
 
 class Time:

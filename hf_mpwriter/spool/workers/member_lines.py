@@ -304,7 +304,7 @@ def was_written_lately(places: Sequence[Place]) -> bool:
         now = disk.time_of(Place(places[0].directory, os.path.dirname(places[0].name)))
     except OSError:  # who only reads
         now = time.time()
-    return now - newest < GROWS_WITHIN
+    return abs(now - newest) < GROWS_WITHIN
 
 
 def _parse(kind: type[T], line: bytes) -> T | None:

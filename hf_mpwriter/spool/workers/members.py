@@ -26,7 +26,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from hf_mpwriter.base import state
@@ -273,6 +273,10 @@ class Members:
         """Whether a worker of another host lives: its host has an uploader, or a file of it was written just now."""
         files = [self._directory / str(found.name), *(self._run / path for path in found.open_files)]
         return found.name.host in self.elsewhere or was_written_lately(files)
+
+    def forget(self, hosts: Collection[str]) -> None:
+        """Read the member files of these hosts anew: whom their locks show as dead may live."""
+        self._known = {name: known for name, known in self._known.items() if known.name.host not in hosts}
 
     def growing(self) -> set[str]:
         """Files that a live member has open.

@@ -182,9 +182,9 @@ class Pacing(Backoff):
         """Why the rate limit refused the last push, for people."""
         return self._rate_limit.explanation
 
-    def saw(self, hosts: Collection[str]) -> None:
-        """Note which hosts share the run directory: with more of them, the turn comes sooner."""
-        changed = self._rate_limit.saw(hosts)
+    def saw(self, hosts: Collection[str], apart: Collection[str] = ()) -> None:
+        """Note which hosts share the run directory, `apart` from those with an uploader of their own."""
+        changed = self._rate_limit.saw(hosts, apart)
         if self._asked_at is not None and self._clock() >= self._next_look:
             self._next_look = self._clock() + LOOK_EVERY
             changed |= self._rate_limit.look()
@@ -198,14 +198,18 @@ class Pacing(Backoff):
             urgent: a request waits for it, or it may be the last one.
             at_once: do not wait for a turn, as the process has to end.
         """
-        now = self._last_try = self._clock()
+        now = self._clock()
         wait = self._rate_limit.take(urgent=urgent)
+        if wait > BUSY_WAIT and at_once and not self.is_alone:
+            wait = 0.0  # the Hub takes more than the limit: what is lost otherwise goes now
         if wait > BUSY_WAIT:  # the nodes get their tokens one after another: that is turn enough
             self._asked_at = -math.inf
         elif not wait and not at_once and (wait := self._until_turn(now, urgent=urgent)):
             self._rate_limit.give_back()
         if wait:
             self.hold(Step(wait))
+        if wait <= BUSY_WAIT or self.is_alone:  # to wait for a turn is no try
+            self._last_try = now
         self.turn_at = now + wait if wait > BUSY_WAIT and urgent else 0.0
         self._holds_token, self.used_up = not wait, wait > BUSY_WAIT
         return not wait
@@ -243,8 +247,15 @@ class Pacing(Backoff):
         """Make the next commit due now."""
         self.next_commit = self._clock()
 
-    def done(self, *, committed: bool) -> None:
-        """The Hub has a batch; `committed` if that took a commit."""
+    def done(self, *, committed: bool, beside_others: bool | None = None) -> None:
+        """The Hub has a batch.
+
+        Args:
+            committed: whether that took a commit.
+            beside_others: whether the branch had moved since our last commit, None if that is not known.
+        """
+        if committed and beside_others is not None:
+            self._rate_limit.committed(beside_others=beside_others)
         moved = 0 if self.is_fenced else MOVED_LIMIT - 1  # a busy branch stays busy: one try is enough
         self.succeeded()
         self._moved = moved
@@ -261,7 +272,8 @@ class Pacing(Backoff):
 
     def learn(self, verdict: Verdict) -> None:
         """Take what a failure tells about the way and the rate limit, whatever the push carried."""
-        loses_turn = isinstance(verdict, Retry) and self._failures > 0 and self._rate_limit.rule.is_by_turns
+        down = isinstance(verdict, Retry) and (verdict.limited or verdict.after is None)  # 409 is soon over
+        loses_turn = down and self._failures > 0 and self._rate_limit.rule.is_by_turns
         self._spend(committed=loses_turn or not isinstance(verdict, (Retry, Moved)))
         if isinstance(verdict, Moved):
             self._stretch(self._rate_limit.stretch + STRETCH_ON_412)

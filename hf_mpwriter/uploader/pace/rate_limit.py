@@ -172,6 +172,7 @@ class RateLimit:
     ) -> None:
         self._limit, self._clock, self._nodes, self._host = limit, clock, nodes, host
         self._seen, self._at_bucket, self.stretch = {host}, 1, 1.0
+        self._is_only, self._has_committed = nodes.rank == 0, False
         repository = f"{destination.endpoint} {destination.repo_type} {destination.repo_id}"
         self._name = f"{hashlib.sha256(repository.encode()).hexdigest()[:24]}.json"
         self._folders = folders
@@ -180,7 +181,8 @@ class RateLimit:
     @property
     def rule(self) -> Rule:
         """What holds for this bucket, as far as is known of its neighbours."""
-        return Rule(self._limit, parts_of(self._nodes.count, max(len(self._seen), self._at_bucket)), self.stretch)
+        nodes = 1 if self._is_only else self._nodes.count
+        return Rule(self._limit, parts_of(nodes, max(len(self._seen), self._at_bucket)), self.stretch)
 
     @property
     def turn(self) -> float:
@@ -197,14 +199,27 @@ class RateLimit:
         return (
             f"{self._nodes.count} nodes share the {self._limit:.0f} commits per hour of this repository "
             f"(HF_MPWRITER_COMMITS_PER_HOUR), so this one makes about one in {rule.pause / 60:.0f} minutes; "
-            "with one logdir for all nodes, on a shared filesystem, one commit serves all of them"
+            "with one logdir for all nodes, on a shared filesystem, one commit serves all of them; "
+            "if only this one logs: HF_MPWRITER_NODES=1"
         )
 
-    def saw(self, hosts: Collection[str]) -> bool:
-        """Note hosts that share the run directory; whether that changes the parts."""
+    def saw(self, hosts: Collection[str], apart: Collection[str] = ()) -> bool:
+        """Note hosts that share the run directory, and our uploader; whether that changes the parts."""
         before = self.rule.parts
-        self._seen.update(hosts)
+        self._seen = self._seen.union(hosts).difference(apart)
         return self.rule.parts != before
+
+    def committed(self, *, beside_others: bool) -> None:
+        """Note a commit of ours: where no other node commits, as if rank 0 alone logs, nothing is divided.
+
+        The node of rank 0 believes that until its second commit, the others after two commits in a row.
+
+        Args:
+            beside_others: whether the branch had moved since our last commit.
+        """
+        if self._has_committed:
+            self._is_only = not beside_others
+        self._has_committed = True
 
     def look(self) -> bool:
         """Note who shares the bucket, and be seen there; whether that changes the parts."""
@@ -262,7 +277,7 @@ class RateLimit:
 
     def _with_us(self, bucket: Bucket, now: float) -> Bucket:
         """The bucket with this host among those that use it."""
-        hosts = {host: at for host, at in bucket.hosts.items() if now - at < RESTED_AFTER}
+        hosts = {host: at for host, at in bucket.hosts.items() if abs(now - at) < RESTED_AFTER}
         return replace(bucket, hosts={**hosts, self._host: now})
 
     @staticmethod

@@ -156,7 +156,12 @@ class _Scope:
 
     def is_of_first(self) -> bool:
         """Whether this part has come first, now or at any time."""
-        return self._look() == self.part or (not self._newest and self.publish())
+        return self._look() == self.part or (not self._newest and not self._has_logged() and self.publish())
+
+    def _has_logged(self) -> bool:
+        """Whether there are directories of this part: the run was pulled, or its spool was removed."""
+        own = re.compile(rf"{re.escape(within(self._prefix, self.part))}(?![0-9])")
+        return any(map(own.match, _names(Place(self._spool.run))))
 
     def is_of_living(self) -> bool:
         """Whether this part has the names, or may take them because no process of another part holds one."""

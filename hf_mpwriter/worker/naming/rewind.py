@@ -27,7 +27,16 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from hf_mpwriter.base.names import MAIN_WORKER, SPOOL_NAME, is_event_file, is_ours, rank_of_directory
+from hf_mpwriter.base.names import (
+    MAIN_WORKER,
+    SPOOL_NAME,
+    is_event_file,
+    is_ours,
+    is_reserved,
+    rank_of_directory,
+    worker_dir,
+)
+from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.events.event_file import EventFile
 from hf_mpwriter.events.registration import Home
 from hf_mpwriter.spool.layout import Spool
@@ -100,6 +109,10 @@ class Rewind:
         while self._membership.spool.claim(name := f"{taken.substitute}~{number}").exists():
             yield name
             number += 1
+        start = f"{taken.substitute}~"  # of those that were pulled there is no lock file
+        for name in sorted(Place(self._membership.spool.run).names()):
+            if name.startswith(start) and name[len(start) :].isdecimal():
+                yield name
 
     def _missing_ranks(self, taken: Taken, world: int) -> Iterator[str]:
         for name in sorted(Place(self._membership.spool.run).names()):
@@ -170,8 +183,11 @@ class Rewind:
             file.ensure_open()
             is_written = file.is_open
             file.close()
-            if not is_written:
+            if is_written:
+                continue
+            if directory.name == worker_dir(name):  # the first one, so nothing is done twice
                 raise OSError(f"{directory} cannot be rewound to step {step} yet")
+            logger.warning("%s cannot be rewound to step %d: its steps from there on stay visible", directory, step)
 
 
 def _read_note(claim: int) -> int | None:
@@ -208,7 +224,8 @@ def _directories(spool: Spool, name: str) -> list[Place]:
     top = Place(spool.run)
     directories, files = top.scan()
     others = {lock.removesuffix(".lock") for lock in spool.claim(MAIN_WORKER).parent.names()} | {SPOOL_NAME}
-    below = [place for found in directories if found not in others for place in event_directories(top / found, is_ours)]
+    own = [found for found in directories if found not in others and not is_reserved(found) and found[:5] != "proc_"]
+    below = [place for found in own for place in event_directories(top / found, is_ours)]
     return [top, *below] if any(map(is_event_file, files)) else below
 
 

@@ -154,7 +154,8 @@ def test_two_pulls_at_once_bring_all_once(hub, run_dir, stored):
 
 def test_what_there_is_not(hub, api, run_dir, monkeypatch):
     """No repository, an empty one, another one than before, no name, and offline: a line each, and no spool."""
-    assert "is not there, or this token may not see it" in pull(run_dir).output
+    nothing = pull(run_dir)
+    assert (nothing.exit_code, "is not there yet, or this token may not see it" in nothing.output) == (4, True)
     api.create_repo("me/run")
     result = pull(run_dir)
     assert (result.exit_code, "has nothing of this run" in result.output) == (0, True)

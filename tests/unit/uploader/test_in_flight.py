@@ -75,12 +75,12 @@ def test_a_successor_waits_as_long_as_a_request_may_be_under_way(tmp_path):
     lock, now = locks.try_exclusive(spool.uploader_lock), [1000.0]
     one = Uploader(spool, spool.destination(), lock, lambda: now[0], random.Random(1))
     one._scan([])
-    one._in_flight._outbox.mark_in_flight(one._events.batches[0], fenced=False)
+    one.run.in_flight._outbox.mark_in_flight(one.run.events.batches[0], fenced=False)
     two = Uploader(spool, spool.destination(), lock, lambda: now[0], random.Random(1))
     for later, settles in ((0.0, True), (in_flight.SETTLE_TIME - 1, True), (in_flight.SETTLE_TIME, False)):
         now[0] = 1000.0 + later
-        two._in_flight.catch_up()
-        assert two._in_flight.is_settling is settles
+        two.run.in_flight.catch_up()
+        assert two.run.in_flight.is_settling is settles
 
 
 @pytest.mark.parametrize(
@@ -101,10 +101,10 @@ def test_only_an_unknown_outcome_without_a_parent_settles(tmp_path, verdict, fen
     lock = locks.try_exclusive(spool.uploader_lock)
     one = Uploader(spool, spool.destination(), lock, lambda: 1000.0, random.Random(1))
     one._scan([])
-    one._in_flight._fenced = fenced
-    one._in_flight._sent = (one._events, one._events.batches[0])
-    one._in_flight.end(verdict)
-    assert one._in_flight.is_settling is settles
+    one.run.in_flight._fenced = fenced
+    one.run.in_flight._sent = (one.run.events, one.run.events.batches[0])
+    one.run.in_flight.end(verdict)
+    assert one.run.in_flight.is_settling is settles
 
 
 class Silent:

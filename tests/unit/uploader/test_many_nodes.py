@@ -34,11 +34,11 @@ class Node:
         self.limit = RateLimit(HERE, limit, [at(folder)], lambda: self.now, nodes=nodes, host=host)
         self.pace = Pacing(lambda: self.now, random.Random(1), self.limit, self.now + 2)
 
-    def next_commit(self, *, urgent: bool = False) -> float:
+    def next_commit(self, *, urgent: bool = False, beside_others: bool = True) -> float:
         """Commit as soon as it may; the time of that."""
         while not self.pace.take(urgent=urgent):
             self.now = max(self.now, self.pace.next_try)
-        self.pace.done(committed=True)
+        self.pace.done(committed=True, beside_others=beside_others)
         return self.now
 
 
@@ -67,11 +67,31 @@ def test_all_nodes_together_stay_below_the_limit(tmp_path, count):
     for node in nodes:
         node.now = end
     ends = [node.next_commit(urgent=True) for node in nodes]
-    assert most_in_an_hour(times) <= 100 + 1
+    assert most_in_an_hour(times) <= 100 + 2, "one of them is that by which the first node finds the others"
     assert most_in_an_hour(ends) <= 100 + 1
     assert len(times) > 3 * 75, "what is there is used"
     distances = [later - earlier for earlier, later in zip(sorted(ends), sorted(ends)[1:], strict=False)]
     assert min(distances) >= 3.0 - 1e-6, "they do not come at once"
+
+
+@pytest.mark.parametrize("rank", [0, 5])
+def test_a_node_that_logs_alone_divides_nothing(tmp_path, rank):
+    """As rank 0 does with the Trainer: its commits follow each other, so it makes one whenever one is due."""
+    node = Node(tmp_path, Nodes(64, rank))
+    times = [node.next_commit(beside_others=number == 0) for number in range(4)]
+    pauses = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    assert pauses[0] == (0.0 if rank == 0 else pytest.approx(64 * HOUR / 95))
+    assert max(pauses[1:]) <= 300.0, "the commit interval"
+    node.next_commit(beside_others=True)
+    assert node.limit.rule.parts == 64, "another one logs, too"
+
+
+def test_an_audit_tells_nothing_of_other_nodes(tmp_path):
+    """`sync` reads back what has not moved, too."""
+    node = Node(tmp_path, Nodes(64, 0))
+    for beside_others in (True, False, None):
+        node.pace.done(committed=True, beside_others=beside_others)
+    assert node.limit.rule.parts == 1
 
 
 def test_a_thousand_nodes_take_their_turns():
@@ -163,6 +183,8 @@ def test_a_refusal_for_the_rate_stretches_the_pauses_and_commits_take_that_back(
 def test_where_nodes_are_many_a_second_failure_costs_the_turn(tmp_path, count, waits):
     """Else all that could not commit during an outage would do so at its end."""
     node = Node(tmp_path, Nodes(count, 0))
+    for _ in range(2):
+        node.limit.committed(beside_others=True)
     for _ in range(2):
         assert node.pace.take(urgent=True)
         node.pace.learn(Retry("no connection"))
