@@ -58,6 +58,7 @@ DOCUMENTED = (
     r"created ",
     r"is public|is PUBLIC|is private",
     r"waiting up to .* on the Hub",
+    r"all of it is on the Hub now",
     r"refused: ",
     r"not uploaded|no uploader|cannot start an uploader|hf-mpwriter sync",
     r"descriptor|file size",
