@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 import random
 
 import pytest
@@ -79,7 +80,7 @@ def test_a_node_that_logs_alone_divides_nothing(tmp_path, rank):
     """As rank 0 does with the Trainer: its commits follow each other, so it makes one whenever one is due."""
     node = Node(tmp_path, Nodes(64, rank))
     times = [node.next_commit(beside_others=number == 0) for number in range(4)]
-    pauses = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    pauses = [later - earlier for earlier, later in itertools.pairwise(times)]
     assert pauses[0] == (0.0 if rank == 0 else pytest.approx(64 * HOUR / 95))
     assert max(pauses[1:]) <= 300.0, "the commit interval"
     node.next_commit(beside_others=True)
