@@ -134,10 +134,11 @@ class Destination:
 
     def is_same(self, other: Destination) -> bool:
         """Whether both are one place, even if the URL of the Hub is written in another way."""
-        endpoint = normalised_endpoint(other.endpoint)
-        return normalised_endpoint(self.endpoint) == endpoint and self == dataclasses.replace(
-            other, endpoint=self.endpoint
-        )
+        return self.is_at(other.endpoint) and self == dataclasses.replace(other, endpoint=self.endpoint)
+
+    def is_at(self, endpoint: str) -> bool:
+        """Whether the Hub is that of a URL, however it is written: a token belongs to one Hub."""
+        return normalised_endpoint(self.endpoint) == normalised_endpoint(endpoint)
 
     def can_be(self, repo_id: str) -> bool:
         """Whether this is the full name of the repository, as far as names tell; the Hub adds a namespace."""

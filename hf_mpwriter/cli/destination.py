@@ -17,8 +17,9 @@ from __future__ import annotations
 import dataclasses
 import os
 import shlex
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import TypeVar
 
 import click
 
@@ -30,12 +31,28 @@ from hf_mpwriter.spool.ownership import check_ownership
 from hf_mpwriter.spool.workers.member_lines import Member
 from hf_mpwriter.system.redaction import printable
 
+F = TypeVar("F", bound=Callable[..., object])
+
 logdir_argument = click.argument("logdir", type=click.Path(path_type=Path))
 endpoint_option = click.option(
     "--endpoint",
     metavar="URL",
     help="Confirm that a token may go to this Hub; the one that the run is recorded for. Default: HF_ENDPOINT.",
 )
+
+
+def place_options(command: F) -> F:
+    """Add the options that say where in a repository a run is."""
+    folder = "Folder in the repository, to which the name of LOGDIR is appended; with --repo-id."
+    for option in (
+        click.option("--path-in-repo", default="tensorboard", show_default=True, help=folder),
+        click.option("--revision", default="main", show_default=True, help="Branch; with --repo-id."),
+        click.option(
+            "--repo-type", default="model", show_default=True, help="model, dataset or space; with --repo-id."
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 def existing_spool(logdir: Path) -> Spool:

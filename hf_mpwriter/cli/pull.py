@@ -23,6 +23,7 @@ from hf_mpwriter.cli.destination import (
     endpoint_option,
     logdir_argument,
     path_of_run,
+    place_options,
     recorded_destination,
     with_namespace,
 )
@@ -44,14 +45,7 @@ NOTHING_THERE = 4  # exit code: no such repository or branch, as before the firs
 @click.command("pull")
 @logdir_argument
 @click.option("--repo-id", help="Repository of the run. Default: the one for which LOGDIR is recorded.")
-@click.option("--repo-type", default="model", show_default=True, help="model, dataset or space; with --repo-id.")
-@click.option("--revision", default="main", show_default=True, help="Branch; with --repo-id.")
-@click.option(
-    "--path-in-repo",
-    default="tensorboard",
-    show_default=True,
-    help="Folder in the repository, to which the name of LOGDIR is appended; with --repo-id.",
-)
+@place_options
 @click.option(
     "--worker",
     "workers",

@@ -22,6 +22,7 @@ from hf_mpwriter.cli.destination import (
     logdir_argument,
     newest_settings,
     path_of_run,
+    place_options,
     recorded_destination,
 )
 from hf_mpwriter.cli.output import UploadBar, failure, show_damage
@@ -37,14 +38,7 @@ from hf_mpwriter.worker.election import Election
 @click.command("sync")
 @logdir_argument
 @click.option("--repo-id", help="Repository, for a run that was local so far.")
-@click.option("--repo-type", default="model", show_default=True, help="model, dataset or space; with --repo-id.")
-@click.option("--revision", default="main", show_default=True, help="Branch; with --repo-id.")
-@click.option(
-    "--path-in-repo",
-    default="tensorboard",
-    show_default=True,
-    help="Folder in the repository, to which the name of LOGDIR is appended; with --repo-id.",
-)
+@place_options
 @click.option("--create", is_flag=True, help="Create the repository again if it is gone.")
 @click.option("--timeout", type=float, help="Seconds to wait; default: until everything is on the Hub.")
 @endpoint_option

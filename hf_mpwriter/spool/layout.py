@@ -46,7 +46,7 @@ from dataclasses import dataclass
 
 from hf_mpwriter.base.errors import DestinationError, ForeignSpoolError, LogdirError, SpoolFormatError
 from hf_mpwriter.base.names import SPOOL_NAME
-from hf_mpwriter.base.settings import Destination, group_access, normalised_endpoint
+from hf_mpwriter.base.settings import Destination, group_access
 from hf_mpwriter.spool import ownership
 from hf_mpwriter.spool.ownership import FORMAT, FORMAT_NAME, RUN_JSON, check_descriptor, check_ownership
 from hf_mpwriter.spool.workers.member_lines import MemberName
@@ -228,8 +228,8 @@ class Spool:
         """
         try:
             self.check_format()
-            destination, hub = self.destination(), normalised_endpoint(endpoint)
-            ours = destination is not None and normalised_endpoint(destination.endpoint) == hub
+            destination = self.destination()
+            ours = destination is not None and destination.is_at(endpoint)
             return ours and any(map(MemberName.parse, self.members.names()))
         except (OSError, SpoolFormatError):
             return False

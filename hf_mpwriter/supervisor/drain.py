@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from hf_mpwriter.base.errors import HfMpWriterError
-from hf_mpwriter.base.settings import Destination, Environment, Settings, is_offline, normalised_endpoint
+from hf_mpwriter.base.settings import Environment, Settings, is_offline
 from hf_mpwriter.base.verdicts import Refused
 from hf_mpwriter.snapshot import attachments
 from hf_mpwriter.snapshot.event_files import EventFileScan
@@ -77,7 +77,7 @@ class Upload:
         self._lengths: dict[str, int] | None = None
         self._next_check, self._asked_at = 0.0, time.time()
         self._destination = self._spool.destination()
-        is_ours = self._destination is not None and _is_ours(self._destination)
+        is_ours = self._destination is not None and self._destination.is_at(Environment.read().endpoint)
         self._election = Election(self._spool, self._destination if is_ours else None)
 
     def ask(self) -> None:
@@ -142,11 +142,6 @@ class Upload:
         if self._file is not None:
             self._file.leave()
             self._file = None
-
-
-def _is_ours(destination: Destination) -> bool:
-    """Whether the token of this environment may go there."""
-    return normalised_endpoint(destination.endpoint) == normalised_endpoint(Environment.read().endpoint)
 
 
 class Drain:

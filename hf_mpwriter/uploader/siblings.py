@@ -27,7 +27,7 @@ from dataclasses import replace
 
 from hf_mpwriter.base import state
 from hf_mpwriter.base.errors import HfMpWriterError
-from hf_mpwriter.base.settings import Destination, normalised_endpoint
+from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.start import StartRecord
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.starts import Starter, has_ended
@@ -128,8 +128,7 @@ def _look(run_dir: str, endpoint: str) -> tuple[Spool, Destination] | None:
             if not (spool.is_private() and spool.is_unfinished(endpoint) and spool.is_original()):
                 return
             destination = spool.destination()
-            is_ours = destination and normalised_endpoint(destination.endpoint) == normalised_endpoint(endpoint)
-            if destination and is_ours and not os.path.islink(run_dir):
+            if destination and destination.is_at(endpoint) and not os.path.islink(run_dir):
                 answer.append((spool, destination))
         except (OSError, HfMpWriterError):  # it was removed meanwhile
             return
