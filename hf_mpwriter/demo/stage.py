@@ -28,7 +28,7 @@ from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.testing import processes
 
 UPLOADER_PATIENCE = 10.0  # seconds from SIGTERM to SIGKILL of the uploader
-TAIL = 400  # bytes at the end of a log; more than its last line
+TAIL = 400  # bytes at the end of a log that usually hold its last step
 
 _STEP = re.compile(r"step (\d+) (loss \S+ accuracy \S+)")
 _FIRST_STEP = re.compile(r"begins at step (\d+)")
@@ -100,7 +100,7 @@ class Rank:
 
     def progress(self) -> tuple[int, str]:
         """Steps done, and the latest loss and accuracy as text."""
-        found = _STEP.findall(self._tail(TAIL))
+        found = _STEP.findall(self._tail(TAIL)) or _STEP.findall(self._tail(-1))  # what a rank is told may be longer
         return (int(found[-1][0]), found[-1][1]) if found else (0, "")
 
     def log_tail(self) -> str:
