@@ -123,9 +123,10 @@ class UploadBar:
         total: bytes of all files.
         missing: bytes that are not there yet.
         what: has become of the others.
+        lines: whether there are lines where no bar can be drawn.
     """
 
-    def __init__(self, total: int, missing: int, what: str = "on the Hub") -> None:
+    def __init__(self, total: int, missing: int, what: str = "on the Hub", *, lines: bool = True) -> None:
         self._is_drawn = sys.stderr.isatty()
         self._bar = tqdm(
             total=total,
@@ -137,7 +138,7 @@ class UploadBar:
             disable=not self._is_drawn,
         )
         self._total, self._held, self._what = total, total - missing, what
-        self._last_tenth = -1
+        self._last_tenth = -1 if lines else 10
         self._last_failure = ""
 
     def show(self, total: int, missing: int) -> None:

@@ -1,4 +1,9 @@
-"""`hf-mpwriter pull`: bring a run back from the Hub, so that another machine continues it; see `hf_mpwriter.pull`.
+"""`hf-mpwriter pull` and `run --pull`: bring a run back from the Hub, so that another machine continues it.
+
+                         pull              run --pull
+    nothing there yet    exit code 4       a line; the program starts
+    the Hub refuses      exit code 1       a line that names the consequence; the program starts
+    another destination  exit code 1       exit code 1, before anything starts
 
 A token goes where that of `sync` would: to the Hub of HF_ENDPOINT, or to the one for which LOGDIR is recorded and that
 `--endpoint` confirms.
@@ -6,9 +11,11 @@ A token goes where that of `sync` would: to the Hub of HF_ENDPOINT, or to the on
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,6 +47,15 @@ if TYPE_CHECKING:
 
 
 NOTHING_THERE = 4  # exit code: no such repository or branch, as before the first start of a run
+NOT_THERE = (
+    " is not there yet, or this token may not see it. If it should be, check the name, and run hf auth login with a "
+    "token that may read it (or set HF_TOKEN)."
+)
+LONGEST_WAIT = 60.0  # seconds that training waits because the Hub wishes it
+CONSEQUENCE = (
+    "The program starts without it. Nothing on the Hub is lost, but last_step() and purge_step do not reach what is "
+    "only there: a curve that goes on here is drawn over its past. To pull again, restart."
+)
 
 
 @click.command("pull")
@@ -75,11 +91,7 @@ def pull_run(
     options += [word for worker in workers for word in ("--worker", worker)]
     destination = spool.destination()
     if repo_id is not None:
-        hub = destination.endpoint if destination else Environment.read().endpoint
-        asked = Destination(hub, repo_id, repo_type, revision, path_of_run(path_in_repo, spool.run_dir))
-        destination = destination or asked
-        if not destination.is_same(asked):
-            raise click.ClickException(f"{logdir} is recorded for {destination}, not for {asked}. Give another LOGDIR.")
+        destination = _asked_for(spool, destination, repo_id, repo_type, revision, path_in_repo)
     if destination is None:
         raise click.ClickException(f"Name the repository: {command_line('pull', logdir, '--repo-id', 'NAME')}")
     destination = recorded_destination(destination, endpoint, command_line("pull", logdir, *options))
@@ -89,13 +101,34 @@ def pull_run(
     _show(report, destination, spool, logdir, workers)
 
 
-def pull_into(spool: Spool, destination: Destination, wanted: Callable[[str], bool]) -> Pulled:
+def _asked_for(
+    spool: Spool, recorded: Destination | None, repo_id: str, kind: str, revision: str, folder: str
+) -> Destination:
+    """The destination that the options name, if it is the one that is recorded, or none is."""
+    hub = recorded.endpoint if recorded else Environment.read().endpoint
+    asked = Destination(hub, repo_id, kind, revision, path_of_run(folder, spool.run_dir))
+    if recorded is not None and not recorded.is_same(asked):
+        where = spool.run_dir
+        raise click.ClickException(f"{where} is recorded for {recorded}, not for {asked}. Give another LOGDIR.")
+    return recorded or asked
+
+
+def pull_into(
+    spool: Spool,
+    destination: Destination,
+    wanted: Callable[[str], bool],
+    *,
+    longest_wait: float = math.inf,
+    lines: bool = True,
+) -> Pulled:
     """Pull, with a progress bar.
 
     Args:
         spool: of the run directory.
         destination: of the run; where a token may go was decided before.
         wanted: whether to pull the files of a worker, by its name.
+        longest_wait: seconds that the Hub may wish between two requests.
+        lines: whether lines tell the progress where no bar can be drawn.
 
     Raises:
         ClickException: the Hub or the disk refuses.
@@ -103,15 +136,16 @@ def pull_into(spool: Spool, destination: Destination, wanted: Callable[[str], bo
     """
     os.environ["HF_ENDPOINT"] = destination.endpoint  # read when the client is imported
     os.environ |= hf_home.settled(os.environ, start_directory(), hf_home.account_home())
+    from hf_mpwriter.pull.fetch import Persistence
     from hf_mpwriter.pull.run import pull
     from hf_mpwriter.push.classify import classify
     from hf_mpwriter.push.client import Hub
 
     ledger = Progress(spool).ledger() if spool.exists() else None
     hub = Hub(with_namespace(destination, ledger.repo_id if ledger else ""))
-    with closing(UploadBar(0, 0, "pulled")) as bar:
+    with closing(UploadBar(0, 0, "pulled", lines=lines)) as bar:
         try:
-            return pull(spool, destination, hub, wanted, progress=bar.show)
+            return pull(spool, destination, hub, wanted, progress=bar.show, persistence=Persistence(longest_wait))
         except HfMpWriterError:
             raise
         except Exception as error:
@@ -122,20 +156,16 @@ def pull_into(spool: Spool, destination: Destination, wanted: Callable[[str], bo
 
 def _unreached(verdict: Verdict) -> str:
     reason = getattr(verdict, "reason", "") or type(verdict).__name__
-    hint = verdict.hint if isinstance(verdict, Refused) else "What came so far is kept; run it again to go on."
-    return printable(f"Not all was pulled: {reason} {hint}".rstrip())
+    hint = (
+        verdict.hint if isinstance(verdict, Refused) else "What came so far is kept, and the next pull goes on there."
+    )
+    return printable(f"Not all was pulled: {reason.rstrip('.')}. {hint}")
 
 
 def _show(report: Pulled, destination: Destination, spool: Spool, logdir: Path, workers: tuple[str, ...]) -> None:
     """Print what was pulled, and what was not."""
     if not report.commit:
-        click.echo(
-            printable(
-                f"Nothing was pulled: {destination} is not there yet, or this token may not see it. If it should be, "
-                "check the name, and run hf auth login with a token that may read it (or set HF_TOKEN)."
-            ),
-            err=True,
-        )
+        click.echo(printable(f"Nothing was pulled: {destination}{NOT_THERE}"), err=True)
         sys.exit(NOTHING_THERE)
     for path, reason in report.left.items():
         click.echo(printable(f"{path}: {reason}"), err=True)
@@ -147,6 +177,59 @@ def _show(report: Pulled, destination: Destination, spool: Spool, logdir: Path, 
             raise click.ClickException(printable(f"{destination} has nothing of {', '.join(workers)}: see --worker."))
         click.echo(printable(f"{destination} has nothing of this run."))
         return
+    click.echo(printable(_summary(report, destination, spool)))
+
+
+def _summary(report: Pulled, destination: Destination, spool: Spool) -> str:
     fetched = f"{counted(len(report.fetched), 'file')} ({size_text(sum(report.fetched.values()))}) came"
-    size = size_text(sum(report.sizes.values()))
-    click.echo(printable(f"All {size} of {destination} are in {spool.run_dir}: {fetched}."))
+    return f"All {size_text(sum(report.sizes.values()))} of {destination} are in {spool.run_dir}: {fetched}."
+
+
+def pull_before(run_dir: str, repo_id: str, wanted: Callable[[str], bool], *, is_quiet: bool) -> Callable[[], None]:
+    """What brings a run back before its program starts. It raises nothing: training starts all the same.
+
+    Args:
+        run_dir: absolute path.
+        repo_id: repository of the run. Where a destination in it is recorded, that one counts.
+        wanted: whether to pull the files of a worker, by its name.
+        is_quiet: whether only what is amiss is printed.
+
+    Raises:
+        ClickException: the run belongs to another repository, or to a Hub that no token may go to.
+        HfMpWriterError: the run directory cannot be used.
+    """
+    spool = Spool(run_dir)
+    check_ownership(spool.directory)
+    spool.check_format()
+    recorded = spool.destination()
+    if recorded is None or not (recorded.can_be(repo_id) or recorded.repo_id == repo_id.rpartition("/")[2]):
+        recorded = _asked_for(spool, recorded, repo_id, "model", "main", "tensorboard")
+    destination = recorded_destination(recorded, None, command_line("pull", run_dir, "--repo-id", repo_id))
+
+    def bring() -> None:
+        for line in _brought(spool, destination, wanted, is_quiet=is_quiet):
+            with contextlib.suppress(OSError, ValueError):  # no reader is left
+                print(printable(f"hf-mpwriter run: {line}"), file=sys.stderr, flush=True)
+
+    return bring
+
+
+def _brought(spool: Spool, destination: Destination, wanted: Callable[[str], bool], *, is_quiet: bool) -> Iterator[str]:
+    """Pull; what to print."""
+    if is_offline():
+        yield f"{OFFLINE}: nothing was pulled. {CONSEQUENCE}"
+        return
+    try:
+        report = pull_into(spool, destination, wanted, longest_wait=LONGEST_WAIT, lines=False)
+    except click.ClickException as error:
+        yield f"{error.message} {CONSEQUENCE}"
+    except Exception as error:  # noqa: BLE001 - of the Hub, the disk or the client: training does not fail of it
+        yield f"{spool.run_dir} was not pulled: {type(error).__name__}: {error}. {CONSEQUENCE}"
+    else:
+        yield from (f"{path} was not pulled: {reason}" for path, reason in report.left.items())
+        if not is_quiet and not report.commit:
+            yield f"nothing was pulled: {destination}{NOT_THERE}"
+        elif not is_quiet and not report.sizes:
+            yield f"{destination} has nothing of this run yet."
+        elif not is_quiet and not report.left:
+            yield _summary(report, destination, spool)

@@ -5,6 +5,8 @@
     --patch           `integrations/site/` comes first in PYTHONPATH: each Python that the program starts runs the
                       `sitecustomize.py` in there, which calls `hf_mpwriter.patch()`
     --kill-orphans    before the program starts, see `supervisor/orphans`
+    --pull            in the process of the program, before it becomes the program: a signal ends it as it would end the
+                      program, and the supervisor loads no client. See `pull/selection` for what is pulled
 
 It imports the supervisor when it is called: other commands work where the system lacks what that needs.
 """
@@ -12,14 +14,16 @@ It imports the supervisor when it is called: other commands work where the syste
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping, Sequence
 from pathlib import Path
 
 import click
 
 from hf_mpwriter.base.settings import check_repo_id, push_signals
+from hf_mpwriter.cli.pull import pull_before
 
 SITE = Path(__file__).parent.parent / "integrations" / "site"
 DEFAULT_GRACE = 25.0  # seconds; SLURM and Kubernetes kill after 30
@@ -39,15 +43,26 @@ DEFAULT_GRACE = 25.0  # seconds; SLURM and Kubernetes kill after 30
 @click.option("--logdir", help="Run directory of writers without a logdir. Sets HF_MPWRITER_LOGDIR.")
 @click.option("--patch", is_flag=True, help="Replace the SummaryWriter classes that the program imports.")
 @click.option("--kill-orphans", is_flag=True, help="First end workers in --logdir whose launcher has died.")
+@click.option("--pull", is_flag=True, help="First bring the run of --logdir back from the Hub, onto an empty disk.")
 @click.argument("command", nargs=-1, required=True)
 def run_program(
-    *, grace: float, repo_id: str | None, logdir: str | None, patch: bool, kill_orphans: bool, command: tuple[str, ...]
+    *,
+    grace: float,
+    repo_id: str | None,
+    logdir: str | None,
+    patch: bool,
+    kill_orphans: bool,
+    pull: bool,
+    command: tuple[str, ...],
 ) -> None:
     """Run a program: hf-mpwriter run -- python train.py. Use it as process 1 of a container, with srun and torchrun.
 
     SIGTERM and SIGINT are passed on to the program, and what was logged is sent. What remains of the program is killed
     two seconds before the grace is over. At the end, one line for each run directory says what is on the Hub. The exit
     code is that of the program, 128 + n if signal n has ended it.
+
+    With --pull, a node with an empty disk goes on with the run: what the Hub has of it comes first. The program starts
+    all the same where the Hub has nothing yet, or cannot be reached.
 
     With --patch, torch.utils.tensorboard.SummaryWriter, tensorboardX.SummaryWriter and
     huggingface_hub.HFSummaryWriter are those of hf_mpwriter in every Python process that the program starts. A Python
@@ -61,6 +76,7 @@ def run_program(
         os.environ["HF_MPWRITER_REPO_ID"] = check_repo_id(repo_id)
     if logdir is not None:
         os.environ["HF_MPWRITER_LOGDIR"] = os.path.abspath(os.path.expanduser(logdir))
+    before = _pull_first(command) if pull else None
     if patch:
         _patch_pythons(os.environ)
     from hf_mpwriter.supervisor.loop import supervise
@@ -70,12 +86,32 @@ def run_program(
     try:
         for line in end_orphans(os.path.abspath(os.environ["HF_MPWRITER_LOGDIR"])) if kill_orphans else ():
             click.echo(f"hf-mpwriter run: {line}", err=True)
-        code = supervise(command, os.environ, grace, signals)
+        code = supervise(command, os.environ, grace, signals, before=before)
     except OSError as error:
         raise click.ClickException(f"{error.filename or 'run'}: {error.strerror or error}") from error
     with contextlib.suppress(OSError, ValueError, AttributeError):
         sys.stderr.flush()
     os._exit(code)  # a disk that hangs in a thread does not hold up the end
+
+
+def _pull_first(command: Sequence[str]) -> Callable[[], None]:
+    """What brings the run back before the program starts.
+
+    Raises:
+        UsageError: it is not known which run.
+        ClickException: it cannot be the run of this run directory, or there is no such program.
+    """
+    repo_id, logdir = (os.environ.get(name, "") for name in ("HF_MPWRITER_REPO_ID", "HF_MPWRITER_LOGDIR"))
+    if missing := [option for option, value in (("--repo-id", repo_id), ("--logdir", logdir)) if not value]:
+        raise click.UsageError(f"--pull needs {' and '.join(missing)}: which run comes back, and where to.")
+    places = [""] if os.path.dirname(command[0]) else os.get_exec_path()
+    if not any(os.access(os.path.join(place, command[0]), os.X_OK) for place in places):
+        raise click.ClickException(f"{command[0]}: {os.strerror(errno.ENOENT)}")  # rather than behind a long pull
+    from hf_mpwriter.pull.selection import selection_of
+    from hf_mpwriter.worker.role import rank_of
+
+    wanted, is_quiet = selection_of(os.environ, command), rank_of(os.environ) not in (None, 0)
+    return pull_before(os.path.abspath(os.path.expanduser(logdir)), check_repo_id(repo_id), wanted, is_quiet=is_quiet)
 
 
 def _patch_pythons(environ: MutableMapping[str, str]) -> None:

@@ -14,11 +14,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import math
 import os
 import random
 import stat
+import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from hf_mpwriter.base.files import CHUNK, git_hasher
 from hf_mpwriter.base.verdicts import Refused, Split
@@ -29,10 +31,13 @@ from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Place
 
 PULLING = "pulling"  # directory of the temporary files, in the spool
-TRIES = 5  # requests in a row that bring nothing
+TRIES = 5  # requests in a row that bring nothing of a file
+TRIES_OF_QUESTIONS = 3  # whether the Hub can be reached at all
 LONGEST_PAUSE = 16.0  # seconds between two of them; the first one is a second
 CORRUPT = "what came does not have the digest that the Hub tells, and was thrown away; try again later"
 DIFFERS = "it differs from the Hub's copy, and is left as it is; to have the Hub's, move it away"
+
+Answer = TypeVar("Answer")
 
 
 class Hasher(Protocol):
@@ -71,6 +76,45 @@ def feed_from(hasher: Hasher, fd: int, end: int) -> None:
         position += len(chunk)
 
 
+class Persistence:
+    """Waits between requests that bring nothing.
+
+    Args:
+        longest: seconds; a Hub that wishes a longer wait is not asked again.
+        sleep: waits so many seconds.
+    """
+
+    def __init__(self, longest: float = math.inf, sleep: Callable[[float], object] = time.sleep) -> None:
+        self._longest, self.sleep = longest, sleep
+
+    def wait(self, error: Exception, failures: int, tries: int = TRIES) -> None:
+        """Wait before the next try.
+
+        Args:
+            error: of the last one.
+            failures: tries in a row that brought nothing, the last one included.
+            tries: as many of these are enough.
+
+        Raises:
+            Exception: the same error, if another try is not worth while.
+        """
+        verdict = classify(error)
+        wished = getattr(verdict, "after", None) or 0.0
+        if isinstance(verdict, (Refused, Split)) or failures >= tries or wished > self._longest:
+            raise error
+        self.sleep(max(wished, random.uniform(0.5, 1.0) * min(2**failures, LONGEST_PAUSE)))  # noqa: S311
+
+    def ask(self, question: Callable[[], Answer]) -> Answer:
+        """The answer to a question, which is asked a few times."""
+        failures = 0
+        while True:
+            try:
+                return question()
+            except Exception as error:  # noqa: BLE001 - raised again, unless another try is worth while
+                failures += 1
+                self.wait(error, failures, TRIES_OF_QUESTIONS)
+
+
 class Fetcher:
     """Brings files of one commit.
 
@@ -78,14 +122,14 @@ class Fetcher:
         hub: the destination of the run.
         commit: at which all files are read.
         spool: of the run directory.
-        sleep: waits so many seconds.
+        persistence: with the Hub.
         came: called with the bytes of a file that are here, again and again.
     """
 
     def __init__(
-        self, hub: Hub, commit: str, spool: Spool, sleep: Callable[[float], object], came: Callable[[int], object]
+        self, hub: Hub, commit: str, spool: Spool, persistence: Persistence, came: Callable[[int], object]
     ) -> None:
-        self._hub, self._commit, self._spool, self._sleep, self._came = hub, commit, spool, sleep, came
+        self._hub, self._commit, self._spool, self._persistence, self._came = hub, commit, spool, persistence, came
 
     def fetch(self, path: str, remote: Remote) -> None:
         """Bring one file.
@@ -140,12 +184,8 @@ class Fetcher:
             except Exception as error:
                 if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG):
                     raise
-                verdict = classify(error)
                 failures = 0 if os.fstat(fd).st_size > start else failures + 1
-                if isinstance(verdict, (Refused, Split)) or failures >= TRIES:
-                    raise
-                wished = getattr(verdict, "after", None) or 0.0
-                self._sleep(max(wished, random.uniform(0.5, 1.0) * min(2**failures, LONGEST_PAUSE)))  # noqa: S311
+                self._persistence.wait(error, failures)
         self._came(remote.size)
         hasher = hasher_of(remote)
         feed_from(hasher, fd, remote.size + 1)

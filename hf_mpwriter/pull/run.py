@@ -35,6 +35,7 @@ from hf_mpwriter.pull.fetch import (
     CorruptError,
     DifferingError,
     Fetcher,
+    Persistence,
     expected,
     feed_from,
     hasher_of,
@@ -82,7 +83,7 @@ def pull(
     wanted: Callable[[str], bool] = everything,
     *,
     progress: Callable[[int, int], object] = lambda *_: None,
-    sleep: Callable[[float], object] = time.sleep,
+    persistence: Persistence | None = None,
 ) -> Pulled:
     """Bring a run back from the Hub.
 
@@ -92,26 +93,27 @@ def pull(
         hub: the same, with the full name of the repository.
         wanted: whether to pull the files of a worker, by its name: "main", "rank_00003"; see `names.worker_of`.
         progress: called with all bytes, and with those that are not here yet.
-        sleep: waits so many seconds.
+        persistence: with a Hub that does not answer.
 
     Raises:
         HfMpWriterError: the run directory cannot be used, or belongs to another destination.
         OSError: the disk refuses.
         Exception: any of the client; `classify` knows what it means.
     """
-    report = Pulled()
-    head = hub.head()
+    report, persistence = Pulled(), persistence or Persistence()
+    head = persistence.ask(hub.head)
     if head is None:
         return report
     report.commit = head
-    tree = {path: remote for path, remote in sorted(hub.tree(head).items()) if _is_wanted(path, wanted)}
+    there = persistence.ask(lambda: hub.tree(head))
+    tree = {path: remote for path, remote in sorted(there.items()) if _is_wanted(path, wanted)}
     report.sizes = {path: remote.size for path, remote in tree.items()}
     if not tree:
         return report
     spool.create()
     spool.record_destination(destination)
-    with _locked(spool, sleep):
-        _Pull(spool, hub, report, tree, progress, sleep).run()
+    with _locked(spool, persistence.sleep):
+        _Pull(spool, hub, report, tree, progress, persistence).run()
     return report
 
 
@@ -150,7 +152,7 @@ class _Pull:
         report: takes what is found and done.
         tree: what the Hub has.
         progress: see `pull`.
-        sleep: see `pull`.
+        persistence: see `pull`.
     """
 
     def __init__(
@@ -160,12 +162,12 @@ class _Pull:
         report: Pulled,
         tree: dict[str, Remote],
         progress: Callable[[int, int], object],
-        sleep: Callable[[float], object],
+        persistence: Persistence,
     ) -> None:
         self._spool, self._hub, self._report, self._tree = spool, hub, report, tree
         self._progress = progress
         self._total = self._missing = sum(report.sizes.values())
-        self._fetcher = Fetcher(hub, report.commit, spool, sleep, self._came)
+        self._fetcher = Fetcher(hub, report.commit, spool, persistence, self._came)
         self._current, self._lacking = "", dict(report.sizes)
         self._members = Members(spool)
         self._here: set[str] = set()  # paths of which the Hub has a beginning, or all

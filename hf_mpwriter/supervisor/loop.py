@@ -19,7 +19,7 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from hf_mpwriter.base.settings import is_offline
 from hf_mpwriter.supervisor import program, report
@@ -43,7 +43,14 @@ TICK = 0.1  # seconds
 WITH_PEERS = 10.0  # seconds that a rank which fails waits at most: its peers restart after it has ended
 
 
-def supervise(command: Sequence[str], environ: Mapping[str, str], grace: float, push_on: Collection[int] = ()) -> int:
+def supervise(
+    command: Sequence[str],
+    environ: Mapping[str, str],
+    grace: float,
+    push_on: Collection[int] = (),
+    *,
+    before: Callable[[], object] | None = None,
+) -> int:
     """Run a program, and see it and its data through their end.
 
     Args:
@@ -51,6 +58,7 @@ def supervise(command: Sequence[str], environ: Mapping[str, str], grace: float, 
         environ: its environment, to which the name of this supervisor is added.
         grace: seconds between a signal and the end.
         push_on: signals that ask for a push.
+        before: called in the process of the program before it starts; it may take long, and a signal ends it.
 
     Returns:
         The exit code.
@@ -66,7 +74,7 @@ def supervise(command: Sequence[str], environ: Mapping[str, str], grace: float, 
     inbox = contact.Inbox()
     below = environment_below(environ, inbox.name, grace, role.rank_of(environ))
     shares_group = program.has_terminal()
-    child = Child(command, below, queue.mask_before, own_group=not shares_group)
+    child = Child(command, below, queue.mask_before, own_group=not shares_group, before=before)
     supervisor = Supervisor(child, queue, inbox, grace, push_on, shares_group=shares_group)
     supervisor.has_peers = (role.world_size_of(environ) or 1) > 1
     code = supervisor.run()

@@ -1,7 +1,7 @@
 """The program of a supervisor: started as its child, reaped with all that it leaves behind, signalled, killed.
 
     supervisor  --fork-->  child: process group, death with the parent, signals as they were  --exec-->  program
-                           tells by a pipe what exec refuses
+                           tells by a pipe what exec refuses; with something to do first, it has left the pipe by then
 
 Invariants:
 - The program has the signal mask and the dispositions that this process was started with.
@@ -16,7 +16,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Collection, Mapping, Sequence
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from hf_mpwriter.supervisor.decision import remaining
 from hf_mpwriter.system import launch
@@ -49,6 +50,7 @@ class Child:
         environ: its environment.
         mask: the signals that are blocked in it.
         own_group: whether it leads a process group of its own.
+        before: called in the child before it becomes the program; signals reach it as they will reach the program.
 
     Attributes:
         pid: process id.
@@ -59,13 +61,19 @@ class Child:
     """
 
     def __init__(
-        self, command: Sequence[str], environ: Mapping[str, str], mask: Collection[int], *, own_group: bool
+        self,
+        command: Sequence[str],
+        environ: Mapping[str, str],
+        mask: Collection[int],
+        *,
+        own_group: bool,
+        before: Callable[[], object] | None = None,
     ) -> None:
         self.status: int | None = None
         parent, (reading, writing) = os.getpid(), os.pipe()
         self.pid = os.fork()
         if not self.pid:
-            _become(command, environ, mask, parent, writing, own_group=own_group)
+            _become(command, environ, mask, parent, writing, own_group=own_group, before=before)
         os.close(writing)
         with open(reading, "rb") as pipe:
             refusal = pipe.read()
@@ -95,6 +103,7 @@ def _become(
     writing: int,
     *,
     own_group: bool,
+    before: Callable[[], object] | None,
 ) -> None:
     """In the forked child: become the program."""
     try:
@@ -103,10 +112,18 @@ def _become(
             os.setpgid(0, 0)
         for number in _IGNORED_HERE:
             signal.signal(number, signal.SIG_DFL)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if before is not None:
+            os.close(writing)
+            before()
         os.execvpe(command[0], list(command), environ)  # noqa: S606 - it is the user's own command
     except OSError as error:
-        os.write(writing, str(error.errno).encode())
+        if before is None:
+            os.write(writing, str(error.errno).encode())
+        else:
+            print(f"hf-mpwriter run: {command[0]}: {error.strerror}", file=sys.stderr, flush=True)
     finally:
         os._exit(127)
 

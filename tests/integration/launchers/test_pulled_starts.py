@@ -1,0 +1,124 @@
+"""`hf-mpwriter run --pull`: a program on an empty disk starts behind what the Hub has of its run."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from programs import wait_for
+from runs import run
+from supervised import Supervised
+from support import event_file
+
+from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.testing import processes
+
+NAME = "events.out.tfevents.1000000000.there.1.0123abcd"
+FOUND = ("sh", "-c", 'cd "$HF_MPWRITER_LOGDIR" 2>/dev/null && find . -name "*tfevents*" | sort; exit 7')
+LAST = """
+import os
+from hf_mpwriter import HFSummaryWriter
+print(HFSummaryWriter("me/run", logdir=os.environ["HF_MPWRITER_LOGDIR"]).last_step("loss"))
+"""
+
+
+def pulling(run_dir: Path, *command: str, **environ: str) -> Supervised:
+    """Start a program below a supervisor that pulls first."""
+    return Supervised(*command, options=("--pull", "--repo-id", "me/run", "--logdir", str(run_dir)), **environ)
+
+
+def rank(number: int) -> dict[str, str]:
+    """What torchrun tells a rank of two."""
+    return {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": "2"}
+
+
+def temporary(run_dir: Path) -> int:
+    """Bytes of the temporary file of a pull."""
+    return sum(path.stat().st_size for path in run_dir.glob(".hf_mpwriter/pulling/*"))
+
+
+@pytest.fixture
+def store(hub, api, tmp_path) -> Callable[[str, int], None]:
+    """Store a file of a run on the Hub."""
+    api.create_repo("me/run")
+
+    def put(name: str, count: int) -> None:
+        event_file(tmp_path / "stored", count, "loss")
+        where = f"tensorboard/exp1/{name}"
+        api.upload_file(path_or_fileobj=str(tmp_path / "stored"), path_in_repo=where, repo_id="me/run")
+
+    return put
+
+
+def test_a_program_starts_behind_what_the_hub_has_of_its_run(hub, run_dir, store):
+    """Each rank brings its own at once, rank 0 also what the world has no more; exit codes are kept."""
+    for name in (NAME, f"rank_00001/{NAME}", f"rank_00002/{NAME}"):
+        store(name, 5)
+    hub.fault("GET /api/models/me/run 503 times=1")  # it has just started, too
+    ranks = [pulling(run_dir, *FOUND, **rank(number)) for number in range(2)]
+    ended = [one.finish() for one in ranks]
+    assert [code for code, _, _ in ended] == [7, 7], ended
+    assert {f"./{NAME}", f"./rank_00002/{NAME}"} <= set(ended[0][1].split()), ended
+    assert f"./rank_00001/{NAME}" in ended[1][1].split(), ended
+    assert (ended[0][2].count("\n"), "2 files" in ended[0][2], ended[1][2]) == (1, True, ""), ended
+    code, out, err = pulling(run_dir, sys.executable, "-c", LAST, **rank(1)).finish()
+    assert (code, out, err) == (0, "4\n", "")
+    (before := run_dir / NAME).write_bytes(b"another")
+    code, out, err = pulling(run_dir, *FOUND, **rank(0)).finish()
+    assert (code, before.read_bytes()) == (7, b"another")
+    assert f"{NAME} was not pulled: it differs" in err, err
+    wait_for(lambda: not processes.left_behind(str(run_dir)), "the uploader leaves")
+
+
+def test_a_signal_ends_a_pull(hub, run_dir, store):
+    """As it would end the program, which does not start; the next start goes on with the pull."""
+    store(NAME, 30_000)
+    hub.fault("GET /resolve/ slow seconds=60 times=2")
+    came = 0
+    for number, expected in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        one = pulling(run_dir, *FOUND)
+        wait_for(lambda before=came: temporary(run_dir) > before, "a part of the file")
+        one.supervisor.send_signal(number)
+        assert one.finish() == (expected, "", "")
+        came = temporary(run_dir)
+    hub.clear_faults()
+    assert pulling(run_dir, *FOUND).finish()[:2] == (7, f"./{NAME}\n")
+
+
+def test_a_program_starts_without_its_past_where_that_cannot_be_had(hub, api, run_dir):
+    """One line says so; what could not be had has its consequence named."""
+    down = pulling(run_dir, *FOUND, HF_ENDPOINT="http://127.0.0.1:9")
+    ended = {"no repository": pulling(run_dir, *FOUND).finish()}
+    api.create_repo("me/run")
+    ended["nothing of this run"] = pulling(run_dir, *FOUND).finish()
+    hub.fault("GET /api/models/me/run 403")
+    ended["forbidden"] = pulling(run_dir, *FOUND).finish()
+    hub.clear_faults()
+    hub.fault("GET /api/models/me/run 429 header=Retry-After:3600 times=0")
+    ended["busy for an hour"] = pulling(run_dir, *FOUND).finish()
+    ended["offline"] = pulling(run_dir, *FOUND, HF_HUB_OFFLINE="1").finish()
+    ended["down"] = down.finish()
+    for case, (code, out, err) in ended.items():
+        assert (code, out, err.count("\n")) == (7, "", 1), (case, err)
+        assert ("drawn over its past" in err) == (case not in ("no repository", "nothing of this run")), (case, err)
+    assert not run_dir.exists(), "it is left to the program"
+
+
+def test_what_cannot_be_the_run_is_an_error_before_anything_starts(run_dir, monkeypatch):
+    """No name, no such program, a run directory of another repository, or of another Hub."""
+    for name in ("HF_MPWRITER_REPO_ID", "HF_MPWRITER_LOGDIR"):
+        monkeypatch.setenv(name, "")  # the command sets them in this process
+    assert "--pull needs --repo-id and --logdir" in run("run", "--pull", "--", "true").output
+    options = ("--pull", "--logdir", run_dir, "--repo-id")
+    assert "nosuch: No such file" in run("run", *options, "me/run", "--", "nosuch").output
+    spool = Spool(str(run_dir))
+    spool.create()
+    spool.record_destination(Destination("http://127.0.0.1:9", "me/run", path_in_repo="elsewhere"))
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    assert "is recorded for" in run("run", *options, "me/other", "--", "true").output
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:8")
+    assert "--endpoint http://127.0.0.1:9" in run("run", *options, "me/run", "--", "true").output
