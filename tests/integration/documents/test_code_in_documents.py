@@ -173,6 +173,9 @@ def test_a_file_for_a_launcher_is_valid_and_runs_a_supervisor(block):
         words = tuple(shlex.split(command))
         check_ours(words[1:])
         assert words[-1] in OF_THE_READER
+        if "--pull" in words:
+            named = {"--repo-id": "HF_MPWRITER_REPO_ID", "--logdir": "HF_MPWRITER_LOGDIR"}
+            assert all(option in words or name in text for option, name in named.items())
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=str)
