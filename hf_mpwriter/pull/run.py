@@ -7,7 +7,8 @@
     something else                              nothing; it is named
     a worker that lives writes there            nothing; it is named
 
-What the Hub has is then in the ledger, so that nothing of it is sent again. The next segments of a worker sort behind
+What the Hub has is then in the ledger, so that nothing of it is sent again. An attachment of which no push has made the
+last commit is foreign there: it came, and is never replaced. The next segments of a worker sort behind
 what was pulled: their names do, whatever the clocks say.
 
 Invariants:
@@ -171,6 +172,8 @@ class _Pull:
         self._current, self._lacking = "", dict(report.sizes)
         self._members = Members(spool)
         self._here: set[str] = set()  # paths of which the Hub has a beginning, or all
+        attachments = list(filter(names.is_attachment, tree))
+        self._pushed = persistence.ask(lambda: hub.pushed(attachments, report.commit)) if attachments else set()
 
     def run(self) -> None:
         """Compare all files, fetch what is not here, record what is."""
@@ -273,4 +276,5 @@ class _Pull:
                 feed_from(hasher, fd, remote.size)
         finally:
             os.close(fd)
-        return Sent(remote.size, sha256.hexdigest(), blob.hexdigest() if is_attachment else "")
+        foreign = is_attachment and path not in self._pushed
+        return Sent(remote.size, sha256.hexdigest(), blob.hexdigest() if is_attachment else "", foreign)

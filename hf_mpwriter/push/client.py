@@ -1,7 +1,7 @@
 """The client: one destination on the Hub, as a push and the oracle need it.
 
     Hub(destination)    create, head, sizes, measure, begins_with, commit, squash     what a push does
-                        commits, tree, download                                 what the oracle and a pull read besides
+                        commits, tree, download, pushed                         what the oracle and a pull read besides
 
 Invariants:
 - What goes wrong is raised as huggingface_hub raises it; `classify` knows what it means.
@@ -43,7 +43,8 @@ from hf_mpwriter.push.transport import Transport
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import at
 
-PATHS_PER_REQUEST = 500
+PATHS_PER_REQUEST = (500, 50)  # fewer where the Hub searches the history, too
+ATTACHMENTS, EVENTS = "Add attachments (", "Add TensorBoard events ("  # so begin the titles of our commits
 CARD_TIMEOUT = 15.0  # seconds; the events do not wait longer for a model card
 LARGEST_FILE = 50 << 30  # bytes that the Hub takes in one file
 PARENT_DIGITS = 40  # hex digits of a commit id that the client can name
@@ -134,14 +135,15 @@ class Hub:
 
     def sizes(self, paths: Iterable[str], revision: str) -> dict[str, Remote]:
         """What the Hub holds of paths of the run directory at one commit; missing ones are left out."""
-        wanted = {self._destination.path(path): path for path in paths}
-        found = {}
-        for start in range(0, len(wanted), PATHS_PER_REQUEST):
-            chunk = list(wanted)[start : start + PATHS_PER_REQUEST]
-            for info in self._api.get_paths_info(**self._where, paths=chunk, revision=revision):
+        return {path: _remote(info) for path, info in self._infos(paths, revision, expand=False)}
+
+    def _infos(self, paths: Iterable[str], revision: str, *, expand: bool) -> Iterator[tuple[str, RepoFile]]:
+        wanted, step = {self._destination.path(path): path for path in paths}, PATHS_PER_REQUEST[expand]
+        for start in range(0, len(wanted), step):
+            chunk = list(wanted)[start : start + step]
+            for info in self._api.get_paths_info(**self._where, paths=chunk, revision=revision, expand=expand):
                 if isinstance(info, RepoFile) and info.path in wanted:
-                    found[wanted[info.path]] = _remote(info)
-        return found
+                    yield wanted[info.path], info
 
     def begins_with(self, path: str, local: str, revision: str, size: int, scratch: str) -> bool:
         """Whether the Hub's copy begins with the whole local file; the copy is downloaded.
@@ -205,11 +207,11 @@ class Hub:
         self, sources: Sequence[Source], card: list[CommitOperationAdd], parent: str | None
     ) -> tuple[str, dict[str, Sent]]:
         additions = [_addition(source, self._destination.path(source.file.path)) for source in sources]
-        what = "attachments" if all(source.file.sha256 for source in sources) else "TensorBoard events"
+        what = ATTACHMENTS if all(source.file.sha256 for source in sources) else EVENTS
         info = self._api.create_commit(
             **self._where,
             operations=additions + card,
-            commit_message=f"Add {what} ({len(sources)} file{'s' if len(sources) > 1 else ''})",
+            commit_message=f"{what}{len(sources)} file{'s' if len(sources) > 1 else ''})",
             revision=self._destination.revision,
             parent_commit=parent and parent[:PARENT_DIGITS],
         )
@@ -260,6 +262,11 @@ class Hub:
         """The content of a path of the run directory, see `Transport.stream`."""
         name, where = self._destination.path(path), {"revision": revision, "endpoint": self._api.endpoint}
         return self._transport.stream(hf_hub_url(**self._where, filename=name, **where), start, size)
+
+    def pushed(self, paths: Iterable[str], revision: str) -> set[str]:
+        """The attachments among these paths that a push has committed last, as the titles of commits say."""
+        found = {path: info.last_commit for path, info in self._infos(paths, revision, expand=True)}
+        return {path for path, commit in found.items() if commit and commit.title.startswith(ATTACHMENTS)}
 
     def commits(self) -> list[str]:
         """The commits of the branch, newest first; none if there is no repository or branch."""
@@ -321,10 +328,3 @@ def _sent(source: Source, addition: CommitOperationAdd) -> tuple[str, Sent] | No
         return file.path, file.content
     known = addition.upload_info.sha256
     return file.path, Sent(file.length, known.hex() if known else digest(source.path, file.length))
-
-
-def same_content(path: str, remote: Remote) -> bool:
-    """Whether the Hub's copy is the local file's prefix of that size."""
-    if remote.sha256 is not None:
-        return digest(path, remote.size) == remote.sha256
-    return feed(git_hasher(remote.size), path, remote.size) == remote.oid

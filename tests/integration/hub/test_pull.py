@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from attached import quarantined, write
 from programs import wait_for
 from runs import LOG_AND_EXIT, all_acknowledged, hub_view, no_uploader, run, uploader_pid
 from support import event_file
@@ -19,6 +20,7 @@ from hf_mpwriter import testing
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Progress
 
+EVERYTHING = LOG_AND_EXIT.replace("logdir=", "repo_allow_patterns=None, logdir=")
 NAME = "events.out.tfevents.1000000000.there.1.0123abcd"
 FOLDER = "tensorboard/exp1"
 
@@ -182,6 +184,23 @@ def test_a_worker_that_lives_is_left_alone(hub, run_dir, stored, start):
     writing.process.kill()
     writing.process.wait()
     assert pull(run_dir).exit_code == 0
+
+
+def test_a_pulled_attachment_is_replaced_only_if_the_run_has_sent_it(hub, api, tmp_path, start):
+    """What others have put into its folder stays as it is there, though it came and was changed here."""
+    one, two = tmp_path / "a" / "exp1", tmp_path / "b" / "exp1"
+    write(one, "state.txt", b"first")
+    start(EVERYTHING, one, 1).succeed()
+    wait_for(lambda: no_uploader(one), "the uploader leaves")
+    api.upload_file(path_or_fileobj=b"theirs", path_in_repo=f"{FOLDER}/notes.txt", repo_id="me/run")
+    assert pull(two).exit_code == 0
+    for name in ("state.txt", "notes.txt"):
+        write(two, name, b"second")
+    start(EVERYTHING, two, 1).succeed()
+    wait_for(lambda: no_uploader(two), "the uploader leaves")
+    contents = [hub.store.read_blob("model", "me/run", f"{FOLDER}/{name}") for name in ("state.txt", "notes.txt")]
+    assert contents == [b"second", b"theirs"]
+    assert quarantined(two).keys() == {"notes.txt"}
 
 
 def test_verify_knows_the_files_of_other_machines(hub, tmp_path, start):
