@@ -9,7 +9,7 @@ first, because their id lasts longest; torchrun with --standalone makes a new id
 
 Invariants:
 - All of this is a pure function of the environment.
-- An id that is cut gets a digest, so two long ids have two names.
+- Two ids have two names: one that cannot be a name as it is gets a digest.
 - An id that is counted anew in each cluster is no id of a job: RAY_JOB_ID alone names nothing.
 """
 
@@ -67,8 +67,9 @@ def _slurm(environ: Environ) -> str:
 
 
 def _pbs(environ: Environ) -> str:
-    # of a job array every task has an id of its own, as 123[4].server
-    return _match(environ, "PBS_JOBID", r"\d+.*") if environ.get("PBS_ENVIRONMENT", "").startswith("PBS_") else ""
+    # of a job array every task has an id of its own, as 123[4].server; no two ids differ in these characters only
+    job = _match(environ, "PBS_JOBID", r"\d+.*") if environ.get("PBS_ENVIRONMENT", "").startswith("PBS_") else ""
+    return re.sub(r"[.\[\]]+", "_", job)
 
 
 def _lsf(environ: Environ) -> str:
@@ -139,7 +140,7 @@ def job_name(environ: Environ) -> str:
 def _name(system: str, job: str) -> str:
     whole = f"{system}_{job}" if system else job
     name = safe_name(whole)
-    if name and len(whole) <= LONGEST_NAME and whole.isascii():
+    if name == whole:
         return name
     digest = hashlib.sha256(whole.encode(errors="surrogateescape")).hexdigest()[:8]
     return f"{name[: LONGEST_NAME - 9] or 'job'}-{digest}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hf_mpwriter.base import job
@@ -18,7 +18,7 @@ WORKER = {"RAY_JOB_ID": "02000000", "RAY_RAYLET_PID": "77"}
 
 POSITIVE = [
     ({"HF_MPWRITER_JOB": "exp-7"}, "exp-7"),
-    ({"HF_MPWRITER_JOB": " 0b3c/uid ", "SLURM_JOB_ID": "77"}, "0b3c_uid"),
+    ({"HF_MPWRITER_JOB": " 0b3c/uid ", "SLURM_JOB_ID": "77"}, "0b3c_uid-0b44af6f"),
     ({"SLURM_JOB_ID": "77"}, "slurm_77"),
     ({"SLURM_JOB_ID": "77", "TORCHELASTIC_RUN_ID": "3f1c"}, "slurm_77"),
     ({"SLURM_JOB_ID": "73", "SLURM_ARRAY_JOB_ID": "70", "SLURM_ARRAY_TASK_ID": "3"}, "slurm_70_3"),
@@ -34,9 +34,9 @@ POSITIVE = [
     ({"TRAINING_JOB_NAME": "Bert-1", "TRAINING_JOB_ARN": f"{ARN}bert-1"}, "sagemaker_Bert-1"),
     ({"JOB_ID": HF_ID, **HF}, f"hf_{HF_ID}"),
     ({"JOB_ID": HF_ID, **HF, "ACCELERATOR": ""}, f"hf_{HF_ID}"),
-    ({"TORCHX_JOB_ID": "kubernetes://torchx/default:train-x1"}, "torchx_kubernetes_torchx_default_train-x1"),
+    ({"TORCHX_JOB_ID": "kubernetes://torchx/default:train-x1"}, "torchx_kubernetes_torchx_default_train-x1-d14e5ef7"),
     ({"RAY_JOB_CONFIG_JSON_ENV_VAR": SUBMITTED}, "ray_raysubmit_A1b2"),
-    ({"TORCHELASTIC_RUN_ID": "a/b"}, "torchrun_a_b"),
+    ({"TORCHELASTIC_RUN_ID": "a/b"}, "torchrun_a_b-48d1f607"),
 ]  # fmt: skip
 NEGATIVE = {
     "nothing": {},
@@ -89,16 +89,17 @@ def test_a_job_without_an_id_is_named_by_its_start():
     assert len(names | {job.run_name({}, 0.0, "h")}) == 3
 
 
-@given(st.text(min_size=1).filter(str.strip), st.text())
-def test_any_id_makes_a_name_of_a_directory(identity, more):
-    """Whatever the id holds, its name is safe, not empty, and of bounded length; long ids differ in their digest."""
-    name = job.job_name({"HF_MPWRITER_JOB": identity})
+@given(st.text(min_size=1).filter(str.strip), st.text(min_size=1).filter(str.strip))
+@example("exp/1", "exp_1")
+@example("exp_1", "exp_1_")
+@example("tfevents", "tf_events")
+@example("x" * 70, "x" * 71)
+def test_any_id_makes_a_name_of_a_directory(identity, other):
+    """Whatever the id holds, its name is safe, not empty, and of bounded length; no other id has the same."""
+    name, its = (job.job_name({"HF_MPWRITER_JOB": text}) for text in (identity, other))
     assert 0 < len(name) <= job.LONGEST_NAME
     assert safe_name(name) == name
-    long = "x" * 70
-    assert (job.job_name({"HF_MPWRITER_JOB": f"{long}{more}"}) == job.job_name({"HF_MPWRITER_JOB": long})) == (
-        not more.strip()
-    )
+    assert (name == its) == (identity.strip() == other.strip())
 
 
 @pytest.mark.parametrize(
