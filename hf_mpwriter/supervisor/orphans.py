@@ -16,34 +16,17 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ownership import check_ownership
-from hf_mpwriter.spool.workers.member_lines import Member
 from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.system.process import Process, start_ticks
 from hf_mpwriter.system.supervision import kernel
 from hf_mpwriter.system.supervision.kernel import Handle
+from hf_mpwriter.worker.naming.holders import is_orphan
 
 PATIENCE = 5.0  # seconds between SIGTERM and SIGKILL
-
-
-def is_orphan(member: Member, here: Process, ticks_of: Callable[[int], int]) -> bool:
-    """Whether a worker lives, and the process without which it is an orphan has ended.
-
-    Args:
-        member: the worker.
-        here: this process.
-        ticks_of: start ticks of a process id, 0 if it has ended.
-    """
-    place, agent = (here.host, here.boot, here.namespace), member.agent
-    if not member.alive or agent is None or not here.namespace:
-        return False
-    if any((one.host, one.boot, one.namespace) != place for one in (member.process, agent)):
-        return False
-    lives = member.process.ticks and ticks_of(member.process.pid) == member.process.ticks
-    return bool(lives) and bool(agent.ticks) and ticks_of(agent.pid) != agent.ticks
 
 
 def end_orphans(run_dir: str) -> Iterator[str]:

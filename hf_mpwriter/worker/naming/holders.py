@@ -6,12 +6,14 @@ live on. Its curve goes on below another name, so the user is told who has the f
 
 from __future__ import annotations
 
+import shlex
 import time
+from collections.abc import Callable
 
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.workers.member_lines import Member, MemberName, Reading
 from hf_mpwriter.system import locks
-from hf_mpwriter.system.process import Process, ancestors, boot_id, host_id, pid_namespace
+from hf_mpwriter.system.process import Process, ancestors, boot_id, host_id, pid_namespace, start_ticks
 
 
 def find(spool: Spool, worker: str) -> Member | None:
@@ -63,6 +65,23 @@ def command(member: Member) -> str:
     return f"{where}: kill {process.pid}"
 
 
+def is_orphan(member: Member, here: Process, ticks_of: Callable[[int], int]) -> bool:
+    """Whether a worker lives, and the process without which it is an orphan has ended.
+
+    Args:
+        member: the worker.
+        here: this process.
+        ticks_of: start ticks of a process id, 0 if it has ended.
+    """
+    place, agent = (here.host, here.boot, here.namespace), member.agent
+    if not member.alive or agent is None or not here.namespace:
+        return False
+    if any((one.host, one.boot, one.namespace) != place for one in (member.process, agent)):
+        return False
+    lives = member.process.ticks and ticks_of(member.process.pid) == member.process.ticks
+    return bool(lives) and bool(agent.ticks) and ticks_of(agent.pid) != agent.ticks
+
+
 def duration(seconds: float) -> str:
     """Seconds as people say them: two units at most."""
     left, found = max(0, int(seconds)), []
@@ -86,9 +105,13 @@ def warning(run_dir: str, wanted: str, name: str, member: Member | None) -> str:
     """
     who = describe(member) if member else "a process that cannot be named"
     text = f"{run_dir}: the name {wanted} is held by {who}. This process logs as {name} instead."
-    if member is not None:
+    if member is not None and is_orphan(member, Process.current(), start_ticks):
         text += (
-            f" If that process is left from an earlier attempt, end it: {command(member)}. With purge_step, what it "
-            "logged from that step on is hidden as soon as it is gone."
+            f" Its launcher has ended, so it is left from an earlier attempt. End it: {command(member)}. A start below "
+            f"hf-mpwriter run --kill-orphans --logdir {shlex.quote(run_dir)} does so."
         )
+    elif member is not None:
+        text += f" If that process is left from an earlier attempt, end it: {command(member)}."
+    if member is not None:
+        text += " With purge_step, what it logged from that step on is hidden as soon as it is gone."
     return f"{text} The next start continues as {wanted} if no process holds it then."
