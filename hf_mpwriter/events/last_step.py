@@ -7,7 +7,7 @@
 Records cannot be parsed backwards, so the beginning of a stretch is searched: a place whose eight bytes are a length,
 whose next four are the checksum of that length, and from which whole records lead exactly to the known end. An event
 file inside a record, as `add_tensor` may log one, looks like records too, but does not lead there. With a tag, what
-does not mention it is passed over by a search of bytes.
+does not mention it is passed over by a search of bytes; of a tag that no file mentions, nothing else is searched.
 
 Invariants:
 - The answer is that of a parse of all files from their beginning, in the order in which TensorBoard reads them. Only
@@ -69,9 +69,17 @@ def last_step(
         OSError: a file cannot be read.
     """
     search, known = _Search(tag, hidden_from), lengths or {}
+    if not search.is_over and any(search.mentions(fd) for _, fd in _files(directory)):
+        for name, fd in _files(directory):
+            search.read(fd, known.get(name))
+            if search.is_over:
+                break
+    return search.found if search.found is not None else search.stepless
+
+
+def _files(directory: Place) -> Iterator[tuple[str, int]]:
+    """The event files from the newest to the oldest: name, and a descriptor until the next one is asked for."""
     for name in sorted(filter(is_event_file, _names(directory)), reverse=True):
-        if search.is_over:
-            break
         try:
             fd = disk.open_beneath(directory / name)
         except FileNotFoundError:
@@ -81,10 +89,9 @@ def last_step(
                 continue
             raise
         try:
-            search.read(fd, known.get(name))
+            yield name, fd
         finally:
             os.close(fd)
-    return search.found if search.found is not None else search.stepless
 
 
 def _names(directory: Place) -> list[str]:
@@ -120,6 +127,10 @@ class _Search:
         """Whether older records change nothing."""
         return self.found is not None or (self._hidden_from is not None and self._hidden_from <= 0)
 
+    def mentions(self, fd: int) -> bool:
+        """Whether a file has the tag anywhere, as bytes; true without one."""
+        return self._tag is None or _last_place(fd, os.fstat(fd).st_size, self._marks[:1]) is not None
+
     def read(self, fd: int, whole: int | None) -> None:
         """Read a file backwards until the search is over.
 
@@ -145,15 +156,7 @@ class _Search:
         """A place in the last record that may matter, None if there is none."""
         if self._tag is None:
             return end - 1
-        overlap, size, position = max(map(len, self._marks)) - 1, FIRST_STRETCH, end
-        while position > 0:
-            low = max(0, position - size)
-            chunk = os.pread(fd, min(end, position + overlap) - low, low)
-            last = max(chunk.rfind(mark) for mark in self._marks)
-            if last >= 0:
-                return low + last
-            position, size = low, min(2 * size, LONGEST_SEARCH)
-        return None
+        return _last_place(fd, end, self._marks)
 
     def _take(self, payload: bytes) -> None:
         """Take in a record that is older than all before."""
@@ -176,6 +179,19 @@ class _Search:
                 self.found = event.step
             elif values and self.stepless is None:
                 self.stepless = event.step
+
+
+def _last_place(fd: int, end: int, marks: tuple[bytes, ...]) -> int | None:
+    """The last place before `end` where one of these bytes stands, None if there is none."""
+    overlap, size, position = max(map(len, marks)) - 1, FIRST_STRETCH, end
+    while position > 0:
+        low = max(0, position - size)
+        chunk = os.pread(fd, min(end, position + overlap) - low, low)
+        last = max(map(chunk.rfind, marks))
+        if last >= 0:
+            return low + last
+        position, size = low, min(2 * size, LONGEST_SEARCH)
+    return None
 
 
 @dataclass(frozen=True)
