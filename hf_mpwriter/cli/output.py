@@ -123,11 +123,14 @@ class UploadBar:
         total: bytes of all files.
         missing: bytes that are not there yet.
         what: has become of the others.
-        lines: whether there are lines where no bar can be drawn.
+        drawn: whether there is a bar at all.
+        lines: whether there are lines where none is drawn.
     """
 
-    def __init__(self, total: int, missing: int, what: str = "on the Hub", *, lines: bool = True) -> None:
-        self._is_drawn = sys.stderr.isatty()
+    def __init__(
+        self, total: int, missing: int, what: str = "on the Hub", *, drawn: bool = True, lines: bool = True
+    ) -> None:
+        self._is_drawn = drawn and sys.stderr.isatty()
         self._bar = tqdm(
             total=total,
             unit="B",

@@ -97,7 +97,8 @@ def pull_run(
     destination = recorded_destination(destination, endpoint, command_line("pull", logdir, *options))
     if is_offline():
         raise click.ClickException(f"{OFFLINE}: nothing was pulled. Unset it to pull.")
-    report = pull_into(spool, destination, (lambda worker: worker in workers) if workers else lambda _: True)
+    wanted = (lambda worker: worker in workers) if workers else lambda _: True
+    report = pull_into(spool, destination, wanted, UploadBar(0, 0, "pulled"))
     _show(report, destination, spool, logdir, workers)
 
 
@@ -117,18 +118,17 @@ def pull_into(
     spool: Spool,
     destination: Destination,
     wanted: Callable[[str], bool],
-    *,
+    bar: UploadBar,
     longest_wait: float = math.inf,
-    lines: bool = True,
 ) -> Pulled:
-    """Pull, with a progress bar.
+    """Pull.
 
     Args:
         spool: of the run directory.
         destination: of the run; where a token may go was decided before.
         wanted: whether to pull the files of a worker, by its name.
+        bar: shows the progress; it is closed at the end.
         longest_wait: seconds that the Hub may wish between two requests.
-        lines: whether lines tell the progress where no bar can be drawn.
 
     Raises:
         ClickException: the Hub or the disk refuses.
@@ -143,7 +143,7 @@ def pull_into(
 
     ledger = Progress(spool).ledger() if spool.exists() else None
     hub = Hub(with_namespace(destination, ledger.repo_id if ledger else ""))
-    with closing(UploadBar(0, 0, "pulled", lines=lines)) as bar:
+    with closing(bar):
         try:
             return pull(spool, destination, hub, wanted, progress=bar.show, persistence=Persistence(longest_wait))
         except HfMpWriterError:
@@ -220,7 +220,8 @@ def _brought(spool: Spool, destination: Destination, wanted: Callable[[str], boo
         yield f"{OFFLINE}: nothing was pulled. {CONSEQUENCE}"
         return
     try:
-        report = pull_into(spool, destination, wanted, longest_wait=LONGEST_WAIT, lines=False)
+        bar = UploadBar(0, 0, "pulled", drawn=not is_quiet, lines=False)
+        report = pull_into(spool, destination, wanted, bar, LONGEST_WAIT)
     except click.ClickException as error:
         yield f"{error.message} {CONSEQUENCE}"
     except Exception as error:  # noqa: BLE001 - of the Hub, the disk or the client: training does not fail of it
