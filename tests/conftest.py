@@ -80,6 +80,7 @@ def clean_environment(monkeypatch, tmp_path, without_torch):
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf_home"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_MPWRITER_COMMITS_PER_HOUR", "100000")  # no test waits an hour
+    monkeypatch.setenv("HF_MPWRITER_EXIT_TIMEOUT", "120")  # seconds, in which a slow machine delivers too
     monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 

@@ -48,8 +48,8 @@ from hf_mpwriter.testing import check, processes, read_journals
 from hf_mpwriter.testing.oracle import keys
 
 AT_ONCE = 4  # examples; most of the time they wait
-DEADLINE = 120.0  # seconds that a program may take, an uploader may take to leave
-EXIT_TIMEOUT = 60.0  # seconds
+DEADLINE = 300.0  # seconds that a program may take, an uploader may take to leave
+EXIT_TIMEOUT = 120.0  # seconds
 TOKEN = "hf_" + "TheTokenOfThisExample" * 2
 FIRST_USER = 54400
 PROGRAM = Path(__file__).resolve().parent / "surroundings" / "program.py"

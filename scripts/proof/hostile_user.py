@@ -52,7 +52,7 @@ RANKS = 2
 LIFE = (3.0, 8.0)  # seconds of a rank
 TOKEN, HIS_TOKEN = "hf_" + "TheTokenOfTheVictim" * 2, "hf_" + "TheTokenOfTheAttacker"
 LONGEST = 30.0  # seconds that a call may take on a busy machine; one that waits takes for ever
-ENDING = 90.0  # seconds that a rank may take to end, an uploader to leave, a last record to arrive
+ENDING = 300.0  # seconds that a rank may take to end, an uploader to leave, a last record to arrive
 SETTINGS = {  # name: whether only the parent can be written, whether the spool is shared
     "a run directory of the group": (False, False),
     "a parent of the group": (True, False),

@@ -21,7 +21,7 @@ import atexit, errno, multiprocessing, os, resource, shutil, signal, stat, subpr
 import numpy as np
 from hf_mpwriter import SummaryWriter
 
-signal.alarm(50)
+signal.alarm(180)
 
 def log(writer, first, last, tag="a"):
     for step in range(first, last):
@@ -39,7 +39,7 @@ def good(*processes):
 
 def forked(action):
     if (pid := os.fork()) == 0:
-        signal.alarm(50)
+        signal.alarm(180)
         code = 1
         try:
             action()

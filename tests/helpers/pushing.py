@@ -148,7 +148,7 @@ class Run:
                 patch.setenv(name, value)
             spool = Spool(str(self.root))
             spool.create()
-            process = handle.PushHandle(self.job(changes), 60.0, spool)
+            process = handle.PushHandle(self.job(changes), 150.0, spool)
         return wait_for(lambda: process.listen()[1], "the verdict")
 
     def arrives(self, hub: LocalHub, **changes: Any) -> None:

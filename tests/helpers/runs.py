@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 from click.testing import CliRunner
+from programs import DEADLINE
 
 from hf_mpwriter import testing
 from hf_mpwriter.cli.main import main
@@ -77,7 +78,7 @@ def event_paths(run_dir):
 def sync(run_dir, *options):
     """Run `hf-mpwriter sync`."""
     command = [sys.executable, "-m", "hf_mpwriter", "sync", str(run_dir), *options]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False)
 
 
 def finished(run_dir) -> bool:

@@ -21,7 +21,7 @@ from hf_mpwriter import HFSummaryWriter
 writer = HFSummaryWriter("me/run", logdir=sys.argv[1])
 writer.add_scalar("loss", 1.0, 0)
 if sys.argv[2] != "down":
-    assert writer.push(wait=50)
+    assert writer.push(wait=150)
 for step in range(1, 300):  # what half a minute leaves behind; the next commit is minutes away
     writer.add_scalar("loss", 1 / step, step)
     if step % 100 == 0:

@@ -21,7 +21,7 @@ PARTS = {
 def rows_of(directory: Path, *arguments: str) -> dict[str, dict[str, float]]:
     """The table: for each library, way and number of ranks, the figures by column."""
     command = [sys.executable, str(SCRIPT), *SMALL, "--dir", str(directory), *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=580, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     head, *rows = (row.split("  ") for row in result.stdout.splitlines())
     names = [name.strip() for name in head if name.strip()]
@@ -32,7 +32,7 @@ def rows_of(directory: Path, *arguments: str) -> dict[str, dict[str, float]]:
     return found
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("part", PARTS)
 def test_every_row_shows_what_was_counted_and_nothing_is_left(tmp_path, part):
     """A row ends only if the Hub has what was logged; then there are its figures, and no process and no file of it."""

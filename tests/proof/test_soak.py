@@ -14,10 +14,10 @@ SCRIPT = PROOF / "soak.py"
 def run(*options):
     """Run the script with one lane; the output of a failure has its seed and its findings."""
     command = [sys.executable, str(SCRIPT), "--lanes", "1", *options]
-    return subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=580, check=False)
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_a_storm_of_faults_breaks_no_promise():
     """Nothing is lost, doubled, shrunk, hung or left behind in a mix of faults; the script alone runs half an hour."""
     result = run("--minutes", "0.2", "--seed", "7")

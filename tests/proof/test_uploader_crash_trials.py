@@ -132,5 +132,5 @@ def test_a_kill_at_a_system_call_loses_nothing(trials):
 def test_a_sabotaged_build_is_found():
     """An acknowledgement before the commit: the same trials fail, by the exit code that says so."""
     command = [sys.executable, str(SCRIPT), "--failpoints", "--seed", "1", "--sabotage", "early-ack"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=880, check=False)
     assert result.returncode == 0, result.stdout + result.stderr

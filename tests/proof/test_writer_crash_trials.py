@@ -8,14 +8,14 @@ import sys
 import pytest
 from repository import PROOF
 
-pytestmark = pytest.mark.timeout(400)  # on a busy machine
+pytestmark = pytest.mark.timeout(600)  # on a busy machine
 SCRIPT = PROOF / "crash_writer.py"
 
 
 def run(directory, *options):
     """Run the script on our writer; the output of a failure has its seed."""
     command = [sys.executable, str(SCRIPT), "--writer", "ours", "--dir", str(directory), *options]
-    return subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=580, check=False)
 
 
 def test_processes_killed_inside_a_call_lose_nothing_that_returned(tmp_path):

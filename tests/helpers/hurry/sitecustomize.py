@@ -1,4 +1,4 @@
-"""Shorter waits in the processes that tests start: a test need not wait for minutes.
+"""Other waits in the processes that tests start: a test need not wait for minutes, and a slow machine is no failure.
 
 This directory is on the PYTHONPATH of those processes, not of pytest itself. The `unhurried` fixture leaves it out.
 The directory `watch`, with the lock check, is there too.
@@ -12,12 +12,23 @@ from importlib.machinery import PathFinder
 from lock_check import install_on_import
 
 WAITS = {  # seconds
+    "hf_mpwriter.demo.story": {
+        "SHORTEST": 16.0,
+        "START_LIMIT": 150.0,
+        "TAKEOVER_LIMIT": 150.0,
+        "END_LIMIT": 150.0,
+        "VERDICT_LIMIT": 150.0,
+    },
+    "hf_mpwriter.demo.training": {"EXIT_TIMEOUT": 120.0},
+    "hf_mpwriter.demo.verdict": {"DOWNLOAD_LIMIT": 120.0},
     "hf_mpwriter.spool.status": {"BEAT_EVERY": 2.0},
     "hf_mpwriter.spool.progress": {"ENSURE_EVERY": 0.3},
     "hf_mpwriter.uploader.loop": {"TICK": 0.2},
     "hf_mpwriter.uploader.pace.pacing": {"FIRST_WAIT": 1.0, "MOVED_WAIT": 1.0},
     "hf_mpwriter.uploader.pace.retries": {"RETRY_DISTANCE": 2.0, "RETRY_WAIT": 4.0},
     "hf_mpwriter.uploader.run_state": {"FIRST_DELAY": 0.4},
+    "hf_mpwriter.uploader.siblings": {"PATIENCE": 60.0, "LIMIT": 120.0},
+    "hf_mpwriter.worker.shutdown": {"QUIET_WAIT": 1000.0},  # a slow machine announces its waits; tests of that set it
     "hf_mpwriter.worker.worker": {"HOUSEKEEPING_EVERY": 0.6},
 }
 

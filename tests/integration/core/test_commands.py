@@ -15,7 +15,7 @@ def test_a_local_run_can_be_given_a_destination_later(hub, run_dir, start):
         "import sys\nfrom hf_mpwriter import SummaryWriter\nSummaryWriter(sys.argv[1]).add_scalar('a', 1, 1)", run_dir
     )
     wait_for(lambda: list(run_dir.glob("*tfevents*")), "the event file")
-    result = run("sync", run_dir, "--repo-id", "me/run", "--timeout", "60")
+    result = run("sync", run_dir, "--repo-id", "me/run")
     assert result.exit_code == 0, result.output
     wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
     assert len(check_oracle(run_dir, hub).files) == 1
@@ -125,7 +125,7 @@ import sys, time
 real = time.time
 time.time = lambda: real() + 1000
 from hf_mpwriter.cli.main import main
-main(["sync", sys.argv[1], "--timeout", "30"])
+main(["sync", sys.argv[1], "--timeout", "150"])
 """
 
 

@@ -119,7 +119,7 @@ def test_sync_records_no_other_hub_than_that_of_the_environment(stranger, hub, r
         Spool(str(run_dir)).create()
     else:
         unpacked(run_dir, Destination(endpoint_of(stranger), "me/run"))
-    result = run("sync", run_dir, "--repo-id", "me/run", "--timeout", "60")
+    result = run("sync", run_dir, "--repo-id", "me/run")
     assert result.exit_code == (0 if local else 1), result.output
     assert ("recorded for" in result.output) != local
     assert stranger.seen == []

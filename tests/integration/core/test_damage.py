@@ -9,7 +9,7 @@ import sys
 
 import pytest
 from hazards import event_paths
-from programs import succeed, wait_for
+from programs import DEADLINE, succeed, wait_for
 from runs import LOG_AND_EXIT, check_oracle, no_uploader, sync
 
 from hf_mpwriter.events import framing
@@ -20,7 +20,7 @@ DAMAGED = 3  # exit code
 def command(*arguments: object) -> subprocess.CompletedProcess:
     """Run a command of `hf-mpwriter`."""
     line = [sys.executable, "-m", "hf_mpwriter", *map(str, arguments)]
-    return subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(line, capture_output=True, text=True, timeout=DEADLINE, check=False)
 
 
 def ends(path) -> list[int]:
@@ -120,18 +120,18 @@ writer = HFSummaryWriter("me/run", logdir=sys.argv[1])
 for step in range(1000):
     writer.add_scalar("loss", 1.0, step)
 if sent_before:
-    assert writer.push(wait=60), writer.status()
+    assert writer.push(wait=150), writer.status()
 (path,) = glob.glob(f"{sys.argv[1]}/events*")
 os.truncate(path, os.path.getsize(path) // 2)
-assert writer.push(wait=10 if not sent_before else 60) == sent_before, writer.status()
+assert writer.push(wait=10 if not sent_before else 150) == sent_before, writer.status()
 writer.add_scalar("loss", 1.0, 1000)
-assert writer.push(wait=10 if not sent_before else 60) == sent_before, writer.status()
+assert writer.push(wait=10 if not sent_before else 150) == sent_before, writer.status()
 status, future = writer.status(), writer.scheduler.trigger()
 if sent_before:
-    assert not status.error and future.result(60), status
+    assert not status.error and future.result(150), status
 else:
     assert "records are lost" in status.error and os.path.basename(path) in status.error, status
-    assert "records are lost" in str(future.exception(60))
+    assert "records are lost" in str(future.exception(150))
 writer.close()
 """
 

@@ -50,7 +50,7 @@ import sys, time
 from hf_mpwriter import HFSummaryWriter
 writer = HFSummaryWriter("me/run", logdir=sys.argv[1], token=None, exit_timeout=0)
 writer.add_scalar("loss", 1.0, 1)
-end = time.monotonic() + 50
+end = time.monotonic() + 150
 while not writer.status().error and time.monotonic() < end:
     writer.push(wait=0.2)
 print(writer.status())

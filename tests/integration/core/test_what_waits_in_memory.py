@@ -45,7 +45,7 @@ def test_what_the_disk_refuses_is_not_on_the_hub(hub, small_disk):
     source = """
 writer = HFSummaryWriter("me/run", logdir=f"{place}/exp1")
 writer.add_scalar("loss", 1.0, 0)
-assert writer.push(wait=60), writer.status()
+assert writer.push(wait=150), writer.status()
 fill()
 for step in range(2000):
     writer.add_scalar("loss", 1.0, step)
@@ -56,8 +56,8 @@ room(16_000)
 assert not writer.push(wait=3), writer.status()
 assert writer.status().in_memory and not future.done()
 room(1 << 30)
-assert writer.push(wait=60), writer.status()
-assert future.result(60)
+assert writer.push(wait=150), writer.status()
+assert future.result(150)
 status = writer.status()
 assert (status.in_memory, status.dropped, status.waiting) == (0, 0, 0) and status.on_hub == on_disk(), status
 """
@@ -75,7 +75,7 @@ assert writer.status().in_memory == 1, writer.status()
 assert not writer.push(wait=1)
 assert not writer.scheduler.trigger().done()
 room(1 << 30)
-assert writer.push(wait=60), writer.status()
+assert writer.push(wait=150), writer.status()
 assert writer.status().on_hub == on_disk() > 0
 """
     succeed(SMALL_DISK + source, small_disk)
@@ -95,9 +95,9 @@ home.directory = directory
 assert writer.status().dropped == 1, "before it is closed"
 writer.flush()
 writer.add_scalar("loss", 1.0, 1)
-assert not writer.push(wait=60)
+assert not writer.push(wait=150)
 try:
-    writer.scheduler.trigger().result(60)
+    writer.scheduler.trigger().result(150)
 except UploadError as error:
     print(error)
 assert writer.status().waiting == 0
@@ -120,7 +120,7 @@ with HFSummaryWriter("me/run", logdir=sys.argv[1], repo_allow_patterns=["*.tfeve
         file.write("four")
     status = writer.status()
     assert status.logged == 4 + os.path.getsize(writer.file_writer.event_writer.file.path), status
-    assert writer.push(wait=60), writer.status()
+    assert writer.push(wait=150), writer.status()
     assert "a.tsv" in Progress(writer._worker.spool).ledger().files
 """
 

@@ -20,7 +20,7 @@ import click
 import pytest
 import yaml
 from documents import BLOCKS, COMMANDS, CURLS, DOCS, OURS, PACKAGE, PYTHON, SETTINGS, Block, exists
-from programs import wait_for
+from programs import DEADLINE, wait_for
 from repository import ROOT
 
 from hf_mpwriter.cli.main import main
@@ -219,7 +219,11 @@ def takes(script: str, arguments: list[str]) -> str:
     Values are checked before `--help`, which ends the program; unknown options would be found only after it.
     """
     done = subprocess.run(
-        [sys.executable, ROOT / script, *arguments, "--help"], capture_output=True, text=True, check=False, timeout=100
+        [sys.executable, ROOT / script, *arguments, "--help"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=DEADLINE,
     )
     known = re.findall(r"--[a-z-]+", done.stdout)
     unknown = [word for word in arguments if word.startswith("--") and word not in known]
@@ -260,4 +264,6 @@ def test_requests_to_the_local_hub_are_answered(tmp_path):
         for command in CURLS:
             words = [word.replace("http://127.0.0.1:8765", hub.endpoint) for word in command.words]
             bearer = ["-H", "Authorization: Bearer hf_a"]
-            subprocess.run([*words, *bearer, "--fail", "--silent"], check=True, stdout=subprocess.DEVNULL, timeout=20)
+            subprocess.run(
+                [*words, *bearer, "--fail", "--silent"], check=True, stdout=subprocess.DEVNULL, timeout=DEADLINE
+            )

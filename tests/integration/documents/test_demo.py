@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from programs import wait_for
+from programs import DEADLINE, wait_for
 
 from hf_mpwriter.testing import read_journals
 
@@ -71,7 +71,7 @@ def demo(tmp_path):
     yield process, directory
     if process.poll() is None:
         process.terminate()
-        process.communicate(timeout=30)
+        process.communicate(timeout=DEADLINE)
 
 
 def lost(output: str) -> dict[str, int]:
@@ -93,13 +93,14 @@ def journals_of(directory: Path) -> list[Path]:
     return list(directory.glob("journals/journal.*"))
 
 
+@pytest.mark.timeout(600)
 def test_the_demo_loses_nothing_although_a_rank_and_the_uploader_are_killed(demo):
     """Exit code 0, a table without losses, two kills, a resume and a new uploader, and nothing is left running.
 
     The same verdict fails when one record more is claimed than was written.
     """
     process, directory = demo
-    out, err = process.communicate(timeout=85)
+    out, err = process.communicate(timeout=500)
     assert process.returncode == 0, out + err
     assert lost(out) == {"rank 0": 0, "rank 1": 0, "rank 2": 0, "rank 3": 0, "total": 0}
     rank, pid = re.search(r"killed rank (\d) \(pid (\d+)\)", out).groups()
@@ -128,16 +129,16 @@ def forged_verdict(directory: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "hf_mpwriter.demo.verdict", str(directory)]
     with LocalHub(directory / "hub", port=int(endpoint.rpartition(":")[2])):
         return subprocess.run(
-            command, env=place.environment(endpoint), capture_output=True, text=True, timeout=60, check=False
+            command, env=place.environment(endpoint), capture_output=True, text=True, timeout=DEADLINE, check=False
         )
 
 
 def test_an_interrupted_demo_leaves_no_process_behind(other_digits, demo):
     """SIGINT half-way ends the ranks, the uploader and the Hub."""
     process, directory = demo
-    wait_for(lambda: len(journals_of(directory)) == 4, "all ranks log")
+    wait_for(lambda: len(journals_of(directory)) >= 4, "all ranks log")
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=DEADLINE)
     assert process.returncode == 130
     assert "Interrupted" in err
     assert "Traceback" not in err
@@ -149,7 +150,7 @@ def test_a_demo_never_mixes_with_what_is_in_a_directory_already(tmp_path):
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo" / "mine").write_text("x")
     process = start_demo(tmp_path / "demo")
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=DEADLINE)
     assert process.returncode == 1
     assert "is not empty; give another directory" in err
     assert os.listdir(tmp_path / "demo") == ["mine"]

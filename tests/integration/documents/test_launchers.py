@@ -10,7 +10,7 @@ import subprocess
 import sys
 
 import pytest
-from programs import wait_for
+from programs import DEADLINE, wait_for
 from repository import README
 from runs import check_oracle, no_uploader, uploaders
 
@@ -25,7 +25,7 @@ def test_the_torchrun_example_of_the_readme_runs(hub, tmp_path, monkeypatch):
     (command,) = re.findall(r"^    (torchrun .*)$", section, re.MULTILINE)
     (tmp_path / "train.py").write_text(program)
     arguments = [sys.executable, "-m", "torch.distributed.run", "--standalone", *command.split()[1:]]
-    subprocess.run(arguments, cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, timeout=100)
+    subprocess.run(arguments, cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, timeout=DEADLINE)
     run_dir = tmp_path / "runs" / "exp1"
     report = check_oracle(run_dir, hub)
     assert [(os.path.dirname(path), file.hub_events) for path, file in sorted(report.files.items())] == [
@@ -75,7 +75,7 @@ def test_the_agent_of_a_rank_that_fails_notices_it_while_the_hub_is_down(tmp_pat
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=DEADLINE,
         check=False,
     )
     for pid in uploaders(run_dir):

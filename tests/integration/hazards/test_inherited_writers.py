@@ -39,7 +39,7 @@ for action in (flush, close, close_twice, leave, only_flush, only_close):
     assert code(pid) == 0
     parent()
 if (pid := os.fork()) == 0:
-    signal.alarm(50)
+    signal.alarm(180)
     log(writer, 0, 20, "b")
     sys.exit(0)  # runs the hooks that were registered in the parent
 assert code(pid) == 0
@@ -132,7 +132,7 @@ def test_a_writer_is_pickled_copied_and_given_to_children_of_every_method(tmp_pa
     source = """
 import copy, pickle
 def work(writer):
-    signal.alarm(50)
+    signal.alarm(180)
     log(writer, 0, 10)
 
 if __name__ == "__main__":

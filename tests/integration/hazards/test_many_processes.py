@@ -18,7 +18,7 @@ SAME_SECOND = (
     PRELUDE
     + """
 def work(barrier, logdir):
-    signal.alarm(50)
+    signal.alarm(180)
     time.time = lambda: 1_800_000_000.5
     barrier.wait()
     with SummaryWriter(logdir) as writer:
@@ -80,7 +80,7 @@ writer = SummaryWriter(sys.argv[1])
 context = multiprocessing.get_context("fork")
 logged, over = context.Semaphore(0), context.Event()
 def child():
-    signal.alarm(50)
+    signal.alarm(180)
     log(writer, first, last)
     logged.release()
     over.wait()
@@ -161,7 +161,7 @@ def work(step):
     writer.close()
 
 if __name__ == "__main__":
-    signal.alarm(100)
+    signal.alarm(180)
     from hf_mpwriter.worker import role
     role.OWN_NAMES = 4
     with multiprocessing.get_context("fork").Pool(2, maxtasksperchild=1) as pool:

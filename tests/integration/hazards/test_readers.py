@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from forks import Staged, in_child, kill
-from programs import wait_for
+from programs import DEADLINE, wait_for
 from support import scalar
 from tensorboard_server import tensorboard
 
@@ -45,7 +45,7 @@ def test_eight_processes_in_the_same_second_are_eight_whole_runs(tmp_path):
         program.stdin.write(b"go\n")
         program.stdin.flush()
     for program in programs:
-        program.communicate(timeout=60)
+        program.communicate(timeout=DEADLINE)
         assert program.returncode == 0
     assert len(list(logdir.rglob("*tfevents*"))) == 8
     with tensorboard(logdir) as ask:
@@ -304,9 +304,9 @@ def test_every_reader_shows_every_point_of_crashed_resumed_rotated_and_parallel_
 
     missing: list[str] = []
     with tensorboard(tmp_path, *options) as ask:
-        wait_for(lambda: halves <= set(ask("plugin/scalars/tags") or ()), "first halves", deadline=45)
+        wait_for(lambda: halves <= set(ask("plugin/scalars/tags") or ()), "first halves")
         assert [child.finish() for child in growing] == [0] * len(growing)
         try:
-            wait_for(both_right, "all points", deadline=45)
+            wait_for(both_right, "all points")
         except pytest.fail.Exception:
             pytest.fail("\n".join(missing))

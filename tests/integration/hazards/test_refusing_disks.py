@@ -160,7 +160,7 @@ print(writer.dropped)
 '''
 def attempt(first, last):
     arguments = [sys.executable, "-c", start, f"{place}/run", str(first), str(last)]
-    return int(subprocess.run(arguments, check=True, stdout=subprocess.PIPE, timeout=40).stdout)
+    return int(subprocess.run(arguments, check=True, stdout=subprocess.PIPE, timeout=200).stdout)
 assert attempt(0, 50) == 0
 full()
 assert attempt(50, 100) == 50

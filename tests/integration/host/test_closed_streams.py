@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from programs import wait_for
+from programs import DEADLINE, wait_for
 from runs import check_oracle, no_uploader, uploader_pid
 from support import keys
 
@@ -44,7 +44,7 @@ def log(first):
             writer.flush()
             assert not ours_below(), ours_below()
 
-os.environ["HF_MPWRITER_EXIT_TIMEOUT"] = "60"
+os.environ["HF_MPWRITER_EXIT_TIMEOUT"] = "120"
 threads = [threading.Thread(target=chatter) for _ in range(2)]
 if sys.argv[3] == "print":
     for thread in threads: thread.start()
@@ -74,7 +74,7 @@ UNFLUSHED = 120  # exit code of a Python that cannot write at its end what was p
 def test_prints_get_into_no_event_file(hub, run_dir, closed, prints):
     """Of Python and of native code, of other threads and of children; all that was logged arrives."""
     command = [sys.executable, "-c", LOG, run_dir, closed, prints]
-    quiet = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=120)
+    quiet = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=DEADLINE)
     assert quiet.returncode in (0, UNFLUSHED), quiet.stderr[-2000:]
     assert steps(run_dir) == {*range(200), *range(1000, 1200)}
     wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
@@ -85,7 +85,7 @@ def test_streams_that_the_shell_has_closed_are_no_files_of_ours(hub, run_dir):
     """`>&-` and the like: Python starts without them, and so do the uploader and its pushes."""
     script = '"$@" <&- >&- 2>&-'
     shell = ["sh", "-c", script, "sh", sys.executable, "-c", LOG, str(run_dir), "012", "print"]
-    assert subprocess.run(shell, check=False, timeout=120).returncode == 0
+    assert subprocess.run(shell, check=False, timeout=DEADLINE).returncode == 0
     assert steps(run_dir) == {*range(200), *range(1000, 1200)}
     wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
     check_oracle(run_dir, hub)
@@ -131,7 +131,7 @@ def test_worker_uploader_and_push_have_nothing_of_ours_below_three(hub, run_dir,
     assert all(not path.startswith(str(run_dir)) or path.endswith(".log") for path in seen[2].values()), seen[2]
 
 
-@pytest.mark.parametrize("command", [["status"], ["sync", "--timeout", "60"], ["verify"]])
+@pytest.mark.parametrize("command", [["status"], ["sync"], ["verify"]])
 def test_commands_fill_the_streams_that_are_closed(hub, run_dir, start, command):
     """A file that they open takes no number below 3; they work, silently."""
     from runs import LOG_AND_EXIT
@@ -139,4 +139,4 @@ def test_commands_fill_the_streams_that_are_closed(hub, run_dir, start, command)
     start(LOG_AND_EXIT, run_dir, 5).succeed()
     wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
     shell = ["sh", "-c", '"$@" <&- >&- 2>&-', "sh", sys.executable, "-m", "hf_mpwriter", *command, str(run_dir)]
-    assert subprocess.run(shell, check=False, timeout=120).returncode == 0
+    assert subprocess.run(shell, check=False, timeout=DEADLINE).returncode == 0

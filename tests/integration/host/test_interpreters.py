@@ -68,7 +68,7 @@ def test_a_package_in_an_archive_is_found_by_uploader_and_push(hub, run_dir, tmp
         archive.writestr("__main__.py", FROM_ARCHIVE)
         archive.writepy(str(ROOT / "hf_mpwriter"))
     env = os.environ | {"PYTHONPATH": without_torch}  # the hooks of other tests expect a loader for each module
-    subprocess.run([sys.executable, "app.pyz", run_dir, "5"], cwd=tmp_path, env=env, check=True, timeout=90)
+    subprocess.run([sys.executable, "app.pyz", run_dir, "5"], cwd=tmp_path, env=env, check=True, timeout=200)
     wait_for(lambda: finished(run_dir), "all is sent")
     check_oracle(run_dir, hub)
 

@@ -44,9 +44,12 @@ def test_each_hosts_uploader_takes_the_workers_of_its_own_host(start, hub, run_d
     wait_for(lambda: all(UploaderStatus.read(host).commits for host in statuses), "each has made a commit")
     before = {host: UploaderStatus.read(host).commits for host in statuses}
     beats = {host: UploaderStatus.read(host).beat for host in statuses}
-    wait_for(
-        lambda: all(UploaderStatus.read(host).beat > beats[host] + 20 for host in statuses), "twenty seconds go by"
-    )
+
+    def has_gone_on(host) -> bool:
+        status = UploaderStatus.read(host)
+        return status.beat > beats[host] + 20 and status.commits > before[host]
+
+    wait_for(lambda: all(map(has_gone_on, statuses)), "twenty seconds, and a commit of each")
     now = {host: UploaderStatus.read(host) for host in statuses}
     for host in statuses:
         made, seconds = now[host].commits - before[host], now[host].beat - beats[host]

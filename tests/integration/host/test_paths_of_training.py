@@ -86,9 +86,15 @@ def test_training_touches_nothing_outside_its_run_directory(hub, run_dir, tmp_pa
         monkeypatch.delenv(name)
     (run_dir.parent / "beside").mkdir(parents=True)
     log = tmp_path / "strace"
-    command = [*COMMAND, "-o", str(log), sys.executable, "-P", "-c", TRAINING, str(run_dir), "30"]
+    command = [*COMMAND, "-o", str(log), sys.executable, "-P", "-c", TRAINING, str(run_dir), "120"]
     result = subprocess.run(
-        command, cwd=cwd, env=os.environ | {"HOME": str(home)}, capture_output=True, text=True, timeout=110, check=False
+        command,
+        cwd=cwd,
+        env=os.environ | {"HOME": str(home)},
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
     )
     assert result.returncode == 0, result.stderr
     pid = int(log.read_text(errors="replace").split()[0])
@@ -116,6 +122,6 @@ def test_a_mount_that_hangs_outside_the_run_directory_does_not_stop_training(
     hung_home = home if where != "beside the run directory" else tmp_path / "unused_home"
     with hanging(beside), hanging(hung_home):
         program = start(TRAINING, run_dir, 3, env={"HOME": str(home)})
-        code, out, errors = program.finish(DEADLINE)
+        code, out, errors = program.finish()
     assert (code, out) == (0, "trained\n"), errors
     wait_for(lambda: no_uploader(run_dir), "the uploader leaves")

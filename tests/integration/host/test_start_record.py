@@ -116,7 +116,7 @@ def test_a_push_sends_what_lies_beneath_its_descriptors(hub, tmp_path):
     assert spool.directory.fd > 2
     os.rename(tmp_path / "run", tmp_path / "away")
     os.rename(tmp_path / "theirs", tmp_path / "run")
-    push = handle.PushHandle(job, 60.0, spool)
+    push = handle.PushHandle(job, 150.0, spool)
     verdict = wait_for(lambda: push.listen()[1], "the verdict")
     assert isinstance(verdict, Done), verdict
     assert hub.store.read_blob("model", "me/run", f"tensorboard/run/{NAME}", "main") == ours

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from hanging import dead, why_not
-from programs import wait_for
+from programs import DEADLINE, wait_for
 from runs import (
     LOG_AND_EXIT,
     LOG_FOR_EVER,
@@ -66,7 +66,7 @@ def test_a_repository_that_is_deleted_under_a_live_run_stays_deleted(hub, run_di
     api.delete_repo("me/run")
     wait_for(lambda: "sync --create" in Progress(Spool(str(run_dir))).uploader().hint, "the destination is refused")
     assert not api.repo_exists("me/run")
-    assert sync(run_dir, "--create", "--timeout", "40").returncode in (0, 1)  # it is logged all the time
+    assert sync(run_dir, "--create", "--timeout", "5").returncode in (0, 1)  # it is logged all the time
     wait_for(lambda: len(hub.store.commits("model", "me/run")) > 2, "commits in the new one")
 
 
@@ -193,6 +193,7 @@ def test_the_death_of_one_worker_does_not_make_the_others_push_at_once(hub, run_
     """commit_every holds for the living members: a closed worker costs a commit, not one per tick."""
     source = LOG_FOR_EVER.replace("commit_every=0.01", "commit_every=5")
     worker = start(source, run_dir, tmp_path / "journals", env={"RANK": "0"})
+    wait_for(lambda: list(run_dir.glob("*tfevents*")), "it is at work")
     start(LOG_AND_EXIT, run_dir, 20, env={"RANK": "1"}).succeed()
     wait_for(lambda: len(os.listdir(Spool(str(run_dir)).members)) == 1, "the member file of the dead is removed")
     view = Progress(Spool(str(run_dir)))
@@ -218,7 +219,7 @@ def test_sigterm_makes_the_uploader_push_once_more_and_leave(hub, run_dir, tmp_p
 
 def _check_sigterm(hub, run_dir, tmp_path, start, *, readable):
     source = LOG_FOR_EVER.replace("commit_every=0.01", "commit_every=60").replace("time.sleep(0.002)", "break")
-    worker = start(source + "\nprint('logged', flush=True); time.sleep(100)", run_dir, tmp_path / "journals")
+    worker = start(source + "\nprint('logged', flush=True); time.sleep(1000)", run_dir, tmp_path / "journals")
     pid = wait_for(lambda: uploader_pid(run_dir), "an uploader")
     if not readable:
         log = next(run_dir.glob(".hf_mpwriter/hosts/*/uploader.log"))
@@ -247,7 +248,7 @@ child = multiprocessing.get_context("fork").Process(target=log)
 child.start()
 child.join()
 print("closed", flush=True)
-time.sleep(100)
+time.sleep(1000)
 """
 
 
@@ -294,7 +295,9 @@ def test_settings_outlive_the_member_files(hub, run_dir, start, api):
     start("import sys, tensorboardX\ntensorboardX.SummaryWriter(sys.argv[1]).close()", run_dir / "secret").succeed()
     wait_for(lambda: finished(run_dir), "the run is over")
     api.delete_repo("me/run")
-    subprocess.run([sys.executable, "-m", "hf_mpwriter", "sync", "--create", str(run_dir)], check=True, timeout=60)
+    subprocess.run(
+        [sys.executable, "-m", "hf_mpwriter", "sync", "--create", str(run_dir)], check=True, timeout=DEADLINE
+    )
     assert api.model_info("me/run").private
     assert not [path for path in api.list_repo_files("me/run") if "secret" in path]
 
@@ -315,7 +318,7 @@ def test_a_refused_path_does_not_hold_back_the_others(hub, run_dir, start, api):
     refused = Progress(spool).refused({Path(path).name: 1})
     assert "is not the beginning of the local file" in next(iter(refused.values()))
     command = [sys.executable, "-m", "hf_mpwriter", "sync", str(run_dir)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False)
     assert (result.returncode, result.stderr.count("Traceback")) == (0, 0), (
         "the ledger holds those bytes: nothing is asked"
     )

@@ -30,9 +30,6 @@ from hf_mpwriter.worker.delivery import Awaited, Voice
 from hf_mpwriter.worker.membership import Membership
 
 XET_FAILS_FAST = {"HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "1", "HF_XET_CLIENT_RETRY_BASE_DELAY": "10ms"}
-XET_FAILS_FAST |= {"HF_MPWRITER_EXIT_TIMEOUT": "100"}
-PATIENCE = 110.0  # seconds: three failures, with their waits
-
 
 PUSH_AND_EXIT = """
 import sys
@@ -117,7 +114,7 @@ def test_offline_no_process_waits_for_the_hub(tmp_path, monkeypatch, name):
 def test_where_xet_fails_content_goes_by_lfs(hub, run_dir, start):
     """After three failures in a row, without action of the user."""
     hub.fault("/(xet/|.*xet-write-token) 500 times=0")
-    start(LOG_AND_EXIT, run_dir, 50, env=XET_FAILS_FAST).succeed(PATIENCE)
+    start(LOG_AND_EXIT, run_dir, 50, env=XET_FAILS_FAST).succeed()
     check_oracle(run_dir, hub)
     assert folders_put(hub) == {"lfs"}
     assert [standing.hits for standing in hub.faults()] != [0]
@@ -160,7 +157,7 @@ def test_three_refusals_in_a_row_do_not_end_the_upload_of_a_live_file(hub, run_d
     worker = start(LOG_FOR_EVER, run_dir, tmp_path / "journals")
     wait_for(lambda: [standing.hits for standing in hub.faults()] == [3], "three refusals")
     known = acknowledged(run_dir)
-    wait_for(lambda: acknowledged(run_dir) > known, "a commit after them", 60.0)
+    wait_for(lambda: acknowledged(run_dir) > known, "a commit after them")
     wait_for(lambda: not Progress(Spool(str(run_dir))).refusals(), "nothing is quarantined")
     os.kill(worker.pid, signal.SIGKILL)
     wait_for(lambda: finished(run_dir), "the end")
@@ -204,7 +201,7 @@ class Proxy(BaseHTTPRequestHandler):
         type(self).seen.append((self.path, self.headers.get("user-agent", "")))
         host, _, path = self.path.removeprefix("http://").partition("/")
         body = self.rfile.read(int(self.headers.get("content-length", 0)))
-        connection = http.client.HTTPConnection(host, timeout=30)
+        connection = http.client.HTTPConnection(host, timeout=120)
         with contextlib.closing(connection):
             connection.request(self.command, f"/{path}", body, dict(self.headers))
             answer = connection.getresponse()

@@ -65,7 +65,7 @@ def told(errors: str) -> list[str]:
 )
 def test_what_was_logged_is_on_the_hub_when_a_signal_ends_the_program(hub, run_dir, run_below, is_first, between):
     """Half a minute of data with images, within the grace; the exit code is kept, and no zombie stays."""
-    one = run_below(*between, *logging(run_dir, "waits"), options=("--grace", "30"), is_first=is_first)
+    one = run_below(*between, *logging(run_dir, "waits"), options=("--grace", "120"), is_first=is_first)
     assert one.line() == "logged\n"
     wait_for(lambda: not one.zombies(), "no zombie stays while it works")
     killed = time.monotonic()
@@ -84,13 +84,13 @@ def test_what_was_logged_is_on_the_hub_when_a_signal_ends_the_program(hub, run_d
 @pytest.mark.parametrize("is_first", [FIRST])
 def test_a_program_that_ignores_the_signal_is_killed_before_the_grace_is_over(hub, run_dir, run_below, is_first):
     """What it had logged before the signal is on the Hub by then, whatever it logs afterwards."""
-    one = run_below(*logging(run_dir, "ignores"), options=("--grace", "12"), is_first=is_first)
+    one = run_below(*logging(run_dir, "ignores"), options=("--grace", "30"), is_first=is_first)
     assert one.line() == "logged\n"
     before, killed = event_bytes(run_dir), time.monotonic()
     one.supervisor.send_signal(signal.SIGTERM)
     code, _, errors = one.finish()
     assert (code, len(told(errors))) == (137, 1), errors
-    assert time.monotonic() - killed >= 10
+    assert time.monotonic() - killed >= 28
     tree = hub.store.tree("model", "me/run", "main")
     assert sum(entry.size for path, entry in tree.items() if "tfevents" in path) >= before, errors
 
@@ -116,7 +116,7 @@ def test_a_hub_that_is_down_does_not_hold_up_the_end(run_dir, run_below, is_firs
 @pytest.mark.parametrize("is_first", [FIRST])
 def test_data_of_a_program_that_exits_at_once_is_sent_before_the_container_ends(hub, run_dir, run_below, is_first):
     """os._exit waits for nothing; its code is kept."""
-    one = run_below(*logging(run_dir, "exits"), options=("--grace", "30"), is_first=is_first)
+    one = run_below(*logging(run_dir, "exits"), options=("--grace", "120"), is_first=is_first)
     code, _, errors = one.finish()
     assert (code, len(told(errors))) == (3, 1), errors
     check_oracle(run_dir, hub)
@@ -145,7 +145,7 @@ def test_around_torchrun_the_data_of_all_ranks_is_on_the_hub(hub, run_dir, run_b
     monkeypatch.delenv("PYTHONPATH")  # with the real torch
     (tmp_path / "train.py").write_text(RANK)
     agent = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    one = run_below(*agent, tmp_path / "train.py", run_dir, options=("--grace", "50"), OMP_NUM_THREADS="1")
+    one = run_below(*agent, tmp_path / "train.py", run_dir, options=("--grace", "120"), OMP_NUM_THREADS="1")
     assert [one.line(), one.line()] == ["logged\n"] * 2
     killed = time.monotonic()
     one.supervisor.send_signal(signal.SIGTERM)
@@ -161,7 +161,7 @@ import multiprocessing, os, signal, sys, time
 def reader():
     signal.signal(signal.SIGTERM, lambda *_: os.write(1, b"reader\\n"))
     os.write(1, b"ready\\n")
-    time.sleep(60)
+    time.sleep(1000)
 def count(*_):
     os.write(1, b"program\\n")
     raise KeyboardInterrupt
@@ -170,7 +170,7 @@ if __name__ == "__main__":
     child = multiprocessing.get_context("fork").Process(target=reader, daemon=True)
     child.start()
     try:
-        time.sleep(60)
+        time.sleep(1000)
     except KeyboardInterrupt:
         time.sleep(1)
     child.kill()
@@ -179,7 +179,7 @@ if __name__ == "__main__":
 
 def test_a_signal_to_the_process_group_reaches_the_program_once_and_not_its_children(run_below):
     """As torchrun sends it to each rank; a DataLoader whose workers die of it would fail."""
-    one = run_below(sys.executable, "-c", COUNTS, options=("--grace", "30"))
+    one = run_below(sys.executable, "-c", COUNTS, options=("--grace", "120"))
     assert one.line() == "ready\n"
     os.killpg(one.group, signal.SIGTERM)
     assert one.line() == "program\n"
@@ -197,7 +197,7 @@ def test_an_exit_code_is_kept(run_below, ends, code):
 @pytest.mark.parametrize("is_first", [FIRST, ANY])
 def test_what_loses_its_parent_is_collected_when_it_ends(run_below, is_first):
     """While the program works: its grandchildren, whose parents have ended, leave no zombies."""
-    source = "for n in 1 2 3; do (sleep 0.$n & echo $n); done; echo made; exec sleep 60"
+    source = "for n in 1 2 3; do (sleep 0.$n & echo $n); done; echo made; exec sleep 1000"
     one = run_below("sh", "-c", source, is_first=is_first)
     assert [one.line() for _ in range(4)] == ["1\n", "2\n", "3\n", "made\n"]
     wait_for(lambda: one.names() == ["sleep"], "only the program is left")
@@ -214,7 +214,7 @@ def test_the_program_dies_with_its_supervisor_and_what_it_leaves_is_ended_on_req
     (shell,) = (process for process in one.supervisor.children() if process.name() == "sh")
     (orphan,) = shell.children()
     one.supervisor.kill()
-    shell.wait(60)
+    shell.wait(DEADLINE)
     assert orphan.is_running()
     again = run_below(*logging(run_dir, "exits"), options=("--kill-orphans", "--logdir", str(run_dir)))
     code, _, errors = again.finish()
@@ -232,10 +232,10 @@ if sys.argv[2] == "handler":
     signal.signal(signal.SIGUSR1, lambda *_: os.write(1, b"theirs\\n"))
 writer = HFSummaryWriter("me/run", logdir=sys.argv[1])
 writer.add_scalar("loss", 1.0, 0)
-assert writer.push(wait=50)
+assert writer.push(wait=150)
 writer.add_scalar("loss", 1.0, 1)
 os.write(1, b"logged\\n")
-time.sleep(60)
+time.sleep(1000)
 """
 
 
@@ -246,7 +246,7 @@ def test_a_signal_that_announces_a_deadline_asks_for_a_push(hub, run_dir, start,
     assert one.process.stdout.readline() == "logged\n"
     one.process.send_signal(signal.SIGUSR1)
     if before == "default":
-        assert one.process.wait(60) == -signal.SIGUSR1
+        assert one.process.wait(DEADLINE) == -signal.SIGUSR1
     else:
         assert one.process.stdout.readline() == "theirs\n"
 
