@@ -70,6 +70,20 @@ def no_mount_stays(tmp_path_factory) -> Iterator[None]:
     assert not left, f"tests have left mounts behind: {left}"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_signal_to_all() -> Iterator[None]:
+    """A process id that is not known yet is 0, which stands for all processes of the group: pytest and its workers."""
+    kill = os.kill
+
+    def checked(pid: int, number: int) -> None:
+        assert pid > 0, "the process id is not known yet"
+        kill(pid, number)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "kill", checked)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch, tmp_path, without_torch):
     """No variable of the developer's shell, launcher or Hub account reaches a test."""

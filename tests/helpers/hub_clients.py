@@ -14,7 +14,7 @@ import textwrap
 
 from hf_mpwriter.localhub import LocalHub
 
-CLIENT_SECONDS = 60
+CLIENT_SECONDS = 200
 ANY_TOKEN = "hf_any"  # a Hub without a token believes any
 
 PRELUDE = """
@@ -78,7 +78,7 @@ def log_end(hub: LocalHub) -> int:
     return os.path.getsize(os.path.join(hub.root, "requests.jsonl"))
 
 
-SECONDS = 30
+SECONDS = 200
 REPO = ("model", "local-user/r")
 
 

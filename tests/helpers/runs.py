@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -10,7 +12,7 @@ from pathlib import Path
 
 import psutil
 from click.testing import CliRunner
-from programs import DEADLINE
+from programs import DEADLINE, wait_for
 
 from hf_mpwriter import testing
 from hf_mpwriter.cli.main import main
@@ -57,6 +59,18 @@ def uploader_pid(run_dir) -> int:
     view = Progress(Spool(str(run_dir)))
     report = view.uploader()
     return report.pid if report.pid and report.phase != "left" and psutil.pid_exists(report.pid) else 0
+
+
+def living_uploader(run_dir) -> int:
+    """Pid of the uploader, once there is one. A 0 for `os.kill` would be the process group of the tests."""
+    return wait_for(lambda: uploader_pid(run_dir), "an uploader lives")
+
+
+def kill_uploaders(run_dir) -> None:
+    """Kill the uploaders of a run directory; one that leaves meanwhile needs no kill."""
+    for pid in uploaders(run_dir):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def no_uploader(run_dir) -> bool:

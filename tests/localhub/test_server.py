@@ -255,7 +255,7 @@ print(steps)
 def test_a_crash_at_any_step_of_any_write_leaves_a_store_that_is_whole(tmp_path):
     """Ending the process at each single open, rename, removal and mkdir leaves whole commits, and writing goes on."""
     command = [sys.executable, "-c", CRASHES, str(tmp_path)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
     assert result.returncode == 0, result.stderr[-3000:]
     assert int(result.stdout) > 50
 

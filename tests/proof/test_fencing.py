@@ -25,6 +25,7 @@ from runs import (
     event_paths,
     finished,
     hub_view,
+    living_uploader,
     no_uploader,
     sync,
     uploader_pid,
@@ -40,7 +41,7 @@ from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.uploader.pace import pacing
 
-SETTLE = 6.0  # seconds, in place of two minutes
+SETTLE = 10.0  # seconds, in place of two minutes
 QUICK = f"""
 from hf_mpwriter.push import process
 from hf_mpwriter.spool import status
@@ -105,7 +106,7 @@ def test_a_late_request_of_a_killed_push_is_refused_once_the_branch_has_moved(hu
     wait_for(lambda: acknowledged(run_dir), "a commit")
     hub.fault("POST /commit/ hang")
     wait_for(lambda: held(hub), "a commit is held")
-    first = uploader_pid(run_dir)
+    first = living_uploader(run_dir)
     os.kill(wait_for(lambda: push_pid(run_dir), "a push") if victim == "push" else first, signal.SIGKILL)
     if victim == "uploader, spool":
         wait_for(lambda: no_uploader(run_dir), "it has ended")
@@ -131,15 +132,17 @@ def test_a_late_request_without_a_parent_finds_nothing_longer(hub, run_dir, tmp_
     hub.fault("POST /commit/ hang")
     wait_for(lambda: held(hub), "a commit is held")
     assert _unfenced(run_dir), "it has no parent"
-    before, first = acknowledged(run_dir), uploader_pid(run_dir)
-    os.kill(push_pid(run_dir) if victim == "push" else first, signal.SIGKILL)
+    before, first = acknowledged(run_dir), living_uploader(run_dir)
+    killed = time.time()
+    os.kill(wait_for(lambda: push_pid(run_dir), "a push") if victim == "push" else first, signal.SIGKILL)
     lengths = {file.path: file.length for file in _unfenced(run_dir)}
     wait_for(lambda: victim == "push" or uploader_pid(run_dir) not in (0, first), "a successor")
-    view, since, applied = Progress(Spool(str(run_dir))), time.time(), answers(hub, 200)
-    wait_for(lambda: view.uploader().beat > since + SETTLE / 2, "time to send more")
+    view, applied = Progress(Spool(str(run_dir))), answers(hub, 200)
+    wait_for(lambda: view.uploader().beat > killed + SETTLE / 2, "time to send more")
     assert growing(run_dir) > sum(lengths.values())
     there = hub_view(hub).tree("main")
-    assert all(there[path].size <= length for path, length in lengths.items()), "the same once more, and no more"
+    longer = [path for path, length in lengths.items() if there[path].size > length]
+    assert not longer or time.time() > killed + SETTLE, "the same once more, and no more"
     hub.clear_faults()
     wait_for(lambda: answers(hub, 200) > applied, "the late request is applied")
     wait_for(lambda: acknowledged(run_dir) > before, "it goes on")
@@ -175,7 +178,7 @@ def test_an_answer_that_never_comes_is_not_waited_for(hub, run_dir, tmp_path, st
     hub.fault("POST /commit/ hang when=after")
     wait_for(lambda: held(hub), "an answer is held")
     before = acknowledged(run_dir)
-    os.kill(push_pid(run_dir), signal.SIGKILL)
+    os.kill(wait_for(lambda: push_pid(run_dir), "a push"), signal.SIGKILL)
     wait_for(lambda: acknowledged(run_dir) > before, "it goes on")
     kill(worker)
     wait_for(lambda: finished(run_dir), "the end")
@@ -254,12 +257,12 @@ def test_what_others_do_to_the_destination_during_the_run_costs_nothing(hub, run
     source = LOG_FOR_EVER.replace('"me/run",', f'"me/run", repo_revision="{branch}",')
     worker = start(source, run_dir, tmp_path / "journals")
     wait_for(lambda: acknowledged(run_dir), "a commit")
-    pid = uploader_pid(run_dir)
+    pid = living_uploader(run_dir)
     change(api)
     is_gone = change in (delete_repository, delete_branch)
     if is_gone:
         wait_for(lambda: "sync --create" in Progress(Spool(str(run_dir))).uploader().hint, "the destination is refused")
-        assert sync(run_dir, "--create", "--timeout", "40").returncode in (0, 1)  # it is logged all the time
+        assert sync(run_dir, "--create", "--timeout", "150").returncode in (0, 1)  # it is logged all the time
     changed = growing(run_dir)
     wait_for(lambda: acknowledged(run_dir) > changed, "it goes on")
     assert is_gone or uploader_pid(run_dir) == pid

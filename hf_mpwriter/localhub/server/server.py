@@ -32,7 +32,7 @@ __all__ = ["HOST", "LocalHub", "ServerError"]
 
 UNLIMITED = HubLimits()
 START_DEADLINE = 60.0  # seconds
-STOP_DEADLINE = 10.0  # seconds
+STOP_DEADLINE = 60.0  # seconds
 RETRY_EVERY = 0.02  # seconds between requests to a starting server
 LOG_TAIL = 2000  # bytes of server.log in an error message
 

@@ -27,7 +27,7 @@ WAITS = {  # seconds
     "hf_mpwriter.uploader.pace.pacing": {"FIRST_WAIT": 1.0, "MOVED_WAIT": 1.0},
     "hf_mpwriter.uploader.pace.retries": {"RETRY_DISTANCE": 2.0, "RETRY_WAIT": 4.0},
     "hf_mpwriter.uploader.run_state": {"FIRST_DELAY": 0.4},
-    "hf_mpwriter.uploader.siblings": {"PATIENCE": 60.0, "LIMIT": 120.0},
+    "hf_mpwriter.uploader.siblings": {"PATIENCE": 8.0, "LIMIT": 120.0},
     "hf_mpwriter.worker.shutdown": {"QUIET_WAIT": 1000.0},  # a slow machine announces its waits; tests of that set it
     "hf_mpwriter.worker.worker": {"HOUSEKEEPING_EVERY": 0.6},
 }

@@ -16,6 +16,7 @@ from runs import (
     all_acknowledged,
     check_oracle,
     event_paths,
+    living_uploader,
     no_uploader,
     sync,
     uploader_pid,
@@ -120,7 +121,7 @@ with open(sys.argv[2], "w") as file:  # another run keeps the uploader lock busy
     )
     try:
         wait_for(lambda: uploader_pid(run_dir), "an uploader")
-        os.kill(uploader_pid(run_dir), signal.SIGKILL)  # so that the program below may start one itself
+        os.kill(living_uploader(run_dir), signal.SIGKILL)  # so that the program below may start one itself
         result = subprocess.run(
             [sys.executable, "-c", source, run_dir, run_dir.parent / "done"],
             capture_output=True,

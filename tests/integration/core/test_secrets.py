@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 from programs import wait_for
-from runs import check_oracle, no_uploader, status_of
+from runs import check_oracle, living_uploader, no_uploader, status_of
 from tokens import ODD, SHAPED
 
 from hf_mpwriter.localhub import LocalHub
-from hf_mpwriter.spool.layout import Spool
 
 # whole runs
 
@@ -112,7 +112,5 @@ def test_a_push_that_dies_with_the_token_in_its_last_message_does_not_leak_it(
     assert "cannot work with <token> Bearer <token>" in log
     assert [path for path, data in found.items() if ODD.encode() in data] == []
     assert ODD not in out + err + status_of(run_dir)
-    from hf_mpwriter.spool.progress import Progress
-
-    os.kill(Progress(Spool(str(run_dir))).uploader().pid, 15)
+    os.kill(living_uploader(run_dir), signal.SIGTERM)
     wait_for(lambda: no_uploader(run_dir), "the uploader leaves")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import signal
 
 import pytest
 from programs import wait_for
-from runs import check_oracle, finished, silent_hub
+from runs import check_oracle, finished, kill_uploaders, silent_hub
 
 from hf_mpwriter.localhub import LocalHub
 
@@ -339,8 +338,5 @@ def test_no_wait_exceeds_a_grace_that_is_known(unreachable, run_dir, start):
 def no_uploader_stays(run_dir, tmp_path):
     """Kill the uploaders of a Hub that is down; they would stay for minutes."""
     yield
-    from runs import uploaders
-
     for place in [run_dir, *(tmp_path / "runs").glob("*")]:
-        for pid in uploaders(place):
-            os.kill(pid, signal.SIGKILL)
+        kill_uploaders(place)

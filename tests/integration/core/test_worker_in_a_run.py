@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 
@@ -61,7 +62,8 @@ def test_an_unfinished_run_of_ours_beside_it_is_finished(hub, tmp_path, start):
     dead.finish()
     other = Spool(str(tmp_path / "runs" / "dead"))
     for pid in [pid for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))) if holds(pid, other.run_dir)]:
-        os.kill(pid, 9)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, 9)
     wait_for(lambda: not any(holds(int(p), other.run_dir) for p in os.listdir("/proc") if p.isdecimal()), "it is dead")
     if not other.is_unfinished(hub.endpoint):
         pytest.skip("its uploader was faster than the kill")

@@ -5,14 +5,13 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-import signal
 import subprocess
 import sys
 
 import pytest
 from programs import DEADLINE, wait_for
 from repository import README
-from runs import check_oracle, no_uploader, uploaders
+from runs import check_oracle, kill_uploaders, no_uploader
 
 
 @pytest.mark.torch
@@ -78,12 +77,11 @@ def test_the_agent_of_a_rank_that_fails_notices_it_while_the_hub_is_down(tmp_pat
         timeout=DEADLINE,
         check=False,
     )
-    for pid in uploaders(run_dir):
-        os.kill(pid, signal.SIGKILL)
+    kill_uploaders(run_dir)
     assert ended.returncode == 1, ended.stderr
     raised, noticed = (float((tmp_path / name).read_text()) for name in ("raised", "noticed"))
     print(f"the agent has noticed after {noticed - raised:.1f} s")
-    assert noticed - raised < 30
+    assert noticed - raised < 150
     assert "ValueError: mine" in ended.stderr
     assert ended.stderr.count("hf-mpwriter sync") == 1, "the rank that fails tells what is not on the Hub"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from programs import DEADLINE, wait_for
-from runs import check_oracle, no_uploader, uploader_pid
+from runs import check_oracle, living_uploader, no_uploader
 from support import keys
 
 LOG = """
@@ -122,7 +122,7 @@ def test_worker_uploader_and_push_have_nothing_of_ours_below_three(hub, run_dir,
     worker = start(LIVE, run_dir)
     view = Progress(Spool(str(run_dir)))
     wait_for(lambda: view.uploader_is_alive() and view.uploader().pid, "an uploader works")
-    uploader = uploader_pid(run_dir)
+    uploader = living_uploader(run_dir)
     push = wait_for(lambda: view.uploader().push, "a push runs")
     seen = [low(pid) for pid in (worker.pid, uploader, push)]
     assert set(seen[0].values()) <= {"/"}, "a placeholder at most, for a moment"

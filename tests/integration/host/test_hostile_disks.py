@@ -26,6 +26,7 @@ from runs import (
     all_acknowledged,
     check_oracle,
     finished,
+    living_uploader,
     no_uploader,
     silent_hub,
     uploader_pid,
@@ -297,7 +298,7 @@ def test_a_run_that_was_copied_from_another_machine_goes_on_here(hub, run_dir, t
     with silent_hub(hub.port):
         wait_for(lambda: processes.push(str(run_dir)), "a push that hangs")
         os.kill(worker.pid, signal.SIGKILL)
-        os.kill(uploader_pid(run_dir), signal.SIGKILL)
+        os.kill(living_uploader(run_dir), signal.SIGKILL)
         worker.process.wait()
         wait_for(lambda: no_uploader(run_dir), "both are dead")
     hub.start()

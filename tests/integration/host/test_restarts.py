@@ -19,10 +19,10 @@ from runs import (
     acknowledged,
     check_oracle,
     finished,
+    living_uploader,
     no_uploader,
     run,
     silent_hub,
-    uploader_pid,
 )
 
 from hf_mpwriter.localhub import LocalHub
@@ -49,7 +49,7 @@ def test_a_worker_with_a_good_token_brings_it_into_use(tmp_path, run_dir, start,
         first = view.uploader().pid
         new = start(SLOWER, run_dir, tmp_path / "journals", env={"RANK": "1", "HF_TOKEN": "hf_good"})
         wait_for(lambda: acknowledged(run_dir), "a commit")
-        second = uploader_pid(run_dir)
+        second = living_uploader(run_dir)
         assert second not in (0, first)
         os.kill(new.pid, signal.SIGSTOP)
         os.kill(second, signal.SIGKILL)
@@ -98,7 +98,7 @@ def test_after_a_reboot_all_members_are_dead_and_the_spool_goes_on(hub, run_dir,
     with silent_hub(hub.port):
         worker = start(LOG_FOR_EVER, run_dir, tmp_path / "journals")
         wait_for(lambda: push_of(run_dir), "a push")
-        pids = uploader_pid(run_dir), worker.pid
+        pids = living_uploader(run_dir), worker.pid
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
         worker.process.wait()

@@ -15,6 +15,7 @@ from runs import (
     acknowledged,
     check_oracle,
     finished,
+    living_uploader,
     no_uploader,
     run,
     silent_hub,
@@ -106,7 +107,7 @@ def test_the_kernel_takes_uploader_and_push_before_training(tmp_path, start, mon
             place = tmp_path / str(attempt) / "run"  # side by side, the second would finish the first
             start(before + LOG_AND_EXIT, place, 5, env={"HF_MPWRITER_EXIT_TIMEOUT": "0"}).succeed()
             push = wait_for(lambda place=place: push_of(place), "a push")
-            pid = uploader_pid(place)
+            pid = living_uploader(place)
             for process in map(psutil.Process, (pid, push)):
                 assert Path("/proc", str(process.pid), "oom_score_adj").read_text().strip() == str(score)
                 assert process.nice() >= daemon.NICENESS
@@ -126,7 +127,7 @@ def test_a_push_inherits_no_lock_and_no_descriptor(run_dir, start, monkeypatch):
         ours = {link for link in descriptors(push) if link.startswith(spool.root)}
         assert ours == {spool.root, str(spool.host(process_module.host_id()).log)}
         assert sum("pipe" in link for link in descriptors(push)) == 1, "one pipe, for the verdict"
-        os.kill(uploader_pid(run_dir), signal.SIGKILL)
+        os.kill(living_uploader(run_dir), signal.SIGKILL)
         wait_for(lambda: not psutil.pid_exists(push), "the push dies with its uploader")
 
 

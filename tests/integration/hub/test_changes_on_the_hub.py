@@ -20,6 +20,7 @@ from runs import (
     check_oracle,
     event_paths,
     finished,
+    living_uploader,
     no_uploader,
     sync,
     uploader_pid,
@@ -66,7 +67,7 @@ def test_a_repository_that_is_deleted_under_a_live_run_stays_deleted(hub, run_di
     api.delete_repo("me/run")
     wait_for(lambda: "sync --create" in Progress(Spool(str(run_dir))).uploader().hint, "the destination is refused")
     assert not api.repo_exists("me/run")
-    assert sync(run_dir, "--create", "--timeout", "5").returncode in (0, 1)  # it is logged all the time
+    assert sync(run_dir, "--create", "--timeout", "150").returncode in (0, 1)  # it is logged all the time
     wait_for(lambda: len(hub.store.commits("model", "me/run")) > 2, "commits in the new one")
 
 
@@ -264,7 +265,7 @@ def test_an_uploader_that_has_to_leave_sends_the_data_of_workers_that_end_meanwh
     wait_for(lambda: acknowledged(run_dir), "the first commit")
     hub.fault("POST /commit/ hang")
     log(2)
-    os.kill(uploader_pid(run_dir), signal.SIGTERM)
+    os.kill(living_uploader(run_dir), signal.SIGTERM)
     wait_for(lambda: hub.faults()[0].held, "the last push is under way")
     log(3)
     assert worker.process.stdout.readline() == "closed\n"

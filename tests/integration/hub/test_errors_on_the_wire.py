@@ -170,8 +170,8 @@ def test_a_file_that_vanished_or_shrank_since_its_snapshot_is_scanned_again(hub,
 
 @pytest.fixture(scope="module")
 def hasty(running):
-    """Pushes whose requests time out after a second."""
-    made = Pushes(running.endpoint, "from hf_mpwriter.push import transport\ntransport._LIMITS['read'] = 1.0\n")
+    """Pushes whose requests time out after some seconds, in which a slow Hub answers what does not hang."""
+    made = Pushes(running.endpoint, "from hf_mpwriter.push import transport\ntransport._LIMITS['read'] = 5.0\n")
     yield made
     made.end()
 
@@ -240,7 +240,7 @@ def test_an_answer_in_a_packing_that_was_not_asked_for_is_refused(hub, run):
 @pytest.fixture(scope="module")
 def by_xet(running):
     """Pushes by Xet that give up soon."""
-    env = {"HF_HUB_DISABLE_XET": "0", "HF_XET_CLIENT_READ_TIMEOUT": "1s"}
+    env = {"HF_HUB_DISABLE_XET": "0", "HF_XET_CLIENT_READ_TIMEOUT": "5s"}
     env |= {"HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "1", "HF_XET_CLIENT_RETRY_BASE_DELAY": "10ms"}
     made = Pushes(running.endpoint, env=env)
     yield made

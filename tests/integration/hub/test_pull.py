@@ -126,7 +126,7 @@ def test_a_connection_that_breaks_is_taken_up_again(hub, run_dir, stored):
 def test_a_pull_that_was_killed_goes_on(hub, run_dir, stored):
     """SIGKILL in mid-transfer: nothing stands at the path; the next one asks for the rest only."""
     content = stored(NAME, 10_000)
-    hub.fault("GET /resolve/ slow seconds=60 times=1")
+    hub.fault("GET /resolve/ slow seconds=40 times=1")
     command = [sys.executable, "-m", "hf_mpwriter", "pull", str(run_dir), "--repo-id", "me/run"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:

@@ -11,10 +11,9 @@ import sys
 import time
 from collections.abc import Iterator
 
-import psutil
 import pytest
 from programs import DEADLINE, wait_for
-from runs import check_oracle, no_uploader, uploaders
+from runs import check_oracle, kill_uploaders, no_uploader, uploaders
 from supervised import LOG, RUN, Supervised, event_bytes, why_no_namespace
 
 from hf_mpwriter.spool.layout import Spool
@@ -40,8 +39,7 @@ def run_below(run_dir) -> Iterator:
     yield begin
     for one in started:
         one.kill()
-    for pid in uploaders(run_dir):
-        psutil.Process(pid).kill()
+    kill_uploaders(run_dir)
     wait_for(lambda: not processes.left_behind(str(run_dir)), "nothing is left behind")
 
 

@@ -77,7 +77,7 @@ def test_the_global_writer_of_tensorboardx_is_ours_and_counts_steps_over_process
 def run_file_in(directory) -> list[str]:
     """The lines that the program in a directory prints."""
     result = subprocess.run(
-        [sys.executable, "program.py"], cwd=directory, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "program.py"], cwd=directory, capture_output=True, text=True, timeout=200, check=False
     )
     assert result.returncode == 0, result.stderr
     return result.stdout.splitlines()

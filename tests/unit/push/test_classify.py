@@ -151,7 +151,7 @@ def test_an_error_that_is_its_own_cause_has_a_verdict():
     source = (
         "import signal\n"
         "from hf_mpwriter.push.classify import classify\n"
-        "signal.setitimer(signal.ITIMER_VIRTUAL, 1)\n"
+        "signal.setitimer(signal.ITIMER_VIRTUAL, 30)\n"
         "error = RuntimeError('x'); error.__cause__ = error\n"
         "print(type(classify(error)).__name__)\n"
     )

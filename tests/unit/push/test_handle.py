@@ -58,7 +58,7 @@ def test_a_push_dies_with_its_uploader(run_dir):
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
         source = "import sys,time\nfrom hf_mpwriter.base import state\nfrom hf_mpwriter.push import handle,job\n"
         source += "p = handle.PushHandle(state.load(job.Job, sys.argv[1].encode()), 300.0)\n"
-        source += "print(p.pid, flush=True)\ntime.sleep(100)"
+        source += "print(p.pid, flush=True)\ntime.sleep(1000)"
         command = [sys.executable, "-c", source, state.dump(job(run_dir, endpoint=endpoint))]
         parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         pid = int(parent.stdout.readline())

@@ -313,6 +313,6 @@ def test_a_file_is_opened_without_a_lock_while_the_standard_streams_are_open(tmp
     thread = threading.Thread(target=lambda: opened.append(process.open_above(tmp_path, os.O_RDONLY)))
     with process._mutex:
         thread.start()
-        thread.join(30)
+        thread.join(200)
         assert opened, "it waits"
     os.close(opened[0])

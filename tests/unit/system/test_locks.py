@@ -211,7 +211,7 @@ def test_a_fork_can_lock_in_any_thread_of_the_child(path):
     def child() -> None:
         thread = threading.Thread(target=lambda: take(path), daemon=True)
         thread.start()
-        thread.join(20)
+        thread.join(200)
         assert not thread.is_alive()
         assert len(locks._table) == 1
 

@@ -37,7 +37,7 @@ for attempt in range(30):
     writer.close()
     for thread in threads: thread.join()
 """
-    start(source, tmp_path / "runs").succeed(deadline=60)
+    start(source, tmp_path / "runs").succeed()
 
 
 CLOSED_UNDER_A_LOCK = """
@@ -79,7 +79,7 @@ print("closed")
 
 def test_a_log_handler_that_logs_events_and_a_close_that_warns_do_not_wait_for_each_other(tmp_path, start):
     """A signal handler closes inside a write: what was dropped is logged after the lock of that write is released."""
-    code, out, err = start(CLOSED_UNDER_A_LOCK, tmp_path / "run").finish(deadline=30)
+    code, out, err = start(CLOSED_UNDER_A_LOCK, tmp_path / "run").finish()
     assert (code, out) == (0, "closed\n"), err
 
 
