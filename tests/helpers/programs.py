@@ -16,11 +16,14 @@ DEADLINE = 200.0  # seconds that any condition may take: it ends a hang, and is 
 def wait_for(condition: Callable[[], object], what: str, deadline: float = DEADLINE) -> object:
     """Wait until `condition` is true and return its value."""
     end = time.monotonic() + deadline
-    while not (value := condition()):
-        if time.monotonic() > end:
+    while True:
+        began = time.monotonic()
+        if value := condition():
+            return value
+        now = time.monotonic()
+        if now > end:
             pytest.fail(f"waited {deadline:.0f} s in vain: {what}")
-        time.sleep(0.02)
-    return value
+        time.sleep(min(1.0, max(0.02, 5 * (now - began))))  # the processes that are waited for need the cores
 
 
 class Program:

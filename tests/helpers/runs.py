@@ -28,6 +28,17 @@ with HFSummaryWriter("me/run", logdir=sys.argv[1]) as writer:
         writer.add_scalar("loss", 1 / (step + 1), step)
 """
 
+LOG_AT_ONCE = """
+import sys
+from hf_mpwriter import HFSummaryWriter
+from hf_mpwriter.system import locks
+with HFSummaryWriter("me/run", logdir=sys.argv[1]) as writer:
+    held = locks.try_exclusive(writer._worker.spool.uploader_lock)  # no uploader meets a part of it
+    for step in range(int(sys.argv[2])):
+        writer.add_scalar("loss", 1 / (step + 1), step)
+    locks.release(held)
+"""
+
 LOG_FOR_EVER = """
 import sys, time
 from hf_mpwriter import HFSummaryWriter

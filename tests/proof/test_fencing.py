@@ -18,6 +18,7 @@ import pytest
 from programs import wait_for
 from runs import (
     LOG_AND_EXIT,
+    LOG_AT_ONCE,
     LOG_FOR_EVER,
     acknowledged,
     all_acknowledged,
@@ -165,7 +166,7 @@ def _unfenced(run_dir) -> tuple[LocalFile, ...]:
 def test_a_commit_whose_answer_is_lost_is_not_made_twice(hub, run_dir, start, fault):
     """The Hub has it, the client does not know: it reads back, and every file is committed once."""
     hub.fault(f"POST /commit/ {fault}")
-    start(LOG_AND_EXIT, run_dir, 100).succeed()
+    start(LOG_AT_ONCE, run_dir, 100).succeed()
     wait_for(lambda: finished(run_dir), "the end")
     assert hits(hub) == 1
     assert [file.commits for file in check_oracle(run_dir, hub).files.values()] == [1]

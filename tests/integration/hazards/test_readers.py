@@ -50,9 +50,9 @@ def test_eight_processes_in_the_same_second_are_eight_whole_runs(tmp_path):
     assert len(list(logdir.rglob("*tfevents*"))) == 8
     with tensorboard(logdir) as ask:
         wait_for(lambda: len(ask("runs") or []) == 8, "eight runs")
-        for run in ask("runs"):
-            found = wait_for(lambda run=run: ask("plugin/scalars/scalars", run=run, tag="loss"), f"points of {run}")
-            assert [point[1] for point in found] == list(range(500))
+        for run in wait_for(lambda: ask("runs"), "the runs"):
+            shows = lambda run=run: ask("plugin/scalars/scalars", run=run, tag="loss") or []  # noqa: E731 - short
+            wait_for(lambda shows=shows: [point[1] for point in shows()] == [*range(500)], f"all points of {run}")
 
 
 # Scenarios: launchers, crashes and clocks on one run directory. Each is a generator that runs in a process of

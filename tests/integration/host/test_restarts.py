@@ -14,6 +14,7 @@ from lives import HURRIED, TAKES_THE_LOCK, end, grown, lives, log_without_upload
 from programs import wait_for
 from runs import (
     LOG_AND_EXIT,
+    LOG_AT_ONCE,
     LOG_FOR_EVER,
     OTHER_BOOT,
     acknowledged,
@@ -123,17 +124,17 @@ def test_after_a_reboot_all_members_are_dead_and_the_spool_goes_on(hub, run_dir,
 
 def test_a_ledger_that_is_older_or_missing_or_of_another_host_costs_nothing(hub, run_dir, start):
     """What it lacks is read back from the Hub: nothing is sent twice, nothing is lost."""
-    start(LOG_AND_EXIT, run_dir, 20).succeed()
+    start(LOG_AT_ONCE, run_dir, 20).succeed()
     wait_for(lambda: finished(run_dir), "the first run is over")
     host = Path(Spool(str(run_dir)).host(process.host_id()).root)
     (host / "ledger.json").rename(run_dir.parent / "older.json")
-    start(LOG_AND_EXIT, run_dir, 20).succeed()  # missing
+    start(LOG_AT_ONCE, run_dir, 20).succeed()  # missing
     wait_for(lambda: finished(run_dir), "the second run is over")
     shutil.copy(run_dir.parent / "older.json", host / "ledger.json")
-    start(LOG_AND_EXIT, run_dir, 20).succeed()  # older
+    start(LOG_AT_ONCE, run_dir, 20).succeed()  # older
     wait_for(lambda: finished(run_dir), "the third run is over")
     host.rename(host.parent / "elsewhere-01234567")
-    start(LOG_AND_EXIT, run_dir, 20).succeed()  # of another host
+    start(LOG_AT_ONCE, run_dir, 20).succeed()  # of another host
     wait_for(lambda: finished(run_dir), "the fourth run is over")
     report = check_oracle(run_dir, hub)
     assert [(file.hub_events, file.commits) for file in report.files.values()] == [(20, 1)] * 4

@@ -15,6 +15,7 @@ from hanging import dead, why_not
 from programs import DEADLINE, wait_for
 from runs import (
     LOG_AND_EXIT,
+    LOG_AT_ONCE,
     LOG_FOR_EVER,
     acknowledged,
     check_oracle,
@@ -165,11 +166,11 @@ def test_another_committer_on_the_same_branch_does_no_harm(hub, run_dir, tmp_pat
 
 def test_an_unreadable_ledger_is_moved_aside_and_read_back_from_the_hub(hub, run_dir, start):
     """Garbage in ledger.json: nothing is sent twice, the lengths come from the Hub."""
-    start(LOG_AND_EXIT, run_dir, 20).succeed()
+    start(LOG_AT_ONCE, run_dir, 20).succeed()
     wait_for(lambda: finished(run_dir), "the first run is over")
     path = next(Path(run_dir).glob(".hf_mpwriter/hosts/*/ledger.json"))
     path.write_text("not json")
-    start(LOG_AND_EXIT, run_dir, 20).succeed()
+    start(LOG_AT_ONCE, run_dir, 20).succeed()
     wait_for(lambda: finished(run_dir), "the second run is over")
     report = check_oracle(run_dir, hub)
     assert [file.commits for file in report.files.values()] == [1, 1]
