@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 from forks import fork, in_child, reap
-from programs import DEADLINE, wait_for
+from programs import wait_for
 from runs import LOG_AND_EXIT, no_uploader
 from shared_spools import GROUP, STRANGER, root_only
 from support import keys
@@ -137,17 +137,19 @@ def end_uploader(run: Path) -> bool:
     return False
 
 
+TRACED = 800  # seconds for what strace slows down many times
 HARMLESS = ("stat", "newfstatat", "lstat", "statx", "readlink", "access", "faccessat", "faccessat2", "execve")
 CALL = re.compile(r"^\S*\s*(?P<call>\w+)\((?P<arguments>.*)")
 
 
+@pytest.mark.timeout(900)
 def test_nothing_of_ours_is_opened_by_its_absolute_path(hub, run_dir, tmp_path):
     """By no process of a run: the run directory is opened and made by its path, and everything below it beneath it."""
     if shutil.which("strace") is None:
         pytest.skip("strace is not installed")
     trace = tmp_path / "trace"
     command = ["strace", "-f", "-q", "-e", "trace=%file", "-s", "512", "-o", str(trace), sys.executable, "-c"]
-    subprocess.run([*command, LOG_AND_EXIT, str(run_dir), "20"], check=True, timeout=DEADLINE, capture_output=True)
+    subprocess.run([*command, LOG_AND_EXIT, str(run_dir), "20"], check=True, timeout=TRACED, capture_output=True)
     wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
     seen, wrong = 0, []
     for line in trace.read_text(errors="replace").splitlines():
@@ -173,13 +175,14 @@ os.path.exists("/ends")
 """
 
 
+@pytest.mark.timeout(900)
 def test_a_constructor_makes_few_calls(tmp_path):
     """Each use of a held directory could compare it: a constructor compares once a step."""
     if shutil.which("strace") is None:
         pytest.skip("strace is not installed")
     trace = tmp_path / "trace"
     command = ["strace", "-q", "-e", "trace=%file,%desc,%creds", "-o", str(trace), sys.executable, "-c"]
-    subprocess.run([*command, CONSTRUCT, str(tmp_path)], check=True, timeout=DEADLINE)
+    subprocess.run([*command, CONSTRUCT, str(tmp_path)], check=True, timeout=TRACED)
     _, _, constructor = trace.read_text(errors="replace").partition('"/begins"')
     calls = Counter(re.findall(r"^\w+", constructor.partition('"/ends"')[0], re.MULTILINE))
     stats = sum(count for call, count in calls.items() if "stat" in call)
