@@ -255,7 +255,7 @@ def test_the_picture_of_the_spool_is_what_is_on_disk(hub, run_dir, start):
     found = set().union(*map(keys, lines), *(json.loads(path.read_text()) for path in whole))
     assert {key for key in found if f'"{key}"' not in picture} == set()
     hub.clear_faults()
-    assert "not on the Hub" not in program.process.communicate("\n", timeout=60)[1]
+    assert "not on the Hub" not in program.process.communicate("\n", timeout=200)[1]
     wait_for(lambda: not processes.left_behind(str(run_dir)), "the uploader leaves")
 
 

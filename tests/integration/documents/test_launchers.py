@@ -128,6 +128,6 @@ if __name__ == "__main__":
         assert child.exitcode == 0
         assert b"hf_secret" not in pickle.dumps(writer)
 """)
-    subprocess.run([sys.executable, program, run_dir], check=True, timeout=60)
+    subprocess.run([sys.executable, program, run_dir], check=True, timeout=200)
     wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
     assert sorted(map(os.path.dirname, check_oracle(run_dir, hub).files)) == ["", "SpawnProcess-1"]
