@@ -140,8 +140,8 @@ class Membership:
             taken = parts.take(self.spool, self.role, job.parts(os.environ))
             try:
                 make = functools.partial(members.MemberFile, self.spool, taken.name, Process.current(), self.settings)
-                make = functools.partial(make, agent=role.agent_of(self.role))
-                joined = Joined(taken, members.MemberFiles(make))
+                above = {"agent": role.agent_of(self.role), "launcher": role.launcher_of(self.role)}
+                joined = Joined(taken, members.MemberFiles(functools.partial(make, **above)))
             except BaseException:  # an interrupt, too
                 locks.release(taken.claim)
                 raise
@@ -168,7 +168,9 @@ class Membership:
         if (holder is not None and holders.is_ancestor(holder)) or name in self._told_holders:
             return
         self._told_holders.add(name)
-        logger.warning("%s", holders.warning(self.spool.run_dir, taken.wanted, taken.name, holder))
+        is_sibling = holder is not None and holders.is_sibling(holder, role.launcher_of(self.role))
+        text = holders.warning(self.spool.run_dir, taken.wanted, taken.name, holder, is_sibling=is_sibling)
+        logger.warning("%s", text)
 
     def _avoid_foreign_spool(self) -> None:
         """Use a spool aside if ours was replaced or opened to others: what is logged is kept all the same."""

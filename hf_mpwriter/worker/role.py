@@ -27,7 +27,7 @@ from dataclasses import dataclass
 
 from hf_mpwriter.base import job
 from hf_mpwriter.base.names import is_reserved
-from hf_mpwriter.system.process import Process, initial_environment, parent_started_at, safe_name
+from hf_mpwriter.system.process import Process, ancestors, initial_environment, parent_started_at, safe_name
 from hf_mpwriter.system.supervision import contact
 
 # The rank and the number of ranks, one launcher each: torchrun, Accelerate, DeepSpeed and Ray Train; Open MPI; MPICH
@@ -190,8 +190,15 @@ def told_launch(environ: Mapping[str, str]) -> float | None:
     return None
 
 
+def launcher_of(role: Role, environ: Mapping[str, str] = os.environ) -> Process | None:
+    """The process that has started a rank, or its supervisor if that serves this rank alone; None for others."""
+    if role.rank is None or role.child is not None:
+        return None
+    parent, supervisor = os.getppid(), contact.supervisor(environ)
+    above = ancestors()[1:2] if supervisor is not None and supervisor.pid == parent else []
+    return Process.of(above[0] if above else parent)
+
+
 def agent_of(role: Role, environ: Mapping[str, str] = os.environ) -> Process | None:
     """The process without which a worker is an orphan: its supervisor, else the launcher of a rank."""
-    if (found := contact.supervisor(environ)) is not None:
-        return found
-    return Process.of(os.getppid()) if role.rank is not None and role.child is None else None
+    return contact.supervisor(environ) or launcher_of(role, environ)

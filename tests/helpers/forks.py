@@ -17,6 +17,11 @@ PR_SET_PDEATHSIG = 1
 GO_ON = b"."
 
 
+def launch(action: Callable[[], object]) -> int:
+    """Start `action` in a child of a child, which is its launcher and ends as it does; the launcher's process id."""
+    return fork(lambda: os._exit(abs(in_child(action))))
+
+
 def fork(action: Callable[[], object], failpoint: str = "") -> int:
     """Start `action` in a child made by fork; the child ends with 0 if the action returns, else with 1."""
     pid = os.fork()
@@ -80,24 +85,36 @@ def kill(pid: int) -> None:
 
 
 class Staged:
-    """A child made by fork that runs a generator and stops at each `yield` until `go_on`."""
+    """A child of a launcher of its own that runs a generator and stops at each `yield` until `go_on`.
 
-    def __init__(self, stages: Iterator[object]) -> None:
+    Args:
+        stages: what it runs.
+        is_launched: False for a child of the test itself: all of these have one launcher.
+    """
+
+    def __init__(self, stages: Iterator[object], *, is_launched: bool = True) -> None:
         self._ran, report = os.pipe()
         wait, self._let_go = os.pipe()
 
         def body() -> None:
             os.close(self._let_go)
+            os.write(report, os.getpid().to_bytes(4))
             waits = True
             for _ in stages:
                 if waits:
                     os.write(report, b".")
                     waits = os.read(wait, 1) == GO_ON
 
-        self.pid = fork(body)
+        self._child = launch(body) if is_launched else fork(body)
         os.close(report)
         os.close(wait)
+        self.pid = int.from_bytes(os.read(self._ran, 4))
         assert os.read(self._ran, 1) == b".", "the child failed"
+
+    def kill(self) -> None:
+        """SIGKILL the child and wait until it is gone."""
+        os.kill(self.pid, signal.SIGKILL)
+        assert abs(reap(self._child)) == signal.SIGKILL
 
     def go_on(self) -> None:
         """Let the child run to its next `yield`."""
@@ -109,4 +126,4 @@ class Staged:
         os.write(self._let_go, b"e")  # not only a closed pipe: children that were forked later hold it open
         os.close(self._let_go)
         os.close(self._ran)
-        return reap(self.pid)
+        return reap(self._child)

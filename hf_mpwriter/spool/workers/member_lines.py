@@ -1,7 +1,7 @@
 """The lines of a member file: what a worker writes, with its types, and what they say all in all.
 
     {"worker": ..., "process": {...}, "started_at": unix time, "settings": {...},     first line: who it is
-     "agent": {...}}
+     "agent": {...}, "launcher": {...}}
     {"requests": 7, "dropped": 3}                                               second line: counters, of a fixed length
     {"open": "rank_00001/events.out..."}                                        before the file exists
     {"seal": "rank_00001/events.out..."}                                        complete, never grows again
@@ -83,6 +83,7 @@ class FirstLine:
         started_at: unix time when it joined.
         settings: how it wants to be uploaded.
         agent: the supervisor or launcher without which it is an orphan, None if there is none.
+        launcher: that has started it as a rank, None for others.
     """
 
     worker: str
@@ -90,6 +91,7 @@ class FirstLine:
     started_at: float
     settings: Settings
     agent: Process | None = None
+    launcher: Process | None = None
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,7 @@ class Member:
         dropped: records that the disk refused for good.
         create: whether a repository that is gone may be created again.
         agent: the supervisor or launcher without which it is an orphan, None if there is none.
+        launcher: that has started it as a rank, None for others.
     """
 
     name: MemberName
@@ -169,6 +172,7 @@ class Member:
     dropped: int = 0
     create: bool = False
     agent: Process | None = None
+    launcher: Process | None = None
 
     @property
     def news(self) -> tuple[int, bool]:
@@ -276,20 +280,20 @@ class Reading:
         who, said = self._who, self._said
         if who is None or (said is not None and said.alive == alive):
             return said
-        growing = frozenset(self._opened - self._sealed) if alive else frozenset()
-        counters, files = self._counters, frozenset(self._opened)
+        counters, growing = self._counters, self._opened - self._sealed if alive else ()
         self._said = Member(
             self.name,
             alive,
             who.started_at,
             who.process,
             who.settings,
-            growing,
-            files,
+            frozenset(growing),
+            frozenset(self._opened),
             counters.requests,
             counters.dropped,
             self._creates,
             who.agent,
+            who.launcher,
         )
         return self._said
 

@@ -53,6 +53,7 @@ class MemberFile:
         process: this process.
         settings: how the worker wants to be uploaded.
         agent: the supervisor or launcher without which the worker is an orphan, None if there is none.
+        launcher: that has started the worker as a rank, None for others.
         wall_clock: unix time; by default that of the filesystem, on which hosts agree.
 
     Attributes:
@@ -71,6 +72,7 @@ class MemberFile:
         wall_clock: Callable[[], float] | None = None,
         *,
         agent: Process | None = None,
+        launcher: Process | None = None,
     ) -> None:
         global _files_of_this_process
         _files_of_this_process += 1
@@ -87,7 +89,7 @@ class MemberFile:
             self._fd = fd
             try:
                 self.started_at = wall_clock() if wall_clock else os.fstat(fd).st_mtime
-                first = state.dump(FirstLine(worker, process, self.started_at, settings, agent)) + b"\n"
+                first = state.dump(FirstLine(worker, process, self.started_at, settings, agent, launcher)) + b"\n"
                 self._counters_at = len(first)
                 self._append(first + self._counters.line())
                 disk.rename(temporary, directory / str(self.name), "members.file")

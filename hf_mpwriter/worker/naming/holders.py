@@ -1,7 +1,8 @@
 """Holders: the living process that has a name, and what the user can do about it.
 
 A rank whose name is held is a second start beside a first one that has not ended: a launcher was killed, and its ranks
-live on. Its curve goes on below another name, so the user is told who has the first.
+live on. Its curve goes on below another name, so the user is told who has the first. Or one launcher has started two
+processes as the same rank: these are siblings, and nothing of either is left over.
 """
 
 from __future__ import annotations
@@ -40,6 +41,16 @@ def find(spool: Spool, worker: str) -> Member | None:
 def is_ancestor(member: Member) -> bool:
     """Whether this process descends from a member: it is a program that a rank has started, and no second start."""
     return _is_near(member.process) and member.process.pid in ancestors()
+
+
+def is_sibling(member: Member, launcher: Process | None) -> bool:
+    """Whether a member belongs to the attempt of this process: the same launcher has started both as ranks.
+
+    Args:
+        member: that has the name which this process wants.
+        launcher: of this process, None if it is no rank.
+    """
+    return launcher is not None and bool(launcher.ticks) and member.launcher == launcher
 
 
 def _is_near(process: Process) -> bool:
@@ -94,7 +105,7 @@ def duration(seconds: float) -> str:
     return " ".join(found[:2]) or "less than a second"
 
 
-def warning(run_dir: str, wanted: str, name: str, member: Member | None) -> str:
+def warning(run_dir: str, wanted: str, name: str, member: Member | None, *, is_sibling: bool = False) -> str:
     """What a rank tells whose name is held.
 
     Args:
@@ -102,9 +113,16 @@ def warning(run_dir: str, wanted: str, name: str, member: Member | None) -> str:
         wanted: name that is held.
         name: that the rank has instead.
         member: that holds it, None if it is not known.
+        is_sibling: whether it belongs to the same attempt.
     """
     who = describe(member) if member else "a process that cannot be named"
     text = f"{run_dir}: the name {wanted} is held by {who}. This process logs as {name} instead."
+    if member is not None and is_sibling:
+        started_by = member.launcher.pid if member.launcher else 0
+        return (
+            f"{text} Process {started_by} has started both as the same rank: give each a rank or a logdir of its own. "
+            f"If that process is left from an earlier attempt, end it: {command(member)}."
+        )
     if member is not None and is_orphan(member, Process.current(), start_ticks):
         text += (
             f" Its launcher has ended, so it is left from an earlier attempt. End it: {command(member)}. A start below "

@@ -14,8 +14,9 @@ segment that holds nothing but START:
 
 Invariants:
 - A directory is written only under the claim of its name. So is a note taken back.
-- A note is left only while the lock is held by a member that joined before this process: it says nothing of those who
-  come later. Who takes a name takes its note first, and acts on it before its own first segment.
+- A note is left only while the lock is held by a member of an earlier attempt: it joined before this process, and has
+  another launcher. It says nothing of those who come later. Who takes a name takes its note first, and acts on it
+  before its own first segment.
 - Directories of missing ranks are rewound only if the launcher says how many ranks there are.
 - Of the run directory itself, only directories of event files of ours are rewound that belong to no other name.
 """
@@ -44,7 +45,7 @@ from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import Place
 from hf_mpwriter.worker.naming import holders
 from hf_mpwriter.worker.naming.parts import Taken
-from hf_mpwriter.worker.role import Role
+from hf_mpwriter.worker.role import Role, launcher_of
 
 NOTE_LENGTH = 21  # bytes
 
@@ -101,7 +102,7 @@ class Rewind:
             missing = self._missing_ranks(taken, world) if role.rank == 0 and world is not None else ()
             for name in dict.fromkeys([*self._other_names(taken), *missing]):
                 if name != taken.name and not self._rewind_free(name, step):
-                    self._note(name, step)
+                    self._note(name, step, role)
 
     def _other_names(self, taken: Taken) -> Iterator[str]:
         yield taken.wanted
@@ -133,11 +134,13 @@ class Rewind:
             locks.release(claim)
         return True
 
-    def _note(self, name: str, step: int) -> None:
+    def _note(self, name: str, step: int, role: Role) -> None:
         """Leave a note for the time when the holder is gone."""
         spool = self._membership.spool
         holder = holders.find(spool, name)
         if holder is None or holder.started_at > self._membership.joined_at or holders.is_ancestor(holder):
+            return
+        if holders.is_sibling(holder, launcher_of(role)):
             return
         _write_note(spool.claim(name), step)
         after = holders.find(spool, name)

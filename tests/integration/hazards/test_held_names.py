@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import tensorboardX
-from forks import Staged, in_child, kill
+from forks import Staged, in_child
 from hazards import event_paths, numbers, run_file, runs, shown
 from programs import Program, wait_for
 from runs import check_oracle, no_uploader
@@ -70,6 +70,7 @@ def test_a_rank_whose_name_is_held_says_once_who_holds_it_and_what_to_do(run_dir
     assert re.search(rf"name {wanted} is held by {who}", line)
     assert f"logs as {instead} instead" in line
     assert f"kill {holder.pid}." in line
+    assert f"Process {os.getpid()} has started both as the same rank" in line
     assert runs(run_dir)[instead] == [("a", 5), ("a", 6)]
     holder.process.kill()
     holder.process.wait()
@@ -131,11 +132,6 @@ def attempt(run_dir: Path, number: int, first: int, last: int, purge_step: int |
     assert in_child(lambda: list(rank(run_dir, number, (first, last), purge_step=purge_step))) == 0
 
 
-def end(process: Staged) -> None:
-    """Kill a rank."""
-    kill(process.pid)
-
-
 @pytest.mark.parametrize(("number", "held", "instead"), [(0, "", "rank_00000~2"), (1, "rank_00001", "rank_00001~2")])
 def test_the_curve_of_an_orphan_is_hidden_as_soon_as_it_is_gone(run_dir, number, held, instead):
     """Also what it has logged meanwhile, and in its sub-directories; the next start continues below the first name.
@@ -149,7 +145,7 @@ def test_the_curve_of_an_orphan_is_hidden_as_soon_as_it_is_gone(run_dir, number,
     old.go_on()
     new.go_on()
     assert shown(run_dir / held) == list(range(100)), "the orphan lives"
-    end(old)
+    old.kill()
     new.go_on()
     for place, tag in ((run_dir / held, "a"), (run_dir / held / "sub" / "x", "sub")):
         assert shown(place, tag) == list(range(50))
@@ -162,13 +158,29 @@ def test_the_curve_of_an_orphan_is_hidden_as_soon_as_it_is_gone(run_dir, number,
     assert shown(other) == list(range(100))
 
 
+def test_a_sibling_of_the_same_attempt_is_no_orphan(run_dir):
+    """One launcher has started two processes as one rank: both resume, and neither hides what the other logs now."""
+    attempt(run_dir, 1, 0, 80)
+    spans = ((50, 60), (60, 70))
+    first = Staged(rank(run_dir, 1, *spans, purge_step=50), is_launched=False)
+    second = Staged(rank(run_dir, 1, *spans, (70, 80), purge_step=50), is_launched=False)
+    first.go_on()
+    assert first.finish() == 0
+    second.go_on()
+    second.go_on()
+    assert second.finish() == 0
+    attempt(run_dir, 1, 70, 75)
+    assert shown(run_dir / "rank_00001") == list(range(75))
+    assert shown(run_dir / "rank_00001~2") == list(range(50, 80))
+
+
 def test_the_next_start_hides_the_curve_if_the_orphan_outlives_the_second(run_dir):
     """The note outlasts the process that has left it; the next start acts on it although it has no purge_step."""
     old = Staged(rank(run_dir, 1, (0, 80), (80, 100)))
     attempt(run_dir, 1, 50, 60, purge_step=50)
     attempt(run_dir, 1, 55, 65, purge_step=55)
     old.go_on()
-    end(old)
+    old.kill()
     assert shown(run_dir / "rank_00001") == list(range(100))
     attempt(run_dir, 1, 65, 70)
     assert shown(run_dir / "rank_00001") == [*range(50), *range(65, 70)], "the lowest of the steps"
@@ -181,7 +193,7 @@ def test_a_process_that_waits_hides_nothing_of_who_came_later(run_dir):
     """The second start lives on when a third one has taken the name, logged and left."""
     old = Staged(rank(run_dir, 1, (0, 80)))
     second = Staged(rank(run_dir, 1, (50, 60), (60, 61), purge_step=50))
-    end(old)
+    old.kill()
     attempt(run_dir, 1, 50, 90, purge_step=50)
     second.go_on()
     assert shown(run_dir / "rank_00001") == list(range(90))
@@ -194,7 +206,7 @@ def test_the_orphan_of_a_missing_rank_is_hidden_when_it_is_gone(run_dir):
     orphan = Staged(rank(run_dir, 2, (0, 80)))
     new = Staged(rank(run_dir, 0, (50, 60), (60, 61), purge_step=50))
     assert shown(run_dir / "rank_00002") == list(range(80))
-    end(orphan)
+    orphan.kill()
     new.go_on()
     assert shown(run_dir / "rank_00002") == list(range(50))
     assert new.finish() == 0
@@ -213,7 +225,7 @@ def test_what_others_log_below_the_run_directory_is_not_rewound(run_dir):
     assert in_child(others) == 0
     old = Staged(rank(run_dir, 0, (0, 80)))
     new = Staged(rank(run_dir, 0, (50, 60), (60, 61), purge_step=50))
-    end(old)
+    old.kill()
     new.go_on()
     assert new.finish() == 0
     assert shown(run_dir / "sub" / "x", "sub") == list(range(50))
@@ -232,7 +244,7 @@ def test_what_is_hidden_on_disk_is_hidden_on_the_hub(hub, run_dir):
 
     old = Staged(upload(1, 0, 80))
     new = Staged(upload(1, 50, 60, purge_step=50))
-    end(old)
+    old.kill()
     assert new.finish() == 0
     wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
     report = check_oracle(run_dir, hub)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from forks import Staged, fork, in_child, kill, reap
+from forks import Staged, fork, in_child, reap
 from hazards import runs, shown
 from programs import wait_for
 
@@ -93,7 +93,7 @@ def test_steps_one_after_another_go_on_with_one_run(run_dir):
     """`srun ... || srun ...`, a killed step, and a requeue, in which the steps are counted anew."""
     run(run_dir, step(0, 1), "r1")
     killed = Staged(logs(run_dir, step(1, 0), "r0"))
-    kill(killed.pid)
+    killed.kill()
     for number in (2, 0, 1):
         for rank in (1, 0):
             run(run_dir, step(number, rank), f"r{rank}")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from forks import Staged, in_child, kill
+from forks import Staged, in_child
 from programs import DEADLINE, wait_for
 from support import scalar
 from tensorboard_server import tensorboard
@@ -206,7 +206,7 @@ def held_by_an_orphan(run: Path) -> Iterator[None]:
     yield
     second = Staged(rank(2.0, 50, (50, 60), (60, 95)))
     orphan.go_on()
-    kill(orphan.pid)
+    orphan.kill()
     second.go_on()
     assert second.finish() == 0
     assert in_child(lambda: list(rank(3.0, 90, (90, 120)))) == 0

@@ -233,6 +233,7 @@ def test_a_directory_of_the_user_that_the_group_may_write_is_no_spool(hub, open_
             state.dump(RunRecord(Destination(hub.endpoint, "me/run", path_in_repo="tensorboard/exp1")))
         )
         line = {"worker": "main", "process": process, "started_at": 9e9, "settings": settings, "agent": None}
+        line["launcher"] = None
         (spool / "members" / "main.host-0.1.2-3").write_text(
             json.dumps(line) + "\n" + json.dumps({"requests": 0, "dropped": 0}).ljust(COUNTERS_LENGTH - 1) + "\n"
         )

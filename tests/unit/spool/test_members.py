@@ -35,6 +35,7 @@ FIRST = {
     "started_at": 5.0,
     "settings": json.loads(state.dump(Settings())),
     "agent": None,
+    "launcher": None,
 }
 
 
