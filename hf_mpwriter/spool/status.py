@@ -2,7 +2,7 @@
 
     hosts/<host>/status.json
     {"process": {...}, "started_at": 1795236610.0, "token_issued_at": ..., "beat": ..., "phase": "idle",
-     "waiting": 0, "push": 0, "commits": 3, "blocked_until": 0.0, "blocked_for": 0.0,
+     "waiting": 0, "push": 0, "commits": 3, "blocked_until": 0.0, "blocked_for": 0.0, "elsewhere": [],
      "kind": "Retry", "reason": "...", "hint": "", "failures": 2, "failed_at": ...}       "" and 0 without a failure
 
 Invariants:
@@ -19,7 +19,7 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Self
 
@@ -60,6 +60,7 @@ class UploaderStatus:
         failed_at: unix time of the last failure.
         blocked_until: monotonic seconds; the Hub, or the turn of this node among others, allows no request before.
         blocked_for: seconds from the heartbeat until then, for readers with another monotonic clock.
+        elsewhere: other hosts with a living uploader of their own, None if it has not looked yet.
     """
 
     phase: str = ""
@@ -77,6 +78,7 @@ class UploaderStatus:
     failed_at: float = 0.0
     blocked_until: float = 0.0
     blocked_for: float = 0.0
+    elsewhere: tuple[str, ...] | None = None
 
     @classmethod
     def read(cls, host: HostSpool) -> Self:
@@ -225,6 +227,10 @@ class StatusFile:
             logger.info("the outage is over")
         if self.failure or self._status.reason:
             self._change(kind="", reason="", hint="", failures=0, failed_at=0.0)
+
+    def saw(self, elsewhere: Collection[str] | None) -> None:
+        """Have the next `publish` name the other hosts that have an uploader, None before the first look."""
+        self._change(elsewhere=None if elsewhere is None else tuple(sorted(elsewhere)))
 
     def publish(self, *, phase: str, waiting: int, push: int | None, commits: int, blocked_until: float) -> None:
         """Write the file if something has changed, or if the heartbeat is due; see `UploaderStatus`."""

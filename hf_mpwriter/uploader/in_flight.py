@@ -17,7 +17,6 @@ Invariants:
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -30,6 +29,7 @@ from hf_mpwriter.spool.layout import HostSpool, Spool
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.outbox import Batch, Outbox, filesystem_time, interrupted, stamp
 from hf_mpwriter.spool.status import UploaderStatus
+from hf_mpwriter.spool.workers.elsewhere import OTHERS_SILENCE
 from hf_mpwriter.system import disk
 from hf_mpwriter.uploader.lanes import Lane
 from hf_mpwriter.uploader.pace.pacing import Pacing
@@ -37,7 +37,6 @@ from hf_mpwriter.uploader.pace.pacing import Pacing
 logger = logging.getLogger("hf_mpwriter")
 
 SETTLE_TIME = 120.0  # seconds; the Hub ends a request in 60, a proxy may take as long
-OTHERS_SILENCE = 300.0  # seconds without a heartbeat, after which the uploader of another host cannot send any more
 
 
 class InFlight:
@@ -166,25 +165,6 @@ class InFlight:
             if silence < OTHERS_SILENCE and not UploaderStatus.read(host).is_over:
                 return False
         return True
-
-    def living_others(self, since: float) -> frozenset[str]:
-        """Hosts whose uploader lives beside this one, as the lock does not reach from host to host.
-
-        Args:
-            since: unix time of the filesystem when this uploader took the lock. Had another one held it, so that this
-                one could take it only after its end, it would have said nothing since.
-        """
-        found = set()
-        now = 0.0
-        for host in map(self._spool.host, self._spool.host_ids()):
-            if host.root == self._host.root:
-                continue
-            with contextlib.suppress(FileNotFoundError):
-                beat = host.status.stat().st_mtime
-                now = now or filesystem_time(self._host)
-                if since < beat and abs(now - beat) < OTHERS_SILENCE and not UploaderStatus.read(host).is_over:
-                    found.add(host.root.basename)
-        return frozenset(found)
 
     def acknowledge(self, verdict: Done, batch: Batch) -> None:
         """Enter what the Hub has into the ledger, and remove the record."""

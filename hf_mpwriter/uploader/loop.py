@@ -137,7 +137,7 @@ class Uploader:
             if self.run.requests.note(member):
                 self._hurry(member)
         self.run.requests.keep(members)
-        self.run.pacing.saw({member.name.host for member in members}, self.run.members.elsewhere)
+        self.run.pacing.saw({member.name.host for member in members}, self.run.elsewhere)
 
     def _hurry(self, member: Member) -> None:
         """A request or an end is news: it ends a wait of ours, not one that the Hub asked for."""

@@ -24,6 +24,7 @@ from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.outbox import Outbox, filesystem_time
 from hf_mpwriter.spool.starts import Tenure
 from hf_mpwriter.spool.status import BEAT_EVERY, StatusFile
+from hf_mpwriter.spool.workers.elsewhere import living_others
 from hf_mpwriter.spool.workers.member_lines import Member
 from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.system.process import Process
@@ -63,6 +64,7 @@ class RunState:
         requests: who asked for what.
         abandoned_since: when a member was last seen alive, or the Hub last took something.
         audit: whether a request waits until the Hub's copies were read back.
+        elsewhere: other hosts that have a living uploader of their own.
         ledger, members, retries, pacing, events, attachments, in_flight: what `recover` has read or made.
 
     Raises:
@@ -98,7 +100,9 @@ class RunState:
         if not destination.can_be(self.ledger.repo_id):
             self.ledger.repo_id = ""  # the first push resolves it again: a file does not tell where to send
         self.retries = Retries(self.ledger, clock, lambda: filesystem_time(self.host))
-        self.members, waiting = Members(self.spool), Outbox(self.host, self.spool.run)
+        self.elsewhere = frozenset[str]()
+        self.members = Members(self.spool, lambda: self.elsewhere)
+        waiting = Outbox(self.host, self.spool.run)
         self._next_sweep = self._next_look = clock()
         self._theirs: dict[str, frozenset[str]] = {}
         self._took_lock_at = filesystem_time(self.host)
@@ -118,6 +122,7 @@ class RunState:
             self.spool, self.host.copies, self.ledger, backoff, self.retries, clock, first
         )
         self.in_flight = InFlight(self.spool, self.host, waiting, self.ledger, self.pacing, clock)
+        self.status.saw(None)
         # those of other hosts name their parents from here on, or we see their records
         self.status.publish(phase="idle", waiting=len(waiting.batches), push=None, commits=0, blocked_until=0.0)
         self.in_flight.recover()
@@ -144,27 +149,31 @@ class RunState:
         """
         if self.clock() >= self._next_look:
             self._next_look = self.clock() + LOOK_EVERY
-            beside = self.in_flight.living_others(self._took_lock_at)
-            elsewhere = beside
+            beside = elsewhere = self._living_others(self._took_lock_at)
             if self.clock() < self._heard_by:  # it may live: no member of it counts as dead before it can have said so
-                elsewhere = self.in_flight.living_others(self._took_lock_at - 2 * BEAT_EVERY)
+                elsewhere = self._living_others(self._took_lock_at - 2 * BEAT_EVERY)
             if beside - self._beside:
                 self.status.notify([f"{LOCKS_DO_NOT_REACH}: {', '.join(sorted(beside))}"])
             self._beside = beside
-            self.members.forget(elsewhere - self.members.elsewhere)
-            if self.members.elsewhere - elsewhere:
+            self.members.forget(elsewhere - self.elsewhere)
+            if self.elsewhere - elsewhere:
                 self.scan_again()
-            self.members.elsewhere = elsewhere
+            self.elsewhere = elsewhere
+            self.status.saw(elsewhere)
             self._theirs = {host: files for host, files in self._theirs.items() if host in elsewhere}
         here, everybody = [], self.members.all()
         for member in everybody:
-            if member.name.host in self.members.elsewhere:
+            if member.name.host in self.elsewhere:
                 self._theirs[member.name.host] = self._theirs.get(member.name.host, frozenset()) | member.files
             else:
                 here.append(member)
         self.events.theirs = frozenset().union(*self._theirs.values())
         self.waits_for_others = len(here) < len(everybody)
         return here
+
+    def _living_others(self, since: float) -> frozenset[str]:
+        host = self.host.root.basename
+        return living_others(self.spool, host, since, lambda: filesystem_time(self.host))
 
     def sweep(self) -> None:
         """Remove member files that cannot be read, now and then: the disk may have refused it at the start."""

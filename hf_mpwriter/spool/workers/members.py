@@ -24,6 +24,7 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 from collections.abc import Callable, Collection
@@ -32,6 +33,7 @@ from typing import Any
 from hf_mpwriter.base import state
 from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.workers.elsewhere import seen_from_here
 from hf_mpwriter.spool.workers.member_lines import Counters, FirstLine, Member, MemberName, Reading, was_written_lately
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import Place
@@ -223,10 +225,14 @@ class Members:
 
     Of a live worker only what is new is read; that of a dead one is read once more: thousands of short-lived children
     may leave one each while the Hub is down.
+
+    Args:
+        spool: of the run directory.
+        elsewhere: the other hosts that have a living uploader of their own; by default as seen from here.
     """
 
-    def __init__(self, spool: Spool) -> None:
-        self.elsewhere: frozenset[str] = frozenset()  #: hosts that have a living uploader of their own
+    def __init__(self, spool: Spool, elsewhere: Callable[[], Collection[str]] | None = None) -> None:
+        self._elsewhere = elsewhere or functools.partial(seen_from_here, spool)
         self._directory, self._run, self._host = spool.members, spool.run, host_id()
         self._known: dict[str, Reading] = {}
         self._unread: OSError | None = None  # why a member file could not be read the last time
@@ -274,7 +280,7 @@ class Members:
     def _still_grows(self, found: Reading) -> bool:
         """Whether a worker of another host lives: its host has an uploader, or a file of it was written just now."""
         files = [self._directory / str(found.name), *(self._run / path for path in found.open_files)]
-        return found.name.host in self.elsewhere or was_written_lately(files)
+        return found.name.host in self._elsewhere() or was_written_lately(files)
 
     def forget(self, hosts: Collection[str]) -> None:
         """Read the member files of these hosts anew: whom their locks show as dead may live."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 
+import pytest
 from programs import wait_for
 from repository import HELPERS
 
@@ -23,6 +25,14 @@ with HFSummaryWriter("me/run", logdir=sys.argv[1], path_in_repo="", commit_every
         writer.add_scalar("loss", 1.0, step)
         step += 1
         time.sleep(0.1)
+    print("silent", flush=True)
+    while not os.path.exists(sys.argv[3]):
+        time.sleep(0.1)
+"""
+STATUS = """
+import sys
+from hf_mpwriter.cli.main import main
+main(["status", sys.argv[1], "--json"])
 """
 
 
@@ -33,11 +43,26 @@ def on_host(number: int) -> dict[str, str]:
     return rank | {"HOST_NAME": f"host-{number}", "PYTHONPATH": f"{own}:{rest}"}
 
 
+def check_that_silent_workers_live(start, spool: Spool) -> None:
+    """A worker that has written nothing for long lives on as its host has an uploader, whichever host asks."""
+    for name in spool.members.names():
+        os.utime(spool.members / name, (0, 0))
+    members = Members(spool).all()
+    for path in (path for member in members for path in member.files):
+        os.utime(spool.run / path, (0, 0))
+    assert all(member.alive for member in Members(spool).all()), "as seen from a host without an uploader"
+    for number in (0, 1):
+        status = json.loads(start(STATUS, spool.run_dir, env=on_host(number)).succeed())
+        assert status["workers"] == ["main", "rank_00001"], f"as seen from host {number}"
+        assert all(file["growing"] for file in status["files"])
+
+
+@pytest.mark.timeout(300)
 def test_each_hosts_uploader_takes_the_workers_of_its_own_host(start, hub, run_dir, tmp_path):
     """Both make a commit now and then, neither takes the other's workers for dead, and all arrives once."""
-    enough = tmp_path / "enough"
+    silent, enough = tmp_path / "silent", tmp_path / "enough"
     caches = [{"XDG_CACHE_HOME": str(tmp_path / f"cache-{number}")} for number in (0, 1)]
-    ranks = [start(LOG, run_dir, enough, env=on_host(number) | caches[number]) for number in (0, 1)]
+    ranks = [start(LOG, run_dir, silent, enough, env=on_host(number) | caches[number]) for number in (0, 1)]
     spool = Spool(str(run_dir))
     wait_for(lambda: len(spool.host_ids()) == 2, "each host has an uploader")
     statuses = [spool.host(host) for host in spool.host_ids()]
@@ -55,6 +80,9 @@ def test_each_hosts_uploader_takes_the_workers_of_its_own_host(start, hub, run_d
         made, seconds = now[host].commits - before[host], now[host].beat - beats[host]
         assert 1 <= made <= seconds / (60 * 0.15) + 2
     assert len(Members(spool).all()) == 2
+    silent.touch()
+    assert [rank.process.stdout.readline() for rank in ranks] == ["silent\n"] * 2
+    check_that_silent_workers_live(start, spool)
     enough.touch()
     for rank in ranks:
         code, _, err = rank.finish()
