@@ -37,6 +37,7 @@ logger = logging.getLogger("hf_mpwriter")
 
 BEAT_EVERY = 10.0  # seconds between two heartbeats, if nothing changes
 LINGER = 600.0  # seconds that an uploader stays without workers and without any progress
+LONGEST_STAY = 86_400.0  # seconds that it stays to wait for its turn, or for what the Hub asks for, before those
 SILENCE = 60.0  # seconds without a heartbeat, after which an uploader that lives counts as stuck
 
 
@@ -120,6 +121,17 @@ class UploaderStatus:
         if self.is_over or not self.blocked_for or abs(age) > SILENCE:
             return 0.0
         return now + self.blocked_for - age
+
+    def tries_until(self, since: float, now: float, unix_time: float) -> float:
+        """Unix time until which this uploader tries at least, if it is not ended.
+
+        Args:
+            since: unix time when the last worker may have left.
+            now: monotonic seconds.
+            unix_time: now.
+        """
+        waits_until = unix_time + self.blocked_until - now if self.blocked_until > now and not self.is_over else 0.0
+        return max(since, min(waits_until, since + LONGEST_STAY)) + LINGER
 
     @property
     def pid(self) -> int:

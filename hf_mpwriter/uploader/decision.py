@@ -17,9 +17,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from hf_mpwriter.spool.status import LINGER
-
-LONGEST_WAIT = 86_400.0  # seconds that an uploader without workers waits for its turn, or for what the Hub asks for
+from hf_mpwriter.spool.status import LINGER, LONGEST_STAY
 
 
 class Action(enum.Enum):
@@ -107,7 +105,7 @@ def abandoned_for(now: float, since: float, waited_until: float) -> float:
         since: when there was a worker or progress last.
         waited_until: end of the last wait that the Hub asked for, or until the turn of this node among others.
     """
-    return now - max(since, min(waited_until, since + LONGEST_WAIT))
+    return now - max(since, min(waited_until, since + LONGEST_STAY))
 
 
 def _must_leave(s: Situation) -> bool:

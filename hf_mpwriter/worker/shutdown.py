@@ -41,7 +41,6 @@ from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.spool import progress
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Logged, Progress, sync_command
-from hf_mpwriter.spool.status import LINGER
 from hf_mpwriter.system.redaction import printable
 from hf_mpwriter.worker import delivery
 from hf_mpwriter.worker.delivery import Awaited, Voice, amount
@@ -52,6 +51,7 @@ FAILING_WAIT = 2.0  # seconds after an exception, while nothing gets to the Hub
 IDLE_BESIDE_PEERS = 2.0  # seconds
 WAIT_BESIDE_PEERS = 10.0  # seconds; the launcher restarts the others only when this process has ended
 SPEAKER_EVERY = 1.0  # seconds between two questions of a wait whether it is this process that speaks
+HALF_A_DAY = 43_200.0  # seconds
 _DOWN = frozenset(verdict.__name__ for verdict in (Refused, Retry, Unknown))  # of a push: nothing gets to the Hub
 
 
@@ -138,7 +138,7 @@ class End:
     ) -> None:
         self._view, self._spool, self._damage, self._voice = view, spool, awaited.damage, voice
         self._logged, self._clock = logged, clock
-        self._until = time.time() + LINGER
+        self._ended_at = time.time()
         voice.begin_end()
         self._lengths = delivery.without_removed(spool, view, awaited.lengths, is_first=voice.is_first())
         self._asked = view.changes(self._lengths)
@@ -214,9 +214,10 @@ class End:
             is_refused=uploader.kind == Refused.__name__,
             is_alive=self._view.uploader_is_alive(),
             stillness=uploader.stillness(time.time()),
-            until=self._until,
+            until=uploader.tries_until(self._ended_at, time.monotonic(), time.time()),
             left_at=uploader.beat if uploader.is_over else 0.0,
             logged=self._logged(),
+            at=time.time(),
         )
 
 
@@ -236,6 +237,7 @@ class Outcome:
         until: unix time until which a living uploader tries at least.
         left_at: unix time when the last uploader left, 0 if that is not known.
         logged: what the process has logged.
+        at: unix time when the user is told.
     """
 
     run_dir: str
@@ -249,6 +251,7 @@ class Outcome:
     until: float
     left_at: float
     logged: Logged
+    at: float
 
 
 def announcement(outcome: Outcome, longest: float) -> str:
@@ -297,12 +300,12 @@ def _explain(outcome: Outcome) -> tuple[str, str, str]:
         more = f", and {len(others)} more" if others else ""
         return f"it refuses {first}{more}", f"{stays}, and is tried again slowly", "; at once by"
     if not outcome.is_alive:
-        last = f"; the last one tried until {_clock(outcome.left_at)}" if outcome.left_at else ""
+        last = f"; the last one tried until {_clock(outcome.left_at, outcome.at)}" if outcome.left_at else ""
         return outcome.reason, f"{stays}, but no uploader runs{last}", ". To finish"
     if outcome.stillness:
         return outcome.reason, f"{stays}, but the uploader does not work: {outcome.stillness}", ". To finish then"
     goes_on = "tries again now and then" if outcome.is_refused else "goes on trying"
-    until = _clock(outcome.until)
+    until = _clock(outcome.until, outcome.at)
     return outcome.reason, f"{stays}, and an uploader {goes_on}, until {until} at least", "; then"
 
 
@@ -313,5 +316,7 @@ def _in_memory(logged: Logged) -> str:
     return f"{logged.dropped} records are lost: {why}." if logged.dropped else ""
 
 
-def _clock(unix_time: float) -> str:
-    return time.strftime("%H:%M", time.localtime(unix_time))
+def _clock(unix_time: float, now: float) -> str:
+    """A time of day, with the date where that of the nearest day would be wrong."""
+    is_near = abs(unix_time - now) < HALF_A_DAY
+    return time.strftime("%H:%M" if is_near else "%Y-%m-%d %H:%M", time.localtime(unix_time))

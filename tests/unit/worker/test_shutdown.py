@@ -9,15 +9,19 @@ import time
 import pytest
 from support import event_file
 
+from hf_mpwriter.base.verdicts import Retry
 from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Logged, Progress
-from hf_mpwriter.spool.status import LINGER
+from hf_mpwriter.spool.status import LINGER, LONGEST_STAY, StatusFile, UploaderStatus
+from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import Directory
+from hf_mpwriter.system.process import Process, host_id
 from hf_mpwriter.worker import delivery
 from hf_mpwriter.worker.membership import Membership
 from hf_mpwriter.worker.role import Role
 from hf_mpwriter.worker.shutdown import (
+    End,
     Outcome,
     Terms,
     announcement,
@@ -119,6 +123,7 @@ HERE = Outcome(
     until=NOW + LINGER,
     left_at=0.0,
     logged=Logged({"a": 2000, "b": 200}),
+    at=NOW,
 )
 MISSING = "1.2 kB in 2 files of /runs/exp1 are not on the Hub"
 SYNC = "hf-mpwriter sync /runs/exp1"
@@ -151,6 +156,12 @@ STOPPED = "process 7 is stopped; to let it go on: kill -CONT 7"
             DOWN,
             ", but no uploader runs; the last one tried until 07:44. To finish: ",
         ),
+        (
+            {"is_alive": False, "left_at": NOW - 86_400},
+            DOWN,
+            ", but no uploader runs; the last one tried until 2026-11-21 07:44. To finish: ",
+        ),
+        ({"until": NOW + 86_400}, DOWN, GOES_ON.replace("07:54", "2026-11-23 07:44")),
         ({"is_offline": True, "logged": WAITS}, f"{OFF} {WAITING}", UNSET),
         ({"logged": Logged({}, dropped=3)}, f"{DOWN} 3 records are lost: the disk refuses them.", GOES_ON),
     ],
@@ -201,3 +212,45 @@ def test_what_waits_in_memory_is_told_although_all_files_are_on_the_hub():
 def test_the_command_of_the_message_can_be_copied_into_a_shell():
     """A path with spaces is quoted."""
     assert message(dataclasses.replace(HERE, run_dir="/a b")).endswith(": hf-mpwriter sync '/a b'")
+
+
+@pytest.mark.parametrize(
+    ("blocked_for", "phase", "stays"),
+    [
+        (0.0, "waiting", LINGER),
+        (-60.0, "waiting", LINGER),
+        (3600.0, "waiting", 3600 + LINGER),
+        (3600.0, "left", LINGER),
+        (1e6, "waiting", LONGEST_STAY + LINGER),
+    ],
+)
+def test_an_uploader_stays_for_what_the_hub_asks_for_and_ten_minutes(blocked_for, phase, stays):
+    """A wait that is over counts no more; a wait of more than a day is not believed."""
+    status = UploaderStatus(phase=phase, blocked_until=1000.0 + blocked_for if blocked_for else 0.0)
+    assert status.tries_until(NOW, 1000.0, NOW) == NOW + stays
+
+
+def test_the_message_names_the_true_time_where_the_hub_asks_for_a_longer_wait(run_dir, caplog):
+    """429 with an hour: the uploader outlasts the ten minutes, and nothing is waited for now."""
+    spool = Spool(str(run_dir))
+    spool.create()
+    host = spool.host(host_id())
+    disk.make_dirs(host.root)
+    path = run_dir / "events.out.tfevents.1000000000.there.1.0123abcd"
+    lock, ends = locks.try_exclusive(spool.uploader_lock), []
+    try:
+        status = StatusFile(host, Process.current(), time.monotonic, 0.0)
+        status.failed(Retry("429", 3600.0, limited=True), 1)
+        blocked_until = time.monotonic() + 3600
+        status.publish(phase="waiting", waiting=1, push=None, commits=0, blocked_until=blocked_until)
+        ends.append(time.time())
+        voice = delivery.Voice(Membership(spool, time.monotonic))
+        logged = Logged({path.name: event_file(path, 20)})
+        end = End(Progress(spool), spool, delivery.Awaited(dict(logged.lengths)), voice, lambda: logged)
+        end.wait(Terms(60.0), lambda: None)
+        ends.append(time.time())
+    finally:
+        locks.release(lock)
+    (line,) = [record.getMessage() for record in caplog.records]
+    times = {time.strftime("%H:%M", time.localtime(at + 3600 + LINGER)) for at in ends}
+    assert any(f"an uploader goes on trying, until {at} at least; then: hf-mpwriter sync" in line for at in times)
