@@ -28,6 +28,14 @@ class HubCommand(click.Command):
 @click.option("--no-xet", is_flag=True, help="Offer plain LFS only.")
 @click.option("--discard", is_flag=True, help="Verify uploaded content and discard it, for long measurements.")
 @click.option("--commits-per-hour", type=int, default=0, help="Limit per repository; 0: unlimited.")
+@click.option(
+    "--commit-window",
+    type=click.FloatRange(min=0, min_open=True),
+    default=3600.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="What counts as the hour of that limit.",
+)
 @click.option("--requests-per-5min", type=int, default=0, help="Limit of requests to the API; 0: unlimited.")
 @click.option("--busy", is_flag=True, help="Refuse a commit (409) while another to its repository is in progress.")
 @click.option("--fault", "faults", multiple=True, metavar="FAULT", help="Make requests fail; repeatable, see below.")
@@ -35,6 +43,7 @@ def serve_hub(
     root: Path,
     port: int,
     commits_per_hour: int,
+    commit_window: float,
     requests_per_5min: int,
     faults: tuple[str, ...],
     *,
@@ -59,7 +68,7 @@ def serve_hub(
         parsed = [parse(fault) for fault in faults]
     except FaultError as error:
         raise click.ClickException(str(error)) from error
-    limits = HubLimits(commits_per_hour, requests_per_5min, busy)
+    limits = HubLimits(commits_per_hour, requests_per_5min, busy, commit_window)
     serve(root, port, tokens=Tokens.take(os.environ), limits=limits, xet=not no_xet, discard=discard, faults=parsed)
 
 

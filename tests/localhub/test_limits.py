@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 from hub_clients import REPO, ask, client, client_result, commit, file, offer, popen_client, requests_of
@@ -204,6 +206,24 @@ def test_commits_above_the_quota_get_the_text_of_the_real_hub(tmp_path):
         )
         assert seen["answer"] == [429, text]
         assert hub.store.read_blob(*REPO, "x") == b"2"
+
+
+def test_the_command_line_can_make_the_hour_of_the_quota_shorter(tmp_path):
+    """So what waits for the next commit can be rehearsed in minutes."""
+    command = [sys.executable, "-m", "hf_mpwriter", "hub", "--root", str(tmp_path), "--port", "0", "--no-xet"]
+    limits = ["--commits-per-hour", "1", "--commit-window", "240"]
+    with subprocess.Popen([*command, *limits], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            url = process.stdout.readline().split(",")[0].split()[-1]
+            hub = LocalHub(tmp_path, port=int(url.rpartition(":")[2]))
+            assert ask(hub, "POST", "/api/repos/create", {"name": "r"})[0] == 200
+            assert commit(hub, file("x", b"1"))[0] == 200
+            status, answer = commit(hub, file("x", b"2"))
+            assert status == 429
+            assert re.search("in about [1-4] minute", answer["error"])
+        finally:
+            process.terminate()
+            process.wait()
 
 
 def test_the_quota_is_that_of_the_last_hour():

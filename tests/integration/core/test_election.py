@@ -18,6 +18,9 @@ from runs import uploaders
 
 from hf_mpwriter.base.verdicts import Refused, Retry
 from hf_mpwriter.spool import starts
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.notices import read_notices
+from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.process import host_id
 from hf_mpwriter.worker.election import Election
@@ -60,6 +63,40 @@ def test_of_many_contenders_one_starts_an_uploader(spool, start):
     assert sorted(answers) == ["0"] * 31 + ["1"]
     member_file.leave()
     wait_for(lambda: not locks.is_held(spool.uploader_lock), "the uploader leaves")
+
+
+RANK_OF_MANY_NODES = """
+import sys, time
+from hf_mpwriter import HFSummaryWriter
+writer = HFSummaryWriter("me/run", logdir=sys.argv[1], exit_timeout=0)
+writer.add_scalar("loss", 1.0, 0)
+writer.scheduler.trigger()
+step = 1
+while True:
+    writer.add_scalar("loss", 1.0, step)
+    step += 1
+    time.sleep(0.1)
+"""
+
+
+def test_the_uploader_knows_how_many_nodes_the_job_of_its_worker_has(run_dir, start):
+    """It has no environment of a rank of its own to ask: the worker that starts it hands the number over."""
+    several = {"RANK": "31", "LOCAL_RANK": "1", "WORLD_SIZE": "32", "LOCAL_WORLD_SIZE": "2"}
+    env = several | {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_MPWRITER_COMMITS_PER_HOUR": "2"}
+    rank = start(RANK_OF_MANY_NODES, run_dir, env=env)
+    host = Spool(str(run_dir)).host(host_id())
+
+    def notices() -> list[str]:
+        return [notice.text for notice in read_notices(host)]
+
+    try:
+        wait_for(lambda: any("16 nodes share the 2 commits per hour" in text for text in notices()), "it says so")
+        wait_for(lambda: UploaderStatus.read(host).blocked_for > 13 * 3600, "it waits for the turn of the last node")
+    finally:
+        rank.process.kill()
+        rank.process.wait()
+        for pid in uploaders(str(run_dir)):
+            os.kill(pid, signal.SIGKILL)
 
 
 RANK = """
