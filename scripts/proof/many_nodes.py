@@ -1,20 +1,22 @@
 """Nodes with run directories of their own send to one repository of a Hub that takes few commits.
 
-    python scripts/proof/many_nodes.py                            # 16 nodes, 40 commits in 180 s: eight minutes
+    python scripts/proof/many_nodes.py                            # 16 nodes, 40 commits in 180 s: three minutes
     python scripts/proof/many_nodes.py --nodes 4 --commits 12 --window 60 --seconds 12
     python scripts/proof/many_nodes.py --undivided                # no node knows of the others: most are refused
 
 Each node is a real training process with a real uploader, with a cache folder and a run directory of its own, as on a
-disk of its own. All start at the same moment, log for some seconds, end at the same moment and wait for the Hub. It
-fails if a node is refused more than twice, or if anything is unsent when all uploaders have left.
+disk of its own; as root, also with a host name of its own, in a namespace. All start at the same moment, log for some
+seconds, end at the same moment and wait for the Hub. It fails if a node is refused more than twice, or if anything is
+unsent when all uploaders have left.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -31,8 +33,7 @@ from hf_mpwriter.localhub import LocalHub, View
 from hf_mpwriter.localhub.server.limits import HubLimits
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.status import UploaderStatus
-from hf_mpwriter.system.process import host_id
-from hf_mpwriter.testing import oracle
+from hf_mpwriter.testing import oracle, processes
 from hf_mpwriter.uploader.pace.rate_limit import HOUR, LARGEST_BURST
 
 MOST_REFUSALS = 2  # of one node
@@ -55,18 +56,25 @@ with HFSummaryWriter("me/run", logdir=run_dir, path_in_repo="run", commit_every=
 """
 
 
+def on_host(name: str, command: list[str]) -> list[str]:
+    """A command as it runs on a host of that name; where namespaces need more rights, as it runs here."""
+    if os.geteuid() or shutil.which("unshare") is None:
+        return command
+    return ["unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', name, *command]
+
+
 class Node:
     """One node: its training process, and what its uploader says.
 
     Args:
-        folder: its disk.
+        folder: its disk; its name is that of the host.
         environment: of its processes.
     """
 
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
         self.run_dir = folder / "run"
         self._environment = environment
-        self._host = Spool(str(self.run_dir)).host(host_id())
+        self._spool = Spool(str(self.run_dir))
         self._refusals: set[float] = set()
         self._process: subprocess.Popen[str] | None = None
         self.said = ""
@@ -74,6 +82,7 @@ class Node:
     def start(self, gate: Path, seconds: float) -> None:
         """Start training, which logs for so many seconds once a file is there."""
         command = [sys.executable, "-c", TRAINING, str(self.run_dir), str(COMMIT_EVERY), str(gate), str(seconds)]
+        command = on_host(self.run_dir.parent.name, command)
         self._process = subprocess.Popen(command, env=self._environment, stderr=subprocess.PIPE, text=True)
 
     def is_ready(self) -> bool:
@@ -82,7 +91,7 @@ class Node:
 
     def watch(self) -> UploaderStatus:
         """What the uploader says now; its refusals are counted."""
-        status = UploaderStatus.read(self._host)
+        status = UploaderStatus.newest(self._spool)
         if "rate limit" in status.reason:
             self._refusals.add(status.failed_at)
         return status
@@ -103,10 +112,8 @@ class Node:
         if self._process.poll() is None:
             self._process.kill()
         self.said = self._process.communicate()[1]
-        status = UploaderStatus.read(self._host)
-        if not status.is_over and status.process is not None and status.process.is_alive():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(status.pid, 9)
+        if pid := processes.uploader(str(self.run_dir)):
+            os.kill(pid, signal.SIGKILL)
 
 
 def per_hour(commits: int, window: float) -> float:
@@ -139,7 +146,7 @@ def run(options: argparse.Namespace, folder: Path) -> list[str]:
     with LocalHub(folder / "hub", limits=limits) as hub:
         nodes = []
         for rank in range(options.nodes):
-            disk = folder / f"node_{rank:05d}"
+            disk = folder / f"node-{rank:05d}"
             disk.mkdir()
             nodes.append(Node(disk, environment(options, hub, disk, rank)))
         gate = folder / "gate"
