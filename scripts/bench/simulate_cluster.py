@@ -130,6 +130,8 @@ class Node:
         self._outgoing, self._is_pushing, self._was_urgent = Outgoing.NONE, False, False
         self._unsent_since = self._scanned_at = self._first  # age of the oldest record that the Hub lacks
         self._progress_at = self._waited_until = 0.0
+        self._own_head: int | None = None  # after our last commit, None after a failure
+        self._is_beside_others = False
         self.lags: list[float] = []
         self.has_left, self.has_all, self.all_at = False, False, math.inf
 
@@ -192,6 +194,7 @@ class Node:
             self._time.after(NO_ANSWER, functools.partial(self._conclude, Retry("no connection")))
             return
         parent = self._hub.head if self._pacing.is_fenced else None
+        self._is_beside_others = self._hub.head != self._own_head
         self._time.after(UPLOAD_TAKES + COMMIT_TAKES, functools.partial(self._commit, parent, tries - 1))
 
     def _commit(self, parent: int | None, tries: int) -> None:
@@ -208,10 +211,12 @@ class Node:
             self.lags.append(self._time.now - self._unsent_since)
             self._unsent_since, self._outgoing = self._scanned_at, Outgoing.NONE
             self._progress_at = self._time.now
-            self._pacing.done(committed=True)
+            self._own_head = self._hub.head
+            self._pacing.done(committed=True, beside_others=self._is_beside_others)
             if not self.is_unsent() and self._time.now >= self._end:
                 self.all_at = self._time.now
         else:
+            self._own_head = None
             self._pacing.learn(verdict)
             self._outgoing = Outgoing.STALE
             self._pacing.failed(verdict)
