@@ -37,7 +37,7 @@ from lib.paths import HELPERS
 
 sys.path.insert(0, str(HELPERS))
 import pytest
-from launching import children, first, hosts, preemption, recipes, torchrun
+from launching import children, first, hosts, preemption, torchrun
 from launching.stage import Laps, Stage
 from supervised import why_no_namespace
 
@@ -45,11 +45,6 @@ from hf_mpwriter.localhub import LocalHub
 
 NAMESPACE, TORCH = "namespace", "torch"
 GRACES = (5, 15, 30)  # seconds
-
-
-def _preempted(stage: Stage, grace: float) -> Laps:
-    return preemption.preempted(stage, recipes.on_spot_nodes(), grace)
-
 
 CASES: dict[str, tuple[Callable[[Stage], Laps], tuple[str, ...]]] = {  # and what it needs
     "first": (first.signalled, (NAMESPACE,)),
@@ -65,7 +60,7 @@ CASES: dict[str, tuple[Callable[[Stage], Laps], tuple[str, ...]]] = {  # and wha
     "pools": (children.of_pools, ()),
     "children-of-torch": (children.of_torch, (TORCH,)),
     "hosts": (hosts.take_over, (NAMESPACE,)),
-    **{f"preemption-{grace}": (partial(_preempted, grace=grace), (NAMESPACE, TORCH)) for grace in GRACES},
+    **{f"preemption-{grace}": (partial(preemption.preempted, grace=grace), (NAMESPACE, TORCH)) for grace in GRACES},
 }
 
 

@@ -106,7 +106,8 @@ def of_kubernetes(stage: Stage) -> Laps:
     recipe = recipes.of_kubernetes()
     program = LOG.replace("sys.argv[1]", repr(str(stage.run_dir))).replace("sys.argv[2]", "'waits'")
     (stage.folder / "train.py").write_text(program)
-    one = stage.supervise(*recipe.command, options=recipe.options, is_first=True, cwd=stage.folder)
+    own = {"options": recipe.options, "is_first": True, "cwd": stage.folder}
+    one = stage.supervise(*recipe.command, **own, **recipe.environ)
     assert one.line() == "logged\n"
     seconds, took, (code, _, errors) = _terminate(stage, one)
     assert (code, seconds is not None) == (143, True), errors

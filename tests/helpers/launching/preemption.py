@@ -26,87 +26,91 @@ from tensorboard_server import tensorboard
 
 from launching.first import told
 from launching.ranks import RANK
-from launching.recipes import Recipe
+from launching.recipes import on_spot_nodes
 from launching.stage import PATIENCE, REPO, Laps, Stage, free_port
 
 ATTEMPTS = 4
-RANKS_A_NODE = 2
+RANKS, RANKS_A_NODE = 4, 2
 NAMES = ("node-a", "node-b")
 
 
-def preempted(stage: Stage, recipe: Recipe, grace: float) -> Laps:
+def preempted(stage: Stage, grace: float) -> Laps:
     """Preempt a job three times, and let it end.
 
     Args:
         stage: of the case.
-        recipe: of torchrun below a supervisor.
         grace: seconds.
     """
-    recipe = recipe.with_grace(grace)
     train, laps = stage.program(RANK), {}
     for attempt in range(ATTEMPTS):
+        is_last = attempt + 1 == ATTEMPTS
         disks = [stage.folder / "nodes" / f"{name}.{attempt}" for name in NAMES]
-        run_dirs = [stage.uses(disk / "exp1") for disk in disks]
-        if attempt and not recipe.pulls:
-            pull(stage, *run_dirs)
-        nodes = begin(stage, recipe, train, attempt, run_dirs)
-        if attempt + 1 < ATTEMPTS:
-            stage.wait_for_marks(*(f"logged_{attempt}_{rank}" for rank in range(4)), by=nodes)
-        else:
+        run_dirs = [stage.uses(disk / "runs" / "exp1") for disk in disks]
+        nodes = begin(stage, train, attempt, disks, grace)
+        if is_last:
             last = stage.let_end()
-            stage.wait_for_marks(*(f"ended_{rank}" for rank in range(4)), by=nodes)
+            stage.wait_for_marks(*(f"ended_{rank}" for rank in range(RANKS)), by=nodes)
+        else:
+            stage.wait_for_marks(*(f"logged_{attempt}_{rank}" for rank in range(RANKS)), by=nodes)
+            wait_for(lambda run_dirs=run_dirs: all(has_unsent(stage, one) for one in run_dirs), "a commit", PATIENCE)
         since = time.monotonic()
-        if attempt + 1 < ATTEMPTS:
+        if not is_last:
             terminate(nodes, everything=attempt == 1)
         seconds = stage.watch(since, lambda nodes=nodes: all(node.is_over() for node in nodes), run_dirs)
         took = time.monotonic() - since
         said = [node.finish() for node in nodes]
         assert seconds is not None, f"attempt {attempt}: not all is on the Hub: {said}"
-        assert all((code == 0) == (attempt + 1 == ATTEMPTS) for code, _, _ in said), said
-        assert all(len(told(errors)) == 1 for _, _, errors in said), "one line for the run directory that ranks share"
-        assert took < grace + 2 or attempt + 1 == ATTEMPTS, f"attempt {attempt}: it took {took:.1f} s: {said}"
-        laps["the end" if attempt + 1 == ATTEMPTS else f"SIGTERM {attempt + 1}"] = seconds
+        assert all((code == 0) == is_last for code, _, _ in said), said
+        ends = [[line for line in told(errors) if "on the Hub: " in line] for _, _, errors in said]
+        assert all(len(lines) == 1 for lines in ends), "one line for the run directory that ranks share"
+        assert took < grace + 2 or is_last, f"attempt {attempt}: it took {took:.1f} s: {said}"
+        laps["the end" if is_last else f"SIGTERM {attempt + 1}"] = seconds
         wait_for(lambda run_dirs=run_dirs: not any(map(stage.uploaders, run_dirs)), "the uploaders leave")
         shutil.rmtree(stage.folder / "nodes")
     judge(stage, last)
     return laps
 
 
-def begin(stage: Stage, recipe: Recipe, train: Path, attempt: int, run_dirs: list[Path]) -> list[Supervised]:
+def begin(stage: Stage, train: Path, attempt: int, disks: list[Path], grace: float) -> list[Supervised]:
     """Start an agent on each node; nodes change places from attempt to attempt."""
     port, nodes, apart = free_port(), [], not why_no_namespace()
     for number in range(len(NAMES)):
         place = (number + attempt) % len(NAMES)
+        disk = disks[place]
+        recipe = on_spot_nodes(number, len(NAMES), RANKS_A_NODE, "127.0.0.1").with_grace(grace)
         meeting = [f"--node-rank={number}", "--master-addr=127.0.0.1", f"--master-port={port}"]
-        several = ["--nnodes=2", "--local-addr=127.0.0.1", *meeting]
-        command = recipe.torchrun(RANKS_A_NODE, *several, train, stage.shared, run_dirs[place])
-        disk = run_dirs[place].parent
+        several = [f"--nnodes={len(NAMES)}", "--local-addr=127.0.0.1", *meeting]
+        own = {"HF_HOME": disk / "hf_home", "XDG_CACHE_HOME": disk / "cache"}
+        if "HF_MPWRITER_LOGDIR" not in recipe.environ:
+            own["HF_MPWRITER_LOGDIR"] = disk / "runs" / "exp1"
+        if attempt and not recipe.pulls:
+            pull(stage, disk / "runs" / "exp1")
         disk.mkdir(parents=True, exist_ok=True)
         nodes.append(
             stage.supervise(
-                *command,
+                *recipe.with_program(*several, train, stage.shared),
                 options=recipe.options,
                 is_first=apart,
                 host=NAMES[place],
                 torch=True,
                 cwd=disk,
-                HF_HOME=disk / "hf_home",
-                XDG_CACHE_HOME=disk / "cache",
+                **recipe.environ | own,
             )
         )
     return nodes
 
 
-def pull(stage: Stage, *run_dirs: Path) -> None:
-    """Bring the run to empty disks."""
-    command = [sys.executable, "-m", "hf_mpwriter", "pull"]
-    pulls = [
-        subprocess.Popen([*command, run_dir, "--repo-id", REPO], env=stage.environ(), stdout=-1, stderr=-2, text=True)
-        for run_dir in run_dirs
-    ]
-    for process in pulls:
-        output, _ = process.communicate(timeout=PATIENCE)
-        assert process.returncode == 0, output
+def has_unsent(stage: Stage, run_dir: Path) -> bool:
+    """Whether the Hub has something of each file, and not all of those that ranks write now."""
+    lengths = stage.lengths(run_dir)
+    growing = [path for path, size in lengths.items() if not stage.has({path: size})]
+    return stage.has(dict.fromkeys(lengths, 1)) and len(growing) == RANKS_A_NODE
+
+
+def pull(stage: Stage, run_dir: Path) -> None:
+    """Bring the run to an empty disk."""
+    command = [sys.executable, "-m", "hf_mpwriter", "pull", run_dir, "--repo-id", REPO]
+    subprocess.run(command, env=stage.environ(), check=True, capture_output=True, timeout=PATIENCE)
 
 
 def terminate(nodes: list[Supervised], *, everything: bool) -> None:
@@ -124,11 +128,11 @@ def judge(stage: Stage, last: int) -> None:
     pulled = stage.folder / "judge" / "exp1"
     pull(stage, pulled)
     report = stage.judge(pulled)
-    assert len(report.files) >= ATTEMPTS * len(NAMES) * RANKS_A_NODE
+    assert len(report.files) >= ATTEMPTS * RANKS
     expected = {run: list(range(last)) for run in ("exp1", "exp1/rank_00001", "exp1/rank_00002", "exp1/rank_00003")}
     in_python = {run: [step for step, _ in tags["loss"]] for run, tags in shown(pulled.parent).items()}
     assert in_python == expected
-    with tensorboard(pulled.parent, "--samples_per_plugin", "scalars=0") as ask:
+    with tensorboard(pulled.parent, "--samples_per_plugin", "scalars=100000") as ask:
 
         def steps(run: str) -> list[int]:
             return [step for _, step, _ in ask("plugin/scalars/scalars", run=run, tag="loss") or []]

@@ -22,7 +22,7 @@ def one_agent_of_four(stage: Stage) -> Laps:
     """Four ranks of one agent, which gets SIGTERM: one uploader, and all of all ranks is on the Hub."""
     agent = _agent(stage, "--standalone", ranks=4)
     _wait_for_attempt(stage, 0, range(4))
-    assert len(stage.uploaders()) == 1
+    wait_for(lambda: len(stage.uploaders()) == 1, "one uploader", PATIENCE)
     since = time.monotonic()
     agent.send_signal(signal.SIGTERM)
     assert agent.wait(PATIENCE) != 0
@@ -35,7 +35,7 @@ def two_agents_of_two(stage: Stage) -> Laps:
     """A rank dies and all restart; an agent dies and its ranks go on; the other agent gets SIGTERM."""
     agents = _agents(stage, "--nnodes=2", "--max-restarts=1")
     ranks = _wait_for_attempt(stage, 0, range(4))
-    assert len(stage.uploaders()) == 1
+    wait_for(lambda: len(stage.uploaders()) == 1, "one uploader", PATIENCE)
     laps = {"SIGKILL of a rank": _kill_rank(stage, ranks[stage.random.randrange(4)])}
     ranks = _wait_for_attempt(stage, 1, range(4))
     since, theirs = time.monotonic(), psutil.Process(agents[1].pid).children()
@@ -60,13 +60,13 @@ def two_agents_of_two(stage: Stage) -> Laps:
 def elastic(stage: Stage) -> Laps:
     """A node of two is lost: its ranks' peers fail, the agent that is left goes on with two ranks, and ends well."""
     agents = _agents(stage, "--nnodes=1:2", "--max-restarts=3", more=f",last_call_timeout={BEFORE_IT_GOES_ON_ALONE}")
-    wait_for(lambda: _marks(stage, 3), "four ranks log", PATIENCE)
+    _wait_for_ranks(stage, agents, 4)
     since, theirs = time.monotonic(), psutil.Process(agents[1].pid).children()
     for process in (psutil.Process(agents[1].pid), *theirs):
         process.kill()
     (stage.shared / "lost").write_text("4")
     laps = {"SIGKILL of a node": stage.seconds_until_on_hub(since, _lengths_of(stage, theirs))}
-    wait_for(lambda: (stage.shared / "logged_1_1").exists() or len(_marks(stage, 1)) > 1, "two ranks log", PATIENCE)
+    _wait_for_ranks(stage, agents[:1], 2)
     last = stage.let_end()
     stage.succeed(agents[0])
     ended = max(int((stage.shared / f"ended_{rank}").read_text()) for rank in range(2))
@@ -91,8 +91,15 @@ def _agents(stage: Stage, *options: str, more: str = "") -> list[subprocess.Pope
     return [_agent(stage, *local, f"--rdzv-conf=is_host={is_host}{more}") for is_host in (1, 0)]
 
 
-def _marks(stage: Stage, rank: int) -> list[str]:
-    return [path.name for path in stage.shared.glob(f"logged_*_{rank}")]
+def _wait_for_ranks(stage: Stage, agents: list[subprocess.Popen], count: int) -> None:
+    """Wait until the agents have so many ranks in all, each of which has logged."""
+
+    def are_there() -> bool:
+        ranks = {str(rank.pid) for agent in agents for rank in psutil.Process(agent.pid).children()}
+        marks = {path.read_text() for path in stage.shared.glob("logged_*")}
+        return len(ranks) == count and ranks <= marks
+
+    wait_for(are_there, f"{count} ranks log", PATIENCE)
 
 
 def _wait_for_attempt(stage: Stage, attempt: int, ranks: range) -> list[psutil.Process]:

@@ -9,7 +9,7 @@ import importlib.util
 
 import pytest
 from hazards import needs_torch
-from launching import children, first, hosts, preemption, recipes, torchrun
+from launching import children, first, hosts, preemption, torchrun
 from supervised import why_no_namespace
 
 pytestmark = pytest.mark.timeout(600)  # each wait has a deadline of its own
@@ -22,7 +22,7 @@ needs_namespace = pytest.mark.skipif(bool(REASON), reason=REASON or "-")
 @needs_torch
 def test_a_job_that_is_preempted_goes_on_on_nodes_with_empty_disks(stage):
     """The recipe for spot nodes, three times: every step of every rank once in both readers, nothing is missing."""
-    assert len(preemption.preempted(stage, recipes.on_spot_nodes(), GRACE)) == preemption.ATTEMPTS
+    assert len(preemption.preempted(stage, GRACE)) == preemption.ATTEMPTS
 
 
 @pytest.mark.torch
