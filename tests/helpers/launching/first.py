@@ -14,6 +14,7 @@ from programs import wait_for
 from runs import check_oracle, no_uploader, uploaders
 from supervised import LOG, Supervised, event_bytes
 
+from hf_mpwriter.supervisor.decision import KILL_BEFORE
 from launching import recipes
 from launching.stage import Laps, Stage
 
@@ -39,9 +40,9 @@ def _terminate(stage: Stage, one: Supervised) -> tuple[float | None, float, tupl
     return seconds, time.monotonic() - since, one.finish()
 
 
-def signalled(stage: Stage, *, is_first: bool = True, between: tuple[str, ...] = ()) -> Laps:
+def signalled(stage: Stage, grace: int = 30, *, is_first: bool = True, between: tuple[str, ...] = ()) -> Laps:
     """A signal ends the program: all is on the Hub within the grace, no zombie stays, the exit code is kept."""
-    one = stage.supervise(*between, *logging(stage, "waits"), options=("--grace", "30"), is_first=is_first)
+    one = stage.supervise(*between, *logging(stage, "waits"), options=("--grace", str(grace)), is_first=is_first)
     assert one.line() == "logged\n"
     wait_for(lambda: not one.zombies(), "no zombie stays while it works")
     seconds, _, (code, _, errors) = _terminate(stage, one)
@@ -60,16 +61,16 @@ def signalled_below_a_shell(stage: Stage) -> Laps:
     return signalled(stage, between=BETWEEN)
 
 
-def ignored(stage: Stage, *, is_first: bool = True) -> Laps:
+def ignored(stage: Stage, grace: int = 12, *, is_first: bool = True) -> Laps:
     """The program ignores the signal and logs on: it is killed before the grace is over, and what it had is sent."""
-    one = stage.supervise(*logging(stage, "ignores"), options=("--grace", "12"), is_first=is_first)
+    one = stage.supervise(*logging(stage, "ignores"), options=("--grace", str(grace)), is_first=is_first)
     assert one.line() == "logged\n"
     before, since = stage.lengths(), time.monotonic()
     one.supervisor.send_signal(signal.SIGTERM)
     seconds = stage.seconds_until_on_hub(since, before)
     code, _, errors = one.finish()
     assert (code, len(told(errors))) == (137, 1), errors
-    assert time.monotonic() - since >= 10
+    assert time.monotonic() - since >= grace - KILL_BEFORE
     return {"SIGTERM": seconds}
 
 
@@ -89,9 +90,9 @@ def without_hub(stage: Stage, *, is_first: bool = True) -> Laps:
     return {}
 
 
-def exits_at_once(stage: Stage, *, is_first: bool = True) -> Laps:
+def exits_at_once(stage: Stage, grace: int = 30, *, is_first: bool = True) -> Laps:
     """os._exit waits for nothing; what was logged is sent before the container ends, and its code is kept."""
-    one = stage.supervise(*logging(stage, "exits"), options=("--grace", "30"), is_first=is_first)
+    one = stage.supervise(*logging(stage, "exits"), options=("--grace", str(grace)), is_first=is_first)
     assert one.line() == "logged\n"
     since = time.monotonic()
     seconds = stage.watch(since, one.is_over, [stage.run_dir])
