@@ -66,6 +66,7 @@ if __name__ == "__main__":
     log("main", 0)
     for kind in sys.argv[3:]:
         globals()[kind]()
+    log("main", 1)
     with open(f"{{journals}}/../ended", "w") as file:
         file.write(str(time.monotonic_ns()))
     (writer, _), = own.values()
@@ -97,5 +98,5 @@ def log(stage: Stage, *kinds: str, torch: bool = False) -> Laps:
     report = stage.judge()
     logged = Counter(os.path.dirname(path) for path in report.files)
     assert max(logged.values()) == 1, "no two processes have one directory at once, nor one two files"
-    assert sum(file.hub_events for file in report.files.values()) == STEPS * len(kinds) + 1
+    assert sum(file.hub_events for file in report.files.values()) == STEPS * len(kinds) + 2
     return {f"the end of {', '.join(kinds)}": arrived - ended}

@@ -62,7 +62,7 @@ def preempted(stage: Stage, grace: float) -> Laps:
         assert seconds is not None, f"attempt {attempt}: not all is on the Hub: {said}"
         assert all((code == 0) == is_last for code, _, _ in said), said
         ends = [[line for line in told(errors) if "on the Hub: " in line] for _, _, errors in said]
-        assert all(len(lines) == 1 for lines in ends), "one line for the run directory that ranks share"
+        assert all(len(lines) == 1 for lines in ends), f"one line for the run directory that ranks share: {said}"
         assert took < grace + 2 or is_last, f"attempt {attempt}: it took {took:.1f} s: {said}"
         laps["the end" if is_last else f"SIGTERM {attempt + 1}"] = seconds
         wait_for(lambda run_dirs=run_dirs: not any(map(stage.uploaders, run_dirs)), "the uploaders leave")
