@@ -9,11 +9,10 @@ import sys
 from collections.abc import Iterator
 
 import launching.first
-import psutil
 import pytest
 from launching.first import BETWEEN
 from programs import DEADLINE, wait_for
-from runs import no_uploader, uploaders
+from runs import kill_uploaders, no_uploader
 from supervised import LOG, RUN, Supervised, event_bytes, why_no_namespace
 
 from hf_mpwriter.spool.layout import Spool
@@ -38,8 +37,7 @@ def run_below(run_dir) -> Iterator:
     yield begin
     for one in started:
         one.kill()
-    for pid in uploaders(run_dir):
-        psutil.Process(pid).kill()
+    kill_uploaders(run_dir)
     wait_for(lambda: not processes.left_behind(str(run_dir)), "nothing is left behind")
 
 
