@@ -20,7 +20,8 @@ from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import locks
 
-pytest.register_assert_rewrite("durability", "hub_clients", "modelled_branch", "pushing", "runs")  # helpers that assert
+HELPERS_THAT_ASSERT = ("durability", "hub_clients", "launching", "modelled_branch", "pushing", "runs")
+pytest.register_assert_rewrite(*HELPERS_THAT_ASSERT)
 
 lock_check.install(locks)
 

@@ -39,6 +39,7 @@ while True:
 
 RUN = [sys.executable, "-m", "hf_mpwriter", "run"]
 NAMESPACE = ["unshare", "--pid", "--fork", "--mount-proc"]
+ON_HOST = 'hostname "$0"; exec "$@"'
 
 
 def why_no_namespace() -> str:
@@ -57,14 +58,26 @@ class Supervised:
         command: the program.
         options: of `hf-mpwriter run`.
         is_first: whether the supervisor is process 1 of a pid namespace.
+        host: name of the host on which it is process 1.
+        cwd: where it starts.
         environ: variables beside those of this process.
     """
 
-    def __init__(self, *command: object, options: tuple[str, ...] = (), is_first: bool = False, **environ: str) -> None:
-        words = [*(NAMESPACE if is_first else []), *RUN, *options, "--", *map(str, command)]
+    def __init__(
+        self,
+        *command: object,
+        options: tuple[str, ...] = (),
+        is_first: bool = False,
+        host: str = "",
+        cwd: Path | None = None,
+        **environ: str,
+    ) -> None:
+        apart = [*NAMESPACE, *(["--uts", "sh", "-c", ON_HOST, host] if host else [])] if is_first else []
+        words = [*apart, *RUN, *options, "--", *map(str, command)]
         self._process = subprocess.Popen(
             words,
             env=os.environ | environ,
+            cwd=cwd,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -110,17 +123,25 @@ class Supervised:
                 found.append(ask(process))
         return found
 
-    def finish(self) -> tuple[int, str, str]:
+    def is_over(self) -> bool:
+        """Whether it has ended."""
+        return self._process.poll() is not None
+
+    def finish(self, deadline: float = DEADLINE) -> tuple[int, str, str]:
         """Wait for the end; exit code, output and errors."""
         try:
-            out, err = self._process.communicate(timeout=DEADLINE)
+            out, err = self._process.communicate(timeout=deadline)
         except subprocess.TimeoutExpired:
             self.kill()
             pytest.fail("the supervisor did not end")
         return self._process.returncode, out, err
 
     def kill(self) -> None:
-        """End all of its session; uploaders have sessions of their own."""
+        """End all of its session, and what is below; uploaders have sessions of their own."""
+        below = [] if self.is_over() else self.below()
+        for process in below:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
                 if os.getsid(process.pid) == self._process.pid:

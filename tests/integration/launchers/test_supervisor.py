@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 
+import launching.first
 import pytest
+from launching.first import BETWEEN
 from programs import DEADLINE, wait_for
-from runs import check_oracle, kill_uploaders, no_uploader, uploaders
+from runs import kill_uploaders, no_uploader
 from supervised import LOG, RUN, Supervised, event_bytes, why_no_namespace
 
 from hf_mpwriter.spool.layout import Spool
@@ -24,7 +23,6 @@ REASON = why_no_namespace()
 first = pytest.mark.skipif(bool(REASON), reason=REASON or "-")
 FIRST = pytest.param(True, id="first", marks=[pytest.mark.root, first])
 ANY = pytest.param(False, id="any")
-BETWEEN = ("sh", "-c", '"$@"; true', "sh")  # a shell that waits for its program, and dies of a signal
 
 
 @pytest.fixture
@@ -48,11 +46,6 @@ def logging(run_dir, kind: str) -> tuple[str, ...]:
     return sys.executable, "-c", LOG, str(run_dir), kind
 
 
-def told(errors: str) -> list[str]:
-    """What the supervisor has printed."""
-    return re.findall(r"^hf-mpwriter run: (.*)", errors, re.MULTILINE)
-
-
 @pytest.mark.parametrize(
     ("is_first", "between"),
     [
@@ -61,97 +54,27 @@ def told(errors: str) -> list[str]:
         pytest.param(False, BETWEEN, id="any-shell"),
     ],
 )
-def test_what_was_logged_is_on_the_hub_when_a_signal_ends_the_program(hub, run_dir, run_below, is_first, between):
+def test_what_was_logged_is_on_the_hub_when_a_signal_ends_the_program(stage, is_first, between):
     """Half a minute of data with images, within the grace; the exit code is kept, and no zombie stays."""
-    one = run_below(*between, *logging(run_dir, "waits"), options=("--grace", "120"), is_first=is_first)
-    assert one.line() == "logged\n"
-    wait_for(lambda: not one.zombies(), "no zombie stays while it works")
-    killed = time.monotonic()
-    one.supervisor.send_signal(signal.SIGTERM)
-    code, _, errors = one.finish()
-    assert code == 143, errors
-    print(f"{time.monotonic() - killed:.1f} s from the signal to all on the Hub")
-    report = check_oracle(run_dir, hub)
-    logged = event_bytes(run_dir)
-    assert sum(file.hub_bytes for file in report.files.values()) == logged > 6_000_000
-    where = f"{hub.endpoint}/me/run@main/tensorboard/exp1"
-    assert told(errors) == [f"all {logged / 1e6:.1f} MB of {run_dir} are on the Hub: {where}"]
-    assert no_uploader(run_dir)
+    assert launching.first.signalled(stage, 120, is_first=is_first, between=between)
 
 
 @pytest.mark.parametrize("is_first", [FIRST])
-def test_a_program_that_ignores_the_signal_is_killed_before_the_grace_is_over(hub, run_dir, run_below, is_first):
+def test_a_program_that_ignores_the_signal_is_killed_before_the_grace_is_over(stage, is_first):
     """What it had logged before the signal is on the Hub by then, whatever it logs afterwards."""
-    one = run_below(*logging(run_dir, "ignores"), options=("--grace", "30"), is_first=is_first)
-    assert one.line() == "logged\n"
-    before, killed = event_bytes(run_dir), time.monotonic()
-    one.supervisor.send_signal(signal.SIGTERM)
-    code, _, errors = one.finish()
-    assert (code, len(told(errors))) == (137, 1), errors
-    assert time.monotonic() - killed >= 28
-    tree = hub.store.tree("model", "me/run", "main")
-    assert sum(entry.size for path, entry in tree.items() if "tfevents" in path) >= before, errors
+    assert launching.first.ignored(stage, 30, is_first=is_first)
 
 
 @pytest.mark.parametrize("is_first", [FIRST, ANY])
-def test_a_hub_that_is_down_does_not_hold_up_the_end(run_dir, run_below, is_first):
+def test_a_hub_that_is_down_does_not_hold_up_the_end(stage, is_first):
     """One line says what is missing and what finishes it; the uploader ends with process 1 only."""
-    one = run_below(
-        *logging(run_dir, "down"), options=("--grace", "5"), is_first=is_first, HF_ENDPOINT="http://127.0.0.1:9"
-    )
-    assert one.line() == "logged\n"
-    one.supervisor.send_signal(signal.SIGTERM)
-    code, _, errors = one.finish()
-    size = f"{event_bytes(run_dir) / 1e6:.1f} MB"
-    assert code == 143, errors
-    (line,) = told(errors)
-    assert line.startswith(f"{size} of the {size} of {run_dir} are not on the Hub yet"), line
-    assert line.endswith(f"hf-mpwriter sync {run_dir}"), line
-    assert ("ends with this process" in line, "goes on trying" in line) == (is_first, not is_first), line
-    assert bool(uploaders(run_dir)) is not is_first
+    assert launching.first.without_hub(stage, is_first=is_first) == {}
 
 
 @pytest.mark.parametrize("is_first", [FIRST])
-def test_data_of_a_program_that_exits_at_once_is_sent_before_the_container_ends(hub, run_dir, run_below, is_first):
+def test_data_of_a_program_that_exits_at_once_is_sent_before_the_container_ends(stage, is_first):
     """os._exit waits for nothing; its code is kept."""
-    one = run_below(*logging(run_dir, "exits"), options=("--grace", "120"), is_first=is_first)
-    code, _, errors = one.finish()
-    assert (code, len(told(errors))) == (3, 1), errors
-    check_oracle(run_dir, hub)
-
-
-RANK = """
-import sys
-sys.modules["torch"] = None  # the agent needs it, a rank does not
-import os, time
-from hf_mpwriter import HFSummaryWriter
-writer = HFSummaryWriter("me/run", logdir=sys.argv[1])
-for step in range(100):
-    writer.add_scalar("loss", 1.0, step)
-os.write(1, b"logged\\n")
-while True:
-    writer.add_scalar("later", 1.0, step)
-    step += 1
-    time.sleep(0.1)
-"""
-
-
-@pytest.mark.torch
-@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
-def test_around_torchrun_the_data_of_all_ranks_is_on_the_hub(hub, run_dir, run_below, tmp_path, monkeypatch):
-    """The agent gets the signal once and ends its ranks; one line for the run directory that they share."""
-    monkeypatch.delenv("PYTHONPATH")  # with the real torch
-    (tmp_path / "train.py").write_text(RANK)
-    agent = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    one = run_below(*agent, tmp_path / "train.py", run_dir, options=("--grace", "120"), OMP_NUM_THREADS="1")
-    assert [one.line(), one.line()] == ["logged\n"] * 2
-    killed = time.monotonic()
-    one.supervisor.send_signal(signal.SIGTERM)
-    code, _, errors = one.finish()
-    print(f"{time.monotonic() - killed:.1f} s from the signal to all on the Hub")
-    assert (code != 0, len(told(errors))) == (True, 1), errors
-    assert told(errors)[0].startswith("all "), errors
-    assert sorted(map(os.path.dirname, check_oracle(run_dir, hub).files)) == ["", "rank_00001"]
+    assert launching.first.exits_at_once(stage, 120, is_first=is_first)
 
 
 COUNTS = """
@@ -168,6 +91,7 @@ if __name__ == "__main__":
     child = multiprocessing.get_context("fork").Process(target=reader, daemon=True)
     child.start()
     try:
+        os.write(1, b"ready\\n")
         time.sleep(1000)
     except KeyboardInterrupt:
         time.sleep(1)
@@ -178,7 +102,7 @@ if __name__ == "__main__":
 def test_a_signal_to_the_process_group_reaches_the_program_once_and_not_its_children(run_below):
     """As torchrun sends it to each rank; a DataLoader whose workers die of it would fail."""
     one = run_below(sys.executable, "-c", COUNTS, options=("--grace", "120"))
-    assert one.line() == "ready\n"
+    assert [one.line(), one.line()] == ["ready\n"] * 2
     os.killpg(one.group, signal.SIGTERM)
     assert one.line() == "program\n"
     os.killpg(one.group, signal.SIGTERM)
