@@ -22,7 +22,6 @@ import json
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import click
@@ -106,7 +105,7 @@ class Overview:
 @click.command("status")
 @logdir_argument
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def show_status(logdir: Path, *, as_json: bool) -> None:
+def show_status(logdir: str, *, as_json: bool) -> None:
     """Show how much of LOGDIR is on the Hub, and what its uploader does.
 
     Asks the disk only, not the Hub.
@@ -172,7 +171,7 @@ def _bytes_on_hub(file: LocalFile, ledger: Ledger | None) -> int:
     return min(file.length, ledger.length(file.path))
 
 
-def _print(overview: Overview, logdir: Path) -> None:
+def _print(overview: Overview, logdir: str) -> None:
     where = f"{overview.destination} ({overview.visibility})" if overview.destination else "local only"
     click.echo(printable(f"{overview.run_dir} -> {where}"))
     click.echo(uploader_line(overview.uploader, time.time(), alive=overview.uploader_is_alive))

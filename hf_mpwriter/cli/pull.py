@@ -17,7 +17,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -32,6 +31,7 @@ from hf_mpwriter.cli.destination import (
     path_of_run,
     place_options,
     recorded_destination,
+    spool_at,
     with_namespace,
 )
 from hf_mpwriter.cli.output import UploadBar, counted
@@ -71,7 +71,7 @@ CONSEQUENCE = (
 )
 @endpoint_option
 def pull_run(
-    logdir: Path,
+    logdir: str,
     repo_id: str | None,
     repo_type: str,
     revision: str,
@@ -84,7 +84,7 @@ def pull_run(
     Run it before training starts. Every file is verified by its digest. What is here stays: a file that differs from
     the Hub's copy is named and left as it is. A pull that was interrupted goes on where it was.
     """
-    spool = Spool(os.path.abspath(logdir))
+    spool = spool_at(logdir)
     check_ownership(spool.directory)
     spool.check_format()
     options = [] if repo_id is None else ["--repo-id", repo_id]
@@ -162,7 +162,7 @@ def _unreached(verdict: Verdict) -> str:
     return printable(f"Not all was pulled: {reason.rstrip('.')}. {hint}")
 
 
-def _show(report: Pulled, destination: Destination, spool: Spool, logdir: Path, workers: tuple[str, ...]) -> None:
+def _show(report: Pulled, destination: Destination, spool: Spool, logdir: str, workers: tuple[str, ...]) -> None:
     """Print what was pulled, and what was not."""
     if not report.commit:
         click.echo(printable(f"Nothing was pulled: {destination}{NOT_THERE}"), err=True)

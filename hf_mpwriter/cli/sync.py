@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import time
 from contextlib import closing
-from pathlib import Path
 
 import click
 
@@ -43,7 +42,7 @@ from hf_mpwriter.worker.election import Election
 @click.option("--timeout", type=float, help="Seconds to wait; default: until everything is on the Hub.")
 @endpoint_option
 def sync_run(
-    logdir: Path,
+    logdir: str,
     repo_id: str | None,
     repo_type: str,
     revision: str,

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -50,7 +49,7 @@ if TYPE_CHECKING:
 @logdir_argument
 @click.option("--running", is_flag=True, help="Training goes on: do not report what is not on the Hub yet.")
 @endpoint_option
-def verify_run(logdir: Path, *, running: bool, endpoint: str | None) -> None:
+def verify_run(logdir: str, *, running: bool, endpoint: str | None) -> None:
     """Check the copy of LOGDIR on the Hub, record by record.
 
     Each event file on the Hub must consist of the first whole records of the local one, and no commit may have
@@ -83,7 +82,7 @@ def verify_run(logdir: Path, *, running: bool, endpoint: str | None) -> None:
         click.echo(f"Other machines write {counted(others, 'file')} there. To have what they wrote so far: {pull}")
 
 
-def _compare(spool: Spool, destination: Destination, logdir: Path, *, drained: bool) -> Report:
+def _compare(spool: Spool, destination: Destination, logdir: str, *, drained: bool) -> Report:
     """Compare, or say in one line why that cannot be done."""
     # read when the client is imported; it may ask the Hub of HF_ENDPOINT whatever destination it was given
     os.environ["HF_ENDPOINT"] = destination.endpoint

@@ -28,7 +28,7 @@ from hf_mpwriter.events import framing
 from hf_mpwriter.events.backlog import Backlog
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.events.limits import Limits
-from hf_mpwriter.events.registration import Home
+from hf_mpwriter.events.registration import FileHome
 from hf_mpwriter.events.segment import Segment
 from hf_mpwriter.events.series import Purge, SegmentSeries
 from hf_mpwriter.system import locks
@@ -50,7 +50,7 @@ class EventFile:
 
     def __init__(
         self,
-        home: Home,
+        home: FileHome,
         sub: str = "",
         suffix: str = "",
         limits: Limits | None = None,

@@ -23,7 +23,7 @@ from typing import NamedTuple
 from hf_mpwriter.base import names as names_module
 from hf_mpwriter.events import framing, limits
 from hf_mpwriter.events.deferred_log import DeferredLog
-from hf_mpwriter.events.registration import Home, Registration
+from hf_mpwriter.events.registration import FileHome, Registration
 from hf_mpwriter.events.segment import Item, Segment
 from hf_mpwriter.system import disk, process
 from hf_mpwriter.system.directory import Place
@@ -81,7 +81,7 @@ class SegmentSeries:
         damaged: bytes that were written to each file that holds less now.
     """
 
-    def __init__(self, home: Home, sub: str, suffix: str, log: DeferredLog) -> None:
+    def __init__(self, home: FileHome, sub: str, suffix: str, log: DeferredLog) -> None:
         self._home = home
         self._sub = sub
         self._suffix = suffix

@@ -7,12 +7,16 @@
     close own descriptor                     is the only holder; the kernel frees the lock when it ends
                                              removes starts.json when it is sound, or leaves in good order
 
+    start record                  {"run_dir": "/home/me/runs/exp1", "destination": {"endpoint": "...", ...},
+                                   "token_issued_at": 1795236610.0, "seeks_siblings": true, "nodes": {...}}
     hosts/<host>/starts.json      {"boot": "...", "at": [81.5, 84.6, 87.6, 90.6], "quiet_until": 95.6, "pause": 5.0}
 
 Workers start uploaders (`worker/election`), and an uploader those of unfinished runs beside it (`uploader/siblings`).
 
 Invariants:
 - The lock is never free between the two, so two processes never both start an uploader.
+- The token travels in the environment of the uploader, and it belongs to one endpoint. What stands in the files of a
+  spool is input: others may have written it. So the destination of an uploader is the one of its start record.
 - Only the holder of the uploader lock reads and writes the count. So all workers of a host together start no more
   uploaders than one of them alone: STARTS_LIMIT in STARTS_WINDOW, then with pauses that double.
 - Times are monotonic seconds of one boot. The count of another boot, one that lies in the future, and one in which
@@ -29,10 +33,11 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hf_mpwriter.base import state
-from hf_mpwriter.base.start import StartRecord
+from hf_mpwriter.base.nodes import Nodes
+from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.spool.layout import HostSpool, Spool
 from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.system import disk, launch, locks
@@ -43,6 +48,29 @@ STARTS_WINDOW = 60.0  # seconds; an uploader that lives so long is sound
 FIRST_PAUSE = 5.0  # seconds
 LONGEST_PAUSE = 300.0  # seconds
 FORGET_AFTER = 2 * LONGEST_PAUSE  # seconds without a start
+
+
+@dataclass(frozen=True)
+class StartRecord:
+    """What an uploader needs to know at its start.
+
+    Attributes:
+        run_dir: absolute path.
+        destination: the only one that it sends to.
+        token_issued_at: unix time when the worker that brings the token joined.
+        seeks_siblings: whether it starts uploaders of unfinished runs beside this one.
+        nodes: of the job that the worker belongs to.
+        spool: absolute path of the spool, "" if it lies in the run directory.
+        logdir: path or URL by which its user names the run, "" for the run directory.
+    """
+
+    run_dir: str
+    destination: Destination
+    token_issued_at: float = 0.0
+    seeks_siblings: bool = False
+    nodes: Nodes = field(default_factory=Nodes)
+    spool: str = ""
+    logdir: str = ""
 
 
 @dataclass(frozen=True)

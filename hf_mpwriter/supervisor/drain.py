@@ -27,7 +27,7 @@ from hf_mpwriter.base.settings import Environment, Settings, is_offline
 from hf_mpwriter.base.verdicts import Refused
 from hf_mpwriter.snapshot import attachments
 from hf_mpwriter.snapshot.event_files import EventFileScan
-from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.homes import find, spool_of
 from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.spool.workers.members import ASK_FOR_ALL, SUPERVISOR, MemberFile, Members
 from hf_mpwriter.system.process import Process
@@ -71,7 +71,7 @@ class Upload:
     """
 
     def __init__(self, run_dir: str, clock: Callable[[], float]) -> None:
-        self._spool, self._clock = Spool(run_dir), clock
+        self._spool, self._clock = spool_of(find(run_dir)), clock
         self._view, self._members = Progress(self._spool), Members(self._spool)
         self._file: MemberFile | None = None
         self._lengths: dict[str, int] | None = None

@@ -14,7 +14,7 @@ import contextlib
 
 import psutil
 
-from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.homes import find, spool_of
 from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.system.launch import is_command_of
@@ -36,7 +36,7 @@ def uploader(run_dir: str) -> int:
     Args:
         run_dir: absolute path.
     """
-    status = Progress(Spool(run_dir)).uploader()
+    status = Progress(spool_of(find(run_dir))).uploader()
     return status.pid if not status.is_over and _is("uploader", status.pid, run_dir) else 0
 
 
@@ -46,7 +46,7 @@ def push(run_dir: str) -> int:
     Args:
         run_dir: absolute path.
     """
-    pid = Progress(Spool(run_dir)).uploader().push
+    pid = Progress(spool_of(find(run_dir))).uploader().push
     return pid if _is("push", pid, run_dir) else 0
 
 
@@ -56,7 +56,7 @@ def workers(run_dir: str) -> list[int]:
     Args:
         run_dir: absolute path.
     """
-    names = [member.name for member in Members(Spool(run_dir)).all() if member.alive]
+    names = [member.name for member in Members(spool_of(find(run_dir))).all() if member.alive]
     return [name.pid for name in names if name.host == host_id() and name.ticks == start_ticks(name.pid)]
 
 

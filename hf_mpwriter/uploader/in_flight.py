@@ -150,6 +150,8 @@ class InFlight:
             create=self._creates,
             last_commit=self._last_commit,
             was_private=self._ledger.private,
+            spool=self._spool.root,
+            logdir=self._spool.logdir,
         )
         self.push = PushHandle(job, deadline(job), self._spool)
 

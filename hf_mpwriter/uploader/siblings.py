@@ -28,9 +28,9 @@ from dataclasses import replace
 from hf_mpwriter.base import state
 from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.settings import Destination
-from hf_mpwriter.base.start import StartRecord
+from hf_mpwriter.spool.homes import find, spool_of
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.starts import Starter, has_ended
+from hf_mpwriter.spool.starts import Starter, StartRecord, has_ended
 from hf_mpwriter.system import launch, redaction
 from hf_mpwriter.system.daemon import start_logging
 
@@ -85,7 +85,14 @@ def search(start: StartRecord) -> list[int]:
     children: list[int] = []
     for spool, destination in unfinished(start.run_dir, start.destination.endpoint):
         starter, run_dir = Starter(spool), spool.run_dir
-        record = replace(start, run_dir=run_dir, destination=destination, seeks_siblings=False)
+        record = replace(
+            start,
+            run_dir=run_dir,
+            destination=destination,
+            seeks_siblings=False,
+            spool=spool.root,
+            logdir=spool.logdir,
+        )
         try:
             if starter.start(record, lambda: os.environ):
                 logger.info("started an uploader for %s, which is unfinished", run_dir)
@@ -124,7 +131,7 @@ def _look(run_dir: str, endpoint: str) -> tuple[Spool, Destination] | None:
         try:
             if os.path.islink(run_dir):  # the run is found where it is
                 return
-            spool = Spool(run_dir)
+            spool = spool_of(find(run_dir))
             if not (spool.is_private() and spool.is_unfinished(endpoint) and spool.is_original()):
                 return
             destination = spool.destination()

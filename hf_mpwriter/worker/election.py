@@ -20,11 +20,10 @@ from dataclasses import dataclass, field
 from hf_mpwriter.base.errors import SpoolFormatError
 from hf_mpwriter.base.nodes import nodes_of
 from hf_mpwriter.base.settings import Destination
-from hf_mpwriter.base.start import StartRecord
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.spool import starts
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.starts import Starter
+from hf_mpwriter.spool.starts import Starter, StartRecord
 from hf_mpwriter.system import hf_home
 from hf_mpwriter.system.process import host_id, start_directory
 from hf_mpwriter.worker.orphans import Orphans
@@ -85,8 +84,15 @@ class Election:
         self.reap()
         if self.destination is None or self.clock() < max(self._quiet_until, self._starter.quiet_until):
             return False
-        nodes = nodes_of(os.environ)
-        record = StartRecord(self.spool.run_dir, self.destination, self.token_issued_at, self.seeks_siblings, nodes)
+        record = StartRecord(
+            self.spool.run_dir,
+            self.destination,
+            self.token_issued_at,
+            self.seeks_siblings,
+            nodes_of(os.environ),
+            self.spool.root,
+            self.spool.logdir,
+        )
         try:
             is_started = self._starter.start(record, lambda: child_environment(os.environ, self.token, self.directory))
         except (OSError, ValueError, SpoolFormatError) as error:

@@ -22,6 +22,7 @@ from hf_mpwriter.base.errors import ForeignSpoolError, LogdirError
 from hf_mpwriter.base.settings import Destination, Settings, push_signals
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.events.limits import Limits
+from hf_mpwriter.spool import homes
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.directory import Place
@@ -100,7 +101,7 @@ def _usable(spool: Spool) -> tuple[Spool, bool]:
             raise
         if spool.run_dir not in _workers:
             logger.warning("%s What is logged is kept in %s and not uploaded.", error, spool.run_dir)
-        spool = spool.aside()
+        spool = homes.aside(spool)
         spool.create()
         return spool, True
     return spool, False

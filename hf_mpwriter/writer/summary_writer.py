@@ -32,7 +32,7 @@ from hf_mpwriter.base.settings import (
     check_step,
     patterns,
 )
-from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.homes import find, spool_of
 from hf_mpwriter.spool.progress import Status
 from hf_mpwriter.system import disk, process
 from hf_mpwriter.worker import registry, role
@@ -187,7 +187,7 @@ class SummaryWriter(AddMethods):
     def _enter(self, run_dir: str, attempt_started_at: float | None = None) -> Worker:
         return registry.enter(
             self._user,
-            Spool(run_dir),
+            spool_of(find(run_dir)),
             self._destination if self._uploads else None,
             self._settings,
             self._token,

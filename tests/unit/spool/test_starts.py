@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from programs import wait_for
 
-from hf_mpwriter.base.start import StartRecord
 from hf_mpwriter.spool import starts
-from hf_mpwriter.spool.starts import LONGEST_PAUSE, STARTS_LIMIT, Starter, Starts, Tenure
+from hf_mpwriter.spool.starts import LONGEST_PAUSE, STARTS_LIMIT, Starter, StartRecord, Starts, Tenure
 from hf_mpwriter.system import disk, failpoints, launch, locks
 from hf_mpwriter.system.process import host_id
 

@@ -13,8 +13,8 @@ from programs import wait_for
 
 from hf_mpwriter.base import state
 from hf_mpwriter.base.settings import Destination, Settings
-from hf_mpwriter.base.start import StartRecord
 from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.starts import StartRecord
 from hf_mpwriter.spool.workers.members import MemberFile
 from hf_mpwriter.system import launch, locks
 from hf_mpwriter.system.process import Process

@@ -1,0 +1,154 @@
+"""Homes: where the event files of a run and its spool are, and why there.
+
+    way            event files                spool                                   the filesystem of the logdir
+    DIRECT         logdir                     logdir/.hf_mpwriter                     can do all that is needed
+    LOCAL_SPOOL    logdir                     <staging>/<hash>/<name>/.hf_mpwriter    has no locks, or no modes
+    STAGED         <staging>/<hash>/<name>    <staging>/<hash>/<name>/.hf_mpwriter    lets no file grow in place
+
+    <staging>      hf_mpwriter-<uid> in the first directory of `staging_directories` that is fit for it
+    <hash>         16 hex digits of the sha256 of the logdir
+    <name>         the last part of the logdir, so that messages and the folder on the Hub name the run as its user does
+
+HF_MPWRITER_STAGING: a directory, in which every run is then staged; or `never`: no run is staged.
+
+Invariants:
+- The answer follows from the filesystem of the logdir and the environment, not from what lies in the logdir. So all
+  processes of a run come to the same one.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from hf_mpwriter.base.errors import SettingsError
+from hf_mpwriter.base.names import SPOOL_NAME
+from hf_mpwriter.system.filesystem.mounts import Mount
+from hf_mpwriter.system.filesystem.probe import Abilities
+
+STAGING_VARIABLE = "HF_MPWRITER_STAGING"
+NEVER = "never"
+_HASH = re.compile(r"[0-9a-f]{16}")
+
+
+class Way(enum.Enum):
+    """The way in which a run is kept, see the picture above."""
+
+    DIRECT = "direct"
+    LOCAL_SPOOL = "local spool"
+    STAGED = "staged"
+
+
+@dataclass(frozen=True)
+class Home:
+    """Where a run is kept.
+
+    Attributes:
+        logdir: absolute path or URL, as the user named it.
+        way: see `Way`.
+        run_dir: absolute path: where the event files of this host's processes are.
+        spool: absolute path of the spool.
+        why: "" for DIRECT, else one clause that says what the filesystem of the logdir cannot do.
+    """
+
+    logdir: str
+    way: Way
+    run_dir: str
+    spool: str
+    why: str = ""
+
+
+def is_url(logdir: str) -> bool:
+    """Whether a logdir is a URL and no path."""
+    return "://" in logdir
+
+
+def choose(mount: Mount | None, abilities: Abilities | None, staging: str) -> tuple[Way, str]:
+    """The way to keep a run, and why; see `Home.why`.
+
+    Args:
+        mount: of the logdir, None if the system does not tell.
+        abilities: of its filesystem, None if they were not probed, or could not be.
+        staging: value of HF_MPWRITER_STAGING.
+    """
+    if staging not in ("", NEVER):
+        return Way.STAGED, f"{STAGING_VARIABLE} is {staging}"
+    if mount is not None and mount.is_object_store:
+        return Way.STAGED, f"{mount.program} shows an object store, in which a file is whole only when it is closed"
+    if abilities is None:
+        return Way.DIRECT, ""
+    may_be_store = mount is not None and mount.may_be_object_store
+    lacks = (
+        (Way.STAGED, abilities.exclusive, "cannot refuse to create a file that is there"),
+        (Way.STAGED, abilities.append, "cannot append to a file"),
+        (Way.STAGED, abilities.read_open, "does not show what is in a file before it is closed"),
+        (Way.STAGED, abilities.truncate, "cannot cut a file"),
+        (Way.STAGED, abilities.durable, "does not show what fsync has written"),
+        (Way.STAGED, abilities.link or not may_be_store, "knows no links, as the mount of an object store"),
+        (Way.LOCAL_SPOOL, abilities.lock, "has no file locks"),
+        (Way.LOCAL_SPOOL, abilities.private, "does not keep the mode of a file"),
+        (Way.LOCAL_SPOOL, abilities.rename, "cannot put a file in place of another one"),
+    )
+    name = mount.program or mount.fstype if mount else "this filesystem"
+    return next(((way, f"{name} {cannot}") for way, can, cannot in lacks if not can), (Way.DIRECT, ""))
+
+
+def staging_setting(environ: Mapping[str, str]) -> str:
+    """The value of HF_MPWRITER_STAGING: an absolute path, `never`, or "" if it is not set.
+
+    Raises:
+        SettingsError: it is none of these.
+    """
+    value = environ.get(STAGING_VARIABLE, "").strip()
+    if value in ("", NEVER) or os.path.isabs(value):
+        return value
+    raise SettingsError(f"{STAGING_VARIABLE} is {value!r}.", hint=f"It is an absolute path, or {NEVER!r}.")
+
+
+def staging_directories(environ: Mapping[str, str]) -> list[str]:
+    """The directories in which a run may be staged, the best first.
+
+    Args:
+        environ: the environment. The home directory is not asked of a user database, which may be on the network.
+    """
+    setting = staging_setting(environ)
+    if setting not in ("", NEVER):
+        return [setting]
+    state = environ.get("XDG_STATE_HOME") or os.path.join(environ.get("HOME", ""), ".local", "state")
+    named = [environ.get("SLURM_TMPDIR", ""), environ.get("TMPDIR", ""), state, "/var/tmp", "/tmp"]  # noqa: S108
+    return list(dict.fromkeys(os.path.normpath(path) for path in named if os.path.isabs(path)))
+
+
+def staged_name(logdir: str) -> str:
+    """Where in the staging directory a run is: `<hash>/<name>`.
+
+    Args:
+        logdir: absolute path or URL.
+    """
+    name = os.path.basename(logdir.rstrip("/"))
+    return os.path.join(hashlib.sha256(os.fsencode(logdir)).hexdigest()[:16], name or "run")
+
+
+def staging_root(user: int) -> str:
+    """The name of the directory of a user's staged runs."""
+    return f"hf_mpwriter-{user}"
+
+
+def is_staged_path(path: str, user: int) -> bool:
+    """Whether a path is that of a staged run itself.
+
+    Args:
+        path: absolute.
+        user: id of this user.
+    """
+    above, digits = os.path.split(os.path.dirname(path))
+    return bool(_HASH.fullmatch(digits)) and os.path.basename(above) == staging_root(user)
+
+
+def direct(run_dir: str) -> Home:
+    """A home in the run directory itself."""
+    return Home(run_dir, Way.DIRECT, run_dir, os.path.join(run_dir, SPOOL_NAME))
