@@ -203,6 +203,14 @@ class EventFileScan:
             if state.end < state.size and not (state.grows and now - state.modified / 1e9 < UNCHANGED)
         ]
 
+    def settled(self, now: float) -> set[str]:
+        """The files of the last scan that have not changed for UNCHANGED seconds.
+
+        Args:
+            now: unix time.
+        """
+        return {path for path, state in self._parsed.items() if now - state.modified / 1e9 >= UNCHANGED}
+
     def _raise_lasting(self, unread: list[OSError], patience: int) -> None:
         """Raise an error that may pass. What is gone, not ours to read or no regular file is no event file."""
         lasting = [error for error in unread if not isinstance(error, GONE) and error.errno not in disk.NOT_REGULAR]

@@ -17,10 +17,8 @@ import psutil
 from hf_mpwriter.spool.homes import find, spool_of
 from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.spool.workers.members import Members
-from hf_mpwriter.system.launch import is_command_of
+from hf_mpwriter.system.launch import KINDS, is_command_of
 from hf_mpwriter.system.process import host_id, start_ticks
-
-KINDS = ("uploader", "push", "search")
 
 
 def _is(kind: str, pid: int, run_dir: str) -> bool:
@@ -61,11 +59,11 @@ def workers(run_dir: str) -> list[int]:
 
 
 def left_behind(run_dir: str, *kinds: str) -> list[int]:
-    """Pids of all living uploaders, pushes and searches of a run, whatever its status file says.
+    """Pids of all living processes of an upload or a mirror of a run, whatever its status files say.
 
     Args:
         run_dir: absolute path.
-        kinds: `uploader`, `push` or `search`; all if not given.
+        kinds: `uploader`, `push`, `search`, `mirror` or `copy`; all if not given.
     """
     pids = [process.pid for process in psutil.process_iter()]
     return [pid for pid in pids if any(_is(kind, pid, run_dir) for kind in kinds or KINDS)]

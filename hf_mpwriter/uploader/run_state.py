@@ -85,7 +85,7 @@ class RunState:
         process = Process.current()
         self.host = spool.host(process.host)
         self.status = StatusFile(self.host, process, clock, token_issued_at)
-        self._tenure = Tenure(self.host, clock)
+        self._tenure = Tenure(self.host.starts, clock)
         self.requests = Requests()
         self.abandoned_since, self._waited_until, self.audit = clock(), 0.0, False
         self.recover()

@@ -132,7 +132,7 @@ def test_an_uploader_that_does_well_clears_the_count(spool, how):
     now, host = [0.0], spool.host(host_id())
     disk.make_dirs(host.root)
     disk.replace(host.starts, b"{}", "starts")
-    tenure = Tenure(host, lambda: now[0])
+    tenure = Tenure(host.starts, lambda: now[0])
     tenure.note(is_over=False)
     assert os.path.exists(host.starts)
     now[0] = starts.STARTS_WINDOW if how == "sound" else 1.0

@@ -25,9 +25,9 @@ def test_an_uploader_that_cannot_start_is_logged_once_and_tried_again_later(spoo
     tries = 0
     with caplog.at_level(logging.WARNING):
         for _ in range(600):
-            quiet = one._quiet_until
+            quiet = one._poster._quiet_until
             assert not one.ensure_uploader()
-            tries += one._quiet_until != quiet
+            tries += one._poster._quiet_until != quiet
             now[0] += 1.0
     assert len(caplog.records) == 1
     assert tries <= 10, "5 s, 10 s, 20 s ... up to 5 min"
