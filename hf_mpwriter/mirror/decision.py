@@ -1,12 +1,12 @@
 """What a mirror does next, and when a copy is tried again: pure functions.
 
-    situation                                                     action
-    workers are gone, and there was no progress for LINGER        LEAVE
-    something may be new                                          SCAN
-    files wait, no copy lives, and a try is allowed               COPY
-    files wait, SIGTERM                                           LEAVE
-    nothing waits, and workers are gone, or SIGTERM               LEAVE
-    any other                                                     WAIT
+situation                                                     action
+workers are gone, and there was no progress for LINGER        LEAVE
+something may be new                                          SCAN
+files wait, no copy lives, and a try is allowed               COPY
+files wait, SIGTERM                                           LEAVE
+nothing waits, and workers are gone, or SIGTERM               LEAVE
+any other                                                     WAIT
 """
 
 from __future__ import annotations

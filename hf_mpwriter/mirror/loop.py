@@ -73,9 +73,7 @@ class Mirror:
         rng: source of the jitter.
     """
 
-    def __init__(
-        self, spool: Spool, to: str, lock: int, clock: Callable[[], float], rng: random.Random
-    ) -> None:
+    def __init__(self, spool: Spool, to: str, lock: int, clock: Callable[[], float], rng: random.Random) -> None:
         self._spool, self._to, self._lock, self._clock, self._rng = spool, to, lock, clock, rng
         process = Process.current()
         self._host = spool.host(process.host)

@@ -14,8 +14,8 @@
 `push`, `status` and the Future of `scheduler.trigger` all start from `logged`.
 
 Invariants:
-- Delivered means: the record of every call that had returned is on the Hub. What waits in memory is not, and what was
-  dropped never will be. Of an event file that was damaged, the Hub has all or not.
+- Delivered means: the record of every call that had returned is on the Hub if the run has a destination, and in the
+  logdir if it is staged. What waits in memory is not, and what was dropped never will be. Of an event file that was damaged, the Hub has all or not.
 - It counts what this process has logged in this run directory, by whichever writer.
 - A notice is told once. The last number that was told is recorded per host, so an uploader that is replaced, one on
   another host, or a run that is resumed neither repeats nor hides anything. Without a record, what was there before the
@@ -44,6 +44,7 @@ from hf_mpwriter.spool import progress
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.notices import NumberedNotice, read_notices
 from hf_mpwriter.spool.progress import Logged, Progress, size_text
+from hf_mpwriter.spool.staging.logdir import Logdir
 from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import Place
@@ -77,14 +78,17 @@ def _attachments(membership: Membership) -> dict[str, int]:
     return {path: size for path, size in found.items() if path.startswith(own)}
 
 
-def push(spool: Spool, request: Callable[[], Logged], timeout: float, keep_house: Callable[[], object]) -> bool:
+def push(
+    spool: Spool, request: Callable[[], Logged], timeout: float, keep_house: Callable[[], object], *, uploads: bool
+) -> bool:
     """Ask for a push and wait for it.
 
     Args:
         spool: of the run directory.
         request: asks for a push; what was logged until then.
         timeout: seconds.
-        keep_house: has the disk tried again, and makes sure that an uploader lives.
+        keep_house: has the disk tried again, and makes sure that an uploader lives, and a mirror.
+        uploads: whether it is to be on the Hub; else only in the logdir.
 
     Returns:
         Whether everything is delivered.
@@ -92,10 +96,11 @@ def push(spool: Spool, request: Callable[[], Logged], timeout: float, keep_house
     end = time.monotonic() + timeout
     while (asked_for := request()).in_memory and (left := end - time.monotonic()) > 0:
         time.sleep(min(MEMORY_POLL, left))
-    left = max(0.0, end - time.monotonic())
-    view = Progress(spool)
-    is_there = not progress.wait(view, asked_for.lengths, left, keep_house)
-    return is_there and asked_for.is_on_disk and not view.missing(asked_for.damaged)
+    view, logdir = Progress(spool), Logdir(spool)
+    lengths, damaged = (asked_for.lengths, asked_for.damaged) if uploads else ({}, {})
+    is_there = not progress.wait(view, lengths, max(0.0, end - time.monotonic()), keep_house)
+    is_there = not logdir.wait(asked_for.lengths, max(0.0, end - time.monotonic()), keep_house) and is_there
+    return is_there and asked_for.is_on_disk and not (view.missing(damaged) or logdir.missing(asked_for.damaged))
 
 
 class Awaited(NamedTuple):
@@ -126,8 +131,10 @@ def to_await(membership: Membership, own: dict[str, int], view: Progress, *, is_
     if membership.role.rank is not None:
         return Awaited(lengths)
     ledger = view.ledger()
-    # what the Hub has, or this process has written, is not read again: that may take minutes
-    scan = EventFileScan(spool.run, lambda path: max(own.get(path, 0), ledger.length(path) if ledger else 0))
+    # what Hub or logdir have, or this process has written, is not read again: that may take minutes
+    there = Logdir(spool).mirrored().files
+    known = lambda path: max(own.get(path, 0), there.get(path, 0), ledger.length(path) if ledger else 0)  # noqa: E731
+    scan = EventFileScan(spool.run, known)
     try:
         files = scan.files(settings.allows, Members(spool).growing)
     except OSError as error:
@@ -137,7 +144,9 @@ def to_await(membership: Membership, own: dict[str, int], view: Progress, *, is_
     return Awaited({file.path: file.length for file in files if not file.growing} | lengths, damage)
 
 
-def without_removed(spool: Spool, view: Progress, lengths: dict[str, int], *, is_first: bool) -> dict[str, int]:
+def without_removed(
+    spool: Spool, view: Progress | Logdir, lengths: dict[str, int], *, is_first: bool
+) -> dict[str, int]:
     """Leave out files that were removed, such as those of a temporary directory: they cannot be uploaded.
 
     Args:

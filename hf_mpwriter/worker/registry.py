@@ -27,7 +27,7 @@ from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.directory import Place
 from hf_mpwriter.system.supervision import contact, push_on
-from hf_mpwriter.worker.shutdown import is_failure
+from hf_mpwriter.worker.ending.patience import is_failure
 from hf_mpwriter.worker.worker import Worker
 
 _workers: dict[str, Worker] = {}

@@ -36,9 +36,11 @@ from hf_mpwriter.system.supervision import contact
 from hf_mpwriter.worker import delivery, role, shutdown
 from hf_mpwriter.worker.delivery import Notices, Voice
 from hf_mpwriter.worker.election import Election
+from hf_mpwriter.worker.ending.patience import Terms, has_peers
 from hf_mpwriter.worker.files import WorkerFiles
 from hf_mpwriter.worker.membership import Membership
 from hf_mpwriter.worker.role import Role
+from hf_mpwriter.worker.staging.mirroring import Mirroring
 
 HOUSEKEEPING_EVERY = 3.0  # seconds
 STUCK_AFTER = 60.0  # seconds; housekeeping never takes so long
@@ -79,6 +81,7 @@ class Worker:
             attempt_started_at = process.parent_started_at()
         self.files = WorkerFiles(self.membership, limits, attempt_started_at)
         self.election = Election(spool, seeks_siblings=True)
+        self.mirroring = Mirroring(spool, lambda: self._voice.is_first())
         self._purge_step: int | None = None
         self._notices: Notices | None = None  # of a run with a destination
         self._waited_for: tuple[dict[str, int], dict[str, int]] = {}, {}  # lengths and changes, see `Progress`
@@ -179,7 +182,7 @@ class Worker:
             text = "%s: %d records were lost, the disk refused them%s"
             logger.warning(text, self.spool.run_dir, lost - before, f" ({why})" if why else "")
         self.membership.leave(lost)
-        if self.membership.is_unfinished:
+        if self.membership.is_unfinished or (self.membership.has_logged and self.mirroring.is_needed()):
             self.keep_house()
         self._voice.give_up()
         self._let_go()
@@ -216,11 +219,10 @@ class Worker:
             self.files.rewind.retry()
             self.membership.record_dropped(self.dropped)
             self.membership.record_request()
-            if self.membership.uploads:
+            if self.delivers:
                 self._has_told = self._has_told or contact.tell(self.spool.run_dir)
-                self._ensure_uploader()
                 self._voice.take()
-                self._tell_notices()
+                self._ensure_processes()
         except Exception as error:  # noqa: BLE001 - nothing of ours ever raises into training
             if str(error) != self._last_error:
                 self._last_error = str(error)
@@ -240,13 +242,17 @@ class Worker:
         else:  # the old directory may belong to another process by now
             self.files.close()
 
-    def _ensure_uploader(self) -> None:
-        """Make sure that an uploader lives."""
-        if self.spool.exists() and not self.spool.has_destination():  # the disk refused it when the spool was recreated
-            self.membership.ensure_spool()
-        self.election.token_issued_at = self.membership.joined_at
-        self.election.ensure_uploader()
-        if self.election.reap():
+    def _ensure_processes(self) -> None:
+        """Make sure that an uploader lives, and a mirror; tell what they have to tell."""
+        will_end = self.mirroring.keep_house()
+        if self.membership.uploads:
+            if self.spool.exists() and not self.spool.has_destination():  # refused when the spool was recreated
+                self.membership.ensure_spool()
+            self.election.token_issued_at = self.membership.joined_at
+            self.election.ensure_uploader()
+            will_end = self.election.reap() or will_end
+            self._tell_notices()
+        if will_end:
             self.next_housekeeping = self._clock() + REAP_EVERY
 
     def _tell_notices(self) -> None:
@@ -280,11 +286,17 @@ class Worker:
         self.keep_house()
         return self.logged()
 
+    @property
+    def delivers(self) -> bool:
+        """Whether what is logged is to be on the Hub, or in a logdir beside the run directory."""
+        return self.membership.uploads or self.mirroring.is_needed()
+
     def push(self, wait: float) -> bool:
         """Ask for a push and wait for it, at most `wait` seconds; see `delivery`."""
-        if not self.membership.uploads:
+        if not self.delivers:
             return False
-        delivered = delivery.push(self.spool, self.request_push, wait, self.keep_house)
+        uploads = self.membership.uploads
+        delivered = delivery.push(self.spool, self.request_push, wait, self.keep_house, uploads=uploads)
         self._tell_notices()
         return delivered
 
@@ -293,13 +305,13 @@ class Worker:
         return progress.status(Progress(self.spool), self.membership.destination, self.logged())
 
     def wait(self, spent: float = 0.0, *, failed: bool = False) -> None:
-        """Wait, bounded, until the Hub has what this process answers for; see `shutdown`.
+        """Wait, bounded, until what this process answers for is delivered; see `shutdown`.
 
         Args:
             spent: seconds of the allowed time that other run directories have taken.
             failed: whether the process ends after an exception.
         """
-        if not self.membership.uploads or not self.role.waits:
+        if not self.delivers or not self.role.waits:
             return
         self._voice.take(at_end=True)
         try:
@@ -315,16 +327,20 @@ class Worker:
         before, self._waited_for = self._waited_for, (awaited.lengths, view.changes(awaited.lengths))
         if before == self._waited_for:  # the end of a with block has waited already
             return
-        missing = view.missing(before[0], asked=before[1])
+        uploads = self.membership.uploads
+        missing = view.missing(before[0], asked=before[1]) if uploads else {}
         in_vain = missing and not view.is_hopeless(missing)  # one such wait is enough until the Hub is back
+        in_vain = in_vain or self.mirroring.logdir.missing(before[0])
         timeout, spent = 0.0 if in_vain else self.membership.settings.exit_timeout, spent + self._clock() - started
-        terms = shutdown.Terms(timeout, failed, shutdown.has_peers(self.role, role.world_size_of(os.environ)), spent)
-        shutdown.End(view, self.spool, awaited, self._voice, self.logged).wait(terms, self.keep_house)
+        terms = Terms(timeout, failed, has_peers(self.role, role.world_size_of(os.environ)), spent)
+        end = shutdown.End(view, self.spool, awaited, self._voice, self.logged, uploads=uploads)
+        end.wait(terms, self.keep_house)
 
     def after_fork(self, limits: Limits) -> None:
         """In the child: forget everything that is the parent's."""
         attempt_started_at = self.attempt_started_at
         self.election.forget()
+        self.mirroring.forget()
         self.membership.start_fresh()
         self._start_fresh()
         self.files.after_fork(limits, attempt_started_at)

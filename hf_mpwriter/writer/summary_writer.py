@@ -36,7 +36,7 @@ from hf_mpwriter.spool.homes import find, spool_of
 from hf_mpwriter.spool.progress import Status
 from hf_mpwriter.system import disk, process
 from hf_mpwriter.worker import registry, role
-from hf_mpwriter.worker.shutdown import is_failure
+from hf_mpwriter.worker.ending.patience import is_failure
 from hf_mpwriter.worker.worker import Worker
 from hf_mpwriter.writer.add_methods import AddMethods
 from hf_mpwriter.writer.file_writer import FileWriter

@@ -21,6 +21,7 @@ from hf_mpwriter.base.names import is_attachment
 from hf_mpwriter.snapshot.event_files import writer_of
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging.record import Mirrored, MirrorPlaces, MirrorRecord, MirrorStatus, mirror_lock
+from hf_mpwriter.spool.staging.shortfall import Shortfall
 from hf_mpwriter.system import locks
 
 POLL = 0.05  # seconds between two looks while waiting
@@ -109,6 +110,23 @@ class Logdir:
             return locks.is_held(mirror_lock(self._spool))
         except OSError:
             return False
+
+    def shortfall(self, lengths: Mapping[str, int]) -> Shortfall:
+        """What of these lengths is not there, and why.
+
+        Args:
+            lengths: bytes per path.
+        """
+        missing, status = self.missing(lengths), self.status()
+        return Shortfall(
+            run_dir=self._spool.run_dir,
+            to=self.to,
+            missing=missing,
+            refused=self.refused(missing),
+            reason=status.reason,
+            is_alive=self.is_alive(),
+            stillness=status.stillness(time.time()),
+        )
 
     def wait(
         self,
