@@ -16,9 +16,23 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from hf_mpwriter.base import state
+from hf_mpwriter.base.home import is_url
 from hf_mpwriter.mirror import targets
-from hf_mpwriter.mirror.job import Absent, Arrived, Conflict, Failure, Finished, Item, Job, Message, Way, to_line
-from hf_mpwriter.mirror.targets import ConflictError, Source, Target
+from hf_mpwriter.mirror.job import (
+    Absent,
+    Arrived,
+    Conflict,
+    CopyJob,
+    CopyWay,
+    Failure,
+    Finished,
+    Item,
+    Message,
+    to_line,
+)
+from hf_mpwriter.mirror.posix import PosixTarget
+from hf_mpwriter.mirror.remote import RemoteTarget
+from hf_mpwriter.mirror.targets import ConflictError, CopySource, Target
 from hf_mpwriter.system import disk, failpoints, launch, redaction
 from hf_mpwriter.system.directory import Directory
 from hf_mpwriter.system.process import fill_standard
@@ -48,7 +62,7 @@ def main(parent: int, record: int, run_fd: int, lock: int) -> NoReturn:
         disk.write_all(pipe, b"\n%s\n" % to_line(message))
 
     try:
-        job = state.load(Job, launch.read_record(record))
+        job = state.load(CopyJob, launch.read_record(record))
         run = Directory(job.run_dir)
         run.adopt(run_fd)
     except (state.DamagedError, OSError) as error:
@@ -58,7 +72,7 @@ def main(parent: int, record: int, run_fd: int, lock: int) -> NoReturn:
     os._exit(0)  # threads of a library may still hang
 
 
-def do(job: Job, run: Directory, tell: Tell) -> None:
+def do(job: CopyJob, run: Directory, tell: Tell) -> None:
     """Do a job.
 
     Args:
@@ -67,7 +81,7 @@ def do(job: Job, run: Directory, tell: Tell) -> None:
         tell: takes what becomes of it.
     """
     try:
-        target = targets.open_target(job.to, job.mark, job.way)
+        target = open_target(job.to, job.mark, job.way)
         if not job.only_compare:
             for directory in sorted({os.path.dirname(item.path) for item in job.items}):
                 target.clean(directory)
@@ -81,10 +95,21 @@ def do(job: Job, run: Directory, tell: Tell) -> None:
         tell(Finished())
 
 
-def _bring(job: Job, run: Directory, target: Target, item: Item, tell: Tell) -> bool:
+def open_target(to: str, mark: str, way: str) -> Target:
+    """The target of a logdir.
+
+    Args:
+        to: an absolute path, or a URL.
+        mark: what begins the temporary names of this mirror.
+        way: how files get there, "" if it has to be found out.
+    """
+    return RemoteTarget(to) if is_url(to) else PosixTarget(to, mark, way)
+
+
+def _bring(job: CopyJob, run: Directory, target: Target, item: Item, tell: Tell) -> bool:
     """Have a file there; False if no other may follow."""
     try:
-        source = Source(run, item)
+        source = CopySource(run, item)
     except FileNotFoundError:  # removed since it was listed; the next scan knows
         return False
     try:
@@ -95,12 +120,12 @@ def _bring(job: Job, run: Directory, target: Target, item: Item, tell: Tell) -> 
     finally:
         source.close()
     if target.way != job.way:
-        tell(Way(target.way))
+        tell(CopyWay(target.way))
     tell(Arrived(item.path, item.length))
     return True
 
 
-def _compare(job: Job, run: Directory, target: Target, item: Item, tell: Tell) -> bool:
+def _compare(job: CopyJob, run: Directory, target: Target, item: Item, tell: Tell) -> bool:
     """See whether a file is there, whole; by its content where that is asked for."""
     there = target.length(item.path)
     if there is not None and there > item.length:
@@ -115,7 +140,7 @@ def _compare(job: Job, run: Directory, target: Target, item: Item, tell: Tell) -
 
 
 def _is_same(run: Directory, target: Target, item: Item) -> bool:
-    source = Source(run, item)
+    source = CopySource(run, item)
     try:
         return source.begins_with(target.pieces(item.path))
     finally:

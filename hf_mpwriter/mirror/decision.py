@@ -24,7 +24,7 @@ LONGEST_REFUSED_PAUSE = 3600.0  # seconds
 SHORTEST_PAUSE = 0.5  # seconds; full jitter may draw 0
 
 
-class Action(enum.Enum):
+class MirrorAction(enum.Enum):
     """What to do next."""
 
     SCAN = enum.auto()  #: see which files are final, and not in the logdir
@@ -34,7 +34,7 @@ class Action(enum.Enum):
 
 
 @dataclass(frozen=True)
-class Situation:
+class MirrorSituation:
     """All that `decide` may know; no copy of this mirror runs.
 
     Attributes:
@@ -54,17 +54,17 @@ class Situation:
     is_ending: bool
 
 
-def decide(s: Situation) -> Action:
+def decide(s: MirrorSituation) -> MirrorAction:
     """The next action."""
     if not s.living and s.abandoned_for > LINGER:
-        return Action.LEAVE
+        return MirrorAction.LEAVE
     if s.is_due:
-        return Action.SCAN
+        return MirrorAction.SCAN
     if s.waiting and s.may_try:
-        return Action.COPY
+        return MirrorAction.COPY
     if s.is_ending or not (s.waiting or s.living):
-        return Action.LEAVE
-    return Action.WAIT
+        return MirrorAction.LEAVE
+    return MirrorAction.WAIT
 
 
 def pause(failures: int, rng: random.Random, *, is_refused: bool) -> float:

@@ -19,7 +19,7 @@ import subprocess
 import time
 
 from hf_mpwriter.base import state
-from hf_mpwriter.mirror.job import Failure, Finished, Job, Message, from_line, limit
+from hf_mpwriter.mirror.job import CopyJob, Failure, Finished, Message, from_line, limit
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging.record import MirrorPlaces
 from hf_mpwriter.system import launch, locks
@@ -29,7 +29,7 @@ GRACE = 5.0  # seconds after its limit until a copy is killed, and until one tha
 READ_SIZE = 1 << 16  # bytes
 
 
-class BusyError(OSError):
+class CopyLivesError(OSError):
     """A copy of an earlier mirror lives."""
 
 
@@ -42,15 +42,15 @@ class CopyHandle:
         seconds: after which it has to be over; by default what `limit` says.
 
     Raises:
-        BusyError: another copy lives.
+        CopyLivesError: another copy lives.
         OSError: the process cannot be started.
     """
 
-    def __init__(self, spool: Spool, job: Job, seconds: float | None = None) -> None:
+    def __init__(self, spool: Spool, job: CopyJob, seconds: float | None = None) -> None:
         self._limit = limit(job) if seconds is None else seconds
         lock = locks.try_exclusive(MirrorPlaces.of(spool.host(host_id())).copy_lock)
         if lock is None:
-            raise BusyError
+            raise CopyLivesError
         try:
             with launch.push_record(state.dump(job)) as record:
                 given = (record, spool.run.fd, lock)
@@ -84,7 +84,7 @@ class CopyHandle:
         while chunk := self._pipe.read(READ_SIZE):
             self._received += chunk
         *lines, self._received = self._received.split(b"\n")
-        told = []
+        told: list[Message] = []
         for message in map(from_line, lines):
             if isinstance(message, Finished | Failure):
                 self._last = message

@@ -1,12 +1,13 @@
 """What travels between a mirror and its copy: the job one way, a line per file the other way.
 
-    mirror  --Job, on an inherited descriptor-->    copy
-    mirror  <--lines, on the standard output--      copy     Way {"way": "rename"}
-                                                             Arrived {"path": ..., "length": 4711}    it is there, whole
-                                                             Conflict {"path": ..., "reason": ...}    it never will be
-                                                             Absent {"path": ...}                     of a comparison
-                                                             Failure {"reason": ..., "is_refused": ...}
-                                                             Finished {}                              last, if all went well
+    mirror  --CopyJob, on an inherited descriptor-->    copy
+    mirror  <--lines, on the standard output--     copy
+                CopyWay {"way": "rename"}                      how files get there
+                Arrived {"path": ..., "length": 4711}          it is there, whole
+                Conflict {"path": ..., "reason": ...}          something else is there
+                Absent {"path": ...}                           it is not; of a comparison
+                Failure {"reason": ..., "is_refused": ...}     last
+                Finished {}                                    last
 
 A line is the name of a dataclass and its JSON, see `base/state`. Any other line is ignored: libraries may print, too.
 """
@@ -43,7 +44,7 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Job:
+class CopyJob:
     """What a copy has to know.
 
     Attributes:
@@ -66,7 +67,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Way:
+class CopyWay:
     """How files get there: "rename" or "in place"."""
 
     way: str
@@ -113,11 +114,11 @@ class Finished:
     """All was done."""
 
 
-Message = Way | Arrived | Absent | Conflict | Failure | Finished
+Message = CopyWay | Arrived | Absent | Conflict | Failure | Finished
 _KINDS: dict[bytes, type[Message]] = {kind.__name__.encode(): kind for kind in typing.get_args(Message)}
 
 
-def limit(job: Job) -> float:
+def limit(job: CopyJob) -> float:
     """Seconds after which a copy is given up."""
     return LIMIT_BASE + sum(item.length for item in job.items) / LIMIT_RATE
 

@@ -20,7 +20,6 @@ Invariants:
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import logging
 import os
 import random
@@ -32,15 +31,16 @@ from hf_mpwriter.base import state
 from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.base.names import is_ours
-from hf_mpwriter.mirror.decision import FIRST_PAUSE, Action, Situation, decide, pause
-from hf_mpwriter.mirror.handle import BusyError, CopyHandle
-from hf_mpwriter.mirror.job import Arrived, Conflict, Failure, Item, Job, Message, Way, bounded
-from hf_mpwriter.mirror.targets import MARK
+from hf_mpwriter.mirror.decision import FIRST_PAUSE, MirrorAction, MirrorSituation, decide, pause
+from hf_mpwriter.mirror.handle import CopyHandle, CopyLivesError
+from hf_mpwriter.mirror.job import Arrived, Conflict, CopyJob, CopyWay, Failure, Item, Message, bounded
+from hf_mpwriter.mirror.posix import mark_of
 from hf_mpwriter.snapshot.event_files import EventFileScan, pending
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.staging.record import Mirrored, MirrorPlaces, MirrorStatus, mirror_lock
+from hf_mpwriter.spool.staging.record import Mirrored, MirrorPlaces, mirror_lock
+from hf_mpwriter.spool.staging.status import MirrorStatus, MirrorStatusFile
 from hf_mpwriter.spool.starts import MirrorStart, Tenure
-from hf_mpwriter.spool.status import BEAT_EVERY, LINGER
+from hf_mpwriter.spool.status import LINGER
 from hf_mpwriter.spool.workers.member_lines import Member, News
 from hf_mpwriter.spool.workers.members import OBSERVER, Members
 from hf_mpwriter.system import disk, launch, locks
@@ -50,7 +50,6 @@ from hf_mpwriter.system.daemon import (
     keep_on,
     lower_priority,
     raise_limits,
-    rotate_log,
     start_logging,
 )
 from hf_mpwriter.system.process import Process
@@ -77,10 +76,9 @@ class Mirror:
         self._spool, self._to, self._lock, self._clock, self._rng = spool, to, lock, clock, rng
         process = Process.current()
         self._host = spool.host(process.host)
-        self._places = MirrorPlaces.of(self._host)
-        self._tenure = Tenure(self._places.starts, clock)
-        self._status = MirrorStatus(process=process, started_at=time.time())
-        self._published, self._beat_at = MirrorStatus(), 0.0
+        self._mark = mark_of(process.host, spool.run_dir)
+        self._status_file = MirrorStatusFile(self._host, process, clock)
+        self._tenure = Tenure(MirrorPlaces.of(self._host).starts, clock)
         self._is_ending = False
         self._copy: CopyHandle | None = None
         self._alive_at = clock()
@@ -105,6 +103,10 @@ class Mirror:
         self._compared_at = time.time()
         self._mirrored = dataclasses.replace(self._mirrored, refused={})
 
+    @property
+    def _status(self) -> MirrorStatus:
+        return self._status_file.status
+
     # tick
 
     def tick(self) -> bool:
@@ -118,13 +120,13 @@ class Mirror:
             self._listen(self._copy)
         if self._copy is None:
             action = decide(self._situation(members))
-            if action is Action.LEAVE:
+            if action is MirrorAction.LEAVE:
                 return not self._leave()
-            if action is Action.SCAN:
+            if action is MirrorAction.SCAN:
                 self._scan(members)
                 if self._seen is not None:
                     return True
-            if action is Action.COPY:
+            if action is MirrorAction.COPY:
                 self._start_copy()
         self._publish()
         self._sleep()
@@ -147,9 +149,9 @@ class Mirror:
         """A request or an end is news: it ends a wait. Many of them do not make the tries more frequent than that."""
         self._next_try = min(self._next_try, self._tried_at + FIRST_PAUSE)
 
-    def _situation(self, members: list[Member]) -> Situation:
+    def _situation(self, members: list[Member]) -> MirrorSituation:
         now = self._clock()
-        return Situation(
+        return MirrorSituation(
             living=sum(member.alive for member in members),
             abandoned_for=now - self._alive_at,
             may_try=now >= self._next_try,
@@ -194,10 +196,10 @@ class Mirror:
     def _start_copy(self) -> None:
         self._tried_at = self._clock()
         items = [Item(file.path, file.length) for file in self._waiting()]
-        job = Job(self._spool.run_dir, self._to, _mark(self._spool), bounded(items), self._mirrored.way)
+        job = CopyJob(self._spool.run_dir, self._to, self._mark, bounded(items), self._mirrored.way)
         try:
             self._copy = CopyHandle(self._spool, job)
-        except BusyError:
+        except CopyLivesError:
             self._failed(STUCK, is_refused=False, phase="stuck")
         except OSError as error:
             self._failed(f"cannot start a copy: {error}", is_refused=False)
@@ -224,7 +226,7 @@ class Mirror:
         if self._status.failures:
             logger.info("the logdir takes files again")
         self._next_try = 0.0
-        self._change(phase="", failures=0, reason="", is_refused=False, failed_at=0.0, next_try=0.0)
+        self._status_file.change(phase="", failures=0, reason="", is_refused=False, failed_at=0.0, next_try=0.0)
 
     def _take(self, message: Message) -> None:
         known = self._mirrored
@@ -237,7 +239,7 @@ class Mirror:
             files = {path: length for path, length in known.files.items() if path != message.path}
             refused = known.refused | {message.path: message.reason}
             self._mirrored = dataclasses.replace(known, files=files, refused=refused)
-        elif isinstance(message, Way):
+        elif isinstance(message, CopyWay):
             self._mirrored = dataclasses.replace(known, way=message.way)
 
     def _failed(self, reason: str, *, is_refused: bool, phase: str = "") -> None:
@@ -247,7 +249,7 @@ class Mirror:
         self._next_try = self._clock() + wait
         if reason != before:
             logger.info("the logdir does not take files: %s", reason)
-        self._change(
+        self._status_file.change(
             phase=phase,
             reason=reason,
             is_refused=is_refused,
@@ -264,30 +266,18 @@ class Mirror:
         except OSError as error:  # the next mirror compares with the logdir
             logger.info("what is in the logdir cannot be recorded: %s", error)
 
-    def _change(self, **fields: object) -> None:
-        self._status = dataclasses.replace(self._status, **fields)  # type: ignore[arg-type]
-
     def _publish(self, phase: str = "") -> None:
         """Write the status if something has changed, or if the heartbeat is due."""
         self._tenure.note(is_over=phase == "left")
         waiting = len(self._waiting())
         if not waiting and self._seen is not None:
-            self._change(checked=self._compared_at)
+            self._status_file.change(checked=self._compared_at)
         if self._copy is not None:
             phase = phase or ("stuck" if self._copy.is_stuck else "copying")
         elif self._status.phase == "stuck" and self._status.failures:
             phase = phase or "stuck"
         phase = phase or ("waiting" if waiting else "idle")
-        self._change(phase=phase, waiting=waiting, copy=self._copy.pid if self._copy else 0)
-        if self._status == self._published and self._clock() - self._beat_at < BEAT_EVERY:
-            return
-        self._published, self._beat_at = self._status, self._clock()
-        data = state.dump(dataclasses.replace(self._status, beat=time.time()))
-        try:
-            disk.replace(self._places.status, data, "mirror.status", durable=False)
-            rotate_log(self._places.log)
-        except OSError as error:
-            logger.info("the status cannot be published: %s", error)
+        self._status_file.publish(phase=phase, waiting=waiting, copy=self._copy.pid if self._copy else 0)
 
     def _sleep(self) -> None:
         if self._copy is not None:
@@ -314,12 +304,6 @@ class Mirror:
         self._is_ending = True
         self._next_scan = self._next_try = 0.0
         end_within(GRACE)
-
-
-def _mark(spool: Spool) -> str:
-    """What begins the temporary names of the mirrors of this run directory on this host."""
-    who = f"{Process.current().host}\0{spool.run_dir}"
-    return f"{MARK}-{hashlib.sha256(os.fsencode(who)).hexdigest()[:8]}"
 
 
 def main() -> None:

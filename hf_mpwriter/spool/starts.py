@@ -163,13 +163,13 @@ class Post(NamedTuple):
 def uploader_post(spool: Spool) -> Post:
     """That of the uploader."""
     host = spool.host(host_id())
-    return Post(spool.uploader_lock, host.starts, host.log, lambda handed: launch.start_uploader(handed))
+    return Post(spool.uploader_lock, host.starts, host.log, launch.start_uploader)
 
 
 def mirror_post(spool: Spool) -> Post:
     """That of the mirror."""
     places = MirrorPlaces.of(spool.host(host_id()))
-    return Post(mirror_lock(spool), places.starts, places.log, lambda handed: launch.start_mirror(handed))
+    return Post(mirror_lock(spool), places.starts, places.log, launch.start_mirror)
 
 
 class Starter:

@@ -4,7 +4,7 @@
     worker    --posix_spawn-->  python -P ... -c MIRROR_BOOT   <run directory>
     uploader  --Popen------->   python -P ... -c PUSH_BOOT     <run directory> <pid of the uploader> <descriptors>
     uploader  --posix_spawn-->  python -P ... -c SEARCH_BOOT   <run directory> <seconds>
-    mirror    --Popen------->   python -P ... -c COPY_BOOT     <run directory> <seconds> <pid of the mirror> <descriptors>
+    mirror    --Popen------->   python -P ... -c COPY_BOOT     <run directory> <seconds> <its pid> <descriptors>
 
 Inherited descriptors:
 

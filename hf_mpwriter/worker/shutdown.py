@@ -1,7 +1,7 @@
 """Shutdown: the bounded wait at the end of a process for what it answers for, and what the user is told of it.
 
-What a process answers for is to be on the Hub if the run has a destination, and in the logdir if the run is staged. Both
-are waited for together, and told in one message; what is told of the logdir is in `spool/staging/shortfall`.
+What a process answers for is to be on the Hub if the run has a destination, and in the logdir if it is staged. Both are
+waited for together, and told in one message; what is told of the logdir is in `spool/staging/shortfall`.
 
 How long a process waits: see `ending/patience`.
 

@@ -33,14 +33,15 @@ from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Logged, Progress, Status
 from hf_mpwriter.system import locks, process
 from hf_mpwriter.system.supervision import contact
-from hf_mpwriter.worker import delivery, role, shutdown
-from hf_mpwriter.worker.delivery import Notices, Voice
+from hf_mpwriter.worker import delivery, role
+from hf_mpwriter.worker.delivery import Voice
 from hf_mpwriter.worker.election import Election
-from hf_mpwriter.worker.ending.patience import Terms, has_peers
+from hf_mpwriter.worker.ending.waits import Waits
 from hf_mpwriter.worker.files import WorkerFiles
 from hf_mpwriter.worker.membership import Membership
 from hf_mpwriter.worker.role import Role
 from hf_mpwriter.worker.staging.mirroring import Mirroring
+from hf_mpwriter.worker.telling.notices import Notices
 
 HOUSEKEEPING_EVERY = 3.0  # seconds
 STUCK_AFTER = 60.0  # seconds; housekeeping never takes so long
@@ -77,21 +78,22 @@ class Worker:
         self.started_at = time.time()
         self.users: set[object] = set()
         self.membership = Membership(spool, clock)
+        self._voice = Voice(self.membership)
         if attempt_started_at is None and self.role.child is not None:
             attempt_started_at = process.parent_started_at()
         self.files = WorkerFiles(self.membership, limits, attempt_started_at)
         self.election = Election(spool, seeks_siblings=True)
-        self.mirroring = Mirroring(spool, lambda: self._voice.is_first())
+        self.mirroring = Mirroring(spool, self._voice.is_first)
         self._purge_step: int | None = None
         self._notices: Notices | None = None  # of a run with a destination
-        self._waited_for: tuple[dict[str, int], dict[str, int]] = {}, {}  # lengths and changes, see `Progress`
+        self._waits = Waits(self.membership, self.files, self._clock)
         self._start_fresh()
 
     def _start_fresh(self) -> None:
         self.next_housekeeping = 0.0
         self._housekeeping_lock, self._housekeeping_started = locks.thread_lock(), 0.0
         self._last_error, self._logged_lost, self.has_failed = "", 0, False
-        self._voice = Voice(self.membership)
+        self._voice.forget()
         self._has_told = False  # the supervisor, if there is one
 
     @property
@@ -244,15 +246,13 @@ class Worker:
 
     def _ensure_processes(self) -> None:
         """Make sure that an uploader lives, and a mirror; tell what they have to tell."""
-        will_end = self.mirroring.keep_house()
         if self.membership.uploads:
             if self.spool.exists() and not self.spool.has_destination():  # refused when the spool was recreated
                 self.membership.ensure_spool()
             self.election.token_issued_at = self.membership.joined_at
             self.election.ensure_uploader()
-            will_end = self.election.reap() or will_end
             self._tell_notices()
-        if will_end:
+        if self.mirroring.keep_house() | self.election.reap():
             self.next_housekeeping = self._clock() + REAP_EVERY
 
     def _tell_notices(self) -> None:
@@ -295,8 +295,7 @@ class Worker:
         """Ask for a push and wait for it, at most `wait` seconds; see `delivery`."""
         if not self.delivers:
             return False
-        uploads = self.membership.uploads
-        delivered = delivery.push(self.spool, self.request_push, wait, self.keep_house, uploads=uploads)
+        delivered = delivery.push(self.membership, self.request_push, wait, self.keep_house)
         self._tell_notices()
         return delivered
 
@@ -315,26 +314,11 @@ class Worker:
             return
         self._voice.take(at_end=True)
         try:
-            self._wait(spent, failed=failed)
+            self._waits.wait(self._voice, self.logged, self.keep_house, spent, failed=failed)
         finally:
             self._tell_notices()
             self._voice.give_up()
             self._let_go()
-
-    def _wait(self, spent: float, *, failed: bool) -> None:
-        view, started = Progress(self.spool), self._clock()
-        awaited = delivery.to_await(self.membership, self.files.lengths(), view, is_first=self._voice.is_first())
-        before, self._waited_for = self._waited_for, (awaited.lengths, view.changes(awaited.lengths))
-        if before == self._waited_for:  # the end of a with block has waited already
-            return
-        uploads = self.membership.uploads
-        missing = view.missing(before[0], asked=before[1]) if uploads else {}
-        in_vain = missing and not view.is_hopeless(missing)  # one such wait is enough until the Hub is back
-        in_vain = in_vain or self.mirroring.logdir.missing(before[0])
-        timeout, spent = 0.0 if in_vain else self.membership.settings.exit_timeout, spent + self._clock() - started
-        terms = Terms(timeout, failed, has_peers(self.role, role.world_size_of(os.environ)), spent)
-        end = shutdown.End(view, self.spool, awaited, self._voice, self.logged, uploads=uploads)
-        end.wait(terms, self.keep_house)
 
     def after_fork(self, limits: Limits) -> None:
         """In the child: forget everything that is the parent's."""

@@ -118,7 +118,7 @@ def test_only_disk_syncs_links_and_renames():
     """
     owned = {f"os.{name}" for name in ("fsync", "fdatasync", "link", "rename", "replace", "symlink", "sync")}
     users = {module for module, tree in TREES.items() if used(tree) & owned}
-    owners = {"system.disk", "mirror.targets"}
+    owners = {"system.disk", "mirror.posix"}
     assert without(users, "localhub", "demo") == owners
     names = {
         name
@@ -162,14 +162,15 @@ def test_only_held_directories_are_listed():
         "system.directory",
         "system.daemon",  # /proc
         "uploader.siblings",  # the directory above the run directory
+        "mirror.posix",  # the logdir of a staged run
         "worker.orphans",  # /proc
         "system.supervision.kernel",  # /proc
     }
 
 
-def test_only_launch_and_the_handle_of_a_push_start_processes():
-    """`subprocess` can block when another thread forks; only the uploader, of one thread, starts pushes with it."""
-    assert without(importers("subprocess"), "testing", "localhub", "demo", "cli") == {"push.handle"}
+def test_only_launch_and_the_handles_of_pushes_and_copies_start_processes():
+    """`subprocess` can block when another thread forks; only uploader and mirror, of one thread, start them with it."""
+    assert without(importers("subprocess"), "testing", "localhub", "demo", "cli") == {"push.handle", "mirror.handle"}
     assert {module for module, tree in TREES.items() if "os.posix_spawn" in used(tree)} == {"system.launch"}
 
 

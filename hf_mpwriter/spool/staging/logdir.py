@@ -20,8 +20,9 @@ from collections.abc import Callable, Mapping
 from hf_mpwriter.base.names import is_attachment
 from hf_mpwriter.snapshot.event_files import writer_of
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.staging.record import Mirrored, MirrorPlaces, MirrorRecord, MirrorStatus, mirror_lock
+from hf_mpwriter.spool.staging.record import Mirrored, MirrorPlaces, MirrorRecord, mirror_lock
 from hf_mpwriter.spool.staging.shortfall import Shortfall
+from hf_mpwriter.spool.staging.status import MirrorStatus
 from hf_mpwriter.system import locks
 
 POLL = 0.05  # seconds between two looks while waiting

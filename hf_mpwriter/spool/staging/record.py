@@ -5,15 +5,14 @@
     mirror.lock                       the mirror lock; never unlinked
     hosts/<host>/mirrored.json        {"files": {"events.out...": 4711}, "refused": {"events.out...": "reason"},
                                        "way": "rename"}
-    hosts/<host>/mirror_status.json   {"process": {...}, "phase": "idle", "beat": ..., "next_try": ..., ...}
+    hosts/<host>/mirror_status.json   heartbeat, phase, last failure, see `status`
     hosts/<host>/mirror_starts.json   starts of mirrors, see `spool/starts`
     hosts/<host>/mirror.log           rotating log of the mirror and its copies
     hosts/<host>/copy.lock            held by the copy that runs; never unlinked
 
 Invariants:
 - `files` claims only what a copy has reported: whole in the logdir, by its length.
-- Neither file is made durable. Each mirror compares `files` with the logdir when it starts.
-- The status is for display. No secret stands in it.
+- They are not made durable. Each mirror compares `files` with the logdir when it starts.
 """
 
 from __future__ import annotations
@@ -26,9 +25,6 @@ from hf_mpwriter.base.names import is_run_path
 from hf_mpwriter.spool.layout import HostSpool, Spool
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Place
-from hf_mpwriter.system.process import Process
-
-SILENCE = 60.0  # seconds without a heartbeat, after which a mirror that lives counts as stuck
 
 
 class MirrorPlaces(NamedTuple):
@@ -120,68 +116,3 @@ class Mirrored:
     def save(self, host: HostSpool) -> None:
         """Write the record; OSError if the disk refuses."""
         disk.replace(MirrorPlaces.of(host).mirrored, state.dump(self), "mirror.mirrored", durable=False)
-
-
-@dataclass(frozen=True)
-class MirrorStatus:
-    """What a mirror publishes about itself.
-
-    Attributes:
-        phase: idle, copying, waiting, stuck or left; "" if no mirror was here.
-        beat: unix time of the last heartbeat.
-        started_at: unix time when the mirror started.
-        process: the mirror, None if there was none.
-        copy: process id of the copy that runs, 0 if none does.
-        waiting: files that are to be brought to the logdir.
-        is_refused: whether the logdir refuses, so that it is tried slowly.
-        reason: why the last copy failed, "" if it did not.
-        failures: in a row.
-        failed_at: unix time of the last failure.
-        next_try: unix time; no copy starts before.
-        checked: unix time when all that is here was compared with the logdir last, 0 if it never was.
-    """
-
-    phase: str = ""
-    beat: float = 0.0
-    started_at: float = 0.0
-    process: Process | None = None
-    copy: int = 0
-    waiting: int = 0
-    is_refused: bool = False
-    reason: str = ""
-    failures: int = 0
-    failed_at: float = 0.0
-    next_try: float = 0.0
-    checked: float = 0.0
-
-    @classmethod
-    def read(cls, host: HostSpool) -> Self:
-        """The status of the last mirror of a host; an empty one if there is none, or if it cannot be read."""
-        try:
-            return state.load(cls, disk.read(MirrorPlaces.of(host).status) or b"")
-        except (state.DamagedError, OSError):
-            return cls()
-
-    @property
-    def pid(self) -> int:
-        """Process id of the mirror, 0 if there was none."""
-        return self.process.pid if self.process else 0
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the mirror left in good order."""
-        return self.phase == "left"
-
-    def stillness(self, now: float) -> str:
-        """What keeps a living mirror from its work, "" if nothing is known.
-
-        Args:
-            now: unix time.
-        """
-        if not self.is_over and self.process and self.process.is_stopped():
-            return f"process {self.pid} is stopped; to let it go on: kill -CONT {self.pid}"
-        if self.phase == "stuck":
-            return "a process hangs in the logdir, and cannot be killed"
-        if self.beat and now - self.beat > SILENCE:
-            return f"process {self.pid} has said nothing for {now - self.beat:.0f} s"
-        return ""

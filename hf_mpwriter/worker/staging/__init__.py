@@ -1,1 +1,1 @@
-"""The part of a worker in a staged run: what it seals for the mirror, and how an earlier run comes back at its start."""
+"""The part of a worker in a staged run: what it seals, and how an earlier run comes back at the start."""

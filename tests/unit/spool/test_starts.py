@@ -122,7 +122,7 @@ def test_a_start_that_fails_is_not_counted_for_others(spool, record, monkeypatch
     for _ in range(STARTS_LIMIT + 2):
         with pytest.raises(OSError, match="no interpreter"):
             starter.start(record, os.environ.copy)
-    assert starts._load(spool.host(host_id())).at == ()
+    assert starts._load(spool.host(host_id()).starts).at == ()
     assert not locks.is_held(spool.uploader_lock)
 
 

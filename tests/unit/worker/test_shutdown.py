@@ -18,18 +18,10 @@ from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import Directory
 from hf_mpwriter.system.process import Process, host_id
 from hf_mpwriter.worker import delivery
+from hf_mpwriter.worker.ending.patience import Terms, has_peers, is_failure, patience
 from hf_mpwriter.worker.membership import Membership
 from hf_mpwriter.worker.role import Role
-from hf_mpwriter.worker.shutdown import (
-    End,
-    Outcome,
-    Terms,
-    announcement,
-    has_peers,
-    is_failure,
-    message,
-    patience,
-)
+from hf_mpwriter.worker.shutdown import End, Outcome, announcement, message
 
 
 def to_await(spool: Spool, own: dict[str, int], *, is_first: bool = True) -> dict[str, int]:
