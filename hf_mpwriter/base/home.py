@@ -88,13 +88,13 @@ def choose(mount: Mount | None, abilities: Abilities | None, staging: str) -> tu
         (Way.STAGED, abilities.read_open, "does not show what is in a file before it is closed"),
         (Way.STAGED, abilities.truncate, "cannot cut a file"),
         (Way.STAGED, abilities.durable, "does not show what fsync has written"),
-        (Way.STAGED, abilities.link or not may_be_store, "knows no links, as the mount of an object store"),
+        (Way.STAGED, not (may_be_store and abilities.link is False), "knows no links, as the mount of an object store"),
         (Way.LOCAL_SPOOL, abilities.lock, "has no file locks"),
         (Way.LOCAL_SPOOL, abilities.private, "does not keep the mode of a file"),
         (Way.LOCAL_SPOOL, abilities.rename, "cannot put a file in place of another one"),
     )
     name = mount.program or mount.fstype if mount else "this filesystem"
-    return next(((way, f"{name} {cannot}") for way, can, cannot in lacks if not can), (Way.DIRECT, ""))
+    return next(((way, f"{name} {cannot}") for way, can, cannot in lacks if can is False), (Way.DIRECT, ""))
 
 
 def staging_setting(environ: Mapping[str, str]) -> str:

@@ -42,12 +42,14 @@ from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ownership import check_descriptor
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Directory, at
-from hf_mpwriter.system.filesystem.mounts import find_mount, nearest
+from hf_mpwriter.system.filesystem.mounts import Mount, find_mount, nearest
+from hf_mpwriter.system.filesystem.probe import Abilities, probe
 from hf_mpwriter.system.process import open_above
 
 URL = "a URL is no directory"
 _KEPT = 256  # homes that a process remembers
 _homes: dict[tuple[str, int, str, tuple[str, ...]], Home] = {}
+_probed: dict[tuple[Mount | None, int], Abilities] = {}  # per filesystem, by its device, too
 
 
 def find(logdir: str, environ: Mapping[str, str] = os.environ) -> Home:
@@ -86,7 +88,7 @@ def spool_of(home: Home) -> Spool:
 
 
 def _found(logdir: str, setting: str, directories: list[str]) -> Home:
-    way, why = (Way.STAGED, URL) if is_url(logdir) else choose(find_mount(logdir), None, setting)
+    way, why = (Way.STAGED, URL) if is_url(logdir) else _choice(logdir, setting)
     if way is Way.DIRECT:
         return direct(logdir)
     if way is Way.STAGED and setting == NEVER:
@@ -94,6 +96,28 @@ def _found(logdir: str, setting: str, directories: list[str]) -> Home:
         raise LogdirError(f"{logdir} cannot hold a run: {why}.", hint=hint)
     place = os.path.join(_staging(logdir, why, directories, setting), staged_name(logdir))
     return Home(logdir, way, place if way is Way.STAGED else logdir, os.path.join(place, SPOOL_NAME), why)
+
+
+def _choice(path: str, setting: str) -> tuple[Way, str]:
+    mount = find_mount(path)
+    needs_probe = setting in ("", NEVER) and not (mount and (mount.is_local or mount.is_object_store))
+    return choose(mount, abilities_at(path, mount) if needs_probe else None, setting)
+
+
+def abilities_at(path: str, mount: Mount | None) -> Abilities | None:
+    """What the filesystem of a path can do, tried out once per process; None if nothing can be made there.
+
+    Args:
+        path: absolute; the nearest directory above it that is there is where it is tried.
+        mount: of it.
+    """
+    with contextlib.suppress(OSError):
+        directory, status = nearest(path)
+        key = (mount, status.st_dev)
+        if key not in _probed:
+            _probed[key] = probe(directory)
+        return _probed[key]
+    return None
 
 
 def _staging(logdir: str, why: str, directories: list[str], setting: str) -> str:
@@ -128,7 +152,11 @@ def _unfit(directory: str, path: str, *, is_named: bool) -> str:
     """
     os.makedirs(directory, mode=0o700, exist_ok=True)
     mount = find_mount(directory)
-    if not is_named and mount is not None and not mount.is_local:
+    if is_named:
+        way, why = _choice(directory, "")
+        if way is not Way.DIRECT:
+            return f"in {directory}, {why}"
+    elif mount is not None and not mount.is_local:
         return f"{directory} is on {mount.fstype}"
     mode = os.stat(directory).st_mode
     if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:

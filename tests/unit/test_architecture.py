@@ -106,9 +106,9 @@ def test_only_locks_imports_file_locks():
     """Locks are taken in one module; the table of descriptors would not be complete otherwise."""
     apart = ("localhub", "demo", "testing")
     assert without(importers("filelock"), *apart) == {"system.locks"}
-    assert without(importers("fcntl"), *apart) == {"system.locks", "system.disk"}
+    assert without(importers("fcntl"), *apart) == {"system.locks", "system.disk", "system.filesystem.probe"}
     locking = {module for module, tree in TREES.items() if used(tree) & {"fcntl.flock", "fcntl.lockf"}}
-    assert without(locking, *apart) == {"system.locks"}
+    assert without(locking, *apart) == {"system.locks", "system.filesystem.probe"}  # the probe keeps none
 
 
 def test_only_disk_syncs_links_and_renames():
@@ -118,7 +118,7 @@ def test_only_disk_syncs_links_and_renames():
     """
     owned = {f"os.{name}" for name in ("fsync", "fdatasync", "link", "rename", "replace", "symlink", "sync")}
     users = {module for module, tree in TREES.items() if used(tree) & owned}
-    owners = {"system.disk", "mirror.posix"}
+    owners = {"system.disk", "mirror.posix", "system.filesystem.probe"}  # the probe tries them
     assert without(users, "localhub", "demo") == owners
     names = {
         name

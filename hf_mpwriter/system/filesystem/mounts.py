@@ -129,8 +129,9 @@ def find_mount(path: str) -> Mount | None:
         path: absolute.
     """
     try:
+        there = os.path.realpath(nearest(path)[0])  # first: it mounts what is mounted on demand
         with open(_MOUNTINFO, encoding="utf-8", errors="surrogateescape", opener=open_above) as file:
             text = file.read()
-        return mount_of(os.path.realpath(nearest(path)[0]), text)
+        return mount_of(there, text)
     except OSError:
         return None
