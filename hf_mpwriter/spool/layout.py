@@ -6,6 +6,7 @@
       .hf_mpwriter/                                   spool, mode 0700                   written by
         FORMAT                                        "hf-mpwriter 3"                    the first worker
         run.json                                      {"destination": {...}, "inode": n} the first with a destination
+        create.lock                                   lock of who makes the first two    no process (empty)
         uploader.lock                                 the uploader lock                  no process (empty)
         claims/<worker>.lock                          claims; a note, see worker/naming  see worker/naming/rewind
         claims/<worker>.voice                         members that may speak             no process (empty)
@@ -32,7 +33,7 @@ Invariants:
 - Run directory and spool are opened once, and all is reached beneath their descriptors: who may rename in the run
   directory, as its group often may, puts no other spool in place of this one.
 - Every file has one writing process. Lock files are never unlinked.
-- FORMAT and run.json are published whole: of many racing workers one wins, the others read.
+- FORMAT and run.json are published whole: of many racing workers one makes them, the others read.
 - No name in the spool contains `tfevents`: TensorBoard would open it.
 """
 
@@ -46,7 +47,7 @@ from hf_mpwriter.base.errors import DestinationError, ForeignSpoolError, LogdirE
 from hf_mpwriter.base.names import SPOOL_NAME
 from hf_mpwriter.base.settings import Destination, group_access
 from hf_mpwriter.spool import ownership
-from hf_mpwriter.spool.ownership import FORMAT, FORMAT_NAME, RUN_JSON, check_descriptor, check_ownership
+from hf_mpwriter.spool.ownership import FORMAT_NAME, RUN_JSON, check_descriptor, check_ownership
 from hf_mpwriter.spool.workers.member_lines import MemberName
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Directory, Place, at, is_shared
@@ -262,7 +263,7 @@ class Spool:
             with Place(self.directory).entered() as spool:
                 for name in ("claims", "members", "hosts"):
                     disk.make_dirs(spool / name, durable=False)  # they are together with FORMAT
-                is_made = is_made or disk.publish(spool / FORMAT_NAME, f"{FORMAT}\n".encode(), "spool.format")
+                is_made = is_made or ownership.publish_format(spool)
                 if group_access() and not is_shared(spool.stat()):
                     ownership.open_to_group(self.run, self.directory)
         except ForeignSpoolError:

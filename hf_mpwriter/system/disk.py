@@ -1,9 +1,9 @@
-"""Files of ours on disk: the only caller of fsync, link and rename, and so the one seam for faults.
+"""Files of ours on disk: the only caller of fsync and rename, and so the one seam for faults.
 It is longer than other modules, so that all that changes something on disk stands in one place.
 
-A state on disk is made in one of three ways. Each leaves a whole file or none at any kill, and a durable one at return:
+A state on disk is made in one of two ways. Each leaves a whole file or none at any kill, and a durable one at return;
+what only one of many processes may make is made by `locks.publish`:
 
-    publish(place, data)   temporary name -> fsync -> link     exactly one of many racing processes wins
     replace(place, data)   temporary name -> fsync -> rename   readers see the old content or the new one
     remove(place)          unlink -> fsync of the directory
 
@@ -14,7 +14,7 @@ Invariants:
   or for the group of its directory too.
 - A file of ours is a regular one of at most READ_LIMIT bytes: what stands in its place may be a pipe without a writer,
   or as long as the disk. Where others may write into its directory it has one name: a second one may be that of a file
-  elsewhere. The temporary name of a publisher does not count, who may have been killed before it was removed.
+  elsewhere.
 - Before each system call that changes something the code reaches a failpoint, see `failpoints`.
 """
 
@@ -116,28 +116,6 @@ def _write_temporary(place: Place, data: bytes, word: str, *, durable: bool) -> 
     finally:
         os.close(fd)
     return temporary
-
-
-def publish(place: Place, data: bytes, word: str) -> bool:
-    """Create a file with `data` unless something is there.
-
-    Returns:
-        Whether this call created it.
-    """
-    if place.exists():  # a restart on a full disk must not fail for what is there already
-        return False
-    temporary = _write_temporary(place, data, word, durable=True)
-    try:
-        failpoints.reach(f"{word}.link")
-        with place.held() as (where, name):
-            os.link(temporary.basename, name, src_dir_fd=where, dst_dir_fd=where, follow_symlinks=False)
-    except FileExistsError:
-        return False
-    else:
-        fsync_dir(place.parent, word)
-        return True
-    finally:
-        temporary.unlink()
 
 
 def replace(place: Place, data: bytes, word: str, *, durable: bool = True) -> None:
