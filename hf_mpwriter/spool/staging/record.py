@@ -23,7 +23,7 @@ from typing import NamedTuple, Self
 from hf_mpwriter.base import state
 from hf_mpwriter.base.names import is_run_path
 from hf_mpwriter.spool.layout import HostSpool, Spool
-from hf_mpwriter.system import disk
+from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import Place
 
 
@@ -83,7 +83,7 @@ class MirrorRecord:
 
     def publish(self, spool: Spool) -> None:
         """Write the record, unless there is one; OSError if the disk refuses."""
-        disk.publish(self.place(spool), state.dump(self), "mirror.record")
+        locks.publish(self.place(spool), state.dump(self), "mirror.record")
 
 
 @dataclass(frozen=True)
