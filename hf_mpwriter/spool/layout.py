@@ -115,7 +115,7 @@ class Spool:
 
     Attributes:
         run_dir, run: see above.
-        logdir: path or URL by which its user names the run, for messages and commands.
+        logdir: path or URL by which its user names the run.
         directory: of the spool; opened only if it passes `check_ownership`.
     """
 
@@ -243,7 +243,8 @@ class Spool:
 
     def is_private(self) -> bool:
         """Whether run directory and spool belong to this user, and no other user may write into the spool."""
-        return ownership.is_private(self.run, self.directory)
+        run = self.run if self.directory.above is self.run else self.directory  # elsewhere, owners may tell nothing
+        return ownership.is_private(run, self.directory)
 
     def create(self) -> None:
         """Create the spool, or check its format; any number of processes may do so at once.

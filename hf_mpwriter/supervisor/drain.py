@@ -30,6 +30,7 @@ from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool.homes import find, spool_of
 from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.spool.workers.members import ASK_FOR_ALL, SUPERVISOR, MemberFile, Members
+from hf_mpwriter.spool.workers.share import Share
 from hf_mpwriter.system.process import Process
 from hf_mpwriter.worker.election import Election
 
@@ -101,9 +102,10 @@ class Upload:
         if members:
             settings = max(members, key=lambda member: member.started_at).settings
         scan = EventFileScan(self._spool.run, lambda path: ledger.length(path) if ledger else 0)
-        files = scan.files(settings.allows, self._members.growing)
+        allows = Share(self._spool).of(settings.allows)
+        files = scan.files(allows, self._members.growing)
         lengths = {file.path: file.length for file in files if growing or not file.growing}
-        return lengths | attachments.sizes(self._spool.run, settings.allows), settings
+        return lengths | attachments.sizes(self._spool.run, allows), settings
 
     def _ensure_uploader(self) -> None:
         if self._clock() >= self._next_check:

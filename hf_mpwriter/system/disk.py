@@ -35,7 +35,7 @@ FILE_MODE = 0o600
 DIR_MODE = 0o700
 FICLONE = 0x40049409  # of <linux/fs.h>
 NOT_REGULAR = (errno.EISDIR, errno.EINVAL, errno.ELOOP, errno.ENXIO, errno.EMLINK)  # a directory, link, pipe, socket
-CHUNK = 1 << 20  # bytes that `write_again` copies at once
+CHUNK = 1 << 20  # bytes that are copied at once
 READ_LIMIT = 64 << 20  # bytes of a file of ours; a ledger of 100,000 paths has half of that
 
 
@@ -158,11 +158,37 @@ def rename(old: Place, new: Place, word: str) -> None:
 
 
 def move(old: Place, new: Place, word: str) -> None:
-    """Rename a file into another directory of the same filesystem, in place of what is there, durably."""
+    """Put a file into another directory, in place of what is there, durably; to another filesystem it is copied."""
     failpoints.reach(f"{word}.rename")
-    with old.held() as (source, name), new.held() as (target, last):
-        os.rename(name, last, src_dir_fd=source, dst_dir_fd=target)
+    try:
+        with old.held() as (source, name), new.held() as (target, last):
+            os.rename(name, last, src_dir_fd=source, dst_dir_fd=target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        _copy_across(old, new, word)
+        old.unlink()
     fsync_dir(new.parent, word)
+
+
+def _copy_across(old: Place, new: Place, word: str) -> None:
+    """Copy a file under a temporary name, which no reader takes for an event file, and rename the copy."""
+    temporary = new.parent / f".copy.{os.getpid()}.{os.urandom(4).hex()}.tmp"
+    source = open_ours(old, os.O_RDONLY)
+    try:
+        target = open_ours(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        try:
+            while chunk := os.read(source, CHUNK):
+                write_all(target, chunk)
+            fsync(target, word)
+            _rename(temporary, new)
+        except BaseException:
+            temporary.unlink()
+            raise
+        finally:
+            os.close(target)
+    finally:
+        os.close(source)
 
 
 def remove(place: Place, word: str, *, durable: bool = True) -> None:

@@ -43,6 +43,7 @@ from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Logged, Progress, size_text
 from hf_mpwriter.spool.staging.logdir import Logdir
 from hf_mpwriter.spool.workers.members import Members
+from hf_mpwriter.spool.workers.share import Share
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import Place
 from hf_mpwriter.worker.files import WorkerFiles
@@ -67,7 +68,7 @@ def _attachments(membership: Membership) -> dict[str, int]:
     settings = membership.settings
     if membership.destination is None or settings.allow_patterns == DEFAULT_ALLOW_PATTERNS:
         return {}
-    found = attachments.sizes(membership.spool.run, settings.allows)
+    found = attachments.sizes(membership.spool.run, Share(membership.spool).of(settings.allows))
     if membership.role.answers_for_attachments or not membership.name:
         return found
     own = f"{worker_dir(membership.name)}/"
@@ -122,7 +123,8 @@ def to_await(membership: Membership, own: dict[str, int], view: Progress, *, is_
     spool, settings = membership.spool, membership.settings
     if not settings.exit_timeout or not is_first:
         return Awaited(own)
-    lengths = attachments.sizes(spool.run, settings.allows) | own
+    allows = Share(spool).of(settings.allows)
+    lengths = attachments.sizes(spool.run, allows) | own
     if membership.role.rank is not None:
         return Awaited(lengths)
     ledger = view.ledger()
@@ -131,7 +133,7 @@ def to_await(membership: Membership, own: dict[str, int], view: Progress, *, is_
     known = lambda path: max(own.get(path, 0), there.get(path, 0), ledger.length(path) if ledger else 0)  # noqa: E731
     scan = EventFileScan(spool.run, known)
     try:
-        files = scan.files(settings.allows, Members(spool).growing)
+        files = scan.files(allows, Members(spool).growing)
     except OSError as error:
         logger.warning("%s: cannot find out what others have written: %s", spool.run_dir, error)
         return Awaited(lengths)
