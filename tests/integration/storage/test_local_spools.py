@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from pathlib import Path
 
@@ -115,3 +116,7 @@ def test_a_logdir_without_modes_is_not_taken_for_that_of_others(start, hub, tmp_
         shown = CliRunner().invoke(main, ["status", str(run_dir)])
         assert shown.exit_code == 0, shown.output
         assert "in 6 files" in shown.output
+        told = CliRunner().invoke(main, ["doctor", str(run_dir)]).output
+        assert re.search(r"(?m)^keep owner and mode of a file +no$", told)
+        assert re.search(r"(?m)^a run there is kept +local spool: each host", told)
+        assert re.search(rf"(?m)^spool +{re.escape(home.spool)}$", told)
