@@ -40,6 +40,7 @@ from hf_mpwriter.spool.progress import Progress, size_text
 from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.spool.workers.member_lines import Member
 from hf_mpwriter.spool.workers.members import Members
+from hf_mpwriter.spool.workers.share import Share
 from hf_mpwriter.system.redaction import printable
 
 
@@ -123,7 +124,7 @@ def _overview(spool: Spool) -> tuple[Overview, list[Damage]]:
     destination = spool.destination()
     all_members, progress = Members(spool), Progress(spool)
     members, ledger = all_members.all(), progress.ledger()
-    allows = newest_settings(members, ledger).allows
+    allows = Share(spool).of(newest_settings(members, ledger).allows)
     attached = Attachments(spool.run).scan(allows)
     scan = EventFileScan(spool.run)
     files = scan.files(allows, all_members.growing) + attached.files

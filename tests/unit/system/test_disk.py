@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -105,6 +106,30 @@ def test_the_file_is_durable_before_its_name_and_the_name_before_the_return(tmp_
         monkeypatch.setattr(disk.os, name, record)
     make(at(tmp_path / "file"), NEW, "w")
     assert calls == ["write", "fsync", "rename", "dirsync"]
+
+
+@pytest.mark.parametrize("fault", ["", "w.fsync=enospc"])
+def test_a_file_is_moved_to_another_filesystem_whole_or_not_at_all(tmp_path, monkeypatch, fault):
+    """As from a spool on the local disk into a logdir: a copy under a temporary name, which no reader takes up."""
+    monkeypatch.setattr(disk, "CHUNK", 1000)
+    real = os.rename
+
+    def rename(old, new, **where):
+        if where["src_dir_fd"] != where["dst_dir_fd"]:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        assert "tfevents" not in os.fspath(old)
+        real(old, new, **where)
+
+    monkeypatch.setattr(disk.os, "rename", rename)
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    old, new = at(tmp_path / "here" / "x"), at(tmp_path / "there" / "events.out.tfevents.1.h")
+    (tmp_path / "here" / "x").write_bytes(NEW)
+    with failing(fault), pytest.raises(OSError, match="failpoint") if fault else contextlib.nullcontext():
+        disk.move(old, new, "w")
+    assert disk.read(old) == (NEW if fault else None)
+    assert disk.read(new) == (None if fault else NEW)
+    assert len(os.listdir(tmp_path / "there")) == (not fault)
 
 
 def test_a_removal_is_durable_at_return(tmp_path, monkeypatch):
