@@ -42,7 +42,7 @@ from hf_mpwriter.spool.staging.status import MirrorStatus, MirrorStatusFile
 from hf_mpwriter.spool.starts import MirrorStart, Tenure
 from hf_mpwriter.spool.status import LINGER
 from hf_mpwriter.spool.workers.member_lines import Member, News
-from hf_mpwriter.spool.workers.members import OBSERVER, Members
+from hf_mpwriter.spool.workers.members import ASK_FOR_ALL, OBSERVER, Members
 from hf_mpwriter.system import disk, launch, locks
 from hf_mpwriter.system.daemon import (
     GRACE,
@@ -165,7 +165,7 @@ class Mirror:
     def _scan(self, members: list[Member]) -> None:
         """See which files are final."""
         self._seen, self._next_scan, self._queue = members, self._clock() + SCAN_EVERY, None
-        alone = not any(member.alive for member in members)
+        alone = not any(member.alive and member.name.worker not in ASK_FOR_ALL for member in members)
         open_then = {path for member in members for path in member.growing if is_ours(os.path.basename(path))}
         try:  # what is open is not parsed: it may be long
             files = self._scan_of.files(lambda path: path not in open_then, self._members.growing)
