@@ -198,6 +198,10 @@ class WorkerFiles:
         """Make everything logged so far survive a power cut."""
         self._each(EventFile.flush)
 
+    def seal_older(self, opened_before: float = math.inf) -> None:
+        """Seal the segments that hold records and were opened before then (monotonic seconds)."""
+        self._each(lambda file: file.seal_older(opened_before))
+
     def close(self) -> None:
         """Seal all files; a record opens the next segment."""
         self.rewind.retry()
