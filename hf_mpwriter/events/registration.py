@@ -20,7 +20,13 @@ from hf_mpwriter.system.directory import Place
 
 
 class FileHome(Protocol):
-    """Where event files live, and where their segments are recorded. All methods may raise OSError."""
+    """Where event files live, and where their segments are recorded. All methods may raise OSError.
+
+    Attributes:
+        after: second; the names of segments lie behind it, 0 for any.
+    """
+
+    after: int
 
     def directory(self) -> Place:
         """The directory of the owner."""

@@ -141,7 +141,8 @@ class SegmentSeries:
         path = self.registration.reserved
         if path is None or path.parent != directory or path.basename in existing:
             self.registration.release()
-            name = names_module.event_name(existing, now, process.host_name(), os.getpid(), self._suffix)
+            least = max(now, self._home.after + 1)
+            name = names_module.event_name(existing, least, process.host_name(), os.getpid(), self._suffix)
             path = directory / name
             self.registration.reserve(path)
         segment = self.current = Segment(path, head, limit, self._log)

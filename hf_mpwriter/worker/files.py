@@ -37,12 +37,14 @@ class WorkerFiles:
         limits: see above.
         attempt_started_at: see above.
         rewind: of other directories.
+        after: second; the names of segments lie behind it.
     """
 
     def __init__(self, membership: Membership, limits: Limits, attempt_started_at: float | None) -> None:
         self._membership = membership
         self.limits = limits
         self.attempt_started_at = attempt_started_at
+        self.after = 0
         self.rewind = Rewind(membership, self)
         self._files: dict[tuple[str, str], EventFile] = {}
         self._sealed: dict[str, int] = {}  # lengths of sealed segments

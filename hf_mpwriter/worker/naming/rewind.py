@@ -259,7 +259,7 @@ class _Elsewhere:
 
     def __init__(self, directory: Place, home: FileHome) -> None:
         self._directory = directory
-        self.opened, self.sealed = home.opened, home.sealed
+        self.opened, self.sealed, self.after = home.opened, home.sealed, home.after
 
     def directory(self) -> Place:
         """See `FileHome.directory`."""

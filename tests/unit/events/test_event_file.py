@@ -14,6 +14,7 @@ from forks import fork, reap
 from support import events, failing, scalar
 from tensorboardX.proto import event_pb2
 
+from hf_mpwriter.base import names as names_module
 from hf_mpwriter.events import framing
 from hf_mpwriter.system import disk
 
@@ -223,3 +224,15 @@ def test_a_segment_is_not_sealed_by_age_inside_a_write(place, monkeypatch):
     file.seal_older()
     assert place.steps() == [1, 2]
     assert place.reported[-1][2] == os.path.getsize(place.paths()[0])
+
+
+def test_a_name_lies_behind_what_is_known_to_be_elsewhere(place):
+    """Files of an earlier attempt may be in a place that does not answer, and younger by the clock."""
+    place.after = 4_000_000_000
+    file = place.file()
+    file.append(scalar(1))
+    file.seal_older()
+    file.append(scalar(2))
+    names = [os.path.basename(path) for path in place.paths()]
+    assert [names_module.event_second(name) for name in names] == [4_000_000_001, 4_000_000_002]
+    assert place.steps() == [1, 2]
