@@ -43,6 +43,7 @@ from hf_mpwriter.worker import role
 from hf_mpwriter.worker.naming import holders, parts
 from hf_mpwriter.worker.naming.parts import Taken
 from hf_mpwriter.worker.role import Role
+from hf_mpwriter.worker.staging.restoring import publish_record
 
 REQUEST_EVERY = 1.0  # seconds between two requests: a script that asks at every step must not fill the disk
 
@@ -190,6 +191,7 @@ class Membership:
         """
         try:
             self.spool.create()
+            publish_record(self.spool)
             if self.destination is not None:
                 self.spool.record_destination(self.destination)
         except HfMpWriterError as error:

@@ -28,6 +28,7 @@ from hf_mpwriter.system import locks
 from hf_mpwriter.system.directory import Place
 from hf_mpwriter.system.supervision import contact, push_on
 from hf_mpwriter.worker.ending.patience import is_failure
+from hf_mpwriter.worker.staging import restoring
 from hf_mpwriter.worker.worker import Worker
 
 _workers: dict[str, Worker] = {}
@@ -60,35 +61,40 @@ def enter(
     Raises:
         LogdirError, SpoolFormatError, DestinationError: see `Spool`. A spool that does not belong to this user is no
             error: what is logged is kept in the run directory and not uploaded.
+        SettingsError: see `restoring.prepared`.
     """
     spool, is_foreign = _usable(spool)
     _check_locks(spool)
     destination = None if is_foreign else destination
     if destination is not None:
         spool.record_destination(destination)
-    with _registry_lock:
-        if not _workers:
-            _leave_at_the_end()
-        worker = _workers.get(spool.run_dir)
-        if worker is None:
-            worker = _workers[spool.run_dir] = Worker(spool, _limits, attempt_started_at)
-        worker.configure(destination, settings, token)
-        if is_foreign:
-            worker.stop()
-        worker.users.add(user)
-        if memory_limit is not None:
-            _limits.memory = memory_limit
-    if destination is not None and contact.supervisor() is None:  # a supervisor asks itself
-        push_on.install(push_signals(), request_pushes)
-    worker.files.check()
-    if attempt_started_at is None:
-        worker.try_to_join()
+    before = _workers.get(spool.run_dir)
+    with restoring.prepared(spool, is_joined=before is not None and before.membership.is_joined) as staged:
+        with _registry_lock:
+            if not _workers:
+                _leave_at_the_end()
+            worker = _workers.get(spool.run_dir)
+            if worker is None:
+                worker = _workers[spool.run_dir] = Worker(spool, _limits, attempt_started_at)
+            worker.configure(destination, settings, token)
+            worker.files.after, worker.sealing.made_at = staged.after, staged.made_at
+            if is_foreign:
+                worker.stop()
+            worker.users.add(user)
+            if memory_limit is not None:
+                _limits.memory = memory_limit
+        if destination is not None and contact.supervisor() is None:  # a supervisor asks itself
+            push_on.install(push_signals(), request_pushes)
+        worker.files.check()
+        if attempt_started_at is None:
+            worker.try_to_join()
     return worker
 
 
 def request_pushes() -> None:
     """Ask for a push of every run directory, from a signal handler."""
     for worker in list(_workers.values()):
+        worker.sealing.note_urgent()
         worker.membership.request_push_now()
 
 
@@ -115,7 +121,7 @@ def _check_locks(spool: Spool) -> None:
         if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
             return  # a full disk or no free descriptor may pass; the first event tries again
         raise LogdirError(
-            f"The logdir {spool.run_dir!r} cannot be written: {error.strerror}.", hint="Give another logdir."
+            f"The logdir {spool.logdir!r} cannot be written: {error.strerror}.", hint="Give another logdir."
         ) from error
     raise LogdirError(
         f"The filesystem of {spool.run_dir!r} has no file locks.",

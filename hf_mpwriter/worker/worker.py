@@ -21,6 +21,7 @@ Invariants:
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from collections.abc import Callable
@@ -41,6 +42,7 @@ from hf_mpwriter.worker.files import WorkerFiles
 from hf_mpwriter.worker.membership import Membership
 from hf_mpwriter.worker.role import Role
 from hf_mpwriter.worker.staging.mirroring import Mirroring
+from hf_mpwriter.worker.staging.sealing import Sealing
 from hf_mpwriter.worker.telling.notices import Notices
 
 HOUSEKEEPING_EVERY = 3.0  # seconds
@@ -60,6 +62,7 @@ class Worker:
     Attributes:
         membership: claim and member file.
         files: event files.
+        sealing: of the event files of a staged run.
         election: makes sure that an uploader lives.
         users: the writers.
         started_at: unix time when this worker was made.
@@ -82,9 +85,9 @@ class Worker:
         if attempt_started_at is None and self.role.child is not None:
             attempt_started_at = process.parent_started_at()
         self.files = WorkerFiles(self.membership, limits, attempt_started_at)
+        self.sealing = Sealing(self.files, lambda: self.membership.settings.mirror_every, clock)
         self.election = Election(spool, seeks_siblings=True)
         self.mirroring = Mirroring(spool, self._voice.is_first)
-        self._purge_step: int | None = None
         self._notices: Notices | None = None  # of a run with a destination
         self._waits = Waits(self.membership, self.files, self._clock)
         self._start_fresh()
@@ -92,7 +95,7 @@ class Worker:
     def _start_fresh(self) -> None:
         self.next_housekeeping = 0.0
         self._housekeeping_lock, self._housekeeping_started = locks.thread_lock(), 0.0
-        self._last_error, self._logged_lost, self.has_failed = "", 0, False
+        self._last_error, self.has_failed = "", False
         self._voice.forget()
         self._has_told = False  # the supervisor, if there is one
 
@@ -133,22 +136,6 @@ class Worker:
         """Whether this process asks for no uploads."""
         return self.membership.is_stopped
 
-    def start_purge(self, step: int) -> bool:
-        """Hide what was logged until now at `step` and later, also in the directories of ranks that are missing.
-
-        Returns:
-            Whether a new writer is to purge its own directories; not if another open writer does the same.
-        """
-        if len(self.users) > 1 and self._purge_step == step:
-            return False
-        self._purge_step = step
-        if self.role.child is None:
-            try:
-                self.files.rewind.start(step, self.role, role.world_size_of(os.environ))
-            except OSError as error:
-                logger.warning("%s: not all other directories are rewound: %s", self.spool.run_dir, error)
-        return True
-
     # join and leave
 
     def try_to_join(self) -> None:
@@ -176,14 +163,8 @@ class Worker:
     def leave_all(self) -> None:
         """Seal the files, give up claim and member file; a process that logs again joins again."""
         self.files.close()
-        why = self.files.disk_error
         self.files.give_up()
-        lost, before = self.dropped, self._logged_lost
-        self._logged_lost = max(lost, before)
-        if lost > before:
-            text = "%s: %d records were lost, the disk refused them%s"
-            logger.warning(text, self.spool.run_dir, lost - before, f" ({why})" if why else "")
-        self.membership.leave(lost)
+        self.membership.leave(self.dropped)
         if self.membership.is_unfinished or (self.membership.has_logged and self.mirroring.is_needed()):
             self.keep_house()
         self._voice.give_up()
@@ -218,6 +199,7 @@ class Worker:
             self.next_housekeeping = self._housekeeping_started + HOUSEKEEPING_EVERY
             self.files.check()
             self._rejoin()
+            self.sealing.seal_due()
             self.files.rewind.retry()
             self.membership.record_dropped(self.dropped)
             self.membership.record_request()
@@ -280,8 +262,9 @@ class Worker:
         """What this process has logged until now."""
         return delivery.logged(self.membership, self.files)
 
-    def request_push(self) -> Logged:
-        """Ask for a push of what was logged so far, and say what that is."""
+    def request_push(self, *, at_once: bool = False) -> Logged:
+        """Ask for a push of what was logged so far, and say what that is; for `at_once` see `Sealing.request`."""
+        self.sealing.request(at_once=at_once)
         self.membership.request_push()
         self.keep_house()
         return self.logged()
@@ -295,7 +278,8 @@ class Worker:
         """Ask for a push and wait for it, at most `wait` seconds; see `delivery`."""
         if not self.delivers:
             return False
-        delivered = delivery.push(self.membership, self.request_push, wait, self.keep_house)
+        request = functools.partial(self.request_push, at_once=wait > 0)
+        delivered = delivery.push(self.membership, request, wait, self.keep_house)
         self._tell_notices()
         return delivered
 

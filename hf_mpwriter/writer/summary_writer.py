@@ -149,7 +149,8 @@ class SummaryWriter(AddMethods):
         self._closed = False
         if write_to_disk:
             self._worker = self._enter(logdir)
-            self._has_purge_step = purge_step is not None and self._worker.start_purge(purge_step)
+            files, is_alone = self._worker.files, len(self._worker.users) == 1
+            self._has_purge_step = purge_step is not None and files.start_purge(purge_step, is_alone=is_alone)
         super().__init__(
             logdir=logdir,
             comment=comment,

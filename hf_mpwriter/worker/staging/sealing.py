@@ -43,38 +43,34 @@ def opened_before(now: float, run_age: float, mirror_every: float, requested_at:
 
 
 class Sealing:
-    """What one process seals for the mirror.
+    """What one process seals for the mirror; nothing of a run that is not staged.
 
     Args:
         files: its event files.
         mirror_every: returns the minutes between two times.
-        made_at: unix time when the run began.
         clock: monotonic seconds.
+
+    Attributes:
+        made_at: unix time when the run began; None if it is not staged.
     """
 
-    def __init__(
-        self, files: WorkerFiles, mirror_every: Callable[[], float], made_at: float, clock: Callable[[], float]
-    ) -> None:
-        self._files, self._mirror_every, self._made_at, self._clock = files, mirror_every, made_at, clock
+    def __init__(self, files: WorkerFiles, mirror_every: Callable[[], float], clock: Callable[[], float]) -> None:
+        self._files, self._mirror_every, self._clock = files, mirror_every, clock
         self._requested_at = self._urgent_at = -math.inf
+        self.made_at: float | None = None
 
-    def request(self, *, is_urgent: bool = False) -> None:
-        """Seal soon what is open now; from a signal handler, too.
+    def request(self, *, at_once: bool) -> None:
+        """Seal what is open now: when the worker keeps house and files stay few, or at once."""
+        self._requested_at = self._clock()
+        if at_once and self.made_at is not None:
+            self._files.seal_older()
 
-        Args:
-            is_urgent: whether the process may end soon.
-        """
-        if is_urgent:
-            self._urgent_at = self._clock()
-        else:
-            self._requested_at = self._clock()
-
-    def seal_all(self) -> None:
-        """Seal all segments that hold records."""
-        self._files.seal_older()
+    def note_urgent(self) -> None:
+        """Seal all that is open now when the worker keeps house next; from a signal handler, too."""
+        self._urgent_at = self._clock()
 
     def seal_due(self) -> None:
         """Seal the segments that are due; called when the worker keeps house."""
-        age = max(0.0, time.time() - self._made_at)
-        asked = self._requested_at, self._urgent_at
-        self._files.seal_older(opened_before(self._clock(), age, self._mirror_every(), *asked))
+        if self.made_at is not None:
+            age, requests = max(0.0, time.time() - self.made_at), (self._requested_at, self._urgent_at)
+            self._files.seal_older(opened_before(self._clock(), age, self._mirror_every(), *requests))
