@@ -71,7 +71,7 @@ def do(spool: Spool, tell: Callable[[Restoration], object]) -> None:
     try:
         target = targets.open_target(spool.logdir, "", "")
     except (ImportError, ValueError) as error:
-        tell(Restoration(failure=describe(error), is_setting=True))
+        tell(Restoration(failure=redaction.printable(str(error)), is_setting=True))
     else:
         _Restore(spool, target, tell).run()
 

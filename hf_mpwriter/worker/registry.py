@@ -19,6 +19,7 @@ from collections.abc import Callable
 from multiprocessing import parent_process, util
 
 from hf_mpwriter.base.errors import ForeignSpoolError, LogdirError
+from hf_mpwriter.base.home import Home
 from hf_mpwriter.base.settings import Destination, Settings, push_signals
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.events.limits import Limits
@@ -28,7 +29,9 @@ from hf_mpwriter.system import locks
 from hf_mpwriter.system.directory import Place
 from hf_mpwriter.system.supervision import contact, push_on
 from hf_mpwriter.worker.ending.patience import is_failure
+from hf_mpwriter.worker.role import current_role
 from hf_mpwriter.worker.staging import restoring
+from hf_mpwriter.worker.staging.announcement import announcement
 from hf_mpwriter.worker.worker import Worker
 
 _workers: dict[str, Worker] = {}
@@ -38,7 +41,7 @@ _limits = Limits()
 
 def enter(
     user: object,
-    spool: Spool,
+    home: Home,
     destination: Destination | None,
     settings: Settings,
     token: str | None,
@@ -50,7 +53,7 @@ def enter(
 
     Args:
         user: identifies the writer.
-        spool: of the run directory.
+        home: of the run.
         destination: None for a local run.
         settings: how it is uploaded.
         token: for the Hub, None leaves it to the environment.
@@ -63,13 +66,15 @@ def enter(
             error: what is logged is kept in the run directory and not uploaded.
         SettingsError: see `restoring.prepared`.
     """
-    spool, is_foreign = _usable(spool)
+    spool, is_foreign = _usable(homes.spool_of(home))
     _check_locks(spool)
     destination = None if is_foreign else destination
     if destination is not None:
         spool.record_destination(destination)
     before = _workers.get(spool.run_dir)
     with restoring.prepared(spool, is_joined=before is not None and before.membership.is_joined) as staged:
+        if attempt_started_at is None and before is None:
+            _announce(home, settings, uploads=destination is not None)
         with _registry_lock:
             if not _workers:
                 _leave_at_the_end()
@@ -89,6 +94,14 @@ def enter(
         if attempt_started_at is None:
             worker.try_to_join()
     return worker
+
+
+def _announce(home: Home, settings: Settings, *, uploads: bool) -> None:
+    """Tell where the run is kept, if that is not its logdir; rank 0 does, or the process alone."""
+    role, text = current_role(), announcement(home, settings, uploads=uploads)
+    if text and role.waits and not role.rank:
+        logger.warning("%s", text)
+        logger.flush()
 
 
 def request_pushes() -> None:

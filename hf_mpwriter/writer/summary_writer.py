@@ -30,7 +30,7 @@ from hf_mpwriter.base.settings import (
     check_step,
     patterns,
 )
-from hf_mpwriter.spool.homes import find, spool_of
+from hf_mpwriter.spool import homes
 from hf_mpwriter.spool.progress import Status
 from hf_mpwriter.system import disk
 from hf_mpwriter.worker import registry, role
@@ -161,10 +161,10 @@ class SummaryWriter(AddMethods):
             write_to_disk=write_to_disk,
         )
 
-    def _enter(self, run_dir: str, attempt_started_at: float | None = None) -> Worker:
+    def _enter(self, logdir: str, attempt_started_at: float | None = None) -> Worker:
         return registry.enter(
             self._user,
-            spool_of(find(run_dir)),
+            homes.find(logdir),
             self._destination if self._uploads else None,
             self._settings,
             self._token,
