@@ -18,6 +18,7 @@ import os
 import time
 from collections.abc import Iterator
 
+from hf_mpwriter.base.names import SPOOL_NAME
 from hf_mpwriter.mirror.targets import CHUNK, CopySource
 from hf_mpwriter.system import disk, failpoints
 
@@ -50,6 +51,24 @@ class PosixTarget:
             return os.stat(os.path.join(self._to, path), follow_symlinks=False).st_size
         except (FileNotFoundError, NotADirectoryError):
             return None
+
+    def files(self) -> dict[str, int]:
+        """Bytes of all files."""
+        found, pending = {}, [""]
+        while pending:
+            directory = pending.pop()
+            try:
+                entries = os.scandir(os.path.join(self._to, directory))
+            except FileNotFoundError:
+                continue
+            with entries:
+                for entry in entries:
+                    path = os.path.join(directory, entry.name)
+                    if entry.is_dir(follow_symlinks=False):
+                        pending += [path] * (entry.name != SPOOL_NAME)
+                    elif entry.is_file(follow_symlinks=False):
+                        found[path] = entry.stat(follow_symlinks=False).st_size
+        return found
 
     def pieces(self, path: str) -> Iterator[bytes]:
         """The content of a file."""

@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+from hf_mpwriter.base.names import SPOOL_NAME
 from hf_mpwriter.mirror.targets import CHUNK, CopySource
 from hf_mpwriter.system import failpoints
 
@@ -51,6 +52,16 @@ class RemoteTarget:
             return {}
         files = (entry for entry in entries if entry["type"] == "file")
         return {entry["name"].rstrip("/").rpartition("/")[2]: int(entry["size"] or 0) for entry in files}
+
+    def files(self) -> dict[str, int]:
+        """Bytes of all files."""
+        start = self._place("") + "/"
+        try:
+            found = self._filesystem.find(self._root, detail=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        below = {name.removeprefix(start): entry for name, entry in found.items() if name.startswith(start)}
+        return {path: int(entry["size"] or 0) for path, entry in below.items() if SPOOL_NAME not in path.split("/")}
 
     def pieces(self, path: str) -> Iterator[bytes]:
         """The content of a file."""

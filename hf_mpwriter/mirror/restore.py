@@ -24,8 +24,8 @@ from dataclasses import replace
 from typing import Any, NoReturn
 
 from hf_mpwriter.base import names, state
-from hf_mpwriter.mirror import listing, targets
-from hf_mpwriter.mirror.copy import describe
+from hf_mpwriter.mirror import targets
+from hf_mpwriter.mirror.copy import describe, open_target
 from hf_mpwriter.mirror.targets import Target
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging.record import Mirrored, mirror_lock
@@ -69,7 +69,7 @@ def do(spool: Spool, tell: Callable[[Restoration], object]) -> None:
         tell: takes how far it has come.
     """
     try:
-        target = targets.open_target(spool.logdir, "", "")
+        target = open_target(spool.logdir, "", "")
     except (ImportError, ValueError) as error:
         tell(Restoration(failure=redaction.printable(str(error)), is_setting=True))
     else:
@@ -108,10 +108,10 @@ class _Restore:
 
     def _listed(self) -> list[tuple[str, int]]:
         """What is to be brought, the newest first."""
-        found = {path: size for path, size in listing.files(self._spool.logdir).items() if names.is_run_path(path)}
+        found = {path: size for path, size in self._target.files().items() if names.is_run_path(path)}
         seconds = [second for path in found if (second := names.event_second(os.path.basename(path)))]
         ours = {path: size for path, size in found.items() if names.is_ours(os.path.basename(path))}
-        wanted = [(path, size) for path, size in ours.items() if size > _size(self._spool.run / path)]
+        wanted = [(path, size) for path, size in ours.items() if size > max(0, _size(self._spool.run / path))]
         wanted.sort(key=lambda item: names.event_second(os.path.basename(item[0])), reverse=True)
         self._brought = {path: size for path, size in ours.items() if size == _size(self._spool.run / path)}
         first, last = min(seconds, default=0), max(seconds, default=0)

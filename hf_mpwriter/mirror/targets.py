@@ -82,6 +82,9 @@ class Target(Protocol):
     def length(self, path: str) -> int | None:
         """Bytes of a file, None if there is none; directories are listed once."""
 
+    def files(self) -> dict[str, int]:
+        """Bytes of all files, per path relative to the logdir; nothing of a spool, and of no link."""
+
     def put(self, source: CopySource) -> None:
         """Write a file as a whole."""
 

@@ -242,7 +242,7 @@ class WorkerFiles:
             try:
                 step(file)
             except Exception as error:  # noqa: BLE001 - of any kind, as nothing of ours is raised into training
-                failure = f"{file.path or self._membership.spool.run_dir}: {error!r}"
+                failure = f"{file.path or self._membership.spool.logdir}: {error!r}"
                 if failure != self._last_failure:
                     self._last_failure = failure
                     logger.warning("%s", failure)

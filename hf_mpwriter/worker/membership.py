@@ -171,7 +171,7 @@ class Membership:
             return
         self._told_holders.add(name)
         is_sibling = holder is not None and holders.is_sibling(holder, role.launcher_of(self.role))
-        text = holders.warning(self.spool.run_dir, taken.wanted, taken.name, holder, is_sibling=is_sibling)
+        text = holders.warning(self.spool.logdir, taken.wanted, taken.name, holder, is_sibling=is_sibling)
         logger.warning("%s", text)
 
     def _avoid_foreign_spool(self) -> None:

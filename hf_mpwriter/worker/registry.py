@@ -172,7 +172,7 @@ def _end_of(worker: Worker, step: Callable[[], object]) -> None:
     try:
         step()
     except Exception as error:  # noqa: BLE001 - of any kind
-        logger.warning("%s: the end of this process failed here: %r", worker.spool.run_dir, error)
+        logger.warning("%s: the end of this process failed here: %r", worker.spool.logdir, error)
 
 
 def _leave_at_the_end() -> None:

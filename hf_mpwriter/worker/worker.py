@@ -143,7 +143,7 @@ class Worker:
         try:
             self.membership.directory()
         except OSError as error:
-            logger.warning("%s: cannot join yet: %s", self.spool.run_dir, error)
+            logger.warning("%s: cannot join yet: %s", self.spool.logdir, error)
         logger.flush()
 
     def enter_again(self, user: object) -> None:
@@ -156,6 +156,7 @@ class Worker:
         """Take a writer off; the last one makes the process leave."""
         self.users.discard(user)
         if self.users:
+            self.sealing.request(at_once=False)
             self.files.check()
         else:
             self.leave_all()
@@ -210,7 +211,7 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - nothing of ours ever raises into training
             if str(error) != self._last_error:
                 self._last_error = str(error)
-                logger.warning("%s: %s", self.spool.run_dir, error)
+                logger.warning("%s: %s", self.spool.logdir, error)
         finally:
             lock.release()  # `_housekeeping_lock` may be another one by now
         logger.flush()
@@ -297,6 +298,7 @@ class Worker:
         if not self.delivers or not self.role.waits:
             return
         self._voice.take(at_end=True)
+        self.sealing.request(at_once=True)  # other writers may be open
         try:
             self._waits.wait(self._voice, self.logged, self.keep_house, spent, failed=failed)
         finally:

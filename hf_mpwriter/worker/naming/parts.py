@@ -184,7 +184,7 @@ class _Scope:
             logger.warning(
                 "%s: another step of this job is at work here%s; this step logs below the names %s*, now and after a "
                 "requeue.%s",
-                self._spool.run_dir,
+                self._spool.logdir,
                 f" ({holders.describe(member)})" if member else "",
                 within(self._prefix, self.part),
                 f" If that process is left from a step that is over, end it ({holders.command(member)}) and remove "
