@@ -9,29 +9,41 @@
     <hash>         16 hex digits of the sha256 of the logdir
     <name>         the last part of the logdir, so that messages and the folder on the Hub name the run as its user does
 
+A logdir is an absolute path or a URL, in one form, by `normalised_logdir`:
+
+    runs/exp1, ~/runs/exp1                     absolute path
+    file:///data/runs/exp1                     absolute path
+    s3://bucket/runs//exp1/, S3://bucket/...   s3://bucket/runs/exp1
+    hf://me/run                                refused: repo_id= sends it to the Hub, within its rate limit
+    anything else with a "://"                 refused
+
 HF_MPWRITER_STAGING: a directory, in which every run is then staged; or `never`: no run is staged.
 
 Invariants:
 - The answer follows from the filesystem of the logdir and the environment, not from what lies in the logdir. So all
   processes of a run come to the same one.
+- No secret stands in a logdir: it is written to disk and told in messages.
 """
 
 from __future__ import annotations
 
 import enum
 import hashlib
+import importlib.util
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hf_mpwriter.base.errors import SettingsError
+from hf_mpwriter.base.errors import LogdirError, SettingsError
 from hf_mpwriter.base.names import SPOOL_NAME
 from hf_mpwriter.system.filesystem.mounts import Mount
 from hf_mpwriter.system.filesystem.probe import Abilities
 
 STAGING_VARIABLE = "HF_MPWRITER_STAGING"
 NEVER = "never"
+_EXTRA = "pip install 'hf-mpwriter[fsspec]'"
+_URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>.*)", re.DOTALL)
 _HASH = re.compile(r"[0-9a-f]{16}")
 
 
@@ -65,6 +77,54 @@ class Home:
 def is_url(logdir: str) -> bool:
     """Whether a logdir is a URL and no path."""
     return "://" in logdir
+
+
+def normalised_logdir(logdir: str | os.PathLike[str]) -> str:
+    """A logdir as an absolute path, with the home directory in place of "~", or as a URL.
+
+    Raises:
+        LogdirError: it can be neither.
+        SettingsError: it is a URL, and what reads URLs is not installed.
+    """
+    text = os.fspath(logdir)
+    if "\0" in text:
+        raise LogdirError(f"The logdir {text!r} holds a NUL, which no path may.", hint="Give another logdir.")
+    if "://" not in text:
+        return os.path.abspath(os.path.expanduser(text))
+    match = _URL.fullmatch(text)
+    if match is None or "::" in match["scheme"]:
+        raise LogdirError(f"The logdir {text!r} is neither a path nor a URL.", hint="Give one of the two.")
+    scheme, rest = match["scheme"].lower(), match["rest"]
+    if scheme == "file":
+        return _path(text, rest)
+    return _url(text, scheme, rest)
+
+
+def _path(text: str, rest: str) -> str:
+    host, slash, path = rest.partition("/")
+    if host not in ("", "localhost") or not slash:
+        raise LogdirError(f"The logdir {text!r} names no path of this host.", hint="Write file:///path, or /path.")
+    return os.path.abspath(slash + path)
+
+
+def _url(text: str, scheme: str, rest: str) -> str:
+    host, *parts = rest.split("/")
+    if ":" in host.rpartition("@")[0]:
+        hint = "Give it where the filesystem's package looks for it."
+        raise LogdirError(f"The logdir {scheme}://... holds a password, which would be written to disk.", hint=hint)
+    if scheme == "hf":
+        hint = "Use a directory; repo_id= sends it to the Hub, within the Hub's limit on commits."
+        raise LogdirError(f"The logdir {text!r} is a repository on the Hub.", hint=hint)
+    if scheme in ("http", "https"):
+        raise LogdirError(f"The logdir {text!r} can only be read.", hint="Use a directory, or s3://, gs://, abfs://.")
+    if "?" in rest or "::" in rest:
+        raise LogdirError(f"The logdir {scheme}://... holds a query, or another URL.", hint="Give a bucket and a path.")
+    parts = [part for part in parts if part not in ("", ".")]
+    if ".." in parts or not any((host, *parts)):
+        raise LogdirError(f"The logdir {text!r} names no place.", hint="Give a bucket and a path, without '..'.")
+    if importlib.util.find_spec("fsspec") is None:
+        raise SettingsError(f"The logdir {text!r} is a URL, and fsspec is not installed.", hint=f"Run: {_EXTRA}")
+    return "/".join((f"{scheme}://{host}", *parts))
 
 
 def choose(mount: Mount | None, abilities: Abilities | None, staging: str) -> tuple[Way, str]:

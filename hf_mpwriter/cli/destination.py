@@ -24,7 +24,7 @@ from typing import TypeVar
 import click
 
 from hf_mpwriter.base.errors import SettingsError
-from hf_mpwriter.base.home import is_url
+from hf_mpwriter.base.home import normalised_logdir
 from hf_mpwriter.base.settings import Destination, Environment, Settings, normalised_endpoint
 from hf_mpwriter.spool.homes import find, spool_of
 from hf_mpwriter.spool.layout import Spool
@@ -66,7 +66,7 @@ def spool_at(logdir: str) -> Spool:
     Raises:
         LogdirError: no run can be kept for it on this host.
     """
-    return spool_of(find(logdir if is_url(logdir) else os.path.abspath(logdir)))
+    return spool_of(find(normalised_logdir(logdir)))
 
 
 def existing_spool(logdir: str) -> Spool:

@@ -294,7 +294,7 @@ class EventFile:
             self._drain()
 
     def seal_older(self, opened_before: float = math.inf) -> None:
-        """Seal the segment, if records are in it and it was opened before then (monotonic seconds). Nothing is synced."""
+        """Seal the segment if records are in it and it was opened before then, in monotonic seconds; sync nothing."""
         self._unless_busy(lambda: self._series.seal_older(opened_before))
 
     def close(self) -> None:

@@ -226,7 +226,7 @@ class SegmentSeries:
         self.registration.report_seals()
 
     def seal_older(self, opened_before: float) -> None:
-        """Seal the current segment if records are in it and it was opened before then; the next `sync` makes it durable.
+        """Seal the current segment if records are in it and it was opened before then; the next `sync` syncs it.
 
         Args:
             opened_before: monotonic seconds.

@@ -16,7 +16,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from hf_mpwriter.base import logdir
+from hf_mpwriter.base.home import normalised_logdir
 from hf_mpwriter.integrations import require
 from hf_mpwriter.worker.role import take_first_rank
 
@@ -64,7 +64,7 @@ class HubTensorBoardLogger(TensorBoardLogger):
         repo_id: str | None = None,
         **kwargs: Any,
     ) -> None:
-        logdir.normalised(save_dir)
+        normalised_logdir(save_dir)
         self._experiment: SummaryWriter | None
         # LightningCLI follows the name `kwargs` to `super().__init__` to find out which arguments are accepted
         kwargs = with_destination({"repo_id": repo_id, **kwargs})
@@ -80,7 +80,7 @@ class HubTensorBoardLogger(TensorBoardLogger):
         return self._experiment
 
     def _writer(self, **options: Any) -> SummaryWriter:
-        top = logdir.normalised(os.path.expandvars(self.save_dir))
+        top = normalised_logdir(os.path.expandvars(self.save_dir))
         above = Path(os.path.relpath(self.log_dir, top)).parent
         return SummaryWriter(
             self.log_dir, **{"path_in_repo": Path("tensorboard", above).as_posix()} | self._kwargs | options

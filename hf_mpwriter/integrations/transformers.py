@@ -27,7 +27,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from hf_mpwriter.base.logdir import is_url, normalised
+from hf_mpwriter.base.home import is_url, normalised_logdir
 from hf_mpwriter.integrations import require
 from hf_mpwriter.worker.role import default_logdir, take_first_rank
 
@@ -76,7 +76,7 @@ class HubTensorBoardCallback(TensorBoardCallback):
         self._options = {"repo_id": repo_id, **options}
         self._all_ranks = all_ranks
         given = logdir or self.logging_dir
-        self._given = normalised(given) if given else None
+        self._given = normalised_logdir(given) if given else None
         self.logging_dir = None
         self._run: str | None = None
         self._trials = 0

@@ -22,7 +22,6 @@ Invariants:
 from __future__ import annotations
 
 import functools
-import os
 import time
 from collections.abc import Callable
 
@@ -34,7 +33,7 @@ from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Logged, Progress, Status
 from hf_mpwriter.system import locks, process
 from hf_mpwriter.system.supervision import contact
-from hf_mpwriter.worker import delivery, role
+from hf_mpwriter.worker import delivery
 from hf_mpwriter.worker.delivery import Voice
 from hf_mpwriter.worker.election import Election
 from hf_mpwriter.worker.ending.waits import Waits

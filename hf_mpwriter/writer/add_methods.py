@@ -21,7 +21,7 @@ import numpy as np
 from tensorboardX.summary import hparams
 from tensorboardX.writer import SummaryWriter as _SummaryWriter
 
-from hf_mpwriter.base.logdir import is_url
+from hf_mpwriter.base.home import is_url
 from hf_mpwriter.base.names import sub_directory
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.worker.worker import Worker

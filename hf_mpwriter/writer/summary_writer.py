@@ -17,8 +17,8 @@ from typing import Any, Self
 
 from tensorboardX.writer import DummyFileWriter
 
-from hf_mpwriter.base import logdir as logdirs
 from hf_mpwriter.base.errors import SettingsError
+from hf_mpwriter.base.home import normalised_logdir
 from hf_mpwriter.base.names import check_suffix
 from hf_mpwriter.base.settings import (
     DEFAULT_COMMIT_EVERY,
@@ -59,8 +59,8 @@ class SummaryWriter(AddMethods):
     """Writes events for TensorBoard from any number of processes; with `repo_id`, uploads them to the Hub.
 
     Args:
-        logdir: the run directory, shared by all processes of a run, or the URL of one. Default: `runs/<job>` if the launcher names the
-            job, else `runs/<date>_<host>`.
+        logdir: the run directory, shared by all processes of a run; a path or a URL. Default: `runs/<job>` if the
+            launcher names the job, else `runs/<date>_<host>`.
         comment: appended to the default logdir.
         purge_step: for a run that resumes at this step: TensorBoard hides what was logged at this step and later.
         max_queue: accepted and ignored; every record is written at once.
@@ -124,7 +124,7 @@ class SummaryWriter(AddMethods):
         if not (comet_config or {"disabled": True}).get("disabled"):
             raise SettingsError("comet_config asks for Comet.", hint="hf_mpwriter does not log to Comet.")
         environment = Environment.read()
-        logdir = logdirs.normalised(logdir or log_dir or role.default_logdir(comment or ""))
+        logdir = normalised_logdir(logdir or log_dir or role.default_logdir(comment or ""))
         timeout = environment.exit_timeout if exit_timeout is None else exit_timeout
         interval = environment.mirror_every if mirror_every is None else mirror_every
         self._settings = Settings(
@@ -138,7 +138,7 @@ class SummaryWriter(AddMethods):
         ).within(environment.grace)
         self._destination: Destination | None = None
         if repo_id is not None:
-            folder = "/".join(filter(None, [(path_in_repo or "").strip("/"), logdirs.name_of(logdir)]))
+            folder = "/".join(filter(None, [(path_in_repo or "").strip("/"), os.path.basename(logdir)]))
             endpoint, kind, branch = environment.endpoint, repo_type or "model", repo_revision or "main"
             self._destination = Destination(endpoint, check_repo_id(repo_id), kind, branch, folder)
         self._uploads = self._destination is not None and not environment.disabled

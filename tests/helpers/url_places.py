@@ -1,7 +1,7 @@
 """A filesystem of fsspec that is a directory of this disk, for URLs such as plain:///tmp/x/exp1.
 
-    install(directory)                  where PYTHONPATH must lead, so that processes know the protocol
-    <path>.hangs, <path>.refuses        while this file is there, what is asked of path and below hangs, or is refused
+install(directory)                  where PYTHONPATH must lead, so that processes know the protocol
+<path>.hangs, <path>.refuses        while this file is there, what is asked of path and below hangs, or is refused
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 
 PROTOCOL = "plain"
 
-_MODULE = '''
+_MODULE = """
 import os, time
 from fsspec.implementations.local import LocalFileSystem
 
@@ -35,7 +35,7 @@ class PlainFileSystem(LocalFileSystem):
 
     def _open(self, path, mode="rb", **options):
         return super()._open(_see(path), mode, **options)
-'''
+"""
 
 
 def install(directory: Path) -> None:

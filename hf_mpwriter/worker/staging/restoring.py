@@ -45,6 +45,7 @@ LONGEST = 300.0  # seconds, after which it is given up in any case
 RETRY_AFTER = 300.0  # seconds
 LOCK_POLL = 0.05  # seconds
 END_PATIENCE = 2.0  # seconds that a killed restore may take to end; one that hangs in the kernel takes longer
+EARLIER = "what earlier attempts logged"
 _READ = 1 << 16  # bytes
 
 _left: list[int] = []  # restores that were killed and have not ended yet
@@ -157,11 +158,9 @@ def _restored(spool: Spool, before: Restoration) -> Restoration:
 
 
 def _failure_text(spool: Spool, found: Restoration) -> str:
-    what = f"{size_text(found.size - found.came)} of {found.files} files" if found.files else "what earlier attempts logged"
-    return (
-        f"{spool.logdir}: {what} there could not be brought back: {found.failure.rstrip('.')}. Training goes on; nothing "
-        "there is overwritten, but `last_step` and the uploads of this run do not know it"
-    )
+    what = f"{size_text(found.size - found.came)} of {found.files} files" if found.files else EARLIER
+    why = f"{spool.logdir}: {what} there could not be brought back: {found.failure.rstrip('.')}"
+    return f"{why}. Training goes on; nothing there is overwritten, but `last_step` and the uploads of this run lack it"
 
 
 def _run(spool: Spool) -> Restoration:
@@ -179,7 +178,7 @@ def _run(spool: Spool) -> Restoration:
 
 
 def _tell(spool: Spool, report: Restoration) -> None:
-    what = f"{report.files} files ({size_text(report.size)})" if report.files else "what earlier attempts logged"
+    what = f"{report.files} files ({size_text(report.size)})" if report.files else EARLIER
     text = "%s: bringing back %s from there before training goes on, for at most %.0f s"
     logger.warning(text, spool.logdir, what, LONGEST)
     logger.flush()

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from pathlib import Path
 
 import pytest
 
-from hf_mpwriter.base import logdir
+from hf_mpwriter.base import home
 from hf_mpwriter.base.errors import LogdirError, SettingsError
 
 
@@ -29,17 +28,17 @@ from hf_mpwriter.base.errors import LogdirError, SettingsError
 )
 def test_a_place_has_one_name(given, wanted):
     """However it is written; and what is normalised stays as it is."""
-    assert logdir.normalised(given) == wanted
-    assert logdir.normalised(wanted) == wanted
-    assert logdir.is_url(wanted) == ("://" in wanted)
+    assert home.normalised_logdir(given) == wanted
+    assert home.normalised_logdir(wanted) == wanted
+    assert home.is_url(wanted) == ("://" in wanted)
 
 
 def test_a_path_is_made_absolute(monkeypatch, tmp_path):
     """With the home directory in place of "~"."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/me")
-    assert logdir.normalised("runs/exp1") == str(tmp_path / "runs" / "exp1")
-    assert logdir.normalised("~/exp1") == "/home/me/exp1"
+    assert home.normalised_logdir("runs/exp1") == str(tmp_path / "runs" / "exp1")
+    assert home.normalised_logdir("~/exp1") == "/home/me/exp1"
 
 
 @pytest.mark.parametrize(
@@ -63,31 +62,21 @@ def test_a_path_is_made_absolute(monkeypatch, tmp_path):
 def test_what_is_no_logdir_is_refused_with_a_hint(wrong, word):
     """The message says what helps."""
     with pytest.raises(LogdirError) as caught:
-        logdir.normalised(wrong)
+        home.normalised_logdir(wrong)
     assert word in str(caught.value)
 
 
 def test_a_password_in_a_url_is_refused_and_not_repeated():
     """The logdir is written to disk and told in messages."""
     with pytest.raises(LogdirError) as caught:
-        logdir.normalised("sftp://me:hunter2@host/exp1")
+        home.normalised_logdir("sftp://me:hunter2@host/exp1")
     assert "hunter2" not in str(caught.value)
     assert "password" in str(caught.value)
 
 
 def test_a_url_without_fsspec_names_what_to_install(monkeypatch):
     """And a path needs none."""
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(SettingsError, match=r"pip install 'hf-mpwriter\[fsspec\]'"):
-        logdir.normalised("s3://bucket/exp1")
-    assert logdir.normalised("/data/exp1") == "/data/exp1"
-
-
-def test_the_last_part_names_the_run():
-    """Of a path and of a URL."""
-    assert logdir.name_of(logdir.normalised("s3://bucket/runs/exp1/")) == "exp1"
-    assert logdir.name_of(logdir.normalised("s3://bucket")) == "bucket"
-    assert logdir.name_of("/data/exp1") == "exp1"
-    assert logdir.name_of(os.sep) == ""
-    assert logdir.protocol("gs://bucket/x") == "gs"
-    assert logdir.protocol("/data/exp1") == ""
+        home.normalised_logdir("s3://bucket/exp1")
+    assert home.normalised_logdir("/data/exp1") == "/data/exp1"

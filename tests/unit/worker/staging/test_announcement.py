@@ -6,19 +6,19 @@ from hf_mpwriter.base.home import Home, Way, direct
 from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.worker.staging.announcement import announcement
 
-STAGED = Home("s3://b/exp1", Way.STAGED, "/tmp/x/exp1", "/tmp/x/exp1/.hf_mpwriter", "a URL is no directory")
-ASIDE = Home("/data/exp1", Way.LOCAL_SPOOL, "/data/exp1", "/tmp/x/exp1/.hf_mpwriter", "exfat has no file locks")
+STAGED = Home("s3://b/exp1", Way.STAGED, "/scratch/x/exp1", "/scratch/x/exp1/.hf_mpwriter", "a URL is no directory")
+ASIDE = Home("/data/exp1", Way.LOCAL_SPOOL, "/data/exp1", "/scratch/x/exp1/.hf_mpwriter", "exfat has no file locks")
 
 
 def test_both_places_and_the_interval_are_told():
     """And what is lost with the machine."""
     text = announcement(STAGED, Settings(mirror_every=0.5), uploads=True)
     assert text == (
-        "s3://b/exp1: a URL is no directory. Event files are written to /tmp/x/exp1, and copied to the logdir every 0.5 "
-        "minutes, less often in a long run, at push() and at the end. If this machine is lost, so is what it has logged "
-        "since."
+        "s3://b/exp1: a URL is no directory. Event files are written to /scratch/x/exp1, and copied to the logdir "
+        "every 0.5 minutes, less often in a long run, at push() and at the end. If this machine is lost, so is what it has "
+        "logged since."
     )
-    assert "/tmp/x/exp1/.hf_mpwriter" in announcement(ASIDE, Settings(), uploads=True)
+    assert "/scratch/x/exp1/.hf_mpwriter" in announcement(ASIDE, Settings(), uploads=True)
     assert announcement(direct("/data/exp1"), Settings(), uploads=True) == ""
 
 
