@@ -185,7 +185,7 @@ def _show_logdir(found: Comparison, logdir: str, *, drained: bool) -> None:
         raise failure(f"Something else is in the place of {what} in {found.to}, and is left alone", damaged=False)
     if found.absent and drained:
         sync = command_line("sync", logdir)
-        raise failure(f"{counted(len(found.absent), 'file')} are not in {found.to}. Run: {sync}", damaged=False)
+        raise failure(f"Missing in {found.to}: {counted(len(found.absent), 'file')}. Run: {sync}", damaged=False)
     click.echo(printable(f"Whole in {found.to}: {counted(found.whole, 'file')}, byte by byte."))
 
 
