@@ -1,4 +1,4 @@
-"""What is told of a logdir that does not take files, what brings them there later, and what `status` and `verify` say."""
+"""What is told of a logdir that does not take files, what brings them there, and what `status` and `verify` say."""
 
 from __future__ import annotations
 
