@@ -57,7 +57,7 @@ def test_the_first_member_of_an_attempt_asks_and_the_others_do_not(staged, asked
 
 
 def test_a_failure_is_told_and_not_repeated_at_once(staged, asked, caplog):
-    """Short processes that follow each other do not all wait for a mount that hangs; names sort behind what is known."""
+    """Processes that follow each other do not all wait for a mount that hangs; names sort behind what is known."""
     asked += [Restoration(files=2, size=99, last=7, failure="it hangs"), Restoration(last=5, is_over=True)]
     for _ in range(3):
         with restoring.prepared(staged, is_joined=False) as known:
