@@ -178,9 +178,12 @@ def _run(spool: Spool) -> Restoration:
 
 
 def _tell(spool: Spool, report: Restoration) -> None:
-    what = f"{report.files} files ({size_text(report.size)})" if report.files else EARLIER
-    text = "%s: bringing back %s from there before training goes on, for at most %.0f s"
-    logger.warning(text, spool.logdir, what, LONGEST)
+    if report.files:
+        text = f"bringing back {report.files} files ({size_text(report.size)}) of earlier attempts"
+    else:
+        text = f"asking it {EARLIER}"
+    limit = LONGEST if report.files else PATIENCE
+    logger.warning("%s: %s before training goes on, for at most %.0f s", spool.logdir, text, limit)
     logger.flush()
 
 
