@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import time
 
 import pytest
@@ -11,7 +13,7 @@ from click.testing import CliRunner
 from hanging import hanging, why_not
 from programs import wait_for
 from runs import hub_view
-from staged import copy_pid, digests, event_files, is_there, lengths, mirror_pid, stage
+from staged import copy_pid, digests, event_files, is_there, lengths, mirror_pid, stage, steps
 
 from hf_mpwriter import testing
 from hf_mpwriter.cli.main import main
@@ -150,3 +152,43 @@ def test_beside_a_copy_that_cannot_be_killed_no_other_one_starts(tmp_path, start
     locks.release(lock)
     assert command("sync", run_dir)[0] == 0
     assert digests(logdir) == digests(run_dir)
+
+
+PUSH = """
+import os, sys
+from hf_mpwriter import SummaryWriter
+writer = SummaryWriter(sys.argv[1], exit_timeout=60)
+for step in range(20):
+    writer.add_scalar("loss", step / 2, step)
+print(writer.push(60))
+for step in range(20, 40):
+    writer.add_scalar("loss", step / 2, step)
+print(writer.push(60))
+os.kill(os.getpid(), 9)
+"""
+
+KILLED = """
+import os, sys
+from hf_mpwriter import SummaryWriter
+writer = SummaryWriter(sys.argv[1])
+for step in range(40, 60):
+    writer.add_scalar("loss", step / 2, step)
+os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.timeout(300)
+def test_what_a_push_says_is_there_is_in_the_logdir(tmp_path, start, monkeypatch):
+    """It seals what is open, and is True when the mirror has brought it; a supervisor brings what was left."""
+    logdir = tmp_path / "there" / "exp1"
+    monkeypatch.setenv("HF_MPWRITER_STAGING", str(tmp_path / "here"))
+    code, out, err = start(PUSH, logdir).finish()
+    assert (code, out) == (-9, "True\nTrue\n"), err
+    assert sorted(steps(logdir, "loss")) == list(range(40))
+    assert command("verify", logdir)[0] == 0
+    # below a supervisor, whose program is killed before it can close
+    run = [sys.executable, "-m", "hf_mpwriter", "run", "--grace", "60", "--", sys.executable, "-c", KILLED, str(logdir)]
+    supervised = subprocess.run(run, capture_output=True, text=True, timeout=100, check=False)
+    assert supervised.returncode == 128 + 9
+    assert f"are in {logdir}" in supervised.stderr, supervised.stderr
+    assert sorted(steps(logdir, "loss")) == list(range(60))
