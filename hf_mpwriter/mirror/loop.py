@@ -233,7 +233,8 @@ class Mirror:
         if isinstance(message, Arrived):
             self._there[message.path] = message.length
             self._alive_at = self._clock()
-            self._mirrored = dataclasses.replace(known, files=known.files | {message.path: message.length})
+            if known.files.get(message.path) != message.length:
+                self._mirrored = dataclasses.replace(known, files=known.files | {message.path: message.length})
         elif isinstance(message, Conflict):
             logger.info("%s: %s", message.path, message.reason)
             files = {path: length for path, length in known.files.items() if path != message.path}

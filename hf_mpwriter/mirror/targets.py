@@ -24,7 +24,7 @@ from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Directory
 
 CHUNK = 1 << 20  # bytes that are read at once
-REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)  # it fails again for the same reason
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOENT)  # a person has to help
 
 
 class ConflictError(Exception):
