@@ -16,7 +16,6 @@
         pull.lock                                     lock of the pulls                  no process (empty)
         pulled.json                                   what came from the Hub             the holder of that lock
         pulling/<32 hex>                              files on their way from the Hub    the holder of that lock
-        restore.lock, restored.json, restoring/       see spool/staging/restoration         the first of an attempt
         hosts/<host>/status.json                      heartbeat, phase, last failure     that host's uploader
         hosts/<host>/notices.json                     what the user should know          that host's uploader
         hosts/<host>/starts.json                      starts of uploaders                the lock's holder, there

@@ -2,7 +2,9 @@
 
     restore  --lines, on its standard output-->  worker      restore {"files": 12, "size": 80123, "came": 4711, ...}
 
-    restored.json    the last of these lines, of the last restore on this host
+    restored.json           the last of these lines, of the last restore on this host
+    restore.lock            held by the process that asks for a restore until it has joined; never unlinked
+    restoring/<32 hex>      files on their way from the logdir
 
 Any other line is ignored: libraries may print, too.
 
