@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from hf_mpwriter.worker.staging.sealing import opened_before
+from hf_mpwriter.worker.staging.sealing import Sealing, opened_before
 
 NEVER = -math.inf
 HOUR, DAY = 3600.0, 86_400.0
@@ -44,3 +44,31 @@ def test_a_request_seals_what_was_open_then():
 def test_a_signal_seals_all_that_was_open_then():
     """The process may be killed seconds later."""
     assert opened_before(1000.0, DAY, 5.0, NEVER, 999.9) == 999.9
+
+
+class Files:
+    """Event files that note what is to be sealed."""
+
+    def __init__(self) -> None:
+        self.sealed: list[float] = []
+
+    def seal_older(self, before: float = math.inf) -> None:
+        """Note it."""
+        self.sealed.append(before)
+
+
+def test_who_waits_for_a_push_has_all_sealed_at_once():
+    """A day-old run would wait for minutes otherwise; one that is not staged seals nothing."""
+    files = Files()
+    sealing = Sealing(files, lambda: 5.0, clock=lambda: 1000.0)
+    sealing.request(at_once=True)
+    sealing.note_urgent()
+    sealing.seal_due()
+    assert files.sealed == []
+    sealing.made_at = 0.0
+    sealing.request(at_once=False)
+    assert files.sealed == []
+    sealing.request(at_once=True)
+    assert files.sealed == [math.inf]
+    sealing.seal_due()
+    assert files.sealed[1:] == [1000.0], "a signal has come"
