@@ -105,13 +105,13 @@ class PosixTarget:
         if not self.way:
             self.way = RENAME if self._can_rename(directory) else IN_PLACE
         if self.way == IN_PLACE:
-            _write(source, final, os.O_TRUNC)
+            _write(source, final)
             return
         temporary = self._temporary(directory)
         try:
             _write(source, temporary, os.O_EXCL)
             failpoints.reach("copy.rename")
-            os.rename(temporary, final)
+            _put_in_place(temporary, final)
         except OSError:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
@@ -148,6 +148,17 @@ def _make_directories(path: str, mode: int) -> None:
         os.mkdir(path, mode | 0o700)
 
 
+def _put_in_place(temporary: str, final: str) -> None:
+    """Rename; what a killed copy has left goes first where a mount does not replace it, such as sshfs."""
+    try:
+        os.rename(temporary, final)
+    except OSError:
+        if not os.path.lexists(final):
+            raise
+        os.unlink(final)
+        os.rename(temporary, final)
+
+
 def _fsync_directory(path: str) -> None:
     """Make the names in a directory durable, where that means something: object stores have no directories."""
     with contextlib.suppress(OSError):
@@ -158,9 +169,9 @@ def _fsync_directory(path: str) -> None:
             os.close(fd)
 
 
-def _write(source: CopySource, path: str, flags: int) -> None:
-    """Write a file in one sequential open .. close; what close refuses counts."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | flags, source.mode)
+def _write(source: CopySource, path: str, flags: int = 0) -> None:
+    """Write a file in one sequential open .. close; what close refuses counts. Some mounts open for nothing else."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | flags, source.mode)
     try:
         for chunk in source.chunks():
             disk.write_all(fd, chunk)

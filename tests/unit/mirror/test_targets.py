@@ -137,6 +137,22 @@ def test_what_is_refused_leaves_no_part_behind(run, tmp_path, monkeypatch, numbe
     assert leftovers(tmp_path / "there") == []
 
 
+def test_what_a_killed_copy_has_left_is_replaced_where_rename_replaces_nothing(run, tmp_path, monkeypatch):
+    """As with sshfs: it is removed first. Only the beginning of our own file comes so far."""
+    rename, to = os.rename, tmp_path / "there"
+
+    def never_replaces(old: str, new: str) -> None:
+        if os.path.exists(new):
+            raise OSError(errno.EPERM, "something is there")
+        rename(old, new)
+
+    monkeypatch.setattr(posix.os, "rename", never_replaces)
+    put(str(to), ONE, b"0123")
+    assert copied(run, to)[-1] == Finished()
+    assert content(str(to), ONE) == b"0123456789"
+    assert leftovers(to) == []
+
+
 def test_parts_of_killed_copies_are_removed(run, tmp_path):
     """Those of this mirror at once, those of another one after a day; what is no part of a mirror stays."""
     to = tmp_path / "there"
