@@ -100,7 +100,7 @@ def verify_run(logdir: str, *, running: bool, endpoint: str | None) -> None:
 
 
 @dataclass
-class Comparison:
+class LogdirComparison:
     """What was found in the logdir of a staged run.
 
     Attributes:
@@ -118,9 +118,9 @@ class Comparison:
     failure: str = ""
 
 
-def _compare_logdir(spool: Spool) -> Comparison:
+def _compare_logdir(spool: Spool) -> LogdirComparison:
     """Compare what is final with the logdir, byte by byte: in a copy that only reads, as the logdir may hang."""
-    found, members = Comparison(Logdir(spool).to), Members(spool)
+    found, members = LogdirComparison(Logdir(spool).to), Members(spool)
     files = [file for file in EventFileScan(spool.run).files(lambda _: True, members.growing) if not file.growing]
     items = [Item(file.path, file.length) for file in files]
     while items and not found.failure:
@@ -168,7 +168,7 @@ def _started(spool: Spool, job: CopyJob) -> CopyHandle:
             time.sleep(POLL)
 
 
-def _show_logdir(found: Comparison, logdir: str, *, drained: bool) -> None:
+def _show_logdir(found: LogdirComparison, logdir: str, *, drained: bool) -> None:
     """Print what was found in the logdir.
 
     Raises:
