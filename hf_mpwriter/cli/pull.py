@@ -35,6 +35,7 @@ from hf_mpwriter.cli.destination import (
     with_namespace,
 )
 from hf_mpwriter.cli.output import UploadBar, counted
+from hf_mpwriter.spool.homes import find, spool_of
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ownership import check_ownership
 from hf_mpwriter.spool.progress import Progress, size_text
@@ -198,7 +199,7 @@ def pull_before(run_dir: str, repo_id: str, wanted: Callable[[str], bool], *, is
         ClickException: the run belongs to another repository, or to a Hub that no token may go to.
         HfMpWriterError: the run directory cannot be used.
     """
-    spool = Spool(run_dir)
+    spool = spool_of(find(run_dir))
     check_ownership(spool.directory)
     spool.check_format()
     recorded = spool.destination()

@@ -112,7 +112,7 @@ def _pull_first(command: Sequence[str]) -> Callable[[], None]:
     from hf_mpwriter.worker.role import rank_of
 
     wanted, is_quiet = selection_of(os.environ, command), rank_of(os.environ) not in (None, 0)
-    return pull_before(os.path.abspath(os.path.expanduser(logdir)), check_repo_id(repo_id), wanted, is_quiet=is_quiet)
+    return pull_before(normalised_logdir(logdir), check_repo_id(repo_id), wanted, is_quiet=is_quiet)
 
 
 def _patch_pythons(environ: MutableMapping[str, str]) -> None:
