@@ -17,7 +17,7 @@ from collections.abc import Iterable
 
 import click
 
-from hf_mpwriter.base.home import Home, Way, is_url
+from hf_mpwriter.base.home import Home, Way, is_url, normalised_logdir
 from hf_mpwriter.spool.homes import find
 from hf_mpwriter.system.filesystem.mounts import Mount, find_mount, nearest
 from hf_mpwriter.system.filesystem.probe import probe
@@ -55,7 +55,7 @@ def examine_directory(directory: str) -> None:
 
     DIR need not exist yet; it may be a URL.
     """
-    logdir = directory if is_url(directory) else os.path.abspath(os.path.expanduser(directory))
+    logdir = normalised_logdir(directory)
     lines = [("logdir", logdir)]
     if not is_url(logdir):
         if os.path.lexists(logdir) and not os.path.isdir(logdir):

@@ -75,9 +75,10 @@ def test_each_host_uploads_its_own_from_a_logdir_without_locks(start, hub, tmp_p
 
         wait_for(lambda: all(map(ledger, (0, 1))), "each host has sent something")
         enough.touch()
-        for rank in ranks:
+        for number, rank in enumerate(ranks):
             code, _, err = rank.finish()
             assert code == 0, err
+            assert err.count("has no file locks") == (number == 0), "rank 0 says it, once"
             assert "are not on the Hub" not in err
         assert not (run_dir / ".hf_mpwriter").exists()
         assert left in ledger(0)
