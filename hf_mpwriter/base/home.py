@@ -117,6 +117,9 @@ def _url(text: str, scheme: str, rest: str) -> str:
         raise LogdirError(f"The logdir {text!r} is a repository on the Hub.", hint=hint)
     if scheme in ("http", "https"):
         raise LogdirError(f"The logdir {text!r} can only be read.", hint="Use a directory, or s3://, gs://, abfs://.")
+    if scheme == "memory":
+        hint = "Use a directory, or s3://, gs://, abfs://."
+        raise LogdirError(f"The logdir {text!r} is in the memory of one process, which ends.", hint=hint)
     if "?" in rest or "::" in rest:
         raise LogdirError(f"The logdir {scheme}://... holds a query, or another URL.", hint="Give a bucket and a path.")
     parts = [part for part in parts if part not in ("", ".")]
