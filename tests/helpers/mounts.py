@@ -13,7 +13,7 @@ _MOUNTS = Path("/proc/self/mountinfo")
 
 def detach_below(*tops: Path) -> list[str]:
     """Detach every mount below these directories, the innermost first; return their places."""
-    found = [place for place in _places() if any(Path(place).is_relative_to(top) for top in tops)]
+    found = [place for place in places() if any(Path(place).is_relative_to(top) for top in tops)]
     for place in reversed(found):
         ctypes.CDLL(None).umount2(os.fsencode(place), _DETACH)
     return found
@@ -25,7 +25,7 @@ def detach(place: Path) -> None:
         pass
 
 
-def _places() -> list[str]:
+def places() -> list[str]:
     """Where something is mounted, in the order of mounting."""
     if not _MOUNTS.exists():
         return []
