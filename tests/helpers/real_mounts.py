@@ -26,7 +26,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from mounts import detach, detach_below
+from mounts import contents, detach, detach_below
 from programs import wait_for
 from s3_server import KEY, S3Server
 from s3_server import why_not as why_no_s3
@@ -35,6 +35,8 @@ TOOLS = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 LEASH = ("setpriv", "--pdeathsig", "KILL", "--")  # a process of the system ends with the test that started it
 DISK = 96 << 20  # bytes of a disk in a file, sparse
 LATER = 5.0  # seconds that a server has for its end
+
+Behind = Callable[[], dict[str, bytes]]  # all files behind a mount: content by path
 
 
 class Ground:
@@ -123,48 +125,46 @@ class RealMount:
     Args:
         kind: its name here.
         place: where it is mounted.
-        elsewhere: content of a file, by its path below the mount, as it is behind the mount; None without one.
+        everything: all files as they are behind the mount: content by path.
     """
 
     kind: str
     place: Path
-    elsewhere: Callable[[str], bytes | None]
+    everything: Behind
+
+    def elsewhere(self, path: str) -> bytes | None:
+        """Content of a file behind the mount, None if there is no such file."""
+        return self.everything().get(path)
 
 
-def _content(directory: Path) -> Callable[[str], bytes | None]:
-    def read(path: str) -> bytes | None:
-        try:
-            return (directory / path).read_bytes()
-        except FileNotFoundError:
-            return None
-
-    return read
+def _below(directory: Path) -> Behind:
+    return lambda: contents(directory)
 
 
-def _objects(s3: S3Server, bucket: str) -> Callable[[str], bytes | None]:
-    return lambda path: s3.objects(bucket, path).get("")
+def _objects(s3: S3Server, bucket: str) -> Behind:
+    return lambda: s3.objects(bucket)
 
 
-def _tmpfs(ground: Ground) -> Callable[[str], bytes | None]:
+def _tmpfs(ground: Ground) -> Behind:
     ground.run("mount", "-t", "tmpfs", "test", ground.place)
-    return _content(ground.place)
+    return _below(ground.place)
 
 
-def _ext4(ground: Ground) -> Callable[[str], bytes | None]:
+def _ext4(ground: Ground) -> Behind:
     image = ground.disk()
     ground.run("mkfs.ext4", "-q", image)
     ground.run("mount", "-o", "loop", image, ground.place)
-    return _content(ground.place)
+    return _below(ground.place)
 
 
-def _vfat(ground: Ground) -> Callable[[str], bytes | None]:
+def _vfat(ground: Ground) -> Behind:
     image = ground.disk()
     ground.run("mkfs.vfat", image)
     ground.run("mount", "-t", "vfat", "-o", "loop", image, ground.place)
-    return _content(ground.place)
+    return _below(ground.place)
 
 
-def _exfat(ground: Ground) -> Callable[[str], bytes | None]:
+def _exfat(ground: Ground) -> Behind:
     image = ground.disk()
     ground.run("mkfs.exfat", image)
     device = ground.run("losetup", "--find", "--show", image)  # it takes no file
@@ -172,24 +172,24 @@ def _exfat(ground: Ground) -> Callable[[str], bytes | None]:
         ground.run("mount.exfat-fuse", "-o", "allow_other", device, ground.place)
     finally:
         ground.run("losetup", "--detach", device)  # as soon as nothing uses it
-    return _content(ground.place)
+    return _below(ground.place)
 
 
-def _overlay(ground: Ground) -> Callable[[str], bytes | None]:
+def _overlay(ground: Ground) -> Behind:
     ground.run("mount", "-t", "tmpfs", "test", ground.behind)  # a directory of a container cannot be an upper one
     for name in ("lower", "upper", "work"):
         (ground.behind / name).mkdir()
     options = ",".join(f"{name}dir={ground.behind / name}" for name in ("lower", "upper", "work"))
     ground.run("mount", "-t", "overlay", "overlay", "-o", options, ground.place)
-    return _content(ground.place)
+    return _below(ground.place)
 
 
-def _bindfs(ground: Ground) -> Callable[[str], bytes | None]:
+def _bindfs(ground: Ground) -> Behind:
     ground.serve("bindfs", "-f", ground.behind, ground.place)
-    return _content(ground.behind)
+    return _below(ground.behind)
 
 
-def _nfs(ground: Ground) -> Callable[[str], bytes | None]:
+def _nfs(ground: Ground) -> Behind:
     export = f"127.0.0.1:{ground.behind}"
     ground.run("exportfs", "-i", "-o", "rw,no_root_squash,insecure,fsid=17", export)
     try:
@@ -197,10 +197,10 @@ def _nfs(ground: Ground) -> Callable[[str], bytes | None]:
     except OSError:
         ground.run("exportfs", "-u", export)
         raise
-    return _content(ground.behind)
+    return _below(ground.behind)
 
 
-def _sshfs(ground: Ground) -> Callable[[str], bytes | None]:
+def _sshfs(ground: Ground) -> Behind:
     keys = ground.top / "keys"
     keys.mkdir(mode=0o700)
     for name in ("host", "user"):
@@ -231,7 +231,7 @@ def _sshfs(ground: Ground) -> Callable[[str], bytes | None]:
     }
     words = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
     ground.serve("sshfs", "-f", *words, f"root@127.0.0.1:{ground.behind}", ground.place)
-    return _content(ground.behind)
+    return _below(ground.behind)
 
 
 def _listens(port: int) -> bool:
@@ -239,8 +239,11 @@ def _listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def _rclone(mode: str) -> Callable[[Ground], Callable[[str], bytes | None]]:
-    def begin(ground: Ground) -> Callable[[str], bytes | None]:
+Begin = Callable[[Ground], Behind]  # mounts a filesystem
+
+
+def _rclone(mode: str) -> Begin:
+    def begin(ground: Ground) -> Behind:
         assert ground.s3
         bucket = ground.bucket()
         (ground.top / "rclone.conf").write_text(
@@ -250,6 +253,7 @@ def _rclone(mode: str) -> Callable[[Ground], Callable[[str], bytes | None]]:
         ground.serve(
             *("rclone", "mount", "--config", ground.top / "rclone.conf", "--cache-dir", ground.top / "rclone-cache"),
             *("--vfs-cache-mode", mode, "--vfs-write-back", "1s", "--dir-cache-time", "1s"),
+            *("--streaming-upload-cutoff", "64Mi"),  # moto refuses what this rclone uploads in parts
             *(f"s3:{bucket}", ground.place),
         )
         return _objects(ground.s3, bucket)
@@ -257,7 +261,7 @@ def _rclone(mode: str) -> Callable[[Ground], Callable[[str], bytes | None]]:
     return begin
 
 
-def _s3fs(ground: Ground) -> Callable[[str], bytes | None]:
+def _s3fs(ground: Ground) -> Behind:
     assert ground.s3
     bucket = ground.bucket()
     password = ground.top / "s3fs.password"
@@ -279,7 +283,7 @@ class Kind:
         needs_s3: whether there has to be an S3.
     """
 
-    begin: Callable[[Ground], Callable[[str], bytes | None]]
+    begin: Begin
     tools: tuple[str, ...] = ()
     filesystem: str = ""
     needs_s3: bool = False

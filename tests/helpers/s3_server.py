@@ -9,6 +9,7 @@ It keeps everything in memory, and takes any credentials. A killed test takes it
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -16,7 +17,6 @@ import subprocess
 import sys
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import urlparse
 
 SERVER = """
 import ctypes, signal, sys, threading
@@ -98,13 +98,13 @@ class S3Server:
         )
 
     def objects(self, bucket: str, prefix: str = "") -> dict[str, bytes]:
-        """All objects of a bucket whose names begin so: content by the rest of the name."""
-        client = self.client()
-        pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-        names = [found["Key"] for page in pages for found in page.get("Contents", ())]
-        return {name[len(prefix) :]: client.get_object(Bucket=bucket, Key=name)["Body"].read() for name in names}
+        """All objects of a bucket whose names begin so: content by the rest of the name.
 
-    @property
-    def port(self) -> int:
-        """Its port."""
-        return urlparse(self.endpoint).port or 0
+        What goes meanwhile is left out.
+        """
+        client, found = self.client(), {}
+        for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+            for name in (entry["Key"] for entry in page.get("Contents", ())):
+                with contextlib.suppress(client.exceptions.NoSuchKey):
+                    found[name[len(prefix) :]] = client.get_object(Bucket=bucket, Key=name)["Body"].read()
+        return found
