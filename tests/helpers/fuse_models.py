@@ -3,6 +3,7 @@
     with mounted(GCSFUSE, place) as mount:          a process of its own serves it (`fuse_server`)
         (mount.place / "file").write_bytes(b"...")  what this host sees
         mount.elsewhere("file")                     what other hosts see: content, None if there is nothing
+        mount.everything()                          all of it: content by path
         with mounted(GCSFUSE, other, store=mount.store): ...   a second host with a mount of the same store
         mount.hang() ... mount.release()            every call waits in between
 
@@ -28,7 +29,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from mounts import detach
+from mounts import contents, detach
 from programs import wait_for
 
 SERVER = Path(__file__).parent / "fuse_server.py"
@@ -198,6 +199,10 @@ class Mounted:
             return (self.store / relative).read_bytes()
         except FileNotFoundError:
             return None
+
+    def everything(self) -> dict[str, bytes]:
+        """All files that other hosts see: content by path."""
+        return contents(self.store)
 
     def hang(self) -> None:
         """Let every call wait from now on, also those of processes that are killed."""

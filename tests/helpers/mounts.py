@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import re
@@ -16,6 +17,16 @@ def detach_below(*tops: Path) -> list[str]:
     found = [place for place in places() if any(Path(place).is_relative_to(top) for top in tops)]
     for place in reversed(found):
         ctypes.CDLL(None).umount2(os.fsencode(place), _DETACH)
+    return found
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    """All files below a directory: content by relative path. What goes meanwhile is left out."""
+    found = {}
+    for path in directory.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            if path.is_file() and not path.is_symlink():
+                found[str(path.relative_to(directory))] = path.read_bytes()
     return found
 
 

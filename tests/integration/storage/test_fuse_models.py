@@ -23,6 +23,9 @@ pytestmark = [
 ]
 
 
+GONE = ("ENOTCONN", "ECONNABORTED")  # what a mount without its process answers, the second one while it goes
+
+
 def outcome(call: Callable[[], object]) -> object:
     """What a call returns, or the name of its error."""
     try:
@@ -228,8 +231,8 @@ def test_a_mount_whose_process_dies_loses_what_it_has_not_published(tmp_path):
         fd = os.open(mount.place / "open", os.O_WRONLY | os.O_CREAT)
         os.write(fd, b"open")
         mount.die()
-        assert outcome(lambda: os.stat(mount.place)) == "ENOTCONN"
-        assert outcome(lambda: os.close(fd)) == "ENOTCONN"
+        assert outcome(lambda: os.stat(mount.place)) in GONE
+        assert outcome(lambda: os.close(fd)) in GONE
         assert os.listdir(mount.store) == ["closed"]
     assert not os.path.ismount(tmp_path / "mount")
 
@@ -243,5 +246,8 @@ def test_a_mount_ends_with_the_process_that_made_it(tmp_path):
     os.waitpid(child, 0)
     pid = int((tmp_path / "pid").read_text())
     wait_for(lambda: not is_alive(pid), "its end")
-    assert outcome(lambda: os.stat(tmp_path / "mount")) == "ENOTCONN"
-    assert detach_below(tmp_path) == [str(tmp_path / "mount")]
+    try:
+        assert outcome(lambda: os.stat(tmp_path / "mount")) in GONE
+    finally:
+        detached = detach_below(tmp_path)
+    assert detached == [str(tmp_path / "mount")]
