@@ -204,7 +204,8 @@ def pull_before(run_dir: str, repo_id: str, wanted: Callable[[str], bool], *, is
     spool.check_format()
     recorded = spool.destination()
     if recorded is None or not (recorded.can_be(repo_id) or recorded.repo_id == repo_id.rpartition("/")[2]):
-        recorded = _asked_for(spool, recorded, repo_id, "model", "main", "tensorboard")
+        kind = os.environ.get("HF_MPWRITER_REPO_TYPE") or "model"  # as writers from the environment have it
+        recorded = _asked_for(spool, recorded, repo_id, kind, "main", "tensorboard")
     destination = recorded_destination(recorded, None, command_line("pull", run_dir, "--repo-id", repo_id))
 
     def bring() -> None:

@@ -19,7 +19,7 @@ import os
 import random
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Protocol, TypeVar
 
 from hf_mpwriter.base.files import CHUNK, git_hasher
@@ -66,6 +66,29 @@ def hasher_of(remote: Remote) -> Hasher:
 def expected(remote: Remote) -> str:
     """The digest of the Hub's copy."""
     return remote.oid if remote.sha256 is None else remote.sha256
+
+
+def temporary_name(path: str, remote: Remote) -> str:
+    """The name of the temporary file of a content: an interrupted pull goes on there."""
+    name = hashlib.sha256(f"{path}\n{remote.size}\n{expected(remote)}".encode(errors="surrogateescape"))
+    return name.hexdigest()[:32]
+
+
+def remove_temporaries(spool: Spool, kept: Collection[str]) -> None:
+    """Remove what interrupted pulls have left.
+
+    Args:
+        spool: of the run directory.
+        kept: names of those that another pull goes on with.
+    """
+    directory, found = spool.directory / PULLING, set[str]()
+    with contextlib.suppress(OSError):
+        found.update(directory.names())
+    if found.isdisjoint(kept):
+        disk.remove_tree(directory)
+        return
+    for name in found.difference(kept):
+        disk.remove_tree(directory / name)
 
 
 def feed_from(hasher: Hasher, fd: int, end: int) -> None:
@@ -145,8 +168,7 @@ class Fetcher:
             Exception: any of the client; `classify` knows what it means.
         """
         place = self._spool.run / path
-        name = hashlib.sha256(f"{path}\n{remote.size}\n{expected(remote)}".encode(errors="surrogateescape"))
-        temporary = self._spool.directory / PULLING / name.hexdigest()[:32]
+        temporary = self._spool.directory / PULLING / temporary_name(path, remote)
         disk.make_dirs(temporary.parent, durable=False)
         with contextlib.ExitStack() as stack:
             local = _open_local(place)

@@ -32,7 +32,6 @@ from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Sent
 from hf_mpwriter.pull.fetch import (
     DIFFERS,
-    PULLING,
     CorruptError,
     DifferingError,
     Fetcher,
@@ -40,6 +39,8 @@ from hf_mpwriter.pull.fetch import (
     expected,
     feed_from,
     hasher_of,
+    remove_temporaries,
+    temporary_name,
 )
 from hf_mpwriter.pull.record import add_pulled
 from hf_mpwriter.push.client import Hub, Remote
@@ -108,6 +109,7 @@ def pull(
     report.commit = head
     there = persistence.ask(lambda: hub.tree(head))
     tree = {path: remote for path, remote in sorted(there.items()) if _is_wanted(path, wanted)}
+    of_others = {temporary_name(path, there[path]) for path in there.keys() - tree.keys()}
     report.sizes = {path: remote.size for path, remote in tree.items()}
     if not tree:
         return report
@@ -115,6 +117,7 @@ def pull(
     spool.record_destination(destination)
     with _locked(spool, persistence.sleep):
         _Pull(spool, hub, report, tree, progress, persistence).run()
+        remove_temporaries(spool, of_others)  # what the Hub has no more was interrupted there, too
     return report
 
 
@@ -191,7 +194,6 @@ class _Pull:
                     self._here.add(path)
                     report.fetched[path] = report.sizes[path]
                 self._came(report.sizes[path])
-            disk.remove_tree(self._spool.directory / PULLING)  # what the Hub has no more was interrupted there
         finally:
             self._record()
 

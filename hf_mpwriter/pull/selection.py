@@ -2,7 +2,7 @@
 
     the environment tells                                    pulled
     LOCAL_RANK and RANK, as torchrun and others set them     that rank
-    a rank of SLURM or MPI, and more of them than nodes      that rank
+    a rank of SLURM or MPI, of more than its known nodes     that rank
     NODE_RANK and LOCAL_WORLD_SIZE, and no RANK              the ranks of that node
     anything else, or the command starts ranks itself        all
 
@@ -82,7 +82,9 @@ def _own_rank(environ: Mapping[str, str]) -> int | None:
     rank, world = rank_of(environ), world_size_of(environ)
     if "RANK" in environ:
         return rank if environ.get("LOCAL_RANK", "").isdecimal() else None
-    return rank if rank is not None and world is not None and world > nodes_of(environ).count else None
+    nodes = nodes_of(environ)
+    is_told = nodes.count > 1 or nodes.rank is not None  # else it is one because no launcher tells
+    return rank if is_told and rank is not None and world is not None and world > nodes.count else None
 
 
 def _starts_ranks(command: Sequence[str]) -> bool:

@@ -211,12 +211,16 @@ def told_launch(environ: Mapping[str, str]) -> float | None:
 
 
 def launcher_of(role: Role, environ: Mapping[str, str] = os.environ) -> Process | None:
-    """The process that has started a rank, or its supervisor if that serves this rank alone; None for others."""
+    """The process that has started a rank, or its supervisor if that serves this rank alone; None for others.
+
+    Process 1 counts as none: it adopts what a launcher leaves that ends at once, as `ssh node 'python train.py &'`.
+    """
     if role.rank is None or role.child is not None:
         return None
     parent, supervisor = os.getppid(), contact.supervisor(environ)
     above = ancestors()[1:2] if supervisor is not None and supervisor.pid == parent else []
-    return Process.of(above[0] if above else parent)
+    found = above[0] if above else parent
+    return None if found == 1 else Process.of(found)
 
 
 def agent_of(role: Role, environ: Mapping[str, str] = os.environ) -> Process | None:

@@ -236,6 +236,7 @@ class Members:
         self._directory, self._run, self._host = spool.members, spool.run, host_id()
         self._known: dict[str, Reading] = {}
         self._unread: OSError | None = None  # why a member file could not be read the last time
+        self._others: Collection[str] | None = None  # who is elsewhere, once it was asked for
 
     def sweep(self) -> None:
         """Remove what a power cut or a kill while joining has left of member files; what the disk refuses stays.
@@ -252,7 +253,7 @@ class Members:
 
     def all(self) -> list[Member]:
         """All members, dead or alive."""
-        before, self._known, self._unread = self._known, {}, None
+        before, self._known, self._unread, self._others = self._known, {}, None, None
         for file_name in sorted(_listdir(self._directory)):
             known = before.get(file_name)
             if known is None or not known.is_over:
@@ -279,8 +280,10 @@ class Members:
 
     def _still_grows(self, found: Reading) -> bool:
         """Whether a worker of another host lives: its host has an uploader, or a file of it was written just now."""
+        if self._others is None:  # it may read a file per host
+            self._others = self._elsewhere()
         files = [self._directory / str(found.name), *(self._run / path for path in found.open_files)]
-        return found.name.host in self._elsewhere() or was_written_lately(files)
+        return found.name.host in self._others or was_written_lately(files)
 
     def forget(self, hosts: Collection[str]) -> None:
         """Read the member files of these hosts anew: whom their locks show as dead may live."""

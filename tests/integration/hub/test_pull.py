@@ -124,8 +124,8 @@ def test_a_connection_that_breaks_is_taken_up_again(hub, run_dir, stored):
 
 
 def test_a_pull_that_was_killed_goes_on(hub, run_dir, stored):
-    """SIGKILL in mid-transfer: nothing stands at the path; the next one asks for the rest only."""
-    content = stored(NAME, 10_000)
+    """SIGKILL in mid-transfer: nothing stands at the path; the next one asks for the rest only, also behind others."""
+    content, _ = stored(NAME, 10_000), stored(f"rank_00001/{NAME}", 5)
     hub.fault("GET /resolve/ slow seconds=40 times=1")
     command = [sys.executable, "-m", "hf_mpwriter", "pull", str(run_dir), "--repo-id", "me/run"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -138,8 +138,10 @@ def test_a_pull_that_was_killed_goes_on(hub, run_dir, stored):
     assert 0 < came < len(content)
     assert tree(run_dir) == {}
     hub.clear_faults()
+    assert pull(run_dir, "--worker", "rank_00001").exit_code == 0  # as another rank of the node does
     assert pull(run_dir).exit_code == 0
     assert tree(run_dir)[NAME][1] == content
+    assert not list(run_dir.glob(".hf_mpwriter/pulling"))
     lines = [json.loads(line) for line in Path(hub.store.root, "requests.jsonl").read_text().splitlines()]
     sizes = [line["out"] for line in lines if line["method"] == "GET" and "/resolve/" in line["path"]]
     assert len(content) - came in sizes

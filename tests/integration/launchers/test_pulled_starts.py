@@ -108,6 +108,16 @@ def test_a_program_starts_without_its_past_where_that_cannot_be_had(hub, api, ru
     assert not run_dir.exists(), "it is left to the program"
 
 
+def test_the_type_of_the_repository_is_that_of_writers_from_the_environment(hub, api, run_dir, tmp_path):
+    """A model of the same name is another run."""
+    event_file(tmp_path / "stored", 5, "loss")
+    for kind, name in (("model", NAME), ("dataset", NAME.replace("there", "dataset"))):
+        api.create_repo("me/run", repo_type=kind)
+        where = f"tensorboard/exp1/{name}"
+        api.upload_file(path_or_fileobj=str(tmp_path / "stored"), path_in_repo=where, repo_id="me/run", repo_type=kind)
+    assert pulling(run_dir, *FOUND, HF_MPWRITER_REPO_TYPE="dataset").finish()[:2] == (7, f"./{name}\n")
+
+
 def test_what_cannot_be_the_run_is_an_error_before_anything_starts(run_dir, monkeypatch):
     """No name, no such program, a run directory of another repository, or of another Hub."""
     for name in ("HF_MPWRITER_REPO_ID", "HF_MPWRITER_LOGDIR"):

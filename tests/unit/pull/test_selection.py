@@ -33,6 +33,13 @@ PROGRAM = ("python", "train.py")
             ["rank_00003"],
             id="MPI",
         ),
+        pytest.param({"FLUX_TASK_RANK": "1", "FLUX_JOB_SIZE": "2"}, ("bash", "start.sh"), ALL, id="nodes not told"),
+        pytest.param(
+            {"FLUX_TASK_RANK": "1", "FLUX_JOB_SIZE": "4", "HF_MPWRITER_NODES": "2"},
+            PROGRAM,
+            ["rank_00001"],
+            id="nodes told",
+        ),
         pytest.param(
             {"NODE_RANK": "1", "LOCAL_WORLD_SIZE": "2"}, ("torchrun",), ["rank_00002", "rank_00003"], id="node"
         ),

@@ -79,3 +79,13 @@ def test_the_uploader_here_says_what_it_knows(spool):
     assert not lives(spool), "another host holds the lock, and it reaches here"
     publish(spool, Process.current(), elsewhere=(OTHER.host,), age=SILENCE + 1)
     assert not lives(spool)
+
+
+def test_hosts_are_looked_up_once_for_all_members(spool):
+    """Their status is a file per host, and there may be hundreds of workers."""
+    MemberFile(spool, "rank_00001", OTHER, Settings()).leave()
+    asked = []
+    members = Members(spool, lambda: asked.append(1) or (OTHER.host,))
+    for looks in (1, 2):
+        assert [member.alive for member in members.all()] == [True, True]
+        assert len(asked) == looks, "each look asks anew"

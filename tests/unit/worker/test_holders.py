@@ -49,10 +49,18 @@ def test_an_orphan_is_to_be_ended_and_siblings_need_ranks_of_their_own():
 def test_a_supervisor_of_one_rank_is_not_its_launcher(monkeypatch):
     """The launcher starts one supervisor for each rank: then it is the supervisor's parent that all have in common."""
     rank, parent = role.Role(1, None), os.getppid()
-    assert role.launcher_of(rank, {}) == Process.of(parent)
+    launcher = None if parent == 1 else Process.of(parent)
+    assert role.launcher_of(rank, {}) == launcher
     assert role.launcher_of(role.Role(1, "Process-1"), {}) is None
     assert role.launcher_of(role.Role(None, None), {}) is None
     below = environment_below({}, contact.Inbox().name, 25.0, 1)  # of a supervisor that is this process
-    assert role.launcher_of(rank, below) == Process.of(parent), "a launcher is between"
+    assert role.launcher_of(rank, below) == launcher, "a launcher is between"
     monkeypatch.setattr(os, "getppid", os.getpid)  # as in a child of this process
     assert role.launcher_of(rank, below) != Process.current()
+
+
+def test_process_1_is_no_launcher(monkeypatch):
+    """It adopts the ranks of launchers that have ended: two of them are two attempts, or siblings."""
+    monkeypatch.setattr(os, "getppid", lambda: 1)
+    assert role.launcher_of(role.Role(1, None), {}) is None
+    assert role.agent_of(role.Role(1, None), {}) is None
