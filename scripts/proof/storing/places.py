@@ -33,7 +33,6 @@ MODELS = {
     model.name: model
     for model in (
         *(model for model in fuse_models.MODELS if not model.delay),
-        fuse_models.GCSFUSE.slow(),
         *(model.unknown() for model in fuse_models.OBJECT_STORES),
     )
 }
