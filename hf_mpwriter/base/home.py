@@ -6,8 +6,8 @@
     STAGED         <staging>/<hash>/<name>    <staging>/<hash>/<name>/.hf_mpwriter    lets no file grow in place
 
     <staging>      hf_mpwriter-<uid> in the first directory of `staging_directories` that is fit for it
-    <hash>         16 hex digits of the sha256 of the logdir
-    <name>         the last part of the logdir, so that messages and the folder on the Hub name the run as its user does
+    <hash>         16 hex digits of the sha256 of the logdir, without links
+    <name>         the last part of it, so that messages and the folder on the Hub name the run as its user does
 
 A logdir is an absolute path or a URL, in one form, by `normalised_logdir`:
 
@@ -190,7 +190,7 @@ def staged_name(logdir: str) -> str:
     """Where in the staging directory a run is: `<hash>/<name>`.
 
     Args:
-        logdir: absolute path or URL.
+        logdir: absolute path without links, or URL.
     """
     name = os.path.basename(logdir.rstrip("/"))
     return os.path.join(hashlib.sha256(os.fsencode(logdir)).hexdigest()[:16], name or "run")

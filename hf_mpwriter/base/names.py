@@ -50,6 +50,11 @@ def is_attachment(path: str) -> bool:
     return not is_event_file(os.path.basename(path))
 
 
+def is_of_ours(name: str) -> bool:
+    """Whether a name in a run directory is the spool, or something of ours that is there for a moment, as a probe."""
+    return name == SPOOL_NAME or name.startswith(f"{SPOOL_NAME}-")
+
+
 def is_run_path(path: object) -> bool:
     """Whether this is a path of a file in a run directory: a string, relative, not upwards, not in the spool."""
     if not isinstance(path, str) or len(path) > LONGEST_PATH or "\0" in path:

@@ -153,6 +153,6 @@ def with_namespace(recorded: Destination, repo_id: str) -> Destination:
         return recorded
 
 
-def path_of_run(folder: str, run_dir: str) -> str:
+def path_of_run(folder: str, logdir: str) -> str:
     """Return the folder in the repository of a run that was local so far."""
-    return "/".join(filter(None, [folder.strip("/"), Path(run_dir).name]))
+    return "/".join(filter(None, [folder.strip("/"), Path(logdir).name]))

@@ -108,7 +108,7 @@ def _asked_for(
 ) -> Destination:
     """The destination that the options name, if it is the one that is recorded, or none is."""
     hub = recorded.endpoint if recorded else Environment.read().endpoint
-    asked = Destination(hub, repo_id, kind, revision, path_of_run(folder, spool.run_dir))
+    asked = Destination(hub, repo_id, kind, revision, path_of_run(folder, spool.logdir))
     if recorded is not None and not recorded.is_same(asked):
         where = spool.run_dir
         raise click.ClickException(f"{where} is recorded for {recorded}, not for {asked}. Give another LOGDIR.")

@@ -65,7 +65,7 @@ def sync_run(
     spool = existing_spool(logdir)
     destination = spool.destination()
     if repo_id is not None:
-        folder = path_of_run(path_in_repo, spool.run_dir)
+        folder = path_of_run(path_in_repo, spool.logdir)
         destination = Destination(Environment.read().endpoint, repo_id, repo_type, revision, folder)
         spool.record_destination(destination)
     there = Logdir(spool)

@@ -94,7 +94,8 @@ def _found(logdir: str, setting: str, directories: list[str]) -> Home:
     if way is Way.STAGED and setting == NEVER:
         hint = f"Unset {STAGING_VARIABLE}, or give another logdir."
         raise LogdirError(f"{logdir} cannot hold a run: {why}.", hint=hint)
-    place = os.path.join(_staging(logdir, why, directories, setting), staged_name(logdir))
+    known_as = logdir if is_url(logdir) else os.path.realpath(logdir)  # processes may come by different links
+    place = os.path.join(_staging(logdir, why, directories, setting), staged_name(known_as))
     return Home(logdir, way, place if way is Way.STAGED else logdir, os.path.join(place, SPOOL_NAME), why)
 
 

@@ -11,6 +11,7 @@ import pytest
 from hf_mpwriter import SummaryWriter
 from hf_mpwriter.base.errors import LogdirError, SettingsError
 from hf_mpwriter.base.home import Way, staged_name
+from hf_mpwriter.cli.destination import path_of_run
 from hf_mpwriter.spool.homes import find, spool_of
 
 
@@ -38,12 +39,24 @@ def test_a_named_staging_directory_takes_every_run(tmp_path, staging):
     home = find(logdir)
     root = staging / f"hf_mpwriter-{os.geteuid()}"
     assert (home.way, home.logdir) == (Way.STAGED, logdir)
-    assert home.run_dir == str(root / staged_name(logdir))
+    assert home.run_dir == str(root / staged_name(os.path.realpath(logdir)))
     assert os.path.basename(home.run_dir) == "exp1"
     assert stat.S_IMODE(root.stat().st_mode) == 0o700
     assert spool_of(home).exists()
     assert find(home.run_dir).way is Way.DIRECT, "no run is staged twice"
     assert find(home.run_dir).run_dir == home.run_dir
+
+
+def test_a_logdir_that_is_reached_by_a_link_has_the_same_home(tmp_path, staging):
+    """Two processes of one run may name it in different ways; a link that leads elsewhere is another run."""
+    for name in ("exp1", "exp2"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "one").symlink_to("exp1")
+    (tmp_path / "other").symlink_to("exp2")
+    assert find(str(tmp_path / "one")).run_dir == find(str(tmp_path / "exp1")).run_dir
+    assert find(str(tmp_path / "one")).logdir == str(tmp_path / "one")
+    assert path_of_run("", spool_of(find(str(tmp_path / "one"))).logdir) == "one", "as its writer names the folder"
+    assert find(str(tmp_path / "other")).run_dir == find(str(tmp_path / "exp2")).run_dir
 
 
 @pytest.mark.parametrize("url", ["s3://bucket/runs/exp1", "gs://bucket/exp1/"])

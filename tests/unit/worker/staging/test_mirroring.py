@@ -11,6 +11,7 @@ from staged import stage
 
 from hf_mpwriter.base import state
 from hf_mpwriter.events.deferred_log import logger
+from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging.record import MirrorPlaces, mirror_lock
 from hf_mpwriter.spool.staging.status import MirrorStatus
 from hf_mpwriter.system import locks
@@ -62,3 +63,14 @@ def test_a_trouble_is_told_once_and_again_when_it_comes_back(tmp_path, caplog):
     assert keep_house() == 1
     assert keep_house(**full) == 2
     locks.release(lock)
+
+
+def test_a_run_that_is_not_staged_reads_no_records_of_hosts(tmp_path, monkeypatch):
+    """Each worker keeps house every few seconds, and a shared filesystem may hold the directories of many hosts."""
+    spool = Spool(str(tmp_path / "run"))
+    spool.create()
+    os.makedirs(spool.host("other").root)
+    read = []
+    monkeypatch.setattr(Spool, "host_ids", lambda self: read.append(self) or [])
+    assert Mirroring(spool, lambda: True).keep_house() is False
+    assert read == []
