@@ -67,6 +67,8 @@ class Mirroring:
 
     def keep_house(self) -> bool:
         """Make sure that a mirror lives, and tell what keeps it from its work; whether a child will end soon."""
+        if not self.is_needed():
+            return False
         self._election.ensure_mirror()
         status = self.logdir.status()
         found = trouble(status, len(self.logdir.mirrored().refused))
