@@ -5,7 +5,7 @@
                 CopyWay {"way": "rename"}                      how files get there
                 Arrived {"path": ..., "length": 4711}          it is there, whole
                 Conflict {"path": ..., "reason": ...}          something else is there
-                Absent {"path": ...}                           it is not; of a comparison
+                Absent {"path": ...}                           it is not; or here it was removed
                 Failure {"reason": ..., "is_refused": ...}     last
                 Finished {}                                    last
 
@@ -83,7 +83,7 @@ class Arrived:
 
 @dataclass(frozen=True)
 class Absent:
-    """A file is not there, or not whole, as a comparison has found."""
+    """A file is not there, or not whole, as a comparison has found; or it is not here any more."""
 
     path: str
 
