@@ -33,7 +33,7 @@ from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.base.names import is_ours
 from hf_mpwriter.mirror.decision import FIRST_PAUSE, MirrorAction, MirrorSituation, decide, pause
 from hf_mpwriter.mirror.handle import CopyHandle, CopyLivesError
-from hf_mpwriter.mirror.job import Absent, Arrived, Conflict, CopyJob, CopyWay, Failure, Item, Message, bounded
+from hf_mpwriter.mirror.job import Absent, Arrived, Conflict, CopyJob, CopyWay, Failure, Item, Message, bounded, turned
 from hf_mpwriter.mirror.posix import mark_of
 from hf_mpwriter.snapshot.event_files import EventFileScan, pending
 from hf_mpwriter.spool.layout import Spool
@@ -194,7 +194,7 @@ class Mirror:
 
     def _start_copy(self) -> None:
         self._tried_at = self._clock()
-        items = [Item(file.path, file.length) for file in self._waiting()]
+        items = turned([Item(file.path, file.length) for file in self._waiting()], self._status.failures)
         job = CopyJob(self._spool.run_dir, self._to, self._mark, bounded(items), self._mirrored.way)
         try:
             self._copy = CopyHandle(self._spool, job)
