@@ -81,7 +81,11 @@ def existing_spool(logdir: str) -> Spool:
     check_ownership(spool.directory)
     spool.check_format()
     if not spool.exists():
-        raise click.ClickException(f"{logdir} is no run directory of hf_mpwriter. Give the logdir of a SummaryWriter.")
+        text = f"{logdir} is no run directory of hf_mpwriter. Give the logdir of a SummaryWriter."
+        staged = (
+            "A run that is kept beside its logdir is found on its machine only, with HF_MPWRITER_STAGING and TMPDIR"
+        )
+        raise click.ClickException(f"{text} {staged} as they were, or by the directory that was named at its start.")
     return spool
 
 

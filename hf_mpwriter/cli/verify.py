@@ -144,7 +144,7 @@ def _told(spool: Spool, job: CopyJob) -> Iterator[Message]:
     try:
         copy = _started(spool, job)
     except OSError as error:
-        yield Failure(str(error) or "a copy is under way, and does not end", is_refused=False)
+        yield Failure(str(error) or "another comparison is under way, and does not end", is_refused=False)
         return
     while not copy.is_stuck:
         copy.wait(1.0)
@@ -157,15 +157,17 @@ def _told(spool: Spool, job: CopyJob) -> Iterator[Message]:
 
 
 def _started(spool: Spool, job: CopyJob) -> CopyHandle:
-    """Start a copy; one that is under way is waited for."""
-    end = time.monotonic() + BUSY
+    """Start a copy; one that is under way is waited for, as what it brings may be there in part."""
+    end, there = time.monotonic() + BUSY, Logdir(spool)
     while True:
+        is_late = time.monotonic() > end
         try:
-            return CopyHandle(spool, job)
+            if not (there.is_alive() and there.status().copy) or is_late:
+                return CopyHandle(spool, job)
         except CopyLivesError:
-            if time.monotonic() > end:
+            if is_late:
                 raise
-            time.sleep(POLL)
+        time.sleep(POLL)
 
 
 def _show_logdir(found: LogdirComparison, logdir: str, *, drained: bool) -> None:

@@ -110,7 +110,8 @@ def _bring(job: CopyJob, run: Directory, target: Target, item: Item, tell: Tell)
     """Have a file there; False if no other may follow."""
     try:
         source = CopySource(run, item)
-    except FileNotFoundError:  # removed since it was listed; the next scan knows
+    except FileNotFoundError:  # removed since it was listed
+        tell(Absent(item.path))
         return False
     try:
         targets.bring(target, source)

@@ -5,7 +5,8 @@
     is_stuck                    it was killed, and lives: it hangs in the kernel
 
 Invariants:
-- One copy at a time lives for a run directory and host: each holds the copy lock until the kernel has ended it.
+- One copy at a time lives for a run directory and host: each holds the copy lock until the kernel has ended it. One
+  that only compares holds a lock of its own: it may read for long, and keeps no file from the logdir.
 - No process waits for a copy: the job is a whole file, and the pipe is not blocking.
 - A copy whose own timer does not end it is killed GRACE seconds after its limit.
 """
@@ -48,7 +49,8 @@ class CopyHandle:
 
     def __init__(self, spool: Spool, job: CopyJob, seconds: float | None = None) -> None:
         self._limit = limit(job) if seconds is None else seconds
-        lock = locks.try_exclusive(MirrorPlaces.of(spool.host(host_id())).copy_lock)
+        places = MirrorPlaces.of(spool.host(host_id()))
+        lock = locks.try_exclusive(places.compare_lock if job.only_compare else places.copy_lock)
         if lock is None:
             raise CopyLivesError
         try:

@@ -5,7 +5,7 @@
                 CopyWay {"way": "rename"}                      how files get there
                 Arrived {"path": ..., "length": 4711}          it is there, whole
                 Conflict {"path": ..., "reason": ...}          something else is there
-                Absent {"path": ...}                           it is not; of a comparison
+                Absent {"path": ...}                           it is not; or here it was removed
                 Failure {"reason": ..., "is_refused": ...}     last
                 Finished {}                                    last
 
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from hf_mpwriter.base import state
 from hf_mpwriter.base.names import is_run_path
+from hf_mpwriter.snapshot.event_files import writer_of
 
 LIMIT_BASE = 60.0  # seconds for a copy, however small: a mount that hangs is given up after that
 LIMIT_RATE = 500_000.0  # bytes per second that a slow mount takes
@@ -83,7 +84,7 @@ class Arrived:
 
 @dataclass(frozen=True)
 class Absent:
-    """A file is not there, or not whole, as a comparison has found."""
+    """A file is not there, or not whole, as a comparison has found; or it is not here any more."""
 
     path: str
 
@@ -131,6 +132,19 @@ def bounded(items: list[Item]) -> tuple[Item, ...]:
         if count and (count == JOB_FILES or size > JOB_BYTES):
             return tuple(items[:count])
     return tuple(items)
+
+
+def turned(items: list[Item], failures: int) -> list[Item]:
+    """The items with those of other writers first after failures: a file that cannot be brought holds up only its own.
+
+    Args:
+        items: what waits; those of one writer stay in their order.
+        failures: of copies, in a row.
+    """
+    writers = list(dict.fromkeys(writer_of(item.path) for item in items))
+    start = failures % max(1, len(writers))
+    rank = {writer: place for place, writer in enumerate(writers[start:] + writers[:start])}
+    return sorted(items, key=lambda item: rank[writer_of(item.path)])
 
 
 def to_line(message: Message) -> bytes:

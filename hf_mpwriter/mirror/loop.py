@@ -33,7 +33,7 @@ from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.base.names import is_ours
 from hf_mpwriter.mirror.decision import FIRST_PAUSE, MirrorAction, MirrorSituation, decide, pause
 from hf_mpwriter.mirror.handle import CopyHandle, CopyLivesError
-from hf_mpwriter.mirror.job import Arrived, Conflict, CopyJob, CopyWay, Failure, Item, Message, bounded
+from hf_mpwriter.mirror.job import Absent, Arrived, Conflict, CopyJob, CopyWay, Failure, Item, Message, bounded, turned
 from hf_mpwriter.mirror.posix import mark_of
 from hf_mpwriter.snapshot.event_files import EventFileScan, pending
 from hf_mpwriter.spool.layout import Spool
@@ -44,14 +44,7 @@ from hf_mpwriter.spool.status import LINGER
 from hf_mpwriter.spool.workers.member_lines import Member, News
 from hf_mpwriter.spool.workers.members import ASK_FOR_ALL, OBSERVER, Members
 from hf_mpwriter.system import disk, launch, locks
-from hf_mpwriter.system.daemon import (
-    GRACE,
-    end_within,
-    keep_on,
-    lower_priority,
-    raise_limits,
-    start_logging,
-)
+from hf_mpwriter.system.daemon import GRACE, end_within, keep_on, lower_priority, raise_limits, start_logging
 from hf_mpwriter.system.process import Process
 
 logger = logging.getLogger("hf_mpwriter")
@@ -79,7 +72,7 @@ class Mirror:
         self._mark = mark_of(process.host, spool.run_dir)
         self._status_file = MirrorStatusFile(self._host, process, clock)
         self._tenure = Tenure(MirrorPlaces.of(self._host).starts, clock)
-        self._is_ending = False
+        self._is_ending = self._is_unsaved = False
         self._copy: CopyHandle | None = None
         self._alive_at = clock()
         self.recover()
@@ -104,6 +97,10 @@ class Mirror:
         self._mirrored = dataclasses.replace(self._mirrored, refused={})
 
     @property
+    def _is_abandoned(self) -> bool:
+        return self._clock() - self._alive_at > LINGER  # no member was alive, and nothing has arrived
+
+    @property
     def _status(self) -> MirrorStatus:
         return self._status_file.status
 
@@ -118,6 +115,8 @@ class Mirror:
         self._note(members)
         if self._copy is not None:
             self._listen(self._copy)
+        if self._copy is not None and self._copy.is_stuck and self._is_abandoned:
+            return not self._leave()
         if self._copy is None:
             action = decide(self._situation(members))
             if action is MirrorAction.LEAVE:
@@ -195,7 +194,7 @@ class Mirror:
 
     def _start_copy(self) -> None:
         self._tried_at = self._clock()
-        items = [Item(file.path, file.length) for file in self._waiting()]
+        items = turned([Item(file.path, file.length) for file in self._waiting()], self._status.failures)
         job = CopyJob(self._spool.run_dir, self._to, self._mark, bounded(items), self._mirrored.way)
         try:
             self._copy = CopyHandle(self._spool, job)
@@ -240,23 +239,20 @@ class Mirror:
             files = {path: length for path, length in known.files.items() if path != message.path}
             refused = known.refused | {message.path: message.reason}
             self._mirrored = dataclasses.replace(known, files=files, refused=refused)
+        elif isinstance(message, Absent):  # here it was removed since the scan
+            self._next_scan = 0.0
         elif isinstance(message, CopyWay):
             self._mirrored = dataclasses.replace(known, way=message.way)
 
     def _failed(self, reason: str, *, is_refused: bool, phase: str = "") -> None:
         """A copy has failed: the next one waits."""
-        failures, before = self._status.failures + 1, self._status.reason
+        failures, before, now = self._status.failures + 1, self._status.reason, time.time()
         wait = pause(failures, self._rng, is_refused=is_refused)
         self._next_try = self._clock() + wait
         if reason != before:
             logger.info("the logdir does not take files: %s", reason)
         self._status_file.change(
-            phase=phase,
-            reason=reason,
-            is_refused=is_refused,
-            failures=failures,
-            failed_at=time.time(),
-            next_try=time.time() + wait,
+            phase=phase, reason=reason, is_refused=is_refused, failures=failures, failed_at=now, next_try=now + wait
         )
 
     # status, sleep, leave
@@ -264,12 +260,17 @@ class Mirror:
     def _save(self) -> None:
         try:
             self._mirrored.save(self._host)
-        except OSError as error:  # the next mirror compares with the logdir
-            logger.info("what is in the logdir cannot be recorded: %s", error)
+            self._is_unsaved = False
+        except OSError as error:  # tried again at each tick; the next mirror compares with the logdir
+            if not self._is_unsaved:
+                logger.info("what is in the logdir cannot be recorded: %s", error)
+            self._is_unsaved = True
 
     def _publish(self, phase: str = "") -> None:
         """Write the status if something has changed, or if the heartbeat is due."""
         self._tenure.note(is_over=phase == "left")
+        if self._is_unsaved:
+            self._save()
         waiting = len(self._waiting())
         if not waiting and self._seen is not None:
             self._status_file.change(checked=self._compared_at)
@@ -291,7 +292,7 @@ class Mirror:
         self._publish("left")
         locks.release(self._lock)
         members = self._members.all()
-        over = self._is_ending or self._clock() - self._alive_at > LINGER
+        over = self._is_ending or self._is_abandoned
         if over or (members == self._seen and not any(member.alive for member in members)):
             return True
         if (lock := locks.try_exclusive(mirror_lock(self._spool))) is None:

@@ -88,7 +88,7 @@ class Worker:
         self.election = Election(spool, seeks_siblings=True)
         self.mirroring = Mirroring(spool, self._voice.is_first)
         self._notices: Notices | None = None  # of a run with a destination
-        self._waits = Waits(self.membership, self.files, self._clock)
+        self._waits = Waits(self.membership, self._clock)
         self._start_fresh()
 
     def _start_fresh(self) -> None:
@@ -264,10 +264,11 @@ class Worker:
 
     def request_push(self, *, at_once: bool = False) -> Logged:
         """Ask for a push of what was logged so far, and say what that is; for `at_once` see `Sealing.request`."""
+        before = self.logged() if at_once and self.mirroring.is_needed() else None
         self.sealing.request(at_once=at_once)
         self.membership.request_push()
         self.keep_house()
-        return self.logged()
+        return before or self.logged()  # what other threads log after the seal comes with the next one
 
     @property
     def delivers(self) -> bool:
@@ -297,9 +298,10 @@ class Worker:
         if not self.delivers or not self.role.waits:
             return
         self._voice.take(at_end=True)
+        own = self.files.lengths()  # before the seal: what other threads log after it comes with the next one
         self.sealing.request(at_once=True)  # other writers may be open
         try:
-            self._waits.wait(self._voice, self.logged, self.keep_house, spent, failed=failed)
+            self._waits.wait(own, self._voice, self.logged, self.keep_house, spent, failed=failed)
         finally:
             self._tell_notices()
             self._voice.give_up()

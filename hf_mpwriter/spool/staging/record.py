@@ -9,6 +9,7 @@
     hosts/<host>/mirror_starts.json   starts of mirrors, see `spool/starts`
     hosts/<host>/mirror.log           rotating log of the mirror and its copies
     hosts/<host>/copy.lock            held by the copy that runs; never unlinked
+    hosts/<host>/compare.lock         the same, of `verify`, whose copy only reads
 
 Invariants:
 - `files` claims only what a copy has reported: whole in the logdir, by its length.
@@ -36,6 +37,7 @@ class MirrorPlaces(NamedTuple):
         starts: starts of mirrors.
         log: of the mirror and its copies.
         copy_lock: held by the copy that runs.
+        compare_lock: held by the one that only compares.
     """
 
     mirrored: Place
@@ -43,11 +45,12 @@ class MirrorPlaces(NamedTuple):
     starts: Place
     log: Place
     copy_lock: Place
+    compare_lock: Place
 
     @classmethod
     def of(cls, host: HostSpool) -> Self:
         """Those of a host."""
-        names = ("mirrored.json", "mirror_status.json", "mirror_starts.json", "mirror.log", "copy.lock")
+        names = ("mirrored.json", "mirror_status.json", "mirror_starts.json", "mirror.log", "copy.lock", "compare.lock")
         return cls(*(host.root / name for name in names))
 
 

@@ -15,7 +15,6 @@ from hf_mpwriter.spool.staging.logdir import Logdir
 from hf_mpwriter.worker import delivery, role, shutdown
 from hf_mpwriter.worker.delivery import Voice
 from hf_mpwriter.worker.ending.patience import Terms, has_peers
-from hf_mpwriter.worker.files import WorkerFiles
 from hf_mpwriter.worker.membership import Membership
 
 
@@ -24,16 +23,16 @@ class Waits:
 
     Args:
         membership: of the process.
-        files: its event files.
         clock: monotonic seconds.
     """
 
-    def __init__(self, membership: Membership, files: WorkerFiles, clock: Callable[[], float]) -> None:
-        self._membership, self._files, self._clock = membership, files, clock
+    def __init__(self, membership: Membership, clock: Callable[[], float]) -> None:
+        self._membership, self._clock = membership, clock
         self._waited_for: tuple[dict[str, int], dict[str, int]] = {}, {}  # lengths and changes, see `Progress`
 
     def wait(
         self,
+        own: dict[str, int],
         voice: Voice,
         logged: Callable[[], Logged],
         keep_house: Callable[[], object],
@@ -44,6 +43,7 @@ class Waits:
         """Wait, bounded, until what the process answers for is delivered; see `shutdown`.
 
         Args:
+            own: bytes per path that the process has written.
             voice: of the process.
             logged: returns what it has logged.
             keep_house: makes sure that an uploader lives, and a mirror.
@@ -52,12 +52,14 @@ class Waits:
         """
         spool, uploads, started = self._membership.spool, self._membership.uploads, self._clock()
         view = Progress(spool)
-        awaited = delivery.to_await(self._membership, self._files.lengths(), view, is_first=voice.is_first())
+        awaited = delivery.to_await(self._membership, own, view, is_first=voice.is_first())
         before, self._waited_for = self._waited_for, (awaited.lengths, view.changes(awaited.lengths))
         if before == self._waited_for:  # the end of a with block has waited already
             return
         missing = view.missing(before[0], asked=before[1]) if uploads else {}
-        in_vain = (missing and not view.is_hopeless(missing)) or Logdir(spool).missing(before[0])
+        there = Logdir(spool)
+        late = there.missing(before[0])
+        in_vain = (missing and not view.is_hopeless(missing)) or late.keys() - there.refused(late).keys()
         timeout, spent = 0.0 if in_vain else self._membership.settings.exit_timeout, spent + self._clock() - started
         membership_role = self._membership.role
         terms = Terms(timeout, failed, has_peers(membership_role, role.world_size_of(os.environ)), spent)

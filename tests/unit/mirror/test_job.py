@@ -6,7 +6,7 @@ import pytest
 
 from hf_mpwriter.base import state
 from hf_mpwriter.mirror import job
-from hf_mpwriter.mirror.job import Absent, Arrived, Conflict, CopyJob, CopyWay, Failure, Finished, Item
+from hf_mpwriter.mirror.job import Absent, Arrived, Conflict, CopyJob, CopyWay, Failure, Finished, Item, turned
 
 
 @pytest.mark.parametrize(
@@ -50,3 +50,13 @@ def test_a_long_file_gets_more_time():
     """A mount that hangs is given up soon, a slow one is not."""
     short, long = (CopyJob("/run", "/there", "m", (Item("f", size),)) for size in (1, 1 << 30))
     assert job.limit(long) > job.limit(short) + 600
+
+
+def test_a_file_that_cannot_be_brought_holds_up_only_its_own_writer():
+    """After a failure the files of other writers go first; those of one writer stay in their order."""
+    names = [f"{where}/events.out.tfevents.100000000{n}.there.1.0123abcd" for where in ("a", "b", "c") for n in (1, 2)]
+    items = [Item(name, 1) for name in names]
+    assert turned(items, 0) == items
+    assert turned(items, 1) == items[2:] + items[:2]
+    assert turned(items, 5) == items[4:] + items[:4]
+    assert turned([], 3) == []

@@ -186,4 +186,5 @@ def test_a_protocol_without_a_package_is_refused(run):
 
 def test_a_file_that_was_removed_here_ends_the_job(run, tmp_path):
     """No later file of its writer is brought; the next scan knows what there is."""
-    assert copied(run, tmp_path / "there", items=(Item("gone.tfevents.1", 5), *items(run))) == [Finished()]
+    gone = "gone.tfevents.1"
+    assert copied(run, tmp_path / "there", items=(Item(gone, 5), *items(run))) == [Absent(gone), Finished()]
