@@ -82,7 +82,7 @@ def enter(
             if worker is None:
                 worker = _workers[spool.run_dir] = Worker(spool, _limits, attempt_started_at)
             worker.configure(destination, settings, token)
-            worker.files.after, worker.sealing.made_at = staged.after, staged.made_at
+            worker.files.after, worker.sealing.made_at = max(worker.files.after, staged.after), staged.made_at
             if is_foreign:
                 worker.stop()
             worker.users.add(user)
