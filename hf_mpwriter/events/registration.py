@@ -19,14 +19,8 @@ from typing import Protocol
 from hf_mpwriter.system.directory import Place
 
 
-class FileHome(Protocol):
-    """Where event files live, and where their segments are recorded. All methods may raise OSError.
-
-    Attributes:
-        after: second; the names of segments lie behind it, 0 for any.
-    """
-
-    after: int
+class Home(Protocol):
+    """Where event files live, and where their segments are recorded. All methods may raise OSError."""
 
     def directory(self) -> Place:
         """The directory of the owner."""
@@ -58,13 +52,13 @@ class Registration:
         seals: (path, length) of segments that are complete and not reported yet.
     """
 
-    def __init__(self, home: FileHome) -> None:
+    def __init__(self, home: Home) -> None:
         self._home = home
         self.reserved: Place | None = None
         self.seals: deque[tuple[Place, int]] = deque()
 
     def directory(self) -> Place:
-        """See `FileHome.directory`."""
+        """See `Home.directory`."""
         return self._home.directory()
 
     def reserve(self, path: Place) -> None:

@@ -16,7 +16,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-from hf_mpwriter.base.home import normalised_logdir
 from hf_mpwriter.integrations import require
 from hf_mpwriter.worker.role import take_first_rank
 
@@ -29,7 +28,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from hf_mpwriter.integrations.from_environment import with_destination
-from hf_mpwriter.writer.summary_writer import SummaryWriter, is_spawning
+from hf_mpwriter.writer.summary_writer import SummaryWriter, absolute_logdir, is_spawning
 
 
 class HubTensorBoardLogger(TensorBoardLogger):
@@ -48,7 +47,7 @@ class HubTensorBoardLogger(TensorBoardLogger):
 
     Raises:
         SettingsError: no repository is named.
-        LogdirError: save_dir is neither a path nor a URL that can be written.
+        LogdirError: save_dir is a URL.
         TypeError: an option is no argument of `SummaryWriter`.
     """
 
@@ -64,7 +63,7 @@ class HubTensorBoardLogger(TensorBoardLogger):
         repo_id: str | None = None,
         **kwargs: Any,
     ) -> None:
-        normalised_logdir(save_dir)
+        absolute_logdir(save_dir)
         self._experiment: SummaryWriter | None
         # LightningCLI follows the name `kwargs` to `super().__init__` to find out which arguments are accepted
         kwargs = with_destination({"repo_id": repo_id, **kwargs})
@@ -80,7 +79,7 @@ class HubTensorBoardLogger(TensorBoardLogger):
         return self._experiment
 
     def _writer(self, **options: Any) -> SummaryWriter:
-        top = normalised_logdir(os.path.expandvars(self.save_dir))
+        top = absolute_logdir(os.path.expandvars(self.save_dir))
         above = Path(os.path.relpath(self.log_dir, top)).parent
         return SummaryWriter(
             self.log_dir, **{"path_in_repo": Path("tensorboard", above).as_posix()} | self._kwargs | options
