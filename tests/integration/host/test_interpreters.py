@@ -87,7 +87,8 @@ def test_a_run_directory_that_is_no_utf_8_is_uploaded(hub, tmp_path, start):
     hub.stop()
     _, _, errors = start(LOG_AND_EXIT, run_dir, 5, env={"HF_MPWRITER_EXIT_TIMEOUT": "1"}).finish()
     assert "are not on the Hub yet" in errors
-    assert "Error" not in errors
+    assert "Traceback" not in errors  # the message may name the error of the connection
+    assert "Unicode" not in errors
     assert "Traceback" not in sync(run_dir, "--timeout", "1").stderr
 
 
