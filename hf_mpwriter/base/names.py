@@ -31,7 +31,9 @@ LONGEST_EVENT_NAME = len("events.out.tfevents.0123456789..4194304.01234567") + L
 LONGEST_PATH = 4096  # characters; PATH_MAX of Linux
 
 _EVENT_NAME = re.compile(r"events\.out\.tfevents\.(?P<second>\d{10})\.")
-_OUR_EVENT_NAME = re.compile(_EVENT_NAME.pattern + r"[A-Za-z0-9.-]+\.\d+\.[0-9a-f]{8}(?P<suffix>.*)", re.DOTALL)
+_OUR_EVENT_NAME = re.compile(
+    _EVENT_NAME.pattern + r"(?P<host>[A-Za-z0-9.-]+)\.\d+\.[0-9a-f]{8}(?P<suffix>.*)", re.DOTALL
+)
 _NO_UTF8 = re.compile("[\udc80-\udcff]")  # what Python makes of such bytes
 _RANK_DIRECTORY = re.compile(r"rank_(?P<rank>\d{5})(?!\d)")
 _PART = re.compile(r"(task|step)_\d{5,}(?!\d)")
@@ -46,6 +48,11 @@ def is_event_file(name: str) -> bool:
 def is_attachment(path: str) -> bool:
     """Whether a file of the run directory is an attachment: any file but an event file."""
     return not is_event_file(os.path.basename(path))
+
+
+def is_of_ours(name: str) -> bool:
+    """Whether a name in a run directory is the spool, or something of ours that is there for a moment, as a probe."""
+    return name == SPOOL_NAME or name.startswith(f"{SPOOL_NAME}-")
 
 
 def is_run_path(path: object) -> bool:
@@ -105,6 +112,12 @@ def event_suffix(name: str) -> str:
     """The user's filename_suffix in the name of an event file of ours, "" for another's."""
     match = _OUR_EVENT_NAME.fullmatch(name)
     return match["suffix"] if match else ""
+
+
+def event_host(name: str) -> str:
+    """The host in the name of an event file of ours, "" for another's."""
+    match = _OUR_EVENT_NAME.fullmatch(name)
+    return match["host"] if match else ""
 
 
 def event_name(existing: Iterable[str], now: float, host: str, pid: int, suffix: str) -> str:

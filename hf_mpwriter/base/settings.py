@@ -16,6 +16,8 @@ Environment:
     HF_MPWRITER_NODES               of the job, if its launcher does not tell; read by base/nodes.py
     HF_MPWRITER_PUSH_ON             signals such as USR1, separated by commas, that ask for a push
     HF_MPWRITER_LOGDIR              the run directory of a writer without one
+    HF_MPWRITER_STAGING             where runs are kept on their way to a logdir, or `never`; read by base/home.py
+    HF_MPWRITER_MIRROR_EVERY        minutes, see `Settings`
     HF_MPWRITER_SUPERVISOR          set by `hf-mpwriter run`, see system/supervision/contact.py
     HF_MPWRITER_LAUNCHED_AT         set by `hf-mpwriter run`, see worker/role.py
     HF_MPWRITER_PYTHON              the Python of uploaders and pushes, where `sys.executable` is none; read by
@@ -47,6 +49,7 @@ DEFAULT_COMMIT_EVERY = 5.0  # minutes, as in huggingface_hub
 DEFAULT_EXIT_TIMEOUT = 60.0  # seconds
 GRACE_MARGIN = 1.0  # seconds of a grace that no wait takes: a process still has to end in them
 DEFAULT_COMMITS_PER_HOUR = 100.0  # the Hub refuses more than 128 per repository, as measured
+MINUTES = "It is a number of minutes above 0."
 OFFLINE = "HF_HUB_OFFLINE is set"
 REPO_TYPES = ("model", "dataset", "space")
 
@@ -161,6 +164,8 @@ class Settings:
         allow_patterns: shell patterns of the files to upload; None for all, event files or not.
         ignore_patterns: shell patterns of files to leave out.
         exit_timeout: seconds that the end of a process may wait for the Hub.
+        mirror_every: minutes after which what was logged is brought to a logdir in which event files cannot grow;
+            fractions are allowed.
 
     Raises:
         SettingsError: an attribute is not valid.
@@ -172,10 +177,13 @@ class Settings:
     allow_patterns: tuple[str, ...] | None = DEFAULT_ALLOW_PATTERNS
     ignore_patterns: tuple[str, ...] = ()
     exit_timeout: float = DEFAULT_EXIT_TIMEOUT
+    mirror_every: float = DEFAULT_COMMIT_EVERY
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.commit_every, (int, float)) and 0 < self.commit_every < math.inf):
-            raise SettingsError(f"commit_every is {self.commit_every!r}.", hint="It is a number of minutes above 0.")
+        for name in ("commit_every", "mirror_every"):
+            minutes = getattr(self, name)
+            if not (isinstance(minutes, (int, float)) and 0 < minutes < math.inf):
+                raise SettingsError(f"{name} is {minutes!r}.", hint=MINUTES)
         if not isinstance(self.squash_history, bool) or self.private not in (None, True, False):
             raise SettingsError("squash_history is True or False, and repo_private True, False or None.")
         if not (isinstance(self.exit_timeout, (int, float)) and 0 <= self.exit_timeout < math.inf):
@@ -185,6 +193,7 @@ class Settings:
             "commit_every": float(self.commit_every),
             "private": None if self.private is None else bool(self.private),
             "exit_timeout": float(self.exit_timeout),
+            "mirror_every": float(self.mirror_every),
         }
         for name, value in exact.items():
             object.__setattr__(self, name, value)
@@ -228,6 +237,7 @@ class Environment:
         exit_timeout: seconds, None if not set.
         commits_per_hour: to one repository.
         grace: seconds between SIGTERM and SIGKILL, None if not set.
+        mirror_every: minutes, None if not set.
     """
 
     endpoint: str
@@ -235,6 +245,7 @@ class Environment:
     exit_timeout: float | None
     commits_per_hour: float = DEFAULT_COMMITS_PER_HOUR
     grace: float | None = None
+    mirror_every: float | None = None
 
     @classmethod
     def read(cls, environ: Mapping[str, str] = os.environ) -> Self:
@@ -252,12 +263,16 @@ class Environment:
         grace = _number(environ, "HF_MPWRITER_GRACE", hint)
         if grace is not None and not 0 <= grace < math.inf:
             raise SettingsError(f"HF_MPWRITER_GRACE is {grace}.", hint=hint)
+        mirror_every = _number(environ, "HF_MPWRITER_MIRROR_EVERY", MINUTES)
+        if mirror_every is not None and not 0 < mirror_every < math.inf:
+            raise SettingsError(f"HF_MPWRITER_MIRROR_EVERY is {mirror_every}.", hint=MINUTES)
         return cls(
             endpoint=(environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/"),
             disabled=is_on(environ.get("HF_MPWRITER_DISABLED", "")),
             exit_timeout=exit_timeout,
             commits_per_hour=DEFAULT_COMMITS_PER_HOUR if commits is None else commits,
             grace=grace,
+            mirror_every=mirror_every,
         )
 
 

@@ -24,7 +24,9 @@ from typing import TypeVar
 import click
 
 from hf_mpwriter.base.errors import SettingsError
+from hf_mpwriter.base.home import normalised_logdir
 from hf_mpwriter.base.settings import Destination, Environment, Settings, normalised_endpoint
+from hf_mpwriter.spool.homes import find, spool_of
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.ownership import check_ownership
@@ -33,7 +35,7 @@ from hf_mpwriter.system.redaction import printable
 
 F = TypeVar("F", bound=Callable[..., object])
 
-logdir_argument = click.argument("logdir", type=click.Path(path_type=Path))
+logdir_argument = click.argument("logdir")
 endpoint_option = click.option(
     "--endpoint",
     metavar="URL",
@@ -55,19 +57,35 @@ def place_options(command: F) -> F:
     return command
 
 
-def existing_spool(logdir: Path) -> Spool:
-    """Return the spool of a run directory.
+def spool_at(logdir: str) -> Spool:
+    """Return the spool of a logdir, which may not be there yet.
+
+    Args:
+        logdir: path or URL, as it was typed.
+
+    Raises:
+        LogdirError: no run can be kept for it on this host.
+    """
+    return spool_of(find(normalised_logdir(logdir)))
+
+
+def existing_spool(logdir: str) -> Spool:
+    """Return the spool of a run.
 
     Raises:
         ForeignSpoolError: the spool belongs to another user.
         SpoolFormatError: another version of hf_mpwriter wrote it.
         ClickException: there is no spool.
     """
-    spool = Spool(os.path.abspath(logdir))
+    spool = spool_at(logdir)
     check_ownership(spool.directory)
     spool.check_format()
     if not spool.exists():
-        raise click.ClickException(f"{logdir} is no run directory of hf_mpwriter. Give the logdir of a SummaryWriter.")
+        text = f"{logdir} is no run directory of hf_mpwriter. Give the logdir of a SummaryWriter."
+        staged = (
+            "A run that is kept beside its logdir is found on its machine only, with HF_MPWRITER_STAGING and TMPDIR"
+        )
+        raise click.ClickException(f"{text} {staged} as they were, or by the directory that was named at its start.")
     return spool
 
 
@@ -139,6 +157,6 @@ def with_namespace(recorded: Destination, repo_id: str) -> Destination:
         return recorded
 
 
-def path_of_run(folder: str, run_dir: str) -> str:
+def path_of_run(folder: str, logdir: str) -> str:
     """Return the folder in the repository of a run that was local so far."""
-    return "/".join(filter(None, [folder.strip("/"), Path(run_dir).name]))
+    return "/".join(filter(None, [folder.strip("/"), Path(logdir).name]))

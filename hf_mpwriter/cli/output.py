@@ -12,6 +12,7 @@ from tqdm import tqdm
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.snapshot.event_files import Damage
 from hf_mpwriter.spool.progress import size_text
+from hf_mpwriter.spool.staging.status import MirrorStatus
 from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.system.redaction import printable
 
@@ -87,16 +88,43 @@ def uploader_line(uploader: UploaderStatus, now: float, *, alive: bool) -> str:
     return printable("; ".join(parts).rstrip())
 
 
-def file_line(file: LocalFile, on_hub: int, *, pulled: bool = False) -> str:
+def mirror_line(mirror: MirrorStatus, now: float, *, alive: bool) -> str:
+    """Return a line about a mirror: what it does, when it last wrote its status, what holds it up, when it tries again.
+
+    Args:
+        mirror: as it last described itself.
+        now: unix time.
+        alive: whether it holds the mirror lock.
+    """
+    parts = ["no mirror runs"]
+    if alive and mirror.process is not None and not mirror.is_over:
+        parts = [f"mirror {mirror.pid} is {mirror.phase}, last seen {max(0, now - mirror.beat):.0f} s ago"]
+        if stillness := mirror.stillness(now):
+            parts.append(stillness)
+    elif alive:
+        parts = ["a mirror runs, it has not said yet what it does"]
+    if mirror.failures:
+        failures = "1 failure" if mirror.failures == 1 else f"{mirror.failures} failures in a row"
+        parts.append(f"{failures}: {mirror.reason.rstrip('.')}")
+        if alive and mirror.next_try > now:
+            parts.append(f"next try in {mirror.next_try - now:.0f} s")
+    return printable("; ".join(parts))
+
+
+def file_line(file: LocalFile, on_hub: int, *, pulled: bool = False, in_logdir: int | None = None) -> str:
     """Return a line about a file of a run directory.
 
     Args:
         file: as it is here.
         on_hub: bytes that the Hub holds.
         pulled: whether it came from the Hub.
+        in_logdir: bytes that are in the logdir; None of a run without one.
     """
     what = " (pulled)" if pulled else " (growing)" if file.growing else ""
-    return f"  {_sizes(on_hub, file.length)}  {printable(file.path)}{what}"
+    sizes = _sizes(on_hub, file.length)
+    if in_logdir is not None:
+        sizes = f"here {size_text(file.length):>9}, logdir {size_text(in_logdir):>9}, Hub {size_text(on_hub):>9}"
+    return f"  {sizes}  {printable(file.path)}{what}"
 
 
 def comparison_lines(report: Report) -> Iterator[str]:

@@ -17,7 +17,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -32,9 +31,11 @@ from hf_mpwriter.cli.destination import (
     path_of_run,
     place_options,
     recorded_destination,
+    spool_at,
     with_namespace,
 )
 from hf_mpwriter.cli.output import UploadBar, counted
+from hf_mpwriter.spool.homes import find, spool_of
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ownership import check_ownership
 from hf_mpwriter.spool.progress import Progress, size_text
@@ -71,7 +72,7 @@ CONSEQUENCE = (
 )
 @endpoint_option
 def pull_run(
-    logdir: Path,
+    logdir: str,
     repo_id: str | None,
     repo_type: str,
     revision: str,
@@ -84,7 +85,7 @@ def pull_run(
     Run it before training starts. Every file is verified by its digest. What is here stays: a file that differs from
     the Hub's copy is named and left as it is. A pull that was interrupted goes on where it was.
     """
-    spool = Spool(os.path.abspath(logdir))
+    spool = spool_at(logdir)
     check_ownership(spool.directory)
     spool.check_format()
     options = [] if repo_id is None else ["--repo-id", repo_id]
@@ -107,7 +108,7 @@ def _asked_for(
 ) -> Destination:
     """The destination that the options name, if it is the one that is recorded, or none is."""
     hub = recorded.endpoint if recorded else Environment.read().endpoint
-    asked = Destination(hub, repo_id, kind, revision, path_of_run(folder, spool.run_dir))
+    asked = Destination(hub, repo_id, kind, revision, path_of_run(folder, spool.logdir))
     if recorded is not None and not recorded.is_same(asked):
         where = spool.run_dir
         raise click.ClickException(f"{where} is recorded for {recorded}, not for {asked}. Give another LOGDIR.")
@@ -162,7 +163,7 @@ def _unreached(verdict: Verdict) -> str:
     return printable(f"Not all was pulled: {reason.rstrip('.')}. {hint}")
 
 
-def _show(report: Pulled, destination: Destination, spool: Spool, logdir: Path, workers: tuple[str, ...]) -> None:
+def _show(report: Pulled, destination: Destination, spool: Spool, logdir: str, workers: tuple[str, ...]) -> None:
     """Print what was pulled, and what was not."""
     if not report.commit:
         click.echo(printable(f"Nothing was pulled: {destination}{NOT_THERE}"), err=True)
@@ -198,7 +199,7 @@ def pull_before(run_dir: str, repo_id: str, wanted: Callable[[str], bool], *, is
         ClickException: the run belongs to another repository, or to a Hub that no token may go to.
         HfMpWriterError: the run directory cannot be used.
     """
-    spool = Spool(run_dir)
+    spool = spool_of(find(run_dir))
     check_ownership(spool.directory)
     spool.check_format()
     recorded = spool.destination()

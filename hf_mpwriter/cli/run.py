@@ -22,6 +22,7 @@ from pathlib import Path
 
 import click
 
+from hf_mpwriter.base.home import normalised_logdir
 from hf_mpwriter.base.settings import check_repo_id, push_signals
 from hf_mpwriter.cli.pull import pull_before
 
@@ -75,7 +76,7 @@ def run_program(
     if repo_id is not None:
         os.environ["HF_MPWRITER_REPO_ID"] = check_repo_id(repo_id)
     if logdir is not None:
-        os.environ["HF_MPWRITER_LOGDIR"] = os.path.abspath(os.path.expanduser(logdir))
+        os.environ["HF_MPWRITER_LOGDIR"] = normalised_logdir(logdir)
     before = _pull_first(command) if pull else None
     if patch:
         _patch_pythons(os.environ)
@@ -84,7 +85,7 @@ def run_program(
 
     signals = push_signals()
     try:
-        for line in end_orphans(os.path.abspath(os.environ["HF_MPWRITER_LOGDIR"])) if kill_orphans else ():
+        for line in end_orphans(normalised_logdir(os.environ["HF_MPWRITER_LOGDIR"])) if kill_orphans else ():
             click.echo(f"hf-mpwriter run: {line}", err=True)
         code = supervise(command, os.environ, grace, signals, before=before)
     except OSError as error:
@@ -111,7 +112,7 @@ def _pull_first(command: Sequence[str]) -> Callable[[], None]:
     from hf_mpwriter.worker.role import rank_of
 
     wanted, is_quiet = selection_of(os.environ, command), rank_of(os.environ) not in (None, 0)
-    return pull_before(os.path.abspath(os.path.expanduser(logdir)), check_repo_id(repo_id), wanted, is_quiet=is_quiet)
+    return pull_before(normalised_logdir(logdir), check_repo_id(repo_id), wanted, is_quiet=is_quiet)
 
 
 def _patch_pythons(environ: MutableMapping[str, str]) -> None:

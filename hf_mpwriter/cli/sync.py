@@ -1,5 +1,7 @@
 """`hf-mpwriter sync`: upload what is missing on the Hub, through an uploader, and wait for it.
 
+Of a staged run it also has a mirror bring what is missing in the logdir; of one without a destination only that.
+
 The command joins the run as an observer: a member file without a claim, which requests a push of all files. It
 believes only a ledger that was compared with the Hub after the request. Whether the token of this process may go to the
 Hub that the run names is decided before all that, see `destination`.
@@ -8,12 +10,13 @@ Hub that the run names is decided before all that, see `destination`.
 from __future__ import annotations
 
 import math
+import os
 import time
 from contextlib import closing
-from pathlib import Path
 
 import click
 
+from hf_mpwriter.base.names import is_ours
 from hf_mpwriter.base.settings import Destination, Environment, Settings
 from hf_mpwriter.cli.destination import (
     command_line,
@@ -30,9 +33,11 @@ from hf_mpwriter.snapshot import attachments
 from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Progress, size_text, wait
-from hf_mpwriter.spool.workers.members import OBSERVER, MemberFile, Members
+from hf_mpwriter.spool.staging.logdir import Logdir
+from hf_mpwriter.spool.workers.members import ASK_FOR_ALL, OBSERVER, MemberFile, Members
 from hf_mpwriter.system.process import Process
-from hf_mpwriter.worker.election import Election
+from hf_mpwriter.system.redaction import printable
+from hf_mpwriter.worker.election import Election, MirrorElection
 
 
 @click.command("sync")
@@ -43,7 +48,7 @@ from hf_mpwriter.worker.election import Election
 @click.option("--timeout", type=float, help="Seconds to wait; default: until everything is on the Hub.")
 @endpoint_option
 def sync_run(
-    logdir: Path,
+    logdir: str,
     repo_id: str | None,
     repo_type: str,
     revision: str,
@@ -60,9 +65,13 @@ def sync_run(
     spool = existing_spool(logdir)
     destination = spool.destination()
     if repo_id is not None:
-        folder = path_of_run(path_in_repo, spool.run_dir)
+        folder = path_of_run(path_in_repo, spool.logdir)
         destination = Destination(Environment.read().endpoint, repo_id, repo_type, revision, folder)
         spool.record_destination(destination)
+    there = Logdir(spool)
+    if destination is None and there.is_staged:
+        _bring(spool, there, math.inf if timeout is None else timeout)
+        return
     if destination is None:
         command = command_line("sync", logdir, "--repo-id", "NAME")
         raise click.ClickException(f"{logdir} has no destination yet. Set it: {command}")
@@ -74,17 +83,72 @@ def sync_run(
     lengths = {file.path: file.length for file in scan.files(settings.allows, tuple)}
     lengths |= attachments.sizes(spool.run, settings.allows, attachments.secrets())
     damaged = show_damage(scan.damage(time.time()))
-    patience = math.inf if timeout is None else timeout
+    patience, started = math.inf if timeout is None else timeout, time.monotonic()
     missing, asked = _request_and_wait(spool, destination, settings, lengths, patience, create=create)
+    shortfall = None
+    if there.is_staged:
+        try:
+            _bring(spool, there, max(0.0, patience + started - time.monotonic()))
+        except click.ClickException as error:  # both are told
+            shortfall = error.message
     if missing or (lengths and not asked):
         progress = Progress(spool)
         uploader = progress.uploader()
         reason = "; ".join(progress.refused(missing).values()) or f"{uploader.reason} {uploader.hint}".strip()
-        raise failure(f"{_shortfall(sum(missing.values()), asked=asked)} {reason}".rstrip(), damaged=damaged)
+        told = filter(None, [_shortfall(sum(missing.values()), asked=asked), reason, shortfall])
+        raise failure(" ".join(told), damaged=damaged)
+    if shortfall is not None:
+        raise failure(shortfall, damaged=damaged)
     size = size_text(sum(lengths.values()))
     if damaged:
         raise failure(f"What is whole of {spool.run_dir}, {size}, is on the Hub; what is damaged is not", damaged=True)
     click.echo(f"All {size} of {spool.run_dir} are on the Hub: {destination}")
+
+
+def _bring(spool: Spool, there: Logdir, timeout: float) -> None:
+    """Have what is final brought to the logdir of a staged run, and wait for it.
+
+    What a live worker has open is left out: it comes there when it is sealed.
+
+    Args:
+        spool: of the run directory.
+        there: its logdir.
+        timeout: seconds.
+
+    Raises:
+        ClickException: not all of it is there.
+    """
+    members, known = Members(spool), there.mirrored().files
+    alone = not any(member.alive and member.name.worker not in ASK_FOR_ALL for member in members.all())
+    scan = EventFileScan(spool.run, lambda path: known.get(path, 0))
+    files = scan.files(lambda _: True, members.growing)
+    lengths = {file.path: file.length for file in files if not file.growing or (alone and not _is_ours(file.path))}
+    election, asked_at = MirrorElection(spool, by_hand=True), time.time()
+    member_file = MemberFile(spool, OBSERVER, Process.current(), newest_settings(members.all(), None))
+    try:
+        member_file.count(requests=1)
+        with closing(UploadBar(sum(lengths.values()), sum(there.missing(lengths).values()), f"in {there.to}")) as bar:
+            missing = there.wait(
+                lengths,
+                timeout,
+                election.ensure_mirror,
+                lambda missing: bar.update(sum(missing.values())),
+                since=asked_at,
+            )
+            bar.update(sum(missing.values()))
+    finally:
+        member_file.withdraw()
+    shortfall = there.shortfall(lengths)
+    if shortfall.missing:
+        raise failure(f"{shortfall.sentence()} {shortfall.outlook()}", damaged=False)
+    if there.status().checked < asked_at:
+        why = there.status().reason
+        raise failure(f"{there.to} could not be compared{f': {why}' if why else ''}.", damaged=False)
+    click.echo(printable(f"All {size_text(sum(lengths.values()))} of {spool.run_dir} are in {there.to}"))
+
+
+def _is_ours(path: str) -> bool:
+    return is_ours(os.path.basename(path))
 
 
 def _shortfall(missing: int, *, asked: bool) -> str:
@@ -144,6 +208,7 @@ def _wait_with_bar(
     spool: Spool, destination: Destination, lengths: dict[str, int], timeout: float, checked: int
 ) -> dict[str, int]:
     progress, election = Progress(spool), Election(spool, destination, by_hand=True)
+    mirror = MirrorElection(spool, by_hand=True)
     missing = progress.missing(lengths)
     with closing(UploadBar(sum(lengths.values()), sum(missing.values()))) as bar:
 
@@ -151,6 +216,10 @@ def _wait_with_bar(
             bar.update(sum(missing.values()))
             bar.show_failure(progress.uploader())
 
-        missing = wait(progress, lengths, timeout, election.ensure_uploader, show, since=checked)
+        def ensure() -> None:
+            election.ensure_uploader()
+            mirror.ensure_mirror()
+
+        missing = wait(progress, lengths, timeout, ensure, show, since=checked)
         bar.update(sum(missing.values()))
     return missing

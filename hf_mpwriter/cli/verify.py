@@ -6,6 +6,8 @@
     a copy has another content             restore the local file or remove the copy, then sync
     an old version was shorter or differs  nothing: the past of a branch does not change
 
+Of a staged run, what is final here is compared with the logdir too, byte by byte; without a destination only that.
+
 With a run directory on each machine, the Hub has files that others write: what this run directory has neither sent nor
 holds, and what was pulled and goes on elsewhere. They are named, and are no problem.
 
@@ -15,8 +17,9 @@ Invariant: a problem is reported only of what the Hub has told.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from pathlib import Path
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import click
@@ -33,10 +36,14 @@ from hf_mpwriter.cli.destination import (
     with_namespace,
 )
 from hf_mpwriter.cli.output import comparison_lines, counted, failure, show_damage
+from hf_mpwriter.mirror.handle import CopyHandle, CopyLivesError
+from hf_mpwriter.mirror.job import Absent, Arrived, Conflict, CopyJob, Failure, Item, Message, bounded
 from hf_mpwriter.pull.record import pulled_files
+from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.progress import Progress
+from hf_mpwriter.spool.staging.logdir import Logdir
 from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.system import hf_home
 from hf_mpwriter.system.process import host_id, start_directory
@@ -45,20 +52,27 @@ from hf_mpwriter.system.redaction import printable
 if TYPE_CHECKING:
     from hf_mpwriter.testing import Report
 
+BUSY = 60.0  # seconds that a copy of the mirror is waited for
+POLL = 0.2  # seconds
+
 
 @click.command("verify")
 @logdir_argument
 @click.option("--running", is_flag=True, help="Training goes on: do not report what is not on the Hub yet.")
 @endpoint_option
-def verify_run(logdir: Path, *, running: bool, endpoint: str | None) -> None:
+def verify_run(logdir: str, *, running: bool, endpoint: str | None) -> None:
     """Check the copy of LOGDIR on the Hub, record by record.
 
     Each event file on the Hub must consist of the first whole records of the local one, and no commit may have
     shortened it. Nothing may be missing. Attachments must be equal.
     """
     spool = existing_spool(logdir)
+    there = _compare_logdir(spool) if Logdir(spool).is_staged else None
     if (recorded := spool.destination()) is None:
-        raise click.ClickException(f"{logdir} has no destination.")
+        if there is None:
+            raise click.ClickException(f"{logdir} has no destination.")
+        _show_logdir(there, logdir, drained=not running)
+        return
     typed = command_line("verify", logdir, *(["--running"] if running else []))
     destination = recorded_destination(recorded, endpoint, typed)
     if is_offline():
@@ -69,6 +83,8 @@ def verify_run(logdir: Path, *, running: bool, endpoint: str | None) -> None:
     for problem in report.problems:
         click.echo(printable(problem), err=True)
     damaged = show_damage(report.damage)
+    if there is not None:
+        _show_logdir(there, logdir, drained=not running)
     if report.problems:
         problems = counted(len(report.problems), "problem")
         raise failure(". ".join([problems, *advice(report, command_line("sync", logdir))]), damaged=damaged)
@@ -83,7 +99,99 @@ def verify_run(logdir: Path, *, running: bool, endpoint: str | None) -> None:
         click.echo(f"Other machines write {counted(others, 'file')} there. To have what they wrote so far: {pull}")
 
 
-def _compare(spool: Spool, destination: Destination, logdir: Path, *, drained: bool) -> Report:
+@dataclass
+class LogdirComparison:
+    """What was found in the logdir of a staged run.
+
+    Attributes:
+        to: the logdir.
+        whole: files that are there as they are here.
+        absent: paths that are not there, or not whole.
+        conflicts: paths in whose place something else is, with what is there.
+        failure: why it could not be compared to the end, "" if it could.
+    """
+
+    to: str
+    whole: int = 0
+    absent: list[str] = field(default_factory=list)
+    conflicts: dict[str, str] = field(default_factory=dict)
+    failure: str = ""
+
+
+def _compare_logdir(spool: Spool) -> LogdirComparison:
+    """Compare what is final with the logdir, byte by byte: in a copy that only reads, as the logdir may hang."""
+    found, members = LogdirComparison(Logdir(spool).to), Members(spool)
+    files = [file for file in EventFileScan(spool.run).files(lambda _: True, members.growing) if not file.growing]
+    items = [Item(file.path, file.length) for file in files]
+    while items and not found.failure:
+        part = bounded(items)
+        items = items[len(part) :]
+        job = CopyJob(spool.run_dir, found.to, "", part, only_compare=True, only_lengths=False)
+        for message in _told(spool, job):
+            if isinstance(message, Arrived):
+                found.whole += 1
+            elif isinstance(message, Absent):
+                found.absent.append(message.path)
+            elif isinstance(message, Conflict):
+                found.conflicts[message.path] = message.reason
+            elif isinstance(message, Failure):
+                found.failure = message.reason
+    return found
+
+
+def _told(spool: Spool, job: CopyJob) -> Iterator[Message]:
+    """What a copy tells until it ends."""
+    try:
+        copy = _started(spool, job)
+    except OSError as error:
+        yield Failure(str(error) or "another comparison is under way, and does not end", is_refused=False)
+        return
+    while not copy.is_stuck:
+        copy.wait(1.0)
+        messages, end = copy.listen()
+        yield from messages
+        if end is not None:
+            yield end
+            return
+    yield Failure("it hangs", is_refused=False)
+
+
+def _started(spool: Spool, job: CopyJob) -> CopyHandle:
+    """Start a copy; one that is under way is waited for, as what it brings may be there in part."""
+    end, there = time.monotonic() + BUSY, Logdir(spool)
+    while True:
+        is_late = time.monotonic() > end
+        try:
+            if not (there.is_alive() and there.status().copy) or is_late:
+                return CopyHandle(spool, job)
+        except CopyLivesError:
+            if is_late:
+                raise
+        time.sleep(POLL)
+
+
+def _show_logdir(found: LogdirComparison, logdir: str, *, drained: bool) -> None:
+    """Print what was found in the logdir.
+
+    Raises:
+        ClickException: something is not there as it is here.
+    """
+    for path, reason in found.conflicts.items():
+        click.echo(printable(f"{path}: {reason}"), err=True)
+    for path in found.absent if drained else ():
+        click.echo(printable(f"{path}: not whole in the logdir"), err=True)
+    if found.failure:
+        raise failure(f"{found.to} could not be compared: {found.failure}", damaged=False)
+    if found.conflicts:
+        what = counted(len(found.conflicts), "file")
+        raise failure(f"Something else is in the place of {what} in {found.to}, and is left alone", damaged=False)
+    if found.absent and drained:
+        sync = command_line("sync", logdir)
+        raise failure(f"Missing in {found.to}: {counted(len(found.absent), 'file')}. Run: {sync}", damaged=False)
+    click.echo(printable(f"Whole in {found.to}: {counted(found.whole, 'file')}, byte by byte."))
+
+
+def _compare(spool: Spool, destination: Destination, logdir: str, *, drained: bool) -> Report:
     """Compare, or say in one line why that cannot be done."""
     # read when the client is imported; it may ask the Hub of HF_ENDPOINT whatever destination it was given
     os.environ["HF_ENDPOINT"] = destination.endpoint

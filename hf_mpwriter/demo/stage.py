@@ -23,7 +23,7 @@ import psutil
 
 from hf_mpwriter.demo.place import RANKS, Folder
 from hf_mpwriter.localhub import LocalHub
-from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.homes import find, spool_of
 from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.testing import processes
 
@@ -137,7 +137,7 @@ class Stage:
         self._arguments = [str(steps), str(pace), str(os.getpid())]
         self.env: dict[str, str] = {}
         self.ranks: list[Rank] = []
-        self.view = Progress(Spool(place.run_dir))
+        self.view = Progress(spool_of(find(place.run_dir)))
 
     def __enter__(self) -> Self:
         """Start the Hub and the ranks."""

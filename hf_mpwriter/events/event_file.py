@@ -28,7 +28,7 @@ from hf_mpwriter.events import framing
 from hf_mpwriter.events.backlog import Backlog
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.events.limits import Limits
-from hf_mpwriter.events.registration import Home
+from hf_mpwriter.events.registration import FileHome
 from hf_mpwriter.events.segment import Segment
 from hf_mpwriter.events.series import Purge, SegmentSeries
 from hf_mpwriter.system import locks
@@ -50,7 +50,7 @@ class EventFile:
 
     def __init__(
         self,
-        home: Home,
+        home: FileHome,
         sub: str = "",
         suffix: str = "",
         limits: Limits | None = None,
@@ -60,7 +60,7 @@ class EventFile:
         self._clock = clock
         self._is_main = not sub
         self._log = logger
-        self._series = SegmentSeries(home, sub, suffix, self._log)
+        self._series = SegmentSeries(home, sub, suffix, self._log, clock)
         self._start_fresh(limits or Limits())
 
     def _start_fresh(self, limits: Limits) -> None:
@@ -239,9 +239,8 @@ class EventFile:
             if self._series.current is None:
                 self._series.purge = Purge(step, unless_since)
                 return
-        start = framing.session_start_event(time.time(), step)
-        self.append(start)
-        self.append(start)
+        for start in 2 * [framing.session_start_event(time.time(), step)]:
+            self.append(start)
 
     def pending_purge(self, directory: Place) -> int | None:
         """The step of a purge that the next segment begins with, None if there is none.
@@ -264,12 +263,16 @@ class EventFile:
                     self._log.warning("no event file can be opened yet: %s", error)
         self._log.flush()
 
-    def flush(self) -> None:
-        """Make what was appended survive a power cut; not inside another write, as in a signal handler."""
+    def _unless_busy(self, step: Callable[[], object]) -> None:
+        """Do a step under the lock; not inside another write, as in a signal handler."""
         with self._lock:
             if not self._busy:
-                self._flush()
+                step()
         self._log.flush()
+
+    def flush(self) -> None:
+        """Make what was appended survive a power cut."""
+        self._unless_busy(self._flush)
 
     def _flush(self) -> None:
         self._backlog.retry_at = 0.0
@@ -278,10 +281,7 @@ class EventFile:
 
     def check(self) -> None:
         """Replace a segment that was deleted by a new one; try again what the disk has refused."""
-        with self._lock:
-            if not self._busy:
-                self._check()
-        self._log.flush()
+        self._unless_busy(self._check)
 
     def _check(self) -> None:
         self._series.registration.report_seals()
@@ -292,6 +292,10 @@ class EventFile:
         self._count_descriptor()
         if self._backlog.items or (segment is not None and segment.under_way is not None):
             self._drain()
+
+    def seal_older(self, opened_before: float = math.inf) -> None:
+        """Seal the segment if records are in it and it was opened before then, in monotonic seconds; sync nothing."""
+        self._unless_busy(lambda: self._series.seal_older(opened_before))
 
     def close(self) -> None:
         """Seal the segment; an `append` afterwards opens the next one."""

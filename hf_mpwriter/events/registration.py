@@ -19,8 +19,14 @@ from typing import Protocol
 from hf_mpwriter.system.directory import Place
 
 
-class Home(Protocol):
-    """Where event files live, and where their segments are recorded. All methods may raise OSError."""
+class FileHome(Protocol):
+    """Where event files live, and where their segments are recorded. All methods may raise OSError.
+
+    Attributes:
+        after: second; the names of segments lie behind it, 0 for any.
+    """
+
+    after: int
 
     def directory(self) -> Place:
         """The directory of the owner."""
@@ -52,13 +58,13 @@ class Registration:
         seals: (path, length) of segments that are complete and not reported yet.
     """
 
-    def __init__(self, home: Home) -> None:
+    def __init__(self, home: FileHome) -> None:
         self._home = home
         self.reserved: Place | None = None
         self.seals: deque[tuple[Place, int]] = deque()
 
     def directory(self) -> Place:
-        """See `Home.directory`."""
+        """See `FileHome.directory`."""
         return self._home.directory()
 
     def reserve(self, path: Place) -> None:

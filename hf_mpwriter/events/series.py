@@ -18,12 +18,13 @@ import errno
 import os
 import signal
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 from hf_mpwriter.base import names as names_module
 from hf_mpwriter.events import framing, limits
 from hf_mpwriter.events.deferred_log import DeferredLog
-from hf_mpwriter.events.registration import Home, Registration
+from hf_mpwriter.events.registration import FileHome, Registration
 from hf_mpwriter.events.segment import Item, Segment
 from hf_mpwriter.system import disk, process
 from hf_mpwriter.system.directory import Place
@@ -74,6 +75,8 @@ class SegmentSeries:
         suffix: the user's filename_suffix.
         log: takes warnings.
 
+        clock: monotonic seconds.
+
     Attributes:
         current: the segment to append to, None before the first record and after a seal.
         path: of the last segment, None before the first.
@@ -81,11 +84,14 @@ class SegmentSeries:
         damaged: bytes that were written to each file that holds less now.
     """
 
-    def __init__(self, home: Home, sub: str, suffix: str, log: DeferredLog) -> None:
+    def __init__(
+        self, home: FileHome, sub: str, suffix: str, log: DeferredLog, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._home = home
         self._sub = sub
         self._suffix = suffix
         self._log = log
+        self._clock = clock
         self._start_fresh()
 
     def _start_fresh(self) -> None:
@@ -94,6 +100,7 @@ class SegmentSeries:
         self.path: Place | None = None
         self.purge: Purge | None = None
         self.damaged: dict[Place, int] = {}
+        self._opened_at = 0.0  # monotonic seconds; of the current segment
         self._sealed_bytes = 0
         self._largest = limits.UNLIMITED  # bytes of a file, as the filesystem has shown
         self._warned_of_large = False
@@ -134,10 +141,12 @@ class SegmentSeries:
         path = self.registration.reserved
         if path is None or path.parent != directory or path.basename in existing:
             self.registration.release()
-            name = names_module.event_name(existing, now, process.host_name(), os.getpid(), self._suffix)
+            least = max(now, self._home.after + 1)
+            name = names_module.event_name(existing, least, process.host_name(), os.getpid(), self._suffix)
             path = directory / name
             self.registration.reserve(path)
         segment = self.current = Segment(path, head, limit, self._log)
+        self._opened_at = self._clock()
         self.path, self.registration.reserved = path, None
         self.purge = None
         return segment
@@ -215,6 +224,17 @@ class SegmentSeries:
         if not segment.is_durable:
             self._unsynced.add(segment)
         self.registration.report_seals()
+
+    def seal_older(self, opened_before: float) -> None:
+        """Seal the current segment if records are in it and it was opened before then; the next `sync` syncs it.
+
+        Args:
+            opened_before: monotonic seconds.
+        """
+        segment = self.current
+        if segment is None or segment.is_empty or segment.under_way is not None or self._opened_at >= opened_before:
+            return
+        self.seal(segment)
 
     def replace_removed(self) -> bytes:
         """Seal the current segment if its file was deleted; records that were written since, and are lost with it."""

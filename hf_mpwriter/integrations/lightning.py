@@ -16,6 +16,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from hf_mpwriter.base.home import normalised_logdir
 from hf_mpwriter.integrations import require
 from hf_mpwriter.worker.role import take_first_rank
 
@@ -28,7 +29,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from hf_mpwriter.integrations.from_environment import with_destination
-from hf_mpwriter.writer.summary_writer import SummaryWriter, absolute_logdir, is_spawning
+from hf_mpwriter.writer.summary_writer import SummaryWriter, is_spawning
 
 
 class HubTensorBoardLogger(TensorBoardLogger):
@@ -47,7 +48,7 @@ class HubTensorBoardLogger(TensorBoardLogger):
 
     Raises:
         SettingsError: no repository is named.
-        LogdirError: save_dir is a URL.
+        LogdirError: save_dir is neither a path nor a URL that can be written.
         TypeError: an option is no argument of `SummaryWriter`.
     """
 
@@ -63,7 +64,7 @@ class HubTensorBoardLogger(TensorBoardLogger):
         repo_id: str | None = None,
         **kwargs: Any,
     ) -> None:
-        absolute_logdir(save_dir)
+        normalised_logdir(save_dir)
         self._experiment: SummaryWriter | None
         # LightningCLI follows the name `kwargs` to `super().__init__` to find out which arguments are accepted
         kwargs = with_destination({"repo_id": repo_id, **kwargs})
@@ -79,7 +80,7 @@ class HubTensorBoardLogger(TensorBoardLogger):
         return self._experiment
 
     def _writer(self, **options: Any) -> SummaryWriter:
-        top = absolute_logdir(os.path.expandvars(self.save_dir))
+        top = normalised_logdir(os.path.expandvars(self.save_dir))
         above = Path(os.path.relpath(self.log_dir, top)).parent
         return SummaryWriter(
             self.log_dir, **{"path_in_repo": Path("tensorboard", above).as_posix()} | self._kwargs | options

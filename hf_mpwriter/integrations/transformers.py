@@ -27,8 +27,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from hf_mpwriter.base.home import is_url, normalised_logdir
 from hf_mpwriter.integrations import require
-from hf_mpwriter.worker.role import take_first_rank
+from hf_mpwriter.worker.role import default_logdir, take_first_rank
 
 require("transformers")
 
@@ -37,7 +38,7 @@ from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import CallbackHandler
 
 from hf_mpwriter.integrations.from_environment import with_destination
-from hf_mpwriter.writer.summary_writer import SummaryWriter, default_logdir
+from hf_mpwriter.writer.summary_writer import SummaryWriter
 
 FOLDER = "_tensorboard"
 KEY = "hf_mpwriter"  # of the callback's state in a checkpoint
@@ -75,7 +76,7 @@ class HubTensorBoardCallback(TensorBoardCallback):
         self._options = {"repo_id": repo_id, **options}
         self._all_ranks = all_ranks
         given = logdir or self.logging_dir
-        self._given = os.path.abspath(os.path.expanduser(given)) if given else None
+        self._given = normalised_logdir(given) if given else None
         self.logging_dir = None
         self._run: str | None = None
         self._trials = 0
@@ -184,7 +185,7 @@ def _new_run() -> str:
 
 def _pushed_by_the_trainer(output_dir: str, logdir: str) -> bool:
     relative = os.path.relpath(logdir, output_dir)
-    return not relative.startswith(("..", "_"))
+    return not is_url(logdir) and not relative.startswith(("..", "_"))
 
 
 def _unless_ours_is_present(theirs: Callable[..., None]) -> Callable[..., None]:

@@ -70,14 +70,14 @@ def carry(job: Job, hub: Hub, notify: Notify, rng: random.Random, spool: Spool |
         rng: source of the jitter.
         spool: of the run directory, with the descriptors of both; None opens them by their paths.
     """
-    spool = spool or Spool(job.run_dir)
+    spool = spool or Spool.of(job.run_dir, job.spool, job.logdir)
     verdict: Verdict = Moved("not tried")
     for attempt in range(MOVED_TRIES):
         sent_before = hub.commits_sent
         try:
             verdict = _attempt(job, spool, hub, notify, trust_own_head=attempt == 0)
         except GoneError as error:
-            verdict = Refused(str(error), GONE.format(job.run_dir))
+            verdict = Refused(str(error), GONE.format(spool.logdir))
         except Exception as error:  # noqa: BLE001 - every error of the client has a verdict
             verdict = classify(error)
             if len(job.files) > 1 and isinstance(error, OSError) and error.errno == errno.EMFILE:

@@ -42,7 +42,7 @@ class PushHandle:
     """
 
     def __init__(self, job: Job, limit: float, spool: Spool | None = None) -> None:
-        spool = spool or Spool(job.run_dir)
+        spool = spool or Spool.of(job.run_dir, job.spool, job.logdir)
         with launch.push_record(state.dump(job)) as record:
             given = (record, spool.run.fd, spool.directory.fd)
             self._process = subprocess.Popen(

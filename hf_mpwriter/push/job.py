@@ -46,6 +46,8 @@ class Job:
         create: whether repository and branch may be created.
         last_commit: the last commit of this run, None if it is not known; others may have committed since.
         was_private: visibility of the repository when it was seen last, None if it never was.
+        spool: absolute path of the spool, "" if it lies in the run directory.
+        logdir: path or URL by which its user names the run, "" for the run directory.
     """
 
     run_dir: str
@@ -63,6 +65,8 @@ class Job:
     create: bool = True
     last_commit: str | None = None
     was_private: bool | None = None
+    spool: str = ""
+    logdir: str = ""
 
 
 @dataclass(frozen=True)

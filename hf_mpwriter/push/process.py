@@ -79,7 +79,7 @@ def _verdict(pipe: Pipe, record: int, run_fd: int, spool_fd: int) -> Verdict:
     """Read the job and do it."""
     try:
         job = state.load(Job, launch.read_record(record))
-        spool = Spool.adopt(job.run_dir, run_fd, spool_fd)
+        spool = Spool.adopt(job.run_dir, run_fd, spool_fd, job.spool, job.logdir)
     except (state.DamagedError, ForeignSpoolError, OSError) as error:
         return Retry(f"the job cannot be read: {error}")
     signal.signal(signal.SIGALRM, signal.SIG_DFL)

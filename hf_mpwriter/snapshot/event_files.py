@@ -39,7 +39,7 @@ LAST_BYTES = 64  # bytes before the end of the last whole record that identify a
 
 
 def walk(run: Directory, unread: Callable[[OSError], object] = lambda _: None) -> Iterator[str]:
-    """Relative paths of all regular files outside the spool.
+    """Relative paths of all regular files but ours.
 
     Args:
         run: the run directory.
@@ -54,8 +54,8 @@ def walk(run: Directory, unread: Callable[[OSError], object] = lambda _: None) -
             unread(error)
             continue
         prefix = f"{directory}/" if directory else ""
-        pending += [prefix + name for name in directories if name != names.SPOOL_NAME]
-        yield from (prefix + name for name in files if name != names.SPOOL_NAME)
+        pending += [prefix + name for name in directories if not names.is_of_ours(name)]
+        yield from (prefix + name for name in files if not names.is_of_ours(name))
 
 
 class Statuses:
@@ -202,6 +202,14 @@ class EventFileScan:
             for path, state in sorted(self._parsed.items())
             if state.end < state.size and not (state.grows and now - state.modified / 1e9 < UNCHANGED)
         ]
+
+    def settled(self, now: float) -> set[str]:
+        """The files of the last scan that have not changed for UNCHANGED seconds.
+
+        Args:
+            now: unix time.
+        """
+        return {path for path, state in self._parsed.items() if now - state.modified / 1e9 >= UNCHANGED}
 
     def _raise_lasting(self, unread: list[OSError], patience: int) -> None:
         """Raise an error that may pass. What is gone, not ours to read or no regular file is no event file."""

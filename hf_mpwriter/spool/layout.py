@@ -6,6 +6,7 @@
       .hf_mpwriter/                                   spool, mode 0700                   written by
         FORMAT                                        "hf-mpwriter 3"                    the first worker
         run.json                                      {"destination": {...}, "inode": n} the first with a destination
+        create.lock                                   lock of who makes the first two    no process (empty)
         uploader.lock                                 the uploader lock                  no process (empty)
         claims/<worker>.lock                          claims; a note, see worker/naming  see worker/naming/rewind
         claims/<worker>.voice                         members that may speak             no process (empty)
@@ -32,23 +33,21 @@ Invariants:
 - Run directory and spool are opened once, and all is reached beneath their descriptors: who may rename in the run
   directory, as its group often may, puts no other spool in place of this one.
 - Every file has one writing process. Lock files are never unlinked.
-- FORMAT and run.json are published whole: of many racing workers one wins, the others read.
+- FORMAT and run.json are published whole: of many racing workers one makes them, the others read.
 - No name in the spool contains `tfevents`: TensorBoard would open it.
 """
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
-import tempfile
 from dataclasses import dataclass
 
 from hf_mpwriter.base.errors import DestinationError, ForeignSpoolError, LogdirError, SpoolFormatError
 from hf_mpwriter.base.names import SPOOL_NAME
 from hf_mpwriter.base.settings import Destination, group_access
 from hf_mpwriter.spool import ownership
-from hf_mpwriter.spool.ownership import FORMAT, FORMAT_NAME, RUN_JSON, check_descriptor, check_ownership
+from hf_mpwriter.spool.ownership import FORMAT_NAME, RUN_JSON, check_descriptor, check_ownership
 from hf_mpwriter.spool.workers.member_lines import MemberName
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Directory, Place, at, is_shared
@@ -115,35 +114,43 @@ class Spool:
         aside: the directory of this spool and its name there, if it is not in the run directory.
 
     Attributes:
-        run_dir: absolute path.
-        run: the run directory.
+        run_dir, run: see above.
+        logdir: path or URL by which its user names the run.
         directory: of the spool; opened only if it passes `check_ownership`.
     """
 
     def __init__(self, run_dir: str, run: Directory | None = None, aside: Place | None = None) -> None:
-        self.run_dir = run_dir
+        self.run_dir = self.logdir = run_dir
         self.run = run or Directory(run_dir)
         path, above = (str(aside), aside.directory) if aside else (os.path.join(run_dir, SPOOL_NAME), self.run)
         self.directory = Directory(path, above=above, check=check_descriptor)
 
-    def __reduce__(self) -> tuple[type[Spool], tuple[str]]:
-        """Travel as the path; the directories are opened again on arrival."""
-        return type(self), (self.run_dir,)
+    def __reduce__(self) -> tuple[object, tuple[str, str, str]]:
+        """Travel as the paths; the directories are opened again on arrival."""
+        return Spool.of, (self.run_dir, self.root, self.logdir)
 
     @classmethod
-    def adopt(cls, run_dir: str, run_fd: int, spool_fd: int) -> Spool:
-        """The spool of inherited descriptors, which become ours.
+    def of(cls, run_dir: str, root: str = "", logdir: str = "") -> Spool:
+        """The spool of a run by its paths.
 
         Args:
             run_dir: absolute path.
-            run_fd: of the run directory.
-            spool_fd: of the spool.
+            root: absolute path of the spool, "" if it is in the run directory.
+            logdir: see the attribute; "" for the run directory.
+        """
+        spool = cls(run_dir, aside=at(root) if root not in ("", os.path.join(run_dir, SPOOL_NAME)) else None)
+        spool.logdir = logdir or run_dir
+        return spool
+
+    @classmethod
+    def adopt(cls, run_dir: str, run_fd: int, spool_fd: int, root: str = "", logdir: str = "") -> Spool:
+        """The spool of inherited descriptors of run directory and spool, which become ours; for the paths see `of`.
 
         Raises:
             ForeignSpoolError: see `check_ownership`.
             OSError: one of them is no directory.
         """
-        spool = cls(run_dir)
+        spool = cls.of(run_dir, root, logdir)
         spool.run.adopt(run_fd)
         spool.directory.adopt(spool_fd)
         return spool
@@ -163,14 +170,6 @@ class Spool:
         """Let go of both directories; the next use opens them again."""
         self.directory.release()
         self.run.release()
-
-    def aside(self) -> Spool:
-        """A spool of this user's own for the same run directory, on this host; it has no destination."""
-        path = os.path.join(tempfile.gettempdir(), f"{SPOOL_NAME.lstrip('.')}-{os.geteuid()}")
-        own = at(path)
-        disk.make_dirs(own, private=True)
-        private = Directory(path, above=own.directory, check=check_descriptor)
-        return Spool(self.run_dir, self.run, private / hashlib.sha256(os.fsencode(self.run_dir)).hexdigest()[:16])
 
     @property
     def uploader_lock(self) -> Place:
@@ -244,7 +243,8 @@ class Spool:
 
     def is_private(self) -> bool:
         """Whether run directory and spool belong to this user, and no other user may write into the spool."""
-        return ownership.is_private(self.run, self.directory)
+        run = self.run if self.directory.above is self.run else self.directory  # elsewhere, owners may tell nothing
+        return ownership.is_private(run, self.directory)
 
     def create(self) -> None:
         """Create the spool, or check its format; any number of processes may do so at once.
@@ -264,7 +264,7 @@ class Spool:
             with Place(self.directory).entered() as spool:
                 for name in ("claims", "members", "hosts"):
                     disk.make_dirs(spool / name, durable=False)  # they are together with FORMAT
-                is_made = is_made or disk.publish(spool / FORMAT_NAME, f"{FORMAT}\n".encode(), "spool.format")
+                is_made = is_made or ownership.publish_format(spool)
                 if group_access() and not is_shared(spool.stat()):
                     ownership.open_to_group(self.run, self.directory)
         except ForeignSpoolError:

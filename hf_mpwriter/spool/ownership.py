@@ -12,7 +12,8 @@ Owner and mode alone do not tell that the user has opened it: in a project direc
 has such a mode, and a stranger of the group may rename one into the place of the spool and fill it.
 
 It must be of this version, which its FORMAT tells. Where it was made, and for which destination, run.json tells; the
-inode in it is that of the spool, so a copy, or what was unpacked from an archive, has another one.
+inode in it is that of the spool, so a copy, or what was unpacked from an archive, has another one. Either file counts
+as not there while it is empty or ends too soon, as some filesystems leave it when the power fails.
 
 It is checked on the descriptor by which the spool is used from then on, whatever becomes of its name.
 """
@@ -20,6 +21,7 @@ It is checked on the descriptor by which the spool is used from then on, whateve
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pwd
 import stat
@@ -28,7 +30,7 @@ from dataclasses import dataclass
 from hf_mpwriter.base import state
 from hf_mpwriter.base.errors import ForeignSpoolError, SpoolFormatError
 from hf_mpwriter.base.settings import Destination, group_access
-from hf_mpwriter.system import disk
+from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import SHARED_DIR, Directory, Place, is_shared, share
 from hf_mpwriter.system.process import open_above
 
@@ -160,7 +162,7 @@ def check_format(spool: Directory) -> bool:
         spool: its directory.
 
     Returns:
-        Whether FORMAT is there.
+        Whether FORMAT is there. Of one that was torn the rest is written by the next worker.
 
     Raises:
         SpoolFormatError: it names the version that is needed.
@@ -171,18 +173,39 @@ def check_format(spool: Directory) -> bool:
         raise
     except OSError:  # a file in the place of a directory: `Spool.create` has the better message
         return False
-    if found is not None and found.decode(errors="replace").strip() != FORMAT:
+    if found is None or not _is_format(found):
+        return False
+    if found.decode(errors="replace").strip() != FORMAT:
         raise SpoolFormatError(
             f"{spool.path} has the format {found[:40].decode(errors='replace').strip()!r}, not {FORMAT!r}.",
             hint="Use the version of hf_mpwriter that wrote it, or another logdir.",
         )
-    return found is not None
+    return True
+
+
+def publish_format(spool: Place) -> bool:
+    """Write FORMAT unless it is there; whether this call did. OSError if the disk refuses."""
+    return locks.publish(spool / FORMAT_NAME, f"{FORMAT}\n".encode(), "spool.format", _is_format)
+
+
+def _is_format(found: bytes) -> bool:
+    """Whether what was found is a FORMAT, of whatever version, and not the beginning of ours."""
+    return found == FORMAT.encode() or not FORMAT.encode().startswith(found)
+
+
+def _is_torn(found: bytes) -> bool:
+    """Whether what was found in the place of run.json is empty, or ends too soon."""
+    try:
+        json.loads(found)
+    except ValueError:
+        return not found or found.startswith(b"{")
+    return False
 
 
 def record_destination(spool: Directory, destination: Destination) -> None:
     """Write the destination into run.json unless one is there; OSError if the disk refuses."""
     record = RunRecord(destination, os.fstat(spool.fd).st_ino)
-    disk.publish(spool / RUN_JSON, state.dump(record), "spool.run")
+    locks.publish(spool / RUN_JSON, state.dump(record), "spool.run", lambda found: not _is_torn(found))
 
 
 def recorded_destination(spool: Directory) -> Destination | None:
@@ -201,7 +224,7 @@ def _record(spool: Directory) -> RunRecord | None:
     check_ownership(spool)
     try:
         data = disk.read(spool / RUN_JSON)
-        return None if data is None else state.load(RunRecord, data)
+        return None if data is None or _is_torn(data) else state.load(RunRecord, data)
     except (state.DamagedError, OSError) as error:
         raise SpoolFormatError(
             f"{spool / RUN_JSON} is damaged: {error}.", hint="Remove that file; the next start writes it again."

@@ -1,5 +1,7 @@
 """Starts: how the holder of the uploader lock hands it to an uploader, and how often that is done.
 
+A mirror is started in the same way, with the mirror lock and a count of its own: a `Post` says which.
+
     process that wants an uploader           uploader
     try the uploader lock, without waiting
     count the start in starts.json
@@ -7,12 +9,17 @@
     close own descriptor                     is the only holder; the kernel frees the lock when it ends
                                              removes starts.json when it is sound, or leaves in good order
 
+    start record                  {"run_dir": "/home/me/runs/exp1", "destination": {"endpoint": "...", ...},
+                                   "token_issued_at": 1795236610.0, "seeks_siblings": true, "nodes": {...}}
     hosts/<host>/starts.json      {"boot": "...", "at": [81.5, 84.6, 87.6, 90.6], "quiet_until": 95.6, "pause": 5.0}
 
-Workers start uploaders (`worker/election`), and an uploader those of unfinished runs beside it (`uploader/siblings`).
+Workers start uploaders and mirrors (`worker/election`), and an uploader those of unfinished runs beside it
+(`uploader/siblings`).
 
 Invariants:
 - The lock is never free between the two, so two processes never both start an uploader.
+- The token travels in the environment of the uploader, and it belongs to one endpoint. What stands in the files of a
+  spool is input: others may have written it. So the destination of an uploader is the one of its start record.
 - Only the holder of the uploader lock reads and writes the count. So all workers of a host together start no more
   uploaders than one of them alone: STARTS_LIMIT in STARTS_WINDOW, then with pauses that double.
 - Times are monotonic seconds of one boot. The count of another boot, one that lies in the future, and one in which
@@ -29,13 +36,18 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from hf_mpwriter.base import state
-from hf_mpwriter.base.start import StartRecord
-from hf_mpwriter.spool.layout import HostSpool, Spool
+from hf_mpwriter.base.nodes import Nodes
+from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.staging.record import MirrorPlaces, mirror_lock
 from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.system import disk, launch, locks
+from hf_mpwriter.system.directory import Place
+from hf_mpwriter.system.launch import Handed
 from hf_mpwriter.system.process import boot_id, host_id
 
 STARTS_LIMIT = 3  # uploaders started within STARTS_WINDOW that did not end well; after one more there are pauses
@@ -43,6 +55,42 @@ STARTS_WINDOW = 60.0  # seconds; an uploader that lives so long is sound
 FIRST_PAUSE = 5.0  # seconds
 LONGEST_PAUSE = 300.0  # seconds
 FORGET_AFTER = 2 * LONGEST_PAUSE  # seconds without a start
+
+
+@dataclass(frozen=True)
+class StartRecord:
+    """What an uploader needs to know at its start.
+
+    Attributes:
+        run_dir: absolute path.
+        destination: the only one that it sends to.
+        token_issued_at: unix time when the worker that brings the token joined.
+        seeks_siblings: whether it starts uploaders of unfinished runs beside this one.
+        nodes: of the job that the worker belongs to.
+        spool: absolute path of the spool, "" if it lies in the run directory.
+        logdir: path or URL by which its user names the run, "" for the run directory.
+    """
+
+    run_dir: str
+    destination: Destination
+    token_issued_at: float = 0.0
+    seeks_siblings: bool = False
+    nodes: Nodes = field(default_factory=Nodes)
+    spool: str = ""
+    logdir: str = ""
+
+
+@dataclass(frozen=True)
+class MirrorStart:
+    """What a mirror needs to know at its start.
+
+    Attributes:
+        run_dir: absolute path.
+        to: the logdir: an absolute path, or a URL.
+    """
+
+    run_dir: str
+    to: str
 
 
 @dataclass(frozen=True)
@@ -89,38 +137,74 @@ class Starts:
         return Starts(self.boot, at, now + pause, pause)
 
 
-def _load(host: HostSpool) -> Starts:
+def _load(place: Place) -> Starts:
     try:
-        return state.load(Starts, disk.read(host.starts) or b"")
+        return state.load(Starts, disk.read(place) or b"")
     except (state.DamagedError, OSError):
         return Starts()
 
 
+class Post(NamedTuple):
+    """What one process at a time does for a run directory.
+
+    Attributes:
+        lock: that it holds.
+        starts: the count of its starts on this host.
+        log: its log on this host.
+        start: starts it, see `system/launch`.
+    """
+
+    lock: Place
+    starts: Place
+    log: Place
+    start: Callable[[Handed], int]
+
+
+def uploader_post(spool: Spool) -> Post:
+    """That of the uploader."""
+    host = spool.host(host_id())
+    return Post(spool.uploader_lock, host.starts, host.log, launch.start_uploader)
+
+
+def mirror_post(spool: Spool) -> Post:
+    """That of the mirror."""
+    places = MirrorPlaces.of(spool.host(host_id()))
+    return Post(mirror_lock(spool), places.starts, places.log, launch.start_mirror)
+
+
 class Starter:
-    """Starts uploaders of one run directory.
+    """Starts uploaders, or mirrors, of one run directory.
 
     Args:
         spool: of the run directory.
         clock: monotonic seconds.
         by_hand: whether it counts for itself only, because a user asks for a start now.
+        post: what is started, by default an uploader.
 
     Attributes:
         quiet_until: monotonic seconds; as far as this process knows, no start before.
         children: processes that were started here and are not collected yet.
     """
 
-    def __init__(self, spool: Spool, clock: Callable[[], float] = time.monotonic, *, by_hand: bool = False) -> None:
-        self._spool, self._clock, self._by_hand = spool, clock, by_hand
+    def __init__(
+        self,
+        spool: Spool,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        by_hand: bool = False,
+        post: Callable[[Spool], Post] = uploader_post,
+    ) -> None:
+        self._spool, self._clock, self._by_hand, self._post_of = spool, clock, by_hand, post
         self._unsaved = Starts() if by_hand else None  # what is not, or cannot be, on disk
         self.quiet_until = 0.0
         self.children: list[int] = []
 
-    def start(self, record: StartRecord, env: Callable[[], Mapping[str, str]]) -> bool:
-        """Start an uploader, unless one lives, or workers that joined later are to do it, or there is a pause.
+    def start(self, record: StartRecord | MirrorStart, env: Callable[[], Mapping[str, str]]) -> bool:
+        """Start a process, unless one lives, or workers that joined later are to do it, or there is a pause.
 
         Args:
-            record: for the uploader.
-            env: gives the environment of the uploader.
+            record: for the process.
+            env: gives its environment.
 
         Returns:
             Whether one was started.
@@ -128,51 +212,45 @@ class Starter:
         Raises:
             OSError, ValueError, SpoolFormatError: none can be started.
         """
-        lock = locks.try_exclusive(self._spool.uploader_lock)
+        post = self._post_of(self._spool)
+        lock = locks.try_exclusive(post.lock)
         if lock is None:
             return False
         try:
-            return self._start(lock, record, env)
+            return self._start(post, lock, record, env)
         finally:
             locks.release(lock)
 
-    def _start(self, lock: int, record: StartRecord, env: Callable[[], Mapping[str, str]]) -> bool:
+    def _start(
+        self, post: Post, lock: int, record: StartRecord | MirrorStart, env: Callable[[], Mapping[str, str]]
+    ) -> bool:
         host = self._spool.host(host_id())
-        before = UploaderStatus.read(host)
-        if record.token_issued_at <= before.left_to_younger_than and abs(time.time() - before.beat) < LONGEST_PAUSE:
+        if isinstance(record, StartRecord) and _is_left_to_others(record, UploaderStatus.read(host)):
             return False
         self._spool.check_format()
         now = self._clock()
-        starts = (self._unsaved or _load(host)).as_of(now, boot_id())
+        starts = (self._unsaved or _load(post.starts)).as_of(now, boot_id())
         self.quiet_until = starts.quiet_until
         if now < starts.quiet_until:
             return False
         disk.make_dirs(host.root)
-        self._save(host, starts.with_start(now))
+        self._save(post, starts.with_start(now))
         try:
-            with opened(self._spool, host) as (run_dir_fd, spool_fd, log_fd):
-                pid = launch.start_uploader(
-                    state.dump(record),
-                    self._spool.run_dir,
-                    lock=lock,
-                    run_dir_fd=run_dir_fd,
-                    spool_fd=spool_fd,
-                    log_fd=log_fd,
-                    env=env(),
-                )
+            with opened(self._spool, post.log) as fds:
+                pid = post.start(Handed(state.dump(record), self._spool.run_dir, lock, *fds, env()))
         except BaseException:
-            self._save(host, starts)  # another process may have what this one lacks
+            self._save(post, starts)  # another process may have what this one lacks
             raise
         self.children.append(pid)
         self.quiet_until = starts.with_start(now).quiet_until
         return True
 
-    def _save(self, host: HostSpool, starts: Starts) -> None:
+    def _save(self, post: Post, starts: Starts) -> None:
         self._unsaved = starts
         if self._by_hand:
             return
         try:
-            disk.replace(host.starts, state.dump(starts), "starts", durable=False)
+            disk.replace(post.starts, state.dump(starts), "starts", durable=False)
             self._unsaved = None
         except OSError:  # the next start tries again
             return
@@ -183,14 +261,19 @@ class Starter:
         return bool(self.children) and os.getpid() != 1  # a child of process 1 is the uploader itself, see `daemon`
 
 
+def _is_left_to_others(record: StartRecord, before: UploaderStatus) -> bool:
+    """Whether the last uploader has left because its token was refused, and this one is no younger."""
+    return record.token_issued_at <= before.left_to_younger_than and abs(time.time() - before.beat) < LONGEST_PAUSE
+
+
 @contextlib.contextmanager
-def opened(spool: Spool, host: HostSpool) -> Iterator[tuple[int, int, int]]:
-    """Descriptors of the run directory, the spool and the log, for an uploader; the first two are those held here."""
-    log = disk.open_anew(host.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)  # no pipe without a reader
+def opened(spool: Spool, log: Place) -> Iterator[tuple[int, int, int]]:
+    """Descriptors of the run directory, the spool and a log, for what is started; the first two are those held here."""
+    fd = disk.open_anew(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)  # no pipe without a reader
     try:
-        yield spool.run.fd, spool.directory.fd, log
+        yield spool.run.fd, spool.directory.fd, fd
     finally:
-        os.close(log)
+        os.close(fd)
 
 
 def has_ended(pid: int) -> bool:
@@ -202,21 +285,21 @@ def has_ended(pid: int) -> bool:
 
 
 class Tenure:
-    """The part of the uploader: it lets others start the next one at once, if it has done well itself.
+    """The part of the process that was started: it lets others start the next one at once, if it has done well itself.
 
     Args:
-        host: the uploader's.
+        starts: the count of its starts.
         clock: monotonic seconds.
     """
 
-    def __init__(self, host: HostSpool, clock: Callable[[], float]) -> None:
-        self._host, self._clock = host, clock
+    def __init__(self, starts: Place, clock: Callable[[], float]) -> None:
+        self._starts, self._clock = starts, clock
         self._sound_at = clock() + STARTS_WINDOW
         self._is_sound = False
 
     def note(self, *, is_over: bool) -> None:
-        """Forget the starts once the uploader is sound, or when it leaves in good order; call it often."""
+        """Forget the starts once the process is sound, or when it leaves in good order; call it often."""
         if is_over or (not self._is_sound and self._clock() >= self._sound_at):
             with contextlib.suppress(OSError):
-                disk.remove(self._host.starts, "starts", durable=False)
+                disk.remove(self._starts, "starts", durable=False)
                 self._is_sound = True

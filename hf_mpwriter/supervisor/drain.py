@@ -1,4 +1,4 @@
-"""The drain: has what was logged sent, and finds out what is on the Hub.
+"""The drain: has what was logged sent, and finds out what is on the Hub, and in the logdir of a staged run.
 
     ask      a push is requested of every run directory that has something to send: a member file without a claim
     finish   training is over: what there is, is measured once, and waited for
@@ -20,18 +20,20 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.settings import Environment, Settings, is_offline
 from hf_mpwriter.base.verdicts import Refused
 from hf_mpwriter.snapshot import attachments
 from hf_mpwriter.snapshot.event_files import EventFileScan
-from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.homes import find, spool_of
 from hf_mpwriter.spool.progress import Progress
+from hf_mpwriter.spool.staging.shortfall import Shortfall
 from hf_mpwriter.spool.workers.members import ASK_FOR_ALL, SUPERVISOR, MemberFile, Members
+from hf_mpwriter.spool.workers.share import Share
 from hf_mpwriter.system.process import Process
-from hf_mpwriter.worker.election import Election
+from hf_mpwriter.worker.election import Election, MirrorElection
 
 POLL = 0.1  # seconds between two looks at the ledgers
 ENSURE_EVERY = 1.0  # seconds between two checks that an uploader lives
@@ -50,6 +52,7 @@ class Delivered:
         is_known: whether the run directory was read.
         is_alive: whether an uploader lives.
         is_over: whether there is nothing to wait for.
+        logdir: what is not in the logdir of a staged run.
     """
 
     run_dir: str
@@ -60,10 +63,11 @@ class Delivered:
     is_known: bool = False
     is_alive: bool = False
     is_over: bool = False
+    logdir: Shortfall = field(default_factory=Shortfall)
 
 
 class Upload:
-    """What one run directory has to send.
+    """What one run directory has to send to the Hub, and to its logdir if it is staged.
 
     Args:
         run_dir: absolute path.
@@ -71,7 +75,7 @@ class Upload:
     """
 
     def __init__(self, run_dir: str, clock: Callable[[], float]) -> None:
-        self._spool, self._clock = Spool(run_dir), clock
+        self._spool, self._clock = spool_of(find(run_dir)), clock
         self._view, self._members = Progress(self._spool), Members(self._spool)
         self._file: MemberFile | None = None
         self._lengths: dict[str, int] | None = None
@@ -79,16 +83,21 @@ class Upload:
         self._destination = self._spool.destination()
         is_ours = self._destination is not None and self._destination.is_at(Environment.read().endpoint)
         self._election = Election(self._spool, self._destination if is_ours else None)
+        self._mirror = MirrorElection(self._spool)
 
     def ask(self) -> None:
         """Ask for a push, if there is something to send."""
         lengths, settings = self._measure(growing=True)
-        if not self._view.missing(lengths):
+        if not self._missing(lengths) and not self._mirror.logdir.missing(lengths):
             return
         if self._file is None:
             self._file = MemberFile(self._spool, SUPERVISOR, Process.current(), settings)
         self._file.count(requests=1)
-        self._ensure_uploader()
+        self._ensure()
+
+    def _missing(self, lengths: Mapping[str, int]) -> dict[str, int]:
+        """What the Hub does not have, if anything is to go there."""
+        return {} if self._destination is None else self._view.missing(lengths)
 
     def _measure(self, *, growing: bool) -> tuple[dict[str, int], Settings]:
         """Bytes per path, and how they are uploaded; what the Hub has is not read again.
@@ -100,37 +109,46 @@ class Upload:
         settings = (ledger.settings if ledger else None) or Settings()
         if members:
             settings = max(members, key=lambda member: member.started_at).settings
-        scan = EventFileScan(self._spool.run, lambda path: ledger.length(path) if ledger else 0)
-        files = scan.files(settings.allows, self._members.growing)
+        there = self._mirror.logdir.mirrored().files
+        known = lambda path: max(there.get(path, 0), ledger.length(path) if ledger else 0)  # noqa: E731
+        scan, allows = EventFileScan(self._spool.run, known), Share(self._spool).of(settings.allows)
+        files = scan.files(allows, self._members.growing)
         lengths = {file.path: file.length for file in files if growing or not file.growing}
-        return lengths | attachments.sizes(self._spool.run, settings.allows), settings
+        return lengths | attachments.sizes(self._spool.run, allows), settings
 
-    def _ensure_uploader(self) -> None:
+    def _ensure(self) -> None:
+        """Make sure that an uploader lives, and a mirror."""
         if self._clock() >= self._next_check:
             self._next_check = self._clock() + ENSURE_EVERY
             self._election.ensure_uploader()
+            self._mirror.ensure_mirror()
 
     def finish(self) -> Delivered:
         """See what is missing of what there was when training was over, and that an uploader sends it."""
         if self._lengths is None:
             self._lengths, _ = self._measure(growing=False)
-        missing, status = self._view.missing(self._lengths), self._view.uploader()
+        missing, status = self._missing(self._lengths), self._view.uploader()
+        there, mirror = self._mirror.logdir.shortfall(self._lengths), self._mirror.logdir.status()
         refused = status.kind == Refused.__name__ and status.failed_at >= self._asked_at
-        if not missing or is_offline() or refused or self._view.is_hopeless(missing):
+        is_done = not missing or is_offline() or refused or self._view.is_hopeless(missing)
+        refused = mirror.is_refused and mirror.failed_at >= self._asked_at
+        if is_done and (not there.missing or refused or len(there.refused) == len(there.missing)):
             self.leave()
-            is_over = bool(missing) or not self._view.uploader_is_alive() or self._has_workers()
+            works = self._view.uploader_is_alive() or there.is_alive
+            is_over = bool(missing or there.missing) or not works or self._has_workers()
         else:
             is_over = False
-            self._ensure_uploader()
+            self._ensure()
         return Delivered(
             self._spool.run_dir,
-            str(self._destination),
+            str(self._destination or ""),
             sum(self._lengths.values()),
             missing,
             "; ".join(self._view.refused(missing).values()) or f"{status.reason} {status.hint}".strip(),
             is_known=True,
             is_alive=self._view.uploader_is_alive(),
             is_over=is_over,
+            logdir=there,
         )
 
     def _has_workers(self) -> bool:
@@ -139,9 +157,11 @@ class Upload:
 
     def leave(self) -> None:
         """Ask for nothing any more."""
-        if self._file is not None:
+        if self._file is not None and self._destination is None:
+            self._file.withdraw()
+        elif self._file is not None:
             self._file.leave()
-            self._file = None
+        self._file = None
 
 
 class Drain:

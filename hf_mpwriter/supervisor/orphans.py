@@ -18,7 +18,7 @@ import signal
 import time
 from collections.abc import Collection, Iterator
 
-from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.homes import find, spool_of
 from hf_mpwriter.spool.ownership import check_ownership
 from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.system.process import Process, start_ticks
@@ -39,7 +39,7 @@ def end_orphans(run_dir: str) -> Iterator[str]:
         HfMpWriterError: its spool belongs to another user.
         OSError: it cannot be read.
     """
-    spool = Spool(run_dir)
+    spool = spool_of(find(run_dir))
     check_ownership(spool.directory)
     if not spool.exists() or not kernel.processes():  # the numbers of this /proc are of another pid namespace
         return

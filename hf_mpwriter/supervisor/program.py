@@ -23,7 +23,6 @@ from hf_mpwriter.supervisor.decision import remaining
 from hf_mpwriter.system import launch
 from hf_mpwriter.system.supervision import kernel
 
-_KINDS = ("uploader", "push", "search")
 # Python ignores these; a program expects their defaults
 _IGNORED_HERE = [getattr(signal, name) for name in ("SIGPIPE", "SIGXFSZ") if hasattr(signal, name)]
 
@@ -129,9 +128,9 @@ def _become(
 
 
 def is_upload(pid: int) -> bool:
-    """Whether a process is an uploader, a push or a search."""
+    """Whether a process belongs to an upload or a mirror."""
     arguments = [word for word in kernel.command_line(pid) if "from hf_mpwriter." in word]  # no program of the user's
-    return any(launch.is_command_of(kind, arguments, None) for kind in _KINDS)
+    return any(launch.is_command_of(kind, arguments, None) for kind in launch.KINDS)
 
 
 def adopted() -> dict[int, int]:

@@ -3,6 +3,8 @@
 all 12.3 MB of RUN_DIR are on the Hub: DESTINATION
 1.2 MB of the 12.3 MB of RUN_DIR are not on the Hub yet: REASON. An uploader goes on trying. To finish: COMMAND
 RUN_DIR could not be read in time: REASON. To finish: COMMAND
+
+Of a staged run a line says also what is in its logdir, and the command brings it there.
 """
 
 from __future__ import annotations
@@ -25,16 +27,17 @@ def lines(outcomes: Iterable[Delivered], *, is_first: bool, is_offline: bool, is
         is_quiet: whether what is complete is left out, as another rank tells it.
     """
     for outcome in outcomes:
-        if outcome.is_known and not outcome.missing:
+        if outcome.is_known and not outcome.missing and not outcome.logdir.missing:
             if not is_quiet and outcome.total:
-                text = f"all {size_text(outcome.total)} of {outcome.run_dir} are on the Hub: {outcome.destination}"
-                yield printable(text)
+                places = [f"on the Hub: {outcome.destination}"] * bool(outcome.destination)
+                places = [f"in {outcome.logdir.to}"] * bool(outcome.logdir.to) + places
+                yield printable(f"all {size_text(outcome.total)} of {outcome.run_dir} are {', and '.join(places)}")
         elif outcome.is_known or not outcome.is_over:
             yield printable(_incomplete(outcome, is_first=is_first, is_offline=is_offline))
 
 
 def _incomplete(outcome: Delivered, *, is_first: bool, is_offline: bool) -> str:
-    command = sync_command(outcome.run_dir)
+    there, command = outcome.logdir, sync_command(outcome.logdir.to or outcome.run_dir)
     if not outcome.is_known:
         why = f": {outcome.reason}".rstrip(".") if outcome.reason else ""
         return f"{outcome.run_dir} could not be read in time{why}. To finish: {command}"
@@ -42,8 +45,14 @@ def _incomplete(outcome: Delivered, *, is_first: bool, is_offline: bool) -> str:
     reason = OFFLINE if is_offline else outcome.reason
     text = f"{size_text(missing)} of the {size_text(outcome.total)} of {outcome.run_dir} are not on the Hub yet"
     text += f"{f': {reason}' if reason else ''}".rstrip(".") + "."
+    worker, is_alive = "uploader", outcome.is_alive
+    if not missing:
+        text, worker, is_alive = there.sentence(), "mirror", there.is_alive
+    elif there.missing:
+        text = f"{text} {there.sentence()}"
     if is_first:
-        return f"{text} The uploader ends with this process, the first of its container. Keep the disk; then: {command}"
-    if outcome.is_alive:
-        return f"{text} An uploader goes on trying, as long as this machine lets it. To finish: {command}"
-    return f"{text} They stay on disk, and no uploader runs. To finish: {command}"
+        return f"{text} The {worker} ends with this process, the first of its container. Keep the disk; then: {command}"
+    if is_alive:
+        article = "An" if worker == "uploader" else "A"
+        return f"{text} {article} {worker} goes on trying, as long as this machine lets it. To finish: {command}"
+    return f"{text} They stay on disk, and no {worker} runs. To finish: {command}"

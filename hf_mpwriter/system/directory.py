@@ -32,7 +32,6 @@ from hf_mpwriter.system.process import close_if, open_above, standard_taken
 _PATH_ONLY = getattr(os, "O_PATH", os.O_RDONLY)  # to pass through needs no right to list
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 FDS = os.path.isdir("/proc/self/fd")  # whether there are paths that lead to descriptors
-_NAME_TRIES = 3  # looks at a second name that goes away
 _SHARED_FILE = 0o060  # mode bits that are added to a file in a directory that is open to its group
 SHARED_DIR = 0o2070  # mode bits that are added to a directory there
 
@@ -344,30 +343,9 @@ def at(path: str | os.PathLike[str]) -> Place:
 
 
 def check_names(fd: int, place: Place) -> None:
-    """Refuse a file with a second name, which may be that of a file elsewhere.
-
-    The temporary name of one that is published does not count: it goes away while we look, or a kill has left it.
-    """
-    for _ in range(_NAME_TRIES):
-        status = os.fstat(fd)
-        if status.st_nlink <= 1:
-            return
-        temporaries = [name for name in place.parent.names() if _is_temporary_of(name, place.basename)]
-        known = sum(_is_at(place.parent / name, identity(status)) for name in temporaries)
-        if os.fstat(fd).st_nlink - known <= 1:
-            return
-    raise OSError(errno.EMLINK, "It has another name, and others may write here: remove it", str(place))
-
-
-def _is_temporary_of(name: str, basename: str) -> bool:
-    return name.startswith(f".{basename}.") and name.endswith(".tmp")
-
-
-def _is_at(place: Place, wanted: tuple[int, int]) -> bool:
-    try:
-        return identity(place.stat()) == wanted
-    except OSError:
-        return False
+    """Refuse a file with a second name, which may be that of a file elsewhere."""
+    if os.fstat(fd).st_nlink > 1:
+        raise OSError(errno.EMLINK, "It has another name, and others may write here: remove it", str(place))
 
 
 def is_shared(status: os.stat_result) -> bool:

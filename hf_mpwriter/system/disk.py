@@ -1,9 +1,9 @@
-"""Files of ours on disk: the only caller of fsync, link and rename, and so the one seam for faults.
+"""Files of ours on disk: the only caller of fsync and rename, and so the one seam for faults.
 It is longer than other modules, so that all that changes something on disk stands in one place.
 
-A state on disk is made in one of three ways. Each leaves a whole file or none at any kill, and a durable one at return:
+A state on disk is made in one of two ways. Each leaves a whole file or none at any kill, and a durable one at return;
+what only one of many processes may make is made by `locks.publish`:
 
-    publish(place, data)   temporary name -> fsync -> link     exactly one of many racing processes wins
     replace(place, data)   temporary name -> fsync -> rename   readers see the old content or the new one
     remove(place)          unlink -> fsync of the directory
 
@@ -14,7 +14,7 @@ Invariants:
   or for the group of its directory too.
 - A file of ours is a regular one of at most READ_LIMIT bytes: what stands in its place may be a pipe without a writer,
   or as long as the disk. Where others may write into its directory it has one name: a second one may be that of a file
-  elsewhere. The temporary name of a publisher does not count, who may have been killed before it was removed.
+  elsewhere.
 - Before each system call that changes something the code reaches a failpoint, see `failpoints`.
 """
 
@@ -35,7 +35,7 @@ FILE_MODE = 0o600
 DIR_MODE = 0o700
 FICLONE = 0x40049409  # of <linux/fs.h>
 NOT_REGULAR = (errno.EISDIR, errno.EINVAL, errno.ELOOP, errno.ENXIO, errno.EMLINK)  # a directory, link, pipe, socket
-CHUNK = 1 << 20  # bytes that `write_again` copies at once
+CHUNK = 1 << 20  # bytes that are copied at once
 READ_LIMIT = 64 << 20  # bytes of a file of ours; a ledger of 100,000 paths has half of that
 
 
@@ -118,28 +118,6 @@ def _write_temporary(place: Place, data: bytes, word: str, *, durable: bool) -> 
     return temporary
 
 
-def publish(place: Place, data: bytes, word: str) -> bool:
-    """Create a file with `data` unless something is there.
-
-    Returns:
-        Whether this call created it.
-    """
-    if place.exists():  # a restart on a full disk must not fail for what is there already
-        return False
-    temporary = _write_temporary(place, data, word, durable=True)
-    try:
-        failpoints.reach(f"{word}.link")
-        with place.held() as (where, name):
-            os.link(temporary.basename, name, src_dir_fd=where, dst_dir_fd=where, follow_symlinks=False)
-    except FileExistsError:
-        return False
-    else:
-        fsync_dir(place.parent, word)
-        return True
-    finally:
-        temporary.unlink()
-
-
 def replace(place: Place, data: bytes, word: str, *, durable: bool = True) -> None:
     """Put `data` in place of what is there. A directory is moved aside.
 
@@ -180,11 +158,37 @@ def rename(old: Place, new: Place, word: str) -> None:
 
 
 def move(old: Place, new: Place, word: str) -> None:
-    """Rename a file into another directory of the same filesystem, in place of what is there, durably."""
+    """Put a file into another directory, in place of what is there, durably; to another filesystem it is copied."""
     failpoints.reach(f"{word}.rename")
-    with old.held() as (source, name), new.held() as (target, last):
-        os.rename(name, last, src_dir_fd=source, dst_dir_fd=target)
+    try:
+        with old.held() as (source, name), new.held() as (target, last):
+            os.rename(name, last, src_dir_fd=source, dst_dir_fd=target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        _copy_across(old, new, word)
+        old.unlink()
     fsync_dir(new.parent, word)
+
+
+def _copy_across(old: Place, new: Place, word: str) -> None:
+    """Copy a file under a temporary name, which no reader takes for an event file, and rename the copy."""
+    temporary = new.parent / f".copy.{os.getpid()}.{os.urandom(4).hex()}.tmp"
+    source = open_ours(old, os.O_RDONLY)
+    try:
+        target = open_ours(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        try:
+            while chunk := os.read(source, CHUNK):
+                write_all(target, chunk)
+            fsync(target, word)
+            _rename(temporary, new)
+        except BaseException:
+            temporary.unlink()
+            raise
+        finally:
+            os.close(target)
+    finally:
+        os.close(source)
 
 
 def remove(place: Place, word: str, *, durable: bool = True) -> None:

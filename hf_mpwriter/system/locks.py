@@ -1,5 +1,8 @@
 """File locks: the table of lock descriptors of this process, and the only caller of filelock.
 
+    try_exclusive, is_held      a lock that is held for life, and the question whether it is
+    publish(place, data)        create.lock beside it -> is it there? -> replace: one of many racing processes makes it
+
 A lock is a whole-file `flock` on an open file description. The kernel frees it when the last descriptor of that
 description is closed, however the process ends. So a lock that is held for life tells exactly which process lives.
 
@@ -10,7 +13,8 @@ Invariants:
 - A program may close our descriptors, and have files of its own on their numbers. These are never closed.
 - Lock files that other processes may open are never unlinked. After locking, the descriptor and the place are the same
   file; else the lock is worthless and given back.
-- Nothing here waits for another process.
+- Nothing here waits for another process, but for the one that publishes at this moment: PATIENCE seconds at most.
+  After that nothing is known of it, and this process publishes too; both have to read what is there then.
 - A thread can tell whether it holds a lock between threads: `thread_lock` makes all but that of `process`.
 """
 
@@ -20,13 +24,18 @@ import errno
 import fcntl
 import os
 import threading
+import time
 import weakref
+from collections.abc import Callable
 
 from filelock import lock_descriptor
 
 from hf_mpwriter.system import disk, process
 from hf_mpwriter.system.directory import Place, identity
 
+CREATION_LOCK = "create.lock"
+PATIENCE = 10.0  # seconds that a process waits for one that publishes
+PAUSE = 0.002  # seconds between two looks at it
 PROBE_TRIES = 20  # tries while observers probe; a probe holds a shared lock for some microseconds
 
 _thread_locks: set[weakref.ref[threading.RLock]] = set()  # all that live
@@ -95,6 +104,50 @@ def try_exclusive(place: Place) -> int | None:
             raise
         _close(fd)
         return None
+
+
+def publish(place: Place, data: bytes, word: str, is_whole: Callable[[bytes], bool] = bool) -> bool:
+    """Create a file with `data` unless a whole one is there. No link is needed: a lock lets one process do it.
+
+    Args:
+        place: of the file.
+        data: its content.
+        word: first part of the names of the failpoints, see `disk.replace`.
+        is_whole: whether content that was found is whole; by default, whether there is any.
+
+    Returns:
+        Whether this call created it.
+    """
+    if _is_published(place, is_whole):  # a restart on a full disk must not fail for what is there already
+        return False
+    lock = _creation_lock(place, is_whole)
+    try:
+        if _is_published(place, is_whole):
+            return False
+        disk.replace(place, data, word)
+        return True
+    finally:
+        if lock is not None:
+            release(lock)
+
+
+def _creation_lock(place: Place, is_whole: Callable[[bytes], bool]) -> int | None:
+    """The lock of those that publish here; None if another one has published, or PATIENCE is over."""
+    deadline = time.monotonic() + PATIENCE
+    while (lock := try_exclusive(place.parent / CREATION_LOCK)) is None:
+        if _is_published(place, is_whole) or time.monotonic() >= deadline:
+            return None
+        time.sleep(PAUSE)
+    return lock
+
+
+def _is_published(place: Place, is_whole: Callable[[bytes], bool]) -> bool:
+    """Whether there is a whole file; what cannot be read counts as one, its readers say what is wrong with it."""
+    try:
+        data = disk.read(place)
+    except OSError:
+        return True
+    return data is not None and is_whole(data)
 
 
 def work_in(directory: Place) -> bool:

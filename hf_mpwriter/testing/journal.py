@@ -61,7 +61,7 @@ class Journal:
                 `/text_summary`.
             step: global step.
         """
-        self.note_at(os.path.relpath(writer.file_writer.event_writer.file.path, writer.logdir), tag, step)
+        self.note_at(writer.file_writer.event_writer.file.place.name, tag, step)
 
     def note_at(self, path: str, tag: str, step: int) -> None:
         """Note that a record is in the event file at `path`, relative to the run directory: one of a sub-writer."""

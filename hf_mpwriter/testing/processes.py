@@ -14,13 +14,11 @@ import contextlib
 
 import psutil
 
-from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.homes import find, spool_of
 from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.spool.workers.members import Members
-from hf_mpwriter.system.launch import is_command_of
+from hf_mpwriter.system.launch import KINDS, is_command_of
 from hf_mpwriter.system.process import host_id, start_ticks
-
-KINDS = ("uploader", "push", "search")
 
 
 def _is(kind: str, pid: int, run_dir: str) -> bool:
@@ -36,7 +34,7 @@ def uploader(run_dir: str) -> int:
     Args:
         run_dir: absolute path.
     """
-    status = Progress(Spool(run_dir)).uploader()
+    status = Progress(spool_of(find(run_dir))).uploader()
     return status.pid if not status.is_over and _is("uploader", status.pid, run_dir) else 0
 
 
@@ -46,7 +44,7 @@ def push(run_dir: str) -> int:
     Args:
         run_dir: absolute path.
     """
-    pid = Progress(Spool(run_dir)).uploader().push
+    pid = Progress(spool_of(find(run_dir))).uploader().push
     return pid if _is("push", pid, run_dir) else 0
 
 
@@ -56,16 +54,16 @@ def workers(run_dir: str) -> list[int]:
     Args:
         run_dir: absolute path.
     """
-    names = [member.name for member in Members(Spool(run_dir)).all() if member.alive]
+    names = [member.name for member in Members(spool_of(find(run_dir))).all() if member.alive]
     return [name.pid for name in names if name.host == host_id() and name.ticks == start_ticks(name.pid)]
 
 
 def left_behind(run_dir: str, *kinds: str) -> list[int]:
-    """Pids of all living uploaders, pushes and searches of a run, whatever its status file says.
+    """Pids of all living processes of an upload or a mirror of a run, whatever its status files say.
 
     Args:
         run_dir: absolute path.
-        kinds: `uploader`, `push` or `search`; all if not given.
+        kinds: `uploader`, `push`, `search`, `mirror` or `copy`; all if not given.
     """
     pids = [process.pid for process in psutil.process_iter()]
     return [pid for pid in pids if any(_is(kind, pid, run_dir) for kind in kinds or KINDS)]

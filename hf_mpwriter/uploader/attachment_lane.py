@@ -185,7 +185,7 @@ class AttachmentLane(Lane):
         return file, certain and self._ledger.covers(file)
 
     def _start_round(self, *, alone: bool) -> None:
-        self._left = self._scanner.paths(self.settings.allows)[::-1]
+        self._left = self._scanner.paths(self._allows)[::-1]
         self._answering, self._requested, self._alone = self._requested, False, alone
         self._due = self._retries.due(attachments=True)
         for path in self._left_out.keys() - set(self._left):

@@ -30,6 +30,7 @@ from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.outbox import Batch, Outbox, filesystem_time, interrupted, stamp
 from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.spool.workers.elsewhere import OTHERS_SILENCE
+from hf_mpwriter.spool.workers.share import is_apart
 from hf_mpwriter.system import disk
 from hf_mpwriter.uploader.lanes import Lane
 from hf_mpwriter.uploader.pace.pacing import Pacing
@@ -150,11 +151,15 @@ class InFlight:
             create=self._creates,
             last_commit=self._last_commit,
             was_private=self._ledger.private,
+            spool=self._spool.root,
+            logdir=self._spool.logdir,
         )
         self.push = PushHandle(job, deadline(job), self._spool)
 
     def _is_alone(self) -> bool:
         """Whether no uploader of another host can send: there is none, it has left, or it says nothing any more."""
+        if is_apart(self._spool):  # those of other hosts have spools of their own
+            return False
         others = [host for host in map(self._spool.host, self._spool.host_ids()) if host.root != self._host.root]
         now = filesystem_time(self._host) if others else 0.0
         for host in others:

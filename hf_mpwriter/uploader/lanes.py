@@ -14,8 +14,7 @@ Invariants:
   file that is too large (413), a shorter beginning of whole records goes first; the batch of the whole file stays.
 - A file is quarantined when the Hub refuses it alone, or names it. When it is tried again, it is alone in its batch,
   behind all others; the later files of its writer wait until the Hub has it.
-- A large file of another writer that cannot be copied now waits, see `snapshot/large_files`. It is quarantined while it
-  cannot be copied at all.
+- A large file of another writer that cannot be copied waits, or is quarantined; see `snapshot/large_files`.
 - Batches that are older than the last failure are not sent: a scan replaces them. Halves of a refused batch, and what
   waits while a request may still be under way, are sent as they are.
 """
@@ -61,11 +60,13 @@ class Lane(abc.ABC):
     Attributes:
         commits: made for this lane by this uploader.
         yielded: whether the last push was ended for the other lane.
+        takes: whether a file is sent from this host.
     """
 
     def __init__(self, ledger: Ledger, backoff: Backoff, retries: Retries) -> None:
         self._ledger, self.backoff, self._retries = ledger, backoff, retries
         self.commits, self.yielded = 0, False
+        self.takes: Callable[[str], bool] = lambda _: True
 
     @property
     @abc.abstractmethod
@@ -76,6 +77,9 @@ class Lane(abc.ABC):
     def settings(self) -> Settings:
         """How the run is uploaded: what the newest member wants."""
         return self._ledger.settings or Settings()
+
+    def _allows(self, path: str) -> bool:
+        return self.settings.allows(path) and self.takes(path)
 
     def start(self) -> Batch:
         """The batch whose push starts now; there must be one."""
@@ -153,7 +157,6 @@ class EventFileLane(Lane):
     Attributes:
         has_scanned: whether a scan was made since the ledger last lost something.
         blind_scans: scans in a row that may fail for what cannot be read.
-        theirs: files that the uploader of another host sends.
     """
 
     def __init__(
@@ -171,7 +174,6 @@ class EventFileLane(Lane):
         self._too_large: dict[str, TooLarge] = {}
         self._up_to_date = self._splitting = self.has_scanned = False
         self.blind_scans = BLIND_SCANS
-        self.theirs: frozenset[str] = frozenset()
 
     @property
     def batches(self) -> list[Batch]:
@@ -186,6 +188,9 @@ class EventFileLane(Lane):
         if self._splitting:
             return Outgoing.SPLIT
         return Outgoing.READY if self._up_to_date else Outgoing.STALE
+
+    def _allows(self, path: str) -> bool:
+        return self.settings.allows(path) and self.takes(path)
 
     def start(self) -> Batch:
         """The batch whose push starts now."""
@@ -211,9 +216,6 @@ class EventFileLane(Lane):
             logger.info(self._outbox.trouble)
         self._up_to_date = self.has_scanned = True
         return files
-
-    def _allows(self, path: str) -> bool:
-        return path not in self.theirs and self.settings.allows(path)
 
     def _again(self, files: list[LocalFile], later: set[str]) -> list[LocalFile]:
         """Of the refused files those that are tried now, at most one of a writer."""

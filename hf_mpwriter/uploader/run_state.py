@@ -27,6 +27,7 @@ from hf_mpwriter.spool.status import BEAT_EVERY, StatusFile
 from hf_mpwriter.spool.workers.elsewhere import living_others
 from hf_mpwriter.spool.workers.member_lines import Member
 from hf_mpwriter.spool.workers.members import Members
+from hf_mpwriter.spool.workers.share import Share
 from hf_mpwriter.system.process import Process
 from hf_mpwriter.uploader.attachment_lane import AttachmentLane
 from hf_mpwriter.uploader.decision import abandoned_for
@@ -85,7 +86,7 @@ class RunState:
         process = Process.current()
         self.host = spool.host(process.host)
         self.status = StatusFile(self.host, process, clock, token_issued_at)
-        self._tenure = Tenure(self.host, clock)
+        self._tenure = Tenure(self.host.starts, clock)
         self.requests = Requests()
         self.abandoned_since, self._waited_until, self.audit = clock(), 0.0, False
         self.recover()
@@ -105,6 +106,7 @@ class RunState:
         waiting = Outbox(self.host, self.spool.run)
         self._next_sweep = self._next_look = clock()
         self._theirs: dict[str, frozenset[str]] = {}
+        share = Share(self.spool, clock)
         self._took_lock_at = filesystem_time(self.host)
         self._heard_by = clock() + 2 * BEAT_EVERY  # until then an uploader of another host that lives has said so
         self.waits_for_others, self._beside = False, frozenset[str]()
@@ -121,6 +123,9 @@ class RunState:
         self.attachments = AttachmentLane(
             self.spool, self.host.copies, self.ledger, backoff, self.retries, clock, first
         )
+        self.events.takes = lambda path: (self.audit or share.takes(path)) and path not in self._all_theirs
+        self.attachments.takes = lambda path: self.audit or share.takes(path)  # `sync` asks for what others left, too
+        self._all_theirs = frozenset[str]()
         self.in_flight = InFlight(self.spool, self.host, waiting, self.ledger, self.pacing, clock)
         self.status.saw(None)
         # those of other hosts name their parents from here on, or we see their records
@@ -167,7 +172,7 @@ class RunState:
                 self._theirs[member.name.host] = self._theirs.get(member.name.host, frozenset()) | member.files
             else:
                 here.append(member)
-        self.events.theirs = frozenset().union(*self._theirs.values())
+        self._all_theirs = frozenset().union(*self._theirs.values())
         self.waits_for_others = len(here) < len(everybody)
         return here
 

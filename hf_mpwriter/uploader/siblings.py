@@ -1,7 +1,7 @@
 """Siblings: unfinished runs beside this one get an uploader too. A restart often has a new run directory.
 
     uploader --posix_spawn--> search: a process with a timer of its own
-                                lists the directory that holds the run directory
+                                lists the directory that holds the run directory, or all staged runs
                                 for each run that is this user's own, private, unfinished and on the same Hub,
                                 and was neither copied nor unpacked from an archive:
                                     start its uploader, as a worker would
@@ -27,10 +27,12 @@ from dataclasses import replace
 
 from hf_mpwriter.base import state
 from hf_mpwriter.base.errors import HfMpWriterError
+from hf_mpwriter.base.home import is_staged_path
 from hf_mpwriter.base.settings import Destination
-from hf_mpwriter.base.start import StartRecord
+from hf_mpwriter.spool.homes import find, spool_of
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.starts import Starter, has_ended
+from hf_mpwriter.spool.staging.record import MirrorRecord
+from hf_mpwriter.spool.starts import Starter, StartRecord, has_ended
 from hf_mpwriter.system import launch, redaction
 from hf_mpwriter.system.daemon import start_logging
 
@@ -85,7 +87,14 @@ def search(start: StartRecord) -> list[int]:
     children: list[int] = []
     for spool, destination in unfinished(start.run_dir, start.destination.endpoint):
         starter, run_dir = Starter(spool), spool.run_dir
-        record = replace(start, run_dir=run_dir, destination=destination, seeks_siblings=False)
+        record = replace(
+            start,
+            run_dir=run_dir,
+            destination=destination,
+            seeks_siblings=False,
+            spool=spool.root,
+            logdir=spool.logdir,
+        )
         try:
             if starter.start(record, lambda: os.environ):
                 logger.info("started an uploader for %s, which is unfinished", run_dir)
@@ -104,16 +113,38 @@ def unfinished(run_dir: str, endpoint: str) -> Iterator[tuple[Spool, Destination
         run_dir: absolute path.
         endpoint: of the Hub; runs for another one do not count, as the token belongs to this one.
     """
-    parent = os.path.dirname(run_dir)
-    try:
-        names = sorted(os.listdir(parent))[-EXAMINED:]
-    except OSError:  # a directory that can be passed but not listed, as on scratch disks
-        return
-    for name in names:
-        other = os.path.join(parent, name)
+    for other in _beside(run_dir):
         found = _look(other, endpoint) if other != run_dir else None
         if found is not None:
             yield found
+
+
+def _beside(run_dir: str) -> list[str]:
+    """The directories beside a run directory; beside that of a staged run, those of all staged runs."""
+    parent = os.path.dirname(run_dir)
+    if not is_staged_path(run_dir, os.geteuid()):
+        return _listed(parent)
+    return [path for place in _listed(os.path.dirname(parent)) for path in _listed(place)]
+
+
+def _listed(parent: str) -> list[str]:
+    try:
+        return [os.path.join(parent, name) for name in sorted(os.listdir(parent))[-EXAMINED:]]
+    except OSError:  # a directory that can be passed but not listed, as on scratch disks
+        return []
+
+
+def _spool_at(run_dir: str) -> Spool:
+    """The spool of a run directory; OSError if there is none of its own.
+
+    Among staged runs are spools of runs whose event files are in their logdirs. They are found beside those.
+    """
+    if not is_staged_path(run_dir, os.geteuid()):
+        return spool_of(find(run_dir))
+    record = MirrorRecord.read(Spool(run_dir))
+    if record is None:
+        raise FileNotFoundError(run_dir)
+    return Spool.of(run_dir, "", record.to)
 
 
 def _look(run_dir: str, endpoint: str) -> tuple[Spool, Destination] | None:
@@ -124,7 +155,7 @@ def _look(run_dir: str, endpoint: str) -> tuple[Spool, Destination] | None:
         try:
             if os.path.islink(run_dir):  # the run is found where it is
                 return
-            spool = Spool(run_dir)
+            spool = _spool_at(run_dir)
             if not (spool.is_private() and spool.is_unfinished(endpoint) and spool.is_original()):
                 return
             destination = spool.destination()

@@ -5,7 +5,7 @@
                      open, a child for none
     attachments      where the patterns ask for them: rank 0 or a process alone counts all, others their own. At the
                      end the first answers for all, as they are then or have become since
-    notices          told as warnings whenever a worker keeps house, and at the end of a wait
+    notices          told as warnings whenever a worker keeps house, and at the end of a wait, see `telling/notices`
     voices           claims/<worker>.voice, locked: members that may speak. The first of them does: rank 0 or the
                      process alone, then the other ranks in their order. Children never speak
 
@@ -14,12 +14,10 @@
 `push`, `status` and the Future of `scheduler.trigger` all start from `logged`.
 
 Invariants:
-- Delivered means: the record of every call that had returned is on the Hub. What waits in memory is not, and what was
-  dropped never will be. Of an event file that was damaged, the Hub has all or not.
+- Delivered means: the record of every call that had returned is on the Hub if the run has a destination, and in the
+  logdir if it is staged. What waits in memory is not, and what was dropped never will be. Of an event file that was
+  damaged, the Hub has all or not.
 - It counts what this process has logged in this run directory, by whichever writer.
-- A notice is told once. The last number that was told is recorded per host, so an uploader that is replaced, one on
-  another host, or a run that is resumed neither repeats nor hides anything. Without a record, what was there before the
-  worker is old news, except of the last RECENT seconds: another rank may have been faster.
 - When the first member ends or dies, the kernel frees its lock, and the next one tells what was not told yet.
 - What ends leave unsent is told once as well: not by a process that waits while another one tells it. A rank that fails
   is not silent because an earlier one lives, as the launcher may kill that one; nor is a process of no launcher.
@@ -42,15 +40,15 @@ from hf_mpwriter.snapshot import attachments
 from hf_mpwriter.snapshot.event_files import Damage, EventFileScan
 from hf_mpwriter.spool import progress
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.notices import NumberedNotice, read_notices
 from hf_mpwriter.spool.progress import Logged, Progress, size_text
+from hf_mpwriter.spool.staging.logdir import Logdir
 from hf_mpwriter.spool.workers.members import Members
+from hf_mpwriter.spool.workers.share import Share
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import Place
 from hf_mpwriter.worker.files import WorkerFiles
 from hf_mpwriter.worker.membership import Membership
 
-RECENT = 60.0  # seconds before the start of a worker from which notices are still told
 MEMORY_POLL = 0.2  # seconds between two looks at whether the disk takes what waits in memory
 
 
@@ -70,21 +68,23 @@ def _attachments(membership: Membership) -> dict[str, int]:
     settings = membership.settings
     if membership.destination is None or settings.allow_patterns == DEFAULT_ALLOW_PATTERNS:
         return {}
-    found = attachments.sizes(membership.spool.run, settings.allows)
+    found = attachments.sizes(membership.spool.run, Share(membership.spool).of(settings.allows))
     if membership.role.answers_for_attachments or not membership.name:
         return found
     own = f"{worker_dir(membership.name)}/"
     return {path: size for path, size in found.items() if path.startswith(own)}
 
 
-def push(spool: Spool, request: Callable[[], Logged], timeout: float, keep_house: Callable[[], object]) -> bool:
+def push(
+    membership: Membership, request: Callable[[], Logged], timeout: float, keep_house: Callable[[], object]
+) -> bool:
     """Ask for a push and wait for it.
 
     Args:
-        spool: of the run directory.
+        membership: of the process.
         request: asks for a push; what was logged until then.
         timeout: seconds.
-        keep_house: has the disk tried again, and makes sure that an uploader lives.
+        keep_house: has the disk tried again, and makes sure that an uploader lives, and a mirror.
 
     Returns:
         Whether everything is delivered.
@@ -92,10 +92,11 @@ def push(spool: Spool, request: Callable[[], Logged], timeout: float, keep_house
     end = time.monotonic() + timeout
     while (asked_for := request()).in_memory and (left := end - time.monotonic()) > 0:
         time.sleep(min(MEMORY_POLL, left))
-    left = max(0.0, end - time.monotonic())
-    view = Progress(spool)
-    is_there = not progress.wait(view, asked_for.lengths, left, keep_house)
-    return is_there and asked_for.is_on_disk and not view.missing(asked_for.damaged)
+    view, logdir = Progress(membership.spool), Logdir(membership.spool)
+    lengths, damaged = (asked_for.lengths, asked_for.damaged) if membership.uploads else ({}, {})
+    is_there = not progress.wait(view, lengths, max(0.0, end - time.monotonic()), keep_house)
+    is_there = not logdir.wait(asked_for.lengths, max(0.0, end - time.monotonic()), keep_house) and is_there
+    return is_there and asked_for.is_on_disk and not (view.missing(damaged) or logdir.missing(asked_for.damaged))
 
 
 class Awaited(NamedTuple):
@@ -122,14 +123,17 @@ def to_await(membership: Membership, own: dict[str, int], view: Progress, *, is_
     spool, settings = membership.spool, membership.settings
     if not settings.exit_timeout or not is_first:
         return Awaited(own)
-    lengths = attachments.sizes(spool.run, settings.allows) | own
+    allows = Share(spool).of(settings.allows)
+    lengths = attachments.sizes(spool.run, allows) | own
     if membership.role.rank is not None:
         return Awaited(lengths)
     ledger = view.ledger()
-    # what the Hub has, or this process has written, is not read again: that may take minutes
-    scan = EventFileScan(spool.run, lambda path: max(own.get(path, 0), ledger.length(path) if ledger else 0))
+    # what Hub or logdir have, or this process has written, is not read again: that may take minutes
+    there = Logdir(spool).mirrored().files
+    known = lambda path: max(own.get(path, 0), there.get(path, 0), ledger.length(path) if ledger else 0)  # noqa: E731
+    scan = EventFileScan(spool.run, known)
     try:
-        files = scan.files(settings.allows, Members(spool).growing)
+        files = scan.files(allows, Members(spool).growing)
     except OSError as error:
         logger.warning("%s: cannot find out what others have written: %s", spool.run_dir, error)
         return Awaited(lengths)
@@ -137,7 +141,9 @@ def to_await(membership: Membership, own: dict[str, int], view: Progress, *, is_
     return Awaited({file.path: file.length for file in files if not file.growing} | lengths, damage)
 
 
-def without_removed(spool: Spool, view: Progress, lengths: dict[str, int], *, is_first: bool) -> dict[str, int]:
+def without_removed(
+    spool: Spool, view: Progress | Logdir, lengths: dict[str, int], *, is_first: bool
+) -> dict[str, int]:
     """Leave out files that were removed, such as those of a temporary directory: they cannot be uploaded.
 
     Args:
@@ -203,6 +209,10 @@ class Voice:
 
     def __init__(self, membership: Membership) -> None:
         self._membership = membership
+        self.forget()
+
+    def forget(self) -> None:
+        """After fork: the lock is the parent's."""
         self._lock: int | None = None
         self._unsent = 0.0  # of the record, as this process has seen or written it
 
@@ -267,63 +277,3 @@ class Voice:
 def _order(worker: str) -> tuple[bool, int, str]:
     """Rank 0 or a process alone first, then ranks by their number."""
     return worker != "main", len(worker), worker
-
-
-class Notices:
-    """The notices of a run, as one worker tells them.
-
-    Args:
-        spool: of the run directory.
-        started_at: unix time when the worker started.
-    """
-
-    def __init__(self, spool: Spool, started_at: float) -> None:
-        self._told = ToldRecord.read(spool.told).numbers  # the last number per host
-        self._seen: dict[str, tuple[int, int]] = {}  # inode and mtime (ns) of the file when it was read last
-        self._untold: dict[str, list[NumberedNotice]] = {}  # news per host, until this process or another tells them
-        for host in set(_hosts(spool)) - set(self._told):
-            old = [notice for notice in read_notices(spool.host(host)) if notice.time < started_at - RECENT]
-            self._told[host] = old[-1].number if old else 0
-
-    def tell(self, spool: Spool, is_first: Callable[[], bool]) -> None:
-        """Log what is new, if this process is the one that speaks.
-
-        Args:
-            spool: of the run directory.
-            is_first: whether it is; asked only if there are news.
-        """
-        for host in _hosts(spool):
-            self._look(spool, host)
-        if not self._untold:
-            return
-        record = ToldRecord.read(spool.told)
-        for host, news in list(self._untold.items()):
-            self._told[host] = max(self._told.get(host, 0), record.numbers.get(host, 0))
-            self._untold[host] = [notice for notice in news if notice.number > self._told[host]]
-        self._untold = {host: news for host, news in self._untold.items() if news}
-        if not self._untold or not is_first():
-            return
-        for host, news in self._untold.items():
-            for notice in news:
-                self._told[host] = notice.number
-                logger.warning("%s", notice.line)
-        self._untold = {}
-        dataclasses.replace(record, numbers=record.numbers | self._told).save(spool.told)
-
-    def _look(self, spool: Spool, host: str) -> None:
-        try:
-            status = spool.host(host).notices.stat()
-        except OSError:
-            return
-        if (stamp := (status.st_ino, status.st_mtime_ns)) != self._seen.get(host):
-            self._seen[host] = stamp
-            told = self._told.get(host, 0)
-            if news := [notice for notice in read_notices(spool.host(host)) if notice.number > told]:
-                self._untold[host] = news
-
-
-def _hosts(spool: Spool) -> list[str]:
-    try:
-        return spool.host_ids()
-    except OSError:
-        return []

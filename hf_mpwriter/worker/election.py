@@ -1,11 +1,11 @@
-"""The election: the part of one worker in having an uploader at work.
+"""The election: the part of one worker in having an uploader at work, and a mirror where the run is staged.
 
     keep house --every few seconds--> ensure_uploader --uploader lock free--> spool/starts
+                                      ensure_mirror   --mirror lock free---->
 
 Invariants:
-- An uploader that this process cannot start is tried ever more rarely: the pauses double from FIRST_PAUSE to
-  LONGEST_PAUSE seconds. Uploaders that end soon after their start are counted for all workers of the host. Of either
-  a worker warns once.
+- A process that this one cannot start is tried ever more rarely: the pauses double from FIRST_PAUSE to LONGEST_PAUSE
+  seconds. What ends soon after its start is counted for all workers of the host. Of either a worker warns once.
 - A token is as old as the worker that brought it. When the Hub refuses a token, its uploader leaves; for a while only
   workers that joined later start the next one.
 """
@@ -20,13 +20,13 @@ from dataclasses import dataclass, field
 from hf_mpwriter.base.errors import SpoolFormatError
 from hf_mpwriter.base.nodes import nodes_of
 from hf_mpwriter.base.settings import Destination
-from hf_mpwriter.base.start import StartRecord
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.spool import starts
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.starts import Starter
-from hf_mpwriter.system import hf_home
-from hf_mpwriter.system.process import host_id, start_directory
+from hf_mpwriter.spool.staging.logdir import Logdir
+from hf_mpwriter.spool.starts import MirrorStart, Starter, StartRecord
+from hf_mpwriter.system import hf_home, redaction
+from hf_mpwriter.system.process import start_directory
 from hf_mpwriter.worker.orphans import Orphans
 
 
@@ -47,6 +47,69 @@ def child_environment(environ: Mapping[str, str], token: str | None, directory: 
         env["HF_TOKEN"] = token
         env.pop("HF_HUB_DISABLE_IMPLICIT_TOKEN", None)
     return env
+
+
+def mirror_environment(environ: Mapping[str, str], directory: str) -> dict[str, str]:
+    """The environment of the mirror: that of the uploader, without tokens of the Hub."""
+    env = child_environment(environ, None, directory)
+    return {name: value for name, value in env.items() if name not in redaction.VARIABLES}
+
+
+class Poster:
+    """Has one process at a post: an uploader, or a mirror.
+
+    Args:
+        spool: of the run directory.
+        kind: `uploader` or `mirror`.
+        clock: monotonic seconds.
+        by_hand: whether a user asks for it now; then the pauses of workers do not count.
+    """
+
+    def __init__(self, spool: Spool, kind: str, clock: Callable[[], float], *, by_hand: bool) -> None:
+        self._spool, self._kind, self._clock = spool, kind, clock
+        self._post = starts.mirror_post if kind == "mirror" else starts.uploader_post
+        self._starter = Starter(spool, clock, by_hand=by_hand, post=self._post)
+        self._orphans = Orphans(spool, kind)
+        self._quiet_until, self._pause = 0.0, 0.0  # monotonic seconds; this process fails to start one
+        self._warned_of = ""
+
+    def ensure(self, record: Callable[[], StartRecord | MirrorStart], env: Callable[[], dict[str, str]]) -> bool:
+        """Start a process if its lock is free; never waits, never raises. True if one was started.
+
+        Args:
+            record: gives what it needs to know.
+            env: gives its environment.
+        """
+        if self._clock() < max(self._quiet_until, self._starter.quiet_until):
+            return False
+        try:
+            is_started = self._starter.start(record(), env)
+        except (OSError, ValueError, SpoolFormatError) as error:
+            self._pause = min(starts.LONGEST_PAUSE, 2 * self._pause or starts.FIRST_PAUSE)
+            self._quiet_until = self._clock() + self._pause
+            self._warn(f"cannot start {_WITH_ARTICLE[self._kind]}", str(error))
+            return False
+        self._pause = 0.0
+        if self._clock() < self._starter.quiet_until:
+            self._warn(f"{self._kind}s end soon after their start", f"see {self._post(self._spool).log}")
+        elif is_started:
+            self._warned_of = ""
+        if is_started:
+            self._orphans.add_child(self._starter.children[-1])
+        return is_started
+
+    def _warn(self, trouble: str, more: str) -> None:
+        if trouble != self._warned_of:
+            self._warned_of = trouble
+            logger.warning("%s: %s: %s; events are kept on disk", self._spool.run_dir, trouble, more)
+
+    def reap(self) -> bool:
+        """Collect processes that were started here and ended, without waiting; whether one will end soon."""
+        self._orphans.collect()
+        return self._starter.reap()
+
+
+_WITH_ARTICLE = {"uploader": "an uploader", "mirror": "a mirror"}
 
 
 @dataclass
@@ -72,9 +135,6 @@ class Election:
     directory: str = field(default_factory=start_directory)
     seeks_siblings: bool = False
     by_hand: bool = False
-    _quiet_until: float = 0.0  # monotonic seconds; this process fails to start one
-    _pause: float = 0.0
-    _warned_of: str = ""
 
     def __post_init__(self) -> None:
         """Have nothing started."""
@@ -83,36 +143,69 @@ class Election:
     def ensure_uploader(self) -> bool:
         """Start an uploader if the uploader lock is free; never waits, never raises. True if one was started."""
         self.reap()
-        if self.destination is None or self.clock() < max(self._quiet_until, self._starter.quiet_until):
-            return False
-        nodes = nodes_of(os.environ)
-        record = StartRecord(self.spool.run_dir, self.destination, self.token_issued_at, self.seeks_siblings, nodes)
-        try:
-            is_started = self._starter.start(record, lambda: child_environment(os.environ, self.token, self.directory))
-        except (OSError, ValueError, SpoolFormatError) as error:
-            self._pause = min(starts.LONGEST_PAUSE, 2 * self._pause or starts.FIRST_PAUSE)
-            self._quiet_until = self.clock() + self._pause
-            self._warn("cannot start an uploader", str(error))
-            return False
-        self._pause = 0.0
-        if self.clock() < self._starter.quiet_until:
-            self._warn("uploaders end soon after their start", f"see {self.spool.host(host_id()).log}")
-        elif is_started:
-            self._warned_of = ""
-        if is_started:
-            self._orphans.add_child(self._starter.children[-1])
-        return is_started
+        return self.destination is not None and self._poster.ensure(
+            self._record, lambda: child_environment(os.environ, self.token, self.directory)
+        )
 
-    def _warn(self, trouble: str, more: str) -> None:
-        if trouble != self._warned_of:
-            self._warned_of = trouble
-            logger.warning("%s: %s: %s; events are kept on disk", self.spool.run_dir, trouble, more)
+    def _record(self) -> StartRecord:
+        assert self.destination is not None  # noqa: S101 - for the type checker
+        return StartRecord(
+            self.spool.run_dir,
+            self.destination,
+            self.token_issued_at,
+            self.seeks_siblings,
+            nodes_of(os.environ),
+            self.spool.root,
+            self.spool.logdir,
+        )
 
     def reap(self) -> bool:
         """Collect processes that were started here and ended, without waiting; whether one will end soon."""
-        self._orphans.collect()
-        return self._starter.reap()
+        return self._poster.reap()
 
     def forget(self) -> None:
         """After fork: started processes are the parent's."""
-        self._starter, self._orphans = Starter(self.spool, self.clock, by_hand=self.by_hand), Orphans(self.spool)
+        self._poster = Poster(self.spool, "uploader", self.clock, by_hand=self.by_hand)
+
+
+@dataclass
+class MirrorElection:
+    """The part of one process in having a mirror at work for a staged run; of any other run it starts none.
+
+    Attributes:
+        spool: of the run directory.
+        clock: monotonic seconds.
+        directory: that relative paths in the environment refer to.
+        by_hand: whether a user asks for it now.
+    """
+
+    spool: Spool
+    clock: Callable[[], float] = time.monotonic
+    directory: str = field(default_factory=start_directory)
+    by_hand: bool = False
+
+    def __post_init__(self) -> None:
+        """Have nothing started."""
+        self.forget()
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether the run is staged."""
+        return self.logdir.is_staged
+
+    def ensure_mirror(self) -> bool:
+        """Start a mirror if the mirror lock is free; never waits, never raises. True if one was started."""
+        self.reap()
+        return self.is_needed and self._poster.ensure(
+            lambda: MirrorStart(self.spool.run_dir, self.logdir.to),
+            lambda: mirror_environment(os.environ, self.directory),
+        )
+
+    def reap(self) -> bool:
+        """Collect processes that were started here and ended, without waiting; whether one will end soon."""
+        return self._poster.reap()
+
+    def forget(self) -> None:
+        """After fork: started processes are the parent's."""
+        self.logdir = Logdir(self.spool, self.clock)
+        self._poster = Poster(self.spool, "mirror", self.clock, by_hand=self.by_hand)

@@ -21,6 +21,7 @@ from hf_mpwriter.events.limits import Limits
 from hf_mpwriter.system.directory import Place
 from hf_mpwriter.worker.membership import Membership
 from hf_mpwriter.worker.naming.rewind import Rewind
+from hf_mpwriter.worker.role import world_size_of
 
 MTIME_LAG = 0.02  # seconds that the kernel's clock for modification times may be behind
 
@@ -37,24 +38,27 @@ class WorkerFiles:
         limits: see above.
         attempt_started_at: see above.
         rewind: of other directories.
+        after: second; the names of segments lie behind it.
     """
 
     def __init__(self, membership: Membership, limits: Limits, attempt_started_at: float | None) -> None:
         self._membership = membership
         self.limits = limits
         self.attempt_started_at = attempt_started_at
+        self.after = 0
         self.rewind = Rewind(membership, self)
         self._files: dict[tuple[str, str], EventFile] = {}
         self._sealed: dict[str, int] = {}  # lengths of sealed segments
         self._damaged: dict[str, int] = {}  # see `damaged`; of files that are forgotten
         self._purged: dict[str, int] = {}  # step per directory
-        self._lost = 0  # what was dropped and is in no event file
+        self._purge_step: int | None = None  # of the last writer that has one
+        self._lost = self._told_lost = 0  # what was dropped and is in no event file; all that was told
         self._last_failure = ""
 
     def after_fork(self, limits: Limits, attempt_started_at: float) -> None:
         """In the child: forget what is the parent's."""
         self.limits, self.attempt_started_at = limits, attempt_started_at
-        self._sealed, self._damaged, self._lost = {}, {}, 0
+        self._sealed, self._damaged, self._lost, self._told_lost = {}, {}, 0, 0
         self.rewind.forget()
         for (sub, _), file in self._files.items():
             file.abandon(limits)
@@ -68,6 +72,10 @@ class WorkerFiles:
         directory = self._membership.directory()
         self.rewind.own()
         return directory
+
+    def shown(self, sub: str) -> str:
+        """The path or URL of a directory below the worker directory as the user knows it; joins if necessary."""
+        return os.path.join(self._membership.spool.logdir, self.directory().name, sub).rstrip("/")
 
     def opened(self, path: Place) -> None:
         """Record a segment that is about to be created."""
@@ -98,6 +106,27 @@ class WorkerFiles:
             if any(other.is_open for (where, _), other in list(self._files.items()) if where == sub):
                 file.ensure_open()  # now: what goes into the other file from here on is not to be hidden
         return file
+
+    def start_purge(self, step: int, *, is_alone: bool) -> bool:
+        """Hide what was logged until now at `step` and later, also in the directories of ranks that are missing.
+
+        Args:
+            step: global step.
+            is_alone: whether no other writer of this process is open.
+
+        Returns:
+            Whether a new writer is to purge its own directories; not if another open writer does the same.
+        """
+        if not is_alone and self._purge_step == step:
+            return False
+        self._purge_step, role = step, self._membership.role
+        if role.child is None:
+            try:
+                self.rewind.start(step, role, world_size_of(os.environ))
+            except OSError as error:
+                text = "%s: not all other directories are rewound: %s"
+                logger.warning(text, self._membership.spool.logdir, error)
+        return True
 
     def _purge_unless_since(self) -> float:
         return math.inf if self.attempt_started_at is None else self.attempt_started_at - MTIME_LAG
@@ -198,6 +227,10 @@ class WorkerFiles:
         """Make everything logged so far survive a power cut."""
         self._each(EventFile.flush)
 
+    def seal_older(self, opened_before: float = math.inf) -> None:
+        """Seal the segments that hold records and were opened before then (monotonic seconds)."""
+        self._each(lambda file: file.seal_older(opened_before))
+
     def close(self) -> None:
         """Seal all files; a record opens the next segment."""
         self.rewind.retry()
@@ -209,15 +242,20 @@ class WorkerFiles:
             try:
                 step(file)
             except Exception as error:  # noqa: BLE001 - of any kind, as nothing of ours is raised into training
-                failure = f"{file.path or self._membership.spool.run_dir}: {error!r}"
+                failure = f"{file.path or self._membership.spool.logdir}: {error!r}"
                 if failure != self._last_failure:
                     self._last_failure = failure
                     logger.warning("%s", failure)
 
     def give_up(self) -> None:
-        """Drop and count what the disk has refused until now."""
+        """Drop and count what the disk has refused until now, and tell how much that is."""
+        why = self.disk_error
         for file in self._all():
             file.give_up()
+        lost, self._told_lost = self.dropped - self._told_lost, max(self.dropped, self._told_lost)
+        if lost > 0:
+            text = "%s: %d records were lost, the disk refused them%s"
+            logger.warning(text, self._membership.spool.logdir, lost, f" ({why})" if why else "")
 
     def register_again(self) -> None:
         """Record the open segments in a new member file; OSError if the disk refuses."""

@@ -32,6 +32,7 @@ from hf_mpwriter.base.names import worker_dir
 from hf_mpwriter.base.settings import Destination, Settings
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.snapshot import attachments
+from hf_mpwriter.spool import homes
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ownership import check_ownership
 from hf_mpwriter.spool.workers import members
@@ -42,6 +43,7 @@ from hf_mpwriter.worker import role
 from hf_mpwriter.worker.naming import holders, parts
 from hf_mpwriter.worker.naming.parts import Taken
 from hf_mpwriter.worker.role import Role
+from hf_mpwriter.worker.staging.restoring import publish_record
 
 REQUEST_EVERY = 1.0  # seconds between two requests: a script that asks at every step must not fill the disk
 
@@ -169,7 +171,7 @@ class Membership:
             return
         self._told_holders.add(name)
         is_sibling = holder is not None and holders.is_sibling(holder, role.launcher_of(self.role))
-        text = holders.warning(self.spool.run_dir, taken.wanted, taken.name, holder, is_sibling=is_sibling)
+        text = holders.warning(self.spool.logdir, taken.wanted, taken.name, holder, is_sibling=is_sibling)
         logger.warning("%s", text)
 
     def _avoid_foreign_spool(self) -> None:
@@ -179,7 +181,7 @@ class Membership:
             check_ownership(self.spool.directory)
         except ForeignSpoolError as error:
             logger.warning("%s What is logged is kept in %s and not uploaded.", error, self.spool.run_dir)
-            self.spool, self.is_stopped, self.destination = self.spool.aside(), True, None
+            self.spool, self.is_stopped, self.destination = homes.aside(self.spool), True, None
 
     def ensure_spool(self) -> None:
         """Create the spool, with the destination, where it was deleted.
@@ -189,6 +191,7 @@ class Membership:
         """
         try:
             self.spool.create()
+            publish_record(self.spool)
             if self.destination is not None:
                 self.spool.record_destination(self.destination)
         except HfMpWriterError as error:

@@ -1,14 +1,15 @@
-"""Orphans: processes of an upload that became children of this process because it is process 1, as in a container.
+"""Orphans: processes of ours that became children of this process because it is process 1, as in a container.
 
     this worker   --posix_spawn-->  uploader          a child of ours, and the leader of its session
     other ranks   --posix_spawn-->  first half        leads the session, and ends; its uploader becomes a child of ours
     an uploader   ------------->    push, search      become children of ours when the uploader is killed
+    a mirror      ------------->    copy              likewise
 
 Process 1 has to collect them when they end, or they stay as zombies. An init would do that.
 
 Invariants:
-- Only zombies of known sessions are collected: the sessions of uploaders that this worker started, or that it saw at
-  work for its run directory. The user's children keep their exit codes.
+- Only zombies of known sessions are collected: the sessions of uploaders and mirrors that this worker started, or that
+  it saw at work for its run directory. The user's children keep their exit codes.
 - A session keeps its number while a process of it is left, zombies included. So no process of the user is in it, unless
   the number was used again; such a process has started after the uploader ended.
 """
@@ -21,10 +22,11 @@ import time
 from collections.abc import Iterator, Mapping
 
 from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.staging.status import MirrorStatus
 from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.system import launch, process
 
-PATIENCE = 60.0  # seconds after the end of an uploader; its push and its search end later
+PATIENCE = 60.0  # seconds after the end of a leader; what it has started ends later
 
 
 class Orphans:
@@ -32,15 +34,16 @@ class Orphans:
 
     Args:
         spool: of the run directory.
+        kind: `uploader` or `mirror`: what leads the sessions.
     """
 
-    def __init__(self, spool: Spool) -> None:
-        self._spool = spool
-        self._living: dict[int, tuple[int, int]] = {}  # session -> pid and start ticks of its uploader
+    def __init__(self, spool: Spool, kind: str = "uploader") -> None:
+        self._spool, self._kind = spool, kind
+        self._living: dict[int, tuple[int, int]] = {}  # session -> pid and start ticks of its leader
         self._over: dict[int, float] = {}  # session -> seconds since boot when its uploader was seen to be over
 
     def add_child(self, pid: int) -> None:
-        """Note an uploader that this process has started."""
+        """Note a process that this one has started."""
         if os.getpid() == 1:
             self._living[pid] = pid, process.start_ticks(pid)
 
@@ -48,7 +51,7 @@ class Orphans:
         """Collect what has ended; only process 1 has anything to do."""
         if os.getpid() != 1 or not _sees_itself():
             return
-        self._note_uploader()
+        self._note_leader()
         for session, (pid, ticks) in list(self._living.items()):
             if process.start_ticks(pid) != ticks or not ticks:
                 del self._living[session]
@@ -60,16 +63,17 @@ class Orphans:
                 os.waitpid(pid, os.WNOHANG)
         self._over = {session: at for session, at in self._over.items() if _since_boot() - at < PATIENCE}
 
-    def _note_uploader(self) -> None:
-        """Note the uploader at work, whichever rank has started it. The status is only a hint: it is verified."""
-        pid = UploaderStatus.read(self._spool.host(process.host_id())).pid
+    def _note_leader(self) -> None:
+        """Note the one at work, whichever rank has started it. The status is only a hint: it is verified."""
+        status = MirrorStatus if self._kind == "mirror" else UploaderStatus
+        pid = status.read(self._spool.host(process.host_id())).pid
         ticks = process.start_ticks(pid) if pid > 1 else 0
         if not ticks or (pid, ticks) in self._living.values():
             return
         with contextlib.suppress(OSError):
             with open(f"/proc/{pid}/cmdline", "rb", opener=process.open_above) as file:
                 arguments = [os.fsdecode(argument) for argument in file.read().split(b"\0")]
-            if launch.is_command_of("uploader", arguments, self._spool.run_dir):
+            if launch.is_command_of(self._kind, arguments, self._spool.run_dir):
                 self._living[os.getsid(pid)] = pid, ticks
 
 

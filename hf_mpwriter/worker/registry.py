@@ -19,14 +19,19 @@ from collections.abc import Callable
 from multiprocessing import parent_process, util
 
 from hf_mpwriter.base.errors import ForeignSpoolError, LogdirError
+from hf_mpwriter.base.home import Home
 from hf_mpwriter.base.settings import Destination, Settings, push_signals
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.events.limits import Limits
+from hf_mpwriter.spool import homes
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.directory import Place
 from hf_mpwriter.system.supervision import contact, push_on
-from hf_mpwriter.worker.shutdown import is_failure
+from hf_mpwriter.worker.ending.patience import is_failure
+from hf_mpwriter.worker.role import current_role
+from hf_mpwriter.worker.staging import restoring
+from hf_mpwriter.worker.staging.announcement import announcement
 from hf_mpwriter.worker.worker import Worker
 
 _workers: dict[str, Worker] = {}
@@ -36,7 +41,7 @@ _limits = Limits()
 
 def enter(
     user: object,
-    spool: Spool,
+    home: Home,
     destination: Destination | None,
     settings: Settings,
     token: str | None,
@@ -48,7 +53,7 @@ def enter(
 
     Args:
         user: identifies the writer.
-        spool: of the run directory.
+        home: of the run.
         destination: None for a local run.
         settings: how it is uploaded.
         token: for the Hub, None leaves it to the environment.
@@ -59,35 +64,50 @@ def enter(
     Raises:
         LogdirError, SpoolFormatError, DestinationError: see `Spool`. A spool that does not belong to this user is no
             error: what is logged is kept in the run directory and not uploaded.
+        SettingsError: see `restoring.prepared`.
     """
-    spool, is_foreign = _usable(spool)
+    spool, is_foreign = _usable(homes.spool_of(home))
     _check_locks(spool)
     destination = None if is_foreign else destination
     if destination is not None:
         spool.record_destination(destination)
-    with _registry_lock:
-        if not _workers:
-            _leave_at_the_end()
-        worker = _workers.get(spool.run_dir)
-        if worker is None:
-            worker = _workers[spool.run_dir] = Worker(spool, _limits, attempt_started_at)
-        worker.configure(destination, settings, token)
-        if is_foreign:
-            worker.stop()
-        worker.users.add(user)
-        if memory_limit is not None:
-            _limits.memory = memory_limit
-    if destination is not None and contact.supervisor() is None:  # a supervisor asks itself
-        push_on.install(push_signals(), request_pushes)
-    worker.files.check()
-    if attempt_started_at is None:
-        worker.try_to_join()
+    before = _workers.get(spool.run_dir)
+    with restoring.prepared(spool, is_joined=before is not None and before.membership.is_joined) as staged:
+        if attempt_started_at is None and before is None:
+            _announce(home, settings, uploads=destination is not None)
+        with _registry_lock:
+            if not _workers:
+                _leave_at_the_end()
+            worker = _workers.get(spool.run_dir)
+            if worker is None:
+                worker = _workers[spool.run_dir] = Worker(spool, _limits, attempt_started_at)
+            worker.configure(destination, settings, token)
+            worker.files.after, worker.sealing.made_at = max(worker.files.after, staged.after), staged.made_at
+            if is_foreign:
+                worker.stop()
+            worker.users.add(user)
+            if memory_limit is not None:
+                _limits.memory = memory_limit
+        if destination is not None and contact.supervisor() is None:  # a supervisor asks itself
+            push_on.install(push_signals(), request_pushes)
+        worker.files.check()
+        if attempt_started_at is None:
+            worker.try_to_join()
     return worker
+
+
+def _announce(home: Home, settings: Settings, *, uploads: bool) -> None:
+    """Tell where the run is kept, if that is not its logdir; rank 0 does, or the process alone."""
+    role, text = current_role(), announcement(home, settings, uploads=uploads)
+    if text and role.waits and not role.rank:
+        logger.warning("%s", text)
+        logger.flush()
 
 
 def request_pushes() -> None:
     """Ask for a push of every run directory, from a signal handler."""
     for worker in list(_workers.values()):
+        worker.sealing.note_urgent()
         worker.membership.request_push_now()
 
 
@@ -100,7 +120,7 @@ def _usable(spool: Spool) -> tuple[Spool, bool]:
             raise
         if spool.run_dir not in _workers:
             logger.warning("%s What is logged is kept in %s and not uploaded.", error, spool.run_dir)
-        spool = spool.aside()
+        spool = homes.aside(spool)
         spool.create()
         return spool, True
     return spool, False
@@ -114,7 +134,7 @@ def _check_locks(spool: Spool) -> None:
         if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
             return  # a full disk or no free descriptor may pass; the first event tries again
         raise LogdirError(
-            f"The logdir {spool.run_dir!r} cannot be written: {error.strerror}.", hint="Give another logdir."
+            f"The logdir {spool.logdir!r} cannot be written: {error.strerror}.", hint="Give another logdir."
         ) from error
     raise LogdirError(
         f"The filesystem of {spool.run_dir!r} has no file locks.",
@@ -152,7 +172,7 @@ def _end_of(worker: Worker, step: Callable[[], object]) -> None:
     try:
         step()
     except Exception as error:  # noqa: BLE001 - of any kind
-        logger.warning("%s: the end of this process failed here: %r", worker.spool.run_dir, error)
+        logger.warning("%s: the end of this process failed here: %r", worker.spool.logdir, error)
 
 
 def _leave_at_the_end() -> None:

@@ -27,7 +27,14 @@ from dataclasses import dataclass
 
 from hf_mpwriter.base import job
 from hf_mpwriter.base.names import is_reserved
-from hf_mpwriter.system.process import Process, ancestors, initial_environment, parent_started_at, safe_name
+from hf_mpwriter.system.process import (
+    Process,
+    ancestors,
+    host_name,
+    initial_environment,
+    parent_started_at,
+    safe_name,
+)
 from hf_mpwriter.system.supervision import contact
 
 # The rank and the number of ranks, one launcher each: torchrun, Accelerate, DeepSpeed and Ray Train; Open MPI; MPICH
@@ -180,6 +187,19 @@ def current_role() -> Role:
 def launch_time(rank: int | None, environ: Mapping[str, str] = os.environ) -> float:
     """When this job started: for a rank the start of its launcher, so that all ranks of a host agree."""
     return time.time() if rank is None else told_launch(environ) or parent_started_at()
+
+
+def default_logdir(comment: str, environ: Mapping[str, str] = os.environ) -> str:
+    """The logdir of a writer without one: the same for all ranks of a job, and after a requeue.
+
+    Args:
+        comment: appended.
+        environ: the environment, in which the launcher names the job.
+    """
+    if named := environ.get("HF_MPWRITER_LOGDIR"):
+        return named + comment
+    launched_at = launch_time(rank_of(environ), environ)
+    return os.path.join("runs", job.run_name(environ, launched_at, host_name()) + comment)
 
 
 def told_launch(environ: Mapping[str, str]) -> float | None:

@@ -1,15 +1,9 @@
 """Shutdown: the bounded wait at the end of a process for what it answers for, and what the user is told of it.
 
-How long a process waits, in seconds, by `patience` (the first row that fits; no row exceeds `exit_timeout`):
+What a process answers for is to be on the Hub if the run has a destination, and in the logdir if it is staged. Both are
+waited for together, and told in one message; what is told of the logdir is in `spool/staging/shortfall`.
 
-    end                   uploader          peers    in all              without progress
-    ordinary              any               any      `exit_timeout`      any
-    after an exception    fails or stands   any      FAILING_WAIT        any
-    after an exception    works             yes      WAIT_BESIDE_PEERS   IDLE_BESIDE_PEERS
-    after an exception    works             none     `exit_timeout`      any
-
-After an exception in a `with` block, the block does not wait: the end of the interpreter does, when it has printed the
-traceback. Progress is what the Hub has taken, and each step of the uploader: it starts a push, or ends one.
+How long a process waits: see `ending/patience`.
 
 What is told when a wait takes long (`announcement`), and at its end (`message`, the first row that fits):
 
@@ -29,11 +23,9 @@ Invariants:
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 from hf_mpwriter.base.settings import OFFLINE, is_offline
 from hf_mpwriter.base.verdicts import Refused, Retry, Unknown
@@ -41,78 +33,17 @@ from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.spool import progress
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Logged, Progress, sync_command
+from hf_mpwriter.spool.staging.logdir import Logdir
+from hf_mpwriter.spool.staging.shortfall import Shortfall
 from hf_mpwriter.system.redaction import printable
 from hf_mpwriter.worker import delivery
 from hf_mpwriter.worker.delivery import Awaited, Voice, amount
-from hf_mpwriter.worker.role import Role
+from hf_mpwriter.worker.ending.patience import Terms, patience
 
 QUIET_WAIT = 2.0  # seconds; a longer wait is announced
-FAILING_WAIT = 2.0  # seconds after an exception, while nothing gets to the Hub
-IDLE_BESIDE_PEERS = 2.0  # seconds
-WAIT_BESIDE_PEERS = 10.0  # seconds; the launcher restarts the others only when this process has ended
 SPEAKER_EVERY = 1.0  # seconds between two questions of a wait whether it is this process that speaks
 HALF_A_DAY = 43_200.0  # seconds
 _DOWN = frozenset(verdict.__name__ for verdict in (Refused, Retry, Unknown))  # of a push: nothing gets to the Hub
-
-
-class Terms(NamedTuple):
-    """How a process ends.
-
-    Attributes:
-        exit_timeout: seconds that it may wait for the Hub.
-        failed: whether it ends after an exception.
-        has_peers: whether it is a rank of several.
-        spent: seconds that it has waited for other run directories.
-    """
-
-    exit_timeout: float
-    failed: bool = False
-    has_peers: bool = False
-    spent: float = 0.0
-
-
-class Patience(NamedTuple):
-    """How long a process waits at its end.
-
-    Attributes:
-        longest: seconds in all.
-        idle: seconds without progress.
-    """
-
-    longest: float
-    idle: float = math.inf
-
-
-def patience(terms: Terms, *, is_stuck: bool) -> Patience:
-    """How long a process waits at its end; for the rows, see the head of this module.
-
-    Args:
-        terms: how it ends.
-        is_stuck: whether the uploader fails or stands.
-    """
-    longest, idle = terms.exit_timeout, math.inf
-    if terms.failed and is_stuck:
-        longest = min(longest, FAILING_WAIT)
-    elif terms.failed and terms.has_peers:
-        longest, idle = min(longest, WAIT_BESIDE_PEERS), IDLE_BESIDE_PEERS
-    return Patience(max(0.0, longest - terms.spent), idle)
-
-
-def is_failure(error: BaseException | None) -> bool:
-    """Whether an exception that leaves a block is a failure; the end of a generator and `sys.exit(0)` are none."""
-    if isinstance(error, SystemExit):
-        return error.code not in (None, 0)
-    return error is not None and not isinstance(error, GeneratorExit)
-
-
-def has_peers(role: Role, world_size: int | None) -> bool:
-    """Whether a process is a rank of several.
-
-    Args:
-        role: of the process.
-        world_size: ranks that the launcher started, None if it does not tell.
-    """
-    return role.rank is not None and (role.rank > 0 if world_size is None else world_size > 1)
 
 
 class End:
@@ -125,6 +56,7 @@ class End:
         voice: of the process.
         logged: returns what this process has logged.
         clock: monotonic seconds.
+        uploads: whether it is to be on the Hub; else only in the logdir.
     """
 
     def __init__(
@@ -135,22 +67,27 @@ class End:
         voice: Voice,
         logged: Callable[[], Logged],
         clock: Callable[[], float] = time.monotonic,
+        *,
+        uploads: bool = True,
     ) -> None:
         self._view, self._spool, self._damage, self._voice = view, spool, awaited.damage, voice
+        self._logdir = Logdir(spool, clock)
         self._logged, self._clock = logged, clock
         self._ended_at = time.time()
         voice.begin_end()
-        self._lengths = delivery.without_removed(spool, view, awaited.lengths, is_first=voice.is_first())
+        known = view if uploads else self._logdir
+        self._there = delivery.without_removed(spool, known, awaited.lengths, is_first=uploads and voice.is_first())
+        self._lengths = self._there if uploads else {}
         self._asked = view.changes(self._lengths)
         self._announced: Outcome | None = None
         self._next_question = 0.0
 
     def wait(self, terms: Terms, ensure_uploader: Callable[[], object]) -> None:
-        """Wait until the Hub has these lengths; log what it does not have.
+        """Wait until Hub and logdir have these lengths; log what they do not have.
 
         Args:
-            terms: how the process ends; offline there is no wait.
-            ensure_uploader: makes sure that an uploader lives.
+            terms: how the process ends; offline there is no wait for the Hub.
+            ensure_uploader: makes sure that an uploader lives, and a mirror if the run is staged.
 
         Raises:
             KeyboardInterrupt: the user ended the wait; what is missing has been logged.
@@ -158,38 +95,56 @@ class End:
         self._started = self._moved_at = self._clock()
         self._step: tuple[object, ...] = ()
         self._failed = terms.failed
-        timeout = 0.0 if is_offline() else patience(terms, is_stuck=False).longest
-
-        def is_enough(missing: dict[str, int]) -> bool:
-            return self._is_enough(missing, terms)
-
+        longest = patience(terms, is_stuck=False).longest
         try:
+            timeout = 0.0 if is_offline() else longest
+            is_enough = lambda missing: self._is_enough(missing, terms)  # noqa: E731
             progress.wait(self._view, self._lengths, timeout, ensure_uploader, is_enough, asked=self._asked)
+            left = max(0.0, self._started + longest - self._clock())
+            self._logdir.wait(self._there, left, ensure_uploader, lambda missing: self._is_enough_there(missing, terms))
         finally:
             self._tell()
 
     def _is_enough(self, missing: dict[str, int], terms: Terms) -> bool:
-        now, uploader = self._clock(), self._view.uploader()
+        uploader = self._view.uploader()
         step = (missing, uploader.process, uploader.push, uploader.commits)
+        fails = uploader.kind in _DOWN and not uploader.is_over
+        stands = bool(uploader.stillness(time.time())) or not self._view.uploader_is_alive()
+        return self._has_waited(step, terms, fails=fails, stands=stands)
+
+    def _is_enough_there(self, missing: dict[str, int], terms: Terms) -> bool:
+        mirror = self._logdir.status()
+        stands = bool(mirror.stillness(time.time())) or not self._logdir.is_alive()
+        fails = mirror.failures > 0 and not mirror.is_over
+        return self._has_waited((missing, mirror.process, mirror.copy), terms, fails=fails, stands=stands)
+
+    def _has_waited(self, step: tuple[object, ...], terms: Terms, *, fails: bool, stands: bool) -> bool:
+        """Whether it has waited long enough.
+
+        Args:
+            step: differs from the last one if there was progress.
+            terms: how the process ends.
+            fails: whether the last try has failed.
+            stands: whether no process is at work.
+        """
+        now = self._clock()
         if step != self._step:
             self._step, self._moved_at = step, now
-        fails = uploader.kind in _DOWN and not uploader.is_over
-        stands = uploader.stillness(time.time()) or not self._view.uploader_is_alive()
-        allowed = patience(terms, is_stuck=fails or bool(stands))
+        allowed = patience(terms, is_stuck=fails or stands)
         longest = self._started + allowed.longest
         end = min(longest, self._moved_at + allowed.idle)
         self._view.until = min(self._view.until, end)
         if fails or now - self._started > QUIET_WAIT:
-            self._announce(missing, allowed.longest, longest - now)
+            self._announce(allowed.longest, longest - now)
         return now >= end
 
-    def _announce(self, missing: dict[str, int], longest: float, left: float) -> None:
+    def _announce(self, longest: float, left: float) -> None:
         """Tell once what is missing, before it is waited for: the process may be killed before the wait ends."""
         if self._announced or left < QUIET_WAIT or self._clock() < self._next_question:
             return
         self._next_question = self._clock() + SPEAKER_EVERY
         if self._voice.may_tell_unsent(failed=self._failed):
-            self._announced = self._outcome(missing)
+            self._announced = self._outcome()
             logger.warning("%s", announcement(self._announced, longest))
             self._voice.told_unsent(time.time())
 
@@ -197,14 +152,14 @@ class End:
         if self._damage and self._voice.is_first():
             for damage in self._damage:
                 logger.warning("%s: %s %s", self._spool.run_dir, printable(damage.path), damage)
-        missing = self._view.missing(self._lengths, asked=self._asked)
-        text = message(self._outcome(missing), self._announced)
+        outcome = self._outcome()
+        text = message(outcome, self._announced)
         if text and (self._announced or self._voice.may_tell_unsent(failed=self._failed)):
             logger.warning("%s", text)
-            self._voice.told_unsent(time.time() if missing else 0.0)
+            self._voice.told_unsent(time.time() if outcome.missing or outcome.logdir.missing else 0.0)
 
-    def _outcome(self, missing: dict[str, int]) -> Outcome:
-        uploader = self._view.uploader()
+    def _outcome(self) -> Outcome:
+        uploader, missing = self._view.uploader(), self._view.missing(self._lengths, asked=self._asked)
         return Outcome(
             run_dir=self._spool.run_dir,
             missing=missing,
@@ -218,6 +173,8 @@ class End:
             left_at=uploader.beat if uploader.is_over else 0.0,
             logged=self._logged(),
             at=time.time(),
+            logdir=self._logdir.shortfall(self._there),
+            uploads=bool(self._lengths),
         )
 
 
@@ -238,6 +195,8 @@ class Outcome:
         left_at: unix time when the last uploader left, 0 if that is not known.
         logged: what the process has logged.
         at: unix time when the user is told.
+        logdir: what is not in the logdir, of a staged run.
+        uploads: whether it was to be on the Hub.
     """
 
     run_dir: str
@@ -252,6 +211,13 @@ class Outcome:
     left_at: float
     logged: Logged
     at: float
+    logdir: Shortfall = field(default_factory=Shortfall)
+    uploads: bool = True
+
+    @property
+    def command(self) -> str:
+        """The command that finishes it."""
+        return sync_command(self.logdir.to or self.run_dir)
 
 
 def announcement(outcome: Outcome, longest: float) -> str:
@@ -261,9 +227,13 @@ def announcement(outcome: Outcome, longest: float) -> str:
         outcome: as it is now.
         longest: seconds that the wait may take in all.
     """
-    waits = f"waiting up to {longest:.0f} s until {amount(outcome.missing, outcome.run_dir)} are on the Hub"
-    why = f" ({outcome.reason.rstrip('.')})" if outcome.reason else ""
-    return printable(f"{waits}{why}. If this process is killed before: {sync_command(outcome.run_dir)}")
+    there = outcome.logdir
+    what = amount({**there.missing, **outcome.missing}, outcome.run_dir)
+    places = ["on the Hub"] * bool(outcome.missing) + [f"in {there.to}"] * bool(there.missing)
+    waits = f"waiting up to {longest:.0f} s until {what} are {' and '.join(places)}"
+    reasons = [outcome.reason] * bool(outcome.missing) + [there.why] * bool(there.missing)
+    found = "; ".join(reason.rstrip(".") for reason in reasons if reason)
+    return printable(f"{waits}{f' ({found})' if found else ''}. If this process is killed before: {outcome.command}")
 
 
 def message(outcome: Outcome, announced: Outcome | None = None) -> str:
@@ -274,8 +244,12 @@ def message(outcome: Outcome, announced: Outcome | None = None) -> str:
         announced: what the user was told during it, None if nothing.
     """
     run_dir, memory = outcome.run_dir, _in_memory(outcome.logged)
+    there = outcome.logdir
+    if not outcome.missing and there.missing:
+        return printable(" ".join(filter(None, [there.sentence(), memory, there.outlook()])))
     if not outcome.missing:
-        told = [f"{run_dir}: all of it is on the Hub now."] if announced else []
+        places = ["on the Hub"] * outcome.uploads + [f"in {there.to}"] * bool(there.to)
+        told = [f"{run_dir}: all of it is {' and '.join(places)} now."] if announced else []
         waits = [f"{run_dir}: {memory}"] if outcome.logged.in_memory else []
         return printable(" ".join(told + waits))
     why, outlook, lead = _explain(outcome)
@@ -286,8 +260,9 @@ def message(outcome: Outcome, announced: Outcome | None = None) -> str:
     if announced and announced.reason == why:
         why = ""
     first = f"{subject}{f': {why}' if why else ''}".rstrip(".") + "."
-    last = f"{outlook}." if announced else f"{outlook}{lead}: {sync_command(run_dir)}"
-    return printable(" ".join(filter(None, [first, memory, last])))
+    second = there.sentence() or (f"All of it is in {there.to}." if there.to else "")
+    last = f"{outlook}." if announced else f"{outlook}{lead}: {outcome.command}"
+    return printable(" ".join(filter(None, [first, second, memory, last])))
 
 
 def _explain(outcome: Outcome) -> tuple[str, str, str]:

@@ -21,7 +21,7 @@ Invariants:
 
 from __future__ import annotations
 
-import os
+import functools
 import time
 from collections.abc import Callable
 
@@ -33,12 +33,16 @@ from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Logged, Progress, Status
 from hf_mpwriter.system import locks, process
 from hf_mpwriter.system.supervision import contact
-from hf_mpwriter.worker import delivery, role, shutdown
-from hf_mpwriter.worker.delivery import Notices, Voice
+from hf_mpwriter.worker import delivery
+from hf_mpwriter.worker.delivery import Voice
 from hf_mpwriter.worker.election import Election
+from hf_mpwriter.worker.ending.waits import Waits
 from hf_mpwriter.worker.files import WorkerFiles
 from hf_mpwriter.worker.membership import Membership
 from hf_mpwriter.worker.role import Role
+from hf_mpwriter.worker.staging.mirroring import Mirroring
+from hf_mpwriter.worker.staging.sealing import Sealing
+from hf_mpwriter.worker.telling.notices import Notices
 
 HOUSEKEEPING_EVERY = 3.0  # seconds
 STUCK_AFTER = 60.0  # seconds; housekeeping never takes so long
@@ -57,6 +61,7 @@ class Worker:
     Attributes:
         membership: claim and member file.
         files: event files.
+        sealing: of the event files of a staged run.
         election: makes sure that an uploader lives.
         users: the writers.
         started_at: unix time when this worker was made.
@@ -75,20 +80,22 @@ class Worker:
         self.started_at = time.time()
         self.users: set[object] = set()
         self.membership = Membership(spool, clock)
+        self._voice = Voice(self.membership)
         if attempt_started_at is None and self.role.child is not None:
             attempt_started_at = process.parent_started_at()
         self.files = WorkerFiles(self.membership, limits, attempt_started_at)
+        self.sealing = Sealing(self.files, lambda: self.membership.settings.mirror_every, clock)
         self.election = Election(spool, seeks_siblings=True)
-        self._purge_step: int | None = None
+        self.mirroring = Mirroring(spool, self._voice.is_first)
         self._notices: Notices | None = None  # of a run with a destination
-        self._waited_for: tuple[dict[str, int], dict[str, int]] = {}, {}  # lengths and changes, see `Progress`
+        self._waits = Waits(self.membership, self._clock)
         self._start_fresh()
 
     def _start_fresh(self) -> None:
         self.next_housekeeping = 0.0
         self._housekeeping_lock, self._housekeeping_started = locks.thread_lock(), 0.0
-        self._last_error, self._logged_lost, self.has_failed = "", 0, False
-        self._voice = Voice(self.membership)
+        self._last_error, self.has_failed = "", False
+        self._voice.forget()
         self._has_told = False  # the supervisor, if there is one
 
     @property
@@ -128,22 +135,6 @@ class Worker:
         """Whether this process asks for no uploads."""
         return self.membership.is_stopped
 
-    def start_purge(self, step: int) -> bool:
-        """Hide what was logged until now at `step` and later, also in the directories of ranks that are missing.
-
-        Returns:
-            Whether a new writer is to purge its own directories; not if another open writer does the same.
-        """
-        if len(self.users) > 1 and self._purge_step == step:
-            return False
-        self._purge_step = step
-        if self.role.child is None:
-            try:
-                self.files.rewind.start(step, self.role, role.world_size_of(os.environ))
-            except OSError as error:
-                logger.warning("%s: not all other directories are rewound: %s", self.spool.run_dir, error)
-        return True
-
     # join and leave
 
     def try_to_join(self) -> None:
@@ -151,7 +142,7 @@ class Worker:
         try:
             self.membership.directory()
         except OSError as error:
-            logger.warning("%s: cannot join yet: %s", self.spool.run_dir, error)
+            logger.warning("%s: cannot join yet: %s", self.spool.logdir, error)
         logger.flush()
 
     def enter_again(self, user: object) -> None:
@@ -164,6 +155,7 @@ class Worker:
         """Take a writer off; the last one makes the process leave."""
         self.users.discard(user)
         if self.users:
+            self.sealing.request(at_once=False)
             self.files.check()
         else:
             self.leave_all()
@@ -171,15 +163,9 @@ class Worker:
     def leave_all(self) -> None:
         """Seal the files, give up claim and member file; a process that logs again joins again."""
         self.files.close()
-        why = self.files.disk_error
         self.files.give_up()
-        lost, before = self.dropped, self._logged_lost
-        self._logged_lost = max(lost, before)
-        if lost > before:
-            text = "%s: %d records were lost, the disk refused them%s"
-            logger.warning(text, self.spool.run_dir, lost - before, f" ({why})" if why else "")
-        self.membership.leave(lost)
-        if self.membership.is_unfinished:
+        self.membership.leave(self.dropped)
+        if self.membership.is_unfinished or (self.membership.has_logged and self.mirroring.is_needed()):
             self.keep_house()
         self._voice.give_up()
         self._let_go()
@@ -213,18 +199,18 @@ class Worker:
             self.next_housekeeping = self._housekeeping_started + HOUSEKEEPING_EVERY
             self.files.check()
             self._rejoin()
+            self.sealing.seal_due()
             self.files.rewind.retry()
             self.membership.record_dropped(self.dropped)
             self.membership.record_request()
-            if self.membership.uploads:
+            if self.delivers:
                 self._has_told = self._has_told or contact.tell(self.spool.run_dir)
-                self._ensure_uploader()
                 self._voice.take()
-                self._tell_notices()
+                self._ensure_processes()
         except Exception as error:  # noqa: BLE001 - nothing of ours ever raises into training
             if str(error) != self._last_error:
                 self._last_error = str(error)
-                logger.warning("%s: %s", self.spool.run_dir, error)
+                logger.warning("%s: %s", self.spool.logdir, error)
         finally:
             lock.release()  # `_housekeeping_lock` may be another one by now
         logger.flush()
@@ -240,13 +226,15 @@ class Worker:
         else:  # the old directory may belong to another process by now
             self.files.close()
 
-    def _ensure_uploader(self) -> None:
-        """Make sure that an uploader lives."""
-        if self.spool.exists() and not self.spool.has_destination():  # the disk refused it when the spool was recreated
-            self.membership.ensure_spool()
-        self.election.token_issued_at = self.membership.joined_at
-        self.election.ensure_uploader()
-        if self.election.reap():
+    def _ensure_processes(self) -> None:
+        """Make sure that an uploader lives, and a mirror; tell what they have to tell."""
+        if self.membership.uploads:
+            if self.spool.exists() and not self.spool.has_destination():  # refused when the spool was recreated
+                self.membership.ensure_spool()
+            self.election.token_issued_at = self.membership.joined_at
+            self.election.ensure_uploader()
+            self._tell_notices()
+        if self.mirroring.keep_house() | self.election.reap():
             self.next_housekeeping = self._clock() + REAP_EVERY
 
     def _tell_notices(self) -> None:
@@ -274,17 +262,25 @@ class Worker:
         """What this process has logged until now."""
         return delivery.logged(self.membership, self.files)
 
-    def request_push(self) -> Logged:
-        """Ask for a push of what was logged so far, and say what that is."""
+    def request_push(self, *, at_once: bool = False) -> Logged:
+        """Ask for a push of what was logged so far, and say what that is; for `at_once` see `Sealing.request`."""
+        before = self.logged() if at_once and self.mirroring.is_needed() else None
+        self.sealing.request(at_once=at_once)
         self.membership.request_push()
         self.keep_house()
-        return self.logged()
+        return before or self.logged()  # what other threads log after the seal comes with the next one
+
+    @property
+    def delivers(self) -> bool:
+        """Whether what is logged is to be on the Hub, or in a logdir beside the run directory."""
+        return self.membership.uploads or self.mirroring.is_needed()
 
     def push(self, wait: float) -> bool:
         """Ask for a push and wait for it, at most `wait` seconds; see `delivery`."""
-        if not self.membership.uploads:
+        if not self.delivers:
             return False
-        delivered = delivery.push(self.spool, self.request_push, wait, self.keep_house)
+        request = functools.partial(self.request_push, at_once=wait > 0)
+        delivered = delivery.push(self.membership, request, wait, self.keep_house)
         self._tell_notices()
         return delivered
 
@@ -293,38 +289,29 @@ class Worker:
         return progress.status(Progress(self.spool), self.membership.destination, self.logged())
 
     def wait(self, spent: float = 0.0, *, failed: bool = False) -> None:
-        """Wait, bounded, until the Hub has what this process answers for; see `shutdown`.
+        """Wait, bounded, until what this process answers for is delivered; see `shutdown`.
 
         Args:
             spent: seconds of the allowed time that other run directories have taken.
             failed: whether the process ends after an exception.
         """
-        if not self.membership.uploads or not self.role.waits:
+        if not self.delivers or not self.role.waits:
             return
         self._voice.take(at_end=True)
+        own = self.files.lengths()  # before the seal: what other threads log after it comes with the next one
+        self.sealing.request(at_once=True)  # other writers may be open
         try:
-            self._wait(spent, failed=failed)
+            self._waits.wait(own, self._voice, self.logged, self.keep_house, spent, failed=failed)
         finally:
             self._tell_notices()
             self._voice.give_up()
             self._let_go()
 
-    def _wait(self, spent: float, *, failed: bool) -> None:
-        view, started = Progress(self.spool), self._clock()
-        awaited = delivery.to_await(self.membership, self.files.lengths(), view, is_first=self._voice.is_first())
-        before, self._waited_for = self._waited_for, (awaited.lengths, view.changes(awaited.lengths))
-        if before == self._waited_for:  # the end of a with block has waited already
-            return
-        missing = view.missing(before[0], asked=before[1])
-        in_vain = missing and not view.is_hopeless(missing)  # one such wait is enough until the Hub is back
-        timeout, spent = 0.0 if in_vain else self.membership.settings.exit_timeout, spent + self._clock() - started
-        terms = shutdown.Terms(timeout, failed, shutdown.has_peers(self.role, role.world_size_of(os.environ)), spent)
-        shutdown.End(view, self.spool, awaited, self._voice, self.logged).wait(terms, self.keep_house)
-
     def after_fork(self, limits: Limits) -> None:
         """In the child: forget everything that is the parent's."""
         attempt_started_at = self.attempt_started_at
         self.election.forget()
+        self.mirroring.forget()
         self.membership.start_fresh()
         self._start_fresh()
         self.files.after_fork(limits, attempt_started_at)

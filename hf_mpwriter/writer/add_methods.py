@@ -21,8 +21,10 @@ import numpy as np
 from tensorboardX.summary import hparams
 from tensorboardX.writer import SummaryWriter as _SummaryWriter
 
+from hf_mpwriter.base.home import is_url
 from hf_mpwriter.base.names import sub_directory
 from hf_mpwriter.events.deferred_log import logger
+from hf_mpwriter.worker.worker import Worker
 from hf_mpwriter.writer import summaries
 from hf_mpwriter.writer.refusals import refusing
 from hf_mpwriter.writer.scalars import ScalarMethods
@@ -37,6 +39,28 @@ def _takes_any_tensor(method: Callable[..., Any]) -> Callable[..., Any]:
         return method(self, *map(plain, args), **{name: plain(value) for name, value in kwargs.items()})
 
     return call
+
+
+class _Beside:
+    """A writer as tensorboardX needs it for files: they go to where event files are, which the logdir may not be.
+
+    Args:
+        writer: that is meant.
+        worker: of this process.
+    """
+
+    def __init__(self, writer: AddMethods, worker: Worker) -> None:
+        self._writer, self._worker = writer, worker
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._writer, name)
+
+    def _get_file_writer(self) -> _Beside:
+        return self
+
+    def get_logdir(self) -> str:
+        """Return the worker directory on this disk."""
+        return str(self._worker.files.directory())
 
 
 class AddMethods(ScalarMethods):
@@ -103,7 +127,9 @@ class AddMethods(ScalarMethods):
     def _trial_directory(self, name: str) -> str:
         """Return the relative directory of a trial; its name may be an absolute path inside the run directory."""
         run_dir = str(self.logdir)
-        if os.path.isabs(name) and os.path.commonpath([name, run_dir]) == run_dir:
+        if is_url(run_dir):
+            name = name.removeprefix(f"{run_dir}/")
+        elif os.path.isabs(name) and os.path.commonpath([name, run_dir]) == run_dir:
             name = os.path.relpath(name, run_dir)
         return sub_directory(name)
 
@@ -246,6 +272,8 @@ class AddMethods(ScalarMethods):
     ) -> None:
         """Add data for the embedding projector, as files in the worker directory instead of events.
 
+        Where event files are kept on a local disk on their way to the logdir, these files stay there.
+
         To upload them, name them in `repo_allow_patterns`, such as `["*.tfevents.*", "*.tsv", "*.png", "*.pbtxt"]`. If
         the disk refuses them, `dropped` counts one more.
 
@@ -259,7 +287,8 @@ class AddMethods(ScalarMethods):
             metadata_header: names of the columns, if each label is a list.
         """
         try:
-            super().add_embedding(plain(mat), metadata, square(plain(label_img)), global_step, tag, metadata_header)
+            data = plain(mat), metadata, square(plain(label_img)), global_step, tag, metadata_header
+            _SummaryWriter.add_embedding(self if self._worker is None else _Beside(self, self._worker), *data)
         except OSError as error:
             logger.warning("%s: an embedding cannot be written: %s", self.logdir, error.strerror or error)
             if self._worker is not None:

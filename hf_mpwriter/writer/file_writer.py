@@ -14,7 +14,6 @@ Invariant:
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -52,8 +51,8 @@ class EventFileWriter(_EventFileWriter):
         self.file: EventFile = worker.files.open(sub, suffix, purge_step)
 
     def get_logdir(self) -> str:
-        """Return the directory of the event files; if this process has no claim yet, take one."""
-        return os.path.join(self._worker.files.directory(), self._sub).rstrip(os.sep)
+        """Return the directory of the event files in the logdir; if this process has no claim yet, take one."""
+        return self._worker.files.shown(self._sub)
 
     @property
     def _logdir(self) -> str:

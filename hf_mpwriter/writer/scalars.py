@@ -206,8 +206,7 @@ class ScalarMethods(_SummaryWriter):
         found: dict[str, list[list[float]]] = {}
         if (worker := self._worker) is not None:
             for sub in sorted(self._scalars_directories):
-                directory = os.path.join(worker.files.directory(), sub)
-                found[directory] = summaries.read_scalars(worker.files.segments(sub), self._exported)
+                found[worker.files.shown(sub)] = summaries.read_scalars(worker.files.segments(sub), self._exported)
         with open(path, "w", encoding="utf-8", opener=open_above) as file:
             json.dump(found, file)
 

@@ -13,14 +13,12 @@ Invariant:
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Self
 
 from tensorboardX.writer import DummyFileWriter
 
-from hf_mpwriter.base import job
-from hf_mpwriter.base.errors import LogdirError, SettingsError
+from hf_mpwriter.base.errors import SettingsError
+from hf_mpwriter.base.home import normalised_logdir
 from hf_mpwriter.base.names import check_suffix
 from hf_mpwriter.base.settings import (
     DEFAULT_COMMIT_EVERY,
@@ -32,44 +30,17 @@ from hf_mpwriter.base.settings import (
     check_step,
     patterns,
 )
-from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool import homes
 from hf_mpwriter.spool.progress import Status
-from hf_mpwriter.system import disk, process
+from hf_mpwriter.system import disk
 from hf_mpwriter.worker import registry, role
-from hf_mpwriter.worker.shutdown import is_failure
+from hf_mpwriter.worker.ending.patience import is_failure
 from hf_mpwriter.worker.worker import Worker
 from hf_mpwriter.writer.add_methods import AddMethods
 from hf_mpwriter.writer.file_writer import FileWriter
 
 # attributes that belong to one process, and do not travel in a pickle
 _PROCESS_STATE = ("_worker", "_user", "_encoders", "_scalars_directories", "_exported", "_purged", "scheduler")
-
-
-def default_logdir(comment: str, environ: Mapping[str, str] = os.environ) -> str:
-    """Return the logdir of a writer without one: the same for all ranks of a job, and after a requeue.
-
-    Args:
-        comment: appended.
-        environ: the environment, in which the launcher names the job.
-    """
-    if named := environ.get("HF_MPWRITER_LOGDIR"):
-        return named + comment
-    launched_at = role.launch_time(role.rank_of(environ), environ)
-    return os.path.join("runs", job.run_name(environ, launched_at, process.host_name()) + comment)
-
-
-def absolute_logdir(logdir: str | os.PathLike[str]) -> str:
-    """Return a logdir as an absolute path, with the home directory in place of "~".
-
-    Raises:
-        LogdirError: the logdir is a URL, or holds a NUL.
-    """
-    text = os.fspath(logdir)
-    if "\0" in text:
-        raise LogdirError(f"The logdir {text!r} holds a NUL, which no path may.", hint="Give another logdir.")
-    if "://" in text:
-        raise LogdirError(f"The logdir {text!r} is a URL.", hint="Use a directory; repo_id= sends it to the Hub.")
-    return os.path.abspath(os.path.expanduser(text))
 
 
 def _checked_token(token: Any) -> str | None:
@@ -88,8 +59,8 @@ class SummaryWriter(AddMethods):
     """Writes events for TensorBoard from any number of processes; with `repo_id`, uploads them to the Hub.
 
     Args:
-        logdir: the run directory, shared by all processes of a run. Default: `runs/<job>` if the launcher names the
-            job, else `runs/<date>_<host>`.
+        logdir: the run directory, shared by all processes of a run; a path or a URL. Default: `runs/<job>` if the
+            launcher names the job, else `runs/<date>_<host>`.
         comment: appended to the default logdir.
         purge_step: for a run that resumes at this step: TensorBoard hides what was logged at this step and later.
         max_queue: accepted and ignored; every record is written at once.
@@ -114,6 +85,8 @@ class SummaryWriter(AddMethods):
             60.
         memory_limit: bytes of records that this process keeps in memory while the disk refuses them, for all its
             writers together. What exceeds it is dropped and counted. Default: 16 MiB.
+        mirror_every: minutes after which what was logged is brought to a logdir in which files cannot grow, such as
+            a URL. None for HF_MPWRITER_MIRROR_EVERY, or `commit_every`.
 
     Raises:
         SettingsError: an argument is not valid.
@@ -146,12 +119,14 @@ class SummaryWriter(AddMethods):
         token: str | None = None,
         exit_timeout: float | None = None,
         memory_limit: int | None = None,
+        mirror_every: float | None = None,
     ) -> None:
         if not (comet_config or {"disabled": True}).get("disabled"):
             raise SettingsError("comet_config asks for Comet.", hint="hf_mpwriter does not log to Comet.")
         environment = Environment.read()
-        run_dir = absolute_logdir(logdir or log_dir or default_logdir(comment or ""))
+        logdir = normalised_logdir(logdir or log_dir or role.default_logdir(comment or ""))
         timeout = environment.exit_timeout if exit_timeout is None else exit_timeout
+        interval = environment.mirror_every if mirror_every is None else mirror_every
         self._settings = Settings(
             commit_every=commit_every,
             squash_history=bool(squash_history),
@@ -159,23 +134,25 @@ class SummaryWriter(AddMethods):
             allow_patterns=None if repo_allow_patterns is None else patterns(repo_allow_patterns),
             ignore_patterns=patterns(repo_ignore_patterns),
             exit_timeout=DEFAULT_EXIT_TIMEOUT if timeout is None else timeout,
+            mirror_every=commit_every if interval is None else interval,
         ).within(environment.grace)
         self._destination: Destination | None = None
         if repo_id is not None:
-            folder = "/".join(filter(None, [(path_in_repo or "").strip("/"), Path(run_dir).name]))
+            folder = "/".join(filter(None, [(path_in_repo or "").strip("/"), os.path.basename(logdir)]))
             endpoint, kind, branch = environment.endpoint, repo_type or "model", repo_revision or "main"
             self._destination = Destination(endpoint, check_repo_id(repo_id), kind, branch, folder)
         self._uploads = self._destination is not None and not environment.disabled
         self._token, self._memory_limit = _checked_token(token), _checked_memory_limit(memory_limit)
         purge_step = check_step(purge_step)
-        filename_suffix = check_suffix(filename_suffix, lambda: disk.longest_name(run_dir))
+        filename_suffix = check_suffix(filename_suffix, lambda: disk.longest_name(logdir))
         self._reset_process_state()
         self._closed = False
         if write_to_disk:
-            self._worker = self._enter(run_dir)
-            self._has_purge_step = purge_step is not None and self._worker.start_purge(purge_step)
+            self._worker = self._enter(logdir)
+            files, is_alone = self._worker.files, len(self._worker.users) == 1
+            self._has_purge_step = purge_step is not None and files.start_purge(purge_step, is_alone=is_alone)
         super().__init__(
-            logdir=run_dir,
+            logdir=logdir,
             comment=comment,
             purge_step=purge_step,
             max_queue=max_queue,
@@ -184,10 +161,10 @@ class SummaryWriter(AddMethods):
             write_to_disk=write_to_disk,
         )
 
-    def _enter(self, run_dir: str, attempt_started_at: float | None = None) -> Worker:
+    def _enter(self, logdir: str, attempt_started_at: float | None = None) -> Worker:
         return registry.enter(
             self._user,
-            Spool(run_dir),
+            homes.find(logdir),
             self._destination if self._uploads else None,
             self._settings,
             self._token,

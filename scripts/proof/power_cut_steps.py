@@ -17,7 +17,7 @@ from hf_mpwriter.events import framing
 from hf_mpwriter.spool import ledger
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.outbox import InFlightRecord, Outbox, interrupted
-from hf_mpwriter.system import disk, failpoints
+from hf_mpwriter.system import disk, failpoints, locks
 from hf_mpwriter.testing import LoopDisk
 
 HERE = Destination("https://hub", "me/run")
@@ -148,7 +148,7 @@ class Trial:
         """Make a file that only one caller can make."""
         data, before = self._content(), self.files["published"]
         self.files["published"] = before | {data}
-        made = disk.publish(self.host.root / "published", data, "trial")
+        made = locks.publish(self.host.root / "published", data, "trial")
         self.files["published"] = {data} if made else before
 
     def remove(self) -> None:

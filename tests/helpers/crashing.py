@@ -39,12 +39,12 @@ from hf_mpwriter import testing
 from hf_mpwriter.base import state
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.base.settings import Destination, Settings
-from hf_mpwriter.base.start import StartRecord
 from hf_mpwriter.events import framing
 from hf_mpwriter.localhub import Store, View
 from hf_mpwriter.spool import ledger
 from hf_mpwriter.spool.layout import HostSpool, Spool
 from hf_mpwriter.spool.outbox import Batch, InFlightRecord
+from hf_mpwriter.spool.starts import StartRecord
 from hf_mpwriter.spool.workers import members
 from hf_mpwriter.system import disk, failpoints, locks
 from hf_mpwriter.system.process import Process, host_id

@@ -25,6 +25,7 @@ class Place:
         self.existed: list[bool] = []
         self.refuse = False
         self.now = 100.0
+        self.after = 0
 
     def directory(self) -> system_directory.Place:
         """The directory, unless the disk refuses."""

@@ -189,7 +189,7 @@ def refusals() -> None:
     for save_dir, options in (
         ("runs", {}),
         ("runs", {"repo_id": "me/run", "colour": "red"}),
-        ("s3://bucket/runs", {"repo_id": "me/run"}),
+        ("hf://me/runs", {"repo_id": "me/run"}),
     ):
         try:
             HubTensorBoardLogger(save_dir, **options)

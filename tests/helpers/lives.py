@@ -43,7 +43,7 @@ def push_of(run_dir) -> int:
 TAKES_THE_LOCK = """
 import os, sys, time
 import hf_mpwriter.uploader.loop as uploader
-from hf_mpwriter.base.start import StartRecord
+from hf_mpwriter.spool.starts import StartRecord
 from hf_mpwriter.system import locks
 from hf_mpwriter.spool.layout import Spool
 spool = Spool(sys.argv[1])

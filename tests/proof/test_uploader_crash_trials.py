@@ -55,14 +55,14 @@ APART = {"demo", "integrations", "localhub", "testing"}  # no uploader runs thro
 
 
 def words() -> set[str]:
-    """The failpoint names that the package passes to disk.py."""
-    found = set()
+    """The failpoint names that the package passes to `system/disk` and `system/locks`."""
+    found, makers = set(), ("disk.", "locks.publish", "failpoint", "fsync")
     package = Path(hf_mpwriter.__file__).parent
     for path in package.rglob("*.py"):
         if path.relative_to(package).parts[0] in APART:
             continue
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and ast.unparse(node.func).startswith(("disk.", "failpoint", "fsync")):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).startswith(makers):
                 texts = [a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
                 found |= {text.removesuffix(".open").removesuffix(".write") for text in texts}
     return found

@@ -106,19 +106,23 @@ def test_only_locks_imports_file_locks():
     """Locks are taken in one module; the table of descriptors would not be complete otherwise."""
     apart = ("localhub", "demo", "testing")
     assert without(importers("filelock"), *apart) == {"system.locks"}
-    assert without(importers("fcntl"), *apart) == {"system.locks", "system.disk"}
+    assert without(importers("fcntl"), *apart) == {"system.locks", "system.disk", "system.filesystem.probe"}
     locking = {module for module, tree in TREES.items() if used(tree) & {"fcntl.flock", "fcntl.lockf"}}
-    assert without(locking, *apart) == {"system.locks"}
+    assert without(locking, *apart) == {"system.locks", "system.filesystem.probe"}  # the probe keeps none
 
 
 def test_only_disk_syncs_links_and_renames():
-    """One module may make names and durable content, so faults have one seam; the local Hub is another program."""
+    """One module may make names and durable content, so faults have one seam; another one in a foreign logdir.
+
+    The local Hub is another program.
+    """
     owned = {f"os.{name}" for name in ("fsync", "fdatasync", "link", "rename", "replace", "symlink", "sync")}
     users = {module for module, tree in TREES.items() if used(tree) & owned}
-    assert without(users, "localhub", "demo") == {"system.disk"}
+    owners = {"system.disk", "mirror.posix", "system.filesystem.probe"}  # the probe tries them
+    assert without(users, "localhub", "demo") == owners
     names = {
         name
-        for module in without(set(TREES), "localhub", "demo", "testing") - {"system.disk"}
+        for module in without(set(TREES), "localhub", "demo", "testing") - owners
         for name in imported(TREES[module])
         if name.startswith(("os.", "shutil"))
     }
@@ -134,7 +138,7 @@ def calls(tree: ast.AST, name: str) -> Iterator[ast.Call]:
 
 def test_one_function_opens_files_in_training():
     """It keeps descriptors above the standard streams; a builtin `open` uses it, or takes an open descriptor."""
-    training = without(set(TREES), "localhub", "demo", "testing", "push", "uploader", "cli", "supervisor")
+    training = without(set(TREES), "localhub", "demo", "testing", "push", "uploader", "mirror", "cli", "supervisor")
     training -= {"system.daemon"}
     assert {module for module in training if "os.open" in used(TREES[module])} == {"system.process"}
     assert {module for module in training if used(TREES[module]) & {"os.dup", "os.memfd_create", "os.pipe"}} == {
@@ -158,14 +162,15 @@ def test_only_held_directories_are_listed():
         "system.directory",
         "system.daemon",  # /proc
         "uploader.siblings",  # the directory above the run directory
+        "mirror.posix",  # the logdir of a staged run
         "worker.orphans",  # /proc
         "system.supervision.kernel",  # /proc
     }
 
 
-def test_only_launch_and_the_handle_of_a_push_start_processes():
-    """`subprocess` can block when another thread forks; only the uploader, of one thread, starts pushes with it."""
-    assert without(importers("subprocess"), "testing", "localhub", "demo", "cli") == {"push.handle"}
+def test_only_launch_and_the_handles_of_pushes_and_copies_start_processes():
+    """`subprocess` can block when another thread forks; only uploader and mirror, of one thread, start them with it."""
+    assert without(importers("subprocess"), "testing", "localhub", "demo", "cli") == {"push.handle", "mirror.handle"}
     assert {module for module, tree in TREES.items() if "os.posix_spawn" in used(tree)} == {"system.launch"}
 
 

@@ -151,7 +151,7 @@ class _Scope:
     def publish(self) -> bool:
         """Take the names for this part; whether it has them now, and none of its own."""
         disk.make_dirs(self._parts)
-        disk.publish(self._place(self._newest + 1), state.dump(Owner(self.part)), "spool.part")
+        locks.publish(self._place(self._newest + 1), state.dump(Owner(self.part)), "spool.part")
         return self._look() == self.part and not self._own.exists()
 
     def is_of_first(self) -> bool:
@@ -179,12 +179,12 @@ class _Scope:
     def set_apart(self, holder: str = "") -> None:
         """Give this part names of its own, for good; the first process that does so says why."""
         disk.make_dirs(self._parts)
-        if disk.publish(self._own, state.dump(Owner(self.part)), "spool.part"):
+        if locks.publish(self._own, state.dump(Owner(self.part)), "spool.part"):
             member = holders.find(self._spool, holder or within(self._prefix, "main"))
             logger.warning(
                 "%s: another step of this job is at work here%s; this step logs below the names %s*, now and after a "
                 "requeue.%s",
-                self._spool.run_dir,
+                self._spool.logdir,
                 f" ({holders.describe(member)})" if member else "",
                 within(self._prefix, self.part),
                 f" If that process is left from a step that is over, end it ({holders.command(member)}) and remove "

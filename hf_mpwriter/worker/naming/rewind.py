@@ -39,7 +39,7 @@ from hf_mpwriter.base.names import (
 )
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.events.event_file import EventFile
-from hf_mpwriter.events.registration import Home
+from hf_mpwriter.events.registration import FileHome
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import Place
@@ -72,7 +72,7 @@ class Rewind:
         home: records the segments.
     """
 
-    def __init__(self, membership: HoldsName, home: Home) -> None:
+    def __init__(self, membership: HoldsName, home: FileHome) -> None:
         self._membership = membership
         self._home = home
         self._waiting: set[str] = set()  # names with a note of this process
@@ -257,10 +257,10 @@ class _Elsewhere:
         home: records the segments.
     """
 
-    def __init__(self, directory: Place, home: Home) -> None:
+    def __init__(self, directory: Place, home: FileHome) -> None:
         self._directory = directory
-        self.opened, self.sealed = home.opened, home.sealed
+        self.opened, self.sealed, self.after = home.opened, home.sealed, home.after
 
     def directory(self) -> Place:
-        """See `Home.directory`."""
+        """See `FileHome.directory`."""
         return self._directory

@@ -259,8 +259,8 @@ def test_the_picture_of_the_spool_is_what_is_on_disk(hub, run_dir, start):
     wait_for(lambda: not processes.left_behind(str(run_dir)), "the uploader leaves")
 
 
-@pytest.mark.parametrize("logdir", ["s3://bucket/run", "gs://bucket/run"])
-def test_a_logdir_that_is_an_address_is_refused(logdir):
+@pytest.mark.parametrize("logdir", ["hf://me/run", "hf://datasets/me/run/exp1"])
+def test_a_logdir_that_is_a_repository_is_refused(logdir):
     """The error names what helps."""
-    with pytest.raises(OSError, match=r"is a URL\. Use a directory"):
+    with pytest.raises(OSError, match="repo_id="):
         SummaryWriter(logdir)

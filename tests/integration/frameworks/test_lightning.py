@@ -87,14 +87,14 @@ def test_a_run_is_where_theirs_would_be_and_its_folder_on_the_hub_has_its_names(
 
 
 def test_wrong_settings_raise_when_the_logger_is_constructed(trained):
-    """No destination, an unknown option and a URL are errors at once, not after the data was loaded."""
+    """No destination, an unknown option and a repository as folder are errors at once, not after data was loaded."""
     missing, unknown, url = (answer[1:] for answer in trained[2] if answer[0] == "refusals")
     assert missing[0] == "SettingsError"
     assert "HF_MPWRITER_REPO_ID" in missing[1]
     assert unknown[0] == "TypeError"
     assert "colour" in unknown[1]
     assert url[0] == "LogdirError"
-    assert "s3://bucket/runs" in url[1]
+    assert "hf://me/runs" in url[1]
 
 
 def test_no_token_is_in_a_pickle_of_a_logger(trained):

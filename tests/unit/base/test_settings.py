@@ -33,6 +33,7 @@ SETTINGS = st.builds(
     allow_patterns=st.none() | GLOBS.map(patterns),
     ignore_patterns=GLOBS.map(patterns),
     exit_timeout=st.floats(0, 1e6),
+    mirror_every=st.floats(0.001, 1e6),
 )
 
 
@@ -78,11 +79,12 @@ def test_a_destination_says_where_a_file_goes():
     assert str(there) == "https://x/datasets/me/run@dev/logs/exp1"
 
 
+@pytest.mark.parametrize("name", ["commit_every", "mirror_every"])
 @pytest.mark.parametrize("value", [0, -1, math.inf, math.nan, "5", None])
-def test_an_interval_is_a_positive_number_of_minutes(value):
-    """Anything else is refused at once, not by an uploader that never commits."""
-    with pytest.raises(SettingsError, match="commit_every"):
-        Settings(commit_every=value)
+def test_an_interval_is_a_positive_number_of_minutes(name, value):
+    """Anything else is refused at once, by its name, not by an uploader that never commits."""
+    with pytest.raises(SettingsError, match=name):
+        Settings(**{name: value})
 
 
 @pytest.mark.parametrize("value", [-1, math.inf, math.nan, "5", None])
@@ -108,6 +110,15 @@ def test_a_grace_is_a_number_of_seconds(value):
     assert Environment.read({"HF_MPWRITER_GRACE": "7.5"}).grace == 7.5
 
 
+@pytest.mark.parametrize("value", ["0", "-1", "inf", "nan", "soon", ""])
+def test_a_mirror_interval_of_the_environment_is_a_number_of_minutes(value):
+    """The error names the variable."""
+    with pytest.raises(SettingsError, match="HF_MPWRITER_MIRROR_EVERY"):
+        Environment.read({"HF_MPWRITER_MIRROR_EVERY": value})
+    assert Environment.read({}).mirror_every is None
+    assert Environment.read({"HF_MPWRITER_MIRROR_EVERY": "0.5"}).mirror_every == 0.5
+
+
 @given(SETTINGS)
 def test_settings_travel_in_a_member_file_unchanged(settings):
     """To JSON and back they are equal."""
@@ -119,7 +130,7 @@ def test_settings_travel_in_a_member_file_unchanged(settings):
     [
         *({"private": value} for value in (0, 1, 0.0, np.True_)),
         *({"exit_timeout": value} for value in (False, True, 0, np.float64(2.5))),
-        *({"commit_every": value} for value in (True, 1, np.float64(0.5))),
+        *({name: value} for name in ("commit_every", "mirror_every") for value in (True, 1, np.float64(0.5))),
     ],
 )
 def test_values_that_are_almost_of_a_type_travel_as_that_type(loose):
@@ -127,7 +138,7 @@ def test_values_that_are_almost_of_a_type_travel_as_that_type(loose):
     settings = Settings(**loose)
     assert state.load(Settings, state.dump(settings)) == settings
     assert type(settings.private) in (bool, type(None))
-    assert (type(settings.commit_every), type(settings.exit_timeout)) == (float, float)
+    assert {type(settings.commit_every), type(settings.exit_timeout), type(settings.mirror_every)} == {float}
 
 
 @given(JSON)

@@ -53,6 +53,7 @@ def test_the_json_of_status_has_the_keys_that_are_documented(tmp_path):
         "destination",
         "visibility",
         "uploader",
+        "mirror",
         "workers",
         "files",
         "quarantined",

@@ -14,6 +14,7 @@ from forks import fork, reap
 from support import events, failing, scalar
 from tensorboardX.proto import event_pb2
 
+from hf_mpwriter.base import names as names_module
 from hf_mpwriter.events import framing
 from hf_mpwriter.system import disk
 
@@ -161,3 +162,77 @@ def test_a_disk_that_refuses_every_fsync_is_asked_ever_more_rarely_and_each_flus
     for _ in range(64):
         file.flush()
     assert file._series.current.is_durable
+
+
+def test_a_segment_is_sealed_by_its_age_if_records_are_in_it(place):
+    """One that is young, or holds only its first records, stays open; the next record goes into a later file."""
+    file = place.file(purge=0)
+    file.ensure_open()
+    place.now += 10
+    file.seal_older(place.now)
+    assert file.is_open, "it holds nothing but START"
+    file.append(scalar(1))
+    file.seal_older(place.now - 10)
+    assert file.is_open, "it is not older than that"
+    file.seal_older(place.now)
+    assert not file.is_open
+    (first,) = place.paths()
+    content = open_content(first)
+    file.append(scalar(2))
+    file.purge(2)
+    file.seal_older()
+    file.check()
+    file.flush()
+    file.close()
+    assert open_content(first) == content
+    assert place.steps() == [1, 2]
+    assert [kind for kind, *_ in place.reported] == ["open", "seal", "open", "seal"]
+    assert place.reported[1][2] == len(content)
+
+
+def open_content(path: str) -> bytes:
+    """The bytes of a file."""
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def test_to_seal_by_age_waits_for_no_disk(place, monkeypatch):
+    """It is done in a call of training: the next flush syncs the sealed file."""
+    file, synced = place.file(), []
+    monkeypatch.setattr(disk.os, "fsync", lambda fd: synced.append(os.fstat(fd).st_ino))
+    file.append(scalar(1))
+    file.seal_older()
+    assert synced == []
+    file.flush()
+    assert synced == [os.stat(place.paths()[0]).st_ino, os.stat(place.path).st_ino]
+
+
+def test_a_segment_is_not_sealed_by_age_inside_a_write(place, monkeypatch):
+    """A signal handler that seals while a record is on its way to the file: the record is counted first."""
+    file, write = place.file(), os.write
+    file.append(scalar(1))
+
+    def write_and_seal(fd: int, data: bytes) -> int:
+        written = write(fd, data)
+        file.seal_older()
+        return written
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", write_and_seal)
+        file.append(scalar(2))
+    assert file.is_open
+    file.seal_older()
+    assert place.steps() == [1, 2]
+    assert place.reported[-1][2] == os.path.getsize(place.paths()[0])
+
+
+def test_a_name_lies_behind_what_is_known_to_be_elsewhere(place):
+    """Files of an earlier attempt may be in a place that does not answer, and younger by the clock."""
+    place.after = 4_000_000_000
+    file = place.file()
+    file.append(scalar(1))
+    file.seal_older()
+    file.append(scalar(2))
+    names = [os.path.basename(path) for path in place.paths()]
+    assert [names_module.event_second(name) for name in names] == [4_000_000_001, 4_000_000_002]
+    assert place.steps() == [1, 2]

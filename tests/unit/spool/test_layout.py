@@ -21,9 +21,10 @@ from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ownership import FORMAT
 from hf_mpwriter.spool.workers.member_lines import MemberName
+from hf_mpwriter.system import failpoints, locks
 
 HERE = Destination("https://hub", "me/run", path_in_repo="logs")
-STEPS = ("open", "write", "fsync", "link", "dirsync")
+STEPS = ("open", "write", "fsync", "rename", "dirsync")
 WORDS = st.from_regex(r"[A-Za-z0-9_-]{1,20}", fullmatch=True)
 
 
@@ -94,7 +95,7 @@ def test_racing_workers_make_one_spool(place):
     """All succeed, one FORMAT results, nothing temporary is left."""
     children = [fork(place.create) for _ in range(8)]
     assert [reap(pid) for pid in children] == [0] * 8
-    assert sorted(os.listdir(place.root)) == ["FORMAT", "claims", "hosts", "members"]
+    assert sorted(os.listdir(place.root)) == ["FORMAT", "claims", "create.lock", "hosts", "members"]
     with open(os.path.join(place.root, "FORMAT"), encoding="ascii") as file:
         assert file.read() == f"{FORMAT}\n"
     assert os.stat(place.root).st_mode & 0o777 == 0o700
@@ -110,7 +111,7 @@ def test_a_kill_while_the_spool_is_made_leaves_one_that_can_be_finished(place, p
 
 
 @pytest.mark.parametrize("fault", ["enospc", "eio"])
-@pytest.mark.parametrize("step", [step for step in STEPS if step != "link"])
+@pytest.mark.parametrize("step", STEPS)
 def test_a_disk_that_refuses_a_new_spool_is_a_logdir_error(place, step, fault):
     """The constructor says what is wrong, with a hint; afterwards it can be tried again."""
     with failing(f"spool.format.{step}={fault}"), pytest.raises(LogdirError) as caught:
@@ -207,8 +208,8 @@ def test_a_run_json_with_a_value_of_the_wrong_type_is_a_spool_format_error(place
         place.destination()
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe", b'{"destination": {}}', b"null"])
-def test_a_torn_run_json_is_a_spool_format_error(place, data):
+@pytest.mark.parametrize("data", [b"\xff\xfe", b'{"destination": {}}', b"null"])
+def test_bytes_that_are_no_record_are_a_spool_format_error(place, data):
     """No bytes make anything but an exception of ours."""
     place.create()
     with open(os.path.join(place.root, "run.json"), "wb") as file:
@@ -217,6 +218,62 @@ def test_a_torn_run_json_is_a_spool_format_error(place, data):
         place.destination()
     with pytest.raises(HfMpWriterError):
         place.record_destination(HERE)
+
+
+@pytest.mark.parametrize("part", [0.0, 0.1, 0.5, 0.9])
+def test_a_file_that_ends_too_soon_counts_as_not_there(place, part):
+    """FORMAT and run.json, as some filesystems leave them when the power fails: the next worker writes them again."""
+    place.create()
+    place.record_destination(HERE)
+    for name in ("FORMAT", "run.json"):
+        path = os.path.join(place.root, name)
+        os.truncate(path, int(part * os.path.getsize(path)))
+    other = Spool(place.run_dir)
+    assert other.destination() is None
+    other.create()
+    other.check_format()
+    other.record_destination(HERE)
+    assert place.destination() == HERE
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_of_64_racers_any_may_be_killed_while_it_publishes(place, step):
+    """Each survivor finds one whole FORMAT and the one destination that was recorded, whoever dies at which step."""
+    start, go = os.pipe()
+
+    def race(n: int) -> None:
+        os.close(go)
+        os.read(start, 1)
+        if n % 2:
+            failpoints.armed[f"spool.{'format' if n % 4 == 1 else 'run'}.{step}"] = ("kill", 1)
+        place.create()
+        try:
+            place.record_destination(dataclasses.replace(HERE, repo_id=f"me/run{n}"))
+        except DestinationError:
+            os._exit(10)
+
+    children = [fork(lambda n=n: race(n)) for n in range(64)]
+    os.close(go)
+    codes = [reap(pid) for pid in children]
+    os.close(start)
+    assert set(codes) <= {0, 10, KILLED}
+    assert codes.count(0) <= 1 + codes.count(KILLED)
+    recorded = place.destination()
+    assert all(recorded.repo_id == f"me/run{n}" for n, code in enumerate(codes) if code == 0)
+    place.create()
+    place.record_destination(recorded)
+
+
+def test_a_publisher_that_is_frozen_holds_up_no_other(place, monkeypatch):
+    """Its lock is waited for with a limit: what it would write, the next one writes."""
+    place.create()
+    monkeypatch.setattr(locks, "PATIENCE", 0.1)
+    held = fork(lambda: locks.try_exclusive(place.directory / locks.CREATION_LOCK) and os.kill(os.getpid(), 19))
+    os.waitpid(held, os.WUNTRACED)
+    place.record_destination(HERE)
+    assert place.destination() == HERE
+    os.kill(held, 9)
+    reap(held)
 
 
 def test_unfinished_means_a_destination_and_a_member_file(place):

@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from programs import wait_for
 
-from hf_mpwriter.base.start import StartRecord
 from hf_mpwriter.spool import starts
-from hf_mpwriter.spool.starts import LONGEST_PAUSE, STARTS_LIMIT, Starter, Starts, Tenure
+from hf_mpwriter.spool.starts import LONGEST_PAUSE, STARTS_LIMIT, Starter, StartRecord, Starts, Tenure
 from hf_mpwriter.system import disk, failpoints, launch, locks
 from hf_mpwriter.system.process import host_id
 
@@ -123,7 +122,7 @@ def test_a_start_that_fails_is_not_counted_for_others(spool, record, monkeypatch
     for _ in range(STARTS_LIMIT + 2):
         with pytest.raises(OSError, match="no interpreter"):
             starter.start(record, os.environ.copy)
-    assert starts._load(spool.host(host_id())).at == ()
+    assert starts._load(spool.host(host_id()).starts).at == ()
     assert not locks.is_held(spool.uploader_lock)
 
 
@@ -133,7 +132,7 @@ def test_an_uploader_that_does_well_clears_the_count(spool, how):
     now, host = [0.0], spool.host(host_id())
     disk.make_dirs(host.root)
     disk.replace(host.starts, b"{}", "starts")
-    tenure = Tenure(host, lambda: now[0])
+    tenure = Tenure(host.starts, lambda: now[0])
     tenure.note(is_over=False)
     assert os.path.exists(host.starts)
     now[0] = starts.STARTS_WINDOW if how == "sound" else 1.0

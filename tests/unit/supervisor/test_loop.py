@@ -13,7 +13,7 @@ from hf_mpwriter.supervisor.loop import environment_below
 from hf_mpwriter.system import process
 from hf_mpwriter.system.supervision import contact
 from hf_mpwriter.worker import role
-from hf_mpwriter.writer.summary_writer import default_logdir
+from hf_mpwriter.worker.role import default_logdir
 
 NAME = "hf-mpwriter.1.2.3.0123456789abcdef"
 

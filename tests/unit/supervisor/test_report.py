@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from hf_mpwriter.spool.staging.shortfall import Shortfall
 from hf_mpwriter.supervisor.drain import Delivered
 from hf_mpwriter.supervisor.report import lines
 
@@ -41,3 +44,24 @@ def test_what_is_missing(outcome, more, shown):
     (line,) = told(outcome, **more)
     assert [part for part in shown if part not in line] == [], line
     assert line.endswith("hf-mpwriter sync /runs/a")
+
+
+THERE = Shortfall("/stage/a", "s3://b/a")
+LATE = Shortfall("/stage/a", "s3://b/a", {"e": 7}, reason="no space", is_alive=True)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "shown"),
+    [
+        (replace(COMPLETE, logdir=THERE), ["all 2.0 kB of /runs/a are in s3://b/a, and on the Hub: hub/me/run"]),
+        (replace(COMPLETE, destination="", logdir=THERE), ["all 2.0 kB of /runs/a are in s3://b/a"]),
+        (replace(COMPLETE, logdir=LATE), ["not in s3://b/a yet: no space. A mirror goes on", "sync s3://b/a"]),
+        (replace(COMPLETE, logdir=replace(LATE, is_alive=False)), ["no mirror runs. To finish"]),
+        (replace(MISSING, logdir=LATE), ["on the Hub yet: HTTP 503. 7 B in 1", "An uploader goes on", "sync s3://b/a"]),
+        (replace(MISSING, logdir=THERE), ["on the Hub yet: HTTP 503. An uploader", "sync s3://b/a"]),
+    ],
+)
+def test_of_a_staged_run_both_places_are_told(outcome, shown):
+    """What is where, why, and the one command that finishes both."""
+    (line,) = told(outcome)
+    assert [part for part in shown if part not in line] == [], line

@@ -14,7 +14,7 @@ from programs import succeed
 from support import open_descriptors
 
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.system import disk, process
+from hf_mpwriter.system import disk, locks, process
 from hf_mpwriter.system.directory import Directory, ReplacedError
 
 
@@ -170,13 +170,13 @@ def test_a_second_name_counts_where_others_may_write(held, tmp_path):
 
 
 def test_a_publisher_that_was_killed_leaves_a_file_that_can_be_read(held):
-    """Its temporary name is a second one; a third is not."""
+    """It has one name at any time; a second one is refused, also one like that of a temporary file."""
     os.chmod(held.path, 0o2770)  # noqa: S103 - that is what is tested
     place = held / "published"
-    assert in_child(lambda: disk.publish(place, b"whole", "w"), "w.dirsync=kill") == KILLED
-    assert os.stat(place).st_nlink == 2
+    assert in_child(lambda: locks.publish(place, b"whole", "w"), "w.dirsync=kill") == KILLED
+    assert os.stat(place).st_nlink == 1
     assert disk.read(place) == b"whole"
-    os.link(place, f"{held.path}/third")
+    os.link(place, f"{held.path}/.published.1.00.tmp")
     with pytest.raises(OSError, match="another name"):
         disk.read(place)
 

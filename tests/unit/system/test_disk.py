@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -10,22 +11,21 @@ import pytest
 from forks import KILLED, fork, in_child, reap
 from support import failing, limit_files, open_descriptors
 
-from hf_mpwriter.system import disk
+from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import Directory, at
 
-PUBLISH = ("open", "write", "fsync", "link", "dirsync")
 REPLACE = ("open", "write", "fsync", "rename", "dirsync")
 REMOVE = ("unlink", "dirsync")
 OLD, NEW = b"old" * 1000, b"new" * 2000
 
 
-@pytest.mark.parametrize("step", PUBLISH)
+@pytest.mark.parametrize("step", REPLACE)
 def test_a_kill_while_publishing_leaves_no_file_or_a_whole_one(tmp_path, step):
     """Killed at any step, `publish` has published all or nothing, and the next one goes through."""
     path = at(tmp_path / "file")
-    assert in_child(lambda: disk.publish(path, NEW, "w"), f"w.{step}=kill") == KILLED
+    assert in_child(lambda: locks.publish(path, NEW, "w"), f"w.{step}=kill") == KILLED
     assert disk.read(path) in (None, NEW)
-    disk.publish(path, NEW, "w")
+    locks.publish(path, NEW, "w")
     assert disk.read(path) == NEW
 
 
@@ -52,23 +52,23 @@ def test_a_kill_while_removing_leaves_the_whole_file_or_none(tmp_path, step):
 
 
 @pytest.mark.parametrize("fault", ["enospc", "eio"])
-@pytest.mark.parametrize("step", sorted({*PUBLISH, *REPLACE}))
+@pytest.mark.parametrize("step", REPLACE)
 def test_a_fault_is_raised_and_leaves_neither_half_a_file_nor_a_temporary(tmp_path, step, fault):
     """What the disk refuses is an OSError of that kind; no temporary and no descriptor is left."""
     path = at(tmp_path / "file")
     assert path.directory.is_there()
     before = open_descriptors()
-    for make in (disk.publish, disk.replace):
+    for make in (locks.publish, disk.replace):
         disk.remove(path, "x")
         with failing(f"w.{step}={fault}"):
             try:
                 make(path, NEW, "w")
             except OSError as error:
-                assert error.errno == {"enospc": errno.ENOSPC, "eio": errno.EIO}[fault]  # noqa: PT017 - link: one
+                assert error.errno == {"enospc": errno.ENOSPC, "eio": errno.EIO}[fault]  # noqa: PT017 - one of two
             else:
-                assert step in ("link", "rename"), "the failpoint was not passed"
+                raise AssertionError("the failpoint was not passed")
         assert disk.read(path) in (None, NEW)
-        assert set(os.listdir(tmp_path)) <= {"file"}
+        assert set(os.listdir(tmp_path)) <= {"file", "create.lock"}
     assert open_descriptors() == before
 
 
@@ -80,7 +80,7 @@ def test_of_many_racing_publishers_exactly_one_wins(tmp_path):
     def race(n: int) -> None:
         os.close(go)
         os.read(start, 1)
-        won = disk.publish(path, b"%d" % n * 5000, "w")
+        won = locks.publish(path, b"%d" % n * 5000, "w")
         os._exit(10 if won else 0)
 
     children = [fork(lambda n=n: race(n)) for n in range(8)]
@@ -89,14 +89,14 @@ def test_of_many_racing_publishers_exactly_one_wins(tmp_path):
     os.close(start)
     assert sorted(codes) == [0] * 7 + [10]
     assert disk.read(path) == b"%d" % codes.index(10) * 5000
-    assert os.listdir(tmp_path) == ["file"]
+    assert sorted(os.listdir(tmp_path)) == ["create.lock", "file"]
 
 
-@pytest.mark.parametrize(("make", "move"), [(disk.replace, "rename"), (disk.publish, "link")])
-def test_the_file_is_durable_before_its_name_and_the_name_before_the_return(tmp_path, monkeypatch, make, move):
-    """The order is fsync of the file, rename or link, fsync of the directory (else power cuts lose content)."""
+@pytest.mark.parametrize("make", [disk.replace, locks.publish])
+def test_the_file_is_durable_before_its_name_and_the_name_before_the_return(tmp_path, monkeypatch, make):
+    """The order is fsync of the file, rename, fsync of the directory (else power cuts lose content)."""
     calls = []
-    for name, real in {"write": os.write, "fsync": os.fsync, "rename": os.rename, "link": os.link}.items():
+    for name, real in {"write": os.write, "fsync": os.fsync, "rename": os.rename}.items():
 
         def record(*args, name=name, real=real, **kwargs):
             directory = name == "fsync" and stat.S_ISDIR(os.fstat(args[0]).st_mode)
@@ -105,7 +105,31 @@ def test_the_file_is_durable_before_its_name_and_the_name_before_the_return(tmp_
 
         monkeypatch.setattr(disk.os, name, record)
     make(at(tmp_path / "file"), NEW, "w")
-    assert calls == ["write", "fsync", move, "dirsync"]
+    assert calls == ["write", "fsync", "rename", "dirsync"]
+
+
+@pytest.mark.parametrize("fault", ["", "w.fsync=enospc"])
+def test_a_file_is_moved_to_another_filesystem_whole_or_not_at_all(tmp_path, monkeypatch, fault):
+    """As from a spool on the local disk into a logdir: a copy under a temporary name, which no reader takes up."""
+    monkeypatch.setattr(disk, "CHUNK", 1000)
+    real = os.rename
+
+    def rename(old, new, **where):
+        if where["src_dir_fd"] != where["dst_dir_fd"]:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        assert "tfevents" not in os.fspath(old)
+        real(old, new, **where)
+
+    monkeypatch.setattr(disk.os, "rename", rename)
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    old, new = at(tmp_path / "here" / "x"), at(tmp_path / "there" / "events.out.tfevents.1.h")
+    (tmp_path / "here" / "x").write_bytes(NEW)
+    with failing(fault), pytest.raises(OSError, match="failpoint") if fault else contextlib.nullcontext():
+        disk.move(old, new, "w")
+    assert disk.read(old) == (NEW if fault else None)
+    assert disk.read(new) == (None if fault else NEW)
+    assert len(os.listdir(tmp_path / "there")) == (not fault)
 
 
 def test_a_removal_is_durable_at_return(tmp_path, monkeypatch):
@@ -139,7 +163,7 @@ def test_files_of_ours_are_for_their_owner_only(tmp_path):
     try:
         disk.make_dirs(at(tmp_path / "spool"))
         disk.replace(at(tmp_path / "spool" / "a"), b"", "w")
-        disk.publish(at(tmp_path / "spool" / "b"), b"", "w")
+        locks.publish(at(tmp_path / "spool" / "b"), b"", "w")
     finally:
         os.umask(before)
     modes = [stat.S_IMODE(os.stat(tmp_path / "spool" / name).st_mode) for name in (".", "a", "b")]

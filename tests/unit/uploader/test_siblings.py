@@ -12,9 +12,11 @@ from hanging import hanging, why_not
 from programs import wait_for
 
 from hf_mpwriter.base import state
+from hf_mpwriter.base.home import staged_name, staging_root
 from hf_mpwriter.base.settings import Destination, Settings
-from hf_mpwriter.base.start import StartRecord
 from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.staging.record import MirrorRecord
+from hf_mpwriter.spool.starts import StartRecord
 from hf_mpwriter.spool.workers.members import MemberFile
 from hf_mpwriter.system import launch, locks
 from hf_mpwriter.system.process import Process
@@ -55,6 +57,20 @@ def test_unfinished_runs_of_ours_on_the_same_hub_are_found(tmp_path, start):
     os.symlink(tmp_path / "a", tmp_path / "link")
     (tmp_path / "empty").mkdir()
     assert found(start) == ["a", "b"]
+
+
+def test_unfinished_staged_runs_are_found_from_a_staged_run(tmp_path):
+    """Each has a directory of its own there. The spool of a run that logs elsewhere is none of them."""
+    places = {}
+    for logdir in ("s3://bucket/ours", "s3://bucket/other", "/mnt/local"):
+        places[logdir] = tmp_path / staging_root(os.geteuid()) / staged_name(logdir)
+        spool = unfinished(places[logdir])
+        if "://" in logdir:
+            MirrorRecord(logdir, 1.0).publish(spool)
+    runs = list(siblings.unfinished(str(places["s3://bucket/ours"]), HERE))
+    assert [(spool.run_dir, spool.logdir) for spool, _ in runs] == [
+        (str(places["s3://bucket/other"]), "s3://bucket/other")
+    ]
 
 
 def test_a_copy_is_left_to_its_user(tmp_path, start):

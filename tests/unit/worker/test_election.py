@@ -14,7 +14,7 @@ from hf_mpwriter.spool import starts
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import launch, locks
 from hf_mpwriter.worker import election
-from hf_mpwriter.worker.election import Election
+from hf_mpwriter.worker.election import Election, mirror_environment
 
 
 def test_an_uploader_that_cannot_start_is_logged_once_and_tried_again_later(spool, monkeypatch, caplog):
@@ -25,9 +25,9 @@ def test_an_uploader_that_cannot_start_is_logged_once_and_tried_again_later(spoo
     tries = 0
     with caplog.at_level(logging.WARNING):
         for _ in range(600):
-            quiet = one._quiet_until
+            quiet = one._poster._quiet_until
             assert not one.ensure_uploader()
-            tries += one._quiet_until != quiet
+            tries += one._poster._quiet_until != quiet
             now[0] += 1.0
     assert len(caplog.records) == 1
     assert tries <= 10, "5 s, 10 s, 20 s ... up to 5 min"
@@ -95,3 +95,11 @@ def test_the_token_reaches_the_uploader_by_environment_only(spool):
     assert env["HF_TOKEN"] == "hf_secret"
     assert "PYTHONSTARTUP" not in env
     assert election.child_environment({"HF_TOKEN": "theirs"}, None, "/")["HF_TOKEN"] == "theirs"
+
+
+def test_a_mirror_gets_no_token_of_the_hub():
+    """It does not talk to the Hub; what the filesystem of the logdir needs stays."""
+    environ = {"HF_TOKEN": "hf_x", "HUGGING_FACE_HUB_TOKEN": "hf_y", "AWS_ACCESS_KEY_ID": "key", "HOME": "/home/me"}
+    found = mirror_environment(environ, "/")
+    assert "AWS_ACCESS_KEY_ID" in found
+    assert not {"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"} & found.keys()

@@ -13,23 +13,16 @@ from hf_mpwriter.base.verdicts import Retry
 from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Logged, Progress
+from hf_mpwriter.spool.staging.shortfall import Shortfall
 from hf_mpwriter.spool.status import LINGER, LONGEST_STAY, StatusFile, UploaderStatus
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import Directory
 from hf_mpwriter.system.process import Process, host_id
 from hf_mpwriter.worker import delivery
+from hf_mpwriter.worker.ending.patience import Terms, has_peers, is_failure, patience
 from hf_mpwriter.worker.membership import Membership
 from hf_mpwriter.worker.role import Role
-from hf_mpwriter.worker.shutdown import (
-    End,
-    Outcome,
-    Terms,
-    announcement,
-    has_peers,
-    is_failure,
-    message,
-    patience,
-)
+from hf_mpwriter.worker.shutdown import End, Outcome, announcement, message
 
 
 def to_await(spool: Spool, own: dict[str, int], *, is_first: bool = True) -> dict[str, int]:
@@ -254,3 +247,44 @@ def test_the_message_names_the_true_time_where_the_hub_asks_for_a_longer_wait(ru
     (line,) = [record.getMessage() for record in caplog.records]
     times = {time.strftime("%H:%M", time.localtime(at + 3600 + LINGER)) for at in ends}
     assert any(f"an uploader goes on trying, until {at} at least; then: hf-mpwriter sync" in line for at in times)
+
+
+THERE = Shortfall("/runs/exp1", "s3://b/exp1")
+LATE = Shortfall("/runs/exp1", "s3://b/exp1", {"a": 7}, reason="no space", is_alive=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "shown", "absent"),
+    [
+        (
+            {"logdir": THERE},
+            [MISSING, "All of it is in s3://b/exp1.", "uploader goes on", "sync s3://b/exp1"],
+            ["mirror"],
+        ),
+        (
+            {"logdir": LATE},
+            [f"{MISSING}{DOWN} 7 B in 1 file of", "not in s3://b/exp1 yet: no space."],
+            ["mirror goes on"],
+        ),
+        ({"logdir": LATE, "missing": {}}, ["7 B in 1 file of", "a mirror goes on trying; then: hf-mpwriter"], ["Hub"]),
+        ({"logdir": LATE, "missing": {}, "logged": WAITS}, [WAITING, "a mirror goes on trying"], ["Hub"]),
+    ],
+)
+def test_of_a_staged_run_one_message_tells_of_both_places(changes, shown, absent):
+    """What is where, why, and the one command that finishes both."""
+    told = message(dataclasses.replace(HERE, **changes))
+    assert [part for part in shown if part not in told] == [], told
+    assert [part for part in absent if part in told] == [], told
+    assert told.count("hf-mpwriter sync s3://b/exp1") == 1
+
+
+def test_a_long_wait_names_the_places_that_it_waits_for():
+    """Of a run without a destination that is the logdir alone."""
+    local = dataclasses.replace(HERE, missing={}, logdir=LATE, uploads=False)
+    assert "until 7 B in 1 file of /runs/exp1 are in s3://b/exp1 (no space)." in announcement(local, 60)
+    both = dataclasses.replace(HERE, logdir=LATE)
+    assert "are on the Hub and in s3://b/exp1 (ConnectError: refused; no space)." in announcement(both, 60)
+    arrived = dataclasses.replace(local, logdir=THERE)
+    assert message(arrived, local) == "/runs/exp1: all of it is in s3://b/exp1 now."
+    assert message(dataclasses.replace(arrived, uploads=True), both).endswith("on the Hub and in s3://b/exp1 now.")
+    assert message(arrived) == ""

@@ -160,9 +160,11 @@ def test_the_default_logdir_is_the_same_for_all_ranks_of_a_job(tmp_path, monkeyp
 
 
 def test_what_cannot_be_done_is_said(tmp_path):
-    """A URL as logdir, Comet, an unknown argument."""
-    with pytest.raises(LogdirError, match="is a URL"):
-        SummaryWriter("s3://bucket/run")
+    """A repository as logdir, an interval that is none, Comet, an unknown argument."""
+    with pytest.raises(LogdirError, match="repo_id="):
+        SummaryWriter("hf://me/run")
+    with pytest.raises(SettingsError, match="mirror_every"):
+        SummaryWriter(str(tmp_path), mirror_every=0)
     with pytest.raises(SettingsError, match="Comet"):
         SummaryWriter(str(tmp_path), comet_config={"disabled": False})
     with pytest.raises(TypeError, match="colour"):

@@ -1,0 +1,1 @@
+"""Commands about the filesystem on which a run is kept."""

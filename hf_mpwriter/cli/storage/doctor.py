@@ -1,0 +1,104 @@
+"""`hf-mpwriter doctor`: what the filesystem of a directory can do, and how a run would be kept there.
+
+    filesystem    type, source, where it is mounted
+    abilities     all that the probe of a writer tries, and whether another process sees a file and a lock: yes, no
+    the run       the way that is chosen, and why; event files and spool
+
+It tries the abilities also where a writer knows the answer. It leaves nothing behind, but for the directory in which
+runs are staged.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+
+import click
+
+from hf_mpwriter.base.home import Home, Way, is_url, normalised_logdir
+from hf_mpwriter.spool.homes import find
+from hf_mpwriter.system.filesystem.mounts import Mount, find_mount, nearest
+from hf_mpwriter.system.filesystem.probe import probe
+from hf_mpwriter.system.redaction import printable
+
+ABILITIES = {
+    "exclusive": "create a file only if there is none",
+    "append": "append to a file through two openings",
+    "read_open": "read a file that is open for writing",
+    "durable": "read what fsync has written",
+    "truncate": "cut a file",
+    "rename": "put a file in place of another one",
+    "link": "give a file a second name",
+    "lock": "refuse a lock that is held",
+    "private": "keep owner and mode of a file",
+    "elsewhere_sees": "show file and lock to another process",
+}
+ANSWERS = {True: "yes", False: "no", None: "not known"}
+_WITNESS = """
+import fcntl, os, sys
+fd = os.open(sys.argv[1], os.O_RDWR)
+try:
+    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+except BlockingIOError:
+    sys.exit(not os.read(fd, 1))
+sys.exit(1)
+"""
+PATIENCE = 60.0  # seconds for the other process
+
+
+@click.command("doctor")
+@click.argument("directory", metavar="DIR")
+def examine_directory(directory: str) -> None:
+    """Show what the filesystem of DIR can do, and how a run with the logdir DIR would be kept.
+
+    DIR need not exist yet; it may be a URL.
+    """
+    logdir = normalised_logdir(directory)
+    lines = [("logdir", logdir)]
+    if not is_url(logdir):
+        if os.path.lexists(logdir) and not os.path.isdir(logdir):
+            raise click.ClickException(f"{printable(logdir)} is no directory. Give the logdir of a run.")
+        lines += _filesystem(find_mount(logdir))
+        lines += _abilities(logdir)
+    lines += _ways(find(logdir))
+    _print(lines)
+
+
+def _filesystem(mount: Mount | None) -> Iterable[tuple[str, str]]:
+    if mount is None:
+        return [("filesystem", "not known on this system")]
+    return [("filesystem", mount.fstype), ("source", mount.source), ("mounted at", mount.point)]
+
+
+def _abilities(logdir: str) -> Iterable[tuple[str, str]]:
+    try:
+        found = probe(nearest(logdir)[0], _is_seen)
+    except OSError as error:
+        return [("abilities", f"cannot be tried: {error.strerror} ({error.filename})")]
+    return [(text, ANSWERS[getattr(found, name)]) for name, text in ABILITIES.items()]
+
+
+def _is_seen(path: str) -> bool:
+    """Whether another process sees a file and the lock on it."""
+    done = subprocess.run([sys.executable, "-c", _WITNESS, path], check=False, timeout=PATIENCE, capture_output=True)
+    return done.returncode == 0
+
+
+def _ways(home: Home) -> Iterable[tuple[str, str]]:
+    meaning = {
+        Way.DIRECT: "direct: all processes and hosts share the logdir and what is in it",
+        Way.LOCAL_SPOOL: "local spool: each host uploads what its own processes log",
+        Way.STAGED: "staged: written on this host, and copied to the logdir when a segment is complete",
+    }
+    yield "a run there is kept", meaning[home.way]
+    yield "because", home.why or "the filesystem can do what is needed"
+    yield "event files", home.run_dir
+    yield "spool", home.spool
+
+
+def _print(lines: list[tuple[str, str]]) -> None:
+    width = max(len(name) for name, _ in lines)
+    for name, text in lines:
+        click.echo(f"{name.ljust(width)}  {printable(text)}")

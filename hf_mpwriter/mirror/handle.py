@@ -1,0 +1,118 @@
+"""The other end of a copy: start it, listen, end it.
+
+    CopyHandle(spool, job)      the process is started, with descriptors of the job, the run directory and the copy lock
+    listen                      what has become of files since; how it ended, once it has
+    is_stuck                    it was killed, and lives: it hangs in the kernel
+
+Invariants:
+- One copy at a time lives for a run directory and host: each holds the copy lock until the kernel has ended it. One
+  that only compares holds a lock of its own: it may read for long, and keeps no file from the logdir.
+- No process waits for a copy: the job is a whole file, and the pipe is not blocking.
+- A copy whose own timer does not end it is killed GRACE seconds after its limit.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import time
+
+from hf_mpwriter.base import state
+from hf_mpwriter.mirror.job import CopyJob, Failure, Finished, Message, from_line, limit
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.staging.record import MirrorPlaces
+from hf_mpwriter.system import launch, locks
+from hf_mpwriter.system.process import host_id
+
+GRACE = 5.0  # seconds after its limit until a copy is killed, and until one that was killed counts as stuck
+READ_SIZE = 1 << 16  # bytes
+
+
+class CopyLivesError(OSError):
+    """A copy of an earlier mirror lives."""
+
+
+class CopyHandle:
+    """A copy, seen from the process that has started it.
+
+    Args:
+        spool: of the run directory.
+        job: that it has to do.
+        seconds: after which it has to be over; by default what `limit` says.
+
+    Raises:
+        CopyLivesError: another copy lives.
+        OSError: the process cannot be started.
+    """
+
+    def __init__(self, spool: Spool, job: CopyJob, seconds: float | None = None) -> None:
+        self._limit = limit(job) if seconds is None else seconds
+        places = MirrorPlaces.of(spool.host(host_id()))
+        lock = locks.try_exclusive(places.compare_lock if job.only_compare else places.copy_lock)
+        if lock is None:
+            raise CopyLivesError
+        try:
+            with launch.push_record(state.dump(job)) as record:
+                given = (record, spool.run.fd, lock)
+                self._process = subprocess.Popen(
+                    launch.copy_command(spool.run_dir, self._limit, *given),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    bufsize=0,
+                    pass_fds=given,
+                )
+        finally:
+            locks.release(lock)
+        assert self._process.stdout is not None  # noqa: S101 - for the type checker; PIPE was asked for
+        self._pipe = self._process.stdout
+        os.set_blocking(self._pipe.fileno(), False)
+        self._end = time.monotonic() + self._limit + GRACE
+        self._killed_at = 0.0
+        self._received = b""
+        self._last: Finished | Failure | None = None
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self._process.pid
+
+    def listen(self) -> tuple[list[Message], Finished | Failure | None]:
+        """What has become of files since the last time, and how the copy ended, None before that; never waits."""
+        ended = self._process.poll() is not None
+        if not ended and time.monotonic() > self._end:
+            self.kill()
+        while chunk := self._pipe.read(READ_SIZE):
+            self._received += chunk
+        *lines, self._received = self._received.split(b"\n")
+        told: list[Message] = []
+        for message in map(from_line, lines):
+            if isinstance(message, Finished | Failure):
+                self._last = message
+            elif message is not None:
+                told.append(message)
+        if not ended:
+            return told, None
+        self._pipe.close()
+        return told, self._last or self._how_it_ended(self._process.returncode)
+
+    def _how_it_ended(self, code: int) -> Failure:
+        if code == -signal.SIGALRM or self._killed_at:
+            return Failure(f"it hung, and was given up after {self._limit:.0f} s", is_refused=False)
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        return Failure(f"the copy ended by {how}", is_refused=False)
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether it lives although it was killed a while ago."""
+        return bool(self._killed_at) and time.monotonic() > self._killed_at + GRACE and self._process.poll() is None
+
+    def kill(self) -> None:
+        """End the copy, as far as the kernel can; what it has brought so far is there."""
+        self._killed_at = self._killed_at or time.monotonic()
+        self._process.kill()
+
+    def wait(self, timeout: float) -> None:
+        """Return when the copy says something or ends, or after `timeout` seconds."""
+        select.select([self._pipe], [], [], timeout)

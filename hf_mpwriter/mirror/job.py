@@ -1,0 +1,161 @@
+"""What travels between a mirror and its copy: the job one way, a line per file the other way.
+
+    mirror  --CopyJob, on an inherited descriptor-->    copy
+    mirror  <--lines, on the standard output--     copy
+                CopyWay {"way": "rename"}                      how files get there
+                Arrived {"path": ..., "length": 4711}          it is there, whole
+                Conflict {"path": ..., "reason": ...}          something else is there
+                Absent {"path": ...}                           it is not; or here it was removed
+                Failure {"reason": ..., "is_refused": ...}     last
+                Finished {}                                    last
+
+A line is the name of a dataclass and its JSON, see `base/state`. Any other line is ignored: libraries may print, too.
+"""
+
+from __future__ import annotations
+
+import typing
+from dataclasses import dataclass
+
+from hf_mpwriter.base import state
+from hf_mpwriter.base.names import is_run_path
+from hf_mpwriter.snapshot.event_files import writer_of
+
+LIMIT_BASE = 60.0  # seconds for a copy, however small: a mount that hangs is given up after that
+LIMIT_RATE = 500_000.0  # bytes per second that a slow mount takes
+JOB_FILES = 200  # files in one job
+JOB_BYTES = 256 << 20  # bytes in one job; a single file may have more
+
+
+@dataclass(frozen=True)
+class Item:
+    """A file that is to be in the logdir.
+
+    Attributes:
+        path: relative to the run directory.
+        length: bytes.
+    """
+
+    path: str
+    length: int
+
+    def __post_init__(self) -> None:
+        if not is_run_path(self.path) or self.length < 0:
+            raise ValueError(f"not a file of a run directory: {self!r:.200}")
+
+
+@dataclass(frozen=True)
+class CopyJob:
+    """What a copy has to know.
+
+    Attributes:
+        run_dir: absolute path.
+        to: the logdir: an absolute path, or a URL.
+        mark: what begins the temporary names of this mirror, and of no other.
+        items: in an order of which any prefix may be there without the rest.
+        way: "rename", "in place", or "" if it has to be found out.
+        only_compare: whether nothing is written.
+        only_lengths: of a comparison, whether contents are left out.
+    """
+
+    run_dir: str
+    to: str
+    mark: str
+    items: tuple[Item, ...]
+    way: str = ""
+    only_compare: bool = False
+    only_lengths: bool = True
+
+
+@dataclass(frozen=True)
+class CopyWay:
+    """How files get there: "rename" or "in place"."""
+
+    way: str
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """A file is there, whole."""
+
+    path: str
+    length: int
+
+
+@dataclass(frozen=True)
+class Absent:
+    """A file is not there, or not whole, as a comparison has found; or it is not here any more."""
+
+    path: str
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """Something else is in the place of a file, and is left alone."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The copy has failed.
+
+    Attributes:
+        reason: for people.
+        is_refused: whether it will fail again for the same reason: no permission, no space, no such bucket.
+    """
+
+    reason: str
+    is_refused: bool
+
+
+@dataclass(frozen=True)
+class Finished:
+    """All was done."""
+
+
+Message = CopyWay | Arrived | Absent | Conflict | Failure | Finished
+_KINDS: dict[bytes, type[Message]] = {kind.__name__.encode(): kind for kind in typing.get_args(Message)}
+
+
+def limit(job: CopyJob) -> float:
+    """Seconds after which a copy is given up."""
+    return LIMIT_BASE + sum(item.length for item in job.items) / LIMIT_RATE
+
+
+def bounded(items: list[Item]) -> tuple[Item, ...]:
+    """The first items, as many as one job may hold."""
+    size = 0
+    for count, item in enumerate(items):
+        size += item.length
+        if count and (count == JOB_FILES or size > JOB_BYTES):
+            return tuple(items[:count])
+    return tuple(items)
+
+
+def turned(items: list[Item], failures: int) -> list[Item]:
+    """The items with those of other writers first after failures: a file that cannot be brought holds up only its own.
+
+    Args:
+        items: what waits; those of one writer stay in their order.
+        failures: of copies, in a row.
+    """
+    writers = list(dict.fromkeys(writer_of(item.path) for item in items))
+    start = failures % max(1, len(writers))
+    rank = {writer: place for place, writer in enumerate(writers[start:] + writers[:start])}
+    return sorted(items, key=lambda item: rank[writer_of(item.path)])
+
+
+def to_line(message: Message) -> bytes:
+    """A line that `from_line` understands, without its end."""
+    return b"%s %s" % (type(message).__name__.encode(), state.dump(message))
+
+
+def from_line(line: bytes) -> Message | None:
+    """What a line says, None if it is not from a copy."""
+    name, _, data = line.partition(b" ")
+    try:
+        return state.load(_KINDS[name], data)
+    except (KeyError, state.DamagedError):
+        return None

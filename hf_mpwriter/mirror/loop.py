@@ -1,0 +1,327 @@
+"""The loop of a mirror, the process that holds the mirror lock: it brings what is final to the logdir.
+
+    recover -> tick:  note members -> take in what the copy says -> decide -> SCAN    what is final, and not there
+                                                                           -> COPY    start a copy of the first files
+                                                                           -> WAIT
+                                                                           -> LEAVE
+
+A file is final when it never grows again: it is sealed, or its worker has closed or died. One that is not ours counts
+once it has not changed for a while, or when no worker lives.
+
+Order of writes: seal -> copy -> fsync and rename in the logdir -> mirrored.json. After an interruption the next mirror
+compares with the logdir, and brings what is not there.
+
+Invariants:
+- It writes only while it holds the mirror lock. On every tick the lock is checked to be the file at the path.
+- It never touches the logdir: that is done by a copy, which may hang.
+- Of the files of one writer, one gets there only when all earlier ones are there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+
+from hf_mpwriter.base import state
+from hf_mpwriter.base.errors import HfMpWriterError
+from hf_mpwriter.base.files import LocalFile
+from hf_mpwriter.base.names import is_ours
+from hf_mpwriter.mirror.decision import FIRST_PAUSE, MirrorAction, MirrorSituation, decide, pause
+from hf_mpwriter.mirror.handle import CopyHandle, CopyLivesError
+from hf_mpwriter.mirror.job import Absent, Arrived, Conflict, CopyJob, CopyWay, Failure, Item, Message, bounded, turned
+from hf_mpwriter.mirror.posix import mark_of
+from hf_mpwriter.snapshot.event_files import EventFileScan, pending
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.staging.record import Mirrored, MirrorPlaces, mirror_lock
+from hf_mpwriter.spool.staging.status import MirrorStatus, MirrorStatusFile
+from hf_mpwriter.spool.starts import MirrorStart, Tenure
+from hf_mpwriter.spool.status import LINGER
+from hf_mpwriter.spool.workers.member_lines import Member, News
+from hf_mpwriter.spool.workers.members import ASK_FOR_ALL, OBSERVER, Members
+from hf_mpwriter.system import disk, launch, locks
+from hf_mpwriter.system.daemon import GRACE, end_within, keep_on, lower_priority, raise_limits, start_logging
+from hf_mpwriter.system.process import Process
+
+logger = logging.getLogger("hf_mpwriter")
+
+TICK = 1.0  # seconds between two ticks; what a copy says is noticed at once
+SCAN_EVERY = 30.0  # seconds between two scans for files that are not ours
+STUCK = "a process that copies hangs in it, and cannot be killed; no other one starts while it lives"
+
+
+class Mirror:
+    """The holder of the mirror lock.
+
+    Args:
+        spool: of the run directory.
+        to: the logdir.
+        lock: descriptor that holds the mirror lock.
+        clock: monotonic seconds.
+        rng: source of the jitter.
+    """
+
+    def __init__(self, spool: Spool, to: str, lock: int, clock: Callable[[], float], rng: random.Random) -> None:
+        self._spool, self._to, self._lock, self._clock, self._rng = spool, to, lock, clock, rng
+        process = Process.current()
+        self._host = spool.host(process.host)
+        self._mark = mark_of(process.host, spool.run_dir)
+        self._status_file = MirrorStatusFile(self._host, process, clock)
+        self._tenure = Tenure(MirrorPlaces.of(self._host).starts, clock)
+        self._is_ending = self._is_unsaved = False
+        self._copy: CopyHandle | None = None
+        self._alive_at = clock()
+        self.recover()
+
+    def recover(self) -> None:
+        """Read what is on disk; what the logdir holds is compared anew."""
+        self._mirrored = Mirrored.read(self._host)
+        self._members, self._news = Members(self._spool), News()
+        self._scan_of = EventFileScan(self._spool.run, lambda path: self._mirrored.files.get(path, 0))
+        self._next_try = 0.0
+        self._tried_at = 0.0
+        self._final: list[LocalFile] = []
+        self._compare()
+
+    def _compare(self) -> None:
+        """Believe nothing of what is known to be there."""
+        self._there: dict[str, int] = {}
+        self._queue: list[LocalFile] | None = None  # None if it has to be found anew
+        self._seen: list[Member] | None = None  # the members at the last scan
+        self._next_scan = 0.0
+        self._compared_at = time.time()
+        self._mirrored = dataclasses.replace(self._mirrored, refused={})
+
+    @property
+    def _is_abandoned(self) -> bool:
+        return self._clock() - self._alive_at > LINGER  # no member was alive, and nothing has arrived
+
+    @property
+    def _status(self) -> MirrorStatus:
+        return self._status_file.status
+
+    # tick
+
+    def tick(self) -> bool:
+        """One round; False when it is time to end."""
+        if not (self._spool.directory.is_at_path() and disk.same_file(self._lock, mirror_lock(self._spool))):
+            logger.info("the spool was removed")
+            return False
+        members = self._members.all()
+        self._note(members)
+        if self._copy is not None:
+            self._listen(self._copy)
+        if self._copy is not None and self._copy.is_stuck and self._is_abandoned:
+            return not self._leave()
+        if self._copy is None:
+            action = decide(self._situation(members))
+            if action is MirrorAction.LEAVE:
+                return not self._leave()
+            if action is MirrorAction.SCAN:
+                self._scan(members)
+                if self._seen is not None:
+                    return True
+            if action is MirrorAction.COPY:
+                self._start_copy()
+        self._publish()
+        self._sleep()
+        return True
+
+    def _note(self, members: list[Member]) -> None:
+        if any(member.alive for member in members):
+            self._alive_at = self._clock()
+        for member in members:
+            if not self._news.covers(member):
+                self._news.note(member)
+                self._hurry()
+                if member.name.worker == OBSERVER and member.alive:  # `sync` trusts no record
+                    self._compare()
+        if len(members) < len(self._seen or ()):  # one has withdrawn
+            self._hurry()
+        self._news.keep(members)
+
+    def _hurry(self) -> None:
+        """A request or an end is news: it ends a wait. Many of them do not make the tries more frequent than that."""
+        self._next_try = min(self._next_try, self._tried_at + FIRST_PAUSE)
+
+    def _situation(self, members: list[Member]) -> MirrorSituation:
+        now = self._clock()
+        return MirrorSituation(
+            living=sum(member.alive for member in members),
+            abandoned_for=now - self._alive_at,
+            may_try=now >= self._next_try,
+            is_due=members != self._seen or now >= self._next_scan,
+            waiting=len(self._waiting()),
+            is_ending=self._is_ending,
+        )
+
+    # scan
+
+    def _scan(self, members: list[Member]) -> None:
+        """See which files are final."""
+        self._seen, self._next_scan, self._queue = members, self._clock() + SCAN_EVERY, None
+        alone = not any(member.alive and member.name.worker not in ASK_FOR_ALL for member in members)
+        open_then = {path for member in members for path in member.growing if is_ours(os.path.basename(path))}
+        try:  # what is open is not parsed: it may be long
+            files = self._scan_of.files(lambda path: path not in open_then, self._members.growing)
+            open_now = self._members.growing()
+        except OSError as error:
+            logger.info("cannot scan the event files: %s", error)
+            self._seen = None
+            self._next_try = max(self._next_try, self._clock() + FIRST_PAUSE)
+            return
+        settled = self._scan_of.settled(time.time())
+        self._final = [LocalFile(path, 0, growing=True) for path in open_then | open_now]
+        for file in files:
+            if is_ours(os.path.basename(file.path)):
+                self._final += [] if file.growing else [file]
+            elif alone or file.path in settled:
+                self._final.append(dataclasses.replace(file, growing=False))
+
+    def _waiting(self) -> list[LocalFile]:
+        """What is to be brought, in an order of which any prefix may be there."""
+        if self._queue is None:
+            there, refused = self._there, self._mirrored.refused
+            covers = lambda file: file.growing or file.length <= there.get(file.path, 0)  # noqa: E731
+            self._queue = pending(self._final, covers, refused)
+        return self._queue
+
+    # copy
+
+    def _start_copy(self) -> None:
+        self._tried_at = self._clock()
+        items = turned([Item(file.path, file.length) for file in self._waiting()], self._status.failures)
+        job = CopyJob(self._spool.run_dir, self._to, self._mark, bounded(items), self._mirrored.way)
+        try:
+            self._copy = CopyHandle(self._spool, job)
+        except CopyLivesError:
+            self._failed(STUCK, is_refused=False, phase="stuck")
+        except OSError as error:
+            self._failed(f"cannot start a copy: {error}", is_refused=False)
+
+    def _listen(self, copy: CopyHandle) -> None:
+        """Take in what the copy says; conclude when it has ended."""
+        told, end = copy.listen()
+        before = self._mirrored
+        for message in told:
+            self._take(message)
+            self._queue = None
+        if isinstance(end, Failure):
+            self._mirrored = dataclasses.replace(self._mirrored, way="")  # it may be another mount by now
+        if self._mirrored != before:
+            self._save()
+        if copy.is_stuck and self._status.phase != "stuck":
+            self._failed(STUCK, is_refused=False, phase="stuck")
+        if end is None:
+            return
+        self._copy = None
+        if isinstance(end, Failure):
+            self._failed(end.reason, is_refused=end.is_refused)
+            return
+        if self._status.failures:
+            logger.info("the logdir takes files again")
+        self._next_try = 0.0
+        self._status_file.change(phase="", failures=0, reason="", is_refused=False, failed_at=0.0, next_try=0.0)
+
+    def _take(self, message: Message) -> None:
+        known = self._mirrored
+        if isinstance(message, Arrived):
+            self._there[message.path] = message.length
+            self._alive_at = self._clock()
+            if known.files.get(message.path) != message.length:
+                self._mirrored = dataclasses.replace(known, files=known.files | {message.path: message.length})
+        elif isinstance(message, Conflict):
+            logger.info("%s: %s", message.path, message.reason)
+            files = {path: length for path, length in known.files.items() if path != message.path}
+            refused = known.refused | {message.path: message.reason}
+            self._mirrored = dataclasses.replace(known, files=files, refused=refused)
+        elif isinstance(message, Absent):  # here it was removed since the scan
+            self._next_scan = 0.0
+        elif isinstance(message, CopyWay):
+            self._mirrored = dataclasses.replace(known, way=message.way)
+
+    def _failed(self, reason: str, *, is_refused: bool, phase: str = "") -> None:
+        """A copy has failed: the next one waits."""
+        failures, before, now = self._status.failures + 1, self._status.reason, time.time()
+        wait = pause(failures, self._rng, is_refused=is_refused)
+        self._next_try = self._clock() + wait
+        if reason != before:
+            logger.info("the logdir does not take files: %s", reason)
+        self._status_file.change(
+            phase=phase, reason=reason, is_refused=is_refused, failures=failures, failed_at=now, next_try=now + wait
+        )
+
+    # status, sleep, leave
+
+    def _save(self) -> None:
+        try:
+            self._mirrored.save(self._host)
+            self._is_unsaved = False
+        except OSError as error:  # tried again at each tick; the next mirror compares with the logdir
+            if not self._is_unsaved:
+                logger.info("what is in the logdir cannot be recorded: %s", error)
+            self._is_unsaved = True
+
+    def _publish(self, phase: str = "") -> None:
+        """Write the status if something has changed, or if the heartbeat is due."""
+        self._tenure.note(is_over=phase == "left")
+        if self._is_unsaved:
+            self._save()
+        waiting = len(self._waiting())
+        if not waiting and self._seen is not None:
+            self._status_file.change(checked=self._compared_at)
+        if self._copy is not None:
+            phase = phase or ("stuck" if self._copy.is_stuck else "copying")
+        elif self._status.phase == "stuck" and self._status.failures:
+            phase = phase or "stuck"
+        phase = phase or ("waiting" if waiting else "idle")
+        self._status_file.publish(phase=phase, waiting=waiting, copy=self._copy.pid if self._copy else 0)
+
+    def _sleep(self) -> None:
+        if self._copy is not None:
+            self._copy.wait(TICK)
+        else:
+            time.sleep(TICK)
+
+    def _leave(self) -> bool:
+        """Give up the mirror lock, look once more, take it back if something came in between; True if it is over."""
+        self._publish("left")
+        locks.release(self._lock)
+        members = self._members.all()
+        over = self._is_ending or self._is_abandoned
+        if over or (members == self._seen and not any(member.alive for member in members)):
+            return True
+        if (lock := locks.try_exclusive(mirror_lock(self._spool))) is None:
+            return True
+        self._lock = lock
+        self.recover()  # another mirror may have been here
+        return False
+
+    def terminate(self) -> None:
+        """SIGTERM: one last scan and copy, then leave."""
+        self._is_ending = True
+        self._next_scan = self._next_try = 0.0
+        end_within(GRACE)
+
+
+def main() -> None:
+    """Entry point of the process; what it needs is on the descriptors that `system.launch` names."""
+    start = state.load(MirrorStart, launch.read_record(launch.START_RECORD_FD))
+    try:
+        spool = Spool.adopt(start.run_dir, launch.RUN_DIR_FD, launch.SPOOL_FD)
+    except HfMpWriterError as error:
+        raise SystemExit(f"no mirror: {error}") from None
+    start_logging()
+    raise_limits()
+    lower_priority()
+    locks.adopt(launch.MIRROR_LOCK_FD)
+    rng = random.Random()  # noqa: S311 - jitter
+    mirror = Mirror(spool, start.to, launch.MIRROR_LOCK_FD, time.monotonic, rng)
+    signal.signal(signal.SIGTERM, lambda *_: mirror.terminate())
+    logger.info("took the mirror lock of %s, which goes to %s", start.run_dir, start.to)
+    keep_on(mirror.tick, TICK)
+    logger.info("left the mirror lock")

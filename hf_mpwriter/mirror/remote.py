@@ -1,0 +1,95 @@
+"""The target of a logdir that is a URL, by fsspec.
+
+    pipe_file              a file that is short
+    one open .. close      a longer one; nothing is published before the close
+
+Invariant: no other code imports fsspec, and this module only when it opens a target.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from hf_mpwriter.base.names import SPOOL_NAME
+from hf_mpwriter.mirror.targets import CHUNK, CopySource
+from hf_mpwriter.system import failpoints
+
+PIPED = 16 << 20  # bytes up to which a file goes in one piece
+
+
+class RemoteTarget:
+    """A place that fsspec knows by its URL, see `Target`.
+
+    Raises:
+        ImportError, ValueError: no filesystem for it is installed.
+    """
+
+    way = ""
+
+    def __init__(self, to: str) -> None:
+        import fsspec.core  # here: no other process of ours needs it
+
+        self._filesystem: Any
+        self._filesystem, self._root = fsspec.core.url_to_fs(to)
+        self._listed: dict[str, dict[str, int]] = {}
+
+    def _place(self, path: str) -> str:
+        return f"{self._root.rstrip('/')}/{path}".rstrip("/")
+
+    def length(self, path: str) -> int | None:
+        """Bytes of a file, None if there is none."""
+        directory, name = os.path.split(path)
+        if directory not in self._listed:
+            self._listed[directory] = self._listing(self._place(directory))
+        return self._listed[directory].get(name)
+
+    def _listing(self, directory: str) -> dict[str, int]:
+        try:
+            entries = self._filesystem.ls(directory, detail=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        files = (entry for entry in entries if entry["type"] == "file")
+        return {entry["name"].rstrip("/").rpartition("/")[2]: int(entry["size"] or 0) for entry in files}
+
+    def files(self) -> dict[str, int]:
+        """Bytes of all files."""
+        start = self._place("") + "/"
+        try:
+            found = self._filesystem.find(self._root, detail=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        below = {name.removeprefix(start): entry for name, entry in found.items() if name.startswith(start)}
+        return {path: int(entry["size"] or 0) for path, entry in below.items() if SPOOL_NAME not in path.split("/")}
+
+    def pieces(self, path: str) -> Iterator[bytes]:
+        """The content of a file."""
+        with self._filesystem.open(self._place(path), "rb") as file:
+            while piece := file.read(CHUNK):
+                yield piece
+
+    def clean(self, directory: str) -> None:
+        """Do nothing: there are no temporary files."""
+
+    def put(self, source: CopySource) -> None:
+        """Write a file as a whole, and see that it is there."""
+        place = self._place(source.path)
+        try:
+            self._put(source, place)
+        except FileNotFoundError:  # directories count here
+            self._filesystem.makedirs(place.rpartition("/")[0], exist_ok=True)
+            self._put(source, place)
+        self._filesystem.invalidate_cache()
+        if (size := int(self._filesystem.info(place)["size"])) != source.length:
+            raise OSError(f"{size} of {source.length} bytes are there after {source.path} was written")
+
+    def _put(self, source: CopySource, place: str) -> None:
+        if source.length <= PIPED:
+            self._filesystem.pipe_file(place, b"".join(source.chunks()))
+            return
+        file = self._filesystem.open(place, "wb")  # no block: that would publish a part of it after an error
+        for chunk in source.chunks():
+            file.write(chunk)
+            failpoints.reach("copy.write")
+        file.close()

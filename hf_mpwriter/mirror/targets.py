@@ -1,0 +1,125 @@
+"""Targets: how a file gets into a logdir that is a mount (`posix`), or a URL (`remote`).
+
+    what is there               is
+    nothing                     written
+    as long as ours             taken for ours: the names of event files are unique
+    shorter, and begins ours    written again as a whole: a copy was killed
+    anything else               left alone, and reported
+
+Invariants:
+- No other code touches the logdir.
+- No file that was whole is written again.
+- Sources are read up to the length of the item, and have at least that length.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from typing import Protocol
+
+from hf_mpwriter.mirror.job import Item
+from hf_mpwriter.system import disk
+from hf_mpwriter.system.directory import Directory
+
+CHUNK = 1 << 20  # bytes that are read at once
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOENT)  # a person has to help
+
+
+class ConflictError(Exception):
+    """Something else is in the place of a file."""
+
+
+class CopySource:
+    """The beginning of a file of the run directory.
+
+    Args:
+        run: the run directory.
+        item: the file, and how much of it.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+
+    def __init__(self, run: Directory, item: Item) -> None:
+        self.path, self.length = item.path, item.length
+        self._fd = disk.open_beneath(run / item.path)
+        self.mode = os.fstat(self._fd).st_mode & 0o777
+
+    def close(self) -> None:
+        """Close it."""
+        os.close(self._fd)
+
+    def chunks(self, size: int = CHUNK) -> Iterator[bytes]:
+        """The content, in pieces."""
+        start = 0
+        while start < self.length:
+            if not (chunk := os.pread(self._fd, min(size, self.length - start), start)):
+                raise OSError(errno.EIO, "it is shorter than it was", self.path)
+            yield chunk
+            start += len(chunk)
+
+    def begins_with(self, pieces: Iterator[bytes]) -> bool:
+        """Whether it begins with what these pieces hold together."""
+        start = 0
+        for piece in pieces:
+            if os.pread(self._fd, min(len(piece), self.length - start), start) != piece:
+                return False
+            start += len(piece)
+        return True
+
+
+class Target(Protocol):
+    """A logdir.
+
+    Attributes:
+        way: how files get there; "" if that is not known, or there is one way only.
+    """
+
+    way: str
+
+    def length(self, path: str) -> int | None:
+        """Bytes of a file, None if there is none; directories are listed once."""
+
+    def files(self) -> dict[str, int]:
+        """Bytes of all files, per path relative to the logdir; nothing of a spool, and of no link."""
+
+    def put(self, source: CopySource) -> None:
+        """Write a file as a whole."""
+
+    def pieces(self, path: str) -> Iterator[bytes]:
+        """The content of a file."""
+
+    def clean(self, directory: str) -> None:
+        """Remove temporary files of copies that were killed."""
+
+
+def bring(target: Target, source: CopySource) -> None:
+    """Have a file in the logdir.
+
+    Raises:
+        ConflictError: something else is in its place.
+        OSError, Exception: it cannot be written.
+    """
+    there = target.length(source.path)
+    if there == source.length:
+        return
+    if there is not None:
+        if there > source.length:
+            raise ConflictError(f"the file there has {there} bytes, the one here {source.length}")
+        if there and not source.begins_with(target.pieces(source.path)):
+            raise ConflictError("another file is there")
+    try:
+        target.put(source)
+    except PermissionError:
+        if there is None:
+            raise
+        raise ConflictError(f"{there} bytes of it are there, and may not be replaced; remove that file") from None
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether the same error comes again until a person does something."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in REFUSED
+    return isinstance(error, PermissionError | FileNotFoundError | ImportError | ValueError)

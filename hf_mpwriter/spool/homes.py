@@ -1,0 +1,187 @@
+"""Homes on this host: where the spool of a logdir is, for everything that reaches a run by its logdir.
+
+    logdir --find--> Home (see `base/home`) --spool_of--> Spool
+
+    <staging>/                  hf_mpwriter-<uid>: mode 0700, of this user, no link
+      <hash>/<name>/            run directory of a staged run, or nothing but a spool
+        .hf_mpwriter/           spool
+
+Invariants:
+- All doors come through here: writers, commands, supervisor, search, demo, testing. Uploader and push get the spool by
+  descriptors.
+- To find a home makes no directory but the staging directory, and that one only where it is needed.
+- The staging directory is one into which no other user may write, and which none could have put there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import stat
+import tempfile
+from collections.abc import Mapping
+
+from hf_mpwriter.base.errors import LogdirError
+from hf_mpwriter.base.home import (
+    NEVER,
+    STAGING_VARIABLE,
+    Home,
+    Way,
+    choose,
+    direct,
+    is_staged_path,
+    is_url,
+    staged_name,
+    staging_directories,
+    staging_root,
+    staging_setting,
+)
+from hf_mpwriter.base.names import SPOOL_NAME
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.ownership import check_descriptor
+from hf_mpwriter.system import disk
+from hf_mpwriter.system.directory import Directory, at
+from hf_mpwriter.system.filesystem.mounts import Mount, find_mount, nearest
+from hf_mpwriter.system.filesystem.probe import Abilities, probe
+from hf_mpwriter.system.process import open_above
+
+URL = "a URL is no directory"
+_KEPT = 256  # homes that a process remembers
+_homes: dict[tuple[str, int, str, tuple[str, ...]], Home] = {}
+_probed: dict[tuple[Mount | None, int], Abilities] = {}  # per filesystem, by its device, too
+
+
+def find(logdir: str, environ: Mapping[str, str] = os.environ) -> Home:
+    """Where a run is kept on this host.
+
+    Args:
+        logdir: absolute path, or URL.
+        environ: the environment.
+
+    Raises:
+        LogdirError: neither the logdir nor a directory on this host can take it.
+        SettingsError: HF_MPWRITER_STAGING is not valid.
+    """
+    setting = staging_setting(environ)
+    device = 0
+    if not is_url(logdir):
+        if is_staged_path(logdir, os.geteuid()):
+            return direct(logdir)
+        try:
+            device = nearest(logdir)[1].st_dev
+        except OSError:  # whoever creates the spool has the better message
+            return direct(logdir)
+    directories = staging_directories(environ)
+    key = (logdir, device, setting, tuple(directories))
+    home = _homes.get(key)
+    if home is None:
+        if len(_homes) >= _KEPT:
+            _homes.clear()
+        home = _homes[key] = _found(logdir, setting, directories)
+    return home
+
+
+def spool_of(home: Home) -> Spool:
+    """The spool of a home; nothing is created or opened."""
+    return Spool.of(home.run_dir, home.spool, home.logdir)
+
+
+def _found(logdir: str, setting: str, directories: list[str]) -> Home:
+    way, why = (Way.STAGED, URL) if is_url(logdir) else _choice(logdir, setting)
+    if way is Way.DIRECT:
+        return direct(logdir)
+    if way is Way.STAGED and setting == NEVER:
+        hint = f"Unset {STAGING_VARIABLE}, or give another logdir."
+        raise LogdirError(f"{logdir} cannot hold a run: {why}.", hint=hint)
+    known_as = logdir if is_url(logdir) else os.path.realpath(logdir)  # processes may come by different links
+    place = os.path.join(_staging(logdir, why, directories, setting), staged_name(known_as))
+    return Home(logdir, way, place if way is Way.STAGED else logdir, os.path.join(place, SPOOL_NAME), why)
+
+
+def _choice(path: str, setting: str) -> tuple[Way, str]:
+    mount = find_mount(path)
+    needs_probe = setting in ("", NEVER) and not (mount and (mount.is_local or mount.is_object_store))
+    return choose(mount, abilities_at(path, mount) if needs_probe else None, setting)
+
+
+def abilities_at(path: str, mount: Mount | None) -> Abilities | None:
+    """What the filesystem of a path can do, tried out once per process; None if nothing can be made there.
+
+    Args:
+        path: absolute; the nearest directory above it that is there is where it is tried.
+        mount: of it.
+    """
+    with contextlib.suppress(OSError):
+        directory, status = nearest(path)
+        key = (mount, status.st_dev)
+        if key not in _probed:
+            _probed[key] = probe(directory)
+        return _probed[key]
+    return None
+
+
+def _staging(logdir: str, why: str, directories: list[str], setting: str) -> str:
+    """The staging directory of this user; it is made.
+
+    Raises:
+        LogdirError: there is none.
+    """
+    troubles = []
+    for directory in directories:
+        path = os.path.join(directory, staging_root(os.geteuid()))
+        try:
+            if trouble := _unfit(directory, path, is_named=directory == setting):
+                troubles.append(trouble)
+            else:
+                return path
+        except OSError as error:
+            troubles.append(f"{path}: {error.strerror}")
+    raise LogdirError(
+        f"{logdir} needs a directory on this host, as {why}, and there is none: {'; '.join(troubles)}.",
+        hint=f"Set {STAGING_VARIABLE} to a directory on a local disk.",
+    )
+
+
+def _unfit(directory: str, path: str, *, is_named: bool) -> str:
+    """What is wrong with a staging directory, which is made; "" if it is fit.
+
+    Args:
+        directory: in which it is.
+        path: of it.
+        is_named: whether the user names this one; it need not be a local disk then.
+    """
+    os.makedirs(directory, mode=0o700, exist_ok=True)
+    mount = find_mount(directory)
+    if is_named:
+        way, why = _choice(directory, "")
+        if way is not Way.DIRECT:
+            return f"in {directory}, {why}"
+    elif mount is not None and not mount.is_local:
+        return f"{directory} is on {mount.fstype}"
+    mode = os.stat(directory).st_mode
+    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+        return f"everybody may rename in {directory}"
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, 0o700)
+    fd = open_above(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        status = os.fstat(fd)
+        if status.st_uid != os.geteuid():
+            return f"{path} belongs to another user"
+        if status.st_mode & 0o077:
+            os.fchmod(fd, 0o700)
+            if os.fstat(fd).st_mode & 0o077:
+                return f"{path} can be read by others"
+    finally:
+        os.close(fd)
+    return ""
+
+
+def aside(spool: Spool) -> Spool:
+    """A spool of this user's own for a run directory whose spool is foreign; it has no destination."""
+    path = os.path.join(tempfile.gettempdir(), staging_root(os.geteuid()))
+    own = at(path)
+    disk.make_dirs(own, private=True)
+    private = Directory(path, above=own.directory, check=check_descriptor)
+    return Spool(spool.run_dir, spool.run, private / hashlib.sha256(os.fsencode(spool.run_dir)).hexdigest()[:16])

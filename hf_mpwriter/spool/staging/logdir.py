@@ -1,0 +1,178 @@
+"""The logdir of a staged run, as all processes of the run see it: what is there, and what keeps the rest from it.
+
+    mirror.json                    -->  to, is_staged
+    mirrored.json of all hosts     -->  missing, refused       per path
+    mirror_status.json             -->  status
+
+Everything that waits uses it, beside `spool/progress` for the Hub.
+
+Invariants:
+- It only reads the spool, and never the logdir, which may hang.
+- A wait ends: at its timeout, or as soon as nothing can come before that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+
+from hf_mpwriter.base.names import is_attachment
+from hf_mpwriter.snapshot.event_files import writer_of
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.staging.record import Mirrored, MirrorPlaces, MirrorRecord, mirror_lock
+from hf_mpwriter.spool.staging.shortfall import Shortfall
+from hf_mpwriter.spool.staging.status import MirrorStatus
+from hf_mpwriter.system import locks
+
+POLL = 0.05  # seconds between two looks while waiting
+ENSURE_EVERY = 1.0  # seconds between two checks, while waiting, that a mirror lives
+
+
+class Logdir:
+    """The logdir of one run.
+
+    Args:
+        spool: of the run directory.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, spool: Spool, clock: Callable[[], float] = time.monotonic) -> None:
+        self._spool, self._clock = spool, clock
+        self._to = ""
+        self._seen: list[tuple[str, int, int]] | None = None
+        self._mirrored = Mirrored()
+
+    @property
+    def to(self) -> str:
+        """Where it is: an absolute path or a URL; "" for a run that is not staged."""
+        if not self._to and (record := MirrorRecord.read(self._spool)):
+            self._to = record.to
+        return self._to
+
+    @property
+    def is_staged(self) -> bool:
+        """Whether the run has a logdir beside its run directory."""
+        return bool(self.to)
+
+    def mirrored(self) -> Mirrored:
+        """What is known to be there, by the records of all hosts."""
+        with contextlib.suppress(OSError):  # the disk fails: nothing new is known
+            hosts = [self._spool.host(host) for host in self._spool.host_ids()]
+            seen = []
+            for host in hosts:
+                with contextlib.suppress(FileNotFoundError):
+                    status = MirrorPlaces.of(host).mirrored.stat()
+                    seen.append((host.root.basename, status.st_ino, status.st_mtime_ns))
+            if seen != self._seen:
+                self._mirrored, self._seen = _merged([Mirrored.read(host) for host in hosts]), seen
+        return self._mirrored
+
+    def missing(self, lengths: Mapping[str, int]) -> dict[str, int]:
+        """Bytes that are not there yet, per path of an event file; {} for a run that is not staged.
+
+        Args:
+            lengths: bytes per path; attachments are left out, they stay here.
+        """
+        if not self.is_staged:
+            return {}
+        there = self.mirrored().files
+        wanted = {path: length for path, length in lengths.items() if not is_attachment(path)}
+        return {path: length for path, length in wanted.items() if length > there.get(path, 0)}
+
+    def refused(self, missing: Mapping[str, int]) -> dict[str, str]:
+        """The missing paths that will not get there by themselves, with the reason.
+
+        These are what cannot be written there, and the later event files of their writers, which wait for them.
+
+        Args:
+            missing: from `missing`.
+        """
+        refused, first = self.mirrored().refused, dict[tuple[str, str], str]()
+        for path in sorted(refused):
+            first.setdefault(writer_of(path), path)
+        blockers = {path: first.get(writer_of(path), path) for path in missing}
+        return {
+            path: f"{blocker}: {refused[blocker]}"
+            for path, blocker in blockers.items()
+            if blocker in refused and blocker <= path
+        }
+
+    def status(self) -> MirrorStatus:
+        """The status of the mirror that was heard of last, on whichever host; an empty one if there is none."""
+        found = [MirrorStatus()]
+        with contextlib.suppress(OSError):
+            found += [MirrorStatus.read(self._spool.host(host)) for host in self._spool.host_ids()]
+        return max(found, key=lambda status: status.beat)
+
+    def is_alive(self) -> bool:
+        """Whether a mirror lives."""
+        try:
+            return locks.is_held(mirror_lock(self._spool))
+        except OSError:
+            return False
+
+    def shortfall(self, lengths: Mapping[str, int]) -> Shortfall:
+        """What of these lengths is not there, and why.
+
+        Args:
+            lengths: bytes per path.
+        """
+        missing, status = self.missing(lengths), self.status()
+        return Shortfall(
+            run_dir=self._spool.run_dir,
+            to=self.to,
+            missing=missing,
+            refused=self.refused(missing),
+            reason=status.reason,
+            is_alive=self.is_alive(),
+            stillness=status.stillness(time.time()),
+        )
+
+    def wait(
+        self,
+        lengths: Mapping[str, int],
+        timeout: float,
+        ensure_mirror: Callable[[], object],
+        notify: Callable[[dict[str, int]], object] | None = None,
+        since: float = 0.0,
+    ) -> dict[str, int]:
+        """Wait until these lengths are there.
+
+        It ends early when the next try comes after the timeout, when all that is missing is refused, and when the
+        logdir as a whole was refused after it had begun.
+
+        Args:
+            lengths: bytes per path.
+            timeout: seconds.
+            ensure_mirror: makes sure that a mirror lives; called every second.
+            notify: takes what is missing at each check; the wait ends if it returns True, or raises.
+            since: unix time; what is known counts only if it was compared with the logdir later.
+
+        Returns:
+            What is missing at the end, {} if nothing is.
+        """
+        end, started_at, next_check = self._clock() + timeout, time.time(), 0.0
+        while True:
+            status, now = self.status(), self._clock()
+            missing, is_compared = self.missing(lengths), status.checked >= since
+            if not missing and is_compared:
+                return missing
+            if now >= next_check:
+                ensure_mirror()
+                next_check = now + ENSURE_EVERY
+            has_failed = status.failures and status.failed_at >= started_at and self.is_alive()
+            is_late = status.is_refused or status.next_try - time.time() > end - now
+            is_hopeless = missing and is_compared and len(self.refused(missing)) == len(missing)
+            if now >= end or is_hopeless or (has_failed and is_late) or (notify is not None and notify(missing)):
+                return missing
+            time.sleep(min(POLL, max(0.0, end - self._clock())))
+
+
+def _merged(records: list[Mirrored]) -> Mirrored:
+    """What several hosts have brought, by the greatest length; what one of them has brought is not refused."""
+    files: dict[str, int] = {}
+    for record in records:
+        files |= {path: max(length, files.get(path, 0)) for path, length in record.files.items()}
+    refused = {path: why for record in records for path, why in record.refused.items() if path not in files}
+    return Mirrored(files, refused)

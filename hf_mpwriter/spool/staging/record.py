@@ -1,0 +1,121 @@
+"""Records of a staged run: its logdir, and what its mirror has brought there.
+
+    mirror.json                       {"to": "s3://bucket/runs/exp1", "made_at": 1795236610.0}
+                                      its presence makes a run staged; published once, by the first worker
+    mirror.lock                       the mirror lock; never unlinked
+    hosts/<host>/mirrored.json        {"files": {"events.out...": 4711}, "refused": {"events.out...": "reason"},
+                                       "way": "rename"}
+    hosts/<host>/mirror_status.json   heartbeat, phase, last failure, see `status`
+    hosts/<host>/mirror_starts.json   starts of mirrors, see `spool/starts`
+    hosts/<host>/mirror.log           rotating log of the mirror and its copies
+    hosts/<host>/copy.lock            held by the copy that runs; never unlinked
+    hosts/<host>/compare.lock         the same, of `verify`, whose copy only reads
+
+Invariants:
+- `files` claims only what a copy has reported: whole in the logdir, by its length.
+- They are not made durable. Each mirror compares `files` with the logdir when it starts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple, Self
+
+from hf_mpwriter.base import state
+from hf_mpwriter.base.names import is_run_path
+from hf_mpwriter.spool.layout import HostSpool, Spool
+from hf_mpwriter.system import disk, locks
+from hf_mpwriter.system.directory import Place
+
+
+class MirrorPlaces(NamedTuple):
+    """The files of one host's mirror.
+
+    Attributes:
+        mirrored: what is in the logdir.
+        status: what the mirror does.
+        starts: starts of mirrors.
+        log: of the mirror and its copies.
+        copy_lock: held by the copy that runs.
+        compare_lock: held by the one that only compares.
+    """
+
+    mirrored: Place
+    status: Place
+    starts: Place
+    log: Place
+    copy_lock: Place
+    compare_lock: Place
+
+    @classmethod
+    def of(cls, host: HostSpool) -> Self:
+        """Those of a host."""
+        names = ("mirrored.json", "mirror_status.json", "mirror_starts.json", "mirror.log", "copy.lock", "compare.lock")
+        return cls(*(host.root / name for name in names))
+
+
+def mirror_lock(spool: Spool) -> Place:
+    """The lock of the mirror."""
+    return spool.directory / "mirror.lock"
+
+
+@dataclass(frozen=True)
+class MirrorRecord:
+    """What `mirror.json` holds.
+
+    Attributes:
+        to: the logdir: an absolute path, or a URL.
+        made_at: unix time.
+    """
+
+    to: str
+    made_at: float
+
+    @staticmethod
+    def place(spool: Spool) -> Place:
+        """Where it is."""
+        return spool.directory / "mirror.json"
+
+    @classmethod
+    def read(cls, spool: Spool) -> Self | None:
+        """The record, None for a run that is not staged, or if it cannot be read."""
+        try:
+            return state.load(cls, disk.read(cls.place(spool)) or b"")
+        except (state.DamagedError, OSError):
+            return None
+
+    def publish(self, spool: Spool) -> None:
+        """Write the record, unless there is one; OSError if the disk refuses."""
+        locks.publish(self.place(spool), state.dump(self), "mirror.record")
+
+
+@dataclass(frozen=True)
+class Mirrored:
+    """What of a run is in its logdir.
+
+    Attributes:
+        files: bytes per path.
+        refused: why a path cannot be brought there, per path.
+        way: how files get there: "rename" under a temporary name, or "in place" where names cannot change; "" if that
+            is not known yet.
+    """
+
+    files: dict[str, int] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    way: str = ""
+
+    def __post_init__(self) -> None:
+        if not all(map(is_run_path, (*self.files, *self.refused))):
+            raise ValueError("not paths of a run directory")
+
+    @classmethod
+    def read(cls, host: HostSpool) -> Self:
+        """The record of a host; an empty one if there is none, or if it cannot be read."""
+        try:
+            return state.load(cls, disk.read(MirrorPlaces.of(host).mirrored) or b"")
+        except (state.DamagedError, OSError):
+            return cls()
+
+    def save(self, host: HostSpool) -> None:
+        """Write the record; OSError if the disk refuses."""
+        disk.replace(MirrorPlaces.of(host).mirrored, state.dump(self), "mirror.mirrored", durable=False)

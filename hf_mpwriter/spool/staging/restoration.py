@@ -1,0 +1,101 @@
+"""Restoration: how far a restore has come, from the process that does it to the worker that waits for it.
+
+    restore  --lines, on its standard output-->  worker      restore {"files": 12, "size": 80123, "came": 4711, ...}
+
+    restored.json           the last of these lines, of the last restore on this host
+    restore.lock            held by the process that asks for a restore until it has joined; never unlinked
+    restoring/<32 hex>      files on their way from the logdir
+
+Any other line is ignored: libraries may print, too.
+
+Invariant: names of event files that are made after a restore sort behind `last`, whether the files themselves came back
+or not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+from hf_mpwriter.base import state
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.system import disk
+from hf_mpwriter.system.directory import Place
+
+_MARK = b"restore "
+_RECORD = "restored.json"
+
+
+@dataclass(frozen=True)
+class RestoreJob:
+    """What a restore has to know.
+
+    Attributes:
+        run_dir: absolute path.
+        to: the logdir: an absolute path, or a URL.
+    """
+
+    run_dir: str
+    to: str
+
+
+@dataclass(frozen=True)
+class Restoration:
+    """How far a restore has come.
+
+    Attributes:
+        files: event files that are in the logdir, and not here.
+        size: bytes of these.
+        came: bytes of these that are here by now.
+        first: the least second in the name of an event file in the logdir, 0 if there is none.
+        last: the greatest one.
+        failure: why it has failed, "" if it has not.
+        is_setting: whether that is for the user to mend: the logdir cannot be reached from this Python.
+        is_over: whether all is here.
+        at: unix time when it ended, in the record.
+    """
+
+    files: int = 0
+    size: int = 0
+    came: int = 0
+    first: int = 0
+    last: int = 0
+    failure: str = ""
+    is_setting: bool = False
+    is_over: bool = False
+    at: float = 0.0
+
+    def line(self) -> bytes:
+        """The line, with its end."""
+        return _MARK + state.dump(self) + b"\n"
+
+    @classmethod
+    def parse(cls, line: bytes) -> Self | None:
+        """What a line says, None if it is not from a restore."""
+        if not line.startswith(_MARK):
+            return None
+        try:
+            return state.load(cls, line.removeprefix(_MARK))
+        except state.DamagedError:
+            return None
+
+    @classmethod
+    def read(cls, spool: Spool) -> Self:
+        """The record of the last restore; an empty one if there is none, or if it cannot be read."""
+        try:
+            return state.load(cls, disk.read(_place(spool)) or b"")
+        except (state.DamagedError, OSError):
+            return cls()
+
+    def save(self, spool: Spool) -> None:
+        """Write the record; OSError if the disk refuses."""
+        disk.replace(_place(spool), state.dump(self), "mirror.restored", durable=False)
+
+
+def _place(spool: Spool) -> Place:
+    return spool.directory / _RECORD
+
+
+def restore_lock(spool: Spool) -> Place:
+    """The lock of a restore, held until the process that asked for it has joined."""
+    return spool.directory / "restore.lock"

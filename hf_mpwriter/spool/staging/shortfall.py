@@ -1,0 +1,74 @@
+"""What of a staged run is not in its logdir, and what is told of it.
+
+    4.7 kB in 2 files of RUN_DIR are not in LOGDIR yet: REASON.
+    What is here stays here, and a mirror goes on trying; then: COMMAND
+
+| what keeps it from there           | told                                                       |
+|------------------------------------|------------------------------------------------------------|
+| all of it is refused               | the first reason; the command, for when that is mended     |
+| no mirror lives                    | the last failure; the command                              |
+| the mirror stands, or its copy     | what lets it go on; the command, for then                  |
+| a mirror lives                     | the last failure; the command                              |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from hf_mpwriter.spool.progress import size_text, sync_command
+
+
+@dataclass(frozen=True)
+class Shortfall:
+    """What is not in the logdir; nothing is missing of a run that is not staged.
+
+    Attributes:
+        run_dir: absolute path.
+        to: the logdir: an absolute path, or a URL; "" for a run that is not staged.
+        missing: bytes per path.
+        refused: of these, what will not get there by itself, with the reason.
+        reason: why the last copy failed, "" if it did not.
+        is_alive: whether a mirror lives.
+        stillness: what keeps the mirror from its work, "" if nothing is known.
+    """
+
+    run_dir: str = ""
+    to: str = ""
+    missing: Mapping[str, int] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
+    reason: str = ""
+    is_alive: bool = False
+    stillness: str = ""
+
+    @property
+    def command(self) -> str:
+        """The command that brings what is missing."""
+        return sync_command(self.to or self.run_dir)
+
+    @property
+    def why(self) -> str:
+        """Why something is missing, "" if that is not known."""
+        if self.missing and len(self.refused) == len(self.missing):
+            first, *others = dict.fromkeys(self.refused.values())
+            return f"{first}{f', and {len(others)} more' if others else ''}"
+        return self.reason
+
+    def sentence(self) -> str:
+        """What is missing, and why; "" if nothing is."""
+        if not self.missing:
+            return ""
+        files = f"{len(self.missing)} file{'s' * (len(self.missing) > 1)}"
+        text = f"{size_text(sum(self.missing.values()))} in {files} of {self.run_dir} are not in {self.to} yet"
+        return f"{text}{f': {self.why}' if self.why else ''}".rstrip(".") + "."
+
+    def outlook(self) -> str:
+        """What becomes of it, and the command."""
+        stays = "What is here stays here"
+        if self.missing and len(self.refused) == len(self.missing):
+            return f"{stays}. When that is mended: {self.command}"
+        if not self.is_alive:
+            return f"{stays}, but no mirror runs. To finish: {self.command}"
+        if self.stillness:
+            return f"{stays}, but the mirror does not work: {self.stillness}. To finish then: {self.command}"
+        return f"{stays}, and a mirror goes on trying; then: {self.command}"

@@ -1,0 +1,223 @@
+"""The probe: what a filesystem can do, tried out in a directory.
+
+    <directory>/.hf_mpwriter-probe-<uid>/      gone afterwards, unless another probe is in it at that moment
+      <pid>-<8 hex>                            the file that is tried
+      <pid>-<8 hex>.other, .target, .dir, ...  what it is compared with
+
+Everything is tried within one process: a fork in training is dangerous. A command may give the probe another process.
+
+Invariants:
+- What cannot be told is None: the disk is full, there is no free descriptor, a step before it has failed.
+- A killed probe leaves files that no reader takes for anything; a probe after REMAINS seconds removes them.
+- Only the directory of the probe is listed: the one that it is in may hold the objects of a whole bucket.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+
+from hf_mpwriter.system.directory import Directory, Place
+
+REMAINS = 600.0  # seconds by the filesystem's clock, after which what lies there was left by a killed probe
+_TRIES = 5  # to make the directory, while others remove it
+_UNTOLD = frozenset(
+    (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.ETIMEDOUT, errno.ESTALE)
+)  # they tell of the moment, and nothing of the filesystem
+_DENIED = frozenset((errno.EACCES, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ELOOP))
+
+
+@dataclass(frozen=True)
+class Abilities:
+    """What a filesystem can do; None for what could not be tried.
+
+    Attributes:
+        exclusive: create a file only if there is none.
+        append: open a file twice, and append through both.
+        read_open: show what is in a file that is open for writing.
+        durable: show what fsync has written.
+        truncate: cut a file.
+        rename: put a file in place of another one.
+        link: give a file a second name.
+        lock: refuse a lock that another open file holds.
+        private: keep the mode of what is made, with one owner for all of it.
+        elsewhere_sees: show file and lock to another process; tried only if one is given.
+    """
+
+    exclusive: bool | None = None
+    append: bool | None = None
+    read_open: bool | None = None
+    durable: bool | None = None
+    truncate: bool | None = None
+    rename: bool | None = None
+    link: bool | None = None
+    lock: bool | None = None
+    private: bool | None = None
+    elsewhere_sees: bool | None = None
+
+
+def probe(directory: str, elsewhere: Callable[[str], bool] | None = None) -> Abilities:
+    """Try out what the filesystem of a directory can do.
+
+    Args:
+        directory: absolute path; files are made below it and removed.
+        elsewhere: called with the path of a file that is open and locked here; whether another process sees both.
+
+    Raises:
+        OSError: nothing can be made there.
+    """
+    home = Directory(directory) / f".hf_mpwriter-probe-{os.geteuid()}"
+    for left in reversed(range(_TRIES)):
+        with contextlib.suppress(FileExistsError):
+            home.make_directory(0o700)
+        try:
+            with home.entered() as inside:
+                found = _try_in(inside, elsewhere)
+            break
+        except FileNotFoundError:  # another probe has removed the directory just now
+            if not left:
+                raise
+    with contextlib.suppress(OSError), home.held() as (where, name):
+        os.rmdir(name, dir_fd=where)
+    return found
+
+
+def _try_in(inside: Place, elsewhere: Callable[[str], bool] | None) -> Abilities:
+    name = f"{os.getpid()}-{os.urandom(4).hex()}"
+    place = inside / name
+    try:
+        with _opened(place, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND) as fd:
+            found = _Trial(place, fd, elsewhere).result()
+            now = os.fstat(fd).st_mtime
+    except OSError as error:
+        if error.errno in _UNTOLD | _DENIED:
+            raise
+        with _opened(place, os.O_WRONLY | os.O_CREAT) as fd:  # it takes files, but none to append to
+            found, now = Abilities(append=False), os.fstat(fd).st_mtime
+    _clean(inside, name, now)
+    return found
+
+
+@contextlib.contextmanager
+def _opened(place: Place, flags: int) -> Iterator[int]:
+    fd = place.open(flags)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _clean(inside: Place, name: str, now: float) -> None:
+    """Remove what this probe has made, and what killed ones have left."""
+    for other in inside.names():
+        with contextlib.suppress(OSError):
+            place = inside / other
+            if other.startswith(name) or place.stat().st_mtime < now - REMAINS:
+                if place.is_directory():
+                    with place.held() as (where, last):
+                        os.rmdir(last, dir_fd=where)
+                else:
+                    place.unlink()
+
+
+class _Trial:
+    """The steps of a probe, in the order of the fields of `Abilities`.
+
+    Args:
+        place: of the file.
+        fd: it is open for reading and appending, and empty.
+        elsewhere: see `probe`.
+    """
+
+    def __init__(self, place: Place, fd: int, elsewhere: Callable[[str], bool] | None) -> None:
+        self._place, self._fd, self._elsewhere = place, fd, elsewhere
+        self._other = place.parent / f"{place.basename}.other"
+
+    def result(self) -> Abilities:
+        """Do all steps."""
+        found: dict[str, bool | None] = {}
+        for field in fields(Abilities):
+            try:
+                found[field.name] = getattr(self, f"_{field.name}")()
+            except OSError as error:
+                found[field.name] = None if error.errno in _UNTOLD else False
+        return Abilities(**found)
+
+    def _exclusive(self) -> bool:
+        try:
+            with _opened(self._place, os.O_WRONLY | os.O_CREAT | os.O_EXCL):
+                return False
+        except FileExistsError:
+            return True
+
+    def _append(self) -> bool:
+        os.write(self._fd, b"a")
+        with _opened(self._place, os.O_WRONLY | os.O_APPEND) as second:
+            os.write(second, b"b")
+            os.write(self._fd, b"c")
+        return os.pread(self._fd, 4, 0) == b"abc"
+
+    def _shows(self, least: int) -> bool:
+        """Whether another opening shows all that was written."""
+        length = os.fstat(self._fd).st_size
+        with _opened(self._place, os.O_RDONLY) as reader:
+            return len(os.read(reader, 64)) == length == self._place.stat().st_size >= least
+
+    def _read_open(self) -> bool:
+        return self._shows(1)
+
+    def _durable(self) -> bool:
+        before = os.fstat(self._fd).st_size
+        os.write(self._fd, b"d")
+        os.fsync(self._fd)
+        return self._shows(before + 1)
+
+    def _truncate(self) -> bool:
+        os.ftruncate(self._fd, 1)
+        return os.fstat(self._fd).st_size == self._place.stat().st_size == 1
+
+    def _rename(self) -> bool:
+        target = self._place.parent / f"{self._place.basename}.target"
+        for place in (self._other, target):
+            with _opened(place, os.O_WRONLY | os.O_CREAT):
+                pass
+        with self._other.held() as (where, name):
+            os.rename(name, target.basename, src_dir_fd=where, dst_dir_fd=where)
+        return target.exists() and not self._other.exists()
+
+    def _link(self) -> bool:
+        with self._place.held() as (where, name):
+            os.link(name, f"{name}.second", src_dir_fd=where, dst_dir_fd=where, follow_symlinks=False)
+        return True
+
+    def _lock(self) -> bool:
+        with _opened(self._place, os.O_RDWR) as first, _opened(self._place, os.O_RDWR) as second:
+            fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            return False
+
+    def _private(self) -> bool:
+        place = self._place.parent / f"{self._place.basename}.dir"
+        place.make_directory(0o700)
+        with _opened(place, os.O_RDONLY | os.O_DIRECTORY) as directory:
+            os.fchmod(directory, 0o700)
+            os.fchmod(self._fd, 0o600)
+            made = [os.fstat(fd) for fd in (directory, self._fd)]
+        return [stat.S_IMODE(one.st_mode) & 0o777 for one in made] == [0o700, 0o600] and made[0].st_uid == made[
+            1
+        ].st_uid
+
+    def _elsewhere_sees(self) -> bool | None:
+        if self._elsewhere is None:
+            return None
+        with _opened(self._place, os.O_RDWR) as locked:
+            fcntl.flock(locked, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return self._elsewhere(str(self._place))

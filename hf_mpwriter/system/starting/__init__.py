@@ -1,0 +1,1 @@
+"""How children of this process are started: what `system/launch` needs for that."""

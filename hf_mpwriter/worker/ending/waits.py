@@ -1,0 +1,66 @@
+"""The waits of a process in one run directory: at the end of a `with` block, of `close(wait=True)`, of the interpreter.
+
+Invariants:
+- What was waited for is not waited for again.
+- One wait in vain is enough: the next ones tell what is missing, and do not wait, until Hub and logdir are back.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from hf_mpwriter.spool.progress import Logged, Progress
+from hf_mpwriter.spool.staging.logdir import Logdir
+from hf_mpwriter.worker import delivery, role, shutdown
+from hf_mpwriter.worker.delivery import Voice
+from hf_mpwriter.worker.ending.patience import Terms, has_peers
+from hf_mpwriter.worker.membership import Membership
+
+
+class Waits:
+    """The waits of one process.
+
+    Args:
+        membership: of the process.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, membership: Membership, clock: Callable[[], float]) -> None:
+        self._membership, self._clock = membership, clock
+        self._waited_for: tuple[dict[str, int], dict[str, int]] = {}, {}  # lengths and changes, see `Progress`
+
+    def wait(
+        self,
+        own: dict[str, int],
+        voice: Voice,
+        logged: Callable[[], Logged],
+        keep_house: Callable[[], object],
+        spent: float,
+        *,
+        failed: bool,
+    ) -> None:
+        """Wait, bounded, until what the process answers for is delivered; see `shutdown`.
+
+        Args:
+            own: bytes per path that the process has written.
+            voice: of the process.
+            logged: returns what it has logged.
+            keep_house: makes sure that an uploader lives, and a mirror.
+            spent: seconds of the allowed time that other run directories have taken.
+            failed: whether the process ends after an exception.
+        """
+        spool, uploads, started = self._membership.spool, self._membership.uploads, self._clock()
+        view = Progress(spool)
+        awaited = delivery.to_await(self._membership, own, view, is_first=voice.is_first())
+        before, self._waited_for = self._waited_for, (awaited.lengths, view.changes(awaited.lengths))
+        if before == self._waited_for:  # the end of a with block has waited already
+            return
+        missing = view.missing(before[0], asked=before[1]) if uploads else {}
+        there = Logdir(spool)
+        late = there.missing(before[0])
+        in_vain = (missing and not view.is_hopeless(missing)) or late.keys() - there.refused(late).keys()
+        timeout, spent = 0.0 if in_vain else self._membership.settings.exit_timeout, spent + self._clock() - started
+        membership_role = self._membership.role
+        terms = Terms(timeout, failed, has_peers(membership_role, role.world_size_of(os.environ)), spent)
+        shutdown.End(view, spool, awaited, voice, logged, uploads=uploads).wait(terms, keep_house)

@@ -1,0 +1,27 @@
+"""Announcement: what the user is told, once at the start, of a run that is not kept in its logdir."""
+
+from __future__ import annotations
+
+from hf_mpwriter.base.home import Home, Way
+from hf_mpwriter.base.settings import DEFAULT_ALLOW_PATTERNS, Settings
+
+
+def announcement(home: Home, settings: Settings, *, uploads: bool) -> str:
+    """Where a run is kept, and what that means; "" if it is kept in its logdir.
+
+    Args:
+        home: of the run.
+        settings: of its first writer.
+        uploads: whether it has a destination.
+    """
+    if home.way is Way.DIRECT:
+        return ""
+    if home.way is Way.LOCAL_SPOOL:
+        kept = f"Locks and the state of the upload are kept in {home.spool}, and each host uploads what it has written"
+        return f"{home.logdir}: {home.why}. {kept}."
+    every = f"every {settings.mirror_every:g} minutes, less often in a long run, at push() and at the end"
+    text = f"Event files are written to {home.run_dir}, and copied to the logdir {every}"
+    lost = "If this machine is lost, so is what it has logged since"
+    others = uploads and settings.allow_patterns != DEFAULT_ALLOW_PATTERNS
+    more = " Of other files, those in that directory are uploaded, and none that is in the logdir." if others else ""
+    return f"{home.logdir}: {home.why}. {text}. {lost}.{more}"

@@ -1,0 +1,247 @@
+"""Restoring: a staged run is made ready before a process joins it, and what is in its logdir comes back first.
+
+    restore.lock  held from here until this process has joined; the others wait
+      a member lives         nothing: the run goes on
+      none does              a restore, see `mirror/restore`: a process of its own, as a mount may hang
+      mirror.json            published, so all other processes know that the run is staged
+
+A run may have gone on elsewhere since it was here. So each attempt asks the logdir, however much is here.
+
+How long training waits: PATIENCE seconds for the next sign of a restore, LONGEST in all. A restore that failed is not
+tried again for RETRY_AFTER seconds, whichever process asks.
+
+Invariants:
+- This process never touches the logdir, and starts a restore by `posix_spawn`.
+- A wait for a lock or for a restore ends. Training goes on without what did not come, and says so.
+- What is made from here on sorts behind all that was listed, see `Restoration.last`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import NamedTuple
+
+from hf_mpwriter.base import state
+from hf_mpwriter.base.errors import HfMpWriterError, LogdirError, SettingsError
+from hf_mpwriter.events.deferred_log import logger
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.progress import size_text
+from hf_mpwriter.spool.staging.record import MirrorPlaces, MirrorRecord
+from hf_mpwriter.spool.staging.restoration import Restoration, RestoreJob, restore_lock
+from hf_mpwriter.spool.starts import has_ended, opened
+from hf_mpwriter.spool.workers.members import Members
+from hf_mpwriter.system import disk, launch, locks
+from hf_mpwriter.system.process import host_id
+
+QUIET = 2.0  # seconds; a longer wait is told
+PATIENCE = 60.0  # seconds without a sign, after which a restore is given up
+LONGEST = 300.0  # seconds, after which it is given up in any case
+RETRY_AFTER = 300.0  # seconds
+LOCK_POLL = 0.05  # seconds
+END_PATIENCE = 2.0  # seconds that a killed restore may take to end; one that hangs in the kernel takes longer
+EARLIER = "what earlier attempts logged"
+_READ = 1 << 16  # bytes
+
+_left: list[int] = []  # restores that were killed and have not ended yet
+
+
+def is_staged(spool: Spool) -> bool:
+    """Whether a run has a logdir beside its run directory."""
+    return spool.logdir != spool.run_dir
+
+
+def publish_record(spool: Spool, made_at: float | None = None) -> None:
+    """Make a run a staged one for all processes, if its event files are not in its logdir; OSError if the disk refuses.
+
+    Args:
+        spool: of the run directory.
+        made_at: unix time when the run began, None for now.
+    """
+    if is_staged(spool):
+        MirrorRecord(spool.logdir, time.time() if made_at is None else made_at).publish(spool)
+
+
+class Staged(NamedTuple):
+    """What a worker has to know of a staged run.
+
+    Attributes:
+        made_at: unix time when the run began; None of a run that is not staged.
+        after: second; names of event files lie behind it.
+    """
+
+    made_at: float | None = None
+    after: int = 0
+
+
+@contextlib.contextmanager
+def prepared(spool: Spool, *, is_joined: bool) -> Iterator[Staged]:
+    """Make a staged run ready for this process, which joins it in the block.
+
+    Args:
+        spool: of the run directory; it exists.
+        is_joined: whether this process is a member already: then there is nothing to do.
+
+    Raises:
+        LogdirError: the disk refuses the record of a staged run.
+        SettingsError: the logdir is a URL that this Python cannot reach.
+    """
+    if not is_staged(spool):
+        yield Staged()
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            staged = _prepare(spool, stack, is_joined=is_joined)
+        except OSError as error:
+            if isinstance(error, HfMpWriterError):
+                raise
+            text = f"{spool.run_dir}, in which the run of {spool.logdir} is kept, cannot be written: {error.strerror}."
+            raise LogdirError(text, hint="Set HF_MPWRITER_STAGING to a directory on another disk.") from error
+        yield staged
+
+
+def _prepare(spool: Spool, stack: contextlib.ExitStack, *, is_joined: bool) -> Staged:
+    _left[:] = [pid for pid in _left if not has_ended(pid)]
+    if not is_joined:
+        _lock(spool, stack)
+    found = Restoration.read(spool)
+    if not is_joined and not any(member.alive for member in Members(spool).all()):
+        found = _restored(spool, found)
+    publish_record(spool, float(found.first) if 0 < found.first < time.time() else None)
+    record = MirrorRecord.read(spool)
+    return Staged(record.made_at if record else time.time(), found.last)
+
+
+def _lock(spool: Spool, stack: contextlib.ExitStack) -> None:
+    """Take the lock until the end of the stack; a process that holds it for too long is not waited for."""
+    started, told = time.monotonic(), False
+    while (lock := locks.try_exclusive(restore_lock(spool))) is None:
+        waited = time.monotonic() - started
+        if waited > QUIET and not told:
+            told = True
+            logger.warning("%s: waiting for another process that brings back what is there", spool.logdir)
+            logger.flush()
+        if waited > LONGEST + END_PATIENCE:
+            return
+        time.sleep(LOCK_POLL)
+    stack.callback(locks.release, lock)
+
+
+def _restored(spool: Spool, before: Restoration) -> Restoration:
+    """Bring back what is in the logdir, as far as that is possible; how far it came.
+
+    Args:
+        spool: of the run directory.
+        before: how far the last restore on this host came.
+    """
+    if before.failure and 0.0 <= time.time() - before.at < RETRY_AFTER:
+        return before
+    try:
+        found = _run(spool)
+    except OSError as error:  # no interpreter, no memory
+        found = Restoration(failure=str(error))
+    if found.is_setting:
+        hint = "Install the package that fsspec needs for it, or use a directory."
+        raise SettingsError(f"The logdir {spool.logdir!r} cannot be used: {found.failure.rstrip('.')}.", hint=hint)
+    found = replace(found, at=time.time(), last=max(found.last, before.last))
+    with contextlib.suppress(OSError):  # the next attempt asks again
+        found.save(spool)
+    if found.failure:
+        logger.warning("%s", _failure_text(spool, found))
+    logger.flush()
+    return found
+
+
+def _failure_text(spool: Spool, found: Restoration) -> str:
+    what = f"{size_text(found.size - found.came)} of {found.files} files" if found.files else EARLIER
+    why = f"{spool.logdir}: {what} there could not be brought back: {found.failure.rstrip('.')}"
+    return f"{why}. Training goes on; nothing there is overwritten, but `last_step` and the uploads of this run lack it"
+
+
+def _run(spool: Spool) -> Restoration:
+    """Start a restore, and wait for it."""
+    host = spool.host(host_id())
+    disk.make_dirs(host.root)
+    record = state.dump(RestoreJob(spool.run_dir, spool.logdir))
+    with opened(spool, MirrorPlaces.of(host).log) as fds:
+        pid, pipe = launch.start_restore(record, spool.run_dir, LONGEST + END_PATIENCE, fds)
+    try:
+        return _Wait(pipe, lambda report: _tell(spool, report)).end()
+    finally:
+        os.close(pipe)
+        _end(pid)
+
+
+def _tell(spool: Spool, report: Restoration) -> None:
+    if report.files:
+        text = f"bringing back {report.files} files ({size_text(report.size)}) of earlier attempts"
+    else:
+        text = f"asking it {EARLIER}"
+    limit = LONGEST if report.files else PATIENCE
+    logger.warning("%s: %s before training goes on, for at most %.0f s", spool.logdir, text, limit)
+    logger.flush()
+
+
+def _end(pid: int) -> None:
+    """End a restore, and collect it; one that hangs is collected later."""
+    if has_ended(pid):
+        return
+    os.kill(pid, signal.SIGKILL)
+    end = time.monotonic() + END_PATIENCE
+    while not has_ended(pid):
+        if time.monotonic() > end:
+            _left.append(pid)
+            return
+        time.sleep(LOCK_POLL / 10)
+
+
+class _Wait:
+    """The wait for a restore.
+
+    Args:
+        pipe: its standard output.
+        tell: called once, with what is known, if it takes longer than QUIET.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self, pipe: int, tell: Callable[[Restoration], object], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._pipe, self._tell, self._clock = pipe, tell, clock
+        self._report, self._rest = Restoration(), b""
+
+    def end(self) -> Restoration:
+        """What was known when it ended, or was given up."""
+        started = heard = self._clock()
+        has_told = False
+        while True:
+            now = self._clock()
+            if now - started > QUIET and not has_told:
+                has_told = True
+                self._tell(self._report)
+            until = min(started + LONGEST, heard + PATIENCE)
+            if now >= until:
+                return replace(self._report, failure=f"it took longer than {now - started:.0f} s")
+            if not self._is_readable((until if has_told else min(until, started + QUIET)) - now):
+                continue
+            if not (data := os.read(self._pipe, _READ)):
+                report = self._report
+                is_told = report.is_over or report.failure
+                return report if is_told else replace(report, failure="the process that does it has ended")
+            heard = self._clock()
+            self._take(data)
+
+    def _is_readable(self, seconds: float) -> bool:
+        poll = select.poll()  # `select.select` takes no descriptor above 1023
+        poll.register(self._pipe, select.POLLIN | select.POLLHUP)
+        return bool(poll.poll(max(0.0, seconds) * 1000 + 1))
+
+    def _take(self, data: bytes) -> None:
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            self._report = Restoration.parse(line) or self._report

@@ -1,0 +1,76 @@
+"""Sealing: when the open segments of a staged run are sealed. Only what is sealed comes to the logdir.
+
+    what                            seals segments that are older than
+    the time                        `mirror_every`, or 1/64 of the run's age if that is longer
+    `push()`, `trigger()`           1/512 of the run's age, and a second
+    a signal that asks for a push   nothing: the process may have seconds to live
+    `push(wait)`, `close`, the end  nothing
+
+It is done when the worker keeps house, or in the call itself for the last row. An idle process seals nothing until its
+next call.
+
+Invariants:
+- Files stay few, whatever a program asks for at every step: TensorBoard's default reader keeps one descriptor per file.
+- What is sealed is never written again. Each request concerns the segments that were open then.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+from hf_mpwriter.worker.files import WorkerFiles
+
+RUN_SHARE = 64  # the parts of a run's age of which one is the least age of a sealed segment
+REQUESTED_SHARE = 512  # the same, of one that is sealed because a push was asked for
+REQUESTED_MIN = 1.0  # seconds
+
+
+def opened_before(now: float, run_age: float, mirror_every: float, requested_at: float, urgent_at: float) -> float:
+    """The monotonic seconds such that segments that were opened before are to be sealed.
+
+    Args:
+        now: monotonic seconds.
+        run_age: seconds since the run began.
+        mirror_every: minutes.
+        requested_at: monotonic seconds of the last request for a push, -inf before the first.
+        urgent_at: the same, of the last one by a signal.
+    """
+    by_time = now - max(60 * mirror_every, run_age / RUN_SHARE)
+    by_request = min(requested_at, now - max(REQUESTED_MIN, run_age / REQUESTED_SHARE))
+    return max(by_time, by_request, urgent_at)
+
+
+class Sealing:
+    """What one process seals for the mirror; nothing of a run that is not staged.
+
+    Args:
+        files: its event files.
+        mirror_every: returns the minutes between two times.
+        clock: monotonic seconds.
+
+    Attributes:
+        made_at: unix time when the run began; None if it is not staged.
+    """
+
+    def __init__(self, files: WorkerFiles, mirror_every: Callable[[], float], clock: Callable[[], float]) -> None:
+        self._files, self._mirror_every, self._clock = files, mirror_every, clock
+        self._requested_at = self._urgent_at = -math.inf
+        self.made_at: float | None = None
+
+    def request(self, *, at_once: bool) -> None:
+        """Seal what is open now: when the worker keeps house and files stay few, or at once."""
+        self._requested_at = self._clock()
+        if at_once and self.made_at is not None:
+            self._files.seal_older()
+
+    def note_urgent(self) -> None:
+        """Seal all that is open now when the worker keeps house next; from a signal handler, too."""
+        self._urgent_at = self._clock()
+
+    def seal_due(self) -> None:
+        """Seal the segments that are due; called when the worker keeps house."""
+        if self.made_at is not None:
+            age, requests = max(0.0, time.time() - self.made_at), (self._requested_at, self._urgent_at)
+            self._files.seal_older(opened_before(self._clock(), age, self._mirror_every(), *requests))

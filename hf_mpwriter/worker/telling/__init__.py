@@ -1,0 +1,1 @@
+"""What a worker tells its user while it works."""

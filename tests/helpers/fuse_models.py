@@ -1,0 +1,244 @@
+"""Mounts of object stores, and other difficult mounts, as FUSE models: what each can do, and how to mount one.
+
+    with mounted(GCSFUSE, place) as mount:          a process of its own serves it (`fuse_server`)
+        (mount.place / "file").write_bytes(b"...")  what this host sees
+        mount.elsewhere("file")                     what other hosts see: content, None if there is nothing
+        mount.everything()                          all of it: content by path
+        with mounted(GCSFUSE, other, store=mount.store): ...   a second host with a mount of the same store
+        mount.hang() ... mount.release()            every call waits in between
+
+A model behaves as the source and the documents of its mount say (August 2026), without caches. Objects live in a
+plain directory, the store. What a mount has not published yet is gone with its process. Empty directories are
+published at once, which no object store does.
+
+Needs Linux, root, /dev/fuse and libfuse (`scripts/packages`); `why_not` says what is missing. Mounts end with the
+`with`; a killed test takes the process of the mount with it, and the next session detaches what is left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes.util
+import dataclasses
+import errno
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from mounts import contents, detach
+from programs import wait_for
+
+SERVER = Path(__file__).parent / "fuse_server.py"
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """What a mount can do. The defaults are those of a local disk, but for locks, which stay within a mount.
+
+    Args:
+        name: for messages and the ids of tests.
+        fstype: the type in mountinfo is `fuse.<fstype>`, or `fuse` without one.
+        source: the source in mountinfo.
+        published_on_close: other hosts see a file when it is closed, else at once.
+        reads_open: what reading an unpublished file gives: "content", "nothing", or it is "refused" (EPERM).
+        appends: whether an existing file can be opened for writing without O_TRUNC, else EPERM.
+        overwrites: whether an existing file can be opened with O_TRUNC, else EPERM.
+        deletes: whether a file can be removed, else EPERM.
+        sequential: each write has to begin where the last one ended, else EINVAL.
+        sync: what fsync does: "nothing", or it "ends" the file, later writes are EIO; "edits" publishes a file that
+            was there before, and does nothing for a new one.
+        close_ends: close ends the file too, unless it is empty or another process closes its copy of a descriptor.
+        renames: whether anything can be renamed, else ENOSYS.
+        links: "yes", "copies", or "no" (ENOSYS).
+        truncates: "yes", "ignored", or "no" (EPERM); opening with O_TRUNC is no such call.
+        modes: whether mode and owner can be changed, else it is ignored.
+        lock_error: the errno of every lock, 0 where they work.
+        delay: seconds that each call takes.
+    """
+
+    name: str
+    fstype: str
+    source: str
+    published_on_close: bool = False
+    reads_open: str = "content"
+    appends: bool = True
+    overwrites: bool = True
+    deletes: bool = True
+    sequential: bool = False
+    sync: str = "nothing"
+    close_ends: bool = False
+    renames: bool = True
+    links: str = "yes"
+    truncates: str = "yes"
+    modes: bool = True
+    lock_error: int = 0
+    delay: float = 0.0
+
+    def slow(self, seconds: float = 0.02) -> Model:
+        """The same model, each of whose calls takes so long."""
+        return dataclasses.replace(self, name=f"{self.name}-slow", delay=seconds)
+
+    def unknown(self) -> Model:
+        """The same model under a type and source that nobody knows: it has to be probed."""
+        return dataclasses.replace(self, name=f"{self.name}-unknown", fstype="mystery", source="mystery")
+
+
+GCSFUSE = Model(
+    "gcsfuse", "gcsfuse", "bucket", published_on_close=True, sync="edits", links="no", modes=False
+)  # fsync of a new file does not finalize it: docs/semantics.md
+MOUNTPOINT_S3 = Model(
+    "mountpoint-s3",
+    "",
+    "mountpoint-s3",
+    published_on_close=True,
+    reads_open="refused",
+    appends=False,
+    overwrites=False,  # without --allow-overwrite
+    deletes=False,  # without --allow-delete
+    sequential=True,
+    sync="ends",
+    close_ends=True,
+    renames=False,
+    links="no",
+    truncates="no",
+    modes=False,
+    lock_error=errno.ENOSYS,
+)  # doc/SEMANTICS.md
+MOUNTPOINT_S3_ALLOWED = dataclasses.replace(
+    MOUNTPOINT_S3, name="mountpoint-s3-allowed", overwrites=True, deletes=True
+)  # with both flags
+HF_MOUNT = Model(
+    "hf-mount",
+    "",
+    "hf-mount",
+    published_on_close=True,
+    reads_open="nothing",
+    appends=False,
+    sequential=True,
+    close_ends=True,
+    links="copies",
+    truncates="ignored",
+    modes=False,
+)  # src/virtual_fs/mod.rs, without advanced_writes
+BLOBFUSE2 = Model(
+    "blobfuse2", "blobfuse2", "blobfuse2", published_on_close=True, links="no", modes=False, lock_error=errno.ENOSYS
+)
+OBJECT_STORES = (GCSFUSE, MOUNTPOINT_S3, HF_MOUNT, BLOBFUSE2)
+
+PLAIN = Model("plain", "mystery", "mystery")  # locks of one mount
+NO_LOCKS = dataclasses.replace(PLAIN, name="no-locks", lock_error=errno.ENOLCK)
+NO_LOCK_CALLS = dataclasses.replace(PLAIN, name="no-lock-calls", lock_error=errno.ENOSYS)
+NO_LINKS = dataclasses.replace(PLAIN, name="no-links", links="no")
+NO_MODES = dataclasses.replace(PLAIN, name="no-modes", modes=False)
+SLOW = PLAIN.slow()
+MODELS = (*OBJECT_STORES, MOUNTPOINT_S3_ALLOWED, PLAIN, NO_LOCKS, NO_LOCK_CALLS, NO_LINKS, NO_MODES, SLOW)
+
+
+def why_not() -> str:
+    """Return why no model can be mounted here, "" if one can."""
+    if not sys.platform.startswith("linux") or os.geteuid():
+        return "only root on Linux can mount"
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        return "there is no /dev/fuse"
+    if not ctypes.util.find_library("fuse3"):
+        return "libfuse3 is missing: scripts/packages installs it"
+    return "" if importlib.util.find_spec("mfusepy") else "mfusepy is missing: pip install -e '.[test]'"
+
+
+class Mounted:
+    """A mount of a model.
+
+    Args:
+        model: what it can do.
+        place: where it is mounted; made if it is missing.
+        store: directory of the objects; made if it is missing.
+    """
+
+    def __init__(self, model: Model, place: Path, store: Path) -> None:
+        self.model, self.place, self.store = model, place, store
+        self._gate = store.parent / f"{store.name}.{place.name}.hang"
+        for directory in (place, store):
+            directory.mkdir(parents=True, exist_ok=True)
+        told = {"model": dataclasses.asdict(model), "gate": str(self._gate)}
+        variables = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+        self._process = subprocess.Popen(
+            [sys.executable, SERVER, json.dumps(told), store, place],
+            env=variables,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        try:
+            wait_for(self._is_up, f"a mount of {model.name}")
+        except BaseException:
+            self.end()
+            raise
+
+    @property
+    def pid(self) -> int:
+        """The process that serves the mount."""
+        return self._process.pid
+
+    def _is_up(self) -> bool:
+        if self._process.poll() is not None:
+            raise RuntimeError(self._process.communicate()[1].decode())
+        return os.path.ismount(self.place)
+
+    def elsewhere(self, path: str | os.PathLike[str]) -> bytes | None:
+        """The content that other hosts see, None if there is no such file.
+
+        Args:
+            path: below the mount, or relative to it.
+        """
+        relative = os.path.relpath(path, self.place) if os.path.isabs(path) else path
+        try:
+            return (self.store / relative).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def everything(self) -> dict[str, bytes]:
+        """All files that other hosts see: content by path."""
+        return contents(self.store)
+
+    def hang(self) -> None:
+        """Let every call wait from now on, also those of processes that are killed."""
+        self._gate.touch()
+
+    def release(self) -> None:
+        """Answer all that wait."""
+        self._gate.unlink(missing_ok=True)
+
+    def die(self) -> None:
+        """Kill the process: what it has not published is lost, and every call fails with ENOTCONN."""
+        self._process.kill()
+        self._process.wait()
+
+    def end(self) -> None:
+        """Unmount; a file that is still open there fails from now on."""
+        self.release()
+        detach(self.place)
+        with contextlib.suppress(subprocess.TimeoutExpired):  # files that are open keep it
+            self._process.terminate()
+            self._process.wait(5)
+        self._process.kill()
+        self._process.communicate()
+
+
+@contextlib.contextmanager
+def mounted(model: Model, place: Path, store: Path | None = None) -> Iterator[Mounted]:
+    """Mount a model.
+
+    Args:
+        model: what it can do.
+        place: where; made if it is missing.
+        store: directory of the objects, to share one between mounts (default: beside the place).
+    """
+    mount = Mounted(model, place, store or place.with_name(f"{place.name}.store"))
+    try:
+        yield mount
+    finally:
+        mount.end()

@@ -1,0 +1,122 @@
+"""Mirrors, copies and workers that are killed: every record is in the logdir once, and nothing there is rewritten."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+
+import pytest
+from programs import wait_for
+from staged import (
+    LOG_SEGMENTS,
+    copy_pid,
+    digests,
+    event_files,
+    is_there,
+    leftovers,
+    lengths,
+    mirror_pid,
+    stage,
+    steps,
+)
+from support import event_file
+
+from hf_mpwriter import testing
+from hf_mpwriter.mirror.posix import IN_PLACE, RENAME
+from hf_mpwriter.spool.staging.logdir import Logdir
+from hf_mpwriter.spool.staging.record import Mirrored
+from hf_mpwriter.system.process import host_id
+from hf_mpwriter.worker.election import MirrorElection
+
+LONG = 3 << 20  # bytes of an event file that a copy writes in several pieces
+
+
+def long_event_file(run_dir, count: int) -> str:
+    """Write an event file of ours that no process has open, in the place where a rank would."""
+    name = f"rank_00001/events.out.tfevents.{1000000000 + count}.there.1.0123abcd"
+    event_file(os.path.join(run_dir, name), 16, tag=f"{count}" * (LONG // 16))
+    return name
+
+
+def kill(pid: int) -> None:
+    """SIGKILL, if it still lives."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+class Watch:
+    """Compares the logdir with what it held before."""
+
+    def __init__(self, run_dir, logdir) -> None:
+        self._run_dir, self._logdir = run_dir, logdir
+        self._seen: dict[str, str] = {}
+
+    def check(self) -> None:
+        """What was whole in the logdir is as it was, and what is there begins what is here."""
+        now, here = digests(self._logdir), lengths(self._run_dir)
+        for name, digest in self._seen.items():
+            assert now[name] == digest, f"{name} was rewritten"
+        for name, path in event_files(self._logdir).items():
+            content = path.read_bytes()
+            assert (self._run_dir / name).read_bytes().startswith(content)
+            if len(content) == here[name]:
+                self._seen[name] = now[name]
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("way", [RENAME, IN_PLACE])
+def test_copies_mirrors_and_workers_that_are_killed_lose_and_double_nothing(way, tmp_path, start, monkeypatch):
+    """A copy dies in the middle of a file; then mirror and worker die; then all of them at once; then all goes on."""
+    run_dir, logdir = tmp_path / "here" / "exp1", tmp_path / "there" / "exp1"
+    journals = tmp_path / "journals"
+    spool = stage(run_dir, logdir)
+    host = spool.host(host_id())
+    os.makedirs(host.root)
+    Mirrored(way=way).save(host)
+    check = Watch(run_dir, logdir).check
+    # a copy that dies in the middle of each file
+    first = long_event_file(run_dir, 0)
+    election = MirrorElection(spool)
+    monkeypatch.setenv("HF_MPWRITER_FAILPOINT", "copy.write=kill:2")
+    start(LOG_SEGMENTS, run_dir, journals, 0, 15).succeed(120)
+    wait_for(lambda: Logdir(spool).status().failures >= 2 or election.ensure_mirror(), "copies that are killed")
+    wait_for(lambda: Logdir(spool).status().failures >= 2, "copies that are killed")
+    assert "signal 9" in Logdir(spool).status().reason
+    assert first not in Logdir(spool).mirrored().files
+    assert first not in event_files(logdir) or way == IN_PLACE
+    check()
+    # the mirror is killed, and its copy dies with it
+    monkeypatch.delenv("HF_MPWRITER_FAILPOINT")
+    kill(wait_for(lambda: mirror_pid(spool), "a mirror"))
+    wait_for(lambda: not copy_pid(spool), "its copy dies with it")
+    # a worker, and the mirror that it has started, are killed while they work
+    worker = start(LOG_SEGMENTS, run_dir, journals, 40, 1 << 30)
+    wait_for(lambda: first in Logdir(spool).mirrored().files, "the first file is brought")
+    worker.process.kill()
+    worker.process.communicate()
+    kill(mirror_pid(spool))
+    check()
+    long_event_file(run_dir, 1)
+    # all at once, a copy among them
+    last = start(LOG_SEGMENTS, run_dir, journals, 1 << 20, 1 << 30)
+    wait_for(lambda: copy_pid(spool), "a copy")
+    last.process.kill()
+    for pid in (copy_pid(spool), mirror_pid(spool)):
+        kill(pid) if pid else None
+    last.process.communicate()
+    check()
+    # a restart
+    before = event_files(run_dir).keys()
+    start(LOG_SEGMENTS, run_dir, journals, 1 << 21, (1 << 21) + 8).succeed(120)
+    wait_for(lambda: is_there(spool), "all is there")
+    check()
+    assert before < event_files(logdir).keys()
+    assert leftovers(logdir) == []
+    assert digests(logdir) == digests(run_dir)
+    returned = {record.step for record in testing.read_journals(str(journals))}
+    there = steps(logdir, "loss")
+    assert returned <= set(there), "a returned record is missing"
+    assert len(there) == len(set(there)), "a record is there twice"
+    wait_for(lambda: not mirror_pid(spool), "the mirror leaves when all is there")
+    assert Logdir(spool).status().phase == "left"

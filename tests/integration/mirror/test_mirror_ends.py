@@ -1,0 +1,194 @@
+"""What is told of a logdir that does not take files, what brings them there, and what `status` and `verify` say."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+from click.testing import CliRunner
+from hanging import hanging, why_not
+from programs import wait_for
+from runs import hub_view
+from staged import copy_pid, digests, event_files, is_there, lengths, mirror_pid, stage, steps
+
+from hf_mpwriter import testing
+from hf_mpwriter.cli.main import main
+from hf_mpwriter.spool.staging.logdir import Logdir
+from hf_mpwriter.spool.staging.record import MirrorPlaces
+from hf_mpwriter.system import locks
+from hf_mpwriter.system.process import host_id
+
+LOG = """
+import sys
+from hf_mpwriter import SummaryWriter
+with SummaryWriter(sys.argv[1], exit_timeout=float(sys.argv[2])) as writer:
+    for step in range(50):
+        writer.add_scalar("loss", step / 2, step)
+    print(writer.push(0.5) if len(sys.argv) > 3 else writer.flush())
+"""
+LOG_TO_HUB = """
+import sys
+from hf_mpwriter import HFSummaryWriter
+with HFSummaryWriter("me/run", logdir=sys.argv[1], exit_timeout=float(sys.argv[2])) as writer:
+    for step in range(50):
+        writer.add_scalar("loss", step / 2, step)
+"""
+
+
+def command(*arguments: object) -> tuple[int, str]:
+    """Run a command of ours; its exit code and all that it prints."""
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    return result.exit_code, result.output
+
+
+@pytest.mark.timeout(300)
+def test_an_end_tells_what_is_not_in_the_logdir_and_sync_brings_it(tmp_path, start):
+    """A logdir that cannot be made, mended later; a file that was removed there; one that others have changed."""
+    run_dir, above = tmp_path / "here" / "exp1", tmp_path / "there"
+    logdir = above / "exp1"
+    above.write_text("no directory")
+    spool = stage(run_dir, logdir)
+    code, _, err = start(LOG, run_dir, 10).finish()
+    told = err.splitlines()[-1]
+    assert code == 0
+    assert f"of {run_dir} are not in {logdir} yet: Not a directory." in told
+    assert told.endswith(f"hf-mpwriter sync {logdir}")
+    assert "Hub" not in err
+    code, out = command("sync", run_dir, "--timeout", "3")
+    assert (code, "Not a directory" in out) == (1, True)
+    assert f"logdir {logdir}: " in command("status", run_dir)[1]
+    # mended
+    above.unlink()
+    code, out = command("sync", run_dir)
+    assert (code, f"are in {logdir}" in out) == (0, True), out
+    assert digests(logdir) == digests(run_dir)
+    (name,) = event_files(logdir)
+    status = json.loads(command("status", run_dir, "--json")[1])
+    assert [(file["path"], file["in_logdir"]) for file in status["files"]] == list(lengths(run_dir).items())
+    assert (status["mirror"]["to"], status["mirror"]["failures"]) == (str(logdir), 0)
+    assert command("verify", run_dir)[0] == 0
+    # removed there
+    (logdir / name).unlink()
+    code, out = command("verify", run_dir)
+    assert (code, f"{name}: not whole in the logdir" in out) == (1, True), out
+    assert command("sync", run_dir)[0] == 0
+    assert digests(logdir) == digests(run_dir)
+    # changed there
+    (logdir / name).write_bytes((run_dir / name).read_bytes()[::-1] + b"more")
+    theirs = digests(logdir)
+    assert command("verify", run_dir)[0] == 1
+    code, out = command("sync", run_dir)
+    assert code == 1
+    assert "has" in out
+    assert "not brought to the logdir" in command("status", run_dir)[1]
+    assert digests(logdir) == theirs, "what others have put there is left alone"
+    wait_for(lambda: not mirror_pid(spool), "the mirror leaves: what is refused is nothing to wait for")
+
+
+@pytest.mark.timeout(300)
+def test_what_goes_to_hub_and_logdir_is_waited_for_in_both(hub, tmp_path, start, monkeypatch):
+    """The end of a block waits for both, silently; if one of them refuses, the message says what is where."""
+    run_dir, logdir = tmp_path / "here" / "exp1", tmp_path / "there" / "exp1"
+    spool = stage(run_dir, logdir)
+    code, _, err = start(LOG_TO_HUB, run_dir, 60).finish()
+    assert code == 0
+    assert " yet" not in err, err
+    assert is_there(spool)
+    assert testing.check(str(run_dir), hub_view(hub)).problems == []
+    status = json.loads(command("status", run_dir, "--json")[1])
+    assert all(file["bytes"] == file["on_hub"] == file["in_logdir"] for file in status["files"])
+    assert command("verify", run_dir)[0] == 0
+    # without a Hub
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    other, far = tmp_path / "here" / "exp2", tmp_path / "there" / "exp2"
+    stage(other, far)
+    err = start(LOG_TO_HUB, other, 8).finish()[2]
+    told = err.splitlines()[-1]
+    assert "not on the Hub yet" in told
+    assert f"All of it is in {far}." in told
+    assert digests(far) == digests(other)
+    # without both
+    other, far = tmp_path / "here" / "exp3", tmp_path / "there" / "exp1" / next(iter(lengths(run_dir))) / "exp3"
+    stage(other, far)
+    told = start(LOG_TO_HUB, other, 8).finish()[2].splitlines()[-1]
+    assert "not on the Hub yet" in told
+    assert f"are not in {far} yet" in told
+    assert told.count("hf-mpwriter sync") <= 1
+
+
+@pytest.mark.skipif(bool(why_not()), reason=why_not())
+@pytest.mark.timeout(300)
+def test_a_logdir_that_hangs_holds_up_nothing_but_the_copy(tmp_path, start):
+    """Training and its end go on; the copy is ended by its timer, and tried again; then all arrives."""
+    run_dir, logdir = tmp_path / "here" / "exp1", tmp_path / "there"
+    spool = stage(run_dir, logdir / "exp1")
+    with hanging(logdir):
+        started = time.monotonic()
+        err = start(LOG, run_dir, 4).finish()[2]
+        assert time.monotonic() - started < 60
+        assert f"are not in {logdir / 'exp1'} yet" in err
+        wait_for(lambda: Logdir(spool).status().failures, "the copy is given up")
+        assert "it hung" in Logdir(spool).status().reason
+    wait_for(lambda: is_there(spool) or command("sync", run_dir)[0] == 0, "it is there")
+    assert digests(logdir / "exp1") == digests(run_dir)
+
+
+def test_beside_a_copy_that_cannot_be_killed_no_other_one_starts(tmp_path, start):
+    """The lock of a copy tells that it lives, whatever has become of its mirror; status and end say so."""
+    run_dir, logdir = tmp_path / "here" / "exp1", tmp_path / "there" / "exp1"
+    spool = stage(run_dir, logdir)
+    os.makedirs(spool.host(host_id()).root)
+    lock = locks.try_exclusive(MirrorPlaces.of(spool.host(host_id())).copy_lock)
+    code, out, err = start(LOG, run_dir, 4, "push").finish()
+    assert (code, out) == (0, "False\n"), "push() is honest"
+    assert "hangs in it, and cannot be killed" in err
+    assert not copy_pid(spool)
+    assert not event_files(logdir)
+    assert "is stuck" in command("status", run_dir)[1]
+    locks.release(lock)
+    assert command("sync", run_dir)[0] == 0
+    assert digests(logdir) == digests(run_dir)
+
+
+PUSH = """
+import os, sys
+from hf_mpwriter import SummaryWriter
+writer = SummaryWriter(sys.argv[1], exit_timeout=60)
+for step in range(20):
+    writer.add_scalar("loss", step / 2, step)
+print(writer.push(60))
+for step in range(20, 40):
+    writer.add_scalar("loss", step / 2, step)
+print(writer.push(60))
+os.kill(os.getpid(), 9)
+"""
+
+KILLED = """
+import os, sys
+from hf_mpwriter import SummaryWriter
+writer = SummaryWriter(sys.argv[1])
+for step in range(40, 60):
+    writer.add_scalar("loss", step / 2, step)
+os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.timeout(300)
+def test_what_a_push_says_is_there_is_in_the_logdir(tmp_path, start, monkeypatch):
+    """It seals what is open, and is True when the mirror has brought it; a supervisor brings what was left."""
+    logdir = tmp_path / "there" / "exp1"
+    monkeypatch.setenv("HF_MPWRITER_STAGING", str(tmp_path / "here"))
+    code, out, err = start(PUSH, logdir).finish()
+    assert (code, out) == (-9, "True\nTrue\n"), err
+    assert sorted(steps(logdir, "loss")) == list(range(40))
+    assert command("verify", logdir)[0] == 0
+    # below a supervisor, whose program is killed before it can close
+    run = [sys.executable, "-m", "hf_mpwriter", "run", "--grace", "60", "--", sys.executable, "-c", KILLED, str(logdir)]
+    supervised = subprocess.run(run, capture_output=True, text=True, timeout=100, check=False)
+    assert supervised.returncode == 128 + 9
+    assert f"are in {logdir}" in supervised.stderr, supervised.stderr
+    assert sorted(steps(logdir, "loss")) == list(range(60))

@@ -1,0 +1,253 @@
+"""The FUSE models behave as the mounts that they stand for."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import fuse_models
+import pytest
+from fuse_models import BLOBFUSE2, GCSFUSE, HF_MOUNT, MODELS, MOUNTPOINT_S3, PLAIN, Mounted, mounted
+from mounts import detach_below
+from programs import wait_for
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(bool(fuse_models.why_not()), reason=fuse_models.why_not() or "-"),
+]
+
+
+GONE = ("ENOTCONN", "ECONNABORTED")  # what a mount without its process answers, the second one while it goes
+
+
+def outcome(call: Callable[[], object]) -> object:
+    """What a call returns, or the name of its error."""
+    try:
+        return call()
+    except OSError as error:
+        return errno.errorcode[error.errno]
+
+
+def lock(path: Path) -> None:
+    """Lock a file as our locks do."""
+    with open(path, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def append(path: Path, data: bytes) -> None:
+    """Open an existing file and write behind its end, in one call of the kernel each."""
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND)
+    try:
+        os.write(fd, data)
+    finally:
+        os.close(fd)
+
+
+def overwrite(path: Path) -> None:
+    """Begin an existing file again."""
+    os.close(os.open(path, os.O_WRONLY | os.O_TRUNC))
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; a zombie does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def observe(mount: Mounted) -> dict[str, object]:
+    """What one new file of a mount does, from its creation to its end."""
+    path, seen = mount.place / "file", {}
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND)
+    try:
+        os.write(fd, b"one")
+        seen["read while open"] = outcome(path.read_bytes)
+        seen["elsewhere while open"] = mount.elsewhere(path)
+        os.fsync(fd)
+        seen["elsewhere after fsync"] = mount.elsewhere(path)
+        seen["write after fsync"] = outcome(lambda: os.write(fd, b" two"))
+    finally:
+        seen["close"] = outcome(lambda: os.close(fd))
+    seen["elsewhere after close"] = mount.elsewhere(path)
+    seen["append"] = outcome(lambda: append(path, b" three"))
+    seen["elsewhere after append"] = mount.elsewhere(path)
+    seen["lock"] = outcome(lambda: lock(path))
+    seen["link"] = outcome(lambda: os.link(path, mount.place / "link"))
+    seen["one file"] = (mount.place / "link").exists() and path.stat().st_nlink > 1
+    seen["rename"] = outcome(lambda: os.rename(path, mount.place / "renamed"))
+    left = mount.place / ("renamed" if seen["rename"] is None else "file")
+    left.chmod(0o600)
+    seen["mode"] = left.stat().st_mode & 0o777
+    seen["overwrite"] = outcome(lambda: overwrite(left))
+    seen["remove"] = outcome(lambda: os.unlink(left))
+    return seen
+
+
+LOCAL = {
+    "read while open": b"one",
+    "elsewhere while open": b"one",
+    "elsewhere after fsync": b"one",
+    "write after fsync": 4,
+    "close": None,
+    "elsewhere after close": b"one two",
+    "append": None,
+    "elsewhere after append": b"one two three",
+    "lock": None,
+    "link": None,
+    "one file": True,
+    "rename": None,
+    "mode": 0o600,
+    "overwrite": None,
+    "remove": None,
+}
+ON_CLOSE = {"elsewhere while open": None, "elsewhere after fsync": None, "mode": 0o644, "one file": False}
+NO_LINK = {"link": "EPERM", "one file": False}  # the kernel's word for ENOSYS
+NO_APPEND = {"append": "EPERM", "elsewhere after append": b"one two"}
+FSYNC_ENDS = {
+    "elsewhere after fsync": b"one",
+    "write after fsync": "EIO",
+    "elsewhere after close": b"one",
+    "elsewhere after append": b"one",
+}
+MOUNTPOINT = ON_CLOSE | NO_LINK | NO_APPEND | FSYNC_ENDS
+MOUNTPOINT |= {"read while open": "EPERM", "lock": "ENOSYS", "rename": "ENOSYS"}
+DIFFERENCES = {
+    "gcsfuse": ON_CLOSE | NO_LINK,
+    "mountpoint-s3": MOUNTPOINT | {"overwrite": "EPERM", "remove": "EPERM"},
+    "mountpoint-s3-allowed": MOUNTPOINT,
+    "hf-mount": ON_CLOSE | NO_APPEND | {"read while open": b""},
+    "blobfuse2": ON_CLOSE | NO_LINK | {"lock": "ENOSYS"},
+    "plain": {},
+    "no-locks": {"lock": "ENOLCK"},
+    "no-lock-calls": {"lock": "ENOSYS"},
+    "no-links": NO_LINK,
+    "no-modes": {"mode": 0o644},
+    "plain-slow": {},
+}
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
+def test_a_file_lives_as_on_the_mount(model, tmp_path):
+    """From creation to removal: what differs from a local disk is what the mount's documents say, and no more."""
+    with mounted(model, tmp_path / "mount") as mount:
+        assert observe(mount) == LOCAL | DIFFERENCES[model.name]
+        found = subprocess.run(["findmnt", "-no", "FSTYPE,SOURCE", mount.place], capture_output=True, check=True)
+        assert found.stdout.decode().split() == [f"fuse.{model.fstype}" if model.fstype else "fuse", model.source]
+    assert not os.path.ismount(tmp_path / "mount")
+
+
+def test_two_hosts_share_a_store_but_neither_locks_nor_open_files(tmp_path):
+    """A name that is created exclusively on both is one object in the end: the later close wins."""
+    store = tmp_path / "store"
+    with mounted(GCSFUSE, tmp_path / "a", store) as one, mounted(GCSFUSE, tmp_path / "b", store) as other:
+        (one.place / "lock").touch()
+        with open(one.place / "lock", "rb") as mine, open(other.place / "lock", "rb") as theirs:
+            for file in (mine, theirs):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with open(one.place / "lock", "rb") as again, pytest.raises(BlockingIOError):
+                fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with open(one.place / "file", "xb", buffering=0) as first, open(other.place / "file", "xb") as second:
+            first.write(b"first")
+            assert not (other.place / "other").exists()
+            second.write(b"second")
+        assert (other.place / "file").read_bytes() == b"first"  # `second` was closed first
+        with pytest.raises(FileExistsError):
+            (other.place / "file").touch(exist_ok=False)
+
+
+@pytest.mark.parametrize("model", [HF_MOUNT, MOUNTPOINT_S3], ids=lambda model: model.name)
+def test_a_file_stays_open_when_a_child_closes_its_copy(model, tmp_path):
+    """Close ends a file only in the process that opened it; its death ends it too."""
+    with mounted(model, tmp_path / "mount") as mount:
+        path = mount.place / "file"
+        told, tell = os.pipe()
+        if not (child := os.fork()):
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT)
+            os.write(fd, b"one")
+            if not (grandchild := os.fork()):
+                os._exit(0)
+            os.waitpid(grandchild, 0)
+            os.write(fd, b" two")
+            os.write(tell, b".")
+            time.sleep(600)
+        os.read(told, 1)
+        assert mount.elsewhere(path) is None
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+        for fd in (told, tell):
+            os.close(fd)
+        wait_for(lambda: mount.elsewhere(path) == b"one two", "the end of the file")
+
+
+def test_a_file_that_is_removed_or_renamed_while_it_is_open(tmp_path):
+    """Under another name its writer goes on; what was removed is not published."""
+    with mounted(BLOBFUSE2, tmp_path / "mount") as mount:
+        with open(mount.place / "removed", "xb", buffering=0) as file:
+            file.write(b"one")
+            os.unlink(mount.place / "removed")
+        with open(mount.place / "renamed", "xb", buffering=0) as file:
+            file.write(b"one")
+            os.rename(mount.place / "renamed", mount.place / "new")
+            file.write(b" two")
+        assert os.listdir(mount.place) == ["new"]
+        wait_for(lambda: mount.elsewhere("new") == b"one two", "the new name")
+        assert os.listdir(mount.store) == ["new"]
+
+
+def test_a_mount_that_hangs_waits_until_it_is_released(tmp_path):
+    """Every call waits, and gets its answer in the end."""
+    with mounted(PLAIN, tmp_path / "mount") as mount:
+        (mount.place / "file").write_bytes(b"content")
+        mount.hang()
+        answers: list[object] = []
+        thread = threading.Thread(target=lambda: answers.append((mount.place / "file").read_bytes()))
+        thread.start()
+        thread.join(0.2)
+        assert thread.is_alive()
+        mount.release()
+        thread.join()
+        assert answers == [b"content"]
+
+
+def test_a_slow_mount_takes_its_time_for_each_call(tmp_path):
+    """Twenty writes take twenty delays."""
+    with mounted(PLAIN.slow(0.005), tmp_path / "mount") as mount, open(mount.place / "file", "xb", 0) as file:
+        began = time.monotonic()
+        file.writelines([b"x"] * 20)
+        assert time.monotonic() - began >= 0.1
+
+
+def test_a_mount_whose_process_dies_loses_what_it_has_not_published(tmp_path):
+    """Every call fails then, and the place can be detached."""
+    with mounted(GCSFUSE, tmp_path / "mount") as mount:
+        (mount.place / "closed").write_bytes(b"closed")
+        fd = os.open(mount.place / "open", os.O_WRONLY | os.O_CREAT)
+        os.write(fd, b"open")
+        mount.die()
+        assert outcome(lambda: os.stat(mount.place)) in GONE
+        assert outcome(lambda: os.close(fd)) in GONE
+        assert os.listdir(mount.store) == ["closed"]
+    assert not os.path.ismount(tmp_path / "mount")
+
+
+def test_a_mount_ends_with_the_process_that_made_it(tmp_path):
+    """SIGKILL of a test leaves no process of a mount behind; the next session detaches the place."""
+    if not (child := os.fork()):
+        mount = Mounted(PLAIN, tmp_path / "mount", tmp_path / "store")
+        (tmp_path / "pid").write_text(str(mount.pid))
+        os.kill(os.getpid(), 9)
+    os.waitpid(child, 0)
+    pid = int((tmp_path / "pid").read_text())
+    wait_for(lambda: not is_alive(pid), "its end")
+    try:
+        assert outcome(lambda: os.stat(tmp_path / "mount")) in GONE
+    finally:
+        detached = detach_below(tmp_path)
+    assert detached == [str(tmp_path / "mount")]

@@ -1,0 +1,228 @@
+"""Staged runs with real processes: event files are kept on this disk, and the logdir gets what is sealed."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import url_places
+from programs import wait_for
+from runs import all_acknowledged, check_oracle
+from support import event_file, events, keys
+
+from hf_mpwriter import SummaryWriter
+from hf_mpwriter.base.errors import LogdirError, SettingsError
+from hf_mpwriter.base.names import event_second
+from hf_mpwriter.spool import homes
+from hf_mpwriter.spool.staging.record import Mirrored, MirrorRecord
+from hf_mpwriter.system.process import host_id
+
+START = 1  # SessionLog.START
+
+RANK = """
+import json, os, pickle, signal, sys
+from hf_mpwriter import HFSummaryWriter
+from hf_mpwriter.testing import Journal
+from hf_mpwriter.worker import worker
+worker.HOUSEKEEPING_EVERY = 0.1
+logdir, journals, rank = sys.argv[1:]
+os.environ |= {"RANK": rank, "WORLD_SIZE": "2"}
+with HFSummaryWriter("me/run", logdir=logdir, commit_every=0.01, mirror_every=60) as writer:
+    journal = Journal(journals)
+    for step in range(40):
+        writer.add_scalar("loss", step, step)
+        journal.note(writer, "loss", step)
+    writer.add_scalars("many", {"a": 1.0}, 1)
+    writer.add_hparams({"lr": 0.1}, {"best": 1.0}, name="trial")
+    print(json.dumps([
+        writer.logdir, writer.log_dir, writer.get_logdir(), writer.file_writer.get_logdir(),
+        pickle.loads(pickle.dumps(writer)).logdir, writer.scheduler.path_in_repo,
+    ]))
+    writer.flush()
+    print(json.dumps([writer.file_writer.event_writer.file.is_open, writer.push(100)]), flush=True)
+    assert not writer.file_writer.event_writer.file.is_open
+    writer.add_scalar("loss", 40, 40)
+    journal.note(writer, "loss", 40)
+    if rank == "1":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if os.fork() == 0:
+        writer.add_scalar("child", 1, 1)
+        writer.close()
+        os._exit(0)
+    os.wait()
+"""
+
+
+def files_below(directory: Path) -> dict[str, bytes]:
+    """The event files below a directory, by their relative paths."""
+    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*tfevents*")}
+
+
+@pytest.fixture
+def local(tmp_path, monkeypatch) -> Path:
+    """A directory in which every run is staged."""
+    directory = tmp_path / "local"
+    directory.mkdir()
+    monkeypatch.setenv("HF_MPWRITER_STAGING", str(directory))
+    return directory
+
+
+@pytest.mark.timeout(300)
+def test_a_staged_run_is_whole_in_its_logdir_and_on_the_hub(hub, run_dir, local, tmp_path, start, unhurried):
+    """Two ranks, a fork and sub-writers, a SIGKILL, and a push that seals and waits for both places."""
+    ranks = [start(RANK, run_dir, tmp_path / "journals", rank) for rank in (0, 1)]
+    code, out, err = ranks[1].finish(200)
+    assert code == -signal.SIGKILL, err
+    told = [json.loads(line) for line in (ranks[0].succeed(200) + out).splitlines()]
+    assert told == [
+        [str(run_dir)] * 5 + ["tensorboard/exp1"],
+        [True, True],
+        [*[str(run_dir)] * 3, str(run_dir / "rank_00001"), str(run_dir), "tensorboard/exp1"],
+        [True, True],
+    ]
+    home = homes.find(str(run_dir))
+    assert home.run_dir.startswith(str(local))
+    assert MirrorRecord.read(homes.spool_of(home)).to == str(run_dir)
+    here = Path(home.run_dir)
+    wait_for(lambda: files_below(run_dir) == files_below(here), "what the killed rank logged is in the logdir")
+    assert len(files_below(here)) == 2 * 4 + 1
+    assert not (run_dir / ".hf_mpwriter").exists()
+    wait_for(lambda: all_acknowledged(here), "all of it is on the Hub")
+    check_oracle(here, hub, tmp_path / "journals")
+    check_oracle(run_dir, hub, tmp_path / "journals")
+
+
+ATTEMPT = """
+import json, sys
+from hf_mpwriter import HFSummaryWriter
+logdir, first, purge = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+with HFSummaryWriter("me/run", logdir=logdir, purge_step=None if purge < 0 else purge) as writer:
+    print(json.dumps(writer.last_step()))
+    for step in range(first, first + 5):
+        writer.add_scalar("loss", step, step)
+        writer.add_scalars("many", {"a": 1.0}, step)
+"""
+
+
+@pytest.mark.timeout(300)
+def test_an_attempt_continues_behind_those_of_other_machines(hub, run_dir, tmp_path, start):
+    """From A to B and back to A: what the others logged is there, hidden where it is repeated, and sent from here."""
+    found, told = {}, []
+    for machine, first, purge, disabled in (("A", 0, -1, "1"), ("B", 3, 3, ""), ("A", 8, -1, "")):
+        staging = tmp_path / machine
+        staging.mkdir(exist_ok=True)
+        env = {"HF_MPWRITER_STAGING": str(staging), "HF_MPWRITER_DISABLED": disabled}
+        told.append(json.loads(start(ATTEMPT, run_dir, first, purge, env=env).succeed(100)))
+        before, found = found, files_below(run_dir)
+        assert {path: found[path] for path in before} == before, "nothing in the logdir is written again"
+        assert len(found) == len(before) + 2
+        home = homes.find(str(run_dir), env)
+        assert files_below(Path(home.run_dir)) == found
+        lengths = {path: len(content) for path, content in found.items()}
+        assert Mirrored.read(homes.spool_of(home).host(host_id())).files == lengths
+    assert told == [None, 2, 7], "what the purge hides does not count"
+    order = [os.path.join(run_dir, path) for path in sorted(path for path in found if "/" not in path)]
+    assert [step for path in order for _, step in keys(path)] == [*range(5), *range(3, 8), *range(8, 13)]
+    starts = [[event.step for event in events(path) if event.session_log.status == START] for path in order]
+    assert starts == [[], [3, 3], []]
+    check_oracle(run_dir, hub)
+
+
+SEALING = """
+import sys, time, os
+from hf_mpwriter import SummaryWriter
+from hf_mpwriter.worker import worker
+worker.HOUSEKEEPING_EVERY = 0.1
+writer, step = SummaryWriter(sys.argv[1], mirror_every=0.001), 0
+while not os.path.exists(sys.argv[2]):
+    writer.add_scalar("loss", step, step)
+    step += 1
+    time.sleep(0.01)
+writer.close()
+print(step)
+"""
+
+
+def test_what_is_in_the_logdir_never_changes(run_dir, local, tmp_path, start):
+    """While a process logs, sealed files come one after the other; in the end all records are there once."""
+    stop, seen = tmp_path / "stop", {}
+    program = start(SEALING, run_dir, stop)
+
+    def look() -> bool:
+        for path, content in files_below(run_dir).items():
+            assert seen.setdefault(path, content) == content
+        return len(seen) >= 4
+
+    wait_for(look, "several files are in the logdir")
+    stop.touch()
+    count = int(program.succeed())
+    here = Path(homes.find(str(run_dir)).run_dir)
+    wait_for(lambda: look() and seen == files_below(here), "the rest is there")
+    assert [step for path in sorted(seen) for _, step in keys(run_dir / path)] == list(range(count))
+
+
+BOUNDED = """
+import os, sys, time
+from hf_mpwriter import SummaryWriter
+from hf_mpwriter.worker.staging import restoring
+restoring.QUIET, restoring.PATIENCE = 0.2, 2.0
+url, goes_on = sys.argv[1:]
+with SummaryWriter(url) as writer:
+    for step in range(5):
+        writer.add_scalar("loss", step, step)
+    print(writer.push(0.1), flush=True)
+    while not os.path.exists(goes_on):
+        time.sleep(0.05)
+"""
+
+
+@pytest.mark.timeout(300)
+def test_training_goes_on_although_its_url_hangs_or_refuses(run_dir, local, tmp_path, monkeypatch, start):
+    """After a bounded wait, with a word. Nothing there is overwritten, and all comes there when it can."""
+    url_places.install(tmp_path / "path")
+    monkeypatch.setenv("PYTHONPATH", f"{os.environ['PYTHONPATH']}:{tmp_path / 'path'}")
+    run_dir.mkdir(parents=True)
+    goes_on, url = tmp_path / "goes_on", url_places.url(run_dir)
+    hangs = url_places.beside(run_dir, "hangs")
+    hangs.touch()
+    program = start(BOUNDED, url, goes_on)
+    assert program.process.stdout.readline() == "False\n", "the push is honest"
+    assert files_below(run_dir) == {}
+    hangs.unlink()
+    goes_on.touch()
+    code, _, err = program.finish(200)
+    assert code == 0, err
+    assert "could not be brought back: it took longer than" in err
+    assert "last_step" in err
+    (first,) = found = files_below(run_dir)
+    assert [step for _, step in keys(run_dir / first)] == list(range(5))
+
+    earlier = run_dir / "events.out.tfevents.4000000000.other.1.00000000"  # of another machine, by its own clock
+    event_file(earlier, 3)
+    found |= {earlier.name: earlier.read_bytes()}
+    url_places.beside(earlier, "refuses").touch()
+    env = {"HF_MPWRITER_STAGING": str(tmp_path / "another")}
+    code, _, err = start(BOUNDED, url, goes_on, env=env).finish(200)
+    assert code == 0, err
+    assert "refused by the test" in err
+    url_places.beside(earlier, "refuses").unlink()
+    assert {path: content for path, content in files_below(run_dir).items() if path in found} == found
+    (new,) = files_below(run_dir).keys() - found.keys()
+    assert event_second(new) == 4_000_000_001, "its name sorts behind what is there and did not come"
+
+
+def test_a_url_that_cannot_be_a_logdir_is_refused_with_what_helps(local, monkeypatch):
+    """An unknown protocol, a package that is missing, a repository on the Hub, no fsspec; nothing is left behind."""
+    for url, word in (("nosuch://bucket/exp1", "nosuch"), ("oss://bucket/exp1", "ossfs")):
+        with pytest.raises(SettingsError, match=word):
+            SummaryWriter(url)
+    with pytest.raises(LogdirError, match="repo_id="):
+        SummaryWriter("hf://me/run")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(SettingsError, match=r"hf-mpwriter\[fsspec\]"):
+        SummaryWriter("s3://bucket/exp1")
+    assert not list(local.rglob("mirror.json"))

@@ -1,0 +1,67 @@
+"""Runs whose logdir is a URL, on an S3 on loopback."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import s3_server
+from runs import run
+from s3_server import S3Server
+from support import keys
+from tensorboard.backend.event_processing import event_accumulator
+
+LIKE_TENSORBOARDX = """
+import sys
+import numpy as np
+from hf_mpwriter import SummaryWriter
+writer = SummaryWriter("s3://this/is/apen")
+points, labels, images = np.array([[1.0, 2, 3], [5, 4, 1], [3, 7, 7]]), [33, 44, 55], np.zeros((3, 3, 5, 5))
+writer.add_embedding(points, metadata=labels, label_img=images, global_step=2)
+rows = list(zip(labels, ["test", "test", "train"]))
+writer.add_embedding(points, metadata=rows, label_img=images, metadata_header=["digit", "dataset"], global_step=3)
+for step in range(40):
+    writer.add_scalar("loss", 1 / (step + 1), step)
+print(writer.logdir, flush=True)
+writer.flush()
+writer.close()
+"""
+
+needs_s3 = pytest.mark.skipif(bool(s3_server.why_not("s3fs")), reason=s3_server.why_not("s3fs") or "-")
+
+
+@pytest.fixture
+def s3(monkeypatch, tmp_path):
+    """An S3 on loopback with the bucket `this`, for this process and its children; runs are staged in `tmp_path`."""
+    with S3Server() as server:
+        for name, value in server.variables.items():
+            monkeypatch.setenv(name, value)
+        (tmp_path / "local").mkdir()
+        monkeypatch.setenv("TMPDIR", str(tmp_path / "local"))
+        server.client().create_bucket(Bucket="this")
+        yield server
+
+
+def records(objects: dict[str, bytes], folder) -> list[tuple[str, int]]:
+    """(tag, step) of all scalars in the event files among objects."""
+    found = []
+    for name in sorted(objects):
+        if "tfevents" in name:
+            (folder / "copy").write_bytes(objects[name])
+            found += [key for key in keys(folder / "copy") if key[0] == "loss"]
+    return found
+
+
+@needs_s3
+def test_what_tensorboardx_does_with_s3(s3, start, tmp_path):
+    """The calls of its S3 tests: what was logged is in the bucket below the path of the URL; TensorBoard reads it.
+
+    No directory `s3:` is made here.
+    """
+    assert start(LIKE_TENSORBOARDX).succeed() == "s3://this/is/apen\n"
+    assert run("sync", "s3://this/is/apen").exit_code == 0
+    objects = s3.objects("this", "is/apen/")
+    assert records(objects, tmp_path) == [("loss", step) for step in range(40)]
+    assert not os.path.exists("s3:")
+    accumulator = event_accumulator.EventAccumulator("s3://this/is/apen").Reload()
+    assert [event.step for event in accumulator.Scalars("loss")] == list(range(40))

@@ -1,0 +1,69 @@
+"""`doctor`: what a filesystem can do, and how a run would be kept there, in aligned plain text."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import pytest
+from click.testing import CliRunner
+
+from hf_mpwriter.base.home import staging_root
+from hf_mpwriter.cli.main import main
+from hf_mpwriter.cli.storage.doctor import ABILITIES
+from hf_mpwriter.system.filesystem.mounts import find_mount
+
+
+def doctor(directory: object) -> tuple[int, dict[str, str]]:
+    """The exit code of the command, and its lines."""
+    done = CliRunner().invoke(main, ["doctor", str(directory)])
+    lines = [re.split(" {2,}", line, maxsplit=1) for line in done.output.splitlines()]
+    assert len({len(line) - len(text) for line, (_, text) in zip(done.output.splitlines(), lines, strict=True)}) == 1
+    return done.exit_code, dict(lines)
+
+
+def test_a_local_disk_can_do_everything(tmp_path):
+    """Tried out, not looked up; a directory that is not there yet is not made, and nothing is left behind."""
+    logdir = tmp_path / "runs" / "exp1"
+    code, told = doctor(logdir)
+    assert code == 0
+    assert [told[text] for text in ABILITIES.values()] == ["yes"] * len(ABILITIES)
+    assert told["a run there is kept"].startswith("direct")
+    assert (told["event files"], told["spool"]) == (str(logdir), str(logdir / ".hf_mpwriter"))
+    mount = find_mount(str(tmp_path))
+    assert (told["filesystem"], told["mounted at"]) == (mount.fstype, mount.point)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_is_staged_is_told_with_its_places(tmp_path, monkeypatch):
+    """Because of the variable, or because the logdir is a URL, of which no filesystem is known."""
+    monkeypatch.setenv("HF_MPWRITER_STAGING", str(tmp_path))
+    root = f"{tmp_path}/{staging_root(os.geteuid())}/"
+    for logdir in (tmp_path / "exp1", "s3://bucket/exp1"):
+        code, told = doctor(logdir)
+        assert code == 0
+        assert told["a run there is kept"].startswith("staged")
+        assert told["event files"].startswith(root)
+        assert told["because"]
+    assert "filesystem" not in told
+
+
+@pytest.mark.parametrize("staging", ["never", "some/where"])
+def test_what_cannot_be_is_one_line(tmp_path, monkeypatch, staging):
+    """A URL without staging, a variable that is not valid, and a file."""
+    monkeypatch.setenv("HF_MPWRITER_STAGING", staging)
+    done = CliRunner().invoke(main, ["doctor", "s3://bucket/exp1"])
+    assert done.exit_code == 1
+    assert "HF_MPWRITER_STAGING" in done.output
+    (tmp_path / "file").touch()
+    done = CliRunner().invoke(main, ["doctor", str(tmp_path / "file")])
+    assert (done.exit_code, done.output.count("\n")) == (1, 1)
+    assert "is no directory" in done.output
+
+
+def test_where_nothing_can_be_made_it_says_so():
+    """And goes on with what is known."""
+    code, told = doctor("/proc/exp1")
+    assert code == 0
+    assert told["filesystem"] == "proc"
+    assert told["abilities"].startswith("cannot be tried: ")

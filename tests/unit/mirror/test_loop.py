@@ -1,0 +1,89 @@
+"""What a mirror does about a disk that refuses its record, files that go away, and copies that stand or only read."""
+
+from __future__ import annotations
+
+import os
+import random
+from types import SimpleNamespace
+
+import pytest
+from staged import stage
+
+from hf_mpwriter.mirror import copy
+from hf_mpwriter.mirror.handle import CopyHandle, CopyLivesError
+from hf_mpwriter.mirror.job import Absent, Arrived, CopyJob, Finished, Item
+from hf_mpwriter.mirror.loop import Mirror
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.staging.record import Mirrored, MirrorPlaces, mirror_lock
+from hf_mpwriter.spool.status import LINGER
+from hf_mpwriter.system import locks
+from hf_mpwriter.system.process import host_id
+
+NAME = "events.out.tfevents.1000000000.there.1.0123abcd"
+
+
+@pytest.fixture
+def spool(tmp_path) -> Spool:
+    """The spool of a staged run."""
+    spool = stage(tmp_path / "here", tmp_path / "there")
+    os.makedirs(spool.host(host_id()).root)
+    return spool
+
+
+@pytest.fixture
+def clock() -> list[float]:
+    """Monotonic seconds, the last ones count."""
+    return [1000.0]
+
+
+@pytest.fixture
+def mirror(spool, clock) -> Mirror:
+    """A mirror of that run; no process."""
+    lock = locks.try_exclusive(mirror_lock(spool))
+    return Mirror(spool, spool.logdir, lock, lambda: clock[-1], random.Random(0))
+
+
+def test_a_record_that_the_disk_refuses_is_written_when_it_takes_it(spool, mirror):
+    """Or ends would wait in vain for what is in the logdir, and `sync` would never see it."""
+    host = spool.host(host_id())
+    os.rename(str(host.root), f"{host.root}.away")  # nothing can be written there
+    mirror._take(Arrived(NAME, 4711))
+    mirror._save()
+    assert Mirrored.read(host).files == {}
+    os.rename(f"{host.root}.away", str(host.root))
+    mirror._publish()
+    assert Mirrored.read(host).files == {NAME: 4711}
+
+
+def test_a_mirror_leaves_a_copy_that_cannot_be_killed_when_no_worker_lives(spool, mirror, clock):
+    """It holds nothing but its lock, and would stay for ever."""
+    mirror._copy = SimpleNamespace(is_stuck=True, pid=4711, listen=lambda: ([], None), wait=lambda _: None)
+    assert mirror.tick()
+    clock.append(clock[-1] + LINGER + 1)
+    assert not mirror.tick()
+    assert not locks.is_held(mirror_lock(spool))
+
+
+def test_a_file_that_goes_away_is_told_and_looked_for_again(spool, mirror, tmp_path):
+    """Or one copy after the other would be started for it until the next scan."""
+    told = []
+    copy.do(CopyJob(spool.run_dir, str(tmp_path / "there"), "mark", (Item(NAME, 5),)), spool.run, told.append)
+    assert told == [Absent(NAME), Finished()]
+    mirror._next_scan = 2000.0
+    mirror._take(told[0])
+    assert mirror._next_scan == 0.0
+
+
+def test_a_comparison_keeps_no_file_from_the_logdir(spool):
+    """`verify` may read for long; the mirror would report a copy that hangs."""
+    places = MirrorPlaces.of(spool.host(host_id()))
+    job = CopyJob(spool.run_dir, spool.logdir, "mark", ())
+    lock = locks.try_exclusive(places.compare_lock)
+    handle = CopyHandle(spool, job)
+    while handle.listen()[1] is None:
+        handle.wait(1.0)
+    locks.release(lock)
+    lock = locks.try_exclusive(places.copy_lock)
+    with pytest.raises(CopyLivesError):
+        CopyHandle(spool, job)
+    locks.release(lock)

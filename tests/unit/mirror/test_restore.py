@@ -1,0 +1,132 @@
+"""The restore: what is in the logdir and not here comes back whole, and nothing else changes, on either side."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+from support import event_file
+
+from hf_mpwriter.mirror import posix, restore
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.staging.record import Mirrored, mirror_lock
+from hf_mpwriter.spool.staging.restoration import Restoration
+from hf_mpwriter.system import disk, locks
+from hf_mpwriter.system.process import host_id
+
+OLD, NEW = "events.out.tfevents.1795233002.h.1.00000001", "events.out.tfevents.1795236610.h.1.00000002"
+RANK = f"rank_00001/{OLD}"
+TORCH = "events.out.tfevents.1795240000.h.1.0"
+
+
+@pytest.fixture
+def logdir(tmp_path) -> Path:
+    """A logdir with two event files of an earlier attempt, and what is not to come."""
+    top = tmp_path / "mount" / "exp1"
+    for number, path in enumerate((OLD, NEW, RANK)):
+        event_file(top / path, number + 3)
+    event_file(top / TORCH, 1)
+    event_file(top / ".hf_mpwriter" / NEW, 1)
+    (top / "notes.txt").write_text("of the user")
+    (top / "events.out.tfevents.1795236611.h.1.00000003").touch()
+    (top / "events.out.tfevents.1795236612.h.1.00000004").symlink_to(top / OLD)
+    return top
+
+
+@pytest.fixture
+def staged(logdir, tmp_path) -> Spool:
+    """The spool of a run that is staged for that logdir."""
+    run_dir = str(tmp_path / "local" / "exp1")
+    spool = Spool.of(run_dir, logdir=str(logdir))
+    spool.create()
+    return spool
+
+
+def restored(spool: Spool) -> list[Restoration]:
+    """Do a restore in this process."""
+    told: list[Restoration] = []
+    restore.do(spool, told.append)
+    return told
+
+
+def here(spool: Spool) -> dict[str, bytes]:
+    """The event files of the run directory."""
+    top = Path(spool.run_dir)
+    return {str(path.relative_to(top)): path.read_bytes() for path in top.rglob("*tfevents*")}
+
+
+def test_what_is_there_comes_back_whole_and_as_old_as_its_name(staged, logdir):
+    """Event files with names of ours, the newest first; all of them are recorded as mirrored."""
+    told = restored(staged)
+    wanted = {path: (logdir / path).read_bytes() for path in (OLD, NEW, RANK)}
+    assert here(staged) == wanted
+    size = sum(map(len, wanted.values()))
+    assert told[0] == Restoration(files=3, size=size, first=1795233002, last=1795240000)
+    assert told[1].came == len(wanted[NEW])
+    assert told[-1] == Restoration(3, size, size, 1795233002, 1795240000, is_over=True)
+    assert Mirrored.read(staged.host(host_id())).files == {path: len(data) for path, data in wanted.items()}
+    for path in (OLD, NEW, RANK):
+        second = int(os.path.basename(path).split(".")[3])
+        assert os.stat(staged.run / path).st_mtime <= min(second, time.time() - 60)
+    assert not (staged.directory / restore.RESTORING).exists()
+    assert restored(staged)[0].files == 0
+
+
+def test_what_is_here_stays_unless_it_is_a_beginning(staged, logdir):
+    """A power cut may leave less of a file here than its mirror has; anything else is left to the mirror."""
+    content = (logdir / NEW).read_bytes()
+    for found, wanted in ((content[:50], content), (content + b"more", content + b"more"), (b"other", b"other")):
+        Path(staged.run_dir, NEW).write_bytes(found)
+        assert restored(staged)[-1].is_over
+        assert here(staged)[NEW] == wanted
+    assert Mirrored.read(staged.host(host_id())).files[NEW] == len(content)
+
+
+def test_a_file_that_does_not_come_whole_does_not_come(staged, logdir, monkeypatch):
+    """What the listing says and what is read differ: nothing stands at the path, and the rest is not lost."""
+    pieces = posix.PosixTarget.pieces
+    monkeypatch.setattr(posix.PosixTarget, "pieces", lambda target, path: [next(iter(pieces(target, path)))[:-1]])
+    told = restored(staged)
+    assert "bytes" in told[-1].failure
+    assert not told[-1].is_over
+    assert told[-1].last == 1795240000, "names sort behind what did not come"
+    assert here(staged) == {}
+
+
+def test_an_empty_or_missing_logdir_is_no_failure(staged, tmp_path):
+    """The first attempt finds none."""
+    staged.logdir = str(tmp_path / "none")
+    assert restored(staged)[-1] == Restoration(is_over=True)
+
+
+def test_a_mirror_that_lives_writes_its_record_itself(staged):
+    """Every file on disk has one writing process."""
+    lock = locks.try_exclusive(mirror_lock(staged))
+    assert restored(staged)[-1].is_over
+    assert Mirrored.read(staged.host(host_id())) == Mirrored()
+    locks.release(lock)
+
+
+def test_a_url_that_cannot_be_reached_from_here_is_for_the_user(staged):
+    """The package that is missing is named."""
+    staged.logdir = "oss://bucket/exp1"
+    (told,) = restored(staged)
+    assert told.is_setting
+    assert "ossfs" in told.failure
+
+
+def test_a_disk_that_is_full_ends_it_with_a_reason(staged, monkeypatch):
+    """What has come until then stays."""
+    moved = []
+    move = disk.move
+
+    def move_once(*arguments) -> None:
+        if moved:
+            raise OSError(28, "No space left on device")
+        moved.append(move(*arguments))
+
+    monkeypatch.setattr(disk, "move", move_once)
+    assert "No space" in restored(staged)[-1].failure
+    assert list(here(staged)) == [NEW]

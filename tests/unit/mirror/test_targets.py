@@ -1,0 +1,190 @@
+"""Targets: what is written, what is left alone, and in which way."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+
+import fsspec
+import pytest
+from staged import leftovers
+
+from hf_mpwriter.mirror import posix
+from hf_mpwriter.mirror.copy import do
+from hf_mpwriter.mirror.job import Absent, Arrived, Conflict, CopyJob, CopyWay, Failure, Finished, Item
+from hf_mpwriter.mirror.posix import IN_PLACE, RENAME, mark_of
+from hf_mpwriter.system.directory import Directory
+
+ONE, TWO = (f"events.out.tfevents.100000000{n}.h.1.0123abcd" for n in (1, 2))
+MARK = mark_of("host", "/run")
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run directory with two files, the second one in a directory."""
+    (tmp_path / "run" / "rank_00001").mkdir(parents=True)
+    (tmp_path / "run" / ONE).write_bytes(b"0123456789torn")
+    (tmp_path / "run" / "rank_00001" / TWO).write_bytes(b"abc" * (posix.CHUNK // 2))
+    (tmp_path / "run" / ONE).chmod(0o640)
+    return Directory(str(tmp_path / "run"))
+
+
+def items(run) -> tuple[Item, ...]:
+    """Both files; of the first, what is before its torn end."""
+    return Item(ONE, 10), Item(f"rank_00001/{TWO}", 3 * (posix.CHUNK // 2))
+
+
+def copied(run, to, **more) -> list:
+    """What a copy tells."""
+    told = []
+    do(CopyJob(run.path, str(to), MARK, more.pop("items", items(run)), **more), run, told.append)
+    return told
+
+
+@pytest.fixture(params=["posix", "url"])
+def to(request, tmp_path):
+    """A logdir, as a path and as a URL."""
+    if request.param == "posix":
+        return str(tmp_path / "there" / "exp1")
+    fsspec.filesystem("memory").store.clear()
+    return "memory://bucket/exp1"
+
+
+def content(to: str, name: str) -> bytes:
+    """What is in the logdir."""
+    with fsspec.open(f"{to}/{name}", "rb") as file:
+        return file.read()
+
+
+def put(to: str, name: str, data: bytes) -> None:
+    """Put something there."""
+    filesystem, path = fsspec.core.url_to_fs(f"{to}/{name}")
+    filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
+    filesystem.pipe_file(path, data)
+
+
+def test_files_arrive_up_to_their_lengths_and_are_not_written_again(run, to, monkeypatch):
+    """A second copy finds them there and writes nothing."""
+    told = copied(run, to)
+    assert [message for message in told if not isinstance(message, CopyWay)] == [
+        *(Arrived(item.path, item.length) for item in items(run)),
+        Finished(),
+    ]
+    assert content(to, ONE) == b"0123456789"
+    assert content(to, f"rank_00001/{TWO}") == b"abc" * (posix.CHUNK // 2)
+    monkeypatch.setattr(posix.PosixTarget, "put", None)
+    monkeypatch.setattr("hf_mpwriter.mirror.remote.RemoteTarget.put", None)
+    assert copied(run, to)[-1] == Finished()
+
+
+@pytest.mark.parametrize(
+    ("there", "outcome"),
+    [
+        (b"01234", "written again"),
+        (b"", "written again"),
+        (b"0123456789", "taken"),
+        (b"0123456789torn", "conflict"),
+        (b"012x", "conflict"),
+    ],
+)
+def test_what_a_killed_copy_has_left_is_written_again_and_nothing_else(run, to, there, outcome):
+    """A file that is longer, or begins differently, is another's; then no later file is brought."""
+    put(to, ONE, there)
+    told = copied(run, to)
+    if outcome == "conflict":
+        assert isinstance(told[0], Conflict)
+        assert told[1:] == [Finished()]
+        assert content(to, ONE) == there
+    else:
+        assert told[-1] == Finished()
+        assert content(to, ONE) == b"0123456789"
+
+
+def test_a_comparison_writes_nothing(run, to):
+    """It tells what is there by its content, what is not there, and what differs."""
+    put(to, ONE, b"0123456780")
+    assert copied(run, to, only_compare=True)[:2] == [Arrived(ONE, 10), Absent(f"rank_00001/{TWO}")]
+    assert isinstance(copied(run, to, only_compare=True, only_lengths=False)[0], Conflict)
+
+
+def test_where_names_cannot_change_a_file_is_written_in_place(run, tmp_path, monkeypatch):
+    """The copy finds that out with an empty file, tells it, and is told so the next time."""
+    to, names = tmp_path / "there", []
+
+    def refuse(old: str, new: str) -> None:
+        names.append(os.path.getsize(old))
+        raise OSError(errno.ENOSYS, "no names change here")
+
+    monkeypatch.setattr(posix.os, "rename", refuse)
+    told = copied(run, to)
+    assert told[0] == CopyWay(IN_PLACE)
+    assert told[-1] == Finished()
+    assert names == [0]
+    assert leftovers(to) == []
+    assert CopyWay(IN_PLACE) not in copied(run, to, way=IN_PLACE)
+    assert content(str(to), ONE) == b"0123456789"
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ETIMEDOUT])
+@pytest.mark.parametrize("call", ["rename", "fsync"])
+def test_what_is_refused_leaves_no_part_behind(run, tmp_path, monkeypatch, number, call):
+    """The error is told, and whether it comes again until a person does something."""
+    monkeypatch.setattr(posix.os, call, lambda *_: (_ for _ in ()).throw(OSError(number, os.strerror(number))))
+    told = copied(run, tmp_path / "there", way=RENAME)
+    refused = number not in (errno.EIO, errno.ETIMEDOUT)
+    assert told == [Failure(os.strerror(number), refused)]
+    assert leftovers(tmp_path / "there") == []
+
+
+def test_what_a_killed_copy_has_left_is_replaced_where_rename_replaces_nothing(run, tmp_path, monkeypatch):
+    """As with sshfs: it is removed first. Only the beginning of our own file comes so far."""
+    rename, to = os.rename, tmp_path / "there"
+
+    def never_replaces(old: str, new: str) -> None:
+        if os.path.exists(new):
+            raise OSError(errno.EPERM, "something is there")
+        rename(old, new)
+
+    monkeypatch.setattr(posix.os, "rename", never_replaces)
+    put(str(to), ONE, b"0123")
+    assert copied(run, to)[-1] == Finished()
+    assert content(str(to), ONE) == b"0123456789"
+    assert leftovers(to) == []
+
+
+def test_parts_of_killed_copies_are_removed(run, tmp_path):
+    """Those of this mirror at once, those of another one after a day; what is no part of a mirror stays."""
+    to = tmp_path / "there"
+    to.mkdir()
+    other = mark_of("other", "/run")
+    old, new, own, foreign = f".{other}.0.part", f".{other}.1.part", f".{MARK}.2.part", ".rsync.part"
+    for name in (old, new, own, foreign):
+        (to / name).write_text("")
+    os.utime(to / old, (0, time.time() - 2 * posix.STALE))
+    copied(run, to)
+    assert sorted(leftovers(to)) == sorted([new, foreign])
+
+
+def test_modes_are_those_of_the_run_directory(run, tmp_path):
+    """Who may read a file here may read it there, and pass the directory that it is in."""
+    before = os.umask(0)
+    try:
+        copied(run, tmp_path / "there")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "there" / ONE).stat().st_mode & 0o777 == 0o640
+    assert (tmp_path / "there").stat().st_mode & 0o777 == 0o750
+
+
+def test_a_protocol_without_a_package_is_refused(run):
+    """A person has to install it."""
+    (told,) = copied(run, "nosuch://bucket/exp1")
+    assert told.is_refused
+    assert "nosuch" in told.reason
+
+
+def test_a_file_that_was_removed_here_ends_the_job(run, tmp_path):
+    """No later file of its writer is brought; the next scan knows what there is."""
+    gone = "gone.tfevents.1"
+    assert copied(run, tmp_path / "there", items=(Item(gone, 5), *items(run))) == [Absent(gone), Finished()]

@@ -1,0 +1,104 @@
+"""Where the spool of a logdir is."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import stat
+
+import pytest
+
+from hf_mpwriter import SummaryWriter
+from hf_mpwriter.base.errors import LogdirError, SettingsError
+from hf_mpwriter.base.home import Way, staged_name
+from hf_mpwriter.cli.destination import path_of_run
+from hf_mpwriter.spool.homes import find, spool_of
+
+
+@pytest.fixture
+def staging(tmp_path, monkeypatch):
+    """A directory that HF_MPWRITER_STAGING names."""
+    (tmp_path / "staging").mkdir()
+    monkeypatch.setenv("HF_MPWRITER_STAGING", str(tmp_path / "staging"))
+    return tmp_path / "staging"
+
+
+def test_a_local_logdir_is_its_own_home(tmp_path):
+    """Nothing is created, and the spool is in the logdir."""
+    home = find(str(tmp_path / "run"))
+    assert (home.way, home.run_dir, home.why) == (Way.DIRECT, str(tmp_path / "run"), "")
+    assert spool_of(home).root == home.spool == str(tmp_path / "run" / ".hf_mpwriter")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_named_staging_directory_takes_every_run(tmp_path, staging):
+    """A staged run has the name of its logdir, lies in a private directory, and is found from there, too."""
+    logdir = str(tmp_path / "runs" / "exp1")
+    with SummaryWriter(logdir) as writer:
+        writer.add_scalar("loss", 1.0, 1)
+    home = find(logdir)
+    root = staging / f"hf_mpwriter-{os.geteuid()}"
+    assert (home.way, home.logdir) == (Way.STAGED, logdir)
+    assert home.run_dir == str(root / staged_name(os.path.realpath(logdir)))
+    assert os.path.basename(home.run_dir) == "exp1"
+    assert stat.S_IMODE(root.stat().st_mode) == 0o700
+    assert spool_of(home).exists()
+    assert find(home.run_dir).way is Way.DIRECT, "no run is staged twice"
+    assert find(home.run_dir).run_dir == home.run_dir
+
+
+def test_a_logdir_that_is_reached_by_a_link_has_the_same_home(tmp_path, staging):
+    """Two processes of one run may name it in different ways; a link that leads elsewhere is another run."""
+    for name in ("exp1", "exp2"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "one").symlink_to("exp1")
+    (tmp_path / "other").symlink_to("exp2")
+    assert find(str(tmp_path / "one")).run_dir == find(str(tmp_path / "exp1")).run_dir
+    assert find(str(tmp_path / "one")).logdir == str(tmp_path / "one")
+    assert path_of_run("", spool_of(find(str(tmp_path / "one"))).logdir) == "one", "as its writer names the folder"
+    assert find(str(tmp_path / "other")).run_dir == find(str(tmp_path / "exp2")).run_dir
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/runs/exp1", "gs://bucket/exp1/"])
+def test_a_url_is_staged(staging, url):
+    """Its spool is on this host."""
+    home = find(url)
+    assert home.way is Way.STAGED
+    assert os.path.basename(home.run_dir) == "exp1"
+    assert home.run_dir.startswith(str(staging))
+
+
+def test_without_staging_a_url_is_refused(monkeypatch):
+    """The message names the variable."""
+    monkeypatch.setenv("HF_MPWRITER_STAGING", "never")
+    with pytest.raises(LogdirError, match="HF_MPWRITER_STAGING"):
+        find("s3://bucket/exp1")
+
+
+def test_staging_is_an_absolute_path(monkeypatch):
+    """A relative one would be another directory in another process."""
+    monkeypatch.setenv("HF_MPWRITER_STAGING", "some/where")
+    with pytest.raises(SettingsError, match="absolute"):
+        find("/runs/exp1")
+
+
+def test_a_spool_travels_with_its_place(tmp_path, staging):
+    """A pickled spool that lies elsewhere is the same one on arrival."""
+    spool = spool_of(find("s3://bucket/exp1"))
+    arrived = pickle.loads(pickle.dumps(spool))  # noqa: S301 - it was made here
+    assert (arrived.run_dir, arrived.root, arrived.logdir) == (spool.run_dir, spool.root, "s3://bucket/exp1")
+
+
+def test_a_staging_directory_of_another_kind_is_not_used(tmp_path, monkeypatch):
+    """A link, or a place where everybody may rename, is refused; the next candidate is taken."""
+    bad, good = tmp_path / "bad", tmp_path / "good"
+    for place in (bad, good):
+        place.mkdir()
+    (bad / f"hf_mpwriter-{os.geteuid()}").symlink_to(good)
+    monkeypatch.delenv("HF_MPWRITER_STAGING", raising=False)
+    monkeypatch.setenv("SLURM_TMPDIR", str(bad))
+    monkeypatch.setenv("TMPDIR", str(good))
+    assert find("s3://bucket/one").run_dir.startswith(f"{good}/hf_mpwriter-")
+    good.chmod(0o777)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    assert find("s3://bucket/two").run_dir.startswith(f"{tmp_path}/state/hf_mpwriter-")

@@ -1,0 +1,93 @@
+"""The share of a host in a run whose spool is of this host only."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+
+from hf_mpwriter.base.names import event_name
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.workers import share as share_module
+from hf_mpwriter.spool.workers.share import LEFT_ALONE, Share, is_apart
+from hf_mpwriter.system import locks
+from hf_mpwriter.system.process import host_name
+
+OWN, OTHER = (event_name([], 1.0, host, 7, "") for host in (host_name(), "node-9"))
+
+
+@pytest.fixture
+def spool(tmp_path):
+    """A spool outside of its run directory, in which rank 3 has lived."""
+    made = Spool.of(str(tmp_path / "logs" / "exp1"), str(tmp_path / "here" / "exp1" / ".hf_mpwriter"))
+    made.create()
+    locks.release(locks.try_exclusive(made.claim("rank_00003")))
+    return made
+
+
+def write(spool: Spool, path: str, age: float = 0.0) -> str:
+    """Make a file of the run directory, so old; its path."""
+    place = os.path.join(spool.run_dir, path)
+    os.makedirs(os.path.dirname(place), exist_ok=True)
+    with open(place, "wb"):
+        pass
+    os.utime(place, (0, time.time() - age))
+    return path
+
+
+def test_a_spool_in_its_run_directory_is_of_all_hosts(tmp_path):
+    """There the share is everything."""
+    share = Share(Spool(str(tmp_path)))
+    assert share.has(OTHER)
+    assert share.takes(f"rank_00007/{OTHER}")
+    assert not is_apart(Spool(str(tmp_path)))
+
+
+def test_an_event_file_is_of_the_host_in_its_name(spool):
+    """In whatever directory it is; that of another host is left alone while it may change."""
+    assert is_apart(spool)
+    share = Share(spool)
+    assert share.has(OWN)
+    assert share.has(f"rank_00007/{OWN}")
+    for path in (OTHER, f"rank_00003/{OTHER}"):
+        assert not share.has(write(spool, path, LEFT_ALONE - 60))
+        assert not share.takes(path)
+    assert share.of(lambda path: "rank" not in path)(OWN)
+    assert not share.of(lambda path: "rank" not in path)(f"rank_00003/{OWN}")
+
+
+def test_what_another_host_has_left_is_sent_where_its_worker_has_lived(spool):
+    """Or where the first process of the run has; nobody waits for it."""
+    share = Share(spool)
+    mine, others = (write(spool, f"rank_0000{rank}/{OTHER}", LEFT_ALONE + 60) for rank in (3, 5))
+    assert share.takes(mine)
+    assert not share.has(mine)
+    assert not share.takes(others)
+    locks.release(locks.try_exclusive(spool.claim("main")))
+    assert Share(spool).takes(others)
+    os.unlink(os.path.join(spool.run_dir, mine))
+    assert not share.takes(mine)
+
+
+def test_a_file_that_names_no_host_is_of_the_host_of_its_worker(spool):
+    """Attachments, and event files of other writers; those of the run directory itself are the first process's."""
+    share = Share(spool)
+    assert share.has("rank_00003/metadata.tsv")
+    assert share.has("rank_00003/events.out.tfevents.1700000000.torch.1.0")
+    assert not share.has("rank_00005/metadata.tsv")
+    assert not share.has("notes.txt")
+    assert not share.takes(write(spool, "notes.txt", LEFT_ALONE + 60))
+
+
+def test_who_has_lived_here_is_looked_at_now_and_then(spool, monkeypatch):
+    """Not for each file: a run may have thousands."""
+    now, looks = [0.0], []
+    share = Share(spool, lambda: now[0])
+    monkeypatch.setattr(share_module.disk, "time_of", lambda place: looks.append(place) or 0.0)
+    for _ in range(3):
+        assert not share.has("notes.txt")
+    assert len(looks) == 1
+    locks.release(locks.try_exclusive(spool.claim("main")))
+    now[0] = 60.0
+    assert share.has("notes.txt")
