@@ -48,6 +48,7 @@ API_THREADS = 32
 CAS_THREADS = 8  # a separate pool: a commit that rebuilds content waits for the Hub's own CAS requests
 
 Auth = Literal["read", "write", "view", "none", "xet-read", "xet-write"]
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f]")  # in no header
 _LOOPBACK = re.compile(r"(127\.0\.0\.1|localhost)(:\d+)?", re.IGNORECASE)
 
 
@@ -148,7 +149,7 @@ def get_field(fields: dict[str, Any], name: str, kind: type[Any]) -> Any:
 
 def refusal_answer(refusal: Refusal) -> Response:
     """Return the response to a refused request."""
-    message = refusal.message.encode("ascii", "replace").decode("ascii").replace("\r", " ").replace("\n", " ")
+    message = _CONTROL_CHARACTERS.sub(" ", refusal.message.encode("ascii", "replace").decode("ascii"))
     headers = {"X-Error-Message": message, **refusal.headers}
     if refusal.code:
         headers["X-Error-Code"] = refusal.code

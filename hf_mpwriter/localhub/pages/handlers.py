@@ -81,7 +81,7 @@ def tree(call: Call) -> Response:
 
 
 def _crumbs(links: Links, revision: str, path: str) -> list[tuple[str, str]]:
-    """Return the folders above a path and itself: name and address."""
+    """Return the folders above a folder, and itself: name and address."""
     parts = path.split("/") if path else []
     paths = itertools.accumulate(parts, lambda above, name: f"{above}/{name}")
     return [(name, links.tree(revision, above)) for name, above in zip(parts, paths, strict=True)]
@@ -97,7 +97,8 @@ def blob(call: Call) -> Response:
     text = None
     if not is_picture and entry.size <= LONGEST_TEXT:
         text = _text(call.hub.store.read_blob(*call.repo, path, head.oid))
-    crumbs = _crumbs(values["links"], revision, path)
+    folder, _, name = path.rpartition("/")
+    crumbs = [*_crumbs(values["links"], revision, folder), (name, values["links"].blob(revision, path))]
     content = values["links"].resolve(head.oid, path)
     shown = {"text": text, "is_picture": is_picture, "is_large": entry.size > LONGEST_TEXT, "content": content}
     return html("blob.html", path=path, entry=entry, crumbs=crumbs, **shown, **values)

@@ -76,9 +76,9 @@ def _templates() -> Environment:
 def size_text(size: int) -> str:
     """Return a size as the real Hub shows it, such as "1.52 kB"."""
     number, unit = float(size), 0
-    while number >= 1000 and unit < len(UNITS) - 1:
+    while number >= 999.5 and unit < len(UNITS) - 1:
         number, unit = number / 1000, unit + 1
-    return f"{number:.3g} {UNITS[unit]}" if number < 999.5 else f"{number:.0f} {UNITS[unit]}"
+    return f"{number:.3g} {UNITS[unit]}"
 
 
 def date_text(date: str) -> str:

@@ -18,6 +18,7 @@ from hf_mpwriter.localhub.pages.links import Links
 from hf_mpwriter.localhub.server.request_log import raw_path
 
 if TYPE_CHECKING:
+    from hf_mpwriter.localhub.boards.board import Board
     from hf_mpwriter.localhub.endpoints.routing import Call
 
 ASKED = ("accept", "accept-encoding", "content-type", "if-none-match")  # headers that reach TensorBoard: no token
@@ -40,9 +41,24 @@ class NoBoard(Refusal):
 
 
 def metrics(call: Call) -> Response:
-    """GET /{id}/tensorboard: the tab."""
+    """GET /{id}/tensorboard: the tab. It starts TensorBoard, which loads while the browser does."""
     values = frame(call, "metrics")
-    return html("metrics.html", is_installed=importlib.util.find_spec("tensorboard") is not None, **values)
+    is_installed = importlib.util.find_spec("tensorboard") is not None
+    if is_installed and values["has_metrics"]:
+        _open(call)
+    return html("metrics.html", is_installed=is_installed, **values)
+
+
+def _open(call: Call) -> Board:
+    """Return the board of a repository.
+
+    Raises:
+        NoBoard: if the Hub is stopping.
+    """
+    try:
+        return call.hub.boards.open(call.repo, Links(*call.repo).board)
+    except BoardError as error:
+        raise NoBoard(str(error)) from None
 
 
 def board(call: Call) -> Response:
@@ -52,11 +68,9 @@ def board(call: Call) -> Response:
     headers = call.request.headers
     query = call.request.scope.get("query_string", b"").decode("latin-1")
     path = raw_path(call.request.scope) + ("?" + query if query else "")
+    carried = {name: headers[name] for name in ASKED if name in headers}
     try:
-        running = call.hub.boards.open(call.repo, Links(*call.repo).board)
-        answer = running.ask(
-            call.request.method, path, {name: headers[name] for name in ASKED if name in headers}, call.body
-        )
+        answer = _open(call).ask(call.request.method, path, carried, call.body)
     except BoardError as error:
         raise NoBoard(str(error)) from None
     passed = {name: value for name, value in answer.headers.items() if name.lower() in ANSWERED}
