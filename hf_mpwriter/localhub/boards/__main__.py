@@ -65,16 +65,18 @@ class BoardServer:
 def main() -> None:
     """Serve TensorBoard on the directory that the command line names."""
     parser = argparse.ArgumentParser(prog="python -m hf_mpwriter.localhub.boards", description=__doc__)
-    parser.add_argument("--logdir", required=True, help="directory with event files")
+    parser.add_argument("--logdir", required=True, help="absolute path of the directory with event files")
     parser.add_argument("--prefix", required=True, help="path of all addresses")
     parser.add_argument("--socket", type=int, required=True, help="descriptor of a listening socket")
     parser.add_argument("--parent", type=int, required=True, help="process with which this one ends")
     args = parser.parse_args()
     end_with(args.parent)
     key = os.environ.pop(KEY_VARIABLE)
+    above, name = os.path.split(args.logdir)
+    os.chdir(above)  # TensorBoard shows the name of its directory to everyone who may see the repository
     board = program.TensorBoard(server_class=lambda app, _: BoardServer(app, args.socket, key))
     board.configure(
-        logdir=args.logdir,
+        logdir=name,
         path_prefix=args.prefix,
         load_fast="false",
         reload_interval=RELOAD_EVERY,

@@ -1,6 +1,6 @@
 """One TensorBoard: a child process on a loopback port that answers to this Hub only.
 
-    SCRATCH/logdir/       the event files, which it reads
+    SCRATCH/main/         the event files of the head, which it reads
     SCRATCH/board.log     its output
 
 Every user of a machine reaches a port on loopback, so the child answers only requests that carry a key. The key is in
@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hf_mpwriter.localhub.boards.checkout import Checkout
+from hf_mpwriter.localhub.storage.store import MAIN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -62,7 +63,7 @@ class Board:
         self, scratch: str, prefix: str, tree: Mapping[str, TreeEntry], blob_path: Callable[[TreeEntry], str]
     ) -> None:
         self._scratch = scratch
-        self._checkout = Checkout(os.path.join(scratch, "logdir"), blob_path)
+        self._checkout = Checkout(os.path.join(scratch, MAIN), blob_path)
         os.makedirs(self._checkout.directory)
         self._checkout.follow(tree)
         self._key = secrets.token_hex(16)
