@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from hf_mpwriter.localhub.storage.store import TreeEntry
 
 HOST = "127.0.0.1"
-KEY_VARIABLE = "HF_MPWRITER_LOCALHUB_BOARD_KEY"
+KEY_VARIABLE = "LOCALHUB_BOARD_KEY"  # between Hub and child only
 KEY_HEADER = "X-Board-Key"
 PATIENCE = 120.0  # seconds for an answer; the first one waits until TensorBoard has loaded
 LOG_TAIL = 2000  # bytes of board.log in an error message
