@@ -2,7 +2,7 @@
 
 | module | commands |
 |---|---|
-| `inspect` | `status`: what the disk knows of a run |
+| `status` | `status`: what the disk knows of runs |
 | `sync` | `sync`: upload what is missing |
 | `verify` | `verify`: compare a run with the Hub |
 | `pull` | `pull`: bring a run back from the Hub |
@@ -24,10 +24,10 @@ import click
 
 from hf_mpwriter._version import __version__
 from hf_mpwriter.base.errors import HfMpWriterError
-from hf_mpwriter.cli.inspect import show_status
 from hf_mpwriter.cli.local_hub import run_demo, serve_hub
 from hf_mpwriter.cli.pull import pull_run
 from hf_mpwriter.cli.run import run_program
+from hf_mpwriter.cli.status.command import show_status
 from hf_mpwriter.cli.storage.doctor import examine_directory
 from hf_mpwriter.cli.sync import sync_run
 from hf_mpwriter.cli.verify import verify_run

@@ -61,7 +61,7 @@ class UploaderStatus:
         failed_at: unix time of the last failure.
         blocked_until: monotonic seconds; the Hub, or the turn of this node among others, allows no request before.
         blocked_for: seconds from the heartbeat until then, for readers with another monotonic clock.
-        next_in: seconds from the heartbeat until the next commit or the next try is due; 0 if nothing else is waited for.
+        next_in: seconds from the heartbeat until the next commit or the next try is due; 0 if that is not known.
         elsewhere: other hosts with a living uploader of their own, None if it has not looked yet.
     """
 
@@ -251,18 +251,16 @@ class StatusFile:
     ) -> None:
         """Write the file if something has changed, or if the heartbeat is due; see `UploaderStatus`.
 
-        Args:
-            phase, waiting, push, commits, blocked_until: see there.
-            next_at: monotonic seconds; the next commit or the next try is due then, 0 if that is not known.
+        `next_in` is what is left until `next_at`, in monotonic seconds.
         """
         self._change(phase=phase, waiting=waiting, push=push or 0, commits=commits, blocked_until=blocked_until)
         is_news = self._status != self._published or next_at != self._published_next
         if not is_news and self._clock() - self._beat_at < BEAT_EVERY:
             return
         self._published, self._published_next, self._beat_at = self._status, next_at, self._clock()
-        seconds = {"blocked_for": blocked_until, "next_in": next_at}
-        left = {name: max(0.0, until - self._beat_at) for name, until in seconds.items()}
-        data = state.dump(dataclasses.replace(self._status, beat=self._wall_clock(), **left))
+        blocked_for, next_in = (max(0.0, until - self._beat_at) for until in (blocked_until, next_at))
+        now = self._wall_clock()
+        data = state.dump(dataclasses.replace(self._status, beat=now, blocked_for=blocked_for, next_in=next_in))
         try:
             disk.replace(self._host.status, data, "status.publish", durable=False)
             self._notices.save()

@@ -2,7 +2,7 @@
 
     worker    --posix_spawn-->  python -P ... -c UPLOADER_BOOT <run directory> <title>
     worker    --posix_spawn-->  python -P ... -c MIRROR_BOOT   <run directory> <title>
-    uploader  --Popen------->   python -P ... -c PUSH_BOOT     <run directory> <pid of the uploader> <descriptors> <title>
+    uploader  --Popen------->   python -P ... -c PUSH_BOOT     <run directory> <its pid> <descriptors> <title>
     uploader  --posix_spawn-->  python -P ... -c SEARCH_BOOT   <run directory> <seconds>
     mirror    --Popen------->   python -P ... -c COPY_BOOT     <run directory> <seconds> <its pid> <descriptors>
     worker    --posix_spawn-->  python -P ... -c RESTORE_BOOT  <run directory> <seconds>

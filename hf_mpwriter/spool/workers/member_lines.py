@@ -286,9 +286,21 @@ class Reading:
         if who is None or (said is not None and said.alive == alive):
             return said
         counters, growing = self._counters, frozenset(self.open_files if alive else ())
-        more = (counters.requests, counters.dropped, self._creates, who.agent, who.launcher, counters.in_memory)
-        first = (self.name, alive, who.started_at, who.process, who.settings)
-        self._said = Member(*first, growing, frozenset(self._opened), *more)
+        self._said = Member(
+            self.name,
+            alive,
+            who.started_at,
+            who.process,
+            who.settings,
+            growing,
+            frozenset(self._opened),
+            counters.requests,
+            counters.dropped,
+            self._creates,
+            who.agent,
+            who.launcher,
+            counters.in_memory,
+        )
         return self._said
 
 

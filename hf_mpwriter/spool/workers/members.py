@@ -210,11 +210,7 @@ class MemberFiles:
         return all(file.is_there() for file in self.files)
 
     def leave(self, dropped: int) -> None:
-        """Release the locks: the worker is dead from here on.
-
-        Args:
-            dropped: records that the disk refused for good.
-        """
+        """Release the locks: the worker is dead from here on, and the disk has refused so many records for good."""
         with contextlib.suppress(OSError):  # for display only
             self.record_dropped(dropped)
         for file in self.files:

@@ -56,7 +56,10 @@ def member_file(place: Spool, worker: str = "main") -> MemberFile:
 
 def counters(requests: int = 0, dropped: int = 0) -> bytes:
     """The second line of a member file."""
-    return json.dumps({"requests": requests, "dropped": dropped, "in_memory": 0}).encode().ljust(COUNTERS_LENGTH - 1) + b"\n"
+    return (
+        json.dumps({"requests": requests, "dropped": dropped, "in_memory": 0}).encode().ljust(COUNTERS_LENGTH - 1)
+        + b"\n"
+    )
 
 
 def parse(data: bytes) -> Member | None:
