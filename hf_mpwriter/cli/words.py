@@ -14,7 +14,7 @@ import re
 import shlex
 from collections.abc import Mapping
 
-from hf_mpwriter.base.settings import OFFLINE
+from hf_mpwriter.base.settings import OFFLINE, is_on
 
 _MEANINGS = (  # the first that matches counts
     (
@@ -34,6 +34,7 @@ _MEANINGS = (  # the first that matches counts
     (r"is not that of a Hub", "what answers is no Hub: look at HF_ENDPOINT and at proxies"),
 )
 _EXCEPTION = re.compile(r"^(?:\w+(?:Error|Exception|Timeout|Protocol|URL): )+")
+DEBUG = "HF_MPWRITER_DEBUG"
 LOGIN = "hf auth login"
 TOKEN = ("the token is refused (401)", "the token may not do this (403)", "there is no token")
 
@@ -83,6 +84,11 @@ def ago(seconds: float) -> str:
         if seconds < limit:
             return f"{seconds / unit:.0f} {name} ago"
     return f"{seconds / 86_400:.0f} days ago"
+
+
+def is_debugging(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether errors are shown with all that is known of them: `--debug`, or HF_MPWRITER_DEBUG=1."""
+    return is_on(environ.get(DEBUG, ""))
 
 
 def typed(*words: str) -> str:
