@@ -8,7 +8,7 @@
 | `pull` | `pull`: bring a run back from the Hub |
 | `run` | `run`: supervise a program until its data is on the Hub |
 | `processes.logs`, `processes.stop` | `logs`, `stop`: what the uploader of a run logs, and its end |
-| `storage.doctor` | `doctor`: what a filesystem can do, and how a run would be kept there |
+| `doctor` | `doctor`: what keeps uploads from working; with `storage.doctor`, what a filesystem can do |
 | `local_hub` | `hub`, `demo`: rehearse on this machine |
 | `destination` | the argument LOGDIR, what is read from it, the Hub that a token may go to |
 | `output` | how files, uploaders and progress are shown |
@@ -30,13 +30,13 @@ import click
 
 from hf_mpwriter._version import __version__
 from hf_mpwriter.base.errors import HfMpWriterError
+from hf_mpwriter.cli.doctor.command import examine
 from hf_mpwriter.cli.local_hub import run_demo, serve_hub
 from hf_mpwriter.cli.processes.logs import show_logs
 from hf_mpwriter.cli.processes.stop import stop_run
 from hf_mpwriter.cli.pull import pull_run
 from hf_mpwriter.cli.run import run_program
 from hf_mpwriter.cli.status.command import show_status
-from hf_mpwriter.cli.storage.doctor import examine_directory
 from hf_mpwriter.cli.sync import sync_run
 from hf_mpwriter.cli.verify import verify_run
 from hf_mpwriter.cli.words import DEBUG, is_debugging
@@ -92,5 +92,5 @@ def main(*, debug: bool) -> None:
 
 for command in (show_status, show_logs, stop_run, sync_run, verify_run, pull_run, run_program):
     main.add_command(command)
-for command in (examine_directory, serve_hub, run_demo):
+for command in (examine, serve_hub, run_demo):
     main.add_command(command)

@@ -30,6 +30,7 @@ _MEANINGS = (  # the first that matches counts
     (r"\b(5\d\d)\b (?!bytes)", r"the Hub fails (\1)"),
     (r"Connect(Error|Timeout)|PoolTimeout|Connection refused|Network is unreachable", "the Hub cannot be reached"),
     (r"(Read|Write)Timeout|timed out|TimeoutError", "the Hub does not answer in time"),
+    (r"RemoteProtocolError|Server disconnected|ReadError|Connection reset", "the connection to the Hub broke off"),
     (r"No space left|Errno 28\b|Disk quota", "the disk is full"),
     (r"is not that of a Hub", "what answers is no Hub: look at HF_ENDPOINT and at proxies"),
 )
