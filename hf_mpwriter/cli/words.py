@@ -17,10 +17,7 @@ from collections.abc import Mapping
 from hf_mpwriter.base.settings import OFFLINE, is_on
 
 _MEANINGS = (  # the first that matches counts
-    (
-        r"Name or service not known|getaddrinfo|nodename nor servname|name resolution",
-        "the Hub's name is not known (DNS)",
-    ),
+    (r"Name or service not known|getaddrinfo|name resolution", "the name of the Hub is not known (DNS)"),
     (r"LocalTokenNotFound", "there is no token"),
     (r"\b401\b", "the token is refused (401)"),
     (r"\b402\b", "the account has to pay (402)"),

@@ -80,11 +80,7 @@ class Remote:
 
 
 class Hub:
-    """One destination on the Hub. The token comes from the environment, as huggingface_hub reads it.
-
-    Args:
-        destination: see there.
-        is_impatient: whether a person waits, see `Transport`.
+    """One destination on the Hub, for a person who waits or not. The token comes from the environment.
 
     Attributes:
         private: whether the repository is private, None as long as the Hub has not said it.

@@ -25,7 +25,7 @@ from hf_mpwriter.cli.output import counted
 from hf_mpwriter.cli.status import schema, text
 from hf_mpwriter.cli.status.facts import RunFacts, gather
 from hf_mpwriter.cli.status.finding import runs_below
-from hf_mpwriter.cli.status.judgement import Judgement, RunState, judge
+from hf_mpwriter.cli.status.judgement import Judgement, RunHealth, judge
 from hf_mpwriter.cli.status.links import commit_url
 from hf_mpwriter.cli.status.steps import StepFacts, steps_of
 from hf_mpwriter.cli.words import as_argument
@@ -53,10 +53,10 @@ class Look(NamedTuple):
     @property
     def code(self) -> int:
         """Its exit code."""
-        if self.steps is None or self.judgement.state is RunState.PERSON:
+        if self.steps is None or self.judgement.state is RunHealth.PERSON:
             return self.judgement.state.value
         is_there = self.steps and all(one.is_there for one in self.steps)
-        return RunState.COMPLETE.value if is_there else RunState.WAITING.value
+        return RunHealth.COMPLETE.value if is_there else RunHealth.WAITING.value
 
     @property
     def is_live(self) -> bool:
@@ -76,7 +76,7 @@ class Look(NamedTuple):
 
 @click.command("status")
 @click.argument("logdirs", metavar="[DIR]...", nargs=-1)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, see docs/status.md.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, see docs/operations.md.")
 @click.option("--watch", is_flag=True, help="Look again every two seconds, until no process of the runs lives.")
 @click.option("--step", type=int, metavar="N", help="Is step N of each worker on the Hub, and by which commit?")
 def show_status(logdirs: tuple[str, ...], *, as_json: bool, watch: bool, step: int | None) -> None:
@@ -134,7 +134,7 @@ def _look(logdir: str, step: int | None) -> Look:
         facts = gather(spool)
         steps = None if step is None else steps_of(spool, facts, step)
     except (HfMpWriterError, OSError) as error:
-        return Look(logdir, None, Judgement(RunState.PERSON, str(error)))
+        return Look(logdir, None, Judgement(RunHealth.PERSON, str(error)))
     return Look(logdir, facts, judge(facts, logdir), steps)
 
 

@@ -34,7 +34,7 @@ from hf_mpwriter.spool.workers.member_lines import Member, Reading
 from hf_mpwriter.spool.workers.members import ASK_FOR_ALL, Members
 from hf_mpwriter.spool.workers.share import Share
 from hf_mpwriter.system import disk
-from hf_mpwriter.system.process import host_id
+from hf_mpwriter.system.process import host_id, safe_name
 
 _WALL_TIME = struct.Struct("<12xBd")  # behind the header of a record: the key of this field, then it
 
@@ -274,9 +274,10 @@ def _workers(spool: Spool, members: Iterable[Member], files: Iterable[FileFacts]
     found = {name: _of_member(spool, member) for name, member in best.items()}
     for file in files:
         if not is_attachment(file.path) and not file.pulled:
-            name, host = worker_of(file.path), event_host(file.path.rpartition("/")[2])
+            name = worker_of(file.path)
+            host = safe_name(event_host(file.path.rpartition("/")[2]).partition(".")[0])
             if name not in found and not any(other.startswith(f"{name}~") for other in found):
-                found[name] = WorkerFacts(name, "ended", host, 0, host_id().startswith(f"{host}-"))
+                found[name] = WorkerFacts(name, "ended", host, 0, host == host_id().rpartition("-")[0])
     yield from sorted(found.values(), key=lambda worker: (worker.name != "main", worker.name))
 
 

@@ -27,7 +27,7 @@ from hf_mpwriter.cli.status.facts import RunFacts
 from hf_mpwriter.cli.words import cure
 
 
-class RunState(enum.Enum):
+class RunHealth(enum.Enum):
     """What becomes of a run; the value is the exit code."""
 
     COMPLETE = 0
@@ -49,7 +49,7 @@ class Judgement:
         next: what is to be done, "" if nothing is.
     """
 
-    state: RunState
+    state: RunHealth
     next: str = ""
 
 
@@ -62,9 +62,9 @@ def judge(facts: RunFacts, logdir: str, environ: Mapping[str, str] = os.environ)
         environ: the environment.
     """
     if trouble := next(_troubles(facts, logdir, environ), ""):
-        return Judgement(RunState.PERSON, trouble)
+        return Judgement(RunHealth.PERSON, trouble)
     is_waiting = facts.waiting or facts.missing_there
-    return Judgement(RunState.WAITING if is_waiting else RunState.COMPLETE)
+    return Judgement(RunHealth.WAITING if is_waiting else RunHealth.COMPLETE)
 
 
 def _troubles(facts: RunFacts, logdir: str, environ: Mapping[str, str]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The facts of a run as JSON. `docs/status.md` names every key; what is not there is no promise.
+"""The facts of a run as JSON. `docs/operations.md` names every key; what is not there is no promise.
 
 Times are unix seconds, durations seconds. What is not known is null.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from hf_mpwriter.cli.status.facts import RunFacts
-from hf_mpwriter.cli.status.judgement import Judgement, RunState
+from hf_mpwriter.cli.status.judgement import Judgement, RunHealth
 from hf_mpwriter.cli.status.links import commit_url, run_url
 from hf_mpwriter.cli.words import plain
 
@@ -61,7 +61,7 @@ def to_json(facts: RunFacts, judgement: Judgement) -> dict[str, Any]:
 
 def unreadable(logdir: str, error: str) -> dict[str, Any]:
     """The object of a run that cannot be read."""
-    return {"version": VERSION, "logdir": logdir, "state": RunState.PERSON.word, "next": error}
+    return {"version": VERSION, "logdir": logdir, "state": RunHealth.PERSON.word, "next": error}
 
 
 def _destination(facts: RunFacts) -> dict[str, str] | None:

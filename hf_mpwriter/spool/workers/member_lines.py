@@ -25,7 +25,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from hf_mpwriter.base import state
@@ -286,21 +286,10 @@ class Reading:
         if who is None or (said is not None and said.alive == alive):
             return said
         counters, growing = self._counters, frozenset(self.open_files if alive else ())
-        self._said = Member(
-            self.name,
-            alive,
-            who.started_at,
-            who.process,
-            who.settings,
-            growing,
-            frozenset(self._opened),
-            counters.requests,
-            counters.dropped,
-            self._creates,
-            who.agent,
-            who.launcher,
-            counters.in_memory,
-        )
+        said = Member(self.name, alive, who.started_at, who.process, who.settings, growing, frozenset(self._opened))
+        said = replace(said, create=self._creates, agent=who.agent, launcher=who.launcher)
+        said = replace(said, requests=counters.requests, dropped=counters.dropped, in_memory=counters.in_memory)
+        self._said = said
         return self._said
 
 
