@@ -18,6 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from lib.arguments import make_parser
 from lib.pictures import charts, save
 from lib.waiting import wait_for
 
@@ -28,6 +29,7 @@ SHORT = 620  # height of the window for the commits
 
 def main() -> None:
     """Take both pictures."""
+    make_parser(__doc__).parse_args()
     place = Path(tempfile.mkdtemp(prefix="digits-"))
     said = place / "output"
     command = [sys.executable, "-m", "hf_mpwriter", "demo", "--open", "--dir", str(place / "demo")]

@@ -18,6 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from lib.arguments import make_parser
 from lib.isolation import variables
 from lib.pictures import chart, charts, save
 from lib.waiting import wait_for
@@ -50,6 +51,7 @@ def main() -> None:
     """Train, kill, resume, and take the picture."""
     from browser import browser
 
+    make_parser(__doc__).parse_args()
     with tempfile.TemporaryDirectory() as name, LocalHub(Path(name) / "hub") as hub:
         env = os.environ | variables(Path(name)) | {"HF_ENDPOINT": hub.endpoint}
         if train(Path(name), env, 0) != -signal.SIGKILL or train(Path(name), env, RESUMED_AT) != 0:

@@ -20,6 +20,7 @@ from xml.sax.saxutils import escape
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from lib.arguments import make_parser
 from lib.isolation import variables
 from lib.paths import ROOT
 
@@ -101,6 +102,7 @@ def _text(row: str, y: int) -> str:
 
 def main() -> None:
     """Draw the picture."""
+    make_parser(__doc__).parse_args()
     lines = transcript()
     PICTURE.parent.mkdir(exist_ok=True)
     PICTURE.write_text(drawn(lines))
