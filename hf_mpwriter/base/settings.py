@@ -25,6 +25,7 @@ Environment:
     HF_MPWRITER_GROUP               1: a spool is made for the group of its run directory, and one that is open to
                                     that group is trusted
     HF_MPWRITER_JOB                 name of the job, and so of the default run directory; read by base/job.py
+    HF_MPWRITER_DEBUG               1: commands show tracebacks; read by cli/words.py
     HF_MPWRITER_FAILPOINT           faults for tests, see system/failpoints.py
 """
 
