@@ -9,6 +9,8 @@ r"""Mounts: which filesystem a path is on, and what its type alone tells.
     ext4, tmpfs, ...     a disk of this host: everything works
     fuse.gcsfuse, ...    an object store: other hosts see a file when it is closed, which no probe finds out
 
+A descriptor stays on its mount whatever becomes of the path: /proc/self/fdinfo names the mount by its id.
+
 Invariants:
 - A mount that lies hidden beneath a later one does not count: the mounts are walked from the root as a lookup does.
 - Nothing is written, and no directory is listed. A mount that hangs hangs `os.stat` of its caller already.
@@ -16,8 +18,10 @@ Invariants:
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from hf_mpwriter.system.process import open_above
@@ -34,7 +38,12 @@ _OF_FILES = (
     "bindfs ceph-fuse encfs exfat fuse-overlayfs glusterfs gocryptfs grpcfuse lxcfs mergerfs ntfs-3g osxfs sshfs "
     "unionfs virtiofs vmhgfs-fuse"
 )
-_MOUNTINFO = "/proc/self/mountinfo"
+_MOUNTINFO, _FDINFO = "/proc/self/mountinfo", "/proc/self/fdinfo"
+_CURES = {  # what a mount answers when the program or the server behind it is gone
+    errno.ENOTCONN: "the program behind the mount has ended",
+    errno.ECONNABORTED: "the program behind the mount has ended",
+    errno.ESTALE: "what was mounted there is not there any more",
+}
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 
 
@@ -51,6 +60,14 @@ class Mount:
     point: str
     fstype: str
     source: str
+
+    def __str__(self) -> str:
+        """Say it in messages."""
+        return f"{self.program or self.fstype} ({self.source}) at {self.point}"
+
+    def is_again(self, other: Mount) -> bool:
+        """Whether another mount shows the same files: the same point, type and source; a disk may get another device."""
+        return self == other or (self.point == other.point and self.is_local and other.is_local)
 
     @property
     def is_local(self) -> bool:
@@ -83,24 +100,27 @@ def mount_of(path: str, mountinfo: str) -> Mount | None:
         path: absolute, without links.
         mountinfo: text of `/proc/self/mountinfo`.
     """
-    below: dict[str, list[tuple[str, str, Mount]]] = {}  # parent -> id, point, mount
+    below: dict[str, list[tuple[str, Mount]]] = {}  # parent -> id, mount
     known = set()
-    for line in mountinfo.split("\n"):
-        left, _, right = line.partition(" - ")
-        fields, kind = left.split(" "), right.split(" ")
-        if len(fields) < 6 or len(kind) < 2:
-            continue
-        known.add(fields[0])
-        point = _unescaped(fields[4])
-        if path == point or path.startswith(point.rstrip("/") + "/"):
-            parent = "" if fields[1] == fields[0] else fields[1]
-            below.setdefault(parent, []).append((fields[0], point, Mount(point, kind[0], _unescaped(kind[1]))))
+    for number, parent, mount in _mounts(mountinfo):
+        known.add(number)
+        if path == mount.point or path.startswith(mount.point.rstrip("/") + "/"):
+            below.setdefault("" if parent == number else parent, []).append((number, mount))
     roots = [one for parent, all_there in below.items() if parent not in known for one in all_there]
     found = None
     while roots:  # the first one on the way; what is mounted on it comes next
-        number, _, found = min(roots, key=lambda one: len(one[1]))
+        number, found = min(roots, key=lambda one: len(one[1].point))
         roots = below.get(number, [])
     return found
+
+
+def _mounts(mountinfo: str) -> Iterator[tuple[str, str, Mount]]:
+    """The mounts of a table: id, id of the parent, mount."""
+    for line in mountinfo.split("\n"):
+        left, _, right = line.partition(" - ")
+        fields, kind = left.split(" "), right.split(" ")
+        if len(fields) >= 6 and len(kind) >= 2:
+            yield fields[0], fields[1], Mount(_unescaped(fields[4]), kind[0], _unescaped(kind[1]))
 
 
 def _unescaped(text: str) -> str:
@@ -125,13 +145,46 @@ def nearest(path: str) -> tuple[str, os.stat_result]:
 def find_mount(path: str) -> Mount | None:
     """The mount that a path is, or will be, on; None if the system does not tell.
 
+    A mount whose program has ended is still in the table.
+
     Args:
         path: absolute.
     """
     try:
         there = os.path.realpath(nearest(path)[0])  # first: it mounts what is mounted on demand
-        with open(_MOUNTINFO, encoding="utf-8", errors="surrogateescape", opener=open_above) as file:
-            text = file.read()
-        return mount_of(there, text)
+    except OSError:
+        there = path
+    try:
+        return mount_of(there, _text(_MOUNTINFO))
     except OSError:
         return None
+
+
+def mount_of_descriptor(fd: int) -> Mount | None:
+    """The mount that an open file or directory is on; None if it is not mounted any more, or the system does not tell.
+
+    Args:
+        fd: the descriptor.
+    """
+    try:
+        lines = dict(line.split(":\t", 1) for line in _text(f"{_FDINFO}/{fd}").splitlines() if ":\t" in line)
+        wanted = lines.get("mnt_id", "").strip()
+        return next((mount for number, _, mount in _mounts(_text(_MOUNTINFO)) if number == wanted), None)
+    except OSError:
+        return None
+
+
+def _text(path: str) -> str:
+    with open(path, encoding="utf-8", errors="surrogateescape", opener=open_above) as file:
+        return file.read()
+
+
+def is_gone(error: BaseException) -> bool:
+    """Whether an error says that what was mounted is not there any more, and nothing of the files."""
+    return isinstance(error, OSError) and error.errno in _CURES
+
+
+def reason_of(error: OSError) -> str:
+    """An error of the system in words; of a dead mount with what helps."""
+    text = error.strerror or str(error)
+    return f"{_CURES[error.errno]} ({text}); mount it again" if error.errno in _CURES else text
