@@ -20,7 +20,7 @@ import hashlib
 import os
 import stat
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from hf_mpwriter.base.errors import LogdirError
 from hf_mpwriter.base.home import (
@@ -32,6 +32,7 @@ from hf_mpwriter.base.home import (
     direct,
     is_staged_path,
     is_url,
+    needed,
     staged_name,
     staging_directories,
     staging_root,
@@ -40,6 +41,7 @@ from hf_mpwriter.base.home import (
 from hf_mpwriter.base.names import SPOOL_NAME
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ownership import check_descriptor
+from hf_mpwriter.spool.staging.probed import is_decided, recall, remember
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Directory, at
 from hf_mpwriter.system.filesystem.mounts import Mount, find_mount, nearest
@@ -88,7 +90,7 @@ def spool_of(home: Home) -> Spool:
 
 
 def _found(logdir: str, setting: str, directories: list[str]) -> Home:
-    way, why = (Way.STAGED, URL) if is_url(logdir) else _choice(logdir, setting)
+    way, why = (Way.STAGED, URL) if is_url(logdir) else _choice(logdir, find_mount(logdir), setting, directories)
     if way is Way.DIRECT:
         return direct(logdir)
     if way is Way.STAGED and setting == NEVER:
@@ -99,29 +101,64 @@ def _found(logdir: str, setting: str, directories: list[str]) -> Home:
     return Home(logdir, way, place if way is Way.STAGED else logdir, os.path.join(place, SPOOL_NAME), why)
 
 
-def _choice(path: str, setting: str) -> tuple[Way, str]:
-    mount = find_mount(path)
-    needs_probe = setting in ("", NEVER) and not (mount and (mount.is_local or mount.is_object_store))
-    return choose(mount, abilities_at(path, mount) if needs_probe else None, setting)
+def _choice(path: str, mount: Mount | None, setting: str, directories: Sequence[str] = ()) -> tuple[Way, str]:
+    needs_probe = setting in ("", NEVER) and not (mount and mount.is_known)
+    return choose(mount, abilities_at(path, mount, directories) if needs_probe else None, setting)
 
 
-def abilities_at(path: str, mount: Mount | None) -> Abilities | None:
-    """What the filesystem of a path can do, tried out once per process; None if nothing can be made there.
+def abilities_at(path: str, mount: Mount | None, directories: Sequence[str] = ()) -> Abilities | None:
+    """What the filesystem of a path can do, as far as that decides; None if nothing can be made there.
+
+    It is tried out once per process, and once a day where there is a staging directory to remember it.
 
     Args:
         path: absolute; the nearest directory above it that is there is where it is tried.
         mount: of it.
+        directories: in which a staging directory may be.
     """
     with contextlib.suppress(OSError):
         directory, status = nearest(path)
-        key = (mount, status.st_dev)
+        key, wanted = (mount, status.st_dev), needed(mount)
         if key not in _probed:
-            _probed[key] = probe(directory)
+            found = _recalled(mount, status.st_dev, wanted, directories) if mount else None
+            _probed[key] = found or probe(directory, wanted)
+            if not found:
+                _keep(mount, status.st_dev, _probed[key], directories)
         return _probed[key]
     return None
 
 
-def _staging(logdir: str, why: str, directories: list[str], setting: str) -> str:
+def examine(path: str, mount: Mount | None, elsewhere: Callable[[str], bool]) -> Abilities:
+    """All that the filesystem of a path can do, asked anew; the answer is remembered.
+
+    Args:
+        path, mount: see `abilities_at`.
+        elsewhere: see `probe`.
+
+    Raises:
+        OSError: nothing can be made there.
+    """
+    directory, status = nearest(path)
+    found = probe(directory, elsewhere=elsewhere)
+    _homes.clear()
+    _probed[mount, status.st_dev] = found
+    _keep(mount, status.st_dev, found, staging_directories(os.environ))
+    return found
+
+
+def _recalled(mount: Mount, device: int, wanted: Sequence[str], directories: Sequence[str]) -> Abilities | None:
+    answers = (recall(os.path.join(one, staging_root(os.geteuid())), mount, device, wanted) for one in directories)
+    return next((found for found in answers if found), None)
+
+
+def _keep(mount: Mount | None, device: int, found: Abilities, directories: Sequence[str]) -> None:
+    """Remember an answer that decides, where that is possible."""
+    if mount and directories and is_decided(found, needed(mount)):
+        with contextlib.suppress(OSError):  # LogdirError is one of these, too
+            remember(_staging(mount.point, "", directories, ""), mount, device, found)
+
+
+def _staging(logdir: str, why: str, directories: Sequence[str], setting: str) -> str:
     """The staging directory of this user; it is made.
 
     Raises:
@@ -154,7 +191,7 @@ def _unfit(directory: str, path: str, *, is_named: bool) -> str:
     os.makedirs(directory, mode=0o700, exist_ok=True)
     mount = find_mount(directory)
     if is_named:
-        way, why = _choice(directory, "")
+        way, why = _choice(directory, mount, "")
         if way is not Way.DIRECT:
             return f"in {directory}, {why}"
     elif mount is not None and not mount.is_local:

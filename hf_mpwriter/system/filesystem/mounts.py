@@ -66,7 +66,7 @@ class Mount:
         return f"{self.program or self.fstype} ({self.source}) at {self.point}"
 
     def is_again(self, other: Mount) -> bool:
-        """Whether another mount shows the same files: the same point, type and source; a disk may get another device."""
+        """Whether another mount shows the same files: same point, type and source; the device of a disk may change."""
         return self == other or (self.point == other.point and self.is_local and other.is_local)
 
     @property
@@ -86,6 +86,11 @@ class Mount:
     def is_object_store(self) -> bool:
         """Whether it is known to show an object store."""
         return self.program in _OBJECT_STORES.split()
+
+    @property
+    def is_known(self) -> bool:
+        """Whether its type tells all that is needed."""
+        return self.is_local or self.is_object_store
 
     @property
     def may_be_object_store(self) -> bool:
