@@ -9,6 +9,7 @@
 Invariants:
 - All doors come through here: writers, commands, supervisor, search, demo, testing. Uploader and push get the spool by
   descriptors.
+- A run that was staged for a mount stays so while that mount is not there: its logdir is an empty directory then.
 - To find a home makes no directory but the staging directory, and that one only where it is needed.
 - The staging directory is one into which no other user may write, and which none could have put there.
 """
@@ -21,6 +22,7 @@ import os
 import stat
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from hf_mpwriter.base.errors import LogdirError
 from hf_mpwriter.base.home import (
@@ -41,7 +43,8 @@ from hf_mpwriter.base.home import (
 from hf_mpwriter.base.names import SPOOL_NAME
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ownership import check_descriptor
-from hf_mpwriter.spool.staging.probed import is_decided, recall, remember
+from hf_mpwriter.spool.staging.probed import is_decided, is_private, recall, remember
+from hf_mpwriter.spool.staging.record import MirrorRecord
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Directory, at
 from hf_mpwriter.system.filesystem.mounts import Mount, find_mount, nearest
@@ -70,17 +73,17 @@ def find(logdir: str, environ: Mapping[str, str] = os.environ) -> Home:
     if not is_url(logdir):
         if is_staged_path(logdir, os.geteuid()):
             return direct(logdir)
-        try:
+        with contextlib.suppress(OSError):  # a dead mount; or whoever creates the spool has the better message
             device = nearest(logdir)[1].st_dev
-        except OSError:  # whoever creates the spool has the better message
-            return direct(logdir)
     directories = staging_directories(environ)
     key = (logdir, device, setting, tuple(directories))
     home = _homes.get(key)
     if home is None:
         if len(_homes) >= _KEPT:
             _homes.clear()
-        home = _homes[key] = _found(logdir, setting, directories)
+        home = _found(logdir, setting, directories, is_dead=device == 0 and not is_url(logdir))
+        if device or is_url(logdir):
+            _homes[key] = home
     return home
 
 
@@ -89,8 +92,11 @@ def spool_of(home: Home) -> Spool:
     return Spool.of(home.run_dir, home.spool, home.logdir)
 
 
-def _found(logdir: str, setting: str, directories: list[str]) -> Home:
-    way, why = (Way.STAGED, URL) if is_url(logdir) else _choice(logdir, find_mount(logdir), setting, directories)
+def _found(logdir: str, setting: str, directories: list[str], *, is_dead: bool) -> Home:
+    mount = None if is_url(logdir) else find_mount(logdir)
+    if mount and setting == "" and (home := _left_by_mount(logdir, None if is_dead else mount, directories)):
+        return home
+    way, why = (Way.STAGED, URL) if is_url(logdir) else _choice(logdir, mount, setting, directories)
     if way is Way.DIRECT:
         return direct(logdir)
     if way is Way.STAGED and setting == NEVER:
@@ -99,6 +105,29 @@ def _found(logdir: str, setting: str, directories: list[str]) -> Home:
     known_as = logdir if is_url(logdir) else os.path.realpath(logdir)  # processes may come by different links
     place = os.path.join(_staging(logdir, why, directories, setting), staged_name(known_as))
     return Home(logdir, way, place if way is Way.STAGED else logdir, os.path.join(place, SPOOL_NAME), why)
+
+
+def _left_by_mount(logdir: str, mount: Mount | None, directories: Sequence[str]) -> Home | None:
+    """The home of a staged run whose mount is not there: the empty directory that it leaves is no logdir.
+
+    Args:
+        logdir: absolute path.
+        mount: on which it is now, None if that does not answer.
+        directories: in which a staging directory may be.
+    """
+    name = staged_name(os.path.realpath(logdir))
+    for directory in directories:
+        staging = os.path.join(directory, staging_root(os.geteuid()))
+        place = os.path.join(staging, name, SPOOL_NAME)
+        if not os.path.isdir(place) or not is_private(staging):
+            continue
+        home = Home(logdir, Way.STAGED, os.path.dirname(place), place)
+        spool = spool_of(home)
+        record = MirrorRecord.read(spool)
+        spool.release()
+        if record and record.mount and not (mount and mount.is_instead_of(record.mount)):
+            return replace(home, why=f"{record.mount} is not mounted, or does not answer; mount it again")
+    return None
 
 
 def _choice(path: str, mount: Mount | None, setting: str, directories: Sequence[str] = ()) -> tuple[Way, str]:
@@ -132,7 +161,8 @@ def examine(path: str, mount: Mount | None, elsewhere: Callable[[str], bool]) ->
     """All that the filesystem of a path can do, asked anew; the answer is remembered.
 
     Args:
-        path, mount: see `abilities_at`.
+        path: see `abilities_at`.
+        mount: of it.
         elsewhere: see `probe`.
 
     Raises:

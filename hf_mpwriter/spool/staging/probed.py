@@ -1,6 +1,7 @@
 """What filesystems were found to do: answers of probes that this host remembers, so that a slow mount is asked once.
 
-    <staging>/.probed-<16 hex>.json     {"point": ..., "fstype": ..., "source": ..., "device": 51, "at": ..., "abilities": {...}}
+    <staging>/.probed-<16 hex>.json     {"mount": {"point": ..., "fstype": ..., "source": ...}, "device": 51,
+                                         "at": 1795236610.0, "abilities": {"append": false, ...}}
 
 The digits are those of mount point, type, source and device number. A mount that is made anew has another device as a
 rule, and is asked anew.
@@ -59,6 +60,21 @@ def check_private(path: str, fd: int) -> None:
     status = os.fstat(fd)
     if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
         raise PermissionError(f"{path} is not private")
+
+
+def is_private(staging: str) -> bool:
+    """Whether a directory is there, is this user's, and no other user may enter it.
+
+    Args:
+        staging: absolute path.
+    """
+    directory = Directory(staging, check=check_private)
+    try:
+        return directory.is_there()
+    except OSError:
+        return False
+    finally:
+        directory.release()
 
 
 def is_decided(abilities: Abilities, needed: Sequence[str]) -> bool:

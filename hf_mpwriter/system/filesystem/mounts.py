@@ -69,6 +69,10 @@ class Mount:
         """Whether another mount shows the same files: same point, type and source; the device of a disk may change."""
         return self == other or (self.point == other.point and self.is_local and other.is_local)
 
+    def is_instead_of(self, other: Mount) -> bool:
+        """Whether this one, found at a path, was put in place of another one or over it, and not laid bare beneath it."""
+        return len(self.point) >= len(other.point)
+
     @property
     def is_local(self) -> bool:
         """Whether it is of a type that is a disk, or the memory, of this host."""
@@ -184,9 +188,25 @@ def _text(path: str) -> str:
         return file.read()
 
 
+class UnmountedError(OSError):
+    """A directory is on another mount than it should be.
+
+    Args:
+        wanted: the mount on which it should be.
+        found: that on which it is, None if that is not known.
+    """
+
+    def __init__(self, wanted: Mount, found: Mount | None) -> None:
+        if found is None or not found.is_instead_of(wanted):
+            text = f"{wanted} is not mounted; mount it again"
+        else:
+            text = f"it was on {wanted}, and is on {found} now; the next start of training takes that"
+        super().__init__(errno.ENODEV, text)
+
+
 def is_gone(error: BaseException) -> bool:
     """Whether an error says that what was mounted is not there any more, and nothing of the files."""
-    return isinstance(error, OSError) and error.errno in _CURES
+    return isinstance(error, UnmountedError) or (isinstance(error, OSError) and error.errno in _CURES)
 
 
 def reason_of(error: OSError) -> str:
