@@ -70,7 +70,7 @@ class Mount:
         return self == other or (self.point == other.point and self.is_local and other.is_local)
 
     def is_instead_of(self, other: Mount) -> bool:
-        """Whether this one, found at a path, was put in place of another one or over it, and not laid bare beneath it."""
+        """Whether this one, found at a path, was put in place of another or over it, and not laid bare beneath it."""
         return len(self.point) >= len(other.point)
 
     @property
