@@ -97,12 +97,12 @@ def _probe(directory: str, needed: Sequence[str], elsewhere: Callable[[str], boo
         try:
             with home.entered() as inside:
                 found = _try_in(inside, needed, elsewhere)
-                is_empty = _clean(inside, *found[1:])
+                can_remove = _clean(inside, *found[1:])
             break
         except FileNotFoundError:  # another probe has removed the directory just now
             if not left:
                 raise
-    if is_empty:
+    if can_remove:
         with contextlib.suppress(OSError), home.held() as (where, name):
             os.rmdir(name, dir_fd=where)
     trial = found[0]
@@ -136,25 +136,21 @@ def _opened(place: Place, flags: int) -> Iterator[int]:
 
 
 def _clean(inside: Place, name: str, now: float) -> bool:
-    """Remove what this probe has made, and what killed ones have left; whether nothing is left."""
-    is_empty = True
+    """Remove what this probe has made, and what killed ones have left; whether files can be removed here."""
+    can_remove = True
     for other in inside.names():
+        is_own = other.startswith(name)
         try:
-            if other.startswith(name) or (inside / other).stat().st_mtime < now - REMAINS:
+            if is_own or (inside / other).stat().st_mtime < now - REMAINS:
                 _remove(inside / other)
-            else:
-                is_empty = False
         except OSError:
-            is_empty = False
-    return is_empty
+            can_remove = can_remove and not is_own
+    return can_remove
 
 
 def _remove(place: Place) -> None:
-    try:
-        place.unlink()
-    except IsADirectoryError:
-        with place.held() as (where, last):
-            os.rmdir(last, dir_fd=where)
+    with place.held() as (where, name):
+        (os.rmdir if name.endswith(".dir") else os.unlink)(name, dir_fd=where)
 
 
 class _Trial:
