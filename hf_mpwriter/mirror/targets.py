@@ -26,8 +26,11 @@ from hf_mpwriter.system.directory import Directory
 from hf_mpwriter.system.filesystem.mounts import is_gone
 
 CHUNK = 1 << 20  # bytes that are read at once
-REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOENT)  # a person has to help
-REFUSED_NAMES = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EFBIG, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.EINVAL)
+REFUSED = (  # a person has to help
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
+    *(errno.ENOENT, errno.ENOTDIR),
+)
+REFUSED_NAMES = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EFBIG, errno.EISDIR, errno.ELOOP, errno.EINVAL)
 UNREACHABLE = (  # the next file would wait as long for the same
     errno.ETIMEDOUT,
     errno.ECONNREFUSED,

@@ -47,7 +47,7 @@ from hf_mpwriter.spool.staging.probed import is_decided, is_private, recall, rem
 from hf_mpwriter.spool.staging.record import MirrorRecord
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Directory, at
-from hf_mpwriter.system.filesystem.mounts import Mount, find_mount, nearest
+from hf_mpwriter.system.filesystem.mounts import Mount, find_mount, mount_at, nearest
 from hf_mpwriter.system.filesystem.probe import Abilities, probe
 from hf_mpwriter.system.process import open_above
 
@@ -69,20 +69,21 @@ def find(logdir: str, environ: Mapping[str, str] = os.environ) -> Home:
         SettingsError: HF_MPWRITER_STAGING is not valid.
     """
     setting = staging_setting(environ)
-    device = 0
+    there, device = "", 0
     if not is_url(logdir):
         if is_staged_path(logdir, os.geteuid()):
             return direct(logdir)
         with contextlib.suppress(OSError):  # a dead mount; or whoever creates the spool has the better message
-            device = nearest(logdir)[1].st_dev
+            there, status = nearest(logdir)
+            device = status.st_dev
     directories = staging_directories(environ)
     key = (logdir, device, setting, tuple(directories))
     home = _homes.get(key)
     if home is None:
         if len(_homes) >= _KEPT:
             _homes.clear()
-        home = _found(logdir, setting, directories, is_dead=device == 0 and not is_url(logdir))
-        if device or is_url(logdir):
+        home = _found(logdir, there, setting, directories)
+        if there or is_url(logdir):  # what is dead now may answer later
             _homes[key] = home
     return home
 
@@ -92,11 +93,11 @@ def spool_of(home: Home) -> Spool:
     return Spool.of(home.run_dir, home.spool, home.logdir)
 
 
-def _found(logdir: str, setting: str, directories: list[str], *, is_dead: bool) -> Home:
-    mount = None if is_url(logdir) else find_mount(logdir)
-    if mount and setting == "" and (home := _left_by_mount(logdir, None if is_dead else mount, directories)):
+def _found(logdir: str, there: str, setting: str, directories: list[str]) -> Home:
+    mount = mount_at(there) if there else None if is_url(logdir) else find_mount(logdir)
+    if not is_url(logdir) and setting == "" and (home := _left_by_mount(logdir, there, mount, directories)):
         return home
-    way, why = (Way.STAGED, URL) if is_url(logdir) else _choice(logdir, mount, setting, directories)
+    way, why = (Way.STAGED, URL) if is_url(logdir) else _choice(there or logdir, mount, setting, directories)
     if way is Way.DIRECT:
         return direct(logdir)
     if way is Way.STAGED and setting == NEVER:
@@ -107,14 +108,17 @@ def _found(logdir: str, setting: str, directories: list[str], *, is_dead: bool) 
     return Home(logdir, way, place if way is Way.STAGED else logdir, os.path.join(place, SPOOL_NAME), why)
 
 
-def _left_by_mount(logdir: str, mount: Mount | None, directories: Sequence[str]) -> Home | None:
+def _left_by_mount(logdir: str, there: str, mount: Mount | None, directories: Sequence[str]) -> Home | None:
     """The home of a staged run whose mount is not there: the empty directory that it leaves is no logdir.
 
     Args:
         logdir: absolute path.
-        mount: on which it is now, None if that does not answer.
+        there: the nearest directory above it that is there, "" if that does not answer.
+        mount: of it.
         directories: in which a staging directory may be.
     """
+    if mount is None:  # the system does not tell
+        return None
     name = staged_name(os.path.realpath(logdir))
     for directory in directories:
         staging = os.path.join(directory, staging_root(os.geteuid()))
@@ -125,7 +129,7 @@ def _left_by_mount(logdir: str, mount: Mount | None, directories: Sequence[str])
         spool = spool_of(home)
         record = MirrorRecord.read(spool)
         spool.release()
-        if record and record.mount and not (mount and mount.is_instead_of(record.mount)):
+        if record and record.mount and not (there and mount.is_instead_of(record.mount)):
             return replace(home, why=f"{record.mount} is not mounted, or does not answer; mount it again")
     return None
 

@@ -117,9 +117,7 @@ def _is_at(place: Place, file: tuple[int, int]) -> bool:
         return not disk.is_absence(error)
 
 
-def publish(
-    place: Place, data: bytes, word: str, is_whole: Callable[[bytes], bool] = bool, *, is_missing: bool = False
-) -> bool:
+def publish(place: Place, data: bytes, word: str, is_whole: Callable[[bytes], bool] = bool) -> bool:
     """Create a file with `data` unless a whole one is there. No link is needed: a lock lets one process do it.
 
     Args:
@@ -127,13 +125,17 @@ def publish(
         data: its content.
         word: first part of the names of the failpoints, see `disk.replace`.
         is_whole: whether content that was found is whole; by default, whether there is any.
-        is_missing: whether the caller has just seen that no whole one is there.
 
     Returns:
         Whether this call created it.
     """
-    if not is_missing and _is_published(place, is_whole):  # a restart on a full disk must not fail for what is there
+    if _is_published(place, is_whole):  # a restart on a full disk must not fail for what is there already
         return False
+    return publish_missing(place, data, word, is_whole)
+
+
+def publish_missing(place: Place, data: bytes, word: str, is_whole: Callable[[bytes], bool] = bool) -> bool:
+    """As `publish`, for a file of which the caller knows that it was not there: that spares a look."""
     lock = _creation_lock(place, is_whole)
     started = time.monotonic()
     try:

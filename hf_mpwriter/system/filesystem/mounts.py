@@ -39,6 +39,7 @@ _OF_FILES = (
     "unionfs virtiofs vmhgfs-fuse"
 )
 _MOUNTINFO, _FDINFO = "/proc/self/mountinfo", "/proc/self/fdinfo"
+_CHUNK = 1 << 16  # bytes
 _CURES = {  # what a mount answers when the program or the server behind it is gone
     errno.ENOTCONN: "the program behind the mount has ended",
     errno.ECONNABORTED: "the program behind the mount has ended",
@@ -160,11 +161,16 @@ def find_mount(path: str) -> Mount | None:
         path: absolute.
     """
     try:
-        there = os.path.realpath(nearest(path)[0])  # first: it mounts what is mounted on demand
+        there = nearest(path)[0]  # first: it mounts what is mounted on demand
     except OSError:
         there = path
+    return mount_at(there)
+
+
+def mount_at(path: str) -> Mount | None:
+    """As `find_mount`, for a path of which the status was just asked: that mounts what is mounted on demand."""
     try:
-        return mount_of(there, _text(_MOUNTINFO))
+        return mount_of(os.path.realpath(path), _text(_MOUNTINFO))
     except OSError:
         return None
 
@@ -184,8 +190,13 @@ def mount_of_descriptor(fd: int) -> Mount | None:
 
 
 def _text(path: str) -> str:
-    with open(path, encoding="utf-8", errors="surrogateescape", opener=open_above) as file:
-        return file.read()
+    pieces, fd = [], open_above(path, os.O_RDONLY)
+    try:
+        while piece := os.read(fd, _CHUNK):
+            pieces.append(piece)
+    finally:
+        os.close(fd)
+    return os.fsdecode(b"".join(pieces))
 
 
 class UnmountedError(OSError):

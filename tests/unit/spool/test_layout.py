@@ -332,7 +332,7 @@ def test_what_is_recorded_is_read_once_at_a_restart(place, monkeypatch):
     """No lock is taken for what is there: a mount with slow calls pays for each."""
     place.create()
     place.record_destination(HERE)
-    monkeypatch.setattr(locks, "publish", None)
+    monkeypatch.setattr(locks, "publish_missing", None)
     place.create()
     place.record_destination(HERE)
 
