@@ -84,7 +84,7 @@ def uploader_line(uploader: UploaderStatus, now: float, *, alive: bool) -> str:
         parts.append(uploader.reason)
     elif uploader.reason:
         failures = "1 failure" if uploader.failures == 1 else f"{uploader.failures} failures in a row"
-        parts.append(f"{failures}: {uploader.reason} {uploader.hint}")
+        parts.append(f"{failures}: {uploader.why}")
     return printable("; ".join(parts).rstrip())
 
 
@@ -191,7 +191,7 @@ class UploadBar:
         """Print why the last push failed, unless that was printed last time."""
         if uploader.reason and uploader.reason != self._last_failure:
             self._last_failure = uploader.reason
-            self._bar.write(printable(f"not yet: {uploader.reason} {uploader.hint}".rstrip()))
+            self._bar.write(printable(f"not yet: {uploader.why}"))
 
     def close(self) -> None:
         """Leave the bar on the screen as it is."""

@@ -34,6 +34,7 @@ from dataclasses import dataclass
 from hf_mpwriter.base import names
 from hf_mpwriter.base.files import PAYLOAD_LIMIT, LocalFile, digest, feed, git_hasher
 from hf_mpwriter.base.verdicts import CREATED, Done, Moved, Quarantine, Refused, Retry, Sent, Split, Unknown, Verdict
+from hf_mpwriter.push import words
 from hf_mpwriter.push.classify import classify, text_of
 from hf_mpwriter.push.client import PARENT_DIGITS, Hub, Remote, Source
 from hf_mpwriter.push.job import SCRATCH, Job
@@ -79,7 +80,8 @@ def carry(job: Job, hub: Hub, notify: Notify, rng: random.Random, spool: Spool |
         except GoneError as error:
             verdict = Refused(str(error), GONE.format(spool.logdir))
         except Exception as error:  # noqa: BLE001 - every error of the client has a verdict
-            verdict = classify(error)
+            verdict = words.plain(classify(error), error, job.destination, os.environ)
+            words.note(text_of(error))
             if len(job.files) > 1 and isinstance(error, OSError) and error.errno == errno.EMFILE:
                 verdict = Split(text_of(error))
         if isinstance(verdict, Unknown) and hub.commits_sent == sent_before:  # no content of ours can be there

@@ -165,7 +165,7 @@ class End:
             missing=missing,
             refused=self._view.refused(missing),
             is_offline=is_offline(),
-            reason=f"{uploader.reason} {uploader.hint}".strip(),
+            reason=uploader.why,
             is_refused=uploader.kind == Refused.__name__,
             is_alive=self._view.uploader_is_alive(),
             stillness=uploader.stillness(time.time()),
