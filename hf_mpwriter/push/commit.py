@@ -123,14 +123,14 @@ def _attempt(job: Job, spool: Spool, hub: Hub, notify: Notify, *, trust_own_head
 
 def _tell_visibility(job: Job, hub: Hub, notify: Notify, *, first: bool) -> None:
     """Say who can read what is sent: before the first bytes, and when it has changed."""
-    private = hub.is_private() if first else hub.private
+    private, page = hub.is_private() if first else hub.private, words.page(job.destination, hub.repo_id)
     text = "private" if private else "PUBLIC: everybody can read it"
     if first and private is not None:
-        notify(f"{job.destination} is {text}")
+        notify(f"{page} is {text}")
     elif first and job.private:
-        notify(f"{job.destination}: the Hub does not say whether it is private")
+        notify(f"{page}: the Hub does not say whether it is private")
     elif None not in (private, job.was_private) and private != job.was_private:
-        notify(f"{job.destination} is {text} now")
+        notify(f"{page} is {text} now")
 
 
 def _may_blame_parent(job: Job, parent: str, verdict: Verdict) -> bool:
@@ -252,7 +252,7 @@ def _head(job: Job, hub: Hub, notify: Notify) -> str:
         hub.create(private=job.private)
         if (head := hub.head()) is None:
             raise OSError(f"{job.destination} has no branch {job.destination.revision!r} after it was created")
-        notify(f"{CREATED} {job.destination}")
+        notify(f"{CREATED} {words.page(job.destination, hub.repo_id)}")
     elif "/" in name and hub.repo_id.lower() != name.lower():
         notify(f"{name} was renamed: it is {hub.repo_id} now")
     return head

@@ -71,6 +71,12 @@ def note(text: str) -> None:
         print(f"{now} [{os.getpid()}] the client says: {text}", file=sys.stderr, flush=True)
 
 
+def page(destination: Destination, repo_id: str) -> str:
+    """The page of the repository, which opens once it exists; `repo_id` is its full name."""
+    kind = "" if destination.repo_type == "model" else f"{destination.repo_type}s/"
+    return f"{destination.endpoint}/{kind}{repo_id}"
+
+
 def plain(verdict: Verdict, error: BaseException, destination: Destination, environ: Mapping[str, str]) -> Verdict:
     """The same verdict in words of ours.
 
