@@ -102,9 +102,9 @@ def _refusal(verdict: Refused, error: BaseException) -> str:
     if verdict.hint == classify.QUOTA:
         return f"the storage of the account is used up{number}"
     if verdict.hint == classify.LOGIN and not classify.is_ours(error):
-        if classify.has_no_token(error):
-            return f"no token{number}"
-        return f"the token may not write to {{repo_id}}{number}" if status == 403 else f"token refused{number}"
+        if status == 403:
+            return "the token may not write to {repo_id} (403)"
+        return f"no token{number}" if classify.has_no_token(error) else f"token refused{number}"
     if verdict.hint in _BY_HINT:
         return f"{_BY_HINT[verdict.hint]}{number}"
     return verdict.reason.replace("{", "{{").replace("}", "}}")
