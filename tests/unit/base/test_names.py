@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_mpwriter.base.names import is_event_file
+from hf_mpwriter.base.names import folder_url, is_event_file
+from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.system.process import safe_name
 
 
@@ -31,5 +33,5 @@ def test_a_safe_name_is_one_part_of_a_path_and_no_event_file(text):
 def test_a_page_of_the_hub_opens(where, url):
     """The prefix of its kind; a branch is one part of the path; everything else that a browser would read is quoted."""
     for endpoint in ("http://127.0.0.1:9", "http://127.0.0.1:9/"):
-        assert names.folder_url(endpoint, *where) == f"http://127.0.0.1:9/{url}"
+        assert folder_url(endpoint, *where) == f"http://127.0.0.1:9/{url}"
     assert Destination("http://127.0.0.1:9", where[1], where[0], *where[2:]).url == f"http://127.0.0.1:9/{url}"
