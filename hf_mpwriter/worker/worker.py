@@ -310,11 +310,13 @@ class Worker:
         try:
             ledger = self._waits.wait(own, self._voice, self.logged, keep_house, spent, failed=failed, told=told)
         finally:
-            self._tell(at_end=True)
-            if self._teller is not None and ledger is not None:
-                self._teller.done(ledger, began)
-            self._voice.give_up()
-            self._let_go()
+            try:
+                self._tell(at_end=True)
+                if self._teller is not None and ledger is not None:
+                    self._teller.done(ledger, began)
+            finally:  # a handler of the user may be interrupted
+                self._voice.give_up()
+                self._let_go()
 
     def after_fork(self, limits: Limits) -> None:
         """In the child: forget everything that is the parent's."""
