@@ -46,7 +46,7 @@ _BY_KIND = (  # kinds of an exception in the chain, the outermost first, and wha
         ("ConnectTimeout", "ReadTimeout", "WriteTimeout", "PoolTimeout", "TimeoutError"),
         "{endpoint} does not answer in time: check the network",
     ),
-    (("ConnectError",), "{endpoint} cannot be reached: check the network"),
+    (("ConnectError",), "the Hub cannot be reached at {endpoint}: check the network"),
     (("TransportError", "ConnectionError"), "{endpoint} has ended the connection"),
 )
 _BY_STATUS = {

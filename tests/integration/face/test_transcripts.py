@@ -61,7 +61,7 @@ ENDS = {  # a fault of the Hub, and what is told of it until it is over
     "close": f"not uploading: HUB has ended the connection; {LATER}",
 }
 WRONG_TOKEN = "not uploading: token refused (401): mend HF_TOKEN, or the token that the writer was given; log: LOG"
-UNREACHABLE = f"not uploading: HUB cannot be reached: check the network; {LATER}"
+UNREACHABLE = f"not uploading: the Hub cannot be reached at HUB: check the network; {LATER}"
 UNKNOWN_NAME = f"not uploading: the name of HUB is not known (DNS): check the network; {LATER}"
 REFUSED_FILE = "not uploading events.out.tfevents: the Hub refuses it (400: not like this); what else there is goes on"
 GONE = (

@@ -98,7 +98,7 @@ OUTAGES = [
     ),
     (
         caused(httpx2.ConnectError(LOUD), ConnectionRefusedError(111, LOUD)),
-        "https://hub.example cannot be reached: check the network",
+        "the Hub cannot be reached at https://hub.example: check the network",
     ),
     (
         caused(httpx2.ConnectError(LOUD), ssl.SSLCertVerificationError(LOUD)),
