@@ -116,7 +116,7 @@ def failure_text(facts: RunFacts) -> str:
         return uploader.reason
     text = plain(uploader.reason)
     often = f" ({uploader.failures} times in a row)" if uploader.failures > 1 else ""
-    return f"{text}{often}. {uploader.hint}".rstrip()
+    return f"{text}{often}. {uploader.hint[:1].upper()}{uploader.hint[1:]}".rstrip()
 
 
 def _files(facts: RunFacts, logdir: str) -> Iterator[str]:
