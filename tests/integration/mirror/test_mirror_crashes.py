@@ -25,7 +25,8 @@ from support import event_file
 from hf_mpwriter import testing
 from hf_mpwriter.mirror.posix import IN_PLACE, RENAME
 from hf_mpwriter.spool.staging.logdir import Logdir
-from hf_mpwriter.spool.staging.record import Mirrored
+from hf_mpwriter.spool.staging.record import Mirrored, MirrorPlaces, mirror_lock
+from hf_mpwriter.system import locks
 from hf_mpwriter.system.process import host_id
 from hf_mpwriter.worker.election import MirrorElection
 
@@ -40,9 +41,9 @@ def long_event_file(run_dir, count: int) -> str:
 
 
 def kill(pid: int) -> None:
-    """SIGKILL, if it still lives."""
+    """SIGKILL, if it still lives; 0 is none, and would be this process and all of its group."""
     with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL) if pid else None
 
 
 class Watch:
@@ -62,6 +63,52 @@ class Watch:
             assert (self._run_dir / name).read_bytes().startswith(content)
             if len(content) == here[name]:
                 self._seen[name] = now[name]
+
+
+STEPS = (
+    "copy.item",
+    "copy.write",
+    "copy.rename",
+    "mirror.mirrored.open",
+    "mirror.mirrored.rename",
+    "mirror.status.open",
+    "mirror.status.rename",
+)
+
+
+@pytest.mark.timeout(900)
+def test_a_kill_at_any_step_of_mirror_and_copy_is_made_good_by_the_next_mirror(tmp_path, monkeypatch):
+    """One file more for each of them; what is there stays as it is, and in the end all is there, and nothing else."""
+    run_dir, logdir = tmp_path / "here" / "exp1", tmp_path / "there" / "exp1"
+    spool = stage(run_dir, logdir)
+    places = MirrorPlaces.of(spool.host(host_id()))
+    watch = Watch(run_dir, logdir)
+
+    def live() -> None:
+        """One life of a mirror, until it ends or has seen a copy fail."""
+        with contextlib.suppress(FileNotFoundError):
+            places.status.unlink()
+        assert MirrorElection(spool, by_hand=True).ensure_mirror()
+        wait_for(lambda: not locks.is_held(mirror_lock(spool)) or Logdir(spool).status().failures, "the strike")
+
+    for number, step in enumerate(STEPS):
+        name = long_event_file(run_dir, number)
+        monkeypatch.setenv("HF_MPWRITER_FAILPOINT", f"{step}=kill")
+        live()
+        if step.startswith("copy."):
+            assert "signal 9" in Logdir(spool).status().reason, step
+            assert name not in event_files(logdir), step
+            kill(mirror_pid(spool))
+        assert Logdir(spool).status().phase != "left", step
+        for lock in (mirror_lock(spool), places.copy_lock):
+            wait_for(lambda lock=lock: not locks.is_held(lock), "its end")
+        watch.check()
+    monkeypatch.delenv("HF_MPWRITER_FAILPOINT")
+    live()
+    watch.check()
+    assert Logdir(spool).status().phase == "left"
+    assert digests(logdir) == digests(run_dir)
+    assert leftovers(logdir) == []
 
 
 @pytest.mark.timeout(300)
@@ -103,7 +150,7 @@ def test_copies_mirrors_and_workers_that_are_killed_lose_and_double_nothing(way,
     wait_for(lambda: copy_pid(spool), "a copy")
     last.process.kill()
     for pid in (copy_pid(spool), mirror_pid(spool)):
-        kill(pid) if pid else None
+        kill(pid)
     last.process.communicate()
     check()
     # a restart

@@ -160,10 +160,10 @@ from hf_mpwriter import SummaryWriter
 writer = SummaryWriter(sys.argv[1], exit_timeout=60)
 for step in range(20):
     writer.add_scalar("loss", step / 2, step)
-print(writer.push(60))
+print(writer.push(60), flush=True)
 for step in range(20, 40):
     writer.add_scalar("loss", step / 2, step)
-print(writer.push(60))
+print(writer.push(60), flush=True)
 os.kill(os.getpid(), 9)
 """
 

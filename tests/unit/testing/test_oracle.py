@@ -14,6 +14,7 @@ from support import event_file
 
 from hf_mpwriter import SummaryWriter
 from hf_mpwriter.events import framing
+from hf_mpwriter.system.directory import Directory
 from hf_mpwriter.testing import Journal, check, oracle, read_journals
 from hf_mpwriter.testing.journal import Returned, journals, read_journal, rewrite
 from hf_mpwriter.writer.steps.encoder import StepEncoder
@@ -183,7 +184,7 @@ def test_a_torn_tail_of_a_killed_writer_is_not_expected_on_the_hub(run):
 
 def test_a_journal_says_what_returned_and_forked_children_have_their_own(tmp_path):
     """One line per note, by the pid that made it; a torn last line is not there."""
-    file = SimpleNamespace(place=SimpleNamespace(name="a/x.tfevents"))
+    file = SimpleNamespace(place=Directory(tmp_path / "run") / "a" / "x.tfevents")
     writer = SimpleNamespace(file_writer=SimpleNamespace(event_writer=SimpleNamespace(file=file)))
     directory = str(tmp_path / "journal")
     mine = Journal(directory)
