@@ -11,8 +11,8 @@
     scripts/bench/scale.py                                            1,000 members, 10,000 files of 1 MiB: 10 GB
     scripts/bench/scale.py --members 100 --files 1000 --kib 16        a minute
 
-All times are of the processor, so they hold on a busy machine. The growth is the exponent of the costs between a quarter
-and all: 1.0 is linear. No figure makes the script fail. What an uploader costs at rest, `uploader.py --rest
+All times are of the processor, so they hold on a busy machine. The growth is the exponent of the costs between a
+quarter and all: 1.0 is linear. No figure makes the script fail. What an uploader costs at rest, `uploader.py --rest
 --many-files` measures.
 """
 
