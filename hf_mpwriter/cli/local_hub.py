@@ -63,13 +63,18 @@ def serve_hub(
     from hf_mpwriter.localhub.server.accounts import Tokens
     from hf_mpwriter.localhub.server.faults import FaultError, parse
     from hf_mpwriter.localhub.server.limits import HubLimits
+    from hf_mpwriter.localhub.server.serving import ServerError
 
     try:
         parsed = [parse(fault) for fault in faults]
     except FaultError as error:
         raise click.ClickException(str(error)) from error
     limits = HubLimits(commits_per_hour, requests_per_5min, busy, commit_window)
-    serve(root, port, tokens=Tokens.take(os.environ), limits=limits, xet=not no_xet, discard=discard, faults=parsed)
+    tokens = Tokens.take(os.environ)
+    try:
+        serve(root, port, tokens=tokens, limits=limits, xet=not no_xet, discard=discard, faults=parsed)
+    except ServerError as error:
+        raise click.ClickException(f"{error}. Another port: --port 0; another folder: --root") from error
 
 
 @click.command("demo")

@@ -17,9 +17,11 @@ from tensorboardX.proto.summary_pb2 import Summary
 
 from hf_mpwriter.writer import file_writer as file_writer_module
 from hf_mpwriter.writer import summaries
+from hf_mpwriter.writer.methods.types import Step
 from hf_mpwriter.writer.scalars import ScalarMethods
 from hf_mpwriter.writer.steps.cache import EncoderCache
 from hf_mpwriter.writer.steps.metrics import read
+from hf_mpwriter.writer.values import as_step
 
 
 class StepMethods(ScalarMethods):
@@ -30,7 +32,7 @@ class StepMethods(ScalarMethods):
         self._step_encoders = EncoderCache()
         self._has_steps = False  # whether `log` was called
 
-    def log(self, metrics: Mapping[str, Any], step: int | None = None, *, wall_time: float | None = None) -> None:
+    def log(self, metrics: Mapping[str, Any], step: Step = None, *, wall_time: float | None = None) -> None:
         """Log the scalars of a step, as one record: after a crash, all of it is there or nothing.
 
         TensorBoard shows the same as after one `add_scalar` for each. An empty mapping logs nothing.
@@ -45,7 +47,7 @@ class StepMethods(ScalarMethods):
         Raises:
             TypeError: a value is not one number, or a name is no string.
             ValueError: two names are equal, once flattened and without the characters that TensorBoard does not take;
-                or the step does not fit into 64 bits.
+                or the step is not a whole number of 64 bits.
         """
         names, values = read(metrics)
         if not names:
@@ -61,7 +63,7 @@ class StepMethods(ScalarMethods):
             wall_time = defaults["walltime"] if wall_time is None else wall_time
         elif wall_time is None:
             wall_time = time.time()
-        given = step if step is None or type(step) is int else int(step)
+        given = step if step is None or type(step) is int else as_step(step)
         number = worker.steps.take() if given is None else given
         self._has_steps = True
         if file_writer_module.is_intercepted():

@@ -79,7 +79,8 @@ def test_the_numbers_are_those_of_add_scalar(tmp_path, value):
         ({"a b": 1.0, "a_b": 1.0}, None, ValueError),
         ([("a", 1.0)], None, TypeError),
         ({"a": 1.0}, 1 << 63, ValueError),
-        ({"a": 1.0}, "x", ValueError),
+        ({"a": 1.0}, "x", (TypeError, ValueError)),
+        ({"a": 1.0}, 2.5, (TypeError, ValueError)),
         ({"a": 1.0}, [], TypeError),
     ],
 )
