@@ -249,7 +249,7 @@ def by_xet(running):
 
 XET = [
     ("xet-write-token 401", Refused, {"hint": classify.LOGIN}),
-    ("xet-write-token 403", Refused, {"hint": words.WRITE}),
+    ("xet-write-token 403", Refused, {"hint": classify.LOGIN}),
     ("xet-write-token 404", Retry, {"xet": "missing"}),
     ("xet-write-token 429", Retry, {"xet": "", "after": classify.RATE_WAIT}),
     ("xet-write-token 503", Retry, {"xet": "failing"}),
