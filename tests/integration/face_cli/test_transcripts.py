@@ -46,7 +46,7 @@ KINDS = (  # what is replaced, and by which word
     (r"last seen \d+ \w+ ago", "last seen SOME TIME ago"),
     (r"(for|in) \d+:\d\d(:\d\d)?", r"\1 TIME"),
     (r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "DATE"),
-    (r"(process|pid|\[)(\s?)\d+", r"\1\2PID"),
+    (r"(process|pid|uploader|\[)(\s?)\d+", r"\1\2PID"),
     (r"[\d.]+ (B|kB|MB|GB)\b", "SIZE"),
     (r"(?m)^ +SIZE of +SIZE", "  SIZE of SIZE"),
     (r"\(\d+ times in a row\)", "(N times in a row)"),
@@ -243,7 +243,7 @@ def test_a_file_that_others_have_rewritten_is_quarantined_and_a_person_is_needed
     wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
     (path,) = run_dir.glob("*tfevents*")
     rewrite = "import sys; from huggingface_hub import HfApi; HfApi().upload_file("
-    rewrite += "path_or_fileobj=bytes(500), path_in_repo=sys.argv[1], repo_id='me/run')"
+    rewrite += "path_or_fileobj=bytes(100), path_in_repo=sys.argv[1], repo_id='me/run')"
     Program(rewrite, f"tensorboard/exp2/{path.name}", env=place.env).succeed()
     assert transcript(place, "sync", "more/exp2", "--timeout", "100")[0] == 1
     wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
@@ -262,7 +262,7 @@ def test_a_logdir_of_others_and_one_that_is_none(place):
     assert "next: FOLDER/other/.hf_mpwriter can be written by everybody, so it is not used. Run: chmod o-w" in text
     (other / ".hf_mpwriter").rename(place.folder / "away")
     assert transcript(place, "status", "other")[1].startswith("Error: other is no run directory of hf_mpwriter.")
-    line = "Error: none does not exist. The runs below this folder: hf-mpwriter status\n"
+    line = "Error: none does not exist. Runs below this folder: hf-mpwriter status\n"
     for command in ("status", "logs", "stop", "verify", "sync"):
         assert transcript(place, command, "none") == (1, line)
 
