@@ -24,7 +24,10 @@ from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Directory
 
 CHUNK = 1 << 20  # bytes that are read at once
-REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOENT)  # a person has to help
+REFUSED = (  # a person has to help
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
+    *(errno.ENOENT, errno.ENOTDIR),
+)
 
 
 class ConflictError(Exception):
