@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import pytest
 from programs import DEADLINE, Program, wait_for
-from runs import living_uploader, no_uploader
+from runs import living_uploader, no_uploader, run
 from support import event_file
 
 from hf_mpwriter.localhub import LocalHub
@@ -256,7 +256,7 @@ def test_a_file_that_is_refused_is_quarantined_and_a_person_is_needed(place):
     assert text.splitlines()[-1] == f"next: see why {name} is refused; then: hf-mpwriter sync more/exp2"
 
 
-def test_a_logdir_of_others_and_one_that_is_none(place):
+def test_a_logdir_of_others_and_one_that_is_none(place, monkeypatch):
     """Each line names what helps."""
     other = place.folder / "other"
     Spool(str(other)).create()
@@ -266,9 +266,10 @@ def test_a_logdir_of_others_and_one_that_is_none(place):
     assert "next: FOLDER/other/.hf_mpwriter can be written by everybody, so it is not used. Run: chmod o-w" in text
     (other / ".hf_mpwriter").rename(place.folder / "away")
     assert transcript(place, "status", "other")[1].startswith("Error: other is no run directory of hf_mpwriter.")
+    monkeypatch.chdir(place.folder)
     line = "Error: none does not exist. Runs below this folder: hf-mpwriter status\n"
     for command in ("status", "logs", "stop", "verify", "sync"):
-        assert transcript(place, command, "none") == (1, line)
+        assert (run(command, "none").exit_code, run(command, "none").output) == (1, line)
 
 
 def test_an_uploader_is_ended_and_what_is_left_is_told(place):
