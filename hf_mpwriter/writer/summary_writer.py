@@ -37,6 +37,7 @@ from hf_mpwriter.system import disk
 from hf_mpwriter.worker import registry, role
 from hf_mpwriter.worker.ending.patience import is_failure
 from hf_mpwriter.worker.telling import environment as telling
+from hf_mpwriter.worker.telling.upload import url_of
 from hf_mpwriter.worker.worker import Worker
 from hf_mpwriter.writer.add_methods import AddMethods
 from hf_mpwriter.writer.file_writer import FileWriter
@@ -216,7 +217,20 @@ class SummaryWriter(AddMethods):
         """The run directory."""
         return str(self.logdir)
 
+    def __repr__(self) -> str:
+        """The run, and where it goes."""
+        known = vars(self)  # an exception may have left the constructor
+        to = known["_destination"].url if known.get("_uploads") else "this machine only"
+        return f"<{type(self).__name__} of {known.get('logdir')} to {to}>"
+
     # the Hub
+
+    @property
+    def url(self) -> str | None:
+        """The page of the run on the Hub, which opens after the first commit; None if the run is local."""
+        if self._worker is None or self._destination is None or not self._uploads:
+            return None
+        return url_of(self._worker.spool, self._destination)
 
     def push(self, wait: float = 0.0) -> bool:
         """Request a push of what this process has logged so far.
