@@ -5,6 +5,7 @@ One fixture makes all runs, by real writers. What differs from one time to the n
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -103,23 +104,26 @@ def place(tmp_path_factory, without_torch) -> Iterator[Place]:
             "PYTHONPATH": without_torch,
         }
         env = kept | own
-        down = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_MPWRITER_EXIT_TIMEOUT": "0"}
+        away = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_MPWRITER_EXIT_TIMEOUT": "0"}
         live = Program(LOG, folder / "runs" / "live", "lives", env=env)
-        dead = Program(LOG, folder / "down" / "dead", "ends", env=env | down)
-        Program(LOG, folder / "runs" / "exp1", "ends", env=env).succeed()
-        dead.succeed()
-        assert live.process.stdout.readline() == "waits\n"
-        wait_for(lambda: no_uploader(folder / "runs" / "exp1"), "the uploader of the healthy run leaves")
-        wait_for(lambda: Progress(Spool(str(folder / "down" / "dead"))).uploader().failures, "the outage is noticed")
-        alive = Progress(Spool(str(folder / "runs" / "live")))
-        wait_for(lambda: alive.uploader().phase == "idle" and alive.uploader().next_in > 0, "the live one is at rest")
-        yield Place(hub, folder, env)
-        live.process.kill()
-        live.process.communicate()
-        for name in ("runs/live", "down/dead", "more/exp2"):
-            for pid in processes.left_behind(str(folder / name)):
-                os.kill(pid, signal.SIGKILL)
-            wait_for(lambda name=name: not processes.left_behind(str(folder / name)), "all processes are gone")
+        dead = Program(LOG, folder / "down" / "dead", "ends", env=env | away)
+        try:
+            Program(LOG, folder / "runs" / "exp1", "ends", env=env).succeed()
+            dead.succeed()
+            assert live.process.stdout.readline() == "waits\n"
+            wait_for(lambda: no_uploader(folder / "runs" / "exp1"), "the uploader of the healthy run leaves")
+            down = Progress(Spool(str(folder / "down" / "dead")))
+            wait_for(lambda: down.uploader().failures, "the outage is noticed")
+            alive = Progress(Spool(str(folder / "runs" / "live")))
+            wait_for(lambda: alive.uploader().phase == "idle" and alive.uploader().next_in > 0, "it is at rest")
+            yield Place(hub, folder, env)
+        finally:
+            live.process.kill()
+            live.process.communicate()
+            for name in ("runs/live", "down/dead", "more/exp2"):
+                for pid in processes.left_behind(str(folder / name)):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
 
 
 HEALTHY = """\
