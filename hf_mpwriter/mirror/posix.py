@@ -15,11 +15,12 @@ import contextlib
 import errno
 import hashlib
 import os
+import stat
 import time
 from collections.abc import Iterator
 
 from hf_mpwriter.base.names import SPOOL_NAME
-from hf_mpwriter.mirror.targets import CHUNK, CopySource
+from hf_mpwriter.mirror.targets import CHUNK, CopySource, Each
 from hf_mpwriter.system import disk, failpoints
 
 MARK = "hf_mpwriter"  # what begins the temporary names of all mirrors
@@ -52,23 +53,29 @@ class PosixTarget:
         except (FileNotFoundError, NotADirectoryError):
             return None
 
-    def files(self) -> dict[str, int]:
-        """Bytes of all files."""
-        found, pending = {}, [""]
+    def files(self, each: Each = map) -> dict[str, int]:
+        """Bytes of all files; each takes a call of its own, which a mount may take long for."""
+        found, pending = dict[str, int](), [""]
         while pending:
-            directory = pending.pop()
-            try:
-                entries = os.scandir(os.path.join(self._to, directory))
-            except FileNotFoundError:
-                continue
-            with entries:
-                for entry in entries:
-                    path = os.path.join(directory, entry.name)
-                    if entry.is_dir(follow_symlinks=False):
-                        pending += [path] * (entry.name != SPOOL_NAME)
-                    elif entry.is_file(follow_symlinks=False):
-                        found[path] = entry.stat(follow_symlinks=False).st_size
+            entries = [entry for listing in each(self._entries, pending) for entry in listing]
+            statuses = list(each(_mode_and_size, [os.path.join(self._to, path) for path in entries]))
+            pending = []
+            for path, (mode, size) in zip(entries, statuses, strict=True):
+                if stat.S_ISDIR(mode):
+                    pending += [path] * (os.path.basename(path) != SPOOL_NAME)
+                elif stat.S_ISREG(mode):
+                    found[path] = size
         return found
+
+    def _entries(self, directory: str) -> list[str]:
+        try:
+            return [os.path.join(directory, name) for name in os.listdir(os.path.join(self._to, directory))]
+        except FileNotFoundError:
+            return []
+
+    def of_this_thread(self) -> PosixTarget:
+        """Itself: calls of the system are of any thread."""
+        return self
 
     def pieces(self, path: str) -> Iterator[bytes]:
         """The content of a file."""
@@ -136,6 +143,15 @@ class PosixTarget:
             with contextlib.suppress(OSError):
                 os.unlink(new)
         return True
+
+
+def _mode_and_size(path: str) -> tuple[int, int]:
+    """Mode and bytes of what is there, of a link its own; (0, 0) if it has gone."""
+    try:
+        status = os.stat(path, follow_symlinks=False)
+    except FileNotFoundError:
+        return 0, 0
+    return status.st_mode, status.st_size
 
 
 def _make_directories(path: str, mode: int) -> None:

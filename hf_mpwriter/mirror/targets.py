@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
 from hf_mpwriter.mirror.job import Item
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Directory
 
+Each = Callable[..., Iterator[Any]]  # `map`, or that of an executor
 CHUNK = 1 << 20  # bytes that are read at once
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOENT)  # a person has to help
 
@@ -82,8 +83,15 @@ class Target(Protocol):
     def length(self, path: str) -> int | None:
         """Bytes of a file, None if there is none; directories are listed once."""
 
-    def files(self) -> dict[str, int]:
-        """Bytes of all files, per path relative to the logdir; nothing of a spool, and of no link."""
+    def files(self, each: Each = map) -> dict[str, int]:
+        """Bytes of all files, per path relative to the logdir; nothing of a spool, and of no link.
+
+        Args:
+            each: calls a function with many arguments, at once where it can.
+        """
+
+    def of_this_thread(self) -> Target:
+        """A target of the same logdir that this thread may use while others use theirs."""
 
     def put(self, source: CopySource) -> None:
         """Write a file as a whole."""
