@@ -75,9 +75,9 @@ class End:
         self._logged, self._clock = logged, clock
         self._ended_at = time.time()
         voice.begin_end()
-        known = view if uploads else self._logdir
-        self._there = delivery.without_removed(spool, known, awaited.lengths, is_first=uploads and voice.is_first())
-        self._lengths = self._there if uploads else {}
+        of_hub = awaited.lengths if uploads else {}
+        self._lengths = delivery.without_removed(spool, view, of_hub, is_first=voice.is_first())
+        self._there = delivery.without_removed(spool, self._logdir, dict(awaited.there), is_first=False)
         self._asked = view.changes(self._lengths)
         self._announced: Outcome | None = None
         self._next_question = 0.0

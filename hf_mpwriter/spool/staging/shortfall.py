@@ -54,12 +54,18 @@ class Shortfall:
             return f"{first}{f', and {len(others)} more' if others else ''}"
         return self.reason
 
+    @property
+    def trouble(self) -> str:
+        """What keeps something from the logdir, as a sentence; "" if nothing is known, or nothing is missing."""
+        found = (self.why or self.stillness).rstrip(".") if self.missing else ""
+        return f"{self.to}: {found}." if found else ""
+
     def sentence(self) -> str:
         """What is missing, and why; "" if nothing is."""
         if not self.missing:
             return ""
         files = f"{len(self.missing)} file{'s' * (len(self.missing) > 1)}"
-        text = f"{size_text(sum(self.missing.values()))} in {files} of {self.run_dir} are not in {self.to} yet"
+        text = f"{self.to} lacks {size_text(sum(self.missing.values()))} in {files} that are in {self.run_dir}"
         return f"{text}{f': {self.why}' if self.why else ''}".rstrip(".") + "."
 
     def outlook(self) -> str:
