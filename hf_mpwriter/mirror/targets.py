@@ -4,11 +4,12 @@
     nothing                     written
     as long as ours             taken for ours: the names of event files are unique
     shorter, and begins ours    written again as a whole: a copy was killed
+    another embedding           written again as a whole, see `scan`
     anything else               left alone, and reported
 
 Invariants:
 - No other code touches the logdir.
-- No file that was whole is written again.
+- No event file that was whole is written again.
 - Sources are read up to the length of the item, and have at least that length.
 """
 
@@ -19,6 +20,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
+from hf_mpwriter.base.names import is_embedding
 from hf_mpwriter.mirror.job import Item
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Directory
@@ -111,9 +113,12 @@ def bring(target: Target, source: CopySource) -> None:
         OSError, Exception: it cannot be written.
     """
     there = target.length(source.path)
-    if there == source.length:
+    if is_embedding(source.path):
+        if there == source.length and source.begins_with(target.pieces(source.path)):
+            return
+    elif there == source.length:
         return
-    if there is not None:
+    elif there is not None:
         if there > source.length:
             raise ConflictError(f"the file there has {there} bytes, the one here {source.length}")
         if there and not source.begins_with(target.pieces(source.path)):

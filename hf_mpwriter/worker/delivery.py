@@ -35,7 +35,7 @@ from types import MappingProxyType
 from typing import NamedTuple, Self
 
 from hf_mpwriter.base import state
-from hf_mpwriter.base.names import worker_dir
+from hf_mpwriter.base.names import is_embedding, worker_dir
 from hf_mpwriter.base.settings import DEFAULT_ALLOW_PATTERNS
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.snapshot import attachments
@@ -65,7 +65,15 @@ def logged(membership: Membership, files: WorkerFiles) -> Logged:
     written = files.written()
     allowed = {path: length for path, length in written.items() if membership.settings.allows(path)}
     lengths = allowed | _attachments(membership)
-    return Logged(lengths, in_memory, files.dropped, files.disk_error, files.damaged, written)
+    return Logged(lengths, in_memory, files.dropped, files.disk_error, files.damaged, written | _embeddings(membership))
+
+
+def _embeddings(membership: Membership) -> dict[str, int]:
+    """Of a staged run, the files that `add_embedding` has written in the directory of this worker."""
+    if not Logdir(membership.spool).is_staged:
+        return {}
+    own = worker_dir(membership.name or membership.role.worker)
+    return attachments.sizes(membership.spool.run, lambda path: is_embedding(path) and path.startswith(own))
 
 
 def status(membership: Membership, now: Logged) -> Status:
@@ -152,7 +160,7 @@ def to_await(membership: Membership, written: dict[str, int], view: Progress, *,
     spool, settings, logdir = membership.spool, membership.settings, Logdir(membership.spool)
     own = {path: length for path, length in written.items() if settings.allows(path)}
     is_staged = logdir.is_staged
-    written = written if is_staged else {}
+    written = written | _embeddings(membership) if is_staged else {}
     if not settings.exit_timeout or not is_first:
         return Awaited(own, there=written)
     allows = Share(spool).of(settings.allows)

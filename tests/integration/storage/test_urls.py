@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 import pytest
 import s3_server
@@ -67,6 +68,11 @@ def test_what_tensorboardx_does_with_s3(s3, start, tmp_path):
     objects = s3.objects("this", "is/apen/")
     assert records(objects, tmp_path) == [("loss", step) for step in range(40)]
     assert not os.path.exists("s3:")
+    config = objects["projector_config.pbtxt"].decode()
+    named = re.findall(r'_path: "(.*)"', config)
+    assert len(named) == 6
+    assert set(named) <= objects.keys()
+    assert objects["00002/default/metadata.tsv"] == b"33\n44\n55\n"
     accumulator = event_accumulator.EventAccumulator("s3://this/is/apen").Reload()
     assert [event.step for event in accumulator.Scalars("loss")] == list(range(40))
 
