@@ -7,6 +7,7 @@
 | `verify` | `verify`: compare a run with the Hub |
 | `pull` | `pull`: bring a run back from the Hub |
 | `run` | `run`: supervise a program until its data is on the Hub |
+| `storage.clean` | `clean`: remove local copies of staged runs that are complete elsewhere |
 | `storage.doctor` | `doctor`: what a filesystem can do, and how a run would be kept there |
 | `local_hub` | `hub`, `demo`: rehearse on this machine |
 | `destination` | the argument LOGDIR, what is read from it, the Hub that a token may go to |
@@ -28,6 +29,7 @@ from hf_mpwriter.cli.inspect import show_status
 from hf_mpwriter.cli.local_hub import run_demo, serve_hub
 from hf_mpwriter.cli.pull import pull_run
 from hf_mpwriter.cli.run import run_program
+from hf_mpwriter.cli.storage.clean import clean_staging
 from hf_mpwriter.cli.storage.doctor import examine_directory
 from hf_mpwriter.cli.sync import sync_run
 from hf_mpwriter.cli.verify import verify_run
@@ -58,5 +60,15 @@ def main() -> None:
     redaction.guard()
 
 
-for command in (show_status, sync_run, verify_run, pull_run, run_program, examine_directory, serve_hub, run_demo):
+for command in (
+    show_status,
+    sync_run,
+    verify_run,
+    pull_run,
+    run_program,
+    examine_directory,
+    clean_staging,
+    serve_hub,
+    run_demo,
+):
     main.add_command(command)

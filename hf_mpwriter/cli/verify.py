@@ -21,6 +21,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import click
@@ -70,7 +71,7 @@ def verify_run(logdir: str, *, running: bool, endpoint: str | None) -> None:
     A run that is kept on a local disk beside LOGDIR is also compared with what is in LOGDIR, byte by byte.
     """
     spool = existing_spool(logdir)
-    there = _compare_logdir(spool) if Logdir(spool).is_staged else None
+    there = compare_logdir(spool) if Logdir(spool).is_staged else None
     if (recorded := spool.destination()) is None:
         if there is None:
             raise click.ClickException(f"{logdir} has no destination.")
@@ -125,13 +126,19 @@ class LogdirComparison:
     failure: str = ""
 
 
-def _compare_logdir(spool: Spool) -> LogdirComparison:
-    """Compare what is final with the logdir, byte by byte: in a copy that only reads, as the logdir may hang."""
+def compare_logdir(spool: Spool, others: Mapping[str, int] = MappingProxyType({})) -> LogdirComparison:
+    """Compare what is final with the logdir, byte by byte: in a copy that only reads, as the logdir may hang.
+
+    Args:
+        spool: of the run directory.
+        others: bytes per path of files besides the event files.
+    """
     logdir, members = Logdir(spool), Members(spool)
     found, known = LogdirComparison(logdir.to), logdir.mirrored().files
     files = EventFileScan(spool.run).files(lambda _: True, members.growing)
     items = [Item(file.path, file.length) for file in files if not file.growing]
     found.growing = len(files) - len(items)
+    items += [Item(path, length) for path, length in others.items()]
     while items and not found.failure:
         part = bounded(items)
         items = items[len(part) :]

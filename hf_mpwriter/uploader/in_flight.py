@@ -28,8 +28,8 @@ from hf_mpwriter.push.job import SCRATCH, Job, deadline
 from hf_mpwriter.spool.layout import HostSpool, Spool
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.outbox import Batch, Outbox, filesystem_time, interrupted, stamp
-from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.spool.staging.gaps import Gaps
+from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.spool.workers.elsewhere import OTHERS_SILENCE
 from hf_mpwriter.spool.workers.share import is_apart
 from hf_mpwriter.system import disk

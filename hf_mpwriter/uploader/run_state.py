@@ -22,9 +22,9 @@ from hf_mpwriter.base.verdicts import Refused
 from hf_mpwriter.spool import ledger
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.outbox import Outbox, filesystem_time
+from hf_mpwriter.spool.staging.gaps import Gaps
 from hf_mpwriter.spool.starts import Tenure
 from hf_mpwriter.spool.status import BEAT_EVERY, StatusFile
-from hf_mpwriter.spool.staging.gaps import Gaps
 from hf_mpwriter.spool.workers.elsewhere import living_others
 from hf_mpwriter.spool.workers.member_lines import Member
 from hf_mpwriter.spool.workers.members import Members

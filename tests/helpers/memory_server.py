@@ -14,7 +14,6 @@ import subprocess
 import sys
 from multiprocessing.connection import Client
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 PROTOCOL = "inmemory"
@@ -133,7 +132,7 @@ class MemoryServer:
         self._port = int(self._process.stdout.readline())
         return self
 
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         """End it."""
         self._process.kill()
         self._process.communicate()

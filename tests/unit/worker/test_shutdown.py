@@ -259,7 +259,13 @@ LATE = Shortfall("/runs/exp1", "s3://b/exp1", {"a": 7}, reason="no space", is_al
     [
         (
             {"logdir": THERE},
-            [THERES, "All of it is in the logdir.", "on disk (/runs/exp1) stays", "uploader goes on", "sync s3://b/exp1"],
+            [
+                THERES,
+                "All of it is in the logdir.",
+                "on disk (/runs/exp1) stays",
+                "uploader goes on",
+                "sync s3://b/exp1",
+            ],
             ["mirror"],
         ),
         (
@@ -267,7 +273,11 @@ LATE = Shortfall("/runs/exp1", "s3://b/exp1", {"a": 7}, reason="no space", is_al
             [f"{THERES}{DOWN} 7 B in 1 file are not in s3://b/exp1 yet: no space."],
             ["mirror goes on"],
         ),
-        ({"logdir": LATE, "missing": {}}, ["7 B in 1 file are", "is in /runs/exp1 stays there, and a mirror goes on trying; then: hf-mpwriter"], ["Hub"]),
+        (
+            {"logdir": LATE, "missing": {}},
+            ["7 B in 1 file are", "in /runs/exp1 stays there, and a mirror goes on trying; then: hf-mpwriter"],
+            ["Hub"],
+        ),
         ({"logdir": LATE, "missing": {}, "logged": WAITS}, [WAITING, "a mirror goes on trying"], ["Hub"]),
     ],
 )
@@ -284,7 +294,7 @@ def test_a_long_wait_names_the_places_that_it_waits_for():
     local = dataclasses.replace(HERE, missing={}, logdir=LATE, uploads=False)
     assert "until 7 B in 1 file of s3://b/exp1 are in the logdir (no space)." in announcement(local, 60)
     both = dataclasses.replace(HERE, logdir=LATE)
-    assert "of s3://b/exp1 are on the Hub and in the logdir (ConnectError: refused; no space)." in announcement(both, 60)
+    assert "are on the Hub and in the logdir (ConnectError: refused; no space)." in announcement(both, 60)
     arrived = dataclasses.replace(local, logdir=THERE)
     assert message(arrived, local) == "s3://b/exp1: all of it is in the logdir now."
     assert message(dataclasses.replace(arrived, uploads=True), both).endswith("on the Hub and in the logdir now.")
