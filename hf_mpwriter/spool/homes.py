@@ -42,7 +42,7 @@ from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ownership import check_descriptor
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Directory, at
-from hf_mpwriter.system.filesystem.mounts import Mount, find_mount, nearest
+from hf_mpwriter.system.filesystem.mounts import Mount, find_mount, mount_at, nearest
 from hf_mpwriter.system.filesystem.probe import Abilities, probe
 from hf_mpwriter.system.process import open_above
 
@@ -64,12 +64,13 @@ def find(logdir: str, environ: Mapping[str, str] = os.environ) -> Home:
         SettingsError: HF_MPWRITER_STAGING is not valid.
     """
     setting = staging_setting(environ)
-    device = 0
+    there, device = "", 0
     if not is_url(logdir):
         if is_staged_path(logdir, os.geteuid()):
             return direct(logdir)
         try:
-            device = nearest(logdir)[1].st_dev
+            there, status = nearest(logdir)
+            device = status.st_dev
         except OSError:  # whoever creates the spool has the better message
             return direct(logdir)
     directories = staging_directories(environ)
@@ -78,7 +79,7 @@ def find(logdir: str, environ: Mapping[str, str] = os.environ) -> Home:
     if home is None:
         if len(_homes) >= _KEPT:
             _homes.clear()
-        home = _homes[key] = _found(logdir, setting, directories)
+        home = _homes[key] = _found(logdir, there, setting, directories)
     return home
 
 
@@ -87,8 +88,8 @@ def spool_of(home: Home) -> Spool:
     return Spool.of(home.run_dir, home.spool, home.logdir)
 
 
-def _found(logdir: str, setting: str, directories: list[str]) -> Home:
-    way, why = (Way.STAGED, URL) if is_url(logdir) else _choice(logdir, setting)
+def _found(logdir: str, there: str, setting: str, directories: list[str]) -> Home:
+    way, why = _choice(there, setting) if there else (Way.STAGED, URL)
     if way is Way.DIRECT:
         return direct(logdir)
     if way is Way.STAGED and setting == NEVER:
@@ -100,7 +101,8 @@ def _found(logdir: str, setting: str, directories: list[str]) -> Home:
 
 
 def _choice(path: str, setting: str) -> tuple[Way, str]:
-    mount = find_mount(path)
+    """The way to keep what is below a directory that is there, and why."""
+    mount = mount_at(path)
     needs_probe = setting in ("", NEVER) and not (mount and (mount.is_local or mount.is_object_store))
     return choose(mount, abilities_at(path, mount) if needs_probe else None, setting)
 

@@ -246,8 +246,11 @@ class Spool:
         run = self.run if self.directory.above is self.run else self.directory  # elsewhere, owners may tell nothing
         return ownership.is_private(run, self.directory)
 
-    def create(self) -> None:
+    def create(self) -> bool:
         """Create the spool, or check its format; any number of processes may do so at once.
+
+        Returns:
+            Whether this call has written FORMAT, and so has had a lock there.
 
         Raises:
             LogdirError: the run directory cannot be created or written.
@@ -256,7 +259,8 @@ class Spool:
         """
         self.refresh()
         check_ownership(self.directory)
-        is_made = self.directory.is_held and ownership.check_format(self.directory)
+        was_made = self.directory.is_held and ownership.check_format(self.directory)
+        makes = False
         try:
             if not self.run.is_held:
                 os.makedirs(self.run_dir, exist_ok=True)
@@ -264,7 +268,7 @@ class Spool:
             with Place(self.directory).entered() as spool:
                 for name in ("claims", "members", "hosts"):
                     disk.make_dirs(spool / name, durable=False)  # they are together with FORMAT
-                is_made = is_made or ownership.publish_format(spool)
+                makes = not was_made and ownership.publish_format(spool)
                 if group_access() and not is_shared(spool.stat()):
                     ownership.open_to_group(self.run, self.directory)
         except ForeignSpoolError:
@@ -272,23 +276,20 @@ class Spool:
         except OSError as error:
             is_file = isinstance(error, FileExistsError | NotADirectoryError)
             if ownership.others_may_write(self.run) and (is_file or error.errno in (errno.ELOOP, errno.ENOENT)):
-                raise ForeignSpoolError(
-                    f"{self.root} cannot be used: {error.strerror}. Other users may write into {self.run_dir}.",
-                    hint=f"Remove what is there; to keep others out: chmod go-w {self.run_dir}",
-                ) from error
+                text = f"{self.root} cannot be used: {error.strerror}. Other users may write into {self.run_dir}."
+                hint = f"Remove what is there; to keep others out: chmod go-w {self.run_dir}"
+                raise ForeignSpoolError(text, hint=hint) from error
             if is_file:
-                raise LogdirError(
-                    f"The logdir {self.run_dir!r} cannot be a directory: {error.filename!r} is a file.",
-                    hint="Give another logdir, or move that file away.",
-                ) from error
+                text = f"The logdir {self.run_dir!r} cannot be a directory: {error.filename!r} is a file."
+                raise LogdirError(text, hint="Give another logdir, or move that file away.") from error
             raise self._cannot_be_written(error) from error
-        if not is_made:  # another process was faster
+        if not was_made and not makes:  # another process was faster
             self.check_format()
+        return makes
 
     def _cannot_be_written(self, error: OSError) -> LogdirError:
-        return LogdirError(
-            f"The logdir {self.run_dir!r} cannot be written: {error.strerror}.", hint="Give another logdir."
-        )
+        text = f"The logdir {self.run_dir!r} cannot be written: {error.strerror}."
+        return LogdirError(text, hint="Give another logdir.")
 
     def check_format(self) -> None:
         """Refuse a spool that another version wrote.
@@ -311,10 +312,8 @@ class Spool:
             raise self._cannot_be_written(error) from error
         recorded = self.destination()
         if recorded != destination:
-            raise DestinationError(
-                f"{self.run_dir} is recorded for {recorded}, not for {destination}.",
-                hint="Use another logdir for another destination, or the recorded one: hf-mpwriter status LOGDIR.",
-            )
+            hint = "Use another logdir for another destination, or the recorded one: hf-mpwriter status LOGDIR."
+            raise DestinationError(f"{self.run_dir} is recorded for {recorded}, not for {destination}.", hint=hint)
 
     def has_destination(self) -> bool:
         """Whether a destination is recorded, even if it cannot be read."""

@@ -184,8 +184,8 @@ def check_format(spool: Directory) -> bool:
 
 
 def publish_format(spool: Place) -> bool:
-    """Write FORMAT unless it is there; whether this call did. OSError if the disk refuses."""
-    return locks.publish(spool / FORMAT_NAME, f"{FORMAT}\n".encode(), "spool.format", _is_format)
+    """Write FORMAT, which was missing, unless another is faster; whether this call did. OSError if the disk refuses."""
+    return locks.publish_missing(spool / FORMAT_NAME, f"{FORMAT}\n".encode(), "spool.format", _is_format)
 
 
 def _is_format(found: bytes) -> bool:

@@ -120,6 +120,11 @@ def publish(place: Place, data: bytes, word: str, is_whole: Callable[[bytes], bo
     """
     if _is_published(place, is_whole):  # a restart on a full disk must not fail for what is there already
         return False
+    return publish_missing(place, data, word, is_whole)
+
+
+def publish_missing(place: Place, data: bytes, word: str, is_whole: Callable[[bytes], bool] = bool) -> bool:
+    """As `publish`, for a file of which the caller knows that it was not there: that spares a look."""
     lock = _creation_lock(place, is_whole)
     try:
         if _is_published(place, is_whole):

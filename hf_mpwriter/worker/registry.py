@@ -67,7 +67,6 @@ def enter(
         SettingsError: see `restoring.prepared`.
     """
     spool, is_foreign = _usable(homes.spool_of(home))
-    _check_locks(spool)
     destination = None if is_foreign else destination
     if destination is not None:
         spool.record_destination(destination)
@@ -112,9 +111,9 @@ def request_pushes() -> None:
 
 
 def _usable(spool: Spool) -> tuple[Spool, bool]:
-    """A spool that exists; True if it lies aside because the one in the run directory is foreign."""
+    """A spool that exists, where locks work; True if it lies aside because the one in the run directory is foreign."""
     try:
-        spool.create()
+        has_locked = spool.create()
     except ForeignSpoolError as error:
         if not os.access(spool.run_dir, os.W_OK | os.X_OK):
             raise
@@ -122,7 +121,10 @@ def _usable(spool: Spool) -> tuple[Spool, bool]:
             logger.warning("%s What is logged is kept in %s and not uploaded.", error, spool.run_dir)
         spool = homes.aside(spool)
         spool.create()
+        _check_locks(spool)
         return spool, True
+    if not has_locked:
+        _check_locks(spool)
     return spool, False
 
 

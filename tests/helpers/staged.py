@@ -15,7 +15,7 @@ from hf_mpwriter.spool.staging.record import MirrorRecord
 from hf_mpwriter.testing import processes
 
 LOG_SEGMENTS = """
-import os, sys
+import os, sys, time
 from hf_mpwriter import SummaryWriter
 from hf_mpwriter.testing import Journal
 run_dir, journals, first, last = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
@@ -25,6 +25,7 @@ for step in range(first, last):
     journal.note(writer, "loss", step)
     if step % 5 == 4:
         writer.close()  # a segment is sealed; the next record opens another one
+        time.sleep(0.05)  # files stay few, however long the test waits
 """
 
 

@@ -32,6 +32,14 @@ ELSEWHERE = {
     "spool.part": "a worker's: tests/integration/hazards/test_parts_of_jobs.py",
     "spool.run": "a worker's: tests/unit/spool/test_layout.py",
     "event_file": "a worker's: tests/unit/events, scripts/proof/crash_writer.py",
+    "copy": "a copy's: tests/integration/mirror/test_mirror_crashes.py",
+    "copy.item": "a copy's: tests/integration/mirror/test_mirror_crashes.py",
+    "copy.rename": "a copy's: tests/integration/mirror/test_mirror_crashes.py",
+    "mirror.mirrored": "a mirror's: tests/integration/mirror/test_mirror_crashes.py",
+    "mirror.status": "a mirror's: tests/integration/mirror/test_mirror_crashes.py",
+    "mirror.record": "a worker's: tests/unit/spool/test_staging.py",
+    "mirror.restored": "a worker's: tests/unit/worker/staging/test_restoring.py",
+    "restore.file": "a restore's: tests/unit/mirror/test_restore.py",
 }
 
 

@@ -35,6 +35,7 @@ _OF_FILES = (
     "unionfs virtiofs vmhgfs-fuse"
 )
 _MOUNTINFO = "/proc/self/mountinfo"
+_CHUNK = 1 << 16  # bytes
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 
 
@@ -129,9 +130,24 @@ def find_mount(path: str) -> Mount | None:
         path: absolute.
     """
     try:
-        there = os.path.realpath(nearest(path)[0])  # first: it mounts what is mounted on demand
-        with open(_MOUNTINFO, encoding="utf-8", errors="surrogateescape", opener=open_above) as file:
-            text = file.read()
-        return mount_of(there, text)
+        return mount_at(nearest(path)[0])
     except OSError:
         return None
+
+
+def mount_at(path: str) -> Mount | None:
+    """As `find_mount`, for a path of which the status was just asked: that mounts what is mounted on demand."""
+    try:
+        return mount_of(os.path.realpath(path), _mountinfo())
+    except OSError:
+        return None
+
+
+def _mountinfo() -> str:
+    pieces, fd = [], open_above(_MOUNTINFO, os.O_RDONLY)
+    try:
+        while piece := os.read(fd, _CHUNK):
+            pieces.append(piece)
+    finally:
+        os.close(fd)
+    return os.fsdecode(b"".join(pieces))

@@ -24,7 +24,7 @@ WAITS = {  # seconds
     "hf_mpwriter.demo.verdict": {"DOWNLOAD_LIMIT": 120.0},
     "hf_mpwriter.mirror.decision": {"FIRST_PAUSE": 0.5, "REFUSED_PAUSE": 1.0},
     "hf_mpwriter.mirror.handle": {"GRACE": 2.0},
-    "hf_mpwriter.mirror.job": {"LIMIT_BASE": 10.0},
+    "hf_mpwriter.mirror.job": {"LIMIT_BASE": 30.0},
     "hf_mpwriter.mirror.loop": {"TICK": 0.2},
     "hf_mpwriter.spool.staging.logdir": {"ENSURE_EVERY": 0.3},
     "hf_mpwriter.spool.status": {"BEAT_EVERY": 2.0},

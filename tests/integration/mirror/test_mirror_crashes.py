@@ -15,7 +15,6 @@ from staged import (
     event_files,
     is_there,
     leftovers,
-    lengths,
     mirror_pid,
     stage,
     steps,
@@ -25,7 +24,8 @@ from support import event_file
 from hf_mpwriter import testing
 from hf_mpwriter.mirror.posix import IN_PLACE, RENAME
 from hf_mpwriter.spool.staging.logdir import Logdir
-from hf_mpwriter.spool.staging.record import Mirrored
+from hf_mpwriter.spool.staging.record import Mirrored, MirrorPlaces, mirror_lock
+from hf_mpwriter.system import locks
 from hf_mpwriter.system.process import host_id
 from hf_mpwriter.worker.election import MirrorElection
 
@@ -40,9 +40,9 @@ def long_event_file(run_dir, count: int) -> str:
 
 
 def kill(pid: int) -> None:
-    """SIGKILL, if it still lives."""
+    """SIGKILL, if it still lives; 0 is none, and would be this process and all of its group."""
     with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL) if pid else None
 
 
 class Watch:
@@ -50,24 +50,71 @@ class Watch:
 
     def __init__(self, run_dir, logdir) -> None:
         self._run_dir, self._logdir = run_dir, logdir
-        self._seen: dict[str, str] = {}
+        self._seen: dict[str, bytes] = {}
 
     def check(self) -> None:
         """What was whole in the logdir is as it was, and what is there begins what is here."""
-        now, here = digests(self._logdir), lengths(self._run_dir)
-        for name, digest in self._seen.items():
-            assert now[name] == digest, f"{name} was rewritten"
-        for name, path in event_files(self._logdir).items():
-            content = path.read_bytes()
-            assert (self._run_dir / name).read_bytes().startswith(content)
-            if len(content) == here[name]:
-                self._seen[name] = now[name]
+        now = {name: path.read_bytes() for name, path in event_files(self._logdir).items()}
+        for name, content in self._seen.items():
+            assert now[name] == content, f"{name} was rewritten"
+        for name, content in now.items():
+            here = (self._run_dir / name).read_bytes()
+            assert here.startswith(content)
+            if len(content) == len(here):
+                self._seen[name] = content
+
+
+OF_COPY = ("copy.item", "copy.write")
+OF_MIRROR = ("mirror.mirrored.open", "mirror.mirrored.rename", "mirror.status.open", "mirror.status.rename")
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("way", "steps_of_it"),
+    [(RENAME, (*OF_COPY, "copy.rename", *OF_MIRROR)), (IN_PLACE, OF_COPY)],
+    ids=["rename", "in place"],
+)
+def test_a_kill_at_any_step_is_made_good_by_the_next_mirror(way, steps_of_it, tmp_path, monkeypatch):
+    """One file more for each of them; what is there stays as it is, and in the end all is there, and nothing else."""
+    run_dir, logdir = tmp_path / "here" / "exp1", tmp_path / "there" / "exp1"
+    spool = stage(run_dir, logdir)
+    host = spool.host(host_id())
+    os.makedirs(host.root)
+    places = MirrorPlaces.of(host)
+    watch = Watch(run_dir, logdir)
+
+    def live() -> None:
+        """One life of a mirror, until it ends or has seen a copy fail."""
+        with contextlib.suppress(FileNotFoundError):
+            places.status.unlink()
+        assert MirrorElection(spool, by_hand=True).ensure_mirror()
+        wait_for(lambda: not locks.is_held(mirror_lock(spool)) or Logdir(spool).status().failures, "the strike")
+
+    for number, step in enumerate(steps_of_it):
+        long_event_file(run_dir, number)
+        Mirrored(Mirrored.read(host).files, way=way).save(host)
+        monkeypatch.setenv("HF_MPWRITER_FAILPOINT", f"{step}=kill")
+        live()
+        if step.startswith("copy."):
+            assert "signal 9" in Logdir(spool).status().reason, step
+            assert bool(event_files(logdir)) == (way == IN_PLACE and step == "copy.write"), step
+            kill(mirror_pid(spool))
+        assert Logdir(spool).status().phase != "left", step
+        for lock in (mirror_lock(spool), places.copy_lock):
+            wait_for(lambda lock=lock: not locks.is_held(lock), "its end")
+        watch.check()
+    monkeypatch.delenv("HF_MPWRITER_FAILPOINT")
+    live()
+    watch.check()
+    assert Logdir(spool).status().phase == "left"
+    assert digests(logdir) == digests(run_dir)
+    assert leftovers(logdir) == []
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("way", [RENAME, IN_PLACE])
-def test_copies_mirrors_and_workers_that_are_killed_lose_and_double_nothing(way, tmp_path, start, monkeypatch):
-    """A copy dies in the middle of a file; then mirror and worker die; then all of them at once; then all goes on."""
+def test_copies_mirrors_and_workers_that_are_killed_lose_and_double_nothing(way, tmp_path, start):
+    """A worker and its mirror die while they work; then all of them at once, a copy among them; then all goes on."""
     run_dir, logdir = tmp_path / "here" / "exp1", tmp_path / "there" / "exp1"
     journals = tmp_path / "journals"
     spool = stage(run_dir, logdir)
@@ -75,23 +122,8 @@ def test_copies_mirrors_and_workers_that_are_killed_lose_and_double_nothing(way,
     os.makedirs(host.root)
     Mirrored(way=way).save(host)
     check = Watch(run_dir, logdir).check
-    # a copy that dies in the middle of each file
     first = long_event_file(run_dir, 0)
-    election = MirrorElection(spool)
-    monkeypatch.setenv("HF_MPWRITER_FAILPOINT", "copy.write=kill:2")
-    start(LOG_SEGMENTS, run_dir, journals, 0, 15).succeed(120)
-    wait_for(lambda: Logdir(spool).status().failures >= 2 or election.ensure_mirror(), "copies that are killed")
-    wait_for(lambda: Logdir(spool).status().failures >= 2, "copies that are killed")
-    assert "signal 9" in Logdir(spool).status().reason
-    assert first not in Logdir(spool).mirrored().files
-    assert first not in event_files(logdir) or way == IN_PLACE
-    check()
-    # the mirror is killed, and its copy dies with it
-    monkeypatch.delenv("HF_MPWRITER_FAILPOINT")
-    kill(wait_for(lambda: mirror_pid(spool), "a mirror"))
-    wait_for(lambda: not copy_pid(spool), "its copy dies with it")
-    # a worker, and the mirror that it has started, are killed while they work
-    worker = start(LOG_SEGMENTS, run_dir, journals, 40, 1 << 30)
+    worker = start(LOG_SEGMENTS, run_dir, journals, 0, 1 << 30)
     wait_for(lambda: first in Logdir(spool).mirrored().files, "the first file is brought")
     worker.process.kill()
     worker.process.communicate()
@@ -103,12 +135,12 @@ def test_copies_mirrors_and_workers_that_are_killed_lose_and_double_nothing(way,
     wait_for(lambda: copy_pid(spool), "a copy")
     last.process.kill()
     for pid in (copy_pid(spool), mirror_pid(spool)):
-        kill(pid) if pid else None
+        kill(pid)
     last.process.communicate()
     check()
     # a restart
     before = event_files(run_dir).keys()
-    start(LOG_SEGMENTS, run_dir, journals, 1 << 21, (1 << 21) + 8).succeed(120)
+    start(LOG_SEGMENTS, run_dir, journals, 1 << 21, (1 << 21) + 8).succeed()
     wait_for(lambda: is_there(spool), "all is there")
     check()
     assert before < event_files(logdir).keys()

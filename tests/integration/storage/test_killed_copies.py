@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
-from dataclasses import replace
 
 import fuse_models
 import pytest
@@ -21,13 +19,18 @@ pytestmark = [
     pytest.mark.skipif(bool(fuse_models.why_not()), reason=fuse_models.why_not() or "-"),
 ]
 
-LOG = """
-import sys
+SIZE = 16_000_000  # bytes
+LOG = f"""
+import os, sys, time
 from hf_mpwriter import SummaryWriter
-writer = SummaryWriter(sys.argv[1])
-writer.add_text("long", "x" * 16_000_000, 1)
-print("logged", flush=True)
-print(writer.push(wait=float(sys.argv[2])), flush=True)
+logdir, patience, goes_on = sys.argv[1:]
+writer = SummaryWriter(logdir)
+writer.add_text("long", "x" * {SIZE}, 1)
+assert not writer.push(wait=0.1)
+while not os.path.exists(goes_on):
+    time.sleep(0.05)
+del os.environ["HF_MPWRITER_FAILPOINT"]
+print(writer.push(wait=float(patience)), flush=True)
 writer.close()
 """
 
@@ -42,24 +45,18 @@ def test_a_copy_that_is_killed_in_the_middle_of_a_file(model, is_mended, start, 
     (tmp_path / "local").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "local"))
     monkeypatch.setenv("HF_MPWRITER_EXIT_TIMEOUT", "5")
-    with mounted(replace(model, delay=0.02), tmp_path / "mount") as mount:
+    goes_on = tmp_path / "goes_on"
+    with mounted(model, tmp_path / "mount") as mount:
         logdir = mount.place / "exp1"
-        program = start(LOG, logdir, 60 if is_mended else 10)
+        killed = {"HF_MPWRITER_FAILPOINT": "copy.write=kill:5"}  # each copy that this process has started
+        program = start(LOG, logdir, 100 if is_mended else 10, goes_on, env=killed)
+        wait_for(lambda: any(0 < len(data) < SIZE for data in mount.everything().values()), "half a file")
         run_dir = homes.find(str(logdir)).run_dir
-
-        def unpublished() -> bool:
-            """Whether a file with some content is on its way."""
-            names = os.listdir(logdir) if logdir.is_dir() else []
-            drafts = [name for name in names if mount.elsewhere(f"exp1/{name}") is None]
-            with contextlib.suppress(OSError):
-                return any((logdir / name).stat().st_size > 1_000_000 for name in drafts)
-            return False
-
-        wait_for(unpublished, "the first megabyte of a copy")
-        for pid in processes.left_behind(run_dir, "copy"):
+        for pid in processes.left_behind(run_dir, "mirror"):  # the program starts the next one when it goes on
             os.kill(pid, signal.SIGKILL)
-        wait_for(lambda: any(0 < len(data) < 16_000_000 for data in mount.everything().values()), "half a file")
-        assert program.succeed().split() == ["logged", str(is_mended)]
+        wait_for(lambda: not processes.left_behind(run_dir, "mirror", "copy"), "their end")
+        goes_on.touch()
+        assert program.succeed().strip() == str(is_mended)
         synced = run("sync", logdir)
         there = {name: data for name, data in mount.everything().items() if "tfevents" in name}
         here = {name: (tmp_path / run_dir / name).read_bytes() for name in os.listdir(run_dir) if "tfevents" in name}

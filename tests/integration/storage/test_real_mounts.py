@@ -9,7 +9,7 @@ import pytest
 import real_mounts
 from mounts import places
 from programs import wait_for
-from s3_server import S3Server, why_not
+from s3_server import S3Server
 
 pytestmark = pytest.mark.root
 
@@ -20,20 +20,12 @@ def parameter(kind: str):
     return pytest.param(kind, marks=pytest.mark.skipif(bool(reason), reason=f"{kind}: {reason}"))
 
 
-@pytest.fixture(scope="module")
-def s3():
-    """An S3 on loopback, or None where there is none."""
-    if why_not():
-        yield None
-    else:
-        with S3Server() as server:
-            yield server
-
-
 @pytest.mark.parametrize("kind", [parameter(kind) for kind in real_mounts.KINDS])
-def test_a_filesystem_is_mounted_and_unmounted(kind, s3, tmp_path):
+def test_a_filesystem_is_mounted_and_unmounted(kind, tmp_path):
     """A closed file is there for others; nothing stays, although a file is open at the end."""
-    with real_mounts.mounted(kind, tmp_path / "top", s3) as mount:
+    with contextlib.ExitStack() as stack:
+        s3 = stack.enter_context(S3Server()) if real_mounts.needs_s3(kind) else None
+        mount = stack.enter_context(real_mounts.mounted(kind, tmp_path / "top", s3))
         (mount.place / "file").write_bytes(b"content")
         wait_for(lambda: mount.elsewhere("file") == b"content", "the file behind the mount")
         assert mount.elsewhere("missing") is None

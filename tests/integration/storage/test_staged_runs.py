@@ -131,6 +131,7 @@ def test_an_attempt_continues_behind_those_of_other_machines(hub, run_dir, tmp_p
     assert [step for path in order for _, step in keys(path)] == [*range(5), *range(3, 8), *range(8, 13)]
     starts = [[event.step for event in events(path) if event.session_log.status == START] for path in order]
     assert starts == [[], [3, 3], []]
+    wait_for(lambda: all_acknowledged(Path(home.run_dir)), "all of it is on the Hub")
     check_oracle(run_dir, hub)
 
 
@@ -171,8 +172,8 @@ BOUNDED = """
 import os, sys, time
 from hf_mpwriter import SummaryWriter
 from hf_mpwriter.worker.staging import restoring
-restoring.QUIET, restoring.PATIENCE = 0.2, 2.0
-url, goes_on = sys.argv[1:]
+url, goes_on, patience = sys.argv[1:]
+restoring.QUIET, restoring.PATIENCE = 0.2, float(patience)
 with SummaryWriter(url) as writer:
     for step in range(5):
         writer.add_scalar("loss", step, step)
@@ -191,7 +192,7 @@ def test_training_goes_on_although_its_url_hangs_or_refuses(run_dir, local, tmp_
     goes_on, url = tmp_path / "goes_on", url_places.url(run_dir)
     hangs = url_places.beside(run_dir, "hangs")
     hangs.touch()
-    program = start(BOUNDED, url, goes_on)
+    program = start(BOUNDED, url, goes_on, 2.0)
     assert program.process.stdout.readline() == "False\n", "the push is honest"
     assert files_below(run_dir) == {}
     hangs.unlink()
@@ -208,7 +209,7 @@ def test_training_goes_on_although_its_url_hangs_or_refuses(run_dir, local, tmp_
     found |= {earlier.name: earlier.read_bytes()}
     url_places.beside(earlier, "refuses").touch()
     env = {"HF_MPWRITER_STAGING": str(tmp_path / "another")}
-    code, _, err = start(BOUNDED, url, goes_on, env=env).finish(200)
+    code, _, err = start(BOUNDED, url, goes_on, 100.0, env=env).finish(200)
     assert code == 0, err
     assert "refused by the test" in err
     url_places.beside(earlier, "refuses").unlink()

@@ -13,6 +13,7 @@ from forks import in_child
 from support import event_file
 
 from hf_mpwriter.events import framing
+from hf_mpwriter.system.directory import Directory
 from hf_mpwriter.testing import Journal, check, oracle, read_journals
 from hf_mpwriter.testing.journal import Returned
 
@@ -181,9 +182,8 @@ def test_a_torn_tail_of_a_killed_writer_is_not_expected_on_the_hub(run):
 
 def test_a_journal_says_what_returned_and_forked_children_have_their_own(tmp_path):
     """One line per note, by the pid that made it; a torn last line is not there."""
-    logdir = tmp_path / "run"
-    file = SimpleNamespace(path=str(logdir / "a" / "x.tfevents"))
-    writer = SimpleNamespace(logdir=str(logdir), file_writer=SimpleNamespace(event_writer=SimpleNamespace(file=file)))
+    file = SimpleNamespace(place=Directory(tmp_path / "run") / "a" / "x.tfevents")
+    writer = SimpleNamespace(file_writer=SimpleNamespace(event_writer=SimpleNamespace(file=file)))
     directory = str(tmp_path / "journal")
     mine = Journal(directory)
     mine.note(writer, "loss", 1)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -103,11 +105,14 @@ def test_a_lock_that_stays_is_not_waited_for_for_ever(staged, asked, monkeypatch
     assert "waiting for another process" in caplog.text
 
 
-def waited(data: bytes, *, ends: bool) -> tuple[Restoration, list[Restoration]]:
+def waited(
+    data: bytes, clock: Callable[[], float] = time.monotonic, *, ends: bool
+) -> tuple[Restoration, list[Restoration]]:
     """What a wait knows at its end, and what it tells, of a restore that has written this.
 
     Args:
         data: what it has written.
+        clock: monotonic seconds.
         ends: whether it has ended then.
     """
     told: list[Restoration] = []
@@ -116,7 +121,7 @@ def waited(data: bytes, *, ends: bool) -> tuple[Restoration, list[Restoration]]:
     if ends:
         os.close(away)
     try:
-        return restoring._Wait(there, told.append).end(), told
+        return restoring._Wait(there, told.append, clock).end(), told
     finally:
         os.close(there)
         if not ends:
@@ -135,9 +140,10 @@ def test_a_wait_ends_with_the_restore():
 
 def test_a_wait_for_a_restore_that_hangs_is_told_and_ends(monkeypatch):
     """With what is known until then, so that names sort behind it."""
-    monkeypatch.setattr(restoring, "QUIET", 0.05)
-    monkeypatch.setattr(restoring, "PATIENCE", 0.3)
-    found, told = waited(Restoration(files=3, last=9).line(), ends=False)
+    monkeypatch.setattr(restoring, "QUIET", 0.25)
+    monkeypatch.setattr(restoring, "PATIENCE", 0.2)
+    clock = itertools.count(0.0, 0.1).__next__  # of this machine, one look may take as long as all of them
+    found, told = waited(Restoration(files=3, last=9).line(), clock, ends=False)
     assert found.last == 9
     assert "took longer than" in found.failure
     assert [report.files for report in told] == [3]
