@@ -11,8 +11,8 @@
 
     told.json        {"numbers": {"<host>": 1795236610123}, "unsent": 1795236610.0}
 
-`push`, `status` and the Future of `scheduler.trigger` all start from `logged`. The logdir of a staged run gets all event
-files, the Hub those that the patterns allow.
+`push`, `status` and the Future of `scheduler.trigger` all start from `logged`. The logdir of a staged run gets all
+event files, the Hub those that the patterns allow.
 
 Invariants:
 - Delivered means: the record of every call that had returned is on the Hub if the run has a destination, and in the

@@ -67,8 +67,8 @@ class Staged:
 def clean_staging(*, dry_run: bool, older_than: float) -> None:
     """Remove the local copies of staged runs that are complete in their logdirs and on the Hub.
 
-    A run whose logdir is an object store or a URL is kept on a local disk first. What a run there has left is removed if
-    no process works on it, if its logdir has the same, byte by byte, and if all of it is known to be on the Hub. The
+    A run whose logdir is an object store or a URL is kept on a local disk first. What a run there has left is removed
+    if no process works on it, if its logdir has the same, byte by byte, and if all of it is known to be on the Hub. The
     rest is kept, with the reason.
     """
     removed = kept = size = 0

@@ -84,7 +84,7 @@ class _Restore:
 
     def __init__(self, spool: Spool, target: Target, tell: Callable[[Restoration], object]) -> None:
         self._spool, self._target, self._tell = spool, target, tell
-        self._arrivals = Arrivals(spool, lambda: target.of_this_thread())
+        self._arrivals = Arrivals(spool, target.of_this_thread)
         self._report, self._told_at = Restoration(), 0.0
         self._brought: dict[str, int] = {}
         self._missing: dict[str, int] | None = None  # None before all is listed

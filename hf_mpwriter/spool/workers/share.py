@@ -6,7 +6,7 @@
       event file of ours of another host, unchanged for LEFT_ALONE seconds also where that worker, or the first, has
 
     staged: a file of the run directory, which each host has for itself    its host
-      event file of ours                                                   the one in its name, and where its worker lives
+      event file of ours                                                   the one in its name, and that of its worker
       any other file                                                       this one: nothing else has written it
       event file of ours that came here LEFT_ALONE seconds ago             also where the first worker has lived
 
