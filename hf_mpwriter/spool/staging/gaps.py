@@ -34,13 +34,16 @@ class Gaps:
 
     def __init__(self, spool: Spool, ledger: Ledger, clock: Callable[[], float] = time.monotonic) -> None:
         self._spool, self._ledger, self._clock = spool, ledger, clock
-        self._next_look, self._found = -1.0, dict[str, int]()
-        self._were_unknown = False
+        self._next_look, self._were_unknown = -1.0, False
+        self._found: dict[str, int] = {}
+        self._of_writers: dict[tuple[str, str], list[str]] = {}  # what is missing of each, in order
 
     def _missing(self) -> dict[str, int]:
         if self._clock() >= self._next_look:
             self._next_look = self._clock() + _LOOK_EVERY
-            self._found = Unrestored.read(self._spool).still_missing(self._spool)
+            self._found, self._of_writers = Unrestored.read(self._spool).still_missing(self._spool), {}
+            for path in sorted(self._found):
+                self._of_writers.setdefault(writer_of(path), []).append(path)
         return self._found
 
     @property
@@ -64,10 +67,8 @@ class Gaps:
         Args:
             path: relative to the run directory.
         """
-        writer = None
-        for other, size in sorted(self._missing().items()):
-            if other < path and self._ledger.length(other) < size:
-                writer = writer or writer_of(path)
-                if writer_of(other) == writer:
-                    return other
-        return ""
+        missing = self._missing()
+        if not missing:
+            return ""
+        others = self._of_writers.get(writer_of(path), ())
+        return next((other for other in others if other < path and self._ledger.length(other) < missing[other]), "")
