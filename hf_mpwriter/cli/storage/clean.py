@@ -45,7 +45,7 @@ DAY = 86_400.0  # seconds
 
 
 @dataclass(frozen=True)
-class Staged:
+class Leftover:
     """A directory in which a run was staged.
 
     Attributes:
@@ -97,8 +97,8 @@ def found_staged() -> list[str]:
         with contextlib.suppress(OSError):
             if os.lstat(root).st_uid != user:
                 continue
-            for digits in sorted(os.listdir(root)):
-                paths = [os.path.join(root, digits, name) for name in sorted(os.listdir(os.path.join(root, digits)))]
+            for digits in sorted(at(root).scan()[0]):
+                paths = [os.path.join(root, digits, name) for name in sorted((at(root) / digits).scan()[0])]
                 found += [path for path in paths if is_staged_path(path, user) and Logdir(Spool.of(path)).is_staged]
     return found
 
@@ -120,7 +120,7 @@ def held(spool: Spool) -> Iterator[bool]:
                 locks.release(lock)
 
 
-def examined(path: str, age: float, *, is_free: bool) -> Staged:
+def examined(path: str, age: float, *, is_free: bool) -> Leftover:
     """What is known of a directory, and why it is kept.
 
     Args:
@@ -135,18 +135,20 @@ def examined(path: str, age: float, *, is_free: bool) -> Staged:
         size, used = _size_and_use(path)
         why = _in_use(spool, is_free=is_free) or _is_young(used, age) or _is_unfinished(spool)
     except (HfMpWriterError, OSError) as error:
-        return Staged(path, 0, to, f"it cannot be examined: {error}")
-    return Staged(path, size, to, why)
+        return Leftover(path, 0, to, f"it cannot be examined: {error}")
+    return Leftover(path, size, to, why)
 
 
 def _size_and_use(path: str) -> tuple[int, float]:
     """Bytes of all files, and the unix time of the last change of one."""
-    size, used = 0, 0.0
-    for directory, _, names in os.walk(path):
-        for name in names:
-            with contextlib.suppress(FileNotFoundError):
-                status = os.lstat(os.path.join(directory, name))
-                size, used = size + status.st_size, max(used, status.st_ctime)
+    size, used, pending = 0, 0.0, [at(path)]
+    while pending:
+        place = pending.pop()
+        directories, files = place.scan()
+        pending += [place / name for name in directories]
+        for name in files:
+            status = (place / name).stat()
+            size, used = size + status.st_size, max(used, status.st_ctime)
     return size, used
 
 
