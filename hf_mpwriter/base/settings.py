@@ -25,6 +25,7 @@ Environment:
     HF_MPWRITER_GROUP               1: a spool is made for the group of its run directory, and one that is open to
                                     that group is trusted
     HF_MPWRITER_JOB                 name of the job, and so of the default run directory; read by base/job.py
+    HF_MPWRITER_DEBUG               1: commands show tracebacks; read by cli/words.py
     HF_MPWRITER_FAILPOINT           faults for tests, see system/failpoints.py
 """
 
@@ -39,6 +40,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+from hf_mpwriter.base.arguments.values import whole
 from hf_mpwriter.base.errors import SettingsError
 from hf_mpwriter.base.names import name_on_hub
 from hf_mpwriter.system.supervision import push_on
@@ -81,11 +83,14 @@ def check_step(purge_step: Any) -> int | None:
     """Return a step as an int; numpy numbers and tensors are accepted too.
 
     Raises:
-        SettingsError: it is a string, or does not fit into 64 bits.
+        SettingsError: it is a string, has a fraction, or does not fit into 64 bits.
     """
     if purge_step is None:
         return None
-    step = int(purge_step)
+    try:
+        step = whole("purge_step", purge_step)
+    except (TypeError, ValueError) as error:
+        raise SettingsError(str(error)) from error
     if isinstance(purge_step, str) or not -(1 << 63) <= step < 1 << 63:
         raise SettingsError(f"purge_step is {purge_step!r}.", hint="It is a global step, an integer of 64 bits.")
     return step
@@ -184,8 +189,10 @@ class Settings:
             minutes = getattr(self, name)
             if not (isinstance(minutes, (int, float)) and 0 < minutes < math.inf):
                 raise SettingsError(f"{name} is {minutes!r}.", hint=MINUTES)
-        if not isinstance(self.squash_history, bool) or self.private not in (None, True, False):
-            raise SettingsError("squash_history is True or False, and repo_private True, False or None.")
+        if not isinstance(self.squash_history, bool):
+            raise SettingsError(f"squash_history is {self.squash_history!r}.", hint="It is True or False.")
+        if self.private not in (None, True, False):
+            raise SettingsError(f"repo_private is {self.private!r}.", hint="It is True, False or None.")
         if not (isinstance(self.exit_timeout, (int, float)) and 0 <= self.exit_timeout < math.inf):
             raise SettingsError(f"exit_timeout is {self.exit_timeout!r}.", hint="It is a number of seconds, 0 or more.")
         # 1, True and numpy's numbers are accepted, but a member file needs exact types: else it counts as damaged
@@ -213,18 +220,6 @@ class Settings:
         if any(fnmatch.fnmatch(relative, pattern) for pattern in self.ignore_patterns):
             return False
         return self.allow_patterns is None or any(fnmatch.fnmatch(relative, p) for p in self.allow_patterns)
-
-
-def patterns(value: str | list[str] | tuple[str, ...] | None) -> tuple[str, ...]:
-    """Patterns in the form of huggingface_hub: one or several; a trailing slash means all below.
-
-    Raises:
-        SettingsError: one is not a string.
-    """
-    items = [value] if isinstance(value, str) else list(value or ())
-    if not all(isinstance(item, str) for item in items):
-        raise SettingsError(f"Patterns are strings, not {items!r}.")
-    return tuple(item + "*" if item.endswith("/") else item for item in items)
 
 
 @dataclass(frozen=True)

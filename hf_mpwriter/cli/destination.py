@@ -24,8 +24,9 @@ from typing import TypeVar
 import click
 
 from hf_mpwriter.base.errors import SettingsError
-from hf_mpwriter.base.home import normalised_logdir
+from hf_mpwriter.base.home import is_url, normalised_logdir
 from hf_mpwriter.base.settings import Destination, Environment, Settings, normalised_endpoint
+from hf_mpwriter.cli.words import as_argument, typed
 from hf_mpwriter.spool.homes import find, spool_of
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
@@ -81,6 +82,10 @@ def existing_spool(logdir: str) -> Spool:
     check_ownership(spool.directory)
     spool.check_format()
     if not spool.exists():
+        if not is_url(logdir) and not os.path.isdir(spool.logdir):
+            raise click.ClickException(
+                printable(f"{logdir} does not exist. Runs below this folder: hf-mpwriter status")
+            )
         text = f"{logdir} is no run directory of hf_mpwriter. Give the logdir of a SummaryWriter."
         staged = (
             "A run that is kept beside its logdir is found on its machine only, with HF_MPWRITER_STAGING and TMPDIR"
@@ -99,8 +104,7 @@ def newest_settings(members: Collection[Member], ledger: Ledger | None) -> Setti
 
 def command_line(command: str, logdir: str | os.PathLike[str], *options: str) -> str:
     """Return a command of ours as it is typed into a shell."""
-    words = (printable(word) for word in ("hf-mpwriter", command, os.fspath(logdir), *options))
-    return " ".join(map(shlex.quote, words))
+    return typed("hf-mpwriter", command, as_argument(os.fspath(logdir)), *options)
 
 
 def check_endpoint(recorded: str, own: str, confirmed: str | None, command: str) -> None:

@@ -2,73 +2,97 @@
 
 | module | commands |
 |---|---|
-| `inspect` | `status`: what the disk knows of a run |
+| `status` | `status`: what the disk knows of runs |
 | `sync` | `sync`: upload what is missing |
 | `verify` | `verify`: compare a run with the Hub |
 | `pull` | `pull`: bring a run back from the Hub |
 | `run` | `run`: supervise a program until its data is on the Hub |
 | `storage.clean` | `clean`: remove local copies of staged runs that are complete elsewhere |
-| `storage.doctor` | `doctor`: what a filesystem can do, and how a run would be kept there |
+| `processes.logs`, `processes.stop` | `logs`, `stop`: what the uploader of a run logs, and its end |
+| `doctor` | `doctor`: what keeps uploads from working; with `storage.doctor`, what a filesystem can do |
 | `local_hub` | `hub`, `demo`: rehearse on this machine |
 | `destination` | the argument LOGDIR, what is read from it, the Hub that a token may go to |
 | `output` | how files, uploaders and progress are shown |
 
 Exit codes: 0 for success, 1 for an error that the message explains or a run that is not whole on the Hub, 2 for wrong
-usage, 3 for damage in a local event file. `run` has the exit code of its command.
+usage, 3 for damage in a local event file. `status` has 3 for what waits and 4 where a person is needed, `doctor` 4
+where something fails. `run` has the exit code of its command.
+
+Errors are one line, with what helps.
 """
 
 from __future__ import annotations
 
+import errno
+import os
 from typing import Any
 
 import click
 
 from hf_mpwriter._version import __version__
 from hf_mpwriter.base.errors import HfMpWriterError
-from hf_mpwriter.cli.inspect import show_status
+from hf_mpwriter.cli.doctor.command import examine
 from hf_mpwriter.cli.local_hub import run_demo, serve_hub
+from hf_mpwriter.cli.processes.logs import show_logs
+from hf_mpwriter.cli.processes.stop import stop_run
 from hf_mpwriter.cli.pull import pull_run
 from hf_mpwriter.cli.run import run_program
+from hf_mpwriter.cli.status.command import show_status
 from hf_mpwriter.cli.storage.clean import clean_staging
-from hf_mpwriter.cli.storage.doctor import examine_directory
 from hf_mpwriter.cli.sync import sync_run
 from hf_mpwriter.cli.verify import verify_run
+from hf_mpwriter.cli.words import DEBUG, is_debugging
 from hf_mpwriter.system import redaction
 from hf_mpwriter.system.process import fill_standard
+from hf_mpwriter.system.redaction import printable
+
+FULL = (errno.ENOSPC, errno.EDQUOT)  # of a disk
 
 
 class CommandGroup(click.Group):
-    """Show the errors of the package in one line instead of a traceback."""
+    """Show errors in one line, with what helps, instead of a traceback; see `--debug`."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command.
 
         Raises:
-            ClickException: the command raised an error of the package.
+            ClickException: the command failed.
         """
         try:
             return super().invoke(ctx)
-        except HfMpWriterError as error:
-            raise click.ClickException(str(error)) from error
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:
+            is_closed = isinstance(error, OSError) and error.errno == errno.EPIPE  # the reader of a pipe has gone
+            if is_closed or is_debugging():
+                raise
+            raise click.ClickException(printable(_told(error))) from error
+
+
+def _told(error: Exception) -> str:
+    """One line about an error."""
+    if isinstance(error, HfMpWriterError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        place = f": {error.filename}" if error.filename else ""
+        cure = " Free space, then run the command again." if error.errno in FULL else ""
+        return f"{error.strerror}{place}.{cure}"
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return f"This should not happen: {text[:300]}. All of it: hf-mpwriter --debug ..."
 
 
 @click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
-def main() -> None:
+@click.option("--debug", is_flag=True, help="Show errors with their traceback. Also HF_MPWRITER_DEBUG=1.")
+def main(*, debug: bool) -> None:
     """TensorBoard event files from many training processes, delivered to the Hugging Face Hub."""
     fill_standard()
+    if debug:
+        os.environ[DEBUG] = "1"
     redaction.guard()
 
 
-for command in (
-    show_status,
-    sync_run,
-    verify_run,
-    pull_run,
-    run_program,
-    examine_directory,
-    clean_staging,
-    serve_hub,
-    run_demo,
-):
+for command in (show_status, show_logs, stop_run, sync_run, verify_run, pull_run, run_program):
+    main.add_command(command)
+for command in (examine, clean_staging, serve_hub, run_demo):
     main.add_command(command)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import click
 from tqdm import tqdm
 
-from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.snapshot.event_files import Damage
 from hf_mpwriter.spool.progress import size_text
 from hf_mpwriter.spool.staging.status import MirrorStatus
@@ -25,19 +24,7 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-COMPLETE, INCOMPLETE, DAMAGED = 0, 1, 3  # exit codes; 2 is click's for wrong usage
-
-
-def exit_code(*, complete: bool, damaged: bool) -> int:
-    """Return the exit code of `status`, `sync` and `verify`.
-
-    Args:
-        complete: whether the command found or made true what it was asked for.
-        damaged: whether there is damage in the middle of a local event file. That counts first: no upload mends it.
-    """
-    if damaged:
-        return DAMAGED
-    return COMPLETE if complete else INCOMPLETE
+DAMAGED = 3  # exit code of `sync` and `verify`: damage in the middle of a local event file, which no upload mends
 
 
 class DamageError(click.ClickException):
@@ -47,7 +34,7 @@ class DamageError(click.ClickException):
 
 
 def failure(text: str, *, damaged: bool) -> click.ClickException:
-    """Return the error that ends a command whose run is not complete, or damaged; see `exit_code`."""
+    """Return the error that ends a command whose run is not complete, or damaged."""
     return (DamageError if damaged else click.ClickException)(printable(text))
 
 
@@ -61,31 +48,6 @@ def show_damage(damage: Iterable[Damage]) -> bool:
     for one in found:
         click.echo(f"{printable(one.path)} {one}", err=True)
     return any(not one.is_incomplete for one in found)
-
-
-def uploader_line(uploader: UploaderStatus, now: float, *, alive: bool) -> str:
-    """Return a line about an uploader: what it does, when it last wrote its status, what holds it up.
-
-    Args:
-        uploader: as it last described itself.
-        now: unix time.
-        alive: whether it holds the uploader lock.
-    """
-    parts = ["no uploader runs"]
-    is_known = uploader.process is not None and not uploader.is_over
-    if alive:
-        who = f"uploader {uploader.pid}{uploader.place} is {uploader.phase}"
-        parts = [who if is_known else "an uploader runs, it has not said yet what it does"]
-    if alive and is_known:
-        parts[0] += f", last seen {max(0, now - uploader.beat):.0f} s ago"
-    if alive and (stillness := uploader.stillness(now)):
-        parts.append(stillness)
-    if uploader.reason and not uploader.failures:
-        parts.append(uploader.reason)
-    elif uploader.reason:
-        failures = "1 failure" if uploader.failures == 1 else f"{uploader.failures} failures in a row"
-        parts.append(f"{failures}: {uploader.reason} {uploader.hint}")
-    return printable("; ".join(parts).rstrip())
 
 
 def mirror_line(mirror: MirrorStatus, now: float, *, alive: bool) -> str:
@@ -109,22 +71,6 @@ def mirror_line(mirror: MirrorStatus, now: float, *, alive: bool) -> str:
         if alive and mirror.next_try > now:
             parts.append(f"next try in {mirror.next_try - now:.0f} s")
     return printable("; ".join(parts))
-
-
-def file_line(file: LocalFile, on_hub: int, *, pulled: bool = False, in_logdir: int | None = None) -> str:
-    """Return a line about a file of a run directory.
-
-    Args:
-        file: as it is here.
-        on_hub: bytes that the Hub holds.
-        pulled: whether it came from the Hub.
-        in_logdir: bytes that are in the logdir; None of a run without one.
-    """
-    what = " (pulled)" if pulled else " (growing)" if file.growing else ""
-    sizes = _sizes(on_hub, file.length)
-    if in_logdir is not None:
-        sizes = f"here {size_text(file.length):>9}, logdir {size_text(in_logdir):>9}, Hub {size_text(on_hub):>9}"
-    return f"  {sizes}  {printable(file.path)}{what}"
 
 
 def comparison_lines(report: Report) -> Iterator[str]:

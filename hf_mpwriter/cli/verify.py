@@ -38,6 +38,7 @@ from hf_mpwriter.cli.destination import (
     with_namespace,
 )
 from hf_mpwriter.cli.output import comparison_lines, counted, failure, show_damage
+from hf_mpwriter.cli.words import cure, is_debugging, plain
 from hf_mpwriter.mirror.handle import CopyHandle, CopyLivesError
 from hf_mpwriter.mirror.job import Absent, Arrived, Conflict, CopyJob, Failure, Item, Message, bounded
 from hf_mpwriter.pull.record import pulled_files
@@ -214,8 +215,11 @@ def _show_logdir(found: LogdirComparison, logdir: str, *, drained: bool) -> None
 
 def _compare(spool: Spool, destination: Destination, logdir: str, *, drained: bool) -> Report:
     """Compare, or say in one line why that cannot be done."""
-    # read when the client is imported; it may ask the Hub of HF_ENDPOINT whatever destination it was given
+    # both are read when the client is imported: it may ask the Hub of HF_ENDPOINT whatever destination it was given,
+    # and tells of each of its tries
     os.environ["HF_ENDPOINT"] = destination.endpoint
+    if not is_debugging():
+        os.environ["HF_HUB_VERBOSITY"] = "error"
     os.environ |= hf_home.settled(os.environ, start_directory(), hf_home.account_home())
     os.environ |= hf_home.writable_caches(os.environ, spool.host(host_id()).cache.way)
     from hf_mpwriter.push.classify import classify
@@ -223,7 +227,7 @@ def _compare(spool: Spool, destination: Destination, logdir: str, *, drained: bo
     from hf_mpwriter.testing import check
 
     ledger = Progress(spool).ledger()
-    hub = Hub(with_namespace(destination, ledger.repo_id if ledger else ""))
+    hub = Hub(with_namespace(destination, ledger.repo_id if ledger else ""), is_impatient=True)
     allows = newest_settings(Members(spool).all(), ledger).allows
     elsewhere = written_elsewhere(ledger, pulled_files(spool))
     try:
@@ -274,9 +278,10 @@ def unseen(destination: Destination, ledger: Ledger | None, sync: str) -> str:
 def unreached(verdict: Verdict) -> str:
     """Return what to say when the Hub did not answer, or refused to."""
     reason = getattr(verdict, "reason", "") or type(verdict).__name__
+    meaning = plain(reason)
     if isinstance(verdict, Refused):
-        return printable(f"Nothing was compared: the Hub refuses it: {reason} {verdict.hint}".rstrip())
-    return printable(f"Nothing was compared: the Hub did not answer as it should: {reason}. Try again later.")
+        return printable(f"Nothing was compared: {meaning}. {cure(reason, verdict.hint) or verdict.hint}")
+    return printable(f"Nothing was compared: {meaning}. Try again later; what is wrong: hf-mpwriter doctor")
 
 
 def advice(report: Report, sync: str) -> list[str]:

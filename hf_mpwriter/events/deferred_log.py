@@ -25,7 +25,7 @@ from hf_mpwriter.system import locks
 
 
 class DeferredLog:
-    """Collects warnings for a logger.
+    """Collects messages for a logger.
 
     Args:
         name: of the logger.
@@ -33,7 +33,7 @@ class DeferredLog:
 
     def __init__(self, name: str) -> None:
         self._logger = logging.getLogger(name)
-        self._warnings: deque[tuple[str, tuple[object, ...]]] = deque()
+        self._waiting: deque[tuple[int, str, tuple[object, ...]]] = deque()
 
     def warning(self, text: str, *arguments: object) -> None:
         """Log a warning, or collect it while this thread holds a lock of ours.
@@ -42,18 +42,28 @@ class DeferredLog:
             text: format of the message.
             *arguments: of the format.
         """
-        self._warnings.append((text, arguments))
+        self._waiting.append((logging.WARNING, text, arguments))
+        self.flush()
+
+    def info(self, text: str, *arguments: object) -> None:
+        """Log what is no warning, in the same way.
+
+        Args:
+            text: format of the message.
+            *arguments: of the format.
+        """
+        self._waiting.append((logging.INFO, text, arguments))
         self.flush()
 
     def flush(self) -> None:
         """Log what was collected, in any thread; nothing happens inside a lock, as in a signal handler."""
-        while self._warnings and not locks.is_any_held():
+        while self._waiting and not locks.is_any_held():
             try:
-                text, arguments = self._warnings.popleft()
+                level, text, arguments = self._waiting.popleft()
             except IndexError:  # another thread has taken it
                 return
             try:
-                self._logger.warning(text, *arguments)
+                self._logger.log(level, text, *arguments)
             except Exception:  # noqa: BLE001 - of a handler or a filter of the user
                 if logging.raiseExceptions:
                     with contextlib.suppress(Exception):  # stderr may be closed
@@ -61,7 +71,7 @@ class DeferredLog:
 
     def clear(self) -> None:
         """Forget what was collected."""
-        self._warnings.clear()
+        self._waiting.clear()
 
 
 logger = DeferredLog("hf_mpwriter")

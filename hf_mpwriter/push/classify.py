@@ -68,6 +68,10 @@ class AnswerError(Exception):
     """An answer that no Hub gives: too long, or packed in a way that was not asked for."""
 
 
+class UnansweredError(Exception):
+    """The Hub was not reached, or failed, and a person waits: the client would try again for half a minute."""
+
+
 class BusyError(Exception):
     """The Hub is busy with another request of this account; the client would repeat its own at once and for ever."""
 

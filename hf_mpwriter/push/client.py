@@ -80,14 +80,14 @@ class Remote:
 
 
 class Hub:
-    """One destination on the Hub. The token comes from the environment, as huggingface_hub reads it.
+    """One destination on the Hub, for a person who waits or not. The token comes from the environment.
 
     Attributes:
         private: whether the repository is private, None as long as the Hub has not said it.
     """
 
-    def __init__(self, destination: Destination) -> None:
-        self._transport = Transport()
+    def __init__(self, destination: Destination, *, is_impatient: bool = False) -> None:
+        self._transport = Transport(is_impatient=is_impatient)
         self.private: bool | None = None
         self._destination = destination
         self._api = HfApi(endpoint=destination.endpoint)

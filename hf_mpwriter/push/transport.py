@@ -2,6 +2,9 @@
 
     huggingface_hub -> request hook: timeouts, count of commits -> network -> response hook: no long sleep or answer
 
+Where a person waits, it is impatient: shorter timeouts, and one more try instead of the five of the client, which take
+half a minute.
+
 Invariants:
 - No call of the client takes longer than its timeouts and PATIENCE say; what they do not reach ends with the push's own
   timer.
@@ -21,19 +24,23 @@ Facts behind this module (huggingface_hub 2.4.0):
 from __future__ import annotations
 
 import contextlib
+import time
 import zlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import httpx2
 from huggingface_hub import get_session, set_client_factory
 from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._http import hf_raise_for_status, hf_request_event_hook
 
-from hf_mpwriter.push.classify import AnswerError, BusyError, ClientError, wished_wait
+from hf_mpwriter.push.classify import AnswerError, BusyError, ClientError, UnansweredError, wished_wait
 
 CONNECT_TIMEOUT = 15.0  # seconds
 REQUEST_TIMEOUT = 120.0  # seconds; the Hub itself cuts a commit at 60 s
 PATIENCE = 10.0  # seconds that the client may sleep within a call because the Hub asks for it
+IMPATIENT_TIMEOUT = 20.0  # seconds, where a person waits
+SECOND_TRY = 1.0  # seconds after the first
 ANSWER_LIMIT = 32 << 20  # bytes of an answer; that on 500 paths, or a page of a tree, has less than one MiB
 PIECE = 1 << 20  # bytes that are unpacked at once
 STREAMED = 64 << 10  # bytes of a content that are handed on at once: so much is lost where a pull is killed
@@ -44,12 +51,15 @@ _LIMITS = {"connect": CONNECT_TIMEOUT, "read": REQUEST_TIMEOUT, "write": REQUEST
 class Transport:
     """The HTTP client that huggingface_hub uses in this process.
 
+    Args:
+        is_impatient: whether a person waits for the answers.
+
     Attributes:
         commits_sent: requests for a commit that were sent.
     """
 
-    def __init__(self) -> None:
-        self.commits_sent = 0
+    def __init__(self, *, is_impatient: bool = False) -> None:
+        self.commits_sent, self._is_impatient = 0, is_impatient
         self._answer_limit = ANSWER_LIMIT
         set_client_factory(self._client)
 
@@ -59,7 +69,8 @@ class Transport:
             "response": [self._bound_answer, _after_response],
         }
         try:
-            return httpx2.Client(event_hooks=hooks, follow_redirects=True, timeout=None)
+            kind = _ImpatientClient if self._is_impatient else httpx2.Client
+            return kind(event_hooks=hooks, follow_redirects=True, timeout=None)
         except Exception as error:  # of many types: proxies and certificates come from the environment
             raise ClientError(f"{type(error).__name__}: {error}") from error
 
@@ -106,7 +117,8 @@ class Transport:
 
     def _before_request(self, request: httpx2.Request) -> None:
         given = request.extensions.get("timeout") or {}
-        request.extensions["timeout"] = _LIMITS | {name: value for name, value in given.items() if value is not None}
+        limits = dict.fromkeys(_LIMITS, IMPATIENT_TIMEOUT) if self._is_impatient else _LIMITS
+        request.extensions["timeout"] = limits | {name: value for name, value in given.items() if value is not None}
         if request.headers.get("accept-encoding") != "identity":
             request.headers["accept-encoding"] = "gzip"  # what `_Answer` can unpack
         self.commits_sent += request.method == "POST" and "/commit/" in request.url.path
@@ -121,6 +133,27 @@ class Transport:
             response.headers.pop("content-length", None)
         assert isinstance(response.stream, httpx2.SyncByteStream)  # noqa: S101 - for the type checker
         response.stream = _Answer(response.stream, self._answer_limit, is_packed=packing == "gzip")
+
+
+class _ImpatientClient(httpx2.Client):
+    """Tries what is only read once more, soon, and then gives up: the client itself would go on for half a minute."""
+
+    def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+        for is_last in (request.method not in ("GET", "HEAD"), True):
+            try:
+                response = super().send(request, **options)
+            except httpx2.TransportError as error:
+                if is_last or isinstance(error, httpx2.TimeoutException):
+                    raise UnansweredError(f"{type(error).__name__}: {error}") from error
+            else:
+                if response.status_code < 500:
+                    return response
+                if is_last:
+                    response.read()
+                    hf_raise_for_status(response)
+                response.close()
+            time.sleep(SECOND_TRY)
+        raise UnansweredError("no answer")
 
 
 class _Answer(httpx2.SyncByteStream):

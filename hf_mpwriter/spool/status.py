@@ -2,7 +2,7 @@
 
     hosts/<host>/status.json
     {"process": {...}, "started_at": 1795236610.0, "token_issued_at": ..., "beat": ..., "phase": "idle",
-     "waiting": 0, "push": 0, "commits": 3, "blocked_until": 0.0, "blocked_for": 0.0, "elsewhere": [],
+     "waiting": 0, "push": 0, "commits": 3, "blocked_until": 0.0, "blocked_for": 0.0, "next_in": 271.0, "elsewhere": [],
      "kind": "Retry", "reason": "...", "hint": "", "failures": 2, "failed_at": ...}       "" and 0 without a failure
 
 Invariants:
@@ -61,6 +61,7 @@ class UploaderStatus:
         failed_at: unix time of the last failure.
         blocked_until: monotonic seconds; the Hub, or the turn of this node among others, allows no request before.
         blocked_for: seconds from the heartbeat until then, for readers with another monotonic clock.
+        next_in: seconds from the heartbeat until the next commit or the next try is due; 0 if that is not known.
         elsewhere: other hosts with a living uploader of their own, None if it has not looked yet.
     """
 
@@ -79,6 +80,7 @@ class UploaderStatus:
     failed_at: float = 0.0
     blocked_until: float = 0.0
     blocked_for: float = 0.0
+    next_in: float = 0.0
     elsewhere: tuple[str, ...] | None = None
 
     @classmethod
@@ -192,7 +194,7 @@ class StatusFile:
         self._status = UploaderStatus(process=process, started_at=wall_clock(), token_issued_at=token_issued_at)
         self._notices = NoticesFile(host, wall_clock)
         self._published: UploaderStatus | None = None
-        self._beat_at = 0.0
+        self._beat_at = self._published_next = 0.0
 
     @property
     def token_issued_at(self) -> float:
@@ -244,14 +246,21 @@ class StatusFile:
         """Have the next `publish` name the other hosts that have an uploader, None before the first look."""
         self._change(elsewhere=None if elsewhere is None else tuple(sorted(elsewhere)))
 
-    def publish(self, *, phase: str, waiting: int, push: int | None, commits: int, blocked_until: float) -> None:
-        """Write the file if something has changed, or if the heartbeat is due; see `UploaderStatus`."""
+    def publish(
+        self, *, phase: str, waiting: int, push: int | None, commits: int, blocked_until: float, next_at: float = 0.0
+    ) -> None:
+        """Write the file if something has changed, or if the heartbeat is due; see `UploaderStatus`.
+
+        `next_in` is what is left until `next_at`, in monotonic seconds.
+        """
         self._change(phase=phase, waiting=waiting, push=push or 0, commits=commits, blocked_until=blocked_until)
-        if self._status == self._published and self._clock() - self._beat_at < BEAT_EVERY:
+        is_news = self._status != self._published or next_at != self._published_next
+        if not is_news and self._clock() - self._beat_at < BEAT_EVERY:
             return
-        self._published, self._beat_at = self._status, self._clock()
-        blocked_for = max(0.0, blocked_until - self._clock())
-        data = state.dump(dataclasses.replace(self._status, beat=self._wall_clock(), blocked_for=blocked_for))
+        self._published, self._published_next, self._beat_at = self._status, next_at, self._clock()
+        blocked_for, next_in = (max(0.0, until - self._beat_at) for until in (blocked_until, next_at))
+        now = self._wall_clock()
+        data = state.dump(dataclasses.replace(self._status, beat=now, blocked_for=blocked_for, next_in=next_in))
         try:
             disk.replace(self._host.status, data, "status.publish", durable=False)
             self._notices.save()

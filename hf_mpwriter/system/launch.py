@@ -1,8 +1,8 @@
 """The commands that start the processes of an upload and of a mirror, and how to find such a process again.
 
-    worker    --posix_spawn-->  python -P ... -c UPLOADER_BOOT <run directory>
-    worker    --posix_spawn-->  python -P ... -c MIRROR_BOOT   <run directory>
-    uploader  --Popen------->   python -P ... -c PUSH_BOOT     <run directory> <pid of the uploader> <descriptors>
+    worker    --posix_spawn-->  python -P ... -c UPLOADER_BOOT <run directory> <title>
+    worker    --posix_spawn-->  python -P ... -c MIRROR_BOOT   <run directory> <title>
+    uploader  --Popen------->   python -P ... -c PUSH_BOOT     <run directory> <its pid> <descriptors> <title>
     uploader  --posix_spawn-->  python -P ... -c SEARCH_BOOT   <run directory> <seconds>
     mirror    --Popen------->   python -P ... -c COPY_BOOT     <run directory> <seconds> <its pid> <descriptors>
     worker    --posix_spawn-->  python -P ... -c RESTORE_BOOT  <run directory> <seconds>
@@ -24,7 +24,8 @@ A record is a file without a name: a line of JSON for the start of Python, then 
 Invariants:
 - The commands are imports in a string, which no linter sees. They are the only imports that point upwards, and they
   stand here alone, with the words by which a process is found again.
-- The run directory is an argument only so that a process can be found again; none is opened by it.
+- The run directory is an argument only so that a process can be found again; none is opened by it. The title, as
+  `hf-mpwriter uploader runs/exp1`, is for people who read `ps`.
 - Each child of the same Python gets the import path of its parent, because it starts in another directory.
 - A child is run by a Python, see `starting/interpreter`.
 """
@@ -64,7 +65,7 @@ MIRROR_BOOT = (
 )
 PUSH_BOOT = (
     "import gc,json,os,sys;gc.disable();"  # until `main` has imported the client
-    f"parent,fd,*directories=map(int,sys.argv[2:]);{_SET_IMPORT_PATH}"
+    f"parent,fd,*directories=map(int,sys.argv[2:-1]);{_SET_IMPORT_PATH}"
     "from hf_mpwriter.push import process as push;push.main(parent,fd,*directories);push.end()"
 )
 COPY_BOOT = (  # the timer comes first: a mount may hang anywhere
@@ -120,15 +121,15 @@ class Handed(NamedTuple):
 
 def start_uploader(handed: Handed) -> int:
     """Start an uploader that holds the uploader lock, see `_start_daemon`."""
-    return _start_daemon(UPLOADER_BOOT, handed)
+    return _start_daemon("uploader", UPLOADER_BOOT, handed)
 
 
 def start_mirror(handed: Handed) -> int:
     """Start a mirror that holds the mirror lock, see `_start_daemon`."""
-    return _start_daemon(MIRROR_BOOT, handed)
+    return _start_daemon("mirror", MIRROR_BOOT, handed)
 
 
-def _start_daemon(boot: str, handed: Handed) -> int:
+def _start_daemon(kind: str, boot: str, handed: Handed) -> int:
     """Start a process that leaves this one. The descriptors stay open here.
 
     `subprocess` is not used: its error pipe can block when another thread forks at that moment.
@@ -154,7 +155,8 @@ def _start_daemon(boot: str, handed: Handed) -> int:
             (os.POSIX_SPAWN_DUP2, sources[3], 1),
             (os.POSIX_SPAWN_DUP2, sources[3], 2),
         ]
-        return _spawn([program, *_OPTIONS, "-c", boot, handed.run_dir], handed.env, actions, setsid=True)
+        argv = [program, *_OPTIONS, "-c", boot, handed.run_dir, title(kind, handed.run_dir)]
+        return _spawn(argv, handed.env, actions, setsid=True)
 
 
 def start_search(record: bytes, run_dir: str, limit: float) -> int:
@@ -228,7 +230,7 @@ def push_command(run_dir: str, job: int, run_dir_fd: int, spool_fd: int) -> list
         OSError: no interpreter.
     """
     numbers = map(str, (os.getpid(), job, run_dir_fd, spool_fd))
-    return [interpreter(os.environ), *_OPTIONS, "-c", PUSH_BOOT, run_dir, *numbers]
+    return [interpreter(os.environ), *_OPTIONS, "-c", PUSH_BOOT, run_dir, *numbers, title("push", run_dir)]
 
 
 def copy_command(run_dir: str, limit: float, job: int, run_dir_fd: int, lock: int) -> list[str]:
@@ -251,6 +253,16 @@ def copy_command(run_dir: str, limit: float, job: int, run_dir_fd: int, lock: in
 def push_record(job: bytes) -> contextlib.AbstractContextManager[int]:
     """A descriptor on which a push or a copy finds its job, closed at the end of the block."""
     return unnamed_file(_with_import_path(job))
+
+
+def title(kind: str, run_dir: str) -> str:
+    """How a process shows in `ps`: `hf-mpwriter uploader runs/exp1`.
+
+    Args:
+        kind: one of KINDS.
+        run_dir: absolute path; its last two parts are shown.
+    """
+    return f"hf-mpwriter {kind} {'/'.join(run_dir.split('/')[-2:])}"
 
 
 def is_command_of(kind: str, arguments: Sequence[str], run_dir: str | None) -> bool:

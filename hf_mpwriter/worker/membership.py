@@ -235,10 +235,15 @@ class Membership:
         if self._joined is not None:
             self._joined.file.sealed(path)
 
-    def record_dropped(self, dropped: int) -> None:
-        """Record the number of dropped records if it has grown; OSError if the disk refuses."""
+    def record_dropped(self, dropped: int, in_memory: int = 0) -> None:
+        """Record the number of dropped records if it has grown; OSError if the disk refuses.
+
+        Args:
+            dropped: so far.
+            in_memory: records that wait in memory now.
+        """
         if self._joined is not None:
-            self._joined.file.record_dropped(dropped)
+            self._joined.file.record_dropped(dropped, in_memory)
 
     def request_push(self) -> None:
         """Have the next `record_request` ask for a push."""

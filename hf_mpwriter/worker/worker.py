@@ -200,7 +200,7 @@ class Worker:
             self._rejoin()
             self.sealing.seal_due()
             self.files.rewind.retry()
-            self.membership.record_dropped(self.dropped)
+            self.membership.record_dropped(self.dropped, self.files.in_memory)
             self.membership.record_request()
             if self.delivers:
                 self._has_told = self._has_told or contact.tell(self.spool.run_dir)

@@ -25,6 +25,7 @@ from tensorboardX.writer import FileWriter as _FileWriter
 from hf_mpwriter.events import framing
 from hf_mpwriter.events.event_file import EventFile
 from hf_mpwriter.worker.worker import Worker
+from hf_mpwriter.writer.values import as_step
 
 _ADD_EVENT = _EventFileWriter.add_event
 
@@ -116,6 +117,7 @@ class FileWriter(_FileWriter):
         The event is made from the bytes of the summary: tensorboardX would copy the message, images included.
         """
         if is_intercepted():
+            global_step = as_step(global_step)
             super().add_summary(summary_pb2.Summary.FromString(summary.SerializeToString()), global_step, walltime)
             return
         defaults = self._default_metadata
@@ -123,7 +125,7 @@ class FileWriter(_FileWriter):
         if walltime is None:
             walltime = defaults["walltime"] if defaults else time.time()
         data = summary.SerializeToString()
-        payload = framing.summary_event(walltime, None if step is None else int(step), data)
+        payload = framing.summary_event(walltime, as_step(step), data)
         self.event_writer.append_record(framing.frame(payload))
 
     @contextlib.contextmanager

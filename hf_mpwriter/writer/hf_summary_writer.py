@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
+from hf_mpwriter.base.arguments.names import naming
 from hf_mpwriter.base.settings import DEFAULT_COMMIT_EVERY, check_repo_id
 from hf_mpwriter.writer.commit_scheduler import CommitScheduler
 from hf_mpwriter.writer.summary_writer import SummaryWriter
@@ -23,11 +25,12 @@ class HFSummaryWriter(SummaryWriter):
         scheduler: the interface of huggingface_hub's CommitScheduler.
     """
 
+    @naming
     def __init__(
         self,
         repo_id: str,
         *,
-        logdir: str | None = None,
+        logdir: str | os.PathLike[str] | None = None,
         commit_every: float = DEFAULT_COMMIT_EVERY,
         squash_history: bool = False,
         repo_type: str | None = None,
@@ -37,10 +40,28 @@ class HFSummaryWriter(SummaryWriter):
         repo_allow_patterns: list[str] | str | None = "*.tfevents.*",
         repo_ignore_patterns: list[str] | str | None = None,
         token: str | None = None,
-        **kwargs: Any,
+        comment: str = "",
+        purge_step: int | None = None,
+        max_queue: int = 10,
+        flush_secs: int = 120,
+        filename_suffix: str = "",
+        write_to_disk: bool = True,
+        log_dir: str | os.PathLike[str] | None = None,
+        comet_config: dict[str, Any] | None = None,
+        exit_timeout: float | None = None,
+        memory_limit: int | None = None,
+        mirror_every: float | None = None,
     ) -> None:
         super().__init__(
             logdir=logdir,
+            comment=comment,
+            purge_step=purge_step,
+            max_queue=max_queue,
+            flush_secs=flush_secs,
+            filename_suffix=filename_suffix,
+            write_to_disk=write_to_disk,
+            log_dir=log_dir,
+            comet_config=comet_config,
             repo_id=check_repo_id(repo_id),
             commit_every=commit_every,
             squash_history=squash_history,
@@ -51,7 +72,9 @@ class HFSummaryWriter(SummaryWriter):
             repo_allow_patterns=repo_allow_patterns,
             repo_ignore_patterns=repo_ignore_patterns,
             token=token,
-            **kwargs,
+            exit_timeout=exit_timeout,
+            memory_limit=memory_limit,
+            mirror_every=mirror_every,
         )
         self.repo_type = repo_type
         self.repo_revision = repo_revision

@@ -15,6 +15,9 @@ import struct
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from hf_mpwriter.base.arguments.names import check_known
+from hf_mpwriter.writer.values import as_text
+
 
 class NotLoggableError(
     TypeError, ValueError, AssertionError, NotImplementedError, IndexError, AttributeError, OverflowError
@@ -42,17 +45,33 @@ def refuse(error: Exception) -> NoReturn:
     raise error
 
 
+def wrong_tag(tag: Any) -> Exception | None:
+    """Return what is wrong with a tag; asked only after a failure, so that a call that succeeds does not pay for it."""
+    try:
+        as_text("tag", tag)
+    except (TypeError, UnicodeDecodeError) as error:
+        return error
+    return None
+
+
 def refusing(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap an `add_*` method, so that it raises NotLoggableError, and takes a tag in bytes as torch does."""
-    takes_tag = list(inspect.signature(method).parameters)[1] == "tag"
+    """Wrap an `add_*` method, so that it raises NotLoggableError, and takes a tag in bytes as torch does.
+
+    An argument that the method does not have is a TypeError and no other: no program expects that.
+    """
+    parameters = inspect.signature(method).parameters
+    takes_tag = list(parameters)[1] == "tag"
 
     @functools.wraps(method)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not kwargs.keys() <= parameters.keys():
+            check_known(kwargs, method)
         try:
             if takes_tag and args and type(args[0]) is bytes:
                 args = (args[0].decode(), *args[1:])
             return method(self, *args, **kwargs)
         except REPLACED as error:
-            refuse(error)
+            tag = (args[0] if args else kwargs.get("tag")) if takes_tag else None
+            refuse(wrong_tag(tag) or error)
 
     return call

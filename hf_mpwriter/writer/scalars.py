@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import json
 import os
+import reprlib
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from tensorboardX.summary import _clean_tag, scalar
@@ -28,8 +30,9 @@ from hf_mpwriter.worker.worker import Worker
 from hf_mpwriter.writer import file_writer as file_writer_module
 from hf_mpwriter.writer import summaries
 from hf_mpwriter.writer.file_writer import FileWriter
-from hf_mpwriter.writer.refusals import REPLACED, refuse
-from hf_mpwriter.writer.values import as_number
+from hf_mpwriter.writer.methods.types import Number, Step
+from hf_mpwriter.writer.refusals import REPLACED, refuse, wrong_tag
+from hf_mpwriter.writer.values import as_number, as_step
 
 TAGS_KEPT = 4096  # tags whose encoder a writer keeps
 
@@ -79,8 +82,8 @@ class ScalarMethods(_SummaryWriter):
     def add_scalar(
         self,
         tag: str,
-        scalar_value: Any,
-        global_step: Any = None,
+        scalar_value: Number,
+        global_step: Step = None,
         walltime: float | None = None,
         display_name: str | bool = "",
         summary_description: str | bool = "",
@@ -91,10 +94,10 @@ class ScalarMethods(_SummaryWriter):
         """Add a scalar.
 
         Args:
-            tag: its name.
+            tag: its name; slashes make groups.
             scalar_value: a Python or numpy number, a Decimal, a number in a string or in bytes, a tensor or array of
-                one element.
-            global_step: step.
+                one element. It is stored as a float32.
+            global_step: step, a whole number; None for none.
             walltime: unix time in seconds, None for now.
             display_name: title of the plot; a bool is torch's `new_style`.
             summary_description: text behind the information icon of the plot; a bool is torch's `double_precision`.
@@ -102,7 +105,7 @@ class ScalarMethods(_SummaryWriter):
             double_precision: with `new_style`, whether to keep a float64; a classic scalar is a float32.
 
         Raises:
-            NotLoggableError: the value is not one number, or the step does not fit into 64 bits.
+            NotLoggableError: the value is not one number, or the step is not a whole number of 64 bits.
         """
         try:
             file_writer, worker = self.file_writer or self._get_file_writer(), self._worker
@@ -122,13 +125,13 @@ class ScalarMethods(_SummaryWriter):
                 file_writer.add_summary(summary, global_step, walltime)
                 return
             encoder = self._encoders.get(tag) or self._new_encoder(tag)
-            step = global_step if global_step is None or type(global_step) is int else int(global_step)
+            step = global_step if global_step is None or type(global_step) is int else as_step(global_step)
             now = time.time() if walltime is None else walltime
             file_writer.event_writer.file.append_record(encoder.record(now, step, value))
             if time.monotonic() >= worker.next_housekeeping:
                 worker.keep_house()
         except REPLACED as error:
-            refuse(error)
+            refuse(wrong_tag(tag) or error)
 
     def _new_encoder(self, tag: str | bytes) -> ScalarEncoder:
         if len(self._encoders) >= TAGS_KEPT:
@@ -140,8 +143,8 @@ class ScalarMethods(_SummaryWriter):
     def add_scalars(
         self,
         main_tag: str,
-        tag_scalar_dict: dict[str, Any],
-        global_step: Any = None,
+        tag_scalar_dict: Mapping[str, Number],
+        global_step: Step = None,
         walltime: float | None = None,
     ) -> None:
         """Add several scalars to one plot, each in a run of its own at `<main_tag>/<tag>/`.
@@ -149,30 +152,31 @@ class ScalarMethods(_SummaryWriter):
         Args:
             main_tag: name of the plot.
             tag_scalar_dict: value per tag, as in `add_scalar`.
-            global_step: step.
+            global_step: step, a whole number; None for none.
             walltime: unix time in seconds, None for now.
 
         Raises:
-            NotLoggableError: a value is not one number, or the step does not fit into 64 bits.
+            NotLoggableError: a value is not one number, or the step is not a whole number of 64 bits. Nothing is
+                logged then.
         """
         defaults = self._get_file_writer()._default_metadata if self._worker else {}
-        step = defaults.get("global_step") if global_step is None else global_step
+        step = as_step(defaults.get("global_step") if global_step is None else global_step)
         now = defaults.get("walltime") if walltime is None else walltime
         now = time.time() if now is None else now
-        for tag, value in tag_scalar_dict.items():
+        if not isinstance(main_tag, str):
+            raise TypeError(f"main_tag is {reprlib.repr(main_tag)}, but must be a string.")
+        numbers = as_numbers("tag_scalar_dict", tag_scalar_dict)
+        for tag, number in numbers.items():
             self._scalars_directories.add(sub := sub_directory(main_tag, tag))
-            self._add_to_directory(self._directory_writer(sub), main_tag, value, step, now)
+            self._add_to_directory(self._directory_writer(sub), main_tag, number, step, now)
 
-    def _add_to_directory(self, file_writer: Any, tag: str, value: Any, step: Any, walltime: float) -> None:
+    def _add_to_directory(self, file_writer: Any, tag: str, number: float, step: int | None, walltime: float) -> None:
         """Add a scalar to the event file of a directory below the worker directory."""
-        number = as_number(value)
-        if number is None or not walltime or self._worker is None or file_writer_module.is_intercepted():
-            summary = scalar(tag, value) if number is None else summaries.scalar(tag, number)
-            file_writer.add_summary(summary, step, walltime)
+        if not walltime or self._worker is None or file_writer_module.is_intercepted():
+            file_writer.add_summary(summaries.scalar(tag, number), step, walltime)
             return
         encoder = self._encoders.get(tag) or self._new_encoder(tag)
-        record = encoder.record(walltime, None if step is None else int(step), number)
-        file_writer.event_writer.append_record(record)
+        file_writer.event_writer.append_record(encoder.record(walltime, step, number))
 
     def last_step(self, tag: str | None = None) -> int | None:
         """Return the step of the last record of this worker that is on disk, over all its restarts.
@@ -211,6 +215,31 @@ class ScalarMethods(_SummaryWriter):
             json.dump(found, file)
 
 
+def as_numbers(name: str, values: Any) -> dict[str, float]:
+    """Return several scalars as floats, so that one that is none is refused before anything is written.
+
+    Args:
+        name: of the argument.
+        values: value per tag.
+
+    Raises:
+        TypeError: this is no mapping of strings.
+        ValueError, AssertionError, NotImplementedError: a value is not one number; of `as_number` and tensorboardX.
+    """
+    if not isinstance(values, Mapping):
+        raise TypeError(f"{name} is {reprlib.repr(values)}, but must be a dictionary.")
+    for tag in values:
+        if not isinstance(tag, str):
+            raise TypeError(f"{name} has the key {reprlib.repr(tag)}, but its keys must be strings.")
+    return {tag: _as_float(tag, value) for tag, value in values.items()}
+
+
+def _as_float(tag: str, value: Any) -> float:
+    if (number := as_number(value)) is None:
+        number = float(scalar(tag, value).value[0].simple_value)
+    return number
+
+
 def _special_summary(
     tag: str | bytes,
     value: Any,
@@ -222,8 +251,7 @@ def _special_summary(
 ) -> Any:
     """Return the summary of a scalar that is not encoded by hand; see `ScalarMethods.add_scalar`."""
     tag = tag.decode() if isinstance(tag, bytes) else tag
-    if (number := as_number(value)) is None:
-        number = scalar(tag, value).value[0].simple_value
+    number = _as_float(tag, value)
     title, description = (text if isinstance(text, str) else "" for text in (display_name, summary_description))
     if new_style or (display_name and not title):
         double_precision = double_precision or bool(summary_description and not description)

@@ -17,6 +17,8 @@ from typing import Any, Self
 
 from tensorboardX.writer import DummyFileWriter
 
+from hf_mpwriter.base.arguments.names import naming
+from hf_mpwriter.base.arguments.values import patterns, switch, text_or_none, token_or_none
 from hf_mpwriter.base.errors import SettingsError
 from hf_mpwriter.base.home import normalised_logdir
 from hf_mpwriter.base.names import check_suffix
@@ -28,25 +30,19 @@ from hf_mpwriter.base.settings import (
     Settings,
     check_repo_id,
     check_step,
-    patterns,
 )
 from hf_mpwriter.spool import homes
 from hf_mpwriter.spool.progress import Status
 from hf_mpwriter.system import disk
 from hf_mpwriter.worker import registry, role
 from hf_mpwriter.worker.ending.patience import is_failure
+from hf_mpwriter.worker.telling import environment as telling
 from hf_mpwriter.worker.worker import Worker
 from hf_mpwriter.writer.add_methods import AddMethods
 from hf_mpwriter.writer.file_writer import FileWriter
 
 # attributes that belong to one process, and do not travel in a pickle
 _PROCESS_STATE = ("_worker", "_user", "_encoders", "_scalars_directories", "_exported", "_purged", "scheduler")
-
-
-def _checked_token(token: Any) -> str | None:
-    if token is not None and not isinstance(token, str):
-        raise SettingsError("token must be a string.", hint="None takes the one of `hf auth login` or HF_TOKEN.")
-    return token
 
 
 def _checked_memory_limit(limit: Any) -> int | None:
@@ -90,11 +86,13 @@ class SummaryWriter(AddMethods):
 
     Raises:
         SettingsError: an argument is not valid.
+        TypeError: there is no argument of that name; the message names the nearest one.
         LogdirError: the logdir cannot be used.
         SpoolFormatError: another version of hf_mpwriter wrote into this logdir.
         DestinationError: this run directory is recorded for another destination.
     """
 
+    @naming
     def __init__(
         self,
         logdir: str | os.PathLike[str] | None = None,
@@ -124,25 +122,28 @@ class SummaryWriter(AddMethods):
         if not (comet_config or {"disabled": True}).get("disabled"):
             raise SettingsError("comet_config asks for Comet.", hint="hf_mpwriter does not log to Comet.")
         environment = Environment.read()
+        telling.tell(disabled=environment.disabled)
         logdir = normalised_logdir(logdir or log_dir or role.default_logdir(comment or ""))
         timeout = environment.exit_timeout if exit_timeout is None else exit_timeout
         interval = environment.mirror_every if mirror_every is None else mirror_every
+        allow = None if repo_allow_patterns is None else patterns("repo_allow_patterns", repo_allow_patterns)
         self._settings = Settings(
             commit_every=commit_every,
-            squash_history=bool(squash_history),
+            squash_history=switch("squash_history", squash_history),
             private=repo_private,
-            allow_patterns=None if repo_allow_patterns is None else patterns(repo_allow_patterns),
-            ignore_patterns=patterns(repo_ignore_patterns),
+            allow_patterns=allow,
+            ignore_patterns=patterns("repo_ignore_patterns", repo_ignore_patterns),
             exit_timeout=DEFAULT_EXIT_TIMEOUT if timeout is None else timeout,
             mirror_every=commit_every if interval is None else interval,
         ).within(environment.grace)
         self._destination: Destination | None = None
         if repo_id is not None:
-            folder = "/".join(filter(None, [(path_in_repo or "").strip("/"), os.path.basename(logdir)]))
+            above = text_or_none("path_in_repo", path_in_repo) or ""
+            folder = "/".join(filter(None, [above.strip("/"), os.path.basename(logdir)]))
             endpoint, kind, branch = environment.endpoint, repo_type or "model", repo_revision or "main"
             self._destination = Destination(endpoint, check_repo_id(repo_id), kind, branch, folder)
         self._uploads = self._destination is not None and not environment.disabled
-        self._token, self._memory_limit = _checked_token(token), _checked_memory_limit(memory_limit)
+        self._token, self._memory_limit = token_or_none(token), _checked_memory_limit(memory_limit)
         purge_step = check_step(purge_step)
         filename_suffix = check_suffix(filename_suffix, lambda: disk.longest_name(logdir))
         self._reset_process_state()

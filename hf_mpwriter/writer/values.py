@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import math
 import numbers
+import reprlib
 import sys
 from typing import Any
 
 import numpy as np
+
+from hf_mpwriter.base.arguments.values import whole
 
 
 def as_number(value: Any) -> float | None:
@@ -38,6 +41,37 @@ def as_number(value: Any) -> float | None:
         except (TypeError, ValueError, RuntimeError):
             return None
     return None
+
+
+def as_step(step: Any) -> int | None:
+    """Return a step as an int; None stays None.
+
+    Raises:
+        TypeError, ValueError: it is no whole number, or does not fit into 64 bits.
+    """
+    if step is None:
+        return None
+    number = whole("global_step", step)
+    if not -(1 << 63) <= number < 1 << 63:
+        raise ValueError(f"global_step {number} does not fit into 64 bits")
+    return number
+
+
+def as_text(name: str, value: Any) -> Any:
+    """Return a name that TensorBoard shows as a string; bytes are decoded, as torch does, and None stays None.
+
+    Args:
+        name: of the argument.
+        value: that was given.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bytes):
+        return value.decode()
+    raise TypeError(f"{name} is {reprlib.repr(value)}, but must be a string.")
 
 
 def as_python(value: Any) -> Any:

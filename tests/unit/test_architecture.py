@@ -162,6 +162,7 @@ def test_only_held_directories_are_listed():
         "system.directory",
         "system.daemon",  # /proc
         "uploader.siblings",  # the directory above the run directory
+        "cli.status.finding",  # the folders of a user who looks for runs
         "mirror.posix",  # the logdir of a staged run
         "worker.orphans",  # /proc
         "system.supervision.kernel",  # /proc

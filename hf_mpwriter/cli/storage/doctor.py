@@ -1,4 +1,4 @@
-"""`hf-mpwriter doctor`: what the filesystem of a directory can do, and how a run would be kept there.
+"""A part of `hf-mpwriter doctor`: what the filesystem of a directory can do, and how a run would be kept there.
 
     filesystem    type, source, where it is mounted
     abilities     all that the probe of a writer tries, and whether another process sees a file and a lock: yes, no
@@ -10,14 +10,13 @@ runs are staged.
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterable
 
 import click
 
-from hf_mpwriter.base.home import Home, Way, is_url, normalised_logdir
+from hf_mpwriter.base.home import Home, Way, is_url
 from hf_mpwriter.spool.homes import find
 from hf_mpwriter.system.filesystem.mounts import Mount, find_mount, nearest
 from hf_mpwriter.system.filesystem.probe import probe
@@ -48,22 +47,22 @@ sys.exit(1)
 PATIENCE = 60.0  # seconds for the other process
 
 
-@click.command("doctor")
-@click.argument("directory", metavar="DIR")
-def examine_directory(directory: str) -> None:
-    """Show what the filesystem of DIR can do, and how a run with the logdir DIR would be kept.
+def filesystem_lines(logdir: str) -> list[tuple[str, str]]:
+    """What the filesystem of a logdir can do, and how a run would be kept there: names and texts.
 
-    DIR need not exist yet; it may be a URL.
+    Args:
+        logdir: absolute path, which need not exist yet, or a URL.
+
+    Raises:
+        LogdirError: no run can be kept for it on this host.
+        SettingsError: HF_MPWRITER_STAGING is not valid.
     """
-    logdir = normalised_logdir(directory)
     lines = [("logdir", logdir)]
     if not is_url(logdir):
-        if os.path.lexists(logdir) and not os.path.isdir(logdir):
-            raise click.ClickException(f"{printable(logdir)} is no directory. Give the logdir of a run.")
         lines += _filesystem(find_mount(logdir))
         lines += _abilities(logdir)
     lines += _ways(find(logdir))
-    _print(lines)
+    return lines
 
 
 def _filesystem(mount: Mount | None) -> Iterable[tuple[str, str]]:
@@ -98,7 +97,8 @@ def _ways(home: Home) -> Iterable[tuple[str, str]]:
     yield "spool", home.spool
 
 
-def _print(lines: list[tuple[str, str]]) -> None:
+def print_aligned(lines: list[tuple[str, str]]) -> None:
+    """Print names and texts in two columns."""
     width = max(len(name) for name, _ in lines)
     for name, text in lines:
         click.echo(f"{name.ljust(width)}  {printable(text)}")

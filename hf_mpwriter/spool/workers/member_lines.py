@@ -2,13 +2,14 @@
 
     {"worker": ..., "process": {...}, "started_at": unix time, "settings": {...},     first line: who it is
      "agent": {...}, "launcher": {...}}
-    {"requests": 7, "dropped": 3}                                               second line: counters, of a fixed length
+    {"requests": 7, "dropped": 3, "in_memory": 0}                               second line: counters, of a fixed length
     {"open": "rank_00001/events.out..."}                                        before the file exists
     {"seal": "rank_00001/events.out..."}                                        complete, never grows again
     {"create": true}                                                            make a repository that is gone anew
 
     requests   so many pushes were asked for, each of all that the worker had written by then
     dropped    so many records were refused by the disk for good
+    in_memory  so many records wait in memory, because the disk refuses them
 
 Invariants:
 - The first two lines are written at once. The counters are the only bytes that are ever written again, in their place;
@@ -24,7 +25,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from hf_mpwriter.base import state
@@ -101,10 +102,12 @@ class Counters:
     Attributes:
         requests: for a push, so far.
         dropped: records that the disk refused for good.
+        in_memory: records that wait in memory.
     """
 
     requests: int = 0
     dropped: int = 0
+    in_memory: int = 0
 
     def line(self) -> bytes:
         """As it is written, with its end."""
@@ -159,6 +162,7 @@ class Member:
         create: whether a repository that is gone may be created again.
         agent: the supervisor or launcher without which it is an orphan, None if there is none.
         launcher: that has started it as a rank, None for others.
+        in_memory: records that wait in memory; they are lost with the process.
     """
 
     name: MemberName
@@ -173,6 +177,7 @@ class Member:
     create: bool = False
     agent: Process | None = None
     launcher: Process | None = None
+    in_memory: int = 0
 
     @property
     def news(self) -> tuple[int, bool]:
@@ -280,21 +285,11 @@ class Reading:
         who, said = self._who, self._said
         if who is None or (said is not None and said.alive == alive):
             return said
-        counters, growing = self._counters, self._opened - self._sealed if alive else ()
-        self._said = Member(
-            self.name,
-            alive,
-            who.started_at,
-            who.process,
-            who.settings,
-            frozenset(growing),
-            frozenset(self._opened),
-            counters.requests,
-            counters.dropped,
-            self._creates,
-            who.agent,
-            who.launcher,
-        )
+        counters, growing = self._counters, frozenset(self.open_files if alive else ())
+        said = Member(self.name, alive, who.started_at, who.process, who.settings, growing, frozenset(self._opened))
+        said = replace(said, create=self._creates, agent=who.agent, launcher=who.launcher)
+        said = replace(said, requests=counters.requests, dropped=counters.dropped, in_memory=counters.in_memory)
+        self._said = said
         return self._said
 
 

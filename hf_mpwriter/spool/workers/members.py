@@ -123,19 +123,21 @@ class MemberFile:
                 raise OSError(f"the disk refuses a line of {self.path}")
             self._is_torn = False
 
-    def count(self, *, requests: int = 0, dropped: int = 0) -> None:
+    def count(self, *, requests: int = 0, dropped: int = 0, in_memory: int | None = None) -> None:
         """Add to the counters.
 
         Args:
             requests: for a push of all that this worker has written.
             dropped: records that the disk refused for good.
+            in_memory: records that wait in memory now, None if that is as it was.
 
         Raises:
             OSError: the disk refuses; the file is as it was.
         """
         with self._lock:
             locks.check(self._fd)
-            counters = Counters(self._counters.requests + requests, self._counters.dropped + dropped)
+            old, waiting = self._counters, self._counters.in_memory if in_memory is None else in_memory
+            counters = Counters(old.requests + requests, old.dropped + dropped, waiting)
             os.pwrite(self._fd, counters.line(), self._counters_at)
             self._counters = counters
 
@@ -173,7 +175,7 @@ class MemberFiles:
         self._make = make
         self.files = [make()]
         self._opened_in: dict[str, MemberFile] = {}
-        self._dropped = 0
+        self._dropped = self._in_memory = 0
 
     def opened(self, path: str) -> None:
         """Record an event file that is about to be made; OSError if the disk refuses."""
@@ -193,8 +195,12 @@ class MemberFiles:
         for file in self.files:
             file.count(requests=1)
 
-    def record_dropped(self, dropped: int) -> None:
-        """Record how many records were dropped all in all, if that is new; OSError if the disk refuses."""
+    def record_dropped(self, dropped: int, in_memory: int = 0) -> None:
+        """Record how many records were dropped all in all and wait in memory, if that is new; may raise OSError."""
+        if in_memory != self._in_memory:
+            with contextlib.suppress(OSError):  # for display only
+                self.files[0].count(in_memory=in_memory)
+                self._in_memory = in_memory
         if dropped > self._dropped:
             self.files[0].count(dropped=dropped - self._dropped)
             self._dropped = dropped
@@ -204,11 +210,7 @@ class MemberFiles:
         return all(file.is_there() for file in self.files)
 
     def leave(self, dropped: int) -> None:
-        """Release the locks: the worker is dead from here on.
-
-        Args:
-            dropped: records that the disk refused for good.
-        """
+        """Release the locks: the worker is dead from here on, and the disk has refused so many records for good."""
         with contextlib.suppress(OSError):  # for display only
             self.record_dropped(dropped)
         for file in self.files:

@@ -173,8 +173,7 @@ class RateLimit:
         self._limit, self._clock, self._nodes, self._host = limit, clock, nodes, host
         self._seen, self._at_bucket, self.stretch = {host}, 1, 1.0
         self._is_only, self._has_committed = nodes.rank == 0, False
-        repository = f"{destination.endpoint} {destination.repo_type} {destination.repo_id}"
-        self._name = f"{hashlib.sha256(repository.encode()).hexdigest()[:24]}.json"
+        self._name = _name_of(destination)
         self._folders = folders
         self._busy_since: float | None = None
 
@@ -297,3 +296,26 @@ def folders(environ: Mapping[str, str], spool: Directory) -> list[Place]:
     """Where buckets may be: the user's cache folder, else the spool."""
     own = Directory(os.path.join(hf_home.cache_folder(environ), "hf_mpwriter", "rate_limit"))
     return [Place(own), spool / "rate_limit"]
+
+
+def tokens_left(destination: Destination, limit: float, folders: list[Place], now: float) -> float:
+    """Commits that may start now, as far as the bucket of a repository tells; it is only read.
+
+    Args:
+        destination: whose repository.
+        limit: commits per hour.
+        folders: where buckets may be; see `folders`.
+        now: unix time.
+    """
+    rule = Rule(limit)
+    for folder in folders:
+        with contextlib.suppress(OSError, state.DamagedError):
+            bucket = state.load(Bucket, disk.read(folder / _name_of(destination)) or b"")
+            return min(rule.burst, max(0.0, bucket.tokens) + max(0.0, now - bucket.at) / rule.pause)
+    return rule.burst
+
+
+def _name_of(destination: Destination) -> str:
+    """The file of the bucket of a repository."""
+    repository = f"{destination.endpoint} {destination.repo_type} {destination.repo_id}"
+    return f"{hashlib.sha256(repository.encode()).hexdigest()[:24]}.json"

@@ -235,7 +235,10 @@ def test_a_directory_of_the_user_that_the_group_may_write_is_no_spool(hub, open_
         line = {"worker": "main", "process": process, "started_at": 9e9, "settings": settings, "agent": None}
         line["launcher"] = None
         (spool / "members" / "main.host-0.1.2-3").write_text(
-            json.dumps(line) + "\n" + json.dumps({"requests": 0, "dropped": 0}).ljust(COUNTERS_LENGTH - 1) + "\n"
+            json.dumps(line)
+            + "\n"
+            + json.dumps({"requests": 0, "dropped": 0, "in_memory": 0}).ljust(COUNTERS_LENGTH - 1)
+            + "\n"
         )
 
     assert in_child(swap) == 0

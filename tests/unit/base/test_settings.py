@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from support import JSON
 
 from hf_mpwriter.base import state
+from hf_mpwriter.base.arguments.values import patterns
 from hf_mpwriter.base.errors import HfMpWriterError, SettingsError
 from hf_mpwriter.base.settings import (
     DEFAULT_ENDPOINT,
@@ -21,7 +22,6 @@ from hf_mpwriter.base.settings import (
     Settings,
     check_repo_id,
     normalised_endpoint,
-    patterns,
 )
 
 GLOBS = st.lists(st.text("abc*?[]!/.", max_size=6), max_size=3)
@@ -30,8 +30,8 @@ SETTINGS = st.builds(
     commit_every=st.floats(0.001, 1e6),
     squash_history=st.booleans(),
     private=st.none() | st.booleans(),
-    allow_patterns=st.none() | GLOBS.map(patterns),
-    ignore_patterns=GLOBS.map(patterns),
+    allow_patterns=st.none() | GLOBS.map(lambda globs: patterns("patterns", globs)),
+    ignore_patterns=GLOBS.map(lambda globs: patterns("patterns", globs)),
     exit_timeout=st.floats(0, 1e6),
     mirror_every=st.floats(0.001, 1e6),
 )
@@ -177,17 +177,9 @@ def test_patterns_select_what_huggingface_hub_selects(paths, allow, ignore):
     from huggingface_hub.utils import filter_repo_objects
 
     wanted = list(filter_repo_objects(paths, allow_patterns=allow, ignore_patterns=ignore))
-    ours = Settings(allow_patterns=None if allow is None else patterns(allow), ignore_patterns=patterns(ignore))
+    allowed = None if allow is None else patterns("repo_allow_patterns", allow)
+    ours = Settings(allow_patterns=allowed, ignore_patterns=patterns("repo_ignore_patterns", ignore))
     assert [path for path in paths if ours.allows(path)] == wanted
-
-
-def test_patterns_are_strings():
-    """One, several or none; anything else is refused."""
-    assert patterns(None) == ()
-    assert patterns("a/") == ("a/*",)
-    assert patterns(["a", "b/"]) == ("a", "b/*")
-    with pytest.raises(SettingsError):
-        patterns(["a", 3])
 
 
 @pytest.mark.parametrize("text", ["soon", "", "1 min"])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 
+import click
 import pytest
 from programs import succeed
 from repository import README
@@ -49,18 +52,10 @@ def test_the_json_of_status_has_the_keys_that_are_documented(tmp_path):
     Spool(str(tmp_path)).create()
     status = json.loads(run("status", tmp_path, "--json").output)
     assert list(status) == [
-        "logdir",
-        "destination",
-        "visibility",
-        "uploader",
-        "mirror",
-        "workers",
-        "files",
-        "quarantined",
-        "dropped",
-        "damaged",
+        *("version", "logdir", "run_dir", "state", "next", "destination", "visibility", "workers", "bytes", "lag"),
+        *("last_commit", "uploader", "mirror", "error", "notices", "files", "quarantined", "damaged"),
     ]
-    assert {"phase", "pid", "alive", "beat", "reason", "hint", "failures", "notices"} <= set(status["uploader"])
+    assert list(status["uploader"]) == ["alive", "phase", "pid", "host", "last_seen", "next_in"]
 
 
 LOADED = """
@@ -81,3 +76,38 @@ def test_an_error_of_the_package_is_one_line(tmp_path):
     result = run("sync", tmp_path, "--repo-id", "not valid")
     assert result.exit_code == 1
     assert result.output.startswith("Error: repo_id 'not valid' is not valid.")
+
+
+def test_a_directory_that_is_not_there_is_said_to_be_so(tmp_path):
+    """It was misspelt; the line names the command that lists the runs."""
+    result = run("status", tmp_path / "none")
+    assert (result.exit_code, result.output.count("\n")) == (1, 1)
+    assert "does not exist. The runs" in result.output or "hf-mpwriter status" in result.output
+
+
+@click.command("fails")
+@click.argument("name")
+def fails(name: str) -> None:
+    """Raise an error of the system, or a bug."""
+    if name == "bug":
+        raise KeyError(name)
+    raise OSError(getattr(errno, name), os.strerror(getattr(errno, name)), "/runs/exp1")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("ENOSPC", "No space left on device: /runs/exp1. Free space, then run the command again."),
+        ("EACCES", "Permission denied: /runs/exp1."),
+        ("bug", "This should not happen: KeyError: 'bug'. All of it: hf-mpwriter --debug"),
+    ],
+)
+def test_every_error_is_one_line_and_debug_shows_the_traceback(monkeypatch, name, words):
+    """A full disk, a permission, a bug: what helps, and no traceback, unless it is asked for."""
+    monkeypatch.setitem(main.commands, "fails", fails)
+    result = run("fails", name)
+    assert (result.exit_code, result.output.count("\n")) == (1, 1), result.output
+    assert words in result.output
+    for arguments, variable in ((["--debug"], ""), ([], "1")):
+        monkeypatch.setenv("HF_MPWRITER_DEBUG", variable)
+        assert isinstance(run(*arguments, "fails", name).exception, (OSError, KeyError))

@@ -43,9 +43,16 @@ def test_what_is_advised_fits_what_was_found(found, words):
 @pytest.mark.parametrize(
     ("verdict", "words"),
     [
-        (Refused("401", "Run: hf auth login"), "the Hub refuses it: 401 Run: hf auth login"),
-        (Retry("ConnectError: refused"), "did not answer as it should: ConnectError: refused. Try again later."),
-        (Unknown("the answer is not that of a Hub"), "did not answer as it should: the answer"),
+        (
+            Refused("HfHubHTTPError: 401 Client Error", "Run: hf auth login"),
+            "the token is refused (401). hf auth login",
+        ),
+        (Refused("HFValidationError: Repo id", "Check repo_id."), "Repo id. Check repo_id"),
+        (
+            Retry("ConnectError: refused"),
+            "the Hub cannot be reached. Try again later; what is wrong: hf-mpwriter doctor",
+        ),
+        (Unknown("the answer is not that of a Hub"), "what answers is no Hub: look at HF_ENDPOINT"),
     ],
 )
 def test_without_an_answer_nothing_is_said_of_the_data(verdict, words):

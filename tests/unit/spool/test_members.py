@@ -56,7 +56,10 @@ def member_file(place: Spool, worker: str = "main") -> MemberFile:
 
 def counters(requests: int = 0, dropped: int = 0) -> bytes:
     """The second line of a member file."""
-    return json.dumps({"requests": requests, "dropped": dropped}).encode().ljust(COUNTERS_LENGTH - 1) + b"\n"
+    return (
+        json.dumps({"requests": requests, "dropped": dropped, "in_memory": 0}).encode().ljust(COUNTERS_LENGTH - 1)
+        + b"\n"
+    )
 
 
 def parse(data: bytes) -> Member | None:
@@ -361,8 +364,8 @@ def test_a_torn_last_line_is_not_there():
 
 
 @given(st.lists(st.binary(max_size=30) | JSON.map(lambda value: json.dumps(value).encode()), max_size=4))
-@example([b'{"requests": Infinity, "dropped": 0}'])
-@example([b'{"requests": 0, "dropped": 1e999}'])
+@example([b'{"requests": Infinity, "dropped": 0, "in_memory": 0}'])
+@example([b'{"requests": 0, "dropped": 1e999, "in_memory": 0}'])
 def test_no_content_of_a_member_file_makes_parsing_raise(garbage):
     """Whatever a damaged disk shows, as first line or later: a member or None."""
     for content in (garbage, [json.dumps(FIRST).encode(), *garbage]):

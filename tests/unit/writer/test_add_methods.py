@@ -18,6 +18,7 @@ from support import events
 from hf_mpwriter import SummaryWriter
 from hf_mpwriter.events import framing
 from hf_mpwriter.writer import scalars
+from hf_mpwriter.writer.refusals import NotLoggableError
 
 
 @pytest.mark.parametrize(("name", "call"), CALLS, ids=[f"{n}-{name}" for n, (name, _) in enumerate(CALLS)])
@@ -140,14 +141,34 @@ def test_what_is_no_scalar_is_refused_as_tensorboardx_does(tmp_path, value):
         writer.add_scalar("a", value, 1)
 
 
-@pytest.mark.parametrize("step", ["5", 5.7, np.int32(5)])
-def test_a_step_may_be_anything_that_int_takes(tmp_path, step):
+@pytest.mark.parametrize("step", ["5", 5.0, np.int32(5), np.float32(5), np.array(5), decimal.Decimal(5)])
+def test_a_step_may_be_any_whole_number_that_int_takes(tmp_path, step):
     """As in both libraries."""
     with SummaryWriter(tmp_path) as writer:
         writer.add_scalar("a", 1.0, step)
         writer.add_text("t", "x", step)
-    (path,) = tmp_path.glob("*tfevents*")
-    assert [event.step for event in events(path)] == [0, 5, 5]
+        writer.add_scalars("group", {"a": 1.0}, step)
+    found = [event.step for path in tmp_path.rglob("*tfevents*") for event in events(path) if event.summary.value]
+    assert found == [5, 5, 5]
+
+
+@pytest.mark.parametrize("step", [1.5, np.float64(1.5), decimal.Decimal("1.5"), math.nan, math.inf, "soon", [1, 2]])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda writer, step: writer.add_scalar("a", 1.0, step),
+        lambda writer, step: writer.add_scalar("a", 1.0, step, display_name="A"),
+        lambda writer, step: writer.add_scalars("group", {"a": 1.0}, step),
+        lambda writer, step: writer.add_text("t", "x", step),
+        lambda writer, step: writer.add_hparams({"lr": 1}, {"a": 1.0}, global_step=step),
+    ],
+    ids=["scalar", "scalar with a name", "scalars", "text", "hparams"],
+)
+def test_a_step_that_is_no_whole_number_is_refused_by_name(tmp_path, call, step):
+    """`int` would make 1 of 1.5, and two points of a curve one. Nothing is written."""
+    with SummaryWriter(tmp_path) as writer, pytest.raises(NotLoggableError, match=r"^global_step is .*whole number"):
+        call(writer, step)
+    assert not list(tmp_path.rglob("*tfevents*"))
 
 
 def test_a_step_beyond_64_bits_is_an_error(tmp_path):

@@ -29,14 +29,90 @@ def values(directory) -> list[tuple[str, int, float]]:
 
 
 def test_the_signature_is_that_of_huggingface_hub():
-    """A drop-in takes the same arguments with the same defaults."""
+    """A drop-in takes the same arguments with the same defaults, and those of SummaryWriter by name."""
     import huggingface_hub
 
-    theirs = inspect.signature(huggingface_hub.HFSummaryWriter.__init__).parameters
-    ours = inspect.signature(HFSummaryWriter.__init__).parameters
-    assert [(p.name, p.kind, p.default) for p in ours.values()] == [
-        (p.name, p.kind, p.default) for p in theirs.values()
-    ]
+    theirs = list(inspect.signature(huggingface_hub.HFSummaryWriter.__init__).parameters.values())
+    ours = list(inspect.signature(HFSummaryWriter.__init__).parameters.values())
+    assert theirs.pop().kind is inspect.Parameter.VAR_KEYWORD
+    assert [(p.name, p.kind, p.default) for p in ours[: len(theirs)]] == [(p.name, p.kind, p.default) for p in theirs]
+    assert {p.kind for p in ours[len(theirs) :]} == {inspect.Parameter.KEYWORD_ONLY}
+
+
+def test_both_writers_have_the_same_arguments():
+    """With the same defaults and types; `repo_id` is required where it says what the writer is for."""
+    local, ours = (inspect.signature(writer).parameters for writer in (SummaryWriter, HFSummaryWriter))
+    assert set(ours) == set(local)
+    assert {name for name in ours if ours[name].default != local[name].default} == {"repo_id"}
+    assert {name for name in ours if ours[name].annotation != local[name].annotation} == {"repo_id"}
+
+
+@pytest.mark.parametrize("writer", [SummaryWriter, HFSummaryWriter])
+@pytest.mark.parametrize(
+    ("misspelt", "told"),
+    [
+        ("repoid", "unexpected argument 'repoid'. Did you mean 'repo_id'?"),
+        ("Log_Dir", "unexpected argument 'Log_Dir'. Did you mean 'log_dir'?"),
+        ("allow_patterns", "unexpected argument 'allow_patterns'. Did you mean 'repo_allow_patterns'?"),
+        ("colour", "unexpected argument 'colour'."),
+    ],
+)
+def test_a_misspelt_argument_is_named_with_the_nearest_one(tmp_path, monkeypatch, writer, misspelt, told):
+    """Before anything is written; also where the required one is missing for that."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(TypeError) as found:
+        writer(**{misspelt: "x"})
+    assert str(found.value) == told
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"repo_allow_patterns": 5}, "repo_allow_patterns is 5"),
+        ({"repo_allow_patterns": {"*": 1}}, "repo_allow_patterns is"),
+        ({"repo_allow_patterns": b"*"}, "repo_allow_patterns is"),
+        ({"repo_ignore_patterns": ["*", 3]}, "repo_ignore_patterns holds 3"),
+        ({"squash_history": "false"}, "squash_history is 'false'"),
+        ({"squash_history": None}, "squash_history is None"),
+        ({"squash_history": 2}, "squash_history is 2"),
+        ({"repo_private": "yes"}, "repo_private is 'yes'"),
+        ({"token": b"hf_secret"}, "token must be a string, not a value of type bytes"),
+        ({"token": True}, "token must be a string, not a value of type bool"),
+        ({"path_in_repo": 5}, "path_in_repo is 5"),
+        ({"repo_type": "models"}, "repo_type is 'models'"),
+        ({"repo_revision": 5}, "revision is 5"),
+        ({"purge_step": 1.5}, "purge_step is 1.5"),
+        ({"purge_step": "5"}, "purge_step is '5'"),
+        ({"memory_limit": "1 GB"}, "memory_limit is '1 GB'"),
+    ],
+)
+def test_an_argument_of_a_wrong_type_is_refused_by_its_name(tmp_path, monkeypatch, wrong, told):
+    """A SettingsError, before anything is written; a secret is not shown."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SettingsError) as found:
+        HFSummaryWriter("me/run", **wrong)
+    assert str(found.value).startswith(told)
+    assert "hf_secret" not in str(found.value)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ({"repo_allow_patterns": "*.csv"}, {"allow_patterns": ("*.csv",)}),
+        ({"repo_allow_patterns": ("*.csv", "logs/")}, {"allow_patterns": ("*.csv", "logs/*")}),
+        ({"repo_allow_patterns": None}, {"allow_patterns": None}),
+        ({"repo_ignore_patterns": ["*.tmp"]}, {"ignore_patterns": ("*.tmp",)}),
+        ({"squash_history": True}, {"squash_history": True}),
+        ({"squash_history": np.True_}, {"squash_history": True}),
+        ({"squash_history": 0}, {"squash_history": False}),
+    ],
+)
+def test_an_argument_of_a_right_type_is_taken(tmp_path, given, kept):
+    """One pattern or several, and a bool of numpy too."""
+    with SummaryWriter(tmp_path, **given) as writer:
+        assert {name: getattr(writer._settings, name) for name in kept} == kept
 
 
 def test_the_attributes_are_those_of_huggingface_hub(run_dir, monkeypatch):

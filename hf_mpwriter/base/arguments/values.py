@@ -1,0 +1,113 @@
+"""Values of arguments: one of a wrong type is refused by the name of its argument.
+
+Python converts many of them without a word: `bool("false")` is true, and `int(1.5)` is 1.
+"""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from hf_mpwriter.base.errors import SettingsError
+
+
+def is_switch(value: Any) -> bool:
+    """Whether this is True or False, also as a 0, a 1 or a bool of numpy."""
+    is_numpys = getattr(getattr(value, "dtype", None), "kind", "") == "b" and getattr(value, "ndim", 0) == 0
+    return is_numpys or (isinstance(value, int) and value in (0, 1))
+
+
+def switch(name: str, value: Any) -> bool:
+    """Return a switch as a bool.
+
+    Args:
+        name: of the argument.
+        value: that was given.
+
+    Raises:
+        SettingsError: it is neither true nor false.
+    """
+    if not is_switch(value):
+        raise SettingsError(f"{name} is {reprlib.repr(value)}.", hint="It is True or False.")
+    return bool(value)
+
+
+def text_or_none(name: str, value: Any) -> str | None:
+    """Return a text, or None.
+
+    Args:
+        name: of the argument.
+        value: that was given.
+
+    Raises:
+        SettingsError: it is neither.
+    """
+    if value is not None and not isinstance(value, str):
+        raise SettingsError(f"{name} is {reprlib.repr(value)}, but must be a string.")
+    return value
+
+
+def token_or_none(token: Any) -> str | None:
+    """Return a token, or None; a message never shows what was given.
+
+    Raises:
+        SettingsError: it is neither.
+    """
+    if token is not None and not isinstance(token, str):
+        kind = type(token).__name__
+        raise SettingsError(
+            f"token must be a string, not a value of type {kind}.",
+            hint="None takes the one of `hf auth login` or HF_TOKEN.",
+        )
+    return token
+
+
+def patterns(name: str, value: Any) -> tuple[str, ...]:
+    """Return patterns in the form of huggingface_hub: one or several; a trailing slash means all below.
+
+    Args:
+        name: of the argument.
+        value: a string, several in a list, a tuple or another iterable, or None for none.
+
+    Raises:
+        SettingsError: it is something else.
+    """
+    several = isinstance(value, Iterable) and not isinstance(value, (bytes, bytearray, Mapping))
+    if not several and value is not None:
+        raise SettingsError(f"{name} is {reprlib.repr(value)}.", hint="Give a pattern, or a list of patterns.")
+    items = [value] if isinstance(value, str) else list(value or ())
+    for item in items:
+        if not isinstance(item, str):
+            raise SettingsError(f"{name} holds {reprlib.repr(item)}, but patterns are strings.")
+    return tuple(item + "*" if item.endswith("/") else item for item in items)
+
+
+def whole(name: str, value: Any) -> int:
+    """Return a whole number as an int: of any type that Python converts, also a float such as 2.0.
+
+    Args:
+        name: of the argument.
+        value: that was given.
+
+    Raises:
+        TypeError: it is no number.
+        ValueError: it is one with a fraction, or not finite.
+    """
+    try:
+        number = int(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        if type(error) not in (TypeError, ValueError, OverflowError):  # a class of the program
+            raise
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{name} is {reprlib.repr(value)}, but must be a whole number.") from error
+    if _has_fraction(value, number):
+        raise ValueError(f"{name} is {reprlib.repr(value)}, but must be a whole number.")
+    return number
+
+
+def _has_fraction(value: Any, number: int) -> bool:
+    try:
+        return float(value) != float(number)
+    except (TypeError, OverflowError):  # it converts to an int only, or is too large for a fraction
+        return False

@@ -1,0 +1,79 @@
+"""The command `doctor`: a line for each check, then what the filesystem of DIR can do.
+
+Exit codes: 0 if nothing fails, 4 if something does: a person is needed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+
+import click
+
+from hf_mpwriter.base.errors import HfMpWriterError
+from hf_mpwriter.base.home import is_url, normalised_logdir
+from hf_mpwriter.base.settings import Destination, Environment
+from hf_mpwriter.cli.destination import with_namespace
+from hf_mpwriter.cli.doctor.checks import Check, Health, lines
+from hf_mpwriter.cli.doctor.hub import hub_checks
+from hf_mpwriter.cli.doctor.machine import commits_check, disk_check, uploader_checks, versions_check
+from hf_mpwriter.cli.storage.doctor import filesystem_lines, print_aligned
+from hf_mpwriter.spool.homes import find, spool_of
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.progress import Progress
+from hf_mpwriter.system.redaction import printable
+
+FAILS = 4  # exit code
+
+
+@click.command("doctor")
+@click.argument("directory", metavar="[DIR]", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def examine(directory: str | None, *, as_json: bool) -> None:
+    """Look for what keeps uploads from working: token, Hub, repository, limits, disk, clock, versions, uploaders.
+
+    With DIR also what its filesystem can do, and how a run with the logdir DIR would be kept. DIR need not exist yet;
+    it may be a URL. Each line begins with ok, warn or fail, and ends with what helps. Ends within seconds.
+
+    Exit code 0: nothing fails; 4: something does.
+    """
+    logdir = None if directory is None else normalised_logdir(directory)
+    if logdir is not None and not is_url(logdir) and os.path.lexists(logdir) and not os.path.isdir(logdir):
+        raise click.ClickException(f"{printable(logdir)} is no directory. Give the logdir of a run.")
+    about = filesystem_lines(logdir) if logdir is not None else []
+    checks = list(_checks(logdir))
+    if as_json:
+        click.echo(json.dumps({"checks": [check.to_json() for check in checks], "filesystem": dict(about)}, indent=1))
+    else:
+        for line in lines(checks):
+            click.echo(line)
+        if about:
+            click.echo()
+            print_aligned(about)
+    click.get_current_context().exit(FAILS if any(check.health is Health.FAIL for check in checks) else 0)
+
+
+def _checks(logdir: str | None) -> Iterator[Check]:
+    yield versions_check()
+    spool, destination, trouble = (None, None, None) if logdir is None else _run_at(logdir)
+    yield from hub_checks(Environment.read().endpoint, destination)
+    if trouble is not None:
+        yield trouble
+    if spool is not None and destination is not None:
+        yield commits_check(spool, destination)
+    yield disk_check(os.getcwd() if spool is None else spool.run_dir)
+    yield from uploader_checks()
+
+
+def _run_at(logdir: str) -> tuple[Spool, Destination | None, Check | None]:
+    """The spool of a logdir, its destination if it is a run that has one, and what is wrong with it."""
+    spool = spool_of(find(logdir))
+    try:
+        recorded = spool.destination() if spool.exists() else None
+    except (HfMpWriterError, OSError) as error:
+        return spool, None, Check("run", Health.FAIL, str(error))
+    if recorded is None:
+        return spool, None, None
+    ledger = Progress(spool).ledger()
+    return spool, with_namespace(recorded, ledger.repo_id if ledger else ""), None

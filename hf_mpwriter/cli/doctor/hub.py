@@ -1,0 +1,166 @@
+"""Checks of the Hub: token, endpoint, clock, repository. Two requests with short timeouts, whatever the Hub does.
+
+A token goes only to the Hub of HF_ENDPOINT. A run that is recorded for another one is not asked about.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from hf_mpwriter.base.settings import OFFLINE, Destination, is_offline
+from hf_mpwriter.cli.doctor.checks import Check, Health
+from hf_mpwriter.cli.words import LOGIN, cure, is_debugging, plain
+from hf_mpwriter.system import hf_home, redaction
+from hf_mpwriter.system.process import start_directory
+
+SKEW = 60.0  # seconds between our clock and that of the Hub, from which on it is told
+WRITES = ("write", "admin")  # roles of tokens that may write anywhere
+
+
+def hub_checks(endpoint: str, destination: Destination | None) -> Iterator[Check]:
+    """What the Hub says.
+
+    Args:
+        endpoint: URL of the Hub of this environment.
+        destination: of the run, None if none is looked at.
+    """
+    if is_offline():
+        yield Check("endpoint", Health.FAIL, f"{OFFLINE}: nothing is sent", "Unset it to upload")
+        return
+    os.environ["HF_ENDPOINT"] = endpoint  # read when the client is imported
+    if not is_debugging():
+        os.environ["HF_HUB_VERBOSITY"] = "error"
+    os.environ |= hf_home.settled(os.environ, start_directory(), hf_home.account_home())
+    from hf_mpwriter.push.account import Account
+    from hf_mpwriter.push.classify import classify
+
+    account, source = Account(endpoint), token_source(os.environ)
+    try:
+        reply = account.whoami()
+    except Exception as error:  # noqa: BLE001 - every error of the client has a verdict
+        reason = getattr(classify(error), "reason", "")
+        helps = cure(reason) or "Is the network up, and HF_ENDPOINT right? Until then everything is kept"
+        yield Check("endpoint", Health.FAIL, f"{endpoint}: {plain(reason)}", helps)
+        yield Check("token", Health.WARN, f"{source}; not asked" if source else "there is none; not asked")
+        return
+    yield endpoint_check(endpoint, reply.status, reply.fields)
+    yield token_check(reply.status, reply.fields, source)
+    if reply.date is not None:
+        yield clock_check(time.time() - reply.date)
+    if destination is None:
+        return
+    if not destination.is_at(endpoint):
+        text = f"the run is recorded for {destination.endpoint}, so it was not asked"
+        yield Check("repository", Health.WARN, text, f"If your token may go there: HF_ENDPOINT={destination.endpoint}")
+        return
+    try:
+        seen = account.repository(destination)
+    except Exception as error:  # noqa: BLE001 - every error of the client has a verdict
+        text = plain(getattr(classify(error), "reason", ""))
+        yield Check("repository", Health.FAIL, f"{destination}: {text}", "Try again later")
+        return
+    yield repository_check(destination, seen.status, seen.fields, reply.fields)
+
+
+def token_source(environ: Mapping[str, str]) -> str:
+    """Where the token comes from, "" if there is none."""
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        if environ.get(name):
+            return f"from {name}"
+    path = hf_home.token_files(environ)[0]
+    return f"from {path}" if redaction.known_tokens({**environ}) and os.path.isfile(path) else ""
+
+
+def endpoint_check(endpoint: str, status: int, fields: Mapping[str, Any]) -> Check:
+    """Whether a Hub answers there.
+
+    Args:
+        endpoint: URL.
+        status: of HTTP, of the answer to whoami.
+        fields: of that answer.
+    """
+    if status >= 500:
+        return Check("endpoint", Health.FAIL, f"{endpoint}: the Hub fails ({status})", "Try again later")
+    if status == 429:
+        return Check("endpoint", Health.WARN, f"{endpoint}: too many requests (429)", "It passes by itself")
+    if not fields:
+        return Check("endpoint", Health.FAIL, f"{endpoint}: what answers is no Hub", "Look at HF_ENDPOINT and proxies")
+    return Check("endpoint", Health.OK, f"{endpoint} answers")
+
+
+def token_check(status: int, fields: Mapping[str, Any], source: str) -> Check:
+    """Whose token it is, and what it may do.
+
+    Args:
+        status: of HTTP, of the answer to whoami.
+        fields: of that answer.
+        source: see `token_source`.
+    """
+    if status in (401, 403) or (status == 200 and not fields.get("name")):
+        text = f"{source}: {plain('401')}" if source else "there is none"
+        return Check("token", Health.FAIL, text, f"Run: {LOGIN}" if "HF_TOKEN" not in source else "Mend HF_TOKEN")
+    if status != 200:
+        return Check("token", Health.WARN, f"{source or 'none'}; not known what it may do ({status})")
+    role, name = role_of(fields), fields.get("name")
+    text = f"{source or 'none is needed'}: {name}, {role or 'rights not told'}"
+    if role == "read":
+        return Check("token", Health.FAIL, f"{text} only", f"Run: {LOGIN}, with a token that may write")
+    return Check("token", Health.OK, text)
+
+
+def role_of(fields: Mapping[str, Any]) -> str:
+    """What a token may do: read, write or fineGrained; "" if the Hub does not say.
+
+    Args:
+        fields: of the answer to whoami.
+    """
+    auth = fields.get("auth")
+    token = auth.get("accessToken") if isinstance(auth, dict) else None
+    role = token.get("role") if isinstance(token, dict) else None
+    return role if isinstance(role, str) else ""
+
+
+def clock_check(ahead: float) -> Check:
+    """Whether our clock is right.
+
+    Args:
+        ahead: seconds that it is ahead of that of the Hub.
+    """
+    if abs(ahead) < SKEW:
+        return Check("clock", Health.OK, "as that of the Hub")
+    way = "ahead of" if ahead > 0 else "behind"
+    text = f"{abs(ahead):.0f} s {way} that of the Hub"
+    return Check("clock", Health.WARN, text, "Set it: the times of curves, and signed URLs, depend on it")
+
+
+def repository_check(destination: Destination, status: int, fields: Mapping[str, Any], who: Mapping[str, Any]) -> Check:
+    """Whether the repository is there, who can read it, and whether the token may write.
+
+    Args:
+        destination: of the run.
+        status: of HTTP, of the answer about the repository.
+        fields: of that answer.
+        who: of the answer to whoami.
+    """
+    name = destination.repo_id
+    if status in (401, 403, 404):
+        text = f"{name} is not there, or this token may not see it"
+        return Check("repository", Health.WARN, text, "The first push creates it, if the token may")
+    if status != 200:
+        return Check("repository", Health.WARN, f"{name}: answer {status}", "Try again later")
+    text = f"{fields.get('id') or name}, {'private' if fields.get('private') else 'public'}"
+    if role_of(who) == "read":
+        return Check("repository", Health.FAIL, f"{text}, this token may not write", f"Run: {LOGIN}")
+    namespace, own = str(fields.get("id") or name).partition("/")[0], _namespaces(who)
+    if own and namespace not in own:
+        return Check("repository", Health.WARN, f"{text}, of {namespace}", "Whether this token may write is not known")
+    return Check("repository", Health.OK, f"{text}, this token may write" if role_of(who) in WRITES else text)
+
+
+def _namespaces(who: Mapping[str, Any]) -> set[str]:
+    orgs = who.get("orgs")
+    names = [org.get("name") for org in orgs if isinstance(org, dict)] if isinstance(orgs, list) else []
+    return {name for name in (who.get("name"), *names) if isinstance(name, str)}

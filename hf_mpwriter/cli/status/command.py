@@ -1,0 +1,170 @@
+"""The command `status`: which runs, in which form, once or again and again, and with which exit code.
+
+    no DIR, or several   a line for each run
+    one DIR              the run in full
+    --json               one DIR: an object; else a list
+    --watch              on a terminal drawn anew, else printed when something changes; ends with the last process
+
+Exit codes: 0 complete, 3 waiting, 4 a person is needed; of several runs the highest.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import click
+
+from hf_mpwriter.base.errors import HfMpWriterError
+from hf_mpwriter.cli.destination import existing_spool
+from hf_mpwriter.cli.output import counted
+from hf_mpwriter.cli.status import schema, text
+from hf_mpwriter.cli.status.facts import RunFacts, gather
+from hf_mpwriter.cli.status.finding import runs_below
+from hf_mpwriter.cli.status.judgement import Judgement, RunHealth, judge
+from hf_mpwriter.cli.status.links import commit_url
+from hf_mpwriter.cli.status.steps import StepFacts, steps_of
+from hf_mpwriter.cli.words import as_argument
+from hf_mpwriter.system.redaction import printable
+
+EVERY = 2.0  # seconds between two looks of `--watch`
+CLEAR = "\x1b[H\x1b[2J"  # of a terminal
+
+
+class Look(NamedTuple):
+    """What was found of one run.
+
+    Attributes:
+        logdir: as it was typed, or found.
+        facts: None if it cannot be read.
+        judgement: on it.
+        steps: with `--step`.
+    """
+
+    logdir: str
+    facts: RunFacts | None
+    judgement: Judgement
+    steps: Sequence[StepFacts] | None = None
+
+    @property
+    def code(self) -> int:
+        """Its exit code."""
+        if self.steps is None or self.judgement.state is RunHealth.PERSON:
+            return self.judgement.state.value
+        is_there = self.steps and all(one.is_there for one in self.steps)
+        return RunHealth.COMPLETE.value if is_there else RunHealth.WAITING.value
+
+    @property
+    def is_live(self) -> bool:
+        """Whether a process lives that may change something."""
+        facts = self.facts
+        return facts is not None and bool(facts.alive or facts.uploader_is_alive or facts.mirror_is_alive)
+
+    def to_json(self) -> dict[str, Any]:
+        """For programs."""
+        if self.facts is None:
+            return schema.unreadable(self.logdir, self.judgement.next)
+        found = schema.to_json(self.facts, self.judgement)
+        if self.steps is not None:
+            found["steps"] = [one.to_json(self.facts) for one in self.steps]
+        return found
+
+
+@click.command("status")
+@click.argument("logdirs", metavar="[DIR]...", nargs=-1)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, see docs/operations.md.")
+@click.option("--watch", is_flag=True, help="Look again every two seconds, until no process of the runs lives.")
+@click.option("--step", type=int, metavar="N", help="Is step N of each worker on the Hub, and by which commit?")
+def show_status(logdirs: tuple[str, ...], *, as_json: bool, watch: bool, step: int | None) -> None:
+    """Show how much of the run in DIR is on the Hub, what is to come, and what is to be done.
+
+    Without DIR, one line for each run below the current folder. Asks the disk only, not the Hub.
+
+    Exit code 0: complete; 3: waiting, it comes by itself; 4: a person is needed, the last line says for what.
+    """
+    if step is not None and len(logdirs) != 1:
+        raise click.UsageError("--step needs one DIR.")
+    is_drawn, before = watch and sys.stdout.isatty() and not as_json, ""
+    while True:
+        looks = _looks(logdirs, step)
+        lasting = _lasting(looks)
+        if is_drawn or lasting != before:
+            shown = _json(looks, logdirs) if as_json else "\n".join(_lines(looks, is_single=len(logdirs) == 1))
+            click.echo(f"{CLEAR if is_drawn else ''}{shown}")
+        before = lasting
+        if not watch or not any(look.is_live for look in looks):
+            break
+        time.sleep(EVERY)
+    click.get_current_context().exit(max((look.code for look in looks), default=0))
+
+
+def _json(looks: Sequence[Look], logdirs: Sequence[str]) -> str:
+    found = [look.to_json() for look in looks]
+    return json.dumps(found[0] if len(logdirs) == 1 else found, indent=1)
+
+
+def _lasting(looks: Iterable[Look]) -> str:
+    """What of several looks is no matter of the clock."""
+    found = [look.to_json() for look in looks]
+    for one in found:
+        one.pop("lag", None)
+        for key in ("uploader", "mirror"):
+            if one.get(key):
+                one[key] = {name: value for name, value in one[key].items() if name not in ("last_seen", "next_in")}
+    return json.dumps(found)
+
+
+def _looks(logdirs: tuple[str, ...], step: int | None) -> list[Look]:
+    names = logdirs or [as_argument(found) for found in runs_below(os.getcwd())]
+    return [_look(name, step) for name in names]
+
+
+def _look(logdir: str, step: int | None) -> Look:
+    """Look at one run; what cannot be read is a matter for a person.
+
+    Raises:
+        ClickException: there is no run.
+    """
+    try:
+        spool = existing_spool(logdir)
+        facts = gather(spool)
+        steps = None if step is None else steps_of(spool, facts, step)
+    except (HfMpWriterError, OSError) as error:
+        return Look(logdir, None, Judgement(RunHealth.PERSON, str(error)))
+    return Look(logdir, facts, judge(facts, logdir), steps)
+
+
+def _lines(looks: Sequence[Look], *, is_single: bool) -> Iterable[str]:
+    if is_single:
+        (look,) = looks
+        if look.facts is None:
+            yield f"{printable(look.logdir)} cannot be read"
+            yield printable(f"next: {look.judgement.next}")
+        elif look.steps is not None:
+            yield from (printable(_step_line(one, look.facts)) for one in look.steps)
+            if look.judgement.next and look.code:
+                yield printable(f"next: {look.judgement.next}")
+        else:
+            yield from text.full(look.facts, look.judgement, look.logdir)
+        return
+    if not looks:
+        yield "No run below this folder. Give the logdir of a run: hf-mpwriter status DIR"
+    yield from text.table([(look.logdir, look.facts, look.judgement) for look in looks if look.facts is not None])
+    for look in looks:
+        if look.facts is None:
+            yield printable(f"{look.logdir}  cannot be read")
+            yield printable(f"next: {look.logdir}: {look.judgement.next}")
+
+
+def _step_line(one: StepFacts, facts: RunFacts) -> str:
+    if not one.records:
+        last = "nothing yet" if one.last is None else f"up to step {one.last}"
+        return f"{one.worker}: has not logged it; {last}"
+    if one.is_there and one.held and facts.destination:
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.held.time))
+        return f"{one.worker}: on the Hub since {since} at the latest: {commit_url(facts.destination, one.held.commit)}"
+    return f"{one.worker}: not on the Hub yet; {one.on_hub} of {counted(one.records, 'record')} are"

@@ -1,0 +1,317 @@
+"""Facts: what the disk knows of one run, gathered once. Nothing is asked of the Hub: the ledger says what it holds.
+
+run.json, ledger   -->  destination, visibility, bytes on the Hub, last commit
+member files       -->  workers that live, ended or died
+event files        -->  bytes logged, the age of the oldest record that is not on the Hub
+status files       -->  uploader and mirror, last failure, next commit
+"""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from hf_mpwriter.base.errors import SpoolFormatError
+from hf_mpwriter.base.files import LocalFile
+from hf_mpwriter.base.names import event_host, event_second, is_attachment, worker_of
+from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.cli.destination import newest_settings, with_namespace
+from hf_mpwriter.pull.record import pulled_files
+from hf_mpwriter.snapshot.attachments import NEVER_SENT, Attachments
+from hf_mpwriter.snapshot.event_files import Damage, EventFileScan
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.ledger import Ledger
+from hf_mpwriter.spool.notices import read_notices
+from hf_mpwriter.spool.ownership import RUN_JSON
+from hf_mpwriter.spool.progress import Progress
+from hf_mpwriter.spool.staging.logdir import Logdir
+from hf_mpwriter.spool.staging.status import MirrorStatus
+from hf_mpwriter.spool.status import UploaderStatus
+from hf_mpwriter.spool.workers.member_lines import Member, Reading
+from hf_mpwriter.spool.workers.members import ASK_FOR_ALL, Members
+from hf_mpwriter.spool.workers.share import Share
+from hf_mpwriter.system import disk
+from hf_mpwriter.system.process import host_id, safe_name
+
+_WALL_TIME = struct.Struct("<12xBd")  # behind the header of a record: the key of this field, then it
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """A file of the run directory.
+
+    Attributes:
+        path: relative to the run directory.
+        size: bytes, up to the end of the last whole record.
+        on_hub: of these, bytes that the Hub is known to hold.
+        in_logdir: of these, bytes that are in the logdir; None unless the run is staged, and of attachments.
+        growing: whether its writer may append more.
+        pulled: whether it came from the Hub: another machine wrote it.
+    """
+
+    path: str
+    size: int
+    on_hub: int
+    in_logdir: int | None
+    growing: bool
+    pulled: bool
+
+
+@dataclass(frozen=True)
+class WorkerFacts:
+    """A worker that has logged, or lives.
+
+    Attributes:
+        name: of the worker.
+        state: alive, ended or died.
+        host: id of its host, without the digits of the machine.
+        pid: process id, 0 if it is not known.
+        is_here: whether that is this host.
+        dropped: records that the disk refused for good.
+        in_memory: records that wait in memory because the disk refuses them.
+    """
+
+    name: str
+    state: str
+    host: str
+    pid: int
+    is_here: bool
+    dropped: int = 0
+    in_memory: int = 0
+
+
+@dataclass(frozen=True)
+class LastCommit:
+    """The commit that was acknowledged last.
+
+    Attributes:
+        commit: its id.
+        time: unix time.
+    """
+
+    commit: str
+    time: float
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What the disk knows of a run.
+
+    Attributes:
+        logdir: path or URL by which its user names the run.
+        run_dir: absolute path.
+        now: unix time at which it was gathered.
+        destination: with the full name of the repository; None for a local run.
+        visibility: public, private or unknown, as it was seen last.
+        workers: by name.
+        files: event files and attachments, by path.
+        lag: seconds since the oldest record that is not on the Hub was logged, None if all are.
+        last_commit: None before the first.
+        uploader: as it last described itself.
+        uploader_is_alive: whether one holds the uploader lock.
+        notices: what the uploaders of all hosts have found out, the newest last.
+        quarantined: the reason, per path.
+        damage: what is behind the last whole record of event files.
+        to: where a staged run is brought to, "" for any other.
+        mirror: as it last described itself.
+        mirror_is_alive: whether one holds the mirror lock.
+        refused_there: what the logdir does not take: the reason, per path.
+    """
+
+    logdir: str
+    run_dir: str
+    now: float
+    destination: Destination | None
+    visibility: str
+    workers: tuple[WorkerFacts, ...]
+    files: tuple[FileFacts, ...]
+    lag: float | None
+    last_commit: LastCommit | None
+    uploader: UploaderStatus
+    uploader_is_alive: bool
+    notices: tuple[str, ...]
+    quarantined: Mapping[str, str]
+    damage: tuple[Damage, ...]
+    to: str
+    mirror: MirrorStatus
+    mirror_is_alive: bool
+    refused_there: Mapping[str, str]
+
+    @property
+    def logged(self) -> int:
+        """Bytes that are to be uploaded."""
+        return sum(file.size for file in self.files)
+
+    @property
+    def on_hub(self) -> int:
+        """Of these, bytes that the Hub is known to hold."""
+        return sum(file.on_hub for file in self.files)
+
+    @property
+    def waiting(self) -> int:
+        """Of these, bytes that it does not hold; 0 for a local run. What is never sent does not wait."""
+        if self.destination is None:
+            return 0
+        never = {path for path, reason in self.quarantined.items() if reason == NEVER_SENT}
+        return sum(file.size - file.on_hub for file in self.files if file.path not in never)
+
+    @property
+    def missing_there(self) -> int:
+        """Bytes of complete files that are not in the logdir."""
+        files = (file for file in self.files if file.in_logdir is not None and not file.growing)
+        return sum(file.size - (file.in_logdir or 0) for file in files)
+
+    @property
+    def alive(self) -> tuple[WorkerFacts, ...]:
+        """The workers that live."""
+        return tuple(worker for worker in self.workers if worker.state == "alive")
+
+    @property
+    def refused(self) -> dict[str, str]:
+        """What is quarantined and may come to the Hub all the same: the reason, per path."""
+        return {path: reason for path, reason in self.quarantined.items() if reason != NEVER_SENT}
+
+    @property
+    def in_memory(self) -> int:
+        """Records of living workers that wait in memory."""
+        return sum(worker.in_memory for worker in self.alive)
+
+    @property
+    def next_in(self) -> float | None:
+        """Seconds until the next commit or try is due; None if no uploader lives, or nothing is known."""
+        if not self.uploader_is_alive or self.uploader.is_over or not self.uploader.next_in:
+            return None
+        return max(0.0, self.uploader.beat + self.uploader.next_in - self.now)
+
+
+def gather(spool: Spool) -> RunFacts:
+    """Gather the facts of a run.
+
+    Raises:
+        SpoolFormatError: run.json is damaged.
+        ForeignSpoolError: the spool is not this user's own.
+        OSError: the run directory cannot be read.
+    """
+    recorded = spool.destination()
+    if recorded is None and spool.has_destination():
+        text = f"{spool.directory / RUN_JSON} is damaged: it is empty, or ends too soon."
+        raise SpoolFormatError(text, hint="Remove that file; the next start writes it again.")
+    all_members, progress, there = Members(spool), Progress(spool), Logdir(spool)
+    members, ledger, mirrored = all_members.all(), progress.ledger(), there.mirrored()
+    allows = Share(spool).of(newest_settings(members, ledger).allows)
+    attached, scan, now = Attachments(spool.run).scan(allows), EventFileScan(spool.run), time.time()
+    found = scan.files(allows, all_members.growing) + attached.files
+    pulled = pulled_files(spool)
+    files = tuple(
+        FileFacts(
+            file.path,
+            file.length,
+            bytes_on_hub(file, ledger),
+            None if not there.to or is_attachment(file.path) else min(file.length, mirrored.files.get(file.path, 0)),
+            file.growing,
+            file.path in pulled,
+        )
+        for file in found
+    )
+    return RunFacts(
+        logdir=spool.logdir,
+        run_dir=spool.run_dir,
+        now=now,
+        destination=recorded and with_namespace(recorded, ledger.repo_id if ledger else ""),
+        visibility=visibility(ledger),
+        workers=tuple(_workers(spool, members, files)),
+        files=files,
+        lag=_lag(spool, files, now) if recorded else None,
+        last_commit=_last_commit(ledger),
+        uploader=progress.uploader(),
+        uploader_is_alive=progress.uploader_is_alive(),
+        notices=_notices(spool),
+        quarantined=attached.refused | (ledger.reasons if ledger else {}),
+        damage=tuple(scan.damage(now)),
+        to=there.to,
+        mirror=there.status(),
+        mirror_is_alive=there.is_alive(),
+        refused_there=mirrored.refused,
+    )
+
+
+def visibility(ledger: Ledger | None) -> str:
+    """Who can read the repository, as it was seen last."""
+    private = ledger.private if ledger else None
+    return "unknown" if private is None else "private" if private else "public"
+
+
+def bytes_on_hub(file: LocalFile, ledger: Ledger | None) -> int:
+    """The bytes of a file that the Hub holds; of an attachment, all or none."""
+    if ledger is None or (file.sha256 and (file.path in ledger.quarantined or not ledger.covers(file))):
+        return 0
+    return min(file.length, ledger.length(file.path))
+
+
+def _notices(spool: Spool) -> tuple[str, ...]:
+    found = [notice for host in spool.host_ids() for notice in read_notices(spool.host(host))]
+    return tuple(notice.line for notice in sorted(found, key=lambda notice: notice.time))
+
+
+def _last_commit(ledger: Ledger | None) -> LastCommit | None:
+    held = [entry for entry in ledger.files.values() if entry.commit and entry.length] if ledger else []
+    newest = max(held, key=lambda entry: entry.time, default=None)
+    return LastCommit(newest.commit, newest.time) if newest else None
+
+
+# workers
+
+
+def _workers(spool: Spool, members: Iterable[Member], files: Iterable[FileFacts]) -> Iterator[WorkerFacts]:
+    """Those with a member file, the living one of each name; and those whose member file is gone, by their files."""
+    best: dict[str, Member] = {}
+    for member in sorted(members, key=lambda member: (member.alive, member.started_at)):
+        if member.name.worker not in ASK_FOR_ALL:
+            best[member.name.worker] = member
+    found = {name: _of_member(spool, member) for name, member in best.items()}
+    for file in files:
+        if not is_attachment(file.path) and not file.pulled:
+            name = worker_of(file.path)
+            host = safe_name(event_host(file.path.rpartition("/")[2]).partition(".")[0])
+            if name not in found and not any(other.startswith(f"{name}~") for other in found):
+                found[name] = WorkerFacts(name, "ended", host, 0, host == host_id().rpartition("-")[0])
+    yield from sorted(found.values(), key=lambda worker: (worker.name != "main", worker.name))
+
+
+def _of_member(spool: Spool, member: Member) -> WorkerFacts:
+    state = "alive" if member.alive else "died" if _has_died(spool, member) else "ended"
+    host = member.name.host
+    memory = member.in_memory if member.alive else 0
+    return WorkerFacts(
+        member.name.worker, state, host.rpartition("-")[0], member.name.pid, host == host_id(), member.dropped, memory
+    )
+
+
+def _has_died(spool: Spool, member: Member) -> bool:
+    """Whether a dead worker has left a file open, as none does that ends by itself."""
+    reading = Reading(member.name)
+    with contextlib.suppress(OSError):
+        reading.read(spool.member_file(member.name))
+    return bool(reading.open_files)
+
+
+# lag
+
+
+def _lag(spool: Spool, files: Iterable[FileFacts], now: float) -> float | None:
+    """Seconds since the oldest record that is not on the Hub was logged."""
+    times = [_time_at(spool, file) for file in files if file.on_hub < file.size and not is_attachment(file.path)]
+    return max(0.0, now - min(times)) if times else None
+
+
+def _time_at(spool: Spool, file: FileFacts) -> float:
+    """Unix time of the first record that the Hub does not have; of the file where the record does not tell."""
+    with contextlib.suppress(OSError, struct.error):
+        (data,) = disk.read_ranges(spool.run / file.path, (file.on_hub, _WALL_TIME.size))
+        key, at = _WALL_TIME.unpack(data)
+        if key == 0x09 and at > 0:
+            return float(at)
+    return float(event_second(file.path.rpartition("/")[2]) or time.time())

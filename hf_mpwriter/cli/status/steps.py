@@ -1,0 +1,135 @@
+"""`status --step N`: whether each worker's records of a step are on the Hub, by which commit, since when.
+
+The ledger names, per file, the head at which its bytes were acknowledged last. So the commit has the step, and the Hub
+had it at that time at the latest.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from hf_mpwriter.base.names import is_attachment, worker_of
+from hf_mpwriter.cli.status.facts import RunFacts
+from hf_mpwriter.cli.status.links import commit_url
+from hf_mpwriter.events.framing import FOOTER_SIZE, HEADER_SIZE
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.ledger import Held
+from hf_mpwriter.spool.progress import Progress
+from hf_mpwriter.system import disk
+
+CHUNK = 4 << 20  # bytes that are read at once
+_LENGTH = struct.Struct("<Q")
+_WALL_TIME, _STEP = 0x09, 0x10  # what stands before these in an event
+
+
+@dataclass
+class StepFacts:
+    """What is known of a step of one worker.
+
+    Attributes:
+        worker: its name.
+        records: of that step, here.
+        on_hub: of these, records that the Hub is known to hold.
+        last: the highest step that it has logged, None if it has logged none.
+        held: by which the step is on the Hub, the newest of its files.
+    """
+
+    worker: str
+    records: int = 0
+    on_hub: int = 0
+    last: int | None = None
+    held: Held | None = field(default=None, repr=False)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether all records of the step are on the Hub."""
+        return 0 < self.records == self.on_hub
+
+    def to_json(self, facts: RunFacts) -> dict[str, Any]:
+        """For programs."""
+        held = self.held if self.is_there else None
+        return {
+            "worker": self.worker,
+            "records": self.records,
+            "on_hub": self.is_there,
+            "commit": held.commit if held else None,
+            "since": held.time if held else None,
+            "url": commit_url(facts.destination, held.commit) if held and facts.destination else None,
+            "last_step": self.last,
+        }
+
+
+def steps_of(spool: Spool, facts: RunFacts, step: int) -> list[StepFacts]:
+    """What is known of a step of each worker.
+
+    Args:
+        spool: of the run.
+        facts: of the run.
+        step: the step.
+
+    Raises:
+        OSError: an event file cannot be read.
+    """
+    ledger = Progress(spool).ledger()
+    found = {worker.name: StepFacts(worker.name) for worker in facts.workers}
+    for file in facts.files:
+        if is_attachment(file.path) or not file.size:
+            continue
+        name = worker_of(file.path)
+        one = found.setdefault(name, StepFacts(name))
+        before = one.records
+        for end, at in _steps(spool, file.path, file.size):
+            one.last = at if one.last is None else max(one.last, at)
+            one.records += at == step
+            one.on_hub += at == step and end <= file.on_hub
+        held = ledger.files.get(file.path) if ledger else None
+        if held and one.records > before and (one.held is None or held.time > one.held.time):
+            one.held = held
+    return sorted(found.values(), key=lambda one: (one.worker != "main", one.worker))
+
+
+def _steps(spool: Spool, path: str, size: int) -> Iterator[tuple[int, int]]:
+    """Of each record with a summary: where it ends, and its step. What is before `size` is known to be whole."""
+    fd = disk.open_beneath(spool.run / path)
+    try:
+        position = 0
+        while position < size:
+            chunk = os.pread(fd, min(CHUNK, size - position), position)
+            used = 0
+            while used + HEADER_SIZE <= len(chunk):
+                (length,) = _LENGTH.unpack_from(chunk, used)
+                end = used + HEADER_SIZE + length + FOOTER_SIZE
+                if end > len(chunk):
+                    break
+                if (step := step_of(chunk[used + HEADER_SIZE : end - FOOTER_SIZE])) is not None:
+                    yield position + end, step
+                used = end
+            if not used:  # a record that is longer than a chunk: only its beginning is needed
+                if len(chunk) < HEADER_SIZE:
+                    return
+                (length,) = _LENGTH.unpack_from(chunk)
+                used = HEADER_SIZE + length + FOOTER_SIZE
+                if (step := step_of(chunk[HEADER_SIZE:])) is not None:
+                    yield position + used, step
+            position += used
+    finally:
+        os.close(fd)
+
+
+def step_of(payload: bytes) -> int | None:
+    """The step of an event, None if it has no summary. Fields come in the order of their numbers."""
+    at, step = 9 if payload[:1] == bytes([_WALL_TIME]) else 0, 0
+    if payload[at : at + 1] == bytes([_STEP]):
+        at, shift = at + 1, 0
+        while at < len(payload):
+            byte = payload[at]
+            step |= (byte & 0x7F) << shift
+            at, shift = at + 1, shift + 7
+            if byte < 0x80:
+                break
+        step -= (step >> 63) << 64  # as two's complement
+    return step if payload[at : at + 1] == b"\x2a" else None

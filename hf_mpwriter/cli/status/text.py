@@ -1,0 +1,185 @@
+"""The facts of a run as lines for people: one run in full, or a line for each of several."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from hf_mpwriter.cli.destination import command_line
+from hf_mpwriter.cli.output import counted, mirror_line
+from hf_mpwriter.cli.status.facts import FileFacts, RunFacts, WorkerFacts
+from hf_mpwriter.cli.status.judgement import Judgement
+from hf_mpwriter.cli.status.links import commit_url, run_url
+from hf_mpwriter.cli.words import ago, plain, span
+from hf_mpwriter.spool.progress import size_text
+from hf_mpwriter.system.redaction import printable
+
+NAMED = 6  # workers that are named; of more only the number is told
+LISTED = 20  # files that are listed; of more only those that are not whole on the Hub, and no more than these
+
+
+def full(facts: RunFacts, judgement: Judgement, logdir: str) -> Iterator[str]:
+    """The lines of one run.
+
+    Args:
+        facts: of the run.
+        judgement: on it.
+        logdir: as its user typed it.
+    """
+    yield printable(_head(facts, logdir))
+    for name, text in _rows(facts):
+        yield printable(f"  {name:<12} {text}".rstrip())
+    yield from map(printable, _files(facts, logdir))
+    yield from map(printable, _troubles(facts, logdir))
+    if judgement.next:
+        yield printable(f"next: {judgement.next}")
+
+
+def _head(facts: RunFacts, logdir: str) -> str:
+    if facts.destination is None:
+        return f"{logdir} -> local only"
+    return f"{logdir} -> {run_url(facts.destination)} ({_visibility(facts)})"
+
+
+def _visibility(facts: RunFacts) -> str:
+    return "not seen yet" if facts.visibility == "unknown" else facts.visibility
+
+
+def _rows(facts: RunFacts) -> Iterator[tuple[str, str]]:
+    """Names of rows and their texts."""
+    if facts.logdir != facts.run_dir:
+        yield "kept in", facts.run_dir
+    yield "workers", workers_text(facts.workers) or "none"
+    yield "logged", f"{size_text(facts.logged)} in {counted(len(facts.files), 'file')}"
+    if facts.in_memory:
+        yield "in memory", f"{counted(facts.in_memory, 'record')}, because the disk refuses them"
+    if facts.destination:
+        yield "on the Hub", _on_hub(facts)
+    if facts.to:
+        there = sum(file.in_logdir or 0 for file in facts.files)
+        yield "in logdir", f"{size_text(there)}; an open file comes when it is sealed"
+    if facts.destination:
+        yield from _commits(facts)
+        yield "uploader", uploader_text(facts)
+    if facts.destination and facts.uploader.reason and facts.waiting:
+        yield "error", failure_text(facts)
+    if facts.to:
+        yield "mirror", mirror_line(facts.mirror, facts.now, alive=facts.mirror_is_alive)
+
+
+def workers_text(workers: Sequence[WorkerFacts]) -> str:
+    """How many workers live, ended and died, with their names while these are few."""
+    parts = []
+    for state in ("alive", "ended", "died"):
+        found = [worker for worker in workers if worker.state == state]
+        if found:
+            names = ", ".join(map(_named, found[:NAMED])) + (", ..." if len(found) > NAMED else "")
+            parts.append(f"{len(found)} {state}: {names}")
+    return "; ".join(parts)
+
+
+def _named(worker: WorkerFacts) -> str:
+    where = "" if worker.is_here or not worker.host else f" on {worker.host}"
+    pid = f" (pid {worker.pid})" if worker.state == "alive" and worker.is_here else ""
+    return f"{worker.name}{where}{pid}"
+
+
+def _on_hub(facts: RunFacts) -> str:
+    if not facts.waiting:
+        return f"{size_text(facts.on_hub)}, everything"
+    since = "" if facts.lag is None else f", the oldest record for {span(facts.lag)}"
+    return f"{size_text(facts.on_hub)}; {size_text(facts.waiting)} waiting{since}"
+
+
+def _commits(facts: RunFacts) -> Iterator[tuple[str, str]]:
+    if (last := facts.last_commit) is not None and facts.destination:
+        when = ago(facts.now - last.time)
+        yield "last commit", f"{last.commit[:8]}, {when}: {commit_url(facts.destination, last.commit)}"
+    if facts.next_in is not None and (facts.alive or facts.waiting):
+        yield ("next try" if facts.uploader.failures else "next commit"), f"in {span(facts.next_in)}"
+
+
+def uploader_text(facts: RunFacts) -> str:
+    """What the uploader does, and when it was heard of last."""
+    uploader = facts.uploader
+    if not facts.uploader_is_alive:
+        return "none runs"
+    if uploader.process is None or uploader.is_over:
+        return "runs, it has not said yet what it does"
+    seen = f"process {uploader.pid}{uploader.place}, last seen {ago(facts.now - uploader.beat)}"
+    return "; ".join(filter(None, [f"{uploader.phase}, {seen}", uploader.stillness(facts.now)]))
+
+
+def failure_text(facts: RunFacts) -> str:
+    """The last failure in plain words, how often it came, and what helps."""
+    uploader = facts.uploader
+    if not uploader.failures:
+        return uploader.reason
+    text = plain(uploader.reason)
+    often = f" ({uploader.failures} times in a row)" if uploader.failures > 1 else ""
+    return f"{text}{often}. {uploader.hint}".rstrip()
+
+
+def _files(facts: RunFacts, logdir: str) -> Iterator[str]:
+    listed: Sequence[FileFacts] = facts.files
+    if len(listed) > LISTED:
+        behind = [file for file in listed if facts.destination and file.on_hub < file.size]
+        listed = behind[:LISTED]
+    for file in listed:
+        yield file_text(file)
+    if more := len(facts.files) - len(listed):
+        yield f"  {counted(more, 'more file')}; all of them: {command_line('status', logdir, '--json')}"
+
+
+def file_text(file: FileFacts) -> str:
+    """A line about a file."""
+    what = " (pulled)" if file.pulled else " (growing)" if file.growing else ""
+    sizes = f"{size_text(file.on_hub):>9} of {size_text(file.size):>9}"
+    if file.in_logdir is not None:
+        here, there, hub = map(size_text, (file.size, file.in_logdir, file.on_hub))
+        sizes = f"here {here:>9}, logdir {there:>9}, Hub {hub:>9}"
+    return f"  {sizes}  {file.path}{what}"
+
+
+def _troubles(facts: RunFacts, logdir: str) -> Iterator[str]:
+    for path, reason in facts.refused_there.items():
+        yield f"not brought to the logdir: {path}: {reason}. To try again: {command_line('sync', logdir)}"
+    for path, reason in facts.quarantined.items():
+        yield f"quarantined: {path}: {plain(reason)}"
+    for one in facts.damage:
+        yield f"{one.path} {one}"
+    for worker in facts.workers:
+        if worker.dropped:
+            yield f"dropped: {counted(worker.dropped, 'record')} of {worker.name}, which the disk refused"
+
+
+def table(runs: Sequence[tuple[str, RunFacts, Judgement]]) -> Iterator[str]:
+    """A line for each of several runs, then what is to be done.
+
+    Args:
+        runs: of each the logdir as it was typed or found, the facts, the judgement.
+    """
+    width = max((len(printable(logdir)) for logdir, _, _ in runs), default=0)
+    for logdir, facts, judgement in runs:
+        yield f"{printable(logdir):<{width}}  {printable(line(facts, judgement))}"
+    for logdir, _, judgement in runs:
+        if judgement.next:
+            yield printable(f"next: {logdir}: {judgement.next}")
+
+
+def line(facts: RunFacts, judgement: Judgement) -> str:
+    """One line about a run."""
+    parts = [f"{judgement.state.word:<9}", f"{size_text(facts.logged):>9} logged"]
+    if facts.destination is None:
+        parts.append("local only")
+    else:
+        parts.append(f"{size_text(facts.waiting)} waiting" if facts.waiting else "all on the Hub")
+    if facts.to:
+        parts.append(
+            f"{size_text(facts.missing_there)} not in the logdir" if facts.missing_there else "all in the logdir"
+        )
+    parts.append(f"{len(facts.alive)} alive")
+    if facts.waiting and facts.uploader.failures:
+        parts.append(plain(facts.uploader.reason))
+    if facts.destination:
+        parts.append(run_url(facts.destination))
+    return "  ".join(parts)

@@ -1,0 +1,69 @@
+"""The account: what the Hub says of a token and of a repository, by one request each, for people who look for a fault.
+
+Invariant: an answer of the Hub, whatever its status, is no error; only what keeps it from answering is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import quote
+
+from huggingface_hub import get_session
+from huggingface_hub.utils._headers import build_hf_headers
+
+from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.push.transport import Transport
+
+TIMEOUT = 5.0  # seconds of a request
+
+
+@dataclass(frozen=True)
+class HubReply:
+    """What the Hub has answered.
+
+    Attributes:
+        status: of HTTP.
+        fields: of the JSON object in it, {} if it is none.
+        date: unix time by the clock of the Hub, None if it does not say.
+    """
+
+    status: int
+    fields: dict[str, Any]
+    date: float | None
+
+
+class Account:
+    """The account of the token in the environment.
+
+    Args:
+        endpoint: URL of the Hub.
+    """
+
+    def __init__(self, endpoint: str) -> None:
+        Transport(is_impatient=True)
+        self._endpoint = endpoint
+
+    def whoami(self) -> HubReply:
+        """Whose token it is, and what it may do.
+
+        Raises:
+            Exception: any of the client; `classify` knows what it means.
+        """
+        return self._ask("whoami-v2")
+
+    def repository(self, destination: Destination) -> HubReply:
+        """What the token sees of a repository; for the errors see `whoami`."""
+        return self._ask(f"{destination.repo_type}s/{quote(destination.repo_id)}")
+
+    def _ask(self, path: str) -> HubReply:
+        response = get_session().get(f"{self._endpoint}/api/{path}", headers=build_hf_headers(), timeout=TIMEOUT)
+        fields, date = None, None
+        with contextlib.suppress(ValueError):
+            fields = json.loads(response.content)
+        with contextlib.suppress(ValueError, TypeError):
+            date = parsedate_to_datetime(response.headers.get("date", "")).timestamp()
+        return HubReply(response.status_code, fields if isinstance(fields, dict) else {}, date)

@@ -1,0 +1,41 @@
+"""The facts of a run that is complete, and variations of them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.cli.status.facts import FileFacts, LastCommit, RunFacts
+from hf_mpwriter.spool.staging.status import MirrorStatus
+from hf_mpwriter.spool.status import UploaderStatus
+from hf_mpwriter.system.process import Process
+
+NOW = 1_700_000_000.0
+HERE = dataclasses.replace(Process.current(), pid=7)
+RUNNING = UploaderStatus(phase="idle", beat=NOW - 3, process=HERE)
+FILE = FileFacts("events.out.tfevents.1", 100, 100, None, growing=False, pulled=False)
+FACTS = RunFacts(
+    logdir="/runs/exp1",
+    run_dir="/runs/exp1",
+    now=NOW,
+    destination=Destination("https://hub", "me/run", path_in_repo="tensorboard/exp1"),
+    visibility="public",
+    workers=(),
+    files=(FILE,),
+    lag=None,
+    last_commit=LastCommit("3f2a1b0c99", NOW - 120),
+    uploader=UploaderStatus(),
+    uploader_is_alive=False,
+    notices=(),
+    quarantined={},
+    damage=(),
+    to="",
+    mirror=MirrorStatus(),
+    mirror_is_alive=False,
+    refused_there={},
+)
+
+
+def facts(**fields: object) -> RunFacts:
+    """The facts of a complete run, but for these."""
+    return dataclasses.replace(FACTS, **fields)

@@ -1,0 +1,72 @@
+"""What a process says once about its environment."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import pytest
+
+from hf_mpwriter import HFSummaryWriter, SummaryWriter
+from hf_mpwriter.worker.telling import environment
+
+
+@pytest.fixture(autouse=True)
+def nothing_told(monkeypatch, caplog) -> None:
+    """As in a new process, with a handler that takes information."""
+    monkeypatch.setattr(environment, "_told", set())
+    caplog.set_level(logging.INFO, "hf_mpwriter")
+
+
+def said(caplog) -> list[tuple[str, str]]:
+    """Level and text of what was logged."""
+    return [(record.levelname, record.getMessage()) for record in caplog.records]
+
+
+def test_a_variable_that_does_not_exist_is_named_once(tmp_path, monkeypatch, caplog):
+    """With the nearest one; a second writer says nothing."""
+    monkeypatch.setenv("HF_MPWRITER_EXIT_TIMOUT", "5")
+    for name in ("a", "b"):
+        SummaryWriter(tmp_path / name).close()
+    text = "HF_MPWRITER_EXIT_TIMOUT is set, but hf_mpwriter has no such variable."
+    assert said(caplog) == [("WARNING", f"{text} Did you mean 'HF_MPWRITER_EXIT_TIMEOUT'?")]
+
+
+def test_a_variable_like_none_of_ours_is_named_alone(tmp_path, monkeypatch, caplog):
+    """Without a question."""
+    monkeypatch.setenv("HF_MPWRITER_XYZ", "5")
+    SummaryWriter(tmp_path).close()
+    assert said(caplog) == [("WARNING", "HF_MPWRITER_XYZ is set, but hf_mpwriter has no such variable.")]
+
+
+def test_it_is_said_once_that_uploads_are_off(tmp_path, monkeypatch, caplog):
+    """By HF_MPWRITER_DISABLED; switched off it says nothing."""
+    monkeypatch.setenv("HF_MPWRITER_DISABLED", "0")
+    HFSummaryWriter("me/run", logdir=str(tmp_path / "a"), exit_timeout=0).scheduler.stop()
+    assert said(caplog) == []
+    monkeypatch.setenv("HF_MPWRITER_DISABLED", "1")
+    for name in ("b", "c"):
+        HFSummaryWriter("me/run", logdir=str(tmp_path / name)).close()
+    assert said(caplog) == [("INFO", "disabled by HF_MPWRITER_DISABLED")]
+
+
+def test_one_rank_speaks_for_all(tmp_path, monkeypatch, caplog):
+    """Rank 0."""
+    monkeypatch.setenv("HF_MPWRITER_DISABLED", "1")
+    monkeypatch.setenv("HF_MPWRITER_XYZ", "5")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    SummaryWriter(tmp_path).close()
+    assert said(caplog) == []
+
+
+def test_a_forked_child_says_nothing_again(tmp_path, monkeypatch, caplog):
+    """It inherits what was said."""
+    monkeypatch.setenv("HF_MPWRITER_XYZ", "5")
+    SummaryWriter(tmp_path).close()
+    if not (pid := os.fork()):
+        caplog.clear()
+        environment.tell(disabled=False)
+        os._exit(len(caplog.records))
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert len(caplog.records) == 1
