@@ -7,6 +7,7 @@
 | `verify` | `verify`: compare a run with the Hub |
 | `pull` | `pull`: bring a run back from the Hub |
 | `run` | `run`: supervise a program until its data is on the Hub |
+| `storage.clean` | `clean`: remove local copies of staged runs that are complete elsewhere |
 | `processes.logs`, `processes.stop` | `logs`, `stop`: what the uploader of a run logs, and its end |
 | `doctor` | `doctor`: what keeps uploads from working; with `storage.doctor`, what a filesystem can do |
 | `local_hub` | `hub`, `demo`: rehearse on this machine |
@@ -37,6 +38,7 @@ from hf_mpwriter.cli.processes.stop import stop_run
 from hf_mpwriter.cli.pull import pull_run
 from hf_mpwriter.cli.run import run_program
 from hf_mpwriter.cli.status.command import show_status
+from hf_mpwriter.cli.storage.clean import clean_staging
 from hf_mpwriter.cli.sync import sync_run
 from hf_mpwriter.cli.verify import verify_run
 from hf_mpwriter.cli.words import DEBUG, is_debugging
@@ -92,5 +94,5 @@ def main(*, debug: bool) -> None:
 
 for command in (show_status, show_logs, stop_run, sync_run, verify_run, pull_run, run_program):
     main.add_command(command)
-for command in (examine, serve_hub, run_demo):
+for command in (examine, clean_staging, serve_hub, run_demo):
     main.add_command(command)

@@ -7,6 +7,7 @@
     an old version was shorter or differs  nothing: the past of a branch does not change
 
 Of a staged run, what is final here is compared with the logdir too, byte by byte; without a destination only that.
+What has been there and is gone is a problem even while training goes on: nothing but a person removes it.
 
 With a run directory on each machine, the Hub has files that others write: what this run directory has neither sent nor
 holds, and what was pulled and goes on elsewhere. They are named, and are no problem.
@@ -20,6 +21,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import click
@@ -59,16 +61,18 @@ POLL = 0.2  # seconds
 
 @click.command("verify")
 @logdir_argument
-@click.option("--running", is_flag=True, help="Training goes on: do not report what is not on the Hub yet.")
+@click.option("--running", is_flag=True, help="Training goes on: do not report what is not there yet.")
 @endpoint_option
 def verify_run(logdir: str, *, running: bool, endpoint: str | None) -> None:
     """Check the copy of LOGDIR on the Hub, record by record.
 
     Each event file on the Hub must consist of the first whole records of the local one, and no commit may have
     shortened it. Nothing may be missing. Attachments must be equal.
+
+    A run that is kept on a local disk beside LOGDIR is also compared with what is in LOGDIR, byte by byte.
     """
     spool = existing_spool(logdir)
-    there = _compare_logdir(spool) if Logdir(spool).is_staged else None
+    there = compare_logdir(spool) if Logdir(spool).is_staged else None
     if (recorded := spool.destination()) is None:
         if there is None:
             raise click.ClickException(f"{logdir} has no destination.")
@@ -108,6 +112,8 @@ class LogdirComparison:
         to: the logdir.
         whole: files that are there as they are here.
         absent: paths that are not there, or not whole.
+        lost: of these, what has been there.
+        growing: files that living processes write here; they come there later.
         conflicts: paths in whose place something else is, with what is there.
         failure: why it could not be compared to the end, "" if it could.
     """
@@ -115,15 +121,25 @@ class LogdirComparison:
     to: str
     whole: int = 0
     absent: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+    growing: int = 0
     conflicts: dict[str, str] = field(default_factory=dict)
     failure: str = ""
 
 
-def _compare_logdir(spool: Spool) -> LogdirComparison:
-    """Compare what is final with the logdir, byte by byte: in a copy that only reads, as the logdir may hang."""
-    found, members = LogdirComparison(Logdir(spool).to), Members(spool)
-    files = [file for file in EventFileScan(spool.run).files(lambda _: True, members.growing) if not file.growing]
-    items = [Item(file.path, file.length) for file in files]
+def compare_logdir(spool: Spool, others: Mapping[str, int] = MappingProxyType({})) -> LogdirComparison:
+    """Compare what is final with the logdir, byte by byte: in a copy that only reads, as the logdir may hang.
+
+    Args:
+        spool: of the run directory.
+        others: bytes per path of files besides the event files.
+    """
+    logdir, members = Logdir(spool), Members(spool)
+    found, known = LogdirComparison(logdir.to), logdir.mirrored().files
+    files = EventFileScan(spool.run).files(lambda _: True, members.growing)
+    items = [Item(file.path, file.length) for file in files if not file.growing]
+    found.growing = len(files) - len(items)
+    items += [Item(path, length) for path, length in others.items()]
     while items and not found.failure:
         part = bounded(items)
         items = items[len(part) :]
@@ -133,6 +149,7 @@ def _compare_logdir(spool: Spool) -> LogdirComparison:
                 found.whole += 1
             elif isinstance(message, Absent):
                 found.absent.append(message.path)
+                found.lost += [message.path] * (message.path in known)
             elif isinstance(message, Conflict):
                 found.conflicts[message.path] = message.reason
             elif isinstance(message, Failure):
@@ -179,17 +196,21 @@ def _show_logdir(found: LogdirComparison, logdir: str, *, drained: bool) -> None
     """
     for path, reason in found.conflicts.items():
         click.echo(printable(f"{path}: {reason}"), err=True)
-    for path in found.absent if drained else ():
-        click.echo(printable(f"{path}: not whole in the logdir"), err=True)
+    absent = found.absent if drained else found.lost
+    for path in absent:
+        gone = "not in the logdir any more" if path in found.lost else "not whole in the logdir"
+        click.echo(printable(f"{path}: {gone}"), err=True)
     if found.failure:
         raise failure(f"{found.to} could not be compared: {found.failure}", damaged=False)
     if found.conflicts:
         what = counted(len(found.conflicts), "file")
         raise failure(f"Something else is in the place of {what} in {found.to}, and is left alone", damaged=False)
-    if found.absent and drained:
+    if absent:
         sync = command_line("sync", logdir)
-        raise failure(f"Missing in {found.to}: {counted(len(found.absent), 'file')}. Run: {sync}", damaged=False)
-    click.echo(printable(f"Whole in {found.to}: {counted(found.whole, 'file')}, byte by byte."))
+        raise failure(f"Missing in {found.to}: {counted(len(absent), 'file')}. Run: {sync}", damaged=False)
+    growing = f"; {counted(found.growing, 'file')} still written here" if found.growing else ""
+    late = f"; {counted(len(found.absent), 'file')} will follow" if found.absent else ""
+    click.echo(printable(f"Whole in {found.to}: {counted(found.whole, 'file')}, byte by byte{growing}{late}."))
 
 
 def _compare(spool: Spool, destination: Destination, logdir: str, *, drained: bool) -> Report:

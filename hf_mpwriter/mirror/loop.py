@@ -35,7 +35,8 @@ from hf_mpwriter.mirror.decision import FIRST_PAUSE, MirrorAction, MirrorSituati
 from hf_mpwriter.mirror.handle import CopyHandle, CopyLivesError
 from hf_mpwriter.mirror.job import Absent, Arrived, CopyJob, Failure, Finished, Item, Message, chosen, recorded
 from hf_mpwriter.mirror.posix import mark_of
-from hf_mpwriter.snapshot.event_files import EventFileScan, pending, writer_of
+from hf_mpwriter.mirror.scan import MirrorScan
+from hf_mpwriter.snapshot.event_files import pending, writer_of
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging.record import Mirrored, MirrorPlaces, mirror_lock
 from hf_mpwriter.spool.staging.status import MirrorStatus, MirrorStatusFile
@@ -81,7 +82,8 @@ class Mirror:
         """Read what is on disk; what the logdir holds is compared anew."""
         self._mirrored = Mirrored.read(self._host)
         self._members, self._news = Members(self._spool), News()
-        self._scan_of = EventFileScan(self._spool.run, lambda path: self._mirrored.files.get(path, 0))
+        known = lambda path: self._mirrored.files.get(path, 0)  # noqa: E731
+        self._scan_of = MirrorScan(self._spool.run, known, lambda path: self._there.pop(path, None))
         self._tries = Tries(self._clock, self._rng)
         self._items: tuple[Item, ...] = ()  # of the copy that runs, or has run last
         self._due: frozenset[str] = frozenset()  # files that were held back and are tried again

@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator
 
 from hf_mpwriter.base.names import SPOOL_NAME
-from hf_mpwriter.mirror.targets import CHUNK, CopySource
+from hf_mpwriter.mirror.targets import CHUNK, CopySource, Each
 from hf_mpwriter.system import disk, failpoints
 from hf_mpwriter.system.filesystem.mounts import Mount, UnmountedError, mount_of_descriptor
 
@@ -113,26 +113,45 @@ class PosixTarget:
         except (FileNotFoundError, NotADirectoryError):
             return None
 
-    def files(self) -> dict[str, int]:
-        """Bytes of all files."""
-        found, pending = {}, ["."]
+    def files(self, each: Each = map) -> dict[str, int]:
+        """Bytes of all files; each takes a call of its own, which a mount may take long for."""
+        try:
+            self._root()  # here, since it is opened once, and `each` may call from many threads
+        except FileNotFoundError:
+            return {}
+        found, pending = dict[str, int](), [""]
         while pending:
-            directory = pending.pop()
-            try:
-                fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._root())
-            except FileNotFoundError:
-                continue
-            try:
-                with os.scandir(fd) as entries:
-                    for entry in entries:
-                        path = os.path.normpath(os.path.join(directory, entry.name))
-                        if entry.is_dir(follow_symlinks=False):
-                            pending += [path] * (entry.name != SPOOL_NAME)
-                        elif entry.is_file(follow_symlinks=False):
-                            found[path] = entry.stat(follow_symlinks=False).st_size
-            finally:
-                os.close(fd)
+            entries = [entry for listing in each(self._entries, pending) for entry in listing]
+            statuses = list(each(self._mode_and_size, entries))
+            pending = []
+            for path, (mode, size) in zip(entries, statuses, strict=True):
+                if stat.S_ISDIR(mode):
+                    pending += [path] * (os.path.basename(path) != SPOOL_NAME)
+                elif stat.S_ISREG(mode):
+                    found[path] = size
         return found
+
+    def _entries(self, directory: str) -> list[str]:
+        try:
+            fd = os.open(directory or ".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._root())
+        except FileNotFoundError:
+            return []
+        try:
+            return [os.path.join(directory, name) for name in os.listdir(fd)]
+        finally:
+            os.close(fd)
+
+    def _mode_and_size(self, path: str) -> tuple[int, int]:
+        """Mode and bytes of what is there, of a link its own; (0, 0) if it has gone."""
+        try:
+            status = os.stat(path, dir_fd=self._root(), follow_symlinks=False)
+        except FileNotFoundError:
+            return 0, 0
+        return status.st_mode, status.st_size
+
+    def of_this_thread(self) -> PosixTarget:
+        """Itself: calls of the system are of any thread."""
+        return self
 
     def pieces(self, path: str) -> Iterator[bytes]:
         """The content of a file."""

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from hf_mpwriter.base.names import SPOOL_NAME
-from hf_mpwriter.mirror.targets import CHUNK, CopySource
+from hf_mpwriter.mirror.targets import CHUNK, CopySource, Each
 from hf_mpwriter.system import failpoints
 
 PIPED = 16 << 20  # bytes up to which a file goes in one piece
@@ -33,6 +33,7 @@ class RemoteTarget:
 
         self._filesystem: Any
         self._filesystem, self._root = fsspec.core.url_to_fs(to)
+        self._to = to
         self._listed: dict[str, dict[str, int]] = {}
 
     def _place(self, path: str) -> str:
@@ -53,7 +54,7 @@ class RemoteTarget:
         files = (entry for entry in entries if entry["type"] == "file")
         return {entry["name"].rstrip("/").rpartition("/")[2]: int(entry["size"] or 0) for entry in files}
 
-    def files(self) -> dict[str, int]:
+    def files(self, each: Each = map) -> dict[str, int]:  # noqa: ARG002 - one request tells of many
         """Bytes of all files."""
         start = self._place("") + "/"
         try:
@@ -68,6 +69,10 @@ class RemoteTarget:
         with self._filesystem.open(self._place(path), "rb") as file:
             while piece := file.read(CHUNK):
                 yield piece
+
+    def of_this_thread(self) -> RemoteTarget:
+        """Itself where the filesystem is asynchronous; of any other one, fsspec has an instance for each thread."""
+        return self if getattr(self._filesystem, "async_impl", False) else RemoteTarget(self._to)
 
     def clean(self, directory: str) -> None:
         """Do nothing: there are no temporary files."""

@@ -4,11 +4,12 @@
     nothing                     written
     as long as ours             taken for ours: the names of event files are unique
     shorter, and begins ours    written again as a whole: a copy was killed
+    another embedding           written again as a whole, see `scan`
     anything else               left alone, and reported
 
 Invariants:
 - No other code touches the logdir.
-- No file that was whole is written again.
+- No event file that was whole is written again.
 - What cannot be read here, or is refused there, keeps no file of another writer back.
 - Sources are read up to the length of the item, and have at least that length.
 """
@@ -17,14 +18,16 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
+from hf_mpwriter.base.names import is_embedding
 from hf_mpwriter.mirror.job import Item
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Directory
 from hf_mpwriter.system.filesystem.mounts import is_gone
 
+Each = Callable[..., Iterator[Any]]  # `map`, or that of an executor
 CHUNK = 1 << 20  # bytes that are read at once
 REFUSED = (  # a person has to help
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
@@ -118,8 +121,15 @@ class Target(Protocol):
     def length(self, path: str) -> int | None:
         """Bytes of a file, None if there is none; directories are listed once."""
 
-    def files(self) -> dict[str, int]:
-        """Bytes of all files, per path relative to the logdir; nothing of a spool, and of no link."""
+    def files(self, each: Each = map) -> dict[str, int]:
+        """Bytes of all files, per path relative to the logdir; nothing of a spool, and of no link.
+
+        Args:
+            each: calls a function with many arguments, at once where it can.
+        """
+
+    def of_this_thread(self) -> Target:
+        """A target of the same logdir that this thread may use while others use theirs."""
 
     def put(self, source: CopySource) -> None:
         """Write a file as a whole."""
@@ -142,9 +152,12 @@ def bring(target: Target, source: CopySource) -> bool:
         OSError, Exception: it cannot be written.
     """
     there = target.length(source.path)
-    if there == source.length:
+    if is_embedding(source.path):
+        if there == source.length and source.begins_with(target.pieces(source.path)):
+            return False
+    elif there == source.length:
         return False
-    if there is not None:
+    elif there is not None:
         if there > source.length:
             raise ConflictError(f"the file there has {there} bytes, the one here {source.length}")
         if there and not source.begins_with(target.pieces(source.path)):

@@ -192,6 +192,7 @@ class Logged:
         dropped: records that the disk refused for good.
         disk_error: why the disk refuses records, "" while it accepts them.
         damaged: bytes that it wrote to each file that holds less now; only what was sent before is on the Hub.
+        written: bytes per path of all its event files, whatever the patterns.
     """
 
     lengths: Mapping[str, int]
@@ -199,6 +200,7 @@ class Logged:
     dropped: int = 0
     disk_error: str = ""
     damaged: Mapping[str, int] = field(default_factory=dict)
+    written: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def is_on_disk(self) -> bool:
@@ -212,13 +214,14 @@ class Status:
 
     Attributes:
         destination: of the run, "" if it is local.
-        logged: bytes on disk that are to be uploaded: event files of this process, and attachments where the patterns
-            ask for them.
+        logged: bytes on disk to be uploaded: event files of this process, and attachments if the patterns ask for them.
         on_hub: of these, bytes that the Hub is known to hold.
-        waiting: of these, bytes that it does not hold yet; 0 for a local run.
+        waiting: bytes that it does not hold yet; 0 for a local run. Of a staged run, those not in the logdir count too.
         dropped: records that the disk refused for good.
-        error: why the disk refuses records, what damage has cost, why the last push failed and what helps; or "".
-        in_memory: records that wait in memory because the disk refuses them; they are not in `logged`.
+        error: why the disk refuses records, what damage has cost, why the last push failed; or "".
+        in_memory: records that wait in memory, as the disk refuses them; not in `logged`.
+        logdir: of a staged run, "" for any other.
+        in_logdir: bytes of this process's event files there.
     """
 
     destination: str = ""
@@ -228,6 +231,8 @@ class Status:
     dropped: int = 0
     error: str = ""
     in_memory: int = 0
+    logdir: str = ""
+    in_logdir: int = 0
 
 
 def status(view: Progress, destination: Destination | None, logged: Logged) -> Status:

@@ -81,7 +81,7 @@ SEARCH_BOOT = (  # the timer comes first: a search may hang anywhere
 RESTORE_BOOT = (  # the timer comes first: a mount may hang anywhere
     "import signal,sys;signal.setitimer(signal.ITIMER_REAL,float(sys.argv[2]));"
     f"import json,os;fd={START_RECORD_FD};{_SET_IMPORT_PATH}"
-    "from hf_mpwriter.mirror import restore;restore.main()"
+    "from hf_mpwriter.mirror.restore import process as restore;restore.main()"
 )
 _UTF8 = int(sys.getfilesystemencoding().lower() == "utf-8")
 _OPTIONS = ("-P", "-X", f"utf8={_UTF8}")  # paths mean the same bytes as here

@@ -28,6 +28,7 @@ from hf_mpwriter.push.job import SCRATCH, Job, deadline
 from hf_mpwriter.spool.layout import HostSpool, Spool
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.outbox import Batch, Outbox, filesystem_time, interrupted, stamp
+from hf_mpwriter.spool.staging.gaps import Gaps
 from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.spool.workers.elsewhere import OTHERS_SILENCE
 from hf_mpwriter.spool.workers.share import is_apart
@@ -49,6 +50,7 @@ class InFlight:
         outbox: keeps the record of the batch.
         ledger: what the Hub is known to hold.
         pacing: tells by which way the next push goes.
+        gaps: what of a staged run is not here.
         clock: monotonic seconds.
 
     Attributes:
@@ -64,9 +66,10 @@ class InFlight:
         outbox: Outbox,
         ledger: Ledger,
         pacing: Pacing,
+        gaps: Gaps,
         clock: Callable[[], float],
     ) -> None:
-        self._spool, self._host, self._outbox = spool, host, outbox
+        self._spool, self._host, self._outbox, self._gaps = spool, host, outbox, gaps
         self._ledger, self._pacing, self._clock = ledger, pacing, clock
         self.push: PushHandle | None = None
         self.own_head: str | None = None
@@ -143,7 +146,7 @@ class InFlight:
             private=lane.settings.private,
             squash=squash,
             files=batch.files,
-            known=self._ledger.known(),
+            known=self._ledger.known() | self._gaps.unknown,
             uncertain=possible(self._ledger),
             own_head=self.own_head,
             fenced=self._fenced,

@@ -22,6 +22,7 @@ from hf_mpwriter.base.verdicts import Refused
 from hf_mpwriter.spool import ledger
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.outbox import Outbox, filesystem_time
+from hf_mpwriter.spool.staging.gaps import Gaps
 from hf_mpwriter.spool.starts import Tenure
 from hf_mpwriter.spool.status import BEAT_EVERY, StatusFile
 from hf_mpwriter.spool.workers.elsewhere import living_others
@@ -106,7 +107,7 @@ class RunState:
         waiting = Outbox(self.host, self.spool.run)
         self._next_sweep = self._next_look = clock()
         self._theirs: dict[str, frozenset[str]] = {}
-        share = Share(self.spool, clock)
+        share, self.gaps = Share(self.spool, clock), Gaps(self.spool, self.ledger, clock)
         self._took_lock_at = filesystem_time(self.host)
         self._heard_by = clock() + 2 * BEAT_EVERY  # until then an uploader of another host that lives has said so
         self.waits_for_others, self._beside = False, frozenset[str]()
@@ -123,10 +124,12 @@ class RunState:
         self.attachments = AttachmentLane(
             self.spool, self.host.copies, self.ledger, backoff, self.retries, clock, first
         )
-        self.events.takes = lambda path: (self.audit or share.takes(path)) and path not in self._all_theirs
+        self.events.takes = lambda path: (
+            (self.audit or (share.takes(path) and not self.gaps.before(path))) and path not in self._all_theirs
+        )
         self.attachments.takes = lambda path: self.audit or share.takes(path)  # `sync` asks for what others left, too
         self._all_theirs = frozenset[str]()
-        self.in_flight = InFlight(self.spool, self.host, waiting, self.ledger, self.pacing, clock)
+        self.in_flight = InFlight(self.spool, self.host, waiting, self.ledger, self.pacing, self.gaps, clock)
         self.status.saw(None)
         self.status.goes_to(self.ledger.repo_id, private=self.ledger.private)
         # those of other hosts name their parents from here on, or we see their records

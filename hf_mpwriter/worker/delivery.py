@@ -12,7 +12,8 @@
     told.json        {"numbers": {"<host>": 1795236610123}, "unsent": 1795236610.0,
                       "start": ..., "outage": ..., "why": "...", "done": ...}
 
-`push`, `status` and the Future of `scheduler.trigger` all start from `logged`.
+`push`, `status` and the Future of `scheduler.trigger` all start from `logged`. The logdir of a staged run gets all
+event files, the Hub those that the patterns allow.
 
 Invariants:
 - Delivered means: the record of every call that had returned is on the Hub if the run has a destination, and in the
@@ -31,17 +32,18 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple, Self
 
 from hf_mpwriter.base import state
-from hf_mpwriter.base.names import MAIN_WORKER, worker_dir
+from hf_mpwriter.base.names import MAIN_WORKER, is_embedding, worker_dir
 from hf_mpwriter.base.settings import DEFAULT_ALLOW_PATTERNS
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.snapshot import attachments
 from hf_mpwriter.snapshot.event_files import Damage, EventFileScan
 from hf_mpwriter.spool import progress
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.progress import Logged, Progress, size_text
+from hf_mpwriter.spool.progress import Logged, Progress, Status, size_text
 from hf_mpwriter.spool.staging.logdir import Logdir
 from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.spool.workers.share import Share
@@ -61,8 +63,41 @@ def logged(membership: Membership, files: WorkerFiles) -> Logged:
         files: its event files.
     """
     in_memory = files.in_memory  # before the lengths: a record that is written in between counts twice, not never
-    lengths = files.lengths() | _attachments(membership)
-    return Logged(lengths, in_memory, files.dropped, files.disk_error, files.damaged)
+    written = files.written()
+    allowed = {path: length for path, length in written.items() if membership.settings.allows(path)}
+    lengths = allowed | _attachments(membership)
+    return Logged(lengths, in_memory, files.dropped, files.disk_error, files.damaged, written | _embeddings(membership))
+
+
+def _embeddings(membership: Membership) -> dict[str, int]:
+    """Of a staged run, the files that `add_embedding` has written in the directory of this worker."""
+    if not Logdir(membership.spool).is_staged:
+        return {}
+    own = worker_dir(membership.name or membership.role.worker)
+    return attachments.sizes(membership.spool.run, lambda path: is_embedding(path) and path.startswith(own))
+
+
+def status(membership: Membership, now: Logged) -> Status:
+    """How much of what a process has logged is on the Hub, and in the logdir of a staged run.
+
+    Args:
+        membership: of the process.
+        now: what it has logged.
+    """
+    view, logdir = Progress(membership.spool), Logdir(membership.spool)
+    found = progress.status(view, membership.destination, now)
+    if not logdir.is_staged:
+        return found
+    shortfall = logdir.shortfall(now.written)
+    missing = view.missing(now.lengths) if membership.destination else {}
+    total, late = sum(now.written.values()), sum(shortfall.missing.values())
+    return dataclasses.replace(
+        found,
+        waiting=sum({**shortfall.missing, **missing}.values()),
+        error=" ".join(filter(None, [found.error, shortfall.trouble])),
+        logdir=logdir.to,
+        in_logdir=total - late,
+    )
 
 
 def _attachments(membership: Membership) -> dict[str, int]:
@@ -96,7 +131,7 @@ def push(
     view, logdir = Progress(membership.spool), Logdir(membership.spool)
     lengths, damaged = (asked_for.lengths, asked_for.damaged) if membership.uploads else ({}, {})
     is_there = not progress.wait(view, lengths, max(0.0, end - time.monotonic()), keep_house)
-    is_there = not logdir.wait(asked_for.lengths, max(0.0, end - time.monotonic()), keep_house) and is_there
+    is_there = not logdir.wait(asked_for.written, max(0.0, end - time.monotonic()), keep_house) and is_there
     return is_there and asked_for.is_on_disk and not (view.missing(damaged) or logdir.missing(asked_for.damaged))
 
 
@@ -106,40 +141,47 @@ class Awaited(NamedTuple):
     Attributes:
         lengths: bytes per path.
         damage: ends of event files that no reader reaches.
+        there: bytes per path that are to be in the logdir of a staged run, whatever the patterns.
     """
 
     lengths: dict[str, int]
     damage: tuple[Damage, ...] = ()
+    there: Mapping[str, int] = MappingProxyType({})
 
 
-def to_await(membership: Membership, own: dict[str, int], view: Progress, *, is_first: bool) -> Awaited:
-    """What is to be on the Hub before a process ends.
+def to_await(membership: Membership, written: dict[str, int], view: Progress, *, is_first: bool) -> Awaited:
+    """What is to be on the Hub, and in the logdir, before a process ends.
 
     Args:
         membership: of the process.
-        own: bytes per path that it has written itself.
+        written: bytes per path of the event files that it has written itself.
         view: of the run.
         is_first: whether it speaks for the run directory.
     """
-    spool, settings = membership.spool, membership.settings
+    spool, settings, logdir = membership.spool, membership.settings, Logdir(membership.spool)
+    own = {path: length for path, length in written.items() if settings.allows(path)}
+    is_staged = logdir.is_staged
+    written = written | _embeddings(membership) if is_staged else {}
     if not settings.exit_timeout or not is_first:
-        return Awaited(own)
+        return Awaited(own, there=written)
     allows = Share(spool).of(settings.allows)
     lengths = attachments.sizes(spool.run, allows) | own
     if membership.role.rank is not None:
-        return Awaited(lengths)
+        return Awaited(lengths, there=written)
     ledger = view.ledger()
     # what Hub or logdir have, or this process has written, is not read again: that may take minutes
-    there = Logdir(spool).mirrored().files
+    there = logdir.mirrored().files
     known = lambda path: max(own.get(path, 0), there.get(path, 0), ledger.length(path) if ledger else 0)  # noqa: E731
     scan = EventFileScan(spool.run, known)
     try:
-        files = scan.files(allows, Members(spool).growing)
+        files = scan.files(Share(spool).of(lambda _: True) if is_staged else allows, Members(spool).growing)
     except OSError as error:
         logger.warning("%s: cannot find out what others have written: %s", spool.run_dir, error)
-        return Awaited(lengths)
+        return Awaited(lengths, there=written)
     damage = tuple(damage for damage in scan.damage(time.time()) if not damage.is_incomplete)
-    return Awaited({file.path: file.length for file in files if not file.growing} | lengths, damage)
+    final = {file.path: file.length for file in files if not file.growing}
+    lengths = {path: length for path, length in final.items() if allows(path)} | lengths
+    return Awaited(lengths, damage, final | written if is_staged else {})
 
 
 def without_removed(

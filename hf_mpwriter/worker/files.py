@@ -150,7 +150,7 @@ class WorkerFiles:
     def segments(self, sub: str) -> list[Place]:
         """The event files that this process has written in a directory, in order."""
         directory = self.directory() / sub
-        paths = sorted(path for path in self._written() if os.path.dirname(path) == directory.name)
+        paths = sorted(path for path in self.written() if os.path.dirname(path) == directory.name)
         return [Place(directory.directory, path) for path in paths]
 
     def last_step(self, tag: str | None) -> int | None:
@@ -187,7 +187,9 @@ class WorkerFiles:
     ) -> int | None:
         from hf_mpwriter.events.last_step import last_step  # most trainings never ask
 
-        lengths = {Place(directory.directory, path): length for path, length in self._written().items()}
+        name = self._membership.name  # a process that has left does not join for this
+        directory = Place(self._membership.spool.run, worker_dir(name)) if name else self.directory()
+        lengths = {Place(directory.directory, path): length for path, length in self.written().items()}
         own = {place.basename: length for place, length in lengths.items() if place.parent == directory}
         return last_step(directory, tag, own, hidden_from, only_scalars=only_scalars)
 
@@ -195,9 +197,10 @@ class WorkerFiles:
 
     def lengths(self) -> dict[str, int]:
         """Bytes to upload that this process has written, per path relative to the run directory."""
-        return {path: length for path, length in self._written().items() if self._membership.settings.allows(path)}
+        return {path: length for path, length in self.written().items() if self._membership.settings.allows(path)}
 
-    def _written(self) -> dict[str, int]:
+    def written(self) -> dict[str, int]:
+        """Bytes of all event files that this process has written, as in `lengths`, whatever the patterns."""
         opened = {file.place.name: file.length for file in self._all() if file.is_open and file.place}
         return {**self._sealed, **opened}  # in this order: another thread may seal one meanwhile
 

@@ -77,9 +77,9 @@ class End:
         self._logged, self._clock, self._told = logged, clock, told
         self._ended_at = time.time()
         voice.begin_end()
-        known = view if uploads else self._logdir
-        self._there = delivery.without_removed(spool, known, awaited.lengths, is_first=uploads and voice.is_first())
-        self._lengths = self._there if uploads else {}
+        of_hub = awaited.lengths if uploads else {}
+        self._lengths = delivery.without_removed(spool, view, of_hub, is_first=voice.is_first())
+        self._there = delivery.without_removed(spool, self._logdir, dict(awaited.there), is_first=False)
         self._asked = view.changes(self._lengths)
         self._announced: Outcome | None = None
         self._next_question = 0.0
@@ -223,9 +223,19 @@ class Outcome:
     uploads: bool = True
 
     @property
+    def name(self) -> str:
+        """The run as its user knows it: its logdir; where it is kept comes second."""
+        return self.logdir.to or self.run_dir
+
+    @property
+    def stays(self) -> str:
+        """What becomes of what is on disk."""
+        return f"What is on disk{f' ({self.run_dir})' if self.logdir.to else ''} stays there"
+
+    @property
     def command(self) -> str:
         """The command that finishes it."""
-        return sync_command(self.logdir.to or self.run_dir)
+        return sync_command(self.name)
 
 
 def announcement(outcome: Outcome, longest: float) -> str:
@@ -236,8 +246,8 @@ def announcement(outcome: Outcome, longest: float) -> str:
         longest: seconds that the wait may take in all.
     """
     there = outcome.logdir
-    what = amount({**there.missing, **outcome.missing}, outcome.run_dir)
-    places = ["on the Hub"] * bool(outcome.missing) + [f"in {there.to}"] * bool(there.missing)
+    what = amount({**there.missing, **outcome.missing}, outcome.name)
+    places = ["on the Hub"] * bool(outcome.missing) + ["in the logdir"] * bool(there.missing)
     waits = f"waiting up to {longest:.0f} s until {what} are {' and '.join(places)}"
     reasons = [outcome.reason] * bool(outcome.missing) + [there.why] * bool(there.missing)
     found = "; ".join(reason.rstrip(".") for reason in reasons if reason)
@@ -251,31 +261,31 @@ def message(outcome: Outcome, announced: Outcome | None = None) -> str:
         outcome: of the wait.
         announced: what the user was told during it, None if nothing.
     """
-    run_dir, memory = outcome.run_dir, _in_memory(outcome.logged)
+    name, memory = outcome.name, _in_memory(outcome.logged)
     there = outcome.logdir
     if not outcome.missing and there.missing:
         return printable(" ".join(filter(None, [there.sentence(), memory, there.outlook()])))
     if not outcome.missing:
-        places = ["on the Hub"] * outcome.uploads + [f"in {there.to}"] * bool(there.to)
-        told = [f"{run_dir}: all of it is {' and '.join(places)} now."] if announced else []
-        waits = [f"{run_dir}: {memory}"] if outcome.logged.in_memory else []
+        places = ["on the Hub"] * outcome.uploads + ["in the logdir"] * bool(there.to)
+        told = [f"{name}: all of it is {' and '.join(places)} now."] if announced else []
+        waits = [f"{name}: {memory}"] if outcome.logged.in_memory else []
         return printable(" ".join(told + waits))
     why, outlook, lead = _explain(outcome)
     is_final = outcome.is_offline or len(outcome.refused) == len(outcome.missing)
-    subject = f"{amount(outcome.missing, run_dir)} are not on the Hub{'' if is_final else ' yet'}"
+    subject = f"{amount(outcome.missing, name)} are not on the Hub{'' if is_final else ' yet'}"
     if announced and announced.missing == outcome.missing:
-        subject = f"{run_dir}: that is not on the Hub{'' if is_final else ' yet'}"
+        subject = f"{name}: that is not on the Hub{'' if is_final else ' yet'}"
     if announced and announced.reason == why:
         why = ""
     first = f"{subject}{f': {why}' if why else ''}".rstrip(".") + "."
-    second = there.sentence() or (f"All of it is in {there.to}." if there.to else "")
+    second = there.sentence() or ("All of it is in the logdir." if there.to else "")
     last = f"{outlook}." if announced else f"{outlook}{lead}: {outcome.command}"
     return printable(" ".join(filter(None, [first, second, memory, last])))
 
 
 def _explain(outcome: Outcome) -> tuple[str, str, str]:
     """Why something is missing, what comes next, and what leads to the command."""
-    stays = "What is on disk stays there"
+    stays = outcome.stays
     if outcome.is_offline:
         return OFFLINE, stays, "; without it, this uploads it"
     if len(outcome.refused) == len(outcome.missing):

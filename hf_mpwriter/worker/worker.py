@@ -28,9 +28,8 @@ from collections.abc import Callable
 from hf_mpwriter.base.settings import Destination, Settings
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.events.limits import Limits
-from hf_mpwriter.spool import progress
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.progress import Logged, Progress, Status
+from hf_mpwriter.spool.progress import Logged, Status
 from hf_mpwriter.system import locks, process
 from hf_mpwriter.system.supervision import contact
 from hf_mpwriter.worker import delivery
@@ -294,8 +293,8 @@ class Worker:
         return delivered
 
     def status(self) -> Status:
-        """How much of what this process has logged is on the Hub."""
-        return progress.status(Progress(self.spool), self.membership.destination, self.logged())
+        """How much of what this process has logged is on the Hub, and in the logdir of a staged run."""
+        return delivery.status(self.membership, self.logged())
 
     def wait(self, spent: float = 0.0, *, failed: bool = False) -> None:
         """Wait, bounded, until what this process answers for is delivered; see `shutdown`.
@@ -307,7 +306,7 @@ class Worker:
         if not self.delivers or not self.role.waits:
             return
         self._voice.take(at_end=True)
-        own = self.files.lengths()  # before the seal: what other threads log after it comes with the next one
+        own = self.files.written()  # before the seal: what other threads log after it comes with the next one
         self.sealing.request(at_once=True)  # other writers may be open
         began, keep_house = time.time(), functools.partial(self.keep_house, at_end=True)
         told = self._teller.told if self._teller else ""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Self
 
 from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.spool.progress import POLL, Logged, Progress, damage_text, wait
+from hf_mpwriter.spool.staging.logdir import Logdir
 
 if TYPE_CHECKING:
     from hf_mpwriter.base.settings import Destination, Settings
@@ -31,6 +32,8 @@ class UploadError(HfMpWriterError):
 class PushFuture(Future[str | None]):
     """Resolves to the commit that holds what was logged before the request, None if there was nothing to push.
 
+    Of a staged run it resolves when the logdir has it, too.
+
     Args:
         worker: of this process.
         logged: before the request.
@@ -40,7 +43,7 @@ class PushFuture(Future[str | None]):
     def __init__(self, worker: Worker, logged: Logged, requested_at: float) -> None:
         super().__init__()
         self._worker, self._logged, self._requested_at = worker, logged, requested_at
-        self._progress = Progress(worker.spool)
+        self._progress, self._logdir = Progress(worker.spool), Logdir(worker.spool)
         self._asked = self._progress.changes(logged.lengths)
         self._refused_before = self._progress.refusals()
         self._patient_until = time.monotonic() + DISK_PATIENCE
@@ -65,6 +68,8 @@ class PushFuture(Future[str | None]):
             )
             if not missing:
                 self._raise_lost()
+                if self._is_late_there(max(0.0, end - time.monotonic())):
+                    return
         except UploadError as error:
             self.set_exception(error)
             return
@@ -92,6 +97,23 @@ class PushFuture(Future[str | None]):
             time.sleep(POLL)
         return True
 
+    def _is_late_there(self, seconds: float) -> bool:
+        """Wait for the logdir of a staged run; whether something is missing there at the end.
+
+        Raises:
+            UploadError: it refuses that, or a copy has failed since the request.
+        """
+        raise_failure = lambda _: self._raise_failure_there()  # noqa: E731
+        missing = self._logdir.wait(self._logged.written, seconds, self._worker.keep_house, raise_failure)
+        if missing and len(refused := self._logdir.refused(missing)) == len(missing):
+            raise UploadError("; ".join(dict.fromkeys(refused.values())))
+        return bool(missing)
+
+    def _raise_failure_there(self) -> None:
+        status = self._logdir.status()
+        if status.failures and status.failed_at > self._requested_at:
+            raise UploadError(f"{self._logdir.to}: {status.reason}")
+
     def _raise_lost(self) -> None:
         if lost := damage_text(self._progress.missing(self._logged.damaged)):
             raise UploadError(f"{lost} The others are on the Hub.")
@@ -109,7 +131,7 @@ class PushFuture(Future[str | None]):
         return max(held, key=lambda one: one.time).commit if held else None
 
     def done(self) -> bool:
-        """Return whether what was logged is on the Hub, or the push has failed."""
+        """Return whether what was logged is on the Hub, and in the logdir of a staged run, or the push has failed."""
         self._resolve_within(0.0)
         return super().done()
 

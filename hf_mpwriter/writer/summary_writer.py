@@ -250,7 +250,10 @@ class SummaryWriter(StepMethods, AddMethods):
         return self._worker is not None and self._worker.push(wait)
 
     def status(self) -> Status:
-        """Return how much of what this process has logged is on the Hub, and why the last push failed."""
+        """Return how much of what this process has logged is on the Hub, and why the last push failed.
+
+        Of a staged run also how much is in the logdir, and what keeps the rest from it.
+        """
         return self._worker.status() if self._worker else Status()
 
     # the end

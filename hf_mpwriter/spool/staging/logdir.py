@@ -17,7 +17,7 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping
 
-from hf_mpwriter.base.names import is_attachment
+from hf_mpwriter.base.names import is_attachment, is_embedding
 from hf_mpwriter.snapshot.event_files import writer_of
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging.record import Mirrored, MirrorPlaces, MirrorRecord, mirror_lock
@@ -72,12 +72,12 @@ class Logdir:
         """Bytes that are not there yet, per path of an event file; {} for a run that is not staged.
 
         Args:
-            lengths: bytes per path; attachments are left out, they stay here.
+            lengths: bytes per path; attachments are left out, they stay here, but for embeddings.
         """
         if not self.is_staged:
             return {}
         there = self.mirrored().files
-        wanted = {path: length for path, length in lengths.items() if not is_attachment(path)}
+        wanted = {path: length for path, length in lengths.items() if not is_attachment(path) or is_embedding(path)}
         return {path: length for path, length in wanted.items() if length > there.get(path, 0)}
 
     def refused(self, missing: Mapping[str, int]) -> dict[str, str]:

@@ -3,6 +3,7 @@
     restore  --lines, on its standard output-->  worker      restore {"files": 12, "size": 80123, "came": 4711, ...}
 
     restored.json           the last of these lines, of the last restore on this host
+    unrestored.json         {"files": {"rank_00001/events.out...": 4711}}: listed in the logdir, and not here yet
     restore.lock            held by the process that asks for a restore until it has joined; never unlinked
     restoring/<32 hex>      files on their way from the logdir
 
@@ -14,16 +15,17 @@ or not.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 from hf_mpwriter.base import state
+from hf_mpwriter.base.names import is_run_path
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Place
 
 _MARK = b"restore "
-_RECORD = "restored.json"
+_RECORD, _MISSING = "restored.json", "unrestored.json"
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,11 @@ class Restoration:
         came: bytes of these that are here by now.
         first: the least second in the name of an event file in the logdir, 0 if there is none.
         last: the greatest one.
+        unread: files that cannot be read there.
+        reason: one of these, and why.
         failure: why it has failed, "" if it has not.
         is_setting: whether that is for the user to mend: the logdir cannot be reached from this Python.
-        is_over: whether all is here.
+        is_over: whether all is here that can be read.
         at: unix time when it ended, in the record.
     """
 
@@ -60,6 +64,8 @@ class Restoration:
     came: int = 0
     first: int = 0
     last: int = 0
+    unread: int = 0
+    reason: str = ""
     failure: str = ""
     is_setting: bool = False
     is_over: bool = False
@@ -90,6 +96,49 @@ class Restoration:
     def save(self, spool: Spool) -> None:
         """Write the record; OSError if the disk refuses."""
         disk.replace(_place(spool), state.dump(self), "mirror.restored", durable=False)
+
+
+@dataclass(frozen=True)
+class Unrestored:
+    """What the last restore has found in the logdir and not brought: it was cut short, or could not read it.
+
+    Attributes:
+        files: bytes there, per path.
+    """
+
+    files: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not all(map(is_run_path, self.files)):
+            raise ValueError("not paths of a run directory")
+
+    @classmethod
+    def read(cls, spool: Spool) -> Self:
+        """The record; an empty one if there is none, or if it cannot be read."""
+        try:
+            return state.load(cls, disk.read(spool.directory / _MISSING) or b"")
+        except (state.DamagedError, OSError):
+            return cls()
+
+    def save(self, spool: Spool) -> None:
+        """Write the record, or remove an empty one; OSError if the disk refuses."""
+        place = spool.directory / _MISSING
+        if self.files:
+            disk.replace(place, state.dump(self), "mirror.unrestored", durable=False)
+        elif place.exists():
+            disk.remove(place, "mirror.unrestored", durable=False)
+
+    def still_missing(self, spool: Spool) -> dict[str, int]:
+        """Bytes there, per path of a file that is not here, or not so long."""
+        return {path: size for path, size in self.files.items() if _size(spool.run / path) < size}
+
+
+def _size(place: Place) -> int:
+    """Bytes of a file here; -1 if there is none."""
+    try:
+        return place.stat().st_size
+    except OSError:
+        return -1
 
 
 def _place(spool: Spool) -> Place:

@@ -1,7 +1,7 @@
 """What of a staged run is not in its logdir, and what is told of it.
 
-    4.7 kB in 2 files of RUN_DIR are not in LOGDIR yet: REASON.
-    What is here stays here, and a mirror goes on trying; then: COMMAND
+    4.7 kB in 2 files are not in LOGDIR yet: REASON.
+    What is in RUN_DIR stays there, and a mirror goes on trying; then: COMMAND
 
 | what keeps it from there           | told                                                       |
 |------------------------------------|------------------------------------------------------------|
@@ -54,17 +54,23 @@ class Shortfall:
             return f"{first}{f', and {len(others)} more' if others else ''}"
         return self.reason
 
+    @property
+    def trouble(self) -> str:
+        """What keeps something from the logdir, as a sentence; "" if nothing is known, or nothing is missing."""
+        found = (self.why or self.stillness).rstrip(".") if self.missing else ""
+        return f"{self.to}: {found}." if found else ""
+
     def sentence(self) -> str:
         """What is missing, and why; "" if nothing is."""
         if not self.missing:
             return ""
         files = f"{len(self.missing)} file{'s' * (len(self.missing) > 1)}"
-        text = f"{size_text(sum(self.missing.values()))} in {files} of {self.run_dir} are not in {self.to} yet"
+        text = f"{size_text(sum(self.missing.values()))} in {files} are not in {self.to} yet"
         return f"{text}{f': {self.why}' if self.why else ''}".rstrip(".") + "."
 
     def outlook(self) -> str:
         """What becomes of it, and the command."""
-        stays = "What is here stays here"
+        stays = f"What is in {self.run_dir} stays there"
         if self.missing and len(self.refused) == len(self.missing):
             return f"{stays}. When that is mended: {self.command}"
         if not self.is_alive:

@@ -1,15 +1,20 @@
 """The share of this host in a run: all of it, but where each host has a spool of its own beside a common logdir.
 
-    file of the run directory                                              its host
-    event file of ours                                                     the one in its name
-    any other file                                                         where a worker of its directory has lived
-    event file of ours of another host, unchanged for LEFT_ALONE seconds   also where that worker, or the first, has
+    local spool: a file of the run directory, which is the logdir          its host
+      event file of ours                                                   the one in its name
+      any other file                                                       where a worker of its directory has lived
+      event file of ours of another host, unchanged for LEFT_ALONE seconds also where that worker, or the first, has
+
+    staged: a file of the run directory, which each host has for itself    its host
+      event file of ours                                                   the one in its name, and that of its worker
+      any other file                                                       this one: nothing else has written it
+      event file of ours that came here LEFT_ALONE seconds ago             also where the first worker has lived
 
 A worker has lived on a host if there is the lock file of its claim in that host's spool.
 
 Invariants:
 - This host waits for its own share only, and sends its own share, and what others seem to have left behind.
-- So two hosts may send one file at a time: where a spool is of one host, each commit names its parent.
+- So two hosts may send one file at a time: where spools are of one host each, each commit names its parent.
 - The age of a file is that by the clock of the filesystem that it is on.
 """
 
@@ -21,6 +26,7 @@ from collections.abc import Callable
 
 from hf_mpwriter.base.names import MAIN_WORKER, SPOOL_NAME, event_host, is_ours, worker_of
 from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.staging.record import MirrorRecord
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Place
 from hf_mpwriter.system.process import host_name
@@ -30,8 +36,12 @@ _LOOK_EVERY = 5.0  # seconds between two looks at who has lived here, and at the
 
 
 def is_apart(spool: Spool) -> bool:
-    """Whether a spool is not in its run directory, so that other hosts have spools of their own."""
-    return spool.root != os.path.join(spool.run_dir, SPOOL_NAME)
+    """Whether a spool is not in its logdir, so that other hosts have spools of their own."""
+    return spool.root != os.path.join(spool.run_dir, SPOOL_NAME) or _is_staged(spool)
+
+
+def _is_staged(spool: Spool) -> bool:
+    return spool.logdir != spool.run_dir or MirrorRecord.place(spool).exists()
 
 
 class Share:
@@ -44,6 +54,7 @@ class Share:
 
     def __init__(self, spool: Spool, clock: Callable[[], float] = time.monotonic) -> None:
         self._spool, self._clock, self._is_all = spool, clock, not is_apart(spool)
+        self._is_staged = not self._is_all and _is_staged(spool)
         self._next_look, self._lived, self._now = -1.0, frozenset[str](), 0.0
 
     def has(self, path: str) -> bool:
@@ -54,8 +65,9 @@ class Share:
         """
         if self._is_all:
             return True
-        name = os.path.basename(path)
-        return event_host(name) == host_name() if is_ours(name) else worker_of(path) in self._lived_here()
+        if not is_ours(name := os.path.basename(path)):
+            return self._is_staged or worker_of(path) in self._lived_here()
+        return event_host(name) == host_name() or (self._is_staged and worker_of(path) in self._lived_here())
 
     def of(self, allows: Callable[[str], bool]) -> Callable[[str], bool]:
         """What of the files that may be uploaded is of this host."""
@@ -72,9 +84,11 @@ class Share:
         if not is_ours(os.path.basename(path)) or self._lived_here().isdisjoint((worker_of(path), MAIN_WORKER)):
             return False
         try:
-            return self._now - (self._spool.run / path).stat().st_mtime >= LEFT_ALONE
+            status = (self._spool.run / path).stat()
         except OSError:
             return False
+        changed = status.st_ctime if self._is_staged else status.st_mtime  # what was restored is as old as its name
+        return self._now - changed >= LEFT_ALONE
 
     def _lived_here(self) -> frozenset[str]:
         """The workers that have had a claim in this spool, as of the last look."""

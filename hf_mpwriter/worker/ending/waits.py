@@ -8,7 +8,7 @@ Invariants:
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.progress import Logged, Progress
@@ -29,7 +29,8 @@ class Waits:
 
     def __init__(self, membership: Membership, clock: Callable[[], float]) -> None:
         self._membership, self._clock = membership, clock
-        self._waited_for: tuple[dict[str, int], dict[str, int]] = {}, {}  # lengths and changes, see `Progress`
+        # lengths and changes, see `Progress`, and lengths in the logdir
+        self._waited_for: tuple[dict[str, int], dict[str, int], Mapping[str, int]] = {}, {}, {}
 
     def wait(
         self,
@@ -45,7 +46,7 @@ class Waits:
         """Wait, bounded, until what the process answers for is delivered; see `shutdown`.
 
         Args:
-            own: bytes per path that the process has written.
+            own: bytes per path of the event files that the process has written.
             voice: of the process.
             logged: returns what it has logged.
             keep_house: makes sure that an uploader lives, and a mirror.
@@ -59,12 +60,13 @@ class Waits:
         spool, uploads, started = self._membership.spool, self._membership.uploads, self._clock()
         view = Progress(spool)
         awaited = delivery.to_await(self._membership, own, view, is_first=voice.is_first())
-        before, self._waited_for = self._waited_for, (awaited.lengths, view.changes(awaited.lengths))
+        now = (awaited.lengths, view.changes(awaited.lengths), awaited.there)
+        before, self._waited_for = self._waited_for, now
         if before == self._waited_for:  # the end of a with block has waited already
             return None
         missing = view.missing(before[0], asked=before[1]) if uploads else {}
         there = Logdir(spool)
-        late = there.missing(before[0])
+        late = there.missing(before[2])
         in_vain = (missing and not view.is_hopeless(missing)) or late.keys() - there.refused(late).keys()
         timeout, spent = 0.0 if in_vain else self._membership.settings.exit_timeout, spent + self._clock() - started
         membership_role = self._membership.role

@@ -41,6 +41,7 @@ from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.events.event_file import EventFile
 from hf_mpwriter.events.registration import FileHome
 from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.staging.restoration import Unrestored
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import Place
 from hf_mpwriter.worker.naming import holders
@@ -223,13 +224,20 @@ def _write_note(place: Place, step: int | None) -> None:
 def _directories(spool: Spool, name: str) -> list[Place]:
     """The directories of a name that hold event files."""
     if name != MAIN_WORKER:
-        return event_directories(spool.run / name)
+        found = event_directories(spool.run / name)
+        return [*found, *_of_missing(spool, name, {place.name for place in found})]
     top = Place(spool.run)
     directories, files = top.scan()
     others = {lock.removesuffix(".lock") for lock in spool.claim(MAIN_WORKER).parent.names()} | {SPOOL_NAME}
     own = [found for found in directories if found not in others and not is_reserved(found) and found[:5] != "proc_"]
     below = [place for found in own for place in event_directories(top / found, is_ours)]
     return [top, *below] if any(map(is_event_file, files)) else below
+
+
+def _of_missing(spool: Spool, name: str, known: set[str]) -> list[Place]:
+    """The directories of a name into which a later start may bring event files: their steps are to be hidden, too."""
+    directories = {os.path.dirname(path) for path in Unrestored.read(spool).still_missing(spool)} - known
+    return [spool.run / directory for directory in sorted(directories) if f"{directory}/".startswith(f"{name}/")]
 
 
 def event_directories(top: Place, counts: Callable[[str], bool] = is_event_file) -> list[Place]:

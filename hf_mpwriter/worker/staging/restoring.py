@@ -8,7 +8,7 @@
 A run may have gone on elsewhere since it was here. So each attempt asks the logdir, however much is here.
 
 How long training waits: PATIENCE seconds for the next sign of a restore, LONGEST in all. A restore that failed is not
-tried again for RETRY_AFTER seconds, whichever process asks.
+tried again for RETRY_AFTER seconds, whichever process asks. Single files that cannot be read are tried by each start.
 
 Invariants:
 - This process never touches the logdir, and starts a restore by `posix_spawn`.
@@ -40,6 +40,7 @@ from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.system import disk, launch, locks
 from hf_mpwriter.system.filesystem.mounts import Mount, find_mount
 from hf_mpwriter.system.process import host_id
+from hf_mpwriter.system.redaction import printable
 
 QUIET = 2.0  # seconds; a longer wait is told
 PATIENCE = 60.0  # seconds without a sign, after which a restore is given up
@@ -175,16 +176,27 @@ def _restored(spool: Spool, before: Restoration) -> Restoration:
     found = replace(found, at=time.time(), last=max(found.last, before.last))
     with contextlib.suppress(OSError):  # the next attempt asks again
         found.save(spool)
-    if found.failure:
+    if found.failure or found.unread:
         logger.warning("%s", _failure_text(spool, found))
     logger.flush()
     return found
 
 
 def _failure_text(spool: Spool, found: Restoration) -> str:
-    what = f"{size_text(found.size - found.came)} of {found.files} files" if found.files else EARLIER
-    why = f"{spool.logdir}: {what} there could not be brought back: {found.failure.rstrip('.')}"
-    return f"{why}. Training goes on; nothing there is overwritten, but `last_step` and the uploads of this run lack it"
+    """What did not come, why, and what follows from that."""
+    what, why = EARLIER, found.failure
+    if found.files:
+        what = f"{size_text(found.size - found.came)} of {counted(found.files)}"
+    if not found.failure:
+        what, why = f"{found.unread} of {counted(found.files)}", found.reason
+    text = f"{spool.logdir}: {what} there could not be brought back: {why.rstrip('.')}"
+    lack = "Training goes on, and nothing there is overwritten; `last_step` lacks it"
+    return printable(f"{text}. {lack}, and uploads of what follows it wait, until a later start brings it")
+
+
+def counted(files: int) -> str:
+    """Return `1 file`, `2 files`."""
+    return f"{files} file{'s' * (files != 1)}"
 
 
 def _run(spool: Spool) -> Restoration:
@@ -203,9 +215,9 @@ def _run(spool: Spool) -> Restoration:
 
 def _tell(spool: Spool, report: Restoration) -> None:
     if report.files:
-        text = f"bringing back {report.files} files ({size_text(report.size)}) of earlier attempts"
-    else:
-        text = f"asking it {EARLIER}"
+        text = f"bringing back {counted(report.files)} ({size_text(report.size)}) of earlier attempts"
+    else:  # nothing is known of it, and there may be nothing
+        text = "waiting for it to answer"
     limit = LONGEST if report.files else PATIENCE
     logger.warning("%s: %s before training goes on, for at most %.0f s", spool.logdir, text, limit)
     logger.flush()

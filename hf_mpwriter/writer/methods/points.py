@@ -49,7 +49,7 @@ class PointMethods(ScalarMethods):
     ) -> None:
         """Add data for the embedding projector, as files in the worker directory instead of events.
 
-        Where event files are kept on a local disk on their way to the logdir, these files stay there.
+        Where event files are kept on a local disk on their way to the logdir, these files go there, too.
 
         To upload them, name them in `repo_allow_patterns`, such as `["*.tfevents.*", "*.tsv", "*.png", "*.pbtxt"]`. If
         the disk refuses them, `dropped` counts one more.

@@ -3,6 +3,7 @@
 a real filesystem     tmpfs, ext4, bindfs, ...      (tests/helpers/real_mounts.py)
 a FUSE model          gcsfuse, hf-mount, ...        (tests/helpers/fuse_models.py)
 a URL                 s3, on moto's server          (tests/helpers/s3_server.py)
+                      in-memory, fsspec's own       (tests/helpers/memory_server.py)
 """
 
 from __future__ import annotations
@@ -20,14 +21,16 @@ from lib.paths import HELPERS
 sys.path.insert(0, str(HELPERS))
 
 import fuse_models
+import memory_server
 import real_mounts
 import s3_server
+from memory_server import MemoryServer
 from mounts import contents
 from s3_server import S3Server
 
 RUN = "runs/exp1"
 BUCKET = "runs"
-URLS = ("s3", "local-url")
+URLS = ("s3", "local-url", "in-memory")
 WRITE_BACK = ("rclone-writes", "rclone-full")  # a cache that uploads some time after close
 MODELS = {
     model.name: model
@@ -48,7 +51,7 @@ class Place:
         everything: what other hosts see below the logdir: content by relative path.
         shown: where TensorBoard reads it.
         writes_back: whether the mount itself takes a closed file, and publishes it later; no one on its host can know.
-        variables: of the environment of every process.
+        variables: of the environment of every process; a PYTHONPATH is added to theirs.
     """
 
     logdir: str
@@ -89,6 +92,10 @@ def prepared(row: str, top: Path) -> Iterator[Place]:
             s3.client().create_bucket(Bucket=BUCKET)
             url = f"s3://{BUCKET}/{RUN}"
             yield Place(url, _below(lambda: s3.objects(BUCKET)), url, variables=s3.variables)
+        elif row == "in-memory":
+            memory = stack.enter_context(MemoryServer(top / "path"))
+            url, path = f"{memory_server.PROTOCOL}://{RUN}", {"PYTHONPATH": str(memory.path)}
+            yield Place(url, lambda: memory.contents(RUN), url, variables=memory.variables | path)
         elif row in URLS:
             run = top / "files" / RUN
             yield Place(f"local://{run}", lambda: contents(run), str(run))

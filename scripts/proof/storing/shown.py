@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import sys
 from multiprocessing.connection import Connection
 
 ALL = {"scalars": 0, "tensors": 0, "histograms": 0}
@@ -41,6 +42,7 @@ def points(logdir: str, variables: dict[str, str], patience: float) -> Points | 
 
 def _read(answer: Connection, logdir: str, variables: dict[str, str]) -> None:
     os.environ.update(variables)
+    sys.path[:0] = filter(None, [variables.get("PYTHONPATH", "")])
     logging.disable(logging.CRITICAL)
     from tensorboard.backend.event_processing import event_multiplexer
 

@@ -54,7 +54,7 @@ def test_an_end_tells_what_is_not_in_the_logdir_and_sync_brings_it(tmp_path, sta
     code, _, err = start(LOG, run_dir, 100).finish()
     told = err.splitlines()[-1]
     assert code == 0
-    assert f"of {run_dir} are not in {logdir} yet: Not a directory." in told
+    assert f"are not in {logdir} yet: Not a directory. What is in {run_dir} stays there" in told
     assert told.endswith(f"hf-mpwriter sync {logdir}")
     assert "Hub" not in err
     code, out = command("sync", run_dir, "--timeout", "100")
@@ -73,7 +73,8 @@ def test_an_end_tells_what_is_not_in_the_logdir_and_sync_brings_it(tmp_path, sta
     # removed there
     (logdir / name).unlink()
     code, out = command("verify", run_dir)
-    assert (code, f"{name}: not whole in the logdir" in out) == (1, True), out
+    assert (code, f"{name}: not in the logdir any more" in out) == (1, True), out
+    assert command("verify", run_dir, "--running")[0] == 1, "no training removes it"
     assert command("sync", run_dir)[0] == 0
     assert digests(logdir) == digests(run_dir)
     # changed there
@@ -107,8 +108,9 @@ def test_what_goes_to_hub_and_logdir_is_waited_for_in_both(hub, tmp_path, start,
     stage(other, far)
     err = start(LOG_TO_HUB, other, 20).finish()[2]
     told = err.splitlines()[-1]
-    assert "not on the Hub yet" in told
-    assert f"All of it is in {far}." in told
+    assert f"of {far} are not on the Hub yet" in told
+    assert "All of it is in the logdir." in told
+    assert told.index(str(far)) < told.index(f"What is on disk ({other}) stays there")
     assert digests(far) == digests(other)
     # without both
     other, far = tmp_path / "here" / "exp3", tmp_path / "there" / "exp1" / next(iter(lengths(run_dir))) / "exp3"

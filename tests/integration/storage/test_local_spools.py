@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.root, pytest.mark.skipif(bool(why_not()), reason=why_n
 LOG = """
 import os, sys, time
 from hf_mpwriter import HFSummaryWriter
-with HFSummaryWriter("me/run", logdir=sys.argv[1], path_in_repo="", commit_every=0.1) as writer:
+with HFSummaryWriter("me/run", logdir=sys.argv[1], path_in_repo="", commit_every=0.1, mirror_every=0.01) as writer:
     step = 0
     while not os.path.exists(sys.argv[2]):
         writer.add_scalar("loss", 1.0, step)
@@ -88,6 +88,36 @@ def test_each_host_uploads_its_own_from_a_logdir_without_locks(start, hub, tmp_p
         os.unlink(run_dir / young)
         report = oracle.check(str(run_dir), View(hub.store, "me/run", "exp1"))
         assert report.problems == []
+
+
+@pytest.mark.timeout(300)
+def test_each_host_sends_its_own_of_a_run_that_both_stage(start, hub, tmp_path):
+    """The second one brings back what the first one mirrors, and leaves it to that one; commits name their parents."""
+    enough, logdir = tmp_path / "enough", tmp_path / "bucket" / "exp1"
+    environments = [on_host(number, tmp_path) for number in (0, 1)]
+    for env in environments:
+        env["HF_MPWRITER_STAGING"] = env["TMPDIR"]
+    places = [homes.find(str(logdir), env) for env in environments]
+    spools = [homes.spool_of(home) for home in places]
+
+    def ledger(number: int) -> set[str]:
+        spool = spools[number]
+        return set(load(spool, spool.destination()).files) if spool.exists() and spool.has_destination() else set()
+
+    first = start(LOG, logdir, enough, env=environments[0])
+    wait_for(lambda: list(logdir.rglob("*tfevents*")), "the first host has mirrored something")
+    second = start(LOG, logdir, enough, env=environments[1])
+    wait_for(lambda: all(map(ledger, (0, 1))), "each host has sent something")
+    enough.touch()
+    for rank in (first, second):
+        code, _, err = rank.finish()
+        assert code == 0, err
+    brought = {names.event_host(path.name) for path in Path(places[1].run_dir).rglob("*tfevents*")}
+    assert brought == {"host-0", "host-1"}
+    hosts = [{names.event_host(os.path.basename(path)) for path in ledger(number)} for number in (0, 1)]
+    assert hosts == [{"host-0"}, {"host-1"}]
+    report = oracle.check(str(logdir), View(hub.store, "me/run", "exp1"))
+    assert report.problems == []
 
 
 TWICE = """

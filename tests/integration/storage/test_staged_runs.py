@@ -18,7 +18,9 @@ from hf_mpwriter import SummaryWriter
 from hf_mpwriter.base.errors import LogdirError, SettingsError
 from hf_mpwriter.base.names import event_second
 from hf_mpwriter.spool import homes
+from hf_mpwriter.spool.ledger import load
 from hf_mpwriter.spool.staging.record import Mirrored, MirrorRecord
+from hf_mpwriter.system import locks
 from hf_mpwriter.system.process import host_id
 
 START = 1  # SessionLog.START
@@ -214,6 +216,46 @@ def test_training_goes_on_although_its_url_hangs_or_refuses(run_dir, local, tmp_
     assert {path: content for path, content in files_below(run_dir).items() if path in found} == found
     (new,) = files_below(run_dir).keys() - found.keys()
     assert event_second(new) == 4_000_000_001, "its name sorts behind what is there and did not come"
+
+
+ORDERED = """
+import sys
+from hf_mpwriter import HFSummaryWriter
+with HFSummaryWriter("me/run", logdir=sys.argv[1], exit_timeout=0) as writer:
+    beside = HFSummaryWriter("me/run", logdir=sys.argv[1], filename_suffix=".beside", exit_timeout=0)
+    writer.add_scalar("loss", 1.0, 1)
+    beside.add_scalar("loss", 1.0, 1)
+    beside.push(100)
+    beside.close()
+    print(writer.push(float(sys.argv[2])))
+"""
+
+
+@pytest.mark.timeout(300)
+def test_nothing_is_sent_before_an_earlier_file_that_did_not_come(hub, run_dir, local, tmp_path, monkeypatch, start):
+    """It waits for a start that can read it; then the earlier one is on the Hub with it, or before."""
+    url_places.install(tmp_path / "path")
+    monkeypatch.setenv("PYTHONPATH", f"{os.environ['PYTHONPATH']}:{tmp_path / 'path'}")
+    earlier = run_dir / "events.out.tfevents.1795233002.other.1.00000000"
+    event_file(earlier, 3)
+    url_places.beside(earlier, "refuses").touch()
+    url = url_places.url(run_dir)
+    code, out, err = start(ORDERED, url, 0.5).finish(200)
+    assert (code, out) == (0, "False\n"), err
+    assert "1 of 1 file there could not be brought back" in err
+    spool = homes.spool_of(homes.find(url))
+    wait_for(lambda: not locks.is_held(spool.uploader_lock), "the uploader has left")
+    held = load(spool, spool.destination())
+    assert [path for path in held.files if held.length(path)] == [path for path in held.files if "beside" in path] != []
+    url_places.beside(earlier, "refuses").unlink()
+    assert start(ORDERED, url, 100).succeed(200) == "True\n"
+    held = load(spool, spool.destination())
+    main = [path for path in files_below(run_dir) if "beside" not in path]
+    assert len(main) == 3
+    assert held.length(earlier.name) == earlier.stat().st_size
+    times = [held.files[path].time for path in sorted(main)]
+    assert times == sorted(times)
+    assert start(ORDERED, url, 100).succeed(200) == "True\n"
 
 
 def test_a_url_that_cannot_be_a_logdir_is_refused_with_what_helps(local, monkeypatch):

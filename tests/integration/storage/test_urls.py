@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 
 import pytest
 import s3_server
+from memory_server import PROTOCOL, MemoryServer
 from runs import run
 from s3_server import S3Server
 from support import keys
 from tensorboard.backend.event_processing import event_accumulator
+
+from hf_mpwriter import SummaryWriter
+from hf_mpwriter.base.errors import LogdirError
 
 LIKE_TENSORBOARDX = """
 import sys
@@ -63,5 +68,42 @@ def test_what_tensorboardx_does_with_s3(s3, start, tmp_path):
     objects = s3.objects("this", "is/apen/")
     assert records(objects, tmp_path) == [("loss", step) for step in range(40)]
     assert not os.path.exists("s3:")
+    config = objects["projector_config.pbtxt"].decode()
+    named = re.findall(r'_path: "(.*)"', config)
+    assert len(named) == 6
+    assert set(named) <= objects.keys()
+    assert objects["00002/default/metadata.tsv"] == b"33\n44\n55\n"
     accumulator = event_accumulator.EventAccumulator("s3://this/is/apen").Reload()
     assert [event.step for event in accumulator.Scalars("loss")] == list(range(40))
+
+
+TWICE = """
+import sys
+from hf_mpwriter import SummaryWriter
+for first in (0, 5):
+    with SummaryWriter(sys.argv[1]) as writer:
+        print(writer.last_step())
+        for step in range(first, first + 5):
+            writer.add_scalar("loss", step, step)
+        print(writer.push(100))
+"""
+
+
+def test_a_filesystem_of_fsspec_that_is_memory(tmp_path, start):
+    """In a process that outlives all of a run; the next start, without what is here, continues behind it."""
+    with MemoryServer(tmp_path / "path") as memory:
+        (url, env), found = (f"{PROTOCOL}://runs/exp1", memory.variables), {}
+        env["PYTHONPATH"] = f"{os.environ['PYTHONPATH']}:{memory.path}"
+        for machine, known in (("A", ["None", "True", "4", "True"]), ("B", ["9", "True", "4", "True"])):
+            (tmp_path / machine).mkdir()
+            told = start(TWICE, url, env=env | {"HF_MPWRITER_STAGING": str(tmp_path / machine)}).succeed(200)
+            assert told.split() == known
+            before, found = found, memory.contents("runs/exp1")
+            assert before.items() <= found.items(), "nothing there is written again"
+        assert records(found, tmp_path) == [("loss", step) for step in range(10)] * 2
+
+
+def test_the_memory_of_one_process_is_refused(tmp_path):
+    """A mirror is another process: it would bring the run to its own memory, and end."""
+    with pytest.raises(LogdirError, match="in the memory of one process, which ends"):
+        SummaryWriter("memory://runs/exp1")

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from pathlib import Path
 
 import pytest
 from support import event_file
 
-from hf_mpwriter.mirror import posix, restore
+from hf_mpwriter.mirror import posix
+from hf_mpwriter.mirror.restore import arrivals
+from hf_mpwriter.mirror.restore import process as restore
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging.record import Mirrored, mirror_lock
-from hf_mpwriter.spool.staging.restoration import Restoration
+from hf_mpwriter.spool.staging.restoration import Restoration, Unrestored
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.process import host_id
 
@@ -64,13 +67,13 @@ def test_what_is_there_comes_back_whole_and_as_old_as_its_name(staged, logdir):
     assert here(staged) == wanted
     size = sum(map(len, wanted.values()))
     assert told[0] == Restoration(files=3, size=size, first=1795233002, last=1795240000)
-    assert told[1].came == len(wanted[NEW])
     assert told[-1] == Restoration(3, size, size, 1795233002, 1795240000, is_over=True)
     assert Mirrored.read(staged.host(host_id())).files == {path: len(data) for path, data in wanted.items()}
     for path in (OLD, NEW, RANK):
         second = int(os.path.basename(path).split(".")[3])
         assert os.stat(staged.run / path).st_mtime <= min(second, time.time() - 60)
-    assert not (staged.directory / restore.RESTORING).exists()
+    assert not (staged.directory / arrivals.RESTORING).exists()
+    assert Unrestored.read(staged) == Unrestored()
     assert restored(staged)[0].files == 0
 
 
@@ -84,15 +87,77 @@ def test_what_is_here_stays_unless_it_is_a_beginning(staged, logdir):
     assert Mirrored.read(staged.host(host_id())).files[NEW] == len(content)
 
 
-def test_a_file_that_does_not_come_whole_does_not_come(staged, logdir, monkeypatch):
-    """What the listing says and what is read differ: nothing stands at the path, and the rest is not lost."""
+def test_a_file_that_does_not_come_whole_does_not_come(staged, monkeypatch):
+    """What the listing says and what is read differ: nothing stands at the path, and it is known to be missing."""
     pieces = posix.PosixTarget.pieces
     monkeypatch.setattr(posix.PosixTarget, "pieces", lambda target, path: [next(iter(pieces(target, path)))[:-1]])
     told = restored(staged)
-    assert "bytes" in told[-1].failure
-    assert not told[-1].is_over
+    assert (told[-1].unread, told[-1].failure) == (3, "")
+    assert "bytes came" in told[-1].reason
     assert told[-1].last == 1795240000, "names sort behind what did not come"
     assert here(staged) == {}
+    assert Unrestored.read(staged).files.keys() == {OLD, NEW, RANK}
+
+
+def refuses(monkeypatch, *paths: str) -> None:
+    """Let the logdir refuse to have these files read."""
+    pieces = posix.PosixTarget.pieces
+
+    def read(target, path: str):
+        if path in paths:
+            raise PermissionError(13, "Permission denied", path)
+        return pieces(target, path)
+
+    monkeypatch.setattr(posix.PosixTarget, "pieces", read)
+
+
+def test_a_file_that_cannot_be_read_holds_up_no_other(staged, logdir, monkeypatch):
+    """It is named, known to be missing, and comes with the next restore; then nothing is missing."""
+    with monkeypatch.context() as once:
+        refuses(once, NEW)
+        told = restored(staged)[-1]
+    assert (told.unread, told.reason, told.is_over) == (1, f"{NEW}: Permission denied", True)
+    assert here(staged).keys() == {OLD, RANK}
+    size = len((logdir / NEW).read_bytes())
+    assert Unrestored.read(staged).files == Unrestored.read(staged).still_missing(staged) == {NEW: size}
+    told = restored(staged)[-1]
+    assert (told.files, told.unread) == (1, 0)
+    assert here(staged).keys() == {OLD, NEW, RANK}
+    assert Unrestored.read(staged) == Unrestored()
+
+
+def test_a_logdir_of_which_nothing_can_be_read_is_given_up(staged, logdir, monkeypatch):
+    """It may take a minute for each of thousands of files."""
+    paths = [f"events.out.tfevents.17952330{number:02d}.h.1.00000001" for number in range(10, 50)]
+    for path in paths:
+        event_file(logdir / path, 1)
+    monkeypatch.setattr(arrivals, "GIVE_UP_AFTER", 5)
+    monkeypatch.setattr(arrivals, "SMALL_AT_ONCE", 1)
+    refuses(monkeypatch, *paths)
+    told = restored(staged)[-1]
+    assert "5 files in a row cannot be read: Permission denied" in told.failure
+    assert not told.is_over
+
+
+def test_files_are_read_side_by_side(staged, monkeypatch):
+    """Each of them waits for the others, as a mount may take long for each call."""
+    pieces, meeting = posix.PosixTarget.pieces, threading.Barrier(3)
+
+    def read(target, path: str):
+        meeting.wait(60)
+        return pieces(target, path)
+
+    monkeypatch.setattr(posix.PosixTarget, "pieces", read)
+    assert restored(staged)[-1].is_over
+    assert here(staged).keys() == {OLD, NEW, RANK}
+
+
+def test_what_was_cut_short_is_known_to_be_missing(staged, monkeypatch):
+    """Also after a SIGKILL, as it is recorded before anything is brought."""
+    seen = []
+    monkeypatch.setattr(arrivals.Arrivals, "bring", lambda *_: seen.append(Unrestored.read(staged).files) or ())
+    restored(staged)
+    assert seen[0].keys() == {OLD, NEW, RANK}
 
 
 def test_an_empty_or_missing_logdir_is_no_failure(staged, tmp_path):
@@ -119,6 +184,7 @@ def test_a_url_that_cannot_be_reached_from_here_is_for_the_user(staged):
 
 def test_a_disk_that_is_full_ends_it_with_a_reason(staged, monkeypatch):
     """What has come until then stays."""
+    monkeypatch.setattr(arrivals, "SMALL_AT_ONCE", 1)
     moved = []
     move = disk.move
 
@@ -130,3 +196,4 @@ def test_a_disk_that_is_full_ends_it_with_a_reason(staged, monkeypatch):
     monkeypatch.setattr(disk, "move", move_once)
     assert "No space" in restored(staged)[-1].failure
     assert list(here(staged)) == [NEW]
+    assert Unrestored.read(staged).files.keys() == {OLD, RANK}

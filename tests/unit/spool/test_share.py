@@ -9,6 +9,7 @@ import pytest
 
 from hf_mpwriter.base.names import event_name
 from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.staging.record import MirrorRecord
 from hf_mpwriter.spool.workers import share as share_module
 from hf_mpwriter.spool.workers.share import LEFT_ALONE, Share, is_apart
 from hf_mpwriter.system import locks
@@ -91,3 +92,36 @@ def test_who_has_lived_here_is_looked_at_now_and_then(spool, monkeypatch):
     locks.release(locks.try_exclusive(spool.claim("main")))
     now[0] = 60.0
     assert share.has("notes.txt")
+
+
+@pytest.fixture
+def staged(tmp_path):
+    """The spool of a staged run, in which rank 3 has lived; the run directory is of this host only."""
+    made = Spool.of(str(tmp_path / "here" / "exp1"), logdir=str(tmp_path / "mount" / "exp1"))
+    made.create()
+    locks.release(locks.try_exclusive(made.claim("rank_00003")))
+    return made
+
+
+def test_a_staged_run_is_of_other_hosts_too(staged):
+    """They have spools of their own, so commits name their parents; also where the logdir is not known by name."""
+    assert is_apart(staged)
+    by_path = Spool(staged.run_dir)
+    assert not is_apart(by_path)
+    MirrorRecord(staged.logdir, 1.0).publish(staged)
+    assert is_apart(by_path)
+
+
+def test_what_was_restored_is_of_the_host_on_which_its_worker_lives(staged, monkeypatch):
+    """Whoever has logged it; what lives elsewhere is sent from there, or minutes later where the first process is."""
+    share = Share(staged)
+    mine, others = (write(staged, f"rank_0000{rank}/{OTHER}", 1e6) for rank in (3, 5))
+    assert share.has(mine)
+    assert not share.has(others)
+    assert not share.takes(others)
+    assert share.has(f"rank_00005/{OWN}")
+    assert share.has("rank_00005/metadata.tsv"), "nothing else brings such a file here"
+    locks.release(locks.try_exclusive(staged.claim("main")))
+    assert not Share(staged).takes(others), "it has come just now, however old it is"
+    monkeypatch.setattr(share_module, "LEFT_ALONE", -1.0)
+    assert Share(staged).takes(others)

@@ -116,7 +116,7 @@ def test_what_was_known_before_does_not_count_for_a_command(staged_spool):
 @pytest.mark.parametrize(
     ("fields", "sentence", "outlook"),
     [
-        ({}, "1 B in 1 file of /run are not in s3://b/x yet.", "no mirror runs. To finish: hf-mpwriter sync s3://b/x"),
+        ({}, "1 B in 1 file are not in s3://b/x yet.", "no mirror runs. To finish: hf-mpwriter sync s3://b/x"),
         ({"reason": "no space."}, "yet: no space.", "no mirror runs"),
         ({"is_alive": True}, "yet.", "a mirror goes on trying; then: hf-mpwriter sync s3://b/x"),
         ({"is_alive": True, "stillness": "it hangs"}, "yet.", "does not work: it hangs. To finish then: hf-mpwriter"),

@@ -249,6 +249,7 @@ def test_the_message_names_the_true_time_where_the_hub_asks_for_a_longer_wait(ru
     assert any(f"an uploader goes on trying, until {at} at least; then: hf-mpwriter sync" in line for at in times)
 
 
+THERES = MISSING.replace("/runs/exp1", "s3://b/exp1")
 THERE = Shortfall("/runs/exp1", "s3://b/exp1")
 LATE = Shortfall("/runs/exp1", "s3://b/exp1", {"a": 7}, reason="no space", is_alive=True)
 
@@ -258,15 +259,25 @@ LATE = Shortfall("/runs/exp1", "s3://b/exp1", {"a": 7}, reason="no space", is_al
     [
         (
             {"logdir": THERE},
-            [MISSING, "All of it is in s3://b/exp1.", "uploader goes on", "sync s3://b/exp1"],
+            [
+                THERES,
+                "All of it is in the logdir.",
+                "on disk (/runs/exp1) stays",
+                "uploader goes on",
+                "sync s3://b/exp1",
+            ],
             ["mirror"],
         ),
         (
             {"logdir": LATE},
-            [f"{MISSING}{DOWN} 7 B in 1 file of", "not in s3://b/exp1 yet: no space."],
+            [f"{THERES}{DOWN} 7 B in 1 file are not in s3://b/exp1 yet: no space."],
             ["mirror goes on"],
         ),
-        ({"logdir": LATE, "missing": {}}, ["7 B in 1 file of", "a mirror goes on trying; then: hf-mpwriter"], ["Hub"]),
+        (
+            {"logdir": LATE, "missing": {}},
+            ["7 B in 1 file are", "in /runs/exp1 stays there, and a mirror goes on trying; then: hf-mpwriter"],
+            ["Hub"],
+        ),
         ({"logdir": LATE, "missing": {}, "logged": WAITS}, [WAITING, "a mirror goes on trying"], ["Hub"]),
     ],
 )
@@ -281,10 +292,10 @@ def test_of_a_staged_run_one_message_tells_of_both_places(changes, shown, absent
 def test_a_long_wait_names_the_places_that_it_waits_for():
     """Of a run without a destination that is the logdir alone."""
     local = dataclasses.replace(HERE, missing={}, logdir=LATE, uploads=False)
-    assert "until 7 B in 1 file of /runs/exp1 are in s3://b/exp1 (no space)." in announcement(local, 60)
+    assert "until 7 B in 1 file of s3://b/exp1 are in the logdir (no space)." in announcement(local, 60)
     both = dataclasses.replace(HERE, logdir=LATE)
-    assert "are on the Hub and in s3://b/exp1 (ConnectError: refused; no space)." in announcement(both, 60)
+    assert "are on the Hub and in the logdir (ConnectError: refused; no space)." in announcement(both, 60)
     arrived = dataclasses.replace(local, logdir=THERE)
-    assert message(arrived, local) == "/runs/exp1: all of it is in s3://b/exp1 now."
-    assert message(dataclasses.replace(arrived, uploads=True), both).endswith("on the Hub and in s3://b/exp1 now.")
+    assert message(arrived, local) == "s3://b/exp1: all of it is in the logdir now."
+    assert message(dataclasses.replace(arrived, uploads=True), both).endswith("on the Hub and in the logdir now.")
     assert message(arrived) == ""

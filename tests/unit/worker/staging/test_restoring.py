@@ -109,6 +109,26 @@ def test_a_failure_is_told_and_not_repeated_at_once(staged, asked, caplog):
     assert asked == []
 
 
+def test_a_file_that_cannot_be_read_is_told_and_tried_by_each_start(staged, asked, caplog):
+    """It is no failure of the whole: the next start may find it readable."""
+    asked += [Restoration(files=3, unread=1, reason="events.out: refused", is_over=True), Restoration(is_over=True)]
+    for _ in range(2):
+        with restoring.prepared(staged, is_joined=False):
+            pass
+    assert asked == []
+    assert caplog.text.count("1 of 3 files there could not be brought back: events.out: refused. Training goes on") == 1
+
+
+def test_what_is_told_of_a_wait_claims_nothing_that_is_not_known(staged, caplog):
+    """Before the logdir has answered, there may be nothing of earlier attempts."""
+    restoring._tell(staged, Restoration())
+    restoring._tell(staged, Restoration(files=1, size=4000))
+    first, second = caplog.messages
+    assert "waiting for it to answer" in first
+    assert "earlier attempts" not in first
+    assert "bringing back 1 file (4.0 kB) of earlier attempts" in second
+
+
 def test_a_lock_that_stays_is_not_waited_for_for_ever(staged, asked, monkeypatch, caplog):
     """Another process hangs in its restore; this one goes on, after a word."""
     monkeypatch.setattr(restoring, "LONGEST", 0.0)

@@ -7,14 +7,20 @@ import time
 
 import pytest
 
-from hf_mpwriter.base.settings import Settings
+from hf_mpwriter.base import state
+from hf_mpwriter.base.settings import Destination, Settings
+from hf_mpwriter.base.verdicts import Sent
 from hf_mpwriter.events import framing
 from hf_mpwriter.events.limits import Limits
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.staging.record import Mirrored
+from hf_mpwriter.spool.ledger import Ledger
+from hf_mpwriter.spool.staging.record import Mirrored, MirrorPlaces
+from hf_mpwriter.spool.staging.status import MirrorStatus
+from hf_mpwriter.system import disk
 from hf_mpwriter.system.process import host_id
 from hf_mpwriter.worker.staging.restoring import publish_record
 from hf_mpwriter.worker.worker import Worker
+from hf_mpwriter.writer.commit_scheduler import PushFuture, UploadError
 
 REFUSED = "events.out.tfevents.1000000000.there.1.0123abcd"
 TIMEOUT = 0.5  # seconds
@@ -60,3 +66,85 @@ def test_what_the_logdir_refuses_for_good_makes_no_later_wait_shorter(worker, mo
     waits({REFUSED: 5, f"{REFUSED}.other": 5})
     assert time.monotonic() - between >= TIMEOUT
     assert between - started < 60
+
+
+def mirrored(worker: Worker, *paths: str) -> None:
+    """Let the mirror have brought all of these files."""
+    host = worker.spool.host(host_id())
+    os.makedirs(host.root, exist_ok=True)
+    lengths = worker.files.written()
+    Mirrored({path: lengths[path] for path in paths}).save(host)
+
+
+@pytest.fixture
+def ignoring(worker, monkeypatch) -> tuple[Worker, str, str]:
+    """A worker with a destination that has logged in two files, and which of them the Hub is not to get."""
+    monkeypatch.setattr(worker, "keep_house", lambda: None)
+    settings = Settings(exit_timeout=TIMEOUT, ignore_patterns=("*.mine",))
+    worker.configure(Destination("http://127.0.0.1:9", "me/run"), settings, None)
+    paths = []
+    for suffix in ("", ".mine"):
+        file = worker.files.open("", suffix, None)
+        file.append(framing.session_start_event(1.0, 1))
+        paths.append(os.path.basename(file.path))
+    worker.files.close()
+    lengths = worker.files.written()
+    worker.spool.record_destination(worker.membership.destination)
+    ledger = Ledger(worker.membership.destination)
+    ledger.acknowledge({paths[0]: Sent(lengths[paths[0]], "0" * 64)}, "commit", 1.0)
+    os.makedirs(worker.spool.host(host_id()).root, exist_ok=True)
+    ledger.save(worker.spool.host(host_id()).ledger)
+    return worker, *paths
+
+
+def test_a_push_waits_in_the_logdir_for_what_the_hub_is_not_to_get(ignoring):
+    """The patterns are about the Hub; the logdir gets every event file."""
+    worker, sent, ignored = ignoring
+    mirrored(worker, sent)
+    assert not worker.push(0.1)
+    mirrored(worker, sent, ignored)
+    assert worker.push(60)
+
+
+def test_an_end_waits_in_the_logdir_for_what_the_hub_is_not_to_get(ignoring, caplog):
+    """And names it if it did not come."""
+    worker, sent, ignored = ignoring
+    mirrored(worker, sent)
+    worker.wait()
+    assert f"are not in {worker.spool.logdir} yet" in caplog.text
+    caplog.clear()
+    mirrored(worker, sent, ignored)
+    worker.wait()
+    assert "are not in" not in caplog.text
+
+
+def test_the_status_tells_of_the_logdir(ignoring):
+    """What is there, what waits, and why a copy has failed; the same of a run without a repository."""
+    worker, sent, ignored = ignoring
+    mirrored(worker, sent)
+    lengths, host = worker.files.written(), worker.spool.host(host_id())
+    disk.replace(MirrorPlaces.of(host).status, state.dump(MirrorStatus(failures=1, reason="no room", beat=1.0)), "test")
+    found = worker.status()
+    assert (found.logdir, found.in_logdir, found.waiting) == (worker.spool.logdir, lengths[sent], lengths[ignored])
+    assert found.on_hub == lengths[sent]
+    assert found.error == f"{worker.spool.logdir}: no room."
+    mirrored(worker, sent, ignored)
+    assert (worker.status().waiting, worker.status().error) == (0, "")
+
+
+def test_a_future_resolves_when_the_logdir_has_it_too(ignoring):
+    """A failure of a copy since the request is its exception."""
+    worker, sent, ignored = ignoring
+    mirrored(worker, sent)
+    future = PushFuture(worker, worker.logged(), time.time())
+    assert not future.done()
+    with pytest.raises(TimeoutError):
+        future.result(0.1)
+    mirrored(worker, sent, ignored)
+    assert future.result(60) == "commit"
+    mirrored(worker, sent)
+    failed = PushFuture(worker, worker.logged(), time.time())
+    status = MirrorStatus(failures=1, reason="no room", failed_at=time.time() + 1, beat=1.0)
+    disk.replace(MirrorPlaces.of(worker.spool.host(host_id())).status, state.dump(status), "test")
+    with pytest.raises(UploadError, match="no room"):
+        failed.result(60)

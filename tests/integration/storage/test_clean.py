@@ -1,0 +1,95 @@
+"""`hf-mpwriter clean`: a staged run leaves this disk only where nothing is lost with it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from staged import stage
+from support import event_file
+
+from hf_mpwriter.base.home import staging_root
+from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.base.verdicts import Sent
+from hf_mpwriter.cli.main import main
+from hf_mpwriter.spool.ledger import Ledger
+from hf_mpwriter.spool.staging.record import mirror_lock
+from hf_mpwriter.system import disk, locks
+from hf_mpwriter.system.process import host_id
+
+EVENTS = "events.out.tfevents.1795233002.h.1.00000001"
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch) -> tuple[Path, Path]:
+    """A staged run that is whole in its logdir: its directory here, and the logdir."""
+    top = tmp_path / "local"
+    monkeypatch.setenv("HF_MPWRITER_STAGING", str(top))
+    here = top / staging_root(os.geteuid()) / ("0" * 16) / "exp1"
+    disk.make_dirs(stage(here, tmp_path / "bucket").host(host_id()).root)
+    event_file(here / EVENTS, 3)
+    event_file(tmp_path / "bucket" / EVENTS, 3)
+    for place in (here, tmp_path / "bucket"):
+        (place / "projector_config.pbtxt").write_text("embeddings {}\n")
+    shutil.copy(here / EVENTS, tmp_path / "bucket" / EVENTS)
+    return here, tmp_path / "bucket"
+
+
+def clean(*options: str) -> str:
+    """What the command prints."""
+    done = CliRunner().invoke(main, ["clean", "--older-than", "0", *options])
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_a_run_that_is_whole_in_its_logdir_is_removed(run):
+    """A dry run says the same and removes nothing; there is nothing else to remove then."""
+    here, there = run
+    assert f"Would remove {here} (" in clean("--dry-run")
+    assert here.exists()
+    out = clean()
+    assert f"Removing {here} (" in out
+    assert "Removed 1 run" in out
+    assert os.listdir(here.parent.parent) == []
+    assert (there / EVENTS).exists()
+    assert clean() == "Removed nothing; kept 0.\n"
+
+
+def test_what_would_be_lost_is_kept_with_the_reason(run):
+    """In the logdir, on the Hub, or a file that is nowhere else; and what was used a moment ago."""
+    here, there = run
+    spool = stage(here, there)
+    data = (there / EVENTS).read_bytes()
+    for content, reason in ((data[:-1], "is not whole in"), (data[::-1], "is not whole in"), (data, "")):
+        (there / EVENTS).write_bytes(content)
+        out = clean("-n")
+        assert (f"Keeping {here}: {EVENTS} {reason}" in out) == bool(reason), out
+    (here / "notes.txt").touch()
+    assert "notes.txt is nowhere else" in clean()
+    (here / "notes.txt").unlink()
+    (there / "projector_config.pbtxt").write_text("other")
+    assert "projector_config.pbtxt is not whole in" in clean()
+    shutil.copy(here / "projector_config.pbtxt", there / "projector_config.pbtxt")
+    destination = Destination("http://127.0.0.1:9", "me/run")
+    spool.record_destination(destination)
+    assert "1 file may not be on the Hub yet; run: hf-mpwriter sync" in clean()
+    ledger = Ledger(destination)
+    ledger.acknowledge({EVENTS: Sent(len(data), "0" * 64)}, "commit", 1.0)
+    ledger.save(spool.host(host_id()).ledger)
+    assert "used 0 h ago" in clean("--older-than", "1")
+    assert here.exists()
+    assert f"Removing {here}" in clean()
+
+
+def test_a_run_on_which_a_process_works_is_kept(run):
+    """A mirror, an uploader or a restore."""
+    here, there = run
+    spool = stage(here, there)
+    for place in (mirror_lock(spool), spool.uploader_lock):
+        lock = locks.try_exclusive(place)
+        assert "an uploader or a mirror works there" in clean()
+        locks.release(lock)
+    assert f"Removing {here}" in clean()
