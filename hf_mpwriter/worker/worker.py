@@ -34,6 +34,7 @@ from hf_mpwriter.spool.progress import Logged, Progress, Status
 from hf_mpwriter.system import locks, process
 from hf_mpwriter.system.supervision import contact
 from hf_mpwriter.worker import delivery
+from hf_mpwriter.worker.counting.step_count import StepCount
 from hf_mpwriter.worker.delivery import Voice
 from hf_mpwriter.worker.election import Election
 from hf_mpwriter.worker.ending.waits import Waits
@@ -61,6 +62,7 @@ class Worker:
     Attributes:
         membership: claim and member file.
         files: event files.
+        steps: to come in the worker directory.
         sealing: of the event files of a staged run.
         election: makes sure that an uploader lives.
         users: the writers.
@@ -84,6 +86,7 @@ class Worker:
         if attempt_started_at is None and self.role.child is not None:
             attempt_started_at = process.parent_started_at()
         self.files = WorkerFiles(self.membership, limits, attempt_started_at)
+        self.steps = StepCount(self.files.next_step)
         self.sealing = Sealing(self.files, lambda: self.membership.settings.mirror_every, clock)
         self.election = Election(spool, seeks_siblings=True)
         self.mirroring = Mirroring(spool, self._voice.is_first)
@@ -95,6 +98,7 @@ class Worker:
         self.next_housekeeping = 0.0
         self._housekeeping_lock, self._housekeeping_started = locks.thread_lock(), 0.0
         self._last_error, self.has_failed = "", False
+        self.steps.forget()
         self._voice.forget()
         self._has_told = False  # the supervisor, if there is one
 
@@ -164,6 +168,7 @@ class Worker:
         """Seal the files, give up claim and member file; a process that logs again joins again."""
         self.files.close()
         self.files.give_up()
+        self.steps.forget()
         self.membership.leave(self.dropped)
         if self.membership.is_unfinished or (self.membership.has_logged and self.mirroring.is_needed()):
             self.keep_house()

@@ -41,9 +41,13 @@ from hf_mpwriter.worker.telling.upload import url_of
 from hf_mpwriter.worker.worker import Worker
 from hf_mpwriter.writer.add_methods import AddMethods
 from hf_mpwriter.writer.file_writer import FileWriter
+from hf_mpwriter.writer.steps.log import StepMethods
 
 # attributes that belong to one process, and do not travel in a pickle
-_PROCESS_STATE = ("_worker", "_user", "_encoders", "_scalars_directories", "_exported", "_purged", "scheduler")
+_PROCESS_STATE = (
+    *("_worker", "_user", "_encoders", "_step_encoders", "_has_steps"),
+    *("_scalars_directories", "_exported", "_purged", "scheduler"),
+)
 
 
 def _checked_memory_limit(limit: Any) -> int | None:
@@ -52,7 +56,7 @@ def _checked_memory_limit(limit: Any) -> int | None:
     return limit
 
 
-class SummaryWriter(AddMethods):
+class SummaryWriter(StepMethods, AddMethods):
     """Writes events for TensorBoard from any number of processes; with `repo_id`, uploads them to the Hub.
 
     Args:
@@ -153,6 +157,8 @@ class SummaryWriter(AddMethods):
             self._worker = self._enter(logdir)
             files, is_alone = self._worker.files, len(self._worker.users) == 1
             self._has_purge_step = purge_step is not None and files.start_purge(purge_step, is_alone=is_alone)
+            if purge_step is not None and self._has_purge_step and self._worker.role.child is None:
+                self._worker.steps.start(purge_step)
         super().__init__(
             logdir=logdir,
             comment=comment,

@@ -144,7 +144,7 @@ def _troubles(facts: RunFacts, logdir: str) -> Iterator[str]:
     for path, reason in facts.refused_there.items():
         yield f"not brought to the logdir: {path}: {reason}. To try again: {command_line('sync', logdir)}"
     for path, reason in facts.quarantined.items():
-        yield f"quarantined: {path}: {plain(reason)}"
+        yield f"quarantined: {path}: {reason}"
     for one in facts.damage:
         yield f"{one.path} {one}"
     for worker in facts.workers:
