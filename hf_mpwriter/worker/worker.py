@@ -192,11 +192,7 @@ class Worker:
             self.keep_house()
 
     def keep_house(self, *, at_end: bool = False) -> None:
-        """See that the files are still there and that an uploader lives; never waits, never raises.
-
-        Args:
-            at_end: whether the process waits at its end.
-        """
+        """See that files are there and an uploader lives, also in a wait `at_end`; never waits, never raises."""
         lock = self._housekeeping_lock
         if locks.is_held_here(lock) or not lock.acquire(blocking=False):  # a signal handler logs, or another thread
             if self._clock() > self._housekeeping_started + STUCK_AFTER:  # interrupted before it could release

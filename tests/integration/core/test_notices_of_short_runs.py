@@ -37,4 +37,4 @@ def test_a_short_run_is_told_that_it_is_public(hub, run_dir, start, body):
     wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
     assert "PUBLIC" not in start(SHORT.format(body), run_dir, env={"RANK": "1"}).finish()[2]
     wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
-    assert "me/run@main/tensorboard/exp1 (" in run("status", run_dir).output
+    assert f"{hub.endpoint}/me/run/tree/main/tensorboard/exp1" in run("status", run_dir).output
