@@ -81,7 +81,7 @@ def carry(job: Job, hub: Hub, notify: Notify, rng: random.Random, spool: Spool |
         except Exception as error:  # noqa: BLE001 - every error of the client has a verdict
             verdict = classify(error)
             if len(job.files) > 1 and isinstance(error, OSError) and error.errno == errno.EMFILE:
-                verdict = Split(text_of(error))
+                verdict = Split(text_of(error), too_large=True)
         if isinstance(verdict, Unknown) and hub.commits_sent == sent_before:  # no content of ours can be there
             verdict = Retry(verdict.reason, verdict.after)
         if not isinstance(verdict, Moved):
