@@ -55,6 +55,19 @@ class Way(enum.Enum):
     STAGED = "staged"
 
 
+_LACKS = {  # what follows if an ability is missing; those of object stores come first
+    "append": (Way.STAGED, "cannot append to a file"),
+    "read_open": (Way.STAGED, "does not show what is in a file before it is closed"),
+    "link": (Way.STAGED, "knows no links, as the mount of an object store"),
+    "exclusive": (Way.STAGED, "cannot refuse to create a file that is there"),
+    "truncate": (Way.STAGED, "cannot cut a file"),
+    "durable": (Way.STAGED, "does not show what fsync has written"),
+    "lock": (Way.LOCAL_SPOOL, "has no file locks"),
+    "private": (Way.LOCAL_SPOOL, "does not keep the mode of a file"),
+    "rename": (Way.LOCAL_SPOOL, "cannot put a file in place of another one"),
+}
+
+
 @dataclass(frozen=True)
 class Home:
     """Where a run is kept.
@@ -144,20 +157,21 @@ def choose(mount: Mount | None, abilities: Abilities | None, staging: str) -> tu
         return Way.STAGED, f"{mount.program} shows an object store, in which a file is whole only when it is closed"
     if abilities is None:
         return Way.DIRECT, ""
+    lack = next((name for name in needed(mount) if getattr(abilities, name) is False), None)
+    if lack is None:
+        return Way.DIRECT, ""
+    way, cannot = _LACKS[lack]
+    return way, f"{mount.program or mount.fstype if mount else 'this filesystem'} {cannot}"
+
+
+def needed(mount: Mount | None) -> tuple[str, ...]:
+    """The abilities that decide, in their order: the first one that is missing decides, whatever comes behind it.
+
+    Args:
+        mount: of the logdir. Links count only where an object store may be behind it.
+    """
     may_be_store = mount is not None and mount.may_be_object_store
-    lacks = (
-        (Way.STAGED, abilities.exclusive, "cannot refuse to create a file that is there"),
-        (Way.STAGED, abilities.append, "cannot append to a file"),
-        (Way.STAGED, abilities.read_open, "does not show what is in a file before it is closed"),
-        (Way.STAGED, abilities.truncate, "cannot cut a file"),
-        (Way.STAGED, abilities.durable, "does not show what fsync has written"),
-        (Way.STAGED, not (may_be_store and abilities.link is False), "knows no links, as the mount of an object store"),
-        (Way.LOCAL_SPOOL, abilities.lock, "has no file locks"),
-        (Way.LOCAL_SPOOL, abilities.private, "does not keep the mode of a file"),
-        (Way.LOCAL_SPOOL, abilities.rename, "cannot put a file in place of another one"),
-    )
-    name = mount.program or mount.fstype if mount else "this filesystem"
-    return next(((way, f"{name} {cannot}") for way, can, cannot in lacks if can is False), (Way.DIRECT, ""))
+    return tuple(name for name in _LACKS if name != "link" or may_be_store)
 
 
 def staging_setting(environ: Mapping[str, str]) -> str:

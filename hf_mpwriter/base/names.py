@@ -35,6 +35,7 @@ _OUR_EVENT_NAME = re.compile(
     _EVENT_NAME.pattern + r"(?P<host>[A-Za-z0-9.-]+)\.\d+\.[0-9a-f]{8}(?P<suffix>.*)", re.DOTALL
 )
 _PROCESS = re.compile(_EVENT_NAME.pattern + r"(?P<process>[A-Za-z0-9.-]+\.\d+)\.[0-9a-f]+")
+_QUOTED = re.compile(rb"[^A-Za-z0-9_.~/-]")  # in the path of a URL
 _NO_UTF8 = re.compile("[\udc80-\udcff]")  # what Python makes of such bytes
 _RANK_DIRECTORY = re.compile(r"rank_(?P<rank>\d{5})(?!\d)")
 _PART = re.compile(r"(task|step)_\d{5,}(?!\d)")
@@ -66,6 +67,25 @@ def is_run_path(path: object) -> bool:
 def name_on_hub(path: str) -> str:
     """A path as the Hub can take it: bytes that are no UTF-8 as `%FF`."""
     return _NO_UTF8.sub(lambda match: f"%{ord(match[0]) - 0xDC00:02X}", path)
+
+
+def folder_url(endpoint: str, repo_type: str, repo_id: str, revision: str, folder: str) -> str:
+    """URL of the page of a folder on the Hub.
+
+    Args:
+        endpoint: URL of the Hub.
+        repo_type: model, dataset or space.
+        repo_id: repository, with its namespace.
+        revision: branch; a "/" in its name is quoted.
+        folder: in the repository, "" for its root.
+    """
+    kind = "" if repo_type == "model" else f"{repo_type}s/"
+    branch = _quoted(revision).replace("/", "%2F")
+    return f"{endpoint.rstrip('/')}/{kind}{repo_id}/tree/{branch}/{_quoted(folder)}".rstrip("/")
+
+
+def _quoted(text: str) -> str:
+    return _QUOTED.sub(lambda match: b"%%%02X" % match[0][0], text.encode(errors="surrogateescape")).decode()
 
 
 def check_suffix(suffix: object, longest_name: Callable[[], int]) -> str:

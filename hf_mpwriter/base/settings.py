@@ -20,8 +20,7 @@ Environment:
     HF_MPWRITER_MIRROR_EVERY        minutes, see `Settings`
     HF_MPWRITER_SUPERVISOR          set by `hf-mpwriter run`, see system/supervision/contact.py
     HF_MPWRITER_LAUNCHED_AT         set by `hf-mpwriter run`, see worker/role.py
-    HF_MPWRITER_PYTHON              the Python of uploaders and pushes, where `sys.executable` is none; read by
-                                    system/launch.py
+    HF_MPWRITER_PYTHON              the Python of uploaders and pushes without `sys.executable`; see system/launch.py
     HF_MPWRITER_GROUP               1: a spool is made for the group of its run directory, and one that is open to
                                     that group is trusted
     HF_MPWRITER_JOB                 name of the job, and so of the default run directory; read by base/job.py
@@ -42,7 +41,7 @@ from typing import Any, Self
 
 from hf_mpwriter.base.arguments.values import whole
 from hf_mpwriter.base.errors import SettingsError
-from hf_mpwriter.base.names import name_on_hub
+from hf_mpwriter.base.names import folder_url, name_on_hub
 from hf_mpwriter.system.supervision import push_on
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
@@ -151,6 +150,11 @@ class Destination:
     def can_be(self, repo_id: str) -> bool:
         """Whether this is the full name of the repository, as far as names tell; the Hub adds a namespace."""
         return repo_id == self.repo_id or ("/" not in self.repo_id and repo_id.endswith(f"/{self.repo_id}"))
+
+    @property
+    def url(self) -> str:
+        """The page of the folder on the Hub; it opens once a push has made it, if the repository has its full name."""
+        return folder_url(self.endpoint, self.repo_type, self.repo_id, self.revision, self.path_in_repo)
 
     def __str__(self) -> str:
         """`endpoint/[datasets/]repo@branch/folder`."""

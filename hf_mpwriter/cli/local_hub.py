@@ -53,8 +53,9 @@ def serve_hub(
 ) -> None:
     """Serve a Hub on this machine: set HF_ENDPOINT to it and rehearse.
 
-    It answers the real huggingface_hub client, on 127.0.0.1 only. If HF_MPWRITER_LOCALHUB_TOKEN is set, every request
-    needs that token. A token in HF_MPWRITER_LOCALHUB_READ_TOKEN may only read.
+    It answers the real huggingface_hub client, on 127.0.0.1 only; a browser shows its pages. If
+    HF_MPWRITER_LOCALHUB_TOKEN is set, every request needs that token. A token in HF_MPWRITER_LOCALHUB_READ_TOKEN may
+    only read.
     """
     try:
         from hf_mpwriter.localhub import serve
@@ -81,7 +82,8 @@ def serve_hub(
 @click.option("--dir", "directory", type=click.Path(path_type=Path), help="Folder for everything; default: a new one.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Chooses which worker is killed.")
 @click.option("--steps", type=int, default=400, show_default=True, help="Training steps of each worker.")
-def run_demo(directory: Path | None, seed: int, steps: int) -> None:
+@click.option("--open", "stay", is_flag=True, help="Leave the Hub and its pages open until Ctrl-C.")
+def run_demo(directory: Path | None, seed: int, steps: int, *, stay: bool) -> None:
     """Train against a local Hub, crash, resume, and count every event.
 
     Starts a Hub on this machine and trains a small network on scikit-learn's handwritten digits in four processes.
@@ -93,7 +95,7 @@ def run_demo(directory: Path | None, seed: int, steps: int) -> None:
         from hf_mpwriter.demo import run
     except ImportError as error:
         raise _missing_extra("The demo", "demo", error) from error
-    raise SystemExit(run(directory, seed, steps))
+    raise SystemExit(run(directory, seed, steps, stay=stay))
 
 
 def _missing_extra(what: str, extra: str, error: ImportError) -> click.ClickException:

@@ -137,7 +137,7 @@ class UploadBar:
         """Print why the last push failed, unless that was printed last time."""
         if uploader.reason and uploader.reason != self._last_failure:
             self._last_failure = uploader.reason
-            self._bar.write(printable(f"not yet: {uploader.reason} {uploader.hint}".rstrip()))
+            self._bar.write(printable(f"not yet: {uploader.why}"))
 
     def close(self) -> None:
         """Leave the bar on the screen as it is."""

@@ -94,7 +94,7 @@ def sync_run(
     if missing or (lengths and not asked):
         progress = Progress(spool)
         uploader = progress.uploader()
-        reason = "; ".join(progress.refused(missing).values()) or f"{uploader.reason} {uploader.hint}".strip()
+        reason = "; ".join(progress.refused(missing).values()) or uploader.why
         told = filter(None, [_shortfall(sum(missing.values()), asked=asked), reason, shortfall])
         raise failure(" ".join(told), damaged=damaged)
     if shortfall is not None:

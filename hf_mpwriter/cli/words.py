@@ -17,18 +17,24 @@ from collections.abc import Mapping
 from hf_mpwriter.base.settings import OFFLINE, is_on
 
 _MEANINGS = (  # the first that matches counts
-    (r"Name or service not known|getaddrinfo|name resolution", "the name of the Hub is not known (DNS)"),
-    (r"LocalTokenNotFound", "there is no token"),
+    (r"Name or service not known|getaddrinfo|name resolution|\(DNS\)", "the name of the Hub is not known (DNS)"),
+    (r"LocalTokenNotFound|^no token", "there is no token"),
     (r"\b401\b", "the token is refused (401)"),
     (r"\b402\b", "the account has to pay (402)"),
     (r"\b403\b", "the token may not do this (403)"),
     (r"\b404\b|RepositoryNotFound|RevisionNotFound", "no such repository, or the token may not see it (404)"),
     (r"\b429\b", "the Hub has had too many requests or commits (429)"),
-    (r"\b(5\d\d)\b (?!bytes)", r"the Hub fails (\1)"),
-    (r"Connect(Error|Timeout)|PoolTimeout|Connection refused|Network is unreachable", "the Hub cannot be reached"),
-    (r"(Read|Write)Timeout|timed out|TimeoutError", "the Hub does not answer in time"),
-    (r"RemoteProtocolError|Server disconnected|ReadError|Connection reset", "the connection to the Hub broke off"),
-    (r"No space left|Errno 28\b|Disk quota", "the disk is full"),
+    (r"(?:Server error '?|fails \()(5\d\d)\b", r"the Hub fails (\1)"),
+    (
+        r"Connect(Error|Timeout)|PoolTimeout|Connection refused|is unreachable|cannot be reached",
+        "the Hub cannot be reached",
+    ),
+    (r"(Read|Write)Timeout|timed out|TimeoutError|does not answer in time", "the Hub does not answer in time"),
+    (
+        r"RemoteProtocolError|Server disconnected|ReadError|Connection reset|ended the connection",
+        "the connection to the Hub broke off",
+    ),
+    (r"No space left|Errno 28\b|Disk quota|disk is full", "the disk is full"),
     (r"is not that of a Hub", "what answers is no Hub: look at HF_ENDPOINT and at proxies"),
 )
 _EXCEPTION = re.compile(r"^(?:\w+(?:Error|Exception|Timeout|Protocol|URL): )+")

@@ -5,6 +5,7 @@
     resume    the rank starts again from its checkpoint; a rank finds the uploader lock free and starts a new uploader
     finish    each rank ends when its events are on the Hub, and the uploader leaves
     verdict   the oracle compares the run with the Hub, in a process of its own
+    open      if the user wants it, the Hub and its pages stay until Ctrl-C
 
 The demo fails if a rank fails by itself, a limit below is exceeded, or anything is missing on the Hub.
 """
@@ -27,7 +28,7 @@ from typing import NoReturn
 import psutil
 
 from hf_mpwriter.demo.display import Display
-from hf_mpwriter.demo.place import RANKS, Folder
+from hf_mpwriter.demo.place import RANKS, REPO, Folder
 from hf_mpwriter.demo.stage import Rank, Stage
 from hf_mpwriter.demo.training import CHECKPOINT_EVERY
 
@@ -50,13 +51,14 @@ class DemoError(Exception):
     """The demo has shown that something does not hold."""
 
 
-def run(directory: Path | None, seed: int, steps: int) -> int:
+def run(directory: Path | None, seed: int, steps: int, *, stay: bool = False) -> int:
     """Run the demo.
 
     Args:
         directory: where to put everything; None for a new directory.
         seed: of the choice of the victim and of the moment.
         steps: training steps of each rank, at least 2.
+        stay: keep the Hub and its pages open after the verdict, until Ctrl-C or SIGTERM.
 
     Returns:
         The exit code: 0 if nothing is missing, 130 after Ctrl-C or SIGTERM, else 1.
@@ -69,7 +71,10 @@ def run(directory: Path | None, seed: int, steps: int) -> int:
         place.make()
         with _terminable(), Stage(place, steps, max(PACE, SHORTEST / steps)) as stage:
             _perform(stage, random.Random(seed))  # noqa: S311 - seeded, so that a run can be repeated
-            return _verdict(stage)
+            code = _verdict(stage)
+            if stay:
+                _keep_open(stage)
+            return code
     except (DemoError, OSError, psutil.Error, subprocess.TimeoutExpired) as error:
         print(f"The demo failed: {error}", file=sys.stderr)
         return 1
@@ -201,3 +206,14 @@ def _verdict(stage: Stage) -> int:
     """Print the verdict from a process of its own, which knows the folder and the Hub only; its exit code."""
     command = [sys.executable, "-m", "hf_mpwriter.demo.verdict", stage.place.root]
     return subprocess.run(command, env=stage.env, check=False, timeout=VERDICT_LIMIT).returncode
+
+
+def _keep_open(stage: Stage) -> None:
+    """Print links, and wait for Ctrl-C or SIGTERM, or for the end of the Hub."""
+    page = f"{stage.hub.endpoint}/{REPO}"
+    print("\nOpen in a browser on this machine; Ctrl-C ends the Hub:")
+    print(f"  {page}/tensorboard      training metrics")
+    print(f"  {page}/tree/main        files and commits", flush=True)
+    with contextlib.suppress(KeyboardInterrupt):
+        while stage.hub.pid is not None:
+            time.sleep(POLL)

@@ -97,10 +97,10 @@ class Log:
     def __init__(self, writer: HFSummaryWriter, journal: Journal) -> None:
         self._writer, self._journal = writer, journal
 
-    def scalar(self, tag: str, value: float, step: int) -> None:
-        """Log a scalar."""
-        self._writer.add_scalar(tag, value, step)
-        self._journal.note(self._writer, tag, step)
+    def scalars(self, metrics: dict[str, float], step: int) -> None:
+        """Log the scalars of a step, as one record."""
+        self._writer.log(metrics, step)
+        self._journal.note_step(self._writer, metrics, step)
 
     def pictures(self, network: Network, images: Array, digits: Array, step: int) -> None:
         """Log the weights of the hidden units as an image and as a histogram, and the mistakes as text."""
@@ -146,11 +146,11 @@ def train(place: Folder, rank: int, steps: int, pace: float, parent: int) -> Non
                 os._exit(1)
             batch = np.random.default_rng([rank, step]).integers(HELD_OUT, len(images), BATCH)
             loss, accuracy = network.train(images[batch], digits[batch], rate)
-            log.scalar("train/loss", loss, step)
-            log.scalar("train/accuracy", accuracy, step)
+            metrics = {"train/loss": loss, "train/accuracy": accuracy}
             if step % EVALUATE_EVERY == 0 or step == steps - 1:
                 answers = network.forward(images[:HELD_OUT])[1].argmax(axis=1)
-                log.scalar("test/accuracy", float((answers == digits[:HELD_OUT]).mean()), step)
+                metrics["test/accuracy"] = float((answers == digits[:HELD_OUT]).mean())
+            log.scalars(metrics, step)
             if step % PICTURE_EVERY == 0:
                 log.pictures(network, images[:HELD_OUT], digits[:HELD_OUT], step)
             if (step + 1) % CHECKPOINT_EVERY == 0:

@@ -250,7 +250,7 @@ class EventFile:
         """
         with self._lock:
             purge = self._series.purge
-        return purge.step if purge is not None and purge.is_wanted(directory, directory.names()) else None
+        return purge.step if purge is not None and purge.is_pending(directory) else None
 
     def ensure_open(self) -> None:
         """Open a segment although nothing is logged yet: for the START in it, or because its name is asked for."""

@@ -52,6 +52,7 @@ def last_step(
     tag: str | None = None,
     lengths: Mapping[str, int] | None = None,
     hidden_from: int | None = None,
+    only_scalars: bool = False,
 ) -> int | None:
     """The step of the last record in a directory that no START hides.
 
@@ -61,6 +62,7 @@ def last_step(
             is no other.
         lengths: bytes up to the end of a whole record, per name, of files that this process writes.
         hidden_from: step from which on all is hidden that is on disk now.
+        only_scalars: whether step 0 counts only for a scalar: a text or a figure is often logged without a step.
 
     Returns:
         None if there is no such record.
@@ -68,7 +70,7 @@ def last_step(
     Raises:
         OSError: a file cannot be read.
     """
-    search, known = _Search(tag, hidden_from), lengths or {}
+    search, known = _Search(tag, hidden_from, only_scalars=only_scalars), lengths or {}
     if not search.is_over and any(search.mentions(fd) for _, fd in _files(directory)):
         for name, fd in _files(directory):
             search.read(fd, known.get(name))
@@ -107,14 +109,15 @@ class _Search:
     Args:
         tag: see `last_step`.
         hidden_from: see `last_step`.
+        only_scalars: see `last_step`.
 
     Attributes:
         found: the answer.
         stepless: the answer if nothing else is found.
     """
 
-    def __init__(self, tag: str | None, hidden_from: int | None) -> None:
-        self._tag, self._hidden_from = tag, hidden_from
+    def __init__(self, tag: str | None, hidden_from: int | None, *, only_scalars: bool) -> None:
+        self._tag, self._hidden_from, self._only_scalars = tag, hidden_from, only_scalars
         self.found: int | None = None
         self.stepless: int | None = None
         self._marks: tuple[bytes, ...] = (_START,)
@@ -177,7 +180,7 @@ class _Search:
                     self.found = event.step
             elif values and event.step > 0:
                 self.found = event.step
-            elif values and self.stepless is None:
+            elif values and self.stepless is None and (not self._only_scalars or values[0].HasField("simple_value")):
                 self.stepless = event.step
 
 

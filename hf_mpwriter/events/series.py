@@ -65,6 +65,13 @@ class Purge(NamedTuple):
         existing = filter(names_module.is_event_file, names)
         return not any(_modified(directory / name) >= self.unless_since for name in existing)
 
+    def is_pending(self, directory: Place) -> bool:
+        """Whether it is still to be done in a directory, which may not exist yet; OSError if it cannot be read."""
+        try:
+            return self.is_wanted(directory, directory.names())
+        except FileNotFoundError:
+            return True
+
 
 class SegmentSeries:
     """The segments of one event file. Its methods are called while the event file is locked.

@@ -8,7 +8,8 @@
     accelerator = Accelerator(log_with=HubTensorBoardTracker("exp1", "runs", repo_id="me/run"))
 
 It is Accelerate's own TensorBoard tracker with another writer. It logs the same tags, steps and values, on the main
-process only, into the same run directory, `<project_dir>/<run_name>`. On the Hub that is `tensorboard/<run_name>`.
+process only, into the same run directory, `<project_dir>/<run_name>`. On the Hub that is `tensorboard/<run_name>`. The
+scalars of a step are one record.
 
 Two things follow tensorboardX instead of torch: a dictionary `many` with a key `a` is the run `many/a` instead of
 `many_a`, and booleans of the configuration are logged as booleans instead of 0 and 1.
@@ -28,7 +29,9 @@ from hf_mpwriter.worker.role import take_first_rank
 require("accelerate")
 
 from accelerate.tracking import TensorBoardTracker, on_main_process, register_tracker_class
+from accelerate.utils import listify
 
+from hf_mpwriter.integrations import one_record
 from hf_mpwriter.integrations.from_environment import with_destination
 from hf_mpwriter.writer.summary_writer import SummaryWriter
 
@@ -60,6 +63,19 @@ class HubTensorBoardTracker(TensorBoardTracker):
         self.logging_dir = os.path.join(self.logging_dir_param, self.run_name)
         folder = Path("tensorboard", Path(self.run_name).parent).as_posix()
         self.writer = SummaryWriter(self.logging_dir, **{"path_in_repo": folder} | self.init_kwargs)
+
+    @on_main_process
+    def log(self, values: dict[str, Any], step: int | None = None, **kwargs: Any) -> None:
+        """Log values; the scalars among them are one record.
+
+        Args:
+            values: a number, a text, or a dictionary of numbers for `add_scalars`, per name.
+            step: global step.
+            **kwargs: arguments of the methods of the writer; with any, each scalar is a record of its own.
+        """
+        scalars, others = ({}, values) if kwargs else one_record.split(listify(values), (int, float))
+        one_record.add(self.writer, scalars, step)
+        super().log(others, step, **kwargs)
 
 
 register_tracker_class(HubTensorBoardTracker)

@@ -3,8 +3,9 @@
     trainer = Trainer(logger=HubTensorBoardLogger("runs", name="digits", repo_id="me/run"))
 
 It is Lightning's own TensorBoard logger with another writer. It logs the same tags, steps and values into the same run
-directory, `<save_dir>/<name>/<version>`. On the Hub that is `tensorboard/<name>/<version>`. Only the runs of a
-dictionary differ: a dictionary `many` with a key `a` is the run `many/a`, as in tensorboardX, instead of `many_a`.
+directory, `<save_dir>/<name>/<version>`. On the Hub that is `tensorboard/<name>/<version>`. The scalars of a step are
+one record. Only the runs of a dictionary differ: a dictionary `many` with a key `a` is the run `many/a`, as in
+tensorboardX, instead of `many_a`.
 
 To resume, pass the same `version`. `Trainer.fit(ckpt_path=...)` then hides what was logged after the checkpoint. With
 Fabric, and with `Trainer(enable_autolog_hparams=False)`, pass `purge_step` yourself.
@@ -13,6 +14,7 @@ Fabric, and with `Trainer(enable_autolog_hparams=False)`, pass `purge_step` your
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,9 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
 
+from hf_mpwriter.integrations import one_record
 from hf_mpwriter.integrations.from_environment import with_destination
 from hf_mpwriter.writer.summary_writer import SummaryWriter, is_spawning
 
@@ -85,6 +89,23 @@ class HubTensorBoardLogger(TensorBoardLogger):
         return SummaryWriter(
             self.log_dir, **{"path_in_repo": Path("tensorboard", above).as_posix()} | self._kwargs | options
         )
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Log metrics; the scalars among them are one record.
+
+        Args:
+            metrics: a number or a tensor, or a dictionary of these for `add_scalars`, per name.
+            step: global step.
+
+        Raises:
+            ValueError: a value is none of these.
+        """
+        numbers = {name: value.item() if isinstance(value, Tensor) else value for name, value in metrics.items()}
+        scalars, others = one_record.split(numbers, (int, float))
+        prefix = f"{self._prefix}{self.LOGGER_JOIN_CHAR}" if self._prefix else ""
+        one_record.add(self.experiment, {f"{prefix}{name}": value for name, value in scalars.items()}, step)
+        super().log_metrics(others, step)
 
     def __getstate__(self) -> dict[str, Any]:
         """Close the writer and return what a process needs that trains in place of this one."""

@@ -2,7 +2,8 @@
 
     trainer = Trainer(..., callbacks=[HubTensorBoardCallback("me/run")])
 
-It is the Trainer's own TensorBoard callback with another writer. It logs the same tags, steps and values.
+It is the Trainer's own TensorBoard callback with another writer. It logs the same tags, steps and values. The scalars
+of a step are one record.
 
     <output_dir>/_tensorboard/<job, or date and host>/              run directory
                               <job, or date and host>_trial_0/      run directory of a trial of a hyperparameter search
@@ -35,8 +36,10 @@ require("transformers")
 
 from transformers import TrainerCallback
 from transformers.integrations import TensorBoardCallback
+from transformers.integrations.integration_utils import rewrite_logs
 from transformers.trainer_callback import CallbackHandler
 
+from hf_mpwriter.integrations import one_record
 from hf_mpwriter.integrations.from_environment import with_destination
 from hf_mpwriter.writer.summary_writer import SummaryWriter
 
@@ -108,10 +111,17 @@ class HubTensorBoardCallback(TensorBoardCallback):
         super().on_train_begin(args, self._state_for_theirs(state), control, **kwargs)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Log the values that the Trainer reports."""
+        """Log the values that the Trainer reports; the scalars among them are one record."""
         if self.logging_dir is None:
             self.logging_dir = self._logging_dir(args, state, None)
-        super().on_log(args, self._state_for_theirs(state), control, logs=logs, **kwargs)
+        seen = self._state_for_theirs(state)
+        scalars, others = one_record.split(logs or {}, (int, float))
+        if seen.is_world_process_zero:
+            if self.tb_writer is None:
+                self._init_summary_writer(args)
+            if self.tb_writer is not None:
+                one_record.add(self.tb_writer, rewrite_logs(scalars), state.global_step)
+        super().on_log(args, seen, control, logs=others, **kwargs)
 
     def on_predict(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
         """Log the metrics of `predict()`, as the Trainer itself does for `evaluate()`."""

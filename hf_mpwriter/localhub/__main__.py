@@ -12,7 +12,8 @@ import sys
 
 from hf_mpwriter.localhub.server.accounts import READ_TOKEN_VARIABLE, TOKEN_VARIABLE, Tokens
 from hf_mpwriter.localhub.server.limits import HOUR, HubLimits
-from hf_mpwriter.localhub.server.serving import HOST, ServerError, check_host, end_with, serve
+from hf_mpwriter.localhub.server.parent import end_with
+from hf_mpwriter.localhub.server.serving import HOST, ServerError, check_host, serve
 from hf_mpwriter.localhub.server.state import DEFAULT_USER, MULTIPART_OVER
 
 

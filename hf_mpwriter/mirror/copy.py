@@ -6,7 +6,8 @@ Invariants:
 - It dies with its mirror, and by its own timer, whatever its threads do. What hangs in the kernel outlives both: then
   it still holds the copy lock, and no other copy starts.
 - Only its own lines go to the pipe; what libraries print goes to the log of the mirror, without secrets.
-- After a failure or a conflict it ends: no file is brought before the earlier ones of its writer.
+- No file is brought before the earlier ones of its writer. What keeps one back keeps no file of another writer back.
+- It ends at once where the next file would fail in the same way: the mount is gone, the server is not reached.
 """
 
 from __future__ import annotations
@@ -28,13 +29,16 @@ from hf_mpwriter.mirror.job import (
     Finished,
     Item,
     Message,
+    Withheld,
     to_line,
 )
 from hf_mpwriter.mirror.posix import PosixTarget
 from hf_mpwriter.mirror.remote import RemoteTarget
-from hf_mpwriter.mirror.targets import ConflictError, CopySource, Target
+from hf_mpwriter.mirror.targets import ConflictError, CopySource, Target, UnreadableError
+from hf_mpwriter.snapshot.event_files import writer_of
 from hf_mpwriter.system import disk, failpoints, launch, redaction
 from hf_mpwriter.system.directory import Directory
+from hf_mpwriter.system.filesystem.mounts import Mount, is_gone, reason_of
 from hf_mpwriter.system.process import fill_standard
 from hf_mpwriter.system.supervision.kernel import die_with_parent
 
@@ -81,52 +85,93 @@ def do(job: CopyJob, run: Directory, tell: Tell) -> None:
         tell: takes what becomes of it.
     """
     try:
-        target = open_target(job.to, job.mark, job.way)
-        if not job.only_compare:
+        target = open_target(job.to, job.mark, job.way, job.mount)
+        if job.only_compare:
+            for item in job.items:
+                _compare(job, run, target, item, tell)
+            end: Finished | Failure = Finished()
+        else:
             for directory in sorted({os.path.dirname(item.path) for item in job.items}):
                 target.clean(directory)
-        for item in job.items:
-            failpoints.reach("copy.item")
-            if not (_compare if job.only_compare else _bring)(job, run, target, item, tell):
-                break
+            end = _Bringing(job, run, target, tell).end()
     except Exception as error:  # noqa: BLE001 - each filesystem of fsspec has errors of its own
-        tell(Failure(describe(error), targets.is_refusal(error)))
-    else:
-        tell(Finished())
+        end = Failure(describe(error), targets.is_refusal(error), is_gone(error))
+    tell(end)
 
 
-def open_target(to: str, mark: str, way: str) -> Target:
+def open_target(to: str, mark: str, way: str, mount: Mount | None = None) -> Target:
     """The target of a logdir.
 
     Args:
         to: an absolute path, or a URL.
         mark: what begins the temporary names of this mirror.
         way: how files get there, "" if it has to be found out.
+        mount: on which a path has to be, None for any.
     """
-    return RemoteTarget(to) if is_url(to) else PosixTarget(to, mark, way)
+    return RemoteTarget(to) if is_url(to) else PosixTarget(to, mark, way, mount)
 
 
-def _bring(job: CopyJob, run: Directory, target: Target, item: Item, tell: Tell) -> bool:
-    """Have a file there; False if no other may follow."""
-    try:
-        source = CopySource(run, item)
-    except FileNotFoundError:  # removed since it was listed
-        tell(Absent(item.path))
-        return False
-    try:
-        targets.bring(target, source)
-    except ConflictError as conflict:
-        tell(Conflict(item.path, str(conflict)))
-        return False
-    finally:
-        source.close()
-    if target.way != job.way:
-        tell(CopyWay(target.way))
-    tell(Arrived(item.path, item.length))
-    return True
+class _Bringing:
+    """One pass over the files of a job.
+
+    Args:
+        job: what to do.
+        run: the run directory.
+        target: the logdir.
+        tell: takes what becomes of it.
+    """
+
+    def __init__(self, job: CopyJob, run: Directory, target: Target, tell: Tell) -> None:
+        self._job, self._run, self._target, self._tell = job, run, target, tell
+        self._way, self._has_written = job.way, False
+        self._errors: dict[str, OSError] = {}  # per path
+
+    def end(self) -> Finished | Failure:
+        """Bring what can be brought; how it ended."""
+        blocked: set[tuple[str, str]] = set()  # writers whose later files wait
+        for item in self._job.items:
+            failpoints.reach("copy.item")
+            if writer_of(item.path) not in blocked and not self._brings(item):
+                blocked.add(writer_of(item.path))
+        rest = [error for path, error in self._errors.items() if not self._holds(path, error)]
+        if not rest:
+            return Finished()
+        return Failure(describe(rest[0]), all(map(targets.is_refusal, rest)), is_of_files=True)
+
+    def _holds(self, path: str, error: OSError) -> bool:
+        """Whether an error is of one file, and not of the logdir, which takes others; then it is told."""
+        is_its_own = isinstance(error, UnreadableError) or (self._has_written and targets.is_refusal(error))
+        if is_its_own:
+            self._tell(Withheld(path, describe(error)))
+        return is_its_own
+
+    def _brings(self, item: Item) -> bool:
+        """Have a file there; False if no later one of its writer may follow."""
+        try:
+            source = CopySource(self._run, item)
+            try:
+                self._has_written |= targets.bring(self._target, source)
+            finally:
+                source.close()
+        except ConflictError as conflict:
+            self._tell(Conflict(item.path, str(conflict)))
+            return False
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) and not (self._run / item.path).exists():
+                self._tell(Absent(item.path))  # removed since it was listed
+            elif targets.is_of_one_file(error):
+                self._errors[item.path] = error
+            else:
+                raise
+            return False
+        if self._target.way != self._way:
+            self._way = self._target.way
+            self._tell(CopyWay(self._way))
+        self._tell(Arrived(item.path, item.length))
+        return True
 
 
-def _compare(job: CopyJob, run: Directory, target: Target, item: Item, tell: Tell) -> bool:
+def _compare(job: CopyJob, run: Directory, target: Target, item: Item, tell: Tell) -> None:
     """See whether a file is there, whole; by its content where that is asked for."""
     there = target.length(item.path)
     if there is not None and there > item.length:
@@ -137,7 +182,6 @@ def _compare(job: CopyJob, run: Directory, target: Target, item: Item, tell: Tel
         tell(Arrived(item.path, item.length))
     else:
         tell(Conflict(item.path, "the file there has another content"))
-    return True
 
 
 def _is_same(run: Directory, target: Target, item: Item) -> bool:
@@ -152,7 +196,7 @@ def describe(error: BaseException) -> str:
     """An error in one line, without secrets."""
     text = str(error).strip() or type(error).__name__
     if isinstance(error, OSError) and error.strerror:
-        text = error.strerror
+        text = reason_of(error)
     elif not isinstance(error, OSError):
         text = f"{type(error).__name__}: {text}"
     return redaction.redact_known(" ".join(text.split()))[:300]

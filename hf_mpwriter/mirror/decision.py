@@ -1,4 +1,4 @@
-"""What a mirror does next, and when a copy is tried again: pure functions.
+"""What a mirror does next, a pure function; and when it tries again.
 
 situation                                                     action
 workers are gone, and there was no progress for LINGER        LEAVE
@@ -7,14 +7,21 @@ files wait, no copy lives, and a try is allowed               COPY
 files wait, SIGTERM                                           LEAVE
 nothing waits, and workers are gone, or SIGTERM               LEAVE
 any other                                                     WAIT
+
+what has failed                     what is tried again, and when
+the logdir                          all, after a pause that grows
+files of some writers               these after that pause; those of others at once
+a file, while others get there      that one after a pause of its own
 """
 
 from __future__ import annotations
 
 import enum
 import random
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from hf_mpwriter.mirror.job import Arrived, Conflict, Message, Withheld
 from hf_mpwriter.spool.status import LINGER
 
 FIRST_PAUSE = 2.0  # seconds
@@ -78,3 +85,75 @@ def pause(failures: int, rng: random.Random, *, is_refused: bool) -> float:
     first, longest = (REFUSED_PAUSE, LONGEST_REFUSED_PAUSE) if is_refused else (FIRST_PAUSE, LONGEST_PAUSE)
     ceiling = min(longest, first * 2.0 ** min(failures - 1, 20))
     return max(SHORTEST_PAUSE, rng.uniform(ceiling / 2 if is_refused else 0.0, ceiling))
+
+
+class Tries:
+    """When the next copy may start, and which files are in it.
+
+    Args:
+        clock: monotonic seconds.
+        rng: source of the jitter.
+
+    Attributes:
+        behind: writers whose files have failed in the last copies; they come last.
+    """
+
+    def __init__(self, clock: Callable[[], float], rng: random.Random) -> None:
+        self._clock, self._rng = clock, rng
+        self._next = self._last = 0.0
+        self.behind: frozenset[tuple[str, str]] = frozenset()
+        self._held: set[str] = set()
+        self._rounds, self._held_until = 0, 0.0
+
+    def may_start(self, writers: Iterable[tuple[str, str]]) -> bool:
+        """Whether a copy may start now.
+
+        Args:
+            writers: whose files wait.
+        """
+        now = self._clock()
+        if now >= self._next:
+            return True
+        return bool(self.behind) and now >= self._last + FIRST_PAUSE and not self.behind.issuperset(writers)
+
+    def start(self) -> None:
+        """A copy starts."""
+        self._last = self._clock()
+
+    def hurry(self) -> None:
+        """A request or an end is news: it ends a wait. Many of them do not make the tries more frequent than that."""
+        self._next = min(self._next, self._last + FIRST_PAUSE)
+
+    def at_once(self) -> None:
+        """Nothing is waited for."""
+        self._next = 0.0
+
+    def not_before(self, seconds: float) -> None:
+        """Wait so long at least."""
+        self._next = max(self._next, self._clock() + seconds)
+
+    def failed(self, failures: int, *, is_refused: bool) -> float:
+        """A copy has failed, for the n-th time in a row; the seconds until the next one."""
+        wait = pause(failures, self._rng, is_refused=is_refused)
+        self._next = self._clock() + wait
+        return wait
+
+    def succeeded(self) -> None:
+        """A copy has ended well."""
+        self._next, self.behind = 0.0, frozenset()
+
+    def note(self, message: Message) -> None:
+        """Take in what a copy says of a file: it is held back while others get there, or it is not any more."""
+        if isinstance(message, Withheld):
+            if self._clock() >= self._held_until:
+                self._rounds += 1
+                self._held_until = self._clock() + pause(self._rounds, self._rng, is_refused=True)
+            self._held.add(message.path)
+        elif isinstance(message, Arrived | Conflict):
+            self._held.discard(message.path)
+            if not self._held:
+                self._rounds, self._held_until = 0, 0.0
+
+    def due(self) -> frozenset[str]:
+        """The files that were held back and may be tried again."""
+        return frozenset(self._held if self._clock() >= self._held_until else ())

@@ -8,11 +8,13 @@ Invariants:
 - One copy at a time lives for a run directory and host: each holds the copy lock until the kernel has ended it. One
   that only compares holds a lock of its own: it may read for long, and keeps no file from the logdir.
 - No process waits for a copy: the job is a whole file, and the pipe is not blocking.
+- A copy knows on which mount the logdir has to be, from the record of the run.
 - A copy whose own timer does not end it is killed GRACE seconds after its limit.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import select
 import signal
@@ -22,7 +24,7 @@ import time
 from hf_mpwriter.base import state
 from hf_mpwriter.mirror.job import CopyJob, Failure, Finished, Message, from_line, limit
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.staging.record import MirrorPlaces
+from hf_mpwriter.spool.staging.record import MirrorPlaces, MirrorRecord
 from hf_mpwriter.system import launch, locks
 from hf_mpwriter.system.process import host_id
 
@@ -41,14 +43,17 @@ class CopyHandle:
         spool: of the run directory.
         job: that it has to do.
         seconds: after which it has to be over; by default what `limit` says.
+        late: copies that took longer than their limit, in a row.
 
     Raises:
         CopyLivesError: another copy lives.
         OSError: the process cannot be started.
     """
 
-    def __init__(self, spool: Spool, job: CopyJob, seconds: float | None = None) -> None:
-        self._limit = limit(job) if seconds is None else seconds
+    def __init__(self, spool: Spool, job: CopyJob, seconds: float | None = None, late: int = 0) -> None:
+        self._limit = limit(job, late) if seconds is None else seconds
+        if (recorded := MirrorRecord.read(spool)) is not None and recorded.to == job.to:
+            job = dataclasses.replace(job, mount=recorded.mount)
         places = MirrorPlaces.of(spool.host(host_id()))
         lock = locks.try_exclusive(places.compare_lock if job.only_compare else places.copy_lock)
         if lock is None:
@@ -99,7 +104,7 @@ class CopyHandle:
 
     def _how_it_ended(self, code: int) -> Failure:
         if code == -signal.SIGALRM or self._killed_at:
-            return Failure(f"it hung, and was given up after {self._limit:.0f} s", is_refused=False)
+            return Failure(f"it hung, and was given up after {self._limit:.0f} s", is_refused=False, is_late=True)
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         return Failure(f"the copy ended by {how}", is_refused=False)
 

@@ -5,6 +5,7 @@
                 CopyWay {"way": "rename"}                      how files get there
                 Arrived {"path": ..., "length": 4711}          it is there, whole
                 Conflict {"path": ..., "reason": ...}          something else is there
+                Withheld {"path": ..., "reason": ...}              it cannot be brought as it is; others can
                 Absent {"path": ...}                           it is not; or here it was removed
                 Failure {"reason": ..., "is_refused": ...}     last
                 Finished {}                                    last
@@ -15,14 +16,18 @@ A line is the name of a dataclass and its JSON, see `base/state`. Any other line
 from __future__ import annotations
 
 import typing
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 
 from hf_mpwriter.base import state
 from hf_mpwriter.base.names import is_run_path
 from hf_mpwriter.snapshot.event_files import writer_of
+from hf_mpwriter.spool.staging.record import Mirrored
+from hf_mpwriter.system.filesystem.mounts import Mount
 
 LIMIT_BASE = 60.0  # seconds for a copy, however small: a mount that hangs is given up after that
 LIMIT_RATE = 500_000.0  # bytes per second that a slow mount takes
+LIMIT_LONGEST = 3600.0  # seconds up to which the limit is doubled for what took too long
 JOB_FILES = 200  # files in one job
 JOB_BYTES = 256 << 20  # bytes in one job; a single file may have more
 
@@ -56,6 +61,7 @@ class CopyJob:
         way: "rename", "in place", or "" if it has to be found out.
         only_compare: whether nothing is written.
         only_lengths: of a comparison, whether contents are left out.
+        mount: on which the logdir has to be, None for any.
     """
 
     run_dir: str
@@ -65,6 +71,7 @@ class CopyJob:
     way: str = ""
     only_compare: bool = False
     only_lengths: bool = True
+    mount: Mount | None = None
 
 
 @dataclass(frozen=True)
@@ -98,16 +105,30 @@ class Conflict:
 
 
 @dataclass(frozen=True)
+class Withheld:
+    """A file cannot be read here, or is refused there, while others get there. It is tried again."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Failure:
     """The copy has failed.
 
     Attributes:
         reason: for people.
         is_refused: whether it will fail again for the same reason: no permission, no space, no such bucket.
+        is_gone: whether what was mounted is not there any more: what it held has to be compared anew.
+        is_late: whether it took longer than its limit.
+        is_of_files: whether only files have failed, and those of other writers are worth a try.
     """
 
     reason: str
     is_refused: bool
+    is_gone: bool = False
+    is_late: bool = False
+    is_of_files: bool = False
 
 
 @dataclass(frozen=True)
@@ -115,13 +136,19 @@ class Finished:
     """All was done."""
 
 
-Message = CopyWay | Arrived | Absent | Conflict | Failure | Finished
+Message = CopyWay | Arrived | Absent | Conflict | Withheld | Failure | Finished
 _KINDS: dict[bytes, type[Message]] = {kind.__name__.encode(): kind for kind in typing.get_args(Message)}
 
 
-def limit(job: CopyJob) -> float:
-    """Seconds after which a copy is given up."""
-    return LIMIT_BASE + sum(item.length for item in job.items) / LIMIT_RATE
+def limit(job: CopyJob, late: int = 0) -> float:
+    """Seconds after which a copy is given up.
+
+    Args:
+        job: that it has to do.
+        late: copies that took longer than that, in a row. Each one doubles it.
+    """
+    first = LIMIT_BASE + sum(item.length for item in job.items) / LIMIT_RATE
+    return max(first, min(LIMIT_LONGEST, first * 2.0 ** min(late, 20)))
 
 
 def bounded(items: list[Item]) -> tuple[Item, ...]:
@@ -134,17 +161,39 @@ def bounded(items: list[Item]) -> tuple[Item, ...]:
     return tuple(items)
 
 
-def turned(items: list[Item], failures: int) -> list[Item]:
+def turned(items: list[Item], failures: int, behind: Collection[tuple[str, str]] = ()) -> list[Item]:
     """The items with those of other writers first after failures: a file that cannot be brought holds up only its own.
 
     Args:
         items: what waits; those of one writer stay in their order.
         failures: of copies, in a row.
+        behind: writers whose files have failed; they come last.
     """
     writers = list(dict.fromkeys(writer_of(item.path) for item in items))
     start = failures % max(1, len(writers))
     rank = {writer: place for place, writer in enumerate(writers[start:] + writers[:start])}
-    return sorted(items, key=lambda item: rank[writer_of(item.path)])
+    return sorted(items, key=lambda item: (writer_of(item.path) in behind, rank[writer_of(item.path)]))
+
+
+def chosen(waiting: list[Item], failures: int, behind: Collection[tuple[str, str]]) -> tuple[Item, ...]:
+    """The files of the next job; see `turned` for the arguments."""
+    return bounded(turned(waiting, failures, behind))
+
+
+def recorded(known: Mirrored, message: Message) -> Mirrored:
+    """What is known to be in the logdir after a message."""
+    match message:
+        case Arrived(path, length):
+            return known.having(path, length)
+        case Conflict(path, reason) | Withheld(path, reason):
+            return known.lacking(path, reason)
+        case CopyWay(way):
+            return replace(known, way=way)
+        case Failure():  # it may be another mount by now
+            return replace(known, way="", late=known.late + message.is_late)
+        case Finished():
+            return replace(known, late=0)
+    return known
 
 
 def to_line(message: Message) -> bytes:

@@ -31,11 +31,11 @@ from hf_mpwriter.base import state
 from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.base.names import is_ours
-from hf_mpwriter.mirror.decision import FIRST_PAUSE, MirrorAction, MirrorSituation, decide, pause
+from hf_mpwriter.mirror.decision import FIRST_PAUSE, MirrorAction, MirrorSituation, Tries, decide
 from hf_mpwriter.mirror.handle import CopyHandle, CopyLivesError
-from hf_mpwriter.mirror.job import Absent, Arrived, Conflict, CopyJob, CopyWay, Failure, Item, Message, bounded, turned
+from hf_mpwriter.mirror.job import Absent, Arrived, CopyJob, Failure, Finished, Item, Message, chosen, recorded
 from hf_mpwriter.mirror.posix import mark_of
-from hf_mpwriter.snapshot.event_files import EventFileScan, pending
+from hf_mpwriter.snapshot.event_files import EventFileScan, pending, writer_of
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging.record import Mirrored, MirrorPlaces, mirror_lock
 from hf_mpwriter.spool.staging.status import MirrorStatus, MirrorStatusFile
@@ -82,8 +82,9 @@ class Mirror:
         self._mirrored = Mirrored.read(self._host)
         self._members, self._news = Members(self._spool), News()
         self._scan_of = EventFileScan(self._spool.run, lambda path: self._mirrored.files.get(path, 0))
-        self._next_try = 0.0
-        self._tried_at = 0.0
+        self._tries = Tries(self._clock, self._rng)
+        self._items: tuple[Item, ...] = ()  # of the copy that runs, or has run last
+        self._due: frozenset[str] = frozenset()  # files that were held back and are tried again
         self._final: list[LocalFile] = []
         self._compare()
 
@@ -137,23 +138,19 @@ class Mirror:
         for member in members:
             if not self._news.covers(member):
                 self._news.note(member)
-                self._hurry()
+                self._tries.hurry()
                 if member.name.worker == OBSERVER and member.alive:  # `sync` trusts no record
                     self._compare()
         if len(members) < len(self._seen or ()):  # one has withdrawn
-            self._hurry()
+            self._tries.hurry()
         self._news.keep(members)
-
-    def _hurry(self) -> None:
-        """A request or an end is news: it ends a wait. Many of them do not make the tries more frequent than that."""
-        self._next_try = min(self._next_try, self._tried_at + FIRST_PAUSE)
 
     def _situation(self, members: list[Member]) -> MirrorSituation:
         now = self._clock()
         return MirrorSituation(
             living=sum(member.alive for member in members),
             abandoned_for=now - self._alive_at,
-            may_try=now >= self._next_try,
+            may_try=self._tries.may_start(writer_of(file.path) for file in self._waiting()),
             is_due=members != self._seen or now >= self._next_scan,
             waiting=len(self._waiting()),
             is_ending=self._is_ending,
@@ -172,7 +169,7 @@ class Mirror:
         except OSError as error:
             logger.info("cannot scan the event files: %s", error)
             self._seen = None
-            self._next_try = max(self._next_try, self._clock() + FIRST_PAUSE)
+            self._tries.not_before(FIRST_PAUSE)
             return
         settled = self._scan_of.settled(time.time())
         self._final = [LocalFile(path, 0, growing=True) for path in open_then | open_now]
@@ -184,8 +181,9 @@ class Mirror:
 
     def _waiting(self) -> list[LocalFile]:
         """What is to be brought, in an order of which any prefix may be there."""
-        if self._queue is None:
-            there, refused = self._there, self._mirrored.refused
+        if self._queue is None or self._due != self._tries.due():
+            self._due, there = self._tries.due(), self._there
+            refused = self._mirrored.refused.keys() - self._due
             covers = lambda file: file.growing or file.length <= there.get(file.path, 0)  # noqa: E731
             self._queue = pending(self._final, covers, refused)
         return self._queue
@@ -193,11 +191,12 @@ class Mirror:
     # copy
 
     def _start_copy(self) -> None:
-        self._tried_at = self._clock()
-        items = turned([Item(file.path, file.length) for file in self._waiting()], self._status.failures)
-        job = CopyJob(self._spool.run_dir, self._to, self._mark, bounded(items), self._mirrored.way)
+        self._tries.start()
+        waiting = [Item(file.path, file.length) for file in self._waiting()]
+        self._items = chosen(waiting, self._status.failures, self._tries.behind)
+        job = CopyJob(self._spool.run_dir, self._to, self._mark, self._items, self._mirrored.way)
         try:
-            self._copy = CopyHandle(self._spool, job)
+            self._copy = CopyHandle(self._spool, job, late=self._mirrored.late)
         except CopyLivesError:
             self._failed(STUCK, is_refused=False, phase="stuck")
         except OSError as error:
@@ -210,45 +209,44 @@ class Mirror:
         for message in told:
             self._take(message)
             self._queue = None
-        if isinstance(end, Failure):
-            self._mirrored = dataclasses.replace(self._mirrored, way="")  # it may be another mount by now
+        if end is not None:
+            self._mirrored = recorded(self._mirrored, end)
         if self._mirrored != before:
             self._save()
         if copy.is_stuck and self._status.phase != "stuck":
             self._failed(STUCK, is_refused=False, phase="stuck")
-        if end is None:
+        if end is not None:
+            self._copy = None
+            self._conclude(end)
+
+    def _conclude(self, end: Finished | Failure) -> None:
+        if isinstance(end, Finished):
+            if self._status.failures:
+                logger.info("the logdir takes files again")
+            self._tries.succeeded()
+            self._status_file.change(phase="", failures=0, reason="", is_refused=False, failed_at=0.0, next_try=0.0)
             return
-        self._copy = None
-        if isinstance(end, Failure):
-            self._failed(end.reason, is_refused=end.is_refused)
-            return
-        if self._status.failures:
-            logger.info("the logdir takes files again")
-        self._next_try = 0.0
-        self._status_file.change(phase="", failures=0, reason="", is_refused=False, failed_at=0.0, next_try=0.0)
+        if end.is_gone:
+            self._compare()
+        if end.is_of_files:
+            self._tries.behind |= {writer_of(item.path) for item in self._items if item.path not in self._there}
+        self._failed(end.reason, is_refused=end.is_refused)
 
     def _take(self, message: Message) -> None:
-        known = self._mirrored
+        before, self._mirrored = self._mirrored, recorded(self._mirrored, message)
         if isinstance(message, Arrived):
             self._there[message.path] = message.length
             self._alive_at = self._clock()
-            if known.files.get(message.path) != message.length:
-                self._mirrored = dataclasses.replace(known, files=known.files | {message.path: message.length})
-        elif isinstance(message, Conflict):
-            logger.info("%s: %s", message.path, message.reason)
-            files = {path: length for path, length in known.files.items() if path != message.path}
-            refused = known.refused | {message.path: message.reason}
-            self._mirrored = dataclasses.replace(known, files=files, refused=refused)
         elif isinstance(message, Absent):  # here it was removed since the scan
             self._next_scan = 0.0
-        elif isinstance(message, CopyWay):
-            self._mirrored = dataclasses.replace(known, way=message.way)
+        self._tries.note(message)
+        for path in self._mirrored.refused.keys() - before.refused.keys():
+            logger.info("%s: %s", path, self._mirrored.refused[path])
 
     def _failed(self, reason: str, *, is_refused: bool, phase: str = "") -> None:
         """A copy has failed: the next one waits."""
         failures, before, now = self._status.failures + 1, self._status.reason, time.time()
-        wait = pause(failures, self._rng, is_refused=is_refused)
-        self._next_try = self._clock() + wait
+        wait = self._tries.failed(failures, is_refused=is_refused)
         if reason != before:
             logger.info("the logdir does not take files: %s", reason)
         self._status_file.change(
@@ -304,7 +302,8 @@ class Mirror:
     def terminate(self) -> None:
         """SIGTERM: one last scan and copy, then leave."""
         self._is_ending = True
-        self._next_scan = self._next_try = 0.0
+        self._next_scan = 0.0
+        self._tries.at_once()
         end_within(GRACE)
 
 

@@ -7,6 +7,8 @@ Invariants:
 - No temporary name contains `tfevents`: TensorBoard would open it. Those of killed copies are removed by the next copy
   of the same mirror, those of other mirrors after a day.
 - Each file is written in sequence, once, and what fsync and close refuse counts.
+- The logdir is opened once, and all is reached beneath its descriptor, which has to be on the mount of the run: a mount
+  that has gone leaves an empty directory on the local disk, which would be filled.
 """
 
 from __future__ import annotations
@@ -15,18 +17,21 @@ import contextlib
 import errno
 import hashlib
 import os
+import stat
 import time
 from collections.abc import Iterator
 
 from hf_mpwriter.base.names import SPOOL_NAME
 from hf_mpwriter.mirror.targets import CHUNK, CopySource
 from hf_mpwriter.system import disk, failpoints
+from hf_mpwriter.system.filesystem.mounts import Mount, UnmountedError, mount_of_descriptor
 
 MARK = "hf_mpwriter"  # what begins the temporary names of all mirrors
 STALE = 86_400.0  # seconds after which a temporary file of another mirror was left by a killed copy
 NO_RENAME = (errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EIO, errno.EXDEV, errno.EINVAL)
 NO_FSYNC = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
 RENAME, IN_PLACE = "rename", "in place"
+_PATH_ONLY = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY
 
 
 def mark_of(host: str, run_dir: str) -> str:
@@ -40,93 +45,154 @@ def mark_of(host: str, run_dir: str) -> str:
 
 
 class PosixTarget:
-    """A directory of a mounted filesystem, see `Target`."""
+    """A directory of a mounted filesystem, see `Target`. It is opened at the first use, and not again.
 
-    def __init__(self, to: str, mark: str, way: str) -> None:
-        self._to, self._mark, self.way = to, mark, way
+    Args:
+        to: absolute path.
+        mark: what begins the temporary names of this mirror.
+        way: how files get there, "" if it has to be found out.
+        mount: on which the directory has to be, None for any.
+    """
+
+    def __init__(self, to: str, mark: str, way: str, mount: Mount | None = None) -> None:
+        self._to, self._mark, self.way, self._mount = to, mark, way, mount
+        self._fd = -1
+
+    def _root(self, *, make: bool = False, mode: int = 0o755) -> int:
+        """The descriptor of the directory.
+
+        Args:
+            make: whether it is made, with its parents, if it is not there.
+            mode: of what is made.
+
+        Raises:
+            FileNotFoundError: it is not there.
+            UnmountedError: it is on another mount.
+        """
+        if self._fd < 0:
+            path, missing = self._to, list[str]()
+            while (fd := _opened(path)) < 0:
+                path, name = os.path.split(path)
+                missing.insert(0, name)
+            self._fd = self._below(fd, missing if make else missing[:0], mode, is_whole=make or not missing)
+        return self._fd
+
+    def _below(self, fd: int, names: list[str], mode: int, *, is_whole: bool) -> int:
+        """The directory of these names below a descriptor, which is closed; they are made.
+
+        Args:
+            fd: of the nearest directory that is there.
+            names: of those that are missing.
+            mode: of these.
+            is_whole: whether that is the logdir; else there is none.
+        """
+        try:
+            self._check(fd)  # before anything is made
+            for name in names:
+                fd = _made(fd, name, mode)
+            self._check(fd)
+            if is_whole:
+                return fd
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self._to)
+
+    def _check(self, fd: int) -> None:
+        if self._mount is None:
+            return
+        found = mount_of_descriptor(fd)
+        if found is None or not self._mount.is_again(found):
+            raise UnmountedError(self._mount, found)
 
     def length(self, path: str) -> int | None:
         """Bytes of a file, None if there is none."""
         try:
-            return os.stat(os.path.join(self._to, path), follow_symlinks=False).st_size
+            return os.stat(path, dir_fd=self._root(), follow_symlinks=False).st_size
         except (FileNotFoundError, NotADirectoryError):
             return None
 
     def files(self) -> dict[str, int]:
         """Bytes of all files."""
-        found, pending = {}, [""]
+        found, pending = {}, ["."]
         while pending:
             directory = pending.pop()
             try:
-                entries = os.scandir(os.path.join(self._to, directory))
+                fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._root())
             except FileNotFoundError:
                 continue
-            with entries:
-                for entry in entries:
-                    path = os.path.join(directory, entry.name)
-                    if entry.is_dir(follow_symlinks=False):
-                        pending += [path] * (entry.name != SPOOL_NAME)
-                    elif entry.is_file(follow_symlinks=False):
-                        found[path] = entry.stat(follow_symlinks=False).st_size
+            try:
+                with os.scandir(fd) as entries:
+                    for entry in entries:
+                        path = os.path.normpath(os.path.join(directory, entry.name))
+                        if entry.is_dir(follow_symlinks=False):
+                            pending += [path] * (entry.name != SPOOL_NAME)
+                        elif entry.is_file(follow_symlinks=False):
+                            found[path] = entry.stat(follow_symlinks=False).st_size
+            finally:
+                os.close(fd)
         return found
 
     def pieces(self, path: str) -> Iterator[bytes]:
         """The content of a file."""
-        with open(os.path.join(self._to, path), "rb") as file:
+        with open(os.open(path, os.O_RDONLY, dir_fd=self._root()), "rb") as file:
             while piece := file.read(CHUNK):
                 yield piece
 
     def clean(self, directory: str) -> None:
         """Remove temporary files of copies that were killed; a mount that refuses keeps them."""
-        where = os.path.join(self._to, directory)
         with contextlib.suppress(OSError):
-            for name in os.listdir(where):
-                if name.startswith(".") and name.endswith(".part") and self._is_left(os.path.join(where, name)):
-                    with contextlib.suppress(OSError):
-                        os.unlink(os.path.join(where, name))
+            fd = os.open(directory or ".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._root())
+            try:
+                for name in os.listdir(fd):
+                    if name.startswith(".") and name.endswith(".part") and self._is_left(name, fd):
+                        with contextlib.suppress(OSError):
+                            os.unlink(name, dir_fd=fd)
+            finally:
+                os.close(fd)
 
-    def _is_left(self, path: str) -> bool:
+    def _is_left(self, name: str, directory: int) -> bool:
         """Whether a temporary file is of a copy that was killed: of this mirror, which has one at a time, or old."""
-        name = os.path.basename(path)
         if name.startswith(f".{self._mark}."):
             return True
         if not name.startswith(f".{MARK}-"):
             return False
         try:
-            return time.time() - os.stat(path, follow_symlinks=False).st_mtime > STALE
+            return time.time() - os.stat(name, dir_fd=directory, follow_symlinks=False).st_mtime > STALE
         except OSError:
             return False
 
     def put(self, source: CopySource) -> None:
         """Write a file as a whole."""
-        final = os.path.join(self._to, source.path)
-        directory = os.path.dirname(final)
-        _make_directories(directory, source.mode | (source.mode & 0o444) >> 2)  # who may read it may pass
+        mode = source.mode | (source.mode & 0o444) >> 2 | 0o700  # who may read it may pass
+        root, directory = self._root(make=True, mode=mode), os.path.dirname(source.path)
+        _make_directories(root, directory, mode)
         if not self.way:
-            self.way = RENAME if self._can_rename(directory) else IN_PLACE
+            self.way = RENAME if self._can_rename(root, directory) else IN_PLACE
         if self.way == IN_PLACE:
-            _write(source, final)
+            _write(source, root, source.path)
             return
         temporary = self._temporary(directory)
         try:
-            _write(source, temporary, os.O_EXCL)
+            _write(source, root, temporary, os.O_EXCL)
             failpoints.reach("copy.rename")
-            _put_in_place(temporary, final)
+            _put_in_place(root, temporary, source.path)
         except OSError:
             with contextlib.suppress(OSError):
-                os.unlink(temporary)
+                os.unlink(temporary, dir_fd=root)
             raise
-        _fsync_directory(directory)
+        _fsync_directory(root, directory)
 
     def _temporary(self, directory: str) -> str:
         return os.path.join(directory, f".{self._mark}.{os.urandom(4).hex()}.part")
 
-    def _can_rename(self, directory: str) -> bool:
+    def _can_rename(self, root: int, directory: str) -> bool:
         """Whether names can change here, tried with an empty file: a long one would be written twice."""
         old, new = self._temporary(directory), self._temporary(directory)
-        os.close(os.open(old, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        os.close(os.open(old, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=root))
         try:
-            os.rename(old, new)
+            os.rename(old, new, src_dir_fd=root, dst_dir_fd=root)
         except OSError as error:
             new = old
             if error.errno not in NO_RENAME:
@@ -134,44 +200,69 @@ class PosixTarget:
             return False
         finally:
             with contextlib.suppress(OSError):
-                os.unlink(new)
+                os.unlink(new, dir_fd=root)
         return True
 
 
-def _make_directories(path: str, mode: int) -> None:
-    """Make a directory and the parents that it lacks, for those who may read what will be in it."""
-    if os.path.isdir(path):
-        return
-    if (parent := os.path.dirname(path)) != path:
-        _make_directories(parent, mode)
+def _opened(path: str) -> int:
+    """A descriptor of a directory, -1 if there is none; no right to list it is needed."""
+    try:
+        return os.open(path, _PATH_ONLY)
+    except FileNotFoundError:
+        return -1
+
+
+def _made(above: int, name: str, mode: int) -> int:
+    """Make a directory if it is not there; its descriptor, in place of that of the directory above it."""
     with contextlib.suppress(FileExistsError):
-        os.mkdir(path, mode | 0o700)
+        os.mkdir(name, mode, dir_fd=above)
+    fd = os.open(name, _PATH_ONLY, dir_fd=above)
+    os.close(above)
+    return fd
 
 
-def _put_in_place(temporary: str, final: str) -> None:
+def _make_directories(root: int, path: str, mode: int) -> None:
+    """Make a directory and the parents that it lacks."""
+    if not path or _is_directory(root, path):
+        return
+    _make_directories(root, os.path.dirname(path), mode)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, mode, dir_fd=root)
+
+
+def _is_directory(root: int, path: str) -> bool:
+    try:
+        return stat.S_ISDIR(os.stat(path, dir_fd=root).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def _put_in_place(root: int, temporary: str, final: str) -> None:
     """Rename; what a killed copy has left goes first where a mount does not replace it, such as sshfs."""
     try:
-        os.rename(temporary, final)
-    except OSError:
-        if not os.path.lexists(final):
-            raise
-        os.unlink(final)
-        os.rename(temporary, final)
+        os.rename(temporary, final, src_dir_fd=root, dst_dir_fd=root)
+    except OSError as error:
+        try:
+            os.unlink(final, dir_fd=root)
+        except FileNotFoundError:
+            raise error from None
+        os.rename(temporary, final, src_dir_fd=root, dst_dir_fd=root)
 
 
-def _fsync_directory(path: str) -> None:
+def _fsync_directory(root: int, path: str) -> None:
     """Make the names in a directory durable, where that means something: object stores have no directories."""
     with contextlib.suppress(OSError):
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        fd = os.open(path or ".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=root)
         try:
             os.fsync(fd)
         finally:
             os.close(fd)
 
 
-def _write(source: CopySource, path: str, flags: int = 0) -> None:
+def _write(source: CopySource, root: int, path: str, flags: int = 0) -> None:
     """Write a file in one sequential open .. close; what close refuses counts. Some mounts open for nothing else."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | flags, source.mode)
+    flags |= os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+    fd = os.open(path, flags, source.mode, dir_fd=root)
     try:
         for chunk in source.chunks():
             disk.write_all(fd, chunk)

@@ -28,7 +28,7 @@ from hf_mpwriter.mirror import targets
 from hf_mpwriter.mirror.copy import describe, open_target
 from hf_mpwriter.mirror.targets import Target
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.staging.record import Mirrored, mirror_lock
+from hf_mpwriter.spool.staging.record import Mirrored, MirrorRecord, mirror_lock
 from hf_mpwriter.spool.staging.restoration import Restoration, RestoreJob
 from hf_mpwriter.system import disk, launch, locks, redaction
 from hf_mpwriter.system.directory import Place
@@ -69,7 +69,8 @@ def do(spool: Spool, tell: Callable[[Restoration], object]) -> None:
         tell: takes how far it has come.
     """
     try:
-        target = open_target(spool.logdir, "", "")
+        record = MirrorRecord.read(spool)
+        target = open_target(spool.logdir, "", "", record.mount if record else None)
     except (ImportError, ValueError) as error:
         tell(Restoration(failure=redaction.printable(str(error)), is_setting=True))
     else:

@@ -9,6 +9,7 @@
 Invariants:
 - No other code touches the logdir.
 - No file that was whole is written again.
+- What cannot be read here, or is refused there, keeps no file of another writer back.
 - Sources are read up to the length of the item, and have at least that length.
 """
 
@@ -22,16 +23,36 @@ from typing import Protocol
 from hf_mpwriter.mirror.job import Item
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Directory
+from hf_mpwriter.system.filesystem.mounts import is_gone
 
 CHUNK = 1 << 20  # bytes that are read at once
 REFUSED = (  # a person has to help
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
     *(errno.ENOENT, errno.ENOTDIR),
 )
+REFUSED_NAMES = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EFBIG, errno.EISDIR, errno.ELOOP, errno.EINVAL)
+UNREACHABLE = (  # the next file would wait as long for the same
+    errno.ETIMEDOUT,
+    errno.ECONNREFUSED,
+    errno.ECONNRESET,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.ENETDOWN,
+    errno.ENETUNREACH,
+    errno.EMFILE,
+    errno.ENOMEM,
+)
 
 
 class ConflictError(Exception):
     """Something else is in the place of a file."""
+
+
+class UnreadableError(OSError):
+    """A file of the run directory cannot be read; the logdir is not at fault."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(error.errno, f"it cannot be read here: {error.strerror or error}", error.filename)
 
 
 class CopySource:
@@ -42,12 +63,18 @@ class CopySource:
         item: the file, and how much of it.
 
     Raises:
-        OSError: it cannot be read.
+        FileNotFoundError: it is not there any more.
+        UnreadableError: it cannot be read.
     """
 
     def __init__(self, run: Directory, item: Item) -> None:
         self.path, self.length = item.path, item.length
-        self._fd = disk.open_beneath(run / item.path)
+        try:
+            self._fd = disk.open_beneath(run / item.path)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise UnreadableError(error) from error
         self.mode = os.fstat(self._fd).st_mode & 0o777
 
     def close(self) -> None:
@@ -58,8 +85,8 @@ class CopySource:
         """The content, in pieces."""
         start = 0
         while start < self.length:
-            if not (chunk := os.pread(self._fd, min(size, self.length - start), start)):
-                raise OSError(errno.EIO, "it is shorter than it was", self.path)
+            if not (chunk := self._read(min(size, self.length - start), start)):
+                raise UnreadableError(OSError(errno.EIO, "it is shorter than it was", self.path))
             yield chunk
             start += len(chunk)
 
@@ -67,10 +94,16 @@ class CopySource:
         """Whether it begins with what these pieces hold together."""
         start = 0
         for piece in pieces:
-            if os.pread(self._fd, min(len(piece), self.length - start), start) != piece:
+            if self._read(min(len(piece), self.length - start), start) != piece:
                 return False
             start += len(piece)
         return True
+
+    def _read(self, size: int, start: int) -> bytes:
+        try:
+            return os.pread(self._fd, size, start)
+        except OSError as error:
+            raise UnreadableError(error) from error
 
 
 class Target(Protocol):
@@ -98,8 +131,11 @@ class Target(Protocol):
         """Remove temporary files of copies that were killed."""
 
 
-def bring(target: Target, source: CopySource) -> None:
+def bring(target: Target, source: CopySource) -> bool:
     """Have a file in the logdir.
+
+    Returns:
+        Whether it was written, and not there before.
 
     Raises:
         ConflictError: something else is in its place.
@@ -107,7 +143,7 @@ def bring(target: Target, source: CopySource) -> None:
     """
     there = target.length(source.path)
     if there == source.length:
-        return
+        return False
     if there is not None:
         if there > source.length:
             raise ConflictError(f"the file there has {there} bytes, the one here {source.length}")
@@ -119,10 +155,16 @@ def bring(target: Target, source: CopySource) -> None:
         if there is None:
             raise
         raise ConflictError(f"{there} bytes of it are there, and may not be replaced; remove that file") from None
+    return True
 
 
 def is_refusal(error: BaseException) -> bool:
     """Whether the same error comes again until a person does something."""
     if isinstance(error, OSError) and error.errno is not None:
-        return error.errno in REFUSED
+        return error.errno in (*REFUSED, *REFUSED_NAMES)
     return isinstance(error, PermissionError | FileNotFoundError | ImportError | ValueError)
+
+
+def is_of_one_file(error: OSError) -> bool:
+    """Whether an error may be of one file only, so that others are worth a try."""
+    return not is_gone(error) and error.errno not in UNREACHABLE

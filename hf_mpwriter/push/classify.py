@@ -53,11 +53,12 @@ _CONTENT = re.compile(r"/(?:commit|preupload|paths-info)/|/objects/batch$|/valid
 _NO_ANSWER = re.compile(r"improperly formatted|[Mm]alformed|Invalid (?:etag|server response)|not a valid commit OID")
 _SECONDS = {"second": 1.0, "minute": 60.0, "hour": 3600.0}
 
-LOGIN = "Run: hf auth login, with a token that may write to the repository (or set HF_TOKEN)."
+LOGIN = "run `hf auth login`"
 REPO = "Check repo_id, repo_type and repo_revision."
 CLIENT = "Check HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, SSL_CERT_FILE and SSL_CERT_DIR."
 ENDPOINT = "Is HF_ENDPOINT a Hugging Face Hub, and is a proxy in between?"
-QUOTA = "The account has used up its storage, or it has to pay: see https://huggingface.co/settings/billing"
+QUOTA = "see https://huggingface.co/settings/billing"
+NO_HUB = "the answer is not that of a Hub"
 
 
 class ClientError(Exception):
@@ -86,6 +87,9 @@ _BY_TYPE: tuple[tuple[tuple[type[BaseException], ...], Callable[[str], Verdict]]
     ((httpx2.InvalidURL, httpx2.UnsupportedProtocol), lambda text: Refused(text, ENDPOINT)),
     ((httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout), Retry),
 )
+
+
+_OWN_WORDS = (AnswerError, BusyError, OfflineModeIsEnabled, UnicodeEncodeError)  # a token that no header takes
 
 
 def classify(error: BaseException) -> Verdict:
@@ -121,7 +125,7 @@ def _classify_rest(chain: list[BaseException], text: str) -> Verdict:
     if any(isinstance(link, UnicodeEncodeError) and link.encoding == "ascii" for link in chain):  # in a header
         return Refused("the token has characters that no token has", LOGIN)
     if any(isinstance(link, (JSONDecodeError, UnicodeDecodeError)) for link in chain) or _NO_ANSWER.search(text):
-        return Unknown(f"the answer is not that of a Hub. {ENDPOINT} ({text})")
+        return Unknown(f"{NO_HUB}. {ENDPOINT} ({text})")
     if any(isinstance(link, (httpx2.HTTPError, TimeoutError, ConnectionError)) for link in chain):
         return Unknown(text)
     if any(isinstance(link, ValueError) for link in chain):
@@ -224,3 +228,51 @@ def text_of(error: BaseException) -> str:
     """One line for people, without secrets; they go before the text is cut, as half of one is not recognised."""
     text = " ".join(f"{type(error).__name__}: {error}"[:TEXT_LIMIT].split())
     return redact_known(text)[:500]
+
+
+# what the words for a failure need to know of an exception
+
+
+def status_of(error: BaseException) -> int | None:
+    """The HTTP status of an answer that has raised this, None if there is none."""
+    response = _response_of(error)
+    return None if response is None else response.status_code
+
+
+def has_no_token(error: BaseException) -> bool:
+    """Whether the request was sent without a token, or not at all for that reason."""
+    if any(isinstance(link, LocalTokenNotFoundError) for link in _chain(error)):
+        return True
+    response = _response_of(error)
+    return response is not None and "authorization" not in response.request.headers
+
+
+def words_of_the_hub(error: BaseException) -> str:
+    """What the Hub itself says about a refusal, "" if it says nothing."""
+    said = [link.server_message for link in _chain(error) if isinstance(link, HfHubHTTPError)]
+    return " ".join(next(filter(None, said), "").split())
+
+
+def kinds_of(error: BaseException) -> set[str]:
+    """The names of the classes of an exception and of all that led to it."""
+    return {kind.__name__ for link in _chain(error) for kind in type(link).__mro__}
+
+
+def disk_error(error: BaseException) -> int | None:
+    """The number of an error of this disk, None if it is none."""
+    numbers = (link.errno for link in _chain(error) if isinstance(link, OSError) and not _is_of_network(link))
+    return next(filter(None, numbers), None)
+
+
+def is_ours(error: BaseException) -> bool:
+    """Whether the verdict on it is in words of ours already."""
+    return any(isinstance(link, _OWN_WORDS) for link in _chain(error))
+
+
+def _is_of_network(error: OSError) -> bool:
+    return isinstance(error, (HfHubHTTPError, ConnectionError, TimeoutError))
+
+
+def _response_of(error: BaseException) -> httpx2.Response | None:
+    found = (link.response for link in _chain(error) if isinstance(link, HfHubHTTPError))
+    return next((response for response in found if response is not None), None)

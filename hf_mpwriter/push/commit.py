@@ -34,6 +34,7 @@ from dataclasses import dataclass
 from hf_mpwriter.base import names
 from hf_mpwriter.base.files import PAYLOAD_LIMIT, LocalFile, digest, feed, git_hasher
 from hf_mpwriter.base.verdicts import CREATED, Done, Moved, Quarantine, Refused, Retry, Sent, Split, Unknown, Verdict
+from hf_mpwriter.push import words
 from hf_mpwriter.push.classify import classify, text_of
 from hf_mpwriter.push.client import PARENT_DIGITS, Hub, Remote, Source
 from hf_mpwriter.push.job import SCRATCH, Job
@@ -79,7 +80,8 @@ def carry(job: Job, hub: Hub, notify: Notify, rng: random.Random, spool: Spool |
         except GoneError as error:
             verdict = Refused(str(error), GONE.format(spool.logdir))
         except Exception as error:  # noqa: BLE001 - every error of the client has a verdict
-            verdict = classify(error)
+            verdict = words.plain(classify(error), error, job.destination, os.environ)
+            words.note(text_of(error))
             if len(job.files) > 1 and isinstance(error, OSError) and error.errno == errno.EMFILE:
                 verdict = Split(text_of(error), too_large=True)
         if isinstance(verdict, Unknown) and hub.commits_sent == sent_before:  # no content of ours can be there
@@ -121,14 +123,14 @@ def _attempt(job: Job, spool: Spool, hub: Hub, notify: Notify, *, trust_own_head
 
 def _tell_visibility(job: Job, hub: Hub, notify: Notify, *, first: bool) -> None:
     """Say who can read what is sent: before the first bytes, and when it has changed."""
-    private = hub.is_private() if first else hub.private
+    private, page = hub.is_private() if first else hub.private, words.page(job.destination, hub.repo_id)
     text = "private" if private else "PUBLIC: everybody can read it"
     if first and private is not None:
-        notify(f"{job.destination} is {text}")
+        notify(f"{page} is {text}")
     elif first and job.private:
-        notify(f"{job.destination}: the Hub does not say whether it is private")
+        notify(f"{page}: the Hub does not say whether it is private")
     elif None not in (private, job.was_private) and private != job.was_private:
-        notify(f"{job.destination} is {text} now")
+        notify(f"{page} is {text} now")
 
 
 def _may_blame_parent(job: Job, parent: str, verdict: Verdict) -> bool:
@@ -250,7 +252,7 @@ def _head(job: Job, hub: Hub, notify: Notify) -> str:
         hub.create(private=job.private)
         if (head := hub.head()) is None:
             raise OSError(f"{job.destination} has no branch {job.destination.revision!r} after it was created")
-        notify(f"{CREATED} {job.destination}")
+        notify(f"{CREATED} {words.page(job.destination, hub.repo_id)}")
     elif "/" in name and hub.repo_id.lower() != name.lower():
         notify(f"{name} was renamed: it is {hub.repo_id} now")
     return head

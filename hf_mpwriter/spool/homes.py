@@ -9,6 +9,7 @@
 Invariants:
 - All doors come through here: writers, commands, supervisor, search, demo, testing. Uploader and push get the spool by
   descriptors.
+- A run that was staged for a mount stays so while that mount is not there: its logdir is an empty directory then.
 - To find a home makes no directory but the staging directory, and that one only where it is needed.
 - The staging directory is one into which no other user may write, and which none could have put there.
 """
@@ -20,7 +21,8 @@ import hashlib
 import os
 import stat
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from hf_mpwriter.base.errors import LogdirError
 from hf_mpwriter.base.home import (
@@ -32,6 +34,7 @@ from hf_mpwriter.base.home import (
     direct,
     is_staged_path,
     is_url,
+    needed,
     staged_name,
     staging_directories,
     staging_root,
@@ -40,6 +43,8 @@ from hf_mpwriter.base.home import (
 from hf_mpwriter.base.names import SPOOL_NAME
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ownership import check_descriptor
+from hf_mpwriter.spool.staging.probed import is_decided, is_private, recall, remember
+from hf_mpwriter.spool.staging.record import MirrorRecord
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Directory, at
 from hf_mpwriter.system.filesystem.mounts import Mount, find_mount, mount_at, nearest
@@ -68,18 +73,18 @@ def find(logdir: str, environ: Mapping[str, str] = os.environ) -> Home:
     if not is_url(logdir):
         if is_staged_path(logdir, os.geteuid()):
             return direct(logdir)
-        try:
+        with contextlib.suppress(OSError):  # a dead mount; or whoever creates the spool has the better message
             there, status = nearest(logdir)
             device = status.st_dev
-        except OSError:  # whoever creates the spool has the better message
-            return direct(logdir)
     directories = staging_directories(environ)
     key = (logdir, device, setting, tuple(directories))
     home = _homes.get(key)
     if home is None:
         if len(_homes) >= _KEPT:
             _homes.clear()
-        home = _homes[key] = _found(logdir, there, setting, directories)
+        home = _found(logdir, there, setting, directories)
+        if there or is_url(logdir):  # what is dead now may answer later
+            _homes[key] = home
     return home
 
 
@@ -89,7 +94,10 @@ def spool_of(home: Home) -> Spool:
 
 
 def _found(logdir: str, there: str, setting: str, directories: list[str]) -> Home:
-    way, why = _choice(there, setting) if there else (Way.STAGED, URL)
+    mount = mount_at(there) if there else None if is_url(logdir) else find_mount(logdir)
+    if not is_url(logdir) and setting == "" and (home := _left_by_mount(logdir, there, mount, directories)):
+        return home
+    way, why = (Way.STAGED, URL) if is_url(logdir) else _choice(there or logdir, mount, setting, directories)
     if way is Way.DIRECT:
         return direct(logdir)
     if way is Way.STAGED and setting == NEVER:
@@ -100,30 +108,91 @@ def _found(logdir: str, there: str, setting: str, directories: list[str]) -> Hom
     return Home(logdir, way, place if way is Way.STAGED else logdir, os.path.join(place, SPOOL_NAME), why)
 
 
-def _choice(path: str, setting: str) -> tuple[Way, str]:
-    """The way to keep what is below a directory that is there, and why."""
-    mount = mount_at(path)
-    needs_probe = setting in ("", NEVER) and not (mount and (mount.is_local or mount.is_object_store))
-    return choose(mount, abilities_at(path, mount) if needs_probe else None, setting)
+def _left_by_mount(logdir: str, there: str, mount: Mount | None, directories: Sequence[str]) -> Home | None:
+    """The home of a staged run whose mount is not there: the empty directory that it leaves is no logdir.
+
+    Args:
+        logdir: absolute path.
+        there: the nearest directory above it that is there, "" if that does not answer.
+        mount: of it.
+        directories: in which a staging directory may be.
+    """
+    if mount is None:  # the system does not tell
+        return None
+    name = staged_name(os.path.realpath(logdir))
+    for directory in directories:
+        staging = os.path.join(directory, staging_root(os.geteuid()))
+        place = os.path.join(staging, name, SPOOL_NAME)
+        if not os.path.isdir(place) or not is_private(staging):
+            continue
+        home = Home(logdir, Way.STAGED, os.path.dirname(place), place)
+        spool = spool_of(home)
+        record = MirrorRecord.read(spool)
+        spool.release()
+        if record and record.mount and not (there and mount.is_instead_of(record.mount)):
+            return replace(home, why=f"{record.mount} is not mounted, or does not answer; mount it again")
+    return None
 
 
-def abilities_at(path: str, mount: Mount | None) -> Abilities | None:
-    """What the filesystem of a path can do, tried out once per process; None if nothing can be made there.
+def _choice(path: str, mount: Mount | None, setting: str, directories: Sequence[str] = ()) -> tuple[Way, str]:
+    needs_probe = setting in ("", NEVER) and not (mount and mount.is_known)
+    return choose(mount, abilities_at(path, mount, directories) if needs_probe else None, setting)
+
+
+def abilities_at(path: str, mount: Mount | None, directories: Sequence[str] = ()) -> Abilities | None:
+    """What the filesystem of a path can do, as far as that decides; None if nothing can be made there.
+
+    It is tried out once per process, and once a day where there is a staging directory to remember it.
 
     Args:
         path: absolute; the nearest directory above it that is there is where it is tried.
         mount: of it.
+        directories: in which a staging directory may be.
     """
     with contextlib.suppress(OSError):
         directory, status = nearest(path)
-        key = (mount, status.st_dev)
+        key, wanted = (mount, status.st_dev), needed(mount)
         if key not in _probed:
-            _probed[key] = probe(directory)
+            found = _recalled(mount, status.st_dev, wanted, directories) if mount else None
+            _probed[key] = found or probe(directory, wanted)
+            if not found:
+                _keep(mount, status.st_dev, _probed[key], directories)
         return _probed[key]
     return None
 
 
-def _staging(logdir: str, why: str, directories: list[str], setting: str) -> str:
+def examine(path: str, mount: Mount | None, elsewhere: Callable[[str], bool]) -> Abilities:
+    """All that the filesystem of a path can do, asked anew; the answer is remembered.
+
+    Args:
+        path: see `abilities_at`.
+        mount: of it.
+        elsewhere: see `probe`.
+
+    Raises:
+        OSError: nothing can be made there.
+    """
+    directory, status = nearest(path)
+    found = probe(directory, elsewhere=elsewhere)
+    _homes.clear()
+    _probed[mount, status.st_dev] = found
+    _keep(mount, status.st_dev, found, staging_directories(os.environ))
+    return found
+
+
+def _recalled(mount: Mount, device: int, wanted: Sequence[str], directories: Sequence[str]) -> Abilities | None:
+    answers = (recall(os.path.join(one, staging_root(os.geteuid())), mount, device, wanted) for one in directories)
+    return next((found for found in answers if found), None)
+
+
+def _keep(mount: Mount | None, device: int, found: Abilities, directories: Sequence[str]) -> None:
+    """Remember an answer that decides, where that is possible."""
+    if mount and directories and is_decided(found, needed(mount)):
+        with contextlib.suppress(OSError):  # LogdirError is one of these, too
+            remember(_staging(mount.point, "", directories, ""), mount, device, found)
+
+
+def _staging(logdir: str, why: str, directories: Sequence[str], setting: str) -> str:
     """The staging directory of this user; it is made.
 
     Raises:
@@ -156,7 +225,7 @@ def _unfit(directory: str, path: str, *, is_named: bool) -> str:
     os.makedirs(directory, mode=0o700, exist_ok=True)
     mount = find_mount(directory)
     if is_named:
-        way, why = _choice(directory, "")
+        way, why = _choice(directory, mount, "")
         if way is not Way.DIRECT:
             return f"in {directory}, {why}"
     elif mount is not None and not mount.is_local:

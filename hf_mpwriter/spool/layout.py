@@ -24,8 +24,7 @@
         hosts/<host>/outbox/copies/<sha256>           copies of attachments              that host's uploader
         hosts/<host>/in_flight.json                   the batch that is being sent       that host's uploader
         hosts/<host>/ledger.json                      ledger                             that host's uploader
-        hosts/<host>/cache/                           of the Hub's client, if its own    the pushes
-                                                      cannot be written
+        hosts/<host>/cache/                           if the client's own is read-only   the pushes
 
 Invariants:
 - To use a spool is to send a token to the endpoint in its `run.json`. So it is used only if no other user may write
@@ -51,6 +50,7 @@ from hf_mpwriter.spool.ownership import FORMAT_NAME, RUN_JSON, check_descriptor,
 from hf_mpwriter.spool.workers.member_lines import MemberName
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Directory, Place, at, is_shared
+from hf_mpwriter.system.filesystem.mounts import reason_of
 
 
 @dataclass(frozen=True)
@@ -147,8 +147,7 @@ class Spool:
         """The spool of inherited descriptors of run directory and spool, which become ours; for the paths see `of`.
 
         Raises:
-            ForeignSpoolError: see `check_ownership`.
-            OSError: one of them is no directory.
+            ForeignSpoolError: see `check_ownership`; OSError: one of them is no directory.
         """
         spool = cls.of(run_dir, root, logdir)
         spool.run.adopt(run_fd)
@@ -288,7 +287,7 @@ class Spool:
         return makes
 
     def _cannot_be_written(self, error: OSError) -> LogdirError:
-        text = f"The logdir {self.run_dir!r} cannot be written: {error.strerror}."
+        text = f"The logdir {self.run_dir!r} cannot be written: {reason_of(error)}."
         return LogdirError(text, hint="Give another logdir.")
 
     def check_format(self) -> None:
@@ -306,11 +305,13 @@ class Spool:
             LogdirError: the disk refuses it.
             DestinationError: the run directory belongs to another destination.
         """
-        try:
-            ownership.record_destination(self.directory, destination)
-        except OSError as error:
-            raise self._cannot_be_written(error) from error
         recorded = self.destination()
+        if recorded is None:
+            try:
+                ownership.record_destination(self.directory, destination)
+            except OSError as error:
+                raise self._cannot_be_written(error) from error
+            recorded = self.destination()
         if recorded != destination:
             hint = "Use another logdir for another destination, or the recorded one: hf-mpwriter status LOGDIR."
             raise DestinationError(f"{self.run_dir} is recorded for {recorded}, not for {destination}.", hint=hint)

@@ -6,7 +6,7 @@
                                              "blob_id": "", "foreign": false, "stamp": [], "generation": 0}},
      "quarantined": {"events.out...": {"reason": "...", "refusals": 1, "tried": 1795236610.0}},
      "settings": {...},                                             of the last worker, for `sync`
-     "checks": {"<host>": 1795236610123}, "saves": 17,              grow with each comparison, and with each save
+     "checks": {"<host>": 1795236610123}, "commits": {"<host>": 3}, "saves": 17,      grow: a comparison, commit, save
      "uncertain": {"metadata.tsv": [{"length": ..., "sha256": "...", "blob_id": "...", "foreign": false}]},
      "taken_over": ["<host> <inode> <mtime>"]}                      records of other hosts that need no more care
 
@@ -115,6 +115,7 @@ class Ledger:
         private: visibility of the repository, None until a push has seen it.
         saves: how often it was saved, its predecessors included.
         taken_over: stamps of records of other hosts whose pushes can change nothing any more.
+        commits: per host, the commits that its uploaders have made.
     """
 
     destination: Destination
@@ -127,6 +128,7 @@ class Ledger:
     private: bool | None = None
     saves: int = 0
     taken_over: frozenset[str] = frozenset()
+    commits: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for path in (*self.files, *self.quarantined, *self.uncertain):
@@ -168,8 +170,7 @@ class Ledger:
 
     def length(self, path: str) -> int:
         """Acknowledged bytes of a path, 0 if it is unknown."""
-        held = self.files.get(path)
-        return held.length if held else 0
+        return self.files.get(path, NOWHERE).length
 
     def covers(self, file: LocalFile) -> bool:
         """Whether the Hub is known to hold what a local file has."""
@@ -252,8 +253,8 @@ class Ledger:
         if other._edition > self._edition:
             self.repo_id, self.private, self.settings = other.repo_id, other.private, other.settings
             self.saves = other.saves
-        for host, number in other.checks.items():
-            self.checks[host] = max(number, self.checks.get(host, 0))
+        for mine, theirs in ((self.checks, other.checks), (self.commits, other.commits)):
+            mine |= {host: max(number, mine.get(host, 0)) for host, number in theirs.items()}
         self.taken_over |= other.taken_over
         for path in {*other.files, *other.quarantined, *other.uncertain}:
             self._merge_path(path, other)
@@ -317,8 +318,7 @@ def set_aside(spool: Spool, host_id: str) -> str | None:
     """
     path = spool.host(host_id).ledger
     try:
-        data = disk.read(path)
-        if data is not None:
+        if (data := disk.read(path)) is not None:
             state.load(Ledger, data)
     except (state.DamagedError, OSError):
         aside = path.parent / f"{path.basename}.unreadable-{int(time.time())}-{os.urandom(2).hex()}"

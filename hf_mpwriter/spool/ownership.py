@@ -203,9 +203,15 @@ def _is_torn(found: bytes) -> bool:
 
 
 def record_destination(spool: Directory, destination: Destination) -> None:
-    """Write the destination into run.json unless one is there; OSError if the disk refuses."""
-    record = RunRecord(destination, os.fstat(spool.fd).st_ino)
-    locks.publish(spool / RUN_JSON, state.dump(record), "spool.run", lambda found: not _is_torn(found))
+    """Write the destination into run.json, where none was seen, unless one is there by now.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    with Place(spool).entered() as inside:
+        record = RunRecord(destination, inside.stat().st_ino)
+        whole = lambda found: not _is_torn(found)  # noqa: E731
+        locks.publish_missing(inside / RUN_JSON, state.dump(record), "spool.run", whole)
 
 
 def recorded_destination(spool: Directory) -> Destination | None:

@@ -243,7 +243,7 @@ def status(view: Progress, destination: Destination | None, logged: Logged) -> S
     errors.append(damage_text(view.missing(logged.damaged) if destination else logged.damaged))
     if destination is not None:
         waiting, uploader = sum(view.missing(logged.lengths).values()), view.uploader()
-        errors.append(f"{uploader.reason} {uploader.hint}".strip())
+        errors.append(uploader.why)
     name, on_hub = (str(destination), total - waiting) if destination else ("", 0)
     return Status(name, total, on_hub, waiting, logged.dropped, " ".join(filter(None, errors)), logged.in_memory)
 

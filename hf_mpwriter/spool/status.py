@@ -3,7 +3,8 @@
     hosts/<host>/status.json
     {"process": {...}, "started_at": 1795236610.0, "token_issued_at": ..., "beat": ..., "phase": "idle",
      "waiting": 0, "push": 0, "commits": 3, "blocked_until": 0.0, "blocked_for": 0.0, "next_in": 271.0, "elsewhere": [],
-     "kind": "Retry", "reason": "...", "hint": "", "failures": 2, "failed_at": ...}       "" and 0 without a failure
+     "kind": "Retry", "reason": "...", "hint": "", "failures": 2, "failed_at": ..., "failing_since": ...,
+     "succeeded_at": ..., "repo_id": "me/run", "private": false}                          "" and 0 without a failure
 
 Invariants:
 - It is for display. It is not made durable, so it may be older after a power cut, or damaged; then it counts as empty.
@@ -59,6 +60,10 @@ class UploaderStatus:
         hint: what helps, "" if nothing is known.
         failures: in a row.
         failed_at: unix time of the last failure.
+        failing_since: unix time when the outage began, 0 if event files get to the Hub.
+        succeeded_at: unix time of the last push that succeeded, 0 if none of this uploader has.
+        repo_id: full name of the repository, "" until a push has resolved it.
+        private: visibility of the repository, None until a push has seen it.
         blocked_until: monotonic seconds; the Hub, or the turn of this node among others, allows no request before.
         blocked_for: seconds from the heartbeat until then, for readers with another monotonic clock.
         next_in: seconds from the heartbeat until the next commit or the next try is due; 0 if that is not known.
@@ -78,6 +83,10 @@ class UploaderStatus:
     hint: str = ""
     failures: int = 0
     failed_at: float = 0.0
+    failing_since: float = 0.0
+    succeeded_at: float = 0.0
+    repo_id: str = ""
+    private: bool | None = None
     blocked_until: float = 0.0
     blocked_for: float = 0.0
     next_in: float = 0.0
@@ -154,6 +163,13 @@ class UploaderStatus:
         return self.phase == "left"
 
     @property
+    def why(self) -> str:
+        """Why the last push failed and what helps, "" if it did not fail."""
+        if not self.hint:
+            return self.reason
+        return f"{self.reason.rstrip('.')}{': ' if self.hint[0].islower() else '. '}{self.hint}"
+
+    @property
     def left_to_younger_than(self) -> float:
         """Unix time; the uploader left because its token was refused, to workers that join later. 0 if it did not."""
         return self.token_issued_at if self.is_over and self.kind == Refused.__name__ else 0.0
@@ -210,13 +226,16 @@ class StatusFile:
         """Log and publish what a push has found out; see `notices`."""
         self._notices.note(notices)
 
-    def failed(self, verdict: Verdict, attempts: int) -> None:
+    def failed(self, verdict: Verdict, attempts: int, *, is_outage: bool = True) -> None:
         """A push has failed.
 
         Args:
             verdict: on it.
             attempts: failures in a row, this one included.
+            is_outage: whether event files do not get to the Hub.
         """
+        now = self._wall_clock()
+        since = (self._status.failing_since or now) if is_outage else self._status.failing_since
         kind, hint = type(verdict).__name__, redact_known(getattr(verdict, "hint", ""))
         if isinstance(verdict, Quarantine):
             reason = redact_known("; ".join(f"{path}: {why}" for path, why in verdict.paths.items()))
@@ -224,7 +243,7 @@ class StatusFile:
             reason = redact_known(getattr(verdict, "reason", ""))
         if self.failure != kind:
             logger.info("%s", f"{kind}: {reason} {hint}".strip())
-        self._change(kind=kind, reason=reason, hint=hint, failures=attempts, failed_at=self._wall_clock())
+        self._change(kind=kind, reason=reason, hint=hint, failures=attempts, failed_at=now, failing_since=since)
 
     def waits(self, reason: str) -> None:
         """The next push waits for the rate limit; an outage says more.
@@ -240,7 +259,12 @@ class StatusFile:
         if self.failure:
             logger.info("the outage is over")
         if self.failure or self._status.reason:
-            self._change(kind="", reason="", hint="", failures=0, failed_at=0.0)
+            self._change(kind="", reason="", hint="", failures=0, failed_at=0.0, failing_since=0.0)
+        self._change(succeeded_at=self._wall_clock())
+
+    def goes_to(self, repo_id: str, *, private: bool | None) -> None:
+        """Have the next `publish` name the repository and its visibility, as far as they are known."""
+        self._change(repo_id=repo_id, private=private)
 
     def saw(self, elsewhere: Collection[str] | None) -> None:
         """Have the next `publish` name the other hosts that have an uploader, None before the first look."""

@@ -144,7 +144,7 @@ class Upload:
             str(self._destination or ""),
             sum(self._lengths.values()),
             missing,
-            "; ".join(self._view.refused(missing).values()) or f"{status.reason} {status.hint}".strip(),
+            "; ".join(self._view.refused(missing).values()) or status.why,
             is_known=True,
             is_alive=self._view.uploader_is_alive(),
             is_over=is_over,

@@ -26,6 +26,7 @@ import fcntl
 import os
 import shutil
 import stat
+from collections.abc import Callable
 
 from hf_mpwriter.system import failpoints
 from hf_mpwriter.system.directory import Directory, Place, check_names, identity, is_shared, share
@@ -118,7 +119,9 @@ def _write_temporary(place: Place, data: bytes, word: str, *, durable: bool) -> 
     return temporary
 
 
-def replace(place: Place, data: bytes, word: str, *, durable: bool = True) -> None:
+def replace(
+    place: Place, data: bytes, word: str, *, durable: bool = True, unless: Callable[[], bool] = lambda: False
+) -> bool:
     """Put `data` in place of what is there. A directory is moved aside.
 
     Args:
@@ -126,9 +129,16 @@ def replace(place: Place, data: bytes, word: str, *, durable: bool = True) -> No
         data: the new content.
         word: first part of the names of the failpoints.
         durable: False where the older content may be back after a power cut.
+        unless: asked when all is written, before the name changes; True leaves what is there.
+
+    Returns:
+        Whether it was put there.
     """
     temporary = _write_temporary(place, data, word, durable=durable)
     try:
+        if unless():
+            temporary.unlink()
+            return False
         failpoints.reach(f"{word}.rename")
         try:
             _rename(temporary, place)
@@ -140,6 +150,7 @@ def replace(place: Place, data: bytes, word: str, *, durable: bool = True) -> No
         raise
     if durable:
         fsync_dir(place.parent, word)
+    return True
 
 
 def _rename(old: Place, new: Place) -> None:
@@ -365,10 +376,13 @@ def same_file(fd: int, place: Place) -> bool:
     """
     try:
         return identity(place.stat()) == identity(os.fstat(fd))
-    except (FileNotFoundError, NotADirectoryError):
-        return False
     except OSError as error:
-        return error.errno not in (errno.EBADF, errno.ELOOP, errno.ESTALE)  # removed by another host
+        return not is_absence(error)
+
+
+def is_absence(error: OSError) -> bool:
+    """Whether an error says that a file is not at its place any more; another host may have removed it."""
+    return error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EBADF, errno.ELOOP, errno.ESTALE)
 
 
 def longest_name(path: str) -> int:

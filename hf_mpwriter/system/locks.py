@@ -13,8 +13,10 @@ Invariants:
 - A program may close our descriptors, and have files of its own on their numbers. These are never closed.
 - Lock files that other processes may open are never unlinked. After locking, the descriptor and the place are the same
   file; else the lock is worthless and given back.
-- Nothing here waits for another process, but for the one that publishes at this moment: PATIENCE seconds at most.
-  After that nothing is known of it, and this process publishes too; both have to read what is there then.
+- Nothing here waits for another process, but for the one that publishes at this moment: PATIENCE seconds at most, and
+  once for a lock. After that nothing is known of it, and this process publishes without the lock. Each renames a whole
+  file, so a reader sees one of them. Who was frozen with the lock looks again before it renames; whoever could still be
+  overtaken has to compare what is there with what it wanted.
 - A thread can tell whether it holds a lock between threads: `thread_lock` makes all but that of `process`.
 """
 
@@ -34,8 +36,8 @@ from hf_mpwriter.system import disk, process
 from hf_mpwriter.system.directory import Place, identity
 
 CREATION_LOCK = "create.lock"
-PATIENCE = 10.0  # seconds that a process waits for one that publishes
-PAUSE = 0.002  # seconds between two looks at it
+PATIENCE = 2.0  # seconds that a process waits for one that publishes
+FIRST_PAUSE, LONGEST_PAUSE = 0.002, 0.05  # seconds between two looks at it; they double
 PROBE_TRIES = 20  # tries while observers probe; a probe holds a shared lock for some microseconds
 
 _thread_locks: set[weakref.ref[threading.RLock]] = set()  # all that live
@@ -62,6 +64,7 @@ def is_any_held() -> bool:
 
 _mutex = thread_lock()  # re-entrant: a signal handler may log while it is held
 _table: dict[int, tuple[int, int]] = {}  # descriptors, and the files that they were opened on
+_frozen: set[tuple[int, int]] = set()  # creation locks that were waited for in vain
 
 
 def _open(place: Place, flags: int) -> int:
@@ -97,13 +100,21 @@ def try_exclusive(place: Place) -> int | None:
     with _mutex:
         fd = _open(place, os.O_RDWR | os.O_CREAT)
         try:
-            if _take(fd) and disk.same_file(fd, place):
+            if _take(fd) and _is_at(place, _table[fd]):
                 return fd
         except BaseException:
             _close(fd)
             raise
         _close(fd)
         return None
+
+
+def _is_at(place: Place, file: tuple[int, int]) -> bool:
+    """Whether a file is still at its place; an error of the disk is no proof that it is not."""
+    try:
+        return identity(place.stat()) == file
+    except OSError as error:
+        return not disk.is_absence(error)
 
 
 def publish(place: Place, data: bytes, word: str, is_whole: Callable[[bytes], bool] = bool) -> bool:
@@ -126,11 +137,15 @@ def publish(place: Place, data: bytes, word: str, is_whole: Callable[[bytes], bo
 def publish_missing(place: Place, data: bytes, word: str, is_whole: Callable[[bytes], bool] = bool) -> bool:
     """As `publish`, for a file of which the caller knows that it was not there: that spares a look."""
     lock = _creation_lock(place, is_whole)
+    started = time.monotonic()
     try:
         if _is_published(place, is_whole):
             return False
-        disk.replace(place, data, word)
-        return True
+
+        def is_overtaken() -> bool:
+            return time.monotonic() - started > PATIENCE / 2 and _is_published(place, is_whole)
+
+        return disk.replace(place, data, word, unless=is_overtaken)
     finally:
         if lock is not None:
             release(lock)
@@ -138,12 +153,27 @@ def publish_missing(place: Place, data: bytes, word: str, is_whole: Callable[[by
 
 def _creation_lock(place: Place, is_whole: Callable[[bytes], bool]) -> int | None:
     """The lock of those that publish here; None if another one has published, or PATIENCE is over."""
-    deadline = time.monotonic() + PATIENCE
-    while (lock := try_exclusive(place.parent / CREATION_LOCK)) is None:
-        if _is_published(place, is_whole) or time.monotonic() >= deadline:
+    gate, pause, deadline = place.parent / CREATION_LOCK, FIRST_PAUSE, time.monotonic() + PATIENCE
+    while (lock := try_exclusive(gate)) is None:
+        if _is_published(place, is_whole) or _is_frozen(gate, deadline):
             return None
-        time.sleep(PAUSE)
+        time.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE)
+    if _frozen:
+        _frozen.discard(_table[lock])
     return lock
+
+
+def _is_frozen(gate: Place, deadline: float) -> bool:
+    """Whether nobody waits any longer for the holder of a lock; the next time at once."""
+    is_over = time.monotonic() >= deadline
+    try:
+        file = identity(gate.stat())
+    except OSError:
+        return is_over
+    if is_over:
+        _frozen.add(file)
+    return file in _frozen
 
 
 def _is_published(place: Place, is_whole: Callable[[bytes], bool]) -> bool:

@@ -4,6 +4,7 @@
 |---|---|
 | `journal` | the calls that are known to have returned |
 | `oracle` | compares a run directory with the Hub |
+| `steps` | finds steps of `log` that are not one record |
 | `processes` | finds the processes of a run |
 | `power_cut` | a disk whose power can be cut |
 

@@ -1,8 +1,9 @@
 """Journals: each process of a test notes which of its calls returned, so that the oracle can look for the records.
 
     <directory>/journal.<pid>.<8 hex>    {"tag": "loss", "step": 7, "path": "events.out.tfevents..."}
+                                         {"tags": ["loss", "lr"], "step": 8, "path": "events.out.tfevents..."}
                                          {"flushed": true}
-                                         one line per returned add_* call, and per returned flush
+                                         one line per returned add_* or log call, and per returned flush
 
 Invariants:
 - A line is one `os.write` after the call. A SIGKILL between the two leaves a record that no journal names, which is
@@ -31,6 +32,7 @@ class Returned:
         tag: tag of the summary.
         step: global step.
         flushed: whether a flush returned after it.
+        together: all tags of its record, of a call of `log`; empty for any other call.
     """
 
     pid: int
@@ -38,6 +40,7 @@ class Returned:
     tag: str
     step: int
     flushed: bool = False
+    together: tuple[str, ...] = ()
 
 
 class Journal:
@@ -61,7 +64,17 @@ class Journal:
                 `/text_summary`.
             step: global step.
         """
-        self.note_at(writer.file_writer.event_writer.file.place.name, tag, step)
+        self.note_at(_path(writer), tag, step)
+
+    def note_step(self, writer: Any, tags: Iterable[str], step: int) -> None:
+        """Note that a call of `log` returned: one record holds all of its values.
+
+        Args:
+            writer: the writer of the call.
+            tags: as in the event file, see `note`.
+            step: global step.
+        """
+        self._line(_note_step(_path(writer), tags, step))
 
     def note_at(self, path: str, tag: str, step: int) -> None:
         """Note that a record is in the event file at `path`, relative to the run directory: one of a sub-writer."""
@@ -75,8 +88,17 @@ class Journal:
         os.write(self._fd, json.dumps(data).encode() + b"\n")
 
 
+def _path(writer: Any) -> str:
+    path: str = writer.file_writer.event_writer.file.place.name
+    return path
+
+
 def _note(path: str, tag: str, step: int) -> dict[str, Any]:
     return {"tag": tag, "step": step, "path": path}
+
+
+def _note_step(path: str, tags: Iterable[str], step: int) -> dict[str, Any]:
+    return {"tags": list(tags), "step": step, "path": path}
 
 
 def journals(directory: str) -> list[str]:
@@ -97,14 +119,19 @@ def read_journal(path: str) -> list[Returned]:
         lines = [json.loads(line) for line in file.read().split(b"\n")[:-1]]
     last_flush = max((number for number, line in enumerate(lines) if "flushed" in line), default=-1)
     return [
-        Returned(pid, line["path"], line["tag"], line["step"], flushed=number < last_flush)
+        Returned(pid, line["path"], tag, line["step"], number < last_flush, tuple(line.get("tags", ())))
         for number, line in enumerate(lines)
+        for tag in (line.get("tags") or [line.get("tag")])
         if "flushed" not in line
     ]
 
 
 def rewrite(path: str, notes: Iterable[Returned]) -> None:
     """Replace the notes of one process; all of them count as flushed."""
-    lines = [*(_note(note.path, note.tag, note.step) for note in notes), _FLUSHED]
+    lines = [
+        _note_step(note.path, note.together, note.step) if note.together else _note(note.path, note.tag, note.step)
+        for note in notes
+        if note.tag in note.together[:1] or not note.together  # the first one stands for all of its record
+    ]
     with open(path, "w", encoding="utf-8") as file:
-        file.writelines(json.dumps(line) + "\n" for line in lines)
+        file.writelines(json.dumps(line) + "\n" for line in [*lines, _FLUSHED])

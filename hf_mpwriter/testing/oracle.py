@@ -11,7 +11,7 @@ compared, and that it never shrank and never vanished.
 For each attachment that the user's patterns allow: after a drain the Hub's copy has the content of the local file.
 
 For each call that returned, by the journals: its record is on the Hub exactly once, and before a drain in the local
-file exactly once. No event file was written by two processes.
+file exactly once. A step of `log` is one record with all its values. No event file was written by two processes.
 
 The oracle asks the Hub for sizes and digests only. A digest that equals that of the local prefix proves the content. It
 computes its digests itself, because it is a witness against the code that uploads. An answer that breaks a promise may
@@ -36,6 +36,7 @@ from hf_mpwriter.snapshot import attachments as attachments_module
 from hf_mpwriter.snapshot import event_files
 from hf_mpwriter.system.directory import Directory
 from hf_mpwriter.testing.journal import Returned
+from hf_mpwriter.testing.steps import split_steps
 
 CHUNK = 1 << 20  # bytes read at once
 
@@ -105,6 +106,7 @@ class Report:
         returned: number of calls that returned, 0 without journals.
         lost: number of their records that are missing.
         duplicated: number of their records that are there once too often.
+        split: number of steps of `log` whose values are not in one record.
         problems: broken promises, one sentence each; empty if all hold.
         damage: ends of local files that no reader reaches. No promise is broken by it: what is before it is compared.
     """
@@ -115,6 +117,7 @@ class Report:
     returned: int = 0
     lost: int = 0
     duplicated: int = 0
+    split: int = 0
     problems: list[str] = field(default_factory=list)
     damage: list[event_files.Damage] = field(default_factory=list)
 
@@ -227,6 +230,9 @@ def _check_attachment(
 def _check_records(report: Report, run_dir: str, returned: list[Returned], *, drained: bool) -> None:
     """Count the records of returned calls: on the Hub after a drain, in the local files before."""
     on_hub: Counter[tuple[str, str, int]] = Counter()
+    notes: dict[str, list[Returned]] = {}
+    for note in returned:
+        notes.setdefault(note.path, []).append(note)
     for found in report.files.values():
         path = os.path.join(run_dir, found.path)
         local = keys(path, found.local_bytes)
@@ -234,6 +240,7 @@ def _check_records(report: Report, run_dir: str, returned: list[Returned], *, dr
         found.local_events, found.hub_events = sum(local.values()), sum(there.values())
         counts = there if drained else local
         on_hub.update({(found.path, tag, step): count for (tag, step), count in counts.items()})
+        report.split += split_steps(path, notes.get(found.path, ()), found.local_bytes)
     report.returned = len(returned)
     writers: dict[str, set[int]] = {}
     for key, calls in Counter((note.path, note.tag, note.step) for note in returned).items():
@@ -245,6 +252,8 @@ def _check_records(report: Report, run_dir: str, returned: list[Returned], *, dr
         report.problems.append(f"{report.lost} returned records are not on the Hub")
     if report.duplicated:
         report.problems.append(f"{report.duplicated} returned records are on the Hub more than once")
+    if report.split:
+        report.problems.append(f"{report.split} steps are not in one record each")
     report.problems.extend(
         f"{path}: written by {len(pids)} processes" for path, pids in writers.items() if len(pids) > 1
     )

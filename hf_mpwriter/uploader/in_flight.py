@@ -173,12 +173,14 @@ class InFlight:
 
     def acknowledge(self, verdict: Done, batch: Batch) -> None:
         """Enter what the Hub has into the ledger, and remove the record."""
-        self._ledger.repo_id = verdict.repo_id
+        self._ledger.repo_id, host = verdict.repo_id, self._host.root.basename
         if verdict.private is not None:
             self._ledger.private = verdict.private
         self._ledger.acknowledge(verdict.files, verdict.commit, time.time())
+        if verdict.own:
+            self._ledger.commits[host] = self._ledger.commits.get(host, 0) + 1
         if verdict.checked:
-            self._ledger.note_checked(self._host.root.basename, time.time())
+            self._ledger.note_checked(host, time.time())
         self._ledger.note_stamps(batch.files)
         self.save_ledger()
         self.clear()

@@ -11,13 +11,16 @@ Invariants:
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 
-from hf_mpwriter.base.verdicts import Done, Quarantine, Refused, Unknown, Verdict
+from hf_mpwriter.base.verdicts import Done, Quarantine, Refused, Retry, Unknown, Verdict
 from hf_mpwriter.spool.outbox import Batch
 from hf_mpwriter.uploader.lanes import Lane
 from hf_mpwriter.uploader.run_state import RunState
 
 logger = logging.getLogger("hf_mpwriter")
+
+TOLD_REFUSALS = 3  # refused files of one push that are told by name
 
 
 def conclude(run: RunState, verdict: Verdict) -> None:
@@ -60,6 +63,7 @@ def _fail(run: RunState, verdict: Verdict, lane: Lane, batch: Batch) -> None:
     is_known = not isinstance(verdict, Unknown)
     if is_known and not batch.has_attachments:  # the ledger has nothing to learn of these first
         run.in_flight.clear()
+    known = run.ledger.quarantined.keys() | set()
     verdict, step = lane.failed(verdict, batch)
     if batch.has_attachments or isinstance(verdict, Quarantine):
         run.in_flight.save_ledger()
@@ -68,10 +72,19 @@ def _fail(run: RunState, verdict: Verdict, lane: Lane, batch: Batch) -> None:
     if isinstance(verdict, Quarantine):
         lane.drop(batch)
         run.scan_again()
+        run.status.notify(_refusals({path: why for path, why in verdict.paths.items() if path not in known}))
     if lane is run.attachments and (isinstance(verdict, Refused) or not step.may_hurry):
         run.pacing.hold(step)
     if not lane.yielded:
-        run.status.failed(verdict, lane.backoff.attempts)
+        is_outage = isinstance(verdict, Refused) or (lane is run.events and isinstance(verdict, (Retry, Unknown)))
+        run.status.failed(verdict, lane.backoff.attempts, is_outage=is_outage)
+
+
+def _refusals(paths: Mapping[str, str]) -> list[str]:
+    """What the user is told of files that the Hub refuses now, with the reason of each."""
+    more = [f"{len(paths) - TOLD_REFUSALS} more files are refused, see hf-mpwriter status"]
+    told = [f"not uploading {path}: {why.rstrip('.')}; what else there is goes on" for path, why in paths.items()]
+    return told[:TOLD_REFUSALS] + more * (len(paths) > TOLD_REFUSALS)
 
 
 def _start_over(run: RunState, why: str) -> None:

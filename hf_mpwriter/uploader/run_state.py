@@ -128,6 +128,7 @@ class RunState:
         self._all_theirs = frozenset[str]()
         self.in_flight = InFlight(self.spool, self.host, waiting, self.ledger, self.pacing, clock)
         self.status.saw(None)
+        self.status.goes_to(self.ledger.repo_id, private=self.ledger.private)
         # those of other hosts name their parents from here on, or we see their records
         self.status.publish(phase="idle", waiting=len(waiting.batches), push=None, commits=0, blocked_until=0.0)
         self.in_flight.recover()
@@ -219,6 +220,7 @@ class RunState:
             phase: "" for what follows from what is under way.
         """
         self._tenure.note(is_over=phase == "left")
+        self.status.goes_to(self.ledger.repo_id, private=self.ledger.private)
         waiting = self.events.batches + self.attachments.batches
         push = self.in_flight.push
         self.status.publish(

@@ -9,7 +9,8 @@
     voices           claims/<worker>.voice, locked: members that may speak. The first of them does: rank 0 or the
                      process alone, then the other ranks in their order. Children never speak
 
-    told.json        {"numbers": {"<host>": 1795236610123}, "unsent": 1795236610.0}
+    told.json        {"numbers": {"<host>": 1795236610123}, "unsent": 1795236610.0,
+                      "start": ..., "outage": ..., "why": "...", "done": ...}
 
 `push`, `status` and the Future of `scheduler.trigger` all start from `logged`.
 
@@ -28,12 +29,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Self
 
 from hf_mpwriter.base import state
-from hf_mpwriter.base.names import worker_dir
+from hf_mpwriter.base.names import MAIN_WORKER, worker_dir
 from hf_mpwriter.base.settings import DEFAULT_ALLOW_PATTERNS
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.snapshot import attachments
@@ -179,10 +180,18 @@ class ToldRecord:
     Attributes:
         numbers: of the last notice that was told, per host.
         unsent: unix time when the user was told last what is not on the Hub, 0 if all of that has arrived.
+        start: unix time when it was told last where the run goes.
+        outage: unix time when the outage that goes on was told, 0 if none does.
+        why: what was told of it.
+        done: unix time when it was told last that all is on the Hub.
     """
 
     numbers: dict[str, int] = field(default_factory=dict)
     unsent: float = 0.0
+    start: float = 0.0
+    outage: float = 0.0
+    why: str = ""
+    done: float = 0.0
 
     @classmethod
     def read(cls, place: Place) -> Self:
@@ -253,6 +262,20 @@ class Voice:
             return not any(locks.is_held(spool.claim(other, "voice")) for other in earlier)
         except OSError:
             return True
+
+    @contextlib.contextmanager
+    def last_word(self) -> Iterator[bool]:
+        """Whether no member may speak any more; while the block lasts, that is so for one process only."""
+        spool, lock = self._spool, None
+        with contextlib.suppress(OSError):
+            voices = [name.removesuffix(".voice") for name in spool.claims.names() if name.endswith(".voice")]
+            if not any(locks.is_held(spool.claim(voice, "voice")) for voice in sorted(voices, key=_order)):
+                lock = locks.try_exclusive(spool.claim(MAIN_WORKER, "voice"))
+        try:
+            yield lock is not None
+        finally:
+            if lock is not None:
+                locks.release(lock)
 
     def begin_end(self) -> None:
         """Begin to wait: what was told until now concerned other ends."""

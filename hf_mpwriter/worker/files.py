@@ -159,15 +159,37 @@ class WorkerFiles:
         Raises:
             OSError: the run directory cannot be read, or the spool not be written.
         """
+        directory = self._own_directory()
+        return self._last_step(directory, tag, self._pending_purge(directory))
+
+    def next_step(self) -> int:
+        """The step that follows on what is in the worker directory, and from which on a purge hides it; else 0.
+
+        Raises:
+            OSError: see `last_step`.
+        """
+        directory = self._own_directory()
+        if (purge := self._pending_purge(directory)) is not None:
+            return purge
+        last = self._last_step(directory, None, None, only_scalars=True)
+        return 0 if last is None else last + 1
+
+    def _own_directory(self) -> Place:
+        name = self._membership.name  # a process that has left does not join for this
+        return Place(self._membership.spool.run, worker_dir(name)) if name else self.directory()
+
+    def _pending_purge(self, directory: Place) -> int | None:
+        purges = (file.pending_purge(directory) for (sub, _), file in list(self._files.items()) if not sub)
+        return min((step for step in purges if step is not None), default=None)
+
+    def _last_step(
+        self, directory: Place, tag: str | None, hidden_from: int | None, *, only_scalars: bool = False
+    ) -> int | None:
         from hf_mpwriter.events.last_step import last_step  # most trainings never ask
 
-        name = self._membership.name  # a process that has left does not join for this
-        directory = Place(self._membership.spool.run, worker_dir(name)) if name else self.directory()
         lengths = {Place(directory.directory, path): length for path, length in self._written().items()}
         own = {place.basename: length for place, length in lengths.items() if place.parent == directory}
-        purges = (file.pending_purge(directory) for (sub, _), file in list(self._files.items()) if not sub)
-        hidden_from = min((step for step in purges if step is not None), default=None)
-        return last_step(directory, tag, own, hidden_from)
+        return last_step(directory, tag, own, hidden_from, only_scalars=only_scalars)
 
     # for the worker
 

@@ -14,7 +14,7 @@ What is told when a wait takes long (`announcement`), and at its end (`message`,
     an uploader lives             the last failure; until when it tries at least; the command, for then
     none lives                    when the last one left; the command
 
-What was announced is not repeated: then the message has only what is new.
+What was announced, or told of an outage before, is not repeated: then the message has only what is new.
 
 Invariants:
 - Only the first rank speaks, or one that fails, or a process of no launcher; the wait ends after `exit_timeout`.
@@ -57,6 +57,7 @@ class End:
         logged: returns what this process has logged.
         clock: monotonic seconds.
         uploads: whether it is to be on the Hub; else only in the logdir.
+        told: what the user knows of an outage.
     """
 
     def __init__(
@@ -69,10 +70,11 @@ class End:
         clock: Callable[[], float] = time.monotonic,
         *,
         uploads: bool = True,
+        told: str = "",
     ) -> None:
         self._view, self._spool, self._damage, self._voice = view, spool, awaited.damage, voice
         self._logdir = Logdir(spool, clock)
-        self._logged, self._clock = logged, clock
+        self._logged, self._clock, self._told = logged, clock, told
         self._ended_at = time.time()
         voice.begin_end()
         known = view if uploads else self._logdir
@@ -82,12 +84,15 @@ class End:
         self._announced: Outcome | None = None
         self._next_question = 0.0
 
-    def wait(self, terms: Terms, ensure_uploader: Callable[[], object]) -> None:
+    def wait(self, terms: Terms, ensure_uploader: Callable[[], object]) -> bool:
         """Wait until Hub and logdir have these lengths; log what they do not have.
 
         Args:
             terms: how the process ends; offline there is no wait for the Hub.
             ensure_uploader: makes sure that an uploader lives, and a mirror if the run is staged.
+
+        Returns:
+            Whether nothing is missing, and nothing was lost.
 
         Raises:
             KeyboardInterrupt: the user ended the wait; what is missing has been logged.
@@ -103,7 +108,8 @@ class End:
             left = max(0.0, self._started + longest - self._clock())
             self._logdir.wait(self._there, left, ensure_uploader, lambda missing: self._is_enough_there(missing, terms))
         finally:
-            self._tell()
+            is_complete = self._tell()
+        return is_complete
 
     def _is_enough(self, missing: dict[str, int], terms: Terms) -> bool:
         uploader = self._view.uploader()
@@ -148,7 +154,7 @@ class End:
             logger.warning("%s", announcement(self._announced, longest))
             self._voice.told_unsent(time.time())
 
-    def _tell(self) -> None:
+    def _tell(self) -> bool:
         if self._damage and self._voice.is_first():
             for damage in self._damage:
                 logger.warning("%s: %s %s", self._spool.run_dir, printable(damage.path), damage)
@@ -157,6 +163,8 @@ class End:
         if text and (self._announced or self._voice.may_tell_unsent(failed=self._failed)):
             logger.warning("%s", text)
             self._voice.told_unsent(time.time() if outcome.missing or outcome.logdir.missing else 0.0)
+        is_whole = outcome.logged.is_on_disk and not self._damage
+        return is_whole and not (outcome.missing or outcome.logdir.missing)
 
     def _outcome(self) -> Outcome:
         uploader, missing = self._view.uploader(), self._view.missing(self._lengths, asked=self._asked)
@@ -165,7 +173,7 @@ class End:
             missing=missing,
             refused=self._view.refused(missing),
             is_offline=is_offline(),
-            reason=f"{uploader.reason} {uploader.hint}".strip(),
+            reason="" if uploader.why == self._told else uploader.why,
             is_refused=uploader.kind == Refused.__name__,
             is_alive=self._view.uploader_is_alive(),
             stillness=uploader.stillness(time.time()),

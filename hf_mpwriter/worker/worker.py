@@ -34,6 +34,7 @@ from hf_mpwriter.spool.progress import Logged, Progress, Status
 from hf_mpwriter.system import locks, process
 from hf_mpwriter.system.supervision import contact
 from hf_mpwriter.worker import delivery
+from hf_mpwriter.worker.counting.step_count import StepCount
 from hf_mpwriter.worker.delivery import Voice
 from hf_mpwriter.worker.election import Election
 from hf_mpwriter.worker.ending.waits import Waits
@@ -42,7 +43,7 @@ from hf_mpwriter.worker.membership import Membership
 from hf_mpwriter.worker.role import Role
 from hf_mpwriter.worker.staging.mirroring import Mirroring
 from hf_mpwriter.worker.staging.sealing import Sealing
-from hf_mpwriter.worker.telling.notices import Notices
+from hf_mpwriter.worker.telling.teller import Teller
 
 HOUSEKEEPING_EVERY = 3.0  # seconds
 STUCK_AFTER = 60.0  # seconds; housekeeping never takes so long
@@ -61,6 +62,7 @@ class Worker:
     Attributes:
         membership: claim and member file.
         files: event files.
+        steps: to come in the worker directory.
         sealing: of the event files of a staged run.
         election: makes sure that an uploader lives.
         users: the writers.
@@ -84,10 +86,11 @@ class Worker:
         if attempt_started_at is None and self.role.child is not None:
             attempt_started_at = process.parent_started_at()
         self.files = WorkerFiles(self.membership, limits, attempt_started_at)
+        self.steps = StepCount(self.files.next_step)
         self.sealing = Sealing(self.files, lambda: self.membership.settings.mirror_every, clock)
         self.election = Election(spool, seeks_siblings=True)
         self.mirroring = Mirroring(spool, self._voice.is_first)
-        self._notices: Notices | None = None  # of a run with a destination
+        self._teller: Teller | None = None  # of a run with a destination
         self._waits = Waits(self.membership, self._clock)
         self._start_fresh()
 
@@ -95,6 +98,7 @@ class Worker:
         self.next_housekeeping = 0.0
         self._housekeeping_lock, self._housekeeping_started = locks.thread_lock(), 0.0
         self._last_error, self.has_failed = "", False
+        self.steps.forget()
         self._voice.forget()
         self._has_told = False  # the supervisor, if there is one
 
@@ -121,8 +125,8 @@ class Worker:
         self.has_failed = False
         self.membership.configure(destination, settings)
         self.election.destination = self.membership.destination
-        if self._notices is None and self.membership.destination is not None:
-            self._notices = Notices(self.spool, self.started_at)
+        if self._teller is None and self.membership.destination is not None:
+            self._teller = Teller(self.spool, self.membership.destination, self._voice, self.started_at)
         if token is not None:
             self.election.token = token
 
@@ -164,6 +168,7 @@ class Worker:
         """Seal the files, give up claim and member file; a process that logs again joins again."""
         self.files.close()
         self.files.give_up()
+        self.steps.forget()
         self.membership.leave(self.dropped)
         if self.membership.is_unfinished or (self.membership.has_logged and self.mirroring.is_needed()):
             self.keep_house()
@@ -187,8 +192,12 @@ class Worker:
         if self._clock() >= self.next_housekeeping:
             self.keep_house()
 
-    def keep_house(self) -> None:
-        """See that the files are still there and that an uploader lives; never waits, never raises."""
+    def keep_house(self, *, at_end: bool = False) -> None:
+        """See that the files are still there and that an uploader lives; never waits, never raises.
+
+        Args:
+            at_end: whether the process waits at its end.
+        """
         lock = self._housekeeping_lock
         if locks.is_held_here(lock) or not lock.acquire(blocking=False):  # a signal handler logs, or another thread
             if self._clock() > self._housekeeping_started + STUCK_AFTER:  # interrupted before it could release
@@ -206,7 +215,7 @@ class Worker:
             if self.delivers:
                 self._has_told = self._has_told or contact.tell(self.spool.run_dir)
                 self._voice.take()
-                self._ensure_processes()
+                self._ensure_processes(at_end=at_end)
         except Exception as error:  # noqa: BLE001 - nothing of ours ever raises into training
             if str(error) != self._last_error:
                 self._last_error = str(error)
@@ -226,20 +235,20 @@ class Worker:
         else:  # the old directory may belong to another process by now
             self.files.close()
 
-    def _ensure_processes(self) -> None:
+    def _ensure_processes(self, *, at_end: bool) -> None:
         """Make sure that an uploader lives, and a mirror; tell what they have to tell."""
         if self.membership.uploads:
             if self.spool.exists() and not self.spool.has_destination():  # refused when the spool was recreated
                 self.membership.ensure_spool()
             self.election.token_issued_at = self.membership.joined_at
             self.election.ensure_uploader()
-            self._tell_notices()
+            self._tell(at_end=at_end)
         if self.mirroring.keep_house() | self.election.reap():
             self.next_housekeeping = self._clock() + REAP_EVERY
 
-    def _tell_notices(self) -> None:
-        if self.role.waits and self._notices is not None:
-            self._notices.tell(self.spool, self._voice.is_first)
+    def _tell(self, *, at_end: bool = False) -> None:
+        if self.role.waits and self._teller is not None:
+            self._teller.tell(at_end=at_end)
 
     # log, push, wait
 
@@ -281,7 +290,7 @@ class Worker:
             return False
         request = functools.partial(self.request_push, at_once=wait > 0)
         delivered = delivery.push(self.membership, request, wait, self.keep_house)
-        self._tell_notices()
+        self._tell()
         return delivered
 
     def status(self) -> Status:
@@ -300,12 +309,19 @@ class Worker:
         self._voice.take(at_end=True)
         own = self.files.lengths()  # before the seal: what other threads log after it comes with the next one
         self.sealing.request(at_once=True)  # other writers may be open
+        began, keep_house = time.time(), functools.partial(self.keep_house, at_end=True)
+        told = self._teller.told if self._teller else ""
+        ledger = None
         try:
-            self._waits.wait(own, self._voice, self.logged, self.keep_house, spent, failed=failed)
+            ledger = self._waits.wait(own, self._voice, self.logged, keep_house, spent, failed=failed, told=told)
         finally:
-            self._tell_notices()
-            self._voice.give_up()
-            self._let_go()
+            try:
+                self._tell(at_end=True)
+                if self._teller is not None and ledger is not None:
+                    self._teller.done(ledger, began)
+            finally:  # a handler of the user may be interrupted
+                self._voice.give_up()
+                self._let_go()
 
     def after_fork(self, limits: Limits) -> None:
         """In the child: forget everything that is the parent's."""

@@ -101,7 +101,7 @@ class PushFuture(Future[str | None]):
     def _raise_failure(self) -> None:
         uploader = self._progress.uploader()
         if uploader.reason and uploader.failed_at > self._requested_at:
-            raise UploadError(f"{uploader.reason} {uploader.hint}".strip())
+            raise UploadError(uploader.why)
 
     def _commit(self) -> str | None:
         ledger = self._progress.ledger()

@@ -201,18 +201,23 @@ class ScalarMethods(_SummaryWriter):
     def export_scalars_to_json(self, path: str | os.PathLike[str]) -> None:
         """Write what `add_scalars` logged since the last export: `{directory: [[time, step, value], ...], ...}`.
 
-        Reads the event files of this process, because nothing is kept in memory. They hold float32 values, and 0 where
-        no step was given.
+        After a call of `log`, also the scalars of the worker directory, under `<directory>/<name>`. Reads the event
+        files of this process, because nothing is kept in memory. They hold float32 values, and 0 where no step was
+        given.
 
         Args:
             path: of the JSON file.
         """
+        found = self._exported_scalars()
+        with open(path, "w", encoding="utf-8", opener=open_above) as file:
+            json.dump(found, file)
+
+    def _exported_scalars(self) -> dict[str, list[list[float]]]:
         found: dict[str, list[list[float]]] = {}
         if (worker := self._worker) is not None:
             for sub in sorted(self._scalars_directories):
                 found[worker.files.shown(sub)] = summaries.read_scalars(worker.files.segments(sub), self._exported)
-        with open(path, "w", encoding="utf-8", opener=open_above) as file:
-            json.dump(found, file)
+        return found
 
 
 def as_numbers(name: str, values: Any) -> dict[str, float]:

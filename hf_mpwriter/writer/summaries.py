@@ -7,7 +7,7 @@ warns of every NaN, and the text, which takes a fifth of the time here. All use 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -151,16 +151,36 @@ def read_scalars(paths: Iterable[Place], seen: dict[str, int]) -> list[list[floa
         paths: of the files; missing files are skipped.
         seen: events per path to skip, because an earlier call returned them; updated.
     """
-    found: list[list[float]] = []
+    return [_point(event, value) for event, value in _new_values(paths, seen)]
+
+
+def read_scalars_by_tag(paths: Iterable[Place], seen: dict[str, int]) -> dict[str, list[list[float]]]:
+    """Return the same per tag, of event files that may hold other values too.
+
+    Args:
+        paths: see `read_scalars`.
+        seen: see `read_scalars`.
+    """
+    found: dict[str, list[list[float]]] = {}
+    for event, value in _new_values(paths, seen):
+        if value.HasField("simple_value"):
+            found.setdefault(value.tag, []).append(_point(event, value))
+    return found
+
+
+def _new_values(paths: Iterable[Place], seen: dict[str, int]) -> Iterator[tuple[Any, Any]]:
     for path in paths:
         try:
             payloads = framing.payloads(disk.open_beneath(path))
         except FileNotFoundError:
             continue
         for event in map(event_pb2.Event.FromString, payloads[seen.get(str(path), 0) :]):
-            found.extend([event.wall_time, event.step, _shortest(value.simple_value)] for value in event.summary.value)
+            yield from ((event, value) for value in event.summary.value)
         seen[str(path)] = len(payloads)
-    return found
+
+
+def _point(event: Any, value: Any) -> list[float]:
+    return [event.wall_time, event.step, _shortest(value.simple_value)]
 
 
 def _shortest(value: float) -> float:

@@ -37,12 +37,17 @@ from hf_mpwriter.system import disk
 from hf_mpwriter.worker import registry, role
 from hf_mpwriter.worker.ending.patience import is_failure
 from hf_mpwriter.worker.telling import environment as telling
+from hf_mpwriter.worker.telling.upload import url_of
 from hf_mpwriter.worker.worker import Worker
 from hf_mpwriter.writer.add_methods import AddMethods
 from hf_mpwriter.writer.file_writer import FileWriter
+from hf_mpwriter.writer.steps.log import StepMethods
 
 # attributes that belong to one process, and do not travel in a pickle
-_PROCESS_STATE = ("_worker", "_user", "_encoders", "_scalars_directories", "_exported", "_purged", "scheduler")
+_PROCESS_STATE = (
+    *("_worker", "_user", "_encoders", "_step_encoders", "_has_steps"),
+    *("_scalars_directories", "_exported", "_purged", "scheduler"),
+)
 
 
 def _checked_memory_limit(limit: Any) -> int | None:
@@ -51,7 +56,7 @@ def _checked_memory_limit(limit: Any) -> int | None:
     return limit
 
 
-class SummaryWriter(AddMethods):
+class SummaryWriter(StepMethods, AddMethods):
     """Writes events for TensorBoard from any number of processes; with `repo_id`, uploads them to the Hub.
 
     Args:
@@ -152,6 +157,8 @@ class SummaryWriter(AddMethods):
             self._worker = self._enter(logdir)
             files, is_alone = self._worker.files, len(self._worker.users) == 1
             self._has_purge_step = purge_step is not None and files.start_purge(purge_step, is_alone=is_alone)
+            if purge_step is not None and self._has_purge_step and self._worker.role.child is None:
+                self._worker.steps.start(purge_step)
         super().__init__(
             logdir=logdir,
             comment=comment,
@@ -216,7 +223,20 @@ class SummaryWriter(AddMethods):
         """The run directory."""
         return str(self.logdir)
 
+    def __repr__(self) -> str:
+        """The run, and where it goes."""
+        known = vars(self)  # an exception may have left the constructor
+        to = known["_destination"].url if known.get("_uploads") else "this machine only"
+        return f"<{type(self).__name__} of {known.get('logdir')} to {to}>"
+
     # the Hub
+
+    @property
+    def url(self) -> str | None:
+        """The page of the run on the Hub, which opens after the first commit; None if the run is local."""
+        if self._worker is None or self._destination is None or not self._uploads:
+            return None
+        return url_of(self._worker.spool, self._destination)
 
     def push(self, wait: float = 0.0) -> bool:
         """Request a push of what this process has logged so far.

@@ -13,6 +13,7 @@ once: that call takes some milliseconds.
 
     scripts/bench/writer.py                       all calls, then the constructor
     scripts/bench/writer.py --quick --calls       fewer rounds, the calls only
+    scripts/bench/writer.py --steps               a step of 20 scalars as one record, beside trackio and wandb too
     scripts/bench/writer.py --profile             the parts of our scalar
     scripts/bench/writer.py --memory 5000000      memory while so many scalars are logged
     scripts/bench/writer.py --last-step           `last_step()` of 1 GiB of event files
@@ -43,6 +44,7 @@ from lib.isolation import isolate
 from lib.writers import OURS, TBX, make_writer
 from writer_calls import measure_calls, settle
 from writer_loggers import TAGS, Case, records_of
+from writer_steps import measure_steps
 
 FSYNC = "a file, fsync"
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -211,6 +213,7 @@ def parse() -> argparse.Namespace:
     sections = parser.add_argument_group("sections", "default: the calls and the constructor")
     sections.add_argument("--calls", action="store_true", help="cost of each call, beside the other writers")
     sections.add_argument("--constructor", action="store_true", help="of HFSummaryWriter, while the Hub is down")
+    sections.add_argument("--steps", action="store_true", help="a step of 20 scalars, beside all that are installed")
     sections.add_argument("--profile", action="store_true", help="the parts of our scalar")
     sections.add_argument("--memory", type=int, metavar="N", help="resident memory while N scalars are logged")
     sections.add_argument("--last-step", action="store_true", help="`last_step()` of 1 GiB of event files")
@@ -220,7 +223,8 @@ def parse() -> argparse.Namespace:
     add_directory(parser)
     options = parser.parse_args()
     options.rounds = options.rounds or (3 if options.quick else 7)
-    if not (options.calls or options.constructor or options.profile or options.memory or options.last_step):
+    chosen = (options.calls, options.constructor, options.steps, options.profile, options.memory, options.last_step)
+    if not any(chosen):
         options.calls = options.constructor = True
     return options
 
@@ -237,6 +241,8 @@ def main() -> int:
             measure_calls(directory, options)
         if options.constructor:
             measure_constructor(directory, options)
+        if options.steps:
+            measure_steps(directory, options)
         if options.profile:
             profile(directory, options)
         if options.memory:

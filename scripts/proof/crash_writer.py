@@ -1,15 +1,17 @@
 #!/usr/bin/env python3
 """Kill processes with SIGKILL while they log, and count the returned events that are not in the files.
 
-In one repetition one to eight processes log scalars, histograms and images of 1 MB. Each is killed at a seeded point of
-its progress, inside a call of a seeded kind; half of the kills inside an image come while the event file grows. Parent
+In one repetition one to eight processes log scalars, histograms, images of 1 MB, and steps of 20 scalars: with `log`,
+or with `add_scalar` for each where a writer has no `log`. Each is killed at a seeded point of its progress, inside a
+call of a seeded kind; half of the kills inside an image come while the event file grows. Parent
 and children share memory that counts the calls that returned, so the counts survive the kill. Directly after each kill
 the parent reads the files of the victim: every returned event must be there, once, and only the end of the last file
-may be torn.
+may be torn. Of a step, all is there or nothing.
 
     scripts/proof/crash_writer.py --kills 300 --seed 1
     scripts/proof/crash_writer.py --writer ours
     scripts/proof/crash_writer.py --sabotage buffered     a build that is broken on purpose: it must be found
+    scripts/proof/crash_writer.py --sabotage split        another one, in which `log` writes two records
 
 tensorboardX and torch are measured beside ours, with one directory per process: the comparison is about loss alone.
 
@@ -80,7 +82,7 @@ def parse() -> argparse.Namespace:
     add_seed(parser)
     parser.add_argument("--writer", choices=[OURS, *PEERS, "all"], default="all", help="default: all")
     add_directory(parser)
-    sabotage.add_option(parser, "buffered")
+    sabotage.add_option(parser, "buffered", "split")
     return parser.parse_args()
 
 

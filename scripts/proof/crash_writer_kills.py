@@ -16,10 +16,11 @@ from typing import Any
 
 from lib.writers import OURS, make_writer
 
-KINDS = ("scalar", "histogram", "image")
-SCALAR, HISTOGRAM, IMAGE = range(3)
-RUN = (200, 6, 2)  # calls of a kind in a row, at most
-AHEAD = (150, 8, 3)  # calls of a kind that a victim begins before it is killed, at most
+KINDS = ("scalar", "histogram", "image", "step")
+SCALAR, HISTOGRAM, IMAGE, STEP = range(4)
+RUN = (200, 6, 2, 60)  # calls of a kind in a row, at most
+AHEAD = (150, 8, 3, 40)  # calls of a kind that a victim begins before it is killed, at most
+TAGS = tuple(f"step/{number:02}" for number in range(20))  # of a step
 PROCESSES = 8  # of one repetition, at most
 VALUES = 1000  # of a histogram
 SIDE = 590  # pixels; noise of 3 x 590 x 590 is a PNG of 1 MB
@@ -29,8 +30,8 @@ LONGEST_SPIN = 500_000_000  # nanoseconds
 HEADER, FOOTER = 12, 4  # bytes around the payload of a record
 
 # the progress of a process in shared memory: 8 bytes each, one per kind
-BEGUN, RETURNED, TOOK = 0, 3, 6  # calls, calls, nanoseconds of the last call
-SLOTS = 9
+BEGUN, RETURNED, TOOK = 0, len(KINDS), 2 * len(KINDS)  # calls, calls, nanoseconds of the last call
+SLOTS = 3 * len(KINDS)
 
 
 def make_values() -> list[Any]:
@@ -39,7 +40,19 @@ def make_values() -> list[Any]:
 
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (3, SIDE, SIDE), dtype=np.uint8)  # incompressible
-    return [0.5, rng.normal(size=VALUES), noise]
+    return [0.5, rng.normal(size=VALUES), noise, dict.fromkeys(TAGS, 0.5)]
+
+
+def log_step(writer: Any) -> Callable[[str, dict[str, float], int], None]:
+    """Return how a writer logs all scalars of a step: one call of ours, one for each scalar of the others."""
+    if hasattr(writer, "log"):
+        return lambda _kind, metrics, step: writer.log(metrics, step)
+
+    def one_by_one(_kind: str, metrics: dict[str, float], step: int) -> None:
+        for tag, value in metrics.items():
+            writer.add_scalar(tag, value, step)
+
+    return one_by_one
 
 
 def live(run: Repetition, rank: int) -> None:
@@ -47,7 +60,7 @@ def live(run: Repetition, rank: int) -> None:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(run.count)}
     rng, slots, parent = random.Random(f"{run.seed} {rank}"), run.slots[rank], os.getppid()
     writer = make_writer(run.writer, run.logdir(rank))
-    calls = (writer.add_scalar, writer.add_histogram, writer.add_image)
+    calls = (writer.add_scalar, writer.add_histogram, writer.add_image, log_step(writer))
     while os.getppid() == parent:  # end with a script that is killed
         kind = rng.randrange(len(KINDS))
         for _ in range(rng.randint(1, RUN[kind])):
@@ -69,6 +82,7 @@ class Tally:
         lost: returned events that are in no file.
         lossy: kills that lost an event.
         torn: files with a torn end.
+        partly: steps of which a part is in a file.
         inside: kills per kind of call that was interrupted; the rest came between two calls.
         findings: broken promises, losses included.
     """
@@ -78,18 +92,20 @@ class Tally:
     lost: int = 0
     lossy: int = 0
     torn: int = 0
+    partly: int = 0
     inside: Counter[str] = field(default_factory=Counter)
     findings: list[str] = field(default_factory=list)
 
     def row(self, writer: str) -> str:
         """Return a row of the table."""
         inside = " ".join(f"{self.inside[kind]:10}" for kind in KINDS)
-        return f"{writer:14}{self.kills:6}{self.returned:10}{self.lost:8}{self.lossy:7}{self.torn:6} {inside}"
+        counts = f"{self.kills:6}{self.returned:10}{self.lost:8}{self.lossy:7}{self.torn:6}{self.partly:7}"
+        return f"{writer:14}{counts} {inside}"
 
 
 KIND_HEADS = " ".join(f"{kind:>10}" for kind in KINDS)
-COUNT_HEADS = f"{'writer':14}{'kills':>6}{'returned':>10}{'lost':>8}{'lossy':>7}{'torn':>6}"
-TABLE_HEAD = f"{'':{len(COUNT_HEADS)}} {'of the kills, inside a':>32}\n{COUNT_HEADS} {KIND_HEADS}"
+COUNT_HEADS = f"{'writer':14}{'kills':>6}{'returned':>10}{'lost':>8}{'lossy':>7}{'torn':>6}{'partly':>7}"
+TABLE_HEAD = f"{'':{len(COUNT_HEADS)}} {'of the kills, inside a':>{len(KIND_HEADS)}}\n{COUNT_HEADS} {KIND_HEADS}"
 
 
 class Repetition:
@@ -211,6 +227,7 @@ class Repetition:
         from hf_mpwriter.events import framing
 
         found: dict[str, Counter[int]] = {kind: Counter() for kind in KINDS}
+        parts: Counter[tuple[str, int]] = Counter()  # values of a step, per tag
         for path in self.files(rank):
             self.sizes[path] = os.stat(path).st_size
             events = [event_pb2.Event.FromString(payload) for payload in framing.payloads(path)]
@@ -218,12 +235,29 @@ class Repetition:
                 self.report(tally, rank, f"{path} does not begin with the version")
             for event in events[1:]:
                 for value in event.summary.value:
-                    found.setdefault(value.tag, Counter())[event.step] += 1
+                    if value.tag in TAGS:
+                        parts[value.tag, event.step] += 1
+                    else:
+                        found.setdefault(value.tag, Counter())[event.step] += 1
             if damage := damaged(path):
                 self.report(tally, rank, f"{path}: {damage}")
+        self.take_steps(parts, found[KINDS[STEP]], rank, tally)
         if strange := found.keys() - set(KINDS):
             self.report(tally, rank, f"unknown tags: {strange}")
         return found
+
+    def take_steps(self, parts: Counter[tuple[str, int]], found: Counter[int], rank: int, tally: Tally) -> None:
+        """Count the steps that are there, and those that are there in part."""
+        partly = set()
+        for step in sorted({step for _, step in parts}):
+            times = [parts[tag, step] for tag in TAGS]
+            if min(times):
+                found[step] = max(times)
+            if min(times) != max(times):
+                partly.add(step)
+        tally.partly += len(partly)
+        if partly and self.writer == OURS:
+            self.report(tally, rank, f"{len(partly)} steps are there in part: {few(partly)}")
 
     def check_directory(self, victims: list[int], tally: Tally) -> None:
         """Report files of killed processes that changed afterwards, and files that no process made."""

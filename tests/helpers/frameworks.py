@@ -110,6 +110,16 @@ def logged(logdir: str | Path) -> list[tuple[str, int, str, object]]:
     return found
 
 
+def together(logdir: str | Path) -> list[set[str]]:
+    """The tags of each record of a run that holds several values."""
+    found = [
+        {value.tag for value in event.summary.value}
+        for path in Path(logdir).glob("*tfevents*")
+        for event in events(path)
+    ]
+    return [tags for tags in found if len(tags) > 1]
+
+
 def _values(path: Path) -> Iterator[tuple[int, str, object]]:
     for event in events(path):
         for value in event.summary.value:

@@ -81,7 +81,13 @@ def test_only_what_the_real_client_sends_without_a_token_passes_without_one(guar
     open_routes = {route.pattern.pattern for route in ROUTES if route.auth == "none"}
     signed = {path for path in open_routes if "/lfs/" in path or "/fetch/" in path}
     assert len(signed) == 4
-    assert open_routes - signed == {"/-/ready", "/api/agent-harnesses", "/api/validate-yaml", "/v1/telemetry"}
+    assert open_routes - signed == {
+        "/-/ready",
+        "/-/style.css",
+        "/api/agent-harnesses",
+        "/api/validate-yaml",
+        "/v1/telemetry",
+    }
 
 
 def test_a_read_token_reads_and_changes_nothing(guarded, tmp_path):

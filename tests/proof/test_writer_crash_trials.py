@@ -19,7 +19,7 @@ def run(directory, *options):
 
 
 def test_processes_killed_inside_a_call_lose_nothing_that_returned(tmp_path):
-    """Scalars, histograms and images of up to eight processes: the script alone makes hundreds of kills."""
+    """Scalars, histograms, images and steps of up to eight processes: the script alone makes hundreds of kills."""
     result = run(tmp_path, "--kills", "12", "--seed", "7")
     assert result.returncode == 0, result.stdout + result.stderr
     assert "ours: 0 of " in result.stdout
@@ -32,3 +32,11 @@ def test_a_writer_that_holds_records_back_is_found(tmp_path):
     assert result.returncode == 0, result.stdout + result.stderr
     assert "events lost" in result.stdout
     assert "sabotage buffered: found" in result.stdout
+
+
+def test_a_writer_that_writes_a_step_in_two_records_is_found(tmp_path):
+    """A kill between the two leaves a part of a step."""
+    result = run(tmp_path, "--kills", "100", "--seed", "7", "--sabotage", "split")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "there in part" in result.stdout
+    assert "sabotage split: found" in result.stdout

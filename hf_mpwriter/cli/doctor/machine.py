@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import psutil
 
 from hf_mpwriter._version import __version__
+from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.settings import Destination, Environment
 from hf_mpwriter.cli.doctor.checks import Check, Health
 from hf_mpwriter.cli.words import ago, plain
@@ -24,7 +25,7 @@ from hf_mpwriter.uploader.pace.rate_limit import folders, tokens_left
 
 LIBRARIES = ("huggingface_hub", "tensorboardX", "filelock", "psutil")
 LITTLE, NOTHING = 1e9, 50e6  # bytes that are free on a disk
-NAMED = 20  # uploaders that are named
+NAMED = 100  # uploaders that are named
 
 
 def versions_check() -> Check:
@@ -91,13 +92,13 @@ def _uploader_check(pid: int, run_dir: str) -> Check:
     name = "uploader"
     try:
         status: UploaderStatus = Progress(spool_of(find(run_dir))).uploader()
-    except (OSError, ValueError) as error:
+    except (HfMpWriterError, OSError, ValueError) as error:
         return Check(name, Health.WARN, f"{run_dir}, process {pid}: {error}")
     text = f"{run_dir}, process {pid}"
     if status.pid != pid:
         return Check(name, Health.OK, f"{text}, has not said yet what it does")
     if still := status.stillness(time.time()):
-        return Check(name, Health.FAIL, f"{text}: {still}")
+        return Check(name, Health.WARN, f"{text}: {still}")
     text += f": {status.phase}, last seen {ago(time.time() - status.beat)}"
     if status.failures:
         return Check(name, Health.WARN, f"{text}; {plain(status.reason)}", status.hint.rstrip("."))

@@ -116,7 +116,7 @@ def failure_text(facts: RunFacts) -> str:
         return uploader.reason
     text = plain(uploader.reason)
     often = f" ({uploader.failures} times in a row)" if uploader.failures > 1 else ""
-    return f"{text}{often}. {uploader.hint}".rstrip()
+    return f"{text}{often}. {uploader.hint[:1].upper()}{uploader.hint[1:]}".rstrip()
 
 
 def _files(facts: RunFacts, logdir: str) -> Iterator[str]:
@@ -144,7 +144,7 @@ def _troubles(facts: RunFacts, logdir: str) -> Iterator[str]:
     for path, reason in facts.refused_there.items():
         yield f"not brought to the logdir: {path}: {reason}. To try again: {command_line('sync', logdir)}"
     for path, reason in facts.quarantined.items():
-        yield f"quarantined: {path}: {plain(reason)}"
+        yield f"quarantined: {path}: {reason}"
     for one in facts.damage:
         yield f"{one.path} {one}"
     for worker in facts.workers:

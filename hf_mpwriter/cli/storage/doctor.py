@@ -4,8 +4,8 @@
     abilities     all that the probe of a writer tries, and whether another process sees a file and a lock: yes, no
     the run       the way that is chosen, and why; event files and spool
 
-It tries the abilities also where a writer knows the answer. It leaves nothing behind, but for the directory in which
-runs are staged.
+A filesystem whose type is not known by name is asked anew, and the answer is remembered for writers. It leaves nothing
+behind there if files can be removed; here it leaves the directory in which runs are staged.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ from collections.abc import Iterable
 import click
 
 from hf_mpwriter.base.home import Home, Way, is_url
-from hf_mpwriter.spool.homes import find
-from hf_mpwriter.system.filesystem.mounts import Mount, find_mount, nearest
-from hf_mpwriter.system.filesystem.probe import probe
+from hf_mpwriter.spool.homes import examine, find
+from hf_mpwriter.system.filesystem.mounts import Mount, find_mount
 from hf_mpwriter.system.redaction import printable
 
 ABILITIES = {
@@ -59,8 +58,9 @@ def filesystem_lines(logdir: str) -> list[tuple[str, str]]:
     """
     lines = [("logdir", logdir)]
     if not is_url(logdir):
-        lines += _filesystem(find_mount(logdir))
-        lines += _abilities(logdir)
+        mount = find_mount(logdir)
+        lines += _filesystem(mount)
+        lines += _abilities(logdir, mount)
     lines += _ways(find(logdir))
     return lines
 
@@ -71,9 +71,12 @@ def _filesystem(mount: Mount | None) -> Iterable[tuple[str, str]]:
     return [("filesystem", mount.fstype), ("source", mount.source), ("mounted at", mount.point)]
 
 
-def _abilities(logdir: str) -> Iterable[tuple[str, str]]:
+def _abilities(logdir: str, mount: Mount | None) -> Iterable[tuple[str, str]]:
+    if mount is not None and mount.is_known:
+        what = "all that is needed, as a disk of this host" if mount.is_local else "those of an object store"
+        return [("abilities", f"{what}: known by the type, and not tried")]
     try:
-        found = probe(nearest(logdir)[0], _is_seen)
+        found = examine(logdir, mount, _is_seen)
     except OSError as error:
         return [("abilities", f"cannot be tried: {error.strerror} ({error.filename})")]
     return [(text, ANSWERS[getattr(found, name)]) for name, text in ABILITIES.items()]

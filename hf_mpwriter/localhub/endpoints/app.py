@@ -9,7 +9,9 @@ import re
 from typing import TYPE_CHECKING
 
 from hf_mpwriter.localhub.endpoints import cas, commits, content, control, lfs, repos
-from hf_mpwriter.localhub.endpoints.routing import Route, Router
+from hf_mpwriter.localhub.endpoints.routing import Route, Router, refusal_answer
+from hf_mpwriter.localhub.pages import handlers, metrics
+from hf_mpwriter.localhub.pages.html import STYLE_PATH, refusal_page, style
 from hf_mpwriter.localhub.server.request_log import RequestLog
 from hf_mpwriter.localhub.server.state import FAULTS_PATH, READY_PATH, TOKENS_PATH
 
@@ -26,6 +28,7 @@ _ID = r"(?P<id>[^/]+(?:/[^/]+)?)"
 _API = rf"/api/(?P<type>models|datasets|spaces)/{_ID}"
 _PAGE = rf"(?:/(?P<type>datasets|spaces))?/{_ID}"
 _REV = r"(?P<rev>[^/]+)"
+_VIEW = r"(?:/(?P<type>datasets|spaces))?/(?P<id>(?!(?:api|datasets|lfs|spaces|v1|xet|-)/)[^/]+/[^/]+)"
 _CAS = r"/xet/(?P<store>[0-9a-f]{12})"
 _HASH = r"(?P<hash>[0-9a-f]{64})"
 
@@ -40,7 +43,12 @@ def _route(
     guard: Guard | None = None,
 ) -> Route:
     """Return one row of the route table."""
-    return Route(method, re.compile(pattern), handler, auth, spool, guard)
+    return Route(method, re.compile(pattern), handler, auth, spool, guard, refusal_answer)
+
+
+def _view(pattern: str, handler: Callable[[Call], Response], method: str = "GET") -> Route:
+    """Return the row of a page, which a browser shows."""
+    return Route(method, re.compile(pattern), handler, "view", spool=False, guard=None, refused=refusal_page)
 
 
 ROUTES = (
@@ -79,6 +87,16 @@ ROUTES = (
     _route("POST", rf"{_PAGE}\.git/info/lfs/objects/batch", lfs.batch, "write"),
     _route("POST", rf"{_PAGE}\.git/info/lfs/objects/verify", lfs.verify, "write"),
     _route("GET", rf"{_PAGE}/resolve/{_REV}/(?P<path>.+)", content.resolve),
+    _route("GET", STYLE_PATH, style, "none"),
+    _view("/", handlers.home),
+    _view(rf"{_VIEW}/tree/{_REV}(?:/(?P<path>.*))?", handlers.tree),
+    _view(rf"{_VIEW}/blob/{_REV}/(?P<path>.+)", handlers.blob),
+    _view(rf"{_VIEW}/commits/{_REV}", handlers.commits),
+    _view(rf"{_VIEW}/commit/{_REV}", handlers.commit),
+    _view(rf"{_VIEW}/tensorboard", metrics.metrics),
+    _view(rf"{_VIEW}/tensorboard/board/.*", metrics.board),
+    _view(rf"{_VIEW}/tensorboard/board/.*", metrics.board, "POST"),
+    _view(rf"{_VIEW}", handlers.card),
 )
 
 

@@ -26,6 +26,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from hf_mpwriter.localhub.errors import BadRequest, Forbidden, HiddenRepo, NotFound, Refusal, Stranger
+from hf_mpwriter.localhub.server.accounts import bearer_of
 from hf_mpwriter.localhub.server.faulting import answer_of, slow_receive
 from hf_mpwriter.localhub.server.request_log import raw_path
 from hf_mpwriter.localhub.server.state import CONTROL
@@ -46,7 +47,8 @@ SPOOL_BUFFER = 1 << 20  # bytes per write in the thread pool
 API_THREADS = 32
 CAS_THREADS = 8  # a separate pool: a commit that rebuilds content waits for the Hub's own CAS requests
 
-Auth = Literal["read", "write", "none", "xet-read", "xet-write"]
+Auth = Literal["read", "write", "view", "none", "xet-read", "xet-write"]
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f]")  # in no header
 _LOOPBACK = re.compile(r"(127\.0\.0\.1|localhost)(:\d+)?", re.IGNORECASE)
 
 
@@ -61,6 +63,7 @@ class Route:
         auth: What the request must be authorized for.
         spool: Whether the body goes to a file.
         guard: Returns a context that is held while the handler runs.
+        refused: Returns the response to a refused request.
     """
 
     method: str
@@ -69,6 +72,7 @@ class Route:
     auth: Auth
     spool: bool
     guard: Guard | None
+    refused: Callable[[Refusal], Response]
 
     @property
     def cas(self) -> bool:
@@ -145,7 +149,7 @@ def get_field(fields: dict[str, Any], name: str, kind: type[Any]) -> Any:
 
 def refusal_answer(refusal: Refusal) -> Response:
     """Return the response to a refused request."""
-    message = refusal.message.encode("ascii", "replace").decode("ascii").replace("\r", " ").replace("\n", " ")
+    message = _CONTROL_CHARACTERS.sub(" ", refusal.message.encode("ascii", "replace").decode("ascii"))
     headers = {"X-Error-Message": message, **refusal.headers}
     if refusal.code:
         headers["X-Error-Code"] = refusal.code
@@ -183,6 +187,7 @@ class Router:
 
     async def _answer(self, request: Request) -> ASGIApp:
         """Return the response to a request; errors become responses, too."""
+        route: Route | None = None
         call: Call | None = None
         try:
             try:
@@ -195,7 +200,7 @@ class Router:
             await self._read_body(route, call)
             return await self._handle(route, call)
         except Refusal as refusal:
-            return _marked(refusal_answer(refusal), request)
+            return _marked((route.refused if route else refusal_answer)(refusal), request)
         except ClientDisconnect:
             raise
         except Exception:  # noqa: BLE001  # a bug in one handler must not stop the Hub
@@ -237,7 +242,10 @@ class Router:
         scope, authorization = call.request.scope, call.request.headers.get("authorization")
         if route.auth == "none":
             return
-        if route.auth in ("read", "write"):
+        if route.auth in ("read", "write", "view"):
+            if route.method == "GET" or route.auth == "view":
+                # Not where something changes: a browser adds its user's token to requests of other pages, too.
+                authorization = bearer_of(authorization)
             scope["role"] = role = self.hub.tokens.role(authorization)
             if role == "stranger":
                 raise HiddenRepo if "id" in call.params else Stranger

@@ -6,6 +6,7 @@ as the real Hub hides private ones: a private repository and a missing one look 
 
 from __future__ import annotations
 
+import base64
 import hmac
 from collections.abc import MutableMapping
 from dataclasses import dataclass, field
@@ -54,6 +55,18 @@ class Tokens:
         if authorization is None:
             return "stranger"
         raise Unauthorized
+
+
+def bearer_of(authorization: str | None) -> str | None:
+    """Return an Authorization header with the token that a browser sends as the password of Basic authentication."""
+    scheme, _, credentials = (authorization or "").partition(" ")
+    if scheme.lower() != "basic":
+        return authorization
+    try:
+        password = base64.b64decode(credentials, validate=True).decode().partition(":")[2]
+    except ValueError:
+        return authorization
+    return f"Bearer {password}"
 
 
 def _carries(authorization: str | None, token: str) -> bool:

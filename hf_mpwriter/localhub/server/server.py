@@ -3,7 +3,7 @@
     ROOT/server.log       output of the child
 
 The child inherits its listening socket, so no other process can take the port in between. It ends when its parent
-ends, even by SIGKILL (`serving.end_with`).
+ends, even by SIGKILL (`parent.end_with`).
 """
 
 from __future__ import annotations

@@ -12,10 +12,7 @@ import fcntl
 import importlib.util
 import os
 import random
-import select
-import signal
 import socket
-import threading
 import time
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -42,7 +39,6 @@ KEEP_ALIVE = 75  # seconds; longer than clients keep idle connections, so that c
 GRACE = 3  # seconds for responses in progress when the server stops
 TAKEOVER = 10.0  # seconds to wait for a port or a root that a dying server still holds
 RETRY_EVERY = 0.02  # seconds
-ORPHAN_CHECK = 0.2  # seconds between checks of the parent where there is no pidfd
 PORTS = range(20000, 32000)  # below the ephemeral ports of outgoing connections
 PORT_TRIES = 200
 
@@ -164,8 +160,9 @@ class _Server(uvicorn.Server):
         self._hub = hub
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Abort hanging requests, then let the others finish."""
+        """Abort hanging requests and end the boards, then let the others finish."""
         self._hub.faults.end()
+        self._hub.boards.end()
         await super().shutdown(sockets)
 
 
@@ -203,27 +200,3 @@ def _add_xet(hub: HubState, port: int) -> None:
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = HOST
     hub.xet = XetStore(hub.store, access)
     hub.xet.load()
-
-
-def end_with(parent: int) -> None:
-    """End this process as soon as its parent ends.
-
-    PR_SET_PDEATHSIG would also fire when the parent's starting thread ends; a pidfd watches the whole process.
-    """
-    try:
-        descriptor = os.pidfd_open(parent) if hasattr(os, "pidfd_open") else None
-    except ProcessLookupError:
-        os._exit(1)
-    # The pid may have been reused before the pidfd was opened; then this process has another parent by now.
-    if os.getppid() != parent:
-        os._exit(1)
-
-    def watch() -> None:
-        """Wait for the end of the parent."""
-        if descriptor is not None:
-            select.select([descriptor], [], [])
-        while os.getppid() == parent:
-            time.sleep(ORPHAN_CHECK)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    threading.Thread(target=watch, name="parent-watch", daemon=True).start()

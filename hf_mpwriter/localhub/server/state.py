@@ -16,6 +16,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from hf_mpwriter.localhub.boards.registry import Boards
 from hf_mpwriter.localhub.errors import Forbidden, Unauthorized
 from hf_mpwriter.localhub.server.accounts import Tokens
 from hf_mpwriter.localhub.server.faulting import Faults
@@ -69,6 +70,11 @@ class HubState:
     part_bytes: int = PART_BYTES
     usage: Usage = field(default_factory=lambda: Usage(HubLimits()))
     faults: Faults = field(default_factory=Faults)
+    boards: Boards = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Prepare boards; none starts before it is asked for."""
+        self.boards = Boards(self.store)
 
     def sign(self, *words: object) -> str:
         """Return a signature over some words."""

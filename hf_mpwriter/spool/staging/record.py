@@ -1,10 +1,11 @@
 """Records of a staged run: its logdir, and what its mirror has brought there.
 
-    mirror.json                       {"to": "s3://bucket/runs/exp1", "made_at": 1795236610.0}
+    mirror.json                       {"to": "/mnt/bucket/exp1", "made_at": 1795236610.0,
+                                       "mount": {"point": "/mnt/bucket", "fstype": "fuse.gcsfuse", "source": "bucket"}}
                                       its presence makes a run staged; published once, by the first worker
     mirror.lock                       the mirror lock; never unlinked
     hosts/<host>/mirrored.json        {"files": {"events.out...": 4711}, "refused": {"events.out...": "reason"},
-                                       "way": "rename"}
+                                       "way": "rename", "late": 0}
     hosts/<host>/mirror_status.json   heartbeat, phase, last failure, see `status`
     hosts/<host>/mirror_starts.json   starts of mirrors, see `spool/starts`
     hosts/<host>/mirror.log           rotating log of the mirror and its copies
@@ -18,7 +19,7 @@ Invariants:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Self
 
 from hf_mpwriter.base import state
@@ -26,6 +27,7 @@ from hf_mpwriter.base.names import is_run_path
 from hf_mpwriter.spool.layout import HostSpool, Spool
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import Place
+from hf_mpwriter.system.filesystem.mounts import Mount
 
 
 class MirrorPlaces(NamedTuple):
@@ -66,10 +68,12 @@ class MirrorRecord:
     Attributes:
         to: the logdir: an absolute path, or a URL.
         made_at: unix time.
+        mount: on which the logdir is, None if it is a URL, or the system does not tell.
     """
 
     to: str
     made_at: float
+    mount: Mount | None = None
 
     @staticmethod
     def place(spool: Spool) -> Place:
@@ -88,6 +92,10 @@ class MirrorRecord:
         """Write the record, unless there is one; OSError if the disk refuses."""
         locks.publish(self.place(spool), state.dump(self), "mirror.record")
 
+    def replace(self, spool: Spool) -> None:
+        """Write the record in place of the one that is there; OSError if the disk refuses."""
+        disk.replace(self.place(spool), state.dump(self), "mirror.record")
+
 
 @dataclass(frozen=True)
 class Mirrored:
@@ -98,11 +106,13 @@ class Mirrored:
         refused: why a path cannot be brought there, per path.
         way: how files get there: "rename" under a temporary name, or "in place" where names cannot change; "" if that
             is not known yet.
+        late: copies that took longer than their limit, in a row.
     """
 
     files: dict[str, int] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     way: str = ""
+    late: int = 0
 
     def __post_init__(self) -> None:
         if not all(map(is_run_path, (*self.files, *self.refused))):
@@ -115,6 +125,23 @@ class Mirrored:
             return state.load(cls, disk.read(MirrorPlaces.of(host).mirrored) or b"")
         except (state.DamagedError, OSError):
             return cls()
+
+    def having(self, path: str, length: int) -> Self:
+        """The same with a file that is there, whole.
+
+        Args:
+            path: of it.
+            length: bytes.
+        """
+        if self.files.get(path) == length and path not in self.refused:
+            return self
+        refused = {other: reason for other, reason in self.refused.items() if other != path}
+        return replace(self, files=self.files | {path: length}, refused=refused)
+
+    def lacking(self, path: str, reason: str) -> Self:
+        """The same with a file that cannot be brought there, and why."""
+        files = {other: length for other, length in self.files.items() if other != path}
+        return replace(self, files=files, refused=self.refused | {path: reason})
 
     def save(self, host: HostSpool) -> None:
         """Write the record; OSError if the disk refuses."""

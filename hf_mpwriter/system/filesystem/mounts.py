@@ -9,6 +9,8 @@ r"""Mounts: which filesystem a path is on, and what its type alone tells.
     ext4, tmpfs, ...     a disk of this host: everything works
     fuse.gcsfuse, ...    an object store: other hosts see a file when it is closed, which no probe finds out
 
+A descriptor stays on its mount whatever becomes of the path: /proc/self/fdinfo names the mount by its id.
+
 Invariants:
 - A mount that lies hidden beneath a later one does not count: the mounts are walked from the root as a lookup does.
 - Nothing is written, and no directory is listed. A mount that hangs hangs `os.stat` of its caller already.
@@ -16,8 +18,10 @@ Invariants:
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from hf_mpwriter.system.process import open_above
@@ -34,8 +38,13 @@ _OF_FILES = (
     "bindfs ceph-fuse encfs exfat fuse-overlayfs glusterfs gocryptfs grpcfuse lxcfs mergerfs ntfs-3g osxfs sshfs "
     "unionfs virtiofs vmhgfs-fuse"
 )
-_MOUNTINFO = "/proc/self/mountinfo"
+_MOUNTINFO, _FDINFO = "/proc/self/mountinfo", "/proc/self/fdinfo"
 _CHUNK = 1 << 16  # bytes
+_CURES = {  # what a mount answers when the program or the server behind it is gone
+    errno.ENOTCONN: "the program behind the mount has ended",
+    errno.ECONNABORTED: "the program behind the mount has ended",
+    errno.ESTALE: "what was mounted there is not there any more",
+}
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 
 
@@ -52,6 +61,18 @@ class Mount:
     point: str
     fstype: str
     source: str
+
+    def __str__(self) -> str:
+        """Say it in messages."""
+        return f"{self.program or self.fstype} ({self.source}) at {self.point}"
+
+    def is_again(self, other: Mount) -> bool:
+        """Whether another mount shows the same files: same point, type and source; the device of a disk may change."""
+        return self == other or (self.point == other.point and self.is_local and other.is_local)
+
+    def is_instead_of(self, other: Mount) -> bool:
+        """Whether this one, found at a path, was put in place of another or over it, and not laid bare beneath it."""
+        return len(self.point) >= len(other.point)
 
     @property
     def is_local(self) -> bool:
@@ -72,6 +93,11 @@ class Mount:
         return self.program in _OBJECT_STORES.split()
 
     @property
+    def is_known(self) -> bool:
+        """Whether its type tells all that is needed."""
+        return self.is_local or self.is_object_store
+
+    @property
     def may_be_object_store(self) -> bool:
         """Whether a program is behind it that is not known to keep files as a disk does."""
         return self.program != "" and self.program not in _OF_FILES.split()
@@ -84,24 +110,27 @@ def mount_of(path: str, mountinfo: str) -> Mount | None:
         path: absolute, without links.
         mountinfo: text of `/proc/self/mountinfo`.
     """
-    below: dict[str, list[tuple[str, str, Mount]]] = {}  # parent -> id, point, mount
+    below: dict[str, list[tuple[str, Mount]]] = {}  # parent -> id, mount
     known = set()
-    for line in mountinfo.split("\n"):
-        left, _, right = line.partition(" - ")
-        fields, kind = left.split(" "), right.split(" ")
-        if len(fields) < 6 or len(kind) < 2:
-            continue
-        known.add(fields[0])
-        point = _unescaped(fields[4])
-        if path == point or path.startswith(point.rstrip("/") + "/"):
-            parent = "" if fields[1] == fields[0] else fields[1]
-            below.setdefault(parent, []).append((fields[0], point, Mount(point, kind[0], _unescaped(kind[1]))))
+    for number, parent, mount in _mounts(mountinfo):
+        known.add(number)
+        if path == mount.point or path.startswith(mount.point.rstrip("/") + "/"):
+            below.setdefault("" if parent == number else parent, []).append((number, mount))
     roots = [one for parent, all_there in below.items() if parent not in known for one in all_there]
     found = None
     while roots:  # the first one on the way; what is mounted on it comes next
-        number, _, found = min(roots, key=lambda one: len(one[1]))
+        number, found = min(roots, key=lambda one: len(one[1].point))
         roots = below.get(number, [])
     return found
+
+
+def _mounts(mountinfo: str) -> Iterator[tuple[str, str, Mount]]:
+    """The mounts of a table: id, id of the parent, mount."""
+    for line in mountinfo.split("\n"):
+        left, _, right = line.partition(" - ")
+        fields, kind = left.split(" "), right.split(" ")
+        if len(fields) >= 6 and len(kind) >= 2:
+            yield fields[0], fields[1], Mount(_unescaped(fields[4]), kind[0], _unescaped(kind[1]))
 
 
 def _unescaped(text: str) -> str:
@@ -126,28 +155,72 @@ def nearest(path: str) -> tuple[str, os.stat_result]:
 def find_mount(path: str) -> Mount | None:
     """The mount that a path is, or will be, on; None if the system does not tell.
 
+    A mount whose program has ended is still in the table.
+
     Args:
         path: absolute.
     """
     try:
-        return mount_at(nearest(path)[0])
+        there = nearest(path)[0]  # first: it mounts what is mounted on demand
     except OSError:
-        return None
+        there = path
+    return mount_at(there)
 
 
 def mount_at(path: str) -> Mount | None:
     """As `find_mount`, for a path of which the status was just asked: that mounts what is mounted on demand."""
     try:
-        return mount_of(os.path.realpath(path), _mountinfo())
+        return mount_of(os.path.realpath(path), _text(_MOUNTINFO))
     except OSError:
         return None
 
 
-def _mountinfo() -> str:
-    pieces, fd = [], open_above(_MOUNTINFO, os.O_RDONLY)
+def mount_of_descriptor(fd: int) -> Mount | None:
+    """The mount that an open file or directory is on; None if it is not mounted any more, or the system does not tell.
+
+    Args:
+        fd: the descriptor.
+    """
+    try:
+        lines = dict(line.split(":\t", 1) for line in _text(f"{_FDINFO}/{fd}").splitlines() if ":\t" in line)
+        wanted = lines.get("mnt_id", "").strip()
+        return next((mount for number, _, mount in _mounts(_text(_MOUNTINFO)) if number == wanted), None)
+    except OSError:
+        return None
+
+
+def _text(path: str) -> str:
+    pieces, fd = [], open_above(path, os.O_RDONLY)
     try:
         while piece := os.read(fd, _CHUNK):
             pieces.append(piece)
     finally:
         os.close(fd)
     return os.fsdecode(b"".join(pieces))
+
+
+class UnmountedError(OSError):
+    """A directory is on another mount than it should be.
+
+    Args:
+        wanted: the mount on which it should be.
+        found: that on which it is, None if that is not known.
+    """
+
+    def __init__(self, wanted: Mount, found: Mount | None) -> None:
+        if found is None or not found.is_instead_of(wanted):
+            text = f"{wanted} is not mounted; mount it again"
+        else:
+            text = f"it was on {wanted}, and is on {found} now; the next start of training takes that"
+        super().__init__(errno.ENODEV, text)
+
+
+def is_gone(error: BaseException) -> bool:
+    """Whether an error says that what was mounted is not there any more, and nothing of the files."""
+    return isinstance(error, UnmountedError) or (isinstance(error, OSError) and error.errno in _CURES)
+
+
+def reason_of(error: OSError) -> str:
+    """An error of the system in words; of a dead mount with what helps."""
+    text = error.strerror or str(error)
+    return f"{_CURES[error.errno]} ({text}); mount it again" if error.errno in _CURES else text

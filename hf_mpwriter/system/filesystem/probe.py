@@ -7,7 +7,9 @@
 Everything is tried within one process: a fork in training is dangerous. A command may give the probe another process.
 
 Invariants:
-- What cannot be told is None: the disk is full, there is no free descriptor, a step before it has failed.
+- It ends as soon as the caller can decide. A mount that removes nothing keeps one file of it then.
+- What cannot be told is None: the disk is full, no descriptor is free, a step before it has failed, it was decided.
+- EIO and ESTALE tell of the moment more often than of the filesystem: after the first one all is tried once more.
 - A killed probe leaves files that no reader takes for anything; a probe after REMAINS seconds removes them.
 - Only the directory of the probe is listed: the one that it is in may hold the objects of a whole bucket.
 """
@@ -19,7 +21,7 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 
 from hf_mpwriter.system.directory import Directory, Place
@@ -29,12 +31,13 @@ _TRIES = 5  # to make the directory, while others remove it
 _UNTOLD = frozenset(
     (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.ETIMEDOUT, errno.ESTALE)
 )  # they tell of the moment, and nothing of the filesystem
-_DENIED = frozenset((errno.EACCES, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ELOOP))
+_DENIED = frozenset((errno.EACCES, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENOTCONN))
+_MOMENTARY = frozenset((errno.EIO, errno.ESTALE))  # worth one more probe
 
 
 @dataclass(frozen=True)
 class Abilities:
-    """What a filesystem can do; None for what could not be tried.
+    """What a filesystem can do; None for what could not be tried, or was not.
 
     Attributes:
         exclusive: create a file only if there is none.
@@ -61,46 +64,66 @@ class Abilities:
     elsewhere_sees: bool | None = None
 
 
-def probe(directory: str, elsewhere: Callable[[str], bool] | None = None) -> Abilities:
+ALL = tuple(field.name for field in fields(Abilities))
+
+
+def probe(directory: str, needed: Sequence[str] = (), elsewhere: Callable[[str], bool] | None = None) -> Abilities:
     """Try out what the filesystem of a directory can do.
 
     Args:
         directory: absolute path; files are made below it and removed.
+        needed: names of abilities; they are tried in this order, up to the first one that is missing. By default all
+            are tried.
         elsewhere: called with the path of a file that is open and locked here; whether another process sees both.
 
     Raises:
         OSError: nothing can be made there.
     """
+    try:
+        found, is_sure = _probe(directory, needed, elsewhere)
+    except OSError as error:
+        if error.errno not in _MOMENTARY:
+            raise
+        is_sure = False
+    return found if is_sure else _probe(directory, needed, elsewhere)[0]
+
+
+def _probe(directory: str, needed: Sequence[str], elsewhere: Callable[[str], bool] | None) -> tuple[Abilities, bool]:
+    """One probe: what it has found, and whether nothing in it was of the moment."""
     home = Directory(directory) / f".hf_mpwriter-probe-{os.geteuid()}"
     for left in reversed(range(_TRIES)):
         with contextlib.suppress(FileExistsError):
             home.make_directory(0o700)
         try:
             with home.entered() as inside:
-                found = _try_in(inside, elsewhere)
+                found = _try_in(inside, needed, elsewhere)
+                can_remove = _clean(inside, *found[1:])
             break
         except FileNotFoundError:  # another probe has removed the directory just now
             if not left:
                 raise
-    with contextlib.suppress(OSError), home.held() as (where, name):
-        os.rmdir(name, dir_fd=where)
-    return found
+    if can_remove:
+        with contextlib.suppress(OSError), home.held() as (where, name):
+            os.rmdir(name, dir_fd=where)
+    trial = found[0]
+    return trial.found, trial.is_sure
 
 
-def _try_in(inside: Place, elsewhere: Callable[[str], bool] | None) -> Abilities:
+def _try_in(inside: Place, needed: Sequence[str], elsewhere: Callable[[str], bool] | None) -> tuple[_Trial, str, float]:
+    """The trial, the name that all of its files begin with, and the time by the filesystem's clock."""
     name = f"{os.getpid()}-{os.urandom(4).hex()}"
-    place = inside / name
+    trial = _Trial(inside / name, elsewhere)
     try:
-        with _opened(place, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND) as fd:
-            found = _Trial(place, fd, elsewhere).result()
+        with _opened(inside / name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND) as fd:
             now = os.fstat(fd).st_mtime
+            trial.run(fd, needed)
     except OSError as error:
         if error.errno in _UNTOLD | _DENIED:
             raise
-        with _opened(place, os.O_WRONLY | os.O_CREAT) as fd:  # it takes files, but none to append to
-            found, now = Abilities(append=False), os.fstat(fd).st_mtime
-    _clean(inside, name, now)
-    return found
+        with _opened(inside / name, os.O_WRONLY | os.O_CREAT) as fd:  # it takes files, but none to append to
+            now = os.fstat(fd).st_mtime
+        trial.found, trial.is_sure = Abilities(append=False), error.errno not in _MOMENTARY
+    return trial, name, now
 
 
 @contextlib.contextmanager
@@ -112,41 +135,59 @@ def _opened(place: Place, flags: int) -> Iterator[int]:
         os.close(fd)
 
 
-def _clean(inside: Place, name: str, now: float) -> None:
-    """Remove what this probe has made, and what killed ones have left."""
+def _clean(inside: Place, name: str, now: float) -> bool:
+    """Remove what this probe has made, and what killed ones have left; whether files can be removed here."""
+    can_remove = True
     for other in inside.names():
-        with contextlib.suppress(OSError):
-            place = inside / other
-            if other.startswith(name) or place.stat().st_mtime < now - REMAINS:
-                if place.is_directory():
-                    with place.held() as (where, last):
-                        os.rmdir(last, dir_fd=where)
-                else:
-                    place.unlink()
+        is_own = other.startswith(name)
+        try:
+            if is_own or (inside / other).stat().st_mtime < now - REMAINS:
+                _remove(inside / other)
+        except OSError:
+            can_remove = can_remove and not is_own
+    return can_remove
+
+
+def _remove(place: Place) -> None:
+    with place.held() as (where, name):
+        (os.rmdir if name.endswith(".dir") else os.unlink)(name, dir_fd=where)
 
 
 class _Trial:
-    """The steps of a probe, in the order of the fields of `Abilities`.
+    """The steps of a probe.
 
     Args:
         place: of the file.
-        fd: it is open for reading and appending, and empty.
         elsewhere: see `probe`.
+
+    Attributes:
+        found: the answers.
+        is_sure: whether no error was one of the moment.
     """
 
-    def __init__(self, place: Place, fd: int, elsewhere: Callable[[str], bool] | None) -> None:
-        self._place, self._fd, self._elsewhere = place, fd, elsewhere
+    def __init__(self, place: Place, elsewhere: Callable[[str], bool] | None) -> None:
+        self._place, self._elsewhere, self._fd = place, elsewhere, -1
         self._other = place.parent / f"{place.basename}.other"
+        self.found, self.is_sure = Abilities(), True
 
-    def result(self) -> Abilities:
-        """Do all steps."""
+    def run(self, fd: int, needed: Sequence[str]) -> None:
+        """Do the steps.
+
+        Args:
+            fd: the file, open for reading and appending, and empty.
+            needed: see `probe`.
+        """
+        self._fd = fd
         found: dict[str, bool | None] = {}
-        for field in fields(Abilities):
+        for name in needed or ALL:
             try:
-                found[field.name] = getattr(self, f"_{field.name}")()
+                found[name] = getattr(self, f"_{name}")()
             except OSError as error:
-                found[field.name] = None if error.errno in _UNTOLD else False
-        return Abilities(**found)
+                self.is_sure = self.is_sure and error.errno not in _MOMENTARY
+                found[name] = None if error.errno in _UNTOLD else False
+            if needed and found[name] is False:
+                break
+        self.found = Abilities(**found)
 
     def _exclusive(self) -> bool:
         try:
@@ -156,8 +197,8 @@ class _Trial:
             return True
 
     def _append(self) -> bool:
-        os.write(self._fd, b"a")
-        with _opened(self._place, os.O_WRONLY | os.O_APPEND) as second:
+        with _opened(self._place, os.O_WRONLY | os.O_APPEND) as second:  # before a byte is written, which would stay
+            os.write(self._fd, b"a")
             os.write(second, b"b")
             os.write(self._fd, b"c")
         return os.pread(self._fd, 4, 0) == b"abc"

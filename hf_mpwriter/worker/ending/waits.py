@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.progress import Logged, Progress
 from hf_mpwriter.spool.staging.logdir import Logdir
 from hf_mpwriter.worker import delivery, role, shutdown
@@ -39,7 +40,8 @@ class Waits:
         spent: float,
         *,
         failed: bool,
-    ) -> None:
+        told: str = "",
+    ) -> Ledger | None:
         """Wait, bounded, until what the process answers for is delivered; see `shutdown`.
 
         Args:
@@ -49,13 +51,17 @@ class Waits:
             keep_house: makes sure that an uploader lives, and a mirror.
             spent: seconds of the allowed time that other run directories have taken.
             failed: whether the process ends after an exception.
+            told: what the user knows of an outage.
+
+        Returns:
+            What the Hub has, if that is all; None if something is missing, or if nothing had to be waited for.
         """
         spool, uploads, started = self._membership.spool, self._membership.uploads, self._clock()
         view = Progress(spool)
         awaited = delivery.to_await(self._membership, own, view, is_first=voice.is_first())
         before, self._waited_for = self._waited_for, (awaited.lengths, view.changes(awaited.lengths))
         if before == self._waited_for:  # the end of a with block has waited already
-            return
+            return None
         missing = view.missing(before[0], asked=before[1]) if uploads else {}
         there = Logdir(spool)
         late = there.missing(before[0])
@@ -63,4 +69,5 @@ class Waits:
         timeout, spent = 0.0 if in_vain else self._membership.settings.exit_timeout, spent + self._clock() - started
         membership_role = self._membership.role
         terms = Terms(timeout, failed, has_peers(membership_role, role.world_size_of(os.environ)), spent)
-        shutdown.End(view, spool, awaited, voice, logged, uploads=uploads).wait(terms, keep_house)
+        end = shutdown.End(view, spool, awaited, voice, logged, uploads=uploads, told=told)
+        return view.ledger() if end.wait(terms, keep_house) and uploads else None

@@ -29,6 +29,7 @@ from typing import NamedTuple
 
 from hf_mpwriter.base import state
 from hf_mpwriter.base.errors import HfMpWriterError, LogdirError, SettingsError
+from hf_mpwriter.base.home import is_url
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import size_text
@@ -37,6 +38,7 @@ from hf_mpwriter.spool.staging.restoration import Restoration, RestoreJob, resto
 from hf_mpwriter.spool.starts import has_ended, opened
 from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.system import disk, launch, locks
+from hf_mpwriter.system.filesystem.mounts import Mount, find_mount
 from hf_mpwriter.system.process import host_id
 
 QUIET = 2.0  # seconds; a longer wait is told
@@ -48,6 +50,7 @@ END_PATIENCE = 2.0  # seconds that a killed restore may take to end; one that ha
 EARLIER = "what earlier attempts logged"
 _READ = 1 << 16  # bytes
 
+_mounts: dict[str, Mount | None] = {}  # of logdirs, which are not touched again: they may hang
 _left: list[int] = []  # restores that were killed and have not ended yet
 
 
@@ -63,8 +66,28 @@ def publish_record(spool: Spool, made_at: float | None = None) -> None:
         spool: of the run directory.
         made_at: unix time when the run began, None for now.
     """
-    if is_staged(spool):
-        MirrorRecord(spool.logdir, time.time() if made_at is None else made_at).publish(spool)
+    if not is_staged(spool):
+        return
+    if record := MirrorRecord.read(spool):
+        _mounts[spool.logdir] = record.mount
+        return
+    if spool.logdir not in _mounts:
+        _mounts[spool.logdir] = _mount_of(spool)
+    MirrorRecord(spool.logdir, time.time() if made_at is None else made_at, _mounts[spool.logdir]).publish(spool)
+
+
+def _mount_of(spool: Spool) -> Mount | None:
+    return None if is_url(spool.logdir) else find_mount(spool.logdir)
+
+
+def _note_mount(spool: Spool) -> None:
+    """Record another filesystem that is mounted there now: the run goes on there."""
+    record = MirrorRecord.read(spool)
+    now = _mount_of(spool) if record and record.mount else None
+    if record and record.mount and now and now.is_instead_of(record.mount) and not record.mount.is_again(now):
+        replace(record, mount=now).replace(spool)
+        logger.warning("%s: it was on %s, and is on %s now: the run goes on there", spool.logdir, record.mount, now)
+        logger.flush()
 
 
 class Staged(NamedTuple):
@@ -111,6 +134,7 @@ def _prepare(spool: Spool, stack: contextlib.ExitStack, *, is_joined: bool) -> S
         _lock(spool, stack)
     found = Restoration.read(spool)
     if not is_joined and not any(member.alive for member in Members(spool).all()):
+        _note_mount(spool)
         found = _restored(spool, found)
     publish_record(spool, float(found.first) if 0 < found.first < time.time() else None)
     record = MirrorRecord.read(spool)

@@ -50,7 +50,7 @@ def test_verify_without_access_says_so_and_nothing_of_the_data(hub, run_dir, sta
 
     hub.set_token("hf_another")
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
-    line("hf auth login")
+    line("mend HF_TOKEN")
     monkeypatch.delenv("HF_TOKEN")
     line("hf auth login")
     hub.stop()

@@ -10,18 +10,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import psutil
+import demos
 import pytest
+from demos import listen_to_ctrl_c, processes_of
 from programs import DEADLINE, wait_for
 
 from hf_mpwriter.testing import read_journals
 
 STEPS = 80
-DIGITS = """
-import numpy
-def load_digits(return_X_y):
-    return numpy.random.default_rng(1).uniform(0, 16, (1797, 64)), numpy.arange(1797) % 10
-"""
 
 
 def start_demo(directory: Path) -> subprocess.Popen[str]:
@@ -44,23 +40,14 @@ def start_demo(directory: Path) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         cwd=directory.parent,
-        preexec_fn=_listen_to_ctrl_c,  # noqa: PLW1509 - it makes one system call
+        preexec_fn=listen_to_ctrl_c,  # noqa: PLW1509 - it makes one system call
     )
-
-
-def _listen_to_ctrl_c() -> None:
-    """Heed SIGINT: a shell that runs the tests in the background ignores it, and the demo would inherit that."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.fixture
 def other_digits(monkeypatch, tmp_path):
-    """Digits without scikit-learn, whose import costs four ranks more than all the rest of a short demo."""
-    package = tmp_path / "packages" / "sklearn"
-    package.mkdir(parents=True)
-    (package / "__init__.py").touch()
-    (package / "datasets.py").write_text(DIGITS)
-    monkeypatch.setenv("PYTHONPATH", str(package.parent), prepend=os.pathsep)
+    """Digits without scikit-learn."""
+    demos.without_sklearn(tmp_path / "packages", monkeypatch)
 
 
 @pytest.fixture
@@ -77,15 +64,6 @@ def demo(tmp_path):
 def lost(output: str) -> dict[str, int]:
     """The last column of the table, per row."""
     return {row[1]: int(row[2]) for row in re.finditer(r"^(rank \d|total) .* (\d+)$", output, re.MULTILINE)}
-
-
-def processes_of(directory: Path) -> list[psutil.Process]:
-    """The processes that run in a demo's directory: ranks, uploader, push, Hub."""
-    return [
-        process
-        for process in psutil.process_iter(["cmdline"])
-        if any(str(directory) in word for word in process.info["cmdline"] or ()) and process.pid != os.getpid()
-    ]
 
 
 def journals_of(directory: Path) -> list[Path]:

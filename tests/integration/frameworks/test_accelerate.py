@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from frameworks import common, frameworks, logged, needs, shown, train, train_once  # noqa: F401 - fixtures among them
+from frameworks import common, frameworks, logged, needs, shown, together, train, train_once  # noqa: F401 - fixtures among them
 from repository import HELPERS
 from runs import check_oracle
 from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
@@ -49,6 +49,7 @@ def test_everything_is_logged_as_by_accelerates_own_tracker(trained):
     assert {directory for directory, *_ in ours} == {".", "pair_a", "pair_b", "hparams"}
     expected = {"loss", "tensor", "note/text_summary", "digits", "digit", "body.0.weight", "evaluation"}
     assert expected <= {tag for _, _, tag, _ in ours}
+    assert together(top / "ours" / RUN) == [{"loss", "first", "tensor"}] * 6, "the scalars of a step are one record"
     assert ["equal", True] in printed, "get_tracker() unwraps the writer"
     check_oracle(top / "ours" / RUN, hub, repo="me/equal", folder=f"tensorboard/{RUN}")
 

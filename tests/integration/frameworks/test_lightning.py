@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 
 import pytest
-from frameworks import common, frameworks, logged, needs, shown, train, train_once  # noqa: F401 - fixtures among them
+from frameworks import common, frameworks, logged, needs, shown, together, train, train_once  # noqa: F401 - fixtures among them
 from repository import HELPERS
 from runs import check_oracle
 from support import events
@@ -47,6 +47,8 @@ def test_everything_is_logged_as_by_lightnings_own_logger(trained):
     assert {directory for directory, *_ in ours} == {".", "p-pair/a", "p-pair/b"}
     expected = {"p-loss_step", "p-validation", "p-test", "p-hp_metric", "digit", "network.body.0.weight", "weights"}
     assert expected <= {tag for _, _, tag, _ in ours}
+    steps = [tags for tags in together(top / "ours" / RUN) if "p-loss_step" in tags]
+    assert steps == [{"p-loss_step", "p-attempt", "p-epoch"}] * 12, "the scalars of a step are one record"
     assert graphs(top / "ours" / RUN) == graphs(top / "theirs" / RUN) != []
     check_oracle(top / "ours" / RUN, hub, repo="me/equal", folder=f"tensorboard/{RUN}")
 

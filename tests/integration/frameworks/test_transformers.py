@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 
-from frameworks import command, frameworks, logged, needs, running, shown, train
+from frameworks import command, frameworks, logged, needs, running, shown, together, train
 from programs import wait_for
 from runs import check_oracle, no_uploader
 
@@ -178,6 +178,7 @@ def check_equal(top):
     for name in ("both", "added", "given"):
         (run,) = runs(top / name / "out")
         assert steady(logged(run)) == theirs, name
+        assert sum("train/loss" in tags for tags in together(run)) == 20, "the scalars of a step are one record"
     given = steady(logged(top / "given" / "given"))
     assert given == theirs[: len(given)]
     assert given[-1][1:3] == (20, "train/epoch")

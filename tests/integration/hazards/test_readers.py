@@ -224,6 +224,37 @@ def closed_and_logged_again(run: Path) -> Iterator[None]:
             yield
 
 
+def steps_of_many_names(run: Path) -> Iterator[None]:
+    """`log` of 1,000 names, on both sides of a restart with `purge_step`, and of a START that stands in the middle."""
+
+    def train(first: int, last: int, purge_step: int | None, value: float) -> None:
+        be_rank(0)
+        with SummaryWriter(str(run), purge_step=purge_step) as writer:
+            for step in range(first, last):
+                writer.log({"loss": value, "many": {str(name): value for name in range(999)}}, step)
+
+    assert in_child(lambda: train(0, 8, None, 1.0)) == 0
+    yield
+    assert in_child(lambda: train(5, 10, 5, 2.0)) == 0
+    assert in_child(lambda: train(9, 12, 9, 3.0)) == 0
+
+
+def steps_of_log(run: Path) -> Iterator[None]:
+    """`log` counts on over two restarts, the second with purge_step; scalars of their own are between the steps."""
+
+    def train(count: int, value: float, purge_step: int | None = None) -> None:
+        be_rank(0)
+        with SummaryWriter(str(run), purge_step=purge_step) as writer:
+            for _ in range(count):
+                writer.log({"loss": value, "lr": value})
+                writer.add_scalar("alone", value, writer.last_step("loss"))
+
+    assert in_child(lambda: train(30, 1.0)) == 0
+    yield
+    assert in_child(lambda: train(30, 2.0)) == 0
+    assert in_child(lambda: train(60, 3.0, 50)) == 0
+
+
 def points(*parts: tuple[int, int, float]) -> list[tuple[int, float]]:
     """(step, value) of each point, for ranges of steps with one value."""
     return [(step, value) for first, last, value in parts for step in range(first, last)]
@@ -231,6 +262,8 @@ def points(*parts: tuple[int, int, float]) -> list[tuple[int, float]]:
 
 Curves = dict[tuple[str, str], list[tuple[int, float]]]
 RESUMED = points((0, 50, 1.0), (50, 100, 2.0))
+MANY_NAMES = points((0, 5, 1.0), (5, 9, 2.0), (9, 12, 3.0))
+COUNTED = points((0, 30, 1.0), (30, 50, 2.0), (50, 110, 3.0))
 RESUMED_TWICE = points((0, 50, 1.0), (50, 90, 2.0), (90, 120, 3.0))
 # scenario -> (run below its directory, tag) -> points, the same in each reader
 SCENARIOS: dict[Callable[[Path], Iterator[None]], Curves] = {
@@ -243,6 +276,8 @@ SCENARIOS: dict[Callable[[Path], Iterator[None]], Curves] = {
     clock_went_back: {("", "loss"): RESUMED, ("/sub/run", "sub"): RESUMED},
     two_ranks: {("", "loss"): points((0, 100, 0.0)), ("/rank_00001", "loss"): points((0, 100, 1.0))},
     closed_and_logged_again: {("", "loss"): points((0, 120, 0.0))},
+    steps_of_many_names: {("", tag): MANY_NAMES for tag in ("loss", "many/0", "many/998")},
+    steps_of_log: {("", tag): COUNTED for tag in ("loss", "lr", "alone")},
     smaller_world: {
         ("", "loss"): points((0, 50, 2.0), (50, 100, 1.0)),
         ("/rank_00001", "loss"): points((0, 50, 2.0)),
@@ -310,3 +345,33 @@ def test_every_reader_shows_every_point_of_crashed_resumed_rotated_and_parallel_
             wait_for(both_right, "all points")
         except pytest.fail.Exception:
             pytest.fail("\n".join(missing))
+
+
+def shown_by_the_accumulator(directory: Path, size: int) -> dict[str, list[tuple[int, float]]]:
+    """What TensorBoard's EventAccumulator keeps of each tag, at most so many points."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    accumulator = EventAccumulator(str(directory), size_guidance={"scalars": size}).Reload()
+    return {
+        tag: [(point.step, point.value) for point in accumulator.Scalars(tag)] for tag in accumulator.Tags()["scalars"]
+    }
+
+
+@pytest.mark.parametrize("size", [0, 100])
+def test_the_accumulator_shows_of_steps_what_it_shows_of_scalars(tmp_path, size):
+    """All points, and sampled: 2,500 steps, then a START twice, and the steps from 2,000 on once more."""
+    tags = [f"name/{number}" for number in range(5)]
+    for name in ("steps", "scalars"):
+        for first, last, purge_step in ((0, 2500, None), (2000, 2200, 2000)):
+            with SummaryWriter(tmp_path / name, purge_step=purge_step) as writer:
+                for step in range(first, last):
+                    metrics = {tag: float(step + number) for number, tag in enumerate(tags)}
+                    if name == "steps":
+                        writer.log(metrics, step)
+                        continue
+                    for tag, value in metrics.items():
+                        writer.add_scalar(tag, value, step)
+    steps, scalars = (shown_by_the_accumulator(tmp_path / name, size) for name in ("steps", "scalars"))
+    assert steps == scalars
+    assert all(50 < len(points) <= (size or 2200) for points in steps.values())
+    assert size or {len(points) for points in steps.values()} == {2200}

@@ -14,7 +14,7 @@ from pushing import NAME, Pushes, hits, is_as
 
 from hf_mpwriter.base.settings import OFFLINE
 from hf_mpwriter.base.verdicts import Done, Moved, Refused, Retry, Split, Unknown
-from hf_mpwriter.push import classify, commit
+from hf_mpwriter.push import classify, commit, words
 
 pytest_plugins = ("pushing",)
 
@@ -33,7 +33,7 @@ TO_A_COMMIT = [  # the answer, the verdict, how often the commit is sent
     ("401 code=RepoNotFound", Refused, {"hint": classify.LOGIN}, 1),
     ("401 message='Invalid credentials in Authorization header'", Refused, {"hint": classify.LOGIN}, 1),
     ("402", Refused, {"hint": classify.QUOTA}, 1),
-    ("403 message='You have read access only'", Refused, {"hint": classify.LOGIN}, 1),
+    ("403 message='You have read access only'", Refused, {"hint": words.WRITE}, 1),
     ("403 message='Private repository storage limit reached, please upgrade'", Refused, {"hint": classify.QUOTA}, 1),
     ("404", Refused, {"hint": classify.ENDPOINT}, 1),
     ("405", Refused, {"hint": classify.ENDPOINT}, 1),
@@ -76,7 +76,7 @@ BEFORE_A_COMMIT = [
     ("GET /revision/ 503", Retry, {}, 1),
     ("GET /revision/ close", Retry, {}, 1),
     ("GET /revision/ 401", Refused, {"hint": classify.LOGIN}, 1),
-    ("GET /revision/ 403", Refused, {"hint": classify.LOGIN}, 1),
+    ("GET /revision/ 403", Refused, {"hint": words.WRITE}, 1),
     ("GET /revision/ 404", Refused, {"hint": classify.ENDPOINT}, 1),
     ("GET /revision/ 200 body=<html>Welcome</html>", Retry, {}, 1),
     ("GET /revision/ 200 message=portal", Retry, {}, 1),
@@ -126,7 +126,7 @@ CREATING = [
     ("400", Refused, {"hint": classify.REPO}),
     ("401", Refused, {"hint": classify.LOGIN}),
     ("402", Refused, {"hint": classify.QUOTA}),
-    ("403", Refused, {"hint": classify.LOGIN}),
+    ("403", Refused, {"hint": words.WRITE}),
     ("503", Retry, {}),
     ("409", Retry, {}),  # without the URL of the existing repository
 ]
@@ -278,7 +278,7 @@ def test_what_fails_in_the_xet_storage_is_recognised_and_lfs_works(hub, run, by_
 ENVIRONMENTS = [
     ({"HF_HUB_OFFLINE": "1"}, Refused, {"reason": OFFLINE}),
     ({"TRANSFORMERS_OFFLINE": "1"}, Refused, {"reason": OFFLINE}),
-    ({"HF_TOKEN": "hf_\u201cpasted\u201d"}, Refused, {"hint": classify.LOGIN}),
+    ({"HF_TOKEN": "hf_\u201cpasted\u201d"}, Refused, {"hint": words.MEND}),
     ({"HTTP_PROXY": "http://127.0.0.1:9", "NO_PROXY": ""}, Retry, {}),
     ({"HTTP_PROXY": "gopher://127.0.0.1:9", "NO_PROXY": ""}, Refused, {"hint": classify.CLIENT}),
     ({"SSL_CERT_FILE": "/nonexistent/ca.pem"}, Refused, {"hint": classify.CLIENT}),

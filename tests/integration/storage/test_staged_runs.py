@@ -103,7 +103,7 @@ logdir, first, purge = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 with HFSummaryWriter("me/run", logdir=logdir, purge_step=None if purge < 0 else purge) as writer:
     print(json.dumps(writer.last_step()))
     for step in range(first, first + 5):
-        writer.add_scalar("loss", step, step)
+        writer.log({"loss": step})  # counts on from the purge, or behind what came back
         writer.add_scalars("many", {"a": 1.0}, step)
 """
 

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_mpwriter.base import names
-from hf_mpwriter.base.names import is_event_file
+from hf_mpwriter.base.names import folder_url, is_event_file
+from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.system.process import safe_name
 
 
@@ -34,3 +35,18 @@ def test_a_safe_name_is_one_part_of_a_path_and_no_event_file(text):
 def test_the_name_of_an_event_file_tells_the_process(name, process):
     """Ours and torch's; tensorboardX gives the host only."""
     assert names.event_process(name) == process
+
+
+@pytest.mark.parametrize(
+    ("where", "url"),
+    [
+        (("model", "me/run", "main", "tensorboard/exp1"), "me/run/tree/main/tensorboard/exp1"),
+        (("dataset", "me/run", "main", ""), "datasets/me/run/tree/main"),
+        (("space", "me/run", "v/1", "a b/é#?%"), "spaces/me/run/tree/v%2F1/a%20b/%C3%A9%23%3F%25"),
+    ],
+)
+def test_a_page_of_the_hub_opens(where, url):
+    """The prefix of its kind; a branch is one part of the path; everything else that a browser would read is quoted."""
+    for endpoint in ("http://127.0.0.1:9", "http://127.0.0.1:9/"):
+        assert folder_url(endpoint, *where) == f"http://127.0.0.1:9/{url}"
+    assert Destination("http://127.0.0.1:9", where[1], where[0], *where[2:]).url == f"http://127.0.0.1:9/{url}"

@@ -26,6 +26,8 @@ from hf_mpwriter.cli.words import ago, as_argument, cure, plain, span, typed
         ("HfHubHTTPError: 429 Too Many Requests", "the Hub has had too many requests or commits (429)"),
         ("ReadTimeout: The read operation timed out", "the Hub does not answer in time"),
         ("OSError: [Errno 28] No space left on device", "the disk is full"),
+        ("https://hub cannot be reached: check the network", "the Hub cannot be reached"),
+        ("token refused (401)", "the token is refused (401)"),
         ("UnansweredError: ConnectError: no", "the Hub cannot be reached"),
         ("ValueError: something else.", "something else"),
         ("its content has 5011 bytes", "its content has 5011 bytes"),

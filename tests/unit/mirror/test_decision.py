@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_mpwriter.mirror import decision
-from hf_mpwriter.mirror.decision import MirrorAction, MirrorSituation, decide, pause
+from hf_mpwriter.mirror.decision import MirrorAction, MirrorSituation, Tries, decide, pause
+from hf_mpwriter.mirror.job import Arrived, Conflict, Withheld
 from hf_mpwriter.spool.status import LINGER
 
 IDLE = MirrorSituation(living=1, abandoned_for=0.0, may_try=True, is_due=False, waiting=0, is_ending=False)
@@ -57,3 +58,60 @@ def test_pauses_are_bounded_and_drawn(failures, seed, is_refused):
     longest = decision.LONGEST_REFUSED_PAUSE if is_refused else decision.LONGEST_PAUSE
     least = decision.REFUSED_PAUSE / 2 if is_refused else decision.SHORTEST_PAUSE
     assert least <= wait <= longest
+
+
+ONE, TWO = ("", "one"), ("", "two")
+
+
+def tries() -> tuple[Tries, list[float]]:
+    """Tries, and their clock: the last of these seconds."""
+    clock = [1000.0]
+    return Tries(lambda: clock[-1], random.Random(0)), clock
+
+
+def test_writers_whose_files_have_failed_hold_up_no_other():
+    """A file of another writer is tried after a moment, whatever the pause; only its own failure makes it wait, too."""
+    found, clock = tries()
+    found.start()
+    found.behind |= {ONE}
+    found.failed(10, is_refused=True)
+    assert not found.may_start([ONE, TWO])
+    clock.append(clock[-1] + decision.FIRST_PAUSE)
+    assert found.may_start([ONE, TWO])
+    assert not found.may_start([ONE])
+    found.behind |= {TWO}
+    assert not found.may_start([ONE, TWO])
+    found.succeeded()
+    assert found.may_start([ONE])
+    assert not found.behind
+
+
+def test_the_logdir_as_a_whole_is_waited_for():
+    """While nothing is known of single writers, all wait."""
+    found, clock = tries()
+    found.start()
+    found.failed(10, is_refused=True)
+    clock.append(clock[-1] + decision.FIRST_PAUSE)
+    assert not found.may_start([ONE, TWO])
+    found.hurry()
+    assert found.may_start([ONE])
+
+
+def test_a_file_that_was_held_back_is_tried_again_with_growing_pauses():
+    """Not with each copy, and at once in the next round when it arrives and fails later."""
+    found, clock = tries()
+    waits = []
+    for _ in range(4):
+        found.note(Withheld("a", "no"))
+        found.note(Withheld("b", "no"))
+        assert found.due() == frozenset()
+        start = clock[-1]
+        while not found.due():
+            clock.append(clock[-1] + 1.0)
+        assert found.due() == {"a", "b"}
+        waits.append(clock[-1] - start)
+    assert waits[3] > 2 * waits[0] > decision.REFUSED_PAUSE / 2
+    found.note(Arrived("a", 1))
+    assert found.due() == {"b"}
+    found.note(Conflict("b", "another file is there"))
+    assert found.due() == frozenset()

@@ -6,7 +6,19 @@ import pytest
 
 from hf_mpwriter.base import state
 from hf_mpwriter.mirror import job
-from hf_mpwriter.mirror.job import Absent, Arrived, Conflict, CopyJob, CopyWay, Failure, Finished, Item, turned
+from hf_mpwriter.mirror.job import (
+    Absent,
+    Arrived,
+    Conflict,
+    CopyJob,
+    CopyWay,
+    Failure,
+    Finished,
+    Item,
+    Withheld,
+    turned,
+)
+from hf_mpwriter.spool.staging.record import Mirrored
 
 
 @pytest.mark.parametrize(
@@ -17,6 +29,8 @@ from hf_mpwriter.mirror.job import Absent, Arrived, Conflict, CopyJob, CopyWay, 
         Absent("a"),
         Conflict("a", "why\n"),
         Failure("why", is_refused=True),
+        Failure("why", is_refused=False, is_gone=True, is_late=True, is_of_files=True),
+        Withheld("a/b", "why"),
         Finished(),
     ],
 )
@@ -52,6 +66,32 @@ def test_a_long_file_gets_more_time():
     assert job.limit(long) > job.limit(short) + 600
 
 
+def test_a_copy_that_took_too_long_gets_twice_the_time():
+    """Up to an hour, and never less than its bytes need: a segment that needs longer gets there in the end."""
+    short, long = (CopyJob("/run", "/there", "m", (Item("f", size),)) for size in (0, 10 << 30))
+    assert [job.limit(short, late) for late in range(4)] == [60.0, 120.0, 240.0, 480.0]
+    assert job.limit(short, 10_000) == job.LIMIT_LONGEST
+    assert job.limit(long, 3) == job.limit(long) > job.LIMIT_LONGEST
+
+
+def test_copies_that_took_too_long_are_counted_until_one_ends_well():
+    """Also over the end of a mirror: the count is in its record. Another failure says nothing of time."""
+    known = Mirrored()
+    for end in (Failure("hung", is_refused=False, is_late=True),) * 2:
+        known = job.recorded(known, end)
+    known = job.recorded(known, Failure("refused", is_refused=True))
+    assert known.late == 2
+    assert job.recorded(known, Finished()).late == 0
+
+
+def test_what_arrives_is_not_refused_any_more():
+    """A file that was kept back is retried, and gets there."""
+    known = job.recorded(Mirrored(), Withheld("a", "Permission denied"))
+    assert (known.refused, known.files) == ({"a": "Permission denied"}, {})
+    known = job.recorded(known, Arrived("a", 5))
+    assert (known.refused, known.files) == ({}, {"a": 5})
+
+
 def test_a_file_that_cannot_be_brought_holds_up_only_its_own_writer():
     """After a failure the files of other writers go first; those of one writer stay in their order."""
     names = [f"{where}/events.out.tfevents.100000000{n}.there.1.0123abcd" for where in ("a", "b", "c") for n in (1, 2)]
@@ -60,3 +100,4 @@ def test_a_file_that_cannot_be_brought_holds_up_only_its_own_writer():
     assert turned(items, 1) == items[2:] + items[:2]
     assert turned(items, 5) == items[4:] + items[:4]
     assert turned([], 3) == []
+    assert turned(items, 1, {job.writer_of(names[2])}) == items[4:] + items[:2] + items[2:4]

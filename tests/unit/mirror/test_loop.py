@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import random
 from types import SimpleNamespace
@@ -9,14 +10,17 @@ from types import SimpleNamespace
 import pytest
 from staged import stage
 
-from hf_mpwriter.mirror import copy
+from hf_mpwriter.base.files import LocalFile
+from hf_mpwriter.mirror import copy, loop
 from hf_mpwriter.mirror.handle import CopyHandle, CopyLivesError
-from hf_mpwriter.mirror.job import Absent, Arrived, CopyJob, Finished, Item
+from hf_mpwriter.mirror.job import Absent, Arrived, CopyJob, Failure, Finished, Item, Withheld
 from hf_mpwriter.mirror.loop import Mirror
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.staging.record import Mirrored, MirrorPlaces, mirror_lock
+from hf_mpwriter.spool.staging.logdir import Logdir
+from hf_mpwriter.spool.staging.record import Mirrored, MirrorPlaces, MirrorRecord, mirror_lock
 from hf_mpwriter.spool.status import LINGER
 from hf_mpwriter.system import locks
+from hf_mpwriter.system.filesystem.mounts import Mount
 from hf_mpwriter.system.process import host_id
 
 NAME = "events.out.tfevents.1000000000.there.1.0123abcd"
@@ -87,3 +91,74 @@ def test_a_comparison_keeps_no_file_from_the_logdir(spool):
     with pytest.raises(CopyLivesError):
         CopyHandle(spool, job)
     locks.release(lock)
+
+
+class Ended:
+    """A copy that has told something and has ended; it was no process."""
+
+    is_stuck, pid = False, 4711
+
+    def __init__(self, *told) -> None:
+        self._told = told
+
+    def listen(self):
+        """All of it at once."""
+        return list(self._told[:-1]), self._told[-1]
+
+
+def test_a_mount_that_is_gone_is_compared_anew(spool, mirror):
+    """What it had not published was lost with its program: nothing that was there is believed."""
+    mirror._take(Arrived(NAME, 4711))
+    assert mirror._there == {NAME: 4711}
+    mirror._listen(Ended(Failure("no permission", is_refused=True)))
+    assert mirror._there == {NAME: 4711}
+    mirror._listen(Ended(Failure("not mounted; mount it again", is_refused=False, is_gone=True)))
+    assert mirror._there == {}
+    assert mirror._status.reason == "not mounted; mount it again"
+
+
+def test_the_limit_of_a_copy_doubles_until_one_ends_well(spool, mirror, monkeypatch):
+    """The next copy is started with what the record says, also by the next mirror."""
+    started = []
+
+    def start(*_, late: int) -> Ended:
+        started.append(late)
+        return Ended(Finished())
+
+    monkeypatch.setattr(loop, "CopyHandle", start)
+    for _ in range(2):
+        mirror._listen(Ended(Failure("it hung", is_refused=False, is_late=True)))
+    assert Mirrored.read(spool.host(host_id())).late == 2
+    mirror._start_copy()
+    mirror._listen(mirror._copy)
+    mirror._start_copy()
+    assert started == [2, 0]
+
+
+def test_a_file_that_is_held_back_waits_alone(spool, mirror, clock):
+    """Later files of its writer wait with it, other files do not; after a pause it is tried again."""
+    other = NAME.replace("0123abcd", "89abcdef")
+    mirror._final = [LocalFile(path, 5, growing=False) for path in (NAME, other)]
+    mirror._listen(Ended(Withheld(NAME, "Permission denied"), Arrived(other, 5), Finished()))
+    assert mirror._waiting() == []
+    assert Logdir(spool).refused({NAME: 5}) == {NAME: f"{NAME}: Permission denied"}
+    assert mirror._status.failures == 0
+    clock.append(clock[-1] + 120.0)
+    assert [file.path for file in mirror._waiting()] == [NAME]
+    mirror._listen(Ended(Arrived(NAME, 5), Finished()))
+    assert mirror._waiting() == []
+    assert Logdir(spool).refused({NAME: 5}) == {}
+
+
+def test_a_copy_knows_the_mount_of_the_run(spool, tmp_path):
+    """From its record: one on another mount writes nothing, and tells what helps."""
+    (tmp_path / "here" / NAME).write_bytes(b"12345")
+    mount = Mount(str(tmp_path), "fuse.gcsfuse", "bucket")
+    dataclasses.replace(MirrorRecord.read(spool), mount=mount).replace(spool)
+    job = CopyJob(spool.run_dir, str(tmp_path / "there"), "mark", (Item(NAME, 5),))
+    handle = CopyHandle(spool, job)
+    while (end := handle.listen()[1]) is None:
+        handle.wait(1.0)
+    assert end.is_gone
+    assert "mount it again" in end.reason
+    assert not (tmp_path / "there").exists()

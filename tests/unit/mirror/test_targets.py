@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
+import sys
 import time
 
 import fsspec
@@ -12,11 +14,14 @@ from staged import leftovers
 
 from hf_mpwriter.mirror import posix
 from hf_mpwriter.mirror.copy import do
-from hf_mpwriter.mirror.job import Absent, Arrived, Conflict, CopyJob, CopyWay, Failure, Finished, Item
+from hf_mpwriter.mirror.job import Absent, Arrived, Conflict, CopyJob, CopyWay, Failure, Finished, Item, Withheld
 from hf_mpwriter.mirror.posix import IN_PLACE, RENAME, mark_of
+from hf_mpwriter.mirror.targets import CopySource
 from hf_mpwriter.system.directory import Directory
+from hf_mpwriter.system.filesystem.mounts import Mount, find_mount
 
 ONE, TWO = (f"events.out.tfevents.100000000{n}.h.1.0123abcd" for n in (1, 2))
+LATER = ONE.replace("1000000001", "1000000009")
 MARK = mark_of("host", "/run")
 
 
@@ -26,6 +31,7 @@ def run(tmp_path):
     (tmp_path / "run" / "rank_00001").mkdir(parents=True)
     (tmp_path / "run" / ONE).write_bytes(b"0123456789torn")
     (tmp_path / "run" / "rank_00001" / TWO).write_bytes(b"abc" * (posix.CHUNK // 2))
+    (tmp_path / "run" / LATER).write_bytes(b"end")
     (tmp_path / "run" / ONE).chmod(0o640)
     return Directory(str(tmp_path / "run"))
 
@@ -89,12 +95,12 @@ def test_files_arrive_up_to_their_lengths_and_are_not_written_again(run, to, mon
     ],
 )
 def test_what_a_killed_copy_has_left_is_written_again_and_nothing_else(run, to, there, outcome):
-    """A file that is longer, or begins differently, is another's; then no later file is brought."""
+    """A file that is longer, or begins differently, is another's; then no later file of its writer is brought."""
     put(to, ONE, there)
-    told = copied(run, to)
+    told = copied(run, to, items=(*items(run)[:1], Item(LATER, 3), *items(run)[1:]))
     if outcome == "conflict":
         assert isinstance(told[0], Conflict)
-        assert told[1:] == [Finished()]
+        assert [message.path for message in told if isinstance(message, Arrived)] == [items(run)[1].path]
         assert content(to, ONE) == there
     else:
         assert told[-1] == Finished()
@@ -112,8 +118,8 @@ def test_where_names_cannot_change_a_file_is_written_in_place(run, tmp_path, mon
     """The copy finds that out with an empty file, tells it, and is told so the next time."""
     to, names = tmp_path / "there", []
 
-    def refuse(old: str, new: str) -> None:
-        names.append(os.path.getsize(old))
+    def refuse(old: str, new: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
+        names.append(os.stat(old, dir_fd=src_dir_fd).st_size)
         raise OSError(errno.ENOSYS, "no names change here")
 
     monkeypatch.setattr(posix.os, "rename", refuse)
@@ -130,10 +136,10 @@ def test_where_names_cannot_change_a_file_is_written_in_place(run, tmp_path, mon
 @pytest.mark.parametrize("call", ["rename", "fsync"])
 def test_what_is_refused_leaves_no_part_behind(run, tmp_path, monkeypatch, number, call):
     """The error is told, and whether it comes again until a person does something."""
-    monkeypatch.setattr(posix.os, call, lambda *_: (_ for _ in ()).throw(OSError(number, os.strerror(number))))
+    monkeypatch.setattr(posix.os, call, lambda *_, **__: (_ for _ in ()).throw(OSError(number, os.strerror(number))))
     told = copied(run, tmp_path / "there", way=RENAME)
     refused = number not in (errno.EIO, errno.ETIMEDOUT)
-    assert told == [Failure(os.strerror(number), refused)]
+    assert told == [Failure(os.strerror(number), refused, is_of_files=number != errno.ETIMEDOUT)]
     assert leftovers(tmp_path / "there") == []
 
 
@@ -141,10 +147,10 @@ def test_what_a_killed_copy_has_left_is_replaced_where_rename_replaces_nothing(r
     """As with sshfs: it is removed first. Only the beginning of our own file comes so far."""
     rename, to = os.rename, tmp_path / "there"
 
-    def never_replaces(old: str, new: str) -> None:
-        if os.path.exists(new):
+    def never_replaces(old: str, new: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
+        if os.path.exists(to / new):
             raise OSError(errno.EPERM, "something is there")
-        rename(old, new)
+        rename(old, new, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
 
     monkeypatch.setattr(posix.os, "rename", never_replaces)
     put(str(to), ONE, b"0123")
@@ -184,7 +190,99 @@ def test_a_protocol_without_a_package_is_refused(run):
     assert "nosuch" in told.reason
 
 
-def test_a_file_that_was_removed_here_ends_the_job(run, tmp_path):
-    """No later file of its writer is brought; the next scan knows what there is."""
-    gone = "gone.tfevents.1"
-    assert copied(run, tmp_path / "there", items=(Item(gone, 5), *items(run))) == [Absent(gone), Finished()]
+def test_a_file_that_was_removed_here_keeps_its_writer_back(run, tmp_path):
+    """No later file of its writer is brought, and those of others are; the next scan knows what there is."""
+    gone = ONE.replace("1000000001", "1000000000")
+    told = copied(run, tmp_path / "there", way=RENAME, items=(Item(gone, 5), *items(run)))
+    assert told == [Absent(gone), Arrived(*arguments(items(run)[1])), Finished()]
+
+
+def arguments(item: Item) -> tuple[str, int]:
+    """Path and length."""
+    return item.path, item.length
+
+
+def test_a_file_that_cannot_be_read_here_keeps_no_other_back(run, to):
+    """It is told with its path, and neither the logdir nor the other writer is at fault."""
+    os.unlink(os.path.join(run.path, ONE))
+    os.mkdir(os.path.join(run.path, ONE))
+    told = copied(run, to, items=(*items(run)[:1], Item(LATER, 3), *items(run)[1:]))
+    told = [message for message in told if not isinstance(message, CopyWay)]
+    assert told[0] == Arrived(*arguments(items(run)[1]))
+    assert told[1].path == ONE
+    assert told[1].reason.startswith("it cannot be read here: ")
+    assert told[2:] == [Finished()]
+    with pytest.raises(FileNotFoundError):
+        content(to, LATER)
+
+
+def refusing(monkeypatch, number: int, path: str) -> None:
+    """Let the logdir refuse to make one file."""
+    opened = os.open
+
+    def refuse(name, flags, *arguments, **more):
+        if flags & os.O_CREAT and str(name) == path:
+            raise OSError(number, os.strerror(number))
+        return opened(name, flags, *arguments, **more)
+
+    monkeypatch.setattr(posix.os, "open", refuse)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ENAMETOOLONG, errno.EFBIG, errno.ENOSPC])
+def test_a_file_that_the_logdir_refuses_keeps_no_other_back(run, tmp_path, monkeypatch, number):
+    """The others are written, and the copy has not failed."""
+    refusing(monkeypatch, number, ONE)
+    told = copied(run, tmp_path / "there", way=IN_PLACE)
+    assert told == [Arrived(*arguments(items(run)[1])), Withheld(ONE, os.strerror(number)), Finished()]
+
+
+def test_an_error_that_may_pass_fails_the_copy_after_the_others_are_there(run, tmp_path, monkeypatch):
+    """EIO is tried again soon, with all pauses of the logdir."""
+    refusing(monkeypatch, errno.EIO, ONE)
+    told = copied(run, tmp_path / "there", way=IN_PLACE)
+    reason = os.strerror(errno.EIO)
+    assert told == [Arrived(*arguments(items(run)[1])), Failure(reason, is_refused=False, is_of_files=True)]
+
+
+@pytest.mark.parametrize("number", [errno.ENOTCONN, errno.ESTALE])
+def test_a_dead_mount_ends_the_copy_with_what_helps(run, tmp_path, monkeypatch, number):
+    """No other file is tried: each would take its time."""
+    refusing(monkeypatch, number, ONE)
+    (told,) = copied(run, tmp_path / "there", way=IN_PLACE)
+    assert (told.is_gone, told.is_refused) == (True, False)
+    assert told.reason.endswith("mount it again")
+    assert os.strerror(number) in told.reason
+
+
+def test_nothing_is_made_where_the_mount_of_the_run_is_not(run, tmp_path):
+    """An empty directory on the local disk is no logdir."""
+    wanted = Mount(str(tmp_path), "fuse.gcsfuse", "bucket")
+    for only_compare in (False, True):
+        (told,) = copied(run, tmp_path / "mount" / "exp1", mount=wanted, only_compare=only_compare)
+        assert (told.is_gone, told.is_refused) == (True, False)
+        assert told.reason == f"gcsfuse (bucket) at {tmp_path} is not mounted; mount it again"
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mountinfo is Linux's")
+def test_a_directory_on_the_mount_of_the_run_is_a_logdir(run, tmp_path):
+    """Also if the logdir has to be made, and if the device of a disk has another name since the last boot."""
+    mount = find_mount(str(tmp_path))
+    assert copied(run, tmp_path / "a" / "exp1", mount=mount)[-1] == Finished()
+    if mount.is_local:
+        other = dataclasses.replace(mount, source="/dev/other")
+        assert copied(run, tmp_path / "b" / "exp1", mount=other)[-1] == Finished()
+
+
+def test_a_logdir_that_is_replaced_in_the_middle_is_not_written_to(run, tmp_path):
+    """It is opened once: what stands at its path later is another directory."""
+    to = tmp_path / "there"
+    to.mkdir()
+    target = posix.PosixTarget(str(to), MARK, RENAME)
+    first, second = (CopySource(run, item) for item in items(run))
+    target.put(first)
+    to.rename(tmp_path / "moved")
+    to.mkdir()
+    target.put(second)
+    assert target.length(second.path) == second.length
+    assert list(to.iterdir()) == []

@@ -274,6 +274,9 @@ def test_a_repository_that_took_something_is_not_created_again(run_dir):
     assert hub.created == 1
 
 
+PAGE = "http://127.0.0.1:9/me/run"
+
+
 def test_nothing_is_sent_to_a_public_repository_that_should_be_private(run_dir):
     """At the start; a change later, and what cannot be known, is a notice."""
     hub = HubOfRun(None, private=False)
@@ -283,12 +286,12 @@ def test_nothing_is_sent_to_a_public_repository_that_should_be_private(run_dir):
     assert (hub.commits_sent, len(notices)) == (0, 1)
     verdict, notices = carried(run_dir, HubOfRun(None), private=True)
     assert isinstance(verdict, Done)
-    assert notices == [f"{job(run_dir).destination}: the Hub does not say whether it is private"]
+    assert notices == [f"{PAGE}: the Hub does not say whether it is private"]
     known = {"a.tfevents": Sent(3, remote(b"abc").sha256)}
     later = HubOfRun(remote(b"abc"), private=False)
     verdict, notices = carried(run_dir, later, private=True, known=known, was_private=True)
     assert (type(verdict), verdict.private, later.commits_sent) == (Done, False, 1)
-    assert notices == [f"{job(run_dir).destination} is PUBLIC: everybody can read it now"]
+    assert notices == [f"{PAGE} is PUBLIC: everybody can read it now"]
     assert carried(run_dir, later, known=known, was_private=False)[1] == []
 
 

@@ -47,7 +47,7 @@ def test_a_push_without_a_server_says_so(run_dir):
     process = handle.PushHandle(job(run_dir), 300.0)
     verdict = wait_for(lambda: process.listen()[1], "the end")
     assert isinstance(verdict, Retry)
-    assert "refused" in verdict.reason
+    assert "cannot be reached" in verdict.reason
 
 
 def test_a_push_dies_with_its_uploader(run_dir):

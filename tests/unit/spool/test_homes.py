@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pickle
 import stat
+import time
 
 import pytest
 
 from hf_mpwriter import SummaryWriter
 from hf_mpwriter.base.errors import LogdirError, SettingsError
-from hf_mpwriter.base.home import Way, staged_name
+from hf_mpwriter.base.home import Way, staged_name, staging_root
 from hf_mpwriter.cli.destination import path_of_run
-from hf_mpwriter.spool.homes import find, spool_of
+from hf_mpwriter.spool import homes
+from hf_mpwriter.spool.homes import abilities_at, find, spool_of
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.staging import probed
+from hf_mpwriter.spool.staging.probed import recall, remember
+from hf_mpwriter.spool.staging.record import MirrorRecord
+from hf_mpwriter.system.filesystem.mounts import Mount, find_mount
+from hf_mpwriter.system.filesystem.probe import Abilities
 
 
 @pytest.fixture
@@ -102,3 +111,125 @@ def test_a_staging_directory_of_another_kind_is_not_used(tmp_path, monkeypatch):
     good.chmod(0o777)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     assert find("s3://bucket/two").run_dir.startswith(f"{tmp_path}/state/hf_mpwriter-")
+
+
+GCSFUSE = Mount("/mnt/bucket", "fuse.gcsfuse", "bucket")
+
+
+@pytest.fixture
+def disk(tmp_path, monkeypatch):
+    """A directory in which runs are staged, although none is named."""
+    (tmp_path / "disk").mkdir()
+    monkeypatch.delenv("HF_MPWRITER_STAGING", raising=False)
+    monkeypatch.setenv("SLURM_TMPDIR", str(tmp_path / "disk"))
+    return tmp_path / "disk"
+
+
+def staged_for(logdir, mount: Mount, disk) -> str:
+    """A run that an earlier start has staged for a mount; its run directory."""
+    root = disk / staging_root(os.geteuid())
+    root.mkdir(mode=0o700, exist_ok=True)
+    run_dir = root / staged_name(os.path.realpath(logdir))
+    spool = Spool(str(run_dir))
+    spool.create()
+    MirrorRecord(str(logdir), 1.0, mount).publish(spool)
+    spool.release()
+    return str(run_dir)
+
+
+def test_a_run_stays_staged_while_its_mount_is_not_there(tmp_path, disk, monkeypatch):
+    """The empty directory on the local disk is no logdir; `never` overrides that, and no other run is meant."""
+    logdir = tmp_path / "bucket" / "exp1"
+    run_dir = staged_for(logdir, dataclasses.replace(GCSFUSE, point=str(tmp_path / "bucket")), disk)
+    home = find(str(logdir))
+    assert (home.way, home.run_dir, home.logdir) == (Way.STAGED, run_dir, str(logdir))
+    assert home.why == f"gcsfuse (bucket) at {tmp_path / 'bucket'} is not mounted, or does not answer; mount it again"
+    assert find(str(tmp_path / "bucket" / "exp2")).way is Way.DIRECT
+    assert not logdir.parent.exists()
+    monkeypatch.setenv("HF_MPWRITER_STAGING", "never")
+    assert find(str(logdir)).way is Way.DIRECT
+
+
+def test_what_is_mounted_in_place_of_the_mount_or_over_it_is_taken(tmp_path, disk):
+    """A run that was staged on the mount where the logdir is now, or below it, is kept as that asks."""
+    here = find_mount(str(tmp_path))
+    for number, point in enumerate((here.point, "/")):
+        staged_for(tmp_path / f"exp{number}", dataclasses.replace(GCSFUSE, point=point), disk)
+        assert find(str(tmp_path / f"exp{number}")).way is Way.DIRECT
+
+
+def test_a_staging_directory_that_others_may_enter_is_not_believed(tmp_path, disk):
+    """Else a stranger would choose where a run is written."""
+    logdir = tmp_path / "bucket" / "exp1"
+    staged_for(logdir, dataclasses.replace(GCSFUSE, point=str(tmp_path / "bucket")), disk)
+    (disk / staging_root(os.geteuid())).chmod(0o755)
+    assert find(str(logdir)).way is Way.DIRECT
+
+
+NO_APPEND = Abilities(append=False)
+
+
+def test_an_answer_is_remembered_for_a_day_per_mount_and_device(tmp_path, monkeypatch):
+    """And counts only if it decides what is asked."""
+    assert recall(str(tmp_path), GCSFUSE, 7, ["append"]) is None
+    tmp_path.chmod(0o700)
+    remember(str(tmp_path), GCSFUSE, 7, NO_APPEND)
+    assert recall(str(tmp_path), GCSFUSE, 7, ["append", "lock"]) == NO_APPEND
+    assert recall(str(tmp_path), GCSFUSE, 7, ["lock", "append"]) is None
+    assert recall(str(tmp_path), GCSFUSE, 8, ["append"]) is None
+    for other in ("point", "fstype", "source"):
+        assert recall(str(tmp_path), dataclasses.replace(GCSFUSE, **{other: "x"}), 7, ["append"]) is None
+    now = time.time()
+    monkeypatch.setattr(probed.time, "time", lambda: now + 23 * 3600)
+    assert recall(str(tmp_path), GCSFUSE, 7, ["append"]) == NO_APPEND
+    monkeypatch.setattr(probed.time, "time", lambda: now + probed.KEPT + 60)
+    assert recall(str(tmp_path), GCSFUSE, 7, ["append"]) is None
+
+
+@pytest.mark.parametrize("mode", [0o750, 0o705])
+def test_an_answer_in_a_directory_that_others_may_enter_is_not_believed(tmp_path, mode):
+    """Nor written there."""
+    tmp_path.chmod(0o700)
+    remember(str(tmp_path), GCSFUSE, 7, NO_APPEND)
+    tmp_path.chmod(mode)
+    assert recall(str(tmp_path), GCSFUSE, 7, ["append"]) is None
+    with pytest.raises(PermissionError):
+        remember(str(tmp_path), GCSFUSE, 7, NO_APPEND)
+
+
+def test_an_answer_of_another_owner_is_not_believed(tmp_path, monkeypatch):
+    """As a stranger may make a directory of that name in /tmp."""
+    tmp_path.chmod(0o700)
+    remember(str(tmp_path), GCSFUSE, 7, NO_APPEND)
+    monkeypatch.setattr(probed.os, "geteuid", lambda: os.getuid() + 1)
+    assert recall(str(tmp_path), GCSFUSE, 7, ["append"]) is None
+
+
+def test_an_unknown_filesystem_is_asked_once(tmp_path, disk, monkeypatch):
+    """A second process reads what the first one found; another filesystem at the path is asked."""
+    mystery, asked = Mount("/m", "fuse.mystery", "x"), []
+
+    def probe(directory, needed):
+        asked.append(directory)
+        return NO_APPEND
+
+    monkeypatch.setattr(homes, "probe", probe)
+    monkeypatch.setattr(homes, "_probed", {})
+    assert abilities_at(str(tmp_path / "exp1"), mystery, [str(disk)]) == NO_APPEND
+    homes._probed.clear()  # as in another process
+    assert abilities_at(str(tmp_path / "exp1"), mystery, [str(disk)]) == NO_APPEND
+    assert asked == [str(tmp_path)]
+    homes._probed.clear()
+    abilities_at(str(tmp_path / "exp1"), dataclasses.replace(mystery, source="y"), [str(disk)])
+    assert len(asked) == 2
+
+
+def test_an_answer_that_decides_nothing_is_not_remembered(tmp_path, disk, monkeypatch):
+    """The disk was full: the next process asks again."""
+    asked = []
+    monkeypatch.setattr(homes, "probe", lambda *_: asked.append(1) or Abilities(append=True))
+    monkeypatch.setattr(homes, "_probed", {})
+    for _ in range(2):
+        abilities_at(str(tmp_path), Mount("/m", "fuse.mystery", "x"), [str(disk)])
+        homes._probed.clear()
+    assert asked == [1, 1]

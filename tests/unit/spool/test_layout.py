@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 import json
 import os
+import signal
 
 import pytest
 from forks import KILLED, fork, in_child, reap
@@ -265,15 +266,75 @@ def test_of_64_racers_any_may_be_killed_while_it_publishes(place, step):
 
 
 def test_a_publisher_that_is_frozen_holds_up_no_other(place, monkeypatch):
-    """Its lock is waited for with a limit: what it would write, the next one writes."""
+    """Its lock is waited for once, with a limit: what it would write, the next one writes without it."""
     place.create()
+    os.unlink(os.path.join(place.root, "FORMAT"))
+    pauses = []
     monkeypatch.setattr(locks, "PATIENCE", 0.1)
     held = fork(lambda: locks.try_exclusive(place.directory / locks.CREATION_LOCK) and os.kill(os.getpid(), 19))
     os.waitpid(held, os.WUNTRACED)
+    place.create()
+    monkeypatch.setattr(locks.time, "sleep", pauses.append)
     place.record_destination(HERE)
-    assert place.destination() == HERE
+    assert (place.destination(), pauses) == (HERE, [])
     os.kill(held, 9)
     reap(held)
+    assert locks.publish(place.directory / "other", b"x", "w"), "a lock that is free is taken again"
+    assert not locks._frozen
+
+
+def frozen(place, step: str) -> int:
+    """A process that records another destination and is stopped before a step."""
+
+    def stop(name: str) -> None:
+        if name == f"spool.run.{step}":
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    def record() -> None:
+        failpoints.reach = stop
+        try:
+            place.record_destination(dataclasses.replace(HERE, repo_id="me/frozen"))
+        except DestinationError:
+            os._exit(10)
+
+    pid = fork(record)
+    os.waitpid(pid, os.WUNTRACED)
+    return pid
+
+
+@pytest.mark.parametrize("step", ["open", "write", "fsync"])
+def test_who_was_frozen_while_it_published_does_not_overwrite_the_next_one(place, monkeypatch, step):
+    """It looks again before it renames, and is told of the other destination."""
+    place.create()
+    monkeypatch.setattr(locks, "PATIENCE", 0.1)
+    pid = frozen(place, step)
+    place.record_destination(HERE)
+    os.kill(pid, signal.SIGCONT)
+    assert reap(pid) == 10
+    assert place.destination() == HERE
+    assert [name for name in os.listdir(place.root) if name.endswith(".tmp")] == []
+
+
+def test_who_was_frozen_at_the_rename_is_noticed_by_the_next_comparison(place, monkeypatch):
+    """One destination is there, whole; who wanted the other one is told when it starts again."""
+    place.create()
+    monkeypatch.setattr(locks, "PATIENCE", 0.1)
+    pid = frozen(place, "rename")
+    place.record_destination(HERE)
+    os.kill(pid, signal.SIGCONT)
+    assert reap(pid) == 0
+    assert place.destination().repo_id == "me/frozen"
+    with pytest.raises(DestinationError):
+        place.record_destination(HERE)
+
+
+def test_what_is_recorded_is_read_once_at_a_restart(place, monkeypatch):
+    """No lock is taken for what is there: a mount with slow calls pays for each."""
+    place.create()
+    place.record_destination(HERE)
+    monkeypatch.setattr(locks, "publish_missing", None)
+    place.create()
+    place.record_destination(HERE)
 
 
 def test_unfinished_means_a_destination_and_a_member_file(place):

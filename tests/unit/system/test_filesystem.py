@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import sys
 import threading
@@ -10,8 +11,10 @@ import time
 
 import pytest
 
-from hf_mpwriter.base.home import Way, choose
-from hf_mpwriter.system.filesystem.mounts import Mount, find_mount, mount_of
+from hf_mpwriter.base.home import Way, choose, needed
+from hf_mpwriter.system.directory import Place
+from hf_mpwriter.system.filesystem import probe as probe_module
+from hf_mpwriter.system.filesystem.mounts import Mount, find_mount, mount_of, mount_of_descriptor
 from hf_mpwriter.system.filesystem.probe import REMAINS, Abilities, probe
 
 TABLE = r"""22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/root rw
@@ -113,7 +116,7 @@ def test_the_way_follows_from_mount_and_abilities(mount, abilities, staging, way
 
 def test_a_local_disk_can_do_everything(tmp_path):
     """And the probe leaves nothing."""
-    found = probe(str(tmp_path), lambda path: os.path.getsize(path) == 1)
+    found = probe(str(tmp_path), elsewhere=lambda path: os.path.getsize(path) == 1)
     assert found == ALL
     assert list(tmp_path.iterdir()) == []
 
@@ -153,3 +156,89 @@ def test_where_nothing_can_be_made_nothing_is_told(tmp_path):
         probe(str(tmp_path / "file"))
     with pytest.raises(FileNotFoundError):
         probe(str(tmp_path / "missing"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mountinfo is Linux's")
+def test_the_mount_of_a_descriptor_is_that_of_its_path(tmp_path):
+    """Whatever becomes of the path later."""
+    for path in ("/proc", str(tmp_path)):
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        assert mount_of_descriptor(fd) == find_mount(path)
+        os.close(fd)
+    assert mount_of_descriptor(fd) is None
+
+
+@pytest.mark.parametrize(
+    ("other", "is_again"),
+    [
+        (Mount("/m", "fuse.gcsfuse", "bucket"), True),
+        (Mount("/m", "fuse.gcsfuse", "other"), False),
+        (Mount("/m", "fuse.s3fs", "bucket"), False),
+        (Mount("/n", "fuse.gcsfuse", "bucket"), False),
+        (Mount("/m", "ext4", "/dev/sda"), False),
+    ],
+)
+def test_a_mount_is_there_again_if_point_type_and_source_are(other, is_again):
+    """Of a local disk only the point and that it is one: devices are numbered anew at each boot."""
+    assert GCSFUSE.is_again(other) is is_again
+    assert Mount("/m", "ext4", "/dev/sda").is_again(Mount("/m", "ext4", "/dev/sdb"))
+
+
+def tried(directory, monkeypatch, *needed: str, **faults: list) -> tuple[list[str], Abilities]:
+    """The steps of a probe in which these calls of its own raise in turn, and what it has found."""
+    steps = []
+    for name in (field.name for field in dataclasses.fields(Abilities)):
+        real, errors = getattr(probe_module._Trial, f"_{name}"), faults.get(name, [])
+
+        def step(trial, name=name, real=real, errors=errors):
+            steps.append(name)
+            if errors:
+                raise OSError(errors.pop(0), "fault")
+            return real(trial)
+
+        monkeypatch.setattr(probe_module._Trial, f"_{name}", step)
+    return steps, probe(str(directory), needed)
+
+
+def test_a_probe_ends_when_it_has_decided(tmp_path, monkeypatch):
+    """The first ability that is missing decides; what comes behind it leaves files and takes time."""
+    steps, found = tried(tmp_path, monkeypatch, "append", "read_open", "lock", read_open=[errno.EPERM])
+    assert steps == ["append", "read_open"]
+    assert found == Abilities(append=True, read_open=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
+def test_a_probe_is_repeated_after_an_error_of_the_moment(tmp_path, monkeypatch, number):
+    """Once: what comes again is the answer."""
+    steps, found = tried(tmp_path, monkeypatch, "append", "lock", append=[number])
+    assert steps[-2:] == ["append", "lock"]
+    assert found == Abilities(append=True, lock=True)
+    monkeypatch.undo()
+    steps, found = tried(tmp_path, monkeypatch, "append", append=[number, number])
+    assert steps == ["append", "append"]
+    assert found.append is (False if number == errno.EIO else None)
+
+
+def test_where_the_first_file_fails_for_a_moment_the_probe_is_repeated(tmp_path, monkeypatch):
+    """An error while the file is made is no answer either."""
+    make, failed = Place.open, []
+
+    def fail_once(place, flags, mode=0o600):
+        if flags & os.O_APPEND and not failed:
+            failed.append(place)
+            raise OSError(errno.EIO, "fault")
+        return make(place, flags, mode)
+
+    monkeypatch.setattr(Place, "open", fail_once)
+    assert probe(str(tmp_path), ("append",)).append is True
+    assert failed
+
+
+@pytest.mark.parametrize(("mount", "has_link"), [(MYSTERY, True), (SSHFS, False), (NFS, False), (None, False)])
+def test_what_is_needed_is_tried_in_the_order_in_which_it_decides(mount, has_link):
+    """What stages a run comes first; of links only where an object store may be behind it."""
+    ways = [choose(mount, without(name), "")[0] for name in needed(mount)]
+    assert ways == sorted(ways, key=[Way.STAGED, Way.LOCAL_SPOOL].index)
+    assert Way.DIRECT not in ways
+    assert ("link" in needed(mount)) is has_link

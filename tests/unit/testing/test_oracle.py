@@ -12,10 +12,12 @@ import pytest
 from forks import in_child
 from support import event_file
 
+from hf_mpwriter import SummaryWriter
 from hf_mpwriter.events import framing
 from hf_mpwriter.system.directory import Directory
 from hf_mpwriter.testing import Journal, check, oracle, read_journals
-from hf_mpwriter.testing.journal import Returned
+from hf_mpwriter.testing.journal import Returned, journals, read_journal, rewrite
+from hf_mpwriter.writer.steps.encoder import StepEncoder
 
 PATH = "events.out.tfevents.0000000001.h.1.aa"
 RANK = "rank_00001/events.out.tfevents.0000000001.h.2.bb"
@@ -255,3 +257,47 @@ def test_files_of_other_machines_are_no_problem_unless_they_shrink(run):
     assert found(trees[1], {PATH: run.data, RANK: longer}) == [f"{gone}: vanished from the Hub"]
     assert "is not the beginning of the local file" in found({**trees[0], RANK: run.data})[0]
     assert len(found({gone: run.data, PATH: run.data})) == 1, "it was pulled, and is not there any more"
+
+
+STEP = ("acc", "loss")
+
+
+def step_file(path, *records: tuple[int, tuple[str, ...]]) -> bytes:
+    """Write an event file of such steps and tags; return its content."""
+    encoded = [StepEncoder(tags).record(1.0, step, [0.5] * len(tags)) for step, tags in records]
+    data = framing.frame(framing.version_event(1.0)) + b"".join(encoded)
+    path.write_bytes(data)
+    return data
+
+
+def test_a_step_that_is_not_in_one_record_is_found(tmp_path):
+    """In two records, or partly there; one that is wholly lost is another problem."""
+    data = step_file(tmp_path / PATH, (1, STEP), (2, STEP[:1]), (2, STEP[1:]), (3, STEP[:1]), (5, STEP[:1]))
+    notes = [Returned(7, PATH, tag, step, together=STEP) for step in (1, 2, 3, 4) for tag in STEP]
+    report = check(str(tmp_path), FakeHub({PATH: data}), notes)
+    assert (report.split, report.lost, report.returned) == (2, 3, 8)
+    assert "2 steps are not in one record each" in report.problems
+    whole = [note for note in notes if note.step == 1]
+    assert check(str(tmp_path), FakeHub({PATH: data}), whole).problems == []
+
+
+def test_a_journal_says_which_values_a_step_had(tmp_path):
+    """Each of them returned; a journal that is written anew says the same."""
+    with SummaryWriter(tmp_path / "run") as writer:
+        journal = Journal(str(tmp_path / "journal"))
+        writer.log({"loss": 0.5, "acc": 1}, 3)
+        journal.note_step(writer, STEP, 3)
+        writer.add_scalar("loss", 0.5, 4)
+        journal.note(writer, "loss", 4)
+        journal.flushed()
+        place = writer.file_writer.event_writer.file.place.name
+    (path,) = journals(str(tmp_path / "journal"))
+    notes = read_journal(path)
+    assert [(note.tag, note.step, note.together, note.flushed) for note in notes] == [
+        ("acc", 3, STEP, True),
+        ("loss", 3, STEP, True),
+        ("loss", 4, (), True),
+    ]
+    assert {note.path for note in notes} == {place}
+    rewrite(path, notes)
+    assert read_journal(path) == notes

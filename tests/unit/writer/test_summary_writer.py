@@ -335,3 +335,19 @@ writer.add_scalar("a", 3.0, 1)
     assert values(tmp_path) == [("a", 0, 0.0), ("a", 1, 3.0)]
     assert values(tmp_path / "Reader-1") == [("a", step, 1.0) for step in range(100)]
     assert values(tmp_path / "proc_00001") == [("a", 7, 2.0)]
+
+
+def test_a_writer_tells_its_run_and_where_it_goes(tmp_path, monkeypatch):
+    """Without asking the Hub or reading a file for its `repr`; a local one has no page."""
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    link = "http://127.0.0.1:9/me/run/tree/main/tensorboard/exp1"
+    with SummaryWriter(tmp_path / "local") as local:
+        assert (local.url, repr(local)) == (None, f"<SummaryWriter of {tmp_path / 'local'} to this machine only>")
+    writer = HFSummaryWriter("me/run", logdir=str(tmp_path / "exp1"))
+    assert (writer.url, repr(writer)) == (link, f"<HFSummaryWriter of {tmp_path / 'exp1'} to {link}>")
+    monkeypatch.setenv("HF_MPWRITER_DISABLED", "1")
+    disabled = HFSummaryWriter("me/run", logdir=str(tmp_path / "off"))
+    assert (disabled.url, "this machine only" in repr(disabled)) == (None, True)
+    assert "SummaryWriter of None" in repr(SummaryWriter.__new__(SummaryWriter)), (
+        "an exception has left its constructor"
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 import time
 from collections.abc import Callable
 
@@ -15,6 +16,7 @@ from hf_mpwriter.spool.staging.record import MirrorRecord
 from hf_mpwriter.spool.staging.restoration import Restoration, restore_lock
 from hf_mpwriter.spool.workers.members import MemberFile
 from hf_mpwriter.system import locks
+from hf_mpwriter.system.filesystem.mounts import Mount, find_mount
 from hf_mpwriter.system.process import Process
 from hf_mpwriter.worker.staging import restoring
 
@@ -54,8 +56,43 @@ def test_the_first_member_of_an_attempt_asks_and_the_others_do_not(staged, asked
         with restoring.prepared(staged, is_joined=False) as known:
             assert known == restoring.Staged(1000.0, last)
         member.leave()
-    assert MirrorRecord.read(staged) == MirrorRecord(staged.logdir, 1000.0)
+    assert MirrorRecord.read(staged) == MirrorRecord(staged.logdir, 1000.0, find_mount(staged.logdir))
     assert asked == []
+
+
+def recorded_mount(staged, recorded: Mount) -> Mount | None:
+    """The mount of the record after a start, where it was another one before."""
+    MirrorRecord(staged.logdir, 1000.0, recorded).publish(staged)
+    with restoring.prepared(staged, is_joined=False):
+        return MirrorRecord.read(staged).mount
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mountinfo is Linux's")
+def test_a_start_takes_what_is_mounted_in_place_of_the_mount(staged, asked, caplog):
+    """And says so: the user has mounted it, and has started training there."""
+    asked += [Restoration(is_over=True)]
+    here = find_mount(staged.logdir)
+    assert recorded_mount(staged, Mount(here.point, "fuse.gcsfuse", "bucket")) == here
+    assert f"it was on gcsfuse (bucket) at {here.point}, and is on {here} now" in caplog.text
+
+
+def test_a_start_without_the_mount_keeps_it_in_mind(staged, asked, caplog, tmp_path):
+    """What the mount has left is not taken for it."""
+    asked += [Restoration(is_over=True)]
+    gone = Mount(str(tmp_path / "mount"), "fuse.gcsfuse", "bucket")
+    assert recorded_mount(staged, gone) == gone
+    assert "goes on there" not in caplog.text
+
+
+def test_a_record_that_was_lost_is_written_without_a_look_at_the_logdir(staged, asked, monkeypatch):
+    """While training goes on the mount may hang."""
+    asked += [Restoration(is_over=True)]
+    with restoring.prepared(staged, is_joined=False):
+        before = MirrorRecord.read(staged)
+    os.unlink(str(MirrorRecord.place(staged)))
+    monkeypatch.setattr(restoring, "find_mount", None)
+    restoring.publish_record(staged, before.made_at)
+    assert MirrorRecord.read(staged) == before
 
 
 def test_a_failure_is_told_and_not_repeated_at_once(staged, asked, caplog):

@@ -1,0 +1,138 @@
+"""The pages: one function each, from a request to HTML."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any
+
+from hf_mpwriter.localhub.boards.checkout import is_event_file
+from hf_mpwriter.localhub.errors import BadRequest, EntryNotFound
+from hf_mpwriter.localhub.pages.card import to_html
+from hf_mpwriter.localhub.pages.html import html
+from hf_mpwriter.localhub.pages.links import Links
+from hf_mpwriter.localhub.pages.listing import differences, listing
+from hf_mpwriter.localhub.storage.store import MAIN
+
+if TYPE_CHECKING:
+    from starlette.responses import Response
+
+    from hf_mpwriter.localhub.endpoints.routing import Call
+    from hf_mpwriter.localhub.storage.store import Commit
+
+CARD = "README.md"
+LONGEST_TEXT = 1 << 19  # bytes of a file that is shown
+COMMITS_PER_PAGE = 50
+PICTURES = (".gif", ".jpeg", ".jpg", ".png", ".webp")  # no SVG, which may hold scripts
+
+
+def home(call: Call) -> Response:
+    """GET /: all repositories."""
+    repos = [(repo, Links(repo.type, repo.id)) for repo in call.hub.store.repos()]
+    return html("home.html", repos=repos, endpoint=call.endpoint)
+
+
+def frame(call: Call, tab: str, revision: str = MAIN) -> dict[str, Any]:
+    """Return what all pages of a repository show: its name, its tabs, a commit.
+
+    Args:
+        call: The request.
+        tab: The tab that is open.
+        revision: A branch or a commit.
+
+    Raises:
+        Refusal: if there is no such repository or revision.
+    """
+    repo = call.hub.store.repo_info(*call.repo)
+    head = call.hub.store.commit(*call.repo, revision)
+    return {
+        "repo": repo,
+        "links": Links(*call.repo),
+        "tab": tab,
+        "revision": revision,
+        "head": head,
+        "has_metrics": shows_metrics(call),
+    }
+
+
+def shows_metrics(call: Call) -> bool:
+    """Return whether a repository has the tab: the real Hub shows it for models with event files."""
+    return call.repo[0] == "model" and any(map(is_event_file, call.hub.store.tree(*call.repo)))
+
+
+def card(call: Call) -> Response:
+    """GET [/Ts]/{id}: the model card."""
+    values = frame(call, "card")
+    store, head = call.hub.store, values["head"]
+    content = None
+    if CARD in head.tree:
+        text = store.read_blob(*call.repo, CARD, head.oid).decode("utf-8", "replace")
+        content = to_html(text, values["links"], MAIN)
+    return html("card.html", content=content, **values)
+
+
+def tree(call: Call) -> Response:
+    """GET [/Ts]/{id}/tree/{rev}[/{path}]: a folder."""
+    revision, folder = call.params["rev"], call.params.get("path", "").strip("/")
+    values = frame(call, "files", revision)
+    entries = listing(values["head"].tree, folder, call.hub.store.history(*call.repo, revision))
+    if folder and not entries:
+        raise EntryNotFound(f"{folder} does not exist in {call.repo[1]} at {revision}")
+    return html("tree.html", entries=entries, crumbs=_crumbs(values["links"], revision, folder), **values)
+
+
+def _crumbs(links: Links, revision: str, path: str) -> list[tuple[str, str]]:
+    """Return the folders above a folder, and itself: name and address."""
+    parts = path.split("/") if path else []
+    paths = itertools.accumulate(parts, lambda above, name: f"{above}/{name}")
+    return [(name, links.tree(revision, above)) for name, above in zip(parts, paths, strict=True)]
+
+
+def blob(call: Call) -> Response:
+    """GET [/Ts]/{id}/blob/{rev}/{path}: one file."""
+    revision, path = call.params["rev"], call.params["path"]
+    values = frame(call, "files", revision)
+    head: Commit = values["head"]
+    entry = call.hub.store.entry(*call.repo, path, head.oid)
+    is_picture = path.lower().endswith(PICTURES)
+    text = None
+    if not is_picture and entry.size <= LONGEST_TEXT:
+        text = _text(call.hub.store.read_blob(*call.repo, path, head.oid))
+    folder, _, name = path.rpartition("/")
+    crumbs = [*_crumbs(values["links"], revision, folder), (name, values["links"].blob(revision, path))]
+    content = values["links"].resolve(head.oid, path)
+    shown = {"text": text, "is_picture": is_picture, "is_large": entry.size > LONGEST_TEXT, "content": content}
+    return html("blob.html", path=path, entry=entry, crumbs=crumbs, **shown, **values)
+
+
+def _text(data: bytes) -> str | None:
+    """Return the content of a text file, None for a binary one."""
+    try:
+        return None if b"\0" in data else data.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def commits(call: Call) -> Response:
+    """GET [/Ts]/{id}/commits/{rev}: the history, page by page."""
+    revision, page = call.params["rev"], call.arg("p", "0")
+    if not (page.isascii() and page.isdecimal() and len(page) < 10):
+        raise BadRequest(f"Invalid page: {page!r}")
+    first = int(page) * COMMITS_PER_PAGE
+    values = frame(call, "files", revision)
+    history = call.hub.store.history(*call.repo, revision)
+    shown = list(itertools.islice(history, first, first + COMMITS_PER_PAGE + 1))
+    return html(
+        "commits.html",
+        commits=shown[:COMMITS_PER_PAGE],
+        page=int(page),
+        has_more=len(shown) > COMMITS_PER_PAGE,
+        **values,
+    )
+
+
+def commit(call: Call) -> Response:
+    """GET [/Ts]/{id}/commit/{oid}: what a commit changed."""
+    values = frame(call, "files", call.params["rev"])
+    head: Commit = values["head"]
+    parent = call.hub.store.commit(*call.repo, head.parent) if head.parent else None
+    return html("commit.html", changes=differences(head, parent), **values)

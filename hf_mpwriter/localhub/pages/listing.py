@@ -1,0 +1,105 @@
+"""A folder of a commit, each entry with the commit that changed it last, and what a commit changed."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from hf_mpwriter.localhub.storage.store import Commit, TreeEntry
+
+DEEPEST = 200  # commits that a page reads to find who changed an entry; older changes are shown without a commit
+
+
+@dataclass(frozen=True)
+class FolderEntry:
+    """An entry of a folder.
+
+    Attributes:
+        name: In the folder.
+        path: In the repository.
+        is_folder: Whether it is a folder.
+        size: Bytes; of all files of a folder.
+        lfs: Whether a file is stored as LFS.
+        commit: The commit that changed it last; None if it is older than DEEPEST commits.
+    """
+
+    name: str
+    path: str
+    is_folder: bool
+    size: int
+    lfs: bool
+    commit: Commit | None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A file that a commit changed, with its sizes before and after; None where it was not."""
+
+    path: str
+    before: int | None
+    after: int | None
+
+
+def listing(tree: Mapping[str, TreeEntry], folder: str, history: Iterable[Commit]) -> list[FolderEntry]:
+    """Return the entries of a folder, folders first.
+
+    Args:
+        tree: The files of the commit.
+        folder: Path of the folder, "" for all.
+        history: The commits, newest first.
+    """
+    prefix = f"{folder}/" if folder else ""
+    inside = {path: entry for path, entry in tree.items() if path.startswith(prefix)}
+    names: dict[str, list[str]] = {}
+    for path in inside:
+        names.setdefault(path.removeprefix(prefix).split("/")[0], []).append(path)
+    last = _last_commits({prefix + name for name in names}, itertools.islice(history, DEEPEST))
+    entries = [
+        FolderEntry(
+            name=name,
+            path=prefix + name,
+            is_folder=paths != [prefix + name],
+            size=sum(inside[path].size for path in paths),
+            lfs=any(inside[path].lfs for path in paths),
+            commit=last.get(prefix + name),
+        )
+        for name, paths in names.items()
+    ]
+    return sorted(entries, key=lambda entry: (not entry.is_folder, entry.name))
+
+
+def _last_commits(paths: set[str], history: Iterator[Commit]) -> dict[str, Commit]:
+    """Return the commit that changed each path last."""
+    found: dict[str, Commit] = {}
+    newer: Commit | None = None
+    for commit in history:
+        if newer:
+            changed = {path for path in paths - found.keys() if _part(newer, path) != _part(commit, path)}
+            found |= dict.fromkeys(changed, newer)
+        if found.keys() == paths:
+            return found
+        newer = commit
+    if newer and newer.parent is None:
+        found |= dict.fromkeys(paths - found.keys(), newer)
+    return found
+
+
+def _part(commit: Commit, path: str) -> list[tuple[str, str]]:
+    """Return the content of a file or folder at a commit, for comparison."""
+    inside = path + "/"
+    return [(name, entry.oid) for name, entry in commit.tree.items() if name == path or name.startswith(inside)]
+
+
+def differences(commit: Commit, parent: Commit | None) -> list[Difference]:
+    """Return what a commit changed, by path."""
+    before: Mapping[str, TreeEntry] = parent.tree if parent else {}
+    changed = [path for path in {**before, **commit.tree} if before.get(path) != commit.tree.get(path)]
+    return [Difference(path, _size(before, path), _size(commit.tree, path)) for path in sorted(changed)]
+
+
+def _size(tree: Mapping[str, TreeEntry], path: str) -> int | None:
+    return tree[path].size if path in tree else None

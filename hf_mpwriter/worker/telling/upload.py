@@ -1,0 +1,222 @@
+"""What training tells of its upload, as it happens: where it goes, when an outage begins, when it is over.
+
+    the folder is on the Hub    uploading runs/exp1 to https://huggingface.co/me/run/tree/main/tensorboard/exp1 (public)
+    an outage begins            not uploading: token refused (401): run `hf auth login`; log: PATH
+    it is over                  uploading again, after 4 min
+
+Each line is told once in an attempt, by the first of the members, see `delivery`. It comes with the next housekeeping,
+so with the next call of the user: no thread waits for it. All of it is in the status of the uploader, which is read
+when it has changed.
+
+Invariants:
+- A refusal is told at once, as a person has to help. Anything else that fails once and then works is no outage: it is
+  told when it has failed again, or for NOTABLE seconds.
+- What an uploader of an earlier attempt has failed with is no news, unless it still tries.
+- Public or private is said when the Hub has said it. Where that is not known yet, nothing is guessed.
+- What an outage costs is told with its whole length: uploaders may take turns while it lasts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Iterator
+
+from hf_mpwriter.base.settings import OFFLINE, Destination
+from hf_mpwriter.base.verdicts import Refused, Retry, Unknown
+from hf_mpwriter.events.deferred_log import logger
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.status import SILENCE, UploaderStatus
+from hf_mpwriter.system.redaction import printable
+from hf_mpwriter.worker.delivery import ToldRecord
+
+NOTABLE = 10.0  # seconds without a success, from which on a failure is an outage
+LONG_WAIT = 60.0  # seconds; the next try is named if it is later
+_TRIES_AGAIN = (Retry.__name__, Unknown.__name__)
+
+
+class UploadMessages:
+    """What one worker tells of the upload of its run directory.
+
+    Args:
+        started_at: unix time when the worker started.
+        clock: unix time.
+
+    Attributes:
+        told: what this worker has told of the outage that goes on, or knows that it was told; "" if there is none.
+    """
+
+    def __init__(self, started_at: float, clock: Callable[[], float] = time.time) -> None:
+        self._started_at, self._clock = started_at, clock
+        self._seen: list[tuple[str, int, int]] = []  # inode and mtime (ns) of each status when they were read last
+        self._status = UploaderStatus()
+        self._has_begun, self._since, self.told = False, 0.0, ""
+
+    def tell(self, spool: Spool, destination: Destination, is_first: Callable[[], bool]) -> None:
+        """Log what has changed, if this process is the one that speaks.
+
+        Args:
+            spool: of the run directory.
+            destination: of the run.
+            is_first: whether it is; asked only if there are news.
+        """
+        status, now = self._newest(spool), self._clock()
+        fails = is_outage(status, self._started_at, now)
+        if fails:
+            self._since = min(self._since or status.failing_since, status.failing_since)
+        begins = not self._has_begun and (status.private is not None or (fails and not status.why.startswith(OFFLINE)))
+        fails = fails and not self._is_told(status)
+        ends = self._since > 0 and not status.kind and status.succeeded_at >= self._since
+        if not (begins or fails or ends):
+            return
+        record = ToldRecord.read(spool.told)
+        if record.start >= self._started_at:
+            begins, self._has_begun = False, True
+        if fails and record.outage >= self._started_at and record.why == status.why:
+            fails, self.told = False, status.why
+        if ends and not record.outage:
+            ends, self._since, self.told = False, 0.0, ""
+        if (begins or fails or ends) and is_first():
+            self._log(spool, destination, record, begins=begins, fails=fails, ends=ends)
+        self._has_begun = self._has_begun or begins  # who is not first leaves that to the one who is
+
+    def _is_told(self, status: UploaderStatus) -> bool:
+        """Whether this outage was told: once, and again if only now a person has to help."""
+        return bool(self.told) and (status.kind != Refused.__name__ or self.told == status.why)
+
+    def _log(
+        self, spool: Spool, destination: Destination, record: ToldRecord, *, begins: bool, fails: bool, ends: bool
+    ) -> None:
+        now, status = self._clock(), self._status
+        if begins:
+            record = dataclasses.replace(record, start=now)
+        if fails:
+            record, self.told = dataclasses.replace(record, outage=now, why=status.why), status.why
+        if ends:
+            record, self.told = dataclasses.replace(record, outage=0.0, why=""), ""
+        record.save(spool.told)  # before a handler of the user may raise
+        since, self._since = self._since, 0.0 if ends else self._since
+        if begins:
+            logger.info("%s", beginning(spool.logdir, destination, status.repo_id, private=status.private))
+        if fails:
+            logger.warning("%s", outage(status, log_of(spool, status)))
+        if ends:
+            logger.info("uploading again, after %s", duration(status.succeeded_at - since))
+
+    def end(
+        self,
+        spool: Spool,
+        destination: Destination,
+        repo_id: str,
+        is_first: Callable[[], bool],
+        *,
+        private: bool | None,
+    ) -> None:
+        """Log where a run went that was over before its first housekeeping.
+
+        Args:
+            spool: of the run directory.
+            destination: of the run.
+            repo_id: full name of the repository.
+            is_first: whether this process is the one that speaks.
+            private: visibility of the repository, None if it is not known.
+        """
+        if self._has_begun:
+            return
+        record, self._has_begun = ToldRecord.read(spool.told), True
+        if record.start < self._started_at and is_first():
+            dataclasses.replace(record, start=self._clock()).save(spool.told)
+            logger.info("%s", beginning(spool.logdir, destination, repo_id, private=private))
+
+    def _newest(self, spool: Spool) -> UploaderStatus:
+        """The status of the uploader; it is read only if one of the files has changed."""
+        seen = list(_stamps(spool))
+        if seen != self._seen:
+            self._seen, self._status = seen, UploaderStatus.newest(spool)
+        return self._status
+
+
+def is_outage(status: UploaderStatus, started_at: float, now: float) -> bool:
+    """Whether nothing gets to the Hub, as far as it concerns a worker.
+
+    Args:
+        status: of the uploader.
+        started_at: unix time when the worker started.
+        now: unix time.
+    """
+    if not status.failing_since:
+        return False
+    is_new = status.failed_at >= started_at
+    if status.kind == Refused.__name__:
+        return is_new
+    tries = not status.is_over and now - status.beat < SILENCE
+    lasts = status.failures > 1 or now - status.failing_since >= NOTABLE
+    return status.kind in _TRIES_AGAIN and lasts and (is_new or tries)
+
+
+def resolved(destination: Destination, repo_id: str) -> Destination:
+    """The destination with the full name of its repository, if that is known."""
+    return dataclasses.replace(destination, repo_id=repo_id) if destination.can_be(repo_id) else destination
+
+
+def url_of(spool: Spool, destination: Destination) -> str:
+    """The page of a run on the Hub, with the full name of the repository if a push has resolved it."""
+    return resolved(destination, UploaderStatus.newest(spool).repo_id).url
+
+
+def beginning(logdir: str, destination: Destination, repo_id: str, *, private: bool | None) -> str:
+    """Where a run goes, and who can read it there.
+
+    Args:
+        logdir: of the run.
+        destination: of the run.
+        repo_id: full name of the repository, "" if it is not known.
+        private: visibility of the repository, None if it is not known.
+    """
+    who = "" if private is None else " (private)" if private else " (public)"
+    return printable(f"uploading {shown(logdir)} to {resolved(destination, repo_id).url}{who}")
+
+
+def outage(status: UploaderStatus, log: str) -> str:
+    """Why nothing gets to the Hub, what helps, and where more is said.
+
+    Args:
+        status: of the uploader.
+        log: path of its log.
+    """
+    again = ""
+    if status.kind in _TRIES_AGAIN:
+        due = time.strftime("%H:%M", time.localtime(status.beat + status.blocked_for))
+        again = f"; next try at {due}" if status.blocked_for > LONG_WAIT else "; it is tried again by itself"
+    return printable(f"not uploading: {status.why.rstrip('.')}{again}; log: {shown(log)}")
+
+
+def log_of(spool: Spool, status: UploaderStatus) -> str:
+    """The path of the log of an uploader."""
+    return os.fspath(spool.host(status.process.host if status.process else "").log)
+
+
+def shown(path: str) -> str:
+    """A path as it is shown: relative to the working directory if it lies there."""
+    with contextlib.suppress(OSError, ValueError):
+        relative = os.path.relpath(path) if os.path.isabs(path) else path
+        return path if relative.startswith("..") else relative
+    return path
+
+
+def duration(seconds: float) -> str:
+    """A duration for people."""
+    for limit, unit, name in ((90.0, 1.0, "s"), (5_400.0, 60.0, "min"), (172_800.0, 3_600.0, "h")):
+        if seconds < limit:
+            return f"{max(seconds, 1.0) / unit:.0f} {name}"
+    return f"{seconds / 86_400:.0f} days"
+
+
+def _stamps(spool: Spool) -> Iterator[tuple[str, int, int]]:
+    with contextlib.suppress(OSError):
+        for host in spool.host_ids():
+            with contextlib.suppress(OSError):
+                status = spool.host(host).status.stat()
+                yield host, status.st_ino, status.st_mtime_ns

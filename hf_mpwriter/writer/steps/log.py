@@ -1,0 +1,84 @@
+"""`log`: the scalars of a step as one record.
+
+    log    metrics.read -> StepEncoder.record -> EventFile.append_record
+
+Invariants:
+- A step is one record, written by one call: all of it is in the file, or nothing.
+- What cannot be logged raises before anything is written, and counts no step.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from tensorboardX.proto.summary_pb2 import Summary
+
+from hf_mpwriter.writer import file_writer as file_writer_module
+from hf_mpwriter.writer import summaries
+from hf_mpwriter.writer.methods.types import Step
+from hf_mpwriter.writer.scalars import ScalarMethods
+from hf_mpwriter.writer.steps.cache import EncoderCache
+from hf_mpwriter.writer.steps.metrics import read
+from hf_mpwriter.writer.values import as_step
+
+
+class StepMethods(ScalarMethods):
+    """`log`, and what it logged in `export_scalars_to_json`."""
+
+    def _reset_process_state(self) -> None:
+        super()._reset_process_state()
+        self._step_encoders = EncoderCache()
+        self._has_steps = False  # whether `log` was called
+
+    def log(self, metrics: Mapping[str, Any], step: Step = None, *, wall_time: float | None = None) -> None:
+        """Log the scalars of a step, as one record: after a crash, all of it is there or nothing.
+
+        TensorBoard shows the same as after one `add_scalar` for each. An empty mapping logs nothing.
+
+        Args:
+            metrics: a number, or an array or tensor of one element, per name. A mapping within it is flattened:
+                `{"eval": {"loss": 0.5}}` logs `eval/loss`.
+            step: global step. None counts on: from `purge_step`, else from the last step that this worker has on disk,
+                also by an earlier attempt, else from 0.
+            wall_time: unix time in seconds, None for now.
+
+        Raises:
+            TypeError: a value is not one number, or a name is no string.
+            ValueError: two names are equal, once flattened and without the characters that TensorBoard does not take;
+                or the step is not a whole number of 64 bits.
+        """
+        names, values = read(metrics)
+        if not names:
+            return
+        encoder = self._step_encoders[names]
+        if wall_time is not None:
+            wall_time = float(wall_time)
+        file_writer, worker = self.file_writer or self._get_file_writer(), self._worker
+        if worker is None:
+            return
+        if defaults := file_writer._default_metadata:
+            step = defaults["global_step"] if step is None else step
+            wall_time = defaults["walltime"] if wall_time is None else wall_time
+        elif wall_time is None:
+            wall_time = time.time()
+        given = step if step is None or type(step) is int else as_step(step)
+        number = worker.steps.take() if given is None else given
+        self._has_steps = True
+        if file_writer_module.is_intercepted():
+            file_writer.add_summary(Summary.FromString(encoder.summary(values)), number, wall_time)
+        else:
+            file_writer.event_writer.file.append_record(encoder.record(wall_time, number, values))
+        if given is not None:
+            worker.steps.start(given + 1)
+        if time.monotonic() >= worker.next_housekeeping:
+            worker.keep_house()
+
+    def _exported_scalars(self) -> dict[str, list[list[float]]]:
+        found = super()._exported_scalars()
+        if (worker := self._worker) is not None and self._has_steps:
+            top = worker.files.shown("")
+            scalars = summaries.read_scalars_by_tag(worker.files.segments(""), self._exported)
+            found |= {f"{top}/{tag}": points for tag, points in sorted(scalars.items())}
+        return found

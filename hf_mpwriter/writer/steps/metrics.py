@@ -1,0 +1,83 @@
+"""Metrics: what is given to `log`, as names and numbers.
+
+{"loss": tensor(0.5), "eval": {"acc": 1}}  -->  ("loss", "eval/acc"), [0.5, 1.0]
+"""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from tensorboardX.summary import _clean_tag
+
+from hf_mpwriter.writer.values import as_number
+
+_TEXT = (str, bytes, bytearray)  # `add_scalar` takes numbers in them; here they are more likely a mistake
+
+
+def read(metrics: Mapping[str, Any]) -> tuple[tuple[str, ...], list[float]]:
+    """Return names and numbers, in the order of the mapping.
+
+    Args:
+        metrics: numbers, arrays and tensors of one element, or mappings of these, per name.
+
+    Raises:
+        TypeError: it is no mapping, a value is not one number, or a name within it is no string.
+    """
+    if type(metrics) is not dict and not isinstance(metrics, Mapping):
+        raise TypeError(f"metrics is of type {type(metrics).__name__}, not a mapping of names to scalars")
+    names, values = tuple(metrics), list(metrics.values())
+    for value in values:
+        if type(value) is not float:
+            break
+    else:
+        return names, values
+    leaves = list(_leaves(metrics, ""))
+    return tuple([name for name, _ in leaves]), [number for _, number in leaves]
+
+
+def _leaves(metrics: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float]]:
+    for name, value in metrics.items():
+        path = prefix + _checked(name)
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{path}/")
+        else:
+            yield path, _number(path, value)
+
+
+def _checked(name: Any) -> str:
+    if not isinstance(name, str):
+        raise TypeError(f"the name {name!r} is of type {type(name).__name__}, not a string")
+    return name
+
+
+def _number(name: str, value: Any) -> float:
+    if type(value) is float:
+        return value
+    is_complex = isinstance(value, numbers.Complex) and not isinstance(value, numbers.Real)
+    try:
+        number = None if is_complex or isinstance(value, _TEXT) else as_number(value)
+    except ValueError:  # a signaling NaN of a Decimal
+        number = None
+    if number is None:
+        shape = getattr(value, "shape", None)
+        kind = type(value).__name__ + (f" of shape {tuple(shape)}" if shape else "")
+        raise TypeError(f"{name!r} is no scalar: {kind}")
+    return number
+
+
+def tags_of(names: tuple[str, ...]) -> list[str]:
+    """Return the names as they go into the file: what TensorBoard does not take becomes an underscore.
+
+    Raises:
+        TypeError: a name is no string.
+        ValueError: two names are the same in the file.
+    """
+    tags: dict[str, str] = {}
+    for name in names:
+        tag = _clean_tag(_checked(name))
+        if tag in tags:
+            raise ValueError(f"{tags[tag]!r} and {name!r} are the same name in the event file: {tag!r}")
+        tags[tag] = name
+    return list(tags)

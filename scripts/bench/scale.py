@@ -1,0 +1,192 @@
+#!/usr/bin/env python3
+"""Measure how costs grow with the number of workers and of event files: a quarter, a half and all of them.
+
+    join      all members are forked from a warm parent and join one run directory at once: processor of a constructor
+    scalar    add_scalar of each, while all live
+    members   one look at all member files
+    scan      one look of an uploader at all event files: the first one, which reads them, and a later one
+    memory    what the two looks keep
+    status    `hf-mpwriter status`
+
+    scripts/bench/scale.py                                            1,000 members, 10,000 files of 1 MiB: 10 GB
+    scripts/bench/scale.py --members 100 --files 1000 --kib 16        a minute
+
+All times are of the processor, so they hold on a busy machine. The growth is the exponent of the costs between a
+quarter and all: 1.0 is linear. No figure makes the script fail. What an uploader costs at rest, `uploader.py --rest
+--many-files` measures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import math
+import multiprocessing
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from lib.arguments import add_directory, make_parser
+from lib.figures import MIB, quantile, verdict
+from lib.isolation import isolate
+from uploader_costs import Memory
+
+from hf_mpwriter import SummaryWriter
+from hf_mpwriter.base.settings import Settings
+from hf_mpwriter.events import framing
+from hf_mpwriter.snapshot.event_files import EventFileScan
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.workers.members import Members
+from hf_mpwriter.system.directory import Directory
+
+SHARES = (0.25, 0.5, 1.0)
+SCALARS = 200  # of each member
+TARGETS = {"join p99": 1.0, "scan, first": 1.0, "scan, later": 1.0, "memory": 40.0, "status": 2.0}
+
+_fork = multiprocessing.get_context("fork")
+
+
+def be_member(run_dir: str, rank: int, world: int, gate: Any, pipe: Connection) -> None:
+    """Join with all others, log, report, and live until the pipe is closed."""
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world)}
+    gate.wait()
+    before = time.process_time()
+    writer = SummaryWriter(run_dir)
+    joined, took = time.process_time() - before, []
+    writer.add_scalar("loss", 0.5, 0)
+    for step in range(SCALARS):
+        before = time.process_time()
+        writer.add_scalar("loss", 0.5, step + 1)
+        took.append(time.process_time() - before)
+    pipe.send((joined, statistics.median(took)))
+    pipe.recv()
+    os._exit(0)
+
+
+@contextmanager
+def members(run_dir: Path, count: int) -> Iterator[list[tuple[float, float]]]:
+    """Let so many processes join at once, and live; yield what each has measured."""
+    gate, pipes, processes = _fork.Event(), [], []
+    try:
+        for rank in range(count):
+            mine, theirs = _fork.Pipe()
+            processes.append(
+                _fork.Process(target=be_member, args=(str(run_dir), rank, count, gate, theirs), daemon=True)
+            )
+            processes[-1].start()
+            theirs.close()
+            pipes.append(mine)
+        gate.set()
+        yield [pipe.recv() for pipe in pipes]
+    finally:
+        for process in processes:
+            process.kill()
+        for process in processes:
+            process.join()
+
+
+def make_files(run_dir: Path, count: int, size: int) -> None:
+    """Write finished event files of real records, in 100 directories."""
+    encoder, step, parts = framing.ScalarEncoder("train/loss"), 0, [framing.frame(framing.version_event(1.0))]
+    while step * len(parts[-1]) < size:
+        step += 1
+        parts.append(encoder.record(1.7e9, step, 0.5))
+    content = b"".join(parts)
+    for number in range(count):
+        directory = run_dir / f"earlier_{number % 100:05d}"
+        directory.mkdir(exist_ok=True, parents=True)
+        name = f"events.out.tfevents.{1_700_000_000 + number:010d}.host.1.{number:08x}"
+        (directory / name).write_bytes(content)
+
+
+def look(run_dir: Path) -> dict[str, float]:
+    """Look at members and event files as an uploader does, in a process of its own; seconds and MiB."""
+    mine, theirs = _fork.Pipe()
+
+    def measure() -> None:
+        gc.collect()
+        before, spool = Memory.of(os.getpid()).private, Spool(str(run_dir))
+        found, scan, all_members = {}, EventFileScan(Directory(run_dir)), Members(spool)
+        for name in ("members", "scan, first", "scan, later"):
+            started = time.process_time()
+            kept = all_members.all() if name == "members" else scan.files(Settings().allows, all_members.growing)
+            found[name] = time.process_time() - started
+        found["memory"] = (Memory.of(os.getpid()).private - before) / MIB
+        theirs.send((found, len(kept)))
+        os._exit(0)
+
+    process = _fork.Process(target=measure, daemon=True)
+    process.start()
+    found: dict[str, float] = mine.recv()[0]
+    process.join()
+    return found
+
+
+def status(run_dir: Path) -> float:
+    """Return the processor seconds of `hf-mpwriter status`."""
+    before = os.times()
+    subprocess.run([sys.executable, "-m", "hf_mpwriter", "status", str(run_dir)], capture_output=True, check=False)
+    after = os.times()
+    return after.children_user + after.children_system - before.children_user - before.children_system
+
+
+def measure(run_dir: Path, count: int, files: int, size: int) -> dict[str, float]:
+    """Return all figures of one size."""
+    make_files(run_dir, files, size)
+    with members(run_dir, count) as told:
+        joined = [one for one, _ in told]
+        found = {"join p50": statistics.median(joined), "join p99": quantile(joined, 0.99)}
+        found["scalar p50, us"] = statistics.median(one for _, one in told) * 1e6
+        found |= look(run_dir)
+        found["status"] = status(run_dir)
+    return found
+
+
+def parse() -> argparse.Namespace:
+    """Parse the command line."""
+    parser = make_parser(__doc__)
+    parser.add_argument("--members", type=int, default=1000, help="processes that live at once (default: 1000)")
+    parser.add_argument("--files", type=int, default=10_000, help="finished event files (default: 10000)")
+    parser.add_argument("--kib", type=int, default=1024, help="size of each of them (default: 1024)")
+    add_directory(parser)
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Measure the three sizes, and print the table."""
+    options = parse()
+    directory = Path(tempfile.mkdtemp(prefix="bench_scale_", dir=options.dir))
+    isolate(directory)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    rows: list[dict[str, float]] = []
+    try:
+        for share in SHARES:
+            run_dir, sizes = directory / f"run_{share}", (int(options.members * share), int(options.files * share))
+            rows.append(measure(run_dir, *sizes, options.kib << 10))
+            print(json.dumps({"processes": sizes[0], "files": sizes[1]} | rows[-1]), flush=True)
+            shutil.rmtree(run_dir, ignore_errors=True)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+    print(f"{'processor seconds; memory in MiB':34}" + "".join(f"{share:>10.0%}" for share in SHARES) + "    growth")
+    for name in rows[0]:
+        cells = [row[name] for row in rows]
+        growth = math.log(cells[-1] / cells[0]) / math.log(SHARES[-1] / SHARES[0]) if min(cells) > 0 else 0.0
+        judged = f"  {verdict(cells[-1], TARGETS[name])}, target {TARGETS[name]:g}" if name in TARGETS else ""
+        print(f"{name:34}" + "".join(f"{cell:10.4f}" for cell in cells) + f"{growth:10.2f}{judged}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,194 @@
+"""What a user reads while training runs: whole transcripts, with a real Hub here, as `docs/operations.md` has them.
+
+A program logs until the test has read what it waits for: so an outage is told while training still runs, and not at its
+end. What differs from run to run stands as HUB, RUN, LOG, SIZE, N and TIME.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+from huggingface_hub import HfApi
+from programs import Program
+from runs import kill_uploaders
+
+from hf_mpwriter.localhub import LocalHub
+
+TRAINS = """
+import os, sys, time
+from hf_mpwriter import HFSummaryWriter
+step = 0
+with HFSummaryWriter("me/run", logdir=sys.argv[1], exit_timeout=float(sys.argv[3])) as writer:
+    while not os.path.exists(sys.argv[2]):
+        writer.add_scalar("loss", 1.0, step)
+        writer.push()  # so that no wait of the uploader is long
+        step += 1
+        time.sleep(0.05)
+"""
+LINK = "HUB/me/run/tree/main/tensorboard/exp1"
+CREATED = "created HUB/me/run"
+VISIBLE = "HUB/me/run is PUBLIC: everybody can read it"
+STARTS = f"uploading RUN to {LINK} (public)"
+STARTS_IN_AN_OUTAGE = f"uploading RUN to {LINK}"
+AGAIN = "uploading again, after TIME"
+DONE = f"done: SIZE in N commits: {LINK}"
+LATER = "it is tried again by itself; log: LOG"
+LOGIN = "run `hf auth login`; log: LOG"
+UNSENT = (
+    "SIZE in 1 file of RUN are not on the Hub yet. What is on disk stays there, and an uploader goes on trying, "
+    "until TIME at least; then: hf-mpwriter sync RUN"
+)
+ENDS = {  # a fault of the Hub, and what is told of it until it is over
+    "401": f"not uploading: no token (401): {LOGIN}",
+    "403 message='You have read access only'": (
+        "not uploading: the token may not write to me/run (403): run `hf auth login` with a token that may write; "
+        "log: LOG"
+    ),
+    "402": (
+        "not uploading: the storage of the account is used up (402): see https://huggingface.co/settings/billing; "
+        "log: LOG"
+    ),
+    "404 code=RepoNotFound": (
+        f"not uploading: me/run, or its branch main, is not found (404): check repo_id and repo_revision; {LATER}"
+    ),
+    "429 header=Retry-After:1": (
+        f"not uploading: the rate limit of the Hub is reached (429): a larger commit_every needs fewer commits; {LATER}"
+    ),
+    "503": f"not uploading: the Hub fails (503); {LATER}",
+    "close": f"not uploading: HUB has ended the connection; {LATER}",
+}
+WRONG_TOKEN = "not uploading: token refused (401): mend HF_TOKEN, or the token that the writer was given; log: LOG"
+UNREACHABLE = f"not uploading: the Hub cannot be reached at HUB: check the network; {LATER}"
+UNKNOWN_NAME = f"not uploading: the name of HUB is not known (DNS): check the network; {LATER}"
+REFUSED_FILE = "not uploading events.out.tfevents: the Hub refuses it (400: not like this); what else there is goes on"
+GONE = (
+    "not uploading: me/run (branch main) at HUB is gone, or the token has no access to it any more. If it was deleted, "
+    "a new one is made by: hf-mpwriter sync --create RUN. If it was renamed, or access to it was withdrawn: check its "
+    "name and the token (hf auth login). A new run directory starts anew, too; log: LOG"
+)
+ALL_LINES = {STARTS, AGAIN, DONE, UNSENT, WRONG_TOKEN, UNREACHABLE, UNKNOWN_NAME, REFUSED_FILE, GONE, *ENDS.values()}
+
+
+class Training:
+    """A program that logs, and what it prints.
+
+    Args:
+        start: the fixture.
+        run_dir: run directory.
+        endpoint: of the Hub.
+        env: further variables.
+        timeout: seconds that its end may wait.
+    """
+
+    def __init__(self, start, run_dir: Path, endpoint: str, env: dict[str, str] | None = None, timeout=120.0) -> None:
+        self._run_dir, self._endpoint, self._go = run_dir, endpoint, run_dir.parent / "go"
+        self._program: Program = start(TRAINS, run_dir, self._go, timeout, env={"HF_ENDPOINT": endpoint, **(env or {})})
+        self.lines: list[str] = []
+
+    def reads(self, wanted: str) -> None:
+        """Read on until a line comes that begins so; the program goes on logging."""
+        for line in self._program.process.stderr:
+            self.lines.append(self._normalised(line))
+            if self.lines[-1].startswith(wanted):
+                assert self._program.process.poll() is None, "it was told while training ran"
+                return
+        pytest.fail(f"{wanted!r} was never told: {self.lines}")
+
+    def ends(self) -> list[str]:
+        """Let the program end; all that it has told."""
+        self._go.touch()
+        self.lines += map(self._normalised, self._program.process.stderr)
+        assert self._program.process.wait() == 0, self.lines
+        return self.lines
+
+    def _normalised(self, line: str) -> str:
+        prefix, _, text = line.rstrip("\n").partition(": ")
+        assert prefix == "hf_mpwriter", line
+        for path in (str(self._run_dir), os.path.relpath(self._run_dir)):
+            text = re.sub(rf"{re.escape(path)}/\.hf_mpwriter/hosts/[^/]+/uploader\.log", "LOG", text)
+            text = text.replace(path, "RUN")
+        text = text.replace(self._endpoint, "HUB")
+        text = re.sub(r"events\.out\.tfevents\.[\w.-]+?(?=[: ])", "events.out.tfevents", text)
+        text = re.sub(r"\b[\d.]+ (B|kB|MB)\b", "SIZE", text)
+        text = re.sub(r"in \d+ commits?\b", "in N commits", text)
+        text = re.sub(r"after \d+ (s|min)\b", "after TIME", text)
+        return re.sub(r"until \d\d:\d\d", "until TIME", text)
+
+
+@pytest.fixture
+def trains(run_dir, start):
+    """Start training."""
+    yield lambda endpoint, **more: Training(start, run_dir, endpoint, **more)
+    kill_uploaders(run_dir)
+
+
+def test_a_healthy_run_tells_where_it_goes_and_what_is_there_in_the_end(trains, hub):
+    """Four lines, of which two are about a new repository."""
+    training = trains(hub.endpoint)
+    training.reads("uploading")
+    assert training.ends() == [CREATED, VISIBLE, STARTS, DONE]
+    assert any(path.startswith("tensorboard/exp1/") for path in hub.store.tree("model", "me/run", "main"))
+
+
+@pytest.mark.parametrize("fault", ENDS)
+def test_an_outage_is_told_while_it_lasts_and_when_it_is_over(trains, hub, fault):
+    """Each in a sentence with what helps. The line of the start comes first; who can read it, when that is known."""
+    hub.fault(f"/api/ {fault} times=0")
+    training = trains(hub.endpoint)
+    training.reads("not uploading")
+    assert training.lines == [STARTS_IN_AN_OUTAGE, ENDS[fault]]
+    hub.clear_faults()
+    training.reads(AGAIN)
+    told = training.ends()
+    assert told[2:] in ([CREATED, VISIBLE, AGAIN, DONE], [AGAIN, DONE]), told
+
+
+def test_a_refused_token_is_told_while_training_runs(trains, tmp_path):
+    """With accounts: the Hub knows no such token. When it does, the upload goes on, and nothing was lost."""
+    with LocalHub(tmp_path / "hub", token="hf_right") as server:
+        training = trains(server.endpoint, env={"HF_TOKEN": "hf_wrong"})
+        training.reads("not uploading")
+        assert training.lines == [STARTS_IN_AN_OUTAGE, WRONG_TOKEN]
+        server.set_token("hf_wrong")
+        training.reads(AGAIN)
+        assert training.ends()[-1] == DONE
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "line"), [("http://127.0.0.1:9", UNREACHABLE), ("http://nonexistent.invalid", UNKNOWN_NAME)]
+)
+def test_a_hub_that_cannot_be_reached_is_told_once_and_its_command_at_the_end(trains, endpoint, line):
+    """The reason is not repeated at the end, as it is known."""
+    training = trains(endpoint, timeout=0.5)
+    training.reads("not uploading")
+    assert training.ends() == [STARTS_IN_AN_OUTAGE, line, UNSENT]
+
+
+def test_a_file_that_the_hub_refuses_is_named_with_what_the_hub_says(trains, hub):
+    """The other files go on; the end names the command."""
+    hub.fault("POST /commit/ 400 times=0 message='not like this'")
+    training = trains(hub.endpoint, timeout=30.0)
+    training.reads("not uploading")
+    told = training.ends()
+    assert told.count(REFUSED_FILE) == 1, told
+    assert "hf-mpwriter sync RUN" in told[-1]
+
+
+def test_a_repository_that_was_deleted_is_told_with_how_to_make_it_again(trains, hub):
+    """It is not created again unasked."""
+    training = trains(hub.endpoint, timeout=0.5)
+    training.reads(STARTS)
+    HfApi(endpoint=hub.endpoint).delete_repo("me/run")
+    training.reads("not uploading")
+    assert training.lines[-1] == GONE
+    assert "hf-mpwriter sync RUN" in training.ends()[-1]
+
+
+def test_the_table_of_the_documents_has_these_lines():
+    """Each line that is documented is printed by a test of this module, and the other way round."""
+    text = (Path(__file__).parents[3] / "docs" / "operations.md").read_text()
+    rows = re.findall(r"^\| [^|]+ \| `` (.+?) `` \|", text, re.MULTILINE)
+    assert set(rows) == ALL_LINES

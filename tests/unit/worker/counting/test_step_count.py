@@ -1,0 +1,44 @@
+"""The step count: each step once, from where it begins, with one look at the disk."""
+
+from __future__ import annotations
+
+import threading
+
+from hf_mpwriter.worker.counting.step_count import StepCount
+
+
+def test_it_begins_with_what_is_on_disk_and_asks_once():
+    """And not at all as long as no step is taken."""
+    asked = []
+    count = StepCount(lambda: asked.append(1) or 7)
+    assert asked == []
+    assert [count.take() for _ in range(3)] == [7, 8, 9]
+    assert asked == [1]
+
+
+def test_a_given_start_comes_before_the_disk():
+    """The disk is asked again once it is forgotten."""
+    count = StepCount(lambda: 7)
+    count.start(100)
+    assert [count.take(), count.take()] == [100, 101]
+    count.start(3)
+    assert count.take() == 3
+    count.forget()
+    assert count.take() == 7
+
+
+def test_threads_that_begin_together_share_one_count():
+    """Though each of them asks the disk."""
+    gate = threading.Barrier(4)
+
+    def first() -> int:
+        gate.wait()
+        return 5
+
+    count, found = StepCount(first), []
+    threads = [threading.Thread(target=lambda: found.append(count.take())) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(found) == [5, 6, 7, 8]
