@@ -5,6 +5,8 @@
     any other file                                                         where a worker of its directory has lived
     event file of ours of another host, unchanged for LEFT_ALONE seconds   also where that worker, or the first, has
 
+Of a folder of another user, for which `sync` has made the spool, all is the share of whoever syncs it.
+
 A worker has lived on a host if there is the lock file of its claim in that host's spool.
 
 Invariants:
@@ -19,6 +21,7 @@ import os
 import time
 from collections.abc import Callable
 
+from hf_mpwriter.base.home import is_of_others
 from hf_mpwriter.base.names import MAIN_WORKER, SPOOL_NAME, event_host, is_ours, worker_of
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import disk
@@ -43,7 +46,7 @@ class Share:
     """
 
     def __init__(self, spool: Spool, clock: Callable[[], float] = time.monotonic) -> None:
-        self._spool, self._clock, self._is_all = spool, clock, not is_apart(spool)
+        self._spool, self._clock, self._is_all = spool, clock, not is_apart(spool) or is_of_others(spool.root)
         self._next_look, self._lived, self._now = -1.0, frozenset[str](), 0.0
 
     def has(self, path: str) -> bool:
