@@ -11,12 +11,13 @@ from collections.abc import Iterable
 import click
 
 from hf_mpwriter.base.errors import HfMpWriterError
-from hf_mpwriter.base.home import normalised_logdir
+from hf_mpwriter.base.home import is_url, normalised_logdir
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.cli.destination import endpoint_option, place_options
 from hf_mpwriter.cli.output import DAMAGED, counted, failure
 from hf_mpwriter.cli.status.finding import runs_below
 from hf_mpwriter.cli.sync import Wishes, sync_one
+from hf_mpwriter.cli.syncing import follow as following
 from hf_mpwriter.cli.syncing.folders import candidate
 from hf_mpwriter.cli.words import as_argument
 from hf_mpwriter.system.redaction import printable
@@ -29,6 +30,7 @@ from hf_mpwriter.system.redaction import printable
 @place_options
 @click.option("--create", is_flag=True, help="Create the repository again if it is gone.")
 @click.option("--timeout", type=float, help="Seconds to wait for each run; default: until everything is on the Hub.")
+@click.option("--follow", is_flag=True, help="Go on until the writers of DIR have gone: beside training.")
 @click.option("--quiet", "-q", "is_quiet", is_flag=True, help="Print nothing but errors.")
 @endpoint_option
 def sync_runs(
@@ -42,6 +44,7 @@ def sync_runs(
     *,
     all_below: bool,
     create: bool,
+    follow: bool,
     is_quiet: bool,
 ) -> None:
     """Upload what is missing of each DIR on the Hub, and wait for it.
@@ -57,6 +60,9 @@ def sync_runs(
     if not names:
         raise click.ClickException("There is no run with a destination below.")
     _check_places(names, wishes)
+    if follow:
+        _follow(names, wishes)
+        return
     if len(names) == 1:
         sync_one(names[0], wishes)
         return
@@ -64,6 +70,17 @@ def sync_runs(
     if failed := [code for code in codes if code]:
         is_damage = all(code == DAMAGED for code in failed)
         raise failure(f"{len(failed)} of {counted(len(names), 'run')} not whole on the Hub.", damaged=is_damage)
+
+
+def _follow(names: list[str], wishes: Wishes) -> None:
+    """Upload one run until its writers have gone. What fails meanwhile is printed, and tried again."""
+    if len(names) != 1 or is_url(normalised_logdir(names[0])):
+        raise click.UsageError("--follow takes one folder. Start one for each.")
+    sync_one(names[0], wishes)  # what is wrong with the call ends it at once
+    codes = [0]
+    following.follow(following.Writers(normalised_logdir(names[0])), lambda: codes.append(_told(names[0], wishes)))
+    if codes[-1]:
+        raise failure("Not all is on the Hub.", damaged=codes[-1] == DAMAGED)
 
 
 def _told(name: str, wishes: Wishes) -> int:

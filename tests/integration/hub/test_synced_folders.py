@@ -69,3 +69,41 @@ def test_a_folder_of_another_user_is_uploaded_and_nothing_is_written_into_it(hub
     assert os.listdir(run_dir) == ["events.out.tfevents.1700000000.host"]
     view = hub_view(hub)
     assert set(view.tree(view.commits()[0])) == {"events.out.tfevents.1700000000.host"}
+
+
+FOLLOW = """
+import sys
+from hf_mpwriter.cli.main import main
+from hf_mpwriter.cli.syncing import follow
+follow.ROUND, follow.LOOK_EVERY, follow.AFTER_CLOSE = 2.0, 0.2, 0.5
+main(["sync", sys.argv[1], "--repo-id", "me/run", "--follow"])
+"""
+
+
+def test_follow_uploads_beside_training_and_ends_when_the_writer_has_gone(hub, run_dir):
+    """What is logged meanwhile arrives while the writer lives; all of it is there in the end."""
+    writer = SummaryWriter(str(run_dir))
+    writer.add_scalar("loss", 1.0, 1)
+    writer.flush()
+    (path,) = run_dir.glob("*tfevents*")
+    view = hub_view(hub)
+
+    def held() -> int:
+        tree = view.tree(view.commits()[0]) if view.commits() else {}
+        return tree[path.name].size if path.name in tree else 0
+
+    beside = subprocess.Popen([sys.executable, "-c", FOLLOW, str(run_dir)])
+    try:
+        for step in (2, 3):
+            wait_for(lambda: held() == path.stat().st_size, "what was logged is on the Hub")
+            writer.add_scalar("loss", 1.0, step)
+            writer.flush()
+        assert beside.poll() is None
+        writer.close()
+        assert beside.wait(DEADLINE) == 0
+    finally:
+        beside.kill()
+        beside.wait()
+    assert held() == path.stat().st_size
+    wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
+    check_oracle(run_dir, hub)
