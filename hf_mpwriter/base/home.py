@@ -42,6 +42,7 @@ from hf_mpwriter.system.filesystem.probe import Abilities
 
 STAGING_VARIABLE = "HF_MPWRITER_STAGING"
 NEVER = "never"
+OF_OTHERS = "of_others"  # in the staging directory: spools of folders into which nothing is written
 _EXTRA = "pip install 'hf-mpwriter[fsspec]'"
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>.*)", re.DOTALL)
 _HASH = re.compile(r"[0-9a-f]{16}")
@@ -213,6 +214,15 @@ def staged_name(logdir: str) -> str:
 def staging_root(user: int) -> str:
     """The name of the directory of a user's staged runs."""
     return f"hf_mpwriter-{user}"
+
+
+def is_of_others(spool: str) -> bool:
+    """Whether a spool is that of a folder of another user, into which nothing is written.
+
+    Args:
+        spool: absolute path.
+    """
+    return f"/{OF_OTHERS}/" in spool
 
 
 def is_staged_path(path: str, user: int) -> bool:

@@ -35,6 +35,7 @@ _EVENT_NAME = re.compile(r"events\.out\.tfevents\.(?P<second>\d{10})\.")
 _OUR_EVENT_NAME = re.compile(
     _EVENT_NAME.pattern + r"(?P<host>[A-Za-z0-9.-]+)\.\d+\.[0-9a-f]{8}(?P<suffix>.*)", re.DOTALL
 )
+_PROCESS = re.compile(_EVENT_NAME.pattern + r"(?P<process>[A-Za-z0-9.-]+\.\d+)\.[0-9a-f]+")
 _QUOTED = re.compile(rb"[^A-Za-z0-9_.~/-]")  # in the path of a URL
 _NO_UTF8 = re.compile("[\udc80-\udcff]")  # what Python makes of such bytes
 _RANK_DIRECTORY = re.compile(r"rank_(?P<rank>\d{5})(?!\d)")
@@ -144,6 +145,12 @@ def event_host(name: str) -> str:
     """The host in the name of an event file of ours, "" for another's."""
     match = _OUR_EVENT_NAME.fullmatch(name)
     return match["host"] if match else ""
+
+
+def event_process(name: str) -> str:
+    """Host and process id in the name of an event file, ours or torch's; all but the time of any other."""
+    match = _PROCESS.match(name)
+    return match["process"] if match else _EVENT_NAME.sub("", name)
 
 
 def event_name(existing: Iterable[str], now: float, host: str, pid: int, suffix: str) -> str:

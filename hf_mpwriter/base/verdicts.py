@@ -98,11 +98,13 @@ class Unknown:
         reason: for people.
         after: as in `Retry`.
         xet: as in `Retry`.
+        too_slow: whether fewer files may be taken (HTTP 504).
     """
 
     reason: str
     after: float | None = None
     xet: str = ""
+    too_slow: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ class Split:
 
     Attributes:
         reason: for people.
-        too_large: whether less content may be taken (HTTP 413).
+        too_large: whether less content, or fewer files, may be taken (HTTP 413).
     """
 
     reason: str

@@ -25,9 +25,10 @@ import click
 
 from hf_mpwriter.base.errors import SettingsError
 from hf_mpwriter.base.home import is_url, normalised_logdir
+from hf_mpwriter.base.names import SPOOL_NAME
 from hf_mpwriter.base.settings import Destination, Environment, Settings, normalised_endpoint
 from hf_mpwriter.cli.words import as_argument, typed
-from hf_mpwriter.spool.homes import find, spool_of
+from hf_mpwriter.spool.homes import beside, find, is_staged_here, spool_of
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.ownership import check_ownership
@@ -67,7 +68,25 @@ def spool_at(logdir: str) -> Spool:
     Raises:
         LogdirError: no run can be kept for it on this host.
     """
-    return spool_of(find(normalised_logdir(logdir)))
+    path = normalised_logdir(logdir)
+    if not is_own_folder(path) and (aside := spool_of(beside(path))).exists():  # `sync` has made it
+        return aside
+    return spool_of(find(path))
+
+
+def is_own_folder(path: str) -> bool:
+    """Whether this user may keep a spool in a folder: it is his, or there is one for it; or it is not there yet.
+
+    Args:
+        path: absolute, or a URL, of which nothing is asked here.
+    """
+    try:
+        owner = -1 if is_url(path) else os.stat(path).st_uid
+    except OSError:
+        return True
+    if owner == -1 or os.path.lexists(os.path.join(path, SPOOL_NAME)) or is_staged_here(path):
+        return True
+    return owner == os.geteuid() and os.access(path, os.W_OK | os.X_OK)
 
 
 def existing_spool(logdir: str) -> Spool:

@@ -3,7 +3,7 @@
 | module | commands |
 |---|---|
 | `status` | `status`: what the disk knows of runs |
-| `sync` | `sync`: upload what is missing |
+| `syncing.command`, `sync` | `sync`: upload what is missing of runs, and of one |
 | `verify` | `verify`: compare a run with the Hub |
 | `pull` | `pull`: bring a run back from the Hub |
 | `run` | `run`: supervise a program until its data is on the Hub |
@@ -39,7 +39,7 @@ from hf_mpwriter.cli.pull import pull_run
 from hf_mpwriter.cli.run import run_program
 from hf_mpwriter.cli.status.command import show_status
 from hf_mpwriter.cli.storage.clean import clean_staging
-from hf_mpwriter.cli.sync import sync_run
+from hf_mpwriter.cli.syncing.command import sync_runs
 from hf_mpwriter.cli.verify import verify_run
 from hf_mpwriter.cli.words import DEBUG, is_debugging
 from hf_mpwriter.system import redaction
@@ -92,7 +92,7 @@ def main(*, debug: bool) -> None:
     redaction.guard()
 
 
-for command in (show_status, show_logs, stop_run, sync_run, verify_run, pull_run, run_program):
+for command in (show_status, show_logs, stop_run, sync_runs, verify_run, pull_run, run_program):
     main.add_command(command)
 for command in (examine, clean_staging, serve_hub, run_demo):
     main.add_command(command)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+import os
 import sys
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import click
 from tqdm import tqdm
 
+from hf_mpwriter.base.settings import is_on
 from hf_mpwriter.snapshot.event_files import Damage
 from hf_mpwriter.spool.progress import size_text
 from hf_mpwriter.spool.staging.status import MirrorStatus
@@ -24,6 +28,7 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
+LINE_EVERY = 60.0  # seconds between two lines of progress where no bar is drawn
 DAMAGED = 3  # exit code of `sync` and `verify`: damage in the middle of a local event file, which no upload mends
 
 
@@ -91,7 +96,7 @@ def _sizes(part: int, total: int) -> str:
 class UploadBar:
     """A progress bar of bytes that are where they should be; above it, the reason of a failed push, once each.
 
-    Where the output is no terminal, there is a line for every tenth instead.
+    Where the output is no terminal, there is a line a minute instead. HF_HUB_DISABLE_PROGRESS_BARS=1 switches off both.
 
     Args:
         total: bytes of all files.
@@ -99,12 +104,21 @@ class UploadBar:
         what: has become of the others.
         drawn: whether there is a bar at all.
         lines: whether there are lines where none is drawn.
+        clock: monotonic seconds.
     """
 
     def __init__(
-        self, total: int, missing: int, what: str = "on the Hub", *, drawn: bool = True, lines: bool = True
+        self,
+        total: int,
+        missing: int,
+        what: str = "on the Hub",
+        *,
+        drawn: bool = True,
+        lines: bool = True,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._is_drawn = drawn and sys.stderr.isatty()
+        is_off = is_on(os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS", ""))
+        self._is_drawn = drawn and not is_off and sys.stderr.isatty()
         self._bar = tqdm(
             total=total,
             unit="B",
@@ -115,7 +129,7 @@ class UploadBar:
             disable=not self._is_drawn,
         )
         self._total, self._held, self._what = total, total - missing, what
-        self._last_tenth = -1 if lines else 10
+        self._clock, self._told, self._next_line = clock, -1, -math.inf if lines and not is_off else math.inf
         self._last_failure = ""
 
     def show(self, total: int, missing: int) -> None:
@@ -129,8 +143,8 @@ class UploadBar:
         if self._is_drawn:
             self._bar.n = self._held
             self._bar.refresh()
-        elif (tenth := 10 * self._held // max(self._total, 1)) > self._last_tenth:
-            self._last_tenth = tenth
+        elif self._held > self._told and self._clock() >= self._next_line:
+            self._told, self._next_line = self._held, self._clock() + LINE_EVERY
             print(f"{self._what}: {size_text(self._held)} of {size_text(self._total)}", file=sys.stderr, flush=True)
 
     def show_failure(self, uploader: UploaderStatus) -> None:

@@ -1,4 +1,4 @@
-"""`hf-mpwriter sync`: upload what is missing on the Hub, through an uploader, and wait for it.
+"""`hf-mpwriter sync` of one run: upload what is missing on the Hub, through an uploader, and wait for it.
 
 Of a staged run it also has a mirror bring what is missing in the logdir; of one without a destination only that.
 
@@ -13,22 +13,21 @@ import math
 import os
 import time
 from contextlib import closing
+from dataclasses import dataclass
 
 import click
 
+from hf_mpwriter.base.home import normalised_logdir
 from hf_mpwriter.base.names import is_ours
 from hf_mpwriter.base.settings import Destination, Environment, Settings
 from hf_mpwriter.cli.destination import (
     command_line,
-    endpoint_option,
-    existing_spool,
-    logdir_argument,
     newest_settings,
     path_of_run,
-    place_options,
     recorded_destination,
 )
 from hf_mpwriter.cli.output import UploadBar, failure, show_damage
+from hf_mpwriter.cli.syncing.folders import spool_for
 from hf_mpwriter.snapshot import attachments
 from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool.layout import Spool
@@ -40,55 +39,73 @@ from hf_mpwriter.system.redaction import printable
 from hf_mpwriter.worker.election import Election, MirrorElection
 
 
-@click.command("sync")
-@logdir_argument
-@click.option("--repo-id", help="Repository, for a run that was local so far.")
-@place_options
-@click.option("--create", is_flag=True, help="Create the repository again if it is gone.")
-@click.option("--timeout", type=float, help="Seconds to wait; default: until everything is on the Hub.")
-@endpoint_option
-def sync_run(
-    logdir: str,
-    repo_id: str | None,
-    repo_type: str,
-    revision: str,
-    path_in_repo: str,
-    timeout: float | None,
-    endpoint: str | None,
-    *,
-    create: bool,
-) -> None:
-    """Upload what is missing of LOGDIR on the Hub, and wait for it.
+@dataclass(frozen=True)
+class Wishes:
+    """What the user has asked for, the same for all runs of a call.
 
-    Asks the Hub what it holds, and sends only the rest. Run it during training or after a crash, as often as you like.
+    Attributes:
+        repo_id: repository of runs that were local so far, None if none was named.
+        repo_type, revision, folder: where in it, see `place_options`.
+        timeout: seconds to wait for a run, None for as long as it takes.
+        endpoint: Hub that the token may go to, see `destination`.
+        create: whether a repository that is gone may be made anew.
+        is_quiet: whether nothing but errors is printed.
     """
-    spool = existing_spool(logdir)
+
+    repo_id: str | None = None
+    repo_type: str = "model"
+    revision: str = "main"
+    folder: str = "tensorboard"
+    timeout: float | None = None
+    endpoint: str | None = None
+    create: bool = False
+    is_quiet: bool = False
+
+    def place_of(self, logdir: str) -> Destination | None:
+        """Where a run goes that has no destination yet; None if no repository was named."""
+        if self.repo_id is None:
+            return None
+        path = path_of_run(self.folder, normalised_logdir(logdir))
+        return Destination(Environment.read().endpoint, self.repo_id, self.repo_type, self.revision, path)
+
+
+def sync_one(logdir: str, wishes: Wishes) -> None:
+    """Upload what is missing of a run on the Hub, and wait for it.
+
+    Args:
+        logdir: as it was typed.
+        wishes: what was asked for.
+
+    Raises:
+        ClickException: not all of it is there.
+    """
+    wanted, timeout = wishes.place_of(logdir), wishes.timeout
+    spool = spool_for(logdir, is_wanted=wanted is not None)
     destination = spool.destination()
-    if repo_id is not None:
-        folder = path_of_run(path_in_repo, spool.logdir)
-        destination = Destination(Environment.read().endpoint, repo_id, repo_type, revision, folder)
-        spool.record_destination(destination)
+    if wanted is not None:
+        spool.record_destination(wanted)
+        destination = wanted
     there = Logdir(spool)
     if destination is None and there.is_staged:
-        _bring(spool, there, math.inf if timeout is None else timeout)
+        _bring(spool, there, math.inf if timeout is None else timeout, quiet=wishes.is_quiet)
         return
     if destination is None:
         command = command_line("sync", logdir, "--repo-id", "NAME")
         raise click.ClickException(f"{logdir} has no destination yet. Set it: {command}")
-    options = ["--create"] * create + ([] if timeout is None else ["--timeout", f"{timeout:g}"])
+    options = ["--create"] * wishes.create + ([] if timeout is None else ["--timeout", f"{timeout:g}"])
     typed = command_line("sync", logdir, *options)
-    destination = recorded_destination(destination, endpoint, typed)
+    destination = recorded_destination(destination, wishes.endpoint, typed)
     settings = newest_settings(Members(spool).all(), Progress(spool).ledger())
     scan = EventFileScan(spool.run)
     lengths = {file.path: file.length for file in scan.files(settings.allows, tuple)}
     lengths |= attachments.sizes(spool.run, settings.allows, attachments.secrets())
     damaged = show_damage(scan.damage(time.time()))
     patience, started = math.inf if timeout is None else timeout, time.monotonic()
-    missing, asked = _request_and_wait(spool, destination, settings, lengths, patience, create=create)
+    missing, asked = _request_and_wait(spool, destination, settings, lengths, patience, wishes)
     shortfall = None
     if there.is_staged:
         try:
-            _bring(spool, there, max(0.0, patience + started - time.monotonic()))
+            _bring(spool, there, max(0.0, patience + started - time.monotonic()), quiet=wishes.is_quiet)
         except click.ClickException as error:  # both are told
             shortfall = error.message
     if missing or (lengths and not asked):
@@ -102,10 +119,11 @@ def sync_run(
     size = size_text(sum(lengths.values()))
     if damaged:
         raise failure(f"What is whole of {spool.run_dir}, {size}, is on the Hub; what is damaged is not", damaged=True)
-    click.echo(f"All {size} of {spool.run_dir} are on the Hub: {destination}")
+    if not wishes.is_quiet:
+        click.echo(f"All {size} of {spool.run_dir} are on the Hub: {destination}")
 
 
-def _bring(spool: Spool, there: Logdir, timeout: float) -> None:
+def _bring(spool: Spool, there: Logdir, timeout: float, *, quiet: bool) -> None:
     """Have what is final brought to the logdir of a staged run, and wait for it.
 
     What a live worker has open is left out: it comes there when it is sealed.
@@ -114,6 +132,7 @@ def _bring(spool: Spool, there: Logdir, timeout: float) -> None:
         spool: of the run directory.
         there: its logdir.
         timeout: seconds.
+        quiet: whether nothing but errors is printed.
 
     Raises:
         ClickException: not all of it is there.
@@ -127,7 +146,8 @@ def _bring(spool: Spool, there: Logdir, timeout: float) -> None:
     member_file = MemberFile(spool, OBSERVER, Process.current(), newest_settings(members.all(), None))
     try:
         member_file.count(requests=1)
-        with closing(UploadBar(sum(lengths.values()), sum(there.missing(lengths).values()), f"in {there.to}")) as bar:
+        total, lacking, what = sum(lengths.values()), sum(there.missing(lengths).values()), f"in {there.to}"
+        with closing(UploadBar(total, lacking, what, drawn=not quiet, lines=not quiet)) as bar:
             missing = there.wait(
                 lengths,
                 timeout,
@@ -144,7 +164,8 @@ def _bring(spool: Spool, there: Logdir, timeout: float) -> None:
     if there.status().checked < asked_at:
         why = there.status().reason
         raise failure(f"{there.to} could not be compared{f': {why}' if why else ''}.", damaged=False)
-    click.echo(printable(f"All {size_text(sum(lengths.values()))} of {spool.run_dir} are in {there.to}"))
+    if not quiet:
+        click.echo(printable(f"All {size_text(sum(lengths.values()))} of {spool.run_dir} are in {there.to}"))
 
 
 def _is_ours(path: str) -> bool:
@@ -171,8 +192,7 @@ def _request_and_wait(
     settings: Settings,
     lengths: dict[str, int],
     timeout: float,
-    *,
-    create: bool,
+    wishes: Wishes,
 ) -> tuple[dict[str, int], bool]:
     """Request a push of all files and wait for it.
 
@@ -182,7 +202,7 @@ def _request_and_wait(
         settings: how the run is uploaded.
         lengths: bytes of all files, per path.
         timeout: seconds.
-        create: whether a repository that is gone may be made anew.
+        wishes: what was asked for.
 
     Returns:
         What is missing on the Hub at the end, and whether the Hub has answered what it holds. If it has not, that is
@@ -192,10 +212,10 @@ def _request_and_wait(
     checked = ledger.checked if ledger else 0
     member_file = MemberFile(spool, OBSERVER, Process.current(), settings)
     try:
-        if create:
+        if wishes.create:
             member_file.write({"create": True})
         member_file.count(requests=1)
-        missing = _wait_with_bar(spool, destination, lengths, timeout, checked)
+        missing = _wait_with_bar(spool, destination, lengths, timeout, checked, quiet=wishes.is_quiet)
     finally:
         member_file.leave()
     progress = Progress(spool)
@@ -205,16 +225,18 @@ def _request_and_wait(
 
 
 def _wait_with_bar(
-    spool: Spool, destination: Destination, lengths: dict[str, int], timeout: float, checked: int
+    spool: Spool, destination: Destination, lengths: dict[str, int], timeout: float, checked: int, *, quiet: bool
 ) -> dict[str, int]:
     progress, election = Progress(spool), Election(spool, destination, by_hand=True)
     mirror = MirrorElection(spool, by_hand=True)
     missing = progress.missing(lengths)
-    with closing(UploadBar(sum(lengths.values()), sum(missing.values()))) as bar:
+    total, lacking = sum(lengths.values()), sum(missing.values())
+    with closing(UploadBar(total, lacking, drawn=not quiet, lines=not quiet)) as bar:
 
         def show(missing: dict[str, int]) -> None:
             bar.update(sum(missing.values()))
-            bar.show_failure(progress.uploader())
+            if not quiet:
+                bar.show_failure(progress.uploader())
 
         def ensure() -> None:
             election.ensure_uploader()

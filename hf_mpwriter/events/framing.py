@@ -260,3 +260,12 @@ def payloads(path: str | int, end: int | None = None) -> list[bytes]:
         found.append(data[position + HEADER_SIZE : position + HEADER_SIZE + length])
         position += HEADER_SIZE + length + FOOTER_SIZE
     return found
+
+
+def middle(fd: int, start: int, end: int) -> int:
+    """The end of a whole record about halfway between two ends of records, 0 if there is none in between."""
+    middle = whole_length(fd, start, (start + end) // 2)
+    if middle == start:  # the first record takes more than half
+        size = int.from_bytes(os.pread(fd, 8, start), "little")
+        middle += HEADER_SIZE + size + FOOTER_SIZE
+    return middle if middle < end else 0

@@ -144,7 +144,7 @@ def _classify_status(response: httpx2.Response, error: HfHubHTTPError, text: str
     if status == 429:
         return Retry(text, after if after is not None else QUOTA_WAIT, limited=True)
     if status == 408 or (status >= 500 and status != 501):
-        return Unknown(text, after)
+        return Unknown(text, after, too_slow=status == 504)
     return _classify_content(status, response.request, text) or _classify_destination(status, error, text)
 
 

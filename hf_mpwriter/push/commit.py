@@ -83,7 +83,7 @@ def carry(job: Job, hub: Hub, notify: Notify, rng: random.Random, spool: Spool |
             verdict = words.plain(classify(error), error, job.destination, os.environ)
             words.note(text_of(error))
             if len(job.files) > 1 and isinstance(error, OSError) and error.errno == errno.EMFILE:
-                verdict = Split(text_of(error))
+                verdict = Split(text_of(error), too_large=True)
         if isinstance(verdict, Unknown) and hub.commits_sent == sent_before:  # no content of ours can be there
             verdict = Retry(verdict.reason, verdict.after)
         if not isinstance(verdict, Moved):

@@ -243,8 +243,18 @@ def writer_of(path: str) -> tuple[str, str]:
     return directory, names.event_suffix(name) if names.is_ours(name) else path
 
 
-def _publishing_order(file: LocalFile) -> tuple[str, str]:
-    return os.path.split(file.path)
+def _main_directories(files: Iterable[LocalFile]) -> set[str]:
+    """Where each process has its own event files. Those of its `add_scalars` groups are in directories below."""
+    found: dict[str, str] = {}
+    for file in files:
+        directory, name = os.path.split(file.path)
+        process = names.event_process(name)
+        found[process] = min(found.get(process, directory), directory, key=_depth)
+    return set(found.values())
+
+
+def _depth(directory: str) -> tuple[int, str]:
+    return (directory.count("/") + 1 if directory else 0), directory
 
 
 def _publishable(
@@ -267,27 +277,38 @@ def _publishable(
 def pending(
     files: Iterable[LocalFile], covers: Callable[[LocalFile], bool], quarantined: Collection[str]
 ) -> list[LocalFile]:
-    """What is to be sent, in an order of which any prefix may be published.
+    """What is to be sent, in an order of which any prefix may be published: the own files of each process first.
 
     Args:
         files: of the run directory.
         covers: whether the Hub is known to hold all of a file.
         quarantined: paths that are refused; later files of the same writer wait for them.
     """
-    waiting: list[LocalFile] = []
-    for _, group in groupby(sorted(files, key=_publishing_order), key=lambda file: os.path.dirname(file.path)):
+    files, waiting = list(files), list[LocalFile]()
+    main = _main_directories(files)
+
+    def order(file: LocalFile) -> tuple[bool, str, str]:
+        directory, name = os.path.split(file.path)
+        return directory not in main, directory, name
+
+    for _, group in groupby(sorted(files, key=order), key=lambda file: os.path.dirname(file.path)):
         waiting.extend(_publishable(group, covers, quarantined))
     return waiting
 
 
 def bounded(
-    files: Iterable[LocalFile], most: int = BATCH_FILES, in_memory: int = BATCH_IN_MEMORY, size: int = BATCH_BYTES
+    files: Iterable[LocalFile],
+    most: int = BATCH_FILES,
+    largest: int = 0,
+    in_memory: int = BATCH_IN_MEMORY,
+    size: int = BATCH_BYTES,
 ) -> list[list[LocalFile]]:
     """Split files into groups that fit into one batch each, keeping the order.
 
     Args:
         files: what to send.
-        most: files in a group.
+        most: files in a group; where that ends a group, the next one may have twice as many.
+        largest: up to which it may; 0 means `most`.
         in_memory: bytes of a group that a push holds in memory; a single file may have more.
         size: bytes in a group; a single file may have more.
     """
@@ -297,6 +318,8 @@ def bounded(
         held = file.length if file.in_memory else 0
         alone = file.is_large or bool(groups and groups[-1][-1].is_large)  # it may fail for want of room
         full = groups and (alone or len(groups[-1]) >= most or memory + held > in_memory or total + file.length > size)
+        if groups and len(groups[-1]) >= most:
+            most = min(2 * most, max(most, largest))
         if not groups or full:
             groups.append([])
             memory = total = 0

@@ -5,6 +5,7 @@
     <staging>/                  hf_mpwriter-<uid>: mode 0700, of this user, no link
       <hash>/<name>/            run directory of a staged run, or nothing but a spool
         .hf_mpwriter/           spool
+      of_others/<hash>/<name>/  nothing but the spool of a folder of another user
 
 Invariants:
 - All doors come through here: writers, commands, supervisor, search, demo, testing. Uploader and push get the spool by
@@ -27,6 +28,7 @@ from dataclasses import replace
 from hf_mpwriter.base.errors import LogdirError
 from hf_mpwriter.base.home import (
     NEVER,
+    OF_OTHERS,
     STAGING_VARIABLE,
     Home,
     Way,
@@ -91,6 +93,31 @@ def find(logdir: str, environ: Mapping[str, str] = os.environ) -> Home:
 def spool_of(home: Home) -> Spool:
     """The spool of a home; nothing is created or opened."""
     return Spool.of(home.run_dir, home.spool, home.logdir)
+
+
+def is_staged_here(logdir: str) -> bool:
+    """Whether this host has a spool for a logdir in a staging directory; nothing is probed.
+
+    Args:
+        logdir: absolute path.
+    """
+    name = os.path.join(staging_root(os.geteuid()), staged_name(os.path.realpath(logdir)), SPOOL_NAME)
+    return any(os.path.isdir(os.path.join(directory, name)) for directory in staging_directories(os.environ))
+
+
+def beside(folder: str) -> Home:
+    """The home of a folder of another user, with a spool in the staging directory: nothing is written into the folder.
+
+    Args:
+        folder: absolute path.
+
+    Raises:
+        LogdirError: there is no staging directory.
+    """
+    why = "it is another user's, or cannot be written"
+    staging = _staging(folder, why, staging_directories(os.environ), staging_setting(os.environ))
+    place = os.path.join(staging, OF_OTHERS, staged_name(os.path.realpath(folder)))
+    return Home(folder, Way.LOCAL_SPOOL, folder, os.path.join(place, SPOOL_NAME), why)
 
 
 def _found(logdir: str, there: str, setting: str, directories: list[str]) -> Home:

@@ -145,14 +145,18 @@ class Outbox:
             for old in [other for other in self._on_disk if other not in batches]:
                 self.remove(old)
 
-    def split(self, batch: Batch) -> None:
+    def split(self, batch: Batch, behind: Sequence[Sequence[LocalFile]] | None = None) -> None:
         """Replace a batch by its two halves; they are sent next.
+
+        Args:
+            batch: the first one.
+            behind: groups that take the place of the other batches; None leaves these as they are.
 
         Raises:
             OSError: as `put`.
         """
         middle = len(batch.files) // 2
-        rest = [other.files for other in self.batches if other is not batch]
+        rest = [other.files for other in self.batches if other is not batch] if behind is None else behind
         self.put([batch.files[:middle], batch.files[middle:], *rest])
 
     def shorten(self, batch: Batch, file: LocalFile) -> None:

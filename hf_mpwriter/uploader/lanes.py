@@ -15,8 +15,8 @@ Invariants:
 - A file is quarantined when the Hub refuses it alone, or names it. When it is tried again, it is alone in its batch,
   behind all others; the later files of its writer wait until the Hub has it.
 - A large file of another writer that cannot be copied waits, or is quarantined; see `snapshot/large_files`.
-- Batches that are older than the last failure are not sent: a scan replaces them. Halves of a refused batch, and what
-  waits while a request may still be under way, are sent as they are.
+- Batches that are older than the last failure, or made for faster commits, are not sent: a scan replaces them. Halves
+  of a refused batch, and what waits while a request may still be under way, are sent as they are.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import dataclasses
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from hf_mpwriter.base.files import LocalFile
@@ -41,6 +41,7 @@ from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Directory
 from hf_mpwriter.uploader.decision import Outgoing
+from hf_mpwriter.uploader.pace.batch_size import LARGEST, BatchSize
 from hf_mpwriter.uploader.pace.pacing import Backoff, Step
 from hf_mpwriter.uploader.pace.retries import Retries
 
@@ -170,7 +171,7 @@ class EventFileLane(Lane):
     ) -> None:
         super().__init__(ledger, backoff, retries)
         self._run, self._outbox, self._scan = run, outbox, EventFileScan(run)
-        self._large = LargeFiles(run, outbox.directory, clock)
+        self._large, self._size = LargeFiles(run, outbox.directory, clock), BatchSize(clock)
         self._too_large: dict[str, TooLarge] = {}
         self._up_to_date = self._splitting = self.has_scanned = False
         self.blind_scans = BLIND_SCANS
@@ -189,12 +190,10 @@ class EventFileLane(Lane):
             return Outgoing.SPLIT
         return Outgoing.READY if self._up_to_date else Outgoing.STALE
 
-    def _allows(self, path: str) -> bool:
-        return self.settings.allows(path) and self.takes(path)
-
     def start(self) -> Batch:
         """The batch whose push starts now."""
         batch = super().start()
+        self._size.started()
         self._large.started(batch.files)
         return batch
 
@@ -211,11 +210,14 @@ class EventFileLane(Lane):
         files = self._scan.files(self._allows, members.growing, self.blind_scans)
         later = self._leave_large(files, everything=everything)
         waiting = pending(files, self._ledger.covers, self._ledger.quarantined.keys() | later)
-        self._outbox.put([*bounded(waiting), *([file] for file in self._again(files, later))])
+        self._outbox.put([*self._grouped(waiting), *([file] for file in self._again(files, later))])
         if self._outbox.trouble:
             logger.info(self._outbox.trouble)
         self._up_to_date = self.has_scanned = True
         return files
+
+    def _grouped(self, files: Iterable[LocalFile]) -> list[list[LocalFile]]:
+        return bounded(files, self._size.files, LARGEST)
 
     def _again(self, files: list[LocalFile], later: set[str]) -> list[LocalFile]:
         """Of the refused files those that are tried now, at most one of a writer."""
@@ -253,20 +255,22 @@ class EventFileLane(Lane):
     def done(self, batch: Batch, *, committed: bool) -> None:
         """The Hub has a batch; what waits behind it is of the same scan."""
         super().done(batch, committed=committed)
+        in_time = not committed or self._size.done(len(batch.files))
         if all(map(self._ledger.covers, batch.files)):
             self._outbox.remove(batch)
         for path in [path for path, known in self._too_large.items() if self._ledger.length(path) >= known.least]:
             del self._too_large[path]
-        self._end_split()
+        self._splitting = self._splitting and bool(self.batches)
         if self._splitting:
             file, *others = self.batches[0].files
             known = self._too_large.get(file.path)
             if known and not others and known.times > 1 and file.length >= known.greatest:  # it stays too large
                 self._send_less(self.batches[0])
-        self._up_to_date = bool(self.batches)
+        self._up_to_date = bool(self.batches) and in_time  # what waits was made in the hope of faster commits
 
     def failed(self, verdict: Verdict, batch: Batch) -> tuple[Verdict, Step]:
         """Take in that a push of a batch has failed."""
+        self._size.failed(verdict, len(batch.files))
         verdict, step = super().failed(verdict, batch)
         if not isinstance(verdict, (Quarantine, Split)):
             self._splitting = False
@@ -282,9 +286,6 @@ class EventFileLane(Lane):
             writers = {writer_of(file.path): file.path for file in other.files}
             if other is batch or any(path >= first[writer] for writer, path in writers.items() if writer in first):
                 self._outbox.remove(other)
-        self._end_split()
-
-    def _end_split(self) -> None:
         self._splitting = self._splitting and bool(self.batches)
 
     def _shorten(self, batch: Batch) -> bool:
@@ -302,7 +303,7 @@ class EventFileLane(Lane):
         try:
             fd = disk.open_beneath(self._run / file.path)
             try:
-                end = _middle(fd, self._ledger.length(file.path), self._too_large[file.path].least)
+                end = framing.middle(fd, self._ledger.length(file.path), self._too_large[file.path].least)
             finally:
                 os.close(fd)
             if end:
@@ -315,16 +316,13 @@ class EventFileLane(Lane):
 
     def _halve(self, batch: Batch) -> None:
         try:
-            self._outbox.split(batch)
+            self._outbox.split(batch, self._behind(batch))
             self._splitting = True
         except OSError as error:  # a file is gone: the next scan knows
             logger.info("cannot split batch %s: %s", batch.number, error)
 
-
-def _middle(fd: int, start: int, end: int) -> int:
-    """The end of a whole record about halfway between two ends of records, 0 if there is none in between."""
-    middle = framing.whole_length(fd, start, (start + end) // 2)
-    if middle == start:  # the first record takes more than half
-        size = int.from_bytes(os.pread(fd, 8, start), "little")
-        middle += framing.HEADER_SIZE + size + framing.FOOTER_SIZE
-    return middle if middle < end else 0
+    def _behind(self, batch: Batch) -> list[Sequence[LocalFile]]:
+        """What waits behind a refused batch, grouped anew; files that were refused before stay alone."""
+        files = [file for other in self.batches if other is not batch for file in other.files]
+        again = [file for file in files if file.path in self._ledger.quarantined]
+        return [*self._grouped(file for file in files if file not in again), *([file] for file in again)]

@@ -10,6 +10,8 @@
       any other file                                                       this one: nothing else has written it
       event file of ours that came here LEFT_ALONE seconds ago             also where the first worker has lived
 
+Of a folder of another user, for which `sync` has made the spool, all is the share of whoever syncs it.
+
 A worker has lived on a host if there is the lock file of its claim in that host's spool.
 
 Invariants:
@@ -24,6 +26,7 @@ import os
 import time
 from collections.abc import Callable
 
+from hf_mpwriter.base.home import is_of_others
 from hf_mpwriter.base.names import MAIN_WORKER, SPOOL_NAME, event_host, is_ours, worker_of
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging.record import MirrorRecord
@@ -53,7 +56,7 @@ class Share:
     """
 
     def __init__(self, spool: Spool, clock: Callable[[], float] = time.monotonic) -> None:
-        self._spool, self._clock, self._is_all = spool, clock, not is_apart(spool)
+        self._spool, self._clock, self._is_all = spool, clock, not is_apart(spool) or is_of_others(spool.root)
         self._is_staged = not self._is_all and _is_staged(spool)
         self._next_look, self._lived, self._now = -1.0, frozenset[str](), 0.0
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hf_mpwriter.base import names
 from hf_mpwriter.base.names import folder_url, is_event_file
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.system.process import safe_name
@@ -20,6 +21,20 @@ def test_a_safe_name_is_one_part_of_a_path_and_no_event_file(text):
     assert re.fullmatch(r"[A-Za-z0-9_-]{0,64}", name)
     assert not is_event_file(name)
     assert safe_name(name) == name
+
+
+@pytest.mark.parametrize(
+    ("name", "process"),
+    [
+        ("events.out.tfevents.0000000001.host.4711.0123abcd.eval", "host.4711"),
+        ("events.out.tfevents.1700000000.10.0.0.1.4711.0", "10.0.0.1.4711"),
+        ("events.out.tfevents.1700000000.host", "host"),
+        ("mine.tfevents", "mine.tfevents"),
+    ],
+)
+def test_the_name_of_an_event_file_tells_the_process(name, process):
+    """Ours and torch's; tensorboardX gives the host only."""
+    assert names.event_process(name) == process
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,12 @@ def test_each_status_has_its_verdict(status, verdict):
         assert type(classify(wrapped(outer, http(status)))) is verdict
 
 
+@pytest.mark.parametrize("status", [500, 502, 503, 504])
+def test_only_a_proxy_that_lost_patience_speaks_of_size(status):
+    """A 504 is what a commit of too many files gets; any other server error is an outage."""
+    assert classify(http(status)).too_slow == (status == 504)
+
+
 @given(st.integers(400, 599))
 def test_every_status_has_a_verdict_that_is_not_too_sure(status):
     """Of a server error nothing is known, and never that the destination or a file is to blame."""

@@ -225,6 +225,35 @@ def test_a_second_open_writer_in_a_directory_is_not_held_back_for_the_whole_run(
     assert pending(files, lambda _: False, ()) == files
 
 
+def test_the_own_files_of_each_process_go_before_those_of_its_groups():
+    """Thousands of small files of `add_scalars` do not hold back the main curve, neither of ranks nor of torch."""
+    ours = "events.out.tfevents.0000000001.host.{}.0123abcd"
+    torch = "events.out.tfevents.0000000001.10.0.0.1.{}.3"
+    paths = [
+        ours.format(1),
+        f"rank_00001/{ours.format(2)}",
+        f"zz/torch/{torch.format(3)}",
+        f"loss_train/{ours.format(1)}",
+        f"rank_00001/a_b/{ours.format(2)}",
+        f"zz/torch/a/{torch.format(3)}",
+    ]
+    files = [LocalFile(path, 1, True) for path in sorted(paths)]
+    assert [file.path for file in pending(files, lambda _: False, ())] == paths
+
+
+@pytest.mark.parametrize(("most", "largest", "expected"), [(2, 8, [2, 4, 8, 6]), (2, 0, [2] * 10), (30, 4, [20])])
+def test_groups_may_double_up_to_a_size(most, largest, expected):
+    """Each one that is full is followed by one of at most twice as many."""
+    files = [LocalFile(f"{number:02d}.tfevents", 1, False) for number in range(20)]
+    assert [len(group) for group in bounded(files, most, largest)] == expected
+
+
+def test_a_group_that_ends_for_its_bytes_is_followed_by_one_of_the_same_size():
+    """It says nothing of how many files may go together."""
+    files = [LocalFile(f"{number:02d}.tfevents", 5, False) for number in range(8)]
+    assert [len(group) for group in bounded(files, 3, 9, size=12)] == [2, 2, 2, 2]
+
+
 def attached(path: str, length: int = 1) -> LocalFile:
     """An attachment with this content."""
     return LocalFile(path, length, growing=False, sha256="5" * 64, blob_id="6" * 40)

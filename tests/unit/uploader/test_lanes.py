@@ -20,6 +20,7 @@ from hf_mpwriter.spool.outbox import Outbox
 from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.uploader.decision import Outgoing
 from hf_mpwriter.uploader.lanes import EventFileLane
+from hf_mpwriter.uploader.pace.batch_size import SLOW_COMMIT
 from hf_mpwriter.uploader.pace.pacing import Backoff
 from hf_mpwriter.uploader.pace.retries import REFUSALS, RETRY_DISTANCE, Retries
 
@@ -375,3 +376,82 @@ def test_a_refused_file_that_is_too_large_to_be_copied_now_is_not_scanned_for_al
     run.scan()
     assert (run.waiting(), run.retries.is_due(attachments=False)) == ([], False)
     assert run.ledger.reasons[path] == "400"
+
+
+def many(run, count: int) -> None:
+    """So many event files of other writers in place of the four."""
+    for path in run.paths:
+        (run.root / path).unlink()
+    for number in range(count):
+        (run.root / f"events.out.tfevents.{number:010d}.theirs").write_bytes(framing.frame(framing.version_event(1.0)))
+    run.scan()
+
+
+def sizes(run) -> list[int]:
+    """The number of files in each batch."""
+    return [len(batch.files) for batch in run.lane.batches]
+
+
+def test_batches_double_while_commits_are_fast(run):
+    """They are planned so, and the next scan goes on from there."""
+    many(run, 500)
+    assert sizes(run) == [100, 200, 200]
+    run.done()
+    run.done()
+    assert run.lane.outgoing is Outgoing.READY
+    run.scan()
+    many(run, 900)
+    assert sizes(run) == [400, 200]
+
+
+def test_after_a_slow_commit_a_scan_makes_the_batches_anew_no_larger_than_before(run):
+    """Those that wait were made in the hope of faster ones."""
+    many(run, 350)
+    batch = run.lane.start()
+    run.now += SLOW_COMMIT
+    run.ledger.acknowledge({file.path: Sent(file.length, "0" * 64) for file in batch.files}, "c", 1000.0)
+    run.lane.done(batch, committed=True)
+    assert run.lane.outgoing is Outgoing.STALE
+    run.scan()
+    assert sizes(run) == [100, 150]
+
+
+def test_a_batch_that_is_too_large_makes_all_that_wait_smaller(run):
+    """The halves go first; what waits is not refused for its size once more, and grows again with them."""
+    many(run, 350)
+    run.fail(Split("413", too_large=True))
+    assert sizes(run) == [50, 50, 50, 100, 100]
+    many(run, 350)
+    assert sizes(run) == [50, 100, 200]
+
+
+def test_a_batch_whose_content_is_refused_leaves_the_others_as_they_are(run):
+    """One file is to blame, not their number."""
+    many(run, 350)
+    run.fail(Split("400"))
+    assert sizes(run) == [50, 50, 100, 150]
+
+
+def test_after_a_504_the_next_scan_makes_half_as_large_batches(run):
+    """A proxy has ended the request, as it took too long."""
+    many(run, 150)
+    run.fail(Unknown("504", too_slow=True))
+    run.scan()
+    assert sizes(run) == [50, 100]
+    run.fail(Unknown("502"))
+    run.scan()
+    assert sizes(run) == [50, 100]
+
+
+def test_a_file_that_was_refused_alone_stays_alone_when_a_batch_before_it_is_too_large(run):
+    """What waits is grouped anew, without it."""
+    run.scan()
+    run.send_all({run.paths[0]: Split("400")})
+    for path in ("a", "b", "c"):
+        event_file(run.root / f"events.out.tfevents.0000000009.{path}", 2)
+    run.now += RETRY_DISTANCE
+    run.scan()
+    assert run.waiting()[-1] == [run.paths[0]]
+    run.fail(Split("413", too_large=True))
+    assert sizes(run) == [1, 2, 1]
+    assert run.waiting()[-1] == [run.paths[0]]

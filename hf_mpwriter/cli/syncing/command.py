@@ -1,0 +1,135 @@
+"""The command `hf-mpwriter sync`: which runs it uploads, and what is said of several.
+
+Invariant: two runs that would go to one folder of a repository are refused before anything is sent.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+import click
+
+from hf_mpwriter.base.errors import HfMpWriterError
+from hf_mpwriter.base.home import is_url, normalised_logdir
+from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.cli.destination import endpoint_option, place_options
+from hf_mpwriter.cli.output import DAMAGED, counted, failure
+from hf_mpwriter.cli.status.finding import runs_below
+from hf_mpwriter.cli.sync import Wishes, sync_one
+from hf_mpwriter.cli.syncing import follow as following
+from hf_mpwriter.cli.syncing.folders import candidate
+from hf_mpwriter.cli.words import as_argument
+from hf_mpwriter.system.redaction import printable
+
+
+@click.command("sync")
+@click.argument("logdirs", metavar="DIR...", nargs=-1)
+@click.option("--all", "all_below", is_flag=True, help="All runs below the current folder, or below each DIR.")
+@click.option("--repo-id", help="Repository, for a run that was local so far, or that others have written.")
+@place_options
+@click.option("--create", is_flag=True, help="Create the repository again if it is gone.")
+@click.option("--timeout", type=float, help="Seconds to wait for each run; default: until everything is on the Hub.")
+@click.option("--follow", is_flag=True, help="Go on until the writers of DIR have gone: beside training.")
+@click.option("--quiet", "-q", "is_quiet", is_flag=True, help="Print nothing but errors.")
+@endpoint_option
+def sync_runs(
+    logdirs: tuple[str, ...],
+    repo_id: str | None,
+    repo_type: str,
+    revision: str,
+    path_in_repo: str,
+    timeout: float | None,
+    endpoint: str | None,
+    *,
+    all_below: bool,
+    create: bool,
+    follow: bool,
+    is_quiet: bool,
+) -> None:
+    """Upload what is missing of each DIR on the Hub, and wait for it.
+
+    DIR is a run directory, or any folder with event files, whichever writer made them; then say where to with
+    --repo-id. Asks the Hub what it holds, and sends only the rest. Run it during training or after a crash, as often
+    as you like.
+    """
+    wishes = Wishes(repo_id, repo_type, revision, path_in_repo, timeout, endpoint, create=create, is_quiet=is_quiet)
+    names = list(dict.fromkeys(_below(logdirs, wishes) if all_below else logdirs))
+    if not names and not all_below:
+        raise click.UsageError("Name a run directory, or give --all for the runs below this folder.")
+    if not names:
+        raise click.ClickException("There is no run with a destination below.")
+    _check_places(names, wishes)
+    if follow:
+        _follow(names, wishes)
+        return
+    if len(names) == 1:
+        sync_one(names[0], wishes)
+        return
+    codes = [_told(name, wishes) for name in names]
+    if failed := [code for code in codes if code]:
+        is_damage = all(code == DAMAGED for code in failed)
+        raise failure(f"{len(failed)} of {counted(len(names), 'run')} not whole on the Hub.", damaged=is_damage)
+
+
+def _follow(names: list[str], wishes: Wishes) -> None:
+    """Upload one run until its writers have gone. What fails meanwhile is printed, and tried again."""
+    if len(names) != 1 or is_url(normalised_logdir(names[0])):
+        raise click.UsageError("--follow takes one folder. Start one for each.")
+    sync_one(names[0], wishes)  # what is wrong with the call ends it at once
+    codes = [0]
+    following.follow(following.Writers(normalised_logdir(names[0])), lambda: codes.append(_told(names[0], wishes)))
+    if codes[-1]:
+        raise failure("Not all is on the Hub.", damaged=codes[-1] == DAMAGED)
+
+
+def _told(name: str, wishes: Wishes) -> int:
+    """Upload one of several runs; its exit code. An error is printed, and holds up no other."""
+    try:
+        sync_one(name, wishes)
+    except click.ClickException as error:
+        click.echo(f"{printable(name)}: {error.format_message()}", err=True)
+        return error.exit_code
+    except (HfMpWriterError, OSError) as error:
+        click.echo(printable(f"{name}: {error}"), err=True)
+        return 1
+    return 0
+
+
+def _below(folders: Iterable[str], wishes: Wishes) -> list[str]:
+    """The runs below folders; without a repository for them, those that have a destination."""
+    found = []
+    for folder in folders or (".",):
+        for run in runs_below(os.path.abspath(folder)):
+            name = as_argument(os.path.normpath(os.path.join(folder, run)))
+            if wishes.repo_id is not None or _recorded(name) is not None:
+                found.append(name)
+            elif not wishes.is_quiet:
+                click.echo(printable(f"{name} has no destination: left out"), err=True)
+    return found
+
+
+def _recorded(name: str) -> Destination | None:
+    """Where a run goes; None if it has no destination, or if that cannot be read: then `sync_one` says why."""
+    try:
+        return candidate(name).destination()
+    except (HfMpWriterError, OSError):
+        return None
+
+
+def _check_places(names: Iterable[str], wishes: Wishes) -> None:
+    """Refuse runs that would go to the same folder of a repository, such as two of one name.
+
+    Raises:
+        UsageError: it names both.
+    """
+    taken: dict[Destination, str] = {}
+    for name in names:
+        place = _recorded(name) or wishes.place_of(name)
+        if place is None:
+            continue
+        other = taken.setdefault(place, name)
+        if normalised_logdir(other) != normalised_logdir(name):
+            raise click.UsageError(
+                printable(f"{other} and {name} would both go to {place}. Sync them apart, with --path-in-repo.")
+            )

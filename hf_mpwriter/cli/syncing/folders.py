@@ -1,0 +1,69 @@
+"""Folders with event files of others, such as torch, Lightning, the Trainer. They become runs when they are synced.
+
+    folder of this user             spool in it, as in every run directory
+    folder of another user, or      spool in the staging directory of this user; nothing is written into the folder
+    one that cannot be written
+
+Invariant: nothing is created before it is known that there are event files, and where they go.
+"""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from hf_mpwriter.base.home import is_url, normalised_logdir
+from hf_mpwriter.base.names import is_event_file
+from hf_mpwriter.cli.destination import command_line, existing_spool, is_own_folder, spool_at
+from hf_mpwriter.cli.status.finding import runs_below
+from hf_mpwriter.snapshot.event_files import walk
+from hf_mpwriter.spool.homes import beside, find, spool_of
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.system.directory import Directory
+from hf_mpwriter.system.redaction import printable
+
+
+def spool_for(logdir: str, *, is_wanted: bool) -> Spool:
+    """The spool of a run, or of a folder with event files of others, in which it is made.
+
+    Args:
+        logdir: as it was typed.
+        is_wanted: whether a repository was named, so that a spool may be made.
+
+    Raises:
+        ForeignSpoolError: the spool belongs to another user.
+        ClickException: it is neither a run nor a folder with event files; or no repository was named.
+    """
+    path = normalised_logdir(logdir)
+    if is_url(path) or not has_event_files(path):
+        return existing_spool(logdir)
+    spool = candidate(logdir)
+    if spool.exists():
+        return existing_spool(logdir)
+    if spool.run_dir != path:  # a run of ours would be staged
+        why = find(path).why
+        raise click.ClickException(f"{printable(logdir)} cannot become a run: {why}. Copy it to a local disk.")
+    if below := runs_below(path):
+        several = command_line("sync", logdir, "--all")
+        raise click.ClickException(f"{printable(logdir)} is no run, but has {len(below)} below it: {several}")
+    if not is_wanted:
+        named = command_line("sync", logdir, "--repo-id", "NAME")
+        raise click.ClickException(f"{printable(logdir)} was not uploaded yet. Say where to: {named}")
+    spool.create()
+    return spool
+
+
+def candidate(logdir: str) -> Spool:
+    """The spool that a folder has, or would have. Nothing is written into a folder of another user, not even a probe.
+
+    Args:
+        logdir: as it was typed.
+    """
+    path = normalised_logdir(logdir)
+    return spool_at(logdir) if is_own_folder(path) else spool_of(beside(path))
+
+
+def has_event_files(path: str) -> bool:
+    """Whether there are event files in a folder or below it."""
+    return any(is_event_file(os.path.basename(found)) for found in walk(Directory(path)))

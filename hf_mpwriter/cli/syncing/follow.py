@@ -1,0 +1,115 @@
+"""`hf-mpwriter sync --follow`: beside training that cannot be changed, until its writers have gone.
+
+    wait ROUND seconds, or until the writers have gone -> sync -> wait ... -> they had gone before this sync: done
+
+When they have gone:
+
+    a process of this host has an event file open for writing, as /proc tells    not yet, however long it is quiet
+    one had, and none has any more                                              after AFTER_CLOSE seconds of quiet
+    none was seen: it is on another host, or of another user                     after QUIET seconds of quiet
+
+Quiet is that no event file appears or changes its size.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+
+from hf_mpwriter.base.names import is_event_file
+from hf_mpwriter.snapshot.event_files import Statuses, walk
+from hf_mpwriter.system.directory import Directory
+
+ROUND = 300.0  # seconds between two uploads, as between two commits of a writer of ours
+LOOK_EVERY = 5.0  # seconds between two looks at the writers
+AFTER_CLOSE = 60.0  # seconds; ranks of other hosts end about then, too
+QUIET = 600.0  # seconds; a validation or a checkpoint may take minutes
+
+
+class Writers:
+    """Who writes event files below a folder.
+
+    Args:
+        folder: absolute path.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, folder: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._folder, self._clock = os.path.realpath(folder), clock
+        self._sizes, self._quiet_since = self._all_sizes(), clock()
+        self._was_open = False
+
+    def have_gone(self) -> bool:
+        """Look; whether nothing more is to be expected."""
+        now, sizes = self._clock(), self._all_sizes()
+        if sizes != self._sizes:
+            self._sizes, self._quiet_since = sizes, now
+        if self._is_open():
+            self._was_open = True
+            return False
+        return now - self._quiet_since >= (AFTER_CLOSE if self._was_open else QUIET)
+
+    def _all_sizes(self) -> dict[str, int]:
+        run, sizes = Directory(self._folder), dict[str, int]()
+        with Statuses(run) as statuses:
+            for path in walk(run):
+                if is_event_file(os.path.basename(path)):
+                    try:
+                        sizes[path] = statuses.of(path).st_size
+                    except OSError:  # gone since it was listed
+                        continue
+        run.release()
+        return sizes
+
+    def _is_open(self) -> bool:
+        """Whether a process that this user may see has one of the files open for writing."""
+        names = {os.path.join(self._folder, path) for path in self._sizes}
+        return any(target in names for target in _open_for_writing())
+
+
+def _open_for_writing() -> Iterator[str]:
+    """Paths of the event files that the processes of this host have open for writing, as far as this user may see."""
+    for pid in filter(str.isdecimal, _listed("/proc")):
+        for fd in _listed(f"/proc/{pid}/fd"):
+            try:
+                target = os.readlink(f"/proc/{pid}/fd/{fd}")
+                if is_event_file(os.path.basename(target)) and _is_writable(f"/proc/{pid}/fdinfo/{fd}"):
+                    yield target
+            except OSError:  # closed meanwhile
+                continue
+
+
+def _is_writable(info: str) -> bool:
+    with open(info, encoding="ascii") as lines:
+        flags = next((line.split()[1] for line in lines if line.startswith("flags:")), "0")
+    return int(flags, 8) & os.O_ACCMODE != os.O_RDONLY
+
+
+def _listed(path: str) -> list[str]:
+    try:
+        return os.listdir(path)
+    except OSError:  # of another user, or gone
+        return []
+
+
+def follow(
+    writers: Writers,
+    sync: Callable[[], object],
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], object] = time.sleep,
+) -> None:
+    """Upload once in ROUND seconds until the writers have gone, and once more after that.
+
+    Args:
+        writers: of the folder.
+        sync: uploads what is there.
+        clock: monotonic seconds.
+        sleep: waits so many seconds.
+    """
+    gone = False
+    while not gone:
+        due = clock() + ROUND
+        while not (gone := writers.have_gone()) and clock() < due:
+            sleep(LOOK_EVERY)
+        sync()

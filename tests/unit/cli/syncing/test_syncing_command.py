@@ -1,0 +1,100 @@
+"""Which runs `hf-mpwriter sync` takes, and which it refuses, before anything is sent."""
+
+from __future__ import annotations
+
+import pytest
+from click.testing import CliRunner
+from support import event_file
+
+from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.cli.main import main
+from hf_mpwriter.cli.syncing import command
+from hf_mpwriter.spool.layout import Spool
+
+HUB = "http://127.0.0.1:9"
+
+
+@pytest.fixture
+def synced(tmp_path, monkeypatch) -> list[str]:
+    """The runs that are uploaded; the current folder has none."""
+    monkeypatch.setenv("HF_ENDPOINT", HUB)
+    monkeypatch.chdir(tmp_path)
+    found: list[str] = []
+    monkeypatch.setattr(command, "sync_one", lambda name, _: found.append(name))
+    return found
+
+
+def run(*words: str):
+    """The result of `hf-mpwriter sync`."""
+    return CliRunner().invoke(main, ["sync", *words])
+
+
+def recorded(path: str, place: str) -> None:
+    """A run with a destination."""
+    spool = Spool(path)
+    spool.create()
+    spool.record_destination(Destination(HUB, "me/run", path_in_repo=place))
+
+
+def test_two_runs_of_one_name_are_refused_for_one_repository(synced, tmp_path):
+    """One would lie over the other. With other folders in the repository they may go, and with other names."""
+    for path in ("a/exp1", "b/exp1", "b/exp2"):
+        (tmp_path / path).mkdir(parents=True)
+        event_file(tmp_path / path / "events.out.tfevents.1700000000.host", 1)
+    result = run("a/exp1", "b/exp1", "--repo-id", "me/run")
+    assert (result.exit_code, synced) == (2, [])
+    assert "a/exp1 and b/exp1 would both go to" in result.output
+    assert "--path-in-repo" in result.output
+    assert run("a/exp1", "b/exp2", "--repo-id", "me/run").exit_code == 0
+    assert synced == ["a/exp1", "b/exp2"]
+    assert run("a/exp1", "./a/exp1", "--repo-id", "me/run").exit_code == 0, "it is the same run"
+
+
+def test_runs_that_are_recorded_for_one_place_are_refused(synced, tmp_path):
+    """Whatever their names are."""
+    recorded(str(tmp_path / "one"), "tensorboard/x")
+    recorded(str(tmp_path / "two"), "tensorboard/x")
+    result = run("one", "two")
+    assert (result.exit_code, synced) == (2, [])
+
+
+def test_all_takes_the_runs_below_that_have_a_destination(synced, tmp_path):
+    """Of this folder or of others; what is left out is named, unless it is to be quiet."""
+    recorded(str(tmp_path / "runs" / "a"), "tensorboard/a")
+    recorded(str(tmp_path / "runs" / "deep" / "b"), "tensorboard/b")
+    Spool(str(tmp_path / "runs" / "local")).create()
+    result = run("--all")
+    assert (result.exit_code, synced) == (0, ["runs/a", "runs/deep/b"])
+    assert "runs/local has no destination: left out" in result.output
+    synced.clear()
+    assert run("--all", "--quiet", "runs/deep").output == ""
+    assert synced == ["runs/deep/b"]
+    synced.clear()
+    assert run("--all", "--repo-id", "me/run").exit_code == 0
+    assert synced == ["runs/a", "runs/deep/b", "runs/local"]
+
+
+def test_without_a_run_the_message_says_what_to_give(synced, tmp_path):
+    """Nothing is searched unless it is asked for."""
+    recorded(str(tmp_path / "runs" / "a"), "tensorboard/a")
+    result = run()
+    assert (result.exit_code, synced) == (2, [])
+    assert "--all" in result.output
+    (tmp_path / "empty").mkdir()
+    assert run("--all", "empty").exit_code == 1
+
+
+def test_the_error_of_one_run_holds_up_no_other(synced, tmp_path):
+    """Each has a line, and the exit code tells that not all is there."""
+    recorded(str(tmp_path / "b"), "tensorboard/b")
+
+    def sync_one(name, _):
+        if name == "a":
+            raise OSError("no such disk")
+        synced.append(name)
+
+    command.sync_one = sync_one  # the fixture puts it back
+    result = run("a", "b")
+    assert (result.exit_code, synced) == (1, ["b"])
+    assert "a: no such disk" in result.output
+    assert "1 of 2 runs not whole on the Hub." in result.output

@@ -1,0 +1,99 @@
+"""`sync --follow`: how it is known that the writers have gone, and that nothing of theirs is left."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from support import event_file
+
+from hf_mpwriter.cli.syncing.follow import AFTER_CLOSE, LOOK_EVERY, QUIET, ROUND, Writers, follow
+
+NAME = "events.out.tfevents.1700000000.host"
+
+
+class Clock:
+    """Monotonic seconds that only pass when they are slept."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        """The seconds."""
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        """Let seconds pass."""
+        self.now += seconds
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """The clock."""
+    return Clock()
+
+
+def test_writers_that_are_not_seen_have_gone_after_a_long_quiet(tmp_path, clock):
+    """They may be on another host. A new file, or a longer one, begins the quiet anew."""
+    event_file(tmp_path / NAME, 1)
+    writers = Writers(str(tmp_path), clock)
+    clock.sleep(QUIET - 1)
+    assert not writers.have_gone()
+    event_file(tmp_path / NAME, 2)
+    clock.sleep(1)
+    assert not writers.have_gone()
+    clock.sleep(QUIET - 1)
+    (tmp_path / "b").mkdir()
+    event_file(tmp_path / "b" / NAME, 1)
+    assert not writers.have_gone()
+    clock.sleep(QUIET)
+    assert writers.have_gone()
+
+
+def test_a_writer_that_has_a_file_open_has_not_gone_however_quiet_it_is(tmp_path, clock):
+    """When it has closed it, and it stays quiet, it has. A reader is no writer."""
+    event_file(tmp_path / NAME, 1)
+    writers = Writers(str(tmp_path), clock)
+    with (tmp_path / NAME).open("ab"):
+        clock.sleep(10 * QUIET)
+        assert not writers.have_gone()
+    event_file(tmp_path / NAME, 2)
+    assert not writers.have_gone()
+    with (tmp_path / NAME).open("rb"):
+        clock.sleep(AFTER_CLOSE - 1)
+        assert not writers.have_gone()
+        clock.sleep(1)
+        assert writers.have_gone()
+
+
+def test_a_file_that_others_have_open_elsewhere_does_not_count(tmp_path, clock):
+    """Of the same name, in another folder."""
+    (tmp_path / "a").mkdir()
+    event_file(tmp_path / "a" / NAME, 1)
+    writers = Writers(str(tmp_path / "a"), clock)
+    with (tmp_path / NAME).open("ab"):
+        clock.sleep(QUIET)
+        assert writers.have_gone()
+
+
+def test_what_is_written_until_the_end_is_in_the_last_upload(tmp_path, clock):
+    """An upload each round, and one that begins after the writers have gone."""
+    event_file(tmp_path / NAME, 1)
+    sizes: list[tuple[float, int]] = []
+    end = clock.now + 2 * ROUND + 2 * LOOK_EVERY
+
+    def sleep(seconds: float) -> None:
+        clock.sleep(seconds)
+        if clock.now <= end:
+            with (tmp_path / NAME).open("ab") as file:
+                file.write(b"x")
+
+    def sync() -> None:
+        sizes.append((clock.now, os.path.getsize(tmp_path / NAME)))
+
+    follow(Writers(str(tmp_path), clock), sync, clock, sleep)
+    last = os.path.getsize(tmp_path / NAME)
+    assert sizes[-1][1] == last
+    assert sizes[-1][0] >= end + QUIET
+    assert [size < last for _, size in sizes[:2]] == [True] * 2
+    assert len(sizes) == pytest.approx((sizes[-1][0] - sizes[0][0]) / ROUND, abs=2)
