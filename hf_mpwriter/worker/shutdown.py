@@ -37,8 +37,9 @@ from hf_mpwriter.spool.staging.logdir import Logdir
 from hf_mpwriter.spool.staging.shortfall import Shortfall
 from hf_mpwriter.system.redaction import printable
 from hf_mpwriter.worker import delivery
-from hf_mpwriter.worker.delivery import Awaited, Voice, amount
+from hf_mpwriter.worker.delivery import Awaited, amount
 from hf_mpwriter.worker.ending.patience import Terms, patience
+from hf_mpwriter.worker.telling.voice import Voice
 
 QUIET_WAIT = 2.0  # seconds; a longer wait is announced
 SPEAKER_EVERY = 1.0  # seconds between two questions of a wait whether it is this process that speaks

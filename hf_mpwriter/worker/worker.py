@@ -34,7 +34,6 @@ from hf_mpwriter.system import locks, process
 from hf_mpwriter.system.supervision import contact
 from hf_mpwriter.worker import delivery
 from hf_mpwriter.worker.counting.step_count import StepCount
-from hf_mpwriter.worker.delivery import Voice
 from hf_mpwriter.worker.election import Election
 from hf_mpwriter.worker.ending.waits import Waits
 from hf_mpwriter.worker.files import WorkerFiles
@@ -43,6 +42,7 @@ from hf_mpwriter.worker.role import Role
 from hf_mpwriter.worker.staging.mirroring import Mirroring
 from hf_mpwriter.worker.staging.sealing import Sealing
 from hf_mpwriter.worker.telling.teller import Teller
+from hf_mpwriter.worker.telling.voice import Voice
 
 HOUSEKEEPING_EVERY = 3.0  # seconds
 STUCK_AFTER = 60.0  # seconds; housekeeping never takes so long

@@ -75,8 +75,7 @@ class SummaryWriter(StepMethods, AddMethods):
         squash_history: whether to squash the branch after each commit.
         repo_type: model, dataset or space; None for model.
         repo_revision: branch; None for main.
-        repo_private: visibility of a repository that is created. None leaves it to the Hub: public, unless the
-            organization has another default.
+        repo_private: visibility of a repository that is created; None for the organization's default, else public.
         path_in_repo: folder in the repository, to which the name of the run directory is appended.
         repo_allow_patterns: patterns of the files in the run directory to upload, None for all files; by default,
             event files.
@@ -86,8 +85,8 @@ class SummaryWriter(StepMethods, AddMethods):
             60.
         memory_limit: bytes of records that this process keeps in memory while the disk refuses them, for all its
             writers together. What exceeds it is dropped and counted. Default: 16 MiB.
-        mirror_every: minutes after which what was logged is brought to a logdir in which files cannot grow, such as
-            a URL. None for HF_MPWRITER_MIRROR_EVERY, or `commit_every`.
+        mirror_every: minutes after which records are brought to a logdir in which files cannot grow, such as a URL.
+            None for HF_MPWRITER_MIRROR_EVERY, or `commit_every`.
 
     Raises:
         SettingsError: an argument is not valid.

@@ -36,7 +36,7 @@ RESTORING = "restoring"  # directory of the temporary files, in the spool
 SURELY_OLD = 3600.0  # seconds
 
 
-class UnreadableError(Exception):
+class UnreadSourceError(Exception):
     """A file of the logdir cannot be read, or not as a whole."""
 
 
@@ -93,7 +93,7 @@ class Arrivals:
 
         Raises:
             OSError: this disk refuses.
-            UnreadableError: of many files in a row, none can be read.
+            UnreadSourceError: of many files in a row, none can be read.
         """
         outcomes: SimpleQueue[Arrival] = SimpleQueue()
         disk.make_dirs(self._spool.directory / RESTORING, durable=False)
@@ -106,10 +106,10 @@ class Arrivals:
             in_a_row = 0
             for outcome in self._taken(outcomes, len(wanted), tick, every):
                 in_a_row = in_a_row + 1 if outcome.error else 0
-                if outcome.error is not None and not isinstance(outcome.error, UnreadableError):
+                if outcome.error is not None and not isinstance(outcome.error, UnreadSourceError):
                     raise outcome.error
                 if outcome.error is not None and in_a_row == GIVE_UP_AFTER:
-                    raise UnreadableError(f"{in_a_row} files in a row cannot be read: {outcome.error}")
+                    raise UnreadSourceError(f"{in_a_row} files in a row cannot be read: {outcome.error}")
                 yield outcome
         finally:
             self._is_over = True
@@ -142,7 +142,7 @@ class Arrivals:
         try:
             came = sum(self._write(fd, piece) for piece in self._pieces(file.path))
             if came != file.size:
-                raise UnreadableError(f"{came} bytes came, and {file.size} are listed")
+                raise UnreadSourceError(f"{came} bytes came, and {file.size} are listed")
             place = self._spool.run / file.path
             if not _begins_with(fd, place):
                 return False
@@ -164,7 +164,7 @@ class Arrivals:
                     break
                 yield piece
         except Exception as error:  # as in `_bring_one`
-            raise UnreadableError(describe(error)) from error
+            raise UnreadSourceError(describe(error)) from error
 
     def _write(self, fd: int, piece: bytes) -> int:
         disk.write_all(fd, piece)

@@ -14,9 +14,9 @@ from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.progress import Logged, Progress
 from hf_mpwriter.spool.staging.logdir import Logdir
 from hf_mpwriter.worker import delivery, role, shutdown
-from hf_mpwriter.worker.delivery import Voice
 from hf_mpwriter.worker.ending.patience import Terms, has_peers
 from hf_mpwriter.worker.membership import Membership
+from hf_mpwriter.worker.telling.voice import Voice
 
 
 class Waits:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.notices import NumberedNotice, read_notices
-from hf_mpwriter.worker.delivery import ToldRecord
+from hf_mpwriter.worker.telling.voice import ToldRecord
 
 RECENT = 60.0  # seconds before the start of a worker from which notices are still told
 

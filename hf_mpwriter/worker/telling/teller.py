@@ -15,9 +15,9 @@ from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.progress import size_text
 from hf_mpwriter.system.redaction import printable
-from hf_mpwriter.worker.delivery import ToldRecord, Voice
 from hf_mpwriter.worker.telling.notices import Notices
 from hf_mpwriter.worker.telling.upload import UploadMessages, resolved
+from hf_mpwriter.worker.telling.voice import ToldRecord, Voice
 
 
 class Teller:

@@ -30,7 +30,7 @@ from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.status import SILENCE, UploaderStatus
 from hf_mpwriter.system.redaction import printable
-from hf_mpwriter.worker.delivery import ToldRecord
+from hf_mpwriter.worker.telling.voice import ToldRecord
 
 NOTABLE = 10.0  # seconds without a success, from which on a failure is an outage
 LONG_WAIT = 60.0  # seconds; the next try is named if it is later

@@ -26,8 +26,9 @@ from hf_mpwriter.localhub import LocalHub
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Logged, Progress
 from hf_mpwriter.worker import shutdown
-from hf_mpwriter.worker.delivery import Awaited, Voice
+from hf_mpwriter.worker.delivery import Awaited
 from hf_mpwriter.worker.membership import Membership
+from hf_mpwriter.worker.telling.voice import Voice
 
 XET_FAILS_FAST = {"HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "1", "HF_XET_CLIENT_RETRY_BASE_DELAY": "10ms"}
 

@@ -23,6 +23,7 @@ from hf_mpwriter.worker.ending.patience import Terms, has_peers, is_failure, pat
 from hf_mpwriter.worker.membership import Membership
 from hf_mpwriter.worker.role import Role
 from hf_mpwriter.worker.shutdown import End, Outcome, announcement, message
+from hf_mpwriter.worker.telling.voice import Voice
 
 
 def to_await(spool: Spool, own: dict[str, int], *, is_first: bool = True) -> dict[str, int]:
@@ -237,7 +238,7 @@ def test_the_message_names_the_true_time_where_the_hub_asks_for_a_longer_wait(ru
         blocked_until = time.monotonic() + 3600
         status.publish(phase="waiting", waiting=1, push=None, commits=0, blocked_until=blocked_until)
         ends.append(time.time())
-        voice = delivery.Voice(Membership(spool, time.monotonic))
+        voice = Voice(Membership(spool, time.monotonic))
         logged = Logged({path.name: event_file(path, 20)})
         end = End(Progress(spool), spool, delivery.Awaited(dict(logged.lengths)), voice, lambda: logged)
         end.wait(Terms(60.0), lambda: None)

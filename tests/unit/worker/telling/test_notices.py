@@ -11,10 +11,10 @@ import pytest
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.notices import NoticesFile
 from hf_mpwriter.system import locks
-from hf_mpwriter.worker.delivery import ToldRecord, Voice
 from hf_mpwriter.worker.membership import Membership
 from hf_mpwriter.worker.role import Role
 from hf_mpwriter.worker.telling.notices import RECENT, Notices
+from hf_mpwriter.worker.telling.voice import ToldRecord, Voice
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.status import SILENCE, UploaderStatus
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.process import Process, host_id
-from hf_mpwriter.worker.delivery import ToldRecord
 from hf_mpwriter.worker.telling.upload import NOTABLE, UploadMessages, duration, is_outage, shown, url_of
+from hf_mpwriter.worker.telling.voice import ToldRecord
 
 TO = Destination("https://huggingface.co", "me/run", path_in_repo="tensorboard/exp1")
 LINK = "https://huggingface.co/me/run/tree/main/tensorboard/exp1"
