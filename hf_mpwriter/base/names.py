@@ -25,7 +25,8 @@ from hf_mpwriter.base.errors import SettingsError
 SPOOL_NAME = ".hf_mpwriter"
 MAIN_WORKER = "main"
 EVENT_MARK = "tfevents"
-EMBEDDING_NAMES = frozenset({"projector_config.pbtxt", "tensors.tsv", "metadata.tsv", "sprite.png"})
+CONFIG_NAME = "projector_config.pbtxt"  # names all embeddings of a directory, and only grows
+EMBEDDING_NAMES = frozenset({CONFIG_NAME, "tensors.tsv", "metadata.tsv", "sprite.png"})
 LONGEST_NAME = 200  # bytes; filesystems allow 255
 LONGEST_HOST = 64  # bytes of a host name, as on Linux; other hosts of a run may have longer names than this one
 LONGEST_EVENT_NAME = len("events.out.tfevents.0123456789..4194304.01234567") + LONGEST_HOST  # bytes, without the suffix
@@ -56,6 +57,11 @@ def is_attachment(path: str) -> bool:
 def is_embedding(path: str) -> bool:
     """Whether a file of the run directory is one of those that `add_embedding` writes."""
     return os.path.basename(path) in EMBEDDING_NAMES
+
+
+def is_config(path: str) -> bool:
+    """Whether a file of the run directory is the list of embeddings that `add_embedding` appends to."""
+    return os.path.basename(path) == CONFIG_NAME
 
 
 def is_of_ours(name: str) -> bool:

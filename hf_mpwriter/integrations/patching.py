@@ -26,6 +26,8 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
+from hf_mpwriter.base.arguments import values
+
 NAMES = {
     "torch.utils.tensorboard": ["SummaryWriter"],
     "tensorboardX": ["SummaryWriter", "GlobalSummaryWriter"],
@@ -40,11 +42,13 @@ def patch() -> None:
 
     Call it before the names are imported. Further calls have no effect. The environment names the destination of the
     writers of the first two: HF_MPWRITER_REPO_ID, HF_MPWRITER_REPO_TYPE, HF_MPWRITER_REPO_PRIVATE. Without a
-    repository they stay local.
+    repository they stay local. Steps with a fraction are cut off, as torch does.
     """
     if not _undo:
         finder = _Finder()
         sys.meta_path.insert(0, finder)
+        _undo.append(lambda: setattr(values, "fractions_are_cut", False))
+        values.fractions_are_cut = True
         _undo.append(lambda: sys.meta_path.remove(finder))
         for name in NAMES:
             if name in sys.modules:

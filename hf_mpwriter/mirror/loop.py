@@ -51,6 +51,7 @@ from hf_mpwriter.system.process import Process
 logger = logging.getLogger("hf_mpwriter")
 
 TICK = 1.0  # seconds between two ticks; what a copy says is noticed at once
+BLIND_SCANS = 5  # in a row that wait for a file that cannot be read: later ones of its writer must not pass it
 SCAN_EVERY = 30.0  # seconds between two scans for files that are not ours
 STUCK = "a process that copies hangs in it, and cannot be killed; no other one starts while it lives"
 
@@ -166,7 +167,7 @@ class Mirror:
         alone = not any(member.alive and member.name.worker not in ASK_FOR_ALL for member in members)
         open_then = {path for member in members for path in member.growing if is_ours(os.path.basename(path))}
         try:  # what is open is not parsed: it may be long
-            files = self._scan_of.files(lambda path: path not in open_then, self._members.growing)
+            files = self._scan_of.files(lambda path: path not in open_then, self._members.growing, BLIND_SCANS)
             open_now = self._members.growing()
         except OSError as error:
             logger.info("cannot scan the event files: %s", error)
@@ -230,8 +231,8 @@ class Mirror:
             return
         if end.is_gone:
             self._compare()
-        if end.is_of_files:
-            self._tries.behind |= {writer_of(item.path) for item in self._items if item.path not in self._there}
+        failed = {writer_of(item.path) for item in self._items if item.path not in self._there}
+        self._tries.behind = self._tries.behind | failed if end.is_of_files else frozenset()  # else all writers wait
         self._failed(end.reason, is_refused=end.is_refused)
 
     def _take(self, message: Message) -> None:

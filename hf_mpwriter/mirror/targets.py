@@ -4,7 +4,7 @@
     nothing                     written
     as long as ours             taken for ours: the names of event files are unique
     shorter, and begins ours    written again as a whole: a copy was killed
-    another embedding           written again as a whole, see `scan`
+    another embedding           written again as a whole, see `scan`; but their list only if it begins ours
     anything else               left alone, and reported
 
 Invariants:
@@ -21,7 +21,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-from hf_mpwriter.base.names import is_embedding
+from hf_mpwriter.base.names import is_config, is_embedding
 from hf_mpwriter.mirror.job import Item
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Directory
@@ -152,12 +152,9 @@ def bring(target: Target, source: CopySource) -> bool:
         OSError, Exception: it cannot be written.
     """
     there = target.length(source.path)
-    if is_embedding(source.path):
-        if there == source.length and source.begins_with(target.pieces(source.path)):
-            return False
-    elif there == source.length:
+    if there == source.length and (not is_embedding(source.path) or source.begins_with(target.pieces(source.path))):
         return False
-    elif there is not None:
+    if there is not None and (is_config(source.path) or not is_embedding(source.path)):
         if there > source.length:
             raise ConflictError(f"the file there has {there} bytes, the one here {source.length}")
         if there and not source.begins_with(target.pieces(source.path)):

@@ -46,6 +46,7 @@ _BY_KIND = (  # kinds of an exception in the chain, the outermost first, and wha
         ("ConnectTimeout", "ReadTimeout", "WriteTimeout", "PoolTimeout", "TimeoutError"),
         "{endpoint} does not answer in time: check the network",
     ),
+    (("ProxyError",), "the proxy gives no connection to {endpoint}: check HTTPS_PROXY, HTTP_PROXY and ALL_PROXY"),
     (("ConnectError",), "the Hub cannot be reached at {endpoint}: check the network"),
     (("TransportError", "ConnectionError"), "{endpoint} has ended the connection"),
 )
@@ -124,7 +125,8 @@ def _content(verdict: Split, error: BaseException) -> str:
         return verdict.reason
     if verdict.too_large:
         return f"it is too large for the Hub ({status})"
-    return printable(redact_known(f"the Hub refuses it ({status}{f': {said:.{LONGEST}}' if said else ''})"))
+    said = redact_known(said)  # before it is cut: half of a token is not recognised
+    return printable(f"the Hub refuses it ({status}{f': {said:.{LONGEST}}' if said else ''})")
 
 
 def _outage(verdict: Retry | Unknown | Moved, error: BaseException, destination: Destination) -> str:

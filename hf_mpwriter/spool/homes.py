@@ -11,6 +11,8 @@ Invariants:
 - All doors come through here: writers, commands, supervisor, search, demo, testing. Uploader and push get the spool by
   descriptors.
 - A run that was staged for a mount stays so while that mount is not there: its logdir is an empty directory then.
+- Without a word of the user, nothing is asked of a directory for staging that is not on a disk of this host: a home on
+  the network may hang.
 - To find a home makes no directory but the staging directory, and that one only where it is needed.
 - The staging directory is one into which no other user may write, and which none could have put there.
 """
@@ -19,6 +21,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 import stat
 import tempfile
@@ -49,7 +52,7 @@ from hf_mpwriter.spool.staging.probed import is_decided, is_private, recall, rem
 from hf_mpwriter.spool.staging.record import MirrorRecord
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Directory, at
-from hf_mpwriter.system.filesystem.mounts import Mount, find_mount, mount_at, nearest
+from hf_mpwriter.system.filesystem.mounts import Mount, find_mount, mount_at, mount_unasked, nearest, table
 from hf_mpwriter.system.filesystem.probe import Abilities, probe
 from hf_mpwriter.system.process import open_above
 
@@ -147,7 +150,8 @@ def _left_by_mount(logdir: str, there: str, mount: Mount | None, directories: Se
     if mount is None:  # the system does not tell
         return None
     name = staged_name(os.path.realpath(logdir))
-    for directory in directories:
+    mountinfo = table()
+    for directory in itertools.filterfalse(lambda one: _far(one, mountinfo), directories):
         staging = os.path.join(directory, staging_root(os.geteuid()))
         place = os.path.join(staging, name, SPOOL_NAME)
         if not os.path.isdir(place) or not is_private(staging):
@@ -208,7 +212,9 @@ def examine(path: str, mount: Mount | None, elsewhere: Callable[[str], bool]) ->
 
 
 def _recalled(mount: Mount, device: int, wanted: Sequence[str], directories: Sequence[str]) -> Abilities | None:
-    answers = (recall(os.path.join(one, staging_root(os.geteuid())), mount, device, wanted) for one in directories)
+    mountinfo = table()
+    there = (os.path.join(one, staging_root(os.geteuid())) for one in directories if not _far(one, mountinfo))
+    answers = (recall(staging, mount, device, wanted) for staging in there)
     return next((found for found in answers if found), None)
 
 
@@ -229,7 +235,8 @@ def _staging(logdir: str, why: str, directories: Sequence[str], setting: str) ->
     for directory in directories:
         path = os.path.join(directory, staging_root(os.geteuid()))
         try:
-            if trouble := _unfit(directory, path, is_named=directory == setting):
+            is_named = directory == setting
+            if trouble := ("" if is_named else _far(directory, table())) or _unfit(directory, path, is_named=is_named):
                 troubles.append(trouble)
             else:
                 return path
@@ -239,6 +246,17 @@ def _staging(logdir: str, why: str, directories: Sequence[str], setting: str) ->
         f"{logdir} needs a directory on this host, as {why}, and there is none: {'; '.join(troubles)}.",
         hint=f"Set {STAGING_VARIABLE} to a directory on a local disk.",
     )
+
+
+def _far(directory: str, mountinfo: str) -> str:
+    """Why a directory is not on a disk of this host, "" if it is, as far as the system tells; it is not asked itself.
+
+    Args:
+        directory: absolute path.
+        mountinfo: the table of mounts.
+    """
+    mount = mount_unasked(directory, mountinfo)
+    return "" if mount is None or mount.is_local else f"{directory} is on {mount.fstype}"
 
 
 def _unfit(directory: str, path: str, *, is_named: bool) -> str:

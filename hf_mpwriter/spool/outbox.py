@@ -81,6 +81,7 @@ class Outbox:
         self._host = host
         self._run = run
         self._highest = 0
+        self._garbage: list[Place] = []  # what cannot be read, and cannot be removed yet
         self.trouble = ""
         disk.make_dirs(host.outbox)
         self._sweep()
@@ -114,9 +115,16 @@ class Outbox:
                 found.append(self._read(int(stem), self._host.outbox / name))
             except (state.DamagedError, OSError) as error:  # it is derived again from the event files
                 logger.info("batch %s cannot be read and is dropped: %s", name, error)
-                with contextlib.suppress(OSError):
-                    disk.remove(self._host.outbox / name, "outbox.garbage")
+                self._garbage.append(self._host.outbox / name)
+        self._remove_garbage()
         return found
+
+    def _remove_garbage(self) -> None:
+        """Remove what cannot be read; what the disk refuses to remove is tried again."""
+        for path in list(self._garbage):
+            with contextlib.suppress(OSError):
+                disk.remove(path, "outbox.garbage")
+                self._garbage.remove(path)
 
     @staticmethod
     def _read(number: int, path: Place) -> Batch:
@@ -144,6 +152,7 @@ class Outbox:
         if not self.trouble:  # else the older ones stay: they are all that a successor would find
             for old in [other for other in self._on_disk if other not in batches]:
                 self.remove(old)
+            self._remove_garbage()
 
     def split(self, batch: Batch, behind: Sequence[Sequence[LocalFile]] | None = None) -> None:
         """Replace a batch by its two halves; they are sent next.

@@ -131,6 +131,7 @@ class Uploader:
         living = [member for member in members if member.alive]
         if living:
             self.run.abandoned_since = self.run.clock()
+        self.run.for_all = any(member.name.worker == OBSERVER for member in living)
         if members:
             self.run.ledger.settings = max(living or members, key=lambda member: member.started_at).settings
         for member in members:

@@ -66,6 +66,7 @@ class RunState:
         requests: who asked for what.
         abandoned_since: when a member was last seen alive, or the Hub last took something.
         audit: whether a request waits until the Hub's copies were read back.
+        for_all: whether a `sync` waits: then what other hosts have left goes from here, too, until all of it is there.
         elsewhere: other hosts that have a living uploader of their own.
         ledger, members, retries, pacing, events, attachments, in_flight: what `recover` has read or made.
 
@@ -89,7 +90,7 @@ class RunState:
         self.status = StatusFile(self.host, process, clock, token_issued_at)
         self._tenure = Tenure(self.host.starts, clock)
         self.requests = Requests()
-        self.abandoned_since, self._waited_until, self.audit = clock(), 0.0, False
+        self.abandoned_since, self._waited_until, self.audit, self.for_all = clock(), 0.0, False, False
         self.recover()
 
     def recover(self) -> None:
@@ -125,9 +126,9 @@ class RunState:
             self.spool, self.host.copies, self.ledger, backoff, self.retries, clock, first
         )
         self.events.takes = lambda path: (
-            (self.audit or (share.takes(path) and not self.gaps.before(path))) and path not in self._all_theirs
+            (self.for_all or (share.takes(path) and not self.gaps.before(path))) and path not in self._all_theirs
         )
-        self.attachments.takes = lambda path: self.audit or share.takes(path)  # `sync` asks for what others left, too
+        self.attachments.takes = lambda path: self.for_all or share.takes(path)  # `sync` asks for what others left, too
         self._all_theirs = frozenset[str]()
         self.in_flight = InFlight(self.spool, self.host, waiting, self.ledger, self.pacing, self.gaps, clock)
         self.status.saw(None)

@@ -140,7 +140,7 @@ class End:
         allowed = patience(terms, is_stuck=fails or stands)
         longest = self._started + allowed.longest
         end = min(longest, self._moved_at + allowed.idle)
-        self._view.until = min(self._view.until, end)
+        self._view.until = end  # later again after progress, or when an outage is over
         if fails or now - self._started > QUIET_WAIT:
             self._announce(allowed.longest, longest - now)
         return now >= end

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from hf_mpwriter.base.arguments import values as arguments
 from hf_mpwriter.base.arguments.values import whole
 
 
@@ -51,7 +52,12 @@ def as_step(step: Any) -> int | None:
     """
     if step is None:
         return None
-    number = whole("global_step", step)
+    try:
+        number = whole("global_step", step)
+    except ValueError:
+        if not arguments.fractions_are_cut:
+            raise
+        number = int(step)
     if not -(1 << 63) <= number < 1 << 63:
         raise ValueError(f"global_step {number} does not fit into 64 bits")
     return number

@@ -11,6 +11,8 @@ from typing import Any
 
 from hf_mpwriter.base.errors import SettingsError
 
+fractions_are_cut = False  # off steps, as torch does: `patch()` sets it for code that cannot be changed
+
 
 def is_switch(value: Any) -> bool:
     """Whether this is True or False, also as a 0, a 1 or a bool of numpy."""

@@ -14,12 +14,11 @@ import click
 from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.home import is_url, normalised_logdir
 from hf_mpwriter.base.settings import Destination, Environment
-from hf_mpwriter.cli.destination import with_namespace
+from hf_mpwriter.cli.destination import spool_at, with_namespace
 from hf_mpwriter.cli.doctor.checks import Check, Health, lines
 from hf_mpwriter.cli.doctor.hub import hub_checks
 from hf_mpwriter.cli.doctor.machine import commits_check, disk_check, uploader_checks, versions_check
 from hf_mpwriter.cli.storage.doctor import filesystem_lines, print_aligned
-from hf_mpwriter.spool.homes import find, spool_of
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.system.redaction import printable
@@ -68,7 +67,7 @@ def _checks(logdir: str | None) -> Iterator[Check]:
 
 def _run_at(logdir: str) -> tuple[Spool, Destination | None, Check | None]:
     """The spool of a logdir, its destination if it is a run that has one, and what is wrong with it."""
-    spool = spool_of(find(logdir))
+    spool = spool_at(logdir)
     try:
         recorded = spool.destination() if spool.exists() else None
     except (HfMpWriterError, OSError) as error:

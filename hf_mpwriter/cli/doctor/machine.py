@@ -13,9 +13,9 @@ import psutil
 from hf_mpwriter._version import __version__
 from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.settings import Destination, Environment
+from hf_mpwriter.cli.destination import spool_at
 from hf_mpwriter.cli.doctor.checks import Check, Health
 from hf_mpwriter.cli.words import ago, plain
-from hf_mpwriter.spool.homes import find, spool_of
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Progress, size_text
 from hf_mpwriter.spool.status import UploaderStatus
@@ -91,7 +91,7 @@ def _uploaders() -> Iterator[tuple[int, str]]:
 def _uploader_check(pid: int, run_dir: str) -> Check:
     name = "uploader"
     try:
-        status: UploaderStatus = Progress(spool_of(find(run_dir))).uploader()
+        status: UploaderStatus = Progress(spool_at(run_dir)).uploader()
     except (HfMpWriterError, OSError, ValueError) as error:
         return Check(name, Health.WARN, f"{run_dir}, process {pid}: {error}")
     text = f"{run_dir}, process {pid}"

@@ -159,6 +159,11 @@ class RunFacts:
         return sum(file.size - file.on_hub for file in self.files if file.path not in never)
 
     @property
+    def damaged(self) -> tuple[str, ...]:
+        """The event files that are damaged; an incomplete last record is ordinary after a kill."""
+        return tuple(one.path for one in self.damage if not one.is_incomplete)
+
+    @property
     def missing_there(self) -> int:
         """Bytes of complete files that are not in the logdir."""
         files = (file for file in self.files if file.in_logdir is not None and not file.growing)

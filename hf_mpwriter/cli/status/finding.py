@@ -53,8 +53,13 @@ def _staged(folder: str) -> Iterator[str]:
         for group in _names(root):
             for name in _names(os.path.join(root, group)):
                 record = MirrorRecord.read(Spool(os.path.join(root, group, name)))
-                if record is not None and os.path.commonpath([folder, record.to or "/"]) == folder:
+                if record is not None and _is_below(record.to, folder):
                     yield record.to
+
+
+def _is_below(logdir: str, folder: str) -> bool:
+    """Whether a logdir, which may be a URL, is a folder or below it."""
+    return os.path.isabs(logdir) and os.path.commonpath([folder, logdir]) == folder
 
 
 def _names(path: str) -> list[str]:

@@ -6,7 +6,7 @@
 | the destination is refused                               | person   | what helps, then sync             |
 | uploader or mirror is stopped, or silent                 | person   | kill -CONT, or stop and sync      |
 | a file is refused by the Hub or by the logdir            | person   | sync, once the reason is mended   |
-| an event file is damaged                                 | person   | what is behind it is on no Hub    |
+| an event file is damaged                                 | person   | restore it, then sync             |
 | something is missing, and no process lives that sends it | person   | sync                              |
 | something is missing                                     | waiting  |                                   |
 | all is there, or there is nowhere to send it             | complete |                                   |
@@ -81,8 +81,10 @@ def _troubles(facts: RunFacts, logdir: str, environ: Mapping[str, str]) -> Itera
     if facts.refused_there or (facts.missing_there and facts.mirror.is_refused):
         what = _named(list(facts.refused_there)) if facts.refused_there else "the logdir"
         yield f"see why {what} is refused in {facts.to}; then: {sync}"
-    if damaged := [one.path for one in facts.damage if not one.is_incomplete]:
-        yield f"restore {_named(damaged)} from a copy, if you have one; what is behind the damage is on no Hub"
+    if facts.damaged:
+        then = f"; then: {sync}" if facts.destination or facts.to else ""
+        copy = f"restore {_named(facts.damaged)} from a copy, if you have one"
+        yield f"{copy}: no upload brings what is behind the damage{then}"
     uploads = facts.uploader_is_alive or facts.alive
     brings = facts.mirror_is_alive or facts.alive
     if (facts.waiting and not uploads) or (facts.missing_there and not brings):

@@ -85,7 +85,7 @@ def _named(worker: WorkerFacts) -> str:
 
 def _on_hub(facts: RunFacts) -> str:
     if not facts.waiting:
-        return f"{size_text(facts.on_hub)}, everything"
+        return f"{size_text(facts.on_hub)}, everything{' that is whole' if facts.damaged else ''}"
     since = "" if facts.lag is None else f", the oldest record for {span(facts.lag)}"
     return f"{size_text(facts.on_hub)}; {size_text(facts.waiting)} waiting{since}"
 
@@ -166,13 +166,17 @@ def table(runs: Sequence[tuple[str, RunFacts, Judgement]]) -> Iterator[str]:
             yield printable(f"next: {logdir}: {judgement.next}")
 
 
+def _all_on_hub(facts: RunFacts) -> str:
+    return "all that is whole on the Hub" if facts.damaged else "all on the Hub"
+
+
 def line(facts: RunFacts, judgement: Judgement) -> str:
     """One line about a run."""
     parts = [f"{judgement.state.word:<9}", f"{size_text(facts.logged):>9} logged"]
     if facts.destination is None:
         parts.append("local only")
     else:
-        parts.append(f"{size_text(facts.waiting)} waiting" if facts.waiting else "all on the Hub")
+        parts.append(f"{size_text(facts.waiting)} waiting" if facts.waiting else _all_on_hub(facts))
     if facts.to:
         parts.append(
             f"{size_text(facts.missing_there)} not in the logdir" if facts.missing_there else "all in the logdir"

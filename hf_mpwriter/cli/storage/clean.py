@@ -75,9 +75,10 @@ def clean_staging(*, dry_run: bool, older_than: float) -> None:
     for path in found_staged():
         with held(Spool.of(path)) as is_free:
             one = examined(path, older_than * DAY, is_free=is_free)
-            if one.why:
+            # who has waited too long for the lock of a restore goes on without it, while all is compared
+            if why := one.why or _in_use(Spool.of(path), is_free=is_free):
                 kept += 1
-                click.echo(printable(f"Keeping {one.path}: {one.why}"))
+                click.echo(printable(f"Keeping {one.path}: {why}"))
                 continue
             removed, size = removed + 1, size + one.size
             verb = "Would remove" if dry_run else "Removing"
@@ -166,17 +167,19 @@ def _is_young(used: float, age: float) -> str:
 def _is_unfinished(spool: Spool) -> str:
     """Why something would be lost with it, "" if nothing would."""
     scan = EventFileScan(spool.run)
-    lengths = {file.path: file.length for file in scan.files(lambda _: True, tuple)}
+    lengths = {file.path: file.length for file in scan.files(lambda _: True, tuple, patience=1)}
     if damaged := [one.path for one in scan.damage(time.time()) if not one.is_incomplete]:
         return f"{damaged[0]} is damaged"
     if others := [path for path in walk(spool.run) if is_attachment(path) and not is_embedding(path)]:
         return f"{others[0]} is nowhere else"
-    there = compare_logdir(spool, attachments.sizes(spool.run, is_embedding))
+    embeddings = attachments.sizes(spool.run, is_embedding)
+    there = compare_logdir(spool, embeddings)
     sync = f"run: hf-mpwriter sync {there.to}"
     if there.failure:
         return f"{there.to} could not be compared: {there.failure}"
-    if missing := [*there.conflicts, *there.absent]:
-        return f"{missing[0]} is not whole in {there.to}; {sync}"
+    missing = [*there.conflicts, *there.absent]
+    if missing or there.whole < len(lengths) + len(embeddings):  # one may not have been readable for a moment
+        return f"{missing[0] if missing else 'a file'} is not whole in {there.to}; {sync}"
     if spool.destination() is None:
         return ""
     progress = Progress(spool)

@@ -5,8 +5,10 @@
 When they have gone:
 
     a process of this host has an event file open for writing, as /proc tells    not yet, however long it is quiet
-    one had, and none has any more                                              after AFTER_CLOSE seconds of quiet
-    none was seen: it is on another host, or of another user                     after QUIET seconds of quiet
+    those that had one have ended                                               after AFTER_CLOSE seconds of quiet
+    one lives that had, or none was seen: on another host, of another user      after QUIET seconds of quiet
+
+That one has no file open tells little: torch's writer, where TensorFlow is not installed, opens it for each record.
 
 Quiet is that no event file appears or changes its size.
 """
@@ -20,6 +22,7 @@ from collections.abc import Callable, Iterator
 from hf_mpwriter.base.names import is_event_file
 from hf_mpwriter.snapshot.event_files import Statuses, walk
 from hf_mpwriter.system.directory import Directory
+from hf_mpwriter.system.process import Process
 
 ROUND = 300.0  # seconds between two uploads, as between two commits of a writer of ours
 LOOK_EVERY = 5.0  # seconds between two looks at the writers
@@ -38,17 +41,18 @@ class Writers:
     def __init__(self, folder: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._folder, self._clock = os.path.realpath(folder), clock
         self._sizes, self._quiet_since = self._all_sizes(), clock()
-        self._was_open = False
+        self._seen: set[Process] = set()
 
     def have_gone(self) -> bool:
         """Look; whether nothing more is to be expected."""
         now, sizes = self._clock(), self._all_sizes()
         if sizes != self._sizes:
             self._sizes, self._quiet_since = sizes, now
-        if self._is_open():
-            self._was_open = True
+        if writing := self._writing():
+            self._seen |= set(map(Process.of, writing))
             return False
-        return now - self._quiet_since >= (AFTER_CLOSE if self._was_open else QUIET)
+        have_ended = bool(self._seen) and not any(Process.of(one.pid) == one for one in self._seen)
+        return now - self._quiet_since >= (AFTER_CLOSE if have_ended else QUIET)
 
     def _all_sizes(self) -> dict[str, int]:
         run, sizes = Directory(self._folder), dict[str, int]()
@@ -62,20 +66,20 @@ class Writers:
         run.release()
         return sizes
 
-    def _is_open(self) -> bool:
-        """Whether a process that this user may see has one of the files open for writing."""
+    def _writing(self) -> set[int]:
+        """The processes that have one of the files open for writing, as far as this user may see."""
         names = {os.path.join(self._folder, path) for path in self._sizes}
-        return any(target in names for target in _open_for_writing())
+        return {pid for pid, target in _open_for_writing() if target in names}
 
 
-def _open_for_writing() -> Iterator[str]:
-    """Paths of the event files that the processes of this host have open for writing, as far as this user may see."""
+def _open_for_writing() -> Iterator[tuple[int, str]]:
+    """Processes of this host and the event files that they have open for writing, as far as this user may see."""
     for pid in filter(str.isdecimal, _listed("/proc")):
         for fd in _listed(f"/proc/{pid}/fd"):
             try:
                 target = os.readlink(f"/proc/{pid}/fd/{fd}")
                 if is_event_file(os.path.basename(target)) and _is_writable(f"/proc/{pid}/fdinfo/{fd}"):
-                    yield target
+                    yield int(pid), target
             except OSError:  # closed meanwhile
                 continue
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from hf_mpwriter.localhub.pages.links import Links
 
-_METADATA = re.compile(r"\A---\s*\n.*?\n---\s*(\n|\Z)", re.DOTALL)
+_METADATA = re.compile(r"\A---[^\S\n]*\n.*?\n---[^\S\n]*(\n|\Z)", re.DOTALL)
 _ELSEWHERE = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:|[/#?]")
 
 

@@ -13,6 +13,7 @@ Invariants:
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -25,7 +26,7 @@ from hf_mpwriter.base import names
 from hf_mpwriter.mirror.copy import describe
 from hf_mpwriter.mirror.targets import CHUNK, Target
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.system import disk
+from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import Place
 
 SMALL_AT_ONCE = 32  # files that are read at a time
@@ -76,7 +77,7 @@ class Arrivals:
 
     def __init__(self, spool: Spool, open_target: Callable[[], Target]) -> None:
         self._spool, self._open_target = spool, open_target
-        self._own, self._lock, self._came, self._is_over = threading.local(), threading.Lock(), 0, False
+        self._own, self._lock, self._came, self._is_over = threading.local(), locks.thread_lock(), 0, False
 
     @property
     def came(self) -> int:
@@ -146,7 +147,8 @@ class Arrivals:
             place = self._spool.run / file.path
             if not _begins_with(fd, place):
                 return False
-            old = min(names.event_second(os.path.basename(file.path)), time.time() - SURELY_OLD)
+            second = names.event_second(os.path.basename(file.path)) or math.inf
+            old = min(second, time.time() - SURELY_OLD)
             os.utime(fd, (old, old))
             disk.fsync(fd, "restore.file")
             disk.move(temporary, place, "restore.file")

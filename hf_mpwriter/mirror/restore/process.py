@@ -9,7 +9,7 @@ brought, so an interrupted restore leaves no doubt: no uploader sends a later fi
 
 Invariants:
 - Nothing is written to the logdir.
-- Only event files with names of ours come back, and nothing of a spool.
+- Only event files with names of ours come back, and the list that `add_embedding` goes on with; nothing of a spool.
 - A file that cannot be read ends nothing: it is counted, and brought by a later restore.
 """
 
@@ -92,6 +92,7 @@ class _Restore:
 
     def run(self) -> None:
         """List, bring, record; tell of each."""
+        disk.remove_tree(self._spool.directory / RESTORING)  # of one that was killed
         try:
             self._bring(self._listed())
         except Exception as error:  # noqa: BLE001 - a filesystem of fsspec may raise anything
@@ -111,13 +112,13 @@ class _Restore:
         with ThreadPoolExecutor(SMALL_AT_ONCE) as pool:
             listed = self._target.files(pool.map)
         found = {path: size for path, size in listed.items() if names.is_run_path(path)}
-        seconds = [second for path in found if (second := names.event_second(os.path.basename(path)))]
-        ours = {path: size for path, size in found.items() if names.is_ours(os.path.basename(path))}
+        seconds = [second for path in found if (second := _second(path))]
+        ours = {path: size for path, size in found.items() if _comes_back(path)}
         here = {path: _size(self._spool.run / path) for path in ours}
         wanted = [Listed(path, size) for path, size in ours.items() if size > max(0, here[path])]
-        wanted.sort(key=lambda file: names.event_second(os.path.basename(file.path)), reverse=True)
+        wanted.sort(key=lambda file: (names.is_config(file.path), _second(file.path)), reverse=True)
         self._brought = {path: size for path, size in ours.items() if size == here[path]}
-        self._missing = dict(wanted)
+        self._missing = {path: size for path, size in wanted if not names.is_attachment(path)}
         Unrestored(self._missing).save(self._spool)
         first, last = min(seconds, default=0), max(seconds, default=0)
         self._say(files=len(wanted), size=sum(size for _, size in wanted), first=first, last=last)
@@ -132,7 +133,7 @@ class _Restore:
             if outcome.is_here:
                 self._brought[outcome.file.path] = outcome.file.size
             if self._missing is not None:  # what is here and differs is the mirror's to report
-                del self._missing[outcome.file.path]
+                self._missing.pop(outcome.file.path, None)
 
     def _tell_of_bytes(self) -> None:
         if self._arrivals.came != self._report.came and time.monotonic() > self._told_at + TELL_EVERY:
@@ -150,6 +151,14 @@ class _Restore:
                 replace(before, files=before.files | self._brought).save(host)
             finally:
                 locks.release(lock)
+
+
+def _comes_back(path: str) -> bool:
+    return names.is_config(path) or names.is_ours(os.path.basename(path))
+
+
+def _second(path: str) -> int:
+    return names.event_second(os.path.basename(path))
 
 
 def _size(place: Place) -> int:

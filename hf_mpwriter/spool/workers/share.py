@@ -2,7 +2,8 @@
 
     local spool: a file of the run directory, which is the logdir          its host
       event file of ours                                                   the one in its name
-      any other file                                                       where a worker of its directory has lived
+      any other file                                                       where a worker of its directory has lived;
+                                                                           this one if no worker has ever lived here
       event file of ours of another host, unchanged for LEFT_ALONE seconds also where that worker, or the first, has
 
     staged: a file of the run directory, which each host has for itself    its host
@@ -69,7 +70,8 @@ class Share:
         if self._is_all:
             return True
         if not is_ours(name := os.path.basename(path)):
-            return self._is_staged or worker_of(path) in self._lived_here()
+            lived = self._lived_here()
+            return self._is_staged or not lived or worker_of(path) in lived
         return event_host(name) == host_name() or (self._is_staged and worker_of(path) in self._lived_here())
 
     def of(self, allows: Callable[[str], bool]) -> Callable[[str], bool]:

@@ -13,11 +13,13 @@ A descriptor stays on its mount whatever becomes of the path: /proc/self/fdinfo 
 
 Invariants:
 - A mount that lies hidden beneath a later one does not count: the mounts are walked from the root as a lookup does.
-- Nothing is written, and no directory is listed. A mount that hangs hangs `os.stat` of its caller already.
+- Nothing is written, and no directory is listed. A mount that hangs hangs `os.stat` of its caller already; but
+  `mount_unasked` asks nothing of a filesystem that is not of this host.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -40,6 +42,7 @@ _OF_FILES = (
 )
 _MOUNTINFO, _FDINFO = "/proc/self/mountinfo", "/proc/self/fdinfo"
 _CHUNK = 1 << 16  # bytes
+_LINKS = 40  # that the system follows in one path
 _CURES = {  # what a mount answers when the program or the server behind it is gone
     errno.ENOTCONN: "the program behind the mount has ended",
     errno.ECONNABORTED: "the program behind the mount has ended",
@@ -175,6 +178,45 @@ def mount_at(path: str) -> Mount | None:
         return None
 
 
+def table() -> str:
+    """The table of mounts, "" if the system does not tell."""
+    try:
+        return _text(_MOUNTINFO)
+    except OSError:
+        return ""
+
+
+def mount_unasked(path: str, mountinfo: str) -> Mount | None:
+    """The mount that a path leads to, or the first one on its way that is not local; it cannot hang there.
+
+    The table of mounts tells it, and links that are on local filesystems: the others are not followed.
+
+    Args:
+        path: absolute, normalised.
+        mountinfo: the table of mounts.
+
+    Returns:
+        None if the system does not tell.
+    """
+    mount = None
+    for _ in range(_LINKS):
+        mount = mount_of(path, mountinfo)
+        if mount is None or not mount.is_local or (further := _behind_link(path, mount.point)) is None:
+            return mount
+        path = further
+    return mount
+
+
+def _behind_link(path: str, point: str) -> str | None:
+    """The path without the first link below a mount point, None if there is none."""
+    place, below = point, os.path.relpath(path, point).split(os.sep)
+    for number, name in enumerate(below, 1):
+        with contextlib.suppress(OSError):  # no link, or nothing is there
+            return os.path.normpath(os.path.join(place, os.readlink(os.path.join(place, name)), *below[number:]))
+        place = os.path.join(place, name)
+    return None
+
+
 def mount_of_descriptor(fd: int) -> Mount | None:
     """The mount that an open file or directory is on; None if it is not mounted any more, or the system does not tell.
 
@@ -184,6 +226,8 @@ def mount_of_descriptor(fd: int) -> Mount | None:
     try:
         lines = dict(line.split(":\t", 1) for line in _text(f"{_FDINFO}/{fd}").splitlines() if ":\t" in line)
         wanted = lines.get("mnt_id", "").strip()
+        if not wanted:  # gVisor tells no more than flags; the path of the descriptor is the next best
+            return mount_of(os.readlink(f"/proc/self/fd/{fd}"), _text(_MOUNTINFO))
         return next((mount for number, _, mount in _mounts(_text(_MOUNTINFO)) if number == wanted), None)
     except OSError:
         return None

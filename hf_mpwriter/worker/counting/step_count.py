@@ -43,15 +43,15 @@ class StepCount:
         """Return the next step, for one record."""
         steps = self._steps
         if steps is None:
-            first = self._first_or_zero()  # without the lock: it reads files
+            first, failure = self._first_or_zero()  # without the lock: it reads files
             with self._lock:
                 steps = self._steps = self._steps or itertools.count(first)
-            logger.flush()
+            if failure:  # now: a handler of the user may call `take`
+                logger.warning("the last step on disk cannot be read (%s); steps are counted from 0", failure)
         return next(steps)  # one instruction, so no other thread gets this step
 
-    def _first_or_zero(self) -> int:
+    def _first_or_zero(self) -> tuple[int, OSError | None]:
         try:
-            return self._first()
+            return self._first(), None
         except OSError as error:
-            logger.warning("the last step on disk cannot be read (%s); steps are counted from 0", error)
-            return 0
+            return 0, error

@@ -13,7 +13,7 @@ Invariant: each trouble is told once by a process, and by the member that speaks
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.spool.layout import Spool
@@ -25,18 +25,21 @@ from hf_mpwriter.worker.election import MirrorElection
 SEVERAL = 3  # failures in a row: one is ordinary on a network
 
 
-def trouble(status: MirrorStatus, refused: int) -> str:
+def trouble(status: MirrorStatus, refused: Mapping[str, str]) -> str:
     """What keeps files from the logdir and has to be told, "" if that is nothing.
 
     Args:
         status: of the mirror.
-        refused: files that cannot be brought there.
+        refused: why, per path of a file that cannot be brought there.
     """
     if status.is_over:
         return ""
     if status.failures and (status.is_refused or status.phase == "stuck" or status.failures >= SEVERAL):
         return status.reason
-    return f"something else is in the place of {refused} file{'s' * (refused > 1)}" if refused else ""
+    if not refused:
+        return ""
+    path, reason = min(refused.items())
+    return f"{path}: {reason.rstrip('.')}{f', and {len(refused) - 1} more' if len(refused) > 1 else ''}"
 
 
 class Mirroring:
@@ -71,7 +74,7 @@ class Mirroring:
             return False
         self._election.ensure_mirror()
         status = self.logdir.status()
-        found = trouble(status, len(self.logdir.mirrored().refused))
+        found = trouble(status, self.logdir.mirrored().refused)
         if found and found != self._told and self._is_first():
             self._told = found
             text = f"{self.logdir.to} does not take what is logged: {found.rstrip('.')}. It is kept in"

@@ -14,7 +14,8 @@ from runs import LOG_AND_EXIT, check_oracle, no_uploader, sync
 
 from hf_mpwriter.events import framing
 
-DAMAGED = 3  # exit code
+DAMAGED = 3  # exit code of `sync` and `verify`
+NEEDS_YOU = 4  # of `status`
 
 
 def command(*arguments: object) -> subprocess.CompletedProcess:
@@ -49,22 +50,37 @@ def spoil(path, kind: str) -> tuple[int, int]:
     return at, os.path.getsize(path) - at
 
 
+def assert_named(text: str, name: str, offset: int, size: int) -> None:
+    """Assert that a text names a damaged file, where it is damaged, and how many bytes that are."""
+    assert name in text
+    assert f"offset {offset}" in text
+    assert f"{size} bytes" in text
+
+
 @pytest.mark.parametrize("kind", ["a byte", "zero blocks", "cut short"])
 def test_every_command_tells_damage_and_takes_an_incomplete_record_for_ordinary(hub, run_dir, start, kind):
-    """`status`, `sync` and `verify`, with exit code 3; records before it are uploaded, and so is what comes later."""
+    """`status`, `sync` and `verify`, with an exit code; records before it are uploaded, and so is what comes later."""
     start(LOG_AND_EXIT, run_dir, 40, env={"HF_MPWRITER_DISABLED": "1"}).succeed()
     (path,) = event_paths(run_dir)
     offset, size = spoil(path, kind)
-    code = 0 if kind == "cut short" else DAMAGED
-    synced = sync(run_dir, "--repo-id", "me/run")
-    told = [synced, command("status", run_dir), command("status", run_dir, "--json"), command("verify", run_dir)]
-    for result in told:
-        assert result.returncode == code, result
-        assert path.name in result.stderr
-        assert f"offset {offset}" in result.stderr
-        assert str(size) in result.stderr
+    is_ordinary = kind == "cut short"
+    for result in (sync(run_dir, "--repo-id", "me/run"), command("verify", run_dir)):
+        assert result.returncode == (0 if is_ordinary else DAMAGED), result
+        assert_named(result.stderr, path.name, offset, size)
         assert "Traceback" not in result.stderr
-    assert path.name in json.loads(told[2].stdout)["damaged"]
+    shown, as_json = command("status", run_dir), command("status", run_dir, "--json")
+    for result in (shown, as_json):
+        assert (result.returncode, result.stderr) == (0 if is_ordinary else NEEDS_YOU, ""), result
+    lines = shown.stdout.splitlines()
+    assert_named(next(line for line in lines if line.startswith(path.name)), path.name, offset, size)
+    assert (lines[-1].startswith(f"next: restore {path.name}"), ", everything" in shown.stdout) == (
+        not is_ordinary,
+        True,
+    )
+    assert ("everything that is whole" in shown.stdout) == (not is_ordinary)
+    found = json.loads(as_json.stdout)
+    assert_named(f"{path.name} {found['damaged'][path.name]}", path.name, offset, size)
+    assert found["state"] == ("complete" if is_ordinary else "needs you")
     start(LOG_AND_EXIT, run_dir, 7).succeed()
     report = check_oracle(run_dir, hub)
     assert report.files[path.name].hub_bytes == offset
@@ -90,14 +106,18 @@ def test_the_buffer_of_another_writer_is_no_damage_until_it_has_rested(hub, run_
     start(LOG_AND_EXIT, run_dir, 5).succeed()
     theirs = run_dir / "events.out.tfevents.1.theirs"
     theirs.write_bytes(b"".join(framing.frame(framing.version_event(1.0)) for _ in range(3)))
-    _, size = spoil(theirs, "zero blocks")
+    offset, size = spoil(theirs, "zero blocks")
     result = command("status", run_dir)
-    assert (result.returncode, result.stderr) == (0, "")
+    assert "damage" not in result.stdout
+    assert (result.returncode, result.stdout.splitlines()[-1]) == (NEEDS_YOU, f"next: hf-mpwriter sync {run_dir}")
     old = os.stat(theirs).st_mtime - 601
     os.utime(theirs, (old, old))
     result = command("status", run_dir)
-    assert result.returncode == DAMAGED
-    assert f"{size} bytes" in result.stderr
+    assert result.returncode == NEEDS_YOU
+    assert f"{theirs.name} is damaged at offset {offset}: the {size} bytes" in result.stdout
+    last = result.stdout.splitlines()[-1]
+    assert last.startswith(f"next: restore {theirs.name} from a copy")
+    assert last.endswith(f"; then: hf-mpwriter sync {run_dir}"), "what is before the damage waits"
 
 
 def test_the_end_message_names_damage(hub, run_dir, start):

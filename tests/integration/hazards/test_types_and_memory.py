@@ -44,10 +44,10 @@ def test_every_number_can_be_logged(tmp_path, value, expected):
 
 
 @pytest.mark.parametrize(
-    ("step", "expected"), [("5", 5), (1.7, 1), (np.float32(3), 3), (True, 1), (2**63 - 1, 2**63 - 1)]
+    ("step", "expected"), [("5", 5), (7.0, 7), (np.float32(3), 3), (True, 1), (2**63 - 1, 2**63 - 1)]
 )
-def test_every_step_that_is_a_number_can_be_used(tmp_path, step, expected):
-    """The step is what int() returns, as in tensorboardX."""
+def test_every_step_that_is_a_whole_number_can_be_used(tmp_path, step, expected):
+    """The step is what int() returns, as in tensorboardX; a fraction is refused."""
     with SummaryWriter(str(tmp_path)) as writer:
         writer.add_scalar("a", 1.0, step)
         writer.add_text("b", "hello", step)

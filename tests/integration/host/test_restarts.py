@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -114,7 +115,10 @@ def test_after_a_reboot_all_members_are_dead_and_the_spool_goes_on(hub, run_dir,
     report["process"] |= {"pid": os.getpid(), "ticks": process.start_ticks(os.getpid())}  # used again since
     Path(host.status).write_text(json.dumps(report | {"blocked_until": time.monotonic() + 1e6, "phase": "waiting"}))
     assert not any(member.alive for member in Members(spool).all())
-    assert "no uploader runs" in run("status", run_dir).output
+    status = run("status", run_dir)
+    assert (status.exit_code, status.output.splitlines()[-1]) == (4, f"next: hf-mpwriter sync {run_dir}"), status.output
+    assert re.search(r"^  workers +1 died: main$", status.output, re.MULTILINE), status.output
+    assert re.search(r"^  uploader +none runs$", status.output, re.MULTILINE), status.output
     hub.start()
     code, _, errors = start(LOG_AND_EXIT, run_dir, 20).finish()
     assert (code, "not on the Hub" in errors) == (0, False), "what was logged before the reboot is not trusted"

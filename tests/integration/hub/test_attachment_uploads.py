@@ -12,7 +12,7 @@ from programs import wait_for
 from runs import LOG_AND_EXIT, hub_view, no_uploader, run, uploader_pid
 
 from hf_mpwriter import testing
-from hf_mpwriter.base.settings import patterns
+from hf_mpwriter.base.arguments.values import patterns
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Progress
 
@@ -59,7 +59,7 @@ def versions(hub, name: str) -> list[bytes]:
 
 def check_oracle(run_dir, hub, allowed="*"):
     """The oracle's report, attachments included."""
-    allows = patterns(allowed)
+    allows = patterns("repo_allow_patterns", allowed)
     report = testing.check(
         str(run_dir), hub_view(hub), attachments=lambda path: any(Path(path).match(one) for one in allows)
     )

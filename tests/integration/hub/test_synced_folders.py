@@ -75,7 +75,7 @@ FOLLOW = """
 import sys
 from hf_mpwriter.cli.main import main
 from hf_mpwriter.cli.syncing import follow
-follow.ROUND, follow.LOOK_EVERY, follow.AFTER_CLOSE = 2.0, 0.2, 0.5
+follow.ROUND, follow.LOOK_EVERY, follow.QUIET = 2.0, 0.2, 0.5
 main(["sync", sys.argv[1], "--repo-id", "me/run", "--follow"])
 """
 

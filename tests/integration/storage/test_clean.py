@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -15,6 +16,8 @@ from hf_mpwriter.base.home import staging_root
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Sent
 from hf_mpwriter.cli.main import main
+from hf_mpwriter.cli.storage import clean as clean_module
+from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.staging.record import mirror_lock
 from hf_mpwriter.system import disk, locks
@@ -93,3 +96,28 @@ def test_a_run_on_which_a_process_works_is_kept(run):
         assert "an uploader or a mirror works there" in clean()
         locks.release(lock)
     assert f"Removing {here}" in clean()
+
+
+def test_what_cannot_be_read_is_kept(run, monkeypatch):
+    """It is left out of a scan, and so would be of the comparison."""
+    here, _ = run
+    event_file(here / EVENTS.replace("1795233002", "1795233001"), 3)  # not in the logdir
+    parse = EventFileScan._parse
+
+    def fail(scan, relative, place):
+        if "1795233001" in relative:
+            raise OSError(errno.EIO, "Input/output error")
+        return parse(scan, relative, place)
+
+    monkeypatch.setattr(EventFileScan, "_parse", fail)
+    assert "cannot be examined: " in clean()
+    assert here.exists()
+
+
+def test_a_run_that_has_begun_meanwhile_is_kept(run, monkeypatch):
+    """A start waits for the lock of a restore for five minutes, and then goes on."""
+    here, _ = run
+    answers = ["", "a process logs there"]
+    monkeypatch.setattr(clean_module, "_in_use", lambda *_, **__: answers.pop(0))
+    assert f"Keeping {here}: a process logs there" in clean()
+    assert here.exists()

@@ -26,6 +26,25 @@ def test_the_names_are_ours_until_unpatch(order):
     assert succeed(source + "print(*kinds())").splitlines() == [OURS, ORIGINAL]
 
 
+def test_steps_with_a_fraction_are_cut_in_code_that_cannot_be_changed(tmp_path):
+    """As torch and tensorboardX do; `unpatch` ends it. What is no number at all is refused as ever."""
+    source = f"""
+import hf_mpwriter
+hf_mpwriter.patch()
+import tensorboardX
+with tensorboardX.SummaryWriter({str(tmp_path)!r}) as writer:
+    writer.add_scalar("loss", 1.0, 1.7)
+    hf_mpwriter.unpatch()
+    for step in (1.7, "soon"):
+        try:
+            writer.add_scalar("loss", 1.0, step)
+        except ValueError:
+            print("refused")
+"""
+    assert succeed(source) == "refused\nrefused\n"
+    assert [step for path in tmp_path.glob("*tfevents*") for _, step in keys(path)] == [1]
+
+
 def test_patching_imports_nothing():
     """A program that uses none of them pays nothing."""
     source = "import sys, hf_mpwriter\nhf_mpwriter.patch()\nprint({'torch', 'tensorboardX', 'numpy'} & {*sys.modules})"

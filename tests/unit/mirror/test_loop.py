@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import random
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from staged import stage
+from support import event_file
 
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.mirror import copy, loop
 from hf_mpwriter.mirror.handle import CopyHandle, CopyLivesError
 from hf_mpwriter.mirror.job import Absent, Arrived, CopyJob, Failure, Finished, Item, Withheld
 from hf_mpwriter.mirror.loop import Mirror
+from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging.logdir import Logdir
 from hf_mpwriter.spool.staging.record import Mirrored, MirrorPlaces, MirrorRecord, mirror_lock
@@ -162,3 +166,36 @@ def test_a_copy_knows_the_mount_of_the_run(spool, tmp_path):
     assert end.is_gone
     assert "mount it again" in end.reason
     assert not (tmp_path / "there").exists()
+
+
+def test_a_logdir_that_fails_as_a_whole_is_tried_less_and_less(mirror, clock):
+    """Also after a file has failed before: no writer is worth a try every two seconds then."""
+    mirror._items = (Item(NAME, 5),)
+    mirror._conclude(Failure("why", is_refused=True, is_of_files=True))
+    other = [("", "of another")]
+    mirror._tries.start()
+    clock.append(clock[-1] + 3)
+    assert mirror._tries.may_start(other)
+    mirror._conclude(Failure("it is not mounted", is_refused=True, is_gone=True))
+    clock.append(clock[-1] + 3)
+    assert not mirror._tries.may_start(other)
+
+
+def test_a_file_that_cannot_be_read_for_a_moment_is_passed_by_no_later_one(spool, mirror, monkeypatch):
+    """TensorBoard drops points of a later file when an earlier one comes."""
+    later = NAME.replace("1000000000", "1000000001").replace("0123abcd", "0123abce")
+    for name in (NAME, later):
+        event_file(Path(spool.run_dir, name), 3)
+    parse, fails = EventFileScan._parse, [True]
+
+    def fail(scan, relative, place):
+        if fails[0] and relative == NAME:
+            raise OSError(errno.EIO, "Input/output error")
+        return parse(scan, relative, place)
+
+    monkeypatch.setattr(EventFileScan, "_parse", fail)
+    mirror._scan([])
+    assert (mirror._waiting(), mirror._seen) == ([], None)
+    fails[0] = False
+    mirror._scan([])
+    assert [file.path for file in mirror._waiting()] == [NAME, later]

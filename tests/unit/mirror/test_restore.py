@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 from support import event_file
 
+from hf_mpwriter.base.names import CONFIG_NAME
 from hf_mpwriter.mirror import posix
+from hf_mpwriter.mirror.job import Item
 from hf_mpwriter.mirror.restore import arrivals
 from hf_mpwriter.mirror.restore import process as restore
+from hf_mpwriter.mirror.targets import ConflictError, CopySource, bring
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging.record import Mirrored, mirror_lock
 from hf_mpwriter.spool.staging.restoration import Restoration, Unrestored
@@ -197,3 +200,33 @@ def test_a_disk_that_is_full_ends_it_with_a_reason(staged, monkeypatch):
     assert "No space" in restored(staged)[-1].failure
     assert list(here(staged)) == [NEW]
     assert Unrestored.read(staged).files.keys() == {OLD, RANK}
+
+
+def test_the_list_of_embeddings_comes_back_and_is_never_replaced_by_a_shorter_one(staged, logdir):
+    """`add_embedding` appends to it; elsewhere it would begin anew, and take the place of all others."""
+    (logdir / CONFIG_NAME).write_text("embeddings { a }\n")
+    assert restored(staged)[-1].is_over
+    here = Path(staged.run_dir, CONFIG_NAME)
+    assert here.read_text() == "embeddings { a }\n"
+    with here.open("a") as file:
+        file.write("embeddings { b }\n")
+    target = posix.PosixTarget(str(logdir), "mark", "rename")
+    assert bring(target, CopySource(staged.run, Item(CONFIG_NAME, here.stat().st_size)))
+    assert (logdir / CONFIG_NAME).read_text() == here.read_text()
+    for other in ("embeddings { c }\n", here.read_text().replace("b", "c")):  # a restore that failed; the same length
+        here.write_text(other)
+        with pytest.raises(ConflictError):
+            bring(target, CopySource(staged.run, Item(CONFIG_NAME, len(other))))
+    assert "{ b }" in (logdir / CONFIG_NAME).read_text()
+
+
+def test_what_a_killed_restore_has_left_goes_first(staged, logdir, monkeypatch):
+    """It may be many gigabytes, each time."""
+    disk.make_dirs(staged.directory / arrivals.RESTORING)
+    Path(staged.directory.path, arrivals.RESTORING, "0" * 32).write_bytes(b"old")
+    seen = []
+    monkeypatch.setattr(
+        posix.PosixTarget, "files", lambda *_: seen.append((staged.directory / arrivals.RESTORING).exists()) or {}
+    )
+    restored(staged)
+    assert seen == [False]

@@ -162,3 +162,14 @@ def test_the_page_of_a_repository_is_that_of_its_kind():
     """As a browser opens it."""
     assert page(HUB, "me/run") == "https://hub.example/me/run"
     assert page(Destination("https://hub.example", "run", "dataset"), "me/run") == "https://hub.example/datasets/me/run"
+
+
+def test_a_proxy_that_refuses_is_named():
+    """The Hub has not seen the request."""
+    assert "HTTPS_PROXY" in said_of(httpx2.ProxyError("407 Proxy Authentication Required"))
+
+
+def test_half_of_a_token_is_in_no_reason():
+    """What the Hub says is cut after the secrets have gone."""
+    error = http(422, said="x" * 185 + " hf_" + "A" * 34, kind=hf.BadRequestError)
+    assert "hf_A" not in said_of(error)

@@ -166,6 +166,21 @@ def test_a_staging_directory_that_others_may_enter_is_not_believed(tmp_path, dis
     assert find(str(logdir)).way is Way.DIRECT
 
 
+def test_a_home_on_the_network_is_not_looked_at(tmp_path, disk, monkeypatch):
+    """It may hang; a run is neither looked for there nor staged there, and the next directory is taken."""
+    asked = []
+    isdir, makedirs = os.path.isdir, os.makedirs
+    network = Mount(str(disk), "nfs4", "server:/home")
+    monkeypatch.setattr(homes, "mount_unasked", lambda path, _: network if path == str(disk) else find_mount(path))
+    monkeypatch.setattr(os.path, "isdir", lambda path: asked.append(path) or isdir(path))
+    monkeypatch.setattr(os, "makedirs", lambda path, *a, **k: asked.append(path) or makedirs(path, *a, **k))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "next"))
+    assert find(str(tmp_path / "run")).way is Way.DIRECT
+    assert find("s3://bucket/one").run_dir.startswith(f"{tmp_path}/next/")
+    assert asked
+    assert not [path for path in asked if str(path).startswith(str(disk))]
+
+
 NO_APPEND = Abilities(append=False)
 
 

@@ -217,6 +217,24 @@ def test_a_batch_that_cannot_be_removed_is_found_again_or_gone(run, point, fault
     assert run.found() == []
 
 
+@pytest.mark.parametrize("fault", ["enospc", "eio"])
+def test_a_damaged_batch_that_cannot_be_removed_goes_later(run, fault):
+    """The disk refuses that at the start; the same uploader tries again when it scans, even if nothing is to send."""
+    run.outbox().put([[OLD], [MORE]])
+    damaged = run.host.outbox / "00000001.json"
+    with open(damaged, "wb") as file:
+        file.write(b"garbage")
+    with failing(f"outbox.garbage.unlink={fault}"):
+        outbox = run.outbox()
+    assert outbox.batches == [Batch(2, (MORE,))]
+    assert sorted(os.listdir(run.host.outbox)) == ["00000001.json", "00000002.json"]
+    with failing(f"outbox.garbage.unlink={fault}"):
+        outbox.put([])
+    assert os.listdir(run.host.outbox) == ["00000001.json"]
+    outbox.put([])
+    assert os.listdir(run.host.outbox) == []
+
+
 # in flight
 
 

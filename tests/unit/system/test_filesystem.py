@@ -13,8 +13,9 @@ import pytest
 
 from hf_mpwriter.base.home import Way, choose, needed
 from hf_mpwriter.system.directory import Place
+from hf_mpwriter.system.filesystem import mounts
 from hf_mpwriter.system.filesystem import probe as probe_module
-from hf_mpwriter.system.filesystem.mounts import Mount, find_mount, mount_of, mount_of_descriptor
+from hf_mpwriter.system.filesystem.mounts import Mount, find_mount, mount_of, mount_of_descriptor, mount_unasked
 from hf_mpwriter.system.filesystem.probe import REMAINS, Abilities, probe
 
 TABLE = r"""22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/root rw
@@ -242,3 +243,32 @@ def test_what_is_needed_is_tried_in_the_order_in_which_it_decides(mount, has_lin
     assert ways == sorted(ways, key=[Way.STAGED, Way.LOCAL_SPOOL].index)
     assert Way.DIRECT not in ways
     assert ("link" in needed(mount)) is has_link
+
+
+def test_the_mount_of_a_descriptor_is_found_where_fdinfo_names_none(tmp_path, monkeypatch):
+    """As in gVisor."""
+    (tmp_path / "fdinfo").mkdir()
+    monkeypatch.setattr(mounts, "_FDINFO", str(tmp_path / "fdinfo"))
+    fd = os.open(tmp_path, os.O_RDONLY)
+    try:
+        (tmp_path / "fdinfo" / str(fd)).write_text("flags:\t0100000\n")
+        assert mount_of_descriptor(fd) == find_mount(str(tmp_path))
+    finally:
+        os.close(fd)
+
+
+def test_a_mount_is_told_without_a_look_at_it(tmp_path, monkeypatch):
+    """Links on a local disk are followed; what is on another mount is never asked, not even about a link."""
+    (tmp_path / "far").mkdir()
+    (tmp_path / "link").symlink_to("far/home")
+    (tmp_path / "self").symlink_to("self")
+    (tmp_path / "far" / "elsewhere").symlink_to("/")
+    table = f"1 0 8:1 / / rw - ext4 disk rw\n2 1 0:9 / {tmp_path}/far rw - nfs4 server:/home rw\n"
+    asked, readlink = [], os.readlink
+    monkeypatch.setattr(os, "readlink", lambda path: asked.append(path) or readlink(path))
+    for name in ("far", "far/elsewhere/x", "link", "link/.local/state"):
+        assert mount_unasked(str(tmp_path / name), table).fstype == "nfs4"
+    assert not [path for path in asked if path.startswith(f"{tmp_path}/far")]
+    for name in ("near/x", "self/x"):
+        assert mount_unasked(str(tmp_path / name), table).fstype == "ext4"
+    assert mount_unasked(str(tmp_path), "") is None

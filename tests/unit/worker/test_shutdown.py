@@ -250,6 +250,21 @@ def test_the_message_names_the_true_time_where_the_hub_asks_for_a_longer_wait(ru
     assert any(f"an uploader goes on trying, until {at} at least; then: hf-mpwriter sync" in line for at in times)
 
 
+def test_the_ledger_is_read_as_long_as_an_end_waits(run_dir):
+    """After an exception the wait is short while nothing moves, and longer after progress."""
+    spool, now = Spool(str(run_dir)), [0.0]
+    spool.create()
+    view, voice = Progress(spool, lambda: now[0]), Voice(Membership(spool, time.monotonic))
+    end = End(view, spool, delivery.Awaited({}), voice, lambda: Logged({}), lambda: now[0])
+    terms = Terms(60.0, failed=True, has_peers=True)
+    end.wait(terms, lambda: None)
+    assert not end._has_waited((0,), terms, fails=False, stands=False)
+    first = view.until
+    now[0] = 1.5
+    assert not end._has_waited((1,), terms, fails=False, stands=False)
+    assert view.until == first + 1.5
+
+
 THERES = MISSING.replace("/runs/exp1", "s3://b/exp1")
 THERE = Shortfall("/runs/exp1", "s3://b/exp1")
 LATE = Shortfall("/runs/exp1", "s3://b/exp1", {"a": 7}, reason="no space", is_alive=True)

@@ -42,3 +42,13 @@ def test_a_run_that_is_kept_elsewhere_is_found_by_its_logdir(tmp_path, monkeypat
     spool.create()
     MirrorRecord(os.path.abspath(folder / to), 1.0).publish(spool)
     assert runs_below(str(folder)) == found
+
+
+def test_a_run_whose_logdir_is_a_url_is_below_no_folder(tmp_path, monkeypatch):
+    """And it hides no other."""
+    monkeypatch.setenv("HF_MPWRITER_STAGING", str(tmp_path / "staging"))
+    Spool(str(tmp_path / "here" / "a")).create()
+    spool = Spool(str(tmp_path / "staging" / staging_root(os.geteuid()) / "0123" / "exp1"))
+    spool.create()
+    MirrorRecord("s3://bucket/exp1", 1.0).publish(spool)
+    assert runs_below(str(tmp_path / "here")) == ["a"]

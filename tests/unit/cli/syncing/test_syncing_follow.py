@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import pytest
 from support import event_file
@@ -51,12 +53,15 @@ def test_writers_that_are_not_seen_have_gone_after_a_long_quiet(tmp_path, clock)
 
 
 def test_a_writer_that_has_a_file_open_has_not_gone_however_quiet_it_is(tmp_path, clock):
-    """When it has closed it, and it stays quiet, it has. A reader is no writer."""
+    """When it has ended, and it stays quiet, it has. A reader is no writer."""
     event_file(tmp_path / NAME, 1)
     writers = Writers(str(tmp_path), clock)
-    with (tmp_path / NAME).open("ab"):
+    command = [sys.executable, "-c", f"f = open({str(tmp_path / NAME)!r}, 'ab'); print(flush=True); input()"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
+        writer.stdout.readline()
         clock.sleep(10 * QUIET)
         assert not writers.have_gone()
+        writer.communicate(b"\n")
     event_file(tmp_path / NAME, 2)
     assert not writers.have_gone()
     with (tmp_path / NAME).open("rb"):
@@ -64,6 +69,18 @@ def test_a_writer_that_has_a_file_open_has_not_gone_however_quiet_it_is(tmp_path
         assert not writers.have_gone()
         clock.sleep(1)
         assert writers.have_gone()
+
+
+def test_a_writer_that_opens_its_file_for_each_record_is_given_time_while_it_lives(tmp_path, clock):
+    """As torch's does without TensorFlow: that it has no file open at a look does not tell that it has closed it."""
+    event_file(tmp_path / NAME, 1)
+    writers = Writers(str(tmp_path), clock)
+    with (tmp_path / NAME).open("ab"):
+        assert not writers.have_gone()
+    clock.sleep(QUIET - 1)
+    assert not writers.have_gone()
+    clock.sleep(1)
+    assert writers.have_gone()
 
 
 def test_a_file_that_others_have_open_elsewhere_does_not_count(tmp_path, clock):

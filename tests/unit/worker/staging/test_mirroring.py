@@ -22,13 +22,18 @@ from hf_mpwriter.worker.staging.mirroring import SEVERAL, Mirroring, trouble
 @pytest.mark.parametrize(
     ("status", "refused", "told"),
     [
-        (MirrorStatus(), 0, ""),
-        (MirrorStatus(failures=1, reason="why"), 0, ""),
-        (MirrorStatus(failures=SEVERAL, reason="why"), 0, "why"),
-        (MirrorStatus(failures=1, reason="why", is_refused=True), 0, "why"),
-        (MirrorStatus(failures=1, reason="why", phase="stuck"), 0, "why"),
-        (MirrorStatus(failures=9, reason="why", phase="left"), 0, ""),
-        (MirrorStatus(), 2, "something else is in the place of 2 files"),
+        (MirrorStatus(), {}, ""),
+        (MirrorStatus(failures=1, reason="why"), {}, ""),
+        (MirrorStatus(failures=SEVERAL, reason="why"), {}, "why"),
+        (MirrorStatus(failures=1, reason="why", is_refused=True), {}, "why"),
+        (MirrorStatus(failures=1, reason="why", phase="stuck"), {}, "why"),
+        (MirrorStatus(failures=9, reason="why", phase="left"), {}, ""),
+        (
+            MirrorStatus(),
+            {"b": "No space left on device", "a": "another file is there"},
+            "a: another file is there, and 1 more",
+        ),
+        (MirrorStatus(), {"b": "No space left on device"}, "b: No space left on device"),
     ],
 )
 def test_each_row_of_the_table(status, refused, told):

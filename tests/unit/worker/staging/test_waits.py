@@ -51,7 +51,7 @@ def test_what_other_threads_log_after_the_seal_is_not_waited_for(worker, monkeyp
 
 def test_what_the_logdir_refuses_for_good_makes_no_later_wait_shorter(worker, monkeypatch):
     """One wait in vain is enough for a logdir that is away, not for one file that is in the way."""
-    monkeypatch.setattr(worker, "keep_house", lambda: None)
+    monkeypatch.setattr(worker, "keep_house", lambda **_: None)
     host = worker.spool.host(host_id())
     os.makedirs(host.root)
     Mirrored(refused={REFUSED: "another file is there"}).save(host)
@@ -79,7 +79,7 @@ def mirrored(worker: Worker, *paths: str) -> None:
 @pytest.fixture
 def ignoring(worker, monkeypatch) -> tuple[Worker, str, str]:
     """A worker with a destination that has logged in two files, and which of them the Hub is not to get."""
-    monkeypatch.setattr(worker, "keep_house", lambda: None)
+    monkeypatch.setattr(worker, "keep_house", lambda **_: None)
     settings = Settings(exit_timeout=TIMEOUT, ignore_patterns=("*.mine",))
     worker.configure(Destination("http://127.0.0.1:9", "me/run"), settings, None)
     paths = []
