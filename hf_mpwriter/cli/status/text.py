@@ -26,7 +26,7 @@ def full(facts: RunFacts, judgement: Judgement, logdir: str) -> Iterator[str]:
         logdir: as its user typed it.
     """
     yield printable(_head(facts, logdir))
-    for name, text in _rows(facts):
+    for name, text in _rows(facts, logdir):
         yield printable(f"  {name:<12} {text}".rstrip())
     yield from map(printable, _files(facts, logdir))
     yield from map(printable, _troubles(facts, logdir))
@@ -44,7 +44,7 @@ def _visibility(facts: RunFacts) -> str:
     return "not seen yet" if facts.visibility == "unknown" else facts.visibility
 
 
-def _rows(facts: RunFacts) -> Iterator[tuple[str, str]]:
+def _rows(facts: RunFacts, logdir: str) -> Iterator[tuple[str, str]]:
     """Names of rows and their texts."""
     if facts.logdir != facts.run_dir:
         yield "kept in", facts.run_dir
@@ -56,7 +56,8 @@ def _rows(facts: RunFacts) -> Iterator[tuple[str, str]]:
         yield "on the Hub", _on_hub(facts)
     if facts.to:
         there = sum(file.in_logdir or 0 for file in facts.files)
-        yield "in logdir", f"{size_text(there)}; an open file comes when it is sealed"
+        where = "" if logdir == facts.to else f" in {facts.to}"
+        yield "in logdir", f"{size_text(there)}{where}; an open file comes when it is sealed"
     if facts.destination:
         yield from _commits(facts)
         yield "uploader", uploader_text(facts)

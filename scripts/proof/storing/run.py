@@ -7,6 +7,8 @@ pushed    the others have logged all, and `push` has returned: is it true?
 again     the same directory: four processes log 100 more
 moved     what was on the local disk is gone, as on another machine: the first logs 20 more
 judged    every returned record is once in the logdir as others see it, once on the Hub, and TensorBoard shows it once
+
+Logdir and Hub have the same bytes, but for the beginning of a record in which SIGKILL struck: that is on no Hub.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from lib.isolation import variables
 from lib.paths import HELPERS, PACKAGE
 from lib.waiting import becomes_true
 
+from hf_mpwriter.events import framing
 from hf_mpwriter.localhub import LocalHub, View
 from hf_mpwriter.spool import homes
 from hf_mpwriter.system.launch import is_command_of
@@ -266,6 +269,16 @@ class Run:
 
     # the judgement
 
+    def _is_same(self, there: bytes | None, hub: bytes | None) -> bool:
+        """Whether the Hub has all of a file, up to an incomplete last record."""
+        if there is None or hub is None or there == hub:
+            return there == hub
+        with tempfile.TemporaryFile(dir=self._top) as file:
+            file.write(there)
+            file.flush()
+            end = framing.ending(file.fileno())
+        return not end.is_damaged and there[: end.offset] == hub
+
     def _judge(self) -> None:
         returned = self._returned()
         files, hub_files = self._place.everything(), self._hub_files()
@@ -281,7 +294,7 @@ class Run:
         ):
             if count:
                 self.found.problems.append(f"{count} returned records {where}")
-        different = [path for path in {*names, *hub_names} if files.get(path) != hub_files.get(path)]
+        different = [path for path in {*names, *hub_names} if not self._is_same(files.get(path), hub_files.get(path))]
         if different and not self.found.problems:
             self.found.problems.append(f"logdir and Hub differ in {', '.join(sorted(different)[:3])}")
 

@@ -59,7 +59,10 @@ def test_an_end_tells_what_is_not_in_the_logdir_and_sync_brings_it(tmp_path, sta
     assert "Hub" not in err
     code, out = command("sync", run_dir, "--timeout", "100")
     assert (code, "Not a directory" in out) == (1, True)
-    assert f"logdir {logdir}: " in command("status", run_dir)[1]
+    out = command("status", run_dir)[1]
+    assert f"  in logdir    0 B in {logdir}; " in out, out
+    assert "failures in a row: Not a directory" in out or "1 failure: Not a directory" in out, out
+    assert f"next: see why the logdir is refused in {logdir}; then: hf-mpwriter sync {run_dir}" in out, out
     # mended
     above.unlink()
     code, out = command("sync", run_dir)
