@@ -71,7 +71,11 @@ def test_an_end_tells_what_is_not_in_the_logdir_and_sync_brings_it(tmp_path, sta
     (name,) = event_files(logdir)
     status = json.loads(command("status", run_dir, "--json")[1])
     assert [(file["path"], file["in_logdir"]) for file in status["files"]] == list(lengths(run_dir).items())
-    assert (status["mirror"]["to"], status["mirror"]["failures"]) == (str(logdir), 0)
+    assert (status["mirror"]["to"], status["mirror"]["missing"]) == (str(logdir), 0)
+    wait_for(
+        lambda: json.loads(command("status", run_dir, "--json")[1])["mirror"]["error"] is None,
+        "the mirror says so too, once its copy has ended",
+    )
     assert command("verify", run_dir)[0] == 0
     # removed there
     (logdir / name).unlink()
