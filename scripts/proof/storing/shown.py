@@ -44,8 +44,10 @@ def _read(answer: Connection, logdir: str, variables: dict[str, str]) -> None:
     os.environ.update(variables)
     sys.path[:0] = filter(None, [variables.get("PYTHONPATH", "")])
     logging.disable(logging.CRITICAL)
+    import fsspec
     from tensorboard.backend.event_processing import event_multiplexer
 
+    fsspec.process_entries()  # of the path above: the server has loaded fsspec without it
     try:
         found = event_multiplexer.EventMultiplexer(size_guidance=ALL)
         found.AddRunsFromDirectory(logdir)
