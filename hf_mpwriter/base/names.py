@@ -81,6 +81,18 @@ def name_on_hub(path: str) -> str:
     return _NO_UTF8.sub(lambda match: f"%{ord(match[0]) - 0xDC00:02X}", path)
 
 
+def repository_url(endpoint: str, repo_type: str, repo_id: str) -> str:
+    """URL of the page of a repository on the Hub.
+
+    Args:
+        endpoint: URL of the Hub.
+        repo_type: model, dataset or space.
+        repo_id: repository, with its namespace.
+    """
+    kind = "" if repo_type == "model" else f"{repo_type}s/"
+    return f"{endpoint.rstrip('/')}/{kind}{repo_id}"
+
+
 def folder_url(endpoint: str, repo_type: str, repo_id: str, revision: str, folder: str) -> str:
     """URL of the page of a folder on the Hub.
 
@@ -91,9 +103,13 @@ def folder_url(endpoint: str, repo_type: str, repo_id: str, revision: str, folde
         revision: branch; a "/" in its name is quoted.
         folder: in the repository, "" for its root.
     """
-    kind = "" if repo_type == "model" else f"{repo_type}s/"
     branch = _quoted(revision).replace("/", "%2F")
-    return f"{endpoint.rstrip('/')}/{kind}{repo_id}/tree/{branch}/{_quoted(folder)}".rstrip("/")
+    return f"{repository_url(endpoint, repo_type, repo_id)}/tree/{branch}/{_quoted(folder)}".rstrip("/")
+
+
+def commit_url(endpoint: str, repo_type: str, repo_id: str, commit: str) -> str:
+    """URL of the page of a commit on the Hub; `commit` is its id, the rest as in `repository_url`."""
+    return f"{repository_url(endpoint, repo_type, repo_id)}/commit/{_quoted(commit)}"
 
 
 def _quoted(text: str) -> str:

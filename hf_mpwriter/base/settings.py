@@ -41,7 +41,7 @@ from typing import Any, Self
 
 from hf_mpwriter.base.arguments.values import whole
 from hf_mpwriter.base.errors import SettingsError
-from hf_mpwriter.base.names import folder_url, name_on_hub
+from hf_mpwriter.base.names import commit_url, folder_url, name_on_hub
 from hf_mpwriter.system.supervision import push_on
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
@@ -155,6 +155,10 @@ class Destination:
     def url(self) -> str:
         """The page of the folder on the Hub; it opens once a push has made it, if the repository has its full name."""
         return folder_url(self.endpoint, self.repo_type, self.repo_id, self.revision, self.path_in_repo)
+
+    def commit_url(self, commit: str) -> str:
+        """The page of a commit on the Hub."""
+        return commit_url(self.endpoint, self.repo_type, self.repo_id, commit)
 
     def __str__(self) -> str:
         """`endpoint/[datasets/]repo@branch/folder`."""

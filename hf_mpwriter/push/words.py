@@ -30,6 +30,7 @@ import sys
 import time
 from collections.abc import Mapping
 
+from hf_mpwriter.base.names import repository_url
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Moved, Refused, Retry, Split, Unknown, Verdict
 from hf_mpwriter.push import classify
@@ -74,8 +75,7 @@ def note(text: str) -> None:
 
 def page(destination: Destination, repo_id: str) -> str:
     """The page of the repository, which opens once it exists; `repo_id` is its full name."""
-    kind = "" if destination.repo_type == "model" else f"{destination.repo_type}s/"
-    return f"{destination.endpoint}/{kind}{repo_id}"
+    return repository_url(destination.endpoint, destination.repo_type, repo_id)
 
 
 def plain(verdict: Verdict, error: BaseException, destination: Destination, environ: Mapping[str, str]) -> Verdict:

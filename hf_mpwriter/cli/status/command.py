@@ -26,7 +26,6 @@ from hf_mpwriter.cli.status import schema, text
 from hf_mpwriter.cli.status.facts import RunFacts, gather
 from hf_mpwriter.cli.status.finding import runs_below
 from hf_mpwriter.cli.status.judgement import Judgement, RunHealth, judge
-from hf_mpwriter.cli.status.links import commit_url
 from hf_mpwriter.cli.status.steps import StepFacts, steps_of
 from hf_mpwriter.cli.words import as_argument
 from hf_mpwriter.system.redaction import printable
@@ -166,5 +165,5 @@ def _step_line(one: StepFacts, facts: RunFacts) -> str:
         return f"{one.worker}: has not logged it; {last}"
     if one.is_there and one.held and facts.destination:
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.held.time))
-        return f"{one.worker}: on the Hub since {since} at the latest: {commit_url(facts.destination, one.held.commit)}"
+        return f"{one.worker}: on the Hub since {since} at the latest: {facts.destination.commit_url(one.held.commit)}"
     return f"{one.worker}: not on the Hub yet; {one.on_hub} of {counted(one.records, 'record')} are"

@@ -9,7 +9,6 @@ from typing import Any
 
 from hf_mpwriter.cli.status.facts import RunFacts
 from hf_mpwriter.cli.status.judgement import Judgement, RunHealth
-from hf_mpwriter.cli.status.links import commit_url, run_url
 from hf_mpwriter.cli.words import plain
 
 VERSION = 1  # raised when a key changes its meaning or goes
@@ -68,7 +67,7 @@ def _destination(facts: RunFacts) -> dict[str, str] | None:
     if (to := facts.destination) is None:
         return None
     return {
-        "url": run_url(to),
+        "url": to.url,
         "endpoint": to.endpoint,
         "repo_id": to.repo_id,
         "repo_type": to.repo_type,
@@ -80,7 +79,7 @@ def _destination(facts: RunFacts) -> dict[str, str] | None:
 def _last_commit(facts: RunFacts) -> dict[str, Any] | None:
     if (last := facts.last_commit) is None or facts.destination is None:
         return None
-    return {"id": last.commit, "time": last.time, "url": commit_url(facts.destination, last.commit)}
+    return {"id": last.commit, "time": last.time, "url": facts.destination.commit_url(last.commit)}
 
 
 def _uploader(facts: RunFacts) -> dict[str, Any]:

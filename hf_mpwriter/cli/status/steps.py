@@ -14,7 +14,6 @@ from typing import Any
 
 from hf_mpwriter.base.names import is_attachment, worker_of
 from hf_mpwriter.cli.status.facts import RunFacts
-from hf_mpwriter.cli.status.links import commit_url
 from hf_mpwriter.events.framing import FOOTER_SIZE, HEADER_SIZE
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Held
@@ -58,7 +57,7 @@ class StepFacts:
             "on_hub": self.is_there,
             "commit": held.commit if held else None,
             "since": held.time if held else None,
-            "url": commit_url(facts.destination, held.commit) if held and facts.destination else None,
+            "url": facts.destination.commit_url(held.commit) if held and facts.destination else None,
             "last_step": self.last,
         }
 

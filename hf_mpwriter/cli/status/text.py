@@ -8,7 +8,6 @@ from hf_mpwriter.cli.destination import command_line
 from hf_mpwriter.cli.output import counted, mirror_line
 from hf_mpwriter.cli.status.facts import FileFacts, RunFacts, WorkerFacts
 from hf_mpwriter.cli.status.judgement import Judgement
-from hf_mpwriter.cli.status.links import commit_url, run_url
 from hf_mpwriter.cli.words import ago, plain, span
 from hf_mpwriter.spool.progress import size_text
 from hf_mpwriter.system.redaction import printable
@@ -37,7 +36,7 @@ def full(facts: RunFacts, judgement: Judgement, logdir: str) -> Iterator[str]:
 def _head(facts: RunFacts, logdir: str) -> str:
     if facts.destination is None:
         return f"{logdir} -> local only"
-    return f"{logdir} -> {run_url(facts.destination)} ({_visibility(facts)})"
+    return f"{logdir} -> {facts.destination.url} ({_visibility(facts)})"
 
 
 def _visibility(facts: RunFacts) -> str:
@@ -94,7 +93,7 @@ def _on_hub(facts: RunFacts) -> str:
 def _commits(facts: RunFacts) -> Iterator[tuple[str, str]]:
     if (last := facts.last_commit) is not None and facts.destination:
         when = ago(facts.now - last.time)
-        yield "last commit", f"{last.commit[:8]}, {when}: {commit_url(facts.destination, last.commit)}"
+        yield "last commit", f"{last.commit[:8]}, {when}: {facts.destination.commit_url(last.commit)}"
     if facts.next_in is not None and (facts.alive or facts.waiting):
         yield ("next try" if facts.uploader.failures else "next commit"), f"in {span(facts.next_in)}"
 
@@ -186,5 +185,5 @@ def line(facts: RunFacts, judgement: Judgement) -> str:
     if facts.waiting and facts.uploader.failures:
         parts.append(plain(facts.uploader.reason))
     if facts.destination:
-        parts.append(run_url(facts.destination))
+        parts.append(facts.destination.url)
     return "  ".join(parts)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_mpwriter.base import names
-from hf_mpwriter.base.names import folder_url, is_event_file
+from hf_mpwriter.base.names import commit_url, folder_url, is_event_file
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.system.process import safe_name
 
@@ -50,3 +50,7 @@ def test_a_page_of_the_hub_opens(where, url):
     for endpoint in ("http://127.0.0.1:9", "http://127.0.0.1:9/"):
         assert folder_url(endpoint, *where) == f"http://127.0.0.1:9/{url}"
     assert Destination("http://127.0.0.1:9", where[1], where[0], *where[2:]).url == f"http://127.0.0.1:9/{url}"
+    assert (
+        commit_url("http://127.0.0.1:9", *where[:2], "0123abcd")
+        == f"http://127.0.0.1:9/{url.split('/tree/')[0]}/commit/0123abcd"
+    )
