@@ -4,7 +4,7 @@
       events.out.tfevents.1795233002.<host>.<pid>.<8 hex><suffix>
       rank_00001/events.out.tfevents....
       .hf_mpwriter/                                   spool, mode 0700                   written by
-        FORMAT                                        "hf-mpwriter 3"                    the first worker
+        FORMAT                                        "hf-mpwriter 4"                    the first worker
         run.json                                      {"destination": {...}, "inode": n} the first with a destination
         create.lock                                   lock of who makes the first two    no process (empty)
         uploader.lock                                 the uploader lock                  no process (empty)
