@@ -9,14 +9,16 @@ Invariants:
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Mapping
 from typing import Any
 
+from tensorboardX.event_file_writer import EventFileWriter
 from tensorboardX.proto.summary_pb2 import Summary
 
-from hf_mpwriter.writer import file_writer as file_writer_module
 from hf_mpwriter.writer import summaries
+from hf_mpwriter.writer.file_writer import ADD_EVENT
 from hf_mpwriter.writer.methods.types import Step
 from hf_mpwriter.writer.scalars import ScalarMethods
 from hf_mpwriter.writer.steps.cache import EncoderCache
@@ -66,12 +68,12 @@ class StepMethods(ScalarMethods):
         given = step if step is None or type(step) is int else as_step(step)
         number = worker.steps.take() if given is None else given
         self._has_steps = True
-        if file_writer_module.is_intercepted():
+        if EventFileWriter.add_event is not ADD_EVENT:
             file_writer.add_summary(Summary.FromString(encoder.summary(values)), number, wall_time)
         else:
-            file_writer.event_writer.file.append_record(encoder.record(wall_time, number, values))
+            file_writer.file.append_record(encoder.record(wall_time, number, values))
         if given is not None:
-            worker.steps.start(given + 1)
+            worker.steps.coming = itertools.count(given + 1)
         if time.monotonic() >= worker.next_housekeeping:
             worker.keep_house()
 
