@@ -27,13 +27,14 @@ from hf_mpwriter.events.event_file import EventFile
 from hf_mpwriter.worker.worker import Worker
 from hf_mpwriter.writer.values import as_step
 
+TENSORBOARDX = _EventFileWriter.__dict__  # a look into it costs less than an attribute of the class
 ADD_EVENT = _EventFileWriter.add_event
 
 
 def is_intercepted() -> bool:
     """Return whether a test or a tool has replaced tensorboardX's `add_event`, to see every event.
 
-    The two short ways compare it themselves: after other work, a call costs microseconds.
+    The two short ways compare it themselves: a call costs microseconds where it is in no cache.
     """
     return _EventFileWriter.add_event is not ADD_EVENT
 

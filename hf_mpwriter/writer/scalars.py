@@ -19,7 +19,6 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from tensorboardX.event_file_writer import EventFileWriter
 from tensorboardX.summary import _clean_tag, scalar
 from tensorboardX.writer import DummyFileWriter
 from tensorboardX.writer import SummaryWriter as _SummaryWriter
@@ -29,7 +28,7 @@ from hf_mpwriter.events.framing import ScalarEncoder
 from hf_mpwriter.system.process import open_above
 from hf_mpwriter.worker.worker import Worker
 from hf_mpwriter.writer import summaries
-from hf_mpwriter.writer.file_writer import ADD_EVENT, FileWriter, is_intercepted
+from hf_mpwriter.writer.file_writer import ADD_EVENT, TENSORBOARDX, FileWriter, is_intercepted
 from hf_mpwriter.writer.methods.types import Number, Step
 from hf_mpwriter.writer.refusals import REPLACED, refuse, wrong_tag
 from hf_mpwriter.writer.values import as_number, as_step
@@ -111,7 +110,7 @@ class ScalarMethods(_SummaryWriter):
             file_writer, worker = self.file_writer or self._get_file_writer(), self._worker
             value = scalar_value if type(scalar_value) is float else as_number(scalar_value)
             has_options = display_name or summary_description or new_style or walltime == 0
-            special = has_options or EventFileWriter.add_event is not ADD_EVENT
+            special = has_options or TENSORBOARDX["add_event"] is not ADD_EVENT
             if special or value is None or worker is None or file_writer._default_metadata:
                 summary = _special_summary(
                     tag,

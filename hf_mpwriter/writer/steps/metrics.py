@@ -30,7 +30,7 @@ def read(metrics: Mapping[str, Any]) -> tuple[tuple[str, ...], list[float]]:
     """
     if type(metrics) is not dict and not isinstance(metrics, Mapping):
         raise TypeError(f"metrics is of type {type(metrics).__name__}, not a mapping of names to scalars")
-    names, values = tuple(metrics), list(metrics.values())
+    names, values = (*metrics,), [*metrics.values()]
     for value in values:
         if type(value) is not float:
             break
