@@ -128,7 +128,7 @@ def measure_steps(directory: Path, options: argparse.Namespace) -> None:
     """Print microseconds and bytes of a step, and the targets."""
     rng, work, clock = random.Random(options.seed), make_work(), time.perf_counter_ns
     with peers(directory) as found:
-        for number in range(15 if options.quick else 200):
+        for number in range(options.rounds or (15 if options.quick else 200)):
             metrics = {name: rng.random() for name in NAMES}
             for name in interleaved(found, rng):
                 peer = found[name]
