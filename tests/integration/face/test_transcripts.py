@@ -69,7 +69,23 @@ GONE = (
     "a new one is made by: hf-mpwriter sync --create RUN. If it was renamed, or access to it was withdrawn: check its "
     "name and the token (hf auth login). A new run directory starts anew, too; log: LOG"
 )
-ALL_LINES = {STARTS, AGAIN, DONE, UNSENT, WRONG_TOKEN, UNREACHABLE, UNKNOWN_NAME, REFUSED_FILE, GONE, *ENDS.values()}
+OTHERS = (
+    f"{LINK} has event files that are not of this run directory: of another run of its name, or of an earlier attempt "
+    "on another disk. TensorBoard shows them as one run. If they are two, give one of them another path_in_repo."
+)
+ALL_LINES = {
+    OTHERS,
+    STARTS,
+    AGAIN,
+    DONE,
+    UNSENT,
+    WRONG_TOKEN,
+    UNREACHABLE,
+    UNKNOWN_NAME,
+    REFUSED_FILE,
+    GONE,
+    *ENDS.values(),
+}
 
 
 class Training:
@@ -185,6 +201,19 @@ def test_a_repository_that_was_deleted_is_told_with_how_to_make_it_again(trains,
     training.reads("not uploading")
     assert training.lines[-1] == GONE
     assert "hf-mpwriter sync RUN" in training.ends()[-1]
+
+
+def test_another_run_in_the_folder_is_told_once_while_training_runs(trains, hub):
+    """As `runs/a/exp1` and `runs/b/exp1` are, which one repository puts into one folder. Both are kept."""
+    theirs = "tensorboard/exp1/events.out.tfevents.1700000000.there.1"
+    api = HfApi(endpoint=hub.endpoint)
+    api.create_repo("me/run")
+    api.upload_file(repo_id="me/run", path_or_fileobj=b"theirs", path_in_repo=theirs)
+    training = trains(hub.endpoint)
+    training.reads(OTHERS)
+    told = training.ends()
+    assert (told.count(OTHERS), told[-1]) == (1, DONE), told
+    assert hub.store.read_blob("model", "me/run", theirs, "main") == b"theirs"
 
 
 def test_the_table_of_the_documents_has_these_lines():
