@@ -40,6 +40,7 @@ from hf_mpwriter.spool.workers.member_lines import Member
 from hf_mpwriter.spool.workers.members import ASK_FOR_ALL, OBSERVER
 from hf_mpwriter.system import disk, hf_home, launch, locks
 from hf_mpwriter.system.daemon import GRACE, end_within, keep_on, lower_priority, raise_limits, start_logging
+from hf_mpwriter.system.filesystem import room
 from hf_mpwriter.uploader import outcome
 from hf_mpwriter.uploader.decision import Action, Ending, Situation, decide
 from hf_mpwriter.uploader.lanes import Lane
@@ -233,7 +234,7 @@ class Uploader:
         try:
             self.run.in_flight.start(lane, batch, squash=self._may_squash(batch, last=last))
         except OSError as error:
-            outcome.conclude(self.run, Retry(f"cannot start a push: {error}"))
+            outcome.conclude(self.run, Retry(room.explained(error, "cannot start a push")))
 
     def _may_squash(self, batch: Batch, *, last: bool) -> bool:
         settings = self.run.events.settings
