@@ -211,6 +211,27 @@ def test_a_repository_that_was_deleted_is_told_with_how_to_make_it_again(trains,
     assert "hf-mpwriter sync RUN" in training.ends()[-1]
 
 
+PLAIN = """
+import itertools, sys, time
+from hf_mpwriter import HFSummaryWriter
+with HFSummaryWriter("me/run", logdir=sys.argv[1], commit_every=1000, exit_timeout=0) as writer:
+    for step in itertools.count():
+        writer.add_scalar("loss", 1.0, step)
+        time.sleep(0.05)
+"""
+
+
+def test_a_refused_token_is_told_to_training_that_only_logs(start, run_dir, tmp_path):
+    """Nothing is asked for, and the first commit after that is hours away: the first records find it out."""
+    with LocalHub(tmp_path / "hub", token="hf_right") as server:
+        program = start(PLAIN, run_dir, env={"HF_ENDPOINT": server.endpoint, "HF_TOKEN": "hf_wrong"})
+        lines = iter(program.process.stderr.readline, "")
+        told = next(line for line in lines if "not uploading" in line)
+        assert program.process.poll() is None
+        assert told.startswith("hf_mpwriter: not uploading: token refused (401): mend HF_TOKEN, or the token that")
+    kill_uploaders(run_dir)
+
+
 def test_another_run_in_the_folder_is_told_once_while_training_runs(trains, hub):
     """As `runs/a/exp1` and `runs/b/exp1` are, which one repository puts into one folder. Both are kept."""
     theirs = "tensorboard/exp1/events.out.tfevents.1700000000.there.1"
