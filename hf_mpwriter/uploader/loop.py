@@ -31,7 +31,7 @@ from hf_mpwriter.base import state
 from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.nodes import Nodes
 from hf_mpwriter.base.settings import Destination
-from hf_mpwriter.base.verdicts import Refused, Retry
+from hf_mpwriter.base.verdicts import Refused
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.outbox import Batch
 from hf_mpwriter.spool.starts import StartRecord
@@ -40,7 +40,6 @@ from hf_mpwriter.spool.workers.member_lines import Member
 from hf_mpwriter.spool.workers.members import ASK_FOR_ALL, OBSERVER
 from hf_mpwriter.system import disk, hf_home, launch, locks
 from hf_mpwriter.system.daemon import GRACE, end_within, keep_on, lower_priority, raise_limits, start_logging
-from hf_mpwriter.system.filesystem import room
 from hf_mpwriter.uploader import outcome
 from hf_mpwriter.uploader.decision import Action, Ending, Situation, decide
 from hf_mpwriter.uploader.lanes import Lane
@@ -236,7 +235,7 @@ class Uploader:
         try:
             self.run.in_flight.start(lane, batch, squash=self._may_squash(batch, last=last))
         except OSError as error:
-            outcome.conclude(self.run, Retry(room.explained(error, "cannot start a push")))
+            outcome.refused_start(self.run, error)
 
     def _may_squash(self, batch: Batch, *, last: bool) -> bool:
         settings = self.run.events.settings
