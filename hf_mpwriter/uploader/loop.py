@@ -94,8 +94,8 @@ class Uploader:
             logger.info("the spool was removed")
             return False
         members = self.run.members_here()  # first: it knows who lives on other hosts
-        self.run.sweep()
         self._note(members)
+        self.run.keep_house(members)
         if self.run.in_flight.push is not None:
             self._listen(members)
         if self.run.in_flight.push is None:
@@ -170,7 +170,7 @@ class Uploader:
             attached=self.run.attachments.state(living),
             ending=self._ending,
             orphaned=self.run.requests.any_orphaned(members),
-            undecided=self.run.retries.is_open or self.run.waits_for_others,
+            undecided=self.run.is_undecided,
         )
 
     def _is_due(self, members: list[Member]) -> bool:
