@@ -86,7 +86,7 @@ def run_program(
         os.environ["HF_MPWRITER_LOGDIR"] = normalised_logdir(logdir)
     from hf_mpwriter.cli.syncing.sidecar import followed
 
-    folders = followed(follows, logdir, repo_id, os.environ)
+    folders = followed(follows, None if pull else logdir, repo_id, os.environ)  # what is pulled is of writers of ours
     before = _pull_first(command) if pull else None
     if patch:
         _patch_pythons(os.environ)
