@@ -11,6 +11,7 @@ ended by a proxy on the way. So the size is found by trying, anew by each upload
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from hf_mpwriter.base.files import BATCH_FILES
 from hf_mpwriter.base.verdicts import Split, Unknown, Verdict
@@ -70,3 +71,18 @@ class BatchSize:
         too_slow = isinstance(verdict, Unknown) and verdict.too_slow
         if too_slow or (isinstance(verdict, Split) and verdict.too_large):
             self.files = after_refusal(self.files, files)
+
+
+@dataclass(frozen=True)
+class TooLarge:
+    """Lengths of an event file that the Hub has refused for their size.
+
+    Attributes:
+        least: of them.
+        greatest: of them, as a rule the whole file.
+        times: that so much was refused.
+    """
+
+    least: int
+    greatest: int
+    times: int
