@@ -119,7 +119,7 @@ class Uploader:
         if action is Action.SCAN:
             self._scan(members)
         elif action is Action.PUSH:
-            self._start_push(self.run.events, self.run.events.start(), members)
+            self._start_push(self.run.events, self.run.events.batches[0], members)
         elif action is Action.ATTACH:
             self._attach(members)
             if self.run.in_flight.push is None:  # there may be more, or it is time to leave
@@ -230,6 +230,8 @@ class Uploader:
             self.run.in_flight.own_head = None
         if self._ending is not Ending.NOT_ASKED:
             self._ending = Ending.TRIED if len(self.run.events.batches) <= 1 else Ending.ASKED
+        if lane is self.run.events and batch.files:
+            lane.start()
         try:
             self.run.in_flight.start(lane, batch, squash=self._may_squash(batch, last=last))
         except OSError as error:

@@ -2,7 +2,7 @@
 
     a full commit in less than SLOW_COMMIT   -> twice as many, at most LARGEST
     a slower one                             -> as many as before
-    413, 504                                 -> half as many as were refused, at least SMALLEST
+    413, 504, a push whose time was over     -> half as many as were refused, at least SMALLEST
 
 A Hub takes only so many commits an hour, so many small files need large commits. But a commit that takes a minute is
 ended by a proxy on the way. So the size is found by trying, anew by each uploader.
@@ -18,7 +18,7 @@ from hf_mpwriter.base.verdicts import Split, Unknown, Verdict
 
 SLOW_COMMIT = 45.0  # seconds; the Hub, or a proxy before it, ends a request in 60
 SMALLEST = 10  # files; what is refused with fewer is split, and does not make other batches smaller
-LARGEST = 1000  # files; what the Hub's client takes for the most in its upload of large folders
+LARGEST = 600  # files; a push of more takes more memory than `hf upload` of a folder, which makes as many commits
 
 
 def after_commit(most: int, files: int, seconds: float) -> int:
