@@ -296,7 +296,7 @@ def _remote(info: RepoFile) -> Remote:
 def _addition(source: Source, path_in_repo: str, unchanged: Unchanged) -> CommitOperationAdd:
     """A file that may still grow goes as bytes cut at the snapshot's length, a finished one or a copy as a path.
 
-    A large one has been copied, or is quiet, see `snapshot/large_files`.
+    A large one has been copied, or is quiet, see `snapshot/large_files` and `snapshot/quiet_files`.
     """
     file, status = source.file, os.stat(source.path)
     size = status.st_size
