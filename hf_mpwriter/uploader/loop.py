@@ -232,8 +232,6 @@ class Uploader:
             self.run.in_flight.own_head = None
         if self._ending is not Ending.NOT_ASKED:
             self._ending = Ending.TRIED if len(self.run.events.batches) <= 1 else Ending.ASKED
-        if lane is self.run.events and batch.files:
-            lane.start()
         try:
             self.run.in_flight.start(lane, batch, squash=self._may_squash(batch, last=last))
         except OSError as error:
