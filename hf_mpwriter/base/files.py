@@ -33,7 +33,7 @@ class LocalFile:
     Attributes:
         path: relative to the run directory, with slashes.
         length: bytes up to the end of the last whole record; of an attachment, its size in bytes.
-        growing: whether its writer may append more. Files that are not ours count as growing.
+        growing: whether its writer may append more. Files of others count as growing, see `snapshot/quiet_files`.
         sha256: of the content of an attachment, hex; "" of an event file.
         blob_id: git's id of the content of an attachment, by which the Hub knows small text files; "" of an event file.
         stamp: inode, size, mtime and ctime (ns) of an attachment while it was read; () if they changed meanwhile.

@@ -15,6 +15,7 @@ Invariants:
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import re
@@ -49,6 +50,7 @@ def is_event_file(name: str) -> bool:
     return EVENT_MARK in name
 
 
+@functools.lru_cache(1 << 14)  # a wait asks it for all paths of a run, many times a second
 def is_attachment(path: str) -> bool:
     """Whether a file of the run directory is an attachment: any file but an event file."""
     return not is_event_file(os.path.basename(path))

@@ -98,7 +98,7 @@ class Unknown:
         reason: for people.
         after: as in `Retry`.
         xet: as in `Retry`.
-        too_slow: whether fewer files may be taken (HTTP 504).
+        too_slow: whether fewer files may be taken (HTTP 504, or the time for the push was over).
     """
 
     reason: str

@@ -13,7 +13,7 @@ import click
 from tqdm import tqdm
 
 from hf_mpwriter.base.settings import is_on
-from hf_mpwriter.snapshot.event_files import Damage
+from hf_mpwriter.snapshot.damage import Damage
 from hf_mpwriter.spool.progress import size_text
 from hf_mpwriter.spool.staging.status import MirrorStatus
 from hf_mpwriter.spool.status import UploaderStatus

@@ -6,7 +6,7 @@
 Invariants:
 - What goes wrong is raised as huggingface_hub raises it; `classify` knows what it means.
 - A commit holds exactly the snapshot's lengths: a file that may still grow is cut there, any other is checked before
-  and after it is sent.
+  it is read and before the request for the commit is sent.
 
 Facts behind this module (huggingface_hub 2.4.0):
 - `create_commit` never retries its POST.
@@ -35,11 +35,12 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from hf_mpwriter.base.files import PAYLOAD_LIMIT, LocalFile, digest, feed, git_hasher
+from hf_mpwriter.base.files import PAYLOAD_LIMIT, digest, feed, git_hasher
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Sent, Split
 from hf_mpwriter.push.classify import classify
 from hf_mpwriter.push.transport import Transport
+from hf_mpwriter.snapshot.quiet_files import Source, Unchanged
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import at
 
@@ -49,19 +50,6 @@ CARD_TIMEOUT = 15.0  # seconds; the events do not wait longer for a model card
 LARGEST_FILE = 50 << 30  # bytes that the Hub takes in one file
 PARENT_DIGITS = 40  # hex digits of a commit id that the client can name
 TAG = "hf-summary-writer"  # what huggingface_hub's HFSummaryWriter adds to the model card
-
-
-@dataclass(frozen=True)
-class Source:
-    """A local file that is sent.
-
-    Attributes:
-        file: as it was at the snapshot.
-        path: where its content is read: it leads to one file, whatever becomes of names.
-    """
-
-    file: LocalFile
-    path: str
 
 
 @dataclass(frozen=True)
@@ -192,6 +180,7 @@ class Hub:
             The commit, and what it holds per path; not in it are paths that the repository's .gitignore leaves out.
 
         Raises:
+            NotQuietError: a file that was not cut has changed; nothing is committed.
             Exception: any of the client; `classify` knows what it means.
         """
         named = parent if fenced else None
@@ -206,15 +195,23 @@ class Hub:
     def _commit(
         self, sources: Sequence[Source], card: list[CommitOperationAdd], parent: str | None
     ) -> tuple[str, dict[str, Sent]]:
-        additions = [_addition(source, self._destination.path(source.file.path)) for source in sources]
+        unchanged = Unchanged()
+        additions = [_addition(source, self._destination.path(source.file.path), unchanged) for source in sources]
+        self._transport.before_commit = unchanged.check
         what = ATTACHMENTS if all(source.file.sha256 for source in sources) else EVENTS
-        info = self._api.create_commit(
-            **self._where,
-            operations=additions + card,
-            commit_message=f"{what}{len(sources)} file{'s' if len(sources) > 1 else ''})",
-            revision=self._destination.revision,
-            parent_commit=parent and parent[:PARENT_DIGITS],
-        )
+        sent_before = self.commits_sent
+        try:
+            info = self._api.create_commit(
+                **self._where,
+                operations=additions + card,
+                commit_message=f"{what}{len(sources)} file{'s' if len(sources) > 1 else ''})",
+                revision=self._destination.revision,
+                parent_commit=parent and parent[:PARENT_DIGITS],
+            )
+        except Exception:
+            if self.commits_sent == sent_before:  # a storage may refuse more bytes than it was told of
+                unchanged.check()
+            raise
         return info.oid, dict(filter(None, map(_sent, sources, additions)))
 
     def squash(self) -> None:
@@ -295,15 +292,18 @@ def _remote(info: RepoFile) -> Remote:
     return Remote(info.size, info.lfs.sha256 if info.lfs else None, oid=info.blob_id)
 
 
-def _addition(source: Source, path_in_repo: str) -> CommitOperationAdd:
+def _addition(source: Source, path_in_repo: str, unchanged: Unchanged) -> CommitOperationAdd:
     """A file that may still grow goes as bytes cut at the snapshot's length, a finished one or a copy as a path.
 
-    A large one has been copied, or is quiet, see `snapshot/large_files`.
+    A large one has been copied, or is quiet, see `snapshot/large_files` and `snapshot/quiet_files`.
     """
-    file, size = source.file, os.stat(source.path).st_size
+    file, status = source.file, os.stat(source.path)
+    size = status.st_size
     if file.sha256 and (size != file.length or digest(source.path, size) != file.sha256):
         raise OSError(f"the copy of {file.path} is damaged")
     if size == file.length and (not file.growing or file.is_large):
+        if not file.sha256:
+            unchanged.add(source, status)
         return CommitOperationAdd(path_in_repo=path_in_repo, path_or_fileobj=source.path)
     if file.length > PAYLOAD_LIMIT:
         raise OSError(f"{file.path} is too long to be held in memory")
@@ -319,8 +319,6 @@ def _sent(source: Source, addition: CommitOperationAdd) -> tuple[str, Sent] | No
     file = source.file
     if os.stat(source.path).st_size < file.length:
         raise FileNotFoundError(f"{file.path} became shorter while it was sent")
-    if file.is_large and os.stat(source.path).st_size != file.length:
-        raise OSError(f"{file.path} has changed while it was sent")
     if getattr(addition, "_should_ignore", False):
         return None
     if file.sha256:

@@ -36,10 +36,11 @@ from hf_mpwriter.base.files import PAYLOAD_LIMIT, LocalFile, digest, feed, git_h
 from hf_mpwriter.base.verdicts import CREATED, Done, Moved, Quarantine, Refused, Retry, Sent, Split, Unknown, Verdict
 from hf_mpwriter.push import words
 from hf_mpwriter.push.classify import classify, text_of
-from hf_mpwriter.push.client import PARENT_DIGITS, Hub, Remote, Source
+from hf_mpwriter.push.client import PARENT_DIGITS, Hub, Remote
 from hf_mpwriter.push.job import SCRATCH, Job
 from hf_mpwriter.push.words import Notify
 from hf_mpwriter.snapshot import large_files
+from hf_mpwriter.snapshot.quiet_files import NotQuietError, Source
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import FDS, Place
@@ -78,6 +79,9 @@ def carry(job: Job, hub: Hub, notify: Notify, rng: random.Random, spool: Spool |
             verdict = _attempt(job, spool, hub, notify, trust_own_head=attempt == 0)
         except GoneError as error:
             verdict = Refused(str(error), GONE.format(spool.logdir))
+        except NotQuietError as error:
+            verdict, job = Retry(text_of(error)), job.with_growing(error.paths)
+            continue
         except Exception as error:  # noqa: BLE001 - every error of the client has a verdict
             verdict = words.plain(classify(error), error, job.destination, os.environ)
             words.note(text_of(error))

@@ -85,7 +85,8 @@ class PushHandle:
 
     def _how_it_ended(self, code: int) -> Unknown:
         if code == -signal.SIGALRM or time.monotonic() > self._end:  # HTTP has timeouts of its own
-            return Unknown(f"the push hung and was ended after {self._limit:.0f} s", xet="failing")
+            why = f"the push hung and was ended after {self._limit:.0f} s"
+            return Unknown(why, xet="failing", too_slow=True)
         return Unknown(f"the push ended by signal {-code}" if code < 0 else f"the push ended by exit code {code}")
 
     def kill(self) -> None:

@@ -13,7 +13,9 @@ Invariants:
 
 from __future__ import annotations
 
+import dataclasses
 import typing
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from hf_mpwriter.base import state
@@ -67,6 +69,11 @@ class Job:
     was_private: bool | None = None
     spool: str = ""
     logdir: str = ""
+
+    def with_growing(self, paths: Collection[str]) -> Job:
+        """The job with these of its files cut at the lengths of their snapshots, as their writers go on."""
+        files = (dataclasses.replace(file, growing=True) if file.path in paths else file for file in self.files)
+        return dataclasses.replace(self, files=tuple(files))
 
 
 @dataclass(frozen=True)

@@ -56,10 +56,12 @@ class Transport:
 
     Attributes:
         commits_sent: requests for a commit that were sent.
+        before_commit: called before each of them; what it raises ends the call of the client, and nothing is sent.
     """
 
     def __init__(self, *, is_impatient: bool = False) -> None:
         self.commits_sent, self._is_impatient = 0, is_impatient
+        self.before_commit: Callable[[], object] = lambda: None
         self._answer_limit = ANSWER_LIMIT
         set_client_factory(self._client)
 
@@ -121,7 +123,9 @@ class Transport:
         request.extensions["timeout"] = limits | {name: value for name, value in given.items() if value is not None}
         if request.headers.get("accept-encoding") != "identity":
             request.headers["accept-encoding"] = "gzip"  # what `_Answer` can unpack
-        self.commits_sent += request.method == "POST" and "/commit/" in request.url.path
+        if request.method == "POST" and "/commit/" in request.url.path:
+            self.before_commit()
+            self.commits_sent += 1
 
     def _bound_answer(self, response: httpx2.Response) -> None:
         """Bound what is read of an answer; unpack it here, not in the client."""

@@ -30,6 +30,7 @@ from typing import Self
 from hf_mpwriter.base import names
 from hf_mpwriter.base.files import BATCH_BYTES, BATCH_FILES, BATCH_IN_MEMORY, LocalFile
 from hf_mpwriter.events import framing
+from hf_mpwriter.snapshot.damage import Damage
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Directory, Place
 
@@ -90,29 +91,6 @@ class Statuses:
     def of(self, relative: str) -> os.stat_result:
         """The status of a file, of a link its own; OSError if it is gone."""
         return self.place(relative).stat()
-
-
-@dataclass(frozen=True)
-class Damage:
-    """The end of an event file that no reader reaches.
-
-    Attributes:
-        path: relative to the run directory.
-        offset: bytes up to the end of the last whole record, which are sent.
-        size: bytes behind it.
-        is_incomplete: whether it is nothing but the beginning of a record, ordinary after a kill.
-    """
-
-    path: str
-    offset: int
-    size: int
-    is_incomplete: bool = False
-
-    def __str__(self) -> str:
-        """One line without the path."""
-        if self.is_incomplete:
-            return f"ends with an incomplete record of {self.size} bytes at offset {self.offset}"
-        return f"is damaged at offset {self.offset}: the {self.size} bytes from there on are not uploaded"
 
 
 @dataclass(frozen=True)
@@ -203,6 +181,11 @@ class EventFileScan:
             if state.end < state.size and not (state.grows and now - state.modified / 1e9 < UNCHANGED)
         ]
 
+    @property
+    def stamps(self) -> dict[str, tuple[int, int]]:
+        """Size and modification time (ns) of the files of the last scan."""
+        return {path: (state.size, state.modified) for path, state in self._parsed.items()}
+
     def settled(self, now: float) -> set[str]:
         """The files of the last scan that have not changed for UNCHANGED seconds.
 
@@ -220,16 +203,16 @@ class EventFileScan:
 
     def _parse(self, relative: str, place: Place) -> _Parsed:
         status = place.stat()
+        stamp = status.st_ino, status.st_size, status.st_mtime_ns
         known = self._parsed.get(relative) or _Parsed(status.st_ino, 0)
-        if (known.inode, known.size, known.modified) == (status.st_ino, status.st_size, status.st_mtime_ns):
+        if (known.inode, known.size, known.modified) == stamp:
             return known
         fd = disk.open_beneath(place)
         try:
             same = known.inode == status.st_ino and _last_bytes(fd, known.end) == known.last
             start = known.end if relative in self._parsed else min(self._known(relative), status.st_size)
             end, is_damaged = framing.ending(fd, start if same else 0, status.st_size)
-            last = _last_bytes(fd, end)
-            return _Parsed(status.st_ino, status.st_size, status.st_mtime_ns, end, last, is_damaged, known.grows)
+            return _Parsed(*stamp, end, _last_bytes(fd, end), is_damaged, known.grows)
         finally:
             os.close(fd)
 

@@ -155,7 +155,7 @@ class Progress:
             if not is_attachment(path):
                 first.setdefault(writer_of(path), path)
         found = {}
-        for path in missing:
+        for path in missing if quarantined else ():
             blocker = path
             if path not in quarantined and not is_attachment(path):
                 blocker = first.get(writer_of(path), path)

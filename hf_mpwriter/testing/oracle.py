@@ -34,6 +34,7 @@ from tensorboardX.proto import event_pb2
 from hf_mpwriter.events import framing
 from hf_mpwriter.snapshot import attachments as attachments_module
 from hf_mpwriter.snapshot import event_files
+from hf_mpwriter.snapshot.damage import Damage
 from hf_mpwriter.system.directory import Directory
 from hf_mpwriter.testing.journal import Returned
 from hf_mpwriter.testing.steps import split_steps
@@ -119,7 +120,7 @@ class Report:
     duplicated: int = 0
     split: int = 0
     problems: list[str] = field(default_factory=list)
-    damage: list[event_files.Damage] = field(default_factory=list)
+    damage: list[Damage] = field(default_factory=list)
 
 
 def keys(path: str, end: int | None = None) -> Counter[tuple[str, int]]:

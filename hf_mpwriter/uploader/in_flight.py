@@ -131,6 +131,8 @@ class InFlight:
         """
         self._fenced = batch.has_attachments or self._pacing.is_fenced or self.is_settling or not self._is_alone()
         self._sent = (lane, batch)
+        if batch.files:
+            lane.start()
         if self._unsaved:
             self.save_ledger()
         if self._unsaved:

@@ -27,7 +27,6 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.base.settings import Settings
@@ -35,13 +34,14 @@ from hf_mpwriter.base.verdicts import Quarantine, Split, Verdict
 from hf_mpwriter.events import framing
 from hf_mpwriter.snapshot.event_files import EventFileScan, bounded, pending, writer_of
 from hf_mpwriter.snapshot.large_files import NO_COPY, LargeFiles
+from hf_mpwriter.snapshot.quiet_files import QuietFiles
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.outbox import Batch, Outbox
 from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Directory
 from hf_mpwriter.uploader.decision import Outgoing
-from hf_mpwriter.uploader.pace.batch_size import LARGEST, BatchSize
+from hf_mpwriter.uploader.pace.batch_size import LARGEST, BatchSize, TooLarge
 from hf_mpwriter.uploader.pace.pacing import Backoff, Step
 from hf_mpwriter.uploader.pace.retries import Retries
 
@@ -129,21 +129,6 @@ class Lane(abc.ABC):
         """Put two halves in the place of a batch."""
 
 
-@dataclass(frozen=True)
-class TooLarge:
-    """Lengths of an event file that the Hub has refused for their size.
-
-    Attributes:
-        least: of them.
-        greatest: of them, as a rule the whole file.
-        times: that so much was refused.
-    """
-
-    least: int
-    greatest: int
-    times: int
-
-
 class EventFileLane(Lane):
     """The event files of a run.
 
@@ -154,6 +139,7 @@ class EventFileLane(Lane):
         backoff: the waits after failures.
         retries: when refused paths are tried again.
         clock: monotonic seconds.
+        time_there: unix time by the clock of the filesystem, 0 if that cannot be told.
 
     Attributes:
         has_scanned: whether a scan was made since the ledger last lost something.
@@ -168,10 +154,15 @@ class EventFileLane(Lane):
         backoff: Backoff,
         retries: Retries,
         clock: Callable[[], float] = time.monotonic,
+        time_there: Callable[[], float] = time.time,
     ) -> None:
         super().__init__(ledger, backoff, retries)
         self._run, self._outbox, self._scan = run, outbox, EventFileScan(run)
-        self._large, self._size = LargeFiles(run, outbox.directory, clock), BatchSize(clock)
+        self._size, self._quiet, self._large = (
+            BatchSize(clock),
+            QuietFiles(time_there),
+            LargeFiles(run, outbox.directory, clock),
+        )
         self._too_large: dict[str, TooLarge] = {}
         self._up_to_date = self._splitting = self.has_scanned = False
         self.blind_scans = BLIND_SCANS
@@ -208,6 +199,7 @@ class EventFileLane(Lane):
             OSError: a file cannot be read or made durable; the outbox is as it was.
         """
         files = self._scan.files(self._allows, members.growing, self.blind_scans)
+        files = self._quiet.marked(files, self._scan.stamps, self._ledger.covers)
         later = self._leave_large(files, everything=everything)
         waiting = pending(files, self._ledger.covers, self._ledger.quarantined.keys() | later)
         self._outbox.put([*self._grouped(waiting), *([file] for file in self._again(files, later))])
@@ -239,9 +231,7 @@ class EventFileLane(Lane):
         for path, entry in list(self._ledger.quarantined.items()):  # perhaps of an earlier uploader
             if entry.reason.startswith(NO_COPY) and not later.get(path):
                 self._ledger.release(path)
-        for path, reason in later.items():
-            if not reason:
-                continue
+        for path, reason in ((path, why) for path, why in later.items() if why):
             known = self._ledger.quarantined.get(path)
             if known is None or (not known.refusals and known.reason != reason):
                 logger.info("%s is left out: %s", path, reason)

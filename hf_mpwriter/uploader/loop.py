@@ -119,7 +119,7 @@ class Uploader:
         if action is Action.SCAN:
             self._scan(members)
         elif action is Action.PUSH:
-            self._start_push(self.run.events, self.run.events.start(), members)
+            self._start_push(self.run.events, self.run.events.batches[0], members)
         elif action is Action.ATTACH:
             self._attach(members)
             if self.run.in_flight.push is None:  # there may be more, or it is time to leave

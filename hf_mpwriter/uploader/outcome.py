@@ -10,10 +10,13 @@ Invariants:
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
+from hf_mpwriter.base.names import is_attachment
 from hf_mpwriter.base.verdicts import Done, Quarantine, Refused, Retry, Unknown, Verdict
+from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.outbox import Batch
 from hf_mpwriter.system.filesystem import room
 from hf_mpwriter.uploader.lanes import Lane
@@ -78,6 +81,8 @@ def _fail(run: RunState, verdict: Verdict, lane: Lane, batch: Batch) -> None:
     if is_known and not batch.has_attachments:  # the ledger has nothing to learn of these first
         run.in_flight.clear()
     known = run.ledger.quarantined.keys() | set()
+    if isinstance(verdict, Quarantine) and not verdict.committed:
+        _forget(run.ledger, verdict.paths)
     verdict, step = lane.failed(verdict, batch)
     if batch.has_attachments or isinstance(verdict, Quarantine):
         run.in_flight.save_ledger()
@@ -92,6 +97,15 @@ def _fail(run: RunState, verdict: Verdict, lane: Lane, batch: Batch) -> None:
     if not lane.yielded:
         is_outage = isinstance(verdict, Refused) or (lane is run.events and isinstance(verdict, (Retry, Unknown)))
         run.status.failed(verdict, lane.backoff.attempts, is_outage=is_outage)
+
+
+def _forget(ledger: Ledger, paths: Iterable[str]) -> None:
+    """Claim nothing of event files in whose place a push has found something else on the Hub."""
+    for path in paths:
+        held = ledger.files.get(path)
+        if held is not None and held.length and not is_attachment(path):
+            gone = dataclasses.replace(held, length=0, sha256="", generation=held.generation + 1)
+            ledger.files[path] = gone
 
 
 def _refusals(paths: Mapping[str, str]) -> list[str]:

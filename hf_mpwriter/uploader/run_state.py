@@ -107,7 +107,8 @@ class RunState:
         self.ledger = ledger.load(self.spool, destination)
         if not destination.can_be(self.ledger.repo_id):
             self.ledger.repo_id = ""  # the first push resolves it again: a file does not tell where to send
-        self.retries = Retries(self.ledger, clock, lambda: filesystem_time(self.host))
+        time_there = lambda: filesystem_time(self.host)  # noqa: E731 - as the other clocks
+        self.retries = Retries(self.ledger, clock, time_there)
         self.elsewhere = frozenset[str]()
         self.members = Members(self.spool, lambda: self.elsewhere)
         waiting = Outbox(self.host, self.spool.run)
@@ -126,7 +127,7 @@ class RunState:
             host=self.host.root.basename,
         )
         self.pacing, backoff = Pacing(clock, self._rng, limit, first), Backoff(clock, self._rng)
-        self.events = EventFileLane(self.spool.run, waiting, self.ledger, self.pacing, self.retries, clock)
+        self.events = EventFileLane(self.spool.run, waiting, self.ledger, self.pacing, self.retries, clock, time_there)
         self.attachments = AttachmentLane(
             self.spool, self.host.copies, self.ledger, backoff, self.retries, clock, first
         )

@@ -28,7 +28,8 @@ from hf_mpwriter.base.names import is_embedding, worker_dir
 from hf_mpwriter.base.settings import DEFAULT_ALLOW_PATTERNS
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.snapshot import attachments
-from hf_mpwriter.snapshot.event_files import Damage, EventFileScan
+from hf_mpwriter.snapshot.damage import Damage
+from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool import progress
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Logged, Progress, Status, size_text

@@ -3,15 +3,18 @@
     python scripts/bench/sync.py
     python scripts/bench/sync.py --rounds 1 --only many
 
-Both take turns, each time with a new Hub and caches of its own. The files were finished an hour ago.
-Memory is the greatest sum over all processes of a command, uploader and pushes included; shared pages in proportion.
+Both take turns, each time with a new Hub and caches of its own. The files were finished an hour ago, and are on the
+disk. Processor is that of all processes of a command, uploader and pushes included, without the Hub. Memory is their
+greatest sum; shared pages in proportion.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -36,6 +39,7 @@ SETS = {"one": (1, 600_000_000), "some": (100, 6_000_000), "many": (3000, 20_000
 SAMPLE = 0.1  # seconds between two samples of the memory
 MARK = "HF_MPWRITER_BENCH_MARK"
 HOUR = 3600.0  # seconds
+PR_SET_CHILD_SUBREAPER = 36
 
 
 @dataclass(frozen=True)
@@ -44,10 +48,12 @@ class Cost:
 
     Attributes:
         seconds: until it ended.
+        processor: seconds, of all its processes until the last one ended.
         memory: MB, of all its processes at a time.
     """
 
     seconds: float
+    processor: float
     memory: float
 
 
@@ -63,6 +69,7 @@ def make(folder: Path, files: int, size: int) -> None:
                 file.write(framing.frame(os.urandom(min(RECORD, left))))
         then = time.time() - HOUR
         os.utime(path, (then, then))
+    os.sync()
 
 
 def measure(command: list[str], env: dict[str, str]) -> Cost:
@@ -76,7 +83,7 @@ def measure(command: list[str], env: dict[str, str]) -> Cost:
 
     thread = threading.Thread(target=sample)
     thread.start()
-    started = time.monotonic()
+    before, started = processor(), time.monotonic()
     try:
         done = subprocess.run(command, env=env | {MARK: mark}, capture_output=True, text=True, check=False)
     finally:
@@ -87,7 +94,16 @@ def measure(command: list[str], env: dict[str, str]) -> Cost:
         raise SystemExit(f"{' '.join(command)}: {done.stderr}")
     while list(marked(mark)):  # the uploader leaves
         time.sleep(SAMPLE)
-    return Cost(seconds, peak[0])
+    with contextlib.suppress(ChildProcessError):  # its orphans have become our children
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    return Cost(seconds, processor() - before, peak[0])
+
+
+def processor() -> float:
+    """Seconds of processor that the processes have used that were collected here, and those that they collected."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def marked(mark: str) -> Iterator[int]:
@@ -121,7 +137,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", choices=SETS, help="one of the sets")
     arguments = parser.parse_args()
-    print("| files | ours | hf upload | ratio | memory of ours | of hf upload |\n|---|---|---|---|---|---|")
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    print("| files | ours | hf upload | ratio | processor of ours | of hf upload | memory of ours | of hf upload |")
+    print("|---" * 8 + "|")
     for name in [arguments.only] if arguments.only else SETS:
         files, size = SETS[name]
         costs: dict[str, list[Cost]] = {"hf upload": [], "ours": []}
@@ -135,9 +153,11 @@ def main() -> None:
                         costs[who].append(measure(command, os.environ | variables(Path(root, who)) | where))
                     shutil.rmtree(Path(root, "exp1", ".hf_mpwriter"), ignore_errors=True)
         ours, theirs = (statistics.median(cost.seconds for cost in costs[who]) for who in ("ours", "hf upload"))
+        busy = [statistics.median(cost.processor for cost in costs[who]) for who in ("ours", "hf upload")]
         memory = [statistics.median(cost.memory for cost in costs[who]) for who in ("ours", "hf upload")]
         what = f"{files} of {size / 1e6:g} MB"
         print(f"| {what} | {ours:.1f} s | {theirs:.1f} s | {ours / theirs:.2f} |", end=" ")
+        print(f"{busy[0]:.1f} s | {busy[1]:.1f} s |", end=" ")
         print(f"{memory[0]:.0f} MB | {memory[1]:.0f} MB |", flush=True)
 
 

@@ -21,7 +21,8 @@ from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.cli.destination import newest_settings, with_namespace
 from hf_mpwriter.pull.record import pulled_files
 from hf_mpwriter.snapshot.attachments import NEVER_SENT, Attachments
-from hf_mpwriter.snapshot.event_files import Damage, EventFileScan
+from hf_mpwriter.snapshot.damage import Damage
+from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.notices import read_notices

@@ -2,7 +2,7 @@
 
     a full commit in less than SLOW_COMMIT   -> twice as many, at most LARGEST
     a slower one                             -> as many as before
-    413, 504                                 -> half as many as were refused, at least SMALLEST
+    413, 504, a push whose time was over     -> half as many as were refused, at least SMALLEST
 
 A Hub takes only so many commits an hour, so many small files need large commits. But a commit that takes a minute is
 ended by a proxy on the way. So the size is found by trying, anew by each uploader.
@@ -11,13 +11,14 @@ ended by a proxy on the way. So the size is found by trying, anew by each upload
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from hf_mpwriter.base.files import BATCH_FILES
 from hf_mpwriter.base.verdicts import Split, Unknown, Verdict
 
 SLOW_COMMIT = 45.0  # seconds; the Hub, or a proxy before it, ends a request in 60
 SMALLEST = 10  # files; what is refused with fewer is split, and does not make other batches smaller
-LARGEST = 1000  # files; what the Hub's client takes for the most in its upload of large folders
+LARGEST = 600  # files; a push of more takes more memory than `hf upload` of a folder, which makes as many commits
 
 
 def after_commit(most: int, files: int, seconds: float) -> int:
@@ -70,3 +71,18 @@ class BatchSize:
         too_slow = isinstance(verdict, Unknown) and verdict.too_slow
         if too_slow or (isinstance(verdict, Split) and verdict.too_large):
             self.files = after_refusal(self.files, files)
+
+
+@dataclass(frozen=True)
+class TooLarge:
+    """Lengths of an event file that the Hub has refused for their size.
+
+    Attributes:
+        least: of them.
+        greatest: of them, as a rule the whole file.
+        times: that so much was refused.
+    """
+
+    least: int
+    greatest: int
+    times: int

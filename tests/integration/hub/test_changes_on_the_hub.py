@@ -319,11 +319,10 @@ def test_a_refused_path_does_not_hold_back_the_others(hub, run_dir, start, api):
     spool = Spool(str(run_dir))
     refused = Progress(spool).refused({Path(path).name: 1})
     assert "is not the beginning of the local file" in next(iter(refused.values()))
-    command = [sys.executable, "-m", "hf_mpwriter", "sync", str(run_dir)]
+    command = [sys.executable, "-m", "hf_mpwriter", "sync", str(run_dir), "--timeout", "5"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False)
-    assert (result.returncode, result.stderr.count("Traceback")) == (0, 0), (
-        "the ledger holds those bytes: nothing is asked"
-    )
+    assert (result.returncode, result.stderr.count("Traceback")) == (1, 0), result.stderr
+    assert "is not the beginning of the local file" in result.stderr, "what was there is not there any more"
 
 
 def test_a_foreign_file_under_our_name_is_not_overwritten(hub, run_dir, tmp_path, start, api):

@@ -107,3 +107,21 @@ def test_follow_uploads_beside_training_and_ends_when_the_writer_has_gone(hub, r
     assert held() == path.stat().st_size
     wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
     check_oracle(run_dir, hub)
+
+
+@pytest.mark.parametrize("content", [b"", bytes(248)], ids=["empty", "of zero bytes"])
+def test_a_finished_file_that_others_replaced_on_the_hub_is_sent_again_or_told(hub, run_dir, api, content):
+    """Nothing that is not there counts as there, though the ledger knew of it: 0 is the answer only if all is sent."""
+    run_dir.mkdir(parents=True)
+    path = run_dir / "events.out.tfevents.1700000000.theirs"
+    event_file(path, 5)
+    assert sync(run_dir, "--repo-id", "me/run").returncode == 0
+    where = f"tensorboard/{run_dir.name}/{path.name}"
+    api.upload_file(path_or_fileobj=content, path_in_repo=where, repo_id="me/run")
+    done = sync(run_dir)
+    there = hub.store.read_blob("model", "me/run", where, "main")
+    if content:
+        assert (done.returncode, there) == (1, content), done.stderr
+        assert f"{path.name}: the Hub's copy ({len(content)} bytes) is not the beginning" in done.stderr
+    else:
+        assert (done.returncode, there) == (0, path.read_bytes()), done.stderr

@@ -92,7 +92,7 @@ def test_a_push_that_hangs_ends_by_its_own_timer(run_dir, monkeypatch):
         )
         process = handle.PushHandle(job(run_dir, endpoint=endpoint), 300.0)
         verdict = wait_for(lambda: process.listen()[1], "the end")
-    assert verdict == Unknown("the push hung and was ended after 300 s", xet="failing")
+    assert verdict == Unknown("the push hung and was ended after 300 s", xet="failing", too_slow=True)
 
 
 def test_a_push_that_is_stopped_is_ended_by_the_uploader(run_dir, monkeypatch):
@@ -101,7 +101,7 @@ def test_a_push_that_is_stopped_is_ended_by_the_uploader(run_dir, monkeypatch):
     process = handle.PushHandle(job(run_dir), 0.1)
     os.kill(process.pid, signal.SIGSTOP)
     verdict = wait_for(lambda: process.listen()[1], "the end")
-    assert verdict == Unknown("the push hung and was ended after 0 s", xet="failing")
+    assert verdict == Unknown("the push hung and was ended after 0 s", xet="failing", too_slow=True)
 
 
 def test_a_job_of_any_size_does_not_block_the_uploader(run_dir):

@@ -12,10 +12,11 @@ from support import event_file
 
 from hf_mpwriter.base import files
 from hf_mpwriter.base.settings import Destination, Settings
-from hf_mpwriter.base.verdicts import Done, Refused, Retry, Sent, Unknown
+from hf_mpwriter.base.verdicts import Done, Quarantine, Refused, Retry, Sent, Unknown
 from hf_mpwriter.events import framing
 from hf_mpwriter.push.job import SCRATCH, Job
 from hf_mpwriter.snapshot import attachments
+from hf_mpwriter.spool import ledger as ledger_module
 from hf_mpwriter.spool import outbox
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.outbox import Batch, Outbox
@@ -387,3 +388,37 @@ def test_sync_gets_a_large_file_again_whose_push_has_failed(place, jobs, monkeyp
             one.run.events._large.started(batch.files)
     with_rank.leave()
     sync.leave()
+
+
+def test_a_copy_that_is_not_ours_any_more_counts_for_nothing(tmp_path):
+    """The ledger claims the length no more, so a wait does not end; of other files it says what it said."""
+    spool = Spool(str(tmp_path / "run"))
+    spool.create()
+    spool.record_destination(Destination("http://127.0.0.1:9", "me/run"))
+    one = Uploader(spool, spool.destination(), locks.try_exclusive(spool.uploader_lock), lambda: 1.0, random.Random(1))
+    ledger, other = one.run.ledger, "other.tfevents"
+    ledger.acknowledge({NAME: Sent(5, "00"), other: Sent(7, "00")}, "c", 1.0)
+    for verdict, length in (
+        (Quarantine({NAME: "a .gitignore"}, committed=True), 5),
+        (Quarantine({NAME: "differs"}), 0),
+    ):
+        one.run.in_flight._sent = (one.run.events, Batch(0, ()))
+        outcome.conclude(one.run, verdict)
+        assert (ledger.length(NAME), ledger.length(other)) == (length, 7)
+        assert list(ledger.quarantined) == [NAME]
+        assert ledger_module.load(spool, ledger.destination).length(NAME) == length, "on disk, too"
+
+
+def test_a_push_that_the_rate_limit_refuses_has_not_started(tmp_path, monkeypatch):
+    """A large file that grows is not taken for copied, and its next turn is not an hour away."""
+    spool = Spool(str(tmp_path / "run"))
+    spool.create()
+    spool.record_destination(Destination("http://127.0.0.1:9", "me/run"))
+    event_file(tmp_path / "run" / NAME, 2)
+    one = Uploader(spool, spool.destination(), locks.try_exclusive(spool.uploader_lock), lambda: 1.0, random.Random(1))
+    one._scan([])
+    started = []
+    monkeypatch.setattr(one.run.events._large, "started", started.append)
+    monkeypatch.setattr(one.run.pacing, "take", lambda **_: False)
+    one._act(Action.PUSH, [])
+    assert (started, one.run.in_flight.push) == ([], None)

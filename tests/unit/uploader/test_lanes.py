@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from hf_mpwriter.base import files as files_module
 from hf_mpwriter.base.settings import Destination, Settings
 from hf_mpwriter.base.verdicts import Moved, Quarantine, Refused, Retry, Sent, Split, Unknown
 from hf_mpwriter.events import framing
-from hf_mpwriter.snapshot import attachments
+from hf_mpwriter.snapshot import attachments, event_files
+from hf_mpwriter.snapshot.event_files import UNCHANGED
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.outbox import Outbox
@@ -93,6 +95,19 @@ def test_a_scan_makes_batches_ready_and_a_failure_makes_them_stale(run):
     run.scan()
     run.done()
     assert (run.waiting(), run.lane.outgoing, run.lane.commits) == ([], Outgoing.NONE, 1)
+
+
+def test_files_of_others_that_have_been_quiet_go_together_by_their_paths(run, monkeypatch):
+    """However many bytes they have: what a push holds in memory bounds only those that may still grow."""
+    monkeypatch.setattr(event_files.bounded, "__defaults__", (100, 0, 1, 1 << 30))
+    run.scan()
+    assert run.waiting() == [[path] for path in run.paths]
+    for path in run.paths[:3]:
+        os.utime(run.root / path, (time.time() - 2 * UNCHANGED,) * 2)
+    run.lane = run.new_lane()
+    run.scan()
+    assert run.waiting() == [run.paths[:3], run.paths[3:]]
+    assert [file.growing for batch in run.lane.batches for file in batch.files] == [False, False, False, True]
 
 
 def test_a_refused_batch_is_split_until_one_file_is_quarantined(run):

@@ -10,7 +10,7 @@ from facts import FACTS, FILE, NOW, RUNNING, facts
 from hf_mpwriter.cli.status.facts import WorkerFacts
 from hf_mpwriter.cli.status.judgement import RunHealth, judge
 from hf_mpwriter.snapshot.attachments import NEVER_SENT
-from hf_mpwriter.snapshot.event_files import Damage
+from hf_mpwriter.snapshot.damage import Damage
 from hf_mpwriter.spool.staging.status import MirrorStatus
 from hf_mpwriter.spool.status import FULL_DISK
 
