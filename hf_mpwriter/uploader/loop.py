@@ -268,6 +268,7 @@ class Uploader:
         self.run.members.sweep()  # again: at the start a killed process may not have been reaped yet
         self.run.publish("left")
         self.run.attachments.close()
+        self.run.in_flight.let_go()
         locks.release(self._lock)
         over = self._ending is not Ending.NOT_ASKED or self.run.abandoned_for() > LINGER
         members, is_satisfied = self.run.members_here(), self.run.requests.is_satisfied

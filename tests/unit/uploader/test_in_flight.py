@@ -111,6 +111,7 @@ class Silent:
     """A push that says nothing."""
 
     pid = 1
+    lingers = False
 
     def listen(self):
         """Nothing yet."""
