@@ -93,12 +93,11 @@ def main(parent: int, record: int, run_fd: int, spool_fd: int, more: int = -1, l
 def _next_record(more: int, linger: float) -> int:
     """The descriptor of the next job, -1 if none has come in time."""
     signal.setitimer(signal.ITIMER_REAL, 0)
-    with socket.socket(fileno=os.dup(more)) as end:
-        with contextlib.suppress(OSError):
-            if not select.select([end], [], [], linger)[0]:
-                end.shutdown(socket.SHUT_RDWR)  # from here on the uploader knows that nobody waits
-            _, records, _, _ = socket.recv_fds(end, 1, 1, socket.MSG_DONTWAIT)
-            return records[0] if records else -1
+    with socket.socket(fileno=os.dup(more)) as end, contextlib.suppress(OSError):
+        if not select.select([end], [], [], linger)[0]:
+            end.shutdown(socket.SHUT_RDWR)  # from here on the uploader knows that nobody waits
+        _, records, _, _ = socket.recv_fds(end, 1, 1, socket.MSG_DONTWAIT)
+        return records[0] if records else -1
     return -1
 
 

@@ -52,10 +52,14 @@ def count(log: Path) -> Counter[tuple[str, str]]:
             sizes[pid, _place(call, path[1])] += int(result[1])
     found = Counter[tuple[str, str]]()
     for (pid, place), size in sizes.items():
-        while pid not in kinds and pid in parents:
-            pid = parents[pid]
-        found[kinds.get(pid, "?"), place] += size
+        found[_kind(pid, kinds, parents), place] += size
     return found
+
+
+def _kind(pid: int, kinds: dict[int, str], parents: dict[int, int]) -> str:
+    while pid not in kinds and pid in parents:
+        pid = parents[pid]
+    return kinds.get(pid, "?")
 
 
 def _place(call: str, path: str) -> str:

@@ -27,7 +27,7 @@ def start(monkeypatch):
     monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
     with contextlib.ExitStack() as stack:
 
-        def begin(run: Run, linger: int = 100, **changes: object) -> PushHandle:
+        def begin(run: Run, linger: int = 3600, **changes: object) -> PushHandle:
             spool = Spool(str(run.root))
             spool.create()
             push = PushHandle(run.job(changes), LIMIT, spool, linger)

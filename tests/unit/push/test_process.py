@@ -27,7 +27,7 @@ process.end()
 
 
 def test_no_job_is_lost_between_the_last_look_and_the_end_of_the_wait(monkeypatch):
-    """The next job may come when the wait is over but the socket is still open: it is done. After that none is taken."""
+    """The next job may come when the wait is over and the socket still open: it is done. After that none is taken."""
     for sent_in_time in (True, False):
         uploader, push = socket.socketpair()
         record = os.memfd_create("record")

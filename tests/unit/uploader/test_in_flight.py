@@ -388,3 +388,94 @@ def test_sync_gets_a_large_file_again_whose_push_has_failed(place, jobs, monkeyp
             one.run.events._large.started(batch.files)
     with_rank.leave()
     sync.leave()
+
+
+class Lingering(Silent):
+    """A push that has gone well and waits for another job."""
+
+    lingers = True
+
+    def __init__(self) -> None:
+        self.taken: list[Job] = []
+        self.takes, self.ended, self.let_gone = True, False, 0
+
+    def take(self, job: Job, _limit: float) -> bool:
+        """Take a job, if it may."""
+        self.taken += [job] * self.takes
+        return self.takes
+
+    def has_ended(self) -> bool:
+        """Whether the wait is over."""
+        return self.ended
+
+    def let_go(self) -> None:
+        """End it."""
+        self.let_gone += 1
+
+
+@pytest.fixture
+def lingering(monkeypatch) -> list[Lingering]:
+    """The pushes that are started."""
+    made: list[Lingering] = []
+
+    def start(*_: object) -> Lingering:
+        made.append(Lingering())
+        return made[-1]
+
+    monkeypatch.setattr(in_flight, "PushHandle", start)
+    return made
+
+
+DONE = Done("c", True, "me/run", {})
+
+
+def push(one: Uploader) -> None:
+    """Start a push of what is there."""
+    one._start_push(one.run.events, Batch(0, ()), [])
+
+
+def test_a_push_that_went_well_gets_the_next_batch(place, lingering):
+    """One process, as long as it takes what comes; then another one, and of the first nothing is left."""
+    one = place.uploader()
+    push(one)
+    for count in (1, 2):
+        outcome.conclude(one.run, DONE)
+        push(one)
+        assert (len(lingering), len(lingering[0].taken)) == (1, count)
+        assert one.run.in_flight.push is lingering[0]
+    outcome.conclude(one.run, DONE)
+    lingering[0].takes = False
+    push(one)
+    assert (len(lingering), lingering[0].let_gone, one.run.in_flight.push) == (2, 1, lingering[1])
+
+
+@pytest.mark.parametrize("verdict", [Unknown("504"), Retry("503"), Refused("401", "")])
+def test_a_push_that_failed_gets_no_other_batch(place, lingering, verdict):
+    """Whatever is wrong with its client, a new one begins afresh."""
+    one = place.uploader()
+    push(one)
+    outcome.conclude(one.run, verdict)
+    push(one)
+    assert (len(lingering), lingering[0].taken) == (2, [])
+
+
+def test_a_push_that_has_waited_long_enough_is_collected(place, lingering):
+    """No dead process stays until the next batch, which may be minutes away."""
+    one = place.uploader()
+    push(one)
+    outcome.conclude(one.run, DONE)
+    one.run.in_flight.catch_up()
+    assert lingering[0].let_gone == 0
+    lingering[0].ended = True
+    one.run.in_flight.catch_up()
+    one.run.in_flight.catch_up()
+    assert lingering[0].let_gone == 1
+
+
+def test_an_uploader_that_leaves_ends_the_push_that_lingers(place, lingering):
+    """It holds descriptors of the run directory, which may be removed next."""
+    one = place.uploader()
+    push(one)
+    outcome.conclude(one.run, DONE)
+    one._leave()
+    assert lingering[0].let_gone == 1
