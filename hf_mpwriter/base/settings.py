@@ -16,8 +16,11 @@ Environment:
     HF_MPWRITER_NODES               of the job, if its launcher does not tell; read by base/nodes.py
     HF_MPWRITER_PUSH_ON             signals such as USR1, separated by commas, that ask for a push
     HF_MPWRITER_LOGDIR              the run directory of a writer without one
+    HF_MPWRITER_PROMETHEUS          1: uploaders write what they do for Prometheus, see uploader/health/metrics.py
     HF_MPWRITER_STAGING             where runs are kept on their way to a logdir, or `never`; read by base/home.py
     HF_MPWRITER_MIRROR_EVERY        minutes, see `Settings`
+    HF_MPWRITER_SYSTEM_METRICS      1: what the machine does is logged too, see `Settings`
+    HF_MPWRITER_ALL_RANKS           1: a run of all ranks together is derived, see `Settings`
     HF_MPWRITER_SUPERVISOR          set by `hf-mpwriter run`, see system/supervision/contact.py
     HF_MPWRITER_LAUNCHED_AT         set by `hf-mpwriter run`, see worker/role.py
     HF_MPWRITER_PYTHON              the Python of uploaders and pushes without `sys.executable`; see system/launch.py
@@ -37,9 +40,9 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
-from hf_mpwriter.base.arguments.values import whole
+from hf_mpwriter.base.arguments.values import switch
 from hf_mpwriter.base.errors import SettingsError
 from hf_mpwriter.base.names import commit_url, folder_url, name_on_hub
 from hf_mpwriter.system.supervision import push_on
@@ -76,23 +79,6 @@ def check_repo_id(repo_id: object) -> str:
             "without '--', '..' or '.git' at the end.",
         )
     return repo_id
-
-
-def check_step(purge_step: Any) -> int | None:
-    """Return a step as an int; numpy numbers and tensors are accepted too.
-
-    Raises:
-        SettingsError: it is a string, has a fraction, or does not fit into 64 bits.
-    """
-    if purge_step is None:
-        return None
-    try:
-        step = whole("purge_step", purge_step)
-    except (TypeError, ValueError) as error:
-        raise SettingsError(str(error)) from error
-    if isinstance(purge_step, str) or not -(1 << 63) <= step < 1 << 63:
-        raise SettingsError(f"purge_step is {purge_step!r}.", hint="It is a global step, an integer of 64 bits.")
-    return step
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -179,6 +165,8 @@ class Settings:
         exit_timeout: seconds that the end of a process may wait for the Hub.
         mirror_every: minutes after which what was logged is brought to a logdir in which event files cannot grow;
             fractions are allowed.
+        system_metrics: whether one process per host logs processor, memory, disk, network and GPUs.
+        all_ranks_view: whether a run with mean, minimum and maximum over all ranks is derived.
 
     Raises:
         SettingsError: an attribute is not valid.
@@ -191,14 +179,16 @@ class Settings:
     ignore_patterns: tuple[str, ...] = ()
     exit_timeout: float = DEFAULT_EXIT_TIMEOUT
     mirror_every: float = DEFAULT_COMMIT_EVERY
+    system_metrics: bool = False
+    all_ranks_view: bool = False
 
     def __post_init__(self) -> None:
         for name in ("commit_every", "mirror_every"):
             minutes = getattr(self, name)
             if not (isinstance(minutes, (int, float)) and 0 < minutes < math.inf):
                 raise SettingsError(f"{name} is {minutes!r}.", hint=MINUTES)
-        if not isinstance(self.squash_history, bool):
-            raise SettingsError(f"squash_history is {self.squash_history!r}.", hint="It is True or False.")
+        for name in ("squash_history", "system_metrics", "all_ranks_view"):
+            object.__setattr__(self, name, switch(name, getattr(self, name)))
         if self.private not in (None, True, False):
             raise SettingsError(f"repo_private is {self.private!r}.", hint="It is True, False or None.")
         if not (isinstance(self.exit_timeout, (int, float)) and 0 <= self.exit_timeout < math.inf):
@@ -241,6 +231,8 @@ class Environment:
         commits_per_hour: to one repository.
         grace: seconds between SIGTERM and SIGKILL, None if not set.
         mirror_every: minutes, None if not set.
+        system_metrics: see `Settings`.
+        all_ranks_view: see `Settings`.
     """
 
     endpoint: str
@@ -249,6 +241,8 @@ class Environment:
     commits_per_hour: float = DEFAULT_COMMITS_PER_HOUR
     grace: float | None = None
     mirror_every: float | None = None
+    system_metrics: bool = False
+    all_ranks_view: bool = False
 
     @classmethod
     def read(cls, environ: Mapping[str, str] = os.environ) -> Self:
@@ -276,6 +270,8 @@ class Environment:
             commits_per_hour=DEFAULT_COMMITS_PER_HOUR if commits is None else commits,
             grace=grace,
             mirror_every=mirror_every,
+            system_metrics=is_on(environ.get("HF_MPWRITER_SYSTEM_METRICS", "")),
+            all_ranks_view=is_on(environ.get("HF_MPWRITER_ALL_RANKS", "")),
         )
 
 
@@ -310,6 +306,11 @@ def _number(environ: Mapping[str, str], name: str, hint: str) -> float | None:
 def group_access(environ: Mapping[str, str] = os.environ) -> bool:
     """Whether the spool is shared with the group of the run directory."""
     return is_on(environ.get("HF_MPWRITER_GROUP", ""))
+
+
+def writes_metrics(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether uploaders write what they do for Prometheus."""
+    return is_on(environ.get("HF_MPWRITER_PROMETHEUS", ""))
 
 
 def push_signals(environ: Mapping[str, str] = os.environ) -> tuple[int, ...]:

@@ -34,7 +34,7 @@ from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import SHARED_DIR, Directory, Place, is_shared, share
 from hf_mpwriter.system.process import open_above
 
-FORMAT = "hf-mpwriter 3"
+FORMAT = "hf-mpwriter 4"
 FORMAT_NAME, RUN_JSON = "FORMAT", "run.json"
 
 

@@ -51,6 +51,8 @@ class HFSummaryWriter(SummaryWriter):
         exit_timeout: float | None = None,
         memory_limit: int | None = None,
         mirror_every: float | None = None,
+        system_metrics: bool | None = None,
+        all_ranks_view: bool | None = None,
     ) -> None:
         super().__init__(
             logdir=logdir,
@@ -75,6 +77,8 @@ class HFSummaryWriter(SummaryWriter):
             exit_timeout=exit_timeout,
             memory_limit=memory_limit,
             mirror_every=mirror_every,
+            system_metrics=system_metrics,
+            all_ranks_view=all_ranks_view,
         )
         self.repo_type = repo_type
         self.repo_revision = repo_revision

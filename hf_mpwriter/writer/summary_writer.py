@@ -18,7 +18,7 @@ from typing import Any, Self
 from tensorboardX.writer import DummyFileWriter
 
 from hf_mpwriter.base.arguments.names import naming
-from hf_mpwriter.base.arguments.values import patterns, switch, text_or_none, token_or_none
+from hf_mpwriter.base.arguments.values import check_memory_limit, check_step, patterns, text_or_none, token_or_none
 from hf_mpwriter.base.errors import SettingsError
 from hf_mpwriter.base.home import normalised_logdir
 from hf_mpwriter.base.names import check_suffix
@@ -29,7 +29,6 @@ from hf_mpwriter.base.settings import (
     Environment,
     Settings,
     check_repo_id,
-    check_step,
 )
 from hf_mpwriter.spool import homes
 from hf_mpwriter.spool.progress import Status
@@ -48,12 +47,6 @@ _PROCESS_STATE = (
     *("_worker", "_user", "_encoders", "_step_encoders", "_has_steps"),
     *("_scalars_directories", "_exported", "_purged", "scheduler"),
 )
-
-
-def _checked_memory_limit(limit: Any) -> int | None:
-    if limit is not None and (not isinstance(limit, int) or limit < 0):
-        raise SettingsError(f"memory_limit is {limit!r}.", hint="It is a number of bytes, 0 or more.")
-    return limit
 
 
 class SummaryWriter(StepMethods, AddMethods):
@@ -87,6 +80,8 @@ class SummaryWriter(StepMethods, AddMethods):
             writers together. What exceeds it is dropped and counted. Default: 16 MiB.
         mirror_every: minutes after which records are brought to a logdir in which files cannot grow, such as a URL.
             None for HF_MPWRITER_MIRROR_EVERY, or `commit_every`.
+        system_metrics: whether a process logs what this machine does. None for HF_MPWRITER_SYSTEM_METRICS, or no.
+        all_ranks_view: whether to derive the mean and bounds of all ranks. None for HF_MPWRITER_ALL_RANKS, or no.
 
     Raises:
         SettingsError: an argument is not valid.
@@ -122,6 +117,8 @@ class SummaryWriter(StepMethods, AddMethods):
         exit_timeout: float | None = None,
         memory_limit: int | None = None,
         mirror_every: float | None = None,
+        system_metrics: bool | None = None,
+        all_ranks_view: bool | None = None,
     ) -> None:
         if not (comet_config or {"disabled": True}).get("disabled"):
             raise SettingsError("comet_config asks for Comet.", hint="hf_mpwriter does not log to Comet.")
@@ -133,12 +130,14 @@ class SummaryWriter(StepMethods, AddMethods):
         allow = None if repo_allow_patterns is None else patterns("repo_allow_patterns", repo_allow_patterns)
         self._settings = Settings(
             commit_every=commit_every,
-            squash_history=switch("squash_history", squash_history),
+            squash_history=squash_history,
             private=repo_private,
             allow_patterns=allow,
             ignore_patterns=patterns("repo_ignore_patterns", repo_ignore_patterns),
             exit_timeout=DEFAULT_EXIT_TIMEOUT if timeout is None else timeout,
             mirror_every=commit_every if interval is None else interval,
+            system_metrics=environment.system_metrics if system_metrics is None else system_metrics,
+            all_ranks_view=environment.all_ranks_view if all_ranks_view is None else all_ranks_view,
         ).within(environment.grace)
         self._destination: Destination | None = None
         if repo_id is not None:
@@ -147,7 +146,7 @@ class SummaryWriter(StepMethods, AddMethods):
             endpoint, kind, branch = environment.endpoint, repo_type or "model", repo_revision or "main"
             self._destination = Destination(endpoint, check_repo_id(repo_id), kind, branch, folder)
         self._uploads = self._destination is not None and not environment.disabled
-        self._token, self._memory_limit = token_or_none(token), _checked_memory_limit(memory_limit)
+        self._token, self._memory_limit = token_or_none(token), check_memory_limit(memory_limit)
         purge_step = check_step(purge_step)
         filename_suffix = check_suffix(filename_suffix, lambda: disk.longest_name(logdir))
         self._reset_process_state()

@@ -108,6 +108,34 @@ def whole(name: str, value: Any) -> int:
     return number
 
 
+def check_step(purge_step: Any) -> int | None:
+    """Return a step to resume at as an int; numpy numbers and tensors are accepted too.
+
+    Raises:
+        SettingsError: it is a string, has a fraction, or does not fit into 64 bits.
+    """
+    if purge_step is None:
+        return None
+    try:
+        step = whole("purge_step", purge_step)
+    except (TypeError, ValueError) as error:
+        raise SettingsError(str(error)) from error
+    if isinstance(purge_step, str) or not -(1 << 63) <= step < 1 << 63:
+        raise SettingsError(f"purge_step is {purge_step!r}.", hint="It is a global step, an integer of 64 bits.")
+    return step
+
+
+def check_memory_limit(limit: Any) -> int | None:
+    """Return a limit of memory in bytes, or None.
+
+    Raises:
+        SettingsError: it is neither.
+    """
+    if limit is not None and (not isinstance(limit, int) or limit < 0):
+        raise SettingsError(f"memory_limit is {limit!r}.", hint="It is a number of bytes, 0 or more.")
+    return limit
+
+
 def _has_fraction(value: Any, number: int) -> bool:
     try:
         return float(value) != float(number)

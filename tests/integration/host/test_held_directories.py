@@ -102,7 +102,7 @@ def test_a_stranger_who_may_rename_in_the_run_directory_gets_nothing(hub, open_p
     spool = bait / "spool"
     for folder in ("claims", "members", "hosts"):
         (spool / folder).mkdir(parents=True)
-    (spool / "FORMAT").write_text("hf-mpwriter 3\n")
+    (spool / "FORMAT").write_text("hf-mpwriter 4\n")
     (spool / "run.json").write_text('{"destination": {"endpoint": "http://127.0.0.1:9", "repo_id": "me/stolen"}}')
     mine.mkdir()
     os.chown(mine, STRANGER, GROUP)
