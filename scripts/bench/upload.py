@@ -59,9 +59,10 @@ from lib.prctl import adopt_orphans
 from lib.waiting import wait_for
 from upload_worker import OURS, REPO
 
-from hf_mpwriter.events.series import SEGMENT_MAX, SEGMENT_MIN, SEGMENT_SHARE
+from hf_mpwriter.events.series import SEGMENT_MAX, SEGMENT_SHARE
 from hf_mpwriter.localhub import LocalHub
 from hf_mpwriter.localhub.storage.blobs import file_sha256
+from hf_mpwriter.worker.files import SEGMENT_OF_ONE
 
 THEIRS, OLD = "HFSummaryWriter", "old"
 XET, LFS = "Xet", "LFS"
@@ -299,14 +300,14 @@ def show_readers(case: Case, directory: Path) -> None:
 
 def show_computed(case: Case) -> None:
     """Compute a row that would take hours: each commit sends a whole file, all of the log or the open segment."""
-    limit = math.inf if case.library == THEIRS else SEGMENT_MIN
+    limit = math.inf if case.library == THEIRS else SEGMENT_OF_ONE
     opened = sealed = sent = 0
     for _ in range(case.commits):
         opened += case.unit
         sent += opened
         if opened >= limit:
             sealed, opened = sealed + opened, 0
-            limit = min(SEGMENT_MAX, max(SEGMENT_MIN, sealed // SEGMENT_SHARE))
+            limit = min(SEGMENT_MAX, max(SEGMENT_OF_ONE, sealed // SEGMENT_SHARE))
     print(f"{case}{case.commits:9}{sent / (case.commits * case.unit):33.2f}  computed", flush=True)
 
 
