@@ -28,6 +28,10 @@ class FileHome(Protocol):
 
     after: int
 
+    @property
+    def segment_min(self) -> int:
+        """Bytes that the smallest segments have, unless `series` has less."""
+
     def directory(self) -> Place:
         """The directory of the owner."""
 

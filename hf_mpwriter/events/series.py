@@ -30,7 +30,7 @@ from hf_mpwriter.system import disk, process
 from hf_mpwriter.system.directory import Place
 
 SEGMENT_SHARE = 8  # a segment is sealed at one eighth of what was written, within the two limits below
-SEGMENT_MIN = 16 << 20  # bytes
+SEGMENT_MIN = 16 << 20  # bytes; the home may say less
 SEGMENT_MAX = 128 << 20  # bytes; TensorBoard's default reader keeps one descriptor per file, so: few files
 SIZE_MARGIN = 64 << 10  # bytes that a segment keeps below the largest size of a file, so that most records fit
 MOST_REPLACED = 10  # damaged segments; a filesystem that answers wrongly must not make files without end
@@ -168,7 +168,8 @@ class SegmentSeries:
     def _limit(self, head: int) -> int:
         """Bytes at which a new segment is full."""
         largest = min(limits.largest_file(), self._largest)
-        share = min(SEGMENT_MAX, max(SEGMENT_MIN, self._sealed_bytes // SEGMENT_SHARE))
+        least = min(SEGMENT_MIN, self._home.segment_min)
+        share = min(SEGMENT_MAX, max(least, self._sealed_bytes // SEGMENT_SHARE))
         return max(head + 1, min(share, largest - min(SIZE_MARGIN, largest // 8)))
 
     def write(self, item: Item) -> bool:

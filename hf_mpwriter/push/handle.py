@@ -1,29 +1,34 @@
 """The uploader's end of a push: start it, listen, end it.
 
     PushHandle(job, limit)      the process is started, with descriptors of the job, the run directory and the spool
-    listen                      its notices; its verdict once it has ended
-    kill, wait                  end it; wait until it says something
+    listen                      its notices; its verdict once it has ended, or has done a job and lingers
+    take                        the next job for one that lingers
+    kill, wait, let_go          end it; wait until it says something; end one that lingers
 
 Invariants:
 - However a push ends, there is a verdict. Without one of its own the outcome is unknown.
 - The uploader never waits for a push to read or to write: the job is a whole file, and the pipe is not blocking.
 - What a push reads and sends lies beneath the directories that it is given, whatever becomes of their names.
+- A job that one has taken is done by it. It takes none when it has failed, has ended, or was made for another client.
 - A push whose own timer does not end it, such as a stopped one, is killed GRACE seconds after its limit.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
+import socket
 import subprocess
 import time
 
 from hf_mpwriter.base import state
-from hf_mpwriter.base.verdicts import Unknown, Verdict
+from hf_mpwriter.base.verdicts import Done, Unknown, Verdict
 from hf_mpwriter.push.job import Job, Notice, from_line
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import launch
+from hf_mpwriter.system.process import standard_taken
 
 GRACE = 10.0  # seconds after its limit until a push is killed
 READ_SIZE = 1 << 16  # bytes
@@ -36,17 +41,24 @@ class PushHandle:
         job: that it has to do.
         limit: seconds after which it has to be over.
         spool: of the run directory, with the descriptors of both; None opens them by their paths.
+        linger: seconds for which it waits for the next job after one that went well.
 
     Raises:
         OSError: the process cannot be started.
     """
 
-    def __init__(self, job: Job, limit: float, spool: Spool | None = None) -> None:
+    def __init__(self, job: Job, limit: float, spool: Spool | None = None, linger: int = 0) -> None:
         spool = spool or Spool.of(job.run_dir, job.spool, job.logdir)
-        with launch.push_record(state.dump(job)) as record:
-            given = (record, spool.run.fd, spool.directory.fd)
+        self._more: socket.socket | None = None
+        self._client = _client_of(job)
+        with contextlib.ExitStack() as stack:
+            given = [stack.enter_context(launch.push_record(state.dump(job))), spool.run.fd, spool.directory.fd]
+            if linger:
+                with standard_taken():
+                    self._more, theirs = socket.socketpair()
+                given.append(stack.enter_context(theirs).fileno())
             self._process = subprocess.Popen(
-                launch.push_command(job.run_dir, *given),
+                launch.push_command(job.run_dir, *given, *([linger] if linger else [])),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 bufsize=0,
@@ -65,7 +77,7 @@ class PushHandle:
         return self._process.pid
 
     def listen(self) -> tuple[list[str], Verdict | None]:
-        """The notices since the last time, and the verdict once the push has ended; never waits."""
+        """The notices since the last time, and the verdict once the push has ended or lingers; never waits."""
         ended = self._process.poll() is not None
         if not ended and time.monotonic() > self._end:
             self.kill()
@@ -79,7 +91,7 @@ class PushHandle:
             elif message is not None:
                 self._verdict = message
         if not ended:
-            return notices, None
+            return notices, self._verdict if self.lingers and isinstance(self._verdict, Done) else None
         self._pipe.close()
         return notices, self._verdict or self._how_it_ended(self._process.returncode)
 
@@ -89,6 +101,40 @@ class PushHandle:
             return Unknown(why, xet="failing", too_slow=True)
         return Unknown(f"the push ended by signal {-code}" if code < 0 else f"the push ended by exit code {code}")
 
+    def take(self, job: Job, limit: float) -> bool:
+        """Hand the next job to a process that lingers; False if there is none, or none that may do it.
+
+        Args:
+            job: that it has to do.
+            limit: see the constructor.
+        """
+        if self._more is None or self.has_ended() or _client_of(job) != self._client:
+            return False
+        try:
+            with launch.push_record(state.dump(job)) as record:
+                socket.send_fds(self._more, [b"+"], [record])
+        except OSError:
+            return False
+        self._limit, self._end, self._verdict = limit, time.monotonic() + limit + GRACE, None
+        return True
+
+    @property
+    def lingers(self) -> bool:
+        """Whether it takes another job after one that went well."""
+        return self._more is not None
+
+    def has_ended(self) -> bool:
+        """Whether the process has ended; then nothing is left of it."""
+        return self._process.poll() is not None
+
+    def let_go(self) -> None:
+        """End a process that lingers: no request of it is under way."""
+        if self._more is not None:
+            self._more.close()
+        self._process.kill()
+        self._process.wait()
+        self._pipe.close()
+
     def kill(self) -> None:
         """End the push; whether what it has sent arrives is unknown then."""
         self._process.kill()
@@ -96,3 +142,8 @@ class PushHandle:
     def wait(self, timeout: float) -> None:
         """Return when the push says something or ends, or after `timeout` seconds."""
         select.select([self._pipe], [], [], timeout)
+
+
+def _client_of(job: Job) -> tuple[object, ...]:
+    """What a process sets up its client for, once."""
+    return job.run_dir, job.spool, job.cache, job.destination.endpoint, job.xet

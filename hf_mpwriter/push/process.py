@@ -1,14 +1,20 @@
 """The process of a push: one job -> one verdict, in a fresh interpreter.
 
     read the job -> set the timer -> set the environment -> import the client -> carry -> write the verdict -> end
+         ^                                                                              | Done
+         +---------------------------- the next job, if it comes soon ------------------+
 
 It is the only process that imports huggingface_hub. A hang of any kind ends it, and means "outcome unknown"; the same
 batch is then sent again, which is harmless because the content is the same.
+
+To import the client takes longer, and reads more, than a small push. So a push that has gone well waits LINGER for
+another job; any other verdict ends the process, and the next push begins with a fresh interpreter.
 
 Invariants:
 - It dies with its uploader, and by its own timer, whatever its threads do.
 - Only its own lines go to the pipe; what libraries print goes to the log of the uploader, without secrets.
 - The environment is complete before huggingface_hub is imported, which reads it then.
+- A job that was handed over is done: the process closes its end before it gives up waiting, and looks once more.
 """
 
 from __future__ import annotations
@@ -18,13 +24,15 @@ import gc
 import os
 import random
 import resource
+import select
 import signal
+import socket
 import sys
 from typing import NoReturn
 
 from hf_mpwriter.base import state
 from hf_mpwriter.base.errors import ForeignSpoolError
-from hf_mpwriter.base.verdicts import Refused, Retry, Verdict
+from hf_mpwriter.base.verdicts import Done, Refused, Retry, Verdict
 from hf_mpwriter.push.job import Job, Message, Notice, deadline, to_line
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import disk, hf_home, launch, redaction
@@ -36,6 +44,7 @@ DEFAULTS = {  # what the user has not set; hf_xet would try for minutes, and the
     "HF_XET_CLIENT_READ_TIMEOUT": "60s",
     "HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "3",
 }
+ASYNC_BACKENDS = ("trio", "anyio", "sniffio")  # httpcore imports them where they are installed; a push needs none
 UNUSABLE = "Check HF_ENDPOINT and the other HF_* variables, or run: pip install -U huggingface_hub"
 
 
@@ -58,7 +67,7 @@ class Pipe:
         disk.write_all(self._fd, b"\n%s\n" % to_line(message))
 
 
-def main(parent: int, record: int, run_fd: int, spool_fd: int) -> None:
+def main(parent: int, record: int, run_fd: int, spool_fd: int, more: int = -1, linger: int = 0) -> None:
     """Entry point of the process; the descriptors are inherited.
 
     Args:
@@ -66,20 +75,37 @@ def main(parent: int, record: int, run_fd: int, spool_fd: int) -> None:
         record: descriptor of the job.
         run_fd: of the run directory.
         spool_fd: of the spool.
+        more: a socket from which more jobs come; -1 if there is none.
+        linger: seconds to wait for the next job.
     """
     fill_standard()
     die_with_parent(parent)
     pipe = Pipe(os.dup(1))
     os.dup2(2, 1)  # whatever libraries print goes to the log
     redaction.guard()
-    pipe.write(_verdict(pipe, record, run_fd, spool_fd))
+    verdict = _verdict(pipe, record, run_fd, spool_fd)
+    pipe.write(verdict)
+    while isinstance(verdict, Done) and more >= 0 and (record := _next_record(more, linger)) >= 0:
+        verdict = _verdict(pipe, record, run_fd, spool_fd)
+        pipe.write(verdict)
+
+
+def _next_record(more: int, linger: float) -> int:
+    """The descriptor of the next job, -1 if none has come in time."""
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    with socket.socket(fileno=os.dup(more)) as end, contextlib.suppress(OSError):
+        if not select.select([end], [], [], linger)[0]:
+            end.shutdown(socket.SHUT_RDWR)  # from here on the uploader knows that nobody waits
+        _, records, _, _ = socket.recv_fds(end, 1, 1, socket.MSG_DONTWAIT)
+        return records[0] if records else -1
+    return -1
 
 
 def _verdict(pipe: Pipe, record: int, run_fd: int, spool_fd: int) -> Verdict:
     """Read the job and do it."""
     try:
         job = state.load(Job, launch.read_record(record))
-        spool = Spool.adopt(job.run_dir, run_fd, spool_fd, job.spool, job.logdir)
+        spool = Spool.adopt(job.run_dir, os.dup(run_fd), os.dup(spool_fd), job.spool, job.logdir)
     except (state.DamagedError, ForeignSpoolError, OSError) as error:
         return Retry(f"the job cannot be read: {error}")
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -87,13 +113,16 @@ def _verdict(pipe: Pipe, record: int, run_fd: int, spool_fd: int) -> Verdict:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # what it sends it holds open
     _set_environment(job, (spool.directory / job.cache).way)
+    for name in ASYNC_BACKENDS:
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # an import of it fails, as if it were missing
     try:
         from hf_mpwriter.push.client import Hub
         from hf_mpwriter.push.commit import carry
     except Exception as error:  # noqa: BLE001 - it reads the environment when it is imported
         return Refused(f"huggingface_hub cannot be used: {error}", UNUSABLE)
-    gc.freeze()  # what was imported stays: to look for garbage in it takes longer than a small push
-    gc.enable()
+    if not gc.isenabled():
+        gc.freeze()  # what was imported stays: to look for garbage in it takes longer than a small push
+        gc.enable()
     return carry(job, Hub(job.destination), pipe.notify, random.Random(), spool)  # noqa: S311 - jitter, no secret
 
 

@@ -11,7 +11,8 @@ Inherited descriptors:
 
     uploader    3 uploader lock    4 start record    5 run directory    6 spool         1, 2 its log
     mirror      3 mirror lock      the others as those of an uploader
-    push        job, run directory, spool: their numbers are the last arguments         1 pipe, 2 log of the uploader
+    push        job, run directory, spool, and where the next job comes from, if any:   1 pipe, 2 log of the uploader
+                their numbers are the last arguments, and the seconds to wait for it
     copy        job, run directory, and the copy lock, which it holds while it lives    1 pipe, 2 log of the mirror
     search      4 start record of the uploader                                          1, 2 log of the uploader
     restore     4 job    5 run directory    6 spool                                     1 pipe, 2 log of the mirror
@@ -217,7 +218,7 @@ def _spawn(argv: list[str], env: Mapping[str, str], actions: Sequence[tuple[obje
     return os.posix_spawn(argv[0], argv, env, file_actions=actions, setsid=setsid, setsigmask=[], setsigdef=defaults)
 
 
-def push_command(run_dir: str, job: int, run_dir_fd: int, spool_fd: int) -> list[str]:
+def push_command(run_dir: str, job: int, run_dir_fd: int, spool_fd: int, *more: int) -> list[str]:
     """The command line of a push that this process starts; it has to inherit the descriptors under their numbers.
 
     Args:
@@ -225,11 +226,12 @@ def push_command(run_dir: str, job: int, run_dir_fd: int, spool_fd: int) -> list
         job: descriptor of the job, see `push_record`.
         run_dir_fd: of the run directory.
         spool_fd: of the spool.
+        more: descriptor of a socket from which more jobs come, and how many seconds to wait for one; or nothing.
 
     Raises:
         OSError: no interpreter.
     """
-    numbers = map(str, (os.getpid(), job, run_dir_fd, spool_fd))
+    numbers = map(str, (os.getpid(), job, run_dir_fd, spool_fd, *more))
     return [interpreter(os.environ), *_OPTIONS, "-c", PUSH_BOOT, run_dir, *numbers, title("push", run_dir)]
 
 

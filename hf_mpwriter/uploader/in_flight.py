@@ -38,6 +38,7 @@ from hf_mpwriter.uploader.pace.pacing import Pacing
 
 logger = logging.getLogger("hf_mpwriter")
 
+LINGER = 10  # seconds for which a push that went well waits for the next batch
 SETTLE_TIME = 120.0  # seconds; the Hub ends a request in 60, a proxy may take as long
 
 
@@ -72,6 +73,7 @@ class InFlight:
         self._spool, self._host, self._outbox, self._gaps = spool, host, outbox, gaps
         self._ledger, self._pacing, self._clock = ledger, pacing, clock
         self.push: PushHandle | None = None
+        self._lingering: PushHandle | None = None  # has gone well, and may take the next batch
         self.own_head: str | None = None
         self.may_create = self._creates = False
         newest = max(ledger.files.values(), key=lambda held: held.time, default=None)
@@ -159,7 +161,22 @@ class InFlight:
             spool=self._spool.root,
             logdir=self._spool.logdir,
         )
-        self.push = PushHandle(job, deadline(job), self._spool)
+        self.push = self._begin(job)
+
+    def _begin(self, job: Job) -> PushHandle:
+        """Hand a job to the push that lingers, else to a new one."""
+        lingering, self._lingering = self._lingering, None
+        if lingering is not None:
+            if lingering.take(job, deadline(job)):
+                return lingering
+            lingering.let_go()
+        return PushHandle(job, deadline(job), self._spool, LINGER)
+
+    def let_go(self) -> None:
+        """End the push that lingers, if there is one."""
+        if self._lingering is not None:
+            self._lingering.let_go()
+        self._lingering = None
 
     def _is_alone(self) -> bool:
         """Whether no uploader of another host can send: there is none, it has left, or it says nothing any more."""
@@ -199,9 +216,11 @@ class InFlight:
         """
         if self._sent is None:
             raise RuntimeError("a verdict without a push")
-        sent, self._sent, self.push = self._sent, None, None
         if not isinstance(verdict, Done):
             self.own_head = None
+        elif self.push is not None and self.push.lingers:
+            self._lingering = self.push
+        sent, self._sent, self.push = self._sent, None, None
         if isinstance(verdict, Unknown) and not self._fenced:
             self._settled_at = self._clock() + SETTLE_TIME
         if isinstance(verdict, Refused) and self.may_create and not self._creates:
@@ -229,6 +248,8 @@ class InFlight:
 
     def catch_up(self) -> None:
         """Save a ledger that the disk has refused. When the settle time is over the Hub is read back."""
+        if self._lingering is not None and self._lingering.has_ended():
+            self.let_go()
         if self._unsaved:
             self.save_ledger()
             self.clear()

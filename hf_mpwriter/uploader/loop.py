@@ -101,8 +101,7 @@ class Uploader:
         if self.run.in_flight.push is None:
             if self._is_better_token_there(members):
                 logger.info("a newer worker may have a better token; leaving the uploader lock to it")
-                self.run.attachments.close()
-                self.run.publish("left")
+                self.run.leave()
                 return False
             self.run.in_flight.catch_up()
             action = decide(self._situation(members))
@@ -268,8 +267,7 @@ class Uploader:
     def _leave(self) -> bool:
         """Give up the uploader lock, look once more, take it back if something came in between; True if it is over."""
         self.run.members.sweep()  # again: at the start a killed process may not have been reaped yet
-        self.run.publish("left")
-        self.run.attachments.close()
+        self.run.leave()
         locks.release(self._lock)
         over = self._ending is not Ending.NOT_ASKED or self.run.abandoned_for() > LINGER
         members, is_satisfied = self.run.members_here(), self.run.requests.is_satisfied

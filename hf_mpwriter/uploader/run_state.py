@@ -259,6 +259,12 @@ class RunState:
             next_at=self._next_at(),
         )
 
+    def leave(self) -> None:
+        """Publish that this uploader leaves, and end the processes that wait for it."""
+        self.publish("left")
+        self.attachments.close()
+        self.in_flight.let_go()
+
     def _next_at(self) -> float:
         """Monotonic seconds when the next try of what waits, or else the next commit, is due."""
         tries = self.pacing.next_try, self.pacing.blocked_until

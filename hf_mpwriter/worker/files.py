@@ -18,11 +18,13 @@ from hf_mpwriter.base.names import worker_dir
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.events.event_file import EventFile
 from hf_mpwriter.events.limits import Limits
+from hf_mpwriter.events.series import SEGMENT_MIN
 from hf_mpwriter.system.directory import Place
 from hf_mpwriter.worker.membership import Membership
 from hf_mpwriter.worker.naming.rewind import Rewind
 from hf_mpwriter.worker.role import world_size_of
 
+SEGMENT_OF_ONE = 4 << 20  # bytes of the smallest segments, for each rank; at most SEGMENT_MIN
 MTIME_LAG = 0.02  # seconds that the kernel's clock for modification times may be behind
 
 
@@ -86,6 +88,17 @@ class WorkerFiles:
         if length:
             self._sealed[path.name] = length
         self._membership.record_sealed(path.name)
+
+    @property
+    def segment_min(self) -> int:
+        """Bytes that the smallest segments have.
+
+        Each push reads the open segment from its start, so small ones cost less to upload. TensorBoard's default reader
+        keeps a descriptor for each file of a run, so where many ranks write, segments are larger.
+        """
+        role = self._membership.role
+        ranks = 1 if role.rank is None else world_size_of(os.environ)
+        return SEGMENT_MIN if ranks is None or role.child is not None else min(SEGMENT_MIN, ranks * SEGMENT_OF_ONE)
 
     # for writers
 

@@ -6,6 +6,9 @@
     scripts/bench/upload.py --week              2016 commits: ours by Xet takes an hour or two, the rest is computed
     scripts/bench/upload.py --images 0          scalars only
     scripts/bench/upload.py --commits 5 --unit 64000 --ways LFS
+    scripts/bench/upload.py --old ../earlier    with rows of another checkout of this project
+    scripts/bench/upload.py --pause 15 --libraries ours --ways Xet --ranks      seconds between two commits
+    scripts/bench/upload.py --readers           who reads how much, see upload_readers.py (needs strace)
 
 A worker is a fresh interpreter that runs the same lines with either library: log, `flush()`, `scheduler.trigger()`,
 `result()`. It logs scalars and images of noise, which does not compress. Each commit follows the one before at once;
@@ -41,12 +44,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import upload_readers
 import upload_worker
 from lib import isolation
 from lib.arguments import add_directory, make_parser
@@ -55,11 +59,12 @@ from lib.prctl import adopt_orphans
 from lib.waiting import wait_for
 from upload_worker import OURS, REPO
 
-from hf_mpwriter.events.series import SEGMENT_MAX, SEGMENT_MIN, SEGMENT_SHARE
+from hf_mpwriter.events.series import SEGMENT_MAX, SEGMENT_SHARE
 from hf_mpwriter.localhub import LocalHub
 from hf_mpwriter.localhub.storage.blobs import file_sha256
+from hf_mpwriter.worker.files import SEGMENT_OF_ONE
 
-THEIRS = "HFSummaryWriter"
+THEIRS, OLD = "HFSummaryWriter", "old"
 XET, LFS = "Xet", "LFS"
 MB = 1_000_000
 DAY, WEEK = 288, 2016  # commits, one every five minutes
@@ -80,6 +85,9 @@ class Case:
         commits: how often every rank requests a push.
         unit: bytes of events that all ranks together log before each push.
         images: share of these bytes that are images.
+        pause: seconds between two commits.
+        old: another checkout, whose hf_mpwriter is measured; "" for this one.
+        trace: file for the trace of all reads; "" for none.
     """
 
     library: str
@@ -88,6 +96,9 @@ class Case:
     commits: int
     unit: int
     images: float
+    pause: float = 0.0
+    old: str = ""
+    trace: str = ""
 
     def __str__(self) -> str:
         """The first columns of the row."""
@@ -133,8 +144,10 @@ class Worker:
 
     def __init__(self, case: Case, rank: int, logdir: Path, env: dict[str, str]) -> None:
         unit = case.unit // case.ranks
-        options = [case.library, str(logdir), str(unit), str(case.images), str(rank)]
-        command = [sys.executable, upload_worker.__file__, *options]
+        library = THEIRS if case.library == THEIRS else OURS
+        options = [library, str(logdir), str(unit), str(case.images), str(rank)]
+        tracer = upload_readers.tracer(case.trace) if case.trace else []
+        command = [*tracer, sys.executable, upload_worker.__file__, *options]
         launcher = {"RANK": str(rank), "WORLD_SIZE": str(case.ranks)} if case.ranks > 1 else {}
         self._process = subprocess.Popen(
             command, env=env | launcher, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -172,6 +185,8 @@ def measure(case: Case, directory: Path) -> Cost:
     logdir = directory / "runs" / "run"
     env = os.environ | isolation.variables(directory)
     env["HF_HUB_DISABLE_XET"] = str(int(case.way == LFS))
+    if case.old:
+        env["PYTHONPATH"] = case.old
     with LocalHub(directory / "hub", multipart_over=sys.maxsize, discard=True) as hub:
         started_at, cpu, read = time.monotonic(), _cpu_of_children(), _bytes_read()
         try:
@@ -208,8 +223,9 @@ def run(case: Case, logdir: Path, env: dict[str, str]) -> list[dict[str, float]]
             _all_at_once(workers, "log")
             if case.library == THEIRS:
                 _all_at_once([worker], "push")
-        if case.library == OURS:
+        if case.library != THEIRS:
             _all_at_once(workers, "push")
+        time.sleep(case.pause)
     return [worker.end() for worker in workers]
 
 
@@ -269,16 +285,29 @@ def show(case: Case, cost: Cost) -> None:
     print(f"{case}{cost}{judged}", flush=True)
 
 
+def show_readers(case: Case, directory: Path) -> None:
+    """Print who has read how much of one row."""
+    trace = directory.with_suffix(".trace")
+    cost = measure(replace(case, trace=str(trace)), directory)
+    print(f"{case.library}, {case.way}, {cost.commits} commits: bytes read to bytes logged, by process and place")
+    found = upload_readers.count(trace)
+    rows = sorted(found.items(), key=lambda row: -row[1])
+    for (process, place), size in [*rows, (("all", ""), sum(found.values()))]:
+        if size >= cost.logged / 200:
+            print(f"    {process:10}{place:24}{size / cost.logged:8.2f}", flush=True)
+    trace.unlink()
+
+
 def show_computed(case: Case) -> None:
     """Compute a row that would take hours: each commit sends a whole file, all of the log or the open segment."""
-    limit = math.inf if case.library == THEIRS else SEGMENT_MIN
+    limit = math.inf if case.library == THEIRS else SEGMENT_OF_ONE
     opened = sealed = sent = 0
     for _ in range(case.commits):
         opened += case.unit
         sent += opened
         if opened >= limit:
             sealed, opened = sealed + opened, 0
-            limit = min(SEGMENT_MAX, max(SEGMENT_MIN, sealed // SEGMENT_SHARE))
+            limit = min(SEGMENT_MAX, max(SEGMENT_OF_ONE, sealed // SEGMENT_SHARE))
     print(f"{case}{case.commits:9}{sent / (case.commits * case.unit):33.2f}  computed", flush=True)
 
 
@@ -294,6 +323,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--ways", nargs="+", choices=(XET, LFS), default=(XET, LFS), help="default: both")
     parser.add_argument("--libraries", nargs="+", choices=(OURS, THEIRS), default=(OURS, THEIRS), help="default: both")
     parser.add_argument("--ranks", nargs="*", type=int, default=RANKS, help="that share a logdir (default: 1 4 16)")
+    parser.add_argument("--old", type=Path, help="another checkout of this project, measured beside this one")
+    parser.add_argument("--pause", type=float, default=0.0, help="seconds between two commits (default: none)")
+    parser.add_argument("--readers", action="store_true", help="who reads, instead of the table; needs strace")
     parser.add_argument("--rounds", type=int, default=4, help="commits of a shared logdir (default: %(default)s)")
     add_directory(parser)
     return parser.parse_args()
@@ -306,21 +338,31 @@ def main() -> int:
     adopt_orphans()  # uploaders become children of this process
     os.environ |= {"HF_HUB_VERBOSITY": "error"}
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each push would compile all modules again
+    old = {OLD: str(options.old and options.old.resolve())}
+    libraries = [*([OLD] if options.old else []), *options.libraries]
     alone = [
-        Case(library, way, 1, options.commits, options.unit, options.images)
+        Case(library, way, 1, options.commits, options.unit, options.images, options.pause, old.get(library, ""))
         for way in options.ways
-        for library in options.libraries
+        for library in libraries
     ]
     shared = [
-        Case(library, LFS, ranks, options.rounds, options.unit, options.images)
+        Case(library, LFS, ranks, options.rounds, options.unit, options.images, old=old.get(library, ""))
         for ranks in options.ranks
-        for library in options.libraries
+        for library in libraries
     ]
     directory = Path(tempfile.mkdtemp(prefix="bench_upload_", dir=options.dir))
     isolation.isolate(directory)
     os.environ["PYTHONPYCACHEPREFIX"] = str(directory / "modules")
-    print(f"{'':16}{'by':4}{'ranks':>6}{HEAD[0]:>9}" + "".join(f"{name:>11}" for name in HEAD[1:]), flush=True)
     try:
+        for case in {case.library: case for case in alone}.values():  # the first of a library compiles its modules
+            measure(replace(case, commits=1, unit=64_000, pause=0.0), directory / "first")
+            shutil.rmtree(directory / "first")
+        if options.readers:
+            for case in alone:
+                show_readers(case, directory / "row")
+                shutil.rmtree(directory / "row")
+            return 0
+        print(f"{'':16}{'by':4}{'ranks':>6}{HEAD[0]:>9}" + "".join(f"{name:>11}" for name in HEAD[1:]), flush=True)
         for case in [*alone, *shared]:
             if case.commits == WEEK and (case.library, case.way) != (OURS, XET):
                 show_computed(case)

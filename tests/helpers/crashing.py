@@ -183,7 +183,7 @@ def live(spool: Spool, harm: Harm | None, theirs: socket.socket, cache: str) -> 
     """Run one life, in a fork."""
     from hf_mpwriter.push import handle
     from hf_mpwriter.system import daemon
-    from hf_mpwriter.uploader import loop
+    from hf_mpwriter.uploader import in_flight, loop
 
     def ask(**message: Any) -> None:
         theirs.send(json.dumps(message).encode())
@@ -201,6 +201,7 @@ def live(spool: Spool, harm: Harm | None, theirs: socket.socket, cache: str) -> 
     daemon.LOG_LIMIT = LOG_LIMIT
     daemon.time = loop.time = Clock(ask)
     loop.lower_priority = lambda: None
+    in_flight.LINGER = 0  # a harm hits a push by its number
     loop.random = SimpleNamespace(Random=functools.partial(random.Random, 1))
     handle.subprocess = SimpleNamespace(Popen=functools.partial(ForkedPush, ask=ask), PIPE=0, DEVNULL=0)
     ask(begins=True)

@@ -59,6 +59,7 @@ class Push:
     """A push that runs when the machine lets it."""
 
     pid = 1
+    lingers = False
 
     def __init__(self, machine: Durability, job: Job) -> None:
         self._machine = machine

@@ -26,6 +26,7 @@ class Place:
         self.refuse = False
         self.now = 100.0
         self.after = 0
+        self.segment_min = 16 << 20
 
     def directory(self) -> system_directory.Place:
         """The directory, unless the disk refuses."""

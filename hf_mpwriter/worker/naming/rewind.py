@@ -268,6 +268,7 @@ class _Elsewhere:
     def __init__(self, directory: Place, home: FileHome) -> None:
         self._directory = directory
         self.opened, self.sealed, self.after = home.opened, home.sealed, home.after
+        self.segment_min = home.segment_min
 
     def directory(self) -> Place:
         """See `FileHome.directory`."""

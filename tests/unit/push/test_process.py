@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import socket
+
+import pytest
 from programs import run_python
+
+from hf_mpwriter.push import process
 
 
 def test_a_push_ends_at_once_and_what_libraries_have_printed_is_in_the_log():
@@ -17,3 +24,39 @@ process.end()
 """
     ended = run_python(program, env={"PYTHONUNBUFFERED": ""})
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "out\n", "err")
+
+
+def test_no_job_is_lost_between_the_last_look_and_the_end_of_the_wait(monkeypatch):
+    """The next job may come when the wait is over and the socket still open: it is done. After that none is taken."""
+    for sent_in_time in (True, False):
+        uploader, push = socket.socketpair()
+        record = os.memfd_create("record")
+
+        def wait(*_: object, uploader=uploader, record=record, sent_in_time=sent_in_time):
+            if sent_in_time:
+                socket.send_fds(uploader, [b"+"], [record])
+            return [], [], []
+
+        monkeypatch.setattr(process.select, "select", wait)
+        found = process._next_record(push.fileno(), 0)
+        assert (found >= 0) is sent_in_time
+        with pytest.raises(OSError, match="Broken pipe"):
+            socket.send_fds(uploader, [b"+"], [record])
+        monkeypatch.undo()
+        for fd in (record, *([found] if sent_in_time else [])):
+            os.close(fd)
+        uploader.close()
+        push.close()
+
+
+def test_no_timer_runs_while_a_push_waits_for_a_job():
+    """Its time is for jobs. The alarm would end it with the socket open, and a job on its way would be lost."""
+    uploader, push = socket.socketpair()
+    uploader.close()
+    signal.setitimer(signal.ITIMER_REAL, 1000.0)
+    try:
+        assert process._next_record(push.fileno(), 1000) == -1
+        assert signal.getitimer(signal.ITIMER_REAL)[0] == 0.0
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        push.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import os
 import stat
 
@@ -57,6 +58,7 @@ def test_a_fault_is_raised_and_leaves_neither_half_a_file_nor_a_temporary(tmp_pa
     """What the disk refuses is an OSError of that kind; no temporary and no descriptor is left."""
     path = at(tmp_path / "file")
     assert path.directory.is_there()
+    gc.collect()  # what other tests have left open
     before = open_descriptors()
     for make in (locks.publish, disk.replace):
         disk.remove(path, "x")

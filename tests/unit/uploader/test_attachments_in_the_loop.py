@@ -92,6 +92,7 @@ class Slow:
     """A push that never ends by itself."""
 
     pid = 1
+    lingers = False
 
     def __init__(self) -> None:
         self.killed = False

@@ -112,6 +112,7 @@ class Silent:
     """A push that says nothing."""
 
     pid = 1
+    lingers = False
 
     def listen(self):
         """Nothing yet."""

@@ -20,6 +20,7 @@ class Silent:
     """A push that says nothing."""
 
     pid = 1
+    lingers = False
 
     def listen(self):
         """Nothing yet."""

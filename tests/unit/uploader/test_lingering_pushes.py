@@ -1,0 +1,113 @@
+"""A push that went well is kept for the next batch, and for nothing else."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.base.verdicts import Done, Refused, Retry, Unknown
+from hf_mpwriter.push.job import Job
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.outbox import Batch
+from hf_mpwriter.system import locks
+from hf_mpwriter.uploader import in_flight, outcome
+from hf_mpwriter.uploader.loop import Uploader
+
+
+class Lingering:
+    """A push that has gone well and waits for another job."""
+
+    pid, lingers = 1, True
+
+    def __init__(self) -> None:
+        self.taken: list[Job] = []
+        self.takes, self.ended, self.let_gone = True, False, 0
+
+    def take(self, job: Job, _limit: float) -> bool:
+        """Take a job, if it may."""
+        self.taken += [job] * self.takes
+        return self.takes
+
+    def has_ended(self) -> bool:
+        """Whether the wait is over."""
+        return self.ended
+
+    def let_go(self) -> None:
+        """End it."""
+        self.let_gone += 1
+
+
+@pytest.fixture
+def one(tmp_path) -> Uploader:
+    """An uploader."""
+    spool = Spool(str(tmp_path / "run"))
+    spool.create()
+    spool.record_destination(Destination("http://127.0.0.1:9", "me/run"))
+    lock = locks.try_exclusive(spool.uploader_lock)
+    return Uploader(spool, spool.destination(), lock, lambda: 1000.0, random.Random(1))
+
+
+@pytest.fixture
+def lingering(monkeypatch) -> list[Lingering]:
+    """The pushes that are started."""
+    made: list[Lingering] = []
+
+    def start(*_: object) -> Lingering:
+        made.append(Lingering())
+        return made[-1]
+
+    monkeypatch.setattr(in_flight, "PushHandle", start)
+    return made
+
+
+DONE = Done("c", True, "me/run", {})
+
+
+def push(one: Uploader) -> None:
+    """Start a push of what is there."""
+    one._start_push(one.run.events, Batch(0, ()), [])
+
+
+def test_a_push_that_went_well_gets_the_next_batch(one, lingering):
+    """One process, as long as it takes what comes; then another one, and of the first nothing is left."""
+    push(one)
+    for count in (1, 2):
+        outcome.conclude(one.run, DONE)
+        push(one)
+        assert (len(lingering), len(lingering[0].taken)) == (1, count)
+        assert one.run.in_flight.push is lingering[0]
+    outcome.conclude(one.run, DONE)
+    lingering[0].takes = False
+    push(one)
+    assert (len(lingering), lingering[0].let_gone, one.run.in_flight.push) == (2, 1, lingering[1])
+
+
+@pytest.mark.parametrize("verdict", [Unknown("504"), Retry("503"), Refused("401", "")])
+def test_a_push_that_failed_gets_no_other_batch(one, lingering, verdict):
+    """Whatever is wrong with its client, a new one begins afresh."""
+    push(one)
+    outcome.conclude(one.run, verdict)
+    push(one)
+    assert (len(lingering), lingering[0].taken) == (2, [])
+
+
+def test_a_push_that_has_waited_long_enough_is_collected(one, lingering):
+    """No dead process stays until the next batch, which may be minutes away."""
+    push(one)
+    outcome.conclude(one.run, DONE)
+    one.run.in_flight.catch_up()
+    assert lingering[0].let_gone == 0
+    lingering[0].ended = True
+    one.run.in_flight.catch_up()
+    one.run.in_flight.catch_up()
+    assert lingering[0].let_gone == 1
+
+
+def test_an_uploader_that_leaves_ends_the_push_that_lingers(one, lingering):
+    """It holds descriptors of the run directory, which may be removed next."""
+    push(one)
+    outcome.conclude(one.run, DONE)
+    one._leave()
+    assert lingering[0].let_gone == 1
