@@ -142,12 +142,18 @@ def _last_bytes(fd: int, end: int) -> bytes:
     return os.pread(fd, min(end, LAST_BYTES), end - min(end, LAST_BYTES))
 
 
+def _is_end(fd: int, relative: str, end: int) -> bool:
+    """Whether a record ends where one was known to end; a file of others may be another one by now."""
+    return names.is_ours(os.path.basename(relative)) or framing.ends_at(fd, end)
+
+
 class EventFileScan:
     """Scans the event files of a run directory; each scan parses only what is new.
 
     Args:
         run: the run directory.
-        known: the end of a whole record of a path, 0 if there is none; the first scan does not parse what is before it.
+        known: the end of a whole record of a path, 0 if there is none; the first scan does not parse what is before it,
+            and does not open a file of ours that ends there and that nobody writes.
     """
 
     def __init__(self, run: Directory, known: Callable[[str], int] = lambda _: 0) -> None:
@@ -176,12 +182,12 @@ class EventFileScan:
         open_now = growing()
         with Statuses(self._run) as statuses:
             for relative in listed:
+                grows = relative in open_now or not names.is_ours(os.path.basename(relative))
                 try:
-                    state = self._parse(relative, statuses.place(relative))
+                    state = self._parse(relative, statuses.place(relative), grows=grows)
                 except OSError as error:
                     unread.append(error)
                     continue
-                grows = relative in open_now or not names.is_ours(os.path.basename(relative))
                 parsed[relative] = state if state.grows == grows else replace(state, grows=grows)
                 if state.end:
                     found.append(LocalFile(relative, state.end, grows))
@@ -218,15 +224,18 @@ class EventFileScan:
         if 0 < self._failed <= patience:
             raise lasting[0]
 
-    def _parse(self, relative: str, place: Place) -> _Parsed:
+    def _parse(self, relative: str, place: Place, *, grows: bool) -> _Parsed:
         status = place.stat()
         known = self._parsed.get(relative) or _Parsed(status.st_ino, 0)
         if (known.inode, known.size, known.modified) == (status.st_ino, status.st_size, status.st_mtime_ns):
             return known
+        start = known.end if relative in self._parsed else self._known(relative)
+        if not (known.end or grows) and start == status.st_size:  # ours, and all of it is known to be whole
+            return _Parsed(status.st_ino, status.st_size, status.st_mtime_ns, start)
         fd = disk.open_beneath(place)
         try:
             same = known.inode == status.st_ino and _last_bytes(fd, known.end) == known.last
-            start = known.end if relative in self._parsed else min(self._known(relative), status.st_size)
+            same = same and start <= status.st_size and (relative in self._parsed or _is_end(fd, relative, start))
             end, is_damaged = framing.ending(fd, start if same else 0, status.st_size)
             last = _last_bytes(fd, end)
             return _Parsed(status.st_ino, status.st_size, status.st_mtime_ns, end, last, is_damaged, known.grows)

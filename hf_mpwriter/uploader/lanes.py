@@ -170,7 +170,7 @@ class EventFileLane(Lane):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(ledger, backoff, retries)
-        self._run, self._outbox, self._scan = run, outbox, EventFileScan(run)
+        self._run, self._outbox, self._scan = run, outbox, EventFileScan(run, ledger.length)
         self._large, self._size = LargeFiles(run, outbox.directory, clock), BatchSize(clock)
         self._too_large: dict[str, TooLarge] = {}
         self._up_to_date = self._splitting = self.has_scanned = False
