@@ -142,18 +142,12 @@ def _last_bytes(fd: int, end: int) -> bytes:
     return os.pread(fd, min(end, LAST_BYTES), end - min(end, LAST_BYTES))
 
 
-def _is_end(fd: int, relative: str, end: int) -> bool:
-    """Whether a record ends where one was known to end; a file of others may be another one by now."""
-    return names.is_ours(os.path.basename(relative)) or framing.ends_at(fd, end)
-
-
 class EventFileScan:
     """Scans the event files of a run directory; each scan parses only what is new.
 
     Args:
         run: the run directory.
-        known: the end of a whole record of a path, 0 if there is none; the first scan does not parse what is before it,
-            and does not open a file of ours that ends there and that nobody writes.
+        known: the end of a whole record of a path, 0 if there is none; a new file is parsed from there on.
     """
 
     def __init__(self, run: Directory, known: Callable[[str], int] = lambda _: 0) -> None:
@@ -226,19 +220,19 @@ class EventFileScan:
 
     def _parse(self, relative: str, place: Place, *, grows: bool) -> _Parsed:
         status = place.stat()
+        stamp = status.st_ino, status.st_size, status.st_mtime_ns
         known = self._parsed.get(relative) or _Parsed(status.st_ino, 0)
-        if (known.inode, known.size, known.modified) == (status.st_ino, status.st_size, status.st_mtime_ns):
+        if (known.inode, known.size, known.modified) == stamp:
             return known
         start = known.end if relative in self._parsed else self._known(relative)
         if not (known.end or grows) and start == status.st_size:  # ours, and all of it is known to be whole
-            return _Parsed(status.st_ino, status.st_size, status.st_mtime_ns, start)
+            return _Parsed(*stamp, start)
         fd = disk.open_beneath(place)
         try:
             same = known.inode == status.st_ino and _last_bytes(fd, known.end) == known.last
-            same = same and start <= status.st_size and (relative in self._parsed or _is_end(fd, relative, start))
+            same = same and (known.end > 0 or framing.ends_at(fd, start))  # the Hub's copy may be another one by now
             end, is_damaged = framing.ending(fd, start if same else 0, status.st_size)
-            last = _last_bytes(fd, end)
-            return _Parsed(status.st_ino, status.st_size, status.st_mtime_ns, end, last, is_damaged, known.grows)
+            return _Parsed(*stamp, end, _last_bytes(fd, end), is_damaged, known.grows)
         finally:
             os.close(fd)
 

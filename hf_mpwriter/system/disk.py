@@ -98,7 +98,8 @@ def sync_filesystem(directory: Place, word: str) -> bool:
         mount = mount_of_descriptor(fd)
         if mount is not None and mount.fstype in SYNCED_AT_ONCE and _reports_sync_errors():
             failpoints.reach(f"{word}.syncfs")
-            return _libc().syncfs(fd) == 0
+            failed: int = _libc().syncfs(fd)
+            return not failed
     return False
 
 
