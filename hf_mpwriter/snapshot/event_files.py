@@ -36,6 +36,7 @@ from hf_mpwriter.system.directory import Directory, Place
 GONE = (FileNotFoundError, NotADirectoryError, PermissionError)  # removed since it was listed, or not ours to read
 UNCHANGED = 600.0  # seconds after which no writer completes what it has begun: torch's buffer may end anywhere
 LAST_BYTES = 64  # bytes before the end of the last whole record that identify a file
+UNREAD = bytes(LAST_BYTES + 1)  # in place of them: equal to no others
 
 
 def walk(run: Directory, unread: Callable[[OSError], object] = lambda _: None) -> Iterator[str]:
@@ -226,7 +227,7 @@ class EventFileScan:
             return known
         start = known.end if relative in self._parsed else self._known(relative)
         if not (known.end or grows) and start == status.st_size:  # ours, and all of it is known to be whole
-            return _Parsed(*stamp, start)
+            return _Parsed(*stamp, start, UNREAD)
         fd = disk.open_beneath(place)
         try:
             same = known.inode == status.st_ino and _last_bytes(fd, known.end) == known.last

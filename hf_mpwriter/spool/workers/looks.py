@@ -24,7 +24,7 @@ from hf_mpwriter.system.directory import Place
 from hf_mpwriter.system.process import host_id, start_ticks
 
 AT_ONCE = 64  # live workers that each look reads
-QUIET = 2.0  # seconds, the coarsest clock of a filesystem
+QUIET = 2 * 10**9  # nanoseconds, the coarsest clock of a filesystem
 
 
 class Looks:
@@ -32,6 +32,7 @@ class Looks:
 
     def __init__(self) -> None:
         self._number = self._turns = 0
+        self._quiet_before = 0  # unix time (ns)
         self._stamps: dict[Reading, tuple[int, ...]] = {}
         self._before: dict[Reading, tuple[int, ...]] = {}
 
@@ -39,6 +40,7 @@ class Looks:
         """A look begins."""
         self._turns = -(-len(self._stamps) // AT_ONCE)
         self._number += 1
+        self._quiet_before = time.time_ns() - QUIET
         self._before, self._stamps = self._stamps, {}
 
     def may_skip(self, known: Reading, place: Place) -> bool:
@@ -48,12 +50,10 @@ class Looks:
             known: what was read of it before.
             place: of its member file, in a directory that is entered.
         """
-        before, stamp, is_in_turn = self._before.get(known), _stamp(place), self._is_in_turn()
-        self._stamps[known] = stamp if _is_quiet(stamp) else ()
+        before, stamp = self._before.get(known), _stamp(place)
+        is_in_turn = self._turns <= 1 or (self._number + len(self._stamps)) % self._turns == 0
+        self._stamps[known] = stamp if stamp and stamp[2] < self._quiet_before else ()
         return bool(before) and before == stamp and not is_in_turn and _may_live(known.name.pid)
-
-    def _is_in_turn(self) -> bool:
-        return self._turns <= 1 or (self._number + len(self._stamps)) % self._turns == 0
 
 
 def is_ruin(file_name: str, path: Place) -> bool:
@@ -72,14 +72,10 @@ def is_ruin(file_name: str, path: Place) -> bool:
 def _stamp(place: Place) -> tuple[int, ...]:
     """Inode, size and modification time (ns), () if there is no file."""
     try:
-        status = place.stat()
+        status = os.stat(place.name, dir_fd=place.directory.fd, follow_symlinks=False)
     except OSError:
         return ()
     return status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def _is_quiet(stamp: tuple[int, ...]) -> bool:
-    return bool(stamp) and time.time() - stamp[2] / 1e9 > QUIET
 
 
 def _may_live(pid: int) -> bool:
