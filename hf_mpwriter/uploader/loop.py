@@ -186,6 +186,7 @@ class Uploader:
     # scan and push
 
     def _scan(self, members: list[Member]) -> None:
+        began = self.run.clock()
         try:
             alone, quarantined = not any(member.alive for member in members), dict(self.run.ledger.quarantined)
             observers = [member for member in members if member.alive and member.name.worker in ASK_FOR_ALL]
@@ -197,6 +198,7 @@ class Uploader:
             logger.info("cannot scan the event files: %s", error)
             self.run.pacing.hold(Step(FIRST_WAIT))
             return
+        self.run.metrics.scanned(began)
         self.run.pacing.scanned(self.run.events.settings.commit_every)
         self.run.requests.scanned(members, files)
         self.run.satisfy()
