@@ -205,11 +205,7 @@ class EventFileScan:
         ]
 
     def settled(self, now: float) -> set[str]:
-        """The files of the last scan that have not changed for UNCHANGED seconds.
-
-        Args:
-            now: unix time.
-        """
+        """The files of the last scan that have not changed for UNCHANGED seconds, by a unix time."""
         return {path for path, state in self._parsed.items() if now - state.modified / 1e9 >= UNCHANGED}
 
     def _raise_lasting(self, unread: list[OSError], patience: int) -> None:

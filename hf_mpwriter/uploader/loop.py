@@ -262,9 +262,7 @@ class Uploader:
         if self.run.in_flight.push is not None:
             self.run.in_flight.push.wait(TICK)
             return
-        pause = self.run.pause(TICK)
-        due_in = self.run.pacing.next_try - self.run.clock() if self.run.events.batches else pause
-        time.sleep(min(pause, max(0.0, due_in)))
+        time.sleep(self.run.pause(TICK))
 
     def _leave(self) -> bool:
         """Give up the uploader lock, look once more, take it back if something came in between; True if it is over."""

@@ -191,6 +191,8 @@ class RunState:
 
     def pause(self, least: float) -> float:
         """Seconds until the next tick: looks at thousands of members take no more than SHARE of a core."""
+        if self.events.batches:
+            return min(least, max(0.0, self.pacing.next_try - self.clock()))
         return max(least, min(LONGEST_PAUSE, self._look_took / SHARE))
 
     def _living_others(self, since: float) -> frozenset[str]:
