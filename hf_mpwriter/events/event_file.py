@@ -205,9 +205,9 @@ class EventFile:
         return len(self._backlog.items)
 
     @property
-    def waiting_bytes(self) -> int:
-        """Bytes of the records in the backlog."""
-        return self._backlog.size
+    def segments(self) -> SegmentSeries:
+        """Its segments."""
+        return self._series
 
     @property
     def error(self) -> str:

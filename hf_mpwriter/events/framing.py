@@ -29,11 +29,15 @@ from hf_mpwriter.system.process import open_above
 CHUNK = 1 << 20  # bytes read at once when records are parsed
 HEADER_SIZE = 12  # bytes: length and its crc
 FOOTER_SIZE = 4  # bytes: crc of the payload
+SHORT_LAST, LONGEST_LAST = 4 << 10, 4 << 20  # bytes at the end of a file in which its last record is looked for
+MOST_TRIES = 10_000  # places at which it may begin; a disk may leave nothing but zeros
+_ZEROS = bytes(5)
 _DAMAGED = -1  # in place of the size of a record
 _CACHED_LENGTHS = 4096  # framing headers kept, one for each payload length below this
 
 _U64 = struct.Struct("<Q")
 _U32 = struct.Struct("<I")
+_HEADER = struct.Struct("<QI")
 _DOUBLE = struct.Struct("<d")
 _FLOAT = struct.Struct("<f")
 _PACK_U32 = _U32.pack
@@ -205,6 +209,28 @@ def whole_length(fd: int, start: int = 0, end: int | None = None) -> int:
     return ending(fd, start, end).offset
 
 
+def ends_at(fd: int, end: int) -> bool:
+    """Whether a whole record ends at an offset; of one of more than LONGEST_LAST bytes that is not found out."""
+    for size in (min(end, SHORT_LAST), min(end, LONGEST_LAST)):
+        chunk = os.pread(fd, size, end - size)
+        if len(chunk) == size and _ends_with_record(chunk):
+            return True
+    return not end
+
+
+def _ends_with_record(chunk: bytes) -> bool:
+    """Look for a header whose record ends with the chunk: its length has three bytes, and five zeros behind them."""
+    found, least = chunk.rfind(_ZEROS), HEADER_SIZE + FOOTER_SIZE
+    for _ in range(MOST_TRIES):
+        if found < 3:
+            return False
+        size = len(chunk) - found + 3
+        if _U64.unpack_from(chunk, found - 3)[0] == size - least and _whole_records(chunk[-size:])[0] == size:
+            return True
+        found = chunk.rfind(_ZEROS, 0, found + len(_ZEROS) - 1)
+    return False
+
+
 def holds(chunk: bytes) -> bool:
     """Whether all checksums in a part of a file hold that starts with a record; its last record may be cut off."""
     return _whole_records(chunk)[1] != _DAMAGED
@@ -229,16 +255,19 @@ def _whole_records(chunk: bytes) -> tuple[int, int]:
     """
     view = memoryview(chunk)
     position, size = 0, len(chunk)
+    unpack_header, unpack_crc, lengths = _HEADER.unpack_from, _U32.unpack_from, dict[int, int]()
     while position + HEADER_SIZE <= size:
-        (length,) = _U64.unpack_from(chunk, position)
-        (crc,) = _U32.unpack_from(chunk, position + 8)
-        if crc != masked_crc(view[position : position + 8]):
-            return position, _DAMAGED
-        end = position + HEADER_SIZE + length + FOOTER_SIZE
+        length, crc = unpack_header(chunk, position)
+        if lengths.get(length) != crc:  # most records have one of a few lengths
+            if crc != masked_crc(view[position : position + 8]):
+                return position, _DAMAGED
+            lengths[length] = crc
+        last = position + HEADER_SIZE + length
+        end = last + FOOTER_SIZE
         if end > size:
             return position, end - position
-        (crc,) = _U32.unpack_from(chunk, end - FOOTER_SIZE)
-        if crc != masked_crc(view[position + HEADER_SIZE : end - FOOTER_SIZE]):
+        crc = crc32c(view[position + HEADER_SIZE : last])
+        if unpack_crc(chunk, last)[0] != (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF:
             return position, _DAMAGED
         position = end
     return position, 0

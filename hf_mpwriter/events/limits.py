@@ -110,6 +110,10 @@ class Limits:
                 closed += 1
         return closed
 
+    def awake(self) -> list[Closeable]:
+        """Who has a descriptor."""
+        return [*list(self._main), *list(self._sub)]
+
     def closed(self, file: Closeable) -> None:
         """Note a descriptor that was closed."""
         self._main.pop(file, None)

@@ -225,6 +225,19 @@ class Segment:
         """Whether all of it survives a power cut."""
         return self._synced == self.end and self._name_synced
 
+    @property
+    def device(self) -> int:
+        """The device of its filesystem."""
+        return self._inode[0]
+
+    def note_synced(self, end: int) -> None:
+        """Take in that all of the filesystem was synced after the file ended there.
+
+        What the disk has refused to sync before is written again by `sync`.
+        """
+        if not self._refusals:
+            self._synced, self._name_synced = max(self._synced, end), True
+
     def sync(self) -> None:
         """Make the file survive a power cut; warn if the disk refuses.
 

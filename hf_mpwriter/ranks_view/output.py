@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping
 from hf_mpwriter.base import names
 from hf_mpwriter.events import framing
 from hf_mpwriter.events.deferred_log import logger
-from hf_mpwriter.events.series import SegmentSeries
+from hf_mpwriter.events.series import SEGMENT_MIN, SegmentSeries
 from hf_mpwriter.ranks_view.aligning import BEFORE, Point
 from hf_mpwriter.ranks_view.decoding import Decoder
 from hf_mpwriter.ranks_view.encoding import Encoder
@@ -37,7 +37,7 @@ CHUNK = 256 << 10  # bytes that are read at once
 class _Home:
     """What the series asks of the owner of its files."""
 
-    after = 0
+    after, segment_min = 0, SEGMENT_MIN
 
     def __init__(self, place: Place, host: HostSpool) -> None:
         self._place, self._host = place, host

@@ -37,6 +37,7 @@ from hf_mpwriter.system.directory import Directory, Place
 GONE = (FileNotFoundError, NotADirectoryError, PermissionError)  # removed since it was listed, or not ours to read
 UNCHANGED = 600.0  # seconds after which no writer completes what it has begun: torch's buffer may end anywhere
 LAST_BYTES = 64  # bytes before the end of the last whole record that identify a file
+UNREAD = bytes(LAST_BYTES + 1)  # in place of them: equal to no others
 
 
 def walk(run: Directory, unread: Callable[[OSError], object] = lambda _: None) -> Iterator[str]:
@@ -125,7 +126,7 @@ class EventFileScan:
 
     Args:
         run: the run directory.
-        known: the end of a whole record of a path, 0 if there is none; the first scan does not parse what is before it.
+        known: the end of a whole record of a path, 0 if there is none; a new file is parsed from there on.
     """
 
     def __init__(self, run: Directory, known: Callable[[str], int] = lambda _: 0) -> None:
@@ -154,12 +155,12 @@ class EventFileScan:
         open_now = growing()
         with Statuses(self._run) as statuses:
             for relative in listed:
+                grows = relative in open_now or not names.is_ours(os.path.basename(relative))
                 try:
-                    state = self._parse(relative, statuses.place(relative))
+                    state = self._parse(relative, statuses.place(relative), grows=grows)
                 except OSError as error:
                     unread.append(error)
                     continue
-                grows = relative in open_now or not names.is_ours(os.path.basename(relative))
                 parsed[relative] = state if state.grows == grows else replace(state, grows=grows)
                 if state.end:
                     found.append(LocalFile(relative, state.end, grows))
@@ -187,11 +188,7 @@ class EventFileScan:
         return {path: (state.size, state.modified) for path, state in self._parsed.items()}
 
     def settled(self, now: float) -> set[str]:
-        """The files of the last scan that have not changed for UNCHANGED seconds.
-
-        Args:
-            now: unix time.
-        """
+        """The files of the last scan that have not changed for UNCHANGED seconds, by a unix time."""
         return {path for path, state in self._parsed.items() if now - state.modified / 1e9 >= UNCHANGED}
 
     def _raise_lasting(self, unread: list[OSError], patience: int) -> None:
@@ -201,16 +198,19 @@ class EventFileScan:
         if 0 < self._failed <= patience:
             raise lasting[0]
 
-    def _parse(self, relative: str, place: Place) -> _Parsed:
+    def _parse(self, relative: str, place: Place, *, grows: bool) -> _Parsed:
         status = place.stat()
         stamp = status.st_ino, status.st_size, status.st_mtime_ns
         known = self._parsed.get(relative) or _Parsed(status.st_ino, 0)
         if (known.inode, known.size, known.modified) == stamp:
             return known
+        start = known.end if relative in self._parsed else self._known(relative)
+        if not (known.end or grows) and start == status.st_size:  # ours, and all of it is known to be whole
+            return _Parsed(*stamp, start, UNREAD)
         fd = disk.open_beneath(place)
         try:
             same = known.inode == status.st_ino and _last_bytes(fd, known.end) == known.last
-            start = known.end if relative in self._parsed else min(self._known(relative), status.st_size)
+            same = same and (known.end > 0 or framing.ends_at(fd, start))  # the Hub's copy may be another one by now
             end, is_damaged = framing.ending(fd, start if same else 0, status.st_size)
             return _Parsed(*stamp, end, _last_bytes(fd, end), is_damaged, known.grows)
         finally:

@@ -139,8 +139,9 @@ class Outbox:
         Raises:
             OSError: event files cannot be made durable; the outbox is as it was.
         """
-        for group in groups:
-            self._make_durable(group)
+        if sum(map(len, groups)) < disk.MANY or not disk.sync_filesystem(Place(self._run), "outbox.data"):
+            for group in groups:
+                self._make_durable(group)
         self.trouble = ""
         batches: list[Batch] = []
         for group in groups:

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import math
 import os
 import threading
 import time
@@ -38,6 +39,7 @@ from hf_mpwriter.system.directory import Place, identity
 CREATION_LOCK = "create.lock"
 PATIENCE = 2.0  # seconds that a process waits for one that publishes
 FIRST_PAUSE, LONGEST_PAUSE = 0.002, 0.05  # seconds between two looks at it; they double
+STRAY = 1.0  # seconds; a thread that takes a turn begins sooner
 PROBE_TRIES = 20  # tries while observers probe; a probe holds a shared lock for some microseconds
 
 _thread_locks: set[weakref.ref[threading.RLock]] = set()  # all that live
@@ -60,6 +62,55 @@ def is_any_held() -> bool:
     living = (ref() for ref in _thread_locks.copy())
     below = process._mutex  # noqa: SLF001 - that module is below this one
     return is_held_here(below) or any(is_held_here(lock) for lock in living if lock is not None)
+
+
+class Turn:
+    """The right to do something, which one thread has at a time and for which none waits.
+
+    An interrupt may come between taking the lock and the `try` that gives it back. So a lock is replaced that is held
+    while nothing is done: by the thread that holds it at once, by others after STRAY.
+
+    Args:
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = thread_lock()
+        self._busy: threading.RLock | None = None  # the lock under which something is done
+        self._taken_at, self._stray_since = 0.0, math.inf
+
+    def take(self, step: Callable[[], object], stuck_after: float) -> bool:
+        """Do a step unless it is being done, by another thread or by this one, which a signal handler interrupts.
+
+        Args:
+            step: what to do.
+            stuck_after: seconds after which a step that was begun counts as over.
+
+        Returns:
+            Whether it was done.
+        """
+        lock = self._lock
+        if is_held_here(lock) or not lock.acquire(blocking=False):
+            if self._is_left(lock, stuck_after):
+                self._lock, self._stray_since = thread_lock(), math.inf
+            return False
+        try:
+            self._busy, self._stray_since = lock, math.inf  # no call before: an interrupt comes at calls
+            self._taken_at = self._clock()
+            step()
+        finally:
+            if self._busy is lock:  # `_lock` may be another one by now
+                self._busy = None
+            lock.release()
+        return True
+
+    def _is_left(self, lock: threading.RLock, stuck_after: float) -> bool:
+        now = self._clock()
+        if self._busy is lock:
+            return now > self._taken_at + stuck_after
+        self._stray_since = min(self._stray_since, now)
+        return is_held_here(lock) or now > self._stray_since + STRAY
 
 
 _mutex = thread_lock()  # re-entrant: a signal handler may log while it is held

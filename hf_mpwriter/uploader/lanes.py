@@ -157,7 +157,7 @@ class EventFileLane(Lane):
         time_there: Callable[[], float] = time.time,
     ) -> None:
         super().__init__(ledger, backoff, retries)
-        self._run, self._outbox, self._scan = run, outbox, EventFileScan(run)
+        self._run, self._outbox, self._scan = run, outbox, EventFileScan(run, ledger.length)
         self._size, self._quiet, self._large = (
             BatchSize(clock),
             QuietFiles(time_there),

@@ -50,7 +50,7 @@ from hf_mpwriter.uploader.siblings import Search
 
 logger = logging.getLogger("hf_mpwriter")
 
-TICK = 1.0  # seconds between two ticks; the end of a push is noticed at once
+TICK = 1.0  # seconds between two ticks, more of very large runs; the end of a push is noticed at once
 
 
 class Uploader:
@@ -261,8 +261,7 @@ class Uploader:
         if self.run.in_flight.push is not None:
             self.run.in_flight.push.wait(TICK)
             return
-        due_in = self.run.pacing.next_try - self.run.clock() if self.run.events.batches else TICK
-        time.sleep(min(TICK, max(0.0, due_in)))
+        time.sleep(self.run.pause(TICK))
 
     def _leave(self) -> bool:
         """Give up the uploader lock, look once more, take it back if something came in between; True if it is over."""

@@ -47,6 +47,8 @@ LOOK_EVERY = 5.0  # seconds between two looks for uploaders of other hosts
 LOCKS_DO_NOT_REACH = "locks do not reach from host to host here, so each host has an uploader; this one is beside"
 NOTABLE_WAIT = 60.0  # seconds, from which on the user is told why
 SWEEP_EVERY = 60.0  # seconds between two looks for member files that cannot be read
+SHARE = 0.004  # of a core, for looks at the members
+LONGEST_PAUSE = 5.0  # seconds
 FIRST_DELAY = 2.0  # seconds after the start until the first scan, if nothing is asked for
 
 
@@ -96,6 +98,7 @@ class RunState:
         self._tenure = Tenure(self.host.starts, clock)
         self.requests, self.view = Requests(), RanksView(spool, self.host, nodes, clock)
         self.abandoned_since, self._waited_until, self.audit, self.for_all = clock(), 0.0, False, False
+        self._look_took = 0.0  # seconds of processor, of the last look at the members
         self.recover()
 
     def recover(self) -> None:
@@ -179,7 +182,9 @@ class RunState:
             self.elsewhere = elsewhere
             self.status.saw(elsewhere)
             self._theirs = {host: files for host, files in self._theirs.items() if host in elsewhere}
+        began = time.thread_time()
         here, everybody = [], self.members.all()
+        self._look_took = time.thread_time() - began
         for member in everybody:
             if member.name.host in self.elsewhere:
                 self._theirs[member.name.host] = self._theirs.get(member.name.host, frozenset()) | member.files
@@ -188,6 +193,12 @@ class RunState:
         self._all_theirs = frozenset().union(*self._theirs.values())
         self.waits_for_others = len(here) < len(everybody)
         return here
+
+    def pause(self, least: float) -> float:
+        """Seconds until the next tick: looks at thousands of members take no more than SHARE of a core."""
+        if self.events.batches:
+            return min(least, max(0.0, self.pacing.next_try - self.clock()))
+        return max(least, min(LONGEST_PAUSE, self._look_took / SHARE))
 
     def _living_others(self, since: float) -> frozenset[str]:
         host = self.host.root.basename

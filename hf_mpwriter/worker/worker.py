@@ -95,7 +95,7 @@ class Worker:
 
     def _start_fresh(self) -> None:
         self.next_housekeeping = 0.0
-        self._housekeeping_lock, self._housekeeping_started = locks.thread_lock(), 0.0
+        self._turn = locks.Turn(self._clock)  # to keep house
         self._last_error, self.has_failed = "", False
         self.steps.forget()
         self._voice.forget()
@@ -193,15 +193,13 @@ class Worker:
 
     def keep_house(self, *, at_end: bool = False) -> None:
         """See that files are there and an uploader lives, also in a wait `at_end`; never waits, never raises."""
-        lock = self._housekeeping_lock
-        if locks.is_held_here(lock) or not lock.acquire(blocking=False):  # a signal handler logs, or another thread
-            if self._clock() > self._housekeeping_started + STUCK_AFTER:  # interrupted before it could release
-                self._housekeeping_lock = locks.thread_lock()
-            return
+        if self._turn.take(lambda: self._keep_house(at_end=at_end), STUCK_AFTER):
+            logger.flush()
+
+    def _keep_house(self, *, at_end: bool) -> None:
         try:
-            self._housekeeping_started = self._clock()
-            self.next_housekeeping = self._housekeeping_started + HOUSEKEEPING_EVERY
-            self.files.check()
+            self.next_housekeeping = self._clock() + HOUSEKEEPING_EVERY
+            self.files.check_in_turn()
             self._rejoin()
             self.sealing.seal_due()
             self.files.rewind.retry()
@@ -215,9 +213,6 @@ class Worker:
             if str(error) != self._last_error:
                 self._last_error = str(error)
                 logger.warning("%s: %s", self.spool.logdir, error)
-        finally:
-            lock.release()  # `_housekeeping_lock` may be another one by now
-        logger.flush()
 
     def _rejoin(self) -> None:
         """Join again if the spool was deleted, or if a record came in while the process left."""

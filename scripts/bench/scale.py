@@ -3,17 +3,19 @@
 
     join      all members are forked from a warm parent and join one run directory at once: processor of a constructor
     scalar    add_scalar of each, while all live
-    members   one look at all member files
-    scan      one look of an uploader at all event files: the first one, which reads them, and a later one
-    memory    what the two looks keep
+    members   one look at all member files: the first one of an observer, and a later one
+    start     an uploader reads what is on disk; its ledger says that the Hub has all files
+    scan      one look of it at all event files: the first one, and a later one
+    rest      five minutes of its ticks, of which one scans: percent of a core
+    memory    what it keeps
     status    `hf-mpwriter status`
 
     scripts/bench/scale.py                                            1,000 members, 10,000 files of 1 MiB: 10 GB
     scripts/bench/scale.py --members 100 --files 1000 --kib 16        a minute
 
-All times are of the processor, so they hold on a busy machine. The growth is the exponent of the costs between a
-quarter and all: 1.0 is linear. No figure makes the script fail. What an uploader costs at rest, `uploader.py --rest
---many-files` measures.
+The files of a directory are names of one file, so the disk needs room for 100 of them. All times are of the processor,
+so they hold on a busy machine. The growth is the exponent of the costs between a quarter and all: 1.0 is linear. No
+figure makes the script fail.
 """
 
 from __future__ import annotations
@@ -24,13 +26,14 @@ import json
 import math
 import multiprocessing
 import os
+import random
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -44,16 +47,28 @@ from lib.isolation import isolate
 from uploader_costs import Memory
 
 from hf_mpwriter import SummaryWriter
-from hf_mpwriter.base.settings import Settings
+from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.base.verdicts import Sent
 from hf_mpwriter.events import framing
-from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.workers.members import Members
-from hf_mpwriter.system.directory import Directory
+from hf_mpwriter.system import locks
+from hf_mpwriter.system.process import host_id
+from hf_mpwriter.uploader.loop import Uploader
 
 SHARES = (0.25, 0.5, 1.0)
 SCALARS = 200  # of each member
-TARGETS = {"join p99": 1.0, "scan, first": 1.0, "scan, later": 1.0, "memory": 40.0, "status": 2.0}
+WATCHED = 300.0  # seconds of an uploader at rest
+DESTINATION = Destination("http://127.0.0.1:9", "bench/scale", path_in_repo="tensorboard/run")  # nobody is there
+TARGETS = {
+    "join p99": 1.0,
+    "scan, first": 1.0,
+    "scan, later": 1.0,
+    "rest, % of a core": 1.0,
+    "memory": 40.0,
+    "status": 2.0,
+}
 
 _fork = multiprocessing.get_context("fork")
 
@@ -98,40 +113,85 @@ def members(run_dir: Path, count: int) -> Iterator[list[tuple[float, float]]]:
 
 
 def make_files(run_dir: Path, count: int, size: int) -> None:
-    """Write finished event files of real records, in 100 directories."""
+    """Write finished event files of real records, in 100 directories; those of a directory are one file."""
     encoder, step, parts = framing.ScalarEncoder("train/loss"), 0, [framing.frame(framing.version_event(1.0))]
     while step * len(parts[-1]) < size:
         step += 1
         parts.append(encoder.record(1.7e9, step, 0.5))
-    content = b"".join(parts)
+    content, first = b"".join(parts), dict[Path, Path]()
     for number in range(count):
         directory = run_dir / f"earlier_{number % 100:05d}"
-        directory.mkdir(exist_ok=True, parents=True)
-        name = f"events.out.tfevents.{1_700_000_000 + number:010d}.host.1.{number:08x}"
-        (directory / name).write_bytes(content)
+        path = directory / f"events.out.tfevents.{1_700_000_000 + number:010d}.host.1.{number:08x}"
+        if directory in first:
+            path.hardlink_to(first[directory])
+            continue
+        directory.mkdir(parents=True)
+        path.write_bytes(content)
+        first[directory] = path
+
+
+def arrive(run_dir: Path) -> Spool:
+    """Write a ledger that says that the Hub has all that is there."""
+    spool = Spool(str(run_dir))
+    spool.record_destination(DESTINATION)
+    ledger, host = Ledger(DESTINATION, repo_id=DESTINATION.repo_id), spool.host(host_id())
+    sizes = {str(path.relative_to(run_dir)): path.stat().st_size for path in run_dir.rglob("*.tfevents.*")}
+    ledger.acknowledge({path: Sent(size, "0" * 64) for path, size in sizes.items()}, "c" * 40, time.time())
+    os.makedirs(host.root, mode=0o700, exist_ok=True)
+    ledger.save(host.ledger)
+    return spool
 
 
 def look(run_dir: Path) -> dict[str, float]:
-    """Look at members and event files as an uploader does, in a process of its own; seconds and MiB."""
+    """Do what an uploader does, in a process of its own; seconds and MiB."""
     mine, theirs = _fork.Pipe()
-
-    def measure() -> None:
-        gc.collect()
-        before, spool = Memory.of(os.getpid()).private, Spool(str(run_dir))
-        found, scan, all_members = {}, EventFileScan(Directory(run_dir)), Members(spool)
-        for name in ("members", "scan, first", "scan, later"):
-            started = time.process_time()
-            kept = all_members.all() if name == "members" else scan.files(Settings().allows, all_members.growing)
-            found[name] = time.process_time() - started
-        found["memory"] = (Memory.of(os.getpid()).private - before) / MIB
-        theirs.send((found, len(kept)))
-        os._exit(0)
-
-    process = _fork.Process(target=measure, daemon=True)
+    process = _fork.Process(target=_look, args=(arrive(run_dir), theirs), daemon=True)
     process.start()
-    found: dict[str, float] = mine.recv()[0]
+    found: dict[str, float] = mine.recv()
     process.join()
     return found
+
+
+def _look(spool: Spool, pipe: Connection) -> None:
+    gc.collect()
+    found, before = dict[str, float](), Memory.of(os.getpid()).private
+    lock = locks.try_exclusive(spool.uploader_lock)
+    if lock is None:
+        raise RuntimeError("an uploader lives")
+    now, all_members = [time.monotonic()], Members(spool)
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    time.sleep = sleep
+
+    def timed(name: str, step: Callable[[], Any]) -> Any:
+        started = time.process_time()
+        result = step()
+        found[name] = time.process_time() - started
+        return result
+
+    timed("members, first", all_members.all)
+    all_members.all()
+    timed("members, later", all_members.all)
+    uploader = timed("start", lambda: Uploader(spool, DESTINATION, lock, lambda: now[0], random.Random(1)))
+
+    def rest() -> None:
+        until = now[0] + WATCHED
+        while now[0] < until:
+            if not uploader.tick() or uploader.run.in_flight.push is not None:
+                raise RuntimeError("it is not at rest")
+
+    uploader.run.members.all()
+    files = timed("scan, first", lambda: uploader.run.events.scan(uploader.run.members))
+    timed("scan, later", lambda: uploader.run.events.scan(uploader.run.members))
+    sent = {file.path: Sent(file.length, "0" * 64) for file in files}
+    uploader.run.ledger.acknowledge(sent, "c" * 40, time.time())  # in memory: what the members have logged, too
+    timed("rest, % of a core", rest)
+    found["rest, % of a core"] *= 100 / WATCHED
+    found["memory"] = (Memory.of(os.getpid()).private - before) / MIB
+    pipe.send(found)
+    os._exit(0)
 
 
 def status(run_dir: Path) -> float:

@@ -208,7 +208,8 @@ def gather(spool: Spool) -> RunFacts:
     all_members, progress, there = Members(spool), Progress(spool), Logdir(spool)
     members, ledger, mirrored = all_members.all(), progress.ledger(), there.mirrored()
     allows = Share(spool).of(newest_settings(members, ledger).allows)
-    attached, scan, now = Attachments(spool.run).scan(allows), EventFileScan(spool.run), time.time()
+    attached, now = Attachments(spool.run).scan(allows), time.time()
+    scan = EventFileScan(spool.run, ledger.length if ledger else lambda _: 0)  # what the Hub has is not read again
     found = scan.files(allows, all_members.growing) + attached.files
     pulled = pulled_files(spool)
     files = tuple(

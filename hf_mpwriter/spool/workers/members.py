@@ -35,10 +35,11 @@ from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.workers import derived
 from hf_mpwriter.spool.workers.elsewhere import seen_from_here
+from hf_mpwriter.spool.workers.looks import Looks, is_ruin
 from hf_mpwriter.spool.workers.member_lines import Counters, FirstLine, Member, MemberName, Reading, was_written_lately
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import Place
-from hf_mpwriter.system.process import Process, host_id, start_ticks
+from hf_mpwriter.system.process import Process, host_id
 
 FULL_AT = 1 << 20  # bytes of a member file from which on files are opened in another one
 OBSERVER = "~sync"  # worker name of an observer; no process can be called that
@@ -237,7 +238,7 @@ class Members:
     def __init__(self, spool: Spool, elsewhere: Callable[[], Collection[str]] | None = None) -> None:
         self._elsewhere = elsewhere or functools.partial(seen_from_here, spool)
         self._spool, self._directory, self._run, self._host = spool, spool.members, spool.run, host_id()
-        self._known: dict[str, Reading] = {}
+        self._known, self._looks = dict[str, Reading](), Looks()
         self._unread: OSError | None = None  # why a member file could not be read the last time
         self._others: Collection[str] | None = None  # who is elsewhere, once it was asked for
 
@@ -251,27 +252,32 @@ class Members:
             path = self._directory / name
             known = self._known.get(name)
             with contextlib.suppress(OSError):
-                if (known is None or known.member is None) and _is_ruin(name, path):
+                if (known is None or known.member is None) and is_ruin(name, path):
                     disk.remove(path, "members.file", durable=False)
 
     def all(self) -> list[Member]:
         """All members, dead or alive."""
         before, self._known, self._unread, self._others = self._known, {}, None, None
-        for file_name in sorted(_listdir(self._directory)):
-            known = before.get(file_name)
-            if known is None or not known.is_over:
-                known = self._read(file_name, known)
-            if known is not None:
-                self._known[file_name] = known
+        self._looks.begin()
+        with contextlib.suppress(FileNotFoundError), self._directory.entered() as directory:
+            for file_name in sorted(directory.names()):
+                known, place = before.get(file_name), directory / file_name
+                if known is None or not (known.is_over or self._may_skip(known, place)):
+                    known = self._read(place, known)
+                if known is not None:
+                    self._known[file_name] = known
         return [known.member for known in self._known.values() if known.member is not None]
 
-    def _read(self, file_name: str, known: Reading | None) -> Reading | None:
-        name = known.name if known else MemberName.parse(file_name)
+    def _may_skip(self, known: Reading, place: Place) -> bool:
+        return known.name.host == self._host and self._looks.may_skip(known, place)
+
+    def _read(self, place: Place, known: Reading | None) -> Reading | None:
+        name = known.name if known else MemberName.parse(place.basename)
         if name is None:
             return None
         found = known or Reading(name)
         try:
-            found.read(self._directory / file_name, self._still_grows if name.host != self._host else None)
+            found.read(place, self._still_grows if name.host != self._host else None)
         except (FileNotFoundError, PermissionError):
             return None
         except OSError as error:  # garbage in its place stays; any other error passes, and no member dies of it
@@ -307,19 +313,6 @@ class Members:
         """Remove the file of a dead member; if the disk refuses, the next uploader does."""
         with contextlib.suppress(OSError):
             disk.remove(self._directory / str(member.name), "members.file", durable=False)
-
-
-def _is_ruin(file_name: str, path: Place) -> bool:
-    """Whether this is the member file of a dead worker that cannot be read, or was never finished."""
-    unfinished = file_name.startswith(".") and file_name.endswith(".tmp")
-    name = MemberName.parse(file_name[1:-4] if unfinished else file_name)
-    if name is None or locks.is_held(path):
-        return False
-    if unfinished:  # it is not locked yet for a moment after it was made
-        return name.host == host_id() and start_ticks(name.pid) != name.ticks
-    found = Reading(name)
-    found.read(path)
-    return found.member is None
 
 
 def _listdir(place: Place) -> list[str]:

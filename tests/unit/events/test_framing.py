@@ -211,3 +211,32 @@ def test_payloads_stop_at_the_end_that_is_asked_for(tmp_path):
     assert framing.payloads(str(path)) == payloads
     assert framing.payloads(str(path), ends[2]) == payloads[:2]
     assert framing.payloads(str(path), ends[2] - 1) == payloads[:1]
+
+
+@given(st.lists(st.integers(0, 200), min_size=1, max_size=8), st.data())
+def test_the_end_of_a_record_is_found_from_behind(tmp_path_factory, sizes, data):
+    """At the end of each record, whatever its size and content, zeros included; nowhere else."""
+    path = tmp_path_factory.mktemp("ends") / "file"
+    content, ends = b"", {0}
+    for size in sizes:
+        content += framing.frame(data.draw(st.sampled_from([bytes(size), b"a" * size, os.urandom(size)])))
+        ends.add(len(content))
+    path.write_bytes(content)
+    with path.open("rb") as file:
+        assert {end for end in range(len(content) + 20) if framing.ends_at(file.fileno(), end)} == ends
+
+
+@pytest.mark.parametrize("size", [framing.SHORT_LAST, 1 << 20])
+def test_the_end_of_a_large_record_is_found_from_behind(tmp_path, size):
+    """An image; one that is too large to be looked for is not found."""
+    (tmp_path / "file").write_bytes(b"".join(map(framing.frame, [b"", os.urandom(size)])))
+    with (tmp_path / "file").open("rb") as file:
+        assert framing.ends_at(file.fileno(), os.path.getsize(tmp_path / "file"))
+        assert not framing.ends_at(file.fileno(), os.path.getsize(tmp_path / "file") - 1)
+
+
+def test_zeros_are_not_searched_for_ever(tmp_path):
+    """A disk without power may leave megabytes of them."""
+    (tmp_path / "file").write_bytes(bytes(8 << 20))
+    with (tmp_path / "file").open("rb") as file:
+        assert not framing.ends_at(file.fileno(), 8 << 20)

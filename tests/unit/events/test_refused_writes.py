@@ -171,15 +171,15 @@ def test_an_event_file_tells_what_waits_and_why(place):
     """Records, their bytes and the error of the disk, until it accepts them again."""
     file = place.file()
     file.append(scalar(1))
-    assert (file.waiting, file.waiting_bytes, file.error) == (0, 0, "")
+    assert (file.waiting, file._backlog.size, file.error) == (0, 0, "")
     file.close()
     place.refuse = True
     file.append(scalar(2))
     file.append(scalar(3))
-    assert (file.waiting, file.waiting_bytes, file.error) == (2, 2 * len(framing.frame(scalar(2))), "refused")
+    assert (file.waiting, file._backlog.size, file.error) == (2, 2 * len(framing.frame(scalar(2))), "refused")
     place.refuse = False
     file.flush()
-    assert (file.waiting, file.waiting_bytes, file.error) == (0, 0, "")
+    assert (file.waiting, file._backlog.size, file.error) == (0, 0, "")
 
 
 def test_the_memory_is_shared_by_all_files_of_a_process(place, tmp_path):

@@ -386,3 +386,49 @@ def test_a_batch_holds_a_bounded_number_of_bytes_in_memory(sizes):
     for group in bounded(files):
         held = [file.length for file in group if file.in_memory]
         assert sum(held) <= BATCH_IN_MEMORY or (len(held) == 1 and held[0] <= PAYLOAD_LIMIT)
+
+
+@pytest.fixture
+def parsed(monkeypatch):
+    """Where the parsing of each file has begun."""
+    found, ending = [], framing.ending
+    monkeypatch.setattr(framing, "ending", lambda fd, start, end: found.append(start) or ending(fd, start, end))
+    return found
+
+
+def test_a_finished_file_that_the_hub_has_is_not_opened(tmp_path, monkeypatch):
+    """A new uploader, and `status`, of ten thousand files: a look at the directories is enough."""
+    length, opened, original = event_file(tmp_path / name(1), 9), [], os.open
+    monkeypatch.setattr(os, "open", lambda path, *args, **kw: opened.append(path) or original(path, *args, **kw))
+    files = EventFileScan(Directory(tmp_path), lambda _: length).files(lambda _: True, set)
+    assert files == [LocalFile(name(1), length, False)]
+    assert name(1) not in opened
+
+
+def test_such_a_file_that_changes_is_parsed_from_its_start(tmp_path, parsed):
+    """Nothing of it was seen before."""
+    length = event_file(tmp_path / name(1), 9)
+    files = EventFileScan(Directory(tmp_path), lambda _: length)
+    assert files.files(lambda _: True, set)
+    (tmp_path / name(1)).write_bytes(framing.frame(b"a") + b"torn")
+    (file,) = files.files(lambda _: True, set)
+    assert (file.length, parsed) == (len(framing.frame(b"a")), [0])
+
+
+@pytest.mark.parametrize("base", [name(1), "custom.tfevents"])
+def test_a_file_that_grows_is_parsed_from_where_it_is_known_to_be_whole(tmp_path, parsed, base):
+    """Of a writer of ours that lives, and of another one."""
+    known = event_file(tmp_path / base, 9)
+    with (tmp_path / base).open("ab") as file:
+        file.write(framing.frame(scalar(10)) + b"torn")
+    (found,) = EventFileScan(Directory(tmp_path), lambda _: known).files(lambda _: True, lambda: {base})
+    assert (found.length, parsed) == (os.path.getsize(tmp_path / base) - 4, [known])
+
+
+@pytest.mark.parametrize("known", [1, 100, 10_000])
+def test_what_the_hub_has_of_another_content_tells_nothing(tmp_path, known, parsed):
+    """Others have put a file there that ends in the middle of a record of ours, or behind its end."""
+    length = event_file(tmp_path / name(1), 9)
+    assert known not in {0, length}
+    (found,) = EventFileScan(Directory(tmp_path), lambda _: known).files(lambda _: True, set)
+    assert (found.length, parsed) == (length, [0])

@@ -402,3 +402,20 @@ def test_only_digests_become_names_of_copies(digests):
         batch_of(item)
     good = item | {"sha256": "5" * 64, "blob_id": "6" * 40}
     assert batch_of(good).files == (LocalFile("a.tsv", 1, False, "5" * 64, "6" * 40),)
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_many_event_files_are_made_durable_at_once(tmp_path, monkeypatch, works):
+    """One sync of the filesystem instead of two calls for each file; where that is not possible, each of them."""
+    monkeypatch.setattr(disk, "MANY", 5)
+    calls = []
+    monkeypatch.setattr(disk, "sync_filesystem", lambda place, _: calls.append(str(place)) or works)
+    monkeypatch.setattr(disk, "fsync_path", lambda place, _: calls.append(str(place)))
+    run = Run(tmp_path)
+    files = [LocalFile(f"r{number}/a.tfevents", 10, False) for number in range(5)]
+    for file in files:
+        event_file(tmp_path / file.path, 1)
+    run.outbox().put([files[:3], files[3:]])
+    each = [] if works else [str(tmp_path / file.path) for file in files]
+    assert [call for call in calls if ".hf_mpwriter" not in call] == [str(tmp_path), *each]
+    assert run.found() == [tuple(files[:3]), tuple(files[3:])]

@@ -13,7 +13,8 @@ from forks import KILLED, fork, in_child, reap
 from support import failing, limit_files, open_descriptors
 
 from hf_mpwriter.system import disk, locks
-from hf_mpwriter.system.directory import Directory, at
+from hf_mpwriter.system.directory import Directory, Place, at
+from hf_mpwriter.system.filesystem.mounts import Mount, mount_of_descriptor
 
 REPLACE = ("open", "write", "fsync", "rename", "dirsync")
 REMOVE = ("unlink", "dirsync")
@@ -278,3 +279,60 @@ def test_a_tree_is_removed_without_following_a_link(tmp_path, where):
     if where != "the way to it":
         assert os.listdir(top / "cache") == []
     disk.remove_tree(Directory(top) / "nothing")
+
+
+class Libc:
+    """A C library whose `syncfs` ends as it is told."""
+
+    def __init__(self, result: int) -> None:
+        self.result, self.synced = result, []
+
+    def syncfs(self, fd: int) -> int:
+        """Note the call."""
+        self.synced.append(os.readlink(f"/proc/self/fd/{fd}"))
+        return self.result
+
+
+def sync_on(monkeypatch, tmp_path, libc: object, fstype: str = "ext4") -> bool:
+    """Sync a directory on a filesystem of this type."""
+    monkeypatch.setattr(disk, "mount_of_descriptor", lambda _: Mount("/", fstype, "/dev/disk"))
+    monkeypatch.setattr(disk, "_libc", lambda: libc)
+    return disk.sync_filesystem(at(tmp_path).parent / at(tmp_path).basename, "w")
+
+
+def test_a_filesystem_is_synced_by_one_call(tmp_path, monkeypatch):
+    """On the directory that was given, so that errors are those since it was opened."""
+    libc, before = Libc(0), open_descriptors()
+    assert sync_on(monkeypatch, tmp_path, libc)
+    assert libc.synced == [str(tmp_path)]
+    held = Directory(tmp_path)
+    assert disk.sync_filesystem(Place(held), "w")
+    assert libc.synced == 2 * [str(tmp_path)]
+    held.release()
+    assert open_descriptors() <= before
+
+
+@pytest.mark.parametrize("fstype", ["nfs4", "fuse.sshfs", "overlay", "tmpfs"])
+def test_a_filesystem_of_which_nothing_is_known_is_not_synced_so(tmp_path, monkeypatch, fstype):
+    """FUSE answers `syncfs` without asking its program; there each file is synced."""
+    libc = Libc(0)
+    assert not sync_on(monkeypatch, tmp_path, libc, fstype)
+    assert not libc.synced
+
+
+def test_a_sync_that_the_disk_refuses_is_none(tmp_path, monkeypatch):
+    """EIO, a system without the call, a directory that is gone, a Linux that tells of no errors."""
+    assert not sync_on(monkeypatch, tmp_path, Libc(-1))
+    assert not sync_on(monkeypatch, tmp_path, object())
+    assert not sync_on(monkeypatch, tmp_path / "gone", Libc(0))
+    with failing("w.syncfs=eio"):
+        assert not sync_on(monkeypatch, tmp_path, Libc(0))
+    monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", "", "5.7.9-generic", "", "")))
+    assert not sync_on(monkeypatch, tmp_path, Libc(0))
+
+
+def test_the_real_call_ends(tmp_path):
+    """Where the filesystem of the tests is known it is synced, elsewhere not."""
+    directory = Directory(tmp_path)
+    mount = mount_of_descriptor(directory.fd)
+    assert disk.sync_filesystem(Place(directory), "w") == (mount is not None and mount.fstype in disk.SYNCED_AT_ONCE)
