@@ -28,6 +28,7 @@ from hf_mpwriter.spool.status import BEAT_EVERY, StatusFile
 from hf_mpwriter.spool.workers.elsewhere import living_others
 from hf_mpwriter.spool.workers.member_lines import Member
 from hf_mpwriter.spool.workers.members import Members
+from hf_mpwriter.spool.workers.samplers import Seals
 from hf_mpwriter.spool.workers.share import Share
 from hf_mpwriter.system.process import Process
 from hf_mpwriter.uploader.attachment_lane import AttachmentLane
@@ -64,6 +65,7 @@ class RunState:
         host: what this uploader writes.
         status: what it publishes.
         requests: who asked for what.
+        seals: whether the last records of a sampler are still to come.
         abandoned_since: when a member was last seen alive, or the Hub last took something.
         audit: whether a request waits until the Hub's copies were read back.
         for_all: whether a `sync` waits: then what other hosts have left goes from here, too, until all of it is there.
@@ -89,7 +91,7 @@ class RunState:
         self.host = spool.host(process.host)
         self.status = StatusFile(self.host, process, clock, token_issued_at)
         self._tenure = Tenure(self.host.starts, clock)
-        self.requests = Requests()
+        self.requests, self.seals = Requests(), Seals(clock)
         self.abandoned_since, self._waited_until, self.audit, self.for_all = clock(), 0.0, False, False
         self.recover()
 
