@@ -85,7 +85,7 @@ class Sampler:
         host = spool.host(process.host)
         self._places, self._tenure = SamplerPlaces.of(host), Tenure(SamplerPlaces.of(host).starts, clock)
         self._workers = Workers(spool, process.host)
-        self._samples = Samples(spool, settings)
+        self._samples = Samples(spool, settings, clock)
         SamplerRecord(process).save(host)
         now = wall_clock()
         self._staged_at = record.made_at if (record := MirrorRecord.read(spool)) else None
@@ -126,8 +126,8 @@ class Sampler:
 
     def _sample(self) -> None:
         now = self._clock()
-        following = self._next_sample + SAMPLE_EVERY
-        self._sampled_at, self._next_sample = now, following if following > now else now + SAMPLE_EVERY
+        self._sampled_at = now
+        self._next_sample += SAMPLE_EVERY * max(0.0, (now - self._next_sample) // SAMPLE_EVERY + 1)
         self._samples.add(self._steps.take(now), self._wall_clock(), self._sources.sample())
         if self._staged_at is not None:
             age = max(0.0, self._wall_clock() - self._staged_at)

@@ -13,7 +13,8 @@ import contextlib
 import functools
 import math
 import struct
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 
 from hf_mpwriter.base.names import sampler_directory, sampler_name
 from hf_mpwriter.base.settings import Settings
@@ -44,6 +45,7 @@ class Samples:
     Args:
         spool: of the run directory.
         settings: of the run.
+        clock: monotonic seconds.
 
     Attributes:
         after: second; the names of segments lie behind it.
@@ -52,7 +54,7 @@ class Samples:
         OSError: the spool cannot be written; nothing is held then.
     """
 
-    def __init__(self, spool: Spool, settings: Settings) -> None:
+    def __init__(self, spool: Spool, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
         self._spool, self._settings = spool, settings
         self._name, self._claim = claim(spool, sampler_name(host_id().rpartition("-")[0]))
         try:
@@ -63,7 +65,7 @@ class Samples:
             raise
         self.after = Restoration.read(spool).last
         self._written: dict[str, int] = {}  # bytes per path that is sealed
-        self._file = EventFile(self)
+        self._file = EventFile(self, clock=clock)
 
     # the home of the event file
 

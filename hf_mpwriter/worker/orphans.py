@@ -8,7 +8,7 @@
 Process 1 has to collect them when they end, or they stay as zombies. An init would do that.
 
 Invariants:
-- Only zombies of known sessions are collected: of what this worker started, or what it saw at work for its run directory.
+- Only zombies of known sessions are collected: those of what this worker started, or saw at work for its run directory.
   The user's children keep their exit codes.
 - A session keeps its number while a process of it is left, zombies included. So no process of the user is in it, unless
   the number was used again; such a process has started after the uploader ended.
