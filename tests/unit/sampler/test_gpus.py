@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
 from types import ModuleType, SimpleNamespace
 
+import psutil
 import pytest
 from programs import succeed
+from repository import ROOT
 
 from hf_mpwriter.sampler import gpus
+from hf_mpwriter.sampler.machine import Machine
 from hf_mpwriter.sampler.sources import Sources
 
 
@@ -101,6 +107,21 @@ def test_without_nvml_and_with_a_failing_driver_there_are_no_gpus(nvml, monkeypa
     ]
 
 
+def test_every_metric_is_in_the_guide_and_no_other(nvml, tmp_path, monkeypatch):
+    """The table names what the first GPU and the machine give, swap included."""
+    monkeypatch.setattr(psutil, "swap_memory", lambda: SimpleNamespace(total=2, used=1))
+    monkeypatch.setattr(psutil, "disk_io_counters", lambda: SimpleNamespace(read_bytes=1, write_bytes=1))
+    interface = SimpleNamespace(bytes_recv=1, bytes_sent=1)
+    monkeypatch.setattr(psutil, "net_io_counters", lambda **_: {"eth0": interface})
+    run_dir, seconds = os.open(tmp_path, os.O_RDONLY), itertools.count()
+    sources = Sources(Machine(run_dir, lambda: float(next(seconds))).sources() | gpus.sources(nvml.__name__))
+    sources.sample()
+    found = {name for name in sources.sample() if not name.startswith("gpu.1/")}
+    os.close(run_dir)
+    section = (ROOT / "docs" / "guide.md").read_text().partition("\n## System metrics")[2].partition("\n## ")[0]
+    assert found == set(re.findall(r"`((?:cpu|memory|disk|network|gpu\.0)/\w+)`", section))
+
+
 LIBRARY = r"""
 #include <string.h>
 typedef struct { unsigned int gpu, memory; } utilization;
@@ -129,8 +150,6 @@ print(json.dumps(Sources(gpus.sources()).sample()))
 @pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
 def test_the_real_binding_gives_what_the_library_says(tmp_path):
     """`pynvml` calls a library that stands for the driver's."""
-    import json
-
     pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
     (tmp_path / "nvml.c").write_text(LIBRARY)
     library = tmp_path / "libnvidia-ml.so.1"
