@@ -107,8 +107,10 @@ class Samples:
         self._file.seal_older(opened_before)
 
     def seal(self) -> None:
-        """Seal the event file; the next sample opens another one."""
+        """Seal the event file, and ask for a push of it; the next sample opens another one."""
         self._file.close()
+        with contextlib.suppress(OSError):  # an uploader that waits for the seal comes without it
+            self._member.request()
 
     # leave
 

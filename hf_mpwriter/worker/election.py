@@ -103,7 +103,7 @@ class Poster:
     def _warn(self, trouble: str, more: str) -> None:
         if trouble != self._warned_of:
             self._warned_of = trouble
-            logger.warning("%s: %s: %s; events are kept on disk", self._spool.run_dir, trouble, more)
+            logger.warning("%s: %s: %s; %s", self._spool.run_dir, trouble, more, _CONSEQUENCES[self._kind])
 
     def reap(self) -> bool:
         """Collect processes that were started here and ended, without waiting; whether one will end soon."""
@@ -112,6 +112,11 @@ class Poster:
 
 
 _WITH_ARTICLE = {"uploader": "an uploader", "mirror": "a mirror", "sampler": "a sampler"}
+_CONSEQUENCES = {
+    "uploader": "events are kept on disk",
+    "mirror": "events are kept on disk",
+    "sampler": "no system metrics are logged",
+}
 
 
 @dataclass

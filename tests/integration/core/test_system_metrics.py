@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 from programs import wait_for
-from runs import check_oracle, finished, no_uploader
+from runs import check_oracle, finished, no_uploader, run
 from staged import is_there, stage
 from support import events
 
@@ -83,7 +83,7 @@ def test_two_workers_have_one_sampler_and_what_it_logs_is_on_the_hub_after_the_l
 
 
 def test_a_local_run_is_sampled_too_and_tensorboard_shows_it_as_a_run(run_dir, tmp_path, start):
-    """By the environment alone. A later start goes on behind, in the same curve."""
+    """By the environment alone. `stop` ends it. A later start goes on behind, in the same curve."""
     from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
 
     seen = []
@@ -91,12 +91,17 @@ def test_a_local_run_is_sampled_too_and_tensorboard_shows_it_as_a_run(run_dir, t
         stop = tmp_path / f"stop{attempt}"
         worker = start(LOG_UNTIL_TOLD, "", run_dir, stop, env=ON)
         wait_for(lambda: len(steps(run_dir)) > len(seen) + 1, "samples")  # noqa: B023 - within the loop
+        if not attempt:
+            pid = sampler(run_dir)
+            assert f"sampler {pid} is ended\n" in run("stop", run_dir).output
+            assert not psutil.pid_exists(pid)
+            assert "left the sampler lock" in run("logs", run_dir).output
         stop.touch()
         worker.succeed()
         wait_for(lambda: not sampler(run_dir), "it ends by itself")
         seen = steps(run_dir)
         assert os.listdir(Spool(str(run_dir)).members) == [], "nothing is left to do"
-    assert len(files(run_dir)) == 2
+    assert len(files(run_dir)) >= 2
     multiplexer = EventMultiplexer().AddRunsFromDirectory(str(run_dir)).Reload()
     (name,) = set(multiplexer.Runs()) - {"."}
     assert name == str(files(run_dir)[0].parent.relative_to(run_dir))
