@@ -16,6 +16,7 @@ Environment:
     HF_MPWRITER_NODES               of the job, if its launcher does not tell; read by base/nodes.py
     HF_MPWRITER_PUSH_ON             signals such as USR1, separated by commas, that ask for a push
     HF_MPWRITER_LOGDIR              the run directory of a writer without one
+    HF_MPWRITER_PROMETHEUS          1: uploaders write what they do for Prometheus, see uploader/health/metrics.py
     HF_MPWRITER_STAGING             where runs are kept on their way to a logdir, or `never`; read by base/home.py
     HF_MPWRITER_MIRROR_EVERY        minutes, see `Settings`
     HF_MPWRITER_SYSTEM_METRICS      1: what the machine does is logged too, see `Settings`
@@ -305,6 +306,11 @@ def _number(environ: Mapping[str, str], name: str, hint: str) -> float | None:
 def group_access(environ: Mapping[str, str] = os.environ) -> bool:
     """Whether the spool is shared with the group of the run directory."""
     return is_on(environ.get("HF_MPWRITER_GROUP", ""))
+
+
+def writes_metrics(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether uploaders write what they do for Prometheus."""
+    return is_on(environ.get("HF_MPWRITER_PROMETHEUS", ""))
 
 
 def push_signals(environ: Mapping[str, str] = os.environ) -> tuple[int, ...]:

@@ -1,4 +1,5 @@
 """The layout of the spool: every place in it, and every name, both ways.
+It is longer than other modules, so that all places stand in one.
 
     runs/exp1/                                        run directory
       events.out.tfevents.1795233002.<host>.<pid>.<8 hex><suffix>
@@ -20,6 +21,7 @@
         hosts/<host>/notices.json                     what the user should know          that host's uploader
         hosts/<host>/starts.json                      starts of uploaders                the lock's holder, there
         hosts/<host>/uploader.log                     rotating log                       that host's uploader
+        hosts/<host>/uploader.prom                    for Prometheus, if asked for       that host's uploader
         hosts/<host>/outbox/00000042.json             batches                            that host's uploader
         hosts/<host>/outbox/copies/<sha256>           copies of attachments              that host's uploader
         hosts/<host>/in_flight.json                   the batch that is being sent       that host's uploader
@@ -73,6 +75,11 @@ class HostSpool:
     def log(self) -> Place:
         """Log of the uploader and its pushes."""
         return self.root / "uploader.log"
+
+    @property
+    def metrics(self) -> Place:
+        """What the uploader tells Prometheus."""
+        return self.root / "uploader.prom"
 
     @property
     def outbox(self) -> Place:

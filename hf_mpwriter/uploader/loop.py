@@ -83,8 +83,7 @@ class Uploader:
         nodes: Nodes = ONE_NODE,
     ) -> None:
         self.run, self._lock = RunState(spool, destination, clock, rng, token_issued_at, nodes), lock
-        self._token_stamp = hf_home.token_stamp(os.environ)
-        self._ending = Ending.NOT_ASKED
+        self._token_stamp, self._ending = hf_home.token_stamp(os.environ), Ending.NOT_ASKED
 
     # tick
 
@@ -155,9 +154,8 @@ class Uploader:
         if (stamp := hf_home.token_stamp(os.environ)) != self._token_stamp:  # `hf auth login`: the next push reads it
             self._token_stamp = stamp
             self.run.pacing.hold(Step(0.0))
-        issued_at = self.run.status.token_issued_at
-        younger = (member for member in members if member.started_at > issued_at and not member.is_sampler)
-        return any(member.alive or not self.run.requests.is_satisfied(member) for member in younger)
+        younger = (member for member in members if member.started_at > self.run.status.token_issued_at)
+        return any(one.works or not self.run.requests.is_satisfied(one) for one in younger if not one.is_sampler)
 
     def _situation(self, members: list[Member]) -> Situation:
         living = sum(member.works for member in members)
@@ -188,6 +186,7 @@ class Uploader:
     # scan and push
 
     def _scan(self, members: list[Member]) -> None:
+        began = self.run.clock()
         try:
             alone, quarantined = not any(member.works for member in members), dict(self.run.ledger.quarantined)
             observers = [member for member in members if member.alive and member.name.worker in ASK_FOR_ALL]
@@ -199,6 +198,7 @@ class Uploader:
             logger.info("cannot scan the event files: %s", error)
             self.run.pacing.hold(Step(FIRST_WAIT))
             return
+        self.run.metrics.scanned(began)
         self.run.pacing.scanned(self.run.events.settings.commit_every)
         self.run.requests.scanned(members, files)
         self.run.satisfy()

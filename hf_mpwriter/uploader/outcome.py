@@ -31,6 +31,7 @@ def conclude(run: RunState, verdict: Verdict) -> None:
         verdict: of the push.
     """
     verdict, lane, batch = run.in_flight.end(verdict)
+    run.metrics.concluded(verdict, run.ledger)
     if isinstance(verdict, Done):
         _acknowledge(run, verdict, lane, batch)
     else:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.nodes import Nodes
-from hf_mpwriter.base.settings import Destination, Environment
+from hf_mpwriter.base.settings import Destination, Environment, writes_metrics
 from hf_mpwriter.base.verdicts import Refused
 from hf_mpwriter.spool import ledger
 from hf_mpwriter.spool.layout import Spool
@@ -33,6 +33,7 @@ from hf_mpwriter.spool.workers.share import Share
 from hf_mpwriter.system.process import Process
 from hf_mpwriter.uploader.attachment_lane import AttachmentLane
 from hf_mpwriter.uploader.decision import abandoned_for
+from hf_mpwriter.uploader.health.metrics import EVENT_FILES, UploaderMetrics
 from hf_mpwriter.uploader.in_flight import InFlight
 from hf_mpwriter.uploader.lanes import EventFileLane
 from hf_mpwriter.uploader.pace.pacing import Backoff, Pacing
@@ -64,6 +65,7 @@ class RunState:
         spool, clock: see above.
         host: what this uploader writes.
         status: what it publishes.
+        metrics: what is counted for Prometheus.
         requests: who asked for what.
         seals: whether the last records of a sampler are still to come.
         abandoned_since: when a member was last seen alive, or the Hub last took something.
@@ -90,6 +92,7 @@ class RunState:
         process = Process.current()
         self.host = spool.host(process.host)
         self.status = StatusFile(self.host, process, clock, token_issued_at)
+        self.metrics = UploaderMetrics(self.host if writes_metrics() else None, spool.logdir, clock)
         self._tenure = Tenure(self.host.starts, clock)
         self.requests, self.seals = Requests(), Seals(clock)
         self.abandoned_since, self._waited_until, self.audit, self.for_all = clock(), 0.0, False, False
@@ -229,6 +232,13 @@ class RunState:
         self.status.goes_to(self.ledger.repo_id, private=self.ledger.private)
         waiting = self.events.batches + self.attachments.batches
         push = self.in_flight.push
+        self.metrics.publish(
+            {EVENT_FILES: len(self.events.batches), "attachments": len(self.attachments.batches)},
+            quarantined=len(self.ledger.quarantined),
+            repo_id=self.ledger.repo_id,
+            is_pushing=push is not None,
+            is_over=phase == "left",
+        )
         self.status.publish(
             phase=phase or ("pushing" if push else "waiting" if self.events.batches else "idle"),
             waiting=len(waiting),

@@ -9,7 +9,7 @@ from hf_mpwriter.base.arguments.names import nearest
 PREFIX = "HF_MPWRITER_"
 SETTINGS = (
     *("ALL_RANKS", "COMMITS_PER_HOUR", "DEBUG", "DISABLED", "EXIT_TIMEOUT", "GRACE", "GROUP", "JOB", "LOGDIR"),
-    *("MIRROR_EVERY", "NODES", "PUSH_ON", "PYTHON", "REPO_ID", "REPO_PRIVATE", "REPO_TYPE", "STAGING"),
+    *("MIRROR_EVERY", "NODES", "PROMETHEUS", "PUSH_ON", "PYTHON", "REPO_ID", "REPO_PRIVATE", "REPO_TYPE", "STAGING"),
     *("SYSTEM_METRICS",),
 )
 INTERNAL = (

@@ -1,0 +1,1 @@
+"""The health of an uploader, in numbers for a monitoring system."""
