@@ -92,9 +92,9 @@ def test_a_local_run_is_sampled_too_and_tensorboard_shows_it_as_a_run(run_dir, t
         worker = start(LOG_UNTIL_TOLD, "", run_dir, stop, env=ON)
         wait_for(lambda: len(steps(run_dir)) > len(seen) + 1, "samples")  # noqa: B023 - within the loop
         if not attempt:
-            pid = sampler(run_dir)
+            pid = wait_for(lambda: sampler(run_dir), "the sampler alone, without first halves of others")
             assert f"sampler {pid} is ended\n" in run("stop", run_dir).output
-            assert not psutil.pid_exists(pid)
+            assert pid not in processes.left_behind(str(run_dir))
             assert "left the sampler lock" in run("logs", run_dir).output
         stop.touch()
         worker.succeed()
