@@ -46,7 +46,7 @@ def test_a_sampler_brings_no_better_token_and_no_life(spool):
     lock = locks.try_exclusive(spool.uploader_lock)
     one = Uploader(spool, spool.destination(), lock, lambda: 1000.0, random.Random(1))
     one.run.status.failed(Refused("no", ""), 1)
-    assert not one._is_better_token_there([SAMPLER])
+    assert not one._is_better_token_there([replace(SAMPLER, requests=1)])
     assert one._situation([SAMPLER]).living == 0
 
 
