@@ -31,7 +31,7 @@ from hf_mpwriter.base import state
 from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.nodes import Nodes
 from hf_mpwriter.base.settings import Destination
-from hf_mpwriter.base.verdicts import Refused, Retry
+from hf_mpwriter.base.verdicts import Refused
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.outbox import Batch
 from hf_mpwriter.spool.starts import StartRecord
@@ -93,8 +93,8 @@ class Uploader:
             logger.info("the spool was removed")
             return False
         members = self.run.members_here()  # first: it knows who lives on other hosts
-        self.run.sweep()
         self._note(members)
+        self.run.keep_house(members)
         if self.run.in_flight.push is not None:
             self._listen(members)
         if self.run.in_flight.push is None:
@@ -169,7 +169,7 @@ class Uploader:
             attached=self.run.attachments.state(living),
             ending=self._ending,
             orphaned=self.run.requests.any_orphaned(members),
-            undecided=self.run.retries.is_open or self.run.waits_for_others,
+            undecided=self.run.is_undecided,
             sealing=self.run.seals.are_pending(members),
         )
 
@@ -235,7 +235,7 @@ class Uploader:
         try:
             self.run.in_flight.start(lane, batch, squash=self._may_squash(batch, last=last))
         except OSError as error:
-            outcome.conclude(self.run, Retry(f"cannot start a push: {error}"))
+            outcome.refused_start(self.run, error)
 
     def _may_squash(self, batch: Batch, *, last: bool) -> bool:
         settings = self.run.events.settings

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 
 from hf_mpwriter.base.verdicts import Done, Quarantine, Refused, Retry, Unknown, Verdict
 from hf_mpwriter.spool.outbox import Batch
+from hf_mpwriter.system.filesystem import room
 from hf_mpwriter.uploader.lanes import Lane
 from hf_mpwriter.uploader.run_state import RunState
 
@@ -36,6 +37,16 @@ def conclude(run: RunState, verdict: Verdict) -> None:
         _acknowledge(run, verdict, lane, batch)
     else:
         _fail(run, verdict, lane, batch)
+
+
+def refused_start(run: RunState, error: OSError) -> None:
+    """Take in that a push could not be started.
+
+    Args:
+        run: what it changes.
+        error: of this disk, or of this machine.
+    """
+    conclude(run, Retry(room.explained(error, "cannot start a push")))
 
 
 def _acknowledge(run: RunState, verdict: Done, lane: Lane, batch: Batch) -> None:

@@ -19,6 +19,7 @@ from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.nodes import Nodes
 from hf_mpwriter.base.settings import Destination, Environment, writes_metrics
 from hf_mpwriter.base.verdicts import Refused
+from hf_mpwriter.ranks_view.view import RanksView, is_of_another
 from hf_mpwriter.spool import ledger
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.outbox import Outbox, filesystem_time
@@ -72,6 +73,7 @@ class RunState:
         audit: whether a request waits until the Hub's copies were read back.
         for_all: whether a `sync` waits: then what other hosts have left goes from here, too, until all of it is there.
         elsewhere: other hosts that have a living uploader of their own.
+        view: of all ranks, if the settings ask for it.
         ledger, members, retries, pacing, events, attachments, in_flight: what `recover` has read or made.
 
     Raises:
@@ -94,7 +96,7 @@ class RunState:
         self.status = StatusFile(self.host, process, clock, token_issued_at)
         self.metrics = UploaderMetrics(self.host if writes_metrics() else None, spool.logdir, clock)
         self._tenure = Tenure(self.host.starts, clock)
-        self.requests, self.seals = Requests(), Seals(clock)
+        self.requests, self.seals, self.view = Requests(), Seals(clock), RanksView(spool, self.host, nodes, clock)
         self.abandoned_since, self._waited_until, self.audit, self.for_all = clock(), 0.0, False, False
         self.recover()
 
@@ -131,7 +133,9 @@ class RunState:
             self.spool, self.host.copies, self.ledger, backoff, self.retries, clock, first
         )
         self.events.takes = lambda path: (
-            (self.for_all or (share.takes(path) and not self.gaps.before(path))) and path not in self._all_theirs
+            (self.for_all or (share.takes(path) and not self.gaps.before(path)))
+            and path not in self._all_theirs
+            and not (self.elsewhere and is_of_another(path))
         )
         self.attachments.takes = lambda path: self.for_all or share.takes(path)  # `sync` asks for what others left, too
         self._all_theirs = frozenset[str]()
@@ -190,11 +194,17 @@ class RunState:
         host = self.host.root.basename
         return living_others(self.spool, host, since, lambda: filesystem_time(self.host))
 
-    def sweep(self) -> None:
-        """Remove member files that cannot be read, now and then: the disk may have refused it at the start."""
+    def keep_house(self, members: list[Member]) -> None:
+        """Remove member files that cannot be read, now and then, as the disk may have refused it; keep the view."""
         if self.clock() >= self._next_sweep:
             self._next_sweep = self.clock() + SWEEP_EVERY
             self.members.sweep()
+        self.view.keep_up(members, self.elsewhere, is_wanted=self.events.settings.all_ranks_view)
+
+    @property
+    def is_undecided(self) -> bool:
+        """Whether more is to come although no worker lives: a refused path, the view, what other hosts have."""
+        return self.retries.is_open or self.view.is_behind or self.waits_for_others
 
     def abandoned_for(self) -> float:
         """Seconds since a member was last seen alive, the Hub last took something, or a wait was over.
@@ -229,6 +239,8 @@ class RunState:
             phase: "" for what follows from what is under way.
         """
         self._tenure.note(is_over=phase == "left")
+        if phase == "left":
+            self.view.close()
         self.status.goes_to(self.ledger.repo_id, private=self.ledger.private)
         waiting = self.events.batches + self.attachments.batches
         push = self.in_flight.push

@@ -33,6 +33,7 @@ from typing import Any
 from hf_mpwriter.base import state
 from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.workers import derived
 from hf_mpwriter.spool.workers.elsewhere import seen_from_here, was_written_lately
 from hf_mpwriter.spool.workers.member_lines import Counters, FirstLine, Member, MemberName, Reading
 from hf_mpwriter.system import disk, locks
@@ -235,7 +236,7 @@ class Members:
 
     def __init__(self, spool: Spool, elsewhere: Callable[[], Collection[str]] | None = None) -> None:
         self._elsewhere = elsewhere or functools.partial(seen_from_here, spool)
-        self._directory, self._run, self._host = spool.members, spool.run, host_id()
+        self._spool, self._directory, self._run, self._host = spool, spool.members, spool.run, host_id()
         self._known: dict[str, Reading] = {}
         self._unread: OSError | None = None  # why a member file could not be read the last time
         self._others: Collection[str] | None = None  # who is elsewhere, once it was asked for
@@ -292,7 +293,7 @@ class Members:
         self._known = {name: known for name, known in self._known.items() if known.name.host not in hosts}
 
     def growing(self) -> set[str]:
-        """Files that a live member has open.
+        """Files that a live member has open, and the derived file of a living uploader.
 
         Raises:
             OSError: a member file cannot be read at the moment.
@@ -300,7 +301,7 @@ class Members:
         members = self.all()
         if self._unread is not None:
             raise self._unread
-        return {path for member in members for path in member.growing}
+        return {path for member in members for path in member.growing} | derived.open_files(self._spool)
 
     def remove(self, member: Member) -> None:
         """Remove the file of a dead member; if the disk refuses, the next uploader does."""
