@@ -5,6 +5,7 @@
       rank_00003/, rank_00003~2/, proc_00001/            worker directories; "main" is the run directory itself
       task_00002/, task_00002_rank_00003/, step_00001/   those of an array task or a step whose root is another's
         <sub-directory>/                                 of `add_scalars` and `add_hparams`
+      _system/<host>/                                    of the sampler of a host, whose worker is `~system-<host>`
       .hf_mpwriter/                                      spool
 
 Invariants:
@@ -25,6 +26,8 @@ from hf_mpwriter.base.errors import SettingsError
 
 SPOOL_NAME = ".hf_mpwriter"
 MAIN_WORKER = "main"
+SYSTEM_DIRECTORY = "_system"
+SAMPLER_PREFIX = "~system-"  # of the worker name of a sampler; no other process can be called so
 EVENT_MARK = "tfevents"
 CONFIG_NAME = "projector_config.pbtxt"  # names all embeddings of a directory, and only grows
 EMBEDDING_NAMES = frozenset({CONFIG_NAME, "tensors.tsv", "metadata.tsv", "sprite.png"})
@@ -194,6 +197,26 @@ def event_name(existing: Iterable[str], now: float, host: str, pid: int, suffix:
 def worker_dir(worker: str) -> str:
     """Directory of a worker, relative to the run directory; "" for the run directory itself."""
     return "" if worker == MAIN_WORKER else worker
+
+
+def sampler_name(host: str) -> str:
+    """The worker name that the sampler of a host wants."""
+    return SAMPLER_PREFIX + host
+
+
+def is_sampler(worker: str) -> bool:
+    """Whether a worker name is that of a sampler."""
+    return worker.startswith(SAMPLER_PREFIX)
+
+
+def sampler_directory(worker: str) -> str:
+    """Directory of a sampler, relative to the run directory."""
+    return f"{SYSTEM_DIRECTORY}/{worker.removeprefix(SAMPLER_PREFIX)}"
+
+
+def is_system(path: str) -> bool:
+    """Whether a file of the run directory is of a sampler, and of no worker."""
+    return path.startswith(f"{SYSTEM_DIRECTORY}/")
 
 
 def rank_of_directory(name: str, prefix: str = "") -> int | None:

@@ -138,7 +138,7 @@ def _bring(spool: Spool, there: Logdir, timeout: float, *, quiet: bool) -> None:
         ClickException: not all of it is there.
     """
     members, known = Members(spool), there.mirrored().files
-    alone = not any(member.alive and member.name.worker not in ASK_FOR_ALL for member in members.all())
+    alone = not any(member.works and member.name.worker not in ASK_FOR_ALL for member in members.all())
     scan = EventFileScan(spool.run, lambda path: known.get(path, 0))
     files = scan.files(lambda _: True, members.growing)
     lengths = {file.path: file.length for file in files if not file.growing or (alone and not _is_ours(file.path))}

@@ -35,6 +35,8 @@ _ZEROS = bytes(5)
 _DAMAGED = -1  # in place of the size of a record
 _CACHED_LENGTHS = 4096  # framing headers kept, one for each payload length below this
 
+_WALL_TIME, _STEP = 0x09, 0x10  # what stands before these in an event
+
 _U64 = struct.Struct("<Q")
 _U32 = struct.Struct("<I")
 _HEADER = struct.Struct("<QI")
@@ -160,6 +162,12 @@ def summary_event(wall_time: float | None, step: int | None, summary: bytes) -> 
     return b"".join((when, _step_field(step), b"\x2a", varint(len(summary)), summary))
 
 
+def value_head(tag: bytes) -> bytes:
+    """What stands before the four bytes of a float in `Summary(value=[Value(tag, simple_value), ...])`."""
+    field = b"\x0a" + varint(len(tag)) + tag if tag else b""  # proto3 leaves out an empty one
+    return b"\x0a" + varint(len(field) + 5) + field + b"\x15"
+
+
 def version_event(wall_time: float) -> bytes:
     """Payload of the first record of every file."""
     return b"\x09" + _DOUBLE.pack(wall_time) + b"\x1a\x0dbrain.Event:2"
@@ -168,6 +176,21 @@ def version_event(wall_time: float) -> bytes:
 def session_start_event(wall_time: float, step: int) -> bytes:
     """Payload of SessionLog START: TensorBoard's Python readers drop what they have read at `step` and later."""
     return b"\x09" + _DOUBLE.pack(wall_time) + _step_field(step) + b"\x3a\x02\x08\x01"
+
+
+def step_of(payload: bytes) -> int | None:
+    """The step of an event, None if it has no summary. Fields come in the order of their numbers."""
+    at, step = 9 if payload[:1] == bytes([_WALL_TIME]) else 0, 0
+    if payload[at : at + 1] == bytes([_STEP]):
+        at, shift = at + 1, 0
+        while at < len(payload):
+            byte = payload[at]
+            step |= (byte & 0x7F) << shift
+            at, shift = at + 1, shift + 7
+            if byte < 0x80:
+                break
+        step -= (step >> 63) << 64  # as two's complement
+    return step if payload[at : at + 1] == b"\x2a" else None
 
 
 class WholeEnd(NamedTuple):

@@ -44,6 +44,7 @@ from hf_mpwriter.spool.starts import MirrorStart, Tenure
 from hf_mpwriter.spool.status import LINGER
 from hf_mpwriter.spool.workers.member_lines import Member, News
 from hf_mpwriter.spool.workers.members import ASK_FOR_ALL, OBSERVER, Members
+from hf_mpwriter.spool.workers.samplers import Seals
 from hf_mpwriter.system import disk, launch, locks
 from hf_mpwriter.system.daemon import GRACE, end_within, keep_on, lower_priority, raise_limits, start_logging
 from hf_mpwriter.system.process import Process
@@ -76,7 +77,7 @@ class Mirror:
         self._tenure = Tenure(MirrorPlaces.of(self._host).starts, clock)
         self._is_ending = self._is_unsaved = False
         self._copy: CopyHandle | None = None
-        self._alive_at = clock()
+        self._alive_at, self._seals = clock(), Seals(clock)
         self.recover()
 
     def recover(self) -> None:
@@ -136,7 +137,7 @@ class Mirror:
         return True
 
     def _note(self, members: list[Member]) -> None:
-        if any(member.alive for member in members):
+        if any(member.works for member in members):
             self._alive_at = self._clock()
         for member in members:
             if not self._news.covers(member):
@@ -151,7 +152,7 @@ class Mirror:
     def _situation(self, members: list[Member]) -> MirrorSituation:
         now = self._clock()
         return MirrorSituation(
-            living=sum(member.alive for member in members),
+            living=sum(member.works for member in members) + self._seals.are_pending(members),
             abandoned_for=now - self._alive_at,
             may_try=self._tries.may_start(writer_of(file.path) for file in self._waiting()),
             is_due=members != self._seen or now >= self._next_scan,
@@ -164,7 +165,7 @@ class Mirror:
     def _scan(self, members: list[Member]) -> None:
         """See which files are final."""
         self._seen, self._next_scan, self._queue = members, self._clock() + SCAN_EVERY, None
-        alone = not any(member.alive and member.name.worker not in ASK_FOR_ALL for member in members)
+        alone = not any(member.works and member.name.worker not in ASK_FOR_ALL for member in members)
         open_then = {path for member in members for path in member.growing if is_ours(os.path.basename(path))}
         try:  # what is open is not parsed: it may be long
             files = self._scan_of.files(lambda path: path not in open_then, self._members.growing, BLIND_SCANS)
@@ -294,7 +295,7 @@ class Mirror:
         locks.release(self._lock)
         members = self._members.all()
         over = self._is_ending or self._is_abandoned
-        if over or (members == self._seen and not any(member.alive for member in members)):
+        if over or (members == self._seen and not any(member.works for member in members)):
             return True
         if (lock := locks.try_exclusive(mirror_lock(self._spool))) is None:
             return True

@@ -77,7 +77,7 @@ class RanksView:
             elsewhere: other hosts with a living uploader of their own.
             is_wanted: whether the settings ask for a view.
         """
-        is_over = not any(member.alive and member.name.worker not in ASK_FOR_ALL for member in members)
+        is_over = not any(member.works and member.name.worker not in ASK_FOR_ALL for member in members)
         if not is_wanted:
             self.close()
             return

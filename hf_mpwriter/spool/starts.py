@@ -1,6 +1,6 @@
 """Starts: how the holder of the uploader lock hands it to an uploader, and how often that is done.
 
-A mirror is started in the same way, with the mirror lock and a count of its own: a `Post` says which.
+A mirror and a sampler are started in the same way, each with a lock and a count of its own: a `Post` says which.
 
     process that wants an uploader           uploader
     try the uploader lock, without waiting
@@ -13,7 +13,7 @@ A mirror is started in the same way, with the mirror lock and a count of its own
                                    "token_issued_at": 1795236610.0, "seeks_siblings": true, "nodes": {...}}
     hosts/<host>/starts.json      {"boot": "...", "at": [81.5, 84.6, 87.6, 90.6], "quiet_until": 95.6, "pause": 5.0}
 
-Workers start uploaders and mirrors (`worker/election`), and an uploader those of unfinished runs beside it
+Workers start uploaders, mirrors and samplers (`worker/election`), and an uploader those of unfinished runs beside it
 (`uploader/siblings`).
 
 Invariants:
@@ -45,6 +45,7 @@ from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging.record import MirrorPlaces, mirror_lock
 from hf_mpwriter.spool.status import UploaderStatus
+from hf_mpwriter.spool.workers.samplers import SamplerPlaces, SamplerStart
 from hf_mpwriter.system import disk, launch, locks
 from hf_mpwriter.system.directory import Place
 from hf_mpwriter.system.launch import Handed
@@ -91,6 +92,9 @@ class MirrorStart:
 
     run_dir: str
     to: str
+
+
+AnyStart = StartRecord | MirrorStart | SamplerStart
 
 
 @dataclass(frozen=True)
@@ -172,8 +176,19 @@ def mirror_post(spool: Spool) -> Post:
     return Post(mirror_lock(spool), places.starts, places.log, launch.start_mirror)
 
 
+def sampler_post(spool: Spool) -> Post:
+    """That of the sampler of this host."""
+    host = spool.host(host_id())
+    disk.make_dirs(host.root, durable=False)
+    places = SamplerPlaces.of(host)
+    return Post(places.lock, places.starts, places.log, launch.start_sampler)
+
+
+POSTS = {"uploader": uploader_post, "mirror": mirror_post, "sampler": sampler_post}  # by kind, see `system/launch`
+
+
 class Starter:
-    """Starts uploaders, or mirrors, of one run directory.
+    """Starts uploaders, mirrors or samplers of one run directory.
 
     Args:
         spool: of the run directory.
@@ -199,7 +214,7 @@ class Starter:
         self.quiet_until = 0.0
         self.children: list[int] = []
 
-    def start(self, record: StartRecord | MirrorStart, env: Callable[[], Mapping[str, str]]) -> bool:
+    def start(self, record: AnyStart, env: Callable[[], Mapping[str, str]]) -> bool:
         """Start a process, unless one lives, or workers that joined later are to do it, or there is a pause.
 
         Args:
@@ -221,9 +236,7 @@ class Starter:
         finally:
             locks.release(lock)
 
-    def _start(
-        self, post: Post, lock: int, record: StartRecord | MirrorStart, env: Callable[[], Mapping[str, str]]
-    ) -> bool:
+    def _start(self, post: Post, lock: int, record: AnyStart, env: Callable[[], Mapping[str, str]]) -> bool:
         host = self._spool.host(host_id())
         if isinstance(record, StartRecord) and _is_left_to_others(record, UploaderStatus.read(host)):
             return False

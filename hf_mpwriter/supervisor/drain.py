@@ -178,7 +178,7 @@ class Upload:
 
     def _has_workers(self) -> bool:
         """Whether others still work here; then the uploader stays for them."""
-        return any(member.alive and member.name.worker not in ASK_FOR_ALL for member in self._members.all())
+        return any(member.works and member.name.worker not in ASK_FOR_ALL for member in self._members.all())
 
     def leave(self) -> None:
         """Ask for nothing any more."""

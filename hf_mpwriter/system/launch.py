@@ -1,7 +1,8 @@
-"""The commands that start the processes of an upload and of a mirror, and how to find such a process again.
+"""The commands that start the processes of an upload, a mirror or a sampler, and how to find such a process again.
 
     worker    --posix_spawn-->  python -P ... -c UPLOADER_BOOT <run directory> <title>
     worker    --posix_spawn-->  python -P ... -c MIRROR_BOOT   <run directory> <title>
+    worker    --posix_spawn-->  python -P ... -c SAMPLER_BOOT  <run directory> <title>
     uploader  --Popen------->   python -P ... -c PUSH_BOOT     <run directory> <its pid> <descriptors> <title>
     uploader  --posix_spawn-->  python -P ... -c SEARCH_BOOT   <run directory> <seconds>
     mirror    --Popen------->   python -P ... -c COPY_BOOT     <run directory> <seconds> <its pid> <descriptors>
@@ -10,9 +11,8 @@
 Inherited descriptors:
 
     uploader    3 uploader lock    4 start record    5 run directory    6 spool         1, 2 its log
-    mirror      3 mirror lock      the others as those of an uploader
-    push        job, run directory, spool, and where the next job comes from, if any:   1 pipe, 2 log of the uploader
-                their numbers are the last arguments, and the seconds to wait for it
+    mirror      3 mirror lock      the others as those of an uploader, and so for a sampler
+    push        job, run directory, spool, where more jobs come from: as arguments      1 pipe, 2 log of the uploader
     copy        job, run directory, and the copy lock, which it holds while it lives    1 pipe, 2 log of the mirror
     search      4 start record of the uploader                                          1, 2 log of the uploader
     restore     4 job    5 run directory    6 spool                                     1 pipe, 2 log of the mirror
@@ -25,8 +25,7 @@ A record is a file without a name: a line of JSON for the start of Python, then 
 Invariants:
 - The commands are imports in a string, which no linter sees. They are the only imports that point upwards, and they
   stand here alone, with the words by which a process is found again.
-- The run directory is an argument only so that a process can be found again; none is opened by it. The title, as
-  `hf-mpwriter uploader runs/exp1`, is for people who read `ps`.
+- The run directory is an argument only so that a process can be found again. The title is for people who read `ps`.
 - Each child of the same Python gets the import path of its parent, because it starts in another directory.
 - A child is run by a Python, see `starting/interpreter`.
 """
@@ -45,7 +44,7 @@ from typing import NamedTuple
 from hf_mpwriter.system.process import import_path, standard_taken
 from hf_mpwriter.system.starting.interpreter import interpreter
 
-UPLOADER_LOCK_FD = MIRROR_LOCK_FD = 3  # the descriptors of an uploader, and of a mirror
+UPLOADER_LOCK_FD = MIRROR_LOCK_FD = SAMPLER_LOCK_FD = 3  # the descriptors of what a worker starts
 START_RECORD_FD = 4
 RUN_DIR_FD = 5
 SPOOL_FD = 6
@@ -54,16 +53,13 @@ _SET_IMPORT_PATH = (
     "h=json.loads(os.pread(fd,os.fstat(fd).st_size,0).partition(b'\\n')[0]);"
     "sys.path[:]=h['path'] if h['python']==sys.implementation.cache_tag else sys.path;"
 )
-UPLOADER_BOOT = (
+_DETACH = (
     f"import json,os,sys;fd={START_RECORD_FD};{_SET_IMPORT_PATH}"
     f"from hf_mpwriter.system import daemon;daemon.detach({SPOOL_FD});"  # before anything that takes time
-    "from hf_mpwriter.uploader import loop as uploader;uploader.main()"
 )
-MIRROR_BOOT = (
-    f"import json,os,sys;fd={START_RECORD_FD};{_SET_IMPORT_PATH}"
-    f"from hf_mpwriter.system import daemon;daemon.detach({SPOOL_FD});"
-    "from hf_mpwriter.mirror import loop as mirror;mirror.main()"
-)
+UPLOADER_BOOT = f"{_DETACH}from hf_mpwriter.uploader import loop as uploader;uploader.main()"
+MIRROR_BOOT = f"{_DETACH}from hf_mpwriter.mirror import loop as mirror;mirror.main()"
+SAMPLER_BOOT = f"{_DETACH}from hf_mpwriter.sampler import loop as sampler;sampler.main()"
 PUSH_BOOT = (
     "import gc,json,os,sys;gc.disable();"  # until `main` has imported the client
     f"parent,fd,*directories=map(int,sys.argv[2:-1]);{_SET_IMPORT_PATH}"
@@ -86,12 +82,12 @@ RESTORE_BOOT = (  # the timer comes first: a mount may hang anywhere
 )
 _UTF8 = int(sys.getfilesystemencoding().lower() == "utf-8")
 _OPTIONS = ("-P", "-X", f"utf8={_UTF8}")  # paths mean the same bytes as here
-# words that the boot string of each kind contains
-_MARKS = {
+_MARKS = {  # words that the boot string of each kind contains
     "uploader": "uploader.main",
     "push": "push.main",
     "search": "siblings.main",
     "mirror": "mirror.main",
+    "sampler": "sampler.main",
     "copy": "copy.main",
     "restore": "restore.main",
 }
@@ -99,7 +95,7 @@ KINDS = tuple(_MARKS)  # of processes
 
 
 class Handed(NamedTuple):
-    """What an uploader or a mirror gets from the process that starts it.
+    """What an uploader, a mirror or a sampler gets from the process that starts it.
 
     Attributes:
         record: the start record.
@@ -128,6 +124,11 @@ def start_uploader(handed: Handed) -> int:
 def start_mirror(handed: Handed) -> int:
     """Start a mirror that holds the mirror lock, see `_start_daemon`."""
     return _start_daemon("mirror", MIRROR_BOOT, handed)
+
+
+def start_sampler(handed: Handed) -> int:
+    """Start a sampler that holds the sampler lock, see `_start_daemon`."""
+    return _start_daemon("sampler", SAMPLER_BOOT, handed)
 
 
 def _start_daemon(kind: str, boot: str, handed: Handed) -> int:

@@ -54,7 +54,7 @@ def workers(run_dir: str) -> list[int]:
     Args:
         run_dir: absolute path.
     """
-    names = [member.name for member in Members(spool_of(find(run_dir))).all() if member.alive]
+    names = [member.name for member in Members(spool_of(find(run_dir))).all() if member.works]
     return [name.pid for name in names if name.host == host_id() and name.ticks == start_ticks(name.pid)]
 
 
@@ -63,7 +63,7 @@ def left_behind(run_dir: str, *kinds: str) -> list[int]:
 
     Args:
         run_dir: absolute path.
-        kinds: `uploader`, `push`, `search`, `mirror` or `copy`; all if not given.
+        kinds: `uploader`, `push`, `search`, `mirror`, `copy` or `sampler`; all if not given.
     """
     pids = [process.pid for process in psutil.process_iter()]
     return [pid for pid in pids if any(_is(kind, pid, run_dir) for kind in kinds or KINDS)]

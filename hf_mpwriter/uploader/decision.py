@@ -2,6 +2,7 @@
 
     situation                                                                   action
     workers are gone and there was no progress for LINGER                       LEAVE
+    workers are gone, and a sampler is about to seal its file                   WAIT
     SIGTERM: tried already and nothing is orphaned, or no try is allowed        LEAVE
     event files are wanted: they wait, are due, or SIGTERM asks for a last try  SCAN or PUSH; WAIT if no try is allowed
     attachments are due, no commit without a parent may be under way            ATTACH
@@ -71,6 +72,7 @@ class Situation:
         ending: what SIGTERM has led to.
         orphaned: whether a member has gone whose last records may not be sent.
         undecided: whether the Hub has refused a path, but not often enough to be believed.
+        sealing: whether workers are gone, and a sampler is about to seal its file: what is sent is to have it whole.
     """
 
     living: int
@@ -83,12 +85,15 @@ class Situation:
     ending: Ending
     orphaned: bool
     undecided: bool = False
+    sealing: bool = False
 
 
 def decide(s: Situation) -> Action:
     """The next action."""
     if _must_leave(s):
         return Action.LEAVE
+    if s.sealing and s.ending is Ending.NOT_ASKED:
+        return Action.WAIT
     if _is_wanted(s):
         return _send(s) if s.may_try else Action.WAIT
     if s.attached in (Attached.DUE, Attached.STARVED) and not s.settling and s.may_try:

@@ -83,8 +83,7 @@ class Uploader:
         nodes: Nodes = ONE_NODE,
     ) -> None:
         self.run, self._lock = RunState(spool, destination, clock, rng, token_issued_at, nodes), lock
-        self._token_stamp = hf_home.token_stamp(os.environ)
-        self._ending = Ending.NOT_ASKED
+        self._token_stamp, self._ending = hf_home.token_stamp(os.environ), Ending.NOT_ASKED
 
     # tick
 
@@ -127,7 +126,7 @@ class Uploader:
         return False
 
     def _note(self, members: list[Member]) -> None:
-        living = [member for member in members if member.alive]
+        living = [member for member in members if member.works]
         if living:
             self.run.abandoned_since = self.run.clock()
         self.run.for_all = any(member.name.worker == OBSERVER for member in living)
@@ -155,10 +154,10 @@ class Uploader:
             self._token_stamp = stamp
             self.run.pacing.hold(Step(0.0))
         younger = (member for member in members if member.started_at > self.run.status.token_issued_at)
-        return any(member.alive or not self.run.requests.is_satisfied(member) for member in younger)
+        return any(one.works or not self.run.requests.is_satisfied(one) for one in younger if not one.is_sampler)
 
     def _situation(self, members: list[Member]) -> Situation:
-        living = sum(member.alive for member in members)
+        living = sum(member.works for member in members)
         return Situation(
             living=living,
             abandoned_for=self.run.abandoned_for(),
@@ -170,16 +169,17 @@ class Uploader:
             ending=self._ending,
             orphaned=self.run.requests.any_orphaned(members),
             undecided=self.run.is_undecided,
+            sealing=self.run.seals.are_pending(members),
         )
 
     def _is_due(self, members: list[Member]) -> bool:
         """Whether event files should go: the commit interval of live workers is over, or they are urgent."""
-        over = self.run.clock() >= self.run.pacing.next_commit and any(member.alive for member in members)
+        over = self.run.clock() >= self.run.pacing.next_commit and any(member.works for member in members)
         return over or self._is_urgent(members)
 
     def _is_urgent(self, members: list[Member]) -> bool:
         """Whether event files should go at once: for a request, or for what was left behind."""
-        unseen = not any(member.alive for member in members) and not self.run.events.has_scanned
+        unseen = not any(member.works for member in members) and not self.run.events.has_scanned
         return unseen or self.run.audit or self.run.requests.any_urgent(members)
 
     # scan and push
@@ -187,7 +187,7 @@ class Uploader:
     def _scan(self, members: list[Member]) -> None:
         began = self.run.clock()
         try:
-            alone, quarantined = not any(member.alive for member in members), dict(self.run.ledger.quarantined)
+            alone, quarantined = not any(member.works for member in members), dict(self.run.ledger.quarantined)
             observers = [member for member in members if member.alive and member.name.worker in ASK_FOR_ALL]
             everything = alone or self.run.audit or self.run.requests.any_urgent(observers)
             files = self.run.events.scan(self.run.members, everything=everything)
@@ -209,7 +209,7 @@ class Uploader:
 
     def _attach(self, members: list[Member]) -> None:
         """Scan attachments, as no event file is due; push what the Hub lacks."""
-        alone = not any(member.alive for member in members)
+        alone = not any(member.works for member in members)
         if not self.run.attachments.batches and self.run.attachments.scan(alone=alone):
             self.run.in_flight.save_ledger()
         if self.run.attachments.batches:
@@ -217,7 +217,7 @@ class Uploader:
 
     def _start_push(self, lane: Lane, batch: Batch, members: list[Member]) -> None:
         """Start a push if the rate limit allows it; a mere read-back needs no token."""
-        last = self._ending is not Ending.NOT_ASKED or not any(member.alive for member in members)
+        last = self._ending is not Ending.NOT_ASKED or not any(member.works for member in members)
         refused = any(file.path in self.run.ledger.quarantined for file in batch.files)
         urgent = not refused and (last or self._is_urgent(members))
         asking = [member for member in members if member.alive and member.name.worker in ASK_FOR_ALL]
@@ -270,7 +270,7 @@ class Uploader:
         locks.release(self._lock)
         over = self._ending is not Ending.NOT_ASKED or self.run.abandoned_for() > LINGER
         members, is_satisfied = self.run.members_here(), self.run.requests.is_satisfied
-        if over or all(not member.alive and is_satisfied(member) for member in members):
+        if over or all(not member.works and is_satisfied(member) for member in members):
             return True
         if (lock := locks.try_exclusive(self.run.spool.uploader_lock)) is None:
             return True

@@ -29,6 +29,7 @@ from hf_mpwriter.spool.status import BEAT_EVERY, StatusFile
 from hf_mpwriter.spool.workers.elsewhere import living_others
 from hf_mpwriter.spool.workers.member_lines import Member
 from hf_mpwriter.spool.workers.members import Members
+from hf_mpwriter.spool.workers.samplers import Seals
 from hf_mpwriter.spool.workers.share import Share
 from hf_mpwriter.system.process import Process
 from hf_mpwriter.uploader.attachment_lane import AttachmentLane
@@ -69,6 +70,7 @@ class RunState:
         status: what it publishes.
         metrics: what is counted for Prometheus.
         requests: who asked for what.
+        seals: whether the last records of a sampler are still to come.
         abandoned_since: when a member was last seen alive, or the Hub last took something.
         audit: whether a request waits until the Hub's copies were read back.
         for_all: whether a `sync` waits: then what other hosts have left goes from here, too, until all of it is there.
@@ -96,7 +98,7 @@ class RunState:
         self.status = StatusFile(self.host, process, clock, token_issued_at)
         self.metrics = UploaderMetrics(self.host if writes_metrics() else None, spool.logdir, clock)
         self._tenure = Tenure(self.host.starts, clock)
-        self.requests, self.view = Requests(), RanksView(spool, self.host, nodes, clock)
+        self.requests, self.seals, self.view = Requests(), Seals(clock), RanksView(spool, self.host, nodes, clock)
         self.abandoned_since, self._waited_until, self.audit, self.for_all = clock(), 0.0, False, False
         self._look_took = 0.0  # seconds of processor, of the last look at the members
         self.recover()

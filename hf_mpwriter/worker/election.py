@@ -1,7 +1,8 @@
-"""The election: the part of one worker in having an uploader at work, and a mirror where the run is staged.
+"""The election: the part of one worker in having an uploader at work, a mirror where the run is staged, a sampler.
 
     keep house --every few seconds--> ensure_uploader --uploader lock free--> spool/starts
                                       ensure_mirror   --mirror lock free---->
+                      ensure_sampler  --sampler lock free--->      only where the user asks for system metrics
 
 Invariants:
 - A process that this one cannot start is tried ever more rarely: the pauses double from FIRST_PAUSE to LONGEST_PAUSE
@@ -19,12 +20,13 @@ from dataclasses import dataclass, field
 
 from hf_mpwriter.base.errors import SpoolFormatError
 from hf_mpwriter.base.nodes import nodes_of
-from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.base.settings import Destination, Settings
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.spool import starts
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging.logdir import Logdir
-from hf_mpwriter.spool.starts import MirrorStart, Starter, StartRecord
+from hf_mpwriter.spool.starts import POSTS, AnyStart, MirrorStart, Starter, StartRecord
+from hf_mpwriter.spool.workers.samplers import SamplerStart
 from hf_mpwriter.system import hf_home, redaction
 from hf_mpwriter.system.process import start_directory
 from hf_mpwriter.worker.orphans import Orphans
@@ -50,30 +52,30 @@ def child_environment(environ: Mapping[str, str], token: str | None, directory: 
 
 
 def mirror_environment(environ: Mapping[str, str], directory: str) -> dict[str, str]:
-    """The environment of the mirror: that of the uploader, without tokens of the Hub."""
+    """The environment of a mirror and a sampler: that of the uploader, without tokens of the Hub."""
     env = child_environment(environ, None, directory)
     return {name: value for name, value in env.items() if name not in redaction.VARIABLES}
 
 
 class Poster:
-    """Has one process at a post: an uploader, or a mirror.
+    """Has one process at a post: an uploader, a mirror or a sampler.
 
     Args:
         spool: of the run directory.
-        kind: `uploader` or `mirror`.
+        kind: `uploader`, `mirror` or `sampler`.
         clock: monotonic seconds.
         by_hand: whether a user asks for it now; then the pauses of workers do not count.
     """
 
     def __init__(self, spool: Spool, kind: str, clock: Callable[[], float], *, by_hand: bool) -> None:
         self._spool, self._kind, self._clock = spool, kind, clock
-        self._post = starts.mirror_post if kind == "mirror" else starts.uploader_post
+        self._post = POSTS[kind]
         self._starter = Starter(spool, clock, by_hand=by_hand, post=self._post)
         self._orphans = Orphans(spool, kind)
         self._quiet_until, self._pause = 0.0, 0.0  # monotonic seconds; this process fails to start one
         self._warned_of = ""
 
-    def ensure(self, record: Callable[[], StartRecord | MirrorStart], env: Callable[[], dict[str, str]]) -> bool:
+    def ensure(self, record: Callable[[], AnyStart], env: Callable[[], dict[str, str]]) -> bool:
         """Start a process if its lock is free; never waits, never raises. True if one was started.
 
         Args:
@@ -101,7 +103,7 @@ class Poster:
     def _warn(self, trouble: str, more: str) -> None:
         if trouble != self._warned_of:
             self._warned_of = trouble
-            logger.warning("%s: %s: %s; events are kept on disk", self._spool.run_dir, trouble, more)
+            logger.warning("%s: %s: %s; %s", self._spool.run_dir, trouble, more, _CONSEQUENCES[self._kind])
 
     def reap(self) -> bool:
         """Collect processes that were started here and ended, without waiting; whether one will end soon."""
@@ -109,7 +111,12 @@ class Poster:
         return self._starter.reap()
 
 
-_WITH_ARTICLE = {"uploader": "an uploader", "mirror": "a mirror"}
+_WITH_ARTICLE = {"uploader": "an uploader", "mirror": "a mirror", "sampler": "a sampler"}
+_CONSEQUENCES = {
+    "uploader": "events are kept on disk",
+    "mirror": "events are kept on disk",
+    "sampler": "no system metrics are logged",
+}
 
 
 @dataclass
@@ -209,3 +216,42 @@ class MirrorElection:
         """After fork: started processes are the parent's."""
         self.logdir = Logdir(self.spool, self.clock)
         self._poster = Poster(self.spool, "mirror", self.clock, by_hand=self.by_hand)
+
+
+@dataclass
+class SamplerElection:
+    """The part of one process in having a sampler at work on this host; it starts none unless the settings ask for it.
+
+    Attributes:
+        spool: of the run directory.
+        clock: monotonic seconds.
+        directory: that relative paths in the environment refer to.
+    """
+
+    spool: Spool
+    clock: Callable[[], float] = time.monotonic
+    directory: str = field(default_factory=start_directory)
+
+    def __post_init__(self) -> None:
+        """Have nothing started."""
+        self.forget()
+
+    def ensure_sampler(self, settings: Settings) -> bool:
+        """Start a sampler if the sampler lock is free; never waits, never raises. True if one was started.
+
+        Args:
+            settings: of the run.
+        """
+        self.reap()
+        return settings.system_metrics and self._poster.ensure(
+            lambda: SamplerStart(self.spool.run_dir, settings, self.spool.root, self.spool.logdir),
+            lambda: mirror_environment(os.environ, self.directory),
+        )
+
+    def reap(self) -> bool:
+        """Collect processes that were started here and ended, without waiting; whether one will end soon."""
+        return self._poster.reap()
+
+    def forget(self) -> None:
+        """After fork: started processes are the parent's."""
+        self._poster = Poster(self.spool, "sampler", self.clock, by_hand=False)

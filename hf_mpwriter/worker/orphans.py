@@ -8,8 +8,8 @@
 Process 1 has to collect them when they end, or they stay as zombies. An init would do that.
 
 Invariants:
-- Only zombies of known sessions are collected: the sessions of uploaders and mirrors that this worker started, or that
-  it saw at work for its run directory. The user's children keep their exit codes.
+- Only zombies of known sessions are collected: those of what this worker started, or saw at work for its run directory.
+  The user's children keep their exit codes.
 - A session keeps its number while a process of it is left, zombies included. So no process of the user is in it, unless
   the number was used again; such a process has started after the uploader ended.
 """
@@ -19,14 +19,20 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
-from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.layout import HostSpool, Spool
 from hf_mpwriter.spool.staging.status import MirrorStatus
 from hf_mpwriter.spool.status import UploaderStatus
+from hf_mpwriter.spool.workers.samplers import SamplerRecord
 from hf_mpwriter.system import launch, process
 
 PATIENCE = 60.0  # seconds after the end of a leader; what it has started ends later
+_READERS: dict[str, Callable[[HostSpool], UploaderStatus | MirrorStatus | SamplerRecord]] = {
+    "uploader": UploaderStatus.read,
+    "mirror": MirrorStatus.read,
+    "sampler": SamplerRecord.read,
+}
 
 
 class Orphans:
@@ -34,7 +40,7 @@ class Orphans:
 
     Args:
         spool: of the run directory.
-        kind: `uploader` or `mirror`: what leads the sessions.
+        kind: `uploader`, `mirror` or `sampler`: what leads the sessions.
     """
 
     def __init__(self, spool: Spool, kind: str = "uploader") -> None:
@@ -65,8 +71,7 @@ class Orphans:
 
     def _note_leader(self) -> None:
         """Note the one at work, whichever rank has started it. The status is only a hint: it is verified."""
-        status = MirrorStatus if self._kind == "mirror" else UploaderStatus
-        pid = status.read(self._spool.host(process.host_id())).pid
+        pid = _READERS[self._kind](self._spool.host(process.host_id())).pid
         ticks = process.start_ticks(pid) if pid > 1 else 0
         if not ticks or (pid, ticks) in self._living.values():
             return

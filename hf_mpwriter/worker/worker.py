@@ -34,7 +34,7 @@ from hf_mpwriter.system import locks, process
 from hf_mpwriter.system.supervision import contact
 from hf_mpwriter.worker import delivery
 from hf_mpwriter.worker.counting.step_count import StepCount
-from hf_mpwriter.worker.election import Election
+from hf_mpwriter.worker.election import Election, SamplerElection
 from hf_mpwriter.worker.ending.waits import Waits
 from hf_mpwriter.worker.files import WorkerFiles
 from hf_mpwriter.worker.membership import Membership
@@ -63,7 +63,7 @@ class Worker:
         files: event files.
         steps: to come in the worker directory.
         sealing: of the event files of a staged run.
-        election: makes sure that an uploader lives.
+        election, sampling: make sure that an uploader lives, and a sampler.
         users: the writers.
         started_at: unix time when this worker was made.
         next_housekeeping: monotonic seconds; read after every scalar.
@@ -87,7 +87,7 @@ class Worker:
         self.files = WorkerFiles(self.membership, limits, attempt_started_at)
         self.steps = StepCount(self.files.next_step)
         self.sealing = Sealing(self.files, lambda: self.membership.settings.mirror_every, clock)
-        self.election = Election(spool, seeks_siblings=True)
+        self.election, self.sampling = Election(spool, seeks_siblings=True), SamplerElection(spool)
         self.mirroring = Mirroring(spool, self._voice.is_first)
         self._teller: Teller | None = None  # of a run with a destination
         self._waits = Waits(self.membership, self._clock)
@@ -96,10 +96,9 @@ class Worker:
     def _start_fresh(self) -> None:
         self.next_housekeeping = 0.0
         self._turn = locks.Turn(self._clock)  # to keep house
-        self._last_error, self.has_failed = "", False
+        self._last_error, self.has_failed, self._has_told = "", False, False  # the last: the supervisor, if any
         self.steps.forget()
         self._voice.forget()
-        self._has_told = False  # the supervisor, if there is one
 
     @property
     def spool(self) -> Spool:
@@ -208,7 +207,7 @@ class Worker:
             if self.delivers:
                 self._has_told = self._has_told or contact.tell(self.spool.run_dir)
                 self._voice.take()
-                self._ensure_processes(at_end=at_end)
+            self._ensure_processes(at_end=at_end)
         except Exception as error:  # noqa: BLE001 - nothing of ours ever raises into training
             if str(error) != self._last_error:
                 self._last_error = str(error)
@@ -226,14 +225,16 @@ class Worker:
             self.files.close()
 
     def _ensure_processes(self, *, at_end: bool) -> None:
-        """Make sure that an uploader lives, and a mirror; tell what they have to tell."""
+        """Make sure that an uploader lives, a mirror and a sampler; tell what they have to tell."""
         if self.membership.uploads:
             if self.spool.exists() and not self.spool.has_destination():  # refused when the spool was recreated
                 self.membership.ensure_spool()
             self.election.token_issued_at = self.membership.joined_at
             self.election.ensure_uploader()
             self._tell(at_end=at_end)
-        if self.mirroring.keep_house() | self.election.reap():
+        if self.membership.is_joined and not self.is_stopped:
+            self.sampling.ensure_sampler(self.membership.settings)
+        if self.mirroring.keep_house() | self.election.reap() | self.sampling.reap():
             self.next_housekeeping = self._clock() + REAP_EVERY
 
     def _tell(self, *, at_end: bool = False) -> None:
@@ -317,6 +318,7 @@ class Worker:
         """In the child: forget everything that is the parent's."""
         attempt_started_at = self.attempt_started_at
         self.election.forget()
+        self.sampling.forget()
         self.mirroring.forget()
         self.membership.start_fresh()
         self._start_fresh()

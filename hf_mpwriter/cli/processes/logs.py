@@ -21,6 +21,7 @@ from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.spool.staging.logdir import Logdir
 from hf_mpwriter.spool.staging.record import MirrorPlaces
 from hf_mpwriter.spool.workers.members import Members
+from hf_mpwriter.spool.workers.samplers import SamplerPlaces
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Place
 from hf_mpwriter.system.redaction import printable
@@ -103,7 +104,9 @@ def _add_new(spool: Spool, logs: dict[str, FollowedLog]) -> list[str]:
 
 def _places(spool: Spool) -> Iterator[tuple[str, Place]]:
     for host in spool.host_ids():
-        for kind, place in (("uploader", spool.host(host).log), ("mirror", MirrorPlaces.of(spool.host(host)).log)):
+        files = spool.host(host)
+        logs = {"uploader": files.log, "mirror": MirrorPlaces.of(files).log, "sampler": SamplerPlaces.of(files).log}
+        for kind, place in logs.items():
             if place.exists():
                 yield f"{host.rpartition('-')[0]} {kind}", place
 
@@ -120,4 +123,4 @@ def _is_live(spool: Spool) -> bool:
     """Whether a process of the run lives that may log, or have one started that does."""
     if Progress(spool).uploader_is_alive() or Logdir(spool).is_alive():
         return True
-    return any(member.alive for member in Members(spool).all())
+    return any(member.works for member in Members(spool).all())

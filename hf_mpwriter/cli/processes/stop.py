@@ -1,6 +1,6 @@
-"""`hf-mpwriter stop`: end the uploader of a run, and its mirror; say what is left, and what finishes it.
+"""`hf-mpwriter stop`: end the sampler of a run, its uploader and its mirror; say what is left, and what finishes it.
 
-    SIGTERM   it takes a last snapshot, pushes, and ends within GRACE seconds
+    SIGTERM   it takes a last snapshot, pushes, and ends within GRACE seconds; a sampler seals its file
     SIGCONT   one that is stopped could not end otherwise
     SIGKILL   what has not ended by then; nothing is lost, as all of it is on disk
 
@@ -10,10 +10,11 @@ A pid comes from a file. So it is signalled only if the process that has it now 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import click
 import psutil
@@ -25,9 +26,10 @@ from hf_mpwriter.cli.words import ago
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Progress, size_text
 from hf_mpwriter.spool.staging.logdir import Logdir
+from hf_mpwriter.spool.workers.samplers import SamplerRecord, is_alive
 from hf_mpwriter.system.daemon import GRACE
 from hf_mpwriter.system.launch import is_command_of
-from hf_mpwriter.system.process import Process
+from hf_mpwriter.system.process import Process, host_id
 from hf_mpwriter.system.redaction import printable
 
 PATIENCE = GRACE + 10.0  # seconds until it is killed
@@ -55,10 +57,14 @@ def _ended(spool: Spool, facts: RunFacts) -> Iterator[str]:
     Raises:
         ClickException: it does not end, or is on another host.
     """
-    ours = [("uploader", facts.uploader.process, Progress(spool).uploader_is_alive)]
+    host = spool.host(host_id())  # the sampler comes first: the others take what it seals
+    ours: list[tuple[str, Process | None, Callable[[], bool]]] = []
+    if is_alive(host):
+        ours.append(("sampler", SamplerRecord.read(host).process, functools.partial(is_alive, host)))
+    ours += [("uploader", facts.uploader.process, Progress(spool).uploader_is_alive)]
     ours += [("mirror", facts.mirror.process, Logdir(spool).is_alive)] if facts.to else []
-    for kind, process, is_alive in ours:
-        if not is_alive():
+    for kind, process, lives in ours:
+        if not lives():
             yield f"no {kind} runs"
             continue
         if process is None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from hf_mpwriter.base.errors import SpoolFormatError
 from hf_mpwriter.base.files import LocalFile
-from hf_mpwriter.base.names import event_host, event_second, is_attachment, worker_of
+from hf_mpwriter.base.names import event_host, event_second, is_attachment, is_system, worker_of
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.cli.destination import newest_settings, with_namespace
 from hf_mpwriter.pull.record import pulled_files
@@ -276,11 +276,11 @@ def _workers(spool: Spool, members: Iterable[Member], files: Iterable[FileFacts]
     """Those with a member file, the living one of each name; and those whose member file is gone, by their files."""
     best: dict[str, Member] = {}
     for member in sorted(members, key=lambda member: (member.alive, member.started_at)):
-        if member.name.worker not in ASK_FOR_ALL:
+        if member.name.worker not in ASK_FOR_ALL and not member.is_sampler:
             best[member.name.worker] = member
     found = {name: _of_member(spool, member) for name, member in best.items()}
     for file in files:
-        if not is_attachment(file.path) and not file.pulled:
+        if not (is_attachment(file.path) or is_system(file.path) or file.pulled):
             name = worker_of(file.path)
             host = safe_name(event_host(file.path.rpartition("/")[2]).partition(".")[0])
             if name not in found and not any(other.startswith(f"{name}~") for other in found):

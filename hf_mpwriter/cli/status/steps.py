@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from hf_mpwriter.base.names import is_attachment, worker_of
+from hf_mpwriter.base.names import is_attachment, is_system, worker_of
 from hf_mpwriter.cli.status.facts import RunFacts
-from hf_mpwriter.events.framing import FOOTER_SIZE, HEADER_SIZE
+from hf_mpwriter.events.framing import FOOTER_SIZE, HEADER_SIZE, step_of
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Held
 from hf_mpwriter.spool.progress import Progress
@@ -22,7 +22,6 @@ from hf_mpwriter.system import disk
 
 CHUNK = 4 << 20  # bytes that are read at once
 _LENGTH = struct.Struct("<Q")
-_WALL_TIME, _STEP = 0x09, 0x10  # what stands before these in an event
 
 
 @dataclass
@@ -76,7 +75,7 @@ def steps_of(spool: Spool, facts: RunFacts, step: int) -> list[StepFacts]:
     ledger = Progress(spool).ledger()
     found = {worker.name: StepFacts(worker.name) for worker in facts.workers}
     for file in facts.files:
-        if is_attachment(file.path) or not file.size:
+        if is_attachment(file.path) or is_system(file.path) or not file.size:
             continue
         name = worker_of(file.path)
         one = found.setdefault(name, StepFacts(name))
@@ -117,18 +116,3 @@ def _steps(spool: Spool, path: str, size: int) -> Iterator[tuple[int, int]]:
             position += used
     finally:
         os.close(fd)
-
-
-def step_of(payload: bytes) -> int | None:
-    """The step of an event, None if it has no summary. Fields come in the order of their numbers."""
-    at, step = 9 if payload[:1] == bytes([_WALL_TIME]) else 0, 0
-    if payload[at : at + 1] == bytes([_STEP]):
-        at, shift = at + 1, 0
-        while at < len(payload):
-            byte = payload[at]
-            step |= (byte & 0x7F) << shift
-            at, shift = at + 1, shift + 7
-            if byte < 0x80:
-                break
-        step -= (step >> 63) << 64  # as two's complement
-    return step if payload[at : at + 1] == b"\x2a" else None

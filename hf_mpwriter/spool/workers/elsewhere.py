@@ -13,14 +13,17 @@ Invariant: hosts are compared by the clock of the filesystem, on which they agre
 from __future__ import annotations
 
 import contextlib
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.status import SILENCE, UploaderStatus
 from hf_mpwriter.system import disk, locks
+from hf_mpwriter.system.directory import Place
 from hf_mpwriter.system.process import host_id
 
+GROWS_WITHIN = 15.0  # seconds; a worker of another host that wrote so lately lives, whatever its lock says
 OTHERS_SILENCE = 300.0  # seconds without a heartbeat, after which the uploader of another host cannot send any more
 
 
@@ -57,6 +60,19 @@ def seen_from_here(spool: Spool) -> frozenset[str]:
         return living_others(spool, host_id(), 0.0, lambda: _time(spool))
     except OSError:
         return frozenset()
+
+
+def was_written_lately(places: Sequence[Place]) -> bool:
+    """Whether one of these files, the first of which is a member file, was written within GROWS_WITHIN."""
+    newest = 0.0
+    for place in places:
+        with contextlib.suppress(OSError):
+            newest = max(newest, place.stat().st_mtime)
+    try:
+        now = disk.time_of(Place(places[0].directory, os.path.dirname(places[0].name)))
+    except OSError:  # who only reads
+        now = time.time()
+    return abs(now - newest) < GROWS_WITHIN
 
 
 def _time(spool: Spool) -> float:

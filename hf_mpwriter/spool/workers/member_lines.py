@@ -21,15 +21,13 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
-import os
 import re
-import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from hf_mpwriter.base import state
-from hf_mpwriter.base.names import is_run_path
+from hf_mpwriter.base.names import is_run_path, is_sampler
 from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import Place
@@ -40,7 +38,6 @@ T = TypeVar("T")
 COUNTERS_LENGTH = 80  # bytes of the second line, its end included
 
 MEMBER_FILE_LIMIT = 8 << 20  # bytes; a member file of ours is much shorter, what is behind them is not read
-GROWS_WITHIN = 15.0  # seconds; a worker of another host that wrote so lately lives, whatever its lock says
 NO_NEWS = (0, False)  # of a member that has asked for nothing yet
 
 _MEMBER_NAME = re.compile(r"(?P<worker>[\w~-]+)\.(?P<host>[\w-]+)\.(?P<pid>\d+)\.(?P<ticks>\d+)-(?P<n>\d+)")
@@ -180,6 +177,16 @@ class Member:
     in_memory: int = 0
 
     @property
+    def is_sampler(self) -> bool:
+        """Whether it logs what the machine does: no uploader, mirror or user waits for one."""
+        return is_sampler(self.name.worker)
+
+    @property
+    def works(self) -> bool:
+        """Whether it lives, and is no sampler."""
+        return self.alive and not self.is_sampler
+
+    @property
     def news(self) -> tuple[int, bool]:
         """What may make a push urgent: the requests, and whether it is dead."""
         return self.requests, not self.alive
@@ -291,19 +298,6 @@ class Reading:
         said = replace(said, requests=counters.requests, dropped=counters.dropped, in_memory=counters.in_memory)
         self._said = said
         return self._said
-
-
-def was_written_lately(places: Sequence[Place]) -> bool:
-    """Whether one of these files, the first of which is a member file, was written within GROWS_WITHIN."""
-    newest = 0.0
-    for place in places:
-        with contextlib.suppress(OSError):
-            newest = max(newest, place.stat().st_mtime)
-    try:
-        now = disk.time_of(Place(places[0].directory, os.path.dirname(places[0].name)))
-    except OSError:  # who only reads
-        now = time.time()
-    return abs(now - newest) < GROWS_WITHIN
 
 
 def _parse(kind: type[T], line: bytes) -> T | None:

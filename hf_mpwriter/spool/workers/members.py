@@ -34,9 +34,9 @@ from hf_mpwriter.base import state
 from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.workers import derived
-from hf_mpwriter.spool.workers.elsewhere import seen_from_here
+from hf_mpwriter.spool.workers.elsewhere import seen_from_here, was_written_lately
 from hf_mpwriter.spool.workers.looks import Looks, is_ruin
-from hf_mpwriter.spool.workers.member_lines import Counters, FirstLine, Member, MemberName, Reading, was_written_lately
+from hf_mpwriter.spool.workers.member_lines import Counters, FirstLine, Member, MemberName, Reading
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import Place
 from hf_mpwriter.system.process import Process, host_id

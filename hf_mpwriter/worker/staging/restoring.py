@@ -134,7 +134,7 @@ def _prepare(spool: Spool, stack: contextlib.ExitStack, *, is_joined: bool) -> S
     if not is_joined:
         _lock(spool, stack)
     found = Restoration.read(spool)
-    if not is_joined and not any(member.alive for member in Members(spool).all()):
+    if not is_joined and not any(member.works for member in Members(spool).all()):
         _note_mount(spool)
         found = _restored(spool, found)
     publish_record(spool, float(found.first) if 0 < found.first < time.time() else None)

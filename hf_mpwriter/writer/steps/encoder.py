@@ -32,7 +32,7 @@ class StepEncoder:
     __slots__ = ("_field", "_headers", "_one", "_parts", "_start", "_three", "_two")
 
     def __init__(self, tags: Iterable[str]) -> None:
-        heads = [_value_head(tag.encode()) for tag in tags]
+        heads = [framing.value_head(tag.encode()) for tag in tags]
         start = b"\x2a" + framing.varint(struct.calcsize(_format("", heads)))
         heads[0] = start + heads[0]
         self._field, self._start = struct.Struct(_format("", heads)).pack, len(start)
@@ -78,12 +78,6 @@ class StepEncoder:
 
 def _format(start: str, heads: list[bytes]) -> str:
     return f"<{start}" + "".join([f"{len(head)}sf" for head in heads])
-
-
-def _value_head(tag: bytes) -> bytes:
-    """Return what stands before the four bytes of a value."""
-    field = b"\x0a" + framing.varint(len(tag)) + tag if tag else b""  # proto3 leaves out an empty one
-    return b"\x0a" + framing.varint(len(field) + 5) + field + b"\x15"
 
 
 def _within_float32(value: float) -> float:

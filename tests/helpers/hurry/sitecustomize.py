@@ -28,6 +28,7 @@ WAITS = {  # seconds
     "hf_mpwriter.mirror.loop": {"TICK": 0.2},
     "hf_mpwriter.ranks_view.aligning": {"JOINING": 1.0},
     "hf_mpwriter.ranks_view.view": {"EVERY": 0.3},
+    "hf_mpwriter.sampler.loop": {"TICK": 0.1, "SAMPLE_EVERY": 1.0, "FIRST_SAMPLE": 0.2},
     "hf_mpwriter.spool.staging.logdir": {"ENSURE_EVERY": 0.3},
     "hf_mpwriter.spool.status": {"BEAT_EVERY": 2.0},
     "hf_mpwriter.spool.progress": {"ENSURE_EVERY": 0.3},

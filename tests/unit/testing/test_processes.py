@@ -69,6 +69,7 @@ def test_a_mark_is_in_the_boot_string_of_its_kind_only(kind):
         "search": launch.SEARCH_BOOT,
         "mirror": launch.MIRROR_BOOT,
         "copy": launch.COPY_BOOT,
+        "sampler": launch.SAMPLER_BOOT,
     }
     for other, boot in boots.items():
         assert launch.is_command_of(kind, ["python", "-c", boot, "/run"], "/run") == (kind == other)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from hf_mpwriter import SummaryWriter
 from hf_mpwriter.cli.status import steps
-from hf_mpwriter.cli.status.steps import step_of, steps_of
-from hf_mpwriter.events.framing import ScalarEncoder, payloads, version_event
+from hf_mpwriter.cli.status.steps import steps_of
+from hf_mpwriter.events.framing import ScalarEncoder, payloads, step_of, version_event
 from hf_mpwriter.spool.layout import Spool
 
 

@@ -1,0 +1,175 @@
+"""The loop of a sampler, the process that holds the sampler lock of a host: it logs what the machine does.
+
+    tick:  look for workers of this host -> decide -> SAMPLE   one record
+                                                   -> SEAL     one more record, then no more
+                                                   -> WAIT
+                                                   -> LEAVE
+
+It is started as an uploader is, by a worker that keeps house, and it ends by itself: its writer is gone soon after the
+last worker of its host. A worker that comes later starts the next one, whose steps go on behind.
+
+Invariants:
+- It writes only while it holds the sampler lock. On every tick the lock is checked to be the file at the path.
+- It opens no event file unless a worker lives: an uploader may be gone, and nothing else would send it.
+- It needs no token and gets none.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from collections.abc import Callable
+
+from hf_mpwriter.base import state
+from hf_mpwriter.base.errors import HfMpWriterError
+from hf_mpwriter.base.settings import Settings
+from hf_mpwriter.sampler import gpus
+from hf_mpwriter.sampler.decision import SamplerAction, SamplerSituation, decide
+from hf_mpwriter.sampler.machine import Machine
+from hf_mpwriter.sampler.samples import Samples
+from hf_mpwriter.sampler.sources import Sources
+from hf_mpwriter.sampler.steps import Steps, created_at, last_step
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.staging.record import MirrorRecord
+from hf_mpwriter.spool.starts import Tenure
+from hf_mpwriter.spool.workers.samplers import SamplerPlaces, SamplerRecord, SamplerStart, Workers
+from hf_mpwriter.system import disk, launch, locks
+from hf_mpwriter.system.daemon import (
+    GRACE,
+    end_within,
+    keep_on,
+    lower_priority,
+    raise_limits,
+    rotate_log,
+    start_logging,
+)
+from hf_mpwriter.system.process import Process
+
+logger = logging.getLogger("hf_mpwriter")
+
+TICK = 0.5  # seconds between two looks at the workers
+SAMPLE_EVERY = 15.0  # seconds
+FIRST_SAMPLE = 1.0  # seconds after the start: rates need a while
+LEAST_APART = 1.0  # seconds between the last sample and the one before
+RUN_SHARE = 64  # of a staged run: the parts of its age of which one is the least age of a sealed segment
+
+
+class Sampler:
+    """The holder of the sampler lock.
+
+    Args:
+        spool: of the run directory.
+        settings: of the run.
+        lock: descriptor that holds the sampler lock.
+        sources: what is measured.
+        clock: monotonic seconds.
+        wall_clock: unix time.
+
+    Raises:
+        OSError: the spool cannot be written.
+    """
+
+    def __init__(
+        self,
+        spool: Spool,
+        settings: Settings,
+        lock: int,
+        sources: Sources,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._spool, self._settings, self._lock, self._sources = spool, settings, lock, sources
+        self._clock, self._wall_clock = clock, wall_clock
+        process = Process.current()
+        host = spool.host(process.host)
+        self._places, self._tenure = SamplerPlaces.of(host), Tenure(SamplerPlaces.of(host).starts, clock)
+        self._workers = Workers(spool, process.host)
+        self._samples = Samples(spool, settings, clock)
+        SamplerRecord(process).save(host)
+        now = wall_clock()
+        self._staged_at = record.made_at if (record := MirrorRecord.read(spool)) else None
+        self._steps = Steps(now - created_at(spool, now), last_step(self._samples.directory()), clock())
+        self._worked_at, self._sampled_at, self._next_sample = clock(), clock(), clock() + FIRST_SAMPLE
+        self._is_ending = False
+
+    def tick(self) -> bool:
+        """One round; False when it is time to end. OSError if the disk refuses."""
+        if not self._is_in_place():
+            logger.info("the spool was removed")
+            return False
+        has_workers, now = self._workers.any_alive(), self._clock()
+        if has_workers:
+            self._worked_at = now
+        action = decide(
+            SamplerSituation(
+                has_workers=has_workers,
+                idle_for=now - self._worked_at,
+                is_due=now >= self._next_sample,
+                is_open=self._samples.is_open,
+                is_ending=self._is_ending,
+            )
+        )
+        if action is SamplerAction.SAMPLE:
+            self._sample()
+        elif action in (SamplerAction.SEAL, SamplerAction.LEAVE):
+            self._seal()
+        if action is SamplerAction.LEAVE:
+            self._samples.leave()
+        self._tenure.note(is_over=action is SamplerAction.LEAVE)
+        return action is not SamplerAction.LEAVE
+
+    def _is_in_place(self) -> bool:
+        """Whether all that this process holds is where it was."""
+        is_ours = self._spool.directory.is_at_path() and disk.same_file(self._lock, self._places.lock)
+        return is_ours and self._samples.are_there()
+
+    def _sample(self) -> None:
+        now = self._clock()
+        self._sampled_at = now
+        self._next_sample += SAMPLE_EVERY * max(0.0, (now - self._next_sample) // SAMPLE_EVERY + 1)
+        self._samples.add(self._steps.take(now), self._wall_clock(), self._sources.sample())
+        if self._staged_at is not None:
+            age = max(0.0, self._wall_clock() - self._staged_at)
+            self._samples.seal_older(now - max(60 * self._settings.mirror_every, age / RUN_SHARE))
+        rotate_log(self._places.log)
+
+    def _seal(self) -> None:
+        """Log what the machine has done since the last sample, and seal."""
+        if not self._samples.is_open:
+            return
+        if self._clock() - self._sampled_at >= LEAST_APART:
+            self._sample()
+        self._samples.seal()
+
+    def terminate(self) -> None:
+        """SIGTERM: one last sample, then leave."""
+        self._is_ending = True
+        end_within(GRACE)
+
+
+def main() -> None:
+    """Entry point of the process; what it needs is on the descriptors that `system.launch` names."""
+    start = state.load(SamplerStart, launch.read_record(launch.START_RECORD_FD))
+    try:
+        spool = Spool.adopt(start.run_dir, launch.RUN_DIR_FD, launch.SPOOL_FD, start.spool, start.logdir)
+    except HfMpWriterError as error:
+        raise SystemExit(f"no sampler: {error}") from None
+    start_logging()
+    raise_limits()
+    lower_priority()
+    locks.adopt(launch.SAMPLER_LOCK_FD)
+    sources = Sources(Machine(spool.run.fd).sources() | gpus.sources())
+    sources.sample()  # rates begin here
+    sampler = Sampler(spool, start.settings, launch.SAMPLER_LOCK_FD, sources)
+    signal.signal(signal.SIGTERM, lambda *_: sampler.terminate())
+    logger.info("took the sampler lock of %s", start.run_dir)
+
+    def tick() -> bool:
+        goes_on = sampler.tick()
+        if goes_on:
+            time.sleep(TICK)
+        return goes_on
+
+    keep_on(tick, TICK)
+    logger.info("left the sampler lock")

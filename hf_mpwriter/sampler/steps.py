@@ -1,0 +1,73 @@
+"""The steps of a sampler: whole seconds since the run was created.
+
+    first step of a process     the seconds since the run was created, and at least one more than the last step on disk
+    the next ones               as many more as seconds have passed; at least one more than the one before
+
+Invariants:
+- Steps only grow: within a process whatever the clock of the system does, and from one process to the next.
+- The run was created when its spool was, or earlier: when the name of the oldest event file of ours says so. A run that
+  was pulled or restored has a new spool.
+"""
+
+from __future__ import annotations
+
+import os
+
+from hf_mpwriter.base.names import event_second, is_event_file, is_ours
+from hf_mpwriter.events import framing
+from hf_mpwriter.snapshot.event_files import walk
+from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.ownership import FORMAT_NAME
+from hf_mpwriter.system import disk
+from hf_mpwriter.system.directory import Place
+
+
+class Steps:
+    """The steps of one process.
+
+    Args:
+        age: seconds since the run was created.
+        last: step on disk, None if there is none.
+        now: monotonic seconds.
+    """
+
+    def __init__(self, age: float, last: int | None, now: float) -> None:
+        self._first = max(int(age), 0, -1 if last is None else last + 1)
+        self._began, self._last = now, self._first - 1
+
+    def take(self, now: float) -> int:
+        """The step of a sample.
+
+        Args:
+            now: monotonic seconds.
+        """
+        self._last = max(self._last + 1, self._first + int(now - self._began))
+        return self._last
+
+
+def created_at(spool: Spool, now: float) -> float:
+    """Unix time when a run was created.
+
+    Args:
+        spool: of the run.
+        now: unix time; what lies in the future counts as now.
+    """
+    oldest = min((event_second(name) for name in map(os.path.basename, walk(spool.run)) if is_ours(name)), default=now)
+    try:
+        made = (spool.directory / FORMAT_NAME).stat().st_mtime
+    except OSError:
+        made = now
+    return min(oldest, made, now)
+
+
+def last_step(directory: Place) -> int | None:
+    """The last step in the directory of a sampler, None if there is none; OSError if it cannot be read."""
+    try:
+        names = directory.names()
+    except FileNotFoundError:
+        return None
+    for name in sorted(filter(is_event_file, names), reverse=True):
+        steps = map(framing.step_of, framing.payloads(disk.open_beneath(directory / name)))
+        if found := [step for step in steps if step is not None]:
+            return max(found)
+    return None

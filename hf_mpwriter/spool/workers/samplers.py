@@ -1,0 +1,158 @@
+"""Samplers: the processes that log what the machine does, one per host; and how long others wait for them.
+
+    hosts/<host>/sampler.lock           the sampler lock, empty
+    hosts/<host>/sampler.json           which process holds it
+    hosts/<host>/sampler_starts.json    as starts.json, see spool/starts
+    hosts/<host>/sampler.log            its log
+
+A sampler has a claim and a member file, as a worker has. It seals its event file when no worker of its host lives, and
+opens none without one. So there is a moment in which all workers are gone and its last records are still to come:
+
+    workers live --the last one ends--> SEALING, at most SEAL_WAIT --its file is sealed--> the last batch
+
+Invariants:
+- Where liveness is asked for, a sampler does not count: it ends because workers do, not the other way round.
+- One that hangs costs SEAL_WAIT seconds, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple, Self
+
+from hf_mpwriter.base import state
+from hf_mpwriter.base.settings import Settings
+from hf_mpwriter.spool.layout import HostSpool, Spool
+from hf_mpwriter.spool.workers.member_lines import Member, MemberName
+from hf_mpwriter.system import disk, locks
+from hf_mpwriter.system.directory import Place
+from hf_mpwriter.system.process import Process
+
+SEAL_WAIT = 5.0  # seconds after the end of the last worker, in which its host's sampler seals its file
+OBSERVER_MARK = "~"  # begins the names of members that are no workers
+
+
+class SamplerPlaces(NamedTuple):
+    """The files of one host's sampler.
+
+    Attributes:
+        lock: the sampler lock.
+        record: who holds it.
+        starts: the count of its starts.
+        log: its log.
+    """
+
+    lock: Place
+    record: Place
+    starts: Place
+    log: Place
+
+    @classmethod
+    def of(cls, host: HostSpool) -> Self:
+        """Those of a host."""
+        names = ("sampler.lock", "sampler.json", "sampler_starts.json", "sampler.log")
+        return cls(*(host.root / name for name in names))
+
+
+@dataclass(frozen=True)
+class SamplerStart:
+    """What a sampler needs to know at its start.
+
+    Attributes:
+        run_dir: absolute path.
+        settings: of the run.
+        spool: absolute path of the spool, "" if it lies in the run directory.
+        logdir: path or URL by which its user names the run, "" for the run directory.
+    """
+
+    run_dir: str
+    settings: Settings = field(default_factory=Settings)
+    spool: str = ""
+    logdir: str = ""
+
+
+@dataclass(frozen=True)
+class SamplerRecord:
+    """Which process samples.
+
+    Attributes:
+        process: the sampler that was started last, None if there was none.
+    """
+
+    process: Process | None = None
+
+    @property
+    def pid(self) -> int:
+        """Its process id, 0 if there was none."""
+        return self.process.pid if self.process else 0
+
+    @classmethod
+    def read(cls, host: HostSpool) -> Self:
+        """The record of a host; an empty one if there is none, or if it cannot be read."""
+        try:
+            return state.load(cls, disk.read(SamplerPlaces.of(host).record) or b"")
+        except (state.DamagedError, OSError):
+            return cls()
+
+    def save(self, host: HostSpool) -> None:
+        """Write the record; OSError if the disk refuses."""
+        disk.replace(SamplerPlaces.of(host).record, state.dump(self), "sampler.record", durable=False)
+
+
+def is_alive(host: HostSpool) -> bool:
+    """Whether a sampler of a host lives."""
+    try:
+        return locks.is_held(SamplerPlaces.of(host).lock)
+    except OSError:
+        return False
+
+
+class Workers:
+    """Whether a worker of one host lives; as a rule one lock is looked at, however many workers there are.
+
+    Args:
+        spool: of the run directory.
+        host: host id.
+    """
+
+    def __init__(self, spool: Spool, host: str) -> None:
+        self._spool, self._host = spool, host
+        self._last = ""  # member file of the worker that was seen alive last
+
+    def any_alive(self) -> bool:
+        """Whether one lives; OSError if the spool cannot be read."""
+        if self._last and locks.is_held(self._spool.members / self._last):
+            return True
+        for file_name in self._spool.members.names():
+            name = MemberName.parse(file_name)
+            is_worker = name is not None and name.host == self._host and not name.worker.startswith(OBSERVER_MARK)
+            if is_worker and locks.is_held(self._spool.members / file_name):
+                self._last = file_name
+                return True
+        return False
+
+
+class Seals:
+    """Whether the last records of a sampler are still to come.
+
+    Args:
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._worked_at = clock()
+
+    def are_pending(self, members: Iterable[Member]) -> bool:
+        """Whether no member works any more, and a sampler is about to seal its file; call it at each look.
+
+        Args:
+            members: of the run.
+        """
+        found = list(members)
+        if any(member.works for member in found):
+            self._worked_at = self._clock()
+            return False
+        is_open = any(member.is_sampler and member.growing for member in found)
+        return is_open and self._clock() - self._worked_at < SEAL_WAIT

@@ -1,0 +1,62 @@
+"""What an uploader and a mirror do about a sampler: they wait for its seal, and for nothing else of it."""
+
+from __future__ import annotations
+
+import os
+import random
+from dataclasses import replace
+
+from staged import stage
+
+from hf_mpwriter.base.names import sampler_name
+from hf_mpwriter.base.settings import Settings
+from hf_mpwriter.base.verdicts import Refused
+from hf_mpwriter.mirror.decision import MirrorAction
+from hf_mpwriter.mirror.decision import decide as decide_of_a_mirror
+from hf_mpwriter.mirror.loop import Mirror
+from hf_mpwriter.spool.staging.record import mirror_lock
+from hf_mpwriter.spool.workers.member_lines import Member, MemberName
+from hf_mpwriter.spool.workers.samplers import SEAL_WAIT
+from hf_mpwriter.system import locks
+from hf_mpwriter.system.process import Process, host_id
+from hf_mpwriter.uploader.decision import Action, decide
+from hf_mpwriter.uploader.loop import Uploader
+
+PROCESS = Process.current()
+NAME = MemberName.of(sampler_name("here"), PROCESS, 1)
+OPEN = frozenset({"_system/here/events.out.tfevents.1795233002.here.1.0123abcd"})
+SAMPLER = Member(NAME, True, 5e9, PROCESS, Settings(commit_every=77.0), OPEN, OPEN)  # younger than any token
+
+
+def test_an_uploader_waits_for_the_seal_before_it_scans_once_more(spool):
+    """At most SEAL_WAIT seconds; a sampler that lives on with a sealed file holds up nothing."""
+    now = [1000.0]
+    lock = locks.try_exclusive(spool.uploader_lock)
+    one = Uploader(spool, spool.destination(), lock, lambda: now[0], random.Random(1))
+    now[0] += SEAL_WAIT - 1
+    one._note([SAMPLER])
+    assert decide(one._situation([SAMPLER])) is Action.WAIT
+    assert decide(one._situation([replace(SAMPLER, growing=frozenset())])) is Action.SCAN
+    now[0] += 2
+    assert decide(one._situation([SAMPLER])) is Action.SCAN
+
+
+def test_a_sampler_brings_no_better_token_and_no_life(spool):
+    """An uploader whose token was refused would leave for it, again and again."""
+    lock = locks.try_exclusive(spool.uploader_lock)
+    one = Uploader(spool, spool.destination(), lock, lambda: 1000.0, random.Random(1))
+    one.run.status.failed(Refused("no", ""), 1)
+    assert not one._is_better_token_there([replace(SAMPLER, requests=1)])
+    assert one._situation([SAMPLER]).living == 0
+
+
+def test_a_mirror_waits_for_the_seal_before_it_leaves(tmp_path):
+    """Only what is sealed comes to the logdir."""
+    now = [1000.0]
+    spool = stage(tmp_path / "here", tmp_path / "there")
+    os.makedirs(spool.host(host_id()).root)
+    mirror = Mirror(spool, spool.logdir, locks.try_exclusive(mirror_lock(spool)), lambda: now[0], random.Random(0))
+    mirror._scan([SAMPLER])
+    assert decide_of_a_mirror(mirror._situation([SAMPLER])) is MirrorAction.WAIT
+    now[0] += SEAL_WAIT + 1
+    assert decide_of_a_mirror(mirror._situation([SAMPLER])) is MirrorAction.LEAVE
