@@ -32,6 +32,7 @@ from hf_mpwriter.spool.homes import beside, find, is_staged_here, spool_of
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.ownership import check_ownership
+from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.spool.workers.member_lines import Member
 from hf_mpwriter.system.redaction import printable
 
@@ -178,6 +179,12 @@ def with_namespace(recorded: Destination, repo_id: str) -> Destination:
         return dataclasses.replace(recorded, repo_id=repo_id)
     except SettingsError:
         return recorded
+
+
+def page_of(spool: Spool, destination: Destination) -> str:
+    """Return the page of a run on the Hub, with the full name of its repository if that is known."""
+    ledger = Progress(spool).ledger()
+    return with_namespace(destination, ledger.repo_id if ledger else "").url
 
 
 def path_of_run(folder: str, logdir: str) -> str:

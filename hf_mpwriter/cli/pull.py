@@ -166,7 +166,7 @@ def _unreached(verdict: Verdict) -> str:
 def _show(report: Pulled, destination: Destination, spool: Spool, logdir: str, workers: tuple[str, ...]) -> None:
     """Print what was pulled, and what was not."""
     if not report.commit:
-        click.echo(printable(f"Nothing was pulled: {destination}{NOT_THERE}"), err=True)
+        click.echo(printable(f"Nothing was pulled: {destination.url}{NOT_THERE}"), err=True)
         sys.exit(NOTHING_THERE)
     for path, reason in report.left.items():
         click.echo(printable(f"{path}: {reason}"), err=True)
@@ -175,15 +175,16 @@ def _show(report: Pulled, destination: Destination, spool: Spool, logdir: str, w
         raise click.ClickException(f"{len(report.left)} of {len(report.sizes)} files were not pulled. Again: {again}")
     if not report.sizes:
         if workers:
-            raise click.ClickException(printable(f"{destination} has nothing of {', '.join(workers)}: see --worker."))
-        click.echo(printable(f"{destination} has nothing of this run."))
+            named = ", ".join(workers)
+            raise click.ClickException(printable(f"{destination.url} has nothing of {named}: see --worker."))
+        click.echo(printable(f"{destination.url} has nothing of this run."))
         return
     click.echo(printable(_summary(report, destination, spool)))
 
 
 def _summary(report: Pulled, destination: Destination, spool: Spool) -> str:
     fetched = f"{counted(len(report.fetched), 'file')} ({size_text(sum(report.fetched.values()))}) came"
-    return f"All {size_text(sum(report.sizes.values()))} of {destination} are in {spool.run_dir}: {fetched}."
+    return f"All {size_text(sum(report.sizes.values()))} of {destination.url} are in {spool.run_dir}: {fetched}."
 
 
 def pull_before(run_dir: str, repo_id: str, wanted: Callable[[str], bool], *, is_quiet: bool) -> Callable[[], None]:
@@ -231,8 +232,8 @@ def _brought(spool: Spool, destination: Destination, wanted: Callable[[str], boo
     else:
         yield from (f"{path} was not pulled: {reason}" for path, reason in report.left.items())
         if not is_quiet and not report.commit:
-            yield f"nothing was pulled: {destination}{NOT_THERE}"
+            yield f"nothing was pulled: {destination.url}{NOT_THERE}"
         elif not is_quiet and not report.sizes:
-            yield f"{destination} has nothing of this run yet."
+            yield f"{destination.url} has nothing of this run yet."
         elif not is_quiet and not report.left:
             yield _summary(report, destination, spool)

@@ -23,6 +23,7 @@ from hf_mpwriter.base.settings import Destination, Environment, Settings
 from hf_mpwriter.cli.destination import (
     command_line,
     newest_settings,
+    page_of,
     path_of_run,
     recorded_destination,
 )
@@ -120,7 +121,7 @@ def sync_one(logdir: str, wishes: Wishes) -> None:
     if damaged:
         raise failure(f"What is whole of {spool.run_dir}, {size}, is on the Hub; what is damaged is not", damaged=True)
     if not wishes.is_quiet:
-        click.echo(f"All {size} of {spool.run_dir} are on the Hub: {destination}")
+        click.echo(f"All {size} of {spool.run_dir} are on the Hub: {page_of(spool, destination)}")
 
 
 def _bring(spool: Spool, there: Logdir, timeout: float, *, quiet: bool) -> None:

@@ -60,7 +60,7 @@ def hub_checks(endpoint: str, destination: Destination | None) -> Iterator[Check
         seen = account.repository(destination)
     except Exception as error:  # noqa: BLE001 - every error of the client has a verdict
         text = plain(getattr(classify(error), "reason", ""))
-        yield Check("repository", Health.FAIL, f"{destination}: {text}", "Try again later")
+        yield Check("repository", Health.FAIL, f"{destination.url}: {text}", "Try again later")
         return
     yield repository_check(destination, seen.status, seen.fields, reply.fields)
 
