@@ -169,6 +169,15 @@ class UploaderStatus:
             return self.reason
         return f"{self.reason.rstrip('.')}{': ' if self.hint[0].islower() else '. '}{self.hint}"
 
+    def is_news(self, since: float, now: float) -> bool:
+        """Whether the reason is not that of an earlier attempt: it failed since, or a wait that it names goes on.
+
+        Args:
+            since: unix time.
+            now: monotonic seconds.
+        """
+        return bool(self.reason) and (self.failed_at >= since or self.blocked_until > now)
+
     @property
     def left_to_younger_than(self) -> float:
         """Unix time; the uploader left because its token was refused, to workers that join later. 0 if it did not."""

@@ -204,6 +204,20 @@ def test_a_bad_token_and_one_that_may_only_read_are_told_by_verify_and_doctor(pl
     assert transcript(place, "verify", "runs/exp1", HF_TOKEN=READ_TOKEN)[0] == 0, "to read is enough"
 
 
+def test_sync_of_a_healthy_run_and_with_a_bad_token(place):
+    """A link that opens; the refusal once, and not as if the Hub had given no answer."""
+    last = "All SIZE of FOLDER/runs/exp1 are on the Hub: HUB/me/run/tree/main/tensorboard/exp1"
+    code, text = transcript(place, "sync", "runs/exp1")
+    assert (code, text.splitlines()[0]) == (0, last), text
+    wait_for(lambda: no_uploader(place.folder / "runs" / "exp1"), "its uploader leaves")
+    code, text = transcript(place, "sync", "runs/exp1", HF_TOKEN="hf_wrong")
+    error = (
+        "Error: The Hub does not tell what it has: the token is refused (401). Mend HF_TOKEN, which is set here; then: "
+        "hf-mpwriter sync runs/exp1"
+    )
+    assert (code, [line for line in text.splitlines() if "401" in line]) == (1, [error]), text
+
+
 def test_a_hub_that_is_down_or_fails_is_one_line(place):
     """No traceback, no word of the client's own tries, and nothing is said of the data."""
     place.hub.fault("/tree/ 503 times=0")
