@@ -27,6 +27,7 @@ from hf_mpwriter.base.errors import SettingsError
 from hf_mpwriter.base.home import is_url, normalised_logdir
 from hf_mpwriter.base.names import SPOOL_NAME
 from hf_mpwriter.base.settings import Destination, Environment, Settings, normalised_endpoint
+from hf_mpwriter.cli.status.finding import no_run
 from hf_mpwriter.cli.words import as_argument, typed
 from hf_mpwriter.spool.homes import beside, find, is_staged_here, spool_of
 from hf_mpwriter.spool.layout import Spool
@@ -102,15 +103,7 @@ def existing_spool(logdir: str) -> Spool:
     check_ownership(spool.directory)
     spool.check_format()
     if not spool.exists():
-        if not is_url(logdir) and not os.path.isdir(spool.logdir):
-            raise click.ClickException(
-                printable(f"{logdir} does not exist. Runs below this folder: hf-mpwriter status")
-            )
-        text = f"{logdir} is no run directory of hf_mpwriter. Give the logdir of a SummaryWriter."
-        staged = (
-            "A run that is kept beside its logdir is found on its machine only, with HF_MPWRITER_STAGING and TMPDIR"
-        )
-        raise click.ClickException(f"{text} {staged} as they were, or by the directory that was named at its start.")
+        raise click.ClickException(printable(no_run(logdir, is_elsewhere=spool.run_dir != normalised_logdir(logdir))))
     return spool
 
 

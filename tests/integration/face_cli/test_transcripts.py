@@ -282,7 +282,7 @@ def test_a_logdir_of_others_and_one_that_is_none(place, monkeypatch):
     assert code == 4
     assert "next: FOLDER/other/.hf_mpwriter can be written by everybody, so it is not used. Run: chmod o-w" in text
     (other / ".hf_mpwriter").rename(place.folder / "away")
-    assert transcript(place, "status", "other")[1].startswith("Error: other is no run directory of hf_mpwriter.")
+    assert transcript(place, "status", "other")[1] == "Error: other has no event files, and no run below it.\n"
     monkeypatch.chdir(place.folder)
     line = "Error: none does not exist. Runs below this folder: hf-mpwriter status\n"
     for command in ("status", "logs", "stop", "verify", "sync"):
