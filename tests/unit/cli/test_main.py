@@ -35,7 +35,7 @@ def test_a_directory_that_is_no_run_is_refused(name, tmp_path):
     """One line, exit code 1, nothing made."""
     result = run(name, tmp_path)
     assert result.exit_code == 1
-    assert "no run directory of hf_mpwriter" in result.output
+    assert "has no event files, and no run below it" in result.output
     assert list(tmp_path.iterdir()) == []
 
 
