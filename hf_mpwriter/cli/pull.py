@@ -35,6 +35,7 @@ from hf_mpwriter.cli.destination import (
     with_namespace,
 )
 from hf_mpwriter.cli.output import UploadBar, counted
+from hf_mpwriter.cli.words import plain
 from hf_mpwriter.spool.homes import find, spool_of
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ownership import check_ownership
@@ -160,7 +161,7 @@ def _unreached(verdict: Verdict) -> str:
     hint = (
         verdict.hint if isinstance(verdict, Refused) else "What came so far is kept, and the next pull goes on there."
     )
-    return printable(f"Not all was pulled: {reason.rstrip('.')}. {hint}")
+    return printable(f"Not all was pulled: {plain(reason)}. {hint}")
 
 
 def _show(report: Pulled, destination: Destination, spool: Spool, logdir: str, workers: tuple[str, ...]) -> None:
