@@ -4,6 +4,7 @@
     other    the lane splits, quarantines or waits -> ledger saved -> record removed -> the next push waits
 
 Invariants:
+- The log has one line for each commit, and one for each try that fails, with the time of the next.
 - The ledger is on disk before the record of what was in flight goes, see `in_flight`.
 - A failed push of attachments delays event files only if the Hub refuses the destination or asks for a pause.
 """
@@ -15,6 +16,7 @@ from collections.abc import Mapping
 
 from hf_mpwriter.base.verdicts import Done, Quarantine, Refused, Retry, Unknown, Verdict
 from hf_mpwriter.spool.outbox import Batch
+from hf_mpwriter.spool.progress import size_text
 from hf_mpwriter.uploader.lanes import Lane
 from hf_mpwriter.uploader.run_state import RunState
 
@@ -31,11 +33,26 @@ def conclude(run: RunState, verdict: Verdict) -> None:
         verdict: of the push.
     """
     verdict, lane, batch = run.in_flight.end(verdict)
-    run.metrics.concluded(verdict, run.ledger)
+    size, seconds = run.metrics.concluded(verdict, run.ledger)
     if isinstance(verdict, Done):
+        if verdict.own:
+            logger.info("%s", pushed(verdict, size, seconds))
         _acknowledge(run, verdict, lane, batch)
     else:
         _fail(run, verdict, lane, batch)
+
+
+def pushed(verdict: Done, size: int, seconds: float) -> str:
+    """What the log says of a commit.
+
+    Args:
+        verdict: on its push.
+        size: new bytes.
+        seconds: that the push took.
+    """
+    count = len(verdict.files)
+    files = f"{count} file{'s' * (count != 1)}"
+    return f"pushed {size_text(size)} in {files}, commit {verdict.commit[:8]}, {seconds:.1f} s"
 
 
 def _acknowledge(run: RunState, verdict: Done, lane: Lane, batch: Batch) -> None:
@@ -81,6 +98,10 @@ def _fail(run: RunState, verdict: Verdict, lane: Lane, batch: Batch) -> None:
     if not lane.yielded:
         is_outage = isinstance(verdict, Refused) or (lane is run.events and isinstance(verdict, (Retry, Unknown)))
         run.status.failed(verdict, lane.backoff.attempts, is_outage=is_outage)
+        if isinstance(verdict, (Retry, Unknown, Refused)):
+            logger.info(
+                "failed: %s; next try in %.0f s", verdict.reason.rstrip("."), max(0.0, run.next_at() - run.clock())
+            )
 
 
 def _refusals(paths: Mapping[str, str]) -> list[str]:

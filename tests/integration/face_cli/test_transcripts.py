@@ -143,7 +143,7 @@ runs/live -> HUB/me/run/tree/main/tensorboard/live (public)
   last commit  COMMIT, SOME TIME ago: HUB/me/run/commit/COMMIT
   next commit  in TIME
   uploader     idle, process PID, last seen SOME TIME ago
-  SIZE of SIZE  EVENTS (growing)
+  SIZE of SIZE  EVENTS (may still grow)
 """
 
 
@@ -251,6 +251,9 @@ def test_verify_and_logs_of_a_healthy_run(place):
     assert (code, text.splitlines()[-1].startswith("Whole on the Hub: 1 file; no event file shrank in")) == (0, True)
     code, text = transcript(place, "logs", "runs/exp1")
     assert (code, text.splitlines()[0]) == (0, "DATE [PID] took the uploader lock of FOLDER/runs/exp1"), text
+    pushes = [line for line in text.splitlines() if line.startswith("DATE [PID] pushed SIZE in 1 file, commit ")]
+    assert pushes
+    assert re.search(r" commit [0-9a-f]{8}, [\d.]+ s$", pushes[0]), text
 
 
 def test_ps_shows_which_run_an_uploader_is_for(place):
