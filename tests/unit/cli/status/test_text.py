@@ -118,7 +118,9 @@ def test_of_many_files_only_some_are_listed():
 def test_a_staged_file_is_told_with_its_three_places():
     """Here, in the logdir, on the Hub."""
     staged = dataclasses.replace(FILE, in_logdir=40, growing=True)
-    assert file_text(staged) == f"  here {'100 B':>9}, logdir {'40 B':>9}, Hub {'100 B':>9}  {FILE.path} (may still grow)"
+    assert (
+        file_text(staged) == f"  here {'100 B':>9}, logdir {'40 B':>9}, Hub {'100 B':>9}  {FILE.path} (may still grow)"
+    )
 
 
 def test_what_comes_from_a_file_obeys_no_terminal():
