@@ -43,10 +43,9 @@ from hf_mpwriter.cli.syncing.command import sync_runs
 from hf_mpwriter.cli.verify import verify_run
 from hf_mpwriter.cli.words import DEBUG, is_debugging
 from hf_mpwriter.system import redaction
+from hf_mpwriter.system.filesystem.room import FULL
 from hf_mpwriter.system.process import fill_standard
 from hf_mpwriter.system.redaction import printable
-
-FULL = (errno.ENOSPC, errno.EDQUOT)  # of a disk
 
 
 class CommandGroup(click.Group):

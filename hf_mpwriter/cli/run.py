@@ -5,6 +5,7 @@
     --patch           `integrations/site/` comes first in PYTHONPATH: each Python that the program starts runs the
                       `sitecustomize.py` in there, which calls `hf_mpwriter.patch()`
     --kill-orphans    before the program starts, see `supervisor/orphans`
+    --follow          while the program runs, see `syncing/sidecar` and `supervisor/followed`
     --pull            in the process of the program, before it becomes the program: a signal ends it as it would end the
                       program, and the supervisor loads no client. See `pull/selection` for what is pulled
 
@@ -42,6 +43,7 @@ DEFAULT_GRACE = 25.0  # seconds; SLURM and Kubernetes kill after 30
 )
 @click.option("--repo-id", help="Repository for writers that name none. Sets HF_MPWRITER_REPO_ID.")
 @click.option("--logdir", help="Run directory of writers without a logdir. Sets HF_MPWRITER_LOGDIR.")
+@click.option("--follow", "follows", metavar="DIR", multiple=True, help="Upload event files of other writers in DIR.")
 @click.option("--patch", is_flag=True, help="Replace the SummaryWriter classes that the program imports.")
 @click.option("--kill-orphans", is_flag=True, help="First end workers in --logdir whose launcher has died.")
 @click.option("--pull", is_flag=True, help="First bring the run of --logdir back from the Hub, onto an empty disk.")
@@ -51,6 +53,7 @@ def run_program(
     grace: float,
     repo_id: str | None,
     logdir: str | None,
+    follows: tuple[str, ...],
     patch: bool,
     kill_orphans: bool,
     pull: bool,
@@ -65,6 +68,10 @@ def run_program(
     With --pull, a node with an empty disk goes on with the run: what the Hub has of it comes first. The program starts
     all the same where the Hub has nothing yet, or cannot be reached.
 
+    With --follow, event files that other writers put into DIR are uploaded while the program runs: every five minutes,
+    and at the end. Give it once for each folder; it need not be there yet. They go to --repo-id, or where they went
+    before. With --repo-id and --logdir, the run directory is followed as well.
+
     With --patch, torch.utils.tensorboard.SummaryWriter, tensorboardX.SummaryWriter and
     huggingface_hub.HFSummaryWriter are those of hf_mpwriter in every Python process that the program starts. A Python
     that ignores PYTHONPATH (python -I, python -E) is not patched.
@@ -77,6 +84,9 @@ def run_program(
         os.environ["HF_MPWRITER_REPO_ID"] = check_repo_id(repo_id)
     if logdir is not None:
         os.environ["HF_MPWRITER_LOGDIR"] = normalised_logdir(logdir)
+    from hf_mpwriter.cli.syncing.sidecar import followed
+
+    folders = followed(follows, logdir, repo_id, os.environ)
     before = _pull_first(command) if pull else None
     if patch:
         _patch_pythons(os.environ)
@@ -87,7 +97,7 @@ def run_program(
     try:
         for line in end_orphans(normalised_logdir(os.environ["HF_MPWRITER_LOGDIR"])) if kill_orphans else ():
             click.echo(f"hf-mpwriter run: {line}", err=True)
-        code = supervise(command, os.environ, grace, signals, before=before)
+        code = supervise(command, os.environ, grace, signals, before=before, followed=folders)
     except OSError as error:
         raise click.ClickException(f"{error.filename or 'run'}: {error.strerror or error}") from error
     with contextlib.suppress(OSError, ValueError, AttributeError):

@@ -75,7 +75,10 @@ def verify_run(logdir: str, *, running: bool, endpoint: str | None) -> None:
     there = compare_logdir(spool) if Logdir(spool).is_staged else None
     if (recorded := spool.destination()) is None:
         if there is None:
-            raise click.ClickException(f"{logdir} has no destination.")
+            named = command_line("sync", logdir, "--repo-id", "NAME")
+            raise click.ClickException(
+                f"{printable(logdir)} is local only: there is no copy to compare. Upload it: {named}"
+            )
         _show_logdir(there, logdir, drained=not running)
         return
     typed = command_line("verify", logdir, *(["--running"] if running else []))

@@ -21,7 +21,7 @@ import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from hf_mpwriter.mirror.job import Arrived, Conflict, Message, Withheld
+from hf_mpwriter.mirror.job import Absent, Arrived, Conflict, Message, Withheld
 from hf_mpwriter.spool.status import LINGER
 
 FIRST_PAUSE = 2.0  # seconds
@@ -143,13 +143,13 @@ class Tries:
         self._next, self.behind = 0.0, frozenset()
 
     def note(self, message: Message) -> None:
-        """Take in what a copy says of a file: it is held back while others get there, or it is not any more."""
+        """Take in what a copy says of a file: it is held back while others get there, or not any more."""
         if isinstance(message, Withheld):
             if self._clock() >= self._held_until:
                 self._rounds += 1
                 self._held_until = self._clock() + pause(self._rounds, self._rng, is_refused=True)
             self._held.add(message.path)
-        elif isinstance(message, Arrived | Conflict):
+        elif isinstance(message, Arrived | Conflict | Absent):
             self._held.discard(message.path)
             if not self._held:
                 self._rounds, self._held_until = 0, 0.0

@@ -15,6 +15,7 @@ Invariants:
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import select
 import signal
@@ -47,12 +48,17 @@ class CopyHandle:
 
     Raises:
         CopyLivesError: another copy lives.
-        OSError: the process cannot be started.
+        OSError: the process cannot be started, or it cannot be told where it may write.
     """
 
     def __init__(self, spool: Spool, job: CopyJob, seconds: float | None = None, late: int = 0) -> None:
         self._limit = limit(job, late) if seconds is None else seconds
-        if (recorded := MirrorRecord.read(spool)) is not None and recorded.to == job.to:
+        recorded = MirrorRecord.read(spool)
+        if recorded is None and not job.only_compare:
+            raise OSError(
+                errno.EIO, "it does not tell on which mount the logdir has to be", os.fspath(MirrorRecord.place(spool))
+            )
+        if recorded is not None and recorded.to == job.to:
             job = dataclasses.replace(job, mount=recorded.mount)
         places = MirrorPlaces.of(spool.host(host_id()))
         lock = locks.try_exclusive(places.compare_lock if job.only_compare else places.copy_lock)

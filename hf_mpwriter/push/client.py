@@ -233,10 +233,9 @@ class Hub:
             card = ModelCard(text or "", ignore_metadata_errors=False)
         except Exception:  # noqa: BLE001 - whatever is wrong with the user's card, it is left alone
             return []
-        if text is None and self._destination.repo_type == "space":
-            return []
+        is_configuration = text is None and self._destination.repo_type == "space"
         tags = card.data.get("tags") or []
-        if not isinstance(tags, list) or TAG in tags:
+        if is_configuration or not isinstance(tags, list) or TAG in tags:
             return []
         card.data["tags"] = [*tags, TAG]
         return [CommitOperationAdd(path_in_repo="README.md", path_or_fileobj=str(card).encode())]
@@ -281,12 +280,12 @@ class Hub:
         with tempfile.TemporaryDirectory() as folder:
             return self.measure(path, revision, LARGEST_FILE, os.path.join(folder, "copy"))
 
-    def tree(self, revision: str) -> dict[str, Remote]:
-        """All files below the destination's folder at one commit, by path relative to it."""
-        folder = self._destination.path_in_repo
+    def tree(self, revision: str, directory: str | None = None) -> dict[str, Remote]:
+        """All files below the destination's folder at one commit, or those in one directory, by path relative to it."""
+        folder, place = self._destination.path_in_repo, self._destination.path(directory or "").rstrip("/")
+        where: dict[str, Any] = {**self._where, "path_in_repo": place, "recursive": directory is None}
         try:
-            entries = self._api.list_repo_tree(**self._where, path_in_repo=folder, recursive=True, revision=revision)
-            found = [entry for entry in entries if isinstance(entry, RepoFile)]
+            found = [one for one in self._api.list_repo_tree(**where, revision=revision) if isinstance(one, RepoFile)]
         except EntryNotFoundError:
             return {}
         return {entry.path[len(folder) :].lstrip("/"): _remote(entry) for entry in found}

@@ -28,7 +28,7 @@ import errno
 import os
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from hf_mpwriter.base import names
@@ -38,6 +38,7 @@ from hf_mpwriter.push import words
 from hf_mpwriter.push.classify import classify, text_of
 from hf_mpwriter.push.client import PARENT_DIGITS, Hub, Remote, Source
 from hf_mpwriter.push.job import SCRATCH, Job
+from hf_mpwriter.push.words import Notify
 from hf_mpwriter.snapshot import large_files
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import disk
@@ -53,8 +54,6 @@ GONE = (
     "withdrawn: check its name and the token (hf auth login). A new run directory starts anew, too."
 )
 PUBLIC = "Make it private in its settings, name another repository, or log without repo_private=True."
-
-Notify = Callable[[str], object]
 
 
 class GoneError(Exception):
@@ -101,7 +100,7 @@ def _attempt(job: Job, spool: Spool, hub: Hub, notify: Notify, *, trust_own_head
     if refused := seen.differing | foreign:
         return Quarantine(refused)
     first = all(sent.is_gone for sent in held.values())
-    _tell_visibility(job, hub, notify, first=first and bool(to_send))
+    words.tell_visibility(job, hub, notify, first=first and bool(to_send))
     if not to_send:
         return Done(seen.parent, False, hub.repo_id, seen.found, checked=seen.complete, private=hub.private)
     if first and job.private and hub.private is False:
@@ -115,23 +114,13 @@ def _attempt(job: Job, spool: Spool, hub: Hub, notify: Notify, *, trust_own_head
             if not _may_blame_parent(job, seen.parent, verdict):
                 raise
             return Moved(f"it may be that the Hub does not take 40 digits of its id as parent: {text_of(error)}")
+    if first:
+        words.tell_others(job, spool, hub, notify, seen.parent, os.path.dirname(to_send[0].path))
     if ignored := [file.path for file in to_send if file.path not in sent]:
         return Quarantine(dict.fromkeys(ignored, IGNORED), committed=True)
     if job.squash:
         commit = _squash(hub, notify) or commit
     return Done(commit, True, hub.repo_id, seen.found | sent, checked=seen.complete, private=hub.private)
-
-
-def _tell_visibility(job: Job, hub: Hub, notify: Notify, *, first: bool) -> None:
-    """Say who can read what is sent: before the first bytes, and when it has changed."""
-    private, page = hub.is_private() if first else hub.private, words.page(job.destination, hub.repo_id)
-    text = "private" if private else "PUBLIC: everybody can read it"
-    if first and private is not None:
-        notify(f"{page} is {text}")
-    elif first and job.private:
-        notify(f"{page}: the Hub does not say whether it is private")
-    elif None not in (private, job.was_private) and private != job.was_private:
-        notify(f"{page} is {text} now")
 
 
 def _may_blame_parent(job: Job, parent: str, verdict: Verdict) -> bool:

@@ -1,4 +1,4 @@
-"""Words: what the user reads of a failed push, and what helps. The text of the client is for the log of the uploader.
+"""Words: what the user reads of a push, and what helps where it fails. The client's text is for the uploader's log.
 
     plain(classify(error), error, ...)    the same verdict, with a sentence in the place of the client's text
 
@@ -28,17 +28,26 @@ import os
 import re
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
-from hf_mpwriter.base.names import repository_url
+from hf_mpwriter.base.names import is_event_file, repository_url
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Moved, Refused, Retry, Split, Unknown, Verdict
 from hf_mpwriter.push import classify
+from hf_mpwriter.push.client import Hub
+from hf_mpwriter.push.job import Job
+from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system.redaction import VARIABLES, printable, redact_known
 
 WRITE = "run `hf auth login` with a token that may write"
 MEND = "mend HF_TOKEN, or the token that the writer was given"
 LONGEST = 200  # characters of what the Hub says about a file
+
+OTHERS = (
+    "{} has event files that are not of this run directory: of another run of its name, or of an earlier attempt on "
+    "another disk. TensorBoard shows them as one run. If they are two, give one of them another path_in_repo."
+)
+Notify = Callable[[str], object]
 
 _BY_KIND = (  # kinds of an exception in the chain, the outermost first, and what that means
     (("gaierror",), "the name of {endpoint} is not known (DNS): check the network"),
@@ -76,6 +85,40 @@ def note(text: str) -> None:
 def page(destination: Destination, repo_id: str) -> str:
     """The page of the repository, which opens once it exists; `repo_id` is its full name."""
     return repository_url(destination.endpoint, destination.repo_type, repo_id)
+
+
+def folder(destination: Destination, repo_id: str) -> str:
+    """The page of the run's folder, which opens once it exists; `repo_id` is its full name."""
+    return dataclasses.replace(destination, repo_id=repo_id).url
+
+
+def tell_visibility(job: Job, hub: Hub, notify: Notify, *, first: bool) -> None:
+    """Say who can read what is sent: before the first bytes, and when it has changed."""
+    private, at = hub.is_private() if first else hub.private, page(job.destination, hub.repo_id)
+    text = "private" if private else "PUBLIC: everybody can read it"
+    if first and private is not None:
+        notify(f"{at} is {text}")
+    elif first and job.private:
+        notify(f"{at}: the Hub does not say whether it is private")
+    elif None not in (private, job.was_private) and private != job.was_private:
+        notify(f"{at} is {text} now")
+
+
+def tell_others(job: Job, spool: Spool, hub: Hub, notify: Notify, parent: str, directory: str) -> None:
+    """Say once that others had event files where this run has begun to put its own.
+
+    Args:
+        job: the first one of the run that has sent something.
+        spool: of the run directory.
+        hub: the destination.
+        notify: takes what the user should know.
+        parent: the commit before that.
+        directory: of the run. Other nodes have other ones.
+    """
+    with contextlib.suppress(Exception):  # the data is on the Hub, and this is not asked a second time
+        others = (path for path in hub.tree(parent, directory) if is_event_file(os.path.basename(path)))
+        if any(not (spool.run / path).exists() for path in others):
+            notify(OTHERS.format(folder(job.destination, hub.repo_id)))
 
 
 def plain(verdict: Verdict, error: BaseException, destination: Destination, environ: Mapping[str, str]) -> Verdict:

@@ -172,7 +172,7 @@ class Progress:
 
     def uploader(self) -> UploaderStatus:
         """The status of the uploader that was heard of last, on whichever host."""
-        return UploaderStatus.newest(self._spool)
+        return UploaderStatus.newest(self._spool).or_full(self._spool, time.time())
 
     def uploader_is_alive(self) -> bool:
         """Whether an uploader lives."""

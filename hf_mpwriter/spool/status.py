@@ -11,6 +11,7 @@ Invariants:
   One decision rests on it: who may start the next uploader, and how soon, see `worker/election`.
 - Of several hosts, the one counts that was heard of last, by the clock of the filesystem.
 - The log gets a line when an outage begins, and one when it is over; for the tries between them see `uploader/outcome`.
+- A full disk takes no newer status, and no ledger. So the reader sees for itself whether the disk is full: `or_full`.
 - No secret stands in it.
 """
 
@@ -25,11 +26,12 @@ from dataclasses import dataclass
 from typing import Self
 
 from hf_mpwriter.base import state
-from hf_mpwriter.base.verdicts import Quarantine, Refused, Verdict
+from hf_mpwriter.base.verdicts import Quarantine, Refused, Retry, Verdict
 from hf_mpwriter.spool.layout import HostSpool, Spool
 from hf_mpwriter.spool.notices import NoticesFile
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.daemon import rotate_log
+from hf_mpwriter.system.filesystem import room
 from hf_mpwriter.system.process import Process, boot_id
 from hf_mpwriter.system.process import host_id as this_host
 from hf_mpwriter.system.redaction import redact_known
@@ -37,8 +39,10 @@ from hf_mpwriter.system.redaction import redact_known
 logger = logging.getLogger("hf_mpwriter")
 
 BEAT_EVERY = 10.0  # seconds between two heartbeats, if nothing changes
+SILENT_FOR = 2 * BEAT_EVERY
 LINGER = 600.0  # seconds that an uploader stays without workers and without any progress
 LONGEST_STAY = 86_400.0  # seconds that it stays to wait for its turn, or for what the Hub asks for, before those
+FULL_DISK = "the disk is full"
 SILENCE = 60.0  # seconds without a heartbeat, after which an uploader that lives counts as stuck
 
 
@@ -121,6 +125,22 @@ class UploaderStatus:
         found = (cls.read(spool.host(host)) for _, host in order)
         return next((status for status in found if status.process), cls())
 
+    def or_full(self, spool: Spool, now: float, silent_for: float = 0.0) -> Self:
+        """This status; if what comes after it has no room on a full disk, one that says so.
+
+        Args:
+            spool: where it was published.
+            now: unix time.
+            silent_for: seconds without a heartbeat, before which this status counts.
+        """
+        is_known = self.kind == Refused.__name__ or now - self.beat < silent_for
+        if is_known or not room.is_full(spool.directory.path):
+            return self
+        since = self.failing_since or self.beat or now - SILENT_FOR
+        hint = f"free space on the disk of {spool.directory.path}"
+        failure = {"kind": Retry.__name__, "reason": FULL_DISK, "hint": hint, "failed_at": now, "failing_since": since}
+        return dataclasses.replace(self, **failure, failures=max(1, self.failures))  # type: ignore[arg-type]
+
     def blocked_until_here(self, now: float, unix_time: float) -> float:
         """What `blocked_until` is by a clock of another boot; 0 if it is not known.
 
@@ -191,7 +211,7 @@ class UploaderStatus:
         """
         if not self.is_over and self.process and self.process.is_stopped():
             return f"process {self.pid} is stopped; to let it go on: kill -CONT {self.pid}"
-        if self.beat and now - self.beat > SILENCE:
+        if self.beat and now - self.beat > SILENCE and self.reason != FULL_DISK:
             return f"process {self.pid}{self.place} has said nothing for {now - self.beat:.0f} s"
         return ""
 

@@ -2,6 +2,7 @@
 
     ask      a push is requested of every run directory that has something to send: a member file without a claim
     finish   training is over: what there is, is measured once, and waited for
+    follow   folders that others write event files into are runs, too, see `followed`
 
     supervisor                 thread of the drain
     ask, finish   ---------->  member files, uploaders, ledgers
@@ -9,7 +10,8 @@
 
 Invariants:
 - Only this thread touches run directories. A disk that hangs holds up nothing else: the supervisor ends in time.
-- What live workers have open is not waited for: other supervisors of the run answer for it.
+- What live workers have open is not waited for: other supervisors of the run answer for it. Nor are files of others,
+  which nobody answers for, but in followed folders.
 - An uploader is started only where something is missing, and only for the Hub of this environment: a token belongs to
   one Hub, and the file that names the destination may come from anywhere.
 """
@@ -23,15 +25,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from hf_mpwriter.base.errors import HfMpWriterError
+from hf_mpwriter.base.files import LocalFile
+from hf_mpwriter.base.names import is_ours
 from hf_mpwriter.base.settings import Environment, Settings, is_offline
 from hf_mpwriter.base.verdicts import Refused
 from hf_mpwriter.snapshot import attachments
 from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool.homes import find, spool_of
+from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.spool.staging.shortfall import Shortfall
 from hf_mpwriter.spool.workers.members import ASK_FOR_ALL, SUPERVISOR, MemberFile, Members
 from hf_mpwriter.spool.workers.share import Share
+from hf_mpwriter.supervisor.followed import LOOK_EVERY, NOTHING_THERE, Followed, NotARunError
 from hf_mpwriter.system.process import Process
 from hf_mpwriter.worker.election import Election, MirrorElection
 
@@ -53,6 +59,7 @@ class Delivered:
         is_alive: whether an uploader lives.
         is_over: whether there is nothing to wait for.
         logdir: what is not in the logdir of a staged run.
+        is_expected: whether the user has named it to be uploaded.
     """
 
     run_dir: str
@@ -64,25 +71,31 @@ class Delivered:
     is_alive: bool = False
     is_over: bool = False
     logdir: Shortfall = field(default_factory=Shortfall)
+    is_expected: bool = False
 
 
 class Upload:
     """What one run directory has to send to the Hub, and to its logdir if it is staged.
 
     Args:
-        run_dir: absolute path.
+        spool: of the run directory.
         clock: monotonic seconds.
+        with_others: whether files of others are waited for, too: their writers have ended with the program.
+
+    Attributes:
+        destination: where it goes, None for a local run.
     """
 
-    def __init__(self, run_dir: str, clock: Callable[[], float]) -> None:
-        self._spool, self._clock = spool_of(find(run_dir)), clock
+    def __init__(self, spool: Spool, clock: Callable[[], float], *, with_others: bool = False) -> None:
+        self._spool, self._clock, self._with_others = spool, clock, with_others
         self._view, self._members = Progress(self._spool), Members(self._spool)
         self._file: MemberFile | None = None
         self._lengths: dict[str, int] | None = None
+        self._asked_for: dict[str, int] = {}
         self._next_check, self._asked_at = 0.0, time.time()
-        self._destination = self._spool.destination()
-        is_ours = self._destination is not None and self._destination.is_at(Environment.read().endpoint)
-        self._election = Election(self._spool, self._destination if is_ours else None)
+        self.destination = self._spool.destination()
+        is_ours = self.destination is not None and self.destination.is_at(Environment.read().endpoint)
+        self._election = Election(self._spool, self.destination if is_ours else None)
         self._mirror = MirrorElection(self._spool)
 
     def ask(self) -> None:
@@ -93,11 +106,19 @@ class Upload:
         if self._file is None:
             self._file = MemberFile(self._spool, SUPERVISOR, Process.current(), settings)
         self._file.count(requests=1)
+        self._asked_for = lengths
         self._ensure()
+
+    def keep(self) -> str:
+        """Make sure that an uploader lives while something is missing; why the last push failed, "" if it did not."""
+        if self._missing(self._asked_for):
+            self._ensure()
+        status = self._view.uploader()
+        return status.why if status.failing_since and status.failed_at >= self._asked_at else ""
 
     def _missing(self, lengths: Mapping[str, int]) -> dict[str, int]:
         """What the Hub does not have, if anything is to go there."""
-        return {} if self._destination is None else self._view.missing(lengths)
+        return {} if self.destination is None else self._view.missing(lengths)
 
     def _measure(self, *, growing: bool) -> tuple[dict[str, int], Settings]:
         """Bytes per path, and how they are uploaded; what the Hub has is not read again.
@@ -113,8 +134,12 @@ class Upload:
         known = lambda path: max(there.get(path, 0), ledger.length(path) if ledger else 0)  # noqa: E731
         scan, allows = EventFileScan(self._spool.run, known), Share(self._spool).of(settings.allows)
         files = scan.files(allows, self._members.growing)
-        lengths = {file.path: file.length for file in files if growing or not file.growing}
+        lengths = {file.path: file.length for file in files if growing or self._is_final(file)}
         return lengths | attachments.sizes(self._spool.run, allows), settings
+
+    def _is_final(self, file: LocalFile) -> bool:
+        """Whether nothing more comes, now that training is over."""
+        return not file.growing or (self._with_others and not is_ours(os.path.basename(file.path)))
 
     def _ensure(self) -> None:
         """Make sure that an uploader lives, and a mirror."""
@@ -154,7 +179,7 @@ class Upload:
     @property
     def _page(self) -> str:
         ledger = self._view.ledger()
-        found = ledger.resolved if ledger else self._destination
+        found = ledger.resolved if ledger else self.destination
         return found.url if found else ""
 
     def _has_workers(self) -> bool:
@@ -163,7 +188,7 @@ class Upload:
 
     def leave(self) -> None:
         """Ask for nothing any more."""
-        if self._file is not None and self._destination is None:
+        if self._file is not None and self.destination is None:
             self._file.withdraw()
         elif self._file is not None:
             self._file.leave()
@@ -179,19 +204,40 @@ class Drain:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        self._say: Callable[[str], object] = lambda _: None
         self._thread: threading.Thread | None = None
         self._wake = threading.Event()
         self._asked, self._is_finishing = 0, False
-        self._uploads: dict[str, tuple[Upload | None, int]] = {}  # how often each was asked
+        self._uploads: dict[str, tuple[Upload, int]] = {}  # how often each was asked
         self._outcomes: dict[str, Delivered] = {}
+        self._followed: dict[str, Followed] = {}
 
     def add(self, run_dir: str) -> None:
-        """Note a run directory."""
+        """Note a run directory that a worker has told."""
         self._outcomes.setdefault(run_dir, Delivered(run_dir))
+        if run_dir in self._followed:
+            self._followed[run_dir].is_told = True
+
+    def follow(self, folders: Mapping[str, Followed], say: Callable[[str], object]) -> None:
+        """Upload folders that others write event files into, from now on.
+
+        Args:
+            folders: per absolute path.
+            say: prints a line while the program runs.
+        """
+        self._say = say
+        self._followed |= folders
+        for folder, followed in folders.items():
+            self._outcomes[folder] = Delivered(folder, is_expected=followed.is_named)
+        if folders:
+            self._start()
 
     def ask(self) -> None:
         """Ask for a push of all run directories."""
         self._asked += 1
+        self._start()
+
+    def _start(self) -> None:
         self._wake.set()
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, daemon=True)
@@ -214,7 +260,7 @@ class Drain:
 
     def _run(self) -> None:
         while not self.is_over:
-            self._wake.wait(POLL if self._is_finishing else None)
+            self._wake.wait(POLL if self._is_finishing else LOOK_EVERY if self._followed else None)
             self._wake.clear()
             asked, is_finishing = self._asked, self._is_finishing
             for run_dir in list(self._outcomes):
@@ -223,16 +269,43 @@ class Drain:
 
     def _tend(self, run_dir: str, asked: int, *, is_finishing: bool) -> Delivered:
         """Do for a run directory what is due; what the disk refuses is tried again."""
-        upload, before = self._uploads.get(run_dir, (None, 0))
+        followed = self._followed.get(run_dir)
+        is_followed = followed is not None and not followed.is_told
         try:
-            if upload is None:
-                if not os.path.lexists(run_dir):  # a temporary directory that was removed
-                    return Delivered(run_dir, is_over=True, reason="it was removed")
-                upload = Upload(run_dir, self._clock)
-                self._uploads[run_dir] = upload, before  # it may hold a member file from now on
-            if asked > before:
+            upload, before = self._uploads.get(run_dir) or (self._opened(run_dir, followed), 0)
+            self._uploads[run_dir] = upload, before  # it may hold a member file from now on
+            if asked > before or (followed is not None and followed.is_due(self._clock())):
                 upload.ask()
             self._uploads[run_dir] = upload, asked
-            return upload.finish() if is_finishing else self._outcomes[run_dir]
+            if is_finishing:
+                return upload.finish()
+            if followed is not None and is_followed:
+                self._tell(run_dir, followed.change(upload.keep()))
+            return self._outcomes[run_dir]
+        except NotARunError as error:
+            if followed is not None and followed.is_named and error.message != NOTHING_THERE:
+                self._tell(run_dir, followed.change(error.message))
+            is_expected = followed is not None and followed.is_named
+            return Delivered(
+                run_dir, reason=str(error), is_over=is_finishing or not is_followed, is_expected=is_expected
+            )
         except (OSError, HfMpWriterError) as error:
             return Delivered(run_dir, reason=str(error))
+
+    def _opened(self, run_dir: str, followed: Followed | None) -> Upload:
+        """What a run directory has to send.
+
+        Raises:
+            NotARunError: there is nothing that could be sent.
+        """
+        if followed is not None and not followed.is_told:
+            upload = Upload(followed.make_run(), self._clock, with_others=True)
+            self._say(f"uploading {run_dir} to {upload.destination}")
+            return upload
+        if not os.path.lexists(run_dir):  # a temporary directory
+            raise NotARunError("it was removed")
+        return Upload(spool_of(find(run_dir)), self._clock, with_others=followed is not None)
+
+    def _tell(self, run_dir: str, text: str) -> None:
+        if text:
+            self._say(f"{run_dir}: {text}")

@@ -13,13 +13,12 @@ Invariants:
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
 import signal
-import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
 
 from hf_mpwriter.base.settings import is_offline
 from hf_mpwriter.supervisor import program, report
@@ -34,6 +33,7 @@ from hf_mpwriter.supervisor.decision import (
     kill_after,
 )
 from hf_mpwriter.supervisor.drain import Drain
+from hf_mpwriter.supervisor.followed import Followed
 from hf_mpwriter.supervisor.program import Child
 from hf_mpwriter.system.supervision import contact, kernel
 from hf_mpwriter.system.supervision.kernel import Received, SignalQueue
@@ -50,6 +50,7 @@ def supervise(
     push_on: Collection[int] = (),
     *,
     before: Callable[[], object] | None = None,
+    followed: Mapping[str, Followed] = MappingProxyType({}),
 ) -> int:
     """Run a program, and see it and its data through their end.
 
@@ -59,6 +60,7 @@ def supervise(
         grace: seconds between a signal and the end.
         push_on: signals that ask for a push.
         before: called in the process of the program before it starts; it may take long, and a signal ends it.
+        followed: folders that the program writes event files into with writers that are not ours, per absolute path.
 
     Returns:
         The exit code.
@@ -77,12 +79,12 @@ def supervise(
     child = Child(command, below, queue.mask_before, own_group=not shares_group, before=before)
     supervisor = Supervisor(child, queue, inbox, grace, push_on, shares_group=shares_group)
     supervisor.has_peers = (role.world_size_of(environ) or 1) > 1
-    code = supervisor.run()
     quiet = role.rank_of(environ) not in (None, 0)
+    supervisor.drain.follow(followed, (lambda _: None) if quiet else report.say)
+    code = supervisor.run()
     outcomes, is_first = supervisor.drain.outcomes, os.getpid() == 1
-    with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
-        for line in report.lines(outcomes, is_first=is_first, is_offline=is_offline(environ), is_quiet=quiet):
-            print(f"hf-mpwriter run: {line}", file=sys.stderr)
+    for line in report.lines(outcomes, is_first=is_first, is_offline=is_offline(environ), is_quiet=quiet):
+        report.say(line)
     return code
 
 

@@ -3,18 +3,27 @@
 all 12.3 MB of RUN_DIR are on the Hub: LINK
 1.2 MB of the 12.3 MB of RUN_DIR are not on the Hub yet: REASON. An uploader goes on trying. To finish: COMMAND
 RUN_DIR could not be read in time: REASON. To finish: COMMAND
+nothing of RUN_DIR was uploaded: REASON                          it was to be followed
 
 Of a staged run a line says also what is in its logdir, and the command brings it there.
 """
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Iterable, Iterator
 
 from hf_mpwriter.base.settings import OFFLINE
 from hf_mpwriter.spool.progress import size_text, sync_command
 from hf_mpwriter.supervisor.drain import Delivered
 from hf_mpwriter.system.redaction import printable
+
+
+def say(line: str) -> None:
+    """Print a line, if anybody still reads."""
+    with contextlib.suppress(OSError, ValueError):
+        print(f"hf-mpwriter run: {printable(line)}", file=sys.stderr, flush=True)
 
 
 def lines(outcomes: Iterable[Delivered], *, is_first: bool, is_offline: bool, is_quiet: bool) -> Iterator[str]:
@@ -34,6 +43,8 @@ def lines(outcomes: Iterable[Delivered], *, is_first: bool, is_offline: bool, is
                 yield printable(f"all {size_text(outcome.total)} of {outcome.run_dir} are {', and '.join(places)}")
         elif outcome.is_known or not outcome.is_over:
             yield printable(_incomplete(outcome, is_first=is_first, is_offline=is_offline))
+        elif outcome.is_expected:
+            yield printable(f"nothing of {outcome.run_dir} was uploaded: {outcome.reason}")
 
 
 def _incomplete(outcome: Delivered, *, is_first: bool, is_offline: bool) -> str:

@@ -31,7 +31,7 @@ from hf_mpwriter.base import state
 from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.nodes import Nodes
 from hf_mpwriter.base.settings import Destination
-from hf_mpwriter.base.verdicts import Refused, Retry
+from hf_mpwriter.base.verdicts import Refused
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.outbox import Batch
 from hf_mpwriter.spool.starts import StartRecord
@@ -235,7 +235,7 @@ class Uploader:
         try:
             self.run.in_flight.start(lane, batch, squash=self._may_squash(batch, last=last))
         except OSError as error:
-            outcome.conclude(self.run, Retry(f"cannot start a push: {error}"))
+            outcome.refused_start(self.run, error)
 
     def _may_squash(self, batch: Batch, *, last: bool) -> bool:
         settings = self.run.events.settings

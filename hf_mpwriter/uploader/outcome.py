@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from hf_mpwriter.base.verdicts import Done, Quarantine, Refused, Retry, Unknown, Verdict
 from hf_mpwriter.spool.outbox import Batch
 from hf_mpwriter.spool.progress import size_text
+from hf_mpwriter.system.filesystem import room
 from hf_mpwriter.uploader.lanes import Lane
 from hf_mpwriter.uploader.run_state import RunState
 
@@ -53,6 +54,16 @@ def pushed(verdict: Done, size: int, seconds: float) -> str:
     count = len(verdict.files)
     files = f"{count} file{'s' * (count != 1)}"
     return f"pushed {size_text(size)} in {files}, commit {verdict.commit[:8]}, {seconds:.1f} s"
+
+
+def refused_start(run: RunState, error: OSError) -> None:
+    """Take in that a push could not be started.
+
+    Args:
+        run: what it changes.
+        error: of this disk, or of this machine.
+    """
+    conclude(run, Retry(room.explained(error, "cannot start a push")))
 
 
 def _acknowledge(run: RunState, verdict: Done, lane: Lane, batch: Batch) -> None:

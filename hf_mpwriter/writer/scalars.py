@@ -27,9 +27,8 @@ from hf_mpwriter.base.names import sub_directory
 from hf_mpwriter.events.framing import ScalarEncoder
 from hf_mpwriter.system.process import open_above
 from hf_mpwriter.worker.worker import Worker
-from hf_mpwriter.writer import file_writer as file_writer_module
 from hf_mpwriter.writer import summaries
-from hf_mpwriter.writer.file_writer import FileWriter
+from hf_mpwriter.writer.file_writer import ADD_EVENT, TENSORBOARDX, FileWriter, is_intercepted
 from hf_mpwriter.writer.methods.types import Number, Step
 from hf_mpwriter.writer.refusals import REPLACED, refuse, wrong_tag
 from hf_mpwriter.writer.values import as_number, as_step
@@ -110,9 +109,8 @@ class ScalarMethods(_SummaryWriter):
         try:
             file_writer, worker = self.file_writer or self._get_file_writer(), self._worker
             value = scalar_value if type(scalar_value) is float else as_number(scalar_value)
-            special = (
-                display_name or summary_description or new_style or walltime == 0 or file_writer_module.is_intercepted()
-            )
+            has_options = display_name or summary_description or new_style or walltime == 0
+            special = has_options or TENSORBOARDX["add_event"] is not ADD_EVENT
             if special or value is None or worker is None or file_writer._default_metadata:
                 summary = _special_summary(
                     tag,
@@ -127,7 +125,7 @@ class ScalarMethods(_SummaryWriter):
             encoder = self._encoders.get(tag) or self._new_encoder(tag)
             step = global_step if global_step is None or type(global_step) is int else as_step(global_step)
             now = time.time() if walltime is None else walltime
-            file_writer.event_writer.file.append_record(encoder.record(now, step, value))
+            file_writer.file.append_record(encoder.record(now, step, value))
             if time.monotonic() >= worker.next_housekeeping:
                 worker.keep_house()
         except REPLACED as error:
@@ -172,7 +170,7 @@ class ScalarMethods(_SummaryWriter):
 
     def _add_to_directory(self, file_writer: Any, tag: str, number: float, step: int | None, walltime: float) -> None:
         """Add a scalar to the event file of a directory below the worker directory."""
-        if not walltime or self._worker is None or file_writer_module.is_intercepted():
+        if not walltime or self._worker is None or is_intercepted():
             file_writer.add_summary(summaries.scalar(tag, number), step, walltime)
             return
         encoder = self._encoders.get(tag) or self._new_encoder(tag)

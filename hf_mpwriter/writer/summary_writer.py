@@ -44,7 +44,7 @@ from hf_mpwriter.writer.steps.log import StepMethods
 
 # attributes that belong to one process, and do not travel in a pickle
 _PROCESS_STATE = (
-    *("_worker", "_user", "_encoders", "_step_encoders", "_has_steps"),
+    *("_worker", "_user", "_encoders", "_step_encoders", "_last_logged"),
     *("_scalars_directories", "_exported", "_purged", "scheduler"),
 )
 

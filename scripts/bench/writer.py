@@ -217,12 +217,11 @@ def parse() -> argparse.Namespace:
     sections.add_argument("--profile", action="store_true", help="the parts of our scalar")
     sections.add_argument("--memory", type=int, metavar="N", help="resident memory while N scalars are logged")
     sections.add_argument("--last-step", action="store_true", help="`last_step()` of 1 GiB of event files")
-    parser.add_argument("--rounds", type=int, help="rounds of the median (default: 7, with --quick 3)")
+    parser.add_argument("--rounds", type=int, help="of the median (default: 7; --quick: 3; --steps: 200, 15)")
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds: half a minute, less reliable")
     add_seed(parser)
     add_directory(parser)
     options = parser.parse_args()
-    options.rounds = options.rounds or (3 if options.quick else 7)
     chosen = (options.calls, options.constructor, options.steps, options.profile, options.memory, options.last_step)
     if not any(chosen):
         options.calls = options.constructor = True

@@ -200,10 +200,11 @@ def measure_calls(directory: Path, options: argparse.Namespace) -> None:
     rng, results = random.Random(options.seed), Results()
     cases, loggers = make_cases(), make_loggers(directory)
     warm_up(loggers, cases)
-    for number in range(options.rounds):
+    rounds = options.rounds or (3 if options.quick else 7)
+    for number in range(rounds):
         for case, pace in rng.sample([(case, pace) for case in cases for pace in PACES], len(PACES) * len(cases)):
             results.add(case.name, pace, run_round(loggers, case, pace, rng, short=options.quick))
-        print(f"round {number + 1} of {options.rounds}", file=sys.stderr, flush=True)
+        print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
     for logger in loggers.values():
         logger.close()
     order = [(case.name, pace) for case in cases for pace in PACES]

@@ -2,7 +2,11 @@
 
 After 20 ms of work that fills the caches, as training does, and one step after another. All in one process, in turn and
 in random order, so they share the good and bad moments of the machine: on a busy machine compare the ratios. No thread
-of another works meanwhile.
+of another works meanwhile. Before the work, the files of ours and of the bare writes are synced.
+
+trackio and wandb take part where they are installed, best into an environment of their own beside this package:
+
+    pip install trackio wandb torch tensorboard
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
+import importlib.metadata
 import importlib.util
 import os
 import random
@@ -43,11 +48,13 @@ class Peer:
         step: logs one.
         prepare: called before the work that precedes a step: what is due every few seconds is no cost of a step.
         took: nanoseconds of each step, per pace.
+        processor: nanoseconds of the calling thread's processor time, of each step in the tight pace.
     """
 
     step: Step
     prepare: Callable[[], object] = gc.collect
     took: dict[str, list[int]] = field(default_factory=lambda: {"cold": [], "tight": []})
+    processor: list[int] = field(default_factory=list)
 
 
 def one_by_one(writer: Any) -> Step:
@@ -60,9 +67,9 @@ def one_by_one(writer: Any) -> Step:
     return step
 
 
-def bare(path: Path, size: int) -> Step:
+def bare(fd: int, size: int) -> Step:
     """Return twenty bare writes of as many bytes as a scalar takes."""
-    fd, record = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600), b"x" * size
+    record = b"x" * size
 
     def step(metrics: dict[str, float], _: int) -> None:
         for _name in metrics:
@@ -94,8 +101,10 @@ def peers(directory: Path) -> Iterator[dict[str, Peer]]:
             run = wandb.init(mode="offline", dir=directory, project="bench", settings=wandb.Settings(silent=True))
             stack.callback(run.finish)
             found[WANDB] = lambda metrics, number: run.log(metrics, step=number)
-        found[BARE] = bare(directory / "bare", 53)
-        flush = {LOG: writers["log"].flush, SCALARS: writers["scalars"].flush}
+        fd = os.open(directory / "bare", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        stack.callback(os.close, fd)
+        found[BARE] = bare(fd, 53)
+        flush = {LOG: writers["log"].flush, SCALARS: writers["scalars"].flush, BARE: lambda: os.fsync(fd)}
         yield {name: Peer(step, flush.get(name, gc.collect)) for name, step in found.items()}
 
 
@@ -119,7 +128,7 @@ def measure_steps(directory: Path, options: argparse.Namespace) -> None:
     """Print microseconds and bytes of a step, and the targets."""
     rng, work, clock = random.Random(options.seed), make_work(), time.perf_counter_ns
     with peers(directory) as found:
-        for number in range(15 if options.quick else 200):
+        for number in range(options.rounds or (15 if options.quick else 200)):
             metrics = {name: rng.random() for name in NAMES}
             for name in interleaved(found, rng):
                 peer = found[name]
@@ -129,9 +138,10 @@ def measure_steps(directory: Path, options: argparse.Namespace) -> None:
                 before = clock()
                 peer.step(metrics, number * (TIGHT + 1))
                 peer.took["cold"].append(clock() - before)
-                before = clock()
+                before, processor = clock(), time.thread_time_ns()
                 for later in range(TIGHT):
                     peer.step(metrics, number * (TIGHT + 1) + later + 1)
+                peer.processor.append((time.thread_time_ns() - processor) // TIGHT)
                 peer.took["tight"].append((clock() - before) // TIGHT)
             if number % 50 == 49:
                 print(f"{number + 1} steps", file=sys.stderr, flush=True)
@@ -140,13 +150,16 @@ def measure_steps(directory: Path, options: argparse.Namespace) -> None:
 
 def show(found: dict[str, Peer], directory: Path) -> None:
     """Print the table and the targets."""
-    print(f"{'microseconds per step':24}{'after work':>12}{'p99':>10}{'tight':>10}{'p99':>10}  log / this, after work")
+    print(*map(version, (TBX, TORCH, TRACKIO, "wandb")), sep=", ")
+    heads = "".join(f"{head:>10}" for head in ("p99", "tight", "p99", "processor"))
+    print(f"{'microseconds per step':24}{'after work':>12}{heads}  log / this: after work, tight")
     for name, peer in found.items():
         times = [figure(peer.took[pace]) for pace in ("cold", "tight")]
         cells = "".join(
             f"{middle:{width}.1f}{most:10.1f}" for (middle, most), width in zip(times, (12, 10), strict=True)
         )
-        print(f"{name:24}{cells}{ratio(found, name):10.3f}")
+        processor, ratios = statistics.median(peer.processor) / 1e3, [ratio(found, name, pace) for pace in peer.took]
+        print(f"{name:24}{cells}{processor:10.1f}{ratios[0]:10.3f}{ratios[1]:10.3f}")
     together, apart = (
         sum(path.stat().st_size for path in directory.glob(f"{name}/*tfevents*")) for name in ("log", "scalars")
     )
@@ -165,6 +178,14 @@ def figure(took: list[int]) -> tuple[float, float]:
     return statistics.median(took) / 1e3, quantile(took, 0.99) / 1e3
 
 
-def ratio(found: dict[str, Peer], name: str) -> float:
-    """Return the median ratio of `log` to another, after work; 0.0 if that is not installed."""
-    return median_ratio(found[LOG].took["cold"], found[name].took["cold"]) if name in found else 0.0
+def ratio(found: dict[str, Peer], name: str, pace: str = "cold") -> float:
+    """Return the median ratio of `log` to another; 0.0 if that is not installed."""
+    return median_ratio(found[LOG].took[pace], found[name].took[pace]) if name in found else 0.0
+
+
+def version(distribution: str) -> str:
+    """Return name and version of what is compared."""
+    try:
+        return f"{distribution} {importlib.metadata.version(distribution)}"
+    except importlib.metadata.PackageNotFoundError:
+        return f"{distribution}: not installed"

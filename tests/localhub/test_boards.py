@@ -19,6 +19,7 @@ from hf_mpwriter.localhub import LocalHub
 from hf_mpwriter.localhub.boards.board import BoardError
 from hf_mpwriter.localhub.boards.checkout import Checkout
 from hf_mpwriter.localhub.boards.registry import MOST_BOARDS, Boards
+from hf_mpwriter.localhub.errors import RepoNotFound
 from hf_mpwriter.localhub.storage.store import TreeEntry
 from hf_mpwriter.localhub.storage.writing import WritableStore
 
@@ -54,6 +55,17 @@ def files(tmp_path):
         return checkout.follow(tree)
 
     return follow, tmp_path / "logdir" / "run"
+
+
+def test_the_head_is_read_by_one_request_at_a_time(tmp_path, monkeypatch):
+    """Or one that has read an older head could show it after another has shown a newer one."""
+    store = WritableStore(tmp_path)
+    boards, held = Boards(store), []
+    read = store.tree
+    monkeypatch.setattr(store, "tree", lambda *repo: (held.append(boards._lock.locked()), read(*repo))[1])
+    with pytest.raises(RepoNotFound):
+        boards.open(("model", "me/none"), "/x")
+    assert held == [True]
 
 
 def test_files_of_a_checkout_grow_in_place(files):

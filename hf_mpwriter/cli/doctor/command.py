@@ -17,7 +17,13 @@ from hf_mpwriter.base.settings import Destination, Environment
 from hf_mpwriter.cli.destination import spool_at, with_namespace
 from hf_mpwriter.cli.doctor.checks import Check, Health, lines
 from hf_mpwriter.cli.doctor.hub import hub_checks
-from hf_mpwriter.cli.doctor.machine import commits_check, disk_check, uploader_checks, versions_check
+from hf_mpwriter.cli.doctor.machine import (
+    commits_check,
+    disk_check,
+    on_different_disks,
+    uploader_checks,
+    versions_check,
+)
 from hf_mpwriter.cli.storage.doctor import filesystem_lines, print_aligned
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Progress
@@ -61,7 +67,8 @@ def _checks(logdir: str | None) -> Iterator[Check]:
         yield trouble
     if spool is not None and destination is not None:
         yield commits_check(spool, destination)
-    yield disk_check(os.getcwd() if spool is None else spool.run_dir)
+    for path in [os.getcwd()] if spool is None else on_different_disks(spool.run_dir, spool.directory.path):
+        yield disk_check(path)
     yield from uploader_checks()
 
 

@@ -35,6 +35,22 @@ def versions_check() -> Check:
     return Check("versions", Health.OK, ", ".join(found))
 
 
+def on_different_disks(*paths: str) -> list[str]:
+    """The first one of each disk.
+
+    Args:
+        paths: absolute, of what need not exist.
+    """
+    found: dict[object, str] = {}
+    for path in paths:
+        try:
+            disk: object = os.stat(nearest(path)[0]).st_dev
+        except OSError:
+            disk = path
+        found.setdefault(disk, path)
+    return list(found.values())
+
+
 def disk_check(path: str) -> Check:
     """How much is free where a run is kept.
 

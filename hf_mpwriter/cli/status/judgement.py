@@ -3,6 +3,7 @@
 | what is found, the first counts                          | state    | next                              |
 |----------------------------------------------------------|----------|-----------------------------------|
 | records wait in memory: the disk refuses them            | person   | free space                        |
+| the disk has no room for what the uploader notes         | person   | free space, then sync             |
 | the destination is refused                               | person   | what helps, then sync             |
 | uploader or mirror is stopped, or silent                 | person   | kill -CONT, or stop and sync      |
 | a file is refused by the Hub or by the logdir            | person   | sync, once the reason is mended   |
@@ -25,6 +26,7 @@ from hf_mpwriter.base.verdicts import Refused
 from hf_mpwriter.cli.destination import command_line
 from hf_mpwriter.cli.status.facts import RunFacts
 from hf_mpwriter.cli.words import cure
+from hf_mpwriter.spool.status import FULL_DISK
 
 
 class RunHealth(enum.Enum):
@@ -72,6 +74,8 @@ def _troubles(facts: RunFacts, logdir: str, environ: Mapping[str, str]) -> Itera
     sync, uploader = command_line("sync", logdir), facts.uploader
     if facts.in_memory:
         yield f"free space on the disk of {facts.run_dir}: what waits in memory is lost when its process ends"
+    if facts.waiting and uploader.reason == FULL_DISK:
+        yield f"{uploader.hint}; then: {sync}"
     if facts.waiting and uploader.kind == Refused.__name__:
         yield f"{cure(uploader.reason, uploader.hint, environ)}; then: {sync}"
     if still := _stillness(facts):

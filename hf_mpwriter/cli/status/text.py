@@ -128,18 +128,25 @@ def _files(facts: RunFacts, logdir: str) -> Iterator[str]:
         behind = [file for file in listed if facts.destination and file.on_hub < file.size]
         listed = behind[:LISTED]
     for file in listed:
-        yield file_text(file)
+        yield file_text(file, is_local=facts.destination is None)
     if more := len(facts.files) - len(listed):
         yield f"  {counted(more, 'more file')}; all of them: {command_line('status', logdir, '--json')}"
 
 
-def file_text(file: FileFacts) -> str:
-    """A line about a file."""
+def file_text(file: FileFacts, *, is_local: bool = False) -> str:
+    """A line about a file.
+
+    Args:
+        file: of a run.
+        is_local: whether nothing of the run is to be uploaded.
+    """
     what = " (pulled)" if file.pulled else " (may still grow)" if file.growing else ""
     sizes = f"{size_text(file.on_hub):>9} of {size_text(file.size):>9}"
+    if is_local:
+        sizes = f"{size_text(file.size):>9}"
     if file.in_logdir is not None:
         here, there, hub = map(size_text, (file.size, file.in_logdir, file.on_hub))
-        sizes = f"here {here:>9}, logdir {there:>9}, Hub {hub:>9}"
+        sizes = f"here {here:>9}, logdir {there:>9}" + ("" if is_local else f", Hub {hub:>9}")
     return f"  {sizes}  {file.path}{what}"
 
 

@@ -10,6 +10,7 @@ behind there if files can be removed; here it leaves the directory in which runs
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -83,9 +84,18 @@ def _abilities(logdir: str, mount: Mount | None) -> Iterable[tuple[str, str]]:
 
 
 def _is_seen(path: str) -> bool:
-    """Whether another process sees a file and the lock on it."""
-    done = subprocess.run([sys.executable, "-c", _WITNESS, path], check=False, timeout=PATIENCE, capture_output=True)
-    return done.returncode == 0
+    """Whether another process sees a file and the lock on it.
+
+    Raises:
+        OSError: it gives no answer; on a mount that hangs it may not even end, so that is not waited for.
+    """
+    quiet = subprocess.DEVNULL
+    witness = subprocess.Popen([sys.executable, "-c", _WITNESS, path], stdin=quiet, stdout=quiet, stderr=quiet)
+    try:
+        return witness.wait(PATIENCE) == 0
+    except subprocess.TimeoutExpired as error:
+        witness.kill()
+        raise OSError(errno.ETIMEDOUT, "another process gets no answer there", path) from error
 
 
 def _ways(home: Home) -> Iterable[tuple[str, str]]:

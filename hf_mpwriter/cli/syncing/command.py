@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 
 import click
 
@@ -18,8 +19,8 @@ from hf_mpwriter.cli.destination import endpoint_option, place_options
 from hf_mpwriter.cli.output import DAMAGED, counted, failure
 from hf_mpwriter.cli.status.finding import runs_below
 from hf_mpwriter.cli.sync import Wishes, sync_one
-from hf_mpwriter.cli.syncing import follow as following
 from hf_mpwriter.cli.syncing.folders import candidate
+from hf_mpwriter.cli.syncing.follow import ROUND, Writers, follow
 from hf_mpwriter.cli.words import as_argument
 from hf_mpwriter.system.redaction import printable
 
@@ -31,7 +32,7 @@ from hf_mpwriter.system.redaction import printable
 @place_options
 @click.option("--create", is_flag=True, help="Create the repository again if it is gone.")
 @click.option("--timeout", type=float, help="Seconds to wait for each run; default: until everything is on the Hub.")
-@click.option("--follow", is_flag=True, help="Go on until the writers of DIR have gone: beside training.")
+@click.option("--follow", is_flag=True, help="Go on until the writers of each DIR have gone: beside training.")
 @click.option("--quiet", "-q", "is_quiet", is_flag=True, help="Print nothing but errors.")
 @endpoint_option
 def sync_runs(
@@ -60,7 +61,7 @@ def sync_runs(
         raise click.UsageError("Name a run directory, or give --all for the runs below this folder.")
     if not names:
         raise click.ClickException("There is no run with a destination below.")
-    _check_places(names, wishes)
+    check_places(names, wishes)
     if follow:
         _follow(names, wishes)
         return
@@ -75,14 +76,21 @@ def sync_runs(
 
 
 def _follow(names: list[str], wishes: Wishes) -> None:
-    """Upload one run until its writers have gone. What fails meanwhile is printed, and tried again."""
-    if len(names) != 1 or is_url(normalised_logdir(names[0])):
-        raise click.UsageError("--follow takes one folder. Start one for each.")
-    sync_one(names[0], wishes)  # what is wrong with the call ends it at once
-    codes = [0]
-    following.follow(following.Writers(normalised_logdir(names[0])), lambda: codes.append(_told(names[0], wishes)))
-    if codes[-1]:
-        raise failure("Not all is on the Hub.", damaged=codes[-1] == DAMAGED)
+    """Upload runs until their writers have gone. What fails meanwhile is printed, and tried again."""
+    if any(map(is_url, names)):
+        raise click.UsageError("--follow takes folders on a disk of this host.")
+    impatient = replace(wishes, timeout=ROUND if wishes.timeout is None else min(wishes.timeout, ROUND))
+    for name in names:
+        sync_one(name, wishes)  # what is wrong with the call ends it at once
+    codes = dict.fromkeys(names, 0)
+
+    def sync(name: str, is_patient: bool) -> bool:
+        codes[name] = _told(name, wishes if is_patient else impatient)
+        return not codes[name]
+
+    follow({name: Writers(normalised_logdir(name)) for name in names}, sync)
+    if failed := [code for code in codes.values() if code]:
+        raise failure("Not all is on the Hub.", damaged=all(code == DAMAGED for code in failed))
 
 
 def _told(name: str, wishes: Wishes) -> int:
@@ -104,14 +112,14 @@ def _below(folders: Iterable[str], wishes: Wishes) -> list[str]:
     for folder in folders or (".",):
         for run in runs_below(os.path.abspath(folder)):
             name = as_argument(os.path.normpath(os.path.join(folder, run)))
-            if wishes.repo_id is not None or _recorded(name) is not None:
+            if wishes.repo_id is not None or recorded(name) is not None:
                 found.append(name)
             elif not wishes.is_quiet:
                 click.echo(printable(f"{name} has no destination: left out"), err=True)
     return found
 
 
-def _recorded(name: str) -> Destination | None:
+def recorded(name: str) -> Destination | None:
     """Where a run goes; None if it has no destination, or if that cannot be read: then `sync_one` says why."""
     try:
         return candidate(name).destination()
@@ -119,7 +127,7 @@ def _recorded(name: str) -> Destination | None:
         return None
 
 
-def _check_places(names: Iterable[str], wishes: Wishes) -> None:
+def check_places(names: Iterable[str], wishes: Wishes) -> None:
     """Refuse runs that would go to the same folder of a repository, such as two of one name.
 
     Raises:
@@ -127,7 +135,7 @@ def _check_places(names: Iterable[str], wishes: Wishes) -> None:
     """
     taken: dict[Destination, str] = {}
     for name in names:
-        place = _recorded(name) or wishes.place_of(name)
+        place = recorded(name) or wishes.place_of(name)
         if place is None:
             continue
         other = taken.setdefault(place, name)

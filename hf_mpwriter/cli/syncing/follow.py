@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from hf_mpwriter.base.names import is_event_file
 from hf_mpwriter.snapshot.event_files import Statuses, walk
@@ -98,22 +98,31 @@ def _listed(path: str) -> list[str]:
 
 
 def follow(
-    writers: Writers,
-    sync: Callable[[], object],
+    folders: Mapping[str, Writers],
+    sync: Callable[[str, bool], bool],
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], object] = time.sleep,
 ) -> None:
-    """Upload once in ROUND seconds until the writers have gone, and once more after that.
+    """Upload folders once in ROUND seconds until their writers have gone, and once more after that.
 
     Args:
-        writers: of the folder.
-        sync: uploads what is there.
+        folders: who writes there, per folder.
+        sync: uploads what is in a folder, and tells whether all of it is there; with False, it holds up no other folder
+            for long. Then what is left of a folder whose writers have gone comes at the end.
         clock: monotonic seconds.
         sleep: waits so many seconds.
     """
-    gone = False
-    while not gone:
-        due = clock() + ROUND
-        while not (gone := writers.have_gone()) and clock() < due:
+    left, late, due = dict(folders), list[str](), clock() + ROUND
+    while left:
+        gone = [folder for folder, writers in left.items() if writers.have_gone()]
+        is_due = clock() >= due
+        due = clock() + ROUND if is_due else due
+        for folder in list(left) if is_due else gone:
+            is_whole = sync(folder, len(folders) == 1)
+            if folder in gone:
+                del left[folder]
+                late += [folder] * (not is_whole and len(folders) > 1)
+        if left and not gone:
             sleep(LOOK_EVERY)
-        sync()
+    for folder in late:
+        sync(folder, True)

@@ -39,10 +39,10 @@ class Boards:
             BoardError: if the Hub is stopping.
             RepoNotFound: if there is no such repository.
         """
-        tree = self._store.tree(*repo)
         with self._lock:
             if self._has_ended:
                 raise BoardError("The Hub is stopping.")
+            tree = self._store.tree(*repo)  # no other request has shown a newer one meanwhile
             board = self._boards.pop(repo, None)
             if board and not board.follow(tree):
                 board.stop()

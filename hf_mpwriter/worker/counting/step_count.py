@@ -18,12 +18,18 @@ from collections.abc import Callable, Iterator
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.system import locks
 
+Given = tuple[int]  # a step in a tuple of its own, recognized by its identity
+
 
 class StepCount:
     """The steps to come.
 
     Args:
         first: gives the step to begin with, by what is on disk; OSError if that cannot be read.
+
+    Attributes:
+        given: the step before those to come, None if that is the last one on disk. `log` assigns it: a call of `start`
+            costs microseconds where it is in no cache.
     """
 
     def __init__(self, first: Callable[[], int]) -> None:
@@ -33,22 +39,29 @@ class StepCount:
     def forget(self) -> None:
         """Begin again with what is on disk: another process may log there until the next step."""
         self._lock = locks.thread_lock()
-        self._steps: Iterator[int] | None = None
+        self.given: Given | None = None
+        self._counting: tuple[Given | None, Iterator[int]] | None = None  # what it counts on from, and the steps
 
     def start(self, step: int) -> None:
         """Let this step be the next one."""
-        self._steps = itertools.count(step)
+        self.given = (step - 1,)
 
     def take(self) -> int:
         """Return the next step, for one record."""
-        steps = self._steps
-        if steps is None:
-            first, failure = self._first_or_zero()  # without the lock: it reads files
-            with self._lock:
-                steps = self._steps = self._steps or itertools.count(first)
-            if failure:  # now: a handler of the user may call `take`
-                logger.warning("the last step on disk cannot be read (%s); steps are counted from 0", failure)
-        return next(steps)  # one instruction, so no other thread gets this step
+        while (counting := self._counting) is None or counting[0] is not self.given:
+            self._begin()
+        return next(counting[1])  # one instruction, so no other thread gets this step
+
+    def _begin(self) -> None:
+        """Count on from what is given, unless another thread or a signal handler does it meanwhile."""
+        given = self.given
+        first, failure = self._first_or_zero() if given is None else (given[0] + 1, None)  # no lock: it reads files
+        counting = given, itertools.count(first)
+        with self._lock:  # no call between the condition and what follows from it: handlers run at calls
+            if given is self.given and (self._counting is None or self._counting[0] is not given):
+                self._counting = counting
+        if failure:  # now: a handler of the user may call `take`
+            logger.warning("the last step on disk cannot be read (%s); steps are counted from 0", failure)
 
     def _first_or_zero(self) -> tuple[int, OSError | None]:
         try:

@@ -28,7 +28,7 @@ from hf_mpwriter.base.settings import OFFLINE, Destination
 from hf_mpwriter.base.verdicts import Refused, Retry, Unknown
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.status import SILENCE, UploaderStatus
+from hf_mpwriter.spool.status import SILENCE, SILENT_FOR, UploaderStatus
 from hf_mpwriter.system.redaction import printable
 from hf_mpwriter.worker.telling.voice import ToldRecord
 
@@ -53,6 +53,7 @@ class UploadMessages:
         self._seen: list[tuple[str, int, int]] = []  # inode and mtime (ns) of each status when they were read last
         self._status = UploaderStatus()
         self._has_begun, self._since, self.told = False, 0.0, ""
+        self._is_unrecorded = False  # whether a full disk has refused the record of the outage that was told
 
     def tell(self, spool: Spool, destination: Destination, is_first: Callable[[], bool]) -> None:
         """Log what has changed, if this process is the one that speaks.
@@ -76,7 +77,7 @@ class UploadMessages:
             begins, self._has_begun = False, True
         if fails and record.outage >= self._started_at and record.why == status.why:
             fails, self.told = False, status.why
-        if ends and not record.outage:
+        if ends and not record.outage and not self._is_unrecorded:
             ends, self._since, self.told = False, 0.0, ""
         if (begins or fails or ends) and is_first():
             self._log(spool, destination, record, begins=begins, fails=fails, ends=ends)
@@ -89,14 +90,14 @@ class UploadMessages:
     def _log(
         self, spool: Spool, destination: Destination, record: ToldRecord, *, begins: bool, fails: bool, ends: bool
     ) -> None:
-        now, status = self._clock(), self._status
+        now, status = self._clock(), self._newest(spool)
         if begins:
             record = dataclasses.replace(record, start=now)
         if fails:
             record, self.told = dataclasses.replace(record, outage=now, why=status.why), status.why
         if ends:
             record, self.told = dataclasses.replace(record, outage=0.0, why=""), ""
-        record.save(spool.told)  # before a handler of the user may raise
+        self._is_unrecorded = not record.save(spool.told) and fails  # before a handler of the user may raise
         since, self._since = self._since, 0.0 if ends else self._since
         if begins:
             logger.info("%s", beginning(spool.logdir, destination, status.repo_id, private=status.private))
@@ -135,7 +136,7 @@ class UploadMessages:
         seen = list(_stamps(spool))
         if seen != self._seen:
             self._seen, self._status = seen, UploaderStatus.newest(spool)
-        return self._status
+        return self._status.or_full(spool, self._clock(), SILENT_FOR)
 
 
 def is_outage(status: UploaderStatus, started_at: float, now: float) -> bool:

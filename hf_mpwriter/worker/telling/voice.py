@@ -57,10 +57,12 @@ class ToldRecord:
         except (state.DamagedError, OSError):
             return cls()
 
-    def save(self, place: Place) -> None:
-        """Write the record; where the disk refuses, something is told again."""
+    def save(self, place: Place) -> bool:
+        """Write the record; where the disk refuses, which is False, something is told again."""
         with contextlib.suppress(OSError):
             disk.replace(place, state.dump(self), "told.save", durable=False)
+            return True
+        return False
 
 
 class Voice:

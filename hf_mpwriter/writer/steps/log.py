@@ -15,13 +15,16 @@ from typing import Any
 
 from tensorboardX.proto.summary_pb2 import Summary
 
-from hf_mpwriter.writer import file_writer as file_writer_module
 from hf_mpwriter.writer import summaries
+from hf_mpwriter.writer.file_writer import ADD_EVENT, TENSORBOARDX
 from hf_mpwriter.writer.methods.types import Step
 from hf_mpwriter.writer.scalars import ScalarMethods
-from hf_mpwriter.writer.steps.cache import EncoderCache
+from hf_mpwriter.writer.steps.cache import EncoderCache, Names
+from hf_mpwriter.writer.steps.encoder import StepEncoder
 from hf_mpwriter.writer.steps.metrics import read
 from hf_mpwriter.writer.values import as_step
+
+NOTHING_YET: tuple[Names, StepEncoder] = (), StepEncoder([""])
 
 
 class StepMethods(ScalarMethods):
@@ -30,7 +33,7 @@ class StepMethods(ScalarMethods):
     def _reset_process_state(self) -> None:
         super()._reset_process_state()
         self._step_encoders = EncoderCache()
-        self._has_steps = False  # whether `log` was called
+        self._last_logged = NOTHING_YET
 
     def log(self, metrics: Mapping[str, Any], step: Step = None, *, wall_time: float | None = None) -> None:
         """Log the scalars of a step, as one record: after a crash, all of it is there or nothing.
@@ -52,7 +55,10 @@ class StepMethods(ScalarMethods):
         names, values = read(metrics)
         if not names:
             return
-        encoder = self._step_encoders[names]
+        last, encoder = self._last_logged  # most steps have the names of the one before
+        if names != last:
+            encoder = self._step_encoders[names]
+            self._last_logged = names, encoder
         if wall_time is not None:
             wall_time = float(wall_time)
         file_writer, worker = self.file_writer or self._get_file_writer(), self._worker
@@ -65,19 +71,18 @@ class StepMethods(ScalarMethods):
             wall_time = time.time()
         given = step if step is None or type(step) is int else as_step(step)
         number = worker.steps.take() if given is None else given
-        self._has_steps = True
-        if file_writer_module.is_intercepted():
+        if TENSORBOARDX["add_event"] is not ADD_EVENT:
             file_writer.add_summary(Summary.FromString(encoder.summary(values)), number, wall_time)
         else:
-            file_writer.event_writer.file.append_record(encoder.record(wall_time, number, values))
+            file_writer.file.append_record(encoder.record(wall_time, number, values))
         if given is not None:
-            worker.steps.start(given + 1)
+            worker.steps.given = (given,)
         if time.monotonic() >= worker.next_housekeeping:
             worker.keep_house()
 
     def _exported_scalars(self) -> dict[str, list[list[float]]]:
         found = super()._exported_scalars()
-        if (worker := self._worker) is not None and self._has_steps:
+        if (worker := self._worker) is not None and self._last_logged is not NOTHING_YET:
             top = worker.files.shown("")
             scalars = summaries.read_scalars_by_tag(worker.files.segments(""), self._exported)
             found |= {f"{top}/{tag}": points for tag, points in sorted(scalars.items())}

@@ -5,14 +5,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import numbers
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 from tensorboardX.summary import _clean_tag
 
 from hf_mpwriter.writer.values import as_number
 
+_PLAIN = frozenset([float, int, bool, np.float16, np.float32, np.float64, np.int32, np.int64])  # `float` takes them
 _TEXT = (str, bytes, bytearray)  # `add_scalar` takes numbers in them; here they are more likely a mistake
 
 
@@ -27,12 +30,15 @@ def read(metrics: Mapping[str, Any]) -> tuple[tuple[str, ...], list[float]]:
     """
     if type(metrics) is not dict and not isinstance(metrics, Mapping):
         raise TypeError(f"metrics is of type {type(metrics).__name__}, not a mapping of names to scalars")
-    names, values = tuple(metrics), list(metrics.values())
+    names, values = (*metrics,), [*metrics.values()]
     for value in values:
         if type(value) is not float:
             break
     else:
         return names, values
+    if _PLAIN.issuperset(map(type, values)):
+        with contextlib.suppress(OverflowError):  # an integer that is too large for a float
+            return names, [*map(float, values)]
     leaves = list(_leaves(metrics, ""))
     return tuple([name for name, _ in leaves]), [number for _, number in leaves]
 
@@ -40,7 +46,9 @@ def read(metrics: Mapping[str, Any]) -> tuple[tuple[str, ...], list[float]]:
 def _leaves(metrics: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float]]:
     for name, value in metrics.items():
         path = prefix + _checked(name)
-        if isinstance(value, Mapping):
+        if type(value) is float:
+            yield path, value
+        elif isinstance(value, Mapping):
             yield from _leaves(value, f"{path}/")
         else:
             yield path, _number(path, value)
@@ -53,8 +61,6 @@ def _checked(name: Any) -> str:
 
 
 def _number(name: str, value: Any) -> float:
-    if type(value) is float:
-        return value
     is_complex = isinstance(value, numbers.Complex) and not isinstance(value, numbers.Real)
     try:
         number = None if is_complex or isinstance(value, _TEXT) else as_number(value)

@@ -6,14 +6,19 @@ end. What differs from run to run stands as HUB, RUN, LOG, SIZE, N and TIME.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from huggingface_hub import HfApi
-from programs import Program
-from runs import kill_uploaders
+from programs import Program, wait_for
+from runs import kill_uploaders, no_uploader, run
 
 from hf_mpwriter.localhub import LocalHub
 
@@ -69,7 +74,26 @@ GONE = (
     "a new one is made by: hf-mpwriter sync --create RUN. If it was renamed, or access to it was withdrawn: check its "
     "name and the token (hf auth login). A new run directory starts anew, too; log: LOG"
 )
-ALL_LINES = {STARTS, AGAIN, DONE, UNSENT, WRONG_TOKEN, UNREACHABLE, UNKNOWN_NAME, REFUSED_FILE, GONE, *ENDS.values()}
+OTHERS = (
+    f"{LINK} has event files that are not of this run directory: of another run of its name, or of an earlier attempt "
+    "on another disk. TensorBoard shows them as one run. If they are two, give one of them another path_in_repo."
+)
+NO_ROOM = f"not uploading: the disk is full: free space on the disk of RUN/.hf_mpwriter; {LATER}"
+NO_RECORDS = "RUN/events.out.tfevents: the disk refuses event records (No space left on device)"
+ALL_LINES = {
+    NO_ROOM,
+    OTHERS,
+    STARTS,
+    AGAIN,
+    DONE,
+    UNSENT,
+    WRONG_TOKEN,
+    UNREACHABLE,
+    UNKNOWN_NAME,
+    REFUSED_FILE,
+    GONE,
+    *ENDS.values(),
+}
 
 
 class Training:
@@ -185,6 +209,124 @@ def test_a_repository_that_was_deleted_is_told_with_how_to_make_it_again(trains,
     training.reads("not uploading")
     assert training.lines[-1] == GONE
     assert "hf-mpwriter sync RUN" in training.ends()[-1]
+
+
+PLAIN = """
+import itertools, sys, time
+from hf_mpwriter import HFSummaryWriter
+with HFSummaryWriter("me/run", logdir=sys.argv[1], commit_every=1000, exit_timeout=0) as writer:
+    for step in itertools.count():
+        writer.add_scalar("loss", 1.0, step)
+        time.sleep(0.05)
+"""
+
+
+def test_a_refused_token_is_told_to_training_that_only_logs(start, run_dir, tmp_path):
+    """Nothing is asked for, and the first commit after that is hours away: the first records find it out."""
+    with LocalHub(tmp_path / "hub", token="hf_right") as server:
+        program = start(PLAIN, run_dir, env={"HF_ENDPOINT": server.endpoint, "HF_TOKEN": "hf_wrong"})
+        lines = iter(program.process.stderr.readline, "")
+        told = next(line for line in lines if "not uploading" in line)
+        assert program.process.poll() is None
+        assert told.startswith("hf_mpwriter: not uploading: token refused (401): mend HF_TOKEN, or the token that")
+    kill_uploaders(run_dir)
+
+
+def test_another_run_in_the_folder_is_told_once_while_training_runs(trains, hub):
+    """As `runs/a/exp1` and `runs/b/exp1` are, which one repository puts into one folder. Both are kept."""
+    theirs = "tensorboard/exp1/events.out.tfevents.1700000000.there.1"
+    api = HfApi(endpoint=hub.endpoint)
+    api.create_repo("me/run")
+    api.upload_file(repo_id="me/run", path_or_fileobj=b"theirs", path_in_repo=theirs)
+    training = trains(hub.endpoint)
+    training.reads(OTHERS)
+    told = training.ends()
+    assert (told.count(OTHERS), told[-1]) == (1, DONE), told
+    assert hub.store.read_blob("model", "me/run", theirs, "main") == b"theirs"
+
+
+@contextlib.contextmanager
+def small_disk(place: Path) -> Iterator[Callable[[bool], object]]:
+    """A disk of a megabyte at a place, and what fills it again and again, or frees it.
+
+    What the uploader itself frees is taken at once.
+    """
+    place.mkdir(mode=0o700)
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m,mode=0700", "small", str(place)]
+    if os.geteuid() or shutil.which("mount") is None or subprocess.run(command, check=False).returncode:
+        pytest.skip("only root may mount a disk")
+    filler, is_over, is_filling = place / ".filler", threading.Event(), threading.Event()
+
+    def fill() -> None:
+        while not is_over.wait(0.05):
+            with contextlib.suppress(OSError), open(filler, "ab", buffering=0) as file:
+                while is_filling.is_set():
+                    file.write(bytes(4096))
+
+    def set_full(is_full: bool) -> None:
+        (is_filling.set if is_full else is_filling.clear)()
+        if not is_full:
+            wait_for(lambda: filler.unlink(missing_ok=True) is None and not filler.exists(), "there is room")
+
+    thread = threading.Thread(target=fill)
+    thread.start()
+    try:
+        yield set_full
+    finally:
+        is_over.set()
+        thread.join()
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+@pytest.mark.root
+def test_an_uploader_without_room_is_told_while_training_runs(trains, hub, run_dir):
+    """Only its own disk is full, as where the spool is kept aside. status, doctor and sync say what is to be freed."""
+    run_dir.mkdir(parents=True)
+    with small_disk(run_dir / ".hf_mpwriter") as set_full:
+        training = trains(hub.endpoint, timeout=300.0)
+        training.reads(STARTS)
+        set_full(True)
+        training.reads("not uploading")
+        assert training.lines[-1] == NO_ROOM
+        status, sync = run("status", run_dir), run("sync", run_dir, "--timeout", "1")
+        cure = f"free space on the disk of {run_dir}/.hf_mpwriter"
+        assert (status.exit_code, status.output.splitlines()[-1]) == (
+            4,
+            f"next: {cure}; then: hf-mpwriter sync {run_dir}",
+        )
+        assert "  error        the disk is full. Free space on the disk of" in status.output
+        assert sync.exit_code == 1
+        assert cure in sync.output or "No space left on device. Free space" in sync.output, sync.output
+        (disk,) = (line for line in run("doctor", run_dir).output.splitlines() if line.startswith("fail  disk"))
+        assert f"free for {run_dir}/.hf_mpwriter. Free space" in disk
+        set_full(False)
+        training.reads(AGAIN)
+        assert training.ends()[-1] == DONE
+        wait_for(lambda: no_uploader(run_dir), "the uploader leaves before its disk does")
+
+
+@pytest.mark.root
+def test_records_that_a_full_disk_refuses_are_told_with_what_becomes_of_them(trains, hub, run_dir):
+    """All of the run is on a full disk: while training goes on nothing is lost, and its end says what is."""
+    with small_disk(run_dir.parent) as set_full:
+        training = trains(hub.endpoint, timeout=0.5)
+        training.reads(STARTS)
+        set_full(True)
+        training.reads(NO_RECORDS)
+        status = run("status", run_dir)
+        assert status.exit_code == 4
+        assert re.search(r"in memory +\d+ records?, because the disk refuses them", status.output), status.output
+        assert status.output.splitlines()[-1].startswith(f"next: free space on the disk of {run_dir}: what waits in")
+        (disk,) = (line for line in run("doctor", run_dir).output.splitlines() if line.startswith("fail  disk"))
+        assert f"free for {run_dir}. Free space" in disk
+        *_, last = training.ends()
+        assert re.search(r"\d+ records? (is|are) lost: the disk refuses them \(No space left on device\)", last), last
+        assert "hf-mpwriter sync RUN" in last
+        set_full(False)
+        synced = run("sync", run_dir)
+        assert (synced.exit_code, "are on the Hub" in synced.output) == (0, True), synced.output
+        assert run("status", run_dir).exit_code == 0
+        wait_for(lambda: no_uploader(run_dir), "the uploader leaves before its disk does")
 
 
 def test_the_table_of_the_documents_has_these_lines():

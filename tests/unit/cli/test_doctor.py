@@ -10,7 +10,8 @@ from click.testing import CliRunner
 
 from hf_mpwriter.base.home import staging_root
 from hf_mpwriter.cli.main import main
-from hf_mpwriter.system.filesystem.mounts import find_mount
+from hf_mpwriter.cli.storage import doctor as doctor_of_storage
+from hf_mpwriter.system.filesystem.mounts import Mount, find_mount
 
 
 @pytest.fixture(autouse=True)
@@ -65,6 +66,16 @@ def test_what_cannot_be_is_one_line(tmp_path, monkeypatch, staging):
     done = CliRunner().invoke(main, ["doctor", str(tmp_path / "file")])
     assert (done.exit_code, done.output.count("\n")) == (1, 1)
     assert "is no directory" in done.output
+
+
+def test_what_a_witness_does_not_answer_is_not_known(tmp_path, monkeypatch):
+    """As on a mount that hangs for other processes: it is not waited for, and there is no traceback."""
+    monkeypatch.setattr(doctor_of_storage, "PATIENCE", 0.01)
+    monkeypatch.setattr(doctor_of_storage, "_WITNESS", "import time; time.sleep(600)")
+    monkeypatch.setattr(doctor_of_storage, "find_mount", lambda _: Mount(str(tmp_path), "odd", "odd"))
+    code, told = doctor(tmp_path / "exp1")
+    assert code == 4
+    assert told["show file and lock to another process"] == "not known"
 
 
 def test_where_nothing_can_be_made_it_says_so():

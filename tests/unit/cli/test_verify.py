@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from click.testing import CliRunner
 
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Refused, Retry, Sent, Unknown
+from hf_mpwriter.cli.main import main
 from hf_mpwriter.cli.verify import advice, unreached, unseen
+from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.testing import FileReport, Report
 
@@ -60,6 +63,15 @@ def test_without_an_answer_nothing_is_said_of_the_data(verdict, words):
     line = unreached(verdict)
     assert line.startswith("Nothing was compared: ")
     assert words in line
+
+
+def test_a_local_run_is_told_with_what_uploads_it(tmp_path, monkeypatch):
+    """There is nothing to compare it with."""
+    monkeypatch.chdir(tmp_path)
+    Spool("exp1").create()
+    done = CliRunner().invoke(main, ["verify", "exp1"])
+    text = "exp1 is local only: there is no copy to compare. Upload it: hf-mpwriter sync exp1 --repo-id NAME"
+    assert (done.exit_code, done.output) == (1, f"Error: {text}\n")
 
 
 def test_a_repository_that_is_not_seen_may_have_held_the_run():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hf_mpwriter.mirror import decision
 from hf_mpwriter.mirror.decision import MirrorAction, MirrorSituation, Tries, decide, pause
-from hf_mpwriter.mirror.job import Arrived, Conflict, Withheld
+from hf_mpwriter.mirror.job import Absent, Arrived, Conflict, Withheld
 from hf_mpwriter.spool.status import LINGER
 
 IDLE = MirrorSituation(living=1, abandoned_for=0.0, may_try=True, is_due=False, waiting=0, is_ending=False)
@@ -115,3 +115,13 @@ def test_a_file_that_was_held_back_is_tried_again_with_growing_pauses():
     assert found.due() == {"b"}
     found.note(Conflict("b", "another file is there"))
     assert found.due() == frozenset()
+
+
+def test_a_file_that_was_held_back_and_is_removed_is_not_waited_for():
+    """It would come back into each round, and make the pauses of others longer."""
+    found, clock = tries()
+    found.note(Withheld("a", "no"))
+    found.note(Absent("a"))
+    clock.append(clock[-1] + 10 * decision.LONGEST_REFUSED_PAUSE)
+    assert found.due() == frozenset()
+    assert found._rounds == 0

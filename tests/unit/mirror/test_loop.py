@@ -168,6 +168,24 @@ def test_a_copy_knows_the_mount_of_the_run(spool, tmp_path):
     assert not (tmp_path / "there").exists()
 
 
+def test_a_copy_whose_record_cannot_be_read_writes_nothing(spool, tmp_path, mirror):
+    """It would not know that another mount, or none, is in the place of the logdir. The mirror tries again."""
+    (tmp_path / "here" / NAME).write_bytes(b"12345")
+    job = CopyJob(spool.run_dir, str(tmp_path / "there"), "mark", (Item(NAME, 5),))
+    record = Path(MirrorRecord.place(spool))
+    content = record.read_bytes()
+    record.write_bytes(content[:-9])
+    with pytest.raises(OSError, match="on which mount"):
+        CopyHandle(spool, job)
+    assert not (tmp_path / "there").exists()
+    CopyHandle(spool, dataclasses.replace(job, only_compare=True)).wait(60.0)
+    record.write_bytes(content)
+    handle = CopyHandle(spool, job)
+    while (end := handle.listen()[1]) is None:
+        handle.wait(1.0)
+    assert isinstance(end, Finished)
+
+
 def test_a_logdir_that_fails_as_a_whole_is_tried_less_and_less(mirror, clock):
     """Also after a file has failed before: no writer is worth a try every two seconds then."""
     mirror._items = (Item(NAME, 5),)

@@ -12,11 +12,13 @@ from hf_mpwriter.cli.status.judgement import RunHealth, judge
 from hf_mpwriter.snapshot.attachments import NEVER_SENT
 from hf_mpwriter.snapshot.event_files import Damage
 from hf_mpwriter.spool.staging.status import MirrorStatus
+from hf_mpwriter.spool.status import FULL_DISK
 
 SYNC = "hf-mpwriter sync exp1"
 HALF = (dataclasses.replace(FILE, on_hub=40),)
 ALIVE = (WorkerFacts("main", "alive", "here", 7, is_here=True),)
 REFUSED = dataclasses.replace(RUNNING, kind="Refused", reason="HfHubHTTPError: 401", hint="Look.", failures=2)
+FULL = dataclasses.replace(RUNNING, kind="Retry", reason=FULL_DISK, hint="free /x", failures=1)
 THERE = {"to": "s3://b/exp1", "files": (dataclasses.replace(FILE, in_logdir=40),)}
 
 
@@ -34,6 +36,8 @@ THERE = {"to": "s3://b/exp1", "files": (dataclasses.replace(FILE, in_logdir=40),
             f"hf auth login; then: {SYNC}",
         ),
         ({"uploader": REFUSED, "uploader_is_alive": True}, RunHealth.COMPLETE, ""),
+        ({"files": HALF, "uploader": FULL, "uploader_is_alive": True}, RunHealth.PERSON, f"free /x; then: {SYNC}"),
+        ({"uploader": FULL, "uploader_is_alive": True}, RunHealth.COMPLETE, ""),
         (
             {"files": HALF, "uploader": dataclasses.replace(RUNNING, beat=NOW - 3600), "uploader_is_alive": True},
             RunHealth.PERSON,

@@ -71,6 +71,15 @@ def test_workers_are_counted_and_named_while_they_are_few():
     assert len(workers_text(few[1:2] * 1000)) < 200
 
 
+def test_the_files_of_a_local_run_have_no_part_on_the_hub():
+    """Nothing is to be uploaded; of a staged one, what is in the logdir is told all the same."""
+    assert file_text(FILE, is_local=True) == f"      100 B  {FILE.path}"
+    staged = dataclasses.replace(FILE, in_logdir=40)
+    assert file_text(staged, is_local=True) == f"  here     100 B, logdir      40 B  {FILE.path}"
+    assert " of " not in shown(destination=None)
+    assert "exp1 -> local only" in shown(destination=None)
+
+
 def test_a_run_is_told_with_its_links_and_times():
     """Where it goes, the last commit, the next one, for how long the oldest record waits."""
     text = shown(

@@ -98,3 +98,25 @@ def test_the_error_of_one_run_holds_up_no_other(synced, tmp_path):
     assert (result.exit_code, synced) == (1, ["b"])
     assert "a: no such disk" in result.output
     assert "1 of 2 runs not whole on the Hub." in result.output
+
+
+def test_several_folders_are_followed_at_once(synced, tmp_path, monkeypatch):
+    """Each is uploaded in the rounds; the exit code tells that one was not whole at its last."""
+    recorded(str(tmp_path / "a"), "tensorboard/a")
+    recorded(str(tmp_path / "b"), "tensorboard/b")
+    wishes: list[tuple[str, float | None]] = []
+
+    def sync_one(name, wish):
+        wishes.append((name, wish.timeout))
+        if len(wishes) > 2 and name == "b":
+            raise OSError("no such disk")
+
+    def one_round(folders, sync):
+        assert [sync(name, False) for name in folders] == [True, False]
+
+    monkeypatch.setattr(command, "sync_one", sync_one)
+    monkeypatch.setattr(command, "follow", one_round)
+    result = run("a", "b", "--follow")
+    assert wishes == [("a", None), ("b", None), ("a", command.ROUND), ("b", command.ROUND)]
+    assert (result.exit_code, "Not all is on the Hub." in result.output) == (1, True)
+    assert run("s3://bucket/a", "--follow").exit_code == 2

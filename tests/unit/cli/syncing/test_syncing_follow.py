@@ -105,12 +105,40 @@ def test_what_is_written_until_the_end_is_in_the_last_upload(tmp_path, clock):
             with (tmp_path / NAME).open("ab") as file:
                 file.write(b"x")
 
-    def sync() -> None:
+    def sync(*_: object) -> bool:
         sizes.append((clock.now, os.path.getsize(tmp_path / NAME)))
+        return True
 
-    follow(Writers(str(tmp_path), clock), sync, clock, sleep)
+    follow({"a": Writers(str(tmp_path), clock)}, sync, clock, sleep)
     last = os.path.getsize(tmp_path / NAME)
     assert sizes[-1][1] == last
     assert sizes[-1][0] >= end + QUIET
     assert [size < last for _, size in sizes[:2]] == [True] * 2
     assert len(sizes) == pytest.approx((sizes[-1][0] - sizes[0][0]) / ROUND, abs=2)
+
+
+def test_of_several_folders_each_is_uploaded_until_its_own_writers_have_gone(tmp_path, clock):
+    """One that fails holds up no other: what is left of it comes at the end, patiently."""
+    for name in ("short", "long"):
+        event_file(tmp_path / name / NAME, 1)
+    synced: list[tuple[str, float, bool]] = []
+    end = clock.now + 3 * ROUND
+
+    def sleep(seconds: float) -> None:
+        clock.sleep(seconds)
+        if clock.now <= end:
+            with (tmp_path / "long" / NAME).open("ab") as file:
+                file.write(b"x")
+
+    def sync(name: str, is_patient: bool) -> bool:
+        synced.append((name, clock.now, is_patient))
+        return name == "long"
+
+    follow({name: Writers(str(tmp_path / name), clock) for name in ("short", "long")}, sync, clock, sleep)
+    (*before, last), ends = synced, {name: at for name, at, is_patient in synced if not is_patient}
+    assert ends["short"] < end
+    assert ends["long"] >= end + QUIET
+    assert last == ("short", clock.now, True)
+    assert not any(is_patient for _, _, is_patient in before)
+    rounds = [at for name, at, _ in before if name == "long"]
+    assert len(rounds) == pytest.approx((rounds[-1] - rounds[0]) / ROUND, abs=2)

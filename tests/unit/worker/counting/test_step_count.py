@@ -42,3 +42,38 @@ def test_threads_that_begin_together_share_one_count():
     for thread in threads:
         thread.join()
     assert sorted(found) == [5, 6, 7, 8]
+
+
+def test_the_same_step_given_again_begins_again():
+    """Though it is the same integer."""
+    count = StepCount(lambda: 7)
+    for _ in range(3):
+        count.given = tuple([5])
+        assert [count.take(), count.take()] == [6, 7]
+
+
+def test_a_signal_handler_that_takes_a_step_while_another_begins_gets_one_of_its_own():
+    """It may run while the disk is asked: then both go on with one count."""
+    found: list[int] = []
+
+    def first() -> int:
+        if not found:
+            found.append(-1)
+            found.append(count.take())
+        return 5
+
+    count = StepCount(first)
+    assert [count.take(), *found] == [6, -1, 5]
+
+
+def test_a_step_given_while_another_thread_asks_the_disk_is_where_it_goes_on():
+    """What was given last is never forgotten, and no step behind it is taken twice."""
+    found: list[int] = []
+
+    def first() -> int:
+        count.given = (40,)
+        found.append(count.take())
+        return 5
+
+    count = StepCount(first)
+    assert [count.take(), count.take(), *found] == [42, 43, 41]

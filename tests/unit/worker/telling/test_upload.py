@@ -12,8 +12,9 @@ import pytest
 from hf_mpwriter.base import state
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.status import SILENCE, UploaderStatus
+from hf_mpwriter.spool.status import SILENCE, SILENT_FOR, UploaderStatus
 from hf_mpwriter.system import disk
+from hf_mpwriter.system.filesystem import room
 from hf_mpwriter.system.process import Process, host_id
 from hf_mpwriter.worker.telling.upload import NOTABLE, UploadMessages, duration, is_outage, shown, url_of
 from hf_mpwriter.worker.telling.voice import ToldRecord
@@ -202,3 +203,25 @@ def test_a_path_is_shown_as_a_user_of_this_directory_would_type_it(tmp_path, mon
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
     assert shown("/elsewhere/exp1") == "/elsewhere/exp1"
+
+
+def test_an_uploader_that_is_silent_on_a_full_disk_is_told_and_its_end_too(told, monkeypatch):
+    """Though what was told cannot be recorded there either."""
+    monkeypatch.setattr(ToldRecord, "save", lambda *_: None)
+    now = [NOW]
+    mine = UploadMessages(NOW - 10, lambda: now[0])
+    told.publish(WORKS)
+    told.by(mine)
+    monkeypatch.setattr(room, "is_full", lambda _: True)
+    assert told.by(mine) == []
+    now[0] += SILENT_FOR
+    directory = told.spool.directory.path
+    (line,) = told.by(mine)
+    assert (
+        line == f"not uploading: the disk is full: free space on the disk of {directory}; it is tried again by itself"
+    )
+    now[0] += 60
+    assert told.by(mine) == []
+    monkeypatch.setattr(room, "is_full", lambda _: False)
+    told.publish(dataclasses.replace(WORKS, beat=now[0], succeeded_at=now[0]))
+    assert told.by(mine) == ["uploading again, after 80 s"]

@@ -1,0 +1,65 @@
+"""A followed folder: the program writes event files into it with writers that are not ours.
+
+    no event file yet              a look every LOOK_EVERY seconds
+    event files                    the folder becomes a run; what is new is asked for every ROUND seconds
+    a worker of ours logs there    its uploader sends all of the folder, when it is due
+
+When the program has ended, what is there is asked for once more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hf_mpwriter.base.errors import HfMpWriterError
+from hf_mpwriter.spool.layout import Spool
+
+LOOK_EVERY = 5.0  # seconds
+ROUND = 300.0  # seconds between two uploads, as between two commits of a writer of ours
+NOTHING_THERE = "it has no event files"
+
+
+class NotARunError(HfMpWriterError):
+    """A folder has nothing that could be sent."""
+
+
+class Followed:
+    """One folder.
+
+    Args:
+        make_run: makes the folder a run with a destination, and returns its spool. It raises NotARunError where that
+            cannot be, or not yet.
+        is_named: whether the user has asked for this folder. Else it is followed where that turns out to be useful, and
+            nothing is said of one that has nothing to send.
+
+    Attributes:
+        is_told: whether a worker of ours logs there.
+    """
+
+    def __init__(self, make_run: Callable[[], Spool], *, is_named: bool = True) -> None:
+        self.make_run, self.is_named = make_run, is_named
+        self.is_told = False
+        self._next = 0.0
+        self._last_reason = ""
+
+    def is_due(self, now: float) -> bool:
+        """Whether what is new is to be asked for now; then the next round begins.
+
+        Args:
+            now: monotonic seconds.
+        """
+        if self.is_told or now < self._next:
+            return False
+        self._next = now + ROUND
+        return True
+
+    def change(self, reason: str) -> str:
+        """What to tell of the folder: that it begins to fail, or does not fail any more; "" for nothing new.
+
+        Args:
+            reason: why the last upload failed, or there was none; "" if it did not.
+        """
+        before, self._last_reason = self._last_reason, reason
+        if reason == before:
+            return ""
+        return f"not on the Hub yet: {reason}" if reason else "uploads work again"
