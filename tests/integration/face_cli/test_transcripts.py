@@ -216,6 +216,8 @@ def test_sync_of_a_healthy_run_and_with_a_bad_token(place):
         "hf-mpwriter sync runs/exp1"
     )
     assert (code, [line for line in text.splitlines() if "401" in line]) == (1, [error]), text
+    assert transcript(place, "stop", "runs/exp1")[0] == 0
+    wait_for(lambda: no_uploader(place.folder / "runs" / "exp1"), "the uploader with that token is gone")
 
 
 def test_a_hub_that_is_down_or_fails_is_one_line(place):

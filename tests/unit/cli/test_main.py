@@ -43,7 +43,7 @@ def test_a_run_without_destination_asks_for_one(tmp_path):
     """The message names the option."""
     Spool(str(tmp_path)).create()
     assert "--repo-id NAME" in run("sync", tmp_path).output
-    assert "no destination" in run("verify", tmp_path).output
+    assert "is local only" in run("verify", tmp_path).output
     assert "local only" in run("status", tmp_path).output
 
 
