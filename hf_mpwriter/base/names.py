@@ -27,6 +27,7 @@ from hf_mpwriter.base.errors import SettingsError
 SPOOL_NAME = ".hf_mpwriter"
 MAIN_WORKER = "main"
 SYSTEM_DIRECTORY = "_system"
+VIEW_DIRECTORY = "_all_ranks"  # of what is derived from all ranks
 SAMPLER_PREFIX = "~system-"  # of the worker name of a sampler; no other process can be called so
 EVENT_MARK = "tfevents"
 CONFIG_NAME = "projector_config.pbtxt"  # names all embeddings of a directory, and only grows
@@ -214,9 +215,9 @@ def sampler_directory(worker: str) -> str:
     return f"{SYSTEM_DIRECTORY}/{worker.removeprefix(SAMPLER_PREFIX)}"
 
 
-def is_system(path: str) -> bool:
-    """Whether a file of the run directory is of a sampler, and of no worker."""
-    return path.startswith(f"{SYSTEM_DIRECTORY}/")
+def is_of_no_worker(path: str) -> bool:
+    """Whether a file of the run directory is of a sampler, or derived from those of all ranks."""
+    return path.partition("/")[0] in (SYSTEM_DIRECTORY, VIEW_DIRECTORY)
 
 
 def rank_of_directory(name: str, prefix: str = "") -> int | None:

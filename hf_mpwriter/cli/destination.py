@@ -27,11 +27,13 @@ from hf_mpwriter.base.errors import SettingsError
 from hf_mpwriter.base.home import is_url, normalised_logdir
 from hf_mpwriter.base.names import SPOOL_NAME
 from hf_mpwriter.base.settings import Destination, Environment, Settings, normalised_endpoint
+from hf_mpwriter.cli.status.finding import no_run
 from hf_mpwriter.cli.words import as_argument, typed
 from hf_mpwriter.spool.homes import beside, find, is_staged_here, spool_of
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.ownership import check_ownership
+from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.spool.workers.member_lines import Member
 from hf_mpwriter.system.redaction import printable
 
@@ -101,15 +103,7 @@ def existing_spool(logdir: str) -> Spool:
     check_ownership(spool.directory)
     spool.check_format()
     if not spool.exists():
-        if not is_url(logdir) and not os.path.isdir(spool.logdir):
-            raise click.ClickException(
-                printable(f"{logdir} does not exist. Runs below this folder: hf-mpwriter status")
-            )
-        text = f"{logdir} is no run directory of hf_mpwriter. Give the logdir of a SummaryWriter."
-        staged = (
-            "A run that is kept beside its logdir is found on its machine only, with HF_MPWRITER_STAGING and TMPDIR"
-        )
-        raise click.ClickException(f"{text} {staged} as they were, or by the directory that was named at its start.")
+        raise click.ClickException(printable(no_run(logdir, is_elsewhere=spool.run_dir != normalised_logdir(logdir))))
     return spool
 
 
@@ -178,6 +172,12 @@ def with_namespace(recorded: Destination, repo_id: str) -> Destination:
         return dataclasses.replace(recorded, repo_id=repo_id)
     except SettingsError:
         return recorded
+
+
+def page_of(spool: Spool, destination: Destination) -> str:
+    """Return the page of a run on the Hub, with the full name of its repository if that is known."""
+    ledger = Progress(spool).ledger()
+    return with_namespace(destination, ledger.repo_id if ledger else "").url
 
 
 def path_of_run(folder: str, logdir: str) -> str:

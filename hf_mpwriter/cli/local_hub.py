@@ -99,4 +99,4 @@ def run_demo(directory: Path | None, seed: int, steps: int, *, stay: bool) -> No
 
 
 def _missing_extra(what: str, extra: str, error: ImportError) -> click.ClickException:
-    return click.ClickException(f"{what} needs more packages: pip install 'hf-mpwriter[{extra}]' ({error})")
+    return click.ClickException(f"{what} needs more packages: pip install '.[{extra}]' in the clone ({error})")

@@ -13,6 +13,7 @@ import click
 from tqdm import tqdm
 
 from hf_mpwriter.base.settings import is_on
+from hf_mpwriter.base.verdicts import Refused
 from hf_mpwriter.snapshot.damage import Damage
 from hf_mpwriter.spool.progress import size_text
 from hf_mpwriter.spool.staging.status import MirrorStatus
@@ -96,12 +97,15 @@ def _sizes(part: int, total: int) -> str:
 class UploadBar:
     """A progress bar of bytes that are where they should be; above it, the reason of a failed push, once each.
 
+    A refusal is left to the error that ends the command: it comes at once.
+
     Where the output is no terminal, there is a line a minute instead. HF_HUB_DISABLE_PROGRESS_BARS=1 switches off both.
 
     Args:
         total: bytes of all files.
         missing: bytes that are not there yet.
         what: has become of the others.
+        name: of the run, "" if there is only one.
         drawn: whether there is a bar at all.
         lines: whether there are lines where none is drawn.
         clock: monotonic seconds.
@@ -112,18 +116,20 @@ class UploadBar:
         total: int,
         missing: int,
         what: str = "on the Hub",
+        name: str = "",
         *,
         drawn: bool = True,
         lines: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._name = f"{printable(name)}: " if name else ""
         is_off = is_on(os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS", ""))
         self._is_drawn = drawn and not is_off and sys.stderr.isatty()
         self._bar = tqdm(
             total=total,
             unit="B",
             unit_scale=True,
-            desc=what,
+            desc=f"{self._name}{what}",
             initial=total - missing,
             file=sys.stderr,
             disable=not self._is_drawn,
@@ -145,13 +151,20 @@ class UploadBar:
             self._bar.refresh()
         elif self._held > self._told and self._clock() >= self._next_line:
             self._told, self._next_line = self._held, self._clock() + LINE_EVERY
-            print(f"{self._what}: {size_text(self._held)} of {size_text(self._total)}", file=sys.stderr, flush=True)
+            text = f"{self._name}{self._what}: {size_text(self._held)} of {size_text(self._total)}"
+            print(text, file=sys.stderr, flush=True)
 
-    def show_failure(self, uploader: UploaderStatus) -> None:
-        """Print why the last push failed, unless that was printed last time."""
-        if uploader.reason and uploader.reason != self._last_failure:
+    def show_failure(self, uploader: UploaderStatus, since: float) -> None:
+        """Print why the last push failed, unless that was printed last time.
+
+        Args:
+            uploader: its status.
+            since: unix time; what failed before is no news.
+        """
+        is_news = uploader.is_news(since, time.monotonic()) and uploader.kind != Refused.__name__
+        if is_news and uploader.reason != self._last_failure:
             self._last_failure = uploader.reason
-            self._bar.write(printable(f"not yet: {uploader.why}"))
+            self._bar.write(printable(f"{self._name}not yet: {uploader.why}"), file=sys.stderr)
 
     def close(self) -> None:
         """Leave the bar on the screen as it is."""

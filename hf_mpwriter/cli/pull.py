@@ -35,6 +35,7 @@ from hf_mpwriter.cli.destination import (
     with_namespace,
 )
 from hf_mpwriter.cli.output import UploadBar, counted
+from hf_mpwriter.cli.words import plain
 from hf_mpwriter.spool.homes import find, spool_of
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ownership import check_ownership
@@ -160,13 +161,13 @@ def _unreached(verdict: Verdict) -> str:
     hint = (
         verdict.hint if isinstance(verdict, Refused) else "What came so far is kept, and the next pull goes on there."
     )
-    return printable(f"Not all was pulled: {reason.rstrip('.')}. {hint}")
+    return printable(f"Not all was pulled: {plain(reason)}. {hint}")
 
 
 def _show(report: Pulled, destination: Destination, spool: Spool, logdir: str, workers: tuple[str, ...]) -> None:
     """Print what was pulled, and what was not."""
     if not report.commit:
-        click.echo(printable(f"Nothing was pulled: {destination}{NOT_THERE}"), err=True)
+        click.echo(printable(f"Nothing was pulled: {destination.url}{NOT_THERE}"), err=True)
         sys.exit(NOTHING_THERE)
     for path, reason in report.left.items():
         click.echo(printable(f"{path}: {reason}"), err=True)
@@ -175,15 +176,16 @@ def _show(report: Pulled, destination: Destination, spool: Spool, logdir: str, w
         raise click.ClickException(f"{len(report.left)} of {len(report.sizes)} files were not pulled. Again: {again}")
     if not report.sizes:
         if workers:
-            raise click.ClickException(printable(f"{destination} has nothing of {', '.join(workers)}: see --worker."))
-        click.echo(printable(f"{destination} has nothing of this run."))
+            named = ", ".join(workers)
+            raise click.ClickException(printable(f"{destination.url} has nothing of {named}: see --worker."))
+        click.echo(printable(f"{destination.url} has nothing of this run."))
         return
     click.echo(printable(_summary(report, destination, spool)))
 
 
 def _summary(report: Pulled, destination: Destination, spool: Spool) -> str:
     fetched = f"{counted(len(report.fetched), 'file')} ({size_text(sum(report.fetched.values()))}) came"
-    return f"All {size_text(sum(report.sizes.values()))} of {destination} are in {spool.run_dir}: {fetched}."
+    return f"All {size_text(sum(report.sizes.values()))} of {destination.url} are in {spool.run_dir}: {fetched}."
 
 
 def pull_before(run_dir: str, repo_id: str, wanted: Callable[[str], bool], *, is_quiet: bool) -> Callable[[], None]:
@@ -231,8 +233,8 @@ def _brought(spool: Spool, destination: Destination, wanted: Callable[[str], boo
     else:
         yield from (f"{path} was not pulled: {reason}" for path, reason in report.left.items())
         if not is_quiet and not report.commit:
-            yield f"nothing was pulled: {destination}{NOT_THERE}"
+            yield f"nothing was pulled: {destination.url}{NOT_THERE}"
         elif not is_quiet and not report.sizes:
-            yield f"{destination} has nothing of this run yet."
+            yield f"{destination.url} has nothing of this run yet."
         elif not is_quiet and not report.left:
             yield _summary(report, destination, spool)

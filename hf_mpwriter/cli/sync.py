@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections.abc import Collection
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -20,19 +21,23 @@ import click
 from hf_mpwriter.base.home import normalised_logdir
 from hf_mpwriter.base.names import is_ours
 from hf_mpwriter.base.settings import Destination, Environment, Settings
+from hf_mpwriter.base.verdicts import Refused
 from hf_mpwriter.cli.destination import (
     command_line,
     newest_settings,
+    page_of,
     path_of_run,
     recorded_destination,
 )
 from hf_mpwriter.cli.output import UploadBar, failure, show_damage
 from hf_mpwriter.cli.syncing.folders import spool_for
+from hf_mpwriter.cli.words import LOGIN, cure, plain
 from hf_mpwriter.snapshot import attachments
 from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Progress, size_text, wait
 from hf_mpwriter.spool.staging.logdir import Logdir
+from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.spool.workers.members import ASK_FOR_ALL, OBSERVER, MemberFile, Members
 from hf_mpwriter.system.process import Process
 from hf_mpwriter.system.redaction import printable
@@ -50,6 +55,7 @@ class Wishes:
         endpoint: Hub that the token may go to, see `destination`.
         create: whether a repository that is gone may be made anew.
         is_quiet: whether nothing but errors is printed.
+        names_runs: whether what is printed of a run names it, as there are several.
     """
 
     repo_id: str | None = None
@@ -60,6 +66,7 @@ class Wishes:
     endpoint: str | None = None
     create: bool = False
     is_quiet: bool = False
+    names_runs: bool = False
 
     def place_of(self, logdir: str) -> Destination | None:
         """Where a run goes that has no destination yet; None if no repository was named."""
@@ -100,8 +107,10 @@ def sync_one(logdir: str, wishes: Wishes) -> None:
     lengths = {file.path: file.length for file in scan.files(settings.allows, tuple)}
     lengths |= attachments.sizes(spool.run, settings.allows, attachments.secrets())
     damaged = show_damage(scan.damage(time.time()))
-    patience, started = math.inf if timeout is None else timeout, time.monotonic()
-    missing, asked = _request_and_wait(spool, destination, settings, lengths, patience, wishes)
+    patience, started, began_at = math.inf if timeout is None else timeout, time.monotonic(), time.time()
+    missing, asked = _request_and_wait(
+        spool, destination, settings, lengths, patience, wishes, logdir * wishes.names_runs
+    )
     shortfall = None
     if there.is_staged:
         try:
@@ -110,17 +119,16 @@ def sync_one(logdir: str, wishes: Wishes) -> None:
             shortfall = error.message
     if missing or (lengths and not asked):
         progress = Progress(spool)
-        uploader = progress.uploader()
-        reason = "; ".join(progress.refused(missing).values()) or uploader.why
-        told = filter(None, [_shortfall(sum(missing.values()), asked=asked), reason, shortfall])
-        raise failure(" ".join(told), damaged=damaged)
+        paths, failed = progress.refused(missing).values(), failed_since(began_at, progress)
+        text = shortfall_text(sum(missing.values()), paths, failed, typed, asked=asked)
+        raise failure(" ".join(filter(None, [text, shortfall])), damaged=damaged)
     if shortfall is not None:
         raise failure(shortfall, damaged=damaged)
     size = size_text(sum(lengths.values()))
     if damaged:
         raise failure(f"What is whole of {spool.run_dir}, {size}, is on the Hub; what is damaged is not", damaged=True)
     if not wishes.is_quiet:
-        click.echo(f"All {size} of {spool.run_dir} are on the Hub: {destination}")
+        click.echo(f"All {size} of {spool.run_dir} are on the Hub: {page_of(spool, destination)}")
 
 
 def _bring(spool: Spool, there: Logdir, timeout: float, *, quiet: bool) -> None:
@@ -172,18 +180,36 @@ def _is_ours(path: str) -> bool:
     return is_ours(os.path.basename(path))
 
 
-def _shortfall(missing: int, *, asked: bool) -> str:
-    """Say what is not on the Hub, or not known to be there.
+def failed_since(since: float, progress: Progress) -> UploaderStatus:
+    """The status of an uploader that fails; an empty one if it has not failed since a unix time."""
+    uploader = progress.uploader()
+    return uploader if uploader.is_news(since, time.monotonic()) else UploaderStatus()
+
+
+def shortfall_text(missing: int, refused: Collection[str], uploader: UploaderStatus, again: str, *, asked: bool) -> str:
+    """Say what is not on the Hub, or not known to be there, why, and what helps.
 
     Args:
         missing: bytes.
+        refused: why each refused path is not there.
+        uploader: what has failed since the call; an empty status if nothing has.
+        again: the command to type when that is mended.
         asked: whether the Hub has answered what it holds.
     """
+    size = size_text(missing)
+    if refused:
+        return f"{size} are not on the Hub yet: {'; '.join(dict.fromkeys(refused))}."
+    why, helps = plain(uploader.reason).rstrip("."), cure(uploader.reason, uploader.hint)
+    because = f": {why}" if why else ""
+    if uploader.kind == Refused.__name__:  # the Hub was asked, and has answered
+        then = "" if "hf-mpwriter sync" in helps else f"{'; then' if helps else 'To try again'}: {again}"
+        helps = f"Run: {helps}" if helps.startswith(LOGIN) else helps[:1].upper() + helps[1:]
+        lead = f"{size} are not on the Hub" if missing else "The Hub does not tell what it has"
+        return f"{lead}{because}. {helps}{then}"
     if asked:
-        return f"{size_text(missing)} are not on the Hub yet."
-    if missing:
-        return f"The Hub could not be asked. By what it last answered, {size_text(missing)} are not there yet."
-    return "The Hub could not be asked. By what it last answered, everything is there."
+        return f"{size} are not on the Hub yet{because}."
+    known = f"{size} are not there yet" if missing else "everything is there"
+    return f"The Hub could not be asked{because}. By what it last answered, {known}."
 
 
 def _request_and_wait(
@@ -193,6 +219,7 @@ def _request_and_wait(
     lengths: dict[str, int],
     timeout: float,
     wishes: Wishes,
+    name: str,
 ) -> tuple[dict[str, int], bool]:
     """Request a push of all files and wait for it.
 
@@ -203,6 +230,7 @@ def _request_and_wait(
         lengths: bytes of all files, per path.
         timeout: seconds.
         wishes: what was asked for.
+        name: of the run, "" if there is only one.
 
     Returns:
         What is missing on the Hub at the end, and whether the Hub has answered what it holds. If it has not, that is
@@ -215,7 +243,7 @@ def _request_and_wait(
         if wishes.create:
             member_file.write({"create": True})
         member_file.count(requests=1)
-        missing = _wait_with_bar(spool, destination, lengths, timeout, checked, quiet=wishes.is_quiet)
+        missing = _wait_with_bar(spool, destination, lengths, timeout, checked, name, quiet=wishes.is_quiet)
     finally:
         member_file.leave()
     progress = Progress(spool)
@@ -225,18 +253,25 @@ def _request_and_wait(
 
 
 def _wait_with_bar(
-    spool: Spool, destination: Destination, lengths: dict[str, int], timeout: float, checked: int, *, quiet: bool
+    spool: Spool,
+    destination: Destination,
+    lengths: dict[str, int],
+    timeout: float,
+    checked: int,
+    name: str,
+    *,
+    quiet: bool,
 ) -> dict[str, int]:
     progress, election = Progress(spool), Election(spool, destination, by_hand=True)
     mirror = MirrorElection(spool, by_hand=True)
     missing = progress.missing(lengths)
-    total, lacking = sum(lengths.values()), sum(missing.values())
-    with closing(UploadBar(total, lacking, drawn=not quiet, lines=not quiet)) as bar:
+    total, lacking, began_at = sum(lengths.values()), sum(missing.values()), time.time()
+    with closing(UploadBar(total, lacking, name=name, drawn=not quiet, lines=not quiet)) as bar:
 
         def show(missing: dict[str, int]) -> None:
             bar.update(sum(missing.values()))
             if not quiet:
-                bar.show_failure(progress.uploader())
+                bar.show_failure(progress.uploader(), began_at)
 
         def ensure() -> None:
             election.ensure_uploader()

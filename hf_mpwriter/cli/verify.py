@@ -270,10 +270,11 @@ def unseen(destination: Destination, ledger: Ledger | None, sync: str) -> str:
         ledger: what the Hub was known to hold.
         sync: the command that uploads.
     """
+    page = destination.url
     if ledger is None or not any(held.length for held in ledger.files.values()):
-        return f"Nothing was compared: {destination} is not there, and nothing is known to have been sent. Run: {sync}"
+        return f"Nothing was compared: {page} is not there, and nothing is known to have been sent. Run: {sync}"
     return (
-        f"Nothing was compared: {destination} took bytes of this run, and now it is gone, or this token may not see "
+        f"Nothing was compared: {page} took bytes of this run, and now it is gone, or this token may not see "
         "it. Run: hf auth login, with a token that may read it (or set HF_TOKEN); or look whether it was renamed."
     )
 

@@ -16,6 +16,7 @@ import contextlib
 import importlib.util
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -217,3 +218,5 @@ def _keep_open(stage: Stage) -> None:
     with contextlib.suppress(KeyboardInterrupt):
         while stage.hub.pid is not None:
             time.sleep(POLL)
+    kept = shlex.quote(stage.place.root)
+    print(f"\nThe Hub ends. All of it stays in {kept}; to be rid of it: rm -r {kept}", flush=True)

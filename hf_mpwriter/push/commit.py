@@ -108,7 +108,8 @@ def _attempt(job: Job, spool: Spool, hub: Hub, notify: Notify, *, trust_own_head
     if not to_send:
         return Done(seen.parent, False, hub.repo_id, seen.found, checked=seen.complete, private=hub.private)
     if first and job.private and hub.private is False:
-        return Refused(f"{job.destination} is PUBLIC, and repo_private=True was asked for: nothing is sent.", PUBLIC)
+        page = words.page(job.destination, hub.repo_id)
+        return Refused(f"{page} is PUBLIC, and repo_private=True was asked for: nothing is sent.", PUBLIC)
     with sources(job, spool, to_send) as found:
         try:
             commit, sent = hub.commit(found, seen.parent, fenced=job.fenced, tag_card=first)
@@ -244,7 +245,8 @@ def _head(job: Job, hub: Hub, notify: Notify) -> str:
             raise GoneError(f"{where} is gone, or the token has no access to it any more.")
         hub.create(private=job.private)
         if (head := hub.head()) is None:
-            raise OSError(f"{job.destination} has no branch {job.destination.revision!r} after it was created")
+            page = words.page(job.destination, hub.repo_id)
+            raise OSError(f"{page} has no branch {job.destination.revision!r} after it was created")
         notify(f"{CREATED} {words.page(job.destination, hub.repo_id)}")
     elif "/" in name and hub.repo_id.lower() != name.lower():
         notify(f"{name} was renamed: it is {hub.repo_id} now")

@@ -18,7 +18,7 @@ import logging
 import os
 from collections.abc import Callable, Collection
 
-from hf_mpwriter.base.names import event_host
+from hf_mpwriter.base.names import VIEW_DIRECTORY, event_host
 from hf_mpwriter.base.nodes import Nodes
 from hf_mpwriter.ranks_view.following import Following
 from hf_mpwriter.ranks_view.inputs import rank_of
@@ -31,7 +31,6 @@ from hf_mpwriter.system.process import host_name
 
 logger = logging.getLogger("hf_mpwriter")
 
-FOLDER = "_all_ranks"
 EVERY = 5.0  # seconds between two steps
 PART, LAST_PART = 0.05, 1.0  # seconds that a step may take, while workers live and after that
 LONGEST = 60.0  # seconds for which the end of an uploader waits for what is behind
@@ -44,7 +43,7 @@ def is_of_another(path: str) -> bool:
     Args:
         path: relative to the run directory.
     """
-    return path.startswith(f"{FOLDER}/") and event_host(os.path.basename(path)) != host_name()
+    return path.startswith(f"{VIEW_DIRECTORY}/") and event_host(os.path.basename(path)) != host_name()
 
 
 class RanksView:
@@ -116,8 +115,8 @@ class RanksView:
         own = self._host.root.basename
         self._is_shared = self._is_shared or any(member.name.host != own for member in members)
         if elsewhere or (self._nodes.count > 1 and not self._is_shared and self._is_of_this_host()):
-            return f"{FOLDER}/{host_name()}", host_name()
-        return FOLDER, ""
+            return f"{VIEW_DIRECTORY}/{host_name()}", host_name()
+        return VIEW_DIRECTORY, ""
 
     def _is_of_this_host(self) -> bool:
         """Whether other hosts have a run directory of their own, as far as this one can tell."""

@@ -19,6 +19,7 @@ It is longer than other modules, so that all places stand in one.
         pulling/<32 hex>                              files on their way from the Hub    the holder of that lock
         hosts/<host>/status.json                      heartbeat, phase, last failure     that host's uploader
         hosts/<host>/notices.json                     what the user should know          that host's uploader
+        hosts/<host>/died.json                        workers that died, see deaths      that host's uploader
         hosts/<host>/starts.json                      starts of uploaders                the lock's holder, there
         hosts/<host>/uploader.log                     rotating log                       that host's uploader
         hosts/<host>/uploader.prom                    for Prometheus, if asked for       that host's uploader
@@ -70,6 +71,11 @@ class HostSpool:
     def notices(self) -> Place:
         """What the user should know."""
         return self.root / "notices.json"
+
+    @property
+    def died(self) -> Place:
+        """What is remembered of workers that died."""
+        return self.root / "died.json"
 
     @property
     def log(self) -> Place:

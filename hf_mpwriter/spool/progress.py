@@ -213,7 +213,7 @@ class Status:
     """What a process has logged, and how much of it is on the Hub.
 
     Attributes:
-        destination: of the run, "" if it is local.
+        destination: its page on the Hub, "" if the run is local.
         logged: bytes on disk to be uploaded: event files of this process, and attachments if the patterns ask for them.
         on_hub: of these, bytes that the Hub is known to hold.
         waiting: bytes that it does not hold yet; 0 for a local run. Of a staged run, those not in the logdir count too.
@@ -249,7 +249,8 @@ def status(view: Progress, destination: Destination | None, logged: Logged) -> S
     if destination is not None:
         waiting, uploader = sum(view.missing(logged.lengths).values()), view.uploader()
         errors.append(uploader.why)
-    name, on_hub = (str(destination), total - waiting) if destination else ("", 0)
+        destination = ledger.resolved if (ledger := view.ledger()) else destination
+    name, on_hub = (destination.url, total - waiting) if destination else ("", 0)
     return Status(name, total, on_hub, waiting, logged.dropped, " ".join(filter(None, errors)), logged.in_memory)
 
 
@@ -323,8 +324,7 @@ def size_text(count: float) -> str:
 
 
 def _stamp(place: Place) -> tuple[int, int]:
-    try:
+    with contextlib.suppress(OSError):
         status = place.stat()
-    except OSError:
-        return 0, 0
-    return status.st_ino, status.st_mtime_ns
+        return status.st_ino, status.st_mtime_ns
+    return 0, 0

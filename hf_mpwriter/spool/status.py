@@ -10,7 +10,7 @@ Invariants:
 - It is for display. It is not made durable, so it may be older after a power cut, or damaged; then it counts as empty.
   One decision rests on it: who may start the next uploader, and how soon, see `worker/election`.
 - Of several hosts, the one counts that was heard of last, by the clock of the filesystem.
-- The log gets one line when an outage begins, and one when it is over.
+- The log gets a line when an outage begins, and one when it is over; for the tries between them see `uploader/outcome`.
 - A full disk takes no newer status, and no ledger. So the reader sees for itself whether the disk is full: `or_full`.
 - No secret stands in it.
 """
@@ -188,6 +188,15 @@ class UploaderStatus:
         if not self.hint:
             return self.reason
         return f"{self.reason.rstrip('.')}{': ' if self.hint[0].islower() else '. '}{self.hint}"
+
+    def is_news(self, since: float, now: float) -> bool:
+        """Whether the reason is not that of an earlier attempt: it failed since, or a wait that it names goes on.
+
+        Args:
+            since: unix time.
+            now: monotonic seconds.
+        """
+        return bool(self.reason) and (self.failed_at >= since or self.blocked_until > now)
 
     @property
     def left_to_younger_than(self) -> float:

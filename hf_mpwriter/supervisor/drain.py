@@ -51,7 +51,7 @@ class Delivered:
 
     Attributes:
         run_dir: absolute path.
-        destination: "" if it is not known.
+        destination: the page of the run on the Hub, "" if it is not known.
         total: bytes that are to be on the Hub.
         missing: bytes per path that are not there.
         reason: why the last push failed and what helps, or why nothing is known.
@@ -166,7 +166,7 @@ class Upload:
             self._ensure()
         return Delivered(
             self._spool.run_dir,
-            str(self.destination or ""),
+            self._page,
             sum(self._lengths.values()),
             missing,
             "; ".join(self._view.refused(missing).values()) or status.why,
@@ -175,6 +175,12 @@ class Upload:
             is_over=is_over,
             logdir=there,
         )
+
+    @property
+    def _page(self) -> str:
+        ledger = self._view.ledger()
+        found = ledger.resolved if ledger else self.destination
+        return found.url if found else ""
 
     def _has_workers(self) -> bool:
         """Whether others still work here; then the uploader stays for them."""

@@ -1,6 +1,6 @@
 """The report at the end: one line per run directory. What is on the Hub, what is not, what finishes it.
 
-all 12.3 MB of RUN_DIR are on the Hub: DESTINATION
+all 12.3 MB of RUN_DIR are on the Hub: LINK
 1.2 MB of the 12.3 MB of RUN_DIR are not on the Hub yet: REASON. An uploader goes on trying. To finish: COMMAND
 RUN_DIR could not be read in time: REASON. To finish: COMMAND
 nothing of RUN_DIR was uploaded: REASON                          it was to be followed

@@ -4,6 +4,7 @@
     other    the lane splits, quarantines or waits -> ledger saved -> record removed -> the next push waits
 
 Invariants:
+- The log has one line for each commit, and one for each try that fails, with the time of the next.
 - The ledger is on disk before the record of what was in flight goes, see `in_flight`.
 - A failed push of attachments delays event files only if the Hub refuses the destination or asks for a pause.
 """
@@ -18,6 +19,7 @@ from hf_mpwriter.base.names import is_attachment
 from hf_mpwriter.base.verdicts import Done, Quarantine, Refused, Retry, Unknown, Verdict
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.outbox import Batch
+from hf_mpwriter.spool.progress import size_text
 from hf_mpwriter.system.filesystem import room
 from hf_mpwriter.uploader.lanes import Lane
 from hf_mpwriter.uploader.run_state import RunState
@@ -35,11 +37,26 @@ def conclude(run: RunState, verdict: Verdict) -> None:
         verdict: of the push.
     """
     verdict, lane, batch = run.in_flight.end(verdict)
-    run.metrics.concluded(verdict, run.ledger)
+    size, seconds = run.metrics.concluded(verdict, run.ledger)
     if isinstance(verdict, Done):
+        if verdict.own:
+            logger.info("%s", pushed(verdict, size, seconds))
         _acknowledge(run, verdict, lane, batch)
     else:
         _fail(run, verdict, lane, batch)
+
+
+def pushed(verdict: Done, size: int, seconds: float) -> str:
+    """What the log says of a commit.
+
+    Args:
+        verdict: on its push.
+        size: new bytes.
+        seconds: that the push took.
+    """
+    count = len(verdict.files)
+    files = f"{count} file{'s' * (count != 1)}"
+    return f"pushed {size_text(size)} in {files}, commit {verdict.commit[:8]}, {seconds:.1f} s"
 
 
 def refused_start(run: RunState, error: OSError) -> None:
@@ -97,6 +114,10 @@ def _fail(run: RunState, verdict: Verdict, lane: Lane, batch: Batch) -> None:
     if not lane.yielded:
         is_outage = isinstance(verdict, Refused) or (lane is run.events and isinstance(verdict, (Retry, Unknown)))
         run.status.failed(verdict, lane.backoff.attempts, is_outage=is_outage)
+        if isinstance(verdict, (Retry, Unknown, Refused)):
+            logger.info(
+                "failed: %s; next try in %.0f s", verdict.reason.rstrip("."), max(0.0, run.next_at() - run.clock())
+            )
 
 
 def _forget(ledger: Ledger, paths: Iterable[str]) -> None:

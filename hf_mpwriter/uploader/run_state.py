@@ -269,7 +269,7 @@ class RunState:
             push=push.pid if push else None,
             commits=self.events.commits + self.attachments.commits,
             blocked_until=self.pacing.blocked_until,
-            next_at=self._next_at(),
+            next_at=self.next_at(),
         )
 
     def leave(self) -> None:
@@ -278,7 +278,7 @@ class RunState:
         self.attachments.close()
         self.in_flight.let_go()
 
-    def _next_at(self) -> float:
+    def next_at(self) -> float:
         """Monotonic seconds when the next try of what waits, or else the next commit, is due."""
         tries = self.pacing.next_try, self.pacing.blocked_until
         return max(*tries, 0.0 if self.events.batches else self.pacing.next_commit)

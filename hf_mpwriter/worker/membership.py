@@ -45,6 +45,7 @@ from hf_mpwriter.worker.naming.parts import Taken
 from hf_mpwriter.worker.role import Role
 from hf_mpwriter.worker.staging.restoring import publish_record
 
+SHARED = "~shared"  # among the names that were told: no process can be called so
 REQUEST_EVERY = 1.0  # seconds between two requests: a script that asks at every step must not fill the disk
 
 
@@ -149,8 +150,8 @@ class Membership:
                 raise
             self._joined, self.name = joined, taken.name
             self.joined_at = joined.file.files[0].started_at
-            if self.role.rank is not None and self.role.child is None:
-                self.tell_holder()
+            if self.role.child is None:
+                (self._tell_neighbour if self.role.rank is None else self.tell_holder)()
         finally:
             self._is_joining = False
 
@@ -173,6 +174,15 @@ class Membership:
         is_sibling = holder is not None and holders.is_sibling(holder, role.launcher_of(self.role))
         text = holders.warning(self.spool.logdir, taken.wanted, taken.name, holder, is_sibling=is_sibling)
         logger.warning("%s", text)
+
+    def _tell_neighbour(self) -> None:
+        """Without a rank, say once where this process logs if another one was first: they may share on purpose."""
+        taken = self.taken
+        if taken is not None and taken.name != taken.wanted and SHARED not in self._told_holders:
+            self._told_holders.add(SHARED)
+            holder = holders.find(self.spool, taken.wanted)
+            if holder is None or not holders.is_ancestor(holder):
+                logger.info("%s", holders.sharing(self.spool.logdir, taken.name, holder))
 
     def _avoid_foreign_spool(self) -> None:
         """Use a spool aside if ours was replaced or opened to others: what is logged is kept all the same."""

@@ -14,10 +14,11 @@ What is told when a wait takes long (`announcement`), and at its end (`message`,
     an uploader lives             the last failure; until when it tries at least; the command, for then
     none lives                    when the last one left; the command
 
-What was announced, or told of an outage before, is not repeated: then the message has only what is new.
+The reason that was announced, or told of an outage before, is not repeated. The command is: it ends the last line.
 
 Invariants:
 - Only the first rank speaks, or one that fails, or a process of no launcher; the wait ends after `exit_timeout`.
+- Where the run goes is told before a wait. A wait without a failure and its good end are information.
 - Only what is in files is said to be on disk. Records that wait in memory, or are lost, are counted apart.
 """
 
@@ -39,6 +40,7 @@ from hf_mpwriter.system.redaction import printable
 from hf_mpwriter.worker import delivery
 from hf_mpwriter.worker.delivery import Awaited, amount
 from hf_mpwriter.worker.ending.patience import Terms, patience
+from hf_mpwriter.worker.telling.teller import Teller
 from hf_mpwriter.worker.telling.voice import Voice
 
 QUIET_WAIT = 2.0  # seconds; a longer wait is announced
@@ -58,7 +60,7 @@ class End:
         logged: returns what this process has logged.
         clock: monotonic seconds.
         uploads: whether it is to be on the Hub; else only in the logdir.
-        told: what the user knows of an outage.
+        teller: tells where the run goes, and what the user knows of an outage; None if it has no destination.
     """
 
     def __init__(
@@ -71,11 +73,11 @@ class End:
         clock: Callable[[], float] = time.monotonic,
         *,
         uploads: bool = True,
-        told: str = "",
+        teller: Teller | None = None,
     ) -> None:
         self._view, self._spool, self._damage, self._voice = view, spool, awaited.damage, voice
         self._logdir = Logdir(spool, clock)
-        self._logged, self._clock, self._told = logged, clock, told
+        self._logged, self._clock, self._teller = logged, clock, teller
         self._ended_at = time.time()
         voice.begin_end()
         of_hub = awaited.lengths if uploads else {}
@@ -152,20 +154,25 @@ class End:
         self._next_question = self._clock() + SPEAKER_EVERY
         if self._voice.may_tell_unsent(failed=self._failed):
             self._announced = self._outcome()
-            logger.warning("%s", announcement(self._announced, longest))
+            if self._teller is not None:
+                self._teller.begin()
+            fails = bool(self._announced.reason or self._announced.logdir.why)
+            self._log(announcement(self._announced, longest), is_warning=fails)
             self._voice.told_unsent(time.time())
+
+    def _log(self, text: str, *, is_warning: bool) -> None:
+        (logger.warning if is_warning else logger.info)("%s%s", self._voice.label, text)
 
     def _tell(self) -> bool:
         if self._damage and self._voice.is_first():
             for damage in self._damage:
                 logger.warning("%s: %s %s", self._spool.run_dir, printable(damage.path), damage)
         outcome = self._outcome()
-        text = message(outcome, self._announced)
+        text, is_late = message(outcome, self._announced), bool(outcome.missing or outcome.logdir.missing)
         if text and (self._announced or self._voice.may_tell_unsent(failed=self._failed)):
-            logger.warning("%s", text)
-            self._voice.told_unsent(time.time() if outcome.missing or outcome.logdir.missing else 0.0)
-        is_whole = outcome.logged.is_on_disk and not self._damage
-        return is_whole and not (outcome.missing or outcome.logdir.missing)
+            self._log(text, is_warning=is_late or not outcome.logged.is_on_disk)
+            self._voice.told_unsent(time.time() if is_late else 0.0)
+        return outcome.logged.is_on_disk and not self._damage and not is_late
 
     def _outcome(self) -> Outcome:
         uploader, missing = self._view.uploader(), self._view.missing(self._lengths, asked=self._asked)
@@ -174,7 +181,7 @@ class End:
             missing=missing,
             refused=self._view.refused(missing),
             is_offline=is_offline(),
-            reason="" if uploader.why == self._told else uploader.why,
+            reason="" if self._teller and uploader.why == self._teller.told else uploader.why,
             is_refused=uploader.kind == Refused.__name__,
             is_alive=self._view.uploader_is_alive(),
             stillness=uploader.stillness(time.time()),
@@ -274,14 +281,11 @@ def message(outcome: Outcome, announced: Outcome | None = None) -> str:
     why, outlook, lead = _explain(outcome)
     is_final = outcome.is_offline or len(outcome.refused) == len(outcome.missing)
     subject = f"{amount(outcome.missing, name)} are not on the Hub{'' if is_final else ' yet'}"
-    if announced and announced.missing == outcome.missing:
-        subject = f"{name}: that is not on the Hub{'' if is_final else ' yet'}"
     if announced and announced.reason == why:
         why = ""
     first = f"{subject}{f': {why}' if why else ''}".rstrip(".") + "."
     second = there.sentence() or ("All of it is in the logdir." if there.to else "")
-    last = f"{outlook}." if announced else f"{outlook}{lead}: {outcome.command}"
-    return printable(" ".join(filter(None, [first, second, memory, last])))
+    return printable(" ".join(filter(None, [first, second, memory, f"{outlook}{lead}: {outcome.command}"])))
 
 
 def _explain(outcome: Outcome) -> tuple[str, str, str]:

@@ -301,10 +301,11 @@ class Worker:
         own = self.files.written()  # before the seal: what other threads log after it comes with the next one
         self.sealing.request(at_once=True)  # other writers may be open
         began, keep_house = time.time(), functools.partial(self.keep_house, at_end=True)
-        told = self._teller.told if self._teller else ""
         ledger = None
         try:
-            ledger = self._waits.wait(own, self._voice, self.logged, keep_house, spent, failed=failed, told=told)
+            ledger = self._waits.wait(
+                own, self._voice, self.logged, keep_house, spent, failed=failed, teller=self._teller
+            )
         finally:
             try:
                 self._tell(at_end=True)

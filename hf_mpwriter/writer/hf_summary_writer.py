@@ -15,7 +15,37 @@ class HFSummaryWriter(SummaryWriter):
     """huggingface_hub's HFSummaryWriter for many processes: the same arguments, the same attributes.
 
     Each record is written to disk at once. A process that outlives crashes uploads the event files. The constructor
-    sends no request. For the arguments and errors, see `SummaryWriter`.
+    sends no request. For the errors, see `SummaryWriter`.
+
+    Args:
+        repo_id: repository on the Hub, `name` or `namespace/name`; created if it does not exist.
+        logdir: the run directory, shared by all processes of a run; a path or a URL. Default: `runs/<job>` if the
+            launcher names the job, else `runs/<date>_<host>`.
+        comment: appended to the default logdir.
+        purge_step: for a run that resumes at this step: TensorBoard hides what was logged at this step and later.
+        max_queue, flush_secs: accepted and ignored; every record is written at once.
+        filename_suffix: appended to the names of event files; no "/", and short enough for the filesystem.
+        write_to_disk: if false, the writer writes nothing.
+        log_dir: torch's name for `logdir`.
+        comet_config: accepted if it disables Comet.
+        commit_every: minutes between two commits.
+        squash_history: whether to squash the branch after each commit.
+        repo_type: model, dataset or space; None for model.
+        repo_revision: branch; None for main.
+        repo_private: visibility of a repository that is created; None for the organization's default, else public.
+        path_in_repo: folder in the repository, to which the name of the run directory is appended.
+        repo_allow_patterns: patterns of the files in the run directory to upload, None for all files; by default,
+            event files.
+        repo_ignore_patterns: patterns of files to leave out.
+        token: for the Hub; None takes the token of the environment or of `hf auth login`.
+        exit_timeout: seconds that the end of the process may wait for the Hub; None for HF_MPWRITER_EXIT_TIMEOUT, or
+            60.
+        memory_limit: bytes of records that this process keeps in memory while the disk refuses them, for all its
+            writers together. What exceeds it is dropped and counted. Default: 16 MiB.
+        mirror_every: minutes after which records are brought to a logdir in which files cannot grow, such as a URL.
+            None for HF_MPWRITER_MIRROR_EVERY, or `commit_every`.
+        system_metrics: whether a process logs what this machine does. None for HF_MPWRITER_SYSTEM_METRICS, or no.
+        all_ranks_view: whether to derive the mean and bounds of all ranks. None for HF_MPWRITER_ALL_RANKS, or no.
 
     Attributes:
         logdir: the run directory, absolute.
@@ -54,6 +84,7 @@ class HFSummaryWriter(SummaryWriter):
         system_metrics: bool | None = None,
         all_ranks_view: bool | None = None,
     ) -> None:
+        """Build a writer; the arguments stand at the class."""
         super().__init__(
             logdir=logdir,
             comment=comment,

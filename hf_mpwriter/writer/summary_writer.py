@@ -57,8 +57,7 @@ class SummaryWriter(StepMethods, AddMethods):
             launcher names the job, else `runs/<date>_<host>`.
         comment: appended to the default logdir.
         purge_step: for a run that resumes at this step: TensorBoard hides what was logged at this step and later.
-        max_queue: accepted and ignored; every record is written at once.
-        flush_secs: accepted and ignored; every record is written at once.
+        max_queue, flush_secs: accepted and ignored; every record is written at once.
         filename_suffix: appended to the names of event files; no "/", and short enough for the filesystem.
         write_to_disk: if false, the writer writes nothing.
         log_dir: torch's name for `logdir`.
@@ -120,6 +119,7 @@ class SummaryWriter(StepMethods, AddMethods):
         system_metrics: bool | None = None,
         all_ranks_view: bool | None = None,
     ) -> None:
+        """Build a writer; the arguments and errors stand at the class."""
         if not (comet_config or {"disabled": True}).get("disabled"):
             raise SettingsError("comet_config asks for Comet.", hint="hf_mpwriter does not log to Comet.")
         environment = Environment.read()

@@ -12,6 +12,10 @@ SETTINGS = (
     *("MIRROR_EVERY", "NODES", "PROMETHEUS", "PUSH_ON", "PYTHON", "REPO_ID", "REPO_PRIVATE", "REPO_TYPE", "STAGING"),
     *("SYSTEM_METRICS",),
 )
+PARAMETERS = (  # of writers; no variable stands for them
+    *("COMMIT_EVERY", "FILENAME_SUFFIX", "MEMORY_LIMIT", "PATH_IN_REPO", "PURGE_STEP", "REPO_ALLOW_PATTERNS"),
+    *("REPO_IGNORE_PATTERNS", "REPO_REVISION", "SQUASH_HISTORY"),
+)
 INTERNAL = (
     *("LAUNCHED_AT", "SUPERVISOR"),  # set by `hf-mpwriter run`
     *("FAILPOINT", "LOCALHUB_READ_TOKEN", "LOCALHUB_TOKEN"),  # for tests, also of users
@@ -24,11 +28,13 @@ def unknown(environ: Mapping[str, str]) -> dict[str, str]:
     """Return the variables that have our prefix and do not exist.
 
     Returns:
-        Per name a question with the nearest setting, "" if none is like it.
+        Per name a question with the nearest setting, or the parameter that it means, "" if none is like it.
     """
     return {name: _question(name) for name in sorted(environ) if name.startswith(PREFIX) and name not in KNOWN}
 
 
 def _question(name: str) -> str:
-    found = nearest(name.removeprefix(PREFIX), SETTINGS)  # with the prefix, any two names are alike
+    found = nearest(name.removeprefix(PREFIX), (*SETTINGS, *PARAMETERS))  # with the prefix, any two names are alike
+    if found in PARAMETERS:
+        return f"{found.lower()} is a parameter of the writer, and has no variable."
     return f"Did you mean {PREFIX + found!r}?" if found else ""

@@ -62,7 +62,7 @@ def examine(directory: str | None, *, as_json: bool) -> None:
 def _checks(logdir: str | None) -> Iterator[Check]:
     yield versions_check()
     spool, destination, trouble = (None, None, None) if logdir is None else _run_at(logdir)
-    yield from hub_checks(Environment.read().endpoint, destination)
+    yield from hub_checks(Environment.read().endpoint, destination, has_pushed=spool is not None and _has_pushed(spool))
     if trouble is not None:
         yield trouble
     if spool is not None and destination is not None:
@@ -70,6 +70,12 @@ def _checks(logdir: str | None) -> Iterator[Check]:
     for path in [os.getcwd()] if spool is None else on_different_disks(spool.run_dir, spool.directory.path):
         yield disk_check(path)
     yield from uploader_checks()
+
+
+def _has_pushed(spool: Spool) -> bool:
+    """Whether the last push of a run from this machine has succeeded."""
+    status = Progress(spool).uploader()
+    return status.succeeded_at > 0 and not status.kind and not status.place
 
 
 def _run_at(logdir: str) -> tuple[Spool, Destination | None, Check | None]:

@@ -20,12 +20,13 @@ SKEW = 60.0  # seconds between our clock and that of the Hub, from which on it i
 WRITES = ("write", "admin")  # roles of tokens that may write anywhere
 
 
-def hub_checks(endpoint: str, destination: Destination | None) -> Iterator[Check]:
+def hub_checks(endpoint: str, destination: Destination | None, *, has_pushed: bool = False) -> Iterator[Check]:
     """What the Hub says.
 
     Args:
         endpoint: URL of the Hub of this environment.
         destination: of the run, None if none is looked at.
+        has_pushed: whether its last push from here has succeeded.
     """
     if is_offline():
         yield Check("endpoint", Health.FAIL, f"{OFFLINE}: nothing is sent", "Unset it to upload")
@@ -60,9 +61,9 @@ def hub_checks(endpoint: str, destination: Destination | None) -> Iterator[Check
         seen = account.repository(destination)
     except Exception as error:  # noqa: BLE001 - every error of the client has a verdict
         text = plain(getattr(classify(error), "reason", ""))
-        yield Check("repository", Health.FAIL, f"{destination}: {text}", "Try again later")
+        yield Check("repository", Health.FAIL, f"{destination.url}: {text}", "Try again later")
         return
-    yield repository_check(destination, seen.status, seen.fields, reply.fields)
+    yield repository_check(destination, seen.status, seen.fields, reply.fields, has_pushed=has_pushed)
 
 
 def token_source(environ: Mapping[str, str]) -> str:
@@ -136,7 +137,14 @@ def clock_check(ahead: float) -> Check:
     return Check("clock", Health.WARN, text, "Set it: the times of curves, and signed URLs, depend on it")
 
 
-def repository_check(destination: Destination, status: int, fields: Mapping[str, Any], who: Mapping[str, Any]) -> Check:
+def repository_check(
+    destination: Destination,
+    status: int,
+    fields: Mapping[str, Any],
+    who: Mapping[str, Any],
+    *,
+    has_pushed: bool = False,
+) -> Check:
     """Whether the repository is there, who can read it, and whether the token may write.
 
     Args:
@@ -144,6 +152,7 @@ def repository_check(destination: Destination, status: int, fields: Mapping[str,
         status: of HTTP, of the answer about the repository.
         fields: of that answer.
         who: of the answer to whoami.
+        has_pushed: whether the last push from here has succeeded: then the Hub lets its uploader write.
     """
     name = destination.repo_id
     if status in (401, 403, 404):
@@ -155,6 +164,8 @@ def repository_check(destination: Destination, status: int, fields: Mapping[str,
     if role_of(who) == "read":
         return Check("repository", Health.FAIL, f"{text}, this token may not write", f"Run: {LOGIN}")
     namespace, own = str(fields.get("id") or name).partition("/")[0], _namespaces(who)
+    if has_pushed:
+        return Check("repository", Health.OK, f"{text}, the last push from here has succeeded")
     if own and namespace not in own:
         return Check("repository", Health.WARN, f"{text}, of {namespace}", "Whether this token may write is not known")
     return Check("repository", Health.OK, f"{text}, this token may write" if role_of(who) in WRITES else text)

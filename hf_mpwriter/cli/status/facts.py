@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from hf_mpwriter.base.errors import SpoolFormatError
 from hf_mpwriter.base.files import LocalFile
-from hf_mpwriter.base.names import event_host, event_second, is_attachment, is_system, worker_of
+from hf_mpwriter.base.names import event_host, event_second, is_attachment, is_of_no_worker, worker_of
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.cli.destination import newest_settings, with_namespace
 from hf_mpwriter.pull.record import pulled_files
@@ -31,7 +31,8 @@ from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.spool.staging.logdir import Logdir
 from hf_mpwriter.spool.staging.status import MirrorStatus
 from hf_mpwriter.spool.status import UploaderStatus
-from hf_mpwriter.spool.workers.member_lines import Member, Reading
+from hf_mpwriter.spool.workers.deaths import last_of, remembered
+from hf_mpwriter.spool.workers.member_lines import Member
 from hf_mpwriter.spool.workers.members import ASK_FOR_ALL, Members
 from hf_mpwriter.spool.workers.share import Share
 from hf_mpwriter.system import disk
@@ -278,31 +279,36 @@ def _workers(spool: Spool, members: Iterable[Member], files: Iterable[FileFacts]
     for member in sorted(members, key=lambda member: (member.alive, member.started_at)):
         if member.name.worker not in ASK_FOR_ALL and not member.is_sampler:
             best[member.name.worker] = member
-    found = {name: _of_member(spool, member) for name, member in best.items()}
-    for file in files:
-        if not (is_attachment(file.path) or is_system(file.path) or file.pulled):
-            name = worker_of(file.path)
-            host = safe_name(event_host(file.path.rpartition("/")[2]).partition(".")[0])
-            if name not in found and not any(other.startswith(f"{name}~") for other in found):
-                found[name] = WorkerFacts(name, "ended", host, 0, host == host_id().rpartition("-")[0])
+    found, died = {name: _of_member(member) for name, member in best.items()}, remembered(spool)
+    for name, paths in _by_worker(spool, files).items():
+        if name not in found:
+            last = last_of(paths)
+            host = safe_name(event_host(last.rpartition("/")[2]).partition(".")[0])
+            state = "died" if last in died else "ended"
+            found[name] = WorkerFacts(name, state, host, 0, host == host_id().rpartition("-")[0])
     yield from sorted(found.values(), key=lambda worker: (worker.name != "main", worker.name))
 
 
-def _of_member(spool: Spool, member: Member) -> WorkerFacts:
-    state = "alive" if member.alive else "died" if _has_died(spool, member) else "ended"
+def _by_worker(spool: Spool, files: Iterable[FileFacts]) -> dict[str, list[str]]:
+    """The event files of each worker: a claim is never unlinked, so it tells which directories are of workers."""
+    claims: set[str] = set()
+    with contextlib.suppress(OSError):
+        claims = {name.removesuffix(".lock") for name in spool.claims.names() if name.endswith(".lock")}
+    found: dict[str, list[str]] = {}
+    for file in files:
+        if not (is_attachment(file.path) or is_of_no_worker(file.path) or file.pulled):
+            top = file.path.partition("/")[0]
+            found.setdefault(top if top in claims else worker_of(file.path), []).append(file.path)
+    return found
+
+
+def _of_member(member: Member) -> WorkerFacts:
+    state = "alive" if member.alive else "died" if member.has_died else "ended"
     host = member.name.host
     memory = member.in_memory if member.alive else 0
     return WorkerFacts(
         member.name.worker, state, host.rpartition("-")[0], member.name.pid, host == host_id(), member.dropped, memory
     )
-
-
-def _has_died(spool: Spool, member: Member) -> bool:
-    """Whether a dead worker has left a file open, as none does that ends by itself."""
-    reading = Reading(member.name)
-    with contextlib.suppress(OSError):
-        reading.read(spool.member_file(member.name))
-    return bool(reading.open_files)
 
 
 # lag

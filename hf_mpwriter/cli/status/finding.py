@@ -1,4 +1,4 @@
-"""Runs below a folder: directories with a spool, and staged runs whose logdir is there.
+"""Runs below a folder: directories with a spool, and staged runs whose logdir is there. What to say where none is.
 
 Links are not followed, names with a dot in front are passed over, and a folder is searched no deeper than DEEPEST.
 """
@@ -8,13 +8,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from hf_mpwriter.base.home import staging_directories, staging_root
-from hf_mpwriter.base.names import SPOOL_NAME
+from hf_mpwriter.base.home import is_url, normalised_logdir, staging_directories, staging_root
+from hf_mpwriter.base.names import SPOOL_NAME, is_event_file
+from hf_mpwriter.cli.words import as_argument, typed
+from hf_mpwriter.snapshot.event_files import walk
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ownership import FORMAT_NAME
 from hf_mpwriter.spool.staging.record import MirrorRecord
+from hf_mpwriter.system.directory import Directory
 
 DEEPEST = 8  # folders below the first one
+NAMED = 5  # runs that a message names
 MOST = 50_000  # entries that are looked at: a folder of data sets is no place for runs
 
 
@@ -26,6 +30,36 @@ def runs_below(folder: str) -> list[str]:
     """
     direct = [os.path.relpath(found, folder) for found in _with_spool(folder)]
     return sorted({*direct, *(os.path.relpath(found, folder) for found in _staged(folder))})
+
+
+def has_event_files(path: str) -> bool:
+    """Whether there are event files in a folder or below it."""
+    return any(is_event_file(os.path.basename(found)) for found in walk(Directory(path)))
+
+
+def no_run(logdir: str, *, is_elsewhere: bool) -> str:
+    """What to say of a place where there is no run.
+
+    Args:
+        logdir: as it was typed.
+        is_elsewhere: whether a run there would be kept beside its logdir.
+    """
+    path = normalised_logdir(logdir)
+    if not is_url(path) and not os.path.isdir(path):
+        return f"{logdir} does not exist. Runs below this folder: hf-mpwriter status"
+    if is_elsewhere or is_url(path):
+        return (
+            f"{logdir} has no run of this machine. A run that is kept beside its logdir is found on its machine only, "
+            "with HF_MPWRITER_STAGING and TMPDIR as they were, or by the directory that was named at its start."
+        )
+    if below := runs_below(path):
+        named = ", ".join(as_argument(os.path.normpath(os.path.join(logdir, run))) for run in below[:NAMED])
+        more = f" and {len(below) - NAMED} more" if len(below) > NAMED else ""
+        return f"{logdir} is no run. Below it there {'are' if len(below) > 1 else 'is'}: {named}{more}"
+    if has_event_files(path):
+        upload = typed("hf-mpwriter", "sync", as_argument(logdir), "--repo-id", "NAME")
+        return f"{logdir} has event files of another writer, and is no run yet. To upload them: {upload}"
+    return f"{logdir} has no event files, and no run below it."
 
 
 def _with_spool(folder: str) -> Iterator[str]:

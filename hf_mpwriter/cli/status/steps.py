@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from hf_mpwriter.base.names import is_attachment, is_system, worker_of
+from hf_mpwriter.base.names import is_attachment, is_of_no_worker, worker_of
 from hf_mpwriter.cli.status.facts import RunFacts
 from hf_mpwriter.events.framing import FOOTER_SIZE, HEADER_SIZE, step_of
 from hf_mpwriter.spool.layout import Spool
@@ -75,7 +75,7 @@ def steps_of(spool: Spool, facts: RunFacts, step: int) -> list[StepFacts]:
     ledger = Progress(spool).ledger()
     found = {worker.name: StepFacts(worker.name) for worker in facts.workers}
     for file in facts.files:
-        if is_attachment(file.path) or is_system(file.path) or not file.size:
+        if is_attachment(file.path) or is_of_no_worker(file.path) or not file.size:
             continue
         name = worker_of(file.path)
         one = found.setdefault(name, StepFacts(name))

@@ -84,6 +84,8 @@ def _named(worker: WorkerFacts) -> str:
 
 
 def _on_hub(facts: RunFacts) -> str:
+    if not facts.files:
+        return "nothing, as nothing was logged"
     if not facts.waiting:
         return f"{size_text(facts.on_hub)}, everything{' that is whole' if facts.damaged else ''}"
     since = "" if facts.lag is None else f", the oldest record for {span(facts.lag)}"
@@ -116,7 +118,8 @@ def failure_text(facts: RunFacts) -> str:
         return uploader.reason
     text = plain(uploader.reason)
     often = f" ({uploader.failures} times in a row)" if uploader.failures > 1 else ""
-    return f"{text}{often}. {uploader.hint[:1].upper()}{uploader.hint[1:]}".rstrip()
+    helps = f". {uploader.hint[:1].upper()}{uploader.hint[1:]}" if uploader.hint else ""
+    return f"{text}{often}{helps}"
 
 
 def _files(facts: RunFacts, logdir: str) -> Iterator[str]:
@@ -137,7 +140,7 @@ def file_text(file: FileFacts, *, is_local: bool = False) -> str:
         file: of a run.
         is_local: whether nothing of the run is to be uploaded.
     """
-    what = " (pulled)" if file.pulled else " (growing)" if file.growing else ""
+    what = " (pulled)" if file.pulled else " (may still grow)" if file.growing else ""
     sizes = f"{size_text(file.on_hub):>9} of {size_text(file.size):>9}"
     if is_local:
         sizes = f"{size_text(file.size):>9}"
@@ -174,6 +177,8 @@ def table(runs: Sequence[tuple[str, RunFacts, Judgement]]) -> Iterator[str]:
 
 
 def _all_on_hub(facts: RunFacts) -> str:
+    if not facts.files:
+        return "nothing to upload"
     return "all that is whole on the Hub" if facts.damaged else "all on the Hub"
 
 
@@ -191,6 +196,6 @@ def line(facts: RunFacts, judgement: Judgement) -> str:
     parts.append(f"{len(facts.alive)} alive")
     if facts.waiting and facts.uploader.failures:
         parts.append(plain(facts.uploader.reason))
-    if facts.destination:
+    if facts.destination and facts.files:  # without one, the page may not be there
         parts.append(facts.destination.url)
     return "  ".join(parts)

@@ -5,6 +5,7 @@ Invariant: two runs that would go to one folder of a repository are refused befo
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterable
 from dataclasses import replace
@@ -67,6 +68,7 @@ def sync_runs(
     if len(names) == 1:
         sync_one(names[0], wishes)
         return
+    wishes = dataclasses.replace(wishes, names_runs=True)
     codes = [_told(name, wishes) for name in names]
     if failed := [code for code in codes if code]:
         is_damage = all(code == DAMAGED for code in failed)

@@ -9,18 +9,13 @@ Invariant: nothing is created before it is known that there are event files, and
 
 from __future__ import annotations
 
-import os
-
 import click
 
 from hf_mpwriter.base.home import is_url, normalised_logdir
-from hf_mpwriter.base.names import is_event_file
 from hf_mpwriter.cli.destination import command_line, existing_spool, is_own_folder, spool_at
-from hf_mpwriter.cli.status.finding import runs_below
-from hf_mpwriter.snapshot.event_files import walk
+from hf_mpwriter.cli.status.finding import has_event_files, runs_below
 from hf_mpwriter.spool.homes import beside, find, spool_of
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.system.directory import Directory
 from hf_mpwriter.system.redaction import printable
 
 
@@ -62,8 +57,3 @@ def candidate(logdir: str) -> Spool:
     """
     path = normalised_logdir(logdir)
     return spool_at(logdir) if is_own_folder(path) else spool_of(beside(path))
-
-
-def has_event_files(path: str) -> bool:
-    """Whether there are event files in a folder or below it."""
-    return any(is_event_file(os.path.basename(found)) for found in walk(Directory(path)))

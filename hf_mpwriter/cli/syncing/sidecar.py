@@ -16,9 +16,10 @@ from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.home import is_url, normalised_logdir
 from hf_mpwriter.base.settings import Destination, Environment
 from hf_mpwriter.cli.destination import check_endpoint, command_line
+from hf_mpwriter.cli.status.finding import has_event_files
 from hf_mpwriter.cli.sync import Wishes
 from hf_mpwriter.cli.syncing.command import check_places, recorded
-from hf_mpwriter.cli.syncing.folders import candidate, has_event_files, spool_for
+from hf_mpwriter.cli.syncing.folders import candidate, spool_for
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.supervisor.followed import NOTHING_THERE, Followed, NotARunError
 from hf_mpwriter.system.redaction import printable

@@ -148,6 +148,7 @@ def serve(
         server_header=False,
     )
     print(f"local Hub at http://{HOST}:{port}, data in {store.root}", flush=True)
+    print(f"to use it: HF_ENDPOINT=http://{HOST}:{port} python train.py", flush=True)
     with lock, sock:
         _Server(config, hub).run(sockets=[sock])
 

@@ -160,6 +160,7 @@ class Member:
         agent: the supervisor or launcher without which it is an orphan, None if there is none.
         launcher: that has started it as a rank, None for others.
         in_memory: records that wait in memory; they are lost with the process.
+        has_died: whether it is dead and has left a file open, as none does that ends by itself.
     """
 
     name: MemberName
@@ -175,6 +176,7 @@ class Member:
     agent: Process | None = None
     launcher: Process | None = None
     in_memory: int = 0
+    has_died: bool = False
 
     @property
     def is_sampler(self) -> bool:
@@ -295,6 +297,7 @@ class Reading:
         counters, growing = self._counters, frozenset(self.open_files if alive else ())
         said = Member(self.name, alive, who.started_at, who.process, who.settings, growing, frozenset(self._opened))
         said = replace(said, create=self._creates, agent=who.agent, launcher=who.launcher)
+        said = replace(said, has_died=not alive and bool(self.open_files))
         said = replace(said, requests=counters.requests, dropped=counters.dropped, in_memory=counters.in_memory)
         self._said = said
         return self._said

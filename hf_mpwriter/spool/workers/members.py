@@ -17,8 +17,8 @@ Invariants:
 - What cannot be read for a moment is no proof of an end: who asks for the open files of all members gets an error.
 - Death is final: the lock of a member file is never taken again, so that of a dead worker is read once.
 - A worker of another host, whose lock may not reach here, lives while it writes, or while its host has an uploader.
-- The uploader removes the member file of a dead worker once all bytes of that worker are acknowledged. It sweeps away
-  what cannot be read: when it starts, when it leaves, and now and then, as the disk may refuse to remove a file.
+- The uploader removes the member file of a dead worker once all its bytes are acknowledged. It sweeps away what cannot
+  be read: when it starts, when it leaves, and now and then, as the disk may refuse to remove a file.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from typing import Any
 from hf_mpwriter.base import state
 from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.workers import derived
+from hf_mpwriter.spool.workers import deaths, derived
 from hf_mpwriter.spool.workers.elsewhere import seen_from_here, was_written_lately
 from hf_mpwriter.spool.workers.looks import Looks, is_ruin
 from hf_mpwriter.spool.workers.member_lines import Counters, FirstLine, Member, MemberName, Reading
@@ -227,8 +227,7 @@ class MemberFiles:
 class Members:
     """Reads the member files of a run directory, again and again.
 
-    Of a live worker only what is new is read; that of a dead one is read once more: thousands of short-lived children
-    may leave one each while the Hub is down.
+    Of a live worker only what is new is read; that of a dead one is read once more: there may be thousands.
 
     Args:
         spool: of the run directory.
@@ -239,6 +238,7 @@ class Members:
         self._elsewhere = elsewhere or functools.partial(seen_from_here, spool)
         self._spool, self._directory, self._run, self._host = spool, spool.members, spool.run, host_id()
         self._known, self._looks = dict[str, Reading](), Looks()
+        self._died = spool.host(self._host).died
         self._unread: OSError | None = None  # why a member file could not be read the last time
         self._others: Collection[str] | None = None  # who is elsewhere, once it was asked for
 
@@ -310,13 +310,14 @@ class Members:
         return {path for member in members for path in member.growing} | derived.open_files(self._spool)
 
     def remove(self, member: Member) -> None:
-        """Remove the file of a dead member; if the disk refuses, the next uploader does."""
+        """Remove the file of a dead member, or leave it to the next uploader. That it died is remembered."""
+        if member.has_died:
+            deaths.remember(self._died, member.files)
         with contextlib.suppress(OSError):
             disk.remove(self._directory / str(member.name), "members.file", durable=False)
 
 
 def _listdir(place: Place) -> list[str]:
-    try:
+    with contextlib.suppress(FileNotFoundError):
         return place.names()
-    except FileNotFoundError:
-        return []
+    return []

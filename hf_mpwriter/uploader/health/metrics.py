@@ -64,23 +64,28 @@ class UploaderMetrics:
         """
         self._scanned_at = began
 
-    def concluded(self, verdict: Verdict, ledger: Ledger) -> None:
+    def concluded(self, verdict: Verdict, ledger: Ledger) -> tuple[int, float]:
         """A push has ended.
 
         Args:
             verdict: on it.
             ledger: before it has taken the verdict in.
+
+        Returns:
+            The new bytes that it brought to the Hub, and the seconds that it took.
         """
         self._verdicts[type(verdict).__name__] += 1
         self._pushes += 1
-        if self._push_began is not None:  # else it could not be started
-            self._seconds += self._clock() - self._push_began
-        self._push_began = None
+        seconds = 0.0 if self._push_began is None else self._clock() - self._push_began  # 0: it could not be started
+        self._seconds += seconds
+        self._push_began, sent = None, 0
         if isinstance(verdict, Done):
             self._succeeded_at = self._wall_clock()
             if verdict.own:
                 self._commits += 1
-                self._bytes += sum(_new_bytes(ledger, path, sent) for path, sent in verdict.files.items())
+                sent = sum(_new_bytes(ledger, path, content) for path, content in verdict.files.items())
+                self._bytes += sent
+        return sent, seconds
 
     def publish(
         self, waiting: Mapping[str, int], *, quarantined: int, repo_id: str, is_pushing: bool, is_over: bool

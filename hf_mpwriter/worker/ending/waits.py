@@ -16,6 +16,7 @@ from hf_mpwriter.spool.staging.logdir import Logdir
 from hf_mpwriter.worker import delivery, role, shutdown
 from hf_mpwriter.worker.ending.patience import Terms, has_peers
 from hf_mpwriter.worker.membership import Membership
+from hf_mpwriter.worker.telling.teller import Teller
 from hf_mpwriter.worker.telling.voice import Voice
 
 
@@ -41,7 +42,7 @@ class Waits:
         spent: float,
         *,
         failed: bool,
-        told: str = "",
+        teller: Teller | None = None,
     ) -> Ledger | None:
         """Wait, bounded, until what the process answers for is delivered; see `shutdown`.
 
@@ -52,7 +53,7 @@ class Waits:
             keep_house: makes sure that an uploader lives, and a mirror.
             spent: seconds of the allowed time that other run directories have taken.
             failed: whether the process ends after an exception.
-            told: what the user knows of an outage.
+            teller: of the run, None if it has no destination.
 
         Returns:
             What the Hub has, if that is all; None if something is missing, or if nothing had to be waited for.
@@ -71,5 +72,5 @@ class Waits:
         timeout, spent = 0.0 if in_vain else self._membership.settings.exit_timeout, spent + self._clock() - started
         membership_role = self._membership.role
         terms = Terms(timeout, failed, has_peers(membership_role, role.world_size_of(os.environ)), spent)
-        end = shutdown.End(view, spool, awaited, voice, logged, uploads=uploads, told=told)
+        end = shutdown.End(view, spool, awaited, voice, logged, uploads=uploads, teller=teller)
         return view.ledger() if end.wait(terms, keep_house) and uploads else None

@@ -3,6 +3,7 @@
 A rank whose name is held is a second start beside a first one that has not ended: a launcher was killed, and its ranks
 live on. Its curve goes on below another name, so the user is told who has the first. Or one launcher has started two
 processes as the same rank: these are siblings, and nothing of either is left over.
+Processes without a rank may share a logdir on purpose.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.workers.member_lines import Member, MemberName, Reading
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.process import Process, ancestors, boot_id, host_id, pid_namespace, start_ticks
+from hf_mpwriter.system.redaction import printable
 
 
 def find(spool: Spool, worker: str) -> Member | None:
@@ -103,6 +105,18 @@ def duration(seconds: float) -> str:
         elif found:
             break
     return " ".join(found[:2]) or "less than a second"
+
+
+def sharing(run_dir: str, name: str, member: Member | None) -> str:
+    """What a process without a rank says that is not the first one.
+
+    Args:
+        run_dir: path.
+        name: of the process.
+        member: that was first, None if it is not known.
+    """
+    who = describe(member) if member else "another process"
+    return printable(f"{run_dir} is in use by {who}. This process logs in {name}/ there.")
 
 
 def warning(run_dir: str, wanted: str, name: str, member: Member | None, *, is_sibling: bool = False) -> str:

@@ -1,6 +1,7 @@
 """The teller: all that one worker tells of its run directory while it logs, and when that is over.
 
 housekeeping     notices, and what becomes of the upload; not of an outage while a wait at the end tells of it
+a long wait      where the run goes, before anything that is told of the wait
 end of a wait    the notices that came meanwhile; then, by the last process: done: 8.3 kB in 3 commits: LINK
 """
 
@@ -14,6 +15,7 @@ from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.progress import size_text
+from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.system.redaction import printable
 from hf_mpwriter.worker.telling.notices import Notices
 from hf_mpwriter.worker.telling.upload import UploadMessages, resolved
@@ -48,6 +50,12 @@ class Teller:
         self._notices.tell(self._spool, self._voice.is_first)
         if not at_end:
             self._upload.tell(self._spool, self._destination, self._voice.is_first)
+
+    def begin(self) -> None:
+        """Tell where the run goes, if this process speaks and that was not told yet: the first line of all."""
+        status = UploaderStatus.newest(self._spool)
+        is_first, private = self._voice.is_first, status.private
+        self._upload.end(self._spool, self._destination, status.repo_id, is_first, private=private)
 
     def done(self, ledger: Ledger, since: float) -> None:
         """Tell that all is there, if this is the last process that answers for something here.

@@ -84,6 +84,12 @@ class Voice:
         self._unsent = 0.0  # of the record, as this process has seen or written it
 
     @property
+    def label(self) -> str:
+        """What tells this process from the first one at its end, "" if it is that one."""
+        rank = self._membership.role.rank
+        return f"rank {rank}: " if rank else ""
+
+    @property
     def _spool(self) -> Spool:
         return self._membership.spool
 

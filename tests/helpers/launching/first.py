@@ -50,7 +50,7 @@ def signalled(stage: Stage, grace: int = 30, *, is_first: bool = True, between: 
     report = check_oracle(stage.run_dir, stage.hub)
     logged = event_bytes(stage.run_dir)
     assert sum(file.hub_bytes for file in report.files.values()) == logged > 6_000_000
-    where = f"{stage.hub.endpoint}/me/run@main/tensorboard/exp1"
+    where = f"{stage.hub.endpoint}/me/run/tree/main/tensorboard/exp1"
     assert told(errors) == [f"all {logged / 1e6:.1f} MB of {stage.run_dir} are on the Hub: {where}"]
     assert no_uploader(stage.run_dir)
     return {"SIGTERM": seconds}

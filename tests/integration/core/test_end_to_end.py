@@ -241,7 +241,7 @@ for step in range(100):
     writer.add_scalars("group", {"a": 1.0, "b": 2.0}, step)
 before = writer.status()
 assert before.waiting == before.logged > 3 * 100 * 30 and before.on_hub == 0, before
-assert before.destination.endswith("me/run@main/tensorboard/exp1"), before
+assert before.destination.endswith("me/run/tree/main/tensorboard/exp1"), before
 locks.release(held)
 assert writer.push(wait=150)
 after = writer.status()

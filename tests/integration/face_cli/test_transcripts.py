@@ -143,7 +143,7 @@ runs/live -> HUB/me/run/tree/main/tensorboard/live (public)
   last commit  COMMIT, SOME TIME ago: HUB/me/run/commit/COMMIT
   next commit  in TIME
   uploader     idle, process PID, last seen SOME TIME ago
-  SIZE of SIZE  EVENTS (growing)
+  SIZE of SIZE  EVENTS (may still grow)
 """
 
 
@@ -204,6 +204,22 @@ def test_a_bad_token_and_one_that_may_only_read_are_told_by_verify_and_doctor(pl
     assert transcript(place, "verify", "runs/exp1", HF_TOKEN=READ_TOKEN)[0] == 0, "to read is enough"
 
 
+def test_sync_of_a_healthy_run_and_with_a_bad_token(place):
+    """A link that opens; the refusal once, and not as if the Hub had given no answer."""
+    last = "All SIZE of FOLDER/runs/exp1 are on the Hub: HUB/me/run/tree/main/tensorboard/exp1"
+    code, text = transcript(place, "sync", "runs/exp1")
+    assert (code, text.splitlines()[0]) == (0, last), text
+    wait_for(lambda: no_uploader(place.folder / "runs" / "exp1"), "its uploader leaves")
+    code, text = transcript(place, "sync", "runs/exp1", HF_TOKEN="hf_wrong")
+    error = (
+        "Error: The Hub does not tell what it has: the token is refused (401). Mend HF_TOKEN, which is set here; then: "
+        "hf-mpwriter sync runs/exp1"
+    )
+    assert (code, [line for line in text.splitlines() if "401" in line]) == (1, [error]), text
+    assert transcript(place, "stop", "runs/exp1")[0] == 0
+    wait_for(lambda: no_uploader(place.folder / "runs" / "exp1"), "the uploader with that token is gone")
+
+
 def test_a_hub_that_is_down_or_fails_is_one_line(place):
     """No traceback, no word of the client's own tries, and nothing is said of the data."""
     place.hub.fault("/tree/ 503 times=0")
@@ -237,6 +253,9 @@ def test_verify_and_logs_of_a_healthy_run(place):
     assert (code, text.splitlines()[-1].startswith("Whole on the Hub: 1 file; no event file shrank in")) == (0, True)
     code, text = transcript(place, "logs", "runs/exp1")
     assert (code, text.splitlines()[0]) == (0, "DATE [PID] took the uploader lock of FOLDER/runs/exp1"), text
+    pushes = [line for line in text.splitlines() if line.startswith("DATE [PID] pushed SIZE in 1 file, commit ")]
+    assert pushes
+    assert re.search(r" commit [0-9a-f]{8}, [\d.]+ s$", pushes[0]), text
 
 
 def test_ps_shows_which_run_an_uploader_is_for(place):
@@ -268,7 +287,7 @@ def test_a_logdir_of_others_and_one_that_is_none(place, monkeypatch):
     assert code == 4
     assert "next: FOLDER/other/.hf_mpwriter can be written by everybody, so it is not used. Run: chmod o-w" in text
     (other / ".hf_mpwriter").rename(place.folder / "away")
-    assert transcript(place, "status", "other")[1].startswith("Error: other is no run directory of hf_mpwriter.")
+    assert transcript(place, "status", "other")[1] == "Error: other has no event files, and no run below it.\n"
     monkeypatch.chdir(place.folder)
     line = "Error: none does not exist. Runs below this folder: hf-mpwriter status\n"
     for command in ("status", "logs", "stop", "verify", "sync"):

@@ -78,10 +78,13 @@ def test_a_rank_whose_name_is_held_says_once_who_holds_it_and_what_to_do(run_dir
     assert runs(run_dir)["." if rank == "0" else wanted][-2:] == [("a", 5), ("a", 6)]
 
 
-def test_a_process_without_a_rank_tells_only_if_it_resumes(run_dir, start, orphan):
+def test_a_process_without_a_rank_says_where_it_logs_and_warns_only_if_it_resumes(run_dir, start, orphan):
     """Several processes without a rank may share a run directory; nothing of the first is ever hidden for a second."""
     holder = orphan()
-    assert warnings(start(LOG_TWICE, run_dir).finish()[2]) == []
+    errors = start(LOG_TWICE, run_dir).finish()[2]
+    (line,) = errors.splitlines()
+    assert f"is in use by process {holder.pid} on " in line
+    assert line.endswith(". This process logs in proc_00001/ there.")
     (line,) = warnings(start(LOG_TWICE, run_dir, 0).finish()[2])
     assert f"kill {holder.pid}." in line
     holder.process.kill()

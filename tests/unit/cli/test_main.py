@@ -35,7 +35,7 @@ def test_a_directory_that_is_no_run_is_refused(name, tmp_path):
     """One line, exit code 1, nothing made."""
     result = run(name, tmp_path)
     assert result.exit_code == 1
-    assert "no run directory of hf_mpwriter" in result.output
+    assert "has no event files, and no run below it" in result.output
     assert list(tmp_path.iterdir()) == []
 
 
@@ -43,7 +43,7 @@ def test_a_run_without_destination_asks_for_one(tmp_path):
     """The message names the option."""
     Spool(str(tmp_path)).create()
     assert "--repo-id NAME" in run("sync", tmp_path).output
-    assert "local only" in run("verify", tmp_path).output
+    assert "is local only" in run("verify", tmp_path).output
     assert "local only" in run("status", tmp_path).output
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import sys
 
 from hf_mpwriter.cli.output import UploadBar, counted
@@ -20,11 +21,25 @@ def test_the_bar_never_goes_back_and_shows_each_failure_once(capsys):
     bar = UploadBar(100, 60)
     for missing in (30, 100):
         bar.update(missing)
-        bar.show_failure(UploaderStatus(failures=1, reason="It is down."))
+        bar.show_failure(UploaderStatus(failures=1, reason="It is down.", failed_at=5.0), since=5.0)
     bar.close()
     shown = capsys.readouterr()
-    assert shown.out.count("not yet: It is down.") == 1
-    assert shown.err == "on the Hub: 70 B of 100 B\n"
+    assert shown.out == ""
+    assert [line for line in shown.err.splitlines() if line] == ["on the Hub: 70 B of 100 B", "not yet: It is down."]
+
+
+def test_what_failed_before_the_call_and_what_ends_it_are_not_shown_above_the_bar(capsys):
+    """An outage that is over, a token that was changed; a refusal is told once, at the end. Each line names its run."""
+    bar = UploadBar(100, 60, name="runs/a")
+    for kind, failed_at in (("Retry", 4.0), ("Refused", 6.0)):
+        bar.show_failure(UploaderStatus(kind=kind, reason=kind, failed_at=failed_at), since=5.0)
+    assert capsys.readouterr().err == ""
+    bar.show_failure(UploaderStatus(kind="Retry", reason="down", failed_at=6.0), since=5.0)
+    bar.show_failure(UploaderStatus(reason="it waits", blocked_until=math.inf), since=5.0)
+    bar.update(50)
+    bar.close()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["runs/a: not yet: down", "runs/a: not yet: it waits", "runs/a: on the Hub: 50 B of 100 B"]
 
 
 def test_a_terminal_gets_a_bar(monkeypatch):

@@ -138,7 +138,7 @@ def test_a_number_is_not_taken_for_a_status():
 @pytest.mark.parametrize("form", ["{}", "{}\n", " {} "])
 def test_a_token_is_never_in_a_reason(monkeypatch, name, form):
     """Also if the variable has blanks around it, which the client strips before it uses the token."""
-    token = "hf_" + "x" * 20
+    token = "hf_" + "x" * 30
     monkeypatch.setenv(name, form.format(token))
     verdict = classify(RuntimeError(f"Authorization: Bearer {token} was refused"))
     assert token not in verdict.reason

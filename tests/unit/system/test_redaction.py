@@ -41,6 +41,7 @@ PLAIN = st.text("abc _.:/'\"\\{}\n", max_size=12)
         ("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2ln ended", "<token> ended"),
         ("/runs/.hf_mpwriter/hosts/a: hf_mpwriter failed", "/runs/.hf_mpwriter/hosts/a: hf_mpwriter failed"),
         ("me@example.org asks: what?", "me@example.org asks: what?"),
+        ("sync runs/hf_llamainstruct8bfinetune", "sync runs/hf_llamainstruct8bfinetune"),
     ],
 )
 def test_what_looks_like_a_secret_is_redacted_and_nothing_else(text, clean):

@@ -81,16 +81,18 @@ def test_pushes_are_counted_by_verdict_with_their_seconds_and_what_was_new(host)
     clock = Clock()
     metrics = UploaderMetrics(host, "runs/exp1", clock, lambda: 5.0)
     ledger = Ledger(Destination("http://127.0.0.1:9", "me/run"), settings=Settings())
+    told = []
     for verdict in (done(a=100, b=50), Retry("down"), done(a=130)):
         publish(metrics, waiting=1, is_pushing=True)
         clock.now += 20
         publish(metrics, waiting=1, is_pushing=True)
-        metrics.concluded(verdict, ledger)
+        told.append(metrics.concluded(verdict, ledger))
         if isinstance(verdict, Done):
             ledger.acknowledge(verdict.files, verdict.commit, 5.0)
     metrics.concluded(Done("d" * 40, own=False, repo_id="me/run", files={}), ledger)  # it could not be started
     publish(metrics, is_over=True)
     found = samples(host)
+    assert told == [(150, 20.0), (0, 20.0), (30, 20.0)]
     assert found["hf_mpwriter_sent_bytes_total"] == 180
     assert (found["hf_mpwriter_push_seconds_count"], found["hf_mpwriter_push_seconds_sum"]) == (4, 60)
     assert (found["hf_mpwriter_pushes_total done"], found["hf_mpwriter_pushes_total retry"]) == (3, 1)

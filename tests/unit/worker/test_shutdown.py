@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import time
 
 import pytest
 from support import event_file
 
+from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Retry
 from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.progress import Logged, Progress
+from hf_mpwriter.spool.progress import Logged, Progress, sync_command
 from hf_mpwriter.spool.staging.shortfall import Shortfall
 from hf_mpwriter.spool.status import LINGER, LONGEST_STAY, StatusFile, UploaderStatus
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import Directory
 from hf_mpwriter.system.process import Process, host_id
-from hf_mpwriter.worker import delivery
+from hf_mpwriter.worker import delivery, shutdown
 from hf_mpwriter.worker.ending.patience import Terms, has_peers, is_failure, patience
 from hf_mpwriter.worker.membership import Membership
 from hf_mpwriter.worker.role import Role
 from hf_mpwriter.worker.shutdown import End, Outcome, announcement, message
+from hf_mpwriter.worker.telling.teller import Teller
 from hf_mpwriter.worker.telling.voice import Voice
 
 
@@ -173,28 +176,33 @@ STAYS = "What is on disk stays there"
     ("before", "after", "text"),
     [
         ({}, {"missing": {}}, "/runs/exp1: all of it is on the Hub now."),
-        ({}, {}, f"/runs/exp1: that is not on the Hub yet. {STAYS}{GOES_ON[:-8]}."),
-        ({"reason": ""}, {}, f"/runs/exp1: that is not on the Hub{DOWN} {STAYS}{GOES_ON[:-8]}."),
+        ({}, {}, f"{MISSING} yet. {STAYS}{GOES_ON}{SYNC}"),
+        ({"reason": ""}, {}, f"{MISSING}{DOWN} {STAYS}{GOES_ON}{SYNC}"),
         (
             {},
             {"missing": {"b": 200}},
-            f"200 B in 1 file of /runs/exp1 are not on the Hub yet. {STAYS}{GOES_ON[:-8]}.",
+            f"200 B in 1 file of /runs/exp1 are not on the Hub yet. {STAYS}{GOES_ON}{SYNC}",
         ),
         ({}, {"refused": {"a": "a: 422", "b": "a: 422"}}, None),
         ({}, {"missing": {}, "logged": WAITS}, f"/runs/exp1: all of it is on the Hub now. /runs/exp1: {WAITING}"),
     ],
 )
 def test_what_was_announced_is_not_repeated(before, after, text):
-    """Before a long wait: what is missing, why, and the command. After it: what has changed, and what comes next."""
+    """Before a long wait: what is missing, why, and the command. The last line ends with the command, too."""
     announced = dataclasses.replace(HERE, **before)
     told = announcement(announced, 57.6)
     why = " (ConnectError: refused)" if announced.reason else ""
     what = f"waiting up to 58 s until 1.2 kB in 2 files of /runs/exp1 are on the Hub{why}."
     assert told == f"{what} If this process is killed before: {SYNC}"
     end = message(dataclasses.replace(HERE, **after), announced)
-    assert end == (
-        text or f"/runs/exp1: that is not on the Hub: it refuses a: 422. {STAYS}, and is tried again slowly."
-    )
+    assert end == (text or f"{MISSING}: it refuses a: 422. {STAYS}{LATER}{SYNC}")
+
+
+def test_a_later_rank_names_itself(run_dir, monkeypatch):
+    """Several ranks may end one after the other."""
+    for rank, label in ((0, ""), (3, "rank 3: ")):
+        monkeypatch.setenv("RANK", str(rank))
+        assert Voice(Membership(Spool(str(run_dir)), time.monotonic)).label == label
 
 
 def test_what_waits_in_memory_is_told_although_all_files_are_on_the_hub():
@@ -248,6 +256,26 @@ def test_the_message_names_the_true_time_where_the_hub_asks_for_a_longer_wait(ru
     (line,) = [record.getMessage() for record in caplog.records]
     times = {time.strftime("%H:%M", time.localtime(at + 3600 + LINGER)) for at in ends}
     assert any(f"an uploader goes on trying, until {at} at least; then: hf-mpwriter sync" in line for at in times)
+
+
+def test_a_wait_tells_first_where_the_run_goes_and_last_the_command(run_dir, caplog, monkeypatch):
+    """A wait without a failure is information; what is missing at its end is a warning."""
+    monkeypatch.setattr(shutdown, "QUIET_WAIT", -1000.0)
+    caplog.set_level(logging.INFO)
+    spool, to = Spool(str(run_dir)), Destination("https://hub", "me/run", path_in_repo="exp1")
+    spool.create()
+    spool.record_destination(to)
+    path = run_dir / "events.out.tfevents.1000000000.there.1.0123abcd"
+    lengths = {path.name: event_file(path, 20)}
+    voice = Voice(Membership(spool, time.monotonic))
+    teller = Teller(spool, to, voice, time.time())
+    end = End(Progress(spool), spool, delivery.Awaited(lengths), voice, lambda: Logged(lengths), teller=teller)
+    end.wait(Terms(0.3), lambda: None)
+    told = [(record.levelname, record.getMessage()) for record in caplog.records]
+    assert [level for level, _ in told] == ["INFO", "INFO", "WARNING"], told
+    starts = [text.split()[0] for _, text in told[:2]]
+    assert (starts, told[0][1].endswith(f" to {to.url}")) == (["uploading", "waiting"], True)
+    assert all(text.endswith(f": {sync_command(str(run_dir))}") for _, text in told[1:]), told
 
 
 def test_the_ledger_is_read_as_long_as_an_end_waits(run_dir):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -351,3 +352,13 @@ def test_a_writer_tells_its_run_and_where_it_goes(tmp_path, monkeypatch):
     assert "SummaryWriter of None" in repr(SummaryWriter.__new__(SummaryWriter)), (
         "an exception has left its constructor"
     )
+
+
+@pytest.mark.parametrize("kind", [SummaryWriter, HFSummaryWriter])
+def test_the_help_of_a_writer_explains_each_parameter(kind):
+    """It is ours, and not that of the class below: tensorboardX's says what is not true here."""
+    told = set(re.findall(r"^    (\w+)(?:, (\w+))?: ", inspect.getdoc(kind), re.MULTILINE))
+    names = {name for pair in told for name in pair if name}
+    assert set(inspect.signature(kind.__init__).parameters) - {"self"} <= names
+    assert inspect.getdoc(kind.__init__) == kind.__init__.__doc__
+    assert "tensorboardX" not in kind.__init__.__doc__

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 
 import hf_mpwriter
+from hf_mpwriter import HFSummaryWriter
 from hf_mpwriter.base.arguments import variables
 
 PACKAGE = Path(hf_mpwriter.__file__).parent
@@ -32,3 +34,12 @@ def test_a_misspelt_variable_is_found_with_the_nearest_one():
         "HF_MPWRITER_XYZ": "",
         "HF_MPWRITER_repo_id": "Did you mean 'HF_MPWRITER_REPO_ID'?",
     }
+
+
+def test_a_parameter_that_has_no_variable_is_named():
+    """Rather than a variable that is spelt alike. What is listed is a parameter of writers, and no variable."""
+    said = "commit_every is a parameter of the writer, and has no variable."
+    assert variables.unknown({"HF_MPWRITER_COMIT_EVERY": "5"}) == {"HF_MPWRITER_COMIT_EVERY": said}
+    parameters = inspect.signature(HFSummaryWriter.__init__).parameters
+    assert {name.lower() for name in variables.PARAMETERS} <= set(parameters)
+    assert not set(variables.PARAMETERS) & set(variables.SETTINGS)

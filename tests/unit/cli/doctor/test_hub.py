@@ -85,3 +85,12 @@ def test_a_line_begins_with_its_health_and_ends_with_what_helps():
     """Aligned, so that a failure is seen."""
     found = list(lines([Check("disk", FAIL, "full", "Free space"), Check("versions", OK, "1")]))
     assert found == ["fail  disk      full. Free space", "ok    versions  1"]
+
+
+def test_a_token_that_has_just_written_may_write():
+    """Whoever the repository belongs to; a token that may only read now is named all the same."""
+    seen = {"id": "others/run", "private": False}
+    assert repository_check(HERE, 200, seen, who("write")).health is Health.WARN
+    check = repository_check(HERE, 200, seen, who("write"), has_pushed=True)
+    assert (check.health, check.text) == (Health.OK, "others/run, public, the last push from here has succeeded")
+    assert repository_check(HERE, 200, seen, who("read"), has_pushed=True).health is Health.FAIL

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import os
 
 import pytest
+from support import event_file
 
 from hf_mpwriter.base.home import staging_root
 from hf_mpwriter.cli.status import finding
-from hf_mpwriter.cli.status.finding import runs_below
+from hf_mpwriter.cli.status.finding import no_run, runs_below
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging.record import MirrorRecord
 
@@ -52,3 +54,20 @@ def test_a_run_whose_logdir_is_a_url_is_below_no_folder(tmp_path, monkeypatch):
     spool.create()
     MirrorRecord("s3://bucket/exp1", 1.0).publish(spool)
     assert runs_below(str(tmp_path / "here")) == ["a"]
+
+
+def test_where_no_run_is_the_answer_fits_what_is_there(tmp_path, monkeypatch):
+    """The folder of several runs, one of another writer, an empty one, none at all, a URL."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("runs/a", "runs/b"):
+        Spool(str(tmp_path / name)).create()
+    (tmp_path / "torch").mkdir()
+    event_file(tmp_path / "torch" / "events.out.tfevents.1700000000.host", 1)
+    (tmp_path / "empty").mkdir()
+    say = functools.partial(no_run, is_elsewhere=False)
+    assert say("runs") == "runs is no run. Below it there are: runs/a, runs/b"
+    assert say("torch").endswith("To upload them: hf-mpwriter sync torch --repo-id NAME")
+    assert say("empty") == "empty has no event files, and no run below it."
+    assert say("none").startswith("none does not exist.")
+    assert "HF_MPWRITER_STAGING" in say("s3://bucket/runs/a")
+    assert "HF_MPWRITER_STAGING" in no_run("runs/a", is_elsewhere=True)

@@ -9,7 +9,7 @@ from facts import FACTS, FILE, HERE, NOW, RUNNING, facts
 
 from hf_mpwriter.cli.status.facts import WorkerFacts
 from hf_mpwriter.cli.status.judgement import judge
-from hf_mpwriter.cli.status.text import failure_text, file_text, full, table, uploader_text, workers_text
+from hf_mpwriter.cli.status.text import failure_text, file_text, full, line, table, uploader_text, workers_text
 from hf_mpwriter.spool.status import UploaderStatus
 
 UNKNOWN = "runs, it has not said yet what it does"
@@ -101,7 +101,17 @@ def test_a_wait_after_a_failure_is_one_for_the_next_try():
     failed = dataclasses.replace(RUNNING, kind="Retry", reason="ConnectError: no", failures=3, next_in=15.0)
     text = shown(files=(dataclasses.replace(FILE, on_hub=40),), uploader=failed, uploader_is_alive=True)
     assert "  next try     in 0:12" in text
-    assert "  error        the Hub cannot be reached (3 times in a row)." in text
+    assert "  error        the Hub cannot be reached (3 times in a row)\n" in f"{text}\n"
+
+
+def test_a_run_that_has_logged_nothing_has_no_link():
+    """Its page is not there."""
+    found = facts(files=())
+    text = line(found, judge(found, "exp1"))
+    assert ("nothing to upload" in text, "http" in text) == (True, False), text
+    assert "on the Hub   nothing, as nothing was logged" in shown(files=())
+    whole = facts(files=(FILE,))
+    assert line(whole, judge(whole, "exp1")).endswith(whole.destination.url)
 
 
 def test_of_many_files_only_some_are_listed():
@@ -117,7 +127,9 @@ def test_of_many_files_only_some_are_listed():
 def test_a_staged_file_is_told_with_its_three_places():
     """Here, in the logdir, on the Hub."""
     staged = dataclasses.replace(FILE, in_logdir=40, growing=True)
-    assert file_text(staged) == f"  here {'100 B':>9}, logdir {'40 B':>9}, Hub {'100 B':>9}  {FILE.path} (growing)"
+    assert (
+        file_text(staged) == f"  here {'100 B':>9}, logdir {'40 B':>9}, Hub {'100 B':>9}  {FILE.path} (may still grow)"
+    )
 
 
 def test_what_comes_from_a_file_obeys_no_terminal():

@@ -42,7 +42,7 @@ def test_without_a_repository_nothing_is_created(folder):
 def test_a_folder_without_event_files_is_no_run(tmp_path):
     """Nor is one that does not exist; nothing is created."""
     (tmp_path / "empty").mkdir()
-    with pytest.raises(click.ClickException, match="is no run directory"):
+    with pytest.raises(click.ClickException, match="has no event files"):
         spool_for(str(tmp_path / "empty"), is_wanted=True)
     with pytest.raises(click.ClickException, match="does not exist"):
         spool_for(str(tmp_path / "gone"), is_wanted=True)
