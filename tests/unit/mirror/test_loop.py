@@ -206,10 +206,10 @@ def test_a_file_that_cannot_be_read_for_a_moment_is_passed_by_no_later_one(spool
         event_file(Path(spool.run_dir, name), 3)
     parse, fails = EventFileScan._parse, [True]
 
-    def fail(scan, relative, place):
+    def fail(scan, relative, place, **options):
         if fails[0] and relative == NAME:
             raise OSError(errno.EIO, "Input/output error")
-        return parse(scan, relative, place)
+        return parse(scan, relative, place, **options)
 
     monkeypatch.setattr(EventFileScan, "_parse", fail)
     mirror._scan([])
