@@ -300,7 +300,7 @@ class Worker:
         self._voice.take(at_end=True)
         own = self.files.written()  # before the seal: what other threads log after it comes with the next one
         self.sealing.request(at_once=True)  # other writers may be open
-        began, keep_house = time.time(), functools.partial(self.keep_house, at_end=True)
+        keep_house = functools.partial(self.keep_house, at_end=True)
         ledger = None
         try:
             ledger = self._waits.wait(
@@ -310,7 +310,7 @@ class Worker:
             try:
                 self._tell(at_end=True)
                 if self._teller is not None and ledger is not None:
-                    self._teller.done(ledger, began)
+                    self._teller.done(ledger, self._waits.began)
             finally:  # a handler of the user may be interrupted
                 self._voice.give_up()
                 self._let_go()

@@ -8,6 +8,7 @@ Invariants:
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping
 
 from hf_mpwriter.spool.ledger import Ledger
@@ -26,12 +27,17 @@ class Waits:
     Args:
         membership: of the process.
         clock: monotonic seconds.
+
+    Attributes:
+        began: unix time when the last wait for something new began.
     """
 
     def __init__(self, membership: Membership, clock: Callable[[], float]) -> None:
         self._membership, self._clock = membership, clock
         # lengths and changes, see `Progress`, and lengths in the logdir
         self._waited_for: tuple[dict[str, int], dict[str, int], Mapping[str, int]] = {}, {}, {}
+        self._there: Ledger | None = None
+        self.began = 0.0
 
     def wait(
         self,
@@ -56,7 +62,8 @@ class Waits:
             teller: of the run, None if it has no destination.
 
         Returns:
-            What the Hub has, if that is all; None if something is missing, or if nothing had to be waited for.
+            What the Hub has, if that is all; None if something is missing. If nothing is new, what it was the last
+            time: while this process began to end once more, another one may have taken it for one that goes on.
         """
         spool, uploads, started = self._membership.spool, self._membership.uploads, self._clock()
         view = Progress(spool)
@@ -64,7 +71,8 @@ class Waits:
         now = (awaited.lengths, view.changes(awaited.lengths), awaited.there)
         before, self._waited_for = self._waited_for, now
         if before == self._waited_for:  # the end of a with block has waited already
-            return None
+            return self._there
+        self._there, self.began = None, time.time()
         missing = view.missing(before[0], asked=before[1]) if uploads else {}
         there = Logdir(spool)
         late = there.missing(before[2])
@@ -73,4 +81,6 @@ class Waits:
         membership_role = self._membership.role
         terms = Terms(timeout, failed, has_peers(membership_role, role.world_size_of(os.environ)), spent)
         end = shutdown.End(view, spool, awaited, voice, logged, uploads=uploads, teller=teller)
-        return view.ledger() if end.wait(terms, keep_house) and uploads else None
+        if end.wait(terms, keep_house) and uploads:
+            self._there = view.ledger()
+        return self._there

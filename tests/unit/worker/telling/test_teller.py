@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import logging
 import time
+from pathlib import Path
 
 import pytest
+from support import event_file
 
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Sent
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
+from hf_mpwriter.spool.progress import Logged
+from hf_mpwriter.system import disk
+from hf_mpwriter.worker.ending.waits import Waits
 from hf_mpwriter.worker.membership import Membership
 from hf_mpwriter.worker.role import Role
 from hf_mpwriter.worker.telling.teller import Teller, done
@@ -87,3 +92,33 @@ def test_a_run_that_is_over_before_its_first_housekeeping_is_told_where_it_went(
     assert begin.startswith("uploading ")
     assert begin.endswith(f" to {LINK} (public)")
     assert end.startswith("done: ")
+
+
+def test_an_end_that_has_waited_already_tells_it_if_the_last_one_took_it_for_a_process_that_goes_on(own_spool, lines):
+    """After its `with` block a process ends once more, at the end of the interpreter, and may speak for a moment."""
+    path = Path(own_spool.run_dir, "events.out.tfevents.1700000000.h.1.0123abcd")
+    known, length = Ledger(TO, "me/run", private=False), event_file(path, 1)
+    known.acknowledge({path.name: Sent(length, "0")}, "c" * 40, 1.0)
+    disk.make_dirs(own_spool.host("h-1").root)
+    known.save(own_spool.host("h-1").ledger)
+    own_spool.record_destination(TO)
+    membership = Membership(own_spool, time.monotonic)
+    membership.role, membership.destination = Role(1, None), TO
+    voice, waits = Voice(membership), Waits(membership, time.monotonic)
+    mine = Teller(own_spool, TO, voice, time.time())
+    logged = Logged({path.name: length})
+
+    def end() -> None:
+        found = waits.wait({path.name: length}, voice, lambda: logged, lambda: None, 0.0, failed=False, teller=mine)
+        assert found is not None
+        mine.done(found, waits.began)
+
+    first, _ = teller(own_spool, 0)
+    end()  # of the block
+    assert [line for line in lines() if line.startswith("done")] == []
+    voice.take(at_end=True)
+    first.done(known, time.time())
+    assert [line for line in lines() if line.startswith("done")] == []
+    end()  # of the interpreter
+    end()
+    assert len([line for line in lines() if line.startswith("done")]) == 1
