@@ -18,6 +18,7 @@ Invariants:
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import threading
 import time
@@ -35,7 +36,7 @@ from hf_mpwriter.spool.homes import find, spool_of
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.spool.staging.shortfall import Shortfall
-from hf_mpwriter.spool.workers.members import ASK_FOR_ALL, SUPERVISOR, MemberFile, Members
+from hf_mpwriter.spool.workers.members import OBSERVER, SUPERVISOR, MemberFile, Members
 from hf_mpwriter.spool.workers.share import Share
 from hf_mpwriter.supervisor.followed import LOOK_EVERY, NOTHING_THERE, Followed, NotARunError
 from hf_mpwriter.system.process import Process
@@ -81,13 +82,16 @@ class Upload:
         spool: of the run directory.
         clock: monotonic seconds.
         with_others: whether files of others are waited for, too: their writers have ended with the program.
+        private: visibility of a repository that has to be created, where no worker says it; None if nobody does.
 
     Attributes:
         destination: where it goes, None for a local run.
     """
 
-    def __init__(self, spool: Spool, clock: Callable[[], float], *, with_others: bool = False) -> None:
-        self._spool, self._clock, self._with_others = spool, clock, with_others
+    def __init__(
+        self, spool: Spool, clock: Callable[[], float], *, with_others: bool = False, private: bool | None = None
+    ) -> None:
+        self._spool, self._clock, self._with_others, self._private = spool, clock, with_others, private
         self._view, self._members = Progress(self._spool), Members(self._spool)
         self._file: MemberFile | None = None
         self._lengths: dict[str, int] | None = None
@@ -128,6 +132,8 @@ class Upload:
         """
         ledger, members = self._view.ledger(), self._members.all()
         settings = (ledger.settings if ledger else None) or Settings()
+        if self._private is not None:
+            settings = dataclasses.replace(settings, private=self._private)
         if members:
             settings = max(members, key=lambda member: member.started_at).settings
         there = self._mirror.logdir.mirrored().files
@@ -166,7 +172,7 @@ class Upload:
             self._ensure()
         return Delivered(
             self._spool.run_dir,
-            self._page,
+            self.page,
             sum(self._lengths.values()),
             missing,
             "; ".join(self._view.refused(missing).values()) or status.why,
@@ -177,14 +183,15 @@ class Upload:
         )
 
     @property
-    def _page(self) -> str:
+    def page(self) -> str:
+        """The page of the run on the Hub, "" of a local run."""
         ledger = self._view.ledger()
         found = ledger.resolved if ledger else self.destination
         return found.url if found else ""
 
     def _has_workers(self) -> bool:
-        """Whether others still work here; then the uploader stays for them."""
-        return any(member.works and member.name.worker not in ASK_FOR_ALL for member in self._members.all())
+        """Whether others still work here, or have a program that they follow; then the uploader stays for them."""
+        return any(member.works and member.name.worker != OBSERVER for member in self._members.all())
 
     def leave(self) -> None:
         """Ask for nothing any more."""
@@ -299,8 +306,8 @@ class Drain:
             NotARunError: there is nothing that could be sent.
         """
         if followed is not None and not followed.is_told:
-            upload = Upload(followed.make_run(), self._clock, with_others=True)
-            self._say(f"uploading {run_dir} to {upload.destination}")
+            upload = Upload(followed.make_run(), self._clock, with_others=True, private=followed.private)
+            self._say(f"uploading {run_dir} to {upload.page}")
             return upload
         if not os.path.lexists(run_dir):  # a temporary directory
             raise NotARunError("it was removed")

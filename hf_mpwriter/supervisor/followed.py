@@ -31,13 +31,14 @@ class Followed:
             cannot be, or not yet.
         is_named: whether the user has asked for this folder. Else it is followed where that turns out to be useful, and
             nothing is said of one that has nothing to send.
+        private: visibility of a repository that has to be created; None for that of an earlier upload, or of the Hub.
 
     Attributes:
         is_told: whether a worker of ours logs there.
     """
 
-    def __init__(self, make_run: Callable[[], Spool], *, is_named: bool = True) -> None:
-        self.make_run, self.is_named = make_run, is_named
+    def __init__(self, make_run: Callable[[], Spool], *, is_named: bool = True, private: bool | None = None) -> None:
+        self.make_run, self.is_named, self.private = make_run, is_named, private
         self.is_told = False
         self._next = 0.0
         self._last_reason = ""

@@ -36,7 +36,7 @@ FILE_LIMIT = 1 << 16  # characters of a token file
 _STORED = re.compile(r"token\s*[=:]\s*(\S+)")
 _STOP = r"\s'\"\\"  # characters that end a secret; a backslash, because an escape of JSON must stay whole
 _SHAPES = (
-    (re.compile(r"(?<![A-Za-z0-9])(?:hf|api_org)_[A-Za-z0-9]{30,}"), "<token>"),
+    (re.compile(r"(?:hf|api_org)_[A-Za-z0-9]{30,}"), "<token>"),
     (re.compile(r"eyJ[\w-]{8,}(?:\.[\w-]+)+"), "<token>"),
     (re.compile(rf"(?i:\b(bearer))\s+[^{_STOP}]+"), r"\1 <token>"),
     (re.compile(r"\b(Basic)\s+[\w+/=]{8,}"), r"\1 <token>"),

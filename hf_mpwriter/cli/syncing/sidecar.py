@@ -4,6 +4,8 @@
     --logdir and --repo-id    as well, as long as no writer of ours keeps another run there
 
 Of the processes that a launcher starts on a host, only the first one follows what was not named by --follow.
+
+HF_MPWRITER_REPO_PRIVATE counts as for writers that name no repository. With HF_MPWRITER_DISABLED nothing is followed.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import click
 
 from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.home import is_url, normalised_logdir
-from hf_mpwriter.base.settings import Destination, Environment
+from hf_mpwriter.base.settings import Destination, Environment, is_on
 from hf_mpwriter.cli.destination import check_endpoint, command_line
 from hf_mpwriter.cli.status.finding import has_event_files
 from hf_mpwriter.cli.sync import Wishes
@@ -43,15 +45,22 @@ def followed(
     """
     if any(map(is_url, named)):
         raise click.UsageError("--follow takes folders on a disk of this host.")
+    if is_on(environ.get("HF_MPWRITER_DISABLED", "")):
+        return {}
     kind = environ.get("HF_MPWRITER_REPO_TYPE") or "model"
     wishes = Wishes(repo_id or environ.get("HF_MPWRITER_REPO_ID") or None, kind, is_quiet=True)
     if wishes.repo_id is None and (homeless := [name for name in named if recorded(name) is None]):
         raise click.UsageError(printable(f"--follow {homeless[0]} needs --repo-id: where it goes."))
     if len(named) > 1:
         check_places(named, wishes)
-    found = {normalised_logdir(name): Followed(_named(name, wishes, is_chosen=repo_id is not None)) for name in named}
+    visibility = environ.get("HF_MPWRITER_REPO_PRIVATE")
+    private = is_on(visibility) if visibility and wishes.repo_id else None
+    found = {
+        normalised_logdir(name): Followed(_named(name, wishes, is_chosen=repo_id is not None), private=private)
+        for name in named
+    }
     if logdir is not None and repo_id is not None and not is_url(logdir) and _is_first_of_host(environ):
-        found.setdefault(normalised_logdir(logdir), Followed(_unnamed(logdir, wishes), is_named=False))
+        found.setdefault(normalised_logdir(logdir), Followed(_unnamed(logdir, wishes), is_named=False, private=private))
     return found
 
 

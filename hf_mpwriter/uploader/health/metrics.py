@@ -7,6 +7,7 @@ everything was logged that the Hub has: the age of the last scan of which nothin
 
 Invariants:
 - The file is for display: it is not durable, and a disk that refuses it stops nothing.
+- No two hosts of a run have a sample of the same labels: one exporter may read the files of all of them.
 - No secret stands in it.
 """
 
@@ -106,7 +107,8 @@ class UploaderMetrics:
         if self._host is None or not (is_over or self._clock() - self._written_at >= WRITE_EVERY):
             return
         self._written_at = self._clock()
-        text = render(self._families(waiting, quarantined, is_over=is_over), {"run": self._run, "repo": repo_id})
+        labels = {"run": self._run, "repo": repo_id, "host": self._host.root.basename}
+        text = render(self._families(waiting, quarantined, is_over=is_over), labels)
         try:
             disk.replace(self._host.metrics, text.encode(), "metrics.publish", durable=False)
         except OSError as error:

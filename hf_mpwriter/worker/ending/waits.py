@@ -36,7 +36,7 @@ class Waits:
         self._membership, self._clock = membership, clock
         # lengths and changes, see `Progress`, and lengths in the logdir
         self._waited_for: tuple[dict[str, int], dict[str, int], Mapping[str, int]] = {}, {}, {}
-        self._there: Ledger | None = None
+        self._is_there = False  # whether the last wait ended well
         self.began = 0.0
 
     def wait(
@@ -62,8 +62,8 @@ class Waits:
             teller: of the run, None if it has no destination.
 
         Returns:
-            What the Hub has, if that is all; None if something is missing. If nothing is new, what it was the last
-            time: while this process began to end once more, another one may have taken it for one that goes on.
+            What the Hub has, if that is all; None if something is missing. If nothing is new, it is as it was the
+            last time: while this process began to end once more, another one may have taken it for one that goes on.
         """
         spool, uploads, started = self._membership.spool, self._membership.uploads, self._clock()
         view = Progress(spool)
@@ -71,8 +71,8 @@ class Waits:
         now = (awaited.lengths, view.changes(awaited.lengths), awaited.there)
         before, self._waited_for = self._waited_for, now
         if before == self._waited_for:  # the end of a with block has waited already
-            return self._there
-        self._there, self.began = None, time.time()
+            return view.ledger() if self._is_there else None  # of now: others may have logged more since
+        self._is_there, self.began = False, time.time()
         missing = view.missing(before[0], asked=before[1]) if uploads else {}
         there = Logdir(spool)
         late = there.missing(before[2])
@@ -81,6 +81,5 @@ class Waits:
         membership_role = self._membership.role
         terms = Terms(timeout, failed, has_peers(membership_role, role.world_size_of(os.environ)), spent)
         end = shutdown.End(view, spool, awaited, voice, logged, uploads=uploads, teller=teller)
-        if end.wait(terms, keep_house) and uploads:
-            self._there = view.ledger()
-        return self._there
+        self._is_there = end.wait(terms, keep_house) and uploads
+        return view.ledger() if self._is_there else None

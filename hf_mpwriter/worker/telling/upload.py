@@ -80,7 +80,7 @@ class UploadMessages:
         if ends and not record.outage and not self._is_unrecorded:
             ends, self._since, self.told = False, 0.0, ""
         if (begins or fails or ends) and is_first():
-            self._log(spool, destination, record, begins=begins, fails=fails, ends=ends)
+            self._log(spool, destination, record, status, begins=begins, fails=fails, ends=ends)
         self._has_begun = self._has_begun or begins  # who is not first leaves that to the one who is
 
     def _is_told(self, status: UploaderStatus) -> bool:
@@ -88,9 +88,17 @@ class UploadMessages:
         return bool(self.told) and (status.kind != Refused.__name__ or self.told == status.why)
 
     def _log(
-        self, spool: Spool, destination: Destination, record: ToldRecord, *, begins: bool, fails: bool, ends: bool
+        self,
+        spool: Spool,
+        destination: Destination,
+        record: ToldRecord,
+        status: UploaderStatus,
+        *,
+        begins: bool,
+        fails: bool,
+        ends: bool,
     ) -> None:
-        now, status = self._clock(), self._newest(spool)
+        now = self._clock()
         if begins:
             record = dataclasses.replace(record, start=now)
         if fails:

@@ -29,6 +29,7 @@ from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.spool import ledger
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Progress
+from hf_mpwriter.system.process import host_id
 
 
 def test_a_context_exit_ends_with_the_data_on_the_hub(hub, run_dir, start, unhurried):
@@ -52,7 +53,7 @@ def test_the_health_of_an_uploader_is_written_for_prometheus(hub, run_dir, start
     assert found["hf_mpwriter_sent_bytes_total"].value >= sum(sizes)
     assert found["hf_mpwriter_commits_total"].value >= 1
     assert found["hf_mpwriter_up"].value == 0
-    assert found["hf_mpwriter_up"].labels == {"run": str(run_dir), "repo": "me/run"}
+    assert found["hf_mpwriter_up"].labels == {"run": str(run_dir), "repo": "me/run", "host": host_id()}
 
 
 def test_the_model_card_carries_the_tag_in_the_commit_of_the_data(hub, run_dir, start):

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from support import event_file
 
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.cli.syncing.sidecar import followed
 from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.workers.members import Members
+from hf_mpwriter.supervisor.drain import Drain, Upload
 from hf_mpwriter.supervisor.followed import NOTHING_THERE, ROUND, Followed, NotARunError
+from hf_mpwriter.worker.election import Election
 
 HUB = "http://127.0.0.1:9"
 NAME = "events.out.tfevents.1700000000.host"
@@ -125,3 +130,31 @@ def test_of_the_ranks_of_a_host_the_first_follows_the_run_directory(environ):
     assert len(followed(["exp1"], "exp1", "me/run", environ)) == 1
     assert len(followed([], "exp1", "me/run", {"LOCAL_RANK": "0"})) == 1
     assert followed([], "exp1", None, {"HF_MPWRITER_REPO_ID": "me/run"}) == {}, "both options ask for it"
+
+
+@pytest.mark.parametrize(("said", "private"), [("1", True), ("0", False), ("", None)])
+def test_a_repository_is_made_as_private_as_the_environment_says(tmp_path, monkeypatch, said, private):
+    """As by a writer that takes its repository from there."""
+    monkeypatch.setattr(Election, "ensure_uploader", lambda _: False)
+    event_file(tmp_path / "exp1" / NAME, 1)
+    one = only(followed([], "exp1", "me/run", {"HF_MPWRITER_REPO_PRIVATE": said}))
+    upload = Upload(one.make_run(), time.monotonic, with_others=True, private=one.private)
+    upload.ask()
+    (member,) = Members(Spool(str(tmp_path / "exp1"))).all()
+    upload.leave()
+    assert member.settings.private is private
+
+
+def test_nothing_is_followed_where_writers_are_disabled():
+    """HF_MPWRITER_DISABLED: nothing is uploaded."""
+    assert followed(["exp1"], "exp1", "me/run", {"HF_MPWRITER_DISABLED": "1"}) == {}
+
+
+def test_the_line_about_a_followed_folder_has_a_page_that_opens(tmp_path):
+    """Not the words by which two places are told apart."""
+    event_file(tmp_path / "exp1" / NAME, 1)
+    one, said = only(followed([], "exp1", "me/run", ENVIRON)), list[str]()
+    drain = Drain()
+    drain._say = said.append
+    drain._opened(str(tmp_path / "exp1"), one)
+    assert said == [f"uploading {tmp_path / 'exp1'} to {HUB}/me/run/tree/main/tensorboard/exp1"]

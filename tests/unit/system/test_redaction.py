@@ -41,6 +41,8 @@ PLAIN = st.text("abc _.:/'\"\\{}\n", max_size=12)
         ("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2ln ended", "<token> ended"),
         ("/runs/.hf_mpwriter/hosts/a: hf_mpwriter failed", "/runs/.hf_mpwriter/hosts/a: hf_mpwriter failed"),
         ("me@example.org asks: what?", "me@example.org asks: what?"),
+        (r"'bad\nhf_abcdefghijklmnopqrstuvwxyz01234567'", r"'bad\n<token>'"),  # what is escaped stands right before it
+        ("?x%3Dhf_abcdefghijklmnopqrstuvwxyz01234567", "?x%3D<token>"),
         ("sync runs/hf_llamainstruct8bfinetune", "sync runs/hf_llamainstruct8bfinetune"),
     ],
 )

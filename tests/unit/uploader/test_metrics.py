@@ -58,7 +58,7 @@ def samples(host) -> dict[str, float]:
     for family in text_string_to_metric_families((disk.read(host.metrics) or b"").decode()):
         for sample in family.samples:
             labels = dict(sample.labels)
-            assert (labels.pop("run"), labels.pop("repo")) == ("runs/exp1", "me/run")
+            assert [labels.pop(name) for name in ("run", "repo", "host")] == ["runs/exp1", "me/run", host.root.basename]
             found[" ".join([sample.name, *labels.values()])] = sample.value
     return found
 

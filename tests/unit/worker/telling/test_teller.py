@@ -119,6 +119,9 @@ def test_an_end_that_has_waited_already_tells_it_if_the_last_one_took_it_for_a_p
     voice.take(at_end=True)
     first.done(known, time.time())
     assert [line for line in lines() if line.startswith("done")] == []
+    known.acknowledge({f"rank_00001/{path.name}": Sent(5_000_000, "0")}, "d" * 40, 2.0)  # meanwhile
+    known.save(own_spool.host("h-1").ledger)
     end()  # of the interpreter
     end()
-    assert len([line for line in lines() if line.startswith("done")]) == 1
+    (said,) = [line for line in lines() if line.startswith("done")]
+    assert said.startswith("done: 5.0 MB")

@@ -225,3 +225,17 @@ def test_an_uploader_that_is_silent_on_a_full_disk_is_told_and_its_end_too(told,
     monkeypatch.setattr(room, "is_full", lambda _: False)
     told.publish(dataclasses.replace(WORKS, beat=now[0], succeeded_at=now[0]))
     assert told.by(mine) == ["uploading again, after 80 s"]
+
+
+def test_what_is_told_of_an_outage_is_what_was_seen_when_it_was_decided(told, caplog):
+    """The uploader may recover while it is found out who speaks; then the end of the outage is the next line."""
+    mine = worker()
+    told.publish(DOWN)
+
+    def is_first() -> bool:
+        told.publish(OVER)
+        return True
+
+    mine.tell(told.spool, TO, is_first)
+    assert "not uploading: the Hub fails (503); it is tried again by itself" in caplog.text
+    assert told.by(mine) == ["uploading again, after 4 min"]
