@@ -136,7 +136,10 @@ class PushHandle:
         self._pipe.close()
 
     def kill(self) -> None:
-        """End the push; whether what it has sent arrives is unknown then."""
+        """End the push; whether what it has sent arrives is unknown then. It takes no job while it dies."""
+        if self._more is not None:
+            self._more.close()
+            self._more = None
         self._process.kill()
 
     def wait(self, timeout: float) -> None:

@@ -83,10 +83,11 @@ def main(parent: int, record: int, run_fd: int, spool_fd: int, more: int = -1, l
     pipe = Pipe(os.dup(1))
     os.dup2(2, 1)  # whatever libraries print goes to the log
     redaction.guard()
-    verdict = _verdict(pipe, record, run_fd, spool_fd)
+    held: list[Spool] = []  # of all jobs: the paths of the client's caches lead beneath its descriptors
+    verdict = _verdict(pipe, record, held, run_fd, spool_fd)
     pipe.write(verdict)
     while isinstance(verdict, Done) and more >= 0 and (record := _next_record(more, linger)) >= 0:
-        verdict = _verdict(pipe, record, run_fd, spool_fd)
+        verdict = _verdict(pipe, record, held, run_fd, spool_fd)
         pipe.write(verdict)
 
 
@@ -101,18 +102,19 @@ def _next_record(more: int, linger: float) -> int:
     return -1
 
 
-def _verdict(pipe: Pipe, record: int, run_fd: int, spool_fd: int) -> Verdict:
+def _verdict(pipe: Pipe, record: int, held: list[Spool], run_fd: int, spool_fd: int) -> Verdict:
     """Read the job and do it."""
     try:
         job = state.load(Job, launch.read_record(record))
-        spool = Spool.adopt(job.run_dir, os.dup(run_fd), os.dup(spool_fd), job.spool, job.logdir)
+        if not held:
+            held.append(Spool.adopt(job.run_dir, run_fd, spool_fd, job.spool, job.logdir))
     except (state.DamagedError, ForeignSpoolError, OSError) as error:
         return Retry(f"the job cannot be read: {error}")
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, deadline(job))
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # what it sends it holds open
-    _set_environment(job, (spool.directory / job.cache).way)
+    _set_environment(job, (held[0].directory / job.cache).way)
     for name in ASYNC_BACKENDS:
         sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # an import of it fails, as if it were missing
     try:
@@ -123,7 +125,7 @@ def _verdict(pipe: Pipe, record: int, run_fd: int, spool_fd: int) -> Verdict:
     if not gc.isenabled():
         gc.freeze()  # what was imported stays: to look for garbage in it takes longer than a small push
         gc.enable()
-    return carry(job, Hub(job.destination), pipe.notify, random.Random(), spool)  # noqa: S311 - jitter, no secret
+    return carry(job, Hub(job.destination), pipe.notify, random.Random(), held[0])  # noqa: S311 - jitter, no secret
 
 
 def _set_environment(job: Job, cache: str) -> None:

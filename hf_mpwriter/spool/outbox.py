@@ -139,9 +139,12 @@ class Outbox:
         Raises:
             OSError: event files cannot be made durable; the outbox is as it was.
         """
-        if sum(map(len, groups)) < disk.MANY or not disk.sync_filesystem(Place(self._run), "outbox.data"):
-            for group in groups:
-                self._make_durable(group)
+        # opened anew: the held descriptor is that of the worker that started this process, and an error of the disk is
+        # told once per opening. The worker, who can write again what was lost, is to hear of it.
+        many = sum(map(len, groups)) >= disk.MANY
+        is_synced = many and disk.sync_filesystem(Place(self._run, "."), "outbox.data")
+        for group in groups:
+            self._make_durable([file for file in group if not is_synced or self._is_elsewhere(file)])
         self.trouble = ""
         batches: list[Batch] = []
         for group in groups:
@@ -178,6 +181,10 @@ class Outbox:
         rest = [other.files for other in self.batches if other is not batch]
         whole = [] if any(other.path == file.path for files in rest for other in files) else [batch.files]
         self.put([[file], *whole, *rest])
+
+    def _is_elsewhere(self, file: LocalFile) -> bool:
+        """Whether a file is on another filesystem than the run directory."""
+        return (self._run / file.path).stat().st_dev != os.fstat(self._run.fd).st_dev
 
     def _make_durable(self, group: Sequence[LocalFile]) -> None:
         """Sync the bytes that a batch will refer to, and the names of their files.

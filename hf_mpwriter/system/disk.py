@@ -21,7 +21,6 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import functools
@@ -30,11 +29,15 @@ import re
 import shutil
 import stat
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from hf_mpwriter.system import failpoints
 from hf_mpwriter.system.directory import Directory, Place, check_names, identity, is_shared, share
 from hf_mpwriter.system.filesystem.mounts import mount_of_descriptor
 from hf_mpwriter.system.process import links_are_protected, open_above
+
+if TYPE_CHECKING:
+    import ctypes
 
 FILE_MODE = 0o600
 DIR_MODE = 0o700
@@ -94,7 +97,7 @@ def sync_filesystem(directory: Place, word: str) -> bool:
     Returns:
         Whether it was done; False where it is not known to do what `fsync` does, or if the disk refuses.
     """
-    with contextlib.suppress(OSError), _opened(directory) as fd:
+    with contextlib.suppress(OSError, ImportError), _opened(directory) as fd:
         mount = mount_of_descriptor(fd)
         if mount is not None and mount.fstype in SYNCED_AT_ONCE and _reports_sync_errors():
             failpoints.reach(f"{word}.syncfs")
@@ -117,15 +120,17 @@ def _opened(directory: Place) -> Iterator[int]:
 
 
 def _reports_sync_errors() -> bool:
-    """Whether `syncfs` tells of what could not be written, as Linux does since 5.8."""
+    """Whether `syncfs` tells of what could not be written: of data as Linux does since 5.8, of names since 5.17."""
     if not hasattr(_libc(), "syncfs"):
         return False
     version = re.match(r"(\d+)\.(\d+)", os.uname().release)
-    return version is not None and tuple(map(int, version.groups())) >= (5, 8)
+    return version is not None and tuple(map(int, version.groups())) >= (5, 17)
 
 
 @functools.cache
 def _libc() -> ctypes.CDLL:
+    import ctypes  # a Python may have been built without it
+
     return ctypes.CDLL(None)
 
 

@@ -124,3 +124,13 @@ def test_a_lingering_push_ends_with_its_uploader(run, start):
     assert is_as(verdict(push), Done)
     push._more.close()
     wait_for(push.has_ended, "its end")
+
+
+def test_a_push_that_was_just_killed_takes_nothing(run, start):
+    """It may have said that it went well before; while it dies, a job on its way would be lost."""
+    push = start(run)
+    wait_for(lambda: push.wait(0.1) or push.listen()[1], "the verdict")
+    os.kill(push.pid, signal.SIGSTOP)
+    push.kill()
+    assert not push.take(run.job({}), LIMIT)
+    assert is_as(verdict(push), Done)

@@ -21,6 +21,7 @@ from hf_mpwriter.spool.layout import HostSpool
 from hf_mpwriter.spool.outbox import Batch, InFlightRecord, Outbox, interrupted
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Directory
+from hf_mpwriter.system.filesystem.mounts import Mount
 
 PUT = [f"outbox.put.{step}" for step in ("open", "write", "fsync", "rename", "dirsync")]
 DATA = ["outbox.data.fsync", "outbox.data.dirsync"]
@@ -409,7 +410,7 @@ def test_many_event_files_are_made_durable_at_once(tmp_path, monkeypatch, works)
     """One sync of the filesystem instead of two calls for each file; where that is not possible, each of them."""
     monkeypatch.setattr(disk, "MANY", 5)
     calls = []
-    monkeypatch.setattr(disk, "sync_filesystem", lambda place, _: calls.append(str(place)) or works)
+    monkeypatch.setattr(disk, "sync_filesystem", lambda place, _: calls.append(os.path.normpath(place)) or works)
     monkeypatch.setattr(disk, "fsync_path", lambda place, _: calls.append(str(place)))
     run = Run(tmp_path)
     files = [LocalFile(f"r{number}/a.tfevents", 10, False) for number in range(5)]
@@ -419,3 +420,21 @@ def test_many_event_files_are_made_durable_at_once(tmp_path, monkeypatch, works)
     each = [] if works else [str(tmp_path / file.path) for file in files]
     assert [call for call in calls if ".hf_mpwriter" not in call] == [str(tmp_path), *each]
     assert run.found() == [tuple(files[:3]), tuple(files[3:])]
+
+
+def test_an_error_of_the_disk_is_left_to_the_worker_whose_descriptor_this_process_has(tmp_path, monkeypatch):
+    """The uploader inherits the opened run directory, of which `syncfs` tells an error once, to whoever asks first."""
+    monkeypatch.setattr(disk, "MANY", 1)
+    run, seen = Run(tmp_path), []
+
+    class Libc:
+        def syncfs(self, fd: int) -> int:
+            seen.append((fd, os.path.realpath(f"/proc/self/fd/{fd}")))
+            return 0
+
+    monkeypatch.setattr(disk, "mount_of_descriptor", lambda _: Mount("/", "ext4", "/dev/disk"))
+    monkeypatch.setattr(disk, "_libc", Libc)
+    held = run.run.fd
+    run.outbox().put([[OLD]])
+    ((fd, path),) = seen
+    assert (fd != held, path) == (True, os.path.realpath(tmp_path))
