@@ -42,6 +42,7 @@ from hf_mpwriter.spool.staging.record import Mirrored, MirrorPlaces, mirror_lock
 from hf_mpwriter.spool.staging.status import MirrorStatus, MirrorStatusFile
 from hf_mpwriter.spool.starts import MirrorStart, Tenure
 from hf_mpwriter.spool.status import LINGER
+from hf_mpwriter.spool.workers.derived import DerivedSeals
 from hf_mpwriter.spool.workers.member_lines import Member, News
 from hf_mpwriter.spool.workers.members import ASK_FOR_ALL, OBSERVER, Members
 from hf_mpwriter.spool.workers.samplers import Seals
@@ -77,7 +78,7 @@ class Mirror:
         self._tenure = Tenure(MirrorPlaces.of(self._host).starts, clock)
         self._is_ending = self._is_unsaved = False
         self._copy: CopyHandle | None = None
-        self._alive_at, self._seals = clock(), Seals(clock)
+        self._alive_at, self._seals, self._derived = clock(), Seals(clock), DerivedSeals(spool)
         self.recover()
 
     def recover(self) -> None:
@@ -97,8 +98,7 @@ class Mirror:
         self._there: dict[str, int] = {}
         self._queue: list[LocalFile] | None = None  # None if it has to be found anew
         self._seen: list[Member] | None = None  # the members at the last scan
-        self._next_scan = 0.0
-        self._compared_at = time.time()
+        self._next_scan, self._compared_at = 0.0, time.time()
         self._mirrored = dataclasses.replace(self._mirrored, refused={})
 
     @property
@@ -151,11 +151,12 @@ class Mirror:
 
     def _situation(self, members: list[Member]) -> MirrorSituation:
         now = self._clock()
+        is_deriving, is_derived = self._derived.look(now - self._alive_at)
         return MirrorSituation(
-            living=sum(member.works for member in members) + self._seals.are_pending(members),
+            living=sum(member.works for member in members) + self._seals.are_pending(members) + is_deriving,
             abandoned_for=now - self._alive_at,
             may_try=self._tries.may_start(writer_of(file.path) for file in self._waiting()),
-            is_due=members != self._seen or now >= self._next_scan,
+            is_due=members != self._seen or now >= self._next_scan or is_derived,
             waiting=len(self._waiting()),
             is_ending=self._is_ending,
         )
@@ -322,8 +323,7 @@ def main() -> None:
     raise_limits()
     lower_priority()
     locks.adopt(launch.MIRROR_LOCK_FD)
-    rng = random.Random()  # noqa: S311 - jitter
-    mirror = Mirror(spool, start.to, launch.MIRROR_LOCK_FD, time.monotonic, rng)
+    mirror = Mirror(spool, start.to, launch.MIRROR_LOCK_FD, time.monotonic, random.Random())  # noqa: S311 - jitter
     signal.signal(signal.SIGTERM, lambda *_: mirror.terminate())
     logger.info("took the mirror lock of %s, which goes to %s", start.run_dir, start.to)
     keep_on(mirror.tick, TICK)

@@ -54,6 +54,7 @@ class Following:
         )
         last = self._checkpoint.marks[-1] if self._checkpoint.marks else Mark(0.0)
         self._aligner.resume(last.settled, self._output.emitted(last.emitted, last.ends))
+        self._aligner.highest = max(self._aligner.highest, last.highest)  # what is read later may have lower steps
         self._rewind_to: int | None = None
         self._rewind_at = 0.0
         self._mark: tuple[int, Mark] | None = None  # the mark that is not complete yet

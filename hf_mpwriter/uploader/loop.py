@@ -130,8 +130,10 @@ class Uploader:
         if living:
             self.run.abandoned_since = self.run.clock()
         self.run.for_all = any(member.name.worker == OBSERVER for member in living)
-        if members:
-            self.run.ledger.settings = max(living or members, key=lambda member: member.started_at).settings
+        # a sampler has those of the worker that has started it, which others may have changed since
+        deciding = living or [member for member in members if not member.is_sampler]
+        if deciding := deciding or (members if self.run.ledger.settings is None else []):
+            self.run.ledger.settings = max(deciding, key=lambda member: member.started_at).settings
         for member in members:
             if self.run.requests.note(member):
                 self._hurry(member)

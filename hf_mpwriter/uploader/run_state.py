@@ -211,7 +211,10 @@ class RunState:
         if self.clock() >= self._next_sweep:
             self._next_sweep = self.clock() + SWEEP_EVERY
             self.members.sweep()
+        was_behind = self.view.is_behind
         self.view.keep_up(members, self.elsewhere, is_wanted=self.events.settings.all_ranks_view)
+        if was_behind and not self.view.is_behind:  # the last scan may have come before what was derived since
+            self.scan_again()
 
     @property
     def is_undecided(self) -> bool:

@@ -242,16 +242,23 @@ class SamplerElection:
         Args:
             settings: of the run.
         """
+        if not settings.system_metrics:
+            return False
+        self._was_wanted = True
         self.reap()
-        return settings.system_metrics and self._poster.ensure(
+        return self._poster.ensure(
             lambda: SamplerStart(self.spool.run_dir, settings, self.spool.root, self.spool.logdir),
             lambda: mirror_environment(os.environ, self.directory),
         )
 
     def reap(self) -> bool:
-        """Collect processes that were started here and ended, without waiting; whether one will end soon."""
-        return self._poster.reap()
+        """Collect processes that were started here and ended, without waiting; whether one will end soon.
+
+        Without system metrics it costs no system call.
+        """
+        return self._was_wanted and self._poster.reap()
 
     def forget(self) -> None:
         """After fork: started processes are the parent's."""
         self._poster = Poster(self.spool, "sampler", self.clock, by_hand=False)
+        self._was_wanted = False

@@ -207,7 +207,11 @@ class Worker:
             if self.delivers:
                 self._has_told = self._has_told or contact.tell(self.spool.run_dir)
                 self._voice.take()
-            self._ensure_processes(at_end=at_end)
+                self._ensure_processes(at_end=at_end)
+            if self.membership.is_joined and not self.is_stopped:
+                self.sampling.ensure_sampler(self.membership.settings)
+            if self.sampling.reap():
+                self.next_housekeeping = self._clock() + REAP_EVERY
         except Exception as error:  # noqa: BLE001 - nothing of ours ever raises into training
             if str(error) != self._last_error:
                 self._last_error = str(error)
@@ -225,16 +229,14 @@ class Worker:
             self.files.close()
 
     def _ensure_processes(self, *, at_end: bool) -> None:
-        """Make sure that an uploader lives, a mirror and a sampler; tell what they have to tell."""
+        """Make sure that an uploader lives, and a mirror; tell what they have to tell."""
         if self.membership.uploads:
             if self.spool.exists() and not self.spool.has_destination():  # refused when the spool was recreated
                 self.membership.ensure_spool()
             self.election.token_issued_at = self.membership.joined_at
             self.election.ensure_uploader()
             self._tell(at_end=at_end)
-        if self.membership.is_joined and not self.is_stopped:
-            self.sampling.ensure_sampler(self.membership.settings)
-        if self.mirroring.keep_house() | self.election.reap() | self.sampling.reap():
+        if self.mirroring.keep_house() | self.election.reap():
             self.next_housekeeping = self._clock() + REAP_EVERY
 
     def _tell(self, *, at_end: bool = False) -> None:

@@ -22,6 +22,7 @@ from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Place
 from hf_mpwriter.system.process import Process
 
+SEAL_WAIT = 70.0  # seconds after the end of the last worker, in which an uploader seals its derived file
 SILENCE = 300.0  # seconds without a heartbeat of an uploader of another host
 
 
@@ -77,3 +78,24 @@ def _lives(host: HostSpool, process: Process) -> bool:
         return abs(time.time() - host.status.stat().st_mtime) < SILENCE
     except OSError:
         return False
+
+
+class DerivedSeals:
+    """What one observer sees of derived files: that one is still to be sealed, and that one was.
+
+    Args:
+        spool: of the run directory.
+    """
+
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
+        self._open = set[str]()
+
+    def look(self, idle_for: float) -> tuple[bool, bool]:
+        """Whether the seal of one is to be waited for, and whether one was sealed since the last look.
+
+        Args:
+            idle_for: seconds since a worker was seen alive; an uploader that hangs is not waited for without end.
+        """
+        before, self._open = self._open, open_files(self._spool)
+        return bool(self._open) and idle_for < SEAL_WAIT, not before <= self._open

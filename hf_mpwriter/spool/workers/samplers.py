@@ -142,7 +142,7 @@ class Seals:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._worked_at = clock()
+        self._idle_since: float | None = clock()  # when no member was seen at work first
 
     def are_pending(self, members: Iterable[Member]) -> bool:
         """Whether no member works any more, and a sampler is about to seal its file; call it at each look.
@@ -152,7 +152,9 @@ class Seals:
         """
         found = list(members)
         if any(member.works for member in found):
-            self._worked_at = self._clock()
+            self._idle_since = None
             return False
+        if self._idle_since is None:  # a push, or a pause, may have kept the observer from looking for longer
+            self._idle_since = self._clock()
         is_open = any(member.is_sampler and member.growing for member in found)
-        return is_open and self._clock() - self._worked_at < SEAL_WAIT
+        return is_open and self._clock() - self._idle_since < SEAL_WAIT

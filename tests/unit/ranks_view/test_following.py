@@ -235,6 +235,26 @@ def test_a_checkpoint_saves_reading(job, monkeypatch):
     assert set(taken) == set(range(50, 60))
 
 
+def test_a_mark_of_a_process_that_has_read_nothing_knows_how_far_was_read_before(job, monkeypatch):
+    """A rank that resumes behind it has the others' values of the hidden steps read again."""
+    monkeypatch.setattr(following, "MARK_EVERY", 5.0)
+    start_all(job)
+    log_in_turn(job, range(30))
+    settle_all(job)
+    job.kill_follower()
+    settle_all(job)
+    assert checkpoint.Checkpoint.load(job.host, FOLDER).marks[-1].highest == 29
+    job.live.remove(1)
+    job.step()
+    job.files.start(1, 6)
+    job.live.add(1)
+    for step in range(6, 30):
+        job.files.log(1, step, {"loss": 50.0})
+        job.step()
+    job.end()
+    assert job.derived == job.wanted
+
+
 def test_derived_files_that_were_lost_are_derived_again(job, monkeypatch):
     """A checkpoint counts only while the files that it tells of are there."""
     monkeypatch.setattr(following, "MARK_EVERY", 5.0)

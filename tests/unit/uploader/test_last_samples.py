@@ -50,6 +50,20 @@ def test_a_sampler_brings_no_better_token_and_no_life(spool):
     assert one._situation([SAMPLER]).living == 0
 
 
+def test_a_sampler_that_is_left_over_decides_no_settings(spool):
+    """It has those of the worker that has started it: patterns that a newer worker has narrowed would be wide again."""
+    lock = locks.try_exclusive(spool.uploader_lock)
+    one = Uploader(spool, spool.destination(), lock, lambda: 1000.0, random.Random(1))
+    one._note([SAMPLER])
+    assert one.run.ledger.settings == SAMPLER.settings, "nothing else is known"
+    worker = replace(
+        SAMPLER, name=MemberName.of("main", PROCESS, 2), started_at=4e9, settings=Settings(commit_every=1.0)
+    )
+    for members in ([worker, SAMPLER], [replace(worker, alive=False), SAMPLER], [SAMPLER]):
+        one._note(members)
+        assert one.run.ledger.settings == worker.settings
+
+
 def test_a_mirror_waits_for_the_seal_before_it_leaves(tmp_path):
     """Only what is sealed comes to the logdir."""
     now = [1000.0]

@@ -11,6 +11,8 @@ from hf_mpwriter.base.errors import SettingsError
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.directory import Directory
+from hf_mpwriter.worker.election import Poster
+from hf_mpwriter.worker.staging.mirroring import Mirroring
 
 
 def test_a_token_that_is_no_string_is_refused(tmp_path):
@@ -194,6 +196,21 @@ def test_a_run_directory_that_was_removed_stays_so(tmp_path):
     """A temporary directory is over before the process is: housekeeping at its end must not bring it back."""
     succeed(REMOVED, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_local_run_asks_for_no_process_when_it_keeps_house(tmp_path, monkeypatch):
+    """Without system metrics nothing is started, so nothing is to be collected: process 1 would read files for that."""
+    asked = []
+    monkeypatch.setattr(Poster, "reap", lambda poster: bool(asked.append(poster)))
+    monkeypatch.setattr(Mirroring, "keep_house", lambda mirroring: bool(asked.append(mirroring)))
+    with SummaryWriter(str(tmp_path / "run")) as writer:
+        writer.add_scalar("loss", 0.5, 1)
+        writer._worker.keep_house()
+    assert asked == []
+    monkeypatch.setattr(Poster, "ensure", lambda *_: True)
+    with SummaryWriter(str(tmp_path / "other"), system_metrics=True) as writer:
+        writer.add_scalar("loss", 0.5, 1)
+        assert asked, "one that was started is collected"
 
 
 def test_the_path_of_the_run_is_looked_at_without_a_lock(tmp_path, monkeypatch):
