@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from hf_mpwriter.base import state
+from hf_mpwriter.base.errors import ForeignSpoolError
 from hf_mpwriter.base.verdicts import Quarantine, Refused, Retry, Verdict
 from hf_mpwriter.spool.layout import HostSpool, Spool
 from hf_mpwriter.spool.notices import NoticesFile
@@ -133,8 +134,10 @@ class UploaderStatus:
             now: unix time.
             silent_for: seconds without a heartbeat, before which this status counts.
         """
-        is_known = self.kind == Refused.__name__ or now - self.beat < silent_for
-        if is_known or not room.is_full(spool.directory.path):
+        is_full, is_known = False, self.kind == Refused.__name__ or now - self.beat < silent_for
+        with contextlib.suppress(OSError, ForeignSpoolError):
+            is_full = not is_known and room.is_full(spool.directory.fd)
+        if not is_full:
             return self
         since = self.failing_since or self.beat or now - SILENT_FOR
         hint = f"free space on the disk of {spool.directory.path}"

@@ -71,12 +71,12 @@ _EARLY = f"""\
         self._ledger.acknowledge(early, "early", 0.0)
         self.save_ledger()
 """
-_STEP = "            file_writer.event_writer.file.append_record(encoder.record(wall_time, number, values))\n"
+_STEP = "            file_writer.file.append_record(encoder.record(wall_time, number, values))\n"
 _SPLIT = f"""\
             {STRIKE}
             for part in (slice(None, 1), slice(1, None)) if len(names) > 1 else ():
                 half = self._step_encoders[names[part]].record(wall_time, number, values[part])
-                file_writer.event_writer.file.append_record(half)
+                file_writer.file.append_record(half)
                 time.sleep(0.001)
             if len(names) > 1:
                 return
@@ -90,7 +90,9 @@ SABOTAGES = {
     ),  # the ledger claims files before the commit
     "split": Sabotage("writer/steps/log.py", _STEP, _SPLIT + _STEP),  # a step is written in two records
     "unsynced": Sabotage(
-        "spool/outbox.py", "            self._make_durable(group)\n", f"            {STRIKE}\n"
+        "spool/outbox.py",
+        "            self._make_durable([file for file in group if not is_synced or self._is_elsewhere(file)])\n",
+        f"            {STRIKE}\n",
     ),  # a batch refers to bytes that are not durable
     "unfenced": Sabotage(
         "push/client.py", "parent if fenced else None\n", f"{STRIKE}\n"

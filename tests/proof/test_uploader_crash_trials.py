@@ -38,6 +38,7 @@ ELSEWHERE = {
     "copy.item": "a copy's: tests/integration/mirror/test_mirror_crashes.py",
     "copy.rename": "a copy's: tests/integration/mirror/test_mirror_crashes.py",
     "metrics.publish": "for display, opt-in: tests/unit/uploader/test_metrics.py",
+    "sampler.record": "a sampler's: tests/unit/spool/test_samplers.py",
     "mirror.mirrored": "a mirror's: tests/integration/mirror/test_mirror_crashes.py",
     "mirror.status": "a mirror's: tests/integration/mirror/test_mirror_crashes.py",
     "mirror.record": "a worker's: tests/unit/spool/test_staging.py",

@@ -9,8 +9,8 @@ FULL = (errno.ENOSPC, errno.EDQUOT)  # what a disk says that takes nothing more
 LEAST = 16 * 1024  # bytes; a few small files need as much
 
 
-def is_full(directory: str | os.PathLike[str]) -> bool:
-    """Whether the disk of a directory has no room for a few small files; False where that cannot be told."""
+def is_full(directory: int | str | os.PathLike[str]) -> bool:
+    """Whether the disk of a directory, by descriptor or path, takes not even a few small files; False if unknown."""
     try:
         status = os.statvfs(directory)
     except OSError:

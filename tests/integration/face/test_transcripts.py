@@ -313,9 +313,10 @@ def test_records_that_a_full_disk_refuses_are_told_with_what_becomes_of_them(tra
         training.reads(STARTS)
         set_full(True)
         training.reads(NO_RECORDS)
+        counted = re.compile(r"in memory +\d+ records?, because the disk refuses them")
+        wait_for(lambda: counted.search(run("status", run_dir).output), "the next housekeeping counts them")
         status = run("status", run_dir)
         assert status.exit_code == 4
-        assert re.search(r"in memory +\d+ records?, because the disk refuses them", status.output), status.output
         assert status.output.splitlines()[-1].startswith(f"next: free space on the disk of {run_dir}: what waits in")
         (disk,) = (line for line in run("doctor", run_dir).output.splitlines() if line.startswith("fail  disk"))
         assert f"free for {run_dir}. Free space" in disk

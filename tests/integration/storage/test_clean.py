@@ -104,10 +104,10 @@ def test_what_cannot_be_read_is_kept(run, monkeypatch):
     event_file(here / EVENTS.replace("1795233002", "1795233001"), 3)  # not in the logdir
     parse = EventFileScan._parse
 
-    def fail(scan, relative, place):
+    def fail(scan, relative, place, **options):
         if "1795233001" in relative:
             raise OSError(errno.EIO, "Input/output error")
-        return parse(scan, relative, place)
+        return parse(scan, relative, place, **options)
 
     monkeypatch.setattr(EventFileScan, "_parse", fail)
     assert "cannot be examined: " in clean()
