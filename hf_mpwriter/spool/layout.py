@@ -326,8 +326,7 @@ class Spool:
                 raise self._cannot_be_written(error) from error
             recorded = self.destination()
         if recorded != destination:
-            hint = "Use another logdir. Or let this run begin there anew, with all that was logged, when its processes "
-            hint += f"have ended: rm -r {self.root}"
+            hint = "Use another logdir for another destination, or the recorded one: hf-mpwriter status LOGDIR."
             raise DestinationError(f"{self.run_dir} is recorded for {recorded}, not for {destination}.", hint=hint)
 
     def has_destination(self) -> bool:
