@@ -31,9 +31,7 @@ class Form:
     def __init__(self, names: Iterable[str]) -> None:
         self._marks, form = list[bytes](), "<"
         for name in names:
-            tag = name.encode()
-            value = b"\x0a" + framing.varint(len(tag)) + tag + b"\x15"
-            mark = b"\x0a" + framing.varint(len(value) + 4) + value
+            mark = framing.value_head(name.encode())
             self._marks.append(mark)
             form += f"{len(mark)}sf"
         self._pack = struct.Struct(form).pack

@@ -31,7 +31,7 @@ from hf_mpwriter.sampler.samples import Samples
 from hf_mpwriter.sampler.sources import Sources
 from hf_mpwriter.sampler.steps import Steps, created_at, last_step
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.staging.record import MirrorRecord
+from hf_mpwriter.spool.staging.record import MirrorRecord, least_age
 from hf_mpwriter.spool.starts import Tenure
 from hf_mpwriter.spool.workers.samplers import SamplerPlaces, SamplerRecord, SamplerStart, Workers
 from hf_mpwriter.system import disk, launch, locks
@@ -52,7 +52,6 @@ TICK = 0.5  # seconds between two looks at the workers
 SAMPLE_EVERY = 15.0  # seconds
 FIRST_SAMPLE = 1.0  # seconds after the start: rates need a while
 LEAST_APART = 1.0  # seconds between the last sample and the one before
-RUN_SHARE = 64  # of a staged run: the parts of its age of which one is the least age of a sealed segment
 
 
 class Sampler:
@@ -131,7 +130,7 @@ class Sampler:
         self._samples.add(self._steps.take(now), self._wall_clock(), self._sources.sample())
         if self._staged_at is not None:
             age = max(0.0, self._wall_clock() - self._staged_at)
-            self._samples.seal_older(now - max(60 * self._settings.mirror_every, age / RUN_SHARE))
+            self._samples.seal_older(now - least_age(age, self._settings.mirror_every))
         rotate_log(self._places.log)
 
     def _seal(self) -> None:

@@ -61,7 +61,10 @@ def created_at(spool: Spool, now: float) -> float:
 
 
 def last_step(directory: Place) -> int | None:
-    """The last step in the directory of a sampler, None if there is none; OSError if it cannot be read."""
+    """The last step in the directory of a sampler, None if there is none; OSError if it cannot be read.
+
+    `events/last_step` finds it too, in much larger files, but needs numpy, which a sampler does not load.
+    """
     try:
         names = directory.names()
     except FileNotFoundError:

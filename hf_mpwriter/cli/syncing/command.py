@@ -20,8 +20,9 @@ from hf_mpwriter.cli.output import DAMAGED, counted, failure
 from hf_mpwriter.cli.status.finding import runs_below
 from hf_mpwriter.cli.sync import Wishes, sync_one
 from hf_mpwriter.cli.syncing.folders import candidate
-from hf_mpwriter.cli.syncing.follow import ROUND, Writers, follow
+from hf_mpwriter.cli.syncing.follow import Writers, follow
 from hf_mpwriter.cli.words import as_argument
+from hf_mpwriter.supervisor.followed import ROUND
 from hf_mpwriter.system.redaction import printable
 
 

@@ -21,10 +21,10 @@ from collections.abc import Callable, Iterator, Mapping
 
 from hf_mpwriter.base.names import is_event_file
 from hf_mpwriter.snapshot.event_files import Statuses, walk
+from hf_mpwriter.supervisor.followed import ROUND
 from hf_mpwriter.system.directory import Directory
 from hf_mpwriter.system.process import Process
 
-ROUND = 300.0  # seconds between two uploads, as between two commits of a writer of ours
 LOOK_EVERY = 5.0  # seconds between two looks at the writers
 AFTER_CLOSE = 60.0  # seconds; ranks of other hosts end about then, too
 QUIET = 600.0  # seconds; a validation or a checkpoint may take minutes

@@ -29,6 +29,18 @@ from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import Place
 from hf_mpwriter.system.filesystem.mounts import Mount
 
+RUN_SHARE = 64  # the parts of a run's age of which one is the least age of a sealed segment
+
+
+def least_age(run_age: float, mirror_every: float) -> float:
+    """Seconds after which an open segment of a staged run is sealed, so that it comes to the logdir.
+
+    Args:
+        run_age: seconds since the run began.
+        mirror_every: minutes.
+    """
+    return max(60 * mirror_every, run_age / RUN_SHARE)
+
 
 class MirrorPlaces(NamedTuple):
     """The files of one host's mirror.

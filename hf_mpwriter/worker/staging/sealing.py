@@ -20,10 +20,10 @@ import math
 import time
 from collections.abc import Callable
 
+from hf_mpwriter.spool.staging.record import least_age
 from hf_mpwriter.worker.files import WorkerFiles
 
-RUN_SHARE = 64  # the parts of a run's age of which one is the least age of a sealed segment
-REQUESTED_SHARE = 512  # the same, of one that is sealed because a push was asked for
+REQUESTED_SHARE = 512  # the parts of a run's age of which one is the least age of a segment that a push seals
 REQUESTED_MIN = 1.0  # seconds
 
 
@@ -37,7 +37,7 @@ def opened_before(now: float, run_age: float, mirror_every: float, requested_at:
         requested_at: monotonic seconds of the last request for a push, -inf before the first.
         urgent_at: the same, of the last one by a signal.
     """
-    by_time = now - max(60 * mirror_every, run_age / RUN_SHARE)
+    by_time = now - least_age(run_age, mirror_every)
     by_request = min(requested_at, now - max(REQUESTED_MIN, run_age / REQUESTED_SHARE))
     return max(by_time, by_request, urgent_at)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from attached import write
+from silent_pushes import Silent
 from support import event_file
 
 from hf_mpwriter.base import files
@@ -106,20 +107,6 @@ def test_only_an_unknown_outcome_without_a_parent_settles(tmp_path, verdict, fen
     one.run.in_flight._sent = (one.run.events, one.run.events.batches[0])
     one.run.in_flight.end(verdict)
     assert one.run.in_flight.is_settling is settles
-
-
-class Silent:
-    """A push that says nothing."""
-
-    pid = 1
-    lingers = False
-
-    def listen(self):
-        """Nothing yet."""
-        return [], None
-
-    def wait(self, timeout: float) -> None:
-        """Nothing to wait for."""
 
 
 @pytest.fixture

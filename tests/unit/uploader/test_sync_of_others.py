@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+from silent_pushes import Silent
 from support import event_file
 
 from hf_mpwriter.base.settings import Destination, Settings
@@ -14,20 +15,6 @@ from hf_mpwriter.system import locks
 from hf_mpwriter.system.process import Process
 from hf_mpwriter.uploader import in_flight, outcome
 from hf_mpwriter.uploader.loop import Uploader
-
-
-class Silent:
-    """A push that says nothing."""
-
-    pid = 1
-    lingers = False
-
-    def listen(self):
-        """Nothing yet."""
-        return [], None
-
-    def wait(self, timeout: float) -> None:
-        """Nothing to wait for."""
 
 
 def test_a_failure_after_the_first_batch_does_not_make_sync_forget_the_rest(tmp_path, monkeypatch):

@@ -1,0 +1,17 @@
+"""A stand-in for a push, for tests of the loop that starts it."""
+
+from __future__ import annotations
+
+
+class Silent:
+    """A push that says nothing."""
+
+    pid = 1
+    lingers = False
+
+    def listen(self):
+        """Nothing yet."""
+        return [], None
+
+    def wait(self, timeout: float) -> None:
+        """Nothing to wait for."""
