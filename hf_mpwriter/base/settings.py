@@ -42,7 +42,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from hf_mpwriter.base.arguments.values import switch
+from hf_mpwriter.base.arguments.values import check_endpoint, switch
+from hf_mpwriter.base.arguments.variables import ON
 from hf_mpwriter.base.errors import SettingsError
 from hf_mpwriter.base.names import commit_url, folder_url, name_on_hub
 from hf_mpwriter.system.supervision import push_on
@@ -113,10 +114,7 @@ class Destination:
                 raise SettingsError(f"{field.name} is {getattr(self, field.name)!r}, but must be a string.")
         check_repo_id(self.repo_id)
         _check_choice("repo_type", self.repo_type, REPO_TYPES)
-        if not self.endpoint.startswith(("https://", "http://")):
-            raise SettingsError(f"HF_ENDPOINT is {self.endpoint!r}.", hint="It must begin with https:// or http://.")
-        if "@" in self.endpoint or "?" in self.endpoint:  # it would be written to run.json, and no token be sent
-            raise SettingsError("HF_ENDPOINT holds a password or a query.", hint="Give the token in HF_TOKEN.")
+        check_endpoint(self.endpoint)
         object.__setattr__(self, "path_in_repo", name_on_hub(self.path_in_repo))
         if ".." in self.path_in_repo.split("/"):
             raise SettingsError(f"path_in_repo {self.path_in_repo!r} leads out of the repository.")
@@ -327,4 +325,4 @@ def push_signals(environ: Mapping[str, str] = os.environ) -> tuple[int, ...]:
 
 def is_on(text: str) -> bool:
     """Whether the text of a variable means yes."""
-    return text.strip().lower() in ("1", "true", "yes", "on")
+    return text.strip().lower() in ON

@@ -75,7 +75,9 @@ def serve_hub(
     try:
         serve(root, port, tokens=tokens, limits=limits, xet=not no_xet, discard=discard, faults=parsed)
     except ServerError as error:
-        raise click.ClickException(f"{error}. Another port: --port 0; another folder: --root") from error
+        port_helps = "Another port, which a run then is recorded for: --port NUMBER, or --port 0"
+        helps = port_helps if str(error).startswith("Port") else "Another folder: --root"
+        raise click.ClickException(f"{error}. {helps}") from error
 
 
 @click.command("demo")

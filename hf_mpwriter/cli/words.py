@@ -69,7 +69,7 @@ def cure(reason: str, hint: str = "", environ: Mapping[str, str] = os.environ) -
     if meaning in TOKEN:
         rights = " with a token that may write" if meaning == TOKEN[1] else ""
         if environ.get("HF_TOKEN"):
-            return f"mend HF_TOKEN, which is set here{' to one that may write' if rights else ''}"
+            return f"mend HF_TOKEN, which is set here{', so that it may write' if rights else ''}"
         return f"{LOGIN}{rights}"
     return hint.rstrip(". ")
 

@@ -326,7 +326,8 @@ class Spool:
                 raise self._cannot_be_written(error) from error
             recorded = self.destination()
         if recorded != destination:
-            hint = "Use another logdir for another destination, or the recorded one: hf-mpwriter status LOGDIR."
+            hint = "Use another logdir. Or let this run begin there anew, with all that was logged, when its processes "
+            hint += f"have ended: rm -r {self.root}"
             raise DestinationError(f"{self.run_dir} is recorded for {recorded}, not for {destination}.", hint=hint)
 
     def has_destination(self) -> bool:

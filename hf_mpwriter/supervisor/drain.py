@@ -38,7 +38,7 @@ from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.spool.staging.shortfall import Shortfall
 from hf_mpwriter.spool.workers.members import OBSERVER, SUPERVISOR, MemberFile, Members
 from hf_mpwriter.spool.workers.share import Share
-from hf_mpwriter.supervisor.followed import LOOK_EVERY, NOTHING_THERE, Followed, NotARunError
+from hf_mpwriter.supervisor.followed import ABSENT, LOOK_EVERY, NOTHING_THERE, Followed, NotARunError
 from hf_mpwriter.system.process import Process
 from hf_mpwriter.worker.election import Election, MirrorElection
 
@@ -290,7 +290,7 @@ class Drain:
                 self._tell(run_dir, followed.change(upload.keep()))
             return self._outcomes[run_dir]
         except NotARunError as error:
-            if followed is not None and followed.is_named and error.message != NOTHING_THERE:
+            if followed is not None and followed.is_named and error.message not in (NOTHING_THERE, ABSENT):
                 self._tell(run_dir, followed.change(error.message))
             is_expected = followed is not None and followed.is_named
             return Delivered(

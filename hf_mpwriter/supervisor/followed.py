@@ -16,7 +16,7 @@ from hf_mpwriter.spool.layout import Spool
 
 LOOK_EVERY = 5.0  # seconds
 ROUND = 300.0  # seconds between two uploads, as between two commits of a writer of ours
-NOTHING_THERE = "it has no event files"
+NOTHING_THERE, ABSENT = "it has no event files", "it does not exist"  # that may change while the program runs
 
 
 class NotARunError(HfMpWriterError):

@@ -262,7 +262,7 @@ class RunState:
         self.metrics.publish(
             {EVENT_FILES: len(self.events.batches), "attachments": len(self.attachments.batches)},
             quarantined=len(self.ledger.quarantined),
-            repo_id=self.ledger.repo_id,
+            repo_id=self.ledger.resolved.repo_id,
             is_pushing=push is not None,
             is_over=phase == "left",
         )

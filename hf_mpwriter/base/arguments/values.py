@@ -5,12 +5,14 @@ Python converts many of them without a word: `bool("false")` is true, and `int(1
 
 from __future__ import annotations
 
+import re
 import reprlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from hf_mpwriter.base.errors import SettingsError
 
+_URL = re.compile(r"https?://(?:\[[0-9A-Fa-f:.]+\]|[^\s/:\[\]]+)(?::(?P<port>[0-9]+))?(?:/\S*)?")
 fractions_are_cut = False  # off steps, as torch does: `patch()` sets it for code that cannot be changed
 
 
@@ -123,6 +125,21 @@ def check_step(purge_step: Any) -> int | None:
     if isinstance(purge_step, str) or not -(1 << 63) <= step < 1 << 63:
         raise SettingsError(f"purge_step is {purge_step!r}.", hint="It is a global step, an integer of 64 bits.")
     return step
+
+
+def check_endpoint(url: str) -> None:
+    """Check the URL of a Hub.
+
+    Raises:
+        SettingsError: it is none, or holds what must not be written to a file.
+    """
+    if not url.startswith(("https://", "http://")):
+        raise SettingsError(f"HF_ENDPOINT is {url!r}.", hint="It must begin with https:// or http://.")
+    if "@" in url or "?" in url:  # it would be written to run.json, and no token be sent
+        raise SettingsError("HF_ENDPOINT holds a password or a query.", hint="Give the token in HF_TOKEN.")
+    match = _URL.fullmatch(url)
+    if match is None or not 0 < int(match["port"] or 1) < 1 << 16:
+        raise SettingsError(f"HF_ENDPOINT is {url!r}.", hint="It needs a host, and a port is a number.")
 
 
 def check_memory_limit(limit: Any) -> int | None:

@@ -22,6 +22,14 @@ INTERNAL = (
     *("SABOTAGED", "SOAK", "SOAK_HUB", "TEST_LOCK_CHECK"),  # for tests and proofs of this package
 )
 KNOWN = frozenset(PREFIX + name for name in (*SETTINGS, *INTERNAL))
+SWITCHES = frozenset(PREFIX + name for name in ("ALL_RANKS", "DISABLED", "GROUP", "PROMETHEUS", "SYSTEM_METRICS"))
+ON, OFF = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
+
+
+def unclear(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the switches whose value is neither on nor off, each with the value."""
+    found = {name: environ[name] for name in sorted(SWITCHES & environ.keys())}
+    return {name: value for name, value in found.items() if value.strip().lower() not in ON + OFF}
 
 
 def unknown(environ: Mapping[str, str]) -> dict[str, str]:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import click
+from click.core import ParameterSource
 
 from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.home import is_url, normalised_logdir
@@ -56,6 +57,8 @@ def sync_runs(
     --repo-id. Asks the Hub what it holds, and sends only the rest. Run it during training or after a crash, as often
     as you like.
     """
+    if repo_id is None and (extra := _given("path_in_repo", "revision", "repo_type")):
+        raise click.UsageError(f"{extra} goes with --repo-id: where a run goes is recorded at its start.")
     wishes = Wishes(repo_id, repo_type, revision, path_in_repo, timeout, endpoint, create=create, is_quiet=is_quiet)
     names = list(dict.fromkeys(_below(logdirs, wishes) if all_below else logdirs))
     if not names and not all_below:
@@ -74,6 +77,13 @@ def sync_runs(
     if failed := [code for code in codes if code]:
         is_damage = all(code == DAMAGED for code in failed)
         raise failure(f"{len(failed)} of {counted(len(names), 'run')} not whole on the Hub.", damaged=is_damage)
+
+
+def _given(*names: str) -> str:
+    """The first of these options that was typed, "" if none was."""
+    context = click.get_current_context()
+    typed = (name for name in names if context.get_parameter_source(name) is ParameterSource.COMMANDLINE)
+    return next((f"--{name.replace('_', '-')}" for name in typed), "")
 
 
 def _follow(names: list[str], wishes: Wishes) -> None:

@@ -10,6 +10,7 @@ HF_MPWRITER_REPO_PRIVATE counts as for writers that name no repository. With HF_
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 
 import click
@@ -23,7 +24,7 @@ from hf_mpwriter.cli.sync import Wishes
 from hf_mpwriter.cli.syncing.command import check_places, recorded
 from hf_mpwriter.cli.syncing.folders import candidate, spool_for
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.supervisor.followed import NOTHING_THERE, Followed, NotARunError
+from hf_mpwriter.supervisor.followed import ABSENT, NOTHING_THERE, Followed, NotARunError
 from hf_mpwriter.system.redaction import printable
 
 LOCAL_RANKS = ("LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "PMIX_LOCAL_RANK")
@@ -123,8 +124,9 @@ def _refusing(make: Callable[[], Spool]) -> Callable[[], Spool]:
 
 
 def _check_has_event_files(name: str) -> None:
-    if not has_event_files(normalised_logdir(name)):
-        raise NotARunError(NOTHING_THERE)
+    folder = normalised_logdir(name)
+    if not has_event_files(folder):
+        raise NotARunError(NOTHING_THERE if is_url(folder) or os.path.isdir(folder) else ABSENT)
 
 
 def _wanted(name: str, wishes: Wishes) -> Destination:

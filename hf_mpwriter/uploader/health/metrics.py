@@ -79,7 +79,7 @@ class UploaderMetrics:
         self._pushes += 1
         seconds = 0.0 if self._push_began is None else self._clock() - self._push_began  # 0: it could not be started
         self._seconds += seconds
-        self._push_began, sent = None, 0
+        self._push_began, self._written_at, sent = None, -math.inf, 0  # the next tick writes what is new
         if isinstance(verdict, Done):
             self._succeeded_at = self._wall_clock()
             if verdict.own:

@@ -59,6 +59,9 @@ def test_a_repo_id_is_valid_if_huggingface_hub_says_so(repo_id):
         {"repo_type": "models"},
         {"endpoint": "huggingface.co"},
         {"endpoint": ""},
+        {"endpoint": "http://"},
+        {"endpoint": "http://127.0.0.1:22437,"},
+        {"endpoint": "http://127.0.0.1:99999"},
         {"path_in_repo": "a/../b"},
         {"path_in_repo": ".."},
     ],
@@ -77,6 +80,12 @@ def test_a_destination_says_where_a_file_goes():
     there = Destination("https://x", "me/run", "dataset", "dev", "logs/exp1")
     assert there.path("a/b") == "logs/exp1/a/b"
     assert str(there) == "https://x/datasets/me/run@dev/logs/exp1"
+
+
+@pytest.mark.parametrize("url", ["http://[::1]:8080", "https://hub.example.org/team/", "http://localhost:65535"])
+def test_the_url_of_any_hub_is_taken(url):
+    """With a port, a path, or an address."""
+    assert Destination(url, "me/run").endpoint == url
 
 
 @pytest.mark.parametrize("name", ["commit_every", "mirror_every"])

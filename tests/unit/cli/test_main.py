@@ -39,6 +39,15 @@ def test_a_directory_that_is_no_run_is_refused(name, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("option", "value"), [("--path-in-repo", "x"), ("--revision", "main"), ("--repo-type", "space")]
+)
+def test_where_a_run_goes_is_not_changed_without_a_word(tmp_path, option, value):
+    """It is recorded: an option that would have no effect is refused."""
+    result = run("sync", tmp_path, option, value)
+    assert (result.exit_code, f"{option} goes with --repo-id" in result.output) == (2, True)
+
+
 def test_a_run_without_destination_asks_for_one(tmp_path):
     """The message names the option."""
     Spool(str(tmp_path)).create()

@@ -44,7 +44,7 @@ def test_a_failure_is_told_in_plain_words(reason, words):
         ("HfHubHTTPError: 401 Client Error", {}, "hf auth login"),
         ("HfHubHTTPError: 401 Client Error", {"HF_TOKEN": "hf_x"}, "mend HF_TOKEN, which is set here"),
         ("HfHubHTTPError: 403 Client Error", {}, "hf auth login with a token that may write"),
-        ("HfHubHTTPError: 403", {"HF_TOKEN": "x"}, "mend HF_TOKEN, which is set here to one that may write"),
+        ("HfHubHTTPError: 403", {"HF_TOKEN": "x"}, "mend HF_TOKEN, which is set here, so that it may write"),
         (OFFLINE, {}, "unset HF_HUB_OFFLINE"),
         ("something", {}, "look there"),
     ],

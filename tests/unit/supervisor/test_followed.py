@@ -12,7 +12,7 @@ from hf_mpwriter.cli.syncing.sidecar import followed
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.supervisor.drain import Drain, Upload
-from hf_mpwriter.supervisor.followed import NOTHING_THERE, ROUND, Followed, NotARunError
+from hf_mpwriter.supervisor.followed import ABSENT, NOTHING_THERE, ROUND, Followed, NotARunError
 from hf_mpwriter.worker.election import Election
 
 HUB = "http://127.0.0.1:9"
@@ -59,7 +59,7 @@ def test_that_uploads_fail_is_told_once_and_that_they_work_again():
 def test_a_named_folder_becomes_a_run_when_it_has_event_files(tmp_path):
     """Nothing is written into it before, and it need not be there."""
     one = only(followed(["exp1"], None, "me/run", ENVIRON))
-    with pytest.raises(NotARunError, match=NOTHING_THERE):
+    with pytest.raises(NotARunError, match=ABSENT):
         one.make_run()
     (tmp_path / "exp1").mkdir()
     with pytest.raises(NotARunError, match=NOTHING_THERE):

@@ -39,6 +39,15 @@ def test_a_variable_like_none_of_ours_is_named_alone(tmp_path, monkeypatch, capl
     assert said(caplog) == [("WARNING", "HF_MPWRITER_XYZ is set, but hf_mpwriter has no such variable.")]
 
 
+@pytest.mark.parametrize("name", ["ALL_RANKS", "DISABLED", "PROMETHEUS", "SYSTEM_METRICS"])
+def test_a_switch_that_is_neither_on_nor_off_is_told(tmp_path, monkeypatch, caplog, name):
+    """It counts as off, in whatever language it was meant to be on."""
+    monkeypatch.setenv(f"HF_MPWRITER_{name}", "ja")
+    SummaryWriter(tmp_path).close()
+    text = f"HF_MPWRITER_{name} is 'ja', which is neither on nor off, and counts as off. On is 1, off is 0."
+    assert said(caplog) == [("WARNING", text)]
+
+
 def test_it_is_said_once_that_uploads_are_off(tmp_path, monkeypatch, caplog):
     """By HF_MPWRITER_DISABLED; switched off it says nothing."""
     monkeypatch.setenv("HF_MPWRITER_DISABLED", "0")
