@@ -71,11 +71,14 @@ def test_a_followed_folder_is_on_the_hub_during_training_and_after_its_last_reco
     assert f"of {run_dir} are on the Hub: " in errors
 
 
-def test_a_run_directory_with_its_repository_is_followed_and_an_empty_folder_is_told(hub, run_dir, below, tmp_path):
+def test_a_run_directory_is_followed_with_its_repository_and_what_holds_nothing_is_told(hub, run_dir, below, tmp_path):
     """The program ends before the next look: what it has written is sent at its end."""
-    empty = str(tmp_path / "empty")
-    one = below("ends", 3, "--logdir", str(run_dir), "--repo-id", "me/run", "--follow", empty)
+    empty, absent = tmp_path / "empty", tmp_path / "absent"
+    empty.mkdir()
+    places = ("--follow", str(empty), "--follow", str(absent))
+    one = below("ends", 3, "--logdir", str(run_dir), "--repo-id", "me/run", *places)
     code, _, errors = one.finish()
     assert code == 3, errors
     assert on_hub(hub, run_dir) == event_bytes(run_dir) > 0, errors
     assert f"nothing of {empty} was uploaded: it has no event files" in errors
+    assert f"nothing of {absent} was uploaded: it does not exist" in errors
