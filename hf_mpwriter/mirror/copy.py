@@ -98,7 +98,7 @@ def do(job: CopyJob, run: Directory, tell: Tell) -> None:
     tell(end)
 
 
-def open_target(to: str, mark: str, way: str, mount: Mount | None = None) -> Target:
+def open_target(to: str, mark: str, way: str, mount: Mount | None) -> Target:
     """The target of a logdir.
 
     Args:
