@@ -143,7 +143,7 @@ def main() -> None:
     """Entry point of the process; what it needs is on the descriptors that `system.launch` names."""
     start = state.load(SamplerStart, launch.read_record(launch.START_RECORD_FD))
     try:
-        spool = Spool.adopt(start.run_dir, launch.RUN_DIR_FD, launch.SPOOL_FD, start.spool, start.logdir)
+        spool = Spool.adopt(start, launch.RUN_DIR_FD, launch.SPOOL_FD)
     except HfMpWriterError as error:
         raise SystemExit(f"no sampler: {error}") from None
     prepare_process()
