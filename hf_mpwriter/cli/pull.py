@@ -35,7 +35,7 @@ from hf_mpwriter.cli.destination import (
     with_namespace,
 )
 from hf_mpwriter.cli.output import UploadBar, counted
-from hf_mpwriter.cli.words import plain
+from hf_mpwriter.cli.words import examples, plain
 from hf_mpwriter.spool.homes import find, spool_of
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ownership import check_ownership
@@ -60,9 +60,16 @@ CONSEQUENCE = (
 )
 
 
-@click.command("pull")
+@click.command(
+    "pull",
+    epilog=examples(
+        "pull runs/exp1 --repo-id me/run    the first time here",
+        "pull runs/exp1                     later",
+        "pull runs/exp1 --worker rank_00003",
+    ),
+)
 @logdir_argument
-@click.option("--repo-id", help="Repository of the run. Default: the one for which LOGDIR is recorded.")
+@click.option("--repo-id", metavar="NAME", help="Repository of the run. Default: that for which LOGDIR is recorded.")
 @place_options
 @click.option(
     "--worker",
@@ -81,10 +88,11 @@ def pull_run(
     workers: tuple[str, ...],
     endpoint: str | None,
 ) -> None:
-    """Bring the run of LOGDIR back from the Hub, to continue it on another machine.
+    """Bring the run of LOGDIR back from the Hub.
 
-    Run it before training starts. Every file is verified by its digest. What is here stays: a file that differs from
-    the Hub's copy is named and left as it is. A pull that was interrupted goes on where it was.
+    To continue it on another machine, run this before training starts. Every file is verified by its digest. What is
+    here stays: a file that differs from the Hub's copy is named and left as it is. A pull that was interrupted goes on
+    where it was.
     """
     spool = spool_at(logdir)
     check_ownership(spool.directory)

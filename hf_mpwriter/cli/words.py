@@ -90,6 +90,15 @@ def ago(seconds: float) -> str:
     return f"{seconds / 86_400:.0f} days ago"
 
 
+def examples(*lines: str) -> str:
+    """What stands at the end of a help text: commands as they are typed.
+
+    Args:
+        lines: the words after `hf-mpwriter`.
+    """
+    return "\n".join(["\b", "Examples:", *(f"  hf-mpwriter {line}" for line in lines)])
+
+
 def is_debugging(environ: Mapping[str, str] = os.environ) -> bool:
     """Whether errors are shown with all that is known of them: `--debug`, or HF_MPWRITER_DEBUG=1."""
     return is_on(environ.get(DEBUG, ""))
