@@ -35,7 +35,7 @@ from hf_mpwriter.cli.destination import (
     with_namespace,
 )
 from hf_mpwriter.cli.output import UploadBar, counted
-from hf_mpwriter.cli.words import examples, plain
+from hf_mpwriter.cli.words import cure, examples, plain, sentence
 from hf_mpwriter.spool.homes import find, spool_of
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ownership import check_ownership
@@ -53,6 +53,7 @@ NOT_THERE = (
     " is not there yet, or this token may not see it. If it should be, check the name, and run hf auth login with a "
     "token that may read it (or set HF_TOKEN)."
 )
+KEPT = "What came so far is kept, and the next pull goes on there."
 LONGEST_WAIT = 60.0  # seconds that training waits because the Hub wishes it
 CONSEQUENCE = (
     "The program starts without it. Nothing on the Hub is lost, but last_step() and purge_step do not reach what is "
@@ -160,16 +161,14 @@ def pull_into(
             raise
         except Exception as error:
             if isinstance(error, OSError) and error.errno is not None and type(error).__module__ == "builtins":
-                raise click.ClickException(f"The disk refuses: {error}. What came so far is kept.") from error
+                raise click.ClickException(printable(f"The disk refuses: {error}. {KEPT}")) from error
             raise click.ClickException(_unreached(classify(error))) from error
 
 
 def _unreached(verdict: Verdict) -> str:
     reason = getattr(verdict, "reason", "") or type(verdict).__name__
-    hint = (
-        verdict.hint if isinstance(verdict, Refused) else "What came so far is kept, and the next pull goes on there."
-    )
-    return printable(f"Not all was pulled: {plain(reason)}. {hint}")
+    helps = f"{sentence(cure(reason, verdict.hint))}." if isinstance(verdict, Refused) else KEPT
+    return printable(f"Not all was pulled: {plain(reason)}. {helps}")
 
 
 def _show(report: Pulled, destination: Destination, spool: Spool, logdir: str, workers: tuple[str, ...]) -> None:

@@ -74,6 +74,15 @@ def cure(reason: str, hint: str = "", environ: Mapping[str, str] = os.environ) -
     return hint.rstrip(". ")
 
 
+def sentence(helps: str) -> str:
+    """What helps, as it stands behind a full stop: `Run: hf auth login`, `Mend HF_TOKEN`.
+
+    Args:
+        helps: as `cure` has it, or the hint of a verdict.
+    """
+    return f"Run: {helps}" if helps.startswith(LOGIN) else helps[:1].upper() + helps[1:]
+
+
 def span(seconds: float) -> str:
     """A duration: `0:34`, `4:31`, `1:02:03`."""
     minutes, rest = divmod(max(0, round(seconds)), 60)
