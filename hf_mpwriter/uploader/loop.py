@@ -27,14 +27,13 @@ import signal
 import time
 from collections.abc import Callable
 
-from hf_mpwriter.base import state
 from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.nodes import Nodes
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Refused
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.outbox import Batch
-from hf_mpwriter.spool.starts import StartRecord
+from hf_mpwriter.spool.starts import StartRecord, inherited
 from hf_mpwriter.spool.status import LINGER
 from hf_mpwriter.spool.workers.member_lines import Member
 from hf_mpwriter.spool.workers.members import ASK_FOR_ALL, OBSERVER
@@ -292,11 +291,7 @@ class Uploader:
 
 def main() -> None:
     """Entry point of the process; what it needs is on the descriptors that `system.launch` names."""
-    record = state.load(StartRecord, launch.read_record(launch.START_RECORD_FD))
-    try:
-        spool = Spool.adopt(record, launch.RUN_DIR_FD, launch.SPOOL_FD)
-    except HfMpWriterError as error:
-        raise SystemExit(f"no upload: {error}") from None
+    record, spool = inherited(StartRecord, "upload")
     upload(record, spool, launch.UPLOADER_LOCK_FD)
 
 
