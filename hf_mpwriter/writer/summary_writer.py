@@ -65,8 +65,7 @@ class SummaryWriter(StepMethods, AddMethods):
         comet_config: accepted if it disables Comet.
         repo_id: repository on the Hub; None keeps the run local.
         commit_every: minutes between two commits.
-        squash_history: whether to squash the history of the branch after commits: once per `commit_every`, and after
-            the last one.
+        squash_history: whether to squash the history of the branch, once per `commit_every` and after the last commit.
         repo_type: model, dataset or space; None for model.
         repo_revision: branch; None for main.
         repo_private: visibility of a repository that is created; None for the organization's default, else public.
