@@ -5,8 +5,8 @@
                                                    -> WAIT
                                                    -> LEAVE
 
-It is started as an uploader is, by a worker that keeps house, and it ends by itself: its writer is gone soon after the
-last worker of its host. A worker that comes later starts the next one, whose steps go on behind.
+It is started as an uploader is, by a worker that keeps house, and it ends by itself, soon after the last worker of its
+host. A worker that comes later starts the next one, whose steps go on behind.
 
 Invariants:
 - It writes only while it holds the sampler lock. On every tick the lock is checked to be the file at the path.
