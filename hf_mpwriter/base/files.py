@@ -10,6 +10,7 @@ A push carries one batch. The limits of a batch bound the memory of a push and w
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from dataclasses import dataclass, field
 
@@ -77,6 +78,16 @@ class LocalFile:
     def is_large(self) -> bool:
         """Whether it may still grow and is too long to be held in memory, see `snapshot/large_files`."""
         return self.growing and self.length > PAYLOAD_LIMIT
+
+
+def begins_with(whole: int, beginning: int) -> bool:
+    """Whether a file begins with all of another one; both are descriptors."""
+    position = 0
+    while chunk := os.pread(beginning, CHUNK, position):
+        if os.pread(whole, len(chunk), position) != chunk:
+            return False
+        position += len(chunk)
+    return True
 
 
 def git_hasher(size: int) -> hashlib._Hash:
