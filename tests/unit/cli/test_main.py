@@ -92,7 +92,8 @@ def test_the_json_of_status_has_the_keys_that_are_documented(tmp_path):
 
 LOADED = """
 import sys
-import hf_mpwriter.cli.main
+from hf_mpwriter.cli.main import main
+[*main.commands.values()]
 print(*{name.split(".")[1] for name in sys.modules if name.startswith("hf_mpwriter.")})
 """
 
@@ -100,6 +101,20 @@ print(*{name.split(".")[1] for name in sys.modules if name.startswith("hf_mpwrit
 def test_the_local_hub_the_demo_and_the_oracle_load_only_for_their_commands():
     """An installation without their extras has all other commands."""
     assert {"localhub", "demo", "testing", "push"} & {*succeed(LOADED).split()} == set()
+
+
+ALONE = """
+import sys
+from hf_mpwriter.cli.main import main
+main(["sync", "--help"], standalone_mode=False)
+names = ("cli.doctor.command", "cli.verify", "cli.pull", "cli.run", "cli.status.command", "cli.storage.clean")
+print("loaded:", *(name for name in names if f"hf_mpwriter.{name}" in sys.modules))
+"""
+
+
+def test_a_command_is_imported_without_the_others():
+    """They need a third of a second together, `psutil` and the mirror; most commands are over sooner."""
+    assert succeed(ALONE).splitlines()[-1].split() == ["loaded:"]
 
 
 def test_an_error_of_the_package_is_one_line(tmp_path):

@@ -50,6 +50,7 @@ def test_no_framework_is_imported_by_what_is_not_its_integration():
     """A writer, `patch()` and the command line cost no framework."""
     source = """
 import sys, hf_mpwriter, hf_mpwriter.cli.main, hf_mpwriter.integrations.from_environment
+[*hf_mpwriter.cli.main.main.commands.values()]
 hf_mpwriter.patch()
 from hf_mpwriter import HFSummaryWriter, SummaryWriter
 print(*{"accelerate", "lightning", "pytorch_lightning", "transformers", "torch"} & {*sys.modules})
