@@ -50,6 +50,7 @@ class Job:
         was_private: visibility of the repository when it was seen last, None if it never was.
         spool: absolute path of the spool, "" if it lies in the run directory.
         logdir: path or URL by which its user names the run, "" for the run directory.
+        prepares: whether nothing is done but to import the client; the job that is meant comes next.
     """
 
     run_dir: str
@@ -69,6 +70,7 @@ class Job:
     was_private: bool | None = None
     spool: str = ""
     logdir: str = ""
+    prepares: bool = False
 
     def with_growing(self, paths: Collection[str]) -> Job:
         """The job with these of its files cut at the lengths of their snapshots, as their writers go on."""
