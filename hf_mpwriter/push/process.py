@@ -44,8 +44,10 @@ DEFAULTS = {  # what the user has not set; hf_xet would try for minutes, and the
     "HF_HUB_VERBOSITY": "error",
     "HF_XET_CLIENT_READ_TIMEOUT": "60s",
     "HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "3",
-    "HF_XET_DATA_MAX_CONCURRENT_FILE_INGESTION": "6",  # of its 8: what they have read waits in memory for the network
 }
+READERS = {"HF_XET_DATA_MAX_CONCURRENT_FILE_INGESTION": "4"}  # of large files; of small ones each waits for answers
+LARGE = 1 << 20  # bytes of a file, on average: what hf_xet has read of eight such files waits in memory
+
 ASYNC_BACKENDS = ("trio", "anyio", "sniffio")  # httpcore imports them where they are installed; a push needs none
 UNUSABLE = "Check HF_ENDPOINT and the other HF_* variables, or run: pip install -U huggingface_hub"
 
@@ -134,14 +136,15 @@ def _verdict(pipe: Pipe, record: int, held: list[Spool], run_fd: int, spool_fd: 
 
 
 def _set_environment(job: Job, cache: str) -> None:
-    """What huggingface_hub reads when it is imported.
+    """What huggingface_hub reads when it is imported, and hf_xet when it gets its first content.
 
     Args:
         job: what to do.
         cache: directory for what the client cannot keep in the home of the user.
     """
     os.environ |= {"HF_ENDPOINT": job.destination.endpoint, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    for name, value in DEFAULTS.items():
+    is_large = sum(file.length for file in job.files) > LARGE * len(job.files)
+    for name, value in (DEFAULTS | (READERS if is_large else {})).items():
         os.environ.setdefault(name, value)
     if not job.xet:
         os.environ["HF_HUB_DISABLE_XET"] = "1"
