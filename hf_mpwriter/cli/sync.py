@@ -8,8 +8,7 @@ Hub that the run names is decided before all that, see `destination`.
 
     sizes -> request, uploader started -> scan -> a second request if a file is longer than it was -> wait
 
-The uploader scans the files while this process does. So what was written since the first request may be missing in the
-uploader's scan.
+The uploader scans the files while this process does, so it may lack what was written since the first request.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ from hf_mpwriter.cli.destination import (
 )
 from hf_mpwriter.cli.output import UploadBar, failure, show_damage
 from hf_mpwriter.cli.syncing.folders import spool_for
-from hf_mpwriter.cli.words import LOGIN, cure, plain
+from hf_mpwriter.cli.words import cure, plain, sentence
 from hf_mpwriter.snapshot import attachments, event_files
 from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool.layout import Spool
@@ -48,6 +47,13 @@ from hf_mpwriter.spool.workers.members import ASK_FOR_ALL, OBSERVER, MemberFile,
 from hf_mpwriter.system.process import Process
 from hf_mpwriter.system.redaction import printable
 from hf_mpwriter.worker.election import Election, MirrorElection
+
+
+class RemovedError(click.ClickException):
+    """The run directory was removed while it was uploaded; nothing of it can arrive any more."""
+
+    def __init__(self, run_dir: str) -> None:
+        super().__init__(printable(f"{run_dir} was removed, or replaced by another folder, while it was uploaded."))
 
 
 @dataclass(frozen=True)
@@ -205,9 +211,8 @@ def shortfall_text(missing: int, refused: Collection[str], uploader: UploaderSta
     because = f": {why}" if why else ""
     if uploader.kind == Refused.__name__:  # the Hub was asked, and has answered
         then = "" if "hf-mpwriter sync" in helps else f"{'; then' if helps else 'To try again'}: {again}"
-        helps = f"Run: {helps}" if helps.startswith(LOGIN) else helps[:1].upper() + helps[1:]
         lead = f"{size} are not on the Hub" if missing else "The Hub does not tell what it has"
-        return f"{lead}{because}. {helps}{then}"
+        return f"{lead}{because}. {sentence(helps)}{then}"
     if asked:
         return f"{size} are not on the Hub yet{because}."
     known = f"{size} are not there yet" if missing else "everything is there"
@@ -243,8 +248,7 @@ def _request_and_wait(
         wishes: what was asked for.
         name: of the run, "" if there is only one.
     """
-    progress = Progress(spool)
-    ledger = progress.ledger()  # read now: a comparison that came before the request does not answer it
+    ledger = Progress(spool).ledger()  # read now: a comparison that came before the request does not answer it
     checked = ledger.checked if ledger else 0
     waiting = _Waiting(spool, destination, checked, name, quiet=wishes.is_quiet)
     member_file = MemberFile(spool, OBSERVER, Process.current(), settings)
@@ -282,13 +286,19 @@ class _Waiting:
     """
 
     def __init__(self, spool: Spool, destination: Destination, checked: int, name: str, *, quiet: bool) -> None:
-        self._progress, self._election = Progress(spool), Election(spool, destination, by_hand=True)
+        self._spool, self._progress, self._election = spool, Progress(spool), Election(spool, destination, by_hand=True)
         self._mirror = MirrorElection(spool, by_hand=True)
-        self._checked, self._name, self._is_drawn = checked, name, not quiet
-        self._began_at, self._refused = time.time(), self._progress.refusals()
+        self._since, self._name, self._is_drawn = checked, name, not quiet
+        self._at, self._before = time.time(), self._progress.refusals()
 
     def ensure(self) -> None:
-        """Make sure that an uploader lives, and a mirror if the run is staged."""
+        """Make sure that an uploader lives, and a mirror if the run is staged.
+
+        Raises:
+            RemovedError: the run directory, or the spool, was removed or replaced.
+        """
+        if not (self._spool.run.is_at_path() and self._spool.directory.is_at_path()):
+            raise RemovedError(self._spool.run_dir)
         self._election.ensure_uploader()
         self._mirror.ensure_mirror()
 
@@ -306,17 +316,10 @@ class _Waiting:
             def show(missing: dict[str, int]) -> None:
                 bar.update(sum(missing.values()))
                 if drawn:
-                    bar.show_failure(progress.uploader(), self._began_at)
+                    bar.show_failure(progress.uploader(), self._at)
 
             missing = wait(
-                progress,
-                lengths,
-                timeout,
-                self.ensure,
-                show,
-                since=self._checked,
-                before=self._refused,
-                began_at=self._began_at,
+                progress, lengths, timeout, self.ensure, show, since=self._since, before=self._before, began_at=self._at
             )
             bar.update(sum(missing.values()))
         return missing

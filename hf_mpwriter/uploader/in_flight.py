@@ -161,7 +161,7 @@ class InFlight:
 
     def _job(self, lane: Lane, batch: Batch, *, squash: bool) -> Job:
         return Job(
-            run_dir=self._spool.run_dir,
+            **vars(self._spool.paths),
             copies=self._host.copies.name,
             cache=self._host.cache.name,
             destination=self._ledger.resolved,
@@ -176,8 +176,6 @@ class InFlight:
             create=self._creates,
             last_commit=self._last_commit,
             was_private=self._ledger.private,
-            spool=self._spool.root,
-            logdir=self._spool.logdir,
         )
 
     def _begin(self, job: Job) -> PushHandle:

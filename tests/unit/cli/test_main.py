@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import shlex
 
 import click
 import pytest
@@ -22,6 +23,28 @@ def test_every_command_is_documented(name):
     """It has help, and the README shows it."""
     assert main.commands[name].help
     assert f"hf-mpwriter {name}" in README.read_text() or f"scripts/{name}" in README.read_text()
+
+
+@pytest.mark.parametrize("name", sorted(main.commands))
+def test_a_help_text_fits_a_terminal_and_has_examples(monkeypatch, name):
+    """80 columns; the examples are commands that exist, with options that exist; a logdir has one name."""
+    monkeypatch.setenv("COLUMNS", "80")
+    text = run(name, "--help").output
+    assert max(map(len, text.splitlines())) <= 80
+    assert not re.search(r"\b(DIR|RUN_DIR)\b", text)
+    examples = re.findall(r"^ +hf-mpwriter (\w+)(.*)", text.partition("Examples:")[2], re.MULTILINE)
+    assert examples
+    for command, arguments in examples:
+        assert command == name
+        main.commands[name].make_context(name, shlex.split(arguments.split("    ")[0]))
+
+
+def test_the_list_of_commands_is_told_in_whole_lines(monkeypatch):
+    """In 80 columns; click cuts a longer line."""
+    monkeypatch.setenv("COLUMNS", "80")
+    commands = run("--help").output.partition("Commands:")[2]
+    assert commands.count("\n") == len(main.commands) + 1
+    assert "..." not in commands
 
 
 def test_every_command_of_the_readme_exists():
