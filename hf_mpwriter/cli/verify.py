@@ -99,9 +99,11 @@ def verify_run(logdir: str, *, running: bool, endpoint: str | None) -> None:
     others = sum(file.is_elsewhere for file in report.files.values())
     count = len(report.files) + len(report.attachments) - others
     files, commits = counted(count, "file"), counted(report.commits, "commit")
+    ours = f"{report.changes or 'none'} of which changed this run"
     if damaged:
         raise failure(f"What is whole of {files} is on the Hub; what is damaged here is not", damaged=True)
-    click.echo(f"Whole on the Hub: {files}; no event file shrank in {commits}.")
+    branch = printable(destination.revision)
+    click.echo(f"Whole on the Hub: {files}; no event file shrank in {commits} of {branch}, {ours}.")
     if others:
         pull = command_line("pull", logdir)
         click.echo(f"Other machines write {counted(others, 'file')} there. To have what they wrote so far: {pull}")
