@@ -31,7 +31,7 @@ from hf_mpwriter.cli.destination import (
 )
 from hf_mpwriter.cli.output import UploadBar, failure, show_damage
 from hf_mpwriter.cli.syncing.folders import spool_for
-from hf_mpwriter.cli.words import LOGIN, cure, plain
+from hf_mpwriter.cli.words import cure, plain, sentence
 from hf_mpwriter.snapshot import attachments
 from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool.layout import Spool
@@ -203,9 +203,8 @@ def shortfall_text(missing: int, refused: Collection[str], uploader: UploaderSta
     because = f": {why}" if why else ""
     if uploader.kind == Refused.__name__:  # the Hub was asked, and has answered
         then = "" if "hf-mpwriter sync" in helps else f"{'; then' if helps else 'To try again'}: {again}"
-        helps = f"Run: {helps}" if helps.startswith(LOGIN) else helps[:1].upper() + helps[1:]
         lead = f"{size} are not on the Hub" if missing else "The Hub does not tell what it has"
-        return f"{lead}{because}. {helps}{then}"
+        return f"{lead}{because}. {sentence(helps)}{then}"
     if asked:
         return f"{size} are not on the Hub yet{because}."
     known = f"{size} are not there yet" if missing else "everything is there"

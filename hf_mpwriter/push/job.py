@@ -84,7 +84,7 @@ class Notice:
 
 
 Message = Notice | Verdict
-_KINDS: dict[bytes, type[Message]] = {kind.__name__.encode(): kind for kind in typing.get_args(Message)}
+_KINDS: tuple[type[Message], ...] = typing.get_args(Message)
 
 
 def deadline(job: Job) -> float:
@@ -92,15 +92,6 @@ def deadline(job: Job) -> float:
     return DEADLINE_BASE + sum(file.length for file in job.files) / DEADLINE_RATE
 
 
-def to_line(message: Message) -> bytes:
-    """A line that `from_line` understands, without its end."""
-    return b"%s %s" % (type(message).__name__.encode(), state.dump(message))
-
-
 def from_line(line: bytes) -> Message | None:
     """What a line says, None if it is not from a push."""
-    name, _, data = line.partition(b" ")
-    try:
-        return state.load(_KINDS[name], data)
-    except (KeyError, state.DamagedError):
-        return None
+    return state.from_line(_KINDS, line)

@@ -33,7 +33,7 @@ from typing import NoReturn
 from hf_mpwriter.base import state
 from hf_mpwriter.base.errors import ForeignSpoolError
 from hf_mpwriter.base.verdicts import Done, Refused, Retry, Verdict
-from hf_mpwriter.push.job import Job, Message, Notice, deadline, to_line
+from hf_mpwriter.push.job import Job, Message, Notice, deadline
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import disk, hf_home, launch, redaction
 from hf_mpwriter.system.process import fill_standard
@@ -64,7 +64,7 @@ class Pipe:
 
     def write(self, message: Message) -> None:
         """One line; it begins anew, in case that something else has been printed there."""
-        disk.write_all(self._fd, b"\n%s\n" % to_line(message))
+        disk.write_all(self._fd, b"\n%s\n" % state.to_line(message))
 
 
 def main(parent: int, record: int, run_fd: int, spool_fd: int, more: int = -1, linger: int = 0) -> None:

@@ -35,15 +35,7 @@ from hf_mpwriter.spool.staging.record import MirrorRecord, least_age
 from hf_mpwriter.spool.starts import Tenure
 from hf_mpwriter.spool.workers.samplers import SamplerPlaces, SamplerRecord, SamplerStart, Workers
 from hf_mpwriter.system import disk, launch, locks
-from hf_mpwriter.system.daemon import (
-    GRACE,
-    end_within,
-    keep_on,
-    lower_priority,
-    raise_limits,
-    rotate_log,
-    start_logging,
-)
+from hf_mpwriter.system.daemon import GRACE, end_within, keep_on, prepare_process, rotate_log
 from hf_mpwriter.system.process import Process
 
 logger = logging.getLogger("hf_mpwriter")
@@ -154,9 +146,7 @@ def main() -> None:
         spool = Spool.adopt(start.run_dir, launch.RUN_DIR_FD, launch.SPOOL_FD, start.spool, start.logdir)
     except HfMpWriterError as error:
         raise SystemExit(f"no sampler: {error}") from None
-    start_logging()
-    raise_limits()
-    lower_priority()
+    prepare_process()
     locks.adopt(launch.SAMPLER_LOCK_FD)
     sources = Sources(Machine(spool.run.fd).sources() | gpus.sources())
     sources.sample()  # rates begin here

@@ -22,19 +22,29 @@ from hf_mpwriter.cli.status.finding import has_one_of, named, others_below, runs
 from hf_mpwriter.cli.sync import Wishes, sync_one
 from hf_mpwriter.cli.syncing.folders import candidate
 from hf_mpwriter.cli.syncing.follow import Writers, follow
-from hf_mpwriter.cli.words import as_argument, typed
+from hf_mpwriter.cli.words import as_argument, examples, typed
 from hf_mpwriter.supervisor.followed import ROUND
 from hf_mpwriter.system.redaction import printable
 
 
-@click.command("sync")
-@click.argument("logdirs", metavar="DIR...", nargs=-1)
-@click.option("--all", "all_below", is_flag=True, help="All runs below the current folder, or below each DIR.")
-@click.option("--repo-id", help="Repository, for a run that was local so far, or that others have written.")
+@click.command(
+    "sync",
+    epilog=examples(
+        "sync runs/exp1",
+        "sync runs/exp1 --repo-id me/run    the first time",
+        "sync --all                         all runs below this folder",
+        "sync runs/exp1 --follow            beside training",
+    ),
+)
+@click.argument("logdirs", metavar="LOGDIR...", nargs=-1)
+@click.option("--all", "all_below", is_flag=True, help="All runs below the current folder, or below each LOGDIR.")
+@click.option("--repo-id", metavar="NAME", help="Repository, for a run that was local, or that others have written.")
 @place_options
 @click.option("--create", is_flag=True, help="Create the repository again if it is gone.")
-@click.option("--timeout", type=float, help="Seconds to wait for each run; default: until everything is on the Hub.")
-@click.option("--follow", is_flag=True, help="Go on until the writers of each DIR have gone: beside training.")
+@click.option(
+    "--timeout", type=float, metavar="SECONDS", help="Longest wait for each run; default: until all is there."
+)
+@click.option("--follow", is_flag=True, help="Go on, beside training, until the writers of each LOGDIR have gone.")
 @click.option("--quiet", "-q", "is_quiet", is_flag=True, help="Print nothing but errors.")
 @endpoint_option
 def sync_runs(
@@ -51,9 +61,9 @@ def sync_runs(
     follow: bool,
     is_quiet: bool,
 ) -> None:
-    """Upload what is missing of each DIR on the Hub, and wait for it.
+    """Upload what the Hub lacks of each LOGDIR, and wait for it.
 
-    DIR is a run directory, or any folder with event files, whichever writer made them; then say where to with
+    LOGDIR is the logdir of a run, or any folder with event files, whichever writer made them; then say where to with
     --repo-id. Asks the Hub what it holds, and sends only the rest. Run it during training or after a crash, as often
     as you like.
     """
@@ -62,7 +72,7 @@ def sync_runs(
     wishes = Wishes(repo_id, repo_type, revision, path_in_repo, timeout, endpoint, create=create, is_quiet=is_quiet)
     names = list(dict.fromkeys(_below(logdirs, wishes) if all_below else logdirs))
     if not names:
-        raise click.UsageError("Name a run directory, or give --all for the runs below this folder.")
+        raise click.UsageError("Name a LOGDIR, or give --all for the runs below this folder.")
     check_places(names, wishes)
     if follow:
         _follow(names, wishes)
@@ -142,7 +152,7 @@ def _below(folders: Sequence[str], wishes: Wishes) -> list[str]:
         _say(f"Left out, as no destination is known: {named(left)}. To upload all: {with_name}", wishes)
     if not found:
         raise failure(
-            "There is no run below, and no event file. Name the folder of one: hf-mpwriter sync DIR", damaged=False
+            "There is no run below, and no event file. Name the folder of one: hf-mpwriter sync LOGDIR", damaged=False
         )
     return found
 

@@ -46,7 +46,7 @@ def main() -> NoReturn:
     redaction.guard()
 
     def tell(report: Restoration) -> None:
-        disk.write_all(pipe, b"\n" + report.line())
+        disk.write_all(pipe, b"\n%s\n" % state.to_line(report))
 
     try:
         job = state.load(RestoreJob, launch.read_record(launch.START_RECORD_FD))

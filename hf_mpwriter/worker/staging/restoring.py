@@ -280,4 +280,4 @@ class _Wait:
     def _take(self, data: bytes) -> None:
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
-            self._report = Restoration.parse(line) or self._report
+            self._report = state.from_line((Restoration,), line) or self._report

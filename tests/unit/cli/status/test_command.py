@@ -112,7 +112,7 @@ def test_a_run_that_is_not_there_hides_no_other(here):
 def test_where_only_others_have_logged_status_names_their_folders(tmp_path, monkeypatch):
     """A newcomer's folder of TensorBoard runs is no empty one."""
     monkeypatch.chdir(tmp_path)
-    assert "Give the logdir of a run: hf-mpwriter status DIR" in run("status").output
+    assert "Give the logdir of a run: hf-mpwriter status LOGDIR" in run("status").output
     (tmp_path / "torch").mkdir()
     event_file(tmp_path / "torch" / "events.out.tfevents.1700000000.host", 1)
     assert "Event files of other writers: torch. To upload them: hf-mpwriter sync --all" in run("status").output
