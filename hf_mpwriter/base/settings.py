@@ -306,9 +306,9 @@ def group_access() -> bool:
     return is_on(os.environ.get("HF_MPWRITER_GROUP", ""))
 
 
-def writes_metrics() -> bool:
+def writes_metrics(environ: Mapping[str, str] = os.environ) -> bool:
     """Whether uploaders write what they do for Prometheus."""
-    return is_on(os.environ.get("HF_MPWRITER_PROMETHEUS", ""))
+    return is_on(environ.get("HF_MPWRITER_PROMETHEUS", ""))
 
 
 def push_signals(environ: Mapping[str, str] = os.environ) -> tuple[int, ...]:

@@ -44,6 +44,13 @@ from hf_mpwriter.system.redaction import printable
 from hf_mpwriter.worker.election import Election, MirrorElection
 
 
+class RemovedError(click.ClickException):
+    """The run directory was removed while it was uploaded; nothing of it can arrive any more."""
+
+    def __init__(self, run_dir: str) -> None:
+        super().__init__(printable(f"{run_dir} was removed, or replaced by another folder, while it was uploaded."))
+
+
 @dataclass(frozen=True)
 class Wishes:
     """What the user has asked for, the same for all runs of a call.
@@ -273,6 +280,8 @@ def _wait_with_bar(
                 bar.show_failure(progress.uploader(), began_at)
 
         def ensure() -> None:
+            if not (spool.run.is_at_path() and spool.directory.is_at_path()):
+                raise RemovedError(spool.run_dir)
             election.ensure_uploader()
             mirror.ensure_mirror()
 

@@ -316,7 +316,7 @@ def main() -> None:
     """Entry point of the process; what it needs is on the descriptors that `system.launch` names."""
     start = state.load(MirrorStart, launch.read_record(launch.START_RECORD_FD))
     try:
-        spool = Spool.adopt(start.run_dir, launch.RUN_DIR_FD, launch.SPOOL_FD)
+        spool = Spool.adopt(start, launch.RUN_DIR_FD, launch.SPOOL_FD)
     except HfMpWriterError as error:
         raise SystemExit(f"no mirror: {error}") from None
     prepare_process()

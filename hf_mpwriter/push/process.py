@@ -107,7 +107,7 @@ def _verdict(pipe: Pipe, record: int, held: list[Spool], run_fd: int, spool_fd: 
     try:
         job = state.load(Job, launch.read_record(record))
         if not held:
-            held.append(Spool.adopt(job.run_dir, run_fd, spool_fd, job.spool, job.logdir))
+            held.append(Spool.adopt(job, run_fd, spool_fd))
     except (state.DamagedError, ForeignSpoolError, OSError) as error:
         return Retry(f"the job cannot be read: {error}")
     signal.signal(signal.SIGALRM, signal.SIG_DFL)

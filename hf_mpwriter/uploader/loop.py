@@ -294,7 +294,7 @@ def main() -> None:
     """Entry point of the process; what it needs is on the descriptors that `system.launch` names."""
     record = state.load(StartRecord, launch.read_record(launch.START_RECORD_FD))
     try:
-        spool = Spool.adopt(record.run_dir, launch.RUN_DIR_FD, launch.SPOOL_FD, record.spool, record.logdir)
+        spool = Spool.adopt(record, launch.RUN_DIR_FD, launch.SPOOL_FD)
     except HfMpWriterError as error:
         raise SystemExit(f"no upload: {error}") from None
     upload(record, spool, launch.UPLOADER_LOCK_FD)

@@ -206,7 +206,9 @@ def live(spool: Spool, harm: Harm | None, theirs: socket.socket, cache: str) -> 
     handle.subprocess = SimpleNamespace(Popen=functools.partial(ForkedPush, ask=ask), PIPE=0, DEVNULL=0)
     ask(begins=True)
     try:
-        loop.upload(StartRecord(spool.run_dir, spool.destination()), spool, locks.try_exclusive(spool.uploader_lock))
+        loop.upload(
+            StartRecord(spool.run_dir, destination=spool.destination()), spool, locks.try_exclusive(spool.uploader_lock)
+        )
     finally:
         ask(passed=passed)
 

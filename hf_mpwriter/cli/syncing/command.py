@@ -19,7 +19,7 @@ from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.cli.destination import endpoint_option, place_options
 from hf_mpwriter.cli.output import DAMAGED, counted, failure
 from hf_mpwriter.cli.status.finding import has_one_of, named, others_below, runs_below
-from hf_mpwriter.cli.sync import Wishes, sync_one
+from hf_mpwriter.cli.sync import RemovedError, Wishes, sync_one
 from hf_mpwriter.cli.syncing.folders import candidate
 from hf_mpwriter.cli.syncing.follow import Writers, follow
 from hf_mpwriter.cli.words import as_argument, examples, typed
@@ -100,7 +100,10 @@ def _follow(names: list[str], wishes: Wishes) -> None:
         raise click.UsageError("--follow takes folders on a disk of this host.")
     impatient = replace(wishes, timeout=ROUND if wishes.timeout is None else min(wishes.timeout, ROUND))
     for name in names:
-        sync_one(name, wishes)  # what is wrong with the call ends it at once
+        try:
+            sync_one(name, wishes)  # what is wrong with the call ends it at once
+        except RemovedError as error:  # by a program that makes its folder anew when it starts
+            click.echo(error.format_message(), err=True)
     codes = dict.fromkeys(names, 0)
 
     def sync(name: str, is_patient: bool) -> bool:

@@ -28,19 +28,6 @@ _RECORD, _MISSING = "restored.json", "unrestored.json"
 
 
 @dataclass(frozen=True)
-class RestoreJob:
-    """What a restore has to know.
-
-    Attributes:
-        run_dir: absolute path.
-        to: the logdir: an absolute path, or a URL.
-    """
-
-    run_dir: str
-    to: str
-
-
-@dataclass(frozen=True)
 class Restoration:
     """How far a restore has come.
 
