@@ -96,6 +96,9 @@ def pull_run(
     To continue it on another machine, run this before training starts. Every file is verified by its digest. What is
     here stays: a file that differs from the Hub's copy is named and left as it is. A pull that was interrupted goes on
     where it was.
+
+    Exit code 0: all that the Hub has of the run is here, also where that is nothing; 1: it is not; 4: there is no such
+    repository or branch.
     """
     spool = spool_at(logdir)
     check_ownership(spool.directory)

@@ -70,6 +70,8 @@ def verify_run(logdir: str, *, running: bool, endpoint: str | None) -> None:
     shortened it. Nothing may be missing. Attachments must be equal.
 
     A run that is kept on a local disk beside LOGDIR is also compared with what is in LOGDIR, byte by byte.
+
+    Exit code 0: all of it is there; 1: it is not, or the Hub was not asked; 3: a file is damaged here.
     """
     spool = existing_spool(logdir)
     there = compare_logdir(spool) if Logdir(spool).is_staged else None

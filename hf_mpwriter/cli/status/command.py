@@ -5,7 +5,7 @@
     --json               one DIR: an object; else a list
     --watch              on a terminal drawn anew, else printed when something changes; ends with the last process
 
-Exit codes: 0 complete, 3 waiting, 4 a person is needed; of several runs the highest.
+Exit codes: 0 complete, 3 waiting, 4 a person is needed; of several runs the highest. 1: the only one is no run.
 """
 
 from __future__ import annotations
@@ -96,7 +96,8 @@ def show_status(logdirs: tuple[str, ...], *, as_json: bool, watch: bool, step: i
 
     Without LOGDIR, one line for each run below the current folder. Asks the disk only, not the Hub.
 
-    Exit code 0: complete; 3: waiting, it comes by itself; 4: a person is needed, the last line says for what.
+    Exit code 0: complete; 1: no run; 3: waiting, it comes by itself; 4: a person is needed, the last line says for
+    what. With --step, the same of that step.
     """
     if step is not None and len(logdirs) != 1:
         raise click.UsageError("--step needs one LOGDIR.")

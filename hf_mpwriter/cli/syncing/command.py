@@ -37,7 +37,9 @@ from hf_mpwriter.system.redaction import printable
     ),
 )
 @click.argument("logdirs", metavar="LOGDIR...", nargs=-1)
-@click.option("--all", "all_below", is_flag=True, help="All runs below the current folder, or below each LOGDIR.")
+@click.option(
+    "--all", "all_below", is_flag=True, help="All runs and event files below the current folder, or below each LOGDIR."
+)
 @click.option("--repo-id", metavar="NAME", help="Repository, for a run that was local, or that others have written.")
 @place_options
 @click.option("--create", is_flag=True, help="Create the repository again if it is gone.")
@@ -66,6 +68,8 @@ def sync_runs(
     LOGDIR is the logdir of a run, or any folder with event files, whichever writer made them; then say where to with
     --repo-id. Asks the Hub what it holds, and sends only the rest. Run it during training or after a crash, as often
     as you like.
+
+    Exit code 0: all of it is on the Hub; 1: it is not; 3: a file is damaged here.
     """
     if repo_id is None and (extra := _given("path_in_repo", "revision", "repo_type")):
         raise click.UsageError(f"{extra} goes with --repo-id: where a run goes is recorded at its start.")
