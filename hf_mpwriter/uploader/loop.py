@@ -188,6 +188,8 @@ class Uploader:
 
     def _scan(self, members: list[Member]) -> None:
         began = self.run.clock()
+        if self.run.audit:  # a push is sure to come, even if there is nothing to send
+            self.run.in_flight.prepare(self.run.events)
         try:
             alone, quarantined = not any(member.works for member in members), dict(self.run.ledger.quarantined)
             observers = [member for member in members if member.alive and member.name.worker in ASK_FOR_ALL]
@@ -245,8 +247,7 @@ class Uploader:
 
     def _listen(self, members: list[Member]) -> None:
         """Take in what the push says; conclude when it has ended. One of attachments is ended if it is in the way."""
-        push = self.run.in_flight.push
-        if push is None:
+        if (push := self.run.in_flight.push) is None:
             return
         if self.run.in_flight.carries(self.run.attachments):
             terminating = self._ending is not Ending.NOT_ASKED
