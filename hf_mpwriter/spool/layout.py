@@ -11,6 +11,7 @@ It is longer than other modules, so that all places stand in one.
         uploader.lock                                 the uploader lock                  no process (empty)
         claims/<worker>.lock                          claims; a note, see worker/naming  see worker/naming/rewind
         claims/<worker>.voice                         members that may speak             no process (empty)
+        claims/main.stand_in                          a child that speaks without them   no process (empty)
         parts/                                        names of parts of a job            see worker/naming/parts
         members/<worker>.<host>.<pid>.<ticks>-<n>     member file: lines, appended       that worker
         told.json                                     what the user was told             the first that may speak

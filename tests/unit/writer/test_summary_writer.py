@@ -357,6 +357,9 @@ def test_a_writer_tells_its_run_and_where_it_goes(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_MPWRITER_DISABLED", "1")
     disabled = HFSummaryWriter("me/run", logdir=str(tmp_path / "off"))
     assert (disabled.url, "this machine only" in repr(disabled)) == (None, True)
+    disabled.close()
+    assert repr(disabled).endswith("to this machine only, closed>")
+    assert repr(SummaryWriter(tmp_path / "none", write_to_disk=False)).endswith("to nowhere>")
     assert "SummaryWriter of None" in repr(SummaryWriter.__new__(SummaryWriter)), (
         "an exception has left its constructor"
     )
