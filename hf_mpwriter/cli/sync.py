@@ -219,7 +219,7 @@ def shortfall_text(missing: int, refused: Collection[str], uploader: UploaderSta
     return f"The Hub could not be asked{because}. By what it last answered, {known}."
 
 
-class _Answer(NamedTuple):
+class _Synced(NamedTuple):
     """What a request has led to.
 
     Attributes:
@@ -237,7 +237,7 @@ class _Answer(NamedTuple):
 
 def _request_and_wait(
     spool: Spool, destination: Destination, settings: Settings, timeout: float, wishes: Wishes, name: str
-) -> _Answer:
+) -> _Synced:
     """Request a push of all files and wait for it.
 
     Args:
@@ -271,7 +271,7 @@ def _request_and_wait(
     progress = Progress(spool)
     ledger = progress.ledger()
     asked = ledger is not None and ledger.checked > checked
-    return _Answer(lengths, missing if asked else progress.missing(lengths), asked, damaged)
+    return _Synced(lengths, missing if asked else progress.missing(lengths), asked, damaged)
 
 
 class _Waiting:
