@@ -39,7 +39,7 @@ class StepEncoder:
         tags: as they go into the file.
     """
 
-    __slots__ = ("_blocks", "_constants", "_count", "_forms", "_headers", "_pack", "_short_steps")
+    __slots__ = ("_blocks", "_constants", "_count", "_pack", "_shapes", "_short_steps")
 
     def __init__(self, tags: Iterable[str]) -> None:
         heads = [framing.value_head(tag.encode()) for tag in tags]
@@ -48,14 +48,12 @@ class StepEncoder:
         self._blocks = [*_blocks(heads, b"\x09\x10" + start)]
         block = self._blocks[0]
         self._pack, self._constants = block.pack, block.constants
-        self._forms = [
+        forms = [
             block.places(b"\x09") + _TIME + block.places(b"\x10") + _STEP[:length] + block.places(start) + block.form
             for length in range(1, 4)
         ]
-        self._headers = [framing.header(len(form)) for form in self._forms]
-        self._short_steps = (
-            _SHORT_STEPS if len(self._blocks) == 1 else 0
-        )  # 0: always the long way
+        self._shapes = tuple([(framing.header(len(form)), form) for form in forms])  # by the length of the step
+        self._short_steps = _SHORT_STEPS if len(self._blocks) == 1 else 0  # 0: always the long way
 
     def record(self, wall_time: float | None, step: int, values: Sequence[float]) -> bytes:
         """Return the record, framed.
@@ -71,18 +69,18 @@ class StepEncoder:
         if not wall_time or step <= 0 or step >= self._short_steps:
             return self._any_record(wall_time, step, values)
         if step < 0x80:
-            varint, length = step, 0
+            varint, (header, form) = step, self._shapes[0]
         elif step < 0x4000:
-            varint, length = step & 0x7F | 0x80 | step >> 7 << 8, 1
+            varint, (header, form) = step & 0x7F | 0x80 | step >> 7 << 8, self._shapes[1]
         else:
-            varint, length = step & 0x7F | 0x8080 | (step & 0x3F80) << 1 | step >> 14 << 16, 2
+            varint, (header, form) = step & 0x7F | 0x8080 | (step & 0x3F80) << 1 | step >> 14 << 16, self._shapes[2]
         try:
             table = self._pack(wall_time, varint, *values, self._constants)
         except (OverflowError, struct.error):  # a number beyond float32, or not one per tag
             return self._any_record(wall_time, step, values)
-        payload = self._forms[length].translate(table)
+        payload = form.translate(table)
         crc = crc32c(payload)
-        return self._headers[length] + payload + _PACK_U32((((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
+        return header + payload + _PACK_U32((((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
 
     def _any_record(self, wall_time: float | None, step: int, values: Sequence[float]) -> bytes:
         return framing.frame(framing.summary_event(wall_time, step, self.summary(values)))
