@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from hf_mpwriter.base.settings import is_on
 from hf_mpwriter.base.verdicts import Refused
+from hf_mpwriter.cli.words import span
 from hf_mpwriter.snapshot.damage import Damage
 from hf_mpwriter.spool.progress import size_text
 from hf_mpwriter.spool.staging.status import MirrorStatus
@@ -30,6 +31,7 @@ def counted(count: int, noun: str) -> str:
 
 
 LINE_EVERY = 60.0  # seconds between two lines of progress where no bar is drawn
+SELDOM = 3600.0  # the same, at most, while nothing comes: the time between two lines doubles
 DAMAGED = 3  # exit code of `sync` and `verify`: damage in the middle of a local event file, which no upload mends
 
 
@@ -99,7 +101,8 @@ class UploadBar:
 
     A refusal is left to the error that ends the command: it comes at once.
 
-    Where the output is no terminal, there is a line a minute instead. HF_HUB_DISABLE_PROGRESS_BARS=1 switches off both.
+    Where the output is no terminal, there is a line a minute instead, and fewer while nothing comes.
+    HF_HUB_DISABLE_PROGRESS_BARS=1 switches off both.
 
     Args:
         total: bytes of all files.
@@ -135,7 +138,9 @@ class UploadBar:
             disable=not self._is_drawn,
         )
         self._total, self._held, self._what = total, total - missing, what
-        self._clock, self._told, self._next_line = clock, -1, -math.inf if lines and not is_off else math.inf
+        self._clock, self._began_at, self._told = clock, clock(), -1
+        self._next_line = self._next_repeat = -math.inf if lines and not is_off else math.inf
+        self._pause = LINE_EVERY
         self._last_failure = ""
 
     def show(self, total: int, missing: int) -> None:
@@ -149,10 +154,16 @@ class UploadBar:
         if self._is_drawn:
             self._bar.n = self._held
             self._bar.refresh()
-        elif self._held > self._told and self._clock() >= self._next_line:
-            self._told, self._next_line = self._held, self._clock() + LINE_EVERY
-            text = f"{self._name}{self._what}: {size_text(self._held)} of {size_text(self._total)}"
-            print(text, file=sys.stderr, flush=True)
+        elif (now := self._clock()) >= (self._next_line if self._held > self._told else self._next_repeat):
+            self._print_line(now)
+
+    def _print_line(self, now: float) -> None:
+        self._pause = LINE_EVERY if self._held > self._told else min(2 * self._pause, SELDOM)
+        self._told, self._next_line, self._next_repeat = self._held, now + LINE_EVERY, now + self._pause
+        spent = now - self._began_at
+        so_far = f", after {span(spent)}" if spent >= LINE_EVERY else ""
+        text = f"{self._name}{self._what}: {size_text(self._held)} of {size_text(self._total)}{so_far}"
+        print(text, file=sys.stderr, flush=True)
 
     def show_failure(self, uploader: UploaderStatus, since: float) -> None:
         """Print why the last push failed, unless that was printed last time.

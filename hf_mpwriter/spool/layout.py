@@ -11,6 +11,7 @@ It is longer than other modules, so that all places stand in one.
         uploader.lock                                 the uploader lock                  no process (empty)
         claims/<worker>.lock                          claims; a note, see worker/naming  see worker/naming/rewind
         claims/<worker>.voice                         members that may speak             no process (empty)
+        claims/main.stand_in                          a child that speaks without them   no process (empty)
         parts/                                        names of parts of a job            see worker/naming/parts
         members/<worker>.<host>.<pid>.<ticks>-<n>     member file: lines, appended       that worker
         told.json                                     what the user was told             the first that may speak
@@ -54,6 +55,21 @@ from hf_mpwriter.spool.workers.member_lines import MemberName
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Directory, Place, at, is_shared
 from hf_mpwriter.system.filesystem.mounts import reason_of
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """Where a run is, as a process is told that gets descriptors of its directories.
+
+    Attributes:
+        run_dir: absolute path.
+        spool: absolute path of the spool, "" if it lies in the run directory.
+        logdir: path or URL by which its user names the run, "" for the run directory.
+    """
+
+    run_dir: str
+    spool: str = ""
+    logdir: str = ""
 
 
 @dataclass(frozen=True)
@@ -142,6 +158,11 @@ class Spool:
         """Travel as the paths; the directories are opened again on arrival."""
         return Spool.of, (self.run_dir, self.root, self.logdir)
 
+    @property
+    def paths(self) -> RunPaths:
+        """What leads another process to this run."""
+        return RunPaths(self.run_dir, self.root, self.logdir)
+
     @classmethod
     def of(cls, run_dir: str, root: str = "", logdir: str = "") -> Spool:
         """The spool of a run by its paths.
@@ -156,13 +177,13 @@ class Spool:
         return spool
 
     @classmethod
-    def adopt(cls, run_dir: str, run_fd: int, spool_fd: int, root: str = "", logdir: str = "") -> Spool:
-        """The spool of inherited descriptors of run directory and spool, which become ours; for the paths see `of`.
+    def adopt(cls, paths: RunPaths, run_fd: int, spool_fd: int) -> Spool:
+        """The spool of inherited descriptors of run directory and spool, which become ours.
 
         Raises:
             ForeignSpoolError: see `check_ownership`; OSError: one of them is no directory.
         """
-        spool = cls.of(run_dir, root, logdir)
+        spool = cls.of(paths.run_dir, paths.spool, paths.logdir)
         spool.run.adopt(run_fd)
         spool.directory.adopt(spool_fd)
         return spool

@@ -124,7 +124,7 @@ class Worker:
         self.membership.configure(destination, settings)
         self.election.destination = self.membership.destination
         if self._teller is None and self.membership.destination is not None:
-            self._teller = Teller(self.spool, self.membership.destination, self._voice, self.started_at)
+            self._teller = Teller(self.spool, self.membership.destination, self._voice, self.attempt_started_at)
         if token is not None:
             self.election.token = token
 
@@ -240,7 +240,7 @@ class Worker:
             self.next_housekeeping = self._clock() + REAP_EVERY
 
     def _tell(self, *, at_end: bool = False) -> None:
-        if self.role.waits and self._teller is not None:
+        if self._teller is not None:
             self._teller.tell(at_end=at_end)
 
     # log, push, wait

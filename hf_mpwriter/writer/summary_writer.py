@@ -6,8 +6,7 @@
 
 This module holds construction, closing and pickling; `add_methods` and `scalars` hold what can be logged.
 
-Invariant:
-- No file ever contains a token: a pickled writer keeps it only on the way to a process that is being started.
+Invariant: no file ever contains a token. A pickled writer keeps it only on the way to a process that is being started.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import Any, Self
 
 from tensorboardX.writer import DummyFileWriter
 
-from hf_mpwriter.base.arguments.names import naming
+from hf_mpwriter.base.arguments.names import named_for_users, naming
 from hf_mpwriter.base.arguments.values import check_memory_limit, check_step, patterns, text_or_none, token_or_none
 from hf_mpwriter.base.errors import SettingsError
 from hf_mpwriter.base.home import normalised_logdir
@@ -49,6 +48,7 @@ _PROCESS_STATE = (
 )
 
 
+@named_for_users
 class SummaryWriter(StepMethods, AddMethods):
     """Writes events for TensorBoard from any number of processes; with `repo_id`, uploads them to the Hub.
 
@@ -64,7 +64,7 @@ class SummaryWriter(StepMethods, AddMethods):
         comet_config: accepted if it disables Comet.
         repo_id: repository on the Hub; None keeps the run local.
         commit_every: minutes between two commits.
-        squash_history: whether to squash the branch after each commit.
+        squash_history: whether to squash the branch after commits: once per `commit_every`, and after the last one.
         repo_type: model, dataset or space; None for model.
         repo_revision: branch; None for main.
         repo_private: visibility of a repository that is created; None for the organization's default, else public.
@@ -222,10 +222,11 @@ class SummaryWriter(StepMethods, AddMethods):
         return str(self.logdir)
 
     def __repr__(self) -> str:
-        """The run, and where it goes."""
+        """The run, where it goes, and whether the writer is closed."""
         known = vars(self)  # an exception may have left the constructor
-        to = known["_destination"].url if known.get("_uploads") else "this machine only"
-        return f"<{type(self).__name__} of {known.get('logdir')} to {to}>"
+        local = "this machine only" if self._worker else "nowhere"
+        to = known["_destination"].url if self._worker and self._uploads else local
+        return f"<{type(self).__name__} of {known.get('logdir')} to {to}{', closed' * known.get('_closed', False)}>"
 
     # the Hub
 

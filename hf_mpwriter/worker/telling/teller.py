@@ -29,7 +29,7 @@ class Teller:
         spool: of the run directory.
         destination: of the run.
         voice: of the process.
-        started_at: unix time when the worker started.
+        started_at: unix time when the attempt of the worker started; what was told in it is not told again.
     """
 
     def __init__(self, spool: Spool, destination: Destination, voice: Voice, started_at: float) -> None:

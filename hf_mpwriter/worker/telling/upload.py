@@ -12,7 +12,8 @@ Invariants:
 - A refusal is told at once, as a person has to help. Anything else that fails once and then works is no outage: it is
   told when it has failed again, or for NOTABLE seconds.
 - What an uploader of an earlier attempt has failed with is no news, unless it still tries.
-- Public or private is said when the Hub has said it. Where that is not known yet, nothing is guessed.
+- Public or private is said when the Hub has said it. Where that is not known yet, nothing is guessed, and no link is
+  given to a repository whose namespace only the Hub knows.
 - What an outage costs is told with its whole length: uploaders may take turns while it lasts.
 """
 
@@ -185,7 +186,9 @@ def beginning(logdir: str, destination: Destination, repo_id: str, *, private: b
         private: visibility of the repository, None if it is not known.
     """
     who = "" if private is None else " (private)" if private else " (public)"
-    return printable(f"uploading {shown(logdir)} to {resolved(destination, repo_id).url}{who}")
+    to = resolved(destination, repo_id)
+    place = to.url if "/" in to.repo_id else f"the repository {to.repo_id} of your account"  # a link has to open
+    return printable(f"uploading {shown(logdir)} to {place}{who}")
 
 
 def outage(status: UploaderStatus, log: str) -> str:

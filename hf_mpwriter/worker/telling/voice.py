@@ -2,7 +2,9 @@
 
     notices          told as warnings whenever a worker keeps house, and at the end of a wait, see `notices`
     voices           claims/<worker>.voice, locked: members that may speak. The first of them does: rank 0 or the
-                     process alone, then the other ranks in their order. Children never speak
+                     process alone, then the other ranks in their order
+    stand-in             claims/main.stand_in, locked: one of the children. It speaks while no voice does, as for
+                         multiprocessing.spawn where only children log. It tells no end: children do not wait
 
     told.json        {"numbers": {"<host>": 1795236610123}, "unsent": 1795236610.0,
                       "start": ..., "outage": ..., "why": "...", "done": ...}
@@ -98,14 +100,15 @@ class Voice:
         return self._membership.name or self._membership.role.worker
 
     def take(self, *, at_end: bool = False) -> None:
-        """Be one of those that may speak, until `give_up`, if this process has joined; children never are.
+        """Be one of those that may speak, until `give_up`, if this process has joined; of all children, one is.
 
         Args:
             at_end: whether it waits at its end, when it has left.
         """
-        if self._lock is None and self._membership.role.waits and (at_end or self._membership.is_joined):
+        if self._lock is None and (at_end or self._membership.is_joined):
+            name = (self._worker, "voice") if self._membership.role.waits else (MAIN_WORKER, "stand_in")
             with contextlib.suppress(OSError):
-                self._lock = locks.try_exclusive(self._spool.claim(self._worker, "voice"))
+                self._lock = locks.try_exclusive(self._spool.claim(*name))
 
     def give_up(self) -> None:
         """Leave it to the others."""
@@ -114,26 +117,32 @@ class Voice:
             self._lock = None
 
     def is_first(self) -> bool:
-        """Whether no earlier member may speak; where the disk cannot tell, all of them speak."""
-        worker, spool = self._worker, self._spool
-        if not self._membership.role.waits:
-            return False
+        """Whether no earlier member may speak; where the disk cannot tell, all of them speak, and no child."""
+        worker, is_child = self._worker, not self._membership.role.waits
         try:
-            voices = (name.removesuffix(".voice") for name in spool.claims.names() if name.endswith(".voice"))
-            earlier = sorted((other for other in voices if _order(other) < _order(worker)), key=_order)
+            if is_child:
+                return self._lock is not None and not self._any_held(self._voices())
+            earlier = [other for other in self._voices() if _order(other) < _order(worker)]
             if self._lock is None:  # an earlier process of this name may wait at its end
                 earlier.append(worker)
-            return not any(locks.is_held(spool.claim(other, "voice")) for other in earlier)
+            return not self._any_held(earlier)
         except OSError:
-            return True
+            return not is_child
+
+    def _voices(self) -> list[str]:
+        """The workers that have a voice, or had one, in their order."""
+        names = (name.removesuffix(".voice") for name in self._spool.claims.names() if name.endswith(".voice"))
+        return sorted(names, key=_order)
+
+    def _any_held(self, workers: list[str]) -> bool:
+        return any(locks.is_held(self._spool.claim(worker, "voice")) for worker in workers)
 
     @contextlib.contextmanager
     def last_word(self) -> Iterator[bool]:
         """Whether no member may speak any more; while the block lasts, that is so for one process only."""
         spool, lock = self._spool, None
         with contextlib.suppress(OSError):
-            voices = [name.removesuffix(".voice") for name in spool.claims.names() if name.endswith(".voice")]
-            if not any(locks.is_held(spool.claim(voice, "voice")) for voice in sorted(voices, key=_order)):
+            if not self._any_held(self._voices()):
                 lock = locks.try_exclusive(spool.claim(MAIN_WORKER, "voice"))
         try:
             yield lock is not None

@@ -59,7 +59,7 @@ def _number(name: str, value: Any) -> float:
     is_complex = isinstance(value, numbers.Complex) and not isinstance(value, numbers.Real)
     try:
         number = None if is_complex or isinstance(value, _TEXT) else as_number(value)
-    except ValueError:  # a signaling NaN of a Decimal
+    except (TypeError, ValueError):  # a timedelta64, a signaling NaN of a Decimal
         number = None
     if number is None:
         shape = getattr(value, "shape", None)

@@ -60,19 +60,31 @@ def test_one_is_not_a_plural():
 
 
 def test_without_a_terminal_there_is_a_line_a_minute(capsys):
-    """The first at once; none where nothing has come."""
+    """The first at once; the later ones with the time that it takes. While nothing comes there are fewer, not none."""
     now = 1000.0
     bar = UploadBar(100, 100, clock=lambda: now)
-    for seconds, missing in ((0, 90), (30, 80), (30, 70), (30, 60), (60, 60), (60, 60), (1, 10)):
+    for seconds, missing in ((0, 90), (30, 80), (30, 70), (30, 60), (60, 60), (60, 60), (59, 60), (1, 60), (60, 10)):
         now += seconds
         bar.update(missing)
     bar.close()
     assert capsys.readouterr().err.splitlines() == [
         "on the Hub: 10 B of 100 B",
-        "on the Hub: 30 B of 100 B",
-        "on the Hub: 40 B of 100 B",
-        "on the Hub: 90 B of 100 B",
+        "on the Hub: 30 B of 100 B, after 1:00",
+        "on the Hub: 40 B of 100 B, after 2:30",
+        "on the Hub: 40 B of 100 B, after 3:30",
+        "on the Hub: 90 B of 100 B, after 5:30",
     ]
+
+
+def test_a_day_without_progress_is_some_thirty_lines(capsys):
+    """The Hub is down, and the log of the job is read by somebody."""
+    now = 0.0
+    bar = UploadBar(100, 100, clock=lambda: now)
+    for _ in range(1440):
+        bar.update(100)
+        now += 60
+    bar.close()
+    assert 20 < len(capsys.readouterr().err.splitlines()) < 40
 
 
 def test_progress_is_off_where_the_hubs_client_shows_none(capsys, monkeypatch):

@@ -110,7 +110,7 @@ def voice(spool: Spool, rank: int | None, child: str | None = None, name: str = 
 
 
 def test_the_first_that_lives_speaks(own_spool):
-    """Rank 0, or the process alone; then the others, as ranks end or die. Children never do."""
+    """Rank 0, or the process alone; then the others, as ranks end or die. Children do not, while one of these does."""
     late, next_one, child = voice(own_spool, 11), voice(own_spool, 2), voice(own_spool, 0, "loader")
     assert (late.is_first(), next_one.is_first(), child.is_first()) == (False, True, False)
     first = voice(own_spool, 0)
@@ -118,6 +118,28 @@ def test_the_first_that_lives_speaks(own_spool):
     first.give_up()
     next_one.give_up()
     assert late.is_first()
+
+
+def test_one_child_stands_in_where_no_rank_speaks(own_spool):
+    """As where only children log; it holds up neither a rank that comes nor the last word of one."""
+    child, other = voice(own_spool, None, "SpawnProcess-1"), voice(own_spool, None, "SpawnProcess-2")
+    assert (child.is_first(), other.is_first()) == (True, False)
+    rank = voice(own_spool, 0)
+    assert (child.is_first(), rank.is_first()) == (False, True)
+    rank.give_up()
+    with rank.last_word() as is_last:
+        assert is_last
+    child.give_up()
+    other.take(at_end=True)
+    assert (child.is_first(), other.is_first(), other.may_tell_unsent(failed=True)) == (False, True, False)
+
+
+def test_a_child_that_cannot_tell_who_is_first_is_silent(own_spool):
+    """There may be hundreds."""
+    child = voice(own_spool, 3, "loader")
+    os.rename(os.path.join(own_spool.root, "claims"), os.path.join(own_spool.root, "away"))
+    with open(os.path.join(own_spool.root, "claims"), "w", encoding="utf-8"):
+        assert not child.is_first()
 
 
 def test_of_two_processes_with_one_name_the_earlier_speaks(own_spool):

@@ -16,7 +16,7 @@ from hf_mpwriter.spool.status import SILENCE, SILENT_FOR, UploaderStatus
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.filesystem import room
 from hf_mpwriter.system.process import Process, host_id
-from hf_mpwriter.worker.telling.upload import NOTABLE, UploadMessages, duration, is_outage, shown, url_of
+from hf_mpwriter.worker.telling.upload import NOTABLE, UploadMessages, beginning, duration, is_outage, shown, url_of
 from hf_mpwriter.worker.telling.voice import ToldRecord
 
 TO = Destination("https://huggingface.co", "me/run", path_in_repo="tensorboard/exp1")
@@ -82,6 +82,13 @@ def test_where_a_run_goes_is_told_once_when_its_visibility_is_known(told):
     assert url_of(told.spool, short) == LINK
     told.publish(dataclasses.replace(WORKS, private=True))
     assert told.by(worker(started_at=NOW + 1)) == [f"uploading {shown(told.spool.logdir)} to {LINK} (private)"]
+
+
+def test_no_link_is_given_that_does_not_open():
+    """Only the Hub knows whose repository a name without a namespace is; once it has said so, there is a link."""
+    to = Destination("https://huggingface.co", "run", path_in_repo="tensorboard/exp1")
+    assert beginning("exp1", to, "", private=None) == "uploading exp1 to the repository run of your account"
+    assert beginning("exp1", to, "me/run", private=True) == f"uploading exp1 to {LINK} (private)"
 
 
 def test_of_many_ranks_one_tells(told):
