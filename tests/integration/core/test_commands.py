@@ -50,7 +50,7 @@ def test_verify_without_access_says_so_and_nothing_of_the_data(hub, run_dir, sta
 
     hub.set_token("hf_another")
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
-    line("mend HF_TOKEN")
+    line("Mend HF_TOKEN")
     monkeypatch.delenv("HF_TOKEN")
     line("hf auth login")
     hub.stop()
@@ -105,7 +105,7 @@ def test_sync_gives_up_after_its_timeout_and_gives_the_reason(run_dir, start, mo
     """With the Hub down: exit code 1, the reason, and nothing counts as missing that the Hub was known to hold."""
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     start(LOG_AND_EXIT, run_dir, 10, env={"HF_MPWRITER_EXIT_TIMEOUT": "0"}).succeed()
-    result = run("sync", run_dir, "--timeout", "2")
+    result = run("sync", run_dir, "--timeout", "5")
     assert result.exit_code == 1
     assert "The Hub could not be asked: the Hub cannot be reached. By what it last answered, " in result.output
     assert "are not there yet" in result.output
