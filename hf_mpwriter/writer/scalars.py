@@ -111,7 +111,7 @@ class ScalarMethods(_SummaryWriter):
             file_writer, worker = self.file_writer or self._get_file_writer(), self._worker
             value = scalar_value if type(scalar_value) is float else as_number(scalar_value)
             now = time.time() if walltime is None else walltime
-            has_options = display_name or summary_description or new_style or not now
+            has_options = display_name or summary_description or new_style or now == 0
             special = has_options or TENSORBOARDX["add_event"] is not ADD_EVENT
             if special or value is None or worker is None or file_writer._default_metadata:
                 summary = _special_summary(

@@ -36,6 +36,22 @@ def test_a_record_is_byte_identical_to_protobufs(data, tags, wall_time, step):
     assert StepEncoder(tags).record(wall_time, step, values) == expected(tags, wall_time, step, values)
 
 
+@pytest.mark.parametrize("count", [1, 40, 46, 47, 48, 49, 50, 51, 60, 100, 1000])
+@pytest.mark.parametrize("step", [5, 200, 20_000, 1 << 30])
+def test_as_many_names_as_are_logged(count, step):
+    """Also more numbers than one table of places holds, about fifty."""
+    tags = [f"train/metric_{number}" for number in range(count)]
+    values = [number / 8 for number in range(count)]
+    assert StepEncoder(tags).record(1.5, step, values) == expected(tags, 1.5, step, values)
+
+
+def test_a_name_of_very_many_different_letters():
+    """Its bytes leave room for few numbers in a table."""
+    letters = "".join(filter(str.isalnum, map(chr, [*range(0x30, 0x3000, 7), *range(0x3100, 0x1F000, 101)])))
+    tags = ["a", letters, "b", letters[::-1], "c"]
+    assert StepEncoder(tags).record(1.5, 300, [0.5] * 5) == expected(tags, 1.5, 300, [0.5] * 5)
+
+
 @given(value=st.floats())
 @example(3.5e38)
 @example(-1e308)
