@@ -7,11 +7,12 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import lock_check
 import pytest
 import repeatable  # noqa: F401 - sets hypothesis up
+from dealing import dealt
 from mounts import detach_below
 from programs import Program
 from repository import HELPERS
@@ -41,12 +42,14 @@ LAUNCHERS = (
 )
 PREFIXES = (*LAUNCHERS, "HF_", "HUGGING_FACE_", "ACCELERATE_", "TENSORBOARD_")
 SUFFIXES = ("RANK", "WORLD_SIZE", "JOB_ID", "http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")
-LONGEST = {"proof", "frameworks", "documents"}  # folders whose tests take longest
+TESTS = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the longest tests; else one of them ends last, and the other cores wait for it."""
-    items.sort(key=lambda item: item.path.parent.name not in LONGEST)
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    paths = [PurePath(os.path.relpath(item.path, TESTS)) for item in items]
+    items[:] = [items[index] for index in dealt(paths, processes)]
 
 
 @pytest.fixture(scope="session")

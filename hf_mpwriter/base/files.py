@@ -10,6 +10,7 @@ A push carries one batch. The limits of a batch bound the memory of a push and w
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from dataclasses import dataclass, field
 
@@ -20,7 +21,7 @@ from hf_mpwriter.system.process import open_above
 PAYLOAD_LIMIT = 128 << 20  # bytes of one file that a push holds in memory; a segment of ours has no more
 BATCH_FILES = 100  # files in one batch; of event files in the first, see `uploader/pace/batch_size`
 BATCH_IN_MEMORY = 64 << 20  # bytes of one batch that the push holds in memory
-BATCH_BYTES = 512 << 20  # bytes in one batch
+BATCH_BYTES = 1 << 30  # bytes in one batch
 REGULAR_BYTES = 10 << 20  # size up to which the Hub may want the content of an attachment in the commit itself
 CHUNK = 1 << 20  # bytes that are read at once
 LONGEST = (1 << 63) - 1  # bytes of a file, as the kernel counts
@@ -77,6 +78,16 @@ class LocalFile:
     def is_large(self) -> bool:
         """Whether it may still grow and is too long to be held in memory, see `snapshot/large_files`."""
         return self.growing and self.length > PAYLOAD_LIMIT
+
+
+def begins_with(whole: int, beginning: int) -> bool:
+    """Whether a file begins with all of another one; both are descriptors."""
+    position = 0
+    while chunk := os.pread(beginning, CHUNK, position):
+        if os.pread(whole, len(chunk), position) != chunk:
+            return False
+        position += len(chunk)
+    return True
 
 
 def git_hasher(size: int) -> hashlib._Hash:

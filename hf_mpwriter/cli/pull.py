@@ -1,7 +1,8 @@
 """`hf-mpwriter pull` and `run --pull`: bring a run back from the Hub, so that another machine continues it.
 
                          pull              run --pull
-    nothing there yet    exit code 4       a line; the program starts
+    no repository yet    exit code 4       a line; the program starts
+    no such run in it    exit code 0       a line with the names that are there; the program starts
     the Hub refuses      exit code 1       a line that names the consequence; the program starts
     another destination  exit code 1       exit code 1, before anything starts
 
@@ -35,6 +36,7 @@ from hf_mpwriter.cli.destination import (
     with_namespace,
 )
 from hf_mpwriter.cli.output import UploadBar, counted
+from hf_mpwriter.cli.status.finding import named, nearest_first
 from hf_mpwriter.cli.words import cure, examples, plain, sentence
 from hf_mpwriter.spool.homes import find, spool_of
 from hf_mpwriter.spool.layout import Spool
@@ -48,7 +50,7 @@ if TYPE_CHECKING:
     from hf_mpwriter.pull.run import Pulled
 
 
-NOTHING_THERE = 4  # exit code: no such repository or branch, as before the first start of a run
+NOTHING_THERE = 4  # exit code: no such repository or branch, as before the first run in it
 NOT_THERE = (
     " is not there yet, or this token may not see it. If it should be, check the name, and run hf auth login with a "
     "token that may read it (or set HF_TOKEN)."
@@ -94,6 +96,9 @@ def pull_run(
     To continue it on another machine, run this before training starts. Every file is verified by its digest. What is
     here stays: a file that differs from the Hub's copy is named and left as it is. A pull that was interrupted goes on
     where it was.
+
+    Exit code 0: all that the Hub has of the run is here, also where that is nothing; 1: it is not; 4: there is no such
+    repository or branch.
     """
     spool = spool_at(logdir)
     check_ownership(spool.directory)
@@ -156,13 +161,26 @@ def pull_into(
     hub = Hub(with_namespace(destination, ledger.repo_id if ledger else ""))
     with closing(bar):
         try:
-            return pull(spool, destination, hub, wanted, progress=bar.show, persistence=Persistence(longest_wait))
+            found = pull(spool, destination, hub, wanted, progress=bar.show, persistence=Persistence(longest_wait))
         except HfMpWriterError:
             raise
         except Exception as error:
             if isinstance(error, OSError) and error.errno is not None and type(error).__module__ == "builtins":
                 raise click.ClickException(printable(f"The disk refuses: {error}. {KEPT}")) from error
             raise click.ClickException(_unreached(classify(error))) from error
+    if found.commit and not found.workers:
+        found.beside = _runs_beside(with_namespace(destination, hub.repo_id), found.commit)
+    return found
+
+
+def _runs_beside(destination: Destination, commit: str) -> list[str]:
+    """The names of other runs in the folder of the repository, the nearest first; none if the Hub does not tell."""
+    from hf_mpwriter.push.account import Account
+
+    above, _, name = destination.path_in_repo.rpartition("/")
+    with contextlib.suppress(Exception):  # it only helps
+        return nearest_first(name, Account(destination.endpoint).folders(destination, above, commit))
+    return []
 
 
 def _unreached(verdict: Verdict) -> str:
@@ -182,12 +200,20 @@ def _show(report: Pulled, destination: Destination, spool: Spool, logdir: str, w
         again = command_line("pull", logdir)
         raise click.ClickException(f"{len(report.left)} of {len(report.sizes)} files were not pulled. Again: {again}")
     if not report.sizes:
-        if workers:
-            named = ", ".join(workers)
-            raise click.ClickException(printable(f"{destination.url} has nothing of {named}: see --worker."))
-        click.echo(printable(f"{destination.url} has nothing of this run."))
+        if report.workers:
+            there = named(nearest_first(workers[0], report.workers))
+            raise click.ClickException(printable(f"{destination.url} has nothing of {named(workers)}, but: {there}."))
+        click.echo(printable(_nothing(report, destination)), err=True)
         return
     click.echo(printable(_summary(report, destination, spool)))
+
+
+def _nothing(report: Pulled, destination: Destination) -> str:
+    """What to say where the repository has nothing of a run: before its first start, or of a name that is mistyped."""
+    text = f"{destination.url} has nothing of this run yet."
+    if report.beside:
+        text += f" Runs beside it: {named(report.beside)}. If one of these is meant, LOGDIR must end with its name."
+    return text
 
 
 def _summary(report: Pulled, destination: Destination, spool: Spool) -> str:
@@ -242,6 +268,6 @@ def _brought(spool: Spool, destination: Destination, wanted: Callable[[str], boo
         if not is_quiet and not report.commit:
             yield f"nothing was pulled: {destination.url}{NOT_THERE}"
         elif not is_quiet and not report.sizes:
-            yield f"{destination.url} has nothing of this run yet."
+            yield _nothing(report, destination)
         elif not is_quiet and not report.left:
             yield _summary(report, destination, spool)

@@ -5,6 +5,10 @@ Of a staged run it also has a mirror bring what is missing in the logdir; of one
 The command joins the run as an observer: a member file without a claim, which requests a push of all files. It
 believes only a ledger that was compared with the Hub after the request. Whether the token of this process may go to the
 Hub that the run names is decided before all that, see `destination`.
+
+    sizes -> request, uploader started -> scan -> a second request if a file is longer than it was -> wait
+
+The uploader scans the files while this process does, so it may lack what was written since the first request.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ import time
 from collections.abc import Collection
 from contextlib import closing
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import click
 
@@ -32,7 +37,7 @@ from hf_mpwriter.cli.destination import (
 from hf_mpwriter.cli.output import UploadBar, failure, show_damage
 from hf_mpwriter.cli.syncing.folders import spool_for
 from hf_mpwriter.cli.words import cure, plain, sentence
-from hf_mpwriter.snapshot import attachments
+from hf_mpwriter.snapshot import attachments, event_files
 from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Progress, size_text, wait
@@ -110,13 +115,9 @@ def sync_one(logdir: str, wishes: Wishes) -> None:
     typed = command_line("sync", logdir, *options)
     destination = recorded_destination(destination, wishes.endpoint, typed)
     settings = newest_settings(Members(spool).all(), Progress(spool).ledger())
-    scan = EventFileScan(spool.run)
-    lengths = {file.path: file.length for file in scan.files(settings.allows, tuple)}
-    lengths |= attachments.sizes(spool.run, settings.allows, attachments.secrets())
-    damaged = show_damage(scan.damage(time.time()))
     patience, started, began_at = math.inf if timeout is None else timeout, time.monotonic(), time.time()
-    missing, asked = _request_and_wait(
-        spool, destination, settings, lengths, patience, wishes, logdir * wishes.names_runs
+    lengths, missing, asked, damaged = _request_and_wait(
+        spool, destination, settings, patience, wishes, logdir * wishes.names_runs
     )
     shortfall = None
     if there.is_staged:
@@ -218,73 +219,107 @@ def shortfall_text(missing: int, refused: Collection[str], uploader: UploaderSta
     return f"The Hub could not be asked{because}. By what it last answered, {known}."
 
 
+class _Synced(NamedTuple):
+    """What a request has led to.
+
+    Attributes:
+        lengths: bytes of all files, per path.
+        missing: bytes that the Hub lacks; if it has not answered what it holds, by its last answer.
+        asked: whether it has answered.
+        damaged: whether a local file is.
+    """
+
+    lengths: dict[str, int]
+    missing: dict[str, int]
+    asked: bool
+    damaged: bool
+
+
 def _request_and_wait(
-    spool: Spool,
-    destination: Destination,
-    settings: Settings,
-    lengths: dict[str, int],
-    timeout: float,
-    wishes: Wishes,
-    name: str,
-) -> tuple[dict[str, int], bool]:
+    spool: Spool, destination: Destination, settings: Settings, timeout: float, wishes: Wishes, name: str
+) -> _Synced:
     """Request a push of all files and wait for it.
 
     Args:
         spool: of the run directory.
         destination: where to.
         settings: how the run is uploaded.
-        lengths: bytes of all files, per path.
         timeout: seconds.
         wishes: what was asked for.
         name: of the run, "" if there is only one.
-
-    Returns:
-        What is missing on the Hub at the end, and whether the Hub has answered what it holds. If it has not, that is
-        by its last answer.
     """
     ledger = Progress(spool).ledger()  # read now: a comparison that came before the request does not answer it
     checked = ledger.checked if ledger else 0
+    waiting = _Waiting(spool, destination, checked, name, quiet=wishes.is_quiet)
     member_file = MemberFile(spool, OBSERVER, Process.current(), settings)
     try:
         if wishes.create:
             member_file.write({"create": True})
+        sizes = event_files.sizes(spool.run, settings.allows)
         member_file.count(requests=1)
-        missing = _wait_with_bar(spool, destination, lengths, timeout, checked, name, quiet=wishes.is_quiet)
+        if sizes:
+            waiting.ensure()
+        scan = EventFileScan(spool.run)
+        lengths = {file.path: file.length for file in scan.files(settings.allows, tuple)}
+        if any(length > sizes.get(path, 0) for path, length in lengths.items()):
+            member_file.count(requests=1)
+        lengths |= attachments.sizes(spool.run, settings.allows, attachments.secrets())
+        damaged = show_damage(scan.damage(time.time()))
+        missing = waiting.wait(lengths, timeout)
     finally:
         member_file.leave()
     progress = Progress(spool)
     ledger = progress.ledger()
     asked = ledger is not None and ledger.checked > checked
-    return missing if asked else progress.missing(lengths), asked
+    return _Synced(lengths, missing if asked else progress.missing(lengths), asked, damaged)
 
 
-def _wait_with_bar(
-    spool: Spool,
-    destination: Destination,
-    lengths: dict[str, int],
-    timeout: float,
-    checked: int,
-    name: str,
-    *,
-    quiet: bool,
-) -> dict[str, int]:
-    progress, election = Progress(spool), Election(spool, destination, by_hand=True)
-    mirror = MirrorElection(spool, by_hand=True)
-    missing = progress.missing(lengths)
-    total, lacking, began_at = sum(lengths.values()), sum(missing.values()), time.time()
-    with closing(UploadBar(total, lacking, name=name, drawn=not quiet, lines=not quiet)) as bar:
+class _Waiting:
+    """The wait for what was requested.
 
-        def show(missing: dict[str, int]) -> None:
+    Args:
+        spool: of the run directory.
+        destination: where to.
+        checked: of the ledger before the request.
+        name: of the run, "" if there is only one.
+        quiet: whether nothing but errors is printed.
+    """
+
+    def __init__(self, spool: Spool, destination: Destination, checked: int, name: str, *, quiet: bool) -> None:
+        self._spool, self._progress, self._election = spool, Progress(spool), Election(spool, destination, by_hand=True)
+        self._mirror = MirrorElection(spool, by_hand=True)
+        self._since, self._name, self._is_drawn = checked, name, not quiet
+        self._at, self._before = time.time(), self._progress.refusals()
+
+    def ensure(self) -> None:
+        """Make sure that an uploader lives, and a mirror if the run is staged.
+
+        Raises:
+            RemovedError: the run directory, or the spool, was removed or replaced.
+        """
+        if not (self._spool.run.is_at_path() and self._spool.directory.is_at_path()):
+            raise RemovedError(self._spool.run_dir)
+        self._election.ensure_uploader()
+        self._mirror.ensure_mirror()
+
+    def wait(self, lengths: dict[str, int], timeout: float) -> dict[str, int]:
+        """Wait until these lengths are on the Hub; what is missing of them at the end.
+
+        Args:
+            lengths: bytes of all files, per path.
+            timeout: seconds.
+        """
+        progress, drawn = self._progress, self._is_drawn
+        total, lacking = sum(lengths.values()), sum(progress.missing(lengths).values())
+        with closing(UploadBar(total, lacking, name=self._name, drawn=drawn, lines=drawn)) as bar:
+
+            def show(missing: dict[str, int]) -> None:
+                bar.update(sum(missing.values()))
+                if drawn:
+                    bar.show_failure(progress.uploader(), self._at)
+
+            missing = wait(
+                progress, lengths, timeout, self.ensure, show, since=self._since, before=self._before, began_at=self._at
+            )
             bar.update(sum(missing.values()))
-            if not quiet:
-                bar.show_failure(progress.uploader(), began_at)
-
-        def ensure() -> None:
-            if not (spool.run.is_at_path() and spool.directory.is_at_path()):
-                raise RemovedError(spool.run_dir)
-            election.ensure_uploader()
-            mirror.ensure_mirror()
-
-        missing = wait(progress, lengths, timeout, ensure, show, since=checked)
-        bar.update(sum(missing.values()))
-    return missing
+        return missing

@@ -70,6 +70,8 @@ def verify_run(logdir: str, *, running: bool, endpoint: str | None) -> None:
     shortened it. Nothing may be missing. Attachments must be equal.
 
     A run that is kept on a local disk beside LOGDIR is also compared with what is in LOGDIR, byte by byte.
+
+    Exit code 0: all of it is there; 1: it is not, or the Hub was not asked; 3: a file is damaged here.
     """
     spool = existing_spool(logdir)
     there = compare_logdir(spool) if Logdir(spool).is_staged else None
@@ -99,9 +101,11 @@ def verify_run(logdir: str, *, running: bool, endpoint: str | None) -> None:
     others = sum(file.is_elsewhere for file in report.files.values())
     count = len(report.files) + len(report.attachments) - others
     files, commits = counted(count, "file"), counted(report.commits, "commit")
+    ours = f"{report.changes or 'none'} of which changed this run"
     if damaged:
         raise failure(f"What is whole of {files} is on the Hub; what is damaged here is not", damaged=True)
-    click.echo(f"Whole on the Hub: {files}; no event file shrank in {commits}.")
+    branch = printable(destination.revision)
+    click.echo(f"Whole on the Hub: {files}; no event file shrank in {commits} of {branch}, {ours}.")
     if others:
         pull = command_line("pull", logdir)
         click.echo(f"Other machines write {counted(others, 'file')} there. To have what they wrote so far: {pull}")

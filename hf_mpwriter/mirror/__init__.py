@@ -1,1 +1,1 @@
-"""A staged run on its way to its logdir: a mount or a URL. Workers start the process; no other code touches either."""
+"""A staged run on its way to its logdir, a mount or a URL, and back. Workers start it; nothing else touches those."""

@@ -1,4 +1,4 @@
-"""The process of a copy: one job -> a line per file, in a fresh interpreter. It alone touches the logdir.
+"""The process of a copy: one job -> a line per file, in a fresh interpreter. Of a mirror it alone touches the logdir.
 
     set the timer -> read the job -> open the target -> bring one file after the other -> end
 

@@ -27,8 +27,6 @@ import signal
 import time
 from collections.abc import Callable
 
-from hf_mpwriter.base import state
-from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.base.names import is_ours
 from hf_mpwriter.mirror.decision import FIRST_PAUSE, MirrorAction, MirrorSituation, Tries, decide
@@ -40,7 +38,7 @@ from hf_mpwriter.snapshot.event_files import pending, writer_of
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging.record import Mirrored, MirrorPlaces, mirror_lock
 from hf_mpwriter.spool.staging.status import MirrorStatus, MirrorStatusFile
-from hf_mpwriter.spool.starts import MirrorStart, Tenure
+from hf_mpwriter.spool.starts import MirrorStart, Tenure, inherited
 from hf_mpwriter.spool.status import LINGER
 from hf_mpwriter.spool.workers.derived import DerivedSeals
 from hf_mpwriter.spool.workers.member_lines import Member, News
@@ -314,11 +312,7 @@ class Mirror:
 
 def main() -> None:
     """Entry point of the process; what it needs is on the descriptors that `system.launch` names."""
-    start = state.load(MirrorStart, launch.read_record(launch.START_RECORD_FD))
-    try:
-        spool = Spool.adopt(start, launch.RUN_DIR_FD, launch.SPOOL_FD)
-    except HfMpWriterError as error:
-        raise SystemExit(f"no mirror: {error}") from None
+    start, spool = inherited(MirrorStart, "mirror")
     prepare_process()
     locks.adopt(launch.MIRROR_LOCK_FD)
     mirror = Mirror(spool, start.to, launch.MIRROR_LOCK_FD, time.monotonic, random.Random())  # noqa: S311 - jitter

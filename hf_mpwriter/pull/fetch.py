@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Collection
 from typing import Protocol, TypeVar
 
-from hf_mpwriter.base.files import CHUNK, git_hasher
+from hf_mpwriter.base.files import CHUNK, begins_with, git_hasher
 from hf_mpwriter.base.verdicts import Refused, Split
 from hf_mpwriter.push.classify import AnswerError, classify
 from hf_mpwriter.push.client import Hub, Remote
@@ -177,7 +177,7 @@ class Fetcher:
             fd = _open_temporary(temporary)
             stack.callback(os.close, fd)
             self._fill(fd, path, remote, local)
-            if local is not None and not _begins_with(fd, local):
+            if local is not None and not begins_with(fd, local):
                 temporary.unlink()
                 raise DifferingError(DIFFERS)
             disk.fsync(fd, "pull.file")
@@ -259,13 +259,3 @@ def _copy(source: int, target: int, limit: int) -> None:
     while position < limit and (chunk := os.pread(source, min(CHUNK, limit - position), position)):
         disk.write_all(target, chunk)
         position += len(chunk)
-
-
-def _begins_with(whole: int, beginning: int) -> bool:
-    """Whether a file begins with all of another one."""
-    position = 0
-    while chunk := os.pread(beginning, CHUNK, position):
-        if os.pread(whole, len(chunk), position) != chunk:
-            return False
-        position += len(chunk)
-    return True

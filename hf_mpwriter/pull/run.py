@@ -65,12 +65,16 @@ class Pulled:
         sizes: bytes on the Hub, per path that was asked for.
         fetched: bytes that came, per path.
         left: the reason, per path that could not be had.
+        workers: of which the Hub has files, whether they were asked for or not.
+        beside: names of the other runs there, where it has nothing of this one.
     """
 
     commit: str = ""
     sizes: dict[str, int] = field(default_factory=dict)
     fetched: dict[str, int] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)
+    workers: list[str] = field(default_factory=list)
+    beside: list[str] = field(default_factory=list)
 
 
 def everything(_: str) -> bool:
@@ -111,6 +115,7 @@ def pull(
     tree = {path: remote for path, remote in sorted(there.items()) if _is_wanted(path, wanted)}
     of_others = {temporary_name(path, there[path]) for path in there.keys() - tree.keys()}
     report.sizes = {path: remote.size for path, remote in tree.items()}
+    report.workers = sorted({names.worker_of(path) for path in there if _is_wanted(path, everything)})
     if not tree:
         return report
     spool.create()

@@ -12,6 +12,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import quote
 
+import httpx2
 from huggingface_hub import get_session
 from huggingface_hub.utils._headers import build_hf_headers
 
@@ -59,8 +60,27 @@ class Account:
         """What the token sees of a repository; for the errors see `whoami`."""
         return self._ask(f"{destination.repo_type}s/{quote(destination.repo_id)}")
 
+    def folders(self, destination: Destination, above: str, revision: str) -> list[str]:
+        """The names of the first folders in a folder of a repository; none if it has none. For the errors see `whoami`.
+
+        Args:
+            destination: the repository.
+            above: path of the folder, "" for all of the repository.
+            revision: commit.
+        """
+        place = f"{destination.repo_type}s/{quote(destination.repo_id)}/tree/{quote(revision, safe='')}/{quote(above)}"
+        with contextlib.suppress(ValueError):
+            found = json.loads(self._get(place.rstrip("/")).content)
+            if isinstance(found, list):
+                paths = [one.get("path") for one in found if isinstance(one, dict) and one.get("type") == "directory"]
+                return [path.rpartition("/")[2] for path in paths if isinstance(path, str)]
+        return []
+
+    def _get(self, path: str) -> httpx2.Response:
+        return get_session().get(f"{self._endpoint}/api/{path}", headers=build_hf_headers(), timeout=TIMEOUT)
+
     def _ask(self, path: str) -> HubReply:
-        response = get_session().get(f"{self._endpoint}/api/{path}", headers=build_hf_headers(), timeout=TIMEOUT)
+        response = self._get(path)
         fields, date = None, None
         with contextlib.suppress(ValueError):
             fields = json.loads(response.content)

@@ -32,6 +32,7 @@ from hf_mpwriter.system.process import standard_taken
 
 GRACE = 10.0  # seconds after its limit until a push is killed
 READ_SIZE = 1 << 16  # bytes
+ENVIRONMENT = {"MALLOC_ARENA_MAX": "2"}  # what the user has not set: else each thread of hf_xet keeps memory of its own
 
 
 class PushHandle:
@@ -63,6 +64,7 @@ class PushHandle:
                 stdout=subprocess.PIPE,
                 bufsize=0,
                 pass_fds=given,
+                env=ENVIRONMENT | os.environ,
             )
         assert self._process.stdout is not None  # noqa: S101 - for the type checker; PIPE was asked for
         self._pipe = self._process.stdout

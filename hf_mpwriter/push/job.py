@@ -48,6 +48,7 @@ class Job(RunPaths):
         create: whether repository and branch may be created.
         last_commit: the last commit of this run, None if it is not known; others may have committed since.
         was_private: visibility of the repository when it was seen last, None if it never was.
+        prepares: whether nothing is done but to import the client; the job that is meant comes next.
     """
 
     copies: str
@@ -64,6 +65,7 @@ class Job(RunPaths):
     create: bool = True
     last_commit: str | None = None
     was_private: bool | None = None
+    prepares: bool = False
 
     def with_growing(self, paths: Collection[str]) -> Job:
         """The job with these of its files cut at the lengths of their snapshots, as their writers go on."""

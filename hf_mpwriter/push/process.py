@@ -1,14 +1,15 @@
 """The process of a push: one job -> one verdict, in a fresh interpreter.
 
     read the job -> set the timer -> set the environment -> import the client -> carry -> write the verdict -> end
-         ^                                                                              | Done
+         ^                                                       | it prepares         | Done
          +---------------------------- the next job, if it comes soon ------------------+
 
 It is the only process that imports huggingface_hub. A hang of any kind ends it, and means "outcome unknown"; the same
 batch is then sent again, which is harmless because the content is the same.
 
 To import the client takes longer, and reads more, than a small push. So a push that has gone well waits LINGER for
-another job; any other verdict ends the process, and the next push begins with a fresh interpreter.
+another job; any other verdict ends the process, and the next push begins with a fresh interpreter. And where a push is
+sure to come, its process is started before there is anything to send: what it gets first is a job that prepares.
 
 Invariants:
 - It dies with its uploader, and by its own timer, whatever its threads do.
@@ -44,6 +45,9 @@ DEFAULTS = {  # what the user has not set; hf_xet would try for minutes, and the
     "HF_XET_CLIENT_READ_TIMEOUT": "60s",
     "HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "3",
 }
+READERS = {"HF_XET_DATA_MAX_CONCURRENT_FILE_INGESTION": "4"}  # of large files; of small ones each waits for answers
+LARGE = 1 << 20  # bytes of a file, on average: what hf_xet has read of eight such files waits in memory
+
 ASYNC_BACKENDS = ("trio", "anyio", "sniffio")  # httpcore imports them where they are installed; a push needs none
 UNUSABLE = "Check HF_ENDPOINT and the other HF_* variables, or run: pip install -U huggingface_hub"
 
@@ -84,11 +88,12 @@ def main(parent: int, record: int, run_fd: int, spool_fd: int, more: int = -1, l
     os.dup2(2, 1)  # whatever libraries print goes to the log
     redaction.guard()
     held: list[Spool] = []  # of all jobs: the paths of the client's caches lead beneath its descriptors
-    verdict = _verdict(pipe, record, held, run_fd, spool_fd)
-    pipe.write(verdict)
-    while isinstance(verdict, Done) and more >= 0 and (record := _next_record(more, linger)) >= 0:
+    while record >= 0:
         verdict = _verdict(pipe, record, held, run_fd, spool_fd)
-        pipe.write(verdict)
+        if verdict is not None:
+            pipe.write(verdict)
+        goes_on = more >= 0 and (verdict is None or isinstance(verdict, Done))
+        record = _next_record(more, linger) if goes_on else -1
 
 
 def _next_record(more: int, linger: float) -> int:
@@ -102,8 +107,8 @@ def _next_record(more: int, linger: float) -> int:
     return -1
 
 
-def _verdict(pipe: Pipe, record: int, held: list[Spool], run_fd: int, spool_fd: int) -> Verdict:
-    """Read the job and do it."""
+def _verdict(pipe: Pipe, record: int, held: list[Spool], run_fd: int, spool_fd: int) -> Verdict | None:
+    """Read the job and do it; None of one that prepares: what is wrong then is found again by the next."""
     try:
         job = state.load(Job, launch.read_record(record))
         if not held:
@@ -121,22 +126,25 @@ def _verdict(pipe: Pipe, record: int, held: list[Spool], run_fd: int, spool_fd: 
         from hf_mpwriter.push.client import Hub
         from hf_mpwriter.push.commit import carry
     except Exception as error:  # noqa: BLE001 - it reads the environment when it is imported
-        return Refused(f"huggingface_hub cannot be used: {error}", UNUSABLE)
+        return None if job.prepares else Refused(f"huggingface_hub cannot be used: {error}", UNUSABLE)
     if not gc.isenabled():
         gc.freeze()  # what was imported stays: to look for garbage in it takes longer than a small push
         gc.enable()
+    if job.prepares:
+        return None
     return carry(job, Hub(job.destination), pipe.notify, random.Random(), held[0])  # noqa: S311 - jitter, no secret
 
 
 def _set_environment(job: Job, cache: str) -> None:
-    """What huggingface_hub reads when it is imported.
+    """What huggingface_hub reads when it is imported, and hf_xet when it gets its first content.
 
     Args:
         job: what to do.
         cache: directory for what the client cannot keep in the home of the user.
     """
     os.environ |= {"HF_ENDPOINT": job.destination.endpoint, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    for name, value in DEFAULTS.items():
+    is_large = sum(file.length for file in job.files) > LARGE * len(job.files)
+    for name, value in (DEFAULTS | (READERS if is_large else {})).items():
         os.environ.setdefault(name, value)
     if not job.xet:
         os.environ["HF_HUB_DISABLE_XET"] = "1"

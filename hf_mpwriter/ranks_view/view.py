@@ -101,8 +101,8 @@ class RanksView:
         try:
             self._step(members, elsewhere, is_over=is_over)
         except OSError as error:
-            why = f"{error.strerror}: {error.filename}" if error.filename else str(error)
-            self._failed(f"the view of all ranks is not kept up to date: {why}", is_over=is_over)
+            why = ": ".join(filter(None, [error.strerror or str(error), error.filename]))
+            self._failed(f"the view of all ranks is not up to date: {why}", is_over=is_over)
         except Exception as error:  # noqa: BLE001 - a fault of the view must not keep anything from the Hub
             self._failed(f"the view of all ranks has failed: {error!r}", is_over=is_over)
 

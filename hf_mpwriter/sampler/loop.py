@@ -5,8 +5,8 @@
                                                    -> WAIT
                                                    -> LEAVE
 
-It is started as an uploader is, by a worker that keeps house, and it ends by itself: its writer is gone soon after the
-last worker of its host. A worker that comes later starts the next one, whose steps go on behind.
+It is started as an uploader is, by a worker that keeps house, and it ends by itself, soon after the last worker of its
+host. A worker that comes later starts the next one, whose steps go on behind.
 
 Invariants:
 - It writes only while it holds the sampler lock. On every tick the lock is checked to be the file at the path.
@@ -21,8 +21,6 @@ import signal
 import time
 from collections.abc import Callable
 
-from hf_mpwriter.base import state
-from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.sampler import gpus
 from hf_mpwriter.sampler.decision import SamplerAction, SamplerSituation, decide
@@ -32,7 +30,7 @@ from hf_mpwriter.sampler.sources import Sources
 from hf_mpwriter.sampler.steps import Steps, created_at, last_step
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging.record import MirrorRecord, least_age
-from hf_mpwriter.spool.starts import Tenure
+from hf_mpwriter.spool.starts import Tenure, inherited
 from hf_mpwriter.spool.workers.samplers import SamplerPlaces, SamplerRecord, SamplerStart, Workers
 from hf_mpwriter.system import disk, launch, locks
 from hf_mpwriter.system.daemon import GRACE, end_within, keep_on, prepare_process, rotate_log
@@ -145,11 +143,7 @@ class Sampler:
 
 def main() -> None:
     """Entry point of the process; what it needs is on the descriptors that `system.launch` names."""
-    start = state.load(SamplerStart, launch.read_record(launch.START_RECORD_FD))
-    try:
-        spool = Spool.adopt(start, launch.RUN_DIR_FD, launch.SPOOL_FD)
-    except HfMpWriterError as error:
-        raise SystemExit(f"no sampler: {error}") from None
+    start, spool = inherited(SamplerStart, "sampler")
     prepare_process()
     locks.adopt(launch.SAMPLER_LOCK_FD)
     sources = Sources(Machine(spool.run.fd).sources() | gpus.sources())

@@ -94,6 +94,22 @@ class Statuses:
         return self.place(relative).stat()
 
 
+def sizes(run: Directory, allows: Callable[[str], bool]) -> dict[str, int]:
+    """Size in bytes of each event file that the user's patterns allow; none is read.
+
+    Args:
+        run: the run directory.
+        allows: whether the patterns allow a relative path.
+    """
+    found = {}
+    with Statuses(run) as statuses:
+        for path in walk(run):
+            if not names.is_attachment(path) and allows(path):
+                with contextlib.suppress(OSError):
+                    found[path] = statuses.of(path).st_size
+    return found
+
+
 @dataclass(frozen=True)
 class _Parsed:
     """How far a file was parsed.

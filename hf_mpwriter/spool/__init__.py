@@ -1,4 +1,4 @@
 """The state on disk that all processes of a run share: who writes, what waits to be sent, what the Hub holds.
 
-Workers and the uploader write it; both, and the command line, read it.
+Workers, uploader, mirror and sampler write it; they, and the command line, read it.
 """

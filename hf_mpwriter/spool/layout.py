@@ -54,7 +54,7 @@ from hf_mpwriter.spool.ownership import FORMAT_NAME, RUN_JSON, check_descriptor,
 from hf_mpwriter.spool.workers.member_lines import MemberName
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Directory, Place, at, is_shared
-from hf_mpwriter.system.filesystem.mounts import reason_of
+from hf_mpwriter.system.filesystem.mounts import nearest, reason_of
 
 
 @dataclass(frozen=True)
@@ -313,7 +313,8 @@ class Spool:
                 hint = f"Remove what is there; to keep others out: chmod go-w {self.run_dir}"
                 raise ForeignSpoolError(text, hint=hint) from error
             if is_file:
-                text = f"The logdir {self.run_dir!r} cannot be a directory: {error.filename!r} is a file."
+                path = error.filename if not os.path.isabs(error.filename or "") else nearest(error.filename)[0]
+                text = f"The logdir {self.run_dir!r} cannot be a directory: {path!r} is a file."
                 raise LogdirError(text, hint="Give another logdir, or move that file away.") from error
             raise self._cannot_be_written(error) from error
         if not was_made and not makes:  # another process was faster

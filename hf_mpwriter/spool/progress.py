@@ -70,8 +70,7 @@ class Progress:
         if self._ledger is None or (seen != self._seen and self._may_load()):
             started, busy = self._clock(), time.thread_time()
             destination = self._destination()
-            self._ledger = load(self._spool, destination) if destination else None
-            self._seen = seen
+            self._ledger, self._seen = load(self._spool, destination) if destination else None, seen
             now, busy = self._clock(), time.thread_time() - busy
             self._load_took, self._next_load = now - started, now + LOAD_PAUSE * busy
 
@@ -270,6 +269,7 @@ def wait(
     since: int = NEVER,
     asked: Mapping[str, int] | None = None,
     before: Mapping[str, Quarantined] | None = None,
+    began_at: float | None = None,
 ) -> dict[str, int]:
     """Wait until the Hub has these lengths, and these attachments as they are now or became later.
 
@@ -286,19 +286,19 @@ def wait(
         since: see `Progress.missing`.
         asked: see `Progress.missing`; by default the attachments have to be there as they are now.
         before: see `Progress.refused`; by default what is refused now.
+        began_at: unix time; a refusal of the destination counts if it came later. By default now.
 
     Returns:
         What is missing at the end, {} if nothing is.
     """
-    end, started_at = clock() + timeout, time.time()
+    end, began_at = clock() + timeout, time.time() if began_at is None else began_at
     progress.until = end
     next_check, asked = 0.0, progress.changes(lengths) if asked is None else asked
     before = progress.refusals() if before is None else before
     while missing := progress.missing(lengths, since, asked):
         now, uploader = clock(), progress.uploader()
-        if now >= end or uploader.blocked_until > end or progress.is_hopeless(missing, since, before):
-            break
-        if uploader.kind == Refused.__name__ and uploader.failed_at >= started_at:
+        is_refused = uploader.kind == Refused.__name__ and uploader.failed_at >= began_at
+        if is_refused or now >= end or uploader.blocked_until > end or progress.is_hopeless(missing, since, before):
             break
         if now >= next_check:
             ensure_uploader()

@@ -37,9 +37,10 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from hf_mpwriter.base import state
+from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.nodes import Nodes
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.spool.layout import RunPaths, Spool
@@ -87,6 +88,7 @@ class MirrorStart(RunPaths):
 
 
 AnyStart = StartRecord | MirrorStart | SamplerStart
+AnyStartT = TypeVar("AnyStartT", bound=AnyStart)
 
 
 @dataclass(frozen=True)
@@ -287,6 +289,23 @@ def has_ended(pid: int) -> bool:
         return os.waitpid(pid, os.WNOHANG)[0] == pid
     except ChildProcessError:  # the user's own wait() took it
         return True
+
+
+def inherited(kind: type[AnyStartT], result: str) -> tuple[AnyStartT, Spool]:
+    """What this process was started with: its start record, and the spool of its run.
+
+    Args:
+        kind: of the record.
+        result: what there is none of if the spool may not be used.
+
+    Raises:
+        SystemExit: it may not be used, see `Spool.adopt`.
+    """
+    record = state.load(kind, launch.read_record(launch.START_RECORD_FD))
+    try:
+        return record, Spool.adopt(record, launch.RUN_DIR_FD, launch.SPOOL_FD)
+    except HfMpWriterError as error:
+        raise SystemExit(f"no {result}: {error}") from None
 
 
 class Tenure:

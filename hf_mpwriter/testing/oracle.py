@@ -103,7 +103,8 @@ class Report:
     Attributes:
         files: the event files, per path.
         attachments: the attachments that are expected, per path.
-        commits: number of commits of the branch.
+        commits: number of commits of the branch, whoever made them.
+        changes: of these, commits that have changed something in the folder of the run.
         returned: number of calls that returned, 0 without journals.
         lost: number of their records that are missing.
         duplicated: number of their records that are there once too often.
@@ -115,6 +116,7 @@ class Report:
     files: dict[str, FileReport] = field(default_factory=dict)
     attachments: dict[str, FileReport] = field(default_factory=dict)
     commits: int = 0
+    changes: int = 0
     returned: int = 0
     lost: int = 0
     duplicated: int = 0
@@ -291,6 +293,7 @@ def check(
     commits = list(reversed(hub.commits()))
     history = [hub.tree(commit) for commit in commits]
     report.commits = len(history)
+    report.changes = sum(after != before for before, after in itertools.pairwise([{}, *history]))
     run = Directory(run_dir)
     scan = event_files.EventFileScan(run)
     local = {file.path: file.length for file in scan.files(lambda _: True, tuple)}

@@ -17,9 +17,11 @@ Invariants:
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from hf_mpwriter.base.names import is_attachment
 from hf_mpwriter.base.verdicts import Done, Refused, Retry, Sent, Unknown, Verdict
@@ -73,7 +75,7 @@ class InFlight:
         self._spool, self._host, self._outbox, self._gaps = spool, host, outbox, gaps
         self._ledger, self._pacing, self._clock = ledger, pacing, clock
         self.push: PushHandle | None = None
-        self._lingering: PushHandle | None = None  # has gone well, and may take the next batch
+        self._lingering: PushHandle | None = None  # has gone well, or was prepared, and may take the next batch
         self.own_head: str | None = None
         self.may_create = self._creates = False
         newest = max(ledger.files.values(), key=lambda held: held.time, default=None)
@@ -142,7 +144,23 @@ class InFlight:
         self._creates = self.may_create or not self._ledger.has_arrived
         self._outbox.mark_in_flight(batch, fenced=self._fenced and not self.is_settling)
         self._fenced = self._fenced or not self._is_alone()  # one that came before the record did has not seen it
-        job = Job(
+        self.push = self._begin(self._job(lane, batch, squash=squash))
+
+    def prepare(self, lane: Lane) -> None:
+        """Start the process of a push that is sure to come, so that it has its client when there is something to send.
+
+        Where that fails, the push itself tells why.
+
+        Args:
+            lane: that the push is for.
+        """
+        if self.push is None and self._lingering is None:
+            with contextlib.suppress(OSError):
+                job = replace(self._job(lane, Batch(0, ()), squash=False), known={}, uncertain={}, prepares=True)
+                self._lingering = PushHandle(job, deadline(job), self._spool, LINGER)
+
+    def _job(self, lane: Lane, batch: Batch, *, squash: bool) -> Job:
+        return Job(
             **vars(self._spool.paths),
             copies=self._host.copies.name,
             cache=self._host.cache.name,
@@ -159,10 +177,9 @@ class InFlight:
             last_commit=self._last_commit,
             was_private=self._ledger.private,
         )
-        self.push = self._begin(job)
 
     def _begin(self, job: Job) -> PushHandle:
-        """Hand a job to the push that lingers, else to a new one."""
+        """Hand a job to the push that lingers or was prepared, else to a new one."""
         lingering, self._lingering = self._lingering, None
         if lingering is not None:
             if lingering.take(job, deadline(job)):

@@ -27,14 +27,13 @@ import signal
 import time
 from collections.abc import Callable
 
-from hf_mpwriter.base import state
 from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.nodes import Nodes
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Refused
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.outbox import Batch
-from hf_mpwriter.spool.starts import StartRecord
+from hf_mpwriter.spool.starts import StartRecord, inherited
 from hf_mpwriter.spool.status import LINGER
 from hf_mpwriter.spool.workers.member_lines import Member
 from hf_mpwriter.spool.workers.members import ASK_FOR_ALL, OBSERVER
@@ -188,6 +187,8 @@ class Uploader:
 
     def _scan(self, members: list[Member]) -> None:
         began = self.run.clock()
+        if self.run.audit:  # a push is sure to come, even if there is nothing to send
+            self.run.in_flight.prepare(self.run.events)
         try:
             alone, quarantined = not any(member.works for member in members), dict(self.run.ledger.quarantined)
             observers = [member for member in members if member.alive and member.name.worker in ASK_FOR_ALL]
@@ -245,8 +246,7 @@ class Uploader:
 
     def _listen(self, members: list[Member]) -> None:
         """Take in what the push says; conclude when it has ended. One of attachments is ended if it is in the way."""
-        push = self.run.in_flight.push
-        if push is None:
+        if (push := self.run.in_flight.push) is None:
             return
         if self.run.in_flight.carries(self.run.attachments):
             terminating = self._ending is not Ending.NOT_ASKED
@@ -292,11 +292,7 @@ class Uploader:
 
 def main() -> None:
     """Entry point of the process; what it needs is on the descriptors that `system.launch` names."""
-    record = state.load(StartRecord, launch.read_record(launch.START_RECORD_FD))
-    try:
-        spool = Spool.adopt(record, launch.RUN_DIR_FD, launch.SPOOL_FD)
-    except HfMpWriterError as error:
-        raise SystemExit(f"no upload: {error}") from None
+    record, spool = inherited(StartRecord, "upload")
     upload(record, spool, launch.UPLOADER_LOCK_FD)
 
 

@@ -1,6 +1,6 @@
 """The state of an uploader between two ticks, and how it is recovered from disk.
 
-    uploader lock taken, or taken back -> recover: ledger, members, outbox, in flight -> the loop goes on from there
+    uploader lock taken, or taken back -> recover: ledger, outbox, lanes, in flight -> the loop goes on from there
 
 Invariants:
 - What is recovered comes from disk; nothing in memory counts. A batch that the ledger covers is dropped.
@@ -106,45 +106,12 @@ class RunState:
 
     def recover(self) -> None:
         """Read what is on disk; nothing in memory counts."""
-        destination, clock = self._destination, self.clock
         self._check_recorded()
-        if aside := ledger.set_aside(self.spool, self.host.root.basename):
-            logger.info("the ledger could not be read, it is now %s; lengths are read back from the Hub", aside)
-        self.ledger = ledger.load(self.spool, destination)
-        if not destination.can_be(self.ledger.repo_id):
-            self.ledger.repo_id = ""  # the first push resolves it again: a file does not tell where to send
-        time_there = lambda: filesystem_time(self.host)  # noqa: E731 - as the other clocks
-        self.retries = Retries(self.ledger, clock, time_there)
-        self.elsewhere = frozenset[str]()
-        self.members = Members(self.spool, lambda: self.elsewhere)
+        self._recover_ledger()
         waiting = Outbox(self.host, self.spool.run)
-        self._next_sweep = self._next_look = clock()
-        self._theirs: dict[str, frozenset[str]] = {}
-        share, self.gaps = Share(self.spool, clock), Gaps(self.spool, self.ledger, clock)
-        self._took_lock_at = filesystem_time(self.host)
-        self._heard_by = clock() + 2 * BEAT_EVERY  # until then an uploader of another host that lives has said so
-        self.waits_for_others, self._beside = False, frozenset[str]()
-        first = clock() + FIRST_DELAY
-        limit = RateLimit(
-            destination,
-            Environment.read().commits_per_hour,
-            folders(os.environ, self.spool.directory),
-            nodes=self._nodes,
-            host=self.host.root.basename,
-        )
-        self.pacing, backoff = Pacing(clock, self._rng, limit, first), Backoff(clock, self._rng)
-        self.events = EventFileLane(self.spool.run, waiting, self.ledger, self.pacing, self.retries, clock, time_there)
-        self.attachments = AttachmentLane(
-            self.spool, self.host.copies, self.ledger, backoff, self.retries, clock, first
-        )
-        self.events.takes = lambda path: (
-            (self.for_all or (share.takes(path) and not self.gaps.before(path)))
-            and path not in self._all_theirs
-            and not (self.elsewhere and is_of_another(path))
-        )
-        self.attachments.takes = lambda path: self.for_all or share.takes(path)  # `sync` asks for what others left, too
-        self._all_theirs = frozenset[str]()
-        self.in_flight = InFlight(self.spool, self.host, waiting, self.ledger, self.pacing, self.gaps, clock)
+        self._forget_others()
+        self._make_lanes(waiting)
+        self.in_flight = InFlight(self.spool, self.host, waiting, self.ledger, self.pacing, self.gaps, self.clock)
         self.status.saw(None)
         self.status.goes_to(self.ledger.repo_id, private=self.ledger.private)
         # those of other hosts name their parents from here on, or we see their records
@@ -153,6 +120,48 @@ class RunState:
         for batch in list(waiting.batches):
             if all(map(self.ledger.covers, batch.files)):
                 waiting.remove(batch)
+
+    def _recover_ledger(self) -> None:
+        if aside := ledger.set_aside(self.spool, self.host.root.basename):
+            logger.info("the ledger could not be read, it is now %s; lengths are read back from the Hub", aside)
+        self.ledger = ledger.load(self.spool, self._destination)
+        if not self._destination.can_be(self.ledger.repo_id):
+            self.ledger.repo_id = ""  # the first push resolves it again: a file does not tell where to send
+
+    def _forget_others(self) -> None:
+        """Know no members, and no uploaders of other hosts, until the next look."""
+        self.elsewhere = self._beside = self._all_theirs = frozenset[str]()
+        self._theirs: dict[str, frozenset[str]] = {}
+        self.waits_for_others = False
+        self.members = Members(self.spool, lambda: self.elsewhere)
+        self._next_sweep = self._next_look = self.clock()
+        self._took_lock_at = filesystem_time(self.host)
+        self._heard_by = self.clock() + 2 * BEAT_EVERY  # until then an uploader of another host that lives has said so
+
+    def _make_lanes(self, waiting: Outbox) -> None:
+        """Make both lanes, and what says when and which files they may take."""
+        clock, first = self.clock, self.clock() + FIRST_DELAY
+        time_there = lambda: filesystem_time(self.host)  # noqa: E731 - as the other clocks
+        limit = RateLimit(
+            self._destination,
+            Environment.read().commits_per_hour,
+            folders(os.environ, self.spool.directory),
+            nodes=self._nodes,
+            host=self.host.root.basename,
+        )
+        self.pacing, backoff = Pacing(clock, self._rng, limit, first), Backoff(clock, self._rng)
+        self.retries = Retries(self.ledger, clock, time_there)
+        self.events = EventFileLane(self.spool.run, waiting, self.ledger, self.pacing, self.retries, clock, time_there)
+        self.attachments = AttachmentLane(
+            self.spool, self.host.copies, self.ledger, backoff, self.retries, clock, first
+        )
+        share, self.gaps = Share(self.spool, clock), Gaps(self.spool, self.ledger, clock)
+        self.events.takes = lambda path: (
+            (self.for_all or (share.takes(path) and not self.gaps.before(path)))
+            and path not in self._all_theirs
+            and not (self.elsewhere and is_of_another(path))
+        )
+        self.attachments.takes = lambda path: self.for_all or share.takes(path)  # `sync` asks for what others left, too
 
     def _check_recorded(self) -> None:
         """Refuse to work if the run is recorded for another destination: the token belongs to ours."""

@@ -14,6 +14,7 @@ Invariant:
 from __future__ import annotations
 
 import contextlib
+import gc
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -27,7 +28,8 @@ from hf_mpwriter.events.event_file import EventFile
 from hf_mpwriter.worker.worker import Worker
 from hf_mpwriter.writer.values import as_step
 
-TENSORBOARDX = _EventFileWriter.__dict__  # a look into it costs less than an attribute of the class
+# the dictionary behind `__dict__`: a look into it costs less than one through its proxy, or an attribute of the class
+TENSORBOARDX: dict[str, Any] = gc.get_referents(_EventFileWriter.__dict__)[0]
 ADD_EVENT = _EventFileWriter.add_event
 
 

@@ -17,6 +17,7 @@ import os
 import reprlib
 import time
 from collections.abc import Mapping
+from time import monotonic
 from typing import Any
 
 from tensorboardX.summary import _clean_tag, scalar
@@ -109,7 +110,8 @@ class ScalarMethods(_SummaryWriter):
         try:
             file_writer, worker = self.file_writer or self._get_file_writer(), self._worker
             value = scalar_value if type(scalar_value) is float else as_number(scalar_value)
-            has_options = display_name or summary_description or new_style or walltime == 0
+            now = time.time() if walltime is None else walltime
+            has_options = display_name or summary_description or new_style or not now
             special = has_options or TENSORBOARDX["add_event"] is not ADD_EVENT
             if special or value is None or worker is None or file_writer._default_metadata:
                 summary = _special_summary(
@@ -124,9 +126,8 @@ class ScalarMethods(_SummaryWriter):
                 return
             encoder = self._encoders.get(tag) or self._new_encoder(tag)
             step = global_step if global_step is None or type(global_step) is int else as_step(global_step)
-            now = time.time() if walltime is None else walltime
             file_writer.file.append_record(encoder.record(now, step, value))
-            if time.monotonic() >= worker.next_housekeeping:
+            if monotonic() >= worker.next_housekeeping:
                 worker.keep_house()
         except REPLACED as error:
             refuse(wrong_tag(tag) or error)

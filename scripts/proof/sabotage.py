@@ -71,15 +71,15 @@ _EARLY = f"""\
         self._ledger.acknowledge(early, "early", 0.0)
         self.save_ledger()
 """
-_STEP = "            file_writer.file.append_record(encoder.record(wall_time, number, values))\n"
+_STEP = "        file_writer.file.append_record(encoder.record(time.time(), step, values))\n"
 _SPLIT = f"""\
-            {STRIKE}
-            for part in (slice(None, 1), slice(1, None)) if len(names) > 1 else ():
-                half = self._step_encoders[names[part]].record(wall_time, number, values[part])
-                file_writer.file.append_record(half)
-                time.sleep(0.001)
-            if len(names) > 1:
-                return
+        {STRIKE}
+        for part in (slice(None, 1), slice(1, None)) if len(names) > 1 else ():
+            half = self._step_encoders[names[part]].record(time.time(), step, values[part])
+            file_writer.file.append_record(half)
+            time.sleep(0.001)
+        if len(names) > 1:
+            return
 """
 SABOTAGES = {
     "buffered": Sabotage(

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+from demos import without_sklearn
 from filelock import FileLock
 from repository import EXAMPLES
 from support import events
@@ -31,9 +32,10 @@ def needs(*packages: str) -> list[pytest.MarkDecorator]:
 
 
 @pytest.fixture
-def frameworks(monkeypatch, hub):
+def frameworks(monkeypatch, hub, tmp_path):
     """The local Hub, in an environment in which programs can train, on one core each."""
     monkeypatch.setenv("PYTHONPATH", str(EXAMPLES))  # with the real torch, and `digits`
+    without_sklearn(tmp_path / "packages", monkeypatch)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
     monkeypatch.setenv("HF_MPWRITER_EXIT_TIMEOUT", "240")  # tests check the Hub after the exit, on a busy machine too

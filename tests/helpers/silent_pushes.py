@@ -15,3 +15,14 @@ class Silent:
 
     def wait(self, timeout: float) -> None:
         """Nothing to wait for."""
+
+    def take(self, *_: object) -> bool:
+        """It takes none: the next one is started anew."""
+        return False
+
+    def has_ended(self) -> bool:
+        """It never ends."""
+        return False
+
+    def let_go(self) -> None:
+        """Nothing is left of it."""

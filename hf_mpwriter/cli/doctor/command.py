@@ -1,6 +1,6 @@
 """The command `doctor`: a line for each check, then what the filesystem of DIR can do.
 
-Exit codes: 0 if nothing fails, 4 if something does: a person is needed.
+Exit codes: 0 if nothing fails, 4 if something does: a person is needed. 1 where a writer would refuse to begin a run.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def examine(directory: str | None, *, as_json: bool) -> None:
     would be kept. It need not exist yet, and may be a URL. Each line begins with ok, warn or fail, and ends with what
     helps. Ends within seconds.
 
-    Exit code 0: nothing fails; 4: something does.
+    Exit code 0: nothing fails; 1: no run can be kept in LOGDIR; 4: something fails.
     """
     logdir = None if directory is None else normalised_logdir(directory)
     if logdir is not None and not is_url(logdir) and os.path.lexists(logdir) and not os.path.isdir(logdir):

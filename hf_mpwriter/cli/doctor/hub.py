@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from hf_mpwriter.base.arguments.values import check_endpoint
+from hf_mpwriter.base.errors import SettingsError
 from hf_mpwriter.base.settings import OFFLINE, Destination, is_offline
 from hf_mpwriter.cli.doctor.checks import Check, Health
 from hf_mpwriter.cli.words import LOGIN, cure, is_debugging, plain, sentence
@@ -30,6 +32,11 @@ def hub_checks(endpoint: str, destination: Destination | None, *, has_pushed: bo
     """
     if is_offline():
         yield Check("endpoint", Health.FAIL, f"{OFFLINE}: nothing is sent", "Unset it to upload")
+        return
+    try:
+        check_endpoint(endpoint)  # before the client reads it, and fails
+    except SettingsError as error:
+        yield Check("endpoint", Health.FAIL, str(error).rstrip("."))
         return
     os.environ["HF_ENDPOINT"] = endpoint  # read when the client is imported
     if not is_debugging():

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 import click
 
-from hf_mpwriter.cli.destination import existing_spool, logdir_argument
+from hf_mpwriter.cli.destination import command_line, existing_spool, logdir_argument
 from hf_mpwriter.cli.words import examples
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Progress
@@ -95,8 +95,8 @@ def show_logs(logdir: str, *, follow: bool, lines: int) -> None:
     spool = existing_spool(logdir)
     logs: dict[str, FollowedLog] = {}
     new = _add_new(spool, logs)
-    if not new and not follow:
-        click.echo("No uploader has run here yet.", err=True)
+    if not new and not (follow and _is_live(spool)):
+        click.echo(printable(_no_log(spool, logdir)), err=True)
     _show([(logs[name], logs[name].last(lines)) for name in new], is_only=len(logs) == 1)
     is_live = follow
     while is_live:
@@ -104,6 +104,14 @@ def show_logs(logdir: str, *, follow: bool, lines: int) -> None:
         _add_new(spool, logs)
         _show([(log, log.news()) for log in logs.values()], is_only=len(logs) == 1)
         time.sleep(EVERY if is_live else 0.0)
+
+
+def _no_log(spool: Spool, logdir: str) -> str:
+    """What to say of a run without a log: why there is none, and what makes one."""
+    if spool.destination() is None and not Logdir(spool).is_staged:
+        upload = command_line("sync", logdir, "--repo-id", "NAME")
+        return f"{logdir} is local only, so no uploader has run here. To upload it: {upload}"
+    return f"No uploader has run here yet. To start one: {command_line('sync', logdir)}"
 
 
 def _add_new(spool: Spool, logs: dict[str, FollowedLog]) -> list[str]:

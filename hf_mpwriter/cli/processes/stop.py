@@ -126,3 +126,6 @@ def left(facts: RunFacts, logdir: str) -> Iterator[str]:
         yield f"next: {command_line('sync', logdir)}"
     elif facts.destination:
         yield "all that was logged is on the Hub"
+    elif not facts.to:
+        upload = command_line("sync", logdir, "--repo-id", "NAME")
+        yield f"the run is local only: nothing is uploaded. To upload it: {upload}"

@@ -5,7 +5,7 @@
     --json               one DIR: an object; else a list
     --watch              on a terminal drawn anew, else printed when something changes; ends with the last process
 
-Exit codes: 0 complete, 3 waiting, 4 a person is needed; of several runs the highest.
+Exit codes: 0 complete, 3 waiting, 4 a person is needed; of several runs the highest. 1: the only one is no run.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from hf_mpwriter.cli.destination import existing_spool
 from hf_mpwriter.cli.output import counted
 from hf_mpwriter.cli.status import schema, text
 from hf_mpwriter.cli.status.facts import RunFacts, gather
-from hf_mpwriter.cli.status.finding import runs_below
+from hf_mpwriter.cli.status.finding import named, others_below, runs_below
 from hf_mpwriter.cli.status.judgement import Judgement, RunHealth, judge
-from hf_mpwriter.cli.status.steps import StepFacts, steps_of
+from hf_mpwriter.cli.status.steps import StepFacts, judge_step, steps_of
 from hf_mpwriter.cli.words import as_argument, examples
 from hf_mpwriter.system.redaction import printable
 
@@ -42,20 +42,24 @@ class Look(NamedTuple):
         facts: None if it cannot be read.
         judgement: on it.
         steps: with `--step`.
+        on_step: with `--step`, the judgement on that.
     """
 
     logdir: str
     facts: RunFacts | None
     judgement: Judgement
     steps: Sequence[StepFacts] | None = None
+    on_step: Judgement | None = None
+
+    @property
+    def asked(self) -> Judgement:
+        """The judgement that was asked for."""
+        return self.on_step or self.judgement
 
     @property
     def code(self) -> int:
         """Its exit code."""
-        if self.steps is None or self.judgement.state is RunHealth.PERSON:
-            return self.judgement.state.value
-        is_there = self.steps and all(one.is_there for one in self.steps)
-        return RunHealth.COMPLETE.value if is_there else RunHealth.WAITING.value
+        return self.asked.state.value
 
     @property
     def is_live(self) -> bool:
@@ -70,6 +74,7 @@ class Look(NamedTuple):
         found = schema.to_json(self.facts, self.judgement)
         if self.steps is not None:
             found["steps"] = [one.to_json(self.facts) for one in self.steps]
+            found["next"] = self.asked.next or None
         return found
 
 
@@ -91,7 +96,8 @@ def show_status(logdirs: tuple[str, ...], *, as_json: bool, watch: bool, step: i
 
     Without LOGDIR, one line for each run below the current folder. Asks the disk only, not the Hub.
 
-    Exit code 0: complete; 3: waiting, it comes by itself; 4: a person is needed, the last line says for what.
+    Exit code 0: complete; 1: no run; 3: waiting, it comes by itself; 4: a person is needed, the last line says for
+    what. With --step, the same of that step.
     """
     if step is not None and len(logdirs) != 1:
         raise click.UsageError("--step needs one LOGDIR.")
@@ -101,11 +107,16 @@ def show_status(logdirs: tuple[str, ...], *, as_json: bool, watch: bool, step: i
         lasting = _lasting(looks)
         if is_drawn or lasting != before:
             shown = _json(looks, logdirs) if as_json else "\n".join(_lines(looks, is_single=len(logdirs) == 1))
+            if watch and not is_drawn and not as_json:  # a log of several looks: when was it so
+                shown = f"{time.strftime('%Y-%m-%d %H:%M:%S')}\n{shown}"
             click.echo(f"{CLEAR if is_drawn else ''}{shown}")
         before = lasting
         if not watch or not any(look.is_live for look in looks):
             break
-        time.sleep(EVERY)
+        try:
+            time.sleep(EVERY)
+        except KeyboardInterrupt:  # so a watch is ended
+            break
     click.get_current_context().exit(max((look.code for look in looks), default=0))
 
 
@@ -127,14 +138,14 @@ def _lasting(looks: Iterable[Look]) -> str:
 
 def _looks(logdirs: tuple[str, ...], step: int | None) -> list[Look]:
     names = logdirs or [as_argument(found) for found in runs_below(os.getcwd())]
-    return [_look(name, step) for name in names]
+    return [_look(name, step, is_single=len(logdirs) == 1) for name in names]
 
 
-def _look(logdir: str, step: int | None) -> Look:
-    """Look at one run; what cannot be read is a matter for a person.
+def _look(logdir: str, step: int | None, *, is_single: bool) -> Look:
+    """Look at one run; what cannot be read is a matter for a person, and hides no other run.
 
     Raises:
-        ClickException: there is no run.
+        ClickException: there is no run, and none besides was asked for.
     """
     try:
         spool = existing_spool(logdir)
@@ -142,7 +153,14 @@ def _look(logdir: str, step: int | None) -> Look:
         steps = None if step is None else steps_of(spool, facts, step)
     except (HfMpWriterError, OSError) as error:
         return Look(logdir, None, Judgement(RunHealth.PERSON, str(error)))
-    return Look(logdir, facts, judge(facts, logdir), steps)
+    except click.ClickException as error:
+        if is_single:
+            raise
+        return Look(logdir, None, Judgement(RunHealth.PERSON, error.message))
+    judgement = judge(facts, logdir)
+    if step is None or steps is None:
+        return Look(logdir, facts, judgement)
+    return Look(logdir, facts, judgement, steps, judge_step(facts, judgement, steps, step, logdir))
 
 
 def _lines(looks: Sequence[Look], *, is_single: bool) -> Iterable[str]:
@@ -153,24 +171,36 @@ def _lines(looks: Sequence[Look], *, is_single: bool) -> Iterable[str]:
             yield printable(f"next: {look.judgement.next}")
         elif look.steps is not None:
             yield from (printable(_step_line(one, look.facts)) for one in look.steps)
-            if look.judgement.next and look.code:
-                yield printable(f"next: {look.judgement.next}")
+            if look.asked.next:
+                yield printable(f"next: {look.asked.next}")
         else:
             yield from text.full(look.facts, look.judgement, look.logdir)
         return
     if not looks:
-        yield "No run below this folder. Give the logdir of a run: hf-mpwriter status LOGDIR"
+        yield printable(_no_run_below(os.getcwd()))
     yield from text.table([(look.logdir, look.facts, look.judgement) for look in looks if look.facts is not None])
     for look in looks:
         if look.facts is None:
-            yield printable(f"{look.logdir}  cannot be read")
+            yield printable(f"{look.logdir}  cannot be shown")
             yield printable(f"next: {look.logdir}: {look.judgement.next}")
+
+
+def _no_run_below(folder: str) -> str:
+    """What to say where `status` finds no run."""
+    if others := [as_argument(other) for other in others_below(folder, ())]:
+        return (
+            f"No run below this folder. Event files of other writers: {named(others)}. To upload them: hf-mpwriter "
+            "sync --all --repo-id NAME"
+        )
+    return "No run below this folder. Give the logdir of a run: hf-mpwriter status LOGDIR"
 
 
 def _step_line(one: StepFacts, facts: RunFacts) -> str:
     if not one.records:
         last = "nothing yet" if one.last is None else f"up to step {one.last}"
-        return f"{one.worker}: has not logged it; {last}"
+        return f"{one.worker}: has not logged it; {last}{'' if one.may_log else ', and has ended'}"
+    if facts.destination is None:
+        return f"{one.worker}: logged, in {counted(one.records, 'record')}; the run is local only"
     if one.is_there and one.held and facts.destination:
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.held.time))
         return f"{one.worker}: on the Hub since {since} at the latest: {facts.destination.commit_url(one.held.commit)}"

@@ -1,12 +1,16 @@
 """Runs below a folder: directories with a spool, and staged runs whose logdir is there. What to say where none is.
 
+Also folders with event files of others, which become runs when they are synced: of nested ones the topmost.
+
 Links are not followed, names with a dot in front are passed over, and a folder is searched no deeper than DEEPEST.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from difflib import SequenceMatcher, get_close_matches
+from typing import NamedTuple
 
 from hf_mpwriter.base.home import is_url, normalised_logdir, staging_directories, staging_root
 from hf_mpwriter.base.names import SPOOL_NAME, is_event_file
@@ -19,6 +23,7 @@ from hf_mpwriter.system.directory import Directory
 
 DEEPEST = 8  # folders below the first one
 NAMED = 5  # runs that a message names
+CLOSE = 0.8  # of two paths that are nearly the same
 MOST = 50_000  # entries that are looked at: a folder of data sets is no place for runs
 
 
@@ -28,8 +33,49 @@ def runs_below(folder: str) -> list[str]:
     Args:
         folder: absolute path.
     """
-    direct = [os.path.relpath(found, folder) for found in _with_spool(folder)]
+    direct = [os.path.relpath(found.path, folder) for found in _folders(folder) if found.has_spool]
     return sorted({*direct, *(os.path.relpath(found, folder) for found in _staged(folder))})
+
+
+def others_below(folder: str, runs: Collection[str]) -> list[str]:
+    """The folders below a folder, or itself, with event files that belong to no run; as `runs_below` names them.
+
+    Args:
+        folder: absolute path.
+        runs: what `runs_below` has found there.
+    """
+    taken, found = set(runs), list[str]()
+    for path in sorted(one.path for one in _folders(folder) if one.has_events):
+        name = os.path.relpath(path, folder)
+        if taken.isdisjoint(_with_parents(name)):
+            found.append(name)
+            if not has_one_of(name, runs):  # it can become a run, with what is below it
+                taken.add(name)
+    return found
+
+
+def has_one_of(folder: str, runs: Collection[str]) -> bool:
+    """Whether one of some runs is a folder or below it; all as `runs_below` names them."""
+    return any(folder in _with_parents(run) for run in runs)
+
+
+def named(names: Collection[str]) -> str:
+    """The first names of some, and how many more there are."""
+    shown = ", ".join(list(names)[:NAMED])
+    return f"{shown} and {len(names) - NAMED} more" if len(names) > NAMED else shown
+
+
+def nearest_first(name: str, names: Collection[str]) -> list[str]:
+    """Names in the order in which a mistyped one may mean them."""
+    return sorted(names, key=lambda one: (-SequenceMatcher(None, name, one).ratio(), one))
+
+
+def _with_parents(name: str) -> Iterator[str]:
+    """A relative path, the folders above it, and the first one."""
+    while name not in ("", "."):
+        yield name
+        name = os.path.dirname(name)
+    yield "."
 
 
 def has_event_files(path: str) -> bool:
@@ -46,36 +92,60 @@ def no_run(logdir: str, *, is_elsewhere: bool) -> str:
     """
     path = normalised_logdir(logdir)
     if not is_url(path) and not os.path.isdir(path):
-        return f"{logdir} does not exist. Runs below this folder: hf-mpwriter status"
+        return f"{logdir} does not exist. {_meant(logdir)}Runs below this folder: hf-mpwriter status"
     if is_elsewhere or is_url(path):
         return (
             f"{logdir} has no run of this machine. A run that is kept beside its logdir is found on its machine only, "
             "with HF_MPWRITER_STAGING and TMPDIR as they were, or by the directory that was named at its start."
         )
     if below := runs_below(path):
-        named = ", ".join(as_argument(os.path.normpath(os.path.join(logdir, run))) for run in below[:NAMED])
-        more = f" and {len(below) - NAMED} more" if len(below) > NAMED else ""
-        return f"{logdir} is no run. Below it there {'are' if len(below) > 1 else 'is'}: {named}{more}"
+        runs = named([as_argument(os.path.normpath(os.path.join(logdir, run))) for run in below])
+        return f"{logdir} is no run. Below it there {'are' if len(below) > 1 else 'is'}: {runs}"
     if has_event_files(path):
         upload = typed("hf-mpwriter", "sync", as_argument(logdir), "--repo-id", "NAME")
         return f"{logdir} has event files of another writer, and is no run yet. To upload them: {upload}"
     return f"{logdir} has no event files, and no run below it."
 
 
-def _with_spool(folder: str) -> Iterator[str]:
+def _meant(logdir: str) -> str:
+    """The run below this folder whose path is nearly the same, as a question; "" if there is none."""
+    runs = [as_argument(run) for run in runs_below(os.getcwd())]
+    close = get_close_matches(as_argument(os.path.normpath(logdir)), runs, 1, CLOSE)
+    return f"Did you mean {close[0]}? " if close else ""
+
+
+class _Folder(NamedTuple):
+    """A folder that was met.
+
+    Attributes:
+        path: absolute.
+        has_spool: whether it has the spool of a run.
+        has_events: whether event files are in it.
+    """
+
+    path: str
+    has_spool: bool
+    has_events: bool
+
+
+def _folders(folder: str) -> Iterator[_Folder]:
     pending, left = [(folder, 0)], MOST
     while pending and left > 0:
         path, depth = pending.pop()
+        found, has_events = list[os.DirEntry[str]](), False
         try:
             with os.scandir(path) as entries:
-                found = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        found.append(entry)
+                    elif not has_events and is_event_file(entry.name):
+                        has_events = entry.is_file(follow_symlinks=False)
         except OSError:  # of others, or gone
             continue
         left -= 1 + len(found)
-        if any(entry.name == SPOOL_NAME for entry in found) and os.path.exists(
-            os.path.join(path, SPOOL_NAME, FORMAT_NAME)
-        ):
-            yield path
+        has_spool = any(entry.name == SPOOL_NAME for entry in found)
+        has_spool = has_spool and os.path.exists(os.path.join(path, SPOOL_NAME, FORMAT_NAME))
+        yield _Folder(path, has_spool, has_events)
         if depth < DEEPEST:
             pending += [(entry.path, depth + 1) for entry in found if not entry.name.startswith(".")]
 

@@ -2,18 +2,28 @@
 
 The ledger names, per file, the head at which its bytes were acknowledged last. So the commit has the step, and the Hub
 had it at that time at the latest.
+
+    the first counts                                        state
+    the run needs a person                                  person
+    no worker has logged it, and none may yet               person
+    it was logged, and the run is local only                person
+    all records of it are on the Hub, and every worker
+    that may log it has done so                             complete
+    else                                                    waiting
 """
 
 from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from hf_mpwriter.base.names import is_attachment, is_of_no_worker, worker_of
+from hf_mpwriter.cli.destination import command_line
 from hf_mpwriter.cli.status.facts import RunFacts
+from hf_mpwriter.cli.status.judgement import Judgement, RunHealth
 from hf_mpwriter.events.framing import FOOTER_SIZE, HEADER_SIZE, step_of
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Held
@@ -33,6 +43,7 @@ class StepFacts:
         records: of that step, here.
         on_hub: of these, records that the Hub is known to hold.
         last: the highest step that it has logged, None if it has logged none.
+        may_log: whether it lives, or has an event file that may still grow.
         held: by which the step is on the Hub, the newest of its files.
     """
 
@@ -40,6 +51,7 @@ class StepFacts:
     records: int = 0
     on_hub: int = 0
     last: int | None = None
+    may_log: bool = False
     held: Held | None = field(default=None, repr=False)
 
     @property
@@ -73,12 +85,13 @@ def steps_of(spool: Spool, facts: RunFacts, step: int) -> list[StepFacts]:
         OSError: an event file cannot be read.
     """
     ledger = Progress(spool).ledger()
-    found = {worker.name: StepFacts(worker.name) for worker in facts.workers}
+    found = {one.name: StepFacts(one.name, may_log=one.state == "alive") for one in facts.workers}
     for file in facts.files:
         if is_attachment(file.path) or is_of_no_worker(file.path) or not file.size:
             continue
         name = worker_of(file.path)
         one = found.setdefault(name, StepFacts(name))
+        one.may_log = one.may_log or file.growing
         before = one.records
         for end, at in _steps(spool, file.path, file.size):
             one.last = at if one.last is None else max(one.last, at)
@@ -88,6 +101,31 @@ def steps_of(spool: Spool, facts: RunFacts, step: int) -> list[StepFacts]:
         if held and one.records > before and (one.held is None or held.time > one.held.time):
             one.held = held
     return sorted(found.values(), key=lambda one: (one.worker != "main", one.worker))
+
+
+def judge_step(facts: RunFacts, judgement: Judgement, steps: Sequence[StepFacts], step: int, logdir: str) -> Judgement:
+    """Judge a step.
+
+    Args:
+        facts: of the run.
+        judgement: on the run.
+        steps: see `steps_of`.
+        step: the step.
+        logdir: as its user typed it.
+    """
+    if judgement.state is RunHealth.PERSON:
+        return judgement
+    logged = [one for one in steps if one.records]
+    lacking = [one for one in steps if one.may_log and not one.records]
+    if not logged and not lacking:
+        last = max((one.last for one in steps if one.last is not None), default=None)
+        highest = "no step was logged" if last is None else f"the last step is {last}"
+        return Judgement(RunHealth.PERSON, f"ask for another step: no worker logged {step}, and none lives; {highest}")
+    if logged and facts.destination is None:
+        return Judgement(RunHealth.PERSON, command_line("sync", logdir, "--repo-id", "NAME"))
+    if logged and not lacking and all(one.is_there for one in logged):
+        return Judgement(RunHealth.COMPLETE)
+    return Judgement(RunHealth.WAITING)
 
 
 def _steps(spool: Spool, path: str, size: int) -> Iterator[tuple[int, int]]:

@@ -73,7 +73,12 @@ def clean_staging(*, dry_run: bool, older_than: float) -> None:
     rest is kept, with the reason.
     """
     removed = kept = size = 0
-    for path in found_staged():
+    found = found_staged()
+    if not found:
+        places = ", ".join(staging_directories(os.environ))
+        click.echo(printable(f"Nothing to remove: no run of yours is staged in {places}."))
+        return
+    for path in found:
         with held(Spool.of(path)) as is_free:
             one = examined(path, older_than * DAY, is_free=is_free)
             # who has waited too long for the lock of a restore goes on without it, while all is compared

@@ -6,20 +6,26 @@
 
 A filesystem whose type is not known by name is asked anew, and the answer is remembered for writers. It leaves nothing
 behind there if files can be removed; here it leaves the directory in which runs are staged.
+
+Invariant: where a writer would refuse to begin a run, so does this, in the same words.
 """
 
 from __future__ import annotations
 
 import errno
+import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable
 
 import click
 
+from hf_mpwriter.base.errors import LogdirError
 from hf_mpwriter.base.home import Home, Way, is_url
-from hf_mpwriter.spool.homes import examine, find
-from hf_mpwriter.system.filesystem.mounts import Mount, find_mount
+from hf_mpwriter.cli.destination import is_own_folder
+from hf_mpwriter.spool.homes import beside, examine, find, spool_of
+from hf_mpwriter.system.filesystem.mounts import Mount, find_mount, nearest, reason_of
 from hf_mpwriter.system.redaction import printable
 
 ABILITIES = {
@@ -62,8 +68,40 @@ def filesystem_lines(logdir: str) -> list[tuple[str, str]]:
         mount = find_mount(logdir)
         lines += _filesystem(mount)
         lines += _abilities(logdir, mount)
-    lines += _ways(find(logdir))
+    lines += _ways(_home(logdir))
     return lines
+
+
+def _home(logdir: str) -> Home:
+    """Where a run is kept, or would be.
+
+    Raises:
+        LogdirError: none can be begun there.
+    """
+    if not is_url(logdir) and not is_own_folder(logdir) and spool_of(aside := beside(logdir)).exists():
+        return aside  # `sync` has made it
+    home = find(logdir)
+    if home.way is not Way.STAGED and not spool_of(home).exists():
+        _try_directory(home.run_dir)
+    return home
+
+
+def _try_directory(path: str) -> None:
+    """Make and remove a directory where a run directory, or a spool in it, would be made.
+
+    Raises:
+        LogdirError: that is refused, as a writer says it.
+    """
+    there = path
+    try:
+        there = nearest(path)[0]
+        os.rmdir(tempfile.mkdtemp(prefix=f".hf_mpwriter-probe-{os.geteuid()}-", dir=there))
+    except NotADirectoryError as error:
+        text = f"The logdir {path!r} cannot be a directory: {there!r} is a file."
+        raise LogdirError(text, hint="Give another logdir, or move that file away.") from error
+    except OSError as error:
+        text = f"The logdir {path!r} cannot be written: {reason_of(error)}."
+        raise LogdirError(text, hint="Give another logdir.") from error
 
 
 def _filesystem(mount: Mount | None) -> Iterable[tuple[str, str]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import click
@@ -18,11 +18,11 @@ from hf_mpwriter.base.home import is_url, normalised_logdir
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.cli.destination import endpoint_option, place_options
 from hf_mpwriter.cli.output import DAMAGED, counted, failure
-from hf_mpwriter.cli.status.finding import runs_below
+from hf_mpwriter.cli.status.finding import has_one_of, named, others_below, runs_below
 from hf_mpwriter.cli.sync import RemovedError, Wishes, sync_one
 from hf_mpwriter.cli.syncing.folders import candidate
 from hf_mpwriter.cli.syncing.follow import Writers, follow
-from hf_mpwriter.cli.words import as_argument, examples
+from hf_mpwriter.cli.words import as_argument, examples, typed
 from hf_mpwriter.supervisor.followed import ROUND
 from hf_mpwriter.system.redaction import printable
 
@@ -37,7 +37,9 @@ from hf_mpwriter.system.redaction import printable
     ),
 )
 @click.argument("logdirs", metavar="LOGDIR...", nargs=-1)
-@click.option("--all", "all_below", is_flag=True, help="All runs below the current folder, or below each LOGDIR.")
+@click.option(
+    "--all", "all_below", is_flag=True, help="All runs and event files below the current folder, or below each LOGDIR."
+)
 @click.option("--repo-id", metavar="NAME", help="Repository, for a run that was local, or that others have written.")
 @place_options
 @click.option("--create", is_flag=True, help="Create the repository again if it is gone.")
@@ -66,15 +68,15 @@ def sync_runs(
     LOGDIR is the logdir of a run, or any folder with event files, whichever writer made them; then say where to with
     --repo-id. Asks the Hub what it holds, and sends only the rest. Run it during training or after a crash, as often
     as you like.
+
+    Exit code 0: all of it is on the Hub; 1: it is not; 3: a file is damaged here.
     """
     if repo_id is None and (extra := _given("path_in_repo", "revision", "repo_type")):
         raise click.UsageError(f"{extra} goes with --repo-id: where a run goes is recorded at its start.")
     wishes = Wishes(repo_id, repo_type, revision, path_in_repo, timeout, endpoint, create=create, is_quiet=is_quiet)
     names = list(dict.fromkeys(_below(logdirs, wishes) if all_below else logdirs))
-    if not names and not all_below:
-        raise click.UsageError("Name a LOGDIR, or give --all for the runs below this folder.")
     if not names:
-        raise click.ClickException("There is no run with a destination below.")
+        raise click.UsageError("Name a LOGDIR, or give --all for the runs below this folder.")
     check_places(names, wishes)
     if follow:
         _follow(names, wishes)
@@ -130,17 +132,42 @@ def _told(name: str, wishes: Wishes) -> int:
     return 0
 
 
-def _below(folders: Iterable[str], wishes: Wishes) -> list[str]:
-    """The runs below folders; without a repository for them, those that have a destination."""
-    found = []
+def _below(folders: Sequence[str], wishes: Wishes) -> list[str]:
+    """The runs below folders, and the folders with event files of others; without a repository, those that have one.
+
+    Raises:
+        ClickException: there are none.
+    """
+    found, left = list[str](), list[str]()
     for folder in folders or (".",):
-        for run in runs_below(os.path.abspath(folder)):
-            name = as_argument(os.path.normpath(os.path.join(folder, run)))
-            if wishes.repo_id is not None or recorded(name) is not None:
+        top = os.path.abspath(folder)
+        runs = runs_below(top)
+        others = others_below(top, runs)
+        mixed = [other for other in others if has_one_of(other, runs)]
+        for path in [*runs, *others]:
+            name = as_argument(os.path.normpath(os.path.join(folder, path)))
+            if path in mixed:
+                _say(f"{name} has runs below it, so its own event files are left out. Move them to a folder.", wishes)
+            elif wishes.repo_id is not None or recorded(name) is not None:
                 found.append(name)
-            elif not wishes.is_quiet:
-                click.echo(printable(f"{name} has no destination: left out"), err=True)
+            else:
+                left.append(name)
+    with_name = typed("hf-mpwriter", "sync", *map(as_argument, folders), "--all", "--repo-id", "NAME")
+    if left and not found:
+        raise failure(f"No destination yet: {named(left)}. Say where to: {with_name}", damaged=False)
+    if left:
+        _say(f"Left out, as no destination is known: {named(left)}. To upload all: {with_name}", wishes)
+    if not found:
+        raise failure(
+            "There is no run below, and no event file. Name the folder of one: hf-mpwriter sync LOGDIR", damaged=False
+        )
     return found
+
+
+def _say(text: str, wishes: Wishes) -> None:
+    """Print what is no error."""
+    if not wishes.is_quiet:
+        click.echo(printable(text), err=True)
 
 
 def recorded(name: str) -> Destination | None:

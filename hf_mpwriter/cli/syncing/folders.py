@@ -40,7 +40,7 @@ def spool_for(logdir: str, *, is_wanted: bool) -> Spool:
         why = find(path).why
         raise click.ClickException(f"{printable(logdir)} cannot become a run: {why}. Copy it to a local disk.")
     if below := runs_below(path):
-        several = command_line("sync", logdir, "--all")
+        several = command_line("sync", logdir, "--all", *(["--repo-id", "NAME"] if is_wanted else []))
         raise click.ClickException(f"{printable(logdir)} is no run, but has {len(below)} below it: {several}")
     if not is_wanted:
         named = command_line("sync", logdir, "--repo-id", "NAME")

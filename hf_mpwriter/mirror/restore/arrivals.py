@@ -23,8 +23,9 @@ from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
 from hf_mpwriter.base import names
+from hf_mpwriter.base.files import begins_with
 from hf_mpwriter.mirror.copy import describe
-from hf_mpwriter.mirror.targets import CHUNK, Target
+from hf_mpwriter.mirror.targets import Target
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import Place
@@ -145,7 +146,7 @@ class Arrivals:
             if came != file.size:
                 raise UnreadSourceError(f"{came} bytes came, and {file.size} are listed")
             place = self._spool.run / file.path
-            if not _begins_with(fd, place):
+            if not _continues(fd, place):
                 return False
             second = names.event_second(os.path.basename(file.path)) or math.inf
             old = min(second, time.time() - SURELY_OLD)
@@ -175,18 +176,13 @@ class Arrivals:
         return len(piece)
 
 
-def _begins_with(fd: int, place: Place) -> bool:
+def _continues(fd: int, place: Place) -> bool:
     """Whether what came begins with what is here."""
     try:
         here = disk.open_beneath(place)
     except FileNotFoundError:
         return True
     try:
-        position = 0
-        while chunk := os.pread(here, CHUNK, position):
-            if os.pread(fd, len(chunk), position) != chunk:
-                return False
-            position += len(chunk)
-        return True
+        return begins_with(fd, here)
     finally:
         os.close(here)

@@ -1,6 +1,11 @@
 """`log`: the scalars of a step as one record.
 
-    log    metrics.read -> StepEncoder.record -> EventFile.append_record
+    log    names and numbers -> StepEncoder.record -> EventFile.append_record
+             |
+             +-- not all of them floats: metrics.read
+
+In training nothing of this is in a cache, and each function, module and object that is touched costs a microsecond or
+more. So a dictionary of floats with a step, the usual case, takes a straight way through `log`.
 
 Invariants:
 - A step is one record, written by one call: all of it is in the file, or nothing.
@@ -11,12 +16,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from time import monotonic
 from typing import Any
 
 from tensorboardX.proto.summary_pb2 import Summary
 
 from hf_mpwriter.writer import summaries
-from hf_mpwriter.writer.file_writer import ADD_EVENT, TENSORBOARDX
+from hf_mpwriter.writer.file_writer import ADD_EVENT, TENSORBOARDX, is_intercepted
 from hf_mpwriter.writer.methods.types import Step
 from hf_mpwriter.writer.scalars import ScalarMethods
 from hf_mpwriter.writer.steps.cache import EncoderCache, Names
@@ -52,13 +58,29 @@ class StepMethods(ScalarMethods):
             ValueError: two names are equal, once flattened and without the characters that TensorBoard does not take;
                 or the step is not a whole number of 64 bits.
         """
-        names, values = read(metrics)
+        names, values = ((*metrics,), [*metrics.values()]) if type(metrics) is dict else read(metrics)
+        for value in values:
+            if type(value) is not float:
+                names, values = read(metrics)
+                break
         if not names:
             return
         last, encoder = self._last_logged  # most steps have the names of the one before
         if names != last:
             encoder = self._step_encoders[names]
             self._last_logged = names, encoder
+        file_writer, worker = self.file_writer or self._get_file_writer(), self._worker
+        is_special = wall_time is not None or TENSORBOARDX["add_event"] is not ADD_EVENT
+        if type(step) is not int or worker is None or is_special or file_writer._default_metadata:
+            self._log_otherwise(encoder, values, step, wall_time)
+            return
+        file_writer.file.append_record(encoder.record(time.time(), step, values))
+        worker.steps.given = (step,)
+        if monotonic() >= worker.next_housekeeping:
+            worker.keep_house()
+
+    def _log_otherwise(self, encoder: StepEncoder, values: list[float], step: Step, wall_time: float | None) -> None:
+        """Log a step that has no number or a time of its own, or is for a tool that intercepts events; see `log`."""
         if wall_time is not None:
             wall_time = float(wall_time)
         file_writer, worker = self.file_writer or self._get_file_writer(), self._worker
@@ -69,16 +91,15 @@ class StepMethods(ScalarMethods):
             wall_time = defaults["walltime"] if wall_time is None else wall_time
         elif wall_time is None:
             wall_time = time.time()
-        given = step if step is None or type(step) is int else as_step(step)
+        given = as_step(step)
         number = worker.steps.take() if given is None else given
-        if TENSORBOARDX["add_event"] is not ADD_EVENT:
+        if is_intercepted():
             file_writer.add_summary(Summary.FromString(encoder.summary(values)), number, wall_time)
         else:
             file_writer.file.append_record(encoder.record(wall_time, number, values))
         if given is not None:
             worker.steps.given = (given,)
-        if time.monotonic() >= worker.next_housekeeping:
-            worker.keep_house()
+        worker.keep_house_if_due()
 
     def _exported_scalars(self) -> dict[str, list[list[float]]]:
         found = super()._exported_scalars()

@@ -20,7 +20,7 @@ _TEXT = (str, bytes, bytearray)  # `add_scalar` takes numbers in them; here they
 
 
 def read(metrics: Mapping[str, Any]) -> tuple[tuple[str, ...], list[float]]:
-    """Return names and numbers, in the order of the mapping.
+    """Return names and numbers, in the order of the mapping; `log` does it itself for a dictionary of floats.
 
     Args:
         metrics: numbers, arrays and tensors of one element, or mappings of these, per name.
@@ -31,11 +31,6 @@ def read(metrics: Mapping[str, Any]) -> tuple[tuple[str, ...], list[float]]:
     if type(metrics) is not dict and not isinstance(metrics, Mapping):
         raise TypeError(f"metrics is of type {type(metrics).__name__}, not a mapping of names to scalars")
     names, values = (*metrics,), [*metrics.values()]
-    for value in values:
-        if type(value) is not float:
-            break
-    else:
-        return names, values
     if _PLAIN.issuperset(map(type, values)):
         with contextlib.suppress(OverflowError):  # an integer that is too large for a float
             return names, [*map(float, values)]
@@ -64,7 +59,7 @@ def _number(name: str, value: Any) -> float:
     is_complex = isinstance(value, numbers.Complex) and not isinstance(value, numbers.Real)
     try:
         number = None if is_complex or isinstance(value, _TEXT) else as_number(value)
-    except ValueError:  # a signaling NaN of a Decimal
+    except (TypeError, ValueError):  # a timedelta64, a signaling NaN of a Decimal
         number = None
     if number is None:
         shape = getattr(value, "shape", None)

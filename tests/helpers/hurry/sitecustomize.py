@@ -22,6 +22,7 @@ WAITS = {  # seconds
     },
     "hf_mpwriter.demo.training": {"EXIT_TIMEOUT": 120.0},
     "hf_mpwriter.demo.verdict": {"DOWNLOAD_LIMIT": 120.0},
+    "hf_mpwriter.events.backlog": {"RETRY_LAST": 2.0},
     "hf_mpwriter.mirror.decision": {"FIRST_PAUSE": 0.5, "REFUSED_PAUSE": 1.0},
     "hf_mpwriter.mirror.handle": {"GRACE": 2.0},
     "hf_mpwriter.mirror.job": {"LIMIT_BASE": 30.0},

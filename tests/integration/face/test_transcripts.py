@@ -10,6 +10,7 @@ import contextlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -127,6 +128,12 @@ class Training:
         self.lines += map(self._normalised, self._program.process.stderr)
         assert self._program.process.wait() == 0, self.lines
         return self.lines
+
+    def is_ended_by(self, number: signal.Signals) -> list[str]:
+        """End the program by a signal; what it still tells."""
+        self._program.process.send_signal(number)
+        assert self._program.process.wait() == -number
+        return list(map(self._normalised, self._program.process.stderr))
 
     def _normalised(self, line: str) -> str:
         prefix, _, text = line.rstrip("\n").partition(": ")
@@ -330,8 +337,23 @@ def test_records_that_a_full_disk_refuses_are_told_with_what_becomes_of_them(tra
         wait_for(lambda: no_uploader(run_dir), "the uploader leaves before its disk does")
 
 
+def test_a_rank_that_its_launcher_ends_says_nothing_more_and_status_says_it(trains, hub, run_dir):
+    """As torchrun ends the other ranks when one was killed. What they have logged goes on its way."""
+    hub.fault("/api/ 503 times=0")
+    training = trains(hub.endpoint, env={"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"})
+    training.reads("not uploading")
+    assert training.is_ended_by(signal.SIGTERM) == []
+    status = run("status", run_dir)
+    assert (status.exit_code, "1 died: main" in status.output) == (3, True), status.output
+    assert "  error        the Hub fails (503)" in status.output
+    hub.clear_faults()
+    assert run("sync", run_dir).exit_code == 0
+    assert run("status", run_dir).exit_code == 0
+
+
 def test_the_table_of_the_documents_has_these_lines():
     """Each line that is documented is printed by a test of this module, and the other way round."""
     text = (Path(__file__).parents[3] / "docs" / "operations.md").read_text()
     rows = re.findall(r"^\| [^|]+ \| `` (.+?) `` \|", text, re.MULTILINE)
     assert set(rows) == ALL_LINES
+    assert "| a rank is killed, and torchrun ends the others | nothing of ours: " in text

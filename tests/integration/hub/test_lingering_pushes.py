@@ -12,13 +12,14 @@ from programs import wait_for
 from pushing import NAME, Run, is_as
 from support import event_file
 
-from hf_mpwriter.base.verdicts import Done, Unknown
+from hf_mpwriter.base.verdicts import Done, Refused, Unknown
 from hf_mpwriter.push.handle import PushHandle
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import launch
 
 pytest_plugins = ("pushing",)
 LIMIT = 300.0  # seconds
+NO_CLIENT = "sys.modules['huggingface_hub']=None;push.main"  # an import of it fails
 
 
 @pytest.fixture
@@ -61,6 +62,25 @@ def test_one_process_sends_what_comes_in_several_jobs(hub, run, start, xet):
         first = second
     assert run.on_hub(hub) == (run.root / NAME).read_bytes()
     assert first.files[NAME].length == run.length
+
+
+def test_a_push_that_was_prepared_has_no_verdict_but_that_of_its_job(hub, run, start):
+    """It imports its client before there is a job; nothing of that is taken for the outcome."""
+    push = start(run, prepares=True, files=())
+    assert push.take(run.job({}), LIMIT)
+    assert is_as(verdict(push), Done, own=True)
+    assert run.on_hub(hub) == (run.root / NAME).read_bytes()
+
+
+def test_a_push_that_could_not_be_prepared_tells_why_when_its_job_has_come(run, start, monkeypatch):
+    """The environment may break the client; the job is taken and refused, not lost."""
+    monkeypatch.setattr(launch, "PUSH_BOOT", launch.PUSH_BOOT.replace("push.main", NO_CLIENT))
+    push = start(run, prepares=True, files=())
+    assert push.take(run.job({}), LIMIT)
+    assert is_as(verdict(push), Refused)
+    idle = start(run, linger=1, prepares=True, files=())
+    wait_for(idle.has_ended, "its end")
+    assert is_as(idle.listen()[1], Unknown)
 
 
 def test_a_job_for_another_client_is_not_taken(run, start):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import posixpath
 import signal
 import subprocess
 import sys
@@ -49,7 +50,9 @@ def stored(hub, api, tmp_path):
     def store(name: str, count: int, tag: str = "loss") -> bytes:
         path = tmp_path / "stored"
         event_file(path, count, tag)
-        api.upload_file(path_or_fileobj=str(path), path_in_repo=f"{FOLDER}/{name}", repo_id="me/run")
+        api.upload_file(
+            path_or_fileobj=str(path), path_in_repo=posixpath.normpath(f"{FOLDER}/{name}"), repo_id="me/run"
+        )
         return path.read_bytes()
 
     return store
@@ -162,11 +165,29 @@ def test_what_there_is_not(hub, api, run_dir, monkeypatch):
     assert (nothing.exit_code, "is not there yet, or this token may not see it" in nothing.output) == (4, True)
     api.create_repo("me/run")
     result = pull(run_dir)
-    assert (result.exit_code, "has nothing of this run" in result.output) == (0, True)
+    assert (result.exit_code, result.output.endswith("has nothing of this run yet.\n")) == (0, True)
     assert not run_dir.exists()
     assert "--repo-id NAME" in run("pull", run_dir).output
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert "nothing was pulled" in pull(run_dir).output
+
+
+def test_a_name_that_the_repository_does_not_have_is_answered_with_those_that_it_has(hub, run_dir, stored):
+    """The nearest first, on stderr, and no error: so it is at the first start of a run, too. Of workers it is one."""
+    for name in ("zebra", "exp1_old", *(f"other{number}" for number in range(5))):
+        stored(f"../{name}/{NAME}", 1)
+    result = pull(run_dir.with_name("exp2"), "--worker", "rank_00001")
+    assert (result.exit_code, result.stdout) == (0, ""), result.output
+    assert "Runs beside it: exp1_old, " in result.stderr
+    assert " and 2 more. If one of these is meant, LOGDIR must end with its name." in result.stderr
+    stored(NAME, 1)
+    result = pull(run_dir, "--worker", "rank_00001")
+    assert (result.exit_code, "has nothing of rank_00001, but: main." in result.output) == (1, True)
+    hub.fault("GET /tree/[^/]+/tensorboard$ 503 times=0")
+    result = pull(run_dir.with_name("exp2"))
+    assert (result.exit_code, "has nothing of this run yet.\n" in result.stderr) == (0, True), (
+        "what only helps may fail"
+    )
 
 
 def test_a_worker_that_lives_is_left_alone(hub, run_dir, stored, start):

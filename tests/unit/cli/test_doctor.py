@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 
 import pytest
 from click.testing import CliRunner
 
+from hf_mpwriter import SummaryWriter
+from hf_mpwriter.base.errors import LogdirError
 from hf_mpwriter.base.home import staging_root
 from hf_mpwriter.cli.main import main
 from hf_mpwriter.cli.storage import doctor as doctor_of_storage
+from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system.filesystem.mounts import Mount, find_mount
 
 
@@ -78,9 +82,42 @@ def test_what_a_witness_does_not_answer_is_not_known(tmp_path, monkeypatch):
     assert told["show file and lock to another process"] == "not known"
 
 
-def test_where_nothing_can_be_made_it_says_so():
-    """And goes on with what is known."""
-    code, told = doctor("/proc/exp1")
-    assert code == 4
-    assert told["filesystem"] == "proc"
-    assert told["abilities"].startswith("cannot be tried: ")
+def refused(directory: object) -> str:
+    """What `doctor` and a writer say, the same, of a directory in which no run can be begun; without the prefix."""
+    done = CliRunner().invoke(main, ["doctor", str(directory)])
+    assert (done.exit_code, done.output.count("\n")) == (1, 1), done.output
+    with pytest.raises(LogdirError) as told:
+        SummaryWriter(str(directory))
+    assert done.output == f"Error: {told.value}\n"
+    return str(told.value)
+
+
+def test_where_no_run_can_be_begun_it_says_so_as_a_writer_does(tmp_path):
+    """On a filesystem that takes no directory, and below a file: that is no place where a run "is kept direct"."""
+    assert "'/proc/exp1' cannot be written: " in refused("/proc/exp1")
+    (tmp_path / "file").touch()
+    told = refused(tmp_path / "file" / "runs" / "exp1")
+    assert f"cannot be a directory: '{tmp_path}/file' is a file." in told
+
+
+def test_a_disk_that_can_only_be_read_takes_no_new_run_and_keeps_an_old_one(tmp_path, monkeypatch):
+    """Whose spool is there: then nothing is made, and all else is told."""
+
+    def read_only(*_: object, **__: object) -> str:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(tmp_path))
+
+    monkeypatch.setattr(doctor_of_storage.tempfile, "mkdtemp", read_only)
+    done = CliRunner().invoke(main, ["doctor", str(tmp_path / "exp1")])
+    assert (done.exit_code, "cannot be written: Read-only file system. Give another" in done.output) == (1, True)
+    Spool(str(tmp_path / "exp1")).create()
+    assert doctor(tmp_path / "exp1")[1]["a run there is kept"].startswith("direct")
+
+
+def test_an_endpoint_that_is_no_url_is_a_failed_check(monkeypatch):
+    """The client of the Hub cannot even be imported then."""
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:80x")
+    done = CliRunner().invoke(main, ["doctor"])
+    assert done.exit_code == 4
+    line = "fail endpoint HF_ENDPOINT is 'http://127.0.0.1:80x'. It needs a host, and a port is a number"
+    assert line in [" ".join(shown.split()) for shown in done.output.splitlines()]

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from support import event_file, scalar
 
-from hf_mpwriter.cli.sync import shortfall_text
+from hf_mpwriter.base.settings import Destination, Settings
+from hf_mpwriter.cli import sync
+from hf_mpwriter.cli.sync import Wishes, shortfall_text
+from hf_mpwriter.events import framing
+from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.status import UploaderStatus
+from hf_mpwriter.spool.workers.members import Members
 
 AGAIN = "hf-mpwriter sync runs/a"
 TOKEN = UploaderStatus(kind="Refused", reason="token refused (401)", hint="run `hf auth login`")
@@ -39,3 +45,42 @@ def test_what_is_missing_is_told_once_with_its_reason_and_cure(missing, refused,
     said = shortfall_text(missing, refused, uploader, AGAIN, asked=asked)
     assert said.startswith(text), said
     assert said.count("hf-mpwriter sync") == (uploader.kind == "Refused" and not refused)
+
+
+@pytest.mark.parametrize(("grows", "requests"), [(False, 1), (True, 2)])
+def test_what_is_written_during_the_scan_is_asked_for_again(tmp_path, monkeypatch, grows, requests):
+    """The uploader starts with the first request, and may have scanned a file before it became longer."""
+    spool, path = Spool(str(tmp_path)), tmp_path / "events.out.tfevents.1700000000.theirs"
+    spool.create()
+    length, more = event_file(path, 3), framing.frame(scalar(3))
+    asked, awaited = [], []
+
+    def start(_: object) -> bool:
+        asked.append([member.requests for member in Members(spool).all()])
+        if grows:
+            with path.open("ab") as file:
+                file.write(more)
+        return True
+
+    def wait(_: object, lengths: dict[str, int], *__: object, **___: object) -> dict[str, int]:
+        asked.append([member.requests for member in Members(spool).all()])
+        awaited.append(lengths)
+        return {}
+
+    monkeypatch.setattr(sync.Election, "ensure_uploader", start)
+    monkeypatch.setattr(sync, "wait", wait)
+    there = Destination("http://127.0.0.1:9", "me/run")
+    answer = sync._request_and_wait(spool, there, Settings(), 60.0, Wishes(is_quiet=True), "")
+    assert asked == [[1], [requests]]
+    assert awaited == [{path.name: length + len(more) * grows}] == [answer.lengths]
+
+
+def test_no_uploader_is_started_for_a_folder_without_event_files(tmp_path, monkeypatch):
+    """It would ask the Hub what it holds, and make the repository for that."""
+    spool = Spool(str(tmp_path))
+    spool.create()
+    started: list[object] = []
+    monkeypatch.setattr(sync.Election, "ensure_uploader", started.append)
+    there = Destination("http://127.0.0.1:9", "me/run")
+    answer = sync._request_and_wait(spool, there, Settings(), 60.0, Wishes(is_quiet=True), "")
+    assert (started, answer.lengths, answer.missing) == ([], {}, {})

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import socket
 
 import pytest
+from jobs import job
 from programs import run_python
 
+from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.push import process
 
 
@@ -24,6 +27,19 @@ process.end()
 """
     ended = run_python(program, env={"PYTHONUNBUFFERED": ""})
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "out\n", "err")
+
+
+@pytest.mark.parametrize(
+    ("lengths", "given", "expected"),
+    [([6_000_000] * 3, None, "4"), ([6_000_000], "8", "8"), ([20_000] * 100, None, None), ([], None, None)],
+)
+def test_few_large_files_are_read_at_once_and_many_small_ones(tmp_path, monkeypatch, lengths, given, expected):
+    """What was read waits in memory for the network; of small files each waits for answers. What is set counts."""
+    (name,) = process.READERS
+    monkeypatch.setattr(os, "environ", {} if given is None else {name: given})
+    files = tuple(LocalFile(f"{number}.tfevents", length, growing=False) for number, length in enumerate(lengths))
+    process._set_environment(dataclasses.replace(job(tmp_path), files=files), str(tmp_path))
+    assert os.environ.get(name) == expected
 
 
 def test_no_job_is_lost_between_the_last_look_and_the_end_of_the_wait(monkeypatch):

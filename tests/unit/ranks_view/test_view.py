@@ -168,7 +168,7 @@ def test_that_the_view_cannot_be_kept_is_told_if_it_lasts_or_nothing_more_comes(
     run.tick()
     assert run.told == [], "it may pass"
     run.tick()
-    assert run.told == [f"the view of all ranks is not kept up to date: Not a directory: {link}"]
+    assert run.told == [f"the view of all ranks is not up to date: Not a directory: {link}"]
     link.unlink()
     run.tick()
     run.tick()

@@ -16,7 +16,7 @@ from hf_mpwriter.base.files import BATCH_IN_MEMORY, PAYLOAD_LIMIT, LocalFile
 from hf_mpwriter.base.verdicts import Sent
 from hf_mpwriter.events import framing
 from hf_mpwriter.snapshot.damage import Damage
-from hf_mpwriter.snapshot.event_files import UNCHANGED, EventFileScan, bounded, pending
+from hf_mpwriter.snapshot.event_files import UNCHANGED, EventFileScan, bounded, pending, sizes
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Directory, Place
 
@@ -31,6 +31,18 @@ def scan(run_dir, growing=()) -> dict[str, tuple[int, bool]]:
     return {
         f.path: (f.length, f.growing) for f in EventFileScan(Directory(run_dir)).files(lambda _: True, lambda: growing)
     }
+
+
+def test_the_sizes_are_those_of_the_allowed_event_files_alone(tmp_path):
+    """Nothing of the spool and no attachment; a torn record counts, as nothing is read."""
+    length = event_file(tmp_path / "rank_00001" / name(1), 2)
+    with open(tmp_path / "rank_00001" / name(1), "ab") as file:
+        file.write(b"torn")
+    event_file(tmp_path / "left" / name(2), 1)
+    event_file(tmp_path / names.SPOOL_NAME / name(3), 1)
+    (tmp_path / "notes.txt").write_text("no events")
+    found = sizes(Directory(tmp_path), lambda path: not path.startswith("left/"))
+    assert found == {f"rank_00001/{name(1)}": length + 4}
 
 
 def test_a_scan_opens_each_directory_once(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hf_mpwriter.base.settings import Destination
-from hf_mpwriter.base.verdicts import Sent
+from hf_mpwriter.base.verdicts import Refused, Sent
 from hf_mpwriter.snapshot.attachments import stamp_of
 from hf_mpwriter.spool import progress
 from hf_mpwriter.spool.layout import Spool
@@ -251,3 +251,17 @@ def test_a_pause_that_the_hub_wants_is_known_on_other_hosts(spool):
 def test_a_wait_ends_if_it_is_told_to(spool):
     """As after an exception, when an uploader makes no progress."""
     assert progress.wait(Progress(spool), {EVENTS: 10}, 1000.0, lambda: None, lambda _: True) == {EVENTS: 10}
+
+
+def test_a_refusal_while_the_files_were_still_scanned_ends_the_wait(spool):
+    """It came after the request and before the wait. Nobody tries again at once."""
+    asked_at = time.time()
+    file = StatusFile(spool.host("h"), Process.current(), lambda: 1000.0, 0.0)
+    file.failed(Refused("token refused (401)", "log in"), 1)
+    file.publish(phase="waiting", waiting=1, push=None, commits=0, blocked_until=0.0)
+
+    def checked(_: object) -> bool:
+        raise AssertionError("it goes on")
+
+    waiting = progress.wait(Progress(spool), {EVENTS: 10}, 1000.0, lambda: None, checked, began_at=asked_at)
+    assert waiting == {EVENTS: 10}

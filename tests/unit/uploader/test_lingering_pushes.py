@@ -84,6 +84,23 @@ def test_a_push_that_went_well_gets_the_next_batch(one, lingering):
     assert (len(lingering), lingering[0].let_gone, one.run.in_flight.push) == (2, 1, lingering[1])
 
 
+def test_the_push_that_a_request_leads_to_gets_ready_while_the_files_are_scanned(one, lingering, monkeypatch):
+    """It imports its client meanwhile, and then takes the batch. Where no push may follow, none is started."""
+    one._scan([])
+    assert lingering == []
+    one.run.audit, scan, there = True, one.run.events.scan, list[int]()
+
+    def watched(*given, **named):
+        there.append(len(lingering))
+        return scan(*given, **named)
+
+    monkeypatch.setattr(one.run.events, "scan", watched)
+    one._scan([])
+    assert there == [1]
+    assert (len(lingering), [job.prepares for job in lingering[0].taken]) == (1, [False])
+    assert one.run.in_flight.push is lingering[0]
+
+
 @pytest.mark.parametrize("verdict", [Unknown("504"), Retry("503"), Refused("401", "")])
 def test_a_push_that_failed_gets_no_other_batch(one, lingering, verdict):
     """Whatever is wrong with its client, a new one begins afresh."""

@@ -6,6 +6,7 @@ import os
 
 from runs import run
 
+from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.cli.processes.logs import FollowedLog
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system.directory import at
@@ -45,7 +46,18 @@ def test_the_log_of_each_host_is_named_where_there_are_several(own_spool):
 
 
 def test_a_run_without_an_uploader_has_no_log(tmp_path):
-    """It says so, and follows nothing that no process will write."""
-    Spool(str(tmp_path)).create()
-    assert "No uploader has run here yet." in run("logs", tmp_path).output
-    assert run("logs", "-f", tmp_path).exit_code == 0
+    """It says so, with what makes one, and follows nothing that no process will write. `stop` says the same."""
+    spool = Spool(str(tmp_path))
+    spool.create()
+    for options in ((), ("-f",)):
+        shown = run("logs", *options, tmp_path)
+        assert (shown.exit_code, shown.output.partition(" is local only, so no uploader has run here. ")[2]) == (
+            0,
+            f"To upload it: hf-mpwriter sync {tmp_path} --repo-id NAME\n",
+        )
+    assert (
+        f"nothing is uploaded. To upload it: hf-mpwriter sync {tmp_path} --repo-id NAME" in run("stop", tmp_path).output
+    )
+    spool.record_destination(Destination("https://hub", "me/run"))
+    text = f"No uploader has run here yet. To start one: hf-mpwriter sync {tmp_path}\n"
+    assert run("logs", tmp_path).output == run("logs", "-f", tmp_path).output == text

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from runs import run
+from support import event_file
 
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.cli.status import command
@@ -91,4 +93,40 @@ def test_a_step_needs_one_run(here):
     """It is asked of each of its workers."""
     assert run("status", "--step", "5").exit_code == 2
     result = run("status", "runs/exp1", "--step", "5")
-    assert (result.exit_code, result.output.strip()) == (3, ""), "no worker has logged it"
+    text = "next: ask for another step: no worker logged 5, and none lives; no step was logged"
+    assert (result.exit_code, result.output.strip()) == (4, text)
+    assert json.loads(run("status", "runs/exp1", "--step", "5", "--json").output)["next"] == text.removeprefix("next: ")
+
+
+def test_a_run_that_is_not_there_hides_no_other(here):
+    """Of several the others are shown; alone it is an error, with the run that may be meant."""
+    result = run("status", "runs/exp1", "runs/exp7")
+    assert (result.exit_code, result.output.splitlines()[0].split()[:2]) == (4, ["runs/exp1", "complete"])
+    assert "next: runs/exp7: runs/exp7 does not exist. Did you mean runs/exp1? " in result.output
+    found = json.loads(run("status", "runs/exp1", "runs/exp7", "--json").output)
+    assert [one["state"] for one in found] == ["complete", "needs you"]
+    alone = run("status", "runs/exp7")
+    assert (alone.exit_code, "Did you mean runs/exp1? " in alone.output) == (1, True)
+
+
+def test_where_only_others_have_logged_status_names_their_folders(tmp_path, monkeypatch):
+    """A newcomer's folder of TensorBoard runs is no empty one."""
+    monkeypatch.chdir(tmp_path)
+    assert "Give the logdir of a run: hf-mpwriter status LOGDIR" in run("status").output
+    (tmp_path / "torch").mkdir()
+    event_file(tmp_path / "torch" / "events.out.tfevents.1700000000.host", 1)
+    assert "Event files of other writers: torch. To upload them: hf-mpwriter sync --all" in run("status").output
+
+
+def test_a_watch_is_ended_by_the_keyboard(here, monkeypatch):
+    """Without a traceback; the exit code is that of the last look."""
+
+    def interrupted(_: float) -> None:
+        raise KeyboardInterrupt
+
+    held = locks.try_exclusive(Spool(str(here / "exp1")).uploader_lock)
+    monkeypatch.setattr(command.time, "sleep", interrupted)
+    result = run("status", "runs/exp1", "--watch")
+    locks.release(held)
+    assert (result.exit_code, "Abort" in result.output) == (0, False)
+    assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\nruns/exp1 -> ", result.output), "a log tells when it was so"

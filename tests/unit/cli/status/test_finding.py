@@ -10,7 +10,7 @@ from support import event_file
 
 from hf_mpwriter.base.home import staging_root
 from hf_mpwriter.cli.status import finding
-from hf_mpwriter.cli.status.finding import no_run, runs_below
+from hf_mpwriter.cli.status.finding import named, nearest_first, no_run, others_below, runs_below
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging.record import MirrorRecord
 
@@ -23,6 +23,23 @@ def test_runs_are_found_at_any_depth_and_nothing_else(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "b")
     assert runs_below(str(tmp_path)) == ["a", "b/c/d", "b/c/d/e"]
     assert runs_below(str(tmp_path / "a")) == ["."]
+
+
+def test_event_files_of_others_belong_to_the_topmost_folder_that_can_become_a_run(tmp_path):
+    """Not those of a run; links are not followed. Beside runs, each folder below stands for itself."""
+    Spool(str(tmp_path / "mixed" / "run")).create()
+    for path in ("a/b", "a", "mixed", "mixed/c/d", "mixed/run/child"):
+        (tmp_path / path).mkdir(parents=True, exist_ok=True)
+        event_file(tmp_path / path / "events.out.tfevents.1700000000.host", 1)
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    assert others_below(str(tmp_path), runs_below(str(tmp_path))) == ["a", "mixed", "mixed/c/d"]
+    assert others_below(str(tmp_path / "mixed" / "run"), ["."]) == []
+
+
+def test_many_names_are_counted_and_the_nearest_comes_first():
+    """So that a message stays one line."""
+    assert named([str(number) for number in range(7)]) == "0, 1, 2, 3, 4 and 2 more"
+    assert nearest_first("epx1", ["other", "exp10", "exp1"]) == ["exp1", "exp10", "other"]
 
 
 def test_a_search_ends(tmp_path, monkeypatch):

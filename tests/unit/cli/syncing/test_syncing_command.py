@@ -68,13 +68,46 @@ def test_all_takes_the_runs_below_that_have_a_destination(synced, tmp_path):
     Spool(str(tmp_path / "runs" / "local")).create()
     result = run("--all")
     assert (result.exit_code, synced) == (0, ["runs/a", "runs/deep/b"])
-    assert "runs/local has no destination: left out" in result.output
+    assert "Left out, as no destination is known: runs/local. To upload all: hf-mpwriter sync --all --repo-id NAME" in (
+        result.output
+    )
     synced.clear()
     assert run("--all", "--quiet", "runs/deep").output == ""
     assert synced == ["runs/deep/b"]
     synced.clear()
     assert run("--all", "--repo-id", "me/run").exit_code == 0
     assert synced == ["runs/a", "runs/deep/b", "runs/local"]
+
+
+def test_all_takes_the_folders_of_other_writers_too(synced, tmp_path):
+    """The topmost ones, once it is known where they go; before that they are named with how to send them."""
+    recorded(str(tmp_path / "logs" / "ours"), "tensorboard/ours")
+    for path in ("logs/a", "logs/a/loss_train", "logs/deep/b", "logs/.hidden", "logs/ours/child"):
+        (tmp_path / path).mkdir(parents=True, exist_ok=True)
+        event_file(tmp_path / path / "events.out.tfevents.1700000000.host", 1)
+    result = run("--all")
+    assert (result.exit_code, synced) == (0, ["logs/ours"])
+    assert "Left out, as no destination is known: logs/a, logs/deep/b." in result.output
+    synced.clear()
+    assert run("--all", "--repo-id", "me/run", "logs").exit_code == 0
+    assert synced == ["logs/ours", "logs/a", "logs/deep/b"]
+    result = run("--all", "logs/deep")
+    assert (result.exit_code, result.output) == (
+        1,
+        "Error: No destination yet: logs/deep/b. Say where to: hf-mpwriter sync logs/deep --all --repo-id NAME\n",
+    )
+
+
+def test_event_files_beside_runs_are_named_and_left_out(synced, tmp_path):
+    """Such a folder cannot become a run; what is below it can."""
+    recorded(str(tmp_path / "logs" / "ours"), "tensorboard/ours")
+    for path in ("logs", "logs/theirs"):
+        (tmp_path / path).mkdir(exist_ok=True)
+        event_file(tmp_path / path / "events.out.tfevents.1700000000.host", 1)
+    result = run("--all", "--repo-id", "me/run")
+    assert (result.exit_code, synced) == (0, ["logs/ours", "logs/theirs"])
+    assert "logs has runs below it, so its own event files are left out." in result.output
+    assert "left out" not in run("--all", "--repo-id", "me/run", "-q").output
 
 
 def test_without_a_run_the_message_says_what_to_give(synced, tmp_path):
@@ -84,7 +117,8 @@ def test_without_a_run_the_message_says_what_to_give(synced, tmp_path):
     assert (result.exit_code, synced) == (2, [])
     assert "--all" in result.output
     (tmp_path / "empty").mkdir()
-    assert run("--all", "empty").exit_code == 1
+    result = run("--all", "empty")
+    assert (result.exit_code, "There is no run below, and no event file." in result.output) == (1, True)
 
 
 def test_the_error_of_one_run_holds_up_no_other(synced, tmp_path):

@@ -72,6 +72,7 @@ def test_tensors_of_one_element_are_taken():
     [
         *(None, "0.5", b"1", bytearray(b"1"), [1.0], (1.0,), {1.0}, object(), 1j, np.complex64(1), np.complex128(1)),
         *(np.zeros(2), np.zeros(0), np.array("x"), np.array(1j), decimal.Decimal("sNaN"), np.datetime64(1, "s"), float),
+        np.timedelta64(1, "s"),
     ],
 )
 def test_what_is_no_scalar_is_refused_by_its_name(value):
