@@ -38,3 +38,35 @@ def test_a_short_run_is_told_that_it_is_public(hub, run_dir, start, body):
     assert "PUBLIC" not in start(SHORT.format(body), run_dir, env={"RANK": "1"}).finish()[2]
     wait_for(lambda: no_uploader(run_dir), "the uploader leaves")
     assert f"{hub.endpoint}/me/run/tree/main/tensorboard/exp1" in run("status", run_dir).output
+
+
+ONLY_CHILDREN = """
+import multiprocessing, sys, time
+from hf_mpwriter import HFSummaryWriter
+from hf_mpwriter.worker.telling.voice import ToldRecord
+from hf_mpwriter.spool.layout import Spool
+
+def train(folder):
+    with HFSummaryWriter("me/run", logdir=folder) as writer:
+        step = 0
+        while not ToldRecord.read(Spool(folder).told).start and step < 1200:
+            writer.add_scalar("loss", 1.0, step)
+            step += 1
+            time.sleep(0.1)
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("fork")
+    children = [context.Process(target=train, args=(sys.argv[1],)) for _ in range(2)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+"""
+
+
+def test_where_only_children_log_one_of_them_speaks(hub, run_dir, start):
+    """As with torch.multiprocessing.spawn: where it goes, and that everybody can read it, once each."""
+    code, _, errors = start(ONLY_CHILDREN, run_dir).finish()
+    assert code == 0, errors
+    assert (errors.count("uploading "), errors.count("is PUBLIC")) == (1, 1), errors
+    assert f"to {hub.endpoint}/me/run/tree/main/tensorboard/{run_dir.name} (public)" in errors
