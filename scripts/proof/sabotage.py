@@ -62,7 +62,7 @@ _BUFFERED = f"""\
                     held = os.write(segment.fd, self._hoard[: -len(record)])
                     segment.committed, self._hoard = (segment.committed[0] + held, item), b""
 """
-_START = "        self.push = self._begin(job)\n"
+_START = "        self.push = self._begin(self._job(lane, batch, squash=squash))\n"
 _EARLY = f"""\
         {STRIKE}
         from hf_mpwriter.base.verdicts import Sent
