@@ -7,8 +7,9 @@
 It is the only process that imports huggingface_hub. A hang of any kind ends it, and means "outcome unknown"; the same
 batch is then sent again, which is harmless because the content is the same.
 
-To import the client takes longer, and reads more, than a small push. So a push that has gone well waits LINGER for
-another job; any other verdict ends the process, and the next push begins with a fresh interpreter.
+To import the client takes longer, and reads more, than a small push. So a push that has gone well waits for another
+job, longer where pushes follow each other closely. Any other verdict ends the process, and the next push begins with a
+fresh interpreter.
 
 Invariants:
 - It dies with its uploader, and by its own timer, whatever its threads do.
