@@ -43,7 +43,6 @@ from hf_mpwriter.system.filesystem.probe import Abilities
 STAGING_VARIABLE = "HF_MPWRITER_STAGING"
 NEVER = "never"
 OF_OTHERS = "of_others"  # in the staging directory: spools of folders into which nothing is written
-_EXTRA = "pip install 'hf-mpwriter[fsspec]'"
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>.*)", re.DOTALL)
 _HASH = re.compile(r"[0-9a-f]{16}")
 
@@ -140,7 +139,7 @@ def _url(text: str, scheme: str, rest: str) -> str:
     if ".." in parts or not any((host, *parts)):
         raise LogdirError(f"The logdir {text!r} names no place.", hint="Give a bucket and a path, without '..'.")
     if importlib.util.find_spec("fsspec") is None:
-        raise SettingsError(f"The logdir {text!r} is a URL, and fsspec is not installed.", hint=f"Run: {_EXTRA}")
+        raise SettingsError(f"The logdir {text!r} is a URL, which needs fsspec.", hint="Run: pip install fsspec")
     return "/".join((f"{scheme}://{host}", *parts))
 
 

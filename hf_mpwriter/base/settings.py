@@ -301,9 +301,9 @@ def _number(environ: Mapping[str, str], name: str, hint: str) -> float | None:
         raise SettingsError(f"{name} is {value!r}.", hint=hint) from None
 
 
-def group_access(environ: Mapping[str, str] = os.environ) -> bool:
+def group_access() -> bool:
     """Whether the spool is shared with the group of the run directory."""
-    return is_on(environ.get("HF_MPWRITER_GROUP", ""))
+    return is_on(os.environ.get("HF_MPWRITER_GROUP", ""))
 
 
 def writes_metrics(environ: Mapping[str, str] = os.environ) -> bool:

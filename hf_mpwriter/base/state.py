@@ -7,10 +7,12 @@
     tuple[X, ...]    [X, ...]; list[X] and frozenset[X] as well
     dict[str, X]     {"key": X, ...}
 
+    a line           Name {"field": value, ...}    of one dataclass among several, on a pipe between two processes
+
 A dataclass checks its values in `__post_init__`, by raising ValueError.
 
 Invariants:
-- What `dump` has written is what `load` returns, equal and of the same types.
+- What `dump` has written is what `load` returns, equal and of the same types; so with `to_line` and `from_line`.
 - Damage of any kind is one exception, `DamagedError`. A power cut, a full disk or an editor can leave anything in the
   place of a file, so every caller of `load` expects it.
 """
@@ -69,6 +71,29 @@ def load(cls: type[T], data: bytes) -> T:
     except (ValueError, OverflowError, RecursionError) as error:
         raise DamagedError(f"{cls.__name__}: {error}") from error
     return loaded
+
+
+def to_line(message: object) -> bytes:
+    """A dataclass as a line that `from_line` understands, without its end.
+
+    Raises:
+        ValueError: see `dump`.
+    """
+    return b"%s %s" % (type(message).__name__.encode(), dump(message))
+
+
+def from_line(kinds: tuple[type[T], ...], line: bytes) -> T | None:
+    """What a line says; None if `to_line` has not written it: libraries may print on the same pipe.
+
+    Args:
+        kinds: of dataclasses that may come.
+        line: without its end.
+    """
+    name, _, data = line.partition(b" ")
+    try:
+        return next((load(kind, data) for kind in kinds if kind.__name__.encode() == name), None)
+    except DamagedError:
+        return None
 
 
 @functools.cache

@@ -50,12 +50,11 @@ endpoint_option = click.option(
 def place_options(command: F) -> F:
     """Add the options that say where in a repository a run is."""
     folder = "Folder in the repository, to which the name of LOGDIR is appended; with --repo-id."
+    kinds, branch = "model, dataset or space; with --repo-id.", "Of the repository; with --repo-id."
     for option in (
-        click.option("--path-in-repo", default="tensorboard", show_default=True, help=folder),
-        click.option("--revision", default="main", show_default=True, help="Branch; with --repo-id."),
-        click.option(
-            "--repo-type", default="model", show_default=True, help="model, dataset or space; with --repo-id."
-        ),
+        click.option("--path-in-repo", metavar="FOLDER", default="tensorboard", show_default=True, help=folder),
+        click.option("--revision", metavar="BRANCH", default="main", show_default=True, help=branch),
+        click.option("--repo-type", metavar="TYPE", default="model", show_default=True, help=kinds),
     ):
         command = option(command)
     return command

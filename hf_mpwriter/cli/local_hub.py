@@ -10,6 +10,8 @@ from pathlib import Path
 
 import click
 
+from hf_mpwriter.cli.words import examples
+
 
 class HubCommand(click.Command):
     """Append the grammar of faults to the help, and import it only then."""
@@ -18,7 +20,8 @@ class HubCommand(click.Command):
         """Write the grammar, line by line as it is."""
         from hf_mpwriter.localhub.server.faults import GRAMMAR
 
-        self.epilog = f"\b\n{GRAMMAR}"
+        hub = examples("hub --root hub", "hub --root hub --fault 'POST /commit/ 503 times=3'")
+        self.epilog = f"{hub}\n\n\b\n{GRAMMAR}"
         super().format_epilog(ctx, formatter)
 
 
@@ -80,7 +83,7 @@ def serve_hub(
         raise click.ClickException(f"{error}. {helps}") from error
 
 
-@click.command("demo")
+@click.command("demo", epilog=examples("demo", "demo --open    look at it in a browser"))
 @click.option("--dir", "directory", type=click.Path(path_type=Path), help="Folder for everything; default: a new one.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Chooses which worker is killed.")
 @click.option("--steps", type=int, default=400, show_default=True, help="Training steps of each worker.")

@@ -19,33 +19,72 @@ usage, 3 for damage in a local event file. `status` has 3 for what waits and 4 w
 where something fails. `run` has the exit code of its command.
 
 Errors are one line, with what helps.
+
+A command is imported when it is asked for: what the others need would take longer than most commands do.
 """
 
 from __future__ import annotations
 
 import errno
+import importlib
 import os
+from collections.abc import Iterator, MutableMapping
 from typing import Any
 
 import click
 
 from hf_mpwriter._version import __version__
 from hf_mpwriter.base.errors import HfMpWriterError
-from hf_mpwriter.cli.doctor.command import examine
-from hf_mpwriter.cli.local_hub import run_demo, serve_hub
-from hf_mpwriter.cli.processes.logs import show_logs
-from hf_mpwriter.cli.processes.stop import stop_run
-from hf_mpwriter.cli.pull import pull_run
-from hf_mpwriter.cli.run import run_program
-from hf_mpwriter.cli.status.command import show_status
-from hf_mpwriter.cli.storage.clean import clean_staging
-from hf_mpwriter.cli.syncing.command import sync_runs
-from hf_mpwriter.cli.verify import verify_run
 from hf_mpwriter.cli.words import DEBUG, is_debugging
 from hf_mpwriter.system import redaction
 from hf_mpwriter.system.filesystem.room import FULL
 from hf_mpwriter.system.process import fill_standard
 from hf_mpwriter.system.redaction import printable
+
+HOMES = {  # module below this package, and the name of the command in it
+    "clean": "storage.clean:clean_staging",
+    "demo": "local_hub:run_demo",
+    "doctor": "doctor.command:examine",
+    "hub": "local_hub:serve_hub",
+    "logs": "processes.logs:show_logs",
+    "pull": "pull:pull_run",
+    "run": "run:run_program",
+    "status": "status.command:show_status",
+    "stop": "processes.stop:stop_run",
+    "sync": "syncing.command:sync_runs",
+    "verify": "verify:verify_run",
+}
+
+
+class Commands(MutableMapping[str, click.Command]):
+    """The commands by name, each imported when it is asked for."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, click.Command | None] = dict.fromkeys(HOMES)
+
+    def __getitem__(self, name: str) -> click.Command:
+        """Return a command; KeyError if there is none of that name."""
+        command = self._found[name]
+        if command is None:
+            module, _, attribute = HOMES[name].partition(":")
+            command = self._found[name] = getattr(importlib.import_module(f"hf_mpwriter.cli.{module}"), attribute)
+        return command
+
+    def __setitem__(self, name: str, command: click.Command) -> None:
+        """Add a command."""
+        self._found[name] = command
+
+    def __delitem__(self, name: str) -> None:
+        """Take a command out."""
+        del self._found[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names; no command is imported for that."""
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        """Return how many commands there are."""
+        return len(self._found)
 
 
 class CommandGroup(click.Group):
@@ -80,7 +119,7 @@ def _told(error: Exception) -> str:
     return f"This should not happen: {text[:300]}. All of it: hf-mpwriter --debug ..."
 
 
-@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=CommandGroup, commands=Commands(), context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 @click.option("--debug", is_flag=True, help="Show errors with their traceback. Also HF_MPWRITER_DEBUG=1.")
 def main(*, debug: bool) -> None:
@@ -89,9 +128,3 @@ def main(*, debug: bool) -> None:
     if debug:
         os.environ[DEBUG] = "1"
     redaction.guard()
-
-
-for command in (show_status, show_logs, stop_run, sync_runs, verify_run, pull_run, run_program):
-    main.add_command(command)
-for command in (examine, clean_staging, serve_hub, run_demo):
-    main.add_command(command)

@@ -35,7 +35,7 @@ from hf_mpwriter.cli.destination import (
     with_namespace,
 )
 from hf_mpwriter.cli.output import UploadBar, counted
-from hf_mpwriter.cli.words import plain
+from hf_mpwriter.cli.words import cure, examples, plain, sentence
 from hf_mpwriter.spool.homes import find, spool_of
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ownership import check_ownership
@@ -53,6 +53,7 @@ NOT_THERE = (
     " is not there yet, or this token may not see it. If it should be, check the name, and run hf auth login with a "
     "token that may read it (or set HF_TOKEN)."
 )
+KEPT = "What came so far is kept, and the next pull goes on there."
 LONGEST_WAIT = 60.0  # seconds that training waits because the Hub wishes it
 CONSEQUENCE = (
     "The program starts without it. Nothing on the Hub is lost, but last_step() and purge_step do not reach what is "
@@ -60,9 +61,16 @@ CONSEQUENCE = (
 )
 
 
-@click.command("pull")
+@click.command(
+    "pull",
+    epilog=examples(
+        "pull runs/exp1 --repo-id me/run    the first time here",
+        "pull runs/exp1                     later",
+        "pull runs/exp1 --worker rank_00003",
+    ),
+)
 @logdir_argument
-@click.option("--repo-id", help="Repository of the run. Default: the one for which LOGDIR is recorded.")
+@click.option("--repo-id", metavar="NAME", help="Repository of the run. Default: that for which LOGDIR is recorded.")
 @place_options
 @click.option(
     "--worker",
@@ -81,10 +89,11 @@ def pull_run(
     workers: tuple[str, ...],
     endpoint: str | None,
 ) -> None:
-    """Bring the run of LOGDIR back from the Hub, to continue it on another machine.
+    """Bring the run of LOGDIR back from the Hub.
 
-    Run it before training starts. Every file is verified by its digest. What is here stays: a file that differs from
-    the Hub's copy is named and left as it is. A pull that was interrupted goes on where it was.
+    To continue it on another machine, run this before training starts. Every file is verified by its digest. What is
+    here stays: a file that differs from the Hub's copy is named and left as it is. A pull that was interrupted goes on
+    where it was.
     """
     spool = spool_at(logdir)
     check_ownership(spool.directory)
@@ -152,16 +161,14 @@ def pull_into(
             raise
         except Exception as error:
             if isinstance(error, OSError) and error.errno is not None and type(error).__module__ == "builtins":
-                raise click.ClickException(f"The disk refuses: {error}. What came so far is kept.") from error
+                raise click.ClickException(printable(f"The disk refuses: {error}. {KEPT}")) from error
             raise click.ClickException(_unreached(classify(error))) from error
 
 
 def _unreached(verdict: Verdict) -> str:
     reason = getattr(verdict, "reason", "") or type(verdict).__name__
-    hint = (
-        verdict.hint if isinstance(verdict, Refused) else "What came so far is kept, and the next pull goes on there."
-    )
-    return printable(f"Not all was pulled: {plain(reason)}. {hint}")
+    helps = f"{sentence(cure(reason, verdict.hint))}." if isinstance(verdict, Refused) else KEPT
+    return printable(f"Not all was pulled: {plain(reason)}. {helps}")
 
 
 def _show(report: Pulled, destination: Destination, spool: Spool, logdir: str, workers: tuple[str, ...]) -> None:

@@ -26,12 +26,21 @@ import click
 from hf_mpwriter.base.home import normalised_logdir
 from hf_mpwriter.base.settings import check_repo_id, push_signals
 from hf_mpwriter.cli.pull import pull_before
+from hf_mpwriter.cli.words import examples
 
 SITE = Path(__file__).parent.parent / "integrations" / "site"
 DEFAULT_GRACE = 25.0  # seconds; SLURM and Kubernetes kill after 30
 
 
-@click.command("run", context_settings={"allow_interspersed_args": False})
+@click.command(
+    "run",
+    context_settings={"allow_interspersed_args": False},
+    epilog=examples(
+        "run -- python train.py",
+        "run --repo-id me/run --patch -- python train.py",
+        "run --grace 90 -- torchrun --nproc-per-node 8 train.py",
+    ),
+)
 @click.option(
     "--grace",
     type=click.FloatRange(min=0.0, min_open=True, max=1e6),
@@ -41,9 +50,9 @@ DEFAULT_GRACE = 25.0  # seconds; SLURM and Kubernetes kill after 30
     metavar="SECONDS",
     help="Seconds from SIGTERM to the end: training, and the upload of its last data. Also HF_MPWRITER_GRACE.",
 )
-@click.option("--repo-id", help="Repository for writers that name none. Sets HF_MPWRITER_REPO_ID.")
-@click.option("--logdir", help="Run directory of writers without a logdir. Sets HF_MPWRITER_LOGDIR.")
-@click.option("--follow", "follows", metavar="DIR", multiple=True, help="Upload event files of other writers in DIR.")
+@click.option("--repo-id", metavar="NAME", help="Repository for writers that name none. Sets HF_MPWRITER_REPO_ID.")
+@click.option("--logdir", metavar="LOGDIR", help="Run directory of writers without a logdir. Sets HF_MPWRITER_LOGDIR.")
+@click.option("--follow", "follows", metavar="LOGDIR", multiple=True, help="Upload event files of other writers there.")
 @click.option("--patch", is_flag=True, help="Replace the SummaryWriter classes that the program imports.")
 @click.option("--kill-orphans", is_flag=True, help="First end workers in --logdir whose launcher has died.")
 @click.option("--pull", is_flag=True, help="First bring the run of --logdir back from the Hub, onto an empty disk.")
@@ -59,7 +68,9 @@ def run_program(
     pull: bool,
     command: tuple[str, ...],
 ) -> None:
-    """Run a program: hf-mpwriter run -- python train.py. Use it as process 1 of a container, with srun and torchrun.
+    """Run a program, and see that what it logs gets to the Hub.
+
+    Use it as process 1 of a container, with srun and torchrun.
 
     SIGTERM and SIGINT are passed on to the program, and what was logged is sent. What remains of the program is killed
     two seconds before the grace is over. At the end, one line for each run directory says what is on the Hub. The exit
@@ -68,9 +79,9 @@ def run_program(
     With --pull, a node with an empty disk goes on with the run: what the Hub has of it comes first. The program starts
     all the same where the Hub has nothing yet, or cannot be reached.
 
-    With --follow, event files that other writers put into DIR are uploaded while the program runs: every five minutes,
-    and at the end. Give it once for each folder; it need not be there yet. They go to --repo-id, or where they went
-    before. With --repo-id and --logdir, the run directory is followed as well.
+    With --follow, event files that other writers put into LOGDIR are uploaded while the program runs: every five
+    minutes, and at the end. Give it once for each folder; it need not be there yet. They go to --repo-id, or where they
+    went before. With --repo-id and --logdir, the run directory is followed as well.
 
     With --patch, torch.utils.tensorboard.SummaryWriter, tensorboardX.SummaryWriter and
     huggingface_hub.HFSummaryWriter are those of hf_mpwriter in every Python process that the program starts. A Python

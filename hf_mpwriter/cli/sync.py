@@ -31,7 +31,7 @@ from hf_mpwriter.cli.destination import (
 )
 from hf_mpwriter.cli.output import UploadBar, failure, show_damage
 from hf_mpwriter.cli.syncing.folders import spool_for
-from hf_mpwriter.cli.words import LOGIN, cure, plain
+from hf_mpwriter.cli.words import cure, plain, sentence
 from hf_mpwriter.snapshot import attachments
 from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool.layout import Spool
@@ -42,6 +42,13 @@ from hf_mpwriter.spool.workers.members import ASK_FOR_ALL, OBSERVER, MemberFile,
 from hf_mpwriter.system.process import Process
 from hf_mpwriter.system.redaction import printable
 from hf_mpwriter.worker.election import Election, MirrorElection
+
+
+class RemovedError(click.ClickException):
+    """The run directory was removed while it was uploaded; nothing of it can arrive any more."""
+
+    def __init__(self, run_dir: str) -> None:
+        super().__init__(printable(f"{run_dir} was removed, or replaced by another folder, while it was uploaded."))
 
 
 @dataclass(frozen=True)
@@ -203,9 +210,8 @@ def shortfall_text(missing: int, refused: Collection[str], uploader: UploaderSta
     because = f": {why}" if why else ""
     if uploader.kind == Refused.__name__:  # the Hub was asked, and has answered
         then = "" if "hf-mpwriter sync" in helps else f"{'; then' if helps else 'To try again'}: {again}"
-        helps = f"Run: {helps}" if helps.startswith(LOGIN) else helps[:1].upper() + helps[1:]
         lead = f"{size} are not on the Hub" if missing else "The Hub does not tell what it has"
-        return f"{lead}{because}. {helps}{then}"
+        return f"{lead}{because}. {sentence(helps)}{then}"
     if asked:
         return f"{size} are not on the Hub yet{because}."
     known = f"{size} are not there yet" if missing else "everything is there"
@@ -274,6 +280,8 @@ def _wait_with_bar(
                 bar.show_failure(progress.uploader(), began_at)
 
         def ensure() -> None:
+            if not (spool.run.is_at_path() and spool.directory.is_at_path()):
+                raise RemovedError(spool.run_dir)
             election.ensure_uploader()
             mirror.ensure_mirror()
 

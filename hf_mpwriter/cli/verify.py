@@ -38,7 +38,7 @@ from hf_mpwriter.cli.destination import (
     with_namespace,
 )
 from hf_mpwriter.cli.output import comparison_lines, counted, failure, show_damage
-from hf_mpwriter.cli.words import cure, is_debugging, plain
+from hf_mpwriter.cli.words import cure, examples, is_debugging, plain, sentence
 from hf_mpwriter.mirror.handle import CopyHandle, CopyLivesError
 from hf_mpwriter.mirror.job import Absent, Arrived, Conflict, CopyJob, Failure, Item, Message, bounded
 from hf_mpwriter.pull.record import pulled_files
@@ -59,7 +59,7 @@ BUSY = 60.0  # seconds that a copy of the mirror is waited for
 POLL = 0.2  # seconds
 
 
-@click.command("verify")
+@click.command("verify", epilog=examples("verify runs/exp1", "verify runs/exp1 --running    while training goes on"))
 @logdir_argument
 @click.option("--running", is_flag=True, help="Training goes on: do not report what is not there yet.")
 @endpoint_option
@@ -284,7 +284,7 @@ def unreached(verdict: Verdict) -> str:
     reason = getattr(verdict, "reason", "") or type(verdict).__name__
     meaning = plain(reason)
     if isinstance(verdict, Refused):
-        return printable(f"Nothing was compared: {meaning}. {cure(reason, verdict.hint) or verdict.hint}")
+        return printable(f"Nothing was compared: {meaning}. {sentence(cure(reason, verdict.hint))}")
     return printable(f"Nothing was compared: {meaning}. Try again later; what is wrong: hf-mpwriter doctor")
 
 

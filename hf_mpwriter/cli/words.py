@@ -74,6 +74,15 @@ def cure(reason: str, hint: str = "", environ: Mapping[str, str] = os.environ) -
     return hint.rstrip(". ")
 
 
+def sentence(helps: str) -> str:
+    """What helps, as it stands behind a full stop: `Run: hf auth login`, `Mend HF_TOKEN`.
+
+    Args:
+        helps: as `cure` has it, or the hint of a verdict.
+    """
+    return f"Run: {helps}" if helps.startswith(LOGIN) else helps[:1].upper() + helps[1:]
+
+
 def span(seconds: float) -> str:
     """A duration: `0:34`, `4:31`, `1:02:03`."""
     minutes, rest = divmod(max(0, round(seconds)), 60)
@@ -88,6 +97,15 @@ def ago(seconds: float) -> str:
         if seconds < limit:
             return f"{seconds / unit:.0f} {name} ago"
     return f"{seconds / 86_400:.0f} days ago"
+
+
+def examples(*lines: str) -> str:
+    """What stands at the end of a help text: commands as they are typed.
+
+    Args:
+        lines: the words after `hf-mpwriter`.
+    """
+    return "\n".join(["\b", "Examples:", *(f"  hf-mpwriter {line}" for line in lines)])
 
 
 def is_debugging(environ: Mapping[str, str] = os.environ) -> bool:

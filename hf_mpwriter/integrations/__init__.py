@@ -34,7 +34,7 @@ def require(package: str) -> None:
 
     from packaging.version import Version
 
-    hint = f"Run: pip install -U 'hf-mpwriter[{package}]'"
+    hint = f"Run in the clone: pip install -U '.[{package}]'"
     try:
         found = metadata.version(package)
     except metadata.PackageNotFoundError:

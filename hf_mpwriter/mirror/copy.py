@@ -30,7 +30,6 @@ from hf_mpwriter.mirror.job import (
     Item,
     Message,
     Withheld,
-    to_line,
 )
 from hf_mpwriter.mirror.posix import PosixTarget
 from hf_mpwriter.mirror.remote import RemoteTarget
@@ -63,7 +62,7 @@ def main(parent: int, record: int, run_fd: int, lock: int) -> NoReturn:
     os.umask(0)  # files get the modes that they have in the run directory
 
     def tell(message: Message) -> None:
-        disk.write_all(pipe, b"\n%s\n" % to_line(message))
+        disk.write_all(pipe, b"\n%s\n" % state.to_line(message))
 
     try:
         job = state.load(CopyJob, launch.read_record(record))
@@ -99,7 +98,7 @@ def do(job: CopyJob, run: Directory, tell: Tell) -> None:
     tell(end)
 
 
-def open_target(to: str, mark: str, way: str, mount: Mount | None = None) -> Target:
+def open_target(to: str, mark: str, way: str, mount: Mount | None) -> Target:
     """The target of a logdir.
 
     Args:

@@ -137,7 +137,7 @@ class Finished:
 
 
 Message = CopyWay | Arrived | Absent | Conflict | Withheld | Failure | Finished
-_KINDS: dict[bytes, type[Message]] = {kind.__name__.encode(): kind for kind in typing.get_args(Message)}
+_KINDS: tuple[type[Message], ...] = typing.get_args(Message)
 
 
 def limit(job: CopyJob, late: int = 0) -> float:
@@ -196,15 +196,6 @@ def recorded(known: Mirrored, message: Message) -> Mirrored:
     return known
 
 
-def to_line(message: Message) -> bytes:
-    """A line that `from_line` understands, without its end."""
-    return b"%s %s" % (type(message).__name__.encode(), state.dump(message))
-
-
 def from_line(line: bytes) -> Message | None:
     """What a line says, None if it is not from a copy."""
-    name, _, data = line.partition(b" ")
-    try:
-        return state.load(_KINDS[name], data)
-    except (KeyError, state.DamagedError):
-        return None
+    return state.from_line(_KINDS, line)

@@ -47,7 +47,7 @@ from hf_mpwriter.spool.workers.member_lines import Member, News
 from hf_mpwriter.spool.workers.members import ASK_FOR_ALL, OBSERVER, Members
 from hf_mpwriter.spool.workers.samplers import Seals
 from hf_mpwriter.system import disk, launch, locks
-from hf_mpwriter.system.daemon import GRACE, end_within, keep_on, lower_priority, raise_limits, start_logging
+from hf_mpwriter.system.daemon import GRACE, end_within, keep_on, prepare_process
 from hf_mpwriter.system.process import Process
 
 logger = logging.getLogger("hf_mpwriter")
@@ -316,12 +316,10 @@ def main() -> None:
     """Entry point of the process; what it needs is on the descriptors that `system.launch` names."""
     start = state.load(MirrorStart, launch.read_record(launch.START_RECORD_FD))
     try:
-        spool = Spool.adopt(start.run_dir, launch.RUN_DIR_FD, launch.SPOOL_FD)
+        spool = Spool.adopt(start, launch.RUN_DIR_FD, launch.SPOOL_FD)
     except HfMpWriterError as error:
         raise SystemExit(f"no mirror: {error}") from None
-    start_logging()
-    raise_limits()
-    lower_priority()
+    prepare_process()
     locks.adopt(launch.MIRROR_LOCK_FD)
     mirror = Mirror(spool, start.to, launch.MIRROR_LOCK_FD, time.monotonic, random.Random())  # noqa: S311 - jitter
     signal.signal(signal.SIGTERM, lambda *_: mirror.terminate())

@@ -84,11 +84,11 @@ class CopySource:
         """Close it."""
         os.close(self._fd)
 
-    def chunks(self, size: int = CHUNK) -> Iterator[bytes]:
+    def chunks(self) -> Iterator[bytes]:
         """The content, in pieces."""
         start = 0
         while start < self.length:
-            if not (chunk := self._read(min(size, self.length - start), start)):
+            if not (chunk := self._read(min(CHUNK, self.length - start), start)):
                 raise UnreadableError(OSError(errno.EIO, "it is shorter than it was", self.path))
             yield chunk
             start += len(chunk)

@@ -175,7 +175,7 @@ def _squash(hub: Hub, notify: Notify) -> str | None:
         hub.squash()
         return hub.head()
     except Exception as error:  # noqa: BLE001 - every error of the client
-        notify(f"the history could not be squashed: {type(error).__name__}")
+        notify(f"the history could not be squashed ({type(error).__name__}): it is tried again after a later commit")
         return None
 
 

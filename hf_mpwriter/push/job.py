@@ -22,18 +22,18 @@ from hf_mpwriter.base import state
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Sent, Verdict
+from hf_mpwriter.spool.layout import RunPaths
 
 SCRATCH = "read_back"  # in the cache
 DEADLINE_BASE = 300.0  # seconds for a push, however small
 DEADLINE_RATE = 250_000.0  # bytes per second that a slow line carries
 
 
-@dataclass(frozen=True)
-class Job:
+@dataclass(frozen=True, kw_only=True)
+class Job(RunPaths):
     """What a push has to know.
 
     Attributes:
-        run_dir: absolute path.
         copies: directory of the copies of attachments, relative to the spool.
         cache: directory for what the Hub's client cannot keep in the user's home, relative to the spool.
         destination: where to.
@@ -48,11 +48,8 @@ class Job:
         create: whether repository and branch may be created.
         last_commit: the last commit of this run, None if it is not known; others may have committed since.
         was_private: visibility of the repository when it was seen last, None if it never was.
-        spool: absolute path of the spool, "" if it lies in the run directory.
-        logdir: path or URL by which its user names the run, "" for the run directory.
     """
 
-    run_dir: str
     copies: str
     cache: str
     destination: Destination
@@ -67,8 +64,6 @@ class Job:
     create: bool = True
     last_commit: str | None = None
     was_private: bool | None = None
-    spool: str = ""
-    logdir: str = ""
 
     def with_growing(self, paths: Collection[str]) -> Job:
         """The job with these of its files cut at the lengths of their snapshots, as their writers go on."""
@@ -84,7 +79,7 @@ class Notice:
 
 
 Message = Notice | Verdict
-_KINDS: dict[bytes, type[Message]] = {kind.__name__.encode(): kind for kind in typing.get_args(Message)}
+_KINDS: tuple[type[Message], ...] = typing.get_args(Message)
 
 
 def deadline(job: Job) -> float:
@@ -92,15 +87,6 @@ def deadline(job: Job) -> float:
     return DEADLINE_BASE + sum(file.length for file in job.files) / DEADLINE_RATE
 
 
-def to_line(message: Message) -> bytes:
-    """A line that `from_line` understands, without its end."""
-    return b"%s %s" % (type(message).__name__.encode(), state.dump(message))
-
-
 def from_line(line: bytes) -> Message | None:
     """What a line says, None if it is not from a push."""
-    name, _, data = line.partition(b" ")
-    try:
-        return state.load(_KINDS[name], data)
-    except (KeyError, state.DamagedError):
-        return None
+    return state.from_line(_KINDS, line)

@@ -34,7 +34,7 @@ from typing import NoReturn
 from hf_mpwriter.base import state
 from hf_mpwriter.base.errors import ForeignSpoolError
 from hf_mpwriter.base.verdicts import Done, Refused, Retry, Verdict
-from hf_mpwriter.push.job import Job, Message, Notice, deadline, to_line
+from hf_mpwriter.push.job import Job, Message, Notice, deadline
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import disk, hf_home, launch, redaction
 from hf_mpwriter.system.process import fill_standard
@@ -65,7 +65,7 @@ class Pipe:
 
     def write(self, message: Message) -> None:
         """One line; it begins anew, in case that something else has been printed there."""
-        disk.write_all(self._fd, b"\n%s\n" % to_line(message))
+        disk.write_all(self._fd, b"\n%s\n" % state.to_line(message))
 
 
 def main(parent: int, record: int, run_fd: int, spool_fd: int, more: int = -1, linger: int = 0) -> None:
@@ -108,7 +108,7 @@ def _verdict(pipe: Pipe, record: int, held: list[Spool], run_fd: int, spool_fd: 
     try:
         job = state.load(Job, launch.read_record(record))
         if not held:
-            held.append(Spool.adopt(job.run_dir, run_fd, spool_fd, job.spool, job.logdir))
+            held.append(Spool.adopt(job, run_fd, spool_fd))
     except (state.DamagedError, ForeignSpoolError, OSError) as error:
         return Retry(f"the job cannot be read: {error}")
     signal.signal(signal.SIGALRM, signal.SIG_DFL)

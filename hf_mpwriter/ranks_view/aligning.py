@@ -230,7 +230,7 @@ class Aligner:
         """Whether there was a point at this step or a later one."""
         return any(tag.emitted >= step for tag in self._tags.values())
 
-    def rewind(self, step: int | None = None) -> None:
+    def rewind(self, step: int | None) -> None:
         """Forget what waits, and that this step and later ones were settled; all is to be taken again.
 
         Args:

@@ -72,7 +72,8 @@ class Checkpoint:
         if self.marks:
             disk.replace(place(host), state.dump(self), "all_ranks.checkpoint", durable=False)
         else:
-            disk.remove(place(host), "all_ranks.checkpoint", durable=False)
+            with contextlib.suppress(IsADirectoryError):  # it has no mark
+                disk.remove(place(host), "all_ranks.checkpoint", durable=False)
 
     def with_mark(self, mark: Mark) -> Checkpoint:
         """The same with one more mark, and fewer old ones."""

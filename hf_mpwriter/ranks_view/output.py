@@ -122,16 +122,21 @@ class Output:
             ends: lengths, by name.
 
         Raises:
-            OSError: a file cannot be read.
+            OSError: a file cannot be read. What is no regular file is passed over.
         """
         decoder, last = Decoder(), dict(known)
         for name in self._names():
-            fd = disk.open_beneath(self._place / name)
+            try:
+                fd = disk.open_beneath(self._place / name)
+            except OSError as error:
+                if error.errno in disk.NOT_REGULAR:
+                    continue
+                raise
             try:
                 position = ends.get(name, 0)
                 while chunk := os.pread(fd, CHUNK, position):
                     read = decoder.read(chunk)
-                    if not read.end and read.needed > len(chunk):
+                    if not read.end and len(chunk) < read.needed <= disk.READ_LIMIT:
                         read = decoder.read(os.pread(fd, read.needed, position))
                     if not read.end:
                         break

@@ -8,7 +8,8 @@
     a host of a run       _all_ranks/<host>/      where each host has a run directory, or an uploader, of its own
 
 Invariants:
-- It never fails an upload: an error is logged, and the view begins anew later from what is on disk.
+- It never fails an upload: an error is logged, and the view begins anew later from what is on disk. One that lasts, or
+  that comes when no worker lives, is told to the user.
 - The derived file is sealed when no worker lives, before the last batch is made, unless that takes longer than LONGEST.
 """
 
@@ -54,12 +55,21 @@ class RanksView:
         host: the files of this uploader.
         nodes: of the job.
         clock: monotonic seconds.
+        tell: takes what the user should know.
 
     Attributes:
         is_behind: see above.
     """
 
-    def __init__(self, spool: Spool, host: HostSpool, nodes: Nodes, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        spool: Spool,
+        host: HostSpool,
+        nodes: Nodes,
+        clock: Callable[[], float],
+        tell: Callable[[list[str]], object] = lambda _: None,
+    ) -> None:
+        self._tell, self._has_failed = tell, False  # in the step before
         self._spool, self._host, self._nodes, self._clock = spool, host, nodes, clock
         self._following: Following | None = None
         self._folder = ""
@@ -91,9 +101,10 @@ class RanksView:
         try:
             self._step(members, elsewhere, is_over=is_over)
         except OSError as error:
-            self._failed("the view of all ranks waits: %s", error)
+            why = f"{error.strerror}: {error.filename}" if error.filename else str(error)
+            self._failed(f"the view of all ranks is not kept up to date: {why}", is_over=is_over)
         except Exception as error:  # noqa: BLE001 - a fault of the view must not keep anything from the Hub
-            self._failed("the view of all ranks has failed: %r", error)
+            self._failed(f"the view of all ranks has failed: {error!r}", is_over=is_over)
 
     def _step(self, members: Collection[Member], elsewhere: Collection[str], *, is_over: bool) -> None:
         folder, only_host = self._place(members, elsewhere)
@@ -105,6 +116,7 @@ class RanksView:
         live = {rank for member in members if member.alive and (rank := rank_of(member.name.worker)) is not None}
         until = self._clock() + (LAST_PART if is_over else PART)
         is_done = self._following.step(live, until, is_over=is_over)
+        self._has_failed = False
         self._next = self._clock() + (EVERY if is_done else 0.0)
         if self._over_since is not None and (is_done or self._clock() - self._over_since >= LONGEST):
             self._seal()
@@ -126,8 +138,12 @@ class RanksView:
         )
         return is_apart(self._spool) or (mount is not None and mount.is_local and not others)
 
-    def _failed(self, text: str, error: Exception) -> None:
-        logger.info(text, error)
+    def _failed(self, text: str, *, is_over: bool) -> None:
+        if self._has_failed or is_over:
+            self._tell([text])
+        else:
+            logger.info("%s", text)
+        self._has_failed = True
         self._following, self.is_behind = None, False
         self._next = self._clock() + PAUSE
 

@@ -35,15 +35,7 @@ from hf_mpwriter.spool.staging.record import MirrorRecord, least_age
 from hf_mpwriter.spool.starts import Tenure
 from hf_mpwriter.spool.workers.samplers import SamplerPlaces, SamplerRecord, SamplerStart, Workers
 from hf_mpwriter.system import disk, launch, locks
-from hf_mpwriter.system.daemon import (
-    GRACE,
-    end_within,
-    keep_on,
-    lower_priority,
-    raise_limits,
-    rotate_log,
-    start_logging,
-)
+from hf_mpwriter.system.daemon import GRACE, end_within, keep_on, prepare_process, rotate_log
 from hf_mpwriter.system.process import Process
 
 logger = logging.getLogger("hf_mpwriter")
@@ -66,7 +58,7 @@ class Sampler:
         wall_clock: unix time.
 
     Raises:
-        OSError: the spool cannot be written.
+        OSError: the spool cannot be written, or the directory of the event file not be read; nothing is left behind.
     """
 
     def __init__(
@@ -85,10 +77,14 @@ class Sampler:
         self._places, self._tenure = SamplerPlaces.of(host), Tenure(SamplerPlaces.of(host).starts, clock)
         self._workers = Workers(spool, process.host)
         self._samples = Samples(spool, settings, clock)
-        SamplerRecord(process).save(host)
-        now = wall_clock()
-        self._staged_at = record.made_at if (record := MirrorRecord.read(spool)) else None
-        self._steps = Steps(now - created_at(spool, now), last_step(self._samples.directory()), clock())
+        try:
+            SamplerRecord(process).save(host)
+            now = wall_clock()
+            self._staged_at = record.made_at if (record := MirrorRecord.read(spool)) else None
+            self._steps = Steps(now - created_at(spool, now), last_step(self._samples.directory()), clock())
+        except BaseException:
+            self._samples.leave()  # of those that are started again and again, none leaves a member file
+            raise
         self._worked_at, self._sampled_at, self._next_sample = clock(), clock(), clock() + FIRST_SAMPLE
         self._is_ending = False
 
@@ -151,16 +147,17 @@ def main() -> None:
     """Entry point of the process; what it needs is on the descriptors that `system.launch` names."""
     start = state.load(SamplerStart, launch.read_record(launch.START_RECORD_FD))
     try:
-        spool = Spool.adopt(start.run_dir, launch.RUN_DIR_FD, launch.SPOOL_FD, start.spool, start.logdir)
+        spool = Spool.adopt(start, launch.RUN_DIR_FD, launch.SPOOL_FD)
     except HfMpWriterError as error:
         raise SystemExit(f"no sampler: {error}") from None
-    start_logging()
-    raise_limits()
-    lower_priority()
+    prepare_process()
     locks.adopt(launch.SAMPLER_LOCK_FD)
     sources = Sources(Machine(spool.run.fd).sources() | gpus.sources())
     sources.sample()  # rates begin here
-    sampler = Sampler(spool, start.settings, launch.SAMPLER_LOCK_FD, sources)
+    try:
+        sampler = Sampler(spool, start.settings, launch.SAMPLER_LOCK_FD, sources)
+    except OSError as error:
+        raise SystemExit(f"no sampler: {error}") from None
     signal.signal(signal.SIGTERM, lambda *_: sampler.terminate())
     logger.info("took the sampler lock of %s", start.run_dir)
 

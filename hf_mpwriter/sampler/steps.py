@@ -5,6 +5,7 @@
 
 Invariants:
 - Steps only grow: within a process whatever the clock of the system does, and from one process to the next.
+- What others have put among the event files of a sampler does not keep it from its work.
 - The run was created when its spool was, or earlier: when the name of the oldest event file of ours says so. A run that
   was pulled or restored has a new spool.
 """
@@ -15,11 +16,15 @@ import os
 
 from hf_mpwriter.base.names import event_second, is_event_file, is_ours
 from hf_mpwriter.events import framing
+from hf_mpwriter.events.series import SEGMENT_MAX
 from hf_mpwriter.snapshot.event_files import walk
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ownership import FORMAT_NAME
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Place
+
+LARGEST_STEP = 1 << 40  # seconds; more than that is no age of a run
+LARGEST_FILE = 2 * SEGMENT_MAX  # bytes
 
 
 class Steps:
@@ -63,6 +68,8 @@ def created_at(spool: Spool, now: float) -> float:
 def last_step(directory: Place) -> int | None:
     """The last step in the directory of a sampler, None if there is none; OSError if it cannot be read.
 
+    What is no regular file, not ours to read, or too large to be of a sampler, is passed over; so is a step beyond
+    LARGEST_STEP.
     `events/last_step` finds it too, in much larger files, but needs numpy, which a sampler does not load.
     """
     try:
@@ -70,7 +77,20 @@ def last_step(directory: Place) -> int | None:
     except FileNotFoundError:
         return None
     for name in sorted(filter(is_event_file, names), reverse=True):
-        steps = map(framing.step_of, framing.payloads(disk.open_beneath(directory / name)))
-        if found := [step for step in steps if step is not None]:
+        steps = map(framing.step_of, _payloads(directory / name))
+        if found := [step for step in steps if step is not None and step <= LARGEST_STEP]:
             return max(found)
     return None
+
+
+def _payloads(file: Place) -> list[bytes]:
+    try:
+        fd = disk.open_beneath(file)
+    except OSError as error:
+        if error.errno in disk.NOT_REGULAR or isinstance(error, PermissionError):
+            return []
+        raise
+    if os.fstat(fd).st_size > LARGEST_FILE:
+        os.close(fd)
+        return []
+    return framing.payloads(fd)

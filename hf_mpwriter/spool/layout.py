@@ -57,6 +57,21 @@ from hf_mpwriter.system.filesystem.mounts import reason_of
 
 
 @dataclass(frozen=True)
+class RunPaths:
+    """Where a run is, as a process is told that gets descriptors of its directories.
+
+    Attributes:
+        run_dir: absolute path.
+        spool: absolute path of the spool, "" if it lies in the run directory.
+        logdir: path or URL by which its user names the run, "" for the run directory.
+    """
+
+    run_dir: str
+    spool: str = ""
+    logdir: str = ""
+
+
+@dataclass(frozen=True)
 class HostSpool:
     """The files of one host's uploader."""
 
@@ -142,6 +157,11 @@ class Spool:
         """Travel as the paths; the directories are opened again on arrival."""
         return Spool.of, (self.run_dir, self.root, self.logdir)
 
+    @property
+    def paths(self) -> RunPaths:
+        """What leads another process to this run."""
+        return RunPaths(self.run_dir, self.root, self.logdir)
+
     @classmethod
     def of(cls, run_dir: str, root: str = "", logdir: str = "") -> Spool:
         """The spool of a run by its paths.
@@ -156,13 +176,13 @@ class Spool:
         return spool
 
     @classmethod
-    def adopt(cls, run_dir: str, run_fd: int, spool_fd: int, root: str = "", logdir: str = "") -> Spool:
-        """The spool of inherited descriptors of run directory and spool, which become ours; for the paths see `of`.
+    def adopt(cls, paths: RunPaths, run_fd: int, spool_fd: int) -> Spool:
+        """The spool of inherited descriptors of run directory and spool, which become ours.
 
         Raises:
             ForeignSpoolError: see `check_ownership`; OSError: one of them is no directory.
         """
-        spool = cls.of(run_dir, root, logdir)
+        spool = cls.of(paths.run_dir, paths.spool, paths.logdir)
         spool.run.adopt(run_fd)
         spool.directory.adopt(spool_fd)
         return spool

@@ -42,7 +42,7 @@ from typing import NamedTuple
 from hf_mpwriter.base import state
 from hf_mpwriter.base.nodes import Nodes
 from hf_mpwriter.base.settings import Destination
-from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.layout import RunPaths, Spool
 from hf_mpwriter.spool.staging.record import MirrorPlaces, mirror_lock
 from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.spool.workers.samplers import SamplerPlaces, SamplerStart
@@ -58,39 +58,31 @@ LONGEST_PAUSE = 300.0  # seconds
 FORGET_AFTER = 2 * LONGEST_PAUSE  # seconds without a start
 
 
-@dataclass(frozen=True)
-class StartRecord:
+@dataclass(frozen=True, kw_only=True)
+class StartRecord(RunPaths):
     """What an uploader needs to know at its start.
 
     Attributes:
-        run_dir: absolute path.
         destination: the only one that it sends to.
         token_issued_at: unix time when the worker that brings the token joined.
         seeks_siblings: whether it starts uploaders of unfinished runs beside this one.
         nodes: of the job that the worker belongs to.
-        spool: absolute path of the spool, "" if it lies in the run directory.
-        logdir: path or URL by which its user names the run, "" for the run directory.
     """
 
-    run_dir: str
     destination: Destination
     token_issued_at: float = 0.0
     seeks_siblings: bool = False
     nodes: Nodes = field(default_factory=Nodes)
-    spool: str = ""
-    logdir: str = ""
 
 
-@dataclass(frozen=True)
-class MirrorStart:
+@dataclass(frozen=True, kw_only=True)
+class MirrorStart(RunPaths):
     """What a mirror needs to know at its start.
 
     Attributes:
-        run_dir: absolute path.
         to: the logdir: an absolute path, or a URL.
     """
 
-    run_dir: str
     to: str
 
 

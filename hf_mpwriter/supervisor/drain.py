@@ -102,6 +102,11 @@ class Upload:
         self._election = Election(self._spool, self.destination if is_ours else None)
         self._mirror = MirrorElection(self._spool)
 
+    @property
+    def is_in_place(self) -> bool:
+        """Whether run directory and spool are where they were; not after a program has made its folder anew."""
+        return self._spool.run.is_at_path() and self._spool.directory.is_at_path()
+
     def ask(self) -> None:
         """Ask for a push, if there is something to send."""
         lengths, settings = self._measure(growing=True)
@@ -279,6 +284,7 @@ class Drain:
         followed = self._followed.get(run_dir)
         is_followed = followed is not None and not followed.is_told
         try:
+            self._forget_replaced(run_dir)
             upload, before = self._uploads.get(run_dir) or (self._opened(run_dir, followed), 0)
             self._uploads[run_dir] = upload, before  # it may hold a member file from now on
             if asked > before or (followed is not None and followed.is_due(self._clock())):
@@ -292,12 +298,18 @@ class Drain:
         except NotARunError as error:
             if followed is not None and followed.is_named and error.message not in (NOTHING_THERE, ABSENT):
                 self._tell(run_dir, followed.change(error.message))
-            is_expected = followed is not None and followed.is_named
-            return Delivered(
-                run_dir, reason=str(error), is_over=is_finishing or not is_followed, is_expected=is_expected
-            )
+            return dataclasses.replace(self._outcomes[run_dir], reason=str(error), is_over=is_finishing)
         except (OSError, HfMpWriterError) as error:
-            return Delivered(run_dir, reason=str(error))
+            known = self._outcomes[run_dir]
+            return Delivered(run_dir, known.destination, reason=str(error), is_expected=known.is_expected)
+
+    def _forget_replaced(self, run_dir: str) -> None:
+        """Forget what is known of a run directory that is gone: another one may be there, or come."""
+        if run_dir in self._uploads and not (upload := self._uploads[run_dir][0]).is_in_place:
+            del self._uploads[run_dir]
+            upload.leave()
+            page = upload.destination.url if upload.destination else ""
+            self._outcomes[run_dir] = Delivered(run_dir, page, is_expected=self._outcomes[run_dir].is_expected)
 
     def _opened(self, run_dir: str, followed: Followed | None) -> Upload:
         """What a run directory has to send.

@@ -4,6 +4,7 @@ all 12.3 MB of RUN_DIR are on the Hub: LINK
 1.2 MB of the 12.3 MB of RUN_DIR are not on the Hub yet: REASON. An uploader goes on trying. To finish: COMMAND
 RUN_DIR could not be read in time: REASON. To finish: COMMAND
 nothing of RUN_DIR was uploaded: REASON                          it was to be followed
+nothing more of RUN_DIR was uploaded: REASON                     the same, once it was removed
 
 Of a staged run a line says also what is in its logdir, and the command brings it there.
 """
@@ -44,7 +45,8 @@ def lines(outcomes: Iterable[Delivered], *, is_first: bool, is_offline: bool, is
         elif outcome.is_known or not outcome.is_over:
             yield printable(_incomplete(outcome, is_first=is_first, is_offline=is_offline))
         elif outcome.is_expected:
-            yield printable(f"nothing of {outcome.run_dir} was uploaded: {outcome.reason}")
+            what = "nothing more" if outcome.destination else "nothing"
+            yield printable(f"{what} of {outcome.run_dir} was uploaded: {outcome.reason}")
 
 
 def _incomplete(outcome: Delivered, *, is_first: bool, is_offline: bool) -> str:

@@ -1,4 +1,4 @@
-"""A daemon: how the uploader leaves the process that started it, logs, goes on after errors, and ends in time.
+"""A daemon: how an uploader, mirror or sampler leaves what started it, logs, goes on after errors, ends in time.
 
     worker  --posix_spawn-->  first half  --fork-->  uploader
                               ends at once           child of init, session of its own, log on descriptors 1 and 2
@@ -95,6 +95,13 @@ def keep_on(step: Callable[[], bool], pause: float) -> None:
                 raise
             logger.info("the disk refuses: %s", error)
             time.sleep(pause)
+
+
+def prepare_process() -> None:
+    """What such a process does first: it logs, takes the limits that it may have, and lets training come first."""
+    start_logging()
+    raise_limits()
+    lower_priority()
 
 
 def start_logging() -> None:

@@ -183,8 +183,8 @@ def _check_file(
     versions: list[Copy | None],
     *,
     drained: bool,
-    elsewhere: bool = False,
-    fetch: Callable[[int], Copy] | None = None,
+    elsewhere: bool,
+    fetch: Callable[[int], Copy] | None,
 ) -> FileReport:
     found = FileReport(path, local_bytes=local)
     before: Copy | None = None

@@ -146,7 +146,7 @@ class InFlight:
         self._outbox.mark_in_flight(batch, fenced=self._fenced and not self.is_settling)
         self._fenced = self._fenced or not self._is_alone()  # one that came before the record did has not seen it
         job = Job(
-            run_dir=self._spool.run_dir,
+            **vars(self._spool.paths),
             copies=self._host.copies.name,
             cache=self._host.cache.name,
             destination=self._ledger.resolved,
@@ -161,8 +161,6 @@ class InFlight:
             create=self._creates,
             last_commit=self._last_commit,
             was_private=self._ledger.private,
-            spool=self._spool.root,
-            logdir=self._spool.logdir,
         )
         self.push = self._begin(job)
 

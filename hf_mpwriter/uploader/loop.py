@@ -39,7 +39,7 @@ from hf_mpwriter.spool.status import LINGER
 from hf_mpwriter.spool.workers.member_lines import Member
 from hf_mpwriter.spool.workers.members import ASK_FOR_ALL, OBSERVER
 from hf_mpwriter.system import disk, hf_home, launch, locks
-from hf_mpwriter.system.daemon import GRACE, end_within, keep_on, lower_priority, raise_limits, start_logging
+from hf_mpwriter.system.daemon import GRACE, end_within, keep_on, prepare_process
 from hf_mpwriter.uploader import outcome
 from hf_mpwriter.uploader.decision import Action, Ending, Situation, decide
 from hf_mpwriter.uploader.lanes import Lane
@@ -294,7 +294,7 @@ def main() -> None:
     """Entry point of the process; what it needs is on the descriptors that `system.launch` names."""
     record = state.load(StartRecord, launch.read_record(launch.START_RECORD_FD))
     try:
-        spool = Spool.adopt(record.run_dir, launch.RUN_DIR_FD, launch.SPOOL_FD, record.spool, record.logdir)
+        spool = Spool.adopt(record, launch.RUN_DIR_FD, launch.SPOOL_FD)
     except HfMpWriterError as error:
         raise SystemExit(f"no upload: {error}") from None
     upload(record, spool, launch.UPLOADER_LOCK_FD)
@@ -308,9 +308,7 @@ def upload(start: StartRecord, spool: Spool, lock: int) -> None:
         spool: of the run directory.
         lock: descriptor that holds the uploader lock.
     """
-    start_logging()
-    raise_limits()
-    lower_priority()
+    prepare_process()
     locks.adopt(lock)
     rng = random.Random()  # noqa: S311 - jitter
     try:

@@ -98,7 +98,8 @@ class RunState:
         self.status = StatusFile(self.host, process, clock, token_issued_at)
         self.metrics = UploaderMetrics(self.host if writes_metrics() else None, spool.logdir, clock)
         self._tenure = Tenure(self.host.starts, clock)
-        self.requests, self.seals, self.view = Requests(), Seals(clock), RanksView(spool, self.host, nodes, clock)
+        self.requests, self.seals = Requests(), Seals(clock)
+        self.view = RanksView(spool, self.host, nodes, clock, self.status.notify)
         self.abandoned_since, self._waited_until, self.audit, self.for_all = clock(), 0.0, False, False
         self._look_took = 0.0  # seconds of processor, of the last look at the members
         self.recover()

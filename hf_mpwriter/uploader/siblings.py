@@ -87,14 +87,7 @@ def search(start: StartRecord) -> list[int]:
     children: list[int] = []
     for spool, destination in unfinished(start.run_dir, start.destination.endpoint):
         starter, run_dir = Starter(spool), spool.run_dir
-        record = replace(
-            start,
-            run_dir=run_dir,
-            destination=destination,
-            seeks_siblings=False,
-            spool=spool.root,
-            logdir=spool.logdir,
-        )
+        record = replace(start, **vars(spool.paths), destination=destination, seeks_siblings=False)
         try:
             if starter.start(record, lambda: os.environ):
                 logger.info("started an uploader for %s, which is unfinished", run_dir)

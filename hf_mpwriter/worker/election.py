@@ -157,13 +157,11 @@ class Election:
     def _record(self) -> StartRecord:
         assert self.destination is not None  # noqa: S101 - for the type checker
         return StartRecord(
-            self.spool.run_dir,
-            self.destination,
-            self.token_issued_at,
-            self.seeks_siblings,
-            nodes_of(os.environ),
-            self.spool.root,
-            self.spool.logdir,
+            **vars(self.spool.paths),
+            destination=self.destination,
+            token_issued_at=self.token_issued_at,
+            seeks_siblings=self.seeks_siblings,
+            nodes=nodes_of(os.environ),
         )
 
     def reap(self) -> bool:
@@ -204,7 +202,7 @@ class MirrorElection:
         """Start a mirror if the mirror lock is free; never waits, never raises. True if one was started."""
         self.reap()
         return self.is_needed and self._poster.ensure(
-            lambda: MirrorStart(self.spool.run_dir, self.logdir.to),
+            lambda: MirrorStart(self.spool.run_dir, to=self.logdir.to),
             lambda: mirror_environment(os.environ, self.directory),
         )
 
@@ -247,7 +245,7 @@ class SamplerElection:
         self._was_wanted = True
         self.reap()
         return self._poster.ensure(
-            lambda: SamplerStart(self.spool.run_dir, settings, self.spool.root, self.spool.logdir),
+            lambda: SamplerStart(**vars(self.spool.paths), settings=settings),
             lambda: mirror_environment(os.environ, self.directory),
         )
 

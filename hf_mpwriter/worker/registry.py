@@ -32,6 +32,7 @@ from hf_mpwriter.worker.ending.patience import is_failure
 from hf_mpwriter.worker.role import current_role
 from hf_mpwriter.worker.staging import restoring
 from hf_mpwriter.worker.staging.announcement import announcement
+from hf_mpwriter.worker.telling import environment
 from hf_mpwriter.worker.worker import Worker
 
 _workers: dict[str, Worker] = {}
@@ -74,6 +75,7 @@ def enter(
     with restoring.prepared(spool, is_joined=before is not None and before.membership.is_joined) as staged:
         if attempt_started_at is None and before is None:
             _announce(home, settings, uploads=destination is not None)
+            environment.tell_idle(settings, uploads=destination is not None or is_foreign)
         with _registry_lock:
             if not _workers:
                 _leave_at_the_end()

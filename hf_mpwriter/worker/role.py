@@ -50,7 +50,6 @@ LAUNCHERS = (
     ("FLUX_TASK_RANK", "FLUX_JOB_SIZE"),
     ("HOROVOD_RANK", "HOROVOD_SIZE"),
 )
-RANK_VARIABLES = tuple(rank for rank, _ in LAUNCHERS)
 SLURM_VARIABLES = ("SLURM_PROCID", "SLURM_NTASKS")  # only in a step, and not in what Ray's daemon in a step has started
 OWN_NAMES = 64  # children that multiprocessing numbers, each with a directory of its own
 _COUNTED = re.compile(r"(?P<kind>\w*(?:Process|PoolWorker))-(?P<numbers>\d+(?::\d+)*)")

@@ -29,7 +29,8 @@ class HFSummaryWriter(SummaryWriter):
         log_dir: torch's name for `logdir`.
         comet_config: accepted if it disables Comet.
         commit_every: minutes between two commits.
-        squash_history: whether to squash the branch after each commit.
+        squash_history: whether to squash the history of the branch after commits: once per `commit_every`, and after
+            the last one.
         repo_type: model, dataset or space; None for model.
         repo_revision: branch; None for main.
         repo_private: visibility of a repository that is created; None for the organization's default, else public.

@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from tensorboardX.writer import DummyFileWriter
 
-from hf_mpwriter.base.arguments.names import naming
+from hf_mpwriter.base.arguments.names import named_for_users, naming
 from hf_mpwriter.base.arguments.values import check_memory_limit, check_step, patterns, text_or_none, token_or_none
 from hf_mpwriter.base.errors import SettingsError
 from hf_mpwriter.base.home import normalised_logdir
@@ -49,6 +49,7 @@ _PROCESS_STATE = (
 )
 
 
+@named_for_users
 class SummaryWriter(StepMethods, AddMethods):
     """Writes events for TensorBoard from any number of processes; with `repo_id`, uploads them to the Hub.
 
@@ -64,7 +65,8 @@ class SummaryWriter(StepMethods, AddMethods):
         comet_config: accepted if it disables Comet.
         repo_id: repository on the Hub; None keeps the run local.
         commit_every: minutes between two commits.
-        squash_history: whether to squash the branch after each commit.
+        squash_history: whether to squash the history of the branch after commits: once per `commit_every`, and after
+            the last one.
         repo_type: model, dataset or space; None for model.
         repo_revision: branch; None for main.
         repo_private: visibility of a repository that is created; None for the organization's default, else public.

@@ -210,7 +210,20 @@ class Costs(Bench):
         spool = Run(run_dir, "", None).spool
         spool.create()
         cache = spool.host("bench").cache.name
-        job = Job(str(run_dir), "copies", cache, destination, None, False, (file,), {}, {}, None, fenced=True, xet=True)
+        job = Job(
+            str(run_dir),
+            copies="copies",
+            cache=cache,
+            destination=destination,
+            private=None,
+            squash=False,
+            files=(file,),
+            known={},
+            uncertain={},
+            own_head=None,
+            fenced=True,
+            xet=True,
+        )
         push = PushHandle(job, deadline(job))
         peak, verdict = Memory(), None
         while verdict is None:

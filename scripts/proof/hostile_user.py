@@ -25,6 +25,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -230,6 +231,7 @@ class Siege:
 
     def _afterwards(self) -> None:
         """All is put back: the next start uploads, and ends."""
+        self._sweep()
         run_dir = str(self._place.run_dir)
         found = self._end(self._start(VICTIM, self._place.run_dir, 3.0, endpoint=self._hub.endpoint, token=TOKEN))
         mine = f"life{self._lives}/loss".encode()
@@ -237,6 +239,25 @@ class Siege:
             self.findings.append("what was logged after the attack is not on the Hub")
         if not becomes_true(lambda: not processes.left_behind(run_dir), ENDING, 0.2):
             self.findings.append(f"processes stay behind: {processes.left_behind(run_dir)}")
+
+    def _sweep(self) -> None:
+        """Remove what the attacker has left.
+
+        He undoes his attacks while the victim's processes make, rename and remove things at the same places, and he
+        was killed if he did not end. A link of his in the place of `rank_00001` would stay: the start afterwards, which
+        is that rank, rightly does not follow it, tells so, and has nothing to upload. That is no loss to be found.
+        """
+        for path, names, files in os.walk(self._place.project, topdown=False):
+            for name in [*names, *files]:
+                left = Path(path, name)
+                with contextlib.suppress(FileNotFoundError):  # an uploader is at work
+                    if left.lstat().st_uid != ATTACKER:
+                        continue
+                    self.tally["left in the end, removed"] += 1
+                    if left.is_dir() and not left.is_symlink():
+                        shutil.rmtree(left)
+                    else:
+                        left.unlink()
 
     def _is_on_hub(self, words: bytes) -> bool:
         """Whether something is in any file that the Hub holds, of whatever commit."""

@@ -199,14 +199,16 @@ def live(spool: Spool, harm: Harm | None, theirs: socket.socket, cache: str) -> 
     os.dup2(log, 1)
     os.dup2(log, 2)
     daemon.LOG_LIMIT = LOG_LIMIT
+    daemon.lower_priority = lambda: None
     daemon.time = loop.time = Clock(ask)
-    loop.lower_priority = lambda: None
     in_flight.LINGER = 0  # a harm hits a push by its number
     loop.random = SimpleNamespace(Random=functools.partial(random.Random, 1))
     handle.subprocess = SimpleNamespace(Popen=functools.partial(ForkedPush, ask=ask), PIPE=0, DEVNULL=0)
     ask(begins=True)
     try:
-        loop.upload(StartRecord(spool.run_dir, spool.destination()), spool, locks.try_exclusive(spool.uploader_lock))
+        loop.upload(
+            StartRecord(spool.run_dir, destination=spool.destination()), spool, locks.try_exclusive(spool.uploader_lock)
+        )
     finally:
         ask(passed=passed)
 

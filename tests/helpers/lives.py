@@ -50,7 +50,7 @@ spool = Spool(sys.argv[1])
 os.dup2(locks.try_exclusive(Spool(sys.argv[1]).uploader_lock), 3)
 os.closerange(4, 100)
 {}
-uploader.upload(StartRecord(spool.run_dir, spool.destination()), spool, 3)
+uploader.upload(StartRecord(spool.run_dir, destination=spool.destination()), spool, 3)
 """
 
 

@@ -197,7 +197,7 @@ LIGHT = {  # statement -> what it must not load
     "import hf_mpwriter.sampler.loop": HEAVY,  # so does it
     "import hf_mpwriter.supervisor.loop, hf_mpwriter.supervisor.orphans": HEAVY | {"psutil", "tqdm"},  # so does it
     "from hf_mpwriter import HFSummaryWriter": {"huggingface_hub", "httpx2", "psutil", "hf_xet"},  # training
-    "import hf_mpwriter.cli.main": HEAVY
+    "import hf_mpwriter.cli.main; [*hf_mpwriter.cli.main.main.commands.values()]": HEAVY
     | {"starlette", "uvicorn", "sklearn", "tensorboard"},  # the doors it opens later
 }
 

@@ -25,6 +25,7 @@ from hf_mpwriter.cli.doctor.machine import (
     versions_check,
 )
 from hf_mpwriter.cli.storage.doctor import filesystem_lines, print_aligned
+from hf_mpwriter.cli.words import examples
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.system.redaction import printable
@@ -32,14 +33,15 @@ from hf_mpwriter.system.redaction import printable
 FAILS = 4  # exit code
 
 
-@click.command("doctor")
-@click.argument("directory", metavar="[DIR]", required=False)
+@click.command("doctor", epilog=examples("doctor", "doctor runs/exp1    also its run and its filesystem"))
+@click.argument("directory", metavar="[LOGDIR]", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def examine(directory: str | None, *, as_json: bool) -> None:
-    """Look for what keeps uploads from working: token, Hub, repository, limits, disk, clock, versions, uploaders.
+    """Find what keeps uploads from working: token, Hub, disk, clock.
 
-    With DIR also what its filesystem can do, and how a run with the logdir DIR would be kept. DIR need not exist yet;
-    it may be a URL. Each line begins with ok, warn or fail, and ends with what helps. Ends within seconds.
+    Also repository, limits, versions and uploaders. With LOGDIR also what its filesystem can do, and how a run there
+    would be kept. It need not exist yet, and may be a URL. Each line begins with ok, warn or fail, and ends with what
+    helps. Ends within seconds.
 
     Exit code 0: nothing fails; 4: something does.
     """

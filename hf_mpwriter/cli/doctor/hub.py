@@ -12,7 +12,7 @@ from typing import Any
 
 from hf_mpwriter.base.settings import OFFLINE, Destination, is_offline
 from hf_mpwriter.cli.doctor.checks import Check, Health
-from hf_mpwriter.cli.words import LOGIN, cure, is_debugging, plain
+from hf_mpwriter.cli.words import LOGIN, cure, is_debugging, plain, sentence
 from hf_mpwriter.system import hf_home, redaction
 from hf_mpwriter.system.process import start_directory
 
@@ -43,7 +43,7 @@ def hub_checks(endpoint: str, destination: Destination | None, *, has_pushed: bo
         reply = account.whoami()
     except Exception as error:  # noqa: BLE001 - every error of the client has a verdict
         reason = getattr(classify(error), "reason", "")
-        helps = cure(reason) or "Is the network up, and HF_ENDPOINT right? Until then everything is kept"
+        helps = sentence(cure(reason)) or "Is the network up, and HF_ENDPOINT right? Until then everything is kept"
         yield Check("endpoint", Health.FAIL, f"{endpoint}: {plain(reason)}", helps)
         yield Check("token", Health.WARN, f"{source}; not asked" if source else "there is none; not asked")
         return

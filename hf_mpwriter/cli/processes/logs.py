@@ -16,6 +16,7 @@ from collections.abc import Iterator
 import click
 
 from hf_mpwriter.cli.destination import existing_spool, logdir_argument
+from hf_mpwriter.cli.words import examples
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.spool.staging.logdir import Logdir
@@ -74,12 +75,23 @@ class FollowedLog:
         return 0
 
 
-@click.command("logs")
+@click.command("logs", epilog=examples("logs runs/exp1", "logs -f runs/exp1    go on, until the run ends"))
 @logdir_argument
 @click.option("-f", "--follow", is_flag=True, help="Go on with what is logged, until the last process of the run ends.")
-@click.option("-n", "--lines", type=click.IntRange(min=0), default=100, show_default=True, help="Lines to begin with.")
+@click.option(
+    "-n",
+    "--lines",
+    type=click.IntRange(min=0),
+    default=100,
+    show_default=True,
+    metavar="N",
+    help="Lines to begin with.",
+)
 def show_logs(logdir: str, *, follow: bool, lines: int) -> None:
-    """Print what the uploader of LOGDIR has logged, with the words of the Hub's client."""
+    """Print what the uploader of LOGDIR has logged.
+
+    The words of the Hub's client are there as well.
+    """
     spool = existing_spool(logdir)
     logs: dict[str, FollowedLog] = {}
     new = _add_new(spool, logs)

@@ -22,7 +22,7 @@ import psutil
 from hf_mpwriter.cli.destination import command_line, existing_spool, logdir_argument
 from hf_mpwriter.cli.output import counted
 from hf_mpwriter.cli.status.facts import RunFacts, gather
-from hf_mpwriter.cli.words import ago
+from hf_mpwriter.cli.words import ago, examples
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Progress, size_text
 from hf_mpwriter.spool.staging.logdir import Logdir
@@ -37,12 +37,12 @@ KILL_PATIENCE = 30.0  # seconds after that
 POLL = 0.1  # seconds
 
 
-@click.command("stop")
+@click.command("stop", epilog=examples("stop runs/exp1"))
 @logdir_argument
 def stop_run(logdir: str) -> None:
-    """End the uploader of LOGDIR, with a last push, and say what is left.
+    """End the uploader of LOGDIR, with a last push.
 
-    Training goes on: a process that logs starts another uploader. End training first.
+    Says what is left then. Training goes on: a process that logs starts another uploader. End training first.
     """
     spool = existing_spool(logdir)
     for line in _ended(spool, gather(spool)):

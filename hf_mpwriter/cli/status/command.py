@@ -27,7 +27,7 @@ from hf_mpwriter.cli.status.facts import RunFacts, gather
 from hf_mpwriter.cli.status.finding import runs_below
 from hf_mpwriter.cli.status.judgement import Judgement, RunHealth, judge
 from hf_mpwriter.cli.status.steps import StepFacts, steps_of
-from hf_mpwriter.cli.words import as_argument
+from hf_mpwriter.cli.words import as_argument, examples
 from hf_mpwriter.system.redaction import printable
 
 EVERY = 2.0  # seconds between two looks of `--watch`
@@ -73,20 +73,28 @@ class Look(NamedTuple):
         return found
 
 
-@click.command("status")
-@click.argument("logdirs", metavar="[DIR]...", nargs=-1)
+@click.command(
+    "status",
+    epilog=examples(
+        "status                  all runs below this folder",
+        "status runs/exp1        one in full",
+        "status runs/exp1 --watch",
+        "status runs/exp1 --step 500",
+    ),
+)
+@click.argument("logdirs", metavar="[LOGDIR]...", nargs=-1)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, see docs/operations.md.")
 @click.option("--watch", is_flag=True, help="Look again every two seconds, until no process of the runs lives.")
 @click.option("--step", type=int, metavar="N", help="Is step N of each worker on the Hub, and by which commit?")
 def show_status(logdirs: tuple[str, ...], *, as_json: bool, watch: bool, step: int | None) -> None:
-    """Show how much of the run in DIR is on the Hub, what is to come, and what is to be done.
+    """Show how much of a run is on the Hub, and what is to be done.
 
-    Without DIR, one line for each run below the current folder. Asks the disk only, not the Hub.
+    Without LOGDIR, one line for each run below the current folder. Asks the disk only, not the Hub.
 
     Exit code 0: complete; 3: waiting, it comes by itself; 4: a person is needed, the last line says for what.
     """
     if step is not None and len(logdirs) != 1:
-        raise click.UsageError("--step needs one DIR.")
+        raise click.UsageError("--step needs one LOGDIR.")
     is_drawn, before = watch and sys.stdout.isatty() and not as_json, ""
     while True:
         looks = _looks(logdirs, step)
@@ -151,7 +159,7 @@ def _lines(looks: Sequence[Look], *, is_single: bool) -> Iterable[str]:
             yield from text.full(look.facts, look.judgement, look.logdir)
         return
     if not looks:
-        yield "No run below this folder. Give the logdir of a run: hf-mpwriter status DIR"
+        yield "No run below this folder. Give the logdir of a run: hf-mpwriter status LOGDIR"
     yield from text.table([(look.logdir, look.facts, look.judgement) for look in looks if look.facts is not None])
     for look in looks:
         if look.facts is None:

@@ -28,6 +28,7 @@ from hf_mpwriter.base.names import is_attachment, is_embedding
 from hf_mpwriter.cli.destination import newest_settings
 from hf_mpwriter.cli.output import counted
 from hf_mpwriter.cli.verify import compare_logdir
+from hf_mpwriter.cli.words import examples
 from hf_mpwriter.snapshot import attachments
 from hf_mpwriter.snapshot.event_files import EventFileScan, walk
 from hf_mpwriter.spool.layout import Spool
@@ -61,11 +62,11 @@ class Leftover:
     why: str
 
 
-@click.command("clean")
+@click.command("clean", epilog=examples("clean --dry-run", "clean --older-than 7"))
 @click.option("-n", "--dry-run", is_flag=True, help="Only show what would be removed.")
 @click.option("--older-than", type=float, default=1.0, show_default=True, metavar="DAYS", help="Keep what is newer.")
 def clean_staging(*, dry_run: bool, older_than: float) -> None:
-    """Remove the local copies of staged runs that are complete in their logdirs and on the Hub.
+    """Remove local copies of staged runs that are whole elsewhere.
 
     A run whose logdir is an object store or a URL is kept on a local disk first. What a run there has left is removed
     if no process works on it, if its logdir has the same, byte by byte, and if all of it is known to be on the Hub. The

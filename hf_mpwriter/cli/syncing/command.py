@@ -19,22 +19,32 @@ from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.cli.destination import endpoint_option, place_options
 from hf_mpwriter.cli.output import DAMAGED, counted, failure
 from hf_mpwriter.cli.status.finding import runs_below
-from hf_mpwriter.cli.sync import Wishes, sync_one
+from hf_mpwriter.cli.sync import RemovedError, Wishes, sync_one
 from hf_mpwriter.cli.syncing.folders import candidate
 from hf_mpwriter.cli.syncing.follow import Writers, follow
-from hf_mpwriter.cli.words import as_argument
+from hf_mpwriter.cli.words import as_argument, examples
 from hf_mpwriter.supervisor.followed import ROUND
 from hf_mpwriter.system.redaction import printable
 
 
-@click.command("sync")
-@click.argument("logdirs", metavar="DIR...", nargs=-1)
-@click.option("--all", "all_below", is_flag=True, help="All runs below the current folder, or below each DIR.")
-@click.option("--repo-id", help="Repository, for a run that was local so far, or that others have written.")
+@click.command(
+    "sync",
+    epilog=examples(
+        "sync runs/exp1",
+        "sync runs/exp1 --repo-id me/run    the first time",
+        "sync --all                         all runs below this folder",
+        "sync runs/exp1 --follow            beside training",
+    ),
+)
+@click.argument("logdirs", metavar="LOGDIR...", nargs=-1)
+@click.option("--all", "all_below", is_flag=True, help="All runs below the current folder, or below each LOGDIR.")
+@click.option("--repo-id", metavar="NAME", help="Repository, for a run that was local, or that others have written.")
 @place_options
 @click.option("--create", is_flag=True, help="Create the repository again if it is gone.")
-@click.option("--timeout", type=float, help="Seconds to wait for each run; default: until everything is on the Hub.")
-@click.option("--follow", is_flag=True, help="Go on until the writers of each DIR have gone: beside training.")
+@click.option(
+    "--timeout", type=float, metavar="SECONDS", help="Longest wait for each run; default: until all is there."
+)
+@click.option("--follow", is_flag=True, help="Go on, beside training, until the writers of each LOGDIR have gone.")
 @click.option("--quiet", "-q", "is_quiet", is_flag=True, help="Print nothing but errors.")
 @endpoint_option
 def sync_runs(
@@ -51,9 +61,9 @@ def sync_runs(
     follow: bool,
     is_quiet: bool,
 ) -> None:
-    """Upload what is missing of each DIR on the Hub, and wait for it.
+    """Upload what the Hub lacks of each LOGDIR, and wait for it.
 
-    DIR is a run directory, or any folder with event files, whichever writer made them; then say where to with
+    LOGDIR is the logdir of a run, or any folder with event files, whichever writer made them; then say where to with
     --repo-id. Asks the Hub what it holds, and sends only the rest. Run it during training or after a crash, as often
     as you like.
     """
@@ -62,7 +72,7 @@ def sync_runs(
     wishes = Wishes(repo_id, repo_type, revision, path_in_repo, timeout, endpoint, create=create, is_quiet=is_quiet)
     names = list(dict.fromkeys(_below(logdirs, wishes) if all_below else logdirs))
     if not names and not all_below:
-        raise click.UsageError("Name a run directory, or give --all for the runs below this folder.")
+        raise click.UsageError("Name a LOGDIR, or give --all for the runs below this folder.")
     if not names:
         raise click.ClickException("There is no run with a destination below.")
     check_places(names, wishes)
@@ -92,7 +102,10 @@ def _follow(names: list[str], wishes: Wishes) -> None:
         raise click.UsageError("--follow takes folders on a disk of this host.")
     impatient = replace(wishes, timeout=ROUND if wishes.timeout is None else min(wishes.timeout, ROUND))
     for name in names:
-        sync_one(name, wishes)  # what is wrong with the call ends it at once
+        try:
+            sync_one(name, wishes)  # what is wrong with the call ends it at once
+        except RemovedError as error:  # by a program that makes its folder anew when it starts
+            click.echo(error.format_message(), err=True)
     codes = dict.fromkeys(names, 0)
 
     def sync(name: str, is_patient: bool) -> bool:

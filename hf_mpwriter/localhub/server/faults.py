@@ -19,17 +19,28 @@ from typing import Any, Literal, get_args
 
 GRAMMAR = """\
 A fault is: [METHOD] PATTERN KIND [NAME=VALUE ...]
-  PATTERN   regular expression, searched in the request path: /commit/ /preupload/ /lfs/ objects/batch /v1/xorbs
-  KIND      200 to 599: respond with this status | close: close without a response | reset: TCP reset
-            hang: wait until the faults are cleared, or for seconds=N; then go on, even if the client is gone
-            bomb size=N: respond with N MiB of JSON, which gzip packs into a thousandth
-            slow seconds=N: send the response over N seconds; with when=arrive, read the request over N seconds
-  when=     arrive: before the body is read | before: before any work (default) | after: when the work is done
-  times=N   strike N requests, 0: all (default 1)        skip=N    let N requests pass first (default 0)
-            of several faults the first one that is due strikes; the faults after it do not count the request
-  with a status: message=TEXT  code=X-ERROR-CODE  body=TEXT  header=NAME:VALUE (repeatable)
-Examples: 'POST /commit/ 503 times=3'   '/commit/ hang when=after seconds=30'   '/lfs/ reset skip=1'
-          '/commit/ 429 header=Retry-After:2 message="Too many"'   '/preupload/ slow seconds=5'"""
+  PATTERN   regular expression, searched in the request path:
+            /commit/ /preupload/ /lfs/ objects/batch /v1/xorbs
+  KIND      200 to 599: respond with this status
+            close: close without a response     reset: TCP reset
+            hang: wait until the faults are cleared, or for seconds=N;
+                  then go on, even if the client is gone
+            bomb size=N: respond with N MiB of JSON, which gzip packs into
+                  a thousandth
+            slow seconds=N: send the response over N seconds;
+                  with when=arrive, read the request over N seconds
+  when=     arrive: before the body is read
+            before: before any work (default)   after: when it is done
+  times=N   strike N requests, 0: all (default 1)
+  skip=N    let N requests pass first (default 0)
+            Of several faults the first one that is due strikes;
+            the faults after it do not count the request.
+  with a status: message=TEXT  code=X-ERROR-CODE  body=TEXT
+                 header=NAME:VALUE (repeatable)
+Faults:
+  'POST /commit/ 503 times=3'     '/commit/ hang when=after seconds=30'
+  '/lfs/ reset skip=1'            '/preupload/ slow seconds=5'
+  '/commit/ 429 header=Retry-After:2 message="Too many"'"""
 
 When = Literal["arrive", "before", "after"]
 Kind = Literal["status", "close", "reset", "hang", "slow", "bomb"]

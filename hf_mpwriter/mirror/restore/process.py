@@ -26,9 +26,9 @@ from hf_mpwriter.base import names, state
 from hf_mpwriter.mirror.copy import describe, open_target
 from hf_mpwriter.mirror.restore.arrivals import RESTORING, SMALL_AT_ONCE, Arrivals, Listed
 from hf_mpwriter.mirror.targets import Target
-from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.layout import RunPaths, Spool
 from hf_mpwriter.spool.staging.record import Mirrored, MirrorRecord, mirror_lock
-from hf_mpwriter.spool.staging.restoration import Restoration, RestoreJob, Unrestored
+from hf_mpwriter.spool.staging.restoration import Restoration, Unrestored
 from hf_mpwriter.system import disk, launch, locks, redaction
 from hf_mpwriter.system.directory import Place
 from hf_mpwriter.system.process import fill_standard, host_id
@@ -46,11 +46,11 @@ def main() -> NoReturn:
     redaction.guard()
 
     def tell(report: Restoration) -> None:
-        disk.write_all(pipe, b"\n" + report.line())
+        disk.write_all(pipe, b"\n%s\n" % state.to_line(report))
 
     try:
-        job = state.load(RestoreJob, launch.read_record(launch.START_RECORD_FD))
-        spool = Spool.adopt(job.run_dir, launch.RUN_DIR_FD, launch.SPOOL_FD, logdir=job.to)
+        paths = state.load(RunPaths, launch.read_record(launch.START_RECORD_FD))
+        spool = Spool.adopt(paths, launch.RUN_DIR_FD, launch.SPOOL_FD)
     except (state.DamagedError, OSError) as error:
         tell(Restoration(failure=f"the job cannot be read: {error}"))
     else:

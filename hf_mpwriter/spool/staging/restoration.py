@@ -1,6 +1,6 @@
 """Restoration: how far a restore has come, from the process that does it to the worker that waits for it.
 
-    restore  --lines, on its standard output-->  worker      restore {"files": 12, "size": 80123, "came": 4711, ...}
+    restore  --lines, on its standard output-->  worker      Restoration {"files": 12, "size": 80123, ...}
 
     restored.json           the last of these lines, of the last restore on this host
     unrestored.json         {"files": {"rank_00001/events.out...": 4711}}: listed in the logdir, and not here yet
@@ -24,21 +24,7 @@ from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Place
 
-_MARK = b"restore "
 _RECORD, _MISSING = "restored.json", "unrestored.json"
-
-
-@dataclass(frozen=True)
-class RestoreJob:
-    """What a restore has to know.
-
-    Attributes:
-        run_dir: absolute path.
-        to: the logdir: an absolute path, or a URL.
-    """
-
-    run_dir: str
-    to: str
 
 
 @dataclass(frozen=True)
@@ -70,20 +56,6 @@ class Restoration:
     is_setting: bool = False
     is_over: bool = False
     at: float = 0.0
-
-    def line(self) -> bytes:
-        """The line, with its end."""
-        return _MARK + state.dump(self) + b"\n"
-
-    @classmethod
-    def parse(cls, line: bytes) -> Self | None:
-        """What a line says, None if it is not from a restore."""
-        if not line.startswith(_MARK):
-            return None
-        try:
-            return state.load(cls, line.removeprefix(_MARK))
-        except state.DamagedError:
-            return None
 
     @classmethod
     def read(cls, spool: Spool) -> Self:

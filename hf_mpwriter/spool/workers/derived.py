@@ -12,6 +12,7 @@ Invariants:
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass
 
@@ -54,7 +55,8 @@ def record(host: HostSpool, path: str) -> None:
 
 def clear(host: HostSpool) -> None:
     """Record that no derived file of this host grows; OSError if the disk refuses."""
-    disk.remove(_place(host), "all_ranks.growing", durable=False)
+    with contextlib.suppress(IsADirectoryError):  # it names no file, and `record` moves it aside
+        disk.remove(_place(host), "all_ranks.growing", durable=False)
 
 
 def open_files(spool: Spool) -> set[str]:

@@ -23,7 +23,7 @@ from typing import NamedTuple, Self
 
 from hf_mpwriter.base import state
 from hf_mpwriter.base.settings import Settings
-from hf_mpwriter.spool.layout import HostSpool, Spool
+from hf_mpwriter.spool.layout import HostSpool, RunPaths, Spool
 from hf_mpwriter.spool.workers.member_lines import Member, MemberName
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import Place
@@ -55,21 +55,15 @@ class SamplerPlaces(NamedTuple):
         return cls(*(host.root / name for name in names))
 
 
-@dataclass(frozen=True)
-class SamplerStart:
+@dataclass(frozen=True, kw_only=True)
+class SamplerStart(RunPaths):
     """What a sampler needs to know at its start.
 
     Attributes:
-        run_dir: absolute path.
         settings: of the run.
-        spool: absolute path of the spool, "" if it lies in the run directory.
-        logdir: path or URL by which its user names the run, "" for the run directory.
     """
 
-    run_dir: str
     settings: Settings = field(default_factory=Settings)
-    spool: str = ""
-    logdir: str = ""
 
 
 @dataclass(frozen=True)

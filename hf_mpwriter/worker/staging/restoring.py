@@ -31,10 +31,10 @@ from hf_mpwriter.base import state
 from hf_mpwriter.base.errors import HfMpWriterError, LogdirError, SettingsError
 from hf_mpwriter.base.home import is_url
 from hf_mpwriter.events.deferred_log import logger
-from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.layout import RunPaths, Spool
 from hf_mpwriter.spool.progress import size_text
 from hf_mpwriter.spool.staging.record import MirrorPlaces, MirrorRecord
-from hf_mpwriter.spool.staging.restoration import Restoration, RestoreJob, restore_lock
+from hf_mpwriter.spool.staging.restoration import Restoration, restore_lock
 from hf_mpwriter.spool.starts import has_ended, opened
 from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.system import disk, launch, locks
@@ -203,7 +203,7 @@ def _run(spool: Spool) -> Restoration:
     """Start a restore, and wait for it."""
     host = spool.host(host_id())
     disk.make_dirs(host.root)
-    record = state.dump(RestoreJob(spool.run_dir, spool.logdir))
+    record = state.dump(RunPaths(spool.run_dir, logdir=spool.logdir))
     with opened(spool, MirrorPlaces.of(host).log) as fds:
         pid, pipe = launch.start_restore(record, spool.run_dir, LONGEST + END_PATIENCE, fds)
     try:
@@ -280,4 +280,4 @@ class _Wait:
     def _take(self, data: bytes) -> None:
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
-            self._report = Restoration.parse(line) or self._report
+            self._report = state.from_line((Restoration,), line) or self._report

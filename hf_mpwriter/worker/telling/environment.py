@@ -1,16 +1,25 @@
-"""What a process says once about its environment: variables of ours that do not exist, and that nothing is uploaded."""
+"""What a process says once about its environment.
+
+unknown, unclear    a variable of ours that does not exist, or is neither on nor off
+disabled            nothing is uploaded
+idle                what is switched on has no effect here: it needs an uploader, or a package
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Iterator, Mapping
 
 from hf_mpwriter.base.arguments import variables
+from hf_mpwriter.base.settings import Settings, is_on, writes_metrics
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.worker.role import current_role
 
 DISABLED = "HF_MPWRITER_DISABLED"
-_told: set[str] = set()  # names of variables; a forked child inherits them, so it says nothing again
+NVIDIA = "/proc/driver/nvidia"  # there is one where NVIDIA's driver is loaded
+NO_UPLOADER = "but it is the work of the uploader, and this run has none: give the writer a repo_id."
+_told: set[str] = set()  # what was said; a forked child inherits it, so it says nothing again
 
 
 def _warnings(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
@@ -32,10 +41,41 @@ def tell(*, disabled: bool, environ: Mapping[str, str] = os.environ) -> None:
     if not warnings and not says_disabled:
         return
     _told.update(warnings, [DISABLED] if disabled else [])
-    role = current_role()
-    if role.rank or not role.waits:
+    if not _speaks():
         return
     for text in warnings.values():
         logger.warning("%s", text)
     if says_disabled:
         logger.info("disabled by %s", DISABLED)
+
+
+def tell_idle(settings: Settings, *, uploads: bool, environ: Mapping[str, str] = os.environ) -> None:
+    """Say once what is switched on for a run, and has no effect in it.
+
+    Args:
+        settings: of the run.
+        uploads: whether it has a destination. Where uploads are disabled, that says enough.
+        environ: the environment.
+    """
+    if not (settings.all_ranks_view or settings.system_metrics or writes_metrics(environ)):
+        return
+    idle = []
+    if not uploads and not is_on(environ.get(DISABLED, "")):
+        idle += ["all_ranks_view"] * settings.all_ranks_view + ["HF_MPWRITER_PROMETHEUS"] * writes_metrics(environ)
+    warnings = {name: f"{name} is on, {NO_UPLOADER}" for name in idle if name not in _told}
+    if settings.system_metrics and "gpu" not in _told and _lacks_nvml():
+        warnings["gpu"] = "system_metrics leaves out the GPUs of this machine: pip install nvidia-ml-py"
+    _told.update(warnings)
+    if _speaks():
+        for text in warnings.values():
+            logger.warning("%s", text)
+
+
+def _lacks_nvml() -> bool:
+    """Whether this machine has GPUs of NVIDIA, and no package that measures them; nothing is imported."""
+    return os.path.isdir(NVIDIA) and importlib.util.find_spec("pynvml") is None
+
+
+def _speaks() -> bool:
+    role = current_role()
+    return role.waits and not role.rank

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Protocol, SupportsFloat, SupportsIndex
 
 
@@ -16,4 +15,3 @@ class SupportsArray(Protocol):
 Array = SupportsArray | list[Any] | tuple[Any, ...]
 Number = SupportsFloat | str | bytes  # a tensor or an array of one element is a SupportsFloat
 Step = SupportsIndex | None  # a whole float such as 2.0 is accepted too, but rarely meant
-Text = Sequence[Any]  # a label for each point; what is no string is converted

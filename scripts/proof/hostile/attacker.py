@@ -247,7 +247,8 @@ class Attacker:
     def _spoil(self) -> str:
         """Replace a file of a spool that is shared with him by his own, or by one that is none."""
         top = os.path.join(self._run, SPOOL)
-        files = [str(path) for path in Path(top).rglob("*") if not path.is_symlink() and path.is_file()]
+        found = Path(top).rglob("[!x]*")  # without what he has put aside
+        files = [str(path) for path in found if not path.is_symlink() and path.is_file()]
         if not files:
             return "nothing to spoil"
         path = self._rng.choice(files)
@@ -271,27 +272,33 @@ class Attacker:
         if path in self._busy:
             return "already replaced"
         aside = os.path.join(os.path.dirname(path), self._new_name())
-        if not os.path.lexists(made):
+        number = os.lstat(made).st_ino if os.path.lexists(made) else 0
+        if not number:
             os.rename(path, aside)
         elif self._rng.random() < 0.5:
             with contextlib.suppress(OSError):
                 os.rename(made, aside)
-            exchange(aside, path)
+            try:
+                exchange(aside, path)
+            except OSError:
+                self._discard(aside)
+                raise
         else:
             os.rename(path, aside)
-            os.rename(made, path)
+            with contextlib.suppress(OSError):  # the victim has made it again; what is aside is put back all the same
+                os.rename(made, path)
         self._busy.add(path)
-        self._later(lambda: self._put_back(path, aside))
+        self._later(lambda: self._put_back(path, aside, number))
         return what
 
-    def _put_back(self, path: str, aside: str) -> None:
-        """Put back what was there; what others made there in between goes away."""
+    def _put_back(self, path: str, aside: str, number: int) -> None:
+        """Put back what was there; what others made there in between goes away. The number is his inode's."""
         if any(path.startswith(f"{outer}/") for outer in self._busy):  # its directory is somewhere else at the moment
-            self._later(lambda: self._put_back(path, aside), POLL)
+            self._later(lambda: self._put_back(path, aside, number), POLL)
             return
         self._busy.discard(path)
-        if not os.path.lexists(aside):  # it was removed meanwhile
-            self._discard(path)
+        if not os.path.lexists(aside):  # it was removed meanwhile, or it was in a directory of his own
+            self._take_away(path, number)
             return
         try:
             exchange(aside, path)
@@ -308,11 +315,13 @@ class Attacker:
         aside = os.path.join(os.path.dirname(path), self._new_name())
         os.rename(made, aside)
         end, there = time.monotonic() + self._rng.uniform(*FLAPPING), False
-        while time.monotonic() < end or there:
-            exchange(aside, path)
-            there = not there
-            time.sleep(self._rng.uniform(0, PAUSE))
-        self._discard(aside)
+        try:
+            while time.monotonic() < end or there:
+                exchange(aside, path)
+                there = not there
+                time.sleep(self._rng.uniform(0, PAUSE))
+        finally:
+            self._discard(aside)
         return f"{kind} by turns in place of {os.path.basename(path)}"
 
     def _add_beside(self) -> str:
@@ -331,9 +340,17 @@ class Attacker:
         made, kind = self._made(
             "link_to_canary", "link_to_private", "link_to_proc", "directory", "fifo", "socket", "record", "twin"
         )
+        number = os.lstat(made).st_ino
         os.rename(made, path)
-        self._later(lambda: self._discard(path))
+        self._later(lambda: self._take_away(path, number))
         return f"{kind.replace('_', ' ')} added"
+
+    def _take_away(self, path: str, number: int) -> None:
+        """Remove what he has made, known by its inode; while he has replaced it himself, it is not there."""
+        if path in self._busy:
+            self._later(lambda: self._take_away(path, number), POLL)
+        elif os.lstat(path).st_ino == number:
+            self._discard(path)
 
     def _discard(self, path: str) -> None:
         """Remove what is his; what others made in it goes to the attic with it."""

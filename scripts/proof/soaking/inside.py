@@ -155,7 +155,7 @@ def _with_install(boot: str, kind: str) -> str:
 
 def _keep_priority() -> None:
     """Keep the normal priority: beside eight ranks and a soak, a low one gets no CPU time."""
-    loop = importlib.import_module("hf_mpwriter.uploader.loop")
-    if not hasattr(loop, "lower_priority"):
+    daemon = importlib.import_module("hf_mpwriter.system.daemon")
+    if not hasattr(daemon, "lower_priority"):
         raise AttributeError("cannot find what lowers the priority of the uploader")
-    loop.lower_priority = lambda: None
+    daemon.lower_priority = lambda: None

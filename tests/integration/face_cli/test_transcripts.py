@@ -83,6 +83,7 @@ def transcript(place: Place, *words: str, **environ: str) -> tuple[int, str]:
     )
     text = done.stdout + done.stderr
     assert TOKEN not in text
+    assert words[0] == "logs" or not re.search(r"[\w)`]\. [a-z]|[^.]\.\.(?!\.|/)", text), "sentences of ours"
     for pattern, word in KINDS:
         text = re.sub(pattern, word, text)
     return done.returncode, text.replace(str(place.folder), "FOLDER")
@@ -191,7 +192,7 @@ def test_a_bad_token_and_one_that_may_only_read_are_told_by_verify_and_doctor(pl
     """One line with the cure: HF_TOKEN is set, so a login would change nothing."""
     assert transcript(place, "verify", "runs/exp1", HF_TOKEN="hf_wrong") == (
         1,
-        "Error: Nothing was compared: the token is refused (401). mend HF_TOKEN, which is set here\n",
+        "Error: Nothing was compared: the token is refused (401). Mend HF_TOKEN, which is set here\n",
     )
     code, text = transcript(place, "doctor", "runs/exp1", HF_TOKEN="hf_wrong")
     assert (code, "fail  token       from HF_TOKEN: the token is refused (401). Mend HF_TOKEN\n" in text) == (

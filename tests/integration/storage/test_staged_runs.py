@@ -225,7 +225,7 @@ with HFSummaryWriter("me/run", logdir=sys.argv[1], exit_timeout=0) as writer:
     beside = HFSummaryWriter("me/run", logdir=sys.argv[1], filename_suffix=".beside", exit_timeout=0)
     writer.add_scalar("loss", 1.0, 1)
     beside.add_scalar("loss", 1.0, 1)
-    beside.push(100)
+    beside.push(float(sys.argv[2]))
     beside.close()
     print(writer.push(float(sys.argv[2])))
 """

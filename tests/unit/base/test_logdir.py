@@ -78,6 +78,6 @@ def test_a_password_in_a_url_is_refused_and_not_repeated():
 def test_a_url_without_fsspec_names_what_to_install(monkeypatch):
     """And a path needs none."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(SettingsError, match=r"pip install 'hf-mpwriter\[fsspec\]'"):
+    with pytest.raises(SettingsError, match="Run: pip install fsspec"):
         home.normalised_logdir("s3://bucket/exp1")
     assert home.normalised_logdir("/data/exp1") == "/data/exp1"

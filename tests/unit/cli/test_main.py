@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import shlex
 
 import click
 import pytest
@@ -22,6 +23,28 @@ def test_every_command_is_documented(name):
     """It has help, and the README shows it."""
     assert main.commands[name].help
     assert f"hf-mpwriter {name}" in README.read_text() or f"scripts/{name}" in README.read_text()
+
+
+@pytest.mark.parametrize("name", sorted(main.commands))
+def test_a_help_text_fits_a_terminal_and_has_examples(monkeypatch, name):
+    """80 columns; the examples are commands that exist, with options that exist; a logdir has one name."""
+    monkeypatch.setenv("COLUMNS", "80")
+    text = run(name, "--help").output
+    assert max(map(len, text.splitlines())) <= 80
+    assert not re.search(r"\b(DIR|RUN_DIR)\b", text)
+    examples = re.findall(r"^ +hf-mpwriter (\w+)(.*)", text.partition("Examples:")[2], re.MULTILINE)
+    assert examples
+    for command, arguments in examples:
+        assert command == name
+        main.commands[name].make_context(name, shlex.split(arguments.split("    ")[0]))
+
+
+def test_the_list_of_commands_is_told_in_whole_lines(monkeypatch):
+    """In 80 columns; click cuts a longer line."""
+    monkeypatch.setenv("COLUMNS", "80")
+    commands = run("--help").output.partition("Commands:")[2]
+    assert commands.count("\n") == len(main.commands) + 1
+    assert "..." not in commands
 
 
 def test_every_command_of_the_readme_exists():
@@ -69,7 +92,8 @@ def test_the_json_of_status_has_the_keys_that_are_documented(tmp_path):
 
 LOADED = """
 import sys
-import hf_mpwriter.cli.main
+from hf_mpwriter.cli.main import main
+[*main.commands.values()]
 print(*{name.split(".")[1] for name in sys.modules if name.startswith("hf_mpwriter.")})
 """
 
@@ -77,6 +101,20 @@ print(*{name.split(".")[1] for name in sys.modules if name.startswith("hf_mpwrit
 def test_the_local_hub_the_demo_and_the_oracle_load_only_for_their_commands():
     """An installation without their extras has all other commands."""
     assert {"localhub", "demo", "testing", "push"} & {*succeed(LOADED).split()} == set()
+
+
+ALONE = """
+import sys
+from hf_mpwriter.cli.main import main
+main(["sync", "--help"], standalone_mode=False)
+names = ("cli.doctor.command", "cli.verify", "cli.pull", "cli.run", "cli.status.command", "cli.storage.clean")
+print("loaded:", *(name for name in names if f"hf_mpwriter.{name}" in sys.modules))
+"""
+
+
+def test_a_command_is_imported_without_the_others():
+    """They need a third of a second together, `psutil` and the mirror; most commands are over sooner."""
+    assert succeed(ALONE).splitlines()[-1].split() == ["loaded:"]
 
 
 def test_an_error_of_the_package_is_one_line(tmp_path):

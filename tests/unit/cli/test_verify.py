@@ -48,7 +48,7 @@ def test_what_is_advised_fits_what_was_found(found, words):
     [
         (
             Refused("HfHubHTTPError: 401 Client Error", "Run: hf auth login"),
-            "the token is refused (401). hf auth login",
+            "the token is refused (401). Run: hf auth login",
         ),
         (Refused("HFValidationError: Repo id", "Check repo_id."), "Repo id. Check repo_id"),
         (

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hf_mpwriter.base.settings import OFFLINE
 from hf_mpwriter.cli.destination import command_line
-from hf_mpwriter.cli.words import ago, as_argument, cure, plain, span, typed
+from hf_mpwriter.cli.words import ago, as_argument, cure, plain, sentence, span, typed
 
 
 @pytest.mark.parametrize(
@@ -52,6 +52,21 @@ def test_a_failure_is_told_in_plain_words(reason, words):
 def test_the_cure_fits_the_place_that_the_token_comes_from(reason, environ, words):
     """Where HF_TOKEN is set, `hf auth login` changes nothing."""
     assert cure(reason, "look there.", environ) == words
+
+
+@pytest.mark.parametrize(
+    ("helps", "words"),
+    [
+        (cure("401", environ={}), "Run: hf auth login"),
+        (cure("403", environ={}), "Run: hf auth login with a token that may write"),
+        (cure("401", environ={"HF_TOKEN": "x"}), "Mend HF_TOKEN, which is set here"),
+        (cure("402", "see https://huggingface.co/settings/billing"), "See https://huggingface.co/settings/billing"),
+        (cure("503", ""), ""),
+    ],
+)
+def test_what_helps_begins_a_sentence_behind_a_full_stop(helps, words):
+    """It is a command, or a phrase; nothing stays nothing."""
+    assert sentence(helps) == words
 
 
 def test_durations_are_short():

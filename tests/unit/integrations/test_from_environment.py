@@ -37,12 +37,12 @@ def test_a_framework_that_is_too_old_is_refused_with_the_version_that_is_needed(
     minimum = integrations.MINIMUM[framework]
     (told,) = [line for line in result.stderr.splitlines() if line.startswith("ImportError")]
     assert f"{framework} 0.1 is too old, {minimum} is needed" in told
-    assert f"pip install -U 'hf-mpwriter[{framework}]'" in told
+    assert f"Run in the clone: pip install -U '.[{framework}]'" in told
 
 
 def test_a_framework_that_is_missing_is_told_with_the_extra_that_brings_it():
     """A name that is not on disk."""
-    with pytest.raises(ImportError, match=r"no_such is not installed. Run: pip install -U 'hf-mpwriter\[no_such\]'"):
+    with pytest.raises(ImportError, match=r"no_such is not installed. Run in the clone: pip install -U '.\[no_such\]'"):
         integrations.require("no_such")
 
 
@@ -50,6 +50,7 @@ def test_no_framework_is_imported_by_what_is_not_its_integration():
     """A writer, `patch()` and the command line cost no framework."""
     source = """
 import sys, hf_mpwriter, hf_mpwriter.cli.main, hf_mpwriter.integrations.from_environment
+[*hf_mpwriter.cli.main.main.commands.values()]
 hf_mpwriter.patch()
 from hf_mpwriter import HFSummaryWriter, SummaryWriter
 print(*{"accelerate", "lightning", "pytorch_lightning", "transformers", "torch"} & {*sys.modules})

@@ -36,7 +36,7 @@ from hf_mpwriter.spool.staging.record import Mirrored
 )
 def test_messages_travel_as_lines(message):
     """There and back they are equal, and a line has no end in it."""
-    line = job.to_line(message)
+    line = state.to_line(message)
     assert b"\n" not in line
     assert job.from_line(line) == message
     assert job.from_line(b"x" + line) is None

@@ -10,7 +10,7 @@ from jobs import ONE, TWO, job
 
 from hf_mpwriter.base import state
 from hf_mpwriter.base.verdicts import Done, Moved, Quarantine, Refused, Retry, Sent, Split, Unknown
-from hf_mpwriter.push.job import Job, Notice, from_line, to_line
+from hf_mpwriter.push.job import Job, Notice, from_line
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ from hf_mpwriter.push.job import Job, Notice, from_line, to_line
 )
 def test_a_message_survives_the_pipe(message):
     """What the push writes is what the uploader reads, in one line."""
-    line = to_line(message)
+    line = state.to_line(message)
     assert b"\n" not in line
     assert from_line(line) == message
 

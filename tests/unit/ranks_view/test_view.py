@@ -31,7 +31,8 @@ class Run:
         self.spool.create()
         self.host = self.spool.host(host_id())
         os.makedirs(str(self.host.root))
-        self.view = RanksView(self.spool, self.host, nodes, lambda: self.now)
+        self.told: list[str] = []
+        self.view = RanksView(self.spool, self.host, nodes, lambda: self.now, self.told.extend)
         self.files = RankFiles(self.run_dir, host_name())
         self.members = [member("main"), member("rank_00001")]
         for rank in (0, 1):
@@ -157,6 +158,56 @@ def test_a_view_that_fails_is_logged_and_begins_anew(run, monkeypatch, caplog, e
     run.members = []
     run.tick()
     assert run.derived() == recomputed(run.run_dir, (0, 1))
+
+
+def test_that_the_view_cannot_be_kept_is_told_if_it_lasts_or_nothing_more_comes(run):
+    """With the path that is in its way. What a link leads to stays as it is."""
+    elsewhere, link = run.run_dir.parent / "elsewhere", run.run_dir / "_all_ranks"
+    elsewhere.mkdir()
+    link.symlink_to(elsewhere)
+    run.tick()
+    assert run.told == [], "it may pass"
+    run.tick()
+    assert run.told == [f"the view of all ranks is not kept up to date: Not a directory: {link}"]
+    link.unlink()
+    run.tick()
+    run.tick()
+    assert len(run.derived()["loss/mean"]) == 5
+    os.rename(link, run.run_dir / "moved")
+    link.symlink_to(elsewhere)
+    run.log(range(5, 7))
+    run.members = []
+    run.tick()
+    assert len(run.told) == 2
+    assert os.listdir(elsewhere) == []
+
+
+@pytest.mark.parametrize("place", ["all_ranks_open.json", "all_ranks.json"])
+def test_a_directory_in_the_place_of_a_record_keeps_no_view_from_its_work(run, place):
+    """Others may have made it where the spool is open to a group."""
+    (Path(run.host.root) / place).mkdir()
+    run.tick()
+    run.tick()
+    assert len(run.derived()["loss/mean"]) == 5
+    for rank in (0, 1):
+        run.files.start(rank, purge_step=3)
+    run.log(range(3, 5))
+    run.members = []
+    run.tick()
+    assert run.derived() == recomputed(run.run_dir, (0, 1))
+    assert run.told == []
+
+
+@pytest.mark.parametrize("put", [os.mkfifo, os.mkdir])
+def test_what_is_no_file_among_the_derived_ones_is_passed_over(run, put):
+    """A pipe without a writer would hold whoever opens it."""
+    (run.run_dir / "_all_ranks").mkdir()
+    put(run.run_dir / "_all_ranks" / "events.out.tfevents.1700000000.other.1.abcdef01")
+    run.tick()
+    run.tick()
+    (path,) = run.growing()
+    assert os.path.getsize(run.run_dir / path) > 100
+    assert run.told == []
 
 
 def test_a_large_history_is_taken_in_by_parts(run, monkeypatch):

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from support import events
 
+from hf_mpwriter.base.names import sampler_directory, sampler_name
 from hf_mpwriter.base.settings import Settings
+from hf_mpwriter.events import framing
 from hf_mpwriter.sampler import loop
 from hf_mpwriter.sampler.decision import LINGER
 from hf_mpwriter.sampler.loop import SAMPLE_EVERY, Sampler
@@ -190,4 +192,50 @@ def test_of_a_staged_run_it_seals_by_time(machine, tmp_path):
     machine.start()
     machine.run(200)
     assert len(machine.files) == 3
+    worker.leave()
+
+
+def put_pipe(path: Path) -> None:
+    """One without a writer."""
+    os.mkfifo(path)
+
+
+def put_link(path: Path) -> None:
+    """One to a file elsewhere."""
+    path.symlink_to("/etc/hostname")
+
+
+def put_huge(path: Path) -> None:
+    """A file that takes no room, and would take all memory."""
+    path.touch()
+    os.truncate(path, 1 << 40)
+
+
+def put_nonsense(path: Path) -> None:
+    """A record of the last step that there is."""
+    record = framing.frame(framing.summary_event(1.0, (1 << 63) - 1, b""))
+    path.write_bytes(framing.frame(framing.version_event(1.0)) + record)
+
+
+@pytest.mark.parametrize("put", [put_pipe, put_link, put_huge, put_nonsense, Path.mkdir])
+def test_what_others_put_among_its_files_does_not_keep_it_from_its_work(machine, put):
+    """Of what is there, only the last step is looked for, in files that can be of a sampler."""
+    directory = Path(machine.spool.run_dir) / sampler_directory(sampler_name(host_id().rpartition("-")[0]))
+    directory.mkdir(parents=True)
+    put(directory / "events.out.tfevents.1700000001.other.1.abcdef01")
+    worker = machine.worker()
+    machine.start()
+    assert machine.run(5)
+    (path,) = (path for path in machine.files if ".other." not in path.name)
+    assert next(event.step for event in events(path) if event.HasField("summary")) < 1 << 40
+    worker.leave()
+
+
+def test_where_it_cannot_start_it_leaves_no_member_behind(machine):
+    """It is tried again and again, and of a local run nobody else would remove what each try leaves."""
+    worker = machine.worker()
+    (Path(machine.spool.run_dir) / "_system").symlink_to("/etc")
+    with pytest.raises(NotADirectoryError):
+        machine.start()
+    assert [str(member.name.worker) for member in Members(machine.spool).all()] == ["main"]
     worker.leave()

@@ -72,7 +72,7 @@ def crashing(monkeypatch):
 @pytest.fixture
 def record(spool):
     """A start record of the run."""
-    return StartRecord(spool.run_dir, spool.destination(), 1.0)
+    return StartRecord(spool.run_dir, destination=spool.destination(), token_issued_at=1.0)
 
 
 def ended(starter: Starter, spool) -> None:

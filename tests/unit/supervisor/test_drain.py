@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import time
 
+import pytest
+from programs import wait_for
 from support import event_file
 
 from hf_mpwriter.base.settings import Destination, Settings
+from hf_mpwriter.cli.syncing.sidecar import followed
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.spool.workers.members import SUPERVISOR, MemberFile
-from hf_mpwriter.supervisor.drain import Upload
+from hf_mpwriter.supervisor import drain, report
+from hf_mpwriter.supervisor.drain import Drain, Upload
 from hf_mpwriter.system.process import Process
+from hf_mpwriter.worker.election import Election
 
 
 def test_a_rank_that_ends_first_does_not_wait_for_those_that_still_follow_the_folder(tmp_path, monkeypatch):
@@ -27,3 +33,30 @@ def test_a_rank_that_ends_first_does_not_wait_for_those_that_still_follow_the_fo
     assert Upload(spool, time.monotonic, with_others=True).finish().is_over
     other.leave()
     assert not Upload(spool, time.monotonic, with_others=True).finish().is_over
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_a_folder_that_its_program_removes_is_followed_anew_as_soon_as_it_is_back(tmp_path, monkeypatch, comes_back):
+    """Many programs clear their logdir when they start. The end tells of what is there then, not of what was."""
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # so nothing is waited for
+    monkeypatch.setattr(Election, "ensure_uploader", lambda _: False)
+    monkeypatch.setattr(drain, "LOOK_EVERY", 0.01)
+    folder, said, one = tmp_path / "exp1", list[str](), Drain()
+    event_file(folder / "events.out.tfevents.1700000000.host", 1)
+    one.follow(followed([str(folder)], None, "me/run", {}), said.append)
+    wait_for(lambda: len(said) == 1, "it is followed")
+    os.rename(folder, tmp_path / "removed")
+    if comes_back:
+        event_file(folder / "events.out.tfevents.1700000001.host", 5)
+        wait_for(lambda: len(said) == 2, "it is followed again")
+    one.finish()
+    wait_for(lambda: one.is_over, "the thread ends")
+    (outcome,) = one.outcomes
+    (line,) = report.lines([outcome], is_first=False, is_offline=True, is_quiet=False)
+    if comes_back:
+        assert said[0] == said[1]
+        assert outcome.total == (folder / "events.out.tfevents.1700000001.host").stat().st_size
+        assert Spool(str(folder)).destination() is not None
+    else:
+        assert line == f"nothing more of {folder} was uploaded: it does not exist"

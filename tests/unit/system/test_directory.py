@@ -215,7 +215,7 @@ def test_a_spool_travels_as_its_path_and_is_handed_on_by_descriptors(tmp_path):
     assert pickle.loads(pickle.dumps(spool)).exists()  # noqa: S301 - our own
     run, own = os.dup(spool.run.fd), os.dup(spool.directory.fd)
     os.rename(spool.root, tmp_path / "away")
-    adopted = Spool.adopt(spool.run_dir, run, own)
+    adopted = Spool.adopt(spool.paths, run, own)
     assert adopted.exists()
     assert not adopted.directory.is_at_path()
     with pytest.raises(OSError, match="Not a directory"):

@@ -37,7 +37,7 @@ def unfinished(path, endpoint: str = HERE) -> Spool:
 @pytest.fixture
 def start(tmp_path) -> StartRecord:
     """Of the uploader of a run in a directory with others."""
-    return StartRecord(str(tmp_path / "ours"), Destination(HERE, "me/run"), seeks_siblings=True)
+    return StartRecord(str(tmp_path / "ours"), destination=Destination(HERE, "me/run"), seeks_siblings=True)
 
 
 def found(start: StartRecord) -> list[str]:
@@ -113,7 +113,9 @@ def test_a_directory_that_hangs_costs_the_others_little(tmp_path, start, monkeyp
 def test_a_search_that_hangs_is_ended_by_its_timer(tmp_path):
     """Also when the directory that holds the run directory hangs itself."""
     with hanging(tmp_path / "runs"):
-        start = StartRecord(str(tmp_path / "runs" / "ours"), Destination(HERE, "me/run"), seeks_siblings=True)
+        start = StartRecord(
+            str(tmp_path / "runs" / "ours"), destination=Destination(HERE, "me/run"), seeks_siblings=True
+        )
         pid = launch.start_search(state.dump(start), start.run_dir, 1.0)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGALRM
 

@@ -166,7 +166,7 @@ def _exit_if_child_of_rank_2() -> None:
 @pytest.mark.parametrize(("rank", "role"), [(None, Role(0, None)), (0, Role(0, None)), (2, Role(2, ""))])
 def test_a_child_that_trains_is_the_first_rank_and_its_children_are_children(rank, role, monkeypatch):
     """`take_first_rank` counts where no launcher gave a rank; it changes nothing for the process itself."""
-    for name in role_module.RANK_VARIABLES:
+    for name, _ in role_module.LAUNCHERS:
         monkeypatch.delenv(name, raising=False)
     if rank is not None:
         monkeypatch.setenv("RANK", str(rank))

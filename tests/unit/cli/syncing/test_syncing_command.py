@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from click.testing import CliRunner
 from support import event_file
@@ -10,6 +12,7 @@ from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.cli.main import main
 from hf_mpwriter.cli.syncing import command
 from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.worker.election import Election
 
 HUB = "http://127.0.0.1:9"
 
@@ -120,3 +123,16 @@ def test_several_folders_are_followed_at_once(synced, tmp_path, monkeypatch):
     assert wishes == [("a", None), ("b", None), ("a", command.ROUND), ("b", command.ROUND)]
     assert (result.exit_code, "Not all is on the Hub." in result.output) == (1, True)
     assert run("s3://bucket/a", "--follow").exit_code == 2
+
+
+@pytest.mark.parametrize("follows", [False, True])
+def test_a_folder_that_is_removed_while_it_is_uploaded_is_told_and_not_waited_for(tmp_path, monkeypatch, follows):
+    """No upload can be whole any more. Who follows it goes on: its program may have cleared it to begin anew."""
+    monkeypatch.setenv("HF_ENDPOINT", HUB)
+    event_file(tmp_path / "exp1" / "events.out.tfevents.1700000000.host", 1)
+    monkeypatch.setattr(Election, "ensure_uploader", lambda _: os.rename(tmp_path / "exp1", tmp_path / "gone"))
+    rounds = list[str]()
+    monkeypatch.setattr(command, "follow", lambda folders, _: rounds.extend(folders))
+    result = run(str(tmp_path / "exp1"), "--repo-id", "me/run", *["--follow"] * follows)
+    assert "exp1 was removed, or replaced by another folder, while it was uploaded." in result.output
+    assert (result.exit_code, len(rounds)) == ((0, 1) if follows else (1, 0))

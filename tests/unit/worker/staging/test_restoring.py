@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
+from hf_mpwriter.base import state
 from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging.record import MirrorRecord
@@ -142,6 +143,11 @@ def test_a_lock_that_stays_is_not_waited_for_for_ever(staged, asked, monkeypatch
     assert "waiting for another process" in caplog.text
 
 
+def line(report: Restoration) -> bytes:
+    """What a restore writes, with its end."""
+    return state.to_line(report) + b"\n"
+
+
 def waited(
     data: bytes, clock: Callable[[], float] = time.monotonic, *, ends: bool
 ) -> tuple[Restoration, list[Restoration]]:
@@ -168,11 +174,11 @@ def waited(
 def test_a_wait_ends_with_the_restore():
     """Its last line counts; what libraries print does not, and the last line may lack its end."""
     over = Restoration(files=1, size=5, came=5, is_over=True)
-    noise = b"a library prints\n" + Restoration(files=1).line() + b"restore {}\n\nrestore"
-    assert waited(noise + b"\n" + over.line() + b"more", ends=True) == (over, [])
+    noise = b"a library prints\n" + line(Restoration(files=1)) + b"Restoration {}\n\nRestoration"
+    assert waited(noise + b"\n" + line(over) + b"more", ends=True) == (over, [])
     assert waited(noise, ends=True)[0].failure == "the process that does it has ended"
     failed = Restoration(failure="no such bucket")
-    assert waited(failed.line(), ends=True)[0] == failed
+    assert waited(line(failed), ends=True)[0] == failed
 
 
 def test_a_wait_for_a_restore_that_hangs_is_told_and_ends(monkeypatch):
@@ -180,7 +186,7 @@ def test_a_wait_for_a_restore_that_hangs_is_told_and_ends(monkeypatch):
     monkeypatch.setattr(restoring, "QUIET", 0.25)
     monkeypatch.setattr(restoring, "PATIENCE", 0.2)
     clock = itertools.count(0.0, 0.1).__next__  # of this machine, one look may take as long as all of them
-    found, told = waited(Restoration(files=3, last=9).line(), clock, ends=False)
+    found, told = waited(line(Restoration(files=3, last=9)), clock, ends=False)
     assert found.last == 9
     assert "took longer than" in found.failure
     assert [report.files for report in told] == [3]

@@ -8,6 +8,7 @@ import os
 import pytest
 
 from hf_mpwriter import HFSummaryWriter, SummaryWriter
+from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.worker.telling import environment
 
 
@@ -57,6 +58,46 @@ def test_it_is_said_once_that_uploads_are_off(tmp_path, monkeypatch, caplog):
     for name in ("b", "c"):
         HFSummaryWriter("me/run", logdir=str(tmp_path / name)).close()
     assert said(caplog) == [("INFO", "disabled by HF_MPWRITER_DISABLED")]
+
+
+@pytest.mark.parametrize(
+    ("name", "said_as"), [("PROMETHEUS", "HF_MPWRITER_PROMETHEUS"), ("ALL_RANKS", "all_ranks_view")]
+)
+def test_a_local_run_says_once_what_it_has_no_uploader_for(tmp_path, monkeypatch, caplog, name, said_as):
+    """A run with a destination does not, and neither does one whose uploads are disabled on purpose."""
+    monkeypatch.setenv(f"HF_MPWRITER_{name}", "1")
+    HFSummaryWriter("me/run", logdir=str(tmp_path / "hub"), exit_timeout=0).scheduler.stop()
+    monkeypatch.setenv("HF_MPWRITER_DISABLED", "1")
+    HFSummaryWriter("me/run", logdir=str(tmp_path / "disabled")).close()
+    monkeypatch.delenv("HF_MPWRITER_DISABLED")
+    assert said(caplog) == [("INFO", "disabled by HF_MPWRITER_DISABLED")]
+    caplog.clear()
+    for run in ("a", "b"):
+        SummaryWriter(tmp_path / run).close()
+    assert said(caplog) == [("WARNING", f"{said_as} is on, {environment.NO_UPLOADER}")]
+
+
+def test_gpus_that_nothing_measures_are_told_once(tmp_path, monkeypatch, caplog):
+    """With the package that does; not on a machine without GPUs, and not where nothing is to be measured."""
+    on, off = Settings(system_metrics=True), Settings()
+    monkeypatch.setattr(environment.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(environment, "NVIDIA", str(tmp_path / "none"))
+    environment.tell_idle(on, uploads=True)
+    monkeypatch.setattr(environment, "NVIDIA", str(tmp_path))
+    environment.tell_idle(off, uploads=True)
+    assert said(caplog) == []
+    environment.tell_idle(on, uploads=True)
+    environment.tell_idle(on, uploads=False)
+    text = "system_metrics leaves out the GPUs of this machine: pip install nvidia-ml-py"
+    assert said(caplog) == [("WARNING", text)]
+
+
+def test_gpus_that_are_measured_need_no_word(tmp_path, monkeypatch, caplog):
+    """The package is looked for, not imported: training keeps what it loads."""
+    monkeypatch.setattr(environment, "NVIDIA", str(tmp_path))
+    monkeypatch.setattr(environment.importlib.util, "find_spec", lambda name: object() if name == "pynvml" else None)
+    environment.tell_idle(Settings(system_metrics=True), uploads=True)
+    assert said(caplog) == []
 
 
 def test_one_rank_speaks_for_all(tmp_path, monkeypatch, caplog):
