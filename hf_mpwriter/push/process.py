@@ -7,9 +7,10 @@
 It is the only process that imports huggingface_hub. A hang of any kind ends it, and means "outcome unknown"; the same
 batch is then sent again, which is harmless because the content is the same.
 
-To import the client takes longer, and reads more, than a small push. So a push that has gone well waits LINGER for
-another job; any other verdict ends the process, and the next push begins with a fresh interpreter. And where a push is
-sure to come, its process is started before there is anything to send: what it gets first is a job that prepares.
+To import the client takes longer, and reads more, than a small push. So a push that has gone well waits for another
+job, longer where pushes follow each other closely; any other verdict ends the process, and the next push begins with a
+fresh interpreter. And where a push is sure to come, its process is started before there is anything to send: what it
+gets first is a job that prepares.
 
 Invariants:
 - It dies with its uploader, and by its own timer, whatever its threads do.

@@ -24,6 +24,8 @@ Facts behind this module (huggingface_hub 2.4.0):
 from __future__ import annotations
 
 import contextlib
+import functools
+import ssl
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -72,7 +74,7 @@ class Transport:
         }
         try:
             kind = _ImpatientClient if self._is_impatient else httpx2.Client
-            return kind(event_hooks=hooks, follow_redirects=True, timeout=None)
+            return kind(event_hooks=hooks, follow_redirects=True, timeout=None, verify=_certificates())
         except Exception as error:  # of many types: proxies and certificates come from the environment
             raise ClientError(f"{type(error).__name__}: {error}") from error
 
@@ -137,6 +139,16 @@ class Transport:
             response.headers.pop("content-length", None)
         assert isinstance(response.stream, httpx2.SyncByteStream)  # noqa: S101 - for the type checker
         response.stream = _Answer(response.stream, self._answer_limit, is_packed=packing == "gzip")
+
+
+@functools.cache
+def _certificates() -> ssl.SSLContext:
+    """What the environment trusts, read once: a client would read it anew for itself, and for each of its proxies.
+
+    Raises:
+        Exception: of many types; it is not kept.
+    """
+    return httpx2.create_ssl_context()
 
 
 class _ImpatientClient(httpx2.Client):

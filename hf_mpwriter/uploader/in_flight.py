@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -41,6 +42,7 @@ from hf_mpwriter.uploader.pace.pacing import Pacing
 logger = logging.getLogger("hf_mpwriter")
 
 LINGER = 10  # seconds for which a push that went well waits for the next batch
+CLOSELY = 6  # times LINGER; a push that began so soon after another one waits as long, as the next may come as soon
 SETTLE_TIME = 120.0  # seconds; the Hub ends a request in 60, a proxy may take as long
 
 
@@ -76,6 +78,7 @@ class InFlight:
         self._ledger, self._pacing, self._clock = ledger, pacing, clock
         self.push: PushHandle | None = None
         self._lingering: PushHandle | None = None  # has gone well, or was prepared, and may take the next batch
+        self._ended_at = -math.inf  # when the last push ended
         self.own_head: str | None = None
         self.may_create = self._creates = False
         newest = max(ledger.files.values(), key=lambda held: held.time, default=None)
@@ -185,7 +188,8 @@ class InFlight:
             if lingering.take(job, deadline(job)):
                 return lingering
             lingering.let_go()
-        return PushHandle(job, deadline(job), self._spool, LINGER)
+        closely = self._clock() - self._ended_at < CLOSELY * LINGER
+        return PushHandle(job, deadline(job), self._spool, CLOSELY * LINGER if closely else LINGER)
 
     def let_go(self) -> None:
         """End the push that lingers, if there is one."""
@@ -235,7 +239,7 @@ class InFlight:
             self.own_head = None
         elif self.push is not None and self.push.lingers:
             self._lingering = self.push
-        sent, self._sent, self.push = self._sent, None, None
+        sent, self._sent, self.push, self._ended_at = self._sent, None, None, self._clock()
         if isinstance(verdict, Unknown) and not self._fenced:
             self._settled_at = self._clock() + SETTLE_TIME
         if isinstance(verdict, Refused) and self.may_create and not self._creates:

@@ -100,7 +100,9 @@ def commit(call: Call) -> Response:
     store.resolve(*call.repo, branch)
     header: dict[str, Any] = {}
     changes: list[Change] = []
-    for key, value in _operations(call.body):
+    operations = _operations(call.body)
+    _materialise(call, [value.get("oid") for key, value in operations if key == "lfsFile"])
+    for key, value in operations:
         if key == "header":
             header = value
         else:
@@ -164,14 +166,20 @@ def _content(value: dict[str, Any]) -> bytes:
         raise BadRequest("Invalid base64 in commit") from None
 
 
+def _materialise(call: Call, oids: list[Any]) -> None:
+    """Make blobs of what has come by Xet."""
+    blobs, xet = call.hub.store.blobs, call.hub.xet
+    named = (oid for oid in oids if isinstance(oid, str) and SHA256.fullmatch(oid))
+    if xet:
+        xet.materialise(oid for oid in named if blobs.lfs_size(oid) is None)
+
+
 def _lfs_entry(call: Call, value: dict[str, Any]) -> TreeEntry:
     """Return the entry for uploaded LFS content, or refuse if it is missing."""
     oid, size = get_field(value, "oid", str), value.get("size")
     if not SHA256.fullmatch(oid):
         raise BadRequest(f"Invalid LFS oid: {oid}")
     blobs, xet = call.hub.store.blobs, call.hub.xet
-    if blobs.lfs_size(oid) is None and xet:
-        xet.materialise(oid)
     found = blobs.lfs_size(oid)
     if found is None or (size is not None and size != found):
         raise BadRequest(f"LFS pointer pointed to a file that does not exist: {oid}")

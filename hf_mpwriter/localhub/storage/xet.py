@@ -28,7 +28,7 @@ from hf_mpwriter.localhub.storage.blobs import make_dirs
 from hf_mpwriter.localhub.storage.shards import FileRecord, Shard, chunk_offsets, parse_shard, with_footer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from hf_mpwriter.localhub.storage.writing import WritableStore
 
@@ -137,23 +137,28 @@ class XetStore:
         with open(os.path.join(self.root, "shards", name), "rb") as file:
             return with_footer(file.read(), int(time.time()))
 
-    def materialise(self, sha256: str) -> None:
-        """Rebuild content that was uploaded by Xet and publish it as a blob if its size and sha256 match."""
-        file_hash = self.hash_of(sha256)
-        record = self.file(file_hash) if file_hash else None
-        if record is None:
+    def materialise(self, contents: Iterable[str]) -> None:
+        """Rebuild what was uploaded by Xet and publish each blob whose size and sha256 match, all by one client.
+
+        Args:
+            contents: The sha256 of each; what is not known here is left out.
+        """
+        records = {sha256: self._files[found] for sha256 in contents if (found := self.hash_of(sha256))}
+        if not records:
             return
-        target = self._store.disk.scratch()
+        targets = {sha256: self._store.disk.scratch() for sha256 in records}
         try:
             with self._rebuilds:
-                self._download(record, target)
-            self._store.blobs.adopt_lfs(target, sha256, record.size)
+                self._download([(records[sha256], target) for sha256, target in targets.items()])
+            for sha256, target in targets.items():
+                self._store.blobs.adopt_lfs(target, sha256, records[sha256].size)
         finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(target)
+            for target in targets.values():
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(target)
 
-    def _download(self, record: FileRecord, target: str) -> None:
-        """Rebuild a file with the real Xet client."""
+    def _download(self, wanted: Iterable[tuple[FileRecord, str]]) -> None:
+        """Rebuild files at some paths with the real Xet client; to start one costs more than a small file."""
         import hf_xet  # late: it reads the environment on import, and only a Hub with Xet needs it
 
         with self._guard:
@@ -163,7 +168,8 @@ class XetStore:
             endpoint=endpoint, token=token, token_expiry_unix_secs=ends, custom_headers=headers
         )
         with group:
-            group.start_download_file(hf_xet.XetFileInfo(record.file_hash, record.size), target)
+            for record, target in wanted:
+                group.start_download_file(hf_xet.XetFileInfo(record.file_hash, record.size), target)
 
 
 @functools.lru_cache(maxsize=CACHED_XORBS)

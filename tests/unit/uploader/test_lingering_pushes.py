@@ -21,8 +21,9 @@ class Lingering:
 
     pid, lingers = 1, True
 
-    def __init__(self) -> None:
+    def __init__(self, linger: int) -> None:
         self.taken: list[Job] = []
+        self.linger = linger
         self.takes, self.ended, self.let_gone = True, False, 0
 
     def take(self, job: Job, _limit: float) -> bool:
@@ -54,8 +55,8 @@ def lingering(monkeypatch) -> list[Lingering]:
     """The pushes that are started."""
     made: list[Lingering] = []
 
-    def start(*_: object) -> Lingering:
-        made.append(Lingering())
+    def start(_job: Job, _limit: float, _spool: Spool, linger: int) -> Lingering:
+        made.append(Lingering(linger))
         return made[-1]
 
     monkeypatch.setattr(in_flight, "PushHandle", start)
@@ -120,6 +121,20 @@ def test_a_push_that_has_waited_long_enough_is_collected(one, lingering):
     one.run.in_flight.catch_up()
     one.run.in_flight.catch_up()
     assert lingering[0].let_gone == 1
+
+
+def test_pushes_that_follow_each_other_closely_share_a_process_that_waits_longer(one, lingering, monkeypatch):
+    """A commit every quarter of a minute imports the client twice in all; one every five minutes holds no memory."""
+    now = [1000.0]
+    monkeypatch.setattr(one.run.in_flight, "_clock", lambda: now[0])
+    for distance in (0, 15, 15, 300):
+        now[0] += distance
+        if lingering and distance > lingering[-1].linger:
+            lingering[-1].takes, lingering[-1].ended = False, True
+        push(one)
+        outcome.conclude(one.run, DONE)
+    shortly, long = in_flight.LINGER, in_flight.LINGER * in_flight.CLOSELY
+    assert [(one.linger, len(one.taken)) for one in lingering] == [(shortly, 0), (long, 1), (shortly, 0)]
 
 
 def test_an_uploader_that_leaves_ends_the_push_that_lingers(one, lingering):

@@ -1,0 +1,62 @@
+"""The transport: one reading of the certificates serves all clients of a process."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+
+import httpcore2
+import pytest
+
+from hf_mpwriter.push import transport
+from hf_mpwriter.push.classify import ClientError
+from hf_mpwriter.push.transport import Transport
+
+
+class Readings:
+    """The readings of the certificates of the system.
+
+    Attributes:
+        error: what the next one raises.
+        count: of those that went well.
+    """
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+        self.count = 0
+        self._read = httpcore2.default_ssl_context
+
+    def __call__(self, **options: bool) -> ssl.SSLContext:
+        """Read them."""
+        error, self.error = self.error, None
+        if error:
+            raise error
+        self.count += 1
+        return self._read(**options)
+
+
+@pytest.fixture
+def readings(monkeypatch) -> Iterator[Readings]:
+    """Counts them; nothing was read before."""
+    monkeypatch.setattr(httpcore2, "default_ssl_context", counted := Readings())
+    transport._certificates.cache_clear()
+    yield counted
+    transport._certificates.cache_clear()
+
+
+def test_a_process_reads_the_certificates_once(readings, monkeypatch):
+    """A push that lingers makes a client for each job, and a client has a transport for each proxy."""
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    for _ in range(3):
+        Transport()._client().close()
+    assert readings.count == 1
+
+
+def test_certificates_that_cannot_be_read_are_read_again(readings):
+    """What is wrong with the environment is a ClientError, of the client that needs it and no later one."""
+    readings.error = FileNotFoundError("no certificates")
+    with pytest.raises(ClientError, match="FileNotFoundError: no certificates"):
+        Transport()._client()
+    Transport()._client().close()
+    assert readings.count == 1
