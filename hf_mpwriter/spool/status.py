@@ -273,9 +273,10 @@ class StatusFile:
             reason = redact_known("; ".join(f"{path}: {why}" for path, why in verdict.paths.items()))
         else:
             reason = redact_known(getattr(verdict, "reason", ""))
-        if self.failure != kind:
-            logger.info("%s", f"{kind}: {reason} {hint}".strip())
+        is_other = self.failure != kind
         self._change(kind=kind, reason=reason, hint=hint, failures=attempts, failed_at=now, failing_since=since)
+        if is_other:
+            logger.info("%s", f"{kind}: {self._status.why}")
 
     def waits(self, reason: str) -> None:
         """The next push waits for the rate limit; an outage says more.
