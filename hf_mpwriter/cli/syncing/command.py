@@ -78,9 +78,16 @@ def sync_runs(
     if not names:
         raise click.UsageError("Name a LOGDIR, or give --all for the runs below this folder.")
     check_places(names, wishes)
-    if follow:
-        _follow(names, wishes)
-        return
+    try:
+        (_follow if follow else _sync)(names, wishes)
+    except KeyboardInterrupt:
+        name = typed(as_argument(names[0])) if len(names) == 1 else "LOGDIR"
+        text = f"Interrupted. An upload that has begun goes on: hf-mpwriter status {name}"
+        raise failure(f"{text}. To end it: hf-mpwriter stop {name}", damaged=False) from None
+
+
+def _sync(names: list[str], wishes: Wishes) -> None:
+    """Upload one run or several."""
     if len(names) == 1:
         sync_one(names[0], wishes)
         return

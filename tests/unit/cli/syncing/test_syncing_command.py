@@ -137,6 +137,22 @@ def test_the_error_of_one_run_holds_up_no_other(synced, tmp_path):
     assert "1 of 2 runs not whole on the Hub." in result.output
 
 
+@pytest.mark.parametrize(("names", "shown"), [(["exp 1"], "'exp 1'"), (["exp 1", "exp2"], "LOGDIR")])
+def test_an_interrupt_says_that_the_upload_goes_on_and_how_to_end_it(synced, tmp_path, monkeypatch, names, shown):
+    """The uploader is a process of its own."""
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    for name in names:
+        recorded(str(tmp_path / name), f"tensorboard/{name}")
+    monkeypatch.setattr(command, "sync_one", interrupted)
+    result = run(*names)
+    assert result.exit_code == 1
+    goes_on = f"An upload that has begun goes on: hf-mpwriter status {shown}. To end it: hf-mpwriter stop {shown}"
+    assert result.output == f"Error: Interrupted. {goes_on}\n"
+
+
 def test_several_folders_are_followed_at_once(synced, tmp_path, monkeypatch):
     """Each is uploaded in the rounds; the exit code tells that one was not whole at its last."""
     recorded(str(tmp_path / "a"), "tensorboard/a")
