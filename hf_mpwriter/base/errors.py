@@ -10,6 +10,7 @@
 Invariants:
 - Constructors and the command line raise them. `add_*`, `flush` and `close` do not: nothing is raised into training.
 - Message and hint hold no token of the environment.
+- A pool brings them from a child to its parent: `args` are what the constructor takes.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class HfMpWriterError(Exception):
         hint: as given, without secrets.
     """
 
-    def __init__(self, message: str = "", *, hint: str = "") -> None:
+    def __init__(self, message: str = "", hint: str = "") -> None:
         secrets = environment_tokens(os.environ)
         self.message = redact(message or (self.__doc__ or "").partition("\n\n")[0].strip(), secrets)
         self.hint = redact(hint, secrets)
@@ -48,6 +49,9 @@ class SettingsError(HfMpWriterError, ValueError):
 
 class LogdirError(HfMpWriterError, OSError):
     """The logdir cannot be used."""
+
+    errno: int | None = None  # OSError would take message and hint for these two
+    strerror: str | None = None
 
 
 class ForeignSpoolError(LogdirError):

@@ -68,6 +68,7 @@ class Wishes:
         create: whether a repository that is gone may be made anew.
         is_quiet: whether nothing but errors is printed.
         names_runs: whether what is printed of a run names it, as there are several.
+        only_new: whether the repository is for runs without a destination; the others go where they are recorded for.
     """
 
     repo_id: str | None = None
@@ -79,6 +80,7 @@ class Wishes:
     create: bool = False
     is_quiet: bool = False
     names_runs: bool = False
+    only_new: bool = False
 
     def place_of(self, logdir: str) -> Destination | None:
         """Where a run goes that has no destination yet; None if no repository was named."""
@@ -101,7 +103,7 @@ def sync_one(logdir: str, wishes: Wishes) -> None:
     wanted, timeout = wishes.place_of(logdir), wishes.timeout
     spool = spool_for(logdir, is_wanted=wanted is not None)
     destination = spool.destination()
-    if wanted is not None:
+    if wanted is not None and not (destination and wishes.only_new):
         spool.record_destination(wanted)
         destination = wanted
     there = Logdir(spool)

@@ -104,8 +104,9 @@ class Upload:
 
     @property
     def is_in_place(self) -> bool:
-        """Whether run directory and spool are where they were; not after a program has made its folder anew."""
-        return self._spool.run.is_at_path() and self._spool.directory.is_at_path()
+        """Whether all is as it was: no program has made its folder anew, and no writer has just said where it goes."""
+        is_said = self.destination is not None or not self._spool.has_destination()
+        return is_said and self._spool.run.is_at_path() and self._spool.directory.is_at_path()
 
     def ask(self) -> None:
         """Ask for a push, if there is something to send."""
@@ -190,8 +191,7 @@ class Upload:
     @property
     def page(self) -> str:
         """The page of the run on the Hub, "" of a local run."""
-        ledger = self._view.ledger()
-        found = ledger.resolved if ledger else self.destination
+        found = ledger.resolved if (ledger := self._view.ledger()) else self.destination
         return found.url if found else ""
 
     def _has_workers(self) -> bool:

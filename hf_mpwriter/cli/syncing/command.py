@@ -74,6 +74,7 @@ def sync_runs(
     if repo_id is None and (extra := _given("path_in_repo", "revision", "repo_type")):
         raise click.UsageError(f"{extra} goes with --repo-id: where a run goes is recorded at its start.")
     wishes = Wishes(repo_id, repo_type, revision, path_in_repo, timeout, endpoint, create=create, is_quiet=is_quiet)
+    wishes = replace(wishes, only_new=all_below)
     names = list(dict.fromkeys(_below(logdirs, wishes) if all_below else logdirs))
     if not names:
         raise click.UsageError("Name a LOGDIR, or give --all for the runs below this folder.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import click
 import pytest
 from support import event_file, scalar
 
@@ -84,3 +85,17 @@ def test_no_uploader_is_started_for_a_folder_without_event_files(tmp_path, monke
     there = Destination("http://127.0.0.1:9", "me/run")
     answer = sync._request_and_wait(spool, there, Settings(), 60.0, Wishes(is_quiet=True), "")
     assert (started, answer.lengths, answer.missing) == ([], {}, {})
+
+
+def test_all_with_a_repository_leaves_the_other_runs_where_they_are_recorded_for(tmp_path, monkeypatch):
+    """`sync --all` proposes `--repo-id NAME` for what has no destination; the others are no error then."""
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(sync.Election, "ensure_uploader", lambda _: False)
+    spool, elsewhere = Spool(str(tmp_path)), Destination("http://127.0.0.1:9", "me/other", path_in_repo="x")
+    event_file(tmp_path / "events.out.tfevents.1700000000.theirs", 1)
+    spool.create()
+    spool.record_destination(elsewhere)
+    with pytest.raises(click.ClickException, match=r"not on the Hub|could not be asked"):
+        sync.sync_one(str(tmp_path), Wishes("me/run", timeout=0.0, is_quiet=True, only_new=True))
+    assert spool.destination() == elsewhere

@@ -60,3 +60,22 @@ def test_a_folder_that_its_program_removes_is_followed_anew_as_soon_as_it_is_bac
         assert Spool(str(folder)).destination() is not None
     else:
         assert line == f"nothing more of {folder} was uploaded: it does not exist"
+
+
+def test_a_folder_that_is_made_anew_goes_where_its_writer_says_once_it_has_said_it(tmp_path, monkeypatch):
+    """A script clears the logdir of its program, which then takes seconds to start: there is no spool meanwhile."""
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # so nothing is waited for
+    monkeypatch.setattr(Election, "ensure_uploader", lambda _: False)
+    folder, one = tmp_path / "exp1", Drain()
+    folder.mkdir()
+    one.add(str(folder))
+    one._tend(str(folder), 1, is_finishing=False)
+    event_file(folder / "events.out.tfevents.1700000000.here.1.0123abcd", 1)
+    spool = Spool(str(folder))
+    spool.create()
+    one._tend(str(folder), 2, is_finishing=False)
+    spool.record_destination(Destination("http://127.0.0.1:9", "me/run", path_in_repo="tensorboard/exp1"))
+    outcome = one._tend(str(folder), 3, is_finishing=True)
+    (line,) = report.lines([outcome], is_first=False, is_offline=True, is_quiet=False)
+    assert "are not on the Hub yet" in line
