@@ -19,6 +19,7 @@ import time
 from collections.abc import Collection
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import click
@@ -258,6 +259,8 @@ def _request_and_wait(
         if wishes.create:
             member_file.write({"create": True})
         sizes = event_files.sizes(spool.run, settings.allows)
+        attached = attachments.sizes(spool.run, settings.allows, attachments.secrets())
+        changes = Progress(spool).changes(attached)  # a request answers for what was there when it was made
         member_file.count(requests=1)
         if sizes:
             waiting.ensure()
@@ -265,9 +268,9 @@ def _request_and_wait(
         lengths = {file.path: file.length for file in scan.files(settings.allows, tuple)}
         if any(length > sizes.get(path, 0) for path, length in lengths.items()):
             member_file.count(requests=1)
-        lengths |= attachments.sizes(spool.run, settings.allows, attachments.secrets())
+        lengths |= attached
         damaged = show_damage(scan.damage(time.time()))
-        missing = waiting.wait(lengths, timeout)
+        missing = waiting.wait(lengths, timeout, changes)
     finally:
         member_file.leave()
     progress = Progress(spool)
@@ -304,12 +307,13 @@ class _Waiting:
         self._election.ensure_uploader()
         self._mirror.ensure_mirror()
 
-    def wait(self, lengths: dict[str, int], timeout: float) -> dict[str, int]:
+    def wait(self, lengths: dict[str, int], timeout: float, asked: dict[str, int]) -> dict[str, int]:
         """Wait until these lengths are on the Hub; what is missing of them at the end.
 
         Args:
             lengths: bytes of all files, per path.
             timeout: seconds.
+            asked: when the attachments had changed, see `Progress.missing`.
         """
         progress, drawn = self._progress, self._is_drawn
         total, lacking = sum(lengths.values()), sum(progress.missing(lengths).values())
@@ -320,8 +324,7 @@ class _Waiting:
                 if drawn:
                     bar.show_failure(progress.uploader(), self._at)
 
-            missing = wait(
-                progress, lengths, timeout, self.ensure, show, since=self._since, before=self._before, began_at=self._at
-            )
+            ours = partial(wait, since=self._since, asked=asked, before=self._before, began_at=self._at)
+            missing = ours(progress, lengths, timeout, self.ensure, show)
             bar.update(sum(missing.values()))
         return missing

@@ -51,7 +51,7 @@ class PushHandle:
     def __init__(self, job: Job, limit: float, spool: Spool | None = None, linger: int = 0) -> None:
         spool = spool or Spool.of(job.run_dir, job.spool, job.logdir)
         self._more: socket.socket | None = None
-        self._client = _client_of(job)
+        self._client, self._reads_many = _client_of(job), _reads_many(job)
         with contextlib.ExitStack() as stack:
             given = [stack.enter_context(launch.push_record(state.dump(job))), spool.run.fd, spool.directory.fd]
             if linger:
@@ -112,12 +112,15 @@ class PushHandle:
         """
         if self._more is None or self.has_ended() or _client_of(job) != self._client:
             return False
+        if self._reads_many and job.xet and job.is_large:  # hf_xet has read its settings with its first content
+            return False
         try:
             with launch.push_record(state.dump(job)) as record:
                 socket.send_fds(self._more, [b"+"], [record])
         except OSError:
             return False
         self._limit, self._end, self._verdict = limit, time.monotonic() + limit + GRACE, None
+        self._reads_many = self._reads_many or _reads_many(job)
         return True
 
     @property
@@ -134,7 +137,8 @@ class PushHandle:
         if self._more is not None:
             self._more.close()
         self._process.kill()
-        self._process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # it may hang in the kernel, on a mount that is gone
+            self._process.wait(GRACE)
         self._pipe.close()
 
     def kill(self) -> None:
@@ -147,6 +151,11 @@ class PushHandle:
     def wait(self, timeout: float) -> None:
         """Return when the push says something or ends, or after `timeout` seconds."""
         select.select([self._pipe], [], [], timeout)
+
+
+def _reads_many(job: Job) -> bool:
+    """Whether hf_xet may read many files at once, as those of its first job are small."""
+    return bool(job.files) and not job.is_large
 
 
 def _client_of(job: Job) -> tuple[object, ...]:

@@ -24,6 +24,7 @@ from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Sent, Verdict
 from hf_mpwriter.spool.layout import RunPaths
 
+LARGE = 1 << 20  # bytes of a file, on average: what hf_xet has read of eight such files waits in memory
 SCRATCH = "read_back"  # in the cache
 DEADLINE_BASE = 300.0  # seconds for a push, however small
 DEADLINE_RATE = 250_000.0  # bytes per second that a slow line carries
@@ -66,6 +67,11 @@ class Job(RunPaths):
     last_commit: str | None = None
     was_private: bool | None = None
     prepares: bool = False
+
+    @property
+    def is_large(self) -> bool:
+        """Whether its files are, on average: few of them are read at once then."""
+        return sum(file.length for file in self.files) > LARGE * len(self.files)
 
     def with_growing(self, paths: Collection[str]) -> Job:
         """The job with these of its files cut at the lengths of their snapshots, as their writers go on."""

@@ -47,7 +47,6 @@ DEFAULTS = {  # what the user has not set; hf_xet would try for minutes, and the
     "HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "3",
 }
 READERS = {"HF_XET_DATA_MAX_CONCURRENT_FILE_INGESTION": "4"}  # of large files; of small ones each waits for answers
-LARGE = 1 << 20  # bytes of a file, on average: what hf_xet has read of eight such files waits in memory
 
 ASYNC_BACKENDS = ("trio", "anyio", "sniffio")  # httpcore imports them where they are installed; a push needs none
 UNUSABLE = "Check HF_ENDPOINT and the other HF_* variables, or run: pip install -U huggingface_hub"
@@ -144,8 +143,7 @@ def _set_environment(job: Job, cache: str) -> None:
         cache: directory for what the client cannot keep in the home of the user.
     """
     os.environ |= {"HF_ENDPOINT": job.destination.endpoint, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    is_large = sum(file.length for file in job.files) > LARGE * len(job.files)
-    for name, value in (DEFAULTS | (READERS if is_large else {})).items():
+    for name, value in (DEFAULTS | (READERS if job.is_large else {})).items():
         os.environ.setdefault(name, value)
     if not job.xet:
         os.environ["HF_HUB_DISABLE_XET"] = "1"

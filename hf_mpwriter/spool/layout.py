@@ -44,6 +44,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 from dataclasses import dataclass
 
 from hf_mpwriter.base.errors import DestinationError, ForeignSpoolError, LogdirError, SpoolFormatError
@@ -54,7 +55,7 @@ from hf_mpwriter.spool.ownership import FORMAT_NAME, RUN_JSON, check_descriptor,
 from hf_mpwriter.spool.workers.member_lines import MemberName
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Directory, Place, at, is_shared
-from hf_mpwriter.system.filesystem.mounts import nearest, reason_of
+from hf_mpwriter.system.filesystem.mounts import reason_of
 
 
 @dataclass(frozen=True)
@@ -310,11 +311,14 @@ class Spool:
             is_file = isinstance(error, FileExistsError | NotADirectoryError)
             if ownership.others_may_write(self.run) and (is_file or error.errno in (errno.ELOOP, errno.ENOENT)):
                 text = f"{self.root} cannot be used: {error.strerror}. Other users may write into {self.run_dir}."
-                hint = f"Remove what is there; to keep others out: chmod go-w {self.run_dir}"
+                hint = f"Remove what is there; to keep others out: chmod go-w {shlex.quote(self.run_dir)}"
                 raise ForeignSpoolError(text, hint=hint) from error
             if is_file:
-                path = error.filename if not os.path.isabs(error.filename or "") else nearest(error.filename)[0]
-                text = f"The logdir {self.run_dir!r} cannot be a directory: {path!r} is a file."
+                path = error.filename or ""
+                while os.path.isabs(path) and not os.path.lexists(path):
+                    path = os.path.dirname(path)
+                what = "a link" if os.path.islink(path) else "a file"
+                text = f"The logdir {self.run_dir!r} cannot be a directory: {path!r} is {what}."
                 raise LogdirError(text, hint="Give another logdir, or move that file away.") from error
             raise self._cannot_be_written(error) from error
         if not was_made and not makes:  # another process was faster
@@ -349,7 +353,7 @@ class Spool:
             recorded = self.destination()
         if recorded != destination:
             hint = "Use another logdir. Or let this run begin there anew, with all that was logged, when its processes "
-            hint += f"have ended: rm -r {self.root}"
+            hint += f"have ended: rm -r {shlex.quote(self.root)}"
             raise DestinationError(f"{self.run_dir} is recorded for {recorded}, not for {destination}.", hint=hint)
 
     def has_destination(self) -> bool:

@@ -92,6 +92,16 @@ def test_a_job_for_another_client_is_not_taken(run, start):
     assert not push.take(run.job({"destination": elsewhere}), LIMIT)
 
 
+def test_large_files_are_not_given_to_a_push_that_reads_many_at_once(run, start):
+    """hf_xet keeps the settings that it had for its first content; one that was only prepared has none yet."""
+    job = run.job({"xet": True})
+    large = {"xet": True, "files": tuple(dataclasses.replace(file, length=2 << 20) for file in job.files)}
+    push = start(run, xet=True)
+    assert is_as(verdict(push), Done)
+    assert not push.take(run.job(large), LIMIT)
+    assert start(run, xet=True, prepares=True, files=()).take(run.job(large), LIMIT)
+
+
 def test_a_push_that_failed_takes_nothing_more(hub, run, start):
     """The next one begins with a fresh interpreter, as it was before."""
     hub.fault("POST /commit/ 503 times=0")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import click
 import pytest
 from support import event_file, scalar
@@ -74,6 +76,31 @@ def test_what_is_written_during_the_scan_is_asked_for_again(tmp_path, monkeypatc
     answer = sync._request_and_wait(spool, there, Settings(), 60.0, Wishes(is_quiet=True), "")
     assert asked == [[1], [requests]]
     assert awaited == [{path.name: length + len(more) * grows}] == [answer.lengths]
+
+
+def test_an_attachment_that_comes_during_the_scan_is_not_waited_for(tmp_path, monkeypatch):
+    """The uploader may have looked at attachments before; its next look is a commit interval away."""
+    spool, old, new = Spool(str(tmp_path)), tmp_path / "old.pt", tmp_path / "new.pt"
+    spool.create()
+    event_file(tmp_path / "events.out.tfevents.1700000000.theirs", 3)
+    old.write_bytes(b"1")
+    seen, awaited = old.stat().st_ctime_ns, []
+
+    def start(_: object) -> bool:
+        time.sleep(0.02)  # beyond a tick of the clock of the filesystem
+        old.write_bytes(b"2")
+        new.write_bytes(b"3")
+        return True
+
+    def wait(_: object, lengths: dict[str, int], *__: object, asked: object, **___: object) -> dict[str, int]:
+        awaited.append((set(lengths) & {old.name, new.name}, asked))
+        return {}
+
+    monkeypatch.setattr(sync.Election, "ensure_uploader", start)
+    monkeypatch.setattr(sync, "wait", wait)
+    there, settings = Destination("http://127.0.0.1:9", "me/run"), Settings(allow_patterns=None)
+    sync._request_and_wait(spool, there, settings, 60.0, Wishes(is_quiet=True), "")
+    assert awaited == [({old.name}, {old.name: seen})]
 
 
 def test_no_uploader_is_started_for_a_folder_without_event_files(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 import json
 import os
+import shlex
 import signal
 
 import pytest
@@ -129,6 +130,25 @@ def test_a_disk_that_refuses_the_destination_is_a_logdir_error(place, step, faul
     with failing(f"spool.run.{step}={fault}"), pytest.raises(LogdirError, match="cannot be written"):
         place.record_destination(HERE)
     place.record_destination(HERE)
+
+
+def test_what_is_to_be_typed_for_another_destination_names_one_folder(tmp_path):
+    """A run directory may have spaces: `rm -r` must not get the words of its name."""
+    spool = Spool(str(tmp_path / "my runs" / "a"))
+    spool.create()
+    spool.record_destination(Destination("https://hub", "me/one"))
+    with pytest.raises(DestinationError) as caught:
+        spool.record_destination(Destination("https://hub", "me/two"))
+    command = str(caught.value).partition(": rm ")[2]
+    assert shlex.split(command) == ["-r", spool.root]
+
+
+@pytest.mark.parametrize("target", ["link", "gone/away"])
+def test_a_logdir_that_is_a_link_to_nowhere_is_refused_by_its_name(tmp_path, target):
+    """A link to itself cannot even be asked what it is, and the folder above a broken one is no file."""
+    (tmp_path / "link").symlink_to(tmp_path / target)
+    with pytest.raises(LogdirError, match=r"cannot be a directory: '[^']*/link' is a link"):
+        Spool(str(tmp_path / "link")).create()
 
 
 def test_a_full_disk_does_not_refuse_a_spool_that_is_there(place):
