@@ -33,7 +33,7 @@ from hf_mpwriter.spool.staging.record import MirrorRecord, least_age
 from hf_mpwriter.spool.starts import Tenure, inherited
 from hf_mpwriter.spool.workers.samplers import SamplerPlaces, SamplerRecord, SamplerStart, Workers
 from hf_mpwriter.system import disk, launch, locks
-from hf_mpwriter.system.daemon import GRACE, end_within, keep_on, prepare_process, rotate_log
+from hf_mpwriter.system.daemon import GRACE, end_within, keep_on, let_read, prepare_process, rotate_log
 from hf_mpwriter.system.process import Process
 
 logger = logging.getLogger("hf_mpwriter")
@@ -145,6 +145,7 @@ def main() -> None:
     """Entry point of the process; what it needs is on the descriptors that `system.launch` names."""
     start, spool = inherited(SamplerStart, "sampler")
     prepare_process()
+    let_read(spool.run.fd)
     locks.adopt(launch.SAMPLER_LOCK_FD)
     sources = Sources(Machine(spool.run.fd).sources() | gpus.sources())
     sources.sample()  # rates begin here

@@ -54,6 +54,15 @@ def detach(keep: int) -> None:
     redaction.guard()
 
 
+def let_read(directory: int) -> None:
+    """Let those read what this process logs who may read a directory. Only its owner may write there.
+
+    Args:
+        directory: descriptor of it.
+    """
+    os.umask(~os.fstat(directory).st_mode & 0o777 | 0o022)
+
+
 def _close_above(keep: int) -> None:
     """Close what is open. The limit on descriptors may have been lowered since, or be a billion."""
     try:

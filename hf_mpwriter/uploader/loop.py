@@ -38,7 +38,7 @@ from hf_mpwriter.spool.status import LINGER
 from hf_mpwriter.spool.workers.member_lines import Member
 from hf_mpwriter.spool.workers.members import ASK_FOR_ALL, OBSERVER
 from hf_mpwriter.system import disk, hf_home, launch, locks
-from hf_mpwriter.system.daemon import GRACE, end_within, keep_on, prepare_process
+from hf_mpwriter.system.daemon import GRACE, end_within, keep_on, let_read, prepare_process
 from hf_mpwriter.uploader import outcome
 from hf_mpwriter.uploader.decision import Action, Ending, Situation, decide
 from hf_mpwriter.uploader.lanes import Lane
@@ -305,6 +305,7 @@ def upload(start: StartRecord, spool: Spool, lock: int) -> None:
         lock: descriptor that holds the uploader lock.
     """
     prepare_process()
+    let_read(spool.run.fd)  # the view of all ranks
     locks.adopt(lock)
     rng = random.Random()  # noqa: S311 - jitter
     try:

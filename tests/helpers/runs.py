@@ -168,3 +168,13 @@ def status_of(run_dir) -> str:
 def run(*arguments):
     """Run a command in this process."""
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def others_may_read(run_dir, folder: str) -> bool:
+    """Whether those who may read a run directory may read a folder of it, where only their owner writes."""
+    top = os.stat(run_dir).st_mode & 0o755
+    modes = [
+        (path.is_dir(), path.stat().st_mode & 0o777)
+        for path in (Path(run_dir, folder), *Path(run_dir, folder).rglob("*"))
+    ]
+    return len(modes) > 1 and all(mode == (top if is_dir else top & 0o666) for is_dir, mode in modes)

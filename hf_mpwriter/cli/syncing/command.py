@@ -5,10 +5,12 @@ Invariant: two runs that would go to one folder of a repository are refused befo
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import click
 from click.core import ParameterSource
@@ -22,6 +24,7 @@ from hf_mpwriter.cli.status.finding import has_one_of, named, others_below, runs
 from hf_mpwriter.cli.sync import RemovedError, Wishes, sync_one
 from hf_mpwriter.cli.syncing.folders import candidate
 from hf_mpwriter.cli.syncing.follow import Writers, follow
+from hf_mpwriter.cli.syncing.presence import Presence
 from hf_mpwriter.cli.words import as_argument, examples, typed
 from hf_mpwriter.supervisor.followed import ROUND
 from hf_mpwriter.system.redaction import printable
@@ -78,13 +81,21 @@ def sync_runs(
     names = list(dict.fromkeys(_below(logdirs, wishes) if all_below else logdirs))
     if not names:
         raise click.UsageError("Name a LOGDIR, or give --all for the runs below this folder.")
-    check_places(names, wishes)
+    clashes = list(_clashes(names, wishes))
+    if clashes and not all_below:
+        raise click.UsageError(printable(clashes[0].text))
+    for clash in clashes:  # of many runs, two of one place hold up no other
+        click.echo(printable(f"{clash.name}: left out. {clash.text}"), err=True)
+        names.remove(clash.name)
     try:
         (_follow if follow else _sync)(names, wishes)
     except KeyboardInterrupt:
         name = typed(as_argument(names[0])) if len(names) == 1 else "LOGDIR"
-        text = f"Interrupted. An upload that has begun goes on: hf-mpwriter status {name}"
-        raise failure(f"{text}. To end it: hf-mpwriter stop {name}", damaged=False) from None
+        goes_on = f"An upload that has begun goes on: hf-mpwriter status {name}. To end it: hf-mpwriter stop {name}"
+        later = f"What is logged from now on is not uploaded; then: hf-mpwriter sync {name}"
+        raise failure(f"Interrupted. {later if follow else goes_on}", damaged=False) from None
+    if clashes:
+        raise failure(f"{counted(len(clashes), 'run')} left out.", damaged=False)
 
 
 def _sync(names: list[str], wishes: Wishes) -> None:
@@ -111,18 +122,23 @@ def _follow(names: list[str], wishes: Wishes) -> None:
     if any(map(is_url, names)):
         raise click.UsageError("--follow takes folders on a disk of this host.")
     impatient = replace(wishes, timeout=ROUND if wishes.timeout is None else min(wishes.timeout, ROUND))
-    for name in names:
-        try:
-            sync_one(name, wishes)  # what is wrong with the call ends it at once
-        except RemovedError as error:  # by a program that makes its folder anew when it starts
-            click.echo(error.format_message(), err=True)
-    codes = dict.fromkeys(names, 0)
+    codes, members = dict.fromkeys(names, 0), {name: Presence(name) for name in names}
 
     def sync(name: str, is_patient: bool) -> bool:
         codes[name] = _told(name, wishes if is_patient else impatient)
+        members[name].renew()
         return not codes[name]
 
-    follow({name: Writers(normalised_logdir(name)) for name in names}, sync)
+    with contextlib.ExitStack() as leaving:
+        for name, member in members.items():
+            try:
+                sync_one(name, wishes)  # what is wrong with the call ends it at once
+            except RemovedError as error:  # by a program that makes its folder anew when it starts
+                click.echo(error.format_message(), err=True)
+            leaving.callback(member.leave)
+            member.renew()
+        _say("Following: what is logged is uploaded until the writers have gone. Ctrl-C ends that.", wishes)
+        follow({name: Writers(normalised_logdir(name)) for name in names}, sync)
     if failed := [code for code in codes.values() if code]:
         raise failure("Not all is on the Hub.", damaged=all(code == DAMAGED for code in failed))
 
@@ -192,13 +208,25 @@ def check_places(names: Iterable[str], wishes: Wishes) -> None:
     Raises:
         UsageError: it names both.
     """
+    if clash := next(_clashes(names, wishes), None):
+        raise click.UsageError(printable(clash.text))
+
+
+class _Clash(NamedTuple):
+    """A run whose place in a repository is that of another one; what to tell."""
+
+    name: str
+    text: str
+
+
+def _clashes(names: Iterable[str], wishes: Wishes) -> Iterator[_Clash]:
     taken: dict[Destination, str] = {}
     for name in names:
-        place = recorded(name) or wishes.place_of(name)
+        there = recorded(name)
+        place = there or wishes.place_of(name)
         if place is None:
             continue
         other = taken.setdefault(place, name)
         if normalised_logdir(other) != normalised_logdir(name):
-            raise click.UsageError(
-                printable(f"{other} and {name} would both go to {place}. Sync them apart, with --path-in-repo.")
-            )
+            apart = "Sync only one of them" if there and recorded(other) else "Sync them apart, with --path-in-repo"
+            yield _Clash(name, f"{other} and {name} would both go to {place}. {apart}.")

@@ -18,7 +18,7 @@ from hf_mpwriter.worker.role import current_role
 
 DISABLED = "HF_MPWRITER_DISABLED"
 NVIDIA = "/proc/driver/nvidia"  # there is one where NVIDIA's driver is loaded
-NO_UPLOADER = "but it is the work of the uploader, and this run has none: give the writer a repo_id."
+NO_UPLOADER = "but the uploader does that, and a writer without a destination starts none: give it a repo_id."
 _told: set[str] = set()  # what was said; a forked child inherits it, so it says nothing again
 
 
@@ -46,7 +46,7 @@ def tell(*, disabled: bool, environ: Mapping[str, str] = os.environ) -> None:
     for text in warnings.values():
         logger.warning("%s", text)
     if says_disabled:
-        logger.info("disabled by %s", DISABLED)
+        logger.info("disabled by %s: nothing is uploaded", DISABLED)
 
 
 def tell_idle(settings: Settings, *, uploads: bool, environ: Mapping[str, str] = os.environ) -> None:

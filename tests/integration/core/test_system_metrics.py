@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 from programs import wait_for
-from runs import check_oracle, finished, no_uploader, run
+from runs import check_oracle, finished, no_uploader, others_may_read, run
 from staged import is_there, stage
 from support import events
 
@@ -102,6 +102,7 @@ def test_a_local_run_is_sampled_too_and_tensorboard_shows_it_as_a_run(run_dir, t
         seen = steps(run_dir)
         assert os.listdir(Spool(str(run_dir)).members) == [], "nothing is left to do"
     assert len(files(run_dir)) >= 2
+    assert others_may_read(run_dir, "_system")
     multiplexer = EventMultiplexer().AddRunsFromDirectory(str(run_dir)).Reload()
     (name,) = set(multiplexer.Runs()) - {"."}
     assert name == str(files(run_dir)[0].parent.relative_to(run_dir))

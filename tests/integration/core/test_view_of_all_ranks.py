@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from derived_runs import bits, recomputed, shown
 from programs import wait_for
-from runs import check_oracle, no_uploader, run
+from runs import check_oracle, no_uploader, others_may_read, run
 
 RANKS = range(4)
 RANK = """
@@ -74,6 +74,7 @@ def test_the_view_after_a_kill_and_a_resume_is_that_of_all_that_the_ranks_have_l
     report = check_oracle(run_dir, hub)
     assert any(path.startswith("_all_ranks/") for path in report.files)
     assert run("verify", str(run_dir)).exit_code == 0
+    assert others_may_read(run_dir, "_all_ranks")
     assert "_all_ranks" not in " ".join(os.listdir(Path(run_dir) / ".hf_mpwriter" / "claims")), "it is no worker"
 
 

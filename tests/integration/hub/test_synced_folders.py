@@ -13,7 +13,9 @@ from support import event_file
 from tensorboardX import SummaryWriter
 
 from hf_mpwriter.cli.destination import spool_at
+from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Progress
+from hf_mpwriter.spool.workers.members import SUPERVISOR, Members
 
 
 def sync(*words):
@@ -99,6 +101,7 @@ def test_follow_uploads_beside_training_and_ends_when_the_writer_has_gone(hub, r
             writer.add_scalar("loss", 1.0, step)
             writer.flush()
         assert beside.poll() is None
+        assert SUPERVISOR in {member.name.worker for member in Members(Spool(str(run_dir))).all() if member.alive}
         writer.close()
         assert beside.wait(DEADLINE) == 0
     finally:

@@ -61,6 +61,18 @@ def test_runs_that_are_recorded_for_one_place_are_refused(synced, tmp_path):
     assert (result.exit_code, synced) == (2, [])
 
 
+def test_of_all_runs_two_of_one_place_hold_up_no_other(synced, tmp_path):
+    """Such as a run and a copy that was pulled beside it. One of them is left out, and the exit code says so."""
+    for name, place in (("copy", "tensorboard/x"), ("other", "tensorboard/y"), ("x", "tensorboard/x")):
+        recorded(str(tmp_path / name), place)
+    result = run("--all")
+    assert (result.exit_code, synced) == (1, ["copy", "other"])
+    told = "x: left out. copy and x would both go to "
+    assert told in result.output
+    assert "Sync only one of them." in result.output
+    assert "1 run left out." in result.output
+
+
 def test_all_takes_the_runs_below_that_have_a_destination(synced, tmp_path):
     """Of this folder or of others; what is left out is named, unless it is to be quiet."""
     recorded(str(tmp_path / "runs" / "a"), "tensorboard/a")
@@ -151,6 +163,9 @@ def test_an_interrupt_says_that_the_upload_goes_on_and_how_to_end_it(synced, tmp
     assert result.exit_code == 1
     goes_on = f"An upload that has begun goes on: hf-mpwriter status {shown}. To end it: hf-mpwriter stop {shown}"
     assert result.output == f"Error: Interrupted. {goes_on}\n"
+    result = run(*names, "--follow")
+    later = f"What is logged from now on is not uploaded; then: hf-mpwriter sync {shown}"
+    assert (result.exit_code, result.output) == (1, f"Error: Interrupted. {later}\n")
 
 
 def test_several_folders_are_followed_at_once(synced, tmp_path, monkeypatch):

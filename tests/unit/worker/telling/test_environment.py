@@ -57,7 +57,7 @@ def test_it_is_said_once_that_uploads_are_off(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("HF_MPWRITER_DISABLED", "1")
     for name in ("b", "c"):
         HFSummaryWriter("me/run", logdir=str(tmp_path / name)).close()
-    assert said(caplog) == [("INFO", "disabled by HF_MPWRITER_DISABLED")]
+    assert said(caplog) == [("INFO", "disabled by HF_MPWRITER_DISABLED: nothing is uploaded")]
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_a_local_run_says_once_what_it_has_no_uploader_for(tmp_path, monkeypatch
     monkeypatch.setenv("HF_MPWRITER_DISABLED", "1")
     HFSummaryWriter("me/run", logdir=str(tmp_path / "disabled")).close()
     monkeypatch.delenv("HF_MPWRITER_DISABLED")
-    assert said(caplog) == [("INFO", "disabled by HF_MPWRITER_DISABLED")]
+    assert said(caplog) == [("INFO", "disabled by HF_MPWRITER_DISABLED: nothing is uploaded")]
     caplog.clear()
     for run in ("a", "b"):
         SummaryWriter(tmp_path / run).close()
