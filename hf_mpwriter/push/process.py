@@ -84,6 +84,7 @@ def main(parent: int, record: int, run_fd: int, spool_fd: int, more: int = -1, l
     """
     fill_standard()
     die_with_parent(parent)
+    os.umask(0o077)  # the client's caches are for nobody else; the uploader has let others read what it derives
     pipe = Pipe(os.dup(1))
     os.dup2(2, 1)  # whatever libraries print goes to the log
     redaction.guard()
