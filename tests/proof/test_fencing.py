@@ -219,8 +219,8 @@ def test_a_head_that_is_read_stale_does_not_keep_us_out(hub, run_dir, tmp_path, 
     wait_for(lambda: acknowledged(run_dir), "a commit")
     stale = hub_view(hub).commits()[0]
     hub.fault(Fault("/revision/main$", "status", "GET", times=0, status=200, body=f'{{"id":"me/run","sha":"{stale}"}}'))
-    api.upload_file(path_or_fileobj=b"theirs", path_in_repo="theirs.txt", repo_id="me/run")
     refused = answers(hub, 412)
+    api.upload_file(path_or_fileobj=b"theirs", path_in_repo="theirs.txt", repo_id="me/run")
     wait_for(lambda: answers(hub, 412) >= refused + pacing.MOVED_LIMIT, "it is refused again and again")
     before = acknowledged(run_dir)
     wait_for(lambda: acknowledged(run_dir) > before, "a commit of ours")
