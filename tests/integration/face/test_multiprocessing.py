@@ -1,0 +1,244 @@
+"""What programs print whose processes log: whole transcripts. Each line comes once, whichever process tells it.
+
+The programs are in `tests/helpers/multiprocess_programs.py`; `scripts/proof/multiprocess.py` runs more of them, and
+kills them. Each process logs until all that log at once have begun, so that none is the last one by chance.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from huggingface_hub import HfApi
+from multiprocess_programs import PROGRAMS, begun, names
+from programs import wait_for
+from repository import HELPERS
+from runs import LOG_AND_EXIT, check_oracle, kill_uploaders
+from transcripts import (
+    CREATED,
+    DONE,
+    STARTS,
+    STARTS_IN_AN_OUTAGE,
+    UNREACHABLE,
+    UNSENT,
+    VISIBLE,
+    WRONG_TOKEN,
+    normalised,
+)
+
+from hf_mpwriter.localhub import LocalHub
+
+DOWN = "http://127.0.0.1:9"
+FROM_A_FILE = "import os, sys; os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"  # spawned children import it
+OF_A_RUN = ["ddp-by-spawn", "process-fork", "process-spawn", "daemon", "nested"]
+OF_TRIALS = ["pool-fork", "pool-spawn", "pool-one-task", "executor"]
+LEFT = r"but no uploader runs; .*: (?=hf-mpwriter sync)"
+GOES_ON = UNSENT.partition("stays there, ")[2].partition("hf-mpwriter")[0]
+NO_END = {"HF_MPWRITER_EXIT_TIMEOUT": "1000"}  # seconds: who waits for it is late for every deadline
+
+
+class Ran:
+    """A program that has run to its end.
+
+    Args:
+        start: the fixture.
+        folder: of the program.
+        name: of the program.
+        env: further variables.
+    """
+
+    def __init__(self, start, folder: Path, name: str, env: dict[str, str]) -> None:
+        self.program, self.run, self._endpoint = PROGRAMS[name], folder / "runs" / "exp1", env.get("HF_ENDPOINT", "-")
+        self.run_dirs = self.program.run_dirs(self.run)
+        source, go = folder / "program.py", folder / "go"
+        source.write_text(self.program.source)
+        go.unlink(missing_ok=True)
+        before, ranks = begun(self.run_dirs), [{}]
+        if self.program.launcher:  # what torchrun gives them
+            ranks = [{"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"} for rank in "01"]
+        started = [start(FROM_A_FILE, source, self.run, "me/run", env=env | rank | {"GO": str(go)}) for rank in ranks]
+        wait_for(lambda: begun(self.run_dirs) >= before + self.program.logs, "all that log at once have begun")
+        go.touch()
+        finished = [program.finish() for program in started]
+        self.errors = "".join(errors for _, _, errors in finished)
+        assert [code for code, _, _ in finished] == [0] * len(finished), self.errors
+
+    @property
+    def lines(self) -> Counter[str]:
+        """How often each line was printed; without the number of files, and what an end says of an outage."""
+        lines = (normalised(line, self.run, self._endpoint) for line in self.errors.splitlines())
+        lines = (re.sub(r"in \d files? of", "in 1 file of", line) for line in lines)
+        return Counter(re.sub(r"(?<=not on the Hub yet): .*?(?=\. What)", "", line) for line in lines)
+
+    def told(self, *lines: str) -> Counter[str]:
+        """Each of these lines, which are those of exp1, once for each run directory."""
+        trials = [trial.name for trial in self.run_dirs] if self.program.runs > 1 else []
+        places = [(f"RUN/{trial}", f"tensorboard/{trial}") for trial in trials] or [("RUN", "tensorboard/exp1")]
+        return Counter(
+            line.replace("RUN", run).replace("tensorboard/exp1", folder) for line in lines for run, folder in places
+        )
+
+    def is_told(self, outage: str) -> None:
+        """Each run directory has told its start, and at its end the command; the outage before that, or at the end.
+
+        An uploader whose token is refused leaves, before that end or after it.
+        """
+        lines = self.lines
+        if outage == WRONG_TOKEN:
+            lines = Counter(re.sub(LEFT, GOES_ON, line) for line in lines.elements())
+        assert lines.pop(outage, 0) <= len(self.run_dirs), self.errors
+        assert lines == self.told(STARTS_IN_AN_OUTAGE, UNSENT), self.errors
+
+
+@pytest.fixture
+def runs(start, tmp_path, monkeypatch):
+    """Run a program to its end, with torch if it needs that. The uploaders would stay where the Hub is down."""
+    run_dirs = set()
+
+    def run(name: str, **env: str) -> Ran:
+        if name == "ddp-by-spawn":
+            pytest.importorskip("torch.distributed", reason="torch is not installed")
+            monkeypatch.setenv("PYTHONPATH", f"{HELPERS / 'hurry'}:{HELPERS / 'watch'}")
+            monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+        run_dirs.update(PROGRAMS[name].run_dirs(tmp_path / "runs" / "exp1"))
+        return Ran(start, tmp_path, name, env)
+
+    yield run
+    for run_dir in run_dirs:
+        kill_uploaders(run_dir)
+
+
+@pytest.mark.parametrize("name", OF_A_RUN)
+def test_processes_of_one_run_tell_its_start_and_its_end_once(runs, hub, name):
+    """Also where the parent logs nothing. What they have logged is on the Hub then, in directories of their names."""
+    ran = runs(name, HF_ENDPOINT=hub.endpoint)
+    assert ran.lines == Counter([CREATED, VISIBLE, STARTS, DONE]), ran.errors
+    report = check_oracle(ran.run, hub, f"{ran.run}.journals")
+    assert {str(Path(path).parent) for path in report.files} == set(ran.program.directories)
+
+
+@pytest.mark.parametrize("name", OF_TRIALS)
+def test_trials_of_a_pool_tell_their_start_and_their_end_once(runs, hub, name):
+    """Each has a logdir of its own, in which it is alone, whichever process of the pool has taken it."""
+    HfApi(endpoint=hub.endpoint).create_repo("me/run")
+    ran = runs(name, HF_ENDPOINT=hub.endpoint)
+    assert ran.lines == ran.told(VISIBLE, STARTS, DONE), ran.errors
+    for trial in ran.run_dirs:
+        report = check_oracle(trial, hub, f"{trial}.journals", folder=f"tensorboard/{trial.name}")
+        assert [str(Path(path).parent) for path in report.files] == ["."]
+
+
+@pytest.mark.parametrize("name", [*OF_A_RUN, *OF_TRIALS])
+def test_while_the_hub_is_down_each_run_tells_its_start_and_once_the_command(runs, name):
+    """No end waits for `exit_timeout`: the uploader goes on without it, and the line says how to wait for that."""
+    runs(name, HF_ENDPOINT=DOWN, **NO_END).is_told(UNREACHABLE)
+
+
+@pytest.mark.parametrize("name", ["ddp-by-spawn", "process-fork", "nested", "pool-fork"])
+def test_a_token_that_is_refused_is_told_once_for_each_run(runs, tmp_path, name):
+    """With what helps, and at the end with the command."""
+    with LocalHub(tmp_path / "hub", token="hf_right") as hub:
+        runs(name, HF_ENDPOINT=hub.endpoint, HF_TOKEN="hf_wrong", **NO_END).is_told(WRONG_TOKEN)
+
+
+@pytest.mark.parametrize("name", [*OF_A_RUN, *OF_TRIALS])
+def test_names_are_the_same_after_a_restart_in_another_order(runs, name):
+    """Of each child, rank and trial."""
+    before = names(runs(name, HF_MPWRITER_DISABLED="1").run_dirs)
+    assert names(runs(name, HF_MPWRITER_DISABLED="1", BACKWARDS="1").run_dirs) == before
+    assert [len(directories) for directories in before.values()] == [1] * len(before)
+
+
+def test_a_rank_with_a_disk_of_its_own_tells_its_start_at_a_restart_too(hub, run_dir, start):
+    """It reports at its end, as no lower rank comes; before that it only sees that the start can be told."""
+    for _ in range(2):
+        code, _, errors = start(LOG_AND_EXIT, run_dir, 10, env={"RANK": "1", "WORLD_SIZE": "2"}).finish()
+        lines = [normalised(line, run_dir, hub.endpoint) for line in errors.splitlines()]
+        assert (code, lines[-2:]) == (0, [STARTS, DONE]), errors
+
+
+LEAVES_MEANWHILE = """
+import multiprocessing, sys
+from hf_mpwriter import HFSummaryWriter
+from hf_mpwriter.worker.membership import Membership
+from hf_mpwriter.worker.messages.reporter import Reporter
+context = multiprocessing.get_context("fork")
+reports, leaves, decided, left = (context.Event() for _ in range(4))
+
+def late(function, is_due, event, until):
+    def wrapped(self, *arguments):
+        if is_due(self):
+            event.set()
+            until.wait()
+        return function(self, *arguments)
+    return wrapped
+
+def work(who):
+    with HFSummaryWriter("me/run", logdir=sys.argv[1], exit_timeout=float(sys.argv[2])) as writer:
+        if who == "other":
+            reports.wait()
+        writer.add_scalar("loss", 1.0, 1)
+        if who == "reporter":
+            reports.set()
+            leaves.wait()
+            Reporter.give_up = late(Reporter.give_up, lambda reporter: reporter.reports, decided, left)
+        elif sys.argv[3] == "logs":
+            leaves.set()
+            decided.wait()
+        else:  # its files are closed, and it has not left
+            Membership.leave = late(Membership.leave, lambda _: True, leaves, decided)
+    (left if who == "other" else decided).set()
+
+children = [context.Process(target=work, args=(who,)) for who in ("reporter", "other")]
+for child in children: child.start()
+for child in children: child.join()
+"""
+
+
+@pytest.mark.parametrize(("timeout", "does"), [(0, "logs"), (1, "leaves")])
+def test_the_end_is_told_if_the_other_process_leaves_while_the_reporter_decides(run_dir, start, timeout, does):
+    """The reporter has seen it and leaves the end to it; it has found the lock held, and leaves it to the reporter."""
+    code, _, errors = start(LEAVES_MEANWHILE, run_dir, timeout, does, env={"HF_ENDPOINT": DOWN}).finish()
+    kill_uploaders(run_dir)
+    assert (code, errors.count("are not on the Hub yet")) == (0, 1), errors
+
+
+WAITS = """
+import signal, sys
+from hf_mpwriter import HFSummaryWriter
+from hf_mpwriter.worker import shutdown
+shutdown.QUIET_WAIT = 0.0  # each wait is announced
+signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored in the background of a shell
+with HFSummaryWriter("me/run", logdir=sys.argv[1], exit_timeout=1000) as writer:
+    writer.add_scalar("loss", 1.0, 1)
+print("the model is saved", flush=True)
+{}
+"""
+
+
+def test_an_interrupt_ends_a_wait_and_what_follows_the_block_runs(hub, run_dir, start):
+    """The announcement of the wait says so."""
+    hub.fault("/commit/ hang")
+    program = start(WAITS.format(""), run_dir)
+    told = next(line for line in program.process.stderr if "waiting up to" in line)
+    assert "Ctrl-C ends the wait and nothing else" in told
+    program.process.send_signal(signal.SIGINT)
+    code, out, errors = program.finish()
+    assert (code, out, errors.count("are not on the Hub yet")) == (0, "the model is saved\n", 1), errors
+    hub.clear_faults()
+
+
+def test_a_wait_that_is_asked_for_waits_although_another_was_in_vain(tmp_path, run_dir, start):
+    """The block has ended while the Hub was down; `close(wait=True)` ends when all is there."""
+    hub = LocalHub(tmp_path / "hub").start()
+    hub.stop()
+    asks = "writer.close(wait=True)\nprint(writer.status().waiting)"
+    program = start(WAITS.format(asks), run_dir, env={"HF_ENDPOINT": hub.endpoint})
+    assert program.process.stdout.readline() == "the model is saved\n"
+    with hub:
+        code, out, errors = program.finish()
+        assert (code, out, errors.count("are not on the Hub yet")) == (0, "0\n", 1), errors
+        check_oracle(run_dir, hub)
