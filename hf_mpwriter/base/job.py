@@ -132,6 +132,9 @@ ROWS = (
 )
 
 
+BATCH_SYSTEMS = (("SLURM", _slurm), ("PBS", _pbs), ("LSF", _lsf), ("Grid Engine", _sge), ("Hugging Face", _hf_jobs))
+
+
 def job_name(environ: Environ) -> str:
     """The name of the job, "" if the environment names none that lasts over a restart."""
     return next((_name(row.system, job) for row in ROWS if (job := row.job(environ))), "")
@@ -160,6 +163,11 @@ def run_name(environ: Environ, launched_at: float, host: str) -> str:
     if is_ray_worker(environ):  # the launcher is Ray's daemon, which starts the workers of many jobs
         name += f"_ray_{safe_name(environ['RAY_JOB_ID'])}"
     return name
+
+
+def batch_system(environ: Environ) -> str:
+    """The system that ends all processes of a job with it, "" if there is none."""
+    return next((name for name, job in BATCH_SYSTEMS if job(environ)), "")
 
 
 def is_ray_worker(environ: Environ) -> bool:

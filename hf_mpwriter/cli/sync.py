@@ -251,16 +251,14 @@ def _request_and_wait(
         wishes: what was asked for.
         name: of the run, "" if there is only one.
     """
-    ledger = Progress(spool).ledger()  # read now: a comparison that came before the request does not answer it
-    checked = ledger.checked if ledger else 0
-    waiting = _Waiting(spool, destination, checked, name, quiet=wishes.is_quiet)
+    waiting = _Waiting(spool, destination, name, quiet=wishes.is_quiet)
     member_file = MemberFile(spool, OBSERVER, Process.current(), settings)
     try:
         if wishes.create:
             member_file.write({"create": True})
         sizes = event_files.sizes(spool.run, settings.allows)
         attached = attachments.sizes(spool.run, settings.allows, attachments.secrets())
-        changes = Progress(spool).changes(attached)  # a request answers for what was there when it was made
+        changes = waiting.progress.changes(attached)  # a request answers for what was there when it was made
         member_file.count(requests=1)
         if sizes:
             waiting.ensure()
@@ -274,8 +272,7 @@ def _request_and_wait(
     finally:
         member_file.leave()
     progress = Progress(spool)
-    ledger = progress.ledger()
-    asked = ledger is not None and ledger.checked > checked
+    asked = (ledger := progress.ledger()) is not None and ledger.checked > waiting.since
     return _Synced(lengths, missing if asked else progress.missing(lengths), asked, damaged)
 
 
@@ -285,16 +282,20 @@ class _Waiting:
     Args:
         spool: of the run directory.
         destination: where to.
-        checked: of the ledger before the request.
         name: of the run, "" if there is only one.
         quiet: whether nothing but errors is printed.
+
+    Attributes:
+        progress: view of the run.
+        since: `checked` of the ledger: a comparison that came before the request does not answer it.
     """
 
-    def __init__(self, spool: Spool, destination: Destination, checked: int, name: str, *, quiet: bool) -> None:
-        self._spool, self._progress, self._election = spool, Progress(spool), Election(spool, destination, by_hand=True)
+    def __init__(self, spool: Spool, destination: Destination, name: str, *, quiet: bool) -> None:
+        self._spool, self.progress, self._election = spool, Progress(spool), Election(spool, destination, by_hand=True)
         self._mirror = MirrorElection(spool, by_hand=True)
-        self._since, self._name, self._is_drawn = checked, name, not quiet
-        self._at, self._before = time.time(), self._progress.refusals()
+        ledger = self.progress.ledger()
+        self.since, self._name, self._is_drawn = ledger.checked if ledger else 0, name, not quiet
+        self._at, self._before = time.time(), self.progress.refusals()
 
     def ensure(self) -> None:
         """Make sure that an uploader lives, and a mirror if the run is staged.
@@ -315,16 +316,15 @@ class _Waiting:
             timeout: seconds.
             asked: when the attachments had changed, see `Progress.missing`.
         """
-        progress, drawn = self._progress, self._is_drawn
-        total, lacking = sum(lengths.values()), sum(progress.missing(lengths).values())
-        with closing(UploadBar(total, lacking, name=self._name, drawn=drawn, lines=drawn)) as bar:
+        total, lacking = sum(lengths.values()), sum(self.progress.missing(lengths).values())
+        with closing(UploadBar(total, lacking, name=self._name, drawn=self._is_drawn, lines=self._is_drawn)) as bar:
 
             def show(missing: dict[str, int]) -> None:
                 bar.update(sum(missing.values()))
-                if drawn:
-                    bar.show_failure(progress.uploader(), self._at)
+                if self._is_drawn:
+                    bar.show_failure(self.progress.uploader(), self._at)
 
-            ours = partial(wait, since=self._since, asked=asked, before=self._before, began_at=self._at)
-            missing = ours(progress, lengths, timeout, self.ensure, show)
+            ours = partial(wait, since=self.since, asked=asked, before=self._before, began_at=self._at)
+            missing = ours(self.progress, lengths, timeout, self.ensure, show)
             bar.update(sum(missing.values()))
         return missing

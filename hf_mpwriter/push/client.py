@@ -39,7 +39,7 @@ from hf_mpwriter.base.files import PAYLOAD_LIMIT, digest, feed, git_hasher
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Sent, Split
 from hf_mpwriter.push.classify import classify
-from hf_mpwriter.push.transport import Transport
+from hf_mpwriter.push.transport import Contacted, Transport
 from hf_mpwriter.snapshot.quiet_files import Source, Unchanged
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import at
@@ -74,8 +74,10 @@ class Hub:
         private: whether the repository is private, None as long as the Hub has not said it.
     """
 
-    def __init__(self, destination: Destination, *, is_impatient: bool = False) -> None:
-        self._transport = Transport(is_impatient=is_impatient)
+    def __init__(
+        self, destination: Destination, *, is_impatient: bool = False, contact: Contacted = lambda **_: None
+    ) -> None:
+        self._transport = Transport(is_impatient=is_impatient, contact=contact)
         self.private: bool | None = None
         self._destination = destination
         self._api = HfApi(endpoint=destination.endpoint)

@@ -25,7 +25,7 @@ import time
 
 from hf_mpwriter.base import state
 from hf_mpwriter.base.verdicts import Done, Unknown, Verdict
-from hf_mpwriter.push.job import Job, Notice, from_line
+from hf_mpwriter.push.job import Contact, Job, Notice, from_line
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import launch
 from hf_mpwriter.system.process import standard_taken
@@ -43,6 +43,10 @@ class PushHandle:
         limit: seconds after which it has to be over.
         spool: of the run directory, with the descriptors of both; None opens them by their paths.
         linger: seconds for which it waits for the next job after one that went well.
+
+    Attributes:
+        asked_at: unix time when the first request of the job was sent, 0 before that.
+        is_answered: whether the Hub has answered one.
 
     Raises:
         OSError: the process cannot be started.
@@ -72,6 +76,7 @@ class PushHandle:
         self._limit, self._end = limit, time.monotonic() + limit + GRACE
         self._received = b""
         self._verdict: Verdict | None = None
+        self.asked_at, self.is_answered = 0.0, False
 
     @property
     def pid(self) -> int:
@@ -90,6 +95,8 @@ class PushHandle:
         for message in map(from_line, lines):
             if isinstance(message, Notice):
                 notices.append(message.text)
+            elif isinstance(message, Contact):
+                self.asked_at, self.is_answered = self.asked_at or time.time(), message.answered
             elif message is not None:
                 self._verdict = message
         if not ended:
@@ -120,6 +127,7 @@ class PushHandle:
         except OSError:
             return False
         self._limit, self._end, self._verdict = limit, time.monotonic() + limit + GRACE, None
+        self.asked_at, self.is_answered = 0.0, False
         self._reads_many = self._reads_many or _reads_many(job)
         return True
 

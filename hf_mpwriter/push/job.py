@@ -1,7 +1,8 @@
 """What travels between uploader and push: the job one way, notices and the verdict the other way.
 
     uploader  --Job, on an inherited descriptor-->     push
-    uploader  <--lines, on the standard output--       push      Notice {"text": "created ..."}       any number
+    uploader  <--lines, on the standard output--       push      Contact {"answered": false}          twice at most
+                                                                 Notice {"text": "created ..."}       any number
                                                                  Done {"commit": "...", ...}          the verdict, last
 
 A line is the name of a dataclass and its JSON, see `base/state`.
@@ -86,7 +87,14 @@ class Notice:
     text: str
 
 
-Message = Notice | Verdict
+@dataclass(frozen=True)
+class Contact:
+    """The push has sent its first request, or the Hub has answered one."""
+
+    answered: bool
+
+
+Message = Contact | Notice | Verdict
 _KINDS: tuple[type[Message], ...] = typing.get_args(Message)
 
 

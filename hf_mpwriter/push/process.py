@@ -35,7 +35,7 @@ from typing import NoReturn
 from hf_mpwriter.base import state
 from hf_mpwriter.base.errors import ForeignSpoolError
 from hf_mpwriter.base.verdicts import Done, Refused, Retry, Verdict
-from hf_mpwriter.push.job import Job, Message, Notice, deadline
+from hf_mpwriter.push.job import Contact, Job, Message, Notice, deadline
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import disk, hf_home, launch, redaction
 from hf_mpwriter.system.process import fill_standard
@@ -65,6 +65,10 @@ class Pipe:
     def notify(self, text: str) -> None:
         """What the user should know."""
         self.write(Notice(text))
+
+    def contact(self, *, answered: bool) -> None:
+        """Whether the Hub has answered; so the end of training knows what it waits for."""
+        self.write(Contact(answered))
 
     def write(self, message: Message) -> None:
         """One line; it begins anew, in case that something else has been printed there."""
@@ -133,7 +137,8 @@ def _verdict(pipe: Pipe, record: int, held: list[Spool], run_fd: int, spool_fd: 
         gc.enable()
     if job.prepares:
         return None
-    return carry(job, Hub(job.destination), pipe.notify, random.Random(), held[0])  # noqa: S311 - jitter, no secret
+    hub = Hub(job.destination, contact=pipe.contact)
+    return carry(job, hub, pipe.notify, random.Random(), held[0])  # noqa: S311 - jitter, no secret
 
 
 def _set_environment(job: Job, cache: str) -> None:

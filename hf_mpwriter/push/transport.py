@@ -29,7 +29,7 @@ import ssl
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import httpx2
 from huggingface_hub import get_session, set_client_factory
@@ -50,19 +50,28 @@ STREAMED = 64 << 10  # bytes of a content that are handed on at once: so much is
 _LIMITS = {"connect": CONNECT_TIMEOUT, "read": REQUEST_TIMEOUT, "write": REQUEST_TIMEOUT, "pool": CONNECT_TIMEOUT}
 
 
+class Contacted(Protocol):
+    """Is told of the first request, and of the first answer of a Hub that works."""
+
+    def __call__(self, *, answered: bool) -> object:
+        """Take it in."""
+
+
 class Transport:
     """The HTTP client that huggingface_hub uses in this process.
 
     Args:
         is_impatient: whether a person waits for the answers.
+        contact: see there; called once for either.
 
     Attributes:
         commits_sent: requests for a commit that were sent.
         before_commit: called before each of them; what it raises ends the call of the client, and nothing is sent.
     """
 
-    def __init__(self, *, is_impatient: bool = False) -> None:
+    def __init__(self, *, is_impatient: bool = False, contact: Contacted = lambda **_: None) -> None:
         self.commits_sent, self._is_impatient = 0, is_impatient
+        self._contact, self._contacts = contact, set[bool]()
         self.before_commit: Callable[[], object] = lambda: None
         self._answer_limit = ANSWER_LIMIT
         set_client_factory(self._client)
@@ -70,7 +79,7 @@ class Transport:
     def _client(self) -> httpx2.Client:
         hooks: dict[str, list[Callable[..., object]]] = {
             "request": [hf_request_event_hook, self._before_request],
-            "response": [self._bound_answer, _after_response],
+            "response": [self._note_answer, self._bound_answer, _after_response],
         }
         try:
             kind = _ImpatientClient if self._is_impatient else httpx2.Client
@@ -119,7 +128,17 @@ class Transport:
         finally:
             self._answer_limit = before
 
+    def _note(self, *, answered: bool) -> None:
+        if not self._contacts & {answered, True}:
+            self._contacts.add(answered)
+            self._contact(answered=answered)
+
+    def _note_answer(self, response: httpx2.Response) -> None:
+        if response.status_code < 500 and response.status_code != 429:
+            self._note(answered=True)
+
     def _before_request(self, request: httpx2.Request) -> None:
+        self._note(answered=False)
         given = request.extensions.get("timeout") or {}
         limits = dict.fromkeys(_LIMITS, IMPATIENT_TIMEOUT) if self._is_impatient else _LIMITS
         request.extensions["timeout"] = limits | {name: value for name, value in given.items() if value is not None}

@@ -112,7 +112,7 @@ class Inputs:
             OSError: a directory cannot be read.
         """
         found, news = dict[str, _File](), list[int]()
-        directories, files = Place(self._run).scan()
+        directories, files, _ = Place(self._run).scan()
         ranks = [
             (rank, name) for name in directories if (rank := rank_of(name)) is not None and name != names.MAIN_WORKER
         ]

@@ -16,6 +16,8 @@ Invariants:
 - What comes behind the last whole record is not sent. It is damage if a checksum there does not hold, else the
   beginning of a record. It is looked for only where the scan stops anyhow.
 - Symbolic links are not followed, and the spool is never read.
+- A folder with a spool of its own is another run, which may go elsewhere or nowhere: nothing below it is part of this
+  one. It has its spool before it has its first event file.
 """
 
 from __future__ import annotations
@@ -40,20 +42,28 @@ LAST_BYTES = 64  # bytes before the end of the last whole record that identify a
 UNREAD = bytes(LAST_BYTES + 1)  # in place of them: equal to no others
 
 
-def walk(run: Directory, unread: Callable[[OSError], object] = lambda _: None) -> Iterator[str]:
-    """Relative paths of all regular files but ours.
+def walk(
+    run: Directory,
+    unread: Callable[[OSError], object] = lambda _: None,
+    other_run: Callable[[str], object] = lambda _: None,
+) -> Iterator[str]:
+    """Relative paths of all regular files of a run but ours.
 
     Args:
         run: the run directory.
         unread: called with the error of each directory that cannot be listed.
+        other_run: called with the relative path of each folder that is another run.
     """
     pending = [""]
     while pending:
         directory = pending.pop()
         try:
-            directories, files = Place(run, directory).scan()
+            directories, files, others = Place(run, directory).scan()
         except OSError as error:
             unread(error)
+            continue
+        if directory and names.SPOOL_NAME in (*directories, *others):  # a link to a spool, too
+            other_run(directory)
             continue
         prefix = f"{directory}/" if directory else ""
         pending += [prefix + name for name in directories if not names.is_of_ours(name)]
@@ -143,9 +153,13 @@ class EventFileScan:
     Args:
         run: the run directory.
         known: the end of a whole record of a path, 0 if there is none; a new file is parsed from there on.
+
+    Attributes:
+        other_runs: relative paths of the folders of other runs that the last scan has passed over.
     """
 
     def __init__(self, run: Directory, known: Callable[[str], int] = lambda _: 0) -> None:
+        self.other_runs: list[str] = []
         self._run = run
         self._known = known
         self._failed = 0  # scans in a row that met what cannot be read
@@ -166,7 +180,8 @@ class EventFileScan:
             OSError: a file or a directory that is there cannot be read, see `patience`.
         """
         found, parsed, unread = [], {}, list[OSError]()
-        paths = walk(self._run, unread.append)
+        self.other_runs = []
+        paths = walk(self._run, unread.append, self.other_runs.append)
         listed = sorted(path for path in paths if not names.is_attachment(path) and allows(path))
         open_now = growing()
         with Statuses(self._run) as statuses:

@@ -1,5 +1,4 @@
 """The layout of the spool: every place in it, and every name, both ways.
-It is longer than other modules, so that all places stand in one.
 
     runs/exp1/                                        run directory
       events.out.tfevents.1795233002.<host>.<pid>.<8 hex><suffix>
@@ -10,16 +9,16 @@ It is longer than other modules, so that all places stand in one.
         create.lock                                   lock of who makes the first two    no process (empty)
         uploader.lock                                 the uploader lock                  no process (empty)
         claims/<worker>.lock                          claims; a note, see worker/naming  see worker/naming/rewind
-        claims/<worker>.voice                         members that may speak             no process (empty)
-        claims/main.stand_in                          a child that speaks without them   no process (empty)
         parts/                                        names of parts of a job            see worker/naming/parts
         members/<worker>.<host>.<pid>.<ticks>-<n>     member file: lines, appended       that worker
-        told.json                                     what the user was told             the first that may speak
+        reporter.lock                                 lock of who tells the user         no process (empty)
+        told.json                                     what the user was told             the reporter
         pull.lock                                     lock of the pulls                  no process (empty)
         pulled.json                                   what came from the Hub             the holder of that lock
         pulling/<32 hex>                              files on their way from the Hub    the holder of that lock
         hosts/<host>/status.json                      heartbeat, phase, last failure     that host's uploader
         hosts/<host>/notices.json                     what the user should know          that host's uploader
+        hosts/<host>/told.json                        the same of a node without it      the node's first rank
         hosts/<host>/died.json                        workers that died, see deaths      that host's uploader
         hosts/<host>/starts.json                      starts of uploaders                the lock's holder, there
         hosts/<host>/uploader.log                     rotating log                       that host's uploader
@@ -58,6 +57,21 @@ from hf_mpwriter.system.directory import Directory, Place, at, is_shared
 from hf_mpwriter.system.filesystem.mounts import reason_of
 
 
+def no_directory(run_dir: str, error: OSError) -> LogdirError:
+    """The refusal of a run directory where something else is in the way: what an error names, or what is above it."""
+    path = error.filename or ""
+    while os.path.isabs(path) and not os.path.lexists(path):
+        path = os.path.dirname(path)
+    what = "a link" if os.path.islink(path) else "a file"
+    text = f"The logdir {run_dir!r} cannot be a directory: {path!r} is {what}."
+    return LogdirError(text, hint="Give another logdir, or move that file away.")
+
+
+def unwritable(run_dir: str, error: OSError) -> LogdirError:
+    """The refusal of a run directory in which nothing can be made."""
+    return LogdirError(f"The logdir {run_dir!r} cannot be written: {reason_of(error)}.", hint="Give another logdir.")
+
+
 @dataclass(frozen=True)
 class RunPaths:
     """Where a run is, as a process is told that gets descriptors of its directories.
@@ -88,6 +102,11 @@ class HostSpool:
     def notices(self) -> Place:
         """What the user should know."""
         return self.root / "notices.json"
+
+    @property
+    def told(self) -> Place:
+        """What the first rank of this node has told, where the reporter is on another one."""
+        return self.root / "told.json"
 
     @property
     def died(self) -> Place:
@@ -211,6 +230,11 @@ class Spool:
         return self.directory / "uploader.lock"
 
     @property
+    def reporter_lock(self) -> Place:
+        """The lock of the process that tells the user what becomes of the run."""
+        return self.directory / "reporter.lock"
+
+    @property
     def told(self) -> Place:
         """The record of what was told."""
         return self.directory / "told.json"
@@ -230,9 +254,9 @@ class Spool:
         """Directory of the claims."""
         return self.directory / "claims"
 
-    def claim(self, worker: str, right: str = "lock") -> Place:
-        """The lock of a worker's name; as `voice` that of its right to speak for the run."""
-        return self.claims / f"{worker}.{right}"
+    def claim(self, worker: str) -> Place:
+        """The lock of a worker's name."""
+        return self.claims / f"{worker}.lock"
 
     def member_file(self, name: MemberName) -> Place:
         """Place of a member file."""
@@ -314,20 +338,11 @@ class Spool:
                 hint = f"Remove what is there; to keep others out: chmod go-w {shlex.quote(self.run_dir)}"
                 raise ForeignSpoolError(text, hint=hint) from error
             if is_file:
-                path = error.filename or ""
-                while os.path.isabs(path) and not os.path.lexists(path):
-                    path = os.path.dirname(path)
-                what = "a link" if os.path.islink(path) else "a file"
-                text = f"The logdir {self.run_dir!r} cannot be a directory: {path!r} is {what}."
-                raise LogdirError(text, hint="Give another logdir, or move that file away.") from error
-            raise self._cannot_be_written(error) from error
+                raise no_directory(self.run_dir, error) from error
+            raise unwritable(self.run_dir, error) from error
         if not was_made and not makes:  # another process was faster
             self.check_format()
         return makes
-
-    def _cannot_be_written(self, error: OSError) -> LogdirError:
-        text = f"The logdir {self.run_dir!r} cannot be written: {reason_of(error)}."
-        return LogdirError(text, hint="Give another logdir.")
 
     def check_format(self) -> None:
         """Refuse a spool that another version wrote.
@@ -349,7 +364,7 @@ class Spool:
             try:
                 ownership.record_destination(self.directory, destination)
             except OSError as error:
-                raise self._cannot_be_written(error) from error
+                raise unwritable(self.run_dir, error) from error
             recorded = self.destination()
         if recorded != destination:
             hint = "Use another logdir. Or let this run begin there anew, with all that was logged, when its processes "

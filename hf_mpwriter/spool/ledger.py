@@ -172,6 +172,10 @@ class Ledger:
         """Acknowledged bytes of a path, 0 if it is unknown."""
         return self.files.get(path, NOWHERE).length
 
+    def has_grown(self, since: float) -> bool:
+        """Whether the Hub has got something since then, a unix time."""
+        return any(held.time >= since for held in self.files.values())
+
     def covers(self, file: LocalFile) -> bool:
         """Whether the Hub is known to hold what a local file has."""
         held = self.files.get(file.path)

@@ -247,7 +247,7 @@ def open_to_group(run: Directory, spool: Directory) -> None:
 
 def share_tree(top: Place, group: int) -> None:
     """Open a directory and all below it to a group. The top comes last: once it is open, all is."""
-    directories, files = top.scan()
+    directories, files, _ = top.scan()
     for name in directories:
         share_tree(top / name, group)
     for name in files:

@@ -3,7 +3,8 @@
     hosts/<host>/status.json
     {"process": {...}, "started_at": 1795236610.0, "token_issued_at": ..., "beat": ..., "phase": "idle",
      "waiting": 0, "push": 0, "commits": 3, "blocked_until": 0.0, "blocked_for": 0.0, "next_in": 271.0, "elsewhere": [],
-     "kind": "Retry", "reason": "...", "hint": "", "failures": 2, "failed_at": ..., "failing_since": ...,
+     "asked_at": 0.0, "is_answered": false, "kind": "Retry", "reason": "...", "hint": "", "failures": 2,
+     "failed_at": ..., "failing_since": ...,
      "succeeded_at": ..., "repo_id": "me/run", "private": false}                          "" and 0 without a failure
 
 Invariants:
@@ -58,6 +59,8 @@ class UploaderStatus:
         token_issued_at: unix time when the worker that brought its token joined.
         process: the uploader, None if there was none.
         push: process id of the push that runs, 0 if none does.
+        asked_at: unix time when that push has sent its first request, 0 before that.
+        is_answered: whether the Hub has answered it.
         waiting: batches that wait.
         commits: made by this uploader.
         kind: of the verdict on the last push, "" if it did not fail.
@@ -81,6 +84,8 @@ class UploaderStatus:
     token_issued_at: float = 0.0
     process: Process | None = None
     push: int = 0
+    asked_at: float = 0.0
+    is_answered: bool = False
     waiting: int = 0
     commits: int = 0
     kind: str = ""
@@ -304,13 +309,23 @@ class StatusFile:
         self._change(elsewhere=None if elsewhere is None else tuple(sorted(elsewhere)))
 
     def publish(
-        self, *, phase: str, waiting: int, push: int | None, commits: int, blocked_until: float, next_at: float = 0.0
+        self,
+        *,
+        phase: str,
+        waiting: int,
+        push: int | None,
+        commits: int,
+        blocked_until: float,
+        next_at: float = 0.0,
+        asked_at: float = 0.0,
+        is_answered: bool = False,
     ) -> None:
         """Write the file if something has changed, or if the heartbeat is due; see `UploaderStatus`.
 
         `next_in` is what is left until `next_at`, in monotonic seconds.
         """
         self._change(phase=phase, waiting=waiting, push=push or 0, commits=commits, blocked_until=blocked_until)
+        self._change(asked_at=asked_at, is_answered=is_answered)
         is_news = self._status != self._published or next_at != self._published_next
         if not is_news and self._clock() - self._beat_at < BEAT_EVERY:
             return

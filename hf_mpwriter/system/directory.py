@@ -243,9 +243,9 @@ class Place:
         except OSError:
             return False
 
-    def scan(self) -> tuple[list[str], list[str]]:
-        """The names of the directories in a directory, and those of the regular files; links are neither."""
-        found: tuple[list[str], list[str]] = [], []
+    def scan(self) -> tuple[list[str], list[str], list[str]]:
+        """The names of the directories in a directory, of the regular files, and of the rest, such as links."""
+        found: tuple[list[str], list[str], list[str]] = [], [], []
         fd = self.open(_DIRECTORY)
         try:
             with standard_taken():  # it makes a duplicate
@@ -254,8 +254,8 @@ class Place:
                 for entry in entries:
                     if entry.is_dir(follow_symlinks=False):
                         found[0].append(entry.name)
-                    elif entry.is_file(follow_symlinks=False):
-                        found[1].append(entry.name)
+                    else:
+                        found[1 if entry.is_file(follow_symlinks=False) else 2].append(entry.name)
         finally:
             os.close(fd)
         return found

@@ -103,7 +103,7 @@ class Report:
     Attributes:
         files: the event files, per path.
         attachments: the attachments that are expected, per path.
-        commits: number of commits of the branch, whoever made them.
+        commits: number of commits of the branch, those of others included.
         changes: of these, commits that have changed something in the folder of the run.
         returned: number of calls that returned, 0 without journals.
         lost: number of their records that are missing.

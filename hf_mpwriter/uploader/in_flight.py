@@ -22,7 +22,6 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 from hf_mpwriter.base.names import is_attachment
 from hf_mpwriter.base.verdicts import Done, Refused, Retry, Sent, Unknown, Verdict
@@ -159,10 +158,10 @@ class InFlight:
         """
         if self.push is None and self._lingering is None:
             with contextlib.suppress(OSError):
-                job = replace(self._job(lane, Batch(0, ()), squash=False), known={}, uncertain={}, prepares=True)
+                job = self._job(lane, Batch(0, ()), prepares=True)
                 self._lingering = PushHandle(job, deadline(job), self._spool, LINGER)
 
-    def _job(self, lane: Lane, batch: Batch, *, squash: bool) -> Job:
+    def _job(self, lane: Lane, batch: Batch, *, squash: bool = False, prepares: bool = False) -> Job:
         return Job(
             **vars(self._spool.paths),
             copies=self._host.copies.name,
@@ -171,14 +170,15 @@ class InFlight:
             private=lane.settings.private,
             squash=squash,
             files=batch.files,
-            known=self._ledger.known() | self._gaps.unknown,
-            uncertain=possible(self._ledger),
+            known={} if prepares else self._ledger.known() | self._gaps.unknown,
+            uncertain={} if prepares else possible(self._ledger),
             own_head=self.own_head,
             fenced=self._fenced,
             xet=self._pacing.uses_xet,
             create=self._creates,
             last_commit=self._last_commit,
             was_private=self._ledger.private,
+            prepares=prepares,
         )
 
     def _begin(self, job: Job) -> PushHandle:

@@ -173,6 +173,11 @@ class EventFileLane(Lane):
         return self._outbox.batches
 
     @property
+    def other_runs(self) -> list[str]:
+        """Relative paths of the folders of other runs that the last scan has passed over."""
+        return self._scan.other_runs
+
+    @property
     def outgoing(self) -> Outgoing:
         """The state of the batches."""
         if not self.batches:

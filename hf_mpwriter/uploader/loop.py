@@ -204,6 +204,7 @@ class Uploader:
         self.run.pacing.scanned(self.run.events.settings.commit_every)
         self.run.requests.scanned(members, files)
         self.run.satisfy()
+        self.run.tell_other_runs()
         if self._ending is not Ending.NOT_ASKED:
             self._ending = Ending.ASKED if self.run.events.batches else Ending.TRIED
         # nothing to send, but a request asks what the Hub really has, or something waits for the answer

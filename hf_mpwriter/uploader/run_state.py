@@ -32,6 +32,7 @@ from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.spool.workers.samplers import Seals
 from hf_mpwriter.spool.workers.share import Share
 from hf_mpwriter.system.process import Process
+from hf_mpwriter.system.redaction import printable
 from hf_mpwriter.uploader.attachment_lane import AttachmentLane
 from hf_mpwriter.uploader.decision import abandoned_for
 from hf_mpwriter.uploader.health.metrics import EVENT_FILES, UploaderMetrics
@@ -46,6 +47,7 @@ logger = logging.getLogger("hf_mpwriter")
 
 LOOK_EVERY = 5.0  # seconds between two looks for uploaders of other hosts
 LOCKS_DO_NOT_REACH = "locks do not reach from host to host here, so each host has an uploader; this one is beside"
+OTHER_RUNS = "has other runs below it: folders with a .hf_mpwriter of their own are not uploaded as part of it"
 NOTABLE_WAIT = 60.0  # seconds, from which on the user is told why
 SWEEP_EVERY = 60.0  # seconds between two looks for member files that cannot be read
 SHARE = 0.004  # of a core, for looks at the members
@@ -101,6 +103,7 @@ class RunState:
         self.requests, self.seals = Requests(), Seals(clock)
         self.view = RanksView(spool, self.host, nodes, clock, self.status.notify)
         self.abandoned_since, self._waited_until, self.audit, self.for_all = clock(), 0.0, False, False
+        self._knows_other_runs = False
         self._look_took = 0.0  # seconds of processor, of the last look at the members
         self.recover()
 
@@ -248,6 +251,13 @@ class RunState:
         if self.pacing.turn_at and wait > NOTABLE_WAIT:
             self.status.waits(f"the next commit is due at about {due}.")
 
+    def tell_other_runs(self) -> None:
+        """Tell once that runs below this one are not part of it."""
+        if self.events.other_runs and not self._knows_other_runs:
+            self._knows_other_runs = True
+            name = printable(min(self.events.other_runs))
+            self.status.notify([f"{self.spool.logdir} {OTHER_RUNS}, such as {name}"])
+
     def satisfy(self) -> None:
         """Note which members have nothing left in the outbox."""
         self.requests.satisfy(self.events.batches, self.ledger, self.members)
@@ -283,6 +293,8 @@ class RunState:
             commits=self.events.commits + self.attachments.commits,
             blocked_until=self.pacing.blocked_until,
             next_at=self.next_at(),
+            asked_at=push.asked_at if push else 0.0,
+            is_answered=push is not None and push.is_answered,
         )
 
     def leave(self) -> None:

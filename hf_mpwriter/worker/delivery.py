@@ -1,13 +1,13 @@
 """Delivery: what this process has logged in a run, and whether the Hub has it.
 
     event files      bytes on disk; records that wait in memory, or were dropped, because the disk refuses them. At the
-                     end a rank answers for its own, the first lone process for all that no other live worker has
-                     open, a child for none
+                     end a process answers for its own. The reporter answers for all that no live worker has open, if
+                     it is no rank, or the last member
     attachments      where the patterns ask for them: rank 0 or a process alone counts all, others their own. At the
-                     end the first answers for all, as they are then or have become since
+                     end the reporter answers for all, as they are then or have become since
 
 `push`, `status` and the Future of `scheduler.trigger` all start from `logged`. The logdir of a staged run gets all
-event files, the Hub those that the patterns allow. Who tells the user of it is in `telling/voice`.
+event files, the Hub those that the patterns allow. Who tells the user of it is in `messages/reporter`.
 
 Invariants:
 - Delivered means: the record of every call that had returned is on the Hub if the run has a destination, and in the
@@ -19,17 +19,18 @@ Invariants:
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-from hf_mpwriter.base.names import is_embedding, worker_dir
+from hf_mpwriter.base.names import is_embedding, is_ours, worker_dir
 from hf_mpwriter.base.settings import DEFAULT_ALLOW_PATTERNS
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.snapshot import attachments
 from hf_mpwriter.snapshot.damage import Damage
-from hf_mpwriter.snapshot.event_files import EventFileScan
+from hf_mpwriter.snapshot.event_files import EventFileScan, sizes
 from hf_mpwriter.spool import progress
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Logged, Progress, Status, size_text
@@ -137,24 +138,27 @@ class Awaited(NamedTuple):
     there: Mapping[str, int] = MappingProxyType({})
 
 
-def to_await(membership: Membership, written: dict[str, int], view: Progress, *, is_first: bool) -> Awaited:
+def to_await(
+    membership: Membership, written: dict[str, int], view: Progress, *, reports: bool, is_last: bool = False
+) -> Awaited:
     """What is to be on the Hub, and in the logdir, before a process ends.
 
     Args:
         membership: of the process.
         written: bytes per path of the event files that it has written itself.
         view: of the run.
-        is_first: whether it speaks for the run directory.
+        reports: whether it is the reporter.
+        is_last: whether no other member is there.
     """
     spool, settings, logdir = membership.spool, membership.settings, Logdir(membership.spool)
     own = {path: length for path, length in written.items() if settings.allows(path)}
     is_staged = logdir.is_staged
     written = written | _embeddings(membership) if is_staged else {}
-    if not settings.exit_timeout or not is_first:
+    if not settings.exit_timeout or not reports:
         return Awaited(own, there=written)
     allows = Share(spool).of(settings.allows)
     lengths = attachments.sizes(spool.run, allows) | own
-    if membership.role.rank is not None:
+    if membership.role.rank is not None and not is_last:
         return Awaited(lengths, there=written)
     ledger = view.ledger()
     # what Hub or logdir have, or this process has written, is not read again: that may take minutes
@@ -172,20 +176,31 @@ def to_await(membership: Membership, written: dict[str, int], view: Progress, *,
     return Awaited(lengths, damage, final | written if is_staged else {})
 
 
-def without_removed(
-    spool: Spool, view: Progress | Logdir, lengths: dict[str, int], *, is_first: bool
-) -> dict[str, int]:
+def final_sizes(membership: Membership) -> dict[str, int]:
+    """Bytes of our event files that no living worker has open; none is read. {} where that cannot be found out.
+
+    What others write, as torch's writer does, may grow for ever: nothing tells when they are done.
+    """
+    spool, allows = membership.spool, membership.settings.allows
+    try:
+        growing = Members(spool).growing()
+        return sizes(spool.run, lambda path: is_ours(os.path.basename(path)) and allows(path) and path not in growing)
+    except OSError:
+        return {}
+
+
+def without_removed(spool: Spool, view: Progress | Logdir, lengths: dict[str, int], *, tells: bool) -> dict[str, int]:
     """Leave out files that were removed, such as those of a temporary directory: they cannot be uploaded.
 
     Args:
         spool: of the run directory.
         view: of the run.
         lengths: bytes per path.
-        is_first: whether this process speaks for the run directory, and logs it.
+        tells: whether this process logs it.
     """
     missing = view.missing(lengths)
     gone = {path: missing[path] for path in missing if _is_gone(spool.run / path)}
-    if gone and is_first:
+    if gone and tells:
         logger.warning("%s were removed before they were known to be on the Hub", amount(gone, spool.run_dir))
     return {path: length for path, length in lengths.items() if path not in gone}
 

@@ -22,7 +22,7 @@ from hf_mpwriter.events.series import SEGMENT_MIN, sync_together
 from hf_mpwriter.system.directory import Place
 from hf_mpwriter.worker.membership import Membership
 from hf_mpwriter.worker.naming.rewind import Rewind
-from hf_mpwriter.worker.role import world_size_of
+from hf_mpwriter.worker.role import Role
 
 SEGMENT_OF_ONE = 4 << 20  # bytes of the smallest segments, for each rank; at most SEGMENT_MIN
 CHECKED_AT_ONCE = 100  # files of which one housekeeping sees whether they are there: each of 5,000 in 150 seconds
@@ -55,6 +55,7 @@ class WorkerFiles:
         self._damaged: dict[str, int] = {}  # see `damaged`; of files that are forgotten
         self._purged: dict[str, int] = {}  # step per directory
         self._purge_step: int | None = None  # of the last writer that has one
+        self._purged_as: Role | None = None  # when the others were rewound
         self._lost = self._told_lost = 0  # what was dropped and is in no event file; all that was told
         self._last_failure, self._next_check = "", 0
 
@@ -73,6 +74,8 @@ class WorkerFiles:
     def directory(self) -> Place:
         """The worker directory; joins if necessary, OSError if that fails."""
         directory = self._membership.directory()
+        if self._purge_step is not None and self._purged_as != self._membership.role:  # it has got a rank meanwhile
+            self._rewind_others(self._purge_step)
         self.rewind.own()
         return directory
 
@@ -98,7 +101,7 @@ class WorkerFiles:
         keeps a descriptor for each file of a run, so where many ranks write, segments are larger.
         """
         role = self._membership.role
-        ranks = 1 if role.rank is None else world_size_of(os.environ)
+        ranks = 1 if role.rank is None else role.world
         return SEGMENT_MIN if ranks is None or role.child is not None else min(SEGMENT_MIN, ranks * SEGMENT_OF_ONE)
 
     # for writers
@@ -133,14 +136,18 @@ class WorkerFiles:
         """
         if not is_alone and self._purge_step == step:
             return False
-        self._purge_step, role = step, self._membership.role
+        self._purge_step = step
+        self._rewind_others(step)
+        return True
+
+    def _rewind_others(self, step: int) -> None:
+        role = self._purged_as = self._membership.role
         if role.child is None:
             try:
-                self.rewind.start(step, role, world_size_of(os.environ))
+                self.rewind.start(step, role, role.world)
             except OSError as error:
                 text = "%s: not all other directories are rewound: %s"
                 logger.warning(text, self._membership.spool.logdir, error)
-        return True
 
     def _purge_unless_since(self) -> float:
         return math.inf if self.attempt_started_at is None else self.attempt_started_at - MTIME_LAG

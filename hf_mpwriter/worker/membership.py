@@ -27,7 +27,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from hf_mpwriter.base import job
-from hf_mpwriter.base.errors import ForeignSpoolError, HfMpWriterError
+from hf_mpwriter.base.errors import ForeignSpoolError, HfMpWriterError, SettingsError
 from hf_mpwriter.base.names import worker_dir
 from hf_mpwriter.base.settings import Destination, Settings
 from hf_mpwriter.events.deferred_log import logger
@@ -77,9 +77,12 @@ class Membership:
         joined_at: unix time of the last join.
         name: of the worker, as of the last join; "" before the first.
         role: of this process.
+        said: the rank that the program has given to a writer by `rank=`, None if none.
     """
 
     def __init__(self, spool: Spool, clock: Callable[[], float]) -> None:
+        self.said: int | None = None
+        self._parent: int | None = None
         self.spool = spool
         self.destination: Destination | None = None
         self.settings = Settings()
@@ -90,7 +93,10 @@ class Membership:
 
     def start_fresh(self) -> None:
         """Be outside, as at the start and in a forked child."""
-        self.role: Role = role.current_role()
+        self._parent = self._parent if self.said is None else self.said
+        self.said = None
+        self.role: Role = role.current_role(None, self._parent)
+        self._has_told_rank = False
         self.name = ""
         self.has_logged = False
         self._told_holders: set[str] = set()
@@ -103,6 +109,32 @@ class Membership:
         """Take the settings of the newest writer; a local writer does not change how others are uploaded."""
         if destination is not None or self.destination is None:
             self.destination, self.settings = destination, settings
+
+    def descends_from(self, rank: int | None) -> None:
+        """Take the rank of the process from which this one has got a writer."""
+        self._parent = rank if self._parent is None else self._parent
+
+    def check_rank(self, rank: int | None, *, is_free: bool) -> None:
+        """Take what the program says of its rank.
+
+        Args:
+            rank: None if it says nothing.
+            is_free: whether no other writer of this process is open.
+
+        Raises:
+            SettingsError: this process logs here as another one.
+        """
+        is_known = self.role.rank if self.said is None and self.role.child is None else self.said
+        if rank is None or rank == is_known:
+            self.said = self.said if rank is None else rank
+            return
+        if not is_free and (self.said is not None or self.has_logged):
+            name = f"rank {self.said}" if self.said is not None else self.name
+            raise SettingsError(
+                f"rank is {rank}, but this process logs in {self.spool.logdir} as {name} already.",
+                hint="A process is one rank of a run: close its other writers first, or give this one another logdir.",
+            )
+        self.said, self.has_logged = rank, False
 
     @property
     def uploads(self) -> bool:
@@ -123,7 +155,11 @@ class Membership:
             OSError: the spool cannot be written.
         """
         with self._lock:
-            if not (was_joined := self.is_joined):
+            was_joined = self.is_joined
+            if was_joined and not self.has_logged and self._role_now() != self.role:  # it has got a rank meanwhile
+                self._let_go(dropped=0)
+                was_joined = False
+            if not was_joined:
                 self._join()
             name = self.name
         # without the lock: the disk may be slow, and a signal handler that interrupts this may wait for other threads
@@ -139,10 +175,11 @@ class Membership:
             self._avoid_foreign_spool()
             if not self.spool.exists():
                 self.ensure_spool()
-            self.role = role.current_role()
+            self.role = self._role_now()
             taken = parts.take(self.spool, self.role, job.parts(os.environ))
             try:
                 make = functools.partial(members.MemberFile, self.spool, taken.name, Process.current(), self.settings)
+                make = functools.partial(make, rank=self.role.rank, is_daemon=role.is_daemon())
                 above = {"agent": role.agent_of(self.role), "launcher": role.launcher_of(self.role)}
                 joined = Joined(taken, members.MemberFiles(functools.partial(make, **above)))
             except BaseException:  # an interrupt, too
@@ -150,10 +187,36 @@ class Membership:
                 raise
             self._joined, self.name = joined, taken.name
             self.joined_at = joined.file.files[0].started_at
-            if self.role.child is None:
+            if self.role.child is None and not self.role.is_task:
                 (self._tell_neighbour if self.role.rank is None else self.tell_holder)()
         finally:
             self._is_joining = False
+
+    def _role_now(self) -> Role:
+        """The role; one that has begun to log keeps it."""
+        if self.has_logged:
+            return self.role
+        found = role.current_role(self.said, self._parent)
+        if found.is_child and found.rank is None and self._parent is None:
+            self._parent = holders.rank_above(self.spool)
+            found = found if self._parent is None else role.current_role(self.said, self._parent)
+        return found
+
+    def tell_rank(self) -> None:
+        """Tell once that torch.distributed has given this process a rank too late for its name."""
+        if self._has_told_rank or not self.has_logged or self.said is not None:
+            return
+        group = role.distributed()
+        if group is None or Role(group.rank, None).worker == self.role.worker:
+            return
+        self._has_told_rank = True
+        logger.warning(
+            "%s: this process has logged as %s before torch.distributed gave it rank %s, and keeps that name. Build "
+            "the writer after init_process_group, or pass rank= to it.",
+            self.spool.logdir,
+            self.name,
+            group.rank,
+        )
 
     @property
     def taken(self) -> Taken | None:
@@ -290,6 +353,11 @@ class Membership:
         if self.destination is None:
             return False
         return self.needs_uploader or self.spool.is_unfinished(self.destination.endpoint)
+
+    def lend_name(self) -> None:
+        """Give up the name, if nothing was logged under it: the process that is being started may be that rank."""
+        if not self.has_logged:
+            self.leave(0)
 
     def leave(self, dropped: int) -> None:
         """Give up claim and member file.

@@ -29,10 +29,9 @@ from hf_mpwriter.system import locks
 from hf_mpwriter.system.directory import Place
 from hf_mpwriter.system.supervision import contact, push_on
 from hf_mpwriter.worker.ending.patience import is_failure
-from hf_mpwriter.worker.role import current_role
+from hf_mpwriter.worker.messages import environment
 from hf_mpwriter.worker.staging import restoring
 from hf_mpwriter.worker.staging.announcement import announcement
-from hf_mpwriter.worker.telling import environment
 from hf_mpwriter.worker.worker import Worker
 
 _workers: dict[str, Worker] = {}
@@ -49,6 +48,8 @@ def enter(
     memory_limit: int | None = None,
     *,
     attempt_started_at: float | None = None,
+    rank: int | None = None,
+    parent_rank: int | None = None,
 ) -> Worker:
     """Add a writer to the worker of this process for a run directory.
 
@@ -61,11 +62,13 @@ def enter(
         memory_limit: bytes of records that may wait in memory while the disk refuses them, None leaves it as it is.
         attempt_started_at: unix time, of a writer that was pickled in another process: when that process started.
             Such a writer joins at its first event, because a spawned child does not know its name while it unpickles.
+        rank: of this process, as the program says; None leaves it to the surroundings.
+        parent_rank: rank of the process in which the writer was pickled, None if that is none.
 
     Raises:
         LogdirError, SpoolFormatError, DestinationError: see `Spool`. A spool that does not belong to this user is no
             error: what is logged is kept in the run directory and not uploaded.
-        SettingsError: see `restoring.prepared`.
+        SettingsError: see `restoring.prepared` and `Membership.check_rank`.
     """
     spool, is_foreign = _usable(homes.spool_of(home))
     destination = None if is_foreign else destination
@@ -74,14 +77,17 @@ def enter(
     before = _workers.get(spool.run_dir)
     with restoring.prepared(spool, is_joined=before is not None and before.membership.is_joined) as staged:
         if attempt_started_at is None and before is None:
-            _announce(home, settings, uploads=destination is not None)
-            environment.tell_idle(settings, uploads=destination is not None or is_foreign)
+            if text := announcement(home, settings, uploads=destination is not None):
+                _announce(text, rank)
+            environment.tell_idle(settings, rank, uploads=destination is not None or is_foreign)
         with _registry_lock:
             if not _workers:
                 _leave_at_the_end()
             worker = _workers.get(spool.run_dir)
             if worker is None:
                 worker = _workers[spool.run_dir] = Worker(spool, _limits, attempt_started_at)
+            worker.membership.descends_from(parent_rank)
+            worker.membership.check_rank(rank, is_free=not worker.users)
             worker.configure(destination, settings, token)
             worker.files.after, worker.sealing.made_at = max(worker.files.after, staged.after), staged.made_at
             if is_foreign:
@@ -97,10 +103,9 @@ def enter(
     return worker
 
 
-def _announce(home: Home, settings: Settings, *, uploads: bool) -> None:
+def _announce(text: str, rank: int | None) -> None:
     """Tell where the run is kept, if that is not its logdir; rank 0 does, or the process alone."""
-    role, text = current_role(), announcement(home, settings, uploads=uploads)
-    if text and role.waits and not role.rank:
+    if environment.is_first(rank):
         logger.warning("%s", text)
         logger.flush()
 
@@ -147,11 +152,11 @@ def _check_locks(spool: Spool) -> None:
 
 
 def _at_exit() -> None:
-    """At the end of the interpreter, or of a child's work in it: leave, then wait; children only leave."""
+    """At the end of the interpreter, or of a child's work in it: leave, then wait; see `Worker.wait`."""
     with _registry_lock:
         workers = list(_workers.values())
     for worker in workers:
-        if worker.users if worker.role.waits else worker.is_active:
+        if worker.is_active if worker.role.is_child else worker.users:  # a child has the users of its parent
             worker.users.clear()
             _end_of(worker, worker.leave_all)
     started, failed = time.monotonic(), _has_failed()

@@ -1,17 +1,28 @@
 """The role: what this process is in its run.
 
-The rank comes from the environment of the launcher. A child (multiprocessing, fork) inherits that environment but is
-not that rank. It counts as a rank only if it was given one of its own after its start, as `mp.spawn` scripts,
-`notebook_launcher` and torchelastic's function launcher do, or if a framework trains in it as the first of its ranks.
+A rank is, the first that is known:
 
-    Role(None, None)      lone process            worker `main`
-    Role(3, None)         rank 3                  worker `rank_00003`; rank 0 is `main`
-    Role(3, "Process-1")  child of rank 3         worker `rank_00003_Process-1`
-    Role(None, "")        fork of a lone process  worker `proc_00001`
+    rank=                 what the program has said to a writer
+    given                 what a launcher gave this process after its start, as `notebook_launcher` does
+    torch.distributed     if it is loaded, and initialised in this process
+    environment           of the launcher. A child (multiprocessing, fork) inherits it, but is not that rank
 
-multiprocessing counts the children of a process without end, and a pool may replace its workers every few seconds. A
-child whose number it has counted beyond OWN_NAMES has no name of its own: such children share `ForkPoolWorker`,
-`ForkPoolWorker~2` and so on, as many as live at once. The first ones keep theirs, so a restart finds them again.
+    Role(None, None)               process alone          worker `main`
+    Role(3, None)                  rank 3                 worker `rank_00003`; rank 0 is `main`
+    Role(3, "Process-1")           child of rank 3        worker `rank_00003_Process-1`
+    Role(None, "")                 fork of a lone process worker `proc_00001`
+    Role(None, None, is_task=True) task of a pool         worker `main`, or the next free `proc_00001`
+
+A worker process of a pool (multiprocessing.Pool, concurrent.futures, loky, joblib) is no one in particular: which of
+them takes a task is chance. So a task is a process alone, or a fork of its rank.
+
+multiprocessing counts the children of a process without end. A child with a number above OWN_NAMES has no name of its
+own: such children share `Process`, `Process~2` and so on, as many as live at once. The first ones keep
+theirs, so a restart finds them again. So it is with the children of a task, which are counted per worker of the pool.
+
+Invariants:
+- torch is only asked if the program has loaded it. A fork inherits the process group of its parent; it is not its own.
+- A process that has begun to log keeps its role, see `worker/membership`.
 """
 
 from __future__ import annotations
@@ -22,8 +33,9 @@ import os
 import re
 import sys
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from hf_mpwriter.base import job
 from hf_mpwriter.base.names import is_reserved
@@ -51,32 +63,46 @@ LAUNCHERS = (
     ("HOROVOD_RANK", "HOROVOD_SIZE"),
 )
 SLURM_VARIABLES = ("SLURM_PROCID", "SLURM_NTASKS")  # only in a step, and not in what Ray's daemon in a step has started
+LIGHTNING_VARIABLES = ("LOCAL_RANK", "WORLD_SIZE")  # the only ones of its launcher, on the first node
 OWN_NAMES = 64  # children that multiprocessing numbers, each with a directory of its own
+POOLS = ("multiprocessing.pool", "multiprocess.pool", "concurrent.futures.process", "loky.process_executor")
 _COUNTED = re.compile(r"(?P<kind>\w*(?:Process|PoolWorker))-(?P<numbers>\d+(?::\d+)*)")
 LAUNCHED_AT = "HF_MPWRITER_LAUNCHED_AT"  # set by a supervisor for the ranks below it
 
 
+class GivenRank(NamedTuple):
+    """A rank, and the size of its world; None where nothing tells."""
+
+    rank: int | None = None
+    size: int | None = None
+
+
 def rank_of(environ: Mapping[str, str]) -> int | None:
     """The global rank that the launcher gave, None outside a launcher."""
-    return _rank_and_size(environ)[0]
+    return launched(environ).rank
 
 
 def world_size_of(environ: Mapping[str, str]) -> int | None:
     """How many ranks the launcher started, None if it does not tell."""
-    return _rank_and_size(environ)[1]
+    return launched(environ).size
 
 
-def _rank_and_size(environ: Mapping[str, str]) -> tuple[int | None, int | None]:
-    """Both from one launcher: the variables of an outer one may be there, too."""
+def launched(environ: Mapping[str, str]) -> GivenRank:
+    """The rank that the launcher gave: all of it from one, as the variables of an outer one may be there, too."""
     in_step = job.slurm_step(environ) is not None
     is_of_daemon = in_step and job.is_ray_worker(environ)  # all but RANK; it is the same for all workers of the daemon
-    in_step, launchers = in_step and not is_of_daemon, LAUNCHERS[: 1 if is_of_daemon else None]
-    of_step = tuple(_number(environ, name) if in_step else None for name in SLURM_VARIABLES)
-    for rank_name, size_name in launchers:
-        if (rank := _number(environ, rank_name)) is not None:
-            size = _number(environ, size_name)
-            return rank, of_step[1] if size is None and of_step[0] == rank else size
-    return of_step[0], of_step[1]
+    of_step = _given(environ, SLURM_VARIABLES) if in_step and not is_of_daemon else GivenRank()
+    for names in LAUNCHERS[: 1 if is_of_daemon else None]:
+        if (found := _given(environ, names)).rank is not None:
+            return found._replace(size=of_step.size) if found.size is None and of_step.rank == found.rank else found
+    if of_step.rank is None and environ.get("NODE_RANK") == "0":
+        return _given(environ, LIGHTNING_VARIABLES)
+    return of_step
+
+
+def _given(environ: Mapping[str, str], names: tuple[str, str]) -> GivenRank:
+    rank, size = (_number(environ, name) for name in names)
+    return GivenRank() if rank is None else GivenRank(rank, size)
 
 
 def _number(environ: Mapping[str, str], name: str) -> int | None:
@@ -85,15 +111,19 @@ def _number(environ: Mapping[str, str], name: str) -> int | None:
 
 @dataclass(frozen=True)
 class Role:
-    """What a process is in its run: a rank, the lone main process, or a child of one of them.
+    """What a process is in its run: a rank, a process alone, a task of a pool, or a child of one of them.
 
     Attributes:
         rank: global rank; of a child, the rank it descends from.
         child: the multiprocessing name of a child, "" for a fork without one, None for a rank or a lone process.
+        world: how many ranks there are, None if that is not known.
+        is_task: whether it is a task of a pool that descends from no rank.
     """
 
     rank: int | None
     child: str | None
+    world: int | None = field(default=None, compare=False)
+    is_task: bool = False
 
     @property
     def worker(self) -> str:
@@ -111,14 +141,19 @@ class Role:
         return "rank_00000" if self.rank == 0 and self.child is None else self.worker
 
     @property
-    def waits(self) -> bool:
-        """Whether this process may wait for the Hub at its end; children never do."""
-        return self.child is None
+    def is_child(self) -> bool:
+        """Whether another process of the program has started this one: it waits at its end only if it reports."""
+        return self.child is not None or self.is_task
 
     @property
     def answers_for_attachments(self) -> bool:
-        """Whether this process counts all attachments of the run as its own: rank 0 or the lone main process."""
-        return self.waits and not self.rank
+        """Whether this process counts all attachments of the run as its own: rank 0 or a process alone."""
+        return self.child is None and not self.rank
+
+    @property
+    def has_peers(self) -> bool:
+        """Whether it is a rank of several."""
+        return self.rank is not None and (self.rank > 0 if self.world is None else self.world > 1)
 
 
 def _kind(child: str) -> str:
@@ -131,30 +166,105 @@ def _kind(child: str) -> str:
     return child if own else counted["kind"]
 
 
-def role_of(environ: Mapping[str, str], inherited_rank: int | None, child: str | None) -> Role:
-    """Decide the role.
+@dataclass(frozen=True)
+class Origin:
+    """All that the role of a process depends on.
 
-    Args:
+    Attributes:
         environ: the environment now.
-        inherited_rank: the rank in the environment that a child came with.
+        said: what the program has said to a writer by `rank=`, None if nothing.
+        at_start: the rank in the environment that this process came with.
+        group: its rank in torch.distributed, initialised in this process.
         child: the multiprocessing name of a child process, None if this is not a child.
+        is_task: whether it is a worker process of a pool.
+        parent: the rank from which a child descends, where its environment does not tell.
     """
-    rank = rank_of(environ)
-    if child is not None and rank is not None and rank != inherited_rank:
-        return Role(rank, None)
-    return Role(rank, child)
+
+    environ: Mapping[str, str]
+    said: int | None = None
+    at_start: int | None = None
+    group: GivenRank | None = None
+    child: str | None = None
+    is_task: bool = False
+    parent: int | None = None
 
 
-_forked_from_rank: list[int | None] = []
+def role_of(origin: Origin) -> Role:
+    """Decide the role; for the order see the head of this module."""
+    launcher, group = launched(origin.environ), origin.group
+    known = [found for found in (launcher, group) if found is not None]
+    if origin.said is not None:
+        more = next((found for found in known if found.rank == origin.said), GivenRank())
+        return Role(origin.said, None, more.size)
+    is_given = launcher.rank is not None and launcher.rank != origin.at_start
+    if group is not None and not is_given:
+        return Role(group.rank, None, group.size)
+    if is_given or (origin.child is None and not origin.is_task):
+        return Role(launcher.rank, None, launcher.size)
+    rank = origin.parent if launcher.rank is None else launcher.rank
+    if origin.is_task:
+        return Role(None, None, is_task=True) if rank is None else Role(rank, "")
+    return Role(rank, origin.child)
+
+
+class _Fork(NamedTuple):
+    """What a forked child has from its parent."""
+
+    rank: int | None  # in the environment
+    parent: int | None  # the rank of the parent, whoever gave it
+    group: object  # the process group of torch.distributed
+    of_task: bool  # whether the parent is a worker process of a pool
+
+
+_fork: list[_Fork] = []  # of this process, if it is forked
 _first_rank_pid: list[int] = []  # a fork of it is a child again
 
 
 def _after_fork_in_child() -> None:
-    _forked_from_rank[:] = [rank_of(os.environ)]
+    """Note what is of the parent; `_fork` is still the parent's here, and so is the process of multiprocessing."""
+    rank, inherited, group = rank_of(os.environ), _fork[0] if _fork else None, distributed()
+    parent = rank if rank is not None else group.rank if group else inherited.parent if inherited else None
+    of_task = any(_is_task(process) for process, _ in _processes())
+    _fork[:] = [_Fork(rank, parent, _default_group(), of_task)]
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def _default_group() -> Any:
+    """The default process group of torch.distributed, None without one; torch is not imported for it."""
+    collectives = sys.modules.get("torch.distributed.distributed_c10d")
+    return getattr(getattr(collectives, "GroupMember", None), "WORLD", None)
+
+
+def distributed() -> GivenRank | None:
+    """The rank of this process in torch.distributed, None unless this process itself has initialised it."""
+    group = _default_group()
+    if group is None or (_fork and group is _fork[0].group):
+        return None
+    try:
+        return GivenRank(int(group.rank()), int(group.size()))
+    except Exception:  # noqa: BLE001 - of torch, while another thread initialises or destroys the group
+        return None
+
+
+def _processes() -> Iterator[tuple[Any, Any]]:
+    """This process as multiprocessing knows it, and its parent; the library of pathos and datasets counts, too."""
+    for name in ("multiprocessing", "multiprocess"):
+        library = sys.modules.get(f"{name}.process")
+        if library is not None and (parent := library.parent_process()) is not None:
+            yield library.current_process(), parent
+
+
+def _is_task(process: Any) -> bool:
+    """Whether a process of multiprocessing takes the tasks of a pool: by its function, as its name is the user's."""
+    return str(getattr(getattr(process, "_target", None), "__module__", "")).endswith(POOLS)
+
+
+def is_daemon() -> bool:
+    """Whether multiprocessing ends this process with the one that has started it."""
+    return any(process.daemon for process, _ in _processes())
 
 
 def take_first_rank() -> None:
@@ -162,25 +272,30 @@ def take_first_rank() -> None:
     _first_rank_pid[:] = [os.getpid()]
 
 
-def current_role() -> Role:
+def current_role(said: int | None = None, parent: int | None = None) -> Role:
     """The role of this process.
 
     multiprocessing knows the children that were spawned. The workers of torch's DataLoader have new process names in
     every epoch, so their ids are taken. Both are asked only if the program has loaded them.
+
+    Args:
+        said: what the program has said by `rank=`.
+        parent: the rank from which it descends, as far as others know it.
     """
-    multiprocessing = sys.modules.get("multiprocessing")
-    parent = multiprocessing.parent_process() if multiprocessing else None
-    name = multiprocessing.current_process().name if multiprocessing and parent else ""
-    loader = sys.modules.get("torch.utils.data")
-    if parent and loader is not None and (info := loader.get_worker_info()) is not None:
-        name = f"DataLoader-{info.id}"
-    elif (_forked_from_rank or parent) and _first_rank_pid == [os.getpid()] and not rank_of(os.environ):
+    fork, process = _fork[0] if _fork else None, next((process for process, _ in _processes()), None)
+    child = None if fork is None and process is None else "" if process is None else str(process.name)
+    is_task, loader = process is not None and _is_task(process), sys.modules.get("torch.utils.data")
+    if process is not None and loader is not None and (info := loader.get_worker_info()) is not None:
+        child, is_task = f"DataLoader-{info.id}", False
+    elif child is not None and said is None and _first_rank_pid == [os.getpid()] and not rank_of(os.environ):
         return Role(0, None)
-    if _forked_from_rank:
-        return role_of(os.environ, _forked_from_rank[0], name)
-    if parent:
-        return role_of(os.environ, rank_of(initial_environment()), name)
-    return role_of(os.environ, None, None)
+    if fork is not None and fork.of_task and child and (counted := _COUNTED.fullmatch(child)):
+        child = counted["kind"]
+    group, at_start = distributed(), fork.rank if fork is not None else None
+    if fork is None and (process is not None or group is not None):  # else it decides nothing
+        at_start = rank_of(initial_environment())
+    parent = fork.parent if parent is None and fork is not None else parent
+    return role_of(Origin(os.environ, said, at_start, group, child, is_task, parent))
 
 
 def launch_time(rank: int | None, environ: Mapping[str, str] = os.environ) -> float:
@@ -197,7 +312,10 @@ def default_logdir(comment: str, environ: Mapping[str, str] = os.environ) -> str
     """
     if named := environ.get("HF_MPWRITER_LOGDIR"):
         return named + comment
-    launched_at = launch_time(rank_of(environ), environ)
+    rank, group = rank_of(environ), distributed()
+    if rank is None and group is not None and any(_processes()):  # the ranks are children of one process
+        rank = group.rank
+    launched_at = launch_time(rank, environ)
     return os.path.join("runs", job.run_name(environ, launched_at, host_name()) + comment)
 
 

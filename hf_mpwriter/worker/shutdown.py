@@ -11,13 +11,14 @@ What is told when a wait takes long (`announcement`), and at its end (`message`,
     all that is missing, refused  the first reason; it is tried again slowly; the command
     the uploader does not work    what lets it go on; the command, for then
     the destination is refused    why and what helps; until when it is tried at least; the command
-    an uploader lives             the last failure; until when it tries at least; the command, for then
+    an uploader lives             the last failure; when it tries again, and until when at least; how to wait for that
+    it ends with this process     that it does; the command, for the next start
     none lives                    when the last one left; the command
 
 The reason that was announced, or told of an outage before, is not repeated. The command is: it ends the last line.
 
 Invariants:
-- Only the first rank speaks, or one that fails, or a process of no launcher; the wait ends after `exit_timeout`.
+- Who tells it is in `messages/reporter`; the wait ends after `exit_timeout`, or by an interrupt.
 - Where the run goes is told before a wait. A wait without a failure and its good end are information.
 - Only what is in files is said to be on disk. Records that wait in memory, or are lost, are counted apart.
 """
@@ -39,13 +40,16 @@ from hf_mpwriter.spool.staging.shortfall import Shortfall
 from hf_mpwriter.system.redaction import printable
 from hf_mpwriter.worker import delivery
 from hf_mpwriter.worker.delivery import Awaited, amount
-from hf_mpwriter.worker.ending.patience import Terms, patience
-from hf_mpwriter.worker.telling.teller import Teller
-from hf_mpwriter.worker.telling.voice import Voice
+from hf_mpwriter.worker.ending.patience import Outlook, Terms, patience
+from hf_mpwriter.worker.messages.reporter import Reporter
+from hf_mpwriter.worker.messages.run import RunMessages
 
-QUIET_WAIT = 2.0  # seconds; a longer wait is announced
+QUIET_WAIT = 5.0  # seconds; a longer wait is announced
 SPEAKER_EVERY = 1.0  # seconds between two questions of a wait whether it is this process that speaks
 HALF_A_DAY = 43_200.0  # seconds
+MINUTES = 100.0  # seconds, from which on a time of day is told
+INTERRUPT = "Ctrl-C ends the wait and nothing else"
+WAIT = "to wait for it: close(wait=True), or"
 _DOWN = frozenset(verdict.__name__ for verdict in (Refused, Retry, Unknown))  # of a push: nothing gets to the Hub
 
 
@@ -56,11 +60,13 @@ class End:
         view: of the run.
         spool: of the run directory.
         awaited: what is to be on the Hub.
-        voice: of the process.
+        reporter: of the process.
         logged: returns what this process has logged.
         clock: monotonic seconds.
         uploads: whether it is to be on the Hub; else only in the logdir.
-        teller: tells where the run goes, and what the user knows of an outage; None if it has no destination.
+        messages: tell where the run goes, and what the user knows of an outage; None if it has no destination.
+        ends_with: what takes the uploader along, see `lifetime`.
+        exit_timeout: seconds that the user allows for a wait.
     """
 
     def __init__(
@@ -68,31 +74,35 @@ class End:
         view: Progress,
         spool: Spool,
         awaited: Awaited,
-        voice: Voice,
+        reporter: Reporter,
         logged: Callable[[], Logged],
         clock: Callable[[], float] = time.monotonic,
         *,
         uploads: bool = True,
-        teller: Teller | None = None,
+        messages: RunMessages | None = None,
+        ends_with: str = "",
+        exit_timeout: float = 0.0,
     ) -> None:
-        self._view, self._spool, self._damage, self._voice = view, spool, awaited.damage, voice
-        self._logdir = Logdir(spool, clock)
-        self._logged, self._clock, self._teller = logged, clock, teller
+        self._view, self._spool, self._damage, self._reporter = view, spool, awaited.damage, reporter
+        self._logdir, self._ends_with, self._exit_timeout = Logdir(spool, clock), ends_with, exit_timeout
+        self._logged, self._clock, self._messages = logged, clock, messages
         self._ended_at = time.time()
-        voice.begin_end()
         of_hub = awaited.lengths if uploads else {}
-        self._lengths = delivery.without_removed(spool, view, of_hub, is_first=voice.is_first())
-        self._there = delivery.without_removed(spool, self._logdir, dict(awaited.there), is_first=False)
+        self._lengths = delivery.without_removed(spool, view, of_hub, tells=reporter.reports)
+        self._there = delivery.without_removed(spool, self._logdir, dict(awaited.there), tells=False)
         self._asked = view.changes(self._lengths)
         self._announced: Outcome | None = None
         self._next_question = 0.0
 
-    def wait(self, terms: Terms, ensure_uploader: Callable[[], object]) -> bool:
+    def wait(
+        self, terms: Terms, ensure_uploader: Callable[[], object], news: Callable[[], Awaited | None] = lambda: None
+    ) -> bool:
         """Wait until Hub and logdir have these lengths; log what they do not have.
 
         Args:
             terms: how the process ends; offline there is no wait for the Hub.
             ensure_uploader: makes sure that an uploader lives, and a mirror if the run is staged.
+            news: what is to be there by now, None if that is as it was: others may leave meanwhile, and say nothing.
 
         Returns:
             Whether nothing is missing, and nothing was lost.
@@ -102,8 +112,8 @@ class End:
         """
         self._started = self._moved_at = self._clock()
         self._step: tuple[object, ...] = ()
-        self._failed = terms.failed
-        longest = patience(terms, is_stuck=False).longest
+        self._terms = terms
+        longest = patience(terms, Outlook()).longest
         try:
             timeout = 0.0 if is_offline() else longest
             is_enough = lambda missing: self._is_enough(missing, terms)  # noqa: E731
@@ -111,39 +121,43 @@ class End:
             left = max(0.0, self._started + longest - self._clock())
             self._logdir.wait(self._there, left, ensure_uploader, lambda missing: self._is_enough_there(missing, terms))
         finally:
-            is_complete = self._tell()
+            is_complete = self._tell(news)
         return is_complete
 
     def _is_enough(self, missing: dict[str, int], terms: Terms) -> bool:
-        uploader = self._view.uploader()
+        uploader, now = self._view.uploader(), time.time()
         step = (missing, uploader.process, uploader.push, uploader.commits)
-        fails = uploader.kind in _DOWN and not uploader.is_over
-        stands = bool(uploader.stillness(time.time())) or not self._view.uploader_is_alive()
-        return self._has_waited(step, terms, fails=fails, stands=stands)
+        is_answered = bool(uploader.push) and uploader.is_answered
+        outlook = Outlook(
+            fails=uploader.kind in _DOWN and not uploader.is_over and not is_answered,
+            stands=bool(uploader.stillness(now)) or not self._view.uploader_is_alive(),
+            unanswered=now - uploader.asked_at if uploader.push and uploader.asked_at and not is_answered else 0.0,
+            turn_in=max(0.0, uploader.blocked_until - time.monotonic()),
+        )
+        return self._has_waited(step, terms, outlook)
 
     def _is_enough_there(self, missing: dict[str, int], terms: Terms) -> bool:
         mirror = self._logdir.status()
         stands = bool(mirror.stillness(time.time())) or not self._logdir.is_alive()
-        fails = mirror.failures > 0 and not mirror.is_over
-        return self._has_waited((missing, mirror.process, mirror.copy), terms, fails=fails, stands=stands)
+        outlook = Outlook(fails=mirror.failures > 0 and not mirror.is_over, stands=stands)
+        return self._has_waited((missing, mirror.process, mirror.copy), terms, outlook)
 
-    def _has_waited(self, step: tuple[object, ...], terms: Terms, *, fails: bool, stands: bool) -> bool:
+    def _has_waited(self, step: tuple[object, ...], terms: Terms, outlook: Outlook) -> bool:
         """Whether it has waited long enough.
 
         Args:
             step: differs from the last one if there was progress.
             terms: how the process ends.
-            fails: whether the last try has failed.
-            stands: whether no process is at work.
+            outlook: for the process that is waited for.
         """
         now = self._clock()
         if step != self._step:
             self._step, self._moved_at = step, now
-        allowed = patience(terms, is_stuck=fails or stands)
+        allowed = patience(terms, outlook)
         longest = self._started + allowed.longest
         end = min(longest, self._moved_at + allowed.idle)
         self._view.until = end  # later again after progress, or when an outage is over
-        if fails or now - self._started > QUIET_WAIT:
+        if outlook.fails or now - self._started > QUIET_WAIT:
             self._announce(allowed.longest, longest - now)
         return now >= end
 
@@ -152,36 +166,41 @@ class End:
         if self._announced or left < QUIET_WAIT or self._clock() < self._next_question:
             return
         self._next_question = self._clock() + SPEAKER_EVERY
-        if self._voice.may_tell_unsent(failed=self._failed):
+        if self._reporter.may_tell_unsent(failed=self._terms.failed):
             self._announced = self._outcome()
-            if self._teller is not None:
-                self._teller.begin()
+            if self._messages is not None:
+                self._messages.begin()
             fails = bool(self._announced.reason or self._announced.logdir.why)
             self._log(announcement(self._announced, longest), is_warning=fails)
-            self._voice.told_unsent(time.time())
+            self._reporter.told_unsent(time.time())
 
     def _log(self, text: str, *, is_warning: bool) -> None:
-        (logger.warning if is_warning else logger.info)("%s%s", self._voice.label, text)
+        (logger.warning if is_warning else logger.info)("%s%s", self._reporter.label, text)
 
-    def _tell(self) -> bool:
-        if self._damage and self._voice.is_first():
+    def _tell(self, news: Callable[[], Awaited | None]) -> bool:
+        if self._damage and self._reporter.reports:
             for damage in self._damage:
                 logger.warning("%s: %s %s", self._spool.run_dir, printable(damage.path), damage)
+        if self._view.missing(self._lengths, asked=self._asked) and (found := news()) is not None:
+            self._lengths |= found.lengths
         outcome = self._outcome()
         text, is_late = message(outcome, self._announced), bool(outcome.missing or outcome.logdir.missing)
-        if text and (self._announced or self._voice.may_tell_unsent(failed=self._failed)):
+        if text and (self._announced or self._reporter.may_tell_unsent(failed=self._terms.failed)):
+            if self._messages is not None and not self._terms.failed:
+                self._messages.begin()
             self._log(text, is_warning=is_late or not outcome.logged.is_on_disk)
-            self._voice.told_unsent(time.time() if is_late else 0.0)
+            self._reporter.told_unsent(time.time() if is_late else 0.0)
         return outcome.logged.is_on_disk and not self._damage and not is_late
 
     def _outcome(self) -> Outcome:
         uploader, missing = self._view.uploader(), self._view.missing(self._lengths, asked=self._asked)
+        told, waited = self._messages.told if self._messages else "", self._clock() - self._started
         return Outcome(
             run_dir=self._spool.run_dir,
             missing=missing,
             refused=self._view.refused(missing),
             is_offline=is_offline(),
-            reason="" if self._teller and uploader.why == self._teller.told else uploader.why,
+            reason="" if uploader.why == told else uploader.why,
             is_refused=uploader.kind == Refused.__name__,
             is_alive=self._view.uploader_is_alive(),
             stillness=uploader.stillness(time.time()),
@@ -191,6 +210,9 @@ class End:
             at=time.time(),
             logdir=self._logdir.shortfall(self._there),
             uploads=bool(self._lengths),
+            next_try=uploader.beat + uploader.next_in if uploader.next_in and not uploader.is_over else 0.0,
+            is_short=not self._terms.is_long and waited < self._exit_timeout,
+            ends_with=self._ends_with,
         )
 
 
@@ -213,6 +235,9 @@ class Outcome:
         at: unix time when the user is told.
         logdir: what is not in the logdir, of a staged run.
         uploads: whether it was to be on the Hub.
+        next_try: unix time when the uploader tries again, 0 if that is not known.
+        is_short: whether the user may wait for longer.
+        ends_with: what takes the uploader along, see `lifetime`.
     """
 
     run_dir: str
@@ -229,6 +254,9 @@ class Outcome:
     at: float
     logdir: Shortfall = field(default_factory=Shortfall)
     uploads: bool = True
+    next_try: float = 0.0
+    is_short: bool = False
+    ends_with: str = ""
 
     @property
     def name(self) -> str:
@@ -259,7 +287,8 @@ def announcement(outcome: Outcome, longest: float) -> str:
     waits = f"waiting up to {longest:.0f} s until {what} are {' and '.join(places)}"
     reasons = [outcome.reason] * bool(outcome.missing) + [there.why] * bool(there.missing)
     found = "; ".join(reason.rstrip(".") for reason in reasons if reason)
-    return printable(f"{waits}{f' ({found})' if found else ''}. If this process is killed before: {outcome.command}")
+    ways = f"{INTERRUPT}; if this process is killed before: {outcome.command}"
+    return printable(f"{waits}{f' ({found})' if found else ''}. {ways}")
 
 
 def message(outcome: Outcome, announced: Outcome | None = None) -> str:
@@ -302,9 +331,16 @@ def _explain(outcome: Outcome) -> tuple[str, str, str]:
         return outcome.reason, f"{stays}, but no uploader runs{last}", ". To finish"
     if outcome.stillness:
         return outcome.reason, f"{stays}, but the uploader does not work: {outcome.stillness}", ". To finish then"
+    if outcome.ends_with:
+        return outcome.reason, f"{stays}; the uploader ends with {outcome.ends_with}", ". To finish"
     goes_on = "tries again now and then" if outcome.is_refused else "goes on trying"
+    if (left := outcome.next_try - outcome.at) >= 1:
+        goes_on = (
+            f"tries again {f'in {left:.0f} s' if left < MINUTES else f'at {_clock(outcome.next_try, outcome.at)}'}"
+        )
     until = _clock(outcome.until, outcome.at)
-    return outcome.reason, f"{stays}, and an uploader {goes_on}, until {until} at least", "; then"
+    lead = f"; {WAIT}" if outcome.is_short else "; then"
+    return outcome.reason, f"{stays}, and an uploader {goes_on}, until {until} at least", lead
 
 
 def _in_memory(logged: Logged) -> str:

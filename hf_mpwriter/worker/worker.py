@@ -25,6 +25,7 @@ import functools
 import time
 from collections.abc import Callable
 
+from hf_mpwriter.base.errors import SettingsError
 from hf_mpwriter.base.settings import Destination, Settings
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.events.limits import Limits
@@ -35,14 +36,15 @@ from hf_mpwriter.system.supervision import contact
 from hf_mpwriter.worker import delivery
 from hf_mpwriter.worker.counting.step_count import StepCount
 from hf_mpwriter.worker.election import Election, SamplerElection
+from hf_mpwriter.worker.ending.patience import Terms
 from hf_mpwriter.worker.ending.waits import Waits
 from hf_mpwriter.worker.files import WorkerFiles
 from hf_mpwriter.worker.membership import Membership
+from hf_mpwriter.worker.messages.reporter import Reporter
+from hf_mpwriter.worker.messages.run import RunMessages
 from hf_mpwriter.worker.role import Role
 from hf_mpwriter.worker.staging.mirroring import Mirroring
 from hf_mpwriter.worker.staging.sealing import Sealing
-from hf_mpwriter.worker.telling.teller import Teller
-from hf_mpwriter.worker.telling.voice import Voice
 
 HOUSEKEEPING_EVERY = 3.0  # seconds
 STUCK_AFTER = 60.0  # seconds; housekeeping never takes so long
@@ -81,16 +83,17 @@ class Worker:
         self.started_at = time.time()
         self.users: set[object] = set()
         self.membership = Membership(spool, clock)
-        self._voice = Voice(self.membership)
-        if attempt_started_at is None and self.role.child is not None:
+        self._reporter = Reporter(self.membership, clock)
+        if attempt_started_at is None and self.role.is_child:
             attempt_started_at = process.parent_started_at()
         self.files = WorkerFiles(self.membership, limits, attempt_started_at)
         self.steps = StepCount(self.files.next_step)
         self.sealing = Sealing(self.files, lambda: self.membership.settings.mirror_every, clock)
         self.election, self.sampling = Election(spool, seeks_siblings=True), SamplerElection(spool)
-        self.mirroring = Mirroring(spool, self._voice.is_first)
-        self._teller: Teller | None = None  # of a run with a destination
-        self._waits = Waits(self.membership, self._clock)
+        self.mirroring = Mirroring(spool, lambda: self._reporter.reports)
+        self._messages: RunMessages | None = None  # of a run with a destination
+        keep_house = functools.partial(self.keep_house, at_end=True)
+        self._waits = Waits(self.membership, self._reporter, self.logged, keep_house, self._clock)
         self._start_fresh()
 
     def _start_fresh(self) -> None:
@@ -98,7 +101,8 @@ class Worker:
         self._turn = locks.Turn(self._clock)  # to keep house
         self._last_error, self.has_failed, self._has_told = "", False, False  # the last: the supervisor, if any
         self.steps.forget()
-        self._voice.forget()
+        self._left_at = self.started_at  # unix time
+        self._reporter.forget()
 
     @property
     def spool(self) -> Spool:
@@ -123,8 +127,8 @@ class Worker:
         self.has_failed = False
         self.membership.configure(destination, settings)
         self.election.destination = self.membership.destination
-        if self._teller is None and self.membership.destination is not None:
-            self._teller = Teller(self.spool, self.membership.destination, self._voice, self.attempt_started_at)
+        if self._messages is None and (to := self.membership.destination) is not None:
+            self._messages = RunMessages(self.spool, to, self._reporter, self.attempt_started_at)
         if token is not None:
             self.election.token = token
 
@@ -147,35 +151,54 @@ class Worker:
             logger.warning("%s: cannot join yet: %s", self.spool.logdir, error)
         logger.flush()
 
-    def enter_again(self, user: object) -> None:
-        """Join for a closed writer that logs again; its event file meets what may be wrong with the disk now."""
+    def enter_again(self, user: object, rank: int | None) -> None:
+        """Join for a closed writer that logs again; its event file meets what may be wrong with the disk now.
+
+        Args:
+            user: the writer.
+            rank: of this process, as the program has said to that writer.
+        """
         self.has_failed = False
+        try:
+            self.membership.check_rank(rank, is_free=not self.users)
+        except SettingsError as error:  # nothing is raised into training
+            logger.warning("%s", error)
         self.users.add(user)
         self.try_to_join()
 
-    def leave(self, user: object) -> None:
-        """Take a writer off; the last one makes the process leave."""
+    def leave(self, user: object, *, waits: bool = False) -> None:
+        """Take a writer off; the last one makes the process leave.
+
+        Args:
+            user: the writer.
+            waits: whether `wait` comes next.
+        """
         self.users.discard(user)
         if self.users:
             self.sealing.request(at_once=False)
             self.files.check()
         else:
             self.leave_all()
+            if not waits:
+                self._let_go()
 
     def leave_all(self) -> None:
-        """Seal the files, give up claim and member file; a process that logs again joins again."""
+        """Seal the files, give up claim and member file; a process that logs again joins again.
+
+        It goes on reporting, if it does, until `wait` is over.
+        """
         self.files.close()
         self.files.give_up()
         self.steps.forget()
+        self._left_at = time.time()
         self.membership.leave(self.dropped)
         if self.membership.is_unfinished or (self.membership.has_logged and self.mirroring.is_needed()):
             self.keep_house()
-        self._voice.give_up()
-        self._let_go()
 
     def _let_go(self) -> None:
-        """Hold no directory open while there is nothing to do: the user may unmount it."""
+        """Hold nothing open while there is nothing to do: the user may unmount it, and another one may report."""
         if not self.membership.is_joined:
+            self._reporter.give_up()
             self.spool.release()
 
     @property
@@ -204,10 +227,12 @@ class Worker:
             self.files.rewind.retry()
             self.membership.record_dropped(self.dropped, self.files.in_memory)
             self.membership.record_request()
+            self.membership.tell_rank()
             if self.delivers:
                 self._has_told = self._has_told or contact.tell(self.spool.run_dir)
-                self._voice.take()
+                self._reporter.take()
                 self._ensure_processes(at_end=at_end)
+                self._reporter.give_back()
             if self.membership.is_joined and not self.is_stopped:
                 self.sampling.ensure_sampler(self.membership.settings)
             if self.sampling.reap():
@@ -222,7 +247,7 @@ class Worker:
         before = self.membership.name
         if not self.membership.rejoin(lambda: self.files.are_open):
             return
-        self._voice.give_up()
+        self._reporter.give_up()
         if before in ("", self.membership.name):
             self.files.register_again()
         else:  # the old directory may belong to another process by now
@@ -240,8 +265,8 @@ class Worker:
             self.next_housekeeping = self._clock() + REAP_EVERY
 
     def _tell(self, *, at_end: bool = False) -> None:
-        if self._teller is not None:
-            self._teller.tell(at_end=at_end)
+        if self._messages is not None:
+            self._messages.tell(at_end=at_end)
 
     # log, push, wait
 
@@ -290,32 +315,55 @@ class Worker:
         """How much of what this process has logged is on the Hub, and in the logdir of a staged run."""
         return delivery.status(self.membership, self.logged())
 
-    def wait(self, spent: float = 0.0, *, failed: bool = False) -> None:
+    def wait(self, spent: float = 0.0, *, failed: bool = False, is_asked: bool = False) -> None:
         """Wait, bounded, until what this process answers for is delivered; see `shutdown`.
+
+        A child waits only if it reports: else the member from which it descends waits, or the reporter.
 
         Args:
             spent: seconds of the allowed time that other run directories have taken.
             failed: whether the process ends after an exception.
+            is_asked: whether the user asks for it.
+
+        Raises:
+            KeyboardInterrupt: the user has ended the wait; what is missing has been logged.
         """
-        if not self.delivers or not self.role.waits:
-            return
-        self._voice.take(at_end=True)
-        own = self.files.written()  # before the seal: what other threads log after it comes with the next one
-        self.sealing.request(at_once=True)  # other writers may be open
-        keep_house = functools.partial(self.keep_house, at_end=True)
-        ledger = None
         try:
-            ledger = self._waits.wait(
-                own, self._voice, self.logged, keep_house, spent, failed=failed, teller=self._teller
-            )
+            self._reporter.give_back()
+            if self.delivers and (self._reporter.take(at_end=True) or is_asked or not self.role.is_child):
+                terms = Terms(self.membership.settings.exit_timeout, failed, self.role.has_peers, spent)
+                self._wait(terms, is_asked=is_asked)
         finally:
-            try:
-                self._tell(at_end=True)
-                if self._teller is not None and ledger is not None:
-                    self._teller.done(ledger, self._waits.began)
-            finally:  # a handler of the user may be interrupted
-                self._voice.give_up()
-                self._let_go()
+            self._let_go()
+
+    def _wait(self, terms: Terms, *, is_asked: bool) -> None:
+        """Wait; the reporter waits until nothing is missing that others have left meanwhile, and tells the end."""
+        own, started, is_over = self.files.written(), self._clock(), False
+        self._reporter.begin_end(time.time() if self.membership.is_joined else self._left_at)
+        self.sealing.request(at_once=True)  # other writers may be open; what other threads log from here on comes later
+        while not is_over:
+            is_last = self._reporter.reports and not self._reporter.has_others()
+            left = terms._replace(spent=terms.spent + self._clock() - started)
+            self._wait_once(own, left, is_last=is_last, is_asked=is_asked)
+            self._reporter.give_up()
+            # others may have come or gone while this process held the lock, and have found it held
+            is_late = self._clock() - started > terms.exit_timeout
+            is_told = is_last or self._reporter.is_told
+            is_over = self._reporter.has_others() or (is_told and (is_late or not self._waits.have_news()))
+            is_over = is_over or not self._reporter.take(at_end=True)
+
+    def _wait_once(self, own: dict[str, int], terms: Terms, *, is_last: bool, is_asked: bool) -> None:
+        """Wait, and tell the end if this is the last member."""
+        try:
+            ledger = self._waits.wait(own, terms, self._messages, is_last=is_last, is_asked=is_asked)
+        finally:
+            self._tell(at_end=True)
+        if ledger is None or not is_last or self._messages is None or self._waits.have_news():
+            return
+        if self.membership.has_logged:
+            self._messages.done(ledger, self._left_at)
+        elif ledger.has_grown(max(self.attempt_started_at, self._messages.done_at)):  # by its children
+            self._messages.done(ledger, time.time())
 
     def after_fork(self, limits: Limits) -> None:
         """In the child: forget everything that is the parent's."""

@@ -46,6 +46,8 @@ class HFSummaryWriter(SummaryWriter):
             None for HF_MPWRITER_MIRROR_EVERY, or `commit_every`.
         system_metrics: whether a process logs what this machine does. None for HF_MPWRITER_SYSTEM_METRICS, or no.
         all_ranks_view: whether to derive the mean and bounds of all ranks. None for HF_MPWRITER_ALL_RANKS, or no.
+        rank: global rank of this process, also of an actor of your own; None for that of the launcher, or of
+            torch.distributed.
 
     Attributes:
         logdir: the run directory, absolute.
@@ -83,6 +85,7 @@ class HFSummaryWriter(SummaryWriter):
         mirror_every: float | None = None,
         system_metrics: bool | None = None,
         all_ranks_view: bool | None = None,
+        rank: int | None = None,
     ) -> None:
         """Build a writer; the arguments stand at the class."""
         super().__init__(
@@ -110,6 +113,7 @@ class HFSummaryWriter(SummaryWriter):
             mirror_every=mirror_every,
             system_metrics=system_metrics,
             all_ranks_view=all_ranks_view,
+            rank=rank,
         )
         self.repo_type = repo_type
         self.repo_revision = repo_revision

@@ -11,13 +11,21 @@ Invariant: no file ever contains a token. A pickled writer keeps it only on the 
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import Any, Self
 
 from tensorboardX.writer import DummyFileWriter
 
 from hf_mpwriter.base.arguments.names import named_for_users, naming
-from hf_mpwriter.base.arguments.values import check_memory_limit, check_step, patterns, text_or_none, token_or_none
+from hf_mpwriter.base.arguments.values import (
+    check_memory_limit,
+    check_rank,
+    check_step,
+    patterns,
+    text_or_none,
+    token_or_none,
+)
 from hf_mpwriter.base.errors import SettingsError
 from hf_mpwriter.base.home import normalised_logdir
 from hf_mpwriter.base.names import check_suffix
@@ -34,8 +42,8 @@ from hf_mpwriter.spool.progress import Status
 from hf_mpwriter.system import disk
 from hf_mpwriter.worker import registry, role
 from hf_mpwriter.worker.ending.patience import is_failure
-from hf_mpwriter.worker.telling import environment as telling
-from hf_mpwriter.worker.telling.upload import url_of
+from hf_mpwriter.worker.messages import environment as telling
+from hf_mpwriter.worker.messages.upload import url_of
 from hf_mpwriter.worker.worker import Worker
 from hf_mpwriter.writer.add_methods import AddMethods
 from hf_mpwriter.writer.file_writer import FileWriter
@@ -81,6 +89,8 @@ class SummaryWriter(StepMethods, AddMethods):
             None for HF_MPWRITER_MIRROR_EVERY, or `commit_every`.
         system_metrics: whether a process logs what this machine does. None for HF_MPWRITER_SYSTEM_METRICS, or no.
         all_ranks_view: whether to derive the mean and bounds of all ranks. None for HF_MPWRITER_ALL_RANKS, or no.
+        rank: global rank of this process, also of an actor of your own; None for that of the launcher, or of
+            torch.distributed.
 
     Raises:
         SettingsError: an argument is not valid.
@@ -118,12 +128,14 @@ class SummaryWriter(StepMethods, AddMethods):
         mirror_every: float | None = None,
         system_metrics: bool | None = None,
         all_ranks_view: bool | None = None,
+        rank: int | None = None,
     ) -> None:
         """Build a writer; the arguments and errors stand at the class."""
         if not (comet_config or {"disabled": True}).get("disabled"):
             raise SettingsError("comet_config asks for Comet.", hint="hf_mpwriter does not log to Comet.")
         environment = Environment.read()
-        telling.tell(disabled=environment.disabled)
+        purge_step, self._rank, self._parent_rank = check_step(purge_step), check_rank(rank), None
+        telling.tell(self._rank, disabled=environment.disabled)
         logdir = normalised_logdir(logdir or log_dir or role.default_logdir(comment or ""))
         timeout = environment.exit_timeout if exit_timeout is None else exit_timeout
         interval = environment.mirror_every if mirror_every is None else mirror_every
@@ -147,10 +159,9 @@ class SummaryWriter(StepMethods, AddMethods):
             self._destination = Destination(endpoint, check_repo_id(repo_id), kind, branch, folder)
         self._uploads = self._destination is not None and not environment.disabled
         self._token, self._memory_limit = token_or_none(token), check_memory_limit(memory_limit)
-        purge_step = check_step(purge_step)
         filename_suffix = check_suffix(filename_suffix, lambda: disk.longest_name(logdir))
         self._reset_process_state()
-        self._closed = False
+        self._closed = self._exits = False
         if write_to_disk:
             self._worker = self._enter(logdir)
             files, is_alone = self._worker.files, len(self._worker.users) == 1
@@ -176,6 +187,8 @@ class SummaryWriter(StepMethods, AddMethods):
             self._token,
             self._memory_limit,
             attempt_started_at=attempt_started_at,
+            rank=self._rank,
+            parent_rank=self._parent_rank,
         )
 
     def _get_file_writer(self) -> Any:
@@ -187,7 +200,7 @@ class SummaryWriter(StepMethods, AddMethods):
             return self.file_writer
         if self.file_writer is None:
             if self._closed:
-                self._worker.enter_again(self._user)
+                self._worker.enter_again(self._user, self._rank)
                 self._closed = False
             file_writer = FileWriter(self._worker, "", self._filename_suffix, self._take_purge_step(""))
             self.all_writers = {self.logdir: file_writer}
@@ -266,32 +279,43 @@ class SummaryWriter(StepMethods, AddMethods):
         """Seal the event files and request a push. The next call of an `add_*` method opens a new event file.
 
         Args:
-            wait: whether to wait, at most `exit_timeout` seconds, until everything is on the Hub.
+            wait: whether to wait, at most `exit_timeout` seconds, until everything is on the Hub. Ctrl-C ends the wait
+                and nothing else.
         """
         if not self._closed:
             self._closed = True
             self.all_writers = self.file_writer = None
             if self._worker is not None:
-                self._worker.leave(self._user)
-        if wait and self._worker is not None:
-            self._worker.wait()
+                self._worker.leave(self._user, waits=wait or self._exits)
+        if wait:
+            self._wait(is_asked=True)
+
+    def _wait(self, *, is_asked: bool) -> None:
+        """Wait for the Hub; an interrupt ends the wait and nothing else."""
+        if self._worker is not None:
+            with contextlib.suppress(KeyboardInterrupt):
+                self._worker.wait(is_asked=is_asked)
 
     def __enter__(self) -> Self:
         """Return the writer."""
         return self
 
     def __exit__(self, exc_type: object, error: BaseException | None = None, *_: object) -> None:
-        """Close; with a destination, wait until everything is on the Hub. An exception of the block propagates.
+        """Close; with a destination, wait for the Hub while that helps. An exception of the block propagates.
 
-        After an exception the wait comes at the end of the interpreter: the traceback is printed first.
+        It waits for a push that is under way, or comes within 10 seconds; an uploader sends the rest. Ctrl-C ends the
+        wait and nothing else. After an exception the wait comes at the end of the interpreter: the traceback is
+        printed first.
         """
         failed = is_failure(error)
         try:
-            self.close(wait=not failed)
-        except KeyboardInterrupt:
-            if exc_type is None:
-                raise
-        if failed and self._worker is not None:
+            self._exits = not failed
+            self.close()
+        finally:
+            self._exits = False
+        if not failed:
+            self._wait(is_asked=False)
+        elif self._worker is not None:
             self._worker.has_failed = True
 
     @property
@@ -305,10 +329,13 @@ class SummaryWriter(StepMethods, AddMethods):
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the settings; on arrival, the writer opens an event file of its own."""
         state = {name: value for name, value in self.__dict__.items() if name not in _PROCESS_STATE}
-        state |= {"file_writer": None, "all_writers": None, "_closed": False}
+        state |= {"file_writer": None, "all_writers": None, "_closed": False, "_exits": False}
         state["_attempt_started_at"] = self._worker.attempt_started_at if self._worker else None
+        state["_rank"], state["_parent_rank"] = None, self._worker.role.rank if self._worker else None
         if not is_spawning():
             state["_token"] = None  # this pickle may be written to a file
+        elif self._worker:
+            self._worker.membership.lend_name()
         return _unpickle, (type(self), state)
 
 

@@ -184,7 +184,7 @@ class Costs(Bench):
             show(f"{what}: until everything is on the Hub", time.monotonic() - resumed_at, "s")
             show(f"{what}: commits for it", run.report().commits, "")
             walk = os.walk(run.spool.root)
-            folders = [folder for folder, _, names in walk for name in names if not name.endswith(".voice")]
+            folders = [folder for folder, _, names in walk for name in names]
             claims = sum(Path(folder).name == "claims" for folder in folders)
             show(f"{what}: claims left, one per worker directory", claims, "")
             show(f"{what}: other files left in the spool", len(folders) - claims, "")

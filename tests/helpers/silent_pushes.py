@@ -7,6 +7,8 @@ class Silent:
     """A push that says nothing."""
 
     pid = 1
+    asked_at = 0.0
+    is_answered = False
     lingers = False
 
     def listen(self):

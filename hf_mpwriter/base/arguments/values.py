@@ -5,6 +5,7 @@ Python converts many of them without a word: `bool("false")` is true, and `int(1
 
 from __future__ import annotations
 
+import operator
 import re
 import reprlib
 from collections.abc import Iterable, Mapping
@@ -12,6 +13,7 @@ from typing import Any
 
 from hf_mpwriter.base.errors import SettingsError
 
+HIGHEST_RANK = 100_000  # that a name of a directory has digits for
 _URL = re.compile(r"https?://(?:\[[0-9A-Fa-f:.]+\]|[^\s/:\[\]]+)(?::(?P<port>[0-9]+))?(?:/\S*)?")
 fractions_are_cut = False  # off steps, as torch does: `patch()` sets it for code that cannot be changed
 
@@ -125,6 +127,23 @@ def check_step(purge_step: Any) -> int | None:
     if isinstance(purge_step, str) or not -(1 << 63) <= step < 1 << 63:
         raise SettingsError(f"purge_step is {purge_step!r}.", hint="It is a global step, an integer of 64 bits.")
     return step
+
+
+def check_rank(rank: Any) -> int | None:
+    """Return a global rank as an int; numpy numbers are accepted too.
+
+    Raises:
+        SettingsError: it is none.
+    """
+    if rank is None:
+        return None
+    try:
+        found = operator.index(rank)
+    except TypeError:
+        found = -1
+    if isinstance(rank, bool) or not 0 <= found < HIGHEST_RANK:
+        raise SettingsError(f"rank is {rank!r}.", hint="It is the global rank of this process: 0, 1, 2, ...")
+    return found
 
 
 def check_endpoint(url: str) -> None:

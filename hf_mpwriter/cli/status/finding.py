@@ -78,6 +78,16 @@ def _with_parents(name: str) -> Iterator[str]:
     yield "."
 
 
+def run_above(path: str) -> str:
+    """The run directory that a folder lies in, "" if there is none."""
+    above = os.path.dirname(path)
+    while above != path:
+        if os.path.exists(os.path.join(above, SPOOL_NAME, FORMAT_NAME)):
+            return above
+        path, above = above, os.path.dirname(above)
+    return ""
+
+
 def has_event_files(path: str) -> bool:
     """Whether there are event files in a folder or below it."""
     return any(is_event_file(os.path.basename(found)) for found in walk(Directory(path)))

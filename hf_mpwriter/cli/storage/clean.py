@@ -151,7 +151,7 @@ def _size_and_use(path: str) -> tuple[int, float]:
     size, used, pending = 0, 0.0, [at(path)]
     while pending:
         place = pending.pop()
-        directories, files = place.scan()
+        directories, files, _ = place.scan()
         pending += [place / name for name in directories]
         for name in files:
             status = (place / name).stat()
@@ -174,10 +174,11 @@ def _is_unfinished(spool: Spool) -> str:
     """Why something would be lost with it, "" if nothing would."""
     scan = EventFileScan(spool.run)
     lengths = {file.path: file.length for file in scan.files(lambda _: True, tuple, patience=1)}
-    if damaged := [one.path for one in scan.damage(time.time()) if not one.is_incomplete]:
-        return f"{damaged[0]} is damaged"
-    if others := [path for path in walk(spool.run) if is_attachment(path) and not is_embedding(path)]:
-        return f"{others[0]} is nowhere else"
+    reasons = [f"{name} is another run" for name in scan.other_runs]
+    reasons += [f"{one.path} is damaged" for one in scan.damage(time.time()) if not one.is_incomplete]
+    others = (path for path in walk(spool.run) if is_attachment(path) and not is_embedding(path))
+    if reasons := [*reasons, *(f"{path} is nowhere else" for path in others)]:
+        return reasons[0]
     embeddings = attachments.sizes(spool.run, is_embedding)
     there = compare_logdir(spool, embeddings)
     sync = f"run: hf-mpwriter sync {there.to}"

@@ -21,11 +21,11 @@ from collections.abc import Iterable
 
 import click
 
-from hf_mpwriter.base.errors import LogdirError
 from hf_mpwriter.base.home import Home, Way, is_url
 from hf_mpwriter.cli.destination import is_own_folder
 from hf_mpwriter.spool.homes import beside, examine, find, spool_of
-from hf_mpwriter.system.filesystem.mounts import Mount, find_mount, nearest, reason_of
+from hf_mpwriter.spool.layout import no_directory, unwritable
+from hf_mpwriter.system.filesystem.mounts import Mount, find_mount, nearest
 from hf_mpwriter.system.redaction import printable
 
 ABILITIES = {
@@ -92,16 +92,12 @@ def _try_directory(path: str) -> None:
     Raises:
         LogdirError: that is refused, as a writer says it.
     """
-    there = path
     try:
-        there = nearest(path)[0]
-        os.rmdir(tempfile.mkdtemp(prefix=f".hf_mpwriter-probe-{os.geteuid()}-", dir=there))
+        os.rmdir(tempfile.mkdtemp(prefix=f".hf_mpwriter-probe-{os.geteuid()}-", dir=nearest(path)[0]))
     except NotADirectoryError as error:
-        text = f"The logdir {path!r} cannot be a directory: {there!r} is a file."
-        raise LogdirError(text, hint="Give another logdir, or move that file away.") from error
+        raise no_directory(path, error) from error
     except OSError as error:
-        text = f"The logdir {path!r} cannot be written: {reason_of(error)}."
-        raise LogdirError(text, hint="Give another logdir.") from error
+        raise unwritable(path, error) from error
 
 
 def _filesystem(mount: Mount | None) -> Iterable[tuple[str, str]]:

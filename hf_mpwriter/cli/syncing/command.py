@@ -1,12 +1,12 @@
 """The command `hf-mpwriter sync`: which runs it uploads, and what is said of several.
 
-Invariant: two runs that would go to one folder of a repository are refused before anything is sent.
+Invariant: of two runs that would go to one folder of a repository, no two are sent by one call. They are refused before
+anything is sent; `--all` leaves one of them out.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -76,14 +76,23 @@ def sync_runs(
     """
     if repo_id is None and (extra := _given("path_in_repo", "revision", "repo_type")):
         raise click.UsageError(f"{extra} goes with --repo-id: where a run goes is recorded at its start.")
-    wishes = Wishes(repo_id, repo_type, revision, path_in_repo, timeout, endpoint, create=create, is_quiet=is_quiet)
-    wishes = replace(wishes, only_new=all_below)
+    wishes = Wishes(
+        repo_id,
+        repo_type,
+        revision,
+        path_in_repo,
+        timeout,
+        endpoint,
+        create=create,
+        is_quiet=is_quiet,
+        only_new=all_below,
+    )
     names = list(dict.fromkeys(_below(logdirs, wishes) if all_below else logdirs))
     if not names:
         raise click.UsageError("Name a LOGDIR, or give --all for the runs below this folder.")
-    clashes = list(_clashes(names, wishes))
-    if clashes and not all_below:
-        raise click.UsageError(printable(clashes[0].text))
+    if not all_below:
+        check_places(names, wishes)
+    clashes = list(_clashes(names, wishes)) if all_below else []
     for clash in clashes:  # of many runs, two of one place hold up no other
         click.echo(printable(f"{clash.name}: left out. {clash.text}"), err=True)
         names.remove(clash.name)
@@ -103,7 +112,7 @@ def _sync(names: list[str], wishes: Wishes) -> None:
     if len(names) == 1:
         sync_one(names[0], wishes)
         return
-    wishes = dataclasses.replace(wishes, names_runs=True)
+    wishes = replace(wishes, names_runs=True)
     codes = [_told(name, wishes) for name in names]
     if failed := [code for code in codes if code]:
         is_damage = all(code == DAMAGED for code in failed)

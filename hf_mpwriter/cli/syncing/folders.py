@@ -13,7 +13,7 @@ import click
 
 from hf_mpwriter.base.home import is_url, normalised_logdir
 from hf_mpwriter.cli.destination import command_line, existing_spool, is_own_folder, spool_at
-from hf_mpwriter.cli.status.finding import has_event_files, runs_below
+from hf_mpwriter.cli.status.finding import has_event_files, run_above, runs_below
 from hf_mpwriter.spool.homes import beside, find, spool_of
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system.redaction import printable
@@ -31,7 +31,7 @@ def spool_for(logdir: str, *, is_wanted: bool) -> Spool:
         ClickException: it is neither a run nor a folder with event files; or no repository was named.
     """
     path = normalised_logdir(logdir)
-    if is_url(path) or not has_event_files(path):
+    if is_url(path) or not (has_event_files(path) or runs_below(path)):
         return existing_spool(logdir)
     spool = candidate(logdir)
     if spool.exists():
@@ -42,6 +42,9 @@ def spool_for(logdir: str, *, is_wanted: bool) -> Spool:
     if below := runs_below(path):
         several = command_line("sync", logdir, "--all", *(["--repo-id", "NAME"] if is_wanted else []))
         raise click.ClickException(f"{printable(logdir)} is no run, but has {len(below)} below it: {several}")
+    if outer := run_above(path):
+        command = command_line("sync", outer)
+        raise click.ClickException(f"{printable(logdir)} is a part of a run, which goes as a whole: {command}")
     if not is_wanted:
         named = command_line("sync", logdir, "--repo-id", "NAME")
         raise click.ClickException(f"{printable(logdir)} was not uploaded yet. Say where to: {named}")

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 
 from hf_mpwriter.base.names import is_event_file
-from hf_mpwriter.snapshot.event_files import Statuses, walk
+from hf_mpwriter.snapshot import event_files
 from hf_mpwriter.supervisor.followed import ROUND
 from hf_mpwriter.system.directory import Directory
 from hf_mpwriter.system.process import Process
@@ -55,16 +55,10 @@ class Writers:
         return now - self._quiet_since >= (AFTER_CLOSE if have_ended else QUIET)
 
     def _all_sizes(self) -> dict[str, int]:
-        run, sizes = Directory(self._folder), dict[str, int]()
-        with Statuses(run) as statuses:
-            for path in walk(run):
-                if is_event_file(os.path.basename(path)):
-                    try:
-                        sizes[path] = statuses.of(path).st_size
-                    except OSError:  # gone since it was listed
-                        continue
+        run = Directory(self._folder)
+        found = event_files.sizes(run, lambda _: True)
         run.release()
-        return sizes
+        return found
 
     def _writing(self) -> set[int]:
         """The processes that have one of the files open for writing, as far as this user may see."""

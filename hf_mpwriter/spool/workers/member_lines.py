@@ -82,6 +82,8 @@ class FirstLine:
         settings: how it wants to be uploaded.
         agent: the supervisor or launcher without which it is an orphan, None if there is none.
         launcher: that has started it as a rank, None for others.
+        rank: of the worker, or from which it descends; None if there is none.
+        is_daemon: whether it is ended with the process that has started it.
     """
 
     worker: str
@@ -90,6 +92,8 @@ class FirstLine:
     settings: Settings
     agent: Process | None = None
     launcher: Process | None = None
+    rank: int | None = None
+    is_daemon: bool = False
 
 
 @dataclass(frozen=True)
@@ -161,6 +165,8 @@ class Member:
         launcher: that has started it as a rank, None for others.
         in_memory: records that wait in memory; they are lost with the process.
         has_died: whether it is dead and has left a file open, as none does that ends by itself.
+        rank: of the worker, or from which it descends; None if there is none.
+        is_daemon: whether it is ended with the process that has started it.
     """
 
     name: MemberName
@@ -177,6 +183,8 @@ class Member:
     launcher: Process | None = None
     in_memory: int = 0
     has_died: bool = False
+    rank: int | None = None
+    is_daemon: bool = False
 
     @property
     def is_sampler(self) -> bool:
@@ -297,6 +305,7 @@ class Reading:
         counters, growing = self._counters, frozenset(self.open_files if alive else ())
         said = Member(self.name, alive, who.started_at, who.process, who.settings, growing, frozenset(self._opened))
         said = replace(said, create=self._creates, agent=who.agent, launcher=who.launcher)
+        said = replace(said, rank=who.rank, is_daemon=who.is_daemon)
         said = replace(said, has_died=not alive and bool(self.open_files))
         said = replace(said, requests=counters.requests, dropped=counters.dropped, in_memory=counters.in_memory)
         self._said = said

@@ -58,6 +58,7 @@ class MemberFile:
         settings: how the worker wants to be uploaded.
         agent: the supervisor or launcher without which the worker is an orphan, None if there is none.
         launcher: that has started the worker as a rank, None for others.
+        rank, is_daemon: see `FirstLine`.
         wall_clock: unix time; by default that of the filesystem, on which hosts agree.
 
     Attributes:
@@ -77,6 +78,8 @@ class MemberFile:
         *,
         agent: Process | None = None,
         launcher: Process | None = None,
+        rank: int | None = None,
+        is_daemon: bool = False,
     ) -> None:
         global _files_of_this_process
         _files_of_this_process += 1
@@ -93,7 +96,8 @@ class MemberFile:
             self._fd = fd
             try:
                 self.started_at = wall_clock() if wall_clock else os.fstat(fd).st_mtime
-                first = state.dump(FirstLine(worker, process, self.started_at, settings, agent, launcher)) + b"\n"
+                said = FirstLine(worker, process, self.started_at, settings, agent, launcher, rank, is_daemon)
+                first = state.dump(said) + b"\n"
                 self._counters_at = len(first)
                 self._append(first + self._counters.line())
                 disk.rename(temporary, directory / str(self.name), "members.file")

@@ -1,12 +1,21 @@
 """Patience: how long a process waits at its end, as pure functions.
 
-In seconds (the first row that fits; no row exceeds `exit_timeout`):
+In seconds; the first row that fits; no row exceeds `exit_timeout`:
 
-    end                   uploader          peers    in all              without progress
-    ordinary              any               any      `exit_timeout`      any
-    after an exception    fails or stands   any      FAILING_WAIT        any
-    after an exception    works             yes      WAIT_BESIDE_PEERS   IDLE_BESIDE_PEERS
-    after an exception    works             none     `exit_timeout`      any
+    end                    uploader                                   in all            without progress
+    after an exception     fails or stands                            AFTER_FAILURE     any
+    after an exception,    any other                                  BESIDE_PEERS      IDLE_BESIDE_PEERS
+      of a rank of several
+    the user asked for it, any                                        `exit_timeout`    any
+      or it is the last time
+    any other              may push only later than SOON              0                 any
+                           fails                                      RETRY             any
+                           stands                                     SOON              any
+                           asks a Hub that has not answered for SOON  0                 any
+                           any other                                  `exit_timeout`    any
+
+It is the last time where no uploader outlives this process, see `lifetime`, and below `hf-mpwriter run`, within its
+grace. Elsewhere a process waits only while that helps: the uploader goes on without it.
 
 After an exception in a `with` block, the block does not wait: the end of the interpreter does, when it has printed the
 traceback. Progress is what the Hub has taken, and each step of the uploader: it starts a push, or ends one.
@@ -17,11 +26,11 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from hf_mpwriter.worker.role import Role
-
-FAILING_WAIT = 2.0  # seconds after an exception, while nothing gets to the Hub
+SOON = 10.0  # seconds
+RETRY = 3.0  # seconds, in which a push is tried, and perhaps once more
+AFTER_FAILURE = 2.0  # seconds after an exception, while nothing gets to the Hub
 IDLE_BESIDE_PEERS = 2.0  # seconds
-WAIT_BESIDE_PEERS = 10.0  # seconds; the launcher restarts the others only when this process has ended
+BESIDE_PEERS = 10.0  # seconds; the launcher restarts the others only when this process has ended
 
 
 class Terms(NamedTuple):
@@ -32,12 +41,30 @@ class Terms(NamedTuple):
         failed: whether it ends after an exception.
         has_peers: whether it is a rank of several.
         spent: seconds that it has waited for other run directories.
+        is_long: whether the user has asked for the wait, or it is the last time.
     """
 
     exit_timeout: float
     failed: bool = False
     has_peers: bool = False
     spent: float = 0.0
+    is_long: bool = False
+
+
+class Outlook(NamedTuple):
+    """What is known of the process that is waited for.
+
+    Attributes:
+        fails: whether its last try has failed, and nothing has answered since.
+        stands: whether none is at work.
+        unanswered: seconds since it has asked a Hub that has not answered yet.
+        turn_in: seconds until it may try.
+    """
+
+    fails: bool = False
+    stands: bool = False
+    unanswered: float = 0.0
+    turn_in: float = 0.0
 
 
 class Patience(NamedTuple):
@@ -52,19 +79,22 @@ class Patience(NamedTuple):
     idle: float = math.inf
 
 
-def patience(terms: Terms, *, is_stuck: bool) -> Patience:
-    """How long a process waits at its end; for the rows, see the head of this module.
-
-    Args:
-        terms: how it ends.
-        is_stuck: whether the uploader fails or stands.
-    """
+def patience(terms: Terms, outlook: Outlook) -> Patience:
+    """How long a process waits at its end; for the rows, see the head of this module."""
     longest, idle = terms.exit_timeout, math.inf
-    if terms.failed and is_stuck:
-        longest = min(longest, FAILING_WAIT)
+    if terms.failed and (outlook.fails or outlook.stands):
+        longest = AFTER_FAILURE
     elif terms.failed and terms.has_peers:
-        longest, idle = min(longest, WAIT_BESIDE_PEERS), IDLE_BESIDE_PEERS
-    return Patience(max(0.0, longest - terms.spent), idle)
+        longest, idle = BESIDE_PEERS, IDLE_BESIDE_PEERS
+    elif not terms.is_long:
+        longest = _while_it_helps(longest, outlook)
+    return Patience(max(0.0, min(longest, terms.exit_timeout) - terms.spent), idle)
+
+
+def _while_it_helps(longest: float, outlook: Outlook) -> float:
+    if outlook.turn_in > SOON or outlook.unanswered >= SOON:
+        return 0.0
+    return RETRY if outlook.fails else SOON if outlook.stands else longest
 
 
 def is_failure(error: BaseException | None) -> bool:
@@ -72,13 +102,3 @@ def is_failure(error: BaseException | None) -> bool:
     if isinstance(error, SystemExit):
         return error.code not in (None, 0)
     return error is not None and not isinstance(error, GeneratorExit)
-
-
-def has_peers(role: Role, world_size: int | None) -> bool:
-    """Whether a process is a rank of several.
-
-    Args:
-        role: of the process.
-        world_size: ranks that the launcher started, None if it does not tell.
-    """
-    return role.rank is not None and (role.rank > 0 if world_size is None else world_size > 1)

@@ -1,24 +1,29 @@
 """The waits of a process in one run directory: at the end of a `with` block, of `close(wait=True)`, of the interpreter.
 
 Invariants:
-- What was waited for is not waited for again.
-- One wait in vain is enough: the next ones tell what is missing, and do not wait, until Hub and logdir are back.
+- What was waited for is not waited for again, unless the user asks for it by `close(wait=True)`.
+- One wait in vain is enough for a process, over all its run directories: the next ones tell what is missing, and do not
+  wait, until what was waited for is there.
 """
 
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Mapping
 
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.progress import Logged, Progress
 from hf_mpwriter.spool.staging.logdir import Logdir
-from hf_mpwriter.worker import delivery, role, shutdown
-from hf_mpwriter.worker.ending.patience import Terms, has_peers
+from hf_mpwriter.system.supervision import contact
+from hf_mpwriter.worker import delivery, shutdown
+from hf_mpwriter.worker.delivery import Awaited
+from hf_mpwriter.worker.ending.lifetime import ends_here
+from hf_mpwriter.worker.ending.patience import Terms
 from hf_mpwriter.worker.membership import Membership
-from hf_mpwriter.worker.telling.teller import Teller
-from hf_mpwriter.worker.telling.voice import Voice
+from hf_mpwriter.worker.messages.reporter import Reporter
+from hf_mpwriter.worker.messages.run import RunMessages
+
+_in_vain: list[Waits] = []  # of this process: the last wait that was
 
 
 class Waits:
@@ -26,60 +31,104 @@ class Waits:
 
     Args:
         membership: of the process.
+        reporter: of the process.
+        logged: returns what it has logged.
+        keep_house: makes sure that an uploader lives, and a mirror.
         clock: monotonic seconds.
-
-    Attributes:
-        began: unix time when the last wait for something new began.
     """
 
-    def __init__(self, membership: Membership, clock: Callable[[], float]) -> None:
-        self._membership, self._clock = membership, clock
+    def __init__(
+        self,
+        membership: Membership,
+        reporter: Reporter,
+        logged: Callable[[], Logged],
+        keep_house: Callable[[], object],
+        clock: Callable[[], float],
+    ) -> None:
+        self._membership, self._reporter = membership, reporter
+        self._logged, self._keep_house, self._clock = logged, keep_house, clock
         # lengths and changes, see `Progress`, and lengths in the logdir
         self._waited_for: tuple[dict[str, int], dict[str, int], Mapping[str, int]] = {}, {}, {}
         self._is_there = False  # whether the last wait ended well
-        self.began = 0.0
+        self._sizes: dict[str, int] = {}  # of what does not grow any more, when it was found out what to wait for
 
     def wait(
         self,
         own: dict[str, int],
-        voice: Voice,
-        logged: Callable[[], Logged],
-        keep_house: Callable[[], object],
-        spent: float,
+        terms: Terms,
+        messages: RunMessages | None = None,
         *,
-        failed: bool,
-        teller: Teller | None = None,
+        is_last: bool = False,
+        is_asked: bool = False,
     ) -> Ledger | None:
         """Wait, bounded, until what the process answers for is delivered; see `shutdown`.
 
         Args:
             own: bytes per path of the event files that the process has written.
-            voice: of the process.
-            logged: returns what it has logged.
-            keep_house: makes sure that an uploader lives, and a mirror.
-            spent: seconds of the allowed time that other run directories have taken.
-            failed: whether the process ends after an exception.
-            teller: of the run, None if it has no destination.
+            terms: how the process ends, as far as that does not depend on the surroundings.
+            messages: of the run, None if it has no destination.
+            is_last: whether the process reports, and no other member is there.
+            is_asked: whether the user asks for this wait.
 
         Returns:
             What the Hub has, if that is all; None if something is missing. If nothing is new, it is as it was the
             last time: while this process began to end once more, another one may have taken it for one that goes on.
         """
         spool, uploads, started = self._membership.spool, self._membership.uploads, self._clock()
-        view = Progress(spool)
-        awaited = delivery.to_await(self._membership, own, view, is_first=voice.is_first())
-        now = (awaited.lengths, view.changes(awaited.lengths), awaited.there)
-        before, self._waited_for = self._waited_for, now
-        if before == self._waited_for:  # the end of a with block has waited already
+        view, reports = Progress(spool), self._reporter.reports
+
+        def to_await() -> Awaited:
+            self._sizes = delivery.final_sizes(self._membership) if reports else {}
+            alone = is_last or (reports and not self._reporter.has_others())
+            found = delivery.to_await(self._membership, own, view, reports=reports, is_last=alone)
+            self._waited_for = found.lengths, view.changes(found.lengths), found.there
+            return found
+
+        before, awaited = self._waited_for, to_await()
+        is_new = is_asked or (is_last and not self._reporter.is_told)
+        if before == self._waited_for and (self._is_there or not is_new):  # the end of a with block has waited already
             return view.ledger() if self._is_there else None  # of now: others may have logged more since
-        self._is_there, self.began = False, time.time()
-        missing = view.missing(before[0], asked=before[1]) if uploads else {}
-        there = Logdir(spool)
-        late = there.missing(before[2])
-        in_vain = (missing and not view.is_hopeless(missing)) or late.keys() - there.refused(late).keys()
-        timeout, spent = 0.0 if in_vain else self._membership.settings.exit_timeout, spent + self._clock() - started
-        membership_role = self._membership.role
-        terms = Terms(timeout, failed, has_peers(membership_role, role.world_size_of(os.environ)), spent)
-        end = shutdown.End(view, spool, awaited, voice, logged, uploads=uploads, teller=teller)
-        self._is_there = end.wait(terms, keep_house) and uploads
+        self._is_there = False
+        if not is_asked and any(waits.is_missing(before if waits is self else None) for waits in _in_vain):
+            terms = terms._replace(exit_timeout=0.0)
+        _in_vain.clear()
+        ends_with = ends_here() if uploads else ""
+        is_long = is_asked or bool(ends_with) or contact.supervisor() is not None
+        terms = terms._replace(spent=terms.spent + self._clock() - started, is_long=is_long)
+        end = shutdown.End(
+            view,
+            spool,
+            awaited,
+            self._reporter,
+            self._logged,
+            uploads=uploads,
+            messages=messages,
+            ends_with=ends_with,
+            exit_timeout=self._membership.settings.exit_timeout,
+        )
+        try:
+            again = lambda: to_await() if reports and self.have_news() else None  # noqa: E731 - of these names
+            self._is_there = end.wait(terms, self._keep_house, again) and uploads
+        finally:
+            if self.is_missing():
+                _in_vain[:] = [self]
         return view.ledger() if self._is_there else None
+
+    def have_news(self) -> bool:
+        """Whether others have left something since it was found out what to wait for."""
+        return self._sizes != delivery.final_sizes(self._membership)
+
+    def is_missing(self, awaited: tuple[Mapping[str, int], Mapping[str, int], Mapping[str, int]] | None = None) -> bool:
+        """Whether something that was waited for is still missing, and has not been refused for good.
+
+        Args:
+            awaited: what was waited for, None for the last wait.
+        """
+        lengths, asked, there = awaited or self._waited_for
+        view, logdir = Progress(self._membership.spool), Logdir(self._membership.spool)
+        missing = view.missing(lengths, asked=asked) if self._membership.uploads else {}
+        late = logdir.missing(there)
+        return bool(missing and not view.is_hopeless(missing)) or bool(late.keys() - logdir.refused(late).keys())
+
+
+os.register_at_fork(after_in_child=_in_vain.clear)

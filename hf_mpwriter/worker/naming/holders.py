@@ -8,36 +8,97 @@ Processes without a rank may share a logdir on purpose.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+from hf_mpwriter.base.names import is_sampler
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.workers.member_lines import Member, MemberName, Reading
+from hf_mpwriter.spool.workers.members import ASK_FOR_ALL
 from hf_mpwriter.system import locks
-from hf_mpwriter.system.process import Process, ancestors, boot_id, host_id, pid_namespace, start_ticks
+from hf_mpwriter.system.process import Process, ancestors, boot_id, host_id, pid_namespace, start_ticks, stat_fields
 from hf_mpwriter.system.redaction import printable
 
 
 def find(spool: Spool, worker: str) -> Member | None:
     """The living member of that name; None where it cannot be found, as while it joins."""
-    try:
-        names = sorted(spool.members.names())
-    except OSError:
-        return None
-    for text in names:
-        name = MemberName.parse(text)
-        if name is None or name.worker != worker:
-            continue
-        try:
-            if locks.is_held(place := spool.members / text):
-                reading = Reading(name)
-                reading.read(place)
-                if reading.member is not None and reading.member.alive:
-                    return reading.member
-        except OSError:  # it has just left
-            continue
+    with contextlib.suppress(OSError):
+        for name in living(spool, worker):
+            if (member := read(spool, name)) is not None:
+                return member
     return None
+
+
+def read(spool: Spool, name: MemberName) -> Member | None:
+    """What a living worker says of itself; None if it has just left."""
+    with contextlib.suppress(OSError):
+        (reading := Reading(name)).read(spool.members / str(name))
+        if reading.member is not None and reading.member.alive:
+            return reading.member
+    return None
+
+
+def living(spool: Spool, worker: str = "") -> Iterator[MemberName]:
+    """The names of the living workers, this process included; nothing is read. OSError if they cannot be listed.
+
+    Args:
+        spool: of the run directory.
+        worker: the only one that counts, "" for all but those who ask for others and samplers.
+    """
+    for name in map(MemberName.parse, sorted(spool.members.names())):
+        if name is None or worker not in ("", name.worker):
+            continue
+        if not worker and (name.worker in ASK_FOR_ALL or is_sampler(name.worker)):
+            continue
+        with contextlib.suppress(OSError):  # it has just left
+            if locks.is_held(spool.members / str(name)):
+                yield name
+
+
+def above(spool: Spool) -> Iterator[MemberName]:
+    """The living workers that this process descends from. OSError if they cannot be listed."""
+    pids = set(ancestors())
+    own = [name for name in map(MemberName.parse, spool.members.names()) if name is not None and name.pid in pids]
+    if any(_is_here(name) for name in own):
+        yield from (name for name in living(spool) if name in own and _is_here(name))
+
+
+def rank_above(spool: Spool) -> int | None:
+    """The rank of a living worker that this process descends from, None without one, or if that has none."""
+    with contextlib.suppress(OSError):
+        for name in above(spool):
+            if (member := read(spool, name)) is not None:
+                return member.rank
+    return None
+
+
+def is_daemon_below(spool: Spool, name: MemberName) -> bool:
+    """Whether a worker descends from this process, and is ended with it, as the workers of a DataLoader."""
+    return is_below(name) and (member := read(spool, name)) is not None and member.is_daemon
+
+
+def is_below(name: MemberName) -> bool:
+    """Whether a worker descends from this process."""
+    pid, seen = name.pid, set[int]()
+    if not _is_here(name):
+        return False
+    while pid > 0 and pid not in seen:
+        seen.add(pid)
+        try:
+            pid = int(stat_fields(pid)[1])
+        except (OSError, ValueError, IndexError):
+            return False
+        if pid == os.getpid():
+            return True
+    return False
+
+
+def _is_here(name: MemberName) -> bool:
+    """Whether the process id of a worker means that process here."""
+    return name.host == host_id() and name.ticks > 0 and start_ticks(name.pid) == name.ticks
 
 
 def is_ancestor(member: Member) -> bool:

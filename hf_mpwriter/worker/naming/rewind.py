@@ -227,7 +227,7 @@ def _directories(spool: Spool, name: str) -> list[Place]:
         found = event_directories(spool.run / name)
         return [*found, *_of_missing(spool, name, {place.name for place in found})]
     top = Place(spool.run)
-    directories, files = top.scan()
+    directories, files, _ = top.scan()
     others = {lock.removesuffix(".lock") for lock in spool.claim(MAIN_WORKER).parent.names()} | {SPOOL_NAME}
     own = [found for found in directories if found not in others and not is_reserved(found) and found[:5] != "proc_"]
     below = [place for found in own for place in event_directories(top / found, is_ours)]
@@ -248,7 +248,7 @@ def event_directories(top: Place, counts: Callable[[str], bool] = is_event_file)
         counts: whether a file of this name makes its directory one of them.
     """
     try:
-        directories, files = top.scan()
+        directories, files, _ = top.scan()
     except OSError:  # removed meanwhile, a link, or not ours to read
         return []
     if SPOOL_NAME in directories:

@@ -43,7 +43,7 @@ def test_a_short_run_is_told_that_it_is_public(hub, run_dir, start, body):
 ONLY_CHILDREN = """
 import multiprocessing, sys, time
 from hf_mpwriter import HFSummaryWriter
-from hf_mpwriter.worker.telling.voice import ToldRecord
+from hf_mpwriter.worker.messages.reporter import ToldRecord
 from hf_mpwriter.spool.layout import Spool
 
 def train(folder):

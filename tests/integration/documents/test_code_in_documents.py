@@ -7,6 +7,7 @@ import builtins
 import configparser
 import contextlib
 import importlib
+import importlib.util
 import itertools
 import os
 import re
@@ -21,7 +22,7 @@ import pytest
 import yaml
 from documents import BLOCKS, COMMANDS, CURLS, DOCS, OURS, PACKAGE, PYTHON, SETTINGS, Block, exists
 from programs import DEADLINE, wait_for
-from repository import ROOT
+from repository import HELPERS, ROOT
 
 from hf_mpwriter.cli.main import main
 from hf_mpwriter.testing import processes
@@ -32,6 +33,8 @@ writer = HFSummaryWriter("me/run", logdir="runs/exp1")
 writer.add_scalar("loss", 1.0, 1)
 """  # the context of a block that uses `writer`
 OF_THE_READER = {"train.py"}  # programs that a document does not contain
+FROM_A_FILE = "import os, sys; os.execv(sys.executable, [sys.executable, 'program.py'])"  # spawned processes import it
+STARTERS = {"torch", "joblib", "optuna", "ray"}  # what starts processes; not everyone has all of them
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +69,10 @@ def free_names(tree: ast.Module) -> set[str]:
     names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
     bound = {node.id for node in names if isinstance(node.ctx, ast.Store)}
     for node in ast.walk(tree):
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
+            bound.add(node.name)
+        elif isinstance(node, ast.arg):
+            bound.add(node.arg)
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             bound |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
     return {node.id for node in names} - bound - set(dir(builtins))
@@ -96,23 +103,48 @@ def test_python_compiles_and_what_it_imports_of_ours_is_there(block):
             assert not name or hasattr(importlib.import_module(module), name)
 
 
+def packages(block: Block) -> set[str]:
+    """The packages that a block imports, other than ours and those that are always there."""
+    modules = {module.split(".")[0] for module, _ in imports(ast.parse(block.text))}
+    return modules - {"hf_mpwriter", "numpy", *sys.stdlib_module_names}
+
+
+def starts_processes(block: Block) -> bool:
+    """Whether it is a program that may be imported: what it starts does that."""
+    return 'if __name__ == "__main__":' in block.text
+
+
 def is_self_contained(block: Block) -> bool:
-    """Whether the block can run: it needs no framework, and no context but a writer."""
+    """Whether the block can run: it needs no framework but to start processes, and no context but a writer."""
     tree = ast.parse(block.text)
-    allowed = {"hf_mpwriter", "numpy", *sys.stdlib_module_names}
-    modules = {module for module, _ in imports(tree)}
-    light = {module.split(".")[0] for module in modules} <= allowed
-    return light and "hf_mpwriter.integrations" not in " ".join(modules) and free_names(tree) <= {"writer"}
+    is_light = packages(block) <= (STARTERS if starts_processes(block) else set())
+    return is_light and "hf_mpwriter.integrations" not in block.text and free_names(tree) <= {"writer"}
 
 
-@pytest.mark.parametrize("block", [block for block in PYTHON if is_self_contained(block)], ids=str)
+def runnable() -> Iterator[object]:
+    """The blocks that can run; one that needs what is not installed is skipped."""
+    for block in filter(is_self_contained, PYTHON):
+        missing = sorted(name for name in packages(block) if importlib.util.find_spec(name) is None)
+        marks = [pytest.mark.skipif(bool(missing), reason=f"{', '.join(missing)} not installed")]
+        marks += [pytest.mark.torch] * ("torch" in packages(block))
+        yield pytest.param(block, id=str(block), marks=marks)
+
+
+@pytest.mark.parametrize("block", list(runnable()))
 def test_python_that_is_self_contained_runs(hub, tmp_path, monkeypatch, start, block):
     """Each runs as a program of its own; what it logs for the Hub is there at its end."""
     monkeypatch.chdir(tmp_path)
+    if packages(block):
+        monkeypatch.setenv("PYTHONPATH", f"{HELPERS / 'hurry'}:{HELPERS / 'watch'}")  # with the real torch
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+        monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # no file in the home of the developer
+        monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     given = CONTEXT if free_names(ast.parse(block.text)) else ""
-    code, _, err = start(given + block.text).finish()
+    (tmp_path / "program.py").write_text(given + block.text)
+    code, out, err = start(FROM_A_FILE).finish()
     assert code == 0, err
-    assert "not on the Hub" not in err
+    assert "not on the Hub" not in out + err
+    assert not starts_processes(block) or "done: " in out + err, "the user is told its end"
     for spool in tmp_path.glob("runs/*/.hf_mpwriter"):
         wait_for(lambda run=str(spool.parent): not processes.left_behind(run), "the uploader leaves")
 

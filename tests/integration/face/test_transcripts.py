@@ -20,6 +20,19 @@ import pytest
 from huggingface_hub import HfApi
 from programs import Program, wait_for
 from runs import kill_uploaders, no_uploader, run
+from transcripts import (
+    CREATED,
+    DONE,
+    LATER,
+    LINK,
+    STARTS,
+    STARTS_IN_AN_OUTAGE,
+    UNREACHABLE,
+    UNSENT,
+    VISIBLE,
+    WRONG_TOKEN,
+    normalised,
+)
 
 from hf_mpwriter.localhub import LocalHub
 
@@ -34,19 +47,8 @@ with HFSummaryWriter("me/run", logdir=sys.argv[1], exit_timeout=float(sys.argv[3
         step += 1
         time.sleep(0.05)
 """
-LINK = "HUB/me/run/tree/main/tensorboard/exp1"
-CREATED = "created HUB/me/run"
-VISIBLE = "HUB/me/run is PUBLIC: everybody can read it"
-STARTS = f"uploading RUN to {LINK} (public)"
-STARTS_IN_AN_OUTAGE = f"uploading RUN to {LINK}"
 AGAIN = "uploading again, after TIME"
-DONE = f"done: SIZE in N commits: {LINK}"
-LATER = "it is tried again by itself; log: LOG"
 LOGIN = "run `hf auth login`; log: LOG"
-UNSENT = (
-    "SIZE in 1 file of RUN are not on the Hub yet. What is on disk stays there, and an uploader goes on trying, "
-    "until TIME at least; then: hf-mpwriter sync RUN"
-)
 ENDS = {  # a fault of the Hub, and what is told of it until it is over
     "401": f"not uploading: no token (401): {LOGIN}",
     "403 message='You have read access only'": (
@@ -66,8 +68,6 @@ ENDS = {  # a fault of the Hub, and what is told of it until it is over
     "503": f"not uploading: the Hub fails (503); {LATER}",
     "close": f"not uploading: HUB has ended the connection; {LATER}",
 }
-WRONG_TOKEN = "not uploading: token refused (401): mend HF_TOKEN, or the token that the writer was given; log: LOG"
-UNREACHABLE = f"not uploading: the Hub cannot be reached at HUB: check the network; {LATER}"
 UNKNOWN_NAME = f"not uploading: the name of HUB is not known (DNS): check the network; {LATER}"
 REFUSED_FILE = "not uploading events.out.tfevents: the Hub refuses it (400: not like this); what else there is goes on"
 GONE = (
@@ -116,7 +116,7 @@ class Training:
     def reads(self, wanted: str) -> None:
         """Read on until a line comes that begins so; the program goes on logging."""
         for line in self._program.process.stderr:
-            self.lines.append(self._normalised(line))
+            self.lines.append(normalised(line, self._run_dir, self._endpoint))
             if self.lines[-1].startswith(wanted):
                 assert self._program.process.poll() is None, "it was told while training ran"
                 return
@@ -125,7 +125,7 @@ class Training:
     def ends(self) -> list[str]:
         """Let the program end; all that it has told."""
         self._go.touch()
-        self.lines += map(self._normalised, self._program.process.stderr)
+        self.lines += self._rest()
         assert self._program.process.wait() == 0, self.lines
         return self.lines
 
@@ -133,20 +133,10 @@ class Training:
         """End the program by a signal; what it still tells."""
         self._program.process.send_signal(number)
         assert self._program.process.wait() == -number
-        return list(map(self._normalised, self._program.process.stderr))
+        return self._rest()
 
-    def _normalised(self, line: str) -> str:
-        prefix, _, text = line.rstrip("\n").partition(": ")
-        assert prefix == "hf_mpwriter", line
-        for path in (str(self._run_dir), os.path.relpath(self._run_dir)):
-            text = re.sub(rf"{re.escape(path)}/\.hf_mpwriter/hosts/[^/]+/uploader\.log", "LOG", text)
-            text = text.replace(path, "RUN")
-        text = text.replace(self._endpoint, "HUB")
-        text = re.sub(r"events\.out\.tfevents\.[\w.-]+?(?=[: ])", "events.out.tfevents", text)
-        text = re.sub(r"\b[\d.]+ (B|kB|MB)\b", "SIZE", text)
-        text = re.sub(r"in \d+ commits?\b", "in N commits", text)
-        text = re.sub(r"after \d+ (s|min)\b", "after TIME", text)
-        return re.sub(r"until \d\d:\d\d", "until TIME", text)
+    def _rest(self) -> list[str]:
+        return [normalised(line, self._run_dir, self._endpoint) for line in self._program.process.stderr]
 
 
 @pytest.fixture
@@ -193,7 +183,7 @@ def test_a_refused_token_is_told_while_training_runs(trains, tmp_path):
 )
 def test_a_hub_that_cannot_be_reached_is_told_once_and_its_command_at_the_end(trains, endpoint, line):
     """The reason is not repeated at the end, as it is known."""
-    training = trains(endpoint, timeout=0.5)
+    training = trains(endpoint)
     training.reads("not uploading")
     assert training.ends() == [STARTS_IN_AN_OUTAGE, line, UNSENT]
 

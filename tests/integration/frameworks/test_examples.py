@@ -1,4 +1,4 @@
-"""The examples of the frameworks on one and on two ranks, killed and resumed, against a local Hub."""
+"""The examples, of frameworks and of plain torch, on one and on two ranks, killed and resumed, against a local Hub."""
 
 from __future__ import annotations
 
@@ -54,7 +54,8 @@ class Example:
 
     def arguments(self, epochs: int, ranks: int) -> list[object]:
         """Of the script."""
-        more = {"transformers": ["--all-ranks"], "lightning": ["--devices", ranks]}.get(self.framework, [])
+        options = {"transformers": ["--all-ranks"], "lightning": ["--devices", ranks], "ddp_spawn": ["--ranks", ranks]}
+        more = options.get(self.framework, [])
         return ["--repo-id", "me/digits", "--output", "out", "--epochs", epochs, *more]
 
     def ranks(self, ranks: int) -> int:
@@ -75,6 +76,7 @@ LIST = [
     Example("transformers", "_tensorboard/*", "tensorboard", "checkpoint-*/trainer_state.json", "train/loss", 5, 5),
     Example("accelerate", "run", "tensorboard", "after-*[0-9]", "loss", 0, 1, counts_epochs=True),
     Example("lightning", "runs/1", "tensorboard/runs", "checkpoints/epoch=*.ckpt", "loss", 4, 5, by_torchrun=False),
+    Example("ddp_spawn", "run", "tensorboard", "after-*[0-9].pt", "loss", 0, 1, counts_epochs=True, by_torchrun=False),
 ]
 
 
@@ -142,7 +144,7 @@ def test_an_example_goes_on_after_a_kill(example, ranks, frameworks, monkeypatch
     report = check_oracle(run_dir, frameworks, repo="me/digits", folder=f"{example.folder}/{run_dir.name}")
     assert len([path for path in report.files if "/" not in path]) >= 2, "one event file of each attempt"
     expected = example.steps(epochs * batches(ranks))
-    runs = {".", "rank_00001"} if ranks == 2 and example.framework == "transformers" else {"."}
+    runs = {".", "rank_00001"} if ranks == 2 and example.framework in ("transformers", "ddp_spawn") else {"."}
     assert points(run_dir, example.tag) == dict.fromkeys(runs, expected)
     assert {path.name for path in run_dir.glob("*_0*")} == runs - {"."}, "no other process has left anything"
     with tensorboard(run_dir) as ask:

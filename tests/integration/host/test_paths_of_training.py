@@ -46,6 +46,7 @@ ALLOWED = {
     "/proc/self": "its own threads, descriptors and start time",
     "/proc/sys/kernel/random/boot_id": "which boot of the machine this is",
     "/proc/sys/fs/protected_hardlinks": "whether a stranger may give files of others a second name",
+    "/proc/1/comm": "whether a container ends with this process",
     "/proc/stat": "when the machine was started",
     "/etc/machine-id": "which machine this is",
     "/var/lib/dbus/machine-id": "the same",

@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 from hub_clients import requests_of
 from programs import wait_for
-from runs import LOG_AND_EXIT, LOG_FOR_EVER, acknowledged, check_oracle, finished, no_uploader, sync
+from runs import LOG_AND_EXIT, LOG_AND_WAIT, LOG_FOR_EVER, acknowledged, check_oracle, finished, no_uploader, sync
 from support import event_file
 
 from hf_mpwriter.base.settings import OFFLINE
@@ -28,7 +28,7 @@ from hf_mpwriter.spool.progress import Logged, Progress
 from hf_mpwriter.worker import shutdown
 from hf_mpwriter.worker.delivery import Awaited
 from hf_mpwriter.worker.membership import Membership
-from hf_mpwriter.worker.telling.voice import Voice
+from hf_mpwriter.worker.messages.reporter import Reporter
 
 XET_FAILS_FAST = {"HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "1", "HF_XET_CLIENT_RETRY_BASE_DELAY": "10ms"}
 
@@ -112,15 +112,15 @@ def test_offline_no_process_waits_for_the_hub(tmp_path, monkeypatch, name):
     spool.create()
     logged = Logged({"a": 1})
     fail = lambda: pytest.fail("it waits")  # noqa: E731 - a name for an expression
-    voice = Voice(Membership(spool, time.monotonic))
-    end = shutdown.End(Progress(spool), spool, Awaited({"a": 1}), voice, lambda: logged)
+    reporter = Reporter(Membership(spool, time.monotonic))
+    end = shutdown.End(Progress(spool), spool, Awaited({"a": 1}), reporter, lambda: logged)
     end.wait(shutdown.Terms(86400.0), fail)
 
 
 def test_where_xet_fails_content_goes_by_lfs(hub, run_dir, start):
     """After three failures in a row, without action of the user."""
     hub.fault("/(xet/|.*xet-write-token) 500 times=0")
-    start(LOG_AND_EXIT, run_dir, 50, env=XET_FAILS_FAST).succeed()
+    start(LOG_AND_WAIT, run_dir, 50, env=XET_FAILS_FAST).succeed()
     check_oracle(run_dir, hub)
     assert folders_put(hub) == {"lfs"}
     assert [standing.hits for standing in hub.faults()] != [0]
@@ -187,7 +187,7 @@ def test_a_wait_ends_with_the_next_refusal_and_names_it(hub, run_dir, start):
 def test_a_repository_that_cannot_be_created_now_is_not_hammered(hub, run_dir, start):
     """The client itself would ask thousands of times; ours retries after seconds, and succeeds."""
     hub.fault("POST /api/repos/create 409 message='Cannot create repo: another conflicting operation is in progress'")
-    start(LOG_AND_EXIT, run_dir, 50).succeed()
+    start(LOG_AND_WAIT, run_dir, 50).succeed()
     check_oracle(run_dir, hub)
     created = [request["t"] for request in requests_of(hub) if request["path"] == "/api/repos/create"]
     assert len(created) == 2

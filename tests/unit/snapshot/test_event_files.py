@@ -15,6 +15,7 @@ from hf_mpwriter.base import names
 from hf_mpwriter.base.files import BATCH_IN_MEMORY, PAYLOAD_LIMIT, LocalFile
 from hf_mpwriter.base.verdicts import Sent
 from hf_mpwriter.events import framing
+from hf_mpwriter.snapshot import attachments
 from hf_mpwriter.snapshot.damage import Damage
 from hf_mpwriter.snapshot.event_files import UNCHANGED, EventFileScan, bounded, pending, sizes
 from hf_mpwriter.system import disk
@@ -43,6 +44,25 @@ def test_the_sizes_are_those_of_the_allowed_event_files_alone(tmp_path):
     (tmp_path / "notes.txt").write_text("no events")
     found = sizes(Directory(tmp_path), lambda path: not path.startswith("left/"))
     assert found == {f"rank_00001/{name(1)}": length + 4}
+
+
+def test_a_folder_with_a_spool_of_its_own_is_another_run(tmp_path):
+    """However deep it lies; what is below it is neither scanned nor counted, and the scan names it."""
+    event_file(tmp_path / name(1), 1)
+    event_file(tmp_path / "rank_00001" / name(2), 1)
+    for other in ("secret", "sweep/lr/deep"):
+        (tmp_path / other / names.SPOOL_NAME).mkdir(parents=True)
+        event_file(tmp_path / other / name(3), 1)
+        event_file(tmp_path / other / "rank_00001" / name(4), 1)
+        (tmp_path / other / "weights.bin").write_text("secret")
+    event_file(tmp_path / "linked" / name(5), 1)
+    (tmp_path / "linked" / names.SPOOL_NAME).symlink_to(tmp_path / "secret" / names.SPOOL_NAME)
+    own = [name(1), f"rank_00001/{name(2)}"]
+    scan = EventFileScan(Directory(tmp_path))
+    assert [file.path for file in scan.files(lambda _: True, set)] == own
+    assert sorted(scan.other_runs) == ["linked", "secret", "sweep/lr/deep"]
+    assert sorted(sizes(Directory(tmp_path), lambda _: True)) == own
+    assert attachments.sizes(Directory(tmp_path), lambda _: True) == {}
 
 
 def test_a_scan_opens_each_directory_once(tmp_path, monkeypatch):
@@ -196,7 +216,7 @@ def test_only_event_files_outside_the_spool_are_seen_and_links_are_not_followed(
     for path in (name(1), f"rank_00001/{name(2)}", f"a/b/{name(3)}", "x.tfevents", "model.bin"):
         event_file(run_dir / path, 1)
     event_file(run_dir / ".hf_mpwriter" / name(4), 1)
-    event_file(run_dir / "a" / ".hf_mpwriter" / name(5), 1)
+    event_file(run_dir / "c" / ".hf_mpwriter" / name(5), 1)
     event_file(tmp_path / "outside" / name(6), 1)
     (run_dir / name(7)).symlink_to(tmp_path / "outside" / name(6))
     (run_dir / "link").symlink_to(tmp_path / "outside")

@@ -37,6 +37,8 @@ FIRST = {
     "settings": json.loads(state.dump(Settings())),
     "agent": None,
     "launcher": None,
+    "rank": None,
+    "is_daemon": False,
 }
 
 

@@ -154,7 +154,7 @@ def test_no_part_of_a_name_may_be_a_link(held, tmp_path):
             refused()
     assert sorted(os.listdir(tmp_path / "outside")) == ["file", "sub"]
     assert disk.read(Directory(f"{held.path}/way") / "file") == b"theirs"
-    assert (held / "").scan() == ([], ["file"])
+    assert (held / "").scan()[:2] == ([], ["file"])
 
 
 def test_a_second_name_counts_where_others_may_write(held, tmp_path):

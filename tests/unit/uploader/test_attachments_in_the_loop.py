@@ -92,6 +92,8 @@ class Slow:
     """A push that never ends by itself."""
 
     pid = 1
+    asked_at = 0.0
+    is_answered = False
     lingers = False
 
     def __init__(self) -> None:

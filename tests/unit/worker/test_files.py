@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 
 import pytest
@@ -41,12 +42,9 @@ def worker(tmp_path, monkeypatch):
         (Role(0, "Process-1"), 1, 16),
     ],
 )
-def test_segments_are_small_where_few_processes_write(worker, monkeypatch, role, ranks, expected):
+def test_segments_are_small_where_few_processes_write(worker, role, ranks, expected):
     """A push reads the open one from its start; but a reader of all ranks keeps a descriptor for each file."""
-    if ranks:
-        monkeypatch.setenv("RANK", str(role.rank))
-        monkeypatch.setenv("WORLD_SIZE", str(ranks))
-    worker.membership.role = role
+    worker.membership.role = dataclasses.replace(role, world=ranks)
     assert worker.files.segment_min == expected * MIB
 
 

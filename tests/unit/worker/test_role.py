@@ -15,7 +15,7 @@ from programs import succeed
 from hf_mpwriter.spool.workers.member_lines import MemberName
 from hf_mpwriter.system import process as process_module
 from hf_mpwriter.worker import role as role_module
-from hf_mpwriter.worker.role import Role, rank_of, role_of, world_size_of
+from hf_mpwriter.worker.role import GivenRank, Origin, Role, rank_of, role_of, world_size_of
 
 RAY = {"RAY_JOB_ID": "01000000", "RAY_RAYLET_PID": "5"}  # of a worker of Ray, and of what it starts
 
@@ -107,9 +107,58 @@ def test_the_number_of_ranks_comes_from_the_launcher_that_gave_the_rank(environ,
 )
 def test_a_child_is_a_rank_only_if_it_was_given_one_after_its_start(environ, inherited, child, role, worker):
     """What it inherited makes it a child of that rank; what it was given (mp.spawn scripts) makes it that rank."""
-    assert role_of(environ, inherited, child) == role
+    assert role_of(Origin(environ, at_start=inherited, child=child)) == role
     assert role.worker == worker
-    assert role.waits == (role.child is None)
+    assert role.is_child == (role.child is not None)
+
+
+LIGHTNING = {"LOCAL_RANK": "1", "NODE_RANK": "0", "WORLD_SIZE": "4"}
+GROUP = GivenRank(5, 8)
+
+
+@pytest.mark.parametrize(
+    ("origin", "role", "worker"),
+    [
+        (Origin({"RANK": "1"}, said=3, at_start=1, group=GROUP, child="Process-1"), Role(3, None), "rank_00003"),
+        (Origin({"RANK": "1"}, group=GROUP, child="SpawnProcess-1"), Role(1, None), "rank_00001"),
+        (Origin({"RANK": "1"}, at_start=1, group=GROUP, child="SpawnProcess-1"), Role(5, None), "rank_00005"),
+        (Origin({}, group=GROUP, child="SpawnProcess-1"), Role(5, None), "rank_00005"),
+        (Origin({}, group=GROUP), Role(5, None), "rank_00005"),
+        (Origin({}, group=GivenRank(0, 2)), Role(0, None), "main"),
+        (Origin(LIGHTNING), Role(1, None), "rank_00001"),
+        (Origin(LIGHTNING | {"NODE_RANK": "1"}), Role(None, None), "main"),
+        (Origin({}, child="Process-1", parent=4), Role(4, "Process-1"), "rank_00004_Process-1"),
+        (Origin({"RANK": "2"}, at_start=2, child="Process-1", parent=4), Role(2, "Process-1"), "rank_00002_Process-1"),
+        (Origin({}, child="ForkPoolWorker-3", is_task=True), Role(None, None, is_task=True), "main"),
+        (
+            Origin({"RANK": "2"}, at_start=2, child="ForkPoolWorker-3", is_task=True),
+            Role(2, ""),
+            "rank_00002_proc_00001",
+        ),
+        (Origin({}, group=GROUP, child="ForkPoolWorker-3", is_task=True), Role(5, None), "rank_00005"),
+        (Origin({}, said=7, child="ForkPoolWorker-3", is_task=True), Role(7, None), "rank_00007"),
+    ],
+)
+def test_a_rank_is_what_is_known_first(origin, role, worker):
+    """What the program says, what was given after the start, torch.distributed, the environment; a task has no name."""
+    assert role_of(origin) == role
+    assert role.worker == worker
+
+
+@pytest.mark.parametrize(
+    ("origin", "world"),
+    [
+        (Origin({}, group=GROUP), 8),
+        (Origin({"RANK": "5", "WORLD_SIZE": "6"}, at_start=5, group=GROUP), 8),
+        (Origin({"RANK": "5", "WORLD_SIZE": "6"}, at_start=5), 6),
+        (Origin({"RANK": "2", "WORLD_SIZE": "6"}, said=2), 6),
+        (Origin({"RANK": "2", "WORLD_SIZE": "6"}, said=3), None),
+        (Origin(LIGHTNING), 4),
+    ],
+)
+def test_how_many_ranks_there_are_comes_from_what_gave_the_rank(origin, world):
+    """Directories of ranks that are at work would be rewound otherwise."""
+    assert role_of(origin).world == world
 
 
 @pytest.mark.parametrize("kind", ["Process", "SpawnProcess", "ForkPoolWorker", "LokyProcess"])
@@ -166,7 +215,7 @@ def _exit_if_child_of_rank_2() -> None:
 @pytest.mark.parametrize(("rank", "role"), [(None, Role(0, None)), (0, Role(0, None)), (2, Role(2, ""))])
 def test_a_child_that_trains_is_the_first_rank_and_its_children_are_children(rank, role, monkeypatch):
     """`take_first_rank` counts where no launcher gave a rank; it changes nothing for the process itself."""
-    for name, _ in role_module.LAUNCHERS:
+    for name, *_ in role_module.LAUNCHERS:
         monkeypatch.delenv(name, raising=False)
     if rank is not None:
         monkeypatch.setenv("RANK", str(rank))
@@ -191,7 +240,8 @@ from hf_mpwriter.worker import role
 def show(rank=None):
     if rank is not None:
         os.environ["RANK"] = str(rank)
-    print(role.current_role(), flush=True)
+    found = role.current_role()
+    print(found.rank, found.child, flush=True)
 
 if __name__ == "__main__":
     show()
@@ -209,7 +259,7 @@ def test_a_spawned_child_knows_that_it_is_one(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(SPAWNING)
     out = succeed("import os,sys;os.execv(sys.executable,[sys.executable,sys.argv[1]])", program, env={"RANK": "1"})
-    mine, child, ranked = "Role(rank=1, child=None)", "Role(rank=1, child='w')", "Role(rank=4, child=None)"
+    mine, child, ranked = "1 None", "1 w", "4 None"
     assert out.splitlines() == [mine, child, ranked, child, ranked]
 
 
@@ -218,3 +268,83 @@ def test_all_ranks_of_a_launcher_name_the_same_second():
     first, second = role_module.launch_time(0), role_module.launch_time(1)
     assert abs(first - second) < 1.0
     assert abs(role_module.launch_time(None) - time.time()) < 60.0
+
+
+POOLS = """
+import concurrent.futures, multiprocessing, sys
+from hf_mpwriter.worker import role
+
+def show(depth):
+    found = [(role.current_role().worker, role.current_role().is_task)]
+    if depth:
+        with concurrent.futures.ProcessPoolExecutor(1) as pool:
+            found += pool.submit(show, depth - 1).result()
+    return found
+
+def child(queue):
+    queue.put(role.current_role().worker)
+
+def with_child(_):
+    queue = multiprocessing.Queue()
+    process = multiprocessing.Process(target=child, args=(queue,))
+    process.start()
+    return queue.get()
+
+if __name__ == "__main__":
+    for method in sys.argv[1:]:
+        context = multiprocessing.get_context(method)
+        with context.Pool(1, maxtasksperchild=1) as pool:
+            print(pool.map(show, [0, 0], chunksize=1))
+        with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
+            print(pool.submit(show, 1).result())
+            if method == "fork":
+                print([pool.submit(with_child, 0).result() for _ in range(2)])
+"""
+
+
+def test_a_task_of_a_pool_has_no_name_of_its_own(tmp_path):
+    """Nor has one of a pool in a pool. A child of a task is counted by its worker of the pool, so its number goes."""
+    program = tmp_path / "program.py"
+    program.write_text(POOLS)
+    run = "import os,sys;os.execv(sys.executable,[sys.executable,*sys.argv[1:]])"
+    task = "('main', True)"
+    tasks = [f"[[{task}], [{task}]]", f"[{task}, {task}]"]
+    assert succeed(run, program, "fork").splitlines() == [*tasks, "['Process', 'Process']"]
+    assert succeed(run, program, "spawn", "forkserver").splitlines() == tasks * 2
+
+
+GROUPS = """
+import multiprocessing, os, sys
+import torch.distributed as dist
+from hf_mpwriter.worker import role
+
+def show(*_):
+    print(role.current_role().worker, flush=True)
+
+if __name__ == "__main__":
+    show()
+    store = dist.TCPStore("127.0.0.1", 0, 1, is_master=True)
+    dist.init_process_group("gloo", rank=0, world_size=1, store=store)
+    group = dist.GroupMember.WORLD
+    class Second:
+        rank, size = staticmethod(lambda: 1), staticmethod(lambda: 2)
+    dist.distributed_c10d._world.default_pg = Second
+    show()
+    for method in ("fork", "spawn"):
+        process = multiprocessing.get_context(method).Process(target=show, name="w")
+        process.start()
+        process.join()
+    dist.distributed_c10d._world.default_pg = group
+    dist.destroy_process_group()
+    show()
+"""
+
+
+def test_a_process_group_is_of_the_process_that_made_it(tmp_path, monkeypatch):
+    """A fork inherits it and is a child of that rank; a spawned child has none, and destroyed it is gone."""
+    pytest.importorskip("torch.distributed", reason="torch is not installed")
+    program = tmp_path / "program.py"
+    program.write_text(GROUPS)
+    monkeypatch.delenv("PYTHONPATH")  # torch is hidden there
+    out = succeed("import os,sys;os.execv(sys.executable,[sys.executable,sys.argv[1]])", program)
+    assert out.splitlines() == ["main", "rank_00001", "rank_00001_w", "w", "main"]

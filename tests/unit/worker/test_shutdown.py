@@ -21,17 +21,22 @@ from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import Directory
 from hf_mpwriter.system.process import Process, host_id
 from hf_mpwriter.worker import delivery, shutdown
-from hf_mpwriter.worker.ending.patience import Terms, has_peers, is_failure, patience
+from hf_mpwriter.worker.ending.lifetime import MACHINE, ends_with
+from hf_mpwriter.worker.ending.patience import Outlook, Terms, is_failure, patience
 from hf_mpwriter.worker.membership import Membership
+from hf_mpwriter.worker.messages.reporter import Reporter
+from hf_mpwriter.worker.messages.run import RunMessages
 from hf_mpwriter.worker.role import Role
 from hf_mpwriter.worker.shutdown import End, Outcome, announcement, message
-from hf_mpwriter.worker.telling.teller import Teller
-from hf_mpwriter.worker.telling.voice import Voice
 
 
-def to_await(spool: Spool, own: dict[str, int], *, is_first: bool = True) -> dict[str, int]:
-    """What a process alone answers for."""
-    return delivery.to_await(Membership(spool, time.monotonic), own, Progress(spool), is_first=is_first).lengths
+def to_await(
+    spool: Spool, own: dict[str, int], *, reports: bool = True, rank: int | None = None, **more
+) -> dict[str, int]:
+    """What a process answers for."""
+    membership = Membership(spool, time.monotonic)
+    membership.role = Role(rank, None)
+    return delivery.to_await(membership, own, Progress(spool), reports=reports, **more).lengths
 
 
 def test_what_is_known_is_not_read_again_at_the_end(run_dir):
@@ -45,31 +50,77 @@ def test_what_is_known_is_not_read_again_at_the_end(run_dir):
     half = event_file(run_dir / "half" / path.name, 10)
     both = {path.name: half, f"half/{path.name}": half}
     assert to_await(spool, {path.name: half}) == both
-    assert to_await(spool, {path.name: half}, is_first=False) == {path.name: half}
+    assert to_await(spool, {path.name: half}, reports=False) == {path.name: half}
+    assert to_await(spool, {path.name: half}, rank=0) == {path.name: half}
+    assert to_await(spool, {path.name: half}, rank=0, is_last=True) == both
     assert EventFileScan(Directory(run_dir), lambda _: half).files(lambda _: True, set)[0].length == length
 
 
+WORKS, FAILS, STANDS = Outlook(), Outlook(fails=True), Outlook(stands=True)
+TURN_IS_FAR, TURN_IS_NEAR = Outlook(turn_in=10.1), Outlook(turn_in=9.9)
+UNANSWERED, ASKED = Outlook(unanswered=10.0), Outlook(unanswered=9.9)
+
+
 @pytest.mark.parametrize(
-    ("failed", "has_peers", "is_stuck", "longest", "idle"),
+    ("terms", "outlook", "longest", "idle"),
     [
-        (False, False, False, 60, math.inf),
-        (False, False, True, 60, math.inf),
-        (False, True, False, 60, math.inf),
-        (False, True, True, 60, math.inf),
-        (True, False, False, 60, math.inf),
-        (True, True, False, 10, 2),
-        (True, False, True, 2, math.inf),
-        (True, True, True, 2, math.inf),
+        (Terms(60), WORKS, 60, math.inf),
+        (Terms(60), TURN_IS_NEAR, 60, math.inf),
+        (Terms(60), TURN_IS_FAR, 0, math.inf),
+        (Terms(60), ASKED, 60, math.inf),
+        (Terms(60), UNANSWERED, 0, math.inf),
+        (Terms(60), FAILS, 3, math.inf),
+        (Terms(60), STANDS, 10, math.inf),
+        *((Terms(60, has_peers=True), outlook, longest, math.inf) for outlook, longest in ((WORKS, 60), (FAILS, 3))),
+        *(
+            (Terms(60, is_long=True), outlook, 60, math.inf)
+            for outlook in (WORKS, FAILS, STANDS, TURN_IS_FAR, UNANSWERED)
+        ),
+        (Terms(60, failed=True), WORKS, 60, math.inf),
+        (Terms(60, failed=True, has_peers=True), WORKS, 10, 2),
+        *((Terms(60, failed=True, has_peers=peers, is_long=True), FAILS, 2, math.inf) for peers in (True, False)),
+        (Terms(60, failed=True), STANDS, 2, math.inf),
     ],
 )
-def test_how_long_an_end_waits(failed, has_peers, is_stuck, longest, idle):
-    """An ordinary end waits as it was asked to; a failed rank lets its peers restart; what is in vain is short."""
-    terms = Terms(60, failed=failed, has_peers=has_peers)
-    assert patience(terms, is_stuck=is_stuck) == (longest, idle)
+def test_how_long_an_end_waits(terms, outlook, longest, idle):
+    """While it helps, or as it was asked to; a failed rank lets its peers restart; what is in vain is short."""
+    assert patience(terms, outlook) == (longest, idle)
     for least in (0, 1.5):
-        assert patience(terms._replace(exit_timeout=least), is_stuck=is_stuck).longest == least
-    assert patience(terms._replace(spent=0.5), is_stuck=is_stuck).longest == longest - 0.5
-    assert patience(terms._replace(spent=100), is_stuck=is_stuck).longest == 0
+        assert patience(terms._replace(exit_timeout=least), outlook).longest == min(least, longest)
+    assert patience(terms._replace(spent=0.5), outlook).longest == max(0, longest - 0.5)
+    assert patience(terms._replace(spent=100), outlook).longest == 0
+
+
+CONTAINER = 4026532123  # inode of a pid namespace
+
+
+@pytest.mark.parametrize(
+    ("environ", "namespace", "above", "first", "found"),
+    [
+        ({}, MACHINE, {1, 7}, "systemd", ""),
+        ({}, MACHINE, {1, 7}, "anything", ""),
+        ({}, CONTAINER, {1, 7}, "systemd", ""),
+        ({}, CONTAINER, {1}, "python", "this container"),
+        ({}, CONTAINER, {1, 7}, "tini", "this container"),
+        ({}, CONTAINER, {7}, "python", ""),  # `docker exec`
+        ({}, 0, {1}, "launchd", ""),
+        ({"SLURM_JOB_ID": "7"}, MACHINE, {1}, "systemd", "the SLURM job"),
+        ({"PBS_JOBID": "7.host", "PBS_ENVIRONMENT": "PBS_BATCH"}, MACHINE, {1}, "systemd", "the PBS job"),
+        ({"LSB_JOBID": "7", "LSB_JOBINDEX": "0"}, MACHINE, {1}, "systemd", "the LSF job"),
+        ({"JOB_ID": "7", "SGE_TASK_ID": "undefined"}, MACHINE, {1}, "systemd", "the Grid Engine job"),
+        (
+            {"JOB_ID": "0" * 24, "ACCELERATOR": "", "CPU_CORES": "2", "MEMORY": "1"},
+            CONTAINER,
+            {7},
+            "python",
+            "the Hugging Face job",
+        ),
+        ({"JOB_ID": "7"}, MACHINE, {1}, "systemd", ""),
+    ],
+)
+def test_what_takes_the_uploader_along(environ, namespace, above, first, found):
+    """A batch job, and a container whose first process is above; not the machine, nor a container with a system."""
+    assert ends_with(environ, namespace, above, first) == found
 
 
 @pytest.mark.parametrize(
@@ -91,20 +142,20 @@ def test_what_a_failure_is(error, is_one):
 
 
 @pytest.mark.parametrize(
-    ("role", "world_size", "has"),
+    ("role", "has"),
     [
-        (Role(None, None), None, False),
-        (Role(None, None), 4, False),
-        (Role(0, None), 1, False),
-        (Role(0, None), None, False),
-        (Role(0, None), 2, True),
-        (Role(3, None), None, True),
-        (Role(3, None), 4, True),
+        (Role(None, None), False),
+        (Role(None, None, 4), False),
+        (Role(0, None, 1), False),
+        (Role(0, None), False),
+        (Role(0, None, 2), True),
+        (Role(3, None), True),
+        (Role(3, None, 4), True),
     ],
 )
-def test_who_has_peers(role, world_size, has):
+def test_who_has_peers(role, has):
     """Ranks of several; a rank above 0 where the launcher does not tell how many there are."""
-    assert has_peers(role, world_size) is has
+    assert role.has_peers is has
 
 
 NOW = time.mktime((2026, 11, 22, 7, 44, 30, 0, 0, -1))
@@ -159,6 +210,11 @@ STOPPED = "process 7 is stopped; to let it go on: kill -CONT 7"
             ", but no uploader runs; the last one tried until 2026-11-21 07:44. To finish: ",
         ),
         ({"until": NOW + 86_400}, DOWN, GOES_ON.replace("07:54", "2026-11-23 07:44")),
+        ({"next_try": NOW + 12}, DOWN, GOES_ON.replace("goes on trying", "tries again in 12 s")),
+        ({"next_try": NOW + 120}, DOWN, GOES_ON.replace("goes on trying", "tries again at 07:46")),
+        ({"is_refused": True, "next_try": NOW + 300}, DOWN, AGAIN.replace("now and then", "at 07:49")),
+        ({"is_short": True}, DOWN, GOES_ON.replace("then", "to wait for it: close(wait=True), or")),
+        ({"ends_with": "the SLURM job"}, DOWN, "; the uploader ends with the SLURM job. To finish: "),
         ({"is_offline": True, "logged": WAITS}, f"{OFF} {WAITING}", UNSET),
         ({"logged": Logged({}, dropped=3)}, f"{DOWN} 3 records are lost: the disk refuses them.", GOES_ON),
     ],
@@ -193,16 +249,9 @@ def test_what_was_announced_is_not_repeated(before, after, text):
     told = announcement(announced, 57.6)
     why = " (ConnectError: refused)" if announced.reason else ""
     what = f"waiting up to 58 s until 1.2 kB in 2 files of /runs/exp1 are on the Hub{why}."
-    assert told == f"{what} If this process is killed before: {SYNC}"
+    assert told == f"{what} Ctrl-C ends the wait and nothing else; if this process is killed before: {SYNC}"
     end = message(dataclasses.replace(HERE, **after), announced)
     assert end == (text or f"{MISSING}: it refuses a: 422. {STAYS}{LATER}{SYNC}")
-
-
-def test_a_later_rank_names_itself(run_dir, monkeypatch):
-    """Several ranks may end one after the other."""
-    for rank, label in ((0, ""), (3, "rank 3: ")):
-        monkeypatch.setenv("RANK", str(rank))
-        assert Voice(Membership(Spool(str(run_dir)), time.monotonic)).label == label
 
 
 def test_what_waits_in_memory_is_told_although_all_files_are_on_the_hub():
@@ -246,9 +295,9 @@ def test_the_message_names_the_true_time_where_the_hub_asks_for_a_longer_wait(ru
         blocked_until = time.monotonic() + 3600
         status.publish(phase="waiting", waiting=1, push=None, commits=0, blocked_until=blocked_until)
         ends.append(time.time())
-        voice = Voice(Membership(spool, time.monotonic))
+        reporter = Reporter(Membership(spool, time.monotonic))
         logged = Logged({path.name: event_file(path, 20)})
-        end = End(Progress(spool), spool, delivery.Awaited(dict(logged.lengths)), voice, lambda: logged)
+        end = End(Progress(spool), spool, delivery.Awaited(dict(logged.lengths)), reporter, lambda: logged)
         end.wait(Terms(60.0), lambda: None)
         ends.append(time.time())
     finally:
@@ -267,10 +316,11 @@ def test_a_wait_tells_first_where_the_run_goes_and_last_the_command(run_dir, cap
     spool.record_destination(to)
     path = run_dir / "events.out.tfevents.1000000000.there.1.0123abcd"
     lengths = {path.name: event_file(path, 20)}
-    voice = Voice(Membership(spool, time.monotonic))
-    teller = Teller(spool, to, voice, time.time())
-    end = End(Progress(spool), spool, delivery.Awaited(lengths), voice, lambda: Logged(lengths), teller=teller)
-    end.wait(Terms(0.3), lambda: None)
+    reporter = Reporter(Membership(spool, time.monotonic))
+    reporter.take(at_end=True)
+    messages = RunMessages(spool, to, reporter, time.time())
+    end = End(Progress(spool), spool, delivery.Awaited(lengths), reporter, lambda: Logged(lengths), messages=messages)
+    end.wait(Terms(0.3, is_long=True), lambda: None)
     told = [(record.levelname, record.getMessage()) for record in caplog.records]
     assert [level for level, _ in told] == ["INFO", "INFO", "WARNING"], told
     starts = [text.split()[0] for _, text in told[:2]]
@@ -282,14 +332,14 @@ def test_the_ledger_is_read_as_long_as_an_end_waits(run_dir):
     """After an exception the wait is short while nothing moves, and longer after progress."""
     spool, now = Spool(str(run_dir)), [0.0]
     spool.create()
-    view, voice = Progress(spool, lambda: now[0]), Voice(Membership(spool, time.monotonic))
-    end = End(view, spool, delivery.Awaited({}), voice, lambda: Logged({}), lambda: now[0])
+    view, reporter = Progress(spool, lambda: now[0]), Reporter(Membership(spool, time.monotonic))
+    end = End(view, spool, delivery.Awaited({}), reporter, lambda: Logged({}), lambda: now[0])
     terms = Terms(60.0, failed=True, has_peers=True)
     end.wait(terms, lambda: None)
-    assert not end._has_waited((0,), terms, fails=False, stands=False)
+    assert not end._has_waited((0,), terms, WORKS)
     first = view.until
     now[0] = 1.5
-    assert not end._has_waited((1,), terms, fails=False, stands=False)
+    assert not end._has_waited((1,), terms, WORKS)
     assert view.until == first + 1.5
 
 

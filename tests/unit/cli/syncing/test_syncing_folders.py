@@ -57,6 +57,14 @@ def test_a_folder_of_runs_is_no_run(tmp_path):
         spool_for(str(tmp_path / "runs"), is_wanted=True)
 
 
+def test_a_folder_of_a_run_is_no_run(tmp_path):
+    """It would be missing in the run that it is a part of."""
+    Spool(str(tmp_path / "exp1")).create()
+    event_file(tmp_path / "exp1" / "group" / "a" / "events.out.tfevents.1700000000.host", 2)
+    with pytest.raises(click.ClickException, match=r"part of a run, .*hf-mpwriter sync .*/exp1"):
+        spool_for(str(tmp_path / "exp1" / "group" / "a"), is_wanted=True)
+
+
 def test_nothing_is_written_into_a_folder_of_another_user(folder, tmp_path, monkeypatch):
     """The spool is in the staging directory, where each command finds it."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))

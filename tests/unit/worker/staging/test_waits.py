@@ -18,6 +18,7 @@ from hf_mpwriter.spool.staging.record import Mirrored, MirrorPlaces
 from hf_mpwriter.spool.staging.status import MirrorStatus
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.process import host_id
+from hf_mpwriter.worker.ending.patience import Terms
 from hf_mpwriter.worker.staging.restoring import publish_record
 from hf_mpwriter.worker.worker import Worker
 from hf_mpwriter.writer.commit_scheduler import PushFuture, UploadError
@@ -55,7 +56,7 @@ def test_what_the_logdir_refuses_for_good_makes_no_later_wait_shorter(worker, mo
     host = worker.spool.host(host_id())
     os.makedirs(host.root)
     Mirrored(refused={REFUSED: "another file is there"}).save(host)
-    waits = lambda own: worker._waits.wait(own, worker._voice, worker.logged, worker.keep_house, 0.0, failed=False)  # noqa: E731
+    waits = lambda own: worker._waits.wait(own, Terms(TIMEOUT))  # noqa: E731
     os.makedirs(worker.spool.run_dir, exist_ok=True)
     for name in (REFUSED, f"{REFUSED}.other"):
         with open(os.path.join(worker.spool.run_dir, name), "wb") as file:

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import os
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,10 +15,11 @@ from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.status import SILENCE, SILENT_FOR, UploaderStatus
 from hf_mpwriter.system import disk
+from hf_mpwriter.system.directory import Place
 from hf_mpwriter.system.filesystem import room
 from hf_mpwriter.system.process import Process, host_id
-from hf_mpwriter.worker.telling.upload import NOTABLE, UploadMessages, beginning, duration, is_outage, shown, url_of
-from hf_mpwriter.worker.telling.voice import ToldRecord
+from hf_mpwriter.worker.messages.reporter import ToldRecord
+from hf_mpwriter.worker.messages.upload import NOTABLE, UploadMessages, beginning, duration, is_outage, shown, url_of
 
 TO = Destination("https://huggingface.co", "me/run", path_in_repo="tensorboard/exp1")
 LINK = "https://huggingface.co/me/run/tree/main/tensorboard/exp1"
@@ -50,10 +52,11 @@ class Told:
         disk.make_dirs(place.parent)
         disk.replace(place, state.dump(status), "status.publish", durable=False)
 
-    def by(self, worker: UploadMessages, *, is_first: bool = True, to: Destination = TO) -> list[str]:
+    def by(self, worker: UploadMessages, *, reports: bool = True, to: Destination = TO) -> list[str]:
         """What a worker logs when it keeps house."""
         self._caplog.clear()
-        worker.tell(self.spool, to, lambda: is_first)
+        reporter = SimpleNamespace(reports=reports, watch=self.spool.told if reports else None)
+        worker.tell(self.spool, to, reporter)
         return [record.getMessage().partition("; log: ")[0] for record in self._caplog.records]
 
 
@@ -94,7 +97,7 @@ def test_no_link_is_given_that_does_not_open():
 def test_of_many_ranks_one_tells(told):
     """The first of them; one that comes later in the same attempt finds it told."""
     told.publish(WORKS)
-    assert [len(told.by(worker(), is_first=rank == 1)) for rank in (3, 2, 1, 0)] == [0, 0, 1, 0]
+    assert [len(told.by(worker(), reports=rank == 1)) for rank in (3, 2, 1, 0)] == [0, 0, 1, 0]
 
 
 def test_an_outage_is_told_when_it_begins_and_when_it_is_over(told):
@@ -118,7 +121,7 @@ def test_when_the_first_dies_the_next_one_tells_the_end_of_the_outage(told):
     first, next_one = worker(), worker()
     told.publish(REFUSED)
     assert len(told.by(first)) == 2
-    assert told.by(next_one, is_first=False) == []
+    assert told.by(next_one, reports=False) == []
     told.publish(OVER)
     assert told.by(next_one) == ["uploading again, after 4 min"]
     assert ToldRecord.read(told.spool.told).outage == 0.0
@@ -235,14 +238,18 @@ def test_an_uploader_that_is_silent_on_a_full_disk_is_told_and_its_end_too(told,
 
 
 def test_what_is_told_of_an_outage_is_what_was_seen_when_it_was_decided(told, caplog):
-    """The uploader may recover while it is found out who speaks; then the end of the outage is the next line."""
+    """The uploader may recover while it is found out who reports; then the end of the outage is the next line."""
     mine = worker()
     told.publish(DOWN)
 
-    def is_first() -> bool:
-        told.publish(OVER)
-        return True
+    class Recovering:
+        reports = True
 
-    mine.tell(told.spool, TO, is_first)
+        @property
+        def watch(self) -> Place:
+            told.publish(OVER)
+            return told.spool.told
+
+    mine.tell(told.spool, TO, Recovering())
     assert "not uploading: the Hub fails (503); it is tried again by itself" in caplog.text
     assert told.by(mine) == ["uploading again, after 4 min"]

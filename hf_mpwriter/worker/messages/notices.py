@@ -9,12 +9,11 @@ Invariant:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.notices import NumberedNotice, read_notices
-from hf_mpwriter.worker.telling.voice import ToldRecord
+from hf_mpwriter.worker.messages.reporter import ToldRecord
 
 RECENT = 60.0  # seconds before the start of a worker from which notices are still told
 
@@ -35,12 +34,12 @@ class Notices:
             old = [notice for notice in read_notices(spool.host(host)) if notice.time < started_at - RECENT]
             self._told[host] = old[-1].number if old else 0
 
-    def tell(self, spool: Spool, is_first: Callable[[], bool]) -> None:
-        """Log what is new, if this process is the one that speaks.
+    def tell(self, spool: Spool, *, reports: bool) -> None:
+        """Log what is new, if this process is the reporter.
 
         Args:
             spool: of the run directory.
-            is_first: whether it is; asked only if there are news.
+            reports: whether it is.
         """
         for host in _hosts(spool):
             self._look(spool, host)
@@ -51,7 +50,7 @@ class Notices:
             self._told[host] = max(self._told.get(host, 0), record.numbers.get(host, 0))
             self._untold[host] = [notice for notice in news if notice.number > self._told[host]]
         self._untold = {host: news for host, news in self._untold.items() if news}
-        if not self._untold or not is_first():
+        if not self._untold or not reports:
             return
         for host, news in self._untold.items():
             for notice in news:

@@ -29,10 +29,11 @@ def _warnings(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
         yield name, f"{name} is {value!r}, which is neither on nor off, and counts as off. On is 1, off is 0."
 
 
-def tell(*, disabled: bool, environ: Mapping[str, str] = os.environ) -> None:
+def tell(rank: int | None = None, *, disabled: bool, environ: Mapping[str, str] = os.environ) -> None:
     """Say what this process has not said yet; rank 0 does, or the process alone.
 
     Args:
+        rank: of this process, as the program says.
         disabled: whether HF_MPWRITER_DISABLED is on.
         environ: the environment.
     """
@@ -41,7 +42,7 @@ def tell(*, disabled: bool, environ: Mapping[str, str] = os.environ) -> None:
     if not warnings and not says_disabled:
         return
     _told.update(warnings, [DISABLED] if disabled else [])
-    if not _speaks():
+    if not is_first(rank):
         return
     for text in warnings.values():
         logger.warning("%s", text)
@@ -49,11 +50,14 @@ def tell(*, disabled: bool, environ: Mapping[str, str] = os.environ) -> None:
         logger.info("disabled by %s: nothing is uploaded", DISABLED)
 
 
-def tell_idle(settings: Settings, *, uploads: bool, environ: Mapping[str, str] = os.environ) -> None:
+def tell_idle(
+    settings: Settings, rank: int | None = None, *, uploads: bool, environ: Mapping[str, str] = os.environ
+) -> None:
     """Say once what is switched on for a run, and has no effect in it.
 
     Args:
         settings: of the run.
+        rank: see `tell`.
         uploads: whether it has a destination. Where uploads are disabled, that says enough.
         environ: the environment.
     """
@@ -66,7 +70,7 @@ def tell_idle(settings: Settings, *, uploads: bool, environ: Mapping[str, str] =
     if settings.system_metrics and "gpu" not in _told and _lacks_nvml():
         warnings["gpu"] = "system_metrics leaves out the GPUs of this machine: pip install nvidia-ml-py"
     _told.update(warnings)
-    if _speaks():
+    if is_first(rank):
         for text in warnings.values():
             logger.warning("%s", text)
 
@@ -76,6 +80,11 @@ def _lacks_nvml() -> bool:
     return os.path.isdir(NVIDIA) and importlib.util.find_spec("pynvml") is None
 
 
-def _speaks() -> bool:
-    role = current_role()
-    return role.waits and not role.rank
+def is_first(rank: int | None = None) -> bool:
+    """Whether this process is rank 0 or a process alone: where a run has no reporter yet, it tells what is to be told.
+
+    Args:
+        rank: see `tell`.
+    """
+    role = current_role(rank)
+    return not role.is_child and not role.rank

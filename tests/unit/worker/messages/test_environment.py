@@ -9,7 +9,7 @@ import pytest
 
 from hf_mpwriter import HFSummaryWriter, SummaryWriter
 from hf_mpwriter.base.settings import Settings
-from hf_mpwriter.worker.telling import environment
+from hf_mpwriter.worker.messages import environment
 
 
 @pytest.fixture(autouse=True)

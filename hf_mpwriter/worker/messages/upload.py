@@ -4,9 +4,9 @@
     an outage begins            not uploading: token refused (401): run `hf auth login`; log: PATH
     it is over                  uploading again, after 4 min
 
-Each line is told once in an attempt, by the first of the members, see `delivery`. It comes with the next housekeeping,
-so with the next call of the user: no thread waits for it. All of it is in the status of the uploader, which is read
-when it has changed.
+Each line is told once in an attempt, by the reporter; what goes wrong also by the first rank of every other node. It
+comes with the next housekeeping, so with the next call of the user: no thread waits for it. All of it is in the status
+of the uploader, which is read when it has changed.
 
 Invariants:
 - A refusal is told at once, as a person has to help. Anything else that fails once and then works is no outage: it is
@@ -30,8 +30,9 @@ from hf_mpwriter.base.verdicts import Refused, Retry, Unknown
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.status import SILENCE, SILENT_FOR, UploaderStatus
+from hf_mpwriter.system.directory import Place
 from hf_mpwriter.system.redaction import printable
-from hf_mpwriter.worker.telling.voice import ToldRecord
+from hf_mpwriter.worker.messages.reporter import Reporter, ToldRecord
 
 NOTABLE = 10.0  # seconds without a success, from which on a failure is an outage
 LONG_WAIT = 60.0  # seconds; the next try is named if it is later
@@ -56,13 +57,13 @@ class UploadMessages:
         self._has_begun, self._since, self.told = False, 0.0, ""
         self._is_unrecorded = False  # whether a full disk has refused the record of the outage that was told
 
-    def tell(self, spool: Spool, destination: Destination, is_first: Callable[[], bool]) -> None:
-        """Log what has changed, if this process is the one that speaks.
+    def tell(self, spool: Spool, destination: Destination, reporter: Reporter) -> None:
+        """Log what has changed, as far as it is for this process to tell it.
 
         Args:
             spool: of the run directory.
             destination: of the run.
-            is_first: whether it is; asked only if there are news.
+            reporter: of this process.
         """
         status, now = self._newest(spool), self._clock()
         fails = is_outage(status, self._started_at, now)
@@ -73,16 +74,18 @@ class UploadMessages:
         ends = self._since > 0 and not status.kind and status.succeeded_at >= self._since
         if not (begins or fails or ends):
             return
-        record = ToldRecord.read(spool.told)
+        watch = reporter.watch
+        record = ToldRecord.read(watch or spool.told)
         if record.start >= self._started_at:
             begins, self._has_begun = False, True
         if fails and record.outage >= self._started_at and record.why == status.why:
             fails, self.told = False, status.why
         if ends and not record.outage and not self._is_unrecorded:
             ends, self._since, self.told = False, 0.0, ""
-        if (begins or fails or ends) and is_first():
-            self._log(spool, destination, record, status, begins=begins, fails=fails, ends=ends)
-        self._has_begun = self._has_begun or begins  # who is not first leaves that to the one who is
+        tells_start = begins and reporter.reports
+        if watch is not None and (tells_start or fails or ends):
+            self._log(spool, watch, destination, record, status, begins=tells_start, fails=fails, ends=ends)
+        self._has_begun = self._has_begun or tells_start  # who does not report may have to tell it later
 
     def _is_told(self, status: UploaderStatus) -> bool:
         """Whether this outage was told: once, and again if only now a person has to help."""
@@ -91,6 +94,7 @@ class UploadMessages:
     def _log(
         self,
         spool: Spool,
+        watch: Place,
         destination: Destination,
         record: ToldRecord,
         status: UploaderStatus,
@@ -106,7 +110,7 @@ class UploadMessages:
             record, self.told = dataclasses.replace(record, outage=now, why=status.why), status.why
         if ends:
             record, self.told = dataclasses.replace(record, outage=0.0, why=""), ""
-        self._is_unrecorded = not record.save(spool.told) and fails  # before a handler of the user may raise
+        self._is_unrecorded = not record.save(watch) and fails  # before a handler of the user may raise
         since, self._since = self._since, 0.0 if ends else self._since
         if begins:
             logger.info("%s", beginning(spool.logdir, destination, status.repo_id, private=status.private))
@@ -115,28 +119,19 @@ class UploadMessages:
         if ends:
             logger.info("uploading again, after %s", duration(status.succeeded_at - since))
 
-    def end(
-        self,
-        spool: Spool,
-        destination: Destination,
-        repo_id: str,
-        is_first: Callable[[], bool],
-        *,
-        private: bool | None,
-    ) -> None:
-        """Log where a run went that was over before its first housekeeping.
+    def begin(self, spool: Spool, destination: Destination, repo_id: str, *, private: bool | None) -> None:
+        """Log where a run goes, unless that was told.
 
         Args:
             spool: of the run directory.
             destination: of the run.
             repo_id: full name of the repository.
-            is_first: whether this process is the one that speaks.
             private: visibility of the repository, None if it is not known.
         """
         if self._has_begun:
             return
         record, self._has_begun = ToldRecord.read(spool.told), True
-        if record.start < self._started_at and is_first():
+        if record.start < self._started_at:
             dataclasses.replace(record, start=self._clock()).save(spool.told)
             logger.info("%s", beginning(spool.logdir, destination, repo_id, private=private))
 

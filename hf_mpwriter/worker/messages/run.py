@@ -1,8 +1,8 @@
-"""The teller: all that one worker tells of its run directory while it logs, and when that is over.
+"""All that one worker tells of a run with a destination, and when that is over.
 
 housekeeping     notices, and what becomes of the upload; not of an outage while a wait at the end tells of it
 a long wait      where the run goes, before anything that is told of the wait
-end of a wait    the notices that came meanwhile; then, by the last process: done: 8.3 kB in 3 commits: LINK
+end of the run   the notices that came meanwhile; then: done: 8.3 kB in 3 commits: LINK
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.progress import size_text
 from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.system.redaction import printable
-from hf_mpwriter.worker.telling.notices import Notices
-from hf_mpwriter.worker.telling.upload import UploadMessages, resolved
-from hf_mpwriter.worker.telling.voice import ToldRecord, Voice
+from hf_mpwriter.worker.messages.notices import Notices
+from hf_mpwriter.worker.messages.reporter import Reporter, ToldRecord
+from hf_mpwriter.worker.messages.upload import UploadMessages, resolved
 
 
-class Teller:
+class RunMessages:
     """All that one worker tells of a run with a destination.
 
     Args:
         spool: of the run directory.
         destination: of the run.
-        voice: of the process.
+        reporter: of the process.
         started_at: unix time when the attempt of the worker started; what was told in it is not told again.
     """
 
-    def __init__(self, spool: Spool, destination: Destination, voice: Voice, started_at: float) -> None:
-        self._spool, self._destination, self._voice = spool, destination, voice
+    def __init__(self, spool: Spool, destination: Destination, reporter: Reporter, started_at: float) -> None:
+        self._spool, self._destination, self._reporter = spool, destination, reporter
         self._notices, self._upload = Notices(spool, started_at), UploadMessages(started_at)
 
     @property
@@ -42,37 +42,40 @@ class Teller:
         return self._upload.told
 
     def tell(self, *, at_end: bool = False) -> None:
-        """Log what is new, if this process is the one that speaks.
+        """Log what is new, as far as it is for this process to tell it.
 
         Args:
             at_end: whether it waits at its end, which tells of outages itself.
         """
-        self._notices.tell(self._spool, self._voice.is_first)
+        self._notices.tell(self._spool, reports=self._reporter.reports)
         if not at_end:
-            self._upload.tell(self._spool, self._destination, self._voice.is_first)
+            self._upload.tell(self._spool, self._destination, self._reporter)
 
     def begin(self) -> None:
-        """Tell where the run goes, if this process speaks and that was not told yet: the first line of all."""
+        """Tell where the run goes, if this process reports and that was not told yet: the first line of all."""
         status = UploaderStatus.newest(self._spool)
-        is_first, private = self._voice.is_first, status.private
-        self._upload.end(self._spool, self._destination, status.repo_id, is_first, private=private)
+        self._begin(status.repo_id, private=status.private)
+
+    def _begin(self, repo_id: str, *, private: bool | None) -> None:
+        if self._reporter.reports:
+            self._upload.begin(self._spool, self._destination, repo_id, private=private)
+
+    @property
+    def done_at(self) -> float:
+        """Unix time when it was told last that all is there, 0 if it was not."""
+        return ToldRecord.read(self._spool.told).done
 
     def done(self, ledger: Ledger, since: float) -> None:
-        """Tell that all is there, if this is the last process that answers for something here.
+        """Tell that all is there: the last member has left.
 
         Args:
             ledger: what the Hub has.
-            since: unix time when this process began to wait for that.
+            since: unix time when this process left; another one may have told it since.
         """
-        repo_id, private = ledger.repo_id, ledger.private
-        self._upload.end(self._spool, self._destination, repo_id, self._voice.is_first, private=private)
-        self._voice.give_up()
-        with self._voice.last_word() as is_last:
-            record = ToldRecord.read(self._spool.told)
-            speaks = is_last and record.done < since  # else another one was the last at the same time
-            if speaks:
-                dataclasses.replace(record, done=time.time()).save(self._spool.told)
-        if speaks:
+        self._begin(ledger.repo_id, private=ledger.private)
+        record = ToldRecord.read(self._spool.told)
+        if record.done < since:
+            dataclasses.replace(record, done=time.time()).save(self._spool.told)
             logger.info("%s", done(ledger, self._destination))
 
 

@@ -1,1 +1,0 @@
-"""What a worker tells its user while it works."""
