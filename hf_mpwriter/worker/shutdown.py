@@ -190,6 +190,8 @@ class End:
                 self._messages.begin()
             self._log(text, is_warning=is_late or not outcome.logged.is_on_disk)
             self._reporter.told_unsent(time.time() if is_late else 0.0)
+        if self._damage and self._reporter.reports:
+            self._reporter.told_unsent(time.time())
         return outcome.logged.is_on_disk and not self._damage and not is_late
 
     def _outcome(self) -> Outcome:

@@ -60,6 +60,8 @@ class Push:
 
     pid = 1
     lingers = False
+    asked_at = 0.0
+    is_answered = False
 
     def __init__(self, machine: Durability, job: Job) -> None:
         self._machine = machine
