@@ -29,22 +29,15 @@ LONGEST = (1 << 63) - 1  # bytes of a file, as the kernel counts
 
 @dataclass(frozen=True)
 class LocalFile:
-    """A file of the run directory as a snapshot found it.
+    """A file of the run directory as a snapshot found it."""
 
-    Attributes:
-        path: relative to the run directory, with slashes.
-        length: bytes up to the end of the last whole record; of an attachment, its size in bytes.
-        growing: whether its writer may append more. Files of others count as growing, see `snapshot/quiet_files`.
-        sha256: of the content of an attachment, hex; "" of an event file.
-        blob_id: git's id of the content of an attachment, by which the Hub knows small text files; "" of an event file.
-        stamp: inode, size, mtime and ctime (ns) of an attachment while it was read; () if they changed meanwhile.
-    """
-
-    path: str
-    length: int
-    growing: bool
-    sha256: str = ""
+    path: str  # relative to the run directory, with slashes
+    length: int  # bytes up to the end of the last whole record; of an attachment, its size in bytes
+    growing: bool  # whether its writer may append more. Files of others count as growing, see `snapshot/quiet_files`
+    sha256: str = ""  # of the content of an attachment, hex; "" of an event file
+    # git's id of the content of an attachment, by which the Hub knows small text files; "" of an event file
     blob_id: str = ""
+    # inode, size, mtime and ctime (ns) of an attachment while it was read; () if they changed meanwhile
     stamp: tuple[int, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:

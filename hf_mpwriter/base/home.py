@@ -70,21 +70,13 @@ _LACKS = {  # what follows if an ability is missing; those of object stores come
 
 @dataclass(frozen=True)
 class Home:
-    """Where a run is kept.
+    """Where a run is kept."""
 
-    Attributes:
-        logdir: absolute path or URL, as the user named it.
-        way: see `Way`.
-        run_dir: absolute path: where the event files of this host's processes are.
-        spool: absolute path of the spool.
-        why: "" for DIRECT, else one clause that says what the filesystem of the logdir cannot do.
-    """
-
-    logdir: str
+    logdir: str  # absolute path or URL, as the user named it
     way: Way
-    run_dir: str
-    spool: str
-    why: str = ""
+    run_dir: str  # absolute path: where the event files of this host's processes are
+    spool: str  # absolute path of the spool
+    why: str = ""  # "" for DIRECT, else one clause that says what the filesystem of the logdir cannot do
 
 
 def is_url(logdir: str) -> bool:
@@ -93,12 +85,7 @@ def is_url(logdir: str) -> bool:
 
 
 def normalised_logdir(logdir: str | os.PathLike[str]) -> str:
-    """A logdir as an absolute path, with the home directory in place of "~", or as a URL.
-
-    Raises:
-        LogdirError: it can be neither.
-        SettingsError: it is a URL, and what reads URLs is not installed.
-    """
+    """A logdir as an absolute path, with the home directory in place of "~", or as a URL."""
     text = os.fspath(logdir)
     if "\0" in text:
         raise LogdirError(f"The logdir {text!r} holds a NUL, which no path may.", hint="Give another logdir.")
@@ -144,13 +131,7 @@ def _url(text: str, scheme: str, rest: str) -> str:
 
 
 def choose(mount: Mount | None, abilities: Abilities | None, staging: str) -> tuple[Way, str]:
-    """The way to keep a run, and why; see `Home.why`.
-
-    Args:
-        mount: of the logdir, None if the system does not tell.
-        abilities: of its filesystem, None if they were not probed, or could not be.
-        staging: value of HF_MPWRITER_STAGING.
-    """
+    """The way to keep a run, and why; see `Home.why`."""
     if staging not in ("", NEVER):
         return Way.STAGED, f"{STAGING_VARIABLE} is {staging}"
     if mount is not None and mount.is_object_store:
@@ -165,21 +146,13 @@ def choose(mount: Mount | None, abilities: Abilities | None, staging: str) -> tu
 
 
 def needed(mount: Mount | None) -> tuple[str, ...]:
-    """The abilities that decide, in their order: the first one that is missing decides, whatever comes behind it.
-
-    Args:
-        mount: of the logdir. Links count only where an object store may be behind it.
-    """
+    """The abilities that decide, in their order: the first one that is missing decides, whatever comes behind it."""
     may_be_store = mount is not None and mount.may_be_object_store
     return tuple(name for name in _LACKS if name != "link" or may_be_store)
 
 
 def staging_setting(environ: Mapping[str, str]) -> str:
-    """The value of HF_MPWRITER_STAGING: an absolute path, `never`, or "" if it is not set.
-
-    Raises:
-        SettingsError: it is none of these.
-    """
+    """The value of HF_MPWRITER_STAGING: an absolute path, `never`, or "" if it is not set."""
     value = environ.get(STAGING_VARIABLE, "").strip()
     if value in ("", NEVER) or os.path.isabs(value):
         return value
@@ -187,11 +160,7 @@ def staging_setting(environ: Mapping[str, str]) -> str:
 
 
 def staging_directories(environ: Mapping[str, str]) -> list[str]:
-    """The directories in which a run may be staged, the best first.
-
-    Args:
-        environ: the environment. The home directory is not asked of a user database, which may be on the network.
-    """
+    """The directories in which a run may be staged, the best first."""
     setting = staging_setting(environ)
     if setting not in ("", NEVER):
         return [setting]
@@ -201,11 +170,7 @@ def staging_directories(environ: Mapping[str, str]) -> list[str]:
 
 
 def staged_name(logdir: str) -> str:
-    """Where in the staging directory a run is: `<hash>/<name>`.
-
-    Args:
-        logdir: absolute path without links, or URL.
-    """
+    """Where in the staging directory a run is: `<hash>/<name>`."""
     name = os.path.basename(logdir.rstrip("/"))
     return os.path.join(hashlib.sha256(os.fsencode(logdir)).hexdigest()[:16], name or "run")
 
@@ -216,21 +181,12 @@ def staging_root(user: int) -> str:
 
 
 def is_of_others(spool: str) -> bool:
-    """Whether a spool is that of a folder of another user, into which nothing is written.
-
-    Args:
-        spool: absolute path.
-    """
+    """Whether a spool is that of a folder of another user, into which nothing is written."""
     return f"/{OF_OTHERS}/" in spool
 
 
 def is_staged_path(path: str, user: int) -> bool:
-    """Whether a path is that of a staged run itself.
-
-    Args:
-        path: absolute.
-        user: id of this user.
-    """
+    """Whether a path is that of a staged run itself."""
     above, digits = os.path.split(os.path.dirname(path))
     return bool(_HASH.fullmatch(digits)) and os.path.basename(above) == staging_root(user)
 

@@ -38,15 +38,10 @@ _RAY_METADATA = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # of the driver that `ray job sub
 
 @dataclass(frozen=True)
 class JobSystem:
-    """A system that names jobs.
+    """A system that names jobs."""
 
-    Attributes:
-        system: begins the name of a job.
-        job: its id in an environment, "" if this is not that system.
-    """
-
-    system: str
-    job: Callable[[Environ], str]
+    system: str  # begins the name of a job
+    job: Callable[[Environ], str]  # its id in an environment, "" if this is not that system
 
 
 def _match(environ: Environ, variable: str, pattern: str) -> str:
@@ -150,13 +145,7 @@ def _name(system: str, job: str) -> str:
 
 
 def run_name(environ: Environ, launched_at: float, host: str) -> str:
-    """The name of the default run directory: that of the job, else the start of the launcher.
-
-    Args:
-        environ: the environment.
-        launched_at: unix time of the launcher's start for a rank, of now for a lone process.
-        host: host name.
-    """
+    """The name of the default run directory: that of the job, else the start of the launcher."""
     if name := job_name(environ):
         return name
     name = time.strftime("%b%d_%H-%M-%S", time.localtime(launched_at)) + f"_{host}"

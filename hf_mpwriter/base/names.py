@@ -88,27 +88,13 @@ def name_on_hub(path: str) -> str:
 
 
 def repository_url(endpoint: str, repo_type: str, repo_id: str) -> str:
-    """URL of the page of a repository on the Hub.
-
-    Args:
-        endpoint: URL of the Hub.
-        repo_type: model, dataset or space.
-        repo_id: repository, with its namespace.
-    """
+    """URL of the page of a repository on the Hub."""
     kind = "" if repo_type == "model" else f"{repo_type}s/"
     return f"{endpoint.rstrip('/')}/{kind}{repo_id}"
 
 
 def folder_url(endpoint: str, repo_type: str, repo_id: str, revision: str, folder: str) -> str:
-    """URL of the page of a folder on the Hub.
-
-    Args:
-        endpoint: URL of the Hub.
-        repo_type: model, dataset or space.
-        repo_id: repository, with its namespace.
-        revision: branch; a "/" in its name is quoted.
-        folder: in the repository, "" for its root.
-    """
+    """URL of the page of a folder on the Hub."""
     branch = _quoted(revision).replace("/", "%2F")
     return f"{repository_url(endpoint, repo_type, repo_id)}/tree/{branch}/{_quoted(folder)}".rstrip("/")
 
@@ -123,18 +109,7 @@ def _quoted(text: str) -> str:
 
 
 def check_suffix(suffix: object, longest_name: Callable[[], int]) -> str:
-    """Check a suffix of event files; a host name of any length has to fit into the name too.
-
-    Args:
-        suffix: the user's filename_suffix.
-        longest_name: tells the bytes that a name in the run directory may have; not asked without a suffix.
-
-    Returns:
-        The same suffix.
-
-    Raises:
-        SettingsError: no event file can be named so.
-    """
+    """Check a suffix of event files; a host name of any length has to fit into the name too; the same suffix."""
     if not isinstance(suffix, str):
         raise SettingsError(f"filename_suffix is {suffix!r}, but must be a string.")
     try:
@@ -182,15 +157,7 @@ def event_process(name: str) -> str:
 
 
 def event_name(existing: Iterable[str], now: float, host: str, pid: int, suffix: str) -> str:
-    """A new name that sorts after every event file in `existing`.
-
-    Args:
-        existing: names in the directory.
-        now: unix time in seconds.
-        host: host name.
-        pid: process id.
-        suffix: the user's filename_suffix.
-    """
+    """A new name that sorts after every event file in `existing`."""
     second = max(int(now), 1 + max(map(event_second, existing), default=0))
     return f"events.out.tfevents.{second:010d}.{host}.{pid}.{os.urandom(4).hex()}{suffix}"
 
@@ -221,12 +188,7 @@ def is_of_no_worker(path: str) -> bool:
 
 
 def rank_of_directory(name: str, prefix: str = "") -> int | None:
-    """The rank in the name of a worker directory of it or of its child; None for any other directory.
-
-    Args:
-        name: of the directory.
-        prefix: of the names of a part of the job, see `within`.
-    """
+    """The rank in the name of a worker directory of it or of its child; None for any other directory."""
     if not name.startswith(start := f"{prefix}_" if prefix else ""):
         return None
     match = _RANK_DIRECTORY.match(name[len(start) :])
@@ -267,11 +229,7 @@ def is_reserved(name: str) -> bool:
 
 
 def sub_directory(*names: str) -> str:
-    """Directory of a sub-writer, relative to the worker directory: as in tensorboardX, but never outside of it.
-
-    Args:
-        names: parts, which may contain separators: the tags of `add_scalars`, the name of `add_hparams`.
-    """
+    """Directory of a sub-writer, relative to the worker directory: as in tensorboardX, but never outside of it."""
     parts = "/".join(names).replace("\0", "_").split("/")
     return "/".join(_harmless(part) for part in parts if part not in ("", "."))
 
@@ -287,12 +245,7 @@ def _harmless(part: str) -> str:
 
 
 def candidates(worker: str, substitute: str = "") -> Iterable[str]:
-    """The names that a worker may claim, best first: the wanted one, then up to 100,000 others.
-
-    Args:
-        worker: the wanted name.
-        substitute: what the others begin with, "" if it is the wanted name.
-    """
+    """The names that a worker may claim, best first: the wanted one, then up to 100,000 others."""
     yield worker
     substitute = substitute or worker
     if substitute == MAIN_WORKER or re.fullmatch(r"proc_\d{5}", substitute):

@@ -29,23 +29,14 @@ _LAST_STEP = 4_294_967_280  # greater numbers are the batch script and its like
 
 @dataclass(frozen=True)
 class Nodes:
-    """The nodes of a job.
+    """The nodes of a job."""
 
-    Attributes:
-        count: how many, at least 1.
-        rank: number of this one among them, None if no launcher tells.
-    """
-
-    count: int = 1
-    rank: int | None = None
+    count: int = 1  # how many, at least 1
+    rank: int | None = None  # number of this one among them, None if no launcher tells
 
 
 def nodes_of(environ: Mapping[str, str]) -> Nodes:
-    """The nodes of the job of a process.
-
-    Args:
-        environ: of the process.
-    """
+    """The nodes of the job of a process."""
     found = [nodes for nodes in (_of_step(environ), _of_ranks(environ)) if nodes is not None]
     known = min(found, key=lambda nodes: nodes.count, default=Nodes())
     count = _number(environ, "HF_MPWRITER_NODES") or known.count

@@ -63,14 +63,7 @@ _REPO_ID = re.compile(r"(?:\b[\w.-]{1,96}\b/)?\b[\w.-]{1,96}\b", re.ASCII)
 
 
 def check_repo_id(repo_id: object) -> str:
-    """Check a repository id.
-
-    Returns:
-        The same id.
-
-    Raises:
-        SettingsError: it is not one.
-    """
+    """Check a repository id; the same id."""
     if not isinstance(repo_id, str):
         raise SettingsError(f"repo_id is {repo_id!r}, but must be a string.", hint="Use 'name' or 'namespace/name'.")
     if not _REPO_ID.fullmatch(repo_id) or "--" in repo_id or ".." in repo_id or repo_id.endswith(".git"):
@@ -89,24 +82,13 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 @dataclass(frozen=True)
 class Destination:
-    """Where a run goes: one folder of one branch of one repository.
+    """Where a run goes: one folder of one branch of one repository."""
 
-    Attributes:
-        endpoint: URL of the Hub.
-        repo_id: repository, with or without a namespace.
-        repo_type: `model`, `dataset` or `space`.
-        revision: branch.
-        path_in_repo: folder in the repository, "" for its root; see `name_on_hub`.
-
-    Raises:
-        SettingsError: an attribute is not valid.
-    """
-
-    endpoint: str
-    repo_id: str
-    repo_type: str = "model"
-    revision: str = "main"
-    path_in_repo: str = ""
+    endpoint: str  # URL of the Hub
+    repo_id: str  # repository, with or without a namespace
+    repo_type: str = "model"  # `model`, `dataset` or `space`
+    revision: str = "main"  # branch
+    path_in_repo: str = ""  # folder in the repository, "" for its root; see `name_on_hub`
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -152,33 +134,20 @@ class Destination:
 
 @dataclass(frozen=True)
 class Settings:
-    """How a run is uploaded.
+    """How a run is uploaded."""
 
-    Attributes:
-        commit_every: minutes between two commits; fractions are allowed.
-        squash_history: whether to squash the branch after commits of ours.
-        private: whether a repository that has to be created is private; None for the Hub's default.
-        allow_patterns: shell patterns of the files to upload; None for all, event files or not.
-        ignore_patterns: shell patterns of files to leave out.
-        exit_timeout: seconds that the end of a process may wait for the Hub.
-        mirror_every: minutes after which what was logged is brought to a logdir in which event files cannot grow;
-            fractions are allowed.
-        system_metrics: whether one process per host logs processor, memory, disk, network and GPUs.
-        all_ranks_view: whether a run with mean, minimum and maximum over all ranks is derived.
-
-    Raises:
-        SettingsError: an attribute is not valid.
-    """
-
-    commit_every: float = DEFAULT_COMMIT_EVERY
-    squash_history: bool = False
-    private: bool | None = None
+    commit_every: float = DEFAULT_COMMIT_EVERY  # minutes between two commits; fractions are allowed
+    squash_history: bool = False  # whether to squash the branch after commits of ours
+    private: bool | None = None  # whether a repository that has to be created is private; None for the Hub's default
+    # shell patterns of the files to upload; None for all, event files or not
     allow_patterns: tuple[str, ...] | None = DEFAULT_ALLOW_PATTERNS
-    ignore_patterns: tuple[str, ...] = ()
-    exit_timeout: float = DEFAULT_EXIT_TIMEOUT
+    ignore_patterns: tuple[str, ...] = ()  # shell patterns of files to leave out
+    exit_timeout: float = DEFAULT_EXIT_TIMEOUT  # seconds that the end of a process may wait for the Hub
+    # minutes after which what was logged is brought to a logdir in which event files cannot grow; fractions are
+    # allowed
     mirror_every: float = DEFAULT_COMMIT_EVERY
-    system_metrics: bool = False
-    all_ranks_view: bool = False
+    system_metrics: bool = False  # whether one process per host logs processor, memory, disk, network and GPUs
+    all_ranks_view: bool = False  # whether a run with mean, minimum and maximum over all ranks is derived
 
     def __post_init__(self) -> None:
         for name in ("commit_every", "mirror_every"):
@@ -202,11 +171,7 @@ class Settings:
             object.__setattr__(self, name, value)
 
     def within(self, grace: float | None) -> Self:
-        """The same settings, with no longer wait than a grace leaves.
-
-        Args:
-            grace: seconds between SIGTERM and SIGKILL, None if they are not known.
-        """
+        """The same settings, with no longer wait than a grace leaves."""
         if grace is None:
             return self
         return dataclasses.replace(self, exit_timeout=min(self.exit_timeout, max(0.0, grace - GRACE_MARGIN)))
@@ -220,35 +185,20 @@ class Settings:
 
 @dataclass(frozen=True)
 class Environment:
-    """The variables of the environment that concern this package.
+    """The variables of the environment that concern this package."""
 
-    Attributes:
-        endpoint: URL of the Hub, without a trailing slash.
-        disabled: whether writers are local only.
-        exit_timeout: seconds, None if not set.
-        commits_per_hour: to one repository.
-        grace: seconds between SIGTERM and SIGKILL, None if not set.
-        mirror_every: minutes, None if not set.
-        system_metrics: see `Settings`.
-        all_ranks_view: see `Settings`.
-    """
-
-    endpoint: str
-    disabled: bool
-    exit_timeout: float | None
-    commits_per_hour: float = DEFAULT_COMMITS_PER_HOUR
-    grace: float | None = None
-    mirror_every: float | None = None
+    endpoint: str  # URL of the Hub, without a trailing slash
+    disabled: bool  # whether writers are local only
+    exit_timeout: float | None  # seconds, None if not set
+    commits_per_hour: float = DEFAULT_COMMITS_PER_HOUR  # to one repository
+    grace: float | None = None  # seconds between SIGTERM and SIGKILL, None if not set
+    mirror_every: float | None = None  # minutes, None if not set
     system_metrics: bool = False
     all_ranks_view: bool = False
 
     @classmethod
     def read(cls, environ: Mapping[str, str] = os.environ) -> Self:
-        """Read and check the variables.
-
-        Raises:
-            SettingsError: a value is not valid; the message names the variable.
-        """
+        """Read and check the variables."""
         exit_timeout = _number(environ, "HF_MPWRITER_EXIT_TIMEOUT", "It is a number of seconds, 0 or more.")
         hint = "It is a number of commits, 2 or more."
         commits = _number(environ, "HF_MPWRITER_COMMITS_PER_HOUR", hint)
@@ -312,11 +262,7 @@ def writes_metrics(environ: Mapping[str, str] = os.environ) -> bool:
 
 
 def push_signals(environ: Mapping[str, str] = os.environ) -> tuple[int, ...]:
-    """The signals that ask for a push.
-
-    Raises:
-        SettingsError: one does not exist, or cannot be handled.
-    """
+    """The signals that ask for a push."""
     try:
         return push_on.parse(environ.get("HF_MPWRITER_PUSH_ON", ""))
     except ValueError as error:

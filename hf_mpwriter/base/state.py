@@ -37,11 +37,7 @@ class DamagedError(ValueError):
 
 
 def dump(obj: object) -> bytes:
-    """A dataclass as JSON, in one line.
-
-    Raises:
-        ValueError: a float is not finite.
-    """
+    """A dataclass as JSON, in one line."""
     return json.dumps(obj, default=_encode, allow_nan=False).encode()
 
 
@@ -56,15 +52,7 @@ def _encode(obj: object) -> object:
 
 
 def load(cls: type[T], data: bytes) -> T:
-    """The dataclass that `dump` has written.
-
-    Args:
-        cls: of the dataclass.
-        data: JSON.
-
-    Raises:
-        DamagedError: anything else.
-    """
+    """The dataclass that `dump` has written."""
     try:
         kind: Any = cls
         loaded: T = _converter(kind)(json.loads(data))
@@ -74,21 +62,12 @@ def load(cls: type[T], data: bytes) -> T:
 
 
 def to_line(message: object) -> bytes:
-    """A dataclass as a line that `from_line` understands, without its end.
-
-    Raises:
-        ValueError: see `dump`.
-    """
+    """A dataclass as a line that `from_line` understands, without its end."""
     return b"%s %s" % (type(message).__name__.encode(), dump(message))
 
 
 def from_line(kinds: tuple[type[T], ...], line: bytes) -> T | None:
-    """What a line says; None if `to_line` has not written it: libraries may print on the same pipe.
-
-    Args:
-        kinds: of dataclasses that may come.
-        line: without its end.
-    """
+    """What a line says; None if `to_line` has not written it: libraries may print on the same pipe."""
     name, _, data = line.partition(b" ")
     try:
         return next((load(kind, data) for kind in kinds if kind.__name__.encode() == name), None)

@@ -21,19 +21,12 @@ CREATED = "created"  # the first word of a push's notice that it has created the
 
 @dataclass(frozen=True)
 class Sent:
-    """What the Hub holds of one file.
+    """What the Hub holds of one file."""
 
-    Attributes:
-        length: bytes.
-        sha256: of these bytes, hex; "" where it is not known.
-        blob_id: git's id of these bytes, by which the Hub knows small regular files; "" where it is not needed.
-        foreign: others sent these bytes. An attachment of others is not replaced.
-    """
-
-    length: int
-    sha256: str
-    blob_id: str = ""
-    foreign: bool = False
+    length: int  # bytes
+    sha256: str  # of these bytes, hex; "" where it is not known
+    blob_id: str = ""  # git's id of these bytes, by which the Hub knows small regular files; "" where it is not needed
+    foreign: bool = False  # others sent these bytes. An attachment of others is not replaced
 
     @property
     def is_gone(self) -> bool:
@@ -43,107 +36,65 @@ class Sent:
 
 @dataclass(frozen=True)
 class Done:
-    """The Hub holds the whole batch.
+    """The Hub holds the whole batch."""
 
-    Attributes:
-        commit: the head of the branch at which that is true.
-        own: whether this push made that commit.
-        repo_id: full name of the repository.
-        files: what is new about the Hub's copies, per path; see `Sent.is_gone`.
-        checked: whether all known copies were read back.
-        private: visibility of the repository, None if it was not seen.
-    """
-
-    commit: str
-    own: bool
-    repo_id: str
-    files: dict[str, Sent]
-    checked: bool = False
-    private: bool | None = None
+    commit: str  # the head of the branch at which that is true
+    own: bool  # whether this push made that commit
+    repo_id: str  # full name of the repository
+    files: dict[str, Sent]  # what is new about the Hub's copies, per path; see `Sent.is_gone`
+    checked: bool = False  # whether all known copies were read back
+    private: bool | None = None  # visibility of the repository, None if it was not seen
 
 
 @dataclass(frozen=True)
 class Retry:
-    """Nothing was changed; try again.
+    """Nothing was changed; try again."""
 
-    Attributes:
-        reason: for people.
-        after: seconds to wait at least, None if the Hub gave none.
-        xet: "failing" if the Xet storage is to blame, "missing" if the Hub has none, else "".
-        limited: whether the Hub has had too many commits or requests (HTTP 429).
-    """
-
-    reason: str
-    after: float | None = None
-    xet: str = ""
-    limited: bool = False
+    reason: str  # for people
+    after: float | None = None  # seconds to wait at least, None if the Hub gave none
+    xet: str = ""  # "failing" if the Xet storage is to blame, "missing" if the Hub has none, else ""
+    limited: bool = False  # whether the Hub has had too many commits or requests (HTTP 429)
 
 
 @dataclass(frozen=True)
 class Moved:
-    """The branch moved before every commit (HTTP 412); nothing was changed.
+    """The branch moved before every commit (HTTP 412); nothing was changed."""
 
-    Attributes:
-        reason: for people.
-    """
-
-    reason: str
+    reason: str  # for people
 
 
 @dataclass(frozen=True)
 class Unknown:
-    """The request may have been applied.
+    """The request may have been applied."""
 
-    Attributes:
-        reason: for people.
-        after: as in `Retry`.
-        xet: as in `Retry`.
-        too_slow: whether fewer files may be taken (HTTP 504, or the time for the push was over).
-    """
-
-    reason: str
-    after: float | None = None
-    xet: str = ""
-    too_slow: bool = False
+    reason: str  # for people
+    after: float | None = None  # as in `Retry`
+    xet: str = ""  # as in `Retry`
+    too_slow: bool = False  # whether fewer files may be taken (HTTP 504, or the time for the push was over)
 
 
 @dataclass(frozen=True)
 class Split:
-    """The commit was refused as a whole; smaller batches show which file is to blame.
+    """The commit was refused as a whole; smaller batches show which file is to blame."""
 
-    Attributes:
-        reason: for people.
-        too_large: whether less content, or fewer files, may be taken (HTTP 413).
-    """
-
-    reason: str
-    too_large: bool = False
+    reason: str  # for people
+    too_large: bool = False  # whether less content, or fewer files, may be taken (HTTP 413)
 
 
 @dataclass(frozen=True)
 class Refused:
-    """The destination is refused: token, permission, quota or repository.
+    """The destination is refused: token, permission, quota or repository."""
 
-    Attributes:
-        reason: for people.
-        hint: what helps; it names a command where one does.
-    """
-
-    reason: str
-    hint: str
+    reason: str  # for people
+    hint: str  # what helps; it names a command where one does
 
 
 @dataclass(frozen=True)
 class Quarantine:
-    """Some files are refused for their content.
+    """Some files are refused for their content."""
 
-    Attributes:
-        paths: the reason per path.
-        committed: whether the other files of the batch are on the Hub already.
-    """
-
-    paths: dict[str, str] = field(default_factory=dict)
-    committed: bool = False
+    paths: dict[str, str] = field(default_factory=dict)  # the reason per path
+    committed: bool = False  # whether the other files of the batch are on the Hub already
 
 
 Verdict = Done | Retry | Moved | Unknown | Split | Refused | Quarantine

@@ -61,14 +61,7 @@ def place_options(command: F) -> F:
 
 
 def spool_at(logdir: str) -> Spool:
-    """Return the spool of a logdir, which may not be there yet.
-
-    Args:
-        logdir: path or URL, as it was typed.
-
-    Raises:
-        LogdirError: no run can be kept for it on this host.
-    """
+    """Return the spool of a logdir, which may not be there yet."""
     path = normalised_logdir(logdir)
     if not is_own_folder(path) and (aside := spool_of(beside(path))).exists():  # `sync` has made it
         return aside
@@ -76,11 +69,7 @@ def spool_at(logdir: str) -> Spool:
 
 
 def is_own_folder(path: str) -> bool:
-    """Whether this user may keep a spool in a folder: it is his, or there is one for it; or it is not there yet.
-
-    Args:
-        path: absolute, or a URL, of which nothing is asked here.
-    """
+    """Whether this user may keep a spool in a folder: it is his, or there is one for it; or it is not there yet."""
     try:
         owner = -1 if is_url(path) else os.stat(path).st_uid
     except OSError:
@@ -91,13 +80,7 @@ def is_own_folder(path: str) -> bool:
 
 
 def existing_spool(logdir: str) -> Spool:
-    """Return the spool of a run.
-
-    Raises:
-        ForeignSpoolError: the spool belongs to another user.
-        SpoolFormatError: another version of hf_mpwriter wrote it.
-        ClickException: there is no spool.
-    """
+    """Return the spool of a run."""
     spool = spool_at(logdir)
     check_ownership(spool.directory)
     spool.check_format()
@@ -120,18 +103,7 @@ def command_line(command: str, logdir: str | os.PathLike[str], *options: str) ->
 
 
 def check_endpoint(recorded: str, own: str, confirmed: str | None, command: str) -> None:
-    """Refuse an endpoint that is neither that of this process nor confirmed.
-
-    Args:
-        recorded: URL that the run is recorded for.
-        own: URL in the environment of this process.
-        confirmed: URL that was given as `--endpoint`, None if none was.
-        command: what the user types to confirm it.
-
-    Raises:
-        UsageError: another URL was confirmed.
-        ClickException: nothing was confirmed; the message has the command.
-    """
+    """Refuse an endpoint that is neither that of this process nor confirmed."""
     hub = normalised_endpoint(recorded)
     if confirmed is not None:
         if normalised_endpoint(confirmed) != hub:
@@ -146,25 +118,14 @@ def check_endpoint(recorded: str, own: str, confirmed: str | None, command: str)
 
 
 def recorded_destination(recorded: Destination, endpoint: str | None, command: str) -> Destination:
-    """Return the destination of a run, checked; see `check_endpoint`.
-
-    Args:
-        recorded: in the run.
-        endpoint: of the option `--endpoint`.
-        command: what the user typed, without that option.
-    """
+    """Return the destination of a run, checked; see `check_endpoint`."""
     confirming = f"{command} --endpoint {shlex.quote(printable(recorded.endpoint))}"
     check_endpoint(recorded.endpoint, Environment.read().endpoint, endpoint, confirming)
     return recorded
 
 
 def with_namespace(recorded: Destination, repo_id: str) -> Destination:
-    """Return a destination with the full name of its repository.
-
-    Args:
-        recorded: in the run.
-        repo_id: that a push has resolved, "" for none. It counts only if it adds a namespace to the recorded name.
-    """
+    """Return a destination with the full name of its repository."""
     if not recorded.can_be(repo_id):
         return recorded
     try:

@@ -91,11 +91,7 @@ class CommandGroup(click.Group):
     """Show errors in one line, with what helps, instead of a traceback; see `--debug`."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command.
-
-        Raises:
-            ClickException: the command failed.
-        """
+        """Run the command."""
         try:
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):

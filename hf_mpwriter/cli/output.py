@@ -49,8 +49,7 @@ def failure(text: str, *, damaged: bool) -> click.ClickException:
 def show_damage(damage: Iterable[Damage]) -> bool:
     """Print a line for each end of an event file that no reader reaches.
 
-    Returns:
-        Whether one of them is damage: an incomplete last record is ordinary after a kill.
+    Whether one of them is damage: an incomplete last record is ordinary after a kill.
     """
     found = list(damage)
     for one in found:
@@ -59,12 +58,8 @@ def show_damage(damage: Iterable[Damage]) -> bool:
 
 
 def mirror_line(mirror: MirrorStatus, now: float, *, alive: bool) -> str:
-    """Return a line about a mirror: what it does, when it last wrote its status, what holds it up, when it tries again.
-
-    Args:
-        mirror: as it last described itself.
-        now: unix time.
-        alive: whether it holds the mirror lock.
+    """Return a line about a mirror: what it does, when it last wrote its status, what holds it up, when it tries
+    again.
     """
     parts = ["no mirror runs"]
     if alive and mirror.process is not None and not mirror.is_over:
@@ -103,15 +98,6 @@ class UploadBar:
 
     Where the output is no terminal, there is a line a minute instead, and fewer while nothing comes.
     HF_HUB_DISABLE_PROGRESS_BARS=1 switches off both.
-
-    Args:
-        total: bytes of all files.
-        missing: bytes that are not there yet.
-        what: has become of the others.
-        name: of the run, "" if there is only one.
-        drawn: whether there is a bar at all.
-        lines: whether there are lines where none is drawn.
-        clock: monotonic seconds.
     """
 
     def __init__(
@@ -166,12 +152,7 @@ class UploadBar:
         print(text, file=sys.stderr, flush=True)
 
     def show_failure(self, uploader: UploaderStatus, since: float) -> None:
-        """Print why the last push failed, unless that was printed last time.
-
-        Args:
-            uploader: its status.
-            since: unix time; what failed before is no news.
-        """
+        """Print why the last push failed, unless that was printed last time."""
         is_news = uploader.is_news(since, time.monotonic()) and uploader.kind != Refused.__name__
         if is_news and uploader.reason != self._last_failure:
             self._last_failure = uploader.reason

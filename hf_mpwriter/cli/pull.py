@@ -137,19 +137,7 @@ def pull_into(
     bar: UploadBar,
     longest_wait: float = math.inf,
 ) -> Pulled:
-    """Pull.
-
-    Args:
-        spool: of the run directory.
-        destination: of the run; where a token may go was decided before.
-        wanted: whether to pull the files of a worker, by its name.
-        bar: shows the progress; it is closed at the end.
-        longest_wait: seconds that the Hub may wish between two requests.
-
-    Raises:
-        ClickException: the Hub or the disk refuses.
-        HfMpWriterError: the run directory cannot be used.
-    """
+    """Pull."""
     os.environ["HF_ENDPOINT"] = destination.endpoint  # read when the client is imported
     os.environ |= hf_home.settled(os.environ, start_directory(), hf_home.account_home())
     from hf_mpwriter.pull.fetch import Persistence
@@ -224,15 +212,7 @@ def _summary(report: Pulled, destination: Destination, spool: Spool) -> str:
 def pull_before(run_dir: str, repo_id: str, wanted: Callable[[str], bool], *, is_quiet: bool) -> Callable[[], None]:
     """What brings a run back before its program starts. It raises nothing: training starts all the same.
 
-    Args:
-        run_dir: absolute path.
-        repo_id: repository of the run. Where a destination in it is recorded, that one counts.
-        wanted: whether to pull the files of a worker, by its name.
-        is_quiet: whether only what is amiss is printed.
-
-    Raises:
-        ClickException: the run belongs to another repository, or to a Hub that no token may go to.
-        HfMpWriterError: the run directory cannot be used.
+    `repo_id`: repository of the run. Where a destination in it is recorded, that one counts.
     """
     spool = spool_of(find(run_dir))
     check_ownership(spool.directory)

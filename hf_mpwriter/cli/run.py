@@ -117,12 +117,7 @@ def run_program(
 
 
 def _pull_first(command: Sequence[str]) -> Callable[[], None]:
-    """What brings the run back before the program starts.
-
-    Raises:
-        UsageError: it is not known which run.
-        ClickException: it cannot be the run of this run directory, or there is no such program.
-    """
+    """What brings the run back before the program starts."""
     repo_id, logdir = (os.environ.get(name, "") for name in ("HF_MPWRITER_REPO_ID", "HF_MPWRITER_LOGDIR"))
     if missing := [option for option, value in (("--repo-id", repo_id), ("--logdir", logdir)) if not value]:
         raise click.UsageError(f"--pull needs {' and '.join(missing)}: which run comes back, and where to.")

@@ -59,28 +59,18 @@ class RemovedError(click.ClickException):
 
 @dataclass(frozen=True)
 class Wishes:
-    """What the user has asked for, the same for all runs of a call.
+    """What the user has asked for, the same for all runs of a call."""
 
-    Attributes:
-        repo_id: repository of runs that were local so far, None if none was named.
-        repo_type, revision, folder: where in it, see `place_options`.
-        timeout: seconds to wait for a run, None for as long as it takes.
-        endpoint: Hub that the token may go to, see `destination`.
-        create: whether a repository that is gone may be made anew.
-        is_quiet: whether nothing but errors is printed.
-        names_runs: whether what is printed of a run names it, as there are several.
-        only_new: whether the repository is for runs without a destination; the others go where they are recorded for.
-    """
-
-    repo_id: str | None = None
-    repo_type: str = "model"
-    revision: str = "main"
-    folder: str = "tensorboard"
-    timeout: float | None = None
-    endpoint: str | None = None
-    create: bool = False
-    is_quiet: bool = False
-    names_runs: bool = False
+    repo_id: str | None = None  # repository of runs that were local so far, None if none was named
+    repo_type: str = "model"  # where in it, see `place_options`
+    revision: str = "main"  # where in it, see `place_options`
+    folder: str = "tensorboard"  # where in it, see `place_options`
+    timeout: float | None = None  # seconds to wait for a run, None for as long as it takes
+    endpoint: str | None = None  # Hub that the token may go to, see `destination`
+    create: bool = False  # whether a repository that is gone may be made anew
+    is_quiet: bool = False  # whether nothing but errors is printed
+    names_runs: bool = False  # whether what is printed of a run names it, as there are several
+    # whether the repository is for runs without a destination; the others go where they are recorded for
     only_new: bool = False
 
     def place_of(self, logdir: str) -> Destination | None:
@@ -92,15 +82,7 @@ class Wishes:
 
 
 def sync_one(logdir: str, wishes: Wishes) -> None:
-    """Upload what is missing of a run on the Hub, and wait for it.
-
-    Args:
-        logdir: as it was typed.
-        wishes: what was asked for.
-
-    Raises:
-        ClickException: not all of it is there.
-    """
+    """Upload what is missing of a run on the Hub, and wait for it."""
     wanted, timeout = wishes.place_of(logdir), wishes.timeout
     spool = spool_for(logdir, is_wanted=wanted is not None)
     destination = spool.destination()
@@ -146,15 +128,6 @@ def _bring(spool: Spool, there: Logdir, timeout: float, *, quiet: bool) -> None:
     """Have what is final brought to the logdir of a staged run, and wait for it.
 
     What a live worker has open is left out: it comes there when it is sealed.
-
-    Args:
-        spool: of the run directory.
-        there: its logdir.
-        timeout: seconds.
-        quiet: whether nothing but errors is printed.
-
-    Raises:
-        ClickException: not all of it is there.
     """
     members, known = Members(spool), there.mirrored().files
     alone = not any(member.works and member.name.worker not in ASK_FOR_ALL for member in members.all())
@@ -198,15 +171,7 @@ def failed_since(since: float, progress: Progress) -> UploaderStatus:
 
 
 def shortfall_text(missing: int, refused: Collection[str], uploader: UploaderStatus, again: str, *, asked: bool) -> str:
-    """Say what is not on the Hub, or not known to be there, why, and what helps.
-
-    Args:
-        missing: bytes.
-        refused: why each refused path is not there.
-        uploader: what has failed since the call; an empty status if nothing has.
-        again: the command to type when that is mended.
-        asked: whether the Hub has answered what it holds.
-    """
+    """Say what is not on the Hub, or not known to be there, why, and what helps."""
     size = size_text(missing)
     if refused:
         return f"{size} are not on the Hub yet: {'; '.join(dict.fromkeys(refused))}."
@@ -223,34 +188,18 @@ def shortfall_text(missing: int, refused: Collection[str], uploader: UploaderSta
 
 
 class _Synced(NamedTuple):
-    """What a request has led to.
+    """What a request has led to."""
 
-    Attributes:
-        lengths: bytes of all files, per path.
-        missing: bytes that the Hub lacks; if it has not answered what it holds, by its last answer.
-        asked: whether it has answered.
-        damaged: whether a local file is.
-    """
-
-    lengths: dict[str, int]
-    missing: dict[str, int]
-    asked: bool
-    damaged: bool
+    lengths: dict[str, int]  # bytes of all files, per path
+    missing: dict[str, int]  # bytes that the Hub lacks; if it has not answered what it holds, by its last answer
+    asked: bool  # whether it has answered
+    damaged: bool  # whether a local file is
 
 
 def _request_and_wait(
     spool: Spool, destination: Destination, settings: Settings, timeout: float, wishes: Wishes, name: str
 ) -> _Synced:
-    """Request a push of all files and wait for it.
-
-    Args:
-        spool: of the run directory.
-        destination: where to.
-        settings: how the run is uploaded.
-        timeout: seconds.
-        wishes: what was asked for.
-        name: of the run, "" if there is only one.
-    """
+    """Request a push of all files and wait for it."""
     waiting = _Waiting(spool, destination, name, quiet=wishes.is_quiet)
     member_file = MemberFile(spool, OBSERVER, Process.current(), settings)
     try:
@@ -277,18 +226,7 @@ def _request_and_wait(
 
 
 class _Waiting:
-    """The wait for what was requested.
-
-    Args:
-        spool: of the run directory.
-        destination: where to.
-        name: of the run, "" if there is only one.
-        quiet: whether nothing but errors is printed.
-
-    Attributes:
-        progress: view of the run.
-        since: `checked` of the ledger: a comparison that came before the request does not answer it.
-    """
+    """The wait for what was requested."""
 
     def __init__(self, spool: Spool, destination: Destination, name: str, *, quiet: bool) -> None:
         self._spool, self.progress, self._election = spool, Progress(spool), Election(spool, destination, by_hand=True)
@@ -298,24 +236,14 @@ class _Waiting:
         self._at, self._before = time.time(), self.progress.refusals()
 
     def ensure(self) -> None:
-        """Make sure that an uploader lives, and a mirror if the run is staged.
-
-        Raises:
-            RemovedError: the run directory, or the spool, was removed or replaced.
-        """
+        """Make sure that an uploader lives, and a mirror if the run is staged."""
         if not (self._spool.run.is_at_path() and self._spool.directory.is_at_path()):
             raise RemovedError(self._spool.run_dir)
         self._election.ensure_uploader()
         self._mirror.ensure_mirror()
 
     def wait(self, lengths: dict[str, int], timeout: float, asked: dict[str, int]) -> dict[str, int]:
-        """Wait until these lengths are on the Hub; what is missing of them at the end.
-
-        Args:
-            lengths: bytes of all files, per path.
-            timeout: seconds.
-            asked: when the attachments had changed, see `Progress.missing`.
-        """
+        """Wait until these lengths are on the Hub; what is missing of them at the end."""
         total, lacking = sum(lengths.values()), sum(self.progress.missing(lengths).values())
         with closing(UploadBar(total, lacking, name=self._name, drawn=self._is_drawn, lines=self._is_drawn)) as bar:
 

@@ -113,34 +113,20 @@ def verify_run(logdir: str, *, running: bool, endpoint: str | None) -> None:
 
 @dataclass
 class LogdirComparison:
-    """What was found in the logdir of a staged run.
+    """What was found in the logdir of a staged run."""
 
-    Attributes:
-        to: the logdir.
-        whole: files that are there as they are here.
-        absent: paths that are not there, or not whole.
-        lost: of these, what has been there.
-        growing: files that living processes write here; they come there later.
-        conflicts: paths in whose place something else is, with what is there.
-        failure: why it could not be compared to the end, "" if it could.
-    """
-
-    to: str
-    whole: int = 0
-    absent: list[str] = field(default_factory=list)
-    lost: list[str] = field(default_factory=list)
-    growing: int = 0
+    to: str  # the logdir
+    whole: int = 0  # files that are there as they are here
+    absent: list[str] = field(default_factory=list)  # paths that are not there, or not whole
+    lost: list[str] = field(default_factory=list)  # of these, what has been there
+    growing: int = 0  # files that living processes write here; they come there later
+    # paths in whose place something else is, with what is there
     conflicts: dict[str, str] = field(default_factory=dict)
-    failure: str = ""
+    failure: str = ""  # why it could not be compared to the end, "" if it could
 
 
 def compare_logdir(spool: Spool, others: Mapping[str, int] = MappingProxyType({})) -> LogdirComparison:
-    """Compare what is final with the logdir, byte by byte: in a copy that only reads, as the logdir may hang.
-
-    Args:
-        spool: of the run directory.
-        others: bytes per path of files besides the event files.
-    """
+    """Compare what is final with the logdir, byte by byte: in a copy that only reads, as the logdir may hang."""
     logdir, members = Logdir(spool), Members(spool)
     found, known = LogdirComparison(logdir.to), logdir.mirrored().files
     files = EventFileScan(spool.run).files(lambda _: True, members.growing)
@@ -196,11 +182,7 @@ def _started(spool: Spool, job: CopyJob) -> CopyHandle:
 
 
 def _show_logdir(found: LogdirComparison, logdir: str, *, drained: bool) -> None:
-    """Print what was found in the logdir.
-
-    Raises:
-        ClickException: something is not there as it is here.
-    """
+    """Print what was found in the logdir."""
     for path, reason in found.conflicts.items():
         click.echo(printable(f"{path}: {reason}"), err=True)
     absent = found.absent if drained else found.lost
@@ -251,12 +233,7 @@ def _compare(spool: Spool, destination: Destination, logdir: str, *, drained: bo
 
 
 def written_elsewhere(ledger: Ledger | None, pulled: Mapping[str, int]) -> Callable[[str, int], bool]:
-    """Return what tells whether another machine writes an event file, by its path and its bytes here.
-
-    Args:
-        ledger: what the Hub was known to hold.
-        pulled: bytes that came from the Hub, per path.
-    """
+    """Return what tells whether another machine writes an event file, by its path and its bytes here."""
 
     def elsewhere(path: str, size: int) -> bool:
         if path in pulled:  # it does not grow here
@@ -267,13 +244,7 @@ def written_elsewhere(ledger: Ledger | None, pulled: Mapping[str, int]) -> Calla
 
 
 def unseen(destination: Destination, ledger: Ledger | None, sync: str) -> str:
-    """Return what to say of a repository or a branch that the Hub does not show.
-
-    Args:
-        destination: of the run.
-        ledger: what the Hub was known to hold.
-        sync: the command that uploads.
-    """
+    """Return what to say of a repository or a branch that the Hub does not show."""
     page = destination.url
     if ledger is None or not any(held.length for held in ledger.files.values()):
         return f"Nothing was compared: {page} is not there, and nothing is known to have been sent. Run: {sync}"
@@ -293,12 +264,7 @@ def unreached(verdict: Verdict) -> str:
 
 
 def advice(report: Report, sync: str) -> list[str]:
-    """Return what helps against the problems of a report, a sentence each, without its full stop.
-
-    Args:
-        report: of the oracle, with problems.
-        sync: the command that uploads.
-    """
+    """Return what helps against the problems of a report, a sentence each, without its full stop."""
     files = list(report.files.values())
     late = any(file.hub_bytes < file.local_bytes and not file.differs for file in files)
     late = late or any(problem.partition(": ")[0] in report.attachments for problem in report.problems)

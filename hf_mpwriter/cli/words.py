@@ -44,11 +44,7 @@ TOKEN = ("the token is refused (401)", "the token may not do this (403)", "there
 
 
 def plain(reason: str) -> str:
-    """What a failure means, in a few words; the text itself, without the name of its type, if that is not known.
-
-    Args:
-        reason: text of an exception, as a verdict has it.
-    """
+    """What a failure means, in a few words; the text itself, without the name of its type, if that is not known."""
     for pattern, meaning in _MEANINGS:
         if (found := re.search(pattern, reason)) is not None:
             return found.expand(meaning)
@@ -56,13 +52,7 @@ def plain(reason: str) -> str:
 
 
 def cure(reason: str, hint: str = "", environ: Mapping[str, str] = os.environ) -> str:
-    """What helps against a failure, as a command or a short sentence; "" if only time does.
-
-    Args:
-        reason: text of an exception, as a verdict has it.
-        hint: of the verdict.
-        environ: the environment.
-    """
+    """What helps against a failure, as a command or a short sentence; "" if only time does."""
     meaning = plain(reason)
     if reason == OFFLINE:
         return "unset HF_HUB_OFFLINE"
@@ -75,11 +65,7 @@ def cure(reason: str, hint: str = "", environ: Mapping[str, str] = os.environ) -
 
 
 def sentence(helps: str) -> str:
-    """What helps, as it stands behind a full stop: `Run: hf auth login`, `Mend HF_TOKEN`.
-
-    Args:
-        helps: as `cure` has it, or the hint of a verdict.
-    """
+    """What helps, as it stands behind a full stop: `Run: hf auth login`, `Mend HF_TOKEN`."""
     return f"Run: {helps}" if helps.startswith(LOGIN) else helps[:1].upper() + helps[1:]
 
 
@@ -100,11 +86,7 @@ def ago(seconds: float) -> str:
 
 
 def examples(*lines: str) -> str:
-    """What stands at the end of a help text: commands as they are typed.
-
-    Args:
-        lines: the words after `hf-mpwriter`.
-    """
+    """What stands at the end of a help text: commands as they are typed."""
     return "\n".join(["\b", "Examples:", *(f"  hf-mpwriter {line}" for line in lines)])
 
 

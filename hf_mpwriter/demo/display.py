@@ -22,11 +22,7 @@ REFRESH_EVERY = 0.2  # seconds between two updates of the bars, which walk the r
 
 
 class Display:
-    """Shows events and progress.
-
-    Args:
-        stage: the processes to show; its ranks have started.
-    """
+    """Shows events and progress."""
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage

@@ -26,13 +26,9 @@ _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VE
 
 @dataclass(frozen=True)
 class Folder:
-    """The demo's folder.
+    """The demo's folder."""
 
-    Attributes:
-        root: absolute path.
-    """
-
-    root: str
+    root: str  # absolute path
 
     @property
     def run_dir(self) -> str:
@@ -63,11 +59,7 @@ class Folder:
         return os.path.join(self.root, "logs", f"rank_{rank}.log")
 
     def make(self) -> None:
-        """Make the folder, and in it what the other processes expect.
-
-        Raises:
-            FileExistsError: the folder is not empty.
-        """
+        """Make the folder, and in it what the other processes expect."""
         os.makedirs(self.root, exist_ok=True)
         if os.listdir(self.root):
             raise FileExistsError(f"{self.root} is not empty; give another directory.")
@@ -75,11 +67,7 @@ class Folder:
             os.makedirs(path if path == self.journals else os.path.dirname(path))
 
     def environment(self, endpoint: str) -> dict[str, str]:
-        """The user's environment without what concerns the real Hub.
-
-        Args:
-            endpoint: URL of the local Hub.
-        """
+        """The user's environment without what concerns the real Hub."""
         env = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING_FACE_"))}
         env |= {"HF_ENDPOINT": endpoint, "HF_HOME": os.path.join(self.root, "hf_home"), "HF_HUB_DISABLE_TELEMETRY": "1"}
         env |= {"XDG_CACHE_HOME": os.path.join(self.root, "cache"), "HF_MPWRITER_COMMITS_PER_HOUR": "100000"}

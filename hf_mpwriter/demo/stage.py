@@ -35,14 +35,7 @@ _FIRST_STEP = re.compile(r"begins at step (\d+)")
 
 
 class Rank:
-    """A rank, in all its lives.
-
-    Args:
-        place: the demo's folder.
-        rank: its number.
-        arguments: of `training`, after the folder.
-        env: environment of the demo's processes.
-    """
+    """A rank, in all its lives."""
 
     def __init__(self, place: Folder, rank: int, arguments: list[str], env: dict[str, str]) -> None:
         self.rank, self.log = rank, place.log(rank)
@@ -64,11 +57,7 @@ class Rank:
 
     @property
     def process(self) -> subprocess.Popen[bytes]:
-        """The latest process of this rank.
-
-        Raises:
-            RuntimeError: it was never started.
-        """
+        """The latest process of this rank."""
         if self._process is None:
             raise RuntimeError(f"rank {self.rank} was never started")
         return self._process
@@ -117,27 +106,15 @@ class Rank:
 
 
 class Stage:
-    """Hub, ranks and uploader. A context manager, which starts the Hub and the ranks and ends all.
-
-    Args:
-        place: the demo's folder.
-        steps: training steps of each rank.
-        pace: seconds between two steps.
-
-    Attributes:
-        hub: the local Hub.
-        ranks: by number.
-        env: environment of the demo's processes.
-        view: the progress of the run, from its spool.
-    """
+    """Hub, ranks and uploader. A context manager, which starts the Hub and the ranks and ends all."""
 
     def __init__(self, place: Folder, steps: int, pace: float) -> None:
         self.place, self.steps = place, steps
-        self.hub = LocalHub(place.hub)
+        self.hub = LocalHub(place.hub)  # the local Hub
         self._arguments = [str(steps), str(pace), str(os.getpid())]
-        self.env: dict[str, str] = {}
-        self.ranks: list[Rank] = []
-        self.view = Progress(spool_of(find(place.run_dir)))
+        self.env: dict[str, str] = {}  # environment of the demo's processes
+        self.ranks: list[Rank] = []  # by number
+        self.view = Progress(spool_of(find(place.run_dir)))  # the progress of the run, from its spool
 
     def __enter__(self) -> Self:
         """Start the Hub and the ranks."""

@@ -53,17 +53,7 @@ class DemoError(Exception):
 
 
 def run(directory: Path | None, seed: int, steps: int, *, stay: bool = False) -> int:
-    """Run the demo.
-
-    Args:
-        directory: where to put everything; None for a new directory.
-        seed: of the choice of the victim and of the moment.
-        steps: training steps of each rank, at least 2.
-        stay: keep the Hub and its pages open after the verdict, until Ctrl-C or SIGTERM.
-
-    Returns:
-        The exit code: 0 if nothing is missing, 130 after Ctrl-C or SIGTERM, else 1.
-    """
+    """Run the demo; the exit code: 0 if nothing is missing, 130 after Ctrl-C or SIGTERM, else 1."""
     if steps < 2:
         print("The demo needs at least 2 steps: it kills half-way.", file=sys.stderr)
         return 1
@@ -122,16 +112,7 @@ class _Scene:
         self.training_limit = START_LIMIT + 4 * stage.steps * max(PACE, SHORTEST / stage.steps)
 
     def until(self, condition: Callable[[], object], limit: float, what: str) -> None:
-        """Wait until a condition is true.
-
-        Args:
-            condition: is called often.
-            limit: seconds to wait at most.
-            what: the condition in words, for the message.
-
-        Raises:
-            DemoError: a rank failed, or the limit is exceeded.
-        """
+        """Wait until a condition is true."""
         end = time.monotonic() + limit
         while not condition():
             self._display.update()
@@ -146,11 +127,7 @@ class _Scene:
             time.sleep(POLL)
 
     def kill_both(self, victim: Rank, delay: float) -> int:
-        """Kill a rank while it trains, then the uploader while it pushes.
-
-        Returns:
-            The pid of that uploader.
-        """
+        """Kill a rank while it trains, then the uploader while it pushes; the pid of that uploader."""
         self.until(self._stage.uploader, START_LIMIT, "an uploader")
         before = victim.progress()[0]
         self.until(lambda: victim.progress()[0] > before, START_LIMIT, f"another step of rank {victim.rank}")
@@ -179,12 +156,7 @@ class _Scene:
         return False
 
     def resume(self, victim: Rank, dead: int) -> None:
-        """Start the rank again, and wait for a new uploader.
-
-        Args:
-            victim: the rank that was killed.
-            dead: pid of the uploader that was killed.
-        """
+        """Start the rank again, and wait for a new uploader."""
         lives = len(victim.first_steps())
         victim.start()
         self.until(lambda: len(victim.first_steps()) > lives, START_LIMIT, f"rank {victim.rank} to resume")

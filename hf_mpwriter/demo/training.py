@@ -87,12 +87,7 @@ class Network:
 
 
 class Log:
-    """A writer, and the journal of what it logged.
-
-    Args:
-        writer: of the run.
-        journal: of this process.
-    """
+    """A writer, and the journal of what it logged."""
 
     def __init__(self, writer: HFSummaryWriter, journal: Journal) -> None:
         self._writer, self._journal = writer, journal
@@ -123,15 +118,7 @@ def _mistakes(network: Network, images: Array, digits: Array) -> str:
 
 
 def train(place: Folder, rank: int, steps: int, pace: float, parent: int) -> None:
-    """Train from the checkpoint to the end, and wait until all is on the Hub.
-
-    Args:
-        place: the demo's folder.
-        rank: of this process.
-        steps: training steps in all.
-        pace: seconds between two steps.
-        parent: pid of the demo; the rank ends when its parent is another process.
-    """
+    """Train from the checkpoint to the end, and wait until all is on the Hub."""
     images, digits = load_digits(return_X_y=True)
     images = images / 16.0
     rate, network = LEARNING_RATES[rank], Network(np.random.default_rng(rank))

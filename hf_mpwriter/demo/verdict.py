@@ -38,11 +38,7 @@ DOWNLOAD_LIMIT = 40.0  # seconds for the download
 
 
 class CachedView:
-    """The oracle's view of the Hub, which asks once per commit. The oracle is called once for each rank.
-
-    Args:
-        hub: the repository of the run.
-    """
+    """The oracle's view of the Hub, which asks once per commit. The oracle is called once for each rank."""
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
@@ -62,25 +58,15 @@ class CachedView:
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the table, in the order of COLUMNS.
+    """One row of the table, in the order of COLUMNS."""
 
-    Attributes:
-        worker: name of the row.
-        processes: number of processes that logged.
-        logged: events in the local files.
-        on_hub: events in the Hub's copies.
-        size: bytes of the Hub's copies.
-        commits: number of commits that changed them.
-        lost: records of returned calls that are missing.
-    """
-
-    worker: str
-    processes: int
-    logged: int
-    on_hub: int
-    size: int
-    commits: int
-    lost: int
+    worker: str  # name of the row
+    processes: int  # number of processes that logged
+    logged: int  # events in the local files
+    on_hub: int  # events in the Hub's copies
+    size: int  # bytes of the Hub's copies
+    commits: int  # number of commits that changed them
+    lost: int  # records of returned calls that are missing
 
     def cells(self) -> list[str]:
         """The texts of the cells."""
@@ -138,11 +124,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def download(place: Folder, destination: Destination) -> list[str]:
-    """Download the run with the real client.
-
-    Returns:
-        What differs from the local event files, one sentence each.
-    """
+    """Download the run with the real client; what differs from the local event files, one sentence each."""
     command = [sys.executable, "-m", "huggingface_hub.cli.hf", "download", destination.repo_id]
     done = subprocess.run(
         [*command, "--local-dir", place.from_hub], capture_output=True, text=True, timeout=DOWNLOAD_LIMIT, check=False
@@ -182,14 +164,7 @@ def _command(name: str) -> str:
 
 
 def main(directory: str) -> int:
-    """Print the verdict.
-
-    Args:
-        directory: the demo's folder.
-
-    Returns:
-        The exit code.
-    """
+    """Print the verdict; the exit code."""
     place = Folder(directory)
     destination = spool_of(find(place.run_dir)).destination()
     if destination is None:

@@ -21,26 +21,14 @@ RETRY_LAST = 16.0  # seconds, the longest
 
 
 class Backlog:
-    """The records of one event file that wait.
-
-    Args:
-        limits: bounds the memory of all backlogs of a process.
-
-    Attributes:
-        items: the records.
-        size: bytes of them.
-        dropped: records that were given up.
-        retry_after: seconds between the last refusal and the next try, 0.0 while the disk accepts records.
-        retry_at: monotonic seconds of the next try.
-        error: why the disk refused last, "" while it accepts records.
-    """
+    """The records of one event file that wait."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self.items: deque[Item] = deque()
+        self.items: deque[Item] = deque()  # the records
         self.size = self.dropped = 0
         self.retry_after = self.retry_at = 0.0
-        self.error = ""
+        self.error = ""  # why the disk refused last, "" while it accepts records
 
     def add(self, item: Item) -> None:
         """Let a record wait."""
@@ -77,12 +65,7 @@ class Backlog:
         self.dropped += lost
 
     def refused(self, now: float, error: OSError) -> None:
-        """Plan the next try.
-
-        Args:
-            now: monotonic seconds.
-            error: what the disk said.
-        """
+        """Plan the next try."""
         self.error = error.strerror or str(error)
         self.retry_after = min(RETRY_LAST, 2 * self.retry_after or RETRY_FIRST)
         self.retry_at = now + self.retry_after

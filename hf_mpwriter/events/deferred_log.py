@@ -46,23 +46,14 @@ class Speaker(logging.StreamHandler[TextIO]):
 
 
 class DeferredLog:
-    """Collects messages for a logger.
-
-    Args:
-        name: of the logger.
-    """
+    """Collects messages for a logger."""
 
     def __init__(self, name: str) -> None:
         self._logger, self._speaker = logging.getLogger(name), Speaker()
         self._messages: deque[tuple[int, str, tuple[object, ...]]] = deque()
 
     def warning(self, text: str, *arguments: object) -> None:
-        """Log a warning, or collect it while this thread holds a lock of ours.
-
-        Args:
-            text: format of the message.
-            *arguments: of the format.
-        """
+        """Log a warning, or collect it while this thread holds a lock of ours."""
         self._messages.append((logging.WARNING, text, arguments))
         self.flush()
 

@@ -38,15 +38,7 @@ OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)  # of the process, of the syst
 
 
 class EventFile:
-    """The event files of one directory that this process writes.
-
-    Args:
-        home: gives the directory of the owner, records segments.
-        sub: directory relative to the home's, "" for that directory itself.
-        suffix: the user's filename_suffix.
-        limits: shared by the event files of a process.
-        clock: monotonic seconds.
-    """
+    """The event files of one directory that this process writes."""
 
     def __init__(
         self,
@@ -229,11 +221,9 @@ class EventFile:
     def purge(self, step: int, unless_since: float = math.inf) -> None:
         """Make TensorBoard hide what was logged until now in this directory at this step and later.
 
-        Args:
-            step: global step.
-            unless_since: unix time; no purge if the directory has an event file that was modified then or later. A
-                child that takes over the directory of an earlier one must not hide what that one logged in this
-                attempt.
+        `unless_since`: unix time; no purge if the directory has an event file that was modified then or later.
+        A child that takes over the directory of an earlier one must not hide what that one logged in this
+        attempt.
         """
         with self._lock:
             if self._series.current is None:
@@ -243,11 +233,7 @@ class EventFile:
             self.append(start)
 
     def pending_purge(self, directory: Place) -> int | None:
-        """The step of a purge that the next segment begins with, None if there is none.
-
-        Raises:
-            OSError: the directory cannot be read.
-        """
+        """The step of a purge that the next segment begins with, None if there is none."""
         with self._lock:
             purge = self._series.purge
         return purge.step if purge is not None and purge.is_pending(directory) else None

@@ -98,9 +98,6 @@ class ScalarEncoder:
 
     Between step and value, all records of a tag have the same bytes, so they are encoded once. A step below 2 ** 21
     (a varint of up to three bytes) is packed together with everything else in one call.
-
-    Args:
-        tag: as it goes into the file.
     """
 
     __slots__ = ("_header", "_middle", "_one", "_three", "_two")
@@ -117,16 +114,7 @@ class ScalarEncoder:
         self._header = [_header(size + length) for length in range(4)]  # by the length of the step
 
     def record(self, wall_time: float, step: int | None, value: float) -> bytes:
-        """One record, framed.
-
-        Args:
-            wall_time: unix time in seconds, not 0.0 (proto3 would leave it out).
-            step: global step; None and 0 are left out, as proto3 does.
-            value: stored as float32; infinite if it is too large.
-
-        Raises:
-            ValueError: the step does not fit into 64 bits.
-        """
+        """One record, framed."""
         try:
             if step is None or step <= 0 or step >= 0x200000:
                 return frame(self._payload(wall_time, step, value))
@@ -148,16 +136,7 @@ class ScalarEncoder:
 
 
 def summary_event(wall_time: float | None, step: int | None, summary: bytes) -> bytes:
-    """Payload of `Event(wall_time, step, summary)`.
-
-    Args:
-        wall_time: unix time in seconds, None for none.
-        step: global step, None for none.
-        summary: serialized.
-
-    Raises:
-        ValueError: the step does not fit into 64 bits.
-    """
+    """Payload of `Event(wall_time, step, summary)`."""
     when = b"" if not wall_time else b"\x09" + _DOUBLE.pack(wall_time)  # proto3 leaves out a zero
     return b"".join((when, _step_field(step), b"\x2a", varint(len(summary)), summary))
 
@@ -194,26 +173,16 @@ def step_of(payload: bytes) -> int | None:
 
 
 class WholeEnd(NamedTuple):
-    """Where the whole records of a file end.
+    """Where the whole records of a file end."""
 
-    Attributes:
-        offset: behind the last record that is complete and whose two checksums hold.
-        is_damaged: whether a checksum does not hold in what comes next. If not, it is nothing, or the beginning of a
-            record: ordinary after a kill, and while a writer writes.
-    """
-
-    offset: int
+    offset: int  # behind the last record that is complete and whose two checksums hold
+    # whether a checksum does not hold in what comes next. If not, it is nothing, or the beginning of a record:
+    # ordinary after a kill, and while a writer writes
     is_damaged: bool
 
 
 def ending(fd: int, start: int = 0, end: int | None = None) -> WholeEnd:
-    """Where the whole records end, and what comes next.
-
-    Args:
-        fd: an open event file.
-        start: the end of a record that is known to be whole; nothing before it is read.
-        end: offset at which to stop; None for the end of the file.
-    """
+    """Where the whole records end, and what comes next."""
     position = start
     while True:
         want = CHUNK if end is None else min(CHUNK, end - position)
@@ -297,12 +266,7 @@ def _whole_records(chunk: bytes) -> tuple[int, int]:
 
 
 def payloads(path: str | int, end: int | None = None) -> list[bytes]:
-    """The payloads of all whole records of a file.
-
-    Args:
-        path: of the file, or a descriptor of it, which is closed.
-        end: offset at which to stop; None for the end of the file.
-    """
+    """The payloads of all whole records of a file."""
     with open(path, "rb", opener=open_above) as file:
         data = file.read() if end is None else file.read(end)
     used, _ = _whole_records(data)

@@ -54,21 +54,10 @@ def last_step(
     hidden_from: int | None = None,
     only_scalars: bool = False,
 ) -> int | None:
-    """The step of the last record in a directory that no START hides.
+    """The step of the last record in a directory that no START hides; none if there is no such record.
 
-    Args:
-        directory: of one worker; directories below are others.
-        tag: of the record; None for any. Then step 0, which is also that of a record without one, counts only if there
-            is no other.
-        lengths: bytes up to the end of a whole record, per name, of files that this process writes.
-        hidden_from: step from which on all is hidden that is on disk now.
-        only_scalars: whether step 0 counts only for a scalar: a text or a figure is often logged without a step.
-
-    Returns:
-        None if there is no such record.
-
-    Raises:
-        OSError: a file cannot be read.
+    `tag`: of the record; None for any. Then step 0, which is also that of a record without one, counts only if
+    there is no other.
     """
     search, known = _Search(tag, hidden_from, only_scalars=only_scalars), lengths or {}
     if not search.is_over and any(search.mentions(fd) for _, fd in _files(directory)):
@@ -104,22 +93,12 @@ def _names(directory: Place) -> list[str]:
 
 
 class _Search:
-    """What was found so far, of files from the newest to the oldest.
-
-    Args:
-        tag: see `last_step`.
-        hidden_from: see `last_step`.
-        only_scalars: see `last_step`.
-
-    Attributes:
-        found: the answer.
-        stepless: the answer if nothing else is found.
-    """
+    """What was found so far, of files from the newest to the oldest."""
 
     def __init__(self, tag: str | None, hidden_from: int | None, *, only_scalars: bool) -> None:
         self._tag, self._hidden_from, self._only_scalars = tag, hidden_from, only_scalars
-        self.found: int | None = None
-        self.stepless: int | None = None
+        self.found: int | None = None  # the answer
+        self.stepless: int | None = None  # the answer if nothing else is found
         self._marks: tuple[bytes, ...] = (_START,)
         if tag is not None:
             name = tag.encode()
@@ -135,12 +114,7 @@ class _Search:
         return self._tag is None or _last_place(fd, os.fstat(fd).st_size, self._marks[:1]) is not None
 
     def read(self, fd: int, whole: int | None) -> None:
-        """Read a file backwards until the search is over.
-
-        Args:
-            fd: of the file.
-            whole: the end of a record in it, None if none is known.
-        """
+        """Read a file backwards until the search is over."""
         end, is_whole = (os.fstat(fd).st_size, False) if whole is None else (whole, True)
         stretch = FIRST_STRETCH
         while not self.is_over and end > 0 and (mention := self._last_mention(fd, end)) is not None:
@@ -199,17 +173,11 @@ def _last_place(fd: int, end: int, marks: tuple[bytes, ...]) -> int | None:
 
 @dataclass(frozen=True)
 class _Wanted:
-    """Which records matter.
+    """Which records matter."""
 
-    Attributes:
-        marks: bytes that a record that matters has.
-        any_step: whether all others that have a step matter as well.
-        hidden_from: those have a lower step than this.
-    """
-
-    marks: tuple[bytes, ...]
-    any_step: bool
-    hidden_from: int
+    marks: tuple[bytes, ...]  # bytes that a record that matters has
+    any_step: bool  # whether all others that have a step matter as well
+    hidden_from: int  # those have a lower step than this
 
     def next_mark(self, chunk: bytes, position: int) -> int:
         """The next place with a mark, the end of the chunk if there is none."""
@@ -230,35 +198,19 @@ class _Wanted:
 
 @dataclass
 class _Stretch:
-    """Whole records, one behind the other.
+    """Whole records, one behind the other."""
 
-    Attributes:
-        start: of the first one.
-        end: of the last one.
-        payloads: of those that may matter.
-        starts: of all.
-        is_torn: whether the next record reaches beyond what may be read.
-    """
-
-    start: int
-    end: int
-    payloads: list[bytes] = field(default_factory=list)
-    starts: list[int] = field(default_factory=list)
-    is_torn: bool = False
+    start: int  # of the first one
+    end: int  # of the last one
+    payloads: list[bytes] = field(default_factory=list)  # of those that may matter
+    starts: list[int] = field(default_factory=list)  # of all
+    is_torn: bool = False  # whether the next record reaches beyond what may be read
 
 
 def _stretch(fd: int, position: int, end: int, wanted: _Wanted, *, is_whole: bool) -> _Stretch | None:
     """The records from the one at a position, or an earlier one, to the end.
 
-    Args:
-        fd: of the file.
-        position: in the first record, or behind it.
-        end: of the last record.
-        wanted: which records matter.
-        is_whole: whether it is known that a record ends there.
-
-    Returns:
-        None if no whole records lead to the end.
+    None if no whole records lead to the end.
     """
     dead: set[int] = set()  # starts of records that lead elsewhere
     size = FIRST_WINDOW

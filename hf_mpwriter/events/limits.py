@@ -42,12 +42,7 @@ class Closeable(Protocol):
 
 
 class Limits:
-    """The shared limits of one process.
-
-    Args:
-        memory: bytes of records that may wait.
-        open_files: descriptors of files in sub directories.
-    """
+    """The shared limits of one process."""
 
     def __init__(self, memory: int = MEMORY_LIMIT, open_files: int = OPEN_FILES) -> None:
         self.memory = memory
@@ -59,15 +54,7 @@ class Limits:
         self._sub: dict[Closeable, None] = {}
 
     def has_room(self, backlog: object, size: int) -> bool:
-        """Note the size of a backlog.
-
-        Args:
-            backlog: identifies it.
-            size: bytes that wait in it.
-
-        Returns:
-            Whether all backlogs together are within the memory limit.
-        """
+        """Note the size of a backlog; whether all backlogs together are within the memory limit."""
         self._total += size - self._waiting.get(backlog, 0)
         self._waiting[backlog] = size
         self._until_recount -= 1
@@ -86,12 +73,7 @@ class Limits:
         return not self._waiting
 
     def opened(self, file: Closeable, *, is_main: bool) -> None:
-        """Note a descriptor that is open; beyond the limits, those that were opened first are closed.
-
-        Args:
-            file: has the descriptor.
-            is_main: whether its directory is the worker directory itself.
-        """
+        """Note a descriptor that is open; beyond the limits, those that were opened first are closed."""
         (self._main if is_main else self._sub)[file] = None
         self._rest(self._sub, len(self._sub) - self._open_files, file)
         excess = len(self._main) + len(self._sub) - descriptor_share()

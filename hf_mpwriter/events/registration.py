@@ -20,13 +20,9 @@ from hf_mpwriter.system.directory import Place
 
 
 class FileHome(Protocol):
-    """Where event files live, and where their segments are recorded. All methods may raise OSError.
+    """Where event files live, and where their segments are recorded. All methods may raise OSError."""
 
-    Attributes:
-        after: second; the names of segments lie behind it, 0 for any.
-    """
-
-    after: int
+    after: int  # second; the names of segments lie behind it, 0 for any
 
     @property
     def segment_min(self) -> int:
@@ -36,35 +32,20 @@ class FileHome(Protocol):
         """The directory of the owner."""
 
     def opened(self, path: Place) -> None:
-        """Record a segment that is about to be created.
-
-        Args:
-            path: where.
-        """
+        """Record a segment that is about to be created."""
 
     def sealed(self, path: Place, length: int) -> None:
-        """Record that a segment is complete.
-
-        Args:
-            path: where.
-            length: bytes; 0 if the segment was never created.
-        """
+        """Record that a segment is complete."""
 
 
 class Registration:
-    """The reports of one event file to its home.
-
-    Args:
-        home: receives them.
-
-    Attributes:
-        reserved: path that was reported as opened and is not created yet, None if there is none.
-        seals: (path, length) of segments that are complete and not reported yet.
-    """
+    """The reports of one event file to its home."""
 
     def __init__(self, home: FileHome) -> None:
         self._home = home
+        # path that was reported as opened and is not created yet, None if there is none
         self.reserved: Place | None = None
+        # (path, length) of segments that are complete and not reported yet
         self.seals: deque[tuple[Place, int]] = deque()
 
     def directory(self) -> Place:
@@ -72,11 +53,7 @@ class Registration:
         return self._home.directory()
 
     def reserve(self, path: Place) -> None:
-        """Report a segment before it is created.
-
-        Raises:
-            OSError: the home refuses; the segment must not be created.
-        """
+        """Report a segment before it is created."""
         self._home.opened(path)
         self.reserved = path
 
@@ -98,14 +75,7 @@ class Registration:
                 self.seals.popleft()
 
     def repeat(self, path: Place | None) -> None:
-        """Report to a home that starts anew which segment is open.
-
-        Args:
-            path: of the segment, None if there is none.
-
-        Raises:
-            OSError: the home refuses.
-        """
+        """Report to a home that starts anew which segment is open."""
         self.reserved = None
         if path is not None:
             self._home.opened(path)

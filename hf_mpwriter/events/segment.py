@@ -37,25 +37,7 @@ MOST_SKIPS = 63  # syncs in a row that are not tried, of a disk that refuses all
 
 
 class Segment:
-    """One open event file.
-
-    Args:
-        path: of the file, which must not exist.
-        head: its first records, framed.
-        limit: bytes at which it is full.
-        log: takes warnings.
-
-    Attributes:
-        path: of the file.
-        fd: its descriptor, below 0 while it rests.
-        limit: bytes at which it is full; 0 once it is sealed.
-        committed: where the last whole record ends, and that record: one assignment, so that an exception of a
-            signal handler never comes between the two.
-        under_way: the record whose write has begun and is not counted yet.
-
-    Raises:
-        OSError: the disk refuses; there is no file then.
-    """
+    """One open event file."""
 
     __slots__ = (
         "_blurred",
@@ -75,10 +57,10 @@ class Segment:
     )
 
     def __init__(self, path: Place, head: bytes, limit: int, log: DeferredLog) -> None:
-        self.path = path
-        self.limit = limit
+        self.path = path  # of the file, which must not exist
+        self.limit = limit  # bytes at which it is full
         self._log = log
-        self.fd = path.open(_CREATE, _FILE_MODE)
+        self.fd = path.open(_CREATE, _FILE_MODE)  # its descriptor, below 0 while it rests
         try:
             disk.write_all(self.fd, head)
             self._inode = identity(os.fstat(self.fd))
@@ -86,8 +68,10 @@ class Segment:
             os.close(self.fd)
             path.unlink()
             raise
+        # where the last whole record ends, and that record: one assignment, so that an exception of a signal
+        # handler never comes between the two
         self.committed = (len(head), NOTHING)
-        self.under_way: Item | None = None
+        self.under_way: Item | None = None  # the record whose write has begun and is not counted yet
         self._synced, self._name_synced = 0, False  # bytes that survive a power cut, and whether the name does
         self._refusals = 0  # syncs in a row that have failed, or are under way
         self._skips = 0  # syncs that are not tried

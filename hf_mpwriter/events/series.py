@@ -38,24 +38,13 @@ VERSION_SIZE = len(framing.frame(framing.version_event(1.0)))  # bytes of the fi
 
 
 class Purge(NamedTuple):
-    """What TensorBoard is to hide.
+    """What TensorBoard is to hide."""
 
-    Attributes:
-        step: global step; what was logged at this step and later.
-        unless_since: unix time; no purge if the directory has an event file that was modified then or later.
-    """
-
-    step: int
-    unless_since: float
+    step: int  # global step; what was logged at this step and later
+    unless_since: float  # unix time; no purge if the directory has an event file that was modified then or later
 
     def head(self, directory: Place, names: list[str], now: float) -> bytes:
-        """The framed START records, b"" if they are not wanted.
-
-        Args:
-            directory: of the new segment.
-            names: in the directory.
-            now: unix time.
-        """
+        """The framed START records, b"" if they are not wanted."""
         if not self.is_wanted(directory, names):
             return b""
         return 2 * framing.frame(framing.session_start_event(now, self.step))
@@ -74,22 +63,7 @@ class Purge(NamedTuple):
 
 
 class SegmentSeries:
-    """The segments of one event file. Its methods are called while the event file is locked.
-
-    Args:
-        home: gives the directory of the owner, records segments.
-        sub: directory relative to the home's.
-        suffix: the user's filename_suffix.
-        log: takes warnings.
-
-        clock: monotonic seconds.
-
-    Attributes:
-        current: the segment to append to, None before the first record and after a seal.
-        path: of the last segment, None before the first.
-        purge: what the next segment is to hide.
-        damaged: bytes that were written to each file that holds less now.
-    """
+    """The segments of one event file. Its methods are called while the event file is locked."""
 
     def __init__(
         self, home: FileHome, sub: str, suffix: str, log: DeferredLog, clock: Callable[[], float] = time.monotonic
@@ -132,11 +106,7 @@ class SegmentSeries:
         return self.current or self.open()
 
     def open(self) -> Segment:
-        """Open the next segment.
-
-        Raises:
-            OSError: the disk refuses, or the home; there is no file then.
-        """
+        """Open the next segment."""
         directory = self.registration.directory() / self._sub
         self.registration.report_seals()
         disk.make_dirs(directory, 0o777, durable=False)
@@ -175,11 +145,7 @@ class SegmentSeries:
     def write(self, item: Item) -> bool:
         """Write a record to the current segment, or to the next one where the file may not grow so far.
 
-        Returns:
-            False if no file can hold the record.
-
-        Raises:
-            OSError: the disk refuses.
+        False if no file can hold the record.
         """
         while not self._append(segment := self.writable(), item):
             if segment.is_empty or VERSION_SIZE + len(item[0]) > limits.largest_file():
@@ -215,12 +181,7 @@ class SegmentSeries:
             )
 
     def seal(self, segment: Segment, readable: int | None = None) -> None:
-        """Write no more to the segment; the next record opens another one.
-
-        Args:
-            segment: the current one.
-            readable: bytes of whole records if they are not what was written.
-        """
+        """Write no more to the segment; the next record opens another one."""
         self.current = None
         segment.limit = 0
         end = segment.end  # from here on nothing makes it longer, a signal handler included
@@ -234,11 +195,7 @@ class SegmentSeries:
         self.registration.report_seals()
 
     def seal_older(self, opened_before: float) -> None:
-        """Seal the current segment if records are in it and it was opened before then; the next `sync` syncs it.
-
-        Args:
-            opened_before: monotonic seconds.
-        """
+        """Seal the current segment if records are in it and it was opened before then; the next `sync` syncs it."""
         segment = self.current
         if segment is None or segment.is_empty or segment.under_way is not None or self._opened_at >= opened_before:
             return
@@ -293,12 +250,7 @@ class SegmentSeries:
 
 
 def sync_together(series: Iterable[SegmentSeries], run: Place) -> None:
-    """Sync the whole filesystem where many segments lack that: a sync of each takes a second for a thousand of them.
-
-    Args:
-        series: with the segments.
-        run: the run directory, held since before they were written: then an error of the disk is not missed.
-    """
+    """Sync the whole filesystem where many segments lack that: a sync of each takes a second for a thousand of them."""
     try:
         device = os.fstat(run.directory.fd).st_dev
     except OSError:  # it was removed

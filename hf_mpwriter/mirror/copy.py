@@ -45,14 +45,7 @@ Tell = Callable[[Message], object]
 
 
 def main(parent: int, record: int, run_fd: int, lock: int) -> NoReturn:
-    """Entry point of the process; the descriptors are inherited. The timer is set already.
-
-    Args:
-        parent: process id of the mirror.
-        record: descriptor of the job.
-        run_fd: of the run directory.
-        lock: descriptor that holds the copy lock; it is closed when this process ends.
-    """
+    """Entry point of the process; the descriptors are inherited. The timer is set already."""
     fill_standard()
     die_with_parent(parent)
     os.set_inheritable(lock, False)
@@ -76,13 +69,7 @@ def main(parent: int, record: int, run_fd: int, lock: int) -> NoReturn:
 
 
 def do(job: CopyJob, run: Directory, tell: Tell) -> None:
-    """Do a job.
-
-    Args:
-        job: what to do.
-        run: the run directory.
-        tell: takes what becomes of it.
-    """
+    """Do a job."""
     try:
         target = open_target(job.to, job.mark, job.way, job.mount)
         if job.only_compare:
@@ -99,26 +86,12 @@ def do(job: CopyJob, run: Directory, tell: Tell) -> None:
 
 
 def open_target(to: str, mark: str, way: str, mount: Mount | None) -> Target:
-    """The target of a logdir.
-
-    Args:
-        to: an absolute path, or a URL.
-        mark: what begins the temporary names of this mirror.
-        way: how files get there, "" if it has to be found out.
-        mount: on which a path has to be, None for any.
-    """
+    """The target of a logdir."""
     return RemoteTarget(to) if is_url(to) else PosixTarget(to, mark, way, mount)
 
 
 class _Bringing:
-    """One pass over the files of a job.
-
-    Args:
-        job: what to do.
-        run: the run directory.
-        target: the logdir.
-        tell: takes what becomes of it.
-    """
+    """One pass over the files of a job."""
 
     def __init__(self, job: CopyJob, run: Directory, target: Target, tell: Tell) -> None:
         self._job, self._run, self._target, self._tell = job, run, target, tell

@@ -42,23 +42,14 @@ class MirrorAction(enum.Enum):
 
 @dataclass(frozen=True)
 class MirrorSituation:
-    """All that `decide` may know; no copy of this mirror runs.
+    """All that `decide` may know; no copy of this mirror runs."""
 
-    Attributes:
-        living: members that live.
-        abandoned_for: seconds since a member was last seen alive, or a file has arrived.
-        may_try: whether a copy may start now.
-        is_due: whether something may be new.
-        waiting: files that wait, as of the last scan.
-        is_ending: whether SIGTERM asks for the end.
-    """
-
-    living: int
-    abandoned_for: float
-    may_try: bool
-    is_due: bool
-    waiting: int
-    is_ending: bool
+    living: int  # members that live
+    abandoned_for: float  # seconds since a member was last seen alive, or a file has arrived
+    may_try: bool  # whether a copy may start now
+    is_due: bool  # whether something may be new
+    waiting: int  # files that wait, as of the last scan
+    is_ending: bool  # whether SIGTERM asks for the end
 
 
 def decide(s: MirrorSituation) -> MirrorAction:
@@ -75,42 +66,25 @@ def decide(s: MirrorSituation) -> MirrorAction:
 
 
 def pause(failures: int, rng: random.Random, *, is_refused: bool) -> float:
-    """Seconds until the next copy: full jitter under a ceiling that doubles.
-
-    Args:
-        failures: in a row.
-        rng: source of the jitter.
-        is_refused: whether a person has to do something before it can succeed; then half of the ceiling at least.
-    """
+    """Seconds until the next copy: full jitter under a ceiling that doubles."""
     first, longest = (REFUSED_PAUSE, LONGEST_REFUSED_PAUSE) if is_refused else (FIRST_PAUSE, LONGEST_PAUSE)
     ceiling = min(longest, first * 2.0 ** min(failures - 1, 20))
     return max(SHORTEST_PAUSE, rng.uniform(ceiling / 2 if is_refused else 0.0, ceiling))
 
 
 class Tries:
-    """When the next copy may start, and which files are in it.
-
-    Args:
-        clock: monotonic seconds.
-        rng: source of the jitter.
-
-    Attributes:
-        behind: writers whose files have failed in the last copies; they come last.
-    """
+    """When the next copy may start, and which files are in it."""
 
     def __init__(self, clock: Callable[[], float], rng: random.Random) -> None:
         self._clock, self._rng = clock, rng
         self._next = self._last = 0.0
+        # writers whose files have failed in the last copies; they come last
         self.behind: frozenset[tuple[str, str]] = frozenset()
         self._held: set[str] = set()
         self._rounds, self._held_until = 0, 0.0
 
     def may_start(self, writers: Iterable[tuple[str, str]]) -> bool:
-        """Whether a copy may start now.
-
-        Args:
-            writers: whose files wait.
-        """
+        """Whether a copy may start now."""
         now = self._clock()
         if now >= self._next:
             return True

@@ -38,18 +38,7 @@ class CopyLivesError(OSError):
 
 
 class CopyHandle:
-    """A copy, seen from the process that has started it.
-
-    Args:
-        spool: of the run directory.
-        job: that it has to do.
-        seconds: after which it has to be over; by default what `limit` says.
-        late: copies that took longer than their limit, in a row.
-
-    Raises:
-        CopyLivesError: another copy lives.
-        OSError: the process cannot be started, or it cannot be told where it may write.
-    """
+    """A copy, seen from the process that has started it."""
 
     def __init__(self, spool: Spool, job: CopyJob, seconds: float | None = None, late: int = 0) -> None:
         self._limit = limit(job, late) if seconds is None else seconds

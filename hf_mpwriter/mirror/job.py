@@ -34,15 +34,10 @@ JOB_BYTES = 256 << 20  # bytes in one job; a single file may have more
 
 @dataclass(frozen=True)
 class Item:
-    """A file that is to be in the logdir.
+    """A file that is to be in the logdir."""
 
-    Attributes:
-        path: relative to the run directory.
-        length: bytes.
-    """
-
-    path: str
-    length: int
+    path: str  # relative to the run directory
+    length: int  # bytes
 
     def __post_init__(self) -> None:
         if not is_run_path(self.path) or self.length < 0:
@@ -51,27 +46,16 @@ class Item:
 
 @dataclass(frozen=True)
 class CopyJob:
-    """What a copy has to know.
+    """What a copy has to know."""
 
-    Attributes:
-        run_dir: absolute path.
-        to: the logdir: an absolute path, or a URL.
-        mark: what begins the temporary names of this mirror, and of no other.
-        items: in an order of which any prefix may be there without the rest.
-        way: "rename", "in place", or "" if it has to be found out.
-        only_compare: whether nothing is written.
-        only_lengths: of a comparison, whether contents are left out.
-        mount: on which the logdir has to be, None for any.
-    """
-
-    run_dir: str
-    to: str
-    mark: str
-    items: tuple[Item, ...]
-    way: str = ""
-    only_compare: bool = False
-    only_lengths: bool = True
-    mount: Mount | None = None
+    run_dir: str  # absolute path
+    to: str  # the logdir: an absolute path, or a URL
+    mark: str  # what begins the temporary names of this mirror, and of no other
+    items: tuple[Item, ...]  # in an order of which any prefix may be there without the rest
+    way: str = ""  # "rename", "in place", or "" if it has to be found out
+    only_compare: bool = False  # whether nothing is written
+    only_lengths: bool = True  # of a comparison, whether contents are left out
+    mount: Mount | None = None  # on which the logdir has to be, None for any
 
 
 @dataclass(frozen=True)
@@ -114,21 +98,13 @@ class Withheld:
 
 @dataclass(frozen=True)
 class Failure:
-    """The copy has failed.
+    """The copy has failed."""
 
-    Attributes:
-        reason: for people.
-        is_refused: whether it will fail again for the same reason: no permission, no space, no such bucket.
-        is_gone: whether what was mounted is not there any more: what it held has to be compared anew.
-        is_late: whether it took longer than its limit.
-        is_of_files: whether only files have failed, and those of other writers are worth a try.
-    """
-
-    reason: str
-    is_refused: bool
-    is_gone: bool = False
-    is_late: bool = False
-    is_of_files: bool = False
+    reason: str  # for people
+    is_refused: bool  # whether it will fail again for the same reason: no permission, no space, no such bucket
+    is_gone: bool = False  # whether what was mounted is not there any more: what it held has to be compared anew
+    is_late: bool = False  # whether it took longer than its limit
+    is_of_files: bool = False  # whether only files have failed, and those of other writers are worth a try
 
 
 @dataclass(frozen=True)
@@ -141,12 +117,7 @@ _KINDS: tuple[type[Message], ...] = typing.get_args(Message)
 
 
 def limit(job: CopyJob, late: int = 0) -> float:
-    """Seconds after which a copy is given up.
-
-    Args:
-        job: that it has to do.
-        late: copies that took longer than that, in a row. Each one doubles it.
-    """
+    """Seconds after which a copy is given up."""
     first = LIMIT_BASE + sum(item.length for item in job.items) / LIMIT_RATE
     return max(first, min(LIMIT_LONGEST, first * 2.0 ** min(late, 20)))
 
@@ -162,12 +133,8 @@ def bounded(items: list[Item]) -> tuple[Item, ...]:
 
 
 def turned(items: list[Item], failures: int, behind: Collection[tuple[str, str]] = ()) -> list[Item]:
-    """The items with those of other writers first after failures: a file that cannot be brought holds up only its own.
-
-    Args:
-        items: what waits; those of one writer stay in their order.
-        failures: of copies, in a row.
-        behind: writers whose files have failed; they come last.
+    """The items with those of other writers first after failures: a file that cannot be brought holds up only its
+    own.
     """
     writers = list(dict.fromkeys(writer_of(item.path) for item in items))
     start = failures % max(1, len(writers))

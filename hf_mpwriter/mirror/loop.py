@@ -57,15 +57,7 @@ STUCK = "a process that copies hangs in it, and cannot be killed; no other one s
 
 
 class Mirror:
-    """The holder of the mirror lock.
-
-    Args:
-        spool: of the run directory.
-        to: the logdir.
-        lock: descriptor that holds the mirror lock.
-        clock: monotonic seconds.
-        rng: source of the jitter.
-    """
+    """The holder of the mirror lock."""
 
     def __init__(self, spool: Spool, to: str, lock: int, clock: Callable[[], float], rng: random.Random) -> None:
         self._spool, self._to, self._lock, self._clock, self._rng = spool, to, lock, clock, rng

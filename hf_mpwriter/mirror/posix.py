@@ -35,40 +35,19 @@ _PATH_ONLY = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY
 
 
 def mark_of(host: str, run_dir: str) -> str:
-    """What begins the temporary names of the mirrors of a run directory.
-
-    Args:
-        host: id of the host on which it is.
-        run_dir: absolute path.
-    """
+    """What begins the temporary names of the mirrors of a run directory."""
     return f"{MARK}-{hashlib.sha256(os.fsencode(f'{host}/{run_dir}')).hexdigest()[:8]}"
 
 
 class PosixTarget:
-    """A directory of a mounted filesystem, see `Target`. It is opened at the first use, and not again.
-
-    Args:
-        to: absolute path.
-        mark: what begins the temporary names of this mirror.
-        way: how files get there, "" if it has to be found out.
-        mount: on which the directory has to be, None for any.
-    """
+    """A directory of a mounted filesystem, see `Target`. It is opened at the first use, and not again."""
 
     def __init__(self, to: str, mark: str, way: str, mount: Mount | None = None) -> None:
         self._to, self._mark, self.way, self._mount = to, mark, way, mount
         self._fd = -1
 
     def _root(self, *, make: bool = False, mode: int = 0o755) -> int:
-        """The descriptor of the directory.
-
-        Args:
-            make: whether it is made, with its parents, if it is not there.
-            mode: of what is made.
-
-        Raises:
-            FileNotFoundError: it is not there.
-            UnmountedError: it is on another mount.
-        """
+        """The descriptor of the directory."""
         if self._fd < 0:
             path, missing = self._to, list[str]()
             while (fd := _opened(path)) < 0:
@@ -78,14 +57,7 @@ class PosixTarget:
         return self._fd
 
     def _below(self, fd: int, names: list[str], mode: int, *, is_whole: bool) -> int:
-        """The directory of these names below a descriptor, which is closed; they are made.
-
-        Args:
-            fd: of the nearest directory that is there.
-            names: of those that are missing.
-            mode: of these.
-            is_whole: whether that is the logdir; else there is none.
-        """
+        """The directory of these names below a descriptor, which is closed; they are made."""
         try:
             self._check(fd)  # before anything is made
             for name in names:

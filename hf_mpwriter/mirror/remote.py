@@ -20,11 +20,7 @@ PIPED = 16 << 20  # bytes up to which a file goes in one piece
 
 
 class RemoteTarget:
-    """A place that fsspec knows by its URL, see `Target`.
-
-    Raises:
-        ImportError, ValueError: no filesystem for it is installed.
-    """
+    """A place that fsspec knows by its URL, see `Target`."""
 
     way = ""
 

@@ -24,13 +24,7 @@ from hf_mpwriter.system.directory import Directory, Place
 
 
 class MirrorScan(EventFileScan):
-    """Scans the files that go to the logdir.
-
-    Args:
-        run: the run directory.
-        known: see `EventFileScan`.
-        changed: called with the path of an embedding that is another one than at the last scan.
-    """
+    """Scans the files that go to the logdir."""
 
     def __init__(self, run: Directory, known: Callable[[str], int], changed: Callable[[str], object]) -> None:
         super().__init__(run, known)
@@ -57,11 +51,7 @@ class MirrorScan(EventFileScan):
         return list(found.values())
 
     def settled(self, now: float) -> set[str]:
-        """The files that may go now, and are not ours: those that have not changed for a while, and embeddings.
-
-        Args:
-            now: unix time.
-        """
+        """The files that may go now, and are not ours: those that have not changed for a while, and embeddings."""
         return super().settled(now) | self._embedded.keys()
 
 

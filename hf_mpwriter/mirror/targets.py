@@ -59,16 +59,7 @@ class UnreadableError(OSError):
 
 
 class CopySource:
-    """The beginning of a file of the run directory.
-
-    Args:
-        run: the run directory.
-        item: the file, and how much of it.
-
-    Raises:
-        FileNotFoundError: it is not there any more.
-        UnreadableError: it cannot be read.
-    """
+    """The beginning of a file of the run directory."""
 
     def __init__(self, run: Directory, item: Item) -> None:
         self.path, self.length = item.path, item.length
@@ -110,23 +101,15 @@ class CopySource:
 
 
 class Target(Protocol):
-    """A logdir.
+    """A logdir."""
 
-    Attributes:
-        way: how files get there; "" if that is not known, or there is one way only.
-    """
-
-    way: str
+    way: str  # how files get there; "" if that is not known, or there is one way only
 
     def length(self, path: str) -> int | None:
         """Bytes of a file, None if there is none; directories are listed once."""
 
     def files(self, each: Each = map) -> dict[str, int]:
-        """Bytes of all files, per path relative to the logdir; nothing of a spool, and of no link.
-
-        Args:
-            each: calls a function with many arguments, at once where it can.
-        """
+        """Bytes of all files, per path relative to the logdir; nothing of a spool, and of no link."""
 
     def of_this_thread(self) -> Target:
         """A target of the same logdir that this thread may use while others use theirs."""
@@ -142,15 +125,7 @@ class Target(Protocol):
 
 
 def bring(target: Target, source: CopySource) -> bool:
-    """Have a file in the logdir.
-
-    Returns:
-        Whether it was written, and not there before.
-
-    Raises:
-        ConflictError: something else is in its place.
-        OSError, Exception: it cannot be written.
-    """
+    """Have a file in the logdir; whether it was written, and not there before."""
     there = target.length(source.path)
     if there == source.length and (not is_embedding(source.path) or source.begins_with(target.pieces(source.path))):
         return False

@@ -75,12 +75,7 @@ def temporary_name(path: str, remote: Remote) -> str:
 
 
 def remove_temporaries(spool: Spool, kept: Collection[str]) -> None:
-    """Remove what interrupted pulls have left.
-
-    Args:
-        spool: of the run directory.
-        kept: names of those that another pull goes on with.
-    """
+    """Remove what interrupted pulls have left."""
     directory, found = spool.directory / PULLING, set[str]()
     with contextlib.suppress(OSError):
         found.update(directory.names())
@@ -100,27 +95,13 @@ def feed_from(hasher: Hasher, fd: int, end: int) -> None:
 
 
 class Persistence:
-    """Waits between requests that bring nothing.
-
-    Args:
-        longest: seconds; a Hub that wishes a longer wait is not asked again.
-        sleep: waits so many seconds.
-    """
+    """Waits between requests that bring nothing."""
 
     def __init__(self, longest: float = math.inf, sleep: Callable[[float], object] = time.sleep) -> None:
         self._longest, self.sleep = longest, sleep
 
     def wait(self, error: Exception, failures: int, tries: int = TRIES) -> None:
-        """Wait before the next try.
-
-        Args:
-            error: of the last one.
-            failures: tries in a row that brought nothing, the last one included.
-            tries: as many of these are enough.
-
-        Raises:
-            Exception: the same error, if another try is not worth while.
-        """
+        """Wait before the next try."""
         verdict = classify(error)
         wished = getattr(verdict, "after", None) or 0.0
         if isinstance(verdict, (Refused, Split)) or failures >= tries or wished > self._longest:
@@ -139,15 +120,7 @@ class Persistence:
 
 
 class Fetcher:
-    """Brings files of one commit.
-
-    Args:
-        hub: the destination of the run.
-        commit: at which all files are read.
-        spool: of the run directory.
-        persistence: with the Hub.
-        came: called with the bytes of a file that are here, again and again.
-    """
+    """Brings files of one commit."""
 
     def __init__(
         self, hub: Hub, commit: str, spool: Spool, persistence: Persistence, came: Callable[[int], object]
@@ -155,18 +128,7 @@ class Fetcher:
         self._hub, self._commit, self._spool, self._persistence, self._came = hub, commit, spool, persistence, came
 
     def fetch(self, path: str, remote: Remote) -> None:
-        """Bring one file.
-
-        Args:
-            path: of the run directory; no file, or one that may be a beginning of the Hub's.
-            remote: the Hub's copy.
-
-        Raises:
-            CorruptError: what comes does not have the digest that the Hub tells.
-            DifferingError: the local file is no beginning of the Hub's, or is not a regular file.
-            OSError: the disk refuses.
-            Exception: any of the client; `classify` knows what it means.
-        """
+        """Bring one file."""
         place = self._spool.run / path
         temporary = self._spool.directory / PULLING / temporary_name(path, remote)
         disk.make_dirs(temporary.parent, durable=False)
@@ -229,11 +191,7 @@ class Fetcher:
 
 
 def _open_local(place: Place) -> int | None:
-    """The file at a place, None if there is none.
-
-    Raises:
-        DifferingError: it is no regular file.
-    """
+    """The file at a place, None if there is none."""
     try:
         return disk.open_beneath(place)
     except FileNotFoundError:

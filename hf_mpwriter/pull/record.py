@@ -20,13 +20,9 @@ from hf_mpwriter.system import disk
 
 @dataclass
 class PulledFiles:
-    """What was pulled into a run directory.
+    """What was pulled into a run directory."""
 
-    Attributes:
-        files: bytes that came from the Hub, per path.
-    """
-
-    files: dict[str, int] = field(default_factory=dict)
+    files: dict[str, int] = field(default_factory=dict)  # bytes that came from the Hub, per path
 
     def __post_init__(self) -> None:
         if not all(is_run_path(path) and length >= 0 for path, length in self.files.items()):
@@ -42,11 +38,7 @@ def pulled_files(spool: Spool) -> dict[str, int]:
 
 
 def add_pulled(spool: Spool, files: dict[str, int]) -> None:
-    """Add what was pulled.
-
-    Raises:
-        OSError: the disk refuses.
-    """
+    """Add what was pulled."""
     if files:
         record = PulledFiles(pulled_files(spool) | files)
         disk.replace(spool.directory / "pulled.json", state.dump(record), "pull.record")

@@ -58,23 +58,14 @@ IN_USE = "a worker that lives writes beside it; pull before training starts"
 
 @dataclass
 class Pulled:
-    """What a pull has found and done.
+    """What a pull has found and done."""
 
-    Attributes:
-        commit: of the Hub, "" if there is no such repository or branch.
-        sizes: bytes on the Hub, per path that was asked for.
-        fetched: bytes that came, per path.
-        left: the reason, per path that could not be had.
-        workers: of which the Hub has files, whether they were asked for or not.
-        beside: names of the other runs there, where it has nothing of this one.
-    """
-
-    commit: str = ""
-    sizes: dict[str, int] = field(default_factory=dict)
-    fetched: dict[str, int] = field(default_factory=dict)
-    left: dict[str, str] = field(default_factory=dict)
-    workers: list[str] = field(default_factory=list)
-    beside: list[str] = field(default_factory=list)
+    commit: str = ""  # of the Hub, "" if there is no such repository or branch
+    sizes: dict[str, int] = field(default_factory=dict)  # bytes on the Hub, per path that was asked for
+    fetched: dict[str, int] = field(default_factory=dict)  # bytes that came, per path
+    left: dict[str, str] = field(default_factory=dict)  # the reason, per path that could not be had
+    workers: list[str] = field(default_factory=list)  # of which the Hub has files, whether they were asked for or not
+    beside: list[str] = field(default_factory=list)  # names of the other runs there, where it has nothing of this one
 
 
 def everything(_: str) -> bool:
@@ -91,21 +82,7 @@ def pull(
     progress: Callable[[int, int], object] = lambda *_: None,
     persistence: Persistence | None = None,
 ) -> Pulled:
-    """Bring a run back from the Hub.
-
-    Args:
-        spool: of the run directory. It is created, with the destination, once the Hub has something.
-        destination: of the run.
-        hub: the same, with the full name of the repository.
-        wanted: whether to pull the files of a worker, by its name: "main", "rank_00003"; see `names.worker_of`.
-        progress: called with all bytes, and with those that are not here yet.
-        persistence: with a Hub that does not answer.
-
-    Raises:
-        HfMpWriterError: the run directory cannot be used, or belongs to another destination.
-        OSError: the disk refuses.
-        Exception: any of the client; `classify` knows what it means.
-    """
+    """Bring a run back from the Hub."""
     report, persistence = Pulled(), persistence or Persistence()
     head = persistence.ask(hub.head)
     if head is None:
@@ -153,16 +130,7 @@ def _locked(spool: Spool, sleep: Callable[[float], object]) -> Iterator[None]:
 
 
 class _Pull:
-    """One pull, under the lock.
-
-    Args:
-        spool: of the run directory.
-        hub: the destination of the run.
-        report: takes what is found and done.
-        tree: what the Hub has.
-        progress: see `pull`.
-        persistence: see `pull`.
-    """
+    """One pull, under the lock."""
 
     def __init__(
         self,

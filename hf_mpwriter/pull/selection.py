@@ -34,24 +34,14 @@ _TASK = re.compile(r"task_(\d{5,})(?!\d)")
 
 @dataclass(frozen=True)
 class Selection:
-    """The workers whose files are pulled.
+    """The workers whose files are pulled."""
 
-    Attributes:
-        ranks: of this process, or of this node.
-        world: ranks from here on belong to rank 0; None if that is not known.
-        task: of an array, None outside of one.
-    """
-
-    ranks: range = range(sys.maxsize)
-    world: int | None = None
-    task: int | None = None
+    ranks: range = range(sys.maxsize)  # of this process, or of this node
+    world: int | None = None  # ranks from here on belong to rank 0; None if that is not known
+    task: int | None = None  # of an array, None outside of one
 
     def __call__(self, worker: str) -> bool:
-        """Whether the files of a worker are pulled.
-
-        Args:
-            worker: name, as `names.worker_of` gives it.
-        """
+        """Whether the files of a worker are pulled."""
         if self.task is not None and (task := _TASK.match(worker)) and int(task[1]) != self.task:
             return False
         match = _RANK.search(worker)
@@ -60,12 +50,7 @@ class Selection:
 
 
 def selection_of(environ: Mapping[str, str], command: Sequence[str]) -> Selection:
-    """Whose files a program needs.
-
-    Args:
-        environ: of the program.
-        command: its arguments.
-    """
+    """Whose files a program needs."""
     task = array_task(environ)
     if (rank := _own_rank(environ)) is not None and not _starts_ranks(command):
         return Selection(range(rank, rank + 1), world_size_of(environ), task)

@@ -24,36 +24,22 @@ TIMEOUT = 5.0  # seconds of a request
 
 @dataclass(frozen=True)
 class HubReply:
-    """What the Hub has answered.
+    """What the Hub has answered."""
 
-    Attributes:
-        status: of HTTP.
-        fields: of the JSON object in it, {} if it is none.
-        date: unix time by the clock of the Hub, None if it does not say.
-    """
-
-    status: int
-    fields: dict[str, Any]
-    date: float | None
+    status: int  # of HTTP
+    fields: dict[str, Any]  # of the JSON object in it, {} if it is none
+    date: float | None  # unix time by the clock of the Hub, None if it does not say
 
 
 class Account:
-    """The account of the token in the environment.
-
-    Args:
-        endpoint: URL of the Hub.
-    """
+    """The account of the token in the environment."""
 
     def __init__(self, endpoint: str) -> None:
         Transport(is_impatient=True)
         self._endpoint = endpoint
 
     def whoami(self) -> HubReply:
-        """Whose token it is, and what it may do.
-
-        Raises:
-            Exception: any of the client; `classify` knows what it means.
-        """
+        """Whose token it is, and what it may do."""
         return self._ask("whoami-v2")
 
     def repository(self, destination: Destination) -> HubReply:
@@ -61,12 +47,8 @@ class Account:
         return self._ask(f"{destination.repo_type}s/{quote(destination.repo_id)}")
 
     def folders(self, destination: Destination, above: str, revision: str) -> list[str]:
-        """The names of the first folders in a folder of a repository; none if it has none. For the errors see `whoami`.
-
-        Args:
-            destination: the repository.
-            above: path of the folder, "" for all of the repository.
-            revision: commit.
+        """The names of the first folders in a folder of a repository; none if it has none. For the errors see
+        `whoami`.
         """
         place = f"{destination.repo_type}s/{quote(destination.repo_id)}/tree/{quote(revision, safe='')}/{quote(above)}"
         with contextlib.suppress(ValueError):

@@ -175,12 +175,7 @@ def _is_quota(text: str) -> bool:
 
 
 def wished_wait(headers: Mapping[str, str], text: str = "") -> float | None:
-    """Seconds for which the Hub asks for no request, None if it does not say; at most LONGEST_WISH.
-
-    Args:
-        headers: of the answer; `ratelimit` counts before `Retry-After`.
-        text: of the error; quotas name the time there.
-    """
+    """Seconds for which the Hub asks for no request, None if it does not say; at most LONGEST_WISH."""
     wish = _wish(headers, text)
     return None if wish is None else min(wish, LONGEST_WISH)
 

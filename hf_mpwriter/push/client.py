@@ -54,31 +54,21 @@ TAG = "hf-summary-writer"  # what huggingface_hub's HFSummaryWriter adds to the 
 
 @dataclass(frozen=True)
 class Remote:
-    """A file on the Hub.
+    """A file on the Hub."""
 
-    Attributes:
-        size: bytes.
-        sha256: of an LFS or Xet file, None of a small regular one.
-        oid: git's id: of the content of a regular file, else of the pointer to it.
-    """
-
-    size: int
-    sha256: str | None
-    oid: str
+    size: int  # bytes
+    sha256: str | None  # of an LFS or Xet file, None of a small regular one
+    oid: str  # git's id: of the content of a regular file, else of the pointer to it
 
 
 class Hub:
-    """One destination on the Hub, for a person who waits or not. The token comes from the environment.
-
-    Attributes:
-        private: whether the repository is private, None as long as the Hub has not said it.
-    """
+    """One destination on the Hub, for a person who waits or not. The token comes from the environment."""
 
     def __init__(
         self, destination: Destination, *, is_impatient: bool = False, contact: Contacted = lambda **_: None
     ) -> None:
         self._transport = Transport(is_impatient=is_impatient, contact=contact)
-        self.private: bool | None = None
+        self.private: bool | None = None  # whether the repository is private, None as long as the Hub has not said it
         self._destination = destination
         self._api = HfApi(endpoint=destination.endpoint)
         self._where: dict[str, Any] = {"repo_id": destination.repo_id, "repo_type": destination.repo_type}
@@ -94,14 +84,7 @@ class Hub:
         return self._transport.commits_sent
 
     def create(self, *, private: bool | None) -> None:
-        """Create the repository and the branch where they are missing.
-
-        Args:
-            private: visibility; None leaves it to the Hub's default.
-
-        Raises:
-            Exception: any of the client; `classify` knows what it means.
-        """
+        """Create the repository and the branch where they are missing."""
         sdk = "static" if self._destination.repo_type == "space" else None
         url = self._api.create_repo(**self._where, private=private, exist_ok=True, space_sdk=sdk)
         self._where["repo_id"] = url.repo_id
@@ -136,15 +119,7 @@ class Hub:
                     yield wanted[info.path], info
 
     def begins_with(self, path: str, local: str, revision: str, size: int, scratch: str) -> bool:
-        """Whether the Hub's copy begins with the whole local file; the copy is downloaded.
-
-        Args:
-            path: of the run directory.
-            local: absolute path of the local file.
-            revision: of the Hub's copy.
-            size: bytes of the Hub's copy.
-            scratch: directory for the copy, absolute path; it is emptied before and after.
-        """
+        """Whether the Hub's copy begins with the whole local file; the copy is downloaded."""
         with self._copy(path, revision, size, scratch) as copy:
             size = os.stat(local).st_size
             return size <= os.stat(copy).st_size and digest(copy, size) == digest(local, size)
@@ -171,19 +146,11 @@ class Hub:
     ) -> tuple[str, dict[str, Sent]]:
         """Commit the snapshot's lengths of these files.
 
-        Args:
-            sources: the files.
-            parent: head of the branch.
-            fenced: name the parent, so that the Hub refuses the commit (412) once the branch has moved.
-            tag_card: add the tag to the model card in the same commit. It is left out without a named parent, because
-                it could undo what others have just written there, and if the Hub refuses the commit because of it.
+        The commit, and what it holds per path; not in it are paths that the repository's .gitignore leaves out.
 
-        Returns:
-            The commit, and what it holds per path; not in it are paths that the repository's .gitignore leaves out.
-
-        Raises:
-            NotQuietError: a file that was not cut has changed; nothing is committed.
-            Exception: any of the client; `classify` knows what it means.
+        `tag_card`: add the tag to the model card in the same commit. It is left out without a named parent,
+        because it could undo what others have just written there, and if the Hub refuses the commit because of
+        it.
         """
         named = parent if fenced else None
         if card := self._card_operation(parent) if tag_card and fenced else []:

@@ -62,15 +62,7 @@ class GoneError(Exception):
 
 
 def carry(job: Job, hub: Hub, notify: Notify, rng: random.Random, spool: Spool | None = None) -> Verdict:
-    """Bring the files of a job to the Hub.
-
-    Args:
-        job: what to do.
-        hub: the destination of the job.
-        notify: takes what the user should know.
-        rng: source of the jitter.
-        spool: of the run directory, with the descriptors of both; None opens them by their paths.
-    """
+    """Bring the files of a job to the Hub."""
     spool = spool or Spool.of(job.run_dir, job.spool, job.logdir)
     verdict: Verdict = Moved("not tried")
     for attempt in range(MOVED_TRIES):
@@ -184,19 +176,12 @@ def _squash(hub: Hub, notify: Notify) -> str | None:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What the Hub holds at one commit, compared with the job.
+    """What the Hub holds at one commit, compared with the job."""
 
-    Attributes:
-        parent: that commit.
-        found: what it holds where that is not known yet; a length of 0 if a file is gone.
-        differing: paths whose copy is not ours to replace, each with the reason.
-        complete: whether all that the ledger knows was compared.
-    """
-
-    parent: str
-    found: dict[str, Sent]
-    differing: dict[str, str]
-    complete: bool
+    parent: str  # that commit
+    found: dict[str, Sent]  # what it holds where that is not known yet; a length of 0 if a file is gone
+    differing: dict[str, str]  # paths whose copy is not ours to replace, each with the reason
+    complete: bool  # whether all that the ledger knows was compared
 
 
 def _compare(job: Job, spool: Spool, hub: Hub, notify: Notify, own_head: str | None) -> Comparison:
@@ -233,11 +218,7 @@ def _scratch(job: Job, spool: Spool) -> str:
 
 
 def _head(job: Job, hub: Hub, notify: Notify) -> str:
-    """The head of the branch; repository and branch are created if they do not exist.
-
-    Raises:
-        GoneError: they do not exist any more.
-    """
+    """The head of the branch; repository and branch are created if they do not exist."""
     name = hub.repo_id
     if (head := hub.head()) is None:
         if not job.create:
@@ -258,16 +239,9 @@ def read_back(
 ) -> tuple[dict[str, Sent], dict[str, str]]:
     """Compare the Hub's copies with the local files.
 
-    Args:
-        job: what is known.
-        spool: of the run directory.
-        paths: which to compare.
-        remote: what the Hub has of them.
-
-    Returns:
-        What the Hub holds where that differs from what is known (length 0: gone) or where a content was uncertain;
-        and the paths whose copy is not ours to replace, with the reason: no prefix of the local file, no content that
-        this run has sent.
+    What the Hub holds where that differs from what is known (length 0: gone) or where a content was uncertain; and
+    the paths whose copy is not ours to replace, with the reason: no prefix of the local file, no content that this
+    run has sent.
     """
     found, differing = {}, {}
     adoptable = {file.path: dataclasses.replace(file.content, foreign=True) for file in job.files}

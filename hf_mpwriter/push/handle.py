@@ -36,21 +36,7 @@ ENVIRONMENT = {"MALLOC_ARENA_MAX": "2"}  # what the user has not set: else each 
 
 
 class PushHandle:
-    """A push, seen from the uploader.
-
-    Args:
-        job: that it has to do.
-        limit: seconds after which it has to be over.
-        spool: of the run directory, with the descriptors of both; None opens them by their paths.
-        linger: seconds for which it waits for the next job after one that went well.
-
-    Attributes:
-        asked_at: unix time when the first request of the job was sent, 0 before that.
-        is_answered: whether the Hub has answered one.
-
-    Raises:
-        OSError: the process cannot be started.
-    """
+    """A push, seen from the uploader."""
 
     def __init__(self, job: Job, limit: float, spool: Spool | None = None, linger: int = 0) -> None:
         spool = spool or Spool.of(job.run_dir, job.spool, job.logdir)
@@ -111,12 +97,7 @@ class PushHandle:
         return Unknown(f"the push ended by signal {-code}" if code < 0 else f"the push ended by exit code {code}")
 
     def take(self, job: Job, limit: float) -> bool:
-        """Hand the next job to a process that lingers; False if there is none, or none that may do it.
-
-        Args:
-            job: that it has to do.
-            limit: see the constructor.
-        """
+        """Hand the next job to a process that lingers; False if there is none, or none that may do it."""
         if self._more is None or self.has_ended() or _client_of(job) != self._client:
             return False
         if self._reads_many and job.xet and job.is_large:  # hf_xet has read its settings with its first content

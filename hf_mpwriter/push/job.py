@@ -33,41 +33,24 @@ DEADLINE_RATE = 250_000.0  # bytes per second that a slow line carries
 
 @dataclass(frozen=True, kw_only=True)
 class Job(RunPaths):
-    """What a push has to know.
+    """What a push has to know."""
 
-    Attributes:
-        copies: directory of the copies of attachments, relative to the spool.
-        cache: directory for what the Hub's client cannot keep in the user's home, relative to the spool.
-        destination: where to.
-        private: visibility of a repository that has to be created; None leaves it to the Hub's default.
-        squash: whether to squash the history after the commit.
-        files: to be sent.
-        known: what the ledger says the Hub holds, per path.
-        uncertain: what the Hub may hold of this run besides, per path of an attachment.
-        own_head: this uploader's last commit, None if it has none or it may have been overtaken.
-        fenced: whether commits name their parent.
-        xet: whether content may go to the Xet storage; else it goes by LFS.
-        create: whether repository and branch may be created.
-        last_commit: the last commit of this run, None if it is not known; others may have committed since.
-        was_private: visibility of the repository when it was seen last, None if it never was.
-        prepares: whether nothing is done but to import the client; the job that is meant comes next.
-    """
-
-    copies: str
-    cache: str
-    destination: Destination
-    private: bool | None
-    squash: bool
-    files: tuple[LocalFile, ...]
-    known: dict[str, Sent]
-    uncertain: dict[str, list[Sent]]
-    own_head: str | None
-    fenced: bool
-    xet: bool
-    create: bool = True
+    copies: str  # directory of the copies of attachments, relative to the spool
+    cache: str  # directory for what the Hub's client cannot keep in the user's home, relative to the spool
+    destination: Destination  # where to
+    private: bool | None  # visibility of a repository that has to be created; None leaves it to the Hub's default
+    squash: bool  # whether to squash the history after the commit
+    files: tuple[LocalFile, ...]  # to be sent
+    known: dict[str, Sent]  # what the ledger says the Hub holds, per path
+    uncertain: dict[str, list[Sent]]  # what the Hub may hold of this run besides, per path of an attachment
+    own_head: str | None  # this uploader's last commit, None if it has none or it may have been overtaken
+    fenced: bool  # whether commits name their parent
+    xet: bool  # whether content may go to the Xet storage; else it goes by LFS
+    create: bool = True  # whether repository and branch may be created
+    # the last commit of this run, None if it is not known; others may have committed since
     last_commit: str | None = None
-    was_private: bool | None = None
-    prepares: bool = False
+    was_private: bool | None = None  # visibility of the repository when it was seen last, None if it never was
+    prepares: bool = False  # whether nothing is done but to import the client; the job that is meant comes next
 
     @property
     def is_large(self) -> bool:

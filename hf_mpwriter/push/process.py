@@ -53,11 +53,7 @@ UNUSABLE = "Check HF_ENDPOINT and the other HF_* variables, or run: pip install 
 
 
 class Pipe:
-    """Writes messages to the uploader.
-
-    Args:
-        fd: descriptor of the pipe.
-    """
+    """Writes messages to the uploader."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -76,16 +72,7 @@ class Pipe:
 
 
 def main(parent: int, record: int, run_fd: int, spool_fd: int, more: int = -1, linger: int = 0) -> None:
-    """Entry point of the process; the descriptors are inherited.
-
-    Args:
-        parent: process id of the uploader.
-        record: descriptor of the job.
-        run_fd: of the run directory.
-        spool_fd: of the spool.
-        more: a socket from which more jobs come; -1 if there is none.
-        linger: seconds to wait for the next job.
-    """
+    """Entry point of the process; the descriptors are inherited."""
     fill_standard()
     die_with_parent(parent)
     os.umask(0o077)  # the client's caches are for nobody else; the uploader has let others read what it derives
@@ -142,12 +129,7 @@ def _verdict(pipe: Pipe, record: int, held: list[Spool], run_fd: int, spool_fd: 
 
 
 def _set_environment(job: Job, cache: str) -> None:
-    """What huggingface_hub reads when it is imported, and hf_xet when it gets its first content.
-
-    Args:
-        job: what to do.
-        cache: directory for what the client cannot keep in the home of the user.
-    """
+    """What huggingface_hub reads when it is imported, and hf_xet when it gets its first content."""
     os.environ |= {"HF_ENDPOINT": job.destination.endpoint, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     for name, value in (DEFAULTS | (READERS if job.is_large else {})).items():
         os.environ.setdefault(name, value)

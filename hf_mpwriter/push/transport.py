@@ -58,20 +58,12 @@ class Contacted(Protocol):
 
 
 class Transport:
-    """The HTTP client that huggingface_hub uses in this process.
-
-    Args:
-        is_impatient: whether a person waits for the answers.
-        contact: see there; called once for either.
-
-    Attributes:
-        commits_sent: requests for a commit that were sent.
-        before_commit: called before each of them; what it raises ends the call of the client, and nothing is sent.
-    """
+    """The HTTP client that huggingface_hub uses in this process."""
 
     def __init__(self, *, is_impatient: bool = False, contact: Contacted = lambda **_: None) -> None:
         self.commits_sent, self._is_impatient = 0, is_impatient
         self._contact, self._contacts = contact, set[bool]()
+        # called before each of them; what it raises ends the call of the client, and nothing is sent
         self.before_commit: Callable[[], object] = lambda: None
         self._answer_limit = ANSWER_LIMIT
         set_client_factory(self._client)
@@ -88,28 +80,14 @@ class Transport:
             raise ClientError(f"{type(error).__name__}: {error}") from error
 
     def read(self, url: str, timeout: float) -> bytes:
-        """The content at a URL of the Hub, by one request.
-
-        Args:
-            url: of the Hub.
-            timeout: seconds.
-        """
+        """The content at a URL of the Hub, by one request."""
         response = get_session().get(url, headers=build_hf_headers(), timeout=timeout)
         hf_raise_for_status(response)
         return response.content
 
     @contextlib.contextmanager
     def stream(self, url: str, start: int, size: int) -> Iterator[tuple[int, Iterator[bytes]]]:
-        """The content at a URL of the Hub, piece by piece, by one request.
-
-        Args:
-            url: of the Hub.
-            start: offset of the first byte that is wanted.
-            size: bytes of the whole content.
-
-        Yields:
-            The offset of the first byte that comes, 0 if the server does not know ranges; and the pieces.
-        """
+        """The content at a URL of the Hub, piece by piece, by one request."""
         headers = {**build_hf_headers(), "accept-encoding": "identity"} | (
             {"range": f"bytes={start}-"} if start else {}
         )
@@ -162,11 +140,7 @@ class Transport:
 
 @functools.cache
 def _certificates() -> ssl.SSLContext:
-    """What the environment trusts, read once: a client would read it anew for itself, and for each of its proxies.
-
-    Raises:
-        Exception: of many types; it is not kept.
-    """
+    """What the environment trusts, read once: a client would read it anew for itself, and for each of its proxies."""
     return httpx2.create_ssl_context()
 
 
@@ -192,13 +166,7 @@ class _ImpatientClient(httpx2.Client):
 
 
 class _Answer(httpx2.SyncByteStream):
-    """The body of an answer, unpacked, of a bounded length.
-
-    Args:
-        stream: the body as it arrives.
-        limit: bytes, unpacked.
-        is_packed: whether it is packed by gzip.
-    """
+    """The body of an answer, unpacked, of a bounded length."""
 
     def __init__(self, stream: httpx2.SyncByteStream, limit: int, *, is_packed: bool) -> None:
         self._stream, self._left = stream, limit

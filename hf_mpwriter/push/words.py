@@ -105,16 +105,7 @@ def tell_visibility(job: Job, hub: Hub, notify: Notify, *, first: bool) -> None:
 
 
 def tell_others(job: Job, spool: Spool, hub: Hub, notify: Notify, parent: str, directory: str) -> None:
-    """Say once that others had event files where this run has begun to put its own.
-
-    Args:
-        job: the first one of the run that has sent something.
-        spool: of the run directory.
-        hub: the destination.
-        notify: takes what the user should know.
-        parent: the commit before that.
-        directory: of the run. Other nodes have other ones.
-    """
+    """Say once that others had event files where this run has begun to put its own."""
     with contextlib.suppress(Exception):  # the data is on the Hub, and this is not asked a second time
         others = (path for path in hub.tree(parent, directory) if is_event_file(os.path.basename(path)))
         if any(not (spool.run / path).exists() for path in others):
@@ -122,14 +113,7 @@ def tell_others(job: Job, spool: Spool, hub: Hub, notify: Notify, parent: str, d
 
 
 def plain(verdict: Verdict, error: BaseException, destination: Destination, environ: Mapping[str, str]) -> Verdict:
-    """The same verdict in words of ours.
-
-    Args:
-        verdict: on the exception.
-        error: of the client.
-        destination: of the push.
-        environ: of this process.
-    """
+    """The same verdict in words of ours."""
     if isinstance(verdict, Refused):
         reason = _refusal(verdict, error).format_map(vars(destination))
         return Refused(reason, _cure(verdict, classify.status_of(error), environ))

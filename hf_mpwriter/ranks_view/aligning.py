@@ -40,22 +40,15 @@ BEFORE = -(1 << 63) - 1  # below any step
 
 
 class Point(NamedTuple):
-    """What is derived of a tag at a step.
+    """What is derived of a tag at a step."""
 
-    Attributes:
-        step: global step.
-        wall_time: unix time, the latest one among the ranks.
-        tag: as the ranks log it.
-        mean, least, greatest: of all ranks; not a number if that of one rank is none.
-        slowest: the rank with the greatest value, -1 if there is no number; None unless the tag is a time of a step.
-    """
-
-    step: int
-    wall_time: float
-    tag: str
-    mean: float
-    least: float
-    greatest: float
+    step: int  # global step
+    wall_time: float  # unix time, the latest one among the ranks
+    tag: str  # as the ranks log it
+    mean: float  # of all ranks; not a number if that of one rank is none
+    least: float  # of all ranks; not a number if that of one rank is none
+    greatest: float  # of all ranks; not a number if that of one rank is none
+    # the rank with the greatest value, -1 if there is no number; None unless the tag is a time of a step
     slowest: int | None
 
 
@@ -71,35 +64,19 @@ class _Entry:
 
 @dataclass
 class _Tag:
-    """A tag.
+    """A tag."""
 
-    Attributes:
-        name: as the ranks log it.
-        since: monotonic seconds when it was seen first.
-        settled: the last step that is settled.
-        emitted: the last step with a point.
-        last: the last step that each rank has logged, since it was seen first.
-        pending: what waits, per step.
-    """
-
-    name: str
-    since: float
-    settled: int = BEFORE
-    emitted: int = BEFORE
+    name: str  # as the ranks log it
+    since: float  # monotonic seconds when it was seen first
+    settled: int = BEFORE  # the last step that is settled
+    emitted: int = BEFORE  # the last step with a point
+    # the last step that each rank has logged, since it was seen first
     last: dict[int, int] = field(default_factory=dict)
-    pending: dict[int, _Entry] = field(default_factory=dict)
+    pending: dict[int, _Entry] = field(default_factory=dict)  # what waits, per step
 
 
 class Aligner:
-    """The values of all ranks.
-
-    Args:
-        most: values that may wait.
-
-    Attributes:
-        waiting: values that wait.
-        highest: step that was taken.
-    """
+    """The values of all ranks."""
 
     def __init__(self, most: int = MOST) -> None:
         self._most = most
@@ -124,15 +101,7 @@ class Aligner:
             del self._joined[rank]
 
     def take(self, rank: int, step: int, wall_time: float, tags: tuple[str, ...], values: Sequence[float]) -> None:
-        """Take in what a rank has logged at a step.
-
-        Args:
-            rank: which one.
-            step: global step.
-            wall_time: unix time.
-            tags: names.
-            values: one per tag.
-        """
+        """Take in what a rank has logged at a step."""
         group = self._groups.get(tags)
         if group is None:
             group = self._group(tags)
@@ -167,13 +136,7 @@ class Aligner:
     # what goes out
 
     def settle(self, live: Collection[int], unread: Collection[int], *, is_over: bool = False) -> list[Point]:
-        """The points that are complete, in the order of their steps.
-
-        Args:
-            live: ranks that live.
-            unread: ranks with data on disk that was not taken yet.
-            is_over: whether nothing more comes: then all that waits is settled.
-        """
+        """The points that are complete, in the order of their steps."""
         points: list[Point] = []
         if is_over or self._now - self._last_joined >= JOINING:
             for tag in self._tags.values():
@@ -231,11 +194,7 @@ class Aligner:
         return any(tag.emitted >= step for tag in self._tags.values())
 
     def rewind(self, step: int | None) -> None:
-        """Forget what waits, and that this step and later ones were settled; all is to be taken again.
-
-        Args:
-            step: None if nothing that was settled changes.
-        """
+        """Forget what waits, and that this step and later ones were settled; all is to be taken again."""
         self.waiting = 0
         for tag in self._tags.values():
             tag.pending.clear()

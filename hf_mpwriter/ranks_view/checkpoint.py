@@ -27,36 +27,22 @@ MOST_MARKS = 8  # with a mark a minute, the oldest one is about two hours old
 
 @dataclass(frozen=True)
 class Mark:
-    """How far all inputs were read at one moment.
+    """How far all inputs were read at one moment."""
 
-    Attributes:
-        at: unix time.
-        offsets: per path of an input, up to where it was read.
-        settled: the last settled step per tag.
-        emitted: the last step with a point per tag.
-        ends: lengths of the derived files, by name.
-        highest: step that was read.
-    """
-
-    at: float
-    offsets: dict[str, int] = field(default_factory=dict)
-    settled: dict[str, int] = field(default_factory=dict)
-    emitted: dict[str, int] = field(default_factory=dict)
-    ends: dict[str, int] = field(default_factory=dict)
-    highest: int = 0
+    at: float  # unix time
+    offsets: dict[str, int] = field(default_factory=dict)  # per path of an input, up to where it was read
+    settled: dict[str, int] = field(default_factory=dict)  # the last settled step per tag
+    emitted: dict[str, int] = field(default_factory=dict)  # the last step with a point per tag
+    ends: dict[str, int] = field(default_factory=dict)  # lengths of the derived files, by name
+    highest: int = 0  # step that was read
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The marks of a view.
+    """The marks of a view."""
 
-    Attributes:
-        folder: of the derived files.
-        marks: the oldest first.
-    """
-
-    folder: str
-    marks: tuple[Mark, ...] = ()
+    folder: str  # of the derived files
+    marks: tuple[Mark, ...] = ()  # the oldest first
 
     @classmethod
     def load(cls, host: HostSpool, folder: str) -> Checkpoint:

@@ -40,45 +40,25 @@ _LEAST = 9  # bytes of an event with a wall time
 
 
 class Decoded(NamedTuple):
-    """What one record says.
+    """What one record says."""
 
-    Attributes:
-        wall_time: unix time in seconds.
-        step: global step.
-        tags: of the scalars; None for START.
-        values: of the scalars.
-        start: offset of the record in its chunk.
-    """
-
-    wall_time: float
-    step: int
-    tags: tuple[str, ...] | None
-    values: tuple[float, ...]
-    start: int
+    wall_time: float  # unix time in seconds
+    step: int  # global step
+    tags: tuple[str, ...] | None  # of the scalars; None for START
+    values: tuple[float, ...]  # of the scalars
+    start: int  # offset of the record in its chunk
 
 
 class Read(NamedTuple):
-    """What a chunk says.
+    """What a chunk says."""
 
-    Attributes:
-        rows: in their order.
-        end: of the last whole record in the chunk.
-        needed: bytes of the record behind it, 0 if that is not known; below 0 if it is damaged.
-    """
-
-    rows: list[Decoded]
-    end: int
-    needed: int
+    rows: list[Decoded]  # in their order
+    end: int  # of the last whole record in the chunk
+    needed: int  # bytes of the record behind it, 0 if that is not known; below 0 if it is damaged
 
 
 class _Layout:
-    """Records of the same tags and lengths.
-
-    Args:
-        data: the summary field of one such record.
-        places: of its numbers, in order.
-        tags: of these.
-    """
+    """Records of the same tags and lengths."""
 
     __slots__ = ("marks", "tags", "unpack")
 

@@ -20,11 +20,7 @@ LARGEST = 1 << 20  # bytes of a record, about
 
 
 class Form:
-    """Summaries of the same tags.
-
-    Args:
-        names: of the derived tags.
-    """
+    """Summaries of the same tags."""
 
     __slots__ = ("_marks", "_pack")
 

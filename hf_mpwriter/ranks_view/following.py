@@ -27,18 +27,7 @@ MARK_EVERY = 60.0  # seconds between two marks
 
 
 class Following:
-    """The derived run of one process.
-
-    Args:
-        spool: of the run.
-        host: where the checkpoint is.
-        folder: of the derived files, relative to the run directory.
-        only_host: only event files with this name of a host in theirs count; "" for all.
-        clock: monotonic seconds.
-
-    Raises:
-        OSError: the disk refuses.
-    """
+    """The derived run of one process."""
 
     def __init__(self, spool: Spool, host: HostSpool, folder: str, only_host: str, clock: Callable[[], float]) -> None:
         self._host, self._clock = host, clock
@@ -70,19 +59,7 @@ class Following:
         return Checkpoint(folder)
 
     def step(self, live: Collection[int], until: float, *, is_over: bool) -> bool:
-        """Take in what is new.
-
-        Args:
-            live: ranks that live.
-            until: monotonic seconds when to stop, although there is more.
-            is_over: whether no worker lives, so that nothing more comes.
-
-        Returns:
-            Whether all was taken in.
-
-        Raises:
-            OSError: the disk refuses.
-        """
+        """Take in what is new; whether all was taken in."""
         self._aligner.begin(self._clock(), live)
         self._note_starts(self._inputs.look())
         while True:

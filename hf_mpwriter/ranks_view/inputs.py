@@ -48,27 +48,14 @@ def rank_of(worker: str) -> int | None:
 
 
 class _File:
-    """An event file of a rank.
-
-    Args:
-        rank: whose.
-        path: relative to the run directory.
-        offset: up to which it was read.
-
-    Attributes:
-        size: bytes of it.
-        torn: bytes of it when it ended within a record, so far.
-        starts: steps of its START records by their offset.
-        hidden_from: step from which on later files hide it.
-        highest: step that was read.
-    """
+    """An event file of a rank."""
 
     __slots__ = ("hidden_from", "highest", "offset", "path", "rank", "size", "starts", "torn")
 
     def __init__(self, rank: int, path: str, offset: int) -> None:
         self.rank, self.path, self.offset = rank, path, offset
         self.size = self.torn = 0
-        self.starts: dict[int, int] = {}
+        self.starts: dict[int, int] = {}  # steps of its START records by their offset
         self.hidden_from, self.highest = NEVER, BEFORE
 
     @property
@@ -82,14 +69,7 @@ class _File:
 
 
 class Inputs:
-    """The event files of the ranks of a run.
-
-    Args:
-        run: the run directory.
-        host: only event files with this name of a host in theirs are read; "" for all.
-        offsets: per path, up to where a file need not be read.
-        is_known: whether the START records of a file that the first look finds, given by its path, were heeded before.
-    """
+    """The event files of the ranks of a run."""
 
     def __init__(
         self,
@@ -106,11 +86,7 @@ class Inputs:
     # what there is
 
     def look(self) -> list[int]:
-        """See which files there are; the steps of START records that are new.
-
-        Raises:
-            OSError: a directory cannot be read.
-        """
+        """See which files there are; the steps of START records that are new."""
         found, news = dict[str, _File](), list[int]()
         directories, files, _ = Place(self._run).scan()
         ranks = [
@@ -185,15 +161,7 @@ class Inputs:
     def read(self, take: Take, may_go_on: Callable[[], bool]) -> list[int]:
         """Read what is new, until nothing is left, `may_go_on` returns False, or a START is met that was not known.
 
-        Args:
-            take: gets rank, step, wall time, tags and values of each record with scalars.
-            may_go_on: asked after each chunk.
-
-        Returns:
-            The steps of START records that were not known.
-
-        Raises:
-            OSError: a file cannot be read.
+        The steps of START records that were not known.
         """
         queues = self._queues()
         waiting = [(queue[-1].highest, rank) for rank, queue in queues.items()]

@@ -56,13 +56,7 @@ class _Home:
 
 
 class Output:
-    """The derived event file.
-
-    Args:
-        run: the run directory.
-        folder: of the derived files, relative to it.
-        host: where it is recorded that a file grows.
-    """
+    """The derived event file."""
 
     def __init__(self, run: Directory, folder: str, host: HostSpool) -> None:
         self._place = Place(run, folder)
@@ -115,15 +109,7 @@ class Output:
         return max(map(names.event_second, self._names()), default=0)
 
     def emitted(self, known: Mapping[str, int], ends: Mapping[str, int]) -> dict[str, int]:
-        """The last step per tag of which there is a point.
-
-        Args:
-            known: as of the end of the files of these lengths.
-            ends: lengths, by name.
-
-        Raises:
-            OSError: a file cannot be read. What is no regular file is passed over.
-        """
+        """The last step per tag of which there is a point."""
         decoder, last = Decoder(), dict(known)
         for name in self._names():
             try:

@@ -39,27 +39,12 @@ PAUSE = 60.0  # seconds after an error
 
 
 def is_of_another(path: str) -> bool:
-    """Whether the uploader of another host has derived a file; that one sends it.
-
-    Args:
-        path: relative to the run directory.
-    """
+    """Whether the uploader of another host has derived a file; that one sends it."""
     return path.startswith(f"{VIEW_DIRECTORY}/") and event_host(os.path.basename(path)) != host_name()
 
 
 class RanksView:
-    """The view of one run directory.
-
-    Args:
-        spool: of the run.
-        host: the files of this uploader.
-        nodes: of the job.
-        clock: monotonic seconds.
-        tell: takes what the user should know.
-
-    Attributes:
-        is_behind: see above.
-    """
+    """The view of one run directory."""
 
     def __init__(
         self,
@@ -79,13 +64,7 @@ class RanksView:
         self.is_behind = False
 
     def keep_up(self, members: Collection[Member], elsewhere: Collection[str], *, is_wanted: bool) -> None:
-        """Take in what is new, when it is time.
-
-        Args:
-            members: that this uploader answers for.
-            elsewhere: other hosts with a living uploader of their own.
-            is_wanted: whether the settings ask for a view.
-        """
+        """Take in what is new, when it is time."""
         is_over = not any(member.works and member.name.worker not in ASK_FOR_ALL for member in members)
         if not is_wanted:
             self.close()

@@ -28,21 +28,13 @@ class SamplerAction(enum.Enum):
 
 @dataclass(frozen=True)
 class SamplerSituation:
-    """All that `decide` may know.
+    """All that `decide` may know."""
 
-    Attributes:
-        has_workers: whether a worker of this host lives.
-        idle_for: seconds since one was seen alive last.
-        is_due: whether it is time for a sample.
-        is_open: whether the event file is open.
-        is_ending: whether SIGTERM asks for the end.
-    """
-
-    has_workers: bool
-    idle_for: float
-    is_due: bool
-    is_open: bool
-    is_ending: bool
+    has_workers: bool  # whether a worker of this host lives
+    idle_for: float  # seconds since one was seen alive last
+    is_due: bool  # whether it is time for a sample
+    is_open: bool  # whether the event file is open
+    is_ending: bool  # whether SIGTERM asks for the end
 
 
 def decide(s: SamplerSituation) -> SamplerAction:

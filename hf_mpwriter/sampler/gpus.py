@@ -27,11 +27,7 @@ MILLIWATTS = 1000.0  # in a watt
 
 
 def sources(module: str = "pynvml") -> dict[str, Source]:
-    """Each value of each GPU; none where NVML is missing or does not work.
-
-    Args:
-        module: that knows NVML.
-    """
+    """Each value of each GPU; none where NVML is missing or does not work."""
     try:
         nvml: Any = importlib.import_module(module)
         nvml.nvmlInit()

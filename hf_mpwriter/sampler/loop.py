@@ -45,19 +45,7 @@ LEAST_APART = 1.0  # seconds between the last sample and the one before
 
 
 class Sampler:
-    """The holder of the sampler lock.
-
-    Args:
-        spool: of the run directory.
-        settings: of the run.
-        lock: descriptor that holds the sampler lock.
-        sources: what is measured.
-        clock: monotonic seconds.
-        wall_clock: unix time.
-
-    Raises:
-        OSError: the spool cannot be written, or the directory of the event file not be read; nothing is left behind.
-    """
+    """The holder of the sampler lock."""
 
     def __init__(
         self,

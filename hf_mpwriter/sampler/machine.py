@@ -26,12 +26,7 @@ LOOPBACK = "lo"
 
 
 class Machine:
-    """What is measured of the machine, but for its GPUs. The first sample has nothing to compare with, so no rates.
-
-    Args:
-        run_dir: descriptor of the run directory.
-        clock: monotonic seconds.
-    """
+    """What is measured of the machine, but for its GPUs. The first sample has nothing to compare with, so no rates."""
 
     def __init__(self, run_dir: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._run_dir, self._clock = run_dir, clock

@@ -41,19 +41,7 @@ def summary(values: Mapping[str, float]) -> bytes:
 
 
 class Samples:
-    """What one sampler holds, and writes.
-
-    Args:
-        spool: of the run directory.
-        settings: of the run.
-        clock: monotonic seconds.
-
-    Attributes:
-        after, segment_min: see `FileHome`.
-
-    Raises:
-        OSError: the spool cannot be written; nothing is held then.
-    """
+    """What one sampler holds, and writes."""
 
     def __init__(self, spool: Spool, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
         self._spool, self._settings = spool, settings
@@ -92,13 +80,7 @@ class Samples:
         return self._file.is_open
 
     def add(self, step: int, wall_time: float, values: Mapping[str, float]) -> None:
-        """Log a sample; what the disk refuses waits in memory.
-
-        Args:
-            step: of the sample.
-            wall_time: unix time.
-            values: by name.
-        """
+        """Log a sample; what the disk refuses waits in memory."""
         self._file.check()
         if data := summary(values):
             self._file.append(framing.summary_event(wall_time, step, data))

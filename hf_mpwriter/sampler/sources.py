@@ -16,11 +16,7 @@ Source = Callable[[], Mapping[str, float]]  # gives values per name of a metric
 
 
 class Sources:
-    """All that one sampler measures.
-
-    Args:
-        sources: by a name for the log.
-    """
+    """All that one sampler measures."""
 
     def __init__(self, sources: Mapping[str, Source]) -> None:
         self._sources = dict(sources)
@@ -54,10 +50,6 @@ class Rates:
         """The growth per second of each counter since the last call.
 
         A counter that is new has none, and neither has one that has become less: it was reset.
-
-        Args:
-            counters: as they are now.
-            now: monotonic seconds.
         """
         found = {}
         for name, count in counters.items():

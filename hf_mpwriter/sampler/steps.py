@@ -28,35 +28,20 @@ LARGEST_FILE = 2 * SEGMENT_MAX  # bytes
 
 
 class Steps:
-    """The steps of one process.
-
-    Args:
-        age: seconds since the run was created.
-        last: step on disk, None if there is none.
-        now: monotonic seconds.
-    """
+    """The steps of one process."""
 
     def __init__(self, age: float, last: int | None, now: float) -> None:
         self._first = max(int(age), 0, -1 if last is None else last + 1)
         self._began, self._last = now, self._first - 1
 
     def take(self, now: float) -> int:
-        """The step of a sample.
-
-        Args:
-            now: monotonic seconds.
-        """
+        """The step of a sample."""
         self._last = max(self._last + 1, self._first + int(now - self._began))
         return self._last
 
 
 def created_at(spool: Spool, now: float) -> float:
-    """Unix time when a run was created.
-
-    Args:
-        spool: of the run.
-        now: unix time; what lies in the future counts as now.
-    """
+    """Unix time when a run was created."""
     oldest = min((event_second(name) for name in map(os.path.basename, walk(spool.run)) if is_ours(name)), default=now)
     try:
         made = (spool.directory / FORMAT_NAME).stat().st_mtime

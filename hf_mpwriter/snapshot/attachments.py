@@ -87,12 +87,7 @@ def _allowed(run: Directory, allows: Callable[[str], bool]) -> Iterator[str]:
 
 
 def _read(place: Place, keep: Callable[[bytes], object] | None = None) -> LocalFile:
-    """Read an attachment to its digests; its `stamp` is () if it changed meanwhile.
-
-    Args:
-        place: of the attachment.
-        keep: called with each chunk; the file is made durable before.
-    """
+    """Read an attachment to its digests; its `stamp` is () if it changed meanwhile."""
     fd = disk.open_beneath(place)
     try:
         if keep is not None:
@@ -122,31 +117,19 @@ def _read(place: Place, keep: Callable[[bytes], object] | None = None) -> LocalF
 
 @dataclass
 class Found:
-    """What a scan found.
+    """What a scan found."""
 
-    Attributes:
-        files: attachments with their content.
-        refused: the reason per path of those that cannot be sent.
-    """
-
-    files: list[LocalFile] = field(default_factory=list)
-    refused: dict[str, str] = field(default_factory=dict)
+    files: list[LocalFile] = field(default_factory=list)  # attachments with their content
+    refused: dict[str, str] = field(default_factory=dict)  # the reason per path of those that cannot be sent
 
 
 class Attachments:
-    """Scans the attachments of a run directory; what has not changed is not read again.
-
-    Args:
-        run: the run directory.
-
-    Attributes:
-        read: bytes that were read.
-    """
+    """Scans the attachments of a run directory; what has not changed is not read again."""
 
     def __init__(self, run: Directory) -> None:
         self._run = run
         self._known: dict[str, LocalFile] = {}
-        self.read = 0
+        self.read = 0  # bytes that were read
 
     def paths(self, allows: Callable[[str], bool]) -> list[str]:
         """All attachments that the user's patterns allow, sorted."""
@@ -169,11 +152,7 @@ class Attachments:
     def identify(self, relative: str) -> LocalFile:
         """Identify an attachment by its content.
 
-        Returns:
-            The file with its digests; with an empty `stamp` if it changed meanwhile.
-
-        Raises:
-            OSError: it is gone, or it cannot be sent, see `reason_of`.
+        The file with its digests; with an empty `stamp` if it changed meanwhile.
         """
         if not _is_utf8(relative):
             raise OSError("its name is not UTF-8, so the Hub cannot take it")
@@ -207,30 +186,15 @@ def copy_path(directory: Place, file: LocalFile) -> Place:
 
 
 class Copies:
-    """The copies of one uploader; those of an earlier one are removed.
-
-    Args:
-        directory: of the copies; it need not exist.
-        run: the run directory.
-
-    Attributes:
-        read: bytes that were read.
-    """
+    """The copies of one uploader; those of an earlier one are removed."""
 
     def __init__(self, directory: Place, run: Directory) -> None:
         self._directory, self._run = directory, run
-        self.read = 0
+        self.read = 0  # bytes that were read
         self.keep(())
 
     def take(self, file: LocalFile) -> LocalFile:
-        """Copy an attachment.
-
-        Returns:
-            The file with the content of the copy, which may be newer than `file`.
-
-        Raises:
-            OSError: the file is gone, keeps changing or cannot be read; or the disk refuses the copy or lacks room.
-        """
+        """Copy an attachment; the file with the content of the copy, which may be newer than `file`."""
         with contextlib.suppress(FileNotFoundError):
             if copy_path(self._directory, file).stat().st_size == file.length:
                 return file
@@ -280,11 +244,8 @@ class Copies:
 def sizes(run: Directory, allows: Callable[[str], bool], without: Collection[tuple[int, int]] = ()) -> dict[str, int]:
     """Size in bytes of each attachment that the patterns allow; none is read, and nothing outside is looked at.
 
-    Args:
-        run: the run directory.
-        allows: whether a path is uploaded.
-        without: files to leave out, by device and inode, such as `secrets`. Training does not know them: what it
-            waits for is over as soon as the uploader has found them.
+    `without`: files to leave out, by device and inode, such as `secrets`. Training does not know them: what it
+    waits for is over as soon as the uploader has found them.
     """
     found = {}
     with event_files.Statuses(run) as statuses:

@@ -10,19 +10,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Damage:
-    """The end of an event file that no reader reaches.
+    """The end of an event file that no reader reaches."""
 
-    Attributes:
-        path: relative to the run directory.
-        offset: bytes up to the end of the last whole record, which are sent.
-        size: bytes behind it.
-        is_incomplete: whether it is nothing but the beginning of a record, ordinary after a kill.
-    """
-
-    path: str
-    offset: int
-    size: int
-    is_incomplete: bool = False
+    path: str  # relative to the run directory
+    offset: int  # bytes up to the end of the last whole record, which are sent
+    size: int  # bytes behind it
+    is_incomplete: bool = False  # whether it is nothing but the beginning of a record, ordinary after a kill
 
     def __str__(self) -> str:
         """One line without the path."""

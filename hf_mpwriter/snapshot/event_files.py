@@ -47,13 +47,7 @@ def walk(
     unread: Callable[[OSError], object] = lambda _: None,
     other_run: Callable[[str], object] = lambda _: None,
 ) -> Iterator[str]:
-    """Relative paths of all regular files of a run but ours.
-
-    Args:
-        run: the run directory.
-        unread: called with the error of each directory that cannot be listed.
-        other_run: called with the relative path of each folder that is another run.
-    """
+    """Relative paths of all regular files of a run but ours."""
     pending = [""]
     while pending:
         directory = pending.pop()
@@ -71,11 +65,7 @@ def walk(
 
 
 class Statuses:
-    """Reaches file after file, and tells its status; it keeps the directory of the last one open.
-
-    Args:
-        run: the run directory.
-    """
+    """Reaches file after file, and tells its status; it keeps the directory of the last one open."""
 
     def __init__(self, run: Directory) -> None:
         self._run = run
@@ -105,12 +95,7 @@ class Statuses:
 
 
 def sizes(run: Directory, allows: Callable[[str], bool]) -> dict[str, int]:
-    """Size in bytes of each event file that the user's patterns allow; none is read.
-
-    Args:
-        run: the run directory.
-        allows: whether the patterns allow a relative path.
-    """
+    """Size in bytes of each event file that the user's patterns allow; none is read."""
     found = {}
     with Statuses(run) as statuses:
         for path in walk(run):
@@ -122,25 +107,15 @@ def sizes(run: Directory, allows: Callable[[str], bool]) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class _Parsed:
-    """How far a file was parsed.
+    """How far a file was parsed."""
 
-    Attributes:
-        inode: of the file.
-        size: bytes of the file.
-        modified: its modification time (ns).
-        end: of the last whole record.
-        last: the bytes before `end`; they differ if the file was rewritten in place.
-        is_damaged: whether a checksum behind `end` does not hold.
-        grows: whether a writer may append more.
-    """
-
-    inode: int
-    size: int
-    modified: int = 0
-    end: int = 0
-    last: bytes = b""
-    is_damaged: bool = False
-    grows: bool = False
+    inode: int  # of the file
+    size: int  # bytes of the file
+    modified: int = 0  # its modification time (ns)
+    end: int = 0  # of the last whole record
+    last: bytes = b""  # the bytes before `end`; they differ if the file was rewritten in place
+    is_damaged: bool = False  # whether a checksum behind `end` does not hold
+    grows: bool = False  # whether a writer may append more
 
 
 def _last_bytes(fd: int, end: int) -> bytes:
@@ -148,17 +123,10 @@ def _last_bytes(fd: int, end: int) -> bytes:
 
 
 class EventFileScan:
-    """Scans the event files of a run directory; each scan parses only what is new.
-
-    Args:
-        run: the run directory.
-        known: the end of a whole record of a path, 0 if there is none; a new file is parsed from there on.
-
-    Attributes:
-        other_runs: relative paths of the folders of other runs that the last scan has passed over.
-    """
+    """Scans the event files of a run directory; each scan parses only what is new."""
 
     def __init__(self, run: Directory, known: Callable[[str], int] = lambda _: 0) -> None:
+        # relative paths of the folders of other runs that the last scan has passed over
         self.other_runs: list[str] = []
         self._run = run
         self._known = known
@@ -170,14 +138,8 @@ class EventFileScan:
     ) -> list[LocalFile]:
         """All event files with whole records, sorted by path.
 
-        Args:
-            allows: whether the user's patterns allow a relative path.
-            growing: returns the paths that living writers have open. It is called after the listing: a path is in a
-                member file before the file exists, so a listed file that no living member names never grows again.
-            patience: scans in a row that raise for what cannot be read; after that it is left out.
-
-        Raises:
-            OSError: a file or a directory that is there cannot be read, see `patience`.
+        `growing`: returns the paths that living writers have open. It is called after the listing: a path is in
+        a member file before the file exists, so a listed file that no living member names never grows again.
         """
         found, parsed, unread = [], {}, list[OSError]()
         self.other_runs = []
@@ -203,9 +165,6 @@ class EventFileScan:
         """What the last scan found behind the last whole records, sorted by path.
 
         A file that may still grow counts only once it has not changed for UNCHANGED seconds.
-
-        Args:
-            now: unix time.
         """
         return [
             Damage(path, state.end, state.size - state.end, not state.is_damaged)
@@ -291,13 +250,7 @@ def _publishable(
 def pending(
     files: Iterable[LocalFile], covers: Callable[[LocalFile], bool], quarantined: Collection[str]
 ) -> list[LocalFile]:
-    """What is to be sent, in an order of which any prefix may be published: the own files of each process first.
-
-    Args:
-        files: of the run directory.
-        covers: whether the Hub is known to hold all of a file.
-        quarantined: paths that are refused; later files of the same writer wait for them.
-    """
+    """What is to be sent, in an order of which any prefix may be published: the own files of each process first."""
     files, waiting = list(files), list[LocalFile]()
     main = _main_directories(files)
 
@@ -317,15 +270,7 @@ def bounded(
     in_memory: int = BATCH_IN_MEMORY,
     size: int = BATCH_BYTES,
 ) -> list[list[LocalFile]]:
-    """Split files into groups that fit into one batch each, keeping the order.
-
-    Args:
-        files: what to send.
-        most: files in a group; where that ends a group, the next one may have twice as many.
-        largest: up to which it may; 0 means `most`.
-        in_memory: bytes of a group that a push holds in memory; a single file may have more.
-        size: bytes in a group; a single file may have more.
-    """
+    """Split files into groups that fit into one batch each, keeping the order."""
     groups: list[list[LocalFile]] = []
     memory = total = 0
     for file in files:

@@ -38,13 +38,7 @@ NO_COPY = "it still grows, and a copy of it cannot be made"  # how a reason begi
 
 
 class LargeFiles:
-    """When the large files of a run directory are sent.
-
-    Args:
-        run: the run directory.
-        scratch: directory of the copies.
-        clock: monotonic seconds.
-    """
+    """When the large files of a run directory are sent."""
 
     def __init__(self, run: Directory, scratch: Place, clock: Callable[[], float]) -> None:
         self._run, self._scratch, self._clock = run, scratch, clock
@@ -55,15 +49,7 @@ class LargeFiles:
         self._sent_at |= {file.path: self._clock() for file in files if file.is_large}
 
     def left_for_later(self, files: Iterable[LocalFile], *, everything: bool) -> dict[str, str]:
-        """The large files that are not to be sent now.
-
-        Args:
-            files: what the Hub lacks.
-            everything: whether a file is sent however short ago its last copy was made.
-
-        Returns:
-            The reason per path; "" if it is only too early.
-        """
+        """The large files that are not to be sent now; the reason per path; "" if it is only too early."""
         left = {}
         for file in files:
             if file.is_large and (reason := self._obstacle(file, everything=everything)) is not None:
@@ -98,16 +84,7 @@ def is_final(fd: int, file: LocalFile) -> bool:
 
 @contextlib.contextmanager
 def snapshot_of(fd: int, length: int, scratch: Place) -> Iterator[str]:
-    """A path that leads to the first `length` bytes of an open file, as they are now.
-
-    Args:
-        fd: of the file.
-        length: bytes.
-        scratch: directory on the filesystem of the file; it need not exist.
-
-    Raises:
-        OSError: too little room is left, or the disk refuses; the file is shorter.
-    """
+    """A path that leads to the first `length` bytes of an open file, as they are now."""
     with _nameless(scratch) as copy:
         if not disk.clone(fd, copy):
             check_room(scratch, length)

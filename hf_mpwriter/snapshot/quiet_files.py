@@ -27,11 +27,7 @@ from hf_mpwriter.snapshot.event_files import UNCHANGED
 
 
 class QuietFiles:
-    """Which files of other writers are quiet.
-
-    Args:
-        time_there: unix time by the clock of the filesystem, 0 if that cannot be told.
-    """
+    """Which files of other writers are quiet."""
 
     def __init__(self, time_there: Callable[[], float]) -> None:
         self._time_there = time_there
@@ -41,13 +37,7 @@ class QuietFiles:
     def marked(
         self, files: Iterable[LocalFile], stamps: Mapping[str, tuple[int, int]], covers: Callable[[LocalFile], bool]
     ) -> list[LocalFile]:
-        """The files of a scan, those that are quiet without `growing`.
-
-        Args:
-            files: of the scan.
-            stamps: size and modification time (ns) of each.
-            covers: whether the Hub is known to hold all of a file; of these none is asked for.
-        """
+        """The files of a scan, those that are quiet without `growing`."""
         files, before = list(files), self._stamps
         self._live |= {path for path, stamp in stamps.items() if before.get(path, stamp) != stamp}
         self._live &= stamps.keys()
@@ -64,11 +54,7 @@ class QuietFiles:
 
 
 class NotQuietError(OSError):
-    """Files have changed while they were sent by their paths.
-
-    Args:
-        paths: of these files.
-    """
+    """Files have changed while they were sent by their paths."""
 
     def __init__(self, paths: Iterable[str]) -> None:
         self.paths = frozenset(paths)
@@ -77,15 +63,10 @@ class NotQuietError(OSError):
 
 @dataclass(frozen=True)
 class Source:
-    """A local file that is sent.
+    """A local file that is sent."""
 
-    Attributes:
-        file: as it was at the snapshot.
-        path: where its content is read: it leads to one file, whatever becomes of names.
-    """
-
-    file: LocalFile
-    path: str
+    file: LocalFile  # as it was at the snapshot
+    path: str  # where its content is read: it leads to one file, whatever becomes of names
 
 
 class Unchanged:

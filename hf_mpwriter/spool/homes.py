@@ -63,16 +63,7 @@ _probed: dict[tuple[Mount | None, int], Abilities] = {}  # per filesystem, by it
 
 
 def find(logdir: str, environ: Mapping[str, str] = os.environ) -> Home:
-    """Where a run is kept on this host.
-
-    Args:
-        logdir: absolute path, or URL.
-        environ: the environment.
-
-    Raises:
-        LogdirError: neither the logdir nor a directory on this host can take it.
-        SettingsError: HF_MPWRITER_STAGING is not valid.
-    """
+    """Where a run is kept on this host."""
     setting = staging_setting(environ)
     there, device = "", 0
     if not is_url(logdir):
@@ -99,23 +90,14 @@ def spool_of(home: Home) -> Spool:
 
 
 def is_staged_here(logdir: str) -> bool:
-    """Whether this host has a spool for a logdir in a staging directory; nothing is probed.
-
-    Args:
-        logdir: absolute path.
-    """
+    """Whether this host has a spool for a logdir in a staging directory; nothing is probed."""
     name = os.path.join(staging_root(os.geteuid()), staged_name(os.path.realpath(logdir)), SPOOL_NAME)
     return any(os.path.isdir(os.path.join(directory, name)) for directory in staging_directories(os.environ))
 
 
 def beside(folder: str) -> Home:
-    """The home of a folder of another user, with a spool in the staging directory: nothing is written into the folder.
-
-    Args:
-        folder: absolute path.
-
-    Raises:
-        LogdirError: there is no staging directory.
+    """The home of a folder of another user, with a spool in the staging directory: nothing is written into the
+    folder.
     """
     why = "it is another user's, or cannot be written"
     staging = _staging(folder, why, staging_directories(os.environ), staging_setting(os.environ))
@@ -139,14 +121,7 @@ def _found(logdir: str, there: str, setting: str, directories: list[str]) -> Hom
 
 
 def _left_by_mount(logdir: str, there: str, mount: Mount | None, directories: Sequence[str]) -> Home | None:
-    """The home of a staged run whose mount is not there: the empty directory that it leaves is no logdir.
-
-    Args:
-        logdir: absolute path.
-        there: the nearest directory above it that is there, "" if that does not answer.
-        mount: of it.
-        directories: in which a staging directory may be.
-    """
+    """The home of a staged run whose mount is not there: the empty directory that it leaves is no logdir."""
     if mount is None:  # the system does not tell
         return None
     name = staged_name(os.path.realpath(logdir))
@@ -174,11 +149,6 @@ def abilities_at(path: str, mount: Mount | None, directories: Sequence[str] = ()
     """What the filesystem of a path can do, as far as that decides; None if nothing can be made there.
 
     It is tried out once per process, and once a day where there is a staging directory to remember it.
-
-    Args:
-        path: absolute; the nearest directory above it that is there is where it is tried.
-        mount: of it.
-        directories: in which a staging directory may be.
     """
     with contextlib.suppress(OSError):
         directory, status = nearest(path)
@@ -193,16 +163,7 @@ def abilities_at(path: str, mount: Mount | None, directories: Sequence[str] = ()
 
 
 def examine(path: str, mount: Mount | None, elsewhere: Callable[[str], bool]) -> Abilities:
-    """All that the filesystem of a path can do, asked anew; the answer is remembered.
-
-    Args:
-        path: see `abilities_at`.
-        mount: of it.
-        elsewhere: see `probe`.
-
-    Raises:
-        OSError: nothing can be made there.
-    """
+    """All that the filesystem of a path can do, asked anew; the answer is remembered."""
     directory, status = nearest(path)
     found = probe(directory, elsewhere=elsewhere)
     _homes.clear()
@@ -226,11 +187,7 @@ def _keep(mount: Mount | None, device: int, found: Abilities, directories: Seque
 
 
 def _staging(logdir: str, why: str, directories: Sequence[str], setting: str) -> str:
-    """The staging directory of this user; it is made.
-
-    Raises:
-        LogdirError: there is none.
-    """
+    """The staging directory of this user; it is made."""
     troubles = []
     for directory in directories:
         path = os.path.join(directory, staging_root(os.geteuid()))
@@ -249,24 +206,13 @@ def _staging(logdir: str, why: str, directories: Sequence[str], setting: str) ->
 
 
 def _far(directory: str, mountinfo: str) -> str:
-    """Why a directory is not on a disk of this host, "" if it is, as far as the system tells; it is not asked itself.
-
-    Args:
-        directory: absolute path.
-        mountinfo: the table of mounts.
-    """
+    """Why a directory is not on a disk of this host, "" if it is, as far as the system tells; nothing asks it."""
     mount = mount_unasked(directory, mountinfo)
     return "" if mount is None or mount.is_local else f"{directory} is on {mount.fstype}"
 
 
 def _unfit(directory: str, path: str, *, is_named: bool) -> str:
-    """What is wrong with a staging directory, which is made; "" if it is fit.
-
-    Args:
-        directory: in which it is.
-        path: of it.
-        is_named: whether the user names this one; it need not be a local disk then.
-    """
+    """What is wrong with a staging directory, which is made; "" if it is fit."""
     os.makedirs(directory, mode=0o700, exist_ok=True)
     mount = find_mount(directory)
     if is_named:

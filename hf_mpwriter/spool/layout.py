@@ -74,17 +74,11 @@ def unwritable(run_dir: str, error: OSError) -> LogdirError:
 
 @dataclass(frozen=True)
 class RunPaths:
-    """Where a run is, as a process is told that gets descriptors of its directories.
+    """Where a run is, as a process is told that gets descriptors of its directories."""
 
-    Attributes:
-        run_dir: absolute path.
-        spool: absolute path of the spool, "" if it lies in the run directory.
-        logdir: path or URL by which its user names the run, "" for the run directory.
-    """
-
-    run_dir: str
-    spool: str = ""
-    logdir: str = ""
+    run_dir: str  # absolute path
+    spool: str = ""  # absolute path of the spool, "" if it lies in the run directory
+    logdir: str = ""  # path or URL by which its user names the run, "" for the run directory
 
 
 @dataclass(frozen=True)
@@ -155,23 +149,13 @@ class HostSpool:
 
 
 class Spool:
-    """The spool of one run directory. Both are opened at the first use and held from then on.
-
-    Args:
-        run_dir: absolute path.
-        run: the run directory, if it is held already.
-        aside: the directory of this spool and its name there, if it is not in the run directory.
-
-    Attributes:
-        run_dir, run: see above.
-        logdir: path or URL by which its user names the run.
-        directory: of the spool; opened only if it passes `check_ownership`.
-    """
+    """The spool of one run directory. Both are opened at the first use and held from then on."""
 
     def __init__(self, run_dir: str, run: Directory | None = None, aside: Place | None = None) -> None:
         self.run_dir = self.logdir = run_dir
-        self.run = run or Directory(run_dir)
+        self.run = run or Directory(run_dir)  # the run directory, if it is held already
         path, above = (str(aside), aside.directory) if aside else (os.path.join(run_dir, SPOOL_NAME), self.run)
+        # of the spool; opened only if it passes `check_ownership`
         self.directory = Directory(path, above=above, check=check_descriptor)
 
     def __reduce__(self) -> tuple[object, tuple[str, str, str]]:
@@ -185,24 +169,14 @@ class Spool:
 
     @classmethod
     def of(cls, run_dir: str, root: str = "", logdir: str = "") -> Spool:
-        """The spool of a run by its paths.
-
-        Args:
-            run_dir: absolute path.
-            root: absolute path of the spool, "" if it is in the run directory.
-            logdir: see the attribute; "" for the run directory.
-        """
+        """The spool of a run by its paths."""
         spool = cls(run_dir, aside=at(root) if root not in ("", os.path.join(run_dir, SPOOL_NAME)) else None)
         spool.logdir = logdir or run_dir
         return spool
 
     @classmethod
     def adopt(cls, paths: RunPaths, run_fd: int, spool_fd: int) -> Spool:
-        """The spool of inherited descriptors of run directory and spool, which become ours.
-
-        Raises:
-            ForeignSpoolError: see `check_ownership`; OSError: one of them is no directory.
-        """
+        """The spool of inherited descriptors of run directory and spool, which become ours."""
         spool = cls.of(paths.run_dir, paths.spool, paths.logdir)
         spool.run.adopt(run_fd)
         spool.directory.adopt(spool_fd)
@@ -278,11 +252,7 @@ class Spool:
         return (self.directory / FORMAT_NAME).exists()
 
     def is_unfinished(self, endpoint: str) -> bool:
-        """Whether a worker lives here, or died before all its bytes were on the Hub.
-
-        Args:
-            endpoint: runs for another Hub do not count.
-        """
+        """Whether a worker lives here, or died before all its bytes were on the Hub."""
         try:
             self.check_format()
             destination = self.destination()
@@ -292,11 +262,7 @@ class Spool:
             return False
 
     def is_original(self) -> bool:
-        """Whether it is where its destination was recorded; False for what was copied, or unpacked from an archive.
-
-        Raises:
-            OSError, SpoolFormatError: run.json cannot be read.
-        """
+        """Whether it is where its destination was recorded; False for what was copied, or unpacked from an archive."""
         return ownership.is_original(self.directory)
 
     def is_private(self) -> bool:
@@ -307,13 +273,7 @@ class Spool:
     def create(self) -> bool:
         """Create the spool, or check its format; any number of processes may do so at once.
 
-        Returns:
-            Whether this call has written FORMAT, and so has had a lock there.
-
-        Raises:
-            LogdirError: the run directory cannot be created or written.
-            ForeignSpoolError: see `check_ownership`.
-            SpoolFormatError: the spool belongs to another version.
+        Whether this call has written FORMAT, and so has had a lock there.
         """
         self.refresh()
         check_ownership(self.directory)
@@ -345,20 +305,11 @@ class Spool:
         return makes
 
     def check_format(self) -> None:
-        """Refuse a spool that another version wrote.
-
-        Raises:
-            SpoolFormatError: it names the version that is needed.
-        """
+        """Refuse a spool that another version wrote."""
         ownership.check_format(self.directory)
 
     def record_destination(self, destination: Destination) -> None:
-        """Write the destination into run.json; if one is recorded, check that it is the same.
-
-        Raises:
-            LogdirError: the disk refuses it.
-            DestinationError: the run directory belongs to another destination.
-        """
+        """Write the destination into run.json; if one is recorded, check that it is the same."""
         recorded = self.destination()
         if recorded is None:
             try:
@@ -376,10 +327,5 @@ class Spool:
         return (self.directory / RUN_JSON).exists()
 
     def destination(self) -> Destination | None:
-        """The recorded destination, None for a local run.
-
-        Raises:
-            ForeignSpoolError: see `check_ownership`.
-            SpoolFormatError: run.json is damaged.
-        """
+        """The recorded destination, None for a local run."""
         return ownership.recorded_destination(self.directory)

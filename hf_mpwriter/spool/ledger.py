@@ -49,27 +49,16 @@ UNCERTAIN_LIMIT = 64  # contents per attachment whose outcome is unknown; older 
 
 @dataclass(frozen=True)
 class Held:
-    """What the Hub holds of one path.
+    """What the Hub holds of one path."""
 
-    Attributes:
-        length: bytes.
-        sha256: of these bytes, hex.
-        commit: a head at which this was so; "" if nothing of the path was ever there.
-        time: unix time of the acknowledgement, by the clock of one host.
-        blob_id: of an attachment, git's id of these bytes.
-        foreign: others have sent these bytes.
-        stamp: inode, size, mtime and ctime (ns) of the attachment that was last seen to have them.
-        generation: how often the path has lost or replaced something.
-    """
-
-    length: int
-    sha256: str
-    commit: str
-    time: float
-    blob_id: str = ""
-    foreign: bool = False
-    stamp: tuple[int, ...] = ()
-    generation: int = 0
+    length: int  # bytes
+    sha256: str  # of these bytes, hex
+    commit: str  # a head at which this was so; "" if nothing of the path was ever there
+    time: float  # unix time of the acknowledgement, by the clock of one host
+    blob_id: str = ""  # of an attachment, git's id of these bytes
+    foreign: bool = False  # others have sent these bytes
+    stamp: tuple[int, ...] = ()  # inode, size, mtime and ctime (ns) of the attachment that was last seen to have them
+    generation: int = 0  # how often the path has lost or replaced something
 
     @property
     def sent(self) -> Sent:
@@ -84,17 +73,11 @@ class Held:
 
 @dataclass(frozen=True, order=True)
 class Quarantined:
-    """Why a path is left out.
+    """Why a path is left out."""
 
-    Attributes:
-        refusals: times that the Hub has refused it since it took something of it; 0 if it cannot be sent from here.
-        tried: when that was found the last time, by the filesystem's clock.
-        reason: for people.
-    """
-
-    refusals: int
-    tried: float
-    reason: str
+    refusals: int  # times that the Hub has refused it since it took something of it; 0 if it cannot be sent from here
+    tried: float  # when that was found the last time, by the filesystem's clock
+    reason: str  # for people
 
 
 NOWHERE = Held(0, "", "", 0.0)  # what is known of a path of which nothing is known
@@ -102,33 +85,22 @@ NOWHERE = Held(0, "", "", 0.0)  # what is known of a path of which nothing is kn
 
 @dataclass
 class Ledger:
-    """What the Hub is known to hold of a run.
+    """What the Hub is known to hold of a run."""
 
-    Attributes:
-        destination: that it is about.
-        repo_id: full name of the repository, "" until a push has resolved it.
-        files: what the Hub holds, per path.
-        quarantined: paths that are left out.
-        settings: of the last worker, None if there was none.
-        checks: per host, a number that grows when it compares all copies with the Hub's.
-        uncertain: contents that the Hub may hold besides, per path of an attachment.
-        private: visibility of the repository, None until a push has seen it.
-        saves: how often it was saved, its predecessors included.
-        taken_over: stamps of records of other hosts whose pushes can change nothing any more.
-        commits: per host, the commits that its uploaders have made.
-    """
-
-    destination: Destination
-    repo_id: str = ""
-    files: dict[str, Held] = field(default_factory=dict)
-    quarantined: dict[str, Quarantined] = field(default_factory=dict)
-    settings: Settings | None = None
+    destination: Destination  # that it is about
+    repo_id: str = ""  # full name of the repository, "" until a push has resolved it
+    files: dict[str, Held] = field(default_factory=dict)  # what the Hub holds, per path
+    quarantined: dict[str, Quarantined] = field(default_factory=dict)  # paths that are left out
+    settings: Settings | None = None  # of the last worker, None if there was none
+    # per host, a number that grows when it compares all copies with the Hub's
     checks: dict[str, int] = field(default_factory=dict)
+    # contents that the Hub may hold besides, per path of an attachment
     uncertain: dict[str, list[Sent]] = field(default_factory=dict)
-    private: bool | None = None
-    saves: int = 0
+    private: bool | None = None  # visibility of the repository, None until a push has seen it
+    saves: int = 0  # how often it was saved, its predecessors included
+    # stamps of records of other hosts whose pushes can change nothing any more
     taken_over: frozenset[str] = frozenset()
-    commits: dict[str, int] = field(default_factory=dict)
+    commits: dict[str, int] = field(default_factory=dict)  # per host, the commits that its uploaders have made
 
     def __post_init__(self) -> None:
         for path in (*self.files, *self.quarantined, *self.uncertain):
@@ -160,12 +132,7 @@ class Ledger:
         return any(held.commit for held in self.files.values())
 
     def note_checked(self, host_id: str, now: float) -> None:
-        """Note that a host has compared all copies with the Hub's.
-
-        Args:
-            host_id: of the host.
-            now: unix time; the number grows whatever the clock does, and even after the ledger was lost.
-        """
+        """Note that a host has compared all copies with the Hub's."""
         self.checks[host_id] = max(int(now * 1000), self.checks.get(host_id, 0) + 1)
 
     def length(self, path: str) -> int:
@@ -194,13 +161,7 @@ class Ledger:
         return sent.sha256 != held.sha256 if names.is_attachment(path) else sent.length < held.length
 
     def acknowledge(self, sent: dict[str, Sent], commit: str, now: float) -> None:
-        """Take over what a push has found or made true of the Hub.
-
-        Args:
-            sent: what the Hub holds, per path; a length of 0 if it has the file no more.
-            commit: the head at which this is so.
-            now: unix time.
-        """
+        """Take over what a push has found or made true of the Hub."""
         for path, file in sent.items():
             before = self.files.get(path, NOWHERE)
             stamp = before.stamp if before.sent == file else ()
@@ -285,11 +246,7 @@ class Ledger:
             self._add_uncertain(path, other.uncertain[path])
 
     def save(self, path: Place) -> None:
-        """Replace the ledger on disk, durably.
-
-        Raises:
-            OSError: the disk refuses; the older ledger is still there.
-        """
+        """Replace the ledger on disk, durably."""
         self.saves += 1
         disk.replace(path, state.dump(self), "ledger.save")
 
@@ -317,8 +274,7 @@ def load(spool: Spool, destination: Destination) -> Ledger:
 def set_aside(spool: Spool, host_id: str) -> str | None:
     """Rename a ledger that cannot be read; its lengths are read back from the Hub.
 
-    Returns:
-        Where it is now, None if it can be read or if there is none.
+    Where it is now, None if it can be read or if there is none.
     """
     path = spool.host(host_id).ledger
     try:

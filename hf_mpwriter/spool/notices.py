@@ -36,17 +36,11 @@ LONGEST = 500  # characters of a notice that are told
 
 @dataclass(frozen=True)
 class NumberedNotice:
-    """What the user should know.
+    """What the user should know."""
 
-    Attributes:
-        number: greater than that of all earlier ones of the host.
-        time: unix time.
-        text: for people.
-    """
-
-    number: int
-    time: float
-    text: str
+    number: int  # greater than that of all earlier ones of the host
+    time: float  # unix time
+    text: str  # for people
 
     @property
     def line(self) -> str:
@@ -70,12 +64,7 @@ def read_notices(host: HostSpool) -> tuple[NumberedNotice, ...]:
 
 
 class NoticesFile:
-    """The notices file of a running uploader.
-
-    Args:
-        host: where it is.
-        wall_clock: unix time.
-    """
+    """The notices file of a running uploader."""
 
     def __init__(self, host: HostSpool, wall_clock: Callable[[], float] = time.time) -> None:
         self._host, self._wall_clock = host, wall_clock

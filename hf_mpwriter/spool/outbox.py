@@ -34,15 +34,10 @@ logger = logging.getLogger("hf_mpwriter")
 
 @dataclass(frozen=True)
 class Batch:
-    """Files that are sent in one commit, as they were at a snapshot.
+    """Files that are sent in one commit, as they were at a snapshot."""
 
-    Attributes:
-        number: of the batch in the outbox; 0 for a batch of attachments and for a mere read-back.
-        files: event files, or attachments, never both.
-    """
-
-    number: int
-    files: tuple[LocalFile, ...]
+    number: int  # of the batch in the outbox; 0 for a batch of attachments and for a mere read-back
+    files: tuple[LocalFile, ...]  # event files, or attachments, never both
 
     @property
     def has_attachments(self) -> bool:
@@ -52,40 +47,25 @@ class Batch:
 
 @dataclass(frozen=True)
 class InFlightRecord:
-    """What recovery has to know of a push that was interrupted.
+    """What recovery has to know of a push that was interrupted."""
 
-    Attributes:
-        batch: number of the batch that it carried.
-        fenced: whether all its commits name their parent; a late one is refused once the branch has moved.
-        attachments: that it carried; the Hub may have them now.
-    """
-
-    batch: int
-    fenced: bool
-    attachments: tuple[LocalFile, ...] = ()
+    batch: int  # number of the batch that it carried
+    fenced: bool  # whether all its commits name their parent; a late one is refused once the branch has moved
+    attachments: tuple[LocalFile, ...] = ()  # that it carried; the Hub may have them now
 
 
 class Outbox:
-    """The outbox of one uploader.
-
-    Args:
-        host: where it is.
-        run: the run directory.
-
-    Attributes:
-        batches: that wait, the oldest first.
-        trouble: why the disk does not hold what `batches` does, "" while it does.
-    """
+    """The outbox of one uploader."""
 
     def __init__(self, host: HostSpool, run: Directory) -> None:
         self._host = host
         self._run = run
         self._highest = 0
         self._garbage: list[Place] = []  # what cannot be read, and cannot be removed yet
-        self.trouble = ""
+        self.trouble = ""  # why the disk does not hold what `batches` does, "" while it does
         disk.make_dirs(host.outbox)
         self._sweep()
-        self.batches = self._read_all()
+        self.batches = self._read_all()  # that wait, the oldest first
         self._on_disk = list(self.batches)
 
     @property
@@ -134,11 +114,7 @@ class Outbox:
         return batch
 
     def put(self, groups: Sequence[Sequence[LocalFile]]) -> None:
-        """Make a batch of each group of files; they supersede all older batches.
-
-        Raises:
-            OSError: event files cannot be made durable; the outbox is as it was.
-        """
+        """Make a batch of each group of files; they supersede all older batches."""
         # opened anew: the held descriptor is that of the worker that started this process, and an error of the disk is
         # told once per opening. The worker, who can write again what was lost, is to hear of it.
         many = sum(map(len, groups)) >= disk.MANY
@@ -159,25 +135,13 @@ class Outbox:
             self._remove_garbage()
 
     def split(self, batch: Batch, behind: Sequence[Sequence[LocalFile]] | None = None) -> None:
-        """Replace a batch by its two halves; they are sent next.
-
-        Args:
-            batch: the first one.
-            behind: groups that take the place of the other batches; None leaves these as they are.
-
-        Raises:
-            OSError: as `put`.
-        """
+        """Replace a batch by its two halves; they are sent next."""
         middle = len(batch.files) // 2
         rest = [other.files for other in self.batches if other is not batch] if behind is None else behind
         self.put([batch.files[:middle], batch.files[middle:], *rest])
 
     def shorten(self, batch: Batch, file: LocalFile) -> None:
-        """Put less of the only file of a batch before it; the batch that has all of the file stays.
-
-        Raises:
-            OSError: as `put`.
-        """
+        """Put less of the only file of a batch before it; the batch that has all of the file stays."""
         rest = [other.files for other in self.batches if other is not batch]
         whole = [] if any(other.path == file.path for files in rest for other in files) else [batch.files]
         self.put([[file], *whole, *rest])
@@ -216,24 +180,12 @@ class Outbox:
             self.trouble = f"batch {batch.number} cannot be removed: {error}"
 
     def mark_in_flight(self, batch: Batch, *, fenced: bool) -> None:
-        """Record durably that a push of a batch starts.
-
-        Args:
-            batch: that the push carries.
-            fenced: see `InFlightRecord`.
-
-        Raises:
-            OSError: the disk refuses; without this record no push may start.
-        """
+        """Record durably that a push of a batch starts."""
         record = InFlightRecord(batch.number, fenced, batch.files if batch.has_attachments else ())
         disk.replace(self._host.in_flight, state.dump(record), "outbox.in_flight")
 
     def clear_in_flight(self) -> None:
-        """Remove the record: the outcome of the push is known.
-
-        Raises:
-            OSError: the disk refuses.
-        """
+        """Remove the record: the outcome of the push is known."""
         disk.remove(self._host.in_flight, "outbox.cleared")
 
 

@@ -40,39 +40,19 @@ FORMAT_NAME, RUN_JSON = "FORMAT", "run.json"
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What `run.json` holds.
+    """What `run.json` holds."""
 
-    Attributes:
-        destination: of the run.
-        inode: of the spool in which it was written; a copy has another one.
-    """
-
-    destination: Destination
-    inode: int = 0
+    destination: Destination  # of the run
+    inode: int = 0  # of the spool in which it was written; a copy has another one
 
 
 def check_descriptor(path: str, fd: int) -> None:
-    """Refuse a spool that was opened and into which strangers may write.
-
-    Args:
-        path: of the spool, for the message.
-        fd: a descriptor of it.
-
-    Raises:
-        ForeignSpoolError: it says what is wrong and what helps.
-    """
+    """Refuse a spool that was opened and into which strangers may write."""
     _refuse(path, _objection(path, os.fstat(fd), fd))
 
 
 def check_ownership(spool: Directory) -> None:
-    """Refuse a spool into which strangers may write; one that is not there yet is fine.
-
-    Args:
-        spool: its directory.
-
-    Raises:
-        ForeignSpoolError: it says what is wrong and what helps.
-    """
+    """Refuse a spool into which strangers may write; one that is not there yet is fine."""
     try:
         check_descriptor(spool.path, spool.fd)
     except ForeignSpoolError:
@@ -112,11 +92,7 @@ def _objection(root: str, status: os.stat_result, fd: int) -> tuple[str, str] | 
 
 
 def _made_by_us(directory: int) -> int:
-    """The user id that this filesystem gives our files, which may know root by another number; -1 if it takes none.
-
-    Args:
-        directory: a descriptor, -1 if there is none.
-    """
+    """The user id that this filesystem gives our files, which may know root by another number; -1 if it takes none."""
     name = f".owner-probe.{os.getpid()}.{os.urandom(4).hex()}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
     try:
@@ -158,14 +134,7 @@ def is_private(run: Directory, spool: Directory) -> bool:
 def check_format(spool: Directory) -> bool:
     """Refuse a spool that another version wrote.
 
-    Args:
-        spool: its directory.
-
-    Returns:
-        Whether FORMAT is there. Of one that was torn the rest is written by the next worker.
-
-    Raises:
-        SpoolFormatError: it names the version that is needed.
+    Whether FORMAT is there. Of one that was torn the rest is written by the next worker.
     """
     try:
         found = disk.read(spool / FORMAT_NAME)
@@ -203,11 +172,7 @@ def _is_torn(found: bytes) -> bool:
 
 
 def record_destination(spool: Directory, destination: Destination) -> None:
-    """Write the destination into run.json, where none was seen, unless one is there by now.
-
-    Raises:
-        OSError: the disk refuses.
-    """
+    """Write the destination into run.json, where none was seen, unless one is there by now."""
     with Place(spool).entered() as inside:
         record = RunRecord(destination, inside.stat().st_ino)
         whole = lambda found: not _is_torn(found)  # noqa: E731

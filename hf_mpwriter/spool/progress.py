@@ -42,18 +42,11 @@ CHECK_PAUSE = 4.0  # times as long as a check took, until the next one; at least
 
 
 class Progress:
-    """A view of one run. The ledgers are read again when one of them changes.
-
-    Args:
-        spool: of the run directory.
-        clock: monotonic seconds.
-
-    Attributes:
-        until: monotonic seconds; ledgers that were read before are not read again if that would take longer.
-    """
+    """A view of one run. The ledgers are read again when one of them changes."""
 
     def __init__(self, spool: Spool, clock: Callable[[], float] = time.monotonic) -> None:
         self._spool, self._clock = spool, clock
+        # monotonic seconds; ledgers that were read before are not read again if that would take longer
         self.until = math.inf
         self._load_took = self._next_load = 0.0
         self._seen: list[tuple[str, int, int]] | None = None
@@ -95,13 +88,7 @@ class Progress:
     def missing(
         self, lengths: Mapping[str, int], since: int = NEVER, asked: Mapping[str, int] | None = None
     ) -> dict[str, int]:
-        """Bytes that the Hub does not have yet, per path.
-
-        Args:
-            lengths: bytes per path; of an attachment all are missing, or none.
-            since: `checked` of a ledger; one counts only if it was compared with the Hub later.
-            asked: from `changes`; what an attachment has become after that need not be there.
-        """
+        """Bytes that the Hub does not have yet, per path."""
         ledger = self.ledger()
         if ledger is None or ledger.checked <= since:
             return {path: length for path, length in lengths.items() if length or is_attachment(path)}
@@ -143,10 +130,6 @@ class Progress:
         """The missing paths that will not arrive by themselves soon, with the reason.
 
         These are quarantined paths, and the later event files of their writers, which wait for them.
-
-        Args:
-            missing: from `missing`.
-            before: from `refusals`; what was refused by then, and not since, is left out.
         """
         quarantined = {path: entry for path, entry in self.refusals().items() if entry != before.get(path)}
         first: dict[tuple[str, str], str] = {}  # writer -> its first quarantined event file: later ones wait
@@ -183,22 +166,15 @@ class Progress:
 
 @dataclass(frozen=True)
 class Logged:
-    """What a process has logged in a run directory, at one moment.
+    """What a process has logged in a run directory, at one moment."""
 
-    Attributes:
-        lengths: bytes per path that are on disk and are to be uploaded.
-        in_memory: records that wait in memory because the disk refuses them.
-        dropped: records that the disk refused for good.
-        disk_error: why the disk refuses records, "" while it accepts them.
-        damaged: bytes that it wrote to each file that holds less now; only what was sent before is on the Hub.
-        written: bytes per path of all its event files, whatever the patterns.
-    """
-
-    lengths: Mapping[str, int]
-    in_memory: int = 0
-    dropped: int = 0
-    disk_error: str = ""
+    lengths: Mapping[str, int]  # bytes per path that are on disk and are to be uploaded
+    in_memory: int = 0  # records that wait in memory because the disk refuses them
+    dropped: int = 0  # records that the disk refused for good
+    disk_error: str = ""  # why the disk refuses records, "" while it accepts them
+    # bytes that it wrote to each file that holds less now; only what was sent before is on the Hub
     damaged: Mapping[str, int] = field(default_factory=dict)
+    # bytes per path of all its event files, whatever the patterns
     written: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -209,39 +185,23 @@ class Logged:
 
 @dataclass(frozen=True)
 class Status:
-    """What a process has logged, and how much of it is on the Hub.
+    """What a process has logged, and how much of it is on the Hub."""
 
-    Attributes:
-        destination: its page on the Hub, "" if the run is local.
-        logged: bytes on disk to be uploaded: event files of this process, and attachments if the patterns ask for them.
-        on_hub: of these, bytes that the Hub is known to hold.
-        waiting: bytes that it does not hold yet; 0 for a local run. Of a staged run, those not in the logdir count too.
-        dropped: records that the disk refused for good.
-        error: why the disk refuses records, what damage has cost, why the last push failed; or "".
-        in_memory: records that wait in memory, as the disk refuses them; not in `logged`.
-        logdir: of a staged run, "" for any other.
-        in_logdir: bytes of this process's event files there.
-    """
-
-    destination: str = ""
+    destination: str = ""  # its page on the Hub, "" if the run is local
+    # bytes on disk to be uploaded: event files of this process, and attachments if the patterns ask for them
     logged: int = 0
-    on_hub: int = 0
+    on_hub: int = 0  # of these, bytes that the Hub is known to hold
+    # bytes that it does not hold yet; 0 for a local run. Of a staged run, those not in the logdir count too
     waiting: int = 0
-    dropped: int = 0
-    error: str = ""
-    in_memory: int = 0
-    logdir: str = ""
-    in_logdir: int = 0
+    dropped: int = 0  # records that the disk refused for good
+    error: str = ""  # why the disk refuses records, what damage has cost, why the last push failed; or ""
+    in_memory: int = 0  # records that wait in memory, as the disk refuses them; not in `logged`
+    logdir: str = ""  # of a staged run, "" for any other
+    in_logdir: int = 0  # bytes of this process's event files there
 
 
 def status(view: Progress, destination: Destination | None, logged: Logged) -> Status:
-    """How much of what was logged is on the Hub.
-
-    Args:
-        view: of the run.
-        destination: None for a local run.
-        logged: by this process.
-    """
+    """How much of what was logged is on the Hub."""
     total = sum(logged.lengths.values())
     waiting, errors = 0, [f"the disk refuses records: {logged.disk_error}."] if logged.disk_error else []
     errors.append(damage_text(view.missing(logged.damaged) if destination else logged.damaged))
@@ -275,21 +235,7 @@ def wait(
 
     It ends early when the next push is not allowed before the timeout, and when all that is missing, or the
     destination, was refused after it had begun.
-
-    Args:
-        progress: view of the run.
-        lengths: bytes per path.
-        timeout: seconds.
-        ensure_uploader: makes sure that an uploader lives; called every second.
-        notify: takes what is missing at each check; the wait ends if it returns True, or raises.
-        clock: monotonic seconds.
-        since: see `Progress.missing`.
-        asked: see `Progress.missing`; by default the attachments have to be there as they are now.
-        before: see `Progress.refused`; by default what is refused now.
-        began_at: unix time; a refusal of the destination counts if it came later. By default now.
-
-    Returns:
-        What is missing at the end, {} if nothing is.
+    What is missing at the end, {} if nothing is.
     """
     end, began_at = clock() + timeout, time.time() if began_at is None else began_at
     progress.until = end

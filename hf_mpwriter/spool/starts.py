@@ -61,30 +61,19 @@ FORGET_AFTER = 2 * LONGEST_PAUSE  # seconds without a start
 
 @dataclass(frozen=True, kw_only=True)
 class StartRecord(RunPaths):
-    """What an uploader needs to know at its start.
+    """What an uploader needs to know at its start."""
 
-    Attributes:
-        destination: the only one that it sends to.
-        token_issued_at: unix time when the worker that brings the token joined.
-        seeks_siblings: whether it starts uploaders of unfinished runs beside this one.
-        nodes: of the job that the worker belongs to.
-    """
-
-    destination: Destination
-    token_issued_at: float = 0.0
-    seeks_siblings: bool = False
-    nodes: Nodes = field(default_factory=Nodes)
+    destination: Destination  # the only one that it sends to
+    token_issued_at: float = 0.0  # unix time when the worker that brings the token joined
+    seeks_siblings: bool = False  # whether it starts uploaders of unfinished runs beside this one
+    nodes: Nodes = field(default_factory=Nodes)  # of the job that the worker belongs to
 
 
 @dataclass(frozen=True, kw_only=True)
 class MirrorStart(RunPaths):
-    """What a mirror needs to know at its start.
+    """What a mirror needs to know at its start."""
 
-    Attributes:
-        to: the logdir: an absolute path, or a URL.
-    """
-
-    to: str
+    to: str  # the logdir: an absolute path, or a URL
 
 
 AnyStart = StartRecord | MirrorStart | SamplerStart
@@ -93,38 +82,22 @@ AnyStartT = TypeVar("AnyStartT", bound=AnyStart)
 
 @dataclass(frozen=True)
 class Starts:
-    """The starts of a host that were not followed by a sound uploader.
+    """The starts of a host that were not followed by a sound uploader."""
 
-    Attributes:
-        boot: boot id.
-        at: monotonic seconds of the last ones.
-        quiet_until: monotonic seconds; no start before.
-        pause: seconds of the last pause, 0.0 before the first.
-    """
-
-    boot: str = ""
-    at: tuple[float, ...] = ()
-    quiet_until: float = 0.0
-    pause: float = 0.0
+    boot: str = ""  # boot id
+    at: tuple[float, ...] = ()  # monotonic seconds of the last ones
+    quiet_until: float = 0.0  # monotonic seconds; no start before
+    pause: float = 0.0  # seconds of the last pause, 0.0 before the first
 
     def as_of(self, now: float, boot: str) -> Starts:
-        """What of it counts now.
-
-        Args:
-            now: monotonic seconds.
-            boot: boot id.
-        """
+        """What of it counts now."""
         is_sound = all(map(math.isfinite, (*self.at, self.quiet_until, self.pause)))  # JSON may hold NaN
         if self.boot != boot or not is_sound or not self.at or max(self.at) > now or now - self.at[-1] > FORGET_AFTER:
             return Starts(boot)
         return dataclasses.replace(self, quiet_until=min(self.quiet_until, self.at[-1] + LONGEST_PAUSE))
 
     def with_start(self, now: float) -> Starts:
-        """The count with one more start.
-
-        Args:
-            now: monotonic seconds.
-        """
+        """The count with one more start."""
         at = self.at
         if not self.pause:  # while there are pauses, their length proves nothing
             at = tuple(start for start in at if now - start < STARTS_WINDOW)
@@ -143,19 +116,12 @@ def _load(place: Place) -> Starts:
 
 
 class Post(NamedTuple):
-    """What one process at a time does for a run directory.
+    """What one process at a time does for a run directory."""
 
-    Attributes:
-        lock: that it holds.
-        starts: the count of its starts on this host.
-        log: its log on this host.
-        start: starts it, see `system/launch`.
-    """
-
-    lock: Place
-    starts: Place
-    log: Place
-    start: Callable[[Handed], int]
+    lock: Place  # that it holds
+    starts: Place  # the count of its starts on this host
+    log: Place  # its log on this host
+    start: Callable[[Handed], int]  # starts it, see `system/launch`
 
 
 def uploader_post(spool: Spool) -> Post:
@@ -182,18 +148,7 @@ POSTS = {"uploader": uploader_post, "mirror": mirror_post, "sampler": sampler_po
 
 
 class Starter:
-    """Starts uploaders, mirrors or samplers of one run directory.
-
-    Args:
-        spool: of the run directory.
-        clock: monotonic seconds.
-        by_hand: whether it counts for itself only, because a user asks for a start now.
-        post: what is started, by default an uploader.
-
-    Attributes:
-        quiet_until: monotonic seconds; as far as this process knows, no start before.
-        children: processes that were started here and are not collected yet.
-    """
+    """Starts uploaders, mirrors or samplers of one run directory."""
 
     def __init__(
         self,
@@ -205,21 +160,13 @@ class Starter:
     ) -> None:
         self._spool, self._clock, self._by_hand, self._post_of = spool, clock, by_hand, post
         self._unsaved = Starts() if by_hand else None  # what is not, or cannot be, on disk
-        self.quiet_until = 0.0
-        self.children: list[int] = []
+        self.quiet_until = 0.0  # monotonic seconds; as far as this process knows, no start before
+        self.children: list[int] = []  # processes that were started here and are not collected yet
 
     def start(self, record: AnyStart, env: Callable[[], Mapping[str, str]]) -> bool:
         """Start a process, unless one lives, or workers that joined later are to do it, or there is a pause.
 
-        Args:
-            record: for the process.
-            env: gives its environment.
-
-        Returns:
-            Whether one was started.
-
-        Raises:
-            OSError, ValueError, SpoolFormatError: none can be started.
+        Whether one was started.
         """
         post = self._post_of(self._spool)
         lock = locks.try_exclusive(post.lock)
@@ -292,15 +239,7 @@ def has_ended(pid: int) -> bool:
 
 
 def inherited(kind: type[AnyStartT], result: str) -> tuple[AnyStartT, Spool]:
-    """What this process was started with: its start record, and the spool of its run.
-
-    Args:
-        kind: of the record.
-        result: what there is none of if the spool may not be used.
-
-    Raises:
-        SystemExit: it may not be used, see `Spool.adopt`.
-    """
+    """What this process was started with: its start record, and the spool of its run."""
     record = state.load(kind, launch.read_record(launch.START_RECORD_FD))
     try:
         return record, Spool.adopt(record, launch.RUN_DIR_FD, launch.SPOOL_FD)
@@ -309,11 +248,8 @@ def inherited(kind: type[AnyStartT], result: str) -> tuple[AnyStartT, Spool]:
 
 
 class Tenure:
-    """The part of the process that was started: it lets others start the next one at once, if it has done well itself.
-
-    Args:
-        starts: the count of its starts.
-        clock: monotonic seconds.
+    """The part of the process that was started: it lets others start the next one at once, if it has done well
+    itself.
     """
 
     def __init__(self, starts: Place, clock: Callable[[], float]) -> None:

@@ -50,56 +50,33 @@ SILENCE = 60.0  # seconds without a heartbeat, after which an uploader that live
 
 @dataclass(frozen=True)
 class UploaderStatus:
-    """What an uploader publishes about itself.
+    """What an uploader publishes about itself."""
 
-    Attributes:
-        phase: idle, pushing, waiting or left; "" if no uploader was here.
-        beat: unix time of the last heartbeat.
-        started_at: unix time when the uploader started.
-        token_issued_at: unix time when the worker that brought its token joined.
-        process: the uploader, None if there was none.
-        push: process id of the push that runs, 0 if none does.
-        asked_at: unix time when that push has sent its first request, 0 before that.
-        is_answered: whether the Hub has answered it.
-        waiting: batches that wait.
-        commits: made by this uploader.
-        kind: of the verdict on the last push, "" if it did not fail.
-        reason: why it failed, or why the next one waits; "" if it does not.
-        hint: what helps, "" if nothing is known.
-        failures: in a row.
-        failed_at: unix time of the last failure.
-        failing_since: unix time when the outage began, 0 if event files get to the Hub.
-        succeeded_at: unix time of the last push that succeeded, 0 if none of this uploader has.
-        repo_id: full name of the repository, "" until a push has resolved it.
-        private: visibility of the repository, None until a push has seen it.
-        blocked_until: monotonic seconds; the Hub, or the turn of this node among others, allows no request before.
-        blocked_for: seconds from the heartbeat until then, for readers with another monotonic clock.
-        next_in: seconds from the heartbeat until the next commit or the next try is due; 0 if that is not known.
-        elsewhere: other hosts with a living uploader of their own, None if it has not looked yet.
-    """
-
-    phase: str = ""
-    beat: float = 0.0
-    started_at: float = 0.0
-    token_issued_at: float = 0.0
-    process: Process | None = None
-    push: int = 0
-    asked_at: float = 0.0
-    is_answered: bool = False
-    waiting: int = 0
-    commits: int = 0
-    kind: str = ""
-    reason: str = ""
-    hint: str = ""
-    failures: int = 0
-    failed_at: float = 0.0
-    failing_since: float = 0.0
-    succeeded_at: float = 0.0
-    repo_id: str = ""
-    private: bool | None = None
+    phase: str = ""  # idle, pushing, waiting or left; "" if no uploader was here
+    beat: float = 0.0  # unix time of the last heartbeat
+    started_at: float = 0.0  # unix time when the uploader started
+    token_issued_at: float = 0.0  # unix time when the worker that brought its token joined
+    process: Process | None = None  # the uploader, None if there was none
+    push: int = 0  # process id of the push that runs, 0 if none does
+    asked_at: float = 0.0  # unix time when that push has sent its first request, 0 before that
+    is_answered: bool = False  # whether the Hub has answered it
+    waiting: int = 0  # batches that wait
+    commits: int = 0  # made by this uploader
+    kind: str = ""  # of the verdict on the last push, "" if it did not fail
+    reason: str = ""  # why it failed, or why the next one waits; "" if it does not
+    hint: str = ""  # what helps, "" if nothing is known
+    failures: int = 0  # in a row
+    failed_at: float = 0.0  # unix time of the last failure
+    failing_since: float = 0.0  # unix time when the outage began, 0 if event files get to the Hub
+    succeeded_at: float = 0.0  # unix time of the last push that succeeded, 0 if none of this uploader has
+    repo_id: str = ""  # full name of the repository, "" until a push has resolved it
+    private: bool | None = None  # visibility of the repository, None until a push has seen it
+    # monotonic seconds; the Hub, or the turn of this node among others, allows no request before
     blocked_until: float = 0.0
-    blocked_for: float = 0.0
+    blocked_for: float = 0.0  # seconds from the heartbeat until then, for readers with another monotonic clock
+    # seconds from the heartbeat until the next commit or the next try is due; 0 if that is not known
     next_in: float = 0.0
+    # other hosts with a living uploader of their own, None if it has not looked yet
     elsewhere: tuple[str, ...] | None = None
 
     @classmethod
@@ -132,13 +109,7 @@ class UploaderStatus:
         return next((status for status in found if status.process), cls())
 
     def or_full(self, spool: Spool, now: float, silent_for: float = 0.0) -> Self:
-        """This status; if what comes after it has no room on a full disk, one that says so.
-
-        Args:
-            spool: where it was published.
-            now: unix time.
-            silent_for: seconds without a heartbeat, before which this status counts.
-        """
+        """This status; if what comes after it has no room on a full disk, one that says so."""
         is_full, is_known = False, self.kind == Refused.__name__ or now - self.beat < silent_for
         with contextlib.suppress(OSError, ForeignSpoolError):
             is_full = not is_known and room.is_full(spool.directory.fd)
@@ -150,25 +121,14 @@ class UploaderStatus:
         return dataclasses.replace(self, **failure, failures=max(1, self.failures))  # type: ignore[arg-type]
 
     def blocked_until_here(self, now: float, unix_time: float) -> float:
-        """What `blocked_until` is by a clock of another boot; 0 if it is not known.
-
-        Args:
-            now: monotonic seconds of that boot.
-            unix_time: now.
-        """
+        """What `blocked_until` is by a clock of another boot; 0 if it is not known."""
         age = unix_time - self.beat
         if self.is_over or not self.blocked_for or abs(age) > SILENCE:
             return 0.0
         return now + self.blocked_for - age
 
     def tries_until(self, since: float, now: float, unix_time: float) -> float:
-        """Unix time until which this uploader tries at least, if it is not ended.
-
-        Args:
-            since: unix time when the last worker may have left.
-            now: monotonic seconds.
-            unix_time: now.
-        """
+        """Unix time until which this uploader tries at least, if it is not ended."""
         waits_until = unix_time + self.blocked_until - now if self.blocked_until > now and not self.is_over else 0.0
         return max(since, min(waits_until, since + LONGEST_STAY)) + LINGER
 
@@ -198,12 +158,7 @@ class UploaderStatus:
         return f"{self.reason.rstrip('.')}{': ' if self.hint[0].islower() else '. '}{self.hint}"
 
     def is_news(self, since: float, now: float) -> bool:
-        """Whether the reason is not that of an earlier attempt: it failed since, or a wait that it names goes on.
-
-        Args:
-            since: unix time.
-            now: monotonic seconds.
-        """
+        """Whether the reason is not that of an earlier attempt: it failed since, or a wait that it names goes on."""
         return bool(self.reason) and (self.failed_at >= since or self.blocked_until > now)
 
     @property
@@ -212,11 +167,7 @@ class UploaderStatus:
         return self.token_issued_at if self.is_over and self.kind == Refused.__name__ else 0.0
 
     def stillness(self, now: float) -> str:
-        """What keeps a living uploader from its work, "" if nothing is known.
-
-        Args:
-            now: unix time.
-        """
+        """What keeps a living uploader from its work, "" if nothing is known."""
         if not self.is_over and self.process and self.process.is_stopped():
             return f"process {self.pid} is stopped; to let it go on: kill -CONT {self.pid}"
         if self.beat and now - self.beat > SILENCE and self.reason != FULL_DISK:
@@ -225,15 +176,7 @@ class UploaderStatus:
 
 
 class StatusFile:
-    """The status file of a running uploader.
-
-    Args:
-        host: where to publish it.
-        process: the uploader.
-        clock: monotonic seconds.
-        token_issued_at: unix time when the worker that brought the token joined.
-        wall_clock: unix time.
-    """
+    """The status file of a running uploader."""
 
     def __init__(
         self,
@@ -264,13 +207,7 @@ class StatusFile:
         self._notices.note(notices)
 
     def failed(self, verdict: Verdict, attempts: int, *, is_outage: bool = True) -> None:
-        """A push has failed.
-
-        Args:
-            verdict: on it.
-            attempts: failures in a row, this one included.
-            is_outage: whether event files do not get to the Hub.
-        """
+        """A push has failed."""
         now = self._wall_clock()
         since = (self._status.failing_since or now) if is_outage else self._status.failing_since
         kind, hint = type(verdict).__name__, redact_known(getattr(verdict, "hint", ""))
@@ -284,11 +221,7 @@ class StatusFile:
             logger.info("%s", f"{kind}: {self._status.why}")
 
     def waits(self, reason: str) -> None:
-        """The next push waits for the rate limit; an outage says more.
-
-        Args:
-            reason: for people.
-        """
+        """The next push waits for the rate limit; an outage says more."""
         if not self.failure:
             self._change(reason=reason, hint="")
 

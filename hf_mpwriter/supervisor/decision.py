@@ -41,27 +41,16 @@ class NextStep(enum.Enum):
 
 @dataclass(frozen=True)
 class Moment:
-    """All that the next action depends on.
+    """All that the next action depends on."""
 
-    Attributes:
-        now: monotonic seconds.
-        grace: seconds between a signal and the end.
-        signalled_at: monotonic seconds of the first signal that ends, None without one.
-        ended_at: monotonic seconds when the program ended, None while it lives.
-        is_alone: whether no adopted process is left but those of an upload.
-        is_drained: whether all is on the Hub, and its uploader has nothing left to do.
-        is_impatient: whether the user has interrupted the wait for the Hub.
-        has_called: whether the last call was made.
-    """
-
-    now: float
-    grace: float
-    signalled_at: float | None = None
-    ended_at: float | None = None
-    is_alone: bool = True
-    is_drained: bool = False
-    is_impatient: bool = False
-    has_called: bool = False
+    now: float  # monotonic seconds
+    grace: float  # seconds between a signal and the end
+    signalled_at: float | None = None  # monotonic seconds of the first signal that ends, None without one
+    ended_at: float | None = None  # monotonic seconds when the program ended, None while it lives
+    is_alone: bool = True  # whether no adopted process is left but those of an upload
+    is_drained: bool = False  # whether all is on the Hub, and its uploader has nothing left to do
+    is_impatient: bool = False  # whether the user has interrupted the wait for the Hub
+    has_called: bool = False  # whether the last call was made
 
     @property
     def is_over(self) -> bool:
@@ -102,25 +91,14 @@ def decide(moment: Moment) -> NextStep:
 
 
 def exit_code(status: int) -> int:
-    """The exit code of a program: its own, or 128 and the number of the signal that has ended it.
-
-    Args:
-        status: as `waitid` reports it, negative for a signal.
-    """
+    """The exit code of a program: its own, or 128 and the number of the signal that has ended it."""
     return status if status >= 0 else 128 - status
 
 
 def remaining(
     table: Mapping[int, Entry], top: int, is_upload: Callable[[int], bool], *, adopted: bool = False
 ) -> Iterator[int]:
-    """The living descendants of a process that belong to no upload.
-
-    Args:
-        table: of all processes.
-        top: the process.
-        is_upload: whether a process is an uploader, a push or a search.
-        adopted: only the children.
-    """
+    """The living descendants of a process that belong to no upload."""
     children: dict[int, list[int]] = {}
     for pid, entry in table.items():
         children.setdefault(entry.parent, []).append(pid)
@@ -137,11 +115,5 @@ def remaining(
 
 
 def is_passed_on(number: int, passed: Container[int], *, is_there: bool) -> bool:
-    """Whether a signal is passed on to the program.
-
-    Args:
-        number: of the signal.
-        passed: signals that were passed on before, or had reached the program already.
-        is_there: whether the terminal has sent it to the program, too.
-    """
+    """Whether a signal is passed on to the program."""
     return not is_there and (number not in ENDING or number not in passed)

@@ -48,45 +48,22 @@ ENSURE_EVERY = 1.0  # seconds between two checks that an uploader lives
 
 @dataclass(frozen=True)
 class Delivered:
-    """What is known of one run directory.
+    """What is known of one run directory."""
 
-    Attributes:
-        run_dir: absolute path.
-        destination: the page of the run on the Hub, "" if it is not known.
-        total: bytes that are to be on the Hub.
-        missing: bytes per path that are not there.
-        reason: why the last push failed and what helps, or why nothing is known.
-        is_known: whether the run directory was read.
-        is_alive: whether an uploader lives.
-        is_over: whether there is nothing to wait for.
-        logdir: what is not in the logdir of a staged run.
-        is_expected: whether the user has named it to be uploaded.
-    """
-
-    run_dir: str
-    destination: str = ""
-    total: int = 0
-    missing: Mapping[str, int] | None = None
-    reason: str = ""
-    is_known: bool = False
-    is_alive: bool = False
-    is_over: bool = False
-    logdir: Shortfall = field(default_factory=Shortfall)
-    is_expected: bool = False
+    run_dir: str  # absolute path
+    destination: str = ""  # the page of the run on the Hub, "" if it is not known
+    total: int = 0  # bytes that are to be on the Hub
+    missing: Mapping[str, int] | None = None  # bytes per path that are not there
+    reason: str = ""  # why the last push failed and what helps, or why nothing is known
+    is_known: bool = False  # whether the run directory was read
+    is_alive: bool = False  # whether an uploader lives
+    is_over: bool = False  # whether there is nothing to wait for
+    logdir: Shortfall = field(default_factory=Shortfall)  # what is not in the logdir of a staged run
+    is_expected: bool = False  # whether the user has named it to be uploaded
 
 
 class Upload:
-    """What one run directory has to send to the Hub, and to its logdir if it is staged.
-
-    Args:
-        spool: of the run directory.
-        clock: monotonic seconds.
-        with_others: whether files of others are waited for, too: their writers have ended with the program.
-        private: visibility of a repository that has to be created, where no worker says it; None if nobody does.
-
-    Attributes:
-        destination: where it goes, None for a local run.
-    """
+    """What one run directory has to send to the Hub, and to its logdir if it is staged."""
 
     def __init__(
         self, spool: Spool, clock: Callable[[], float], *, with_others: bool = False, private: bool | None = None
@@ -97,7 +74,7 @@ class Upload:
         self._lengths: dict[str, int] | None = None
         self._asked_for: dict[str, int] = {}
         self._next_check, self._asked_at = 0.0, time.time()
-        self.destination = self._spool.destination()
+        self.destination = self._spool.destination()  # where it goes, None for a local run
         is_ours = self.destination is not None and self.destination.is_at(Environment.read().endpoint)
         self._election = Election(self._spool, self.destination if is_ours else None)
         self._mirror = MirrorElection(self._spool)
@@ -131,11 +108,7 @@ class Upload:
         return {} if self.destination is None else self._view.missing(lengths)
 
     def _measure(self, *, growing: bool) -> tuple[dict[str, int], Settings]:
-        """Bytes per path, and how they are uploaded; what the Hub has is not read again.
-
-        Args:
-            growing: whether files of live workers count.
-        """
+        """Bytes per path, and how they are uploaded; what the Hub has is not read again."""
         ledger, members = self._view.ledger(), self._members.all()
         settings = (ledger.settings if ledger else None) or Settings()
         if self._private is not None:
@@ -208,11 +181,7 @@ class Upload:
 
 
 class Drain:
-    """The thread; it starts with the first `ask`.
-
-    Args:
-        clock: monotonic seconds.
-    """
+    """The thread; it starts with the first `ask`."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -231,12 +200,7 @@ class Drain:
             self._followed[run_dir].is_told = True
 
     def follow(self, folders: Mapping[str, Followed], say: Callable[[str], object]) -> None:
-        """Upload folders that others write event files into, from now on.
-
-        Args:
-            folders: per absolute path.
-            say: prints a line while the program runs.
-        """
+        """Upload folders that others write event files into, from now on."""
         self._say = say
         self._followed |= folders
         for folder, followed in folders.items():
@@ -312,11 +276,7 @@ class Drain:
             self._outcomes[run_dir] = Delivered(run_dir, page, is_expected=self._outcomes[run_dir].is_expected)
 
     def _opened(self, run_dir: str, followed: Followed | None) -> Upload:
-        """What a run directory has to send.
-
-        Raises:
-            NotARunError: there is nothing that could be sent.
-        """
+        """What a run directory has to send."""
         if followed is not None and not followed.is_told:
             upload = Upload(followed.make_run(), self._clock, with_others=True, private=followed.private)
             self._say(f"uploading {run_dir} to {upload.page}")

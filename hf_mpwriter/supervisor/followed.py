@@ -24,42 +24,23 @@ class NotARunError(HfMpWriterError):
 
 
 class Followed:
-    """One folder.
-
-    Args:
-        make_run: makes the folder a run with a destination, and returns its spool. It raises NotARunError where that
-            cannot be, or not yet.
-        is_named: whether the user has asked for this folder. Else it is followed where that turns out to be useful, and
-            nothing is said of one that has nothing to send.
-        private: visibility of a repository that has to be created; None for that of an earlier upload, or of the Hub.
-
-    Attributes:
-        is_told: whether a worker of ours logs there.
-    """
+    """One folder."""
 
     def __init__(self, make_run: Callable[[], Spool], *, is_named: bool = True, private: bool | None = None) -> None:
         self.make_run, self.is_named, self.private = make_run, is_named, private
-        self.is_told = False
+        self.is_told = False  # whether a worker of ours logs there
         self._next = 0.0
         self._last_reason = ""
 
     def is_due(self, now: float) -> bool:
-        """Whether what is new is to be asked for now; then the next round begins.
-
-        Args:
-            now: monotonic seconds.
-        """
+        """Whether what is new is to be asked for now; then the next round begins."""
         if self.is_told or now < self._next:
             return False
         self._next = now + ROUND
         return True
 
     def change(self, reason: str) -> str:
-        """What to tell of the folder: that it begins to fail, or does not fail any more; "" for nothing new.
-
-        Args:
-            reason: why the last upload failed, or there was none; "" if it did not.
-        """
+        """What to tell of the folder: that it begins to fail, or does not fail any more; "" for nothing new."""
         before, self._last_reason = self._last_reason, reason
         if reason == before:
             return ""

@@ -52,22 +52,7 @@ def supervise(
     before: Callable[[], object] | None = None,
     followed: Mapping[str, Followed] = MappingProxyType({}),
 ) -> int:
-    """Run a program, and see it and its data through their end.
-
-    Args:
-        command: its arguments.
-        environ: its environment, to which the name of this supervisor is added.
-        grace: seconds between a signal and the end.
-        push_on: signals that ask for a push.
-        before: called in the process of the program before it starts; it may take long, and a signal ends it.
-        followed: folders that the program writes event files into with writers that are not ours, per absolute path.
-
-    Returns:
-        The exit code.
-
-    Raises:
-        OSError: the program cannot be started, or the system lacks what this needs.
-    """
+    """Run a program, and see it and its data through their end; the exit code."""
     kernel.adopt_orphans()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, as some daemons leave it, no exit code could be had
     # a signal that is blocked comes although it is ignored, as by nohup
@@ -89,14 +74,7 @@ def supervise(
 
 
 def environment_below(environ: Mapping[str, str], name: str, grace: float, rank: int | None) -> dict[str, str]:
-    """The environment of the program.
-
-    Args:
-        environ: of this process.
-        name: of this supervisor.
-        grace: of this supervisor; what is below has less.
-        rank: of this process, None outside a launcher. Below a rank, all agree on the start of its launcher.
-    """
+    """The environment of the program."""
     below = dict(environ) | {contact.VARIABLE: name, "HF_MPWRITER_GRACE": f"{kill_after(grace):g}"}
     below.pop(role.LAUNCHED_AT, None)
     if rank is not None:
@@ -105,20 +83,7 @@ def environment_below(environ: Mapping[str, str], name: str, grace: float, rank:
 
 
 class Supervisor:
-    """The state between two turns of the loop.
-
-    Args:
-        child: the program.
-        queue: of the signals.
-        inbox: where workers tell their run directories.
-        grace: seconds between a signal and the end.
-        push_on: signals that ask for a push.
-        shares_group: whether the program is in the process group of this process.
-
-    Attributes:
-        drain: what was logged, on its way.
-        has_peers: whether other ranks wait for the end of this process.
-    """
+    """The state between two turns of the loop."""
 
     def __init__(
         self,

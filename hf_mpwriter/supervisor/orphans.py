@@ -30,15 +30,7 @@ PATIENCE = 5.0  # seconds between SIGTERM and SIGKILL
 
 
 def end_orphans(run_dir: str) -> Iterator[str]:
-    """End the orphans of a run directory; a line for each.
-
-    Args:
-        run_dir: absolute path.
-
-    Raises:
-        HfMpWriterError: its spool belongs to another user.
-        OSError: it cannot be read.
-    """
+    """End the orphans of a run directory; a line for each."""
     spool = spool_of(find(run_dir))
     check_ownership(spool.directory)
     if not spool.exists() or not kernel.processes():  # the numbers of this /proc are of another pid namespace

@@ -42,22 +42,7 @@ def has_terminal() -> bool:
 
 
 class Child:
-    """A program that was started.
-
-    Args:
-        command: its arguments.
-        environ: its environment.
-        mask: the signals that are blocked in it.
-        own_group: whether it leads a process group of its own.
-        before: called in the child before it becomes the program; signals reach it as they will reach the program.
-
-    Attributes:
-        pid: process id.
-        status: its exit code, negative for a signal; None while it lives.
-
-    Raises:
-        OSError: it cannot be started.
-    """
+    """A program that was started."""
 
     def __init__(
         self,
@@ -68,9 +53,9 @@ class Child:
         own_group: bool,
         before: Callable[[], object] | None = None,
     ) -> None:
-        self.status: int | None = None
+        self.status: int | None = None  # its exit code, negative for a signal; None while it lives
         parent, (reading, writing) = os.getpid(), os.pipe()
-        self.pid = os.fork()
+        self.pid = os.fork()  # process id
         if not self.pid:
             _become(command, environ, mask, parent, writing, own_group=own_group, before=before)
         os.close(writing)

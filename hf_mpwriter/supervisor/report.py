@@ -28,14 +28,7 @@ def say(line: str) -> None:
 
 
 def lines(outcomes: Iterable[Delivered], *, is_first: bool, is_offline: bool, is_quiet: bool) -> Iterator[str]:
-    """The report.
-
-    Args:
-        outcomes: one per run directory.
-        is_first: whether this is process 1, with which all others end.
-        is_offline: whether nothing is sent.
-        is_quiet: whether what is complete is left out, as another rank tells it.
-    """
+    """The report."""
     for outcome in outcomes:
         if outcome.is_known and not outcome.missing and not outcome.logdir.missing:
             if not is_quiet and outcome.total:

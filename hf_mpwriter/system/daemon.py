@@ -55,11 +55,7 @@ def detach(keep: int) -> None:
 
 
 def let_read(directory: int) -> None:
-    """Let those read what this process logs who may read a directory. Only its owner may write there.
-
-    Args:
-        directory: descriptor of it.
-    """
+    """Let those read what this process logs who may read a directory. Only its owner may write there."""
     os.umask(~os.fstat(directory).st_mode & 0o777 | 0o022)
 
 
@@ -83,15 +79,7 @@ def end_within(seconds: float) -> None:
 
 
 def keep_on(step: Callable[[], bool], pause: float) -> None:
-    """Repeat a step until it returns False. When it raises OSError, wait and go on.
-
-    Args:
-        step: returns whether there is more to do.
-        pause: seconds to wait after an error.
-
-    Raises:
-        OSError: more than REFUSALS steps in a row failed; the last error.
-    """
+    """Repeat a step until it returns False. When it raises OSError, wait and go on."""
     refused = 0
     while True:
         try:

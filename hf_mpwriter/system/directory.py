@@ -46,13 +46,7 @@ class ReplacedError(FileNotFoundError):
 
 
 class Directory:
-    """A directory, opened at its first use and held from then on.
-
-    Args:
-        path: of it; its last part may be a link unless `above` is given.
-        above: the directory that it is in, if it has to be opened beneath that one.
-        check: called with path and descriptor whenever it is opened; raises OSError if it must not be used.
-    """
+    """A directory, opened at its first use and held from then on."""
 
     def __init__(
         self,
@@ -71,12 +65,7 @@ class Directory:
 
     @property
     def fd(self) -> int:
-        """A descriptor of it, valid now.
-
-        Raises:
-            ReplacedError: it was closed behind our back, and another directory is at the path.
-            OSError: there is no directory, or it must not be used.
-        """
+        """A descriptor of it, valid now."""
         if self._fd >= 0:
             try:
                 if identity(os.fstat(self._fd)) == self._identity:
@@ -107,11 +96,7 @@ class Directory:
             raise ReplacedError(errno.ENOENT, "It was replaced by another directory", self.path)
 
     def adopt(self, fd: int) -> None:
-        """Hold the directory of an inherited descriptor, which becomes ours.
-
-        Raises:
-            OSError: it is no directory, or must not be used.
-        """
+        """Hold the directory of an inherited descriptor, which becomes ours."""
         os.set_inheritable(fd, False)
         if not stat.S_ISDIR(os.fstat(fd).st_mode):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), self.path)
@@ -160,14 +145,10 @@ class Place:
     """The place of a file or directory in a directory that is held.
 
     As a path it is absolute, for messages and tests. The package opens it by `open` and what builds on that.
-
-    Attributes:
-        directory: that is held.
-        name: relative path, "" for the directory itself.
     """
 
-    directory: Directory
-    name: str = ""
+    directory: Directory  # that is held
+    name: str = ""  # relative path, "" for the directory itself
 
     def __truediv__(self, name: str) -> Place:
         """Return a place below."""
@@ -201,20 +182,13 @@ class Place:
         return Place(self.directory, self.name.rpartition("/")[0])
 
     def held(self) -> _Held:
-        """A block with a descriptor of the directory that it is in, and its name there.
-
-        Raises:
-            OSError: a part of the way does not exist, or is a link.
-        """
+        """A block with a descriptor of the directory that it is in, and its name there."""
         return _Held(self)
 
     def entered(self) -> _Entered:
         """A block for one step in a directory: it is opened once, and not compared again for each place in it.
 
         The block gets a place of the directory; what is made from it is good in the block only.
-
-        Raises:
-            OSError: it does not exist, or a part of the way is a link.
         """
         return _Entered(self)
 

@@ -89,13 +89,7 @@ def sync_filesystem(directory: Place, word: str) -> bool:
     """Make everything on the filesystem of a directory durable, names included: one call instead of one for each file.
 
     It waits for what other programs have written there, too. So it is for hundreds of files.
-
-    Args:
-        directory: if it is the held one, errors count that came since it was opened or last synced so.
-        word: first part of the name of the failpoint.
-
-    Returns:
-        Whether it was done; False where it is not known to do what `fsync` does, or if the disk refuses.
+    Whether it was done; False where it is not known to do what `fsync` does, or if the disk refuses.
     """
     with contextlib.suppress(OSError, ImportError), _opened(directory) as fd:
         mount = mount_of_descriptor(fd)
@@ -174,18 +168,7 @@ def _write_temporary(place: Place, data: bytes, word: str, *, durable: bool) -> 
 def replace(
     place: Place, data: bytes, word: str, *, durable: bool = True, unless: Callable[[], bool] = lambda: False
 ) -> bool:
-    """Put `data` in place of what is there. A directory is moved aside.
-
-    Args:
-        place: where to put it.
-        data: the new content.
-        word: first part of the names of the failpoints.
-        durable: False where the older content may be back after a power cut.
-        unless: asked when all is written, before the name changes; True leaves what is there.
-
-    Returns:
-        Whether it was put there.
-    """
+    """Put `data` in place of what is there. A directory is moved aside; whether it was put there."""
     temporary = _write_temporary(place, data, word, durable=durable)
     try:
         if unless():
@@ -255,13 +238,7 @@ def _copy_across(old: Place, new: Place, word: str) -> None:
 
 
 def remove(place: Place, word: str, *, durable: bool = True) -> None:
-    """Remove a file, which may be gone already.
-
-    Args:
-        place: what to remove.
-        word: first part of the names of the failpoints.
-        durable: False where the file may be back after a power cut.
-    """
+    """Remove a file, which may be gone already."""
     failpoints.reach(f"{word}.unlink")
     try:
         place.unlink()
@@ -279,14 +256,7 @@ def remove_tree(place: Place) -> None:
 
 
 def make_dirs(place: Place, mode: int = DIR_MODE, *, durable: bool = True, private: bool = False) -> None:
-    """Create a directory and the parents that it lacks; racing processes all succeed.
-
-    Args:
-        place: of the directory; with no name the held directory itself, which is made by its path.
-        mode: of each new directory, before the umask.
-        durable: whether the new names survive a power cut.
-        private: keep the directory closed to the group even where its parent is open to it.
-    """
+    """Create a directory and the parents that it lacks; racing processes all succeed."""
     if not place.name:
         directory = place.directory
         if directory.is_there():
@@ -321,11 +291,7 @@ def _make_directory(place: Place, mode: int, *, private: bool) -> None:
 
 
 def open_ours(place: Place, flags: int) -> int:
-    """Open a regular file in the spool; a new one is for its owner, or for the group of its directory too.
-
-    Raises:
-        OSError: it cannot be opened, is no regular file, or may be another one by a second name.
-    """
+    """Open a regular file in the spool; a new one is for its owner, or for the group of its directory too."""
     with place.held() as (where, name):
         fd = open_above(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, FILE_MODE, dir_fd=where)
         try:
@@ -381,11 +347,7 @@ def _check_regular(fd: int, place: Place) -> None:
 
 
 def read(place: Place) -> bytes | None:
-    """Content of a file of ours, None if there is none.
-
-    Raises:
-        OSError: it cannot be read, is a link or no regular file, or is larger than READ_LIMIT.
-    """
+    """Content of a file of ours, None if there is none."""
     try:
         fd = open_ours(place, os.O_RDONLY)
     except FileNotFoundError:
@@ -407,11 +369,7 @@ def read_ranges(place: Place, *ranges: tuple[int, int]) -> list[bytes]:
 
 
 def time_of(directory: Place) -> float:
-    """Unix time by the clock of the filesystem of a directory.
-
-    Raises:
-        OSError: the disk refuses the file that is made for it.
-    """
+    """Unix time by the clock of the filesystem of a directory."""
     probe = directory / f".time.{os.getpid()}.{os.urandom(4).hex()}"
     fd = open_ours(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     try:

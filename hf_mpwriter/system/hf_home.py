@@ -53,11 +53,6 @@ def settled(environ: Mapping[str, str], cwd: str, account_home: str) -> dict[str
 
     An empty variable counts as not set. A path that cannot be known, as the working directory is gone, is NOWHERE if
     it is that of a cache; else the variable is left out.
-
-    Args:
-        environ: of the program.
-        cwd: working directory that its relative paths refer to, "" if there is none.
-        account_home: see `account_home`.
     """
     paths = ("HOME", _PROGRAM, *_CACHES, *_FILES)
     env = {name: value for name, value in environ.items() if value or name not in paths or name in _KEPT_EMPTY}
@@ -122,12 +117,7 @@ def token_stamp(environ: Mapping[str, str]) -> tuple[int, int]:
 
 
 def writable_caches(environ: Mapping[str, str], instead: str) -> dict[str, str]:
-    """Variables that move the caches which cannot be written; {} where all can.
-
-    Args:
-        environ: the environment.
-        instead: a directory that can be written; it need not exist.
-    """
+    """Variables that move the caches which cannot be written; {} where all can."""
     top, token = home(environ), token_files(environ)[0]
     hub = environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE") or os.path.join(top, "hub")
     xet = environ.get("HF_XET_CACHE") or os.path.join(top, "xet")

@@ -95,25 +95,15 @@ KINDS = tuple(_MARKS)  # of processes
 
 
 class Handed(NamedTuple):
-    """What an uploader, a mirror or a sampler gets from the process that starts it.
+    """What an uploader, a mirror or a sampler gets from the process that starts it."""
 
-    Attributes:
-        record: the start record.
-        run_dir: absolute path.
-        lock: descriptor that holds its lock, above 2.
-        run_dir_fd: of the run directory.
-        spool_fd: of the spool.
-        log_fd: of the log file, open for appending.
-        env: its environment.
-    """
-
-    record: bytes
-    run_dir: str
-    lock: int
-    run_dir_fd: int
-    spool_fd: int
-    log_fd: int
-    env: Mapping[str, str]
+    record: bytes  # the start record
+    run_dir: str  # absolute path
+    lock: int  # descriptor that holds its lock, above 2
+    run_dir_fd: int  # of the run directory
+    spool_fd: int  # of the spool
+    log_fd: int  # of the log file, open for appending
+    env: Mapping[str, str]  # its environment
 
 
 def start_uploader(handed: Handed) -> int:
@@ -135,12 +125,7 @@ def _start_daemon(kind: str, boot: str, handed: Handed) -> int:
     """Start a process that leaves this one. The descriptors stay open here.
 
     `subprocess` is not used: its error pipe can block when another thread forks at that moment.
-
-    Returns:
-        The pid of its first half, which ends at once.
-
-    Raises:
-        OSError: no interpreter, no memory.
+    The pid of its first half, which ends at once.
     """
     program = interpreter(handed.env)
     with contextlib.ExitStack() as stack:
@@ -162,19 +147,7 @@ def _start_daemon(kind: str, boot: str, handed: Handed) -> int:
 
 
 def start_search(record: bytes, run_dir: str, limit: float) -> int:
-    """Start a search for unfinished runs, as a child of this process and in its session.
-
-    Args:
-        record: the start record of the uploader.
-        run_dir: absolute path.
-        limit: seconds after which it ends by SIGALRM.
-
-    Returns:
-        Its pid.
-
-    Raises:
-        OSError: no interpreter, no memory.
-    """
+    """Start a search for unfinished runs, as a child of this process and in its session; its pid."""
     argv = [interpreter(os.environ), *_OPTIONS, "-c", SEARCH_BOOT, run_dir, str(limit)]
     with contextlib.ExitStack() as stack:
         given = _duplicated(stack, stack.enter_context(unnamed_file(_with_import_path(record))), START_RECORD_FD + 1)
@@ -184,17 +157,7 @@ def start_search(record: bytes, run_dir: str, limit: float) -> int:
 def start_restore(job: bytes, run_dir: str, limit: float, fds: tuple[int, int, int]) -> tuple[int, int]:
     """Start a restore, as a child of this process and in its session.
 
-    Args:
-        job: what it has to know.
-        run_dir: absolute path.
-        limit: seconds after which it ends by SIGALRM.
-        fds: descriptors of the run directory, of the spool, and of the log file, open for appending.
-
-    Returns:
-        Its pid, and a descriptor from which its standard output is read.
-
-    Raises:
-        OSError: no interpreter, no memory, no descriptor.
+    Its pid, and a descriptor from which its standard output is read.
     """
     argv = [interpreter(os.environ), *_OPTIONS, "-c", RESTORE_BOOT, run_dir, str(limit)]
     with contextlib.ExitStack() as stack:
@@ -220,35 +183,13 @@ def _spawn(argv: list[str], env: Mapping[str, str], actions: Sequence[tuple[obje
 
 
 def push_command(run_dir: str, job: int, run_dir_fd: int, spool_fd: int, *more: int) -> list[str]:
-    """The command line of a push that this process starts; it has to inherit the descriptors under their numbers.
-
-    Args:
-        run_dir: absolute path.
-        job: descriptor of the job, see `push_record`.
-        run_dir_fd: of the run directory.
-        spool_fd: of the spool.
-        more: descriptor of a socket from which more jobs come, and how many seconds to wait for one; or nothing.
-
-    Raises:
-        OSError: no interpreter.
-    """
+    """The command line of a push that this process starts; it has to inherit the descriptors under their numbers."""
     numbers = map(str, (os.getpid(), job, run_dir_fd, spool_fd, *more))
     return [interpreter(os.environ), *_OPTIONS, "-c", PUSH_BOOT, run_dir, *numbers, title("push", run_dir)]
 
 
 def copy_command(run_dir: str, limit: float, job: int, run_dir_fd: int, lock: int) -> list[str]:
-    """The command line of a copy that this process starts; it has to inherit the descriptors under their numbers.
-
-    Args:
-        run_dir: absolute path.
-        limit: seconds after which it ends by SIGALRM.
-        job: descriptor of the job, see `push_record`.
-        run_dir_fd: of the run directory.
-        lock: descriptor that holds the copy lock.
-
-    Raises:
-        OSError: no interpreter.
-    """
+    """The command line of a copy that this process starts; it has to inherit the descriptors under their numbers."""
     numbers = map(str, (limit, os.getpid(), job, run_dir_fd, lock))
     return [interpreter(os.environ), *_OPTIONS, "-c", COPY_BOOT, run_dir, *numbers]
 
@@ -259,23 +200,12 @@ def push_record(job: bytes) -> contextlib.AbstractContextManager[int]:
 
 
 def title(kind: str, run_dir: str) -> str:
-    """How a process shows in `ps`: `hf-mpwriter uploader runs/exp1`.
-
-    Args:
-        kind: one of KINDS.
-        run_dir: absolute path; its last two parts are shown.
-    """
+    """How a process shows in `ps`: `hf-mpwriter uploader runs/exp1`."""
     return f"hf-mpwriter {kind} {'/'.join(run_dir.split('/')[-2:])}"
 
 
 def is_command_of(kind: str, arguments: Sequence[str], run_dir: str | None) -> bool:
-    """Whether a command line is that of a process of a kind, and of a run.
-
-    Args:
-        kind: one of KINDS.
-        arguments: of the process.
-        run_dir: absolute path, None for any run.
-    """
+    """Whether a command line is that of a process of a kind, and of a run."""
     return (run_dir is None or run_dir in arguments) and any(_MARKS[kind] in argument for argument in arguments)
 
 
@@ -292,11 +222,7 @@ def _with_import_path(data: bytes) -> bytes:
 
 
 def read_record(fd: int) -> bytes:
-    """What a process reads of its record, once; closes the descriptor.
-
-    Raises:
-        OSError: it cannot be read.
-    """
+    """What a process reads of its record, once; closes the descriptor."""
     with open(fd, "rb") as file:
         file.seek(0)
         return file.read().partition(b"\n")[2]
@@ -304,11 +230,7 @@ def read_record(fd: int) -> bytes:
 
 @contextlib.contextmanager
 def unnamed_file(data: bytes) -> Iterator[int]:
-    """A descriptor, above 2, of a file that has no name and holds this; in memory where the system can do that.
-
-    Raises:
-        OSError: there is no memory, and no disk.
-    """
+    """A descriptor, above 2, of a file that has no name and holds this; in memory where the system can do that."""
     with contextlib.ExitStack() as stack:
         with standard_taken():
             try:

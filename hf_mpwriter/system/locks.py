@@ -69,9 +69,6 @@ class Turn:
 
     An interrupt may come between taking the lock and the `try` that gives it back. So a lock is replaced that is held
     while nothing is done: by the thread that holds it at once, by others after STRAY.
-
-    Args:
-        clock: monotonic seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -83,12 +80,7 @@ class Turn:
     def take(self, step: Callable[[], object], stuck_after: float) -> bool:
         """Do a step unless it is being done, by another thread or by this one, which a signal handler interrupts.
 
-        Args:
-            step: what to do.
-            stuck_after: seconds after which a step that was begun counts as over.
-
-        Returns:
-            Whether it was done.
+        Whether it was done.
         """
         lock = self._lock
         if is_held_here(lock) or not lock.acquire(blocking=False):
@@ -130,11 +122,7 @@ def _close(fd: int) -> None:
 
 
 def check(fd: int) -> None:
-    """Check that a descriptor of a lock is still ours to write to.
-
-    Raises:
-        OSError: the program has closed it, and may have a file of its own on the number.
-    """
+    """Check that a descriptor of a lock is still ours to write to."""
     if fd not in _table or not process.is_still(fd, _table[fd]):
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
 
@@ -142,11 +130,7 @@ def check(fd: int) -> None:
 def try_exclusive(place: Place) -> int | None:
     """Take the lock at a place without waiting.
 
-    Returns:
-        The descriptor that holds it, or None if another process or descriptor does.
-
-    Raises:
-        OSError: the file cannot be opened, or the filesystem has no locks (ENOSYS, ENOLCK).
+    The descriptor that holds it, or None if another process or descriptor does.
     """
     with _mutex:
         fd = _open(place, os.O_RDWR | os.O_CREAT)
@@ -171,14 +155,7 @@ def _is_at(place: Place, file: tuple[int, int]) -> bool:
 def publish(place: Place, data: bytes, word: str, is_whole: Callable[[bytes], bool] = bool) -> bool:
     """Create a file with `data` unless a whole one is there. No link is needed: a lock lets one process do it.
 
-    Args:
-        place: of the file.
-        data: its content.
-        word: first part of the names of the failpoints, see `disk.replace`.
-        is_whole: whether content that was found is whole; by default, whether there is any.
-
-    Returns:
-        Whether this call created it.
+    Whether this call created it.
     """
     if _is_published(place, is_whole):  # a restart on a full disk must not fail for what is there already
         return False

@@ -100,21 +100,13 @@ def pid_namespace() -> int:
 
 @dataclass(frozen=True)
 class Process:
-    """Identity of a process; no two processes have the same, whatever the clock does.
+    """Identity of a process; no two processes have the same, whatever the clock does."""
 
-    Attributes:
-        host: host id.
-        boot: boot id, "" where the system has none.
-        namespace: inode of the pid namespace, 0 where there is none.
-        pid: process id in that namespace.
-        ticks: start time in clock ticks since boot, 0 without /proc.
-    """
-
-    host: str
-    boot: str
-    namespace: int
-    pid: int
-    ticks: int
+    host: str  # host id
+    boot: str  # boot id, "" where the system has none
+    namespace: int  # inode of the pid namespace, 0 where there is none
+    pid: int  # process id in that namespace
+    ticks: int  # start time in clock ticks since boot, 0 without /proc
 
     @classmethod
     def current(cls) -> Process:

@@ -163,14 +163,7 @@ def _not_a_prefix(path: str, copy: Copy) -> str:
 
 
 def _faults(local: str, before: Copy | None, copy: Copy, known: int | None) -> tuple[str, str]:
-    """What is wrong with a version as the successor of `before`, and what with its content; "" for nothing.
-
-    Args:
-        local: path of the local file.
-        before: the version before, None if there is none.
-        copy: the version.
-        known: bytes of a file that another machine writes, of which no more can be compared; None if none does.
-    """
+    """What is wrong with a version as the successor of `before`, and what with its content; "" for nothing."""
     shrank = before is not None and copy.size < before.size
     succession = f"shrank on the Hub from {before.size} to {copy.size} bytes" if before and shrank else ""
     reason = _not_a_prefix(local, copy) if known is None or copy.size <= known else ""

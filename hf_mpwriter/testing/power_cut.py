@@ -75,19 +75,7 @@ def has_power(path: str) -> bool:
 
 
 class LoopDisk:
-    """A disk in a file. A context manager, which unmounts and removes it.
-
-    Args:
-        directory: where to put it.
-        kind: filesystem, `ext4` or `xfs`.
-        size: bytes; 0 for the least that its kind needs.
-
-    Attributes:
-        path: where it is mounted.
-
-    Raises:
-        OSError: it cannot be made here, see `why_not`.
-    """
+    """A disk in a file. A context manager, which unmounts and removes it."""
 
     def __init__(self, directory: str, kind: str = "ext4", size: int = 0) -> None:
         if reason := why_not(kind):
@@ -112,11 +100,7 @@ class LoopDisk:
             os.close(fd)
 
     def stop(self) -> None:
-        """Unmount the disk.
-
-        Raises:
-            OSError: a process has files open there for too long.
-        """
+        """Unmount the disk."""
         end = time.monotonic() + PATIENCE
         while True:
             try:
@@ -130,9 +114,6 @@ class LoopDisk:
         """Turn the power on again.
 
         A mount namespace that was made meanwhile (`unshare`, a container) keeps the disk without power until it ends.
-
-        Raises:
-            OSError: files are still open there, or such a namespace lives too long.
         """
         end = time.monotonic() + PATIENCE
         self._turn_on()
@@ -166,12 +147,7 @@ class LoopDisk:
 def forget_lost(journals: str, run_dir: str) -> int:
     """Remove the notes of what a power cut may take: neither flushed nor in the event files.
 
-    Args:
-        journals: directory of the journals.
-        run_dir: the run directory after the cut, before a process logs again.
-
-    Returns:
-        The number of removed notes.
+    The number of removed notes.
     """
     there: dict[str, Counter[tuple[str, int]]] = {}
     forgotten = 0

@@ -12,13 +12,7 @@ from hf_mpwriter.testing.journal import Returned
 
 
 def split_steps(path: str, returned: Iterable[Returned], end: int | None = None) -> int:
-    """How many steps of `log` are in an event file, or in its first `end` bytes, but not all of it in one record.
-
-    Args:
-        path: of the event file.
-        returned: what returned of it, other calls included.
-        end: offset at which to stop; None for the end of the file.
-    """
+    """How many steps of `log` are in an event file, or in its first `end` bytes, but not all of it in one record."""
     wanted = {(note.step, frozenset(note.together)) for note in returned if note.together}
     if not wanted or end == 0 or not os.path.exists(path):
         return 0

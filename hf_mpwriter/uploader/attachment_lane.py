@@ -46,17 +46,7 @@ YIELD_AFTER = 20.0  # seconds that one kind is due before the other gives way
 
 
 class AttachmentLane(Lane):
-    """The attachments of a run.
-
-    Args:
-        spool: of the run directory.
-        copies: directory of their copies.
-        ledger: what the Hub is known to hold.
-        backoff: the waits after failures.
-        retries: when refused paths are tried again.
-        clock: monotonic seconds.
-        first: when the first scan is allowed.
-    """
+    """The attachments of a run."""
 
     def __init__(
         self,
@@ -123,11 +113,7 @@ class AttachmentLane(Lane):
     def scan(self, *, alone: bool) -> bool:
         """Scan some attachments; if the Hub lacks some of them, they are a batch afterwards.
 
-        Args:
-            alone: whether no worker lives.
-
-        Returns:
-            Whether the ledger has changed.
+        Whether the ledger has changed.
         """
         self._last_turn = self._clock()
         if self._left is None:
@@ -172,13 +158,7 @@ class AttachmentLane(Lane):
         return entry is not None and entry.refusals > 0
 
     def _identified(self, path: str, files: list[LocalFile], *, certain: bool) -> tuple[LocalFile, bool]:
-        """What an attachment holds, and whether the Hub has it; copied if not and there is room beside these files.
-
-        Args:
-            path: relative to the run directory.
-            files: of the batch.
-            certain: whether the ledger is believed; of a refused path only a push knows what the Hub has.
-        """
+        """What an attachment holds, and whether the Hub has it; copied if not and there is room beside these files."""
         file = self._scanner.identify(path)
         if not (certain and self._ledger.covers(file)) and self._fits(files, file):
             file = self._copies.take(file)
@@ -229,12 +209,7 @@ class AttachmentLane(Lane):
         return super().start()
 
     def must_yield(self, *, due: bool, terminating: bool) -> bool:
-        """Whether the push of a batch is to be ended for event files; then less is sent.
-
-        Args:
-            due: whether event files are due now.
-            terminating: whether the uploader is about to leave.
-        """
+        """Whether the push of a batch is to be ended for event files; then less is sent."""
         now = self._clock()
         self._in_the_way_since = min(self._in_the_way_since, now) if due else math.inf
         if not self.yielded and (terminating or now - self._in_the_way_since > YIELD_AFTER):

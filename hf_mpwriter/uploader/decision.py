@@ -59,32 +59,19 @@ class Ending(enum.Enum):
 
 @dataclass(frozen=True)
 class Situation:
-    """All that `decide` may know.
+    """All that `decide` may know."""
 
-    Attributes:
-        living: members that live.
-        abandoned_for: seconds since a member was last seen alive, or the Hub last took something.
-        may_try: whether a push may start now.
-        due: whether the commit interval is over, or a request, a death or an end is not satisfied yet.
-        outgoing: the batches of event files that wait.
-        settling: whether a request without a parent may still be under way; then nothing newer is sent.
-        attached: the attachments.
-        ending: what SIGTERM has led to.
-        orphaned: whether a member has gone whose last records may not be sent.
-        undecided: whether the Hub has refused a path, but not often enough to be believed.
-        sealing: whether workers are gone, and a sampler is about to seal its file: what is sent is to have it whole.
-    """
-
-    living: int
-    abandoned_for: float
-    may_try: bool
-    due: bool
-    outgoing: Outgoing
-    settling: bool
-    attached: Attached
-    ending: Ending
-    orphaned: bool
-    undecided: bool = False
+    living: int  # members that live
+    abandoned_for: float  # seconds since a member was last seen alive, or the Hub last took something
+    may_try: bool  # whether a push may start now
+    due: bool  # whether the commit interval is over, or a request, a death or an end is not satisfied yet
+    outgoing: Outgoing  # the batches of event files that wait
+    settling: bool  # whether a request without a parent may still be under way; then nothing newer is sent
+    attached: Attached  # the attachments
+    ending: Ending  # what SIGTERM has led to
+    orphaned: bool  # whether a member has gone whose last records may not be sent
+    undecided: bool = False  # whether the Hub has refused a path, but not often enough to be believed
+    # whether workers are gone, and a sampler is about to seal its file: what is sent is to have it whole
     sealing: bool = False
 
 
@@ -103,13 +90,7 @@ def decide(s: Situation) -> Action:
 
 
 def abandoned_for(now: float, since: float, waited_until: float) -> float:
-    """Seconds that an uploader has been without workers, progress and a wait that is not its own.
-
-    Args:
-        now: monotonic seconds.
-        since: when there was a worker or progress last.
-        waited_until: end of the last wait that the Hub asked for, or until the turn of this node among others.
-    """
+    """Seconds that an uploader has been without workers, progress and a wait that is not its own."""
     return now - max(since, min(waited_until, since + LONGEST_STAY))
 
 

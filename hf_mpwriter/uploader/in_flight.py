@@ -46,22 +46,7 @@ SETTLE_TIME = 120.0  # seconds; the Hub ends a request in 60, a proxy may take a
 
 
 class InFlight:
-    """What is being sent, what may still arrive, and the ledger that takes the outcome.
-
-    Args:
-        spool: of the run directory.
-        host: what this uploader writes.
-        outbox: keeps the record of the batch.
-        ledger: what the Hub is known to hold.
-        pacing: tells by which way the next push goes.
-        gaps: what of a staged run is not here.
-        clock: monotonic seconds.
-
-    Attributes:
-        push: the push that runs, None while there is none.
-        own_head: the last commit of this uploader; None if there is none, or if it may have been overtaken.
-        may_create: whether a repository that is gone may be created again: a request asks for it.
-    """
+    """What is being sent, what may still arrive, and the ledger that takes the outcome."""
 
     def __init__(
         self,
@@ -75,9 +60,10 @@ class InFlight:
     ) -> None:
         self._spool, self._host, self._outbox, self._gaps = spool, host, outbox, gaps
         self._ledger, self._pacing, self._clock = ledger, pacing, clock
-        self.push: PushHandle | None = None
+        self.push: PushHandle | None = None  # the push that runs, None while there is none
         self._lingering: PushHandle | None = None  # has gone well, or was prepared, and may take the next batch
         self._ended_at = -math.inf  # when the last push ended
+        # the last commit of this uploader; None if there is none, or if it may have been overtaken
         self.own_head: str | None = None
         self.may_create = self._creates = False
         newest = max(ledger.files.values(), key=lambda held: held.time, default=None)
@@ -124,17 +110,7 @@ class InFlight:
         return self._sent is not None and self._sent[0] is lane
 
     def start(self, lane: Lane, batch: Batch, *, squash: bool) -> None:
-        """Start a push.
-
-        Args:
-            lane: that the batch comes from.
-            batch: what is sent; without files the Hub is only read back.
-            squash: whether to squash the history after the commit.
-
-        Raises:
-            OSError: the disk refuses the record, or the process cannot be started; `end` takes the verdict all the
-                same.
-        """
+        """Start a push."""
         self._fenced = batch.has_attachments or self._pacing.is_fenced or self.is_settling or not self._is_alone()
         self._sent = (lane, batch)
         if batch.files:
@@ -152,9 +128,6 @@ class InFlight:
         """Start the process of a push that is sure to come, so that it has its client when there is something to send.
 
         Where that fails, the push itself tells why.
-
-        Args:
-            lane: that the push is for.
         """
         if self.push is None and self._lingering is None:
             with contextlib.suppress(OSError):

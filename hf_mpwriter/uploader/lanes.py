@@ -51,23 +51,12 @@ BLIND_SCANS = 12  # scans in a row that fail for a file that cannot be read, bef
 
 
 class Lane(abc.ABC):
-    """One kind of content.
-
-    Args:
-        ledger: what the Hub is known to hold.
-        backoff: the waits after failures.
-        retries: when refused paths are tried again.
-
-    Attributes:
-        commits: made for this lane by this uploader.
-        yielded: whether the last push was ended for the other lane.
-        takes: whether a file is sent from this host.
-    """
+    """One kind of content."""
 
     def __init__(self, ledger: Ledger, backoff: Backoff, retries: Retries) -> None:
         self._ledger, self.backoff, self._retries = ledger, backoff, retries
         self.commits, self.yielded = 0, False
-        self.takes: Callable[[str], bool] = lambda _: True
+        self.takes: Callable[[str], bool] = lambda _: True  # whether a file is sent from this host
 
     @property
     @abc.abstractmethod
@@ -94,9 +83,8 @@ class Lane(abc.ABC):
     def failed(self, verdict: Verdict, batch: Batch) -> tuple[Verdict, Step]:
         """Take in that a push has failed.
 
-        Returns:
-            The verdict, Quarantine instead of Split when a file was refused alone: once the ledger is saved, the batch
-            is to be dropped. And when to try again.
+        The verdict, Quarantine instead of Split when a file was refused alone: once the ledger is saved, the
+        batch is to be dropped. And when to try again.
         """
         certain = isinstance(verdict, Quarantine)
         if isinstance(verdict, Split):
@@ -130,21 +118,7 @@ class Lane(abc.ABC):
 
 
 class EventFileLane(Lane):
-    """The event files of a run.
-
-    Args:
-        run: the run directory.
-        outbox: keeps the batches.
-        ledger: what the Hub is known to hold.
-        backoff: the waits after failures.
-        retries: when refused paths are tried again.
-        clock: monotonic seconds.
-        time_there: unix time by the clock of the filesystem, 0 if that cannot be told.
-
-    Attributes:
-        has_scanned: whether a scan was made since the ledger last lost something.
-        blind_scans: scans in a row that may fail for what cannot be read.
-    """
+    """The event files of a run."""
 
     def __init__(
         self,
@@ -165,7 +139,7 @@ class EventFileLane(Lane):
         )
         self._too_large: dict[str, TooLarge] = {}
         self._up_to_date = self._splitting = self.has_scanned = False
-        self.blind_scans = BLIND_SCANS
+        self.blind_scans = BLIND_SCANS  # scans in a row that may fail for what cannot be read
 
     @property
     def batches(self) -> list[Batch]:
@@ -194,15 +168,7 @@ class EventFileLane(Lane):
         return batch
 
     def scan(self, members: Members, *, everything: bool = False) -> list[LocalFile]:
-        """Put what the Hub lacks into the outbox; all event files that are there.
-
-        Args:
-            members: of the run.
-            everything: see `LargeFiles.left_for_later`.
-
-        Raises:
-            OSError: a file cannot be read or made durable; the outbox is as it was.
-        """
+        """Put what the Hub lacks into the outbox; all event files that are there."""
         files = self._scan.files(self._allows, members.growing, self.blind_scans)
         files = self._quiet.marked(files, self._scan.stamps, self._ledger.covers)
         later = self._leave_large(files, everything=everything)

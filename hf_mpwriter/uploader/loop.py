@@ -53,23 +53,7 @@ TICK = 1.0  # seconds between two ticks, more of very large runs; the end of a p
 
 
 class Uploader:
-    """The holder of the uploader lock.
-
-    Args:
-        spool: of the run directory.
-        destination: the only one that it sends to, whatever files say.
-        lock: descriptor that holds the uploader lock.
-        clock: monotonic seconds.
-        rng: source of the jitter.
-        token_issued_at: unix time when the worker that brought the token joined.
-        nodes: of the job.
-
-    Attributes:
-        run: its state between two ticks.
-
-    Raises:
-        HfMpWriterError: another destination is recorded, or the recorded one cannot be read.
-    """
+    """The holder of the uploader lock."""
 
     def __init__(
         self,
@@ -298,13 +282,7 @@ def main() -> None:
 
 
 def upload(start: StartRecord, spool: Spool, lock: int) -> None:
-    """Upload until nothing is left.
-
-    Args:
-        start: what the worker has handed over.
-        spool: of the run directory.
-        lock: descriptor that holds the uploader lock.
-    """
+    """Upload until nothing is left."""
     prepare_process()
     let_read(spool.run.fd)  # the view of all ranks
     locks.adopt(lock)

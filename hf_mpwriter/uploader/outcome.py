@@ -30,12 +30,7 @@ TOLD_REFUSALS = 3  # refused files of one push that are told by name
 
 
 def conclude(run: RunState, verdict: Verdict) -> None:
-    """Take in the verdict on what was in flight.
-
-    Args:
-        run: what it changes.
-        verdict: of the push.
-    """
+    """Take in the verdict on what was in flight."""
     verdict, lane, batch = run.in_flight.end(verdict)
     size, seconds = run.metrics.concluded(verdict, run.ledger)
     if isinstance(verdict, Done):
@@ -47,25 +42,14 @@ def conclude(run: RunState, verdict: Verdict) -> None:
 
 
 def pushed(verdict: Done, size: int, seconds: float) -> str:
-    """What the log says of a commit.
-
-    Args:
-        verdict: on its push.
-        size: new bytes.
-        seconds: that the push took.
-    """
+    """What the log says of a commit."""
     count = len(verdict.files)
     files = f"{count} file{'s' * (count != 1)}"
     return f"pushed {size_text(size)} in {files}, commit {verdict.commit[:8]}, {seconds:.1f} s"
 
 
 def refused_start(run: RunState, error: OSError) -> None:
-    """Take in that a push could not be started.
-
-    Args:
-        run: what it changes.
-        error: of this disk, or of this machine.
-    """
+    """Take in that a push could not be started."""
     conclude(run, Retry(room.explained(error, "cannot start a push")))
 
 

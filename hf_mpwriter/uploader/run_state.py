@@ -56,33 +56,7 @@ FIRST_DELAY = 2.0  # seconds after the start until the first scan, if nothing is
 
 
 class RunState:
-    """What an uploader knows of its run directory.
-
-    Args:
-        spool: of the run directory.
-        destination: the only one that it sends to, whatever files say.
-        clock: monotonic seconds.
-        rng: source of the jitter.
-        token_issued_at: unix time when the worker that brought the token joined.
-        nodes: of the job.
-
-    Attributes:
-        spool, clock: see above.
-        host: what this uploader writes.
-        status: what it publishes.
-        metrics: what is counted for Prometheus.
-        requests: who asked for what.
-        seals: whether the last records of a sampler are still to come.
-        abandoned_since: when a member was last seen alive, or the Hub last took something.
-        audit: whether a request waits until the Hub's copies were read back.
-        for_all: whether a `sync` waits: then what other hosts have left goes from here, too, until all of it is there.
-        elsewhere: other hosts that have a living uploader of their own.
-        view: of all ranks, if the settings ask for it.
-        ledger, members, retries, pacing, events, attachments, in_flight: what `recover` has read or made.
-
-    Raises:
-        HfMpWriterError: another destination is recorded, or the recorded one cannot be read.
-    """
+    """What an uploader knows of its run directory."""
 
     def __init__(
         self,
@@ -96,11 +70,13 @@ class RunState:
         self._nodes = nodes
         self.spool, self.clock, self._destination, self._rng = spool, clock, destination, rng
         process = Process.current()
-        self.host = spool.host(process.host)
-        self.status = StatusFile(self.host, process, clock, token_issued_at)
+        self.host = spool.host(process.host)  # what this uploader writes
+        self.status = StatusFile(self.host, process, clock, token_issued_at)  # what it publishes
+        # what is counted for Prometheus
         self.metrics = UploaderMetrics(self.host if writes_metrics() else None, spool.logdir, clock)
         self._tenure = Tenure(self.host.starts, clock)
         self.requests, self.seals = Requests(), Seals(clock)
+        # of all ranks, if the settings ask for it
         self.view = RanksView(spool, self.host, nodes, clock, self.status.notify)
         self.abandoned_since, self._waited_until, self.audit, self.for_all = clock(), 0.0, False, False
         self._knows_other_runs = False
@@ -268,11 +244,7 @@ class RunState:
         self.pacing.soon()
 
     def publish(self, phase: str = "") -> None:
-        """Publish the status.
-
-        Args:
-            phase: "" for what follows from what is under way.
-        """
+        """Publish the status."""
         self._tenure.note(is_over=phase == "left")
         if phase == "left":
             self.view.close()

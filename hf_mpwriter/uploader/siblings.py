@@ -45,11 +45,7 @@ LIMIT = 30.0  # seconds
 
 
 class Search:
-    """The search, seen from the uploader.
-
-    Args:
-        start: what the worker has handed over to the uploader.
-    """
+    """The search, seen from the uploader."""
 
     def __init__(self, start: StartRecord) -> None:
         self._pid = 0
@@ -76,14 +72,7 @@ def main() -> None:
 
 
 def search(start: StartRecord) -> list[int]:
-    """Start uploaders of unfinished runs beside a run.
-
-    Args:
-        start: of the uploader of that run.
-
-    Returns:
-        The processes that were started.
-    """
+    """Start uploaders of unfinished runs beside a run; the processes that were started."""
     children: list[int] = []
     for spool, destination in unfinished(start.run_dir, start.destination.endpoint):
         starter, run_dir = Starter(spool), spool.run_dir
@@ -100,12 +89,7 @@ def search(start: StartRecord) -> list[int]:
 
 
 def unfinished(run_dir: str, endpoint: str) -> Iterator[tuple[Spool, Destination]]:
-    """Spools of runs beside one that have unsent data, and their destinations.
-
-    Args:
-        run_dir: absolute path.
-        endpoint: of the Hub; runs for another one do not count, as the token belongs to this one.
-    """
+    """Spools of runs beside one that have unsent data, and their destinations."""
     for other in _beside(run_dir):
         found = _look(other, endpoint) if other != run_dir else None
         if found is not None:

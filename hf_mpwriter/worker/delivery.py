@@ -45,12 +45,7 @@ MEMORY_POLL = 0.2  # seconds between two looks at whether the disk takes what wa
 
 
 def logged(membership: Membership, files: WorkerFiles) -> Logged:
-    """What a process has logged until now.
-
-    Args:
-        membership: of the process.
-        files: its event files.
-    """
+    """What a process has logged until now."""
     in_memory = files.in_memory  # before the lengths: a record that is written in between counts twice, not never
     written = files.written()
     allowed = {path: length for path, length in written.items() if membership.settings.allows(path)}
@@ -67,12 +62,7 @@ def _embeddings(membership: Membership) -> dict[str, int]:
 
 
 def status(membership: Membership, now: Logged) -> Status:
-    """How much of what a process has logged is on the Hub, and in the logdir of a staged run.
-
-    Args:
-        membership: of the process.
-        now: what it has logged.
-    """
+    """How much of what a process has logged is on the Hub, and in the logdir of a staged run."""
     view, logdir = Progress(membership.spool), Logdir(membership.spool)
     found = progress.status(view, membership.destination, now)
     if not logdir.is_staged:
@@ -103,17 +93,7 @@ def _attachments(membership: Membership) -> dict[str, int]:
 def push(
     membership: Membership, request: Callable[[], Logged], timeout: float, keep_house: Callable[[], object]
 ) -> bool:
-    """Ask for a push and wait for it.
-
-    Args:
-        membership: of the process.
-        request: asks for a push; what was logged until then.
-        timeout: seconds.
-        keep_house: has the disk tried again, and makes sure that an uploader lives, and a mirror.
-
-    Returns:
-        Whether everything is delivered.
-    """
+    """Ask for a push and wait for it; whether everything is delivered."""
     end = time.monotonic() + timeout
     while (asked_for := request()).in_memory and (left := end - time.monotonic()) > 0:
         time.sleep(min(MEMORY_POLL, left))
@@ -125,31 +105,18 @@ def push(
 
 
 class Awaited(NamedTuple):
-    """What is to be on the Hub before a process ends.
+    """What is to be on the Hub before a process ends."""
 
-    Attributes:
-        lengths: bytes per path.
-        damage: ends of event files that no reader reaches.
-        there: bytes per path that are to be in the logdir of a staged run, whatever the patterns.
-    """
-
-    lengths: dict[str, int]
-    damage: tuple[Damage, ...] = ()
+    lengths: dict[str, int]  # bytes per path
+    damage: tuple[Damage, ...] = ()  # ends of event files that no reader reaches
+    # bytes per path that are to be in the logdir of a staged run, whatever the patterns
     there: Mapping[str, int] = MappingProxyType({})
 
 
 def to_await(
     membership: Membership, written: dict[str, int], view: Progress, *, reports: bool, is_last: bool = False
 ) -> Awaited:
-    """What is to be on the Hub, and in the logdir, before a process ends.
-
-    Args:
-        membership: of the process.
-        written: bytes per path of the event files that it has written itself.
-        view: of the run.
-        reports: whether it is the reporter.
-        is_last: whether no other member is there.
-    """
+    """What is to be on the Hub, and in the logdir, before a process ends."""
     spool, settings, logdir = membership.spool, membership.settings, Logdir(membership.spool)
     own = {path: length for path, length in written.items() if settings.allows(path)}
     is_staged = logdir.is_staged
@@ -190,14 +157,7 @@ def final_sizes(membership: Membership) -> dict[str, int]:
 
 
 def without_removed(spool: Spool, view: Progress | Logdir, lengths: dict[str, int], *, tells: bool) -> dict[str, int]:
-    """Leave out files that were removed, such as those of a temporary directory: they cannot be uploaded.
-
-    Args:
-        spool: of the run directory.
-        view: of the run.
-        lengths: bytes per path.
-        tells: whether this process logs it.
-    """
+    """Leave out files that were removed, such as those of a temporary directory: they cannot be uploaded."""
     missing = view.missing(lengths)
     gone = {path: missing[path] for path in missing if _is_gone(spool.run / path)}
     if gone and tells:

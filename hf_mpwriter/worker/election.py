@@ -33,13 +33,7 @@ from hf_mpwriter.worker.orphans import Orphans
 
 
 def child_environment(environ: Mapping[str, str], token: str | None, directory: str) -> dict[str, str]:
-    """The environment of the uploader: the user's, with the token and absolute paths, without what loads more code.
-
-    Args:
-        environ: of this process.
-        token: of the writer, None leaves it to the environment.
-        directory: that relative paths in the environment refer to.
-    """
+    """The environment of the uploader: the user's, with the token and absolute paths, without what loads more code."""
     knows_home = os.path.isabs(environ.get("HOME", ""))  # then no user database is asked, which may be on the network
     env = hf_home.settled(environ, directory, "" if knows_home else hf_home.account_home())
     env["HF_HUB_DISABLE_TELEMETRY"] = env.get("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -58,14 +52,7 @@ def mirror_environment(environ: Mapping[str, str], directory: str) -> dict[str, 
 
 
 class Poster:
-    """Has one process at a post: an uploader, a mirror or a sampler.
-
-    Args:
-        spool: of the run directory.
-        kind: `uploader`, `mirror` or `sampler`.
-        clock: monotonic seconds.
-        by_hand: whether a user asks for it now; then the pauses of workers do not count.
-    """
+    """Has one process at a post: an uploader, a mirror or a sampler."""
 
     def __init__(self, spool: Spool, kind: str, clock: Callable[[], float], *, by_hand: bool) -> None:
         self._spool, self._kind, self._clock = spool, kind, clock
@@ -76,12 +63,7 @@ class Poster:
         self._warned_of = ""
 
     def ensure(self, record: Callable[[], AnyStart], env: Callable[[], dict[str, str]]) -> bool:
-        """Start a process if its lock is free; never waits, never raises. True if one was started.
-
-        Args:
-            record: gives what it needs to know.
-            env: gives its environment.
-        """
+        """Start a process if its lock is free; never waits, never raises. True if one was started."""
         if self._clock() < max(self._quiet_until, self._starter.quiet_until):
             return False
         try:
@@ -121,27 +103,17 @@ _CONSEQUENCES = {
 
 @dataclass
 class Election:
-    """The part of one process in the election of one run directory.
+    """The part of one process in the election of one run directory."""
 
-    Attributes:
-        spool: of the run directory.
-        destination: the only one that the uploader sends to; None starts none.
-        token: for the uploader, None leaves it to the environment.
-        clock: monotonic seconds.
-        token_issued_at: unix time when the worker that brings the token joined.
-        directory: that relative paths in the environment refer to; where the program was when the first one was made.
-        seeks_siblings: whether the uploader starts those of unfinished runs beside this one.
-        by_hand: whether a user asks for it now; then the pauses of workers do not count.
-    """
-
-    spool: Spool
-    destination: Destination | None = None
-    token: str | None = field(default=None, repr=False)
-    clock: Callable[[], float] = time.monotonic
-    token_issued_at: float = field(default_factory=time.time)
+    spool: Spool  # of the run directory
+    destination: Destination | None = None  # the only one that the uploader sends to; None starts none
+    token: str | None = field(default=None, repr=False)  # for the uploader, None leaves it to the environment
+    clock: Callable[[], float] = time.monotonic  # monotonic seconds
+    token_issued_at: float = field(default_factory=time.time)  # unix time when the worker that brings the token joined
+    # that relative paths in the environment refer to; where the program was when the first one was made
     directory: str = field(default_factory=start_directory)
-    seeks_siblings: bool = False
-    by_hand: bool = False
+    seeks_siblings: bool = False  # whether the uploader starts those of unfinished runs beside this one
+    by_hand: bool = False  # whether a user asks for it now; then the pauses of workers do not count
 
     def __post_init__(self) -> None:
         """Have nothing started."""
@@ -175,19 +147,12 @@ class Election:
 
 @dataclass
 class MirrorElection:
-    """The part of one process in having a mirror at work for a staged run; of any other run it starts none.
+    """The part of one process in having a mirror at work for a staged run; of any other run it starts none."""
 
-    Attributes:
-        spool: of the run directory.
-        clock: monotonic seconds.
-        directory: that relative paths in the environment refer to.
-        by_hand: whether a user asks for it now.
-    """
-
-    spool: Spool
-    clock: Callable[[], float] = time.monotonic
-    directory: str = field(default_factory=start_directory)
-    by_hand: bool = False
+    spool: Spool  # of the run directory
+    clock: Callable[[], float] = time.monotonic  # monotonic seconds
+    directory: str = field(default_factory=start_directory)  # that relative paths in the environment refer to
+    by_hand: bool = False  # whether a user asks for it now
 
     def __post_init__(self) -> None:
         """Have nothing started."""
@@ -218,28 +183,20 @@ class MirrorElection:
 
 @dataclass
 class SamplerElection:
-    """The part of one process in having a sampler at work on this host; it starts none unless the settings ask for it.
-
-    Attributes:
-        spool: of the run directory.
-        clock: monotonic seconds.
-        directory: that relative paths in the environment refer to.
+    """The part of one process in having a sampler at work on this host; it starts none unless the settings ask for
+    it.
     """
 
-    spool: Spool
-    clock: Callable[[], float] = time.monotonic
-    directory: str = field(default_factory=start_directory)
+    spool: Spool  # of the run directory
+    clock: Callable[[], float] = time.monotonic  # monotonic seconds
+    directory: str = field(default_factory=start_directory)  # that relative paths in the environment refer to
 
     def __post_init__(self) -> None:
         """Have nothing started."""
         self.forget()
 
     def ensure_sampler(self, settings: Settings) -> bool:
-        """Start a sampler if the sampler lock is free; never waits, never raises. True if one was started.
-
-        Args:
-            settings: of the run.
-        """
+        """Start a sampler if the sampler lock is free; never waits, never raises. True if one was started."""
         if not settings.system_metrics:
             return False
         self._was_wanted = True

@@ -30,26 +30,15 @@ MTIME_LAG = 0.02  # seconds that the kernel's clock for modification times may b
 
 
 class WorkerFiles:
-    """The event files of this process; their home.
-
-    Args:
-        membership: of this process.
-        limits: shared by all event files of the process.
-        attempt_started_at: unix time when another process started this attempt, None if this process did.
-
-    Attributes:
-        limits: see above.
-        attempt_started_at: see above.
-        rewind: of other directories.
-        after: second; the names of segments lie behind it.
-    """
+    """The event files of this process; their home."""
 
     def __init__(self, membership: Membership, limits: Limits, attempt_started_at: float | None) -> None:
         self._membership = membership
-        self.limits = limits
+        self.limits = limits  # shared by all event files of the process
+        # unix time when another process started this attempt, None if this process did
         self.attempt_started_at = attempt_started_at
-        self.after = 0
-        self.rewind = Rewind(membership, self)
+        self.after = 0  # second; the names of segments lie behind it
+        self.rewind = Rewind(membership, self)  # of other directories
         self._files: dict[tuple[str, str], EventFile] = {}
         self._sealed: dict[str, int] = {}  # lengths of sealed segments
         self._damaged: dict[str, int] = {}  # see `damaged`; of files that are forgotten
@@ -107,13 +96,7 @@ class WorkerFiles:
     # for writers
 
     def open(self, sub: str, suffix: str, purge_step: int | None) -> EventFile:
-        """The event file of a directory; writers with the same suffix share it.
-
-        Args:
-            sub: relative to the worker directory, "" for that directory itself.
-            suffix: the user's filename_suffix.
-            purge_step: global step; TensorBoard is to hide what was logged there until now at this step and later.
-        """
+        """The event file of a directory; writers with the same suffix share it."""
         file = self._files.get((sub, suffix))
         if file is None:
             file = self._files.setdefault((sub, suffix), EventFile(self, sub, suffix, self.limits))
@@ -127,12 +110,7 @@ class WorkerFiles:
     def start_purge(self, step: int, *, is_alone: bool) -> bool:
         """Hide what was logged until now at `step` and later, also in the directories of ranks that are missing.
 
-        Args:
-            step: global step.
-            is_alone: whether no other writer of this process is open.
-
-        Returns:
-            Whether a new writer is to purge its own directories; not if another open writer does the same.
+        Whether a new writer is to purge its own directories; not if another open writer does the same.
         """
         if not is_alone and self._purge_step == step:
             return False
@@ -153,13 +131,7 @@ class WorkerFiles:
         return math.inf if self.attempt_started_at is None else self.attempt_started_at - MTIME_LAG
 
     def finish(self, sub: str, suffix: str, *, forget: bool) -> None:
-        """Seal the event file of a directory in which nothing more is expected.
-
-        Args:
-            sub: see `open`.
-            suffix: see `open`.
-            forget: whether no other writer can have that file.
-        """
+        """Seal the event file of a directory in which nothing more is expected."""
         file = self._files.get((sub, suffix))
         if file is not None:
             file.close()
@@ -175,20 +147,12 @@ class WorkerFiles:
         return [Place(directory.directory, path) for path in paths]
 
     def last_step(self, tag: str | None) -> int | None:
-        """The step of the last record in the worker directory that no purge hides, see `events/last_step`.
-
-        Raises:
-            OSError: the run directory cannot be read, or the spool not be written.
-        """
+        """The step of the last record in the worker directory that no purge hides, see `events/last_step`."""
         directory = self._own_directory()
         return self._last_step(directory, tag, self._pending_purge(directory))
 
     def next_step(self) -> int:
-        """The step that follows on what is in the worker directory, and from which on a purge hides it; else 0.
-
-        Raises:
-            OSError: see `last_step`.
-        """
+        """The step that follows on what is in the worker directory, and from which on a purge hides it; else 0."""
         directory = self._own_directory()
         if (purge := self._pending_purge(directory)) is not None:
             return purge

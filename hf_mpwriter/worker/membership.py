@@ -50,44 +50,23 @@ REQUEST_EVERY = 1.0  # seconds between two requests: a script that asks at every
 
 
 class Joined(NamedTuple):
-    """What a process holds while it is joined.
+    """What a process holds while it is joined."""
 
-    Attributes:
-        taken: its name.
-        file: its member file, or several.
-    """
-
-    taken: Taken
-    file: members.MemberFiles
+    taken: Taken  # its name
+    file: members.MemberFiles  # its member file, or several
 
 
 class Membership:
-    """This process as a member of a run.
-
-    Args:
-        spool: of the run directory.
-        clock: monotonic seconds.
-
-    Attributes:
-        spool: where the member file is; another one after the spool of the run was replaced by a foreign one.
-        destination: where the run is uploaded, None if it is local.
-        settings: how it is uploaded.
-        is_stopped: whether this process asks for no uploads.
-        has_logged: whether there is something of this process to upload.
-        joined_at: unix time of the last join.
-        name: of the worker, as of the last join; "" before the first.
-        role: of this process.
-        said: the rank that the program has given to a writer by `rank=`, None if none.
-    """
+    """This process as a member of a run."""
 
     def __init__(self, spool: Spool, clock: Callable[[], float]) -> None:
-        self.said: int | None = None
+        self.said: int | None = None  # the rank that the program has given to a writer by `rank=`, None if none
         self._parent: int | None = None
-        self.spool = spool
-        self.destination: Destination | None = None
-        self.settings = Settings()
-        self.is_stopped = False
-        self.joined_at = time.time()
+        self.spool = spool  # of the run directory
+        self.destination: Destination | None = None  # where the run is uploaded, None if it is local
+        self.settings = Settings()  # how it is uploaded
+        self.is_stopped = False  # whether this process asks for no uploads
+        self.joined_at = time.time()  # unix time of the last join
         self._clock = clock
         self.start_fresh()
 
@@ -115,15 +94,7 @@ class Membership:
         self._parent = rank if self._parent is None else self._parent
 
     def check_rank(self, rank: int | None, *, is_free: bool) -> None:
-        """Take what the program says of its rank.
-
-        Args:
-            rank: None if it says nothing.
-            is_free: whether no other writer of this process is open.
-
-        Raises:
-            SettingsError: this process logs here as another one.
-        """
+        """Take what the program says of its rank."""
         is_known = self.role.rank if self.said is None and self.role.child is None else self.said
         if rank is None or rank == is_known:
             self.said = self.said if rank is None else rank
@@ -149,11 +120,7 @@ class Membership:
         return self._joined is not None
 
     def directory(self) -> Place:
-        """The worker directory; joins if necessary.
-
-        Raises:
-            OSError: the spool cannot be written.
-        """
+        """The worker directory; joins if necessary."""
         with self._lock:
             was_joined = self.is_joined
             if was_joined and not self.has_logged and self._role_now() != self.role:  # it has got a rank meanwhile
@@ -257,11 +224,7 @@ class Membership:
             self.spool, self.is_stopped, self.destination = homes.aside(self.spool), True, None
 
     def ensure_spool(self) -> None:
-        """Create the spool, with the destination, where it was deleted.
-
-        Raises:
-            OSError: it cannot be created.
-        """
+        """Create the spool, with the destination, where it was deleted."""
         try:
             self.spool.create()
             publish_record(self.spool)
@@ -271,17 +234,7 @@ class Membership:
             raise OSError(str(error)) from error
 
     def rejoin(self, is_needed: Callable[[], bool]) -> bool:
-        """Join again if the member file is gone.
-
-        Args:
-            is_needed: whether a process that has left has to join again.
-
-        Returns:
-            Whether the process has joined now; `name` may be another one.
-
-        Raises:
-            OSError: the spool cannot be written.
-        """
+        """Join again if the member file is gone; whether the process has joined now; `name` may be another one."""
         with self._lock:  # another thread may be leaving
             was_joined = self._joined is not None
             if self._joined is None:
@@ -309,12 +262,7 @@ class Membership:
             self._joined.file.sealed(path)
 
     def record_dropped(self, dropped: int, in_memory: int = 0) -> None:
-        """Record the number of dropped records if it has grown; OSError if the disk refuses.
-
-        Args:
-            dropped: so far.
-            in_memory: records that wait in memory now.
-        """
+        """Record the number of dropped records if it has grown; OSError if the disk refuses."""
         if self._joined is not None:
             self._joined.file.record_dropped(dropped, in_memory)
 
@@ -360,11 +308,7 @@ class Membership:
             self.leave(0)
 
     def leave(self, dropped: int) -> None:
-        """Give up claim and member file.
-
-        Args:
-            dropped: records that the disk refused for good.
-        """
+        """Give up claim and member file."""
         with self._lock:
             self._let_go(dropped)
 

@@ -36,12 +36,7 @@ _READERS: dict[str, Callable[[HostSpool], UploaderStatus | MirrorStatus | Sample
 
 
 class Orphans:
-    """The processes that this one has to collect.
-
-    Args:
-        spool: of the run directory.
-        kind: `uploader`, `mirror` or `sampler`: what leads the sessions.
-    """
+    """The processes that this one has to collect."""
 
     def __init__(self, spool: Spool, kind: str = "uploader") -> None:
         self._spool, self._kind = spool, kind
@@ -95,11 +90,7 @@ def _since_boot() -> float:
 
 
 def _zombies(over: Mapping[int, float]) -> Iterator[int]:
-    """The zombies of these sessions that are children of this process.
-
-    Args:
-        over: session -> seconds since boot; what has started later is not of that session.
-    """
+    """The zombies of these sessions that are children of this process."""
     tick = 1 / os.sysconf("SC_CLK_TCK")
     for name in filter(str.isdecimal, os.listdir("/proc")):
         try:

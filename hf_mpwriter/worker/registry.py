@@ -53,22 +53,8 @@ def enter(
 ) -> Worker:
     """Add a writer to the worker of this process for a run directory.
 
-    Args:
-        user: identifies the writer.
-        home: of the run.
-        destination: None for a local run.
-        settings: how it is uploaded.
-        token: for the Hub, None leaves it to the environment.
-        memory_limit: bytes of records that may wait in memory while the disk refuses them, None leaves it as it is.
-        attempt_started_at: unix time, of a writer that was pickled in another process: when that process started.
-            Such a writer joins at its first event, because a spawned child does not know its name while it unpickles.
-        rank: of this process, as the program says; None leaves it to the surroundings.
-        parent_rank: rank of the process in which the writer was pickled, None if that is none.
-
-    Raises:
-        LogdirError, SpoolFormatError, DestinationError: see `Spool`. A spool that does not belong to this user is no
-            error: what is logged is kept in the run directory and not uploaded.
-        SettingsError: see `restoring.prepared` and `Membership.check_rank`.
+    `attempt_started_at`: unix time, of a writer that was pickled in another process: when that process started.
+    Such a writer joins at its first event, because a spawned child does not know its name while it unpickles.
     """
     spool, is_foreign = _usable(homes.spool_of(home))
     destination = None if is_foreign else destination

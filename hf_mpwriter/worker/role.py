@@ -111,19 +111,13 @@ def _number(environ: Mapping[str, str], name: str) -> int | None:
 
 @dataclass(frozen=True)
 class Role:
-    """What a process is in its run: a rank, a process alone, a task of a pool, or a child of one of them.
+    """What a process is in its run: a rank, a process alone, a task of a pool, or a child of one of them."""
 
-    Attributes:
-        rank: global rank; of a child, the rank it descends from.
-        child: the multiprocessing name of a child, "" for a fork without one, None for a rank or a lone process.
-        world: how many ranks there are, None if that is not known.
-        is_task: whether it is a task of a pool that descends from no rank.
-    """
-
-    rank: int | None
+    rank: int | None  # global rank; of a child, the rank it descends from
+    # the multiprocessing name of a child, "" for a fork without one, None for a rank or a lone process
     child: str | None
-    world: int | None = field(default=None, compare=False)
-    is_task: bool = False
+    world: int | None = field(default=None, compare=False)  # how many ranks there are, None if that is not known
+    is_task: bool = False  # whether it is a task of a pool that descends from no rank
 
     @property
     def worker(self) -> str:
@@ -168,25 +162,15 @@ def _kind(child: str) -> str:
 
 @dataclass(frozen=True)
 class Origin:
-    """All that the role of a process depends on.
+    """All that the role of a process depends on."""
 
-    Attributes:
-        environ: the environment now.
-        said: what the program has said to a writer by `rank=`, None if nothing.
-        at_start: the rank in the environment that this process came with.
-        group: its rank in torch.distributed, initialised in this process.
-        child: the multiprocessing name of a child process, None if this is not a child.
-        is_task: whether it is a worker process of a pool.
-        parent: the rank from which a child descends, where its environment does not tell.
-    """
-
-    environ: Mapping[str, str]
-    said: int | None = None
-    at_start: int | None = None
-    group: GivenRank | None = None
-    child: str | None = None
-    is_task: bool = False
-    parent: int | None = None
+    environ: Mapping[str, str]  # the environment now
+    said: int | None = None  # what the program has said to a writer by `rank=`, None if nothing
+    at_start: int | None = None  # the rank in the environment that this process came with
+    group: GivenRank | None = None  # its rank in torch.distributed, initialised in this process
+    child: str | None = None  # the multiprocessing name of a child process, None if this is not a child
+    is_task: bool = False  # whether it is a worker process of a pool
+    parent: int | None = None  # the rank from which a child descends, where its environment does not tell
 
 
 def role_of(origin: Origin) -> Role:
@@ -277,10 +261,6 @@ def current_role(said: int | None = None, parent: int | None = None) -> Role:
 
     multiprocessing knows the children that were spawned. The workers of torch's DataLoader have new process names in
     every epoch, so their ids are taken. Both are asked only if the program has loaded them.
-
-    Args:
-        said: what the program has said by `rank=`.
-        parent: the rank from which it descends, as far as others know it.
     """
     fork, process = _fork[0] if _fork else None, next((process for process, _ in _processes()), None)
     child = None if fork is None and process is None else "" if process is None else str(process.name)
@@ -304,12 +284,7 @@ def launch_time(rank: int | None, environ: Mapping[str, str] = os.environ) -> fl
 
 
 def default_logdir(comment: str, environ: Mapping[str, str] = os.environ) -> str:
-    """The logdir of a writer without one: the same for all ranks of a job, and after a requeue.
-
-    Args:
-        comment: appended.
-        environ: the environment, in which the launcher names the job.
-    """
+    """The logdir of a writer without one: the same for all ranks of a job, and after a requeue."""
     if named := environ.get("HF_MPWRITER_LOGDIR"):
         return named + comment
     rank, group = rank_of(environ), distributed()

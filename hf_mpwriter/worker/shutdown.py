@@ -54,20 +54,7 @@ _DOWN = frozenset(verdict.__name__ for verdict in (Refused, Retry, Unknown))  # 
 
 
 class End:
-    """The end of a process in one run directory.
-
-    Args:
-        view: of the run.
-        spool: of the run directory.
-        awaited: what is to be on the Hub.
-        reporter: of the process.
-        logged: returns what this process has logged.
-        clock: monotonic seconds.
-        uploads: whether it is to be on the Hub; else only in the logdir.
-        messages: tell where the run goes, and what the user knows of an outage; None if it has no destination.
-        ends_with: what takes the uploader along, see `lifetime`.
-        exit_timeout: seconds that the user allows for a wait.
-    """
+    """The end of a process in one run directory."""
 
     def __init__(
         self,
@@ -99,16 +86,7 @@ class End:
     ) -> bool:
         """Wait until Hub and logdir have these lengths; log what they do not have.
 
-        Args:
-            terms: how the process ends; offline there is no wait for the Hub.
-            ensure_uploader: makes sure that an uploader lives, and a mirror if the run is staged.
-            news: what is to be there by now, None if that is as it was: others may leave meanwhile, and say nothing.
-
-        Returns:
-            Whether nothing is missing, and nothing was lost.
-
-        Raises:
-            KeyboardInterrupt: the user ended the wait; what is missing has been logged.
+        Whether nothing is missing, and nothing was lost.
         """
         self._started = self._moved_at = self._clock()
         self._step: tuple[object, ...] = ()
@@ -143,13 +121,7 @@ class End:
         return self._has_waited((missing, mirror.process, mirror.copy), terms, outlook)
 
     def _has_waited(self, step: tuple[object, ...], terms: Terms, outlook: Outlook) -> bool:
-        """Whether it has waited long enough.
-
-        Args:
-            step: differs from the last one if there was progress.
-            terms: how the process ends.
-            outlook: for the process that is waited for.
-        """
+        """Whether it has waited long enough."""
         now = self._clock()
         if step != self._step:
             self._step, self._moved_at = step, now
@@ -220,45 +192,25 @@ class End:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What holds when the user is told: all that it depends on.
+    """What holds when the user is told: all that it depends on."""
 
-    Attributes:
-        run_dir: absolute path.
-        missing: bytes per path that the Hub does not have.
-        refused: of these, what will not arrive by itself soon, with the reason.
-        is_offline: whether nothing is sent.
-        reason: why the last push failed and what helps, "" if nothing is known.
-        is_refused: whether the Hub refuses the destination.
-        is_alive: whether an uploader lives.
-        stillness: what keeps it from its work, "" if nothing is known.
-        until: unix time until which a living uploader tries at least.
-        left_at: unix time when the last uploader left, 0 if that is not known.
-        logged: what the process has logged.
-        at: unix time when the user is told.
-        logdir: what is not in the logdir, of a staged run.
-        uploads: whether it was to be on the Hub.
-        next_try: unix time when the uploader tries again, 0 if that is not known.
-        is_short: whether the user may wait for longer.
-        ends_with: what takes the uploader along, see `lifetime`.
-    """
-
-    run_dir: str
-    missing: Mapping[str, int]
-    refused: Mapping[str, str]
-    is_offline: bool
-    reason: str
-    is_refused: bool
-    is_alive: bool
-    stillness: str
-    until: float
-    left_at: float
-    logged: Logged
-    at: float
-    logdir: Shortfall = field(default_factory=Shortfall)
-    uploads: bool = True
-    next_try: float = 0.0
-    is_short: bool = False
-    ends_with: str = ""
+    run_dir: str  # absolute path
+    missing: Mapping[str, int]  # bytes per path that the Hub does not have
+    refused: Mapping[str, str]  # of these, what will not arrive by itself soon, with the reason
+    is_offline: bool  # whether nothing is sent
+    reason: str  # why the last push failed and what helps, "" if nothing is known
+    is_refused: bool  # whether the Hub refuses the destination
+    is_alive: bool  # whether an uploader lives
+    stillness: str  # what keeps it from its work, "" if nothing is known
+    until: float  # unix time until which a living uploader tries at least
+    left_at: float  # unix time when the last uploader left, 0 if that is not known
+    logged: Logged  # what the process has logged
+    at: float  # unix time when the user is told
+    logdir: Shortfall = field(default_factory=Shortfall)  # what is not in the logdir, of a staged run
+    uploads: bool = True  # whether it was to be on the Hub
+    next_try: float = 0.0  # unix time when the uploader tries again, 0 if that is not known
+    is_short: bool = False  # whether the user may wait for longer
+    ends_with: str = ""  # what takes the uploader along, see `lifetime`
 
     @property
     def name(self) -> str:
@@ -277,12 +229,7 @@ class Outcome:
 
 
 def announcement(outcome: Outcome, longest: float) -> str:
-    """What is told when a wait takes long.
-
-    Args:
-        outcome: as it is now.
-        longest: seconds that the wait may take in all.
-    """
+    """What is told when a wait takes long."""
     there = outcome.logdir
     what = amount({**there.missing, **outcome.missing}, outcome.name)
     places = ["on the Hub"] * bool(outcome.missing) + ["in the logdir"] * bool(there.missing)
@@ -294,12 +241,7 @@ def announcement(outcome: Outcome, longest: float) -> str:
 
 
 def message(outcome: Outcome, announced: Outcome | None = None) -> str:
-    """The message at the end of a wait, "" if there is nothing to say. For its rows, see the head of this module.
-
-    Args:
-        outcome: of the wait.
-        announced: what the user was told during it, None if nothing.
-    """
+    """The message at the end of a wait, "" if there is nothing to say. For its rows, see the head of this module."""
     name, memory = outcome.name, _in_memory(outcome.logged)
     there = outcome.logdir
     if not outcome.missing and there.missing:

@@ -52,25 +52,7 @@ REAP_EVERY = 0.2  # seconds until the next housekeeping while a started process 
 
 
 class Worker:
-    """This process in one run directory.
-
-    Args:
-        spool: of the run directory.
-        limits: shared by all event files of the process.
-        attempt_started_at: unix time when the attempt started, if another process knows it.
-        clock: monotonic seconds.
-
-    Attributes:
-        membership: claim and member file.
-        files: event files.
-        steps: to come in the worker directory.
-        sealing: of the event files of a staged run.
-        election, sampling: make sure that an uploader lives, and a sampler.
-        users: the writers.
-        started_at: unix time when this worker was made.
-        next_housekeeping: monotonic seconds; read after every scalar.
-        has_failed: whether an exception has left the `with` block of the last writer, and nothing was logged since.
-    """
+    """This process in one run directory."""
 
     def __init__(
         self,
@@ -80,14 +62,15 @@ class Worker:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock = clock
-        self.started_at = time.time()
-        self.users: set[object] = set()
-        self.membership = Membership(spool, clock)
+        self.started_at = time.time()  # unix time when this worker was made
+        self.users: set[object] = set()  # the writers
+        self.membership = Membership(spool, clock)  # claim and member file
         self._reporter = Reporter(self.membership, clock)
         if attempt_started_at is None and self.role.is_child:
             attempt_started_at = process.parent_started_at()
-        self.files = WorkerFiles(self.membership, limits, attempt_started_at)
-        self.steps = StepCount(self.files.next_step)
+        self.files = WorkerFiles(self.membership, limits, attempt_started_at)  # event files
+        self.steps = StepCount(self.files.next_step)  # to come in the worker directory
+        # of the event files of a staged run
         self.sealing = Sealing(self.files, lambda: self.membership.settings.mirror_every, clock)
         self.election, self.sampling = Election(spool, seeks_siblings=True), SamplerElection(spool)
         self.mirroring = Mirroring(spool, lambda: self._reporter.reports)
@@ -152,12 +135,7 @@ class Worker:
         logger.flush()
 
     def enter_again(self, user: object, rank: int | None) -> None:
-        """Join for a closed writer that logs again; its event file meets what may be wrong with the disk now.
-
-        Args:
-            user: the writer.
-            rank: of this process, as the program has said to that writer.
-        """
+        """Join for a closed writer that logs again; its event file meets what may be wrong with the disk now."""
         self.has_failed = False
         try:
             self.membership.check_rank(rank, is_free=not self.users)
@@ -167,12 +145,7 @@ class Worker:
         self.try_to_join()
 
     def leave(self, user: object, *, waits: bool = False) -> None:
-        """Take a writer off; the last one makes the process leave.
-
-        Args:
-            user: the writer.
-            waits: whether `wait` comes next.
-        """
+        """Take a writer off; the last one makes the process leave."""
         self.users.discard(user)
         if self.users:
             self.sealing.request(at_once=False)
@@ -319,14 +292,6 @@ class Worker:
         """Wait, bounded, until what this process answers for is delivered; see `shutdown`.
 
         A child waits only if it reports: else the member from which it descends waits, or the reporter.
-
-        Args:
-            spent: seconds of the allowed time that other run directories have taken.
-            failed: whether the process ends after an exception.
-            is_asked: whether the user asks for it.
-
-        Raises:
-            KeyboardInterrupt: the user has ended the wait; what is missing has been logged.
         """
         try:
             self._reporter.give_back()

@@ -79,11 +79,7 @@ class PushFuture(Future[str | None]):
             self.set_exception(UploadError("; ".join(refused.values())))
 
     def _is_written_by(self, end: float) -> bool:
-        """Wait until the disk has taken what waits in memory, at most until `end` (monotonic seconds).
-
-        Raises:
-            UploadError: it has refused that for too long.
-        """
+        """Wait until the disk has taken what waits in memory, at most until `end` (monotonic seconds)."""
         while self._logged.in_memory:
             self._logged = self._worker.request_push()
             self._asked = self._progress.changes(self._logged.lengths)
@@ -98,11 +94,7 @@ class PushFuture(Future[str | None]):
         return True
 
     def _is_late_there(self, seconds: float) -> bool:
-        """Wait for the logdir of a staged run; whether something is missing there at the end.
-
-        Raises:
-            UploadError: it refuses that, or a copy has failed since the request.
-        """
+        """Wait for the logdir of a staged run; whether something is missing there at the end."""
         raise_failure = lambda _: self._raise_failure_there()  # noqa: E731
         missing = self._logdir.wait(self._logged.written, seconds, self._worker.keep_house, raise_failure)
         if missing and len(refused := self._logdir.refused(missing)) == len(missing):

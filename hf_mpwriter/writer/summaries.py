@@ -50,14 +50,7 @@ def _summary(tag: str, tensor: Any, plugin: str) -> Any:
 
 
 def scalar(tag: str, value: float, display_name: str = "", summary_description: str = "") -> Any:
-    """Build a classic scalar; unlike tensorboardX's function, log no warning for NaN, which may come at every step.
-
-    Args:
-        tag: its name.
-        value: the number.
-        display_name: title of the plot.
-        summary_description: text behind the information icon of the plot.
-    """
+    """Build a classic scalar; unlike tensorboardX's function, log no warning for NaN, which may come at every step."""
     if not display_name and not summary_description:
         return Summary(value=[Summary.Value(tag=_clean_tag(tag), simple_value=value)])
     metadata = SummaryMetadata(display_name=display_name, summary_description=summary_description)
@@ -65,12 +58,7 @@ def scalar(tag: str, value: float, display_name: str = "", summary_description: 
 
 
 def text(tag: str, string: str) -> Any:
-    """Build a text, as a copy of an empty one.
-
-    Args:
-        tag: its name.
-        string: Markdown.
-    """
+    """Build a text, as a copy of an empty one."""
     summary = Summary()
     summary.CopyFrom(_TEXT)
     (value,) = summary.value
@@ -80,28 +68,14 @@ def text(tag: str, string: str) -> Any:
 
 
 def scalar_tensor(tag: str, value: float, *, double_precision: bool) -> Any:
-    """Build a scalar in the tensor field, as TensorFlow 2 writes it.
-
-    Args:
-        tag: its name.
-        value: the number.
-        double_precision: whether to store a float64 instead of a float32.
-    """
+    """Build a scalar in the tensor field, as TensorFlow 2 writes it."""
     if double_precision:
         return _summary(tag, TensorProto(double_val=[value], dtype="DT_DOUBLE"), "scalars")
     return _summary(tag, TensorProto(float_val=[value], dtype="DT_FLOAT"), "scalars")
 
 
 def tensor(tag: str, value: Any) -> Any:
-    """Build the summary of a tensor with all its values.
-
-    Args:
-        tag: its name.
-        value: a tensor, an array, or what numpy converts to one; bfloat16 becomes float32.
-
-    Raises:
-        ValueError: the tensor has 2 GiB or more, or a type that cannot be stored.
-    """
+    """Build the summary of a tensor with all its values."""
     value = plain(value)
     array = np.asarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value)
     if array.nbytes >= MAX_BYTES:
@@ -119,16 +93,7 @@ def tensor(tag: str, value: Any) -> Any:
 
 
 def with_domains(experiment: Any, hparams: dict[str, Any], domains: dict[str, list[Any]]) -> Any:
-    """Add to the summary of an experiment the values that its hyperparameters can have, and return it.
-
-    Args:
-        experiment: from `tensorboardX.summary.hparams`.
-        hparams: value per hyperparameter.
-        domains: list of possible values per hyperparameter, of its type.
-
-    Raises:
-        TypeError: a domain is not a list of values of its hyperparameter's type.
-    """
+    """Add to the summary of an experiment the values that its hyperparameters can have, and return it."""
     for name, domain in domains.items():
         kind = type(hparams.get(name))
         if name not in hparams or not isinstance(domain, list) or not all(isinstance(one, kind) for one in domain):
@@ -145,22 +110,12 @@ def with_domains(experiment: Any, hparams: dict[str, Any], domains: dict[str, li
 
 
 def read_scalars(paths: Iterable[Place], seen: dict[str, int]) -> list[list[float]]:
-    """Return the scalars of event files, each as [wall time, step, value].
-
-    Args:
-        paths: of the files; missing files are skipped.
-        seen: events per path to skip, because an earlier call returned them; updated.
-    """
+    """Return the scalars of event files, each as [wall time, step, value]."""
     return [_point(event, value) for event, value in _new_values(paths, seen)]
 
 
 def read_scalars_by_tag(paths: Iterable[Place], seen: dict[str, int]) -> dict[str, list[list[float]]]:
-    """Return the same per tag, of event files that may hold other values too.
-
-    Args:
-        paths: see `read_scalars`.
-        seen: see `read_scalars`.
-    """
+    """Return the same per tag, of event files that may hold other values too."""
     found: dict[str, list[list[float]]] = {}
     for event, value in _new_values(paths, seen):
         if value.HasField("simple_value"):

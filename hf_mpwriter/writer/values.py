@@ -20,15 +20,7 @@ from hf_mpwriter.base.arguments.values import whole
 
 
 def as_number(value: Any) -> float | None:
-    """Return the value as a float; None if it is not exactly one number, so that tensorboardX raises its own error.
-
-    Args:
-        value: a Python or numpy number, a Decimal, a number in a string or in bytes, a tensor or an array of one
-            element.
-
-    Raises:
-        ValueError: the value is a string that is no number.
-    """
+    """Return the value as a float; None if it is not exactly one number, so that tensorboardX raises its own error."""
     if isinstance(value, (int, np.number, numbers.Number, str, bytes)) and not isinstance(value, complex):
         try:
             return float(value)  # type: ignore[arg-type]
@@ -45,11 +37,7 @@ def as_number(value: Any) -> float | None:
 
 
 def as_step(step: Any) -> int | None:
-    """Return a step as an int; None stays None.
-
-    Raises:
-        TypeError, ValueError: it is no whole number, or does not fit into 64 bits.
-    """
+    """Return a step as an int; None stays None."""
     if step is None:
         return None
     try:
@@ -64,15 +52,7 @@ def as_step(step: Any) -> int | None:
 
 
 def as_text(name: str, value: Any) -> Any:
-    """Return a name that TensorBoard shows as a string; bytes are decoded, as torch does, and None stays None.
-
-    Args:
-        name: of the argument.
-        value: that was given.
-
-    Raises:
-        TypeError: it is something else.
-    """
+    """Return a name that TensorBoard shows as a string; bytes are decoded, as torch does, and None stays None."""
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, bytes):

@@ -51,14 +51,7 @@ for line in sys.stdin:
 
 
 class Ranks:
-    """Writes the event files of all ranks.
-
-    Args:
-        run_dir: the run directory.
-        ranks: how many.
-        tags: of each.
-        is_one_record: whether a step is one record, as by `log`; else one per tag, as by `add_scalar`.
-    """
+    """Writes the event files of all ranks."""
 
     def __init__(self, run_dir: Path, ranks: int, tags: int, *, is_one_record: bool) -> None:
         self.count, self._tags, self._random, self.size = ranks, tags, random.Random(1), 0

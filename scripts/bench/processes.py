@@ -43,16 +43,11 @@ _fork = multiprocessing.get_context("fork")
 
 
 class Shared:
-    """Memory that a worker shares with the script.
-
-    Attributes:
-        step: the last step whose call has returned.
-        asked: set by the script to have the worker request a push.
-    """
+    """Memory that a worker shares with the script."""
 
     def __init__(self) -> None:
-        self.step = _fork.RawValue("q", -1)
-        self.asked = _fork.RawValue("b", 0)
+        self.step = _fork.RawValue("q", -1)  # the last step whose call has returned
+        self.asked = _fork.RawValue("b", 0)  # set by the script to have the worker request a push
 
 
 def log_for_ever(writer: Any, shared: Shared) -> None:
@@ -117,14 +112,7 @@ def time_calls(writer: Any, shared: Shared, seconds: float, results: Connection)
 
 
 class Worker:
-    """A rank of a run, in a process of its own.
-
-    Args:
-        run: the run it logs to.
-        rank: its rank.
-        life: called with the writer, the memory shared with the script, and the arguments.
-        arguments: for `life`.
-    """
+    """A rank of a run, in a process of its own."""
 
     def __init__(self, run: Run, rank: int, life: Callable[..., None], *arguments: Any) -> None:
         self.shared = Shared()
@@ -147,13 +135,7 @@ class Worker:
 
 
 class Run:
-    """One run directory on the local Hub.
-
-    Args:
-        directory: where to make the run directory.
-        name: of the run directory and of the repository.
-        hub: the destination, None for a local run.
-    """
+    """One run directory on the local Hub."""
 
     def __init__(self, directory: Path, name: str, hub: LocalHub | None) -> None:
         self.path, self.repo, self._hub = directory / name, f"bench/{name}", hub
@@ -237,27 +219,16 @@ def stopped(hub: LocalHub) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Scale:
-    """How much to do.
+    """How much to do."""
 
-    Attributes:
-        kills: of uploaders, and of workers of each kind.
-        pairs: of runs, one with a Hub that hangs, one without a Hub.
-        timed: seconds of each of these runs.
-        watched: seconds for which an idle uploader is watched.
-        workers: that live beside the idle uploader.
-        files: that are on the Hub from the start.
-        children: that log one event each.
-        pushed: bytes of the file that a push sends.
-    """
-
-    kills: int
-    pairs: int
-    timed: float
-    watched: float
-    workers: int
-    files: int
-    children: int
-    pushed: int = 64 * MIB
+    kills: int  # of uploaders, and of workers of each kind
+    pairs: int  # of runs, one with a Hub that hangs, one without a Hub
+    timed: float  # seconds of each of these runs
+    watched: float  # seconds for which an idle uploader is watched
+    workers: int  # that live beside the idle uploader
+    files: int  # that are on the Hub from the start
+    children: int  # that log one event each
+    pushed: int = 64 * MIB  # bytes of the file that a push sends
 
 
 class Bench:

@@ -75,12 +75,7 @@ class Time:
 
 
 class Hub:
-    """The branch of one repository.
-
-    Args:
-        time: virtual.
-        outages: hours at which the Hub is down, from the start on.
-    """
+    """The branch of one repository."""
 
     def __init__(self, time: Time, outages: frozenset[int]) -> None:
         self._time, self._outages, self._start = time, outages, time.now
@@ -111,16 +106,7 @@ class Hub:
 
 
 class Node:
-    """The uploader of one run directory, and the ranks that log there.
-
-    Args:
-        time: virtual.
-        hub: that it sends to.
-        pacing: of its uploader.
-        hosts: whose ranks log in this run directory, and when each joins.
-        end: when all ranks close.
-        rng: source of chances.
-    """
+    """The uploader of one run directory, and the ranks that log there."""
 
     def __init__(
         self, time: Time, hub: Hub, pacing: Pacing, hosts: dict[str, float], end: float, rng: random.Random

@@ -44,17 +44,11 @@ PR_SET_CHILD_SUBREAPER = 36
 
 @dataclass(frozen=True)
 class Cost:
-    """What a command took.
+    """What a command took."""
 
-    Attributes:
-        seconds: until it ended.
-        processor: seconds, of all its processes until the last one ended.
-        memory: MB, of all its processes at a time.
-    """
-
-    seconds: float
-    processor: float
-    memory: float
+    seconds: float  # until it ended
+    processor: float  # seconds, of all its processes until the last one ended
+    memory: float  # MB, of all its processes at a time
 
 
 def make(folder: Path, files: int, size: int) -> None:

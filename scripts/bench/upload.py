@@ -76,29 +76,17 @@ HEAD = ("commits", "logged MB", "sent MB", "sent/log", "read/log", "cpu s", "sta
 
 @dataclass(frozen=True)
 class Case:
-    """The settings of one row.
+    """The settings of one row."""
 
-    Attributes:
-        library: whose writer.
-        way: protocol of the upload.
-        ranks: processes that share a logdir.
-        commits: how often every rank requests a push.
-        unit: bytes of events that all ranks together log before each push.
-        images: share of these bytes that are images.
-        pause: seconds between two commits.
-        old: another checkout, whose hf_mpwriter is measured; "" for this one.
-        trace: file for the trace of all reads; "" for none.
-    """
-
-    library: str
-    way: str
-    ranks: int
-    commits: int
-    unit: int
-    images: float
-    pause: float = 0.0
-    old: str = ""
-    trace: str = ""
+    library: str  # whose writer
+    way: str  # protocol of the upload
+    ranks: int  # processes that share a logdir
+    commits: int  # how often every rank requests a push
+    unit: int  # bytes of events that all ranks together log before each push
+    images: float  # share of these bytes that are images
+    pause: float = 0.0  # seconds between two commits
+    old: str = ""  # another checkout, whose hf_mpwriter is measured; "" for this one
+    trace: str = ""  # file for the trace of all reads; "" for none
 
     def __str__(self) -> str:
         """The first columns of the row."""
@@ -107,27 +95,17 @@ class Case:
 
 @dataclass(frozen=True)
 class Cost:
-    """The measurements of one row; the head of this script explains them.
+    """The measurements of one row; the head of this script explains them."""
 
-    Attributes:
-        commits: applied by the Hub.
-        logged: bytes of the event files at the end.
-        sent: bytes.
-        read: bytes.
-        cpu, start, logging: CPU seconds.
-        requests: received by the Hub.
-        wall: seconds.
-    """
-
-    commits: int
-    logged: int
-    sent: int
-    read: int
-    cpu: float
-    start: float
-    logging: float
-    requests: int
-    wall: float
+    commits: int  # applied by the Hub
+    logged: int  # bytes of the event files at the end
+    sent: int  # bytes
+    read: int  # bytes
+    cpu: float  # CPU seconds
+    start: float  # CPU seconds
+    logging: float  # CPU seconds
+    requests: int  # received by the Hub
+    wall: float  # seconds
 
     def __str__(self) -> str:
         """The other columns of the row."""

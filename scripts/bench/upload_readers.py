@@ -27,11 +27,7 @@ _MODULE = re.compile(r"\.(pyc?|so[.\d]*|pth|zip)$|/dist-info/|/modules/")
 
 
 def tracer(log: str) -> list[str]:
-    """Return the command line that runs another one under strace.
-
-    Args:
-        log: file for what it sees.
-    """
+    """Return the command line that runs another one under strace."""
     seen = f"trace={_READS},{_STARTS}"
     return ["strace", "-f", "--seccomp-bpf", "-qq", "-y", "-s", str(_SHOWN), "-e", "signal=none", "-e", seen, "-o", log]
 

@@ -20,15 +20,7 @@ NEVER = 1e6  # minutes between two commits: each is made on request
 
 
 def work(library: str, logdir: str, unit: int, images: float, rank: int) -> None:
-    """Execute the requests on standard input, then report the CPU seconds.
-
-    Args:
-        library: whose writer.
-        logdir: shared by all ranks.
-        unit: bytes of events to log per request.
-        images: share of these bytes that are images.
-        rank: of this worker; seeds what it logs.
-    """
+    """Execute the requests on standard input, then report the CPU seconds."""
     logging.getLogger("hf_mpwriter").setLevel(logging.ERROR)
     sys.modules["torch"] = None  # type: ignore[assignment]  # tensorboardX would spend a second or more on importing it
     import numpy as np

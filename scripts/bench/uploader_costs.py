@@ -35,17 +35,11 @@ CROWD = 20.0  # seconds for which an uploader with member files of dead workers 
 
 @dataclass(frozen=True)
 class Memory:
-    """Memory of a process, in bytes.
+    """Memory of a process, in bytes."""
 
-    Attributes:
-        pss: shared pages count in proportion.
-        rss: shared pages count fully.
-        private: shared pages do not count.
-    """
-
-    pss: int = 0
-    rss: int = 0
-    private: int = 0
+    pss: int = 0  # shared pages count in proportion
+    rss: int = 0  # shared pages count fully
+    private: int = 0  # shared pages do not count
 
     @classmethod
     def of(cls, pid: int) -> Self:

@@ -21,21 +21,13 @@ QUEUE_POLL = 0.0005  # seconds between two checks of tensorboardX's queue
 
 @dataclass(frozen=True)
 class Case:
-    """One kind of call.
+    """One kind of call."""
 
-    Attributes:
-        name: in the table.
-        method: of a SummaryWriter.
-        values: to log in turn.
-        tight: batches per round, calls per batch.
-        paced: the same for paced calls.
-    """
-
-    name: str
-    method: str
-    values: list[Any]
-    tight: tuple[int, int]
-    paced: tuple[int, int]
+    name: str  # in the table
+    method: str  # of a SummaryWriter
+    values: list[Any]  # to log in turn
+    tight: tuple[int, int]  # batches per round, calls per batch
+    paced: tuple[int, int]  # the same for paced calls
 
     def arguments(self, first_step: int, count: int) -> list[tuple[Any, ...]]:
         """Return the arguments of `count` calls."""

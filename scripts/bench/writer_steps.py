@@ -42,18 +42,14 @@ Step = Callable[[dict[str, float], int], object]
 
 @dataclass
 class Peer:
-    """One that logs steps.
+    """One that logs steps."""
 
-    Attributes:
-        step: logs one.
-        prepare: called before the work that precedes a step: what is due every few seconds is no cost of a step.
-        took: nanoseconds of each step, per pace.
-        processor: nanoseconds of the calling thread's processor time, of each step in the tight pace.
-    """
-
-    step: Step
+    step: Step  # logs one
+    # called before the work that precedes a step: what is due every few seconds is no cost of a step
     prepare: Callable[[], object] = gc.collect
+    # nanoseconds of each step, per pace
     took: dict[str, list[int]] = field(default_factory=lambda: {"cold": [], "tight": []})
+    # nanoseconds of the calling thread's processor time, of each step in the tight pace
     processor: list[int] = field(default_factory=list)
 
 

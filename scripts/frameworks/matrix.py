@@ -41,25 +41,15 @@ OUTCOMES = ("passed", "failed", "skipped")
 
 @dataclass
 class Findings:
-    """The outcomes of the tests in one environment.
+    """The outcomes of the tests in one environment."""
 
-    Attributes:
-        versions: of torch and the frameworks.
-        outcomes: how many of each, per module.
-        failed: names of tests.
-    """
-
-    versions: str
-    outcomes: dict[str, Counter[str]] = field(default_factory=dict)
-    failed: list[str] = field(default_factory=list)
+    versions: str  # of torch and the frameworks
+    outcomes: dict[str, Counter[str]] = field(default_factory=dict)  # how many of each, per module
+    failed: list[str] = field(default_factory=list)  # names of tests
 
 
 def make(name: str, directory: Path) -> Path:
-    """Make an environment, or update the one that is there; return its Python.
-
-    Raises:
-        TroubleError: the versions conflict, or there is no package index.
-    """
+    """Make an environment, or update the one that is there; return its Python."""
     place = directory / name
     python = place / "bin" / "python"
     if not python.exists():

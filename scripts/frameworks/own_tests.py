@@ -53,13 +53,7 @@ LIMIT = 3600  # seconds for the tests of one column
 
 
 class Bench:
-    """Runs the tests of one suite, each column in its own process and clean directory.
-
-    Args:
-        name: of the suite.
-        source: the sources of the framework.
-        directory: where to work.
-    """
+    """Runs the tests of one suite, each column in its own process and clean directory."""
 
     def __init__(self, name: str, source: Path, directory: Path) -> None:
         self._name, self._source, self._directory = name, source.absolute(), directory
@@ -71,11 +65,7 @@ class Bench:
     def run(self, column: str) -> tuple[dict[str, str], list[str]]:
         """Run the tests.
 
-        Returns:
-            The outcome of each test, and the promises that were broken in the run directories that are left.
-
-        Raises:
-            TroubleError: no test ran, or the tests did not use the writers of this column.
+        The outcome of each test, and the promises that were broken in the run directories that are left.
         """
         place = self._directory / self._name / column
         shutil.rmtree(place, ignore_errors=True)
@@ -171,11 +161,7 @@ def _check(run: Path, hub: LocalHub) -> Iterator[str]:
 
 
 def show(name: str, found: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """Print the table of a suite.
-
-    Returns:
-        The tests that pass with theirs, must pass with ours, and do not.
-    """
+    """Print the table of a suite; the tests that pass with theirs, must pass with ours, and do not."""
     print(f"\n{name} {version(SUITES[name].package)}\n{''.join(f'{column:9}' for column in COLUMNS)}test")
     notes, problems = list[str](), list[str]()
     for test in sorted({test for outcomes in found.values() for test in outcomes}):

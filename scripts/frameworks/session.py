@@ -25,12 +25,7 @@ def add_keep(parser: argparse.ArgumentParser) -> None:
 
 
 def run_session(keep: Path | None, work: Callable[[Path], list[str]]) -> int:
-    """Do the work of a script, print what failed, and return the exit code.
-
-    Args:
-        keep: the directory to work in, None for a temporary one.
-        work: called with the directory; returns what failed.
-    """
+    """Do the work of a script, print what failed, and return the exit code."""
     directory = keep or Path(tempfile.mkdtemp(prefix="frameworks_"))
     directory.mkdir(parents=True, exist_ok=True)
     try:

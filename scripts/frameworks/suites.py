@@ -16,19 +16,12 @@ from session import TroubleError
 
 @dataclass(frozen=True)
 class Suite:
-    """The tests of a framework.
+    """The tests of a framework."""
 
-    Attributes:
-        package: name on the package index.
-        repository: on GitHub.
-        tag: of a version, as a format string.
-        tests: folder of the tests.
-    """
-
-    package: str
-    repository: str
-    tag: str
-    tests: str
+    package: str  # name on the package index
+    repository: str  # on GitHub
+    tag: str  # of a version, as a format string
+    tests: str  # folder of the tests
 
 
 LIGHTNING = "Lightning-AI/pytorch-lightning"

@@ -13,11 +13,7 @@ _NEW_MOUNTS = 0x20000  # CLONE_NEWNS
 
 
 def variables(directory: Path) -> dict[str, str]:
-    """Return what the processes of a script need in their environment.
-
-    Args:
-        directory: where caches and the home of huggingface_hub go.
-    """
+    """Return what the processes of a script need in their environment."""
     return {
         "HF_HOME": str(directory / "home"),
         "XDG_CACHE_HOME": str(directory / "cache"),

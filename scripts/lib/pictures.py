@@ -47,12 +47,7 @@ def chart(driver: Chrome) -> bytes:
 
 
 def save(png: bytes, name: str) -> None:
-    """Save a picture with a palette.
-
-    Args:
-        png: What the browser took.
-        name: Of the file in docs/images.
-    """
+    """Save a picture with a palette."""
     from PIL import Image
 
     IMAGES.mkdir(exist_ok=True)

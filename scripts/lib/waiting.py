@@ -13,15 +13,7 @@ _T = TypeVar("_T")
 
 
 def wait_for(condition: Callable[[], _T], what: str) -> _T:
-    """Return the value of a condition as soon as it is true.
-
-    Args:
-        condition: called again and again.
-        what: the condition in words, for the error message.
-
-    Raises:
-        TimeoutError: it stayed false.
-    """
+    """Return the value of a condition as soon as it is true."""
     if value := becomes_true(condition, DEADLINE):
         return value
     raise TimeoutError(f"waited {DEADLINE:.0f} s for: {what}")

@@ -45,21 +45,13 @@ READS_EVERY = 4  # of the calls that read: many are alike
 
 @dataclass
 class Tally:
-    """What was done and found.
+    """What was done and found."""
 
-    Attributes:
-        struck: how often, by row of the table and action.
-        ended: lives that an error ended, by row and action.
-        missed: harms whose point was not reached.
-        made: trials.
-        findings: broken promises.
-    """
-
-    struck: Counter[tuple[str, str]] = field(default_factory=Counter)
-    ended: Counter[tuple[str, str]] = field(default_factory=Counter)
-    missed: int = 0
-    made: int = 0
-    findings: list[str] = field(default_factory=list)
+    struck: Counter[tuple[str, str]] = field(default_factory=Counter)  # how often, by row of the table and action
+    ended: Counter[tuple[str, str]] = field(default_factory=Counter)  # lives that an error ended, by row and action
+    missed: int = 0  # harms whose point was not reached
+    made: int = 0  # trials
+    findings: list[str] = field(default_factory=list)  # broken promises
 
 
 def at_failpoints(passed: dict[str, int]) -> Iterator[tuple[Harm, ...]]:
@@ -134,11 +126,7 @@ def parse() -> argparse.Namespace:
 
 
 def chosen(options: argparse.Namespace, trials: Trials) -> list[tuple[Harm, ...]]:
-    """Return the harms to try, in random order.
-
-    Raises:
-        UnharmedError: a life without any harm has broken a promise.
-    """
+    """Return the harms to try, in random order."""
     everything = not (options.failpoints or options.syscalls)
     rng, harms = random.Random(options.seed), list[tuple[Harm, ...]]()
     if options.failpoints or everything:

@@ -74,27 +74,17 @@ def live(run: Repetition, rank: int) -> None:
 
 @dataclass
 class Tally:
-    """What the kills of one writer showed.
+    """What the kills of one writer showed."""
 
-    Attributes:
-        kills: processes killed.
-        returned: events whose call had returned.
-        lost: returned events that are in no file.
-        lossy: kills that lost an event.
-        torn: files with a torn end.
-        partly: steps of which a part is in a file.
-        inside: kills per kind of call that was interrupted; the rest came between two calls.
-        findings: broken promises, losses included.
-    """
-
-    kills: int = 0
-    returned: int = 0
-    lost: int = 0
-    lossy: int = 0
-    torn: int = 0
-    partly: int = 0
+    kills: int = 0  # processes killed
+    returned: int = 0  # events whose call had returned
+    lost: int = 0  # returned events that are in no file
+    lossy: int = 0  # kills that lost an event
+    torn: int = 0  # files with a torn end
+    partly: int = 0  # steps of which a part is in a file
+    # kills per kind of call that was interrupted; the rest came between two calls
     inside: Counter[str] = field(default_factory=Counter)
-    findings: list[str] = field(default_factory=list)
+    findings: list[str] = field(default_factory=list)  # broken promises, losses included
 
     def row(self, writer: str) -> str:
         """Return a row of the table."""
@@ -169,12 +159,7 @@ class Repetition:
         self.processes[rank].join()
 
     def wait_for(self, rank: int, condition: Callable[[], bool], pause: float) -> None:
-        """Wait for a condition.
-
-        Raises:
-            TimeoutError: it stayed false.
-            RuntimeError: the process ended by itself.
-        """
+        """Wait for a condition."""
         end = time.monotonic() + DEADLINE
         while not condition():
             if time.monotonic() > end:

@@ -68,13 +68,7 @@ DOCUMENTED = (
 
 
 class Example:
-    """One example.
-
-    Args:
-        root: of all examples.
-        seed: of the script.
-        number: of the example.
-    """
+    """One example."""
 
     def __init__(self, root: Path, seed: int, number: int) -> None:
         self.number, self.place = number, root / str(number)

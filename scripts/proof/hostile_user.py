@@ -65,28 +65,15 @@ RANK = Path(__file__).resolve().parent / "hostile" / "rank.py"
 
 
 class Siege:
-    """One run under attack.
-
-    Args:
-        place: of it.
-        seed: of all choices.
-        only_parent: see `Attacker`.
-        group: see `Attacker`.
-
-    Attributes:
-        findings: broken promises.
-        troubles: what kept the script from its work.
-        tally: what the attacker did.
-        calls: that the ranks made.
-    """
+    """One run under attack."""
 
     def __init__(self, place: Place, seed: str, *, only_parent: bool, group: bool) -> None:
         self._place, self._seed, self._rng = place, seed, random.Random(seed)
         self._only_parent, self._group = only_parent, group
         place.make(only_parent=only_parent)
-        self.findings: list[str] = []
-        self.troubles: list[str] = []
-        self.tally: Counter[str] = Counter()
+        self.findings: list[str] = []  # broken promises
+        self.troubles: list[str] = []  # what kept the script from its work
+        self.tally: Counter[str] = Counter()  # what the attacker did
         self.calls = self._lives = 0
         self._hub, self._stranger = LocalHub(place.top / "hub", token=TOKEN), Stranger()
 

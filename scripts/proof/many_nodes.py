@@ -64,12 +64,7 @@ def on_host(name: str, command: list[str]) -> list[str]:
 
 
 class Node:
-    """One node: its training process, and what its uploader says.
-
-    Args:
-        folder: its disk; its name is that of the host.
-        environment: of its processes.
-    """
+    """One node: its training process, and what its uploader says."""
 
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
         self.run_dir = folder / "run"

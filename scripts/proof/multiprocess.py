@@ -60,12 +60,7 @@ KILL_HEAD = KILL_ROW.format(
 
 
 class Table:
-    """The rows of the programs.
-
-    Args:
-        folder: where they run.
-        show: whether to print all lines.
-    """
+    """The rows of the programs."""
 
     def __init__(self, folder: Path, *, show: bool) -> None:
         self._folder, self._show = folder, show

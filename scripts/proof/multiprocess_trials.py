@@ -51,14 +51,7 @@ def end(pid: int, number: signal.Signals = signal.SIGKILL) -> None:
 
 
 class Place:
-    """A program with a folder of its own.
-
-    Args:
-        folder: that does not exist yet.
-        name: of the program.
-        environ: of its processes.
-        repo: where it uploads to.
-    """
+    """A program with a folder of its own."""
 
     def __init__(self, folder: Path, name: str, environ: dict[str, str], repo: str) -> None:
         self.folder, self.name, self.repo = folder, name, repo
@@ -121,11 +114,7 @@ class Place:
         return found
 
     def loggers(self, *, and_ended: bool = False) -> set[int]:
-        """The living processes that log, of a program with GO.
-
-        Args:
-            and_ended: whether those count that have left their `with` block.
-        """
+        """The living processes that log, of a program with GO."""
         found = set()
         for run_dir in self.run_dirs:
             left = set() if and_ended else {pid for pid, _ in journals(run_dir, "ended")}
@@ -166,23 +155,16 @@ class Place:
 
 @dataclass
 class Tally:
-    """What the kills of a program showed.
+    """What the kills of a program showed."""
 
-    Attributes:
-        kills: processes killed, by their kind.
-        returned, lost, doubled: records whose calls had returned, those that are not on the Hub, those twice there.
-        once, never, twice: run directories with a failing Hub, by how often their end told what is missing.
-        findings: broken promises.
-    """
-
-    kills: Counter[str] = field(default_factory=Counter)
-    returned: int = 0
-    lost: int = 0
-    doubled: int = 0
-    once: int = 0
-    never: int = 0
-    twice: int = 0
-    findings: list[str] = field(default_factory=list)
+    kills: Counter[str] = field(default_factory=Counter)  # processes killed, by their kind
+    returned: int = 0  # records whose calls had returned, those that are not on the Hub, those twice there
+    lost: int = 0  # records whose calls had returned, those that are not on the Hub, those twice there
+    doubled: int = 0  # records whose calls had returned, those that are not on the Hub, those twice there
+    once: int = 0  # run directories with a failing Hub, by how often their end told what is missing
+    never: int = 0  # run directories with a failing Hub, by how often their end told what is missing
+    twice: int = 0  # run directories with a failing Hub, by how often their end told what is missing
+    findings: list[str] = field(default_factory=list)  # broken promises
 
     def add(self, other: Tally) -> None:
         """Add what another one showed."""
@@ -203,15 +185,7 @@ def weights() -> dict[str, int]:
 
 
 class Trial:
-    """One kill: a program, a process of it, a moment, and what comes then are drawn.
-
-    Args:
-        folder: of all trials.
-        hub: of this trial alone, as long as it lasts.
-        seed: of the script.
-        number: of the trial.
-        only: the names to draw from.
-    """
+    """One kill: a program, a process of it, a moment, and what comes then are drawn."""
 
     def __init__(self, folder: Path, hub: LocalHub, seed: int, number: int, only: list[str]) -> None:
         self._rng, self._hub = random.Random(f"{seed} {number}"), hub

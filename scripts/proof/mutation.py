@@ -61,17 +61,11 @@ SPARE = 30.0  # seconds in addition
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change of one module.
+    """One change of one module."""
 
-    Attributes:
-        module: path in the package.
-        operator: of cosmic-ray.
-        occurrence: which of the places where it applies.
-    """
-
-    module: str
-    operator: str
-    occurrence: int
+    module: str  # path in the package
+    operator: str  # of cosmic-ray
+    occurrence: int  # which of the places where it applies
 
     def source(self) -> str:
         """The whole module, changed; "" if the change makes no difference, or none can be made."""
@@ -119,24 +113,14 @@ def _code(source: str) -> str:
 
 
 class Laboratory:
-    """A copy of the package in which one mutant at a time is tested.
-
-    Args:
-        root: where to make it.
-    """
+    """A copy of the package in which one mutant at a time is tested."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
         shutil.copytree(PACKAGE, root / "hf_mpwriter", ignore=shutil.ignore_patterns("__pycache__"))
 
     def notices(self, module: str, source: str, timeout: float) -> bool:
-        """Whether a test fails, or does not end in time.
-
-        Args:
-            module: path in the package.
-            source: to put in its place.
-            timeout: seconds.
-        """
+        """Whether a test fails, or does not end in time."""
         path = self._root / "hf_mpwriter" / module
         sound = path.read_text()
         path.write_text(source)

@@ -86,15 +86,7 @@ def log(tag: str, repo: str, run_dir: str, journals: str, rng: random.Random) ->
 
 
 class Run:
-    """One run directory on a disk of its own: cuts, then a drain.
-
-    Args:
-        root: a directory of its own, on a disk whose power is not cut.
-        drive: the disk of the run directory.
-        hub: the destination.
-        seed: of all random choices.
-        done: counts the cuts per moment, and the records lost in them.
-    """
+    """One run directory on a disk of its own: cuts, then a drain."""
 
     def __init__(self, root: Path, drive: LoopDisk, hub: LocalHub, seed: str, done: Counter[str]) -> None:
         self.drive, self.hub, self.seed, self.done = drive, hub, seed, done

@@ -28,17 +28,11 @@ ENVIRONMENT = "HF_MPWRITER_SABOTAGED"  # set in the environment of a sabotaged b
 
 @dataclass(frozen=True)
 class Sabotage:
-    """A change of the source that breaks a promise.
+    """A change of the source that breaks a promise."""
 
-    Attributes:
-        file: path of the module in the package.
-        sound: a piece of its source that is there exactly once.
-        broken: the replacement; it calls `STRIKE` when it runs.
-    """
-
-    file: str
-    sound: str
-    broken: str
+    file: str  # path of the module in the package
+    sound: str  # a piece of its source that is there exactly once
+    broken: str  # the replacement; it calls `STRIKE` when it runs
 
 
 STRIKE = "__import__('hf_mpwriter.sabotaged').sabotaged.strike()"  # leaves the mark
@@ -113,18 +107,7 @@ def add_option(parser: argparse.ArgumentParser, *names: str) -> None:
 
 
 def conclude(findings: Sequence[str], root: Path, seed: int, success: str, *, troubles: Sequence[str] = ()) -> int:
-    """Print the result of a script; keep its files if there is something to look at.
-
-    Args:
-        findings: broken promises, printed already.
-        root: everything that the script made.
-        seed: of the script.
-        success: printed if there is nothing else to say.
-        troubles: what kept the script from its work.
-
-    Returns:
-        The exit code of the script.
-    """
+    """Print the result of a script; keep its files if there is something to look at; the exit code of the script."""
     print(*troubles, sep="\n", end="\n" * bool(troubles))
     failed, kept = bool(findings or troubles), ""
     if failed and not is_sabotaged():
@@ -136,18 +119,7 @@ def conclude(findings: Sequence[str], root: Path, seed: int, success: str, *, tr
 
 
 def build(name: str, directory: Path) -> Path:
-    """Make a sabotaged copy of the package.
-
-    Args:
-        name: of the sabotage.
-        directory: where to put the package.
-
-    Returns:
-        The file that appears once the broken place has run.
-
-    Raises:
-        ValueError: the source has changed, so that there is nothing to replace.
-    """
+    """Make a sabotaged copy of the package; the file that appears once the broken place has run."""
     sabotage = SABOTAGES[name]
     package, mark = directory / "hf_mpwriter", directory / "struck"
     shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
@@ -177,12 +149,7 @@ def run(name: str) -> int:
 
 
 def verdict(code: int, *, struck: bool) -> str:
-    """What a script's run with a sabotaged build shows.
-
-    Args:
-        code: its exit code.
-        struck: whether the broken place has run.
-    """
+    """What a script's run with a sabotaged build shows."""
     if not struck:
         return "NOTHING SHOWN: the broken place never ran"
     if code == FOUND:

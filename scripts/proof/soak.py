@@ -55,23 +55,14 @@ DISKS = ("ext4", "xfs")  # of the lanes
 
 @dataclass
 class Outcome:
-    """What a lane did and found.
+    """What a lane did and found."""
 
-    Attributes:
-        tally: how often each kind of fault struck.
-        findings: broken promises.
-        troubles: what kept the lane from its work.
-        kinds: all kinds of faults.
-        runs: that were checked.
-        records: returned records that were checked.
-    """
-
-    tally: Counter[str] = field(default_factory=Counter)
-    findings: list[str] = field(default_factory=list)
-    troubles: list[str] = field(default_factory=list)
-    kinds: list[str] = field(default_factory=list)
-    runs: int = 0
-    records: int = 0
+    tally: Counter[str] = field(default_factory=Counter)  # how often each kind of fault struck
+    findings: list[str] = field(default_factory=list)  # broken promises
+    troubles: list[str] = field(default_factory=list)  # what kept the lane from its work
+    kinds: list[str] = field(default_factory=list)  # all kinds of faults
+    runs: int = 0  # that were checked
+    records: int = 0  # returned records that were checked
 
     def add(self, other: Outcome) -> None:
         """Add the outcome of a lane."""
@@ -83,15 +74,7 @@ class Outcome:
 
 
 class Lane:
-    """Runs, one after another, on one disk.
-
-    Args:
-        root: where everything is.
-        number: of the lane.
-        seed: of the soak.
-        ends: monotonic seconds after which no run starts.
-        found: set once a lane has found something.
-    """
+    """Runs, one after another, on one disk."""
 
     def __init__(self, root: Path, number: int, seed: int, ends: float, found: Event) -> None:
         self._root, self._number, self._ends, self._found = root / f"lane{number}", number, ends, found

@@ -32,12 +32,7 @@ PATIENCE = 200  # seconds for a page, which ends a hang only
 
 @contextmanager
 def browser(width: int = 1280, height: int = 900) -> Iterator[Chrome]:
-    """Start a browser, which reaches nothing but 127.0.0.1.
-
-    Args:
-        width: Of its window, in pixels.
-        height: Of its window.
-    """
+    """Start a browser, which reaches nothing but 127.0.0.1."""
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()

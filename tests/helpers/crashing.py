@@ -64,19 +64,12 @@ RECORDING = ("-y", "-e", "trace=%file,%desc,%network,%process")
 
 @dataclasses.dataclass(frozen=True)
 class Harm:
-    """What strikes one life.
+    """What strikes one life."""
 
-    Attributes:
-        point: a failpoint such as `outbox.put.rename`, or the name of a system call.
-        action: kill, eio or enospc.
-        passage: at which passage, from 1 on.
-        push: which push is struck at a system call of its own, from 1 on; or UPLOADER.
-    """
-
-    point: str
-    action: str
-    passage: int
-    push: int = UPLOADER
+    point: str  # a failpoint such as `outbox.put.rename`, or the name of a system call
+    action: str  # kill, eio or enospc
+    passage: int  # at which passage, from 1 on
+    push: int = UPLOADER  # which push is struck at a system call of its own, from 1 on; or UPLOADER
 
     @property
     def is_failpoint(self) -> bool:
@@ -92,19 +85,13 @@ class Harm:
 
 @dataclasses.dataclass
 class Outcome:
-    """What came of a trial.
+    """What came of a trial."""
 
-    Attributes:
-        ended: exit codes of the lives.
-        struck: for each harm, whether it struck.
-        passed: how often the first life passed each failpoint, if it was not killed.
-        problems: broken promises, and what kept us from finding any.
-    """
-
-    ended: list[int] = dataclasses.field(default_factory=list)
-    struck: list[bool] = dataclasses.field(default_factory=list)
+    ended: list[int] = dataclasses.field(default_factory=list)  # exit codes of the lives
+    struck: list[bool] = dataclasses.field(default_factory=list)  # for each harm, whether it struck
+    # how often the first life passed each failpoint, if it was not killed
     passed: dict[str, int] = dataclasses.field(default_factory=dict)
-    problems: list[str] = dataclasses.field(default_factory=list)
+    problems: list[str] = dataclasses.field(default_factory=list)  # broken promises, and what kept us from finding any
 
 
 # within a life
@@ -291,14 +278,7 @@ class Story:
 
 
 class Life:
-    """A life, seen from beside it.
-
-    Args:
-        story: the steps, one at each sleep.
-        harm: strikes it.
-        directory: for the log of strace and the cache of the uploader.
-        record: whether strace is to write down the system calls of the uploader and of each push.
-    """
+    """A life, seen from beside it."""
 
     def __init__(self, story: Story, harm: Harm | None, directory: str, *, record: bool) -> None:
         self._story, self._harm, self._directory, self._record = story, harm, directory, record

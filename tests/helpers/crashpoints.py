@@ -28,19 +28,12 @@ NAME = re.compile(r"\w+(?=\()")
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """A system call of a life without harm.
+    """A system call of a life without harm."""
 
-    Attributes:
-        name: of the call.
-        passage: which one of its name.
-        line: as strace has written it.
-        push: whose, UPLOADER or the number of a push.
-    """
-
-    name: str
-    passage: int
-    line: str
-    push: int
+    name: str  # of the call
+    passage: int  # which one of its name
+    line: str  # as strace has written it
+    push: int  # whose, UPLOADER or the number of a push
 
     @property
     def changes(self) -> bool:
@@ -72,20 +65,11 @@ def calls(directory: str) -> Iterator[Call]:
 
 
 class Trials:
-    """Makes trials, one after the other, in a process of its own.
-
-    Args:
-        endpoint: of the Hub.
-        hub_root: its folder.
-        directory: for the run directories; those without a problem are removed.
-
-    Attributes:
-        last: the directory of the last trial.
-    """
+    """Makes trials, one after the other, in a process of its own."""
 
     def __init__(self, endpoint: str, hub_root: str, directory: str) -> None:
         self._directory, self._numbers = directory, itertools.count()
-        self.last = ""
+        self.last = ""  # the directory of the last trial
         env = {"HF_ENDPOINT": endpoint, "HF_HOME": os.path.join(directory, "home"), "HF_HUB_DISABLE_XET": "1"}
         env |= {"NO_PROXY": "127.0.0.1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_MPWRITER_COMMITS_PER_HOUR": "100000"}
         command = [sys.executable, os.path.join(os.path.dirname(__file__), "crashing.py"), hub_root]
@@ -100,25 +84,14 @@ class Trials:
         return outcome
 
     def unharmed(self, *, record: bool = False) -> Outcome:
-        """Make one trial without any harm.
-
-        Args:
-            record: whether to record the system calls.
-
-        Raises:
-            UnharmedError: a promise was broken, or one life was not enough.
-        """
+        """Make one trial without any harm."""
         outcome = self._order((), record=record)
         if outcome.problems or outcome.ended != [0]:
             raise UnharmedError(f"{outcome.problems or outcome.ended}; kept in {self.last}")
         return outcome
 
     def record(self) -> list[Call]:
-        """Record the system calls of a life without harm.
-
-        Raises:
-            UnharmedError: see `unharmed`.
-        """
+        """Record the system calls of a life without harm."""
         self.unharmed(record=True)
         return list(calls(self.last))
 

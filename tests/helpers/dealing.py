@@ -29,15 +29,7 @@ TOGETHER = "integration/frameworks"
 
 
 def dealt(paths: Sequence[PurePath], processes: int) -> list[int]:
-    """The order in which tests are to be listed.
-
-    Args:
-        paths: of the module of each test, below `tests/`.
-        processes: that run them.
-
-    Returns:
-        Indices of `paths`.
-    """
+    """The order in which tests are to be listed; indices of `paths`."""
     packs: dict[PurePath, list[int]] = {}
     for index, path in enumerate(paths):
         packs.setdefault(path.parent if path.parent.as_posix() == TOGETHER else path, []).append(index)

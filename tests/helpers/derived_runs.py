@@ -34,12 +34,7 @@ def kept(directory):
 
 
 def recomputed(run_dir, ranks):
-    """Per derived tag its points, of all that the ranks have logged.
-
-    Args:
-        run_dir: the run directory.
-        ranks: which ranks there are.
-    """
+    """Per derived tag its points, of all that the ranks have logged."""
     values = defaultdict(lambda: defaultdict(dict))
     for rank in ranks:
         directory = run_dir / f"rank_{rank:05d}" if rank else run_dir
@@ -81,12 +76,7 @@ def shown(directory):
 
 
 class RankFiles:
-    """Writes the event files of ranks as their workers would.
-
-    Args:
-        run_dir: the run directory.
-        host: name of the host that writes them.
-    """
+    """Writes the event files of ranks as their workers would."""
 
     def __init__(self, run_dir, host="host"):
         self.run_dir, self._host, self._second, self._open = run_dir, host, int(time.time()), {}

@@ -85,12 +85,7 @@ def kill(pid: int) -> None:
 
 
 class Staged:
-    """A child of a launcher of its own that runs a generator and stops at each `yield` until `go_on`.
-
-    Args:
-        stages: what it runs.
-        is_launched: False for a child of the test itself: all of these have one launcher.
-    """
+    """A child of a launcher of its own that runs a generator and stops at each `yield` until `go_on`."""
 
     def __init__(self, stages: Iterator[object], *, is_launched: bool = True) -> None:
         self._ran, report = os.pipe()

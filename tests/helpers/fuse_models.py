@@ -37,46 +37,29 @@ SERVER = Path(__file__).parent / "fuse_server.py"
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """What a mount can do. The defaults are those of a local disk, but for locks, which stay within a mount.
+    """What a mount can do. The defaults are those of a local disk, but for locks, which stay within a mount."""
 
-    Args:
-        name: for messages and the ids of tests.
-        fstype: the type in mountinfo is `fuse.<fstype>`, or `fuse` without one.
-        source: the source in mountinfo.
-        published_on_close: other hosts see a file when it is closed, else at once.
-        reads_open: what reading an unpublished file gives: "content", "nothing", or it is "refused" (EPERM).
-        appends: whether an existing file can be opened for writing without O_TRUNC, else EPERM.
-        overwrites: whether an existing file can be opened with O_TRUNC, else EPERM.
-        deletes: whether a file can be removed, else EPERM.
-        sequential: each write has to begin where the last one ended, else EINVAL.
-        sync: what fsync does: "nothing", or it "ends" the file, later writes are EIO; "edits" publishes a file that
-            was there before, and does nothing for a new one.
-        close_ends: close ends the file too, unless it is empty or another process closes its copy of a descriptor.
-        renames: whether anything can be renamed, else ENOSYS.
-        links: "yes", "copies", or "no" (ENOSYS).
-        truncates: "yes", "ignored", or "no" (EPERM); opening with O_TRUNC is no such call.
-        modes: whether mode and owner can be changed, else it is ignored.
-        lock_error: the errno of every lock, 0 where they work.
-        delay: seconds that each call takes.
-    """
-
-    name: str
-    fstype: str
-    source: str
-    published_on_close: bool = False
+    name: str  # for messages and the ids of tests
+    fstype: str  # the type in mountinfo is `fuse.<fstype>`, or `fuse` without one
+    source: str  # the source in mountinfo
+    published_on_close: bool = False  # other hosts see a file when it is closed, else at once
+    # what reading an unpublished file gives: "content", "nothing", or it is "refused" (EPERM)
     reads_open: str = "content"
-    appends: bool = True
-    overwrites: bool = True
-    deletes: bool = True
-    sequential: bool = False
+    appends: bool = True  # whether an existing file can be opened for writing without O_TRUNC, else EPERM
+    overwrites: bool = True  # whether an existing file can be opened with O_TRUNC, else EPERM
+    deletes: bool = True  # whether a file can be removed, else EPERM
+    sequential: bool = False  # each write has to begin where the last one ended, else EINVAL
+    # what fsync does: "nothing", or it "ends" the file, later writes are EIO; "edits" publishes a file that was
+    # there before, and does nothing for a new one
     sync: str = "nothing"
+    # close ends the file too, unless it is empty or another process closes its copy of a descriptor
     close_ends: bool = False
-    renames: bool = True
-    links: str = "yes"
-    truncates: str = "yes"
-    modes: bool = True
-    lock_error: int = 0
-    delay: float = 0.0
+    renames: bool = True  # whether anything can be renamed, else ENOSYS
+    links: str = "yes"  # "yes", "copies", or "no" (ENOSYS)
+    truncates: str = "yes"  # "yes", "ignored", or "no" (EPERM); opening with O_TRUNC is no such call
+    modes: bool = True  # whether mode and owner can be changed, else it is ignored
+    lock_error: int = 0  # the errno of every lock, 0 where they work
+    delay: float = 0.0  # seconds that each call takes
 
     def slow(self, seconds: float = 0.02) -> Model:
         """The same model, each of whose calls takes so long."""
@@ -150,13 +133,7 @@ def why_not() -> str:
 
 
 class Mounted:
-    """A mount of a model.
-
-    Args:
-        model: what it can do.
-        place: where it is mounted; made if it is missing.
-        store: directory of the objects; made if it is missing.
-    """
+    """A mount of a model."""
 
     def __init__(self, model: Model, place: Path, store: Path) -> None:
         self.model, self.place, self.store = model, place, store
@@ -189,11 +166,7 @@ class Mounted:
         return os.path.ismount(self.place)
 
     def elsewhere(self, path: str | os.PathLike[str]) -> bytes | None:
-        """The content that other hosts see, None if there is no such file.
-
-        Args:
-            path: below the mount, or relative to it.
-        """
+        """The content that other hosts see, None if there is no such file."""
         relative = os.path.relpath(path, self.place) if os.path.isabs(path) else path
         try:
             return (self.store / relative).read_bytes()
@@ -230,13 +203,7 @@ class Mounted:
 
 @contextlib.contextmanager
 def mounted(model: Model, place: Path, store: Path | None = None) -> Iterator[Mounted]:
-    """Mount a model.
-
-    Args:
-        model: what it can do.
-        place: where; made if it is missing.
-        store: directory of the objects, to share one between mounts (default: beside the place).
-    """
+    """Mount a model."""
     mount = Mounted(model, place, store or place.with_name(f"{place.name}.store"))
     try:
         yield mount

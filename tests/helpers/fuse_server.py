@@ -65,13 +65,7 @@ def call(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class Draft:
-    """A file that this mount has not published, or not all of it.
-
-    Args:
-        path: its place in the store.
-        directory: where the temporary file is.
-        base: an object whose content it begins with, None for a new file.
-    """
+    """A file that this mount has not published, or not all of it."""
 
     def __init__(self, path: str, directory: str, base: str | None) -> None:
         self.path, self.is_new = path, base is None
@@ -103,14 +97,7 @@ class Handle:
 
 
 class Files(mfusepy.Operations):
-    """The calls of a mount.
-
-    Args:
-        model: the fields of `fuse_models.Model`.
-        store: directory of the objects.
-        gate: while there is a file of this name, every call waits.
-        drafts: directory of what is not published.
-    """
+    """The calls of a mount."""
 
     use_ns = True
 

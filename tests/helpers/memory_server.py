@@ -104,17 +104,10 @@ class InMemoryFileSystem(AbstractFileSystem):
 
 
 class MemoryServer:
-    """A context manager: the server, from its start to its end.
-
-    Args:
-        directory: where the package is made by which fsspec knows the protocol.
-
-    Attributes:
-        path: for PYTHONPATH.
-    """
+    """A context manager: the server, from its start to its end."""
 
     def __init__(self, directory: Path) -> None:
-        self.path = directory
+        self.path = directory  # for PYTHONPATH
 
     def __enter__(self) -> Self:
         """Start it."""

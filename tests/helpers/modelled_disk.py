@@ -51,19 +51,12 @@ class Change:
 
 @dataclass
 class Disk:
-    """The files below one directory.
+    """The files below one directory."""
 
-    Attributes:
-        root: absolute path.
-        watch: called with the path before a name goes.
-        struck: how often each kind of fault has struck.
-        dead: whether the process was killed, or the power cut.
-    """
-
-    root: str
-    watch: Callable[[str], object] = lambda _: None
-    struck: Counter[str] = field(default_factory=Counter)
-    dead: bool = False
+    root: str  # absolute path
+    watch: Callable[[str], object] = lambda _: None  # called with the path before a name goes
+    struck: Counter[str] = field(default_factory=Counter)  # how often each kind of fault has struck
+    dead: bool = False  # whether the process was killed, or the power cut
     _names: dict[str, Node] = field(default_factory=dict)
     _durable: dict[str, Node] = field(default_factory=dict)
     _pending: dict[str, list[Change]] = field(default_factory=lambda: defaultdict(list))

@@ -211,27 +211,16 @@ if __name__ == "__main__":
 
 @dataclass(frozen=True)
 class Ordinary:
-    """An ordinary program.
+    """An ordinary program."""
 
-    Attributes:
-        body: what follows the prelude.
-        logs: how many processes or threads log at once.
-        runs: number of run directories; one for each trial if there are several.
-        needs: modules that it imports.
-        launcher: what comes between the interpreter and the program.
-        nodes: how many times it is started, with its rank and a port; each has a disk of its own.
-        by_chance: whether it is chance which process has which directory.
-        directories: below each run directory, "." for itself.
-    """
-
-    body: str
-    logs: int = 2
-    runs: int = 1
-    needs: tuple[str, ...] = ()
-    launcher: tuple[str, ...] = ()
-    nodes: int = 1
-    by_chance: bool = False
-    directories: tuple[str, ...] = (".",)
+    body: str  # what follows the prelude
+    logs: int = 2  # how many processes or threads log at once
+    runs: int = 1  # number of run directories; one for each trial if there are several
+    needs: tuple[str, ...] = ()  # modules that it imports
+    launcher: tuple[str, ...] = ()  # what comes between the interpreter and the program
+    nodes: int = 1  # how many times it is started, with its rank and a port; each has a disk of its own
+    by_chance: bool = False  # whether it is chance which process has which directory
+    directories: tuple[str, ...] = (".",)  # below each run directory, "." for itself
 
     @property
     def source(self) -> str:

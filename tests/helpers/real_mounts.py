@@ -40,12 +40,7 @@ Behind = Callable[[], dict[str, bytes]]  # all files behind a mount: content by 
 
 
 class Ground:
-    """What a mount is made of: directories, processes, and their ends.
-
-    Args:
-        top: directory of everything.
-        s3: the S3, for the kinds that need one.
-    """
+    """What a mount is made of: directories, processes, and their ends."""
 
     def __init__(self, top: Path, s3: S3Server | None) -> None:
         self.top, self.s3 = top, s3
@@ -55,11 +50,7 @@ class Ground:
             directory.mkdir(parents=True)
 
     def run(self, *command: object) -> str:
-        """Run a tool; return its output.
-
-        Raises:
-            OSError: it failed.
-        """
+        """Run a tool; return its output."""
         words = [str(word) for word in command]
         words[0] = shutil.which(words[0], path=TOOLS) or words[0]
         done = subprocess.run(words, capture_output=True, text=True, check=False)
@@ -120,17 +111,11 @@ class Ground:
 
 @dataclasses.dataclass(frozen=True)
 class RealMount:
-    """A mounted filesystem.
+    """A mounted filesystem."""
 
-    Args:
-        kind: its name here.
-        place: where it is mounted.
-        everything: all files as they are behind the mount: content by path.
-    """
-
-    kind: str
-    place: Path
-    everything: Behind
+    kind: str  # its name here
+    place: Path  # where it is mounted
+    everything: Behind  # all files as they are behind the mount: content by path
 
     def elsewhere(self, path: str) -> bytes | None:
         """Content of a file behind the mount, None if there is no such file."""
@@ -274,19 +259,12 @@ def _s3fs(ground: Ground) -> Behind:
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """A kind of mount.
+    """A kind of mount."""
 
-    Args:
-        begin: mounts it.
-        tools: commands that it needs.
-        filesystem: that the kernel has to know.
-        needs_s3: whether there has to be an S3.
-    """
-
-    begin: Begin
-    tools: tuple[str, ...] = ()
-    filesystem: str = ""
-    needs_s3: bool = False
+    begin: Begin  # mounts it
+    tools: tuple[str, ...] = ()  # commands that it needs
+    filesystem: str = ""  # that the kernel has to know
+    needs_s3: bool = False  # whether there has to be an S3
 
 
 _ALL = {
@@ -330,13 +308,7 @@ def why_not(kind: str) -> str:
 
 @contextlib.contextmanager
 def mounted(kind: str, top: Path, s3: S3Server | None = None) -> Iterator[RealMount]:
-    """Mount a filesystem.
-
-    Args:
-        kind: one of KINDS that `why_not` has nothing against.
-        top: directory of everything that it needs; must not exist.
-        s3: the S3, for a kind that needs one.
-    """
+    """Mount a filesystem."""
     ground = Ground(top, s3)
     try:
         yield RealMount(kind, ground.place, _ALL[kind].begin(ground))

@@ -31,21 +31,13 @@ KEY = "testing"  # any will do
 
 
 def why_not(*packages: str) -> str:
-    """Return why there is no S3 here, "" if there is one.
-
-    Args:
-        packages: that the caller needs besides.
-    """
+    """Return why there is no S3 here, "" if there is one."""
     missing = [name for name in ("moto", "flask", "boto3", *packages) if not importlib.util.find_spec(name)]
     return f"{', '.join(missing)} missing: pip install -e '.[test]'" if missing else ""
 
 
 class S3Server:
-    """A context manager: moto's server, from its start to its end.
-
-    Attributes:
-        endpoint: its URL.
-    """
+    """A context manager: moto's server, from its start to its end."""
 
     endpoint = ""
 

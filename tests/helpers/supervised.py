@@ -52,16 +52,7 @@ def why_no_namespace() -> str:
 
 
 class Supervised:
-    """A supervisor, and its program.
-
-    Args:
-        command: the program.
-        options: of `hf-mpwriter run`.
-        is_first: whether the supervisor is process 1 of a pid namespace.
-        host: name of the host on which it is process 1.
-        cwd: where it starts.
-        environ: variables beside those of this process.
-    """
+    """A supervisor, and its program."""
 
     def __init__(
         self,

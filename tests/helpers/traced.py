@@ -27,24 +27,14 @@ _STARTED = re.compile(r"= (\d+)$")
 
 @dataclass(frozen=True)
 class Touched:
-    """One system call with one path.
+    """One system call with one path."""
 
-    Attributes:
-        call: name.
-        path: absolute and normalised, as it was asked for.
-    """
-
-    call: str
-    path: str
+    call: str  # name
+    path: str  # absolute and normalised, as it was asked for
 
 
 def touched(log: Path, cwd: str) -> list[Touched]:
-    """The paths that the first process of a log touched between the two marks, in order.
-
-    Args:
-        log: of strace.
-        cwd: working directory of the process.
-    """
+    """The paths that the first process of a log touched between the two marks, in order."""
     found: list[Touched] = []
     threads: set[str] = set()
     counts = False

@@ -22,13 +22,7 @@ UNSENT = (
 
 
 def normalised(line: str, run: Path, endpoint: str) -> str:
-    """A line that training has printed, without what differs from run to run.
-
-    Args:
-        line: as it was printed.
-        run: run directory, or the folder of several.
-        endpoint: of the Hub.
-    """
+    """A line that training has printed, without what differs from run to run."""
     prefix, _, text = line.rstrip("\n").partition(": ")
     assert prefix == "hf_mpwriter", line
     for path in (str(run), os.path.relpath(run)):

@@ -39,11 +39,7 @@ class PlainFileSystem(LocalFileSystem):
 
 
 def install(directory: Path) -> None:
-    """Make a package of it, with the entry point that fsspec looks for.
-
-    Args:
-        directory: for PYTHONPATH.
-    """
+    """Make a package of it, with the entry point that fsspec looks for."""
     package = directory / "plain_filesystem-1.0.dist-info"
     package.mkdir(parents=True)
     (directory / "plain_filesystem.py").write_text(_MODULE)

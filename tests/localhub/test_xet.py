@@ -16,16 +16,11 @@ from hf_mpwriter.localhub.storage.xet import XetStore
 
 
 class Session:
-    """Stands for the client of Xet: a download writes what the file hash says.
-
-    Attributes:
-        groups: how many downloads each group had.
-        fails: whether a group fails at its end, as one does that misses a file.
-    """
+    """Stands for the client of Xet: a download writes what the file hash says."""
 
     def __init__(self) -> None:
-        self.groups: list[int] = []
-        self.fails = False
+        self.groups: list[int] = []  # how many downloads each group had
+        self.fails = False  # whether a group fails at its end, as one does that misses a file
 
     def new_file_download_group(self, **_: object) -> Session:
         """Begin a group."""

@@ -26,15 +26,7 @@ def nearest(name: str, known: Sequence[str]) -> str | None:
 
 
 def check_known(given: Iterable[str], function: Callable[..., Any]) -> None:
-    """Check the names of arguments.
-
-    Args:
-        given: names.
-        function: that is called with them; one that takes any name takes these.
-
-    Raises:
-        TypeError: the function has no argument of such a name.
-    """
+    """Check the names of arguments."""
     parameters = inspect.signature(function).parameters
     if any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
         return
@@ -60,9 +52,6 @@ def named_for_users(cls: _Class) -> _Class:
     """Name the public methods of a class after it, wherever their code stands: Python's errors have that name.
 
     That costs a call nothing. What another package has written keeps its name.
-
-    Args:
-        cls: that users hold.
     """
     package = cls.__module__.partition(".")[0]
     for name in dir(cls):

@@ -25,41 +25,21 @@ def is_switch(value: Any) -> bool:
 
 
 def switch(name: str, value: Any) -> bool:
-    """Return a switch as a bool.
-
-    Args:
-        name: of the argument.
-        value: that was given.
-
-    Raises:
-        SettingsError: it is neither true nor false.
-    """
+    """Return a switch as a bool."""
     if not is_switch(value):
         raise SettingsError(f"{name} is {reprlib.repr(value)}.", hint="It is True or False.")
     return bool(value)
 
 
 def text_or_none(name: str, value: Any) -> str | None:
-    """Return a text, or None.
-
-    Args:
-        name: of the argument.
-        value: that was given.
-
-    Raises:
-        SettingsError: it is neither.
-    """
+    """Return a text, or None."""
     if value is not None and not isinstance(value, str):
         raise SettingsError(f"{name} is {reprlib.repr(value)}, but must be a string.")
     return value
 
 
 def token_or_none(token: Any) -> str | None:
-    """Return a token, or None; a message never shows what was given.
-
-    Raises:
-        SettingsError: it is neither.
-    """
+    """Return a token, or None; a message never shows what was given."""
     if token is not None and not isinstance(token, str):
         kind = type(token).__name__
         raise SettingsError(
@@ -70,15 +50,7 @@ def token_or_none(token: Any) -> str | None:
 
 
 def patterns(name: str, value: Any) -> tuple[str, ...]:
-    """Return patterns in the form of huggingface_hub: one or several; a trailing slash means all below.
-
-    Args:
-        name: of the argument.
-        value: a string, several in a list, a tuple or another iterable, or None for none.
-
-    Raises:
-        SettingsError: it is something else.
-    """
+    """Return patterns in the form of huggingface_hub: one or several; a trailing slash means all below."""
     several = isinstance(value, Iterable) and not isinstance(value, (bytes, bytearray, Mapping))
     if not several and value is not None:
         raise SettingsError(f"{name} is {reprlib.repr(value)}.", hint="Give a pattern, or a list of patterns.")
@@ -90,16 +62,7 @@ def patterns(name: str, value: Any) -> tuple[str, ...]:
 
 
 def whole(name: str, value: Any) -> int:
-    """Return a whole number as an int: of any type that Python converts, also a float such as 2.0.
-
-    Args:
-        name: of the argument.
-        value: that was given.
-
-    Raises:
-        TypeError: it is no number.
-        ValueError: it is one with a fraction, or not finite.
-    """
+    """Return a whole number as an int: of any type that Python converts, also a float such as 2.0."""
     try:
         number = int(value)
     except (TypeError, ValueError, OverflowError) as error:
@@ -113,11 +76,7 @@ def whole(name: str, value: Any) -> int:
 
 
 def check_step(purge_step: Any) -> int | None:
-    """Return a step to resume at as an int; numpy numbers and tensors are accepted too.
-
-    Raises:
-        SettingsError: it is a string, has a fraction, or does not fit into 64 bits.
-    """
+    """Return a step to resume at as an int; numpy numbers and tensors are accepted too."""
     if purge_step is None:
         return None
     try:
@@ -130,11 +89,7 @@ def check_step(purge_step: Any) -> int | None:
 
 
 def check_rank(rank: Any) -> int | None:
-    """Return a global rank as an int; numpy numbers are accepted too.
-
-    Raises:
-        SettingsError: it is none.
-    """
+    """Return a global rank as an int; numpy numbers are accepted too."""
     if rank is None:
         return None
     try:
@@ -147,11 +102,7 @@ def check_rank(rank: Any) -> int | None:
 
 
 def check_endpoint(url: str) -> None:
-    """Check the URL of a Hub.
-
-    Raises:
-        SettingsError: it is none, or holds what must not be written to a file.
-    """
+    """Check the URL of a Hub."""
     if not url.startswith(("https://", "http://")):
         raise SettingsError(f"HF_ENDPOINT is {url!r}.", hint="It must begin with https:// or http://.")
     if "@" in url or "?" in url:  # it would be written to run.json, and no token be sent
@@ -162,11 +113,7 @@ def check_endpoint(url: str) -> None:
 
 
 def check_memory_limit(limit: Any) -> int | None:
-    """Return a limit of memory in bytes, or None.
-
-    Raises:
-        SettingsError: it is neither.
-    """
+    """Return a limit of memory in bytes, or None."""
     if limit is not None and (not isinstance(limit, int) or limit < 0):
         raise SettingsError(f"memory_limit is {limit!r}.", hint="It is a number of bytes, 0 or more.")
     return limit

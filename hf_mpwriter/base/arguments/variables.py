@@ -35,8 +35,7 @@ def unclear(environ: Mapping[str, str]) -> dict[str, str]:
 def unknown(environ: Mapping[str, str]) -> dict[str, str]:
     """Return the variables that have our prefix and do not exist.
 
-    Returns:
-        Per name a question with the nearest setting, or the parameter that it means, "" if none is like it.
+    Per name a question with the nearest setting, or the parameter that it means, "" if none is like it.
     """
     return {name: _question(name) for name in sorted(environ) if name.startswith(PREFIX) and name not in KNOWN}
 

@@ -19,19 +19,12 @@ class Health(enum.Enum):
 
 @dataclass(frozen=True)
 class Check:
-    """What was found.
+    """What was found."""
 
-    Attributes:
-        name: what was looked at.
-        health: whether it is well.
-        text: what was found.
-        cure: what helps, "" if nothing has to.
-    """
-
-    name: str
-    health: Health
-    text: str
-    cure: str = ""
+    name: str  # what was looked at
+    health: Health  # whether it is well
+    text: str  # what was found
+    cure: str = ""  # what helps, "" if nothing has to
 
     def to_json(self) -> dict[str, str | None]:
         """For programs."""

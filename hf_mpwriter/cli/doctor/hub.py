@@ -23,13 +23,7 @@ WRITES = ("write", "admin")  # roles of tokens that may write anywhere
 
 
 def hub_checks(endpoint: str, destination: Destination | None, *, has_pushed: bool = False) -> Iterator[Check]:
-    """What the Hub says.
-
-    Args:
-        endpoint: URL of the Hub of this environment.
-        destination: of the run, None if none is looked at.
-        has_pushed: whether its last push from here has succeeded.
-    """
+    """What the Hub says."""
     if is_offline():
         yield Check("endpoint", Health.FAIL, f"{OFFLINE}: nothing is sent", "Unset it to upload")
         return
@@ -83,13 +77,7 @@ def token_source(environ: Mapping[str, str]) -> str:
 
 
 def endpoint_check(endpoint: str, status: int, fields: Mapping[str, Any]) -> Check:
-    """Whether a Hub answers there.
-
-    Args:
-        endpoint: URL.
-        status: of HTTP, of the answer to whoami.
-        fields: of that answer.
-    """
+    """Whether a Hub answers there."""
     if status >= 500:
         return Check("endpoint", Health.FAIL, f"{endpoint}: the Hub fails ({status})", "Try again later")
     if status == 429:
@@ -100,13 +88,7 @@ def endpoint_check(endpoint: str, status: int, fields: Mapping[str, Any]) -> Che
 
 
 def token_check(status: int, fields: Mapping[str, Any], source: str) -> Check:
-    """Whose token it is, and what it may do.
-
-    Args:
-        status: of HTTP, of the answer to whoami.
-        fields: of that answer.
-        source: see `token_source`.
-    """
+    """Whose token it is, and what it may do."""
     if status in (401, 403) or (status == 200 and not fields.get("name")):
         text = f"{source}: {plain('401')}" if source else "there is none"
         return Check("token", Health.FAIL, text, f"Run: {LOGIN}" if "HF_TOKEN" not in source else "Mend HF_TOKEN")
@@ -120,11 +102,7 @@ def token_check(status: int, fields: Mapping[str, Any], source: str) -> Check:
 
 
 def role_of(fields: Mapping[str, Any]) -> str:
-    """What a token may do: read, write or fineGrained; "" if the Hub does not say.
-
-    Args:
-        fields: of the answer to whoami.
-    """
+    """What a token may do: read, write or fineGrained; "" if the Hub does not say."""
     auth = fields.get("auth")
     token = auth.get("accessToken") if isinstance(auth, dict) else None
     role = token.get("role") if isinstance(token, dict) else None
@@ -132,11 +110,7 @@ def role_of(fields: Mapping[str, Any]) -> str:
 
 
 def clock_check(ahead: float) -> Check:
-    """Whether our clock is right.
-
-    Args:
-        ahead: seconds that it is ahead of that of the Hub.
-    """
+    """Whether our clock is right."""
     if abs(ahead) < SKEW:
         return Check("clock", Health.OK, "as that of the Hub")
     way = "ahead of" if ahead > 0 else "behind"
@@ -152,15 +126,7 @@ def repository_check(
     *,
     has_pushed: bool = False,
 ) -> Check:
-    """Whether the repository is there, who can read it, and whether the token may write.
-
-    Args:
-        destination: of the run.
-        status: of HTTP, of the answer about the repository.
-        fields: of that answer.
-        who: of the answer to whoami.
-        has_pushed: whether the last push from here has succeeded: then the Hub lets its uploader write.
-    """
+    """Whether the repository is there, who can read it, and whether the token may write."""
     name = destination.repo_id
     if status in (401, 403, 404):
         text = f"{name} is not there, or this token may not see it"

@@ -36,11 +36,7 @@ def versions_check() -> Check:
 
 
 def on_different_disks(*paths: str) -> list[str]:
-    """The first one of each disk.
-
-    Args:
-        paths: absolute, of what need not exist.
-    """
+    """The first one of each disk."""
     found: dict[object, str] = {}
     for path in paths:
         try:
@@ -52,11 +48,7 @@ def on_different_disks(*paths: str) -> list[str]:
 
 
 def disk_check(path: str) -> Check:
-    """How much is free where a run is kept.
-
-    Args:
-        path: absolute path, which need not exist.
-    """
+    """How much is free where a run is kept."""
     try:
         status = os.statvfs(nearest(path)[0])
     except OSError as error:
@@ -69,12 +61,7 @@ def disk_check(path: str) -> Check:
 
 
 def commits_check(spool: Spool, destination: Destination) -> Check:
-    """How many commits the rate limit allows now.
-
-    Args:
-        spool: of the run.
-        destination: of the run.
-    """
+    """How many commits the rate limit allows now."""
     limit = Environment.read().commits_per_hour
     left = tokens_left(destination, limit, folders(os.environ, spool.directory), time.time())
     text = f"{left:.0f} may go at once, {limit:.0f} per hour (HF_MPWRITER_COMMITS_PER_HOUR)"

@@ -31,12 +31,7 @@ EVERY = 0.5  # seconds between two looks of `--follow`
 
 
 class FollowedLog:
-    """A log and how much of it was shown.
-
-    Args:
-        name: shown above it.
-        place: of the file; the older one has `.1` behind its name.
-    """
+    """A log and how much of it was shown."""
 
     def __init__(self, name: str, place: Place) -> None:
         self.name, self._place = name, place

@@ -52,11 +52,7 @@ def stop_run(logdir: str) -> None:
 
 
 def _ended(spool: Spool, facts: RunFacts) -> Iterator[str]:
-    """End what runs; what was done.
-
-    Raises:
-        ClickException: it does not end, or is on another host.
-    """
+    """End what runs; what was done."""
     host = spool.host(host_id())  # the sampler comes first: the others take what it seals
     ours: list[tuple[str, Process | None, Callable[[], bool]]] = []
     if is_alive(host):
@@ -77,11 +73,7 @@ def _ended(spool: Spool, facts: RunFacts) -> Iterator[str]:
 
 
 def _end(kind: str, process: Process, run_dir: str) -> bool:
-    """End a process; False if it had to be killed.
-
-    Raises:
-        ClickException: it is another user's, or lives on.
-    """
+    """End a process; False if it had to be killed."""
     for number, patience in ((signal.SIGTERM, PATIENCE), (signal.SIGKILL, KILL_PATIENCE)):
         try:
             if _is_ours(kind, process, run_dir):
@@ -109,12 +101,7 @@ def _is_ours(kind: str, process: Process, run_dir: str) -> bool:
 
 
 def left(facts: RunFacts, logdir: str) -> Iterator[str]:
-    """What is left, and what finishes it.
-
-    Args:
-        facts: of the run.
-        logdir: as its user typed it.
-    """
+    """What is left, and what finishes it."""
     if facts.alive:
         yield f"{counted(len(facts.alive), 'worker')} still alive: what is logged next starts another uploader"
     if facts.waiting:

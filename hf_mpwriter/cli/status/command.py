@@ -35,21 +35,13 @@ CLEAR = "\x1b[H\x1b[2J"  # of a terminal
 
 
 class Look(NamedTuple):
-    """What was found of one run.
+    """What was found of one run."""
 
-    Attributes:
-        logdir: as it was typed, or found.
-        facts: None if it cannot be read.
-        judgement: on it.
-        steps: with `--step`.
-        on_step: with `--step`, the judgement on that.
-    """
-
-    logdir: str
-    facts: RunFacts | None
-    judgement: Judgement
-    steps: Sequence[StepFacts] | None = None
-    on_step: Judgement | None = None
+    logdir: str  # as it was typed, or found
+    facts: RunFacts | None  # None if it cannot be read
+    judgement: Judgement  # on it
+    steps: Sequence[StepFacts] | None = None  # with `--step`
+    on_step: Judgement | None = None  # with `--step`, the judgement on that
 
     @property
     def asked(self) -> Judgement:
@@ -142,11 +134,7 @@ def _looks(logdirs: tuple[str, ...], step: int | None) -> list[Look]:
 
 
 def _look(logdir: str, step: int | None, *, is_single: bool) -> Look:
-    """Look at one run; what cannot be read is a matter for a person, and hides no other run.
-
-    Raises:
-        ClickException: there is no run, and none besides was asked for.
-    """
+    """Look at one run; what cannot be read is a matter for a person, and hides no other run."""
     try:
         spool = existing_spool(logdir)
         facts = gather(spool)

@@ -43,104 +43,59 @@ _WALL_TIME = struct.Struct("<12xBd")  # behind the header of a record: the key o
 
 @dataclass(frozen=True)
 class FileFacts:
-    """A file of the run directory.
+    """A file of the run directory."""
 
-    Attributes:
-        path: relative to the run directory.
-        size: bytes, up to the end of the last whole record.
-        on_hub: of these, bytes that the Hub is known to hold.
-        in_logdir: of these, bytes that are in the logdir; None unless the run is staged, and of attachments.
-        growing: whether its writer may append more.
-        pulled: whether it came from the Hub: another machine wrote it.
-    """
-
-    path: str
-    size: int
-    on_hub: int
-    in_logdir: int | None
-    growing: bool
-    pulled: bool
+    path: str  # relative to the run directory
+    size: int  # bytes, up to the end of the last whole record
+    on_hub: int  # of these, bytes that the Hub is known to hold
+    in_logdir: int | None  # of these, bytes that are in the logdir; None unless the run is staged, and of attachments
+    growing: bool  # whether its writer may append more
+    pulled: bool  # whether it came from the Hub: another machine wrote it
 
 
 @dataclass(frozen=True)
 class WorkerFacts:
-    """A worker that has logged, or lives.
+    """A worker that has logged, or lives."""
 
-    Attributes:
-        name: of the worker.
-        state: alive, ended or died.
-        host: id of its host, without the digits of the machine.
-        pid: process id, 0 if it is not known.
-        is_here: whether that is this host.
-        dropped: records that the disk refused for good.
-        in_memory: records that wait in memory because the disk refuses them.
-    """
-
-    name: str
-    state: str
-    host: str
-    pid: int
-    is_here: bool
-    dropped: int = 0
-    in_memory: int = 0
+    name: str  # of the worker
+    state: str  # alive, ended or died
+    host: str  # id of its host, without the digits of the machine
+    pid: int  # process id, 0 if it is not known
+    is_here: bool  # whether that is this host
+    dropped: int = 0  # records that the disk refused for good
+    in_memory: int = 0  # records that wait in memory because the disk refuses them
 
 
 @dataclass(frozen=True)
 class LastCommit:
-    """The commit that was acknowledged last.
+    """The commit that was acknowledged last."""
 
-    Attributes:
-        commit: its id.
-        time: unix time.
-    """
-
-    commit: str
-    time: float
+    commit: str  # its id
+    time: float  # unix time
 
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What the disk knows of a run.
+    """What the disk knows of a run."""
 
-    Attributes:
-        logdir: path or URL by which its user names the run.
-        run_dir: absolute path.
-        now: unix time at which it was gathered.
-        destination: with the full name of the repository; None for a local run.
-        visibility: public, private or unknown, as it was seen last.
-        workers: by name.
-        files: event files and attachments, by path.
-        lag: seconds since the oldest record that is not on the Hub was logged, None if all are.
-        last_commit: None before the first.
-        uploader: as it last described itself.
-        uploader_is_alive: whether one holds the uploader lock.
-        notices: what the uploaders of all hosts have found out, the newest last.
-        quarantined: the reason, per path.
-        damage: what is behind the last whole record of event files.
-        to: where a staged run is brought to, "" for any other.
-        mirror: as it last described itself.
-        mirror_is_alive: whether one holds the mirror lock.
-        refused_there: what the logdir does not take: the reason, per path.
-    """
-
-    logdir: str
-    run_dir: str
-    now: float
-    destination: Destination | None
-    visibility: str
-    workers: tuple[WorkerFacts, ...]
-    files: tuple[FileFacts, ...]
-    lag: float | None
-    last_commit: LastCommit | None
-    uploader: UploaderStatus
-    uploader_is_alive: bool
-    notices: tuple[str, ...]
-    quarantined: Mapping[str, str]
-    damage: tuple[Damage, ...]
-    to: str
-    mirror: MirrorStatus
-    mirror_is_alive: bool
-    refused_there: Mapping[str, str]
+    logdir: str  # path or URL by which its user names the run
+    run_dir: str  # absolute path
+    now: float  # unix time at which it was gathered
+    destination: Destination | None  # with the full name of the repository; None for a local run
+    visibility: str  # public, private or unknown, as it was seen last
+    workers: tuple[WorkerFacts, ...]  # by name
+    files: tuple[FileFacts, ...]  # event files and attachments, by path
+    lag: float | None  # seconds since the oldest record that is not on the Hub was logged, None if all are
+    last_commit: LastCommit | None  # None before the first
+    uploader: UploaderStatus  # as it last described itself
+    uploader_is_alive: bool  # whether one holds the uploader lock
+    notices: tuple[str, ...]  # what the uploaders of all hosts have found out, the newest last
+    quarantined: Mapping[str, str]  # the reason, per path
+    damage: tuple[Damage, ...]  # what is behind the last whole record of event files
+    to: str  # where a staged run is brought to, "" for any other
+    mirror: MirrorStatus  # as it last described itself
+    mirror_is_alive: bool  # whether one holds the mirror lock
+    refused_there: Mapping[str, str]  # what the logdir does not take: the reason, per path
 
     @property
     def logged(self) -> int:
@@ -195,13 +150,7 @@ class RunFacts:
 
 
 def gather(spool: Spool) -> RunFacts:
-    """Gather the facts of a run.
-
-    Raises:
-        SpoolFormatError: run.json is damaged.
-        ForeignSpoolError: the spool is not this user's own.
-        OSError: the run directory cannot be read.
-    """
+    """Gather the facts of a run."""
     recorded = spool.destination()
     if recorded is None and spool.has_destination():
         text = f"{spool.directory / RUN_JSON} is damaged: it is empty, or ends too soon."

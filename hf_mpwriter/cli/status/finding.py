@@ -28,22 +28,13 @@ MOST = 50_000  # entries that are looked at: a folder of data sets is no place f
 
 
 def runs_below(folder: str) -> list[str]:
-    """The logdirs of the runs below a folder, relative to it, in the order of their paths.
-
-    Args:
-        folder: absolute path.
-    """
+    """The logdirs of the runs below a folder, relative to it, in the order of their paths."""
     direct = [os.path.relpath(found.path, folder) for found in _folders(folder) if found.has_spool]
     return sorted({*direct, *(os.path.relpath(found, folder) for found in _staged(folder))})
 
 
 def others_below(folder: str, runs: Collection[str]) -> list[str]:
-    """The folders below a folder, or itself, with event files that belong to no run; as `runs_below` names them.
-
-    Args:
-        folder: absolute path.
-        runs: what `runs_below` has found there.
-    """
+    """The folders below a folder, or itself, with event files that belong to no run; as `runs_below` names them."""
     taken, found = set(runs), list[str]()
     for path in sorted(one.path for one in _folders(folder) if one.has_events):
         name = os.path.relpath(path, folder)
@@ -94,12 +85,7 @@ def has_event_files(path: str) -> bool:
 
 
 def no_run(logdir: str, *, is_elsewhere: bool) -> str:
-    """What to say of a place where there is no run.
-
-    Args:
-        logdir: as it was typed.
-        is_elsewhere: whether a run there would be kept beside its logdir.
-    """
+    """What to say of a place where there is no run."""
     path = normalised_logdir(logdir)
     if not is_url(path) and not os.path.isdir(path):
         return f"{logdir} does not exist. {_meant(logdir)}Runs below this folder: hf-mpwriter status"
@@ -125,17 +111,11 @@ def _meant(logdir: str) -> str:
 
 
 class _Folder(NamedTuple):
-    """A folder that was met.
+    """A folder that was met."""
 
-    Attributes:
-        path: absolute.
-        has_spool: whether it has the spool of a run.
-        has_events: whether event files are in it.
-    """
-
-    path: str
-    has_spool: bool
-    has_events: bool
+    path: str  # absolute
+    has_spool: bool  # whether it has the spool of a run
+    has_events: bool  # whether event files are in it
 
 
 def _folders(folder: str) -> Iterator[_Folder]:

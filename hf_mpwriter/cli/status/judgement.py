@@ -44,25 +44,14 @@ class RunHealth(enum.Enum):
 
 @dataclass(frozen=True)
 class Judgement:
-    """What becomes of a run.
-
-    Attributes:
-        state: see there.
-        next: what is to be done, "" if nothing is.
-    """
+    """What becomes of a run."""
 
     state: RunHealth
-    next: str = ""
+    next: str = ""  # what is to be done, "" if nothing is
 
 
 def judge(facts: RunFacts, logdir: str, environ: Mapping[str, str] = os.environ) -> Judgement:
-    """Judge a run.
-
-    Args:
-        facts: of the run.
-        logdir: as its user typed it.
-        environ: the environment.
-    """
+    """Judge a run."""
     if trouble := next(_troubles(facts, logdir, environ), ""):
         return Judgement(RunHealth.PERSON, trouble)
     is_waiting = facts.waiting or facts.missing_there

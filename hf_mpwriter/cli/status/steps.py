@@ -36,23 +36,14 @@ _LENGTH = struct.Struct("<Q")
 
 @dataclass
 class StepFacts:
-    """What is known of a step of one worker.
+    """What is known of a step of one worker."""
 
-    Attributes:
-        worker: its name.
-        records: of that step, here.
-        on_hub: of these, records that the Hub is known to hold.
-        last: the highest step that it has logged, None if it has logged none.
-        may_log: whether it lives, or has an event file that may still grow.
-        held: by which the step is on the Hub, the newest of its files.
-    """
-
-    worker: str
-    records: int = 0
-    on_hub: int = 0
-    last: int | None = None
-    may_log: bool = False
-    held: Held | None = field(default=None, repr=False)
+    worker: str  # its name
+    records: int = 0  # of that step, here
+    on_hub: int = 0  # of these, records that the Hub is known to hold
+    last: int | None = None  # the highest step that it has logged, None if it has logged none
+    may_log: bool = False  # whether it lives, or has an event file that may still grow
+    held: Held | None = field(default=None, repr=False)  # by which the step is on the Hub, the newest of its files
 
     @property
     def is_there(self) -> bool:
@@ -74,16 +65,7 @@ class StepFacts:
 
 
 def steps_of(spool: Spool, facts: RunFacts, step: int) -> list[StepFacts]:
-    """What is known of a step of each worker.
-
-    Args:
-        spool: of the run.
-        facts: of the run.
-        step: the step.
-
-    Raises:
-        OSError: an event file cannot be read.
-    """
+    """What is known of a step of each worker."""
     ledger = Progress(spool).ledger()
     found = {one.name: StepFacts(one.name, may_log=one.state == "alive") for one in facts.workers}
     for file in facts.files:
@@ -104,15 +86,7 @@ def steps_of(spool: Spool, facts: RunFacts, step: int) -> list[StepFacts]:
 
 
 def judge_step(facts: RunFacts, judgement: Judgement, steps: Sequence[StepFacts], step: int, logdir: str) -> Judgement:
-    """Judge a step.
-
-    Args:
-        facts: of the run.
-        judgement: on the run.
-        steps: see `steps_of`.
-        step: the step.
-        logdir: as its user typed it.
-    """
+    """Judge a step."""
     if judgement.state is RunHealth.PERSON:
         return judgement
     logged = [one for one in steps if one.records]

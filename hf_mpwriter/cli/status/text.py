@@ -17,13 +17,7 @@ LISTED = 20  # files that are listed; of more only those that are not whole on t
 
 
 def full(facts: RunFacts, judgement: Judgement, logdir: str) -> Iterator[str]:
-    """The lines of one run.
-
-    Args:
-        facts: of the run.
-        judgement: on it.
-        logdir: as its user typed it.
-    """
+    """The lines of one run."""
     yield printable(_head(facts, logdir))
     for name, text in _rows(facts, logdir):
         yield printable(f"  {name:<12} {text}".rstrip())
@@ -134,12 +128,7 @@ def _files(facts: RunFacts, logdir: str) -> Iterator[str]:
 
 
 def file_text(file: FileFacts, *, is_local: bool = False) -> str:
-    """A line about a file.
-
-    Args:
-        file: of a run.
-        is_local: whether nothing of the run is to be uploaded.
-    """
+    """A line about a file."""
     what = " (pulled)" if file.pulled else " (may still grow)" if file.growing else ""
     sizes = f"{size_text(file.on_hub):>9} of {size_text(file.size):>9}"
     if is_local:
@@ -163,11 +152,7 @@ def _troubles(facts: RunFacts, logdir: str) -> Iterator[str]:
 
 
 def table(runs: Sequence[tuple[str, RunFacts, Judgement]]) -> Iterator[str]:
-    """A line for each of several runs, then what is to be done.
-
-    Args:
-        runs: of each the logdir as it was typed or found, the facts, the judgement.
-    """
+    """A line for each of several runs, then what is to be done."""
     width = max((len(printable(logdir)) for logdir, _, _ in runs), default=0)
     for logdir, facts, judgement in runs:
         yield f"{printable(logdir):<{width}}  {printable(line(facts, judgement))}"

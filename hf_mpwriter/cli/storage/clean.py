@@ -47,19 +47,12 @@ DAY = 86_400.0  # seconds
 
 @dataclass(frozen=True)
 class Leftover:
-    """A directory in which a run was staged.
+    """A directory in which a run was staged."""
 
-    Attributes:
-        path: of it.
-        size: bytes.
-        to: its logdir.
-        why: it is kept, "" if it may go.
-    """
-
-    path: str
-    size: int
-    to: str
-    why: str
+    path: str  # of it
+    size: int  # bytes
+    to: str  # its logdir
+    why: str  # it is kept, "" if it may go
 
 
 @click.command("clean", epilog=examples("clean --dry-run", "clean --older-than 7"))
@@ -128,13 +121,7 @@ def held(spool: Spool) -> Iterator[bool]:
 
 
 def examined(path: str, age: float, *, is_free: bool) -> Leftover:
-    """What is known of a directory, and why it is kept.
-
-    Args:
-        path: of it.
-        age: seconds since it was used last, at least.
-        is_free: whether no uploader, mirror or restore works there.
-    """
+    """What is known of a directory, and why it is kept."""
     spool = Spool.of(path)
     to = Logdir(spool).to
     try:

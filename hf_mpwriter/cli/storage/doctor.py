@@ -54,15 +54,7 @@ PATIENCE = 60.0  # seconds for the other process
 
 
 def filesystem_lines(logdir: str) -> list[tuple[str, str]]:
-    """What the filesystem of a logdir can do, and how a run would be kept there: names and texts.
-
-    Args:
-        logdir: absolute path, which need not exist yet, or a URL.
-
-    Raises:
-        LogdirError: no run can be kept for it on this host.
-        SettingsError: HF_MPWRITER_STAGING is not valid.
-    """
+    """What the filesystem of a logdir can do, and how a run would be kept there: names and texts."""
     lines = [("logdir", logdir)]
     if not is_url(logdir):
         mount = find_mount(logdir)
@@ -73,11 +65,7 @@ def filesystem_lines(logdir: str) -> list[tuple[str, str]]:
 
 
 def _home(logdir: str) -> Home:
-    """Where a run is kept, or would be.
-
-    Raises:
-        LogdirError: none can be begun there.
-    """
+    """Where a run is kept, or would be."""
     if not is_url(logdir) and not is_own_folder(logdir) and spool_of(aside := beside(logdir)).exists():
         return aside  # `sync` has made it
     home = find(logdir)
@@ -87,11 +75,7 @@ def _home(logdir: str) -> Home:
 
 
 def _try_directory(path: str) -> None:
-    """Make and remove a directory where a run directory, or a spool in it, would be made.
-
-    Raises:
-        LogdirError: that is refused, as a writer says it.
-    """
+    """Make and remove a directory where a run directory, or a spool in it, would be made."""
     try:
         os.rmdir(tempfile.mkdtemp(prefix=f".hf_mpwriter-probe-{os.geteuid()}-", dir=nearest(path)[0]))
     except NotADirectoryError as error:
@@ -118,11 +102,7 @@ def _abilities(logdir: str, mount: Mount | None) -> Iterable[tuple[str, str]]:
 
 
 def _is_seen(path: str) -> bool:
-    """Whether another process sees a file and the lock on it.
-
-    Raises:
-        OSError: it gives no answer; on a mount that hangs it may not even end, so that is not waited for.
-    """
+    """Whether another process sees a file and the lock on it."""
     quiet = subprocess.DEVNULL
     witness = subprocess.Popen([sys.executable, "-c", _WITNESS, path], stdin=quiet, stdout=quiet, stderr=quiet)
     try:

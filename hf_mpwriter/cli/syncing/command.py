@@ -166,11 +166,7 @@ def _told(name: str, wishes: Wishes) -> int:
 
 
 def _below(folders: Sequence[str], wishes: Wishes) -> list[str]:
-    """The runs below folders, and the folders with event files of others; without a repository, those that have one.
-
-    Raises:
-        ClickException: there are none.
-    """
+    """The runs below folders, and the folders with event files of others; without a repository, those that have one."""
     found, left = list[str](), list[str]()
     for folder in folders or (".",):
         top = os.path.abspath(folder)
@@ -212,11 +208,7 @@ def recorded(name: str) -> Destination | None:
 
 
 def check_places(names: Iterable[str], wishes: Wishes) -> None:
-    """Refuse runs that would go to the same folder of a repository, such as two of one name.
-
-    Raises:
-        UsageError: it names both.
-    """
+    """Refuse runs that would go to the same folder of a repository, such as two of one name."""
     if clash := next(_clashes(names, wishes), None):
         raise click.UsageError(printable(clash.text))
 

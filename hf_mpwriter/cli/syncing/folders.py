@@ -20,16 +20,7 @@ from hf_mpwriter.system.redaction import printable
 
 
 def spool_for(logdir: str, *, is_wanted: bool) -> Spool:
-    """The spool of a run, or of a folder with event files of others, in which it is made.
-
-    Args:
-        logdir: as it was typed.
-        is_wanted: whether a repository was named, so that a spool may be made.
-
-    Raises:
-        ForeignSpoolError: the spool belongs to another user.
-        ClickException: it is neither a run nor a folder with event files; or no repository was named.
-    """
+    """The spool of a run, or of a folder with event files of others, in which it is made."""
     path = normalised_logdir(logdir)
     if is_url(path) or not (has_event_files(path) or runs_below(path)):
         return existing_spool(logdir)
@@ -53,10 +44,6 @@ def spool_for(logdir: str, *, is_wanted: bool) -> Spool:
 
 
 def candidate(logdir: str) -> Spool:
-    """The spool that a folder has, or would have. Nothing is written into a folder of another user, not even a probe.
-
-    Args:
-        logdir: as it was typed.
-    """
+    """The spool that a folder has, or would have. Nothing is written into a folder of another user."""
     path = normalised_logdir(logdir)
     return spool_at(logdir) if is_own_folder(path) else spool_of(beside(path))

@@ -31,12 +31,7 @@ QUIET = 600.0  # seconds; a validation or a checkpoint may take minutes
 
 
 class Writers:
-    """Who writes event files below a folder.
-
-    Args:
-        folder: absolute path.
-        clock: monotonic seconds.
-    """
+    """Who writes event files below a folder."""
 
     def __init__(self, folder: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._folder, self._clock = os.path.realpath(folder), clock
@@ -97,15 +92,7 @@ def follow(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], object] = time.sleep,
 ) -> None:
-    """Upload folders once in ROUND seconds until their writers have gone, and once more after that.
-
-    Args:
-        folders: who writes there, per folder.
-        sync: uploads what is in a folder, and tells whether all of it is there; with False, it holds up no other folder
-            for long. Then what is left of a folder whose writers have gone comes at the end.
-        clock: monotonic seconds.
-        sleep: waits so many seconds.
-    """
+    """Upload folders once in ROUND seconds until their writers have gone, and once more after that."""
     left, late, due = dict(folders), list[str](), clock() + ROUND
     while left:
         gone = [folder for folder, writers in left.items() if writers.have_gone()]

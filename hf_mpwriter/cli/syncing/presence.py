@@ -18,11 +18,7 @@ from hf_mpwriter.system.process import Process
 
 
 class Presence:
-    """The membership of this process in a run that it follows.
-
-    Args:
-        name: the run directory, as it was typed.
-    """
+    """The membership of this process in a run that it follows."""
 
     def __init__(self, name: str) -> None:
         self._name = name

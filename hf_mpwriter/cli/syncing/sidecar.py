@@ -33,17 +33,7 @@ LOCAL_RANKS = ("LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI
 def followed(
     named: Sequence[str], logdir: str | None, repo_id: str | None, environ: Mapping[str, str]
 ) -> dict[str, Followed]:
-    """What to follow, per absolute path.
-
-    Args:
-        named: the folders that were named.
-        logdir: the run directory, if it was given.
-        repo_id: the repository, if it was given.
-        environ: of this process; it may have another repository.
-
-    Raises:
-        UsageError: a folder is a URL, two would go to one place, or it is not known where one goes.
-    """
+    """What to follow, per absolute path."""
     if any(map(is_url, named)):
         raise click.UsageError("--follow takes folders on a disk of this host.")
     if is_on(environ.get("HF_MPWRITER_DISABLED", "")):
@@ -66,13 +56,7 @@ def followed(
 
 
 def _named(name: str, wishes: Wishes, *, is_chosen: bool) -> Callable[[], Spool]:
-    """What makes a folder a run that the user has named.
-
-    Args:
-        name: the folder, as it was typed.
-        wishes: where to.
-        is_chosen: whether the repository was named for this call; else that of an earlier upload counts.
-    """
+    """What makes a folder a run that the user has named."""
 
     def make() -> Spool:
         _check_has_event_files(name)
@@ -87,11 +71,8 @@ def _named(name: str, wishes: Wishes, *, is_chosen: bool) -> Callable[[], Spool]
 
 
 def _unnamed(name: str, wishes: Wishes) -> Callable[[], Spool]:
-    """What makes the run directory of writers without one a run, as long as no writer of ours has made it another one.
-
-    Args:
-        name: the folder, as it was typed.
-        wishes: where to.
+    """What makes the run directory of writers without one a run, as long as no writer of ours has made it another
+    one.
     """
 
     def make() -> Spool:
@@ -130,11 +111,7 @@ def _check_has_event_files(name: str) -> None:
 
 
 def _wanted(name: str, wishes: Wishes) -> Destination:
-    """Where a folder goes.
-
-    Raises:
-        NotARunError: no repository was named.
-    """
+    """Where a folder goes."""
     place = wishes.place_of(name)
     if place is None:
         raise NotARunError("no repository is named for it")

@@ -32,13 +32,7 @@ class QuietHandler(WSGIRequestHandler):
 
 
 class BoardServer:
-    """The server that TensorBoard runs: on an inherited socket, for requests with the key.
-
-    Args:
-        app: TensorBoard.
-        descriptor: The listening socket.
-        key: What the header KEY_HEADER must carry.
-    """
+    """The server that TensorBoard runs: on an inherited socket, for requests with the key."""
 
     def __init__(self, app: App, descriptor: int, key: str) -> None:
         self._app = app

@@ -50,14 +50,7 @@ class Answer:
 
 
 class Board:
-    """A TensorBoard that runs until `stop`.
-
-    Args:
-        scratch: A directory of its own; created here and removed by `stop`.
-        prefix: The path under which pages reach it.
-        tree: The files of the first commit.
-        blob_path: Returns the path of an entry's content.
-    """
+    """A TensorBoard that runs until `stop`."""
 
     def __init__(
         self, scratch: str, prefix: str, tree: Mapping[str, TreeEntry], blob_path: Callable[[TreeEntry], str]
@@ -96,23 +89,12 @@ class Board:
     def follow(self, tree: Mapping[str, TreeEntry]) -> bool:
         """Show another commit.
 
-        Returns:
-            Whether this board can. A new board is needed if it has ended, or if the commit lacks content that it has.
+        Whether this board can. A new board is needed if it has ended, or if the commit lacks content that it has.
         """
         return self._child.poll() is None and self._checkout.follow(tree)
 
     def ask(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
-        """Send a request.
-
-        Args:
-            method: The HTTP method.
-            path: The raw path, with its query.
-            headers: The headers to send.
-            body: The body.
-
-        Raises:
-            BoardError: if there is no answer.
-        """
+        """Send a request."""
         connection = http.client.HTTPConnection(HOST, self.port, timeout=PATIENCE)
         with contextlib.closing(connection):
             try:

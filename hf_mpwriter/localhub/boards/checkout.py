@@ -24,12 +24,7 @@ def is_event_file(path: str) -> bool:
 
 
 class Checkout:
-    """The event files of a commit.
-
-    Args:
-        directory: Where they are; created by the first file.
-        blob_path: Returns the path of an entry's content.
-    """
+    """The event files of a commit."""
 
     def __init__(self, directory: str, blob_path: Callable[[TreeEntry], str]) -> None:
         self.directory = directory
@@ -39,12 +34,8 @@ class Checkout:
     def follow(self, tree: Mapping[str, TreeEntry]) -> bool:
         """Append what a commit has in addition.
 
-        Args:
-            tree: The files of the commit. The Hub has checked their paths: none leads out of the directory.
-
-        Returns:
-            Whether the directory has what the commit has. If not, it needs a new directory: the commit lacks a file, or
-            content of one, that an earlier commit had.
+        Whether the directory has what the commit has. If not, it needs a new directory: the commit lacks a
+        file, or content of one, that an earlier commit had.
         """
         wanted = {path: entry for path, entry in tree.items() if is_event_file(path)}
         if not self._held.keys() <= wanted.keys():

@@ -16,11 +16,7 @@ Name = tuple[str, str]  # type and id of a repository
 
 
 class Boards:
-    """The boards of a Hub. Their directories are under `tmp/`, which is emptied when a server starts.
-
-    Args:
-        store: The repositories.
-    """
+    """The boards of a Hub. Their directories are under `tmp/`, which is emptied when a server starts."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -29,16 +25,7 @@ class Boards:
         self._has_ended = False
 
     def open(self, repo: Name, prefix: str) -> Board:
-        """Return the board of a repository, which shows its head.
-
-        Args:
-            repo: Type and id of the repository.
-            prefix: The path under which pages reach it.
-
-        Raises:
-            BoardError: if the Hub is stopping.
-            RepoNotFound: if there is no such repository.
-        """
+        """Return the board of a repository, which shows its head."""
         with self._lock:
             if self._has_ended:
                 raise BoardError("The Hub is stopping.")

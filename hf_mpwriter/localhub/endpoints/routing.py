@@ -54,25 +54,15 @@ _LOOPBACK = re.compile(r"(127\.0\.0\.1|localhost)(:\d+)?", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Route:
-    """One row of the route table.
+    """One row of the route table."""
 
-    Attributes:
-        method: The HTTP method; GET covers HEAD.
-        pattern: The pattern of the raw path.
-        handler: Returns the response.
-        auth: What the request must be authorized for.
-        spool: Whether the body goes to a file.
-        guard: Returns a context that is held while the handler runs.
-        refused: Returns the response to a refused request.
-    """
-
-    method: str
-    pattern: re.Pattern[str]
-    handler: Callable[[Call], Response]
-    auth: Auth
-    spool: bool
-    guard: Guard | None
-    refused: Callable[[Refusal], Response]
+    method: str  # The HTTP method; GET covers HEAD
+    pattern: re.Pattern[str]  # The pattern of the raw path
+    handler: Callable[[Call], Response]  # Returns the response
+    auth: Auth  # What the request must be authorized for
+    spool: bool  # Whether the body goes to a file
+    guard: Guard | None  # Returns a context that is held while the handler runs
+    refused: Callable[[Refusal], Response]  # Returns the response to a refused request
 
     @property
     def cas(self) -> bool:

@@ -24,13 +24,7 @@ _ELSEWHERE = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:|[/#?]")
 
 
 def to_html(text: str, links: Links, revision: str) -> str:
-    """Return a card as HTML.
-
-    Args:
-        text: Markdown, after metadata between two lines of `---`.
-        links: The addresses of the repository.
-        revision: The commit to which relative addresses lead.
-    """
+    """Return a card as HTML."""
     parser = _parser()
     tokens = parser.parse(_METADATA.sub("", text, count=1))
     for token in _all(tokens):

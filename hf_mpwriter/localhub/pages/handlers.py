@@ -32,16 +32,7 @@ def home(call: Call) -> Response:
 
 
 def frame(call: Call, tab: str, revision: str = MAIN) -> dict[str, Any]:
-    """Return what all pages of a repository show: its name, its tabs, a commit.
-
-    Args:
-        call: The request.
-        tab: The tab that is open.
-        revision: A branch or a commit.
-
-    Raises:
-        Refusal: if there is no such repository or revision.
-    """
+    """Return what all pages of a repository show: its name, its tabs, a commit."""
     repo = call.hub.store.repo_info(*call.repo)
     head = call.hub.store.commit(*call.repo, revision)
     return {

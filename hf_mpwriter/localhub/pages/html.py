@@ -34,14 +34,7 @@ _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 def html(template: str, code: int = 200, headers: Mapping[str, str] = _NO_HEADERS, **values: Any) -> Response:
-    """Return a page.
-
-    Args:
-        template: The name of a template.
-        code: The HTTP status.
-        headers: More headers.
-        values: What the template shows; every text is escaped.
-    """
+    """Return a page."""
     return HTMLResponse(_templates().get_template(template).render(**values), code, {**HEADERS, **headers})
 
 

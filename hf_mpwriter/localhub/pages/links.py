@@ -10,15 +10,10 @@ from hf_mpwriter.localhub.storage.store import MAIN
 
 @dataclass(frozen=True)
 class Links:
-    """The addresses of a repository, without the Hub's own.
+    """The addresses of a repository, without the Hub's own."""
 
-    Attributes:
-        repo_type: "model", "dataset" or "space".
-        repo_id: Namespace and name.
-    """
-
-    repo_type: str
-    repo_id: str
+    repo_type: str  # "model", "dataset" or "space"
+    repo_id: str  # Namespace and name
 
     @property
     def home(self) -> str:

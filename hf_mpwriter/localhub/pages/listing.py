@@ -16,23 +16,14 @@ DEEPEST = 200  # commits that a page reads to find who changed an entry; older c
 
 @dataclass(frozen=True)
 class FolderEntry:
-    """An entry of a folder.
+    """An entry of a folder."""
 
-    Attributes:
-        name: In the folder.
-        path: In the repository.
-        is_folder: Whether it is a folder.
-        size: Bytes; of all files of a folder.
-        lfs: Whether a file is stored as LFS.
-        commit: The commit that changed it last; None if it is older than DEEPEST commits.
-    """
-
-    name: str
-    path: str
-    is_folder: bool
-    size: int
-    lfs: bool
-    commit: Commit | None
+    name: str  # In the folder
+    path: str  # In the repository
+    is_folder: bool  # Whether it is a folder
+    size: int  # Bytes; of all files of a folder
+    lfs: bool  # Whether a file is stored as LFS
+    commit: Commit | None  # The commit that changed it last; None if it is older than DEEPEST commits
 
 
 @dataclass(frozen=True)
@@ -45,13 +36,7 @@ class Difference:
 
 
 def listing(tree: Mapping[str, TreeEntry], folder: str, history: Iterable[Commit]) -> list[FolderEntry]:
-    """Return the entries of a folder, folders first.
-
-    Args:
-        tree: The files of the commit.
-        folder: Path of the folder, "" for all.
-        history: The commits, newest first.
-    """
+    """Return the entries of a folder, folders first."""
     prefix = f"{folder}/" if folder else ""
     inside = {path: entry for path, entry in tree.items() if path.startswith(prefix)}
     names: dict[str, list[str]] = {}

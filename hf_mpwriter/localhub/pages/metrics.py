@@ -50,11 +50,7 @@ def metrics(call: Call) -> Response:
 
 
 def _open(call: Call) -> Board:
-    """Return the board of a repository.
-
-    Raises:
-        NoBoard: if the Hub is stopping.
-    """
+    """Return the board of a repository."""
     try:
         return call.hub.boards.open(call.repo, Links(*call.repo).board)
     except BoardError as error:

@@ -22,14 +22,10 @@ Role = Literal["stranger", "read", "write"]
 
 @dataclass(frozen=True)
 class Tokens:
-    """The tokens that the Hub accepts.
+    """The tokens that the Hub accepts."""
 
-    Attributes:
-        write: Grants everything; None grants everything to every request.
-        read: Grants reading, private repositories included; None disables it.
-    """
-
-    write: str | None = field(default=None, repr=False)
+    write: str | None = field(default=None, repr=False)  # Grants everything; None grants everything to every request
+    # Grants reading, private repositories included; None disables it
     read: str | None = field(default=None, repr=False)
 
     @classmethod
@@ -43,11 +39,7 @@ class Tokens:
         return {name: token for name, token in named.items() if token}
 
     def role(self, authorization: str | None) -> Role:
-        """Return the role that an Authorization header grants.
-
-        Raises:
-            Unauthorized: if the header carries an unknown token, for example an expired one.
-        """
+        """Return the role that an Authorization header grants."""
         if self.read and _carries(authorization, self.read):
             return "read"
         if self.write is None or _carries(authorization, self.write):

@@ -118,11 +118,7 @@ def _status_answer(fault: Fault) -> Response:
 
 
 def _bomb(size: int) -> bytes:
-    """Return blanks and an empty JSON object, packed by gzip.
-
-    Args:
-        size: MiB of blanks; they are packed once, and what a full flush has ended can be repeated.
-    """
+    """Return blanks and an empty JSON object, packed by gzip."""
     blanks, end, crc = b" " * (1 << 20), b"{}", 0
     packer, last = (zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS) for _ in range(2))
     block = packer.compress(blanks) + packer.flush(zlib.Z_FULL_FLUSH)

@@ -58,40 +58,21 @@ class FaultError(ValueError):
 
 @dataclass(frozen=True)
 class Fault:
-    """Which requests fail, how, when and how often.
+    """Which requests fail, how, when and how often."""
 
-    Attributes:
-        where: A regular expression, searched in the raw path without its query.
-        kind: How they fail.
-        method: The HTTP method, empty for any.
-        when: The moment; empty means `before`, or `after` for the kind `slow`.
-        times: The number of requests to strike, 0 for all.
-        skip: The number of requests to let pass first.
-        seconds: The duration of a hang or a slow transfer; a hang of 0 lasts until the faults are cleared.
-        size: The unpacked length of a bomb in MiB.
-        status: The response status, for the kind `status` only.
-        headers: Further headers of that response.
-        message: Its error message, as JSON and as X-Error-Message.
-        code: Its X-Error-Code.
-        body: Its body in place of JSON, as a proxy would send it.
-
-    Raises:
-        FaultError: if the attributes contradict each other.
-    """
-
-    where: str
-    kind: Kind
-    method: str = ""
-    when: When | Literal[""] = ""
-    times: int = 1
-    skip: int = 0
-    seconds: float = 0.0
-    size: int = 0
-    status: int = 0
-    headers: tuple[tuple[str, str], ...] = ()
-    message: str = ""
-    code: str = ""
-    body: str = ""
+    where: str  # A regular expression, searched in the raw path without its query
+    kind: Kind  # How they fail
+    method: str = ""  # The HTTP method, empty for any
+    when: When | Literal[""] = ""  # The moment; empty means `before`, or `after` for the kind `slow`
+    times: int = 1  # The number of requests to strike, 0 for all
+    skip: int = 0  # The number of requests to let pass first
+    seconds: float = 0.0  # The duration of a hang or a slow transfer; a hang of 0 lasts until the faults are cleared
+    size: int = 0  # The unpacked length of a bomb in MiB
+    status: int = 0  # The response status, for the kind `status` only
+    headers: tuple[tuple[str, str], ...] = ()  # Further headers of that response
+    message: str = ""  # Its error message, as JSON and as X-Error-Message
+    code: str = ""  # Its X-Error-Code
+    body: str = ""  # Its body in place of JSON, as a proxy would send it
 
     def __post_init__(self) -> None:
         if not self.when:
@@ -106,19 +87,12 @@ class Fault:
 
 @dataclass
 class Standing:
-    """A fault of a running Hub and its counts.
+    """A fault of a running Hub and its counts."""
 
-    Attributes:
-        fault: The fault.
-        seen: Matching requests, skipped ones included.
-        hits: Requests that it struck.
-        held: Requests that hang now.
-    """
-
-    fault: Fault
-    seen: int = 0
-    hits: int = 0
-    held: int = 0
+    fault: Fault  # The fault
+    seen: int = 0  # Matching requests, skipped ones included
+    hits: int = 0  # Requests that it struck
+    held: int = 0  # Requests that hang now
 
     @property
     def due(self) -> bool:
@@ -154,11 +128,7 @@ def _is_pattern(text: str) -> bool:
 
 
 def parse(text: str) -> Fault:
-    """Parse a line of text; GRAMMAR describes it.
-
-    Raises:
-        FaultError: if the line is not a valid fault.
-    """
+    """Parse a line of text; GRAMMAR describes it."""
     words = _words(text)
     method = words.pop(0) if words and _METHOD.fullmatch(words[0]) else ""
     if len(words) < 2:
@@ -199,11 +169,7 @@ def _number(name: str, value: str) -> float:
 
 
 def from_json(fields: Any) -> Fault:
-    """Return the fault of a JSON object, as `dataclasses.asdict` of a Fault makes it.
-
-    Raises:
-        FaultError: if the object is not a valid fault.
-    """
+    """Return the fault of a JSON object, as `dataclasses.asdict` of a Fault makes it."""
     try:
         headers = tuple((str(name), str(value)) for name, value in fields.get("headers", ()))
         return Fault(**{**fields, "headers": headers})

@@ -24,19 +24,13 @@ Name = tuple[str, str]  # type and id of a repository
 
 @dataclass(frozen=True)
 class HubLimits:
-    """The limits of a Hub.
+    """The limits of a Hub."""
 
-    Attributes:
-        commits_per_hour: Per repository, 0 for unlimited.
-        requests_per_5min: To `/api/`, 0 for unlimited.
-        busy: Refuse a commit with 409 while another one to the same repository is in progress, instead of queueing it.
-        commit_window: Seconds that count as the hour in which commits are counted.
-    """
-
-    commits_per_hour: int = 0
-    requests_per_5min: int = 0
+    commits_per_hour: int = 0  # Per repository, 0 for unlimited
+    requests_per_5min: int = 0  # To `/api/`, 0 for unlimited
+    # Refuse a commit with 409 while another one to the same repository is in progress, instead of queueing it
     busy: bool = False
-    commit_window: float = HOUR
+    commit_window: float = HOUR  # Seconds that count as the hour in which commits are counted
 
 
 class Usage:
@@ -51,14 +45,7 @@ class Usage:
         self._requests = 0
 
     def request(self, now: float) -> dict[str, str]:
-        """Count a request and return the headers with the remaining quota.
-
-        Args:
-            now: Seconds of a monotonic clock.
-
-        Raises:
-            RateLimited: if the quota of this window is used up.
-        """
+        """Count a request and return the headers with the remaining quota."""
         if not (limit := self._limits.requests_per_5min):
             return {}
         if now >= self._window_ends:
@@ -75,11 +62,7 @@ class Usage:
 
     @contextlib.contextmanager
     def turn(self, repo: Name) -> Iterator[None]:
-        """Hold a repository for one commit. Call this in the event loop only; it takes no lock.
-
-        Raises:
-            CommitUnderway: if another commit holds it and `busy` is set.
-        """
+        """Hold a repository for one commit. Call this in the event loop only; it takes no lock."""
         if not self._limits.busy:
             yield
             return
@@ -93,15 +76,7 @@ class Usage:
 
     @contextlib.contextmanager
     def commit(self, repo: Name, now: float) -> Iterator[None]:
-        """Count a commit, unless it is refused.
-
-        Args:
-            repo: Type and id of the repository.
-            now: Seconds of a monotonic clock.
-
-        Raises:
-            RateLimited: if the quota of the repository is used up.
-        """
+        """Count a commit, unless it is refused."""
         if not (limit := self._limits.commits_per_hour):
             yield
             return

@@ -54,12 +54,7 @@ def check_host(host: str) -> None:
 
 
 def listen(port: int = 0, *, deadline: float = TAKEOVER) -> socket.socket:
-    """Return a listening socket on loopback.
-
-    Args:
-        port: The port; 0 picks a free one outside the ephemeral range, so that it is still free after a kill.
-        deadline: Seconds to wait for a given port.
-    """
+    """Return a listening socket on loopback."""
     if port:
         return _listen_until(port, deadline)
     for candidate in random.sample(PORTS, PORT_TRIES):
@@ -107,24 +102,7 @@ def serve(
     sock: socket.socket | None = None,
     faults: Iterable[Fault] = (),
 ) -> None:
-    """Serve a Hub until SIGTERM or SIGINT.
-
-    Args:
-        root: The folder for all data; created if it is missing.
-        port: The port on 127.0.0.1; 0 picks a free one.
-        tokens: The tokens that requests must carry.
-        limits: Rate limits.
-        xet: Whether clients may upload by Xet.
-        user: The user name that whoami returns, and the namespace of ids without one.
-        multipart_over: Size in bytes above which LFS objects are uploaded in parts.
-        discard: Whether to drop LFS content once its size and digest are verified.
-        long_ids: Whether new commits have ids of 64 hex digits.
-        sock: A listening socket, used instead of `port`.
-        faults: Faults that apply from the start.
-
-    Raises:
-        ServerError: if the port or the root is taken, or Xet is wanted without hf_xet.
-    """
+    """Serve a Hub until SIGTERM or SIGINT."""
     if xet and importlib.util.find_spec("hf_xet") is None:
         raise ServerError("Xet needs the package hf_xet; install it or switch Xet off (--no-xet)")
     store = WritableStore(root, discard=discard, long_ids=long_ids)

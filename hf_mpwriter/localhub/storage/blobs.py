@@ -114,12 +114,7 @@ class Disk:
 
 
 class Blobs:
-    """The content-addressed blobs of a Hub.
-
-    Args:
-        disk: The disk that holds them.
-        discard: Whether to drop LFS content once its size and digest are verified.
-    """
+    """The content-addressed blobs of a Hub."""
 
     def __init__(self, disk: Disk, *, discard: bool = False) -> None:
         self.disk = disk

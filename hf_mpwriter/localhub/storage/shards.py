@@ -85,11 +85,7 @@ def hash_text(raw: bytes) -> str:
 
 
 def parse_shard(data: bytes) -> Shard:
-    """Parse a shard.
-
-    Raises:
-        ValueError: if the data is not a complete shard.
-    """
+    """Parse a shard."""
     if not data.startswith(TAG):
         raise ValueError("not a shard")
     try:
@@ -141,11 +137,7 @@ def with_footer(data: bytes, now: int) -> bytes:
 
 
 def chunk_offsets(path: str) -> list[int]:
-    """Return the offset of each chunk of a xorb, and the end of the last one.
-
-    Raises:
-        ValueError: if the file is not a complete xorb.
-    """
+    """Return the offset of each chunk of a xorb, and the end of the last one."""
     offsets = [0]
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size

@@ -9,15 +9,7 @@ from hf_mpwriter.localhub.storage.store import MAIN, Store, TreeEntry
 
 
 class View:
-    """One run of a Hub, in the form that `hf_mpwriter.testing.check` reads.
-
-    Args:
-        store: The Hub's store, `LocalHub(...).store`.
-        repo_id: The repository.
-        folder: The run's folder in the repository, such as "tensorboard/exp1"; "" for the root.
-        repo_type: "model", "dataset" or "space".
-        revision: The branch.
-    """
+    """One run of a Hub, in the form that `hf_mpwriter.testing.check` reads."""
 
     def __init__(self, store: Store, repo_id: str, folder: str, repo_type: str = "model", revision: str = MAIN) -> None:
         self._store, self._repo, self._revision = store, (repo_type, repo_id), revision

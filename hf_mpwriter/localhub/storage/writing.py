@@ -47,13 +47,7 @@ def check_path(path: str) -> str:
 
 
 class WritableStore(Store):
-    """The repositories under one folder, writable by the server that owns it.
-
-    Args:
-        root: The folder.
-        discard: Whether to drop LFS content once its size and digest are verified.
-        long_ids: Whether new commits have ids of 64 hex digits, as those of some independent Hubs.
-    """
+    """The repositories under one folder, writable by the server that owns it."""
 
     def __init__(self, root: str | os.PathLike[str], *, discard: bool = False, long_ids: bool = False) -> None:
         super().__init__(root)
@@ -63,11 +57,7 @@ class WritableStore(Store):
         self._locks: dict[str, threading.Lock] = {}
 
     def prepare(self) -> None:
-        """Initialize an empty folder, or check the format of an existing store; remove unfinished files.
-
-        Raises:
-            ValueError: if the folder holds a store of another format.
-        """
+        """Initialize an empty folder, or check the format of an existing store; remove unfinished files."""
         make_dirs(self.root)
         path = os.path.join(self.root, "FORMAT")
         try:
@@ -83,11 +73,7 @@ class WritableStore(Store):
     def create_repo(
         self, repo_type: str, repo_id: str, *, private: bool, author: str, files: Mapping[str, bytes]
     ) -> Repo:
-        """Create a repository with an initial commit of some files.
-
-        Raises:
-            Exists: if there is one of this type and id.
-        """
+        """Create a repository with an initial commit of some files."""
         home = self._home(repo_type, repo_id)
         with self._lock(home):
             if os.path.exists(os.path.join(home, "repo.json")):
@@ -126,23 +112,7 @@ class WritableStore(Store):
         author: str,
         parent: str | None = None,
     ) -> Commit:
-        """Add a commit to a branch.
-
-        Args:
-            repo_type: "model", "dataset" or "space".
-            repo_id: The repository.
-            branch: The branch.
-            changes: The operations, applied in order.
-            title: The first line of the commit message.
-            message: The rest of the commit message.
-            author: The user name of the author.
-            parent: The id, or a prefix of it, that the branch must still point at; None for any.
-
-        Raises:
-            StaleParent: if the branch points at another commit.
-            RevisionNotFound: if there is no such branch.
-            EntryNotFound: if a deleted path does not exist.
-        """
+        """Add a commit to a branch."""
         home = self._home(repo_type, repo_id)
         with self._lock(home):
             head = self._branch_head(repo_type, repo_id, branch)
@@ -171,11 +141,7 @@ class WritableStore(Store):
             self._move(home, branch, self.commit(repo_type, repo_id, start))
 
     def delete_branch(self, repo_type: str, repo_id: str, branch: str) -> None:
-        """Delete a branch.
-
-        Raises:
-            Forbidden: if it is the main branch.
-        """
+        """Delete a branch."""
         home = self._home(repo_type, repo_id)
         with self._lock(home):
             self._branch_head(repo_type, repo_id, branch)

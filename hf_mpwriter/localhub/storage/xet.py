@@ -40,12 +40,7 @@ Access = tuple[str, str, int, dict[str, str]]
 
 
 class XetStore:
-    """Xorbs, shards and an index of their content.
-
-    Args:
-        store: The store that keeps rebuilt content.
-        access: Returns the address and credentials of this server's CAS.
-    """
+    """Xorbs, shards and an index of their content."""
 
     def __init__(self, store: WritableStore, access: Callable[[], Access]) -> None:
         self.root = os.path.join(store.root, "xet")
@@ -138,11 +133,7 @@ class XetStore:
             return with_footer(file.read(), int(time.time()))
 
     def materialise(self, contents: Iterable[str]) -> None:
-        """Rebuild what was uploaded by Xet and publish each blob whose size and sha256 match, all by one client.
-
-        Args:
-            contents: The sha256 of each; what is not known here is left out.
-        """
+        """Rebuild what was uploaded by Xet and publish each blob whose size and sha256 match, all by one client."""
         records = {sha256: self._files[found] for sha256 in contents if (found := self.hash_of(sha256))}
         if not records:
             return

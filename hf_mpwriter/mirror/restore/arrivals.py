@@ -43,38 +43,22 @@ class UnreadSourceError(Exception):
 
 
 class Listed(NamedTuple):
-    """A file of the logdir.
+    """A file of the logdir."""
 
-    Attributes:
-        path: relative to it.
-        size: bytes.
-    """
-
-    path: str
-    size: int
+    path: str  # relative to it
+    size: int  # bytes
 
 
 class Arrival(NamedTuple):
-    """What has become of a file.
+    """What has become of a file."""
 
-    Attributes:
-        file: which one.
-        is_here: whether it is here now; not if something else is in its place.
-        error: why not, None if there was no error.
-    """
-
-    file: Listed
-    is_here: bool = False
-    error: Exception | None = None
+    file: Listed  # which one
+    is_here: bool = False  # whether it is here now; not if something else is in its place
+    error: Exception | None = None  # why not, None if there was no error
 
 
 class Arrivals:
-    """Brings files of a logdir.
-
-    Args:
-        spool: of the run directory.
-        open_target: opens the logdir; called once by each thread, as a filesystem of fsspec may be of one thread.
-    """
+    """Brings files of a logdir."""
 
     def __init__(self, spool: Spool, open_target: Callable[[], Target]) -> None:
         self._spool, self._open_target = spool, open_target
@@ -86,17 +70,7 @@ class Arrivals:
         return self._came
 
     def bring(self, wanted: Sequence[Listed], tick: Callable[[], object], every: float) -> Iterator[Arrival]:
-        """Bring files; what has become of each, as it is known.
-
-        Args:
-            wanted: the files, in the order in which they are begun.
-            tick: called between two outcomes, and while none comes.
-            every: seconds between two ticks while none comes.
-
-        Raises:
-            OSError: this disk refuses.
-            UnreadSourceError: of many files in a row, none can be read.
-        """
+        """Bring files; what has become of each, as it is known."""
         outcomes: SimpleQueue[Arrival] = SimpleQueue()
         disk.make_dirs(self._spool.directory / RESTORING, durable=False)
         for directory in sorted({os.path.dirname(file.path) for file in wanted}):

@@ -59,12 +59,7 @@ def main() -> NoReturn:
 
 
 def do(spool: Spool, tell: Callable[[Restoration], object]) -> None:
-    """Do a restore.
-
-    Args:
-        spool: of the run directory.
-        tell: takes how far it has come.
-    """
+    """Do a restore."""
     try:
         record = MirrorRecord.read(spool)
         target = open_target(spool.logdir, "", "", record.mount if record else None)
@@ -75,13 +70,7 @@ def do(spool: Spool, tell: Callable[[Restoration], object]) -> None:
 
 
 class _Restore:
-    """One restore.
-
-    Args:
-        spool: of the run directory.
-        target: the logdir.
-        tell: takes how far it has come.
-    """
+    """One restore."""
 
     def __init__(self, spool: Spool, target: Target, tell: Callable[[Restoration], object]) -> None:
         self._spool, self._target, self._tell = spool, target, tell

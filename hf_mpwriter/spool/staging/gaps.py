@@ -24,13 +24,7 @@ _LOOK_EVERY = 5.0  # seconds between two looks at what is missing; a restore com
 
 
 class Gaps:
-    """What is missing of a run; nothing of one that is not staged.
-
-    Args:
-        spool: of the run directory.
-        ledger: what the Hub is known to hold.
-        clock: monotonic seconds.
-    """
+    """What is missing of a run; nothing of one that is not staged."""
 
     def __init__(self, spool: Spool, ledger: Ledger, clock: Callable[[], float] = time.monotonic) -> None:
         self._spool, self._ledger, self._clock = spool, ledger, clock
@@ -62,11 +56,7 @@ class Gaps:
         return True
 
     def before(self, path: str) -> str:
-        """The earliest missing file that a file has to wait for, "" if it may be sent.
-
-        Args:
-            path: relative to the run directory.
-        """
+        """The earliest missing file that a file has to wait for, "" if it may be sent."""
         missing = self._missing()
         if not missing:
             return ""

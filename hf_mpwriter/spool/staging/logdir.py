@@ -30,12 +30,7 @@ ENSURE_EVERY = 1.0  # seconds between two checks, while waiting, that a mirror l
 
 
 class Logdir:
-    """The logdir of one run.
-
-    Args:
-        spool: of the run directory.
-        clock: monotonic seconds.
-    """
+    """The logdir of one run."""
 
     def __init__(self, spool: Spool, clock: Callable[[], float] = time.monotonic) -> None:
         self._spool, self._clock = spool, clock
@@ -69,11 +64,7 @@ class Logdir:
         return self._mirrored
 
     def missing(self, lengths: Mapping[str, int]) -> dict[str, int]:
-        """Bytes that are not there yet, per path of an event file; {} for a run that is not staged.
-
-        Args:
-            lengths: bytes per path; attachments are left out, they stay here, but for embeddings.
-        """
+        """Bytes that are not there yet, per path of an event file; {} for a run that is not staged."""
         if not self.is_staged:
             return {}
         there = self.mirrored().files
@@ -84,9 +75,6 @@ class Logdir:
         """The missing paths that will not get there by themselves, with the reason.
 
         These are what cannot be written there, and the later event files of their writers, which wait for them.
-
-        Args:
-            missing: from `missing`.
         """
         refused, first = self.mirrored().refused, dict[tuple[str, str], str]()
         for path in sorted(refused):
@@ -113,11 +101,7 @@ class Logdir:
             return False
 
     def shortfall(self, lengths: Mapping[str, int]) -> Shortfall:
-        """What of these lengths is not there, and why.
-
-        Args:
-            lengths: bytes per path.
-        """
+        """What of these lengths is not there, and why."""
         missing, status = self.missing(lengths), self.status()
         return Shortfall(
             run_dir=self._spool.run_dir,
@@ -141,16 +125,7 @@ class Logdir:
 
         It ends early when the next try comes after the timeout, when all that is missing is refused, and when the
         logdir as a whole was refused after it had begun.
-
-        Args:
-            lengths: bytes per path.
-            timeout: seconds.
-            ensure_mirror: makes sure that a mirror lives; called every second.
-            notify: takes what is missing at each check; the wait ends if it returns True, or raises.
-            since: unix time; what is known counts only if it was compared with the logdir later.
-
-        Returns:
-            What is missing at the end, {} if nothing is.
+        What is missing at the end, {} if nothing is.
         """
         end, started_at, next_check = self._clock() + timeout, time.time(), 0.0
         while True:

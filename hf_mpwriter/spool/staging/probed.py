@@ -32,42 +32,23 @@ KEPT = 86_400.0  # seconds
 
 @dataclass(frozen=True)
 class ProbeRecord:
-    """The answer of a probe.
+    """The answer of a probe."""
 
-    Attributes:
-        mount: that was asked.
-        device: number of its filesystem.
-        at: unix time.
-        abilities: what was found.
-    """
-
-    mount: Mount
-    device: int
-    at: float
-    abilities: Abilities
+    mount: Mount  # that was asked
+    device: int  # number of its filesystem
+    at: float  # unix time
+    abilities: Abilities  # what was found
 
 
 def check_private(path: str, fd: int) -> None:
-    """Refuse a directory that another user owns, or may enter.
-
-    Args:
-        path: of the directory, for the message.
-        fd: a descriptor of it.
-
-    Raises:
-        PermissionError: it is not private.
-    """
+    """Refuse a directory that another user owns, or may enter."""
     status = os.fstat(fd)
     if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
         raise PermissionError(f"{path} is not private")
 
 
 def is_private(staging: str) -> bool:
-    """Whether a directory is there, is this user's, and no other user may enter it.
-
-    Args:
-        staging: absolute path.
-    """
+    """Whether a directory is there, is this user's, and no other user may enter it."""
     directory = Directory(staging, check=check_private)
     try:
         return directory.is_there()
@@ -86,14 +67,7 @@ def is_decided(abilities: Abilities, needed: Sequence[str]) -> bool:
 
 
 def recall(staging: str, mount: Mount, device: int, needed: Sequence[str]) -> Abilities | None:
-    """The answer that is remembered in a staging directory, None if there is none that counts.
-
-    Args:
-        staging: absolute path; it need not exist.
-        mount: that would be asked.
-        device: number of its filesystem.
-        needed: names of the abilities, in their order.
-    """
+    """The answer that is remembered in a staging directory, None if there is none that counts."""
     directory = Directory(staging, check=check_private)
     try:
         record = state.load(ProbeRecord, disk.read(directory / _name(mount, device)) or b"")
@@ -106,17 +80,7 @@ def recall(staging: str, mount: Mount, device: int, needed: Sequence[str]) -> Ab
 
 
 def remember(staging: str, mount: Mount, device: int, abilities: Abilities) -> None:
-    """Write an answer into a staging directory.
-
-    Args:
-        staging: absolute path.
-        mount: that was asked.
-        device: number of its filesystem.
-        abilities: the answer.
-
-    Raises:
-        OSError: the disk refuses it, or the directory is not private.
-    """
+    """Write an answer into a staging directory."""
     directory = Directory(staging, check=check_private)
     try:
         data = state.dump(ProbeRecord(mount, device, time.time(), abilities))

@@ -33,33 +33,19 @@ RUN_SHARE = 64  # the parts of a run's age of which one is the least age of a se
 
 
 def least_age(run_age: float, mirror_every: float) -> float:
-    """Seconds after which an open segment of a staged run is sealed, so that it comes to the logdir.
-
-    Args:
-        run_age: seconds since the run began.
-        mirror_every: minutes.
-    """
+    """Seconds after which an open segment of a staged run is sealed, so that it comes to the logdir."""
     return max(60 * mirror_every, run_age / RUN_SHARE)
 
 
 class MirrorPlaces(NamedTuple):
-    """The files of one host's mirror.
+    """The files of one host's mirror."""
 
-    Attributes:
-        mirrored: what is in the logdir.
-        status: what the mirror does.
-        starts: starts of mirrors.
-        log: of the mirror and its copies.
-        copy_lock: held by the copy that runs.
-        compare_lock: held by the one that only compares.
-    """
-
-    mirrored: Place
-    status: Place
-    starts: Place
-    log: Place
-    copy_lock: Place
-    compare_lock: Place
+    mirrored: Place  # what is in the logdir
+    status: Place  # what the mirror does
+    starts: Place  # starts of mirrors
+    log: Place  # of the mirror and its copies
+    copy_lock: Place  # held by the copy that runs
+    compare_lock: Place  # held by the one that only compares
 
     @classmethod
     def of(cls, host: HostSpool) -> Self:
@@ -75,17 +61,11 @@ def mirror_lock(spool: Spool) -> Place:
 
 @dataclass(frozen=True)
 class MirrorRecord:
-    """What `mirror.json` holds.
+    """What `mirror.json` holds."""
 
-    Attributes:
-        to: the logdir: an absolute path, or a URL.
-        made_at: unix time.
-        mount: on which the logdir is, None if it is a URL, or the system does not tell.
-    """
-
-    to: str
-    made_at: float
-    mount: Mount | None = None
+    to: str  # the logdir: an absolute path, or a URL
+    made_at: float  # unix time
+    mount: Mount | None = None  # on which the logdir is, None if it is a URL, or the system does not tell
 
     @staticmethod
     def place(spool: Spool) -> Place:
@@ -111,20 +91,14 @@ class MirrorRecord:
 
 @dataclass(frozen=True)
 class Mirrored:
-    """What of a run is in its logdir.
+    """What of a run is in its logdir."""
 
-    Attributes:
-        files: bytes per path.
-        refused: why a path cannot be brought there, per path.
-        way: how files get there: "rename" under a temporary name, or "in place" where names cannot change; "" if that
-            is not known yet.
-        late: copies that took longer than their limit, in a row.
-    """
-
-    files: dict[str, int] = field(default_factory=dict)
-    refused: dict[str, str] = field(default_factory=dict)
+    files: dict[str, int] = field(default_factory=dict)  # bytes per path
+    refused: dict[str, str] = field(default_factory=dict)  # why a path cannot be brought there, per path
+    # how files get there: "rename" under a temporary name, or "in place" where names cannot change; "" if that is
+    # not known yet
     way: str = ""
-    late: int = 0
+    late: int = 0  # copies that took longer than their limit, in a row
 
     def __post_init__(self) -> None:
         if not all(map(is_run_path, (*self.files, *self.refused))):
@@ -139,12 +113,7 @@ class Mirrored:
             return cls()
 
     def having(self, path: str, length: int) -> Self:
-        """The same with a file that is there, whole.
-
-        Args:
-            path: of it.
-            length: bytes.
-        """
+        """The same with a file that is there, whole."""
         if self.files.get(path) == length and path not in self.refused:
             return self
         refused = {other: reason for other, reason in self.refused.items() if other != path}

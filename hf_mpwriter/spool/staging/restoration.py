@@ -29,33 +29,19 @@ _RECORD, _MISSING = "restored.json", "unrestored.json"
 
 @dataclass(frozen=True)
 class Restoration:
-    """How far a restore has come.
+    """How far a restore has come."""
 
-    Attributes:
-        files: event files that are in the logdir, and not here.
-        size: bytes of these.
-        came: bytes of these that are here by now.
-        first: the least second in the name of an event file in the logdir, 0 if there is none.
-        last: the greatest one.
-        unread: files that cannot be read there.
-        reason: one of these, and why.
-        failure: why it has failed, "" if it has not.
-        is_setting: whether that is for the user to mend: the logdir cannot be reached from this Python.
-        is_over: whether all is here that can be read.
-        at: unix time when it ended, in the record.
-    """
-
-    files: int = 0
-    size: int = 0
-    came: int = 0
-    first: int = 0
-    last: int = 0
-    unread: int = 0
-    reason: str = ""
-    failure: str = ""
-    is_setting: bool = False
-    is_over: bool = False
-    at: float = 0.0
+    files: int = 0  # event files that are in the logdir, and not here
+    size: int = 0  # bytes of these
+    came: int = 0  # bytes of these that are here by now
+    first: int = 0  # the least second in the name of an event file in the logdir, 0 if there is none
+    last: int = 0  # the greatest one
+    unread: int = 0  # files that cannot be read there
+    reason: str = ""  # one of these, and why
+    failure: str = ""  # why it has failed, "" if it has not
+    is_setting: bool = False  # whether that is for the user to mend: the logdir cannot be reached from this Python
+    is_over: bool = False  # whether all is here that can be read
+    at: float = 0.0  # unix time when it ended, in the record
 
     @classmethod
     def read(cls, spool: Spool) -> Self:
@@ -72,13 +58,9 @@ class Restoration:
 
 @dataclass(frozen=True)
 class Unrestored:
-    """What the last restore has found in the logdir and not brought: it was cut short, or could not read it.
+    """What the last restore has found in the logdir and not brought: it was cut short, or could not read it."""
 
-    Attributes:
-        files: bytes there, per path.
-    """
-
-    files: dict[str, int] = field(default_factory=dict)
+    files: dict[str, int] = field(default_factory=dict)  # bytes there, per path
 
     def __post_init__(self) -> None:
         if not all(map(is_run_path, self.files)):

@@ -21,25 +21,16 @@ from hf_mpwriter.spool.progress import size_text, sync_command
 
 @dataclass(frozen=True)
 class Shortfall:
-    """What is not in the logdir; nothing is missing of a run that is not staged.
+    """What is not in the logdir; nothing is missing of a run that is not staged."""
 
-    Attributes:
-        run_dir: absolute path.
-        to: the logdir: an absolute path, or a URL; "" for a run that is not staged.
-        missing: bytes per path.
-        refused: of these, what will not get there by itself, with the reason.
-        reason: why the last copy failed, "" if it did not.
-        is_alive: whether a mirror lives.
-        stillness: what keeps the mirror from its work, "" if nothing is known.
-    """
-
-    run_dir: str = ""
-    to: str = ""
-    missing: Mapping[str, int] = field(default_factory=dict)
+    run_dir: str = ""  # absolute path
+    to: str = ""  # the logdir: an absolute path, or a URL; "" for a run that is not staged
+    missing: Mapping[str, int] = field(default_factory=dict)  # bytes per path
+    # of these, what will not get there by itself, with the reason
     refused: Mapping[str, str] = field(default_factory=dict)
-    reason: str = ""
-    is_alive: bool = False
-    stillness: str = ""
+    reason: str = ""  # why the last copy failed, "" if it did not
+    is_alive: bool = False  # whether a mirror lives
+    stillness: str = ""  # what keeps the mirror from its work, "" if nothing is known
 
     @property
     def command(self) -> str:

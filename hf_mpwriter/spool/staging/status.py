@@ -31,35 +31,20 @@ logger = logging.getLogger("hf_mpwriter")
 
 @dataclass(frozen=True)
 class MirrorStatus:
-    """What a mirror publishes about itself.
+    """What a mirror publishes about itself."""
 
-    Attributes:
-        phase: idle, copying, waiting, stuck or left; "" if no mirror was here.
-        beat: unix time of the last heartbeat.
-        started_at: unix time when the mirror started.
-        process: the mirror, None if there was none.
-        copy: process id of the copy that runs, 0 if none does.
-        waiting: files that are to be brought to the logdir.
-        is_refused: whether the logdir refuses, so that it is tried slowly.
-        reason: why the last copy failed, "" if it did not.
-        failures: in a row.
-        failed_at: unix time of the last failure.
-        next_try: unix time; no copy starts before.
-        checked: unix time when all that is here was compared with the logdir last, 0 if it never was.
-    """
-
-    phase: str = ""
-    beat: float = 0.0
-    started_at: float = 0.0
-    process: Process | None = None
-    copy: int = 0
-    waiting: int = 0
-    is_refused: bool = False
-    reason: str = ""
-    failures: int = 0
-    failed_at: float = 0.0
-    next_try: float = 0.0
-    checked: float = 0.0
+    phase: str = ""  # idle, copying, waiting, stuck or left; "" if no mirror was here
+    beat: float = 0.0  # unix time of the last heartbeat
+    started_at: float = 0.0  # unix time when the mirror started
+    process: Process | None = None  # the mirror, None if there was none
+    copy: int = 0  # process id of the copy that runs, 0 if none does
+    waiting: int = 0  # files that are to be brought to the logdir
+    is_refused: bool = False  # whether the logdir refuses, so that it is tried slowly
+    reason: str = ""  # why the last copy failed, "" if it did not
+    failures: int = 0  # in a row
+    failed_at: float = 0.0  # unix time of the last failure
+    next_try: float = 0.0  # unix time; no copy starts before
+    checked: float = 0.0  # unix time when all that is here was compared with the logdir last, 0 if it never was
 
     @classmethod
     def read(cls, host: HostSpool) -> Self:
@@ -80,11 +65,7 @@ class MirrorStatus:
         return self.phase == "left"
 
     def stillness(self, now: float) -> str:
-        """What keeps a living mirror from its work, "" if nothing is known.
-
-        Args:
-            now: unix time.
-        """
+        """What keeps a living mirror from its work, "" if nothing is known."""
         if not self.is_over and self.process and self.process.is_stopped():
             return f"process {self.pid} is stopped; to let it go on: kill -CONT {self.pid}"
         if self.phase == "stuck":
@@ -95,20 +76,11 @@ class MirrorStatus:
 
 
 class MirrorStatusFile:
-    """The status file of a running mirror.
-
-    Args:
-        host: where to publish it.
-        process: the mirror.
-        clock: monotonic seconds.
-
-    Attributes:
-        status: as it is now.
-    """
+    """The status file of a running mirror."""
 
     def __init__(self, host: HostSpool, process: Process, clock: Callable[[], float]) -> None:
         self._places, self._clock = MirrorPlaces.of(host), clock
-        self.status = MirrorStatus(process=process, started_at=time.time())
+        self.status = MirrorStatus(process=process, started_at=time.time())  # as it is now
         self._published, self._beat_at = MirrorStatus(), 0.0
 
     def change(self, **fields: object) -> None:

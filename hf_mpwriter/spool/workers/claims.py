@@ -14,19 +14,7 @@ from hf_mpwriter.system import disk, locks
 
 
 def claim(spool: Spool, wanted: str, substitute: str = "") -> tuple[str, int]:
-    """Take the wanted name or the next free one.
-
-    Args:
-        spool: of the run directory.
-        wanted: name.
-        substitute: what other names begin with, "" if it is the wanted one.
-
-    Returns:
-        The name, and the descriptor that holds the claim.
-
-    Raises:
-        OSError: the spool cannot be written, or the filesystem has no locks.
-    """
+    """Take the wanted name or the next free one; the name, and the descriptor that holds the claim."""
     with spool.claims.entered() as claims:
         for name in candidates(wanted, substitute):
             try:

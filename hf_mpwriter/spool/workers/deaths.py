@@ -25,13 +25,9 @@ KEPT = 1000
 
 @dataclass(frozen=True)
 class Deaths:
-    """What `died.json` holds.
+    """What `died.json` holds."""
 
-    Attributes:
-        last: paths, the newest death last.
-    """
-
-    last: tuple[str, ...] = ()
+    last: tuple[str, ...] = ()  # paths, the newest death last
 
     @classmethod
     def read(cls, place: Place) -> Deaths:
@@ -43,12 +39,7 @@ class Deaths:
 
 
 def remember(place: Place, files: Collection[str]) -> None:
-    """Remember a worker that died.
-
-    Args:
-        place: of the record.
-        files: all event files that it ever opened.
-    """
+    """Remember a worker that died."""
     known, last = Deaths.read(place).last, last_of(files)
     if last not in known:
         with contextlib.suppress(OSError):

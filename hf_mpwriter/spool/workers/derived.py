@@ -29,15 +29,10 @@ SILENCE = 300.0  # seconds without a heartbeat of an uploader of another host
 
 @dataclass(frozen=True)
 class Derived:
-    """The derived file that is open.
+    """The derived file that is open."""
 
-    Attributes:
-        open: its path.
-        process: that writes it.
-    """
-
-    open: str
-    process: Process
+    open: str  # its path
+    process: Process  # that writes it
 
     def __post_init__(self) -> None:
         if not is_run_path(self.open):
@@ -83,21 +78,13 @@ def _lives(host: HostSpool, process: Process) -> bool:
 
 
 class DerivedSeals:
-    """What one observer sees of derived files: that one is still to be sealed, and that one was.
-
-    Args:
-        spool: of the run directory.
-    """
+    """What one observer sees of derived files: that one is still to be sealed, and that one was."""
 
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
         self._open = set[str]()
 
     def look(self, idle_for: float) -> tuple[bool, bool]:
-        """Whether the seal of one is to be waited for, and whether one was sealed since the last look.
-
-        Args:
-            idle_for: seconds since a worker was seen alive; an uploader that hangs is not waited for without end.
-        """
+        """Whether the seal of one is to be waited for, and whether one was sealed since the last look."""
         before, self._open = self._open, open_files(self._spool)
         return bool(self._open) and idle_for < SEAL_WAIT, not before <= self._open

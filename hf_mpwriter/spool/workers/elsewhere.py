@@ -30,12 +30,8 @@ OTHERS_SILENCE = 300.0  # seconds without a heartbeat, after which the uploader 
 def living_others(spool: Spool, host: str, since: float, now: Callable[[], float]) -> frozenset[str]:
     """Hosts whose uploader has been heard of lately.
 
-    Args:
-        spool: of the run directory.
-        host: that is left out.
-        since: unix time of the filesystem; what was heard before does not count. Had another host held the lock that
-            the uploader of this one took then, it would have said nothing since.
-        now: unix time of the filesystem.
+    `since`: unix time of the filesystem; what was heard before does not count. Had another host held the lock that
+    the uploader of this one took then, it would have said nothing since.
     """
     found, time_there = set(), 0.0
     for other in map(spool.host, spool.host_ids()):

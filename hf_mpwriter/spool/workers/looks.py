@@ -44,12 +44,7 @@ class Looks:
         self._before, self._stamps = self._stamps, {}
 
     def may_skip(self, known: Reading, place: Place) -> bool:
-        """Whether a live worker of this host need not be read by this look.
-
-        Args:
-            known: what was read of it before.
-            place: of its member file, in a directory that is entered.
-        """
+        """Whether a live worker of this host need not be read by this look."""
         before, stamp = self._before.get(known), _stamp(place)
         is_in_turn = self._turns <= 1 or (self._number + len(self._stamps)) % self._turns == 0
         self._stamps[known] = stamp if stamp and stamp[2] < self._quiet_before else ()

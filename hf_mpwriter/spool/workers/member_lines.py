@@ -73,42 +73,25 @@ class MemberName:
 
 @dataclass(frozen=True)
 class FirstLine:
-    """The first line.
+    """The first line."""
 
-    Attributes:
-        worker: its name.
-        process: that writes.
-        started_at: unix time when it joined.
-        settings: how it wants to be uploaded.
-        agent: the supervisor or launcher without which it is an orphan, None if there is none.
-        launcher: that has started it as a rank, None for others.
-        rank: of the worker, or from which it descends; None if there is none.
-        is_daemon: whether it is ended with the process that has started it.
-    """
-
-    worker: str
-    process: Process
-    started_at: float
-    settings: Settings
-    agent: Process | None = None
-    launcher: Process | None = None
-    rank: int | None = None
-    is_daemon: bool = False
+    worker: str  # its name
+    process: Process  # that writes
+    started_at: float  # unix time when it joined
+    settings: Settings  # how it wants to be uploaded
+    agent: Process | None = None  # the supervisor or launcher without which it is an orphan, None if there is none
+    launcher: Process | None = None  # that has started it as a rank, None for others
+    rank: int | None = None  # of the worker, or from which it descends; None if there is none
+    is_daemon: bool = False  # whether it is ended with the process that has started it
 
 
 @dataclass(frozen=True)
 class Counters:
-    """The second line.
+    """The second line."""
 
-    Attributes:
-        requests: for a push, so far.
-        dropped: records that the disk refused for good.
-        in_memory: records that wait in memory.
-    """
-
-    requests: int = 0
-    dropped: int = 0
-    in_memory: int = 0
+    requests: int = 0  # for a push, so far
+    dropped: int = 0  # records that the disk refused for good
+    in_memory: int = 0  # records that wait in memory
 
     def line(self) -> bytes:
         """As it is written, with its end."""
@@ -148,43 +131,24 @@ _KINDS: dict[bytes, type[LaterLine]] = {b"open": Opened, b"seal": Sealed, b"crea
 
 @dataclass(frozen=True)
 class Member:
-    """What a member file says, and whether its process lives.
+    """What a member file says, and whether its process lives."""
 
-    Attributes:
-        name: from the file name.
-        alive: whether the lock is held.
-        started_at: unix time when it joined.
-        process: that writes.
-        settings: how it wants to be uploaded.
-        growing: files it has open.
-        files: all files it ever opened, sealed ones included.
-        requests: for a push, so far.
-        dropped: records that the disk refused for good.
-        create: whether a repository that is gone may be created again.
-        agent: the supervisor or launcher without which it is an orphan, None if there is none.
-        launcher: that has started it as a rank, None for others.
-        in_memory: records that wait in memory; they are lost with the process.
-        has_died: whether it is dead and has left a file open, as none does that ends by itself.
-        rank: of the worker, or from which it descends; None if there is none.
-        is_daemon: whether it is ended with the process that has started it.
-    """
-
-    name: MemberName
-    alive: bool
-    started_at: float
-    process: Process
-    settings: Settings
-    growing: frozenset[str] = frozenset()
-    files: frozenset[str] = frozenset()
-    requests: int = 0
-    dropped: int = 0
-    create: bool = False
-    agent: Process | None = None
-    launcher: Process | None = None
-    in_memory: int = 0
-    has_died: bool = False
-    rank: int | None = None
-    is_daemon: bool = False
+    name: MemberName  # from the file name
+    alive: bool  # whether the lock is held
+    started_at: float  # unix time when it joined
+    process: Process  # that writes
+    settings: Settings  # how it wants to be uploaded
+    growing: frozenset[str] = frozenset()  # files it has open
+    files: frozenset[str] = frozenset()  # all files it ever opened, sealed ones included
+    requests: int = 0  # for a push, so far
+    dropped: int = 0  # records that the disk refused for good
+    create: bool = False  # whether a repository that is gone may be created again
+    agent: Process | None = None  # the supervisor or launcher without which it is an orphan, None if there is none
+    launcher: Process | None = None  # that has started it as a rank, None for others
+    in_memory: int = 0  # records that wait in memory; they are lost with the process
+    has_died: bool = False  # whether it is dead and has left a file open, as none does that ends by itself
+    rank: int | None = None  # of the worker, or from which it descends; None if there is none
+    is_daemon: bool = False  # whether it is ended with the process that has started it
 
     @property
     def is_sampler(self) -> bool:
@@ -228,19 +192,11 @@ class News:
 
 
 class Reading:
-    """A member file, as far as it was read.
-
-    Args:
-        name: from the file name.
-
-    Attributes:
-        name: see above.
-        is_over: whether the worker was dead before the file was read last: it says nothing new any more.
-    """
+    """A member file, as far as it was read."""
 
     def __init__(self, name: MemberName) -> None:
-        self.name = name
-        self.is_over = False
+        self.name = name  # from the file name
+        self.is_over = False  # whether the worker was dead before the file was read last: it says nothing new any more
         self._counters_at = self._end = 0  # offset of the second line, and of what was not taken in yet
         self._who: FirstLine | None = None
         self._counters = Counters()
@@ -250,12 +206,7 @@ class Reading:
         self._said: Member | None = None  # None where something has come since
 
     def read(self, path: Place, still_grows: Callable[[Reading], bool] | None = None) -> None:
-        """Read what is new; OSError if that is not possible.
-
-        Args:
-            path: of the file.
-            still_grows: of a worker of another host, whether it lives although its lock is free.
-        """
+        """Read what is new; OSError if that is not possible."""
         is_over = not locks.is_held(path)  # before reading: a worker that is dead now writes no more
         known = (self._counters_at, COUNTERS_LENGTH if self._end > self._counters_at else 0)
         counters, news = disk.read_ranges(path, known, (self._end, MEMBER_FILE_LIMIT - self._end))

@@ -49,24 +49,7 @@ _files_of_this_process = 0
 
 
 class MemberFile:
-    """One member file of this process, locked until `leave`.
-
-    Args:
-        spool: of the run directory.
-        worker: name of the worker.
-        process: this process.
-        settings: how the worker wants to be uploaded.
-        agent: the supervisor or launcher without which the worker is an orphan, None if there is none.
-        launcher: that has started the worker as a rank, None for others.
-        rank, is_daemon: see `FirstLine`.
-        wall_clock: unix time; by default that of the filesystem, on which hosts agree.
-
-    Attributes:
-        started_at: unix time when the worker joined.
-
-    Raises:
-        OSError: the disk refuses; nothing is left behind.
-    """
+    """One member file of this process, locked until `leave`."""
 
     def __init__(
         self,
@@ -95,6 +78,7 @@ class MemberFile:
                 raise OSError(f"{temporary} is locked by another process")
             self._fd = fd
             try:
+                # unix time when the worker joined
                 self.started_at = wall_clock() if wall_clock else os.fstat(fd).st_mtime
                 said = FirstLine(worker, process, self.started_at, settings, agent, launcher, rank, is_daemon)
                 first = state.dump(said) + b"\n"
@@ -108,11 +92,7 @@ class MemberFile:
                 raise
 
     def write(self, line: dict[str, Any]) -> None:
-        """Append one line.
-
-        Raises:
-            OSError: the disk refuses; the file is as it was.
-        """
+        """Append one line."""
         self._append(json.dumps(line).encode() + b"\n")
 
     def _append(self, data: bytes) -> None:
@@ -130,16 +110,7 @@ class MemberFile:
             self._is_torn = False
 
     def count(self, *, requests: int = 0, dropped: int = 0, in_memory: int | None = None) -> None:
-        """Add to the counters.
-
-        Args:
-            requests: for a push of all that this worker has written.
-            dropped: records that the disk refused for good.
-            in_memory: records that wait in memory now, None if that is as it was.
-
-        Raises:
-            OSError: the disk refuses; the file is as it was.
-        """
+        """Add to the counters."""
         with self._lock:
             locks.check(self._fd)
             old, waiting = self._counters, self._counters.in_memory if in_memory is None else in_memory
@@ -168,14 +139,7 @@ class MemberFile:
 
 
 class MemberFiles:
-    """The member files of this process: one, and another one whenever the last is full.
-
-    Args:
-        make: makes a member file.
-
-    Raises:
-        OSError: the disk refuses; nothing is left behind.
-    """
+    """The member files of this process: one, and another one whenever the last is full."""
 
     def __init__(self, make: Callable[[], MemberFile]) -> None:
         self._make = make
@@ -232,10 +196,6 @@ class Members:
     """Reads the member files of a run directory, again and again.
 
     Of a live worker only what is new is read; that of a dead one is read once more: there may be thousands.
-
-    Args:
-        spool: of the run directory.
-        elsewhere: the other hosts that have a living uploader of their own; by default as seen from here.
     """
 
     def __init__(self, spool: Spool, elsewhere: Callable[[], Collection[str]] | None = None) -> None:
@@ -303,11 +263,7 @@ class Members:
         self._known = {name: known for name, known in self._known.items() if known.name.host not in hosts}
 
     def growing(self) -> set[str]:
-        """Files that a live member has open, and the derived file of a living uploader.
-
-        Raises:
-            OSError: a member file cannot be read at the moment.
-        """
+        """Files that a live member has open, and the derived file of a living uploader."""
         members = self.all()
         if self._unread is not None:
             raise self._unread

@@ -34,19 +34,12 @@ OBSERVER_MARK = "~"  # begins the names of members that are no workers
 
 
 class SamplerPlaces(NamedTuple):
-    """The files of one host's sampler.
+    """The files of one host's sampler."""
 
-    Attributes:
-        lock: the sampler lock.
-        record: who holds it.
-        starts: the count of its starts.
-        log: its log.
-    """
-
-    lock: Place
-    record: Place
-    starts: Place
-    log: Place
+    lock: Place  # the sampler lock
+    record: Place  # who holds it
+    starts: Place  # the count of its starts
+    log: Place  # its log
 
     @classmethod
     def of(cls, host: HostSpool) -> Self:
@@ -57,24 +50,16 @@ class SamplerPlaces(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerStart(RunPaths):
-    """What a sampler needs to know at its start.
+    """What a sampler needs to know at its start."""
 
-    Attributes:
-        settings: of the run.
-    """
-
-    settings: Settings = field(default_factory=Settings)
+    settings: Settings = field(default_factory=Settings)  # of the run
 
 
 @dataclass(frozen=True)
 class SamplerRecord:
-    """Which process samples.
+    """Which process samples."""
 
-    Attributes:
-        process: the sampler that was started last, None if there was none.
-    """
-
-    process: Process | None = None
+    process: Process | None = None  # the sampler that was started last, None if there was none
 
     @property
     def pid(self) -> int:
@@ -103,12 +88,7 @@ def is_alive(host: HostSpool) -> bool:
 
 
 class Workers:
-    """Whether a worker of one host lives; as a rule one lock is looked at, however many workers there are.
-
-    Args:
-        spool: of the run directory.
-        host: host id.
-    """
+    """Whether a worker of one host lives; as a rule one lock is looked at, however many workers there are."""
 
     def __init__(self, spool: Spool, host: str) -> None:
         self._spool, self._host = spool, host
@@ -128,22 +108,14 @@ class Workers:
 
 
 class Seals:
-    """Whether the last records of a sampler are still to come.
-
-    Args:
-        clock: monotonic seconds.
-    """
+    """Whether the last records of a sampler are still to come."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._idle_since: float | None = clock()  # when no member was seen at work first
 
     def are_pending(self, members: Iterable[Member]) -> bool:
-        """Whether no member works any more, and a sampler is about to seal its file; call it at each look.
-
-        Args:
-            members: of the run.
-        """
+        """Whether no member works any more, and a sampler is about to seal its file; call it at each look."""
         found = list(members)
         if any(member.works for member in found):
             self._idle_since = None

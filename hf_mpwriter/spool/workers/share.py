@@ -49,12 +49,7 @@ def _is_staged(spool: Spool) -> bool:
 
 
 class Share:
-    """The share of this host in a run.
-
-    Args:
-        spool: of the run.
-        clock: monotonic seconds.
-    """
+    """The share of this host in a run."""
 
     def __init__(self, spool: Spool, clock: Callable[[], float] = time.monotonic) -> None:
         self._spool, self._clock, self._is_all = spool, clock, not is_apart(spool) or is_of_others(spool.root)
@@ -62,11 +57,7 @@ class Share:
         self._next_look, self._lived, self._now = -1.0, frozenset[str](), 0.0
 
     def has(self, path: str) -> bool:
-        """Whether a file is of this host: it has written it, or answers for it.
-
-        Args:
-            path: relative to the run directory.
-        """
+        """Whether a file is of this host: it has written it, or answers for it."""
         if self._is_all:
             return True
         if not is_ours(name := os.path.basename(path)):
@@ -79,11 +70,7 @@ class Share:
         return allows if self._is_all else lambda path: allows(path) and self.has(path)
 
     def takes(self, path: str) -> bool:
-        """Whether a file is sent from here: it is of this host, or another one seems to have left it behind.
-
-        Args:
-            path: relative to the run directory.
-        """
+        """Whether a file is sent from here: it is of this host, or another one seems to have left it behind."""
         if self.has(path):
             return True
         if not is_ours(os.path.basename(path)) or self._lived_here().isdisjoint((worker_of(path), MAIN_WORKER)):

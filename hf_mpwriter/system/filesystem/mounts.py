@@ -53,17 +53,11 @@ _ESCAPE = re.compile(r"\\([0-7]{3})")
 
 @dataclass(frozen=True)
 class Mount:
-    """A mounted filesystem.
+    """A mounted filesystem."""
 
-    Attributes:
-        point: where it is mounted.
-        fstype: its type, such as `ext4` or `fuse.gcsfuse`.
-        source: what is mounted: a device, a bucket, the name of a program.
-    """
-
-    point: str
-    fstype: str
-    source: str
+    point: str  # where it is mounted
+    fstype: str  # its type, such as `ext4` or `fuse.gcsfuse`
+    source: str  # what is mounted: a device, a bucket, the name of a program
 
     def __str__(self) -> str:
         """Say it in messages."""
@@ -107,12 +101,7 @@ class Mount:
 
 
 def mount_of(path: str, mountinfo: str) -> Mount | None:
-    """The mount that a path is on, None if the text does not tell.
-
-    Args:
-        path: absolute, without links.
-        mountinfo: text of `/proc/self/mountinfo`.
-    """
+    """The mount that a path is on, None if the text does not tell."""
     below: dict[str, list[tuple[str, Mount]]] = {}  # parent -> id, mount
     known = set()
     for number, parent, mount in _mounts(mountinfo):
@@ -141,11 +130,7 @@ def _unescaped(text: str) -> str:
 
 
 def nearest(path: str) -> tuple[str, os.stat_result]:
-    """A path if something is there, else the nearest directory above it; with its status.
-
-    Raises:
-        OSError: it cannot be seen.
-    """
+    """A path if something is there, else the nearest directory above it; with its status."""
     while True:
         try:
             return path, os.stat(path)
@@ -159,9 +144,6 @@ def find_mount(path: str) -> Mount | None:
     """The mount that a path is, or will be, on; None if the system does not tell.
 
     A mount whose program has ended is still in the table.
-
-    Args:
-        path: absolute.
     """
     try:
         there = nearest(path)[0]  # first: it mounts what is mounted on demand
@@ -190,13 +172,7 @@ def mount_unasked(path: str, mountinfo: str) -> Mount | None:
     """The mount that a path leads to, or the first one on its way that is not local; it cannot hang there.
 
     The table of mounts tells it, and links that are on local filesystems: the others are not followed.
-
-    Args:
-        path: absolute, normalised.
-        mountinfo: the table of mounts.
-
-    Returns:
-        None if the system does not tell.
+    None if the system does not tell.
     """
     mount = None
     for _ in range(_LINKS):
@@ -218,10 +194,8 @@ def _behind_link(path: str, point: str) -> str | None:
 
 
 def mount_of_descriptor(fd: int) -> Mount | None:
-    """The mount that an open file or directory is on; None if it is not mounted any more, or the system does not tell.
-
-    Args:
-        fd: the descriptor.
+    """The mount that an open file or directory is on; None if it is not mounted any more, or the system does not
+    tell.
     """
     try:
         lines = dict(line.split(":\t", 1) for line in _text(f"{_FDINFO}/{fd}").splitlines() if ":\t" in line)
@@ -244,12 +218,7 @@ def _text(path: str) -> str:
 
 
 class UnmountedError(OSError):
-    """A directory is on another mount than it should be.
-
-    Args:
-        wanted: the mount on which it should be.
-        found: that on which it is, None if that is not known.
-    """
+    """A directory is on another mount than it should be."""
 
     def __init__(self, wanted: Mount, found: Mount | None) -> None:
         if found is None or not found.is_instead_of(wanted):

@@ -37,48 +37,25 @@ _MOMENTARY = frozenset((errno.EIO, errno.ESTALE))  # worth one more probe
 
 @dataclass(frozen=True)
 class Abilities:
-    """What a filesystem can do; None for what could not be tried, or was not.
+    """What a filesystem can do; None for what could not be tried, or was not."""
 
-    Attributes:
-        exclusive: create a file only if there is none.
-        append: open a file twice, and append through both.
-        read_open: show what is in a file that is open for writing.
-        durable: show what fsync has written.
-        truncate: cut a file.
-        rename: put a file in place of another one.
-        link: give a file a second name.
-        lock: refuse a lock that another open file holds.
-        private: keep the mode of what is made, with one owner for all of it.
-        elsewhere_sees: show file and lock to another process; tried only if one is given.
-    """
-
-    exclusive: bool | None = None
-    append: bool | None = None
-    read_open: bool | None = None
-    durable: bool | None = None
-    truncate: bool | None = None
-    rename: bool | None = None
-    link: bool | None = None
-    lock: bool | None = None
-    private: bool | None = None
-    elsewhere_sees: bool | None = None
+    exclusive: bool | None = None  # create a file only if there is none
+    append: bool | None = None  # open a file twice, and append through both
+    read_open: bool | None = None  # show what is in a file that is open for writing
+    durable: bool | None = None  # show what fsync has written
+    truncate: bool | None = None  # cut a file
+    rename: bool | None = None  # put a file in place of another one
+    link: bool | None = None  # give a file a second name
+    lock: bool | None = None  # refuse a lock that another open file holds
+    private: bool | None = None  # keep the mode of what is made, with one owner for all of it
+    elsewhere_sees: bool | None = None  # show file and lock to another process; tried only if one is given
 
 
 ALL = tuple(field.name for field in fields(Abilities))
 
 
 def probe(directory: str, needed: Sequence[str] = (), elsewhere: Callable[[str], bool] | None = None) -> Abilities:
-    """Try out what the filesystem of a directory can do.
-
-    Args:
-        directory: absolute path; files are made below it and removed.
-        needed: names of abilities; they are tried in this order, up to the first one that is missing. By default all
-            are tried.
-        elsewhere: called with the path of a file that is open and locked here; whether another process sees both.
-
-    Raises:
-        OSError: nothing can be made there.
-    """
+    """Try out what the filesystem of a directory can do."""
     try:
         found, is_sure = _probe(directory, needed, elsewhere)
     except OSError as error:
@@ -154,16 +131,7 @@ def _remove(place: Place) -> None:
 
 
 class _Trial:
-    """The steps of a probe.
-
-    Args:
-        place: of the file.
-        elsewhere: see `probe`.
-
-    Attributes:
-        found: the answers.
-        is_sure: whether no error was one of the moment.
-    """
+    """The steps of a probe."""
 
     def __init__(self, place: Place, elsewhere: Callable[[str], bool] | None) -> None:
         self._place, self._elsewhere, self._fd = place, elsewhere, -1
@@ -171,12 +139,7 @@ class _Trial:
         self.found, self.is_sure = Abilities(), True
 
     def run(self, fd: int, needed: Sequence[str]) -> None:
-        """Do the steps.
-
-        Args:
-            fd: the file, open for reading and appending, and empty.
-            needed: see `probe`.
-        """
+        """Do the steps."""
         self._fd = fd
         found: dict[str, bool | None] = {}
         for name in needed or ALL:

@@ -21,10 +21,5 @@ def is_full(directory: int | str | os.PathLike[str]) -> bool:
 
 
 def explained(error: OSError, what: str) -> str:
-    """Why something could not be done on this disk.
-
-    Args:
-        error: of the disk.
-        what: could not be done.
-    """
+    """Why something could not be done on this disk."""
     return "the disk is full: free some space" if error.errno in FULL else f"{what}: {error}"

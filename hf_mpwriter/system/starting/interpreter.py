@@ -35,15 +35,7 @@ def interpreter(env: Mapping[str, str]) -> str:
     The one that HF_MPWRITER_PYTHON names is the user's choice and only has to be a program. Any other has to be a
     binary that is called python: the very file that this process runs, or one with the standard library beside it. A
     script with that name is none: it may be the launcher of the user's program.
-
-    Args:
-        env: of the child.
-
-    Returns:
-        Absolute path.
-
-    Raises:
-        OSError: there is none.
+    Absolute path.
     """
     if named := env.get(PYTHON_VARIABLE):
         found = _program(named, env.get("PATH", os.defpath))

@@ -33,25 +33,18 @@ LONGEST = 4096  # bytes of a path
 
 
 class Inbox:
-    """The end of the supervisor.
-
-    Attributes:
-        name: of the socket, for the environment of the program.
-        fd: readable while a message waits.
-
-    Raises:
-        OSError: no socket can be made.
-    """
+    """The end of the supervisor."""
 
     def __init__(self) -> None:
         own = Process.current()
+        # of the socket, for the environment of the program
         self.name = f"hf-mpwriter.{own.namespace}.{own.pid}.{own.ticks}.{secrets.token_hex(8)}"
         with process.standard_taken():
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         self._socket.setblocking(False)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         self._socket.bind(f"\0{self.name}")
-        self.fd = self._socket.fileno()
+        self.fd = self._socket.fileno()  # readable while a message waits
 
     def read(self) -> Iterator[str]:
         """The run directories that were told since, without waiting."""
@@ -76,8 +69,7 @@ def _sender(ancillary: list[tuple[int, int, bytes]]) -> int | None:
 def tell(run_dir: str, environ: Mapping[str, str] = os.environ) -> bool:
     """Tell the supervisor of this process, if there is one, where this process logs.
 
-    Returns:
-        Whether that is done; else it has to be tried again.
+    Whether that is done; else it has to be tried again.
     """
     name = environ.get(VARIABLE, "")
     if not _NAME.fullmatch(name):

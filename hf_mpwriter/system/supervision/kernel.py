@@ -36,20 +36,12 @@ _FROM_KERNEL = 0x80  # SI_KERNEL: of a terminal, which signals a whole process g
 
 
 def adopt_orphans() -> None:
-    """Become the parent of all descendants that lose theirs.
-
-    Raises:
-        OSError: the system cannot do that.
-    """
+    """Become the parent of all descendants that lose theirs."""
     _prctl(_SET_CHILD_SUBREAPER, 1)
 
 
 def die_with_parent(parent: int) -> None:
-    """End this process when its parent ends, on Linux even by SIGKILL.
-
-    Args:
-        parent: its process id; this process ends at once if it has another parent already.
-    """
+    """End this process when its parent ends, on Linux even by SIGKILL."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
             _prctl(_SET_PDEATHSIG, signal.SIGKILL)
@@ -71,32 +63,17 @@ def _call(*numbers: int) -> int:
 
 
 class Received(NamedTuple):
-    """A signal that was read.
+    """A signal that was read."""
 
-    Attributes:
-        number: of the signal.
-        of_terminal: whether the terminal has sent it, to the whole foreground process group.
-    """
-
-    number: int
-    of_terminal: bool
+    number: int  # of the signal
+    of_terminal: bool  # whether the terminal has sent it, to the whole foreground process group
 
 
 class SignalQueue:
-    """Signals of this process, blocked and read from a descriptor.
-
-    Args:
-        numbers: of the signals.
-
-    Attributes:
-        fd: readable while a signal waits.
-        mask_before: the signals that were blocked before, for children.
-
-    Raises:
-        OSError: the system has no signalfd.
-    """
+    """Signals of this process, blocked and read from a descriptor."""
 
     def __init__(self, numbers: Collection[int]) -> None:
+        # the signals that were blocked before, for children
         self.mask_before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
         words = (ctypes.c_ulong * _SIGNAL_SET_WORDS)()
         for number in numbers:
@@ -104,7 +81,7 @@ class SignalQueue:
             words[word] |= 1 << bit
         libc = ctypes.CDLL(None, use_errno=True)
         with process.standard_taken():
-            self.fd = libc.signalfd(-1, words, _SIGNALFD_FLAGS)
+            self.fd = libc.signalfd(-1, words, _SIGNALFD_FLAGS)  # readable while a signal waits
         if self.fd < 0:
             raise OSError(ctypes.get_errno(), f"signalfd: {os.strerror(ctypes.get_errno())}")
 
@@ -120,17 +97,11 @@ class SignalQueue:
 
 
 class Entry(NamedTuple):
-    """A process in the table.
+    """A process in the table."""
 
-    Attributes:
-        parent: its process id.
-        state: a letter, Z for a zombie.
-        ticks: start time in clock ticks since boot.
-    """
-
-    parent: int
-    state: bytes
-    ticks: int
+    parent: int  # its process id
+    state: bytes  # a letter, Z for a zombie
+    ticks: int  # start time in clock ticks since boot
 
 
 def processes() -> dict[int, Entry]:
@@ -168,16 +139,7 @@ def user_of(pid: int) -> int | None:
 
 
 class Handle:
-    """One process.
-
-    Args:
-        pid: its id.
-        ticks: its start time in clock ticks since boot.
-
-    Raises:
-        ProcessLookupError: there is no such process any more.
-        OSError: no descriptor is free.
-    """
+    """One process."""
 
     def __init__(self, pid: int, ticks: int) -> None:
         with process.standard_taken():
@@ -187,11 +149,7 @@ class Handle:
             raise ProcessLookupError(pid)
 
     def send(self, number: int) -> None:
-        """Send a signal; nothing happens if the process has ended.
-
-        Raises:
-            PermissionError: it belongs to another user.
-        """
+        """Send a signal; nothing happens if the process has ended."""
         with contextlib.suppress(ProcessLookupError):
             _call(_PIDFD_SEND_SIGNAL, self.fd, number, 0, 0)
 

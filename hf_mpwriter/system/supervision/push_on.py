@@ -27,11 +27,7 @@ _installed: set[int] = set()
 
 
 def parse(text: str) -> tuple[int, ...]:
-    """Signals by their names, separated by commas, with or without SIG.
-
-    Raises:
-        ValueError: one does not exist, or cannot be handled.
-    """
+    """Signals by their names, separated by commas, with or without SIG."""
     names = [f"SIG{name.strip().upper().removeprefix('SIG')}" for name in text.split(",") if name.strip()]
     for name in names:
         if name not in signal.Signals.__members__ or name in ("SIGKILL", "SIGSTOP"):
@@ -40,12 +36,7 @@ def parse(text: str) -> tuple[int, ...]:
 
 
 def install(numbers: Collection[int], ask: Callable[[], object]) -> None:
-    """Ask for a push when one of these signals comes; nothing happens outside the main thread.
-
-    Args:
-        numbers: of the signals.
-        ask: called by the handler; safe between any two steps of the main thread.
-    """
+    """Ask for a push when one of these signals comes; nothing happens outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
         return
     for number in set(numbers) - _installed:

@@ -16,28 +16,17 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Family:
-    """What one name stands for.
+    """What one name stands for."""
 
-    Attributes:
-        name: of the metric.
-        kind: counter, gauge or summary.
-        help: one sentence.
-        samples: each with the end of its name ("" but for a summary), its own labels and its value.
-    """
-
-    name: str
-    kind: str
-    help: str
+    name: str  # of the metric
+    kind: str  # counter, gauge or summary
+    help: str  # one sentence
+    # each with the end of its name ("" but for a summary), its own labels and its value
     samples: list[tuple[str, dict[str, str], float]] = field(default_factory=list)
 
 
 def render(families: Iterable[Family], labels: Mapping[str, str]) -> str:
-    """Return the text of a file.
-
-    Args:
-        families: in their order.
-        labels: that each sample gets.
-    """
+    """Return the text of a file."""
     lines = []
     for family in families:
         lines += [f"# HELP {family.name} {family.help}", f"# TYPE {family.name} {family.kind}"]

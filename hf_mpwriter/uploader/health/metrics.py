@@ -33,14 +33,7 @@ KINDS = ("Done", "Retry", "Moved", "Unknown", "Split", "Refused", "Quarantine") 
 
 
 class UploaderMetrics:
-    """The numbers of one uploader.
-
-    Args:
-        host: where the file is; None if it is not asked for.
-        run: by which its user names the run directory.
-        clock: monotonic seconds.
-        wall_clock: unix time.
-    """
+    """The numbers of one uploader."""
 
     def __init__(
         self,
@@ -58,23 +51,11 @@ class UploaderMetrics:
         self._pushes, self._seconds, self._bytes, self._commits = 0, 0.0, 0, 0
 
     def scanned(self, began: float) -> None:
-        """What is on disk was looked at.
-
-        Args:
-            began: monotonic seconds; what was logged later may belong to the next scan.
-        """
+        """What is on disk was looked at."""
         self._scanned_at = began
 
     def concluded(self, verdict: Verdict, ledger: Ledger) -> tuple[int, float]:
-        """A push has ended.
-
-        Args:
-            verdict: on it.
-            ledger: before it has taken the verdict in.
-
-        Returns:
-            The new bytes that it brought to the Hub, and the seconds that it took.
-        """
+        """A push has ended; the new bytes that it brought to the Hub, and the seconds that it took."""
         self._verdicts[type(verdict).__name__] += 1
         self._pushes += 1
         seconds = 0.0 if self._push_began is None else self._clock() - self._push_began  # 0: it could not be started
@@ -91,15 +72,7 @@ class UploaderMetrics:
     def publish(
         self, waiting: Mapping[str, int], *, quarantined: int, repo_id: str, is_pushing: bool, is_over: bool
     ) -> None:
-        """Write the file, if it is asked for and due; to be called in each tick.
-
-        Args:
-            waiting: batches per lane, EVENT_FILES among them.
-            quarantined: files that are left out.
-            repo_id: "" until it is known.
-            is_pushing: whether a push runs.
-            is_over: whether the uploader leaves.
-        """
+        """Write the file, if it is asked for and due; to be called in each tick."""
         if is_pushing and self._push_began is None:
             self._push_began = self._clock()
         if not waiting[EVENT_FILES]:

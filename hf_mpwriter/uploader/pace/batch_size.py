@@ -22,35 +22,17 @@ LARGEST = 600  # files; a push of more takes more memory than `hf upload` of a f
 
 
 def after_commit(most: int, files: int, seconds: float) -> int:
-    """How many files the next batch may have, after the Hub has taken one.
-
-    Args:
-        most: files that a batch could have so far.
-        files: that it had; fewer than `most` tell nothing of a larger one.
-        seconds: that the push took.
-    """
+    """How many files the next batch may have, after the Hub has taken one."""
     return min(2 * most, LARGEST) if files >= most and seconds < SLOW_COMMIT else most
 
 
 def after_refusal(most: int, files: int) -> int:
-    """How many files the next batch may have, after one was too large or took too long.
-
-    Args:
-        most: files that a batch could have so far.
-        files: that it had.
-    """
+    """How many files the next batch may have, after one was too large or took too long."""
     return min(most, max(SMALLEST, files // 2)) if files > 1 else most
 
 
 class BatchSize:
-    """The number of files in the next batch, found by trying.
-
-    Args:
-        clock: monotonic seconds.
-
-    Attributes:
-        files: in the next batch at most.
-    """
+    """The number of files in the next batch, found by trying."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -75,14 +57,8 @@ class BatchSize:
 
 @dataclass(frozen=True)
 class TooLarge:
-    """Lengths of an event file that the Hub has refused for their size.
+    """Lengths of an event file that the Hub has refused for their size."""
 
-    Attributes:
-        least: of them.
-        greatest: of them, as a rule the whole file.
-        times: that so much was refused.
-    """
-
-    least: int
-    greatest: int
-    times: int
+    least: int  # of them
+    greatest: int  # of them, as a rule the whole file
+    times: int  # that so much was refused

@@ -50,25 +50,14 @@ XET_PAUSE = 3600.0  # seconds until Xet is tried again; LFS sends whole files
 
 @dataclass(frozen=True)
 class Step:
-    """What happens next.
+    """What happens next."""
 
-    Attributes:
-        wait: seconds until the next push.
-        may_hurry: whether a request of the user may end the wait; False if the Hub asked for it.
-    """
-
-    wait: float
-    may_hurry: bool = True
+    wait: float  # seconds until the next push
+    may_hurry: bool = True  # whether a request of the user may end the wait; False if the Hub asked for it
 
 
 def next_step(verdict: Verdict, attempts: int, rng: random.Random) -> Step:
-    """Decide when to push again.
-
-    Args:
-        verdict: of the push.
-        attempts: verdicts of this sort (Moved, or any other but Done) in a row, this one included.
-        rng: source of the jitter.
-    """
+    """Decide when to push again."""
     if isinstance(verdict, (Done, Quarantine)):
         return Step(0.0)
     if isinstance(verdict, Split):
@@ -87,17 +76,7 @@ def next_step(verdict: Verdict, attempts: int, rng: random.Random) -> Step:
 
 
 class Backoff:
-    """The waits of one lane after failures.
-
-    Args:
-        clock: monotonic seconds.
-        rng: source of the jitter.
-
-    Attributes:
-        attempts: verdicts in a row that were not Done.
-        next_try: when a push is allowed again.
-        may_hurry: whether a request may end the wait until `next_try`.
-    """
+    """The waits of one lane after failures."""
 
     def __init__(self, clock: Callable[[], float], rng: random.Random) -> None:
         self._clock, self._rng = clock, rng
@@ -131,31 +110,19 @@ class Backoff:
 
 
 class Pacing(Backoff):
-    """The waits that hold for all pushes, and how the next one goes.
-
-    Args:
-        clock: monotonic seconds.
-        rng: source of the jitter.
-        rate_limit: of the repository.
-        first: when the first commit is due.
-
-    Attributes:
-        next_commit: when the commit interval is over.
-        used_up: whether the rate limit refused the last push; False if another uploader held the lock of the bucket.
-        turn_at: when the rate limit allows what is urgent, 0 unless it has refused that.
-    """
+    """The waits that hold for all pushes, and how the next one goes."""
 
     def __init__(self, clock: Callable[[], float], rng: random.Random, rate_limit: RateLimit, first: float) -> None:
         super().__init__(clock, rng)
         self._rate_limit = rate_limit
-        self.next_commit = first
+        self.next_commit = first  # when the commit interval is over
         self._xet_failures = 0
         self._last_try = self._lfs_until = 0.0
         self._last_squash = -math.inf
         self._holds_token = self.used_up = False
         self._asked_at: float | None = None  # since when a turn is waited for
         self._turn_ends, self._next_look, self._has_committed = -math.inf, 0.0, False
-        self.turn_at = 0.0
+        self.turn_at = 0.0  # when the rate limit allows what is urgent, 0 unless it has refused that
 
     @property
     def is_fenced(self) -> bool:
@@ -192,12 +159,7 @@ class Pacing(Backoff):
             self.hurry(self._clock())
 
     def take(self, *, urgent: bool, at_once: bool = False) -> bool:
-        """Whether the rate limit allows a push now; else the next try waits for it.
-
-        Args:
-            urgent: a request waits for it, or it may be the last one.
-            at_once: do not wait for a turn, as the process has to end.
-        """
+        """Whether the rate limit allows a push now; else the next try waits for it."""
         now = self._clock()
         wait = self._rate_limit.take(urgent=urgent)
         if wait > BUSY_WAIT and at_once and not self.is_alone:
@@ -248,12 +210,7 @@ class Pacing(Backoff):
         self.next_commit = self._clock()
 
     def done(self, *, committed: bool, beside_others: bool | None = None) -> None:
-        """The Hub has a batch.
-
-        Args:
-            committed: whether that took a commit.
-            beside_others: whether the branch had moved since our last commit, None if that is not known.
-        """
+        """The Hub has a batch."""
         if committed and beside_others is not None:
             self._rate_limit.committed(beside_others=beside_others)
         moved = 0 if self.is_fenced else MOVED_LIMIT - 1  # a busy branch stays busy: one try is enough

@@ -53,32 +53,21 @@ ROUNDING = 1e-6  # tokens; after the wait that was named there is one
 
 @dataclass(frozen=True)
 class Bucket:
-    """Tokens at a time.
+    """Tokens at a time."""
 
-    Attributes:
-        tokens: commits that may start.
-        at: unix time.
-        hosts: that take tokens from it, and the unix time at which each did so last.
-    """
-
-    tokens: float
-    at: float
+    tokens: float  # commits that may start
+    at: float  # unix time
+    # that take tokens from it, and the unix time at which each did so last
     hosts: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What a limit of so many commits per hour means for one bucket.
+    """What a limit of so many commits per hour means for one bucket."""
 
-    Attributes:
-        limit: commits per hour of the repository, at least 2.
-        parts: buckets among which the limit is divided, at least 1.
-        stretch: by which all pauses are longer, at least 1.
-    """
-
-    limit: float
-    parts: float = 1.0
-    stretch: float = 1.0
+    limit: float  # commits per hour of the repository, at least 2
+    parts: float = 1.0  # buckets among which the limit is divided, at least 1
+    stretch: float = 1.0  # by which all pauses are longer, at least 1
 
     @property
     def burst_of_all(self) -> float:
@@ -107,20 +96,12 @@ class Rule:
         return self.distance * self.parts
 
     def turn(self, index: int) -> float:
-        """Seconds after which a part may commit, where all want to at the same moment.
-
-        Args:
-            index: number of the part.
-        """
+        """Seconds after which a part may commit, where all want to at the same moment."""
         at_once = min(float(index), self.burst_of_all)
         return TURN_DISTANCE * at_once + self.distance * (index - at_once)
 
     def spend(self, bucket: Bucket, now: float, *, urgent: bool) -> tuple[Bucket, float]:
-        """Take a token.
-
-        Returns:
-            The bucket afterwards, and the seconds until there is a token: 0 if one was taken.
-        """
+        """Take a token; the bucket afterwards, and the seconds until there is a token: 0 if one was taken."""
         tokens = min(self.burst, max(0.0, bucket.tokens) + max(0.0, now - bucket.at) / self.pause)
         needed = 1.0 if urgent else min(self.burst, 1.0 + RESERVE * self.burst)
         if tokens > needed - ROUNDING:
@@ -146,19 +127,7 @@ def index_of(nodes: Nodes, parts: float, host: str) -> int:
 
 
 class RateLimit:
-    """The bucket of one repository.
-
-    Args:
-        destination: whose repository.
-        limit: commits per hour.
-        folders: where buckets may be; the first one that can be written is taken.
-        clock: unix time; several processes share a bucket.
-        nodes: of the job.
-        host: this one.
-
-    Attributes:
-        stretch: by which all pauses are longer, at least 1.
-    """
+    """The bucket of one repository."""
 
     def __init__(
         self,
@@ -212,9 +181,6 @@ class RateLimit:
         """Note a commit of ours: where no other node commits, as if rank 0 alone logs, nothing is divided.
 
         The node of rank 0 believes that until its second commit, the others after two commits in a row.
-
-        Args:
-            beside_others: whether the branch had moved since our last commit.
         """
         if self._has_committed:
             self._is_only = not beside_others
@@ -299,14 +265,7 @@ def folders(environ: Mapping[str, str], spool: Directory) -> list[Place]:
 
 
 def tokens_left(destination: Destination, limit: float, folders: list[Place], now: float) -> float:
-    """Commits that may start now, as far as the bucket of a repository tells; it is only read.
-
-    Args:
-        destination: whose repository.
-        limit: commits per hour.
-        folders: where buckets may be; see `folders`.
-        now: unix time.
-    """
+    """Commits that may start now, as far as the bucket of a repository tells; it is only read."""
     rule = Rule(limit)
     for folder in folders:
         with contextlib.suppress(OSError, state.DamagedError):

@@ -28,13 +28,7 @@ def retry_wait(refusals: int) -> float:
 
 
 class Retries:
-    """When paths are tried again that the Hub has refused: slowly, for ever.
-
-    Args:
-        ledger: keeps the refusals.
-        clock: monotonic seconds.
-        filesystem_time: unix time of the filesystem that the ledger is on, by which hosts agree.
-    """
+    """When paths are tried again that the Hub has refused: slowly, for ever."""
 
     def __init__(self, ledger: Ledger, clock: Callable[[], float], filesystem_time: Callable[[], float]) -> None:
         self._ledger, self._clock, self._filesystem_time = ledger, clock, filesystem_time
@@ -49,13 +43,7 @@ class Retries:
             self._next[path] = max(now, self._last[path] + RETRY_DISTANCE)
 
     def refused(self, path: str, reason: str, *, certain: bool) -> None:
-        """The Hub has refused a path.
-
-        Args:
-            path: relative to the run directory.
-            reason: for people.
-            certain: whether it was the content for certain.
-        """
+        """The Hub has refused a path."""
         known = self._ledger.quarantined.get(path)
         refusals = max((known.refusals if known else 0) + 1, REFUSALS if certain else 1)
         self._ledger.quarantine(path, reason, refusals, self._filesystem_time())
@@ -64,12 +52,7 @@ class Retries:
         self._absent.discard(path)
 
     def left_out(self, path: str, reason: str) -> None:
-        """This host cannot read or send a path now; noted each time, so that a wait knows what was found since.
-
-        Args:
-            path: relative to the run directory.
-            reason: for people.
-        """
+        """This host cannot read or send a path now; noted each time, so that a wait knows what was found since."""
         known = self._ledger.quarantined.get(path)
         if known is None or not known.refusals:
             self._ledger.quarantine(path, reason, tried=self._filesystem_time())

@@ -22,15 +22,7 @@ Given = tuple[int]  # a step in a tuple of its own, recognized by its identity
 
 
 class StepCount:
-    """The steps to come.
-
-    Args:
-        first: gives the step to begin with, by what is on disk; OSError if that cannot be read.
-
-    Attributes:
-        given: the step before those to come, None if that is the last one on disk. `log` assigns it: a call of `start`
-            costs microseconds where it is in no cache.
-    """
+    """The steps to come."""
 
     def __init__(self, first: Callable[[], int]) -> None:
         self._first = first

@@ -22,14 +22,7 @@ INITS = frozenset({"systemd", "init", "runit", "s6-svscan", "supervisord", "dini
 
 
 def ends_with(environ: Mapping[str, str], namespace: int, above: Collection[int], first: str) -> str:
-    """What takes the uploader along when training ends, "" if nothing does.
-
-    Args:
-        environ: of this process.
-        namespace: inode of its pid namespace, 0 where there is none.
-        above: process ids of its ancestors, and its own.
-        first: the command name of process 1.
-    """
+    """What takes the uploader along when training ends, "" if nothing does."""
     if system := job.batch_system(environ):
         return f"the {system} job"
     return "this container" if namespace not in (0, MACHINE) and 1 in above and first not in INITS else ""

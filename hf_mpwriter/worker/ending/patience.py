@@ -34,49 +34,29 @@ BESIDE_PEERS = 10.0  # seconds; the launcher restarts the others only when this 
 
 
 class Terms(NamedTuple):
-    """How a process ends.
+    """How a process ends."""
 
-    Attributes:
-        exit_timeout: seconds that it may wait for the Hub.
-        failed: whether it ends after an exception.
-        has_peers: whether it is a rank of several.
-        spent: seconds that it has waited for other run directories.
-        is_long: whether the user has asked for the wait, or it is the last time.
-    """
-
-    exit_timeout: float
-    failed: bool = False
-    has_peers: bool = False
-    spent: float = 0.0
-    is_long: bool = False
+    exit_timeout: float  # seconds that it may wait for the Hub
+    failed: bool = False  # whether it ends after an exception
+    has_peers: bool = False  # whether it is a rank of several
+    spent: float = 0.0  # seconds that it has waited for other run directories
+    is_long: bool = False  # whether the user has asked for the wait, or it is the last time
 
 
 class Outlook(NamedTuple):
-    """What is known of the process that is waited for.
+    """What is known of the process that is waited for."""
 
-    Attributes:
-        fails: whether its last try has failed, and nothing has answered since.
-        stands: whether none is at work.
-        unanswered: seconds since it has asked a Hub that has not answered yet.
-        turn_in: seconds until it may try.
-    """
-
-    fails: bool = False
-    stands: bool = False
-    unanswered: float = 0.0
-    turn_in: float = 0.0
+    fails: bool = False  # whether its last try has failed, and nothing has answered since
+    stands: bool = False  # whether none is at work
+    unanswered: float = 0.0  # seconds since it has asked a Hub that has not answered yet
+    turn_in: float = 0.0  # seconds until it may try
 
 
 class Patience(NamedTuple):
-    """How long a process waits at its end.
+    """How long a process waits at its end."""
 
-    Attributes:
-        longest: seconds in all.
-        idle: seconds without progress.
-    """
-
-    longest: float
-    idle: float = math.inf
+    longest: float  # seconds in all
+    idle: float = math.inf  # seconds without progress
 
 
 def patience(terms: Terms, outlook: Outlook) -> Patience:

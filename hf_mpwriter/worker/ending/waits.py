@@ -27,15 +27,7 @@ _in_vain: list[Waits] = []  # of this process: the last wait that was
 
 
 class Waits:
-    """The waits of one process.
-
-    Args:
-        membership: of the process.
-        reporter: of the process.
-        logged: returns what it has logged.
-        keep_house: makes sure that an uploader lives, and a mirror.
-        clock: monotonic seconds.
-    """
+    """The waits of one process."""
 
     def __init__(
         self,
@@ -63,16 +55,9 @@ class Waits:
     ) -> Ledger | None:
         """Wait, bounded, until what the process answers for is delivered; see `shutdown`.
 
-        Args:
-            own: bytes per path of the event files that the process has written.
-            terms: how the process ends, as far as that does not depend on the surroundings.
-            messages: of the run, None if it has no destination.
-            is_last: whether the process reports, and no other member is there.
-            is_asked: whether the user asks for this wait.
-
-        Returns:
-            What the Hub has, if that is all; None if something is missing. If nothing is new, it is as it was the
-            last time: while this process began to end once more, another one may have taken it for one that goes on.
+        What the Hub has, if that is all; None if something is missing. If nothing is new, it is as it was the
+        last time: while this process began to end once more, another one may have taken it for one that goes
+        on.
         """
         spool, uploads, started = self._membership.spool, self._membership.uploads, self._clock()
         view, reports = Progress(spool), self._reporter.reports
@@ -119,11 +104,7 @@ class Waits:
         return self._sizes != delivery.final_sizes(self._membership)
 
     def is_missing(self, awaited: tuple[Mapping[str, int], Mapping[str, int], Mapping[str, int]] | None = None) -> bool:
-        """Whether something that was waited for is still missing, and has not been refused for good.
-
-        Args:
-            awaited: what was waited for, None for the last wait.
-        """
+        """Whether something that was waited for is still missing, and has not been refused for good."""
         lengths, asked, there = awaited or self._waited_for
         view, logdir = Progress(self._membership.spool), Logdir(self._membership.spool)
         missing = view.missing(lengths, asked=asked) if self._membership.uploads else {}

@@ -30,13 +30,7 @@ def _warnings(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 
 
 def tell(rank: int | None = None, *, disabled: bool, environ: Mapping[str, str] = os.environ) -> None:
-    """Say what this process has not said yet; rank 0 does, or the process alone.
-
-    Args:
-        rank: of this process, as the program says.
-        disabled: whether HF_MPWRITER_DISABLED is on.
-        environ: the environment.
-    """
+    """Say what this process has not said yet; rank 0 does, or the process alone."""
     warnings = {name: text for name, text in _warnings(environ) if name not in _told}
     says_disabled = disabled and DISABLED not in _told
     if not warnings and not says_disabled:
@@ -53,14 +47,7 @@ def tell(rank: int | None = None, *, disabled: bool, environ: Mapping[str, str] 
 def tell_idle(
     settings: Settings, rank: int | None = None, *, uploads: bool, environ: Mapping[str, str] = os.environ
 ) -> None:
-    """Say once what is switched on for a run, and has no effect in it.
-
-    Args:
-        settings: of the run.
-        rank: see `tell`.
-        uploads: whether it has a destination. Where uploads are disabled, that says enough.
-        environ: the environment.
-    """
+    """Say once what is switched on for a run, and has no effect in it."""
     if not (settings.all_ranks_view or settings.system_metrics or writes_metrics(environ)):
         return
     idle = []
@@ -81,10 +68,8 @@ def _lacks_nvml() -> bool:
 
 
 def is_first(rank: int | None = None) -> bool:
-    """Whether this process is rank 0 or a process alone: where a run has no reporter yet, it tells what is to be told.
-
-    Args:
-        rank: see `tell`.
+    """Whether this process is rank 0 or a process alone: where a run has no reporter yet, it tells what is to be
+    told.
     """
     role = current_role(rank)
     return not role.is_child and not role.rank

@@ -19,12 +19,7 @@ RECENT = 60.0  # seconds before the start of a worker from which notices are sti
 
 
 class Notices:
-    """The notices of a run, as one worker tells them.
-
-    Args:
-        spool: of the run directory.
-        started_at: unix time when the worker started.
-    """
+    """The notices of a run, as one worker tells them."""
 
     def __init__(self, spool: Spool, started_at: float) -> None:
         self._told = ToldRecord.read(spool.told).numbers  # the last number per host
@@ -35,12 +30,7 @@ class Notices:
             self._told[host] = old[-1].number if old else 0
 
     def tell(self, spool: Spool, *, reports: bool) -> None:
-        """Log what is new, if this process is the reporter.
-
-        Args:
-            spool: of the run directory.
-            reports: whether it is.
-        """
+        """Log what is new, if this process is the reporter."""
         for host in _hosts(spool):
             self._look(spool, host)
         if not self._untold:

@@ -47,25 +47,15 @@ LATER = 10.0  # seconds that a rank leaves to the lower ones to join first
 
 @dataclass(frozen=True)
 class ToldRecord:
-    """What `told.json` holds; all times are unix times.
+    """What `told.json` holds; all times are unix times."""
 
-    Attributes:
-        numbers: of the last notice that was told, per host.
-        unsent: when the user was told last what is not on the Hub, 0 if all of that has arrived.
-        start: when it was told last where the run goes.
-        outage: when the outage that goes on was told, 0 if none does.
-        why: what was told of it.
-        done: when it was told last that all is on the Hub.
-        host: of the last reporter.
-    """
-
-    numbers: dict[str, int] = field(default_factory=dict)
-    unsent: float = 0.0
-    start: float = 0.0
-    outage: float = 0.0
-    why: str = ""
-    done: float = 0.0
-    host: str = ""
+    numbers: dict[str, int] = field(default_factory=dict)  # of the last notice that was told, per host
+    unsent: float = 0.0  # when the user was told last what is not on the Hub, 0 if all of that has arrived
+    start: float = 0.0  # when it was told last where the run goes
+    outage: float = 0.0  # when the outage that goes on was told, 0 if none does
+    why: str = ""  # what was told of it
+    done: float = 0.0  # when it was told last that all is on the Hub
+    host: str = ""  # of the last reporter
 
     @classmethod
     def read(cls, place: Place) -> Self:
@@ -84,12 +74,7 @@ class ToldRecord:
 
 
 class Reporter:
-    """The part of one process in who reports.
-
-    Args:
-        membership: of the process.
-        clock: monotonic seconds.
-    """
+    """The part of one process in who reports."""
 
     def __init__(self, membership: Membership, clock: Callable[[], float] = time.monotonic) -> None:
         self._membership, self._clock = membership, clock
@@ -121,11 +106,7 @@ class Reporter:
         return self._lock is not None or (self._is_refused and not role.is_child)
 
     def take(self, *, at_end: bool = False) -> bool:
-        """Become the reporter if there is none, and if it is the turn of this process; whether it is the reporter.
-
-        Args:
-            at_end: whether this process waits at its end, and may have left.
-        """
+        """Become the reporter if there is none, and if it is the turn of this process; whether it is the reporter."""
         with self._threads:
             if self._lock is None and (at_end or self._looks_now()):
                 self._take(at_end=at_end)
@@ -202,11 +183,7 @@ class Reporter:
         return max(record.done, record.unsent) >= self._ends_since
 
     def may_tell_unsent(self, *, failed: bool) -> bool:
-        """Whether this process is to tell what is not on the Hub, and no other has told it meanwhile.
-
-        Args:
-            failed: whether it ends after an exception.
-        """
+        """Whether this process is to tell what is not on the Hub, and no other has told it meanwhile."""
         role = self._membership.role
         if role.is_child:
             speaks = self.take(at_end=True) and not self.has_others()  # the next one tells it

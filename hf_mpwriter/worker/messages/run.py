@@ -23,14 +23,7 @@ from hf_mpwriter.worker.messages.upload import UploadMessages, resolved
 
 
 class RunMessages:
-    """All that one worker tells of a run with a destination.
-
-    Args:
-        spool: of the run directory.
-        destination: of the run.
-        reporter: of the process.
-        started_at: unix time when the attempt of the worker started; what was told in it is not told again.
-    """
+    """All that one worker tells of a run with a destination."""
 
     def __init__(self, spool: Spool, destination: Destination, reporter: Reporter, started_at: float) -> None:
         self._spool, self._destination, self._reporter = spool, destination, reporter
@@ -42,11 +35,7 @@ class RunMessages:
         return self._upload.told
 
     def tell(self, *, at_end: bool = False) -> None:
-        """Log what is new, as far as it is for this process to tell it.
-
-        Args:
-            at_end: whether it waits at its end, which tells of outages itself.
-        """
+        """Log what is new, as far as it is for this process to tell it."""
         self._notices.tell(self._spool, reports=self._reporter.reports)
         if not at_end:
             self._upload.tell(self._spool, self._destination, self._reporter)
@@ -66,12 +55,7 @@ class RunMessages:
         return ToldRecord.read(self._spool.told).done
 
     def done(self, ledger: Ledger, since: float) -> None:
-        """Tell that all is there: the last member has left.
-
-        Args:
-            ledger: what the Hub has.
-            since: unix time when this process left; another one may have told it since.
-        """
+        """Tell that all is there: the last member has left."""
         self._begin(ledger.repo_id, private=ledger.private)
         record = ToldRecord.read(self._spool.told)
         if record.done < since:
@@ -80,12 +64,7 @@ class RunMessages:
 
 
 def done(ledger: Ledger, destination: Destination) -> str:
-    """What the Hub has of a run, and where.
-
-    Args:
-        ledger: of the run.
-        destination: of the run.
-    """
+    """What the Hub has of a run, and where."""
     size, commits = sum(held.length for held in ledger.files.values()), sum(ledger.commits.values())
     counted = f" in {commits} commit{'s' * (commits != 1)}" if commits else ""
     return printable(f"done: {size_text(size)}{counted}: {resolved(destination, ledger.repo_id).url}")

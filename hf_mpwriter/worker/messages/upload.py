@@ -40,15 +40,7 @@ _TRIES_AGAIN = (Retry.__name__, Unknown.__name__)
 
 
 class UploadMessages:
-    """What one worker tells of the upload of its run directory.
-
-    Args:
-        started_at: unix time when the worker started.
-        clock: unix time.
-
-    Attributes:
-        told: what this worker has told of the outage that goes on, or knows that it was told; "" if there is none.
-    """
+    """What one worker tells of the upload of its run directory."""
 
     def __init__(self, started_at: float, clock: Callable[[], float] = time.time) -> None:
         self._started_at, self._clock = started_at, clock
@@ -58,13 +50,7 @@ class UploadMessages:
         self._is_unrecorded = False  # whether a full disk has refused the record of the outage that was told
 
     def tell(self, spool: Spool, destination: Destination, reporter: Reporter) -> None:
-        """Log what has changed, as far as it is for this process to tell it.
-
-        Args:
-            spool: of the run directory.
-            destination: of the run.
-            reporter: of this process.
-        """
+        """Log what has changed, as far as it is for this process to tell it."""
         status, now = self._newest(spool), self._clock()
         fails = is_outage(status, self._started_at, now)
         if fails:
@@ -120,14 +106,7 @@ class UploadMessages:
             logger.info("uploading again, after %s", duration(status.succeeded_at - since))
 
     def begin(self, spool: Spool, destination: Destination, repo_id: str, *, private: bool | None) -> None:
-        """Log where a run goes, unless that was told.
-
-        Args:
-            spool: of the run directory.
-            destination: of the run.
-            repo_id: full name of the repository.
-            private: visibility of the repository, None if it is not known.
-        """
+        """Log where a run goes, unless that was told."""
         if self._has_begun:
             return
         record, self._has_begun = ToldRecord.read(spool.told), True
@@ -144,13 +123,7 @@ class UploadMessages:
 
 
 def is_outage(status: UploaderStatus, started_at: float, now: float) -> bool:
-    """Whether nothing gets to the Hub, as far as it concerns a worker.
-
-    Args:
-        status: of the uploader.
-        started_at: unix time when the worker started.
-        now: unix time.
-    """
+    """Whether nothing gets to the Hub, as far as it concerns a worker."""
     if not status.failing_since:
         return False
     is_new = status.failed_at >= started_at
@@ -172,14 +145,7 @@ def url_of(spool: Spool, destination: Destination) -> str:
 
 
 def beginning(logdir: str, destination: Destination, repo_id: str, *, private: bool | None) -> str:
-    """Where a run goes, and who can read it there.
-
-    Args:
-        logdir: of the run.
-        destination: of the run.
-        repo_id: full name of the repository, "" if it is not known.
-        private: visibility of the repository, None if it is not known.
-    """
+    """Where a run goes, and who can read it there."""
     who = "" if private is None else " (private)" if private else " (public)"
     to = resolved(destination, repo_id)
     place = to.url if "/" in to.repo_id else f"the repository {to.repo_id} of your account"  # a link has to open
@@ -187,12 +153,7 @@ def beginning(logdir: str, destination: Destination, repo_id: str, *, private: b
 
 
 def outage(status: UploaderStatus, log: str) -> str:
-    """Why nothing gets to the Hub, what helps, and where more is said.
-
-    Args:
-        status: of the uploader.
-        log: path of its log.
-    """
+    """Why nothing gets to the Hub, what helps, and where more is said."""
     again = ""
     if status.kind in _TRIES_AGAIN:
         due = time.strftime("%H:%M", time.localtime(status.beat + status.blocked_for))

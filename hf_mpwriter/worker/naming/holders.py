@@ -42,12 +42,7 @@ def read(spool: Spool, name: MemberName) -> Member | None:
 
 
 def living(spool: Spool, worker: str = "") -> Iterator[MemberName]:
-    """The names of the living workers, this process included; nothing is read. OSError if they cannot be listed.
-
-    Args:
-        spool: of the run directory.
-        worker: the only one that counts, "" for all but those who ask for others and samplers.
-    """
+    """The names of the living workers, this process included; nothing is read. OSError if they cannot be listed."""
     for name in map(MemberName.parse, sorted(spool.members.names())):
         if name is None or worker not in ("", name.worker):
             continue
@@ -107,12 +102,7 @@ def is_ancestor(member: Member) -> bool:
 
 
 def is_sibling(member: Member, launcher: Process | None) -> bool:
-    """Whether a member belongs to the attempt of this process: the same launcher has started both as ranks.
-
-    Args:
-        member: that has the name which this process wants.
-        launcher: of this process, None if it is no rank.
-    """
+    """Whether a member belongs to the attempt of this process: the same launcher has started both as ranks."""
     return launcher is not None and bool(launcher.ticks) and member.launcher == launcher
 
 
@@ -140,13 +130,7 @@ def command(member: Member) -> str:
 
 
 def is_orphan(member: Member, here: Process, ticks_of: Callable[[int], int]) -> bool:
-    """Whether a worker lives, and the process without which it is an orphan has ended.
-
-    Args:
-        member: the worker.
-        here: this process.
-        ticks_of: start ticks of a process id, 0 if it has ended.
-    """
+    """Whether a worker lives, and the process without which it is an orphan has ended."""
     place, agent = (here.host, here.boot, here.namespace), member.agent
     if not member.alive or agent is None or not here.namespace:
         return False
@@ -169,27 +153,13 @@ def duration(seconds: float) -> str:
 
 
 def sharing(run_dir: str, name: str, member: Member | None) -> str:
-    """What a process without a rank says that is not the first one.
-
-    Args:
-        run_dir: path.
-        name: of the process.
-        member: that was first, None if it is not known.
-    """
+    """What a process without a rank says that is not the first one."""
     who = describe(member) if member else "another process"
     return printable(f"{run_dir} is in use by {who}. This process logs in {name}/ there.")
 
 
 def warning(run_dir: str, wanted: str, name: str, member: Member | None, *, is_sibling: bool = False) -> str:
-    """What a rank tells whose name is held.
-
-    Args:
-        run_dir: path.
-        wanted: name that is held.
-        name: that the rank has instead.
-        member: that holds it, None if it is not known.
-        is_sibling: whether it belongs to the same attempt.
-    """
+    """What a rank tells whose name is held."""
     who = describe(member) if member else "a process that cannot be named"
     text = f"{run_dir}: the name {wanted} is held by {who}. This process logs as {name} instead."
     if member is not None and is_sibling:

@@ -47,34 +47,17 @@ class Owner:
 
 
 class Taken(NamedTuple):
-    """A name that this process holds.
+    """A name that this process holds."""
 
-    Attributes:
-        name: of the worker.
-        claim: descriptor of the lock of the name.
-        wanted: name that it has if no other process holds that.
-        substitute: what its other names begin with.
-        prefix: of all names of its part of the job, "" for the root.
-    """
-
-    name: str
-    claim: int
-    wanted: str
-    substitute: str
-    prefix: str
+    name: str  # of the worker
+    claim: int  # descriptor of the lock of the name
+    wanted: str  # name that it has if no other process holds that
+    substitute: str  # what its other names begin with
+    prefix: str  # of all names of its part of the job, "" for the root
 
 
 def take(spool: Spool, role: Role, parts: Iterable[str]) -> Taken:
-    """Take the name of a process, or the next free one.
-
-    Args:
-        spool: of the run directory.
-        role: of the process.
-        parts: of the job that the process belongs to, the larger one first; see `base.job.parts`.
-
-    Raises:
-        OSError: the spool cannot be written, or the filesystem has no locks.
-    """
+    """Take the name of a process, or the next free one."""
     prefix, step = "", None
     for part in parts:
         scope = _Scope(spool, prefix, part)
@@ -102,23 +85,12 @@ def _claim(spool: Spool, role: Role, prefix: str) -> Taken:
 
 
 class _Scope:
-    """Names with one prefix, and the question whether a part of the job has them.
-
-    Args:
-        spool: of the run directory.
-        prefix: of the names.
-        part: of the job.
-
-    Attributes:
-        part: see above.
-        kind: "task" or "step".
-        is_mine: whether the part has had the names as of the last look.
-    """
+    """Names with one prefix, and the question whether a part of the job has them."""
 
     def __init__(self, spool: Spool, prefix: str, part: str) -> None:
         self._spool, self._prefix, self.part = spool, prefix, part
-        self.kind = part.partition("_")[0]
-        self.is_mine = False
+        self.kind = part.partition("_")[0]  # "task" or "step"
+        self.is_mine = False  # whether the part has had the names as of the last look
         self._parts = spool.directory / "parts"
         self._newest = 0  # number of the file that says which part has them
 

@@ -66,12 +66,7 @@ class HoldsName(Protocol):
 
 
 class Rewind:
-    """The directories that this process has to rewind.
-
-    Args:
-        membership: of this process.
-        home: records the segments.
-    """
+    """The directories that this process has to rewind."""
 
     def __init__(self, membership: HoldsName, home: FileHome) -> None:
         self._membership = membership
@@ -87,14 +82,6 @@ class Rewind:
         """Hide the steps from `step` on in the directories of the other names of this rank and of missing ranks.
 
         A process without a rank is not the only one that may be called `main`, so nothing is hidden for it.
-
-        Args:
-            step: global step.
-            role: of this process.
-            world: how many ranks there are, None if the launcher does not tell.
-
-        Raises:
-            OSError: the run directory cannot be read, or the spool not be written.
         """
         taken = self._membership.taken
         if role.rank is None:
@@ -164,11 +151,7 @@ class Rewind:
                 self._waiting.discard(name)
 
     def own(self) -> None:
-        """Rewind what this process has taken over, before its own first segment there.
-
-        Raises:
-            OSError: a directory cannot be written.
-        """
+        """Rewind what this process has taken over, before its own first segment there."""
         taken = self._membership.taken
         if taken is not None and taken is not self._own:
             self._take_note(taken.name, taken.claim)
@@ -241,12 +224,7 @@ def _of_missing(spool: Spool, name: str, known: set[str]) -> list[Place]:
 
 
 def event_directories(top: Place, counts: Callable[[str], bool] = is_event_file) -> list[Place]:
-    """The directories from `top` downwards that hold event files; none of a run with a spool of its own.
-
-    Args:
-        top: a directory.
-        counts: whether a file of this name makes its directory one of them.
-    """
+    """The directories from `top` downwards that hold event files; none of a run with a spool of its own."""
     try:
         directories, files, _ = top.scan()
     except OSError:  # removed meanwhile, a link, or not ours to read
@@ -258,12 +236,7 @@ def event_directories(top: Place, counts: Callable[[str], bool] = is_event_file)
 
 
 class _Elsewhere:
-    """The home of event files outside of the worker directory.
-
-    Args:
-        directory: where.
-        home: records the segments.
-    """
+    """The home of event files outside of the worker directory."""
 
     def __init__(self, directory: Place, home: FileHome) -> None:
         self._directory = directory

@@ -7,13 +7,7 @@ from hf_mpwriter.base.settings import DEFAULT_ALLOW_PATTERNS, Settings
 
 
 def announcement(home: Home, settings: Settings, *, uploads: bool) -> str:
-    """Where a run is kept, and what that means; "" if it is kept in its logdir.
-
-    Args:
-        home: of the run.
-        settings: of its first writer.
-        uploads: whether it has a destination.
-    """
+    """Where a run is kept, and what that means; "" if it is kept in its logdir."""
     if home.way is Way.DIRECT:
         return ""
     if home.way is Way.LOCAL_SPOOL:

@@ -26,12 +26,7 @@ SEVERAL = 3  # failures in a row: one is ordinary on a network
 
 
 def trouble(status: MirrorStatus, refused: Mapping[str, str]) -> str:
-    """What keeps files from the logdir and has to be told, "" if that is nothing.
-
-    Args:
-        status: of the mirror.
-        refused: why, per path of a file that cannot be brought there.
-    """
+    """What keeps files from the logdir and has to be told, "" if that is nothing."""
     if status.is_over:
         return ""
     if status.failures and (status.is_refused or status.phase == "stuck" or status.failures >= SEVERAL):
@@ -43,12 +38,7 @@ def trouble(status: MirrorStatus, refused: Mapping[str, str]) -> str:
 
 
 class Mirroring:
-    """The mirror of one run, as one worker sees it; of a run that is not staged there is none.
-
-    Args:
-        spool: of the run directory.
-        is_first: whether this process is the one that speaks; asked only if there is something to tell.
-    """
+    """The mirror of one run, as one worker sees it; of a run that is not staged there is none."""
 
     def __init__(self, spool: Spool, is_first: Callable[[], bool]) -> None:
         self._spool, self._is_first = spool, is_first

@@ -61,11 +61,8 @@ def is_staged(spool: Spool) -> bool:
 
 
 def publish_record(spool: Spool, made_at: float | None = None) -> None:
-    """Make a run a staged one for all processes, if its event files are not in its logdir; OSError if the disk refuses.
-
-    Args:
-        spool: of the run directory.
-        made_at: unix time when the run began, None for now.
+    """Make a run a staged one for all processes, if its event files are not in its logdir; OSError if the disk
+    refuses.
     """
     if not is_staged(spool):
         return
@@ -92,29 +89,15 @@ def _note_mount(spool: Spool) -> None:
 
 
 class Staged(NamedTuple):
-    """What a worker has to know of a staged run.
+    """What a worker has to know of a staged run."""
 
-    Attributes:
-        made_at: unix time when the run began; None of a run that is not staged.
-        after: second; names of event files lie behind it.
-    """
-
-    made_at: float | None = None
-    after: int = 0
+    made_at: float | None = None  # unix time when the run began; None of a run that is not staged
+    after: int = 0  # second; names of event files lie behind it
 
 
 @contextlib.contextmanager
 def prepared(spool: Spool, *, is_joined: bool) -> Iterator[Staged]:
-    """Make a staged run ready for this process, which joins it in the block.
-
-    Args:
-        spool: of the run directory; it exists.
-        is_joined: whether this process is a member already: then there is nothing to do.
-
-    Raises:
-        LogdirError: the disk refuses the record of a staged run.
-        SettingsError: the logdir is a URL that this Python cannot reach.
-    """
+    """Make a staged run ready for this process, which joins it in the block."""
     if not is_staged(spool):
         yield Staged()
         return
@@ -158,12 +141,7 @@ def _lock(spool: Spool, stack: contextlib.ExitStack) -> None:
 
 
 def _restored(spool: Spool, before: Restoration) -> Restoration:
-    """Bring back what is in the logdir, as far as that is possible; how far it came.
-
-    Args:
-        spool: of the run directory.
-        before: how far the last restore on this host came.
-    """
+    """Bring back what is in the logdir, as far as that is possible; how far it came."""
     if before.failure and 0.0 <= time.time() - before.at < RETRY_AFTER:
         return before
     try:
@@ -237,13 +215,7 @@ def _end(pid: int) -> None:
 
 
 class _Wait:
-    """The wait for a restore.
-
-    Args:
-        pipe: its standard output.
-        tell: called once, with what is known, if it takes longer than QUIET.
-        clock: monotonic seconds.
-    """
+    """The wait for a restore."""
 
     def __init__(
         self, pipe: int, tell: Callable[[Restoration], object], clock: Callable[[], float] = time.monotonic

@@ -28,36 +28,19 @@ REQUESTED_MIN = 1.0  # seconds
 
 
 def opened_before(now: float, run_age: float, mirror_every: float, requested_at: float, urgent_at: float) -> float:
-    """The monotonic seconds such that segments that were opened before are to be sealed.
-
-    Args:
-        now: monotonic seconds.
-        run_age: seconds since the run began.
-        mirror_every: minutes.
-        requested_at: monotonic seconds of the last request for a push, -inf before the first.
-        urgent_at: the same, of the last one by a signal.
-    """
+    """The monotonic seconds such that segments that were opened before are to be sealed."""
     by_time = now - least_age(run_age, mirror_every)
     by_request = min(requested_at, now - max(REQUESTED_MIN, run_age / REQUESTED_SHARE))
     return max(by_time, by_request, urgent_at)
 
 
 class Sealing:
-    """What one process seals for the mirror; nothing of a run that is not staged.
-
-    Args:
-        files: its event files.
-        mirror_every: returns the minutes between two times.
-        clock: monotonic seconds.
-
-    Attributes:
-        made_at: unix time when the run began; None if it is not staged.
-    """
+    """What one process seals for the mirror; nothing of a run that is not staged."""
 
     def __init__(self, files: WorkerFiles, mirror_every: Callable[[], float], clock: Callable[[], float]) -> None:
         self._files, self._mirror_every, self._clock = files, mirror_every, clock
         self._requested_at = self._urgent_at = -math.inf
-        self.made_at: float | None = None
+        self.made_at: float | None = None  # unix time when the run began; None if it is not staged
 
     def request(self, *, at_once: bool) -> None:
         """Seal what is open now: when the worker keeps house and files stay few, or at once."""

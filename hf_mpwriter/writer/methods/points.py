@@ -14,12 +14,7 @@ from hf_mpwriter.writer.values import plain, square
 
 
 class _Beside:
-    """A writer as tensorboardX needs it for files: they go to where event files are, which the logdir may not be.
-
-    Args:
-        writer: that is meant.
-        worker: of this process.
-    """
+    """A writer as tensorboardX needs it for files: they go to where event files are, which the logdir may not be."""
 
     def __init__(self, writer: PointMethods, worker: Worker) -> None:
         self._writer, self._worker = writer, worker

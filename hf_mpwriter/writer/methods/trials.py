@@ -88,14 +88,7 @@ class TrialMethods(ScalarMethods):
         self._add_trial(name, [experiment, *others], numbers, as_step(global_step))
 
     def _add_trial(self, name: str | None, setup: list[Any], metrics: dict[str, float], step: int | None) -> None:
-        """Log a trial into a directory of its own, and seal its event file: a search makes thousands of trials.
-
-        Args:
-            name: directory below this worker's; None for a new one, named after the time.
-            setup: summaries of the hyperparameters.
-            metrics: value per tag.
-            step: of the metrics.
-        """
+        """Log a trial into a directory of its own, and seal its event file: a search makes thousands of trials."""
         sub = self._trial_directory(name) if name else str(time.time())
         file_writer = self._directory_writer(sub)
         for summary in setup:

@@ -31,11 +31,7 @@ class EncoderCache(dict[Names, StepEncoder]):
         self._size = 0
 
     def __missing__(self, names: Names) -> StepEncoder:
-        """Return the encoder of an older generation, or a new one.
-
-        Raises:
-            TypeError, ValueError: see `tags_of`.
-        """
+        """Return the encoder of an older generation, or a new one."""
         encoder = self[names] = self._old.get(names) or StepEncoder(tags_of(names))
         self._size += len(names) + SET_COST
         if self._size > GENERATION:

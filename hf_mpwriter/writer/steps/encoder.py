@@ -33,11 +33,7 @@ _PACK_U32 = struct.Struct("<I").pack
 
 
 class StepEncoder:
-    """Encodes the values of some tags.
-
-    Args:
-        tags: as they go into the file.
-    """
+    """Encodes the values of some tags."""
 
     __slots__ = ("_blocks", "_constants", "_count", "_pack", "_shapes", "_short_steps")
 
@@ -56,16 +52,7 @@ class StepEncoder:
         self._short_steps = _SHORT_STEPS if len(self._blocks) == 1 else 0  # 0: always the long way
 
     def record(self, wall_time: float | None, step: int, values: Sequence[float]) -> bytes:
-        """Return the record, framed.
-
-        Args:
-            wall_time: unix time in seconds, None for none.
-            step: global step.
-            values: one per tag; stored as float32, infinite if it is too large.
-
-        Raises:
-            ValueError: the step does not fit into 64 bits, or there is not one value per tag.
-        """
+        """Return the record, framed."""
         if not wall_time or step <= 0 or step >= self._short_steps:
             return self._any_record(wall_time, step, values)
         if step < 0x80:
@@ -104,27 +91,18 @@ class StepEncoder:
 
 
 class _Block:
-    """Neighbours in a summary whose numbers and other bytes fit into one table.
-
-    Args:
-        heads: what stands before each number.
-        more: other bytes that the table holds.
-
-    Attributes:
-        count: of its numbers.
-        constants: the bytes that are no numbers.
-        pack: makes the table of time, step, numbers and constants.
-        form: places of all its bytes.
-    """
+    """Neighbours in a summary whose numbers and other bytes fit into one table."""
 
     __slots__ = ("constants", "count", "form", "pack")
 
     def __init__(self, heads: Sequence[bytes], more: bytes) -> None:
-        self.count = len(heads)
-        self.constants = bytes(sorted(set(more).union(*heads)))
+        self.count = len(heads)  # of its numbers
+        self.constants = bytes(sorted(set(more).union(*heads)))  # the bytes that are no numbers
         before = _NUMBERS + 4 * self.count
+        # makes the table of time, step, numbers and constants
         self.pack = struct.Struct(f"<dI{self.count}f{_TABLE - before}s").pack
         numbers = [bytes(range(first, first + 4)) for first in range(_NUMBERS, before, 4)]
+        # places of all its bytes
         self.form = b"".join([self.places(head) + number for head, number in zip(heads, numbers, strict=True)])
 
     def places(self, data: bytes) -> bytes:

@@ -45,18 +45,6 @@ class StepMethods(ScalarMethods):
         """Log the scalars of a step, as one record: after a crash, all of it is there or nothing.
 
         TensorBoard shows the same as after one `add_scalar` for each. An empty mapping logs nothing.
-
-        Args:
-            metrics: a number, or an array or tensor of one element, per name. A mapping within it is flattened:
-                `{"eval": {"loss": 0.5}}` logs `eval/loss`.
-            step: global step. None counts on: from `purge_step`, else from the last step that this worker has on disk,
-                also by an earlier attempt, else from 0.
-            wall_time: unix time in seconds, None for now.
-
-        Raises:
-            TypeError: a value is not one number, or a name is no string.
-            ValueError: two names are equal, once flattened and without the characters that TensorBoard does not take;
-                or the step is not a whole number of 64 bits.
         """
         names, values = ((*metrics,), [*metrics.values()]) if type(metrics) is dict else read(metrics)
         for value in values:

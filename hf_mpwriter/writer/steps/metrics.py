@@ -20,14 +20,7 @@ _TEXT = (str, bytes, bytearray)  # `add_scalar` takes numbers in them; here they
 
 
 def read(metrics: Mapping[str, Any]) -> tuple[tuple[str, ...], list[float]]:
-    """Return names and numbers, in the order of the mapping; `log` does it itself for a dictionary of floats.
-
-    Args:
-        metrics: numbers, arrays and tensors of one element, or mappings of these, per name.
-
-    Raises:
-        TypeError: it is no mapping, a value is not one number, or a name within it is no string.
-    """
+    """Return names and numbers, in the order of the mapping; `log` does it itself for a dictionary of floats."""
     if type(metrics) is not dict and not isinstance(metrics, Mapping):
         raise TypeError(f"metrics is of type {type(metrics).__name__}, not a mapping of names to scalars")
     names, values = (*metrics,), [*metrics.values()]
@@ -69,12 +62,7 @@ def _number(name: str, value: Any) -> float:
 
 
 def tags_of(names: tuple[str, ...]) -> list[str]:
-    """Return the names as they go into the file: what TensorBoard does not take becomes an underscore.
-
-    Raises:
-        TypeError: a name is no string.
-        ValueError: two names are the same in the file.
-    """
+    """Return the names as they go into the file: what TensorBoard does not take becomes an underscore."""
     tags: dict[str, str] = {}
     for name in names:
         tag = _clean_tag(_checked(name))

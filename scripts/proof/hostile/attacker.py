@@ -43,15 +43,7 @@ def exchange(one: str, other: str) -> None:
 
 
 class Attacker:
-    """The second user.
-
-    Args:
-        place: where to strike.
-        forged: a spool that leads to the stranger's server.
-        seed: of all choices.
-        only_parent: whether only the parent of the run directory can be written.
-        group: whether the spool is shared with the group, so that he may write into it.
-    """
+    """The second user."""
 
     def __init__(self, place: Place, forged: Path, seed: str, *, only_parent: bool, group: bool) -> None:
         self._run, self._attic, self._private = str(place.run_dir), str(place.attic), str(place.private)

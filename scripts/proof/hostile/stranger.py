@@ -9,29 +9,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Request:
-    """One request.
+    """One request."""
 
-    Attributes:
-        line: method and path.
-        authorization: the header, "" without one.
-        body: the first bytes of it.
-    """
-
-    line: str
-    authorization: str
-    body: bytes
+    line: str  # method and path
+    authorization: str  # the header, "" without one
+    body: bytes  # the first bytes of it
 
 
 class Stranger:
-    """An HTTP server on loopback.
-
-    Attributes:
-        requests: all so far.
-        endpoint: its URL.
-    """
+    """An HTTP server on loopback."""
 
     def __init__(self) -> None:
-        self.requests: list[Request] = []
+        self.requests: list[Request] = []  # all so far
         requests = self.requests
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -51,7 +40,7 @@ class Stranger:
                 """Print nothing."""
 
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
+        self.endpoint = f"http://127.0.0.1:{self._server.server_port}"  # its URL
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def stop(self) -> None:

@@ -25,12 +25,7 @@ _KEEP_CAPABILITIES, _DUMPABLE, _AMBIENT, _RAISE = 8, 4, 47, 2
 
 
 def become(user: int, *, reading: bool) -> None:
-    """Give up root for good.
-
-    Args:
-        user: user id.
-        reading: whether to keep the right to read everything.
-    """
+    """Give up root for good."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_KEEP_CAPABILITIES, int(reading))
     os.setgroups([GROUP])
@@ -47,13 +42,9 @@ def become(user: int, *, reading: bool) -> None:
 
 @dataclass(frozen=True)
 class Place:
-    """Where everything of one attack is.
+    """Where everything of one attack is."""
 
-    Attributes:
-        top: directory.
-    """
-
-    top: Path
+    top: Path  # directory
 
     @property
     def home(self) -> Path:
@@ -81,11 +72,7 @@ class Place:
         return self.top / "attic"
 
     def make(self, *, only_parent: bool) -> None:
-        """Make all directories.
-
-        Args:
-            only_parent: whether the attacker may write in the parent of the run directory, instead of in it.
-        """
+        """Make all directories."""
         self.top.chmod(0o755)
         open_mode, closed = 0o2775, 0o755
         for path, mode, owner in (

@@ -21,15 +21,10 @@ WIRE_WEIGHT = 4  # a push that is killed meets no fault on the wire
 
 @dataclass(frozen=True)
 class Card:
-    """One kind of fault.
+    """One kind of fault."""
 
-    Attributes:
-        name: in the table.
-        play: inject it; false if there was no opportunity.
-    """
-
-    name: str
-    play: Callable[[], object]
+    name: str  # in the table
+    play: Callable[[], object]  # inject it; false if there was no opportunity
 
     @property
     def weight(self) -> int:
@@ -38,13 +33,7 @@ class Card:
 
 
 class Deck:
-    """Deals all cards in random order, then shuffles them again: each kind comes as often as its weight says.
-
-    Args:
-        cards: of a run.
-        rng: shuffles.
-        left: names of the cards that the run before left; changed in place.
-    """
+    """Deals all cards in random order, then shuffles them again: each kind comes as often as its weight says."""
 
     def __init__(self, cards: Iterable[Card], rng: random.Random, left: list[str]) -> None:
         self._cards, self._rng, self._left = {card.name: card for card in cards}, rng, left

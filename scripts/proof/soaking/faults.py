@@ -23,15 +23,7 @@ COUNTED_ELSEWHERE = ("wire", "SIGKILL", "failpoints")  # when they strike, not w
 
 
 class Chaos:
-    """All faults of one run.
-
-    Args:
-        run: the run.
-        disk: the disk that it is on, None for a plain directory.
-        rng: decides.
-        left: names of the cards that the run before left.
-        tally: counts what happened, per kind.
-    """
+    """All faults of one run."""
 
     def __init__(
         self, run: Run, disk: LoopDisk | None, rng: random.Random, left: list[str], tally: Counter[str]

@@ -84,12 +84,7 @@ class Chance:
 
 
 class Clock:
-    """Takes the place of `time.time`: wrong by a share of what the clock file says, of this process alone.
-
-    Args:
-        control: directory with the control files.
-        real: the right time.
-    """
+    """Takes the place of `time.time`: wrong by a share of what the clock file says, of this process alone."""
 
     def __init__(self, control: str, real: Callable[[], float]) -> None:
         self._path, self._real, self._share = os.path.join(control, CLOCK), real, random.Random().uniform(-1, 1)

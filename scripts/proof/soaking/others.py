@@ -32,14 +32,7 @@ TRIES = 20  # requests to remove what was rewritten; a commit of ours may come b
 
 
 class Others:
-    """The other users.
-
-    Args:
-        run: the run.
-        rng: decides.
-        tally: counts what happened, per kind.
-        answers: whether the Hub answers.
-    """
+    """The other users."""
 
     def __init__(self, run: Run, rng: random.Random, tally: Counter[str], answers: Callable[[], bool]) -> None:
         self._run, self._rng, self._tally, self._answers = run, rng, tally, answers
@@ -160,12 +153,7 @@ def _content(path: str, content: bytes) -> dict[str, Any]:
 
 
 class Forgiving(View):
-    """A run on the Hub without what others did to its files; the oracle reads its trees oldest first.
-
-    Args:
-        run: of the soak.
-        to_the_end: whether the head is shown as it is, because all has to be repaired by now.
-    """
+    """A run on the Hub without what others did to its files; the oracle reads its trees oldest first."""
 
     def __init__(self, run: Run, *, to_the_end: bool) -> None:
         super().__init__(run.hub.store, REPO, f"tensorboard/{run.name}")

@@ -46,23 +46,7 @@ def wait_for(condition: Callable[[], object], patience: float = PATIENCE) -> boo
 
 
 class Run:
-    """One run, seen by the script.
-
-    Args:
-        place: where to make the run directory.
-        root: where everything else is.
-        number: of the run.
-        rng: decides.
-
-    Attributes:
-        findings: broken promises.
-        struck: pids of processes that were killed or terminated, each with an exit code to expect.
-        foreign: paths that other users committed.
-        damage: what other users made of files of ours: per path, ids of their contents, None if they deleted it.
-        limits: of the next life of a rank, per rank: see `inside`.
-        uploader_terminated: whether an uploader got SIGTERM since the last drain.
-        records: returned records that were checked.
-    """
+    """One run, seen by the script."""
 
     def __init__(self, place: str, root: Path, number: int, rng: random.Random) -> None:
         self.place, self.number, self._rng = place, number, rng
@@ -72,13 +56,15 @@ class Run:
         os.makedirs(self.journals)
         self.hub = LocalHub(root / f"hub{number}", xet=rng.random() < 0.6)
         self.ranks: dict[int, multiprocessing.process.BaseProcess] = {}
-        self.findings: list[str] = []
+        self.findings: list[str] = []  # broken promises
         self.may_be_damaged = False  # a power cut leaves zero bytes in files
+        # pids of processes that were killed or terminated, each with an exit code to expect
         self.struck: set[tuple[int, int]] = set()
-        self.foreign: set[str] = set()
+        self.foreign: set[str] = set()  # paths that other users committed
+        # what other users made of files of ours: per path, ids of their contents, None if they deleted it
         self.damage: dict[str, set[str | None]] = {}
-        self.limits: dict[int, dict[str, int]] = {}
-        self.uploader_terminated = False
+        self.limits: dict[int, dict[str, int]] = {}  # of the next life of a rank, per rank: see `inside`
+        self.uploader_terminated = False  # whether an uploader got SIGTERM since the last drain
         self.records = self._told = 0
 
     @property

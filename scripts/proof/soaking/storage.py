@@ -28,17 +28,7 @@ DAMAGED = {  # in the table -> files
 
 
 class Storage:
-    """The disk and the spool of a run.
-
-    Args:
-        run: the run.
-        disk: the disk that it is on, None for a plain directory.
-        rng: decides.
-        tally: counts what happened, per kind.
-        schedule: for what is to be undone.
-        victims: the processes, which must end before some faults.
-        wire: a power cut is worst just after a commit.
-    """
+    """The disk and the spool of a run."""
 
     def __init__(
         self,

@@ -21,14 +21,7 @@ PUSH = 0.9  # seconds of a push, in which it is struck
 
 
 class Victims:
-    """The processes of a run.
-
-    Args:
-        run: the run.
-        rng: decides.
-        tally: counts what happened, per kind.
-        schedule: for what is to be undone.
-    """
+    """The processes of a run."""
 
     def __init__(self, run: Run, rng: random.Random, tally: Counter[str], schedule: Schedule) -> None:
         self._run, self._rng, self._tally, self._schedule = run, rng, tally, schedule

@@ -40,14 +40,7 @@ BREAKS: tuple[Kind, ...] = ("close", "reset", "hang", "slow")
 
 
 class Wire:
-    """The Hub of a run and the way to it.
-
-    Args:
-        run: the run.
-        rng: decides.
-        tally: counts what happened, per kind; the Hub counts the requests that were struck.
-        schedule: for what is to be undone.
-    """
+    """The Hub of a run and the way to it."""
 
     def __init__(self, run: Run, rng: random.Random, tally: Counter[str], schedule: Schedule) -> None:
         self._run, self._rng, self._tally, self._schedule = run, rng, tally, schedule

@@ -44,20 +44,14 @@ ROWS = (*real_mounts.KINDS, *MODELS, *URLS)
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where a run logs to.
+    """Where a run logs to."""
 
-    Args:
-        logdir: path or URL.
-        everything: what other hosts see below the logdir: content by relative path.
-        shown: where TensorBoard reads it.
-        writes_back: whether the mount itself takes a closed file, and publishes it later; no one on its host can know.
-        variables: of the environment of every process; a PYTHONPATH is added to theirs.
-    """
-
-    logdir: str
-    everything: Callable[[], dict[str, bytes]]
-    shown: str
+    logdir: str  # path or URL
+    everything: Callable[[], dict[str, bytes]]  # what other hosts see below the logdir: content by relative path
+    shown: str  # where TensorBoard reads it
+    # whether the mount itself takes a closed file, and publishes it later; no one on its host can know
     writes_back: bool = False
+    # of the environment of every process; a PYTHONPATH is added to theirs
     variables: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
@@ -80,12 +74,7 @@ def _below(everything: Callable[[], dict[str, bytes]]) -> Callable[[], dict[str,
 
 @contextlib.contextmanager
 def prepared(row: str, top: Path) -> Iterator[Place]:
-    """Make the place of a row; it is gone at the end.
-
-    Args:
-        row: one of ROWS that `why_not` has nothing against.
-        top: directory of all it needs; must not exist.
-    """
+    """Make the place of a row; it is gone at the end."""
     with contextlib.ExitStack() as stack:
         s3 = stack.enter_context(S3Server()) if needs_s3(row) else None
         if s3 and row in URLS:

@@ -17,13 +17,7 @@ HERE = Path(__file__).resolve().parent
 
 
 class Process:
-    """A training process.
-
-    Args:
-        rank: of it.
-        told: what it is told, see `program`.
-        environment: of it.
-    """
+    """A training process."""
 
     def __init__(self, rank: int, told: dict[str, Any], environment: dict[str, str]) -> None:
         self.rank = rank
@@ -45,11 +39,7 @@ class Process:
         self._lines.put({})
 
     def told(self, what: str) -> dict[str, Any]:
-        """Wait for a line.
-
-        Raises:
-            RuntimeError: the process ended, or told nothing for too long.
-        """
+        """Wait for a line."""
         with contextlib.suppress(Empty):
             if what in (line := self._lines.get(timeout=DEADLINE)):
                 return line

@@ -48,15 +48,7 @@ KINDS = ("uploader", "push", "search", "mirror", "copy")
 
 
 class Run:
-    """A run in one place.
-
-    Args:
-        row: its name.
-        place: where it logs to.
-        top: directory of all else; must not exist.
-        hub: the Hub.
-        ranks: processes.
-    """
+    """A run in one place."""
 
     def __init__(self, row: str, place: Place, top: Path, hub: LocalHub, ranks: int) -> None:
         self.found = Found(row)

@@ -19,13 +19,7 @@ Points = list[tuple[str, int]]  # tag, step
 
 
 def points(logdir: str, variables: dict[str, str], patience: float) -> Points | str:
-    """All points of all runs below a logdir, or why there is no answer.
-
-    Args:
-        logdir: path or URL.
-        variables: of the environment.
-        patience: seconds.
-    """
+    """All points of all runs below a logdir, or why there is no answer."""
     ours, theirs = _FORKS.Pipe(duplex=False)
     reader = _FORKS.Process(target=_read, args=(theirs, logdir, variables), daemon=True)
     reader.start()

@@ -28,31 +28,18 @@ NAMES = (b"exp1", b"exp1", b"exp 1", "Übung-1".encode(), b"it's\"$HOME", b"exp\
 
 @dataclass(frozen=True)
 class Surroundings:
-    """One example.
+    """One example."""
 
-    Attributes:
-        environment: variables; None removes one.
-        run_name: name of the run directory.
-        umask: of the process.
-        closed: descriptors that are closed.
-        limits: soft and hard limits, by name.
-        deleted_cwd: whether the working directory is deleted.
-        argument: length of an argument that the program has.
-        import_path: length of what is appended to its import path.
-        token_file: where the token is, "" if it is in the environment.
-        moves: whether the program changes its directory after the writer is built.
-    """
-
-    environment: dict[str, str | None]
-    run_name: bytes
-    umask: int
-    closed: tuple[int, ...]
-    limits: dict[str, int]
-    deleted_cwd: bool
-    argument: int
-    import_path: int
-    token_file: str
-    moves: bool
+    environment: dict[str, str | None]  # variables; None removes one
+    run_name: bytes  # name of the run directory
+    umask: int  # of the process
+    closed: tuple[int, ...]  # descriptors that are closed
+    limits: dict[str, int]  # soft and hard limits, by name
+    deleted_cwd: bool  # whether the working directory is deleted
+    argument: int  # length of an argument that the program has
+    import_path: int  # length of what is appended to its import path
+    token_file: str  # where the token is, "" if it is in the environment
+    moves: bool  # whether the program changes its directory after the writer is built
 
     @property
     def uploads(self) -> bool:
@@ -70,12 +57,7 @@ class Surroundings:
 
 
 def draw(rng: random.Random, place: Path) -> Surroundings:
-    """Draw an example; the directories of `place` exist.
-
-    Args:
-        rng: source of all choices.
-        place: the example's own directory.
-    """
+    """Draw an example; the directories of `place` exist."""
     deleted = rng.random() < 0.15
     homes = [str(place / "home")] * 3 + [UNSET, "", "home", str(place / "missing"), str(place / "file"), "/"]
     caches = [UNSET, UNSET, ".cache", str(place / "cache"), str(place / "closed"), str(place / "file" / "x")]

@@ -35,12 +35,7 @@ NAMES = ("node-a", "node-b")
 
 
 def preempted(stage: Stage, grace: float) -> Laps:
-    """Preempt a job three times, and let it end.
-
-    Args:
-        stage: of the case.
-        grace: seconds.
-    """
+    """Preempt a job three times, and let it end."""
     train, laps = stage.program(RANK), {}
     for attempt in range(ATTEMPTS):
         is_last = attempt + 1 == ATTEMPTS

@@ -17,17 +17,11 @@ TEXT = ROOT / "docs" / "preemption.md"
 
 @dataclass(frozen=True)
 class Recipe:
-    """A program below a supervisor.
+    """A program below a supervisor."""
 
-    Attributes:
-        options: of `hf-mpwriter run`.
-        command: the program.
-        environ: variables that it exports.
-    """
-
-    options: tuple[str, ...]
-    command: tuple[str, ...]
-    environ: dict[str, str] = field(default_factory=dict)
+    options: tuple[str, ...]  # of `hf-mpwriter run`
+    command: tuple[str, ...]  # the program
+    environ: dict[str, str] = field(default_factory=dict)  # variables that it exports
 
     @classmethod
     def of(cls, words: list[str]) -> Recipe:
@@ -75,14 +69,7 @@ def _code(text: str) -> list[str]:
 
 
 def on_spot_nodes(node: int, nodes: int, ranks: int, head: str) -> Recipe:
-    """For torchrun, on nodes with disks of their own if there is such a recipe.
-
-    Args:
-        node: number of this node.
-        nodes: how many there are.
-        ranks: on a node.
-        head: name of the first node.
-    """
+    """For torchrun, on nodes with disks of their own if there is such a recipe."""
     *_, script = (script for script in _code(section("torchrun on spot nodes")) if "torchrun" in script)
     for pattern, number in (
         (r"(--nnodes=|HF_MPWRITER_NODES=)\d+", nodes),

@@ -39,14 +39,7 @@ PORTS = range(15000, 30000)  # below those that the system gives away
 
 
 class Stage:
-    """The place of one case.
-
-    Args:
-        folder: an empty directory.
-        hub: a running Hub, at which HF_ENDPOINT points.
-        hurry: whether processes wait for shorter times than those of users.
-        seed: of what is random.
-    """
+    """The place of one case."""
 
     def __init__(self, folder: Path, hub: LocalHub, *, hurry: bool, seed: int = 0) -> None:
         self.folder, self.hub, self.random = folder, hub, random.Random(seed)
@@ -64,12 +57,7 @@ class Stage:
     # processes
 
     def environ(self, *, torch: bool = False, **more: object) -> dict[str, str]:
-        """The environment of a process.
-
-        Args:
-            torch: whether it can import torch.
-            more: further variables.
-        """
+        """The environment of a process."""
         paths = [*([] if torch else [self._without_torch]), *self._hurry, ROOT]
         own = {
             "PYTHONPATH": os.pathsep.join(map(str, paths)),
@@ -147,12 +135,7 @@ class Stage:
     # marks, which programs make in the shared folder
 
     def wait_for_marks(self, *names: str, by: Iterable[Supervised] = ()) -> None:
-        """Wait until these files are there.
-
-        Args:
-            names: of the files.
-            by: those of whom none may end before.
-        """
+        """Wait until these files are there."""
 
         def are_there() -> bool:
             missing = [name for name in names if not (self.shared / name).exists()]

@@ -41,14 +41,7 @@ NO_END = {"HF_MPWRITER_EXIT_TIMEOUT": "1000"}  # seconds: who waits for it is la
 
 
 class Ran:
-    """A program that has run to its end.
-
-    Args:
-        start: the fixture.
-        folder: of the program.
-        name: of the program.
-        env: further variables.
-    """
+    """A program that has run to its end."""
 
     def __init__(self, start, folder: Path, name: str, env: dict[str, str]) -> None:
         self.program, self.run, self._endpoint = PROGRAMS[name], folder / "runs" / "exp1", env.get("HF_ENDPOINT", "-")

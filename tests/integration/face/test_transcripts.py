@@ -98,15 +98,7 @@ ALL_LINES = {
 
 
 class Training:
-    """A program that logs, and what it prints.
-
-    Args:
-        start: the fixture.
-        run_dir: run directory.
-        endpoint: of the Hub.
-        env: further variables.
-        timeout: seconds that its end may wait.
-    """
+    """A program that logs, and what it prints."""
 
     def __init__(self, start, run_dir: Path, endpoint: str, env: dict[str, str] | None = None, timeout=120.0) -> None:
         self._run_dir, self._endpoint, self._go = run_dir, endpoint, run_dir.parent / "go"

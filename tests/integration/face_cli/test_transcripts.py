@@ -57,17 +57,11 @@ KINDS = (  # what is replaced, and by which word
 
 
 class Place(NamedTuple):
-    """Where the runs are.
+    """Where the runs are."""
 
-    Attributes:
-        hub: the Hub of the healthy ones.
-        folder: the current folder of the commands.
-        env: their environment.
-    """
-
-    hub: LocalHub
-    folder: Path
-    env: dict[str, str]
+    hub: LocalHub  # the Hub of the healthy ones
+    folder: Path  # the current folder of the commands
+    env: dict[str, str]  # their environment
 
 
 def transcript(place: Place, *words: str, **environ: str) -> tuple[int, str]:

@@ -23,29 +23,17 @@ __all__ = ["frameworks"]  # a fixture
 
 @dataclass(frozen=True)
 class Example:
-    """An example, and what its test needs of it.
+    """An example, and what its test needs of it."""
 
-    Attributes:
-        framework: names the script and the output directory.
-        runs: pattern of the run directory.
-        folder: where run directories are on the Hub.
-        checkpoints: pattern of the files of a whole checkpoint; the last number is its step or epoch.
-        tag: of the loss.
-        first: step that is logged first.
-        every: steps from one log to the next.
-        counts_epochs: whether that number is of epochs, not of steps.
-        by_torchrun: whether torchrun starts the ranks, not the script.
-    """
-
-    framework: str
-    runs: str
-    folder: str
-    checkpoints: str
-    tag: str
-    first: int
-    every: int
-    counts_epochs: bool = False
-    by_torchrun: bool = True
+    framework: str  # names the script and the output directory
+    runs: str  # pattern of the run directory
+    folder: str  # where run directories are on the Hub
+    checkpoints: str  # pattern of the files of a whole checkpoint; the last number is its step or epoch
+    tag: str  # of the loss
+    first: int  # step that is logged first
+    every: int  # steps from one log to the next
+    counts_epochs: bool = False  # whether that number is of epochs, not of steps
+    by_torchrun: bool = True  # whether torchrun starts the ranks, not the script
 
     @property
     def script(self) -> Path:

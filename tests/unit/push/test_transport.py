@@ -14,16 +14,11 @@ from hf_mpwriter.push.transport import Transport
 
 
 class Readings:
-    """The readings of the certificates of the system.
-
-    Attributes:
-        error: what the next one raises.
-        count: of those that went well.
-    """
+    """The readings of the certificates of the system."""
 
     def __init__(self) -> None:
-        self.error: Exception | None = None
-        self.count = 0
+        self.error: Exception | None = None  # what the next one raises
+        self.count = 0  # of those that went well
         self._read = httpcore2.default_ssl_context
 
     def __call__(self, **options: bool) -> ssl.SSLContext:

@@ -25,11 +25,7 @@ from hf_mpwriter.system.process import Process, host_id
 
 
 class Machine:
-    """A sampler of a run, its clock, and workers.
-
-    Args:
-        spool: of the run directory.
-    """
+    """A sampler of a run, its clock, and workers."""
 
     def __init__(self, spool: Spool) -> None:
         self.spool, self.now, self.sampler = spool, 1000.0, None

@@ -151,13 +151,7 @@ def line(report: Restoration) -> bytes:
 def waited(
     data: bytes, clock: Callable[[], float] = time.monotonic, *, ends: bool
 ) -> tuple[Restoration, list[Restoration]]:
-    """What a wait knows at its end, and what it tells, of a restore that has written this.
-
-    Args:
-        data: what it has written.
-        clock: monotonic seconds.
-        ends: whether it has ended then.
-    """
+    """What a wait knows at its end, and what it tells, of a restore that has written this."""
     told: list[Restoration] = []
     there, away = os.pipe()
     os.write(away, data)
