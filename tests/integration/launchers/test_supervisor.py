@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 
 import launching.first
+import psutil
 import pytest
 from launching.first import BETWEEN
 from programs import DEADLINE, wait_for
@@ -141,7 +142,7 @@ def test_the_program_dies_with_its_supervisor_and_what_it_leaves_is_ended_on_req
     again = run_below(*logging(run_dir, "exits"), options=("--kill-orphans", "--logdir", str(run_dir)))
     code, _, errors = again.finish()
     assert code == 3, errors
-    assert not orphan.is_running()
+    assert not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE, "process 1 may yet have to collect it"
     assert f"ended main of {run_dir}, process {orphan.pid}" in errors, errors
     assert {member.name.worker for member in Members(Spool(str(run_dir))).all()} <= {"main", "rank_00001", "~run"}
     assert theirs.supervisor.children()
