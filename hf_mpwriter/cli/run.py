@@ -24,7 +24,7 @@ from pathlib import Path
 import click
 
 from hf_mpwriter.base.home import normalised_logdir
-from hf_mpwriter.base.settings import check_repo_id, push_signals
+from hf_mpwriter.base.settings import check_repo_id
 from hf_mpwriter.cli.pull import pull_before
 from hf_mpwriter.cli.words import examples
 
@@ -104,11 +104,10 @@ def run_program(
     from hf_mpwriter.supervisor.loop import supervise
     from hf_mpwriter.supervisor.orphans import end_orphans
 
-    signals = push_signals()
     try:
         for line in end_orphans(normalised_logdir(os.environ["HF_MPWRITER_LOGDIR"])) if kill_orphans else ():
             click.echo(f"hf-mpwriter run: {line}", err=True)
-        code = supervise(command, os.environ, grace, signals, before=before, followed=folders)
+        code = supervise(command, os.environ, grace, before=before, followed=folders)
     except OSError as error:
         raise click.ClickException(f"{error.filename or 'run'}: {error.strerror or error}") from error
     with contextlib.suppress(OSError, ValueError, AttributeError):

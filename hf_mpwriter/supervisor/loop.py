@@ -17,7 +17,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 from hf_mpwriter.base.settings import is_offline
@@ -47,7 +47,6 @@ def supervise(
     command: Sequence[str],
     environ: Mapping[str, str],
     grace: float,
-    push_on: Collection[int] = (),
     *,
     before: Callable[[], object] | None = None,
     followed: Mapping[str, Followed] = MappingProxyType({}),
@@ -57,12 +56,12 @@ def supervise(
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, as some daemons leave it, no exit code could be had
     # a signal that is blocked comes although it is ignored, as by nohup
     ignored = {number for number in ENDING if signal.getsignal(number) == signal.SIG_IGN}
-    queue = SignalQueue({*PASSED_ON, *push_on, signal.SIGCHLD} - ignored)
+    queue = SignalQueue({*PASSED_ON, signal.SIGCHLD} - ignored)
     inbox = contact.Inbox()
     below = environment_below(environ, inbox.name, grace, role.rank_of(environ))
     shares_group = program.has_terminal()
     child = Child(command, below, queue.mask_before, own_group=not shares_group, before=before)
-    supervisor = Supervisor(child, queue, inbox, grace, push_on, shares_group=shares_group)
+    supervisor = Supervisor(child, queue, inbox, grace, shares_group=shares_group)
     supervisor.has_peers = (role.world_size_of(environ) or 1) > 1
     quiet = role.rank_of(environ) not in (None, 0)
     supervisor.drain.follow(followed, (lambda _: None) if quiet else report.say)
@@ -91,12 +90,11 @@ class Supervisor:
         queue: SignalQueue,
         inbox: contact.Inbox,
         grace: float,
-        push_on: Collection[int],
         *,
         shares_group: bool,
     ) -> None:
         self._child, self._queue, self._inbox = child, queue, inbox
-        self._grace, self._push_on, self._shares_group = grace, push_on, shares_group
+        self._grace, self._shares_group = grace, shares_group
         self.drain, self.has_peers = Drain(), False
         self._signalled_at: float | None = None
         self._ended_at: float | None = None
@@ -140,8 +138,6 @@ class Supervisor:
         self._passed.append(number)
         if number in ENDING and self._signalled_at is None:
             self._signalled_at = time.monotonic()
-            self.drain.ask()
-        elif number in self._push_on:
             self.drain.ask()
 
     def _moment(self) -> Moment:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from hf_mpwriter.base.arguments.values import check_endpoint
+from hf_mpwriter.base.arguments import check_endpoint
 from hf_mpwriter.base.errors import SettingsError
 from hf_mpwriter.base.settings import OFFLINE, Destination, is_offline
 from hf_mpwriter.cli.doctor.checks import Check, Health
