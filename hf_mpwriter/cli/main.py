@@ -3,7 +3,7 @@
 | module | commands |
 |---|---|
 | `status` | `status`: what the disk knows of runs |
-| `syncing.command`, `sync` | `sync`: upload what is missing of runs, and of one |
+| `syncing` | `sync`: upload what is missing of runs, and of one |
 | `verify` | `verify`: compare a run with the Hub |
 | `pull` | `pull`: bring a run back from the Hub |
 | `run` | `run`: supervise a program until its data is on the Hub |

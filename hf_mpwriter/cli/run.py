@@ -5,7 +5,7 @@
     --patch           `integrations/site/` comes first in PYTHONPATH: each Python that the program starts runs the
                       `sitecustomize.py` in there, which calls `hf_mpwriter.patch()`
     --kill-orphans    before the program starts, see `supervisor/orphans`
-    --follow          while the program runs, see `syncing/sidecar` and `supervisor/followed`
+    --follow          while the program runs, see `syncing/following`
     --pull            in the process of the program, before it becomes the program: a signal ends it as it would end the
                       program, and the supervisor loads no client. See `pull/selection` for what is pulled
 
@@ -95,7 +95,7 @@ def run_program(
         os.environ["HF_MPWRITER_REPO_ID"] = check_repo_id(repo_id)
     if logdir is not None:
         os.environ["HF_MPWRITER_LOGDIR"] = normalised_logdir(logdir)
-    from hf_mpwriter.cli.syncing.sidecar import followed
+    from hf_mpwriter.cli.syncing.following import followed
 
     folders = followed(follows, None if pull else logdir, repo_id, os.environ)  # what is pulled is of writers of ours
     before = _pull_first(command) if pull else None

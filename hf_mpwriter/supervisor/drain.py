@@ -2,11 +2,19 @@
 
     ask      a push is requested of every run directory that has something to send: a member file without a claim
     finish   training is over: what there is, is measured once, and waited for
-    follow   folders that others write event files into are runs, too, see `followed`
+    follow   folders that others write event files into are runs, too
 
     supervisor                 thread of the drain
     ask, finish   ---------->  member files, uploaders, ledgers
     outcomes, is_over  <-----  one outcome per run directory, replaced as a whole
+
+A followed folder:
+
+    no event file yet              a look every LOOK_EVERY seconds
+    event files                    the folder becomes a run; what is new is asked for every ROUND seconds
+    a worker of ours logs there    its uploader sends all of the folder, when it is due
+
+`sync --follow` has no thread: it calls `turn` until the writers have gone.
 
 Invariants:
 - Only this thread touches run directories. A disk that hangs holds up nothing else: the supervisor ends in time.
@@ -38,12 +46,14 @@ from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.spool.staging.shortfall import Shortfall
 from hf_mpwriter.spool.workers.members import OBSERVER, SUPERVISOR, MemberFile, Members
 from hf_mpwriter.spool.workers.share import Share
-from hf_mpwriter.supervisor.followed import ABSENT, LOOK_EVERY, NOTHING_THERE, Followed, NotARunError
 from hf_mpwriter.system.process import Process
 from hf_mpwriter.worker.election import Election, MirrorElection
 
 POLL = 0.1  # seconds between two looks at the ledgers
 ENSURE_EVERY = 1.0  # seconds between two checks that an uploader lives
+LOOK_EVERY = 5.0  # seconds between two looks at followed folders
+ROUND = 300.0  # seconds between two uploads, as between two commits of a writer of ours
+NOTHING_THERE, ABSENT = "it has no event files", "it does not exist"  # that may change while the program runs
 
 
 @dataclass(frozen=True)
@@ -66,7 +76,13 @@ class Upload:
     """What one run directory has to send to the Hub, and to its logdir if it is staged."""
 
     def __init__(
-        self, spool: Spool, clock: Callable[[], float], *, with_others: bool = False, private: bool | None = None
+        self,
+        spool: Spool,
+        clock: Callable[[], float],
+        *,
+        with_others: bool = False,
+        private: bool | None = None,
+        endpoint: str | None = None,
     ) -> None:
         self._spool, self._clock, self._with_others, self._private = spool, clock, with_others, private
         self._view, self._members = Progress(self._spool), Members(self._spool)
@@ -75,7 +91,7 @@ class Upload:
         self._asked_for: dict[str, int] = {}
         self._next_check, self._asked_at = 0.0, time.time()
         self.destination = self._spool.destination()  # where it goes, None for a local run
-        is_ours = self.destination is not None and self.destination.is_at(Environment.read().endpoint)
+        is_ours = self.destination is not None and self.destination.is_at(endpoint or Environment.read().endpoint)
         self._election = Election(self._spool, self.destination if is_ours else None)
         self._mirror = MirrorElection(self._spool)
 
@@ -180,8 +196,44 @@ class Upload:
         self._file = None
 
 
+class NotARunError(HfMpWriterError):
+    """A folder has nothing that could be sent."""
+
+
+class Followed:
+    """A folder into which others write event files."""
+
+    def __init__(
+        self,
+        make_run: Callable[[], Spool],
+        *,
+        is_named: bool = True,
+        private: bool | None = None,
+        endpoint: str | None = None,
+    ) -> None:
+        self.make_run, self.is_named, self.private = make_run, is_named, private
+        self.endpoint = endpoint  # of the Hub that the user has confirmed, None for that of the environment
+        self.is_told = False  # whether a worker of ours logs there
+        self._next = 0.0
+        self._last_reason = ""
+
+    def is_due(self, now: float) -> bool:
+        """Whether what is new is to be asked for now; then the next round begins."""
+        if self.is_told or now < self._next:
+            return False
+        self._next = now + ROUND
+        return True
+
+    def change(self, reason: str) -> str:
+        """What to tell of the folder: that it begins to fail, or does not fail any more; "" for nothing new."""
+        before, self._last_reason = self._last_reason, reason
+        if reason == before:
+            return ""
+        return f"not on the Hub yet: {reason}" if reason else "uploads work again"
+
+
 class Drain:
-    """The thread; it starts with the first `ask`."""
+    """The run directories of a program, and the thread that tends them; it starts with the first `ask`."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -205,15 +257,14 @@ class Drain:
         self._followed |= folders
         for folder, followed in folders.items():
             self._outcomes[folder] = Delivered(folder, is_expected=followed.is_named)
-        if folders:
-            self._start()
 
     def ask(self) -> None:
         """Ask for a push of all run directories."""
         self._asked += 1
-        self._start()
+        self.start()
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Start the thread, or wake it."""
         self._wake.set()
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, daemon=True)
@@ -238,10 +289,19 @@ class Drain:
         while not self.is_over:
             self._wake.wait(POLL if self._is_finishing else LOOK_EVERY if self._followed else None)
             self._wake.clear()
-            asked, is_finishing = self._asked, self._is_finishing
-            for run_dir in list(self._outcomes):
-                if not self._outcomes[run_dir].is_over:
-                    self._outcomes[run_dir] = self._tend(run_dir, asked, is_finishing=is_finishing)
+            self.turn()
+
+    def turn(self) -> None:
+        """Do what is due for each run directory."""
+        asked, is_finishing = self._asked, self._is_finishing
+        for run_dir in list(self._outcomes):
+            if not self._outcomes[run_dir].is_over:
+                self._outcomes[run_dir] = self._tend(run_dir, asked, is_finishing=is_finishing)
+
+    def leave(self) -> None:
+        """Ask for nothing any more, where there is no thread: the uploaders need not stay."""
+        for upload, _ in self._uploads.values():
+            upload.leave()
 
     def _tend(self, run_dir: str, asked: int, *, is_finishing: bool) -> Delivered:
         """Do for a run directory what is due; what the disk refuses is tried again."""
@@ -278,7 +338,8 @@ class Drain:
     def _opened(self, run_dir: str, followed: Followed | None) -> Upload:
         """What a run directory has to send."""
         if followed is not None and not followed.is_told:
-            upload = Upload(followed.make_run(), self._clock, with_others=True, private=followed.private)
+            run, private, endpoint = followed.make_run(), followed.private, followed.endpoint
+            upload = Upload(run, self._clock, with_others=True, private=private, endpoint=endpoint)
             self._say(f"uploading {run_dir} to {upload.page}")
             return upload
         if not os.path.lexists(run_dir):  # a temporary directory

@@ -32,8 +32,7 @@ from hf_mpwriter.supervisor.decision import (
     is_passed_on,
     kill_after,
 )
-from hf_mpwriter.supervisor.drain import Drain
-from hf_mpwriter.supervisor.followed import Followed
+from hf_mpwriter.supervisor.drain import Drain, Followed
 from hf_mpwriter.supervisor.program import Child
 from hf_mpwriter.system.supervision import contact, kernel
 from hf_mpwriter.system.supervision.kernel import Received, SignalQueue
@@ -65,6 +64,8 @@ def supervise(
     supervisor.has_peers = (role.world_size_of(environ) or 1) > 1
     quiet = role.rank_of(environ) not in (None, 0)
     supervisor.drain.follow(followed, (lambda _: None) if quiet else report.say)
+    if followed:
+        supervisor.drain.start()
     code = supervisor.run()
     outcomes, is_first = supervisor.drain.outcomes, os.getpid() == 1
     for line in report.lines(outcomes, is_first=is_first, is_offline=is_offline(environ), is_quiet=quiet):

@@ -8,11 +8,10 @@ import pytest
 from support import event_file
 
 from hf_mpwriter.base.settings import Destination
-from hf_mpwriter.cli.syncing.sidecar import followed
+from hf_mpwriter.cli.syncing.following import followed
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.workers.members import Members
-from hf_mpwriter.supervisor.drain import Drain, Upload
-from hf_mpwriter.supervisor.followed import ABSENT, NOTHING_THERE, ROUND, Followed, NotARunError
+from hf_mpwriter.supervisor.drain import ABSENT, NOTHING_THERE, ROUND, Drain, Followed, NotARunError, Upload
 from hf_mpwriter.worker.election import Election
 
 HUB = "http://127.0.0.1:9"
