@@ -19,7 +19,7 @@ Environment:
     HF_MPWRITER_MIRROR_EVERY        minutes, see `Settings`
     HF_MPWRITER_SYSTEM_METRICS      1: what the machine does is logged too, see `Settings`
     HF_MPWRITER_ALL_RANKS           1: a run of all ranks together is derived, see `Settings`
-    HF_MPWRITER_SUPERVISOR          set by `hf-mpwriter run`, see system/supervision/contact.py
+    HF_MPWRITER_SUPERVISOR          set by `hf-mpwriter run`, see system/contact.py
     HF_MPWRITER_LAUNCHED_AT         set by `hf-mpwriter run`, see worker/role.py
     HF_MPWRITER_PYTHON              the Python of uploaders and pushes without `sys.executable`; see system/launch.py
     HF_MPWRITER_GROUP               1: a spool is made for the group of its run directory, and one that is open to

@@ -101,14 +101,18 @@ class Upload:
         is_said = self.destination is not None or not self._spool.has_destination()
         return is_said and self._spool.run.is_at_path() and self._spool.directory.is_at_path()
 
+    def join(self) -> MemberFile:
+        """Be a member of the run: its uploader stays, and `status` says that the upload goes on."""
+        if self._file is None:
+            self._file = MemberFile(self._spool, SUPERVISOR, Process.current(), self._settings())
+        return self._file
+
     def ask(self) -> None:
         """Ask for a push, if there is something to send."""
-        lengths, settings = self._measure(growing=True)
+        lengths = self._measure(growing=True)
         if not self._missing(lengths) and not self._mirror.logdir.missing(lengths):
             return
-        if self._file is None:
-            self._file = MemberFile(self._spool, SUPERVISOR, Process.current(), settings)
-        self._file.count(requests=1)
+        self.join().count(requests=1)
         self._asked_for = lengths
         self._ensure()
 
@@ -123,20 +127,22 @@ class Upload:
         """What the Hub does not have, if anything is to go there."""
         return {} if self.destination is None else self._view.missing(lengths)
 
-    def _measure(self, *, growing: bool) -> tuple[dict[str, int], Settings]:
-        """Bytes per path, and how they are uploaded; what the Hub has is not read again."""
-        ledger, members = self._view.ledger(), self._members.all()
+    def _settings(self) -> Settings:
+        """How the run is uploaded."""
+        if members := self._members.all():
+            return max(members, key=lambda member: member.started_at).settings
+        ledger = self._view.ledger()
         settings = (ledger.settings if ledger else None) or Settings()
-        if self._private is not None:
-            settings = dataclasses.replace(settings, private=self._private)
-        if members:
-            settings = max(members, key=lambda member: member.started_at).settings
-        there = self._mirror.logdir.mirrored().files
+        return settings if self._private is None else dataclasses.replace(settings, private=self._private)
+
+    def _measure(self, *, growing: bool) -> dict[str, int]:
+        """Bytes per path; what the Hub has is not read again."""
+        ledger, there = self._view.ledger(), self._mirror.logdir.mirrored().files
         known = lambda path: max(there.get(path, 0), ledger.length(path) if ledger else 0)  # noqa: E731
-        scan, allows = EventFileScan(self._spool.run, known), Share(self._spool).of(settings.allows)
+        scan, allows = EventFileScan(self._spool.run, known), Share(self._spool).of(self._settings().allows)
         files = scan.files(allows, self._members.growing)
         lengths = {file.path: file.length for file in files if growing or self._is_final(file)}
-        return lengths | attachments.sizes(self._spool.run, allows), settings
+        return lengths | attachments.sizes(self._spool.run, allows)
 
     def _is_final(self, file: LocalFile) -> bool:
         """Whether nothing more comes, now that training is over."""
@@ -152,7 +158,7 @@ class Upload:
     def finish(self) -> Delivered:
         """See what is missing of what there was when training was over, and that an uploader sends it."""
         if self._lengths is None:
-            self._lengths, _ = self._measure(growing=False)
+            self._lengths = self._measure(growing=False)
         missing, status = self._missing(self._lengths), self._view.uploader()
         there, mirror = self._mirror.logdir.shortfall(self._lengths), self._mirror.logdir.status()
         refused = status.kind == Refused.__name__ and status.failed_at >= self._asked_at
@@ -340,6 +346,7 @@ class Drain:
         if followed is not None and not followed.is_told:
             run, private, endpoint = followed.make_run(), followed.private, followed.endpoint
             upload = Upload(run, self._clock, with_others=True, private=private, endpoint=endpoint)
+            upload.join()
             self._say(f"uploading {run_dir} to {upload.page}")
             return upload
         if not os.path.lexists(run_dir):  # a temporary directory

@@ -34,8 +34,8 @@ from hf_mpwriter.supervisor.decision import (
 )
 from hf_mpwriter.supervisor.drain import Drain, Followed
 from hf_mpwriter.supervisor.program import Child
-from hf_mpwriter.system.supervision import contact, kernel
-from hf_mpwriter.system.supervision.kernel import Received, SignalQueue
+from hf_mpwriter.system import contact, kernel
+from hf_mpwriter.system.kernel import Received, SignalQueue
 from hf_mpwriter.worker import role
 
 TICK = 0.1  # seconds

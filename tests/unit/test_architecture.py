@@ -166,7 +166,7 @@ def test_only_held_directories_are_listed():
         "mirror.posix",  # the logdir of a staged run
         "worker.orphans",  # /proc
         "cli.syncing.following",  # /proc
-        "system.supervision.kernel",  # /proc
+        "system.kernel",  # /proc
     }
 
 

@@ -187,7 +187,7 @@ def test_a_handler_of_a_signal_that_announces_a_deadline_can_ask_for_a_push(hub,
 )
 def test_what_the_supervisor_inherits_does_not_change_the_end_of_a_program(run_dir, before, program, expected):
     """Ignored signals stay ignored, as below nohup; exit codes are kept."""
-    tell = f"{sys.executable} -c 'from hf_mpwriter.system.supervision import contact; contact.tell({str(run_dir)!r})'"
+    tell = f"{sys.executable} -c 'from hf_mpwriter.system import contact; contact.tell({str(run_dir)!r})'"
     words = [*RUN, "--grace", "3", "--", "sh", "-c", f'"$@"; {program}', "sh", "sh", "-c", tell]
     ended = subprocess.run(["sh", "-c", f'{before}; exec "$@"', "sh", *words], timeout=DEADLINE, check=False)
     assert ended.returncode == expected
