@@ -38,8 +38,8 @@ from hf_mpwriter.snapshot.event_files import writer_of
 from hf_mpwriter.system import disk, failpoints, launch, redaction
 from hf_mpwriter.system.directory import Directory
 from hf_mpwriter.system.filesystem.mounts import Mount, is_gone, reason_of
+from hf_mpwriter.system.kernel import die_with_parent
 from hf_mpwriter.system.process import fill_standard
-from hf_mpwriter.system.supervision.kernel import die_with_parent
 
 Tell = Callable[[Message], object]
 

@@ -38,8 +38,8 @@ from hf_mpwriter.base.verdicts import Done, Refused, Retry, Verdict
 from hf_mpwriter.push.job import Contact, Job, Message, Notice, deadline
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import disk, hf_home, launch, redaction
+from hf_mpwriter.system.kernel import die_with_parent
 from hf_mpwriter.system.process import fill_standard
-from hf_mpwriter.system.supervision.kernel import die_with_parent
 
 DEFAULTS = {  # what the user has not set; hf_xet would try for minutes, and the uploader tries again anyway
     "HF_HUB_VERBOSITY": "error",

@@ -31,8 +31,8 @@ from hf_mpwriter.spool.staging.record import Mirrored, MirrorRecord, mirror_lock
 from hf_mpwriter.spool.staging.restoration import Restoration, Unrestored
 from hf_mpwriter.system import disk, launch, locks, redaction
 from hf_mpwriter.system.directory import Place
+from hf_mpwriter.system.kernel import die_with_parent
 from hf_mpwriter.system.process import fill_standard, host_id
-from hf_mpwriter.system.supervision.kernel import die_with_parent
 
 TELL_EVERY = 0.5  # seconds between two lines while bytes come
 
