@@ -24,8 +24,6 @@ Environment:
     HF_MPWRITER_SUPERVISOR          set by `hf-mpwriter run`, see system/supervision/contact.py
     HF_MPWRITER_LAUNCHED_AT         set by `hf-mpwriter run`, see worker/role.py
     HF_MPWRITER_PYTHON              the Python of uploaders and pushes without `sys.executable`; see system/launch.py
-    HF_MPWRITER_GROUP               1: a spool is made for the group of its run directory, and one that is open to
-                                    that group is trusted
     HF_MPWRITER_JOB                 name of the job, and so of the default run directory; read by base/job.py
     HF_MPWRITER_DEBUG               1: commands show tracebacks; read by cli/words.py
     HF_MPWRITER_FAILPOINT           faults for tests, see system/failpoints.py
@@ -249,11 +247,6 @@ def _number(environ: Mapping[str, str], name: str, hint: str) -> float | None:
         return None if value is None else float(value)
     except ValueError:
         raise SettingsError(f"{name} is {value!r}.", hint=hint) from None
-
-
-def group_access() -> bool:
-    """Whether the spool is shared with the group of the run directory."""
-    return is_on(os.environ.get("HF_MPWRITER_GROUP", ""))
 
 
 def writes_metrics(environ: Mapping[str, str] = os.environ) -> bool:

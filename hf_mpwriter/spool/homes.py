@@ -244,6 +244,6 @@ def aside(spool: Spool) -> Spool:
     """A spool of this user's own for a run directory whose spool is foreign; it has no destination."""
     path = os.path.join(tempfile.gettempdir(), staging_root(os.geteuid()))
     own = at(path)
-    disk.make_dirs(own, private=True)
+    disk.make_dirs(own)
     private = Directory(path, above=own.directory, check=check_descriptor)
     return Spool(spool.run_dir, spool.run, private / hashlib.sha256(os.fsencode(spool.run_dir)).hexdigest()[:16])

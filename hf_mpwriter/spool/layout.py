@@ -30,8 +30,8 @@
         hosts/<host>/cache/                           if the client's own is read-only   the pushes
 
 Invariants:
-- To use a spool is to send a token to the endpoint in its `run.json`. So it is used only if no other user may write
-  into it, or, with HF_MPWRITER_GROUP=1 on both sides, no other group; see `ownership`.
+- To use a spool is to send a token to the endpoint in its `run.json`. So it is used only if it is this user's and no
+  other user may write into it; see `ownership`.
 - Run directory and spool are opened once, and all is reached beneath their descriptors: who may rename in the run
   directory, as its group often may, puts no other spool in place of this one.
 - Every file has one writing process. Lock files are never unlinked.
@@ -48,12 +48,12 @@ from dataclasses import dataclass
 
 from hf_mpwriter.base.errors import DestinationError, ForeignSpoolError, LogdirError, SpoolFormatError
 from hf_mpwriter.base.names import SPOOL_NAME
-from hf_mpwriter.base.settings import Destination, group_access
+from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.spool import ownership
 from hf_mpwriter.spool.ownership import FORMAT_NAME, RUN_JSON, check_descriptor, check_ownership
 from hf_mpwriter.spool.workers.member_lines import MemberName
 from hf_mpwriter.system import disk
-from hf_mpwriter.system.directory import Directory, Place, at, is_shared
+from hf_mpwriter.system.directory import Directory, Place, at
 from hf_mpwriter.system.filesystem.mounts import reason_of
 
 
@@ -282,13 +282,11 @@ class Spool:
         try:
             if not self.run.is_held:
                 os.makedirs(self.run_dir, exist_ok=True)
-            disk.make_dirs(Place(self.directory), private=True)  # the directories of projects are often setgid
+            disk.make_dirs(Place(self.directory))
             with Place(self.directory).entered() as spool:
                 for name in ("claims", "members", "hosts"):
                     disk.make_dirs(spool / name, durable=False)  # they are together with FORMAT
                 makes = not was_made and ownership.publish_format(spool)
-                if group_access() and not is_shared(spool.stat()):
-                    ownership.open_to_group(self.run, self.directory)
         except ForeignSpoolError:
             raise
         except OSError as error:
