@@ -17,7 +17,7 @@ Environment:
     HF_MPWRITER_PUSH_ON             signals such as USR1, separated by commas, that ask for a push
     HF_MPWRITER_LOGDIR              the run directory of a writer without one
     HF_MPWRITER_PROMETHEUS          1: uploaders write what they do for Prometheus, see uploader/health/metrics.py
-    HF_MPWRITER_STAGING             where runs are kept on their way to a logdir, or `never`; read by base/home.py
+    HF_MPWRITER_STAGING             where runs are kept on their way to a logdir, or `never`; read by base/storage.py
     HF_MPWRITER_MIRROR_EVERY        minutes, see `Settings`
     HF_MPWRITER_SYSTEM_METRICS      1: what the machine does is logged too, see `Settings`
     HF_MPWRITER_ALL_RANKS           1: a run of all ranks together is derived, see `Settings`

@@ -7,7 +7,7 @@
 | `verify` | `verify`: compare a run with the Hub |
 | `pull` | `pull`: bring a run back from the Hub |
 | `run` | `run`: supervise a program until its data is on the Hub |
-| `storage.clean` | `clean`: remove local copies of staged runs that are complete elsewhere |
+| `clean` | `clean`: remove local copies of staged runs that are complete elsewhere |
 | `processes.logs`, `processes.stop` | `logs`, `stop`: what the uploader of a run logs, and its end |
 | `doctor` | `doctor`: what keeps uploads from working; with `storage.doctor`, what a filesystem can do |
 | `local_hub` | `hub`, `demo`: rehearse on this machine |
@@ -37,12 +37,12 @@ from hf_mpwriter._version import __version__
 from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.cli.words import DEBUG, is_debugging
 from hf_mpwriter.system import redaction
-from hf_mpwriter.system.filesystem.room import FULL
+from hf_mpwriter.system.filesystem import FULL
 from hf_mpwriter.system.process import fill_standard
 from hf_mpwriter.system.redaction import printable
 
 HOMES = {  # module below this package, and the name of the command in it
-    "clean": "storage.clean:clean_staging",
+    "clean": "clean:clean_staging",
     "demo": "local_hub:run_demo",
     "doctor": "doctor.command:examine",
     "hub": "local_hub:serve_hub",

@@ -24,9 +24,9 @@ from typing import NamedTuple
 
 import click
 
-from hf_mpwriter.base.home import normalised_logdir
 from hf_mpwriter.base.names import is_ours
 from hf_mpwriter.base.settings import Destination, Environment, Settings
+from hf_mpwriter.base.storage import normalised_logdir
 from hf_mpwriter.base.verdicts import Refused
 from hf_mpwriter.cli.destination import (
     command_line,

@@ -49,12 +49,13 @@ from dataclasses import dataclass
 from hf_mpwriter.base.errors import DestinationError, ForeignSpoolError, LogdirError, SpoolFormatError
 from hf_mpwriter.base.names import SPOOL_NAME
 from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.base.storage import STAGING_VARIABLE
 from hf_mpwriter.spool import ownership
 from hf_mpwriter.spool.ownership import FORMAT_NAME, RUN_JSON, check_descriptor, check_ownership
 from hf_mpwriter.spool.workers.member_lines import MemberName
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Directory, Place, at
-from hf_mpwriter.system.filesystem.mounts import reason_of
+from hf_mpwriter.system.filesystem import reason_of
 
 
 def no_directory(run_dir: str, error: OSError) -> LogdirError:
@@ -67,8 +68,16 @@ def no_directory(run_dir: str, error: OSError) -> LogdirError:
     return LogdirError(text, hint="Give another logdir, or move that file away.")
 
 
+def without_locks(run_dir: str) -> LogdirError:
+    """The refusal of a run directory on a filesystem without locks that is not known as one."""
+    hint = f"Set {STAGING_VARIABLE} to a directory on a local disk, or mount it with locks."
+    return LogdirError(f"The filesystem of {run_dir!r} has no file locks.", hint=hint)
+
+
 def unwritable(run_dir: str, error: OSError) -> LogdirError:
     """The refusal of a run directory in which nothing can be made."""
+    if error.errno in (errno.ENOLCK, errno.ENOSYS):
+        return without_locks(run_dir)
     return LogdirError(f"The logdir {run_dir!r} cannot be written: {reason_of(error)}.", hint="Give another logdir.")
 
 

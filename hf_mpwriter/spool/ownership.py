@@ -21,12 +21,14 @@ from dataclasses import dataclass
 from hf_mpwriter.base import state
 from hf_mpwriter.base.errors import ForeignSpoolError, SpoolFormatError
 from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.base.storage import STAGING_VARIABLE
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import Directory, Place
 from hf_mpwriter.system.process import open_above
 
 FORMAT = "hf-mpwriter 4"
 FORMAT_NAME, RUN_JSON = "FORMAT", "run.json"
+_WITHOUT_MODES = f" (where no mode can be changed: set {STAGING_VARIABLE} to a directory on a local disk)"
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,12 @@ def _objection(root: str, status: os.stat_result, fd: int) -> tuple[str, str] | 
     if stat.S_ISLNK(status.st_mode):
         return "is a symbolic link", "Remove the link; the next start makes a directory."
     if status.st_mode & stat.S_IWOTH:
-        return "can be written by everybody", f"Run: chmod o-w {root}"
+        return "can be written by everybody", f"Run: chmod o-w {root}{_WITHOUT_MODES}"
     if status.st_uid != os.geteuid() and _made_by_us(fd) != status.st_uid:
         return f"belongs to {_name_of(status.st_uid)}", "A run directory is for one user: give another logdir."
-    return ("can be written by its group", f"Run: chmod g-w {root}") if status.st_mode & stat.S_IWGRP else None
+    if status.st_mode & stat.S_IWGRP:
+        return "can be written by its group", f"Run: chmod g-w {root}{_WITHOUT_MODES}"
+    return None
 
 
 def _made_by_us(directory: int) -> int:

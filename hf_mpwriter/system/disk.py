@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING
 
 from hf_mpwriter.system import failpoints
 from hf_mpwriter.system.directory import Directory, Place, check_names, identity
-from hf_mpwriter.system.filesystem.mounts import mount_of_descriptor
+from hf_mpwriter.system.filesystem import mount_of_descriptor
 from hf_mpwriter.system.process import links_are_protected, open_above
 
 if TYPE_CHECKING:

@@ -55,10 +55,10 @@ LONGEST = 30.0  # seconds that a call may take on a busy machine; one that waits
 ENDING = 300.0  # seconds that a rank may take to end, an uploader to leave, a last record to arrive
 IN_FLIGHT = f"{SPOOL}/hosts/*/in_flight.json"
 FORGERIES = 10  # attempts to end an uploader while a batch of it is in flight
-SETTINGS = {
+SETTINGS = {  # name: whether only the parent can be written
     "a run directory of the group": False,
     "a parent of the group": True,
-}  # whether only the parent can be written
+}
 RANK = Path(__file__).resolve().parent / "hostile" / "rank.py"
 
 

@@ -1,4 +1,4 @@
-"""The command `doctor`: a line for each check, then what the filesystem of DIR can do.
+"""The command `doctor`: a line for each check, then how a run in LOGDIR is kept.
 
 Exit codes: 0 if nothing fails, 4 if something does: a person is needed. 1 where a writer would refuse to begin a run.
 """
@@ -12,19 +12,19 @@ from collections.abc import Iterator
 import click
 
 from hf_mpwriter.base.errors import HfMpWriterError
-from hf_mpwriter.base.home import is_url, normalised_logdir
 from hf_mpwriter.base.settings import Destination, Environment
+from hf_mpwriter.base.storage import is_url, normalised_logdir
 from hf_mpwriter.cli.destination import spool_at, with_namespace
 from hf_mpwriter.cli.doctor.checks import Check, Health, lines
 from hf_mpwriter.cli.doctor.hub import hub_checks
 from hf_mpwriter.cli.doctor.machine import (
     commits_check,
     disk_check,
+    filesystem_lines,
     on_different_disks,
     uploader_checks,
     versions_check,
 )
-from hf_mpwriter.cli.storage.doctor import filesystem_lines, print_aligned
 from hf_mpwriter.cli.words import examples
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Progress
@@ -39,8 +39,8 @@ FAILS = 4  # exit code
 def examine(directory: str | None, *, as_json: bool) -> None:
     """Find what keeps uploads from working: token, Hub, disk, clock.
 
-    Also repository, limits, versions and uploaders. With LOGDIR also what its filesystem can do, and how a run there
-    would be kept. It need not exist yet, and may be a URL. Each line begins with ok, warn or fail, and ends with what
+    Also repository, limits, versions and uploaders. With LOGDIR also its filesystem, and how a run there would be
+    kept. It need not exist yet, and may be a URL. Each line begins with ok, warn or fail, and ends with what
     helps. Ends within seconds.
 
     Exit code 0: nothing fails; 1: no run can be kept in LOGDIR; 4: something fails.
@@ -57,7 +57,7 @@ def examine(directory: str | None, *, as_json: bool) -> None:
             click.echo(line)
         if about:
             click.echo()
-            print_aligned(about)
+            _print_aligned(about)
     click.get_current_context().exit(FAILS if any(check.health is Health.FAIL for check in checks) else 0)
 
 
@@ -91,3 +91,10 @@ def _run_at(logdir: str) -> tuple[Spool, Destination | None, Check | None]:
         return spool, None, None
     ledger = Progress(spool).ledger()
     return spool, with_namespace(recorded, ledger.repo_id if ledger else ""), None
+
+
+def _print_aligned(lines: list[tuple[str, str]]) -> None:
+    """Print names and texts in two columns."""
+    width = max(len(name) for name, _ in lines)
+    for name, text in lines:
+        click.echo(f"{name.ljust(width)}  {printable(text)}")

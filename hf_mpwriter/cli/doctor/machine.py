@@ -1,10 +1,16 @@
-"""Checks of this machine: versions, disk, commits that are left, uploaders of this user and what they do."""
+"""Checks of this machine: versions, disk, commits that are left, uploaders of this user and what they do.
+
+Of a logdir also its filesystem, as the table of mounts tells it, and how a run there is kept, or would be.
+
+Invariant: where a writer would refuse to begin a run, so does this, in the same words.
+"""
 
 from __future__ import annotations
 
 import importlib.metadata
 import os
 import platform
+import tempfile
 import time
 from collections.abc import Iterator
 
@@ -13,19 +19,26 @@ import psutil
 from hf_mpwriter._version import __version__
 from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.settings import Destination, Environment
-from hf_mpwriter.cli.destination import spool_at
+from hf_mpwriter.base.storage import Layout, Storage, is_url
+from hf_mpwriter.cli.destination import is_own_folder, spool_at
 from hf_mpwriter.cli.doctor.checks import Check, Health
 from hf_mpwriter.cli.words import ago, cure, plain, sentence
-from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.layout import Spool, no_directory, unwritable
 from hf_mpwriter.spool.progress import Progress, size_text
 from hf_mpwriter.spool.status import UploaderStatus
-from hf_mpwriter.system.filesystem.mounts import nearest
+from hf_mpwriter.spool.storage import beside, find, spool_of
+from hf_mpwriter.system.filesystem import find_mount, nearest
 from hf_mpwriter.system.launch import is_command_of
 from hf_mpwriter.uploader.pace.rate_limit import folders, tokens_left
 
 LIBRARIES = ("huggingface_hub", "tensorboardX", "filelock", "psutil")
 LITTLE, NOTHING = 1e9, 50e6  # bytes that are free on a disk
 NAMED = 100  # uploaders that are named
+KEPT = {
+    Layout.DIRECT: "direct: all processes and hosts share the logdir and what is in it",
+    Layout.LOCAL_SPOOL: "local spool: each host uploads what its own processes log",
+    Layout.STAGED: "staged: written on this host, and copied to the logdir when a segment is complete",
+}
 
 
 def versions_check() -> Check:
@@ -106,3 +119,35 @@ def _uploader_check(pid: int, run_dir: str) -> Check:
     if status.failures:
         return Check(name, Health.WARN, f"{text}; {plain(status.reason)}", sentence(cure(status.reason, status.hint)))
     return Check(name, Health.OK, text)
+
+
+def filesystem_lines(logdir: str) -> list[tuple[str, str]]:
+    """The filesystem of a logdir, and how a run there is kept, or would be: names and texts."""
+    lines = [("logdir", logdir)]
+    if not is_url(logdir):
+        mount = find_mount(logdir)
+        about = (mount.fstype, mount.source, mount.point, mount.kind.value) if mount else ("not known on this system",)
+        lines += zip(("filesystem", "source", "mounted at", "known as"), about, strict=False)
+    storage = _storage(logdir)
+    why = storage.why or "files can grow in place there, and locks and modes work"
+    lines += [("a run there is kept", KEPT[storage.layout]), ("because", why)]
+    return [*lines, ("event files", storage.run_dir), ("spool", storage.spool)]
+
+
+def _storage(logdir: str) -> Storage:
+    if not is_url(logdir) and not is_own_folder(logdir) and spool_of(aside := beside(logdir)).exists():
+        return aside  # `sync` has made it
+    storage = find(logdir)
+    if storage.layout is not Layout.STAGED and not spool_of(storage).exists():
+        _try_directory(storage.run_dir)
+    return storage
+
+
+def _try_directory(path: str) -> None:
+    """Make and remove a directory where a run directory, or a spool in it, would be made."""
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix=f".hf_mpwriter-try-{os.geteuid()}-", dir=nearest(path)[0]))
+    except NotADirectoryError as error:
+        raise no_directory(path, error) from error
+    except OSError as error:
+        raise unwritable(path, error) from error

@@ -28,7 +28,7 @@ def test_a_spool_into_which_others_may_write_is_refused(own_spool, mode, says):
 
 def test_a_spool_that_others_may_read_is_used(own_spool):
     """As after a `chmod -R` on the logs."""
-    os.chmod(own_spool.root, 0o750)
+    os.chmod(own_spool.root, 0o750)  # noqa: S103 - that is what is tested
     own_spool.create()
     assert own_spool.destination() is None
 

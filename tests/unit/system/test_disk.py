@@ -15,7 +15,7 @@ from support import failing, limit_files, open_descriptors
 
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import Directory, Place, at
-from hf_mpwriter.system.filesystem.mounts import Mount, mount_of_descriptor
+from hf_mpwriter.system.filesystem import Mount, mount_of_descriptor
 
 REPLACE = ("open", "write", "fsync", "rename", "dirsync")
 REMOVE = ("unlink", "dirsync")
