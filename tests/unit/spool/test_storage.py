@@ -175,3 +175,29 @@ def test_a_home_on_the_network_is_not_looked_at(tmp_path, disk, monkeypatch):
     assert find("s3://bucket/one").run_dir.startswith(f"{tmp_path}/next/")
     assert asked
     assert not [path for path in asked if str(path).startswith(str(disk))]
+
+
+@pytest.mark.parametrize(("fstype", "is_fit"), [("fuse.mystery", True), ("nfs4", True), ("exfat", False)])
+def test_a_named_staging_directory_is_believed_unless_it_is_known_to_be_unfit(
+    tmp_path, staging, monkeypatch, fstype, is_fit
+):
+    """Of what is not known it is believed; a spool needs locks and modes."""
+    monkeypatch.setattr(storage, "find_mount", lambda path: Mount(path, fstype, "x"))
+    if is_fit:
+        assert find(str(tmp_path / "exp1")).run_dir.startswith(str(staging))
+        return
+    with pytest.raises(LogdirError, match=f"in {staging}, exfat does not keep the mode of a file"):
+        find(str(tmp_path / "exp1"))
+
+
+@pytest.mark.parametrize(("setting", "layout"), [("", Layout.STAGED), ("never", Layout.DIRECT)])
+def test_a_program_that_is_not_known_is_staged_unless_the_user_says_otherwise(
+    tmp_path, disk, monkeypatch, setting, layout
+):
+    """Nothing is made there, or asked but the status of the logdir."""
+    monkeypatch.setenv("HF_MPWRITER_STAGING", setting)
+    (tmp_path / "mount").mkdir()
+    mystery = Mount(str(tmp_path / "mount"), "fuse.mystery", "x")
+    monkeypatch.setattr(storage, "mount_at", lambda _: mystery)
+    assert find(str(tmp_path / "mount" / "exp1")).layout is layout
+    assert list((tmp_path / "mount").iterdir()) == []
