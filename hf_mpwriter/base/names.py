@@ -71,7 +71,7 @@ def is_config(path: str) -> bool:
 
 
 def is_of_ours(name: str) -> bool:
-    """Whether a name in a run directory is the spool, or something of ours that is there for a moment, as a probe."""
+    """Whether a name in a run directory is the spool, or something of ours that is there for a moment."""
     return name == SPOOL_NAME or name.startswith(f"{SPOOL_NAME}-")
 
 

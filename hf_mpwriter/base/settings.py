@@ -15,15 +15,13 @@ Environment:
     HF_MPWRITER_COMMITS_PER_HOUR    to one repository, by all runs of a user on a host; 100 if not set
     HF_MPWRITER_NODES               of the job, if its launcher does not tell; read by base/nodes.py
     HF_MPWRITER_LOGDIR              the run directory of a writer without one
-    HF_MPWRITER_STAGING             where runs are kept on their way to a logdir, or `never`; read by base/home.py
+    HF_MPWRITER_STAGING             where runs are kept on their way to a logdir, or `never`; read by base/storage.py
     HF_MPWRITER_MIRROR_EVERY        minutes, see `Settings`
     HF_MPWRITER_SYSTEM_METRICS      1: what the machine does is logged too, see `Settings`
     HF_MPWRITER_ALL_RANKS           1: a run of all ranks together is derived, see `Settings`
     HF_MPWRITER_SUPERVISOR          set by `hf-mpwriter run`, see system/contact.py
     HF_MPWRITER_LAUNCHED_AT         set by `hf-mpwriter run`, see worker/role.py
     HF_MPWRITER_PYTHON              the Python of uploaders and pushes without `sys.executable`; see system/launch.py
-    HF_MPWRITER_GROUP               1: a spool is made for the group of its run directory, and one that is open to
-                                    that group is trusted
     HF_MPWRITER_DEBUG               1: commands show tracebacks; read by cli/words.py
     HF_MPWRITER_FAILPOINT           faults for tests, see system/failpoints.py
 """
@@ -54,7 +52,7 @@ OFFLINE = "HF_HUB_OFFLINE is set"
 REPO_TYPES = ("model", "dataset", "space")
 
 PREFIX = "HF_MPWRITER_"
-SWITCHES = frozenset(PREFIX + name for name in ("ALL_RANKS", "DISABLED", "GROUP", "SYSTEM_METRICS"))
+SWITCHES = frozenset(PREFIX + name for name in ("ALL_RANKS", "DISABLED", "SYSTEM_METRICS"))
 VARIABLES = SWITCHES | {
     PREFIX + name
     for name in (
@@ -269,11 +267,6 @@ def _number(environ: Mapping[str, str], name: str, hint: str) -> float | None:
         return None if value is None else float(value)
     except ValueError:
         raise SettingsError(f"{name} is {value!r}.", hint=hint) from None
-
-
-def group_access() -> bool:
-    """Whether the spool is shared with the group of the run directory."""
-    return is_on(os.environ.get("HF_MPWRITER_GROUP", ""))
 
 
 def is_on(text: str) -> bool:

@@ -23,8 +23,8 @@ from dataclasses import dataclass
 import click
 
 from hf_mpwriter.base.errors import HfMpWriterError
-from hf_mpwriter.base.home import is_staged_path, staging_directories, staging_root
 from hf_mpwriter.base.names import is_attachment, is_embedding
+from hf_mpwriter.base.storage import is_staged_path, staging_directories, staging_root
 from hf_mpwriter.cli.destination import newest_settings
 from hf_mpwriter.cli.output import counted
 from hf_mpwriter.cli.verify import compare_logdir

@@ -24,16 +24,16 @@ from typing import TypeVar
 import click
 
 from hf_mpwriter.base.errors import SettingsError
-from hf_mpwriter.base.home import is_url, normalised_logdir
 from hf_mpwriter.base.names import SPOOL_NAME
 from hf_mpwriter.base.settings import Destination, Environment, Settings, normalised_endpoint
+from hf_mpwriter.base.storage import is_url, normalised_logdir
 from hf_mpwriter.cli.status.finding import no_run
 from hf_mpwriter.cli.words import as_argument, typed
-from hf_mpwriter.spool.homes import beside, find, is_staged_here, spool_of
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.ownership import check_ownership
 from hf_mpwriter.spool.progress import Progress
+from hf_mpwriter.spool.storage import beside, find, is_staged_here, spool_of
 from hf_mpwriter.spool.workers.member_lines import Member
 from hf_mpwriter.system.redaction import printable
 

@@ -1,4 +1,4 @@
-"""`hf-mpwriter doctor`: a line for each check, then what the filesystem of LOGDIR can do.
+"""`hf-mpwriter doctor`: a line for each check, then its filesystem, and how a run in LOGDIR is kept.
 
     versions      of the package, Python and the libraries that matter
     endpoint      whether a Hub answers, in one request with a short timeout
@@ -20,6 +20,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -29,15 +30,15 @@ import click
 from hf_mpwriter._version import __version__
 from hf_mpwriter.base.arguments import check_endpoint
 from hf_mpwriter.base.errors import HfMpWriterError, SettingsError
-from hf_mpwriter.base.home import is_url, normalised_logdir
 from hf_mpwriter.base.settings import OFFLINE, Destination, Environment, is_offline
-from hf_mpwriter.cli.destination import spool_at, with_namespace
-from hf_mpwriter.cli.storage.doctor import filesystem_lines, print_aligned
+from hf_mpwriter.base.storage import Layout, Storage, is_url, normalised_logdir
+from hf_mpwriter.cli.destination import is_own_folder, spool_at, with_namespace
 from hf_mpwriter.cli.words import LOGIN, cure, examples, is_debugging, plain, sentence
-from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.layout import Spool, no_directory, unwritable
 from hf_mpwriter.spool.progress import Progress, size_text
+from hf_mpwriter.spool.storage import beside, find, spool_of
 from hf_mpwriter.system import hf_home, redaction
-from hf_mpwriter.system.filesystem.mounts import nearest
+from hf_mpwriter.system.filesystem import find_mount, nearest
 from hf_mpwriter.system.process import start_directory
 from hf_mpwriter.system.redaction import printable
 
@@ -45,6 +46,11 @@ FAILS = 4  # exit code
 LIBRARIES = ("huggingface_hub", "tensorboardX", "filelock", "psutil")
 LITTLE, NOTHING = 1e9, 50e6  # bytes that are free on a disk
 WRITES = ("write", "admin")  # roles of tokens that may write anywhere
+KEPT = {
+    Layout.DIRECT: "direct: all processes and hosts share the logdir and what is in it",
+    Layout.LOCAL_SPOOL: "local spool: each host uploads what its own processes log",
+    Layout.STAGED: "staged: written on this host, and copied to the logdir when a segment is complete",
+}
 
 
 class Health(enum.Enum):
@@ -84,7 +90,7 @@ def lines(checks: Iterable[Check]) -> Iterator[str]:
 def examine(directory: str | None, *, as_json: bool) -> None:
     """Find what keeps uploads from working: token, Hub, disk.
 
-    With LOGDIR also its repository, what its filesystem can do, and how a run there would be kept. It need not exist
+    With LOGDIR also its repository, its filesystem, and how a run there would be kept. It need not exist
     yet, and may be a URL. Each line begins with ok, warn or fail, and ends with what helps. Ends within seconds.
 
     Exit code 0: nothing fails; 1: no run can be kept in LOGDIR; 4: something fails.
@@ -101,7 +107,7 @@ def examine(directory: str | None, *, as_json: bool) -> None:
             click.echo(line)
         if about:
             click.echo()
-            print_aligned(about)
+            _print_aligned(about)
     click.get_current_context().exit(FAILS if any(check.health is Health.FAIL for check in checks) else 0)
 
 
@@ -281,3 +287,42 @@ def _namespaces(who: Mapping[str, Any]) -> set[str]:
     orgs = who.get("orgs")
     names = [org.get("name") for org in orgs if isinstance(org, dict)] if isinstance(orgs, list) else []
     return {name for name in (who.get("name"), *names) if isinstance(name, str)}
+
+
+def filesystem_lines(logdir: str) -> list[tuple[str, str]]:
+    """The filesystem of a logdir, and how a run there is kept, or would be: names and texts."""
+    lines = [("logdir", logdir)]
+    if not is_url(logdir):
+        mount = find_mount(logdir)
+        about = (mount.fstype, mount.source, mount.point, mount.kind.value) if mount else ("not known on this system",)
+        lines += zip(("filesystem", "source", "mounted at", "known as"), about, strict=False)
+    storage = _storage(logdir)
+    why = storage.why or "files can grow in place there, and locks and modes work"
+    lines += [("a run there is kept", KEPT[storage.layout]), ("because", why)]
+    return [*lines, ("event files", storage.run_dir), ("spool", storage.spool)]
+
+
+def _storage(logdir: str) -> Storage:
+    if not is_url(logdir) and not is_own_folder(logdir) and spool_of(aside := beside(logdir)).exists():
+        return aside  # `sync` has made it
+    storage = find(logdir)
+    if storage.layout is not Layout.STAGED and not spool_of(storage).exists():
+        _try_directory(storage.run_dir)
+    return storage
+
+
+def _try_directory(path: str) -> None:
+    """Make and remove a directory where a run directory, or a spool in it, would be made."""
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix=f".hf_mpwriter-try-{os.geteuid()}-", dir=nearest(path)[0]))
+    except NotADirectoryError as error:
+        raise no_directory(path, error) from error
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def _print_aligned(lines: list[tuple[str, str]]) -> None:
+    """Print names and texts in two columns."""
+    width = max(len(name) for name, _ in lines)
+    for name, text in lines:
+        click.echo(f"{name.ljust(width)}  {printable(text)}")

@@ -37,7 +37,7 @@ from hf_mpwriter._version import __version__
 from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.cli.words import DEBUG, is_debugging
 from hf_mpwriter.system import redaction
-from hf_mpwriter.system.filesystem.room import FULL
+from hf_mpwriter.system.filesystem import FULL
 from hf_mpwriter.system.process import fill_standard
 from hf_mpwriter.system.redaction import printable
 

@@ -17,7 +17,7 @@ from hf_mpwriter.base.verdicts import Refused
 from hf_mpwriter.cli.words import span
 from hf_mpwriter.snapshot.damage import Damage
 from hf_mpwriter.spool.progress import size_text
-from hf_mpwriter.spool.staging.status import MirrorStatus
+from hf_mpwriter.spool.staging.record import MirrorStatus
 from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.system.redaction import printable
 

@@ -38,10 +38,10 @@ from hf_mpwriter.cli.destination import (
 from hf_mpwriter.cli.output import UploadBar, counted
 from hf_mpwriter.cli.status.finding import named, nearest_first
 from hf_mpwriter.cli.words import cure, examples, plain, sentence
-from hf_mpwriter.spool.homes import find, spool_of
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ownership import check_ownership
 from hf_mpwriter.spool.progress import Progress, size_text
+from hf_mpwriter.spool.storage import find, spool_of
 from hf_mpwriter.system import hf_home
 from hf_mpwriter.system.process import start_directory
 from hf_mpwriter.system.redaction import printable

@@ -23,8 +23,8 @@ from pathlib import Path
 
 import click
 
-from hf_mpwriter.base.home import normalised_logdir
 from hf_mpwriter.base.settings import check_repo_id
+from hf_mpwriter.base.storage import normalised_logdir
 from hf_mpwriter.cli.pull import pull_before
 from hf_mpwriter.cli.words import examples
 

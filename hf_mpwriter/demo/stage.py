@@ -23,8 +23,8 @@ import psutil
 
 from hf_mpwriter.demo.place import RANKS, Folder
 from hf_mpwriter.localhub import LocalHub
-from hf_mpwriter.spool.homes import find, spool_of
 from hf_mpwriter.spool.progress import Progress
+from hf_mpwriter.spool.storage import find, spool_of
 from hf_mpwriter.testing import processes
 
 UPLOADER_PATIENCE = 10.0  # seconds from SIGTERM to SIGKILL of the uploader

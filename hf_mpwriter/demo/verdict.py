@@ -28,7 +28,7 @@ from urllib.parse import urlsplit
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.demo.place import RANKS, Folder
 from hf_mpwriter.push.client import Hub
-from hf_mpwriter.spool.homes import find, spool_of
+from hf_mpwriter.spool.storage import find, spool_of
 from hf_mpwriter.testing import Report, check, read_journals
 from hf_mpwriter.testing.journal import Returned
 from hf_mpwriter.testing.oracle import Copy

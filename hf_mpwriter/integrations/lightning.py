@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hf_mpwriter.base.home import normalised_logdir
+from hf_mpwriter.base.storage import normalised_logdir
 from hf_mpwriter.integrations import require
 from hf_mpwriter.worker.role import take_first_rank
 

@@ -28,7 +28,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from hf_mpwriter.base.home import is_url, normalised_logdir
+from hf_mpwriter.base.storage import is_url, normalised_logdir
 from hf_mpwriter.integrations import require
 from hf_mpwriter.worker.role import default_logdir, take_first_rank
 

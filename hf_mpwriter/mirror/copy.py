@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from hf_mpwriter.base import state
-from hf_mpwriter.base.home import is_url
+from hf_mpwriter.base.storage import is_url
 from hf_mpwriter.mirror import targets
 from hf_mpwriter.mirror.job import (
     Absent,
@@ -37,7 +37,7 @@ from hf_mpwriter.mirror.targets import ConflictError, CopySource, Target, Unread
 from hf_mpwriter.snapshot.event_files import writer_of
 from hf_mpwriter.system import disk, failpoints, launch, redaction
 from hf_mpwriter.system.directory import Directory
-from hf_mpwriter.system.filesystem.mounts import Mount, is_gone, reason_of
+from hf_mpwriter.system.filesystem import Mount, is_gone, reason_of
 from hf_mpwriter.system.kernel import die_with_parent
 from hf_mpwriter.system.process import fill_standard
 

@@ -23,7 +23,7 @@ from hf_mpwriter.base import state
 from hf_mpwriter.base.names import is_run_path
 from hf_mpwriter.snapshot.event_files import writer_of
 from hf_mpwriter.spool.staging.record import Mirrored
-from hf_mpwriter.system.filesystem.mounts import Mount
+from hf_mpwriter.system.filesystem import Mount
 
 LIMIT_BASE = 60.0  # seconds for a copy, however small: a mount that hangs is given up after that
 LIMIT_RATE = 500_000.0  # bytes per second that a slow mount takes

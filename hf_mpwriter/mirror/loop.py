@@ -36,8 +36,7 @@ from hf_mpwriter.mirror.posix import mark_of
 from hf_mpwriter.mirror.scan import MirrorScan
 from hf_mpwriter.snapshot.event_files import pending, writer_of
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.staging.record import Mirrored, MirrorPlaces, mirror_lock
-from hf_mpwriter.spool.staging.status import MirrorStatus, MirrorStatusFile
+from hf_mpwriter.spool.staging.record import Mirrored, MirrorPlaces, MirrorStatus, MirrorStatusFile, mirror_lock
 from hf_mpwriter.spool.starts import MirrorStart, Tenure, inherited
 from hf_mpwriter.spool.status import LINGER
 from hf_mpwriter.spool.workers.derived import DerivedSeals

@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from hf_mpwriter.base.names import SPOOL_NAME
 from hf_mpwriter.mirror.targets import CHUNK, CopySource, Each
 from hf_mpwriter.system import disk, failpoints
-from hf_mpwriter.system.filesystem.mounts import Mount, UnmountedError, mount_of_descriptor
+from hf_mpwriter.system.filesystem import Mount, UnmountedError, mount_of_descriptor
 
 MARK = "hf_mpwriter"  # what begins the temporary names of all mirrors
 STALE = 86_400.0  # seconds after which a temporary file of another mirror was left by a killed copy

@@ -25,7 +25,7 @@ from hf_mpwriter.base.names import is_config, is_embedding
 from hf_mpwriter.mirror.job import Item
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Directory
-from hf_mpwriter.system.filesystem.mounts import is_gone
+from hf_mpwriter.system.filesystem import is_gone
 
 Each = Callable[..., Iterator[Any]]  # `map`, or that of an executor
 CHUNK = 1 << 20  # bytes that are read at once

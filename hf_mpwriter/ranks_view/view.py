@@ -27,7 +27,7 @@ from hf_mpwriter.spool.layout import HostSpool, Spool
 from hf_mpwriter.spool.workers.member_lines import Member
 from hf_mpwriter.spool.workers.members import ASK_FOR_ALL
 from hf_mpwriter.spool.workers.share import is_apart
-from hf_mpwriter.system.filesystem.mounts import mount_of_descriptor
+from hf_mpwriter.system.filesystem import mount_of_descriptor
 from hf_mpwriter.system.process import host_name
 
 logger = logging.getLogger("hf_mpwriter")

@@ -29,8 +29,8 @@
         hosts/<host>/cache/                           if the client's own is read-only   the pushes
 
 Invariants:
-- To use a spool is to send a token to the endpoint in its `run.json`. So it is used only if no other user may write
-  into it, or, with HF_MPWRITER_GROUP=1 on both sides, no other group; see `ownership`.
+- To use a spool is to send a token to the endpoint in its `run.json`. So it is used only if it is this user's and no
+  other user may write into it; see `ownership`.
 - Run directory and spool are opened once, and all is reached beneath their descriptors: who may rename in the run
   directory, as its group often may, puts no other spool in place of this one.
 - Every file has one writing process. Lock files are never unlinked.
@@ -47,13 +47,14 @@ from dataclasses import dataclass
 
 from hf_mpwriter.base.errors import DestinationError, ForeignSpoolError, LogdirError, SpoolFormatError
 from hf_mpwriter.base.names import SPOOL_NAME
-from hf_mpwriter.base.settings import Destination, group_access
+from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.base.storage import STAGING_VARIABLE
 from hf_mpwriter.spool import ownership
 from hf_mpwriter.spool.ownership import FORMAT_NAME, RUN_JSON, check_descriptor, check_ownership
 from hf_mpwriter.spool.workers.member_lines import MemberName
 from hf_mpwriter.system import disk
-from hf_mpwriter.system.directory import Directory, Place, at, is_shared
-from hf_mpwriter.system.filesystem.mounts import reason_of
+from hf_mpwriter.system.directory import Directory, Place, at
+from hf_mpwriter.system.filesystem import reason_of
 
 
 def no_directory(run_dir: str, error: OSError) -> LogdirError:
@@ -66,8 +67,16 @@ def no_directory(run_dir: str, error: OSError) -> LogdirError:
     return LogdirError(text, hint="Give another logdir, or move that file away.")
 
 
+def without_locks(run_dir: str) -> LogdirError:
+    """The refusal of a run directory on a filesystem without locks that is not known as one."""
+    hint = f"Set {STAGING_VARIABLE} to a directory on a local disk, or mount it with locks."
+    return LogdirError(f"The filesystem of {run_dir!r} has no file locks.", hint=hint)
+
+
 def unwritable(run_dir: str, error: OSError) -> LogdirError:
     """The refusal of a run directory in which nothing can be made."""
+    if error.errno in (errno.ENOLCK, errno.ENOSYS):
+        return without_locks(run_dir)
     return LogdirError(f"The logdir {run_dir!r} cannot be written: {reason_of(error)}.", hint="Give another logdir.")
 
 
@@ -276,13 +285,11 @@ class Spool:
         try:
             if not self.run.is_held:
                 os.makedirs(self.run_dir, exist_ok=True)
-            disk.make_dirs(Place(self.directory), private=True)  # the directories of projects are often setgid
+            disk.make_dirs(Place(self.directory))
             with Place(self.directory).entered() as spool:
                 for name in ("claims", "members", "hosts"):
                     disk.make_dirs(spool / name, durable=False)  # they are together with FORMAT
                 makes = not was_made and ownership.publish_format(spool)
-                if group_access() and not is_shared(spool.stat()):
-                    ownership.open_to_group(self.run, self.directory)
         except ForeignSpoolError:
             raise
         except OSError as error:

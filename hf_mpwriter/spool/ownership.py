@@ -1,15 +1,7 @@
-"""Ownership: whether a spool may be used, for which destination, and how it is opened to a group.
+"""Ownership: whether a spool may be used, and for which destination.
 
-To use a spool is to send a token to the endpoint in its `run.json`, and to read and write at its names. So it must be
-a directory into which no stranger may write:
-
-    owner this user, mode 0700                    used
-    owner this user, open to its group (2770)     used with HF_MPWRITER_GROUP=1
-    owner another user, open to its group (2770)  used with HF_MPWRITER_GROUP=1, if this user is in the group
-    anything else                                 refused
-
-Owner and mode alone do not tell that the user has opened it: in a project directory (2775) each directory that he makes
-has such a mode, and a stranger of the group may rename one into the place of the spool and fill it.
+To use a spool is to send a token to the endpoint in its `run.json`, and to read and write at its names. So a run
+directory has one user: its spool must be a directory of this user into which no other user may write.
 
 It must be of this version, which its FORMAT tells. Where it was made, and for which destination, run.json tells; the
 inode in it is that of the spool, so a copy, or what was unpacked from an archive, has another one. Either file counts
@@ -20,7 +12,6 @@ It is checked on the descriptor by which the spool is used from then on, whateve
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import pwd
@@ -29,13 +20,15 @@ from dataclasses import dataclass
 
 from hf_mpwriter.base import state
 from hf_mpwriter.base.errors import ForeignSpoolError, SpoolFormatError
-from hf_mpwriter.base.settings import Destination, group_access
+from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.base.storage import STAGING_VARIABLE
 from hf_mpwriter.system import disk, locks
-from hf_mpwriter.system.directory import SHARED_DIR, Directory, Place, is_shared, share
+from hf_mpwriter.system.directory import Directory, Place
 from hf_mpwriter.system.process import open_above
 
 FORMAT = "hf-mpwriter 4"
 FORMAT_NAME, RUN_JSON = "FORMAT", "run.json"
+_WITHOUT_MODES = f" (where no mode can be changed: set {STAGING_VARIABLE} to a directory on a local disk)"
 
 
 @dataclass(frozen=True)
@@ -76,19 +69,12 @@ def _objection(root: str, status: os.stat_result, fd: int) -> tuple[str, str] | 
     if stat.S_ISLNK(status.st_mode):
         return "is a symbolic link", "Remove the link; the next start makes a directory."
     if status.st_mode & stat.S_IWOTH:
-        return "can be written by everybody", f"Run: chmod o-w {root}"
-    shared = is_shared(status)
-    if shared and group_access() and status.st_gid in (os.getegid(), *os.getgroups()):
-        return None
-    if status.st_uid == os.geteuid() or status.st_uid == _made_by_us(fd):
-        if not status.st_mode & stat.S_IWGRP or (shared and group_access()):
-            return None
-        choice = "If you share this run with your group, set HF_MPWRITER_GROUP=1. Else run" if shared else "Run"
-        return "can be written by its group", f"{choice}: chmod g-w {root}"
-    return (
-        f"belongs to {_name_of(status.st_uid)}",
-        "Use another logdir, or share it within a group: HF_MPWRITER_GROUP=1, also for the next start of its owner.",
-    )
+        return "can be written by everybody", f"Run: chmod o-w {root}{_WITHOUT_MODES}"
+    if status.st_uid != os.geteuid() and _made_by_us(fd) != status.st_uid:
+        return f"belongs to {_name_of(status.st_uid)}", "A run directory is for one user: give another logdir."
+    if status.st_mode & stat.S_IWGRP:
+        return "can be written by its group", f"Run: chmod g-w {root}{_WITHOUT_MODES}"
+    return None
 
 
 def _made_by_us(directory: int) -> int:
@@ -200,30 +186,3 @@ def _record(spool: Directory) -> RunRecord | None:
         raise SpoolFormatError(
             f"{spool / RUN_JSON} is damaged: {error}.", hint="Remove that file; the next start writes it again."
         ) from error
-
-
-def open_to_group(run: Directory, spool: Directory) -> None:
-    """Let the group of the run directory log here and upload."""
-    top = os.fstat(run.fd)
-    with contextlib.suppress(PermissionError):  # it belongs to another user, who has decided
-        os.fchmod(run.fd, stat.S_IMODE(top.st_mode) | SHARED_DIR)
-    share_tree(Place(spool), top.st_gid)
-
-
-def share_tree(top: Place, group: int) -> None:
-    """Open a directory and all below it to a group. The top comes last: once it is open, all is."""
-    directories, files, _ = top.scan()
-    for name in directories:
-        share_tree(top / name, group)
-    for name in files:
-        _share_one(top / name, os.O_RDONLY | os.O_NONBLOCK, group)
-    _share_one(top, os.O_RDONLY | os.O_DIRECTORY, group)
-
-
-def _share_one(place: Place, flags: int, group: int) -> None:
-    with contextlib.suppress(FileNotFoundError):  # a temporary file of a process that starts at this moment
-        fd = place.open(flags)
-        try:
-            share(fd, group)
-        finally:
-            os.close(fd)

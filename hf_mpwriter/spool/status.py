@@ -31,9 +31,8 @@ from hf_mpwriter.base.errors import ForeignSpoolError
 from hf_mpwriter.base.verdicts import Quarantine, Refused, Retry, Verdict
 from hf_mpwriter.spool.layout import HostSpool, Spool
 from hf_mpwriter.spool.notices import NoticesFile
-from hf_mpwriter.system import disk
+from hf_mpwriter.system import disk, filesystem
 from hf_mpwriter.system.daemon import rotate_log
-from hf_mpwriter.system.filesystem import room
 from hf_mpwriter.system.process import Process, boot_id
 from hf_mpwriter.system.process import host_id as this_host
 from hf_mpwriter.system.redaction import redact_known
@@ -112,7 +111,7 @@ class UploaderStatus:
         """This status; if what comes after it has no room on a full disk, one that says so."""
         is_full, is_known = False, self.kind == Refused.__name__ or now - self.beat < silent_for
         with contextlib.suppress(OSError, ForeignSpoolError):
-            is_full = not is_known and room.is_full(spool.directory.fd)
+            is_full = not is_known and filesystem.is_full(spool.directory.fd)
         if not is_full:
             return self
         since = self.failing_since or self.beat or now - SILENT_FOR

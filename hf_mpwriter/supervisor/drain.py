@@ -40,10 +40,10 @@ from hf_mpwriter.base.settings import Environment, Settings, is_offline
 from hf_mpwriter.base.verdicts import Refused
 from hf_mpwriter.snapshot import attachments
 from hf_mpwriter.snapshot.event_files import EventFileScan
-from hf_mpwriter.spool.homes import find, spool_of
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Progress
-from hf_mpwriter.spool.staging.shortfall import Shortfall
+from hf_mpwriter.spool.staging.logdir import Shortfall
+from hf_mpwriter.spool.storage import find, spool_of
 from hf_mpwriter.spool.workers.members import OBSERVER, SUPERVISOR, MemberFile, Members
 from hf_mpwriter.spool.workers.share import Share
 from hf_mpwriter.system.process import Process

@@ -18,8 +18,8 @@ import signal
 import time
 from collections.abc import Collection, Iterator
 
-from hf_mpwriter.spool.homes import find, spool_of
 from hf_mpwriter.spool.ownership import check_ownership
+from hf_mpwriter.spool.storage import find, spool_of
 from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.system import kernel
 from hf_mpwriter.system.kernel import Handle

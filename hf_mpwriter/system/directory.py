@@ -5,10 +5,6 @@ It is longer than other modules, so that all ways to a file, and what each of th
     Directory("/runs/exp1/.hf_mpwriter", above=..)  opened beneath another one, not through a link
     directory / "hosts" / "h" / "ledger.json"       a Place: opened beneath the descriptor, no part may be a link
 
-    directory            what is made in it
-    drwxrws---  group    -rw-rw----, drwxrws---    it is open to its group, whatever the umask says
-    any other            -rw-------, drwx------    as it is made
-
 Invariants:
 - A program may close our descriptors, and the number may be another file's by then. So each use compares device and
   inode. What was closed is opened again by its path, and must be the same directory and pass the same check. A step
@@ -32,8 +28,6 @@ from hf_mpwriter.system.process import close_if, open_above, standard_taken
 _PATH_ONLY = getattr(os, "O_PATH", os.O_RDONLY)  # to pass through needs no right to list
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 FDS = os.path.isdir("/proc/self/fd")  # whether there are paths that lead to descriptors
-_SHARED_FILE = 0o060  # mode bits that are added to a file in a directory that is open to its group
-SHARED_DIR = 0o2070  # mode bits that are added to a directory there
 
 
 def identity(status: os.stat_result) -> tuple[int, int]:
@@ -320,19 +314,3 @@ def check_names(fd: int, place: Place) -> None:
     """Refuse a file with a second name, which may be that of a file elsewhere."""
     if os.fstat(fd).st_nlink > 1:
         raise OSError(errno.EMLINK, "It has another name, and others may write here: remove it", str(place))
-
-
-def is_shared(status: os.stat_result) -> bool:
-    """Whether a directory with this status is open to its group, and to no other user: setgid, and not for others."""
-    return status.st_mode & (stat.S_ISGID | stat.S_IWGRP | stat.S_IWOTH) == stat.S_ISGID | stat.S_IWGRP
-
-
-def share(fd: int, group: int = -1) -> None:
-    """Open a file or directory to its group, or to the one that is given."""
-    status = os.fstat(fd)
-    wanted = status.st_mode | (SHARED_DIR if stat.S_ISDIR(status.st_mode) else _SHARED_FILE)
-    with contextlib.suppress(PermissionError):  # a colleague owns it and has opened it already
-        if group not in (-1, status.st_gid):
-            os.fchown(fd, -1, group)
-        if wanted != status.st_mode:
-            os.fchmod(fd, stat.S_IMODE(wanted))

@@ -10,8 +10,7 @@ what only one of many processes may make is made by `locks.publish`:
 Without the first fsync, xfs shows an empty file after a power cut; without the second, the older one came back.
 
 Invariants:
-- All is reached beneath a held directory, see `directory`, and not through a link. What is made is for its owner only,
-  or for the group of its directory too.
+- All is reached beneath a held directory, see `directory`, and not through a link. What is made is for its owner only.
 - A file of ours is a regular one of at most READ_LIMIT bytes: what stands in its place may be a pipe without a writer,
   or as long as the disk. Where others may write into its directory it has one name: a second one may be that of a file
   elsewhere.
@@ -32,8 +31,8 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from hf_mpwriter.system import failpoints
-from hf_mpwriter.system.directory import Directory, Place, check_names, identity, is_shared, share
-from hf_mpwriter.system.filesystem.mounts import mount_of_descriptor
+from hf_mpwriter.system.directory import Directory, Place, check_names, identity
+from hf_mpwriter.system.filesystem import mount_of_descriptor
 from hf_mpwriter.system.process import links_are_protected, open_above
 
 if TYPE_CHECKING:
@@ -255,7 +254,7 @@ def remove_tree(place: Place) -> None:
         os.unlink(name, dir_fd=where)
 
 
-def make_dirs(place: Place, mode: int = DIR_MODE, *, durable: bool = True, private: bool = False) -> None:
+def make_dirs(place: Place, mode: int = DIR_MODE, *, durable: bool = True) -> None:
     """Create a directory and the parents that it lacks; racing processes all succeed."""
     if not place.name:
         directory = place.directory
@@ -266,15 +265,15 @@ def make_dirs(place: Place, mode: int = DIR_MODE, *, durable: bool = True, priva
     elif place.is_directory():
         return
     try:
-        _make_directory(place, mode, private=private)
+        _make_directory(place, mode)
     except (FileNotFoundError, NotADirectoryError):
         make_dirs(place.parent, mode, durable=durable)
-        _make_directory(place, mode, private=private)
+        _make_directory(place, mode)
     if durable:
         fsync_dir(place.parent, "dirs")
 
 
-def _make_directory(place: Place, mode: int, *, private: bool) -> None:
+def _make_directory(place: Place, mode: int) -> None:
     with place.held() as (where, name):
         try:
             os.mkdir(name, mode, dir_fd=where)
@@ -282,25 +281,16 @@ def _make_directory(place: Place, mode: int, *, private: bool) -> None:
             if not place.is_directory():
                 what = "A file, or a link, which is not followed, is in the place of a directory"
                 raise FileExistsError(errno.EEXIST, what, str(place)) from None
-        if not private and is_shared(os.fstat(where)):
-            fd = place.open(os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                share(fd)
-            finally:
-                os.close(fd)
 
 
 def open_ours(place: Place, flags: int) -> int:
-    """Open a regular file in the spool; a new one is for its owner, or for the group of its directory too."""
+    """Open a regular file in the spool; a new one is for its owner."""
     with place.held() as (where, name):
         fd = open_above(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, FILE_MODE, dir_fd=where)
         try:
-            above = os.fstat(where)
             _check_regular(fd, place)
-            if above.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            if os.fstat(where).st_mode & (stat.S_IWGRP | stat.S_IWOTH):
                 check_names(fd, place)
-            if flags & os.O_CREAT and is_shared(above):
-                share(fd)
         except BaseException:
             os.close(fd)
             if flags & os.O_EXCL:

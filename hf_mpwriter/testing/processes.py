@@ -14,8 +14,8 @@ import contextlib
 
 import psutil
 
-from hf_mpwriter.spool.homes import find, spool_of
 from hf_mpwriter.spool.progress import Progress
+from hf_mpwriter.spool.storage import find, spool_of
 from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.system.launch import KINDS, is_command_of
 from hf_mpwriter.system.process import host_id, start_ticks

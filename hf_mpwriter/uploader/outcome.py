@@ -20,7 +20,7 @@ from hf_mpwriter.base.verdicts import Done, Quarantine, Refused, Retry, Sent, Un
 from hf_mpwriter.spool.ledger import Ledger
 from hf_mpwriter.spool.outbox import Batch
 from hf_mpwriter.spool.progress import size_text
-from hf_mpwriter.system.filesystem import room
+from hf_mpwriter.system import filesystem
 from hf_mpwriter.uploader.lanes import Lane
 from hf_mpwriter.uploader.run_state import RunState
 
@@ -58,7 +58,7 @@ def pushed(verdict: Done, size: int, seconds: float) -> str:
 
 def refused_start(run: RunState, error: OSError) -> None:
     """Take in that a push could not be started."""
-    conclude(run, Retry(room.explained(error, "cannot start a push")))
+    conclude(run, Retry(filesystem.explained(error, "cannot start a push")))
 
 
 def _acknowledge(run: RunState, verdict: Done, lane: Lane, batch: Batch) -> None:

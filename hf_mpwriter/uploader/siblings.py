@@ -27,12 +27,12 @@ from dataclasses import replace
 
 from hf_mpwriter.base import state
 from hf_mpwriter.base.errors import HfMpWriterError
-from hf_mpwriter.base.home import is_staged_path
 from hf_mpwriter.base.settings import Destination
-from hf_mpwriter.spool.homes import find, spool_of
+from hf_mpwriter.base.storage import is_staged_path
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging.record import MirrorRecord
 from hf_mpwriter.spool.starts import Starter, StartRecord, has_ended
+from hf_mpwriter.spool.storage import find, spool_of
 from hf_mpwriter.system import launch, redaction
 from hf_mpwriter.system.daemon import start_logging
 

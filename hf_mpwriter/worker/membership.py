@@ -32,7 +32,7 @@ from hf_mpwriter.base.names import worker_dir
 from hf_mpwriter.base.settings import Destination, Settings
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.snapshot import attachments
-from hf_mpwriter.spool import homes
+from hf_mpwriter.spool import storage
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ownership import check_ownership
 from hf_mpwriter.spool.workers import members
@@ -221,7 +221,7 @@ class Membership:
             check_ownership(self.spool.directory)
         except ForeignSpoolError as error:
             logger.warning("%s What is logged is kept in %s and not uploaded.", error, self.spool.run_dir)
-            self.spool, self.is_stopped, self.destination = homes.aside(self.spool), True, None
+            self.spool, self.is_stopped, self.destination = storage.aside(self.spool), True, None
 
     def ensure_spool(self) -> None:
         """Create the spool, with the destination, where it was deleted."""

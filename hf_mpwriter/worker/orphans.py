@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 
 from hf_mpwriter.spool.layout import HostSpool, Spool
-from hf_mpwriter.spool.staging.status import MirrorStatus
+from hf_mpwriter.spool.staging.record import MirrorStatus
 from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.spool.workers.samplers import SamplerRecord
 from hf_mpwriter.system import launch, process

@@ -19,12 +19,12 @@ from collections.abc import Callable
 from multiprocessing import parent_process, util
 
 from hf_mpwriter.base.errors import ForeignSpoolError, LogdirError
-from hf_mpwriter.base.home import Home
 from hf_mpwriter.base.settings import Destination, Settings
+from hf_mpwriter.base.storage import Storage
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.events.limits import Limits
-from hf_mpwriter.spool import homes
-from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.layout import Spool, without_locks
+from hf_mpwriter.spool.storage import aside, spool_of
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.directory import Place
 from hf_mpwriter.worker.ending.patience import is_failure
@@ -40,7 +40,7 @@ _limits = Limits()
 
 def enter(
     user: object,
-    home: Home,
+    storage: Storage,
     destination: Destination | None,
     settings: Settings,
     token: str | None,
@@ -55,14 +55,14 @@ def enter(
     `attempt_started_at`: unix time, of a writer that was pickled in another process: when that process started.
     Such a writer joins at its first event, because a spawned child does not know its name while it unpickles.
     """
-    spool, is_foreign = _usable(homes.spool_of(home))
+    spool, is_foreign = _usable(spool_of(storage))
     destination = None if is_foreign else destination
     if destination is not None:
         spool.record_destination(destination)
     before = _workers.get(spool.run_dir)
     with restoring.prepared(spool, is_joined=before is not None and before.membership.is_joined) as staged:
         if attempt_started_at is None and before is None:
-            if text := announcement(home, settings, uploads=destination is not None):
+            if text := announcement(storage, settings, uploads=destination is not None):
                 _announce(text, rank)
             environment.tell_idle(settings, rank, uploads=destination is not None or is_foreign)
         with _registry_lock:
@@ -102,7 +102,7 @@ def _usable(spool: Spool) -> tuple[Spool, bool]:
             raise
         if spool.run_dir not in _workers:
             logger.warning("%s What is logged is kept in %s and not uploaded.", error, spool.run_dir)
-        spool = homes.aside(spool)
+        spool = aside(spool)
         spool.create()
         _check_locks(spool)
         return spool, True
@@ -121,10 +121,7 @@ def _check_locks(spool: Spool) -> None:
         raise LogdirError(
             f"The logdir {spool.logdir!r} cannot be written: {error.strerror}.", hint="Give another logdir."
         ) from error
-    raise LogdirError(
-        f"The filesystem of {spool.run_dir!r} has no file locks.",
-        hint="Use another one (Lustre: mount with flock).",
-    )
+    raise without_locks(spool.run_dir)
 
 
 def _at_exit() -> None:

@@ -1,7 +1,7 @@
 """Shutdown: the bounded wait at the end of a process for what it answers for, and what the user is told of it.
 
 What a process answers for is to be on the Hub if the run has a destination, and in the logdir if it is staged. Both are
-waited for together, and told in one message; what is told of the logdir is in `spool/staging/shortfall`.
+waited for together, and told in one message; what is told of the logdir is in `spool/staging/logdir`.
 
 How long a process waits: see `ending/patience`.
 
@@ -35,8 +35,7 @@ from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.spool import progress
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Logged, Progress, sync_command
-from hf_mpwriter.spool.staging.logdir import Logdir
-from hf_mpwriter.spool.staging.shortfall import Shortfall
+from hf_mpwriter.spool.staging.logdir import Logdir, Shortfall
 from hf_mpwriter.system.redaction import printable
 from hf_mpwriter.worker import delivery
 from hf_mpwriter.worker.delivery import Awaited, amount

@@ -27,7 +27,6 @@ from hf_mpwriter.base.arguments import (
     token_or_none,
 )
 from hf_mpwriter.base.errors import SettingsError
-from hf_mpwriter.base.home import normalised_logdir
 from hf_mpwriter.base.names import check_suffix
 from hf_mpwriter.base.settings import (
     DEFAULT_COMMIT_EVERY,
@@ -37,7 +36,8 @@ from hf_mpwriter.base.settings import (
     Settings,
     check_repo_id,
 )
-from hf_mpwriter.spool import homes
+from hf_mpwriter.base.storage import normalised_logdir
+from hf_mpwriter.spool import storage
 from hf_mpwriter.spool.progress import Status
 from hf_mpwriter.system import disk
 from hf_mpwriter.worker import registry, role
@@ -197,7 +197,7 @@ class SummaryWriter(StepMethods, AddMethods):
     def _enter(self, logdir: str, attempt_started_at: float | None = None) -> Worker:
         return registry.enter(
             self._user,
-            homes.find(logdir),
+            storage.find(logdir),
             self._destination if self._uploads else None,
             self._settings,
             self._token,

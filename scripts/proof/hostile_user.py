@@ -1,10 +1,9 @@
 #!/usr/bin/env python3
 """A hostile local user: a second user of the same group does what the modes allow him, while a training runs.
 
-Three set-ups, one after another: the run directory can be written by the group (2775); only its parent can; the run
-is shared with the group (HF_MPWRITER_GROUP=1), so that the attacker may write into the spool. In each, ranks log and
-are started again, their uploaders are killed, and the attacker renames, replaces, links and changes modes at seeded
-moments, above all when an uploader or a push starts. See `hostile/attacker.py`.
+Two set-ups, one after another: the run directory can be written by the group (2775), or only its parent can. In each,
+ranks log and are started again, their uploaders are killed, and the attacker renames, replaces, links and changes modes
+at seeded moments, above all when an uploader or a push starts. See `hostile/attacker.py`.
 
     scripts/proof/hostile_user.py --minutes 2 --seed 1
 
@@ -56,10 +55,9 @@ LONGEST = 30.0  # seconds that a call may take on a busy machine; one that waits
 ENDING = 300.0  # seconds that a rank may take to end, an uploader to leave, a last record to arrive
 IN_FLIGHT = f"{SPOOL}/hosts/*/in_flight.json"
 FORGERIES = 10  # attempts to end an uploader while a batch of it is in flight
-SETTINGS = {  # name: whether only the parent can be written, whether the spool is shared
-    "a run directory of the group": (False, False),
-    "a parent of the group": (True, False),
-    "a shared spool": (False, True),
+SETTINGS = {  # name: whether only the parent can be written
+    "a run directory of the group": False,
+    "a parent of the group": True,
 }
 RANK = Path(__file__).resolve().parent / "hostile" / "rank.py"
 
@@ -67,9 +65,9 @@ RANK = Path(__file__).resolve().parent / "hostile" / "rank.py"
 class Siege:
     """One run under attack."""
 
-    def __init__(self, place: Place, seed: str, *, only_parent: bool, group: bool) -> None:
+    def __init__(self, place: Place, seed: str, *, only_parent: bool) -> None:
         self._place, self._seed, self._rng = place, seed, random.Random(seed)
-        self._only_parent, self._group = only_parent, group
+        self._only_parent = only_parent
         place.make(only_parent=only_parent)
         self.findings: list[str] = []  # broken promises
         self.troubles: list[str] = []  # what kept the script from its work
@@ -120,8 +118,6 @@ class Siege:
             "HF_ENDPOINT": endpoint,
             "HF_TOKEN": token,
         }
-        if self._group and user == VICTIM:
-            environment["HF_MPWRITER_GROUP"] = "1"
         self._lives += 1
         environment |= {"RANK": str(self._lives % RANKS), "WORLD_SIZE": str(RANKS)}
         return subprocess.Popen(
@@ -197,9 +193,7 @@ class Siege:
 
     def _attack(self, forged: Path, stop: Path, tally: Path) -> None:
         become(ATTACKER, reading=False)
-        attacker = Attacker(
-            self._place, forged, f"{self._seed} attacker", only_parent=self._only_parent, group=self._group
-        )
+        attacker = Attacker(self._place, forged, f"{self._seed} attacker", only_parent=self._only_parent)
         attacker.strike_until(stop)
         tally.write_text(json.dumps(attacker.tally))
 
@@ -302,8 +296,7 @@ def main() -> int:
     for number, name in enumerate(names):
         place = Place(root / str(number))
         place.top.mkdir()
-        only_parent, group = SETTINGS[name]
-        siege = Siege(place, f"{options.seed} {name}", only_parent=only_parent, group=group)
+        siege = Siege(place, f"{options.seed} {name}", only_parent=SETTINGS[name])
         siege.go(60 * options.minutes / len(names))
         print(f"{name}: {siege.calls} calls of training")
         print("\n".join(f"{count:8}  {what}" for what, count in sorted(siege.tally.items())), flush=True)

@@ -6,7 +6,7 @@ import dataclasses
 
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.cli.status.facts import FileFacts, LastCommit, RunFacts
-from hf_mpwriter.spool.staging.status import MirrorStatus
+from hf_mpwriter.spool.staging.record import MirrorStatus
 from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.system.process import Process
 

@@ -65,10 +65,6 @@ class Model:
         """The same model, each of whose calls takes so long."""
         return dataclasses.replace(self, name=f"{self.name}-slow", delay=seconds)
 
-    def unknown(self) -> Model:
-        """The same model under a type and source that nobody knows: it has to be probed."""
-        return dataclasses.replace(self, name=f"{self.name}-unknown", fstype="mystery", source="mystery")
-
 
 GCSFUSE = Model(
     "gcsfuse", "gcsfuse", "bucket", published_on_close=True, sync="edits", links="no", modes=False
@@ -112,13 +108,10 @@ BLOBFUSE2 = Model(
 )
 OBJECT_STORES = (GCSFUSE, MOUNTPOINT_S3, HF_MOUNT, BLOBFUSE2)
 
-PLAIN = Model("plain", "mystery", "mystery")  # locks of one mount
-NO_LOCKS = dataclasses.replace(PLAIN, name="no-locks", lock_error=errno.ENOLCK)
-NO_LOCK_CALLS = dataclasses.replace(PLAIN, name="no-lock-calls", lock_error=errno.ENOSYS)
-NO_LINKS = dataclasses.replace(PLAIN, name="no-links", links="no")
-NO_MODES = dataclasses.replace(PLAIN, name="no-modes", modes=False)
+PLAIN = Model("plain", "mystery", "mystery")  # a name that is not known; locks of one mount
+NO_MODES = Model("no-modes", "exfat", "exfat", modes=False)
 SLOW = PLAIN.slow()
-MODELS = (*OBJECT_STORES, MOUNTPOINT_S3_ALLOWED, PLAIN, NO_LOCKS, NO_LOCK_CALLS, NO_LINKS, NO_MODES, SLOW)
+MODELS = (*OBJECT_STORES, MOUNTPOINT_S3_ALLOWED, PLAIN, NO_MODES, SLOW)
 
 
 def why_not() -> str:

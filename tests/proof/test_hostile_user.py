@@ -17,7 +17,7 @@ SCRIPT = PROOF / "hostile_user.py"
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become other users")
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("where", ["a run directory of the group", "a parent of the group", "a shared spool"])
+@pytest.mark.parametrize("where", ["a run directory of the group", "a parent of the group"])
 def test_a_hostile_user_gets_no_token_and_stops_no_training(where):
     """Renames, replacements, links and modes at seeded moments, above all when an uploader or a push starts."""
     command = [sys.executable, str(SCRIPT), "--minutes", "0.15", "--seed", "7", "--only", where]
@@ -46,7 +46,7 @@ def test_the_attacker_undoes_all_that_he_does(tmp_path, monkeypatch):
         return {str(path): (path.lstat().st_ino, path.is_file() and path.read_text()) for path in paths}
 
     before, rng = content(), random.Random(7)
-    attacker = Attacker(place, forged, "7", only_parent=False, group=True)
+    attacker = Attacker(place, forged, "7", only_parent=False)
     for round_ in range(30):
         for _ in range(40):
             attacker._strike()

@@ -43,7 +43,6 @@ ELSEWHERE = {
     "mirror.status": "a mirror's: tests/integration/mirror/test_mirror_crashes.py",
     "mirror.record": "a worker's: tests/unit/spool/test_staging.py",
     "mirror.unrestored": "a restore's: tests/unit/mirror/test_restore.py",
-    "staging.probed": "a worker's: tests/unit/spool/test_homes.py",
     "staged.remove": "of `clean`: tests/integration/storage/test_clean.py",
     "mirror.restored": "a worker's: tests/unit/worker/staging/test_restoring.py",
     "restore.file": "a restore's: tests/unit/mirror/test_restore.py",

@@ -104,9 +104,9 @@ def test_only_locks_imports_file_locks():
     """Locks are taken in one module; the table of descriptors would not be complete otherwise."""
     apart = ("localhub", "demo", "testing")
     assert without(importers("filelock"), *apart) == {"system.locks"}
-    assert without(importers("fcntl"), *apart) == {"system.locks", "system.disk", "system.filesystem.probe"}
+    assert without(importers("fcntl"), *apart) == {"system.locks", "system.disk"}
     locking = {module for module, tree in TREES.items() if used(tree) & {"fcntl.flock", "fcntl.lockf"}}
-    assert without(locking, *apart) == {"system.locks", "system.filesystem.probe"}  # the probe keeps none
+    assert without(locking, *apart) == {"system.locks"}
 
 
 def test_only_disk_syncs_links_and_renames():
@@ -116,7 +116,7 @@ def test_only_disk_syncs_links_and_renames():
     """
     owned = {f"os.{name}" for name in ("fsync", "fdatasync", "link", "rename", "replace", "symlink", "sync")}
     users = {module for module, tree in TREES.items() if used(tree) & owned}
-    owners = {"system.disk", "mirror.posix", "system.filesystem.probe"}  # the probe tries them
+    owners = {"system.disk", "mirror.posix"}
     assert without(users, "localhub", "demo") == owners
     names = {
         name

@@ -29,7 +29,7 @@ from hf_mpwriter.spool.notices import read_notices
 from hf_mpwriter.spool.ownership import RUN_JSON
 from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.spool.staging.logdir import Logdir
-from hf_mpwriter.spool.staging.status import MirrorStatus
+from hf_mpwriter.spool.staging.record import MirrorStatus
 from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.spool.workers.deaths import last_of, remembered
 from hf_mpwriter.spool.workers.member_lines import Member

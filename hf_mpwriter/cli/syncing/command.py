@@ -14,7 +14,7 @@ import click
 from click.core import ParameterSource
 
 from hf_mpwriter.base.errors import HfMpWriterError
-from hf_mpwriter.base.home import is_url, normalised_logdir
+from hf_mpwriter.base.storage import is_url, normalised_logdir
 from hf_mpwriter.cli.destination import endpoint_option, place_options
 from hf_mpwriter.cli.output import DAMAGED, counted, failure
 from hf_mpwriter.cli.status.finding import has_one_of, named, others_below, runs_below

@@ -16,12 +16,12 @@ from typing import NamedTuple
 import click
 
 from hf_mpwriter.base.errors import HfMpWriterError
-from hf_mpwriter.base.home import is_url, normalised_logdir
 from hf_mpwriter.base.settings import Destination, Environment
+from hf_mpwriter.base.storage import is_url, normalised_logdir
 from hf_mpwriter.cli.destination import command_line, existing_spool, is_own_folder, path_of_run, spool_at
 from hf_mpwriter.cli.status.finding import has_event_files, run_above, runs_below
-from hf_mpwriter.spool.homes import beside, find, spool_of
 from hf_mpwriter.spool.layout import Spool
+from hf_mpwriter.spool.storage import beside, find, spool_of
 from hf_mpwriter.system.redaction import printable
 
 

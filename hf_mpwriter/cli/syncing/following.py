@@ -26,9 +26,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import click
 
 from hf_mpwriter.base.errors import HfMpWriterError
-from hf_mpwriter.base.home import is_url, normalised_logdir
 from hf_mpwriter.base.names import is_event_file
 from hf_mpwriter.base.settings import Destination, Environment, is_on
+from hf_mpwriter.base.storage import is_url, normalised_logdir
 from hf_mpwriter.cli.destination import check_endpoint, command_line
 from hf_mpwriter.cli.status.finding import has_event_files
 from hf_mpwriter.cli.syncing.folders import Wishes, candidate, check_places, recorded, spool_for

@@ -27,8 +27,8 @@ import os
 import time
 from collections.abc import Callable
 
-from hf_mpwriter.base.home import is_of_others
 from hf_mpwriter.base.names import MAIN_WORKER, SPOOL_NAME, event_host, is_ours, worker_of
+from hf_mpwriter.base.storage import is_of_others
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging.record import MirrorRecord
 from hf_mpwriter.system import disk

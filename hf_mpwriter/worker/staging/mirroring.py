@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging.logdir import Logdir
-from hf_mpwriter.spool.staging.status import MirrorStatus
+from hf_mpwriter.spool.staging.record import MirrorStatus
 from hf_mpwriter.system.redaction import printable
 from hf_mpwriter.worker.election import MirrorElection
 

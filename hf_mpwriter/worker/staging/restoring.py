@@ -29,7 +29,7 @@ from typing import NamedTuple
 
 from hf_mpwriter.base import state
 from hf_mpwriter.base.errors import HfMpWriterError, LogdirError, SettingsError
-from hf_mpwriter.base.home import is_url
+from hf_mpwriter.base.storage import is_url
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.spool.layout import RunPaths, Spool
 from hf_mpwriter.spool.progress import size_text
@@ -38,7 +38,7 @@ from hf_mpwriter.spool.staging.restoration import Restoration, restore_lock
 from hf_mpwriter.spool.starts import has_ended, opened
 from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.system import disk, launch, locks
-from hf_mpwriter.system.filesystem.mounts import Mount, find_mount
+from hf_mpwriter.system.filesystem import Mount, find_mount
 from hf_mpwriter.system.process import host_id
 from hf_mpwriter.system.redaction import printable
 

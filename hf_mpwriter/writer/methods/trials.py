@@ -9,8 +9,8 @@ from typing import Any, overload
 
 from tensorboardX.summary import hparams
 
-from hf_mpwriter.base.home import is_url
 from hf_mpwriter.base.names import sub_directory
+from hf_mpwriter.base.storage import is_url
 from hf_mpwriter.writer import summaries
 from hf_mpwriter.writer.methods.types import Step
 from hf_mpwriter.writer.scalars import ScalarMethods, as_numbers

@@ -45,10 +45,9 @@ def exchange(one: str, other: str) -> None:
 class Attacker:
     """The second user."""
 
-    def __init__(self, place: Place, forged: Path, seed: str, *, only_parent: bool, group: bool) -> None:
+    def __init__(self, place: Place, forged: Path, seed: str, *, only_parent: bool) -> None:
         self._run, self._attic, self._private = str(place.run_dir), str(place.attic), str(place.private)
         self._forged, self._rng, self._only_parent = str(forged), random.Random(seed), only_parent
-        self._group = group
         self._undo: list[tuple[float, Callable[[], None]]] = []
         self._busy: set[str] = set()
         self._known: set[str] = set()
@@ -105,15 +104,13 @@ class Attacker:
     def _strike_at_start(self) -> None:
         """A process is about to open what it needs: lead it to the stranger, once or by turns."""
         path, kind = (self._run, "run") if self._only_parent else (os.path.join(self._run, SPOOL), "spool")
-        attacks = [lambda: self._replace(path, kind), lambda: self._flap(path, kind)]
-        self._try(self._rng.choice([*attacks, self._spoil] if self._group else attacks))
+        self._try(self._rng.choice([lambda: self._replace(path, kind), lambda: self._flap(path, kind)]))
 
     def _strike(self) -> None:
         if self._only_parent:
             self._try(self._rng.choice([self._swap_run, self._add_beside]))
             return
-        attacks = [self._swap_spool] + [self._swap, self._add] * 3
-        self._try(self._rng.choice(attacks + [self._spoil] * 4 if self._group else attacks))
+        self._try(self._rng.choice([self._swap_spool] + [self._swap, self._add] * 3))
 
     def _try(self, attack: Callable[[], str]) -> None:
         try:
@@ -236,27 +233,9 @@ class Attacker:
         kinds = ("fifo", "link_to_canary", "link_to_proc", "record", "twin", "hard_link", "directory", "nothing")
         return self._replace(path, *kinds)
 
-    def _spoil(self) -> str:
-        """Replace a file of a spool that is shared with him by his own, or by one that is none."""
-        top = os.path.join(self._run, SPOOL)
-        found = Path(top).rglob("[!x]*")  # without what he has put aside
-        files = [str(path) for path in found if not path.is_symlink() and path.is_file()]
-        if not files:
-            return "nothing to spoil"
-        path = self._rng.choice(files)
-        if path.endswith(".json") and self._rng.random() < 0.7:
-            same = [str(mine) for mine in Path(self._forged).rglob(os.path.basename(path))]
-            made = os.path.join(self._attic, self._new_name())
-            shutil.copyfile(self._rng.choice(same or [f"{self._forged}/run.json"]), made)
-            os.chown(made, -1, GROUP)
-            os.chmod(made, 0o660)
-            return self._put(path, made, f"forged {os.path.basename(path) if same else 'file'}")
-        return self._replace(path, "fifo", "link_to_canary", "link_to_proc", "record", "twin", "directory", "nothing")
-
     def _replace(self, path: str, *kinds: str) -> str:
         made, kind = self._made(*kinds)
-        name = "a file of the spool" if f"/{SPOOL}/" in path else "something"
-        name = os.path.basename(path) if path.endswith((SPOOL, "exp1")) else name
+        name = os.path.basename(path) if path.endswith((SPOOL, "exp1")) else "something"
         return self._put(path, made, f"{kind.replace('_', ' ')} in place of {name}")
 
     def _put(self, path: str, made: str, what: str) -> str:

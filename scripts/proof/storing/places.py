@@ -32,13 +32,7 @@ RUN = "runs/exp1"
 BUCKET = "runs"
 URLS = ("s3", "local-url", "in-memory")
 WRITE_BACK = ("rclone-writes", "rclone-full")  # a cache that uploads some time after close
-MODELS = {
-    model.name: model
-    for model in (
-        *(model for model in fuse_models.MODELS if not model.delay),
-        *(model.unknown() for model in fuse_models.OBJECT_STORES),
-    )
-}
+MODELS = {model.name: model for model in fuse_models.MODELS if not model.delay}
 ROWS = (*real_mounts.KINDS, *MODELS, *URLS)
 
 

@@ -30,7 +30,7 @@ from lib.waiting import becomes_true
 
 from hf_mpwriter.events import framing
 from hf_mpwriter.localhub import LocalHub, View
-from hf_mpwriter.spool import homes
+from hf_mpwriter.spool import storage
 from hf_mpwriter.system.launch import is_command_of
 from hf_mpwriter.testing import read_journals
 from hf_mpwriter.testing.oracle import keys
@@ -126,8 +126,7 @@ class Run:
 
     def _first(self) -> None:
         started, gates = self._start(range(self._ranks), 0, RECORDS, HALF)
-        home = homes.find(self._place.logdir, self._environment)
-        self.found.way = home.way.value
+        self.found.way = storage.find(self._place.logdir, self._environment).layout.value
         self._reached("built")
         for process in started:
             process.told("half")
@@ -193,7 +192,7 @@ class Run:
 
     def _alive(self, *kinds: str) -> list[int]:
         """Uploaders, mirrors and what they started, of this run."""
-        run_dir = homes.find(self._place.logdir, self._environment).run_dir
+        run_dir = storage.find(self._place.logdir, self._environment).run_dir
         found = []
         for pid in filter(str.isdecimal, os.listdir("/proc")):
             with contextlib.suppress(OSError):

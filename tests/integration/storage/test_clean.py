@@ -12,8 +12,8 @@ from click.testing import CliRunner
 from staged import stage
 from support import event_file
 
-from hf_mpwriter.base.home import staging_root
 from hf_mpwriter.base.settings import Destination
+from hf_mpwriter.base.storage import staging_root
 from hf_mpwriter.base.verdicts import Sent
 from hf_mpwriter.cli import clean as clean_module
 from hf_mpwriter.cli.main import main

@@ -125,9 +125,6 @@ DIFFERENCES = {
     "hf-mount": ON_CLOSE | NO_APPEND | {"read while open": b""},
     "blobfuse2": ON_CLOSE | NO_LINK | {"lock": "ENOSYS"},
     "plain": {},
-    "no-locks": {"lock": "ENOLCK"},
-    "no-lock-calls": {"lock": "ENOSYS"},
-    "no-links": NO_LINK,
     "no-modes": {"mode": 0o644},
     "plain-slow": {},
 }

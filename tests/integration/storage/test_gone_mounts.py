@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import os
 from pathlib import Path
 
 import fuse_models
 import pytest
-from fuse_models import GCSFUSE, MOUNTPOINT_S3, mounted
+from fuse_models import GCSFUSE, MOUNTPOINT_S3, PLAIN, mounted
 from programs import wait_for
 from runs import run
 from staged import stage
 from support import keys
 
-from hf_mpwriter.base.home import Way
+from hf_mpwriter import SummaryWriter
+from hf_mpwriter.base.errors import LogdirError
+from hf_mpwriter.base.storage import Layout
 from hf_mpwriter.mirror.copy import do
 from hf_mpwriter.mirror.job import Arrived, CopyJob, Finished, Item
-from hf_mpwriter.spool import homes
+from hf_mpwriter.spool import storage
 from hf_mpwriter.spool.staging.logdir import Logdir
-from hf_mpwriter.system.filesystem.mounts import find_mount
+from hf_mpwriter.system.filesystem import find_mount
 
 pytestmark = [
     pytest.mark.root,
     pytest.mark.skipif(bool(fuse_models.why_not()), reason=fuse_models.why_not() or "-"),
 ]
+
+FILES = dataclasses.replace(PLAIN, fstype="bindfs")  # a program that keeps files as a disk does
 
 LOG = """
 import os, sys, time
@@ -69,7 +75,7 @@ def test_a_mount_that_goes_and_comes_back_gets_all_of_the_run(local, tmp_path, s
         logdir = mount.place / "exp1"
         program = start(LOG, logdir, flags, 0, 100, 5, 100)
         go(0)
-        spool = homes.spool_of(homes.find(str(logdir)))
+        spool = storage.spool_of(storage.find(str(logdir)))
     go(1)
     assert list(mount.place.iterdir()) == []
     assert Logdir(spool).status().reason == f"gcsfuse (bucket) at {mount.place} is not mounted; mount it again"
@@ -78,8 +84,8 @@ def test_a_mount_that_goes_and_comes_back_gets_all_of_the_run(local, tmp_path, s
         assert program.succeed().split() == ["True", "False", "True"]
         assert steps(again) == [0, 1, 2]
 
-    home = homes.find(str(logdir))
-    assert (home.way, home.run_dir) == (Way.STAGED, spool.run_dir)
+    kept = storage.find(str(logdir))
+    assert (kept.layout, kept.run_dir) == (Layout.STAGED, spool.run_dir)
     (flags / "3.go").touch()
     code, out, err = start(LOG, logdir, flags, 3, 5).finish()
     assert (code, out.split()) == (0, ["False"])
@@ -111,27 +117,28 @@ def test_a_copy_to_a_dead_mount_or_to_another_one_writes_nothing(tmp_path):
         assert other.everything() == {}
 
 
-def test_a_mount_that_removes_nothing_keeps_one_file_of_a_probe(local, tmp_path):
-    """Of the first one: other processes read what it has found."""
-    with mounted(MOUNTPOINT_S3.unknown(), tmp_path / "mount") as mount:
-        logdir = str(mount.place / "exp1")
-        for _ in range(2):
-            homes._homes.clear()
-            homes._probed.clear()
-            assert homes.find(logdir).way is Way.STAGED
-        assert list(mount.everything().values()) == [b""]
-        run("doctor", logdir)
-        assert len(mount.everything()) > 1, "a person who asks gets an answer of now"
-
-
-def test_a_start_on_a_dead_mount_is_staged_or_told_what_helps(local, tmp_path):
-    """Of a store that is known by name all goes on; on another mount the error says what to do."""
-    with mounted(GCSFUSE, tmp_path / "mount") as mount:
+@pytest.mark.parametrize("model", [GCSFUSE, PLAIN], ids=lambda model: model.name)
+def test_a_start_on_a_dead_mount_is_staged(local, tmp_path, model):
+    """Of a program that is known, or not known, by its name."""
+    with mounted(model, tmp_path / "mount") as mount:
         mount.die()
-        home = homes.find(str(mount.place / "exp1"))
-        assert home.way is Way.STAGED
-        assert os.path.isdir(os.path.dirname(os.path.dirname(home.run_dir)))
-    with mounted(fuse_models.PLAIN, tmp_path / "plain") as mount:
+        kept = storage.find(str(mount.place / "exp1"))
+        assert kept.layout is Layout.STAGED
+        assert os.path.isdir(os.path.dirname(os.path.dirname(kept.run_dir)))
+
+
+def test_a_start_on_a_dead_mount_that_needs_no_staging_is_told_what_helps(local, tmp_path):
+    """Where the logdir itself would hold the run."""
+    with mounted(FILES, tmp_path / "mount") as mount:
         mount.die()
         with pytest.raises(OSError, match="mount it again"):
-            homes.spool_of(homes.find(str(mount.place / "exp1"))).create()
+            storage.spool_of(storage.find(str(mount.place / "exp1"))).create()
+
+
+@pytest.mark.parametrize("error", [errno.ENOLCK, errno.ENOSYS])
+def test_a_mount_without_locks_is_refused_with_what_helps(local, tmp_path, error):
+    """One that is known to keep files; nothing is tried out before."""
+    model = dataclasses.replace(FILES, lock_error=error)
+    refused = pytest.raises(LogdirError, match=r"has no file locks\. Set HF_MPWRITER_STAGING")
+    with mounted(model, tmp_path / "mount") as mount, refused:
+        SummaryWriter(str(mount.place / "exp1")).add_scalar("loss", 1.0, 0)

@@ -11,7 +11,7 @@ from fuse_models import HF_MOUNT, MOUNTPOINT_S3, MOUNTPOINT_S3_ALLOWED, mounted
 from programs import wait_for
 from runs import run
 
-from hf_mpwriter.spool import homes
+from hf_mpwriter.spool import storage
 from hf_mpwriter.testing import processes
 
 pytestmark = [
@@ -51,7 +51,7 @@ def test_a_copy_that_is_killed_in_the_middle_of_a_file(model, is_mended, start, 
         killed = {"HF_MPWRITER_FAILPOINT": "copy.write=kill:5"}  # each copy that this process has started
         program = start(LOG, logdir, 100 if is_mended else 10, goes_on, env=killed)
         wait_for(lambda: any(0 < len(data) < SIZE for data in mount.everything().values()), "half a file")
-        run_dir = homes.find(str(logdir)).run_dir
+        run_dir = storage.find(str(logdir)).run_dir
         for pid in processes.left_behind(run_dir, "mirror"):  # the program starts the next one when it goes on
             os.kill(pid, signal.SIGKILL)
         wait_for(lambda: not processes.left_behind(run_dir, "mirror", "copy"), "their end")

@@ -1,4 +1,4 @@
-"""A logdir without locks, or without modes: event files grow in it, and each host keeps a spool of its own."""
+"""A logdir without modes: event files grow in it, and each host keeps a spool of its own."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from fuse_models import NO_LOCKS, NO_MODES, mounted, why_not
+from fuse_models import NO_MODES, mounted, why_not
 from programs import wait_for
 from repository import HELPERS
 
 from hf_mpwriter.base import names
-from hf_mpwriter.base.home import Way, staged_name, staging_root
+from hf_mpwriter.base.storage import Layout, staged_name, staging_root
 from hf_mpwriter.cli.main import main
 from hf_mpwriter.events import framing
 from hf_mpwriter.localhub import View
-from hf_mpwriter.spool import homes
+from hf_mpwriter.spool import storage
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import load
 from hf_mpwriter.spool.workers.share import LEFT_ALONE
@@ -57,10 +57,10 @@ def leave(run_dir: Path, age: float) -> str:
 
 
 @pytest.mark.timeout(300)
-def test_each_host_uploads_its_own_from_a_logdir_without_locks(start, hub, tmp_path):
+def test_each_host_uploads_its_own_from_a_logdir_without_modes(start, hub, tmp_path):
     """All arrives once; no spool is in the logdir; what a third host has left behind minutes ago is sent, too."""
     enough = tmp_path / "enough"
-    with mounted(NO_LOCKS, tmp_path / "mount") as mount:
+    with mounted(NO_MODES, tmp_path / "mount") as mount:
         run_dir = mount.place / "exp1"
         run_dir.mkdir()
         left, young = leave(run_dir, LEFT_ALONE + 600), leave(run_dir, 0)
@@ -78,7 +78,7 @@ def test_each_host_uploads_its_own_from_a_logdir_without_locks(start, hub, tmp_p
         for number, rank in enumerate(ranks):
             code, _, err = rank.finish()
             assert code == 0, err
-            assert err.count("has no file locks") == (number == 0), "rank 0 says it, once"
+            assert err.count("exfat does not keep the mode of a file") == (number == 0), "rank 0 says it, once"
             assert "are not on the Hub" not in err
         assert not (run_dir / ".hf_mpwriter").exists()
         assert left in ledger(0)
@@ -97,8 +97,8 @@ def test_each_host_sends_its_own_of_a_run_that_both_stage(start, hub, tmp_path):
     environments = [on_host(number, tmp_path) for number in (0, 1)]
     for env in environments:
         env["HF_MPWRITER_STAGING"] = env["TMPDIR"]
-    places = [homes.find(str(logdir), env) for env in environments]
-    spools = [homes.spool_of(home) for home in places]
+    places = [storage.find(str(logdir), env) for env in environments]
+    spools = [storage.spool_of(kept) for kept in places]
 
     def ledger(number: int) -> set[str]:
         spool = spools[number]
@@ -139,15 +139,15 @@ def test_a_logdir_without_modes_is_not_taken_for_that_of_others(start, hub, tmp_
             code, _, err = start(TWICE, run_dir).finish()
             assert code == 0, err
             assert "not uploaded" not in err
-        home = homes.find(str(run_dir))
-        assert (home.way, home.run_dir) == (Way.LOCAL_SPOOL, str(run_dir))
-        assert home.spool.startswith(f"{tmp_path}/{staging_root(os.geteuid())}/")
+        kept = storage.find(str(run_dir))
+        assert (kept.layout, kept.run_dir) == (Layout.LOCAL_SPOOL, str(run_dir))
+        assert kept.spool.startswith(f"{tmp_path}/{staging_root(os.geteuid())}/")
         assert not (run_dir / ".hf_mpwriter").exists()
         assert oracle.check(str(run_dir), View(hub.store, "me/run", "exp1")).problems == []
         shown = CliRunner().invoke(main, ["status", str(run_dir)])
         assert shown.exit_code == 0, shown.output
         assert "in 6 files" in shown.output
         told = CliRunner().invoke(main, ["doctor", str(run_dir)]).output
-        assert re.search(r"(?m)^keep owner and mode of a file +no$", told)
+        assert re.search(r"(?m)^known as +files grow in place, without modes$", told)
         assert re.search(r"(?m)^a run there is kept +local spool: each host", told)
-        assert re.search(rf"(?m)^spool +{re.escape(home.spool)}$", told)
+        assert re.search(rf"(?m)^spool +{re.escape(kept.spool)}$", told)

@@ -2,8 +2,8 @@
 
 hf-mount         staged; a copy is renamed        gcsfuse, blobfuse2 and rclone differ from it in what no run uses
 mountpoint-s3    staged; a copy is written in place
-no-locks         local spool
-bindfs           direct, as it was tried out
+no-modes         local spool
+bindfs           direct
 
 Each row is a process with mounts of its own: a test that is killed leaves none behind.
 """
@@ -20,7 +20,7 @@ from repository import PROOF
 
 SCRIPT = PROOF / "storage.py"
 LIMIT = 600  # seconds, to end a hang
-ROWS = ("hf-mount", "mountpoint-s3", "no-locks", "bindfs")
+ROWS = ("hf-mount", "mountpoint-s3", "no-modes", "bindfs")
 
 pytestmark = pytest.mark.root
 

@@ -17,7 +17,7 @@ from support import event_file, events, keys
 from hf_mpwriter import SummaryWriter
 from hf_mpwriter.base.errors import LogdirError, SettingsError
 from hf_mpwriter.base.names import event_second
-from hf_mpwriter.spool import homes
+from hf_mpwriter.spool import storage
 from hf_mpwriter.spool.ledger import load
 from hf_mpwriter.spool.staging.record import Mirrored, MirrorRecord
 from hf_mpwriter.system import locks
@@ -86,10 +86,10 @@ def test_a_staged_run_is_whole_in_its_logdir_and_on_the_hub(hub, run_dir, local,
         [*[str(run_dir)] * 3, str(run_dir / "rank_00001"), str(run_dir), "tensorboard/exp1"],
         [True, True],
     ]
-    home = homes.find(str(run_dir))
-    assert home.run_dir.startswith(str(local))
-    assert MirrorRecord.read(homes.spool_of(home)).to == str(run_dir)
-    here = Path(home.run_dir)
+    kept = storage.find(str(run_dir))
+    assert kept.run_dir.startswith(str(local))
+    assert MirrorRecord.read(storage.spool_of(kept)).to == str(run_dir)
+    here = Path(kept.run_dir)
     wait_for(lambda: files_below(run_dir) == files_below(here), "what the killed rank logged is in the logdir")
     assert len(files_below(here)) == 2 * 4 + 1
     assert not (run_dir / ".hf_mpwriter").exists()
@@ -122,16 +122,16 @@ def test_an_attempt_continues_behind_those_of_other_machines(hub, run_dir, tmp_p
         before, found = found, files_below(run_dir)
         assert {path: found[path] for path in before} == before, "nothing in the logdir is written again"
         assert len(found) == len(before) + 2
-        home = homes.find(str(run_dir), env)
-        assert files_below(Path(home.run_dir)) == found
+        kept = storage.find(str(run_dir), env)
+        assert files_below(Path(kept.run_dir)) == found
         lengths = {path: len(content) for path, content in found.items()}
-        assert Mirrored.read(homes.spool_of(home).host(host_id())).files == lengths
+        assert Mirrored.read(storage.spool_of(kept).host(host_id())).files == lengths
     assert told == [None, 2, 7], "what the purge hides does not count"
     order = [os.path.join(run_dir, path) for path in sorted(path for path in found if "/" not in path)]
     assert [step for path in order for _, step in keys(path)] == [*range(5), *range(3, 8), *range(8, 13)]
     starts = [[event.step for event in events(path) if event.session_log.status == START] for path in order]
     assert starts == [[], [3, 3], []]
-    wait_for(lambda: all_acknowledged(Path(home.run_dir)), "all of it is on the Hub")
+    wait_for(lambda: all_acknowledged(Path(kept.run_dir)), "all of it is on the Hub")
     check_oracle(run_dir, hub)
 
 
@@ -163,7 +163,7 @@ def test_what_is_in_the_logdir_never_changes(run_dir, local, tmp_path, start):
     wait_for(look, "several files are in the logdir")
     stop.touch()
     count = int(program.succeed())
-    here = Path(homes.find(str(run_dir)).run_dir)
+    here = Path(storage.find(str(run_dir)).run_dir)
     wait_for(lambda: look() and seen == files_below(here), "the rest is there")
     assert [step for path in sorted(seen) for _, step in keys(run_dir / path)] == list(range(count))
 
@@ -243,7 +243,7 @@ def test_nothing_is_sent_before_an_earlier_file_that_did_not_come(hub, run_dir, 
     code, out, err = start(ORDERED, url, 0.5).finish(200)
     assert (code, out) == (0, "False\n"), err
     assert "1 of 1 file there could not be brought back" in err
-    spool = homes.spool_of(homes.find(url))
+    spool = storage.spool_of(storage.find(url))
     wait_for(lambda: not locks.is_held(spool.uploader_lock), "the uploader has left")
     held = load(spool, spool.destination())
     assert [path for path in held.files if held.length(path)] == [path for path in held.files if "beside" in path] != []

@@ -1,4 +1,4 @@
-"""`doctor`: what a filesystem can do, and how a run would be kept there, in aligned plain text."""
+"""`doctor`: the filesystem of a logdir, and how a run would be kept there, in aligned plain text."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from click.testing import CliRunner
 
 from hf_mpwriter import SummaryWriter
 from hf_mpwriter.base.errors import LogdirError
-from hf_mpwriter.base.home import staging_root
+from hf_mpwriter.base.storage import staging_root
 from hf_mpwriter.cli import doctor as cli_doctor
 from hf_mpwriter.cli.destination import spool_at
 from hf_mpwriter.cli.main import main
-from hf_mpwriter.cli.storage import doctor as doctor_of_storage
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.system.filesystem.mounts import Mount, find_mount
+from hf_mpwriter.system.filesystem import find_mount
 
 
 @pytest.fixture(autouse=True)
@@ -35,12 +34,12 @@ def doctor(directory: object) -> tuple[int, dict[str, str]]:
     return done.exit_code, dict(lines)
 
 
-def test_a_filesystem_that_is_known_by_name_is_not_asked(tmp_path):
+def test_a_filesystem_is_told_with_how_a_run_is_kept(tmp_path):
     """A directory that is not there yet is not made, and nothing is left behind."""
     logdir = tmp_path / "runs" / "exp1"
     code, told = doctor(logdir)
     assert code == 4
-    assert told["abilities"].startswith("all that is needed")
+    assert told["known as"] == "a disk of this host"
     assert told["a run there is kept"].startswith("direct")
     assert (told["event files"], told["spool"]) == (str(logdir), str(logdir / ".hf_mpwriter"))
     mount = find_mount(str(tmp_path))
@@ -74,16 +73,6 @@ def test_what_cannot_be_is_one_line(tmp_path, monkeypatch, staging):
     assert "is no directory" in done.output
 
 
-def test_what_a_witness_does_not_answer_is_not_known(tmp_path, monkeypatch):
-    """As on a mount that hangs for other processes: it is not waited for, and there is no traceback."""
-    monkeypatch.setattr(doctor_of_storage, "PATIENCE", 0.01)
-    monkeypatch.setattr(doctor_of_storage, "_WITNESS", "import time; time.sleep(600)")
-    monkeypatch.setattr(doctor_of_storage, "find_mount", lambda _: Mount(str(tmp_path), "odd", "odd"))
-    code, told = doctor(tmp_path / "exp1")
-    assert code == 4
-    assert told["show file and lock to another process"] == "not known"
-
-
 def refused(directory: object) -> str:
     """What `doctor` and a writer say, the same, of a directory in which no run can be begun; without the prefix."""
     done = CliRunner().invoke(main, ["doctor", str(directory)])
@@ -108,7 +97,7 @@ def test_a_disk_that_can_only_be_read_takes_no_new_run_and_keeps_an_old_one(tmp_
     def read_only(*_: object, **__: object) -> str:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(tmp_path))
 
-    monkeypatch.setattr(doctor_of_storage.tempfile, "mkdtemp", read_only)
+    monkeypatch.setattr(cli_doctor.tempfile, "mkdtemp", read_only)
     done = CliRunner().invoke(main, ["doctor", str(tmp_path / "exp1")])
     assert (done.exit_code, "cannot be written: Read-only file system. Give another" in done.output) == (1, True)
     Spool(str(tmp_path / "exp1")).create()

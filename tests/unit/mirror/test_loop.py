@@ -26,7 +26,7 @@ from hf_mpwriter.spool.staging.record import Mirrored, MirrorPlaces, MirrorRecor
 from hf_mpwriter.spool.status import LINGER
 from hf_mpwriter.spool.workers import derived
 from hf_mpwriter.system import locks
-from hf_mpwriter.system.filesystem.mounts import Mount
+from hf_mpwriter.system.filesystem import Mount
 from hf_mpwriter.system.process import host_id
 
 NAME = "events.out.tfevents.1000000000.there.1.0123abcd"

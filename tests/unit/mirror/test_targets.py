@@ -18,7 +18,7 @@ from hf_mpwriter.mirror.job import Absent, Arrived, Conflict, CopyJob, CopyWay, 
 from hf_mpwriter.mirror.posix import IN_PLACE, RENAME, mark_of
 from hf_mpwriter.mirror.targets import CopySource
 from hf_mpwriter.system.directory import Directory
-from hf_mpwriter.system.filesystem.mounts import Mount, find_mount
+from hf_mpwriter.system.filesystem import Mount, find_mount
 
 ONE, TWO = (f"events.out.tfevents.100000000{n}.h.1.0123abcd" for n in (1, 2))
 LATER = ONE.replace("1000000001", "1000000009")

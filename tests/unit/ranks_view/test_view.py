@@ -184,7 +184,7 @@ def test_that_the_view_cannot_be_kept_is_told_if_it_lasts_or_nothing_more_comes(
 
 @pytest.mark.parametrize("place", ["all_ranks_open.json", "all_ranks.json"])
 def test_a_directory_in_the_place_of_a_record_keeps_no_view_from_its_work(run, place):
-    """Others may have made it where the spool is open to a group."""
+    """It is moved aside."""
     (Path(run.host.root) / place).mkdir()
     run.tick()
     run.tick()

@@ -297,11 +297,11 @@ def test_tokens_are_never_uploaded(tmp_path, monkeypatch):
     assert sizes(Directory(tmp_path), everything, secrets()) == {"harmless.txt": 1}
 
 
-def test_what_a_probe_of_the_filesystem_has_left_is_no_attachment(tmp_path):
-    """A process that starts tries the filesystem in the run directory, and may be killed there."""
-    probe = tmp_path / ".hf_mpwriter-probe-1000"
-    probe.mkdir()
-    (probe / "4711-0123abcd").write_bytes(b"a")
+def test_what_doctor_makes_for_a_moment_is_no_attachment(tmp_path):
+    """It may be killed before it has removed it."""
+    left = tmp_path / ".hf_mpwriter-try-1000-ab"
+    left.mkdir()
+    (left / "4711-0123abcd").write_bytes(b"a")
     (tmp_path / ".hf_mpwriter-01234567.89abcdef.part").write_bytes(b"a")
     (tmp_path / "notes.txt").write_bytes(b"a")
     assert sizes(Directory(str(tmp_path)), everything) == {"notes.txt": 1}

@@ -21,7 +21,7 @@ from hf_mpwriter.spool.layout import HostSpool
 from hf_mpwriter.spool.outbox import Batch, InFlightRecord, Outbox, interrupted
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Directory
-from hf_mpwriter.system.filesystem.mounts import Mount
+from hf_mpwriter.system.filesystem import Mount
 
 PUT = [f"outbox.put.{step}" for step in ("open", "write", "fsync", "rename", "dirsync")]
 DATA = ["outbox.data.fsync", "outbox.data.dirsync"]

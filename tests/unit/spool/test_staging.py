@@ -9,10 +9,8 @@ import pytest
 from staged import stage
 
 from hf_mpwriter.base import state
-from hf_mpwriter.spool.staging.logdir import Logdir
-from hf_mpwriter.spool.staging.record import Mirrored, MirrorPlaces, MirrorRecord, mirror_lock
-from hf_mpwriter.spool.staging.shortfall import Shortfall
-from hf_mpwriter.spool.staging.status import MirrorStatus
+from hf_mpwriter.spool.staging.logdir import Logdir, Shortfall
+from hf_mpwriter.spool.staging.record import Mirrored, MirrorPlaces, MirrorRecord, MirrorStatus, mirror_lock
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.process import host_id
 

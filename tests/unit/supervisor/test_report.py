@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from hf_mpwriter.spool.staging.shortfall import Shortfall
+from hf_mpwriter.spool.staging.logdir import Shortfall
 from hf_mpwriter.supervisor.drain import Delivered
 from hf_mpwriter.supervisor.report import lines
 

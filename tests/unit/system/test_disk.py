@@ -15,7 +15,7 @@ from support import failing, limit_files, open_descriptors
 
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import Directory, Place, at
-from hf_mpwriter.system.filesystem.mounts import Mount, mount_of_descriptor
+from hf_mpwriter.system.filesystem import Mount, mount_of_descriptor
 
 REPLACE = ("open", "write", "fsync", "rename", "dirsync")
 REMOVE = ("unlink", "dirsync")
@@ -236,9 +236,10 @@ def test_a_file_that_cannot_be_opened_as_ours_leaves_nothing(tmp_path, monkeypat
     """Neither a file nor a descriptor, even if the disk does not let go of the file."""
     held = Directory(tmp_path)
     assert held.is_there()
+    tmp_path.chmod(0o770)
     before = open_descriptors()
-    for name in ("is_shared", "unlink"):
-        of = disk if name == "is_shared" else os
+    for name in ("check_names", "unlink"):
+        of = disk if name == "check_names" else os
         monkeypatch.setattr(of, name, lambda *_, **__: (_ for _ in ()).throw(OSError(errno.EIO, "refused")))
         with pytest.raises(OSError, match="refused"):
             disk.open_ours(held / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL)

@@ -1,29 +1,33 @@
-"""Which filesystem a path is on, what it can do, and which way to keep a run follows."""
+"""Which filesystem a path is on, what its type tells, which layout of a run follows, and whether it is full."""
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import os
 import sys
-import threading
-import time
 
 import pytest
 
-from hf_mpwriter.base.home import Way, choose, needed
-from hf_mpwriter.system.directory import Place
-from hf_mpwriter.system.filesystem import mounts
-from hf_mpwriter.system.filesystem import probe as probe_module
-from hf_mpwriter.system.filesystem.mounts import Mount, find_mount, mount_of, mount_of_descriptor, mount_unasked
-from hf_mpwriter.system.filesystem.probe import REMAINS, Abilities, probe
+from hf_mpwriter.base.storage import Layout, choose
+from hf_mpwriter.system import filesystem
+from hf_mpwriter.system.filesystem import (
+    LEAST,
+    Kind,
+    Mount,
+    explained,
+    find_mount,
+    is_full,
+    mount_of,
+    mount_of_descriptor,
+    mount_unasked,
+)
 
 TABLE = r"""22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/root rw
 30 22 0:26 / /proc rw - proc proc rw
 36 22 0:31 / /mnt/my\040bucket rw,noatime master:1 shared:2 - fuse.gcsfuse my-bucket rw,user_id=0
 37 36 0:32 / /mnt/my\040bucket/tmp rw - tmpfs tmpfs rw
 40 22 0:40 / /data rw - xfs /dev/sdb rw
-41 40 0:41 / /data/deep rw - nfs4 server:/export rw
+41 40 0:41 / /data/deep rw - nfs4 server:/export rw,vers=4.2
 42 40 0:42 / /data rw - fuse mountpoint-s3 rw
 50 22 0:50 / /twice rw - ext4 /dev/sdc rw
 51 50 0:51 / /twice rw - fuse.rclone remote:bucket rw
@@ -62,6 +66,13 @@ def test_a_table_without_its_root_is_read():
     assert mount_of("/home", "") is None
 
 
+def test_the_options_of_a_filesystem_are_read_and_do_not_tell_two_mounts_apart():
+    """They may change when it is mounted again."""
+    mount = mount_of("/m", "36 7 0:31 / /m rw,relatime - lustre s:/x rw,noflock\n")
+    assert mount.options == "rw,noflock"
+    assert mount == Mount("/m", "lustre", "s:/x")
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="mountinfo is Linux's")
 def test_the_mount_of_a_path_that_is_not_there_yet_is_found(tmp_path):
     """It is that of the nearest directory above; a link is followed."""
@@ -71,92 +82,63 @@ def test_the_mount_of_a_path_that_is_not_there_yet_is_found(tmp_path):
 
 
 GCSFUSE, S3 = Mount("/m", "fuse.gcsfuse", "bucket"), Mount("/m", "fuse", "mountpoint-s3")
-MYSTERY, SSHFS, NFS = (
-    Mount("/m", "fuse", "some-bucket"),
-    Mount("/m", "fuse.sshfs", "me@host:/x"),
-    Mount("/m", "nfs4", "s:/"),
-)
-ALL = Abilities(*(True for _ in dataclasses.fields(Abilities)))
-
-
-def without(*names: str) -> Abilities:
-    """All abilities but these."""
-    return dataclasses.replace(ALL, **dict.fromkeys(names, False))
+MYSTERY = Mount("/m", "fuse", "some-bucket")
 
 
 @pytest.mark.parametrize(
-    ("mount", "abilities", "staging", "way", "why"),
+    ("mount", "kind"),
     [
-        (Mount("/", "ext4", "/dev/sda"), None, "", Way.DIRECT, ""),
-        (None, ALL, "", Way.DIRECT, ""),
-        (NFS, ALL, "", Way.DIRECT, ""),
-        (NFS, without("link"), "", Way.DIRECT, ""),
-        (NFS, without("lock"), "", Way.LOCAL_SPOOL, "nfs4 has no file locks"),
-        (NFS, without("private"), "never", Way.LOCAL_SPOOL, "mode"),
-        (NFS, without("rename"), "", Way.LOCAL_SPOOL, "in place of"),
-        (NFS, without("append", "lock"), "", Way.STAGED, "append"),
-        (NFS, without("read_open"), "", Way.STAGED, "before it is closed"),
-        (NFS, Abilities(), "", Way.DIRECT, ""),  # nothing could be told: the disk is full
-        (GCSFUSE, None, "", Way.STAGED, "gcsfuse"),
-        (S3, None, "", Way.STAGED, "mountpoint-s3"),
-        (Mount("/m", "fuse.rclone", "remote:bucket"), None, "", Way.STAGED, "rclone"),
-        (Mount("/m", "fuse", "rclone{abc}"), ALL, "", Way.DIRECT, ""),
-        (MYSTERY, ALL, "", Way.DIRECT, ""),
-        (MYSTERY, without("link"), "", Way.STAGED, "no links"),  # as a bucket that a container gets by descriptor
-        (SSHFS, without("link"), "", Way.DIRECT, ""),
-        (None, ALL, "/scratch", Way.STAGED, "HF_MPWRITER_STAGING is /scratch"),
+        (Mount("/", "ext4", "/dev/sda"), Kind.LOCAL),
+        (Mount("/m", "nfs4", "s:/"), Kind.OF_FILES),
+        (Mount("/m", "fuse.sshfs", "me@host:/x"), Kind.OF_FILES),
+        (Mount("/m", "9p", "share", "rw,trans=virtio"), Kind.OF_FILES),
+        (Mount("/m", "of-tomorrow", "none"), Kind.OF_FILES),  # the kernel's own: buckets come by FUSE
+        (Mount("/m", "lustre", "s:/", "rw,flock,user_xattr"), Kind.OF_FILES),
+        (Mount("/m", "lustre", "s:/", "rw,localflock"), Kind.OF_FILES),
+        (Mount("/m", "lustre", "s:/"), Kind.OF_FILES),
+        (Mount("/m", "lustre", "s:/", "rw,noflock,user_xattr"), Kind.WITHOUT_LOCKS),
+        (Mount("/m", "vfat", "/dev/sdb"), Kind.WITHOUT_MODES),
+        (Mount("/m", "fuseblk", "/dev/sdb"), Kind.WITHOUT_MODES),
+        (Mount("/m", "fuse.exfat", "/dev/sdb"), Kind.WITHOUT_MODES),
+        (Mount("/m", "cifs", "//server/x"), Kind.WITHOUT_MODES),
+        (Mount("/mnt/c", "9p", "C:\\", "rw,aname=drvfs;path=C:\\;uid=1000"), Kind.WITHOUT_MODES),
+        (Mount("/mnt/c", "9p", "C:\\", "rw,aname=drvfs;path=C:\\;metadata;uid=1000"), Kind.OF_FILES),
+        (GCSFUSE, Kind.OBJECT_STORE),
+        (S3, Kind.OBJECT_STORE),
+        (Mount("/m", "fuse.rclone", "remote:bucket"), Kind.OBJECT_STORE),
+        (Mount("/m", "fuse", "/usr/bin/s3fs:x"), Kind.OBJECT_STORE),
+        (Mount("/m", "fuse", "rclone{abc}"), Kind.UNKNOWN),
+        (Mount("/m", "fuse", ""), Kind.UNKNOWN),
+        (Mount("/m", "fuse.ext4", "x"), Kind.UNKNOWN),  # a program of any name
+        (MYSTERY, Kind.UNKNOWN),
     ],
 )
-def test_the_way_follows_from_mount_and_abilities(mount, abilities, staging, way, why):
+def test_the_type_tells_the_kind(mount, kind):
+    """By the list of types, the list of programs, and what some mounts say in their options."""
+    assert mount.kind is kind
+
+
+@pytest.mark.parametrize(
+    ("mount", "staging", "layout", "why"),
+    [
+        (None, "", Layout.DIRECT, ""),
+        (Mount("/", "ext4", "/dev/sda"), "", Layout.DIRECT, ""),
+        (Mount("/m", "nfs4", "s:/"), "", Layout.DIRECT, ""),
+        (Mount("/m", "lustre", "s:/", "rw,noflock"), "", Layout.LOCAL_SPOOL, "lustre has no file locks"),
+        (Mount("/m", "vfat", "/dev/sdb"), "never", Layout.LOCAL_SPOOL, "vfat does not keep the mode"),
+        (GCSFUSE, "", Layout.STAGED, "gcsfuse shows an object store"),
+        (GCSFUSE, "never", Layout.STAGED, "gcsfuse"),  # such a run is refused
+        (MYSTERY, "", Layout.STAGED, "some-bucket may show an object store; HF_MPWRITER_STAGING=never"),
+        (MYSTERY, "never", Layout.DIRECT, ""),
+        (None, "/scratch", Layout.STAGED, "HF_MPWRITER_STAGING is /scratch"),
+    ],
+)
+def test_the_layout_follows_from_kind_and_variable(mount, staging, layout, why):
     """And the reason names what is missing."""
-    chosen, reason = choose(mount, abilities, staging)
-    assert chosen is way
+    chosen, reason = choose(mount, staging)
+    assert chosen is layout
     assert why in reason
     assert bool(why) == bool(reason)
-
-
-def test_a_local_disk_can_do_everything(tmp_path):
-    """And the probe leaves nothing."""
-    found = probe(str(tmp_path), elsewhere=lambda path: os.path.getsize(path) == 1)
-    assert found == ALL
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_many_probes_at_once_do_not_disturb_each_other(tmp_path):
-    """One removes neither the directory nor the files of another."""
-    found: list[Abilities] = []
-
-    def probe_often() -> None:
-        found.extend(probe(str(tmp_path)) for _ in range(5))
-
-    threads = [threading.Thread(target=probe_often) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert found == [dataclasses.replace(ALL, elsewhere_sees=None)] * 30
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_what_a_killed_probe_has_left_is_removed(tmp_path):
-    """What is younger may belong to a probe that runs."""
-    place = tmp_path / f".hf_mpwriter-probe-{os.geteuid()}"
-    (place / "1-old.dir").mkdir(parents=True)
-    (place / "1-old").touch()
-    (place / "2-young").touch()
-    for name in ("1-old", "1-old.dir"):
-        os.utime(place / name, (0, time.time() - REMAINS - 60))
-    probe(str(tmp_path))
-    assert [left.name for left in place.iterdir()] == ["2-young"]
-
-
-def test_where_nothing_can_be_made_nothing_is_told(tmp_path):
-    """It is an error, not a lack of abilities."""
-    (tmp_path / "file").touch()
-    with pytest.raises(OSError, match="Not a directory"):
-        probe(str(tmp_path / "file"))
-    with pytest.raises(FileNotFoundError):
-        probe(str(tmp_path / "missing"))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="mountinfo is Linux's")
@@ -185,70 +167,10 @@ def test_a_mount_is_there_again_if_point_type_and_source_are(other, is_again):
     assert Mount("/m", "ext4", "/dev/sda").is_again(Mount("/m", "ext4", "/dev/sdb"))
 
 
-def tried(directory, monkeypatch, *needed: str, **faults: list) -> tuple[list[str], Abilities]:
-    """The steps of a probe in which these calls of its own raise in turn, and what it has found."""
-    steps = []
-    for name in (field.name for field in dataclasses.fields(Abilities)):
-        real, errors = getattr(probe_module._Trial, f"_{name}"), faults.get(name, [])
-
-        def step(trial, name=name, real=real, errors=errors):
-            steps.append(name)
-            if errors:
-                raise OSError(errors.pop(0), "fault")
-            return real(trial)
-
-        monkeypatch.setattr(probe_module._Trial, f"_{name}", step)
-    return steps, probe(str(directory), needed)
-
-
-def test_a_probe_ends_when_it_has_decided(tmp_path, monkeypatch):
-    """The first ability that is missing decides; what comes behind it leaves files and takes time."""
-    steps, found = tried(tmp_path, monkeypatch, "append", "read_open", "lock", read_open=[errno.EPERM])
-    assert steps == ["append", "read_open"]
-    assert found == Abilities(append=True, read_open=False)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
-def test_a_probe_is_repeated_after_an_error_of_the_moment(tmp_path, monkeypatch, number):
-    """Once: what comes again is the answer."""
-    steps, found = tried(tmp_path, monkeypatch, "append", "lock", append=[number])
-    assert steps[-2:] == ["append", "lock"]
-    assert found == Abilities(append=True, lock=True)
-    monkeypatch.undo()
-    steps, found = tried(tmp_path, monkeypatch, "append", append=[number, number])
-    assert steps == ["append", "append"]
-    assert found.append is (False if number == errno.EIO else None)
-
-
-def test_where_the_first_file_fails_for_a_moment_the_probe_is_repeated(tmp_path, monkeypatch):
-    """An error while the file is made is no answer either."""
-    make, failed = Place.open, []
-
-    def fail_once(place, flags, mode=0o600):
-        if flags & os.O_APPEND and not failed:
-            failed.append(place)
-            raise OSError(errno.EIO, "fault")
-        return make(place, flags, mode)
-
-    monkeypatch.setattr(Place, "open", fail_once)
-    assert probe(str(tmp_path), ("append",)).append is True
-    assert failed
-
-
-@pytest.mark.parametrize(("mount", "has_link"), [(MYSTERY, True), (SSHFS, False), (NFS, False), (None, False)])
-def test_what_is_needed_is_tried_in_the_order_in_which_it_decides(mount, has_link):
-    """What stages a run comes first; of links only where an object store may be behind it."""
-    ways = [choose(mount, without(name), "")[0] for name in needed(mount)]
-    assert ways == sorted(ways, key=[Way.STAGED, Way.LOCAL_SPOOL].index)
-    assert Way.DIRECT not in ways
-    assert ("link" in needed(mount)) is has_link
-
-
 def test_the_mount_of_a_descriptor_is_found_where_fdinfo_names_none(tmp_path, monkeypatch):
     """As in gVisor."""
     (tmp_path / "fdinfo").mkdir()
-    monkeypatch.setattr(mounts, "_FDINFO", str(tmp_path / "fdinfo"))
+    monkeypatch.setattr(filesystem, "_FDINFO", str(tmp_path / "fdinfo"))
     fd = os.open(tmp_path, os.O_RDONLY)
     try:
         (tmp_path / "fdinfo" / str(fd)).write_text("flags:\t0100000\n")
@@ -272,3 +194,37 @@ def test_a_mount_is_told_without_a_look_at_it(tmp_path, monkeypatch):
     for name in ("near/x", "self/x"):
         assert mount_unasked(str(tmp_path / name), table).fstype == "ext4"
     assert mount_unasked(str(tmp_path), "") is None
+
+
+BLOCK = 4096
+PLENTY, FEW = 10 * LEAST // BLOCK, LEAST // BLOCK - 1
+
+
+@pytest.mark.parametrize(
+    ("blocks", "free", "names", "free_names", "expected"),
+    [
+        pytest.param(1000, PLENTY, 100, 100, False, id="room"),
+        pytest.param(1000, FEW, 100, 100, True, id="no block"),
+        pytest.param(1000, PLENTY, 100, 0, True, id="no inode"),
+        pytest.param(1000, PLENTY, 0, 0, False, id="btrfs counts no inodes"),
+        pytest.param(0, 0, 0, 0, False, id="a mount that tells nothing"),
+    ],
+)
+def test_a_disk_without_blocks_or_names_is_full(tmp_path, monkeypatch, blocks, free, names, free_names, expected):
+    """A mount that tells nothing is not."""
+    found = os.statvfs_result((BLOCK, BLOCK, blocks, free, free, names, free_names, free_names, 0, 255))
+    monkeypatch.setattr(os, "statvfs", lambda _: found)
+    assert is_full(tmp_path) is expected
+
+
+def test_a_directory_that_is_gone_is_not_full(tmp_path):
+    """Nor is one with room."""
+    assert not is_full(tmp_path)
+    assert not is_full(tmp_path / "gone")
+
+
+def test_a_full_disk_has_a_sentence():
+    """Another error has its own."""
+    full, other = (OSError(number, os.strerror(number)) for number in (errno.ENOSPC, errno.EIO))
+    assert explained(full, "cannot start") == "the disk is full: free some space"
+    assert explained(other, "cannot start") == f"cannot start: {other}"

@@ -12,8 +12,8 @@ from hanging import hanging, why_not
 from programs import wait_for
 
 from hf_mpwriter.base import state
-from hf_mpwriter.base.home import staged_name, staging_root
 from hf_mpwriter.base.settings import Destination, Settings
+from hf_mpwriter.base.storage import staged_name, staging_root
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging.record import MirrorRecord
 from hf_mpwriter.spool.starts import StartRecord

@@ -15,7 +15,7 @@ from hf_mpwriter.base.verdicts import Retry
 from hf_mpwriter.snapshot.event_files import EventFileScan
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Logged, Progress, sync_command
-from hf_mpwriter.spool.staging.shortfall import Shortfall
+from hf_mpwriter.spool.staging.logdir import Shortfall
 from hf_mpwriter.spool.status import LINGER, LONGEST_STAY, StatusFile, UploaderStatus
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import Directory

@@ -8,7 +8,7 @@ import os
 import pytest
 from support import event_file
 
-from hf_mpwriter.base.home import staging_root
+from hf_mpwriter.base.storage import staging_root
 from hf_mpwriter.cli.status import finding
 from hf_mpwriter.cli.status.finding import named, nearest_first, no_run, others_below, runs_below
 from hf_mpwriter.spool.layout import Spool

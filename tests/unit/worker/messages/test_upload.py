@@ -14,9 +14,8 @@ from hf_mpwriter.base import state
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.status import SILENCE, SILENT_FOR, UploaderStatus
-from hf_mpwriter.system import disk
+from hf_mpwriter.system import disk, filesystem
 from hf_mpwriter.system.directory import Place
-from hf_mpwriter.system.filesystem import room
 from hf_mpwriter.system.process import Process, host_id
 from hf_mpwriter.worker.messages.reporter import ToldRecord
 from hf_mpwriter.worker.messages.upload import NOTABLE, UploadMessages, beginning, duration, is_outage, shown, url_of
@@ -222,7 +221,7 @@ def test_an_uploader_that_is_silent_on_a_full_disk_is_told_and_its_end_too(told,
     mine = UploadMessages(NOW - 10, lambda: now[0])
     told.publish(WORKS)
     told.by(mine)
-    monkeypatch.setattr(room, "is_full", lambda _: True)
+    monkeypatch.setattr(filesystem, "is_full", lambda _: True)
     assert told.by(mine) == []
     now[0] += SILENT_FOR
     directory = told.spool.directory.path
@@ -232,7 +231,7 @@ def test_an_uploader_that_is_silent_on_a_full_disk_is_told_and_its_end_too(told,
     )
     now[0] += 60
     assert told.by(mine) == []
-    monkeypatch.setattr(room, "is_full", lambda _: False)
+    monkeypatch.setattr(filesystem, "is_full", lambda _: False)
     told.publish(dataclasses.replace(WORKS, beat=now[0], succeeded_at=now[0]))
     assert told.by(mine) == ["uploading again, after 80 s"]
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from hf_mpwriter.base.home import Home, Way, direct
 from hf_mpwriter.base.settings import Settings
+from hf_mpwriter.base.storage import Layout, Storage, direct
 from hf_mpwriter.worker.staging.announcement import announcement
 
-STAGED = Home("s3://b/exp1", Way.STAGED, "/scratch/x/exp1", "/scratch/x/exp1/.hf_mpwriter", "a URL is no directory")
-ASIDE = Home("/data/exp1", Way.LOCAL_SPOOL, "/data/exp1", "/scratch/x/exp1/.hf_mpwriter", "exfat has no file locks")
+SPOOL = "/scratch/x/exp1/.hf_mpwriter"
+STAGED = Storage("s3://b/exp1", Layout.STAGED, "/scratch/x/exp1", SPOOL, "a URL is no directory")
+ASIDE = Storage("/data/exp1", Layout.LOCAL_SPOOL, "/data/exp1", SPOOL, "lustre has no file locks")
 
 
 def test_both_places_and_the_interval_are_told():
@@ -17,7 +18,7 @@ def test_both_places_and_the_interval_are_told():
         "every 0.5 minutes, less often in a long run, at push() and at the end. If this machine is lost, so is what it "
         "has logged since."
     )
-    assert "/scratch/x/exp1/.hf_mpwriter" in announcement(ASIDE, Settings(), uploads=True)
+    assert SPOOL in announcement(ASIDE, Settings(), uploads=True)
     assert announcement(direct("/data/exp1"), Settings(), uploads=True) == ""
 
 

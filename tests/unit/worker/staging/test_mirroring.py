@@ -12,8 +12,7 @@ from staged import stage
 from hf_mpwriter.base import state
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.staging.record import MirrorPlaces, mirror_lock
-from hf_mpwriter.spool.staging.status import MirrorStatus
+from hf_mpwriter.spool.staging.record import MirrorPlaces, MirrorStatus, mirror_lock
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.process import host_id
 from hf_mpwriter.worker.staging.mirroring import SEVERAL, Mirroring, trouble

@@ -17,7 +17,7 @@ from hf_mpwriter.spool.staging.record import MirrorRecord
 from hf_mpwriter.spool.staging.restoration import Restoration, restore_lock
 from hf_mpwriter.spool.workers.members import MemberFile
 from hf_mpwriter.system import locks
-from hf_mpwriter.system.filesystem.mounts import Mount, find_mount
+from hf_mpwriter.system.filesystem import Mount, find_mount
 from hf_mpwriter.system.process import Process
 from hf_mpwriter.worker.staging import restoring
 

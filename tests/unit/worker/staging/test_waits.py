@@ -14,8 +14,7 @@ from hf_mpwriter.events import framing
 from hf_mpwriter.events.limits import Limits
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ledger import Ledger
-from hf_mpwriter.spool.staging.record import Mirrored, MirrorPlaces
-from hf_mpwriter.spool.staging.status import MirrorStatus
+from hf_mpwriter.spool.staging.record import Mirrored, MirrorPlaces, MirrorStatus
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.process import host_id
 from hf_mpwriter.worker.ending.patience import Terms

@@ -6,22 +6,18 @@ import dataclasses
 import os
 import pickle
 import stat
-import time
 
 import pytest
 
 from hf_mpwriter import SummaryWriter
 from hf_mpwriter.base.errors import LogdirError, SettingsError
-from hf_mpwriter.base.home import Way, staged_name, staging_root
+from hf_mpwriter.base.storage import Layout, staged_name, staging_root
 from hf_mpwriter.cli.destination import path_of_run
-from hf_mpwriter.spool import homes
-from hf_mpwriter.spool.homes import abilities_at, find, spool_of
+from hf_mpwriter.spool import storage
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.staging import probed
-from hf_mpwriter.spool.staging.probed import recall, remember
 from hf_mpwriter.spool.staging.record import MirrorRecord
-from hf_mpwriter.system.filesystem.mounts import Mount, find_mount
-from hf_mpwriter.system.filesystem.probe import Abilities
+from hf_mpwriter.spool.storage import find, spool_of
+from hf_mpwriter.system.filesystem import Mount, find_mount
 
 
 @pytest.fixture
@@ -35,7 +31,7 @@ def staging(tmp_path, monkeypatch):
 def test_a_local_logdir_is_its_own_home(tmp_path):
     """Nothing is created, and the spool is in the logdir."""
     home = find(str(tmp_path / "run"))
-    assert (home.way, home.run_dir, home.why) == (Way.DIRECT, str(tmp_path / "run"), "")
+    assert (home.layout, home.run_dir, home.why) == (Layout.DIRECT, str(tmp_path / "run"), "")
     assert spool_of(home).root == home.spool == str(tmp_path / "run" / ".hf_mpwriter")
     assert not (tmp_path / "run").exists()
 
@@ -47,12 +43,12 @@ def test_a_named_staging_directory_takes_every_run(tmp_path, staging):
         writer.add_scalar("loss", 1.0, 1)
     home = find(logdir)
     root = staging / f"hf_mpwriter-{os.geteuid()}"
-    assert (home.way, home.logdir) == (Way.STAGED, logdir)
+    assert (home.layout, home.logdir) == (Layout.STAGED, logdir)
     assert home.run_dir == str(root / staged_name(os.path.realpath(logdir)))
     assert os.path.basename(home.run_dir) == "exp1"
     assert stat.S_IMODE(root.stat().st_mode) == 0o700
     assert spool_of(home).exists()
-    assert find(home.run_dir).way is Way.DIRECT, "no run is staged twice"
+    assert find(home.run_dir).layout is Layout.DIRECT, "no run is staged twice"
     assert find(home.run_dir).run_dir == home.run_dir
 
 
@@ -72,7 +68,7 @@ def test_a_logdir_that_is_reached_by_a_link_has_the_same_home(tmp_path, staging)
 def test_a_url_is_staged(staging, url):
     """Its spool is on this host."""
     home = find(url)
-    assert home.way is Way.STAGED
+    assert home.layout is Layout.STAGED
     assert os.path.basename(home.run_dir) == "exp1"
     assert home.run_dir.startswith(str(staging))
 
@@ -142,12 +138,12 @@ def test_a_run_stays_staged_while_its_mount_is_not_there(tmp_path, disk, monkeyp
     logdir = tmp_path / "bucket" / "exp1"
     run_dir = staged_for(logdir, dataclasses.replace(GCSFUSE, point=str(tmp_path / "bucket")), disk)
     home = find(str(logdir))
-    assert (home.way, home.run_dir, home.logdir) == (Way.STAGED, run_dir, str(logdir))
+    assert (home.layout, home.run_dir, home.logdir) == (Layout.STAGED, run_dir, str(logdir))
     assert home.why == f"gcsfuse (bucket) at {tmp_path / 'bucket'} is not mounted, or does not answer; mount it again"
-    assert find(str(tmp_path / "bucket" / "exp2")).way is Way.DIRECT
+    assert find(str(tmp_path / "bucket" / "exp2")).layout is Layout.DIRECT
     assert not logdir.parent.exists()
     monkeypatch.setenv("HF_MPWRITER_STAGING", "never")
-    assert find(str(logdir)).way is Way.DIRECT
+    assert find(str(logdir)).layout is Layout.DIRECT
 
 
 def test_what_is_mounted_in_place_of_the_mount_or_over_it_is_taken(tmp_path, disk):
@@ -155,7 +151,7 @@ def test_what_is_mounted_in_place_of_the_mount_or_over_it_is_taken(tmp_path, dis
     here = find_mount(str(tmp_path))
     for number, point in enumerate((here.point, "/")):
         staged_for(tmp_path / f"exp{number}", dataclasses.replace(GCSFUSE, point=point), disk)
-        assert find(str(tmp_path / f"exp{number}")).way is Way.DIRECT
+        assert find(str(tmp_path / f"exp{number}")).layout is Layout.DIRECT
 
 
 def test_a_staging_directory_that_others_may_enter_is_not_believed(tmp_path, disk):
@@ -163,7 +159,7 @@ def test_a_staging_directory_that_others_may_enter_is_not_believed(tmp_path, dis
     logdir = tmp_path / "bucket" / "exp1"
     staged_for(logdir, dataclasses.replace(GCSFUSE, point=str(tmp_path / "bucket")), disk)
     (disk / staging_root(os.geteuid())).chmod(0o755)
-    assert find(str(logdir)).way is Way.DIRECT
+    assert find(str(logdir)).layout is Layout.DIRECT
 
 
 def test_a_home_on_the_network_is_not_looked_at(tmp_path, disk, monkeypatch):
@@ -171,80 +167,37 @@ def test_a_home_on_the_network_is_not_looked_at(tmp_path, disk, monkeypatch):
     asked = []
     isdir, makedirs = os.path.isdir, os.makedirs
     network = Mount(str(disk), "nfs4", "server:/home")
-    monkeypatch.setattr(homes, "mount_unasked", lambda path, _: network if path == str(disk) else find_mount(path))
+    monkeypatch.setattr(storage, "mount_unasked", lambda path, _: network if path == str(disk) else find_mount(path))
     monkeypatch.setattr(os.path, "isdir", lambda path: asked.append(path) or isdir(path))
     monkeypatch.setattr(os, "makedirs", lambda path, *a, **k: asked.append(path) or makedirs(path, *a, **k))
     monkeypatch.setenv("TMPDIR", str(tmp_path / "next"))
-    assert find(str(tmp_path / "run")).way is Way.DIRECT
+    assert find(str(tmp_path / "run")).layout is Layout.DIRECT
     assert find("s3://bucket/one").run_dir.startswith(f"{tmp_path}/next/")
     assert asked
     assert not [path for path in asked if str(path).startswith(str(disk))]
 
 
-NO_APPEND = Abilities(append=False)
+@pytest.mark.parametrize(("fstype", "is_fit"), [("fuse.mystery", True), ("nfs4", True), ("exfat", False)])
+def test_a_named_staging_directory_is_believed_unless_it_is_known_to_be_unfit(
+    tmp_path, staging, monkeypatch, fstype, is_fit
+):
+    """Of what is not known it is believed; a spool needs locks and modes."""
+    monkeypatch.setattr(storage, "find_mount", lambda path: Mount(path, fstype, "x"))
+    if is_fit:
+        assert find(str(tmp_path / "exp1")).run_dir.startswith(str(staging))
+        return
+    with pytest.raises(LogdirError, match=f"in {staging}, exfat does not keep the mode of a file"):
+        find(str(tmp_path / "exp1"))
 
 
-def test_an_answer_is_remembered_for_a_day_per_mount_and_device(tmp_path, monkeypatch):
-    """And counts only if it decides what is asked."""
-    assert recall(str(tmp_path), GCSFUSE, 7, ["append"]) is None
-    tmp_path.chmod(0o700)
-    remember(str(tmp_path), GCSFUSE, 7, NO_APPEND)
-    assert recall(str(tmp_path), GCSFUSE, 7, ["append", "lock"]) == NO_APPEND
-    assert recall(str(tmp_path), GCSFUSE, 7, ["lock", "append"]) is None
-    assert recall(str(tmp_path), GCSFUSE, 8, ["append"]) is None
-    for other in ("point", "fstype", "source"):
-        assert recall(str(tmp_path), dataclasses.replace(GCSFUSE, **{other: "x"}), 7, ["append"]) is None
-    now = time.time()
-    monkeypatch.setattr(probed.time, "time", lambda: now + 23 * 3600)
-    assert recall(str(tmp_path), GCSFUSE, 7, ["append"]) == NO_APPEND
-    monkeypatch.setattr(probed.time, "time", lambda: now + probed.KEPT + 60)
-    assert recall(str(tmp_path), GCSFUSE, 7, ["append"]) is None
-
-
-@pytest.mark.parametrize("mode", [0o750, 0o705])
-def test_an_answer_in_a_directory_that_others_may_enter_is_not_believed(tmp_path, mode):
-    """Nor written there."""
-    tmp_path.chmod(0o700)
-    remember(str(tmp_path), GCSFUSE, 7, NO_APPEND)
-    tmp_path.chmod(mode)
-    assert recall(str(tmp_path), GCSFUSE, 7, ["append"]) is None
-    with pytest.raises(PermissionError):
-        remember(str(tmp_path), GCSFUSE, 7, NO_APPEND)
-
-
-def test_an_answer_of_another_owner_is_not_believed(tmp_path, monkeypatch):
-    """As a stranger may make a directory of that name in /tmp."""
-    tmp_path.chmod(0o700)
-    remember(str(tmp_path), GCSFUSE, 7, NO_APPEND)
-    monkeypatch.setattr(probed.os, "geteuid", lambda: os.getuid() + 1)
-    assert recall(str(tmp_path), GCSFUSE, 7, ["append"]) is None
-
-
-def test_an_unknown_filesystem_is_asked_once(tmp_path, disk, monkeypatch):
-    """A second process reads what the first one found; another filesystem at the path is asked."""
-    mystery, asked = Mount("/m", "fuse.mystery", "x"), []
-
-    def probe(directory, needed):
-        asked.append(directory)
-        return NO_APPEND
-
-    monkeypatch.setattr(homes, "probe", probe)
-    monkeypatch.setattr(homes, "_probed", {})
-    assert abilities_at(str(tmp_path / "exp1"), mystery, [str(disk)]) == NO_APPEND
-    homes._probed.clear()  # as in another process
-    assert abilities_at(str(tmp_path / "exp1"), mystery, [str(disk)]) == NO_APPEND
-    assert asked == [str(tmp_path)]
-    homes._probed.clear()
-    abilities_at(str(tmp_path / "exp1"), dataclasses.replace(mystery, source="y"), [str(disk)])
-    assert len(asked) == 2
-
-
-def test_an_answer_that_decides_nothing_is_not_remembered(tmp_path, disk, monkeypatch):
-    """The disk was full: the next process asks again."""
-    asked = []
-    monkeypatch.setattr(homes, "probe", lambda *_: asked.append(1) or Abilities(append=True))
-    monkeypatch.setattr(homes, "_probed", {})
-    for _ in range(2):
-        abilities_at(str(tmp_path), Mount("/m", "fuse.mystery", "x"), [str(disk)])
-        homes._probed.clear()
-    assert asked == [1, 1]
+@pytest.mark.parametrize(("setting", "layout"), [("", Layout.STAGED), ("never", Layout.DIRECT)])
+def test_a_program_that_is_not_known_is_staged_unless_the_user_says_otherwise(
+    tmp_path, disk, monkeypatch, setting, layout
+):
+    """Nothing is made there, or asked but the status of the logdir."""
+    monkeypatch.setenv("HF_MPWRITER_STAGING", setting)
+    (tmp_path / "mount").mkdir()
+    mystery = Mount(str(tmp_path / "mount"), "fuse.mystery", "x")
+    monkeypatch.setattr(storage, "mount_at", lambda _: mystery)
+    assert find(str(tmp_path / "mount" / "exp1")).layout is layout
+    assert list((tmp_path / "mount").iterdir()) == []

@@ -1,15 +1,14 @@
-r"""Mounts: which filesystem a path is on, and what its type alone tells.
+r"""Filesystems: which one a path is on, what its type tells, and whether it takes nothing more.
 
     /proc/self/mountinfo: one line a mount
 
     36 35 98:0 /mnt1 /mnt/my\040bucket rw,noatime master:1 - fuse.gcsfuse my-bucket rw,user_id=0
-    id parent  root  point             options             - type         source    options
-
-    type or source       what is known without a probe
-    ext4, tmpfs, ...     a disk of this host: everything works
-    fuse.gcsfuse, ...    an object store: other hosts see a file when it is closed, which no probe finds out
+    id parent  root  point             options             - type         source    options of the filesystem
 
 A descriptor stays on its mount whatever becomes of the path: /proc/self/fdinfo names the mount by its id.
+
+What is in none of the lists below: of a program by FUSE nothing is known, as it may show a bucket. Any other type is
+one of the kernel's, where files grow in place.
 
 Invariants:
 - A mount that lies hidden beneath a later one does not count: the mounts are walked from the root as a lookup does.
@@ -20,26 +19,32 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
+import enum
 import errno
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hf_mpwriter.system.process import open_above
 
-# files grow in place there, locks and modes work, and one host sees it all
+# types where files grow in place, locks and modes work, and one host sees it all
 _LOCAL = "bcachefs btrfs ext2 ext3 ext4 f2fs jfs nilfs2 overlay ramfs reiserfs rootfs tmpfs xfs zfs"
+# types, and programs by FUSE, that keep files as a disk does, but no modes
+_WITHOUT_MODES = (
+    "cifs drvfs exfat fuseblk hfs msdos ntfs ntfs-3g ntfs3 prl_fs smb3 umsdos vboxsf vfat vmhgfs vmhgfs-fuse"
+)
 # programs that show an object store, by the type `fuse.<name>`, or by the source where the type is `fuse`
 _OBJECT_STORES = (
     "alluxio-fuse blobfuse blobfuse2 cosfs curvefs dbfs gcsfuse geesefs goofys hf-mount juicefs mountpoint-s3 obsfs "
     "ossfs ossfs2 rclone riofs s3fs s3ql seaweedfs tigrisfs tosfs yas3fs"
 )
-# programs by FUSE that keep files as a disk does, even those that know no links
+# programs by FUSE that keep files as a disk does
 _OF_FILES = (
-    "bindfs ceph-fuse encfs exfat fuse-overlayfs glusterfs gocryptfs grpcfuse lxcfs mergerfs ntfs-3g osxfs sshfs "
-    "unionfs virtiofs vmhgfs-fuse"
+    "bindfs ceph-fuse encfs fuse-overlayfs glusterfs gocryptfs grpcfuse lxcfs mergerfs osxfs sshfs unionfs virtiofs"
 )
+FULL = (errno.ENOSPC, errno.EDQUOT)  # what a disk says that takes nothing more
+LEAST = 16 * 1024  # bytes; a few small files need as much
 _MOUNTINFO, _FDINFO = "/proc/self/mountinfo", "/proc/self/fdinfo"
 _CHUNK = 1 << 16  # bytes
 _LINKS = 40  # that the system follows in one path
@@ -51,6 +56,17 @@ _CURES = {  # what a mount answers when the program or the server behind it is g
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 
 
+class Kind(enum.Enum):
+    """What the type of a filesystem tells of it, in words for a person."""
+
+    LOCAL = "a disk of this host"
+    OF_FILES = "files grow in place"
+    WITHOUT_LOCKS = "files grow in place, without file locks"
+    WITHOUT_MODES = "files grow in place, without modes"
+    OBJECT_STORE = "an object store"
+    UNKNOWN = "a program that is not known by its name"
+
+
 @dataclass(frozen=True)
 class Mount:
     """A mounted filesystem."""
@@ -58,10 +74,11 @@ class Mount:
     point: str  # where it is mounted
     fstype: str  # its type, such as `ext4` or `fuse.gcsfuse`
     source: str  # what is mounted: a device, a bucket, the name of a program
+    options: str = field(default="", compare=False)  # of the filesystem, separated by commas
 
     def __str__(self) -> str:
         """Say it in messages."""
-        return f"{self.program or self.fstype} ({self.source}) at {self.point}"
+        return f"{self.name} ({self.source}) at {self.point}"
 
     def is_again(self, other: Mount) -> bool:
         """Whether another mount shows the same files: same point, type and source; the device of a disk may change."""
@@ -74,30 +91,43 @@ class Mount:
     @property
     def is_local(self) -> bool:
         """Whether it is of a type that is a disk, or the memory, of this host."""
-        return self.fstype in _LOCAL.split()
+        return self.kind is Kind.LOCAL
 
     @property
-    def program(self) -> str:
-        """The name of the program behind a filesystem by FUSE: by its type, else by its source; "" if it is none."""
-        kind, _, name = self.fstype.partition(".")
-        if kind not in ("fuse", "macfuse"):
-            return ""
-        return (name or self.source.partition(":")[0].rpartition("/")[2]).lower()
+    def is_by_program(self) -> bool:
+        """Whether a program shows it, by FUSE."""
+        return self.fstype.partition(".")[0] in ("fuse", "macfuse")
 
     @property
-    def is_object_store(self) -> bool:
-        """Whether it is known to show an object store."""
-        return self.program in _OBJECT_STORES.split()
+    def name(self) -> str:
+        """The name of the program by its type, else by its source, if it is by FUSE; else the type."""
+        if not self.is_by_program:
+            return self.fstype
+        named = self.fstype.partition(".")[2] or self.source.partition(":")[0].rpartition("/")[2]
+        return named.lower() or self.fstype
 
     @property
-    def is_known(self) -> bool:
-        """Whether its type tells all that is needed."""
-        return self.is_local or self.is_object_store
+    def kind(self) -> Kind:
+        """What the type tells."""
+        if self.fstype in _LOCAL.split():
+            return Kind.LOCAL
+        if self.name in _WITHOUT_MODES.split() or self._is_of_windows:
+            return Kind.WITHOUT_MODES
+        if self.is_by_program and self.name not in _OF_FILES.split():
+            return Kind.OBJECT_STORE if self.name in _OBJECT_STORES.split() else Kind.UNKNOWN
+        return Kind.WITHOUT_LOCKS if self._is_lustre_without_locks else Kind.OF_FILES
 
     @property
-    def may_be_object_store(self) -> bool:
-        """Whether a program is behind it that is not known to keep files as a disk does."""
-        return self.program != "" and self.program not in _OF_FILES.split()
+    def _is_lustre_without_locks(self) -> bool:
+        """Whether it is Lustre without `-o flock`; its options name one of flock, localflock and noflock."""
+        options = self.options.split(",")
+        return self.fstype == "lustre" and not {"", "flock", "localflock"}.intersection(options)
+
+    @property
+    def _is_of_windows(self) -> bool:
+        """Whether it is a drive of Windows in WSL 2, which keeps modes only if it is mounted with `metadata`."""
+        names = self.options.replace(";", ",").split(",")
+        return self.fstype == "9p" and "aname=drvfs" in names and "metadata" not in names
 
 
 def mount_of(path: str, mountinfo: str) -> Mount | None:
@@ -122,7 +152,7 @@ def _mounts(mountinfo: str) -> Iterator[tuple[str, str, Mount]]:
         left, _, right = line.partition(" - ")
         fields, kind = left.split(" "), right.split(" ")
         if len(fields) >= 6 and len(kind) >= 2:
-            yield fields[0], fields[1], Mount(_unescaped(fields[4]), kind[0], _unescaped(kind[1]))
+            yield fields[0], fields[1], Mount(_unescaped(fields[4]), kind[0], _unescaped(kind[1]), "".join(kind[2:3]))
 
 
 def _unescaped(text: str) -> str:
@@ -237,3 +267,19 @@ def reason_of(error: OSError) -> str:
     """An error of the system in words; of a dead mount with what helps."""
     text = error.strerror or str(error)
     return f"{_CURES[error.errno]} ({text}); mount it again" if error.errno in _CURES else text
+
+
+def is_full(directory: int | str | os.PathLike[str]) -> bool:
+    """Whether the disk of a directory, by descriptor or path, takes not even a few small files; False if unknown."""
+    try:
+        status = os.statvfs(directory)
+    except OSError:
+        return False
+    free = status.f_bavail if os.geteuid() else status.f_bfree
+    has_no_name = bool(status.f_files) and not status.f_ffree
+    return bool(status.f_blocks) and (free * status.f_frsize < LEAST or has_no_name)
+
+
+def explained(error: OSError, what: str) -> str:
+    """Why something could not be done on this disk."""
+    return "the disk is full: free some space" if error.errno in FULL else f"{what}: {error}"

@@ -1,9 +1,9 @@
-"""Homes: where the event files of a run and its spool are, and why there.
+"""Storage: where the event files of a run and its spool are, and why there.
 
-    way            event files                spool                                   the filesystem of the logdir
-    DIRECT         logdir                     logdir/.hf_mpwriter                     can do all that is needed
+    layout         event files                spool                                   the filesystem of the logdir
+    DIRECT         logdir                     logdir/.hf_mpwriter                     keeps files as a disk does
     LOCAL_SPOOL    logdir                     <staging>/<hash>/<name>/.hf_mpwriter    has no locks, or no modes
-    STAGED         <staging>/<hash>/<name>    <staging>/<hash>/<name>/.hf_mpwriter    lets no file grow in place
+    STAGED         <staging>/<hash>/<name>    <staging>/<hash>/<name>/.hf_mpwriter    is an object store, or unknown
 
     <staging>      hf_mpwriter-<uid> in the first directory of `staging_directories` that is fit for it
     <hash>         16 hex digits of the sha256 of the logdir, without links
@@ -20,7 +20,7 @@ A logdir is an absolute path or a URL, in one form, by `normalised_logdir`:
 HF_MPWRITER_STAGING: a directory, in which every run is then staged; or `never`: no run is staged.
 
 Invariants:
-- The answer follows from the filesystem of the logdir and the environment, not from what lies in the logdir. So all
+- The answer follows from the type of the logdir's filesystem and the environment; nothing is tried out there. So all
   processes of a run come to the same one.
 - No secret stands in a logdir: it is written to disk and told in messages.
 """
@@ -37,8 +37,7 @@ from dataclasses import dataclass
 
 from hf_mpwriter.base.errors import LogdirError, SettingsError
 from hf_mpwriter.base.names import SPOOL_NAME
-from hf_mpwriter.system.filesystem.mounts import Mount
-from hf_mpwriter.system.filesystem.probe import Abilities
+from hf_mpwriter.system.filesystem import Kind, Mount
 
 STAGING_VARIABLE = "HF_MPWRITER_STAGING"
 NEVER = "never"
@@ -47,36 +46,31 @@ _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>.*)", re.DOTA
 _HASH = re.compile(r"[0-9a-f]{16}")
 
 
-class Way(enum.Enum):
-    """The way in which a run is kept, see the picture above."""
+class Layout(enum.Enum):
+    """How a run is laid out on disk, see the picture above."""
 
     DIRECT = "direct"
     LOCAL_SPOOL = "local spool"
     STAGED = "staged"
 
 
-_LACKS = {  # what follows if an ability is missing; those of object stores come first
-    "append": (Way.STAGED, "cannot append to a file"),
-    "read_open": (Way.STAGED, "does not show what is in a file before it is closed"),
-    "link": (Way.STAGED, "knows no links, as the mount of an object store"),
-    "exclusive": (Way.STAGED, "cannot refuse to create a file that is there"),
-    "truncate": (Way.STAGED, "cannot cut a file"),
-    "durable": (Way.STAGED, "does not show what fsync has written"),
-    "lock": (Way.LOCAL_SPOOL, "has no file locks"),
-    "private": (Way.LOCAL_SPOOL, "does not keep the mode of a file"),
-    "rename": (Way.LOCAL_SPOOL, "cannot put a file in place of another one"),
+_CANNOT = {  # the layout where a filesystem is not as a disk, and why
+    Kind.WITHOUT_LOCKS: (Layout.LOCAL_SPOOL, "has no file locks"),
+    Kind.WITHOUT_MODES: (Layout.LOCAL_SPOOL, "does not keep the mode of a file"),
+    Kind.OBJECT_STORE: (Layout.STAGED, "shows an object store, in which a file is whole only when it is closed"),
+    Kind.UNKNOWN: (Layout.STAGED, f"may show an object store; {STAGING_VARIABLE}={NEVER} takes it for a disk"),
 }
 
 
 @dataclass(frozen=True)
-class Home:
+class Storage:
     """Where a run is kept."""
 
     logdir: str  # absolute path or URL, as the user named it
-    way: Way
+    layout: Layout
     run_dir: str  # absolute path: where the event files of this host's processes are
     spool: str  # absolute path of the spool
-    why: str = ""  # "" for DIRECT, else one clause that says what the filesystem of the logdir cannot do
+    why: str = ""  # "" for DIRECT, else one clause that says why not
 
 
 def is_url(logdir: str) -> bool:
@@ -130,25 +124,14 @@ def _url(text: str, scheme: str, rest: str) -> str:
     return "/".join((f"{scheme}://{host}", *parts))
 
 
-def choose(mount: Mount | None, abilities: Abilities | None, staging: str) -> tuple[Way, str]:
-    """The way to keep a run, and why; see `Home.why`."""
+def choose(mount: Mount | None, staging: str) -> tuple[Layout, str]:
+    """The layout of a run, and why; see `Storage.why`."""
     if staging not in ("", NEVER):
-        return Way.STAGED, f"{STAGING_VARIABLE} is {staging}"
-    if mount is not None and mount.is_object_store:
-        return Way.STAGED, f"{mount.program} shows an object store, in which a file is whole only when it is closed"
-    if abilities is None:
-        return Way.DIRECT, ""
-    lack = next((name for name in needed(mount) if getattr(abilities, name) is False), None)
-    if lack is None:
-        return Way.DIRECT, ""
-    way, cannot = _LACKS[lack]
-    return way, f"{mount.program or mount.fstype if mount else 'this filesystem'} {cannot}"
-
-
-def needed(mount: Mount | None) -> tuple[str, ...]:
-    """The abilities that decide, in their order: the first one that is missing decides, whatever comes behind it."""
-    may_be_store = mount is not None and mount.may_be_object_store
-    return tuple(name for name in _LACKS if name != "link" or may_be_store)
+        return Layout.STAGED, f"{STAGING_VARIABLE} is {staging}"
+    if mount is None or mount.kind not in _CANNOT or (mount.kind is Kind.UNKNOWN and staging == NEVER):
+        return Layout.DIRECT, ""
+    layout, cannot = _CANNOT[mount.kind]
+    return layout, f"{mount.name} {cannot}"
 
 
 def staging_setting(environ: Mapping[str, str]) -> str:
@@ -191,6 +174,6 @@ def is_staged_path(path: str, user: int) -> bool:
     return bool(_HASH.fullmatch(digits)) and os.path.basename(above) == staging_root(user)
 
 
-def direct(run_dir: str) -> Home:
-    """A home in the run directory itself."""
-    return Home(run_dir, Way.DIRECT, run_dir, os.path.join(run_dir, SPOOL_NAME))
+def direct(run_dir: str) -> Storage:
+    """All in the run directory itself."""
+    return Storage(run_dir, Layout.DIRECT, run_dir, os.path.join(run_dir, SPOOL_NAME))

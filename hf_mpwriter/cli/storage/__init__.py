@@ -1,1 +1,0 @@
-"""Commands about the filesystem on which a run is kept."""
