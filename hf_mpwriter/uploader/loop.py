@@ -28,7 +28,7 @@ import time
 from collections.abc import Callable
 
 from hf_mpwriter.base.errors import HfMpWriterError
-from hf_mpwriter.base.nodes import Nodes
+from hf_mpwriter.base.job import Nodes
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Refused
 from hf_mpwriter.spool.layout import Spool

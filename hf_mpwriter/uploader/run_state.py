@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 
 from hf_mpwriter.base.errors import HfMpWriterError
-from hf_mpwriter.base.nodes import Nodes
+from hf_mpwriter.base.job import Nodes
 from hf_mpwriter.base.settings import Destination, Environment, writes_metrics
 from hf_mpwriter.base.verdicts import Refused
 from hf_mpwriter.ranks_view.view import RanksView, is_of_another

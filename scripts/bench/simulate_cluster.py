@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lib.arguments import add_seed, make_parser
 from lib.figures import quantile
 
-from hf_mpwriter.base.nodes import Nodes
+from hf_mpwriter.base.job import Nodes
 from hf_mpwriter.base.settings import DEFAULT_COMMIT_EVERY, DEFAULT_COMMITS_PER_HOUR, Destination
 from hf_mpwriter.base.verdicts import Done, Moved, Retry, Verdict
 from hf_mpwriter.push.commit import MOVED_TRIES

@@ -17,6 +17,7 @@ import click
 
 from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.home import is_url, normalised_logdir
+from hf_mpwriter.base.job import is_first_of_host
 from hf_mpwriter.base.settings import Destination, Environment, is_on
 from hf_mpwriter.cli.destination import check_endpoint, command_line
 from hf_mpwriter.cli.status.finding import has_event_files
@@ -26,8 +27,6 @@ from hf_mpwriter.cli.syncing.folders import candidate, spool_for
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.supervisor.followed import ABSENT, NOTHING_THERE, Followed, NotARunError
 from hf_mpwriter.system.redaction import printable
-
-LOCAL_RANKS = ("LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "PMIX_LOCAL_RANK")
 
 
 def followed(
@@ -50,7 +49,7 @@ def followed(
         normalised_logdir(name): Followed(_named(name, wishes, is_chosen=repo_id is not None), private=private)
         for name in named
     }
-    if logdir is not None and repo_id is not None and not is_url(logdir) and _is_first_of_host(environ):
+    if logdir is not None and repo_id is not None and not is_url(logdir) and is_first_of_host(environ):
         found.setdefault(normalised_logdir(logdir), Followed(_unnamed(logdir, wishes), is_named=False, private=private))
     return found
 
@@ -123,7 +122,3 @@ def _check_hub(spool: Spool, name: str) -> None:
     if there := spool.destination():
         confirming = command_line("sync", name, "--endpoint", there.endpoint)
         check_endpoint(there.endpoint, Environment.read().endpoint, None, confirming)
-
-
-def _is_first_of_host(environ: Mapping[str, str]) -> bool:
-    return next((environ[name] for name in LOCAL_RANKS if name in environ), "0") == "0"

@@ -33,7 +33,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from hf_mpwriter.base import state
-from hf_mpwriter.base.nodes import Nodes
+from hf_mpwriter.base.job import Nodes
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.system import disk, hf_home, locks
 from hf_mpwriter.system.directory import Directory, Place

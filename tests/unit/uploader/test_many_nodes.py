@@ -8,7 +8,7 @@ import random
 
 import pytest
 
-from hf_mpwriter.base.nodes import Nodes
+from hf_mpwriter.base.job import Nodes
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Moved, Retry
 from hf_mpwriter.spool.layout import Spool
