@@ -42,8 +42,8 @@ from hf_mpwriter.system.daemon import GRACE, end_within, keep_on, let_read, prep
 from hf_mpwriter.uploader import outcome
 from hf_mpwriter.uploader.decision import Action, Ending, Situation, decide
 from hf_mpwriter.uploader.lanes import Lane
-from hf_mpwriter.uploader.pace.pacing import FIRST_WAIT, Step
-from hf_mpwriter.uploader.pace.rate_limit import ONE_NODE
+from hf_mpwriter.uploader.pacing import FIRST_WAIT, Step
+from hf_mpwriter.uploader.rate_limit import ONE_NODE
 from hf_mpwriter.uploader.run_state import RunState
 from hf_mpwriter.uploader.siblings import Search
 

@@ -21,7 +21,7 @@ from hf_mpwriter.spool.progress import Progress, size_text
 from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.system.filesystem.mounts import nearest
 from hf_mpwriter.system.launch import is_command_of
-from hf_mpwriter.uploader.pace.rate_limit import folders, tokens_left
+from hf_mpwriter.uploader.rate_limit import folders, tokens_left
 
 LIBRARIES = ("huggingface_hub", "tensorboardX", "filelock", "psutil")
 LITTLE, NOTHING = 1e9, 50e6  # bytes that are free on a disk
