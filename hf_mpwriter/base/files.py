@@ -19,7 +19,7 @@ from hf_mpwriter.base.verdicts import Sent
 from hf_mpwriter.system.process import open_above
 
 PAYLOAD_LIMIT = 128 << 20  # bytes of one file that a push holds in memory; a segment of ours has no more
-BATCH_FILES = 100  # files in one batch; of event files in the first, see `uploader/pace/batch_size`
+BATCH_FILES = 100  # files in one batch; of event files in the first, see `uploader/pacing`
 BATCH_IN_MEMORY = 64 << 20  # bytes of one batch that the push holds in memory
 BATCH_BYTES = 1 << 30  # bytes in one batch
 REGULAR_BYTES = 10 << 20  # size up to which the Hub may want the content of an attachment in the commit itself

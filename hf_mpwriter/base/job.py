@@ -1,16 +1,19 @@
-"""The job: what the environment says of the job that this process belongs to, and of its part in that job.
+"""The job: what the environment says of the job that this process belongs to, and of its place in that job.
 
-    job    the name of the default run directory: the same for all ranks, and for the next attempt of the same job
-    part   an array task, or a step of `srun`: parts of one job may share a run directory
+    rank    of this process among those of the job, and how many there are; on this node; see LAUNCHERS
+    nodes   how many the job has, and which of them this is
+    task    the array task, where a scheduler starts a job many times
+    job     the name of the default run directory: the same for all ranks, and for the next attempt of the same job
 
-Each row of the table names a system, the variable of its job id, and a discriminator: JOB_ID is set by Hugging Face
-Jobs and by Grid Engine, and JOB_NAME is the project in Jenkins. The first row that matches decides. Schedulers come
-first, because their id lasts longest; torchrun with --standalone makes a new id at every start.
+All variables of launchers and schedulers are named here. Each row of ROWS names a system, the variable of its job id,
+and a discriminator: JOB_ID is set by Hugging Face Jobs and by Grid Engine, and JOB_NAME is the project in Jenkins. The
+first row that matches decides. Schedulers come first, because their id lasts longest; torchrun with --standalone makes
+a new id at every start.
 
 Invariants:
 - All of this is a pure function of the environment.
 - Two ids have two names: one that cannot be a name as it is gets a digest.
-- An id that is counted anew in each cluster is no id of a job: RAY_JOB_ID alone names nothing.
+- An id that is counted anew in each cluster is not an id of a job: RAY_JOB_ID alone names nothing.
 """
 
 from __future__ import annotations
@@ -21,18 +24,145 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from hf_mpwriter.system.process import safe_name
 
 Environ = Mapping[str, str]
 
 LONGEST_NAME = 64  # characters of the name of a job
-# SLURM sets SLURM_PROCID=0 in the batch script too, which is not a task of a step.
-SLURM_STEP_VARIABLES = ("SLURM_STEP_ID", "SLURM_STEPID")
-NOT_A_STEP = ("", "batch", "4294967291", "extern", "4294967292", "interactive", "4294967290")
+LAST_STEP = 4_294_967_279  # greater numbers of SLURM are the batch script, a shell and their like
 
 _NUMBER = r"\d{1,18}"
 _RAY_METADATA = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # of the driver that `ray job submit` starts
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """The variables in which a launcher tells a process where it is; "" for what it does not tell."""
+
+    rank: str  # number of the process among those of the job
+    world: str = ""  # how many there are
+    local_rank: str = ""  # its number among those of this node
+    local_world: str = ""  # how many there are on this node
+    node: str = ""  # number of this node
+    nodes: tuple[str, ...] = ()  # how many there are; the first one that is set counts
+
+
+TORCHRUN = Launcher("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", node="NODE_RANK")
+LAUNCHERS = (
+    TORCHRUN,  # Accelerate and Ray Train, too
+    Launcher("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE"),  # DeepSpeed
+    Launcher(  # Open MPI
+        "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"
+    ),
+    Launcher("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),  # MPICH and Intel MPI
+    Launcher("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE"),  # MVAPICH
+    Launcher("PMIX_RANK", local_rank="PMIX_LOCAL_RANK"),  # PMIx
+    Launcher("JSM_NAMESPACE_RANK", "JSM_NAMESPACE_SIZE"),  # LSF's jsrun
+    Launcher("PALS_RANKID"),  # Cray's PALS
+    Launcher("FLUX_TASK_RANK", "FLUX_JOB_SIZE"),  # Flux
+    Launcher("HOROVOD_RANK", "HOROVOD_SIZE"),  # horovodrun
+)
+# Only in a step: the batch script has SLURM_PROCID=0, too. Not in what Ray's daemon in a step has started.
+SLURM = Launcher(
+    "SLURM_PROCID",
+    "SLURM_NTASKS",
+    "SLURM_LOCALID",
+    node="SLURM_NODEID",
+    nodes=("SLURM_STEP_NUM_NODES", "SLURM_NNODES"),
+)
+SLURM_STEPS = ("SLURM_STEP_ID", "SLURM_STEPID")  # number of the step, under its newer and its older name
+LIGHTNING = Launcher("LOCAL_RANK", "WORLD_SIZE")  # the only ones of its launcher, on the first node
+
+
+class GivenRank(NamedTuple):
+    """A rank, and the size of its world; None where nothing tells."""
+
+    rank: int | None = None
+    size: int | None = None
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """The nodes of a job."""
+
+    count: int = 1  # how many, at least 1
+    rank: int | None = None  # number of this one among them, None if no launcher tells
+
+
+def launched(environ: Environ) -> GivenRank:
+    """The rank that the launcher gave: all of it from one, as the variables of an outer one may be there, too."""
+    in_step = slurm_step(environ) is not None
+    is_of_daemon = in_step and is_ray_worker(environ)  # all but RANK; it is the same for all workers of the daemon
+    of_step = _given(environ, SLURM) if in_step and not is_of_daemon else GivenRank()
+    for launcher in [TORCHRUN] if is_of_daemon else LAUNCHERS:
+        if (found := _given(environ, launcher)).rank is not None:
+            return found._replace(size=of_step.size) if found.size is None and of_step.rank == found.rank else found
+    if of_step.rank is None and environ.get(TORCHRUN.node) == "0":
+        return _given(environ, LIGHTNING)
+    return of_step
+
+
+def _given(environ: Environ, launcher: Launcher) -> GivenRank:
+    rank, size = number(environ, launcher.rank), number(environ, launcher.world)
+    return GivenRank() if rank is None else GivenRank(rank, size)
+
+
+def rank_of(environ: Environ) -> int | None:
+    """The global rank that the launcher gave, None outside a launcher."""
+    return launched(environ).rank
+
+
+def world_size_of(environ: Environ) -> int | None:
+    """How many ranks the launcher started, None if it does not tell."""
+    return launched(environ).size
+
+
+def is_first_of_host(environ: Environ) -> bool:
+    """Whether a process is the first of those that a launcher has started on this host, or the only one."""
+    return next((environ[one.local_rank] for one in (*LAUNCHERS, SLURM) if one.local_rank in environ), "0") == "0"
+
+
+def nodes_of(environ: Environ) -> Nodes:
+    """The nodes of the job of a process; one where nothing tells.
+
+    Where SLURM and the launcher differ, the smaller number counts: a node may have several agents of torchrun, each
+    with a LOCAL_WORLD_SIZE of its own. GROUP_WORLD_SIZE counts agents, so it is not read.
+    """
+    found = [nodes for nodes in (_nodes_of_step(environ), _nodes_of_ranks(environ)) if nodes is not None]
+    known = min(found, key=lambda nodes: nodes.count, default=Nodes())
+    count = number(environ, "HF_MPWRITER_NODES") or known.count
+    rank = known.rank if known.rank is not None and known.rank < count else None
+    return Nodes(count, rank)
+
+
+def _nodes_of_step(environ: Environ) -> Nodes | None:
+    """The nodes of a step of SLURM, None outside of one: the batch script and a shell are on one node of many."""
+    count = next((found for name in SLURM.nodes if (found := number(environ, name))), None)
+    return Nodes(count, number(environ, SLURM.node)) if count and slurm_step(environ) is not None else None
+
+
+def _nodes_of_ranks(environ: Environ) -> Nodes | None:
+    """The nodes over which a launcher has spread its ranks, None if it does not tell."""
+    for launcher in LAUNCHERS:
+        world, local = number(environ, launcher.world), number(environ, launcher.local_world)
+        if world and local:
+            rank = number(environ, launcher.rank)
+            return Nodes(-(-world // local), None if rank is None else rank // local)
+    return None
+
+
+def slurm_step(environ: Environ) -> int | None:
+    """The number of the step of `srun`, None outside of one."""
+    step = next((step for name in SLURM_STEPS if (step := number(environ, name)) is not None), None)
+    return step if step is not None and step <= LAST_STEP else None
+
+
+def number(environ: Environ, name: str) -> int | None:
+    """A number in the environment, None without one."""
+    text = environ.get(name, "")
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 12 else None
 
 
 @dataclass(frozen=True)
@@ -158,12 +288,6 @@ def is_ray_worker(environ: Environ) -> bool:
     return bool(environ.get("RAY_JOB_ID")) and bool(environ.get("RAY_RAYLET_PID"))
 
 
-def slurm_step(environ: Environ) -> int | None:
-    """The number of the step of `srun`, None outside of one."""
-    step = next((environ[name] for name in SLURM_STEP_VARIABLES if name in environ), "")
-    return int(step) if step not in NOT_A_STEP and re.fullmatch(_NUMBER, step) else None
-
-
 def array_task(environ: Environ) -> int | None:
     """The number of the array task of SLURM, PBS, LSF or Grid Engine; None outside of an array."""
     task = ""
@@ -176,10 +300,3 @@ def array_task(environ: Environ) -> int | None:
     elif _sge(environ):
         task = _match(environ, "SGE_TASK_ID", _NUMBER)
     return int(task) if task else None
-
-
-def parts(environ: Environ) -> list[str]:
-    """The parts of the job that this process belongs to, the larger one first."""
-    task, step = array_task(environ), slurm_step(environ)
-    named = (("task", task), ("step", step))
-    return [f"{kind}_{number:05d}" for kind, number in named if number is not None]

@@ -3,7 +3,6 @@
     runs/exp1/                                           run directory
       events.out.tfevents.<second>.<host>.<pid>.<8 hex><suffix>
       rank_00003/, rank_00003~2/, proc_00001/            worker directories; "main" is the run directory itself
-      task_00002/, task_00002_rank_00003/, step_00001/   those of an array task or a step whose root is another's
         <sub-directory>/                                 of `add_scalars` and `add_hparams`
       _system/<host>/                                    of the sampler of a host, whose worker is `~system-<host>`
       .hf_mpwriter/                                      spool
@@ -44,9 +43,7 @@ _OUR_EVENT_NAME = re.compile(
 _PROCESS = re.compile(_EVENT_NAME.pattern + r"(?P<process>[A-Za-z0-9.-]+\.\d+)\.[0-9a-f]+")
 _QUOTED = re.compile(rb"[^A-Za-z0-9_.~/-]")  # in the path of a URL
 _NO_UTF8 = re.compile("[\udc80-\udcff]")  # what Python makes of such bytes
-_RANK_DIRECTORY = re.compile(r"rank_(?P<rank>\d{5})(?!\d)")
-_PART = re.compile(r"(task|step)_\d{5,}(?!\d)")
-_OF_THE_JOB = re.compile(r"(?:(?:^|_)(?:task|step|rank)_\d{5,}(?!\d))*")
+_RANK_DIRECTORY = re.compile(r"rank_(?P<rank>\d{5}|[1-9]\d{5,})(?!\d)")
 
 
 def is_event_file(name: str) -> bool:
@@ -187,45 +184,25 @@ def is_of_no_worker(path: str) -> bool:
     return path.partition("/")[0] in (SYSTEM_DIRECTORY, VIEW_DIRECTORY)
 
 
-def rank_of_directory(name: str, prefix: str = "") -> int | None:
+def rank_of_directory(name: str) -> int | None:
     """The rank in the name of a worker directory of it or of its child; None for any other directory."""
-    if not name.startswith(start := f"{prefix}_" if prefix else ""):
-        return None
-    match = _RANK_DIRECTORY.match(name[len(start) :])
+    match = _RANK_DIRECTORY.match(name)
     return int(match["rank"]) if match else None
 
 
 def worker_of(path: str) -> str:
     """The rank, as the name of its worker, that has written a file of the run directory, itself or by its children.
 
-    What names neither a rank nor a part of the job is that of rank 0, or of a process alone: "main".
+    What names no rank is that of rank 0, or of a process alone: "main".
     """
     top, slash, _ = path.partition("/")
-    match = _OF_THE_JOB.match(top) if slash else None
-    found = match[0] if match else ""
-    return found.removesuffix("rank_00000").rstrip("_") or MAIN_WORKER
-
-
-def within(prefix: str, worker: str) -> str:
-    """The name of a worker among those with a prefix: an array task, a step, or both; "" for the names without one."""
-    if not prefix:
-        return worker
-    return prefix if worker == MAIN_WORKER else f"{prefix}_{worker}"
-
-
-def is_within(prefix: str, worker: str) -> bool:
-    """Whether a worker has a name with this prefix, and with no further part of the job in it."""
-    rest = worker
-    if prefix:
-        if not re.match(rf"{re.escape(prefix)}(?![0-9])", worker):
-            return False
-        rest = worker[len(prefix) :].removeprefix("_")
-    return _PART.match(rest) is None
+    match = _RANK_DIRECTORY.match(top) if slash else None
+    return match[0] if match and int(match["rank"]) else MAIN_WORKER
 
 
 def is_reserved(name: str) -> bool:
-    """Whether a child cannot be called so, because ranks and parts of a job are."""
-    return name == MAIN_WORKER or bool(_PART.match(name) or _RANK_DIRECTORY.match(name))
+    """Whether a child cannot be called so, because ranks are."""
+    return name == MAIN_WORKER or _RANK_DIRECTORY.match(name) is not None
 
 
 def sub_directory(*names: str) -> str:

@@ -13,7 +13,7 @@ Environment:
     HF_MPWRITER_EXIT_TIMEOUT        seconds that the end of a process may wait for the Hub
     HF_MPWRITER_GRACE               seconds between SIGTERM and SIGKILL
     HF_MPWRITER_COMMITS_PER_HOUR    to one repository, by all runs of a user on a host; 100 if not set
-    HF_MPWRITER_NODES               of the job, if its launcher does not tell; read by base/nodes.py
+    HF_MPWRITER_NODES               of the job, if its launcher does not tell; read by base/job.py
     HF_MPWRITER_LOGDIR              the run directory of a writer without one
     HF_MPWRITER_STAGING             where runs are kept on their way to a logdir, or `never`; read by base/storage.py
     HF_MPWRITER_MIRROR_EVERY        minutes, see `Settings`

@@ -123,8 +123,8 @@ def _pull_first(command: Sequence[str]) -> Callable[[], None]:
     places = [""] if os.path.dirname(command[0]) else os.get_exec_path()
     if not any(os.access(os.path.join(place, command[0]), os.X_OK) for place in places):
         raise click.ClickException(f"{command[0]}: {os.strerror(errno.ENOENT)}")  # rather than behind a long pull
+    from hf_mpwriter.base.job import rank_of
     from hf_mpwriter.pull.selection import selection_of
-    from hf_mpwriter.worker.role import rank_of
 
     wanted, is_quiet = selection_of(os.environ, command), rank_of(os.environ) not in (None, 0)
     return pull_before(normalised_logdir(logdir), check_repo_id(repo_id), wanted, is_quiet=is_quiet)

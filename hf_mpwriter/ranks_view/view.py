@@ -19,8 +19,8 @@ import logging
 import os
 from collections.abc import Callable, Collection
 
+from hf_mpwriter.base.job import Nodes
 from hf_mpwriter.base.names import VIEW_DIRECTORY, event_host
-from hf_mpwriter.base.nodes import Nodes
 from hf_mpwriter.ranks_view.following import Following
 from hf_mpwriter.ranks_view.inputs import rank_of
 from hf_mpwriter.spool.layout import HostSpool, Spool

@@ -45,7 +45,8 @@ class Samples:
 
     def __init__(self, spool: Spool, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
         self._spool, self._settings = spool, settings
-        self._name, self._claim = claim(spool, sampler_name(host_id().rpartition("-")[0]))
+        taken = claim(spool, sampler_name(host_id().rpartition("-")[0]))
+        self._name, self._claim = taken.name, taken.claim
         try:
             process = Process.current()
             self._member = MemberFiles(functools.partial(MemberFile, spool, self._name, process, settings))

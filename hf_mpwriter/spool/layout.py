@@ -8,8 +8,7 @@
         run.json                                      {"destination": {...}, "inode": n} the first with a destination
         create.lock                                   lock of who makes the first two    no process (empty)
         uploader.lock                                 the uploader lock                  no process (empty)
-        claims/<worker>.lock                          claims; a note, see worker/naming  see worker/naming/rewind
-        parts/                                        names of parts of a job            see worker/naming/parts
+        claims/<worker>.lock                          claims; a note                     see worker/rewind
         members/<worker>.<host>.<pid>.<ticks>-<n>     member file: lines, appended       that worker
         reporter.lock                                 lock of who tells the user         no process (empty)
         told.json                                     what the user was told             the reporter

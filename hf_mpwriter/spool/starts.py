@@ -41,7 +41,7 @@ from typing import NamedTuple, TypeVar
 
 from hf_mpwriter.base import state
 from hf_mpwriter.base.errors import HfMpWriterError
-from hf_mpwriter.base.nodes import Nodes
+from hf_mpwriter.base.job import Nodes
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.spool.layout import RunPaths, Spool
 from hf_mpwriter.spool.staging.record import MirrorPlaces, mirror_lock

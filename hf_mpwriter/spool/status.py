@@ -42,7 +42,7 @@ logger = logging.getLogger("hf_mpwriter")
 BEAT_EVERY = 10.0  # seconds between two heartbeats, if nothing changes
 SILENT_FOR = 2 * BEAT_EVERY
 LINGER = 600.0  # seconds that an uploader stays without workers and without any progress
-LONGEST_STAY = 86_400.0  # seconds that it stays to wait for its turn, or for what the Hub asks for, before those
+LONGEST_STAY = 86_400.0  # seconds that it stays to wait for its share, or for what the Hub asks for, before those
 FULL_DISK = "the disk is full"
 SILENCE = 60.0  # seconds without a heartbeat, after which an uploader that lives counts as stuck
 

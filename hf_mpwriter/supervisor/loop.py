@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
+from hf_mpwriter.base.job import rank_of, world_size_of
 from hf_mpwriter.base.settings import is_offline
 from hf_mpwriter.supervisor import program, report
 from hf_mpwriter.supervisor.decision import (
@@ -57,12 +58,12 @@ def supervise(
     ignored = {number for number in ENDING if signal.getsignal(number) == signal.SIG_IGN}
     queue = SignalQueue({*PASSED_ON, signal.SIGCHLD} - ignored)
     inbox = contact.Inbox()
-    below = environment_below(environ, inbox.name, grace, role.rank_of(environ))
+    below = environment_below(environ, inbox.name, grace, rank_of(environ))
     shares_group = program.has_terminal()
     child = Child(command, below, queue.mask_before, own_group=not shares_group, before=before)
     supervisor = Supervisor(child, queue, inbox, grace, shares_group=shares_group)
-    supervisor.has_peers = (role.world_size_of(environ) or 1) > 1
-    quiet = role.rank_of(environ) not in (None, 0)
+    supervisor.has_peers = (world_size_of(environ) or 1) > 1
+    quiet = rank_of(environ) not in (None, 0)
     supervisor.drain.follow(followed, (lambda _: None) if quiet else report.say)
     if followed:
         supervisor.drain.start()

@@ -24,7 +24,7 @@ from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.system import kernel
 from hf_mpwriter.system.kernel import Handle
 from hf_mpwriter.system.process import Process, start_ticks
-from hf_mpwriter.worker.naming.holders import is_orphan
+from hf_mpwriter.worker.holders import is_orphan
 
 PATIENCE = 5.0  # seconds between SIGTERM and SIGKILL
 

@@ -33,8 +33,8 @@ from hf_mpwriter.spool.outbox import Batch
 from hf_mpwriter.system.directory import Place
 from hf_mpwriter.uploader.decision import Attached
 from hf_mpwriter.uploader.lanes import Lane
-from hf_mpwriter.uploader.pace.pacing import FIRST_WAIT, Backoff, Step
-from hf_mpwriter.uploader.pace.retries import Retries
+from hf_mpwriter.uploader.pacing import FIRST_WAIT, Backoff, Step
+from hf_mpwriter.uploader.retries import Retries
 
 logger = logging.getLogger("hf_mpwriter")
 

@@ -36,7 +36,7 @@ from hf_mpwriter.spool.workers.elsewhere import OTHERS_SILENCE
 from hf_mpwriter.spool.workers.share import is_apart
 from hf_mpwriter.system import disk
 from hf_mpwriter.uploader.lanes import Lane
-from hf_mpwriter.uploader.pace.pacing import Pacing
+from hf_mpwriter.uploader.pacing import Pacing
 
 logger = logging.getLogger("hf_mpwriter")
 

@@ -41,9 +41,8 @@ from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.directory import Directory
 from hf_mpwriter.uploader.decision import Outgoing
-from hf_mpwriter.uploader.pace.batch_size import LARGEST, BatchSize, TooLarge
-from hf_mpwriter.uploader.pace.pacing import Backoff, Step
-from hf_mpwriter.uploader.pace.retries import Retries
+from hf_mpwriter.uploader.pacing import LARGEST, Backoff, BatchSize, Step
+from hf_mpwriter.uploader.retries import Retries
 
 logger = logging.getLogger("hf_mpwriter")
 
@@ -115,6 +114,15 @@ class Lane(abc.ABC):
     @abc.abstractmethod
     def _halve(self, batch: Batch) -> None:
         """Put two halves in the place of a batch."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TooLarge:
+    """Lengths of an event file that the Hub has refused for their size."""
+
+    least: int  # of them
+    greatest: int  # of them, as a rule the whole file
+    times: int  # that so much was refused
 
 
 class EventFileLane(Lane):

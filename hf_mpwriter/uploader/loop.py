@@ -28,7 +28,7 @@ import time
 from collections.abc import Callable
 
 from hf_mpwriter.base.errors import HfMpWriterError
-from hf_mpwriter.base.nodes import Nodes
+from hf_mpwriter.base.job import Nodes
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Refused
 from hf_mpwriter.spool.layout import Spool
@@ -42,8 +42,8 @@ from hf_mpwriter.system.daemon import GRACE, end_within, keep_on, let_read, prep
 from hf_mpwriter.uploader import outcome
 from hf_mpwriter.uploader.decision import Action, Ending, Situation, decide
 from hf_mpwriter.uploader.lanes import Lane
-from hf_mpwriter.uploader.pace.pacing import FIRST_WAIT, Step
-from hf_mpwriter.uploader.pace.rate_limit import ONE_NODE
+from hf_mpwriter.uploader.pacing import FIRST_WAIT, Step
+from hf_mpwriter.uploader.rate_limit import ONE_NODE
 from hf_mpwriter.uploader.run_state import RunState
 from hf_mpwriter.uploader.siblings import Search
 

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 
 from hf_mpwriter.base.errors import HfMpWriterError
-from hf_mpwriter.base.nodes import Nodes
+from hf_mpwriter.base.job import Nodes
 from hf_mpwriter.base.settings import Destination, Environment
 from hf_mpwriter.base.verdicts import Refused
 from hf_mpwriter.ranks_view.view import RanksView, is_of_another
@@ -37,10 +37,10 @@ from hf_mpwriter.uploader.attachment_lane import AttachmentLane
 from hf_mpwriter.uploader.decision import abandoned_for
 from hf_mpwriter.uploader.in_flight import InFlight
 from hf_mpwriter.uploader.lanes import EventFileLane
-from hf_mpwriter.uploader.pace.pacing import Backoff, Pacing
-from hf_mpwriter.uploader.pace.rate_limit import RateLimit, folders
-from hf_mpwriter.uploader.pace.retries import Retries
+from hf_mpwriter.uploader.pacing import Backoff, Pacing
+from hf_mpwriter.uploader.rate_limit import RateLimit, folders
 from hf_mpwriter.uploader.requests import Requests
+from hf_mpwriter.uploader.retries import Retries
 
 logger = logging.getLogger("hf_mpwriter")
 
@@ -124,6 +124,7 @@ class RunState:
             folders(os.environ, self.spool.directory),
             nodes=self._nodes,
             host=self.host.root.basename,
+            rng=self._rng,
         )
         self.pacing, backoff = Pacing(clock, self._rng, limit, first), Backoff(clock, self._rng)
         self.retries = Retries(self.ledger, clock, time_there)
@@ -210,7 +211,7 @@ class RunState:
     def abandoned_for(self) -> float:
         """Seconds since a member was last seen alive, the Hub last took something, or a wait was over.
 
-        What counts as a wait is what the Hub has asked for, or the turn of this node among others.
+        What counts as a wait is what the Hub has asked for, or the share of this node in the rate limit.
         """
         self._waited_until = max(self._waited_until, self.pacing.blocked_until)
         return abandoned_for(self.clock(), self.abandoned_since, self._waited_until)
@@ -221,7 +222,7 @@ class RunState:
         if self.pacing.is_alone or wait > NOTABLE_WAIT:
             self.status.notify([self.pacing.explanation])
         due = time.strftime("%H:%M", time.localtime(time.time() + wait))
-        if self.pacing.turn_at and wait > NOTABLE_WAIT:
+        if self.pacing.due_at and wait > NOTABLE_WAIT:
             self.status.waits(f"the next commit is due at about {due}.")
 
     def tell_other_runs(self) -> None:

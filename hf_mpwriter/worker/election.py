@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from hf_mpwriter.base.errors import SpoolFormatError
-from hf_mpwriter.base.nodes import nodes_of
+from hf_mpwriter.base.job import nodes_of
 from hf_mpwriter.base.settings import Destination, Settings
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.spool import starts

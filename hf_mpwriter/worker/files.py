@@ -5,7 +5,7 @@
 Writers with the same directory and suffix share an event file. A forked child keeps the event files that its writers
 hold, and each of them opens a segment of the child's own at its next record.
 
-Other directories that hold steps which this process repeats are rewound, see `naming.rewind`.
+Other directories that hold steps which this process repeats are rewound, see `rewind`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from hf_mpwriter.events.limits import Limits
 from hf_mpwriter.events.series import SEGMENT_MIN, sync_together
 from hf_mpwriter.system.directory import Place
 from hf_mpwriter.worker.membership import Membership
-from hf_mpwriter.worker.naming.rewind import Rewind
+from hf_mpwriter.worker.rewind import Rewind
 from hf_mpwriter.worker.role import Role
 
 SEGMENT_OF_ONE = 4 << 20  # bytes of the smallest segments, for each rank; at most SEGMENT_MIN

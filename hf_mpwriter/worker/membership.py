@@ -35,13 +35,12 @@ from hf_mpwriter.snapshot import attachments
 from hf_mpwriter.spool import storage
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.ownership import check_ownership
-from hf_mpwriter.spool.workers import members
+from hf_mpwriter.spool.workers import claims, members
+from hf_mpwriter.spool.workers.claims import Taken
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.directory import Place
 from hf_mpwriter.system.process import Process
-from hf_mpwriter.worker import role
-from hf_mpwriter.worker.naming import holders, parts
-from hf_mpwriter.worker.naming.parts import Taken
+from hf_mpwriter.worker import holders, role
 from hf_mpwriter.worker.role import Role
 from hf_mpwriter.worker.staging.restoring import publish_record
 
@@ -143,10 +142,11 @@ class Membership:
             if not self.spool.exists():
                 self.ensure_spool()
             self.role = self._role_now()
-            taken = parts.take(self.spool, self.role, job.parts(os.environ))
+            taken = claims.claim(self.spool, self.role.worker, self.role.substitute)
             try:
                 make = functools.partial(members.MemberFile, self.spool, taken.name, Process.current(), self.settings)
                 make = functools.partial(make, rank=self.role.rank, is_daemon=role.is_daemon())
+                make = functools.partial(make, task=job.array_task(os.environ))
                 above = {"agent": role.agent_of(self.role), "launcher": role.launcher_of(self.role)}
                 joined = Joined(taken, members.MemberFiles(functools.partial(make, **above)))
             except BaseException:  # an interrupt, too
@@ -201,6 +201,8 @@ class Membership:
         if (holder is not None and holders.is_ancestor(holder)) or name in self._told_holders:
             return
         self._told_holders.add(name)
+        if holder is not None and holders.is_of_other_task(holder) and (self.role.rank or SHARED in self._told_holders):
+            return  # one process of a task tells it once
         is_sibling = holder is not None and holders.is_sibling(holder, role.launcher_of(self.role))
         text = holders.warning(self.spool.logdir, taken.wanted, taken.name, holder, is_sibling=is_sibling)
         logger.warning("%s", text)
@@ -212,7 +214,9 @@ class Membership:
             self._told_holders.add(SHARED)
             holder = holders.find(self.spool, taken.wanted)
             if holder is None or not holders.is_ancestor(holder):
-                logger.info("%s", holders.sharing(self.spool.logdir, taken.name, holder))
+                is_mistake = holder is not None and holders.is_of_other_task(holder)
+                tell = logger.warning if is_mistake else logger.info
+                tell("%s", holders.sharing(self.spool.logdir, taken.name, holder))
 
     def _avoid_foreign_spool(self) -> None:
         """Use a spool aside if ours was replaced or opened to others: what is logged is kept all the same."""

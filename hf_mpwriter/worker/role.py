@@ -38,6 +38,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from hf_mpwriter.base import job
+from hf_mpwriter.base.job import GivenRank, launched, rank_of
 from hf_mpwriter.base.names import is_reserved
 from hf_mpwriter.system import contact
 from hf_mpwriter.system.process import (
@@ -49,64 +50,10 @@ from hf_mpwriter.system.process import (
     safe_name,
 )
 
-# The rank and the number of ranks, one launcher each: torchrun, Accelerate, DeepSpeed and Ray Train; Open MPI; MPICH
-# and Intel MPI; MVAPICH; PMIx; LSF's jsrun; Cray's PALS; Flux; horovodrun.
-LAUNCHERS = (
-    ("RANK", "WORLD_SIZE"),
-    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
-    ("PMI_RANK", "PMI_SIZE"),
-    ("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE"),
-    ("PMIX_RANK", ""),
-    ("JSM_NAMESPACE_RANK", "JSM_NAMESPACE_SIZE"),
-    ("PALS_RANKID", ""),
-    ("FLUX_TASK_RANK", "FLUX_JOB_SIZE"),
-    ("HOROVOD_RANK", "HOROVOD_SIZE"),
-)
-SLURM_VARIABLES = ("SLURM_PROCID", "SLURM_NTASKS")  # only in a step, and not in what Ray's daemon in a step has started
-LIGHTNING_VARIABLES = ("LOCAL_RANK", "WORLD_SIZE")  # the only ones of its launcher, on the first node
 OWN_NAMES = 64  # children that multiprocessing numbers, each with a directory of its own
 POOLS = ("multiprocessing.pool", "multiprocess.pool", "concurrent.futures.process", "loky.process_executor")
 _COUNTED = re.compile(r"(?P<kind>\w*(?:Process|PoolWorker))-(?P<numbers>\d+(?::\d+)*)")
 LAUNCHED_AT = "HF_MPWRITER_LAUNCHED_AT"  # set by a supervisor for the ranks below it
-
-
-class GivenRank(NamedTuple):
-    """A rank, and the size of its world; None where nothing tells."""
-
-    rank: int | None = None
-    size: int | None = None
-
-
-def rank_of(environ: Mapping[str, str]) -> int | None:
-    """The global rank that the launcher gave, None outside a launcher."""
-    return launched(environ).rank
-
-
-def world_size_of(environ: Mapping[str, str]) -> int | None:
-    """How many ranks the launcher started, None if it does not tell."""
-    return launched(environ).size
-
-
-def launched(environ: Mapping[str, str]) -> GivenRank:
-    """The rank that the launcher gave: all of it from one, as the variables of an outer one may be there, too."""
-    in_step = job.slurm_step(environ) is not None
-    is_of_daemon = in_step and job.is_ray_worker(environ)  # all but RANK; it is the same for all workers of the daemon
-    of_step = _given(environ, SLURM_VARIABLES) if in_step and not is_of_daemon else GivenRank()
-    for names in LAUNCHERS[: 1 if is_of_daemon else None]:
-        if (found := _given(environ, names)).rank is not None:
-            return found._replace(size=of_step.size) if found.size is None and of_step.rank == found.rank else found
-    if of_step.rank is None and environ.get("NODE_RANK") == "0":
-        return _given(environ, LIGHTNING_VARIABLES)
-    return of_step
-
-
-def _given(environ: Mapping[str, str], names: tuple[str, str]) -> GivenRank:
-    rank, size = (_number(environ, name) for name in names)
-    return GivenRank() if rank is None else GivenRank(rank, size)
-
-
-def _number(environ: Mapping[str, str], name: str) -> int | None:
-    return int(environ[name]) if environ.get(name, "").isdecimal() else None
 
 
 @dataclass(frozen=True)

@@ -33,15 +33,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lib.arguments import add_seed, make_parser
 from lib.figures import quantile
 
-from hf_mpwriter.base.nodes import Nodes
+from hf_mpwriter.base.job import Nodes
 from hf_mpwriter.base.settings import DEFAULT_COMMIT_EVERY, DEFAULT_COMMITS_PER_HOUR, Destination
 from hf_mpwriter.base.verdicts import Done, Moved, Retry, Verdict
 from hf_mpwriter.push.commit import MOVED_TRIES
 from hf_mpwriter.spool.status import LINGER
 from hf_mpwriter.system.directory import at
 from hf_mpwriter.uploader.decision import Action, Attached, Ending, Outgoing, Situation, abandoned_for, decide
-from hf_mpwriter.uploader.pace.pacing import Pacing
-from hf_mpwriter.uploader.pace.rate_limit import RateLimit
+from hf_mpwriter.uploader.pacing import Pacing
+from hf_mpwriter.uploader.rate_limit import RateLimit
 from hf_mpwriter.uploader.run_state import FIRST_DELAY
 
 HUB_LIMIT = 128  # commits per hour that the Hub takes
@@ -220,11 +220,10 @@ def nodes_of(options: argparse.Namespace, time: Time, hub: Hub, folder: Path, en
     for rank, (host, joined) in enumerate(joins.items()):
         if options.shared and joined > min(joins.values()):
             continue
-        nodes = Nodes(count, None if options.undivided else rank)
-        limit = RateLimit(
-            HERE, DEFAULT_COMMITS_PER_HOUR, [at(folder / str(rank))], lambda: time.now, nodes=nodes, host=host
-        )
-        pacing = Pacing(lambda: time.now, random.Random(options.seed + rank), limit, joined + FIRST_DELAY)
+        nodes, own = Nodes(count, None if options.undivided else rank), random.Random(options.seed + rank)
+        place = [at(folder / str(rank))]
+        limit = RateLimit(HERE, DEFAULT_COMMITS_PER_HOUR, place, lambda: time.now, nodes=nodes, host=host, rng=own)
+        pacing = Pacing(lambda: time.now, own, limit, joined + FIRST_DELAY)
         yield Node(time, hub, pacing, joins if options.shared else {host: joined}, end, rng)
 
 

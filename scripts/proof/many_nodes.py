@@ -34,7 +34,7 @@ from hf_mpwriter.localhub.server.limits import HubLimits
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.testing import oracle, processes
-from hf_mpwriter.uploader.pace.rate_limit import HOUR, LARGEST_BURST
+from hf_mpwriter.uploader.rate_limit import HOUR, LARGEST_BURST
 
 MOST_REFUSALS = 2  # of one node
 COMMIT_EVERY = 0.1  # minutes, so that the limit decides

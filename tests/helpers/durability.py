@@ -36,8 +36,7 @@ from hf_mpwriter.spool.workers import elsewhere, members
 from hf_mpwriter.spool.workers.members import MemberFile
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.process import Process
-from hf_mpwriter.uploader import in_flight, loop, run_state
-from hf_mpwriter.uploader.pace import pacing
+from hf_mpwriter.uploader import in_flight, loop, pacing, run_state
 
 SETTINGS = Settings(commit_every=0.1)
 HOSTS = ("one", "two")

@@ -40,7 +40,7 @@ from hf_mpwriter.localhub.server.faults import Fault
 from hf_mpwriter.spool import outbox
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Progress
-from hf_mpwriter.uploader.pace import pacing
+from hf_mpwriter.uploader import pacing
 
 SETTLE = 10.0  # seconds, in place of two minutes
 QUICK = f"""
@@ -48,7 +48,7 @@ from hf_mpwriter.push import process
 from hf_mpwriter.spool import status
 from hf_mpwriter.system import launch
 from hf_mpwriter.uploader import in_flight
-from hf_mpwriter.uploader.pace import pacing
+from hf_mpwriter.uploader import pacing
 status.BEAT_EVERY, pacing.MOVED_WAIT, pacing.FIRST_WAIT, in_flight.SETTLE_TIME = 0.5, 0.6, 1.0, {SETTLE}
 ONCE = "exec(" + repr('''
 from hf_mpwriter.push import process

@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import click
 
 from hf_mpwriter.base.errors import HfMpWriterError
+from hf_mpwriter.base.job import is_first_of_host
 from hf_mpwriter.base.names import is_event_file
 from hf_mpwriter.base.settings import Destination, Environment, is_on
 from hf_mpwriter.base.storage import is_url, normalised_logdir
@@ -39,7 +40,6 @@ from hf_mpwriter.system.directory import Directory
 from hf_mpwriter.system.process import Process
 from hf_mpwriter.system.redaction import printable
 
-LOCAL_RANKS = ("LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "PMIX_LOCAL_RANK")
 AFTER_CLOSE = 60.0  # seconds; ranks of other hosts end about then, too
 QUIET = 600.0  # seconds; a validation or a checkpoint may take minutes
 
@@ -61,7 +61,7 @@ def followed(
     visibility = environ.get("HF_MPWRITER_REPO_PRIVATE")
     private = is_on(visibility) if visibility and wishes.repo_id else None
     found = folders_of(named, wishes, is_chosen=repo_id is not None, private=private)
-    if logdir is not None and repo_id is not None and not is_url(logdir) and _is_first_of_host(environ):
+    if logdir is not None and repo_id is not None and not is_url(logdir) and is_first_of_host(environ):
         found.setdefault(normalised_logdir(logdir), Followed(_unnamed(logdir, wishes), is_named=False, private=private))
     return found
 
@@ -146,10 +146,6 @@ def _check_hub(spool: Spool, name: str, confirmed: str | None) -> None:
     if there := spool.destination():
         confirming = command_line("sync", name, "--endpoint", there.endpoint)
         check_endpoint(there.endpoint, Environment.read().endpoint, confirmed, confirming)
-
-
-def _is_first_of_host(environ: Mapping[str, str]) -> bool:
-    return next((environ[name] for name in LOCAL_RANKS if name in environ), "0") == "0"
 
 
 class Writers:

@@ -8,18 +8,29 @@ Invariant:
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from hf_mpwriter.base.names import candidates
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import disk, locks
 
 
-def claim(spool: Spool, wanted: str, substitute: str = "") -> tuple[str, int]:
-    """Take the wanted name or the next free one; the name, and the descriptor that holds the claim."""
+class Taken(NamedTuple):
+    """A name that this process holds."""
+
+    name: str  # of the worker
+    claim: int  # descriptor of the lock of the name
+    wanted: str  # name that it has if no other process holds that
+    substitute: str  # what its other names begin with
+
+
+def claim(spool: Spool, wanted: str, substitute: str = "") -> Taken:
+    """Take the wanted name or the next free one."""
     with spool.claims.entered() as claims:
         for name in candidates(wanted, substitute):
             try:
                 if (fd := locks.try_exclusive(claims / f"{name}.lock")) is not None:
-                    return name, fd
+                    return Taken(name, fd, wanted, substitute)
             except OSError as error:
                 if error.errno not in disk.NOT_REGULAR:  # garbage in its place: the name cannot be had
                     raise

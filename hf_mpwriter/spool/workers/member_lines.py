@@ -1,7 +1,7 @@
 """The lines of a member file: what a worker writes, with its types, and what they say all in all.
 
     {"worker": ..., "process": {...}, "started_at": unix time, "settings": {...},     first line: who it is
-     "agent": {...}, "launcher": {...}}
+     "agent": {...}, "launcher": {...}, "task": null}
     {"requests": 7, "dropped": 3, "in_memory": 0}                               second line: counters, of a fixed length
     {"open": "rank_00001/events.out..."}                                        before the file exists
     {"seal": "rank_00001/events.out..."}                                        complete, never grows again
@@ -83,6 +83,7 @@ class FirstLine:
     launcher: Process | None = None  # that has started it as a rank, None for others
     rank: int | None = None  # of the worker, or from which it descends; None if there is none
     is_daemon: bool = False  # whether it is ended with the process that has started it
+    task: int | None = None  # its array task, None outside of an array
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,7 @@ class Member:
     has_died: bool = False  # whether it is dead and has left a file open, as none does that ends by itself
     rank: int | None = None  # of the worker, or from which it descends; None if there is none
     is_daemon: bool = False  # whether it is ended with the process that has started it
+    task: int | None = None  # its array task, None outside of an array
 
     @property
     def is_sampler(self) -> bool:
@@ -256,7 +258,7 @@ class Reading:
         counters, growing = self._counters, frozenset(self.open_files if alive else ())
         said = Member(self.name, alive, who.started_at, who.process, who.settings, growing, frozenset(self._opened))
         said = replace(said, create=self._creates, agent=who.agent, launcher=who.launcher)
-        said = replace(said, rank=who.rank, is_daemon=who.is_daemon)
+        said = replace(said, rank=who.rank, is_daemon=who.is_daemon, task=who.task)
         said = replace(said, has_died=not alive and bool(self.open_files))
         said = replace(said, requests=counters.requests, dropped=counters.dropped, in_memory=counters.in_memory)
         self._said = said

@@ -63,6 +63,7 @@ class MemberFile:
         launcher: Process | None = None,
         rank: int | None = None,
         is_daemon: bool = False,
+        task: int | None = None,
     ) -> None:
         global _files_of_this_process
         _files_of_this_process += 1
@@ -80,7 +81,7 @@ class MemberFile:
             try:
                 # unix time when the worker joined
                 self.started_at = wall_clock() if wall_clock else os.fstat(fd).st_mtime
-                said = FirstLine(worker, process, self.started_at, settings, agent, launcher, rank, is_daemon)
+                said = FirstLine(worker, process, self.started_at, settings, agent, launcher, rank, is_daemon, task)
                 first = state.dump(said) + b"\n"
                 self._counters_at = len(first)
                 self._append(first + self._counters.line())

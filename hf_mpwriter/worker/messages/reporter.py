@@ -39,8 +39,8 @@ from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import Place
 from hf_mpwriter.system.process import host_id
+from hf_mpwriter.worker import holders
 from hf_mpwriter.worker.membership import Membership
-from hf_mpwriter.worker.naming import holders
 
 LATER = 10.0  # seconds that a rank leaves to the lower ones to join first
 

@@ -40,7 +40,7 @@ HASTE: dict[str, dict[str, dict[str, float]]] = {
         "events.backlog": {"RETRY_FIRST": 0.1, "RETRY_LAST": 1.0},
     },
     "uploader": {
-        "uploader.pace.pacing": {
+        "uploader.pacing": {
             "FIRST_WAIT": 0.6,
             "LONGEST_WAIT": 3.0,
             "REFUSED_WAIT": 1.5,

@@ -34,8 +34,8 @@ WAITS = {  # seconds
     "hf_mpwriter.spool.status": {"BEAT_EVERY": 2.0},
     "hf_mpwriter.spool.progress": {"ENSURE_EVERY": 0.3},
     "hf_mpwriter.uploader.loop": {"TICK": 0.2},
-    "hf_mpwriter.uploader.pace.pacing": {"FIRST_WAIT": 1.0, "MOVED_WAIT": 1.0},
-    "hf_mpwriter.uploader.pace.retries": {"RETRY_DISTANCE": 2.0, "RETRY_WAIT": 4.0},
+    "hf_mpwriter.uploader.pacing": {"FIRST_WAIT": 1.0, "MOVED_WAIT": 1.0},
+    "hf_mpwriter.uploader.retries": {"RETRY_DISTANCE": 2.0, "RETRY_WAIT": 4.0},
     "hf_mpwriter.uploader.run_state": {"FIRST_DELAY": 0.4},
     "hf_mpwriter.uploader.siblings": {"PATIENCE": 8.0, "LIMIT": 120.0},
     "hf_mpwriter.worker.shutdown": {"QUIET_WAIT": 1000.0},  # a slow machine announces its waits; tests of that set it

@@ -101,32 +101,54 @@ def test_any_id_makes_a_name_of_a_directory(identity, other):
 
 
 @pytest.mark.parametrize(
-    ("environ", "parts"),
+    ("environ", "task"),
     [
-        ({}, []),
-        ({"SLURM_JOB_ID": "77"}, []),
-        ({"SLURM_ARRAY_TASK_ID": "3"}, []),
-        ({"SLURM_ARRAY_JOB_ID": "70", "SLURM_ARRAY_TASK_ID": "3"}, ["task_00003"]),
-        ({"SLURM_ARRAY_JOB_ID": "70", "SLURM_ARRAY_TASK_ID": "1000000"}, ["task_1000000"]),
-        (
-            {"SLURM_ARRAY_JOB_ID": "70", "SLURM_ARRAY_TASK_ID": "3", "SLURM_STEP_ID": "1"},
-            ["task_00003", "step_00001"],
-        ),
-        ({"SLURM_STEP_ID": "0"}, ["step_00000"]),
-        ({"SLURM_STEPID": "12"}, ["step_00012"]),
-        ({"SLURM_STEP_ID": "4294967291"}, []),
-        ({"SLURM_STEP_ID": "batch"}, []),
-        ({"SLURM_STEP_ID": "x"}, []),
-        ({"PBS_JOBID": "1[4].s", "PBS_ENVIRONMENT": "PBS_BATCH", "PBS_ARRAY_INDEX": "4"}, ["task_00004"]),
-        ({"PBS_JOBID": "1[5].s", "PBS_ENVIRONMENT": "PBS_BATCH", "PBS_ARRAYID": "5"}, ["task_00005"]),
-        ({"PBS_ARRAY_INDEX": "4"}, []),
-        ({"LSB_JOBID": "9", "LSB_JOBINDEX": "0"}, []),
-        ({"LSB_JOBID": "9", "LSB_JOBINDEX": "6"}, ["task_00006"]),
-        ({"JOB_ID": "9", "SGE_TASK_ID": "undefined"}, []),
-        ({"JOB_ID": "9", "SGE_TASK_ID": "7"}, ["task_00007"]),
-        ({"SGE_TASK_ID": "7"}, []),
+        ({}, None),
+        ({"SLURM_ARRAY_TASK_ID": "3"}, None),
+        ({"SLURM_ARRAY_JOB_ID": "70", "SLURM_ARRAY_TASK_ID": "3"}, 3),
+        ({"PBS_JOBID": "1[4].s", "PBS_ENVIRONMENT": "PBS_BATCH", "PBS_ARRAY_INDEX": "4"}, 4),
+        ({"PBS_JOBID": "1[5].s", "PBS_ENVIRONMENT": "PBS_BATCH", "PBS_ARRAYID": "5"}, 5),
+        ({"PBS_ARRAY_INDEX": "4"}, None),
+        ({"LSB_JOBID": "9", "LSB_JOBINDEX": "0"}, None),
+        ({"LSB_JOBID": "9", "LSB_JOBINDEX": "6"}, 6),
+        ({"JOB_ID": "9", "SGE_TASK_ID": "undefined"}, None),
+        ({"JOB_ID": "9", "SGE_TASK_ID": "7"}, 7),
+        ({"SGE_TASK_ID": "7"}, None),
     ],
 )
-def test_the_parts_of_a_job_are_its_array_task_and_its_step(environ, parts):
-    """SLURM's batch script is no step, LSF's index 0 and Grid Engine's "undefined" are no array tasks."""
-    assert job.parts(environ) == parts
+def test_the_array_task_of_each_scheduler(environ, task):
+    """LSF's index 0 and Grid Engine's "undefined" are not array tasks."""
+    assert job.array_task(environ) == task
+
+
+@pytest.mark.parametrize(
+    ("environ", "step"),
+    [
+        ({"SLURM_JOB_ID": "77"}, None),
+        ({"SLURM_STEP_ID": "0"}, 0),
+        ({"SLURM_STEPID": "12"}, 12),
+        ({"SLURM_STEP_ID": "4294967291"}, None),
+        ({"SLURM_STEP_ID": "batch"}, None),
+        ({"SLURM_STEP_ID": "x"}, None),
+    ],
+)
+def test_the_batch_script_is_not_a_step(environ, step):
+    """Its number is one that no step has."""
+    assert job.slurm_step(environ) == step
+
+
+@pytest.mark.parametrize(
+    ("environ", "is_first"),
+    [
+        ({}, True),
+        ({"LOCAL_RANK": "0", "RANK": "8"}, True),
+        ({"LOCAL_RANK": "1"}, False),
+        ({"OMPI_COMM_WORLD_LOCAL_RANK": "1", "SLURM_LOCALID": "0"}, False),  # mpirun in the batch script
+        ({"MPI_LOCALRANKID": "2"}, False),
+        ({"PMIX_LOCAL_RANK": "1"}, False),
+        ({"SLURM_LOCALID": "1"}, False),
+    ],
+)
+def test_the_first_process_of_a_host(environ, is_first):
+    """By the innermost launcher that tells."""
+    assert job.is_first_of_host(environ) is is_first

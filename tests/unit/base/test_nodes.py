@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hf_mpwriter.base.nodes import Nodes, nodes_of
+from hf_mpwriter.base.job import Nodes, nodes_of
 
 TORCHRUN = {"WORLD_SIZE": "16", "LOCAL_WORLD_SIZE": "4", "RANK": "9", "GROUP_RANK": "2", "GROUP_WORLD_SIZE": "4"}
 STEP = {"SLURM_STEP_ID": "0", "SLURM_NNODES": "4", "SLURM_NODEID": "3"}

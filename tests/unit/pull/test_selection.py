@@ -57,15 +57,6 @@ def test_a_node_pulls_what_its_own_ranks_need(environ, command, pulled):
     assert list(filter(selection_of(environ, command), ALL)) == pulled
 
 
-def test_an_array_task_leaves_other_tasks_alone():
-    """It takes its own names, and those without a task, which may be its own."""
-    environ = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "2"}
-    workers = ["main", "task_00002", "task_00002_rank_00001", "task_00020", "task_00003_rank_00001"]
-    assert list(filter(selection_of(environ, PROGRAM), workers)) == workers[:3]
-    with_rank = TORCHRUN | environ
-    assert list(filter(selection_of(with_rank, PROGRAM), workers)) == ["task_00002_rank_00001"]
-
-
 def test_children_and_other_names_of_a_rank_are_of_that_rank():
     """The worker of a path is the one that the selection is asked for."""
     paths = ["rank_00001~2/e", "rank_00001_Process-1/many/e", "rank_00011/e", "rank_00001/sub/e", "e"]

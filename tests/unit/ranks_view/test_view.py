@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from derived_runs import RankFiles, recomputed, shown
 
-from hf_mpwriter.base.nodes import Nodes
+from hf_mpwriter.base.job import Nodes
 from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.ranks_view import view
 from hf_mpwriter.ranks_view.inputs import rank_of

@@ -39,6 +39,7 @@ FIRST = {
     "launcher": None,
     "rank": None,
     "is_daemon": False,
+    "task": None,
 }
 
 
@@ -87,7 +88,7 @@ def test_no_two_processes_get_the_same_name(place):
 
     def child() -> None:
         os.close(let_go)
-        name, _ = claim(place, "rank_00003")
+        name = claim(place, "rank_00003").name
         os.write(tell, f"{name}\n".encode())
         os.read(wait, 1)
 
@@ -111,16 +112,16 @@ def test_no_two_processes_get_the_same_name(place):
 def test_the_name_of_a_killed_worker_is_free_again(place):
     """A restart takes the same directory."""
     with living(lambda: claim(place, "main")) as pid:
-        assert claim(place, "main")[0] == "proc_00001"
+        assert claim(place, "main").name == "proc_00001"
         kill(pid)
-        assert claim(place, "main")[0] == "main"
+        assert claim(place, "main").name == "main"
 
 
 def test_a_claim_whose_file_was_just_deleted_is_not_worthless(place, monkeypatch):
     """The holder of a claim holds the lock of the file at its path."""
-    name, fd = claim(place, "main")
+    name, fd, *_ = claim(place, "main")
     os.unlink(place.claim(name))
-    other, new = claim(place, "main")
+    other, new, *_ = claim(place, "main")
     assert other == "main"
     assert os.path.samestat(os.fstat(new), os.stat(place.claim("main")))
     assert not os.path.samestat(os.fstat(fd), os.fstat(new))

@@ -10,8 +10,8 @@ from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.spool.workers.member_lines import Member, MemberName
 from hf_mpwriter.supervisor.orphans import end_orphans
 from hf_mpwriter.system.process import Process
-from hf_mpwriter.worker.naming import holders
-from hf_mpwriter.worker.naming.holders import is_orphan
+from hf_mpwriter.worker import holders
+from hf_mpwriter.worker.holders import is_orphan
 
 HERE = Process("host-1", "boot", 7, 100, 1000)
 AGENT, WORKER = replace(HERE, pid=50, ticks=500), replace(HERE, pid=60, ticks=600)

@@ -16,8 +16,8 @@ from hf_mpwriter.spool.outbox import Batch
 from hf_mpwriter.uploader import attachment_lane
 from hf_mpwriter.uploader.attachment_lane import AttachmentLane
 from hf_mpwriter.uploader.decision import Attached
-from hf_mpwriter.uploader.pace.pacing import Backoff
-from hf_mpwriter.uploader.pace.retries import RETRY_DISTANCE, Retries
+from hf_mpwriter.uploader.pacing import Backoff
+from hf_mpwriter.uploader.retries import RETRY_DISTANCE, Retries
 
 SETTINGS = Settings(allow_patterns=None, commit_every=5)
 

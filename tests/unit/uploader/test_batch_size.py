@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from hf_mpwriter.base.files import BATCH_FILES
 from hf_mpwriter.base.verdicts import Moved, Quarantine, Refused, Retry, Split, Unknown
-from hf_mpwriter.uploader.pace.batch_size import LARGEST, SLOW_COMMIT, SMALLEST, BatchSize, after_commit, after_refusal
+from hf_mpwriter.uploader.pacing import LARGEST, SLOW_COMMIT, SMALLEST, BatchSize, after_commit, after_refusal
 
 
 @pytest.mark.parametrize(

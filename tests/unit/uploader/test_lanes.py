@@ -22,9 +22,8 @@ from hf_mpwriter.spool.outbox import Outbox
 from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.uploader.decision import Outgoing
 from hf_mpwriter.uploader.lanes import EventFileLane
-from hf_mpwriter.uploader.pace.batch_size import SLOW_COMMIT
-from hf_mpwriter.uploader.pace.pacing import Backoff
-from hf_mpwriter.uploader.pace.retries import REFUSALS, RETRY_DISTANCE, Retries
+from hf_mpwriter.uploader.pacing import SLOW_COMMIT, Backoff
+from hf_mpwriter.uploader.retries import REFUSALS, RETRY_DISTANCE, Retries
 
 
 class Run:

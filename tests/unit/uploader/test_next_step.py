@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_mpwriter.base.verdicts import Done, Moved, Quarantine, Refused, Retry, Unknown
-from hf_mpwriter.uploader.pace import pacing
+from hf_mpwriter.uploader import pacing
 
 ATTEMPTS = st.integers(1, 10**9)
 SEEDS = st.integers(0, 2**32).map(random.Random)

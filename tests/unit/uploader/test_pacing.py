@@ -10,9 +10,9 @@ from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.base.verdicts import Moved, Refused, Retry, Split, Unknown
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.directory import at
-from hf_mpwriter.uploader.pace import pacing, rate_limit
-from hf_mpwriter.uploader.pace.pacing import Pacing
-from hf_mpwriter.uploader.pace.rate_limit import RateLimit
+from hf_mpwriter.uploader import pacing, rate_limit
+from hf_mpwriter.uploader.pacing import Pacing
+from hf_mpwriter.uploader.rate_limit import RateLimit
 
 
 class Time:

@@ -8,11 +8,12 @@ import os
 import pytest
 from support import scalar
 
+from hf_mpwriter.base.job import LAUNCHERS, SLURM
 from hf_mpwriter.events import series
 from hf_mpwriter.events.limits import Limits
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.worker import files
-from hf_mpwriter.worker.role import LAUNCHERS, SLURM_VARIABLES, Role
+from hf_mpwriter.worker.role import Role
 from hf_mpwriter.worker.worker import Worker
 
 MIB = 1 << 20
@@ -21,8 +22,8 @@ MIB = 1 << 20
 @pytest.fixture
 def worker(tmp_path, monkeypatch):
     """A worker outside of any launcher."""
-    for name in (*SLURM_VARIABLES, *(name for pair in LAUNCHERS for name in pair if name)):
-        monkeypatch.delenv(name, raising=False)
+    for launcher in (*LAUNCHERS, SLURM):
+        monkeypatch.delenv(launcher.rank, raising=False)
     spool = Spool(str(tmp_path / "exp1"))
     spool.create()
     made = Worker(spool, Limits())

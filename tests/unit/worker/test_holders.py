@@ -12,8 +12,7 @@ from hf_mpwriter.spool.workers.member_lines import Member, MemberName
 from hf_mpwriter.supervisor.loop import environment_below
 from hf_mpwriter.system import contact
 from hf_mpwriter.system.process import Process
-from hf_mpwriter.worker import role
-from hf_mpwriter.worker.naming import holders
+from hf_mpwriter.worker import holders, role
 
 HERE = Process.current()
 LAUNCHER = replace(HERE, pid=50, ticks=500)

@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from programs import succeed
 
+from hf_mpwriter.base.job import LAUNCHERS, GivenRank, rank_of, world_size_of
 from hf_mpwriter.spool.workers.member_lines import MemberName
 from hf_mpwriter.system import process as process_module
 from hf_mpwriter.worker import role as role_module
-from hf_mpwriter.worker.role import GivenRank, Origin, Role, rank_of, role_of, world_size_of
+from hf_mpwriter.worker.role import Origin, Role, role_of
 
 RAY = {"RAY_JOB_ID": "01000000", "RAY_RAYLET_PID": "5"}  # of a worker of Ray, and of what it starts
 
@@ -98,8 +99,6 @@ def test_the_number_of_ranks_comes_from_the_launcher_that_gave_the_rank(environ,
         ({}, None, "", Role(None, ""), "proc_00001"),
         ({}, None, "main", Role(None, "main"), "proc_main"),
         ({}, None, "rank_00001", Role(None, "rank_00001"), "proc_rank_00001"),
-        ({}, None, "task_00001", Role(None, "task_00001"), "proc_task_00001"),
-        ({}, None, "step_00001_x", Role(None, "step_00001_x"), "proc_step_00001_x"),
         ({"RANK": "2"}, None, "Process-3", Role(2, None), "rank_00002"),
         ({"RANK": "2"}, 0, "Process-3", Role(2, None), "rank_00002"),
         ({"RANK": "0"}, None, "Process-1", Role(0, None), "main"),
@@ -215,8 +214,8 @@ def _exit_if_child_of_rank_2() -> None:
 @pytest.mark.parametrize(("rank", "role"), [(None, Role(0, None)), (0, Role(0, None)), (2, Role(2, ""))])
 def test_a_child_that_trains_is_the_first_rank_and_its_children_are_children(rank, role, monkeypatch):
     """`take_first_rank` counts where no launcher gave a rank; it changes nothing for the process itself."""
-    for name, *_ in role_module.LAUNCHERS:
-        monkeypatch.delenv(name, raising=False)
+    for launcher in LAUNCHERS:
+        monkeypatch.delenv(launcher.rank, raising=False)
     if rank is not None:
         monkeypatch.setenv("RANK", str(rank))
     monkeypatch.setattr(role_module, "_first_rank_pid", [])

@@ -46,7 +46,7 @@ def test_every_worker_that_has_a_file_is_shown_when_its_member_file_has_gone(tmp
     spool = Spool(str(tmp_path))
     spool.create()
     for name in ("main", "proc_00001", "rank_00001"):
-        locks.release(claim(spool, name)[1])
+        locks.release(claim(spool, name).claim)
     disk.make_dirs(spool.host(host_id()).root)
     paths = [f"{folder}events.out.tfevents.1700000000.h.1.0123abcd" for folder in ("", "proc_00001/", "sub/")]
     paths += [f"rank_00001/events.out.tfevents.{second}.h.1.0123abcd" for second in (1700000000, 1700000001)]

@@ -17,9 +17,9 @@ from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.workers.members import OBSERVER, MemberFile
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.process import Process, host_id
+from hf_mpwriter.worker import holders
 from hf_mpwriter.worker.membership import Membership
 from hf_mpwriter.worker.messages.reporter import LATER, Reporter, ToldRecord
-from hf_mpwriter.worker.naming import holders
 from hf_mpwriter.worker.role import Role
 
 ALONE = Role(None, None)

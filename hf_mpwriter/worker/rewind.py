@@ -14,9 +14,9 @@ segment that holds nothing but START:
 
 Invariants:
 - A directory is written only under the claim of its name. So is a note taken back.
-- A note is left only while the lock is held by a member of an earlier attempt: it joined before this process, and has
-  another launcher. It says nothing of those who come later. Who takes a name takes its note first, and acts on it
-  before its own first segment.
+- A note is left only while the lock is held by a member of an earlier attempt: it joined before this process, has
+  another launcher, and is not of another array task. It says nothing of those who come later. Who takes a name takes
+  its note first, and acts on it before its own first segment.
 - Directories of missing ranks are rewound only if the launcher says how many ranks there are.
 - Of the run directory itself, only directories of event files of ours are rewound that belong to no other name.
 """
@@ -42,10 +42,10 @@ from hf_mpwriter.events.event_file import EventFile
 from hf_mpwriter.events.registration import FileHome
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging.restoration import Unrestored
+from hf_mpwriter.spool.workers.claims import Taken
 from hf_mpwriter.system import disk, locks
 from hf_mpwriter.system.directory import Place
-from hf_mpwriter.worker.naming import holders
-from hf_mpwriter.worker.naming.parts import Taken
+from hf_mpwriter.worker import holders
 from hf_mpwriter.worker.role import Role, launcher_of
 
 NOTE_LENGTH = 21  # bytes
@@ -87,7 +87,7 @@ class Rewind:
         if role.rank is None:
             self._membership.tell_holder()
         elif taken is not None:
-            missing = self._missing_ranks(taken, world) if role.rank == 0 and world is not None else ()
+            missing = self._missing_ranks(world) if role.rank == 0 and world is not None else ()
             for name in dict.fromkeys([*self._other_names(taken), *missing]):
                 if name != taken.name and not self._rewind_free(name, step):
                     self._note(name, step, role)
@@ -103,9 +103,9 @@ class Rewind:
             if name.startswith(start) and name[len(start) :].isdecimal():
                 yield name
 
-    def _missing_ranks(self, taken: Taken, world: int) -> Iterator[str]:
+    def _missing_ranks(self, world: int) -> Iterator[str]:
         for name in sorted(Place(self._membership.spool.run).names()):
-            rank = rank_of_directory(name, taken.prefix)
+            rank = rank_of_directory(name)
             if rank is not None and rank >= world:
                 yield name
 
@@ -128,7 +128,7 @@ class Rewind:
         holder = holders.find(spool, name)
         if holder is None or holder.started_at > self._membership.joined_at or holders.is_ancestor(holder):
             return
-        if holders.is_sibling(holder, launcher_of(role)):
+        if holders.is_sibling(holder, launcher_of(role)) or holders.is_of_other_task(holder):
             return
         _write_note(spool.claim(name), step)
         after = holders.find(spool, name)

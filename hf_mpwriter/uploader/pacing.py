@@ -1,22 +1,22 @@
-"""Pacing: when the next push may start, and how it goes.
+"""Pacing: when the next push may start, how it goes, and how many event files it carries.
 
     commit_every  -> next_commit   when the events of live workers are due
     verdicts      -> next_try      no push starts earlier; a request ends the wait, unless the Hub asked for it
     rate limit    -> take          a token for each push that commits; without one, next_try
-    several nodes -> turn          what all want at once, a first commit and an urgent one, each does at its turn;
-                                   where they are more than a burst, a second failure in a row costs the turn, as
-                                   after an outage all would come at once
-    429, 412      -> stretch       doubles the pauses, or adds to them; each commit takes a little of that back
     412           -> fenced        after MOVED_LIMIT of these since the last success, one push names no parent
     Xet trouble   -> xet           after XET_LIMIT failures in a row, content goes by LFS for an hour
+    413, 504      -> batch size    halves; a full commit in less than SLOW_COMMIT doubles it
 
 When a push is tried again is a pure decision of `next_step`, with attempts and randomness as arguments:
 
     Done, Quarantine   at once, if more waits
     Split              soon, in smaller batches
     Moved              within seconds; after MOVED_LIMIT in a row as Retry
-    Retry, Unknown     full jitter under a ceiling that doubles from 5 s to 5 min; Retry-After of the Hub counts
+    Retry, Unknown     full jitter below a ceiling that doubles from 5 s to 5 min; Retry-After of the Hub counts
     Refused            slowly: 5 min, doubling to an hour; a new token or a request ends the wait
+
+A Hub takes only so many commits an hour, so many small files need large commits. But a commit that takes a minute is
+ended by a proxy on the way. So the size of batches is found by trying, anew by each uploader.
 
 All times are monotonic seconds.
 """
@@ -28,8 +28,9 @@ import random
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+from hf_mpwriter.base.files import BATCH_FILES
 from hf_mpwriter.base.verdicts import Done, Moved, Quarantine, Refused, Retry, Split, Unknown, Verdict
-from hf_mpwriter.uploader.pace.rate_limit import BUSY_WAIT, RateLimit
+from hf_mpwriter.uploader.rate_limit import BUSY_WAIT, RateLimit
 
 FIRST_WAIT = 5.0  # seconds
 LONGEST_WAIT = 300.0  # seconds
@@ -39,13 +40,11 @@ REFUSED_WAIT = 300.0  # seconds
 LONGEST_REFUSED_WAIT = 3600.0  # seconds
 MOVED_WAIT = 3.0  # seconds
 MOVED_LIMIT = 5  # 412 since the last success, before one push names no parent
-LARGEST_STRETCH = 8.0  # of all pauses
-STRETCH_ON_412 = 0.5  # a verdict: the push itself has tried a few times
-STRETCH_BACK = 0.25  # for each commit
-TURN_LASTS = 30.0  # seconds after a commit in which more of the same may go
-LOOK_EVERY = 10.0  # seconds between two looks for others at the bucket, while a turn is waited for
 XET_LIMIT = 3  # failures of the Xet storage in a row, before content goes by LFS
 XET_PAUSE = 3600.0  # seconds until Xet is tried again; LFS sends whole files
+SLOW_COMMIT = 45.0  # seconds; the Hub, or a proxy before it, ends a request in 60
+SMALLEST = 10  # files; what is refused with fewer is split, and does not make other batches smaller
+LARGEST = 600  # files; a push of more takes more memory than `hf upload` of a folder, which makes as many commits
 
 
 @dataclass(frozen=True)
@@ -119,10 +118,8 @@ class Pacing(Backoff):
         self._xet_failures = 0
         self._last_try = self._lfs_until = 0.0
         self._last_squash = -math.inf
-        self._holds_token = self.used_up = False
-        self._asked_at: float | None = None  # since when a turn is waited for
-        self._turn_ends, self._next_look, self._has_committed = -math.inf, 0.0, False
-        self.turn_at = 0.0  # when the rate limit allows what is urgent, 0 unless it has refused that
+        self._holds_token = self.used_up = False  # used_up: whether the rate limit has refused the last push
+        self.due_at = 0.0  # when the rate limit allows what is urgent, 0 unless it has refused that
 
     @property
     def is_fenced(self) -> bool:
@@ -137,12 +134,12 @@ class Pacing(Backoff):
     @property
     def blocked_until(self) -> float:
         """When a push is allowed again, whatever is asked for; 0 if nothing but a request is needed."""
-        return max(0.0 if self.may_hurry else self.next_try, self.turn_at)
+        return max(0.0 if self.may_hurry else self.next_try, self.due_at)
 
     @property
     def is_alone(self) -> bool:
         """Whether the whole rate limit is that of this bucket."""
-        return self._rate_limit.rule.parts == 1
+        return self._rate_limit.rule.nodes == 1
 
     @property
     def explanation(self) -> str:
@@ -151,38 +148,20 @@ class Pacing(Backoff):
 
     def saw(self, hosts: Collection[str], apart: Collection[str] = ()) -> None:
         """Note which hosts share the run directory, `apart` from those with an uploader of their own."""
-        changed = self._rate_limit.saw(hosts, apart)
-        if self._asked_at is not None and self._clock() >= self._next_look:
-            self._next_look = self._clock() + LOOK_EVERY
-            changed |= self._rate_limit.look()
-        if changed and self._asked_at is not None:
+        if self._rate_limit.saw(hosts, apart) and self.used_up:
             self.hurry(self._clock())
 
     def take(self, *, urgent: bool, at_once: bool = False) -> bool:
         """Whether the rate limit allows a push now; else the next try waits for it."""
-        now = self._clock()
+        now = self._last_try = self._clock()
         wait = self._rate_limit.take(urgent=urgent)
-        if wait > BUSY_WAIT and at_once and not self.is_alone:
-            wait = 0.0  # the Hub takes more than the limit: what is lost otherwise goes now
-        if wait > BUSY_WAIT:  # the nodes get their tokens one after another: that is turn enough
-            self._asked_at = -math.inf
-        elif not wait and not at_once and (wait := self._until_turn(now, urgent=urgent)):
-            self._rate_limit.give_back()
-        if wait:
-            self.hold(Step(wait))
-        if wait <= BUSY_WAIT or self.is_alone:  # to wait for a turn is no try
-            self._last_try = now
-        self.turn_at = now + wait if wait > BUSY_WAIT and urgent else 0.0
-        self._holds_token, self.used_up = not wait, wait > BUSY_WAIT
-        return not wait
-
-    def _until_turn(self, now: float, *, urgent: bool) -> float:
-        """Seconds until the turn of this node for what all nodes may want at the same moment."""
-        if (self._has_committed and not urgent) or now < self._turn_ends:
-            self._asked_at = None
-            return 0.0
-        self._asked_at = now if self._asked_at is None else self._asked_at
-        return max(0.0, self._asked_at + self._rate_limit.turn - now)
+        self._holds_token, self.used_up, self.due_at = not wait, wait > BUSY_WAIT, 0.0
+        if not wait or (at_once and not self.is_alone):  # what is lost otherwise goes now: the Hub takes more
+            return True
+        self.hold(Step(wait))
+        if urgent and self.used_up:
+            self.due_at = now + wait
+        return False
 
     def _spend(self, *, committed: bool) -> None:
         """Give the token back if there was no commit; a mere read-back never had one."""
@@ -203,7 +182,7 @@ class Pacing(Backoff):
 
     def scanned(self, minutes: float) -> None:
         """Note a scan: the next commit is due in `minutes`."""
-        self.next_commit = self._clock() + 60 * minutes * self._rate_limit.stretch
+        self.next_commit = self._clock() + 60 * minutes
 
     def soon(self) -> None:
         """Make the next commit due now."""
@@ -218,26 +197,47 @@ class Pacing(Backoff):
         self._moved = moved
         if committed and self.uses_xet:
             self._xet_failures = 0
-        if committed:
-            self._has_committed, self._turn_ends = True, self._clock() + TURN_LASTS
-            self._stretch(self._rate_limit.stretch - STRETCH_BACK)
-        self._asked_at = None
         self._spend(committed=committed)
-
-    def _stretch(self, stretch: float) -> None:
-        self._rate_limit.stretch = min(LARGEST_STRETCH, max(1.0, stretch))
 
     def learn(self, verdict: Verdict) -> None:
         """Take what a failure tells about the way and the rate limit, whatever the push carried."""
-        down = isinstance(verdict, Retry) and (verdict.limited or verdict.after is None)  # 409 is soon over
-        loses_turn = down and self._failures > 0 and self._rate_limit.rule.is_by_turns
-        self._spend(committed=loses_turn or not isinstance(verdict, (Retry, Moved)))
-        if isinstance(verdict, Moved):
-            self._stretch(self._rate_limit.stretch + STRETCH_ON_412)
-        elif isinstance(verdict, Retry) and verdict.limited:
-            self._stretch(2 * self._rate_limit.stretch)
+        self._spend(committed=not isinstance(verdict, (Retry, Moved)))
         if isinstance(verdict, (Retry, Unknown)) and verdict.xet and self.uses_xet:
             self._xet_failures += 1
             if verdict.xet == "missing" or self._xet_failures >= XET_LIMIT:
                 self._xet_failures, self._lfs_until = XET_LIMIT - 1, self._clock() + XET_PAUSE
                 self.attempts = self._failures = 0  # the other way is tried soon
+
+
+def after_commit(most: int, files: int, seconds: float) -> int:
+    """How many files the next batch may have, after the Hub has taken one."""
+    return min(2 * most, LARGEST) if files >= most and seconds < SLOW_COMMIT else most
+
+
+def after_refusal(most: int, files: int) -> int:
+    """How many files the next batch may have, after one was too large or took too long."""
+    return min(most, max(SMALLEST, files // 2)) if files > 1 else most
+
+
+class BatchSize:
+    """The number of files in the next batch, found by trying."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self.files, self._started_at = BATCH_FILES, clock()
+
+    def started(self) -> None:
+        """Note that a push starts."""
+        self._started_at = self._clock()
+
+    def done(self, files: int) -> bool:
+        """The Hub has taken a commit of so many files; False if batches must not become larger for now."""
+        seconds = self._clock() - self._started_at
+        self.files = after_commit(self.files, files, seconds)
+        return seconds < SLOW_COMMIT
+
+    def failed(self, verdict: Verdict, files: int) -> None:
+        """Take in a verdict on a push of so many files."""
+        too_slow = isinstance(verdict, Unknown) and verdict.too_slow
+        if too_slow or (isinstance(verdict, Split) and verdict.too_large):
+            self.files = after_refusal(self.files, files)

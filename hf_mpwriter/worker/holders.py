@@ -3,7 +3,7 @@
 A rank whose name is held is a second start beside a first one that has not ended: a launcher was killed, and its ranks
 live on. Its curve goes on below another name, so the user is told who has the first. Or one launcher has started two
 processes as the same rank: these are siblings, and nothing of either is left over.
-Processes without a rank may share a logdir on purpose.
+Processes without a rank may share a logdir on purpose, and array tasks by mistake.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import shlex
 import time
 from collections.abc import Callable, Iterator
 
+from hf_mpwriter.base.job import array_task
 from hf_mpwriter.base.names import is_sampler
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.workers.member_lines import Member, MemberName, Reading
@@ -21,6 +22,10 @@ from hf_mpwriter.spool.workers.members import ASK_FOR_ALL
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.process import Process, ancestors, boot_id, host_id, pid_namespace, start_ticks, stat_fields
 from hf_mpwriter.system.redaction import printable
+
+A_LOGDIR_EACH = (
+    "Give each array task a logdir of its own, as the default is: after a restart, one may continue another's curve."
+)
 
 
 def find(spool: Spool, worker: str) -> Member | None:
@@ -106,6 +111,12 @@ def is_sibling(member: Member, launcher: Process | None) -> bool:
     return launcher is not None and bool(launcher.ticks) and member.launcher == launcher
 
 
+def is_of_other_task(member: Member) -> bool:
+    """Whether a member is of another array task than this process: another run, and not an earlier attempt."""
+    own = array_task(os.environ)
+    return None not in (own, member.task) and own != member.task
+
+
 def _is_near(process: Process) -> bool:
     """Whether its process id means the same here."""
     return (process.host, process.boot, process.namespace) == (host_id(), boot_id(), pid_namespace())
@@ -117,7 +128,10 @@ def describe(member: Member) -> str:
     where = process.host.rpartition("-")[0]
     if process.host == host_id() and not _is_near(process):
         where += ", in another container"
-    return f"process {process.pid} on {where}, which has been here for {duration(time.time() - member.started_at)}"
+    task = "" if member.task is None else f" (array task {member.task})"
+    return (
+        f"process {process.pid} on {where}{task}, which has been here for {duration(time.time() - member.started_at)}"
+    )
 
 
 def command(member: Member) -> str:
@@ -155,20 +169,24 @@ def duration(seconds: float) -> str:
 def sharing(run_dir: str, name: str, member: Member | None) -> str:
     """What a process without a rank says that is not the first one."""
     who = describe(member) if member else "another process"
-    return printable(f"{run_dir} is in use by {who}. This process logs in {name}/ there.")
+    cure = f" {A_LOGDIR_EACH}" if member is not None and is_of_other_task(member) else ""
+    return printable(f"{run_dir} is in use by {who}. This process logs in {name}/ there.{cure}")
 
 
 def warning(run_dir: str, wanted: str, name: str, member: Member | None, *, is_sibling: bool = False) -> str:
     """What a rank tells whose name is held."""
     who = describe(member) if member else "a process that cannot be named"
     text = f"{run_dir}: the name {wanted} is held by {who}. This process logs as {name} instead."
+    if member is not None and is_of_other_task(member):
+        return f"{text} {A_LOGDIR_EACH}"
     if member is not None and is_sibling:
         started_by = member.launcher.pid if member.launcher else 0
         return (
             f"{text} Process {started_by} has started both as the same rank: give each a rank or a logdir of its own. "
             f"If that process is left from an earlier attempt, end it: {command(member)}."
         )
-    if member is not None and is_orphan(member, Process.current(), start_ticks):
+    is_left = member is not None and is_orphan(member, Process.current(), start_ticks)
+    if member is not None and is_left:
         text += (
             f" Its launcher has ended, so it is left from an earlier attempt. End it: {command(member)}. A start below "
             f"hf-mpwriter run --kill-orphans --logdir {shlex.quote(run_dir)} does so."
@@ -177,4 +195,6 @@ def warning(run_dir: str, wanted: str, name: str, member: Member | None, *, is_s
         text += f" If that process is left from an earlier attempt, end it: {command(member)}."
     if member is not None:
         text += " With purge_step, what it logged from that step on is hidden as soon as it is gone."
+    if not is_left:
+        text += " If both are to run, give each a logdir of its own."
     return f"{text} The next start continues as {wanted} if no process holds it then."
