@@ -8,7 +8,7 @@ from hf_mpwriter.base.arguments.names import nearest
 
 PREFIX = "HF_MPWRITER_"
 SETTINGS = (
-    *("ALL_RANKS", "COMMITS_PER_HOUR", "DEBUG", "DISABLED", "EXIT_TIMEOUT", "GRACE", "GROUP", "JOB", "LOGDIR"),
+    *("COMMITS_PER_HOUR", "DEBUG", "DISABLED", "EXIT_TIMEOUT", "GRACE", "GROUP", "JOB", "LOGDIR"),
     *("MIRROR_EVERY", "NODES", "PROMETHEUS", "PUSH_ON", "PYTHON", "REPO_ID", "REPO_PRIVATE", "REPO_TYPE", "STAGING"),
     *("SYSTEM_METRICS",),
 )
@@ -22,7 +22,7 @@ INTERNAL = (
     *("SABOTAGED", "SOAK", "SOAK_HUB", "TEST_LOCK_CHECK"),  # for tests and proofs of this package
 )
 KNOWN = frozenset(PREFIX + name for name in (*SETTINGS, *INTERNAL))
-SWITCHES = frozenset(PREFIX + name for name in ("ALL_RANKS", "DISABLED", "GROUP", "PROMETHEUS", "SYSTEM_METRICS"))
+SWITCHES = frozenset(PREFIX + name for name in ("DISABLED", "GROUP", "PROMETHEUS", "SYSTEM_METRICS"))
 ON, OFF = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
 
 

@@ -50,7 +50,7 @@ def followed(
         normalised_logdir(name): Followed(_named(name, wishes, is_chosen=repo_id is not None), private=private)
         for name in named
     }
-    if logdir is not None and repo_id is not None and not is_url(logdir) and _is_first_of_host(environ):
+    if logdir is not None and repo_id is not None and not is_url(logdir) and is_first_of_host(environ):
         found.setdefault(normalised_logdir(logdir), Followed(_unnamed(logdir, wishes), is_named=False, private=private))
     return found
 
@@ -125,5 +125,6 @@ def _check_hub(spool: Spool, name: str) -> None:
         check_endpoint(there.endpoint, Environment.read().endpoint, None, confirming)
 
 
-def _is_first_of_host(environ: Mapping[str, str]) -> bool:
+def is_first_of_host(environ: Mapping[str, str]) -> bool:
+    """Whether this is the first of the processes that a launcher has started on this host."""
     return next((environ[name] for name in LOCAL_RANKS if name in environ), "0") == "0"

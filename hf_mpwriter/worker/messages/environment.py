@@ -16,7 +16,7 @@ from hf_mpwriter.base.settings import Settings, is_on, writes_metrics
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.worker.role import current_role
 
-DISABLED = "HF_MPWRITER_DISABLED"
+DISABLED, PROMETHEUS = "HF_MPWRITER_DISABLED", "HF_MPWRITER_PROMETHEUS"
 NVIDIA = "/proc/driver/nvidia"  # there is one where NVIDIA's driver is loaded
 NO_UPLOADER = "but the uploader does that, and a writer without a destination starts none: give it a repo_id."
 _told: set[str] = set()  # what was said; a forked child inherits it, so it says nothing again
@@ -48,12 +48,11 @@ def tell_idle(
     settings: Settings, rank: int | None = None, *, uploads: bool, environ: Mapping[str, str] = os.environ
 ) -> None:
     """Say once what is switched on for a run, and has no effect in it."""
-    if not (settings.all_ranks_view or settings.system_metrics or writes_metrics(environ)):
+    if not (settings.system_metrics or writes_metrics(environ)):
         return
-    idle = []
-    if not uploads and not is_on(environ.get(DISABLED, "")):
-        idle += ["all_ranks_view"] * settings.all_ranks_view + ["HF_MPWRITER_PROMETHEUS"] * writes_metrics(environ)
-    warnings = {name: f"{name} is on, {NO_UPLOADER}" for name in idle if name not in _told}
+    warnings, is_idle = dict[str, str](), not uploads and not is_on(environ.get(DISABLED, ""))
+    if is_idle and writes_metrics(environ) and PROMETHEUS not in _told:
+        warnings[PROMETHEUS] = f"{PROMETHEUS} is on, {NO_UPLOADER}"
     if settings.system_metrics and "gpu" not in _told and _lacks_nvml():
         warnings["gpu"] = "system_metrics leaves out the GPUs of this machine: pip install nvidia-ml-py"
     _told.update(warnings)

@@ -60,12 +60,9 @@ def test_it_is_said_once_that_uploads_are_off(tmp_path, monkeypatch, caplog):
     assert said(caplog) == [("INFO", "disabled by HF_MPWRITER_DISABLED: nothing is uploaded")]
 
 
-@pytest.mark.parametrize(
-    ("name", "said_as"), [("PROMETHEUS", "HF_MPWRITER_PROMETHEUS"), ("ALL_RANKS", "all_ranks_view")]
-)
-def test_a_local_run_says_once_what_it_has_no_uploader_for(tmp_path, monkeypatch, caplog, name, said_as):
+def test_a_local_run_says_once_what_it_has_no_uploader_for(tmp_path, monkeypatch, caplog):
     """A run with a destination does not, and neither does one whose uploads are disabled on purpose."""
-    monkeypatch.setenv(f"HF_MPWRITER_{name}", "1")
+    monkeypatch.setenv("HF_MPWRITER_PROMETHEUS", "1")
     HFSummaryWriter("me/run", logdir=str(tmp_path / "hub"), exit_timeout=0).scheduler.stop()
     monkeypatch.setenv("HF_MPWRITER_DISABLED", "1")
     HFSummaryWriter("me/run", logdir=str(tmp_path / "disabled")).close()
@@ -74,7 +71,7 @@ def test_a_local_run_says_once_what_it_has_no_uploader_for(tmp_path, monkeypatch
     caplog.clear()
     for run in ("a", "b"):
         SummaryWriter(tmp_path / run).close()
-    assert said(caplog) == [("WARNING", f"{said_as} is on, {environment.NO_UPLOADER}")]
+    assert said(caplog) == [("WARNING", f"HF_MPWRITER_PROMETHEUS is on, {environment.NO_UPLOADER}")]
 
 
 def test_gpus_that_nothing_measures_are_told_once(tmp_path, monkeypatch, caplog):
