@@ -290,7 +290,7 @@ class Inputs:
         for file in sorted(self._files.values(), key=lambda file: os.path.basename(file.path), reverse=True):
             if file.has_more:
                 queues.setdefault(file.rank, []).append(file)
-        while queues and may_go_on():
+        while queues:
             rank = min(queues, key=lambda rank: queues[rank][-1].highest)  # the one that is furthest behind
             file = queues[rank][-1]
             if starts := self._read_part(file, take):
@@ -299,6 +299,8 @@ class Inputs:
                 queues[rank].pop()
                 if not queues[rank]:
                     del queues[rank]
+            if not may_go_on():  # behind the first part: what waits may wait for it
+                break
         return []
 
     def _read_part(self, file: _File, take: Take) -> list[int]:
@@ -439,12 +441,12 @@ def derive(
         while True:
             there = members.all()
             folder, host = _folder(spool, there)
-            if following is None or following.derived.folder != folder:
-                if following is not None:
-                    following.derived.close()
+            if following is not None and following.derived.folder != folder:
+                following.derived.close()
+                following = None
+            if following is None:
                 newest = max(there, key=lambda member: member.started_at, default=None)
-                wanted = newest.settings if newest else settings
-                following = Following(spool, folder, host, wanted, waits=follow)
+                following = Following(spool, folder, host, newest.settings if newest else settings, waits=follow)
             ranks = (rank_of(member.name.worker) for member in there if member.alive)
             is_over = not _any_works(there)
             is_done = following.step(clock(), {rank for rank in ranks if rank is not None}, is_over=is_over)
@@ -466,10 +468,8 @@ def _any_works(members: Iterable[Member]) -> bool:
 def _folder(spool: Spool, members: Iterable[Member], environ: Mapping[str, str] = os.environ) -> tuple[str, str]:
     """The folder of the derived run, and the host whose event files it is of; "" for all."""
     if nodes_of(environ).count > 1:
-        hosts, mount = (
-            {host_id(), *spool.host_ids(), *(one.name.host for one in members)},
-            mount_of_descriptor(spool.run.fd),
-        )
+        hosts = {host_id(), *spool.host_ids(), *(member.name.host for member in members)}
+        mount = mount_of_descriptor(spool.run.fd)
         is_own = is_apart(spool) or (len(hosts) == 1 and mount is not None and mount.is_local)
         if seen_from_here(spool) or is_own:
             return f"{names.VIEW_DIRECTORY}/{host_name()}", host_name()

@@ -129,7 +129,7 @@ class Supervisor:
         for run_dir in self._inbox.read():
             self.drain.add(run_dir)
             if self.derives_ranks and run_dir not in self._ranks:
-                self._ranks[run_dir] = launch.start_ranks(run_dir, os.environ)
+                self._start_ranks(run_dir)
         if self._child.status is not None and self._ended_at is None:
             self._ended_at = time.monotonic()
         moment = self._moment()
@@ -137,6 +137,13 @@ class Supervisor:
             self._is_finishing = True
             self.drain.finish()
         return self._act(decide(moment))
+
+    def _start_ranks(self, run_dir: str) -> None:
+        try:
+            self._ranks[run_dir] = launch.start_ranks(run_dir, os.environ)
+        except OSError as error:
+            self.derives_ranks = False
+            report.say(f"{run_dir}: nothing is derived of all ranks: {error.strerror or error}")
 
     def _awaits_ranks(self, moment: Moment) -> bool:
         """Whether what is derived of all ranks is still to come: that ends by itself when no worker lives."""

@@ -40,7 +40,7 @@ def test_a_variable_like_none_of_ours_is_named_alone(tmp_path, monkeypatch, capl
     assert said(caplog) == [("WARNING", "HF_MPWRITER_XYZ is set, but hf_mpwriter has no such variable.")]
 
 
-@pytest.mark.parametrize("name", ["ALL_RANKS", "DISABLED", "PROMETHEUS", "SYSTEM_METRICS"])
+@pytest.mark.parametrize("name", ["DISABLED", "PROMETHEUS", "SYSTEM_METRICS"])
 def test_a_switch_that_is_neither_on_nor_off_is_told(tmp_path, monkeypatch, caplog, name):
     """It counts as off, in whatever language it was meant to be on."""
     monkeypatch.setenv(f"HF_MPWRITER_{name}", "ja")
