@@ -39,10 +39,10 @@ import struct
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 from google.protobuf.message import DecodeError
-from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from hf_mpwriter.base import names
 from hf_mpwriter.base.nodes import nodes_of
@@ -80,7 +80,32 @@ _STEP_TIME = re.compile(  # step_time, iteration_seconds, batch_duration_ms, tim
     rf"(?:^|[^a-z]|train){_STEP}[ _.-]?{_TIME}s?(?![a-z])|(?:^|[^a-z])(?:{_TIME}|s)[ _.-]?per[ _.-]?{_STEP}(?![a-z])",
     re.IGNORECASE,
 )
+_START = 1  # status of a SessionLog
+_SCHEMA = """
+syntax: "proto3" name: "ranks.proto"
+message_type { name: "Event"
+  field { name: "wall_time" number: 1 type: TYPE_DOUBLE }
+  field { name: "step" number: 2 type: TYPE_INT64 }
+  field { name: "summary" number: 5 type: TYPE_MESSAGE type_name: ".Summary" }
+  field { name: "session_log" number: 7 type: TYPE_MESSAGE type_name: ".SessionLog" } }
+message_type { name: "SessionLog" field { name: "status" number: 1 type: TYPE_INT32 } }
+message_type { name: "Summary"
+  field { name: "value" number: 1 type: TYPE_MESSAGE type_name: ".Value" label: LABEL_REPEATED } }
+message_type { name: "Value" oneof_decl { name: "kind" }
+  field { name: "tag" number: 1 type: TYPE_STRING }
+  field { name: "simple_value" number: 2 type: TYPE_FLOAT oneof_index: 0 } }
+"""
 Take = Callable[[int, int, float, Iterable[tuple[str, float]]], object]
+
+
+def _event_class() -> Any:
+    """The protobuf class of what is read of an event. That of tensorboardX would import torch, for 200 MiB."""
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(text_format.Parse(_SCHEMA, descriptor_pb2.FileDescriptorProto()))
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("Event"))
+
+
+Event = _event_class()
 
 
 class Point(NamedTuple):
@@ -305,7 +330,7 @@ class Inputs:
 
     def _read_part(self, file: _File, take: Take) -> list[int]:
         """Read the next part of a file, see `read`."""
-        events, end = list[tuple[int, Event]](), file.offset
+        events, end = list[tuple[int, Any]](), file.offset
         with contextlib.suppress(FileNotFoundError):  # removed since it was listed
             events, end = _records(Place(self._run, file.path), file.offset, file.size, CHUNK)
         if end == file.offset:
@@ -333,22 +358,22 @@ def rank_of(worker: str) -> int | None:
     return int(match["rank"]) if match else 0 if worker == names.MAIN_WORKER else None
 
 
-def _records(place: Place, start: int, end: int, size: int) -> tuple[list[tuple[int, Event]], int]:
+def _records(place: Place, start: int, end: int, size: int) -> tuple[list[tuple[int, Any]], int]:
     """The next events of a file with their offsets, and where the one behind them begins."""
     fd = disk.open_beneath(place)
     try:
         payloads, end = framing.records(fd, start, end, size)
     finally:
         os.close(fd)
-    found = list[tuple[int, Event]]()
+    found = list[tuple[int, Any]]()
     for at, payload in payloads:
         with contextlib.suppress(DecodeError):  # it is not an event
             found.append((at, Event.FromString(payload)))
     return found, end
 
 
-def _is_start(event: Event) -> bool:
-    return bool(event.session_log.status == SessionLog.START)
+def _is_start(event: Any) -> bool:
+    return bool(event.session_log.status == _START)
 
 
 class Derived:
