@@ -9,7 +9,6 @@ import click
 
 from hf_mpwriter.cli.destination import command_line, existing_spool, logdir_argument, newest_settings
 from hf_mpwriter.cli.words import examples
-from hf_mpwriter.ranks import derive
 from hf_mpwriter.spool.progress import Progress
 from hf_mpwriter.system.redaction import printable
 
@@ -20,11 +19,13 @@ TAKEN = "Another process derives the ranks of this run."
 @logdir_argument
 @click.option("--follow", is_flag=True, help="Go on with what is logged, until no process logs or Ctrl-C.")
 def derive_ranks(logdir: str, *, follow: bool) -> None:
-    """Derive mean, minimum, maximum and the slowest rank of all ranks of LOGDIR.
+    """Derive mean, bounds and slowest rank of all ranks of LOGDIR.
 
-    They are one more run, LOGDIR/_all_ranks. All of it is computed anew each time, and hides what was there. What
+    That is one more run, LOGDIR/_all_ranks. All of it is computed anew each time, and hides what was there. What
     living ranks have not all passed yet is left out.
     """
+    from hf_mpwriter.ranks import derive  # other commands need no protobuf
+
     spool = existing_spool(logdir)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt):
