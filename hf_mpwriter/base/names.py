@@ -27,6 +27,7 @@ SPOOL_NAME = ".hf_mpwriter"
 MAIN_WORKER = "main"
 SYSTEM_DIRECTORY = "_system"
 VIEW_DIRECTORY = "_all_ranks"  # of what is derived from all ranks
+OBSERVER_MARK = "~"  # begins the names of members that are not workers
 SAMPLER_PREFIX = "~system-"  # of the worker name of a sampler; no other process can be called so
 EVENT_MARK = "tfevents"
 CONFIG_NAME = "projector_config.pbtxt"  # names all embeddings of a directory, and only grows
@@ -172,6 +173,11 @@ def sampler_name(host: str) -> str:
 def is_sampler(worker: str) -> bool:
     """Whether a worker name is that of a sampler."""
     return worker.startswith(SAMPLER_PREFIX)
+
+
+def is_worker(name: str) -> bool:
+    """Whether a member of this name is a worker: not one that samples, sends or derives."""
+    return not name.startswith(OBSERVER_MARK)
 
 
 def sampler_directory(worker: str) -> str:

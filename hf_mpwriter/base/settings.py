@@ -18,7 +18,6 @@ Environment:
     HF_MPWRITER_STAGING             where runs are kept on their way to a logdir, or `never`; read by base/storage.py
     HF_MPWRITER_MIRROR_EVERY        minutes, see `Settings`
     HF_MPWRITER_SYSTEM_METRICS      1: what the machine does is logged too, see `Settings`
-    HF_MPWRITER_ALL_RANKS           1: a run of all ranks together is derived, see `Settings`
     HF_MPWRITER_SUPERVISOR          set by `hf-mpwriter run`, see system/contact.py
     HF_MPWRITER_LAUNCHED_AT         set by `hf-mpwriter run`, see worker/role.py
     HF_MPWRITER_PYTHON              the Python of uploaders and pushes without `sys.executable`; see system/launch.py
@@ -52,7 +51,7 @@ OFFLINE = "HF_HUB_OFFLINE is set"
 REPO_TYPES = ("model", "dataset", "space")
 
 PREFIX = "HF_MPWRITER_"
-SWITCHES = frozenset(PREFIX + name for name in ("ALL_RANKS", "DISABLED", "SYSTEM_METRICS"))
+SWITCHES = frozenset(PREFIX + name for name in ("DISABLED", "SYSTEM_METRICS"))
 VARIABLES = SWITCHES | {
     PREFIX + name
     for name in (
@@ -154,14 +153,13 @@ class Settings:
     # allowed
     mirror_every: float = DEFAULT_COMMIT_EVERY
     system_metrics: bool = False  # whether one process per host logs processor, memory, disk, network and GPUs
-    all_ranks_view: bool = False  # whether a run with mean, minimum and maximum over all ranks is derived
 
     def __post_init__(self) -> None:
         for name in ("commit_every", "mirror_every"):
             minutes = getattr(self, name)
             if not (isinstance(minutes, (int, float)) and 0 < minutes < math.inf):
                 raise SettingsError(f"{name} is {minutes!r}.", hint=MINUTES)
-        for name in ("squash_history", "system_metrics", "all_ranks_view"):
+        for name in ("squash_history", "system_metrics"):
             object.__setattr__(self, name, switch(name, getattr(self, name)))
         if self.private not in (None, True, False):
             raise SettingsError(f"repo_private is {self.private!r}.", hint="It is True, False or None.")
@@ -201,7 +199,6 @@ class Environment:
     grace: float | None = None  # seconds between SIGTERM and SIGKILL, None if not set
     mirror_every: float | None = None  # minutes, None if not set
     system_metrics: bool = False
-    all_ranks_view: bool = False
 
     @classmethod
     def read(cls, environ: Mapping[str, str] = os.environ) -> Self:
@@ -226,7 +223,6 @@ class Environment:
             grace=grace,
             mirror_every=mirror_every,
             system_metrics=is_on(environ.get("HF_MPWRITER_SYSTEM_METRICS", "")),
-            all_ranks_view=is_on(environ.get("HF_MPWRITER_ALL_RANKS", "")),
         )
 
 

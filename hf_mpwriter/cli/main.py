@@ -6,6 +6,7 @@
 | `syncing` | `sync`: upload what is missing of runs, and of one |
 | `verify` | `verify`: compare a run with the Hub |
 | `pull` | `pull`: bring a run back from the Hub |
+| `ranks` | `ranks`: derive a run with mean, bounds and slowest rank of all ranks |
 | `run` | `run`: supervise a program until its data is on the Hub |
 | `clean` | `clean`: remove local copies of staged runs that are complete elsewhere |
 | `logs`, `stop` | `logs`, `stop`: what the uploader of a run logs, and its end |
@@ -48,6 +49,7 @@ HOMES = {  # module below this package, and the name of the command in it
     "hub": "local_hub:serve_hub",
     "logs": "logs:show_logs",
     "pull": "pull:pull_run",
+    "ranks": "ranks:derive_ranks",
     "run": "run:run_program",
     "status": "status.command:show_status",
     "stop": "stop:stop_run",

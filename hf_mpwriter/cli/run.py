@@ -6,6 +6,7 @@
                       `sitecustomize.py` in there, which calls `hf_mpwriter.patch()`
     --kill-orphans    before the program starts, see `supervisor/orphans`
     --follow          while the program runs, see `syncing/following`
+    --ranks           by `hf-mpwriter ranks --follow`, a child for each run directory of which a worker tells
     --pull            in the process of the program, before it becomes the program: a signal ends it as it would end the
                       program, and the supervisor loads no client. See `pull/selection` for what is pulled
 
@@ -23,6 +24,7 @@ from pathlib import Path
 
 import click
 
+from hf_mpwriter.base.job import is_first_of_host
 from hf_mpwriter.base.settings import check_repo_id
 from hf_mpwriter.base.storage import normalised_logdir
 from hf_mpwriter.cli.pull import pull_before
@@ -56,6 +58,7 @@ DEFAULT_GRACE = 25.0  # seconds; SLURM and Kubernetes kill after 30
 @click.option("--patch", is_flag=True, help="Replace the SummaryWriter classes that the program imports.")
 @click.option("--kill-orphans", is_flag=True, help="First end workers in --logdir whose launcher has died.")
 @click.option("--pull", is_flag=True, help="First bring the run of --logdir back from the Hub, onto an empty disk.")
+@click.option("--ranks", is_flag=True, help="Derive mean, bounds and slowest rank of all ranks, as `ranks --follow`.")
 @click.argument("command", nargs=-1, required=True)
 def run_program(
     *,
@@ -66,6 +69,7 @@ def run_program(
     patch: bool,
     kill_orphans: bool,
     pull: bool,
+    ranks: bool,
     command: tuple[str, ...],
 ) -> None:
     """Run a program, and see that what it logs gets to the Hub.
@@ -107,7 +111,8 @@ def run_program(
     try:
         for line in end_orphans(normalised_logdir(os.environ["HF_MPWRITER_LOGDIR"])) if kill_orphans else ():
             click.echo(f"hf-mpwriter run: {line}", err=True)
-        code = supervise(command, os.environ, grace, before=before, followed=folders)
+        ranks = ranks and is_first_of_host(os.environ)
+        code = supervise(command, os.environ, grace, before=before, followed=folders, ranks=ranks)
     except OSError as error:
         raise click.ClickException(f"{error.filename or 'run'}: {error.strerror or error}") from error
     with contextlib.suppress(OSError, ValueError, AttributeError):

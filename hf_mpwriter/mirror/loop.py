@@ -28,7 +28,7 @@ import time
 from collections.abc import Callable
 
 from hf_mpwriter.base.files import LocalFile
-from hf_mpwriter.base.names import is_ours
+from hf_mpwriter.base.names import is_ours, is_worker
 from hf_mpwriter.mirror.decision import FIRST_PAUSE, MirrorAction, MirrorSituation, Tries, decide
 from hf_mpwriter.mirror.handle import CopyHandle, CopyLivesError
 from hf_mpwriter.mirror.job import Absent, Arrived, CopyJob, Failure, Finished, Item, Message, chosen, recorded
@@ -39,9 +39,8 @@ from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging.record import Mirrored, MirrorPlaces, MirrorStatus, MirrorStatusFile, mirror_lock
 from hf_mpwriter.spool.starts import MirrorStart, Tenure, inherited
 from hf_mpwriter.spool.status import LINGER
-from hf_mpwriter.spool.workers.derived import DerivedSeals
 from hf_mpwriter.spool.workers.member_lines import Member, News
-from hf_mpwriter.spool.workers.members import ASK_FOR_ALL, OBSERVER, Members
+from hf_mpwriter.spool.workers.members import OBSERVER, Members
 from hf_mpwriter.spool.workers.samplers import Seals
 from hf_mpwriter.system import disk, launch, locks
 from hf_mpwriter.system.daemon import GRACE, end_within, keep_on, prepare_process
@@ -67,7 +66,7 @@ class Mirror:
         self._tenure = Tenure(MirrorPlaces.of(self._host).starts, clock)
         self._is_ending = self._is_unsaved = False
         self._copy: CopyHandle | None = None
-        self._alive_at, self._seals, self._derived = clock(), Seals(clock), DerivedSeals(spool)
+        self._alive_at, self._seals = clock(), Seals(clock)
         self.recover()
 
     def recover(self) -> None:
@@ -140,12 +139,11 @@ class Mirror:
 
     def _situation(self, members: list[Member]) -> MirrorSituation:
         now = self._clock()
-        is_deriving, is_derived = self._derived.look(now - self._alive_at)
         return MirrorSituation(
-            living=sum(member.works for member in members) + self._seals.are_pending(members) + is_deriving,
+            living=sum(member.works for member in members) + self._seals.are_pending(members),
             abandoned_for=now - self._alive_at,
             may_try=self._tries.may_start(writer_of(file.path) for file in self._waiting()),
-            is_due=members != self._seen or now >= self._next_scan or is_derived,
+            is_due=members != self._seen or now >= self._next_scan,
             waiting=len(self._waiting()),
             is_ending=self._is_ending,
         )
@@ -155,7 +153,7 @@ class Mirror:
     def _scan(self, members: list[Member]) -> None:
         """See which files are final."""
         self._seen, self._next_scan, self._queue = members, self._clock() + SCAN_EVERY, None
-        alone = not any(member.works and member.name.worker not in ASK_FOR_ALL for member in members)
+        alone = not any(member.alive and is_worker(member.name.worker) for member in members)
         open_then = {path for member in members for path in member.growing if is_ours(os.path.basename(path))}
         try:  # what is open is not parsed: it may be long
             files = self._scan_of.files(lambda path: path not in open_then, self._members.growing, BLIND_SCANS)

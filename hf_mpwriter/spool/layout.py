@@ -12,6 +12,7 @@
         members/<worker>.<host>.<pid>.<ticks>-<n>     member file: lines, appended       that worker
         reporter.lock                                 lock of who tells the user         no process (empty)
         told.json                                     what the user was told             the reporter
+        ranks.lock                                    lock of `hf-mpwriter ranks`        no process (empty)
         pull.lock                                     lock of the pulls                  no process (empty)
         pulled.json                                   what came from the Hub             the holder of that lock
         pulling/<32 hex>                              files on their way from the Hub    the holder of that lock

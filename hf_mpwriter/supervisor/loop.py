@@ -35,11 +35,12 @@ from hf_mpwriter.supervisor.decision import (
 )
 from hf_mpwriter.supervisor.drain import Drain, Followed
 from hf_mpwriter.supervisor.program import Child
-from hf_mpwriter.system import contact, kernel
+from hf_mpwriter.system import contact, kernel, launch
 from hf_mpwriter.system.kernel import Received, SignalQueue
 from hf_mpwriter.worker import role
 
 TICK = 0.1  # seconds
+RANKS_WAIT = 10.0  # seconds after the end of the program, in which all of its ranks is derived
 WITH_PEERS = 10.0  # seconds that a rank which fails waits at most: its peers restart after it has ended
 
 
@@ -50,6 +51,7 @@ def supervise(
     *,
     before: Callable[[], object] | None = None,
     followed: Mapping[str, Followed] = MappingProxyType({}),
+    ranks: bool = False,
 ) -> int:
     """Run a program, and see it and its data through their end; the exit code."""
     kernel.adopt_orphans()
@@ -62,6 +64,7 @@ def supervise(
     shares_group = program.has_terminal()
     child = Child(command, below, queue.mask_before, own_group=not shares_group, before=before)
     supervisor = Supervisor(child, queue, inbox, grace, shares_group=shares_group)
+    supervisor.derives_ranks = ranks
     supervisor.has_peers = (world_size_of(environ) or 1) > 1
     quiet = rank_of(environ) not in (None, 0)
     supervisor.drain.follow(followed, (lambda _: None) if quiet else report.say)
@@ -98,6 +101,8 @@ class Supervisor:
         self._child, self._queue, self._inbox = child, queue, inbox
         self._grace, self._shares_group = grace, shares_group
         self.drain, self.has_peers = Drain(), False
+        self.derives_ranks = False  # whether `hf-mpwriter ranks` is to follow each run directory
+        self._ranks: dict[str, int] = {}  # its process ids, while they live
         self._signalled_at: float | None = None
         self._ended_at: float | None = None
         self._passed: list[int] = []  # signals that the program has got
@@ -118,16 +123,30 @@ class Supervisor:
     def _turn(self) -> bool:
         for received in self._queue.read():
             self._take(received)
-        self._child.reap()
+        ended = self._child.reap()
+        self._ranks = {run_dir: pid for run_dir, pid in self._ranks.items() if pid not in ended}
         for run_dir in self._inbox.read():
             self.drain.add(run_dir)
+            if self.derives_ranks and run_dir not in self._ranks:
+                self._start_ranks(run_dir)
         if self._child.status is not None and self._ended_at is None:
             self._ended_at = time.monotonic()
         moment = self._moment()
-        if moment.is_over and not self._is_finishing:
+        if moment.is_over and not self._is_finishing and not self._awaits_ranks(moment):
             self._is_finishing = True
             self.drain.finish()
         return self._act(decide(moment))
+
+    def _start_ranks(self, run_dir: str) -> None:
+        try:
+            self._ranks[run_dir] = launch.start_ranks(run_dir, os.environ)
+        except OSError as error:
+            self.derives_ranks = False
+            report.say(f"{run_dir}: nothing is derived of all ranks: {error.strerror or error}")
+
+    def _awaits_ranks(self, moment: Moment) -> bool:
+        """Whether what is derived of all ranks is still to come: that ends by itself when no worker lives."""
+        return bool(self._ranks) and not self._is_impatient and moment.now - (moment.ended_at or 0.0) < RANKS_WAIT
 
     def _take(self, received: Received) -> None:
         number = received.number

@@ -7,6 +7,7 @@
     uploader  --posix_spawn-->  python -P ... -c SEARCH_BOOT   <run directory> <seconds>
     mirror    --Popen------->   python -P ... -c COPY_BOOT     <run directory> <seconds> <its pid> <descriptors>
     worker    --posix_spawn-->  python -P ... -c RESTORE_BOOT  <run directory> <seconds>
+    supervisor  --posix_spawn-->  python -P ... -c RANKS_BOOT  <run directory>
 
 Inherited descriptors:
 
@@ -80,6 +81,7 @@ RESTORE_BOOT = (  # the timer comes first: a mount may hang anywhere
     f"import json,os;fd={START_RECORD_FD};{_SET_IMPORT_PATH}"
     "from hf_mpwriter.mirror.restore import process as restore;restore.main()"
 )
+RANKS_BOOT = "import sys;from hf_mpwriter.cli.main import main;main(['ranks','--follow',sys.argv[1]])"
 _UTF8 = int(sys.getfilesystemencoding().lower() == "utf-8")
 _OPTIONS = ("-P", "-X", f"utf8={_UTF8}")  # paths mean the same bytes as here
 _MARKS = {  # words that the boot string of each kind contains
@@ -90,6 +92,7 @@ _MARKS = {  # words that the boot string of each kind contains
     "sampler": "sampler.main",
     "copy": "copy.main",
     "restore": "restore.main",
+    "ranks": "main(['ranks'",
 }
 KINDS = tuple(_MARKS)  # of processes
 
@@ -175,6 +178,13 @@ def start_restore(job: bytes, run_dir: str, limit: float, fds: tuple[int, int, i
         except BaseException:
             os.close(ends[0])
             raise
+
+
+def start_ranks(run_dir: str, env: Mapping[str, str]) -> int:
+    """Start `hf-mpwriter ranks --follow` in a session of its own, which no terminal signals; its pid."""
+    argv = [interpreter(env), *_OPTIONS, "-c", RANKS_BOOT, run_dir, title("ranks", run_dir)]
+    standard = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1)]
+    return _spawn(argv, env, standard, setsid=True)
 
 
 def _spawn(argv: list[str], env: Mapping[str, str], actions: Sequence[tuple[object, ...]], *, setsid: bool) -> int:

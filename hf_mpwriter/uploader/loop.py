@@ -38,7 +38,7 @@ from hf_mpwriter.spool.status import LINGER
 from hf_mpwriter.spool.workers.member_lines import Member
 from hf_mpwriter.spool.workers.members import ASK_FOR_ALL, OBSERVER
 from hf_mpwriter.system import disk, hf_home, launch, locks
-from hf_mpwriter.system.daemon import GRACE, end_within, keep_on, let_read, prepare_process
+from hf_mpwriter.system.daemon import GRACE, end_within, keep_on, prepare_process
 from hf_mpwriter.uploader import outcome
 from hf_mpwriter.uploader.decision import Action, Ending, Situation, decide
 from hf_mpwriter.uploader.lanes import Lane
@@ -77,7 +77,7 @@ class Uploader:
             return False
         members = self.run.members_here()  # first: it knows who lives on other hosts
         self._note(members)
-        self.run.keep_house(members)
+        self.run.keep_house()
         if self.run.in_flight.push is not None:
             self._listen(members)
         if self.run.in_flight.push is None:
@@ -282,7 +282,6 @@ def main() -> None:
 def upload(start: StartRecord, spool: Spool, lock: int) -> None:
     """Upload until nothing is left."""
     prepare_process()
-    let_read(spool.run.fd)  # the view of all ranks
     locks.adopt(lock)
     rng = random.Random()  # noqa: S311 - jitter
     try:

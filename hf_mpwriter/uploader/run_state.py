@@ -19,7 +19,6 @@ from hf_mpwriter.base.errors import HfMpWriterError
 from hf_mpwriter.base.job import Nodes
 from hf_mpwriter.base.settings import Destination, Environment
 from hf_mpwriter.base.verdicts import Refused
-from hf_mpwriter.ranks_view.view import RanksView, is_of_another
 from hf_mpwriter.spool import ledger
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.outbox import Outbox, filesystem_time
@@ -73,8 +72,6 @@ class RunState:
         self.status = StatusFile(self.host, process, clock, token_issued_at)  # what it publishes
         self._tenure = Tenure(self.host.starts, clock)
         self.requests, self.seals = Requests(), Seals(clock)
-        # of all ranks, if the settings ask for it
-        self.view = RanksView(spool, self.host, nodes, clock, self.status.notify)
         self.abandoned_since, self._waited_until, self.audit, self.for_all = clock(), 0.0, False, False
         self._knows_other_runs = False
         self._look_took = 0.0  # seconds of processor, of the last look at the members
@@ -134,9 +131,7 @@ class RunState:
         )
         share, self.gaps = Share(self.spool, clock), Gaps(self.spool, self.ledger, clock)
         self.events.takes = lambda path: (
-            (self.for_all or (share.takes(path) and not self.gaps.before(path)))
-            and path not in self._all_theirs
-            and not (self.elsewhere and is_of_another(path))
+            (self.for_all or (share.takes(path) and not self.gaps.before(path))) and path not in self._all_theirs
         )
         self.attachments.takes = lambda path: self.for_all or share.takes(path)  # `sync` asks for what others left, too
 
@@ -193,20 +188,16 @@ class RunState:
         host = self.host.root.basename
         return living_others(self.spool, host, since, lambda: filesystem_time(self.host))
 
-    def keep_house(self, members: list[Member]) -> None:
-        """Remove member files that cannot be read, now and then, as the disk may have refused it; keep the view."""
+    def keep_house(self) -> None:
+        """Remove member files that cannot be read, now and then, as the disk may have refused it."""
         if self.clock() >= self._next_sweep:
             self._next_sweep = self.clock() + SWEEP_EVERY
             self.members.sweep()
-        was_behind = self.view.is_behind
-        self.view.keep_up(members, self.elsewhere, is_wanted=self.events.settings.all_ranks_view)
-        if was_behind and not self.view.is_behind:  # the last scan may have come before what was derived since
-            self.scan_again()
 
     @property
     def is_undecided(self) -> bool:
-        """Whether more is to come although no worker lives: a refused path, the view, what other hosts have."""
-        return self.retries.is_open or self.view.is_behind or self.waits_for_others
+        """Whether more is to come although no worker lives: a refused path, what other hosts have."""
+        return self.retries.is_open or self.waits_for_others
 
     def abandoned_for(self) -> float:
         """Seconds since a member was last seen alive, the Hub last took something, or a wait was over.
@@ -244,8 +235,6 @@ class RunState:
     def publish(self, phase: str = "") -> None:
         """Publish the status."""
         self._tenure.note(is_over=phase == "left")
-        if phase == "left":
-            self.view.close()
         self.status.goes_to(self.ledger.repo_id, private=self.ledger.private)
         waiting = self.events.batches + self.attachments.batches
         push = self.in_flight.push

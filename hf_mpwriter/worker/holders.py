@@ -15,10 +15,9 @@ import time
 from collections.abc import Callable, Iterator
 
 from hf_mpwriter.base.job import array_task
-from hf_mpwriter.base.names import is_sampler
+from hf_mpwriter.base.names import is_worker
 from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.workers.member_lines import Member, MemberName, Reading
-from hf_mpwriter.spool.workers.members import ASK_FOR_ALL
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.process import Process, ancestors, boot_id, host_id, pid_namespace, start_ticks, stat_fields
 from hf_mpwriter.system.redaction import printable
@@ -51,7 +50,7 @@ def living(spool: Spool, worker: str = "") -> Iterator[MemberName]:
     for name in map(MemberName.parse, sorted(spool.members.names())):
         if name is None or worker not in ("", name.worker):
             continue
-        if not worker and (name.worker in ASK_FOR_ALL or is_sampler(name.worker)):
+        if not worker and not is_worker(name.worker):
             continue
         with contextlib.suppress(OSError):  # it has just left
             if locks.is_held(spool.members / str(name)):

@@ -64,7 +64,7 @@ def enter(
         if attempt_started_at is None and before is None:
             if text := announcement(storage, settings, uploads=destination is not None):
                 _announce(text, rank)
-            environment.tell_idle(settings, rank, uploads=destination is not None or is_foreign)
+            environment.tell_idle(settings, rank)
         with _registry_lock:
             if not _workers:
                 _leave_at_the_end()

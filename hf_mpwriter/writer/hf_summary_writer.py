@@ -44,7 +44,6 @@ class HFSummaryWriter(SummaryWriter):
         mirror_every: minutes after which records are brought to a logdir in which files cannot grow, such as a URL.
             None for HF_MPWRITER_MIRROR_EVERY, or `commit_every`.
         system_metrics: whether a process logs what this machine does. None for HF_MPWRITER_SYSTEM_METRICS, or no.
-        all_ranks_view: whether to derive the mean and bounds of all ranks. None for HF_MPWRITER_ALL_RANKS, or no.
         rank: global rank of this process, also of an actor of your own; None for that of the launcher, or of
             torch.distributed.
 
@@ -82,7 +81,6 @@ class HFSummaryWriter(SummaryWriter):
         memory_limit: int | None = None,
         mirror_every: float | None = None,
         system_metrics: bool | None = None,
-        all_ranks_view: bool | None = None,
         rank: int | None = None,
     ) -> None:
         """Build a writer; the arguments stand at the class."""
@@ -110,7 +108,6 @@ class HFSummaryWriter(SummaryWriter):
             memory_limit=memory_limit,
             mirror_every=mirror_every,
             system_metrics=system_metrics,
-            all_ranks_view=all_ranks_view,
             rank=rank,
         )
         self.repo_type = repo_type

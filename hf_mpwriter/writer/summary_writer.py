@@ -105,7 +105,6 @@ class SummaryWriter(StepMethods, AddMethods):
         mirror_every: minutes after which records are brought to a logdir in which files cannot grow, such as a URL.
             None for HF_MPWRITER_MIRROR_EVERY, or `commit_every`.
         system_metrics: whether a process logs what this machine does. None for HF_MPWRITER_SYSTEM_METRICS, or no.
-        all_ranks_view: whether to derive the mean and bounds of all ranks. None for HF_MPWRITER_ALL_RANKS, or no.
         rank: global rank of this process, also of an actor of your own; None for that of the launcher, or of
             torch.distributed.
 
@@ -143,7 +142,6 @@ class SummaryWriter(StepMethods, AddMethods):
         memory_limit: int | None = None,
         mirror_every: float | None = None,
         system_metrics: bool | None = None,
-        all_ranks_view: bool | None = None,
         rank: int | None = None,
     ) -> None:
         """Build a writer; the arguments and errors stand at the class."""
@@ -165,7 +163,6 @@ class SummaryWriter(StepMethods, AddMethods):
             exit_timeout=DEFAULT_EXIT_TIMEOUT if timeout is None else timeout,
             mirror_every=commit_every if interval is None else interval,
             system_metrics=environment.system_metrics if system_metrics is None else system_metrics,
-            all_ranks_view=environment.all_ranks_view if all_ranks_view is None else all_ranks_view,
         ).within(environment.grace)
         self._destination: Destination | None = None
         if repo_id is not None:

@@ -11,7 +11,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
 from hf_mpwriter.events import framing
-from hf_mpwriter.ranks_view.tags import is_step_time
+from hf_mpwriter.ranks import is_step_time
 
 
 def bits(number):
@@ -97,11 +97,17 @@ class RankFiles:
     def log(self, rank, step, metrics, wall_time=1.0):
         """Append one record of a rank."""
         summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in metrics.items()])
-        record = framing.frame(framing.summary_event(wall_time, step, summary.SerializeToString()))
-        with self._open[rank].open("ab") as file:
-            file.write(record)
+        self.write(rank, framing.frame(framing.summary_event(wall_time, step, summary.SerializeToString())))
 
-    def tear(self, rank, data=b"\x30\0\0\0\0\0\0\0"):
+    def hide(self, rank, step):
+        """Append START."""
+        self.write(rank, 2 * framing.frame(framing.session_start_event(1.0, step)))
+
+    def tear(self, rank):
         """Leave the beginning of a record, as a kill does."""
+        self.write(rank, b"\x30\0\0\0\0\0\0\0")
+
+    def write(self, rank, data):
+        """Append bytes."""
         with self._open[rank].open("ab") as file:
             file.write(data)

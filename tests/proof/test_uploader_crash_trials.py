@@ -25,8 +25,6 @@ SAMPLE = 4  # of the system calls, from each group
 SAMPLE_OF_FAILPOINTS = 14
 WITHOUT_STRACE = "needs strace, and the right to trace" * (os.geteuid() != 0 or not shutil.which("strace"))
 ELSEWHERE = {
-    "all_ranks.checkpoint": "of a view: tests/unit/ranks_view/test_following.py",
-    "all_ranks.growing": "of a view: tests/unit/ranks_view/test_following.py",
     "spool.format": "a worker's: tests/unit/spool/test_layout.py",
     "told.save": "a worker's: tests/unit/worker/test_notices.py",
     "pull.file": "a pull's: tests/integration/hub/test_pull.py",

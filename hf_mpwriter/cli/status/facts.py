@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from hf_mpwriter.base.errors import SpoolFormatError
 from hf_mpwriter.base.files import LocalFile
-from hf_mpwriter.base.names import event_host, event_second, is_attachment, is_of_no_worker, worker_of
+from hf_mpwriter.base.names import event_host, event_second, is_attachment, is_of_no_worker, is_worker, worker_of
 from hf_mpwriter.base.settings import Destination
 from hf_mpwriter.cli.destination import newest_settings, with_namespace
 from hf_mpwriter.pull.record import pulled_files
@@ -33,7 +33,7 @@ from hf_mpwriter.spool.staging.record import MirrorStatus
 from hf_mpwriter.spool.status import UploaderStatus
 from hf_mpwriter.spool.workers.deaths import last_of, remembered
 from hf_mpwriter.spool.workers.member_lines import Member
-from hf_mpwriter.spool.workers.members import ASK_FOR_ALL, Members
+from hf_mpwriter.spool.workers.members import Members
 from hf_mpwriter.spool.workers.share import Share
 from hf_mpwriter.system import disk
 from hf_mpwriter.system.process import host_id, safe_name
@@ -229,7 +229,7 @@ def _workers(spool: Spool, members: Iterable[Member], files: Iterable[FileFacts]
     """Those with a member file, the living one of each name; and those whose member file is gone, by their files."""
     best: dict[str, Member] = {}
     for member in sorted(members, key=lambda member: (member.alive, member.started_at)):
-        if member.name.worker not in ASK_FOR_ALL and not member.is_sampler:
+        if is_worker(member.name.worker):
             best[member.name.worker] = member
     found, died = {name: _of_member(member) for name, member in best.items()}, remembered(spool)
     for name, paths in _by_worker(spool, files).items():

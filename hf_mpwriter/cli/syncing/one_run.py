@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import click
 
-from hf_mpwriter.base.names import is_ours
+from hf_mpwriter.base.names import is_ours, is_worker
 from hf_mpwriter.base.settings import Destination, Settings
 from hf_mpwriter.base.verdicts import Refused
 from hf_mpwriter.cli.destination import (
@@ -41,7 +41,7 @@ from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.progress import Progress, size_text, wait
 from hf_mpwriter.spool.staging.logdir import Logdir
 from hf_mpwriter.spool.status import UploaderStatus
-from hf_mpwriter.spool.workers.members import ASK_FOR_ALL, OBSERVER, MemberFile, Members
+from hf_mpwriter.spool.workers.members import OBSERVER, MemberFile, Members
 from hf_mpwriter.system.process import Process
 from hf_mpwriter.system.redaction import printable
 from hf_mpwriter.worker.election import Election, MirrorElection
@@ -103,7 +103,7 @@ def _bring(spool: Spool, there: Logdir, timeout: float, *, quiet: bool) -> None:
     What a live worker has open is left out: it comes there when it is sealed.
     """
     members, known = Members(spool), there.mirrored().files
-    alone = not any(member.works and member.name.worker not in ASK_FOR_ALL for member in members.all())
+    alone = not any(member.alive and is_worker(member.name.worker) for member in members.all())
     scan = EventFileScan(spool.run, lambda path: known.get(path, 0))
     files = scan.files(lambda _: True, members.growing)
     lengths = {file.path: file.length for file in files if not file.growing or (alone and not _is_ours(file.path))}

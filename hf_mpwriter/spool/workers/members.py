@@ -33,7 +33,7 @@ from typing import Any
 from hf_mpwriter.base import state
 from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.spool.layout import Spool
-from hf_mpwriter.spool.workers import deaths, derived
+from hf_mpwriter.spool.workers import deaths
 from hf_mpwriter.spool.workers.elsewhere import seen_from_here, was_written_lately
 from hf_mpwriter.spool.workers.looks import Looks, is_ruin
 from hf_mpwriter.spool.workers.member_lines import Counters, FirstLine, Member, MemberName, Reading
@@ -44,6 +44,7 @@ from hf_mpwriter.system.process import Process, host_id
 FULL_AT = 1 << 20  # bytes of a member file from which on files are opened in another one
 OBSERVER = "~sync"  # worker name of an observer; no process can be called that
 SUPERVISOR = "~run"  # of an observer that believes the ledger
+DERIVER = "~ranks"  # of the process that derives a run of all ranks
 ASK_FOR_ALL = frozenset({OBSERVER, SUPERVISOR})
 _files_of_this_process = 0
 
@@ -264,11 +265,11 @@ class Members:
         self._known = {name: known for name, known in self._known.items() if known.name.host not in hosts}
 
     def growing(self) -> set[str]:
-        """Files that a live member has open, and the derived file of a living uploader."""
+        """Files that a live member has open."""
         members = self.all()
         if self._unread is not None:
             raise self._unread
-        return {path for member in members for path in member.growing} | derived.open_files(self._spool)
+        return {path for member in members for path in member.growing}
 
     def remove(self, member: Member) -> None:
         """Remove the file of a dead member, or leave it to the next uploader. That it died is remembered."""

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Self
 
 from hf_mpwriter.base import state
+from hf_mpwriter.base.names import is_worker
 from hf_mpwriter.base.settings import Settings
 from hf_mpwriter.spool.layout import HostSpool, RunPaths, Spool
 from hf_mpwriter.spool.workers.member_lines import Member, MemberName
@@ -30,7 +31,6 @@ from hf_mpwriter.system.directory import Place
 from hf_mpwriter.system.process import Process
 
 SEAL_WAIT = 5.0  # seconds after the end of the last worker, in which its host's sampler seals its file
-OBSERVER_MARK = "~"  # begins the names of members that are no workers
 
 
 class SamplerPlaces(NamedTuple):
@@ -100,8 +100,8 @@ class Workers:
             return True
         for file_name in self._spool.members.names():
             name = MemberName.parse(file_name)
-            is_worker = name is not None and name.host == self._host and not name.worker.startswith(OBSERVER_MARK)
-            if is_worker and locks.is_held(self._spool.members / file_name):
+            is_here = name is not None and name.host == self._host and is_worker(name.worker)
+            if is_here and locks.is_held(self._spool.members / file_name):
                 self._last = file_name
                 return True
         return False

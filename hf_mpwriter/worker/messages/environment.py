@@ -2,7 +2,7 @@
 
 unknown, unclear    a variable of ours that does not exist, or is neither on nor off
 disabled            nothing is uploaded
-idle                what is switched on has no effect here: it needs an uploader, or a package
+idle                what is switched on has no effect here: it needs a package
 """
 
 from __future__ import annotations
@@ -11,13 +11,12 @@ import importlib.util
 import os
 from collections.abc import Iterator, Mapping
 
-from hf_mpwriter.base.settings import Settings, is_on, unclear_switches, unknown_variables
+from hf_mpwriter.base.settings import Settings, unclear_switches, unknown_variables
 from hf_mpwriter.events.deferred_log import logger
 from hf_mpwriter.worker.role import current_role
 
 DISABLED = "HF_MPWRITER_DISABLED"
 NVIDIA = "/proc/driver/nvidia"  # there is one where NVIDIA's driver is loaded
-NO_UPLOADER = "but the uploader does that, and a writer without a destination starts none: give it a repo_id."
 _told: set[str] = set()  # what was said; a forked child inherits it, so it says nothing again
 
 
@@ -43,19 +42,12 @@ def tell(rank: int | None = None, *, disabled: bool, environ: Mapping[str, str] 
         logger.info("disabled by %s: nothing is uploaded", DISABLED)
 
 
-def tell_idle(
-    settings: Settings, rank: int | None = None, *, uploads: bool, environ: Mapping[str, str] = os.environ
-) -> None:
+def tell_idle(settings: Settings, rank: int | None = None) -> None:
     """Say once what is switched on for a run, and has no effect in it."""
-    warnings, name = dict[str, str](), "all_ranks_view"
-    if settings.all_ranks_view and name not in _told and not uploads and not is_on(environ.get(DISABLED, "")):
-        warnings[name] = f"{name} is on, {NO_UPLOADER}"
     if settings.system_metrics and "gpu" not in _told and _lacks_nvml():
-        warnings["gpu"] = "system_metrics leaves out the GPUs of this machine: pip install nvidia-ml-py"
-    _told.update(warnings)
-    if warnings and is_first(rank):
-        for text in warnings.values():
-            logger.warning("%s", text)
+        _told.add("gpu")
+        if is_first(rank):
+            logger.warning("system_metrics leaves out the GPUs of this machine: pip install nvidia-ml-py")
 
 
 def _lacks_nvml() -> bool:

@@ -15,7 +15,6 @@ from support import event_file
 
 from hf_mpwriter.base.files import LocalFile
 from hf_mpwriter.mirror import copy, loop
-from hf_mpwriter.mirror.decision import MirrorAction, decide
 from hf_mpwriter.mirror.handle import CopyHandle, CopyLivesError
 from hf_mpwriter.mirror.job import Absent, Arrived, CopyJob, Failure, Finished, Item, Withheld
 from hf_mpwriter.mirror.loop import Mirror
@@ -24,7 +23,6 @@ from hf_mpwriter.spool.layout import Spool
 from hf_mpwriter.spool.staging.logdir import Logdir
 from hf_mpwriter.spool.staging.record import Mirrored, MirrorPlaces, MirrorRecord, mirror_lock
 from hf_mpwriter.spool.status import LINGER
-from hf_mpwriter.spool.workers import derived
 from hf_mpwriter.system import locks
 from hf_mpwriter.system.filesystem import Mount
 from hf_mpwriter.system.process import host_id
@@ -219,29 +217,3 @@ def test_a_file_that_cannot_be_read_for_a_moment_is_passed_by_no_later_one(spool
     fails[0] = False
     mirror._scan([])
     assert [file.path for file in mirror._waiting()] == [NAME, later]
-
-
-def test_a_mirror_waits_for_the_seal_of_a_derived_file_and_brings_it(spool, mirror, clock):
-    """The uploader seals it when no worker lives; a mirror that has left by then would not bring it."""
-    path, host = f"_all_ranks/{NAME}", spool.host(host_id())
-    decided = lambda: decide(mirror._situation([]))  # noqa: E731
-    mirror._scan([])
-    assert decided() is MirrorAction.LEAVE
-    derived.record(host, path)  # it is made when no worker lives, if a run is short
-    event_file(Path(spool.run_dir) / path, 2)
-    assert decided() is MirrorAction.WAIT
-    derived.clear(host)
-    assert decided() is MirrorAction.SCAN
-    mirror._scan([])
-    assert [file.path for file in mirror._waiting()] == [path]
-    assert decided() is MirrorAction.COPY
-
-
-def test_a_mirror_waits_for_no_derived_file_for_ever(spool, mirror, clock):
-    """An uploader may hang."""
-    derived.record(spool.host(host_id()), f"_all_ranks/{NAME}")
-    mirror._scan([])
-    assert decide(mirror._situation([])) is MirrorAction.WAIT
-    clock.append(clock[-1] + derived.SEAL_WAIT + 1)
-    mirror._scan([])
-    assert decide(mirror._situation([])) is MirrorAction.LEAVE

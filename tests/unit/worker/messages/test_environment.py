@@ -33,7 +33,7 @@ def test_a_variable_that_does_not_exist_is_named_once(tmp_path, monkeypatch, cap
     assert said(caplog) == [("WARNING", text)]
 
 
-@pytest.mark.parametrize("name", ["ALL_RANKS", "DISABLED", "SYSTEM_METRICS"])
+@pytest.mark.parametrize("name", ["DISABLED", "SYSTEM_METRICS"])
 def test_a_switch_that_is_neither_on_nor_off_is_told(tmp_path, monkeypatch, caplog, name):
     """It counts as off, in whatever language it was meant to be on."""
     monkeypatch.setenv(f"HF_MPWRITER_{name}", "ja")
@@ -53,31 +53,16 @@ def test_it_is_said_once_that_uploads_are_off(tmp_path, monkeypatch, caplog):
     assert said(caplog) == [("INFO", "disabled by HF_MPWRITER_DISABLED: nothing is uploaded")]
 
 
-def test_a_local_run_says_once_what_it_has_no_uploader_for(tmp_path, monkeypatch, caplog):
-    """A run with a destination does not, and neither does one whose uploads are disabled on purpose."""
-    monkeypatch.setenv("HF_MPWRITER_ALL_RANKS", "1")
-    HFSummaryWriter("me/run", logdir=str(tmp_path / "hub"), exit_timeout=0).scheduler.stop()
-    monkeypatch.setenv("HF_MPWRITER_DISABLED", "1")
-    HFSummaryWriter("me/run", logdir=str(tmp_path / "disabled")).close()
-    monkeypatch.delenv("HF_MPWRITER_DISABLED")
-    assert said(caplog) == [("INFO", "disabled by HF_MPWRITER_DISABLED: nothing is uploaded")]
-    caplog.clear()
-    for run in ("a", "b"):
-        SummaryWriter(tmp_path / run).close()
-    assert said(caplog) == [("WARNING", f"all_ranks_view is on, {environment.NO_UPLOADER}")]
-
-
 def test_gpus_that_nothing_measures_are_told_once(tmp_path, monkeypatch, caplog):
     """With the package that does; not on a machine without GPUs, and not where nothing is to be measured."""
     on, off = Settings(system_metrics=True), Settings()
     monkeypatch.setattr(environment.importlib.util, "find_spec", lambda _: None)
     monkeypatch.setattr(environment, "NVIDIA", str(tmp_path / "none"))
-    environment.tell_idle(on, uploads=True)
+    environment.tell_idle(on)
     monkeypatch.setattr(environment, "NVIDIA", str(tmp_path))
-    environment.tell_idle(off, uploads=True)
+    environment.tell_idle(off)
     assert said(caplog) == []
-    environment.tell_idle(on, uploads=True)
-    environment.tell_idle(on, uploads=False)
+    environment.tell_idle(on)
     text = "system_metrics leaves out the GPUs of this machine: pip install nvidia-ml-py"
     assert said(caplog) == [("WARNING", text)]
 
@@ -86,7 +71,7 @@ def test_gpus_that_are_measured_need_no_word(tmp_path, monkeypatch, caplog):
     """The package is looked for, not imported: training keeps what it loads."""
     monkeypatch.setattr(environment, "NVIDIA", str(tmp_path))
     monkeypatch.setattr(environment.importlib.util, "find_spec", lambda name: object() if name == "pynvml" else None)
-    environment.tell_idle(Settings(system_metrics=True), uploads=True)
+    environment.tell_idle(Settings(system_metrics=True))
     assert said(caplog) == []
 
 
