@@ -66,7 +66,7 @@ def test_what_says_nothing_about_now_counts_as_none(count, now):
 @pytest.fixture
 def crashing(monkeypatch):
     """An uploader that ends as soon as it is started."""
-    monkeypatch.setattr(launch, "UPLOADER_BOOT", "raise SystemExit(1)")
+    monkeypatch.setitem(launch.BOOTS, "uploader", "raise SystemExit(1)")
 
 
 @pytest.fixture
