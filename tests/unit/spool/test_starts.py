@@ -118,7 +118,7 @@ def test_a_start_that_fails_is_not_counted_for_others(spool, record, monkeypatch
         raise OSError("no interpreter")
 
     starter = Starter(spool)
-    monkeypatch.setattr(launch, "start_uploader", fail)
+    monkeypatch.setattr(launch, "start", fail)
     for _ in range(STARTS_LIMIT + 2):
         with pytest.raises(OSError, match="no interpreter"):
             starter.start(record, os.environ.copy)
