@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 import os
 import struct
+from collections.abc import Iterator
 from typing import NamedTuple
 
 os.environ.setdefault("CRC32C_SW_MODE", "auto")  # as tensorboardX does: no warning on a CPU without the instruction
@@ -265,17 +266,30 @@ def _whole_records(chunk: bytes) -> tuple[int, int]:
     return position, 0
 
 
+def records(fd: int, start: int, end: int, size: int = CHUNK) -> tuple[list[tuple[int, bytes]], int]:
+    """The whole records of about `size` bytes, or one that is longer: offset and payload; and where they end."""
+    chunk = os.pread(fd, min(size, end - start), start)
+    used, needed = _whole_records(chunk)
+    if not used and len(chunk) < needed <= end - start:
+        chunk = _read_exactly(fd, needed, start)
+        used, _ = _whole_records(chunk)
+    return [(start + at, payload) for at, payload in _payloads(chunk, used)], start + used
+
+
 def payloads(path: str | int, end: int | None = None) -> list[bytes]:
     """The payloads of all whole records of a file."""
     with open(path, "rb", opener=open_above) as file:
         data = file.read() if end is None else file.read(end)
-    used, _ = _whole_records(data)
-    found, position = [], 0
+    return [payload for _, payload in _payloads(data, _whole_records(data)[0])]
+
+
+def _payloads(data: bytes, used: int) -> Iterator[tuple[int, bytes]]:
+    """Offset and payload of each of the whole records that take so many bytes."""
+    position = 0
     while position < used:
         (length,) = _U64.unpack_from(data, position)
-        found.append(data[position + HEADER_SIZE : position + HEADER_SIZE + length])
+        yield position, data[position + HEADER_SIZE : position + HEADER_SIZE + length]
         position += HEADER_SIZE + length + FOOTER_SIZE
-    return found
 
 
 def middle(fd: int, start: int, end: int) -> int:
